@@ -1,0 +1,1 @@
+//! From the field's files to sets of cells.

@@ -1,0 +1,3 @@
+//! The `scale-engine` program.
+
+fn main() {}

@@ -1,0 +1,137 @@
+//! Counter-based random numbers (Philox 4x32-10, Salmon et al. 2011).
+//!
+//! A number is a pure function of (seed, stream, counter): any thread, any rank and any device can make any of them in any
+//! order. Nothing random in this program keeps a state that a resume could lose.
+
+/// A stream of random numbers, addressed by a 64-bit counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rng {
+    key: [u32; 2],
+    stream: u64,
+}
+
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
+impl Rng {
+    /// The root stream of a seed.
+    pub fn new(seed: u64) -> Self {
+        Rng { key: [seed as u32, (seed >> 32) as u32], stream: 0 }
+    }
+
+    /// An independent stream, by number: the step, the element kind, the request.
+    pub fn at(self, index: u64) -> Self {
+        // The child's address is drawn from the parent, so that at(1).at(2) and at(2).at(1) differ.
+        let [a, b, ..] = self.block(index ^ 0x5CA1_E000_0000_0000);
+        Rng { key: self.key, stream: (u64::from(a) << 32) | u64::from(b) }
+    }
+
+    /// Four random words at a counter.
+    pub fn block(self, counter: u64) -> [u32; 4] {
+        let mut x = [counter as u32, (counter >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+        let mut key = self.key;
+        for _ in 0..10 {
+            let first = u64::from(x[0]) * u64::from(MULTIPLIERS[0]);
+            let second = u64::from(x[2]) * u64::from(MULTIPLIERS[1]);
+            x = [
+                (second >> 32) as u32 ^ x[1] ^ key[0],
+                second as u32,
+                (first >> 32) as u32 ^ x[3] ^ key[1],
+                first as u32,
+            ];
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        }
+        x
+    }
+
+    /// Element `i` of the stream, uniform in [0, 1), 24 bits.
+    pub fn uniform(self, i: u64) -> f32 {
+        (self.block(i / 4)[(i % 4) as usize] >> 8) as f32 * (1.0 / 16_777_216.0)
+    }
+
+    /// Element `i` of the stream, uniform in (0, 1), 52 bits.
+    pub fn uniform64(self, i: u64) -> f64 {
+        let [a, b, ..] = self.block(i);
+        let bits = ((u64::from(a) << 32) | u64::from(b)) >> 12;
+        (bits as f64 + 0.5) * (1.0 / 4_503_599_627_370_496.0)
+    }
+
+    /// Element `i` of the stream, standard normal (Box-Muller over the block's pairs).
+    pub fn normal(self, i: u64) -> f32 {
+        let words = self.block(i / 4);
+        let pair = (i % 4) as usize / 2;
+        // 1 - u keeps the logarithm's argument above zero.
+        let u = 1.0 - (words[2 * pair] >> 8) as f32 * (1.0 / 16_777_216.0);
+        let v = (words[2 * pair + 1] >> 8) as f32 * (1.0 / 16_777_216.0);
+        let radius = (-2.0 * u.ln()).sqrt();
+        let angle = std::f32::consts::TAU * v;
+        if i.is_multiple_of(2) { radius * angle.cos() } else { radius * angle.sin() }
+    }
+
+    /// Element `i` of the stream, a whole number below `n` (bias under 2^-32 for n below 2^32).
+    pub fn below(self, i: u64, n: u64) -> u64 {
+        assert!(n > 0, "rng: a draw below zero");
+        let [a, b, ..] = self.block(i);
+        let bits = (u64::from(a) << 32) | u64::from(b);
+        ((u128::from(bits) * u128::from(n)) >> 64) as u64
+    }
+
+    /// `count` different numbers below `n`, in random order (Floyd's method, then a shuffle).
+    pub fn sample(self, n: u64, count: usize) -> Vec<u64> {
+        assert!(count as u64 <= n, "rng: {count} different numbers below {n}");
+        let mut seen = std::collections::HashSet::with_capacity(count);
+        let mut picked = Vec::with_capacity(count);
+        for (i, top) in (n - count as u64..n).enumerate() {
+            let draw = self.below(i as u64, top + 1);
+            let value = if seen.insert(draw) { draw } else { top };
+            seen.insert(value);
+            picked.push(value);
+        }
+        self.at(1).shuffle(&mut picked);
+        picked
+    }
+
+    /// Fisher-Yates.
+    pub fn shuffle<T>(self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u64, i as u64 + 1) as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_matches_the_published_vectors() {
+        // Known-answer tests of the Random123 distribution, philox4x32 10.
+        let zero = Rng { key: [0, 0], stream: 0 };
+        assert_eq!(zero.block(0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        let ones = Rng { key: [u32::MAX; 2], stream: u64::MAX };
+        assert_eq!(ones.block(u64::MAX), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn normals_have_mean_zero_and_variance_one() {
+        let rng = Rng::new(7).at(3);
+        let n = 100_000;
+        let draws: Vec<f64> = (0..n).map(|i| f64::from(rng.normal(i))).collect();
+        let mean = draws.iter().sum::<f64>() / n as f64;
+        let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+        assert!(mean.abs() < 0.015 && (variance - 1.0).abs() < 0.02, "mean {mean}, variance {variance}");
+    }
+
+    #[test]
+    fn a_sample_has_no_repeats_and_reaches_every_number() {
+        let mut counts = [0u32; 10];
+        for seed in 0..2000 {
+            let mut picked = Rng::new(seed).sample(10, 4);
+            picked.iter().for_each(|&i| counts[i as usize] += 1);
+            picked.sort_unstable();
+            picked.dedup();
+            assert_eq!(picked.len(), 4);
+        }
+        assert!(counts.iter().all(|&c| (700..900).contains(&c)), "{counts:?}");
+    }
+}

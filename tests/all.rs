@@ -1,0 +1,1 @@
+//! Every test outside `src`, in one binary.
