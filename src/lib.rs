@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod aside;
+pub mod config;
 pub mod error;
 pub mod progress;
 pub mod rng;

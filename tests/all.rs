@@ -1,1 +1,3 @@
 //! Every test outside `src`, in one binary.
+
+mod shared;
