@@ -1,4 +1,7 @@
 //! Every test outside `src`, in one binary.
 
+mod floors;
+mod golden;
 mod h5ad;
+mod model;
 mod shared;
