@@ -1,1 +1,3 @@
 //! From the field's files to sets of cells.
+
+pub mod shard;
