@@ -1,3 +1,4 @@
 //! From the field's files to sets of cells.
 
 pub mod h5ad;
+pub mod shard;

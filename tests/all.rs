@@ -2,3 +2,5 @@
 
 mod h5ad;
 mod shared;
+mod shards;
+mod small_data;
