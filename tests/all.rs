@@ -1,6 +1,8 @@
 //! Every test outside `src`, in one binary.
 
 mod h5ad;
-mod shared;
+mod preprocess;
+mod scanpy;
 mod shards;
+mod shared;
 mod small_data;
