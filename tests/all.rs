@@ -4,4 +4,8 @@ mod floors;
 mod golden;
 mod h5ad;
 mod model;
+mod preprocess;
+mod scanpy;
+mod shards;
 mod shared;
+mod small_data;
