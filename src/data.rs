@@ -1,1 +1,4 @@
 //! From the field's files to sets of cells.
+
+pub mod counts;
+pub mod observe;
