@@ -1,5 +1,6 @@
 //! From the field's files to sets of cells.
 
 pub mod counts;
+pub mod h5ad;
 pub mod observe;
 pub mod simulate;

@@ -1,3 +1,4 @@
 //! Every test outside `src`, in one binary.
 
+mod h5ad;
 mod shared;
