@@ -2,3 +2,4 @@
 
 mod h5ad;
 mod shared;
+mod simulate;

@@ -84,8 +84,7 @@ pub fn simulate(settings: &Settings) -> Result<Simulated> {
     let rng = Rng::new(settings.seed).at(2);
     let cells = cells::labels(&truth, settings.cells, rng.at(1));
     let counts = cells::counts(&truth, &cells, rng.at(2));
-    let counts =
-        Cells::new((settings.cells, settings.genes), counts.starts, counts.genes, counts.values);
+    let counts = Cells::new((settings.cells, settings.genes), counts.starts, counts.genes, counts.values);
     Ok(Simulated { counts, cells, truth, settings: *settings })
 }
 
@@ -116,7 +115,10 @@ impl Simulated {
         let (types, batches) = (truth.cell_types.len(), truth.batches.len());
         let programs = truth.programs.len() / genes;
         let numbers = |name: &str, shape: &[usize], values: &[f32]| {
-            (format!("uns/simulation/{name}"), Extra::Numbers { shape: shape.to_vec(), values: values.to_vec() })
+            (
+                format!("uns/simulation/{name}"),
+                Extra::Numbers { shape: shape.to_vec(), values: values.to_vec() },
+            )
         };
         let strings = |name: &str, values: &[String]| {
             (format!("uns/simulation/{name}"), Extra::Strings(values.to_vec()))
