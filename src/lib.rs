@@ -19,4 +19,5 @@ pub mod tape;
 pub mod ops;
 pub mod params;
 
+pub mod baseline;
 pub mod data;
