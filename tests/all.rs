@@ -1,5 +1,6 @@
 //! Every test outside `src`, in one binary.
 
+mod baseline;
 mod floors;
 mod golden;
 mod h5ad;
@@ -8,4 +9,5 @@ mod preprocess;
 mod scanpy;
 mod shards;
 mod shared;
+mod simulate;
 mod small_data;
