@@ -23,7 +23,9 @@ pub mod params;
 pub mod data;
 pub mod model;
 // Floor 5.
-
+pub mod checkpoint;
 pub mod optim;
-
+pub mod predictor;
 // Floor 6.
+pub mod baseline;
+pub mod train;

@@ -76,7 +76,7 @@ fn reordering_the_cells_reorders_the_prediction() {
     let x = cells([3, 7, 50], 1);
     let order = [4, 2, 6, 0, 5, 1, 3];
     let tokens = three(&[[0, 1, 0], [2, 3, 1], [1, 1, 1]]);
-    let starts: Vec<Rng> = (0..3).map(|i| Rng::new(i)).collect();
+    let starts: Vec<Rng> = (0..3).map(Rng::new).collect();
     let straight = model.generate(&params, &x, None, &tokens, 2, &starts);
     let turned = model.generate(&params, &permuted(&x, &order), None, &tokens, 2, &starts);
     let error = distance(&permuted(&straight, &order), &turned);
@@ -137,7 +137,7 @@ fn one_euler_step_and_the_endpoint_agree_and_every_set_stands_alone() {
         let (model, params) = build(&config, 50);
         let x = cells([3, 7, 50], 1);
         let ids = [[0, 1, 0], [2, 3, 1], [1, 1, 1]];
-        let starts: Vec<Rng> = (0..3).map(|i| Rng::new(i)).collect();
+        let starts: Vec<Rng> = (0..3).map(Rng::new).collect();
         let together = model.generate(&params, &x, None, &three(&ids), 1, &starts);
         for i in 0..3 {
             let alone = model.generate(
