@@ -20,3 +20,7 @@ pub mod ops;
 pub mod params;
 
 pub mod data;
+
+pub mod evaluate;
+
+pub mod cli;

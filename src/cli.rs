@@ -1,0 +1,3 @@
+//! What users type.
+
+pub mod evaluate;
