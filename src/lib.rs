@@ -28,4 +28,8 @@ pub mod optim;
 pub mod predictor;
 // Floor 6.
 pub mod baseline;
+pub mod evaluate;
+pub mod predict;
 pub mod train;
+// Floor 7.
+pub mod cli;

@@ -17,7 +17,7 @@ use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::model::losses::{Draws, Examples, Losses};
-use crate::model::{Model, Statistics, shifted};
+use crate::model::{Model, Statistics};
 use crate::optim::{Optimizer, learning_rate};
 use crate::params::Params;
 use crate::progress;

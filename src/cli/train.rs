@@ -77,7 +77,8 @@ pub fn run(args: Args) -> Result<()> {
     let (Device::Auto | Device::Cpu) = args.device;
     let settings =
         Settings { data: args.data, split: args.split, out: args.out.clone(), config, steps: args.steps };
-    let outcome = train(&settings, &stop_on_signal()?)?;
+    let stop = stop_on_signal()?;
+    let outcome = train(&settings, &stop)?;
     if args.json {
         println!("{}", serde_json::to_string(&outcome).expect("plain numbers"));
         return Ok(());

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::{Ask, Context, Job, Report};
 use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::data::preprocess::detect;
+use crate::data::preprocess::normalise::{factor, log_value, total};
+use crate::data::preprocess::scale::detect;
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::predictor::{ControlCells, Request};
@@ -155,8 +156,10 @@ fn align(manifest: &Manifest, file: &H5ad, report: &mut Report) -> Result<Vec<Op
 fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut Report) -> Result<Vec<ControlCells>> {
     let genes = manifest.genes.len();
     let columns = align(manifest, file, report)?;
-    let (scale, why) = detect(file)?;
-    report.notes.push(format!("{}: {why}", file.path().display()));
+    let first = file.blocks().next().transpose()?;
+    let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
+    let found = detect(&first, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
+    report.notes.push(format!("{}: {}", file.path().display(), found.why));
     let mut contexts: Vec<ControlCells> = members
         .iter()
         .map(|cells| ControlCells { rows: vec![0.0; cells.len() * genes], library: vec![f32::NAN; cells.len()] })
@@ -169,11 +172,14 @@ fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut
     }
     for block in file.blocks() {
         let (range, cells) = block?;
+        if let Some(bad) = cells.data().iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
+            return Err(Error::format(file.path(), format!("X holds {bad}; counts or log1p values are finite and not negative")));
+        }
         for (i, cell) in range.enumerate() {
             for &(context, row) in wanted.get(&cell).into_iter().flatten() {
                 let ControlCells { rows, library } = &mut contexts[context];
                 let out = &mut rows[row * genes..][..genes];
-                library[row] = fill(manifest, scale, &cells, i, &columns, out);
+                library[row] = fill(manifest, found.scale, &cells, i, &columns, out);
             }
         }
     }
@@ -183,28 +189,23 @@ fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut
 /// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
 fn fill(manifest: &Manifest, scale: Scale, cells: &Cells, i: usize, columns: &[Option<u32>], out: &mut [f32]) -> f32 {
     let row = cells.outer_view(i).expect("a row of the block");
-    let target = manifest.target.unwrap_or(1e4);
-    let total: f64 = row.data().iter().map(|&v| f64::from(v)).sum();
-    // An empty cell stays empty, as scanpy has it.
-    let size = if total > 0.0 { (total / target) as f32 } else { 1.0 };
+    let target = manifest.target.unwrap_or(1e4) as f32;
+    let library = total(row.data());
+    let size = factor(library, target);
     let mut smallest = f32::INFINITY;
     for (&gene, &value) in row.indices().iter().zip(row.data()) {
-        let x = match scale {
-            Scale::Counts => (value / size).ln_1p() / manifest.factor,
-            Scale::Log1p => value / manifest.factor,
-            Scale::Log1p10 => value * 10.0 / manifest.factor,
-        };
-        if value > 0.0 {
-            smallest = smallest.min((x * manifest.factor).exp_m1());
+        let log = log_value(value, scale, size);
+        if log > 0.0 {
+            smallest = smallest.min(log);
         }
         if let Some(g) = columns[gene as usize] {
-            out[g as usize] = x;
+            out[g as usize] = log / manifest.factor;
         }
     }
     match scale {
-        Scale::Counts => total as f32,
+        Scale::Counts => library,
         // The smallest value of a cell is one count: target / library.
-        _ if smallest.is_finite() => (target / f64::from(smallest)) as f32,
+        _ if smallest.is_finite() => target / smallest.exp_m1(),
         _ => f32::NAN,
     }
 }
