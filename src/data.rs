@@ -7,3 +7,4 @@ pub mod observe;
 pub mod population;
 pub mod shard;
 pub mod simulate;
+pub mod split;

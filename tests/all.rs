@@ -2,5 +2,7 @@
 
 mod baseline;
 mod h5ad;
+mod shards;
 mod shared;
 mod simulate;
+mod small_data;
