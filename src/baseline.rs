@@ -29,7 +29,7 @@ use std::str::FromStr;
 use crate::data::controls::control_pool;
 use crate::data::observe::{Observation, Observer};
 use crate::data::population::{Population, log1p, names, perturbed_groups, push_controls};
-use crate::data::shard::Data;
+use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
 use crate::rng::Rng;
 use bulk::{Pair, Resting};
@@ -143,23 +143,22 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
 
 /// As many control cells as the group has cells, in random order.
 fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
-    let pool = control_pool(data, group);
-    if pool.is_empty() {
+    let Some(pool) = control_pool(data, group) else {
         let [perturbation, cell_type, _] = names(data, group);
         let what = format!(
             "cell type {cell_type:?} has no control cells, so {perturbation:?} cannot be predicted there"
         );
         return Err(Error::setting("subset", what));
-    }
+    };
     let cells = data.groups()[group as usize].cells as usize;
     let mut drawn = Vec::with_capacity(cells);
     for round in 0.. {
-        let left = (cells - drawn.len()).min(pool.len());
+        let left = (pool.cells() as usize).min(cells - drawn.len());
         if left == 0 {
             break;
         }
-        let sample = rng.at(1).at(round).sample(pool.len() as u64, left);
-        drawn.extend(sample.into_iter().map(|i| pool[i as usize]));
+        let sample = rng.at(1).at(round).sample(pool.cells(), left);
+        drawn.extend(sample.into_iter().map(|i| pool.cell(i)));
     }
     Ok(drawn)
 }
@@ -173,7 +172,7 @@ enum Change {
 }
 
 impl Change {
-    fn apply(&self, data: &Data, control: &crate::data::shard::Row, x: &mut [f32]) {
+    fn apply(&self, data: &Data, control: &Row, x: &mut [f32]) {
         match self {
             Change::Become(profile) => x.copy_from_slice(profile),
             Change::Add(effect) => {
@@ -270,7 +269,7 @@ impl Fitted {
     }
 }
 
-fn narrow(x: &Vec<f64>) -> Vec<f32> {
+fn narrow(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&x| x as f32).collect()
 }
 

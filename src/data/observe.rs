@@ -13,9 +13,11 @@
 
 mod table;
 
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::data::counts::{open_unit, poisson};
+use crate::error::{Error, Result};
 use crate::rng::Rng;
 use table::{STEP, Table};
 
@@ -33,6 +35,18 @@ pub enum Observation {
     None,
     /// Counts are drawn around them, see [`Observer`].
     Poisson,
+}
+
+impl FromStr for Observation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Observation> {
+        match text {
+            "none" => Ok(Observation::None),
+            "poisson" => Ok(Observation::Poisson),
+            _ => Err(Error::setting("observe", format!("{text:?} is not none or poisson"))),
+        }
+    }
 }
 
 /// Draws measured-like cells around decoded means. Tables are made when a library size first needs them.

@@ -189,7 +189,7 @@ pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + u
 }
 
 /// Perturbation, cell type and batch of a group, by name.
-pub fn names<'a>(data: &'a Data, group: u32) -> [&'a str; 3] {
+pub fn names(data: &Data, group: u32) -> [&str; 3] {
     let (manifest, group) = (data.manifest(), &data.groups()[group as usize]);
     [
         &manifest.perturbations[group.perturbation as usize],
@@ -203,12 +203,7 @@ pub fn names<'a>(data: &'a Data, group: u32) -> [&'a str; 3] {
 pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population {
     let mut population = Population::like(data.manifest());
     let perturbed = perturbed_groups(data, groups);
-    for &group in &perturbed {
-        let cells: Vec<u64> = data.groups()[group as usize].range().collect();
-        population
-            .extend_measured(data, names(data, group), &cells)
-            .expect("log1p can be had from every source");
-    }
+    push_groups(&mut population, data, perturbed.iter().copied());
     if with_controls {
         push_controls(&mut population, data, &perturbed);
     }
@@ -217,13 +212,14 @@ pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population 
 
 /// Appends the control cells that the groups' contexts draw from, each once, by rising cell number.
 pub fn push_controls(population: &mut Population, data: &Data, groups: &[u32]) {
-    let pools: BTreeSet<u64> = groups.iter().flat_map(|&group| control_pool(data, group)).collect();
-    let mut controls: Vec<u32> = (0..data.groups().len() as u32)
-        .filter(|&group| data.groups()[group as usize].perturbation == data.control_id())
-        .collect();
-    controls.sort_by_key(|&group| data.groups()[group as usize].first);
-    for group in controls {
-        let cells: Vec<u64> = pools.range(data.groups()[group as usize].range()).copied().collect();
+    let pools = groups.iter().filter_map(|&group| control_pool(data, group));
+    let controls: BTreeSet<u32> = pools.flat_map(|pool| pool.groups).collect();
+    push_groups(population, data, controls);
+}
+
+fn push_groups(population: &mut Population, data: &Data, groups: impl IntoIterator<Item = u32>) {
+    for group in groups {
+        let cells: Vec<u64> = data.groups()[group as usize].range().collect();
         population
             .extend_measured(data, names(data, group), &cells)
             .expect("log1p can be had from every source");
