@@ -6,6 +6,7 @@ mod golden;
 mod h5ad;
 mod loader;
 mod model;
+mod ops;
 mod preprocess;
 mod scanpy;
 mod shard_lies;
