@@ -1,4 +1,5 @@
 //! Every test outside `src`, in one binary.
 
+mod evaluate;
 mod h5ad;
 mod shared;
