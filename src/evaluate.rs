@@ -87,6 +87,8 @@ pub struct Report {
     pub perturbations: Vec<String>,
     /// Number of genes.
     pub genes: usize,
+    /// Gene names that stand more than once.
+    pub repeated: usize,
     /// Real and pred.
     pub sides: [Counts; 2],
     /// One a measure, in cell-eval's order.
@@ -128,7 +130,11 @@ pub fn evaluate(real: &Side, pred: &Side, settings: &Settings) -> Result<Report>
         }
     }
     let sides = [counts(real, &real_groups, real_held), counts(pred, &pred_groups, pred_held)];
-    Ok(Report { settings: settings.clone(), perturbations, genes: real.genes.len(), sides, columns, tables })
+    let mut names: Vec<&String> = real.genes.iter().collect();
+    names.sort_unstable();
+    let repeated = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count();
+    let genes = real.genes.len();
+    Ok(Report { settings: settings.clone(), perturbations, genes, repeated, sides, columns, tables })
 }
 
 fn counts(side: &Side, groups: &Groups, held: Held) -> Counts {
@@ -145,6 +151,33 @@ impl Report {
     /// A column by name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What a reader of the numbers should know about the inputs.
+    pub fn notes(&self) -> Vec<String> {
+        let [real, pred] = &self.sides;
+        let mut notes = Vec::new();
+        for side in &self.sides {
+            if side.held == Held::Counts {
+                notes.push(format!(
+                    "{}: raw counts, scaled to the median total of its own cells, then log1p",
+                    side.source
+                ));
+            }
+        }
+        if real.held != pred.held {
+            notes.push(
+                "one side held counts, the other logs: their totals may differ, and with them every mean"
+                    .to_string(),
+            );
+        }
+        if self.repeated > 0 {
+            notes.push(format!(
+                "{} gene names stand more than once; each column counts as a gene",
+                self.repeated
+            ));
+        }
+        notes
     }
 
     /// Settings, versions, counts and the mean of every column. `mean` is cell-eval's (null where it is NaN);

@@ -1,6 +1,7 @@
 //! Every test outside `src`, in one binary.
 
 mod baseline;
+mod evaluate;
 mod floors;
 mod golden;
 mod h5ad;
