@@ -5,6 +5,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::error::Result;
 
 mod baseline;
+mod demo;
+mod evaluate;
 mod export;
 mod inspect;
 mod predict;
@@ -28,11 +30,13 @@ The way from cells to scores:
   scale-engine train --data DATA --split held_out.toml --out RUN
   scale-engine predict RUN --data DATA --split held_out.toml --subset test --real-out real.h5ad --with-controls --out pred.h5ad
   scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene --control-pert non-targeting --out SCORES
+The whole of it on simulated cells: scale-engine demo
 
 Exit codes: 0 done, 1 failed, 2 wrong options.";
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Simulate(simulate::Args),
     Inspect(inspect::Args),
     Preprocess(preprocess::Args),
@@ -41,6 +45,7 @@ enum Command {
     Train(train::Args),
     Predict(predict::Args),
     Baseline(baseline::Args),
+    Evaluate(evaluate::Args),
     /// Print a completion script for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -51,6 +56,7 @@ enum Command {
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Demo(args) => demo::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Preprocess(args) => preprocess::run(args),
@@ -59,6 +65,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Baseline(args) => baseline::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "scale-engine", &mut std::io::stdout());
             Ok(())
