@@ -1,3 +1,2 @@
-//! The `scale-engine` program.
-
+//! stub
 fn main() {}

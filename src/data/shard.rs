@@ -1,0 +1,118 @@
+//! A data directory: cells grouped by condition, in files that are mapped, not read.
+//!
+//! ```text
+//! DATA/  manifest.json             genes, vocabularies, columns, scale, sources, and the shards with their sizes and checksums
+//!        controls-0000.shard ..    unperturbed cells
+//!        perturbed-0000.shard ..   perturbed cells
+//! shard  prelude, header (JSON), then five sections at 64-byte boundaries, zero bytes between:
+//!        groups   [groups, 4] u32  cell type, perturbation, batch, cells: one block of rows each
+//!        starts   [rows + 1]  u64  where each row begins in the two sections below
+//!        genes    [nonzeros]  u16  gene ids, ascending inside a row
+//!        values   [nonzeros]       u8 or u16 where the shard's counts fit, else f32
+//!        library  [rows]      f32  total counts of the cell over all genes of the source
+//! ```
+//!
+//! All cells of a condition lie together, so that a set of cells is read from one stretch of one file. Everything that a file
+//! could lie about is checked once, in [`Data::open`]; afterwards a row is three slices of the map. The check reads every byte
+//! once: it is the price of never meeting a broken row in the middle of a run.
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "shards are little-endian and mapped as they lie: this program does not run on big-endian machines"
+);
+
+mod file;
+mod format;
+mod manifest;
+mod reader;
+mod scale;
+mod spill;
+mod writer;
+
+use serde::{Deserialize, Serialize};
+
+pub use manifest::{Columns, Manifest, ShardEntry, Source};
+pub use reader::{Data, Moments};
+pub(crate) use scale::Normalise;
+pub use writer::{CellLabel, DataWriter, Header, Limits};
+
+/// What the stored values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// Whole numbers: molecules counted.
+    Counts,
+    /// ln(1 + counts scaled to a common total).
+    Log1p,
+    /// The same, already divided by 10.
+    Log1p10,
+}
+
+/// The cells of one condition: cells `first..first + cells` of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Position in [`Manifest::cell_types`].
+    pub cell_type: u32,
+    /// Position in [`Manifest::perturbations`].
+    pub perturbation: u32,
+    /// Position in [`Manifest::batches`].
+    pub batch: u32,
+    /// Number of the group's first cell.
+    pub first: u64,
+    /// How many cells, never zero.
+    pub cells: u32,
+}
+
+impl Group {
+    /// The group's cell numbers.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.first..self.first + u64::from(self.cells)
+    }
+}
+
+/// The stored values of a row, as narrow as its shard allows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Values<'a> {
+    /// Counts below 256.
+    U8(&'a [u8]),
+    /// Counts below 65536.
+    U16(&'a [u16]),
+    /// Larger counts, or log values.
+    F32(&'a [f32]),
+}
+
+impl Values<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Values::U8(v) => v.len(),
+            Values::U16(v) => v.len(),
+            Values::F32(v) => v.len(),
+        }
+    }
+
+    /// True of a cell without any stored value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Value `i`, widened.
+    pub fn get(&self, i: usize) -> f32 {
+        match self {
+            Values::U8(v) => f32::from(v[i]),
+            Values::U16(v) => f32::from(v[i]),
+            Values::F32(v) => v[i],
+        }
+    }
+}
+
+/// One cell, as it lies in the map.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row<'a> {
+    /// Gene ids, ascending.
+    pub genes: &'a [u16],
+    /// One value for each of them.
+    pub values: Values<'a>,
+    /// Total counts over all genes of the source. For log sources an estimate or NaN: target / smallest positive expm1(x).
+    pub library: f32,
+}

@@ -1,0 +1,301 @@
+//! One shard, opened and checked: afterwards reading is slicing.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+use super::format::{ALIGN, Header, Kind, SECTIONS};
+use super::{Manifest, Row, Scale, ShardEntry, Values};
+use crate::error::{At, Error, Result};
+
+/// Bytes a checksum task takes.
+const CHUNK: usize = 1 << 24;
+
+/// A mapped shard whose every byte has been checked.
+pub(super) struct Shard {
+    map: Mmap,
+    kind: Kind,
+    rows: u64,
+    sections: [Range<usize>; 5],
+}
+
+impl Shard {
+    /// Maps `dir/entry.file` and checks it against itself and the manifest.
+    pub(super) fn open(dir: &Path, entry: &ShardEntry, manifest: &Manifest) -> Result<Shard> {
+        let path = dir.join(&entry.file);
+        let file = File::open(&path).at(&path)?;
+        if file.metadata().at(&path)?.len() == 0 {
+            return Err(Error::format(&path, "is empty"));
+        }
+        // SAFETY: shards are written once, under another name, and never changed; we opened this one read-only. A program that
+        // rewrites a shard while we run breaks that promise, and gets what it would get from changing our memory.
+        let map = unsafe { Mmap::map(&file) }.at(&path)?;
+        Shard::check(map, entry, manifest).map_err(|what| Error::format(path, what))
+    }
+
+    fn check(map: Mmap, entry: &ShardEntry, manifest: &Manifest) -> std::result::Result<Shard, String> {
+        let (header, crc, begin) = Header::decode(&map)?;
+        agrees(&header, manifest)?;
+        let sections = place(&header, begin, map.len())?;
+        if (map.len() as u64, header.rows, crc) != (entry.bytes, entry.cells, entry.crc) {
+            return Err(format!(
+                "has {} bytes, {} cells and checksum {crc:08x}; the manifest names {}, {} and {:08x}: it is of another directory",
+                map.len(),
+                header.rows,
+                entry.bytes,
+                entry.cells,
+                entry.crc
+            ));
+        }
+        check_bytes(&map, &header, begin, &sections)?;
+        let shard = Shard { map, kind: header.values, rows: header.rows, sections };
+        shard.check_groups(&header, manifest)?;
+        shard.check_starts(&header)?;
+        shard.check_rows(&header)?;
+        Ok(shard)
+    }
+
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Cell type, perturbation, batch and cells of each group.
+    pub(super) fn groups(&self) -> &[[u32; 4]] {
+        self.section(0)
+    }
+
+    fn starts(&self) -> &[u64] {
+        self.section(1)
+    }
+
+    /// Row `row` of the shard.
+    pub(super) fn row(&self, row: usize) -> Row<'_> {
+        let starts = self.starts();
+        let range = starts[row] as usize..starts[row + 1] as usize;
+        let values = match self.kind {
+            Kind::U8 => Values::U8(&self.section(3)[range.clone()]),
+            Kind::U16 => Values::U16(&self.section(3)[range.clone()]),
+            Kind::F32 => Values::F32(&self.section(3)[range.clone()]),
+        };
+        Row { genes: &self.section(2)[range], values, library: self.section::<f32>(4)[row] }
+    }
+
+    /// Stored values of row `row`.
+    pub(super) fn length(&self, row: usize) -> usize {
+        let starts = self.starts();
+        (starts[row + 1] - starts[row]) as usize
+    }
+
+    fn section<T: bytemuck::Pod>(&self, index: usize) -> &[T] {
+        // The map begins at a page and sections at multiples of 64 in it, so that every element type is aligned.
+        bytemuck::cast_slice(&self.map[self.sections[index].clone()])
+    }
+
+    fn check_groups(&self, header: &Header, manifest: &Manifest) -> std::result::Result<(), String> {
+        let control = manifest.control_position();
+        let mut rows = 0u64;
+        for (i, &[cell_type, perturbation, batch, cells]) in self.groups().iter().enumerate() {
+            let ids = [
+                ("cell type", cell_type, header.cell_types),
+                ("perturbation", perturbation, header.perturbations),
+                ("batch", batch, header.batches),
+            ];
+            if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| u64::from(id) >= len) {
+                return Err(format!("group {i} has {what} {id}, the vocabulary holds {len}"));
+            }
+            if header.controls != (perturbation == control) {
+                let (is, shard) =
+                    if header.controls { ("perturbed", "controls") } else { ("control", "perturbed cells") };
+                return Err(format!("group {i} is {is}, in a shard of {shard}"));
+            }
+            if cells == 0 {
+                return Err(format!("group {i} has no cells"));
+            }
+            rows += u64::from(cells);
+        }
+        if rows != header.rows {
+            return Err(format!("groups hold {rows} cells, the shard has {} rows", header.rows));
+        }
+        Ok(())
+    }
+
+    fn check_starts(&self, header: &Header) -> std::result::Result<(), String> {
+        let starts = self.starts();
+        if starts[0] != 0 {
+            return Err(format!("row 0 begins at {}, not at the first stored value", starts[0]));
+        }
+        if let Some(row) = starts.par_windows(2).position_first(|pair| pair[1] < pair[0]) {
+            return Err(format!(
+                "row {row} ends at {}, before its start at {}",
+                starts[row + 1],
+                starts[row]
+            ));
+        }
+        let end = starts[starts.len() - 1];
+        if end != header.nonzeros {
+            return Err(format!("the last row ends at {end}, the shard stores {} values", header.nonzeros));
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self, header: &Header) -> std::result::Result<(), String> {
+        let genes = header.genes as usize;
+        let wrong = |row: usize| {
+            row_error(&self.row(row), genes, header.scale).map(|what| format!("row {row}: {what}"))
+        };
+        match (0..self.rows as usize).into_par_iter().with_min_len(256).find_map_first(wrong) {
+            Some(what) => Err(what),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is wrong with a row, if anything.
+fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
+    if let Some(pair) = row.genes.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Some(format!("gene {} stands before gene {}; ids ascend and are unique", pair[0], pair[1]));
+    }
+    match row.genes.last() {
+        Some(&last) if usize::from(last) >= genes => return Some(format!("gene {last} of {genes}")),
+        _ => {}
+    }
+    if let Values::F32(values) = row.values {
+        if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
+            return Some(format!("value {value} is not a finite number from zero up"));
+        }
+        if scale == Scale::Counts && values.iter().any(|v| v.fract() != 0.0) {
+            return Some("a count is not a whole number".into());
+        }
+    }
+    library_error(row.library, row.genes.is_empty(), scale)
+}
+
+/// What is wrong with a library size, if anything.
+pub(super) fn library_error(library: f32, empty: bool, scale: Scale) -> Option<String> {
+    match scale {
+        Scale::Counts if !library.is_finite() || library < 0.0 => {
+            Some(format!("library size {library} is not a finite number from zero up"))
+        }
+        Scale::Counts if library == 0.0 && !empty => Some("library size 0 with stored counts".into()),
+        // Where the source was already on a log scale the size may be unknown: NaN.
+        Scale::Log1p | Scale::Log1p10 if library < 0.0 || library.is_infinite() => {
+            Some(format!("library size {library} is neither a number from zero up nor NaN"))
+        }
+        _ => None,
+    }
+}
+
+/// The header's copy of what the manifest says.
+fn agrees(header: &Header, manifest: &Manifest) -> std::result::Result<(), String> {
+    let counts = [
+        ("genes", header.genes, manifest.genes.len()),
+        ("cell types", header.cell_types, manifest.cell_types.len()),
+        ("perturbations", header.perturbations, manifest.perturbations.len()),
+        ("batches", header.batches, manifest.batches.len()),
+    ];
+    if let Some((what, found, named)) = counts.into_iter().find(|&(_, found, named)| found != named as u64) {
+        return Err(format!("was written for {found} {what}, the manifest names {named}"));
+    }
+    if header.scale != manifest.scale {
+        return Err(format!("holds {:?}, the manifest says {:?}", header.scale, manifest.scale));
+    }
+    if (header.target, header.factor) != (manifest.target, manifest.factor) {
+        let (target, factor) = (header.target, header.factor);
+        return Err(format!("has target {target:?} and factor {factor}, the manifest other ones"));
+    }
+    if header.scale != Scale::Counts && header.values != Kind::F32 {
+        return Err(format!("stores {:?} values as {:?}; log values are F32", header.scale, header.values));
+    }
+    Ok(())
+}
+
+/// Where the sections lie in the file, if header and file length allow it.
+fn place(header: &Header, begin: usize, len: usize) -> std::result::Result<[Range<usize>; 5], String> {
+    let layout = header.layout().ok_or_else(|| {
+        let Header { groups, rows, nonzeros, .. } = header;
+        format!("{groups} groups, {rows} rows and {nonzeros} values overflow any file")
+    })?;
+    if header.sections.len() != SECTIONS.len() {
+        return Err(format!("has {} sections, not {}", header.sections.len(), SECTIONS.len()));
+    }
+    let mut places: [Range<usize>; 5] = Default::default();
+    let mut end = begin as u64;
+    for (i, (section, (offset, bytes))) in header.sections.iter().zip(layout).enumerate() {
+        let name = &section.name;
+        if name != SECTIONS[i] {
+            return Err(format!("section {i} is {name:?}, expected {:?}", SECTIONS[i]));
+        }
+        if section.bytes != bytes {
+            return Err(format!("section {name} has {} bytes, its numbers need {bytes}", section.bytes));
+        }
+        if !section.offset.is_multiple_of(ALIGN) {
+            return Err(format!("section {name} begins at {}, not at a multiple of {ALIGN}", section.offset));
+        }
+        if section.offset != offset {
+            return Err(format!(
+                "section {name} begins at {}, the one before it ends for {offset}",
+                section.offset
+            ));
+        }
+        let start = (begin as u64).checked_add(offset);
+        end = start.and_then(|start| start.checked_add(bytes)).filter(|&end| end <= len as u64).ok_or_else(|| {
+            format!("section {name} of {bytes} bytes at {offset} ends after the file's {len} bytes; it was cut short")
+        })?;
+        places[i] = (end - bytes) as usize..end as usize;
+    }
+    if end != len as u64 {
+        return Err(format!("the last section ends at byte {end}, the file at byte {len}"));
+    }
+    Ok(places)
+}
+
+/// Checksums of the sections, zeros between them.
+fn check_bytes(
+    map: &[u8],
+    header: &Header,
+    begin: usize,
+    sections: &[Range<usize>; 5],
+) -> std::result::Result<(), String> {
+    let mut end = begin;
+    for (section, range) in header.sections.iter().zip(sections) {
+        if map[end..range.start].iter().any(|&b| b != 0) {
+            return Err(format!("has bytes other than zero before section {}", section.name));
+        }
+        let found = format!("{:08x}", checksum(&map[range.clone()]));
+        if found != section.crc {
+            let (name, written) = (&section.name, &section.crc);
+            return Err(format!(
+                "section {name} has checksum {found}, written was {written}; the file is damaged"
+            ));
+        }
+        end = range.end;
+    }
+    Ok(())
+}
+
+/// CRC-32, in parallel.
+fn checksum(bytes: &[u8]) -> u32 {
+    let hash = |chunk: &[u8]| {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(chunk);
+        hasher
+    };
+    let parts: Vec<crc32fast::Hasher> = bytes.par_chunks(CHUNK).map(hash).collect();
+    let join = |mut whole: crc32fast::Hasher, part: &crc32fast::Hasher| {
+        whole.combine(part);
+        whole
+    };
+    parts.iter().fold(crc32fast::Hasher::new(), join).finalize()
+}
+
+/// For errors about a directory's shard.
+pub(super) fn path_of(dir: &Path, entry: &ShardEntry) -> PathBuf {
+    dir.join(&entry.file)
+}

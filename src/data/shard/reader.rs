@@ -1,0 +1,221 @@
+//! A data directory, open: manifest, groups and rows.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::file::{Shard, path_of};
+use super::format::Kind;
+use super::scale::Normalise;
+use super::{Group, Manifest, Row, Scale};
+use crate::error::{Error, Result};
+
+/// Cells a task of `training_moments` sums; part of the result's bits, since sums of sums are rounded.
+const MOMENT_CELLS: u64 = 2048;
+/// Tasks whose sums are held at once.
+const MOMENT_TASKS: usize = 64;
+
+/// An open data directory. Cells are numbered through all shards, in the order of the groups.
+pub struct Data {
+    dir: PathBuf,
+    manifest: Manifest,
+    shards: Vec<Shard>,
+    /// First cell of each shard, then the number of cells.
+    firsts: Vec<u64>,
+    groups: Vec<Group>,
+}
+
+/// Per gene mean and standard deviation (population) of x, the numbers the network sees.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Cells averaged.
+    pub cells: u64,
+    /// [G].
+    pub mean: Vec<f32>,
+    /// [G].
+    pub std: Vec<f32>,
+}
+
+impl Data {
+    /// Opens a directory and checks everything in it, which reads every byte once, on all cores.
+    ///
+    /// Errors name the file and what in it cannot be true.
+    pub fn open(dir: &Path) -> Result<Data> {
+        let manifest = Manifest::read(dir)?;
+        for entry in &manifest.shards {
+            if Path::new(&entry.file).file_name().is_none_or(|name| name != entry.file.as_str()) {
+                let what = format!("shard {:?} is not a plain file name", entry.file);
+                return Err(Error::format(dir.join(super::manifest::FILE), what));
+            }
+        }
+        let open = |entry| Shard::open(dir, entry, &manifest);
+        // Collected in order, so that of several damaged shards the same one is always named.
+        let opened: Vec<Result<Shard>> = manifest.shards.par_iter().map(open).collect();
+        let shards = opened.into_iter().collect::<Result<Vec<Shard>>>()?;
+        let (groups, firsts) = number_cells(dir, &manifest, &shards)?;
+        Ok(Data { dir: dir.to_path_buf(), manifest, shards, firsts, groups })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Genes, vocabularies, scale.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// All groups, controls first; inside both sorted by cell type, perturbation, batch.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Number of cells.
+    pub fn cells(&self) -> u64 {
+        self.firsts[self.firsts.len() - 1]
+    }
+
+    /// Number of genes, G.
+    pub fn genes(&self) -> usize {
+        self.manifest.genes.len()
+    }
+
+    /// Position of the control label in the perturbations.
+    pub fn control_id(&self) -> u32 {
+        self.manifest.control_position()
+    }
+
+    /// `cell type / perturbation / batch` of a group, for messages.
+    pub fn describe(&self, group: u32) -> String {
+        let Group { cell_type, perturbation, batch, .. } = self.groups[group as usize];
+        let Manifest { cell_types, perturbations, batches, .. } = &self.manifest;
+        let names = [
+            &cell_types[cell_type as usize],
+            &perturbations[perturbation as usize],
+            &batches[batch as usize],
+        ];
+        format!("{} / {} / {}", names[0], names[1], names[2])
+    }
+
+    /// A cell's stored genes and values, as they lie in the map. Panics if there is no such cell.
+    pub fn row(&self, cell: u64) -> Row<'_> {
+        let (shard, row) = self.place(cell);
+        self.shards[shard].row(row)
+    }
+
+    /// How many genes of a cell are stored.
+    pub(crate) fn row_length(&self, cell: u64) -> usize {
+        let (shard, row) = self.place(cell);
+        self.shards[shard].length(row)
+    }
+
+    /// True if every stored value is a count below 65536.
+    pub(crate) fn narrow(&self) -> bool {
+        self.shards.iter().all(|shard| shard.kind() != Kind::F32)
+    }
+
+    /// What a cell's values are divided by before the logarithm: library / target for counts, 1 for log values.
+    pub fn row_scale(&self, library: f32) -> f32 {
+        match (self.manifest.scale, self.manifest.target) {
+            (Scale::Counts, Some(target)) => (f64::from(library) / target) as f32,
+            _ => 1.0,
+        }
+    }
+
+    /// A cell as the network sees it: out [G], log1p(count / (library / target)) / factor, zero where nothing is stored.
+    pub fn fill(&self, cell: u64, out: &mut [f32]) {
+        assert_eq!(out.len(), self.genes(), "fill: {} numbers for {} genes", out.len(), self.genes());
+        self.fill_with(&mut Normalise::new(self.manifest.scale, self.manifest.factor), cell, out);
+    }
+
+    fn fill_with(&self, normalise: &mut Normalise, cell: u64, out: &mut [f32]) {
+        let row = self.row(cell);
+        normalise.fill(out, row.genes, row.values, self.row_scale(row.library));
+    }
+
+    /// Mean and standard deviation of every gene over the cells of some groups, summed in f64.
+    ///
+    /// The same bits whatever the number of threads. No groups: zeros.
+    pub fn training_moments(&self, groups: &[u32]) -> Moments {
+        let genes = self.genes();
+        let ranges = |&g: &u32| {
+            let cells = self.groups[g as usize].range();
+            cells.clone().step_by(MOMENT_CELLS as usize).map(move |at| at..(at + MOMENT_CELLS).min(cells.end))
+        };
+        let tasks: Vec<_> = groups.iter().flat_map(ranges).collect();
+        let mut totals = vec![[0.0f64; 2]; genes];
+        for some in tasks.chunks(MOMENT_TASKS) {
+            let parts: Vec<_> = some.par_iter().map(|cells| self.sums(cells.clone())).collect();
+            for part in parts {
+                totals.iter_mut().zip(part).for_each(|(total, sums)| {
+                    total[0] += sums[0];
+                    total[1] += sums[1];
+                });
+            }
+        }
+        let cells: u64 = tasks.iter().map(|cells| cells.end - cells.start).sum();
+        let n = cells.max(1) as f64;
+        let mean = totals.iter().map(|sums| (sums[0] / n) as f32).collect();
+        // Rounding can leave a constant gene a hair below zero.
+        let std = totals.iter().map(|[s, ss]| (ss / n - (s / n).powi(2)).max(0.0).sqrt() as f32).collect();
+        Moments { cells, mean, std }
+    }
+
+    /// Sum and sum of squares of every gene.
+    fn sums(&self, cells: std::ops::Range<u64>) -> Vec<[f64; 2]> {
+        let mut x = vec![0.0; self.genes()];
+        let mut sums = vec![[0.0f64; 2]; self.genes()];
+        let mut normalise = Normalise::new(self.manifest.scale, self.manifest.factor);
+        for cell in cells {
+            self.fill_with(&mut normalise, cell, &mut x);
+            for &gene in self.row(cell).genes {
+                let value = f64::from(x[usize::from(gene)]);
+                let sum = &mut sums[usize::from(gene)];
+                sum[0] += value;
+                sum[1] += value * value;
+            }
+        }
+        sums
+    }
+
+    fn place(&self, cell: u64) -> (usize, usize) {
+        let shard = self.firsts.partition_point(|&first| first <= cell) - 1;
+        assert!(shard < self.shards.len(), "cell {cell} of {}", self.cells());
+        (shard, (cell - self.firsts[shard]) as usize)
+    }
+}
+
+/// Groups with their first cells, and the first cell of each shard.
+fn number_cells(dir: &Path, manifest: &Manifest, shards: &[Shard]) -> Result<(Vec<Group>, Vec<u64>)> {
+    let control = manifest.control_position();
+    let (mut groups, mut firsts) = (Vec::<Group>::new(), vec![0u64]);
+    let order = |g: &Group| (g.perturbation != control, g.cell_type, g.perturbation, g.batch);
+    let mut first = 0;
+    for (shard, entry) in shards.iter().zip(&manifest.shards) {
+        for (i, &[cell_type, perturbation, batch, cells]) in shard.groups().iter().enumerate() {
+            let group = Group { cell_type, perturbation, batch, first, cells };
+            if groups.last().is_some_and(|last| order(last) >= order(&group)) {
+                let what = format!(
+                    "group {i} repeats or stands before the group ahead of it; groups are sorted and unique"
+                );
+                return Err(Error::format(path_of(dir, entry), what));
+            }
+            groups.push(group);
+            first += u64::from(cells);
+        }
+        debug_assert_eq!(
+            first,
+            firsts[firsts.len() - 1] + shard.rows(),
+            "check_groups lets groups tile the rows"
+        );
+        firsts.push(first);
+    }
+    if groups.is_empty() {
+        return Err(Error::format(
+            dir.join(super::manifest::FILE),
+            "shards: none, a data directory holds cells",
+        ));
+    }
+    Ok((groups, firsts))
+}

@@ -1,0 +1,134 @@
+//! Data directories made up for tests and benches.
+
+use std::path::{Path, PathBuf};
+
+use scale_engine::data::shard::{
+    CellLabel, Columns, Data, DataWriter, Header, Limits, Manifest, Scale, Source,
+};
+use scale_engine::rng::Rng;
+use tempfile::TempDir;
+
+/// A cell to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    pub label: CellLabel,
+    pub genes: Vec<u16>,
+    pub values: Vec<f32>,
+    pub library: f32,
+}
+
+/// A world of cells, before it is written.
+#[derive(Clone)]
+pub struct World {
+    pub header: Header,
+    pub cells: Vec<Cell>,
+}
+
+fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("{prefix}{i:03}")).collect()
+}
+
+/// Vocabularies `type000..`, `batch000..`, `p001..` with the control label `ctrl` at id 0; counts, target 1e4, factor 10.
+pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: usize) -> Header {
+    let mut labels = vec!["ctrl".to_string()];
+    labels.extend((1..=perturbations).map(|i| format!("p{i:03}")));
+    Header {
+        dataset: "small".into(),
+        scale: Scale::Counts,
+        target: Some(1e4),
+        factor: 10.0,
+        control: "ctrl".into(),
+        columns: Columns {
+            perturbation: "gene".into(),
+            cell_type: "cell_type".into(),
+            batch: Some("batch".into()),
+        },
+        sources: vec![Source { path: "small.h5ad".into(), crc: 7, cells: 0 }],
+        cell_types: names("type", cell_types),
+        perturbations: labels,
+        batches: names("batch", batches),
+        genes: names("gene", genes),
+    }
+}
+
+/// A label by ids.
+pub fn label(cell_type: u32, perturbation: u32, batch: u32) -> CellLabel {
+    CellLabel { cell_type, perturbation, batch }
+}
+
+/// Random small counts at a density; the library is a little more than their sum.
+pub fn cell(rng: Rng, label: CellLabel, genes: usize, density: f32) -> Cell {
+    let (mut ids, mut values) = (Vec::new(), Vec::new());
+    for gene in 0..genes as u64 {
+        if rng.uniform(gene) < density {
+            ids.push(gene as u16);
+            // Roughly geometric: most counts are one or two, a few are tens.
+            values.push(1.0 + (-2.5 * (1.0 - rng.at(1).uniform(gene)).ln()).floor());
+        }
+    }
+    let library = values.iter().sum::<f32>() + 100.0;
+    Cell { label, genes: ids, values, library }
+}
+
+impl World {
+    /// Cells of random labels: about a fifth are controls.
+    pub fn random(seed: u64, cells: usize, header: Header, density: f32) -> World {
+        let rng = Rng::new(seed);
+        let sizes =
+            [header.cell_types.len(), header.perturbations.len(), header.batches.len()].map(|n| n as u64);
+        let make = |i: u64| {
+            let draws = rng.at(i);
+            let perturbation = if draws.uniform(0) < 0.2 { 0 } else { draws.below(1, sizes[1]) };
+            let label =
+                label(draws.below(2, sizes[0]) as u32, perturbation as u32, draws.below(3, sizes[2]) as u32);
+            cell(draws.at(9), label, header.genes.len(), density)
+        };
+        World { cells: (0..cells as u64).map(make).collect(), header }
+    }
+
+    /// Cells of given groups (cell type, perturbation, batch, cells), one group after the other.
+    pub fn of_groups(header: Header, groups: &[(u32, u32, u32, usize)]) -> World {
+        let labels = groups.iter().flat_map(|&(c, p, b, n)| std::iter::repeat_n(label(c, p, b), n));
+        let genes = header.genes.len();
+        let make = |(i, label)| cell(Rng::new(5).at(i as u64), label, genes, 0.3);
+        World { cells: labels.enumerate().map(make).collect(), header }
+    }
+
+    pub fn write(&self, dir: &Path, limits: Limits) -> scale_engine::error::Result<Manifest> {
+        let labels: Vec<CellLabel> = self.cells.iter().map(|cell| cell.label).collect();
+        let mut writer = DataWriter::with_limits(dir, self.header.clone(), &labels, limits)?;
+        for cell in &self.cells {
+            writer.push(&cell.genes, &cell.values, cell.library)?;
+        }
+        writer.finish()
+    }
+
+    /// Written to a new folder and opened.
+    pub fn open(&self) -> (TempDir, Data) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        self.write(dir.path(), Limits::default()).expect("written");
+        let data = Data::open(dir.path()).expect("opened");
+        (dir, data)
+    }
+
+    /// Where each cell of the directory comes from: controls first, then by label, in source order inside a group.
+    pub fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.cells.len()).collect();
+        order.sort_by_key(|&i| {
+            let CellLabel { cell_type, perturbation, batch } = self.cells[i].label;
+            (perturbation != 0, cell_type, perturbation, batch)
+        });
+        order
+    }
+}
+
+/// The files of a folder, sorted, with their bytes.
+pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut paths: Vec<PathBuf> = entries.collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| (path.file_name().expect("a name").into(), std::fs::read(&path).expect("bytes")))
+        .collect()
+}
