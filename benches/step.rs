@@ -18,9 +18,11 @@ const GENES: usize = 2000;
 fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
     group.sample_size(10);
-    for (name, set) in
-        [("llama", vec![]), ("mlp", vec!["encoder.kind=mlp".to_string()]), ("paper", vec!["recipe=paper".into()])]
-    {
+    for (name, set) in [
+        ("llama", vec![]),
+        ("mlp", vec!["encoder.kind=mlp".to_string()]),
+        ("paper", vec!["recipe=paper".into()]),
+    ] {
         let config = Config::load(Some("tiny"), None, &set).expect("a preset");
         let (b, n) = (config.data.sets, config.data.cells);
         let vocabulary = Vocabulary { cell_types: 4, perturbations: 21, batches: 2 };

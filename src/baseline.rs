@@ -269,7 +269,7 @@ impl Fitted {
     }
 }
 
-fn narrow(x: &Vec<f64>) -> Vec<f32> {
+fn narrow(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&x| x as f32).collect()
 }
 

@@ -98,7 +98,8 @@ impl Checkpoint {
         let bytes = std::fs::read(path).at(path)?;
         let header = read_header(path, &bytes)?;
         let bad = |what: String| Error::format(path, what);
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
         let genes = header.data.genes.len();
         let statistics = Statistics {
             mean: numbers(path, &file, "statistics.mean", &[genes])?,
@@ -131,7 +132,8 @@ impl Checkpoint {
         let header = read_header(path, &bytes)?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
-        let mut tensors: Vec<_> = file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+        let mut tensors: Vec<_> =
+            file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
         tensors.sort();
         Ok((header, tensors))
     }
@@ -157,21 +159,26 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
         .ok_or_else(|| bad("a safetensors file, but not one of scale-engine's checkpoints".into()))?;
     let header: Header = serde_json::from_str(text).map_err(|e| bad(format!("header: {e}")))?;
     if header.version != VERSION {
-        return Err(bad(format!("checkpoint layout {}; this program reads layout {VERSION}", header.version)));
+        return Err(bad(format!(
+            "checkpoint layout {}; this program reads layout {VERSION}",
+            header.version
+        )));
     }
     header.config.validate().map_err(|e| bad(e.to_string()))?;
     Ok(header)
 }
 
 fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
-    TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers)).expect("a shape of its numbers")
+    TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers))
+        .expect("a shape of its numbers")
 }
 
 /// A tensor of the file as f32, its shape checked.
 fn numbers(path: &Path, file: &SafeTensors, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let view = file.tensor(name).map_err(|_| Error::format(path, format!("tensor {name:?} is missing")))?;
     if view.dtype() != Dtype::F32 || view.shape() != shape {
-        let what = format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
+        let what =
+            format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
         return Err(Error::format(path, what));
     }
     Ok(bytemuck::pod_collect_to_vec(view.data()))

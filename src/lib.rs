@@ -29,6 +29,7 @@ pub mod predictor;
 // Floor 6.
 pub mod baseline;
 pub mod evaluate;
+pub mod predict;
 pub mod train;
 // Floor 7.
 pub mod cli;

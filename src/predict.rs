@@ -149,8 +149,11 @@ fn checkpoint_of(run: &Path) -> Result<PathBuf> {
         return Ok(run.to_path_buf());
     }
     let dir = run.join("checkpoints");
-    let found = ["best", "last"].map(|name| dir.join(format!("{name}.safetensors"))).into_iter().find(|p| p.exists());
-    found.ok_or_else(|| Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first"))
+    let found =
+        ["best", "last"].map(|name| dir.join(format!("{name}.safetensors"))).into_iter().find(|p| p.exists());
+    found.ok_or_else(|| {
+        Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first")
+    })
 }
 
 /// Every perturbed group of a part, as measured.
@@ -167,7 +170,8 @@ fn held_out(
     let split = Split::load(split, &data)?;
     let (known, here) = (&checkpoint.header.data, data.manifest());
     if known.genes != here.genes {
-        let what = "its genes are not those the run was trained on; predict from an .h5ad with --controls instead";
+        let what =
+            "its genes are not those the run was trained on; predict from an .h5ad with --controls instead";
         return Err(Error::format(&settings.run, what));
     }
     if split.hash != checkpoint.header.split {
@@ -198,7 +202,13 @@ fn held_out(
         });
         let conditions = request::ids(known, c, p, b)?;
         let request = Request { conditions, cells: group.cells as usize };
-        job.asks.push(Ask { perturbation: p.clone(), cell_type: c.clone(), batch: b.clone(), request, context });
+        job.asks.push(Ask {
+            perturbation: p.clone(),
+            cell_type: c.clone(),
+            batch: b.clone(),
+            request,
+            context,
+        });
     }
     if job.asks.is_empty() {
         return Err(Error::setting("--subset", "holds no perturbed cells in this split"));
@@ -220,10 +230,12 @@ fn fill(
 ) -> Result<()> {
     let observer = predictor.observer(observe);
     if observer.is_some() && job.contexts.iter().any(|c| c.controls.library.iter().any(|n| !n.is_finite())) {
-        let what = "poisson needs each control cell's library size, which these log values do not tell; use none";
+        let what =
+            "poisson needs each control cell's library size, which these log values do not tell; use none";
         return Err(Error::setting("--observe", what));
     }
-    let calibrations: Vec<Vec<f32>> = job.contexts.iter().map(|c| predictor.calibration(&c.controls)).collect();
+    let calibrations: Vec<Vec<f32>> =
+        job.contexts.iter().map(|c| predictor.calibration(&c.controls)).collect();
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let bar = progress::bar("predict", total as u64, "cells");
     for ask in &job.asks {

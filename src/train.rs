@@ -17,7 +17,7 @@ use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::model::losses::{Draws, Examples, Losses};
-use crate::model::{Model, Statistics, shifted};
+use crate::model::{Model, Statistics};
 use crate::optim::{Optimizer, learning_rate};
 use crate::params::Params;
 use crate::progress;
@@ -112,7 +112,9 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
             bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
             metrics.step(&line, rate)?;
         }
-        if config.train.val_every > 0 && (run.step.is_multiple_of(config.train.val_every) || run.step == steps) {
+        if config.train.val_every > 0
+            && (run.step.is_multiple_of(config.train.val_every) || run.step == steps)
+        {
             run.validate(&mut metrics)?;
         }
         if run.step.is_multiple_of(config.train.checkpoint_every) {
@@ -177,7 +179,8 @@ impl Run {
         let config = &checkpoint.header.config;
         let mut params = Params::default();
         let sizes = vocabulary(data.manifest());
-        let model = Model::new(config, &sizes, checkpoint.statistics, &mut params, Rng::new(config.train.seed).at(3));
+        let model =
+            Model::new(config, &sizes, checkpoint.statistics, &mut params, Rng::new(config.train.seed).at(3));
         params.set_weights(checkpoint.weights);
         let [m, v] = checkpoint.moments;
         Ok(Run {

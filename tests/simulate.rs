@@ -99,8 +99,7 @@ fn the_parts_of_the_effects_have_the_shares_the_rules_state() {
     let (mut shared, mut scaled, mut own, mut n) = (0.0, 0.0, 0.0, 0.0);
     for c in 0..60 {
         for p in (1..perturbations).filter(|&p| truth.strengths[p] > 0.0) {
-            let effect = truth.effect(c, p);
-            for g in 0..genes {
+            for (g, effect) in truth.effect(c, p).iter().enumerate() {
                 let mean = truth.libraries[c] * truth.base[c * genes + g].exp();
                 let (mut common, mut all) = (0.0, 0.0);
                 for k in 0..programs {
@@ -108,7 +107,7 @@ fn the_parts_of_the_effects_have_the_shares_the_rules_state() {
                     common += part;
                     all += part * truth.gains[c * programs + k];
                 }
-                let sum = effect[g] * (mean + 0.05) / mean / truth.strengths[p] * 1.6f32.sqrt();
+                let sum = effect * (mean + 0.05) / mean / truth.strengths[p] * 1.6f32.sqrt();
                 shared += f64::from(common * common);
                 scaled += f64::from((all - common).powi(2));
                 own += f64::from((sum - all).powi(2));

@@ -32,8 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "S.toml")]
     pub split: PathBuf,
     /// Part to predict
-    #[arg(long, value_enum, default_value_t = Subset::Test)]
-    pub subset: Subset,
+    #[arg(long, value_name = "train|val|test", default_value = "test")]
+    pub subset: Part,
     /// The predicted cells, log1p scale, followed by the control cells of their contexts
     #[arg(long, value_name = "PRED.h5ad")]
     pub out: PathBuf,
@@ -41,8 +41,8 @@ pub struct Args {
     #[arg(long, value_name = "REAL.h5ad")]
     pub real_out: Option<PathBuf>,
     /// Draw counts around the predicted means, so that rank tests meet zeros as in measured cells
-    #[arg(long, value_enum, default_value_t = Observe::None)]
-    pub observe: Observe,
+    #[arg(long, value_name = "none|poisson", default_value = "none")]
+    pub observe: Observation,
     /// Leave the control cells out
     #[arg(long)]
     pub without_controls: bool,
@@ -51,47 +51,15 @@ pub struct Args {
     pub seed: u64,
 }
 
-/// A part of a split.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Subset {
-    /// What is learnt from.
-    Train,
-    /// What choices are made on.
-    Val,
-    /// What is reported.
-    Test,
-}
-
-impl From<Subset> for Part {
-    fn from(subset: Subset) -> Part {
-        match subset {
-            Subset::Train => Part::Train,
-            Subset::Val => Part::Val,
-            Subset::Test => Part::Test,
-        }
-    }
-}
-
-/// `--observe`
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Observe {
-    /// Means as they are.
-    None,
-    /// Counts.
-    Poisson,
-}
-
 /// Predicts, writes, and says what had to be replaced.
 pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
-    let asked = split.part(args.subset.into());
+    split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let asked = split.part(args.subset);
     let settings = Settings {
         kind: args.kind,
-        observe: match args.observe {
-            Observe::None => Observation::None,
-            Observe::Poisson => Observation::Poisson,
-        },
+        observe: args.observe,
         with_controls: !args.without_controls,
         seed: args.seed,
     };
@@ -102,8 +70,7 @@ pub fn run(args: Args) -> Result<()> {
     println!("{}: {} cells by {}", args.out.display(), answer.population.len(), args.kind.name());
     if let Some(path) = &args.real_out {
         let mut real = measured(&data, asked, settings.with_controls);
-        real.notes =
-            vec![("made_by".into(), "measured cells".into()), ("split".into(), split.hash.clone())];
+        real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.hash.clone())];
         real.write(path)?;
         println!("{}: {} measured cells", path.display(), real.len());
     }

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::baseline::Subset;
 use crate::data::population::{Population, Unit, names};
 use crate::data::shard::Data;
-use crate::data::split::Split;
+use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 
 /// Write a data directory, or a part of it, as an h5ad file
@@ -24,8 +23,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Values::Log1p)]
     pub values: Values,
     /// Only this part of the split, control cells included where the split puts them
-    #[arg(long, value_enum, requires = "split")]
-    pub subset: Option<Subset>,
+    #[arg(long, value_name = "train|val|test", requires = "split")]
+    pub subset: Option<Part>,
     /// Split file
     #[arg(long, value_name = "S.toml", requires = "subset")]
     pub split: Option<PathBuf>,
@@ -54,8 +53,9 @@ pub fn run(args: Args) -> Result<()> {
     let groups = match (&args.split, args.subset) {
         (Some(path), Some(subset)) => {
             let split = Split::load(path, &data)?;
+            split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             population.notes.push(("split".into(), split.hash.clone()));
-            split.part(subset.into()).to_vec()
+            split.part(subset).to_vec()
         }
         _ => (0..data.groups().len() as u32).collect(),
     };

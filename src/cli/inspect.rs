@@ -49,7 +49,10 @@ fn describe(path: &Path) -> Result<Value> {
         Some("safetensors") => checkpoint(path),
         Some("h5ad" | "h5") => h5ad::describe(path),
         _ if !path.exists() => Err(Error::format(path, "there is no such file or folder")),
-        _ => Err(Error::format(path, "is none of: .h5ad, data directory, run directory, .safetensors checkpoint")),
+        _ => Err(Error::format(
+            path,
+            "is none of: .h5ad, data directory, run directory, .safetensors checkpoint",
+        )),
     }
 }
 
@@ -81,7 +84,9 @@ fn data(path: &Path) -> Result<Value> {
 
 fn checkpoint(path: &Path) -> Result<Value> {
     let (header, tensors) = Checkpoint::describe(path)?;
-    let weights = |name: &str| !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p));
+    let weights = |name: &str| {
+        !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p))
+    };
     let of_model: Vec<_> = tensors.iter().filter(|(name, _)| weights(name)).collect();
     let count: usize = of_model.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     Ok(json!({

@@ -58,7 +58,9 @@ pub struct Args {
 /// Predicts and prints a report.
 pub fn run(args: Args) -> Result<()> {
     let source = match (args.data, args.split, args.controls, args.request) {
-        (Some(data), Some(split), ..) => Source::Data { data, split, part: args.subset, real_out: args.real_out },
+        (Some(data), Some(split), ..) => {
+            Source::Data { data, split, part: args.subset, real_out: args.real_out }
+        }
         (_, _, Some(controls), Some(request)) => Source::File { controls, request },
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),
     };
@@ -80,7 +82,11 @@ pub fn run(args: Args) -> Result<()> {
     }
     if !report.missing_genes.is_empty() {
         let some: Vec<&str> = report.missing_genes.iter().take(5).map(String::as_str).collect();
-        eprintln!("note: {} genes of the model are missing and taken as zero: {} ..", report.missing_genes.len(), some.join(", "));
+        eprintln!(
+            "note: {} genes of the model are missing and taken as zero: {} ..",
+            report.missing_genes.len(),
+            some.join(", ")
+        );
     }
     println!(
         "{} populations, {} cells and {} control cells from {}",

@@ -69,7 +69,9 @@ pub fn run(args: Args) -> Result<()> {
         true => None,
         false => Some(config(&args)?),
     };
-    if args.resume && (args.preset.is_some() || args.config.is_some() || !args.set.is_empty() || args.seed.is_some()) {
+    if args.resume
+        && (args.preset.is_some() || args.config.is_some() || !args.set.is_empty() || args.seed.is_some())
+    {
         let what = "a resumed run keeps its own config; only --steps may change";
         return Err(Error::setting("--resume", what));
     }
@@ -77,14 +79,17 @@ pub fn run(args: Args) -> Result<()> {
     let (Device::Auto | Device::Cpu) = args.device;
     let settings =
         Settings { data: args.data, split: args.split, out: args.out.clone(), config, steps: args.steps };
-    let outcome = train(&settings, &stop_on_signal()?)?;
+    let stop = stop_on_signal()?;
+    let outcome = train(&settings, &stop)?;
     if args.json {
         println!("{}", serde_json::to_string(&outcome).expect("plain numbers"));
         return Ok(());
     }
     let Outcome { step, finished, best, loss, cells_per_second, parameters, unmatched } = outcome;
     if unmatched > 0 {
-        eprintln!("note: {unmatched} groups were not used: their cell type has no control cells in the training part");
+        eprintln!(
+            "note: {unmatched} groups were not used: their cell type has no control cells in the training part"
+        );
     }
     let state = if finished { "trained" } else { "stopped; go on with --resume" };
     println!("{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s");

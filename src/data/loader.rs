@@ -39,23 +39,30 @@ pub struct Batch {
 impl Batch {
     /// The rows of some sets, which must be of equal size.
     pub fn of(data: &Data, step: u64, sets: &[SetOfCells]) -> Batch {
-        Batch::into(data, step, sets, Rows::empty(data))
+        let mut batch = Batch {
+            step,
+            sets: 0,
+            cells: 0,
+            genes: data.genes(),
+            rows: Rows::empty(data),
+            conditions: Vec::new(),
+            groups: Vec::new(),
+        };
+        batch.refill(data, step, sets);
+        batch
     }
 
-    /// The same, in the buffers of rows that are no longer needed.
-    fn into(data: &Data, step: u64, sets: &[SetOfCells], mut rows: Rows) -> Batch {
+    /// The same, in the memory of a batch of the same data that is no longer needed.
+    pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells]) {
         let controls = sets.iter().flat_map(|set| &set.controls);
         let numbers: Vec<u64> = controls.chain(sets.iter().flat_map(|set| &set.perturbed)).copied().collect();
-        rows.refill(data, &numbers);
-        Batch {
-            step,
-            sets: sets.len(),
-            cells: sets.first().map_or(0, |set| set.perturbed.len()),
-            genes: data.genes(),
-            rows,
-            conditions: sets.iter().map(|set| set.conditions).collect(),
-            groups: sets.iter().map(|set| set.group).collect(),
-        }
+        self.rows.refill(data, &numbers);
+        (self.step, self.sets) = (step, sets.len());
+        self.cells = sets.first().map_or(0, |set| set.perturbed.len());
+        self.conditions.clear();
+        self.conditions.extend(sets.iter().map(|set| set.conditions));
+        self.groups.clear();
+        self.groups.extend(sets.iter().map(|set| set.group));
     }
 }
 
@@ -72,7 +79,7 @@ struct State {
     claim: u64,
     taken: u64,
     ready: BTreeMap<u64, Batch>,
-    spare: Vec<Rows>,
+    spare: Vec<Batch>,
     failure: Option<Box<dyn Any + Send>>,
     stop: bool,
 }
@@ -118,15 +125,18 @@ impl Loader {
     pub fn next(&mut self) -> Batch {
         let mut state = self.shelf.lock();
         loop {
-            if let Some(failure) = state.failure.take() {
-                drop(state);
-                resume_unwind(failure);
-            }
             let step = state.taken;
             if let Some(batch) = state.ready.remove(&step) {
                 state.taken += 1;
                 self.shelf.room.notify_all();
                 return batch;
+            }
+            if state.stop {
+                let failure = state.failure.take();
+                drop(state);
+                resume_unwind(
+                    failure.unwrap_or_else(|| Box::new("loader: asked again after a worker failed")),
+                );
             }
             state = self.shelf.laid.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -134,7 +144,7 @@ impl Loader {
 
     /// Gives a used batch's memory back, which spares the system from clearing new pages for each step.
     pub fn give_back(&mut self, batch: Batch) {
-        self.shelf.lock().spare.push(batch.rows);
+        self.shelf.lock().spare.push(batch);
     }
 }
 
@@ -163,8 +173,14 @@ fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64) {
         let spare = state.spare.pop();
         drop(state);
         let made = catch_unwind(AssertUnwindSafe(|| {
-            let rows = spare.unwrap_or_else(|| Rows::empty(data));
-            Batch::into(data, step, &sampler.step(step), rows)
+            let sets = sampler.step(step);
+            match spare {
+                Some(mut batch) => {
+                    batch.refill(data, step, &sets);
+                    batch
+                }
+                None => Batch::of(data, step, &sets),
+            }
         }));
         let mut state = shelf.lock();
         match made {

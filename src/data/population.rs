@@ -189,7 +189,7 @@ pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + u
 }
 
 /// Perturbation, cell type and batch of a group, by name.
-pub fn names<'a>(data: &'a Data, group: u32) -> [&'a str; 3] {
+pub fn names(data: &Data, group: u32) -> [&str; 3] {
     let (manifest, group) = (data.manifest(), &data.groups()[group as usize]);
     [
         &manifest.perturbations[group.perturbation as usize],

@@ -9,7 +9,7 @@ mod genes;
 pub mod hvg;
 mod input;
 pub mod normalise;
-mod scale;
+pub mod scale;
 mod store;
 
 use std::collections::BTreeSet;

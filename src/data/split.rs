@@ -18,6 +18,7 @@
 mod clauses;
 mod report;
 mod sha256;
+mod warnings;
 
 use std::path::Path;
 
@@ -103,7 +104,8 @@ impl Split {
             }
         }
         split.check_controls(data, &places)?;
-        split.warn(data, &places);
+        let warnings = warnings::of(&split, data, &places);
+        split.warnings.extend(warnings);
         Ok(split)
     }
 
@@ -147,53 +149,5 @@ impl Split {
             ));
         }
         Ok(())
-    }
-
-    fn warn(&mut self, data: &Data, places: &[Place]) {
-        let names = &data.manifest().cell_types;
-        let dropped: Vec<&str> =
-            names.iter().zip(places).filter(|(_, p)| p.dropped()).map(|(n, _)| n.as_str()).collect();
-        if !dropped.is_empty() {
-            let list = report::list(&dropped);
-            self.warnings
-                .push(format!("in no part, since neither [training] nor a clause names them: {list}"));
-        }
-        let trained = self.perturbed(Part::Train, data);
-        let bare = |&&g: &&u32| super::controls::control_pool(data, g).is_none();
-        let unusable: Vec<&u32> = trained.iter().filter(bare).collect();
-        if !unusable.is_empty() {
-            let example = data.describe(*unusable[0]);
-            self.warnings.push(format!(
-                "{} groups of train have no controls of their cell type and are not used, such as {example}",
-                unusable.len()
-            ));
-        }
-        let seen: std::collections::HashSet<u32> =
-            trained.iter().map(|&g| data.groups()[g as usize].perturbation).collect();
-        for part in Part::ALL {
-            let perturbed = self.perturbed(part, data);
-            if perturbed.is_empty() {
-                let consequence = match part {
-                    Part::Train => "there is nothing to learn from",
-                    Part::Val => {
-                        "the last checkpoint will count as the best; the test part is never used to choose"
-                    }
-                    Part::Test => "there is nothing to score",
-                };
-                self.warnings.push(format!("{} holds no perturbed cells: {consequence}", part.name()));
-            }
-            let mut unseen: Vec<u32> =
-                perturbed.iter().map(|&g| data.groups()[g as usize].perturbation).collect();
-            unseen.retain(|p| !seen.contains(p));
-            unseen.sort_unstable();
-            unseen.dedup();
-            if part != Part::Train && !unseen.is_empty() {
-                let unseen: Vec<&str> =
-                    unseen.iter().map(|&p| data.manifest().perturbations[p as usize].as_str()).collect();
-                let list = report::list(&unseen);
-                self.warnings
-                    .push(format!("{} holds perturbations that train never sees: {list}", part.name()));
-            }
-        }
     }
 }

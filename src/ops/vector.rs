@@ -107,7 +107,7 @@ pub fn softplus(x: f32) -> f32 {
     // ln(1 + u) = 2 atanh(u / (2 + u)), whose series needs four terms, as the argument is at most 1/3.
     let s = u / (2.0 + u);
     let z = s * s;
-    let p = 0.134_257_49f32.mul_add(z, 0.141_183_1).mul_add(z, 0.200_037_8).mul_add(z, 0.333_333_2);
+    let p = 0.134_257_5f32.mul_add(z, 0.141_183_1).mul_add(z, 0.200_037_8).mul_add(z, 0.333_333_2);
     let log = 2.0 * (p * z).mul_add(s, s);
     (if x < 0.0 { 0.0 } else { x }) + log
 }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::{Ask, Context, Job, Report};
 use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::data::preprocess::detect;
+use crate::data::preprocess::normalise::{factor, log_value, total};
+use crate::data::preprocess::scale::detect;
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::predictor::{ControlCells, Request};
@@ -29,18 +30,21 @@ const MISSING_SHARE: f64 = 0.2;
 pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
     let rows = read(manifest, request)?;
     let columns = &manifest.columns;
-    let wanted: Vec<&str> = std::iter::once(columns.cell_type.as_str()).chain(columns.batch.as_deref()).collect();
+    let wanted: Vec<&str> =
+        std::iter::once(columns.cell_type.as_str()).chain(columns.batch.as_deref()).collect();
     let names = H5ad::open(controls)?;
     let has_perturbation = names.obs().column(&columns.perturbation).is_some();
     let file = &names;
     let cell_type = file.obs().labels(controls, wanted[0])?;
-    let batch = columns.batch.as_deref().and_then(|c| file.obs().column(c).map(|_| file.obs().labels(controls, c)));
+    let batch =
+        columns.batch.as_deref().and_then(|c| file.obs().column(c).map(|_| file.obs().labels(controls, c)));
     let batch = batch.transpose()?;
     let resting = match has_perturbation {
         true => Some(file.obs().labels(controls, &columns.perturbation)?),
         false => None,
     };
-    let is_control = |cell: usize| resting.as_ref().is_none_or(|l| l.get(cell) == Some(manifest.control.as_str()));
+    let is_control =
+        |cell: usize| resting.as_ref().is_none_or(|l| l.get(cell) == Some(manifest.control.as_str()));
 
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -54,7 +58,11 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
             None => {
                 let cells = pool(&cell_type, batch.as_ref(), &key, is_control);
                 if cells.is_empty() {
-                    let what = format!("holds no control cells of cell type {:?}, which {} asks for", key.0, request.display());
+                    let what = format!(
+                        "holds no control cells of cell type {:?}, which {} asks for",
+                        key.0,
+                        request.display()
+                    );
                     return Err(Error::format(controls, what));
                 }
                 members.push(cells);
@@ -91,11 +99,15 @@ pub fn ids(manifest: &Manifest, cell_type: &str, perturbation: &str, batch: &str
 }
 
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
-    let bad = |e: csv::Error| Error::format(path, format!("{e}; columns are perturbation,cell_type,batch,cells"));
+    let bad =
+        |e: csv::Error| Error::format(path, format!("{e}; columns are perturbation,cell_type,batch,cells"));
     let mut reader = csv::Reader::from_path(path).map_err(bad)?;
     let rows: Vec<Row> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(bad)?;
     if rows.is_empty() {
-        return Err(Error::format(path, "asks for nothing; one line a population: perturbation,cell_type,batch,cells"));
+        return Err(Error::format(
+            path,
+            "asks for nothing; one line a population: perturbation,cell_type,batch,cells",
+        ));
     }
     for (i, row) in rows.iter().enumerate() {
         if row.cells == 0 {
@@ -103,7 +115,10 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         }
         if row.batch.is_none() && manifest.batches.len() > 1 {
             let some = manifest.batches.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-            return Err(Error::format(path, format!("line {}: the model knows several batches ({some}); name one", i + 2)));
+            return Err(Error::format(
+                path,
+                format!("line {}: the model knows several batches ({some}); name one", i + 2),
+            ));
         }
     }
     Ok(rows)
@@ -119,7 +134,8 @@ fn pool(
     let of_type: Vec<usize> =
         (0..cell_type.len()).filter(|&i| cell_type.get(i) == Some(c.as_str()) && is_control(i)).collect();
     let Some(batch) = batch else { return of_type };
-    let of_batch: Vec<usize> = of_type.iter().copied().filter(|&i| batch.get(i) == Some(b.as_str())).collect();
+    let of_batch: Vec<usize> =
+        of_type.iter().copied().filter(|&i| batch.get(i) == Some(b.as_str())).collect();
     if of_batch.is_empty() { of_type } else { of_batch }
 }
 
@@ -133,7 +149,10 @@ fn align(manifest: &Manifest, file: &H5ad, report: &mut Report) -> Result<Vec<Op
         if let Some(g) = column
             && std::mem::replace(&mut seen[g as usize], true)
         {
-            return Err(Error::format(file.path(), format!("gene {name:?} stands twice in var; make names unique")));
+            return Err(Error::format(
+                file.path(),
+                format!("gene {name:?} stands twice in var; make names unique"),
+            ));
         }
         columns.push(column);
     }
@@ -152,14 +171,24 @@ fn align(manifest: &Manifest, file: &H5ad, report: &mut Report) -> Result<Vec<Op
 }
 
 /// Reads the file once, block by block, and keeps the wanted cells, each context's in the order of `members`.
-fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut Report) -> Result<Vec<ControlCells>> {
+fn gather(
+    manifest: &Manifest,
+    file: &H5ad,
+    members: &[Vec<usize>],
+    report: &mut Report,
+) -> Result<Vec<ControlCells>> {
     let genes = manifest.genes.len();
     let columns = align(manifest, file, report)?;
-    let (scale, why) = detect(file)?;
-    report.notes.push(format!("{}: {why}", file.path().display()));
+    let first = file.blocks().next().transpose()?;
+    let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
+    let found = detect(&first, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
+    report.notes.push(format!("{}: {}", file.path().display(), found.why));
     let mut contexts: Vec<ControlCells> = members
         .iter()
-        .map(|cells| ControlCells { rows: vec![0.0; cells.len() * genes], library: vec![f32::NAN; cells.len()] })
+        .map(|cells| ControlCells {
+            rows: vec![0.0; cells.len() * genes],
+            library: vec![f32::NAN; cells.len()],
+        })
         .collect();
     let mut wanted: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
     for (context, cells) in members.iter().enumerate() {
@@ -169,11 +198,17 @@ fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut
     }
     for block in file.blocks() {
         let (range, cells) = block?;
+        if let Some(bad) = cells.data().iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
+            return Err(Error::format(
+                file.path(),
+                format!("X holds {bad}; counts or log1p values are finite and not negative"),
+            ));
+        }
         for (i, cell) in range.enumerate() {
             for &(context, row) in wanted.get(&cell).into_iter().flatten() {
                 let ControlCells { rows, library } = &mut contexts[context];
                 let out = &mut rows[row * genes..][..genes];
-                library[row] = fill(manifest, scale, &cells, i, &columns, out);
+                library[row] = fill(manifest, found.scale, &cells, i, &columns, out);
             }
         }
     }
@@ -181,30 +216,32 @@ fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut
 }
 
 /// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
-fn fill(manifest: &Manifest, scale: Scale, cells: &Cells, i: usize, columns: &[Option<u32>], out: &mut [f32]) -> f32 {
+fn fill(
+    manifest: &Manifest,
+    scale: Scale,
+    cells: &Cells,
+    i: usize,
+    columns: &[Option<u32>],
+    out: &mut [f32],
+) -> f32 {
     let row = cells.outer_view(i).expect("a row of the block");
-    let target = manifest.target.unwrap_or(1e4);
-    let total: f64 = row.data().iter().map(|&v| f64::from(v)).sum();
-    // An empty cell stays empty, as scanpy has it.
-    let size = if total > 0.0 { (total / target) as f32 } else { 1.0 };
+    let target = manifest.target.unwrap_or(1e4) as f32;
+    let library = total(row.data());
+    let size = factor(library, target);
     let mut smallest = f32::INFINITY;
     for (&gene, &value) in row.indices().iter().zip(row.data()) {
-        let x = match scale {
-            Scale::Counts => (value / size).ln_1p() / manifest.factor,
-            Scale::Log1p => value / manifest.factor,
-            Scale::Log1p10 => value * 10.0 / manifest.factor,
-        };
-        if value > 0.0 {
-            smallest = smallest.min((x * manifest.factor).exp_m1());
+        let log = log_value(value, scale, size);
+        if log > 0.0 {
+            smallest = smallest.min(log);
         }
         if let Some(g) = columns[gene as usize] {
-            out[g as usize] = x;
+            out[g as usize] = log / manifest.factor;
         }
     }
     match scale {
-        Scale::Counts => total as f32,
+        Scale::Counts => library,
         // The smallest value of a cell is one count: target / library.
-        _ if smallest.is_finite() => (target / f64::from(smallest)) as f32,
+        _ if smallest.is_finite() => target / smallest.exp_m1(),
         _ => f32::NAN,
     }
 }

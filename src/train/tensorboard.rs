@@ -46,7 +46,8 @@ impl Events {
 
     fn record(&mut self, bytes: &[u8]) -> Result<()> {
         let length = (bytes.len() as u64).to_le_bytes();
-        let parts = [&length[..], &masked(&length).to_le_bytes(), bytes, &masked(bytes).to_le_bytes()].concat();
+        let parts =
+            [&length[..], &masked(&length).to_le_bytes(), bytes, &masked(bytes).to_le_bytes()].concat();
         self.file.write_all(&parts).at(&self.path)
     }
 }

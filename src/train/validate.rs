@@ -49,9 +49,16 @@ pub fn pdcorr(run: &Run) -> Option<f64> {
         let cells = (group.cells as usize).min(2 * run.model.config().data.cells);
         let mut predicted = vec![0.0f64; genes];
         let conditions = [group.cell_type, group.perturbation, group.batch];
-        predictor.predict(&controls, calibration, Request { conditions, cells }, "validation", None, |row, _| {
-            predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
-        });
+        predictor.predict(
+            &controls,
+            calibration,
+            Request { conditions, cells },
+            "validation",
+            None,
+            |row, _| {
+                predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
+            },
+        );
         let measured = ControlCells::of(data, &group.range().collect::<Vec<_>>());
         let (resting, after) = (controls.mean(genes), measured.mean(genes));
         let factor = f64::from(manifest.factor);
@@ -64,7 +71,10 @@ pub fn pdcorr(run: &Run) -> Option<f64> {
             sums[1][gene] += weight * factor * (after[gene] - resting[gene]);
         }
     }
-    let scores: Vec<f64> =
-        pairs.values().map(|[predicted, measured]| pearson(predicted, measured)).filter(|r| !r.is_nan()).collect();
+    let scores: Vec<f64> = pairs
+        .values()
+        .map(|[predicted, measured]| pearson(predicted, measured))
+        .filter(|r| !r.is_nan())
+        .collect();
     (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
 }

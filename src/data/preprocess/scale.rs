@@ -11,8 +11,10 @@ use crate::error::{Error, Result};
 
 /// The scale of a source and how it was told.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub struct Found {
+    /// What the values are.
     pub scale: Scale,
+    /// How it was told, for people.
     pub why: String,
     /// Total to which log sources were normalised, where their totals show it.
     pub target: Option<f64>,
@@ -77,7 +79,8 @@ pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Sca
     Err(Error::format(input.file.path(), format!("cell {cell:?}, gene {gene:?} holds {what}")))
 }
 
-fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String> {
+/// Tells the scale from the values of some cells; `logged`: the file carries `uns/log1p`. The error says why it cannot be told.
+pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String> {
     let found = |scale, why: String, target| Ok(Found { scale, why, target });
     if cells.data().par_iter().all(|value| value.fract() == 0.0) {
         let mark = if logged { ", though uns/log1p is present" } else { "" };

@@ -104,12 +104,6 @@ impl Data {
         self.shards[shard].row(row)
     }
 
-    /// How many genes of a cell are stored.
-    pub(crate) fn row_length(&self, cell: u64) -> usize {
-        let (shard, row) = self.place(cell);
-        self.shards[shard].length(row)
-    }
-
     /// True if every stored value is a count below 65536.
     pub(crate) fn narrow(&self) -> bool {
         self.shards.iter().all(|shard| shard.kind() != Kind::F32)

@@ -104,7 +104,15 @@ fn table(file: &Table, name: &str) -> Checked<Table> {
     match file.get(name) {
         None => Ok(Table::new()),
         Some(Value::Table(table)) => Ok(table.clone()),
-        Some(other) => Err(format!("{name} is a {}, it must be a table: [{name}]", other.type_str())),
+        Some(other) => Err(format!("{name} is {}, it must be a table: [{name}]", form(other))),
+    }
+}
+
+/// What a value is, with its article.
+fn form(value: &Value) -> String {
+    match value.type_str() {
+        name @ ("integer" | "array") => format!("an {name}"),
+        name => format!("a {name}"),
     }
 }
 
@@ -127,10 +135,7 @@ impl Reader<'_> {
         let dataset = self.manifest().dataset.clone();
         for (name, path) in self.datasets.clone() {
             if !path.is_str() {
-                return Err(format!(
-                    "[datasets] {name} is a {}, it must be a path in quotes",
-                    path.type_str()
-                ));
+                return Err(format!("[datasets] {name} is {}, it must be a path in quotes", form(&path)));
             }
             if name != dataset {
                 self.warn(format!("[datasets] {name:?} is not in this directory, which holds {dataset:?}"));
@@ -218,10 +223,7 @@ impl Reader<'_> {
         for (key, value) in fewshot {
             let clause = format!("[fewshot.{key:?}]");
             let Some(lists) = value.as_table() else {
-                return Err(format!(
-                    "{clause} is a {}, it must be a table with val and test",
-                    value.type_str()
-                ));
+                return Err(format!("{clause} is {}, it must be a table with val and test", form(value)));
             };
             if !key.contains('.') && lists.values().any(Value::is_table) {
                 return Err(format!(
