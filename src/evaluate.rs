@@ -7,7 +7,6 @@
 //! The definitions, quirks included, are those of ../shared/spec/cell-eval.md.
 
 pub mod columns;
-pub mod correlation;
 pub mod de;
 pub mod de_metrics;
 pub mod expression;
@@ -36,7 +35,7 @@ use registry::{Metric, Profile, Rules};
 use side::{Groups, Side};
 use table::Column;
 
-pub use correlation::{pearson, spearman};
+pub use crate::correlation::{pearson, spearman};
 pub use expression::{mae, mse, pearson_delta};
 
 /// What to compare, and by which definitions.

@@ -25,42 +25,42 @@ genes together; a prediction's changes are taken from its own control cells. sco
 pub struct Args {
     /// Predicted cells
     #[arg(long, value_name = "PRED.h5ad")]
-    pub pred: PathBuf,
+    pred: PathBuf,
     /// Measured cells
     #[arg(long, value_name = "REAL.h5ad")]
-    pub real: PathBuf,
+    real: PathBuf,
     /// obs column of the perturbations
     #[arg(long, value_name = "C", default_value = "target_gene")]
-    pub pert_col: String,
+    pert_col: String,
     /// Label of the control cells
     #[arg(long, value_name = "L", default_value = "non-targeting")]
-    pub control_pert: String,
+    control_pert: String,
     /// obs column to split by; each part is judged alone and its files are prefixed with its name
     #[arg(long, value_name = "C")]
-    pub celltype_col: Option<String>,
+    celltype_col: Option<String>,
     /// Folder of the results; files of an earlier run are replaced
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    out: PathBuf,
     /// Whose definitions
     #[arg(long, default_value = "cell-eval-0.6.6")]
-    pub rules: String,
+    rules: String,
     /// Which measures
     #[arg(long, value_enum, default_value = "full")]
-    pub profile: Choice,
+    profile: Choice,
     /// Measures to leave out, by their names in results.csv (de_nsig_counts for both counts)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
-    pub skip_metrics: Vec<String>,
+    skip_metrics: Vec<String>,
     /// Threads; all cores if not given. The numbers do not depend on it
     #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     /// Print results.json instead of a table
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// A profile on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Choice {
+enum Choice {
     /// All measures
     Full,
     /// pearson_delta, mse, mae, discrimination_score_l1, overlap_at_N, precision_at_N, de_nsig_counts

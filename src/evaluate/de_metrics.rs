@@ -5,8 +5,8 @@
 
 use rayon::prelude::*;
 
-use super::correlation::spearman;
 use super::significant::Genes;
+use crate::correlation::spearman;
 
 /// A value a perturbation; the perturbations of `real` and `pred` are the same, in the same order. `name` is a measure of
 /// [`super::registry::METRICS`] that needs the tables; `de_nsig_counts` counts here as its two columns.

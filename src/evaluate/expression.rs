@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::correlation::pearson;
 use super::pseudobulk::Pseudobulk;
+use crate::correlation::pearson;
 
 /// Pearson's r of the real and the predicted change over genes, [G] each. NaN if either change is the same for all genes.
 pub fn pearson_delta(real: &[f32], real_control: &[f32], pred: &[f32], pred_control: &[f32]) -> f64 {

@@ -90,7 +90,8 @@ pub fn write_results(path: &Path, perturbations: &[String], columns: &[Column]) 
 /// Writes count, null_count, mean, std, min, quartiles and max of every column.
 pub fn write_summary(path: &Path, columns: &[Column]) -> Result<()> {
     let summaries: Vec<Summary> = columns.iter().map(Column::summary).collect();
-    let rows: [(&str, fn(&Summary) -> Option<f64>); 9] = [
+    type Statistic = (&'static str, fn(&Summary) -> Option<f64>);
+    let rows: [Statistic; 9] = [
         ("count", |s| Some(s.count as f64)),
         ("null_count", |s| Some(s.null as f64)),
         ("mean", |s| s.mean),
