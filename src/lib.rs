@@ -20,3 +20,5 @@ pub mod ops;
 pub mod params;
 
 pub mod data;
+
+pub mod cli;

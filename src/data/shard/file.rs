@@ -87,12 +87,6 @@ impl Shard {
         Row { genes: &self.section(2)[range], values, library: self.section::<f32>(4)[row] }
     }
 
-    /// Stored values of row `row`.
-    pub(super) fn length(&self, row: usize) -> usize {
-        let starts = self.starts();
-        (starts[row + 1] - starts[row]) as usize
-    }
-
     fn section<T: bytemuck::Pod>(&self, index: usize) -> &[T] {
         // The map begins at a page and sections at multiples of 64 in it, so that every element type is aligned.
         bytemuck::cast_slice(&self.map[self.sections[index].clone()])

@@ -160,10 +160,9 @@ impl DataWriter {
         if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
             return Some(format!("value {value} is not a finite number from zero up"));
         }
-        if self.manifest.scale == Scale::Counts {
-            if let Some(value) = values.iter().find(|v| v.fract() != 0.0) {
-                return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
-            }
+        let whole = self.manifest.scale == Scale::Counts;
+        if let Some(value) = values.iter().find(|v| whole && v.fract() != 0.0) {
+            return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
         }
         library_error(library, values.iter().all(|&v| v == 0.0), self.manifest.scale)
     }

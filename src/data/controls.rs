@@ -1,0 +1,78 @@
+//! Which unperturbed cells stand for a condition before it was perturbed (model.md, section 2).
+
+use std::ops::Range;
+
+use super::shard::{Data, Group};
+use crate::rng::Rng;
+
+/// The control cells of a context, as stretches of cell numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controls {
+    /// Control groups the cells are of.
+    pub groups: Vec<u32>,
+    /// False if the context's own batch has no controls, and those of all batches of the cell type are meant.
+    pub same_batch: bool,
+    ranges: Vec<Range<u64>>,
+    cells: u64,
+}
+
+impl Controls {
+    fn of(data: &Data, groups: Vec<u32>, same_batch: bool) -> Self {
+        let ranges: Vec<Range<u64>> = groups.iter().map(|&g| data.groups()[g as usize].range()).collect();
+        let cells = ranges.iter().map(|range| range.end - range.start).sum();
+        Controls { groups, same_batch, ranges, cells }
+    }
+
+    /// Number of cells, never zero.
+    pub fn cells(&self) -> u64 {
+        self.cells
+    }
+
+    /// Cell `i` of them. Panics if there are fewer.
+    pub fn cell(&self, mut i: u64) -> u64 {
+        for range in &self.ranges {
+            let len = range.end - range.start;
+            if i < len {
+                return range.start + i;
+            }
+            i -= len;
+        }
+        panic!("controls: no cell {i} after the last of {}", self.cells)
+    }
+
+    /// All cell numbers, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        self.ranges.iter().cloned().flatten()
+    }
+}
+
+/// Control cells for a group: those of its cell type and batch, else of its cell type in any batch, else none.
+pub fn control_pool(data: &Data, group: u32) -> Option<Controls> {
+    let Group { cell_type, batch, .. } = data.groups()[group as usize];
+    context_controls(data, cell_type, batch)
+}
+
+/// The same for a context that need not have perturbed cells; ids as in the manifest.
+pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Controls> {
+    let control = data.control_id();
+    // Controls stand first and are sorted by cell type: a stretch of the groups' list, found without looking at the rest.
+    let groups = data.groups();
+    let controls = groups.partition_point(|group| group.perturbation == control);
+    let begin = groups[..controls].partition_point(|group| group.cell_type < cell_type);
+    let end = groups[..controls].partition_point(|group| group.cell_type <= cell_type);
+    let own = (begin..end).find(|&g| groups[g].batch == batch);
+    match own {
+        Some(own) => Some(Controls::of(data, vec![own as u32], true)),
+        None if begin == end => None,
+        None => Some(Controls::of(data, (begin as u32..end as u32).collect(), false)),
+    }
+}
+
+/// `count` numbers below `n` in random order: all different where there are that many, else each drawn from all.
+pub fn draw(rng: Rng, n: u64, count: usize) -> Vec<u64> {
+    if count as u64 <= n {
+        rng.sample(n, count)
+    } else {
+        (0..count as u64).map(|i| rng.below(i, n)).collect()
+    }
+}

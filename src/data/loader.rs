@@ -1,0 +1,196 @@
+//! Batches ahead of the step that needs them.
+//!
+//! Worker threads claim step numbers in order, draw the step's sets, copy their rows out of the map, and lay the batch on a
+//! shelf; `next` takes them in step order. No worker claims a step more than `ahead` beyond the one taken last, which bounds
+//! the memory however uneven the workers are (a channel with a reordering reader would bound the channel only).
+
+mod rows;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+pub use rows::{Counts, Rows};
+
+use super::sampler::{Sampler, SetOfCells};
+use super::shard::Data;
+
+/// Sparse rows of 2 B N cells: the B * N controls first, set by set, then the B * N perturbed cells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Step the batch is for.
+    pub step: u64,
+    /// Sets, B.
+    pub sets: usize,
+    /// Cells of a set on each side, N.
+    pub cells: usize,
+    /// Genes, G.
+    pub genes: usize,
+    /// The cells.
+    pub rows: Rows,
+    /// Cell type, perturbation and batch ids of each set, [B].
+    pub conditions: Vec<[u32; 3]>,
+    /// Group of each set's perturbed cells, [B].
+    pub groups: Vec<u32>,
+}
+
+impl Batch {
+    /// The rows of some sets, which must be of equal size.
+    pub fn of(data: &Data, step: u64, sets: &[SetOfCells]) -> Batch {
+        let mut batch = Batch {
+            step,
+            sets: 0,
+            cells: 0,
+            genes: data.genes(),
+            rows: Rows::empty(data),
+            conditions: Vec::new(),
+            groups: Vec::new(),
+        };
+        batch.refill(data, step, sets);
+        batch
+    }
+
+    /// The same, in the memory of a batch of the same data that is no longer needed.
+    pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells]) {
+        let controls = sets.iter().flat_map(|set| &set.controls);
+        let numbers: Vec<u64> = controls.chain(sets.iter().flat_map(|set| &set.perturbed)).copied().collect();
+        self.rows.refill(data, &numbers);
+        (self.step, self.sets) = (step, sets.len());
+        self.cells = sets.first().map_or(0, |set| set.perturbed.len());
+        self.conditions.clear();
+        self.conditions.extend(sets.iter().map(|set| set.conditions));
+        self.groups.clear();
+        self.groups.extend(sets.iter().map(|set| set.group));
+    }
+}
+
+/// What workers and the loader share.
+struct Shelf {
+    state: Mutex<State>,
+    /// A worker may claim a step, or must stop.
+    room: Condvar,
+    /// A batch was laid down, or a worker has failed.
+    laid: Condvar,
+}
+
+struct State {
+    claim: u64,
+    taken: u64,
+    ready: BTreeMap<u64, Batch>,
+    spare: Vec<Batch>,
+    failure: Option<Box<dyn Any + Send>>,
+    stop: bool,
+}
+
+impl Shelf {
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a whole state.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes batches on its own threads and hands them out in step order. Stops when dropped.
+pub struct Loader {
+    shelf: Arc<Shelf>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts at a step, keeping up to `ahead` batches (at least one) in hand, each made by a thread of its own.
+    pub fn start(data: Arc<Data>, sampler: Sampler, first_step: u64, ahead: usize) -> Loader {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let ahead = ahead.max(1);
+        let state = State {
+            claim: first_step,
+            taken: first_step,
+            ready: BTreeMap::new(),
+            spare: Vec::new(),
+            failure: None,
+            stop: false,
+        };
+        let shelf = Arc::new(Shelf { state: Mutex::new(state), room: Condvar::new(), laid: Condvar::new() });
+        let sampler = Arc::new(sampler);
+        let spawn = |_| {
+            let (shelf, data, sampler) = (shelf.clone(), data.clone(), sampler.clone());
+            std::thread::spawn(move || work(&shelf, &data, &sampler, ahead as u64))
+        };
+        let workers = (0..ahead.min(cores)).map(spawn).collect();
+        Loader { shelf, workers }
+    }
+
+    /// The batch of the next step; waits where it is not ready. A panic of a worker goes on here.
+    #[expect(clippy::should_implement_trait, reason = "batches never end")]
+    pub fn next(&mut self) -> Batch {
+        let mut state = self.shelf.lock();
+        loop {
+            let step = state.taken;
+            if let Some(batch) = state.ready.remove(&step) {
+                state.taken += 1;
+                self.shelf.room.notify_all();
+                return batch;
+            }
+            if state.stop {
+                let failure = state.failure.take();
+                drop(state);
+                resume_unwind(
+                    failure.unwrap_or_else(|| Box::new("loader: asked again after a worker failed")),
+                );
+            }
+            state = self.shelf.laid.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Gives a used batch's memory back, which spares the system from clearing new pages for each step.
+    pub fn give_back(&mut self, batch: Batch) {
+        self.shelf.lock().spare.push(batch);
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shelf.lock().stop = true;
+        self.shelf.room.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker's panic is kept on the shelf; one that nobody came for has nobody to tell.
+            let _ = worker.join();
+        }
+    }
+}
+
+fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64) {
+    loop {
+        let mut state = shelf.lock();
+        while !state.stop && state.claim >= state.taken + ahead {
+            state = shelf.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stop {
+            return;
+        }
+        let step = state.claim;
+        state.claim += 1;
+        let spare = state.spare.pop();
+        drop(state);
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let sets = sampler.step(step);
+            match spare {
+                Some(mut batch) => {
+                    batch.refill(data, step, &sets);
+                    batch
+                }
+                None => Batch::of(data, step, &sets),
+            }
+        }));
+        let mut state = shelf.lock();
+        match made {
+            Ok(batch) => drop(state.ready.insert(step, batch)),
+            Err(failure) => (state.failure, state.stop) = (Some(failure), true),
+        }
+        shelf.laid.notify_all();
+        if state.stop {
+            shelf.room.notify_all();
+            return;
+        }
+    }
+}

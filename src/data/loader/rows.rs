@@ -1,0 +1,118 @@
+//! Rows of many cells in one piece, as a device takes them: starts, gene ids, values, and what normalises each cell.
+
+use rayon::prelude::*;
+
+use crate::data::shard::{Data, Normalise, Scale, Values};
+
+/// Rows a task of `dense` writes.
+const TASK: usize = 64;
+
+/// The stored values, one kind a data directory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Counts {
+    /// Counts below 65536.
+    U16(Vec<u16>),
+    /// Larger counts somewhere in the directory, or log values.
+    F32(Vec<f32>),
+}
+
+/// Sparse rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    /// Where each row begins in `genes` and `values`, [rows + 1].
+    pub starts: Vec<u32>,
+    /// Gene ids, ascending inside a row.
+    pub genes: Vec<u16>,
+    /// One value for each of them.
+    pub values: Counts,
+    /// What a row's values are divided by before the logarithm, [rows]: library / target for counts, 1 for log values.
+    pub scale: Vec<f32>,
+    /// What the values are.
+    pub kind: Scale,
+    /// The network sees log1p values divided by this.
+    pub factor: f32,
+}
+
+impl Rows {
+    /// No rows, of a directory's kind.
+    pub fn empty(data: &Data) -> Rows {
+        let values = if data.narrow() { Counts::U16(Vec::new()) } else { Counts::F32(Vec::new()) };
+        let (kind, factor) = (data.manifest().scale, data.manifest().factor);
+        Rows { starts: vec![0], genes: Vec::new(), values, scale: Vec::new(), kind, factor }
+    }
+
+    /// The rows of some cells, by number.
+    pub fn of(data: &Data, cells: &[u64]) -> Rows {
+        let mut rows = Rows::empty(data);
+        rows.refill(data, cells);
+        rows
+    }
+
+    /// Replaces the rows, keeping the memory. Panics where they hold more than 2^32 - 1 values.
+    pub(super) fn refill(&mut self, data: &Data, cells: &[u64]) {
+        self.starts.clear();
+        self.genes.clear();
+        self.scale.clear();
+        self.starts.push(0);
+        match &mut self.values {
+            Counts::U16(values) => values.clear(),
+            Counts::F32(values) => values.clear(),
+        }
+        for &cell in cells {
+            let row = data.row(cell);
+            self.genes.extend_from_slice(row.genes);
+            self.scale.push(data.row_scale(row.library));
+            match (&mut self.values, row.values) {
+                (Counts::U16(out), Values::U8(v)) => out.extend(v.iter().map(|&c| u16::from(c))),
+                (Counts::U16(out), Values::U16(v)) => out.extend_from_slice(v),
+                (Counts::F32(out), Values::U8(v)) => out.extend(v.iter().map(|&c| f32::from(c))),
+                (Counts::F32(out), Values::U16(v)) => out.extend(v.iter().map(|&c| f32::from(c))),
+                (Counts::F32(out), Values::F32(v)) => out.extend_from_slice(v),
+                (Counts::U16(_), Values::F32(_)) => {
+                    panic!("rows: an f32 shard in a directory of narrow counts")
+                }
+            }
+            self.starts.push(u32::try_from(self.genes.len()).expect("a batch holds less than 2^32 values"));
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.scale.is_empty()
+    }
+
+    /// The cells as the network sees them: out [rows, G], the bits of `Data::fill`, on all cores.
+    pub fn dense(&self, genes: usize, out: &mut [f32]) {
+        assert_eq!(
+            out.len(),
+            self.len() * genes,
+            "dense: {} rows of {genes} genes into {} numbers",
+            self.len(),
+            out.len()
+        );
+        if genes == 0 {
+            return;
+        }
+        out.par_chunks_mut(TASK * genes)
+            .enumerate()
+            .for_each(|(task, out)| self.dense_rows(task * TASK, genes, out));
+    }
+
+    /// Rows `first..` as many as fit in `out`, on this thread.
+    pub fn dense_rows(&self, first: usize, genes: usize, out: &mut [f32]) {
+        let normalise = Normalise::new(self.kind, self.factor);
+        for (row, out) in (first..).zip(out.chunks_exact_mut(genes)) {
+            let range = self.starts[row] as usize..self.starts[row + 1] as usize;
+            let values = match &self.values {
+                Counts::U16(values) => Values::U16(&values[range.clone()]),
+                Counts::F32(values) => Values::F32(&values[range.clone()]),
+            };
+            normalise.fill(out, &self.genes[range], values, self.scale[row]);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Which cells make up step k: a pure function of (seed, k), so that resuming needs no state but k.
+//!
+//! ```text
+//! weight of a group   cells^alpha                       alpha = 1 natural, 0 uniform
+//! perturbed cells     N of the group (c, p, b)          all different where it has N
+//! control cells       N of (c, b), else of c            all different where there are N
+//! control -> control  two draws from the controls of (c, b), disjoint where there are 2 N
+//! ```
+//!
+//! Source: model.md, section 2 (SCALE v1 leaves the weights open). Cells come in random order: the flow pairs control i with
+//! perturbed cell i, and a pairing by place in the file would mean something.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::controls::{Controls, control_pool, draw};
+use super::shard::Data;
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+
+/// The sampler's stream of a seed; the flow's is 1.
+const STREAM: u64 = 0;
+
+/// What a step holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Sets a step, B.
+    pub sets: usize,
+    /// Control cells and perturbed cells in a set, N each.
+    pub cells: usize,
+    /// A group is drawn with weight cells^alpha; 0 to 1.
+    pub alpha: f64,
+    /// True if sets of control cells on both sides are examples too.
+    pub control_examples: bool,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { sets: 16, cells: 512, alpha: 0.5, control_examples: true }
+    }
+}
+
+/// One set: N control cells and N perturbed cells of a context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetOfCells {
+    /// Group of the perturbed cells.
+    pub group: u32,
+    /// Cell type, perturbation and batch ids.
+    pub conditions: [u32; 3],
+    /// Numbers of the control cells, [N].
+    pub controls: Vec<u64>,
+    /// Numbers of the perturbed cells, [N].
+    pub perturbed: Vec<u64>,
+}
+
+/// A group that can be drawn.
+#[derive(Clone, Debug)]
+struct Source {
+    group: u32,
+    conditions: [u32; 3],
+    cells: Range<u64>,
+    /// Position in `pools`; `None` for a group of controls, which is its own pool.
+    pool: Option<u32>,
+}
+
+/// Draws sets of cells.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sources: Vec<Source>,
+    /// Sum of the weights up to and with each source.
+    cumulative: Vec<f64>,
+    pools: Vec<Controls>,
+    unmatched: Vec<u32>,
+    settings: Sampling,
+    rng: Rng,
+}
+
+impl Sampler {
+    /// Over the groups of a part of the data. Refuses empty sets, weights that are no numbers, and groups none of which can be used.
+    pub fn new(data: &Data, groups: &[u32], settings: Sampling, seed: u64) -> Result<Sampler> {
+        check(data, &settings)?;
+        let control = data.control_id();
+        let (mut sources, mut pools, mut unmatched) = (Vec::new(), Vec::new(), Vec::new());
+        let mut pool_of = HashMap::new();
+        for &number in groups {
+            let group = &data.groups()[number as usize];
+            let conditions = [group.cell_type, group.perturbation, group.batch];
+            let source = |pool| Source { group: number, conditions, cells: group.range(), pool };
+            if group.perturbation == control {
+                if settings.control_examples {
+                    sources.push(source(None));
+                }
+                continue;
+            }
+            let pool = *pool_of.entry((group.cell_type, group.batch)).or_insert_with(|| {
+                pools.extend(control_pool(data, number));
+                // Without controls nothing was added, and the entry says so.
+                control_pool(data, number).map(|_| pools.len() as u32 - 1)
+            });
+            match pool {
+                Some(pool) => sources.push(source(Some(pool))),
+                None => unmatched.push(number),
+            }
+        }
+        if sources.is_empty() {
+            let what = format!(
+                "none of {} groups can be used: {} have no controls of their cell type",
+                groups.len(),
+                unmatched.len()
+            );
+            return Err(Error::setting("split", what));
+        }
+        let mut total = 0.0;
+        let weigh = |source: &Source| {
+            total += ((source.cells.end - source.cells.start) as f64).powf(settings.alpha);
+            total
+        };
+        let cumulative = sources.iter().map(weigh).collect();
+        Ok(Sampler { sources, cumulative, pools, unmatched, settings, rng: Rng::new(seed).at(STREAM) })
+    }
+
+    /// The sets of step `k`, [B].
+    pub fn step(&self, k: u64) -> Vec<SetOfCells> {
+        let rng = self.rng.at(k);
+        (0..self.settings.sets as u64).map(|set| self.set(rng.at(set))).collect()
+    }
+
+    /// Groups that were given but have no controls of their cell type: never drawn.
+    pub fn unmatched(&self) -> &[u32] {
+        &self.unmatched
+    }
+
+    /// What a step holds.
+    pub fn settings(&self) -> &Sampling {
+        &self.settings
+    }
+
+    /// Groups that are drawn.
+    pub fn groups(&self) -> impl Iterator<Item = u32> {
+        self.sources.iter().map(|source| source.group)
+    }
+
+    fn set(&self, rng: Rng) -> SetOfCells {
+        let n = self.settings.cells;
+        let total = self.cumulative[self.cumulative.len() - 1];
+        let mark = rng.at(0).uniform64(0) * total;
+        // Rounding can put the mark at the very end.
+        let drawn = self.cumulative.partition_point(|&sum| sum <= mark).min(self.sources.len() - 1);
+        let Source { group, conditions, cells, pool } = &self.sources[drawn];
+        let size = cells.end - cells.start;
+        let number = |i: u64| cells.start + i;
+        let (perturbed, controls) = match pool {
+            Some(pool) => {
+                let pool = &self.pools[*pool as usize];
+                let controls = draw(rng.at(2), pool.cells(), n).into_iter().map(|i| pool.cell(i)).collect();
+                (draw(rng.at(1), size, n).into_iter().map(number).collect(), controls)
+            }
+            None if size >= 2 * n as u64 => {
+                let mut both: Vec<u64> = rng.at(1).sample(size, 2 * n).into_iter().map(number).collect();
+                let controls = both.split_off(n);
+                (both, controls)
+            }
+            // Two draws may share cells: there are fewer than 2 N controls.
+            None => {
+                let side = |stream| draw(rng.at(stream), size, n).into_iter().map(number).collect();
+                (side(1), side(2))
+            }
+        };
+        SetOfCells { group: *group, conditions: *conditions, controls, perturbed }
+    }
+}
+
+fn check(data: &Data, settings: &Sampling) -> Result<()> {
+    let Sampling { sets, cells, alpha, .. } = *settings;
+    if sets == 0 || cells == 0 {
+        let field = if sets == 0 { "sets" } else { "cells" };
+        return Err(Error::setting(field, "is 0, a step holds at least one set of one cell"));
+    }
+    if !(0.0..=1.0).contains(&alpha) {
+        return Err(Error::setting(
+            "alpha",
+            format!("is {alpha}, it must be from 0 (uniform) to 1 (natural)"),
+        ));
+    }
+    // A batch numbers its stored values in 32 bits.
+    let values = (sets as u128 * cells as u128).saturating_mul(2 * data.genes() as u128);
+    if values > u128::from(u32::MAX) {
+        let what = format!(
+            "{sets} sets of 2 x {cells} cells of {} genes can hold more than 4294967295 values",
+            data.genes()
+        );
+        return Err(Error::setting("sets", what));
+    }
+    Ok(())
+}

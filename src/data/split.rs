@@ -1,0 +1,153 @@
+//! Which cells are trained on, chosen on and tested on: cell-load's split files, read strictly.
+//!
+//! ```toml
+//! [datasets]
+//! kang = "kang.h5ad"                       # the path is for cell-load; the name must be the data directory's
+//! [training]
+//! kang = "train"                           # every cell type not named below goes to train
+//! [zeroshot]
+//! "kang.B cells" = "test"                  # a whole cell type
+//! [fewshot."kang.CD4 T cells"]
+//! test = ["IFNB1"]                         # some perturbations of a cell type; its others go to train
+//! ```
+//!
+//! Controls go where cell-load puts them: those of a zeroshot cell type to its part and to train, those of a fewshot cell type
+//! to train and to each part that holds perturbations of it. What cell-load passes over in silence (names that occur nowhere,
+//! overlapping lists, contradictory tables) is an error here that names the clause; what may be meant is a warning.
+
+mod clauses;
+mod report;
+mod sha256;
+mod warnings;
+
+use std::path::Path;
+
+pub use report::{PartReport, Report};
+
+use super::shard::{Data, Manifest};
+use crate::error::{At, Error, Result};
+use clauses::{Clauses, Place};
+
+/// A part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Seen in training.
+    Train,
+    /// Chooses among checkpoints.
+    Val,
+    /// Scored once, at the end.
+    Test,
+}
+
+impl Part {
+    /// All three.
+    pub const ALL: [Part; 3] = [Part::Train, Part::Val, Part::Test];
+
+    /// `train`, `val` or `test`, as in split files and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Train => "train",
+            Part::Val => "val",
+            Part::Test => "test",
+        }
+    }
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = Part::ALL.into_iter().find(|part| part.name() == name);
+        found.ok_or_else(|| format!("{name:?} is not train, val or test"))
+    }
+}
+
+/// The groups of each part, ascending. Control groups can be in several parts, perturbed groups are in one.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// Group numbers of the training part.
+    pub train: Vec<u32>,
+    /// Group numbers of the validation part; may be empty.
+    pub val: Vec<u32>,
+    /// Group numbers of the test part.
+    pub test: Vec<u32>,
+    /// SHA-256 of the file, as `sha256sum` prints it.
+    pub hash: String,
+    /// What is allowed but may not be meant.
+    pub warnings: Vec<String>,
+}
+
+impl Split {
+    /// Reads a split file for a data directory.
+    ///
+    /// Errors name the clause: tables, data sets, cell types and perturbations that do not occur, contradictions, held-out
+    /// contexts without controls.
+    pub fn load(path: &Path, data: &Data) -> Result<Split> {
+        let bytes = std::fs::read(path).at(path)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(path, "is not UTF-8 text"))?;
+        Split::parse(text, data).map_err(|what| Error::format(path, what))
+    }
+
+    fn parse(text: &str, data: &Data) -> std::result::Result<Split, String> {
+        let Clauses { places, warnings } = Clauses::parse(text, data)?;
+        let hash = sha256::hex(text.as_bytes());
+        let mut split = Split { train: Vec::new(), val: Vec::new(), test: Vec::new(), hash, warnings };
+        for (number, group) in data.groups().iter().enumerate() {
+            let place = &places[group.cell_type as usize];
+            let parts = if group.perturbation == data.control_id() {
+                place.controls()
+            } else {
+                place.perturbed(group.perturbation).into_iter().collect()
+            };
+            for part in parts {
+                split.part_mut(part).push(number as u32);
+            }
+        }
+        split.check_controls(data, &places)?;
+        let warnings = warnings::of(&split, data, &places);
+        split.warnings.extend(warnings);
+        Ok(split)
+    }
+
+    /// The groups of a part.
+    pub fn part(&self, part: Part) -> &[u32] {
+        match part {
+            Part::Train => &self.train,
+            Part::Val => &self.val,
+            Part::Test => &self.test,
+        }
+    }
+
+    fn part_mut(&mut self, part: Part) -> &mut Vec<u32> {
+        match part {
+            Part::Train => &mut self.train,
+            Part::Val => &mut self.val,
+            Part::Test => &mut self.test,
+        }
+    }
+
+    /// The groups of a part that are not controls.
+    pub fn perturbed(&self, part: Part, data: &Data) -> Vec<u32> {
+        let perturbed = |g: &&u32| data.groups()[**g as usize].perturbation != data.control_id();
+        self.part(part).iter().filter(perturbed).copied().collect()
+    }
+
+    /// Cells, groups, perturbations and cell types of each part.
+    pub fn report(&self, data: &Data) -> Report {
+        Report::of(self, data)
+    }
+
+    /// A held-out context is predicted from its controls: without any there is nothing to start from.
+    fn check_controls(&self, data: &Data, places: &[Place]) -> std::result::Result<(), String> {
+        for (cell_type, place) in places.iter().enumerate() {
+            let controls = super::controls::context_controls(data, cell_type as u32, 0);
+            let Some(clause) = place.held_out_by().filter(|_| controls.is_none()) else { continue };
+            let Manifest { control, cell_types, .. } = data.manifest();
+            return Err(format!(
+                "{clause}: {:?} has no {control:?} cells to predict from; hold out another cell type",
+                cell_types[cell_type]
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! What a split allows but its author may not have meant.
+
+use std::collections::BTreeSet;
+
+use super::clauses::Place;
+use super::{Part, Split, report};
+use crate::data::controls::control_pool;
+use crate::data::shard::Data;
+
+pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
+    let (trained, unusable): (Vec<u32>, Vec<u32>) = split
+        .perturbed(Part::Train, data)
+        .into_iter()
+        .partition(|&group| control_pool(data, group).is_some());
+    let mut said = Vec::new();
+    said.extend(dropped(data, places));
+    if let Some(&first) = unusable.first() {
+        let (count, example) = (unusable.len(), data.describe(first));
+        said.push(format!(
+            "groups without controls of their cell type, not used: {count} in train, such as {example}"
+        ));
+    }
+    if trained.is_empty() {
+        said.push("train holds no perturbed cells that can be used: there is nothing to learn from".into());
+    }
+    for (part, consequence) in [
+        (Part::Val, "no checkpoint can be chosen as the best; the test part is never used for that"),
+        (Part::Test, "there is nothing to score"),
+    ] {
+        let held = split.perturbed(part, data);
+        if held.is_empty() {
+            said.push(format!("{} holds no perturbed cells: {consequence}", part.name()));
+        }
+        let (seen, held) = (perturbations(data, &trained), perturbations(data, &held));
+        let unseen: Vec<&str> = held.difference(&seen).copied().collect();
+        if !unseen.is_empty() {
+            said.push(format!(
+                "{} holds perturbations that train never sees: {}",
+                part.name(),
+                report::list(&unseen)
+            ));
+        }
+    }
+    said
+}
+
+fn dropped(data: &Data, places: &[Place]) -> Option<String> {
+    let names = data.manifest().cell_types.iter().zip(places);
+    let dropped: Vec<&str> =
+        names.filter(|(_, place)| place.dropped()).map(|(name, _)| name.as_str()).collect();
+    let list = report::list(&dropped);
+    (!dropped.is_empty())
+        .then(|| format!("in no part, since neither [training] nor a clause names them: {list}"))
+}
+
+fn perturbations<'a>(data: &'a Data, groups: &[u32]) -> BTreeSet<&'a str> {
+    let name = |&group: &u32| {
+        let id = data.groups()[group as usize].perturbation;
+        data.manifest().perturbations[id as usize].as_str()
+    };
+    groups.iter().map(name).collect()
+}
