@@ -152,8 +152,9 @@ fn softmax(row: &mut [f32], first: Option<f32>, scale: f32) -> (f32, f32) {
     row.iter_mut().for_each(|s| *s = exp(scale * (*s - top)));
     let first = exp(scale * (first - top));
     let total = sum(row) + first;
-    row.iter_mut().for_each(|p| *p /= total);
-    (scale * top + total.ln(), first / total)
+    let share = 1.0 / total;
+    row.iter_mut().for_each(|p| *p *= share);
+    (scale * top + total.ln(), first * share)
 }
 
 /// dqkv `[B, N, 3HK]` and, where there is a seed, dseed `[B, 3HK]`.

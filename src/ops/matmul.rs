@@ -103,12 +103,30 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
 }
 
 /// dw `[J, I]` from dy `[.., J]`.
+///
+/// Rows of dw are cut in slices, and where that makes few tasks the sum over m in parts, added in order.
 pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    const SLICE: usize = 128;
+    const TASKS: usize = 8;
     let [outputs, inputs] = w.dims("linear");
     let rows = x.rows();
-    let mut dw = vec![0.0; w.len()];
-    let (dy, x) = (Mat::new(dy.data(), rows, outputs), Mat::new(x.data(), rows, inputs));
-    product(MatMut::new(&mut dw, outputs, inputs), dy.t(), x, Keep::Nothing, Threads::All);
+    let parts = TASKS.div_ceil(outputs.div_ceil(SLICE)).min(rows / ROWS).max(1);
+    let part = rows.div_ceil(parts).next_multiple_of(ROWS);
+    let mut dw = vec![0.0; parts * w.len()];
+    blocks::each_within(&mut dw, w.len(), SLICE * inputs, |p, first, block| {
+        let (j, count) = (first / inputs, block.len() / inputs);
+        for from in (p * part..rows.min((p + 1) * part)).step_by(ROWS) {
+            let taken = ROWS.min(rows - from);
+            let dy = Mat::strided(&dy.data()[from * outputs + j..], taken, count, outputs);
+            let x = Mat::new(&x.data()[from * inputs..], taken, inputs);
+            product(MatMut::new(block, count, inputs), dy.t(), x, Keep::Add, Threads::One);
+        }
+    });
+    let (sum, others) = dw.split_at_mut(w.len());
+    for other in others.chunks_exact(w.len()) {
+        sum.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+    }
+    dw.truncate(w.len());
     Tensor::new(w.shape(), dw)
 }
 
