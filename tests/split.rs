@@ -251,3 +251,16 @@ fn a_missing_file_is_named() {
     let message = Split::load(Path::new("nowhere.toml"), &data).expect_err("refused").to_string();
     assert!(message.starts_with("nowhere.toml: "), "{message}");
 }
+
+#[test]
+fn the_command_prints_a_split_and_refuses_a_wrong_one() {
+    use scale_engine::cli::split::{Args, run};
+    let (dir, _data) = world().open();
+    let split = dir.path().join("split.toml");
+    for json in [false, true] {
+        std::fs::write(&split, format!("{DATASETS}{TRAINING}")).expect("written");
+        run(Args { split: split.clone(), data: dir.path().into(), json }).expect("printed");
+        std::fs::write(&split, format!("{DATASETS}[training]\nother = \"train\"\n")).expect("written");
+        assert!(run(Args { split: split.clone(), data: dir.path().into(), json }).is_err());
+    }
+}
