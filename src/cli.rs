@@ -1,3 +1,67 @@
-//! The command line: one file a command.
+//! The command line: a table of contents.
 
-pub mod split;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::error::Result;
+
+mod baseline;
+mod export;
+mod inspect;
+mod predict;
+mod preprocess;
+mod simulate;
+mod split;
+mod train;
+
+/// Trains and runs SCALE: how a population of single cells responds to a perturbation.
+#[derive(Parser)]
+#[command(name = "scale-engine", version, max_term_width = 110, after_help = WAY)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const WAY: &str = "\
+The way from cells to scores:
+  scale-engine preprocess cells.h5ad --out DATA --pert-col gene --control-pert non-targeting --celltype-col cell_line
+  scale-engine split held_out.toml --data DATA
+  scale-engine train --data DATA --split held_out.toml --out RUN
+  scale-engine predict RUN --data DATA --split held_out.toml --subset test --real-out real.h5ad --with-controls --out pred.h5ad
+  scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene --control-pert non-targeting --out SCORES
+
+Exit codes: 0 done, 1 failed, 2 wrong options.";
+
+#[derive(Subcommand)]
+enum Command {
+    Simulate(simulate::Args),
+    Inspect(inspect::Args),
+    Preprocess(preprocess::Args),
+    Export(export::Args),
+    Split(split::Args),
+    Train(train::Args),
+    Predict(predict::Args),
+    Baseline(baseline::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command that was asked for.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Simulate(args) => simulate::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Preprocess(args) => preprocess::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Split(args) => split::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Baseline(args) => baseline::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "scale-engine", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

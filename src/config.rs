@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod load;
+
+pub use load::PRESETS;
+
 /// Element-wise non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -73,4 +77,244 @@ pub struct FlowVariant {
     pub conversion: Conversion,
     /// True if the target carries gradient to the encoder.
     pub target_gradient: bool,
+}
+
+/// What turns a cell's genes into one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncoderKind {
+    /// RMSNorm, SwiGLU, no biases.
+    Llama,
+    /// LayerNorm, GELU, biases: the paper's "basic attention module".
+    Attention,
+    /// Linear-SiLU-Linear over all genes at once; no tokens.
+    Mlp,
+}
+
+/// What turns a cell's gene tokens into one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// One linear over all tokens laid end to end.
+    Flatten,
+    /// Attention with one learned query.
+    Query,
+}
+
+/// What turns the condition tokens of a set into one (SCALE v1, section 3.4 and figure 3a).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fusion {
+    /// A learned seed query attends to the tokens (eq. 32-33).
+    Seed,
+    /// Self-attention of the tokens, then their mean.
+    Basic,
+    /// A learned class token joins them; its row is kept.
+    Token,
+    /// The mean of their values.
+    Mean,
+}
+
+/// What a predicted cell is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Observe {
+    /// The decoded value itself.
+    None,
+    /// Counts drawn around it with the library size of the control cell, transformed back.
+    Poisson,
+}
+
+/// Gene encoder and DeepSets (SCALE v1, section 3.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderConfig {
+    /// llama | attention | mlp.
+    pub kind: EncoderKind,
+    /// S, genes in a patch (token), 1 or more.
+    pub patch: usize,
+    /// E, width of a gene token.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads; divides the width.
+    pub heads: usize,
+    /// Width of SwiGLU (kind llama; kind attention has 4 E).
+    pub ffn: usize,
+    /// flatten | query.
+    pub pool: Pooling,
+    /// The encoder sees (x - mean_g) / (std_g + 0.05) of the training cells.
+    pub standardize: bool,
+}
+
+/// Flow transformer (SCALE v1, section 3.3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowConfig {
+    /// D, width of the latent cells.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads; divides the width.
+    pub heads: usize,
+    /// Width of SwiGLU.
+    pub ffn: usize,
+    /// seed | basic | token | mean.
+    pub fusion: Fusion,
+    /// x | v: what the head answers.
+    pub prediction: Space,
+    /// x | v: where the error is measured.
+    pub loss: Space,
+    /// displacement | jit.
+    pub conversion: Conversion,
+    /// True lets the target pass gradient to the encoder, which can then make its own target easy.
+    pub target_gradient: bool,
+    /// control | gaussian | mixed | shifted.
+    pub start: Start,
+    /// Share of the start's entries set to zero, 0 to 1; the paper's ablation has 0.15.
+    pub mask: f32,
+    /// The condition is also added to every cell token at the input.
+    pub add_condition: bool,
+    /// Share of the sets trained at t = 0, where prediction starts, 0 to 1.
+    pub t_zero: f32,
+}
+
+/// Decoder (SCALE v1, eq. 10-12).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Width of the hidden layer.
+    pub width: usize,
+    /// relu | softplus | identity.
+    pub activation: Activation,
+    /// The last bias is set so that the output starts at the training mean.
+    pub start_at_mean: bool,
+}
+
+/// Condition tables (SCALE v1, section 3.4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConditionsConfig {
+    /// d_c, width of a row.
+    pub width: usize,
+}
+
+/// Weights of the losses (SCALE v1, eq. 13-16, 21); treat them as open, the encoder listens to L_MSE above all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Of MMD between decoded and true cells.
+    pub w_mmd: f32,
+    /// Of the flow's error.
+    pub w_flow: f32,
+    /// Of MMD between the decoded endpoint and the perturbed cells; beyond the paper.
+    pub w_endpoint: f32,
+    /// Of the squared error of the mean effect of a set, summed over genes; beyond the paper.
+    pub effect: f32,
+    /// gaussian | energy.
+    pub kernel: MmdKernel,
+}
+
+/// Sets and batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// B, sets a step.
+    pub sets: usize,
+    /// N, cells a set: N control and N perturbed.
+    pub cells: usize,
+    /// A group is drawn with weight cells^alpha: 1 natural, 0 uniform.
+    pub alpha: f64,
+    /// Control -> control examples, as in cell-load: they teach a held-out context's resting state.
+    pub control_examples: bool,
+}
+
+/// AdamW and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimConfig {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay, on matrices only.
+    pub weight_decay: f64,
+    /// Largest global gradient norm.
+    pub clip: f64,
+    /// Share of the steps with a rising rate.
+    pub warmup: f64,
+    /// The rate at the last step, as a share of the peak.
+    pub final_lr: f64,
+    /// Largest decay of the averaged weights; at step k it is min(ema, (1+k)/(10+k)).
+    pub ema: f64,
+}
+
+/// The walk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Steps in all.
+    pub steps: u64,
+    /// Of weights, sets and start noise.
+    pub seed: u64,
+    /// Steps between lines of metrics.jsonl.
+    pub log_every: u64,
+    /// Steps between validations; 0 never.
+    pub val_every: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Also keep every checkpoint as step-N.safetensors.
+    pub keep_all: bool,
+}
+
+/// How populations are predicted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictConfig {
+    /// 1: the endpoint from t = 0 in one evaluation; K: Euler steps along the path.
+    pub steps: usize,
+    /// Moves decoded cells by mean X0 - mean Dec(Z0) per gene, so that the decoder's own bias cancels.
+    pub calibrate: bool,
+    /// none | poisson.
+    pub observe: Observe,
+}
+
+/// Everything that decides a run. Stored whole in its checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// tiny | s40 | s184 | s280: the sizes the fields below start from.
+    pub preset: String,
+    /// default | paper: the choices the fields below start from.
+    pub recipe: String,
+    /// Gene encoder and DeepSets.
+    pub encoder: EncoderConfig,
+    /// Flow transformer.
+    pub flow: FlowConfig,
+    /// Decoder.
+    pub decoder: DecoderConfig,
+    /// Condition tables.
+    pub conditions: ConditionsConfig,
+    /// Weights of the losses.
+    pub loss: LossConfig,
+    /// Sets and batches.
+    pub data: DataConfig,
+    /// AdamW and its schedule.
+    pub optim: OptimConfig,
+    /// The walk.
+    pub train: TrainConfig,
+    /// Prediction.
+    pub predict: PredictConfig,
+}
+
+impl Config {
+    /// The variant of the flow that this run trains.
+    pub fn variant(&self) -> FlowVariant {
+        let FlowConfig { prediction, loss, conversion, target_gradient, .. } = self.flow;
+        FlowVariant { prediction, loss, conversion, target_gradient }
+    }
 }

@@ -1,7 +1,14 @@
 //! From the field's files to sets of cells.
 
 pub mod controls;
+pub mod counts;
+pub mod effects;
+pub mod h5ad;
 pub mod loader;
+pub mod observe;
+pub mod population;
+pub mod preprocess;
 pub mod sampler;
 pub mod shard;
+pub mod simulate;
 pub mod split;

@@ -6,19 +6,30 @@
 
 #![deny(missing_docs)]
 
+// Floor 0.
 pub mod aside;
 pub mod config;
+pub mod correlation;
 pub mod error;
 pub mod progress;
 pub mod rng;
-
-pub mod tensor;
-
+// Floors 1 and 2.
 pub mod tape;
-
+pub mod tensor;
+// Floor 3.
 pub mod ops;
 pub mod params;
-
+// Floor 4.
 pub mod data;
-
+pub mod model;
+// Floor 5.
+pub mod checkpoint;
+pub mod optim;
+pub mod predictor;
+// Floor 6.
+pub mod baseline;
+pub mod evaluate;
+pub mod predict;
+pub mod train;
+// Floor 7.
 pub mod cli;

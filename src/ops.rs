@@ -1,1 +1,29 @@
-//! One op a file: record on the tape, dispatch to the machine, plain reference that judges both.
+//! One op a file: record on the tape, the tuned CPU path, and the plain reference that judges it.
+//!
+//! A reference is loops over f64 that a student can check against the paper; the tests hold the tuned path to it and it to
+//! central differences. Ops that only move or add numbers are their own reference and have none. Whatever the number of threads,
+//! an op gives the same bits: work is cut into blocks whose size knows nothing of threads, and partial sums are added in order.
+//!
+//! Three files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
+//! vectorises, with exp and its kin) and [`gemm`] (matrix products).
+
+pub mod blocks;
+pub mod gemm;
+pub mod vector;
+
+pub mod activation;
+pub mod attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod flow;
+pub mod layer_norm;
+pub mod matmul;
+pub mod mmd;
+pub mod patch_embed;
+pub mod pool;
+pub mod rms_norm;
+pub mod seed_attention;
+pub mod squared_error;
+pub mod swiglu;
+pub mod time;
+pub mod tokens;

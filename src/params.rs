@@ -14,6 +14,13 @@ use crate::tensor::Tensor;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param(usize);
 
+impl Param {
+    /// Its row in [`Params::entries`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What the table says of one parameter.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -49,27 +56,38 @@ pub struct Params {
     entries: Vec<Entry>,
     weights: Arc<Vec<f32>>,
     grads: Vec<f32>,
+    /// True for a table that is only counted.
+    hollow: bool,
 }
 
 impl Params {
+    /// A table without numbers, to count a model that would not fit.
+    pub fn counting() -> Params {
+        Params { hollow: true, ..Params::default() }
+    }
+
     /// Adds a parameter. Its draws are keyed by its name: adding another one changes no other weight.
     pub fn add(&mut self, name: &str, shape: &[usize], init: Init, decay: bool, rng: Rng) -> Param {
         assert!(self.find(name).is_none(), "params: {name} twice");
         let len: usize = shape.iter().product();
         let stream = rng.at(u64::from(crc32fast::hash(name.as_bytes())));
+        let offset = self.len();
+        self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), offset, decay });
+        if self.hollow {
+            return Param(self.entries.len() - 1);
+        }
         let weights = Arc::get_mut(&mut self.weights).expect("params: added while a tape holds the weights");
-        self.entries.push(Entry {
-            name: name.to_string(),
-            shape: shape.to_vec(),
-            offset: weights.len(),
-            decay,
-        });
         weights.extend((0..len as u64).map(|i| match init {
             Init::Normal(std) => std * stream.normal(i),
             Init::Constant(value) => value,
         }));
         self.grads.resize(weights.len(), 0.0);
         Param(self.entries.len() - 1)
+    }
+
+    /// The same table over the same weights, for a second set of them.
+    pub fn like(other: &Params) -> Params {
+        Params { entries: other.entries.clone(), weights: other.weights.clone(), ..Params::default() }
     }
 
     /// The table, in flat order.
@@ -84,12 +102,12 @@ impl Params {
 
     /// Count of numbers.
     pub fn len(&self) -> usize {
-        self.weights.len()
+        self.entries.last().map_or(0, |entry| entry.range().end)
     }
 
     /// True before anything was added.
     pub fn is_empty(&self) -> bool {
-        self.weights.is_empty()
+        self.entries.is_empty()
     }
 
     /// A parameter's value: a window of the flat buffer.

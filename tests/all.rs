@@ -1,8 +1,18 @@
 //! Every test outside `src`, in one binary.
 
+mod baseline;
+mod evaluate;
+mod floors;
+mod golden;
+mod h5ad;
 mod loader;
+mod model;
+mod ops;
+mod preprocess;
+mod scanpy;
 mod shard_lies;
 mod shards;
 mod shared;
+mod simulate;
 mod small_data;
 mod split;

@@ -1,0 +1,56 @@
+//! One training step of `tiny`: forward, backward, clip, AdamW; 16 sets of 32 pairs, 2,000 genes.
+//!
+//! cargo bench --bench step                     (tools/step_torch.py times the same step in PyTorch)
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use scale_engine::config::Config;
+use scale_engine::model::condition::Vocabulary;
+use scale_engine::model::losses::{Draws, Examples};
+use scale_engine::model::{Model, Statistics};
+use scale_engine::optim::Optimizer;
+use scale_engine::params::Params;
+use scale_engine::rng::Rng;
+use scale_engine::tape::Tape;
+use scale_engine::tensor::Tensor;
+
+const GENES: usize = 2000;
+
+fn step(c: &mut Criterion) {
+    let mut group = c.benchmark_group("step");
+    group.sample_size(10);
+    for (name, set) in
+        [("llama", vec![]), ("mlp", vec!["encoder.kind=mlp".to_string()]), ("paper", vec!["recipe=paper".into()])]
+    {
+        let config = Config::load(Some("tiny"), None, &set).expect("a preset");
+        let (b, n) = (config.data.sets, config.data.cells);
+        let vocabulary = Vocabulary { cell_types: 4, perturbations: 21, batches: 2 };
+        let statistics = Statistics { mean: vec![0.05; GENES], std: vec![0.1; GENES] };
+        let mut params = Params::default();
+        let model = Model::new(&config, &vocabulary, statistics, &mut params, Rng::new(0));
+        let mut optimizer = Optimizer::new(&params);
+        let rng = Rng::new(1);
+        let count = (2 * b * n * GENES) as u64;
+        // A fifth of the values are above zero.
+        let cells: Vec<f32> = (0..count).map(|i| (0.2 * (rng.normal(i) - 0.84)).max(0.0)).collect();
+        let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 4, i % 21, i % 2]).collect();
+        let examples = Examples::new(Tensor::new(&[2 * b, n, GENES], cells), None, &ids);
+        group.throughput(Throughput::Elements((b * n) as u64));
+        let mut k = 0;
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                let mut tape = Tape::new();
+                let vars = params.bind(&mut tape);
+                let draws = Draws::at(0, k, b, config.flow.t_zero);
+                let losses = model.losses(&mut tape, &vars, &examples, &draws);
+                let found = tape.backward(losses.total);
+                params.collect(&vars, found);
+                optimizer.step(&mut params, &config.optim, k, 1 << 20);
+                k += 1;
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, step);
+criterion_main!(benches);

@@ -1,0 +1,291 @@
+//! Simple predictions that a model has to beat, written as populations of cells like a model's.
+//!
+//! All of them answer for the groups of a part of the split and know only its training groups and the controls:
+//!
+//! | kind | a predicted cell |
+//! |---|---|
+//! | mean | a control cell of the group's context + the training mean of the perturbation's effect over cell types |
+//! | linear | a control cell + the effect of the pair by the [`linear`] model |
+//! | mean-per-cell-type | the mean of all perturbed training cells of the cell type |
+//! | mean-per-batch | the mean of all perturbed training cells of the batch |
+//! | mean-overall | the mean of all perturbed training cells |
+//!
+//! The effect of a perturbation on a cell type is the mean of its cells minus that of the controls of the same context
+//! ([`bulk::pairs`]); cell types count equally. Sums of control and effect are cut at 0. A group gets as many cells as were
+//! measured; control cells are drawn without replacement while there are enough, else each as often as any other, give or take one. With
+//! [`Observation::Poisson`] counts are drawn around every predicted cell with the library of its control cell.
+//!
+//! Where training does not hold what a kind asks for, the group gets the nearest thing that it does hold, and the answer says so:
+//! an unseen perturbation the mean effect over all pairs (linear: factors 0), a cell type or batch without perturbed training
+//! cells the overall mean.
+
+pub mod algebra;
+pub mod bulk;
+pub mod linear;
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::data::controls::control_pool;
+use crate::data::observe::{Observation, Observer};
+use crate::data::population::{Population, log1p, names, perturbed_groups, push_controls};
+use crate::data::shard::{Data, Row};
+use crate::error::{Error, Result, unknown};
+use crate::rng::Rng;
+use bulk::{Pair, Resting};
+use linear::Linear;
+
+/// Which baseline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The perturbation's mean effect on the control cells.
+    Mean,
+    /// Copies of the cell type's mean perturbed cell.
+    MeanPerCellType,
+    /// Copies of the batch's mean perturbed cell.
+    MeanPerBatch,
+    /// Copies of the mean perturbed cell.
+    MeanOverall,
+    /// The linear model's effect on the control cells.
+    Linear,
+}
+
+impl Kind {
+    /// All, in the order of tables.
+    pub const ALL: [Kind; 5] =
+        [Kind::Mean, Kind::MeanPerCellType, Kind::MeanPerBatch, Kind::MeanOverall, Kind::Linear];
+
+    /// As the user writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Mean => "mean",
+            Kind::MeanPerCellType => "mean-per-cell-type",
+            Kind::MeanPerBatch => "mean-per-batch",
+            Kind::MeanOverall => "mean-overall",
+            Kind::Linear => "linear",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+            let names = Kind::ALL.map(|kind| kind.name().to_string());
+            let all = names.join(", ");
+            Error::setting("KIND", format!("{} (there are {all})", unknown("baseline", text, &names)))
+        })
+    }
+}
+
+/// How to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Which baseline.
+    pub kind: Kind,
+    /// Whether counts are drawn around the predicted cells.
+    pub observe: Observation,
+    /// Whether the measured control cells of the contexts follow the predicted cells, as evaluate needs them.
+    pub with_controls: bool,
+    /// Of the drawn control cells and counts.
+    pub seed: u64,
+}
+
+/// Predicted cells.
+pub struct Answer {
+    /// Log1p scale; perturbed groups in the order asked for, then the controls.
+    pub population: Population,
+    /// Groups that got something else than the kind promises: what, and how many groups; empty if all is well.
+    pub fallbacks: Vec<String>,
+}
+
+/// Predicts the perturbed groups among `asked` from the groups `train`.
+///
+/// # Errors
+/// No perturbed training cells, a group asked for without any control of its cell type, observation of data with unknown target.
+pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
+    let observer = match (settings.observe, data.manifest().target) {
+        (Observation::None, _) => None,
+        (Observation::Poisson, Some(target)) => Some(Observer::new(target)),
+        (Observation::Poisson, None) => {
+            let what = "poisson needs to know to how many counts cells were scaled, and this data does not tell; use none";
+            return Err(Error::setting("observe", what));
+        }
+    };
+    let asked = perturbed_groups(data, asked);
+    let mut fallbacks = BTreeMap::<String, usize>::new();
+    let mut fitted = Fitted::to(data, train, settings.kind, &mut fallbacks)?;
+    let mut population = Population::like(data.manifest());
+    population.notes = vec![
+        ("made_by".into(), format!("baseline {}", settings.kind.name())),
+        ("observe".into(), format!("{:?}", settings.observe).to_lowercase()),
+        ("seed".into(), settings.seed.to_string()),
+    ];
+    for &group in &asked {
+        let rng = Rng::new(settings.seed).at(u64::from(group));
+        let controls = draw_controls(data, group, rng)?;
+        let change = fitted.change(data, group, &mut fallbacks);
+        population.extend(names(data, group), controls.len(), |i, x| {
+            let row = data.row(controls[i]);
+            change.apply(data, &row, x);
+            if let Some(observer) = &observer {
+                observer.observe(x, row.library, rng.at(2).at(i as u64));
+            }
+        });
+    }
+    if settings.with_controls {
+        push_controls(&mut population, data, &asked);
+    }
+    let fallbacks = fallbacks.into_iter().map(|(what, groups)| format!("{what} ({groups} groups)")).collect();
+    Ok(Answer { population, fallbacks })
+}
+
+/// As many control cells as the group has cells, in random order.
+fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
+    let Some(pool) = control_pool(data, group) else {
+        let [perturbation, cell_type, _] = names(data, group);
+        let what = format!(
+            "cell type {cell_type:?} has no control cells, so {perturbation:?} cannot be predicted there"
+        );
+        return Err(Error::setting("subset", what));
+    };
+    let cells = data.groups()[group as usize].cells as usize;
+    let mut drawn = Vec::with_capacity(cells);
+    for round in 0.. {
+        let left = (pool.cells() as usize).min(cells - drawn.len());
+        if left == 0 {
+            break;
+        }
+        let sample = rng.at(1).at(round).sample(pool.cells(), left);
+        drawn.extend(sample.into_iter().map(|i| pool.cell(i)));
+    }
+    Ok(drawn)
+}
+
+/// What is done to a control cell.
+enum Change {
+    /// max(0, control + effect), [G].
+    Add(Vec<f32>),
+    /// The profile instead of the cell, [G].
+    Become(Vec<f32>),
+}
+
+impl Change {
+    fn apply(&self, data: &Data, control: &Row, x: &mut [f32]) {
+        match self {
+            Change::Become(profile) => x.copy_from_slice(profile),
+            Change::Add(effect) => {
+                x.copy_from_slice(effect);
+                for (&gene, value) in control.genes.iter().zip(log1p(data, control)) {
+                    x[usize::from(gene)] += value;
+                }
+                x.iter_mut().for_each(|x| *x = x.max(0.0));
+            }
+        }
+    }
+}
+
+/// What training gave the kind.
+enum Fitted {
+    /// Mean effects by perturbation, and over all pairs.
+    Mean {
+        effects: BTreeMap<u32, Vec<f64>>,
+        any: Vec<f64>,
+    },
+    Linear(Linear),
+    /// Mean profiles by cell type or batch (none for the overall mean), and of all cells.
+    Profiles {
+        kind: Kind,
+        profiles: BTreeMap<u32, Vec<f64>>,
+        any: Vec<f64>,
+    },
+}
+
+impl Fitted {
+    fn to(data: &Data, train: &[u32], kind: Kind, fallbacks: &mut BTreeMap<String, usize>) -> Result<Fitted> {
+        let train = perturbed_groups(data, train);
+        let nothing = || Error::setting("split", "the training part has no perturbed cells to learn from");
+        if train.is_empty() {
+            return Err(nothing());
+        }
+        if matches!(kind, Kind::Mean | Kind::Linear) {
+            let resting = Resting::of(data);
+            let (pairs, unmatched) = bulk::pairs(data, &train, &resting);
+            if pairs.is_empty() {
+                return Err(nothing());
+            }
+            if unmatched > 0 {
+                fallbacks.insert("training groups left out: no control of their cell type".into(), unmatched);
+            }
+            return Ok(match kind {
+                Kind::Linear => Fitted::Linear(Linear::fit(&pairs, &resting)),
+                _ => Fitted::Mean { effects: mean_effects(&pairs), any: average(pairs.iter()) },
+            });
+        }
+        let mut keys = BTreeMap::<u32, Vec<u32>>::new();
+        for &group in &train {
+            let found = &data.groups()[group as usize];
+            match kind {
+                Kind::MeanPerCellType => keys.entry(found.cell_type).or_default().push(group),
+                Kind::MeanPerBatch => keys.entry(found.batch).or_default().push(group),
+                _ => {}
+            }
+        }
+        Ok(Fitted::Profiles { kind, profiles: bulk::means(data, keys), any: bulk::mean(data, &train).0 })
+    }
+
+    fn change(&mut self, data: &Data, group: u32, fallbacks: &mut BTreeMap<String, usize>) -> Change {
+        let found = &data.groups()[group as usize];
+        let [perturbation, cell_type, batch] = names(data, group);
+        let mut missed = |what: String| *fallbacks.entry(what).or_default() += 1;
+        match self {
+            Fitted::Mean { effects, any } => {
+                Change::Add(narrow(effects.get(&found.perturbation).unwrap_or_else(|| {
+                    missed(format!("{perturbation:?} is not in training: mean effect of all perturbations"));
+                    any
+                })))
+            }
+            Fitted::Linear(linear) => {
+                if !linear.knows(found.perturbation) {
+                    missed(format!(
+                        "{perturbation:?} is not in training: factors of the average perturbation"
+                    ));
+                }
+                Change::Add(narrow(&linear.effect(found.cell_type, found.perturbation)))
+            }
+            Fitted::Profiles { kind: Kind::MeanOverall, any, .. } => Change::Become(narrow(any)),
+            Fitted::Profiles { kind, profiles, any } => {
+                let (key, name) = match kind {
+                    Kind::MeanPerBatch => (found.batch, format!("batch {batch:?}")),
+                    _ => (found.cell_type, format!("cell type {cell_type:?}")),
+                };
+                Change::Become(narrow(profiles.get(&key).unwrap_or_else(|| {
+                    missed(format!("{name} has no perturbed training cells: mean of all perturbed cells"));
+                    any
+                })))
+            }
+        }
+    }
+}
+
+fn narrow(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}
+
+/// Each perturbation's mean over its cell types.
+fn mean_effects(pairs: &[Pair]) -> BTreeMap<u32, Vec<f64>> {
+    let mut by_perturbation = BTreeMap::<u32, Vec<&Pair>>::new();
+    pairs.iter().for_each(|pair| by_perturbation.entry(pair.perturbation).or_default().push(pair));
+    by_perturbation.into_iter().map(|(p, pairs)| (p, average(pairs.into_iter()))).collect()
+}
+
+fn average<'a>(pairs: impl ExactSizeIterator<Item = &'a Pair>) -> Vec<f64> {
+    let count = pairs.len() as f64;
+    let mut mean = Vec::new();
+    for pair in pairs {
+        mean.resize(pair.effect.len(), 0.0);
+        mean.iter_mut().zip(&pair.effect).for_each(|(m, e)| *m += e / count);
+    }
+    mean
+}

@@ -1,0 +1,119 @@
+//! Means over cells: of contexts at rest, of profiles, and the effects of (cell type, perturbation) pairs.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use crate::data::population::log1p;
+use crate::data::shard::Data;
+
+/// Sums are taken over this many fixed parts of the work, so that threads share it and the order never changes.
+const PARTS: usize = 64;
+
+/// Mean log1p profile of the cells of these groups, `[G]`, and their number; zeros without cells.
+pub fn mean(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
+    let genes = data.manifest().genes.len();
+    let part = groups.len().div_ceil(PARTS).max(1);
+    let sums: Vec<(Vec<f64>, u64)> = groups.par_chunks(part).map(|part| sum(data, part)).collect();
+    let (mut total, mut cells) = (vec![0.0; genes], 0);
+    for (sum, count) in sums {
+        total.iter_mut().zip(sum).for_each(|(t, x)| *t += x);
+        cells += count;
+    }
+    total.iter_mut().for_each(|t| *t /= (cells as f64).max(1.0));
+    (total, cells)
+}
+
+fn sum(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
+    let (mut sum, mut cells) = (vec![0.0; data.manifest().genes.len()], 0);
+    for &group in groups {
+        let group = &data.groups()[group as usize];
+        for cell in group.range() {
+            let row = data.row(cell);
+            for (&gene, x) in row.genes.iter().zip(log1p(data, &row)) {
+                sum[usize::from(gene)] += f64::from(x);
+            }
+        }
+        cells += u64::from(group.cells);
+    }
+    (sum, cells)
+}
+
+/// Mean control profiles: of a cell type in a batch, and of a cell type over all its control cells.
+pub struct Resting {
+    by_batch: BTreeMap<(u32, u32), Vec<f64>>,
+    /// `[G]` for each cell type that has controls.
+    pub by_type: BTreeMap<u32, Vec<f64>>,
+}
+
+impl Resting {
+    /// The controls of the whole directory: a split gives those of a held-out context to training too.
+    pub fn of(data: &Data) -> Resting {
+        let control = data.control_id();
+        let (mut by_batch, mut by_type) = (BTreeMap::new(), BTreeMap::<u32, Vec<u32>>::new());
+        for (i, group) in data.groups().iter().enumerate().filter(|(_, g)| g.perturbation == control) {
+            by_batch.insert((group.cell_type, group.batch), vec![i as u32]);
+            by_type.entry(group.cell_type).or_default().push(i as u32);
+        }
+        Resting { by_batch: means(data, by_batch), by_type: means(data, by_type) }
+    }
+
+    /// The rest that a group is compared with: its own batch's, else its cell type's, else none. The same rule as for drawn controls.
+    pub fn at(&self, cell_type: u32, batch: u32) -> Option<&[f64]> {
+        let own = self.by_batch.get(&(cell_type, batch));
+        own.or_else(|| self.by_type.get(&cell_type)).map(Vec::as_slice)
+    }
+}
+
+/// The mean profile of each key's groups.
+pub fn means<K: Ord + Send>(data: &Data, groups: BTreeMap<K, Vec<u32>>) -> BTreeMap<K, Vec<f64>> {
+    groups.into_iter().map(|(key, groups)| (key, mean(data, &groups).0)).collect()
+}
+
+/// What a perturbation did to a cell type in training.
+pub struct Pair {
+    /// Id.
+    pub cell_type: u32,
+    /// Id.
+    pub perturbation: u32,
+    /// Mean over its cells of log1p value minus the resting mean of the cell's context, `[G]`.
+    pub effect: Vec<f64>,
+}
+
+/// The pairs that these groups cover, by cell type, then perturbation. Batches count by their cells, each against its own
+/// controls, so that a batch's own offset drops out. Control groups are passed over; so are groups without controls of
+/// their cell type, whose number comes second.
+pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> (Vec<Pair>, usize) {
+    let mut keys = BTreeMap::<(u32, u32), Vec<u32>>::new();
+    let mut unmatched = 0;
+    for &group in groups {
+        let found = &data.groups()[group as usize];
+        if found.perturbation == data.control_id() {
+            continue;
+        }
+        match resting.at(found.cell_type, found.batch) {
+            Some(_) => keys.entry((found.cell_type, found.perturbation)).or_default().push(group),
+            None => unmatched += 1,
+        }
+    }
+    let keys: Vec<_> = keys.into_iter().collect();
+    let pairs = keys
+        .into_par_iter()
+        .map(|((cell_type, perturbation), groups)| {
+            let mut effect = vec![0.0; data.manifest().genes.len()];
+            let mut cells = 0.0;
+            for group in groups {
+                let (sum, count) = sum(data, &[group]);
+                let batch = data.groups()[group as usize].batch;
+                let rest = resting.at(cell_type, batch).expect("groups without controls were left out above");
+                for ((e, x), r) in effect.iter_mut().zip(sum).zip(rest) {
+                    *e += x - count as f64 * r;
+                }
+                cells += count as f64;
+            }
+            effect.iter_mut().for_each(|e| *e /= cells);
+            Pair { cell_type, perturbation, effect }
+        })
+        .collect();
+    (pairs, unmatched)
+}

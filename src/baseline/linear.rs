@@ -1,0 +1,163 @@
+//! The linear baseline of Ahlmann-Eltze, Huber & Anders (Nature Methods 2025), for pairs of cell type and perturbation.
+//!
+//! Their model predicts the mean profile Y of each condition from known factors of genes and of conditions by one small matrix,
+//!
+//!   Y ~ A W F^T + b,     W = (A^T A + 0.1 I)^-1 A^T (Y - b) F (F^T F + 0.1 I)^-1.
+//!
+//! Here, with M training pairs (c, p) and G genes:
+//! - Y `[G, M]` holds effects, that is, means minus the controls of the same context, not profiles; b `[G]` is their mean over pairs.
+//! - A `[G, K]`, the gene factors: the principal components of Y - b over pairs, scaled as scores (unit vector times singular
+//!   value), K = 10 or as many as differ from zero.
+//! - F `[M, K + L]`, the factors of a pair: those of its perturbation, then those of its cell type.
+//!   Perturbation: coordinates on the K components of the perturbation's mean of Y - b over its training cell types.
+//!   Cell type: coordinates of its mean *control* profile on the principal components of the control profiles of the training cell
+//!   types, L at most 10 and below their number. Known before any perturbed cell of the type is seen.
+//!   Each column is scaled to a mean square of 1 over the training pairs, so that the ridge means the same for both kinds.
+//!
+//! A pair never seen is predicted as A W f + b with its perturbation's and its cell type's factors. The model is additive in the two: it
+//! shares what a perturbation does to all cell types and what a cell type does under all perturbations, and has no term for
+//! the pair. A perturbation never seen has factors 0 (that of the average one).
+
+use std::collections::BTreeMap;
+
+use super::algebra::{Matrix, solve_ridge, top_eigen};
+use super::bulk::{Pair, Resting};
+
+/// Components of effects and of cell types.
+const COMPONENTS: usize = 10;
+/// As in the publication.
+const RIDGE: f64 = 0.1;
+
+/// A fitted model.
+pub struct Linear {
+    /// A W, `[G, K + L]`.
+    genes: Matrix,
+    /// b, `[G]`.
+    offset: Vec<f64>,
+    perturbations: BTreeMap<u32, Vec<f64>>,
+    cell_types: BTreeMap<u32, Vec<f64>>,
+    components: usize,
+}
+
+impl Linear {
+    /// Fits the training pairs (at least one).
+    pub fn fit(pairs: &[Pair], resting: &Resting) -> Linear {
+        assert!(!pairs.is_empty(), "linear: no training pairs");
+        let effects: Vec<&[f64]> = pairs.iter().map(|pair| pair.effect.as_slice()).collect();
+        let (offset, centred) = centre(&effects);
+        let (sizes, axes) = components(&centred, COMPONENTS);
+        let perturbations = perturbation_factors(pairs, &centred, &axes);
+        let cell_types = cell_type_factors(pairs, resting);
+        let factors: Vec<Vec<f64>> = pairs
+            .iter()
+            .map(|pair| [&perturbations[&pair.perturbation][..], &cell_types[&pair.cell_type][..]].concat())
+            .collect();
+        let width = factors[0].len();
+        let f = Matrix::from_fn(pairs.len(), width, |i, j| factors[i][j]);
+        let a = Matrix::from_fn(axes.cols, axes.rows, |g, k| axes.row(k)[g] * sizes[k]);
+        // A^T (Y - b) F, then one ridge from each side.
+        let middle = a.transposed().times(&centred.transposed()).times(&f);
+        let left = solve_ridge(&a.transposed().gram(), RIDGE, &middle);
+        let w = solve_ridge(&f.transposed().gram(), RIDGE, &left.transposed()).transposed();
+        Linear { genes: a.times(&w), offset, perturbations, cell_types, components: axes.rows }
+    }
+
+    /// True if the perturbation was in training.
+    pub fn knows(&self, perturbation: u32) -> bool {
+        self.perturbations.contains_key(&perturbation)
+    }
+
+    /// The effect of a pair, `[G]`.
+    pub fn effect(&self, cell_type: u32, perturbation: u32) -> Vec<f64> {
+        let mut factors = vec![0.0; self.genes.cols];
+        if let Some(known) = self.perturbations.get(&perturbation) {
+            factors[..self.components].copy_from_slice(known);
+        }
+        if let Some(known) = self.cell_types.get(&cell_type) {
+            factors[self.components..].copy_from_slice(known);
+        }
+        let weigh = |(g, b): (usize, &f64)| {
+            b + self.genes.row(g).iter().zip(&factors).map(|(x, f)| x * f).sum::<f64>()
+        };
+        self.offset.iter().enumerate().map(weigh).collect()
+    }
+}
+
+/// Mean of the rows, and the rows minus it.
+fn centre(rows: &[&[f64]]) -> (Vec<f64>, Matrix) {
+    let cols = rows[0].len();
+    let mut mean = vec![0.0; cols];
+    for row in rows {
+        mean.iter_mut().zip(*row).for_each(|(m, x)| *m += x / rows.len() as f64);
+    }
+    let centred = Matrix::from_fn(rows.len(), cols, |i, j| rows[i][j] - mean[j]);
+    (mean, centred)
+}
+
+/// Singular values and right singular vectors (rows) of `x`, the largest `most` that are not zero. Through the smaller Gram matrix.
+fn components(x: &Matrix, most: usize) -> (Vec<f64>, Matrix) {
+    let wide = x.rows <= x.cols;
+    let (squares, vectors) = top_eigen(&if wide { x.gram() } else { x.transposed().gram() }, most);
+    let floor = 1e-12 * squares.first().copied().unwrap_or(0.0);
+    let kept = squares.iter().take_while(|&&square| square > floor).count();
+    let sizes: Vec<f64> = squares[..kept].iter().map(|square| square.sqrt()).collect();
+    let vectors =
+        Matrix { rows: kept, cols: vectors.cols, data: vectors.data[..kept * vectors.cols].to_vec() };
+    if !wide {
+        return (sizes, vectors);
+    }
+    let mut axes = vectors.times(x);
+    for (k, size) in sizes.iter().enumerate() {
+        axes.data[k * x.cols..(k + 1) * x.cols].iter_mut().for_each(|v| *v /= size);
+    }
+    (sizes, axes)
+}
+
+fn perturbation_factors(pairs: &[Pair], centred: &Matrix, axes: &Matrix) -> BTreeMap<u32, Vec<f64>> {
+    let coordinates = centred.times(&axes.transposed());
+    let mut factors = BTreeMap::<u32, Vec<f64>>::new();
+    let mut seen = BTreeMap::<u32, f64>::new();
+    for (i, pair) in pairs.iter().enumerate() {
+        let sum = factors.entry(pair.perturbation).or_insert_with(|| vec![0.0; axes.rows]);
+        sum.iter_mut().zip(coordinates.row(i)).for_each(|(s, x)| *s += x);
+        *seen.entry(pair.perturbation).or_default() += 1.0;
+    }
+    for (perturbation, sum) in &mut factors {
+        sum.iter_mut().for_each(|s| *s /= seen[perturbation]);
+    }
+    scaled(factors, pairs.iter().map(|pair| pair.perturbation))
+}
+
+/// Every cell type that has controls; axes and scale from the training types.
+fn cell_type_factors(pairs: &[Pair], resting: &Resting) -> BTreeMap<u32, Vec<f64>> {
+    let mut trained: Vec<u32> = pairs.iter().map(|pair| pair.cell_type).collect();
+    trained.dedup();
+    let profiles: Vec<&[f64]> = trained.iter().map(|c| resting.by_type[c].as_slice()).collect();
+    let (mean, centred) = centre(&profiles);
+    let (_, axes) = components(&centred, COMPONENTS.min(trained.len() - 1));
+    let place = |profile: &Vec<f64>| {
+        let along = |k| axes.row(k).iter().zip(profile).zip(&mean).map(|((a, x), m)| a * (x - m)).sum();
+        (0..axes.rows).map(along).collect()
+    };
+    let factors = resting.by_type.iter().map(|(&c, profile)| (c, place(profile))).collect();
+    scaled(factors, pairs.iter().map(|pair| pair.cell_type))
+}
+
+/// Divides each column by its root mean square over the training pairs.
+fn scaled(
+    mut factors: BTreeMap<u32, Vec<f64>>,
+    training: impl Iterator<Item = u32>,
+) -> BTreeMap<u32, Vec<f64>> {
+    let width = factors.values().next().map_or(0, Vec::len);
+    let (mut squares, mut count) = (vec![0.0; width], 0.0);
+    for id in training {
+        squares.iter_mut().zip(&factors[&id]).for_each(|(s, x)| *s += x * x);
+        count += 1.0;
+    }
+    for row in factors.values_mut() {
+        for (x, square) in row.iter_mut().zip(&squares) {
+            *x /= (square / count).sqrt().max(1e-12);
+        }
+    }
+    factors
+}

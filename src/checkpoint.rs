@@ -1,0 +1,178 @@
+//! One file that is the whole run: weights, their average, the optimizer, and all that is needed to use them.
+//!
+//! A safetensors file, so that any framework opens it: `<name>` are the weights, `average.<name>` the averaged ones (used for
+//! prediction), `moment1.<name>` and `moment2.<name>` AdamW's. Config, step, gene names, vocabularies, preprocessing and the
+//! split's hash are one JSON text in the metadata, under `scale_engine`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::aside;
+use crate::config::Config;
+use crate::data::effects::Effects;
+use crate::data::shard::Manifest;
+use crate::error::{At, Error, Result};
+use crate::model::condition::Vocabulary;
+use crate::model::{Model, Statistics};
+use crate::params::{Entry, Params};
+use crate::rng::Rng;
+
+/// What a checkpoint says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// Layout of the file.
+    pub version: u32,
+    /// Program that wrote it.
+    pub program: String,
+    /// Steps done.
+    pub step: u64,
+    /// Every setting of the run.
+    pub config: Config,
+    /// Genes, vocabularies, columns, scale, target, factor, sources of the training data.
+    pub data: Manifest,
+    /// Hash of the split file's text.
+    pub split: String,
+    /// (cell type, perturbation) of each row of `effects.values`.
+    pub effects: Vec<(u32, u32)>,
+    /// Best validation PDCorr so far and its step.
+    pub best: Option<(f64, u64)>,
+}
+
+/// A run at one step.
+pub struct Checkpoint {
+    /// What it says of itself.
+    pub header: Header,
+    /// Gene-wise statistics of the training cells.
+    pub statistics: Statistics,
+    /// Mean effects, for a shifted start; empty otherwise.
+    pub effects: Effects,
+    /// Weights, flat.
+    pub weights: Vec<f32>,
+    /// Averaged weights, flat.
+    pub average: Vec<f32>,
+    /// AdamW's moments, flat.
+    pub moments: [Vec<f32>; 2],
+}
+
+const VERSION: u32 = 1;
+const KEY: &str = "scale_engine";
+const FLATS: [&str; 4] = ["", "average.", "moment1.", "moment2."];
+
+impl Checkpoint {
+    /// The program's name and version, as written into files.
+    pub fn program() -> String {
+        concat!("scale-engine ", env!("CARGO_PKG_VERSION")).to_string()
+    }
+
+    /// The layout that this program writes and reads.
+    pub fn version() -> u32 {
+        VERSION
+    }
+
+    /// Writes aside, then renames. `table` names the flat numbers.
+    pub fn save(&self, path: &Path, table: &[Entry]) -> Result<()> {
+        let mut views: Vec<(String, TensorView)> = Vec::new();
+        let flats = [&self.weights, &self.average, &self.moments[0], &self.moments[1]];
+        for (prefix, flat) in FLATS.iter().zip(flats) {
+            for entry in table {
+                views.push((format!("{prefix}{}", entry.name), view(&entry.shape, &flat[entry.range()])));
+            }
+        }
+        let genes = self.statistics.mean.len();
+        views.push(("statistics.mean".into(), view(&[genes], &self.statistics.mean)));
+        views.push(("statistics.std".into(), view(&[genes], &self.statistics.std)));
+        views.push(("effects.values".into(), view(&[self.effects.pairs.len(), genes], &self.effects.values)));
+        let header = serde_json::to_string(&self.header).expect("plain structs serialise");
+        let metadata = HashMap::from([(KEY.to_string(), header)]);
+        aside::file(path, |aside| {
+            safetensors::serialize_to_file(views, Some(metadata), aside)
+                .map_err(|e| Error::format(path, format!("could not be written: {e}")))
+        })
+    }
+
+    /// Reads a checkpoint and builds the model it describes, with the weights it was trained to (`average`: the averaged ones).
+    pub fn load(path: &Path, average: bool) -> Result<(Checkpoint, Model, Params)> {
+        let bytes = std::fs::read(path).at(path)?;
+        let header = read_header(path, &bytes)?;
+        let bad = |what: String| Error::format(path, what);
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+        let genes = header.data.genes.len();
+        let statistics = Statistics {
+            mean: numbers(path, &file, "statistics.mean", &[genes])?,
+            std: numbers(path, &file, "statistics.std", &[genes])?,
+        };
+        let values = numbers(path, &file, "effects.values", &[header.effects.len(), genes])?;
+        let effects = Effects { pairs: header.effects.clone(), values };
+
+        let mut params = Params::default();
+        let vocabulary = vocabulary(&header.data);
+        let model = Model::new(&header.config, &vocabulary, statistics.clone(), &mut params, Rng::new(0));
+        let mut flats: Vec<Vec<f32>> = Vec::new();
+        for prefix in FLATS {
+            let mut flat = Vec::with_capacity(params.len());
+            for entry in params.entries() {
+                flat.extend(numbers(path, &file, &format!("{prefix}{}", entry.name), &entry.shape)?);
+            }
+            flats.push(flat);
+        }
+        let [weights, averaged, m, v]: [Vec<f32>; 4] = flats.try_into().expect("one flat buffer a prefix");
+        params.set_weights(if average { averaged.clone() } else { weights.clone() });
+        let checkpoint =
+            Checkpoint { header, statistics, effects, weights, average: averaged, moments: [m, v] };
+        Ok((checkpoint, model, params))
+    }
+
+    /// Reads only what the file says of itself, and its tensors' names and shapes.
+    pub fn describe(path: &Path) -> Result<(Header, Vec<(String, Vec<usize>)>)> {
+        let bytes = std::fs::read(path).at(path)?;
+        let header = read_header(path, &bytes)?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
+        let mut tensors: Vec<_> = file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+        tensors.sort();
+        Ok((header, tensors))
+    }
+}
+
+/// Sizes of the condition tables for a data set's vocabularies.
+pub fn vocabulary(data: &Manifest) -> Vocabulary {
+    Vocabulary {
+        cell_types: data.cell_types.len(),
+        perturbations: data.perturbations.len(),
+        batches: data.batches.len(),
+    }
+}
+
+fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
+    let bad = |what: String| Error::format(path, what);
+    let (_, metadata) =
+        SafeTensors::read_metadata(bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+    let text = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get(KEY))
+        .ok_or_else(|| bad("a safetensors file, but not one of scale-engine's checkpoints".into()))?;
+    let header: Header = serde_json::from_str(text).map_err(|e| bad(format!("header: {e}")))?;
+    if header.version != VERSION {
+        return Err(bad(format!("checkpoint layout {}; this program reads layout {VERSION}", header.version)));
+    }
+    header.config.validate().map_err(|e| bad(e.to_string()))?;
+    Ok(header)
+}
+
+fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
+    TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers)).expect("a shape of its numbers")
+}
+
+/// A tensor of the file as f32, its shape checked.
+fn numbers(path: &Path, file: &SafeTensors, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let view = file.tensor(name).map_err(|_| Error::format(path, format!("tensor {name:?} is missing")))?;
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        let what = format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
+        return Err(Error::format(path, what));
+    }
+    Ok(bytemuck::pod_collect_to_vec(view.data()))
+}

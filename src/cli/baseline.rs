@@ -1,0 +1,78 @@
+//! `scale-engine baseline`
+
+use std::path::PathBuf;
+
+use crate::baseline::{Kind, Settings, baseline};
+use crate::data::observe::Observation;
+use crate::data::population::measured;
+use crate::data::shard::Data;
+use crate::data::split::{Part, Split};
+use crate::error::Result;
+
+/// Predict a part of a split without a model, to have something to beat
+///
+/// mean: the perturbation's mean training effect over cell types, added to control cells of the context.
+/// mean-per-cell-type, mean-per-batch, mean-overall: copies of the mean perturbed training cell.
+/// linear: the linear model of Ahlmann-Eltze, Huber & Anders (2025), its effect added to control cells.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: predict the held-out groups and score them
+
+  scale-engine baseline mean --data data/sim --split split.toml --subset test \\
+      --observe poisson --out mean.h5ad --real-out real.h5ad
+  scale-engine evaluate --pred mean.h5ad --real real.h5ad --pert-col perturbation \\
+      --control-pert non-targeting --celltype-col cell_type --out scores/mean")]
+pub struct Args {
+    /// mean, mean-per-cell-type, mean-per-batch, mean-overall or linear
+    #[arg(value_name = "KIND")]
+    pub kind: Kind,
+    /// Data directory
+    #[arg(long, value_name = "DATA")]
+    pub data: PathBuf,
+    /// Split file; only its training part is learnt from
+    #[arg(long, value_name = "S.toml")]
+    pub split: PathBuf,
+    /// Part to predict
+    #[arg(long, value_name = "train|val|test", default_value = "test")]
+    pub subset: Part,
+    /// The predicted cells, log1p scale, followed by the control cells of their contexts
+    #[arg(long, value_name = "PRED.h5ad")]
+    pub out: PathBuf,
+    /// Also write what was measured, for evaluate
+    #[arg(long, value_name = "REAL.h5ad")]
+    pub real_out: Option<PathBuf>,
+    /// Draw counts around the predicted means, so that rank tests meet zeros as in measured cells
+    #[arg(long, value_name = "none|poisson", default_value = "none")]
+    pub observe: Observation,
+    /// Leave the control cells out
+    #[arg(long)]
+    pub without_controls: bool,
+    /// Of the drawn control cells and counts
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Predicts, writes, and says what had to be replaced.
+pub fn run(args: Args) -> Result<()> {
+    let data = Data::open(&args.data)?;
+    let split = Split::load(&args.split, &data)?;
+    split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let asked = split.part(args.subset);
+    let settings = Settings {
+        kind: args.kind,
+        observe: args.observe,
+        with_controls: !args.without_controls,
+        seed: args.seed,
+    };
+    let mut answer = baseline(&data, split.part(Part::Train), asked, &settings)?;
+    answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {fallback}"));
+    answer.population.notes.push(("split".into(), split.hash.clone()));
+    answer.population.write(&args.out)?;
+    println!("{}: {} cells by {}", args.out.display(), answer.population.len(), args.kind.name());
+    if let Some(path) = &args.real_out {
+        let mut real = measured(&data, asked, settings.with_controls);
+        real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.hash.clone())];
+        real.write(path)?;
+        println!("{}: {} measured cells", path.display(), real.len());
+    }
+    Ok(())
+}

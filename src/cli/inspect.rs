@@ -1,0 +1,135 @@
+//! `scale-engine inspect`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::checkpoint::Checkpoint;
+use crate::data::h5ad;
+use crate::data::shard::Data;
+use crate::error::{At, Error, Result};
+
+const EXAMPLE: &str = "\
+Examples:
+  scale-engine inspect cells.h5ad
+  scale-engine inspect DATA
+  scale-engine inspect RUN --json";
+
+/// Say what an h5ad, a data directory, a run or a checkpoint holds
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// File or folder
+    path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Describes the path and prints it.
+pub fn run(args: Args) -> Result<()> {
+    let value = describe(&args.path)?;
+    if args.json {
+        println!("{value}");
+    } else {
+        print(&value, 0);
+    }
+    Ok(())
+}
+
+/// What the path holds.
+fn describe(path: &Path) -> Result<Value> {
+    if path.join("manifest.json").exists() {
+        return data(path);
+    }
+    if path.join("checkpoints").exists() {
+        return run_folder(path);
+    }
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") => checkpoint(path),
+        Some("h5ad" | "h5") => h5ad::describe(path),
+        _ if !path.exists() => Err(Error::format(path, "there is no such file or folder")),
+        _ => Err(Error::format(path, "is none of: .h5ad, data directory, run directory, .safetensors checkpoint")),
+    }
+}
+
+fn data(path: &Path) -> Result<Value> {
+    let data = Data::open(path)?;
+    let m = data.manifest();
+    let control = data.control_id();
+    let controls = data.groups().iter().filter(|g| g.perturbation == control);
+    let control_cells: u64 = controls.map(|g| u64::from(g.cells)).sum();
+    Ok(json!({
+        "kind": "data directory",
+        "dataset": m.dataset,
+        "cells": data.cells(),
+        "control_cells": control_cells,
+        "groups": data.groups().len(),
+        "genes": m.genes.len(),
+        "first_genes": m.genes.iter().take(5).collect::<Vec<_>>(),
+        "perturbations": m.perturbations.len(),
+        "control": m.control,
+        "cell_types": m.cell_types,
+        "batches": m.batches.len(),
+        "scale": m.scale,
+        "target": m.target,
+        "factor": m.factor,
+        "sources": m.sources,
+        "shards": m.shards,
+    }))
+}
+
+fn checkpoint(path: &Path) -> Result<Value> {
+    let (header, tensors) = Checkpoint::describe(path)?;
+    let weights = |name: &str| !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p));
+    let of_model: Vec<_> = tensors.iter().filter(|(name, _)| weights(name)).collect();
+    let count: usize = of_model.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    Ok(json!({
+        "kind": "checkpoint",
+        "program": header.program,
+        "step": header.step,
+        "best": header.best,
+        "weights": count,
+        "config": header.config,
+        "genes": header.data.genes.len(),
+        "perturbations": header.data.perturbations.len(),
+        "cell_types": header.data.cell_types,
+        "batches": header.data.batches.len(),
+        "sources": header.data.sources,
+        "split": header.split,
+        "tensors": of_model.iter().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
+    }))
+}
+
+fn run_folder(path: &Path) -> Result<Value> {
+    let dir = path.join("checkpoints");
+    let mut names: Vec<String> = std::fs::read_dir(&dir)
+        .at(&dir)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect();
+    names.sort();
+    let last = dir.join("last.safetensors");
+    let state = if last.exists() { checkpoint(&last)? } else { Value::Null };
+    Ok(json!({ "kind": "run directory", "checkpoints": names, "last": state }))
+}
+
+/// `key: value`, nested values indented, long lists cut.
+fn print(value: &Value, depth: usize) {
+    let Value::Object(fields) = value else { return };
+    let pad = "  ".repeat(depth);
+    for (key, value) in fields {
+        match value {
+            Value::Object(_) => {
+                println!("{pad}{key}");
+                print(value, depth + 1);
+            }
+            Value::String(text) => println!("{pad}{key:<16} {text}"),
+            Value::Array(items) if items.len() > 12 => {
+                let shown: Vec<String> = items.iter().take(12).map(ToString::to_string).collect();
+                println!("{pad}{key:<16} [{}, .. {} in all]", shown.join(", "), items.len());
+            }
+            other => println!("{pad}{key:<16} {other}"),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `scale-engine preprocess`: h5ad files to a data directory.
+
+use std::path::PathBuf;
+
+use crate::data::preprocess::hvg::Flavor;
+use crate::data::preprocess::{Genes, Settings, Summary, Target, preprocess};
+use crate::data::shard::Scale;
+use crate::error::{Error, Result};
+use crate::progress;
+
+const EXAMPLE: &str = "\
+Example:
+  scale-engine preprocess screen.h5ad --out screen.data \\
+      --pert-col gene --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
+
+X may hold raw counts or log1p of normalised counts; which of them is found out and reported. Cells without a perturbation,
+cell type or batch label are left out and counted. The data directory then serves train, predict and baseline.";
+
+/// Options of `preprocess`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// h5ad files with the same genes (CSR, CSC or dense X)
+    #[arg(value_name = "IN.h5ad", required = true)]
+    inputs: Vec<PathBuf>,
+    /// Data directory to make
+    #[arg(long, value_name = "DATA")]
+    out: PathBuf,
+    /// obs column of perturbations
+    #[arg(long, value_name = "COLUMN")]
+    pert_col: String,
+    /// Label of unperturbed cells in that column
+    #[arg(long, value_name = "LABEL")]
+    control_pert: String,
+    /// obs column of cell types
+    #[arg(long, value_name = "COLUMN")]
+    celltype_col: String,
+    /// obs column of batches; without it all cells are of one batch
+    #[arg(long, value_name = "COLUMN")]
+    batch_col: Option<String>,
+    /// Keep this many of the most variable genes
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    n_top_genes: usize,
+    /// Keep the genes of this file instead, one name a line, in its order
+    #[arg(long, value_name = "FILE", conflicts_with = "n_top_genes")]
+    genes: Option<PathBuf>,
+    /// How genes are ranked, as scanpy does
+    #[arg(long, default_value = "seurat", value_parser = ["seurat", "cell_ranger", "seurat_v3"])]
+    flavor: String,
+    /// Rank genes within the batches of this obs column, then merge
+    #[arg(long, value_name = "COLUMN")]
+    hvg_batch_key: Option<String>,
+    /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts)
+    #[arg(long, value_name = "TOTAL", default_value = "10000", value_parser = target)]
+    target_sum: Target,
+    /// Matrix to read: auto (X), X, raw or layers/NAME
+    #[arg(long, default_value = "auto")]
+    source: String,
+    /// What the values are, where it should not be found out
+    #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"])]
+    scale: String,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn target(text: &str) -> std::result::Result<Target, String> {
+    match text {
+        "median" => Ok(Target::Median),
+        "median-nonzero" => Ok(Target::MedianNonzero),
+        number => {
+            number.parse().map(Target::Sum).map_err(|_| "give a number, median or median-nonzero".to_string())
+        }
+    }
+}
+
+/// Makes the data directory and prints what it holds.
+///
+/// # Errors
+/// As [`preprocess`], and options that are not supported.
+pub fn run(args: Args) -> Result<()> {
+    let json = args.json;
+    let settings = settings(args)?;
+    let bar = progress::bar("preprocess", 0, "cells");
+    let summary = preprocess(&settings, &bar)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&summary).expect("a summary is plain JSON"));
+    } else {
+        print(&settings, &summary);
+    }
+    Ok(())
+}
+
+fn settings(args: Args) -> Result<Settings> {
+    let flavor = match args.flavor.as_str() {
+        "seurat" => Flavor::Seurat,
+        "cell_ranger" => Flavor::CellRanger,
+        other => {
+            let what = format!(
+                "{other} is not yet supported; use seurat or cell_ranger, or rank elsewhere and give --genes"
+            );
+            return Err(Error::setting("--flavor", what));
+        }
+    };
+    let source = match args.source.as_str() {
+        "auto" => "X".to_string(),
+        "X" | "raw" => args.source,
+        layer if layer.starts_with("layers/") => args.source,
+        other => {
+            let what = format!("{other} is not supported; give auto, X, raw or layers/NAME");
+            return Err(Error::setting("--source", what));
+        }
+    };
+    Ok(Settings {
+        inputs: args.inputs,
+        out: args.out,
+        perturbation: args.pert_col,
+        control: args.control_pert,
+        cell_type: args.celltype_col,
+        batch: args.batch_col,
+        genes: args.genes.map_or(Genes::Top(args.n_top_genes), Genes::Listed),
+        flavor,
+        hvg_batch: args.hvg_batch_key,
+        target: args.target_sum,
+        source,
+        scale: match args.scale.as_str() {
+            "counts" => Some(Scale::Counts),
+            "log1p" => Some(Scale::Log1p),
+            "log1p10" => Some(Scale::Log1p10),
+            _ => None,
+        },
+    })
+}
+
+fn print(settings: &Settings, summary: &Summary) {
+    let values = match summary.scale {
+        Scale::Counts => "counts",
+        Scale::Log1p => "log1p",
+        Scale::Log1p10 => "log1p / 10",
+    };
+    println!("data directory  {}", settings.out.display());
+    println!("values          {values}: {}", summary.why);
+    if let Some(target) = summary.target {
+        println!("cell total      {target}");
+    }
+    println!("cells           {}", summary.cells);
+    if summary.dropped > 0 {
+        let columns: Vec<String> =
+            summary.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
+        println!("left out        {} cells without a label ({})", summary.dropped, columns.join(", "));
+    }
+    println!("genes           {} of {}", summary.genes, summary.source_genes);
+    println!("perturbations   {} with the control", summary.perturbations);
+    println!("cell types      {}", summary.cell_types);
+    println!("batches         {}", summary.batches);
+    println!("groups          {}", summary.groups);
+    println!("shards          {:.1} MB", summary.bytes as f64 / 1e6);
+    for note in &summary.notes {
+        println!("note            {note}");
+    }
+}

@@ -1,0 +1,121 @@
+//! `scale-engine train`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::train::{Outcome, Settings, train};
+
+const EXAMPLE: &str = "\
+Example:
+  scale-engine train --data DATA --split held_out.toml --out RUN --preset tiny --steps 1000 --set flow.start=shifted
+
+RUN/ then holds config.toml (every setting), metrics.jsonl, TensorBoard events and checkpoints/{last,best}.safetensors.
+Ctrl-C writes a checkpoint and ends cleanly; --resume goes on to the same bits as a run that was never stopped.";
+
+/// Train SCALE on a data directory
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Data directory, as `preprocess` writes it
+    #[arg(long)]
+    data: PathBuf,
+    /// Split file in cell-load's TOML
+    #[arg(long)]
+    split: PathBuf,
+    /// Run directory to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Sizes: tiny, s40, s184 or s280 [default: tiny]
+    #[arg(long)]
+    preset: Option<String>,
+    /// Config file (TOML) laid over the preset
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// One setting laid over the config, e.g. flow.start=mixed; may be repeated
+    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
+    set: Vec<String>,
+    /// Steps in all (train.steps)
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Seed of weights, sets and noise (train.seed)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Go on from RUN/checkpoints/last.safetensors with the run's own config
+    #[arg(long)]
+    resume: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// All cores.
+    Cpu,
+}
+
+/// Trains and prints the outcome.
+pub fn run(args: Args) -> Result<()> {
+    let config = match args.resume {
+        true => None,
+        false => Some(config(&args)?),
+    };
+    if args.resume && (args.preset.is_some() || args.config.is_some() || !args.set.is_empty() || args.seed.is_some()) {
+        let what = "a resumed run keeps its own config; only --steps may change";
+        return Err(Error::setting("--resume", what));
+    }
+    // `auto` and `cpu` are the same until a device is there to choose.
+    let (Device::Auto | Device::Cpu) = args.device;
+    let settings =
+        Settings { data: args.data, split: args.split, out: args.out.clone(), config, steps: args.steps };
+    let stop = stop_on_signal()?;
+    let outcome = train(&settings, &stop)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&outcome).expect("plain numbers"));
+        return Ok(());
+    }
+    let Outcome { step, finished, best, loss, cells_per_second, parameters, unmatched } = outcome;
+    if unmatched > 0 {
+        eprintln!("note: {unmatched} groups were not used: their cell type has no control cells in the training part");
+    }
+    let state = if finished { "trained" } else { "stopped; go on with --resume" };
+    println!("{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s");
+    if let Some((score, step)) = best {
+        println!("best validation PDCorr {score:.4} at step {step}");
+    }
+    println!("{}", args.out.display());
+    Ok(())
+}
+
+fn config(args: &Args) -> Result<Config> {
+    let mut set = args.set.clone();
+    set.extend(args.steps.map(|n| format!("train.steps={n}")));
+    set.extend(args.seed.map(|n| format!("train.seed={n}")));
+    Config::load(args.preset.as_deref(), args.config.as_deref(), &set)
+}
+
+/// A flag that Ctrl-C or SIGTERM sets; a second Ctrl-C ends at once.
+pub fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping: a checkpoint is written after this step (again to end at once)");
+    };
+    match ctrlc::set_handler(handler) {
+        // A test or a program that embeds us may have its own handler.
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(stop),
+        Err(e) => Err(Error::Stopped(format!("no signal handler: {e}"))),
+    }
+}

@@ -1,0 +1,251 @@
+//! Presets, recipes, a TOML file and `--set`, laid over each other in this order; then one check of the whole.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::*;
+use crate::error::{At, Error, Result, unknown};
+
+/// Names of the presets.
+pub const PRESETS: [&str; 4] = ["tiny", "s40", "s184", "s280"];
+
+const RECIPES: [&str; 2] = ["default", "paper"];
+
+/// The sizes of a preset: gene encoder S, E x L (F), pooling; flow D x L (F), heads; decoder.
+struct Size {
+    encoder: [usize; 4],
+    pool: Pooling,
+    flow: [usize; 4],
+    decoder: usize,
+    batch: [usize; 2],
+    lr: f64,
+    steps: u64,
+}
+
+fn size(preset: &str) -> Result<Size> {
+    let (encoder, pool, flow, decoder, batch, lr, steps) = match preset {
+        "tiny" => ([128, 64, 1, 176], Pooling::Flatten, [128, 2, 320, 2], 256, [16, 32], 2e-3, 1_000),
+        "s40" => ([256, 512, 2, 1408], Pooling::Flatten, [512, 8, 1280, 8], 1024, [16, 128], 2e-4, 20_000),
+        "s184" => ([128, 512, 3, 1408], Pooling::Flatten, [1024, 12, 2560, 8], 2048, [8, 256], 2e-4, 100_000),
+        "s280" => ([128, 768, 4, 2048], Pooling::Query, [1280, 12, 3072, 10], 2048, [8, 256], 2e-4, 100_000),
+        other => {
+            return Err(Error::setting("preset", unknown("preset", other, &PRESETS.map(String::from))));
+        }
+    };
+    Ok(Size { encoder, pool, flow, decoder, batch, lr, steps })
+}
+
+impl Config {
+    /// The paper's recipe at a preset's size (`recipe = "paper"`), or with what a prototype showed to work (`"default"`).
+    pub fn new(preset: &str, recipe: &str) -> Result<Config> {
+        let Size { encoder: [patch, width, layers, ffn], pool, flow, decoder, batch, lr, steps } =
+            size(preset)?;
+        let works = match recipe {
+            "default" => true,
+            "paper" => false,
+            other => {
+                return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES.map(String::from))));
+            }
+        };
+        Ok(Config {
+            preset: preset.into(),
+            recipe: recipe.into(),
+            encoder: EncoderConfig {
+                kind: EncoderKind::Llama,
+                patch,
+                width,
+                layers,
+                heads: width / 64,
+                ffn,
+                pool,
+                standardize: works,
+            },
+            flow: FlowConfig {
+                width: flow[0],
+                layers: flow[1],
+                heads: flow[3],
+                ffn: flow[2],
+                fusion: Fusion::Seed,
+                prediction: Space::X,
+                loss: Space::X,
+                conversion: Conversion::Displacement,
+                target_gradient: false,
+                start: Start::Control,
+                mask: 0.0,
+                add_condition: works,
+                t_zero: if works { 0.5 } else { 0.0 },
+            },
+            decoder: DecoderConfig {
+                width: decoder,
+                activation: if works { Activation::Softplus } else { Activation::Relu },
+                start_at_mean: works,
+            },
+            conditions: ConditionsConfig { width: 512 },
+            loss: LossConfig {
+                w_mmd: 1.0,
+                w_flow: 1.0,
+                w_endpoint: 0.0,
+                effect: if works { 30.0 } else { 0.0 },
+                kernel: MmdKernel::Gaussian,
+            },
+            data: DataConfig { sets: batch[0], cells: batch[1], alpha: 0.5, control_examples: true },
+            optim: OptimConfig {
+                lr,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                clip: 1.0,
+                warmup: 0.02,
+                final_lr: 0.1,
+                ema: 0.999,
+            },
+            train: TrainConfig {
+                steps,
+                seed: 0,
+                log_every: 10,
+                val_every: 200,
+                checkpoint_every: 200,
+                keep_all: false,
+            },
+            predict: PredictConfig {
+                steps: 1,
+                calibrate: works,
+                observe: if works { Observe::Poisson } else { Observe::None },
+            },
+        })
+    }
+
+    /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
+    ///
+    /// `preset` is the command line's and wins over the file's. Errors name the file or field.
+    pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
+        let mut over = Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).at(path)?;
+            over = text.parse().map_err(|e: toml::de::Error| Error::format(path, e.to_string()))?;
+        }
+        for item in set {
+            lay(&mut over, parse_set(item)?);
+        }
+        let named = |table: &Table, key: &str| table.get(key).and_then(Value::as_str).map(str::to_string);
+        let preset = preset.map(str::to_string).or(named(&over, "preset")).unwrap_or("tiny".into());
+        let recipe = named(&over, "recipe").unwrap_or("default".into());
+        over.insert("preset".into(), Value::String(preset.clone()));
+        let mut whole = Table::try_from(Config::new(&preset, &recipe)?)
+            .map_err(|e| Error::setting("config", e.to_string()))?;
+        lay(&mut whole, over);
+        let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
+            let place = file.map_or("--set".into(), |f| f.display().to_string());
+            Error::setting(place, e.message().to_string())
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The config as a TOML text, every field present.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("plain structs of numbers and names")
+    }
+
+    /// Reads back what [`Config::to_toml`] wrote; `path` is for the error.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Config> {
+        toml::from_str(text).map_err(|e| Error::format(path, format!("config: {}", e.message())))
+    }
+
+    /// Refuses what cannot run, with the field's name.
+    pub fn validate(&self) -> Result<()> {
+        let check =
+            |ok: bool, field: &str, what: &str| if ok { Ok(()) } else { Err(Error::setting(field, what)) };
+        let (e, f, o) = (&self.encoder, &self.flow, &self.optim);
+        check(e.patch >= 1, "encoder.patch", "at least one gene in a patch")?;
+        check(e.heads >= 1 && e.width.is_multiple_of(e.heads), "encoder.heads", "must divide encoder.width")?;
+        check(f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width")?;
+        check(e.layers >= 1 && f.layers >= 1, "layers", "at least one block in encoder and flow")?;
+        check(e.ffn >= 1 && f.ffn >= 1 && self.decoder.width >= 1, "ffn", "widths are at least 1")?;
+        check(self.conditions.width >= 1, "conditions.width", "at least 1")?;
+        check((0.0..=1.0).contains(&f.mask), "flow.mask", "a share from 0 to 1")?;
+        check((0.0..=1.0).contains(&f.t_zero), "flow.t_zero", "a share from 0 to 1")?;
+        check(self.data.sets >= 1, "data.sets", "at least one set a step")?;
+        check(self.data.cells >= 2, "data.cells", "at least two cells a set")?;
+        check((0.0..=4.0).contains(&self.data.alpha), "data.alpha", "from 0 (uniform) to 1 (natural)")?;
+        check(o.lr > 0.0 && o.lr.is_finite(), "optim.lr", "a positive number")?;
+        check(o.clip > 0.0, "optim.clip", "a positive number")?;
+        check(
+            (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2),
+            "optim.beta1",
+            "from 0 to below 1",
+        )?;
+        check((0.0..1.0).contains(&o.warmup), "optim.warmup", "a share of the steps")?;
+        check((0.0..=1.0).contains(&o.final_lr), "optim.final_lr", "a share of the peak rate")?;
+        check((0.0..1.0).contains(&o.ema), "optim.ema", "from 0 to below 1")?;
+        check(self.train.steps >= 1, "train.steps", "at least one")?;
+        check(self.train.log_every >= 1, "train.log_every", "at least one step")?;
+        check(self.train.checkpoint_every >= 1, "train.checkpoint_every", "at least one step")?;
+        check(self.predict.steps >= 1, "predict.steps", "at least one")?;
+        let decoders = [Activation::Relu, Activation::Softplus, Activation::Identity];
+        check(decoders.contains(&self.decoder.activation), "decoder.activation", "relu, softplus or identity")
+    }
+}
+
+/// `section.field=value` as a nested table. A value that is not TOML is a string: `flow.start=mixed`.
+fn parse_set(item: &str) -> Result<Table> {
+    let (path, value) = item
+        .split_once('=')
+        .ok_or_else(|| Error::setting("--set", format!("{item:?} is not section.field=value")))?;
+    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+    let mut value = parsed.unwrap_or_else(|| Value::String(value.to_string()));
+    for key in path.trim().rsplit('.') {
+        value = Value::Table(Table::from_iter([(key.to_string(), value)]));
+    }
+    match value {
+        Value::Table(table) => Ok(table),
+        _ => unreachable!("rsplit yields at least one key"),
+    }
+}
+
+/// Lays `over` on `base`, table by table.
+fn lay(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => lay(below, above),
+            // Whole numbers are welcome where a real one is meant: optim.lr=1.
+            (Some(Value::Float(below)), Value::Integer(above)) => *below = above as f64,
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_lie_over_the_file_and_the_file_over_the_preset() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "preset = \"s40\"\n[flow]\nstart = \"mixed\"\nmask = 0.1\n").expect("written");
+        let set = ["flow.mask=0".to_string(), "train.seed=7".to_string()];
+        let config = Config::load(None, Some(&file), &set).expect("a good config");
+        assert_eq!((config.flow.width, config.flow.start, config.flow.mask), (512, Start::Mixed, 0.0));
+        assert_eq!(config.train.seed, 7);
+        assert_eq!(Config::from_toml(&config.to_toml(), &file).expect("readable"), config);
+    }
+
+    #[test]
+    fn a_wrong_field_or_value_is_named() {
+        for (set, word) in [
+            ("flow.stat=mixed", "stat"),
+            ("flow.start=mixd", "mixd"),
+            ("flow.heads=3", "flow.heads"),
+            ("data.cells", "section.field=value"),
+            ("recipe=papr", "papr"),
+        ] {
+            let error = Config::load(None, None, &[set.to_string()]).expect_err(set).to_string();
+            assert!(error.contains(word), "{set}: {error}");
+        }
+    }
+}

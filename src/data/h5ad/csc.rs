@@ -1,0 +1,102 @@
+//! CSC to rows: the file is walked column by column once for each window of rows.
+//!
+//! Memory: at most [`WINDOW_ENTRIES`] entries on average at 20 bytes each (the entry while it is collected, then its place in
+//! the window), so about 700 MB; a matrix of up to that many entries is walked once.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::Cells;
+use super::matrix::{Sparse, compress};
+use crate::error::Result;
+
+const WINDOW_ENTRIES: u64 = 32 << 20;
+/// Entries read at a time.
+const READ_ENTRIES: u64 = 4 << 20;
+
+pub(super) struct Csc {
+    sparse: Sparse,
+    shape: [usize; 2],
+    /// The window transposed last: neighbouring row blocks share it.
+    window: Mutex<Option<(Range<usize>, Cells)>>,
+}
+
+impl Csc {
+    pub(super) fn new(sparse: Sparse, shape: [usize; 2]) -> Csc {
+        Csc { sparse, shape, window: Mutex::new(None) }
+    }
+
+    pub(super) fn entries(&self) -> u64 {
+        self.sparse.entries
+    }
+
+    /// Rows of a window, from the mean number of entries a row.
+    pub(super) fn window_rows(&self) -> usize {
+        let cells = self.shape[0] as u128;
+        let rows = u128::from(WINDOW_ENTRIES) * cells / u128::from(self.sparse.entries.max(1));
+        (rows.min(cells) as usize).max(1)
+    }
+
+    pub(super) fn rows(&self, path: &Path, range: Range<usize>) -> Result<Cells> {
+        let mut window = self.window.lock().expect("no panic while the window is held");
+        if let Some((held, cells)) = window.as_ref()
+            && held.start <= range.start
+            && range.end <= held.end
+        {
+            return Ok(slice(cells, range.start - held.start..range.end - held.start));
+        }
+        let end = range.end.max(self.shape[0].min(range.start + self.window_rows()));
+        let wide = range.start..end;
+        *window = None;
+        let cells = self.transpose(path, wide.clone())?;
+        let part = slice(&cells, 0..range.len());
+        *window = Some((wide, cells));
+        Ok(part)
+    }
+
+    fn transpose(&self, path: &Path, rows: Range<usize>) -> Result<Cells> {
+        let starts = self.sparse.starts(path, 0..self.shape[1])?;
+        let mut found: Vec<(u32, u32, f32)> = Vec::new();
+        let mut bounds = vec![0usize; rows.len() + 1];
+        let mut column = 0;
+        for from in (0..self.sparse.entries).step_by(READ_ENTRIES as usize) {
+            let to = self.sparse.entries.min(from + READ_ENTRIES);
+            let (positions, values) = self.sparse.entries_of(path, from..to, self.shape[0])?;
+            for (entry, (&row, &value)) in (from..to).zip(positions.iter().zip(&values)) {
+                while entry >= starts[column + 1] {
+                    column += 1;
+                }
+                if rows.contains(&(row as usize)) {
+                    found.push((row - rows.start as u32, column as u32, value));
+                    bounds[row as usize - rows.start + 1] += 1;
+                }
+            }
+        }
+        for row in 0..rows.len() {
+            bounds[row + 1] += bounds[row];
+        }
+        // Columns arrive in order, so each row comes out sorted.
+        let mut next = bounds.clone();
+        let (mut columns, mut values) = (vec![0u32; found.len()], vec![0f32; found.len()]);
+        for (row, column, value) in found {
+            let place = &mut next[row as usize];
+            (columns[*place], values[*place]) = (column, value);
+            *place += 1;
+        }
+        compress(path, rows.start, &bounds, columns, values, self.shape[1])
+    }
+}
+
+fn slice(cells: &Cells, rows: Range<usize>) -> Cells {
+    let starts = cells.indptr();
+    let starts = starts.as_slice().expect("an owned matrix starts at 0");
+    let span = starts[rows.start]..starts[rows.end];
+    let indptr = starts[rows.start..=rows.end].iter().map(|start| start - span.start).collect();
+    Cells::new(
+        (rows.len(), cells.cols()),
+        indptr,
+        cells.indices()[span.clone()].to_vec(),
+        cells.data()[span].to_vec(),
+    )
+}

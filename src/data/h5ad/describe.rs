@@ -1,0 +1,65 @@
+//! What an h5ad file holds, for `scale-engine inspect`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Column, Frame, H5ad};
+use crate::error::Result;
+
+/// Values shown of a column.
+const SHOWN: usize = 5;
+
+/// Sizes, storage, columns and what else lies in the file, as JSON.
+///
+/// # Errors
+/// As [`H5ad::open`].
+pub fn describe(path: &Path) -> Result<Value> {
+    let file = H5ad::open(path)?;
+    let (cells, genes) = file.shape();
+    let mut kept = serde_json::Map::new();
+    for name in ["layers", "obsm", "varm", "obsp", "varp", "uns"] {
+        if let Ok(group) = file.file.group(name) {
+            let mut members = group.groups().unwrap_or_default();
+            members.extend(group.datasets().unwrap_or_default());
+            members.sort();
+            kept.insert(name.to_string(), json!(members));
+        }
+    }
+    Ok(json!({
+        "kind": "h5ad",
+        "cells": cells,
+        "genes": genes,
+        "x": { "storage": file.storage(), "stored": file.matrix.entries(), "logged": file.is_logged() },
+        "raw": file.file.group("raw").is_ok(),
+        "obs": columns(file.obs()),
+        "var": columns(file.var()),
+        "first_cells": file.obs().index.iter().take(SHOWN).collect::<Vec<_>>(),
+        "first_genes": file.var().index.iter().take(SHOWN).collect::<Vec<_>>(),
+        "holds": kept,
+    }))
+}
+
+fn columns(frame: &Frame) -> Vec<Value> {
+    let describe = |(name, column): &(String, Column)| match column {
+        Column::Categorical(labels) => json!({
+            "name": name,
+            "kind": column.kind(),
+            "labels": labels.names.len(),
+            "missing": labels.codes.iter().filter(|&&code| code < 0).count(),
+            "first": labels.names.iter().take(SHOWN).collect::<Vec<_>>(),
+        }),
+        _ => json!({ "name": name, "kind": column.kind(), "first": first(column) }),
+    };
+    frame.columns.iter().map(describe).collect()
+}
+
+fn first(column: &Column) -> Value {
+    match column {
+        Column::Text(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
+        Column::Integer(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
+        Column::Float(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
+        Column::Boolean(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
+        Column::Categorical(_) => Value::Null,
+    }
+}

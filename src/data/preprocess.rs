@@ -1,0 +1,218 @@
+//! From h5ad files to a data directory: check, normalise, choose genes, write shards.
+//!
+//! Two passes over the row blocks of the sources (one where the genes are given, one more where the target is a median): the
+//! first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
+//! only by their labels, 25 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
+//! where a cell is read, with the same roundings.
+
+mod genes;
+pub mod hvg;
+mod input;
+pub mod normalise;
+pub mod scale;
+mod store;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::aside;
+use crate::data::shard::Scale;
+use crate::error::{Error, Result};
+use hvg::Flavor;
+use input::Inputs;
+use scale::Found;
+
+/// The batch of every cell where no batch column is named.
+pub const ONE_BATCH: &str = "all";
+
+/// What `preprocess` is asked to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// h5ad files, all with the same genes in any order.
+    pub inputs: Vec<PathBuf>,
+    /// Data directory to make.
+    pub out: PathBuf,
+    /// obs column of perturbations.
+    pub perturbation: String,
+    /// Its label of unperturbed cells.
+    pub control: String,
+    /// obs column of cell types.
+    pub cell_type: String,
+    /// obs column of batches, if there are any.
+    pub batch: Option<String>,
+    /// Which genes to keep.
+    pub genes: Genes,
+    /// How genes are ranked.
+    pub flavor: Flavor,
+    /// obs column within whose batches genes are ranked before the ranks are merged.
+    pub hvg_batch: Option<String>,
+    /// Total to which counts are scaled.
+    pub target: Target,
+    /// Matrix to read: `X`, `raw` or `layers/NAME`.
+    pub source: String,
+    /// What the values are; found out where it is not told.
+    pub scale: Option<Scale>,
+}
+
+/// Which genes to keep.
+#[derive(Clone, Debug)]
+pub enum Genes {
+    /// So many of the most variable, in source order.
+    Top(usize),
+    /// Those of a file with one name a line, in its order.
+    Listed(PathBuf),
+}
+
+/// Total to which the counts of a cell are scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// This many.
+    Sum(f64),
+    /// The median total of all cells, empty ones included (what scanpy 1.11 does with CSR).
+    Median,
+    /// The median total of the cells with counts.
+    MedianNonzero,
+}
+
+/// What was made.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Cells kept.
+    pub cells: u64,
+    /// Genes kept.
+    pub genes: usize,
+    /// Genes of the sources.
+    pub source_genes: usize,
+    /// Groups: cells of one perturbation, cell type and batch.
+    pub groups: usize,
+    /// Perturbations, the control among them.
+    pub perturbations: usize,
+    /// Cell types.
+    pub cell_types: usize,
+    /// Batches.
+    pub batches: usize,
+    /// What the stored values are.
+    pub scale: Scale,
+    /// How that was told.
+    pub why: String,
+    /// Total to which cells are scaled, where it is known.
+    pub target: Option<f64>,
+    /// Cells left out because a label is missing.
+    pub dropped: u64,
+    /// Of those, how many lack the label of each column.
+    pub missing: Vec<(String, u64)>,
+    /// Size of the shards in bytes.
+    pub bytes: u64,
+    /// What else the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Makes a data directory; nothing is left at `settings.out` on failure. `progress` counts rows read.
+///
+/// # Errors
+/// Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
+/// settings that cannot be honoured.
+pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
+    check(settings)?;
+    let inputs = input::open(settings)?;
+    let passes = 1 + u64::from(matches!(settings.genes, Genes::Top(_)));
+    progress.set_length(passes * inputs.rows());
+    let found = scale::find(&inputs, settings.scale)?;
+    let target = target(settings, &inputs, &found, progress)?;
+    let chosen = match &settings.genes {
+        Genes::Listed(list) => genes::listed(&inputs, list)?,
+        Genes::Top(count) => {
+            let total = target.unwrap_or(1.0) as f32;
+            let moments = genes::moments(&inputs, &found, total, settings.flavor, progress)?;
+            genes::most_variable(&inputs, &moments, settings.flavor, *count, settings.hvg_batch.is_some())?
+        }
+    };
+    let bytes = aside::folder(&settings.out, |dir| {
+        genes::write_table(&dir.join("var.csv"), &inputs.genes, &chosen)?;
+        store::write(dir, settings, &inputs, &found, target, &chosen.kept, progress)
+    })?;
+    progress.finish_and_clear();
+    let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
+    let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
+    let mut notes = chosen.notes;
+    notes.extend(without_controls(settings, &inputs));
+    Ok(Summary {
+        cells: inputs.labels.len() as u64,
+        genes: chosen.kept.len(),
+        source_genes: inputs.genes.len(),
+        groups: groups.len(),
+        perturbations,
+        cell_types,
+        batches,
+        scale: found.scale,
+        why: found.why,
+        target,
+        dropped: inputs.dropped,
+        missing: inputs.missing,
+        bytes,
+        notes,
+    })
+}
+
+fn check(settings: &Settings) -> Result<()> {
+    match settings.target {
+        Target::Sum(total) if !(total.is_finite() && total > 0.0) => Err(Error::setting(
+            "--target-sum",
+            format!("{total} is no total of counts; give a number above 0"),
+        )),
+        _ if matches!(settings.genes, Genes::Top(0)) => {
+            Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Total to which cells are scaled: as told, a median (one pass over the data), or what log values were scaled to.
+fn target(
+    settings: &Settings,
+    inputs: &Inputs,
+    found: &Found,
+    progress: &ProgressBar,
+) -> Result<Option<f64>> {
+    if found.scale != Scale::Counts {
+        return Ok(found.target);
+    }
+    if let Target::Sum(total) = settings.target {
+        return Ok(Some(total));
+    }
+    progress.inc_length(inputs.rows());
+    let mut totals = Vec::with_capacity(inputs.labels.len());
+    inputs.walk(progress, |block| {
+        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+        totals.extend(block.used().map(|(_, _, values)| normalise::total(values)));
+        Ok(())
+    })?;
+    if settings.target == Target::MedianNonzero {
+        totals.retain(|&total| total > 0.0);
+    }
+    match normalise::median(totals) {
+        Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
+        _ => Err(Error::setting(
+            "--target-sum",
+            "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
+        )),
+    }
+}
+
+/// Cell types whose perturbed cells have nothing to be compared with.
+fn without_controls(settings: &Settings, inputs: &Inputs) -> Option<String> {
+    let control = inputs.vocabularies[1].binary_search(&settings.control).ok()? as u32;
+    let with: BTreeSet<u32> =
+        inputs.labels.iter().filter(|label| label[1] == control).map(|label| label[0]).collect();
+    let without: Vec<&str> = (0..inputs.vocabularies[0].len() as u32)
+        .filter(|cell_type| !with.contains(cell_type))
+        .map(|cell_type| inputs.vocabularies[0][cell_type as usize].as_str())
+        .collect();
+    if without.is_empty() {
+        return None;
+    }
+    Some(format!("no control cells in {}: perturbations there cannot be learned", without.join(", ")))
+}

@@ -1,0 +1,183 @@
+//! Which genes are kept: the highly variable ones, or those of a list.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use indicatif::ProgressBar;
+use rayon::prelude::*;
+
+use super::hvg::{self, Flavor, Moments, Table};
+use super::input::{Block, Inputs};
+use super::normalise::{exp_m1, factor, log_value, total};
+use super::scale::{self, Found};
+use crate::data::shard::Scale;
+use crate::error::{At, Error, Result, unknown};
+
+/// Gene ids in shards are 16 bits wide, and one is kept free.
+const MOST_GENES: usize = 65_535;
+
+/// The kept genes and what was found out about all of them.
+pub(super) struct Chosen {
+    /// Places in the common list of genes, in the order of their ids.
+    pub kept: Vec<u32>,
+    pub table: Option<Table>,
+    pub notes: Vec<String>,
+}
+
+/// One pass: checks every value and sums what the flavour needs, a set of moments a batch.
+pub(super) fn moments(
+    inputs: &Inputs,
+    found: &Found,
+    target: f32,
+    flavor: Flavor,
+    progress: &ProgressBar,
+) -> Result<Vec<Moments>> {
+    let mut moments = vec![Moments::new(inputs.genes.len()); inputs.hvg_batches];
+    let mut numbers = Vec::new();
+    inputs.walk(progress, |block| {
+        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+        transformed(&block, found.scale, target, flavor, &mut numbers);
+        let starts = block.cells.indptr();
+        let starts = starts.as_slice().expect("blocks are whole matrices");
+        for (row, genes, _) in block.used() {
+            let batch = match block.input.hvg_batch.get(row) {
+                None => 0,
+                Some(&batch) if batch >= 0 => batch as usize,
+                // Like scanpy: a cell without this label is in no batch.
+                Some(_) => continue,
+            };
+            let first = starts[row - block.rows.start];
+            moments[batch].cells += 1;
+            for (&gene, &number) in genes.iter().zip(&numbers[first..]) {
+                moments[batch].add(block.place(gene), number);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(moments)
+}
+
+/// The values a flavour ranks, for every stored value of a block.
+fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers: &mut Vec<f32>) {
+    let cells = &block.cells;
+    let starts = cells.indptr();
+    let starts = starts.as_slice().expect("blocks are whole matrices");
+    numbers.clear();
+    numbers.resize(cells.nnz(), 0.0);
+    let mut rest = numbers.as_mut_slice();
+    let mut rows = Vec::with_capacity(cells.rows());
+    for span in starts.windows(2) {
+        let (row, after) = rest.split_at_mut(span[1] - span[0]);
+        rows.push((row, &cells.data()[span[0]..span[1]]));
+        rest = after;
+    }
+    rows.into_par_iter().for_each(|(out, stored)| {
+        let factor = if scale == Scale::Counts { factor(total(stored), target) } else { 1.0 };
+        for (out, &value) in out.iter_mut().zip(stored) {
+            let log = log_value(value, scale, factor);
+            // Not the normalised count itself: scanpy takes expm1 of the f32 logarithm, and so do we.
+            *out = if flavor == Flavor::Seurat { exp_m1(log) } else { log };
+        }
+    });
+}
+
+/// The `count` most variable genes, in the order of the source.
+pub(super) fn most_variable(
+    inputs: &Inputs,
+    moments: &[Moments],
+    flavor: Flavor,
+    count: usize,
+    merged: bool,
+) -> Result<Chosen> {
+    let genes = inputs.genes.len();
+    let mut notes = Vec::new();
+    let mut table = if merged {
+        hvg::table_over_batches(moments, &inputs.genes, flavor, count)?
+    } else {
+        hvg::table(&moments[0], flavor, count)?
+    };
+    if count >= genes {
+        table.highly_variable.fill(true);
+        if count > genes {
+            notes.push(format!("{count} genes were asked for, the source has {genes}: all are kept"));
+        }
+    }
+    let kept: Vec<u32> = (0..genes as u32).filter(|&gene| table.highly_variable[gene as usize]).collect();
+    let made = kept.len();
+    if count < genes && made > count {
+        notes.push(format!("{made} genes are kept instead of {count}: the last of them tie"));
+    }
+    if count < genes && made < count {
+        notes.push(format!("{made} genes are kept instead of {count}: the others never vary"));
+    }
+    if kept.is_empty() {
+        return Err(Error::setting("--n-top-genes", "no gene varies: there is nothing to choose from"));
+    }
+    few_enough("--n-top-genes", made)?;
+    Ok(Chosen { kept, table: Some(table), notes })
+}
+
+/// The genes of a list, one name a line, in its order.
+pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
+    let text = std::fs::read_to_string(list).at(list)?;
+    let names: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let places: HashMap<&str, u32> =
+        inputs.genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
+    let mut seen = HashSet::new();
+    let mut kept = Vec::with_capacity(names.len());
+    for name in names {
+        let Some(&place) = places.get(name) else {
+            return Err(Error::format(list, unknown("gene", name, &inputs.genes)));
+        };
+        if !seen.insert(place) {
+            return Err(Error::format(list, format!("gene {name:?} stands twice in the list")));
+        }
+        kept.push(place);
+    }
+    if kept.is_empty() {
+        return Err(Error::format(list, "names no gene; write one name a line"));
+    }
+    few_enough("--genes", kept.len())?;
+    Ok(Chosen { kept, table: None, notes: Vec::new() })
+}
+
+fn few_enough(option: &str, count: usize) -> Result<()> {
+    if count > MOST_GENES {
+        let what =
+            format!("{count} genes would be kept, a data directory holds at most {MOST_GENES}: keep fewer");
+        return Err(Error::setting(option, what));
+    }
+    Ok(())
+}
+
+/// var.csv: every gene in the order of the source.
+pub(super) fn write_table(path: &Path, genes: &[String], chosen: &Chosen) -> Result<()> {
+    let broken = |error: csv::Error| Error::format(path, format!("cannot write: {error}"));
+    let mut kept = vec![false; genes.len()];
+    chosen.kept.iter().for_each(|&gene| kept[gene as usize] = true);
+    let mut file = csv::Writer::from_path(path).map_err(broken)?;
+    let mut header = vec!["gene"];
+    if chosen.table.is_some() {
+        header.extend(["means", "dispersions", "dispersions_norm"]);
+    }
+    header.push("highly_variable");
+    let merged = chosen.table.as_ref().is_some_and(|table| !table.batches.is_empty());
+    if merged {
+        header.push("highly_variable_nbatches");
+    }
+    file.write_record(&header).map_err(broken)?;
+    for (i, gene) in genes.iter().enumerate() {
+        let mut record = vec![gene.clone()];
+        if let Some(table) = &chosen.table {
+            record.extend(
+                [table.means[i], table.dispersions[i], table.dispersions_norm[i]].map(|x| x.to_string()),
+            );
+        }
+        record.push(kept[i].to_string());
+        if let Some(table) = chosen.table.as_ref().filter(|_| merged) {
+            record.push(table.batches[i].to_string());
+        }
+        file.write_record(&record).map_err(broken)?;
+    }
+    file.flush().at(path)
+}

@@ -1,0 +1,297 @@
+//! Highly variable genes as scanpy 1.11 finds them: flavours `seurat` (Satija et al. 2015) and `cell_ranger` (Zheng et al.
+//! 2017), over all cells or merged over batches.
+//!
+//! Both rank genes by dispersion (variance / mean) against genes of like mean: `seurat` by the z-score within one of 20 bins
+//! of equal width over ln(1 + mean), `cell_ranger` by distance from the median within 20 bins of equal size, in units of the
+//! median absolute deviation.
+
+use crate::error::{Error, Result};
+
+/// How genes are ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flavor {
+    /// Of the normalised counts: log dispersion, z-score within bins of equal width.
+    Seurat,
+    /// Of the log values: dispersion, robust z-score within bins of equal size.
+    CellRanger,
+}
+
+/// Sums over cells, a number a gene: of the values and of their squares.
+///
+/// Each square is rounded to f32 before it is added: scanpy does so, and it decides ties.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// Cells seen, whether or not they express a gene.
+    pub cells: u64,
+    /// Sum of values, [G].
+    pub sum: Vec<f64>,
+    /// Sum of squares, [G].
+    pub squares: Vec<f64>,
+    /// Whether any cell has a value above zero, [G].
+    pub expressed: Vec<bool>,
+}
+
+impl Moments {
+    /// No cells yet.
+    pub fn new(genes: usize) -> Moments {
+        Moments { cells: 0, sum: vec![0.0; genes], squares: vec![0.0; genes], expressed: vec![false; genes] }
+    }
+
+    /// Adds one stored value of a cell.
+    pub fn add(&mut self, gene: usize, value: f32) {
+        self.sum[gene] += f64::from(value);
+        self.squares[gene] += f64::from(value * value);
+        self.expressed[gene] |= value > 0.0;
+    }
+
+    /// Mean and variance (n - 1) of a gene, zeros included.
+    fn mean_and_variance(&self, gene: usize) -> (f64, f64) {
+        let n = self.cells as f64;
+        let mean = self.sum[gene] / n;
+        let variance = self.squares[gene] / n - mean * mean;
+        (mean, if self.cells > 1 { variance * (n / (n - 1.0)) } else { variance })
+    }
+}
+
+/// What a flavour says of each gene, [G] each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// `seurat`: ln(1 + mean of the normalised counts); `cell_ranger`: mean of the log values.
+    pub means: Vec<f64>,
+    /// `seurat`: ln(variance / mean); `cell_ranger`: variance / mean.
+    pub dispersions: Vec<f64>,
+    /// Dispersion against genes of like mean; NaN where that is undefined.
+    pub dispersions_norm: Vec<f64>,
+    /// Chosen genes. Without batches, genes that tie with the last one are all chosen.
+    pub highly_variable: Vec<bool>,
+    /// Batches that chose the gene; empty without batches.
+    pub batches: Vec<u32>,
+}
+
+/// Ranks the genes of one population and chooses `count` of them (more where genes tie with the last one).
+///
+/// # Errors
+/// Means that are not finite, or (`cell_ranger`) so many unexpressed genes that the bins of equal size collapse.
+pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<Table> {
+    let every: Vec<usize> = (0..moments.sum.len()).collect();
+    table_of(moments, &every, flavor, count)
+}
+
+/// Ranks the genes in each batch and merges: most batches that chose it first, then the mean normalised dispersion, then the
+/// name. Chooses exactly `count`. Batches without cells take no part.
+///
+/// # Errors
+/// As [`table`], in any batch.
+pub fn table_over_batches(
+    batches: &[Moments],
+    names: &[String],
+    flavor: Flavor,
+    count: usize,
+) -> Result<Table> {
+    let genes = names.len();
+    let mut merged = [Mean::new(genes), Mean::new(genes), Mean::new(genes)];
+    let mut chosen_in = vec![0u32; genes];
+    for moments in batches.iter().filter(|moments| moments.cells > 0) {
+        let expressed: Vec<usize> = (0..genes).filter(|&gene| moments.expressed[gene]).collect();
+        let part = table_of(moments, &expressed, flavor, count)?;
+        // A gene without expression in the batch counts as 0 in the means, not as missing.
+        let mut spread = vec![[0.0; 3]; genes];
+        for (i, &gene) in expressed.iter().enumerate() {
+            spread[gene] = [part.means[i], part.dispersions[i], part.dispersions_norm[i]];
+            chosen_in[gene] += u32::from(part.highly_variable[i]);
+        }
+        for (gene, numbers) in spread.into_iter().enumerate() {
+            merged.iter_mut().zip(numbers).for_each(|(mean, number)| mean.add(gene, number));
+        }
+    }
+    let [means, dispersions, dispersions_norm] = merged.map(Mean::finish);
+    let mut order: Vec<usize> = (0..genes).collect();
+    let score = |gene: usize| {
+        if dispersions_norm[gene].is_nan() { f64::NEG_INFINITY } else { dispersions_norm[gene] }
+    };
+    order.sort_by(|&a, &b| {
+        chosen_in[b]
+            .cmp(&chosen_in[a])
+            .then(dispersions_norm[a].is_nan().cmp(&dispersions_norm[b].is_nan()))
+            .then(score(b).total_cmp(&score(a)))
+            .then(names[a].cmp(&names[b]))
+    });
+    let mut highly_variable = vec![false; genes];
+    order.iter().take(count).for_each(|&gene| highly_variable[gene] = true);
+    Ok(Table { means, dispersions, dispersions_norm, highly_variable, batches: chosen_in })
+}
+
+/// A mean that skips NaN; NaN where nothing else came.
+struct Mean {
+    sum: Vec<f64>,
+    count: Vec<u32>,
+}
+
+impl Mean {
+    fn new(len: usize) -> Mean {
+        Mean { sum: vec![0.0; len], count: vec![0; len] }
+    }
+
+    fn add(&mut self, i: usize, number: f64) {
+        if !number.is_nan() {
+            self.sum[i] += number;
+            self.count[i] += 1;
+        }
+    }
+
+    fn finish(self) -> Vec<f64> {
+        self.sum.iter().zip(&self.count).map(|(sum, &count)| sum / f64::from(count)).collect()
+    }
+}
+
+fn table_of(moments: &Moments, genes: &[usize], flavor: Flavor, count: usize) -> Result<Table> {
+    let (mut means, mut dispersions) = (Vec::with_capacity(genes.len()), Vec::with_capacity(genes.len()));
+    for &gene in genes {
+        let (mean, variance) = moments.mean_and_variance(gene);
+        let mean = if mean == 0.0 { 1e-12 } else { mean };
+        let dispersion = variance / mean;
+        match flavor {
+            Flavor::Seurat => {
+                means.push(mean.ln_1p());
+                dispersions.push(if dispersion == 0.0 { f64::NAN } else { dispersion.ln() });
+            }
+            Flavor::CellRanger => {
+                means.push(mean);
+                dispersions.push(dispersion);
+            }
+        }
+    }
+    let edges = match flavor {
+        Flavor::Seurat => equal_width(&means)?,
+        Flavor::CellRanger => equal_size(&means)?,
+    };
+    let mut bins: Vec<Vec<usize>> = vec![Vec::new(); edges.len() - 1];
+    for (i, mean) in means.iter().enumerate() {
+        // Bins are open below and closed above.
+        let bin = edges.partition_point(|edge| edge < mean).saturating_sub(1);
+        bins[bin].push(i);
+    }
+    let mut norm = vec![f64::NAN; genes.len()];
+    for bin in &bins {
+        let inside: Vec<f64> = bin.iter().map(|&i| dispersions[i]).filter(|d| !d.is_nan()).collect();
+        if inside.is_empty() {
+            continue;
+        }
+        let (centre, spread) = match flavor {
+            Flavor::Seurat => mean_and_deviation(&inside),
+            Flavor::CellRanger => median_and_deviation(&inside),
+        };
+        bin.iter().for_each(|&i| norm[i] = (dispersions[i] - centre) / spread);
+    }
+    let highly_variable = choose(&norm, count);
+    Ok(Table { means, dispersions, dispersions_norm: norm, highly_variable, batches: Vec::new() })
+}
+
+/// 20 bins of equal width from the least to the greatest mean, the first a little wider so that it holds its own edge.
+fn equal_width(means: &[f64]) -> Result<Vec<f64>> {
+    const BINS: usize = 20;
+    let (mut low, mut high) =
+        means.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &m| (l.min(m), h.max(m)));
+    if means.is_empty() {
+        return Ok(vec![f64::NEG_INFINITY, f64::INFINITY]);
+    }
+    if !low.is_finite() || !high.is_finite() {
+        return Err(Error::setting(
+            "--flavor",
+            "a gene's mean is not finite: the values are too large to be log1p data",
+        ));
+    }
+    let single = low == high;
+    if single {
+        let margin = if low == 0.0 { 0.001 } else { 0.001 * low.abs() };
+        (low, high) = (low - margin, high + margin);
+    }
+    let step = (high - low) / BINS as f64;
+    let mut edges: Vec<f64> = (0..=BINS).map(|i| i as f64 * step + low).collect();
+    edges[BINS] = high;
+    if !single {
+        edges[0] -= 0.001 * (high - low);
+    }
+    Ok(edges)
+}
+
+/// Below the 10th percentile, then steps of 5, to above the greatest mean.
+fn equal_size(means: &[f64]) -> Result<Vec<f64>> {
+    let mut sorted = means.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let percentile = |percent: u32| {
+        let place = f64::from(percent) / 100.0 * (sorted.len() - 1) as f64;
+        let (below, t) = (place.floor() as usize, place.fract());
+        let (a, b) = (sorted[below], sorted[(below + 1).min(sorted.len() - 1)]);
+        // numpy interpolates from the nearer end.
+        if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
+    };
+    let mut edges = vec![f64::NEG_INFINITY];
+    if !sorted.is_empty() {
+        edges.extend((10..=100).step_by(5).map(percentile));
+    }
+    edges.push(f64::INFINITY);
+    if edges.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::setting(
+            "--flavor",
+            "cell_ranger ranks within bins of equal size, which collapse here: too many genes have the same mean (15 % without \
+             any expression are enough); use seurat, or remove the unexpressed genes",
+        ));
+    }
+    Ok(edges)
+}
+
+/// Mean and sample deviation; a bin of one gene gives it the score 1 (centre 0, spread its own dispersion).
+fn mean_and_deviation(inside: &[f64]) -> (f64, f64) {
+    let n = inside.len() as f64;
+    let mean = inside.iter().sum::<f64>() / n;
+    if inside.len() == 1 {
+        return (0.0, mean);
+    }
+    let deviation = (inside.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    // Equal dispersions: what is left is rounding noise, and a score made of it would be noise too.
+    if deviation < 1e-12 * mean.abs() { (mean, f64::NAN) } else { (mean, deviation) }
+}
+
+/// Median, and the median absolute deviation scaled to a normal distribution's standard deviation.
+fn median_and_deviation(inside: &[f64]) -> (f64, f64) {
+    const NORMAL_QUARTILE: f64 = 0.674_489_750_196_081_7;
+    let centre = median(inside.to_vec());
+    (centre, median(inside.iter().map(|d| (d - centre).abs()).collect()) / NORMAL_QUARTILE)
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let half = numbers.len() / 2;
+    if numbers.len() % 2 == 1 { numbers[half] } else { (numbers[half - 1] + numbers[half]) / 2.0 }
+}
+
+/// All genes whose score reaches the `count`-th greatest; those without a score never.
+fn choose(scores: &[f64], count: usize) -> Vec<bool> {
+    let mut sorted: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    match sorted.get(count.min(sorted.len()).wrapping_sub(1)) {
+        Some(&cut) => scores.iter().map(|&score| score >= cut).collect(),
+        None => vec![false; scores.len()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_at_the_cut_are_all_chosen_and_genes_without_a_score_never() {
+        assert_eq!(choose(&[1.0, 3.0, 2.0, 2.0, f64::NAN], 2), [false, true, true, true, false]);
+        assert_eq!(choose(&[1.0, f64::NAN], 5), [true, false]);
+        assert_eq!(choose(&[f64::NAN], 1), [false]);
+    }
+
+    #[test]
+    fn equal_means_share_one_bin() {
+        let edges = equal_width(&[2.0, 2.0]).expect("edges");
+        assert!(edges[0] < 2.0 && edges[20] > 2.0);
+        assert!(equal_width(&[f64::INFINITY]).is_err() && equal_size(&[1.0; 30]).is_err());
+    }
+}

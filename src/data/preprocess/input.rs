@@ -1,0 +1,240 @@
+//! The input files side by side: one list of genes, one vocabulary a label column, and the cells that can be used.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+
+use super::Settings;
+use crate::data::h5ad::{Cells, H5ad, Labels};
+use crate::error::{Error, Result, unknown};
+
+/// One input file.
+pub(super) struct Input {
+    pub file: H5ad,
+    /// Where each of its genes stands in the common list; `None` where the lists are the same.
+    places: Option<Vec<u32>>,
+    /// Which cells have all labels.
+    pub used: Vec<bool>,
+    /// Number of used cells.
+    pub cells: u64,
+    /// Batch for the choice of genes, -1 for none; empty without such a column.
+    pub hvg_batch: Vec<i32>,
+}
+
+/// All input files.
+pub(super) struct Inputs {
+    pub files: Vec<Input>,
+    /// Genes in the order of the first file.
+    pub genes: Vec<String>,
+    /// Cell type, perturbation and batch of each used cell, in file order.
+    pub labels: Vec<[u32; 3]>,
+    /// Cell types, perturbations and batches that occur, sorted.
+    pub vocabularies: [Vec<String>; 3],
+    /// Number of batches for the choice of genes.
+    pub hvg_batches: usize,
+    /// Cells left out for want of a label: of any, and of each column.
+    pub dropped: u64,
+    pub missing: Vec<(String, u64)>,
+}
+
+/// Row block of an input: its genes already in common order.
+pub(super) struct Block<'a> {
+    pub input: &'a Input,
+    /// Row numbers in the file.
+    pub rows: Range<usize>,
+    pub cells: Cells,
+}
+
+impl Block<'_> {
+    /// Common place of a gene of this file.
+    pub fn place(&self, gene: u32) -> usize {
+        self.input.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+    }
+
+    /// Row, genes and values of each cell that is used.
+    pub fn used(&self) -> impl Iterator<Item = (usize, &[u32], &[f32])> {
+        let starts = self.cells.indptr();
+        let starts = starts.as_slice().expect("blocks are whole matrices").to_vec();
+        let (genes, values) = (self.cells.indices(), self.cells.data());
+        self.rows.clone().enumerate().filter(|(_, row)| self.input.used[*row]).map(move |(i, row)| {
+            let span = starts[i]..starts[i + 1];
+            (row, &genes[span.clone()], &values[span])
+        })
+    }
+}
+
+/// Opens the files and reads their labels.
+pub(super) fn open(settings: &Settings) -> Result<Inputs> {
+    // Cell types, perturbations and, where there is such a column, batches: the order of `Inputs::labels`.
+    let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
+    columns.extend(settings.batch.as_deref());
+    let mut wanted = columns.clone();
+    wanted.extend(settings.hvg_batch.as_deref());
+    let open = |path: &PathBuf| H5ad::open_columns(path, &wanted, &settings.source);
+    let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
+    let Some(first) = files.first() else {
+        return Err(Error::setting("IN.h5ad", "name at least one file"));
+    };
+    let genes = first.var().index.clone();
+    let places: Vec<Option<Vec<u32>>> =
+        files.iter().map(|file| align(&genes, first.path(), file)).collect::<Result<_>>()?;
+    let labels: Vec<Vec<Labels>> =
+        columns.iter().map(|column| read(&files, column)).collect::<Result<_>>()?;
+    let mut hvg_batches = vec![Vec::new(); files.len()];
+    let mut hvg_names = Vec::new();
+    if let Some(column) = &settings.hvg_batch {
+        let labels = read(&files, column)?;
+        hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
+        hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
+    }
+    let missing =
+        |column: &[Labels]| column.iter().flat_map(|l| &l.codes).filter(|&&code| code < 0).count() as u64;
+    let missing = columns.iter().zip(&labels).map(|(column, labels)| (column.to_string(), missing(labels)));
+    let mut inputs = Inputs {
+        files: Vec::new(),
+        genes,
+        labels: Vec::new(),
+        vocabularies: Default::default(),
+        hvg_batches: hvg_names.len().max(1),
+        dropped: 0,
+        missing: missing.filter(|(_, cells)| *cells > 0).collect(),
+    };
+    let used: Vec<Vec<bool>> = (0..files.len())
+        .map(|f| {
+            (0..files[f].shape().0).map(|i| labels.iter().all(|column| column[f].codes[i] >= 0)).collect()
+        })
+        .collect();
+    inputs.vocabularies[2] = vec![super::ONE_BATCH.to_string()];
+    for (i, column) in labels.iter().enumerate() {
+        inputs.vocabularies[i] = occurring(column.iter().zip(used.iter().map(Some)));
+    }
+    for (f, (((file, places), used), hvg_batch)) in
+        files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
+    {
+        inputs.add(Input { file, places, cells: 0, used, hvg_batch }, labels.iter().map(|column| &column[f]));
+    }
+    check_control(settings, &inputs, &labels[1])?;
+    Ok(inputs)
+}
+
+fn read(files: &[H5ad], column: &str) -> Result<Vec<Labels>> {
+    files.iter().map(|file| file.obs().labels(file.path(), column)).collect()
+}
+
+/// The control label must be a label, and some cell must carry it.
+fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels]) -> Result<()> {
+    let control = &settings.control;
+    if inputs.labels.is_empty() {
+        return Err(Error::setting("IN.h5ad", "no cell has all its labels: nothing to preprocess"));
+    }
+    if inputs.vocabularies[1].contains(control) {
+        return Ok(());
+    }
+    if perturbations.iter().any(|labels| labels.names.contains(control)) {
+        let what = format!(
+            "no cell with all its labels is {control:?}: there is nothing to compare perturbed cells with"
+        );
+        return Err(Error::setting("--control-pert", what));
+    }
+    let what = unknown("label", control, &inputs.vocabularies[1]);
+    Err(Error::setting("--control-pert", format!("{what} (column {:?})", settings.perturbation)))
+}
+
+/// Sorted labels that occur, among the used cells only where they are told.
+fn occurring<'a>(columns: impl Iterator<Item = (&'a Labels, Option<&'a Vec<bool>>)>) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    for (labels, used) in columns {
+        let mut seen = vec![false; labels.names.len()];
+        for (i, &code) in labels.codes.iter().enumerate() {
+            if code >= 0 && used.is_none_or(|used| used[i]) {
+                seen[code as usize] = true;
+            }
+        }
+        names.extend(labels.names.iter().zip(seen).filter(|(_, seen)| *seen).map(|(name, _)| name.clone()));
+    }
+    names.into_iter().collect()
+}
+
+/// Codes of labels in a sorted vocabulary, -1 for what it lacks.
+fn recode(labels: &Labels, names: &[String]) -> Vec<i32> {
+    let code: Vec<i32> =
+        labels.names.iter().map(|name| names.binary_search(name).map_or(-1, |place| place as i32)).collect();
+    labels.codes.iter().map(|&own| usize::try_from(own).map_or(-1, |own| code[own])).collect()
+}
+
+/// Where a file's genes stand in the common list; the two must hold the same names, in any order.
+fn align(genes: &[String], first: &Path, file: &H5ad) -> Result<Option<Vec<u32>>> {
+    let own = &file.var().index;
+    let places: HashMap<&str, u32> =
+        own.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
+    if places.len() < own.len() {
+        let twice = own.iter().enumerate().find(|(i, name)| places[name.as_str()] != *i as u32);
+        let twice = twice.expect("fewer names than genes").1;
+        let what = format!(
+            "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique())"
+        );
+        return Err(Error::format(file.path(), what));
+    }
+    if genes == own {
+        return Ok(None);
+    }
+    if let Some(missing) = genes.iter().find(|name| !places.contains_key(name.as_str())) {
+        let what = format!(
+            "gene {missing:?} is missing; {} has it, and all files must have the same genes",
+            first.display()
+        );
+        return Err(Error::format(file.path(), what));
+    }
+    let common: HashMap<&str, u32> =
+        genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
+    if let Some(extra) = own.iter().find(|name| !common.contains_key(name.as_str())) {
+        let what = format!(
+            "gene {extra:?} is missing; {} has it, and all files must have the same genes",
+            file.path().display()
+        );
+        return Err(Error::format(first, what));
+    }
+    Ok(Some(own.iter().map(|name| common[name.as_str()]).collect()))
+}
+
+impl Inputs {
+    /// The next file, with the labels of its cells a column.
+    fn add<'a>(&mut self, mut input: Input, labels: impl Iterator<Item = &'a Labels>) {
+        let codes: Vec<Vec<i32>> =
+            labels.zip(&self.vocabularies).map(|(column, names)| recode(column, names)).collect();
+        let before = self.labels.len();
+        for i in (0..input.used.len()).filter(|&i| input.used[i]) {
+            // Without a batch column there are two lists of codes, and every cell is of batch 0.
+            self.labels.push([0, 1, 2].map(|column| codes.get(column).map_or(0, |codes| codes[i] as u32)));
+        }
+        input.cells = (self.labels.len() - before) as u64;
+        self.dropped += input.used.len() as u64 - input.cells;
+        self.files.push(input);
+    }
+
+    /// Number of rows of all files, used or not.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|input| input.used.len() as u64).sum()
+    }
+
+    /// One pass over all row blocks, in order. The next block is read while one is worked on.
+    pub fn walk(&self, progress: &ProgressBar, mut work: impl FnMut(Block) -> Result<()>) -> Result<()> {
+        for input in &self.files {
+            std::thread::scope(|scope| {
+                let (send, receive) = std::sync::mpsc::sync_channel(1);
+                // The reader ends when the work fails: the channel closes under it.
+                scope.spawn(move || input.file.blocks().try_for_each(|block| send.send(block)));
+                for block in receive {
+                    let (rows, cells) = block?;
+                    let count = rows.len() as u64;
+                    work(Block { input, rows, cells })?;
+                    progress.inc(count);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! Library-size normalisation and log1p of one cell, with scanpy's roundings.
+
+use crate::data::shard::Scale;
+
+/// Total of a cell's stored values: summed in f64, kept in f32.
+pub fn total(values: &[f32]) -> f32 {
+    values.iter().map(|&value| f64::from(value)).sum::<f64>() as f32
+}
+
+/// What a cell's counts are divided by to reach `target` in total; 1 for a cell without counts, which stays empty.
+pub fn factor(total: f32, target: f32) -> f32 {
+    let factor = total / target;
+    if factor == 0.0 { 1.0 } else { factor }
+}
+
+/// log1p-scale value of a stored value; `factor` as [`factor`] gives it, used for counts only.
+///
+/// Taken in f64 and rounded once: the f32 functions of different systems differ in the last bit, and so would the genes.
+pub fn log_value(stored: f32, scale: Scale, factor: f32) -> f32 {
+    match scale {
+        // One division by a rounded factor, not a product: this is where scanpy rounds.
+        Scale::Counts => f64::from(stored / factor).ln_1p() as f32,
+        Scale::Log1p => stored,
+        Scale::Log1p10 => stored * 10.0,
+    }
+}
+
+/// Undoes a logarithm, rounded like [`log_value`].
+pub fn exp_m1(log: f32) -> f32 {
+    f64::from(log).exp_m1() as f32
+}
+
+/// Median; of an even number the mean of the two in the middle, in f32. `None` of nothing.
+pub fn median(mut totals: Vec<f32>) -> Option<f32> {
+    if totals.is_empty() {
+        return None;
+    }
+    let (half, odd) = (totals.len() / 2, totals.len() % 2 == 1);
+    let (below, &mut upper, _) = totals.select_nth_unstable_by(half, f32::total_cmp);
+    let lower = below.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    Some(if odd { upper } else { (lower + upper) / 2.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 0.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 3.0]), Some(3.0));
+        assert_eq!(median(Vec::new()), None);
+    }
+
+    #[test]
+    fn totals_above_two_to_the_24_are_summed_exactly() {
+        assert_eq!(total(&[16_777_216.0, 1.0, 1.0]), 16_777_218.0);
+    }
+}

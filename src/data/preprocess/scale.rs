@@ -1,0 +1,174 @@
+//! What the stored values are: counts, log1p of normalised counts, or that divided by ten.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::input::{Input, Inputs};
+use crate::data::h5ad::Cells;
+use crate::data::shard::Scale;
+use crate::error::{Error, Result};
+
+/// The scale of a source and how it was told.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What the values are.
+    pub scale: Scale,
+    /// How it was told, for people.
+    pub why: String,
+    /// Total to which log sources were normalised, where their totals show it.
+    pub target: Option<f64>,
+}
+
+/// Totals of normalised cells agree this well, f32 roundings included.
+const SAME_TOTAL: f64 = 1e-3;
+/// Relative error of a total of f32 logarithms.
+const ROUNDING: f64 = 1e-6;
+/// Cells whose totals must agree before agreement means anything.
+const ENOUGH_CELLS: usize = 3;
+/// Log1p values below this everywhere may as well be log1p / 10: no total tells them apart in a subset of genes.
+const SURELY_UNDIVIDED: f32 = 1.2;
+
+/// The scale of all files together: told by the user, or found from the first row block of each.
+pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
+    if let Some(scale) = told {
+        return Ok(Found { scale, why: "as told by --scale".into(), target: None });
+    }
+    let mut first: Option<Found> = None;
+    for input in &inputs.files {
+        let Some(block) = input.file.blocks().next() else { continue };
+        let (rows, cells) = block?;
+        check(input, rows, &cells, Scale::Log1p)?;
+        let found =
+            detect(&cells, input.file.is_logged()).map_err(|what| Error::format(input.file.path(), what))?;
+        match &first {
+            None => first = Some(found),
+            Some(before) if before.scale == found.scale => (),
+            Some(before) => {
+                let what = format!(
+                    "holds {:?} values ({}), but the first file holds {:?} ({}); preprocess them apart",
+                    found.scale, found.why, before.scale, before.why
+                );
+                return Err(Error::format(input.file.path(), what));
+            }
+        }
+    }
+    first.ok_or_else(|| Error::setting("IN.h5ad", "there are no cells"))
+}
+
+/// Refuses NaN, infinities and negatives, and fractions among counts; the message names cell and gene.
+pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Scale) -> Result<()> {
+    let whole = scale == Scale::Counts;
+    let bad = |value: f32| !(value.is_finite() && value >= 0.0) || (whole && value.fract() != 0.0);
+    let Some(place) = cells.data().par_iter().position_first(|&value| bad(value)) else { return Ok(()) };
+    let value = cells.data()[place];
+    let row = cells.indptr().to_proper().partition_point(|&start| start <= place) - 1;
+    let cell = input.file.cell_name(rows.start + row);
+    let gene = &input.file.var().index[cells.indices()[place] as usize];
+    let what = if value.is_nan() {
+        "NaN; fill or drop it first".to_string()
+    } else if value.is_infinite() {
+        format!("{value}; neither counts nor logs are infinite")
+    } else if value < 0.0 {
+        format!(
+            "{value}; negative values are no counts and no log1p (scaled or centred data?): give counts or log1p values"
+        )
+    } else {
+        format!("{value}, which is no count; where the values are on a log scale, say so with --scale")
+    };
+    Err(Error::format(input.file.path(), format!("cell {cell:?}, gene {gene:?} holds {what}")))
+}
+
+/// Tells the scale from the values of some cells; `logged`: the file carries `uns/log1p`. The error says why it cannot be told.
+pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String> {
+    let found = |scale, why: String, target| Ok(Found { scale, why, target });
+    if cells.data().par_iter().all(|value| value.fract() == 0.0) {
+        let mark = if logged { ", though uns/log1p is present" } else { "" };
+        return found(Scale::Counts, format!("every value is a whole number{mark}"), None);
+    }
+    let common_total = |of: &(dyn Fn(f32) -> f64 + Sync)| {
+        let rows: Vec<usize> = (0..cells.rows()).collect();
+        let starts = cells.indptr();
+        let starts = starts.to_proper();
+        let sum =
+            |&row: &usize| cells.data()[starts[row]..starts[row + 1]].iter().map(|&x| of(x)).sum::<f64>();
+        let mut totals: Vec<f64> = rows.par_iter().map(sum).filter(|&total| total > 0.0).collect();
+        totals.sort_by(f64::total_cmp);
+        let middle = *totals.get(totals.len() / 2)?;
+        let same = (middle - totals[0]).max(totals[totals.len() - 1] - middle) <= SAME_TOTAL * middle;
+        // What was meant: f32 logarithms move a total of 10000 by 0.001.
+        let meant = if (middle - middle.round()).abs() < ROUNDING * middle { middle.round() } else { middle };
+        (same && totals.len() >= ENOUGH_CELLS).then_some(meant)
+    };
+    if let Some(total) = common_total(&|x| f64::from(x).exp_m1()) {
+        let why = format!("expm1 of the values sums to {total} in every cell");
+        return found(Scale::Log1p, why, Some(total));
+    }
+    if let Some(total) = common_total(&|x| (10.0 * f64::from(x)).exp_m1()) {
+        let why = format!("expm1 of ten times the values sums to {total} in every cell");
+        return found(Scale::Log1p10, why, Some(total));
+    }
+    if let Some(total) = common_total(&f64::from) {
+        return Err(format!(
+            "X is normalised to {total} a cell but not logged; give the counts, or take log1p of it (scanpy: \
+             sc.pp.log1p) and pass --scale log1p"
+        ));
+    }
+    let greatest = cells.data().iter().copied().fold(0.0, f32::max);
+    if logged && greatest > SURELY_UNDIVIDED {
+        let why = format!(
+            "uns/log1p is present and values reach {greatest}; the cells' totals differ (a subset of genes?)"
+        );
+        return found(Scale::Log1p, why, None);
+    }
+    Err(format!(
+        "X is neither whole counts nor log1p of normalised counts: values reach {greatest}, expm1 of them sums differently in \
+         each cell, and uns/log1p {}; say what it is with --scale counts, log1p or log1p10",
+        if logged { "does not tell log1p from log1p / 10" } else { "is missing" }
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: &[&[f32]]) -> Cells {
+        let starts = std::iter::once(0).chain(rows.iter().scan(0, |end, row| {
+            *end += row.len();
+            Some(*end)
+        }));
+        let columns = rows.iter().flat_map(|row| 0..row.len() as u32).collect();
+        Cells::new((rows.len(), 8), starts.collect(), columns, rows.concat())
+    }
+
+    fn logs(divisor: f32) -> Cells {
+        let counts: [&[f32]; 3] = [&[1.0, 2.0, 1.0], &[5.0], &[2.0, 7.0, 1.0, 3.0]];
+        let log = |row: &&[f32]| -> Vec<f32> {
+            let total: f32 = row.iter().sum();
+            row.iter().map(|count| (count / total * 1e4).ln_1p() / divisor).collect()
+        };
+        let logged: Vec<Vec<f32>> = counts.iter().map(log).collect();
+        rows(&logged.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn each_scale_is_told_from_the_values() {
+        let counts = detect(&rows(&[&[1.0, 3.0], &[2.0]]), true).expect("counts");
+        assert!(counts.scale == Scale::Counts && counts.why.contains("uns/log1p"));
+        let log = detect(&logs(1.0), false).expect("log1p");
+        assert!(log.scale == Scale::Log1p && (log.target.expect("a total") - 1e4).abs() < 1.0);
+        assert_eq!(detect(&logs(10.0), false).expect("log1p / 10").scale, Scale::Log1p10);
+    }
+
+    #[test]
+    fn a_subset_of_genes_needs_the_mark_and_the_rest_is_refused() {
+        let subset = rows(&[&[1.5, 3.0], &[2.5], &[0.5]]);
+        assert_eq!(detect(&subset, true).expect("marked").scale, Scale::Log1p);
+        assert!(detect(&subset, false).expect_err("unmarked").contains("--scale"));
+        assert!(
+            detect(&rows(&[&[0.25, 0.5], &[0.5], &[0.75]]), true).expect_err("small").contains("log1p / 10")
+        );
+        let normalised = rows(&[&[0.5, 1.5], &[2.0], &[0.25, 1.75]]);
+        assert!(detect(&normalised, false).expect_err("not logged").contains("not logged"));
+    }
+}

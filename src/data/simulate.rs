@@ -1,0 +1,148 @@
+//! A world whose truth is known, as raw counts: cell types x perturbations x batches.
+//!
+#![doc = include_str!("simulate/rules.md")]
+
+mod cells;
+mod truth;
+
+use std::path::Path;
+
+pub use cells::Draw;
+pub use truth::Truth;
+
+use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X};
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+
+/// The label of control cells.
+pub const CONTROL: &str = "non-targeting";
+const RULES: &str = include_str!("simulate/rules.md");
+
+/// How large a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Cells in all, controls included, 1 or more.
+    pub cells: usize,
+    /// Genes, 10 to 65,535 (what a shard can number).
+    pub genes: usize,
+    /// Perturbations without the control, 1 or more.
+    pub perturbations: usize,
+    /// Cell types, 1 or more.
+    pub cell_types: usize,
+    /// Batches, 1 or more.
+    pub batches: usize,
+    /// Same seed, same bytes.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { cells: 20_000, genes: 2_000, perturbations: 20, cell_types: 4, batches: 2, seed: 0 }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<()> {
+        let fields = [
+            ("cells", self.cells, 1, u32::MAX as usize),
+            ("genes", self.genes, 10, 65_535),
+            ("perturbations", self.perturbations, 1, 100_000),
+            ("cell-types", self.cell_types, 1, 10_000),
+            ("batches", self.batches, 1, 10_000),
+        ];
+        for (field, value, least, most) in fields {
+            if !(least..=most).contains(&value) {
+                return Err(Error::setting(field, format!("is {value}; can be {least} to {most}")));
+            }
+        }
+        // Effects are held whole: 2^31 numbers are 8 GiB.
+        if self.genes * (self.perturbations + 1) * self.cell_types > 1 << 31 {
+            return Err(Error::setting(
+                "perturbations",
+                "genes x perturbations x cell types is above 2^31; lower one of them",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Cells and the truth they were drawn from.
+pub struct Simulated {
+    /// Raw counts, `[cells, G]`.
+    pub counts: Cells,
+    /// Labels and state of each cell, `[cells]`.
+    pub cells: Vec<Draw>,
+    /// What is true of the world.
+    pub truth: Truth,
+    settings: Settings,
+}
+
+/// Draws a world and its cells. Fails on settings out of range.
+pub fn simulate(settings: &Settings) -> Result<Simulated> {
+    settings.check()?;
+    let truth = Truth::draw(settings, CONTROL);
+    let rng = Rng::new(settings.seed).at(2);
+    let cells = cells::labels(&truth, settings.cells, rng.at(1));
+    let counts = cells::counts(&truth, &cells, rng.at(2));
+    let counts = Cells::new((settings.cells, settings.genes), counts.starts, counts.genes, counts.values);
+    Ok(Simulated { counts, cells, truth, settings: *settings })
+}
+
+impl Simulated {
+    /// Writes an h5ad: X raw counts (CSR), obs `perturbation`, `cell_type`, `batch`; the truth under `uns/simulation`, arrays
+    /// named as the fields of [`Truth`], their first axes in the order of `uns/simulation/{cell_types,perturbations,batches}`.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let truth = &self.truth;
+        let column = |names: &[String], code: &dyn Fn(&Draw) -> u32| {
+            let codes = self.cells.iter().map(|cell| code(cell) as i32).collect();
+            Column::Categorical(Labels { codes, names: names.to_vec() })
+        };
+        let obs = Frame {
+            index: (1..=self.cells.len()).map(|i| format!("cell{i}")).collect(),
+            columns: vec![
+                ("perturbation".into(), column(&truth.perturbations, &|cell| cell.perturbation)),
+                ("cell_type".into(), column(&truth.cell_types, &|cell| cell.cell_type)),
+                ("batch".into(), column(&truth.batches, &|cell| cell.batch)),
+            ],
+        };
+        let var = Frame { index: truth.genes.clone(), columns: Vec::new() };
+        h5ad::write(path, &obs, &var, X::Sparse(&self.counts), &self.extras())
+    }
+
+    fn extras(&self) -> Vec<(String, Extra)> {
+        let truth = &self.truth;
+        let (genes, perturbations) = (truth.genes.len(), truth.perturbations.len());
+        let (types, batches) = (truth.cell_types.len(), truth.batches.len());
+        let programs = truth.programs.len() / genes;
+        let numbers = |name: &str, shape: &[usize], values: &[f32]| {
+            (
+                format!("uns/simulation/{name}"),
+                Extra::Numbers { shape: shape.to_vec(), values: values.to_vec() },
+            )
+        };
+        let strings = |name: &str, values: &[String]| {
+            (format!("uns/simulation/{name}"), Extra::Strings(values.to_vec()))
+        };
+        let library: Vec<f32> = self.cells.iter().map(|cell| cell.library).collect();
+        let responds: Vec<f32> = self.cells.iter().map(|cell| f32::from(u8::from(cell.responds))).collect();
+        vec![
+            ("uns/simulation/rules".into(), Extra::Text(RULES.into())),
+            ("uns/simulation/settings".into(), Extra::Text(format!("{:?}", self.settings))),
+            strings("perturbations", &truth.perturbations),
+            strings("cell_types", &truth.cell_types),
+            strings("batches", &truth.batches),
+            numbers("effects", &[types, perturbations, genes], &truth.effects),
+            numbers("strengths", &[perturbations], &truth.strengths),
+            numbers("responders", &[perturbations], &truth.responders),
+            numbers("programs", &[programs, genes], &truth.programs),
+            numbers("weights", &[perturbations, programs], &truth.weights),
+            numbers("gains", &[types, programs], &truth.gains),
+            numbers("base", &[types, genes], &truth.base),
+            numbers("batch", &[batches, genes], &truth.batch),
+            numbers("loadings", &[truth::LATENT, genes], &truth.loadings),
+            numbers("dispersion", &[genes], &truth.dispersion),
+            numbers("library", &[self.cells.len()], &library),
+            numbers("responds", &[self.cells.len()], &responds),
+        ]
+    }
+}

@@ -1,0 +1,43 @@
+//! Correlations, in f64.
+
+/// Pearson's r of two equally long slices. NaN if either is constant or shorter than 2.
+pub fn pearson<T: Copy + Into<f64> + PartialEq>(a: &[T], b: &[T]) -> f64 {
+    assert_eq!(a.len(), b.len(), "pearson: {} numbers against {}", a.len(), b.len());
+    // Told by the values: the mean of equal numbers need not be that number.
+    let constant = |x: &[T]| x.iter().all(|v| *v == x[0]);
+    if constant(a) || constant(b) {
+        return f64::NAN;
+    }
+    let mean = |x: &[T]| x.iter().map(|&v| v.into()).sum::<f64>() / x.len() as f64;
+    let (ma, mb) = (mean(a), mean(b));
+    let (mut saa, mut sbb, mut sab) = (0.0, 0.0, 0.0);
+    for (&x, &y) in a.iter().zip(b) {
+        let (x, y) = (x.into() - ma, y.into() - mb);
+        saa += x * x;
+        sbb += y * y;
+        sab += x * y;
+    }
+    // Roots apart: the product of two small sums may underflow.
+    (sab / saa.sqrt() / sbb.sqrt()).clamp(-1.0, 1.0)
+}
+
+/// Spearman's rho: Pearson's r of average ranks. NaN if either is constant or shorter than 2; NaN values rank as largest.
+pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    pearson(&average_ranks(a), &average_ranks(b))
+}
+
+/// Ranks from 1; equal values share the mean of their places.
+pub fn average_ranks(values: &[f64]) -> Vec<f64> {
+    let key = |i: usize| if values[i].is_nan() { f64::INFINITY } else { values[i] + 0.0 };
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&i, &j| key(i).total_cmp(&key(j)).then(values[i].is_nan().cmp(&values[j].is_nan())));
+    let mut ranks = vec![0.0; values.len()];
+    let mut before = 0;
+    for tied in order.chunk_by(|&i, &j| values[i] == values[j] || (values[i].is_nan() && values[j].is_nan()))
+    {
+        let rank = before as f64 + (tied.len() + 1) as f64 / 2.0;
+        tied.iter().for_each(|&i| ranks[i] = rank);
+        before += tied.len();
+    }
+    ranks
+}

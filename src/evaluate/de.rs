@@ -1,0 +1,175 @@
+//! Differential expression of every perturbation against the control, as cell-eval 0.6.6 has pdex 0.1.27 do it
+//! (../shared/spec/cell-eval.md, section 4): rank sums, ratios of exponentiated means, one Benjamini-Hochberg over the table.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::columns::Columns;
+use super::pairwise;
+use super::ranksum::{RankSum, Test, counted};
+use super::side::{Groups, Matrix};
+use super::table::number;
+use crate::aside;
+use crate::error::{At, Result};
+
+/// Stands for the ratio where only the control's mean is zero; its inverse where only the perturbed mean is.
+const ONE_SIDED: f64 = 20.0;
+
+/// One row a (target, gene): target-major, genes in file order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// The control's label.
+    pub control: String,
+    /// Perturbations in the order in which the file first names them, [T].
+    pub targets: Vec<String>,
+    /// [G].
+    pub genes: Vec<String>,
+    /// expm1 of the mean log1p value of the control cells, [G].
+    pub reference_mean: Vec<f32>,
+    /// The same of the target's cells, [T, G].
+    pub target_mean: Vec<f32>,
+    /// target_mean / reference_mean; 1, 20 or 0.05 where zeros forbid it, [T, G].
+    pub fold_change: Vec<f64>,
+    /// Mann-Whitney U of the target's cells, [T, G].
+    pub statistic: Vec<f64>,
+    /// Two-sided p, [T, G].
+    pub p_value: Vec<f64>,
+    /// Benjamini-Hochberg over all T G rows, [T, G].
+    pub fdr: Vec<f64>,
+}
+
+/// One gene of one group.
+#[derive(Clone, Copy)]
+struct Entry {
+    mean: f32,
+    test: Test,
+}
+
+impl Table {
+    /// Compares each group with group 0. `x` holds log1p values, none negative.
+    pub fn of(x: &Matrix, groups: &Groups, genes: &[String], control: &str) -> Table {
+        let (count, width) = (groups.perturbations.len(), genes.len());
+        let entries = entries(x, groups);
+        let reference_mean: Vec<f32> = entries.iter().map(|(control, _)| *control).collect();
+        let rows: Vec<Vec<Entry>> = groups
+            .appearance
+            .par_iter()
+            .map(|&p| entries.iter().map(|(_, perturbed)| perturbed[p]).collect())
+            .collect();
+        let cells = || rows.iter().flatten();
+        let target_mean: Vec<f32> = cells().map(|e| e.mean).collect();
+        let fold_change =
+            (0..count * width).map(|i| fold_change(target_mean[i], reference_mean[i % width])).collect();
+        let p_value: Vec<f64> = cells().map(|e| e.test.p).collect();
+        Table {
+            control: control.to_string(),
+            targets: groups.appearance.iter().map(|&p| groups.perturbations[p].clone()).collect(),
+            genes: genes.to_vec(),
+            fdr: benjamini_hochberg(&p_value),
+            statistic: cells().map(|e| e.test.u).collect(),
+            reference_mean,
+            target_mean,
+            fold_change,
+            p_value,
+        }
+    }
+
+    /// `(target_mean - reference_mean) / reference_mean` of a row, NaN without a reference.
+    pub fn percent_change(&self, row: usize) -> f32 {
+        let reference = self.reference_mean[row % self.genes.len()];
+        if reference == 0.0 { f32::NAN } else { (self.target_mean[row] - reference) / reference }
+    }
+
+    /// Writes `real_de.csv` or `pred_de.csv`.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let name = |name: &String| super::table::quoted(name);
+        let genes: Vec<String> = self.genes.iter().map(name).collect();
+        let lines: Vec<String> = (0..self.targets.len())
+            .into_par_iter()
+            .map(|t| self.lines(t, &name(&self.targets[t]), &genes))
+            .collect();
+        aside::file(path, |aside| {
+            let mut file = std::io::BufWriter::new(std::fs::File::create(aside).at(aside)?);
+            let header = "target,reference,feature,target_mean,reference_mean,percent_change,fold_change,p_value,\
+                          statistic,fdr\n";
+            file.write_all(header.as_bytes()).at(aside)?;
+            lines.iter().try_for_each(|lines| file.write_all(lines.as_bytes())).at(aside)?;
+            file.flush().at(aside)
+        })
+    }
+
+    fn lines(&self, target: usize, name: &str, genes: &[String]) -> String {
+        let control = super::table::quoted(&self.control);
+        let mut text = String::with_capacity(genes.len() * 160);
+        for (g, gene) in genes.iter().enumerate() {
+            let row = target * genes.len() + g;
+            let percent = self.percent_change(row);
+            let percent = if percent.is_nan() { String::new() } else { number(f64::from(percent)) };
+            let means = format_args!("{:?},{:?}", self.target_mean[row], self.reference_mean[g]).to_string();
+            let [fold, p, u, fdr] = [&self.fold_change, &self.p_value, &self.statistic, &self.fdr]
+                .map(|column| number(column[row]));
+            writeln!(text, "{name},{control},{gene},{means},{percent},{fold},{p},{u},{fdr}")
+                .expect("a string takes any text");
+        }
+        text
+    }
+}
+
+/// For every gene the control's mean and the groups' entries.
+fn entries(x: &Matrix, groups: &Groups) -> Vec<(f32, Vec<Entry>)> {
+    let genes = x.shape().1;
+    // Small enough for every thread to have several blocks, large enough that finding a block in a row costs little.
+    let block = (genes / (rayon::current_num_threads() * 8)).clamp(8, 128);
+    let counted = counted(groups);
+    let blocks = genes.div_ceil(block);
+    let compare = |b: usize| -> Vec<(f32, Vec<Entry>)> {
+        let range = b * block..((b + 1) * block).min(genes);
+        let columns = Columns::of(x, groups, range.clone());
+        let mut test = RankSum::new(groups, &counted);
+        (0..range.len()).map(|i| gene(columns.gene(i), groups, &mut test)).collect()
+    };
+    (0..blocks).into_par_iter().flat_map_iter(compare).collect()
+}
+
+fn gene((places, values): (&[u32], &[f32]), groups: &Groups, test: &mut RankSum) -> (f32, Vec<Entry>) {
+    let mut before = 0;
+    let mut mean = |g: usize| {
+        let (start, n) = (groups.starts[g], groups.size(g));
+        let count = places[before..].partition_point(|&place| (place as usize) < start + n);
+        let range = before..before + count;
+        before += count;
+        let mean = pairwise::sum(&places[range.clone()], &values[range], start as u32, n) / n as f32;
+        f64::from(mean).exp_m1() as f32
+    };
+    let control = mean(0);
+    let mut entries = Vec::with_capacity(groups.perturbations.len());
+    test.gene(places, values, |test| entries.push(Entry { mean: mean(entries.len() + 1), test }));
+    (control, entries)
+}
+
+fn fold_change(target: f32, reference: f32) -> f64 {
+    match (target == 0.0, reference == 0.0) {
+        (true, true) => 1.0,
+        (false, true) => ONE_SIDED,
+        (true, false) => 1.0 / ONE_SIDED,
+        (false, false) => f64::from(target / reference),
+    }
+}
+
+/// Benjamini & Hochberg 1995: `p_(i) m / i`, the running minimum from the largest, at most 1.
+pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
+    let m = p.len() as f64;
+    // p >= 0, so its bits sort as it does; equal p get equal fdr, whatever their order.
+    let mut order: Vec<(u64, u32)> = p.iter().zip(0..).map(|(p, i)| (p.to_bits(), i)).collect();
+    order.par_sort_unstable();
+    let mut fdr = vec![0.0; p.len()];
+    let mut least = 1.0f64;
+    for (rank, &(bits, i)) in order.iter().enumerate().rev() {
+        least = least.min(f64::from_bits(bits) * (m / (rank + 1) as f64));
+        fdr[i as usize] = least;
+    }
+    fdr
+}

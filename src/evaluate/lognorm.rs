@@ -1,0 +1,86 @@
+//! Counts or logs? What is stored decides, as in cell-eval 0.6.6 (../shared/spec/cell-eval.md, section 2).
+//!
+//! A stored value with a fractional part above 1e-3 makes the matrix log1p values, used as they are. Without one it is raw
+//! counts: each cell is scaled to the median of this side's own totals, then log1p.
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::side::{Matrix, Side};
+use crate::error::Result;
+
+/// Above this no log1p value of a cell is plausible.
+const LARGEST_LOG: f32 = 15.0;
+
+/// What a side held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// Natural log1p of normalised counts, by assumption: nothing in a matrix tells its target total.
+    Logs,
+    /// Raw counts, converted here.
+    Counts,
+}
+
+/// The side's values on the log1p scale. Errors: not finite, negative, or logs of 15 and more.
+pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
+    let values = side.x.values();
+    let wrong = |bad: fn(f32) -> bool| values.par_iter().position_first(|&v| bad(v));
+    let at = |i: usize| {
+        let (cell, gene) = side.x.place(i);
+        format!("cell {cell}, gene {:?} holds {}", side.genes[gene], values[i])
+    };
+    if let Some(i) = wrong(|v| !v.is_finite()) {
+        return Err(side.error(format!("{}; expression must be finite", at(i))));
+    }
+    if let Some(i) = wrong(|v| v < 0.0) {
+        return Err(side.error(format!("{}; expression cannot be negative: clip predictions at 0", at(i))));
+    }
+    if !values.par_iter().any(|&v| v.fract() > 1e-3) {
+        return Ok((Cow::Owned(from_counts(side)?), Held::Counts));
+    }
+    if let Some(i) = wrong(|v| v >= LARGEST_LOG) {
+        let what = "; log1p values stay below 15: is this normalised but not log-transformed?";
+        return Err(side.error(format!("{}{what}", at(i))));
+    }
+    Ok((Cow::Borrowed(&side.x), Held::Logs))
+}
+
+/// ln(1 + x / (total / median)), every step rounded to f32 as scanpy 1.11 does, so that equal values stay equal.
+///
+/// Equal shares of different totals (1 of 100, 3 of 300 counts) may differ in the last bit; the rounding of log1p decides
+/// whether they tie. This one is the C library's (fdlibm), which numpy calls where it has no vector code of its own.
+fn from_counts(side: &Side) -> Result<Matrix> {
+    let cells = side.x.shape().0;
+    let values = side.x.values();
+    let total = |cell: usize| values[side.x.row(cell)].iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
+    let totals: Vec<f32> = (0..cells).into_par_iter().map(total).collect();
+    let mut sorted = totals.clone();
+    if matches!(side.x, Matrix::Dense { .. }) {
+        sorted.retain(|&total| total > 0.0);
+    }
+    let median = median(&mut sorted);
+    if median.is_nan() || median <= 0.0 {
+        return Err(side.error("counts whose median cell is empty; drop the empty cells"));
+    }
+    let mut x = side.x.clone();
+    for (cell, &total) in totals.iter().enumerate() {
+        let row = x.row(cell);
+        let scale = if total > 0.0 { total / median } else { 1.0 };
+        for value in &mut x.values_mut()[row] {
+            *value = libm::log1pf(*value / scale);
+        }
+    }
+    Ok(x)
+}
+
+fn median(values: &mut [f32]) -> f32 {
+    values.sort_unstable_by(f32::total_cmp);
+    match values.len() {
+        0 => f32::NAN,
+        n if n.is_multiple_of(2) => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+        n => values[n / 2],
+    }
+}

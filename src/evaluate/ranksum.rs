@@ -1,0 +1,184 @@
+//! Wilcoxon rank sums of every group against the control, one gene at a time (Mann & Whitney 1947).
+//!
+//! All values of a gene are sorted once, each with its group. One walk over the sorted values then serves every group: a
+//! value's place among the control's is known when it is met, so no group is ever pooled and sorted with the control again.
+//!
+//! ```text
+//!   2 U_g  = sum over x of g   2 #{y of control: y < x} + #{y = x}
+//!   T_g    = sum over values v (c_v + a_v)^3 - (c_v + a_v)       c_v, a_v: how often v stands in control and g
+//!          = T_control + sum over v in g [...(c_v + a_v) - ...(c_v)]
+//! ```
+//! Both are whole numbers. Zeros are one block below all other values: expression is not negative.
+
+use super::null::{Counted, SMALL, normal};
+use super::side::Groups;
+
+/// Shorter lists are sorted by comparison.
+const RADIX_FROM: usize = 512;
+const DIGIT: u32 = 11;
+const BUCKETS: usize = 1 << DIGIT;
+
+/// U and p of one gene in one group, against the control.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Test {
+    /// U of the group: pairs in which the group's cell is higher, ties counting a half.
+    pub u: f64,
+    /// Two-sided.
+    pub p: f64,
+}
+
+/// The test for a grouping, and the room it works in; one a thread.
+pub struct RankSum<'a> {
+    groups: &'a Groups,
+    counted: &'a [Option<Counted>],
+    sorted: Vec<u64>,
+    spare: Vec<u64>,
+    twice_u: Vec<u64>,
+    ties: Vec<u128>,
+    nonzeros: Vec<usize>,
+}
+
+/// The counted distributions of the groups that may need one.
+pub fn counted(groups: &Groups) -> Vec<Option<Counted>> {
+    let control = groups.size(0);
+    let small = |g: usize| control.min(groups.size(g)) <= SMALL;
+    let of = |g: usize| if small(g) { Counted::new(groups.size(g), control) } else { None };
+    (1..groups.starts.len() - 1).map(of).collect()
+}
+
+impl<'a> RankSum<'a> {
+    /// `counted` comes from [`counted`] of the same groups.
+    pub fn new(groups: &'a Groups, counted: &'a [Option<Counted>]) -> Self {
+        let count = groups.starts.len() - 1;
+        RankSum {
+            groups,
+            counted,
+            sorted: Vec::new(),
+            spare: Vec::new(),
+            twice_u: vec![0; count],
+            ties: vec![0; count],
+            nonzeros: vec![0; count],
+        }
+    }
+
+    /// Tests one gene: its positive values and their places among the groups' cells, rising. One test a perturbation is
+    /// handed to `take`.
+    pub fn gene(&mut self, places: &[u32], values: &[f32], mut take: impl FnMut(Test)) {
+        self.load(places, values);
+        sort(&mut self.sorted, &mut self.spare);
+        let control_ties = self.walk();
+        let n2 = self.groups.size(0);
+        for g in 1..self.groups.starts.len() - 1 {
+            let n1 = self.groups.size(g);
+            let u = self.twice_u[g] as f64 / 2.0;
+            let larger = u.max((n1 * n2) as f64 - u);
+            let ties = control_ties + self.ties[g];
+            let p = match &self.counted[g - 1] {
+                Some(counted) if ties == 0 => counted.p(larger),
+                _ => normal(larger, n1, n2, ties),
+            };
+            take(Test { u, p });
+        }
+    }
+
+    /// Packs (value, group): the bits of positive floats sort as the floats do.
+    fn load(&mut self, places: &[u32], values: &[f32]) {
+        self.sorted.clear();
+        self.nonzeros.fill(0);
+        let mut g = 0;
+        for (&place, &value) in places.iter().zip(values) {
+            while place as usize >= self.groups.starts[g + 1] {
+                g += 1;
+            }
+            self.nonzeros[g] += 1;
+            self.sorted.push((u64::from(value.to_bits()) << 32) | g as u64);
+        }
+    }
+
+    /// One walk over the sorted values; returns the control's own ties.
+    fn walk(&mut self) -> u128 {
+        let zeros = |g: usize, nonzeros: &[usize]| (self.groups.size(g) - nonzeros[g]) as u64;
+        let control_zeros = zeros(0, &self.nonzeros);
+        let mut control_ties = cubic(control_zeros);
+        for g in 1..self.twice_u.len() {
+            let a = zeros(g, &self.nonzeros);
+            self.twice_u[g] = a * control_zeros;
+            self.ties[g] = cubic(a + control_zeros) - cubic(control_zeros);
+        }
+        let mut below = control_zeros;
+        let mut rest = self.sorted.as_slice();
+        while let Some(&first) = rest.first() {
+            let g = first as u32 as usize;
+            if rest.len() == 1 || (rest[1] >> 32) != (first >> 32) {
+                // A value that stands alone ties with nothing.
+                if g == 0 {
+                    below += 1;
+                } else {
+                    self.twice_u[g] += 2 * below;
+                }
+                rest = &rest[1..];
+                continue;
+            }
+            let mut equal = 0;
+            let mut length = 0;
+            while length < rest.len() && (rest[length] >> 32) == (first >> 32) {
+                let g = rest[length] as u32 as usize;
+                let same = rest[length..].iter().take_while(|&&key| key == rest[length]).count();
+                length += same;
+                // The control is group 0, so it comes first among equal values.
+                if g == 0 {
+                    equal = same as u64;
+                    control_ties += cubic(equal);
+                } else {
+                    self.twice_u[g] += same as u64 * (2 * below + equal);
+                    self.ties[g] += cubic(same as u64 + equal) - cubic(equal);
+                }
+            }
+            below += equal;
+            rest = &rest[length..];
+        }
+        control_ties
+    }
+}
+
+/// t^3 - t.
+fn cubic(t: u64) -> u128 {
+    let t = u128::from(t);
+    t * t * t - t
+}
+
+/// Sorts by value, then group. The groups arrive in order and radix passes keep order, so only the value's digits are
+/// sorted by.
+fn sort(keys: &mut Vec<u64>, spare: &mut Vec<u64>) {
+    if keys.len() < RADIX_FROM {
+        keys.sort_unstable();
+        return;
+    }
+    spare.resize(keys.len(), 0);
+    let mut counts = [[0u32; BUCKETS]; 3];
+    for &key in keys.iter() {
+        for (pass, counts) in counts.iter_mut().enumerate() {
+            counts[digit(key, pass)] += 1;
+        }
+    }
+    for (pass, counts) in counts.iter_mut().enumerate() {
+        if counts[digit(keys[0], pass)] as usize == keys.len() {
+            continue;
+        }
+        let mut start = 0;
+        for count in counts.iter_mut() {
+            start += std::mem::replace(count, start);
+        }
+        for &key in keys.iter() {
+            let slot = &mut counts[digit(key, pass)];
+            spare[*slot as usize] = key;
+            *slot += 1;
+        }
+        std::mem::swap(keys, spare);
+    }
+}
+
+#[inline]
+fn digit(key: u64, pass: usize) -> usize {
+    (key >> (32 + DIGIT * pass as u32)) as usize & (BUCKETS - 1)
+}

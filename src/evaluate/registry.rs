@@ -1,0 +1,159 @@
+//! Which measures there are, in the order of the result's columns, and who asks for which.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, unknown};
+
+/// A rule set: whose definitions the numbers follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rules {
+    /// cell-eval 0.6.6 with pdex 0.1.27, its quirks included (../shared/spec/cell-eval.md).
+    #[default]
+    #[serde(rename = "cell-eval-0.6.6")]
+    CellEval066,
+}
+
+impl Rules {
+    /// The name users write.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rules::CellEval066 => "cell-eval-0.6.6",
+        }
+    }
+
+    /// The rule set of a name. Errors: a name that is planned or unknown.
+    pub fn parse(name: &str) -> Result<Rules> {
+        match name {
+            "cell-eval-0.6.6" => Ok(Rules::CellEval066),
+            "fixed" | "paper" => {
+                Err(Error::setting("--rules", format!("{name} is not yet there; use cell-eval-0.6.6")))
+            }
+            _ => Err(Error::setting("--rules", format!("unknown rule set {name:?}; use cell-eval-0.6.6"))),
+        }
+    }
+}
+
+/// A choice of measures, as cell-eval names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// All.
+    #[default]
+    Full,
+    /// The seven that need little time.
+    Minimal,
+    /// The three of the Virtual Cell Challenge.
+    Vcc,
+    /// Those of the differential expression tables.
+    De,
+    /// Those of expression alone. No differential expression is computed, where cell-eval computes and writes it.
+    Anndata,
+    /// discrimination_score_l1.
+    Pds,
+}
+
+/// A measure, by cell-eval's registry name.
+pub struct Metric {
+    /// As `--skip-metrics` takes it.
+    pub name: &'static str,
+    /// Needs the differential expression tables.
+    pub de: bool,
+    /// The paper's name (SCALE v1, appendix A).
+    pub paper: &'static str,
+    /// Best value; `None` for counts, which have none.
+    pub best: Option<f64>,
+}
+
+const fn de(name: &'static str, paper: &'static str) -> Metric {
+    Metric { name, de: true, paper, best: Some(1.0) }
+}
+
+const fn expression(name: &'static str, paper: &'static str, best: f64) -> Metric {
+    Metric { name, de: false, paper, best: Some(best) }
+}
+
+/// All measures, in the order of the columns.
+pub const METRICS: [Metric; 25] = [
+    de("overlap_at_N", "DEOver"),
+    de("overlap_at_50", ""),
+    de("overlap_at_100", ""),
+    de("overlap_at_200", ""),
+    de("overlap_at_500", ""),
+    de("precision_at_N", "DEPrec"),
+    de("precision_at_50", ""),
+    de("precision_at_100", ""),
+    de("precision_at_200", ""),
+    de("precision_at_500", ""),
+    de("de_spearman_sig", ""),
+    de("de_direction_match", "DirAgr"),
+    de("de_spearman_lfc_sig", "LFCspear"),
+    de("de_sig_genes_recall", ""),
+    Metric { name: NSIG, de: true, paper: "", best: None },
+    de("pr_auc", "AUPRC"),
+    de("roc_auc", "AUROC"),
+    expression("pearson_delta", "PDCorr", 1.0),
+    expression("mse", "MSE", 0.0),
+    expression("mae", "MAE", 0.0),
+    expression("mse_delta", "", 0.0),
+    expression("mae_delta", "", 0.0),
+    expression("discrimination_score_l1", "PDS_L1", 1.0),
+    expression("discrimination_score_l2", "PDS_L2", 1.0),
+    expression("discrimination_score_cosine", "PDS_cos", 1.0),
+];
+
+/// The one measure with two columns, `_real` and `_pred`.
+const NSIG: &str = "de_nsig_counts";
+
+/// cell-eval's measures that are not computed here.
+pub const ABSENT: [&str; 2] = ["pearson_edistance", "clustering_agreement"];
+
+impl Profile {
+    fn holds(self, metric: &Metric) -> bool {
+        match self {
+            Profile::Full => true,
+            Profile::De => metric.de,
+            Profile::Anndata => !metric.de,
+            Profile::Minimal => matches!(
+                metric.name,
+                "pearson_delta"
+                    | "mse"
+                    | "mae"
+                    | "discrimination_score_l1"
+                    | "overlap_at_N"
+                    | "precision_at_N"
+                    | NSIG
+            ),
+            Profile::Vcc => matches!(metric.name, "mae" | "discrimination_score_l1" | "overlap_at_N"),
+            Profile::Pds => metric.name == "discrimination_score_l1",
+        }
+    }
+}
+
+/// The measures to compute. Errors: a name to skip that no measure has, or nothing left.
+pub fn choose(profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
+    let names: Vec<String> = METRICS.iter().map(|m| m.name).chain(ABSENT).map(String::from).collect();
+    if let Some(name) = skip.iter().find(|name| !names.contains(name)) {
+        return Err(Error::setting("--skip-metrics", unknown("metric", name, &names)));
+    }
+    let chosen: Vec<&Metric> =
+        METRICS.iter().filter(|m| profile.holds(m) && !skip.iter().any(|name| name == m.name)).collect();
+    if chosen.is_empty() {
+        return Err(Error::setting("--skip-metrics", "nothing is left to compute"));
+    }
+    Ok(chosen)
+}
+
+/// The measure a column of the results belongs to.
+pub fn metric_of(column: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|m| m.name == column || (m.name == NSIG && column.starts_with(NSIG)))
+}
+
+impl Metric {
+    /// The columns of results.csv that hold it.
+    pub fn columns(&self) -> Vec<String> {
+        match self.name {
+            NSIG => ["real", "pred"].map(|side| format!("{NSIG}_{side}")).to_vec(),
+            name => vec![name.to_string()],
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! One side of the comparison: cells, their labels, their genes.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::data::h5ad::{Cells, Labels};
+use crate::error::{Error, Result};
+
+/// Expression of `n` cells over `G` genes, as the file stored it: the two kinds are normalised by different medians.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// Rows of stored values, [n, G].
+    Sparse(Cells),
+    /// Every value, row by row, [n, G].
+    Dense {
+        /// G.
+        genes: usize,
+        /// n * G numbers.
+        values: Vec<f32>,
+    },
+}
+
+impl Matrix {
+    /// (cells, genes).
+    pub fn shape(&self) -> (usize, usize) {
+        match self {
+            Matrix::Sparse(x) => x.shape(),
+            Matrix::Dense { genes, values } => (values.len() / (*genes).max(1), *genes),
+        }
+    }
+
+    /// Stored values: all of a dense matrix.
+    pub fn values(&self) -> &[f32] {
+        match self {
+            Matrix::Sparse(x) => x.data(),
+            Matrix::Dense { values, .. } => values,
+        }
+    }
+
+    /// Stored values, to change in place.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        match self {
+            Matrix::Sparse(x) => x.data_mut(),
+            Matrix::Dense { values, .. } => values,
+        }
+    }
+
+    /// Where the values of a cell stand in [`Matrix::values`].
+    pub fn row(&self, cell: usize) -> Range<usize> {
+        match self {
+            Matrix::Sparse(x) => x.indptr().outer_inds_sz(cell),
+            Matrix::Dense { genes, .. } => cell * genes..(cell + 1) * genes,
+        }
+    }
+
+    /// Cell and gene of stored value `i`, for messages.
+    pub fn place(&self, i: usize) -> (usize, usize) {
+        match self {
+            Matrix::Sparse(x) => {
+                let starts = x.indptr();
+                let starts = starts.as_slice().expect("a whole matrix starts at 0");
+                (starts.partition_point(|&s| s <= i) - 1, x.indices()[i] as usize)
+            }
+            Matrix::Dense { genes, .. } => (i / genes, i % genes),
+        }
+    }
+
+    /// The given cells, in the given order.
+    pub fn subset(&self, cells: &[u32]) -> Matrix {
+        let rows = cells.iter().map(|&cell| self.row(cell as usize));
+        match self {
+            Matrix::Sparse(x) => {
+                let mut starts = vec![0];
+                let (mut genes, mut values) = (Vec::new(), Vec::new());
+                for row in rows {
+                    genes.extend_from_slice(&x.indices()[row.clone()]);
+                    values.extend_from_slice(&x.data()[row]);
+                    starts.push(values.len());
+                }
+                Matrix::Sparse(Cells::new((cells.len(), x.cols()), starts, genes, values))
+            }
+            Matrix::Dense { genes, values } => {
+                Matrix::Dense { genes: *genes, values: rows.flat_map(|row| &values[row]).copied().collect() }
+            }
+        }
+    }
+}
+
+/// Cells with their labels and genes. `labels` has one entry a cell, `genes` one name a column.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// What messages call it: the file it came from, or "real", "pred".
+    pub source: PathBuf,
+    /// Expression, [n, G]: log1p values, or raw counts, which are then converted (`lognorm`).
+    pub x: Matrix,
+    /// The perturbation of each cell.
+    pub labels: Labels,
+    /// Names of the columns.
+    pub genes: Vec<String>,
+}
+
+impl Side {
+    /// The given cells, in the given order.
+    pub fn subset(&self, cells: &[u32]) -> Side {
+        let codes = cells.iter().map(|&cell| self.labels.codes[cell as usize]).collect();
+        Side {
+            source: self.source.clone(),
+            x: self.x.subset(cells),
+            labels: Labels { codes, names: self.labels.names.clone() },
+            genes: self.genes.clone(),
+        }
+    }
+
+    pub(super) fn error(&self, what: impl Into<String>) -> Error {
+        Error::format(&self.source, what)
+    }
+}
+
+/// Cells sorted into their groups; group 0 is the control, group `1 + p` perturbation `p`.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    /// Perturbations, sorted by code point; the control is not among them.
+    pub perturbations: Vec<String>,
+    /// Perturbations in the order in which the file first names them.
+    pub appearance: Vec<usize>,
+    /// Cell numbers, group by group, in file order within a group.
+    pub cells: Vec<u32>,
+    /// Group `g` is `cells[starts[g]..starts[g + 1]]`.
+    pub starts: Vec<usize>,
+}
+
+impl Groups {
+    /// Sorts the cells of a side. Errors: a cell without a label, no control cell, nothing but control cells.
+    pub fn of(side: &Side, control: &str) -> Result<Groups> {
+        let n = side.x.shape().0;
+        check_shape(side, n)?;
+        if let Some(cell) = side.labels.codes.iter().position(|&code| code < 0) {
+            let many = side.labels.codes.iter().filter(|&&code| code < 0).count();
+            let what = format!(
+                "{many} cells have no perturbation label (the first is cell {cell}); label or drop them"
+            );
+            return Err(side.error(what));
+        }
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        let names = &side.labels.names;
+        for &code in &side.labels.codes {
+            *counts.entry(&names[code as usize]).or_default() += 1;
+        }
+        if !counts.contains_key(control) {
+            let known: Vec<String> = counts.keys().map(|name| name.to_string()).collect();
+            let what = crate::error::unknown("control label", control, &known);
+            return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
+        }
+        let mut perturbations: Vec<String> =
+            counts.keys().filter(|&&name| name != control).map(|name| name.to_string()).collect();
+        if perturbations.is_empty() {
+            return Err(side.error(format!("every cell is labelled {control:?}; nothing is perturbed")));
+        }
+        perturbations.sort_unstable();
+        let mut starts = vec![0, counts[control]];
+        for name in &perturbations {
+            starts.push(starts[starts.len() - 1] + counts[name.as_str()]);
+        }
+        Ok(fill(side, perturbations, starts))
+    }
+
+    /// Cells of group `g`.
+    pub fn group(&self, g: usize) -> &[u32] {
+        &self.cells[self.starts[g]..self.starts[g + 1]]
+    }
+
+    /// Number of cells of group `g`.
+    pub fn size(&self, g: usize) -> usize {
+        self.starts[g + 1] - self.starts[g]
+    }
+}
+
+fn check_shape(side: &Side, n: usize) -> Result<()> {
+    let (labels, genes, columns) = (side.labels.codes.len(), side.genes.len(), side.x.shape().1);
+    if labels != n || genes != columns {
+        let what = format!("{n} cells by {columns} genes, but {labels} labels and {genes} gene names");
+        return Err(side.error(what));
+    }
+    if n == 0 || genes == 0 {
+        return Err(side.error(format!("{n} cells by {genes} genes: nothing to compare")));
+    }
+    Ok(())
+}
+
+fn fill(side: &Side, perturbations: Vec<String>, starts: Vec<usize>) -> Groups {
+    // A name may stand twice among the categories: groups are told apart by name, not by code.
+    let group_of: Vec<usize> =
+        side.labels.names.iter().map(|name| perturbations.binary_search(name).map_or(0, |p| p + 1)).collect();
+    let mut next = starts.clone();
+    let mut cells = vec![0; side.labels.codes.len()];
+    let mut appearance = Vec::with_capacity(perturbations.len());
+    for (cell, &code) in side.labels.codes.iter().enumerate() {
+        let group = group_of[code as usize];
+        if group > 0 && next[group] == starts[group] {
+            appearance.push(group - 1);
+        }
+        cells[next[group]] = cell as u32;
+        next[group] += 1;
+    }
+    Groups { perturbations, appearance, cells, starts }
+}
+
+/// The same genes in the same order, the same labels. Errors name what differs.
+pub fn check_match(real: &Side, pred: &Side, real_groups: &Groups, pred_groups: &Groups) -> Result<()> {
+    if let Some(i) =
+        (0..real.genes.len().max(pred.genes.len())).find(|&i| real.genes.get(i) != pred.genes.get(i))
+    {
+        return Err(pred.error(gene_difference(real, pred, i)));
+    }
+    let only = |a: &Groups, b: &Groups| {
+        let missing = a.perturbations.iter().filter(|name| b.perturbations.binary_search(name).is_err());
+        some(missing.map(String::as_str))
+    };
+    let here = only(pred_groups, real_groups);
+    let there = only(real_groups, pred_groups);
+    if here.is_none() && there.is_none() {
+        return Ok(());
+    }
+    let mut what = "both files must hold the same perturbations".to_string();
+    for (names, file) in [(here, pred), (there, real)] {
+        if let Some(names) = names {
+            what += &format!("; only in {}: {names}", file.source.display());
+        }
+    }
+    Err(pred.error(what))
+}
+
+fn gene_difference(real: &Side, pred: &Side, first: usize) -> String {
+    let (a, b) = (real.genes.len(), pred.genes.len());
+    let known: std::collections::HashSet<&String> = real.genes.iter().collect();
+    let ours: std::collections::HashSet<&String> = pred.genes.iter().collect();
+    let missing = some(real.genes.iter().filter(|g| !ours.contains(g)).map(String::as_str));
+    let extra = some(pred.genes.iter().filter(|g| !known.contains(g)).map(String::as_str));
+    let name = |side: &Side| side.genes.get(first).map_or("nothing".to_string(), |g| format!("{g:?}"));
+    let mut what = format!("genes differ from {}: ", real.source.display());
+    if missing.is_none() && extra.is_none() && a == b {
+        what += &format!("gene {first} is {} here and {} there", name(pred), name(real));
+        return what + "; the same names in another order: reorder the columns";
+    }
+    what += &format!("{b} here, {a} there");
+    for (names, word) in [(missing, "missing here"), (extra, "only here")] {
+        if let Some(names) = names {
+            what += &format!("; {word}: {names}");
+        }
+    }
+    what + "; both files must list the same genes in the same order"
+}
+
+/// `"A", "B", "C" and 4 more`, or nothing.
+pub(super) fn some<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let names: Vec<Cow<str>> = names.map(|name| Cow::Owned(format!("{name:?}"))).collect();
+    let shown = names[..names.len().min(3)].join(", ");
+    match names.len() {
+        0 => None,
+        1..=3 => Some(shown),
+        n => Some(format!("{shown} and {} more", n - 3)),
+    }
+}

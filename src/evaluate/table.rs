@@ -1,0 +1,140 @@
+//! results.csv and agg_results.csv, as polars writes them for cell-eval (../shared/spec/cell-eval.md, section 5).
+
+use std::path::Path;
+
+use crate::aside;
+use crate::error::{At, Result};
+
+/// A measure for every perturbation. `None`: the measure leaves it out; NaN: undefined.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// As in the header of results.csv.
+    pub name: String,
+    /// One a perturbation.
+    pub values: Vec<Option<f64>>,
+}
+
+/// What `describe` says of a column; `None` is an empty field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Values that are there, NaN included.
+    pub count: usize,
+    /// Values that are not.
+    pub null: usize,
+    /// How many of the values are NaN.
+    pub nan: usize,
+    /// Mean of the values; NaN if one of them is.
+    pub mean: Option<f64>,
+    /// Mean of the values that are numbers.
+    pub mean_of_numbers: Option<f64>,
+    /// Standard deviation of the values (n - 1).
+    pub std: Option<f64>,
+    /// Smallest number.
+    pub min: Option<f64>,
+    /// The values nearest to a quarter, a half and three quarters of the way, NaN sorted last; not interpolated.
+    pub quartiles: [Option<f64>; 3],
+    /// Largest number.
+    pub max: Option<f64>,
+}
+
+impl Column {
+    /// The column in short.
+    pub fn summary(&self) -> Summary {
+        let mut values: Vec<f64> = self.values.iter().copied().flatten().collect();
+        let numbers: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
+        let n = values.len();
+        let mean_of =
+            |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+        let mean = mean_of(&values);
+        let std = mean.filter(|_| n > 1).map(|mean| {
+            let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+            (squares / (n - 1) as f64).sqrt()
+        });
+        // All of them NaN: NaN is what there is.
+        let among = if numbers.is_empty() { &values } else { &numbers };
+        let min = among.iter().copied().reduce(f64::min);
+        let max = among.iter().copied().reduce(f64::max);
+        values.sort_by(|a, b| a.is_nan().cmp(&b.is_nan()).then(a.total_cmp(b)));
+        let nearest = |q: f64| {
+            let place = (q * n.saturating_sub(1) as f64 + 0.5).floor() as usize;
+            values.get(place).copied()
+        };
+        Summary {
+            count: n,
+            null: self.values.len() - n,
+            nan: n - numbers.len(),
+            mean,
+            mean_of_numbers: mean_of(&numbers),
+            std,
+            min,
+            quartiles: [0.25, 0.5, 0.75].map(nearest),
+            max,
+        }
+    }
+}
+
+/// Writes a row a perturbation and a column a measure.
+pub fn write_results(path: &Path, perturbations: &[String], columns: &[Column]) -> Result<()> {
+    let mut text = header("perturbation", columns);
+    for (p, name) in perturbations.iter().enumerate() {
+        text += &quoted(name);
+        for column in columns {
+            text.push(',');
+            text += &optional(column.values[p]);
+        }
+        text.push('\n');
+    }
+    write(path, &text)
+}
+
+/// Writes count, null_count, mean, std, min, quartiles and max of every column.
+pub fn write_summary(path: &Path, columns: &[Column]) -> Result<()> {
+    let summaries: Vec<Summary> = columns.iter().map(Column::summary).collect();
+    let rows: [(&str, fn(&Summary) -> Option<f64>); 9] = [
+        ("count", |s| Some(s.count as f64)),
+        ("null_count", |s| Some(s.null as f64)),
+        ("mean", |s| s.mean),
+        ("std", |s| s.std),
+        ("min", |s| s.min),
+        ("25%", |s| s.quartiles[0]),
+        ("50%", |s| s.quartiles[1]),
+        ("75%", |s| s.quartiles[2]),
+        ("max", |s| s.max),
+    ];
+    let mut text = header("statistic", columns);
+    for (name, value) in rows {
+        text += name;
+        for summary in &summaries {
+            text.push(',');
+            text += &optional(value(summary));
+        }
+        text.push('\n');
+    }
+    write(path, &text)
+}
+
+fn header(first: &str, columns: &[Column]) -> String {
+    let names = columns.iter().map(|column| format!(",{}", column.name)).collect::<String>();
+    format!("{first}{names}\n")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    aside::file(path, |aside| std::fs::write(aside, text).at(aside))
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map_or(String::new(), number)
+}
+
+/// The shortest digits that read back as the same number: `1.0`, `2.5e-7`, `NaN`.
+pub fn number(value: f64) -> String {
+    format!("{value:?}")
+}
+
+/// A csv field.
+pub fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        return format!("\"{}\"", text.replace('"', "\"\""));
+    }
+    text.to_string()
+}

@@ -1,0 +1,129 @@
+//! SCALE: gene encoder, set encoder, decoder and conditional flow (SCALE v1, sections 3.2-3.5).
+//!
+//! Letters: B sets, N cells in a set, G genes, D latent width.
+
+use crate::config::{Config, Start};
+use crate::params::{Params, Vars};
+use crate::rng::Rng;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+pub mod build;
+pub mod condition;
+pub mod decoder;
+pub mod flow;
+pub mod gene_encoder;
+pub mod generate;
+pub mod losses;
+pub mod set_encoder;
+
+use build::Build;
+use condition::Vocabulary;
+use decoder::Decoder;
+use flow::Flow;
+use gene_encoder::GeneEncoder;
+use set_encoder::SetEncoder;
+
+/// The gene-wise mean and standard deviation of the training cells, on the network's scale. [G] each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// Mean.
+    pub mean: Vec<f32>,
+    /// Standard deviation.
+    pub std: Vec<f32>,
+}
+
+/// The whole model: where each weight is, and how they work together.
+pub struct Model {
+    config: Config,
+    statistics: Statistics,
+    gene_encoder: GeneEncoder,
+    set_encoder: SetEncoder,
+    decoder: Decoder,
+    flow: Flow,
+}
+
+impl Model {
+    /// Adds the model's weights to `params` and draws them from `rng`.
+    pub fn new(
+        config: &Config,
+        vocabulary: &Vocabulary,
+        statistics: Statistics,
+        params: &mut Params,
+        rng: Rng,
+    ) -> Model {
+        let (genes, d) = (statistics.mean.len(), config.flow.width);
+        let build = &mut Build::new(params, rng);
+        let gene_encoder = GeneEncoder::new(build, &config.encoder, genes, d);
+        let set_encoder = SetEncoder::new(build, d);
+        let decoder = Decoder::new(build, &config.decoder, genes, d);
+        let flow = Flow::new(build, config, vocabulary);
+        if config.decoder.start_at_mean {
+            decoder.start_at(params, &statistics.mean);
+        }
+        Model { config: config.clone(), statistics, gene_encoder, set_encoder, decoder, flow }
+    }
+
+    /// The config it was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The statistics it standardises with.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// G.
+    pub fn genes(&self) -> usize {
+        self.statistics.mean.len()
+    }
+
+    /// True if cells must also be encoded shifted by their perturbation's mean effect (`flow.start = "shifted"`).
+    pub fn wants_shift(&self) -> bool {
+        self.config.flow.start == Start::Shifted
+    }
+
+    /// Enc: sets of cells [B, N, G] -> latents [B, N, D]. Cells are data: no gradient flows into them.
+    pub fn encode(&self, t: &mut Tape, p: &Vars, x: &Tensor) -> Var {
+        let [b, n, g] = x.dims("encode");
+        let seen = if self.config.encoder.standardize { self.standardize(x) } else { x.clone() };
+        let seen = t.constant(seen.reshape(&[b * n, g]));
+        let h = self.gene_encoder.forward(t, p, seen); // [B N, D]
+        let h = t.reshape(h, &[b, n, self.config.flow.width]);
+        self.set_encoder.forward(t, p, h)
+    }
+
+    /// Dec: latents [B, N, D] -> cells [B, N, G] on the network's scale.
+    pub fn decode(&self, t: &mut Tape, p: &Vars, z: Var) -> Var {
+        self.decoder.forward(t, p, z)
+    }
+
+    /// (x - mean_g) / (std_g + 0.05): without it the latents of different cells stay nearly the same for thousands of steps.
+    fn standardize(&self, x: &Tensor) -> Tensor {
+        use rayon::prelude::*;
+        let Statistics { mean, std } = &self.statistics;
+        let scale: Vec<f32> = std.iter().map(|s| 1.0 / (s + 0.05)).collect();
+        let mut seen = vec![0.0; x.len()];
+        seen.par_chunks_mut(mean.len()).zip(x.data().par_chunks(mean.len())).for_each(|(seen, x)| {
+            for (g, seen) in seen.iter_mut().enumerate() {
+                *seen = (x[g] - mean[g]) * scale[g];
+            }
+        });
+        Tensor::new(x.shape(), seen)
+    }
+}
+
+/// relu(x + e) row by row: cells moved by their set's mean effect. x [B, N, G], e [B, G].
+pub fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
+    use rayon::prelude::*;
+    let [_, n, g] = x.dims("shifted");
+    let mut moved = vec![0.0; x.len()];
+    moved.par_chunks_mut(g).enumerate().for_each(|(row, moved)| {
+        let effect = &effect.data()[row / n * g..][..g];
+        for (i, y) in moved.iter_mut().enumerate() {
+            *y = (x.data()[row * g + i] + effect[i]).max(0.0);
+        }
+    });
+    Tensor::new(x.shape(), moved)
+}

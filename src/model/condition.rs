@@ -1,0 +1,114 @@
+//! Conditions: rows of tables, fused into one seed token a set (SCALE v1, eq. 31-33; section 3.4).
+
+use super::build::{Build, Linear};
+use crate::config::{Config, Fusion};
+use crate::params::{Param, Vars};
+use crate::tape::{Tape, Var};
+
+/// What a condition token names; each kind has a table of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Cell type c.
+    CellType,
+    /// Perturbation p.
+    Perturbation,
+    /// Batch b.
+    Batch,
+}
+
+/// Sizes of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// Cell types known.
+    pub cell_types: usize,
+    /// Perturbations known, the control label included.
+    pub perturbations: usize,
+    /// Batches known.
+    pub batches: usize,
+}
+
+/// The T condition tokens of B sets, token by token: what it names and one row number a set.
+pub type Tokens = Vec<(Kind, Vec<u32>)>;
+
+/// The three tokens of a set today: cell type, perturbation, batch.
+pub fn three(ids: &[[u32; 3]]) -> Tokens {
+    let column = |i: usize| ids.iter().map(|id| id[i]).collect();
+    vec![(Kind::CellType, column(0)), (Kind::Perturbation, column(1)), (Kind::Batch, column(2))]
+}
+
+/// T tokens a set -> one row of width D.
+pub struct Condition {
+    tables: [Param; 3],
+    project: Param,
+    fusion: Fuse,
+    width: usize,
+}
+
+enum Fuse {
+    Seed { seed: Param, w_qkv: Param },
+    Basic { w_qkv: Param },
+    Token { class: Param, w_qkv: Param },
+    Mean { w_v: Linear },
+}
+
+impl Condition {
+    /// Adds its weights.
+    pub fn new(build: &mut Build, config: &Config, vocabulary: &Vocabulary) -> Self {
+        let (c, d) = (config.conditions.width, config.flow.width);
+        let mut b = build.within("conditions");
+        let mut table = |name: &str, rows: usize| b.normal(name, &[rows, c], 1.0, false);
+        let tables = [
+            table("cell_type", vocabulary.cell_types),
+            table("perturbation", vocabulary.perturbations),
+            table("batch", vocabulary.batches),
+        ];
+        let project = b.matrix("project", d, c);
+        let mut b = build.within("fusion");
+        let fusion = match config.flow.fusion {
+            Fusion::Seed => {
+                Fuse::Seed { seed: b.normal("seed", &[d], 1.0, false), w_qkv: b.matrix("w_qkv", 3 * d, d) }
+            }
+            Fusion::Basic => Fuse::Basic { w_qkv: b.matrix("w_qkv", 3 * d, d) },
+            Fusion::Token => {
+                Fuse::Token { class: b.normal("class", &[d], 1.0, false), w_qkv: b.matrix("w_qkv", 3 * d, d) }
+            }
+            Fusion::Mean => Fuse::Mean { w_v: Linear { w: b.matrix("w_v", d, d), b: None } },
+        };
+        Condition { tables, project, fusion, width: d }
+    }
+
+    /// T tokens of B sets -> c_seed [B, D].
+    pub fn forward(&self, t: &mut Tape, p: &Vars, tokens: &Tokens) -> Var {
+        let rows: Vec<Var> =
+            tokens.iter().map(|(kind, ids)| t.embedding(p[self.tables[*kind as usize]], ids)).collect();
+        let c = t.tokens(&rows); // [B, T, d_c]
+        let c = t.linear(c, p[self.project], None); // [B, T, D], eq. 31
+        let d = self.width;
+        match &self.fusion {
+            Fuse::Seed { seed, w_qkv } => {
+                let w_q = t.slice(p[*w_qkv], 0..d);
+                let w_kv = t.slice(p[*w_qkv], d..3 * d);
+                let seed = t.reshape(p[*seed], &[1, d]);
+                let q = t.linear(seed, w_q, None);
+                let q = t.reshape(q, &[d]);
+                let kv = t.linear(c, w_kv, None);
+                t.seed_attention(q, kv, 1) // eq. 32-33
+            }
+            Fuse::Basic { w_qkv } => {
+                let qkv = t.linear(c, p[*w_qkv], None);
+                let mixed = t.attention(qkv, None, 1);
+                t.pool(mixed)
+            }
+            Fuse::Token { class, w_qkv } => {
+                let c = t.prepend(p[*class], c);
+                let qkv = t.linear(c, p[*w_qkv], None);
+                let mixed = t.attention(qkv, None, 1);
+                t.token(mixed, 0)
+            }
+            Fuse::Mean { w_v } => {
+                let v = w_v.forward(t, p, c);
+                t.pool(v)
+            }
+        }
+    }
+}

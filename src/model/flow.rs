@@ -1,0 +1,84 @@
+//! Flow transformer g_theta: cells and one seed token a set, parallel blocks (SCALE v1, eq. 17-23, 34-36).
+
+use super::build::{Build, Linear, Mlp};
+use super::condition::{Condition, Tokens, Vocabulary};
+use crate::config::Config;
+use crate::params::{Param, Vars};
+use crate::tape::{Tape, Var};
+
+/// (Z_t, t, conditions) -> the head's answer [B, N, D].
+pub struct Flow {
+    time: Mlp,
+    condition: Condition,
+    blocks: Vec<Block>,
+    head: Linear,
+    heads: usize,
+    add_condition: bool,
+}
+
+/// H += Attn(U) + SwiGLU(U), U = RMSNorm([H; c_seed]): attention and MLP read the same norm (eq. 35 as printed).
+struct Block {
+    norm: Param,
+    w_qkv: Param,
+    w_gate_up: Param,
+    w_out: Param,
+    w_down: Param,
+}
+
+/// Sinusoidal features of t.
+const TIME_FEATURES: usize = 256;
+
+impl Flow {
+    /// Adds its weights.
+    pub fn new(build: &mut Build, config: &Config, vocabulary: &Vocabulary) -> Self {
+        let (d, f, layers) = (config.flow.width, config.flow.ffn, config.flow.layers);
+        let condition = Condition::new(build, config, vocabulary);
+        let time = build.mlp("time", d, d, TIME_FEATURES);
+        let mut b = build.within("flow");
+        let blocks = (0..layers)
+            .map(|i| {
+                let mut b = b.within(&format!("blocks.{i}"));
+                // Input matrices stand side by side, output matrices too: [Q|K|V|gate|up] is one window of the flat buffer.
+                Block {
+                    norm: b.gain("norm", d),
+                    w_qkv: b.matrix("w_qkv", 3 * d, d),
+                    w_gate_up: b.matrix("w_gate_up", 2 * f, d),
+                    w_out: b.branch_end("w_out", d, d, layers),
+                    w_down: b.branch_end("w_down", d, f, layers),
+                }
+            })
+            .collect();
+        let head = b.linear("head", d, d);
+        let heads = config.flow.heads;
+        Flow { time, condition, blocks, head, heads, add_condition: config.flow.add_condition }
+    }
+
+    /// Z_t [B, N, D], one time and T tokens a set -> [B, N, D]: Z1^ or U^, as the config's variant says.
+    pub fn forward(&self, t: &mut Tape, p: &Vars, z: Var, times: &[f32], tokens: &Tokens) -> Var {
+        let features = t.time(times);
+        let tau = self.time.forward(t, p, features); // [B, D]
+        let condition = self.condition.forward(t, p, tokens); // [B, D]
+        let seed = t.add(condition, tau);
+        let input = if self.add_condition { seed } else { tau };
+        let mut h = t.add_to_set(z, input);
+        for block in &self.blocks {
+            h = block.forward(t, p, h, seed, self.heads);
+        }
+        self.head.forward(t, p, h)
+    }
+}
+
+impl Block {
+    /// The seed serves as one more key and value; its own row of the output is dropped (eq. 36), so it is never made.
+    fn forward(&self, t: &mut Tape, p: &Vars, h: Var, seed: Var, heads: usize) -> Var {
+        let u = t.rms_norm(h, Some(p[self.norm]));
+        let seed = t.rms_norm(seed, Some(p[self.norm]));
+        let qkv = t.linear(u, p[self.w_qkv], None); // [B, N, 3D]
+        let seed_qkv = t.linear(seed, p[self.w_qkv], None); // [B, 3D]
+        let mixed = t.attention(qkv, Some(seed_qkv), heads);
+        let gate_up = t.linear(u, p[self.w_gate_up], None);
+        let gated = t.swiglu(gate_up);
+        let h = t.linear_add(h, mixed, p[self.w_out], None);
+        t.linear_add(h, gated, p[self.w_down], None)
+    }
+}

@@ -1,0 +1,76 @@
+//! Prediction: control cells in, perturbed cells out (SCALE v1, eq. 37).
+
+use super::condition::Tokens;
+use super::{Model, shifted};
+use crate::config::{Space, Start};
+use crate::params::Params;
+use crate::rng::Rng;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+impl Model {
+    /// Predicts B sets of N cells: x0 [B, N, G], `effect` [B, G] for a shifted start, T tokens a set, one stream of start
+    /// noise a set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Answers Dec(Z1^) [B, N, G], network's
+    /// scale. Sets do not see each other.
+    pub fn generate(
+        &self,
+        params: &Params,
+        x0: &Tensor,
+        effect: Option<&Tensor>,
+        tokens: &Tokens,
+        steps: usize,
+        starts: &[Rng],
+    ) -> Tensor {
+        let [b, _, _] = x0.dims("generate");
+        assert_eq!(starts.len(), b, "generate: one stream a set");
+        let flow = &self.config().flow;
+        let mut t = Tape::off();
+        let p = params.bind(&mut t);
+        let from = match (flow.start, effect) {
+            (Start::Shifted, Some(effect)) => self.encode(&mut t, &p, &shifted(x0, effect)),
+            _ => self.encode(&mut t, &p, x0),
+        };
+        let mut z = self.start(&mut t, from, starts);
+        for k in 0..steps {
+            let times = vec![k as f32 / steps as f32; b];
+            let answer = self.flow.forward(&mut t, &p, z, &times, tokens);
+            // u / K, with u = (Z1^ - Z_t) / (1 - t) where the head answers Z1^: the last step ends at Z1^ itself.
+            z = match flow.prediction {
+                Space::X if k + 1 == steps => answer,
+                Space::X => {
+                    let ahead = t.sub(answer, z);
+                    let step = t.scale(ahead, 1.0 / (steps - k) as f32);
+                    t.add(z, step)
+                }
+                Space::V => {
+                    let step = t.scale(answer, 1.0 / steps as f32);
+                    t.add(z, step)
+                }
+            };
+        }
+        let decoded = self.decode(&mut t, &p, z);
+        t.value(decoded).clone()
+    }
+
+    /// Dec(Enc(x)) of sets of cells [B, N, G]: what the decoder makes of the cells themselves.
+    pub fn reconstruct(&self, params: &Params, x: &Tensor) -> Tensor {
+        let mut t = Tape::off();
+        let p = params.bind(&mut t);
+        let z = self.encode(&mut t, &p, x);
+        let decoded = self.decode(&mut t, &p, z);
+        t.value(decoded).clone()
+    }
+
+    /// The start of each set from its own stream, so that a set's noise does not depend on its place in the batch.
+    fn start(&self, t: &mut Tape, from: Var, streams: &[Rng]) -> Var {
+        let flow = &self.config().flow;
+        let shape = t.value(from).shape().to_vec();
+        let mut numbers = Vec::with_capacity(t.value(from).len());
+        for (set, &stream) in streams.iter().enumerate() {
+            let one = t.slice(from, set..set + 1);
+            let start = t.flow_start(one, flow.start, flow.mask, stream);
+            numbers.extend_from_slice(t.value(start).data());
+        }
+        t.constant(Tensor::new(&shape, numbers))
+    }
+}

@@ -1,0 +1,138 @@
+//! One training step's losses (SCALE v1, eq. 13-16, 18-30).
+
+use super::condition::{self, Tokens};
+use super::{Model, shifted};
+use crate::config::Start;
+use crate::params::Vars;
+use crate::rng::Rng;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// B sets of N control cells and N perturbed cells, dense, on the network's scale.
+pub struct Examples {
+    /// Controls, then perturbed cells: [2B, N, G].
+    pub cells: Tensor,
+    /// The perturbation's mean effect in other contexts [B, G]; used by `flow.start = "shifted"` alone.
+    pub effect: Option<Tensor>,
+    /// T condition tokens a set.
+    pub tokens: Tokens,
+}
+
+impl Examples {
+    /// Examples of three condition tokens: cell type, perturbation, batch ids a set.
+    pub fn new(cells: Tensor, effect: Option<Tensor>, conditions: &[[u32; 3]]) -> Self {
+        Examples { cells, effect, tokens: condition::three(conditions) }
+    }
+}
+
+/// The loss and its parts, as scalars on the tape.
+pub struct Losses {
+    /// L = L_MSE + w_mmd L_MMD + w_flow L_flow (+ what is beyond the paper).
+    pub total: Var,
+    /// The parts with their weights, by the names used in metrics.jsonl.
+    pub parts: Vec<(&'static str, Var, f32)>,
+    /// Share of the latent variance that lies between cells: near zero, the encoder has collapsed.
+    pub latent_variance: f32,
+}
+
+/// The random choices of a step: one time a set, and the stream of the start's noise.
+pub struct Draws {
+    /// t of each set, 0 to 1.
+    pub times: Vec<f32>,
+    /// Noise and mask of the start.
+    pub start: Rng,
+}
+
+impl Draws {
+    /// A pure function of (seed, step): `t_zero` of the sets are drawn at t = 0, where prediction starts.
+    pub fn at(seed: u64, step: u64, sets: usize, t_zero: f32) -> Draws {
+        let rng = Rng::new(seed).at(1).at(step);
+        let time = |b: u64| if rng.at(1).uniform(b) < t_zero { 0.0 } else { rng.at(0).uniform(b) };
+        Draws { times: (0..sets as u64).map(time).collect(), start: rng.at(2) }
+    }
+}
+
+impl Model {
+    /// Losses of one batch.
+    pub fn losses(&self, t: &mut Tape, p: &Vars, examples: &Examples, draws: &Draws) -> Losses {
+        let (config, weights) = (self.config(), &self.config().loss);
+        let [two_b, n, g] = examples.cells.dims("losses");
+        let b = two_b / 2;
+        let (x0, x1) = (examples.cells.slice(0..b), examples.cells.slice(b..2 * b));
+
+        let z = self.encode(t, p, &examples.cells);
+        let (z0, z1) = (t.slice(z, 0..b), t.slice(z, b..2 * b));
+        let latent_variance = variance_between_cells(t.value(z));
+
+        let decoded = self.decode(t, p, z); // [2B, N, G]
+        let truth = t.constant(examples.cells.clone());
+        // Means over 2B sets, twice: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
+        let mse = t.squared_error(decoded, truth);
+        let mmd = t.mmd(decoded, truth, weights.kernel);
+        let (mse, mmd) = (t.scale(mse, 2.0), t.scale(mmd, 2.0));
+        let mut parts = vec![("mse", mse, 1.0), ("mmd", mmd, weights.w_mmd)];
+
+        let from = match config.flow.start {
+            Start::Shifted => {
+                let effect =
+                    examples.effect.as_ref().expect("losses: a shifted start needs the mean effects");
+                self.encode(t, p, &shifted(&x0, effect))
+            }
+            _ => z0,
+        };
+        let zs = t.flow_start(from, config.flow.start, config.flow.mask, draws.start);
+        let zt = t.flow_path(zs, z1, &draws.times);
+        let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
+        let variant = config.variant();
+        parts.push(("flow", t.flow_loss(answer, zs, z1, zt, &draws.times, variant), weights.w_flow));
+
+        if weights.effect > 0.0 || weights.w_endpoint > 0.0 {
+            let endpoint = t.flow_endpoint(answer, zs, zt, &draws.times, variant);
+            let predicted = self.decode(t, p, endpoint); // [B, N, G]
+            if weights.w_endpoint > 0.0 {
+                let measured = t.constant(x1.clone());
+                parts.push(("endpoint", t.mmd(predicted, measured, weights.kernel), weights.w_endpoint));
+            }
+            if weights.effect > 0.0 {
+                let resting = t.slice(decoded, 0..b);
+                let (after, before) = (t.pool(predicted), t.pool(resting));
+                let effect = t.sub(after, before);
+                let measured = t.constant(mean_effect(&x0, &x1, [b, n, g]));
+                parts.push(("effect", t.squared_error(effect, measured), weights.effect));
+            }
+        }
+        let weighted: Vec<(Var, f32)> = parts.iter().map(|&(_, part, weight)| (part, weight)).collect();
+        Losses { total: t.weighted_sum(&weighted), parts, latent_variance }
+    }
+}
+
+/// mean X1 - mean X0 of each set: [B, G].
+fn mean_effect(x0: &Tensor, x1: &Tensor, [b, n, g]: [usize; 3]) -> Tensor {
+    use rayon::prelude::*;
+    let mut effect = vec![0.0; b * g];
+    effect.par_chunks_mut(g).enumerate().for_each(|(set, effect)| {
+        for cell in set * n..(set + 1) * n {
+            let (before, after) = (&x0.data()[cell * g..][..g], &x1.data()[cell * g..][..g]);
+            for (e, (x0, x1)) in effect.iter_mut().zip(before.iter().zip(after)) {
+                *e += x1 - x0;
+            }
+        }
+        effect.iter_mut().for_each(|e| *e /= n as f32);
+    });
+    Tensor::new(&[b, g], effect)
+}
+
+/// Latents have mean square 1, so their variance over cells, averaged over D, is a share.
+fn variance_between_cells(z: &Tensor) -> f32 {
+    let (rows, d) = (z.rows(), z.width());
+    let mut sums = vec![0.0f64; 2 * d];
+    for row in z.data().chunks(d) {
+        for (i, &x) in row.iter().enumerate() {
+            sums[i] += f64::from(x);
+            sums[d + i] += f64::from(x) * f64::from(x);
+        }
+    }
+    let rows = rows as f64;
+    let between: f64 = (0..d).map(|i| sums[d + i] / rows - (sums[i] / rows).powi(2)).sum();
+    (between / d as f64) as f32
+}

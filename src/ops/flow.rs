@@ -1,0 +1,242 @@
+//! The flow between populations: start, path, error and endpoint (SCALE v1, eq. 18-30 and section 4.2).
+//!
+//!   start      z_s = z0 · e · e + z0 / 2, then 0 with probability `mask`            e_i = rng.at(0).normal(i), e ~ N(0, 1)
+//!   path       z_t = (1 - t) z_s + t z1                                            masked where rng.at(1).uniform(i) < mask
+//!   endpoint   of an answer y: prediction x: y · v, displacement: z_s + y · v, jit: z_t + c y          c = max(1 - t, 0.05)
+//!   loss       L = mean of e^2, e the answer less the target in the space of the loss:
+//!
+//!              prediction  loss    displacement, a = z_s, c = 1 · jit, a = z_t, c = max(1 - t, 0.05)
+//!              x           x       e = y - z1'
+//!              x           v       e = (y - a) / c - (z1' - a') / c
+//!              v           x       e = a + c y - z1'
+//!              v           v       e = y - (z1' - a') / c
+//!
+//!   backward   every e is linear: its gradient is 2 e / (B N D) times the factor of each input. The primed ones are the target;
+//!              they carry gradient only where `target_gradient` says so.                               all =
+//!   tensors    z0, zs, z1, zt, y and their gradients [B, N, D]     t [B]     L [1]
+//!   bound by   memory: the loss moves at most 4 numbers an element forward, 7 backward
+
+use crate::config::{Conversion, FlowVariant, Space, Start};
+use crate::ops::blocks;
+use crate::rng::Rng;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+impl Tape {
+    /// Where the path starts: z0 `[B, N, D]` to `[B, N, D]`. `mask` is the probability of an entry to be set to 0.
+    /// [`Start::Shifted`] is [`Start::Control`] here: the shifted cells were encoded before.
+    pub fn flow_start(&mut self, z0: Var, start: Start, mask: f32, rng: Rng) -> Var {
+        let share = match start {
+            Start::Control | Start::Shifted => 1.0,
+            Start::Gaussian => 0.0,
+            Start::Mixed => 0.5,
+        };
+        if share == 1.0 && mask == 0.0 {
+            return z0;
+        }
+        let z = self.value(z0);
+        let (noise, holes) = (rng.at(0), rng.at(1));
+        let kept = move |i: usize| mask == 0.0 || holes.uniform(i as u64) >= mask;
+        let mut y = vec![0.0; z.len()];
+        blocks::each(&mut y, blocks::GRAIN, |block, y| {
+            for (i, y) in (block * blocks::GRAIN..).zip(y) {
+                if kept(i) {
+                    let e = if share == 1.0 { 0.0 } else { noise.normal(i as u64) };
+                    *y = e + share * z.data()[i];
+                }
+            }
+        });
+        let y = Tensor::new(z.shape(), y);
+        if share == 0.0 {
+            return self.constant(y);
+        }
+        self.record(&[z0], y, move |dy| {
+            let mut dx = blocks::elements(dy.data(), |d| share * d);
+            if mask > 0.0 {
+                blocks::each(&mut dx, blocks::GRAIN, |block, dx| {
+                    for (i, dx) in (block * blocks::GRAIN..).zip(dx) {
+                        if !kept(i) {
+                            *dx = 0.0;
+                        }
+                    }
+                });
+            }
+            vec![Some(Tensor::new(dy.shape(), dx))]
+        })
+    }
+
+    /// The point at time t between zs and z1, both `[B, N, D]`; one time a set.
+    pub fn flow_path(&mut self, zs: Var, z1: Var, times: &[f32]) -> Var {
+        let before: Vec<f32> = times.iter().map(|t| 1.0 - t).collect();
+        let times = times.to_vec();
+        let y = combine(&[(self.value(zs), &before), (self.value(z1), &times)]);
+        let (s_needs, z1_needs) = (self.needs(zs), self.needs(z1));
+        self.record(&[zs, z1], y, move |dy| {
+            vec![s_needs.then(|| combine(&[(dy, &before)])), z1_needs.then(|| combine(&[(dy, &times)]))]
+        })
+    }
+
+    /// Mean squared error of the answer y in the variant's space: y, zs, z1, zt `[B, N, D]`, one time a set, to `[1]`.
+    pub fn flow_loss(
+        &mut self,
+        y: Var,
+        zs: Var,
+        z1: Var,
+        zt: Var,
+        times: &[f32],
+        variant: FlowVariant,
+    ) -> Var {
+        let anchor = if variant.conversion == Conversion::Jit { zt } else { zs };
+        let factors = Factors::of(times, variant);
+        let value = factors.sum();
+        let inputs = [y, anchor, z1];
+        let mut terms = Vec::new();
+        for (factor, input) in value.iter().zip(inputs) {
+            if factor.iter().any(|&f| f != 0.0) {
+                terms.push((self.value(input), factor.as_slice()));
+            }
+        }
+        let error = combine(&terms);
+        let loss = mean_square(error.data());
+        let needs = inputs.map(|x| self.needs(x));
+        let gradient = if variant.target_gradient { value } else { factors.answer };
+        self.record(&inputs, Tensor::scalar(loss), move |d| {
+            let scale = 2.0 * d.item() / error.len() as f32;
+            let by = |factor: &[f32]| {
+                let factor: Vec<f32> = factor.iter().map(|f| f * scale).collect();
+                (factor.iter().any(|&f| f != 0.0)).then(|| combine(&[(&error, &factor)]))
+            };
+            gradient.iter().zip(needs).map(|(factor, needs)| if needs { by(factor) } else { None }).collect()
+        })
+    }
+
+    /// The endpoint that the answer y means: y, zs, zt `[B, N, D]`, one time a set, to `[B, N, D]`.
+    pub fn flow_endpoint(&mut self, y: Var, zs: Var, zt: Var, times: &[f32], variant: FlowVariant) -> Var {
+        if variant.prediction == Space::X {
+            return y;
+        }
+        let anchor = if variant.conversion == Conversion::Jit { zt } else { zs };
+        let c: Vec<f32> = times.iter().map(|&t| speed(t, variant.conversion)).collect();
+        let ones = vec![1.0; c.len()];
+        let z = combine(&[(self.value(anchor), &ones), (self.value(y), &c)]);
+        let y_needs = self.needs(y);
+        self.record(&[anchor, y], z, move |dy| vec![Some(dy.clone()), y_needs.then(|| combine(&[(dy, &c)]))])
+    }
+}
+
+/// By how much a velocity moves the endpoint.
+fn speed(t: f32, conversion: Conversion) -> f32 {
+    match conversion {
+        Conversion::Displacement => 1.0,
+        Conversion::Jit => (1.0 - t).max(0.05),
+    }
+}
+
+/// What y, the anchor (z_s or z_t) and z1 are multiplied by in the error; one number a set.
+struct Factors {
+    /// Through the answer.
+    answer: [Vec<f32>; 3],
+    /// Through the target.
+    target: [Vec<f32>; 3],
+}
+
+impl Factors {
+    fn of(times: &[f32], variant: FlowVariant) -> Factors {
+        let c: Vec<f32> = times.iter().map(|&t| speed(t, variant.conversion)).collect();
+        let each = |f: fn(f32) -> f32| c.iter().map(|&c| f(c)).collect::<Vec<f32>>();
+        let (zero, one) = (each(|_| 0.0), each(|_| 1.0));
+        let answer = match (variant.prediction, variant.loss) {
+            (Space::X, Space::X) | (Space::V, Space::V) => [one, zero.clone(), zero.clone()],
+            (Space::X, Space::V) => [each(|c| 1.0 / c), each(|c| -1.0 / c), zero.clone()],
+            (Space::V, Space::X) => [c.clone(), one, zero.clone()],
+        };
+        let target = match variant.loss {
+            Space::X => [zero.clone(), zero, each(|_| -1.0)],
+            Space::V => [zero, each(|c| 1.0 / c), each(|c| -1.0 / c)],
+        };
+        Factors { answer, target }
+    }
+
+    fn sum(&self) -> [Vec<f32>; 3] {
+        let add = |i: usize| self.answer[i].iter().zip(&self.target[i]).map(|(a, t)| a + t).collect();
+        [add(0), add(1), add(2)]
+    }
+}
+
+/// Sum of tensors `[B, N, D]`, each times its factor of the set.
+fn combine(terms: &[(&Tensor, &[f32])]) -> Tensor {
+    let (first, factors) = terms.first().expect("flow: at least one term");
+    let [sets, rows, width] = first.dims("flow");
+    for (tensor, factors) in terms {
+        let fits = tensor.shape() == first.shape() && factors.len() == sets;
+        assert!(fits, "flow: {:?} and {} times beside {:?}", tensor.shape(), factors.len(), first.shape());
+    }
+    let size = rows * width;
+    let mut y = vec![0.0; first.len()];
+    blocks::each(&mut y, size, |b, block| {
+        let factor = factors[b];
+        block.iter_mut().zip(&first.data()[b * size..]).for_each(|(y, x)| *y = factor * x);
+        for (tensor, factors) in &terms[1..] {
+            let factor = factors[b];
+            let xs = &tensor.data()[b * size..];
+            block.iter_mut().zip(xs).for_each(|(y, x)| *y = factor.mul_add(*x, *y));
+        }
+    });
+    Tensor::new(first.shape(), y)
+}
+
+fn mean_square(x: &[f32]) -> f32 {
+    let parts = blocks::map(x.len().div_ceil(blocks::GRAIN), |i| {
+        let block = &x[i * blocks::GRAIN..x.len().min((i + 1) * blocks::GRAIN)];
+        block.chunks(128).map(|piece| f64::from(crate::ops::vector::dot(piece, piece))).sum::<f64>()
+    });
+    (parts.iter().sum::<f64>() / x.len() as f64) as f32
+}
+
+/// The definition, in plain f64.
+pub mod reference {
+    use crate::config::{Conversion, FlowVariant, Space};
+
+    /// One element's answer and target side, in the order of the formulas above.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Point {
+        /// The network's answer.
+        pub y: f64,
+        /// Start.
+        pub zs: f64,
+        /// End.
+        pub z1: f64,
+        /// On the way.
+        pub zt: f64,
+        /// Time in [0, 1].
+        pub t: f64,
+    }
+
+    /// The velocity from z_s or z_t to an endpoint.
+    fn velocity(end: f64, p: Point, conversion: Conversion) -> f64 {
+        match conversion {
+            Conversion::Displacement => end - p.zs,
+            Conversion::Jit => (end - p.zt) / (1.0 - p.t).max(0.05),
+        }
+    }
+
+    /// The endpoint that the answer means.
+    pub fn endpoint(p: Point, variant: FlowVariant) -> f64 {
+        match (variant.prediction, variant.conversion) {
+            (Space::X, _) => p.y,
+            (Space::V, Conversion::Displacement) => p.zs + p.y,
+            (Space::V, Conversion::Jit) => p.zt + (1.0 - p.t).max(0.05) * p.y,
+        }
+    }
+
+    /// Answer less target. The target is taken from `fixed`, which equals `p` unless a gradient is asked for that stops there.
+    pub fn error(p: Point, fixed: Point, variant: FlowVariant) -> f64 {
+        match (variant.prediction, variant.loss) {
+            (_, Space::X) => endpoint(p, variant) - fixed.z1,
+            (Space::X, Space::V) => {
+                velocity(p.y, p, variant.conversion) - velocity(fixed.z1, fixed, variant.conversion)
+            }
+            (Space::V, Space::V) => p.y - velocity(fixed.z1, fixed, variant.conversion),
+        }
+    }
+}

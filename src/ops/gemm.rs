@@ -1,0 +1,130 @@
+//! Matrix products on the CPU.
+//!
+//!   C[i, j] = sum_l A[i, l] B[l, j]        or += with `Keep::Add`
+//!
+//! The work is the crate `gemm-f32`'s, which picks AVX-512, AVX2 or NEON at run time. It cuts rows and columns between threads but
+//! never the sum over l, so the bits do not depend on the number of threads.
+
+use gemm_common::Parallelism;
+
+/// A matrix laid over numbers: element (i, j) is at `i * down + j * across`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    numbers: &'a [f32],
+    rows: usize,
+    cols: usize,
+    down: usize,
+    across: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Contiguous rows.
+    pub fn new(numbers: &'a [f32], rows: usize, cols: usize) -> Self {
+        Mat::strided(numbers, rows, cols, cols)
+    }
+
+    /// Rows of contiguous numbers, `down` apart. Panics where the matrix leaves the numbers.
+    pub fn strided(numbers: &'a [f32], rows: usize, cols: usize, down: usize) -> Self {
+        check(numbers.len(), rows, cols, down);
+        Mat { numbers, rows, cols, down, across: 1 }
+    }
+
+    /// The transpose. No copy.
+    pub fn t(self) -> Self {
+        Mat { rows: self.cols, cols: self.rows, down: self.across, across: self.down, ..self }
+    }
+}
+
+/// A matrix to write: rows of contiguous numbers, `down` apart.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    numbers: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    down: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// Contiguous rows.
+    pub fn new(numbers: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        MatMut::strided(numbers, rows, cols, cols)
+    }
+
+    /// Rows of contiguous numbers, `down` apart. Panics where the matrix leaves the numbers.
+    pub fn strided(numbers: &'a mut [f32], rows: usize, cols: usize, down: usize) -> Self {
+        check(numbers.len(), rows, cols, down);
+        MatMut { numbers, rows, cols, down }
+    }
+}
+
+fn check(len: usize, rows: usize, cols: usize, down: usize) {
+    let end = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * down + cols };
+    assert!(
+        end <= len && (cols <= down || rows <= 1),
+        "gemm: [{rows}, {cols}] every {down} of {len} numbers"
+    );
+}
+
+/// What becomes of the numbers that C holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// C = A B.
+    Nothing,
+    /// C += A B.
+    Add,
+}
+
+/// Who works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// The caller alone: it is one of many that work at the same time.
+    One,
+    /// All cores where the product is large enough.
+    All,
+}
+
+/// Multiplications below which waking other threads costs more than it saves.
+const ALONE: usize = 1 << 20;
+
+/// C = A B or C += A B. Panics unless the shapes fit.
+pub fn product(c: MatMut, a: Mat, b: Mat, keep: Keep, threads: Threads) {
+    assert!(
+        a.cols == b.rows && c.rows == a.rows && c.cols == b.cols,
+        "gemm: [{}, {}] = [{}, {}] [{}, {}]",
+        c.rows,
+        c.cols,
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols
+    );
+    let alone = threads == Threads::One || c.rows * c.cols * a.cols < ALONE;
+    let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(0) };
+    let gemm = gemm_f32::gemm::f32::get_gemm_fn();
+    // The kernels store columns, so C^T = B^T A^T is asked for: its columns are our contiguous rows.
+    // SAFETY: `check` has held every element of A, B and C inside their slices; transposing swaps rows with columns and their
+    // strides together. C is borrowed mutably, so it overlaps neither A nor B. `read_dst` false never reads C.
+    unsafe {
+        gemm(
+            c.cols,
+            c.rows,
+            a.cols,
+            c.numbers.as_mut_ptr(),
+            c.down as isize,
+            1,
+            keep == Keep::Add,
+            b.numbers.as_ptr(),
+            b.down as isize,
+            b.across as isize,
+            a.numbers.as_ptr(),
+            a.down as isize,
+            a.across as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

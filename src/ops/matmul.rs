@@ -1,0 +1,153 @@
+//! A linear map of the last axis, with bias and residual.
+//!
+//!   forward    y[m, j]  = r[m, j] + sum_i x[m, i] w[j, i] + b[j]        r and b where given
+//!   backward   dr       = dy                                            =
+//!              dx[m, i] = sum_j dy[m, j] w[j, i]                        =
+//!              dw[j, i] = sum_m dy[m, j] x[m, i]                        =
+//!              db[j]    = sum_m dy[m, j]                                =
+//!   tensors    x, dx [.., I]   w, dw [J, I]   b, db [J]   r, y, dr, dy [.., J]
+//!   bound by   compute: 2 M I J a product, three products with the backward
+
+use crate::ops::blocks;
+use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+impl Tape {
+    /// x w^T + bias: x `[.., I]`, w `[J, I]`, bias `[J]` to `[.., J]`.
+    pub fn linear(&mut self, x: Var, w: Var, bias: Option<Var>) -> Var {
+        affine(self, None, x, w, bias)
+    }
+
+    /// residual + x w^T + bias: residual `[.., J]`, x `[.., I]`, w `[J, I]`, bias `[J]` to `[.., J]`.
+    pub fn linear_add(&mut self, residual: Var, x: Var, w: Var, bias: Option<Var>) -> Var {
+        affine(self, Some(residual), x, w, bias)
+    }
+}
+
+fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<Var>) -> Var {
+    let (xs, ws) = (tape.value(x).clone(), tape.value(w).clone());
+    let y = forward(residual.map(|r| tape.value(r)), &xs, &ws, bias.map(|b| tape.value(b)));
+    let (x_needs, w_needs) = (tape.needs(x), tape.needs(w));
+    let inputs: Vec<Var> = [x, w].into_iter().chain(bias).chain(residual).collect();
+    let bias_needs = bias.map(|b| tape.needs(b));
+    let with_residual = residual.is_some();
+    tape.record(&inputs, y, move |dy| {
+        let mut grads =
+            vec![x_needs.then(|| backward_x(dy, &xs, &ws)), w_needs.then(|| backward_w(dy, &xs, &ws))];
+        if let Some(needs) = bias_needs {
+            grads.push(needs.then(|| Tensor::new(&[dy.width()], blocks::column_sums(dy.data(), dy.width()))));
+        }
+        if with_residual {
+            grads.push(Some(dy.clone()));
+        }
+        grads
+    })
+}
+
+/// y `[.., J]` from x `[.., I]`, w `[J, I]` and, where given, residual `[.., J]` and bias `[J]`.
+pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    let [outputs, inputs] = w.dims("linear");
+    assert!(x.width() == inputs, "linear: x {:?}, w {:?}", x.shape(), w.shape());
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("a tensor has at least one axis") = outputs;
+    if let Some(r) = residual {
+        assert!(
+            r.shape() == shape,
+            "linear_add: residual {:?}, x {:?}, w {:?}",
+            r.shape(),
+            x.shape(),
+            w.shape()
+        );
+    }
+    if let Some(b) = bias {
+        assert!(b.shape() == [outputs], "linear: bias {:?}, w {:?}", b.shape(), w.shape());
+    }
+    let mut y = vec![0.0; x.rows() * outputs];
+    let start = |first: usize, block: &mut [f32]| {
+        if let Some(r) = residual {
+            block.copy_from_slice(&r.data()[first..first + block.len()]);
+        }
+        if let Some(b) = bias {
+            for row in block.chunks_exact_mut(outputs) {
+                row.iter_mut().zip(b.data()).for_each(|(y, b)| *y += b);
+            }
+        }
+    };
+    let keep = if residual.is_some() || bias.is_some() { Keep::Add } else { Keep::Nothing };
+    let size = ROWS * outputs;
+    blocks::each(&mut y, size, |i, block| {
+        start(i * size, block);
+        let rows = block.len() / outputs;
+        let x = Mat::new(&x.data()[i * ROWS * inputs..], rows, inputs);
+        let w = Mat::new(w.data(), outputs, inputs);
+        product(MatMut::new(block, rows, outputs), x, w.t(), keep, Threads::One);
+    });
+    Tensor::new(&shape, y)
+}
+
+/// Rows that one thread takes at a time.
+const ROWS: usize = 256;
+
+/// dx `[.., I]` from dy `[.., J]`.
+pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    let [outputs, inputs] = w.dims("linear");
+    let mut dx = vec![0.0; x.len()];
+    blocks::each(&mut dx, ROWS * inputs, |i, block| {
+        let rows = block.len() / inputs;
+        let dy = Mat::new(&dy.data()[i * ROWS * outputs..], rows, outputs);
+        let w = Mat::new(w.data(), outputs, inputs);
+        product(MatMut::new(block, rows, inputs), dy, w, Keep::Nothing, Threads::One);
+    });
+    Tensor::new(x.shape(), dx)
+}
+
+/// dw `[J, I]` from dy `[.., J]`.
+pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    let [outputs, inputs] = w.dims("linear");
+    let rows = x.rows();
+    let mut dw = vec![0.0; w.len()];
+    let (dy, x) = (Mat::new(dy.data(), rows, outputs), Mat::new(x.data(), rows, inputs));
+    product(MatMut::new(&mut dw, outputs, inputs), dy.t(), x, Keep::Nothing, Threads::All);
+    Tensor::new(w.shape(), dw)
+}
+
+/// The definition, in plain loops over f64.
+pub mod reference {
+    /// y `[M, J]`.
+    pub fn forward(
+        x: &[f64],
+        w: &[f64],
+        bias: Option<&[f64]>,
+        residual: Option<&[f64]>,
+        inputs: usize,
+    ) -> Vec<f64> {
+        let outputs = w.len() / inputs;
+        let mut y = vec![0.0; x.len() / inputs * outputs];
+        for (m, row) in y.chunks_mut(outputs).enumerate() {
+            for (j, y) in row.iter_mut().enumerate() {
+                *y = residual.map_or(0.0, |r| r[m * outputs + j]) + bias.map_or(0.0, |b| b[j]);
+                for i in 0..inputs {
+                    *y += x[m * inputs + i] * w[j * inputs + i];
+                }
+            }
+        }
+        y
+    }
+
+    /// dx, dw, db; dr is dy.
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64], inputs: usize) -> [Vec<f64>; 3] {
+        let outputs = w.len() / inputs;
+        let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; outputs]);
+        for (m, row) in dy.chunks(outputs).enumerate() {
+            for (j, &d) in row.iter().enumerate() {
+                db[j] += d;
+                for i in 0..inputs {
+                    dx[m * inputs + i] += d * w[j * inputs + i];
+                    dw[j * inputs + i] += d * x[m * inputs + i];
+                }
+            }
+        }
+        [dx, dw, db]
+    }
+}

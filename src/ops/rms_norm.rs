@@ -1,0 +1,114 @@
+//! RMS normalisation over the last axis (Zhang & Sennrich 2019, eq. 4).
+//!
+//!   forward    rstd[m]  = 1 / sqrt(mean_d x[m,d]^2 + eps)                             eps = 1e-5
+//!              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 where no gain is given
+//!   backward   g        = dy w
+//!              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
+//!              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =
+//!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M]
+//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers
+//!   repeatable yes: dw is summed in blocks of rows, then block by block
+
+use crate::ops::blocks;
+use crate::ops::vector::dot;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+const EPS: f32 = 1e-5;
+
+impl Tape {
+    /// x over its root mean square, times gain: x `[.., D]`, gain `[D]` to `[.., D]`.
+    pub fn rms_norm(&mut self, x: Var, gain: Option<Var>) -> Var {
+        let xs = self.value(x).clone();
+        let w = gain.map(|w| self.value(w).clone());
+        let (y, rstd) = forward(&xs, w.as_ref());
+        let inputs: Vec<Var> = [x].into_iter().chain(gain).collect();
+        self.record(&inputs, y, move |dy| {
+            let (dx, dw) = backward(dy, &xs, w.as_ref(), &rstd);
+            [Some(dx)].into_iter().chain(dw.map(Some)).collect()
+        })
+    }
+}
+
+/// y and rstd.
+pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Vec<f32>) {
+    let width = x.width();
+    if let Some(w) = w {
+        assert!(w.shape() == [width], "rms_norm: x {:?}, gain {:?}", x.shape(), w.shape());
+    }
+    let mut y = vec![0.0; x.len()];
+    let size = blocks::rows(width) * width;
+    let rstd = blocks::fold(&mut y, size, |i, block| {
+        let xs = x.data()[i * size..].chunks_exact(width);
+        let rows = block.chunks_exact_mut(width).zip(xs);
+        rows.map(|(y, x)| {
+            let rstd = 1.0 / (dot(x, x) / width as f32 + EPS).sqrt();
+            match w {
+                Some(w) => y.iter_mut().zip(x).zip(w.data()).for_each(|((y, x), w)| *y = x * rstd * w),
+                None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * rstd),
+            }
+            rstd
+        })
+        .collect::<Vec<f32>>()
+    });
+    (Tensor::new(x.shape(), y), rstd.concat())
+}
+
+/// dx and, where there is a gain, dw.
+pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &[f32]) -> (Tensor, Option<Tensor>) {
+    let width = x.width();
+    let mut dx = vec![0.0; x.len()];
+    let size = blocks::rows(width) * width;
+    let parts = blocks::fold(&mut dx, size, |i, block| {
+        let mut dw = vec![0.0; if w.is_some() { width } else { 0 }];
+        let rows = block.chunks_exact_mut(width).zip(dy.data()[i * size..].chunks_exact(width));
+        let rows = rows.zip(x.data()[i * size..].chunks_exact(width)).zip(&rstd[i * size / width..]);
+        for (((dx, dy), x), &rstd) in rows {
+            // g = dy w is kept where dx will stand.
+            match w {
+                Some(w) => {
+                    for ((((g, dw), dy), x), w) in dx.iter_mut().zip(&mut dw).zip(dy).zip(x).zip(w.data()) {
+                        *g = dy * w;
+                        *dw += dy * x * rstd;
+                    }
+                }
+                None => dx.copy_from_slice(dy),
+            }
+            let shift = rstd * rstd * dot(dx, x) / width as f32;
+            dx.iter_mut().zip(x).for_each(|(g, x)| *g = rstd * (*g - x * shift));
+        }
+        dw
+    });
+    let dw = w.map(|w| Tensor::new(w.shape(), blocks::sum(&parts, width)));
+    (Tensor::new(x.shape(), dx), dw)
+}
+
+/// The definition, in plain loops over f64.
+pub mod reference {
+    /// y `[M, D]`.
+    pub fn forward(x: &[f64], w: &[f64]) -> Vec<f64> {
+        x.chunks(w.len())
+            .flat_map(|x| x.iter().zip(w).map(|(v, w)| v * rstd(x) * w).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// dx and dw.
+    pub fn backward(dy: &[f64], x: &[f64], w: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let width = w.len();
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; width]);
+        for m in 0..x.len() / width {
+            let row = m * width..(m + 1) * width;
+            let (x, dy, r) = (&x[row.clone()], &dy[row.clone()], rstd(&x[row.clone()]));
+            let mean = (0..width).map(|d| dy[d] * w[d] * x[d]).sum::<f64>() / width as f64;
+            for d in 0..width {
+                dx[row.start + d] = r * (dy[d] * w[d] - x[d] * r * r * mean);
+                dw[d] += dy[d] * x[d] * r;
+            }
+        }
+        (dx, dw)
+    }
+
+    fn rstd(x: &[f64]) -> f64 {
+        1.0 / (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64 + 1e-5).sqrt()
+    }
+}

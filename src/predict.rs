@@ -1,0 +1,260 @@
+//! Predicts populations with a trained run: the held-out part of a data directory, or any request over a user's control cells.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Observe;
+use crate::data::controls::control_pool;
+use crate::data::population::{Population, measured};
+use crate::data::shard::{Data, Manifest};
+use crate::data::split::{Part, Split};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::params::Params;
+use crate::predictor::{ControlCells, Predictor, Request};
+use crate::progress;
+
+mod request;
+
+/// What to predict, with which weights.
+pub struct Settings {
+    /// Run directory, or one of its checkpoints.
+    pub run: PathBuf,
+    /// The .h5ad to write.
+    pub out: PathBuf,
+    /// Where controls and requests come from.
+    pub source: Source,
+    /// Also write the control cells, under the control label: evaluation needs them.
+    pub with_controls: bool,
+    /// Instead of the run's own `predict.observe`.
+    pub observe: Option<Observe>,
+    /// Of control draws, start noise and counts.
+    pub seed: u64,
+}
+
+/// Where controls and requests come from.
+pub enum Source {
+    /// Every perturbed group of one part of a split, with as many cells as were measured.
+    Data {
+        /// Data directory.
+        data: PathBuf,
+        /// Split file.
+        split: PathBuf,
+        /// train, val or test.
+        part: Part,
+        /// Also write what was measured, for `evaluate`.
+        real_out: Option<PathBuf>,
+    },
+    /// A list of populations over control cells of an .h5ad, whose genes are aligned by name.
+    File {
+        /// Control cells.
+        controls: PathBuf,
+        /// CSV with columns perturbation, cell_type, batch, cells.
+        request: PathBuf,
+    },
+}
+
+/// What was predicted.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Checkpoint used.
+    pub checkpoint: PathBuf,
+    /// Populations predicted.
+    pub populations: usize,
+    /// Perturbed cells predicted.
+    pub cells: usize,
+    /// Control cells written beside them.
+    pub control_cells: usize,
+    /// Genes of the model that the control file lacks: taken as zero.
+    pub missing_genes: Vec<String>,
+    /// Genes of the control file that the model does not know: ignored.
+    pub ignored_genes: usize,
+    /// Things worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// A population asked for: names for the output, ids for the model.
+struct Ask {
+    perturbation: String,
+    cell_type: String,
+    batch: String,
+    request: Request,
+    /// Context of its controls.
+    context: usize,
+}
+
+/// All populations of a prediction, with their contexts' controls.
+struct Job {
+    contexts: Vec<Context>,
+    asks: Vec<Ask>,
+}
+
+/// Control cells of a (cell type, batch), and the names they are written under.
+struct Context {
+    cell_type: String,
+    batch: String,
+    /// Numbers of the cells in their file or data directory.
+    cells: Vec<u64>,
+    controls: ControlCells,
+}
+
+/// Predicts and writes; nothing is left at the output on failure.
+pub fn predict(settings: &Settings) -> Result<Report> {
+    let path = checkpoint_of(&settings.run)?;
+    let (checkpoint, model, params) = Checkpoint::load(&path, true)?;
+    let mut report = Report { checkpoint: path.clone(), ..Report::default() };
+    let manifest = &checkpoint.header.data;
+    let job = match &settings.source {
+        Source::Data { data, split, part, real_out } => {
+            held_out(settings, &checkpoint, data, split, *part, real_out.as_deref(), &mut report)?
+        }
+        Source::File { controls, request } => request::job(manifest, controls, request, &mut report)?,
+    };
+    let predictor = Predictor {
+        model: &model,
+        params: &params,
+        effects: &checkpoint.effects,
+        target: manifest.target.unwrap_or(1e4),
+        factor: manifest.factor,
+        seed: settings.seed,
+    };
+    let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);
+    let mut population = Population::like(manifest);
+    fill(&predictor, &job, observe, manifest, &mut population, &mut report)?;
+    if settings.with_controls {
+        report.control_cells = push_controls(&job, manifest, &mut population);
+    }
+    population.notes = vec![
+        ("program".into(), Checkpoint::program()),
+        ("checkpoint".into(), path.display().to_string()),
+        ("step".into(), checkpoint.header.step.to_string()),
+        ("split".into(), checkpoint.header.split.clone()),
+        ("observe".into(), format!("{observe:?}").to_lowercase()),
+    ];
+    population.write(&settings.out)?;
+    Ok(report)
+}
+
+/// Loads the run's weights for other walks (validation of a finished run, tests).
+pub fn open(run: &Path) -> Result<(Checkpoint, Model, Params)> {
+    Checkpoint::load(&checkpoint_of(run)?, true)
+}
+
+/// The checkpoint meant by a path: the file itself, or a run's best, or its last.
+fn checkpoint_of(run: &Path) -> Result<PathBuf> {
+    if run.is_file() {
+        return Ok(run.to_path_buf());
+    }
+    let dir = run.join("checkpoints");
+    let found = ["best", "last"].map(|name| dir.join(format!("{name}.safetensors"))).into_iter().find(|p| p.exists());
+    found.ok_or_else(|| Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first"))
+}
+
+/// Every perturbed group of a part, as measured.
+fn held_out(
+    settings: &Settings,
+    checkpoint: &Checkpoint,
+    data: &Path,
+    split: &Path,
+    part: Part,
+    real_out: Option<&Path>,
+    report: &mut Report,
+) -> Result<Job> {
+    let data = Data::open(data)?;
+    let split = Split::load(split, &data)?;
+    let (known, here) = (&checkpoint.header.data, data.manifest());
+    if known.genes != here.genes {
+        let what = "its genes are not those the run was trained on; predict from an .h5ad with --controls instead";
+        return Err(Error::format(&settings.run, what));
+    }
+    if split.hash != checkpoint.header.split {
+        report.notes.push("the split file is not the one the run was trained with".into());
+    }
+    let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
+    let mut places: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    let groups: Vec<u32> = split.part(part).to_vec();
+    for &g in &groups {
+        let group = data.groups()[g as usize];
+        if group.perturbation == data.control_id() {
+            continue;
+        }
+        let [c, p, b] = [
+            &here.cell_types[group.cell_type as usize],
+            &here.perturbations[group.perturbation as usize],
+            &here.batches[group.batch as usize],
+        ];
+        let Some(pool) = control_pool(&data, g) else {
+            report.notes.push(format!("{c} / {p} / {b}: no control cells of this cell type; not predicted"));
+            continue;
+        };
+        let context = *places.entry((group.cell_type, group.batch)).or_insert_with(|| {
+            let cells: Vec<u64> = pool.iter().collect();
+            let controls = ControlCells::of(&data, &cells);
+            job.contexts.push(Context { cell_type: c.clone(), batch: b.clone(), cells, controls });
+            job.contexts.len() - 1
+        });
+        let conditions = request::ids(known, c, p, b)?;
+        let request = Request { conditions, cells: group.cells as usize };
+        job.asks.push(Ask { perturbation: p.clone(), cell_type: c.clone(), batch: b.clone(), request, context });
+    }
+    if job.asks.is_empty() {
+        return Err(Error::setting("--subset", "holds no perturbed cells in this split"));
+    }
+    if let Some(path) = real_out {
+        measured(&data, &groups, true).write(path)?;
+    }
+    Ok(job)
+}
+
+/// Predicts each population into `population`.
+fn fill(
+    predictor: &Predictor,
+    job: &Job,
+    observe: Observe,
+    manifest: &Manifest,
+    population: &mut Population,
+    report: &mut Report,
+) -> Result<()> {
+    let observer = predictor.observer(observe);
+    if observer.is_some() && job.contexts.iter().any(|c| c.controls.library.iter().any(|n| !n.is_finite())) {
+        let what = "poisson needs each control cell's library size, which these log values do not tell; use none";
+        return Err(Error::setting("--observe", what));
+    }
+    let calibrations: Vec<Vec<f32>> = job.contexts.iter().map(|c| predictor.calibration(&c.controls)).collect();
+    let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
+    let bar = progress::bar("predict", total as u64, "cells");
+    for ask in &job.asks {
+        let Ask { perturbation, cell_type, batch, request, context } = ask;
+        let controls = &job.contexts[*context].controls;
+        let name = format!("{cell_type}\0{perturbation}\0{batch}");
+        predictor.predict(controls, &calibrations[*context], *request, &name, observer.as_ref(), |row, _| {
+            population.push(perturbation, cell_type, batch, row);
+        });
+        report.populations += 1;
+        report.cells += request.cells;
+        bar.inc(request.cells as u64);
+    }
+    bar.finish_and_clear();
+    debug_assert_eq!(population.genes.len(), manifest.genes.len());
+    Ok(())
+}
+
+/// Writes each control cell once, under the control label; returns how many.
+fn push_controls(job: &Job, manifest: &Manifest, population: &mut Population) -> usize {
+    let genes = manifest.genes.len();
+    let mut row = vec![0.0; genes];
+    let mut written = HashSet::new();
+    for Context { cell_type, batch, cells, controls } in &job.contexts {
+        for (x, &cell) in controls.rows.chunks(genes).zip(cells) {
+            // Contexts without controls of their own share those of other batches.
+            if written.insert(cell) {
+                row.iter_mut().zip(x).for_each(|(y, x)| *y = x * manifest.factor);
+                population.push(&manifest.control, cell_type, batch, &row);
+            }
+        }
+    }
+    written.len()
+}

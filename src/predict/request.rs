@@ -1,0 +1,211 @@
+//! A user's request: populations over control cells of an .h5ad whose genes need not stand in the model's order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Ask, Context, Job, Report};
+use crate::data::h5ad::{Cells, H5ad, Labels};
+use crate::data::preprocess::normalise::{factor, log_value, total};
+use crate::data::preprocess::scale::detect;
+use crate::data::shard::{Manifest, Scale};
+use crate::error::{Error, Result, unknown};
+use crate::predictor::{ControlCells, Request};
+
+/// A line of the request file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    perturbation: String,
+    cell_type: String,
+    batch: Option<String>,
+    cells: usize,
+}
+
+/// A model that is blind to more of its genes than this share guesses.
+const MISSING_SHARE: f64 = 0.2;
+
+/// Reads the request and gathers the control cells it needs.
+pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
+    let rows = read(manifest, request)?;
+    let columns = &manifest.columns;
+    let wanted: Vec<&str> = std::iter::once(columns.cell_type.as_str()).chain(columns.batch.as_deref()).collect();
+    let names = H5ad::open(controls)?;
+    let has_perturbation = names.obs().column(&columns.perturbation).is_some();
+    let file = &names;
+    let cell_type = file.obs().labels(controls, wanted[0])?;
+    let batch = columns.batch.as_deref().and_then(|c| file.obs().column(c).map(|_| file.obs().labels(controls, c)));
+    let batch = batch.transpose()?;
+    let resting = match has_perturbation {
+        true => Some(file.obs().labels(controls, &columns.perturbation)?),
+        false => None,
+    };
+    let is_control = |cell: usize| resting.as_ref().is_none_or(|l| l.get(cell) == Some(manifest.control.as_str()));
+
+    let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
+    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut members: Vec<Vec<usize>> = Vec::new();
+    for row in rows {
+        let batch_name = row.batch.unwrap_or_else(|| manifest.batches[0].clone());
+        let conditions = ids(manifest, &row.cell_type, &row.perturbation, &batch_name)?;
+        let key = (row.cell_type.clone(), batch_name.clone());
+        let context = match places.get(&key) {
+            Some(&context) => context,
+            None => {
+                let cells = pool(&cell_type, batch.as_ref(), &key, is_control);
+                if cells.is_empty() {
+                    let what = format!("holds no control cells of cell type {:?}, which {} asks for", key.0, request.display());
+                    return Err(Error::format(controls, what));
+                }
+                members.push(cells);
+                let place = members.len() - 1;
+                places.insert(key, place);
+                place
+            }
+        };
+        let request = Request { conditions, cells: row.cells };
+        let (perturbation, cell_type) = (row.perturbation, row.cell_type);
+        job.asks.push(Ask { perturbation, cell_type, batch: batch_name, request, context });
+    }
+    let read = gather(manifest, file, &members, report)?;
+    let mut keys: Vec<_> = places.into_iter().collect();
+    keys.sort_by_key(|&(_, place)| place);
+    for (((cell_type, batch), place), controls) in keys.into_iter().zip(read) {
+        let cells = members[place].iter().map(|&cell| cell as u64).collect();
+        job.contexts.push(Context { cell_type, batch, cells, controls });
+    }
+    Ok(job)
+}
+
+/// Ids of a population's names in the model's vocabularies; an unknown one is refused with the nearest.
+pub fn ids(manifest: &Manifest, cell_type: &str, perturbation: &str, batch: &str) -> Result<[u32; 3]> {
+    let id = |kind: &str, name: &str, names: &[String]| match names.iter().position(|n| n == name) {
+        Some(id) => Ok(id as u32),
+        None => Err(Error::setting("request", unknown(kind, name, names))),
+    };
+    Ok([
+        id("cell type", cell_type, &manifest.cell_types)?,
+        id("perturbation", perturbation, &manifest.perturbations)?,
+        id("batch", batch, &manifest.batches)?,
+    ])
+}
+
+fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
+    let bad = |e: csv::Error| Error::format(path, format!("{e}; columns are perturbation,cell_type,batch,cells"));
+    let mut reader = csv::Reader::from_path(path).map_err(bad)?;
+    let rows: Vec<Row> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(bad)?;
+    if rows.is_empty() {
+        return Err(Error::format(path, "asks for nothing; one line a population: perturbation,cell_type,batch,cells"));
+    }
+    for (i, row) in rows.iter().enumerate() {
+        if row.cells == 0 {
+            return Err(Error::format(path, format!("line {}: cells is 0", i + 2)));
+        }
+        if row.batch.is_none() && manifest.batches.len() > 1 {
+            let some = manifest.batches.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            return Err(Error::format(path, format!("line {}: the model knows several batches ({some}); name one", i + 2)));
+        }
+    }
+    Ok(rows)
+}
+
+/// Control cells of (cell type, batch), else of the cell type in any batch.
+fn pool(
+    cell_type: &Labels,
+    batch: Option<&Labels>,
+    (c, b): &(String, String),
+    is_control: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    let of_type: Vec<usize> =
+        (0..cell_type.len()).filter(|&i| cell_type.get(i) == Some(c.as_str()) && is_control(i)).collect();
+    let Some(batch) = batch else { return of_type };
+    let of_batch: Vec<usize> = of_type.iter().copied().filter(|&i| batch.get(i) == Some(b.as_str())).collect();
+    if of_batch.is_empty() { of_type } else { of_batch }
+}
+
+/// Where each gene of the file stands in the model, `None` where the model does not know it.
+fn align(manifest: &Manifest, file: &H5ad, report: &mut Report) -> Result<Vec<Option<u32>>> {
+    let place: HashMap<&str, u32> = manifest.genes.iter().map(String::as_str).zip(0..).collect();
+    let mut seen = vec![false; manifest.genes.len()];
+    let mut columns = Vec::with_capacity(file.shape().1);
+    for name in &file.var().index {
+        let column = place.get(name.as_str()).copied();
+        if let Some(g) = column
+            && std::mem::replace(&mut seen[g as usize], true)
+        {
+            return Err(Error::format(file.path(), format!("gene {name:?} stands twice in var; make names unique")));
+        }
+        columns.push(column);
+    }
+    report.ignored_genes = columns.iter().filter(|c| c.is_none()).count();
+    report.missing_genes =
+        manifest.genes.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(gene, _)| gene.clone()).collect();
+    if report.missing_genes.len() as f64 > MISSING_SHARE * manifest.genes.len() as f64 {
+        let (missing, all) = (report.missing_genes.len(), manifest.genes.len());
+        let what = format!(
+            "lacks {missing} of the model's {all} genes, e.g. {:?}; var names must be of the kind the run was trained on, e.g. {:?}",
+            report.missing_genes[0], manifest.genes[0]
+        );
+        return Err(Error::format(file.path(), what));
+    }
+    Ok(columns)
+}
+
+/// Reads the file once, block by block, and keeps the wanted cells, each context's in the order of `members`.
+fn gather(manifest: &Manifest, file: &H5ad, members: &[Vec<usize>], report: &mut Report) -> Result<Vec<ControlCells>> {
+    let genes = manifest.genes.len();
+    let columns = align(manifest, file, report)?;
+    let first = file.blocks().next().transpose()?;
+    let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
+    let found = detect(&first, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
+    report.notes.push(format!("{}: {}", file.path().display(), found.why));
+    let mut contexts: Vec<ControlCells> = members
+        .iter()
+        .map(|cells| ControlCells { rows: vec![0.0; cells.len() * genes], library: vec![f32::NAN; cells.len()] })
+        .collect();
+    let mut wanted: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
+    for (context, cells) in members.iter().enumerate() {
+        for (row, &cell) in cells.iter().enumerate() {
+            wanted.entry(cell).or_default().push((context, row));
+        }
+    }
+    for block in file.blocks() {
+        let (range, cells) = block?;
+        if let Some(bad) = cells.data().iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
+            return Err(Error::format(file.path(), format!("X holds {bad}; counts or log1p values are finite and not negative")));
+        }
+        for (i, cell) in range.enumerate() {
+            for &(context, row) in wanted.get(&cell).into_iter().flatten() {
+                let ControlCells { rows, library } = &mut contexts[context];
+                let out = &mut rows[row * genes..][..genes];
+                library[row] = fill(manifest, found.scale, &cells, i, &columns, out);
+            }
+        }
+    }
+    Ok(contexts)
+}
+
+/// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
+fn fill(manifest: &Manifest, scale: Scale, cells: &Cells, i: usize, columns: &[Option<u32>], out: &mut [f32]) -> f32 {
+    let row = cells.outer_view(i).expect("a row of the block");
+    let target = manifest.target.unwrap_or(1e4) as f32;
+    let library = total(row.data());
+    let size = factor(library, target);
+    let mut smallest = f32::INFINITY;
+    for (&gene, &value) in row.indices().iter().zip(row.data()) {
+        let log = log_value(value, scale, size);
+        if log > 0.0 {
+            smallest = smallest.min(log);
+        }
+        if let Some(g) = columns[gene as usize] {
+            out[g as usize] = log / manifest.factor;
+        }
+    }
+    match scale {
+        Scale::Counts => library,
+        // The smallest value of a cell is one count: target / library.
+        _ if smallest.is_finite() => target / smallest.exp_m1(),
+        _ => f32::NAN,
+    }
+}

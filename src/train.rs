@@ -1,0 +1,295 @@
+//! Training: batch -> losses -> gradients -> weights, with everything needed to stop and go on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::checkpoint::{Checkpoint, Header, vocabulary};
+use crate::config::Config;
+use crate::data::effects::Effects;
+use crate::data::loader::{Batch, Loader};
+use crate::data::sampler::{Sampler, Sampling};
+use crate::data::shard::Data;
+use crate::data::split::{Part, Split};
+use crate::error::{At, Error, Result};
+use crate::model::losses::{Draws, Examples, Losses};
+use crate::model::{Model, Statistics};
+use crate::optim::{Optimizer, learning_rate};
+use crate::params::Params;
+use crate::progress;
+use crate::rng::Rng;
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+mod metrics;
+mod tensorboard;
+mod validate;
+
+use metrics::{Line, Metrics};
+
+/// What to train on, and where to.
+pub struct Settings {
+    /// Data directory.
+    pub data: PathBuf,
+    /// cell-load split file.
+    pub split: PathBuf,
+    /// Run directory.
+    pub out: PathBuf,
+    /// Every setting of a new run; `None` goes on from the run's last checkpoint with its own.
+    pub config: Option<Config>,
+    /// Another number of steps for a run that goes on.
+    pub steps: Option<u64>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Steps done.
+    pub step: u64,
+    /// False if it was asked to stop before the last step.
+    pub finished: bool,
+    /// Best validation PDCorr and its step.
+    pub best: Option<(f64, u64)>,
+    /// Loss of the last step.
+    pub loss: f32,
+    /// Control and perturbed cells trained on, per second.
+    pub cells_per_second: f64,
+    /// Count of weights.
+    pub parameters: usize,
+    /// Groups left out because their cell type has no control cells.
+    pub unmatched: usize,
+}
+
+/// A run: the model, its weights and where they stand.
+struct Run {
+    model: Model,
+    params: Params,
+    optimizer: Optimizer,
+    effects: Effects,
+    split: Split,
+    data: Arc<Data>,
+    /// Steps done.
+    step: u64,
+    best: Option<(f64, u64)>,
+    out: PathBuf,
+}
+
+/// Trains until the last step, or until `stop` is set: then a checkpoint is written and the outcome says so.
+pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
+    let data = Arc::new(Data::open(&settings.data)?);
+    let split = Split::load(&settings.split, &data)?;
+    let mut run = match &settings.config {
+        Some(config) => Run::new(config, data, split, &settings.out)?,
+        None => Run::resume(data, split, settings)?,
+    };
+    let config = run.model.config().clone();
+    let (steps, start) = (config.train.steps, run.step);
+    let sampling = Sampling {
+        sets: config.data.sets,
+        cells: config.data.cells,
+        alpha: config.data.alpha,
+        control_examples: config.data.control_examples,
+    };
+    let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?;
+    let unmatched = sampler.unmatched().len();
+    let mut loader = Loader::start(run.data.clone(), sampler, start, 4);
+    let mut metrics = Metrics::open(&settings.out, start)?;
+    let bar = progress::bar("train", steps, "steps");
+    let (began, mut loss) = (Instant::now(), f32::NAN);
+
+    while run.step < steps && !stop.load(Ordering::Relaxed) {
+        let batch = loader.next();
+        let line = run.step(&batch)?;
+        loss = line.loss;
+        bar.set_position(run.step);
+        if run.step.is_multiple_of(config.train.log_every) || run.step == steps {
+            let cells = 2 * config.data.sets * config.data.cells;
+            let rate = cells as f64 * (run.step - start) as f64 / began.elapsed().as_secs_f64();
+            bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
+            metrics.step(&line, rate)?;
+        }
+        if config.train.val_every > 0 && (run.step.is_multiple_of(config.train.val_every) || run.step == steps) {
+            run.validate(&mut metrics)?;
+        }
+        if run.step.is_multiple_of(config.train.checkpoint_every) {
+            run.save("last")?;
+        }
+    }
+    bar.finish_and_clear();
+    run.save("last")?;
+    let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - start) as f64;
+    Ok(Outcome {
+        step: run.step,
+        finished: run.step == steps,
+        best: run.best,
+        loss,
+        cells_per_second: cells / began.elapsed().as_secs_f64(),
+        parameters: run.params.len(),
+        unmatched,
+    })
+}
+
+impl Run {
+    /// A new run: statistics, mean effects, first weights. Refuses a folder that holds one already.
+    fn new(config: &Config, data: Arc<Data>, split: Split, out: &Path) -> Result<Run> {
+        if out.join("checkpoints").exists() {
+            let what = "holds a run already; go on with it by --resume, or name another folder";
+            return Err(Error::format(out, what));
+        }
+        fs::create_dir_all(out.join("checkpoints")).at(out)?;
+        let text = config.to_toml();
+        let path = out.join("config.toml");
+        crate::aside::file(&path, |aside| fs::write(aside, text).at(aside))?;
+
+        let moments = data.training_moments(split.part(Part::Train));
+        let statistics = Statistics { mean: moments.mean, std: moments.std };
+        let mut params = Params::default();
+        let sizes = vocabulary(data.manifest());
+        let model = Model::new(config, &sizes, statistics, &mut params, Rng::new(config.train.seed).at(3));
+        let effects = match model.wants_shift() {
+            true => Effects::measure(&data, split.part(Part::Train)),
+            false => Effects::default(),
+        };
+        let optimizer = Optimizer::new(&params);
+        Ok(Run { model, params, optimizer, effects, split, data, step: 0, best: None, out: out.into() })
+    }
+
+    /// The run as its last checkpoint left it.
+    fn resume(data: Arc<Data>, split: Split, settings: &Settings) -> Result<Run> {
+        let path = settings.out.join("checkpoints/last.safetensors");
+        let (mut checkpoint, ..) = Checkpoint::load(&path, false)?;
+        if checkpoint.header.data.genes != data.manifest().genes
+            || vocabulary(&checkpoint.header.data) != vocabulary(data.manifest())
+        {
+            let what = "was trained on other data: genes or vocabularies differ from the data directory's";
+            return Err(Error::format(&path, what));
+        }
+        if checkpoint.header.split != split.hash {
+            return Err(Error::format(&path, "was trained with another split file"));
+        }
+        if let Some(steps) = settings.steps {
+            checkpoint.header.config.train.steps = steps;
+        }
+        let config = &checkpoint.header.config;
+        let mut params = Params::default();
+        let sizes = vocabulary(data.manifest());
+        let model = Model::new(config, &sizes, checkpoint.statistics, &mut params, Rng::new(config.train.seed).at(3));
+        params.set_weights(checkpoint.weights);
+        let [m, v] = checkpoint.moments;
+        Ok(Run {
+            model,
+            params,
+            optimizer: Optimizer { m, v, ema: checkpoint.average },
+            effects: checkpoint.effects,
+            split,
+            data,
+            step: checkpoint.header.step,
+            best: checkpoint.header.best,
+            out: settings.out.clone(),
+        })
+    }
+
+    /// One training step.
+    fn step(&mut self, batch: &Batch) -> Result<Line> {
+        let config = self.model.config();
+        let examples = self.examples(batch);
+        let draws = Draws::at(config.train.seed, self.step, batch.sets, config.flow.t_zero);
+        let mut tape = Tape::new();
+        let vars = self.params.bind(&mut tape);
+        let losses = self.model.losses(&mut tape, &vars, &examples, &draws);
+        let mut line = Line::of(&tape, &losses);
+        if !line.loss.is_finite() {
+            return Err(self.diverged(batch, &line));
+        }
+        let Losses { total, .. } = losses;
+        let found = tape.backward(total);
+        self.params.collect(&vars, found);
+        let steps = config.train.steps;
+        line.grad_norm = self.optimizer.step(&mut self.params, &config.optim, self.step, steps);
+        line.lr = learning_rate(&config.optim, self.step, steps);
+        self.step += 1;
+        line.step = self.step;
+        Ok(line)
+    }
+
+    /// The batch as dense tensors, with the mean effects where the start is shifted by them.
+    fn examples(&self, batch: &Batch) -> Examples {
+        let (b, n, g) = (batch.sets, batch.cells, batch.genes);
+        let mut dense = vec![0.0; 2 * b * n * g];
+        batch.rows.dense(g, &mut dense);
+        let effect = self.model.wants_shift().then(|| {
+            let rows = batch.conditions.iter().flat_map(|&[c, p, _]| self.effects.elsewhere(c, p, g));
+            Tensor::new(&[b, g], rows.collect())
+        });
+        Examples::new(Tensor::new(&[2 * b, n, g], dense), effect, &batch.conditions)
+    }
+
+    /// Why training cannot go on: the step, the batch and the last good checkpoint.
+    fn diverged(&self, batch: &Batch, line: &Line) -> Error {
+        let names = self.data.manifest();
+        let mut sets: Vec<String> = batch
+            .conditions
+            .iter()
+            .map(|&[c, p, b]| {
+                let [c, p, b] = [c, p, b].map(|i| i as usize);
+                format!("{} / {} / {}", names.cell_types[c], names.perturbations[p], names.batches[b])
+            })
+            .collect();
+        sets.sort();
+        sets.dedup();
+        let last = self.out.join("checkpoints/last.safetensors");
+        let good = match last.exists() {
+            true => format!("the last good checkpoint is {}", last.display()),
+            false => "no checkpoint was written yet".to_string(),
+        };
+        Error::Stopped(format!(
+            "step {}: the loss is {} ({}); batch of {}; {good}; a lower optim.lr or optim.clip may help",
+            self.step,
+            line.loss,
+            line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
+            sets.join(", "),
+        ))
+    }
+
+    /// Scores the averaged weights on the validation groups, logs it, and keeps the best.
+    fn validate(&mut self, metrics: &mut Metrics) -> Result<()> {
+        let Some(score) = validate::pdcorr(self) else { return Ok(()) };
+        metrics.validation(self.step, score)?;
+        if score.is_finite() && self.best.is_none_or(|(best, _)| score > best) {
+            self.best = Some((score, self.step));
+            self.save("best")?;
+        }
+        Ok(())
+    }
+
+    /// Writes checkpoints/NAME.safetensors, and step-N beside `last` where all are kept.
+    fn save(&self, name: &str) -> Result<()> {
+        let header = Header {
+            version: Checkpoint::version(),
+            program: Checkpoint::program(),
+            step: self.step,
+            config: self.model.config().clone(),
+            data: self.data.manifest().clone(),
+            split: self.split.hash.clone(),
+            effects: self.effects.pairs.clone(),
+            best: self.best,
+        };
+        let checkpoint = Checkpoint {
+            header,
+            statistics: self.model.statistics().clone(),
+            effects: self.effects.clone(),
+            weights: self.params.weights().to_vec(),
+            average: self.optimizer.ema.clone(),
+            moments: [self.optimizer.m.clone(), self.optimizer.v.clone()],
+        };
+        let dir = self.out.join("checkpoints");
+        if name == "last" && self.model.config().train.keep_all {
+            checkpoint.save(&dir.join(format!("step-{}.safetensors", self.step)), self.params.entries())?;
+        }
+        checkpoint.save(&dir.join(format!("{name}.safetensors")), self.params.entries())
+    }
+}

@@ -1,0 +1,101 @@
+//! What a run tells while it trains: metrics.jsonl, one line a logged step or validation, and the same for TensorBoard.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::tensorboard::Events;
+use crate::error::{At, Result};
+use crate::model::losses::Losses;
+use crate::tape::Tape;
+
+/// Numbers of one step.
+pub struct Line {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Weighted sum of the parts.
+    pub loss: f32,
+    /// The parts before their weights.
+    pub parts: Vec<(&'static str, f32)>,
+    /// Share of the latent variance between cells.
+    pub latent_variance: f32,
+    /// Global norm of the gradient before the clip.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+impl Line {
+    /// Reads the losses off the tape.
+    pub fn of(tape: &Tape, losses: &Losses) -> Line {
+        let item = |var| tape.value(var).item();
+        Line {
+            step: 0,
+            loss: item(losses.total),
+            parts: losses.parts.iter().map(|&(name, var, _)| (name, item(var))).collect(),
+            latent_variance: losses.latent_variance,
+            grad_norm: f64::NAN,
+            lr: f64::NAN,
+        }
+    }
+}
+
+/// The open log.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    events: Events,
+}
+
+impl Metrics {
+    /// Opens the log of a run that stands at `step`, dropping lines of steps that will be done again.
+    pub fn open(dir: &Path, step: u64) -> Result<Metrics> {
+        let path = dir.join("metrics.jsonl");
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).at(&path)?;
+            let done = |line: &&str| {
+                let parsed: Option<Value> = serde_json::from_str(line).ok();
+                parsed.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step)
+            };
+            let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
+            crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
+        Ok(Metrics { path, file, events: Events::create(dir)? })
+    }
+
+    /// A training step.
+    pub fn step(&mut self, line: &Line, cells_per_second: f64) -> Result<()> {
+        let mut value = json!({ "step": line.step, "loss": line.loss });
+        for (name, part) in &line.parts {
+            value[name] = json!(part);
+        }
+        // L_flow is small where latents hardly differ: the ratio is the share of them that is missed.
+        if let Some((_, flow)) = line.parts.iter().find(|(name, _)| *name == "flow") {
+            value["flow_over_variance"] = json!(flow / line.latent_variance);
+        }
+        value["latent_variance"] = json!(line.latent_variance);
+        value["grad_norm"] = json!(line.grad_norm);
+        value["lr"] = json!(line.lr);
+        value["cells_per_second"] = json!(cells_per_second.round());
+        self.write(&value)
+    }
+
+    /// A validation.
+    pub fn validation(&mut self, step: u64, pdcorr: f64) -> Result<()> {
+        self.write(&json!({ "step": step, "val_pdcorr": pdcorr }))
+    }
+
+    fn write(&mut self, value: &Value) -> Result<()> {
+        writeln!(self.file, "{value}").and_then(|()| self.file.flush()).at(&self.path)?;
+        let fields = value.as_object().expect("a line is an object");
+        let scalars: Vec<(String, f64)> = fields
+            .iter()
+            .filter(|(name, _)| *name != "step")
+            .filter_map(|(name, x)| Some((name.clone(), x.as_f64()?)))
+            .collect();
+        self.events.scalars(value["step"].as_u64().expect("a line has a step"), &scalars)
+    }
+}

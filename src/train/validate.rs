@@ -1,0 +1,70 @@
+//! PDCorr on the validation groups, without the observation step: cheap enough to run every few hundred steps.
+
+use std::collections::BTreeMap;
+
+use super::Run;
+use crate::correlation::pearson;
+use crate::data::controls::control_pool;
+use crate::data::split::Part;
+use crate::params::Params;
+use crate::predictor::{ControlCells, Predictor, Request};
+
+/// Groups scored at most: an even choice of them.
+const GROUPS: usize = 64;
+
+/// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effect; `None` without
+/// validation groups.
+pub fn pdcorr(run: &Run) -> Option<f64> {
+    let (data, control) = (&run.data, run.data.control_id());
+    let perturbed: Vec<u32> = run
+        .split
+        .part(Part::Val)
+        .iter()
+        .copied()
+        .filter(|&g| data.groups()[g as usize].perturbation != control)
+        .collect();
+    let stride = perturbed.len().div_ceil(GROUPS).max(1);
+    let mut params = Params::like(&run.params);
+    params.set_weights(run.optimizer.ema.clone());
+    let manifest = data.manifest();
+    let predictor = Predictor {
+        model: &run.model,
+        params: &params,
+        effects: &run.effects,
+        target: manifest.target.unwrap_or(1e4),
+        factor: manifest.factor,
+        seed: 0,
+    };
+    let genes = manifest.genes.len();
+    // Sums of predicted and measured effects over the batches of a pair, weighted by cells.
+    let mut pairs: BTreeMap<(u32, u32), [Vec<f64>; 2]> = BTreeMap::new();
+    let mut calibrations: BTreeMap<(u32, u32), Vec<f32>> = BTreeMap::new();
+    for &g in perturbed.iter().step_by(stride) {
+        let group = data.groups()[g as usize];
+        let Some(pool) = control_pool(data, g) else { continue };
+        let controls = ControlCells::of(data, &pool.iter().collect::<Vec<_>>());
+        let calibration = calibrations
+            .entry((group.cell_type, group.batch))
+            .or_insert_with(|| predictor.calibration(&controls));
+        let cells = (group.cells as usize).min(2 * run.model.config().data.cells);
+        let mut predicted = vec![0.0f64; genes];
+        let conditions = [group.cell_type, group.perturbation, group.batch];
+        predictor.predict(&controls, calibration, Request { conditions, cells }, "validation", None, |row, _| {
+            predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
+        });
+        let measured = ControlCells::of(data, &group.range().collect::<Vec<_>>());
+        let (resting, after) = (controls.mean(genes), measured.mean(genes));
+        let factor = f64::from(manifest.factor);
+        let sums = pairs
+            .entry((group.cell_type, group.perturbation))
+            .or_insert_with(|| [vec![0.0; genes], vec![0.0; genes]]);
+        let weight = f64::from(group.cells);
+        for gene in 0..genes {
+            sums[0][gene] += weight * (predicted[gene] - factor * resting[gene]);
+            sums[1][gene] += weight * factor * (after[gene] - resting[gene]);
+        }
+    }
+    let scores: Vec<f64> =
+        pairs.values().map(|[predicted, measured]| pearson(predicted, measured)).filter(|r| !r.is_nan()).collect();
+    (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+}

@@ -1,0 +1,175 @@
+//! What must hold of the model whatever its weights.
+
+use scale_engine::config::{Config, EncoderKind};
+use scale_engine::model::condition::{Vocabulary, three};
+use scale_engine::model::losses::{Draws, Examples};
+use scale_engine::model::{Model, Statistics};
+use scale_engine::params::Params;
+use scale_engine::rng::Rng;
+use scale_engine::tape::Tape;
+use scale_engine::tensor::Tensor;
+
+const VOCABULARY: Vocabulary = Vocabulary { cell_types: 3, perturbations: 4, batches: 2 };
+
+fn small(set: &[&str]) -> Config {
+    let mut all =
+        vec!["encoder.patch=16", "encoder.layers=2", "data.sets=3", "data.cells=7", "flow.layers=2"];
+    all.extend(set);
+    let all: Vec<String> = all.into_iter().map(String::from).collect();
+    Config::load(Some("tiny"), None, &all).expect("a good config")
+}
+
+fn build(config: &Config, genes: usize) -> (Model, Params) {
+    let statistics = Statistics { mean: vec![0.05; genes], std: vec![0.1; genes] };
+    let mut params = Params::default();
+    let model = Model::new(config, &VOCABULARY, statistics, &mut params, Rng::new(3));
+    (model, params)
+}
+
+/// Sparse cells [B, N, G] on the network's scale.
+fn cells(shape: [usize; 3], seed: u64) -> Tensor {
+    let rng = Rng::new(seed);
+    let count = shape.iter().product::<usize>() as u64;
+    Tensor::new(&shape, (0..count).map(|i| (0.2 * rng.normal(i)).max(0.0)).collect())
+}
+
+/// Cells of every set in another order.
+fn permuted(x: &Tensor, order: &[usize]) -> Tensor {
+    let [b, n, g] = x.dims("permuted");
+    let mut out = Vec::with_capacity(x.len());
+    for set in 0..b {
+        for &cell in order {
+            out.extend_from_slice(&x.data()[(set * n + cell) * g..][..g]);
+        }
+    }
+    Tensor::new(&[b, n, g], out)
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let off: f64 = a.data().iter().zip(b.data()).map(|(x, y)| square(x - y)).sum();
+    (off / a.data().iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn the_presets_have_the_papers_counts_of_parameters() {
+    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
+    for (preset, expected, tolerance) in
+        [("tiny", 2.2e6, 0.05), ("s40", 40e6, 0.05), ("s184", 184e6, 0.01), ("s280", 280e6, 0.01)]
+    {
+        let config = Config::new(preset, "paper").expect("a preset");
+        let statistics = Statistics { mean: vec![0.0; 2000], std: vec![1.0; 2000] };
+        let mut params = Params::counting();
+        Model::new(&config, &vocabulary, statistics, &mut params, Rng::new(0));
+        let count = params.len() as f64;
+        assert!(
+            (count / expected - 1.0).abs() < tolerance,
+            "{preset}: {count} parameters, expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn reordering_the_cells_reorders_the_prediction() {
+    let config = small(&[]);
+    let (model, params) = build(&config, 50);
+    let x = cells([3, 7, 50], 1);
+    let order = [4, 2, 6, 0, 5, 1, 3];
+    let tokens = three(&[[0, 1, 0], [2, 3, 1], [1, 1, 1]]);
+    let starts: Vec<Rng> = (0..3).map(Rng::new).collect();
+    let straight = model.generate(&params, &x, None, &tokens, 2, &starts);
+    let turned = model.generate(&params, &permuted(&x, &order), None, &tokens, 2, &starts);
+    let error = distance(&permuted(&straight, &order), &turned);
+    assert!(error < 1e-5, "relative error {error:.1e}");
+}
+
+#[test]
+fn the_gene_encoder_lets_no_cell_see_another_and_the_set_encoder_does() {
+    for kind in [EncoderKind::Llama, EncoderKind::Attention, EncoderKind::Mlp] {
+        let mut config = small(&[]);
+        config.encoder.kind = kind;
+        let mut params = Params::default();
+        let mut build = scale_engine::model::build::Build::new(&mut params, Rng::new(3));
+        let encoder =
+            scale_engine::model::gene_encoder::GeneEncoder::new(&mut build, &config.encoder, 50, 32);
+        let encode = |x: &Tensor| {
+            let mut t = Tape::off();
+            let p = params.bind(&mut t);
+            let x = t.constant(x.reshape(&[7, 50]));
+            let h = encoder.forward(&mut t, &p, x);
+            t.value(h).clone()
+        };
+        let x = cells([1, 7, 50], 2);
+        let mut other = x.clone().into_vec();
+        other[6 * 50..].fill(0.7);
+        let (a, b) = (encode(&x), encode(&Tensor::new(&[1, 7, 50], other)));
+        assert_eq!(a.slice(0..6).data(), b.slice(0..6).data(), "{kind:?}");
+        assert_ne!(a.slice(6..7).data(), b.slice(6..7).data(), "{kind:?}");
+    }
+    let config = small(&[]);
+    let (model, params) = build(&config, 50);
+    let x = cells([1, 7, 50], 2);
+    let mut other = x.clone().into_vec();
+    other[6 * 50..].fill(0.7);
+    let (a, b) =
+        (model.reconstruct(&params, &x), model.reconstruct(&params, &Tensor::new(&[1, 7, 50], other)));
+    let first = |t: &Tensor| t.data()[..50].to_vec();
+    assert_ne!(first(&a), first(&b));
+}
+
+#[test]
+fn latents_have_unit_mean_square() {
+    let config = small(&[]);
+    let (model, params) = build(&config, 50);
+    let mut t = Tape::off();
+    let p = params.bind(&mut t);
+    let z = model.encode(&mut t, &p, &cells([3, 7, 50], 5));
+    for row in t.value(z).data().chunks(config.flow.width) {
+        let square = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
+        assert!((square - 1.0).abs() < 1e-3, "{square}");
+    }
+}
+
+#[test]
+fn one_euler_step_and_the_endpoint_agree_and_every_set_stands_alone() {
+    for set in ["flow.prediction=x", "flow.prediction=v", "flow.start=mixed"] {
+        let config = small(&[set]);
+        let (model, params) = build(&config, 50);
+        let x = cells([3, 7, 50], 1);
+        let ids = [[0, 1, 0], [2, 3, 1], [1, 1, 1]];
+        let starts: Vec<Rng> = (0..3).map(Rng::new).collect();
+        let together = model.generate(&params, &x, None, &three(&ids), 1, &starts);
+        for i in 0..3 {
+            let alone = model.generate(
+                &params,
+                &x.slice(i..i + 1),
+                None,
+                &three(&ids[i..i + 1]),
+                1,
+                &starts[i..i + 1],
+            );
+            let error = distance(&together.slice(i..i + 1), &alone);
+            assert!(error < 1e-5, "{set}: set {i}, relative error {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_on_one_thread_and_on_two() {
+    let config = small(&["loss.w_endpoint=0.1"]);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(|| {
+            let (model, mut params) = build(&config, 50);
+            let examples = Examples::new(cells([6, 7, 50], 9), None, &[[0, 1, 0], [2, 3, 1], [1, 1, 1]]);
+            let mut tape = Tape::new();
+            let vars = params.bind(&mut tape);
+            let losses = model.losses(&mut tape, &vars, &examples, &Draws::at(1, 2, 3, 0.5));
+            let loss = tape.value(losses.total).item();
+            let found = tape.backward(losses.total);
+            params.collect(&vars, found);
+            (loss.to_bits(), params.grads().iter().map(|g| g.to_bits()).collect::<Vec<_>>())
+        })
+    };
+    assert!(run(1) == run(2));
+}

@@ -1,0 +1,318 @@
+//! The table: awkward sizes and the model's own.
+
+use scale_engine::config::{Activation, Conversion, FlowVariant, MmdKernel, Space, Start};
+use scale_engine::ops::flow::reference::Point;
+use scale_engine::ops::{activation, attention, flow, layer_norm, matmul, mmd};
+use scale_engine::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
+use scale_engine::rng::Rng;
+use scale_engine::tensor::Tensor;
+
+use super::harness::{Case, Values, against_reference, case, same_bits};
+
+#[test]
+fn the_tuned_paths_match_the_references_and_these_match_differences() {
+    table().iter().for_each(against_reference);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    table().iter().for_each(same_bits);
+}
+
+fn table() -> Vec<Case> {
+    let mut rows = moves();
+    for [m, i, j] in
+        [[1, 1, 1], [33, 97, 7], [257, 33, 97], [600, 128, 640], [2048, 128, 2000], [40_000, 17, 5]]
+    {
+        rows.extend(linear(m, i, j));
+    }
+    for [m, d] in [[1, 1], [5, 33], [257, 97], [2048, 128]] {
+        // A row of one or two has next to no gradient through its own norm: what is left after cancelling is rounding.
+        rows.extend(norms(m, d.max(3)));
+        rows.extend(elementwise(m, d));
+        rows.push(squared(m, d));
+    }
+    for (sizes, seeded) in [
+        ([1, 1, 1, 1], false),
+        ([2, 1, 2, 5], true),
+        ([3, 33, 2, 9], true),
+        ([3, 33, 2, 9], false),
+        ([2, 97, 1, 33], true),
+        ([300, 16, 1, 64], false),
+        ([5, 4, 1, 128], false),
+        ([2, 257, 2, 64], true),
+    ] {
+        rows.push(attend(sizes, seeded));
+    }
+    for [b, t, h, k] in [[1, 1, 1, 1], [33, 3, 1, 128], [7, 16, 4, 16], [300, 5, 3, 33]] {
+        rows.push(seed(b, t, h, k));
+    }
+    for [m, g, s, e] in [[1, 1, 1, 1], [5, 97, 33, 7], [257, 64, 32, 9], [300, 2000, 128, 64]] {
+        rows.push(patches(m, g, s, e));
+    }
+    for kernel in [MmdKernel::Gaussian, MmdKernel::Energy] {
+        for sizes in [[1, 1, 33], [2, 33, 97], [3, 7, 257], [2, 64, 2000]] {
+            rows.push(discrepancy(sizes, kernel));
+        }
+    }
+    rows.extend(flows());
+    rows
+}
+
+/// Ops that only move and add: no reference, differences of the op itself.
+fn moves() -> Vec<Case> {
+    vec![
+        case("add", &[&[5, 33], &[5, 33]], |t, v| t.add(v[0], v[1])),
+        case("sub", &[&[300, 97], &[300, 97]], |t, v| t.sub(v[0], v[1])),
+        case("scale", &[&[257, 97]], |t, v| t.scale(v[0], -1.7)),
+        case("weighted_sum", &[&[1], &[1]], |t, v| t.weighted_sum(&[(v[0], 2.0), (v[1], -0.3), (v[0], 1.0)])),
+        case("slice", &[&[7, 3, 5]], |t, v| t.slice(v[0], 2..5)),
+        case("reshape", &[&[6, 5]], |t, v| t.reshape(v[0], &[3, 2, 5])),
+        case("pool", &[&[33, 97, 33]], |t, v| t.pool(v[0])),
+        case("pool of one cell", &[&[1, 1, 1]], |t, v| t.pool(v[0])),
+        case("add_to_set", &[&[7, 33, 97], &[7, 97]], |t, v| t.add_to_set(v[0], v[1])),
+        case("tokens", &[&[5, 33], &[5, 33], &[5, 33]], |t, v| t.tokens(v)),
+        case("token", &[&[5, 3, 33]], |t, v| t.token(v[0], 1)),
+        case("prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
+        case("embedding", &[&[7, 33]], |t, v| t.embedding(v[0], &[3, 0, 3, 6])),
+        case("start control", &[&[3, 5, 33]], |t, v| t.flow_start(v[0], Start::Control, 0.3, Rng::new(1))),
+        case("start mixed", &[&[3, 97, 97]], |t, v| t.flow_start(v[0], Start::Mixed, 0.15, Rng::new(2))),
+        case("start gaussian", &[&[3, 97, 97]], |t, v| {
+            t.flow_start(v[0], Start::Gaussian, 0.15, Rng::new(2))
+        })
+        .without_gradient(&[0]),
+        case("path", &[&[3, 97, 33], &[3, 97, 33]], |t, v| t.flow_path(v[0], v[1], &[0.0, 0.3, 1.0])),
+    ]
+}
+
+fn linear(m: usize, i: usize, j: usize) -> Vec<Case> {
+    let plain = case("linear", &[&[m, i], &[j, i]], |t, v| t.linear(v[0], v[1], None)).judged_by(
+        move |x, _| matmul::reference::forward(&x[0], &x[1], None, None, i),
+        move |dy, x| matmul::reference::backward(dy, &x[0], &x[1], i)[..2].to_vec(),
+    );
+    let full = case("linear_add", &[&[m, i], &[j, i], &[j], &[m, j]], |t, v| {
+        t.linear_add(v[3], v[0], v[1], Some(v[2]))
+    })
+    .judged_by(
+        move |x, _| matmul::reference::forward(&x[0], &x[1], Some(&x[2]), Some(&x[3]), i),
+        move |dy, x| {
+            let [dx, dw, db] = matmul::reference::backward(dy, &x[0], &x[1], i);
+            vec![dx, dw, db, dy.to_vec()]
+        },
+    );
+    vec![plain, full]
+}
+
+fn norms(m: usize, d: usize) -> Vec<Case> {
+    let ones = move || vec![1.0; d];
+    vec![
+        case("rms_norm", &[&[m, d], &[d]], |t, v| t.rms_norm(v[0], Some(v[1]))).judged_by(
+            |x, _| rms_norm::reference::forward(&x[0], &x[1]),
+            |dy, x| {
+                let (dx, dw) = rms_norm::reference::backward(dy, &x[0], &x[1]);
+                vec![dx, dw]
+            },
+        ),
+        case("rms_norm without gain", &[&[m, d]], |t, v| t.rms_norm(v[0], None)).judged_by(
+            move |x, _| rms_norm::reference::forward(&x[0], &ones()),
+            move |dy, x| vec![rms_norm::reference::backward(dy, &x[0], &ones()).0],
+        ),
+        case("layer_norm", &[&[m, d], &[d], &[d]], |t, v| t.layer_norm(v[0], v[1], v[2])).judged_by(
+            |x, _| layer_norm::reference::forward(&x[0], &x[1], &x[2]),
+            |dy, x| layer_norm::reference::backward(dy, &x[0], &x[1]).to_vec(),
+        ),
+    ]
+}
+
+fn elementwise(m: usize, d: usize) -> Vec<Case> {
+    let kinds = [
+        ("identity", Activation::Identity),
+        ("relu", Activation::Relu),
+        ("softplus", Activation::Softplus),
+        ("silu", Activation::Silu),
+        ("gelu", Activation::Gelu),
+    ];
+    let activations = kinds.map(|(name, kind)| {
+        case(name, &[&[m, d]], move |t, v| t.activation(v[0], kind)).judged_by(
+            move |x, _| activation::reference::forward(&x[0], kind),
+            move |dy, x| vec![activation::reference::backward(dy, &x[0], kind)],
+        )
+    });
+    let gated = case("swiglu", &[&[m, 2 * d]], |t, v| t.swiglu(v[0])).judged_by(
+        move |x, _| swiglu::reference::forward(&x[0], d),
+        move |dy, x| vec![swiglu::reference::backward(dy, &x[0], d)],
+    );
+    activations.into_iter().chain([gated]).collect()
+}
+
+fn squared(m: usize, d: usize) -> Case {
+    case("squared_error", &[&[m, d], &[m, d]], |t, v| t.squared_error(v[0], v[1])).judged_by(
+        move |x, _| vec![squared_error::reference::forward(&x[0], &x[1], d)],
+        move |dy, x| {
+            let by_y = squared_error::reference::backward(dy[0], &x[0], &x[1], d);
+            let by_x = by_y.iter().map(|d| -d).collect();
+            vec![by_y, by_x]
+        },
+    )
+}
+
+fn attend([b, n, h, k]: [usize; 4], seeded: bool) -> Case {
+    let z = attention::reference::Sizes { rows: n, heads: h, width: k };
+    if !seeded {
+        return case("attention", &[&[b, n, 3 * h * k]], move |t, v| t.attention(v[0], None, h)).judged_by(
+            move |x, _| attention::reference::forward(&x[0], None, z),
+            move |dy, x| vec![attention::reference::backward(dy, &x[0], None, z).0],
+        );
+    }
+    let shapes: [&[usize]; 2] = [&[b, n, 3 * h * k], &[b, 3 * h * k]];
+    case("attention from a seed", &shapes, move |t, v| t.attention(v[0], Some(v[1]), h)).judged_by(
+        move |x, _| attention::reference::forward(&x[0], Some(&x[1]), z),
+        move |dy, x| {
+            let (dx, ds) = attention::reference::backward(dy, &x[0], Some(&x[1]), z);
+            vec![dx, ds]
+        },
+    )
+}
+
+fn seed(b: usize, tokens: usize, h: usize, k: usize) -> Case {
+    case("seed_attention", &[&[h * k], &[b, tokens, 2 * h * k]], move |t, v| t.seed_attention(v[0], v[1], h))
+        .judged_by(
+            move |x, _| seed_attention::reference::forward(&x[0], &x[1], tokens, h),
+            move |dy, x| {
+                let (dq, dkv) = seed_attention::reference::backward(dy, &x[0], &x[1], tokens, h);
+                vec![dq, dkv]
+            },
+        )
+}
+
+fn patches(m: usize, g: usize, s: usize, e: usize) -> Case {
+    let p = g.div_ceil(s);
+    case("patch_embed", &[&[m, g], &[p, s, e], &[p, e]], |t, v| t.patch_embed(v[0], v[1], v[2])).judged_by(
+        move |x, _| patch_embed::reference::forward(&x[0], &x[1], &x[2], [g, s, e]),
+        move |dy, x| patch_embed::reference::backward(dy, &x[0], &x[1], &x[2], [g, s, e]).to_vec(),
+    )
+}
+
+fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
+    let rng = Rng::new(9);
+    // Other cells than the decoded ones: moved and narrower.
+    let data: Vec<f32> = (0..(b * n * g) as u64).map(|i| 0.5 + 0.7 * rng.normal(i)).collect();
+    let truth: Vec<f64> = data.iter().map(|&v| f64::from(v)).collect();
+    let truth_too = truth.clone();
+    let name = if kernel == MmdKernel::Gaussian { "mmd gaussian" } else { "mmd energy" };
+    let sets = move |y: &[f64], of: &dyn Fn(&[f64], usize) -> Vec<f64>| -> Vec<f64> {
+        y.chunks(n * g).enumerate().flat_map(|(i, y)| of(y, i * n * g)).collect()
+    };
+    case(name, &[&[b, n, g]], move |t, v| {
+        let x = t.constant(Tensor::new(&[b, n, g], data.clone()));
+        t.mmd(v[0], x, kernel)
+    })
+    .judged_by(
+        move |y, fixed| {
+            let parts = sets(&y[0], &|y, at| {
+                let x = &truth[at..at + n * g];
+                let v = mmd::reference::scale(&fixed[0][at..at + n * g], x, g);
+                vec![mmd::reference::forward(y, x, g, v, kernel)]
+            });
+            vec![parts.iter().sum::<f64>() / b as f64]
+        },
+        move |d, y| {
+            let dy = sets(&y[0], &|y, at| {
+                let x = &truth_too[at..at + n * g];
+                let v = mmd::reference::scale(y, x, g);
+                mmd::reference::backward(y, x, g, v, kernel).iter().map(|v| v * d[0] / b as f64).collect()
+            });
+            vec![dy]
+        },
+    )
+}
+
+const TIMES: [f32; 3] = [0.0, 0.37, 0.99];
+
+fn flows() -> Vec<Case> {
+    let mut rows = Vec::new();
+    for prediction in [Space::X, Space::V] {
+        for conversion in [Conversion::Displacement, Conversion::Jit] {
+            for loss in [Space::X, Space::V] {
+                for target_gradient in [false, true] {
+                    let variant = FlowVariant { prediction, loss, conversion, target_gradient };
+                    rows.push(flow_loss(variant));
+                    rows.push(endpoint(variant));
+                }
+            }
+        }
+    }
+    rows
+}
+
+const SET: usize = 33 * 97;
+
+fn point(x: &[Vec<f64>], i: usize) -> Point {
+    Point { y: x[0][i], zs: x[1][i], z1: x[2][i], zt: x[3][i], t: f64::from(TIMES[i / SET]) }
+}
+
+/// Slopes of a function of one element by its y, zs, z1, zt; exact, since it is linear.
+fn slopes(x: &[Vec<f64>], i: usize, f: impl Fn(Point) -> f64) -> [f64; 4] {
+    let at = |k: usize, by: f64| {
+        let moved: Values = (0..4).map(|j| vec![x[j][i] + if j == k { by } else { 0.0 }]).collect();
+        f(Point { y: moved[0][0], zs: moved[1][0], z1: moved[2][0], zt: moved[3][0], t: point(x, i).t })
+    };
+    [0, 1, 2, 3].map(|k| (at(k, 0.5) - at(k, -0.5)).round_off())
+}
+
+trait RoundOff {
+    fn round_off(self) -> f64;
+}
+
+impl RoundOff for f64 {
+    /// Zero where only rounding is left.
+    fn round_off(self) -> f64 {
+        if self.abs() < 1e-12 { 0.0 } else { self }
+    }
+}
+
+fn flow_loss(variant: FlowVariant) -> Case {
+    let shape: &[usize] = &[3, 33, 97];
+    let error = move |x: &[Vec<f64>], fixed: &[Vec<f64>], i: usize| {
+        let target = if variant.target_gradient { point(x, i) } else { point(fixed, i) };
+        flow::reference::error(point(x, i), target, variant)
+    };
+    case("flow_loss", &[shape; 4], move |t, v| t.flow_loss(v[0], v[1], v[2], v[3], &TIMES, variant))
+        .judged_by(
+            move |x, fixed| {
+                let len = x[0].len();
+                vec![(0..len).map(|i| error(x, fixed, i).powi(2)).sum::<f64>() / len as f64]
+            },
+            move |d, x| {
+                let len = x[0].len();
+                let mut grads = vec![vec![0.0; len]; 4];
+                for i in 0..len {
+                    let here = point(x, i);
+                    let by = slopes(x, i, |p| {
+                        let target = if variant.target_gradient { p } else { here };
+                        flow::reference::error(p, target, variant)
+                    });
+                    for (g, by) in grads.iter_mut().zip(by) {
+                        g[i] = d[0] * 2.0 * error(x, x, i) * by / len as f64;
+                    }
+                }
+                grads
+            },
+        )
+}
+
+fn endpoint(variant: FlowVariant) -> Case {
+    let shape: &[usize] = &[3, 33, 97];
+    case("flow_endpoint", &[shape; 4], move |t, v| t.flow_endpoint(v[0], v[1], v[3], &TIMES, variant))
+        .judged_by(
+            move |x, _| (0..x[0].len()).map(|i| flow::reference::endpoint(point(x, i), variant)).collect(),
+            move |dy, x| {
+                let mut grads = vec![vec![0.0; dy.len()]; 4];
+                for (i, d) in dy.iter().enumerate() {
+                    let by = slopes(x, i, |p| flow::reference::endpoint(p, variant));
+                    grads.iter_mut().zip(by).for_each(|(g, by)| g[i] = d * by);
+                }
+                grads
+            },
+        )
+}

@@ -1,0 +1,144 @@
+//! Preprocessing against scanpy 1.11: the same genes, the same numbers.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use scale_engine::data::h5ad::H5ad;
+use scale_engine::data::preprocess::hvg::Flavor;
+use scale_engine::data::preprocess::{Genes, Settings, Target, normalise};
+use scale_engine::data::shard::Scale;
+
+use crate::preprocess::{run, settings};
+use crate::shared::shared;
+
+type Rows = Vec<HashMap<String, String>>;
+
+fn oracle(name: &str) -> Option<Rows> {
+    let path = shared(&format!("fixtures/preprocess/public/expected/{name}.tsv.gz"))?;
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(File::open(path).expect("opened"))
+        .read_to_string(&mut text)
+        .expect("unpacked");
+    let mut lines = text.lines().map(|line| line.split('\t').map(String::from).collect::<Vec<_>>());
+    let header = lines.next().expect("a header");
+    Some(lines.map(|line| header.iter().cloned().zip(line).collect()).collect())
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().expect("a number")
+}
+
+fn close(found: f64, wanted: f64, relative: f64, absolute: f64) -> bool {
+    (found.is_nan() && wanted.is_nan())
+        || found == wanted
+        || (found - wanted).abs() <= absolute + relative * wanted.abs()
+}
+
+fn fixture_settings(input: PathBuf, out: &Path, table: &str, count: usize) -> Settings {
+    let mut settings = settings(&input, out);
+    (settings.perturbation, settings.cell_type, settings.control) =
+        ("batch".into(), "batch".into(), "b-late".into());
+    settings.flavor = if table.contains("cell_ranger") { Flavor::CellRanger } else { Flavor::Seurat };
+    settings.hvg_batch = table.ends_with("batch").then(|| "batch".to_string());
+    settings.target = if table.contains("median") { Target::Median } else { Target::Sum(1e4) };
+    settings.genes = Genes::Top(count);
+    settings
+}
+
+/// Relative and absolute tolerances of a table's numbers.
+///
+/// numpy's f32 logarithm differs by one ulp between instruction sets, and one ulp of a logarithm between 4 and 8 moves the
+/// normalised count by 4.8e-7: that is all a gene seen in one cell has (numpy against itself without AVX-512: 1.8e-7 in the
+/// means). A dispersion moves by 1e-6, its score by as much over the deviation of its bin, which is above 0.2 here.
+const TOLERANCES: [(&str, f64, f64); 3] =
+    [("means", 4.8e-7, 0.0), ("dispersions", 0.0, 1e-6), ("dispersions_norm", 0.0, 5e-6)];
+
+#[test]
+fn scanpys_genes_are_chosen_and_its_numbers_found() {
+    let tables = [
+        "hvg_seurat_10000_all",
+        "hvg_seurat_10000_batch",
+        "hvg_seurat_median_default_all",
+        "hvg_seurat_median_default_batch",
+        "hvg_cell_ranger_10000_all",
+        "hvg_cell_ranger_10000_batch",
+    ];
+    let dir = tempfile::tempdir().expect("a folder");
+    for table in tables {
+        let (Some(input), Some(wanted)) = (shared("fixtures/preprocess/public/input.h5ad"), oracle(table))
+        else {
+            return;
+        };
+        for count in [2000, 500, 115] {
+            let out = dir.path().join(format!("{table}-{count}"));
+            let summary = run(&fixture_settings(input.clone(), &out, table, count)).expect("made");
+            let column = format!("highly_variable@{count}");
+            let mut file = csv::Reader::from_path(out.join("var.csv")).expect("var.csv");
+            let found: Vec<HashMap<String, String>> =
+                file.deserialize().map(|row| row.expect("a row")).collect();
+            assert_eq!(found.len(), wanted.len());
+            for (found, wanted) in found.iter().zip(&wanted) {
+                let gene = &wanted["gene"];
+                assert_eq!(&found["gene"], gene);
+                assert_eq!(
+                    found["highly_variable"] == "true",
+                    wanted[&column] == "1",
+                    "{table}@{count}: {gene}"
+                );
+                for (name, relative, absolute) in TOLERANCES {
+                    let (found, wanted) = (number(&found[name]), number(&wanted[name]));
+                    assert!(
+                        close(found, wanted, relative, absolute),
+                        "{table}@{count}: {name} of {gene}: {found} {wanted}"
+                    );
+                }
+                if let Some(batches) = wanted.get(&format!("highly_variable_nbatches@{count}")) {
+                    assert_eq!(&found["highly_variable_nbatches"], batches, "{table}@{count}: {gene}");
+                }
+            }
+            let selected = wanted.iter().filter(|row| row[&column] == "1").count();
+            assert_eq!(summary.genes, selected, "{table}@{count}");
+            assert_eq!(
+                summary.notes.iter().any(|note| note.contains("tie")),
+                selected > count,
+                "{:?}",
+                summary.notes
+            );
+        }
+    }
+}
+
+#[test]
+fn normalised_values_are_scanpys() {
+    let (Some(input), Some(wanted)) = (shared("fixtures/preprocess/public/input.h5ad"), oracle("rows"))
+    else {
+        return;
+    };
+    let file = H5ad::open(&input).expect("opened");
+    let cells = file.rows(0..file.shape().0).expect("rows");
+    let totals: Vec<f32> = cells.outer_iterator().map(|row| normalise::total(row.data())).collect();
+    let targets = HashMap::from([
+        ("median_default", normalise::median(totals.clone()).expect("cells")),
+        (
+            "median_nonzero",
+            normalise::median(totals.iter().copied().filter(|&t| t > 0.0).collect()).expect("cells"),
+        ),
+        ("10000", 1e4),
+    ]);
+    for line in &wanted {
+        let (row, column): (usize, usize) =
+            (line["row"].parse().expect("a row"), line["col"].parse().expect("a column"));
+        let factor = normalise::factor(totals[row], targets[line["target"].as_str()]);
+        let stored = *cells.get(row, column).expect("a stored value");
+        let log = normalise::log_value(stored, Scale::Counts, factor);
+        for (found, name) in [(stored / factor, "norm"), (log, "log1p"), (log / 10.0, "log1p_div10")] {
+            let wanted = number(&line[name]);
+            assert!(
+                close(f64::from(found), wanted, 2.4e-7, 0.0),
+                "{name} of ({row}, {column}): {found} {wanted}"
+            );
+        }
+    }
+}
