@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scale_engine::data::h5ad::{Cells, Labels};
+use scale_engine::data::h5ad::{self, Cells, Column, Frame, Labels, X};
 use scale_engine::evaluate::de::{Table, benjamini_hochberg};
 use scale_engine::evaluate::files::{Files, evaluate_files, write};
 use scale_engine::evaluate::lognorm::Held;
@@ -483,4 +483,62 @@ fn correlations_of_constants_are_undefined_and_of_lines_one() {
     );
     assert!((spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0]) - 1.0).abs() < 1e-15);
     assert!((pearson_delta(&x, &[0.0; 4], &line, &[1.0; 4]) - 1.0).abs() < 1e-6);
+}
+
+// ---- files ----
+
+/// Writes a side with its cell types to an h5ad file.
+fn write_h5ad(path: &Path, side: &Side, types: &[&str]) {
+    let (cells, genes) = side.x.shape();
+    let obs = Frame {
+        index: (0..cells).map(|i| format!("cell{i}")).collect(),
+        columns: vec![
+            ("target_gene".to_string(), Column::Categorical(side.labels.clone())),
+            ("line".to_string(), Column::Categorical(Labels::of(types))),
+        ],
+    };
+    let var = Frame { index: side.genes.clone(), columns: Vec::new() };
+    let x = match &side.x {
+        Matrix::Sparse(cells) => X::Sparse(cells),
+        Matrix::Dense { values, .. } => X::Dense { shape: (cells, genes), numbers: values },
+    };
+    h5ad::write(path, &obs, &var, x, &[]).expect("written");
+}
+
+#[test]
+fn a_split_by_cell_type_judges_each_part_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let real = simulated(&[60, 20, 30], 12, 0.3, 0, 1);
+    let pred = simulated(&[60, 20, 30], 12, 0.3, 0, 2);
+    let types: Vec<&str> = (0..110).map(|i| if i % 3 == 0 { "T/b" } else { "A" }).collect();
+    let files = Files { cell_type: Some("line".to_string()), ..files(dir.path()) };
+    write_h5ad(&files.real, &sparse(&real, false), &types);
+    write_h5ad(&files.pred, &pred, &types);
+    let parts = evaluate_files(&files, &settings()).expect("both parts");
+    assert_eq!(parts.iter().map(|(name, _)| name.as_deref()).collect::<Vec<_>>(), [Some("T/b"), Some("A")]);
+    for (name, report) in &parts {
+        write(dir.path(), name.as_deref(), report).expect("written");
+        let cells: Vec<u32> = (0..110).filter(|&i| Some(types[i as usize]) == name.as_deref()).collect();
+        let alone = evaluate(&real.subset(&cells), &pred.subset(&cells), &settings()).expect("a report");
+        assert_eq!(alone.tables, report.tables);
+    }
+    for file in ["T-b_results.csv", "A_agg_results.csv", "A_real_de.csv", "T-b_pred_de.csv", "A_results.json"]
+    {
+        assert!(dir.path().join(file).exists(), "{file}");
+    }
+    let others: Vec<&str> = types.iter().map(|t| if *t == "A" { "B" } else { t }).collect();
+    write_h5ad(&files.pred, &pred, &others);
+    let message = evaluate_files(&files, &settings()).expect_err("refused").to_string();
+    assert!(message.contains("pred.h5ad") && message.contains("\"B\" only in this file"), "{message}");
+}
+
+#[test]
+fn a_missing_column_is_named_with_those_that_exist() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let side = simulated(&[6, 4], 3, 0.3, 0, 1);
+    let files = Files { perturbation: "target".to_string(), ..files(dir.path()) };
+    write_h5ad(&files.real, &side, &["A"; 10]);
+    write_h5ad(&files.pred, &side, &["A"; 10]);
+    let message = evaluate_files(&files, &settings()).expect_err("refused").to_string();
+    assert!(message.contains("real.h5ad") && message.contains("target_gene"), "{message}");
 }
