@@ -6,7 +6,7 @@
 
 Prints one JSON line: median_s of a step (forward, backward, clip, AdamW), pairs_per_s = B * N / median_s, and
 cpu_s, the processor time of all threads, which is steadier on a shared machine. The batch is dense and in
-memory: loading it is not timed. A fair peer: the twin's modules, with controls and perturbed cells in one pass,
+memory: loading it is not timed. A fair peer: the twin's modules, with controls and perturbed in one pass,
 fused attention and norms, the seed token as one more key and value, distances by a matrix product, PyTorch's
 fused AdamW, and an allocator that keeps its memory. With --compile the loss goes through torch.compile.
 """
