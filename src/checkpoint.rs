@@ -57,6 +57,9 @@ pub struct Checkpoint {
     pub moments: [Vec<f32>; 2],
 }
 
+/// Tensors of a file: names and shapes, sorted.
+pub type Shapes = Vec<(String, Vec<usize>)>;
+
 const VERSION: u32 = 1;
 const KEY: &str = "scale_engine";
 const FLATS: [&str; 4] = ["", "average.", "moment1.", "moment2."];
@@ -127,7 +130,7 @@ impl Checkpoint {
     }
 
     /// Reads only what the file says of itself, and its tensors' names and shapes.
-    pub fn describe(path: &Path) -> Result<(Header, Vec<(String, Vec<usize>)>)> {
+    pub fn describe(path: &Path) -> Result<(Header, Shapes)> {
         let bytes = std::fs::read(path).at(path)?;
         let header = read_header(path, &bytes)?;
         let file = SafeTensors::deserialize(&bytes)

@@ -30,9 +30,9 @@ pub struct Settings {
 
 /// What the demo trains with, over the preset `tiny`.
 pub const CONFIG: [&str; 6] = [
-    "train.steps=700",
-    "train.val_every=100",
-    "train.checkpoint_every=350",
+    "train.steps=450",
+    "train.val_every=150",
+    "train.checkpoint_every=150",
     "flow.start=shifted",
     "encoder.kind=mlp",
     "optim.lr=0.002",
