@@ -37,7 +37,10 @@ fn measured() -> Matrix {
 /// Predicted cells: every value above zero, no two alike.
 fn predicted() -> Matrix {
     let rng = Rng::new(2);
-    Matrix::Dense { genes: GENES, values: (0..(CELLS * GENES) as u64).map(|i| 2.0 * rng.uniform(i)).collect() }
+    Matrix::Dense {
+        genes: GENES,
+        values: (0..(CELLS * GENES) as u64).map(|i| 2.0 * rng.uniform(i)).collect(),
+    }
 }
 
 fn differential_expression(c: &mut Criterion) {
