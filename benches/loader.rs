@@ -4,13 +4,15 @@
 //!   sample   which cells make up a step
 //!   sparse   the step's rows, sampled and copied out of the map, on one core: the goal is 1 M cells/s
 //!   dense    the same, then normalised to [2BN, G], on one core: the goal is 0.5 M cells/s
+//!   dense_rows   the normalisation alone
+//! these by the thread's CPU time, so that others on the machine do not count; and by the clock
 //!   loader   what `Loader::next` delivers with two threads
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use scale_engine::data::loader::{Batch, Loader};
 use scale_engine::data::sampler::{Sampler, Sampling};
 use scale_engine::data::shard::{Data, DataWriter};
@@ -42,6 +44,23 @@ fn write(dir: &std::path::Path) {
     writer.finish().expect("written");
 }
 
+/// CPU time of this thread where the system tells (Linux), else the clock.
+fn cpu_time(start: Instant) -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = told.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    nanoseconds.map_or_else(|| start.elapsed(), Duration::from_nanos)
+}
+
+/// Steps 0, 1, .. by CPU time.
+fn on_one_core(b: &mut Bencher, mut work: impl FnMut(u64)) {
+    b.iter_custom(|steps| {
+        let start = Instant::now();
+        let before = cpu_time(start);
+        (0..steps).for_each(&mut work);
+        cpu_time(start) - before
+    });
+}
+
 fn loader(c: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write(dir.path());
@@ -54,28 +73,26 @@ fn loader(c: &mut Criterion) {
         .throughput(Throughput::Elements(16 * 512 * 2))
         .measurement_time(Duration::from_secs(4))
         .sample_size(20);
-    let mut step = 0;
-    group.bench_function("sample", |b| {
-        b.iter(|| {
-            step += 1;
-            black_box(sampler.step(step))
-        })
-    });
+    group.bench_function("sample", |b| on_one_core(b, |k| drop(black_box(sampler.step(k)))));
     let mut batch = Batch::of(&data, 0, &sampler.step(0));
-    group.bench_function("sparse", |b| {
-        b.iter(|| {
-            step += 1;
-            batch.refill(&data, step, &sampler.step(step));
-            black_box(&batch);
+    group.bench_function("sparse", |b| on_one_core(b, |k| batch.refill(&data, k, &sampler.step(k))));
+    // One set at a time, as a CPU that goes on to compute with it would take it: 8 MB, written over and over.
+    let mut out = vec![0.0; 512 * 2 * GENES];
+    group.bench_function("dense_sets", |b| {
+        on_one_core(b, |k| {
+            batch.refill(&data, k, &sampler.step(k));
+            (0..16).for_each(|set| batch.rows.dense_rows(set * 1024, GENES, black_box(&mut out)));
         })
     });
-    let mut dense = vec![0.0; 16 * 512 * 2 * GENES];
+    let mut out = vec![0.0; 16 * 512 * 2 * GENES];
+    group.bench_function("dense_rows", |b| {
+        on_one_core(b, |_| batch.rows.dense_rows(0, GENES, black_box(&mut out)))
+    });
+    group.bench_function("zeros", |b| on_one_core(b, |_| black_box(&mut out).fill(0.0)));
     group.bench_function("dense", |b| {
-        b.iter(|| {
-            step += 1;
-            batch.refill(&data, step, &sampler.step(step));
-            batch.rows.dense_rows(0, GENES, &mut dense);
-            black_box(&dense);
+        on_one_core(b, |k| {
+            batch.refill(&data, k, &sampler.step(k));
+            batch.rows.dense_rows(0, GENES, black_box(&mut out));
         })
     });
     let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 2);

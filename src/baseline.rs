@@ -13,7 +13,7 @@
 //! The effect of a perturbation on a cell type is the mean of its cells minus that of the controls of the same context
 //! ([`bulk::pairs`]); cell types count equally. Sums of control and effect are cut at 0. A group gets as many cells as were
 //! measured; control cells are drawn without replacement while there are enough, else each as often as any other, give or take one. With
-//! [`Observation::Poisson`] counts are drawn around every predicted cell with the library of its control cell.
+//! [`Observe::Poisson`] counts are drawn around every predicted cell with the library of its control cell.
 //!
 //! Where training does not hold what a kind asks for, the group gets the nearest thing that it does hold, and the answer says so:
 //! an unseen perturbation the mean effect over all pairs (linear: factors 0), a cell type or batch without perturbed training
@@ -26,8 +26,9 @@ pub mod linear;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use crate::config::Observe;
 use crate::data::controls::control_pool;
-use crate::data::observe::{Observation, Observer};
+use crate::data::observe::Observer;
 use crate::data::population::{Population, log1p, names, perturbed_groups, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
@@ -85,7 +86,7 @@ pub struct Settings {
     /// Which baseline.
     pub kind: Kind,
     /// Whether counts are drawn around the predicted cells.
-    pub observe: Observation,
+    pub observe: Observe,
     /// Whether the measured control cells of the contexts follow the predicted cells, as evaluate needs them.
     pub with_controls: bool,
     /// Of the drawn control cells and counts.
@@ -106,9 +107,9 @@ pub struct Answer {
 /// No perturbed training cells, a group asked for without any control of its cell type, observation of data with unknown target.
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
     let observer = match (settings.observe, data.manifest().target) {
-        (Observation::None, _) => None,
-        (Observation::Poisson, Some(target)) => Some(Observer::new(target)),
-        (Observation::Poisson, None) => {
+        (Observe::None, _) => None,
+        (Observe::Poisson, Some(target)) => Some(Observer::new(target)),
+        (Observe::Poisson, None) => {
             let what = "poisson needs to know to how many counts cells were scaled, and this data does not tell; use none";
             return Err(Error::setting("observe", what));
         }

@@ -5,6 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::error::Result;
 
 mod baseline;
+mod demo;
 mod evaluate;
 mod export;
 mod inspect;
@@ -29,11 +30,13 @@ The way from cells to scores:
   scale-engine train --data DATA --split held_out.toml --out RUN
   scale-engine predict RUN --data DATA --split held_out.toml --subset test --real-out real.h5ad --with-controls --out pred.h5ad
   scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene --control-pert non-targeting --out SCORES
+The whole of it on simulated cells: scale-engine demo
 
 Exit codes: 0 done, 1 failed, 2 wrong options.";
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Simulate(simulate::Args),
     Inspect(inspect::Args),
     Preprocess(preprocess::Args),
@@ -53,6 +56,7 @@ enum Command {
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Demo(args) => demo::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Preprocess(args) => preprocess::run(args),

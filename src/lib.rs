@@ -33,3 +33,4 @@ pub mod predict;
 pub mod train;
 // Floor 7.
 pub mod cli;
+pub mod demo;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use scale_engine::aside;
 use scale_engine::baseline::{Answer, Kind, Settings, baseline};
+use scale_engine::config::Observe;
 use scale_engine::data::h5ad::H5ad;
-use scale_engine::data::observe::Observation;
 use scale_engine::data::population::{Population, Unit, measured};
 use scale_engine::data::shard::{CellLabel, Columns, Data, DataWriter, Header, Scale};
 use scale_engine::rng::Rng;
@@ -89,7 +89,7 @@ fn close(found: &[f32], wanted: &[f32]) {
 }
 
 fn settings(kind: Kind) -> Settings {
-    Settings { kind, observe: Observation::None, with_controls: false, seed: 0 }
+    Settings { kind, observe: Observe::None, with_controls: false, seed: 0 }
 }
 
 /// Effects: p on A (7/4, 1, -1/4) over two batches, q on A (0, 0, 2), p on B (1, 0, -1).
@@ -256,7 +256,7 @@ fn observed_baselines_keep_their_means_and_gain_zeros() {
         let settings = Settings { observe, ..settings(Kind::MeanOverall) };
         baseline(&data, &train, &asked, &settings).expect("answered").population
     };
-    let (plain, observed) = (answer(Observation::None), answer(Observation::Poisson));
+    let (plain, observed) = (answer(Observe::None), answer(Observe::Poisson));
     let mean = |population: &Population, g: usize| {
         (0..200).map(|i| f64::from(row(population, i)[g])).sum::<f64>() / 200.0
     };
@@ -265,7 +265,7 @@ fn observed_baselines_keep_their_means_and_gain_zeros() {
         assert!((a - b).abs() < 0.2 * a + 0.05, "gene {g}: {a} became {b}");
     }
     assert!(plain.cells().nnz() > 200 * 48 && observed.cells().nnz() < 200 * 45);
-    let log = Settings { observe: Observation::Poisson, ..settings(Kind::Mean) };
+    let log = Settings { observe: Observe::Poisson, ..settings(Kind::Mean) };
     let other = tempfile::tempdir().expect("a temporary folder");
     let logged = self::data(other.path(), Scale::Log1p, &small());
     let refused = baseline(&logged, &[2], &[2], &log).err().expect("no target").to_string();

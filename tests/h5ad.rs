@@ -70,6 +70,40 @@ fn sparse_and_dense_x_come_back_the_same() {
 }
 
 #[test]
+fn blocks_hold_every_row_once_and_in_order() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("long.h5ad");
+    let rows = 50_000;
+    // Row i holds i + 1 at gene i % 3; every seventh row is empty.
+    let full = |row: &usize| !row.is_multiple_of(7);
+    let mut indptr = vec![0];
+    (0..rows).for_each(|row| indptr.push(indptr[row] + usize::from(full(&row))));
+    let kept: Vec<usize> = (0..rows).filter(full).collect();
+    let genes = kept.iter().map(|row| (row % 3) as u32).collect();
+    let values = kept.iter().map(|row| (row + 1) as f32).collect();
+    let cells = Cells::new((rows, 3), indptr, genes, values);
+    let obs = Frame { index: named("cell", rows), columns: Vec::new() };
+    let var = Frame { index: named("gene", 3), columns: Vec::new() };
+    write(&path, &obs, &var, X::Sparse(&cells), &[]).expect("written");
+    let file = H5ad::open(&path).expect("opened");
+    let one_by_one: Vec<_> = file.blocks().map(|block| block.expect("a block")).collect();
+    let ahead: Vec<_> = file.blocks_ahead().map(|block| block.expect("a block")).collect();
+    assert!(one_by_one.len() > 3 && one_by_one == ahead);
+    let mut next = 0;
+    for (range, block) in one_by_one {
+        assert_eq!(range.start, next);
+        for (i, row) in block.outer_iterator().enumerate() {
+            let stored: Vec<(usize, f32)> = row.iter().map(|(gene, &value)| (gene, value)).collect();
+            let row = next + i;
+            let wanted = full(&row).then_some((row % 3, (row + 1) as f32));
+            assert_eq!(stored, Vec::from_iter(wanted));
+        }
+        next = range.end;
+    }
+    assert_eq!(next, rows);
+}
+
+#[test]
 fn labels_are_read_from_text_numbers_and_truth_values() {
     let (obs, _) = frames();
     let path = Path::new("a.h5ad");

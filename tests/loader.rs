@@ -93,7 +93,7 @@ fn groups_without_controls_are_reported_and_not_drawn() {
     assert_eq!(lost, [(2, 1)]);
     assert!(sets_of(&sampler, 100).iter().all(|set| set.conditions[0] != 2));
     let only: Vec<u32> = sampler.unmatched().to_vec();
-    let message = Sampler::new(&data, &only, sampling(1, 1), 0).err().expect("refused").to_string();
+    let message = Sampler::new(&data, &only, sampling(1, 1), 0).expect_err("refused").to_string();
     assert!(message.contains("none of 1 groups can be used: 1 have no controls"), "{message}");
 }
 
@@ -142,7 +142,7 @@ fn a_step_depends_on_seed_and_number_alone() {
 fn settings_that_mean_nothing_are_refused() {
     let (_dir, data) = uneven().open();
     let refusal =
-        |settings| Sampler::new(&data, &all_groups(&data), settings, 0).err().expect("refused").to_string();
+        |settings| Sampler::new(&data, &all_groups(&data), settings, 0).expect_err("refused").to_string();
     assert!(refusal(sampling(0, 8)).starts_with("sets: is 0"));
     assert!(refusal(sampling(8, 0)).starts_with("cells: is 0"));
     assert!(refusal(Sampling { alpha: f64::NAN, ..sampling(1, 1) }).starts_with("alpha: is NaN"));
@@ -273,7 +273,7 @@ fn a_worker_that_panics_is_heard() {
     let sampler = Sampler::new(&larger, &all_groups(&larger), sampling(3, 50), 9).expect("a sampler");
     let mut loader = Loader::start(Arc::new(data), sampler, 0, 2);
     let mut heard = || {
-        let panic = catch_unwind(AssertUnwindSafe(|| loader.next())).err().expect("a panic");
+        let panic = catch_unwind(AssertUnwindSafe(|| loader.next())).expect_err("a panic");
         panic
             .downcast_ref::<String>()
             .cloned()

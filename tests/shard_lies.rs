@@ -120,7 +120,8 @@ fn an_untouched_directory_opens() {
 
 #[test]
 fn a_damaged_file_is_refused() {
-    let cases: &[(&str, fn(&mut Vec<u8>))] = &[
+    type Change = fn(&mut Vec<u8>);
+    let cases: &[(&str, Change)] = &[
         ("is empty", |b| b.clear()),
         ("is 63 bytes long", |b| b.truncate(63)),
         ("is not a shard", |b| b[0] ^= 1),
@@ -213,7 +214,8 @@ fn numbers_that_lie_are_refused() {
 
 #[test]
 fn a_manifest_that_lies_is_refused() {
-    let cases: &[(&str, fn(&mut Json))] = &[
+    type Change = fn(&mut Json);
+    let cases: &[(&str, Change)] = &[
         ("version is 2", |m| m["version"] = 2.into()),
         ("unknown field `more`", |m| m["more"] = 1.into()),
         ("cell_types: 0 names", |m| m["cell_types"] = serde_json::json!([])),

@@ -166,13 +166,14 @@ fn write_error(world: &World) -> String {
 
 #[test]
 fn the_writer_refuses_what_a_shard_cannot_hold() {
+    type Change<'a> = &'a dyn Fn(&mut World);
     let good = World::random(5, 20, header(30, 2, 3, 1), 0.5);
-    let with = |change: &dyn Fn(&mut World)| {
+    let with = |change: Change| {
         let mut world = good.clone();
         change(&mut world);
         write_error(&world)
     };
-    let cases: &[(&str, &dyn Fn(&mut World))] = &[
+    let cases: &[(&str, Change)] = &[
         ("cell 3 of the source: value NaN", &|w| w.cells[3].values[0] = f32::NAN),
         ("value -1", &|w| w.cells[3].values[0] = -1.0),
         ("count 1.5 is not a whole number", &|w| w.cells[3].values[0] = 1.5),

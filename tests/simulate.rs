@@ -111,7 +111,7 @@ fn the_parts_of_the_effects_have_the_shares_the_rules_state() {
                 shared += f64::from(common * common);
                 scaled += f64::from((all - common).powi(2));
                 own += f64::from((sum - all).powi(2));
-                n += 0.06;
+                n += 0.1;
             }
         }
     }

@@ -251,3 +251,27 @@ fn a_missing_file_is_named() {
     let message = Split::load(Path::new("nowhere.toml"), &data).expect_err("refused").to_string();
     assert!(message.starts_with("nowhere.toml: "), "{message}");
 }
+
+#[test]
+fn the_command_prints_a_split_and_refuses_a_wrong_one() {
+    let (dir, _data) = world().open();
+    let path = dir.path().join("split.toml");
+    let run = |text: &str, options: &[&str]| {
+        std::fs::write(&path, text).expect("written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+        command.arg("split").arg(&path).arg("--data").arg(dir.path()).args(options);
+        let output = command.output().expect("started");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let good = format!("{DATASETS}{TRAINING}");
+    let (code, table, notes) = run(&good, &[]);
+    assert!(code == Some(0) && table.lines().count() == 6, "{table}");
+    assert!(notes.contains("warning: val holds no perturbed cells"), "{notes}");
+    let (code, json, _) = run(&good, &["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((code, report["train"]["groups"].as_u64()), (Some(0), Some(8)));
+    let (code, table, notes) = run(&format!("{DATASETS}[training]\nother = \"train\"\n"), &[]);
+    assert_eq!((code, table.as_str()), (Some(1), ""));
+    assert!(notes.contains("unknown data set \"other\""), "{notes}");
+}

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Writes what the engine is held to: losses and gradients of tools/twin.py in float64, for one small batch and many configs.
+"""Writes what the engine is held to: losses and gradients of tools/twin.py in float64, at many configs.
 
     python tools/golden.py            write tests/golden/golden.safetensors and tests/golden/cases.json
     python tools/golden.py --check    test the twin itself, and that the two files are what it writes
     python tools/golden.py --count    parameters of the presets
 
-Needs torch, numpy, safetensors. Weights are a function of their names (golden_weight), so the files do not carry them.
-cases.json is {about, sizes, weights, conditions, optimizer, base, cases}; what each field means is written in `ABOUT`.
-golden.safetensors, all float32:
-    input/x0, input/x1 [B, N, G]   input/shift [B, G] (e_p)   input/mean, input/std [G] (of the training cells)
-    CASE/grad/PARAMETER   CASE/value/{z0, z1, zs, zt, z1_hat, x0_hat, predicted}       for the cases with "full": true
+Needs torch, numpy, safetensors. Weights are a function of their names (golden_weight), so the files do not
+carry them. cases.json says in "about" what its fields mean. golden.safetensors, all float32:
+    input/x0, input/x1 [B, N, G]   input/shift [B, G]: e_p   input/mean, input/std [G]: of the training cells
+    CASE/grad/PARAMETER   CASE/value/{z0, z1, zs, zt, z1_hat, x0_hat, predicted}   for cases with "full": true
 """
 import argparse
 import copy
@@ -29,18 +28,18 @@ ABOUT = {
     "set": "fields that differ from base",
     "loss": "L at (seed, step); components are its parts before their weights, 0 where the weight is 0",
     "grad": "by parameter: norm |g| and dot = sum_i g_i * Rng(7).at(crc32(name)).normal(i)",
-    "adamw_losses": "loss before each of ten updates: the same batch, the draws of step + i, the schedule's place i",
+    "adamw_losses": "loss before each of ten updates: one batch, draws of step + i, the schedule's place i",
     "full": "true where golden.safetensors has every gradient and the values on the way",
 }
 SIZES = {"sets": 2, "cells": 5, "genes": 37, "cell_types": 3, "perturbations": 4, "batches": 2}
 CONDITIONS = [[2, 1, 0], [0, 3, 1]]  # ids of cell type, perturbation, batch; a row a set
 OPTIMIZER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "decay": 0.01, "clip": 1.0, "steps": 10}
 BASE = {
-    "encoder": {"kind": "llama", "patch": 8, "width": 16, "layers": 2, "heads": 2, "ffn": 24, "pool": "flatten",
-                "standardize": False},
-    "flow": {"width": 16, "layers": 2, "heads": 2, "ffn": 24, "fusion": "seed", "prediction": "x", "loss": "x",
-             "conversion": "displacement", "target_gradient": False, "start": "control", "mask": 0.0,
-             "add_condition": False, "t_zero": 0.0},
+    "encoder": {"kind": "llama", "patch": 8, "width": 16, "layers": 2, "heads": 2, "ffn": 24,
+                "pool": "flatten", "standardize": False},
+    "flow": {"width": 16, "layers": 2, "heads": 2, "ffn": 24, "fusion": "seed", "prediction": "x",
+             "loss": "x", "conversion": "displacement", "target_gradient": False, "start": "control",
+             "mask": 0.0, "add_condition": False, "t_zero": 0.0},
     "decoder": {"width": 20, "activation": "relu"},
     "conditions": {"width": 12},
     "loss": {"w_mmd": 1.0, "w_flow": 1.0, "w_endpoint": 0.0, "effect": 0.0, "kernel": "gaussian"},
@@ -78,12 +77,19 @@ CASES = {
     "endpoint": "loss.w_endpoint=0.5",
     "jit-x-v-late": "flow.conversion=jit flow.loss=v",
     "jit-v-x-late": "flow.conversion=jit flow.prediction=v",
-    "mixture": DEFAULT + " encoder.pool=query flow.fusion=token flow.conversion=jit flow.prediction=v flow.start=mixed "
-               "flow.mask=0.15 loss.kernel=energy loss.w_endpoint=0.5",
+    "mixture": DEFAULT + " encoder.pool=query flow.fusion=token flow.conversion=jit flow.prediction=v "
+               "flow.start=mixed flow.mask=0.15 loss.kernel=energy loss.w_endpoint=0.5",
 }
 FULL = ("paper", "default", "encoder-attention", "jit-x-v", "mixture")
 SEED, STEP = 5, 17  # t = 0.65, 0.50, and one of the two is set to 0 where t_zero = 0.5
 LATE = 19  # t = 0.967, 0.10: the first set meets the floor of 1 - t
+PRESET_COUNTS = 2000, (50, 1200, 14)  # genes; cell types, perturbations, batches
+PRESETS = {  # patch, encoder width, layers, heads, ffn, pool; flow width, layers, heads, ffn; decoder width
+    "tiny": (128, 64, 1, 1, 176, "flatten", 128, 2, 2, 320, 256),
+    "s40": (256, 512, 2, 8, 1408, "flatten", 512, 8, 8, 1280, 1024),
+    "s184": (128, 512, 3, 8, 1408, "flatten", 1024, 12, 8, 2560, 2048),
+    "s280": (128, 768, 4, 12, 2048, "query", 1280, 12, 10, 3072, 2048),
+}
 EMBEDDINGS = ("patch.e", "conditions.cell_type", "conditions.perturbation", "conditions.batch")
 
 
@@ -115,15 +121,18 @@ def golden_weight(name, shape):
 def inputs():
     """Batch and statistics, float32: half of the values are zero, as in single cells."""
     b, n, g = SIZES["sets"], SIZES["cells"], SIZES["genes"]
-    normal = lambda stream, *shape: torch.from_numpy(twin.Rng(99).at(stream).normal(math.prod(shape)).reshape(shape))
+
+    def normal(stream, *shape):
+        return torch.from_numpy(twin.Rng(99).at(stream).normal(math.prod(shape)).reshape(shape))
+
     x0, x1 = (torch.relu(0.3 * normal(i, b, n, g)) for i in (0, 1))
-    cells = torch.cat([x0, x1]).flatten(0, 1)
-    return {"x0": x0, "x1": x1, "shift": 0.1 * normal(2, b, g), "mean": cells.mean(0), "std": cells.std(0, correction=0)}
+    std, mean = torch.std_mean(torch.cat([x0, x1]).flatten(0, 1), 0, correction=0)
+    return {"x0": x0, "x1": x1, "shift": 0.1 * normal(2, b, g), "mean": mean, "std": std}
 
 
-def configure(changes):
+def configure(changes, base=BASE):
     """The base config with `section.field=value` changes over it."""
-    config = copy.deepcopy(BASE)
+    config = copy.deepcopy(base)
     for change in changes.split():
         path, value = change.split("=")
         section, field = path.split(".")
@@ -146,7 +155,7 @@ def build(changes, dtype=torch.float64):
 
 
 def rate(k, steps, peak):
-    """Learning rate at step k: linear warm-up over 2 % of the steps, then a cosine to 10 % (sections 8, 11)."""
+    """Learning rate at step k: a linear warm-up over 2 % of the steps, a cosine to 10 % (sections 8, 11)."""
     w = math.floor(0.02 * steps + 0.5)
     return peak * (k + 1) / w if k < w else peak * (0.55 + 0.45 * math.cos(math.pi * (k - w) / (steps - w)))
 
@@ -193,14 +202,16 @@ def make():
         components = {part: parts[part].item() if part in parts else 0.0
                       for part in ("mse", "mmd", "flow", "endpoint", "effect")}
         cases.append({"name": name, "set": changes.split(), "seed": SEED, "step": step, "full": name in FULL,
-                      "loss": total.item(), "components": components, "adamw_losses": ten_steps(model, data, step),
+                      "loss": total.item(), "components": components,
+                      "adamw_losses": ten_steps(model, data, step),
                       "grad": {weight: probe(weight, g) for weight, g in grads.items()}})
         if name in FULL:
             tensors |= {f"{name}/grad/{weight}": g.float() for weight, g in grads.items()}
             tensors |= {f"{name}/value/{key}": x.detach().float() for key, x in values.items()}
     rates = [rate(k, OPTIMIZER["steps"], OPTIMIZER["lr"]) for k in range(OPTIMIZER["steps"])]
-    head = {"about": ABOUT, "sizes": SIZES, "conditions": CONDITIONS, "optimizer": OPTIMIZER | {"lr_at": rates},
-            "weights": {"seed": 1234, "probe_seed": 7}, "base": BASE}
+    seeds = {"weights": 1234, "inputs": 99, "probes": 7}
+    head = {"about": ABOUT, "sizes": SIZES, "conditions": CONDITIONS, "seeds": seeds,
+            "optimizer": OPTIMIZER | {"lr_at": rates}, "base": BASE}
     return head | {"cases": cases}, tensors
 
 
@@ -284,7 +295,8 @@ def check_facts():
     both = torch.cat([a, b], 1)
     torch.testing.assert_close(seen[0], torch.cdist(both, both).square().mean((1, 2)))
     for head in "xv":  # with U = Z1 - Z_s an error is the same number in both spaces (section 11)
-        x, v = (twin.loss(*build(f"flow.prediction={head} flow.loss={space}"), SEED, STEP)[0] for space in "xv")
+        runs = (build(f"flow.prediction={head} flow.loss={space}") for space in "xv")
+        x, v = (twin.loss(model, data, SEED, STEP)[0] for model, data in runs)
         torch.testing.assert_close(x, v, rtol=1e-12, atol=0)
 
 
@@ -311,16 +323,16 @@ def check_files():
 
 
 def check_rounding(name):
-    """What float32 alone costs: relative errors of the loss, of the worst gradient, of the worst of ten losses."""
+    """What float32 alone costs: relative errors of the loss, the worst gradient, the worst of ten losses."""
     results = []
     for dtype in (torch.float64, torch.float32):
         model, data = build(CASES[name], dtype)
         total, _, _, grads = gradients(model, data, step_of(name))
         results.append((total.item(), grads, ten_steps(model, data, step_of(name))))
     (total, grads, losses), (total32, grads32, losses32) = results
-    errors = {weight: ((grads32[weight] - g).norm() / (g.norm() + 1e-30)).item() for weight, g in grads.items()}
-    worst = max(errors, key=errors.get)
-    return (f"loss {abs(total32 / total - 1):.0e}  gradient {errors[worst]:.0e} ({worst})  "
+    errors = (((grads32[weight] - g).norm() / g.norm(), weight) for weight, g in grads.items())
+    worst, weight = max(errors)
+    return (f"loss {abs(total32 / total - 1):.0e}  gradient {worst:.0e} ({weight})  "
             f"ten losses {max(abs(a / b - 1) for a, b in zip(losses32, losses)):.0e}")
 
 
@@ -335,26 +347,26 @@ def check():
         print(f"{name:34} slopes {check_slopes(name):.0e}   float32: {check_rounding(name)}")
 
 
+def preset(name):
+    """Section 9, conditions of width 512."""
+    *encoder, d, layers, heads, ffn, decoder = PRESETS[name]
+    config = copy.deepcopy(BASE)
+    config["encoder"] |= zip(("patch", "width", "layers", "heads", "ffn", "pool"), encoder)
+    config["flow"] |= {"width": d, "layers": layers, "heads": heads, "ffn": ffn}
+    config["decoder"]["width"], config["conditions"]["width"] = decoder, 512
+    return config
+
+
 def count():
-    """Parameters of the presets (section 9), conditions of width 512."""
-    rows = {  # patch, encoder width, layers, heads, ffn, pool; flow width, layers, heads, ffn; decoder width
-        "tiny": (128, 64, 1, 1, 176, "flatten", 128, 2, 2, 320, 256),
-        "s40": (256, 512, 2, 8, 1408, "flatten", 512, 8, 8, 1280, 1024),
-        "s184": (128, 512, 3, 8, 1408, "flatten", 1024, 12, 8, 2560, 2048),
-        "s280": (128, 768, 4, 12, 2048, "query", 1280, 12, 10, 3072, 2048),
-    }
-    for name, (*encoder, d, layers, heads, ffn, decoder) in rows.items():
-        config = copy.deepcopy(BASE)
-        config["encoder"] |= zip(("patch", "width", "layers", "heads", "ffn", "pool"), encoder)
-        config["flow"] |= {"width": d, "layers": layers, "heads": heads, "ffn": ffn}
-        config["decoder"]["width"], config["conditions"]["width"] = decoder, 512
+    for name in PRESETS:
         with torch.device("meta"):
-            model = twin.Scale(config, 2000, (50, 1200, 14))
+            model = twin.Scale(preset(name), *PRESET_COUNTS)
         print(f"{name:5} {sum(w.numel() for w in model.parameters()):>11,}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--count", action="store_true")
     args = parser.parse_args()

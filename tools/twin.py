@@ -1,10 +1,11 @@
 """The model once more, in plain PyTorch, written from the paper and the spec alone: the judge of the engine.
 
-Used by tools/golden.py (float64: losses and gradients the engine is held to) and tools/step_torch.py (float32: what a
-training step costs in PyTorch). Source: SCALE v1 (arXiv 2603.17380); "section n" is the project's model page, which
-fixes what the paper leaves open. Nothing here is tuned: attention stores its scores, a block concatenates the seed
-token and cuts it off again.
-Letters: B sets, N cells, G genes, S genes in a patch, P patches, E encoder width, D latent width, H heads, K = width / H.
+Used by tools/golden.py (float64: losses and gradients the engine is held to) and tools/step_torch.py
+(float32: what a training step costs in PyTorch). Source: SCALE v1 (arXiv 2603.17380); "section n" is the
+project's model page, which fixes what the paper leaves open. Nothing here is tuned: attention stores its
+scores, a block concatenates the seed token and cuts it off again.
+Letters: B sets, N cells, G genes, S genes in a patch, P patches, E encoder width, D latent width, H heads,
+K = width / H.
 """
 import math
 
@@ -46,9 +47,12 @@ class Rng:
         return (words >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
 
     def normal(self, n):
-        """Elements 0..n, standard normal, float32: each operation rounds as Rust's f32 does."""
+        """Elements 0..n, standard normal, float32; Rust's to one unit in the last place."""
+
+        def single(f, x):
+            return f(x.astype(np.float64)).astype(np.float32)
+
         u, v = self.uniform((n + 3) // 4 * 4).reshape(-1, 2).T
-        single = lambda f, x: f(x.astype(np.float64)).astype(np.float32)
         radius = np.sqrt(np.float32(-2) * single(np.log, np.float32(1) - u))
         angle = np.float32(2 * np.pi) * v
         return np.stack([radius * single(np.cos, angle), radius * single(np.sin, angle)], -1).reshape(-1)[:n]
@@ -107,24 +111,24 @@ class LayerNorm(nn.Module):
 
 
 class LlamaBlock(nn.Module):
-    def __init__(self, width, heads, ffn, attend=attention):
+    def __init__(self, width, heads, ffn):
         super().__init__()
-        self.heads, self.attend = heads, attend
+        self.heads = heads
         self.attn_norm, self.w_qkv, self.w_out = table(width), table(3 * width, width), table(width, width)
         self.mlp_norm, self.w_gate_up, self.w_down = table(width), table(2 * ffn, width), table(width, ffn)
 
     def forward(self, h):  # [M, P, E]
         q, k, v = F.linear(rms_norm(h, self.attn_norm), self.w_qkv).chunk(3, -1)
-        h = h + F.linear(self.attend(q, k, v, self.heads), self.w_out)
+        h = h + F.linear(attention(q, k, v, self.heads), self.w_out)
         return h + swiglu(rms_norm(h, self.mlp_norm), self.w_gate_up, self.w_down)
 
 
 class AttentionBlock(nn.Module):
     """The "basic attention module": LayerNorm, biases, GELU of width 4E."""
 
-    def __init__(self, width, heads, _ffn, attend=attention):
+    def __init__(self, width, heads, _ffn):
         super().__init__()
-        self.heads, self.attend = heads, attend
+        self.heads = heads
         self.attn_norm, self.mlp_norm = LayerNorm(width), LayerNorm(width)
         self.w_qkv, self.b_qkv = table(3 * width, width), table(3 * width)
         self.w_out, self.b_out = table(width, width), table(width)
@@ -133,8 +137,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, h):  # [M, P, E]
         q, k, v = F.linear(self.attn_norm(h), self.w_qkv, self.b_qkv).chunk(3, -1)
-        h = h + F.linear(self.attend(q, k, v, self.heads), self.w_out, self.b_out)
-        return h + F.linear(F.gelu(F.linear(self.mlp_norm(h), self.w_up, self.b_up)), self.w_down, self.b_down)
+        h = h + F.linear(attention(q, k, v, self.heads), self.w_out, self.b_out)
+        up = F.linear(self.mlp_norm(h), self.w_up, self.b_up)
+        return h + F.linear(F.gelu(up), self.w_down, self.b_down)
 
 
 class Patch(nn.Module):
@@ -151,9 +156,9 @@ class Patch(nn.Module):
 class Pool(nn.Module):
     """A cell's tokens [M, P, E] -> h [M, D]: all of them side by side, or what one learned query sees."""
 
-    def __init__(self, kind, patches, width, heads, latent, attend):
+    def __init__(self, kind, patches, width, heads, latent):
         super().__init__()
-        self.heads, self.attend, self.asks = heads, attend, kind == "query"
+        self.heads, self.asks = heads, kind == "query"
         if self.asks:
             self.query, self.w_kv = table(width), table(2 * width, width)
         self.w, self.b = table(latent, width if self.asks else patches * width), table(latent)
@@ -161,22 +166,22 @@ class Pool(nn.Module):
     def forward(self, h):
         if self.asks:
             k, v = F.linear(h, self.w_kv).chunk(2, -1)
-            h = self.attend(self.query.expand(len(h), 1, -1), k, v, self.heads)
+            h = attention(self.query.expand(len(h), 1, -1), k, v, self.heads)
         return F.linear(h.flatten(1), self.w, self.b)
 
 
 class GeneEncoder(nn.Module):
     """SCALE v1, eq. 3-6: [M, G] -> [M, D], no cell sees another."""
 
-    def __init__(self, c, latent, genes, attend=attention):
+    def __init__(self, c, latent, genes):
         super().__init__()
         self.tokens = c["kind"] != "mlp"
         if self.tokens:
-            patches, block = -(-genes // c["patch"]), {"llama": LlamaBlock, "attention": AttentionBlock}[c["kind"]]
+            block = {"llama": LlamaBlock, "attention": AttentionBlock}[c["kind"]]
+            patches = -(-genes // c["patch"])
             self.patch = Patch(patches, c["patch"], c["width"])
-            self.blocks = nn.ModuleList(
-                block(c["width"], c["heads"], c["ffn"], attend) for _ in range(c["layers"]))
-            self.pool = Pool(c["pool"], patches, c["width"], c["heads"], latent, attend)
+            self.blocks = nn.ModuleList(block(c["width"], c["heads"], c["ffn"]) for _ in range(c["layers"]))
+            self.pool = Pool(c["pool"], patches, c["width"], c["heads"], latent)
         else:
             self.up, self.down = Linear(4 * latent, genes), Linear(latent, 4 * latent)
 
@@ -264,16 +269,16 @@ def time_features(t):
 class Scale(nn.Module):
     """config: sections of plain fields; counts: how many cell types, perturbations, batches."""
 
-    def __init__(self, config, genes, counts, block=FlowBlock, attend=attention):
+    def __init__(self, config, genes, counts):
         super().__init__()
         flow = config["flow"]
         d = flow["width"]
         self.config, self.moments = config, None  # moments: mean and std of the training cells, [G] each
-        self.gene_encoder = GeneEncoder(config["encoder"], d, genes, attend)
+        self.gene_encoder = GeneEncoder(config["encoder"], d, genes)
         self.set_encoder, self.decoder = SetEncoder(d), Mlp(d, config["decoder"]["width"], genes)
         self.conditions = Conditions(counts, config["conditions"]["width"], d)
         self.fusion, self.time = Fusion(flow["fusion"], d), Mlp(256, d, d)
-        blocks = [block(d, flow["heads"], flow["ffn"]) for _ in range(flow["layers"])]
+        blocks = [FlowBlock(d, flow["heads"], flow["ffn"]) for _ in range(flow["layers"])]
         self.flow = nn.ModuleDict({"blocks": nn.ModuleList(blocks), "head": Linear(d, d)})
 
     def encode(self, x):  # [B, N, G] -> [B, N, D]
@@ -288,7 +293,8 @@ class Scale(nn.Module):
 
     def transport(self, zt, t, ids):
         """The head's answer [B, N, D]: an endpoint or a velocity (SCALE v1, eq. 19-23)."""
-        tau, c_seed = self.time(time_features(t))[:, None], self.fusion(self.conditions(ids))[:, None]  # [B, 1, D]
+        tau = self.time(time_features(t))[:, None]  # [B, 1, D]
+        c_seed = self.fusion(self.conditions(ids))[:, None]  # [B, 1, D]
         h = zt + tau + c_seed if self.config["flow"]["add_condition"] else zt + tau
         for block in self.flow["blocks"]:
             h = block(h, c_seed + tau)
@@ -321,7 +327,7 @@ def draws(config, seed, step, shape, like):
 
 
 def flow_error(c, y, zs, z1, zt, t, stop):
-    """The head's answer y -> (L_flow, Z1^): four variants, two conversions (SCALE v1, eq. 22-30; Li & He 2025)."""
+    """The head's answer y -> (L_flow, Z1^): four variants (SCALE v1, eq. 22-30), two conversions."""
     left = (1 - t).clamp(min=0.05)[:, None, None]
     if c["conversion"] == "jit":
         velocity, endpoint = (lambda x: (x - zt) / left), (lambda v: zt + left * v)
@@ -337,7 +343,7 @@ def flow_error(c, y, zs, z1, zt, t, stop):
 
 
 def loss(model, data, seed, step, stop=torch.Tensor.detach):
-    """L [scalar], its unweighted parts, and the values on the way; data: x0, x1 [B, N, G], ids [B, 3], shift [B, G]."""
+    """data: x0, x1 [B, N, G], ids [B, 3], shift [B, G] -> L, its unweighted parts, the values on the way."""
     flow, weight, x0, x1 = model.config["flow"], model.config["loss"], data["x0"], data["x1"]
     z0, z1 = model.encode(x0), model.encode(x1)
     x0_hat, x1_hat = model.decode(z0), model.decode(z1)
@@ -346,7 +352,10 @@ def loss(model, data, seed, step, stop=torch.Tensor.detach):
           "shifted": lambda: model.encode(F.relu(x0 + data["shift"][:, None]))}[flow["start"]]() * keep
     zt = (1 - t)[:, None, None] * zs + t[:, None, None] * z1  # SCALE v1, eq. 18
     flow_loss, z1_hat = flow_error(flow, model.transport(zt, t, data["ids"]), zs, z1, zt, t, stop)
-    population = lambda a, b: mmd(a, b, weight["kernel"], stop)
+
+    def population(a, b):
+        return mmd(a, b, weight["kernel"], stop)
+
     parts = {"mse": sum((a - b).square().sum(-1).mean() for a, b in ((x0_hat, x0), (x1_hat, x1))),
              "mmd": population(x0_hat, x0) + population(x1_hat, x1), "flow": flow_loss}
     predicted = model.decode(z1_hat)
@@ -357,5 +366,6 @@ def loss(model, data, seed, step, stop=torch.Tensor.detach):
         parts["effect"] = error.square().sum(-1).mean()
     weights = {"mse": 1, "mmd": weight["w_mmd"], "flow": weight["w_flow"], "endpoint": weight["w_endpoint"],
                "effect": weight["effect"]}
-    values = {"z0": z0, "z1": z1, "zs": zs, "zt": zt, "z1_hat": z1_hat, "x0_hat": x0_hat, "predicted": predicted}
+    values = {"z0": z0, "z1": z1, "zs": zs, "zt": zt, "z1_hat": z1_hat, "x0_hat": x0_hat,
+              "predicted": predicted}
     return sum(weights[name] * part for name, part in parts.items()), parts, values

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::baseline::{Kind, Settings, baseline};
-use crate::data::observe::Observation;
+use crate::config::Observe;
 use crate::data::population::measured;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -42,7 +42,7 @@ pub struct Args {
     pub real_out: Option<PathBuf>,
     /// Draw counts around the predicted means, so that rank tests meet zeros as in measured cells
     #[arg(long, value_name = "none|poisson", default_value = "none")]
-    pub observe: Observation,
+    pub observe: Observe,
     /// Leave the control cells out
     #[arg(long)]
     pub without_controls: bool,

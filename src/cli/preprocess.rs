@@ -13,8 +13,9 @@ Example:
   scale-engine preprocess screen.h5ad --out screen.data \\
       --pert-col gene --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
 
-X may hold raw counts or log1p of normalised counts; which of them is found out and reported. Cells without a perturbation,
-cell type or batch label are left out and counted. The data directory then serves train, predict and baseline.";
+X may hold raw counts or log1p of normalised counts; which of them is found out and
+reported. Cells without a perturbation, cell type or batch label are left out and
+counted. The data directory then serves train, predict and baseline.";
 
 /// Options of `preprocess`.
 #[derive(Debug, clap::Args)]

@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfig};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result, unknown};
 use hdf5::Named;
@@ -241,20 +242,39 @@ impl H5ad {
         self.matrix.rows(&self.path, range, self.genes)
     }
 
-    /// All of X, in row blocks of at most about 100 MB; CSC is transposed in windows of at most about 700 MB, one pass over
-    /// the file a window. Ends after the first error.
+    /// All of X, in row blocks of at most about 50 MB; CSC is transposed in windows that take under 1 GB, one pass over the
+    /// file a window. Ends after the first error.
     pub fn blocks(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
+        self.ranges()
+            .map(|range| range.and_then(|range| Ok((range.clone(), self.rows(range)?))))
+            .scan(false, ended)
+    }
+
+    /// The same blocks in the same order, some of them read ahead side by side (up to four, so 200 MB).
+    pub fn blocks_ahead(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
+        let side_by_side =
+            if self.matrix.independent() { rayon::current_num_threads().clamp(1, 4) } else { 1 };
+        let mut ranges = self.ranges();
+        let next = std::iter::from_fn(move || {
+            let some: Vec<Result<Range<usize>>> = ranges.by_ref().take(side_by_side).collect();
+            let read =
+                |range: Result<Range<usize>>| range.and_then(|range| Ok((range.clone(), self.rows(range)?)));
+            let blocks: Vec<_> = some.into_par_iter().map(read).collect();
+            (!blocks.is_empty()).then_some(blocks)
+        });
+        next.flatten().scan(false, ended)
+    }
+
+    /// Bounds of the row blocks.
+    fn ranges(&self) -> impl Iterator<Item = Result<Range<usize>>> {
         let mut next = 0;
         std::iter::from_fn(move || {
             if next >= self.cells {
                 return None;
             }
-            let block = self.matrix.block_end(&self.path, next, self.cells, self.genes).and_then(|end| {
-                let range = next..end;
-                Ok((range.clone(), self.rows(range)?))
-            });
-            next = block.as_ref().map_or(self.cells, |(range, _)| range.end);
-            Some(block)
+            let range = self.matrix.block_end(&self.path, next, self.cells, self.genes).map(|end| next..end);
+            next = range.as_ref().map_or(self.cells, |range| range.end);
+            Some(range)
         })
     }
 
@@ -267,6 +287,12 @@ impl H5ad {
     pub fn storage(&self) -> &str {
         self.matrix.storage()
     }
+}
+
+/// Lets items through up to the first error.
+fn ended<T>(over: &mut bool, item: Result<T>) -> Option<Result<T>> {
+    let before = std::mem::replace(over, item.is_err());
+    (!before).then_some(item)
 }
 
 fn open_hdf5(path: &Path) -> Result<File> {

@@ -13,11 +13,9 @@
 
 mod table;
 
-use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::data::counts::{open_unit, poisson};
-use crate::error::{Error, Result};
 use crate::rng::Rng;
 use table::{STEP, Table};
 
@@ -25,29 +23,6 @@ use table::{STEP, Table};
 const BINS_AN_OCTAVE: f64 = 8.0;
 /// Octaves of target / library covered on either side of 1.
 const OCTAVES: f64 = 20.0;
-
-/// What happens to decoded means before they are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Observation {
-    /// They are written as they are.
-    #[default]
-    None,
-    /// Counts are drawn around them, see [`Observer`].
-    Poisson,
-}
-
-impl FromStr for Observation {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Observation> {
-        match text {
-            "none" => Ok(Observation::None),
-            "poisson" => Ok(Observation::Poisson),
-            _ => Err(Error::setting("observe", format!("{text:?} is not none or poisson"))),
-        }
-    }
-}
 
 /// Draws measured-like cells around decoded means. Tables are made when a library size first needs them.
 pub struct Observer {

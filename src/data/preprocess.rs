@@ -2,7 +2,7 @@
 //!
 //! Two passes over the row blocks of the sources (one where the genes are given, one more where the target is a median): the
 //! first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
-//! only by their labels, 25 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
+//! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
 //! where a cell is read, with the same roundings.
 
 mod genes;

@@ -152,8 +152,9 @@ fn softmax(row: &mut [f32], first: Option<f32>, scale: f32) -> (f32, f32) {
     row.iter_mut().for_each(|s| *s = exp(scale * (*s - top)));
     let first = exp(scale * (first - top));
     let total = sum(row) + first;
-    row.iter_mut().for_each(|p| *p /= total);
-    (scale * top + total.ln(), first / total)
+    let share = 1.0 / total;
+    row.iter_mut().for_each(|p| *p *= share);
+    (scale * top + total.ln(), first * share)
 }
 
 /// dqkv `[B, N, 3HK]` and, where there is a seed, dseed `[B, 3HK]`.
@@ -230,14 +231,22 @@ fn head_backward(
         product(MatMut::new(p, to - from, z.rows), q, k.t(), Keep::Nothing, Threads::One);
         product(MatMut::new(ds, to - from, z.rows), dy, v.t(), Keep::Nothing, Threads::One);
         for (i, (p, ds)) in (from..to).zip(p.chunks_exact_mut(z.rows).zip(ds.chunks_exact_mut(z.rows))) {
-            let delta =
-                dot(&set.dy[i * z.out()..][z.columns(0, head)], &set.y[i * z.out()..][z.columns(0, head)]);
+            let out = &set.y[i * z.out()..][z.columns(0, head)];
+            let slope = &set.dy[i * z.out()..][z.columns(0, head)];
+            let delta = dot(slope, out);
             for (p, ds) in p.iter_mut().zip(ds) {
                 *p = exp(z.scale * *p - lse[i]);
                 *ds = *p * (*ds - delta) * z.scale;
             }
             if let (Some(seed), Some(dseed)) = (set.seed, dseed.as_deref_mut()) {
-                seed_backward(z, set, seed, head, i, lse[i], delta, dx, dseed);
+                let q = &set.x[i * 3 * z.out()..][z.columns(0, head)];
+                let (k, v) = (&seed[z.columns(1, head)], &seed[z.columns(2, head)]);
+                let p = exp(z.scale * dot(q, k) - lse[i]);
+                let ds = p * (dot(slope, v) - delta) * z.scale;
+                let dq = &mut dx[i * 3 * z.out()..][z.columns(0, head)];
+                dq.iter_mut().zip(k).for_each(|(dq, k)| *dq = ds * k);
+                add_scaled(&mut dseed[z.columns(1, head)], ds, q);
+                add_scaled(&mut dseed[z.columns(2, head)], p, slope);
             }
         }
         // The first block of queries writes what the later ones add to; a seed has written dq before.
@@ -248,30 +257,6 @@ fn head_backward(
         product(z.part_mut(dx, 1, head, 0, z.rows), ds.t(), q, keep, Threads::One);
         product(z.part_mut(dx, 2, head, 0, z.rows), p.t(), dy, keep, Threads::One);
     }
-}
-
-/// The seed's share for query `i`: writes dq_i, adds to the seed's dk and dv.
-#[allow(clippy::too_many_arguments)]
-fn seed_backward(
-    z: &Sizes,
-    set: &Set,
-    seed: &[f32],
-    head: usize,
-    i: usize,
-    lse: f32,
-    delta: f32,
-    dx: &mut [f32],
-    dseed: &mut [f32],
-) {
-    let q = &set.x[i * 3 * z.out()..][z.columns(0, head)];
-    let dy = &set.dy[i * z.out()..][z.columns(0, head)];
-    let (k, v) = (&seed[z.columns(1, head)], &seed[z.columns(2, head)]);
-    let p = exp(z.scale * dot(q, k) - lse);
-    let ds = p * (dot(dy, v) - delta) * z.scale;
-    let dq = &mut dx[i * 3 * z.out()..][z.columns(0, head)];
-    dq.iter_mut().zip(k).for_each(|(dq, k)| *dq = ds * k);
-    add_scaled(&mut dseed[z.columns(1, head)], ds, q);
-    add_scaled(&mut dseed[z.columns(2, head)], p, dy);
 }
 
 pub mod reference;

@@ -33,6 +33,25 @@ pub fn fold<T: Send>(
     out.par_chunks_mut(size).enumerate().map(|(i, block)| work(i, block)).collect()
 }
 
+/// Cuts `out` in parts of `part` numbers and each part in blocks of `size`; runs `work(part, first, block)` for each, where
+/// `first` is the block's place in its part.
+pub fn each_within(
+    out: &mut [f32],
+    part: usize,
+    size: usize,
+    work: impl Fn(usize, usize, &mut [f32]) + Sync + Send,
+) {
+    let blocks: Vec<(usize, usize, &mut [f32])> = out
+        .chunks_mut(part)
+        .enumerate()
+        .flat_map(|(p, part)| part.chunks_mut(size).enumerate().map(move |(i, block)| (p, i * size, block)))
+        .collect();
+    if blocks.len() == 1 {
+        return blocks.into_iter().for_each(|(p, first, block)| work(p, first, block));
+    }
+    blocks.into_par_iter().with_max_len(1).for_each(|(p, first, block)| work(p, first, block));
+}
+
 /// Runs `work(i)` for `i < count` and returns the answers in order.
 pub fn map<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     if count == 1 {

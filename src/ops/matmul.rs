@@ -75,40 +75,65 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
         }
     };
     let keep = if residual.is_some() || bias.is_some() { Keep::Add } else { Keep::Nothing };
-    let size = ROWS * outputs;
+    let (block_rows, threads) = cut(x.rows());
+    let size = block_rows * outputs;
     blocks::each(&mut y, size, |i, block| {
         start(i * size, block);
         let rows = block.len() / outputs;
-        let x = Mat::new(&x.data()[i * ROWS * inputs..], rows, inputs);
+        let x = Mat::new(&x.data()[i * block_rows * inputs..], rows, inputs);
         let w = Mat::new(w.data(), outputs, inputs);
-        product(MatMut::new(block, rows, outputs), x, w.t(), keep, Threads::One);
+        product(MatMut::new(block, rows, outputs), x, w.t(), keep, threads);
     });
     Tensor::new(&shape, y)
 }
 
-/// Rows that one thread takes at a time.
+/// Rows that one thread takes at a time: their x and y stay in the level-2 cache.
 const ROWS: usize = 256;
+
+/// Rows of a block, and who works on it: few rows are one block, which all cores share by its columns.
+fn cut(rows: usize) -> (usize, Threads) {
+    if rows < 2 * ROWS { (rows.max(1), Threads::All) } else { (ROWS, Threads::One) }
+}
 
 /// dx `[.., I]` from dy `[.., J]`.
 pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     let [outputs, inputs] = w.dims("linear");
     let mut dx = vec![0.0; x.len()];
-    blocks::each(&mut dx, ROWS * inputs, |i, block| {
+    let (block_rows, threads) = cut(x.rows());
+    blocks::each(&mut dx, block_rows * inputs, |i, block| {
         let rows = block.len() / inputs;
-        let dy = Mat::new(&dy.data()[i * ROWS * outputs..], rows, outputs);
+        let dy = Mat::new(&dy.data()[i * block_rows * outputs..], rows, outputs);
         let w = Mat::new(w.data(), outputs, inputs);
-        product(MatMut::new(block, rows, inputs), dy, w, Keep::Nothing, Threads::One);
+        product(MatMut::new(block, rows, inputs), dy, w, Keep::Nothing, threads);
     });
     Tensor::new(x.shape(), dx)
 }
 
 /// dw `[J, I]` from dy `[.., J]`.
+///
+/// Rows of dw are cut in slices, and where that makes few tasks the sum over m in parts, added in order.
 pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    const SLICE: usize = 128;
+    const TASKS: usize = 8;
     let [outputs, inputs] = w.dims("linear");
     let rows = x.rows();
-    let mut dw = vec![0.0; w.len()];
-    let (dy, x) = (Mat::new(dy.data(), rows, outputs), Mat::new(x.data(), rows, inputs));
-    product(MatMut::new(&mut dw, outputs, inputs), dy.t(), x, Keep::Nothing, Threads::All);
+    let parts = TASKS.div_ceil(outputs.div_ceil(SLICE)).min(rows / ROWS).max(1);
+    let part = rows.div_ceil(parts).next_multiple_of(ROWS);
+    let mut dw = vec![0.0; parts * w.len()];
+    blocks::each_within(&mut dw, w.len(), SLICE * inputs, |p, first, block| {
+        let (j, count) = (first / inputs, block.len() / inputs);
+        for from in (p * part..rows.min((p + 1) * part)).step_by(ROWS) {
+            let taken = ROWS.min(rows - from);
+            let dy = Mat::strided(&dy.data()[from * outputs + j..], taken, count, outputs);
+            let x = Mat::new(&x.data()[from * inputs..], taken, inputs);
+            product(MatMut::new(block, count, inputs), dy.t(), x, Keep::Add, Threads::One);
+        }
+    });
+    let (sum, others) = dw.split_at_mut(w.len());
+    for other in others.chunks_exact(w.len()) {
+        sum.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+    }
+    dw.truncate(w.len());
     Tensor::new(w.shape(), dw)
 }
 

@@ -15,7 +15,7 @@
 use crate::config::MmdKernel;
 use crate::ops::blocks;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::ops::vector::{dot, exp};
+use crate::ops::vector::{dot, exp, squared_distance};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -77,7 +77,7 @@ impl Pairs {
         let width = y.len() / rows;
         let a = centred(y, x, width);
         let norms: Vec<f32> = a.chunks_exact(width).map(|row| dot(row, row)).collect();
-        // The rows' mean is now zero, so the closed form of v is left with its first term.
+        // The rows' mean is now next to zero, so the closed form of v is left with its first term.
         let mean = norms.iter().map(|&n| f64::from(n)).sum::<f64>() / norms.len() as f64;
         let scale = (2.0 * mean).max(1e-12) as f32;
         let (mut from_y, mut from_x) = (vec![0.0; 2 * rows * rows], vec![0.0; rows * rows]);
@@ -102,10 +102,8 @@ impl Pairs {
     fn measure_neighbours(&mut self, a: &[f32], norms: &[f32]) {
         const NEAR: f32 = 1e-4;
         let (n, width) = (self.rows, a.len() / norms.len());
-        let exact = |i: usize, j: usize| -> f32 {
-            let rows = a[i * width..][..width].iter().zip(&a[j * width..][..width]);
-            rows.map(|(a, b)| (a - b) * (a - b)).sum()
-        };
+        let row = |i: usize| &a[i * width..][..width];
+        let exact = |i: usize, j: usize| squared_distance(row(i), row(j));
         for i in 0..n {
             for j in 0..2 * n {
                 let d2 = &mut self.from_y[i * 2 * n + j];
@@ -190,11 +188,12 @@ fn powers(e4: f32) -> [f32; 5] {
 /// The rows of y, then of x, less their common mean.
 fn centred(y: &[f32], x: &[f32], width: usize) -> Vec<f32> {
     let count = (y.len() + x.len()) / width;
-    let mut mean = vec![0.0f64; width];
+    // Any shift leaves the distances as they are: the mean need not be exact.
+    let mut mean = vec![0.0f32; width];
     for row in y.chunks_exact(width).chain(x.chunks_exact(width)) {
-        mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v));
+        mean.iter_mut().zip(row).for_each(|(m, v)| *m += v);
     }
-    let mean: Vec<f32> = mean.iter().map(|m| (m / count as f64) as f32).collect();
+    mean.iter_mut().for_each(|m| *m /= count as f32);
     let mut a = Vec::with_capacity(y.len() + x.len());
     for row in y.chunks_exact(width).chain(x.chunks_exact(width)) {
         a.extend(row.iter().zip(&mean).map(|(v, m)| v - m));

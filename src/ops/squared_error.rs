@@ -4,9 +4,10 @@
 //!   backward   dy[m,g]  = dL 2/M (y[m,g] - x[m,g])         dx = -dy          =
 //!   tensors    y, x, dy, dx [.., G], leading axes folded to M     L [1]
 //!   bound by   memory: forward moves 2 M G, backward 3 M G numbers
-//!   repeatable yes: rows are summed in f32, blocks of rows and blocks in f64, in order
+//!   repeatable yes: pieces are summed in f32, pieces and blocks in f64, in order
 
 use crate::ops::blocks;
+use crate::ops::vector::squared_distance;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -27,32 +28,19 @@ impl Tape {
     }
 }
 
+/// Numbers summed in f32 before f64 takes over.
+const PIECE: usize = 512;
+
 /// The loss `[1]`.
 pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
     assert!(y.shape() == x.shape() && !y.is_empty(), "squared_error: {:?} and {:?}", y.shape(), x.shape());
     let (ys, xs) = (y.data(), x.data());
     let parts = blocks::map(ys.len().div_ceil(blocks::GRAIN), |i| {
         let block = i * blocks::GRAIN..ys.len().min((i + 1) * blocks::GRAIN);
-        squares(&ys[block.clone()], &xs[block])
+        let pieces = ys[block.clone()].chunks(PIECE).zip(xs[block].chunks(PIECE));
+        pieces.map(|(y, x)| f64::from(squared_distance(y, x))).sum::<f64>()
     });
     Tensor::scalar((parts.iter().sum::<f64>() / y.rows() as f64) as f32)
-}
-
-fn squares(y: &[f32], x: &[f32]) -> f64 {
-    const PIECE: usize = 256;
-    let pieces = y.chunks(PIECE).zip(x.chunks(PIECE)).map(|(y, x)| {
-        let mut lanes = [0.0f32; 16];
-        let ((y, y_rest), (x, x_rest)) = (y.as_chunks::<16>(), x.as_chunks::<16>());
-        for (y, x) in y.iter().zip(x) {
-            for l in 0..16 {
-                let d = y[l] - x[l];
-                lanes[l] = d.mul_add(d, lanes[l]);
-            }
-        }
-        let rest: f32 = y_rest.iter().zip(x_rest).map(|(y, x)| (y - x) * (y - x)).sum();
-        f64::from(lanes.iter().sum::<f32>() + rest)
-    });
-    pieces.sum()
 }
 
 /// The definition, in plain f64.

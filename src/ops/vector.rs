@@ -26,41 +26,71 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes)
 }
 
-/// Sum of `x`.
+/// Sum of `(a[i] - b[i])^2`.
+#[inline]
+pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "squared_distance: {} and {} numbers", a.len(), b.len());
+    let (a_wide, a_rest) = a.as_chunks::<WIDE>();
+    let (b_wide, b_rest) = b.as_chunks::<WIDE>();
+    let mut lanes = [0.0f32; WIDE];
+    for (x, y) in a_wide.iter().zip(b_wide) {
+        for l in 0..WIDE {
+            let d = x[l] - y[l];
+            lanes[l] = d.mul_add(d, lanes[l]);
+        }
+    }
+    for ((lane, x), y) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane = (x - y).mul_add(x - y, *lane);
+    }
+    fold(lanes)
+}
+
+/// Sum of `x`. Eight lanes only: what it sums is often as short as a cell's row of scores.
 #[inline]
 pub fn sum(x: &[f32]) -> f32 {
-    let (wide, rest) = x.as_chunks::<WIDE>();
-    let mut lanes = [0.0f32; WIDE];
-    for x in wide {
-        for l in 0..WIDE {
+    let (eights, rest) = x.as_chunks::<8>();
+    let mut lanes = [0.0f32; 8];
+    for x in eights {
+        for l in 0..8 {
             lanes[l] += x[l];
         }
     }
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane += x;
     }
-    fold(lanes)
+    fold_eight(lanes)
 }
 
+#[inline(always)]
 fn fold(lanes: [f32; WIDE]) -> f32 {
     let mut eight = [0.0f32; 8];
     for l in 0..8 {
         eight[l] = (lanes[l] + lanes[l + 8]) + (lanes[l + 16] + lanes[l + 24]);
     }
-    ((eight[0] + eight[4]) + (eight[1] + eight[5])) + ((eight[2] + eight[6]) + (eight[3] + eight[7]))
+    fold_eight(eight)
 }
 
-/// The largest number; minus infinity for none.
+#[inline(always)]
+fn fold_eight(x: [f32; 8]) -> f32 {
+    ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]))
+}
+
+/// The largest number; minus infinity for none. A NaN may be passed over.
 #[inline]
 pub fn max(x: &[f32]) -> f32 {
-    let (wide, rest) = x.as_chunks::<WIDE>();
-    let mut lanes = [f32::NEG_INFINITY; WIDE];
-    for x in wide {
-        for l in 0..WIDE {
+    let (eights, rest) = x.as_chunks::<8>();
+    let mut lanes = [f32::NEG_INFINITY; 8];
+    for x in eights {
+        for l in 0..8 {
             lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = if x > *lane { x } else { *lane };
+    }
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let four: [f32; 4] = std::array::from_fn(|l| larger(lanes[l], lanes[l + 4]));
+    larger(larger(four[0], four[2]), larger(four[1], four[3]))
 }
 
 /// `y += c * x`.

@@ -1,17 +1,18 @@
 //! CSC to rows: the file is walked column by column once for each window of rows.
 //!
-//! Memory: at most [`WINDOW_ENTRIES`] entries on average at 20 bytes each (the entry while it is collected, then its place in
-//! the window), so about 700 MB; a matrix of up to that many entries is walked once.
+//! Memory: 20 bytes an entry of a window (12 while it is collected, 8 in its place), with what is being read under 1 GB; a matrix of up to
+//! [`WINDOW_BLOCKS`] row blocks is walked once.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 
 use super::Cells;
-use super::matrix::{Sparse, compress};
+use super::matrix::{BLOCK_ENTRIES, Sparse, compress};
 use crate::error::Result;
 
-const WINDOW_ENTRIES: u64 = 32 << 20;
+/// Row blocks of a window.
+const WINDOW_BLOCKS: usize = 16;
 /// Entries read at a time.
 const READ_ENTRIES: u64 = 4 << 20;
 
@@ -31,10 +32,10 @@ impl Csc {
         self.sparse.entries
     }
 
-    /// Rows of a window, from the mean number of entries a row.
-    pub(super) fn window_rows(&self) -> usize {
+    /// Rows of a block, from the mean number of entries a row.
+    pub(super) fn block_rows(&self) -> usize {
         let cells = self.shape[0] as u128;
-        let rows = u128::from(WINDOW_ENTRIES) * cells / u128::from(self.sparse.entries.max(1));
+        let rows = u128::from(BLOCK_ENTRIES) * cells / u128::from(self.sparse.entries.max(1));
         (rows.min(cells) as usize).max(1)
     }
 
@@ -46,7 +47,7 @@ impl Csc {
         {
             return Ok(slice(cells, range.start - held.start..range.end - held.start));
         }
-        let end = range.end.max(self.shape[0].min(range.start + self.window_rows()));
+        let end = range.end.max(self.shape[0].min(range.start + WINDOW_BLOCKS * self.block_rows()));
         let wide = range.start..end;
         *window = None;
         let cells = self.transpose(path, wide.clone())?;
@@ -57,12 +58,15 @@ impl Csc {
 
     fn transpose(&self, path: &Path, rows: Range<usize>) -> Result<Cells> {
         let starts = self.sparse.starts(path, 0..self.shape[1])?;
-        let mut found: Vec<(u32, u32, f32)> = Vec::new();
+        let share = self.sparse.entries as f64 * rows.len() as f64 / self.shape[0] as f64;
+        let mut found: Vec<(u32, u32, f32)> = Vec::with_capacity(share as usize + 1);
         let mut bounds = vec![0usize; rows.len() + 1];
         let mut column = 0;
         for from in (0..self.sparse.entries).step_by(READ_ENTRIES as usize) {
             let to = self.sparse.entries.min(from + READ_ENTRIES);
-            let (positions, values) = self.sparse.entries_of(path, from..to, self.shape[0])?;
+            // One after the other: the window is locked, and a worker that waits could be given a task that wants it too.
+            let positions = self.sparse.positions(path, from..to, self.shape[0])?;
+            let values = self.sparse.values(path, from..to)?;
             for (entry, (&row, &value)) in (from..to).zip(positions.iter().zip(&values)) {
                 while entry >= starts[column + 1] {
                     column += 1;

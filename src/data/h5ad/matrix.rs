@@ -10,12 +10,12 @@ use super::csc::Csc;
 use super::hdf5::{Named, attributes, encoding, length};
 use crate::error::{Error, Result};
 
-/// Stored entries of a sparse row block: 12 bytes each while they are read.
-const BLOCK_ENTRIES: u64 = 4 << 20;
+/// Stored entries of a sparse row block, up to 20 bytes each while they are read.
+pub(super) const BLOCK_ENTRIES: u64 = 2 << 20;
 /// Rows of a sparse block, however empty they are.
 const BLOCK_ROWS: usize = 16_384;
 /// Numbers of a dense row block.
-const BLOCK_NUMBERS: usize = 8 << 20;
+const BLOCK_NUMBERS: usize = 4 << 20;
 
 pub(super) struct Matrix {
     kind: Kind,
@@ -106,6 +106,11 @@ impl Matrix {
         }
     }
 
+    /// Whether row blocks can be read side by side: CSC shares one window.
+    pub(super) fn independent(&self) -> bool {
+        !matches!(self.kind, Kind::Csc(_))
+    }
+
     /// End of the row block that starts at `start`, of bounded size in memory.
     pub(super) fn block_end(&self, path: &Path, start: usize, cells: usize, genes: usize) -> Result<usize> {
         match &self.kind {
@@ -115,7 +120,7 @@ impl Matrix {
                 let fitting = starts.partition_point(|&end| end - starts[0] <= BLOCK_ENTRIES);
                 Ok(start + (fitting - 1).max(1))
             }
-            Kind::Csc(csc) => Ok(cells.min(start + csc.window_rows())),
+            Kind::Csc(csc) => Ok(cells.min(start + csc.block_rows())),
             Kind::Dense(dataset) => {
                 let rows = (BLOCK_NUMBERS / genes.max(1)).max(1);
                 // A block that ends inside a chunk makes the next one decompress it again.
@@ -168,38 +173,34 @@ impl Sparse {
         Ok(starts.into_iter().map(|start| start as u64).collect())
     }
 
-    /// Inner positions (below `inner`) and values of a range of entries.
-    pub(super) fn entries_of(
-        &self,
-        path: &Path,
-        range: Range<u64>,
-        inner: usize,
-    ) -> Result<(Vec<u32>, Vec<f32>)> {
+    /// Inner positions (below `inner`) of a range of entries.
+    pub(super) fn positions(&self, path: &Path, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
         let (start, count) = (range.start, range.end - range.start);
-        let values = self.data.read_f32_rows(start, count).named(path, "X/data")?;
-        let outside = |position: i64| {
-            let what = format!("X/indices holds {position}, outside 0..{inner}");
-            Error::format(path, what)
-        };
         let place = |position: i64| match usize::try_from(position) {
             Ok(place) if place < inner => Ok(place as u32),
-            _ => Err(outside(position)),
+            _ => Err(Error::format(path, format!("X/indices holds {position}, outside 0..{inner}"))),
         };
         // int32 is the common width; the 64-bit path would double the memory of a block.
-        let positions: Result<Vec<u32>> = if self.narrow {
+        if self.narrow {
             let stored = self.indices.read_i32_rows(start, count).named(path, "X/indices")?;
-            stored.into_iter().map(|position| place(i64::from(position))).collect()
-        } else {
-            let stored = self.indices.read_i64_rows(start, count).named(path, "X/indices")?;
-            stored.into_iter().map(place).collect()
-        };
-        Ok((positions?, values))
+            return stored.into_iter().map(|position| place(i64::from(position))).collect();
+        }
+        let stored = self.indices.read_i64_rows(start, count).named(path, "X/indices")?;
+        stored.into_iter().map(place).collect()
+    }
+
+    /// Values of a range of entries.
+    pub(super) fn values(&self, path: &Path, range: Range<u64>) -> Result<Vec<f32>> {
+        self.data.read_f32_rows(range.start, range.end - range.start).named(path, "X/data")
     }
 
     fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         let starts = self.starts(path, range.clone())?;
         let (first, last) = (starts[0], starts[starts.len() - 1]);
-        let (columns, values) = self.entries_of(path, first..last, genes)?;
+        // Unpacking is what costs, and the two arrays are independent.
+        let (columns, values) =
+            rayon::join(|| self.positions(path, first..last, genes), || self.values(path, first..last));
+        let (columns, values) = (columns?, values?);
         let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
         compress(path, range.start, &bounds, columns, values, genes)
     }

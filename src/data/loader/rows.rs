@@ -105,7 +105,7 @@ impl Rows {
 
     /// Rows `first..` as many as fit in `out`, on this thread.
     pub fn dense_rows(&self, first: usize, genes: usize, out: &mut [f32]) {
-        let mut normalise = Normalise::new(self.kind, self.factor);
+        let normalise = Normalise::new(self.kind, self.factor);
         for (row, out) in (first..).zip(out.chunks_exact_mut(genes)) {
             let range = self.starts[row] as usize..self.starts[row + 1] as usize;
             let values = match &self.values {

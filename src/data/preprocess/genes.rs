@@ -16,6 +16,9 @@ use crate::error::{At, Error, Result, unknown};
 /// Gene ids in shards are 16 bits wide, and one is kept free.
 const MOST_GENES: usize = 65_535;
 
+/// Counts below this are transformed once a cell.
+const KNOWN: usize = 32;
+
 /// The kept genes and what was found out about all of them.
 pub(super) struct Chosen {
     /// Places in the common list of genes, in the order of their ids.
@@ -73,10 +76,23 @@ fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers
     }
     rows.into_par_iter().for_each(|(out, stored)| {
         let factor = if scale == Scale::Counts { factor(total(stored), target) } else { 1.0 };
-        for (out, &value) in out.iter_mut().zip(stored) {
+        let transform = |value: f32| {
             let log = log_value(value, scale, factor);
             // Not the normalised count itself: scanpy takes expm1 of the f32 logarithm, and so do we.
-            *out = if flavor == Flavor::Seurat { exp_m1(log) } else { log };
+            if flavor == Flavor::Seurat { exp_m1(log) } else { log }
+        };
+        // A cell holds few different counts.
+        let mut known = [f32::NAN; KNOWN];
+        for (out, &value) in out.iter_mut().zip(stored) {
+            let count = value as usize;
+            *out = if count >= KNOWN || value.fract() != 0.0 {
+                transform(value)
+            } else {
+                if known[count].is_nan() {
+                    known[count] = transform(value);
+                }
+                known[count]
+            };
         }
     });
 }

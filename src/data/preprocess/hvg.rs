@@ -267,12 +267,12 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     if numbers.len() % 2 == 1 { numbers[half] } else { (numbers[half - 1] + numbers[half]) / 2.0 }
 }
 
-/// All genes whose score reaches the `count`-th greatest; those without a score never.
+/// All genes whose score reaches the `count`-th greatest. Those without one count as -inf: they join only where the cut is -inf.
 fn choose(scores: &[f64], count: usize) -> Vec<bool> {
     let mut sorted: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     sorted.sort_by(|a, b| b.total_cmp(a));
     match sorted.get(count.min(sorted.len()).wrapping_sub(1)) {
-        Some(&cut) => scores.iter().map(|&score| score >= cut).collect(),
+        Some(&cut) => scores.iter().map(|&score| score >= cut || cut == f64::NEG_INFINITY).collect(),
         None => vec![false; scores.len()],
     }
 }
@@ -282,9 +282,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ties_at_the_cut_are_all_chosen_and_genes_without_a_score_never() {
+    fn ties_at_the_cut_are_all_chosen() {
         assert_eq!(choose(&[1.0, 3.0, 2.0, 2.0, f64::NAN], 2), [false, true, true, true, false]);
         assert_eq!(choose(&[1.0, f64::NAN], 5), [true, false]);
+        assert_eq!(choose(&[1.0, f64::NEG_INFINITY, f64::NAN], 2), [true, true, true]);
         assert_eq!(choose(&[f64::NAN], 1), [false]);
     }
 

@@ -219,13 +219,13 @@ impl Inputs {
         self.files.iter().map(|input| input.used.len() as u64).sum()
     }
 
-    /// One pass over all row blocks, in order. The next block is read while one is worked on.
+    /// One pass over all row blocks, in order. The next blocks are read while one is worked on.
     pub fn walk(&self, progress: &ProgressBar, mut work: impl FnMut(Block) -> Result<()>) -> Result<()> {
         for input in &self.files {
             std::thread::scope(|scope| {
                 let (send, receive) = std::sync::mpsc::sync_channel(1);
                 // The reader ends when the work fails: the channel closes under it.
-                scope.spawn(move || input.file.blocks().try_for_each(|block| send.send(block)));
+                scope.spawn(move || input.file.blocks_ahead().try_for_each(|block| send.send(block)));
                 for block in receive {
                     let (rows, cells) = block?;
                     let count = rows.len() as u64;

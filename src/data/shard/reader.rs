@@ -120,10 +120,10 @@ impl Data {
     /// A cell as the network sees it: out [G], log1p(count / (library / target)) / factor, zero where nothing is stored.
     pub fn fill(&self, cell: u64, out: &mut [f32]) {
         assert_eq!(out.len(), self.genes(), "fill: {} numbers for {} genes", out.len(), self.genes());
-        self.fill_with(&mut Normalise::new(self.manifest.scale, self.manifest.factor), cell, out);
+        self.fill_with(Normalise::new(self.manifest.scale, self.manifest.factor), cell, out);
     }
 
-    fn fill_with(&self, normalise: &mut Normalise, cell: u64, out: &mut [f32]) {
+    fn fill_with(&self, normalise: Normalise, cell: u64, out: &mut [f32]) {
         let row = self.row(cell);
         normalise.fill(out, row.genes, row.values, self.row_scale(row.library));
     }
@@ -160,9 +160,9 @@ impl Data {
     fn sums(&self, cells: std::ops::Range<u64>) -> Vec<[f64; 2]> {
         let mut x = vec![0.0; self.genes()];
         let mut sums = vec![[0.0f64; 2]; self.genes()];
-        let mut normalise = Normalise::new(self.manifest.scale, self.manifest.factor);
+        let normalise = Normalise::new(self.manifest.scale, self.manifest.factor);
         for cell in cells {
-            self.fill_with(&mut normalise, cell, &mut x);
+            self.fill_with(normalise, cell, &mut x);
             for &gene in self.row(cell).genes {
                 let value = f64::from(x[usize::from(gene)]);
                 let sum = &mut sums[usize::from(gene)];

@@ -6,7 +6,7 @@ use crate::rng::Rng;
 /// Programs of unperturbed variation within a type.
 pub const LATENT: usize = 6;
 /// Share of genes in a perturbation program, and in a pair's own part.
-const PROGRAM_SHARE: f32 = 0.06;
+const PROGRAM_SHARE: f32 = 0.1;
 /// Root of the variance of a pair's own part: 15 % of the whole.
 const OWN: f32 = 0.489_897_95;
 /// 1 + 0.36 + 0.24: the variance of all three parts before the strength.
@@ -158,12 +158,12 @@ fn gain(rng: Rng, i: u64) -> f32 {
     if rng.at(1).uniform(i) < 0.15 { 0.05 } else { 1.1676 * (0.4 * rng.at(2).normal(i) - 0.08).exp() }
 }
 
-/// Geometric from 1.2 to 0.2 with one in ten at 0, shuffled; the control's 0 first.
+/// Geometric from 1.8 to 0.3 with one in ten at 0, shuffled; the control's 0 first.
 fn strengths(rng: Rng, perturbations: usize) -> Vec<f32> {
     let null = if perturbations >= 4 { (perturbations / 10).max(1) } else { 0 };
     let steps = (perturbations - null).saturating_sub(1).max(1) as f32;
     let mut ladder: Vec<f32> = (0..perturbations - null)
-        .map(|i| 1.2 * (0.2f32 / 1.2).powf(i as f32 / steps))
+        .map(|i| 1.8 * (0.3f32 / 1.8).powf(i as f32 / steps))
         .chain(std::iter::repeat_n(0.0, null))
         .collect();
     rng.shuffle(&mut ladder);

@@ -1,0 +1,95 @@
+//! `scale-engine demo`.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::train::stop_on_signal;
+use crate::demo::{CONFIG, Row, Settings, demo};
+use crate::error::Result;
+use crate::evaluate::registry::metric_of;
+
+const EXAMPLE: &str = "\
+Example:
+  scale-engine demo --out demo
+
+The folder then holds the simulated cells, the shards, the split file, the run, predictions, scores and table.csv.
+Each stage is what a command does; `scale-engine --help` lists them.";
+
+/// Go the whole way on simulated cells, and end with a table: the model beside the baselines
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Folder to make [default: runs/demo-SEED]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Of the world, the weights and all draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures of the printed table, those of the paper; table.csv has all.
+const SHOWN: [&str; 7] = [
+    "pearson_delta",
+    "overlap_at_N",
+    "precision_at_N",
+    "de_spearman_lfc_sig",
+    "de_direction_match",
+    "mse",
+    "mae",
+];
+
+/// Runs the demo and prints its table.
+pub fn run(args: Args) -> Result<()> {
+    let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
+    let settings = Settings { out: out.clone(), seed: args.seed };
+    let stop = stop_on_signal()?;
+    let table = demo(&settings, &stop, |line| eprintln!("{line}"))?;
+    if args.json {
+        println!("{}", as_json(&table));
+        return Ok(());
+    }
+    print(&table);
+    let path = |name: &str| out.join(name).display().to_string();
+    println!(
+        "\nMeans over the held-out pairs of a cell type and a perturbation; both were seen in training, apart."
+    );
+    println!("`observed`: counts are drawn around the predicted means, as the model does by default.");
+    println!("all measures   {}", path("table.csv"));
+    println!("split file     {}", path("split.toml"));
+    println!("run            {}   (tiny with {})", path("run"), CONFIG.join(" "));
+    println!("predictions    {}", path("*.h5ad"));
+    println!("scores         {}", path("scores"));
+    Ok(())
+}
+
+fn print(table: &[Row]) {
+    let title = |name: &str| match metric_of(name).map_or("", |m| m.paper) {
+        "" => name.to_string(),
+        paper => paper.to_string(),
+    };
+    print!("\n{:30}", "");
+    SHOWN.iter().for_each(|name| print!("{:>10}", title(name)));
+    println!();
+    for row in table {
+        print!("{:30}", row.name);
+        for name in SHOWN {
+            match row.scores.iter().find(|(n, _)| n == name) {
+                Some((_, score)) if !score.is_nan() => print!("{score:>10.4}"),
+                _ => print!("{:>10}", "-"),
+            }
+        }
+        println!();
+    }
+}
+
+fn as_json(table: &[Row]) -> Value {
+    let row = |row: &Row| {
+        let scores = row.scores.iter().map(|(name, score)| (name.clone(), json!(score)));
+        (row.name.clone(), Value::Object(scores.collect()))
+    };
+    Value::Object(table.iter().map(row).collect::<Map<_, _>>())
+}

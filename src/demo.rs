@@ -1,0 +1,219 @@
+//! The whole way on simulated cells: simulate, preprocess, split, train, predict, evaluate, baselines, one table.
+//!
+//! It calls what the commands call. Held out are pairs of a cell type and a perturbation that are both seen, apart.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crate::baseline::{Kind, Settings as Baseline, baseline};
+use crate::config::{Config, Observe};
+use crate::data::preprocess::hvg::Flavor;
+use crate::data::preprocess::{Genes, Settings as Preprocess, Target, preprocess};
+use crate::data::shard::{Data, Manifest};
+use crate::data::simulate::{CONTROL, Settings as World, simulate};
+use crate::data::split::{Part, Split};
+use crate::error::{At, Error, Result};
+use crate::evaluate::files::{Files, evaluate_files, write};
+use crate::evaluate::{Report, Settings as Evaluate};
+use crate::predict::{self, Source};
+use crate::train::{self, train};
+use crate::{aside, progress};
+
+/// Where to, and which world.
+pub struct Settings {
+    /// Folder for everything that is made.
+    pub out: PathBuf,
+    /// Of the world, the weights and all draws.
+    pub seed: u64,
+}
+
+/// What the demo trains with, over the preset `tiny`.
+pub const CONFIG: [&str; 6] = [
+    "train.steps=700",
+    "train.val_every=100",
+    "train.checkpoint_every=350",
+    "flow.start=shifted",
+    "encoder.kind=mlp",
+    "optim.lr=0.002",
+];
+
+/// One line of the table: a predictor and its score by each measure.
+pub struct Row {
+    /// `model`, or a kind of baseline; `, decoded means` or `, observed` where it is not what the command does by default.
+    pub name: String,
+    /// Means over the held-out pairs for which the measure is defined.
+    pub scores: Vec<(String, f64)>,
+}
+
+/// Runs the demo; `say` gets a line a stage. Returns the table, which is also DIR/table.csv.
+pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Row>> {
+    let dir = &settings.out;
+    let began = Instant::now();
+    let mut stage = |what: &str| say(&format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64()));
+    let Places { cells, data, split, run, real } = &Places::within(dir);
+
+    stage("simulate: 4 cell types x 20 perturbations x 2 batches, 16,000 cells x 2,000 genes");
+    let world = World { cells: 16_000, seed: settings.seed, ..World::default() };
+    simulate(&world)?.write(cells)?;
+
+    stage("preprocess: normalise, log1p, shards");
+    preprocess(&to_shards(cells, data), &progress::bar("preprocess", 0, "rows"))?;
+    let opened = Data::open(data)?;
+    let text = held_out(opened.manifest());
+    aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
+
+    stage("train: preset tiny, recipe default, shifted start");
+    let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
+    set.push(format!("train.seed={}", settings.seed));
+    let config = Some(Config::load(Some("tiny"), None, &set)?);
+    let training =
+        train::Settings { data: data.clone(), split: split.clone(), out: run.clone(), config, steps: None };
+    let outcome = train(&training, stop)?;
+    if !outcome.finished {
+        return Err(Error::Stopped(format!("stopped in training; {} can be resumed", run.display())));
+    }
+
+    stage("predict the held-out pairs, with the model and with every baseline, and evaluate");
+    let mut table = Vec::new();
+    for observe in [Observe::Poisson, Observe::None] {
+        let name = if observe == Observe::Poisson { "model" } else { "model, decoded means" };
+        let pred = dir.join(format!("{}.h5ad", name.replace(", ", "-").replace(' ', "-")));
+        let source = Source::Data {
+            data: data.clone(),
+            split: split.clone(),
+            part: Part::Test,
+            real_out: Some(real.clone()),
+        };
+        let asked = predict::Settings {
+            run: run.clone(),
+            out: pred.clone(),
+            source,
+            with_controls: true,
+            observe: Some(observe),
+            seed: settings.seed,
+        };
+        predict::predict(&asked)?;
+        table.push(score(name, &pred, real, dir)?);
+    }
+    let parts = Split::load(split, &opened)?;
+    for observe in [Observe::None, Observe::Poisson] {
+        for kind in Kind::ALL {
+            let suffix = if observe == Observe::None { "" } else { ", observed" };
+            let name = format!("{}{suffix}", kind.name());
+            let pred = dir.join(format!("{}.h5ad", name.replace(", ", "-")));
+            let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
+            let answer = baseline(&opened, parts.part(Part::Train), parts.part(Part::Test), &wanted)?;
+            answer.population.write(&pred)?;
+            table.push(score(&name, &pred, real, dir)?);
+        }
+    }
+    write_table(&dir.join("table.csv"), &table)?;
+    stage("done");
+    Ok(table)
+}
+
+/// Where the demo keeps what it makes.
+struct Places {
+    cells: PathBuf,
+    data: PathBuf,
+    split: PathBuf,
+    run: PathBuf,
+    real: PathBuf,
+}
+
+impl Places {
+    fn within(dir: &Path) -> Places {
+        let place = |name: &str| dir.join(name);
+        Places {
+            cells: place("cells.h5ad"),
+            data: place("data"),
+            split: place("split.toml"),
+            run: place("run"),
+            real: place("real.h5ad"),
+        }
+    }
+}
+
+fn to_shards(cells: &Path, data: &Path) -> Preprocess {
+    Preprocess {
+        inputs: vec![cells.to_path_buf()],
+        out: data.to_path_buf(),
+        perturbation: "perturbation".into(),
+        control: CONTROL.into(),
+        cell_type: "cell_type".into(),
+        batch: Some("batch".into()),
+        genes: Genes::Top(2_000),
+        flavor: Flavor::Seurat,
+        hvg_batch: None,
+        target: Target::Sum(1e4),
+        source: "X".into(),
+        scale: None,
+    }
+}
+
+/// A split file in which each cell type lacks a quarter of the perturbations: four fifths of them for test, one pair for
+/// validation. Every perturbation is seen in other cell types, every cell type under other perturbations.
+fn held_out(manifest: &Manifest) -> String {
+    let name = &manifest.dataset;
+    let mut text = format!("[datasets]\n{name} = \"data\"\n\n[training]\n{name} = \"train\"\n");
+    let perturbations: Vec<&String> =
+        manifest.perturbations.iter().filter(|p| **p != manifest.control).collect();
+    for (c, cell_type) in manifest.cell_types.iter().enumerate() {
+        let list = |skip: usize, take: usize| {
+            let chosen =
+                perturbations.iter().skip(c).step_by(manifest.cell_types.len()).skip(skip).take(take);
+            chosen.map(|p| format!("{p:?}")).collect::<Vec<_>>().join(", ")
+        };
+        text += &format!(
+            "\n[fewshot.\"{name}.{cell_type}\"]\ntest = [{}]\nval = [{}]\n",
+            list(1, usize::MAX),
+            list(0, 1)
+        );
+    }
+    text
+}
+
+/// Evaluates a prediction cell type by cell type; a score is the mean over all held-out pairs for which it is defined.
+fn score(name: &str, pred: &Path, real: &Path, dir: &Path) -> Result<Row> {
+    let files = Files {
+        real: real.to_path_buf(),
+        pred: pred.to_path_buf(),
+        perturbation: "perturbation".into(),
+        cell_type: Some("cell_type".into()),
+    };
+    let reports = evaluate_files(&files, &Evaluate { control: CONTROL.into(), ..Evaluate::default() })?;
+    let folder = dir.join("scores").join(pred.file_stem().expect("a file's name"));
+    for (cell_type, report) in &reports {
+        write(&folder, cell_type.as_deref(), report)?;
+    }
+    Ok(Row { name: name.to_string(), scores: means(&reports) })
+}
+
+fn means(reports: &[(Option<String>, Report)]) -> Vec<(String, f64)> {
+    let Some((_, first)) = reports.first() else { return Vec::new() };
+    let mean = |column: &str| {
+        let values: Vec<f64> = reports
+            .iter()
+            .filter_map(|(_, report)| report.column(column))
+            .flat_map(|column| column.values.iter().copied().flatten())
+            .filter(|value| !value.is_nan())
+            .collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    first.columns.iter().map(|column| (column.name.clone(), mean(&column.name))).collect()
+}
+
+fn write_table(path: &Path, table: &[Row]) -> Result<()> {
+    let failed = |e: csv::Error| Error::format(path, e.to_string());
+    aside::file(path, |aside| {
+        let mut file = csv::Writer::from_path(aside).map_err(failed)?;
+        let names = table[0].scores.iter().map(|(name, _)| name.clone());
+        file.write_record(std::iter::once("name".to_string()).chain(names)).map_err(failed)?;
+        for row in table {
+            let scores = row.scores.iter().map(|(_, score)| score.to_string());
+            file.write_record(std::iter::once(row.name.clone()).chain(scores)).map_err(failed)?;
+        }
+        file.flush().at(aside)
+    })
+}
