@@ -122,7 +122,7 @@ impl Table {
 fn entries(x: &Matrix, groups: &Groups) -> Vec<(f32, Vec<Entry>)> {
     let genes = x.shape().1;
     // Small enough for every thread to have several blocks, large enough that finding a block in a row costs little.
-    let block = (genes / (rayon::current_num_threads() * 8)).clamp(8, 128);
+    let block = (genes / (rayon::current_num_threads() * 4)).clamp(16, 256);
     let counted = counted(groups);
     let blocks = genes.div_ceil(block);
     let compare = |b: usize| -> Vec<(f32, Vec<Entry>)> {
