@@ -64,15 +64,16 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
         assert!(b.shape() == [outputs], "linear: bias {:?}, w {:?}", b.shape(), w.shape());
     }
     let mut y = vec![0.0; x.rows() * outputs];
-    let start = |first: usize, block: &mut [f32]| {
-        if let Some(r) = residual {
-            block.copy_from_slice(&r.data()[first..first + block.len()]);
-        }
-        if let Some(b) = bias {
-            for row in block.chunks_exact_mut(outputs) {
-                row.iter_mut().zip(b.data()).for_each(|(y, b)| *y += b);
+    let start = |first: usize, block: &mut [f32]| match (residual, bias) {
+        (Some(r), None) => block.copy_from_slice(&r.data()[first..first + block.len()]),
+        (None, Some(b)) => block.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(b.data())),
+        (Some(r), Some(b)) => {
+            let rows = block.chunks_exact_mut(outputs).zip(r.data()[first..].chunks_exact(outputs));
+            for (row, r) in rows {
+                row.iter_mut().zip(r).zip(b.data()).for_each(|((y, r), b)| *y = r + b);
             }
         }
+        (None, None) => {}
     };
     let keep = if residual.is_some() || bias.is_some() { Keep::Add } else { Keep::Nothing };
     let (block_rows, threads) = cut(x.rows());
