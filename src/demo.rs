@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use crate::aside;
 use crate::baseline::{Kind, Settings as Baseline, baseline};
 use crate::config::{Config, Observe};
 use crate::data::preprocess::hvg::Flavor;
@@ -17,8 +18,8 @@ use crate::error::{At, Error, Result};
 use crate::evaluate::files::{Files, evaluate_files, write};
 use crate::evaluate::{Report, Settings as Evaluate};
 use crate::predict::{self, Source};
+use crate::progress;
 use crate::train::{self, train};
-use crate::{aside, progress};
 
 /// Where to, and which world.
 pub struct Settings {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
-const FLOORS: [(&str, u32); 23] = [
+const FLOORS: [(&str, u32); 22] = [
     ("main", 7),
     ("cli", 7),
     ("demo", 7),
@@ -25,7 +25,6 @@ const FLOORS: [(&str, u32); 23] = [
     ("config", 0),
     ("correlation", 0),
     ("error", 0),
-    ("linalg", 0),
     ("progress", 0),
     ("rng", 0),
 ];
