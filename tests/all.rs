@@ -16,3 +16,4 @@ mod shared;
 mod simulate;
 mod small_data;
 mod split;
+mod train;
