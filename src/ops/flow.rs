@@ -1,5 +1,6 @@
 //! The flow between populations: start, path, error and endpoint (SCALE v1, eq. 18-30 and section 4.2).
 //!
+//! ```text
 //!   start      z_s = z0 · e · e + z0 / 2, then 0 with probability `mask`            e_i = rng.at(0).normal(i), e ~ N(0, 1)
 //!   path       z_t = (1 - t) z_s + t z1                                            masked where rng.at(1).uniform(i) < mask
 //!   endpoint   of an answer y: prediction x: y · v, displacement: z_s + y · v, jit: z_t + c y          c = max(1 - t, 0.05)
@@ -15,6 +16,7 @@
 //!              they carry gradient only where `target_gradient` says so.                               all =
 //!   tensors    z0, zs, z1, zt, y and their gradients [B, N, D]     t [B]     L [1]
 //!   bound by   memory: the loss moves at most 4 numbers an element forward, 7 backward
+//! ```
 
 use crate::config::{Conversion, FlowVariant, Space, Start};
 use crate::ops::blocks;
