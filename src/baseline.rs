@@ -20,20 +20,19 @@
 //! cells the overall mean.
 
 pub mod algebra;
-pub mod bulk;
 pub mod linear;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::config::Observe;
+use crate::data::bulk::{self, Pair, Resting};
 use crate::data::controls::control_pool;
 use crate::data::observe::Observer;
 use crate::data::population::{Population, log1p, names, perturbed_groups, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
 use crate::rng::Rng;
-use bulk::{Pair, Resting};
 use linear::Linear;
 
 /// Which baseline.

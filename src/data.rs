@@ -1,5 +1,6 @@
 //! From the field's files to sets of cells.
 
+pub mod bulk;
 pub mod controls;
 pub mod counts;
 pub mod effects;

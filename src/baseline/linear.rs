@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 
 use super::algebra::{Matrix, solve_ridge, top_eigen};
-use super::bulk::{Pair, Resting};
+use crate::data::bulk::{Pair, Resting};
 
 /// Components of effects and of cell types.
 const COMPONENTS: usize = 10;

@@ -17,10 +17,11 @@
 
 mod clauses;
 mod report;
-mod sha256;
 mod warnings;
 
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 pub use report::{PartReport, Report};
 
@@ -90,7 +91,7 @@ impl Split {
 
     fn parse(text: &str, data: &Data) -> std::result::Result<Split, String> {
         let Clauses { places, warnings } = Clauses::parse(text, data)?;
-        let hash = sha256::hex(text.as_bytes());
+        let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut split = Split { train: Vec::new(), val: Vec::new(), test: Vec::new(), hash, warnings };
         for (number, group) in data.groups().iter().enumerate() {
             let place = &places[group.cell_type as usize];
