@@ -31,9 +31,9 @@ pub struct Settings {
 
 /// What the demo trains with, over the preset `tiny`.
 pub const CONFIG: [&str; 6] = [
-    "train.steps=450",
+    "train.steps=600",
     "train.val_every=150",
-    "train.checkpoint_every=150",
+    "train.checkpoint_every=300",
     "flow.start=shifted",
     "encoder.kind=mlp",
     "optim.lr=0.002",
