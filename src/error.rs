@@ -32,6 +32,9 @@ pub enum Error {
         /// What is wrong and what would be right.
         what: String,
     },
+    /// A GPU is missing, full or failed.
+    #[error("{0}")]
+    Device(String),
     /// Training stopped itself.
     #[error("{0}")]
     Stopped(String),

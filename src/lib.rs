@@ -14,6 +14,7 @@ pub mod error;
 pub mod progress;
 pub mod rng;
 // Floors 1 and 2.
+pub mod gpu;
 pub mod tape;
 pub mod tensor;
 // Floor 3.
@@ -34,3 +35,4 @@ pub mod train;
 // Floor 7.
 pub mod cli;
 pub mod demo;
+pub mod selftest;

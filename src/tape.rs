@@ -3,6 +3,7 @@
 //! An op computes its value, then calls [`Tape::record`] with a closure that turns the gradient of its value into the gradients
 //! of its inputs. The closure is the whole backward: there is no op enum and no second table.
 
+use crate::gpu::{Gpu, Grid, Real};
 use crate::tensor::Tensor;
 
 /// A value on the tape.
@@ -27,6 +28,7 @@ struct Node {
 pub struct Tape {
     nodes: Vec<Node>,
     off: bool,
+    gpu: Option<Gpu>,
 }
 
 impl Tape {
@@ -37,7 +39,17 @@ impl Tape {
 
     /// A tape that only computes: nothing needs a gradient, no closure is kept.
     pub fn off() -> Self {
-        Tape { nodes: Vec::new(), off: true }
+        Tape { off: true, ..Tape::default() }
+    }
+
+    /// The same on a device, where one is given: constants are moved there, and the ops follow.
+    pub fn on(self, gpu: Option<&Gpu>) -> Self {
+        Tape { gpu: gpu.cloned(), ..self }
+    }
+
+    /// The device that constants are moved to.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
     }
 
     /// A value whose gradient is wanted: a weight.
@@ -48,6 +60,10 @@ impl Tape {
 
     /// A value without gradient: data.
     pub fn constant(&mut self, value: Tensor) -> Var {
+        let value = match &self.gpu {
+            Some(gpu) if value.gpu().is_none() => value.to_gpu(gpu, "data of a step", gpu.real()),
+            _ => value,
+        };
         self.push(Node { value, needs: false, inputs: Vec::new(), backward: None })
     }
 
@@ -87,7 +103,11 @@ impl Tape {
     pub fn backward(mut self, loss: Var) -> Gradients {
         assert_eq!(self.value(loss).len(), 1, "backward: the loss has shape {:?}", self.value(loss).shape());
         let mut grads: Vec<Option<Tensor>> = self.nodes.iter().map(|_| None).collect();
-        grads[loss.0] = Some(Tensor::scalar(1.0).reshape(self.value(loss).shape()));
+        let one = Tensor::scalar(1.0).reshape(self.value(loss).shape());
+        grads[loss.0] = Some(match self.value(loss).gpu() {
+            Some(gpu) => one.to_gpu(gpu, "the loss's gradient", Real::F32),
+            None => one,
+        });
         while let Some(node) = self.nodes.pop() {
             let at = self.nodes.len();
             let Some(backward) = node.backward else { continue };
@@ -117,12 +137,29 @@ impl Tape {
 
 /// Sum of two gradients of one value; in place where the first has no other owner.
 fn add(sum: Tensor, dx: &Tensor) -> Tensor {
+    if let Some(gpu) = dx.gpu() {
+        return add_on(gpu, sum, dx);
+    }
     let shape = sum.shape().to_vec();
     let mut numbers = sum.into_vec();
     for (a, b) in numbers.iter_mut().zip(dx.data()) {
         *a += b;
     }
     Tensor::new(&shape, numbers)
+}
+
+/// The same on a device, where both are stored alike: gradients of weights as f32, others as the device's numbers.
+fn add_on(gpu: &Gpu, sum: Tensor, dx: &Tensor) -> Tensor {
+    assert!(sum.real() == dx.real(), "backward: gradients stored as {:?} and {:?}", sum.real(), dx.real());
+    let total = match sum.is_alone() {
+        true => sum.clone(),
+        false => Tensor::on(gpu, "a sum of gradients", sum.shape(), sum.real()),
+    };
+    let kernel = if sum.real() == Real::F32 { "add_f32" } else { "add" };
+    let args = [(&total).into(), (&sum).into(), dx.into(), (sum.len() as u64).into()];
+    // SAFETY: add(y, a, b, count) reads and writes element by element; all three hold `count` numbers.
+    unsafe { gpu.launch("elementwise", kernel, Grid::elements(sum.len().div_ceil(8)), &args) };
+    total
 }
 
 /// What [`Tape::backward`] found.

@@ -3,28 +3,42 @@
 //! A tensor is a contiguous window of a shared buffer: copying one costs a count, a reshape costs a shape, and the weights of a
 //! whole model can lie in one buffer and still be tensors. There are no strides and no broadcasting: an op names the shapes it
 //! takes and refuses others.
+//!
+//! The numbers lie on the host as f32, or on a device as f32 or bf16. Nothing moves between the two but by
+//! [`Tensor::to_gpu`] and [`Tensor::to_host`].
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Contiguous f32 numbers with a shape, row-major.
+use half::bf16;
+
+use crate::gpu::{Arg, Buffer, Gpu, Operand, Real};
+
+/// Contiguous numbers with a shape, row-major.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
     storage: Storage,
 }
 
-/// Where the numbers lie. A device buffer is the other arm this enum is made for.
+/// Where the numbers lie; `offset` counts numbers.
 #[derive(Clone)]
 enum Storage {
     Host { buffer: Arc<Vec<f32>>, offset: usize },
+    Device { buffer: Arc<Buffer>, offset: usize, real: Real },
 }
 
 impl Tensor {
     /// Takes the numbers over. Panics if their count is not the shape's.
     pub fn new(shape: &[usize], numbers: Vec<f32>) -> Self {
-        Tensor::window(Arc::new(numbers), 0, shape).whole()
+        assert_eq!(
+            numbers.len(),
+            shape.iter().product::<usize>(),
+            "tensor: {} numbers for shape {shape:?}",
+            numbers.len()
+        );
+        Tensor::window(Arc::new(numbers), 0, shape)
     }
 
     /// A window of a shared buffer, from `offset` on.
@@ -34,10 +48,11 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), storage: Storage::Host { buffer, offset } }
     }
 
-    fn whole(self) -> Self {
-        let Storage::Host { buffer, .. } = &self.storage;
-        assert_eq!(buffer.len(), self.len(), "tensor: {} numbers for shape {:?}", buffer.len(), self.shape);
-        self
+    /// Numbers on a device, not yet written: an op's output. `what` names them if there is no room.
+    pub fn on(gpu: &Gpu, what: &str, shape: &[usize], real: Real) -> Self {
+        let len: usize = shape.iter().product();
+        let buffer = Arc::new(gpu.buffer(what, len * real.bytes()));
+        Tensor { shape: shape.to_vec(), storage: Storage::Device { buffer, offset: 0, real } }
     }
 
     /// All zero.
@@ -83,16 +98,122 @@ impl Tensor {
             .unwrap_or_else(|s: Vec<usize>| panic!("{op}: {R} axes expected, got {s:?}"))
     }
 
-    /// The numbers, row-major.
+    /// The numbers, row-major. Panics where they lie on a device.
     pub fn data(&self) -> &[f32] {
-        let Storage::Host { buffer, offset } = &self.storage;
-        &buffer[*offset..*offset + self.len()]
+        match &self.storage {
+            Storage::Host { buffer, offset } => &buffer[*offset..*offset + self.len()],
+            Storage::Device { .. } => panic!("data: {:?} lies on a device", self.shape),
+        }
     }
 
-    /// The only number of a one-element tensor.
+    /// The only number of a one-element tensor. Waits, where it lies on a device.
     pub fn item(&self) -> f32 {
         assert_eq!(self.len(), 1, "item: shape {:?}", self.shape);
-        self.data()[0]
+        self.to_host().data()[0]
+    }
+
+    /// The device that the numbers lie on.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.storage {
+            Storage::Host { .. } => None,
+            Storage::Device { buffer, .. } => Some(buffer.gpu()),
+        }
+    }
+
+    /// The device that the numbers lie on. Panics on the host.
+    pub fn device(&self) -> &Gpu {
+        self.gpu().unwrap_or_else(|| panic!("device: {:?} lies on the host", self.shape))
+    }
+
+    /// How the numbers are stored.
+    pub fn real(&self) -> Real {
+        match self.storage {
+            Storage::Host { .. } => Real::F32,
+            Storage::Device { real, .. } => real,
+        }
+    }
+
+    /// Where on the device the numbers begin. Panics on the host.
+    pub fn address(&self) -> u64 {
+        match &self.storage {
+            Storage::Host { .. } => panic!("address: {:?} lies on the host", self.shape),
+            Storage::Device { buffer, offset, real } => buffer.address() + (offset * real.bytes()) as u64,
+        }
+    }
+
+    /// The rows as one side of a matrix product on the device.
+    pub fn operand(&self) -> Operand {
+        Operand::rows(self.address(), self.real(), self.width())
+    }
+
+    /// A copy of host numbers on a device, rounded where they are stored as bf16.
+    pub fn to_gpu(&self, gpu: &Gpu, what: &str, real: Real) -> Self {
+        let buffer = match real {
+            Real::F32 => gpu.upload(what, self.data()),
+            Real::Bf16 => {
+                let rounded: Vec<bf16> = self.data().iter().map(|&x| bf16::from_f32(x)).collect();
+                gpu.upload(what, &rounded)
+            }
+        };
+        Tensor {
+            shape: self.shape.clone(),
+            storage: Storage::Device { buffer: Arc::new(buffer), offset: 0, real },
+        }
+    }
+
+    /// The same numbers on the host: a copy, after waiting, where they lie on a device.
+    pub fn to_host(&self) -> Self {
+        let Storage::Device { buffer, offset, real } = &self.storage else { return self.clone() };
+        let numbers = match real {
+            Real::F32 => {
+                let mut numbers = vec![0f32; self.len()];
+                buffer.download(offset * 4, &mut numbers);
+                numbers
+            }
+            Real::Bf16 => {
+                let mut numbers = vec![bf16::ZERO; self.len()];
+                buffer.download(offset * 2, &mut numbers);
+                numbers.iter().map(|x| x.to_f32()).collect()
+            }
+        };
+        Tensor::new(&self.shape, numbers)
+    }
+
+    /// Copies the numbers of `other`, stored alike on the same device, over these, from number `at` on.
+    pub fn copy_from(&self, at: usize, other: &Tensor) {
+        let (
+            Storage::Device { buffer, offset, real },
+            Storage::Device { buffer: from, offset: first, real: stored },
+        ) = (&self.storage, &other.storage)
+        else {
+            panic!("copy: {:?} to {:?}, not both on a device", other.shape, self.shape)
+        };
+        assert!(
+            real == stored && at + other.len() <= self.len(),
+            "copy: {:?} to {at} of {:?}",
+            other.shape,
+            self.shape
+        );
+        let bytes = real.bytes();
+        buffer.copy_from((offset + at) * bytes, from, first * bytes, other.len() * bytes);
+    }
+
+    /// Sets all numbers on a device to zero.
+    pub fn zero(&self) {
+        match &self.storage {
+            Storage::Host { .. } => panic!("zero: {:?} lies on the host", self.shape),
+            Storage::Device { buffer, offset, real } => {
+                buffer.zero(offset * real.bytes(), self.len() * real.bytes())
+            }
+        }
+    }
+
+    /// True if no other tensor shares the buffer: an op may write over what nobody else reads.
+    pub fn is_alone(&self) -> bool {
+        match &self.storage {
+            Storage::Host { buffer, .. } => Arc::strong_count(buffer) == 1,
+            Storage::Device { buffer, .. } => Arc::strong_count(buffer) == 1,
+        }
     }
 
     /// The same numbers under another shape. No copy.
@@ -111,14 +232,23 @@ impl Tensor {
         let stride: usize = self.shape[1..].iter().product();
         let mut shape = self.shape.clone();
         shape[0] = range.len();
-        let Storage::Host { buffer, offset } = &self.storage;
-        Tensor::window(buffer.clone(), offset + range.start * stride, &shape)
+        let mut part = Tensor { shape, storage: self.storage.clone() };
+        match &mut part.storage {
+            Storage::Host { offset, .. } | Storage::Device { offset, .. } => *offset += range.start * stride,
+        }
+        part
+    }
+
+    /// Numbers `from..` of a flat tensor under a shape of their own. No copy.
+    pub fn part(&self, from: usize, shape: &[usize]) -> Self {
+        let len: usize = shape.iter().product();
+        self.reshape(&[self.len()]).slice(from..from + len).reshape(shape)
     }
 
     /// The numbers as a vector: moved out where this is the only owner of the whole buffer, copied otherwise.
     pub fn into_vec(self) -> Vec<f32> {
         let len = self.len();
-        let Storage::Host { buffer, offset } = self.storage;
+        let Storage::Host { buffer, offset } = self.to_host().storage else { unreachable!("to_host") };
         if offset == 0 && buffer.len() == len {
             return Arc::try_unwrap(buffer).unwrap_or_else(|shared| shared.as_ref().clone());
         }
@@ -128,8 +258,23 @@ impl Tensor {
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Some(gpu) = self.gpu() {
+            return write!(f, "Tensor{:?} {:?} on {}", self.shape, self.real(), gpu.name());
+        }
         let shown = &self.data()[..self.len().min(6)];
         write!(f, "Tensor{:?} {shown:?}{}", self.shape, if self.len() > 6 { " .." } else { "" })
+    }
+}
+
+impl From<&Tensor> for Arg {
+    fn from(x: &Tensor) -> Arg {
+        Arg::Pointer(x.address())
+    }
+}
+
+impl From<Option<&Tensor>> for Arg {
+    fn from(x: Option<&Tensor>) -> Arg {
+        Arg::Pointer(x.map_or(0, Tensor::address))
     }
 }
 

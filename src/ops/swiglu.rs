@@ -6,6 +6,7 @@
 //!   tensors    x, dx [.., 2F]     y, dy [.., F]
 //!   bound by   memory: forward moves 3 M F, backward 5 M F numbers
 
+use crate::gpu::Grid;
 use crate::ops::blocks;
 use crate::ops::vector::sigmoid;
 use crate::tape::{Tape, Var};
@@ -26,6 +27,11 @@ pub fn forward(x: &Tensor) -> Tensor {
     assert!(x.width().is_multiple_of(2) && width > 0, "swiglu: x {:?}", x.shape());
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("a tensor has at least one axis") = width;
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "swiglu y", &shape, x.real());
+        launch_forward(&y, x, [x.rows(), width]);
+        return y;
+    }
     let mut y = vec![0.0; x.len() / 2];
     let rows = blocks::rows(width);
     blocks::each(&mut y, rows * width, |i, block| {
@@ -43,6 +49,11 @@ pub fn forward(x: &Tensor) -> Tensor {
 /// dx `[.., 2F]` from dy `[.., F]`.
 pub fn backward(dy: &Tensor, x: &Tensor) -> Tensor {
     let width = x.width() / 2;
+    if let Some(gpu) = x.gpu() {
+        let dx = Tensor::on(gpu, "swiglu dx", x.shape(), x.real());
+        launch_backward(&dx, dy, x, [x.rows(), width]);
+        return dx;
+    }
     let mut dx = vec![0.0; x.len()];
     let size = blocks::rows(2 * width) * 2 * width;
     blocks::each(&mut dx, size, |i, block| {
@@ -57,6 +68,19 @@ pub fn backward(dy: &Tensor, x: &Tensor) -> Tensor {
         }
     });
     Tensor::new(x.shape(), dx)
+}
+
+fn launch_forward(y: &Tensor, x: &Tensor, [rows, width]: [usize; 2]) {
+    let (grid, args) = (Grid::packs(rows, width, x.real()), [y.into(), x.into(), rows.into(), width.into()]);
+    // SAFETY: y was made for rows x width, x holds twice that.
+    unsafe { y.device().launch("swiglu", "swiglu_forward", grid, &args) };
+}
+
+fn launch_backward(dx: &Tensor, dy: &Tensor, x: &Tensor, [rows, width]: [usize; 2]) {
+    let grid = Grid::packs(rows, width, x.real());
+    let args = [dx.into(), dy.into(), x.into(), rows.into(), width.into()];
+    // SAFETY: dx was made as x, [rows, 2 width]; the tape gives dy the shape of y.
+    unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
 }
 
 /// The definition, in plain loops over f64.

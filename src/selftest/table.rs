@@ -1,25 +1,15 @@
-//! The table: awkward sizes and the model's own.
+//! The table: every op at awkward sizes and the model's own. The first word of a row is its op's file.
 
-use scale_engine::config::{Activation, Conversion, FlowVariant, MmdKernel, Space, Start};
-use scale_engine::ops::flow::reference::Point;
-use scale_engine::ops::{activation, attention, flow, layer_norm, matmul, mmd};
-use scale_engine::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
-use scale_engine::rng::Rng;
-use scale_engine::tensor::Tensor;
+use super::case::{Case, Values, case};
+use crate::config::{Activation, Conversion, FlowVariant, MmdKernel, Space, Start};
+use crate::ops::flow::reference::Point;
+use crate::ops::{activation, attention, flow, layer_norm, matmul, mmd};
+use crate::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
+use crate::rng::Rng;
+use crate::tensor::Tensor;
 
-use super::harness::{Case, Values, against_reference, case, same_bits};
-
-#[test]
-fn the_tuned_paths_match_the_references_and_these_match_differences() {
-    table().iter().for_each(against_reference);
-}
-
-#[test]
-fn the_number_of_threads_changes_no_bit() {
-    table().iter().for_each(same_bits);
-}
-
-fn table() -> Vec<Case> {
+/// Every row.
+pub fn table() -> Vec<Case> {
     let mut rows = moves();
     for [m, i, j] in
         [[1, 1, 1], [33, 97, 7], [257, 33, 97], [600, 128, 640], [2048, 128, 2000], [40_000, 17, 5]]
@@ -62,35 +52,39 @@ fn table() -> Vec<Case> {
 /// Ops that only move and add: no reference, differences of the op itself.
 fn moves() -> Vec<Case> {
     vec![
-        case("add", &[&[5, 33], &[5, 33]], |t, v| t.add(v[0], v[1])),
-        case("sub", &[&[300, 97], &[300, 97]], |t, v| t.sub(v[0], v[1])),
-        case("scale", &[&[257, 97]], |t, v| t.scale(v[0], -1.7)),
-        case("weighted_sum", &[&[1], &[1]], |t, v| t.weighted_sum(&[(v[0], 2.0), (v[1], -0.3), (v[0], 1.0)])),
-        case("slice", &[&[7, 3, 5]], |t, v| t.slice(v[0], 2..5)),
-        case("reshape", &[&[6, 5]], |t, v| t.reshape(v[0], &[3, 2, 5])),
+        case("elementwise add", &[&[5, 33], &[5, 33]], |t, v| t.add(v[0], v[1])),
+        case("elementwise sub", &[&[300, 97], &[300, 97]], |t, v| t.sub(v[0], v[1])),
+        case("elementwise scale", &[&[257, 97]], |t, v| t.scale(v[0], -1.7)),
+        case("elementwise weighted_sum", &[&[1], &[1]], |t, v| {
+            t.weighted_sum(&[(v[0], 2.0), (v[1], -0.3), (v[0], 1.0)])
+        }),
+        case("elementwise slice", &[&[7, 3, 5]], |t, v| t.slice(v[0], 2..5)),
+        case("elementwise reshape", &[&[6, 5]], |t, v| t.reshape(v[0], &[3, 2, 5])),
         case("pool", &[&[33, 97, 33]], |t, v| t.pool(v[0])),
         case("pool of one cell", &[&[1, 1, 1]], |t, v| t.pool(v[0])),
-        case("add_to_set", &[&[7, 33, 97], &[7, 97]], |t, v| t.add_to_set(v[0], v[1])),
+        case("pool add_to_set", &[&[7, 33, 97], &[7, 97]], |t, v| t.add_to_set(v[0], v[1])),
         case("tokens", &[&[5, 33], &[5, 33], &[5, 33]], |t, v| t.tokens(v)),
-        case("token", &[&[5, 3, 33]], |t, v| t.token(v[0], 1)),
-        case("prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
+        case("tokens token", &[&[5, 3, 33]], |t, v| t.token(v[0], 1)),
+        case("tokens prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
         case("embedding", &[&[7, 33]], |t, v| t.embedding(v[0], &[3, 0, 3, 6])),
-        case("start control", &[&[3, 5, 33]], |t, v| t.flow_start(v[0], Start::Control, 0.3, Rng::new(1))),
-        case("start mixed", &[&[3, 97, 97]], |t, v| t.flow_start(v[0], Start::Mixed, 0.15, Rng::new(2))),
-        case("start gaussian", &[&[3, 97, 97]], |t, v| {
+        case("flow start control", &[&[3, 5, 33]], |t, v| {
+            t.flow_start(v[0], Start::Control, 0.3, Rng::new(1))
+        }),
+        case("flow start mixed", &[&[3, 97, 97]], |t, v| t.flow_start(v[0], Start::Mixed, 0.15, Rng::new(2))),
+        case("flow start gaussian", &[&[3, 97, 97]], |t, v| {
             t.flow_start(v[0], Start::Gaussian, 0.15, Rng::new(2))
         })
         .without_gradient(&[0]),
-        case("path", &[&[3, 97, 33], &[3, 97, 33]], |t, v| t.flow_path(v[0], v[1], &[0.0, 0.3, 1.0])),
+        case("flow path", &[&[3, 97, 33], &[3, 97, 33]], |t, v| t.flow_path(v[0], v[1], &[0.0, 0.3, 1.0])),
     ]
 }
 
 fn linear(m: usize, i: usize, j: usize) -> Vec<Case> {
-    let plain = case("linear", &[&[m, i], &[j, i]], |t, v| t.linear(v[0], v[1], None)).judged_by(
+    let plain = case("matmul", &[&[m, i], &[j, i]], |t, v| t.linear(v[0], v[1], None)).judged_by(
         move |x, _| matmul::reference::forward(&x[0], &x[1], None, None, i),
         move |dy, x| matmul::reference::backward(dy, &x[0], &x[1], i)[..2].to_vec(),
     );
-    let full = case("linear_add", &[&[m, i], &[j, i], &[j], &[m, j]], |t, v| {
+    let full = case("matmul with bias and residual", &[&[m, i], &[j, i], &[j], &[m, j]], |t, v| {
         t.linear_add(v[3], v[0], v[1], Some(v[2]))
     })
     .judged_by(
@@ -126,11 +120,11 @@ fn norms(m: usize, d: usize) -> Vec<Case> {
 
 fn elementwise(m: usize, d: usize) -> Vec<Case> {
     let kinds = [
-        ("identity", Activation::Identity),
-        ("relu", Activation::Relu),
-        ("softplus", Activation::Softplus),
-        ("silu", Activation::Silu),
-        ("gelu", Activation::Gelu),
+        ("activation identity", Activation::Identity),
+        ("activation relu", Activation::Relu),
+        ("activation softplus", Activation::Softplus),
+        ("activation silu", Activation::Silu),
+        ("activation gelu", Activation::Gelu),
     ];
     let activations = kinds.map(|(name, kind)| {
         case(name, &[&[m, d]], move |t, v| t.activation(v[0], kind)).judged_by(
@@ -277,7 +271,7 @@ fn flow_loss(variant: FlowVariant) -> Case {
         let target = if variant.target_gradient { point(x, i) } else { point(fixed, i) };
         flow::reference::error(point(x, i), target, variant)
     };
-    case("flow_loss", &[shape; 4], move |t, v| t.flow_loss(v[0], v[1], v[2], v[3], &TIMES, variant))
+    case("flow loss", &[shape; 4], move |t, v| t.flow_loss(v[0], v[1], v[2], v[3], &TIMES, variant))
         .judged_by(
             move |x, fixed| {
                 let len = x[0].len();
@@ -303,7 +297,7 @@ fn flow_loss(variant: FlowVariant) -> Case {
 
 fn endpoint(variant: FlowVariant) -> Case {
     let shape: &[usize] = &[3, 33, 97];
-    case("flow_endpoint", &[shape; 4], move |t, v| t.flow_endpoint(v[0], v[1], v[3], &TIMES, variant))
+    case("flow endpoint", &[shape; 4], move |t, v| t.flow_endpoint(v[0], v[1], v[3], &TIMES, variant))
         .judged_by(
             move |x, _| (0..x[0].len()).map(|i| flow::reference::endpoint(point(x, i), variant)).collect(),
             move |dy, x| {

@@ -1,0 +1,422 @@
+//! The only place that knows CUDA: memory, launches and matrix products on a device.
+//!
+//! A [`Gpu`] is one of two drivers behind one handle: an NVIDIA GPU ([`cuda`]), or the same kernels compiled for the CPU and run
+//! under an emulator ([`emulated`]), so that every line from an op's dispatch to its kernel is tested where there is no GPU.
+//! Everything is ordered by one stream: work is queued and the host goes on; only [`Gpu::download`] and [`Gpu::wait`] wait.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+
+pub mod blas;
+mod cuda;
+mod emulated;
+mod plans;
+mod probe;
+
+pub use blas::{Operand, Product};
+
+/// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Real {
+    /// 4 bytes.
+    F32,
+    /// 2 bytes: 8 bits of exponent, 8 of precision.
+    Bf16,
+}
+
+impl Real {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Real::F32 => 4,
+            Real::Bf16 => 2,
+        }
+    }
+
+    /// The end of a compiled kernel file's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Real::F32 => "f32",
+            Real::Bf16 => "bf16",
+        }
+    }
+}
+
+/// One argument of a kernel; pointers are device addresses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// Address of numbers, 0 for "not given".
+    Pointer(u64),
+    /// `int`.
+    Int(i32),
+    /// `uint32_t`.
+    Word(u32),
+    /// `uint64_t`.
+    Long(u64),
+    /// `float`.
+    Float(f32),
+}
+
+impl From<usize> for Arg {
+    fn from(n: usize) -> Arg {
+        Arg::Int(i32::try_from(n).unwrap_or_else(|_| panic!("launch: {n} does not fit a kernel's int")))
+    }
+}
+
+impl From<bool> for Arg {
+    fn from(flag: bool) -> Arg {
+        Arg::Int(i32::from(flag))
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(x: f32) -> Arg {
+        Arg::Float(x)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(x: u32) -> Arg {
+        Arg::Word(x)
+    }
+}
+
+impl From<u64> for Arg {
+    fn from(x: u64) -> Arg {
+        Arg::Long(x)
+    }
+}
+
+impl From<&Buffer> for Arg {
+    fn from(buffer: &Buffer) -> Arg {
+        Arg::Pointer(buffer.address)
+    }
+}
+
+/// Blocks, threads a block, dynamic shared memory a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks along x, y, z.
+    pub blocks: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes.
+    pub shared: u32,
+}
+
+impl Grid {
+    /// `blocks` blocks along x.
+    pub fn new(blocks: usize, threads: u32) -> Grid {
+        Grid { blocks: [count(blocks), 1, 1], threads, shared: 0 }
+    }
+
+    /// Blocks along x and y.
+    pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
+        Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }
+    }
+
+    /// One thread a number (or a pack of them), 256 threads a block.
+    pub fn elements(count: usize) -> Grid {
+        Grid::new(count.div_ceil(256), 256)
+    }
+
+    /// One thread a pack of neighbours in rows of `width` numbers; a pack is 16 bytes where that divides the width, else one number.
+    pub fn packs(rows: usize, width: usize, real: Real) -> Grid {
+        let pack = 16 / real.bytes();
+        Grid::elements(if width.is_multiple_of(pack) { rows * width / pack } else { rows * width })
+    }
+
+    /// One warp a row, 8 warps a block.
+    pub fn rows(rows: usize) -> Grid {
+        Grid::new(rows.div_ceil(8), 256)
+    }
+
+    /// With dynamic shared memory.
+    pub fn with_shared(self, bytes: usize) -> Grid {
+        Grid { shared: count(bytes), ..self }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n)
+        .ok()
+        .filter(|&n| n <= i32::MAX as u32)
+        .unwrap_or_else(|| panic!("launch: {n} blocks or bytes"))
+}
+
+/// What a device can do. Addresses are of memory from `allocate`; everything is done in the order of the calls.
+trait Driver: Send + Sync {
+    /// The device, in words.
+    fn name(&self) -> String;
+    /// Free and total bytes.
+    fn memory(&self) -> (u64, u64);
+    fn allocate(&self, bytes: usize) -> std::result::Result<u64, String>;
+    /// # Safety
+    /// The address is from `allocate` and is not used again.
+    unsafe fn free(&self, address: u64);
+    /// # Safety
+    /// `to` begins that many bytes of live device memory.
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> std::result::Result<(), String>;
+    /// Waits. # Safety
+    /// `from` begins that many bytes of live device memory.
+    unsafe fn download(&self, to: &mut [u8], from: u64) -> std::result::Result<(), String>;
+    /// # Safety
+    /// Both begin that many bytes of live device memory and do not overlap.
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> std::result::Result<(), String>;
+    /// # Safety
+    /// `at` begins that many bytes of live device memory.
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> std::result::Result<(), String>;
+    /// # Safety
+    /// The arguments are those of the kernel and every pointer begins as many live numbers as the kernel touches.
+    unsafe fn launch(
+        &self,
+        file: &'static str,
+        kernel: &'static str,
+        real: Real,
+        grid: Grid,
+        args: &[Arg],
+    ) -> std::result::Result<(), String>;
+    /// True if `sums` were written too, where they were asked for.
+    /// # Safety
+    /// Every operand lies in live device memory; the written one overlaps no other.
+    unsafe fn product(&self, product: &Product) -> std::result::Result<bool, String>;
+    fn wait(&self) -> std::result::Result<(), String>;
+}
+
+/// A device, its stream and its kernels. Clones share it.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    driver: Box<dyn Driver>,
+    real: Real,
+    /// Buffers are filled with NaN when made and followed by bytes that nobody may write: on for tests and `selftest`.
+    guarded: bool,
+    /// The first overrun that a guard has seen.
+    overrun: Mutex<Option<String>>,
+}
+
+/// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
+const GUARD: usize = 256;
+const GUARD_BYTE: u8 = 0xA5;
+
+impl Gpu {
+    /// The NVIDIA GPU of that number. Says what is missing: no driver, an old one, no such device, no kernels for it.
+    pub fn open(index: usize, real: Real) -> Result<Gpu> {
+        Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, false))
+    }
+
+    /// The same with guarded buffers: slower, for `selftest`.
+    pub fn guarded(index: usize, real: Real) -> Result<Gpu> {
+        Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, true))
+    }
+
+    /// Kernels compiled for the CPU, in `folder` as `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
+    pub fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
+        Gpu::new(Box::new(emulated::Emulated::new(folder, seed)), real, true)
+    }
+
+    fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun: Mutex::new(None) }))
+    }
+
+    /// How activations are stored.
+    pub fn real(&self) -> Real {
+        self.0.real
+    }
+
+    /// The device, in words.
+    pub fn name(&self) -> String {
+        self.0.driver.name()
+    }
+
+    /// Free and total bytes of its memory.
+    pub fn memory(&self) -> (u64, u64) {
+        self.0.driver.memory()
+    }
+
+    /// True if both are handles of one device.
+    pub fn same(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Memory for `bytes`; `what` names it if there is no room. Its content is not yet written.
+    pub fn buffer(&self, what: &str, bytes: usize) -> Buffer {
+        let guard = if self.0.guarded { GUARD } else { 0 };
+        let address = self.0.driver.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
+            stop(Error::Device(format!(
+                "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or take a smaller preset",
+                bytes as f64 / (1 << 20) as f64,
+                self.name()
+            )))
+        });
+        let buffer = Buffer {
+            gpu: self.clone(),
+            address,
+            bytes,
+            what: if guard > 0 { what.into() } else { String::new() },
+        };
+        if guard > 0 {
+            // SAFETY: both ranges lie in what was just allocated.
+            unsafe {
+                or_stop(self.0.driver.fill(address, 0xFF, bytes));
+                or_stop(self.0.driver.fill(address + bytes as u64, GUARD_BYTE, guard));
+            }
+        }
+        buffer
+    }
+
+    /// Plain numbers to the device.
+    pub fn upload<T: bytemuck::NoUninit>(&self, what: &str, numbers: &[T]) -> Buffer {
+        let bytes = bytemuck::cast_slice(numbers);
+        let buffer = self.buffer(what, bytes.len());
+        // SAFETY: the buffer was made for them.
+        or_stop(unsafe { self.0.driver.upload(buffer.address, bytes) });
+        buffer
+    }
+
+    /// Queues a kernel of `file`, compiled for this device's [`Real`].
+    ///
+    /// # Safety
+    /// The arguments are the kernel's own, in its order, and every pointer begins as many live numbers as the kernel reads or writes.
+    pub unsafe fn launch(&self, file: &'static str, kernel: &'static str, grid: Grid, args: &[Arg]) {
+        if grid.blocks.contains(&0) {
+            return;
+        }
+        // SAFETY: the caller's.
+        or_stop(unsafe { self.0.driver.launch(file, kernel, self.0.real, grid, args) });
+    }
+
+    /// Queues a matrix product. False if `sums` were asked for and must be made by someone else: not every library fuses them.
+    ///
+    /// # Safety
+    /// Every operand lies in live memory of this device and the written ones overlap no other.
+    pub unsafe fn product(&self, product: &Product) -> bool {
+        if product.size.contains(&0) || product.batch == 0 {
+            return false;
+        }
+        // SAFETY: the caller's.
+        or_stop(unsafe { self.0.driver.product(product) })
+    }
+
+    /// Waits until the device has done all that was queued; then an error of any of it is seen.
+    pub fn wait(&self) {
+        or_stop(self.0.driver.wait());
+    }
+
+    /// What a kernel wrote beyond its buffer, if anything did so since the device was opened (guarded devices only).
+    pub fn overrun(&self) -> Option<String> {
+        self.0.overrun.lock().expect("no panic under this lock").clone()
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Gpu({}, {:?})", self.name(), self.real())
+    }
+}
+
+/// Memory on a device, given back when dropped.
+pub struct Buffer {
+    gpu: Gpu,
+    address: u64,
+    bytes: usize,
+    what: String,
+}
+
+impl Buffer {
+    /// Its device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Its first byte on the device.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes `from..` of it, as plain numbers. Waits for the device.
+    pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, from: usize, numbers: &mut [T]) {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
+        assert!(
+            from + bytes.len() <= self.bytes,
+            "download: {} bytes at {from} of {}",
+            bytes.len(),
+            self.bytes
+        );
+        // SAFETY: the range was checked.
+        or_stop(unsafe { self.gpu.0.driver.download(bytes, self.address + from as u64) });
+    }
+
+    /// Overwrites bytes `at..` of it with plain numbers.
+    pub fn write<T: bytemuck::NoUninit>(&self, at: usize, numbers: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(numbers);
+        assert!(at + bytes.len() <= self.bytes, "upload: {} bytes at {at} of {}", bytes.len(), self.bytes);
+        // SAFETY: the range was checked.
+        or_stop(unsafe { self.gpu.0.driver.upload(self.address + at as u64, bytes) });
+    }
+
+    /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
+    pub fn copy_from(&self, at: usize, other: &Buffer, from: usize, bytes: usize) {
+        assert!(
+            self.gpu.same(&other.gpu) && at + bytes <= self.bytes && from + bytes <= other.bytes,
+            "copy: {bytes} bytes"
+        );
+        // SAFETY: the ranges were checked; two buffers never overlap, and no caller copies within one.
+        or_stop(unsafe {
+            self.gpu.0.driver.copy(self.address + at as u64, other.address + from as u64, bytes)
+        });
+    }
+
+    /// Sets `bytes` from byte `at` on to zero.
+    pub fn zero(&self, at: usize, bytes: usize) {
+        assert!(at + bytes <= self.bytes, "zero: {bytes} bytes at {at} of {}", self.bytes);
+        // SAFETY: the range was checked.
+        or_stop(unsafe { self.gpu.0.driver.fill(self.address + at as u64, 0, bytes) });
+    }
+
+    fn overrun(&self) -> bool {
+        let mut guard = [0u8; GUARD];
+        // SAFETY: a guarded buffer has that many bytes behind it.
+        let read = unsafe { self.gpu.0.driver.download(&mut guard, self.address + self.bytes as u64) };
+        read.is_ok() && guard != [GUARD_BYTE; GUARD]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.gpu.0.guarded && self.overrun() {
+            let seen = format!("a kernel wrote behind {} ({} bytes)", self.what, self.bytes);
+            self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
+        }
+        // SAFETY: this is the only owner, and the stream's order lets queued work end first.
+        unsafe { self.gpu.0.driver.free(self.address) };
+    }
+}
+
+/// Leaves whatever is running, up to the nearest [`guard`]: an op answers a value, not a `Result`, and a device can fail in any.
+fn stop(error: Error) -> ! {
+    resume_unwind(Box::new(error))
+}
+
+fn or_stop<T>(result: std::result::Result<T, String>) -> T {
+    result.unwrap_or_else(|what| stop(Error::Device(what)))
+}
+
+/// Runs work that may use a device and turns the device's failure into an error. Other panics go on.
+pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // What the work borrowed is not used again after an error, or is overwritten whole.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match panic.downcast::<Error>() {
+        Ok(error) => Err(*error),
+        Err(panic) => resume_unwind(panic),
+    })
+}

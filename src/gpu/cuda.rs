@@ -1,0 +1,216 @@
+//! The driver of an NVIDIA GPU: one context, one stream, memory from the stream-ordered pool, kernels from embedded fatbins.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+
+use super::plans::Plans;
+use super::{Arg, Driver, Grid, Product, Real, probe};
+use crate::error::{Error, Result};
+
+// (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+type Outcome<T> = std::result::Result<T, String>;
+
+/// Dynamic shared memory that a kernel may have without asking for it.
+const ALWAYS_SHARED: u32 = 48 << 10;
+
+pub struct Cuda {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    functions: Mutex<HashMap<(&'static str, Real), Function>>,
+    modules: Mutex<HashMap<(&'static str, Real), Module>>,
+    plans: Mutex<Plans>,
+}
+
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+#[derive(Clone, Copy)]
+struct Module(sys::CUmodule);
+
+// SAFETY: handles of the driver, which may be used from any thread that has the context bound.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Send for Module {}
+
+fn said(call: &str) -> impl FnOnce(DriverError) -> String {
+    move |e| format!("{call}: {e}")
+}
+
+impl Cuda {
+    /// Device `index`, after the probe has found that it can be used.
+    pub fn open(index: usize) -> Result<Cuda> {
+        probe::probe(index)?;
+        let open = || -> Outcome<Cuda> {
+            let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
+            // One stream orders everything, so cudarc's events between streams would only cost.
+            // SAFETY: no memory is shared between streams.
+            unsafe { context.disable_event_tracking() };
+            let stream = context.new_stream().map_err(said("cuStreamCreate"))?;
+            keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
+            let plans = Mutex::new(Plans::new(&stream)?);
+            Ok(Cuda { context, stream, functions: Mutex::default(), modules: Mutex::default(), plans })
+        };
+        open().map_err(|what| {
+            Error::Device(format!("CUDA device {index}: {what}; --device cpu runs on the CPU"))
+        })
+    }
+
+    fn function(&self, file: &'static str, kernel: &'static str, real: Real) -> Outcome<Function> {
+        let mut functions = self.functions.lock().expect("no panic under this lock");
+        if let Some(&found) = functions.get(&(kernel, real)) {
+            return Ok(found);
+        }
+        let module = self.module(file, real)?;
+        let name = CString::new(kernel).expect("a kernel's name has no NUL");
+        // SAFETY: the module stays loaded as long as the process.
+        let found = unsafe { result::module::get_function(module.0, name) }
+            .map_err(|e| format!("kernel {kernel} of {file}.cu: {e}"))?;
+        functions.insert((kernel, real), Function(found));
+        Ok(Function(found))
+    }
+
+    fn module(&self, file: &'static str, real: Real) -> Outcome<Module> {
+        let mut modules = self.modules.lock().expect("no panic under this lock");
+        if let Some(&found) = modules.get(&(file, real)) {
+            return Ok(found);
+        }
+        let image = KERNELS.iter().find(|(name, storage, _)| *name == file && *storage == real.suffix());
+        let (_, _, image) = image.unwrap_or_else(|| panic!("launch: no kernel file {file}.cu for {real:?}"));
+        // The driver wants the image aligned, which `include_bytes!` does not promise.
+        let image: Vec<u64> = image
+            .chunks(8)
+            .map(|c| {
+                let mut word = [0; 8];
+                word[..c.len()].copy_from_slice(c);
+                u64::from_le_bytes(word)
+            })
+            .collect();
+        // SAFETY: a whole fatbin, alive during the call.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map_err(|e| format!("kernels of {file}.cu do not load: {e}"))?;
+        modules.insert((file, real), Module(module));
+        Ok(Module(module))
+    }
+}
+
+/// Lets the pool keep what is freed: a step's buffers are those of the step before.
+fn keep_memory(context: &CudaContext) -> std::result::Result<(), DriverError> {
+    let mut all = u64::MAX;
+    // SAFETY: the pool is the device's own; the attribute is a u64.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
+    }
+}
+
+impl Driver for Cuda {
+    fn name(&self) -> String {
+        self.context.name().unwrap_or_else(|_| "an NVIDIA GPU".into())
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        self.context.mem_get_info().map_or((0, 0), |(free, total)| (free as u64, total as u64))
+    }
+
+    fn allocate(&self, bytes: usize) -> Outcome<u64> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: used and freed on this stream alone.
+        unsafe { result::malloc_async(self.stream.cu_stream(), bytes) }.map_err(said("cuMemAllocAsync"))
+    }
+
+    unsafe fn free(&self, address: u64) {
+        // A buffer may outlive a failed context; there is nobody left to tell.
+        // SAFETY: the caller's.
+        let _ = self
+            .context
+            .bind_to_thread()
+            .and_then(|()| unsafe { result::free_async(address, self.stream.cu_stream()) });
+    }
+
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: the caller's; pageable memory has been read when the call returns.
+        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
+            .map_err(said("cuMemcpyHtoDAsync"))
+    }
+
+    unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: the caller's; `to` is not looked at before the wait.
+        unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
+            .map_err(said("cuMemcpyDtoHAsync"))?;
+        self.wait()
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(said("cuMemcpyDtoDAsync"))
+    }
+
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: the caller's.
+        unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
+            .map_err(said("cuMemsetD8Async"))
+    }
+
+    unsafe fn launch(
+        &self,
+        file: &'static str,
+        kernel: &'static str,
+        real: Real,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        let Function(function) = self.function(file, kernel, real)?;
+        if grid.shared > ALWAYS_SHARED {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a live function.
+            unsafe { result::function::set_function_attribute(function, most, grid.shared as i32) }
+                .map_err(|e| format!("{kernel} wants {} bytes of shared memory: {e}", grid.shared))?;
+        }
+        // Each argument as the kernel reads it: its first bytes, little-endian.
+        let mut words: Vec<u64> = args
+            .iter()
+            .map(|arg| match *arg {
+                Arg::Pointer(address) => address,
+                Arg::Long(x) => x,
+                Arg::Int(x) => u64::from(x as u32),
+                Arg::Word(x) => u64::from(x),
+                Arg::Float(x) => u64::from(x.to_bits()),
+            })
+            .collect();
+        let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| (&raw mut *word).cast()).collect();
+        let [x, y, z] = grid.blocks;
+        // SAFETY: the caller's; `words` lives until the driver has copied the arguments.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (grid.threads, 1, 1),
+                grid.shared,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .map_err(|e| format!("{kernel} {grid:?}: {e}"))
+    }
+
+    unsafe fn product(&self, product: &Product) -> Outcome<bool> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: the caller's.
+        unsafe { self.plans.lock().expect("no panic under this lock").run(product) }
+    }
+
+    fn wait(&self) -> Outcome<()> {
+        self.stream.synchronize().map_err(|e| format!("the GPU failed in earlier work: {e}"))
+    }
+}

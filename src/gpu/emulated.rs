@@ -1,0 +1,216 @@
+//! The driver of no device: the same kernels compiled by g++ with `kernels/emulator.h`, run in this process.
+//!
+//! Far too slow to train with. It is how CI executes every kernel, and every launch, without a GPU.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use half::bf16;
+use libloading::Library;
+
+use super::{Arg, Driver, Grid, Operand, Product, Real};
+
+type Outcome<T> = std::result::Result<T, String>;
+
+pub struct Emulated {
+    folder: PathBuf,
+    seed: AtomicU64,
+    files: Mutex<HashMap<(&'static str, Real), Library>>,
+    /// Size of every live allocation, by address.
+    live: Mutex<HashMap<u64, usize>>,
+}
+
+/// As `emulator.h` has it.
+#[repr(C)]
+struct Launch {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    reserved: u32,
+    seed: u64,
+}
+
+/// As `emulator.h` has it.
+#[repr(C)]
+struct Argument {
+    kind: u32,
+    reserved: u32,
+    bits: u64,
+}
+
+type Entry = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
+
+/// As `cudaMalloc` aligns.
+const ALIGN: usize = 256;
+
+impl Emulated {
+    pub fn new(folder: &Path, seed: u64) -> Emulated {
+        Emulated {
+            folder: folder.into(),
+            seed: AtomicU64::new(seed),
+            files: Mutex::default(),
+            live: Mutex::default(),
+        }
+    }
+}
+
+impl Argument {
+    fn of(arg: &Arg) -> Argument {
+        let (kind, bits) = match *arg {
+            Arg::Pointer(address) => (0, address),
+            Arg::Int(x) => (1, u64::from(x as u32)),
+            Arg::Word(x) => (2, u64::from(x)),
+            Arg::Long(x) => (4, x),
+            Arg::Float(x) => (5, u64::from(x.to_bits())),
+        };
+        Argument { kind, reserved: 0, bits }
+    }
+}
+
+impl Driver for Emulated {
+    fn name(&self) -> String {
+        "the emulator".into()
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        (u64::MAX, u64::MAX)
+    }
+
+    fn allocate(&self, bytes: usize) -> Outcome<u64> {
+        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|e| e.to_string())?;
+        // SAFETY: no caller asks for zero bytes.
+        let address = unsafe { alloc(layout) } as u64;
+        if address == 0 {
+            return Err("out of memory".into());
+        }
+        self.live.lock().expect("no panic under this lock").insert(address, bytes);
+        Ok(address)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let bytes = self
+            .live
+            .lock()
+            .expect("no panic under this lock")
+            .remove(&address)
+            .expect("an allocation's address");
+        // SAFETY: made by `allocate` with this layout.
+        unsafe { dealloc(address as *mut u8, Layout::from_size_align_unchecked(bytes, ALIGN)) };
+    }
+
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::write_bytes(at as *mut u8, byte, bytes) };
+        Ok(())
+    }
+
+    unsafe fn launch(
+        &self,
+        file: &'static str,
+        kernel: &'static str,
+        real: Real,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Outcome<()> {
+        let mut files = self.files.lock().expect("no panic under this lock");
+        if !files.contains_key(&(file, real)) {
+            let path = self.folder.join(format!("{file}_{}.so", real.suffix()));
+            // SAFETY: compiled from our kernels; it runs nothing when loaded.
+            let library = unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?;
+            files.insert((file, real), library);
+        }
+        // Another order of warps and blocks at each launch, the same in each run.
+        let seed = self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        let launch =
+            Launch { grid: grid.blocks, block: [grid.threads, 1, 1], shared: grid.shared, reserved: 0, seed };
+        let arguments: Vec<Argument> = args.iter().map(Argument::of).collect();
+        let mut message = [0 as c_char; 2048];
+        // SAFETY: the symbol is one that `EMULATED` of emulator.h defines, with this signature; the pointers are the caller's.
+        unsafe {
+            let entry = files[&(file, real)]
+                .get::<Entry>(format!("emulate_{kernel}\0").as_bytes())
+                .map_err(|e| format!("{kernel} of {file}.cu: {e}"))?;
+            let failed =
+                entry(&launch, arguments.as_ptr(), args.len() as c_int, message.as_mut_ptr(), message.len());
+            if failed != 0 {
+                return Err(format!(
+                    "{kernel} {grid:?}: {}",
+                    CStr::from_ptr(message.as_ptr()).to_string_lossy()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn product(&self, p: &Product) -> Outcome<bool> {
+        p.check();
+        let [rows, cols, depth] = p.size;
+        for n in 0..p.batch {
+            for r in 0..rows {
+                // SAFETY: the caller's, here and below: every operand lies in live memory.
+                let a: Vec<f64> = (0..depth).map(|d| unsafe { read(&p.a, n, r, d) }).collect();
+                for c in 0..cols {
+                    let mut sum: f64 = (0..depth).map(|d| a[d] * unsafe { read(&p.b, n, d, c) }).sum();
+                    sum +=
+                        p.bias.map_or(0.0, |b| unsafe { read(&Operand { transposed: false, ..b }, n, 0, c) });
+                    sum += p.plus.map_or(0.0, |plus| unsafe { read(&plus, n, r, c) });
+                    unsafe { write(&p.out, n, r, c, sum as f32) };
+                }
+                if let Some(sums) = p.sums {
+                    unsafe {
+                        write(&Operand::rows(sums, Real::F32, 1), 0, r, 0, a.iter().sum::<f64>() as f32)
+                    };
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn wait(&self) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+/// # Safety
+/// The element lies in live memory.
+unsafe fn read(m: &Operand, n: usize, i: usize, j: usize) -> f64 {
+    let address = m.at(n, i, j);
+    // SAFETY: the caller's.
+    match m.real {
+        Real::F32 => f64::from(unsafe { *(address as *const f32) }),
+        Real::Bf16 => unsafe { *(address as *const bf16) }.to_f64(),
+    }
+}
+
+/// # Safety
+/// The element lies in live memory.
+unsafe fn write(m: &Operand, n: usize, i: usize, j: usize, x: f32) {
+    let address = m.at(n, i, j);
+    // SAFETY: the caller's.
+    match m.real {
+        Real::F32 => unsafe { *(address as *mut f32) = x },
+        Real::Bf16 => unsafe { *(address as *mut bf16) = bf16::from_f32(x) },
+    }
+}

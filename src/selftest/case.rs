@@ -1,0 +1,186 @@
+//! A row of the table: an op, the shapes of its inputs, and what judges it.
+
+use half::bf16;
+
+use crate::gpu::{Gpu, Real};
+use crate::rng::Rng;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// Numbers of each input, in f64.
+pub type Values = Vec<Vec<f64>>;
+type Op = Box<dyn Fn(&mut Tape, &[Var]) -> Var + Send + Sync>;
+/// The second argument is what carries no gradient: the inputs as they were before a difference was taken.
+type Forward = Box<dyn Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64> + Send + Sync>;
+type Backward = Box<dyn Fn(&[f64], &[Vec<f64>]) -> Values + Send + Sync>;
+
+/// One row.
+pub struct Case {
+    /// The op's name, and what is special about the row.
+    pub name: &'static str,
+    /// Of each input.
+    pub shapes: Vec<Vec<usize>>,
+    /// The plain reference's forward and backward; an op without one is linear.
+    pub reference: Option<(Forward, Backward)>,
+    /// Inputs that must get no gradient.
+    pub still: Vec<usize>,
+    op: Op,
+}
+
+/// What an op made of a row's inputs.
+pub struct Run {
+    /// Its value.
+    pub y: Tensor,
+    /// The gradient that its backward was given, of `y`'s shape.
+    pub dy: Tensor,
+    /// The gradient of each input; zeros where none flowed.
+    pub gradients: Vec<Tensor>,
+}
+
+/// How far an output of a device is from the truth, as a relative norm, and how far it may be.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// `y`, or `d` and the number of the input.
+    pub output: String,
+    /// |found - truth| / |truth|; NaN where either holds one.
+    pub error: f64,
+    /// Its bound.
+    pub allowed: f64,
+}
+
+impl Verdict {
+    /// True if the error is a number within its bound.
+    pub fn holds(&self) -> bool {
+        self.error <= self.allowed
+    }
+}
+
+/// A row: inputs are standard normal.
+pub fn case(
+    name: &'static str,
+    shapes: &[&[usize]],
+    op: impl Fn(&mut Tape, &[Var]) -> Var + Send + Sync + 'static,
+) -> Case {
+    let shapes = shapes.iter().map(|s| s.to_vec()).collect();
+    Case { name, shapes, op: Box::new(op), reference: None, still: Vec::new() }
+}
+
+impl Case {
+    pub(super) fn judged_by(
+        self,
+        forward: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64> + Send + Sync + 'static,
+        backward: impl Fn(&[f64], &[Vec<f64>]) -> Values + Send + Sync + 'static,
+    ) -> Case {
+        Case { reference: Some((Box::new(forward), Box::new(backward))), ..self }
+    }
+
+    pub(super) fn without_gradient(self, inputs: &[usize]) -> Case {
+        Case { still: inputs.to_vec(), ..self }
+    }
+
+    /// The file of its op: the name's first word.
+    pub fn op(&self) -> &str {
+        self.name.split(' ').next().unwrap_or(self.name)
+    }
+
+    /// Numbers of all inputs together.
+    pub fn size(&self) -> usize {
+        self.shapes.iter().map(|s| s.iter().product::<usize>()).sum()
+    }
+
+    /// The row's inputs, on the host.
+    pub fn inputs(&self) -> Vec<Tensor> {
+        let rng = Rng::new(5);
+        let numbers = |i: usize, len: usize| (0..len as u64).map(|at| rng.at(i as u64).normal(at)).collect();
+        self.shapes.iter().enumerate().map(|(i, s)| Tensor::new(s, numbers(i, s.iter().product()))).collect()
+    }
+
+    /// The op on some inputs, on the host or on a device; its backward is given random numbers.
+    pub fn run(&self, inputs: &[Tensor], gpu: Option<&Gpu>) -> Run {
+        let place = |x: &Tensor, real: Real| match gpu {
+            Some(gpu) => x.to_gpu(gpu, self.name, real),
+            None => x.clone(),
+        };
+        let mut tape = Tape::new().on(gpu);
+        let leaf = |tape: &mut Tape, x: &Tensor| {
+            // Scalars are losses, which are f32 everywhere.
+            let real = gpu.filter(|_| x.shape() != [1]).map_or(Real::F32, Gpu::real);
+            tape.leaf(place(x, real))
+        };
+        let vars: Vec<Var> = inputs.iter().map(|x| leaf(&mut tape, x)).collect();
+        let y = (self.op)(&mut tape, &vars);
+        let value = tape.value(y).clone();
+        let rng = Rng::new(6);
+        let dy = Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());
+        let given = place(&dy, value.real());
+        let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(given)]);
+        let mut found = tape.backward(loss);
+        let gradient = |(&v, x): (&Var, &Tensor)| found.take(v).unwrap_or_else(|| Tensor::zeros(x.shape()));
+        let gradients = vars.iter().zip(inputs).map(gradient).collect();
+        Run { y: value, dy, gradients }
+    }
+
+    /// The device's value and gradients against the reference.
+    ///
+    /// f32: 1e-5, sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
+    /// rounded to bf16, a bound that knows how well conditioned the row is.
+    pub fn judge(&self, gpu: &Gpu) -> Vec<Verdict> {
+        let inputs = self.inputs();
+        let found = self.run(&inputs, Some(gpu));
+        let truth = self.truth(&inputs, &found.dy);
+        let rounded = (gpu.real() == Real::Bf16).then(|| {
+            let inputs: Vec<Tensor> =
+                inputs.iter().map(|x| if x.shape() == [1] { x.clone() } else { round(x) }).collect();
+            let dy = if found.y.real() == Real::Bf16 { round(&found.dy) } else { found.dy.clone() };
+            self.truth(&inputs, &dy)
+        });
+        let outputs = [&found.y].into_iter().chain(&found.gradients);
+        let names =
+            [String::from("y")].into_iter().chain((0..found.gradients.len()).map(|i| format!("d{i}")));
+        names
+            .zip(outputs)
+            .enumerate()
+            .map(|(i, (output, numbers))| {
+                let plain = if truth[i].len() == found.y.len() || i == 0 { 1e-5 } else { 1e-4 };
+                let allowed = rounded.as_ref().map_or(plain, |rounded| {
+                    let stored: Vec<f64> = match numbers.real() {
+                        Real::Bf16 => rounded[i].iter().map(|&x| bf16::from_f64(x).to_f64()).collect(),
+                        Real::F32 => rounded[i].clone(),
+                    };
+                    (2.0 * error(&stored, &truth[i])).max(plain)
+                });
+                Verdict { output, error: error(&wide(numbers.to_host().data()), &truth[i]), allowed }
+            })
+            .collect()
+    }
+
+    /// Value and gradients by the reference; by the host's own op where there is none.
+    fn truth(&self, inputs: &[Tensor], dy: &Tensor) -> Values {
+        let Some((forward, backward)) = &self.reference else {
+            let run = self.run(inputs, None);
+            assert_eq!(run.dy.shape(), dy.shape(), "{}: the device's value has another shape", self.name);
+            // The op is linear, so its backward on rounded numbers is as good as any.
+            return [&run.y].into_iter().chain(&run.gradients).map(|x| wide(x.data())).collect();
+        };
+        let x: Values = inputs.iter().map(|x| wide(x.data())).collect();
+        [forward(&x, &x)].into_iter().chain(backward(&wide(dy.data()), &x)).collect()
+    }
+}
+
+fn round(x: &Tensor) -> Tensor {
+    Tensor::new(x.shape(), x.data().iter().map(|&x| bf16::from_f32(x).to_f32()).collect())
+}
+
+/// As f64.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// |a - b| / |b|; NaN where either holds one.
+pub fn error(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len(), "lengths");
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    let size = norm(&mut b.iter().copied());
+    let apart = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    if apart == 0.0 { 0.0 } else { apart / size }
+}
