@@ -13,6 +13,8 @@ pub mod vector;
 
 pub mod activation;
 pub mod attention;
+pub mod cast;
+pub mod column_sums;
 pub mod elementwise;
 pub mod embedding;
 pub mod flow;
