@@ -6,6 +6,7 @@ use crate::error::Result;
 
 mod baseline;
 mod demo;
+mod device;
 mod evaluate;
 mod export;
 mod inspect;

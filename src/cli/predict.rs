@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
@@ -50,6 +51,8 @@ pub struct Args {
     /// Seed of control draws, start noise and counts
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: device::Args,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -71,6 +74,7 @@ pub fn run(args: Args) -> Result<()> {
         with_controls: args.with_controls,
         observe: args.observe,
         seed: args.seed,
+        gpu: args.device.open()?,
     };
     let report = predict(&settings)?;
     if args.json {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::device;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::train::{Outcome, Settings, train};
@@ -43,24 +44,14 @@ pub struct Args {
     /// Seed of weights, sets and noise (train.seed)
     #[arg(long)]
     seed: Option<u64>,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
-    device: Device,
+    #[command(flatten)]
+    device: device::Args,
     /// Go on from RUN/checkpoints/last.safetensors with the run's own config
     #[arg(long)]
     resume: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Device {
-    /// The best there is.
-    Auto,
-    /// All cores.
-    Cpu,
 }
 
 /// Trains and prints the outcome.
@@ -75,10 +66,14 @@ pub fn run(args: Args) -> Result<()> {
         let what = "a resumed run keeps its own config; only --steps may change";
         return Err(Error::setting("--resume", what));
     }
-    // `auto` and `cpu` are the same until a device is there to choose.
-    let (Device::Auto | Device::Cpu) = args.device;
-    let settings =
-        Settings { data: args.data, split: args.split, out: args.out.clone(), config, steps: args.steps };
+    let settings = Settings {
+        data: args.data,
+        split: args.split,
+        out: args.out.clone(),
+        config,
+        steps: args.steps,
+        gpu: args.device.open()?,
+    };
     let stop = stop_on_signal()?;
     let outcome = train(&settings, &stop)?;
     if args.json {

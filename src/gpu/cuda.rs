@@ -55,7 +55,7 @@ impl Cuda {
             Ok(Cuda { context, stream, functions: Mutex::default(), modules: Mutex::default(), plans })
         };
         open().map_err(|what| {
-            Error::Device(format!("CUDA device {index}: {what}; --device cpu runs on the CPU"))
+            Error::Device(format!("CUDA device {index}: {what}"))
         })
     }
 
