@@ -1,0 +1,181 @@
+// What every kernel file includes first: the storage type, 16-byte loads, sums over warps and blocks, random numbers.
+//
+//   real        what tensors are stored as: f32, or bf16 if SCALE_BF16 is 1; arithmetic is always f32
+//   blocks      have one dimension and whole warps
+//   repeatable  yes: sums have one fixed order
+#pragma once
+#ifdef __CUDACC__
+#include <cstdint>
+#include <cuda_bf16.h>
+#else
+#include "emulator.h"
+#endif
+
+#ifndef SCALE_BF16
+#define SCALE_BF16 0
+#endif
+#if SCALE_BF16
+typedef __nv_bfloat16 real;
+#else
+typedef float real;
+#endif
+
+// Elements of `real` in 16 bytes, the widest load there is.
+constexpr int VECTOR = 16 / sizeof(real);
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <class T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
+__device__ __forceinline__ real to_real(float x) { return from_float<real>(x); }
+
+__host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+__device__ __forceinline__ int lane() { return threadIdx.x % 32; }
+__device__ __forceinline__ int warp() { return threadIdx.x / 32; }
+
+// The block's dynamic shared memory, as many bytes as the launch gives, 16-byte aligned.
+#ifdef __CUDACC__
+#define SHARED(type, name)                                            \
+    extern __shared__ __align__(16) unsigned char dynamic_shared_[]; \
+    type* const name = reinterpret_cast<type*>(dynamic_shared_)
+#else
+#define SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared())
+#endif
+
+// ---- packs: N neighbours in as few 16-byte moves as it takes. The address must be a multiple of 16 bytes, or of the pack.
+
+template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
+
+template <int N> struct Floats {
+    float at[N];
+    __device__ __forceinline__ float& operator[](int i) { return at[i]; }
+    __device__ __forceinline__ float operator[](int i) const { return at[i]; }
+};
+
+template <class T, int N> __device__ __forceinline__ void check_pack(const T* at) {
+#ifndef __CUDACC__
+    emulator::require_aligned(at, N * sizeof(T) < 16 ? N * sizeof(T) : 16, "a pack");
+#endif
+}
+
+template <int N = VECTOR, class T> __device__ __forceinline__ Floats<N> load_pack(const T* from) {
+    constexpr int STEP = N * sizeof(T) < 16 ? N : 16 / sizeof(T);
+    check_pack<T, N>(from);
+    Floats<N> values;
+#pragma unroll
+    for (int i = 0; i < N; i += STEP) {
+        const auto pack = *reinterpret_cast<const Pack<T, STEP>*>(from + i);
+#pragma unroll
+        for (int j = 0; j < STEP; j++) values[i + j] = to_float(pack.at[j]);
+    }
+    return values;
+}
+
+template <int N, class T> __device__ __forceinline__ void store_pack(T* to, const Floats<N>& values) {
+    constexpr int STEP = N * sizeof(T) < 16 ? N : 16 / sizeof(T);
+    check_pack<T, N>(to);
+#pragma unroll
+    for (int i = 0; i < N; i += STEP) {
+        Pack<T, STEP> pack;
+#pragma unroll
+        for (int j = 0; j < STEP; j++) pack.at[j] = from_float<T>(values[i + j]);
+        *reinterpret_cast<Pack<T, STEP>*>(to + i) = pack;
+    }
+}
+
+// ---- sums and maxima; every lane, or every thread, gets the result
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, flip);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int flip = 16; flip > 0; flip /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, flip));
+    return x;
+}
+
+static __device__ __forceinline__ float block_sum(float x) {
+    __shared__ float partial[32];
+    x = warp_sum(x);
+    __syncthreads();   // the call before may still read `partial`
+    if (lane() == 0) partial[warp()] = x;
+    __syncthreads();
+    return warp_sum(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : 0.0f);
+}
+
+static __device__ __forceinline__ float block_max(float x) {
+    __shared__ float partial[32];
+    x = warp_max(x);
+    __syncthreads();
+    if (lane() == 0) partial[warp()] = x;
+    __syncthreads();
+    return warp_max(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : -INFINITY);
+}
+
+// ---- activations and their derivatives
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
+__device__ __forceinline__ float silu_derivative(float x) {
+    const float s = sigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+// x Phi(x), exact; its derivative is Phi(x) + x phi(x).
+__device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+__device__ __forceinline__ float gelu_derivative(float x) {
+    return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
+}
+
+// log(1 + e^x) without overflow; its derivative is the sigmoid.
+__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+
+// ---- random numbers: Philox 4x32-10, the same integers as src/rng.rs
+
+struct Stream {
+    uint32_t key[2];
+    uint64_t stream;
+
+    __device__ uint4 block(uint64_t counter) const {
+        uint4 x = make_uint4(static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32),
+                             static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32));
+        uint32_t k0 = key[0], k1 = key[1];
+#pragma unroll
+        for (int round = 0; round < 10; round++) {
+            const uint64_t first = static_cast<uint64_t>(x.x) * 0xD2511F53u;
+            const uint64_t second = static_cast<uint64_t>(x.z) * 0xCD9E8D57u;
+            x = make_uint4(static_cast<uint32_t>(second >> 32) ^ x.y ^ k0, static_cast<uint32_t>(second),
+                           static_cast<uint32_t>(first >> 32) ^ x.w ^ k1, static_cast<uint32_t>(first));
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        return x;
+    }
+
+    // Uniform in [0, 1), 24 bits.
+    static __device__ float unit(uint32_t word) { return static_cast<float>(word >> 8) * (1.0f / 16777216.0f); }
+
+    __device__ float uniform(uint64_t i) const {
+        const uint4 x = block(i / 4);
+        const uint32_t low = i % 2 ? x.y : x.x, high = i % 2 ? x.w : x.z;
+        return unit(i % 4 < 2 ? low : high);
+    }
+
+    // Box-Muller over the pairs of a block; cosf, sinf and logf may differ from Rust's by an ulp.
+    __device__ float normal(uint64_t i) const {
+        const uint4 x = block(i / 4);
+        const float u = 1.0f - unit(i % 4 < 2 ? x.x : x.z);   // above zero, as the logarithm needs it
+        const float angle = 6.2831853f * unit(i % 4 < 2 ? x.y : x.w);
+        const float radius = sqrtf(-2.0f * logf(u));
+        return radius * (i % 2 ? sinf(angle) : cosf(angle));
+    }
+};
+
+// The stream of a seed at an address, as the host's Rng names it.
+__device__ __forceinline__ Stream make_stream(uint64_t seed, uint64_t address) {
+    return Stream{{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}, address};
+}

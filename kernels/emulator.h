@@ -1,0 +1,219 @@
+// The words of CUDA on the CPU: g++ compiles the same .cu text, and every CUDA thread is a fiber (emulator_blocks.h).
+//
+//   g++ -std=c++17 -O1 -g -fPIC -shared -I kernels -DSCALE_BF16=0 -x c++ wrapper.cpp -o swiglu_f32.so
+//   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it
+//
+// EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`: 0, or 1 and a
+// message that says what was wrong. After a failed launch the library can be used again.
+//
+// With -fsanitize=address -fsanitize-sections=shared_memory the sanitizer names a `__shared__` array that is overrun.
+//
+// Not offered, on purpose: fast-math intrinsics (what they return cannot be promised), cooperative groups, <<<>>>.
+// A device function that holds a `__shared__` array must be `static`, so that the array is of this library alone.
+#pragma once
+#include <cmath>
+#include <mutex>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include "emulator_blocks.h"
+
+#define __global__
+#define __device__ __attribute__((unused))
+#define __host__
+#define __constant__ static const
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+// The sanitizer leaves arrays with a greater alignment unguarded; the CPU needs none.
+#define __align__(n) __attribute__((aligned((n) < 16 ? (n) : 16)))
+#define __shared__ static __attribute__((section("shared_memory")))
+#define threadIdx (emulator::current->index)
+constexpr int warpSize = 32;
+
+struct float2 { float x, y; };
+struct uint2 { uint32_t x, y; };
+struct int2 { int x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(16) int4 { int x, y, z, w; };
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+static inline int2 make_int2(int x, int y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+
+static inline uint32_t __float_as_uint(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
+static inline float __uint_as_float(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
+static inline float __int_as_float(int bits) { return __uint_as_float(static_cast<uint32_t>(bits)); }
+
+// The upper half of an f32, rounded to nearest even; a NaN becomes CUDA's one NaN.
+struct __nv_bfloat16 {
+    uint16_t bits;
+    __nv_bfloat16() = default;
+    __nv_bfloat16(float x) {
+        const uint32_t u = __float_as_uint(x);
+        bits = x != x ? 0x7FFF : static_cast<uint16_t>((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+    }
+    operator float() const { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
+};
+struct alignas(4) __nv_bfloat162 { __nv_bfloat16 x, y; };
+static inline __nv_bfloat16 __float2bfloat16(float x) { return x; }
+static inline __nv_bfloat16 __float2bfloat16_rn(float x) { return x; }
+static inline float __bfloat162float(__nv_bfloat16 x) { return x; }
+static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {x, y}; }
+static inline float2 __bfloat1622float2(__nv_bfloat162 v) { return {v.x, v.y}; }
+
+static inline float rsqrtf(float x) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(x))); }
+static inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
+static inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+static inline int __clz(int x) { return x ? __builtin_clz(static_cast<uint32_t>(x)) : 32; }
+static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline uint32_t __umulhi(uint32_t x, uint32_t y) { return static_cast<uint32_t>(uint64_t(x) * y >> 32); }
+template <class T> static inline T __ldg(const T* from) { return *from; }
+template <class T> static inline T __ldcs(const T* from) { return *from; }
+template <class T> static inline void __stcs(T* to, T value) { *to = value; }
+template <class A, class B> static inline auto min(A x, B y) -> std::common_type_t<A, B> {
+    if constexpr (std::is_floating_point_v<std::common_type_t<A, B>>) return std::fmin(x, y);   // as in CUDA, a NaN loses
+    else { const std::common_type_t<A, B> a = x, b = y; return b < a ? b : a; }
+}
+template <class A, class B> static inline auto max(A x, B y) -> std::common_type_t<A, B> {
+    if constexpr (std::is_floating_point_v<std::common_type_t<A, B>>) return std::fmax(x, y);
+    else { const std::common_type_t<A, B> a = x, b = y; return a < b ? b : a; }
+}
+
+// One thread runs at a time, so an atomic is a plain update. Its order among threads is drawn, as on the device it is open.
+template <class T> static inline T atomicAdd(T* at, std::common_type_t<T> by) { const T old = *at; *at = old + by; return old; }
+template <class T> static inline T atomicMax(T* at, std::common_type_t<T> by) { const T old = *at; if (old < by) *at = by; return old; }
+template <class T> static inline T atomicMin(T* at, std::common_type_t<T> by) { const T old = *at; if (by < old) *at = by; return old; }
+template <class T> static inline T atomicExch(T* at, std::common_type_t<T> to) { const T old = *at; *at = to; return old; }
+template <class T> static inline T atomicCAS(T* at, std::common_type_t<T> was, std::common_type_t<T> to) {
+    const T old = *at;
+    if (old == was) *at = to;
+    return old;
+}
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+
+namespace emulator {
+
+static inline void* dynamic_shared() { return dynamic; }
+
+static inline bool in_shared(const void* at, size_t bytes) {
+    const char* p = static_cast<const char*>(at);
+    return (p >= dynamic && p + bytes <= dynamic + dynamic_bytes) || (p >= __start_shared_memory && p + bytes <= __stop_shared_memory);
+}
+
+static inline void require_aligned(const void* at, size_t bytes, const char* word) {
+    if (reinterpret_cast<uintptr_t>(at) % bytes) fail("%s at %p, which is no multiple of %zu", word, at, bytes);
+}
+
+template <class T> struct Shuffle { T value, result; int source; };
+
+template <class T> static void shuffle_act(void** offers, uint32_t mask) {
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {
+        Shuffle<T>& mine = *static_cast<Shuffle<T>*>(offers[__builtin_ctz(rest)]);
+        if (!(mask >> mine.source & 1)) fail("lane %d of a shuffle reads lane %d, outside its mask %08x", __builtin_ctz(rest), mine.source, mask);
+        mine.result = static_cast<Shuffle<T>*>(offers[mine.source])->value;
+    }
+}
+
+// `source` is a lane of the segment of `width` lanes in which this lane lies, or outside it: then the lane keeps its own value.
+template <class T> static T shuffle(uint32_t mask, T value, int source, int first, int last, const char* word, Site site) {
+    const int lane = current->number % 32;
+    Shuffle<T> offer{value, value, source < first || source > last ? lane : source};
+    together(mask, word, shuffle_act<T>, &offer, site);
+    return offer.result;
+}
+
+struct Vote { bool value; uint32_t result; };
+
+static void vote_act(void** offers, uint32_t mask) {
+    uint32_t ballot = 0;
+    for (uint32_t rest = mask; rest; rest &= rest - 1)
+        if (static_cast<Vote*>(offers[__builtin_ctz(rest)])->value) ballot |= rest & -rest;
+    for (uint32_t rest = mask; rest; rest &= rest - 1) static_cast<Vote*>(offers[__builtin_ctz(rest)])->result = ballot;
+}
+
+static uint32_t vote(uint32_t mask, bool value, const char* word, Site site) {
+    Vote offer{value, 0};
+    together(mask, word, vote_act, &offer, site);
+    return offer.result;
+}
+
+static void nothing(void**, uint32_t) {}
+
+}  // namespace emulator
+
+static inline void __syncthreads(emulator::Site site = emulator::Site::here()) { emulator::barrier("__syncthreads", site); }
+static inline void __syncwarp(uint32_t mask = ~0u, emulator::Site site = emulator::Site::here()) {
+    emulator::together(mask, "__syncwarp", emulator::nothing, nullptr, site);
+}
+static inline uint32_t __ballot_sync(uint32_t mask, bool p, emulator::Site site = emulator::Site::here()) { return emulator::vote(mask, p, "__ballot_sync", site); }
+static inline int __all_sync(uint32_t mask, bool p, emulator::Site site = emulator::Site::here()) { return emulator::vote(mask, p, "__all_sync", site) == mask; }
+static inline int __any_sync(uint32_t mask, bool p, emulator::Site site = emulator::Site::here()) { return emulator::vote(mask, p, "__any_sync", site) != 0; }
+
+template <class T> static T __shfl_sync(uint32_t mask, T value, int source, int width = 32, emulator::Site site = emulator::Site::here()) {
+    const int first = emulator::current->number % 32 & -width;
+    return emulator::shuffle(mask, value, first + (source & (width - 1)), first, first + width - 1, "__shfl_sync", site);
+}
+template <class T> static T __shfl_xor_sync(uint32_t mask, T value, int flip, int width = 32, emulator::Site site = emulator::Site::here()) {
+    const int lane = emulator::current->number % 32, first = lane & -width;
+    return emulator::shuffle(mask, value, lane ^ flip, 0, first + width - 1, "__shfl_xor_sync", site);
+}
+template <class T> static T __shfl_down_sync(uint32_t mask, T value, uint32_t by, int width = 32, emulator::Site site = emulator::Site::here()) {
+    const int lane = emulator::current->number % 32, first = lane & -width;
+    return emulator::shuffle(mask, value, lane + static_cast<int>(by), first, first + width - 1, "__shfl_down_sync", site);
+}
+template <class T> static T __shfl_up_sync(uint32_t mask, T value, uint32_t by, int width = 32, emulator::Site site = emulator::Site::here()) {
+    const int lane = emulator::current->number % 32, first = lane & -width;
+    return emulator::shuffle(mask, value, lane - static_cast<int>(by), first, first + width - 1, "__shfl_up_sync", site);
+}
+
+namespace emulator {
+
+static std::mutex one_at_a_time;
+static const char* const KINDS[] = {"pointer", "int32", "uint32", "int64", "uint64", "float"};
+
+template <class T> constexpr uint32_t kind_of() {
+    if (std::is_pointer_v<T>) return 0;
+    if (std::is_same_v<T, float>) return 5;
+    return (sizeof(T) == 8 ? 3 : 1) + std::is_unsigned_v<T>;
+}
+
+template <class T> static T unpack(const Argument& from, int place, int& wrong) {
+    static_assert(std::is_pointer_v<T> || std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) >= 4), "a kernel's arguments are pointers, 32- or 64-bit integers and floats");
+    if (from.kind != kind_of<T>() && wrong < 0) wrong = place;
+    T value;
+    memcpy(&value, &from.bits, sizeof(T));
+    return value;
+}
+
+template <class... P, size_t... I>
+static int launch(const char* name, void (*kernel)(P...), const Launch& shape, const Argument* from, int count, std::index_sequence<I...>) {
+    kernel_name = name;
+    if (count != sizeof...(P)) return refuse("%d arguments, it has %zu", count, sizeof...(P));
+    int wrong = -1;
+    const std::tuple<P...> values{unpack<P>(from[I], I, wrong)...};
+    constexpr uint32_t kinds[] = {kind_of<P>()..., 0};
+    if (wrong >= 0) return refuse("argument %d is of kind %u, it wants %u (%s)", wrong, from[wrong].kind, kinds[wrong], KINDS[kinds[wrong]]);
+    return run(shape, [&] { std::apply(kernel, values); });
+}
+
+template <class... P> static int launch(const char* name, void (*kernel)(P...), const Launch* shape, const Argument* from, int count, char* text, size_t capacity) {
+    std::lock_guard<std::mutex> lock(one_at_a_time);
+    message = text, message_capacity = capacity;
+    return launch(name, kernel, *shape, from, count, std::index_sequence_for<P...>());
+}
+
+}  // namespace emulator
+
+#define EMULATED(name)                                                                                                          \
+    extern "C" __attribute__((visibility("default"))) int emulate_##name(const Launch* launch, const Argument* arguments,       \
+                                                                         int count, char* message, size_t capacity) {          \
+        return emulator::launch(#name, name, launch, arguments, count, message, capacity);                                      \
+    }
+
+// From here on: nothing but the launchers leaves the library, so that two libraries of one kernel file share no array.
+#pragma GCC visibility push(hidden)

@@ -1,0 +1,277 @@
+// Blocks: runs a grid of CUDA threads on the CPU, one block after the other, every thread a fiber.
+//
+//   order      Blocks run in an order drawn from the launch's seed. Inside a block a drawn warp runs until it waits; at each
+//              barrier, and at some of the warp operations, another warp is drawn. So a missing __syncthreads gives a wrong
+//              result under some seeds, and the same seed always gives the same run.
+//   checked    A barrier must be reached by every thread of the block at one source line, a warp operation by every lane
+//              of its mask at one source line. What cannot go on is reported: which threads wait where, which have exited.
+//   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins.
+//   not seen   races inside a warp between two operations of it, bank conflicts, memory order, speed
+//
+// All state is static, so each library has its own, and one launch at a time runs in a library.
+#pragma once
+#include "emulator_fibers.h"
+#include <cstdarg>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+struct uint3 { uint32_t x, y, z; };
+typedef uint3 dim3;
+static uint3 blockIdx;
+static dim3 blockDim, gridDim;
+
+// As the host passes them. Argument kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits).
+struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
+struct Argument { uint32_t kind, reserved; uint64_t bits; };
+
+// All `__shared__` arrays lie in one section of the library; the linker tells its ends (null if there are none).
+extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
+extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+
+namespace emulator {
+
+constexpr int MAX_THREADS = 1024;
+constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
+constexpr size_t GUARD = 64;
+
+// Where a word of a kernel stands. As a default argument it tells the caller's line.
+struct Site {
+    const char* file;
+    int line;
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+    bool operator==(const Site& other) const { return line == other.line && !strcmp(file, other.file); }
+};
+
+// What the last lane to arrive does for all lanes of `mask`; offers[lane] is what that lane brought.
+typedef void (*Act)(void** offers, uint32_t mask);
+
+struct Copy { char* to; uint32_t group; unsigned char bytes[16]; };   // a cp.async on its way
+
+struct Thread : Fiber {
+    uint3 index;
+    uint32_t number, bit;           // in the block; 1 << lane
+    bool exited;
+    const char* word;               // what it waits at, if it waits
+    Site site;
+    uint32_t mask;
+    Act act;
+    std::vector<Copy> copies;
+    uint32_t groups;                // of copies, committed so far
+};
+
+struct Warp { uint32_t ready, waiting; void* offers[32]; };
+
+static Thread threads[MAX_THREADS];
+static Warp warps[MAX_THREADS / 32];
+static Thread* current;             // the thread that runs
+static Fiber launcher;              // the launch, on the caller's stack
+static uint32_t thread_count, live, at_barrier;
+static uint32_t awake;              // warps that have a ready lane, one bit each
+static uint32_t turn, patience;     // lanes begin at `turn`; a warp is kept at a warp operation unless a draw & patience is 0
+static bool entered, failed;
+static uint64_t random_state;
+static const char* kernel_name;
+static const std::function<void()>* kernel_body;
+static char *message, *dynamic;     // dynamic: the block's dynamic shared memory
+static size_t message_capacity, dynamic_bytes;
+
+static inline uint32_t draw() {   // xorshift64*
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return static_cast<uint32_t>((random_state * 0x2545F4914F6CDD1Dull) >> 32);
+}
+
+// The first set bit at or after a place, going round.
+static inline int bit_from(uint32_t bits, uint32_t place) {
+    place &= 31;
+    const uint32_t turned = place ? bits >> place | bits << (32 - place) : bits;
+    return (__builtin_ctz(turned) + place) & 31;
+}
+
+__attribute__((format(printf, 1, 2))) static int refuse(const char* format, ...) {
+    failed = true;
+    int used = snprintf(message, message_capacity, "%s: ", kernel_name);
+    if (used < 0 || static_cast<size_t>(used) >= message_capacity) return 1;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message + used, message_capacity - used, format, arguments);
+    va_end(arguments);
+    return 1;
+}
+
+// Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew.
+template <class... A> [[noreturn]] static void fail(const char* format, A... arguments) {
+    std::string placed = "block (%u, %u, %u), thread %u: ";
+    placed += format;
+    refuse(placed.c_str(), blockIdx.x, blockIdx.y, blockIdx.z, current->number, arguments...);
+    current->go_to(launcher);
+    abort();
+}
+
+static std::string state(const Thread& thread) {
+    if (thread.exited) return "exited";
+    char text[300];
+    if (thread.mask) snprintf(text, sizeof text, "wait at %s (%s:%d), mask %08x", thread.word, thread.site.file, thread.site.line, thread.mask);
+    else snprintf(text, sizeof text, "wait at %s (%s:%d)", thread.word, thread.site.file, thread.site.line);
+    return text;
+}
+
+// Nothing can run, yet threads are left: says who waits where, neighbours in the same state together.
+static void report_stuck() {
+    std::string text;
+    for (uint32_t first = 0, next; first < thread_count; first = next) {
+        for (next = first + 1; next < thread_count && state(threads[next]) == state(threads[first]);) next++;
+        text += (text.empty() ? "threads " : "; threads ") + std::to_string(first);
+        text += "-" + std::to_string(next - 1) + " " + state(threads[first]);
+    }
+    refuse("block (%u, %u, %u) diverged: %s", blockIdx.x, blockIdx.y, blockIdx.z, text.c_str());
+}
+
+// Who runs now. A warp keeps running until none of its lanes can, then another is drawn.
+static Fiber& next() {
+    if (!awake) {
+        if (live) report_stuck();
+        return launcher;
+    }
+    int warp = current->number / 32;
+    if (!(awake >> warp & 1)) {
+        warp = bit_from(awake, draw());
+        turn = draw();
+    }
+    current = &threads[warp * 32 + bit_from(warps[warp].ready, turn)];
+    return *current;
+}
+
+// Lets others run; comes back when this thread is ready and drawn.
+static __attribute__((noinline)) void yield() {
+    Thread& self = *current;
+    Fiber& to = next();
+    if (&to != &self) self.go_to(to);
+}
+
+static inline void draw_a_warp() {
+    const int warp = bit_from(awake, draw());
+    turn = draw();
+    Thread& self = *current;
+    current = &threads[warp * 32 + bit_from(warps[warp].ready, turn)];
+    if (current != &self) self.go_to(*current);
+}
+
+static void sleep(Thread& self) {
+    Warp& warp = warps[self.number / 32];
+    warp.ready &= ~self.bit;
+    if (!warp.ready) awake &= ~(1u << self.number / 32);
+    yield();
+}
+
+// All threads of the block meet.
+static void barrier(const char* word, Site site) {
+    Thread& self = *current;
+    self.word = word, self.site = site, self.mask = 0;
+    if (++at_barrier < thread_count) return sleep(self);
+    for (uint32_t i = 0; i < thread_count; i++)
+        if (!(threads[i].site == site)) return awake = 0, report_stuck(), self.go_to(launcher);
+    at_barrier = 0;
+    for (uint32_t i = 0; i < thread_count; i += 32) {
+        warps[i / 32].ready = thread_count - i < 32 ? (1u << (thread_count - i)) - 1 : ~0u;
+        awake |= 1u << i / 32;
+    }
+    // Between two barriers warps run either far apart or finely mixed: both find races that the other does not.
+    patience = (1u << draw() % 8) - 1;
+    draw_a_warp();
+}
+
+// All lanes of `mask` meet; the last one acts for all.
+static void together(uint32_t mask, const char* word, Act act, void* offer, Site site) {
+    Thread& self = *current;
+    Warp& warp = warps[self.number / 32];
+    if (!(mask & self.bit)) fail("%s (%s:%d) with mask %08x, which leaves this lane out", word, site.file, site.line, mask);
+    self.word = word, self.site = site, self.mask = mask, self.act = act;
+    warp.offers[self.number % 32] = offer;
+    warp.waiting |= self.bit;
+    if ((warp.waiting & mask) != mask) return sleep(self);
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {
+        const Thread& other = threads[self.number / 32 * 32 + __builtin_ctz(rest)];
+        if (other.mask != mask || other.act != act || !(other.site == site)) return sleep(self);   // never woken, so reported
+    }
+    act(warp.offers, mask);
+    warp.waiting &= ~mask;
+    warp.ready |= mask;
+    if (!(draw() & patience)) draw_a_warp();
+}
+
+static void thread_entry() {
+    const bool first = !entered;
+    entered = true;
+    arrive(launcher, first);
+    (*kernel_body)();
+    Thread& self = *current;
+    self.exited = true;
+    live--;
+    sleep(self);
+    abort();   // a thread that has exited is never ready
+}
+
+// Not memset: AddressSanitizer's own guards lie between the arrays of the section.
+__attribute__((no_sanitize_address)) static void poison_static() {
+    for (volatile char* at = __start_shared_memory; at < __stop_shared_memory; at++) *at = char(0xFF);
+}
+
+static void run_block() {
+    for (uint32_t i = 0; i < thread_count; i++) {
+        Thread& thread = threads[i];
+        thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+        thread.number = i, thread.bit = 1u << i % 32, thread.exited = false;
+        thread.copies.clear(), thread.groups = 0;
+        thread.begin(stacks(MAX_THREADS) + i * STACK, i, thread_entry);
+        Warp& warp = warps[i / 32];
+        warp.ready = i % 32 ? warp.ready | thread.bit : 1, warp.waiting = 0;
+    }
+    live = thread_count, at_barrier = 0, entered = false;
+    awake = ~0u >> (31 - (thread_count - 1) / 32);
+    patience = (1u << draw() % 8) - 1, turn = draw();
+    current = &threads[bit_from(awake, draw()) * 32];
+    launcher.go_to(*current);
+}
+
+static int run(const Launch& launch, const std::function<void()>& body) {
+    const uint64_t count = uint64_t(launch.block[0]) * launch.block[1] * launch.block[2];
+    const uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+    if (!count || count > MAX_THREADS) return refuse("%llu threads in a block, 1 to 1024 are possible", (unsigned long long)count);
+    if (!blocks || blocks > 1u << 24) return refuse("%llu blocks, 1 to 2^24 are possible here", (unsigned long long)blocks);
+    if (launch.shared_bytes > MAX_SHARED) return refuse("%u bytes of shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
+    thread_count = static_cast<uint32_t>(count);
+    blockDim = {launch.block[0], launch.block[1], launch.block[2]};
+    gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    random_state = (launch.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
+    kernel_body = &body, failed = false;
+
+    std::vector<uint32_t> order(blocks);
+    for (uint32_t i = 0; i < blocks; i++) {
+        const uint32_t other = draw() % (i + 1);
+        order[i] = order[other], order[other] = i;
+    }
+#ifdef __SANITIZE_ADDRESS__
+    const size_t guard = 0;   // the sanitizer has its own, right behind the last byte
+#else
+    const size_t guard = GUARD;
+#endif
+    char* memory = static_cast<char*>(malloc(launch.shared_bytes + 2 * guard));
+    dynamic = memory + guard, dynamic_bytes = launch.shared_bytes;
+    for (uint64_t i = 0; i < blocks && !failed; i++) {
+        blockIdx = {order[i] % gridDim.x, order[i] / gridDim.x % gridDim.y, order[i] / (gridDim.x * gridDim.y)};
+        poison_static();
+        memset(memory, 0xFF, dynamic_bytes + 2 * guard);
+        run_block();
+        for (size_t j = 0; j < guard && !failed; j++)
+            if (memory[j] != char(0xFF) || dynamic[dynamic_bytes + j] != char(0xFF))
+                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory", blockIdx.x, blockIdx.y, blockIdx.z, dynamic_bytes);
+    }
+    free(memory);
+    return failed;
+}
+
+}  // namespace emulator

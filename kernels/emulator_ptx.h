@@ -1,0 +1,98 @@
+// The words of ptx.cuh on the CPU, with the fragment layouts that the PTX manual gives.
+//
+// A copy lands at the wait that covers it and no sooner; until then its 16 bytes are poison, so that a missing wait or
+// commit gives NaN, and so does a buffer that is filled again while others still read it.
+#pragma once
+
+namespace emulator {
+
+static inline void require_shared(const void* at, const char* word) {
+    require_aligned(at, 16, word);
+    if (!in_shared(at, 16)) fail("%s at %p, which is not in shared memory", word, at);
+}
+
+static void copy_async(void* to, const void* from, bool ok) {
+    require_shared(to, "cp.async to");
+    require_aligned(from, 16, "cp.async from");
+    Copy copy{static_cast<char*>(to), current->groups, {}};
+    if (ok) memcpy(copy.bytes, from, 16);
+    memset(to, 0xFF, 16);
+    current->copies.push_back(copy);
+}
+
+static void land(uint32_t newest) {
+    Thread& thread = *current;
+    size_t landed = 0;
+    for (; landed < thread.copies.size() && thread.copies[landed].group + newest < thread.groups; landed++)
+        memcpy(thread.copies[landed].to, thread.copies[landed].bytes, 16);
+    thread.copies.erase(thread.copies.begin(), thread.copies.begin() + landed);
+}
+
+struct Rows { const void* row; uint32_t* registers; };
+
+template <int COUNT, bool TRANS> static void ldmatrix_act(void** offers, uint32_t) {
+    const uint16_t* rows[8 * COUNT];
+    for (int i = 0; i < 8 * COUNT; i++) {
+        rows[i] = static_cast<const uint16_t*>(static_cast<Rows*>(offers[i])->row);
+        require_shared(rows[i], "ldmatrix");
+    }
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < COUNT; i++) {
+            const int row = lane / 4, column = lane % 4 * 2;
+            const uint16_t low = TRANS ? rows[8 * i + column][row] : rows[8 * i + row][column];
+            const uint16_t high = TRANS ? rows[8 * i + column + 1][row] : rows[8 * i + row][column + 1];
+            static_cast<Rows*>(offers[lane])->registers[i] = low | uint32_t(high) << 16;
+        }
+}
+
+struct Fragments { float* d; const uint32_t *a, *b; };
+
+static inline float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
+static inline float high_half(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+
+static void mma_act(void** offers, uint32_t) {
+    typedef float Four __attribute__((vector_size(16)));   // half a row of d: the compiler makes vector code even at -O1
+    float a[16][16];
+    union { float at[16][8]; Four half[16][2]; } b;
+    for (int lane = 0; lane < 32; lane++) {
+        const Fragments& f = *static_cast<Fragments*>(offers[lane]);
+        const int g = lane / 4, t = lane % 4 * 2;
+        for (int i = 0; i < 4; i++) {
+            const int row = g + i % 2 * 8, column = t + i / 2 * 8;
+            a[row][column] = low_half(f.a[i]), a[row][column + 1] = high_half(f.a[i]);
+        }
+        for (int i = 0; i < 2; i++) b.at[t + i * 8][g] = low_half(f.b[i]), b.at[t + i * 8 + 1][g] = high_half(f.b[i]);
+    }
+    for (int row = 0; row < 16; row++) {
+        union { Four half[2]; float at[8]; } d = {};
+        for (int k = 0; k < 16; k++) d.half[0] += a[row][k] * b.half[k][0], d.half[1] += a[row][k] * b.half[k][1];
+        for (int t = 0; t < 4; t++) {
+            float* to = static_cast<Fragments*>(offers[row % 8 * 4 + t])->d + row / 8 * 2;
+            to[0] += d.at[2 * t], to[1] += d.at[2 * t + 1];
+        }
+    }
+}
+
+template <int COUNT, bool TRANS> static inline void ldmatrix(uint32_t (&r)[COUNT], const void* row, Site site) {
+    Rows offer{row, r};
+    together(~0u, "ldmatrix", ldmatrix_act<COUNT, TRANS>, &offer, site);
+}
+
+}  // namespace emulator
+
+static inline void cp_async16(void* to, const void* from) { emulator::copy_async(to, from, true); }
+static inline void cp_async16_or_zero(void* to, const void* from, bool ok) { emulator::copy_async(to, from, ok); }
+static inline void cp_async_commit() { emulator::current->groups++; }
+template <int N> static inline void cp_async_wait() { emulator::land(N); }
+
+static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<4, false>(r, row, site); }
+static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<4, true>(r, row, site); }
+static inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<2, false>(r, row, site); }
+static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<2, true>(r, row, site); }
+
+static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulator::Site site = emulator::Site::here()) {
+    emulator::Fragments offer{d, a, b};
+    emulator::together(~0u, "mma", emulator::mma_act, &offer, site);
+}
+
+static inline uint32_t pack_bf16(float low, float high) { return __nv_bfloat16(low).bits | uint32_t(__nv_bfloat16(high).bits) << 16; }
