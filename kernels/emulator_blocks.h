@@ -41,7 +41,7 @@ struct Site {
     const char* file;
     int line;
     static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
-    bool operator==(const Site& other) const { return line == other.line && !strcmp(file, other.file); }
+    bool operator==(const Site& other) const { return line == other.line && file == other.file; }   // one text, one pointer
 };
 
 // What the last lane to arrive does for all lanes of `mask`; offers[lane] is what that lane brought.
@@ -130,41 +130,28 @@ static void report_stuck() {
     refuse("block (%u, %u, %u) diverged: %s", blockIdx.x, blockIdx.y, blockIdx.z, text.c_str());
 }
 
-// Who runs now. A warp keeps running until none of its lanes can, then another is drawn.
-static Fiber& next() {
-    if (!awake) {
-        if (live) report_stuck();
-        return launcher;
-    }
-    int warp = current->number / 32;
-    if (!(awake >> warp & 1)) {
-        warp = bit_from(awake, draw());
-        turn = draw();
-    }
-    current = &threads[warp * 32 + bit_from(warps[warp].ready, turn)];
-    return *current;
-}
-
-// Lets others run; comes back when this thread is ready and drawn.
-static __attribute__((noinline)) void yield() {
-    Thread& self = *current;
-    Fiber& to = next();
-    if (&to != &self) self.go_to(to);
-}
-
-static inline void draw_a_warp() {
-    const int warp = bit_from(awake, draw());
-    turn = draw();
+static inline void resume(int warp) {
     Thread& self = *current;
     current = &threads[warp * 32 + bit_from(warps[warp].ready, turn)];
     if (current != &self) self.go_to(*current);
 }
 
+static void draw_a_warp() {
+    if (!awake) {
+        if (live) report_stuck();
+        current->go_to(launcher);
+    }
+    turn = draw();
+    resume(bit_from(awake, draw()));
+}
+
+// Until another thread makes this one ready. A warp keeps running until none of its lanes can.
 static void sleep(Thread& self) {
-    Warp& warp = warps[self.number / 32];
-    warp.ready &= ~self.bit;
-    if (!warp.ready) awake &= ~(1u << self.number / 32);
-    yield();
+    const int number = self.number / 32;
+    warps[number].ready &= ~self.bit;
+    if (warps[number].ready) return resume(number);
+    awake &= ~(1u << number);
+    draw_a_warp();
 }
 
 // All threads of the block meet.
@@ -173,7 +160,7 @@ static void barrier(const char* word, Site site) {
     self.word = word, self.site = site, self.mask = 0;
     if (++at_barrier < thread_count) return sleep(self);
     for (uint32_t i = 0; i < thread_count; i++)
-        if (!(threads[i].site == site)) return awake = 0, report_stuck(), self.go_to(launcher);
+        if (!(threads[i].site == site)) return sleep(self);   // none is woken, so all are reported
     at_barrier = 0;
     for (uint32_t i = 0; i < thread_count; i += 32) {
         warps[i / 32].ready = thread_count - i < 32 ? (1u << (thread_count - i)) - 1 : ~0u;
