@@ -32,7 +32,7 @@ extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 
 namespace emulator {
 
-constexpr int MAX_THREADS = 1024;
+constexpr int MAX_THREADS = 1024, MAX_BLOCKS = 1 << 24;
 constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
 constexpr size_t GUARD = 64;
 
@@ -113,9 +113,9 @@ template <class... A> [[noreturn]] static void fail(const char* format, A... arg
 
 static std::string state(const Thread& thread) {
     if (thread.exited) return "exited";
-    char text[300];
-    if (thread.mask) snprintf(text, sizeof text, "wait at %s (%s:%d), mask %08x", thread.word, thread.site.file, thread.site.line, thread.mask);
-    else snprintf(text, sizeof text, "wait at %s (%s:%d)", thread.word, thread.site.file, thread.site.line);
+    char text[400];
+    const int used = snprintf(text, sizeof text, "wait at %s (%s:%d)", thread.word, thread.site.file, thread.site.line);
+    if (thread.mask && used < int(sizeof text)) snprintf(text + used, sizeof text - used, " with mask %08x", thread.mask);
     return text;
 }
 
@@ -123,9 +123,10 @@ static std::string state(const Thread& thread) {
 static void report_stuck() {
     std::string text;
     for (uint32_t first = 0, next; first < thread_count; first = next) {
-        for (next = first + 1; next < thread_count && state(threads[next]) == state(threads[first]);) next++;
+        const std::string what = state(threads[first]);
+        for (next = first + 1; next < thread_count && state(threads[next]) == what;) next++;
         text += (text.empty() ? "threads " : "; threads ") + std::to_string(first);
-        text += "-" + std::to_string(next - 1) + " " + state(threads[first]);
+        text += "-" + std::to_string(next - 1) + " " + what;
     }
     refuse("block (%u, %u, %u) diverged: %s", blockIdx.x, blockIdx.y, blockIdx.z, text.c_str());
 }
@@ -175,14 +176,16 @@ static void barrier(const char* word, Site site) {
 static void together(uint32_t mask, const char* word, Act act, void* offer, Site site) {
     Thread& self = *current;
     Warp& warp = warps[self.number / 32];
-    if (!(mask & self.bit)) fail("%s (%s:%d) with mask %08x, which leaves this lane out", word, site.file, site.line, mask);
+    if (!(mask & self.bit))
+        fail("%s (%s:%d) with mask %08x, which leaves this lane out", word, site.file, site.line, mask);
     self.word = word, self.site = site, self.mask = mask, self.act = act;
     warp.offers[self.number % 32] = offer;
     warp.waiting |= self.bit;
     if ((warp.waiting & mask) != mask) return sleep(self);
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
         const Thread& other = threads[self.number / 32 * 32 + __builtin_ctz(rest)];
-        if (other.mask != mask || other.act != act || !(other.site == site)) return sleep(self);   // never woken, so reported
+        if (other.mask != mask || other.act != act || !(other.site == site))
+            return sleep(self);   // never woken, so reported
     }
     act(warp.offers, mask);
     warp.waiting &= ~mask;
@@ -225,19 +228,19 @@ static void run_block() {
 }
 
 static int run(const Launch& launch, const std::function<void()>& body) {
-    const uint64_t count = uint64_t(launch.block[0]) * launch.block[1] * launch.block[2];
-    const uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
-    if (!count || count > MAX_THREADS) return refuse("%llu threads in a block, 1 to 1024 are possible", (unsigned long long)count);
-    if (!blocks || blocks > 1u << 24) return refuse("%llu blocks, 1 to 2^24 are possible here", (unsigned long long)blocks);
-    if (launch.shared_bytes > MAX_SHARED) return refuse("%u bytes of shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
+    const uint32_t *b = launch.block, *g = launch.grid;
+    const double count = double(b[0]) * b[1] * b[2], blocks = double(g[0]) * g[1] * g[2];   // no product can overflow
+    if (count < 1 || count > MAX_THREADS) return refuse("%.0f threads in a block, 1 to %d are possible", count, MAX_THREADS);
+    if (blocks < 1 || blocks > MAX_BLOCKS) return refuse("%.0f blocks, 1 to %d are possible here", blocks, MAX_BLOCKS);
+    if (launch.shared_bytes > MAX_SHARED)
+        return refuse("%u bytes of dynamic shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
     thread_count = static_cast<uint32_t>(count);
-    blockDim = {launch.block[0], launch.block[1], launch.block[2]};
-    gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    blockDim = {b[0], b[1], b[2]}, gridDim = {g[0], g[1], g[2]};
     random_state = (launch.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
     kernel_body = &body, failed = false;
 
-    std::vector<uint32_t> order(blocks);
-    for (uint32_t i = 0; i < blocks; i++) {
+    std::vector<uint32_t> order(static_cast<size_t>(blocks));
+    for (uint32_t i = 0; i < order.size(); i++) {
         const uint32_t other = draw() % (i + 1);
         order[i] = order[other], order[other] = i;
     }
@@ -248,14 +251,15 @@ static int run(const Launch& launch, const std::function<void()>& body) {
 #endif
     char* memory = static_cast<char*>(malloc(launch.shared_bytes + 2 * guard));
     dynamic = memory + guard, dynamic_bytes = launch.shared_bytes;
-    for (uint64_t i = 0; i < blocks && !failed; i++) {
-        blockIdx = {order[i] % gridDim.x, order[i] / gridDim.x % gridDim.y, order[i] / (gridDim.x * gridDim.y)};
+    for (size_t i = 0; i < order.size() && !failed; i++) {
+        blockIdx = {order[i] % g[0], order[i] / g[0] % g[1], order[i] / (g[0] * g[1])};
         poison_static();
         memset(memory, 0xFF, dynamic_bytes + 2 * guard);
         run_block();
         for (size_t j = 0; j < guard && !failed; j++)
             if (memory[j] != char(0xFF) || dynamic[dynamic_bytes + j] != char(0xFF))
-                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory", blockIdx.x, blockIdx.y, blockIdx.z, dynamic_bytes);
+                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory", blockIdx.x, blockIdx.y,
+                       blockIdx.z, dynamic_bytes);
     }
     free(memory);
     return failed;
