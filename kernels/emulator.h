@@ -3,8 +3,8 @@
 //   g++ -std=c++17 -O1 -g -fPIC -shared -I kernels -DSCALE_BF16=0 -x c++ wrapper.cpp -o swiglu_f32.so
 //   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it
 //
-// EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`: 0, or 1 and a
-// message that says what was wrong. After a failed launch the library can be used again.
+// EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`, which
+// returns 0, or 1 and a message that says what was wrong. After a failed launch the library can be used again.
 //
 // With -fsanitize=address -fsanitize-sections=shared_memory the sanitizer names a `__shared__` array that is overrun.
 //
@@ -85,7 +85,7 @@ template <class A, class B, class T = std::common_type_t<A, B>> static inline T 
     return static_cast<T>(x) < static_cast<T>(y) ? y : x;
 }
 
-// One thread runs at a time, so an atomic is a plain update. Its order among threads is drawn; on the device it is open.
+// One thread runs at a time, so an atomic is a plain update. Their order is drawn; on the device it is open.
 template <class T, class F> static inline T update(T* at, F change) {
     const T old = *at;
     *at = change(old);
@@ -93,8 +93,8 @@ template <class T, class F> static inline T update(T* at, F change) {
 }
 template <class T> using Same = std::common_type_t<T>;   // takes no part in finding T
 template <class T> static inline T atomicAdd(T* at, Same<T> by) { return update(at, [=](T x) { return x + by; }); }
-template <class T> static inline T atomicMax(T* at, Same<T> by) { return update(at, [=](T x) { return x < by ? by : x; }); }
-template <class T> static inline T atomicMin(T* at, Same<T> by) { return update(at, [=](T x) { return by < x ? by : x; }); }
+template <class T> static inline T atomicMax(T* at, Same<T> by) { return update(at, [=](T x) { return max(x, by); }); }
+template <class T> static inline T atomicMin(T* at, Same<T> by) { return update(at, [=](T x) { return min(x, by); }); }
 template <class T> static inline T atomicExch(T* at, Same<T> to) { return update(at, [=](T) { return to; }); }
 template <class T> static inline T atomicCAS(T* at, Same<T> was, Same<T> to) {
     return update(at, [=](T x) { return x == was ? to : x; });
@@ -105,14 +105,12 @@ static inline void __threadfence_block() {}
 // The line of a word in the kernel, as its last argument.
 #define EMULATOR_SITE emulator::Site site = emulator::Site::here()
 
-namespace emulator {
-
-static inline void* dynamic_shared() { return dynamic; }
+namespace emulator __attribute__((visibility("hidden"))) {
 
 static inline bool in_shared(const void* at, size_t bytes) {
     const char* first = static_cast<const char*>(at);
     const char* last = first + bytes;
-    return (first >= dynamic && last <= dynamic + dynamic_bytes) ||
+    return (first >= dynamic_shared && last <= dynamic_shared + dynamic_bytes) ||
            (first >= __start_shared_memory && last <= __stop_shared_memory);
 }
 
@@ -176,8 +174,8 @@ static inline int __any_sync(uint32_t mask, bool value, EMULATOR_SITE) {
 
 // `width` parts a warp into segments; xor may read an earlier segment but no later one, as the hardware has it.
 template <class T> static T __shfl_sync(uint32_t mask, T value, int source, int width = 32, EMULATOR_SITE) {
-    const int first = emulator::current->number % 32 & -width;
-    return emulator::shuffle(mask, value, first + (source & (width - 1)), first, first + width - 1, "__shfl_sync", site);
+    const int first = emulator::current->number % 32 & -width, last = first + width - 1;
+    return emulator::shuffle(mask, value, first + (source & (width - 1)), first, last, "__shfl_sync", site);
 }
 template <class T> static T __shfl_xor_sync(uint32_t mask, T value, int flip, int width = 32, EMULATOR_SITE) {
     const int lane = emulator::current->number % 32, last = lane | (width - 1);
@@ -192,7 +190,7 @@ template <class T> static T __shfl_up_sync(uint32_t mask, T value, int by, int w
     return emulator::shuffle(mask, value, lane - by, first, lane, "__shfl_up_sync", site);
 }
 
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 static std::mutex one_at_a_time;
 static const char* const KINDS[] = {"pointer", "int32", "uint32", "int64", "uint64", "float"};
@@ -212,7 +210,8 @@ template <class T> static T unpack(const Argument& from) {
 }
 
 template <class... P, size_t... I>
-static int checked(void (*kernel)(P...), const Launch& shape, const Argument* from, int count, std::index_sequence<I...>) {
+static int checked(void (*kernel)(P...), const Launch& shape, const Argument* from, int count,
+                   std::index_sequence<I...>) {
     constexpr uint32_t wanted[] = {kind_of<P>()..., 0};
     if (count != sizeof...(P)) return refuse("%d arguments, it has %zu", count, sizeof...(P));
     for (int i = 0; i < count; i++)

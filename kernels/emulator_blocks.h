@@ -1,11 +1,12 @@
 // Blocks: runs a grid of CUDA threads on the CPU, one block after the other, every thread a fiber.
 //
-//   order      Blocks run in an order drawn from the launch's seed. Inside a block a drawn warp runs until it waits; at each
-//              barrier, and at some of the warp operations, another warp is drawn. So a missing __syncthreads gives a wrong
-//              result under some seeds, and the same seed always gives the same run.
-//   checked    A barrier must be reached by every thread of the block at one source line, a warp operation by every lane
-//              of its mask at one source line. What cannot go on is reported: which threads wait where, which have exited.
-//   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins.
+//   order      Blocks run in an order drawn from the launch's seed. Inside a block a drawn warp runs until it waits; at
+//              each barrier, and at some of the warp operations, another warp is drawn. So a missing __syncthreads
+//              gives a wrong result under some seeds, and the same seed always gives the same run.
+//   checked    A barrier must be reached by every thread of the block at one source line, a warp operation by every
+//              lane of its mask at one source line. What cannot go on is reported: who waits where, who has exited.
+//   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins. So do the guard bytes around
+//              it: what is read there is NaN, and what is written there ends the launch.
 //   not seen   races inside a warp between two operations of it, bank conflicts, memory order, speed
 //
 // All state is static, so each library has its own, and one launch at a time runs in a library.
@@ -21,8 +22,9 @@ struct uint3 { uint32_t x, y, z; };
 typedef uint3 dim3;
 static uint3 blockIdx;
 static dim3 blockDim, gridDim;
+static char* dynamic_shared;   // the block's dynamic shared memory, see SHARED in common.cuh
 
-// As the host passes them. Argument kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits).
+// As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits).
 struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
 struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
@@ -30,7 +32,7 @@ struct Argument { uint32_t kind, reserved; uint64_t bits; };
 extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
 extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 constexpr int MAX_THREADS = 1024, MAX_BLOCKS = 1 << 24;
 constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
@@ -40,8 +42,11 @@ constexpr size_t GUARD = 64;
 struct Site {
     const char* file;
     int line;
-    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
-    bool operator==(const Site& other) const { return line == other.line && file == other.file; }   // one text, one pointer
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
+    // The names of one file are one string of the library.
+    bool operator==(const Site& other) const { return line == other.line && file == other.file; }
 };
 
 // What the last lane to arrive does for all lanes of `mask`; offers[lane] is what that lane brought.
@@ -69,12 +74,13 @@ static Thread* current;             // the thread that runs
 static Fiber launcher;              // the launch, on the caller's stack
 static uint32_t thread_count, live, at_barrier;
 static uint32_t awake;              // warps that have a ready lane, one bit each
-static uint32_t turn, patience;     // lanes begin at `turn`; a warp is kept at a warp operation unless a draw & patience is 0
+static uint32_t turn;               // where the lanes of the drawn warp begin
+static uint32_t patience;           // a warp operation draws another warp if draw() & patience is 0
 static bool entered, failed;
 static uint64_t random_state;
 static const char* kernel_name;
 static const std::function<void()>* kernel_body;
-static char *message, *dynamic;     // dynamic: the block's dynamic shared memory
+static char* message;
 static size_t message_capacity, dynamic_bytes;
 
 static inline uint32_t draw() {   // xorshift64*
@@ -102,21 +108,25 @@ __attribute__((format(printf, 1, 2))) static int refuse(const char* format, ...)
     return 1;
 }
 
-// Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew.
-template <class... A> [[noreturn]] static void fail(const char* format, A... arguments) {
-    std::string placed = "block (%u, %u, %u), thread %u: ";
-    placed += format;
-    refuse(placed.c_str(), blockIdx.x, blockIdx.y, blockIdx.z, current->number, arguments...);
+// Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew. So nothing
+// here may own memory: no destructor runs.
+__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char* format, ...) {
+    char what[300];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    refuse("block (%u, %u, %u), thread %u: %s", blockIdx.x, blockIdx.y, blockIdx.z, current->number, what);
     current->go_to(launcher);
     abort();
 }
 
 static std::string state(const Thread& thread) {
     if (thread.exited) return "exited";
-    char text[400];
-    const int used = snprintf(text, sizeof text, "wait at %s (%s:%d)", thread.word, thread.site.file, thread.site.line);
-    if (thread.mask && used < int(sizeof text)) snprintf(text + used, sizeof text - used, " with mask %08x", thread.mask);
-    return text;
+    char mask[32] = "";
+    if (thread.mask) snprintf(mask, sizeof mask, " with mask %08x", thread.mask);
+    const std::string line = std::to_string(thread.site.line);
+    return std::string("wait at ") + thread.word + " (" + thread.site.file + ":" + line + ")" + mask;
 }
 
 // Nothing can run, yet threads are left: says who waits where, neighbours in the same state together.
@@ -230,8 +240,10 @@ static void run_block() {
 static int run(const Launch& launch, const std::function<void()>& body) {
     const uint32_t *b = launch.block, *g = launch.grid;
     const double count = double(b[0]) * b[1] * b[2], blocks = double(g[0]) * g[1] * g[2];   // no product can overflow
-    if (count < 1 || count > MAX_THREADS) return refuse("%.0f threads in a block, 1 to %d are possible", count, MAX_THREADS);
-    if (blocks < 1 || blocks > MAX_BLOCKS) return refuse("%.0f blocks, 1 to %d are possible here", blocks, MAX_BLOCKS);
+    if (count < 1 || count > MAX_THREADS)
+        return refuse("%.0f threads in a block, 1 to %d are possible", count, MAX_THREADS);
+    if (blocks < 1 || blocks > MAX_BLOCKS)
+        return refuse("%.0f blocks, 1 to %d are possible here", blocks, MAX_BLOCKS);
     if (launch.shared_bytes > MAX_SHARED)
         return refuse("%u bytes of dynamic shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
     thread_count = static_cast<uint32_t>(count);
@@ -250,16 +262,16 @@ static int run(const Launch& launch, const std::function<void()>& body) {
     const size_t guard = GUARD;
 #endif
     char* memory = static_cast<char*>(malloc(launch.shared_bytes + 2 * guard));
-    dynamic = memory + guard, dynamic_bytes = launch.shared_bytes;
+    dynamic_shared = memory + guard, dynamic_bytes = launch.shared_bytes;
     for (size_t i = 0; i < order.size() && !failed; i++) {
         blockIdx = {order[i] % g[0], order[i] / g[0] % g[1], order[i] / (g[0] * g[1])};
         poison_static();
         memset(memory, 0xFF, dynamic_bytes + 2 * guard);
         run_block();
         for (size_t j = 0; j < guard && !failed; j++)
-            if (memory[j] != char(0xFF) || dynamic[dynamic_bytes + j] != char(0xFF))
-                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory", blockIdx.x, blockIdx.y,
-                       blockIdx.z, dynamic_bytes);
+            if (memory[j] != char(0xFF) || dynamic_shared[dynamic_bytes + j] != char(0xFF))
+                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory",
+                       blockIdx.x, blockIdx.y, blockIdx.z, dynamic_bytes);
     }
     free(memory);
     return failed;

@@ -3,8 +3,9 @@
 //   prepare(context, stack, bytes, entry)   the next switch to `context` begins `entry` on that stack
 //   swap(from, to)                          stops here, goes on there; comes back when another fiber swaps to `from`
 //
-// A switch costs a few ns on x86-64. Elsewhere, and with -DEMULATOR_UCONTEXT, ucontext does the same, much slower: it saves the
-// signal mask by a system call. AddressSanitizer is told of each switch, else it takes a fiber's stack for a wild pointer.
+// A switch costs a few ns on x86-64. Elsewhere, and with -DEMULATOR_UCONTEXT, ucontext does the same, much slower: it
+// saves the signal mask by a system call. AddressSanitizer is told of each switch, else it would take a fiber's stack
+// for a wild pointer.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,15 +18,15 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 #if defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
 
 struct Context { void* stack_pointer; };
 
-// The compiler saves what is live: every register but two is named as lost. The frame pointer cannot be named. Vector
-// registers need not be, see go_to. Goes on by a jump, not by a return, which the processor would predict from the calls of
-// the fiber that is left.
+// The compiler saves what is live: every register but two is named as lost. The frame pointer cannot be named; vector
+// registers need not be, see go_to. Goes on by a jump, not by a return, which the processor would predict from the
+// calls of the fiber that is left.
 static inline __attribute__((always_inline)) void swap(Context& from, Context& to) {
     void *keep = &from.stack_pointer, *load = to.stack_pointer;
     asm volatile(R"(
@@ -44,8 +45,8 @@ static inline __attribute__((always_inline)) void swap(Context& from, Context& t
 }
 
 static inline void prepare(Context& context, char* stack, size_t bytes, void (*entry)()) {
-    // What swap pops: where to go on. Above it a null return address, which ends every backtrace; the ABI wants the stack
-    // pointer at 8 modulo 16 when a function begins.
+    // What swap pops: where to go on. Above it a null return address, which ends every backtrace; the ABI wants the
+    // stack pointer at 8 modulo 16 when a function begins.
     void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t(15));
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(entry);
@@ -56,7 +57,7 @@ static inline void prepare(Context& context, char* stack, size_t bytes, void (*e
 
 }  // namespace emulator
 #include <ucontext.h>
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 struct Context { ucontext_t saved; };
 
@@ -72,14 +73,15 @@ static inline void prepare(Context& context, char* stack, size_t bytes, void (*e
 
 #endif
 
-// One mapping for all stacks of the library, made at the first launch and kept. Untouched pages cost nothing. The lowest
-// page of each stack is closed, so that a runaway recursion faults at once and does not write into its neighbour.
+// One mapping for all stacks of the library, made at the first launch and kept. Untouched pages cost nothing. The
+// lowest page of each stack is closed, so that a runaway recursion faults at once and spares its neighbour.
 constexpr size_t STACK = 256 << 10, PAGE = 4096;
 
 static char* stacks(int count) {
     static char* memory = nullptr;
     if (memory) return memory;
-    void* mapped = mmap(nullptr, count * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* mapped = mmap(nullptr, count * STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (mapped == MAP_FAILED) {
         perror("emulator: no memory for the threads' stacks");
         abort();

@@ -4,8 +4,8 @@
 //   tensors    x, y [1024] f32
 //   needs      one block of 256 threads, 4096 bytes of dynamic shared memory
 //
-// Seen: copies is right under every seed. Without the wait, or the commit, each y is NaN. Without the barrier some y are NaN. Waiting
-// for all but one group, where one is on its way, is as no wait. copies_or_zero: the odd threads copy zeros.
+// Seen: copies is right under every seed. Without the wait, or the commit, each y is NaN. Without the barrier some are
+// NaN. Waiting for all but one group, where one is on its way, is as no wait. copies_or_zero: odd threads copy zeros.
 #include "ptx.cuh"
 
 enum Plant { NOTHING, NO_WAIT, NO_COMMIT, NO_BARRIER, ALL_BUT_ONE };
@@ -21,11 +21,21 @@ template <Plant PLANT> static __device__ void copy(float* y, const float* x) {
     store_pack(y + i, load_pack<4>(kept + (i + 4) % 1024));
 }
 
-extern "C" __global__ void __launch_bounds__(256) copies(float* y, const float* x) { copy<NOTHING>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) copies_without_wait(float* y, const float* x) { copy<NO_WAIT>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) copies_without_commit(float* y, const float* x) { copy<NO_COMMIT>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) copies_without_barrier(float* y, const float* x) { copy<NO_BARRIER>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) copies_but_one(float* y, const float* x) { copy<ALL_BUT_ONE>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) copies(float* y, const float* x) {
+    copy<NOTHING>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) copies_without_wait(float* y, const float* x) {
+    copy<NO_WAIT>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) copies_without_commit(float* y, const float* x) {
+    copy<NO_COMMIT>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) copies_without_barrier(float* y, const float* x) {
+    copy<NO_BARRIER>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) copies_but_one(float* y, const float* x) {
+    copy<ALL_BUT_ONE>(y, x);
+}
 
 extern "C" __global__ void __launch_bounds__(256) copies_or_zero(float* y, const float* x) {
     SHARED(float, kept);

@@ -11,12 +11,14 @@
 constexpr int ROWS = 64, COLUMNS = 32, DEPTH = 32;
 constexpr int PAD = 8;   // one 16-byte step, so that the eight rows of a matrix lie in different banks
 
+typedef __nv_bfloat16 bf16;
+
 struct Stage {
-    __nv_bfloat16 a[ROWS][DEPTH + PAD];
-    __nv_bfloat16 b[DEPTH][COLUMNS + PAD];
+    bf16 a[ROWS][DEPTH + PAD];
+    bf16 b[DEPTH][COLUMNS + PAD];
 };
 
-static __device__ void fetch(Stage& stage, const __nv_bfloat16* a, const __nv_bfloat16* b, int n, int k) {
+static __device__ void fetch(Stage& stage, const bf16* a, const bf16* b, int n, int k) {
     for (int i = threadIdx.x; i < ROWS * DEPTH / 8; i += blockDim.x) {
         const int row = i / (DEPTH / 8), column = i % (DEPTH / 8) * 8;
         cp_async16(&stage.a[row][column], a + row * k + column);
@@ -27,14 +29,15 @@ static __device__ void fetch(Stage& stage, const __nv_bfloat16* a, const __nv_bf
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) matmul(float* c, const __nv_bfloat16* a, const __nv_bfloat16* b, int n, int k) {
+extern "C" __global__ void __launch_bounds__(128) matmul(float* c, const bf16* a, const bf16* b, int n, int k) {
     SHARED(Stage, stages);   // two of them
     const int row = blockIdx.y * ROWS, column = blockIdx.x * COLUMNS;
     float sums[COLUMNS / 8][4] = {};
     fetch(stages[0], a + row * k, b + column, n, k);
     cp_async_commit();
     for (int at = 0; at < k; at += DEPTH) {
-        if (at + DEPTH < k) fetch(stages[(at / DEPTH + 1) % 2], a + row * k + at + DEPTH, b + (at + DEPTH) * n + column, n, k);
+        const int ahead = at + DEPTH;
+        if (ahead < k) fetch(stages[ahead / DEPTH % 2], a + row * k + ahead, b + ahead * n + column, n, k);
         cp_async_commit();   // an empty group at the end, so that one rule holds: all but the newest have landed
         cp_async_wait<1>();
         __syncthreads();
@@ -42,16 +45,11 @@ extern "C" __global__ void __launch_bounds__(128) matmul(float* c, const __nv_bf
         for (int depth = 0; depth < DEPTH; depth += 16) {
             uint32_t left[4], right[COLUMNS / 8][2];
             ldmatrix_x4(left, &stage.a[warp() * 16 + lane() % 16][depth + lane() / 16 * 8]);
-            for (int i = 0; i < 2; i++) {   // columns 0 to 15: two tiles at once
-                uint32_t both[4];
-                if (i == 0) {
-                    ldmatrix_x4_trans(both, &stage.b[depth + lane() % 16][lane() / 16 * 8]);
-                    right[0][0] = both[0], right[0][1] = both[1], right[1][0] = both[2], right[1][1] = both[3];
-                } else {
-                    ldmatrix_x2_trans(right[2], &stage.b[depth + lane() % 16][16]);
-                    ldmatrix_x2_trans(right[3], &stage.b[depth + lane() % 16][24]);
-                }
-            }
+            uint32_t both[4];   // of two tiles at once
+            ldmatrix_x4_trans(both, &stage.b[depth + lane() % 16][lane() / 16 * 8]);
+            right[0][0] = both[0], right[0][1] = both[1], right[1][0] = both[2], right[1][1] = both[3];
+            ldmatrix_x2_trans(right[2], &stage.b[depth + lane() % 16][16]);
+            ldmatrix_x2_trans(right[3], &stage.b[depth + lane() % 16][24]);
             for (int i = 0; i < COLUMNS / 8; i++) mma_16x8x16(sums[i], left, right[i]);
         }
         __syncthreads();   // the stage is filled again in the next round

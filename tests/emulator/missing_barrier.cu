@@ -5,8 +5,8 @@
 //   tensors    reverse: x, y [256] f32     rounds: x [R, 256], y [256] f32
 //   needs      one block of 256 threads
 //
-// Seen: reverse and rounds are right under every seed. reverse_broken reads what is not yet written: NaN. rounds_broken writes
-// what others have still to read: a wrong sum. Each under some of 8 seeds at the least.
+// Seen: reverse and rounds are right under every seed. reverse_broken reads what is not yet written: NaN. rounds_broken
+// writes what others have still to read: a wrong sum. Each under some of 8 seeds at the least.
 #include "common.cuh"
 
 template <bool BROKEN> static __device__ void reverse_by_block(float* y, const float* x) {
@@ -28,7 +28,15 @@ template <bool BROKEN> static __device__ void sum_of_rounds(float* y, const floa
     y[threadIdx.x] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(256) reverse(float* y, const float* x) { reverse_by_block<false>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) reverse_broken(float* y, const float* x) { reverse_by_block<true>(y, x); }
-extern "C" __global__ void __launch_bounds__(256) rounds(float* y, const float* x, int rounds) { sum_of_rounds<false>(y, x, rounds); }
-extern "C" __global__ void __launch_bounds__(256) rounds_broken(float* y, const float* x, int rounds) { sum_of_rounds<true>(y, x, rounds); }
+extern "C" __global__ void __launch_bounds__(256) reverse(float* y, const float* x) {
+    reverse_by_block<false>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) reverse_broken(float* y, const float* x) {
+    reverse_by_block<true>(y, x);
+}
+extern "C" __global__ void __launch_bounds__(256) rounds(float* y, const float* x, int rounds) {
+    sum_of_rounds<false>(y, x, rounds);
+}
+extern "C" __global__ void __launch_bounds__(256) rounds_broken(float* y, const float* x, int rounds) {
+    sum_of_rounds<true>(y, x, rounds);
+}

@@ -1,18 +1,18 @@
 // Planted: faults that end a launch with a message.
 //
-//   barrier_in_branch     half of the block reaches a barrier, the rest exits         "diverged", "exited", the barrier's line
-//   two_barriers          the two halves reach barriers at different lines            "diverged", both lines
-//   shuffle_in_branch     lanes 0 to 7 shuffle with the full mask                     "diverged", "__shfl_xor_sync"
-//   mask_without_itself   every lane shuffles with the mask of lanes 0 to 15          "leaves this lane out"
-//   reads_outside_mask    lanes 0 to 15 read lanes 16 to 31                           "outside its mask"
-//   misaligned_pack       a 16-byte load one element too late                         "no multiple of 16"
-//   misaligned_copy       a cp.async from one element too late                        "no multiple of 16"
-//   copy_to_global        a cp.async whose target is not shared memory                "not in shared memory"
+//   barrier_in_branch     half of the block reaches a barrier, the rest exits    "diverged", "exited", the line
+//   two_barriers          the two halves reach barriers at different lines       "diverged", both lines
+//   shuffle_in_branch     lanes 0 to 7 shuffle with the full mask                "diverged", "__shfl_xor_sync"
+//   mask_without_itself   every lane shuffles with the mask of lanes 0 to 15     "leaves this lane out"
+//   reads_outside_mask    lanes 0 to 15 read lanes 16 to 31                      "outside its mask"
+//   misaligned_pack       a 16-byte load one element too late                    "no multiple of 16"
+//   misaligned_copy       a cp.async from one element too late                   "no multiple of 16"
+//   copy_to_global        a cp.async whose target is not shared memory           "not in shared memory"
 //   nothing_wrong         y[i] = i: the library can be used after each of these
 //   tensors               y [256] f32, at least 16-byte aligned
 //   needs                 one block of 64 threads, 4096 bytes of dynamic shared memory
 //
-// Seen: each but the last is refused under every seed, and the message holds the kernel's name and the words to the right.
+// Seen: each but the last is refused under every seed; the message holds the kernel's name and the words to the right.
 #include "ptx.cuh"
 
 extern "C" __global__ void __launch_bounds__(64) barrier_in_branch(float* y) {

@@ -5,8 +5,9 @@
 //   tensors            y [32] f32
 //   needs              one block of 32 threads; dynamic_overrun: bytes is the launch's dynamic size
 //
-// Seen: AddressSanitizer ends the process at static_overrun and names `narrow`; at dynamic_overrun it names a heap overflow. Without
-// it dynamic_overrun is refused with a message that says "wrote outside", and static_overrun is not seen. With by = 0 both are right.
+// Seen: with by = 0 both are right. With by = 1 AddressSanitizer ends the process: at static_overrun it names `narrow`,
+// at dynamic_overrun it says "heap-buffer-overflow". Without it dynamic_overrun is refused with a message that says
+// "wrote outside", and static_overrun is not seen.
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(32) static_overrun(float* y, int by) {

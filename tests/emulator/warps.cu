@@ -1,9 +1,10 @@
 // Right: shuffles, votes and sums, in blocks of 1 to 32 warps.
 //
-//   shuffles   y[s, i]: lane i % 32 gets, for s = 0 ..: i from lane 5; from lane ^ 3; from lane - 2; from lane + 2; then by segments
-//              of 8 lanes: from lane 3 of the segment; from lane ^ 1; lane - 2; lane + 2. Beyond the segment a lane keeps its own.
-//   votes      y[0] = ballot of lane % 3 == 0, y[1] = whether all, y[2] = whether any lane is 7, y[3] = whether all are below 32
-//   sums       y[0, i] = warp sum, y[1, i] = warp maximum, y[2, i] = block sum, y[3, i] = block maximum, y[4, i] = a second block sum of 2 x
+//   shuffles   y[0, i] from lane 5      y[1, i] from lane ^ 3   y[2, i] from lane - 2   y[3, i] from lane + 2
+//              y[4 .. 7, i] in segments of 8 lanes: from the segment's lane 3, lane ^ 1, lane - 2, lane + 2. Each lane
+//              offers i; where the source lies beyond the segment a lane keeps its own
+//   votes      y[0] = ballot of lane % 3 == 0   y[1] = so for all?   y[2] = is any lane 7?   y[3] = are all below 32?
+//   sums       y[0] = warp sum   y[1] = warp maximum   y[2] = block sum   y[3] = block maximum   y[4] = block sum (2 x)
 //   halves     y[i] = sum of i over the half warp that i is in, the halves apart from each other
 //   tensors    shuffles, sums: y [8 or 5, T], x [T] f32     votes: y [4] u32     halves: y [T] f32
 //   needs      one block of T threads, T % 32 == 0
