@@ -8,8 +8,13 @@
 //
 // With -fsanitize=address -fsanitize-sections=shared_memory the sanitizer names a `__shared__` array that is overrun.
 //
-// Not offered, on purpose: fast-math intrinsics (what they return cannot be promised), cooperative groups, <<<>>>.
-// A device function that holds a `__shared__` array must be `static`, so that the array is of this library alone.
+// How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`; PTX through ptx.cuh,
+// dynamic shared memory through SHARED, 16-byte moves through packs. A device function that holds a `__shared__` array
+// is `static`, so that the array is of this library alone. Not offered, on purpose: fast-math intrinsics (what they
+// return cannot be promised), __activemask, cooperative groups, <<<>>>.
+//
+// Seen on the device alone: a `__shared__` array without __align__(16) under 16-byte moves (here it is aligned anyway),
+// more threads than __launch_bounds__ says, waiting for another block.
 #pragma once
 #include <cmath>
 #include <mutex>
