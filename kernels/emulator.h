@@ -6,7 +6,7 @@
 // EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`, which
 // returns 0, or 1 and a message that says what was wrong. After a failed launch the library can be used again.
 //
-// With -fsanitize=address -fsanitize-sections=shared_memory the sanitizer names a `__shared__` array that is overrun.
+// With -fsanitize=address the sanitizer names a `__shared__` array that is overrun.
 //
 // How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`; PTX through ptx.cuh,
 // dynamic shared memory through SHARED, 16-byte moves through packs. A device function that holds a `__shared__` array
@@ -31,7 +31,6 @@
 #define __launch_bounds__(...)
 // The sanitizer leaves arrays with a greater alignment unguarded; the CPU needs none.
 #define __align__(n) __attribute__((aligned((n) < 16 ? (n) : 16)))
-#define __shared__ static __attribute__((section("shared_memory")))
 #define threadIdx (emulator::current->index)
 constexpr int warpSize = 32;
 
@@ -115,8 +114,11 @@ namespace emulator __attribute__((visibility("hidden"))) {
 static inline bool in_shared(const void* at, size_t bytes) {
     const char* first = static_cast<const char*>(at);
     const char* last = first + bytes;
+#ifdef __SANITIZE_ADDRESS__
+    if (first < dynamic_shared || first > dynamic_shared + dynamic_bytes) return true;   // who knows: statics are anywhere
+#endif
     return (first >= dynamic_shared && last <= dynamic_shared + dynamic_bytes) ||
-           (first >= __start_shared_memory && last <= __stop_shared_memory);
+           (first >= static_shared && last <= static_shared_end);
 }
 
 static inline void require_aligned(const void* at, size_t bytes, const char* word) {

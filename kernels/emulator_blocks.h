@@ -15,6 +15,7 @@
 #include <cstdarg>
 #include <cstring>
 #include <functional>
+#include <link.h>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,14 @@ static char* dynamic_shared;   // the block's dynamic shared memory, see SHARED 
 struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
 struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
-// All `__shared__` arrays lie in one section of the library; the linker tells its ends (null if there are none).
-extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
-extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+// `__shared__` arrays are thread-local, for one reason: the library's thread-local memory holds nothing else, so it can be
+// found and poisoned whole. (A section would do, but g++ puts no static of a template in one.) The sanitizer guards no
+// thread-local array, so for it they are plain statics, and not poisoned.
+#ifdef __SANITIZE_ADDRESS__
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
 
 namespace emulator __attribute__((visibility("hidden"))) {
 
@@ -215,9 +221,22 @@ static void thread_entry() {
     abort();   // a thread that has exited is never ready
 }
 
-// Not memset: AddressSanitizer's own guards lie between the arrays of the section.
-__attribute__((no_sanitize_address)) static void poison_static() {
-    for (volatile char* at = __start_shared_memory; at < __stop_shared_memory; at++) *at = char(0xFF);
+static thread_local char mark;   // makes sure that there is thread-local memory
+static char *static_shared, *static_shared_end;
+
+static void find_static_shared() {
+#ifndef __SANITIZE_ADDRESS__
+    mark = 1;
+    dl_iterate_phdr([](dl_phdr_info* library, size_t, void*) {
+        for (int i = 0; i < library->dlpi_phnum; i++) {
+            char* first = static_cast<char*>(library->dlpi_tls_data);
+            char* last = first + library->dlpi_phdr[i].p_memsz;
+            if (library->dlpi_phdr[i].p_type == PT_TLS && first <= &mark && &mark < last)
+                static_shared = first, static_shared_end = last;
+        }
+        return 0;
+    }, nullptr);
+#endif
 }
 
 static void run_block() {
@@ -261,11 +280,12 @@ static int run(const Launch& launch, const std::function<void()>& body) {
 #else
     const size_t guard = GUARD;
 #endif
+    find_static_shared();
     char* memory = static_cast<char*>(malloc(launch.shared_bytes + 2 * guard));
     dynamic_shared = memory + guard, dynamic_bytes = launch.shared_bytes;
     for (size_t i = 0; i < order.size() && !failed; i++) {
         blockIdx = {order[i] % g[0], order[i] / g[0] % g[1], order[i] / (g[0] * g[1])};
-        poison_static();
+        memset(static_shared, 0xFF, static_shared_end - static_shared);
         memset(memory, 0xFF, dynamic_bytes + 2 * guard);
         run_block();
         for (size_t j = 0; j < guard && !failed; j++)

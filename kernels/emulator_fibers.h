@@ -74,7 +74,8 @@ static inline void prepare(Context& context, char* stack, size_t bytes, void (*e
 #endif
 
 // One mapping for all stacks of the library, made at the first launch and kept. Untouched pages cost nothing. The
-// lowest page of each stack is closed, so that a runaway recursion faults at once and spares its neighbour.
+// lowest page of each warp's stacks is closed, so that a runaway recursion faults soon; one a stack would be more mappings
+// than a process with forty such libraries may have.
 constexpr size_t STACK = 256 << 10, PAGE = 4096;
 
 static char* stacks(int count) {
@@ -87,7 +88,7 @@ static char* stacks(int count) {
         abort();
     }
     memory = static_cast<char*>(mapped);
-    for (int i = 0; i < count; i++) mprotect(memory + i * STACK, PAGE, PROT_NONE);
+    for (int i = 0; i < count; i += 32) mprotect(memory + i * STACK, PAGE, PROT_NONE);
     return memory;
 }
 

@@ -12,6 +12,7 @@ mod export;
 mod inspect;
 mod predict;
 mod preprocess;
+mod selftest;
 mod simulate;
 mod split;
 mod train;
@@ -47,6 +48,7 @@ enum Command {
     Predict(predict::Args),
     Baseline(baseline::Args),
     Evaluate(evaluate::Args),
+    Selftest(selftest::Args),
     /// Print a completion script for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -67,6 +69,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Predict(args) => predict::run(args),
         Command::Baseline(args) => baseline::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "scale-engine", &mut std::io::stdout());
             Ok(())

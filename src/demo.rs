@@ -23,6 +23,8 @@ use crate::train::{self, train};
 
 /// Where to, and which world.
 pub struct Settings {
+    /// Where to train and predict; `None` is the CPU.
+    pub gpu: Option<crate::gpu::Gpu>,
     /// Folder for everything that is made.
     pub out: PathBuf,
     /// Of the world, the weights and all draws.
@@ -68,8 +70,14 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
     set.push(format!("train.seed={}", settings.seed));
     let config = Some(Config::load(Some("tiny"), None, &set)?);
-    let training =
-        train::Settings { data: data.clone(), split: split.clone(), out: run.clone(), config, steps: None };
+    let training = train::Settings {
+        data: data.clone(),
+        split: split.clone(),
+        out: run.clone(),
+        config,
+        steps: None,
+        gpu: settings.gpu.clone(),
+    };
     let outcome = train(&training, stop)?;
     if !outcome.finished {
         return Err(Error::Stopped(format!("stopped in training; {} can be resumed", run.display())));
@@ -87,6 +95,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
             real_out: Some(real.clone()),
         };
         let asked = predict::Settings {
+            gpu: settings.gpu.clone(),
             run: run.clone(),
             out: pred.clone(),
             source,

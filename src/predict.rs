@@ -21,6 +21,8 @@ mod request;
 
 /// What to predict, with which weights.
 pub struct Settings {
+    /// Where to compute; `None` is the CPU.
+    pub gpu: Option<crate::gpu::Gpu>,
     /// Run directory, or one of its checkpoints.
     pub run: PathBuf,
     /// The .h5ad to write.

@@ -33,6 +33,8 @@ use metrics::{Line, Metrics};
 
 /// What to train on, and where to.
 pub struct Settings {
+    /// Where to compute; `None` is the CPU.
+    pub gpu: Option<crate::gpu::Gpu>,
     /// Data directory.
     pub data: PathBuf,
     /// cell-load split file.

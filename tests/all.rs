@@ -1,6 +1,8 @@
 //! Every test outside `src`, in one binary.
 
 mod baseline;
+mod emulate;
+mod emulator;
 mod evaluate;
 mod floors;
 mod golden;

@@ -134,9 +134,14 @@ fn a_kernel_file_has_its_head_its_op_and_its_rows() {
         assert!(text.lines().count() <= 300, "{file} has {} lines; is it two files?", text.lines().count());
         let Some(name) = file.strip_suffix(".cu") else { continue };
         let head: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
-        let places: Vec<Option<usize>> =
-            HEAD.iter().map(|field| head.iter().position(|l| l.starts_with(&format!("//   {field} ")))).collect();
-        assert!(places[2..].iter().all(Option::is_some), "{file}: the head lacks a field: {HEAD:?}, {places:?}");
+        let places: Vec<Option<usize>> = HEAD
+            .iter()
+            .map(|field| head.iter().position(|l| l.starts_with(&format!("//   {field} "))))
+            .collect();
+        assert!(
+            places[2..].iter().all(Option::is_some),
+            "{file}: the head lacks a field: {HEAD:?}, {places:?}"
+        );
         assert!(places.iter().flatten().is_sorted(), "{file}: the head's fields are out of order");
         let op = name.trim_end_matches("_backward");
         let source = format!("src/ops/{op}.rs");

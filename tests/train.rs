@@ -85,12 +85,12 @@ fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Resu
     set.extend(extra.iter().map(|s| s.to_string()));
     let config = Some(Config::load(Some("tiny"), None, &set)?);
     let (data, split) = (small.data.clone(), small.split.clone());
-    train(&Settings { data, split, out: out.into(), config, steps: None }, stop)
+    train(&Settings { data, split, out: out.into(), config, steps: None, gpu: None }, stop)
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
     let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = Settings { data, split, out: out.into(), config: None, steps: None };
+    let settings = Settings { data, split, out: out.into(), config: None, steps: None, gpu: None };
     train(&settings, &AtomicBool::new(false))
 }
 
@@ -175,6 +175,7 @@ fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
     let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
     std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
     let settings = predict::Settings {
+        gpu: None,
         run: small().run.clone(),
         out: out.clone(),
         source: Source::File { controls: controls.into(), request: csv },
@@ -274,6 +275,7 @@ fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
     let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
     let (data, split) = (small.data.clone(), small.split.clone());
     let settings = predict::Settings {
+        gpu: None,
         run: small.run.clone(),
         out: out.clone(),
         source: Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) },

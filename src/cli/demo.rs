@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device;
 use serde_json::{Map, Value, json};
 
 use super::train::stop_on_signal;
@@ -26,6 +27,8 @@ pub struct Args {
     /// Of the world, the weights and all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: device::Args,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -45,7 +48,7 @@ const SHOWN: [&str; 7] = [
 /// Runs the demo and prints its table.
 pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
-    let settings = Settings { out: out.clone(), seed: args.seed };
+    let settings = Settings { out: out.clone(), seed: args.seed, gpu: args.device.open()? };
     let stop = stop_on_signal()?;
     let table = demo(&settings, &stop, |line| eprintln!("{line}"))?;
     if args.json {
