@@ -5,6 +5,7 @@
 
 mod case;
 mod table;
+mod walk;
 
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use crate::gpu::{Gpu, Real};
 
 pub use case::{Case, Run, Values, Verdict, error, wide};
 pub use table::table;
+pub use walk::{Size, checks as model};
 
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
@@ -51,14 +53,7 @@ pub fn ops(gpu: &Gpu, most: usize, mut say: impl FnMut(&str)) -> Result<Vec<Chec
             Some(at) => at,
             None => {
                 let (name, real) = (row.op().to_string(), gpu.real());
-                checks.push(Check {
-                    name,
-                    real,
-                    rows: 0,
-                    output: String::new(),
-                    error: 0.0,
-                    allowed: f64::INFINITY,
-                });
+                checks.push(Check { name, real, rows: 0, output: String::new(), error: 0.0, allowed: f64::INFINITY });
                 checks.len() - 1
             }
         };

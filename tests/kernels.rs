@@ -1,7 +1,7 @@
 //! Kernels without a GPU: every op's small rows on the emulator, warps in random order, against the op's reference.
 
 use scale_engine::gpu::{self, Gpu, Real};
-use scale_engine::selftest::table;
+use scale_engine::selftest::{Size, model, table};
 
 use super::emulate::folder;
 
@@ -52,4 +52,16 @@ macro_rules! emulated_ops {
 emulated_ops! {
     activation attention elementwise embedding flow layer_norm matmul mmd patch_embed pool rms_norm seed_attention squared_error
     swiglu tokens
+}
+
+#[test]
+fn the_whole_model_on_the_emulator_is_the_cpus() {
+    let Some(folder) = folder("kernels", None) else { return };
+    for real in [Real::F32, Real::Bf16] {
+        let gpu = Gpu::emulated(&folder, real, 1);
+        let checks = gpu::guard(|| model(&gpu, Size::Small, 2)).expect("a device that answers");
+        let missed: Vec<_> = checks.iter().filter(|check| !check.holds()).collect();
+        assert!(missed.is_empty(), "{missed:#?}");
+        assert_eq!(gpu.overrun(), None);
+    }
 }

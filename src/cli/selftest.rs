@@ -6,7 +6,7 @@ use super::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
-use crate::selftest::{Check, ops, table};
+use crate::selftest::{Check, Size, model, ops, table};
 
 const EXAMPLE: &str = "\
 Example:
@@ -37,10 +37,7 @@ pub fn run(args: Args) -> Result<()> {
         Device::Cuda(index) => index,
         Device::Auto => 0,
         Device::Cpu => {
-            return Err(Error::setting(
-                "--device",
-                "the CPU's own checks are `cargo test`; give cuda or cuda:NUMBER",
-            ));
+            return Err(Error::setting("--device", "the CPU's own checks are `cargo test`; give cuda or cuda:NUMBER"));
         }
     };
     let began = Instant::now();
@@ -65,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn run_on(gpu: &Gpu, small: bool) -> Result<Vec<Check>> {
-    let most = if small { 20_000 } else { usize::MAX };
+    let (most, size, steps) = if small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
     let rows = table().iter().filter(|row| row.size() <= most).count();
     let bar = progress::bar("selftest", rows as u64, "rows");
     let mut checks = ops(gpu, most, |name| {
@@ -73,7 +70,7 @@ fn run_on(gpu: &Gpu, small: bool) -> Result<Vec<Check>> {
         bar.inc(1);
     })?;
     bar.finish_and_clear();
-
+    checks.extend(model(gpu, size, steps)?);
     Ok(checks)
 }
 
