@@ -1,7 +1,7 @@
 //! Training stops and goes on, and what it trained answers requests: on a small simulated world.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use scale_engine::data::split::Part;
 use scale_engine::error::{Error, Result};
 use scale_engine::predict::{self, Report, Source, predict};
 use scale_engine::train::{Outcome, Settings, train};
+use serde_json::Value;
 
 const STEPS: u64 = 120;
 
@@ -108,19 +109,36 @@ fn program() -> Command {
     command
 }
 
+/// The program in training, as the small run was, when its first checkpoint has appeared.
+fn in_training(small: &Small, run: &Path) -> Child {
+    let mut command = program();
+    command.args(["train", "--preset", "tiny", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
+    command.arg("--out").arg(run).args(set().iter().flat_map(|s| ["--set".to_string(), s.clone()]));
+    let mut child = command.spawn().expect("the program starts");
+    while !last(run).exists() {
+        assert!(child.try_wait().expect("a child").is_none(), "ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+/// The lines of a run's metrics.jsonl.
+fn log(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("readable");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Steps, losses and validations of a log: what must not depend on how often a run was stopped.
+fn trace(run: &Path) -> Vec<String> {
+    log(run).iter().map(|v| format!("{} {} {}", v["step"], v["loss"], v["val_pdcorr"])).collect()
+}
+
 #[test]
 fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     let small = small();
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");
-    let mut command = program();
-    command.args(["train", "--preset", "tiny", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
-    command.arg("--out").arg(&run).args(set().iter().flat_map(|s| ["--set".to_string(), s.clone()]));
-    let mut child = command.spawn().expect("the program starts");
-    while !last(&run).exists() {
-        assert!(child.try_wait().expect("a child").is_none(), "ended before its first checkpoint");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut child = in_training(small, &run);
     // SIGKILL: no handler runs, nothing is flushed.
     child.kill().expect("killed");
     child.wait().expect("gone");
@@ -130,15 +148,46 @@ fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     let outcome = resumed(small, &run).expect("it goes on");
     assert!(outcome.finished && outcome.step == STEPS);
     assert!(bytes(&last(&run)) == bytes(&last(&small.run)), "killed at step {step}: other bits");
-    let log = |run: &Path| -> Vec<(u64, String)> {
-        let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("readable");
-        let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON");
-        let lines = text.lines().map(value);
-        lines
-            .map(|v| (v["step"].as_u64().expect("a step"), format!("{} {}", v["loss"], v["val_pdcorr"])))
-            .collect()
-    };
-    assert_eq!(log(&run), log(&small.run));
+    assert_eq!(trace(&run), trace(&small.run));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_ends_cleanly_and_the_run_goes_on_to_the_same_bits() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let mut child = in_training(small, &run);
+    // SIGINT: what a terminal sends on Ctrl-C.
+    let sent = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().expect("kill runs");
+    assert!(sent.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "an asked-for end is a clean one");
+    let step = Checkpoint::describe(&last(&run)).expect("a whole checkpoint").0.step;
+    assert!(step < STEPS, "the run ended before it was asked to");
+
+    let mut again = program();
+    again.args(["train", "--resume", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
+    assert!(again.arg("--out").arg(&run).status().expect("the program starts").success());
+    assert!(bytes(&last(&run)) == bytes(&last(&small.run)), "stopped at step {step}: other bits");
+    assert_eq!(trace(&run), trace(&small.run));
+}
+
+#[test]
+fn each_loss_tells_how_hard_it_pulls_at_the_first_step_and_before_validations() {
+    let small = small();
+    let told: Vec<Value> = log(&small.run).into_iter().filter(|v| !v["grad_norm_mse"].is_null()).collect();
+    assert_eq!(told.iter().map(|v| v["step"].as_u64()).collect::<Vec<_>>(), [1, 50, 100, STEPS].map(Some));
+    for name in ["mse", "mmd", "flow", "effect"] {
+        assert!(told.iter().all(|v| v[format!("grad_norm_{name}")].as_f64() > Some(0.0)), "{name}: {told:?}");
+    }
+    // With one loss alone the norm of the whole gradient is that loss's.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let alone = ["loss.w_mmd=0", "loss.w_flow=0", "loss.effect=0", "train.steps=1"];
+    trained(small, &run, &alone, &AtomicBool::new(false)).expect("a run");
+    let find = |field: &str| log(&run).iter().find_map(|v| v[field].as_f64()).expect("logged");
+    let (whole, mse) = (find("grad_norm"), find("grad_norm_mse"));
+    assert!((whole / mse - 1.0).abs() < 1e-6 && whole > 0.0, "{whole} {mse}");
 }
 
 #[test]
