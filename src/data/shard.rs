@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
 pub use reader::{Data, Moments};
 pub(crate) use scale::Normalise;
-pub use writer::{CellLabel, DataWriter, Header, Limits};
+pub use writer::{CellLabel, DataWriter, Limits};
 
 /// What the stored values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

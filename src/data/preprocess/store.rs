@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use super::input::{Input, Inputs};
 use super::scale::{self, Found};
 use super::{Settings, normalise};
-use crate::data::shard::{CellLabel, Columns, DataWriter, Header, Scale, Source};
+use crate::data::shard::{CellLabel, Columns, DataWriter, Manifest, Scale, Source};
 use crate::error::Result;
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
@@ -35,7 +35,7 @@ pub(super) fn write(
         .iter()
         .map(|&[cell_type, perturbation, batch]| CellLabel { cell_type, perturbation, batch })
         .collect();
-    let mut writer = DataWriter::new(dir, header(settings, inputs, found, target, kept)?, &labels)?;
+    let mut writer = DataWriter::new(dir, manifest(settings, inputs, found, target, kept)?, &labels)?;
     let mut row = Row::default();
     inputs.walk(progress, |block| {
         scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
@@ -49,20 +49,22 @@ pub(super) fn write(
     Ok(manifest.shards.iter().map(|shard| shard.bytes).sum())
 }
 
-fn header(
+/// All that is known before there are shards.
+fn manifest(
     settings: &Settings,
     inputs: &Inputs,
     found: &Found,
     target: Option<f64>,
     kept: &[u32],
-) -> Result<Header> {
+) -> Result<Manifest> {
     let [cell_types, perturbations, batches] = inputs.vocabularies.clone();
     let sources = inputs.files.iter().map(|input| {
         let path = input.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Source { path, crc: fingerprint(input)?, cells: input.cells })
     });
     let stem = settings.inputs[0].file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Header {
+    Ok(Manifest {
+        version: Manifest::VERSION,
         dataset: stem,
         scale: found.scale,
         target,
@@ -74,6 +76,7 @@ fn header(
             batch: settings.batch.clone(),
         },
         sources: sources.collect::<Result<_>>()?,
+        shards: Vec::new(),
         cell_types,
         perturbations,
         batches,
