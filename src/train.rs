@@ -286,7 +286,7 @@ impl Run {
             config: self.model.config().clone(),
             data: self.data.manifest().clone(),
             split: self.split.hash.clone(),
-            effects: self.effects.pairs.clone(),
+            effects: self.effects.pairs().to_vec(),
             best: self.best,
         };
         let checkpoint = Checkpoint {
