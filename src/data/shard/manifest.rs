@@ -28,7 +28,8 @@ pub struct Columns {
 pub struct Source {
     /// File name, without its folder.
     pub path: String,
-    /// CRC-32 that the reader of the source took, to tell two files of one name apart.
+    /// CRC-32 of what was read, to tell two files of one name apart: gene names, which cells were taken, and every value of the
+    /// matrix. Not the file's own checksum: the same cells, stored or compressed in another way, have the same.
     pub crc: u32,
     /// Cells taken from it.
     pub cells: u64,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::file::library_error;
 use super::format::{self, Kind};
 use super::spill::{Buffer, Chunk, Runs, Spill, spill_path};
-use super::{Manifest, Scale, ShardEntry};
+use super::{Manifest, Scale, ShardEntry, Source};
 use crate::error::{At, Error, Result};
 
 /// A cell's labels, as positions in the vocabularies.
@@ -121,6 +121,11 @@ impl DataWriter {
             return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
         }
         library_error(library, values.iter().all(|&v| v == 0.0), self.manifest.scale)
+    }
+
+    /// Says where the cells come from, if that is known only now that they were read.
+    pub fn name_sources(&mut self, sources: Vec<Source>) {
+        self.manifest.sources = sources;
     }
 
     /// Writes shards and manifest.
