@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::config::Observe;
 use crate::data::controls::control_pool;
+use crate::data::observe::{self, Observer};
 use crate::data::population::{Population, measured};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
@@ -107,6 +108,8 @@ pub fn predict(settings: &Settings) -> Result<Report> {
     let (checkpoint, model, params) = Checkpoint::load(&path, true)?;
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &checkpoint.header.data;
+    let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);
+    let observer = Observer::asked(observe, manifest.target)?;
     let job = match &settings.source {
         Source::Data { data, split, part, real_out } => {
             held_out(settings, &checkpoint, data, split, *part, real_out.as_deref(), &mut report)?
@@ -117,13 +120,11 @@ pub fn predict(settings: &Settings) -> Result<Report> {
         model: &model,
         params: &params,
         effects: &checkpoint.effects,
-        target: manifest.target.unwrap_or(1e4),
         factor: manifest.factor,
         seed: settings.seed,
     };
-    let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);
     let mut population = Population::like(manifest);
-    fill(&predictor, &job, observe, manifest, &mut population, &mut report)?;
+    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report);
     if settings.with_controls {
         report.control_cells = push_controls(&job, manifest, &mut population);
     }
@@ -223,16 +224,16 @@ fn held_out(
 fn fill(
     predictor: &Predictor,
     job: &Job,
-    observe: Observe,
-    manifest: &Manifest,
+    observer: Option<&Observer>,
     population: &mut Population,
     report: &mut Report,
-) -> Result<()> {
-    let observer = predictor.observer(observe);
-    if observer.is_some() && job.contexts.iter().any(|c| c.controls.library.iter().any(|n| !n.is_finite())) {
-        let what =
-            "poisson needs each control cell's library size, which these log values do not tell; use none";
-        return Err(Error::setting("--observe", what));
+) {
+    let empty: usize =
+        job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
+    if observer.is_some() && empty > 0 {
+        report.notes.push(format!(
+            "{empty} control cells hold nothing: counts are drawn as for cells of the usual total"
+        ));
     }
     let calibrations: Vec<Vec<f32>> =
         job.contexts.iter().map(|c| predictor.calibration(&c.controls)).collect();
@@ -242,7 +243,7 @@ fn fill(
         let Ask { perturbation, cell_type, batch, request, context } = ask;
         let controls = &job.contexts[*context].controls;
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        predictor.predict(controls, &calibrations[*context], *request, &name, observer.as_ref(), |row, _| {
+        predictor.predict(controls, &calibrations[*context], *request, &name, observer, |row, _| {
             population.push(perturbation, cell_type, batch, row);
         });
         report.populations += 1;
@@ -250,8 +251,6 @@ fn fill(
         bar.inc(request.cells as u64);
     }
     bar.finish_and_clear();
-    debug_assert_eq!(population.genes.len(), manifest.genes.len());
-    Ok(())
 }
 
 /// Writes each control cell once, under the control label; returns how many.

@@ -21,16 +21,16 @@ use serde_json::Value;
 const STEPS: u64 = 120;
 
 /// A small world, its shards and a split with held-out pairs, made once.
-struct Small {
+pub struct Small {
     _dir: tempfile::TempDir,
-    cells: PathBuf,
-    data: PathBuf,
-    split: PathBuf,
+    pub cells: PathBuf,
+    pub data: PathBuf,
+    pub split: PathBuf,
     /// A finished run.
-    run: PathBuf,
+    pub run: PathBuf,
 }
 
-fn small() -> &'static Small {
+pub fn small() -> &'static Small {
     static SMALL: OnceLock<Small> = OnceLock::new();
     SMALL.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -301,6 +301,37 @@ fn genes_are_aligned_by_name_and_missing_ones_are_reported() {
     write(&half, genes / 2, &|g| g);
     let error = ask(&half, &request).expect_err("too many are missing").to_string();
     assert!(error.contains("lacks"), "{error}");
+}
+
+#[test]
+fn logged_controls_answer_as_counts_do_empty_cells_too_and_another_total_is_refused() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let request = format!("{},{},{},20\n", perturbations[0], types[0], batches[0]);
+    let file = H5ad::open(&small.cells).expect("readable");
+    let shape = file.shape();
+    let x = file.rows(0..shape.0).expect("X");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // log1p of the counts scaled to `total`; the cells of `empty` hold nothing.
+    let write = |name: &str, total: f32, empty: std::ops::Range<usize>| {
+        let mut dense = vec![0.0; shape.0 * shape.1];
+        for (row, cell) in x.outer_iterator().enumerate().filter(|(row, _)| !empty.contains(row)) {
+            let size: f32 = cell.data().iter().sum::<f32>() / total;
+            cell.iter().for_each(|(g, v)| dense[row * shape.1 + g] = (v / size).ln_1p());
+        }
+        let path = dir.path().join(name);
+        let mut var = file.var().clone();
+        var.columns.clear();
+        h5ad::write(&path, file.obs(), &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
+        path
+    };
+    let (.., report) = ask(&write("logs.h5ad", 1e4, 0..0), &request).expect("an answer");
+    assert!(report.notes.iter().all(|note| !note.contains("hold nothing")), "{:?}", report.notes);
+    let (.., report) = ask(&write("empty.h5ad", 1e4, 0..450), &request).expect("an answer");
+    assert!(report.notes.iter().any(|note| note.contains("hold nothing")), "{:?}", report.notes);
+    let error = ask(&write("other.h5ad", 1e6, 0..0), &request).expect_err("another total").to_string();
+    assert!(error.contains("1000000") && error.contains("10000"), "{error}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Ask, Context, Job, Report};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::preprocess::normalise::{factor, log_value, total};
-use crate::data::preprocess::scale::detect;
+use crate::data::preprocess::scale::{Found, detect};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::predictor::{ControlCells, Request};
@@ -25,6 +25,8 @@ struct Row {
 
 /// A model that is blind to more of its genes than this share guesses.
 const MISSING_SHARE: f64 = 0.2;
+/// Totals that differ by more than this share are not the same.
+const OTHER_TOTAL: f64 = 0.01;
 
 /// Reads the request and gathers the control cells it needs.
 pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
@@ -183,6 +185,7 @@ fn gather(
     let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
     let found = detect(&first, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
+    let target = common_total(manifest, &found).map_err(|what| Error::format(file.path(), what))?;
     let mut contexts: Vec<ControlCells> = members
         .iter()
         .map(|cells| ControlCells {
@@ -208,24 +211,39 @@ fn gather(
             for &(context, row) in wanted.get(&cell).into_iter().flatten() {
                 let ControlCells { rows, library } = &mut contexts[context];
                 let out = &mut rows[row * genes..][..genes];
-                library[row] = fill(manifest, found.scale, &cells, i, &columns, out);
+                library[row] = fill(manifest, found.scale, target, &cells, i, &columns, out);
             }
         }
     }
     Ok(contexts)
 }
 
+/// The total to which the run's cells were scaled before log1p, NaN where it is unknown; refuses cells that were scaled otherwise.
+fn common_total(manifest: &Manifest, found: &Found) -> std::result::Result<f32, String> {
+    match (manifest.target, found.target) {
+        (None, _) if found.scale == Scale::Counts => Err(
+            "holds counts, but the run learned from log values that do not tell to what total they were scaled; give log1p \
+             values made as those were"
+                .into(),
+        ),
+        (Some(known), Some(own)) if (own / known - 1.0).abs() > OTHER_TOTAL => Err(format!(
+            "its cells were scaled to {own} counts before log1p, the run's to {known}; give the counts, or scale to {known}"
+        )),
+        (target, _) => Ok(target.unwrap_or(f64::NAN) as f32),
+    }
+}
+
 /// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
 fn fill(
     manifest: &Manifest,
     scale: Scale,
+    target: f32,
     cells: &Cells,
     i: usize,
     columns: &[Option<u32>],
     out: &mut [f32],
 ) -> f32 {
     let row = cells.outer_view(i).expect("a row of the block");
-    let target = manifest.target.unwrap_or(1e4) as f32;
     let library = total(row.data());
     let size = factor(library, target);
     let mut smallest = f32::INFINITY;

@@ -31,7 +31,6 @@ pub fn pdcorr(run: &Run) -> Option<f64> {
         model: &run.model,
         params: &params,
         effects: &run.effects,
-        target: manifest.target.unwrap_or(1e4),
         factor: manifest.factor,
         seed: 0,
     };
