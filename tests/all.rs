@@ -8,6 +8,7 @@ mod h5ad;
 mod loader;
 mod model;
 mod ops;
+mod predict;
 mod preprocess;
 mod scanpy;
 mod shard_lies;
