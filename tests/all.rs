@@ -5,6 +5,7 @@ mod evaluate;
 mod floors;
 mod golden;
 mod h5ad;
+mod inspect;
 mod loader;
 mod model;
 mod ops;
