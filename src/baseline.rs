@@ -73,8 +73,7 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
             let names = Kind::ALL.map(|kind| kind.name().to_string());
-            let all = names.join(", ");
-            Error::setting("KIND", format!("{} (there are {all})", unknown("baseline", text, &names)))
+            Error::setting("KIND", unknown("baseline", text, &names))
         })
     }
 }

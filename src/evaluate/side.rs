@@ -149,7 +149,8 @@ impl Groups {
             *counts.entry(&names[code as usize]).or_default() += 1;
         }
         if !counts.contains_key(control) {
-            let known: Vec<String> = counts.keys().map(|name| name.to_string()).collect();
+            let mut known: Vec<String> = counts.keys().map(|name| name.to_string()).collect();
+            known.sort_unstable();
             let what = crate::error::unknown("control label", control, &known);
             return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
         }

@@ -148,8 +148,7 @@ impl Reader<'_> {
     fn dataset(&self, clause: &str, name: &str) -> Checked<()> {
         let dataset = &self.manifest().dataset;
         if name != dataset {
-            let what = unknown("data set", name, [dataset]);
-            return Err(format!("{clause}: {what} This directory holds {dataset:?} only"));
+            return Err(format!("{clause}: {}", unknown("data set", name, [dataset])));
         }
         if !self.datasets.contains_key(name) {
             return Err(format!(
