@@ -14,11 +14,14 @@ Example:
   scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col target_gene \\
       --control-pert non-targeting --out scores
 
-Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts. The
-numbers are those of cell-eval 0.6.6: a gene list is significant at an fdr below 0.05, adjusted over all perturbations and
-genes together; a prediction's changes are taken from its own control cells. scores/results.csv has a row a perturbation.";
+Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
+(`predict --with-controls --real-out` writes such a pair). The numbers are those of cell-eval 0.6.6: a gene list is \
+significant at an fdr below 0.05, adjusted over all perturbations and genes together; a prediction's changes are taken \
+from its own control cells.
 
-/// How well predicted cells match measured ones
+scores then holds results.csv (a row a perturbation), agg_results.csv, results.json, real_de.csv and pred_de.csv.";
+
+/// Score predicted against measured cells by the field's measures
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
