@@ -74,19 +74,23 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a String>) ->
 
 /// `unknown perturbation "X"; did you mean "Y" or "Z"?`, or, where nothing is near, some of the names there are.
 pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a String> + Clone) -> String {
-    let quoted = |name: &str| format!("{name:?}");
-    let near: Vec<String> = nearest(wanted, names.clone()).into_iter().map(quoted).collect();
+    let near: Vec<String> = nearest(wanted, names.clone()).iter().map(|name| format!("{name:?}")).collect();
     if !near.is_empty() {
         return format!("unknown {kind} {wanted:?}; did you mean {}?", near.join(" or "));
     }
-    let known: Vec<&String> = names.into_iter().collect();
-    let mut some: Vec<String> = known.iter().take(5).map(|name| quoted(name)).collect();
-    match known.len() {
-        0 => return format!("unknown {kind} {wanted:?}"),
-        1..=5 => {}
-        many => some.push(format!("and {} more", many - 5)),
+    let known: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    format!("unknown {kind} {wanted:?}; known: {}", some_of(&known))
+}
+
+/// `"a", "b", "c" and 4 more`; `none` of nothing.
+pub fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    match (names.len(), names.len().saturating_sub(SHOWN)) {
+        (0, _) => "none".into(),
+        (_, 0) => shown.join(", "),
+        (_, more) => format!("{} and {more} more", shown.join(", ")),
     }
-    format!("unknown {kind} {wanted:?}; known: {}", some.join(", "))
 }
 
 #[cfg(test)]
@@ -102,9 +106,9 @@ mod tests {
         );
         assert_eq!(
             unknown("gene", "xxxx", &names),
-            r#"unknown gene "xxxx"; known: "IFNB1", "IFNG", "IL6", "TNF", "CD3E", and 1 more"#
+            r#"unknown gene "xxxx"; known: "IFNB1", "IFNG", "IL6", "TNF", "CD3E" and 1 more"#
         );
         assert_eq!(unknown("gene", "xxxx", &names[2..4]), r#"unknown gene "xxxx"; known: "IL6", "TNF""#);
-        assert_eq!(unknown("gene", "xxxx", &[]), r#"unknown gene "xxxx""#);
+        assert_eq!(unknown("gene", "xxxx", &[]), r#"unknown gene "xxxx"; known: none"#);
     }
 }
