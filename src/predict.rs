@@ -96,9 +96,10 @@ struct Job {
 /// Control cells of a (cell type, batch), and the names they are written under.
 struct Context {
     cell_type: String,
-    batch: String,
     /// Numbers of the cells in their file or data directory.
     cells: Vec<u64>,
+    /// The batch each cell was measured in: not the context's where that has no controls of its own.
+    batches: Vec<String>,
     controls: ControlCells,
 }
 
@@ -198,7 +199,12 @@ fn held_out(
         let context = *places.entry((group.cell_type, group.batch)).or_insert_with(|| {
             let cells: Vec<u64> = pool.iter().collect();
             let controls = ControlCells::of(&data, &cells);
-            job.contexts.push(Context { cell_type: c.clone(), batch: b.clone(), cells, controls });
+            let of_group = |&g: &u32| {
+                let group = &data.groups()[g as usize];
+                std::iter::repeat_n(here.batches[group.batch as usize].clone(), group.cells as usize)
+            };
+            let batches = pool.groups.iter().flat_map(of_group).collect();
+            job.contexts.push(Context { cell_type: c.clone(), cells, batches, controls });
             job.contexts.len() - 1
         });
         let conditions = request::ids(known, c, p, b)?;
@@ -258,8 +264,8 @@ fn push_controls(job: &Job, manifest: &Manifest, population: &mut Population) ->
     let genes = manifest.genes.len();
     let mut row = vec![0.0; genes];
     let mut written = HashSet::new();
-    for Context { cell_type, batch, cells, controls } in &job.contexts {
-        for (x, &cell) in controls.rows.chunks(genes).zip(cells) {
+    for Context { cell_type, cells, batches, controls } in &job.contexts {
+        for ((x, &cell), batch) in controls.rows.chunks(genes).zip(cells).zip(batches) {
             // Contexts without controls of their own share those of other batches.
             if written.insert(cell) {
                 row.iter_mut().zip(x).for_each(|(y, x)| *y = x * manifest.factor);

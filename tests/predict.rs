@@ -4,7 +4,7 @@ use std::path::Path;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Observe;
-use scale_engine::data::h5ad::{self, Cells, H5ad, X};
+use scale_engine::data::h5ad::{self, Cells, Column, Frame, H5ad, Labels, X};
 use scale_engine::data::split::Part;
 use scale_engine::error::Result;
 use scale_engine::predict::{self, Report, Source, predict};
@@ -164,4 +164,49 @@ fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
         (names, file.var().index.clone())
     };
     assert!(count(&out) == count(&real));
+}
+
+#[test]
+fn control_cells_keep_the_batch_they_were_measured_in() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let file = H5ad::open(&small.cells).expect("readable");
+    let label = |name: &str| file.obs().labels(&small.cells, name).expect("a column");
+    // A file with controls of the first batch alone, asked for populations in the second.
+    let (batch, x) = (label("batch"), file.rows(0..file.shape().0).expect("X"));
+    let kept: Vec<usize> = (0..batch.len()).filter(|&i| batch.get(i) == Some(&batches[0])).collect();
+    let mut dense = Vec::new();
+    kept.iter().for_each(|&i| dense.extend(x.outer_view(i).expect("a row").to_dense()));
+    let column = |name: &str| {
+        let labels = label(name);
+        let words: Vec<&str> = kept.iter().map(|&i| labels.get(i).expect("a label")).collect();
+        (name.to_string(), Column::Categorical(Labels::of(&words)))
+    };
+    let obs = Frame {
+        index: (0..kept.len()).map(|i| format!("cell{i}")).collect(),
+        columns: ["perturbation", "cell_type", "batch"].map(column).to_vec(),
+    };
+    let var = Frame { index: file.var().index.clone(), columns: Vec::new() };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (controls, request, out) = (place("controls.h5ad"), place("request.csv"), place("out.h5ad"));
+    let shape = (kept.len(), x.cols());
+    h5ad::write(&controls, &obs, &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
+    let line = format!("{},{},{},20\n", perturbations[0], types[0], batches[1]);
+    std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
+    let settings = predict::Settings {
+        run: small.run.clone(),
+        out: out.clone(),
+        source: Source::File { controls, request },
+        with_controls: true,
+        observe: None,
+        seed: 0,
+    };
+    predict(&settings).expect("an answer");
+    let made = H5ad::open(&out).expect("readable");
+    let made = made.obs().labels(&out, "batch").expect("a column");
+    let of = |range: std::ops::Range<usize>| range.map(|i| made.get(i).expect("a label").to_string());
+    assert!(of(0..20).all(|b| b == batches[1]), "what was asked for");
+    assert!(of(20..made.len()).all(|b| b == batches[0]) && made.len() > 20, "what was measured");
 }

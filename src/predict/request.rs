@@ -38,9 +38,9 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     let has_perturbation = names.obs().column(&columns.perturbation).is_some();
     let file = &names;
     let cell_type = file.obs().labels(controls, wanted[0])?;
-    let batch =
+    let labels =
         columns.batch.as_deref().and_then(|c| file.obs().column(c).map(|_| file.obs().labels(controls, c)));
-    let batch = batch.transpose()?;
+    let labels = labels.transpose()?;
     let resting = match has_perturbation {
         true => Some(file.obs().labels(controls, &columns.perturbation)?),
         false => None,
@@ -58,7 +58,7 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
         let context = match places.get(&key) {
             Some(&context) => context,
             None => {
-                let cells = pool(&cell_type, batch.as_ref(), &key, is_control);
+                let cells = pool(&cell_type, labels.as_ref(), &key, is_control);
                 if cells.is_empty() {
                     let what = format!(
                         "holds no control cells of cell type {:?}, which {} asks for",
@@ -82,7 +82,12 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     keys.sort_by_key(|&(_, place)| place);
     for (((cell_type, batch), place), controls) in keys.into_iter().zip(read) {
         let cells = members[place].iter().map(|&cell| cell as u64).collect();
-        job.contexts.push(Context { cell_type, batch, cells, controls });
+        let measured_in = |&cell: &usize| {
+            let own = labels.as_ref().and_then(|labels| labels.get(cell));
+            own.unwrap_or(&batch).to_string()
+        };
+        let batches = members[place].iter().map(measured_in).collect();
+        job.contexts.push(Context { cell_type, cells, batches, controls });
     }
     Ok(job)
 }
