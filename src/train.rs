@@ -107,6 +107,7 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
         let batch = loader.next();
         let line = run.step(&batch)?;
         loss = line.loss;
+        loader.give_back(batch);
         bar.set_position(run.step);
         if run.step.is_multiple_of(config.train.log_every) || run.step == steps {
             let cells = 2 * config.data.sets * config.data.cells;
