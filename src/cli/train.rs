@@ -17,8 +17,13 @@ Example:
 RUN then holds config.toml (every setting there is, as used), metrics.jsonl, TensorBoard events and \
 checkpoints/{last,best}.safetensors: the best by the validation part's PDCorr, where the split has one.
 
-Often set: recipe=default|paper  data.sets, data.cells (sets a step, cells a set)  encoder.kind=llama|attention|mlp
-  flow.start=control|gaussian|mixed|shifted  optim.lr  train.val_every, train.checkpoint_every, train.log_every (steps)
+Often set:
+  recipe=default|paper
+  encoder.kind=llama|attention|mlp
+  flow.start=control|gaussian|mixed|shifted
+  data.sets=16  data.cells=32           sets a step, cells a set
+  optim.lr=0.002
+  train.val_every=200  train.checkpoint_every=200  train.log_every=10
 
 Ctrl-C writes a checkpoint and ends cleanly; --resume goes on to the same bits as a run that was never stopped.";
 

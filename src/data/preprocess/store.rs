@@ -87,7 +87,7 @@ fn manifest(
 }
 
 /// CRC-32 of a source: of its genes, of which cells are used, and of every value. It grows with the blocks of a pass and does not
-/// depend on where they are cut, nor on whether the matrix is CSR, CSC or dense, unless zeros are stored.
+/// depend on where they are cut, nor on whether the matrix is CSR, CSC or dense.
 struct Fingerprint {
     names: Hasher,
     /// Of the lengths of the rows, their genes and their values.
