@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Observe;
-use crate::data::controls::control_pool;
+use crate::data::controls::{Controls, control_pool};
 use crate::data::observe::{self, Observer};
-use crate::data::population::{Population, measured};
+use crate::data::population::{Population, measured, names};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -103,6 +103,20 @@ struct Context {
     controls: ControlCells,
 }
 
+impl Context {
+    /// The cells of a pool of a data directory.
+    fn of(data: &Data, pool: &Controls, cell_type: &str) -> Context {
+        let cells: Vec<u64> = pool.iter().collect();
+        let controls = ControlCells::of(data, &cells);
+        let of_group = |&group: &u32| {
+            let [_, _, batch] = names(data, group);
+            std::iter::repeat_n(batch.to_string(), data.groups()[group as usize].cells as usize)
+        };
+        let batches = pool.groups.iter().flat_map(of_group).collect();
+        Context { cell_type: cell_type.to_string(), cells, batches, controls }
+    }
+}
+
 /// Predicts and writes; nothing is left at the output on failure.
 pub fn predict(settings: &Settings) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
@@ -187,32 +201,21 @@ fn held_out(
         if group.perturbation == data.control_id() {
             continue;
         }
-        let [c, p, b] = [
-            &here.cell_types[group.cell_type as usize],
-            &here.perturbations[group.perturbation as usize],
-            &here.batches[group.batch as usize],
-        ];
+        let [p, c, b] = names(&data, g);
         let Some(pool) = control_pool(&data, g) else {
             report.notes.push(format!("{c} / {p} / {b}: no control cells of this cell type; not predicted"));
             continue;
         };
         let context = *places.entry((group.cell_type, group.batch)).or_insert_with(|| {
-            let cells: Vec<u64> = pool.iter().collect();
-            let controls = ControlCells::of(&data, &cells);
-            let of_group = |&g: &u32| {
-                let group = &data.groups()[g as usize];
-                std::iter::repeat_n(here.batches[group.batch as usize].clone(), group.cells as usize)
-            };
-            let batches = pool.groups.iter().flat_map(of_group).collect();
-            job.contexts.push(Context { cell_type: c.clone(), cells, batches, controls });
+            job.contexts.push(Context::of(&data, &pool, c));
             job.contexts.len() - 1
         });
         let conditions = request::ids(known, c, p, b)?;
         let request = Request { conditions, cells: group.cells as usize };
         job.asks.push(Ask {
-            perturbation: p.clone(),
-            cell_type: c.clone(),
-            batch: b.clone(),
+            perturbation: p.to_string(),
+            cell_type: c.to_string(),
+            batch: b.to_string(),
             request,
             context,
         });

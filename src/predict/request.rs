@@ -31,23 +31,8 @@ const OTHER_TOTAL: f64 = 0.01;
 /// Reads the request and gathers the control cells it needs.
 pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
     let rows = read(manifest, request)?;
-    let columns = &manifest.columns;
-    let wanted: Vec<&str> =
-        std::iter::once(columns.cell_type.as_str()).chain(columns.batch.as_deref()).collect();
-    let names = H5ad::open(controls)?;
-    let has_perturbation = names.obs().column(&columns.perturbation).is_some();
-    let file = &names;
-    let cell_type = file.obs().labels(controls, wanted[0])?;
-    let labels =
-        columns.batch.as_deref().and_then(|c| file.obs().column(c).map(|_| file.obs().labels(controls, c)));
-    let labels = labels.transpose()?;
-    let resting = match has_perturbation {
-        true => Some(file.obs().labels(controls, &columns.perturbation)?),
-        false => None,
-    };
-    let is_control =
-        |cell: usize| resting.as_ref().is_none_or(|l| l.get(cell) == Some(manifest.control.as_str()));
-
+    let file = H5ad::open(controls)?;
+    let labels = ControlLabels::read(manifest, &file)?;
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut members: Vec<Vec<usize>> = Vec::new();
@@ -58,10 +43,11 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
         let context = match places.get(&key) {
             Some(&context) => context,
             None => {
-                let cells = pool(&cell_type, labels.as_ref(), &key, is_control);
+                let cells = labels.pool(&key);
                 if cells.is_empty() {
                     let what = format!(
-                        "holds no control cells of cell type {:?}, which {} asks for",
+                        "holds no control cells ({:?}) of cell type {:?}, which {} asks for",
+                        manifest.control,
                         key.0,
                         request.display()
                     );
@@ -77,15 +63,12 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
         let (perturbation, cell_type) = (row.perturbation, row.cell_type);
         job.asks.push(Ask { perturbation, cell_type, batch: batch_name, request, context });
     }
-    let read = gather(manifest, file, &members, report)?;
+    let read = gather(manifest, &file, &members, report)?;
     let mut keys: Vec<_> = places.into_iter().collect();
     keys.sort_by_key(|&(_, place)| place);
     for (((cell_type, batch), place), controls) in keys.into_iter().zip(read) {
         let cells = members[place].iter().map(|&cell| cell as u64).collect();
-        let measured_in = |&cell: &usize| {
-            let own = labels.as_ref().and_then(|labels| labels.get(cell));
-            own.unwrap_or(&batch).to_string()
-        };
+        let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
         let batches = members[place].iter().map(measured_in).collect();
         job.contexts.push(Context { cell_type, cells, batches, controls });
     }
@@ -131,19 +114,44 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Control cells of (cell type, batch), else of the cell type in any batch.
-fn pool(
-    cell_type: &Labels,
-    batch: Option<&Labels>,
-    (c, b): &(String, String),
-    is_control: impl Fn(usize) -> bool,
-) -> Vec<usize> {
-    let of_type: Vec<usize> =
-        (0..cell_type.len()).filter(|&i| cell_type.get(i) == Some(c.as_str()) && is_control(i)).collect();
-    let Some(batch) = batch else { return of_type };
-    let of_batch: Vec<usize> =
-        of_type.iter().copied().filter(|&i| batch.get(i) == Some(b.as_str())).collect();
-    if of_batch.is_empty() { of_type } else { of_batch }
+/// Labels of the cells of a file of controls.
+struct ControlLabels {
+    cell_type: Labels,
+    batch: Option<Labels>,
+    /// Which cells are controls: all where the file does not tell.
+    control: Vec<bool>,
+}
+
+impl ControlLabels {
+    fn read(manifest: &Manifest, file: &H5ad) -> Result<ControlLabels> {
+        let columns = &manifest.columns;
+        let labels = |column: &str| file.obs().labels(file.path(), column);
+        let optional = |column: &str| file.obs().column(column).is_some().then(|| labels(column)).transpose();
+        let cell_type = labels(&columns.cell_type)?;
+        let batch = columns.batch.as_deref().map(optional).transpose()?.flatten();
+        let perturbation = optional(&columns.perturbation)?;
+        let is_control =
+            |i| perturbation.as_ref().is_none_or(|l| l.get(i) == Some(manifest.control.as_str()));
+        let control = (0..cell_type.len()).map(is_control).collect();
+        Ok(ControlLabels { cell_type, batch, control })
+    }
+
+    /// The batch of a cell, where the file tells.
+    fn batch(&self, cell: usize) -> Option<&str> {
+        self.batch.as_ref().and_then(|labels| labels.get(cell))
+    }
+
+    /// Control cells of (cell type, batch), else of the cell type in any batch.
+    fn pool(&self, (c, b): &(String, String)) -> Vec<usize> {
+        let of_type = |&i: &usize| self.control[i] && self.cell_type.get(i) == Some(c.as_str());
+        let of_type: Vec<usize> = (0..self.cell_type.len()).filter(of_type).collect();
+        if self.batch.is_none() {
+            return of_type;
+        }
+        let of_batch: Vec<usize> =
+            of_type.iter().copied().filter(|&i| self.batch(i) == Some(b.as_str())).collect();
+        if of_batch.is_empty() { of_type } else { of_batch }
+    }
 }
 
 /// Where each gene of the file stands in the model, `None` where the model does not know it.
