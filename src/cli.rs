@@ -27,12 +27,17 @@ pub struct Cli {
 
 const WAY: &str = "\
 The way from cells to scores:
-  scale-engine preprocess cells.h5ad --out DATA --pert-col gene --control-pert non-targeting --celltype-col cell_line
+  scale-engine preprocess cells.h5ad --out DATA --pert-col gene \\
+      --control-pert non-targeting --celltype-col cell_line
   scale-engine split held_out.toml --data DATA
   scale-engine train --data DATA --split held_out.toml --out RUN
-  scale-engine predict RUN --data DATA --split held_out.toml --subset test --real-out real.h5ad --with-controls --out pred.h5ad
-  scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene --control-pert non-targeting --out SCORES
+  scale-engine predict RUN --data DATA --split held_out.toml --subset test \\
+      --with-controls --out pred.h5ad --real-out real.h5ad
+  scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene \\
+      --control-pert non-targeting --celltype-col cell_line --out SCORES
+
 The whole of it on simulated cells: scale-engine demo
+What a file or folder holds: scale-engine inspect PATH
 
 Exit codes: 0 done, 1 failed, 2 wrong options.";
 
@@ -50,6 +55,9 @@ enum Command {
     Evaluate(evaluate::Args),
     Selftest(selftest::Args),
     /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  scale-engine completions bash > ~/.local/share/bash-completion/completions/scale-engine"
+    )]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,

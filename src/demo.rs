@@ -106,20 +106,26 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         predict::predict(&asked)?;
         table.push(score(name, &pred, real, dir)?);
     }
-    let parts = Split::load(split, &opened)?;
+    table.extend(baselines(settings, &opened, &Split::load(split, &opened)?, real)?);
+    write_table(&dir.join("table.csv"), &table)?;
+    stage("done");
+    Ok(table)
+}
+
+/// Every baseline, scored as the model is.
+fn baselines(settings: &Settings, data: &Data, split: &Split, real: &Path) -> Result<Vec<Row>> {
+    let mut table = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {
         for kind in Kind::ALL {
             let suffix = if observe == Observe::None { "" } else { ", observed" };
             let name = format!("{}{suffix}", kind.name());
-            let pred = dir.join(format!("{}.h5ad", name.replace(", ", "-")));
+            let pred = settings.out.join(format!("{}.h5ad", name.replace(", ", "-")));
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
-            let answer = baseline(&opened, parts.part(Part::Train), parts.part(Part::Test), &wanted)?;
+            let answer = baseline(data, split.part(Part::Train), split.part(Part::Test), &wanted)?;
             answer.population.write(&pred)?;
-            table.push(score(&name, &pred, real, dir)?);
+            table.push(score(&name, &pred, real, &settings.out)?);
         }
     }
-    write_table(&dir.join("table.csv"), &table)?;
-    stage("done");
     Ok(table)
 }
 

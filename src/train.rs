@@ -26,10 +26,12 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 mod metrics;
+mod part_norms;
 mod tensorboard;
 mod validate;
 
 use metrics::{Line, Metrics};
+use part_norms::part_norms;
 
 /// What to train on, and where to.
 pub struct Settings {
@@ -107,6 +109,7 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
         let batch = loader.next();
         let line = run.step(&batch)?;
         loss = line.loss;
+        loader.give_back(batch);
         bar.set_position(run.step);
         if run.step.is_multiple_of(config.train.log_every) || run.step == steps {
             let cells = 2 * config.data.sets * config.data.cells;
@@ -114,9 +117,10 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
             bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
             metrics.step(&line, rate)?;
         }
-        if config.train.val_every > 0
-            && (run.step.is_multiple_of(config.train.val_every) || run.step == steps)
-        {
+        if !line.part_norms.is_empty() {
+            metrics.part_norms(&line)?;
+        }
+        if config.train.validates_after(run.step) {
             run.validate(&mut metrics)?;
         }
         if run.step.is_multiple_of(config.train.checkpoint_every) {
@@ -203,10 +207,15 @@ impl Run {
         let config = self.model.config();
         let examples = self.examples(batch);
         let draws = Draws::at(config.train.seed, self.step, batch.sets, config.flow.t_zero);
+        let looks = self.step == 0 || config.train.validates_after(self.step + 1);
+        let norms = match looks {
+            true => part_norms(&self.model, &mut self.params, &examples, &draws),
+            false => Vec::new(),
+        };
         let mut tape = Tape::new();
         let vars = self.params.bind(&mut tape);
         let losses = self.model.losses(&mut tape, &vars, &examples, &draws);
-        let mut line = Line::of(&tape, &losses);
+        let mut line = Line { part_norms: norms, ..Line::of(&tape, &losses) };
         if !line.loss.is_finite() {
             return Err(self.diverged(batch, &line));
         }
@@ -280,7 +289,7 @@ impl Run {
             config: self.model.config().clone(),
             data: self.data.manifest().clone(),
             split: self.split.hash.clone(),
-            effects: self.effects.pairs.clone(),
+            effects: self.effects.pairs().to_vec(),
             best: self.best,
         };
         let checkpoint = Checkpoint {

@@ -14,15 +14,15 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine demo --out demo
 
-The folder then holds the simulated cells, the shards, the split file, the run, predictions, scores and table.csv.
-Each stage is what a command does; `scale-engine --help` lists them.";
+The folder then holds the simulated cells, the shards, the split file, the run, predictions, scores and table.csv. \
+Each stage is what a command does (`scale-engine --help` lists them), so that every command can be tried on its files.";
 
 /// Go the whole way on simulated cells, and end with a table: the model beside the baselines
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Folder to make [default: runs/demo-SEED]
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Of the world, the weights and all draws
     #[arg(long, default_value_t = 0)]

@@ -23,6 +23,8 @@ pub struct Line {
     pub latent_variance: f32,
     /// Global norm of the gradient before the clip.
     pub grad_norm: f64,
+    /// Norm of each part's own gradient, before its weight; only of the steps that look (the first and those before a validation).
+    pub part_norms: Vec<(&'static str, f64)>,
     /// Learning rate.
     pub lr: f64,
 }
@@ -37,6 +39,7 @@ impl Line {
             parts: losses.parts.iter().map(|&(name, var, _)| (name, item(var))).collect(),
             latent_variance: losses.latent_variance,
             grad_norm: f64::NAN,
+            part_norms: Vec::new(),
             lr: f64::NAN,
         }
     }
@@ -80,6 +83,15 @@ impl Metrics {
         value["grad_norm"] = json!(line.grad_norm);
         value["lr"] = json!(line.lr);
         value["cells_per_second"] = json!(cells_per_second.round());
+        self.write(&value)
+    }
+
+    /// Norms of the parts' gradients, as `grad_norm_mse` and so on.
+    pub fn part_norms(&mut self, line: &Line) -> Result<()> {
+        let mut value = json!({ "step": line.step });
+        for (name, norm) in &line.part_norms {
+            value[format!("grad_norm_{name}")] = json!(norm);
+        }
         self.write(&value)
     }
 

@@ -15,14 +15,8 @@ const GROUPS: usize = 64;
 /// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effect; `None` without
 /// validation groups.
 pub fn pdcorr(run: &Run) -> Option<f64> {
-    let (data, control) = (&run.data, run.data.control_id());
-    let perturbed: Vec<u32> = run
-        .split
-        .part(Part::Val)
-        .iter()
-        .copied()
-        .filter(|&g| data.groups()[g as usize].perturbation != control)
-        .collect();
+    let data = &run.data;
+    let perturbed = run.split.perturbed(Part::Val, data);
     let stride = perturbed.len().div_ceil(GROUPS).max(1);
     let mut params = Params::like(&run.params);
     params.set_weights(run.optimizer.ema.clone());
@@ -31,7 +25,6 @@ pub fn pdcorr(run: &Run) -> Option<f64> {
         model: &run.model,
         params: &params,
         effects: &run.effects,
-        target: manifest.target.unwrap_or(1e4),
         factor: manifest.factor,
         seed: 0,
     };
