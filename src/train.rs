@@ -130,7 +130,7 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
         best: run.best,
         loss,
         cells_per_second: cells / began.elapsed().as_secs_f64(),
-        parameters: run.params.len(),
+        parameters: run.params.count(),
         unmatched,
     })
 }
@@ -182,11 +182,11 @@ impl Run {
         let model =
             Model::new(config, &sizes, checkpoint.statistics, &mut params, Rng::new(config.train.seed).at(3));
         params.set_weights(checkpoint.weights);
-        let [m, v] = checkpoint.moments;
+        let optimizer = Optimizer::resume(&params, checkpoint.moments, checkpoint.average);
         Ok(Run {
             model,
             params,
-            optimizer: Optimizer { m, v, ema: checkpoint.average },
+            optimizer,
             effects: checkpoint.effects,
             split,
             data,
@@ -212,7 +212,8 @@ impl Run {
         let found = tape.backward(total);
         self.params.collect(&vars, found);
         let steps = config.train.steps;
-        line.grad_norm = self.optimizer.step(&mut self.params, &config.optim, self.step, steps);
+        let norm = self.optimizer.step(&mut self.params, &config.optim, self.step, steps);
+        line.grad_norm = norm.item();
         line.lr = learning_rate(&config.optim, self.step, steps);
         self.step += 1;
         line.step = self.step;
@@ -285,9 +286,9 @@ impl Run {
             header,
             statistics: self.model.statistics().clone(),
             effects: self.effects.clone(),
-            weights: self.params.weights().to_vec(),
-            average: self.optimizer.ema.clone(),
-            moments: [self.optimizer.m.clone(), self.optimizer.v.clone()],
+            weights: self.params.weights().to_host(),
+            average: self.optimizer.ema.to_host(),
+            moments: [self.optimizer.m.to_host(), self.optimizer.v.to_host()],
         };
         let dir = self.out.join("checkpoints");
         if name == "last" && self.model.config().train.keep_all {

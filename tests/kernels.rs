@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::selftest::table;
 
+mod adamw;
+
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];
 

@@ -22,7 +22,7 @@ pub struct Line {
     /// Share of the latent variance between cells.
     pub latent_variance: f32,
     /// Global norm of the gradient before the clip.
-    pub grad_norm: f64,
+    pub grad_norm: f32,
     /// Learning rate.
     pub lr: f64,
 }
@@ -36,7 +36,7 @@ impl Line {
             loss: item(losses.total),
             parts: losses.parts.iter().map(|&(name, var, _)| (name, item(var))).collect(),
             latent_variance: losses.latent_variance,
-            grad_norm: f64::NAN,
+            grad_norm: f32::NAN,
             lr: f64::NAN,
         }
     }
