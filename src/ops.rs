@@ -12,6 +12,7 @@ pub mod gemm;
 pub mod vector;
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
 pub mod cast;
 pub mod column_sums;

@@ -53,7 +53,14 @@ pub fn ops(gpu: &Gpu, most: usize, mut say: impl FnMut(&str)) -> Result<Vec<Chec
             Some(at) => at,
             None => {
                 let (name, real) = (row.op().to_string(), gpu.real());
-                checks.push(Check { name, real, rows: 0, output: String::new(), error: 0.0, allowed: f64::INFINITY });
+                checks.push(Check {
+                    name,
+                    real,
+                    rows: 0,
+                    output: String::new(),
+                    error: 0.0,
+                    allowed: f64::INFINITY,
+                });
                 checks.len() - 1
             }
         };

@@ -5,6 +5,8 @@ use scale_engine::selftest::{Size, model, table};
 
 use super::emulate::folder;
 
+mod adamw;
+
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::device::{self, Device};
+use super::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
@@ -37,7 +37,10 @@ pub fn run(args: Args) -> Result<()> {
         Device::Cuda(index) => index,
         Device::Auto => 0,
         Device::Cpu => {
-            return Err(Error::setting("--device", "the CPU's own checks are `cargo test`; give cuda or cuda:NUMBER"));
+            return Err(Error::setting(
+                "--device",
+                "the CPU's own checks are `cargo test`; give cuda or cuda:NUMBER",
+            ));
         }
     };
     let began = Instant::now();

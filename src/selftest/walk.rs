@@ -3,17 +3,15 @@
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Gpu, Real};
+use crate::model::Statistics;
 use crate::model::condition::Vocabulary;
-use crate::model::losses::{Draws, Examples};
-use crate::model::{Model, Statistics};
-use crate::optim::Optimizer;
-use crate::params::Params;
+use crate::model::losses::Examples;
 use crate::rng::Rng;
-use crate::selftest::case::{error, wide};
-use crate::tape::Tape;
 use crate::tensor::Tensor;
+use crate::train::Learner;
 
 use super::Check;
+use super::case::{error, wide};
 
 /// Sizes that the emulator can take, or those of preset tiny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +22,8 @@ pub enum Size {
     Tiny,
 }
 
-/// B, N, G.
 impl Size {
+    /// B, N, G.
     fn batch(self) -> [usize; 3] {
         match self {
             Size::Small => [2, 9, 97],
@@ -33,12 +31,21 @@ impl Size {
         }
     }
 
-    fn config(self) -> Result<Config> {
+    fn config(self, steps: u64) -> Result<Config> {
         let small = [
-            "encoder.patch=32", "encoder.width=64", "encoder.heads=1", "encoder.ffn=40", "flow.width=64", "flow.layers=1",
-            "flow.heads=1", "flow.ffn=40", "decoder.width=40", "conditions.width=24",
+            "encoder.patch=32",
+            "encoder.width=64",
+            "encoder.heads=1",
+            "encoder.ffn=40",
+            "flow.width=64",
+            "flow.layers=1",
+            "flow.heads=1",
+            "flow.ffn=40",
+            "decoder.width=40",
+            "conditions.width=24",
         ];
-        let common = ["flow.start=shifted", "loss.w_endpoint=0.5"];
+        let steps = format!("train.steps={steps}");
+        let common = ["flow.start=shifted", "loss.w_endpoint=0.5", &steps];
         let set: Vec<String> = match self {
             Size::Small => small.iter().chain(&common).map(|s| s.to_string()).collect(),
             Size::Tiny => common.iter().map(|s| s.to_string()).collect(),
@@ -49,58 +56,41 @@ impl Size {
 
 /// A model in training on made-up cells.
 struct Walk {
-    model: Model,
-    params: Params,
-    optimizer: Optimizer,
+    learner: Learner,
     examples: Examples,
-    step: u64,
 }
 
 impl Walk {
-    fn new(size: Size, gpu: Option<&Gpu>) -> Result<Walk> {
-        let ([b, n, g], config, rng) = (size.batch(), size.config()?, Rng::new(11));
+    fn new(size: Size, steps: u64, gpu: Option<&Gpu>) -> Result<Walk> {
+        let ([b, n, g], rng) = (size.batch(), Rng::new(11));
         let vocabulary = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
-        // About half of a cell's genes are zero, as in real ones.
+        // About a third of a cell's genes are zero, as in real ones.
         let cell = |i: u64| (0.1 + 0.2 * rng.at(0).normal(i)).max(0.0);
         let statistics = Statistics { mean: vec![0.15; g], std: vec![0.12; g] };
-        let mut params = Params::default();
-        let model = Model::new(&config, &vocabulary, statistics, &mut params, rng.at(1));
-        if let Some(gpu) = gpu {
-            params.to_gpu(gpu);
-        }
-        let optimizer = Optimizer::new(&params);
+        let learner = Learner::new(&size.config(steps)?, &vocabulary, statistics, gpu);
         let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).map(cell).collect());
         let effect = Tensor::new(&[b, g], (0..(b * g) as u64).map(|i| 0.05 * rng.at(2).normal(i)).collect());
         let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 3, 1 + i % 4, i % 2]).collect();
-        let examples = Examples::new(cells, Some(effect), &ids);
-        Ok(Walk { model, params, optimizer, examples, step: 0 })
+        Ok(Walk { learner, examples: Examples::new(cells, Some(effect), &ids) })
     }
 
-    /// The loss, with its gradients left in the parameters.
-    fn loss(&mut self) -> f32 {
-        let config = self.model.config();
-        let sets = self.examples.cells.shape()[0] / 2;
-        let draws = Draws::at(5, self.step, sets, config.flow.t_zero);
-        let mut tape = Tape::new().on(self.params.gpu());
-        let vars = self.params.bind(&mut tape);
-        let losses = self.model.losses(&mut tape, &vars, &self.examples, &draws);
-        let loss = tape.value(losses.total).item();
-        let found = tape.backward(losses.total);
-        self.params.collect(&vars, found);
-        loss
+    /// The loss of step k; its gradients are left in the parameters.
+    fn loss(&mut self, k: u64) -> f32 {
+        self.learner.gradients(&self.examples, k).loss.item()
     }
 
     /// The losses of `steps` steps of training.
     fn train(&mut self, steps: u64) -> Vec<f32> {
-        let optim = self.model.config().optim.clone();
-        (0..steps)
-            .map(|_| {
-                let loss = self.loss();
-                self.optimizer.step(&mut self.params, &optim, self.step, steps);
-                self.step += 1;
-                loss
-            })
-            .collect()
+        let step = |k| {
+            let loss = self.loss(k);
+            self.learner.update(k);
+            loss
+        };
+        (0..steps).map(step).collect()
+    }
+
+    fn weights(&self) -> Tensor {
+        self.learner.params.weights().to_host()
     }
 }
 
@@ -129,7 +119,7 @@ fn relative(found: f32, truth: f32) -> f64 {
 /// The checks, each with its worst error.
 pub fn checks(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     let bounds = Bounds::of(gpu.real());
-    let (mut host, mut device) = (Walk::new(size, None)?, Walk::new(size, Some(gpu))?);
+    let (mut host, mut device) = (Walk::new(size, steps, None)?, Walk::new(size, steps, Some(gpu))?);
     let check = |name: &str, output: String, error: f64, allowed: f64, rows: usize| Check {
         name: name.into(),
         real: gpu.real(),
@@ -138,35 +128,47 @@ pub fn checks(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
         error,
         allowed,
     };
-    let (truth, found) = (host.loss(), device.loss());
+    let (truth, found) = (host.loss(0), device.loss(0));
     let mut made = vec![check("model loss", format!("{truth:.4}"), relative(found, truth), bounds.loss, 1)];
+    let (name, off) = worst_gradient(&host.learner, &device.learner);
+    let count = host.learner.params.entries().len();
+    made.push(check("model gradients", name, off, bounds.gradient, count));
 
-    let (told, grads) = (host.params.grads(), device.params.grads());
+    let (truth, found) = (host.train(steps), device.train(steps));
+    let off = found.iter().zip(&truth).map(|(&f, &t)| relative(f, t)).enumerate();
+    let (at, off) =
+        off.fold((0, 0.0f64), |worst, (i, e)| if e.is_nan() || e > worst.1 { (i, e) } else { worst });
+    let what = format!("step {at}: {:.4} and {:.4}", found[at], truth[at]);
+    made.push(check("model training", what, off, bounds.after_steps, steps as usize));
+
+    let mut again = Walk::new(size, steps, Some(gpu))?;
+    let second = again.train(steps);
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    let same = bits(&found) == bits(&second) && bits(again.weights().data()) == bits(device.weights().data());
+    made.push(check(
+        "model, the same bits",
+        String::new(),
+        if same { 0.0 } else { 1.0 },
+        0.0,
+        steps as usize,
+    ));
+    Ok(made)
+}
+
+/// The parameter whose gradient on the device is farthest from the host's, and how far.
+fn worst_gradient(host: &Learner, device: &Learner) -> (String, f64) {
+    let (told, found) = (host.params.grads().to_host(), device.params.grads().to_host());
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let whole = norm(&wide(told.data()));
     let mut worst = (String::new(), 0.0f64);
-    let whole = wide(&told).iter().map(|x| x * x).sum::<f64>().sqrt();
     for entry in host.params.entries() {
-        let (a, b) = (wide(&grads[entry.range()]), wide(&told[entry.range()]));
+        let (found, told) = (wide(&found.data()[entry.range()]), wide(&told.data()[entry.range()]));
         // A gradient that is next to nothing beside the others is judged by them.
-        let size = b.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let off = error(&a, &b) * (size / size.max(1e-4 * whole));
+        let size = norm(&told);
+        let off = error(&found, &told) * (size / size.max(1e-4 * whole));
         if off.is_nan() || off > worst.1 {
             worst = (entry.name.clone(), off);
         }
     }
-    let count = host.params.entries().len();
-    made.push(check("model gradients", worst.0, worst.1, bounds.gradient, count));
-
-    let (truth, found) = (host.train(steps), device.train(steps));
-    let off = found.iter().zip(&truth).map(|(&f, &t)| relative(f, t)).enumerate();
-    let (at, off) = off.fold((0, 0.0f64), |worst, (i, e)| if e.is_nan() || e > worst.1 { (i, e) } else { worst });
-    let what = format!("step {at}: {:.4} and {:.4}", found[at], truth[at]);
-    made.push(check("training", what, off, bounds.after_steps, steps as usize));
-
-    let mut again = Walk::new(size, Some(gpu))?;
-    again.loss();
-    let second = again.train(steps);
-    let same = found.iter().map(|x| x.to_bits()).eq(second.iter().map(|x| x.to_bits()))
-        && again.params.weights().iter().zip(device.params.weights().iter()).all(|(a, b)| a.to_bits() == b.to_bits());
-    made.push(check("same seed, same bits", String::new(), if same { 0.0 } else { 1.0 }, 0.0, steps as usize));
-    Ok(made)
+    worst
 }

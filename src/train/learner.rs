@@ -2,9 +2,9 @@
 
 use crate::config::Config;
 use crate::gpu::Gpu;
+use crate::model::condition::Vocabulary;
 use crate::model::losses::{Draws, Examples, Losses};
 use crate::model::{Model, Statistics};
-use crate::model::condition::Vocabulary;
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::rng::Rng;
