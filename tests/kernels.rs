@@ -1,9 +1,12 @@
 //! Kernels without a GPU: every op's small rows on the emulator, warps in random order, against the op's reference.
 
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::selftest::{Size, model, table};
 
-use super::emulate::folder;
+use super::emulate;
 
 mod adamw;
 
@@ -13,15 +16,21 @@ const SEEDS: [u64; 3] = [1, 2, 3];
 /// Numbers of a row's inputs up to which it is emulated.
 const SMALL: usize = 70_000;
 
+/// The folder of the compiled kernels; `None` without g++.
+fn emulated() -> Option<&'static Path> {
+    static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| emulate::folder("kernels", None));
+    FOLDER.as_deref()
+}
+
 /// Holds every small row of an op to its bounds, in one storage.
 fn hold(op: &str, real: Real) {
-    let Some(folder) = folder("kernels", None) else { return };
+    let Some(folder) = emulated() else { return };
     let mut missed = Vec::new();
     let rows: Vec<_> = table().into_iter().filter(|row| row.op() == op && row.size() <= SMALL).collect();
     assert!(!rows.is_empty(), "no row of {op} is small enough to be emulated");
     for row in rows {
         for seed in SEEDS {
-            let gpu = Gpu::emulated(&folder, real, seed);
+            let gpu = Gpu::emulated(folder, real, seed);
             let name = format!("{} {:?}, {real:?}, seed {seed}", row.name, row.shapes);
             match gpu::guard(|| Ok(row.judge(&gpu))) {
                 Err(e) => missed.push(format!("{name}: {e}")),
@@ -58,9 +67,9 @@ emulated_ops! {
 
 #[test]
 fn the_whole_model_on_the_emulator_is_the_cpus() {
-    let Some(folder) = folder("kernels", None) else { return };
+    let Some(folder) = emulated() else { return };
     for real in [Real::F32, Real::Bf16] {
-        let gpu = Gpu::emulated(&folder, real, 1);
+        let gpu = Gpu::emulated(folder, real, 1);
         let checks = gpu::guard(|| model(&gpu, Size::Small, 2)).expect("a device that answers");
         let missed: Vec<_> = checks.iter().filter(|check| !check.holds()).collect();
         assert!(missed.is_empty(), "{missed:#?}");

@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
-    device: device::Args,
+    device: device::Choice,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,

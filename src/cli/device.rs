@@ -7,7 +7,7 @@ use crate::gpu::{Gpu, Real};
 
 /// Where to compute, and how numbers are stored there.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct Choice {
     /// Where to compute: auto (a GPU where there is one), cpu, cuda or cuda:1
     #[arg(long, default_value = "auto")]
     device: Device,
@@ -61,7 +61,7 @@ impl From<Precision> for Real {
     }
 }
 
-impl Args {
+impl Choice {
     /// The GPU, or `None` for the CPU. `auto` says on stderr why there is no GPU; `cuda` fails with the reason.
     pub fn open(&self) -> Result<Option<Gpu>> {
         let real = self.precision.into();

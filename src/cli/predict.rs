@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
-    device: device::Args,
+    device: device::Choice,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,

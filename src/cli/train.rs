@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
-    device: device::Args,
+    device: device::Choice,
     /// Go on from RUN/checkpoints/last.safetensors with the run's own config
     #[arg(long)]
     resume: bool,
