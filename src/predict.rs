@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Observe;
 use crate::data::controls::{Controls, control_pool};
 use crate::data::observe::{self, Observer};
-use crate::data::population::{Population, measured, names};
+use crate::data::population::{Population, names, write_measured};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -226,7 +226,7 @@ fn held_out(
         return Err(Error::setting("--subset", "holds no perturbed cells in this split"));
     }
     if let Some(path) = real_out {
-        measured(&data, &groups, true).write(path)?;
+        write_measured(path, &data, &groups, true, &split.hash)?;
     }
     Ok(job)
 }

@@ -195,6 +195,13 @@ impl Run {
             return Err(Error::format(&path, "was trained with another split file"));
         }
         if let Some(steps) = settings.steps {
+            let done = checkpoint.header.step;
+            if steps < done {
+                return Err(Error::setting(
+                    "--steps",
+                    format!("{steps} is below the {done} steps already done"),
+                ));
+            }
             checkpoint.header.config.train.steps = steps;
         }
         let (config, sizes) = (&checkpoint.header.config, vocabulary(data.manifest()));

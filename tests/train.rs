@@ -87,8 +87,12 @@ fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Resu
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
+    resumed_to(small, out, None)
+}
+
+fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
     let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = Settings { data, split, out: out.into(), config: None, steps: None, gpu: None };
+    let settings = Settings { data, split, out: out.into(), config: None, steps, gpu: None };
     train(&settings, &AtomicBool::new(false))
 }
 
@@ -146,6 +150,13 @@ fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     assert!(outcome.finished && outcome.step == STEPS);
     assert!(bytes(&last(&run)) == bytes(&last(&small.run)), "killed at step {step}: other bits");
     assert_eq!(trace(&run), trace(&small.run));
+}
+
+#[test]
+fn a_finished_run_is_not_sent_back_to_fewer_steps() {
+    let small = small();
+    let error = resumed_to(small, &small.run, Some(60)).expect_err("120 steps are done").to_string();
+    assert!(error.contains("--steps") && error.contains("120"), "{error}");
 }
 
 #[cfg(unix)]

@@ -15,7 +15,7 @@ Example:
       --steps 1000 --set flow.start=shifted --set optim.lr=0.002
   scale-engine train --data DATA --split held_out.toml --out RUN --resume
 
-RUN then holds config.toml (every setting there is, as used), metrics.jsonl, TensorBoard events and \
+RUN then holds config.toml (every setting there is, as used), metrics.jsonl and TensorBoard events (losses, gradient norms, PDCorr), and \
 checkpoints/{last,best}.safetensors: the best by the validation part's PDCorr, where the split has one.
 
 Often set:
