@@ -17,6 +17,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod embedding;
 pub mod flow;
+pub mod gather;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mmd;

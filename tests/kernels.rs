@@ -10,6 +10,7 @@ use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::selftest::table;
 
 mod adamw;
+mod gather;
 
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];
