@@ -49,7 +49,7 @@ impl Real {
     }
 }
 
-/// Numbers in 16 bytes of the narrowest storage: what begins at a multiple of this is aligned for the widest loads in every storage.
+/// Numbers in 16 bytes of the narrowest storage: what begins at a multiple of this is aligned for the widest loads in any.
 pub const PACK: usize = 8;
 
 /// One argument of a kernel; pointers are device addresses.

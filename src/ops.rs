@@ -19,6 +19,7 @@ pub mod column_sums;
 pub mod elementwise;
 pub mod embedding;
 pub mod flow;
+pub mod gather;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mmd;

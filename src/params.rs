@@ -3,8 +3,8 @@
 //! Norm, AdamW and average are each one loop over flat buffers, on the host or on a device. The names and shapes are those of the
 //! checkpoint; linear weights are [out, in], as PyTorch has them.
 //!
-//! Every parameter begins at a multiple of [`PACK`] numbers, zeros between, so that its window is aligned for the widest loads and
-//! no load holds numbers of two. On a device that stores bf16 the weights lie there twice: as f32, which steps are added to, and
+//! Every parameter begins at a multiple of [`PACK`] numbers, zeros between, so that its window is aligned for the widest loads
+//! and no load holds numbers of two. On a device that stores bf16 the weights lie there twice: as f32, which steps are added to, and
 //! rounded, which products read.
 
 use std::ops::{Index, Range};
@@ -184,7 +184,7 @@ impl Params {
         self.weights.data_mut()[range].copy_from_slice(values);
     }
 
-    /// Puts others in the place of all weights, e.g. their average or a checkpoint's: [L] f32, on the host or on the device of these.
+    /// Puts others in the place of all weights, e.g. their average or a checkpoint's: [L] f32, on the host or on this device.
     pub fn set_weights(&mut self, weights: Tensor) {
         assert_eq!(weights.len(), self.len(), "params: weights for another table");
         self.weights = match self.weights.gpu() {

@@ -9,6 +9,7 @@ use scale_engine::selftest::{Size, model, table};
 use super::emulate;
 
 mod adamw;
+mod gather;
 
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];
