@@ -5,6 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::error::Result;
 
 mod baseline;
+mod bench;
 mod demo;
 mod device;
 mod evaluate;
@@ -54,6 +55,7 @@ enum Command {
     Baseline(baseline::Args),
     Evaluate(evaluate::Args),
     Selftest(selftest::Args),
+    Bench(bench::Args),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  scale-engine completions bash > ~/.local/share/bash-completion/completions/scale-engine"
@@ -78,6 +80,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Baseline(args) => baseline::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Selftest(args) => selftest::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "scale-engine", &mut std::io::stdout());
             Ok(())

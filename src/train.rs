@@ -104,10 +104,13 @@ fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     };
     let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?;
     let unmatched = sampler.unmatched().len();
-    let mut loader = Loader::start(run.data.clone(), sampler, start, 4);
+    let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
+    if let Some(what) = feed.describe() {
+        eprintln!("note: {what}");
+    }
+    let mut loader = Loader::start(run.data.clone(), sampler, start, 4, feed.carry());
     let mut metrics = Metrics::open(&settings.out, start)?;
     let bar = progress::bar("train", steps, "steps");
-    let mut feed = Feed::new(run.learner.model.wants_shift());
     let (began, mut loss) = (Instant::now(), f32::NAN);
 
     while run.step < steps && !stop.load(Ordering::Relaxed) {
