@@ -13,16 +13,13 @@
 
 extern "C" __global__ void __launch_bounds__(256, 6)
 squared_error_forward(double* parts, const real* y, const real* x, uint64_t count) {
-    Floats<8> sums{};
+    float sum = 0.0f;
     const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x * 8;
     for (size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8; at < count; at += stride) {
         const Floats<8> a = load_eight(y + at, count - at), b = load_eight(x + at, count - at);
 #pragma unroll
-        for (int i = 0; i < 8; i++) sums[i] += (a[i] - b[i]) * (a[i] - b[i]);
+        for (int i = 0; i < 8; i++) sum = fmaf(a[i] - b[i], a[i] - b[i], sum);
     }
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum += sums[i];
     const double of_block = block_total(sum);
     if (threadIdx.x == 0) parts[blockIdx.x] = of_block;
 }

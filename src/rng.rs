@@ -26,6 +26,11 @@ impl Rng {
         Rng { key: self.key, stream: (u64::from(a) << 32) | u64::from(b) }
     }
 
+    /// The seed, and the stream's address under it: what a kernel makes the same numbers from.
+    pub fn words(self) -> (u64, u64) {
+        ((u64::from(self.key[1]) << 32) | u64::from(self.key[0]), self.stream)
+    }
+
     /// Four random words at a counter.
     pub fn block(self, counter: u64) -> [u32; 4] {
         let mut x = [counter as u32, (counter >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];

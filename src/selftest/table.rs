@@ -68,11 +68,14 @@ fn moves() -> Vec<Case> {
         case("tokens prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
         case("embedding", &[&[7, 33]], |t, v| t.embedding(v[0], &[3, 0, 3, 6])),
         case("flow start control", &[&[3, 5, 33]], |t, v| {
-            t.flow_start(v[0], Start::Control, 0.3, Rng::new(1))
+            t.flow_start(v[0], Start::Control, 0.3, &[1, 2, 3].map(|seed| (Rng::new(seed), 0)))
         }),
-        case("flow start mixed", &[&[3, 97, 97]], |t, v| t.flow_start(v[0], Start::Mixed, 0.15, Rng::new(2))),
-        case("flow start gaussian", &[&[3, 97, 97]], |t, v| {
-            t.flow_start(v[0], Start::Gaussian, 0.15, Rng::new(2))
+        // 97 x 97 numbers a set: each begins at another of the four places of a block of random words.
+        case("flow start mixed", &[&[3, 97, 97]], |t, v| {
+            t.flow_start(v[0], Start::Mixed, 0.15, &[0, 1, 2].map(|set| (Rng::new(2), set * 97 * 97)))
+        }),
+        case("flow start gaussian", &[&[3, 24, 40]], |t, v| {
+            t.flow_start(v[0], Start::Gaussian, 0.15, &[0, 1, 2].map(|set| (Rng::new(2), set * 24 * 40)))
         })
         .without_gradient(&[0]),
         case("flow path", &[&[3, 97, 33], &[3, 97, 33]], |t, v| t.flow_path(v[0], v[1], &[0.0, 0.3, 1.0])),
