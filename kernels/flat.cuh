@@ -11,7 +11,7 @@
 
 __device__ __forceinline__ bool on_sixteen(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
-__device__ __forceinline__ Floats<8> load_eight(const real* from, size_t left) {
+template <class T> __device__ __forceinline__ Floats<8> load_eight(const T* from, size_t left) {
     if (left >= 8 && on_sixteen(from)) return load_pack<8>(from);
     Floats<8> values;
 #pragma unroll
@@ -19,11 +19,11 @@ __device__ __forceinline__ Floats<8> load_eight(const real* from, size_t left) {
     return values;
 }
 
-__device__ __forceinline__ void store_eight(real* to, const Floats<8>& values, size_t left) {
+template <class T> __device__ __forceinline__ void store_eight(T* to, const Floats<8>& values, size_t left) {
     if (left >= 8 && on_sixteen(to)) return store_pack(to, values);
 #pragma unroll
     for (unsigned i = 0; i < 8; i++)
-        if (i < left) to[i] = to_real(values[i]);
+        if (i < left) to[i] = from_float<T>(values[i]);
 }
 
 static __device__ __forceinline__ double block_total(double x) {
