@@ -12,10 +12,14 @@ pub mod gemm;
 pub mod vector;
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
+pub mod cast;
+pub mod column_sums;
 pub mod elementwise;
 pub mod embedding;
 pub mod flow;
+pub mod gather;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mmd;

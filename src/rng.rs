@@ -19,16 +19,16 @@ impl Rng {
         Rng { key: [seed as u32, (seed >> 32) as u32], stream: 0 }
     }
 
+    /// Seed and address of the stream, as kernels take them.
+    pub fn words(self) -> (u64, u64) {
+        (u64::from(self.key[1]) << 32 | u64::from(self.key[0]), self.stream)
+    }
+
     /// An independent stream, by number: the step, the element kind, the request.
     pub fn at(self, index: u64) -> Self {
         // The child's address is drawn from the parent, so that at(1).at(2) and at(2).at(1) differ.
         let [a, b, ..] = self.block(index ^ 0x5CA1_E000_0000_0000);
         Rng { key: self.key, stream: (u64::from(a) << 32) | u64::from(b) }
-    }
-
-    /// The seed, and the stream's address under it: what a kernel makes the same numbers from.
-    pub fn words(self) -> (u64, u64) {
-        ((u64::from(self.key[1]) << 32) | u64::from(self.key[0]), self.stream)
     }
 
     /// Four random words at a counter.
