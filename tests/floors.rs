@@ -33,7 +33,7 @@ const FLOORS: [(&str, u32); 24] = [
 ];
 
 /// What several ops may share: they record nothing on the tape.
-const SHARED_BY_OPS: [&str; 3] = ["blocks", "gemm", "vector"];
+const SHARED_BY_OPS: [&str; 5] = ["blocks", "cast", "column_sums", "gemm", "vector"];
 
 fn floor(room: &str) -> u32 {
     let found = FLOORS.iter().find(|(name, _)| *name == room);
