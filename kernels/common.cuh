@@ -36,14 +36,11 @@ __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
 // The block's dynamic shared memory, as many bytes as the launch gives, 16-byte aligned.
 #ifdef __CUDACC__
-#define SHARED(type, name)                                            \
-    extern __shared__ __align__(16) unsigned char dynamic_shared_[]; \
-    type* const name = reinterpret_cast<type*>(dynamic_shared_)
-#else
-#define SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared())
+extern __shared__ __align__(16) unsigned char dynamic_shared[];
 #endif
+#define SHARED(type, name) type* const name = reinterpret_cast<type*>(dynamic_shared)
 
-// ---- packs: N neighbours in as few 16-byte moves as it takes. The address must be a multiple of 16 bytes, or of the pack.
+// ---- packs: N neighbours in as few moves as it takes; the address is a multiple of 16 bytes, or of a smaller pack
 
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 

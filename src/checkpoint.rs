@@ -19,6 +19,7 @@ use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
 use crate::params::{Entry, Params};
 use crate::rng::Rng;
+use crate::tensor::Tensor;
 
 /// What a checkpoint says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,12 +50,12 @@ pub struct Checkpoint {
     pub statistics: Statistics,
     /// Mean effects, for a shifted start; empty otherwise.
     pub effects: Effects,
-    /// Weights, flat.
-    pub weights: Vec<f32>,
-    /// Averaged weights, flat.
-    pub average: Vec<f32>,
-    /// AdamW's moments, flat.
-    pub moments: [Vec<f32>; 2],
+    /// Weights, flat as [`Params`] has them, on the host.
+    pub weights: Tensor,
+    /// Averaged weights, alike.
+    pub average: Tensor,
+    /// AdamW's moments, alike.
+    pub moments: [Tensor; 2],
 }
 
 /// Tensors of a file: names and shapes, sorted.
@@ -81,13 +82,19 @@ impl Checkpoint {
         let flats = [&self.weights, &self.average, &self.moments[0], &self.moments[1]];
         for (prefix, flat) in FLATS.iter().zip(flats) {
             for entry in table {
-                views.push((format!("{prefix}{}", entry.name), view(&entry.shape, &flat[entry.range()])));
+                views.push((
+                    format!("{prefix}{}", entry.name),
+                    view(&entry.shape, &flat.data()[entry.range()]),
+                ));
             }
         }
         let genes = self.statistics.mean.len();
         views.push(("statistics.mean".into(), view(&[genes], &self.statistics.mean)));
         views.push(("statistics.std".into(), view(&[genes], &self.statistics.std)));
-        views.push(("effects.values".into(), view(&[self.effects.pairs.len(), genes], &self.effects.values)));
+        views.push((
+            "effects.values".into(),
+            view(&[self.effects.pairs().len(), genes], self.effects.values()),
+        ));
         let header = serde_json::to_string(&self.header).expect("plain structs serialise");
         let metadata = HashMap::from([(KEY.to_string(), header)]);
         aside::file(path, |aside| {
@@ -109,23 +116,26 @@ impl Checkpoint {
             std: numbers(path, &file, "statistics.std", &[genes])?,
         };
         let values = numbers(path, &file, "effects.values", &[header.effects.len(), genes])?;
-        let effects = Effects { pairs: header.effects.clone(), values };
+        if !header.effects.is_sorted_by(|a, b| a < b) {
+            return Err(bad("header: the pairs of `effects` are not sorted and unique".into()));
+        }
+        let effects = Effects::new(header.effects.clone(), values);
 
         let mut params = Params::default();
         let vocabulary = vocabulary(&header.data);
         let model = Model::new(&header.config, &vocabulary, statistics.clone(), &mut params, Rng::new(0));
-        let mut flats: Vec<Vec<f32>> = Vec::new();
-        for prefix in FLATS {
-            let mut flat = Vec::with_capacity(params.len());
+        let flat = |prefix: &str| -> Result<Tensor> {
+            let mut flat = vec![0.0; params.len()];
             for entry in params.entries() {
-                flat.extend(numbers(path, &file, &format!("{prefix}{}", entry.name), &entry.shape)?);
+                let found = numbers(path, &file, &format!("{prefix}{}", entry.name), &entry.shape)?;
+                flat[entry.range()].copy_from_slice(&found);
             }
-            flats.push(flat);
-        }
-        let [weights, averaged, m, v]: [Vec<f32>; 4] = flats.try_into().expect("one flat buffer a prefix");
+            Ok(Tensor::new(&[flat.len()], flat))
+        };
+        let [weights, averaged, m, v] = FLATS.map(flat);
+        let (weights, averaged, moments) = (weights?, averaged?, [m?, v?]);
         params.set_weights(if average { averaged.clone() } else { weights.clone() });
-        let checkpoint =
-            Checkpoint { header, statistics, effects, weights, average: averaged, moments: [m, v] };
+        let checkpoint = Checkpoint { header, statistics, effects, weights, average: averaged, moments };
         Ok((checkpoint, model, params))
     }
 

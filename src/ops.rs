@@ -14,11 +14,13 @@ pub mod gemm;
 pub mod vector;
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
 pub mod cells;
 pub mod elementwise;
 pub mod embedding;
 pub mod flow;
+pub mod gather;
 pub mod layer_norm;
 pub mod matmul;
 pub mod mmd;

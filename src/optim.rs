@@ -2,70 +2,80 @@
 
 use std::f64::consts::PI;
 
-use rayon::prelude::*;
-
 use crate::config::OptimConfig;
+use crate::gpu::{PACK, Real};
+use crate::ops::adamw::{self, Decay, Rates, State};
 use crate::params::Params;
+use crate::tensor::Tensor;
 
-/// Numbers a thread takes at once: fixed, so that sums do not depend on the number of threads.
-const CHUNK: usize = 1 << 14;
-
-/// Moments and averaged weights, flat as the weights are.
-#[derive(Clone, Debug, PartialEq)]
+/// Moments and averaged weights: flat, f32, where the weights lie.
 pub struct Optimizer {
     /// First moment.
-    pub m: Vec<f32>,
+    pub m: Tensor,
     /// Second moment.
-    pub v: Vec<f32>,
+    pub v: Tensor,
     /// Averaged weights, used for prediction.
-    pub ema: Vec<f32>,
+    pub ema: Tensor,
+    decay: Decay,
 }
 
 impl Optimizer {
     /// Zero moments; the average starts at the weights.
     pub fn new(params: &Params) -> Self {
-        Optimizer { m: vec![0.0; params.len()], v: vec![0.0; params.len()], ema: params.weights().to_vec() }
+        let zeros = || Tensor::zeros(&[params.len()]);
+        let weights = Tensor::new(&[params.len()], params.weights().to_host().into_vec());
+        Optimizer::resume(params, [zeros(), zeros()], weights)
     }
 
-    /// Step k (from 0) of `steps`: clips the gradient, moves the weights, updates the average. Returns the norm before the clip.
-    pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> f64 {
-        let norm = global_norm(params.grads());
-        let clip = (config.clip / (norm + 1e-6)).min(1.0) as f32;
-        let rate = learning_rate(config, k, steps);
-        let (b1, b2) = (config.beta1, config.beta2);
-        let correct = |beta: f64| 1.0 - beta.powf((k + 1) as f64);
-        let step = (rate / correct(b1)) as f32;
-        let root = (1.0 / correct(b2).sqrt()) as f32;
-        let ema = config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32;
-        let (b1, b2, eps) = (b1 as f32, b2 as f32, config.eps as f32);
-        let shrink = (1.0 - rate * config.weight_decay) as f32;
-
-        let (weights, grads, entries) = params.update();
-        for entry in entries {
+    /// As a checkpoint left it: moments and averaged weights, flat on the host.
+    pub fn resume(params: &Params, [m, v]: [Tensor; 2], ema: Tensor) -> Self {
+        let mut bytes = vec![0u8; params.len() / PACK];
+        for entry in params.entries() {
             let range = entry.range();
-            let shrink = if entry.decay { shrink } else { 1.0 };
-            (&mut weights[range.clone()], &grads[range.clone()])
-                .into_par_iter()
-                .zip(&mut self.m[range.clone()])
-                .zip((&mut self.v[range.clone()], &mut self.ema[range]))
-                .with_min_len(CHUNK)
-                .for_each(|(((w, g), m), (v, average))| {
-                    let g = g * clip;
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *v = b2 * *v + (1.0 - b2) * g * g;
-                    *w = shrink * *w - step * *m / (v.sqrt() * root + eps);
-                    *average = ema * *average + (1.0 - ema) * *w;
-                });
+            bytes[range.start / PACK..range.end.div_ceil(PACK)].fill(u8::from(entry.decay));
         }
-        norm
+        let Some(gpu) = params.weights().gpu() else {
+            return Optimizer { m, v, ema, decay: Decay::Host(bytes) };
+        };
+        Optimizer {
+            m: m.to_gpu(gpu, "first moments", Real::F32),
+            v: v.to_gpu(gpu, "second moments", Real::F32),
+            ema: ema.to_gpu(gpu, "averaged weights", Real::F32),
+            decay: Decay::Device(gpu.upload("where weights decay", &bytes)),
+        }
+    }
+
+    /// Step k (from 0) of `steps`: clips the gradient, moves the weights, updates the average. Returns the norm before the clip,
+    /// [1], where the weights lie: reading it waits for the step.
+    pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
+        let clip = adamw::clip(params.grads(), config.clip);
+        let rate = learning_rate(config, k, steps);
+        let correct = |beta: f64| 1.0 - beta.powf((k + 1) as f64);
+        let rates = Rates {
+            b1: config.beta1 as f32,
+            b2: config.beta2 as f32,
+            step: (rate / correct(config.beta1)) as f32,
+            root: (1.0 / correct(config.beta2).sqrt()) as f32,
+            eps: config.eps as f32,
+            shrink: (1.0 - rate * config.weight_decay) as f32,
+            keep: config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32,
+        };
+        let flat = params.update();
+        let state = State {
+            weights: flat.weights,
+            rounded: flat.rounded,
+            m: &mut self.m,
+            v: &mut self.v,
+            average: &mut self.ema,
+        };
+        adamw::update(state, flat.grads, &self.decay, &clip, rates);
+        clip.slice(0..1)
     }
 }
 
-/// Root of the sum of squares, summed in f64 in a fixed order.
-pub fn global_norm(grads: &[f32]) -> f64 {
-    let square = |chunk: &[f32]| chunk.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-    let sums: Vec<f64> = grads.par_chunks(CHUNK).map(square).collect();
-    sums.iter().sum::<f64>().sqrt()
+/// Root of the gradients' sum of squares, [1], where they lie.
+pub fn global_norm(grads: &Tensor) -> Tensor {
+    adamw::clip(grads, f64::INFINITY).slice(0..1)
 }
 
 /// Rate of step k: linear warm-up over the first `warmup` share of the steps, then a cosine down to `final_lr`.
@@ -114,14 +124,12 @@ mod tests {
         params.collect(&vars, found);
         let mut optimizer = Optimizer::new(&params);
         let norm = optimizer.step(&mut params, &config, 0, 1);
-        assert!((norm - 5.0).abs() < 1e-12);
+        assert_eq!(norm.item(), 5.0);
         // At the first step the corrected moments make the update the sign of the gradient.
         let expected = 0.5 * (1.0 - config.lr * 0.01) - config.lr;
-        params
-            .weights()
-            .iter()
-            .for_each(|&w| assert!((f64::from(w) - expected).abs() < 1e-6, "{w} {expected}"));
+        let moved = params.tensor(w);
+        moved.data().iter().for_each(|&w| assert!((f64::from(w) - expected).abs() < 1e-6, "{w} {expected}"));
         // decay 1/10 at step 0: the average is mostly the new weight.
-        assert!((f64::from(optimizer.ema[0]) - (0.05 + 0.9 * expected)).abs() < 1e-6);
+        assert!((f64::from(optimizer.ema.data()[0]) - (0.05 + 0.9 * expected)).abs() < 1e-6);
     }
 }

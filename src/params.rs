@@ -1,11 +1,15 @@
 //! All weights in one flat buffer, with names.
 //!
-//! Norm, AdamW, average and checkpoint are each one loop over flat buffers. The names and shapes are those of the checkpoint;
-//! linear weights are [out, in], as PyTorch has them.
+//! Norm, AdamW and average are each one loop over flat buffers, on the host or on a device. The names and shapes are those of the
+//! checkpoint; linear weights are [out, in], as PyTorch has them.
+//!
+//! Every parameter begins at a multiple of [`PACK`] numbers, zeros between, so that its window is aligned for the widest loads
+//! and no load holds numbers of two. On a device that stores bf16 the weights lie there twice: as f32, which steps are added to, and
+//! rounded, which products read.
 
 use std::ops::{Index, Range};
-use std::sync::Arc;
 
+use crate::gpu::{Gpu, PACK, Real};
 use crate::rng::Rng;
 use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
@@ -54,10 +58,24 @@ pub enum Init {
 #[derive(Default)]
 pub struct Params {
     entries: Vec<Entry>,
-    weights: Arc<Vec<f32>>,
-    grads: Vec<f32>,
+    /// [L] f32.
+    weights: Tensor,
+    /// The same rounded, on a device that stores bf16.
+    rounded: Option<Tensor>,
+    /// [L] f32.
+    grads: Tensor,
     /// True for a table that is only counted.
     hollow: bool,
+}
+
+/// What the optimizer reads and writes: flat buffers of L numbers.
+pub struct Flat<'a> {
+    /// f32.
+    pub weights: &'a mut Tensor,
+    /// The weights as products read them, where these are stored as bf16.
+    pub rounded: Option<&'a mut Tensor>,
+    /// f32.
+    pub grads: &'a Tensor,
 }
 
 impl Params {
@@ -76,18 +94,35 @@ impl Params {
         if self.hollow {
             return Param(self.entries.len() - 1);
         }
-        let weights = Arc::get_mut(&mut self.weights).expect("params: added while a tape holds the weights");
+        let mut weights = std::mem::take(&mut self.weights).into_vec();
         weights.extend((0..len as u64).map(|i| match init {
             Init::Normal(std) => std * stream.normal(i),
             Init::Constant(value) => value,
         }));
-        self.grads.resize(weights.len(), 0.0);
+        weights.resize(self.len(), 0.0);
+        let mut grads = std::mem::take(&mut self.grads).into_vec();
+        grads.resize(self.len(), 0.0);
+        (self.weights, self.grads) = (flat(weights), flat(grads));
         Param(self.entries.len() - 1)
     }
 
     /// The same table over the same weights, for a second set of them.
     pub fn like(other: &Params) -> Params {
-        Params { entries: other.entries.clone(), weights: other.weights.clone(), ..Params::default() }
+        let Params { entries, weights, rounded, .. } = other;
+        Params {
+            entries: entries.clone(),
+            weights: weights.clone(),
+            rounded: rounded.clone(),
+            ..Params::default()
+        }
+    }
+
+    /// The same on a device.
+    pub fn to_gpu(self, gpu: &Gpu) -> Params {
+        let weights = self.weights.to_gpu(gpu, "weights", Real::F32);
+        let grads = self.grads.to_gpu(gpu, "gradients of the weights", Real::F32);
+        let rounded = round(&weights);
+        Params { weights, grads, rounded, ..self }
     }
 
     /// The table, in flat order.
@@ -100,9 +135,19 @@ impl Params {
         self.entries.iter().position(|e| e.name == name).map(Param)
     }
 
-    /// Count of numbers.
+    /// The device that the weights lie on.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.weights.gpu()
+    }
+
+    /// Count of weights.
+    pub fn count(&self) -> usize {
+        self.entries.iter().map(|entry| entry.range().len()).sum()
+    }
+
+    /// Length of the flat buffers, L: the weights and the zeros between parameters.
     pub fn len(&self) -> usize {
-        self.entries.last().map_or(0, |entry| entry.range().end)
+        self.entries.last().map_or(0, |entry| entry.range().end.next_multiple_of(PACK))
     }
 
     /// True before anything was added.
@@ -110,39 +155,43 @@ impl Params {
         self.entries.is_empty()
     }
 
-    /// A parameter's value: a window of the flat buffer.
+    /// A parameter's value as ops read it: a window of a flat buffer.
     pub fn tensor(&self, p: Param) -> Tensor {
         let entry = &self.entries[p.0];
-        Tensor::window(self.weights.clone(), entry.offset, &entry.shape)
+        self.rounded.as_ref().unwrap_or(&self.weights).part(entry.offset, &entry.shape)
     }
 
-    /// All weights, flat.
-    pub fn weights(&self) -> &[f32] {
+    /// All weights, [L] f32.
+    pub fn weights(&self) -> &Tensor {
         &self.weights
     }
 
-    /// All gradients, flat.
-    pub fn grads(&self) -> &[f32] {
+    /// All gradients, [L] f32.
+    pub fn grads(&self) -> &Tensor {
         &self.grads
     }
 
-    /// Weights to write, gradients to read and the table, for the optimizer. Panics while a tape still holds the weights.
-    pub fn update(&mut self) -> (&mut [f32], &[f32], &[Entry]) {
-        let weights =
-            Arc::get_mut(&mut self.weights).expect("params: updated while a tape holds the weights");
-        (weights, &self.grads, &self.entries)
+    /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.
+    pub fn update(&mut self) -> Flat<'_> {
+        let alone = self.weights.is_alone() && self.rounded.as_ref().is_none_or(Tensor::is_alone);
+        assert!(alone, "params: updated while a tape holds the weights");
+        Flat { weights: &mut self.weights, rounded: self.rounded.as_mut(), grads: &self.grads }
     }
 
-    /// Puts other numbers of the same count in the place of the weights, e.g. their average or a checkpoint's.
-    pub fn set_weights(&mut self, weights: Vec<f32>) {
-        assert_eq!(
-            weights.len(),
-            self.weights.len(),
-            "params: {} weights for a table of {}",
-            weights.len(),
-            self.len()
-        );
-        self.weights = Arc::new(weights);
+    /// Gives a parameter other first values. Panics where the weights lie on a device.
+    pub fn set(&mut self, p: Param, values: &[f32]) {
+        let range = self.entries[p.0].range();
+        self.weights.data_mut()[range].copy_from_slice(values);
+    }
+
+    /// Puts others in the place of all weights, e.g. their average or a checkpoint's: [L] f32, on the host or on this device.
+    pub fn set_weights(&mut self, weights: Tensor) {
+        assert_eq!(weights.len(), self.len(), "params: weights for another table");
+        self.weights = match self.weights.gpu() {
+            Some(gpu) if weights.gpu().is_none() => weights.to_gpu(gpu, "weights", Real::F32),
+            _ => weights,
+        };
+        self.rounded = round(&self.weights);
     }
 
     /// Puts every parameter on the tape as a leaf. No copy.
@@ -153,13 +202,31 @@ impl Params {
     /// Replaces the flat gradients by what a backward pass found; zero where nothing flowed.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
         for (entry, &var) in self.entries.iter().zip(&vars.0) {
-            let slot = &mut self.grads[entry.range()];
-            match found.take(var) {
+            let gradient = found.take(var);
+            if self.grads.gpu().is_some() {
+                match gradient {
+                    Some(gradient) => self.grads.copy_from(entry.offset, &gradient),
+                    None => self.grads.part(entry.offset, &entry.shape).zero(),
+                }
+                continue;
+            }
+            let slot = &mut self.grads.data_mut()[entry.range()];
+            match gradient {
                 Some(gradient) => slot.copy_from_slice(gradient.data()),
                 None => slot.fill(0.0),
             }
         }
     }
+}
+
+fn flat(numbers: Vec<f32>) -> Tensor {
+    Tensor::new(&[numbers.len()], numbers)
+}
+
+/// The copy that products read, where they read bf16. By way of the host: this is for rare moments, a step writes both.
+fn round(weights: &Tensor) -> Option<Tensor> {
+    let gpu = weights.gpu().filter(|gpu| gpu.real() == Real::Bf16)?;
+    Some(weights.to_host().to_gpu(gpu, "weights, rounded", Real::Bf16))
 }
 
 /// The parameters of one pass, as tape variables: `vars[self.weight]`.

@@ -106,6 +106,18 @@ impl Tensor {
         }
     }
 
+    /// The numbers to write. Panics where they lie on a device, or where another tensor shares them.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        let len = self.len();
+        match &mut self.storage {
+            Storage::Host { buffer, offset } => {
+                let numbers = Arc::get_mut(buffer).expect("data_mut: another tensor shares the numbers");
+                &mut numbers[*offset..*offset + len]
+            }
+            Storage::Device { .. } => panic!("data_mut: {:?} lies on a device", self.shape),
+        }
+    }
+
     /// The only number of a one-element tensor. Waits, where it lies on a device.
     pub fn item(&self) -> f32 {
         assert_eq!(self.len(), 1, "item: shape {:?}", self.shape);
@@ -253,6 +265,13 @@ impl Tensor {
             return Arc::try_unwrap(buffer).unwrap_or_else(|shared| shared.as_ref().clone());
         }
         buffer[offset..offset + len].to_vec()
+    }
+}
+
+/// No numbers, shape [0].
+impl Default for Tensor {
+    fn default() -> Self {
+        Tensor::zeros(&[0])
     }
 }
 

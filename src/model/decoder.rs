@@ -25,16 +25,12 @@ impl Decoder {
 
     /// Sets the last bias so that the output starts at `mean` [G]: where a gene is rare, a random start leaves it dead.
     pub fn start_at(&self, params: &mut Params, mean: &[f32]) {
-        let bias = self.mlp.down.b.expect("the decoder has biases");
-        let range = params.entries()[bias.index()].range();
-        let (weights, ..) = params.update();
-        for (b, &m) in weights[range].iter_mut().zip(mean) {
-            // A gene that is never seen would ask for -infinity.
-            let m = m.max(1e-4);
-            *b = match self.activation {
-                Activation::Softplus => m.exp_m1().ln(),
-                _ => m,
-            };
-        }
+        // A gene that is never seen would ask for -infinity.
+        let start = |m: f32| match self.activation {
+            Activation::Softplus => m.exp_m1().ln(),
+            _ => m,
+        };
+        let values: Vec<f32> = mean.iter().map(|m| start(m.max(1e-4))).collect();
+        params.set(self.mlp.down.b.expect("the decoder has biases"), &values);
     }
 }

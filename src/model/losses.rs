@@ -23,6 +23,11 @@ impl Examples {
     pub fn new(cells: Tensor, effect: Option<Tensor>, conditions: &[[u32; 3]]) -> Self {
         Examples { cells, effect, tokens: condition::three(conditions) }
     }
+
+    /// B.
+    pub fn sets(&self) -> usize {
+        self.cells.shape()[0] / 2
+    }
 }
 
 /// The loss and its parts, as scalars on the tape.
@@ -31,8 +36,8 @@ pub struct Losses {
     pub total: Var,
     /// The parts with their weights, by the names used in metrics.jsonl.
     pub parts: Vec<(&'static str, Var, f32)>,
-    /// Share of the latent variance that lies between cells: near zero, the encoder has collapsed.
-    pub latent_variance: f32,
+    /// Latents of the batch, [2B, N, D].
+    pub latents: Var,
 }
 
 /// The random choices of a step: one time a set, and the stream of the start's noise.
@@ -62,7 +67,6 @@ impl Model {
 
         let z = self.encode(t, p, &examples.cells);
         let (z0, z1) = (t.slice(z, 0..b), t.slice(z, b..2 * b));
-        let latent_variance = variance_between_cells(t.value(z));
 
         let decoded = self.decode(t, p, z); // [2B, N, G]
         let truth = t.constant(examples.cells.clone());
@@ -102,7 +106,7 @@ impl Model {
             }
         }
         let weighted: Vec<(Var, f32)> = parts.iter().map(|&(_, part, weight)| (part, weight)).collect();
-        Losses { total: t.weighted_sum(&weighted), parts, latent_variance }
+        Losses { total: t.weighted_sum(&weighted), parts, latents: z }
     }
 }
 
@@ -122,8 +126,9 @@ fn mean_effect(x0: &Tensor, x1: &Tensor, [b, n, g]: [usize; 3]) -> Tensor {
     Tensor::new(&[b, g], effect)
 }
 
-/// Latents have mean square 1, so their variance over cells, averaged over D, is a share.
-fn variance_between_cells(z: &Tensor) -> f32 {
+/// Share of the latent variance that lies between cells: near zero, the encoder has collapsed. Latents have mean square 1, so
+/// their variance over cells, averaged over D, is a share.
+pub fn variance_between_cells(z: &Tensor) -> f32 {
     let (rows, d) = (z.rows(), z.width());
     let mut sums = vec![0.0f64; 2 * d];
     for row in z.data().chunks(d) {

@@ -24,6 +24,8 @@ pub struct Case {
     pub reference: Option<(Forward, Backward)>,
     /// Inputs that must get no gradient.
     pub still: Vec<usize>,
+    /// True if the inputs are losses, which are f32 in every storage.
+    losses: bool,
     op: Op,
 }
 
@@ -62,7 +64,7 @@ pub fn case(
     op: impl Fn(&mut Tape, &[Var]) -> Var + Send + Sync + 'static,
 ) -> Case {
     let shapes = shapes.iter().map(|s| s.to_vec()).collect();
-    Case { name, shapes, op: Box::new(op), reference: None, still: Vec::new() }
+    Case { name, shapes, op: Box::new(op), reference: None, still: Vec::new(), losses: false }
 }
 
 impl Case {
@@ -76,6 +78,10 @@ impl Case {
 
     pub(super) fn without_gradient(self, inputs: &[usize]) -> Case {
         Case { still: inputs.to_vec(), ..self }
+    }
+
+    pub(super) fn of_losses(self) -> Case {
+        Case { losses: true, ..self }
     }
 
     /// The file of its op: the name's first word.
@@ -103,8 +109,7 @@ impl Case {
         };
         let mut tape = Tape::new().on(gpu);
         let leaf = |tape: &mut Tape, x: &Tensor| {
-            // Scalars are losses, which are f32 everywhere.
-            let real = gpu.filter(|_| x.shape() != [1]).map_or(Real::F32, Gpu::real);
+            let real = gpu.filter(|_| !self.losses).map_or(Real::F32, Gpu::real);
             tape.leaf(place(x, real))
         };
         let vars: Vec<Var> = inputs.iter().map(|x| leaf(&mut tape, x)).collect();
@@ -130,7 +135,7 @@ impl Case {
         let truth = self.truth(&inputs, &found.dy);
         let rounded = (gpu.real() == Real::Bf16).then(|| {
             let inputs: Vec<Tensor> =
-                inputs.iter().map(|x| if x.shape() == [1] { x.clone() } else { round(x) }).collect();
+                inputs.iter().map(|x| if self.losses { x.clone() } else { round(x) }).collect();
             let dy = if found.y.real() == Real::Bf16 { round(&found.dy) } else { found.dy.clone() };
             self.truth(&inputs, &dy)
         });

@@ -65,7 +65,8 @@ fn moves() -> Vec<Case> {
         case("elementwise scale", &[&[257, 97]], |t, v| t.scale(v[0], -1.7)),
         case("elementwise weighted_sum", &[&[1], &[1]], |t, v| {
             t.weighted_sum(&[(v[0], 2.0), (v[1], -0.3), (v[0], 1.0)])
-        }),
+        })
+        .of_losses(),
         case("elementwise slice", &[&[7, 3, 5]], |t, v| t.slice(v[0], 2..5)),
         case("elementwise reshape", &[&[6, 5]], |t, v| t.reshape(v[0], &[3, 2, 5])),
         case("elementwise add of rows that no pack fits", &[&[3, 33]], |t, v| {

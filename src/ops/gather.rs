@@ -1,0 +1,105 @@
+//! Sparse cells to dense rows on the network's scale, on a device. The host's own path is `data::loader::Rows::dense`.
+//!
+//!   formula    y[r,g]  = by ln(1 + v / scale[r])     for counts
+//!              y[r,g]  = by v                        for log values
+//!              y[r,g]  = 0                           where the row stores nothing of gene g
+//!   tensors    y [R, G]
+//!   bound by   memory: writes R G numbers, reads 4 bytes (6 with f32 values) a stored one
+//!
+//! The arrays of a whole data set may lie on the device for a run: then a step sends its spans alone.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::gpu::{Arg, Buffer, Grid};
+use crate::tensor::Tensor;
+
+/// Genes of a line that are laid out at once.
+const TILE: usize = 8192;
+
+/// Shared memory of a block: what every device gives unasked.
+const SHARED: usize = 48 << 10;
+
+/// Stored numbers of many cells, row after row, on a device.
+pub struct Cells {
+    /// Gene ids, u16, ascending inside a row.
+    pub genes: Buffer,
+    /// One for each of them.
+    pub values: Buffer,
+    /// True if the values are f32, false if they are counts in u16.
+    pub wide: bool,
+}
+
+/// Where a row lies among them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub struct Span {
+    /// Its first stored number.
+    pub begin: u64,
+    /// How many there are.
+    pub count: u32,
+    /// What counts are divided by before the logarithm.
+    pub scale: f32,
+}
+
+/// What the stored values become.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// True for counts: ln(1 + v / scale). False for values that are logarithms already.
+    pub log: bool,
+    /// Times this.
+    pub by: f32,
+}
+
+/// y `[rows, genes]`, stored as the device's numbers, from the first `rows` of `spans`, which hold [`Span`]s.
+pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling: Scaling) -> Tensor {
+    let width = if cells.wide { 4 } else { 2 };
+    let stored = cells.genes.bytes() / 2;
+    let fits = cells.values.bytes() / width == stored && spans.bytes() >= rows * size_of::<Span>();
+    assert!(
+        fits && (cells.wide || scaling.log),
+        "gather: {stored} genes, {} values, {rows} rows of {} bytes, {scaling:?}",
+        cells.values.bytes() / width,
+        spans.bytes()
+    );
+    let gpu = spans.gpu();
+    let y = Tensor::on(gpu, "cells", &[rows, genes], gpu.real());
+    launch(&y, cells, spans, stored, [rows, genes], scaling);
+    y
+}
+
+fn launch(
+    y: &Tensor,
+    cells: &Cells,
+    spans: &Buffer,
+    stored: usize,
+    [rows, genes]: [usize; 2],
+    scaling: Scaling,
+) {
+    let (tile, bytes) = (genes.min(TILE), y.real().bytes());
+    // A line may begin at any number of a pack of 16 bytes, as its place in y does.
+    let room = (tile + 16 / bytes - 1).next_multiple_of(16 / bytes);
+    let warps = (SHARED / (room * bytes)).clamp(1, 8);
+    let grid = Grid::new(rows.div_ceil(warps), 32 * warps as u32).with_shared(warps * room * bytes);
+    let null = Arg::Pointer(0);
+    let (counts, values) = match cells.wide {
+        true => (null, Arg::from(&cells.values)),
+        false => (Arg::from(&cells.values), null),
+    };
+    let args = [
+        y.into(),
+        (&cells.genes).into(),
+        counts,
+        values,
+        spans.into(),
+        (stored as u64).into(),
+        rows.into(),
+        genes.into(),
+        tile.into(),
+        room.into(),
+        scaling.log.into(),
+        scaling.by.into(),
+    ];
+    // SAFETY: y was made for rows x genes; both arrays hold `stored` numbers, and nothing is read behind them; `spans` holds a
+    // span for each row. An id that is no gene of y is passed over.
+    unsafe { y.device().launch("gather", "gather_rows", grid, &args) };
+}

@@ -1,0 +1,125 @@
+//! Ten steps of AdamW on the emulated device against the host's own.
+
+use half::bf16;
+use scale_engine::config::Config;
+use scale_engine::gpu::{self, Gpu, Real};
+use scale_engine::optim::Optimizer;
+use scale_engine::params::{Init, Param, Params};
+use scale_engine::rng::Rng;
+use scale_engine::selftest::{error, wide};
+use scale_engine::tape::Tape;
+use scale_engine::tensor::Tensor;
+
+const STEPS: u64 = 10;
+
+/// What a run of some steps leaves behind.
+struct Trained {
+    params: Params,
+    table: Vec<Param>,
+    optimizer: Optimizer,
+    norms: Vec<f64>,
+}
+
+impl Trained {
+    /// Weights, moments and average: flat.
+    fn flats(&self) -> [(&'static str, Vec<f32>); 4] {
+        let Optimizer { m, v, ema, .. } = &self.optimizer;
+        [("weights", self.params.weights()), ("m", m), ("v", v), ("average", ema)]
+            .map(|(name, x)| (name, x.to_host().into_vec()))
+    }
+}
+
+/// Parameters of awkward lengths, every other one a matrix that decays, moved by random gradients of about that norm.
+fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
+    let mut params = Params::default();
+    let mut add = |len: usize, decay: bool| {
+        params.add(&format!("p{len}"), &[len], Init::Normal(0.1), decay, Rng::new(1))
+    };
+    let table = vec![add(1, true), add(33, false), add(97, true), add(8193, false), add(40, true)];
+    assert_eq!((params.count(), params.len()), (8364, 8 + 40 + 104 + 8200 + 40));
+    if let Some(gpu) = gpu {
+        params = params.to_gpu(gpu);
+    }
+    let mut config = Config::new("tiny", "default").expect("a preset").optim;
+    config.weight_decay = 0.3;
+    let mut optimizer = Optimizer::new(&params);
+    let mut norms = Vec::new();
+    for k in 0..STEPS {
+        let mut tape = Tape::new();
+        let vars = params.bind(&mut tape);
+        let gradient = |&p: &Param| {
+            let shape = params.entries()[p.index()].shape.clone();
+            let rng = Rng::new(2).at(k).at(p.index() as u64);
+            let scale = size / 91.0;
+            // Nothing flows to one parameter at every other step.
+            let flows = p.index() != 2 || k % 2 == 0;
+            let numbers =
+                (0..shape.iter().product::<usize>() as u64).map(|i| scale * rng.normal(i)).collect();
+            let gradient = Tensor::new(&shape, numbers);
+            flows.then(|| gpu.map_or(gradient.clone(), |gpu| gradient.to_gpu(gpu, "a gradient", Real::F32)))
+        };
+        let gradients: Vec<Option<Tensor>> = table.iter().map(gradient).collect();
+        let inputs: Vec<_> = table.iter().map(|&p| vars[p]).collect();
+        let loss = tape.record(&inputs, Tensor::scalar(0.0), move |_| gradients);
+        let found = tape.backward(loss);
+        params.collect(&vars, found);
+        norms.push(f64::from(optimizer.step(&mut params, &config, k, STEPS).item()));
+    }
+    Trained { params, table, optimizer, norms }
+}
+
+/// Holds ten steps in one storage to the host's.
+fn hold(real: Real) {
+    let Some(folder) = super::emulated() else { return };
+    // The limit is 1: a gradient that is clipped, and one that is not.
+    for size in [7.0, 0.3] {
+        let host = trained(None, size);
+        for seed in super::SEEDS {
+            let gpu = Gpu::emulated(folder, real, seed);
+            let device = gpu::guard(|| Ok(trained(Some(&gpu), size))).expect("ten steps");
+            assert!(error(&device.norms, &host.norms) < 1e-6, "norm of about {size}, seed {seed}");
+            for ((name, found), (_, told)) in device.flats().iter().zip(host.flats()) {
+                let off = error(&wide(found), &wide(&told));
+                assert!(off < 1e-6, "{name}: {off:.1e} off, norm of about {size}, seed {seed}");
+            }
+            let weights = device.params.weights().to_host();
+            for &p in &device.table {
+                let entry = &device.params.entries()[p.index()];
+                let read = device.params.tensor(p);
+                assert_eq!((read.real(), read.shape()), (real, &entry.shape[..]));
+                let stored = |&w: &f32| if real == Real::Bf16 { bf16::from_f32(w).to_f32() } else { w };
+                let told: Vec<f32> = weights.data()[entry.range()].iter().map(stored).collect();
+                assert!(read.to_host().data() == told, "{}: products read other weights", entry.name);
+            }
+            drop(device);
+            assert_eq!(gpu.overrun(), None);
+        }
+    }
+}
+
+#[test]
+fn ten_steps_are_the_hosts_in_f32() {
+    hold(Real::F32);
+}
+
+#[test]
+fn ten_steps_are_the_hosts_and_the_rounded_copy_follows_in_bf16() {
+    hold(Real::Bf16);
+}
+
+#[test]
+fn other_weights_take_the_place_of_those_on_a_device() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let Trained { params, table, optimizer, .. } = trained(Some(&gpu), 1.0);
+    let mut other = Params::like(&params);
+    other.set_weights(optimizer.ema.clone());
+    let average = optimizer.ema.to_host();
+    for &p in &table {
+        let told =
+            average.data()[params.entries()[p.index()].range()].iter().map(|&w| bf16::from_f32(w).to_f32());
+        assert!(other.tensor(p).to_host().data().iter().copied().eq(told));
+    }
+    let read = |params: &Params| params.tensor(table[3]).to_host().into_vec();
+    assert!(read(&params) != read(&other), "the average is no copy of the weights");
+}
