@@ -1,7 +1,7 @@
 // Sums over the rows of a matrix, in two passes: the gradient of a bias, and of a gain from its parts.
 //
-//   parts      parts[p,j] = sum of x[m,j] over the p-th `height` rows             =
-//   total      y[j]       = sum_p parts[p,j]                                      =
+//   forward    parts[p,j] = sum of x[m,j] over the p-th `height` rows
+//              y[j]       = sum_p parts[p,j]
 //   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
 //   needs      nothing; 16-byte moves where J and the address are multiples of them
 //   work       a block takes 512 bytes of a row, its warps take the rows in turns; blocks along y: parts
