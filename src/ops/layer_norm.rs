@@ -11,8 +11,9 @@
 //!   repeatable yes: dw and db are summed in blocks of rows, then block by block
 
 use crate::gpu::{Gpu, Grid, Real};
+use crate::ops::blocks;
+use crate::ops::column_sums;
 use crate::ops::vector::{dot, sum};
-use crate::ops::{blocks, column_sums};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 

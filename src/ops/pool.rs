@@ -7,7 +7,8 @@
 //!   reference  the loops below
 
 use crate::gpu::{Gpu, Grid};
-use crate::ops::{blocks, column_sums};
+use crate::ops::blocks;
+use crate::ops::column_sums;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
