@@ -56,6 +56,11 @@ template <class T, int N> __device__ __forceinline__ void check_pack(const T* at
 #endif
 }
 
+// True if packs of any width may be moved from or to all of these addresses.
+template <class... T> __device__ __forceinline__ bool aligned16(const T*... at) {
+    return (reinterpret_cast<uintptr_t>(at) | ...) % 16 == 0;
+}
+
 template <int N = VECTOR, class T> __device__ __forceinline__ Floats<N> load_pack(const T* from) {
     constexpr int STEP = N * sizeof(T) < 16 ? N : 16 / sizeof(T);
     check_pack<T, N>(from);
@@ -115,7 +120,16 @@ static __device__ __forceinline__ float block_max(float x) {
 
 // ---- activations and their derivatives
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// 1 / x to 2 units in the last place, 0 above 2^126: an exact division branches, and eight of them in a thread cannot overlap.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef __CUDACC__
+    return __fdividef(1.0f, x);
+#else
+    return 1.0f / x;
+#endif
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + expf(-x)); }
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 __device__ __forceinline__ float silu_derivative(float x) {
     const float s = sigmoid(x);
@@ -128,8 +142,13 @@ __device__ __forceinline__ float gelu_derivative(float x) {
     return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
 }
 
-// log(1 + e^x) without overflow; its derivative is the sigmoid.
-__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+// log(1 + e^x) without overflow; its derivative is the sigmoid. log(1 + u) = 2 atanh(u / (2 + u)), by four terms of a fit as in
+// src/ops/vector.rs: log1pf branches.
+__device__ __forceinline__ float softplus(float x) {
+    const float u = expf(-fabsf(x)), s = u * reciprocal(2.0f + u), z = s * s;
+    const float p = fmaf(fmaf(fmaf(0.1342575f, z, 0.1411831f), z, 0.2000378f), z, 0.3333332f);
+    return fmaxf(x, 0.0f) + 2.0f * fmaf(p * z, s, s);
+}
 
 // ---- random numbers: Philox 4x32-10, the same integers as src/rng.rs
 

@@ -62,8 +62,8 @@ macro_rules! emulated_ops {
 }
 
 emulated_ops! {
-    activation attention elementwise embedding flow layer_norm matmul mmd patch_embed pool rms_norm seed_attention squared_error
-    swiglu tokens
+    activation attention cast cells column_sums elementwise embedding flow layer_norm matmul mmd patch_embed pool rms_norm
+    seed_attention squared_error swiglu time tokens
 }
 
 #[test]

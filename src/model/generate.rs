@@ -1,7 +1,7 @@
 //! Prediction: control cells in, perturbed cells out (SCALE v1, eq. 37).
 
+use super::Model;
 use super::condition::Tokens;
-use super::{Model, shifted};
 use crate::config::{Space, Start};
 use crate::params::Params;
 use crate::rng::Rng;
@@ -26,8 +26,13 @@ impl Model {
         let flow = &self.config().flow;
         let mut t = Tape::off();
         let p = params.bind(&mut t);
+        let x0 = t.constant(x0.clone());
         let from = match (flow.start, effect) {
-            (Start::Shifted, Some(effect)) => self.encode(&mut t, &p, &shifted(x0, effect)),
+            (Start::Shifted, Some(effect)) => {
+                let effect = t.constant(effect.clone());
+                let moved = t.shifted(x0, effect);
+                self.encode(&mut t, &p, moved)
+            }
             _ => self.encode(&mut t, &p, x0),
         };
         // Each set has a stream of its own, so that its noise does not depend on its place in the batch.
@@ -58,6 +63,7 @@ impl Model {
     pub fn reconstruct(&self, params: &Params, x: &Tensor) -> Tensor {
         let mut t = Tape::off();
         let p = params.bind(&mut t);
+        let x = t.constant(x.clone());
         let z = self.encode(&mut t, &p, x);
         let decoded = self.decode(&mut t, &p, z);
         t.value(decoded).clone()

@@ -1,7 +1,7 @@
 //! One training step's losses (SCALE v1, eq. 13-16, 18-30).
 
+use super::Model;
 use super::condition::{self, Tokens};
-use super::{Model, shifted};
 use crate::config::Start;
 use crate::params::Vars;
 use crate::rng::Rng;
@@ -61,18 +61,17 @@ impl Model {
     /// Losses of one batch.
     pub fn losses(&self, t: &mut Tape, p: &Vars, examples: &Examples, draws: &Draws) -> Losses {
         let (config, weights) = (self.config(), &self.config().loss);
-        let [two_b, n, g] = examples.cells.dims("losses");
-        let b = two_b / 2;
-        let (x0, x1) = (examples.cells.slice(0..b), examples.cells.slice(b..2 * b));
+        let b = examples.sets();
+        let cells = t.constant(examples.cells.clone());
+        let (x0, x1) = (t.slice(cells, 0..b), t.slice(cells, b..2 * b));
 
-        let z = self.encode(t, p, &examples.cells);
+        let z = self.encode(t, p, cells);
         let (z0, z1) = (t.slice(z, 0..b), t.slice(z, b..2 * b));
 
         let decoded = self.decode(t, p, z); // [2B, N, G]
-        let truth = t.constant(examples.cells.clone());
         // Means over 2B sets, twice: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
-        let mse = t.squared_error(decoded, truth);
-        let mmd = t.mmd(decoded, truth, weights.kernel);
+        let mse = t.squared_error(decoded, cells);
+        let mmd = t.mmd(decoded, cells, weights.kernel);
         let (mse, mmd) = (t.scale(mse, 2.0), t.scale(mmd, 2.0));
         let mut parts = vec![("mse", mse, 1.0), ("mmd", mmd, weights.w_mmd)];
 
@@ -80,7 +79,9 @@ impl Model {
             Start::Shifted => {
                 let effect =
                     examples.effect.as_ref().expect("losses: a shifted start needs the mean effects");
-                self.encode(t, p, &shifted(&x0, effect))
+                let effect = t.constant(effect.clone());
+                let moved = t.shifted(x0, effect);
+                self.encode(t, p, moved)
             }
             _ => z0,
         };
@@ -96,36 +97,21 @@ impl Model {
             let endpoint = t.flow_endpoint(answer, zs, zt, &draws.times, variant);
             let predicted = self.decode(t, p, endpoint); // [B, N, G]
             if weights.w_endpoint > 0.0 {
-                let measured = t.constant(x1.clone());
-                parts.push(("endpoint", t.mmd(predicted, measured, weights.kernel), weights.w_endpoint));
+                parts.push(("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
             }
             if weights.effect > 0.0 {
                 let resting = t.slice(decoded, 0..b);
-                let (after, before) = (t.pool(predicted), t.pool(resting));
-                let effect = t.sub(after, before);
-                let measured = t.constant(mean_effect(&x0, &x1, [b, n, g]));
-                parts.push(("effect", t.squared_error(effect, measured), weights.effect));
+                // Differences first: an effect is far smaller than the means, whose rounding to bf16 would be most of it.
+                let [change, truth] = [(predicted, resting), (x1, x0)].map(|(after, before)| {
+                    let moved = t.sub(after, before);
+                    t.pool(moved) // [B, G]
+                });
+                parts.push(("effect", t.squared_error(change, truth), weights.effect));
             }
         }
         let weighted: Vec<(Var, f32)> = parts.iter().map(|&(_, part, weight)| (part, weight)).collect();
         Losses { total: t.weighted_sum(&weighted), parts, latents: z }
     }
-}
-
-/// mean X1 - mean X0 of each set: [B, G].
-fn mean_effect(x0: &Tensor, x1: &Tensor, [b, n, g]: [usize; 3]) -> Tensor {
-    use rayon::prelude::*;
-    let mut effect = vec![0.0; b * g];
-    effect.par_chunks_mut(g).enumerate().for_each(|(set, effect)| {
-        for cell in set * n..(set + 1) * n {
-            let (before, after) = (&x0.data()[cell * g..][..g], &x1.data()[cell * g..][..g]);
-            for (e, (x0, x1)) in effect.iter_mut().zip(before.iter().zip(after)) {
-                *e += x1 - x0;
-            }
-        }
-        effect.iter_mut().for_each(|e| *e /= n as f32);
-    });
-    Tensor::new(&[b, g], effect)
 }
 
 /// Share of the latent variance that lies between cells: near zero, the encoder has collapsed. Latents have mean square 1, so

@@ -103,6 +103,11 @@ impl Case {
 
     /// The op on some inputs, on the host or on a device; its backward is given random numbers.
     pub fn run(&self, inputs: &[Tensor], gpu: Option<&Gpu>) -> Run {
+        self.run_back(inputs, gpu, None)
+    }
+
+    /// The same; its backward is given `dy`, where that is not to be drawn.
+    fn run_back(&self, inputs: &[Tensor], gpu: Option<&Gpu>, dy: Option<&Tensor>) -> Run {
         let place = |x: &Tensor, real: Real| match gpu {
             Some(gpu) => x.to_gpu(gpu, self.name, real),
             None => x.clone(),
@@ -116,7 +121,8 @@ impl Case {
         let y = (self.op)(&mut tape, &vars);
         let value = tape.value(y).clone();
         let rng = Rng::new(6);
-        let dy = Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());
+        let drawn = || Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());
+        let dy = dy.cloned().unwrap_or_else(drawn);
         let given = place(&dy, value.real());
         let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(given)]);
         let mut found = tape.backward(loss);
@@ -162,9 +168,8 @@ impl Case {
     /// Value and gradients by the reference; by the host's own op where there is none.
     fn truth(&self, inputs: &[Tensor], dy: &Tensor) -> Values {
         let Some((forward, backward)) = &self.reference else {
-            let run = self.run(inputs, None);
-            assert_eq!(run.dy.shape(), dy.shape(), "{}: the device's value has another shape", self.name);
-            // The op is linear, so its backward on rounded numbers is as good as any.
+            let run = self.run_back(inputs, None, Some(dy));
+            assert_eq!(run.y.shape(), dy.shape(), "{}: the device's value has another shape", self.name);
             return [&run.y].into_iter().chain(&run.gradients).map(|x| wide(x.data())).collect();
         };
         let x: Values = inputs.iter().map(|x| wide(x.data())).collect();
