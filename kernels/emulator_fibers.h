@@ -73,21 +73,32 @@ static inline void prepare(Context& context, char* stack, size_t bytes, void (*e
 
 #endif
 
-// One mapping for all stacks of the library, made at the first launch and kept. Untouched pages cost nothing. The lowest
-// page of each stack is closed, so that a runaway recursion faults at once and does not write into its neighbour.
+// One mapping for all stacks of the library, made at the first launch and given back when the library is closed. Untouched
+// pages cost nothing. The lowest page of each stack is closed, so that a runaway recursion faults at once and spares its
+// neighbour. It also splits the mapping in two a stack, and a process may have few ten thousands of those.
 constexpr size_t STACK = 256 << 10, PAGE = 4096;
 
-static char* stacks(int count) {
-    static char* memory = nullptr;
-    if (memory) return memory;
-    void* mapped = mmap(nullptr, count * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) {
-        perror("emulator: no memory for the threads' stacks");
-        abort();
+struct Stacks {
+    char* memory;
+    size_t bytes;
+
+    explicit Stacks(int count) : bytes(count * STACK) {
+        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (mapped == MAP_FAILED) {
+            perror("emulator: no memory for the threads' stacks");
+            abort();
+        }
+        memory = static_cast<char*>(mapped);
+        for (int i = 0; i < count; i++) mprotect(memory + i * STACK, PAGE, PROT_NONE);
     }
-    memory = static_cast<char*>(mapped);
-    for (int i = 0; i < count; i++) mprotect(memory + i * STACK, PAGE, PROT_NONE);
-    return memory;
+
+    ~Stacks() { munmap(memory, bytes); }
+};
+
+static char* stacks(int count) {
+    static Stacks all(count);
+    return all.memory;
 }
 
 // A place to switch to: a CUDA thread, or the launch itself on the caller's own stack.
