@@ -40,6 +40,18 @@ pub fn table() -> Vec<Case> {
         ([300, 16, 1, 64], false),
         ([5, 4, 1, 128], false),
         ([2, 257, 2, 64], true),
+        // Small enough to be emulated, one and more for each path on tensor cores: in cells of up to 16, 32, 64 rows; in sets
+        // with one or more blocks of queries and of keys.
+        ([7, 16, 2, 64], false),
+        ([3, 13, 1, 64], false),
+        ([3, 19, 2, 64], false),
+        ([2, 33, 1, 64], false),
+        ([3, 9, 2, 128], false),
+        ([2, 5, 1, 64], true),
+        ([2, 70, 1, 64], false),
+        ([1, 70, 1, 128], true),
+        ([1, 150, 1, 128], true),
+        ([1, 300, 1, 64], true),
     ] {
         rows.push(attend(sizes, seeded));
     }
