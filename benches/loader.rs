@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
-use scale_engine::data::loader::{Batch, Loader};
+use scale_engine::data::loader::{Batch, Carry, Loader};
 use scale_engine::data::sampler::{Sampler, Sampling};
 use scale_engine::data::shard::{Data, DataWriter};
 use scale_engine::rng::Rng;
@@ -75,12 +75,14 @@ fn loader(c: &mut Criterion) {
         .sample_size(20);
     group.bench_function("sample", |b| on_one_core(b, |k| drop(black_box(sampler.step(k)))));
     let mut batch = Batch::of(&data, 0, &sampler.step(0));
-    group.bench_function("sparse", |b| on_one_core(b, |k| batch.refill(&data, k, &sampler.step(k))));
+    group.bench_function("sparse", |b| {
+        on_one_core(b, |k| batch.refill(&data, k, &sampler.step(k), Carry::Rows))
+    });
     // One set at a time, as a CPU that goes on to compute with it would take it: 8 MB, written over and over.
     let mut out = vec![0.0; 512 * 2 * GENES];
     group.bench_function("dense_sets", |b| {
         on_one_core(b, |k| {
-            batch.refill(&data, k, &sampler.step(k));
+            batch.refill(&data, k, &sampler.step(k), Carry::Rows);
             (0..16).for_each(|set| batch.rows.dense_rows(set * 1024, GENES, black_box(&mut out)));
         })
     });
@@ -91,11 +93,11 @@ fn loader(c: &mut Criterion) {
     group.bench_function("zeros", |b| on_one_core(b, |_| black_box(&mut out).fill(0.0)));
     group.bench_function("dense", |b| {
         on_one_core(b, |k| {
-            batch.refill(&data, k, &sampler.step(k));
+            batch.refill(&data, k, &sampler.step(k), Carry::Rows);
             batch.rows.dense_rows(0, GENES, black_box(&mut out));
         })
     });
-    let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 2);
+    let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 2, Carry::Rows);
     group.bench_function("loader", |b| {
         b.iter(|| {
             let batch = loader.next();

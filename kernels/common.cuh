@@ -36,14 +36,11 @@ __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
 // The block's dynamic shared memory, as many bytes as the launch gives, 16-byte aligned.
 #ifdef __CUDACC__
-#define SHARED(type, name)                                            \
-    extern __shared__ __align__(16) unsigned char dynamic_shared_[]; \
-    type* const name = reinterpret_cast<type*>(dynamic_shared_)
-#else
-#define SHARED(type, name) type* const name = static_cast<type*>(emulator::dynamic_shared())
+extern __shared__ __align__(16) unsigned char dynamic_shared[];
 #endif
+#define SHARED(type, name) type* const name = reinterpret_cast<type*>(dynamic_shared)
 
-// ---- packs: N neighbours in as few 16-byte moves as it takes. The address must be a multiple of 16 bytes, or of the pack.
+// ---- packs: N neighbours in as few moves as it takes; the address is a multiple of 16 bytes, or of a smaller pack
 
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 
@@ -57,6 +54,11 @@ template <class T, int N> __device__ __forceinline__ void check_pack(const T* at
 #ifndef __CUDACC__
     emulator::require_aligned(at, N * sizeof(T) < 16 ? N * sizeof(T) : 16, "a pack");
 #endif
+}
+
+// True if packs of any width may be moved from or to all of these addresses.
+template <class... T> __device__ __forceinline__ bool aligned16(const T*... at) {
+    return (reinterpret_cast<uintptr_t>(at) | ...) % 16 == 0;
 }
 
 template <int N = VECTOR, class T> __device__ __forceinline__ Floats<N> load_pack(const T* from) {
@@ -118,7 +120,16 @@ static __device__ __forceinline__ float block_max(float x) {
 
 // ---- activations and their derivatives
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// 1 / x to 2 units in the last place, 0 above 2^126: an exact division branches, and eight of them in a thread cannot overlap.
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef __CUDACC__
+    return __fdividef(1.0f, x);
+#else
+    return 1.0f / x;
+#endif
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + expf(-x)); }
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 __device__ __forceinline__ float silu_derivative(float x) {
     const float s = sigmoid(x);
@@ -131,8 +142,13 @@ __device__ __forceinline__ float gelu_derivative(float x) {
     return 0.5f * (1.0f + erff(x * 0.70710678f)) + x * 0.39894228f * expf(-0.5f * x * x);
 }
 
-// log(1 + e^x) without overflow; its derivative is the sigmoid.
-__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+// log(1 + e^x) without overflow; its derivative is the sigmoid. log(1 + u) = 2 atanh(u / (2 + u)), by four terms of a fit as in
+// src/ops/vector.rs: log1pf branches.
+__device__ __forceinline__ float softplus(float x) {
+    const float u = expf(-fabsf(x)), s = u * reciprocal(2.0f + u), z = s * s;
+    const float p = fmaf(fmaf(fmaf(0.1342575f, z, 0.1411831f), z, 0.2000378f), z, 0.3333332f);
+    return fmaxf(x, 0.0f) + 2.0f * fmaf(p * z, s, s);
+}
 
 // ---- random numbers: Philox 4x32-10, the same integers as src/rng.rs
 
@@ -159,20 +175,22 @@ struct Stream {
     // Uniform in [0, 1), 24 bits.
     static __device__ float unit(uint32_t word) { return static_cast<float>(word >> 8) * (1.0f / 16777216.0f); }
 
-    __device__ float uniform(uint64_t i) const {
-        const uint4 x = block(i / 4);
+    // The `i`-th of the four numbers of a block.
+    static __device__ float uniform(uint4 x, int i) {
         const uint32_t low = i % 2 ? x.y : x.x, high = i % 2 ? x.w : x.z;
-        return unit(i % 4 < 2 ? low : high);
+        return unit(i < 2 ? low : high);
     }
 
     // Box-Muller over the pairs of a block; cosf, sinf and logf may differ from Rust's by an ulp.
-    __device__ float normal(uint64_t i) const {
-        const uint4 x = block(i / 4);
-        const float u = 1.0f - unit(i % 4 < 2 ? x.x : x.z);   // above zero, as the logarithm needs it
-        const float angle = 6.2831853f * unit(i % 4 < 2 ? x.y : x.w);
+    static __device__ float normal(uint4 x, int i) {
+        const float u = 1.0f - unit(i < 2 ? x.x : x.z);   // above zero, as the logarithm needs it
+        const float angle = 6.2831853f * unit(i < 2 ? x.y : x.w);
         const float radius = sqrtf(-2.0f * logf(u));
         return radius * (i % 2 ? sinf(angle) : cosf(angle));
     }
+
+    __device__ float uniform(uint64_t i) const { return uniform(block(i / 4), i % 4); }
+    __device__ float normal(uint64_t i) const { return normal(block(i / 4), i % 4); }
 };
 
 // The stream of a seed at an address, as the host's Rng names it.

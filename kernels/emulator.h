@@ -3,13 +3,18 @@
 //   g++ -std=c++17 -O1 -g -fPIC -shared -I kernels -DSCALE_BF16=0 -x c++ wrapper.cpp -o swiglu_f32.so
 //   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it
 //
-// EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`: 0, or 1 and a
-// message that says what was wrong. After a failed launch the library can be used again.
+// EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`, which
+// returns 0, or 1 and a message that says what was wrong. After a failed launch the library can be used again.
 //
-// With -fsanitize=address -fsanitize-sections=shared_memory the sanitizer names a `__shared__` array that is overrun.
+// With -fsanitize=address the sanitizer names a `__shared__` array that is overrun.
 //
-// Not offered, on purpose: fast-math intrinsics (what they return cannot be promised), cooperative groups, <<<>>>.
-// A device function that holds a `__shared__` array must be `static`, so that the array is of this library alone.
+// How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`; PTX through ptx.cuh,
+// dynamic shared memory through SHARED, 16-byte moves through packs. A device function that holds a `__shared__` array
+// is `static`, so that the array is of this library alone. Not offered, on purpose: fast-math intrinsics (what they
+// return cannot be promised), __activemask, cooperative groups, <<<>>>.
+//
+// Seen on the device alone: a `__shared__` array without __align__(16) under 16-byte moves (here it is aligned anyway),
+// more threads than __launch_bounds__ says, waiting for another block.
 #pragma once
 #include <cmath>
 #include <mutex>
@@ -26,7 +31,6 @@
 #define __launch_bounds__(...)
 // The sanitizer leaves arrays with a greater alignment unguarded; the CPU needs none.
 #define __align__(n) __attribute__((aligned((n) < 16 ? (n) : 16)))
-#define __shared__ static __attribute__((section("shared_memory")))
 #define threadIdx (emulator::current->index)
 constexpr int warpSize = 32;
 
@@ -74,35 +78,47 @@ static inline uint32_t __umulhi(uint32_t x, uint32_t y) { return static_cast<uin
 template <class T> static inline T __ldg(const T* from) { return *from; }
 template <class T> static inline T __ldcs(const T* from) { return *from; }
 template <class T> static inline void __stcs(T* to, T value) { *to = value; }
-template <class A, class B> static inline auto min(A x, B y) -> std::common_type_t<A, B> {
-    if constexpr (std::is_floating_point_v<std::common_type_t<A, B>>) return std::fmin(x, y);   // as in CUDA, a NaN loses
-    else { const std::common_type_t<A, B> a = x, b = y; return b < a ? b : a; }
+
+// Of numbers of one kind; as in CUDA, a NaN loses.
+template <class A, class B, class T = std::common_type_t<A, B>> static inline T min(A x, B y) {
+    if constexpr (std::is_floating_point_v<T>) return std::fmin(x, y);
+    return static_cast<T>(y) < static_cast<T>(x) ? y : x;
 }
-template <class A, class B> static inline auto max(A x, B y) -> std::common_type_t<A, B> {
-    if constexpr (std::is_floating_point_v<std::common_type_t<A, B>>) return std::fmax(x, y);
-    else { const std::common_type_t<A, B> a = x, b = y; return a < b ? b : a; }
+template <class A, class B, class T = std::common_type_t<A, B>> static inline T max(A x, B y) {
+    if constexpr (std::is_floating_point_v<T>) return std::fmax(x, y);
+    return static_cast<T>(x) < static_cast<T>(y) ? y : x;
 }
 
-// One thread runs at a time, so an atomic is a plain update. Its order among threads is drawn, as on the device it is open.
-template <class T> static inline T atomicAdd(T* at, std::common_type_t<T> by) { const T old = *at; *at = old + by; return old; }
-template <class T> static inline T atomicMax(T* at, std::common_type_t<T> by) { const T old = *at; if (old < by) *at = by; return old; }
-template <class T> static inline T atomicMin(T* at, std::common_type_t<T> by) { const T old = *at; if (by < old) *at = by; return old; }
-template <class T> static inline T atomicExch(T* at, std::common_type_t<T> to) { const T old = *at; *at = to; return old; }
-template <class T> static inline T atomicCAS(T* at, std::common_type_t<T> was, std::common_type_t<T> to) {
+// One thread runs at a time, so an atomic is a plain update. Their order is drawn; on the device it is open.
+template <class T, class F> static inline T update(T* at, F change) {
     const T old = *at;
-    if (old == was) *at = to;
+    *at = change(old);
     return old;
+}
+template <class T> using Same = std::common_type_t<T>;   // takes no part in finding T
+template <class T> static inline T atomicAdd(T* at, Same<T> by) { return update(at, [=](T x) { return x + by; }); }
+template <class T> static inline T atomicMax(T* at, Same<T> by) { return update(at, [=](T x) { return max(x, by); }); }
+template <class T> static inline T atomicMin(T* at, Same<T> by) { return update(at, [=](T x) { return min(x, by); }); }
+template <class T> static inline T atomicExch(T* at, Same<T> to) { return update(at, [=](T) { return to; }); }
+template <class T> static inline T atomicCAS(T* at, Same<T> was, Same<T> to) {
+    return update(at, [=](T x) { return x == was ? to : x; });
 }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
-namespace emulator {
+// The line of a word in the kernel, as its last argument.
+#define EMULATOR_SITE emulator::Site site = emulator::Site::here()
 
-static inline void* dynamic_shared() { return dynamic; }
+namespace emulator __attribute__((visibility("hidden"))) {
 
 static inline bool in_shared(const void* at, size_t bytes) {
-    const char* p = static_cast<const char*>(at);
-    return (p >= dynamic && p + bytes <= dynamic + dynamic_bytes) || (p >= __start_shared_memory && p + bytes <= __stop_shared_memory);
+    const char* first = static_cast<const char*>(at);
+    const char* last = first + bytes;
+#ifdef __SANITIZE_ADDRESS__
+    if (first < dynamic_shared || first > dynamic_shared + dynamic_bytes) return true;   // who knows: statics are anywhere
+#endif
+    return (first >= dynamic_shared && last <= dynamic_shared + dynamic_bytes) ||
+           (first >= static_shared && last <= static_shared_end);
 }
 
 static inline void require_aligned(const void* at, size_t bytes, const char* word) {
@@ -113,106 +129,118 @@ template <class T> struct Shuffle { T value, result; int source; };
 
 template <class T> static void shuffle_act(void** offers, uint32_t mask) {
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
-        Shuffle<T>& mine = *static_cast<Shuffle<T>*>(offers[__builtin_ctz(rest)]);
-        if (!(mask >> mine.source & 1)) fail("lane %d of a shuffle reads lane %d, outside its mask %08x", __builtin_ctz(rest), mine.source, mask);
+        const int lane = __builtin_ctz(rest);
+        Shuffle<T>& mine = *static_cast<Shuffle<T>*>(offers[lane]);
+        if (!(mask >> mine.source & 1))
+            fail("lane %d of a shuffle reads lane %d, outside its mask %08x", lane, mine.source, mask);
         mine.result = static_cast<Shuffle<T>*>(offers[mine.source])->value;
     }
 }
 
-// `source` is a lane of the segment of `width` lanes in which this lane lies, or outside it: then the lane keeps its own value.
-template <class T> static T shuffle(uint32_t mask, T value, int source, int first, int last, const char* word, Site site) {
+// A lane whose source is not from `first` to `last` keeps its own value.
+template <class T>
+static T shuffle(uint32_t mask, T value, int source, int first, int last, const char* word, Site site) {
     const int lane = current->number % 32;
     Shuffle<T> offer{value, value, source < first || source > last ? lane : source};
     together(mask, word, shuffle_act<T>, &offer, site);
     return offer.result;
 }
 
-struct Vote { bool value; uint32_t result; };
+struct Vote { bool value; uint32_t ballot; };
 
 static void vote_act(void** offers, uint32_t mask) {
     uint32_t ballot = 0;
     for (uint32_t rest = mask; rest; rest &= rest - 1)
         if (static_cast<Vote*>(offers[__builtin_ctz(rest)])->value) ballot |= rest & -rest;
-    for (uint32_t rest = mask; rest; rest &= rest - 1) static_cast<Vote*>(offers[__builtin_ctz(rest)])->result = ballot;
+    for (uint32_t rest = mask; rest; rest &= rest - 1) static_cast<Vote*>(offers[__builtin_ctz(rest)])->ballot = ballot;
 }
 
-static uint32_t vote(uint32_t mask, bool value, const char* word, Site site) {
+static inline uint32_t vote(uint32_t mask, bool value, const char* word, Site site) {
     Vote offer{value, 0};
     together(mask, word, vote_act, &offer, site);
-    return offer.result;
+    return offer.ballot;
 }
 
-static void nothing(void**, uint32_t) {}
+static void only_meet(void**, uint32_t) {}
 
 }  // namespace emulator
 
-static inline void __syncthreads(emulator::Site site = emulator::Site::here()) { emulator::barrier("__syncthreads", site); }
-static inline void __syncwarp(uint32_t mask = ~0u, emulator::Site site = emulator::Site::here()) {
-    emulator::together(mask, "__syncwarp", emulator::nothing, nullptr, site);
+static inline void __syncthreads(EMULATOR_SITE) { emulator::barrier("__syncthreads", site); }
+static inline void __syncwarp(uint32_t mask = ~0u, EMULATOR_SITE) {
+    emulator::together(mask, "__syncwarp", emulator::only_meet, nullptr, site);
 }
-static inline uint32_t __ballot_sync(uint32_t mask, bool p, emulator::Site site = emulator::Site::here()) { return emulator::vote(mask, p, "__ballot_sync", site); }
-static inline int __all_sync(uint32_t mask, bool p, emulator::Site site = emulator::Site::here()) { return emulator::vote(mask, p, "__all_sync", site) == mask; }
-static inline int __any_sync(uint32_t mask, bool p, emulator::Site site = emulator::Site::here()) { return emulator::vote(mask, p, "__any_sync", site) != 0; }
-
-template <class T> static T __shfl_sync(uint32_t mask, T value, int source, int width = 32, emulator::Site site = emulator::Site::here()) {
-    const int first = emulator::current->number % 32 & -width;
-    return emulator::shuffle(mask, value, first + (source & (width - 1)), first, first + width - 1, "__shfl_sync", site);
+static inline uint32_t __ballot_sync(uint32_t mask, bool value, EMULATOR_SITE) {
+    return emulator::vote(mask, value, "__ballot_sync", site);
 }
-template <class T> static T __shfl_xor_sync(uint32_t mask, T value, int flip, int width = 32, emulator::Site site = emulator::Site::here()) {
-    const int lane = emulator::current->number % 32, first = lane & -width;
-    return emulator::shuffle(mask, value, lane ^ flip, 0, first + width - 1, "__shfl_xor_sync", site);
+static inline int __all_sync(uint32_t mask, bool value, EMULATOR_SITE) {
+    return emulator::vote(mask, value, "__all_sync", site) == mask;
 }
-template <class T> static T __shfl_down_sync(uint32_t mask, T value, uint32_t by, int width = 32, emulator::Site site = emulator::Site::here()) {
-    const int lane = emulator::current->number % 32, first = lane & -width;
-    return emulator::shuffle(mask, value, lane + static_cast<int>(by), first, first + width - 1, "__shfl_down_sync", site);
-}
-template <class T> static T __shfl_up_sync(uint32_t mask, T value, uint32_t by, int width = 32, emulator::Site site = emulator::Site::here()) {
-    const int lane = emulator::current->number % 32, first = lane & -width;
-    return emulator::shuffle(mask, value, lane - static_cast<int>(by), first, first + width - 1, "__shfl_up_sync", site);
+static inline int __any_sync(uint32_t mask, bool value, EMULATOR_SITE) {
+    return emulator::vote(mask, value, "__any_sync", site) != 0;
 }
 
-namespace emulator {
+// `width` parts a warp into segments; xor may read an earlier segment but no later one, as the hardware has it.
+template <class T> static T __shfl_sync(uint32_t mask, T value, int source, int width = 32, EMULATOR_SITE) {
+    const int first = emulator::current->number % 32 & -width, last = first + width - 1;
+    return emulator::shuffle(mask, value, first + (source & (width - 1)), first, last, "__shfl_sync", site);
+}
+template <class T> static T __shfl_xor_sync(uint32_t mask, T value, int flip, int width = 32, EMULATOR_SITE) {
+    const int lane = emulator::current->number % 32, last = lane | (width - 1);
+    return emulator::shuffle(mask, value, lane ^ flip, 0, last, "__shfl_xor_sync", site);
+}
+template <class T> static T __shfl_down_sync(uint32_t mask, T value, int by, int width = 32, EMULATOR_SITE) {
+    const int lane = emulator::current->number % 32, last = lane | (width - 1);
+    return emulator::shuffle(mask, value, lane + by, lane, last, "__shfl_down_sync", site);
+}
+template <class T> static T __shfl_up_sync(uint32_t mask, T value, int by, int width = 32, EMULATOR_SITE) {
+    const int lane = emulator::current->number % 32, first = lane & -width;
+    return emulator::shuffle(mask, value, lane - by, first, lane, "__shfl_up_sync", site);
+}
+
+namespace emulator __attribute__((visibility("hidden"))) {
 
 static std::mutex one_at_a_time;
 static const char* const KINDS[] = {"pointer", "int32", "uint32", "int64", "uint64", "float"};
 
 template <class T> constexpr uint32_t kind_of() {
+    static_assert(std::is_pointer_v<T> || std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) >= 4),
+                  "a kernel's arguments are pointers, integers of 32 or 64 bits, and floats");
     if (std::is_pointer_v<T>) return 0;
     if (std::is_same_v<T, float>) return 5;
     return (sizeof(T) == 8 ? 3 : 1) + std::is_unsigned_v<T>;
 }
 
-template <class T> static T unpack(const Argument& from, int place, int& wrong) {
-    static_assert(std::is_pointer_v<T> || std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) >= 4), "a kernel's arguments are pointers, 32- or 64-bit integers and floats");
-    if (from.kind != kind_of<T>() && wrong < 0) wrong = place;
+template <class T> static T unpack(const Argument& from) {
     T value;
     memcpy(&value, &from.bits, sizeof(T));
     return value;
 }
 
 template <class... P, size_t... I>
-static int launch(const char* name, void (*kernel)(P...), const Launch& shape, const Argument* from, int count, std::index_sequence<I...>) {
-    kernel_name = name;
+static int checked(void (*kernel)(P...), const Launch& shape, const Argument* from, int count,
+                   std::index_sequence<I...>) {
+    constexpr uint32_t wanted[] = {kind_of<P>()..., 0};
     if (count != sizeof...(P)) return refuse("%d arguments, it has %zu", count, sizeof...(P));
-    int wrong = -1;
-    const std::tuple<P...> values{unpack<P>(from[I], I, wrong)...};
-    constexpr uint32_t kinds[] = {kind_of<P>()..., 0};
-    if (wrong >= 0) return refuse("argument %d is of kind %u, it wants %u (%s)", wrong, from[wrong].kind, kinds[wrong], KINDS[kinds[wrong]]);
-    return run(shape, [&] { std::apply(kernel, values); });
+    for (int i = 0; i < count; i++)
+        if (from[i].kind != wanted[i])
+            return refuse("argument %d is of kind %u, it wants %u (%s)", i, from[i].kind, wanted[i], KINDS[wanted[i]]);
+    return run(shape, [&] { kernel(unpack<P>(from[I])...); });
 }
 
-template <class... P> static int launch(const char* name, void (*kernel)(P...), const Launch* shape, const Argument* from, int count, char* text, size_t capacity) {
+template <class... P>
+static int launch(const char* name, void (*kernel)(P...), const Launch* shape, const Argument* from, int count,
+                  char* text, size_t capacity) {
     std::lock_guard<std::mutex> lock(one_at_a_time);
-    message = text, message_capacity = capacity;
-    return launch(name, kernel, *shape, from, count, std::index_sequence_for<P...>());
+    kernel_name = name, message = text, message_capacity = capacity;
+    return checked(kernel, *shape, from, count, std::index_sequence_for<P...>());
 }
 
 }  // namespace emulator
 
-#define EMULATED(name)                                                                                                          \
-    extern "C" __attribute__((visibility("default"))) int emulate_##name(const Launch* launch, const Argument* arguments,       \
-                                                                         int count, char* message, size_t capacity) {          \
-        return emulator::launch(#name, name, launch, arguments, count, message, capacity);                                      \
+#define EMULATED(name)                                                                                         \
+    extern "C" __attribute__((visibility("default"))) int emulate_##name(                                      \
+        const Launch* shape, const Argument* arguments, int count, char* message, size_t capacity) {           \
+        return emulator::launch(#name, name, shape, arguments, count, message, capacity);                      \
     }
 
 // From here on: nothing but the launchers leaves the library, so that two libraries of one kernel file share no array.

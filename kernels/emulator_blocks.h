@@ -1,11 +1,12 @@
 // Blocks: runs a grid of CUDA threads on the CPU, one block after the other, every thread a fiber.
 //
-//   order      Blocks run in an order drawn from the launch's seed. Inside a block a drawn warp runs until it waits; at each
-//              barrier, and at some of the warp operations, another warp is drawn. So a missing __syncthreads gives a wrong
-//              result under some seeds, and the same seed always gives the same run.
-//   checked    A barrier must be reached by every thread of the block at one source line, a warp operation by every lane
-//              of its mask at one source line. What cannot go on is reported: which threads wait where, which have exited.
-//   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins.
+//   order      Blocks run in an order drawn from the launch's seed. Inside a block a drawn warp runs until it waits; at
+//              each barrier, and at some of the warp operations, another warp is drawn. So a missing __syncthreads
+//              gives a wrong result under some seeds, and the same seed always gives the same run.
+//   checked    A barrier must be reached by every thread of the block at one source line, a warp operation by every
+//              lane of its mask at one source line. What cannot go on is reported: who waits where, who has exited.
+//   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins. So do the guard bytes around
+//              it: what is read there is NaN, and what is written there ends the launch.
 //   not seen   races inside a warp between two operations of it, bank conflicts, memory order, speed
 //
 // All state is static, so each library has its own, and one launch at a time runs in a library.
@@ -14,6 +15,7 @@
 #include <cstdarg>
 #include <cstring>
 #include <functional>
+#include <link.h>
 #include <string>
 #include <vector>
 
@@ -21,18 +23,24 @@ struct uint3 { uint32_t x, y, z; };
 typedef uint3 dim3;
 static uint3 blockIdx;
 static dim3 blockDim, gridDim;
+static char* dynamic_shared;   // the block's dynamic shared memory, see SHARED in common.cuh
 
-// As the host passes them. Argument kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits).
+// As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits).
 struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
 struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
-// All `__shared__` arrays lie in one section of the library; the linker tells its ends (null if there are none).
-extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
-extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+// `__shared__` arrays are thread-local, for one reason: the library's thread-local memory holds nothing else, so it can be
+// found and poisoned whole. (A section would do, but g++ puts no static of a template in one.) The sanitizer guards no
+// thread-local array, so for it they are plain statics, and not poisoned.
+#ifdef __SANITIZE_ADDRESS__
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
 
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
-constexpr int MAX_THREADS = 1024;
+constexpr int MAX_THREADS = 1024, MAX_BLOCKS = 1 << 24;
 constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
 constexpr size_t GUARD = 64;
 
@@ -40,8 +48,11 @@ constexpr size_t GUARD = 64;
 struct Site {
     const char* file;
     int line;
-    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
-    bool operator==(const Site& other) const { return line == other.line && file == other.file; }   // one text, one pointer
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
+    // The names of one file are one string of the library.
+    bool operator==(const Site& other) const { return line == other.line && file == other.file; }
 };
 
 // What the last lane to arrive does for all lanes of `mask`; offers[lane] is what that lane brought.
@@ -69,12 +80,13 @@ static Thread* current;             // the thread that runs
 static Fiber launcher;              // the launch, on the caller's stack
 static uint32_t thread_count, live, at_barrier;
 static uint32_t awake;              // warps that have a ready lane, one bit each
-static uint32_t turn, patience;     // lanes begin at `turn`; a warp is kept at a warp operation unless a draw & patience is 0
+static uint32_t turn;               // where the lanes of the drawn warp begin
+static uint32_t patience;           // a warp operation draws another warp if draw() & patience is 0
 static bool entered, failed;
 static uint64_t random_state;
 static const char* kernel_name;
 static const std::function<void()>* kernel_body;
-static char *message, *dynamic;     // dynamic: the block's dynamic shared memory
+static char* message;
 static size_t message_capacity, dynamic_bytes;
 
 static inline uint32_t draw() {   // xorshift64*
@@ -102,30 +114,35 @@ __attribute__((format(printf, 1, 2))) static int refuse(const char* format, ...)
     return 1;
 }
 
-// Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew.
-template <class... A> [[noreturn]] static void fail(const char* format, A... arguments) {
-    std::string placed = "block (%u, %u, %u), thread %u: ";
-    placed += format;
-    refuse(placed.c_str(), blockIdx.x, blockIdx.y, blockIdx.z, current->number, arguments...);
+// Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew. So nothing
+// here may own memory: no destructor runs.
+__attribute__((format(printf, 1, 2), noreturn)) static void fail(const char* format, ...) {
+    char what[300];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    refuse("block (%u, %u, %u), thread %u: %s", blockIdx.x, blockIdx.y, blockIdx.z, current->number, what);
     current->go_to(launcher);
     abort();
 }
 
 static std::string state(const Thread& thread) {
     if (thread.exited) return "exited";
-    char text[300];
-    if (thread.mask) snprintf(text, sizeof text, "wait at %s (%s:%d), mask %08x", thread.word, thread.site.file, thread.site.line, thread.mask);
-    else snprintf(text, sizeof text, "wait at %s (%s:%d)", thread.word, thread.site.file, thread.site.line);
-    return text;
+    char mask[32] = "";
+    if (thread.mask) snprintf(mask, sizeof mask, " with mask %08x", thread.mask);
+    const std::string line = std::to_string(thread.site.line);
+    return std::string("wait at ") + thread.word + " (" + thread.site.file + ":" + line + ")" + mask;
 }
 
 // Nothing can run, yet threads are left: says who waits where, neighbours in the same state together.
 static void report_stuck() {
     std::string text;
     for (uint32_t first = 0, next; first < thread_count; first = next) {
-        for (next = first + 1; next < thread_count && state(threads[next]) == state(threads[first]);) next++;
+        const std::string what = state(threads[first]);
+        for (next = first + 1; next < thread_count && state(threads[next]) == what;) next++;
         text += (text.empty() ? "threads " : "; threads ") + std::to_string(first);
-        text += "-" + std::to_string(next - 1) + " " + state(threads[first]);
+        text += "-" + std::to_string(next - 1) + " " + what;
     }
     refuse("block (%u, %u, %u) diverged: %s", blockIdx.x, blockIdx.y, blockIdx.z, text.c_str());
 }
@@ -175,14 +192,16 @@ static void barrier(const char* word, Site site) {
 static void together(uint32_t mask, const char* word, Act act, void* offer, Site site) {
     Thread& self = *current;
     Warp& warp = warps[self.number / 32];
-    if (!(mask & self.bit)) fail("%s (%s:%d) with mask %08x, which leaves this lane out", word, site.file, site.line, mask);
+    if (!(mask & self.bit))
+        fail("%s (%s:%d) with mask %08x, which leaves this lane out", word, site.file, site.line, mask);
     self.word = word, self.site = site, self.mask = mask, self.act = act;
     warp.offers[self.number % 32] = offer;
     warp.waiting |= self.bit;
     if ((warp.waiting & mask) != mask) return sleep(self);
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
         const Thread& other = threads[self.number / 32 * 32 + __builtin_ctz(rest)];
-        if (other.mask != mask || other.act != act || !(other.site == site)) return sleep(self);   // never woken, so reported
+        if (other.mask != mask || other.act != act || !(other.site == site))
+            return sleep(self);   // never woken, so reported
     }
     act(warp.offers, mask);
     warp.waiting &= ~mask;
@@ -202,9 +221,22 @@ static void thread_entry() {
     abort();   // a thread that has exited is never ready
 }
 
-// Not memset: AddressSanitizer's own guards lie between the arrays of the section.
-__attribute__((no_sanitize_address)) static void poison_static() {
-    for (volatile char* at = __start_shared_memory; at < __stop_shared_memory; at++) *at = char(0xFF);
+static thread_local char mark;   // makes sure that there is thread-local memory
+static char *static_shared, *static_shared_end;
+
+static void find_static_shared() {
+#ifndef __SANITIZE_ADDRESS__
+    mark = 1;
+    dl_iterate_phdr([](dl_phdr_info* library, size_t, void*) {
+        for (int i = 0; i < library->dlpi_phnum; i++) {
+            char* first = static_cast<char*>(library->dlpi_tls_data);
+            char* last = first + library->dlpi_phdr[i].p_memsz;
+            if (library->dlpi_phdr[i].p_type == PT_TLS && first <= &mark && &mark < last)
+                static_shared = first, static_shared_end = last;
+        }
+        return 0;
+    }, nullptr);
+#endif
 }
 
 static void run_block() {
@@ -225,19 +257,21 @@ static void run_block() {
 }
 
 static int run(const Launch& launch, const std::function<void()>& body) {
-    const uint64_t count = uint64_t(launch.block[0]) * launch.block[1] * launch.block[2];
-    const uint64_t blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
-    if (!count || count > MAX_THREADS) return refuse("%llu threads in a block, 1 to 1024 are possible", (unsigned long long)count);
-    if (!blocks || blocks > 1u << 24) return refuse("%llu blocks, 1 to 2^24 are possible here", (unsigned long long)blocks);
-    if (launch.shared_bytes > MAX_SHARED) return refuse("%u bytes of shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
+    const uint32_t *b = launch.block, *g = launch.grid;
+    const double count = double(b[0]) * b[1] * b[2], blocks = double(g[0]) * g[1] * g[2];   // no product can overflow
+    if (count < 1 || count > MAX_THREADS)
+        return refuse("%.0f threads in a block, 1 to %d are possible", count, MAX_THREADS);
+    if (blocks < 1 || blocks > MAX_BLOCKS)
+        return refuse("%.0f blocks, 1 to %d are possible here", blocks, MAX_BLOCKS);
+    if (launch.shared_bytes > MAX_SHARED)
+        return refuse("%u bytes of dynamic shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
     thread_count = static_cast<uint32_t>(count);
-    blockDim = {launch.block[0], launch.block[1], launch.block[2]};
-    gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    blockDim = {b[0], b[1], b[2]}, gridDim = {g[0], g[1], g[2]};
     random_state = (launch.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
     kernel_body = &body, failed = false;
 
-    std::vector<uint32_t> order(blocks);
-    for (uint32_t i = 0; i < blocks; i++) {
+    std::vector<uint32_t> order(static_cast<size_t>(blocks));
+    for (uint32_t i = 0; i < order.size(); i++) {
         const uint32_t other = draw() % (i + 1);
         order[i] = order[other], order[other] = i;
     }
@@ -246,16 +280,18 @@ static int run(const Launch& launch, const std::function<void()>& body) {
 #else
     const size_t guard = GUARD;
 #endif
+    find_static_shared();
     char* memory = static_cast<char*>(malloc(launch.shared_bytes + 2 * guard));
-    dynamic = memory + guard, dynamic_bytes = launch.shared_bytes;
-    for (uint64_t i = 0; i < blocks && !failed; i++) {
-        blockIdx = {order[i] % gridDim.x, order[i] / gridDim.x % gridDim.y, order[i] / (gridDim.x * gridDim.y)};
-        poison_static();
+    dynamic_shared = memory + guard, dynamic_bytes = launch.shared_bytes;
+    for (size_t i = 0; i < order.size() && !failed; i++) {
+        blockIdx = {order[i] % g[0], order[i] / g[0] % g[1], order[i] / (g[0] * g[1])};
+        memset(static_shared, 0xFF, static_shared_end - static_shared);
         memset(memory, 0xFF, dynamic_bytes + 2 * guard);
         run_block();
         for (size_t j = 0; j < guard && !failed; j++)
-            if (memory[j] != char(0xFF) || dynamic[dynamic_bytes + j] != char(0xFF))
-                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory", blockIdx.x, blockIdx.y, blockIdx.z, dynamic_bytes);
+            if (memory[j] != char(0xFF) || dynamic_shared[dynamic_bytes + j] != char(0xFF))
+                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory",
+                       blockIdx.x, blockIdx.y, blockIdx.z, dynamic_bytes);
     }
     free(memory);
     return failed;

@@ -4,7 +4,7 @@
 // commit gives NaN, and so does a buffer that is filled again while others still read it.
 #pragma once
 
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 static inline void require_shared(const void* at, const char* word) {
     require_aligned(at, 16, word);
@@ -51,7 +51,7 @@ static inline float low_half(uint32_t pair) { return __uint_as_float(pair << 16)
 static inline float high_half(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }
 
 static void mma_act(void** offers, uint32_t) {
-    typedef float Four __attribute__((vector_size(16)));   // half a row of d: the compiler makes vector code even at -O1
+    typedef float Four __attribute__((vector_size(16)));   // half a row of d, in vector code even at -O1
     float a[16][16];
     union { float at[16][8]; Four half[16][2]; } b;
     for (int lane = 0; lane < 32; lane++) {
@@ -61,7 +61,10 @@ static void mma_act(void** offers, uint32_t) {
             const int row = g + i % 2 * 8, column = t + i / 2 * 8;
             a[row][column] = low_half(f.a[i]), a[row][column + 1] = high_half(f.a[i]);
         }
-        for (int i = 0; i < 2; i++) b.at[t + i * 8][g] = low_half(f.b[i]), b.at[t + i * 8 + 1][g] = high_half(f.b[i]);
+        for (int i = 0; i < 2; i++) {
+            const int row = t + i * 8;
+            b.at[row][g] = low_half(f.b[i]), b.at[row + 1][g] = high_half(f.b[i]);
+        }
     }
     for (int row = 0; row < 16; row++) {
         union { Four half[2]; float at[8]; } d = {};
@@ -85,14 +88,24 @@ static inline void cp_async16_or_zero(void* to, const void* from, bool ok) { emu
 static inline void cp_async_commit() { emulator::current->groups++; }
 template <int N> static inline void cp_async_wait() { emulator::land(N); }
 
-static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<4, false>(r, row, site); }
-static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<4, true>(r, row, site); }
-static inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<2, false>(r, row, site); }
-static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, emulator::Site site = emulator::Site::here()) { emulator::ldmatrix<2, true>(r, row, site); }
+static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, EMULATOR_SITE) {
+    emulator::ldmatrix<4, false>(r, row, site);
+}
+static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, EMULATOR_SITE) {
+    emulator::ldmatrix<4, true>(r, row, site);
+}
+static inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, EMULATOR_SITE) {
+    emulator::ldmatrix<2, false>(r, row, site);
+}
+static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, EMULATOR_SITE) {
+    emulator::ldmatrix<2, true>(r, row, site);
+}
 
-static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulator::Site site = emulator::Site::here()) {
+static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], EMULATOR_SITE) {
     emulator::Fragments offer{d, a, b};
     emulator::together(~0u, "mma", emulator::mma_act, &offer, site);
 }
 
-static inline uint32_t pack_bf16(float low, float high) { return __nv_bfloat16(low).bits | uint32_t(__nv_bfloat16(high).bits) << 16; }
+static inline uint32_t pack_bf16(float low, float high) {
+    return __nv_bfloat16(low).bits | uint32_t(__nv_bfloat16(high).bits) << 16;
+}

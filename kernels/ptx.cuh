@@ -1,17 +1,21 @@
 // The only inline PTX, as named words; below, the same words for the emulator.
 //
-//   cp_async16(to, from)              16 bytes from global to shared memory, not through registers; lands at a cp_async_wait
-//   cp_async16_or_zero(to, from, ok)  the same, or 16 zeros without reading `from` (which must still be a valid address)
-//   cp_async_commit()                 closes a group of this thread's copies
-//   cp_async_wait<N>()                until at most the N newest groups are on their way; then a barrier, before others read
-//   ldmatrix_x4(r, row)               four 8x8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8 and gets
-//                                     in r[i] elements 2 (l % 4), + 1 of row l / 4 of matrix i; _trans: of its transpose
-//   ldmatrix_x2(r, row)               two matrices; the addresses of lanes 0 to 15 count
-//   mma_16x8x16(d, a, b)              d += a b, bf16 in, f32 sums. With g = lane / 4, t = 2 (lane % 4):
-//                                     a [16, 16]: a[0] = (g, t), a[1] = (g + 8, t), a[2] = (g, t + 8), a[3] = (g + 8, t + 8)
-//                                     b [16, 8]: b[0] = (t, g), b[1] = (t + 8, g), neighbours along the first axis
-//                                     d [16, 8]: d[0], d[1] = (g, t), (g, t + 1); d[2], d[3] = (g + 8, t), (g + 8, t + 1)
-//   pack_bf16(low, high)              two f32 rounded into one register, as mma takes them
+//   cp_async16(to, from)     16 bytes from global to shared memory, not through registers; lands at a cp_async_wait
+//   cp_async16_or_zero(to, from, ok)   the same, or 16 zeros and `from` is not read
+//   cp_async_commit()        closes a group of this thread's copies
+//   cp_async_wait<N>()       until at most the N newest groups are on their way. Others may read after a barrier
+//   ldmatrix_x4(r, row)      four 8x8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8, and gets
+//                            in r[i] elements t, t + 1 of row g of matrix i; ldmatrix_x4_trans: of its transpose
+//   ldmatrix_x2(r, row)      two matrices; the addresses of lanes 0 to 15 count; ldmatrix_x2_trans
+//   mma_16x8x16(d, a, b)     d += a b, bf16 in, f32 sums:
+//                            a [16, 16]   a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 8)   a[3] = (g + 8, t + 8)
+//                            b [16, 8]    b[0] = (t, g)   b[1] = (t + 8, g)
+//                            d [16, 8]    d[0], d[1] = (g, t), (g, t + 1)     d[2], d[3] = (g + 8, t), (g + 8, t + 1)
+//   pack_bf16(low, high)     two f32 rounded into one register, as mma takes them
+//
+// where g = lane / 4 and t = 2 (lane % 4). A register of a holds the element named and the next of its row in the upper
+// half, a register of b the next of its column. So x4 of a row-major a is an a; x2_trans of a row-major b, or x2 of a
+// row-major transpose of b, is a b.
 //
 // Every word but the copies is of the whole warp. Shared addresses are multiples of 16 bytes. Needs sm_80.
 #pragma once
@@ -19,7 +23,9 @@
 
 #ifdef __CUDACC__
 
-__device__ __forceinline__ uint32_t shared_address(const void* at) { return static_cast<uint32_t>(__cvta_generic_to_shared(at)); }
+__device__ __forceinline__ uint32_t shared_address(const void* at) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(at));
+}
 
 // .cg: past L1, which would only keep a second copy of what shared memory holds.
 __device__ __forceinline__ void cp_async16(void* to, const void* from) {
@@ -27,12 +33,15 @@ __device__ __forceinline__ void cp_async16(void* to, const void* from) {
 }
 
 __device__ __forceinline__ void cp_async16_or_zero(void* to, const void* from, bool ok) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(ok ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 ::"r"(shared_address(to)), "l"(from), "r"(ok ? 16 : 0) : "memory");
 }
 
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> __device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -56,8 +65,10 @@ __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* 
 
 // Not volatile: it reads and writes registers alone, so the compiler may move it.
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {

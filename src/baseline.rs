@@ -73,8 +73,7 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
             let names = Kind::ALL.map(|kind| kind.name().to_string());
-            let all = names.join(", ");
-            Error::setting("KIND", format!("{} (there are {all})", unknown("baseline", text, &names)))
+            Error::setting("KIND", unknown("baseline", text, &names))
         })
     }
 }
@@ -105,14 +104,7 @@ pub struct Answer {
 /// # Errors
 /// No perturbed training cells, a group asked for without any control of its cell type, observation of data with unknown target.
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
-    let observer = match (settings.observe, data.manifest().target) {
-        (Observe::None, _) => None,
-        (Observe::Poisson, Some(target)) => Some(Observer::new(target)),
-        (Observe::Poisson, None) => {
-            let what = "poisson needs to know to how many counts cells were scaled, and this data does not tell; use none";
-            return Err(Error::setting("observe", what));
-        }
-    };
+    let observer = Observer::asked(settings.observe, data.manifest().target)?;
     let asked = perturbed_groups(data, asked);
     let mut fallbacks = BTreeMap::<String, usize>::new();
     let mut fitted = Fitted::to(data, train, settings.kind, &mut fallbacks)?;

@@ -91,7 +91,10 @@ impl Checkpoint {
         let genes = self.statistics.mean.len();
         views.push(("statistics.mean".into(), view(&[genes], &self.statistics.mean)));
         views.push(("statistics.std".into(), view(&[genes], &self.statistics.std)));
-        views.push(("effects.values".into(), view(&[self.effects.pairs.len(), genes], &self.effects.values)));
+        views.push((
+            "effects.values".into(),
+            view(&[self.effects.pairs().len(), genes], self.effects.values()),
+        ));
         let header = serde_json::to_string(&self.header).expect("plain structs serialise");
         let metadata = HashMap::from([(KEY.to_string(), header)]);
         aside::file(path, |aside| {
@@ -113,7 +116,10 @@ impl Checkpoint {
             std: numbers(path, &file, "statistics.std", &[genes])?,
         };
         let values = numbers(path, &file, "effects.values", &[header.effects.len(), genes])?;
-        let effects = Effects { pairs: header.effects.clone(), values };
+        if !header.effects.is_sorted_by(|a, b| a < b) {
+            return Err(bad("header: the pairs of `effects` are not sorted and unique".into()));
+        }
+        let effects = Effects::new(header.effects.clone(), values);
 
         let mut params = Params::default();
         let vocabulary = vocabulary(&header.data);

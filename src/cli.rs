@@ -5,12 +5,15 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::error::Result;
 
 mod baseline;
+mod bench;
 mod demo;
+mod device;
 mod evaluate;
 mod export;
 mod inspect;
 mod predict;
 mod preprocess;
+mod selftest;
 mod simulate;
 mod split;
 mod train;
@@ -25,12 +28,17 @@ pub struct Cli {
 
 const WAY: &str = "\
 The way from cells to scores:
-  scale-engine preprocess cells.h5ad --out DATA --pert-col gene --control-pert non-targeting --celltype-col cell_line
+  scale-engine preprocess cells.h5ad --out DATA --pert-col gene \\
+      --control-pert non-targeting --celltype-col cell_line
   scale-engine split held_out.toml --data DATA
   scale-engine train --data DATA --split held_out.toml --out RUN
-  scale-engine predict RUN --data DATA --split held_out.toml --subset test --real-out real.h5ad --with-controls --out pred.h5ad
-  scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene --control-pert non-targeting --out SCORES
+  scale-engine predict RUN --data DATA --split held_out.toml --subset test \\
+      --with-controls --out pred.h5ad --real-out real.h5ad
+  scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene \\
+      --control-pert non-targeting --celltype-col cell_line --out SCORES
+
 The whole of it on simulated cells: scale-engine demo
+What a file or folder holds: scale-engine inspect PATH
 
 Exit codes: 0 done, 1 failed, 2 wrong options.";
 
@@ -46,7 +54,12 @@ enum Command {
     Predict(predict::Args),
     Baseline(baseline::Args),
     Evaluate(evaluate::Args),
+    Selftest(selftest::Args),
+    Bench(bench::Args),
     /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  scale-engine completions bash > ~/.local/share/bash-completion/completions/scale-engine"
+    )]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
@@ -66,6 +79,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Predict(args) => predict::run(args),
         Command::Baseline(args) => baseline::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Selftest(args) => selftest::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "scale-engine", &mut std::io::stdout());
             Ok(())

@@ -311,6 +311,13 @@ pub struct Config {
     pub predict: PredictConfig,
 }
 
+impl TrainConfig {
+    /// True if a validation follows when `step` steps are done.
+    pub fn validates_after(&self, step: u64) -> bool {
+        self.val_every > 0 && (step.is_multiple_of(self.val_every) || step == self.steps)
+    }
+}
+
 impl Config {
     /// The variant of the flow that this run trains.
     pub fn variant(&self) -> FlowVariant {

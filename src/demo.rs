@@ -23,6 +23,8 @@ use crate::train::{self, train};
 
 /// Where to, and which world.
 pub struct Settings {
+    /// Where to train and predict; `None` is the CPU.
+    pub gpu: Option<crate::gpu::Gpu>,
     /// Folder for everything that is made.
     pub out: PathBuf,
     /// Of the world, the weights and all draws.
@@ -68,8 +70,14 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
     set.push(format!("train.seed={}", settings.seed));
     let config = Some(Config::load(Some("tiny"), None, &set)?);
-    let training =
-        train::Settings { data: data.clone(), split: split.clone(), out: run.clone(), config, steps: None };
+    let training = train::Settings {
+        data: data.clone(),
+        split: split.clone(),
+        out: run.clone(),
+        config,
+        steps: None,
+        gpu: settings.gpu.clone(),
+    };
     let outcome = train(&training, stop)?;
     if !outcome.finished {
         return Err(Error::Stopped(format!("stopped in training; {} can be resumed", run.display())));
@@ -87,6 +95,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
             real_out: Some(real.clone()),
         };
         let asked = predict::Settings {
+            gpu: settings.gpu.clone(),
             run: run.clone(),
             out: pred.clone(),
             source,
@@ -97,20 +106,26 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         predict::predict(&asked)?;
         table.push(score(name, &pred, real, dir)?);
     }
-    let parts = Split::load(split, &opened)?;
+    table.extend(baselines(settings, &opened, &Split::load(split, &opened)?, real)?);
+    write_table(&dir.join("table.csv"), &table)?;
+    stage("done");
+    Ok(table)
+}
+
+/// Every baseline, scored as the model is.
+fn baselines(settings: &Settings, data: &Data, split: &Split, real: &Path) -> Result<Vec<Row>> {
+    let mut table = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {
         for kind in Kind::ALL {
             let suffix = if observe == Observe::None { "" } else { ", observed" };
             let name = format!("{}{suffix}", kind.name());
-            let pred = dir.join(format!("{}.h5ad", name.replace(", ", "-")));
+            let pred = settings.out.join(format!("{}.h5ad", name.replace(", ", "-")));
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
-            let answer = baseline(&opened, parts.part(Part::Train), parts.part(Part::Test), &wanted)?;
+            let answer = baseline(data, split.part(Part::Train), split.part(Part::Test), &wanted)?;
             answer.population.write(&pred)?;
-            table.push(score(&name, &pred, real, dir)?);
+            table.push(score(&name, &pred, real, &settings.out)?);
         }
     }
-    write_table(&dir.join("table.csv"), &table)?;
-    stage("done");
     Ok(table)
 }
 

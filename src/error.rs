@@ -75,13 +75,43 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a String>) ->
     scored.into_iter().take(3).filter(|(score, _)| *score > 0.6).map(|(_, name)| name).collect()
 }
 
-/// `unknown perturbation "X"; did you mean "Y" or "Z"?`
-pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a String>) -> String {
-    match nearest(wanted, names).as_slice() {
-        [] => format!("unknown {kind} {wanted:?}"),
-        found => {
-            let list: Vec<String> = found.iter().map(|name| format!("{name:?}")).collect();
-            format!("unknown {kind} {wanted:?}; did you mean {}?", list.join(" or "))
-        }
+/// `unknown perturbation "X"; did you mean "Y" or "Z"?`, or, where nothing is near, some of the names there are.
+pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a String> + Clone) -> String {
+    let near: Vec<String> = nearest(wanted, names.clone()).iter().map(|name| format!("{name:?}")).collect();
+    if !near.is_empty() {
+        return format!("unknown {kind} {wanted:?}; did you mean {}?", near.join(" or "));
+    }
+    let known: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    format!("unknown {kind} {wanted:?}; known: {}", some_of(&known))
+}
+
+/// `"a", "b", "c" and 4 more`; `none` of nothing.
+pub fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    match (names.len(), names.len().saturating_sub(SHOWN)) {
+        (0, _) => "none".into(),
+        (_, 0) => shown.join(", "),
+        (_, more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unknown;
+
+    #[test]
+    fn an_unknown_name_is_answered_by_the_nearest_or_else_by_some_there_are() {
+        let names: Vec<String> = ["IFNB1", "IFNG", "IL6", "TNF", "CD3E", "MYC"].map(String::from).to_vec();
+        assert_eq!(
+            unknown("gene", "IFNB2", &names[..2]),
+            r#"unknown gene "IFNB2"; did you mean "IFNB1" or "IFNG"?"#
+        );
+        assert_eq!(
+            unknown("gene", "xxxx", &names),
+            r#"unknown gene "xxxx"; known: "IFNB1", "IFNG", "IL6", "TNF", "CD3E" and 1 more"#
+        );
+        assert_eq!(unknown("gene", "xxxx", &names[2..4]), r#"unknown gene "xxxx"; known: "IL6", "TNF""#);
+        assert_eq!(unknown("gene", "xxxx", &[]), r#"unknown gene "xxxx"; known: none"#);
     }
 }

@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 pub mod blas;
@@ -20,7 +22,8 @@ mod probe;
 pub use blas::{Operand, Product};
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Real {
     /// 4 bytes.
     F32,

@@ -37,6 +37,8 @@ pub struct Statistics {
 pub struct Model {
     config: Config,
     statistics: Statistics,
+    /// Mean and 1 / (std + 0.05), [G] each.
+    standard: [Tensor; 2],
     gene_encoder: GeneEncoder,
     set_encoder: SetEncoder,
     decoder: Decoder,
@@ -61,7 +63,9 @@ impl Model {
         if config.decoder.start_at_mean {
             decoder.start_at(params, &statistics.mean);
         }
-        Model { config: config.clone(), statistics, gene_encoder, set_encoder, decoder, flow }
+        let scale = statistics.std.iter().map(|s| 1.0 / (s + 0.05)).collect();
+        let standard = [statistics.mean.clone(), scale].map(|numbers| Tensor::new(&[genes], numbers));
+        Model { config: config.clone(), statistics, standard, gene_encoder, set_encoder, decoder, flow }
     }
 
     /// The config it was made from.
@@ -85,10 +89,12 @@ impl Model {
     }
 
     /// Enc: sets of cells [B, N, G] -> latents [B, N, D]. Cells are data: no gradient flows into them.
-    pub fn encode(&self, t: &mut Tape, p: &Vars, x: &Tensor) -> Var {
-        let [b, n, g] = x.dims("encode");
-        let seen = if self.config.encoder.standardize { self.standardize(x) } else { x.clone() };
-        let seen = t.constant(seen.reshape(&[b * n, g]));
+    pub fn encode(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
+        let [b, n, g] = t.value(x).dims("encode");
+        // Without it the latents of different cells stay nearly the same for thousands of steps.
+        let [mean, scale] = &self.standard;
+        let seen = if self.config.encoder.standardize { t.standardize(x, mean, scale) } else { x };
+        let seen = t.reshape(seen, &[b * n, g]);
         let h = self.gene_encoder.forward(t, p, seen); // [B N, D]
         let h = t.reshape(h, &[b, n, self.config.flow.width]);
         self.set_encoder.forward(t, p, h)
@@ -98,32 +104,4 @@ impl Model {
     pub fn decode(&self, t: &mut Tape, p: &Vars, z: Var) -> Var {
         self.decoder.forward(t, p, z)
     }
-
-    /// (x - mean_g) / (std_g + 0.05): without it the latents of different cells stay nearly the same for thousands of steps.
-    fn standardize(&self, x: &Tensor) -> Tensor {
-        use rayon::prelude::*;
-        let Statistics { mean, std } = &self.statistics;
-        let scale: Vec<f32> = std.iter().map(|s| 1.0 / (s + 0.05)).collect();
-        let mut seen = vec![0.0; x.len()];
-        seen.par_chunks_mut(mean.len()).zip(x.data().par_chunks(mean.len())).for_each(|(seen, x)| {
-            for (g, seen) in seen.iter_mut().enumerate() {
-                *seen = (x[g] - mean[g]) * scale[g];
-            }
-        });
-        Tensor::new(x.shape(), seen)
-    }
-}
-
-/// relu(x + e) row by row: cells moved by their set's mean effect. x [B, N, G], e [B, G].
-pub fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
-    use rayon::prelude::*;
-    let [_, n, g] = x.dims("shifted");
-    let mut moved = vec![0.0; x.len()];
-    moved.par_chunks_mut(g).enumerate().for_each(|(row, moved)| {
-        let effect = &effect.data()[row / n * g..][..g];
-        for (i, y) in moved.iter_mut().enumerate() {
-            *y = (x.data()[row * g + i] + effect[i]).max(0.0);
-        }
-    });
-    Tensor::new(x.shape(), moved)
 }

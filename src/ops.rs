@@ -4,16 +4,19 @@
 //! central differences. Ops that only move or add numbers are their own reference and have none. Whatever the number of threads,
 //! an op gives the same bits: work is cut into blocks whose size knows nothing of threads, and partial sums are added in order.
 //!
-//! Three files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
-//! vectorises, with exp and its kin) and [`gemm`] (matrix products).
+//! Five files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
+//! vectorises, with exp and its kin), [`gemm`] (matrix products), [`column_sums`] and [`cast`] (from one storage to the other).
 
 pub mod blocks;
+pub mod cast;
+pub mod column_sums;
 pub mod gemm;
 pub mod vector;
 
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod cells;
 pub mod elementwise;
 pub mod embedding;
 pub mod flow;

@@ -135,6 +135,11 @@ impl Params {
         self.entries.iter().position(|e| e.name == name).map(Param)
     }
 
+    /// The device that the weights lie on.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.weights.gpu()
+    }
+
     /// Count of weights.
     pub fn count(&self) -> usize {
         self.entries.iter().map(|entry| entry.range().len()).sum()

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Observe;
-use crate::data::controls::control_pool;
-use crate::data::population::{Population, measured};
+use crate::data::controls::{Controls, control_pool};
+use crate::data::observe::{self, Observer};
+use crate::data::population::{Population, names, write_measured};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ mod request;
 
 /// What to predict, with which weights.
 pub struct Settings {
+    /// Where to compute; `None` is the CPU.
+    pub gpu: Option<crate::gpu::Gpu>,
     /// Run directory, or one of its checkpoints.
     pub run: PathBuf,
     /// The .h5ad to write.
@@ -95,10 +98,25 @@ struct Job {
 /// Control cells of a (cell type, batch), and the names they are written under.
 struct Context {
     cell_type: String,
-    batch: String,
     /// Numbers of the cells in their file or data directory.
     cells: Vec<u64>,
+    /// The batch each cell was measured in: not the context's where that has no controls of its own.
+    batches: Vec<String>,
     controls: ControlCells,
+}
+
+impl Context {
+    /// The cells of a pool of a data directory.
+    fn of(data: &Data, pool: &Controls, cell_type: &str) -> Context {
+        let cells: Vec<u64> = pool.iter().collect();
+        let controls = ControlCells::of(data, &cells);
+        let of_group = |&group: &u32| {
+            let [_, _, batch] = names(data, group);
+            std::iter::repeat_n(batch.to_string(), data.groups()[group as usize].cells as usize)
+        };
+        let batches = pool.groups.iter().flat_map(of_group).collect();
+        Context { cell_type: cell_type.to_string(), cells, batches, controls }
+    }
 }
 
 /// Predicts and writes; nothing is left at the output on failure.
@@ -107,6 +125,8 @@ pub fn predict(settings: &Settings) -> Result<Report> {
     let (checkpoint, model, params) = Checkpoint::load(&path, true)?;
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &checkpoint.header.data;
+    let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);
+    let observer = Observer::asked(observe, manifest.target)?;
     let job = match &settings.source {
         Source::Data { data, split, part, real_out } => {
             held_out(settings, &checkpoint, data, split, *part, real_out.as_deref(), &mut report)?
@@ -117,13 +137,11 @@ pub fn predict(settings: &Settings) -> Result<Report> {
         model: &model,
         params: &params,
         effects: &checkpoint.effects,
-        target: manifest.target.unwrap_or(1e4),
         factor: manifest.factor,
         seed: settings.seed,
     };
-    let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);
     let mut population = Population::like(manifest);
-    fill(&predictor, &job, observe, manifest, &mut population, &mut report)?;
+    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report);
     if settings.with_controls {
         report.control_cells = push_controls(&job, manifest, &mut population);
     }
@@ -185,27 +203,21 @@ fn held_out(
         if group.perturbation == data.control_id() {
             continue;
         }
-        let [c, p, b] = [
-            &here.cell_types[group.cell_type as usize],
-            &here.perturbations[group.perturbation as usize],
-            &here.batches[group.batch as usize],
-        ];
+        let [p, c, b] = names(&data, g);
         let Some(pool) = control_pool(&data, g) else {
             report.notes.push(format!("{c} / {p} / {b}: no control cells of this cell type; not predicted"));
             continue;
         };
         let context = *places.entry((group.cell_type, group.batch)).or_insert_with(|| {
-            let cells: Vec<u64> = pool.iter().collect();
-            let controls = ControlCells::of(&data, &cells);
-            job.contexts.push(Context { cell_type: c.clone(), batch: b.clone(), cells, controls });
+            job.contexts.push(Context::of(&data, &pool, c));
             job.contexts.len() - 1
         });
         let conditions = request::ids(known, c, p, b)?;
         let request = Request { conditions, cells: group.cells as usize };
         job.asks.push(Ask {
-            perturbation: p.clone(),
-            cell_type: c.clone(),
-            batch: b.clone(),
+            perturbation: p.to_string(),
+            cell_type: c.to_string(),
+            batch: b.to_string(),
             request,
             context,
         });
@@ -214,7 +226,7 @@ fn held_out(
         return Err(Error::setting("--subset", "holds no perturbed cells in this split"));
     }
     if let Some(path) = real_out {
-        measured(&data, &groups, true).write(path)?;
+        write_measured(path, &data, &groups, true, &split.hash)?;
     }
     Ok(job)
 }
@@ -223,16 +235,16 @@ fn held_out(
 fn fill(
     predictor: &Predictor,
     job: &Job,
-    observe: Observe,
-    manifest: &Manifest,
+    observer: Option<&Observer>,
     population: &mut Population,
     report: &mut Report,
-) -> Result<()> {
-    let observer = predictor.observer(observe);
-    if observer.is_some() && job.contexts.iter().any(|c| c.controls.library.iter().any(|n| !n.is_finite())) {
-        let what =
-            "poisson needs each control cell's library size, which these log values do not tell; use none";
-        return Err(Error::setting("--observe", what));
+) {
+    let empty: usize =
+        job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
+    if observer.is_some() && empty > 0 {
+        report.notes.push(format!(
+            "{empty} control cells hold nothing: counts are drawn as for cells of the usual total"
+        ));
     }
     let calibrations: Vec<Vec<f32>> =
         job.contexts.iter().map(|c| predictor.calibration(&c.controls)).collect();
@@ -242,7 +254,7 @@ fn fill(
         let Ask { perturbation, cell_type, batch, request, context } = ask;
         let controls = &job.contexts[*context].controls;
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        predictor.predict(controls, &calibrations[*context], *request, &name, observer.as_ref(), |row, _| {
+        predictor.predict(controls, &calibrations[*context], *request, &name, observer, |row, _| {
             population.push(perturbation, cell_type, batch, row);
         });
         report.populations += 1;
@@ -250,8 +262,6 @@ fn fill(
         bar.inc(request.cells as u64);
     }
     bar.finish_and_clear();
-    debug_assert_eq!(population.genes.len(), manifest.genes.len());
-    Ok(())
 }
 
 /// Writes each control cell once, under the control label; returns how many.
@@ -259,8 +269,8 @@ fn push_controls(job: &Job, manifest: &Manifest, population: &mut Population) ->
     let genes = manifest.genes.len();
     let mut row = vec![0.0; genes];
     let mut written = HashSet::new();
-    for Context { cell_type, batch, cells, controls } in &job.contexts {
-        for (x, &cell) in controls.rows.chunks(genes).zip(cells) {
+    for Context { cell_type, cells, batches, controls } in &job.contexts {
+        for ((x, &cell), batch) in controls.rows.chunks(genes).zip(cells).zip(batches) {
             // Contexts without controls of their own share those of other batches.
             if written.insert(cell) {
                 row.iter_mut().zip(x).for_each(|(y, x)| *y = x * manifest.factor);

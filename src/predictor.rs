@@ -5,7 +5,6 @@
 
 use rayon::prelude::*;
 
-use crate::config::Observe;
 use crate::data::effects::Effects;
 use crate::data::observe::Observer;
 use crate::data::shard::Data;
@@ -60,8 +59,6 @@ pub struct Predictor<'a> {
     pub params: &'a Params,
     /// Mean effects for a shifted start.
     pub effects: &'a Effects,
-    /// Cells are scaled to this total (counts per cell).
-    pub target: f64,
     /// The network's scale is log1p divided by this.
     pub factor: f32,
     /// Of control draws, start noise and counts.
@@ -139,11 +136,6 @@ impl Predictor<'_> {
             }
             left = left.saturating_sub(chunk.len());
         }
-    }
-
-    /// The observer that the config asks for.
-    pub fn observer(&self, observe: Observe) -> Option<Observer> {
-        (observe == Observe::Poisson).then(|| Observer::new(self.target))
     }
 
     /// Sets of one pass.

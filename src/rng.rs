@@ -19,6 +19,11 @@ impl Rng {
         Rng { key: [seed as u32, (seed >> 32) as u32], stream: 0 }
     }
 
+    /// Seed and address of the stream, as kernels take them.
+    pub fn words(self) -> (u64, u64) {
+        (u64::from(self.key[1]) << 32 | u64::from(self.key[0]), self.stream)
+    }
+
     /// An independent stream, by number: the step, the element kind, the request.
     pub fn at(self, index: u64) -> Self {
         // The child's address is drawn from the parent, so that at(1).at(2) and at(2).at(1) differ.

@@ -1,7 +1,78 @@
-//! Every op on this machine's device, against its plain reference.
+//! Every op on this machine's device, against its plain reference; then the whole model, against the CPU.
+//!
+//! The same rows that `cargo test` holds the CPU and the emulator to. It needs nothing but the program itself, so it can be
+//! carried to a machine that has a GPU and nothing else.
 
 mod case;
 mod table;
+mod walk;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Real};
 
 pub use case::{Case, Run, Values, Verdict, error, wide};
 pub use table::table;
+pub use walk::{Size, checks as model};
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// Op, or what was asked of the model.
+    pub name: String,
+    /// How the device stored numbers.
+    pub real: Real,
+    /// Rows of the table, gradients or steps that were compared.
+    pub rows: usize,
+    /// The output that came nearest to its bound.
+    pub output: String,
+    /// Its error, as a relative norm.
+    pub error: f64,
+    /// Its bound.
+    pub allowed: f64,
+}
+
+impl Check {
+    /// True if the error is a number within its bound.
+    pub fn holds(&self) -> bool {
+        self.error <= self.allowed
+    }
+}
+
+/// Every op's rows of at most `most` numbers on a device; one check an op, its worst output.
+pub fn ops(gpu: &Gpu, most: usize, mut say: impl FnMut(&str)) -> Result<Vec<Check>> {
+    let mut checks: Vec<Check> = Vec::new();
+    for row in table().iter().filter(|row| row.size() <= most) {
+        say(row.name);
+        let verdicts = row.judge(gpu);
+        if let Some(what) = gpu.overrun() {
+            return Err(Error::Device(format!("{} {:?}: {what}", row.name, row.shapes)));
+        }
+        let at = match checks.iter().position(|check| check.name == row.op()) {
+            Some(at) => at,
+            None => {
+                let (name, real) = (row.op().to_string(), gpu.real());
+                checks.push(Check {
+                    name,
+                    real,
+                    rows: 0,
+                    output: String::new(),
+                    error: 0.0,
+                    allowed: f64::INFINITY,
+                });
+                checks.len() - 1
+            }
+        };
+        let check = &mut checks[at];
+        check.rows += 1;
+        for Verdict { output, error, allowed } in verdicts {
+            // NaN is worse than anything.
+            if error.is_nan() || error / allowed > check.error / check.allowed {
+                check.output = format!("{output} of {} {:?}", row.name, row.shapes);
+                (check.error, check.allowed) = (error, allowed);
+            }
+        }
+    }
+    Ok(checks)
+}

@@ -1,7 +1,7 @@
 //! Training: batch -> losses -> gradients -> weights, with everything needed to stop and go on.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -16,23 +16,28 @@ use crate::data::sampler::{Sampler, Sampling};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
-use crate::model::losses::{Draws, Examples, Losses};
-use crate::model::{Model, Statistics};
+use crate::gpu::{Gpu, guard};
+use crate::model::Statistics;
 use crate::optim::{Optimizer, learning_rate};
-use crate::params::Params;
 use crate::progress;
-use crate::rng::Rng;
-use crate::tape::Tape;
-use crate::tensor::Tensor;
 
+mod feed;
+mod learner;
 mod metrics;
+mod part_norms;
 mod tensorboard;
 mod validate;
 
+pub use learner::{Found, Learner};
+
+use feed::Feed;
 use metrics::{Line, Metrics};
+use part_norms::part_norms;
 
 /// What to train on, and where to.
 pub struct Settings {
+    /// Where to compute; `None` is the CPU.
+    pub gpu: Option<Gpu>,
     /// Data directory.
     pub data: PathBuf,
     /// cell-load split file.
@@ -66,9 +71,7 @@ pub struct Outcome {
 
 /// A run: the model, its weights and where they stand.
 struct Run {
-    model: Model,
-    params: Params,
-    optimizer: Optimizer,
+    learner: Learner,
     effects: Effects,
     split: Split,
     data: Arc<Data>,
@@ -80,13 +83,18 @@ struct Run {
 
 /// Trains until the last step, or until `stop` is set: then a checkpoint is written and the outcome says so.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
+    guard(|| walk(settings, stop))
+}
+
+fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
+    let gpu = settings.gpu.as_ref();
     let data = Arc::new(Data::open(&settings.data)?);
     let split = Split::load(&settings.split, &data)?;
     let mut run = match &settings.config {
-        Some(config) => Run::new(config, data, split, &settings.out)?,
+        Some(config) => Run::new(config, data, split, settings)?,
         None => Run::resume(data, split, settings)?,
     };
-    let config = run.model.config().clone();
+    let config = run.learner.model.config().clone();
     let (steps, start) = (config.train.steps, run.step);
     let sampling = Sampling {
         sets: config.data.sets,
@@ -96,28 +104,46 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     };
     let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?;
     let unmatched = sampler.unmatched().len();
-    let mut loader = Loader::start(run.data.clone(), sampler, start, 4);
+    let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
+    if let Some(what) = feed.describe() {
+        eprintln!("note: {what}");
+    }
+    let mut loader = Loader::start(run.data.clone(), sampler, start, 4, feed.carry());
     let mut metrics = Metrics::open(&settings.out, start)?;
     let bar = progress::bar("train", steps, "steps");
     let (began, mut loss) = (Instant::now(), f32::NAN);
 
     while run.step < steps && !stop.load(Ordering::Relaxed) {
         let batch = loader.next();
-        let line = run.step(&batch)?;
-        loss = line.loss;
+        let (examples, last) = (feed.examples(&batch, &run.effects), run.step + 1 == steps);
+        if run.step == 0 || config.train.validates_after(run.step + 1) {
+            let norms = part_norms(&mut run.learner, &examples, run.step);
+            metrics.part_norms(run.step + 1, &norms)?;
+        }
+        let found = run.learner.gradients(&examples, run.step);
+        // On a device reading a number waits for it: only steps that are logged or saved do.
+        let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
+        let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;
+        let line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
+        if let Some(line) = line.as_ref().filter(|line| !line.loss.is_finite()) {
+            return Err(run.diverged(&batch, line));
+        }
+        let lr = learning_rate(&config.optim, run.step, steps);
+        let norm = run.learner.update(run.step);
+        run.step += 1;
+        loader.give_back(batch);
         bar.set_position(run.step);
-        if run.step.is_multiple_of(config.train.log_every) || run.step == steps {
+        if let Some(line) = line.filter(|_| logs) {
+            loss = line.loss;
             let cells = 2 * config.data.sets * config.data.cells;
             let rate = cells as f64 * (run.step - start) as f64 / began.elapsed().as_secs_f64();
             bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
-            metrics.step(&line, rate)?;
+            metrics.step(&line, norm.item(), lr, rate)?;
         }
-        if config.train.val_every > 0
-            && (run.step.is_multiple_of(config.train.val_every) || run.step == steps)
-        {
+        if config.train.validates_after(run.step) {
             run.validate(&mut metrics)?;
         }
-        if run.step.is_multiple_of(config.train.checkpoint_every) {
+        if saves && !last {
             run.save("last")?;
         }
     }
@@ -130,14 +156,15 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
         best: run.best,
         loss,
         cells_per_second: cells / began.elapsed().as_secs_f64(),
-        parameters: run.params.count(),
+        parameters: run.learner.params.count(),
         unmatched,
     })
 }
 
 impl Run {
     /// A new run: statistics, mean effects, first weights. Refuses a folder that holds one already.
-    fn new(config: &Config, data: Arc<Data>, split: Split, out: &Path) -> Result<Run> {
+    fn new(config: &Config, data: Arc<Data>, split: Split, settings: &Settings) -> Result<Run> {
+        let out = settings.out.as_path();
         if out.join("checkpoints").exists() {
             let what = "holds a run already; go on with it by --resume, or name another folder";
             return Err(Error::format(out, what));
@@ -149,15 +176,12 @@ impl Run {
 
         let moments = data.training_moments(split.part(Part::Train));
         let statistics = Statistics { mean: moments.mean, std: moments.std };
-        let mut params = Params::default();
-        let sizes = vocabulary(data.manifest());
-        let model = Model::new(config, &sizes, statistics, &mut params, Rng::new(config.train.seed).at(3));
-        let effects = match model.wants_shift() {
+        let learner = Learner::new(config, &vocabulary(data.manifest()), statistics, settings.gpu.as_ref());
+        let effects = match learner.model.wants_shift() {
             true => Effects::measure(&data, split.part(Part::Train)),
             false => Effects::default(),
         };
-        let optimizer = Optimizer::new(&params);
-        Ok(Run { model, params, optimizer, effects, split, data, step: 0, best: None, out: out.into() })
+        Ok(Run { learner, effects, split, data, step: 0, best: None, out: out.into() })
     }
 
     /// The run as its last checkpoint left it.
@@ -174,19 +198,21 @@ impl Run {
             return Err(Error::format(&path, "was trained with another split file"));
         }
         if let Some(steps) = settings.steps {
+            let done = checkpoint.header.step;
+            if steps < done {
+                return Err(Error::setting(
+                    "--steps",
+                    format!("{steps} is below the {done} steps already done"),
+                ));
+            }
             checkpoint.header.config.train.steps = steps;
         }
-        let config = &checkpoint.header.config;
-        let mut params = Params::default();
-        let sizes = vocabulary(data.manifest());
-        let model =
-            Model::new(config, &sizes, checkpoint.statistics, &mut params, Rng::new(config.train.seed).at(3));
-        params.set_weights(checkpoint.weights);
-        let optimizer = Optimizer::resume(&params, checkpoint.moments, checkpoint.average);
+        let (config, sizes) = (&checkpoint.header.config, vocabulary(data.manifest()));
+        let mut learner = Learner::new(config, &sizes, checkpoint.statistics, settings.gpu.as_ref());
+        learner.params.set_weights(checkpoint.weights);
+        learner.optimizer = Optimizer::resume(&learner.params, checkpoint.moments, checkpoint.average);
         Ok(Run {
-            model,
-            params,
-            optimizer,
+            learner,
             effects: checkpoint.effects,
             split,
             data,
@@ -194,42 +220,6 @@ impl Run {
             best: checkpoint.header.best,
             out: settings.out.clone(),
         })
-    }
-
-    /// One training step.
-    fn step(&mut self, batch: &Batch) -> Result<Line> {
-        let config = self.model.config();
-        let examples = self.examples(batch);
-        let draws = Draws::at(config.train.seed, self.step, batch.sets, config.flow.t_zero);
-        let mut tape = Tape::new();
-        let vars = self.params.bind(&mut tape);
-        let losses = self.model.losses(&mut tape, &vars, &examples, &draws);
-        let mut line = Line::of(&tape, &losses);
-        if !line.loss.is_finite() {
-            return Err(self.diverged(batch, &line));
-        }
-        let Losses { total, .. } = losses;
-        let found = tape.backward(total);
-        self.params.collect(&vars, found);
-        let steps = config.train.steps;
-        let norm = self.optimizer.step(&mut self.params, &config.optim, self.step, steps);
-        line.grad_norm = norm.item();
-        line.lr = learning_rate(&config.optim, self.step, steps);
-        self.step += 1;
-        line.step = self.step;
-        Ok(line)
-    }
-
-    /// The batch as dense tensors, with the mean effects where the start is shifted by them.
-    fn examples(&self, batch: &Batch) -> Examples {
-        let (b, n, g) = (batch.sets, batch.cells, batch.genes);
-        let mut dense = vec![0.0; 2 * b * n * g];
-        batch.rows.dense(g, &mut dense);
-        let effect = self.model.wants_shift().then(|| {
-            let rows = batch.conditions.iter().flat_map(|&[c, p, _]| self.effects.elsewhere(c, p, g));
-            Tensor::new(&[b, g], rows.collect())
-        });
-        Examples::new(Tensor::new(&[2 * b, n, g], dense), effect, &batch.conditions)
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
@@ -276,24 +266,25 @@ impl Run {
             version: Checkpoint::version(),
             program: Checkpoint::program(),
             step: self.step,
-            config: self.model.config().clone(),
+            config: self.learner.model.config().clone(),
             data: self.data.manifest().clone(),
             split: self.split.hash.clone(),
-            effects: self.effects.pairs.clone(),
+            effects: self.effects.pairs().to_vec(),
             best: self.best,
         };
         let checkpoint = Checkpoint {
             header,
-            statistics: self.model.statistics().clone(),
+            statistics: self.learner.model.statistics().clone(),
             effects: self.effects.clone(),
-            weights: self.params.weights().to_host(),
-            average: self.optimizer.ema.to_host(),
-            moments: [self.optimizer.m.to_host(), self.optimizer.v.to_host()],
+            weights: self.learner.params.weights().to_host(),
+            average: self.learner.optimizer.ema.to_host(),
+            moments: [self.learner.optimizer.m.to_host(), self.learner.optimizer.v.to_host()],
         };
         let dir = self.out.join("checkpoints");
-        if name == "last" && self.model.config().train.keep_all {
-            checkpoint.save(&dir.join(format!("step-{}.safetensors", self.step)), self.params.entries())?;
+        if name == "last" && self.learner.model.config().train.keep_all {
+            checkpoint
+                .save(&dir.join(format!("step-{}.safetensors", self.step)), self.learner.params.entries())?;
         }
-        checkpoint.save(&dir.join(format!("{name}.safetensors")), self.params.entries())
+        checkpoint.save(&dir.join(format!("{name}.safetensors")), self.learner.params.entries())
     }
 }

@@ -1,14 +1,18 @@
 //! Every test outside `src`, in one binary.
 
 mod baseline;
+mod emulate;
+mod emulator;
 mod evaluate;
 mod floors;
 mod golden;
 mod h5ad;
+mod inspect;
 mod kernels;
 mod loader;
 mod model;
 mod ops;
+mod predict;
 mod preprocess;
 mod scanpy;
 mod shard_lies;

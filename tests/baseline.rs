@@ -7,7 +7,7 @@ use scale_engine::baseline::{Answer, Kind, Settings, baseline};
 use scale_engine::config::Observe;
 use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::population::{Population, Unit, measured};
-use scale_engine::data::shard::{CellLabel, Columns, Data, DataWriter, Header, Scale};
+use scale_engine::data::shard::{CellLabel, Columns, Data, DataWriter, Manifest, Scale};
 use scale_engine::rng::Rng;
 
 /// Cell type, perturbation, batch (vocabularies below), values.
@@ -33,7 +33,8 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
             batch: place(&batches, cell.2),
         })
         .collect();
-    let header = Header {
+    let header = Manifest {
+        version: Manifest::VERSION,
         dataset: "hand".into(),
         scale,
         target: (scale == Scale::Counts).then_some(1000.0),
@@ -45,6 +46,7 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
             batch: Some("plate".into()),
         },
         sources: Vec::new(),
+        shards: Vec::new(),
         cell_types,
         perturbations,
         batches,

@@ -33,7 +33,7 @@ const FLOORS: [(&str, u32); 24] = [
 ];
 
 /// What several ops may share: they record nothing on the tape.
-const SHARED_BY_OPS: [&str; 3] = ["blocks", "gemm", "vector"];
+const SHARED_BY_OPS: [&str; 5] = ["blocks", "cast", "column_sums", "gemm", "vector"];
 
 fn floor(room: &str) -> u32 {
     let found = FLOORS.iter().find(|(name, _)| *name == room);
@@ -109,5 +109,45 @@ fn files_stay_small_and_nothing_is_left_undone() {
             assert!(found.is_none(), "{file}: {}", found.unwrap_or_default());
         }
         assert!(text.starts_with("//!"), "{file} does not say what it is");
+    }
+}
+
+/// (name, text) of every kernel file.
+fn kernel_files() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder).expect("the folder kernels").map(|e| e.expect("readable").path()).collect();
+    paths.sort();
+    let name = |p: &Path| p.file_name().expect("a name").to_string_lossy().into_owned();
+    paths.iter().map(|p| (name(p), fs::read_to_string(p).expect("readable"))).collect()
+}
+
+/// Fields of a kernel file's head, in their order; the first two are dropped where a file has no such direction.
+const HEAD: [&str; 8] =
+    ["forward", "backward", "tensors", "needs", "work", "bound by", "repeatable", "reference"];
+
+#[test]
+fn a_kernel_file_has_its_head_its_op_and_its_rows() {
+    let rows: Vec<String> = scale_engine::selftest::table().iter().map(|row| row.op().to_string()).collect();
+    let emulated = include_str!("kernels.rs");
+    for (file, text) in kernel_files() {
+        assert!(text.lines().count() <= 300, "{file} has {} lines; is it two files?", text.lines().count());
+        let Some(name) = file.strip_suffix(".cu") else { continue };
+        let head: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
+        let places: Vec<Option<usize>> = HEAD
+            .iter()
+            .map(|field| head.iter().position(|l| l.starts_with(&format!("//   {field} "))))
+            .collect();
+        assert!(
+            places[2..].iter().all(Option::is_some),
+            "{file}: the head lacks a field: {HEAD:?}, {places:?}"
+        );
+        assert!(places.iter().flatten().is_sorted(), "{file}: the head's fields are out of order");
+        let op = name.trim_end_matches("_backward");
+        let source = format!("src/ops/{op}.rs");
+        assert!(head.iter().any(|line| line.ends_with(&source)), "{file}: the head names no {source}");
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&source).exists(), "{file} has no op {source}");
+        let tested = rows.iter().any(|row| row == op) || emulated.contains(&format!("\"{op}\""));
+        assert!(tested, "{file}: no row of the table and no test of its own");
     }
 }

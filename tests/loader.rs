@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use scale_engine::data::controls::{context_controls, control_pool};
-use scale_engine::data::loader::{Batch, Counts, Loader, Rows};
+use scale_engine::data::loader::{Batch, Carry, Counts, Loader, Rows};
 use scale_engine::data::sampler::{Sampler, Sampling, SetOfCells};
 use scale_engine::data::shard::{Data, Scale};
 
@@ -164,7 +164,7 @@ fn controls_come_from_the_batch_then_from_the_cell_type() {
 
 fn loader(data: &Arc<Data>, first: u64, ahead: usize) -> Loader {
     let sampler = Sampler::new(data, &all_groups(data), sampling(3, 5), 9).expect("a sampler");
-    Loader::start(data.clone(), sampler, first, ahead)
+    Loader::start(data.clone(), sampler, first, ahead, Carry::Rows)
 }
 
 fn batches(data: &Arc<Data>, first: u64, ahead: usize, count: usize) -> Vec<Batch> {
@@ -271,7 +271,7 @@ fn a_worker_that_panics_is_heard() {
     // A sampler of a larger directory asks for cells that this one does not have.
     let (_other, larger) = World::of_groups(header(25, 3, 2, 2), &[(0, 0, 0, 50), (0, 1, 0, 9000)]).open();
     let sampler = Sampler::new(&larger, &all_groups(&larger), sampling(3, 50), 9).expect("a sampler");
-    let mut loader = Loader::start(Arc::new(data), sampler, 0, 2);
+    let mut loader = Loader::start(Arc::new(data), sampler, 0, 2, Carry::Rows);
     let mut heard = || {
         let panic = catch_unwind(AssertUnwindSafe(|| loader.next())).expect_err("a panic");
         panic

@@ -123,7 +123,8 @@ fn latents_have_unit_mean_square() {
     let (model, params) = build(&config, 50);
     let mut t = Tape::off();
     let p = params.bind(&mut t);
-    let z = model.encode(&mut t, &p, &cells([3, 7, 50], 5));
+    let x = t.constant(cells([3, 7, 50], 5));
+    let z = model.encode(&mut t, &p, x);
     for row in t.value(z).data().chunks(config.flow.width) {
         let square = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
         assert!((square - 1.0).abs() < 1e-3, "{square}");

@@ -359,3 +359,23 @@ fn the_scale_mark_alone_decides_for_a_subset_of_genes() {
     assert_eq!((summary.scale, summary.target), (Scale::Log1p, None));
     assert!(summary.why.contains("uns/log1p"));
 }
+
+#[test]
+fn the_checksum_of_a_source_covers_every_value_of_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let crc = |name: &str, last: f32| {
+        let mut rows: Vec<[f32; 5]> = COUNTS.iter().copied().cycle().take(3000).collect();
+        rows[2999][2] = last;
+        let label = |names: [&str; 2]| words(&(0..3000).map(|i| names[i % 2]).collect::<Vec<_>>());
+        let columns =
+            vec![("drug".to_string(), label(["none", "a"])), ("line".to_string(), label(["T", "T"]))];
+        let obs = Frame { index: (0..3000).map(|i| format!("cell{i}")).collect(), columns };
+        let path = dir.path().join(format!("{name}.h5ad"));
+        write(&path, &obs, &var(&GENES), X::Sparse(&sparse(&rows)), &[]).expect("written");
+        let settings = settings(&path, &dir.path().join(name));
+        run(&settings).expect("made");
+        Data::open(&settings.out).expect("opened").manifest().sources[0].crc
+    };
+    assert_eq!(crc("one", 5.0), crc("same", 5.0));
+    assert_ne!(crc("five", 5.0), crc("six", 6.0), "the last cell's value is another");
+}

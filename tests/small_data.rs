@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scale_engine::data::shard::{
-    CellLabel, Columns, Data, DataWriter, Header, Limits, Manifest, Scale, Source,
-};
+use scale_engine::data::shard::{CellLabel, Columns, Data, DataWriter, Limits, Manifest, Scale, Source};
 use scale_engine::rng::Rng;
 use tempfile::TempDir;
 
@@ -20,7 +18,7 @@ pub struct Cell {
 /// A world of cells, before it is written.
 #[derive(Clone)]
 pub struct World {
-    pub header: Header,
+    pub header: Manifest,
     pub cells: Vec<Cell>,
 }
 
@@ -29,10 +27,11 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
 }
 
 /// Vocabularies `type000..`, `batch000..`, `p001..` with the control label `ctrl` at id 0; counts, target 1e4, factor 10.
-pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: usize) -> Header {
+pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: usize) -> Manifest {
     let mut labels = vec!["ctrl".to_string()];
     labels.extend((1..=perturbations).map(|i| format!("p{i:03}")));
-    Header {
+    Manifest {
+        version: Manifest::VERSION,
         dataset: "small".into(),
         scale: Scale::Counts,
         target: Some(1e4),
@@ -44,6 +43,7 @@ pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: us
             batch: Some("batch".into()),
         },
         sources: vec![Source { path: "small.h5ad".into(), crc: 7, cells: 0 }],
+        shards: Vec::new(),
         cell_types: names("type", cell_types),
         perturbations: labels,
         batches: names("batch", batches),
@@ -72,7 +72,7 @@ pub fn cell(rng: Rng, label: CellLabel, genes: usize, density: f32) -> Cell {
 
 impl World {
     /// Cells of random labels: about a fifth are controls.
-    pub fn random(seed: u64, cells: usize, header: Header, density: f32) -> World {
+    pub fn random(seed: u64, cells: usize, header: Manifest, density: f32) -> World {
         let rng = Rng::new(seed);
         let sizes =
             [header.cell_types.len(), header.perturbations.len(), header.batches.len()].map(|n| n as u64);
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Cells of given groups (cell type, perturbation, batch, cells), one group after the other.
-    pub fn of_groups(header: Header, groups: &[(u32, u32, u32, usize)]) -> World {
+    pub fn of_groups(header: Manifest, groups: &[(u32, u32, u32, usize)]) -> World {
         let labels = groups.iter().flat_map(|&(c, p, b, n)| std::iter::repeat_n(label(c, p, b), n));
         let genes = header.genes.len();
         let make = |(i, label)| cell(Rng::new(5).at(i as u64), label, genes, 0.3);

@@ -1,35 +1,33 @@
-//! Training stops and goes on, and what it trained answers requests: on a small simulated world.
+//! Training stops and goes on: on a small simulated world.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use scale_engine::checkpoint::Checkpoint;
-use scale_engine::config::{Config, Observe};
-use scale_engine::data::h5ad::{self, Cells, H5ad, X};
+use scale_engine::config::Config;
 use scale_engine::data::preprocess::hvg::Flavor;
 use scale_engine::data::preprocess::{self, Genes, Target};
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
-use scale_engine::data::split::Part;
 use scale_engine::error::{Error, Result};
-use scale_engine::predict::{self, Report, Source, predict};
 use scale_engine::train::{Outcome, Settings, train};
+use serde_json::Value;
 
 const STEPS: u64 = 120;
 
 /// A small world, its shards and a split with held-out pairs, made once.
-struct Small {
+pub struct Small {
     _dir: tempfile::TempDir,
-    cells: PathBuf,
-    data: PathBuf,
-    split: PathBuf,
+    pub cells: PathBuf,
+    pub data: PathBuf,
+    pub split: PathBuf,
     /// A finished run.
-    run: PathBuf,
+    pub run: PathBuf,
 }
 
-fn small() -> &'static Small {
+pub fn small() -> &'static Small {
     static SMALL: OnceLock<Small> = OnceLock::new();
     SMALL.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -65,7 +63,7 @@ fn small() -> &'static Small {
 }
 
 /// Cell types and perturbations of the small world.
-fn names() -> (Vec<String>, Vec<String>) {
+pub fn names() -> (Vec<String>, Vec<String>) {
     let world = World { cells: 900, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed: 1 };
     let truth = simulate(&world).expect("a world").truth;
     (truth.cell_types.clone(), truth.perturbations.iter().filter(|p| *p != CONTROL).cloned().collect())
@@ -85,16 +83,20 @@ fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Resu
     set.extend(extra.iter().map(|s| s.to_string()));
     let config = Some(Config::load(Some("tiny"), None, &set)?);
     let (data, split) = (small.data.clone(), small.split.clone());
-    train(&Settings { data, split, out: out.into(), config, steps: None }, stop)
+    train(&Settings { data, split, out: out.into(), config, steps: None, gpu: None }, stop)
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
+    resumed_to(small, out, None)
+}
+
+fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
     let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = Settings { data, split, out: out.into(), config: None, steps: None };
+    let settings = Settings { data, split, out: out.into(), config: None, steps, gpu: None };
     train(&settings, &AtomicBool::new(false))
 }
 
-fn last(run: &Path) -> PathBuf {
+pub fn last(run: &Path) -> PathBuf {
     run.join("checkpoints/last.safetensors")
 }
 
@@ -108,19 +110,36 @@ fn program() -> Command {
     command
 }
 
+/// The program in training, as the small run was, when its first checkpoint has appeared.
+fn in_training(small: &Small, run: &Path) -> Child {
+    let mut command = program();
+    command.args(["train", "--preset", "tiny", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
+    command.arg("--out").arg(run).args(set().iter().flat_map(|s| ["--set".to_string(), s.clone()]));
+    let mut child = command.spawn().expect("the program starts");
+    while !last(run).exists() {
+        assert!(child.try_wait().expect("a child").is_none(), "ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+/// The lines of a run's metrics.jsonl.
+fn log(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("readable");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Steps, losses and validations of a log: what must not depend on how often a run was stopped.
+fn trace(run: &Path) -> Vec<String> {
+    log(run).iter().map(|v| format!("{} {} {}", v["step"], v["loss"], v["val_pdcorr"])).collect()
+}
+
 #[test]
 fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     let small = small();
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");
-    let mut command = program();
-    command.args(["train", "--preset", "tiny", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
-    command.arg("--out").arg(&run).args(set().iter().flat_map(|s| ["--set".to_string(), s.clone()]));
-    let mut child = command.spawn().expect("the program starts");
-    while !last(&run).exists() {
-        assert!(child.try_wait().expect("a child").is_none(), "ended before its first checkpoint");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut child = in_training(small, &run);
     // SIGKILL: no handler runs, nothing is flushed.
     child.kill().expect("killed");
     child.wait().expect("gone");
@@ -130,15 +149,53 @@ fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     let outcome = resumed(small, &run).expect("it goes on");
     assert!(outcome.finished && outcome.step == STEPS);
     assert!(bytes(&last(&run)) == bytes(&last(&small.run)), "killed at step {step}: other bits");
-    let log = |run: &Path| -> Vec<(u64, String)> {
-        let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("readable");
-        let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON");
-        let lines = text.lines().map(value);
-        lines
-            .map(|v| (v["step"].as_u64().expect("a step"), format!("{} {}", v["loss"], v["val_pdcorr"])))
-            .collect()
-    };
-    assert_eq!(log(&run), log(&small.run));
+    assert_eq!(trace(&run), trace(&small.run));
+}
+
+#[test]
+fn a_finished_run_is_not_sent_back_to_fewer_steps() {
+    let small = small();
+    let error = resumed_to(small, &small.run, Some(60)).expect_err("120 steps are done").to_string();
+    assert!(error.contains("--steps") && error.contains("120"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_ends_cleanly_and_the_run_goes_on_to_the_same_bits() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let mut child = in_training(small, &run);
+    // SIGINT: what a terminal sends on Ctrl-C.
+    let sent = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().expect("kill runs");
+    assert!(sent.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "an asked-for end is a clean one");
+    let step = Checkpoint::describe(&last(&run)).expect("a whole checkpoint").0.step;
+    assert!(step < STEPS, "the run ended before it was asked to");
+
+    let mut again = program();
+    again.args(["train", "--resume", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
+    assert!(again.arg("--out").arg(&run).status().expect("the program starts").success());
+    assert!(bytes(&last(&run)) == bytes(&last(&small.run)), "stopped at step {step}: other bits");
+    assert_eq!(trace(&run), trace(&small.run));
+}
+
+#[test]
+fn each_loss_tells_how_hard_it_pulls_at_the_first_step_and_before_validations() {
+    let small = small();
+    let told: Vec<Value> = log(&small.run).into_iter().filter(|v| !v["grad_norm_mse"].is_null()).collect();
+    assert_eq!(told.iter().map(|v| v["step"].as_u64()).collect::<Vec<_>>(), [1, 50, 100, STEPS].map(Some));
+    for name in ["mse", "mmd", "flow", "effect"] {
+        assert!(told.iter().all(|v| v[format!("grad_norm_{name}")].as_f64() > Some(0.0)), "{name}: {told:?}");
+    }
+    // With one loss alone the norm of the whole gradient is that loss's.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let alone = ["loss.w_mmd=0", "loss.w_flow=0", "loss.effect=0", "train.steps=1"];
+    trained(small, &run, &alone, &AtomicBool::new(false)).expect("a run");
+    let find = |field: &str| log(&run).iter().find_map(|v| v[field].as_f64()).expect("logged");
+    let (whole, mse) = (find("grad_norm"), find("grad_norm_mse"));
+    assert!((whole / mse - 1.0).abs() < 1e-6 && whole > 0.0, "{whole} {mse}");
 }
 
 #[test]
@@ -167,130 +224,6 @@ fn a_loss_that_is_not_finite_stops_with_step_batch_and_checkpoint() {
     for word in ["step ", "the loss is", "batch of type-", "last.safetensors"] {
         assert!(text.contains(word), "{word:?} is missing: {text}");
     }
-}
-
-/// Asks the small run for populations over some control cells; returns X and the report.
-fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
-    std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
-    let settings = predict::Settings {
-        run: small().run.clone(),
-        out: out.clone(),
-        source: Source::File { controls: controls.into(), request: csv },
-        with_controls: false,
-        observe: Some(Observe::Poisson),
-        seed: 5,
-    };
-    let report = predict(&settings)?;
-    let file = H5ad::open(&out)?;
-    let labels = file.obs().labels(&out, "perturbation")?;
-    let labels = (0..labels.len()).map(|i| labels.get(i).expect("a label").to_string()).collect();
-    Ok((file.rows(0..file.shape().0)?, labels, report))
-}
-
-fn rows(x: &Cells, range: std::ops::Range<usize>) -> Vec<Vec<(usize, f32)>> {
-    range.map(|i| x.outer_view(i).expect("a row").iter().map(|(g, v)| (g, *v)).collect()).collect()
-}
-
-#[test]
-fn mixing_contexts_in_one_request_changes_no_answer() {
-    let small = small();
-    let (types, perturbations) = names();
-    let line = |p: usize, c: usize, b: &str, n: usize| format!("{},{},{b},{n}\n", perturbations[p], types[c]);
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
-    let (first, second) = (line(0, 0, &batches[0], 21), line(2, 1, &batches[1], 40));
-    let (alone, ..) = ask(&small.cells, &second).expect("an answer");
-    let (mixed, labels, report) = ask(&small.cells, &format!("{first}{second}")).expect("an answer");
-    assert_eq!((alone.rows(), mixed.rows(), report.cells), (40, 61, 61));
-    assert!(
-        labels[..21].iter().all(|l| *l == perturbations[0])
-            && labels[21..].iter().all(|l| *l == perturbations[2])
-    );
-    assert!(rows(&alone, 0..40) == rows(&mixed, 21..61), "the answer depends on its neighbours");
-}
-
-#[test]
-fn genes_are_aligned_by_name_and_missing_ones_are_reported() {
-    let small = small();
-    let (types, perturbations) = names();
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
-    let request = format!("{},{},{},20\n", perturbations[0], types[0], batches[0]);
-    let file = H5ad::open(&small.cells).expect("readable");
-    let (cells, genes) = file.shape();
-    let x = file.rows(0..cells).expect("X");
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    // The same cells with their genes reversed, and with the last gene cut off.
-    let turned = dir.path().join("turned.h5ad");
-    let write = |path: &Path, kept: usize, at: &dyn Fn(usize) -> usize| {
-        let mut dense = vec![0.0; cells * kept];
-        for (row, vector) in x.outer_iterator().enumerate() {
-            vector.iter().filter(|(g, _)| at(*g) < kept).for_each(|(g, v)| dense[row * kept + at(g)] = *v);
-        }
-        let mut var = file.var().clone();
-        let names = var.index.clone();
-        var.index = vec![String::new(); kept];
-        names
-            .into_iter()
-            .enumerate()
-            .filter(|(g, _)| at(*g) < kept)
-            .for_each(|(g, name)| var.index[at(g)] = name);
-        var.columns.clear();
-        h5ad::write(path, file.obs(), &var, X::Dense { shape: (cells, kept), numbers: &dense }, &[])
-            .expect("written");
-    };
-    write(&turned, genes, &|g| genes - 1 - g);
-    let (straight, ..) = ask(&small.cells, &request).expect("an answer");
-    let (other, _, report) = ask(&turned, &request).expect("an answer");
-    assert!(rows(&straight, 0..20) == rows(&other, 0..20) && report.missing_genes.is_empty());
-
-    let cut = dir.path().join("cut.h5ad");
-    write(&cut, genes - 1, &|g| g);
-    let (.., report) = ask(&cut, &request).expect("an answer");
-    assert_eq!(report.missing_genes.len(), 1);
-    let half = dir.path().join("half.h5ad");
-    write(&half, genes / 2, &|g| g);
-    let error = ask(&half, &request).expect_err("too many are missing").to_string();
-    assert!(error.contains("lacks"), "{error}");
-}
-
-#[test]
-fn unknown_names_are_refused_with_the_nearest() {
-    let small = small();
-    let (types, perturbations) = names();
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
-    let wrong = format!("{}x,{},{},20\n", perturbations[0], types[0], batches[0]);
-    let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
-    assert!(error.contains("unknown perturbation") && error.contains(&perturbations[0]), "{error}");
-    let wrong = format!("{},{}y,{},20\n", perturbations[0], types[0], batches[0]);
-    let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
-    assert!(error.contains("unknown cell type") && error.contains(&types[0]), "{error}");
-}
-
-#[test]
-fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
-    let small = small();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
-    let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = predict::Settings {
-        run: small.run.clone(),
-        out: out.clone(),
-        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) },
-        with_controls: true,
-        observe: None,
-        seed: 0,
-    };
-    predict(&settings).expect("a prediction");
-    let count = |path: &Path| {
-        let file = H5ad::open(path).expect("readable");
-        let labels = file.obs().labels(path, "perturbation").expect("labels");
-        let mut names: Vec<String> =
-            (0..labels.len()).map(|i| labels.get(i).expect("one").to_string()).collect();
-        names.sort();
-        (names, file.var().index.clone())
-    };
-    assert!(count(&out) == count(&real));
 }
 
 #[test]

@@ -15,7 +15,7 @@ packages=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.8
 # Written aside and renamed: an interrupted fetch leaves nothing that looks whole.
 aside=.cuda.new
 rm -rf "$aside"
-"${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --target "$aside" "${packages[@]}"
+"${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$aside" "${packages[@]}"
 rm -rf .cuda
 mv "$aside" .cuda
 touch build.rs # the next build looks for nvcc again

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
-use crate::data::population::measured;
+use crate::data::population::write_measured;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
@@ -69,10 +69,8 @@ pub fn run(args: Args) -> Result<()> {
     answer.population.write(&args.out)?;
     println!("{}: {} cells by {}", args.out.display(), answer.population.len(), args.kind.name());
     if let Some(path) = &args.real_out {
-        let mut real = measured(&data, asked, settings.with_controls);
-        real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.hash.clone())];
-        real.write(path)?;
-        println!("{}: {} measured cells", path.display(), real.len());
+        let cells = write_measured(path, &data, asked, settings.with_controls, &split.hash)?;
+        println!("{}: {cells} measured cells", path.display());
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device;
 use serde_json::{Map, Value, json};
 
 use super::train::stop_on_signal;
@@ -13,19 +14,21 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine demo --out demo
 
-The folder then holds the simulated cells, the shards, the split file, the run, predictions, scores and table.csv.
-Each stage is what a command does; `scale-engine --help` lists them.";
+The folder then holds the simulated cells, the shards, the split file, the run, predictions, scores and table.csv. \
+Each stage is what a command does (`scale-engine --help` lists them), so that every command can be tried on its files.";
 
 /// Go the whole way on simulated cells, and end with a table: the model beside the baselines
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Folder to make [default: runs/demo-SEED]
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Of the world, the weights and all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: device::Choice,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -45,7 +48,7 @@ const SHOWN: [&str; 7] = [
 /// Runs the demo and prints its table.
 pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
-    let settings = Settings { out: out.clone(), seed: args.seed };
+    let settings = Settings { out: out.clone(), seed: args.seed, gpu: args.device.open()? };
     let stop = stop_on_signal()?;
     let table = demo(&settings, &stop, |line| eprintln!("{line}"))?;
     if args.json {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -15,11 +14,14 @@ Example:
   scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col target_gene \\
       --control-pert non-targeting --out scores
 
-Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts. The
-numbers are those of cell-eval 0.6.6: a gene list is significant at an fdr below 0.05, adjusted over all perturbations and
-genes together; a prediction's changes are taken from its own control cells. scores/results.csv has a row a perturbation.";
+Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
+(`predict --with-controls --real-out` writes such a pair). The numbers are those of cell-eval 0.6.6: a gene list is \
+significant at an fdr below 0.05, adjusted over all perturbations and genes together; a prediction's changes are taken \
+from its own control cells.
 
-/// How well predicted cells match measured ones
+scores then holds results.csv (a row a perturbation), agg_results.csv, results.json, real_de.csv and pred_de.csv.";
+
+/// Score predicted against measured cells by the field's measures
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
@@ -46,7 +48,7 @@ pub struct Args {
     rules: String,
     /// Which measures
     #[arg(long, value_enum, default_value = "full")]
-    profile: Choice,
+    profile: Profile,
     /// Measures to leave out, by their names in results.csv (de_nsig_counts for both counts)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     skip_metrics: Vec<String>,
@@ -58,42 +60,12 @@ pub struct Args {
     json: bool,
 }
 
-/// A profile on the command line.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Choice {
-    /// All measures
-    Full,
-    /// pearson_delta, mse, mae, discrimination_score_l1, overlap_at_N, precision_at_N, de_nsig_counts
-    Minimal,
-    /// mae, discrimination_score_l1, overlap_at_N
-    Vcc,
-    /// Measures of differential expression
-    De,
-    /// Measures of mean profiles; no differential expression
-    Anndata,
-    /// discrimination_score_l1
-    Pds,
-}
-
-impl From<Choice> for Profile {
-    fn from(choice: Choice) -> Profile {
-        match choice {
-            Choice::Full => Profile::Full,
-            Choice::Minimal => Profile::Minimal,
-            Choice::Vcc => Profile::Vcc,
-            Choice::De => Profile::De,
-            Choice::Anndata => Profile::Anndata,
-            Choice::Pds => Profile::Pds,
-        }
-    }
-}
-
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
     let settings = Settings {
         control: args.control_pert.clone(),
         rules: Rules::parse(&args.rules)?,
-        profile: args.profile.into(),
+        profile: args.profile,
         skip: args.skip_metrics.clone(),
     };
     let files = Files {

@@ -6,16 +6,23 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::h5ad;
-use crate::data::shard::Data;
+use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
+
+mod text;
 
 const EXAMPLE: &str = "\
 Examples:
   scale-engine inspect cells.h5ad
   scale-engine inspect DATA
-  scale-engine inspect RUN --json";
+  scale-engine inspect RUN/metrics.jsonl
+  scale-engine inspect RUN --json
 
-/// Say what an h5ad, a data directory, a run or a checkpoint holds
+Any file or folder that the program reads or writes: .h5ad, data directories and their
+shards, runs and their checkpoints and logs, configs, split files, requests, scores.
+Shards are checked against their checksums, data directories wholly.";
+
+/// Say what a file or folder holds, of any kind the program reads or writes
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
@@ -45,15 +52,38 @@ fn describe(path: &Path) -> Result<Value> {
     if path.join("checkpoints").exists() {
         return run_folder(path);
     }
+    if path.is_dir() {
+        return folder(path);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     match path.extension().and_then(|e| e.to_str()) {
+        _ if !path.exists() => Err(Error::format(path, "there is no such file or folder")),
         Some("safetensors") => checkpoint(path),
         Some("h5ad" | "h5") => h5ad::describe(path),
-        _ if !path.exists() => Err(Error::format(path, "there is no such file or folder")),
-        _ => Err(Error::format(
-            path,
-            "is none of: .h5ad, data directory, run directory, .safetensors checkpoint",
-        )),
+        Some("shard") => shard::describe(path),
+        _ if name == "manifest.json" => data(path.parent().unwrap_or(Path::new("."))),
+        _ if name.contains(".tfevents.") => events(path),
+        _ => text::describe(path),
     }
+}
+
+/// A folder that is neither data nor run: scores, or all that a demo made.
+fn folder(path: &Path) -> Result<Value> {
+    let mut names: Vec<String> = std::fs::read_dir(path)
+        .at(path)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    Ok(json!({ "kind": "folder", "holds": names }))
+}
+
+fn events(path: &Path) -> Result<Value> {
+    let bytes = std::fs::metadata(path).at(path)?.len();
+    Ok(json!({
+        "kind": "TensorBoard events",
+        "bytes": bytes,
+        "read_by": "tensorboard --logdir RUN; metrics.jsonl beside it holds the same numbers",
+    }))
 }
 
 fn data(path: &Path) -> Result<Value> {

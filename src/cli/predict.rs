@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
@@ -9,10 +10,15 @@ use crate::predict::{Settings, Source, predict};
 
 const EXAMPLE: &str = "\
 Examples:
-  scale-engine predict RUN --data DATA --split held_out.toml --subset test --real-out real.h5ad --with-controls --out pred.h5ad
+  scale-engine predict RUN --data DATA --split held_out.toml --subset test \\
+      --with-controls --out pred.h5ad --real-out real.h5ad
   scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv --out pred.h5ad
 
-wanted.csv has the columns perturbation,cell_type,batch,cells. Genes are aligned by name; what is missing is reported.";
+The first predicts what a split held out, for `evaluate`; the second anything a run knows, from your own control cells:
+  wanted.csv         perturbation,cell_type,batch,cells
+                     IFNB1,B,1,200
+  my_controls.h5ad   counts or log1p values, with the label columns the run was trained with
+Genes are aligned by name; what is missing is reported. An answer does not depend on what else is asked for.";
 
 /// Predict perturbed populations with a trained run
 #[derive(clap::Args)]
@@ -20,26 +26,26 @@ wanted.csv has the columns perturbation,cell_type,batch,cells. Genes are aligned
 pub struct Args {
     /// Run directory (its best checkpoint, else its last), or a checkpoint
     run: PathBuf,
-    /// The .h5ad to write
-    #[arg(long)]
+    /// The file to write, log1p values
+    #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
     /// Data directory whose groups are predicted
-    #[arg(long, requires = "split", conflicts_with = "controls")]
+    #[arg(long, value_name = "DATA", requires = "split", conflicts_with = "controls")]
     data: Option<PathBuf>,
     /// Split file
-    #[arg(long)]
+    #[arg(long, value_name = "S.toml")]
     split: Option<PathBuf>,
     /// Part of the split
-    #[arg(long, default_value = "test")]
+    #[arg(long, value_name = "train|val|test", default_value = "test")]
     subset: Part,
     /// Also write what was measured for these groups, with their controls
-    #[arg(long, requires = "data")]
+    #[arg(long, value_name = "REAL.h5ad", requires = "data")]
     real_out: Option<PathBuf>,
-    /// Control cells (.h5ad) to predict from
-    #[arg(long, requires = "request")]
+    /// Control cells to predict from
+    #[arg(long, value_name = "F.h5ad", requires = "request")]
     controls: Option<PathBuf>,
-    /// Populations wanted (CSV)
-    #[arg(long, requires = "controls")]
+    /// Populations wanted
+    #[arg(long, value_name = "R.csv", requires = "controls")]
     request: Option<PathBuf>,
     /// Write the control cells into the output too, as `evaluate` needs
     #[arg(long)]
@@ -50,6 +56,8 @@ pub struct Args {
     /// Seed of control draws, start noise and counts
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: device::Choice,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -71,6 +79,7 @@ pub fn run(args: Args) -> Result<()> {
         with_controls: args.with_controls,
         observe: args.observe,
         seed: args.seed,
+        gpu: args.device.open()?,
     };
     let report = predict(&settings)?;
     if args.json {

@@ -10,14 +10,15 @@ use crate::progress;
 
 const EXAMPLE: &str = "\
 Example:
-  scale-engine preprocess screen.h5ad --out screen.data \\
-      --pert-col gene --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
+  scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
+      --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
 
-X may hold raw counts or log1p of normalised counts; which of them is found out and
-reported. Cells without a perturbation, cell type or batch label are left out and
-counted. The data directory then serves train, predict and baseline.";
+X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
+refused. Cells without a perturbation, cell type or batch label are left out and counted.
 
-/// Options of `preprocess`.
+DATA then serves split, train, predict, baseline and export. DATA/var.csv tells of every gene how variable it is.";
+
+/// Turn h5ad files into a data directory: genes chosen, cells grouped by condition, in shards
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
@@ -46,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "n_top_genes")]
     genes: Option<PathBuf>,
     /// How genes are ranked, as scanpy does
-    #[arg(long, default_value = "seurat", value_parser = ["seurat", "cell_ranger", "seurat_v3"])]
+    #[arg(long, default_value = "seurat", value_parser = ["seurat", "cell_ranger"])]
     flavor: String,
     /// Rank genes within the batches of this obs column, then merge
     #[arg(long, value_name = "COLUMN")]
@@ -94,14 +95,8 @@ pub fn run(args: Args) -> Result<()> {
 
 fn settings(args: Args) -> Result<Settings> {
     let flavor = match args.flavor.as_str() {
-        "seurat" => Flavor::Seurat,
         "cell_ranger" => Flavor::CellRanger,
-        other => {
-            let what = format!(
-                "{other} is not yet supported; use seurat or cell_ranger, or rank elsewhere and give --genes"
-            );
-            return Err(Error::setting("--flavor", what));
-        }
+        _ => Flavor::Seurat,
     };
     let source = match args.source.as_str() {
         "auto" => "X".to_string(),

@@ -10,8 +10,9 @@ use crate::error::Result;
 #[command(after_help = "Example: a small world, its truth under uns/simulation of the file
 
   scale-engine simulate --out sim.h5ad --cells 5000 --genes 500 --perturbations 10
-  scale-engine preprocess sim.h5ad --out data/sim --pert-col perturbation --control-pert non-targeting \\
-      --celltype-col cell_type --batch-col batch --n-top-genes 500")]
+  scale-engine preprocess sim.h5ad --out data/sim --pert-col perturbation \\
+      --control-pert non-targeting --celltype-col cell_type --batch-col batch \\
+      --n-top-genes 500")]
 pub struct Args {
     /// The file to write
     #[arg(long, value_name = "F.h5ad")]

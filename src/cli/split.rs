@@ -8,16 +8,31 @@ use crate::data::shard::Data;
 use crate::data::split::{PartReport, Report, Split};
 use crate::error::Result;
 
-/// Checks a split file against a data directory.
+const EXAMPLE: &str = "\
+Example:
+  scale-engine split held_out.toml --data DATA
+
+held_out.toml, in cell-load's format, for a data set `kang` (the stem of its h5ad's name):
+  [datasets]
+  kang = \"kang.h5ad\"           # the path is cell-load's
+  [training]
+  kang = \"train\"               # all cell types that are not named below
+  [zeroshot]
+  \"kang.B cells\" = \"val\"       # a whole cell type
+  [fewshot.\"kang.CD4 T cells\"]
+  test = [\"IFNB1\"]             # some perturbations of a cell type
+
+Refused: clauses that match nothing, overlapping parts, held-out cell types without control cells.";
+
+/// Check a split file: cells and groups of each part, or the clause that is wrong
 #[derive(ClapArgs, Debug)]
-#[command(after_help = "Example:\n  scale-engine split split.toml --data kang/\n\n\
-    split.toml (cell-load's format):\n  [datasets]\n  kang = \"kang.h5ad\"\n  [training]\n  kang = \"train\"\n  \
-    [zeroshot]\n  \"kang.B cells\" = \"val\"\n  [fewshot.\"kang.CD4 T cells\"]\n  test = [\"IFNB1\"]")]
+#[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Split file: cell-load TOML
+    /// Split file in cell-load's TOML
+    #[arg(value_name = "S.toml")]
     pub split: PathBuf,
-    /// Data directory made by preprocess
-    #[arg(long)]
+    /// Data directory, as `preprocess` writes it
+    #[arg(long, value_name = "DATA")]
     pub data: PathBuf,
     /// Print the counts as JSON
     #[arg(long)]

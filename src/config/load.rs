@@ -133,12 +133,13 @@ impl Config {
         let preset = preset.map(str::to_string).or(named(&over, "preset")).unwrap_or("tiny".into());
         let recipe = named(&over, "recipe").unwrap_or("default".into());
         over.insert("preset".into(), Value::String(preset.clone()));
-        let mut whole = Table::try_from(Config::new(&preset, &recipe)?)
+        let base = Table::try_from(Config::new(&preset, &recipe)?)
             .map_err(|e| Error::setting("config", e.to_string()))?;
-        lay(&mut whole, over);
+        let mut whole = base.clone();
+        lay(&mut whole, over.clone());
         let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
-            let place = file.map_or("--set".into(), |f| f.display().to_string());
-            Error::setting(place, e.message().to_string())
+            let field = wrong(&base, &over).unwrap_or("config".into());
+            Error::setting(field, e.message().to_string())
         })?;
         config.validate()?;
         Ok(config)
@@ -156,37 +157,76 @@ impl Config {
 
     /// Refuses what cannot run, with the field's name.
     pub fn validate(&self) -> Result<()> {
-        let check =
-            |ok: bool, field: &str, what: &str| if ok { Ok(()) } else { Err(Error::setting(field, what)) };
-        let (e, f, o) = (&self.encoder, &self.flow, &self.optim);
-        check(e.patch >= 1, "encoder.patch", "at least one gene in a patch")?;
-        check(e.heads >= 1 && e.width.is_multiple_of(e.heads), "encoder.heads", "must divide encoder.width")?;
-        check(f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width")?;
-        check(e.layers >= 1 && f.layers >= 1, "layers", "at least one block in encoder and flow")?;
-        check(e.ffn >= 1 && f.ffn >= 1 && self.decoder.width >= 1, "ffn", "widths are at least 1")?;
-        check(self.conditions.width >= 1, "conditions.width", "at least 1")?;
-        check((0.0..=1.0).contains(&f.mask), "flow.mask", "a share from 0 to 1")?;
-        check((0.0..=1.0).contains(&f.t_zero), "flow.t_zero", "a share from 0 to 1")?;
-        check(self.data.sets >= 1, "data.sets", "at least one set a step")?;
-        check(self.data.cells >= 2, "data.cells", "at least two cells a set")?;
-        check((0.0..=4.0).contains(&self.data.alpha), "data.alpha", "from 0 (uniform) to 1 (natural)")?;
-        check(o.lr > 0.0 && o.lr.is_finite(), "optim.lr", "a positive number")?;
-        check(o.clip > 0.0, "optim.clip", "a positive number")?;
-        check(
-            (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2),
-            "optim.beta1",
-            "from 0 to below 1",
-        )?;
-        check((0.0..1.0).contains(&o.warmup), "optim.warmup", "a share of the steps")?;
-        check((0.0..=1.0).contains(&o.final_lr), "optim.final_lr", "a share of the peak rate")?;
-        check((0.0..1.0).contains(&o.ema), "optim.ema", "from 0 to below 1")?;
-        check(self.train.steps >= 1, "train.steps", "at least one")?;
-        check(self.train.log_every >= 1, "train.log_every", "at least one step")?;
-        check(self.train.checkpoint_every >= 1, "train.checkpoint_every", "at least one step")?;
-        check(self.predict.steps >= 1, "predict.steps", "at least one")?;
+        let (e, f, o, l) = (&self.encoder, &self.flow, &self.optim, &self.loss);
+        let share = |x: f32| (0.0..=1.0).contains(&x);
+        let weight = |x: f32| x >= 0.0 && x.is_finite();
         let decoders = [Activation::Relu, Activation::Softplus, Activation::Identity];
-        check(decoders.contains(&self.decoder.activation), "decoder.activation", "relu, softplus or identity")
+        let checks = [
+            (e.patch >= 1, "encoder.patch", "at least one gene in a patch"),
+            (e.layers >= 1, "encoder.layers", "at least one block"),
+            (e.ffn >= 1, "encoder.ffn", "at least 1"),
+            (e.width >= 1, "encoder.width", "at least 1"),
+            (e.heads >= 1 && e.width.is_multiple_of(e.heads), "encoder.heads", "must divide encoder.width"),
+            (f.layers >= 1, "flow.layers", "at least one block"),
+            (f.ffn >= 1, "flow.ffn", "at least 1"),
+            (f.width >= 1, "flow.width", "at least 1"),
+            (f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width"),
+            (share(f.mask), "flow.mask", "a share from 0 to 1"),
+            (share(f.t_zero), "flow.t_zero", "a share from 0 to 1"),
+            (self.decoder.width >= 1, "decoder.width", "at least 1"),
+            (decoders.contains(&self.decoder.activation), "decoder.activation", "relu, softplus or identity"),
+            (self.conditions.width >= 1, "conditions.width", "at least 1"),
+            (weight(l.w_mmd), "loss.w_mmd", "a number from 0 up"),
+            (weight(l.w_flow), "loss.w_flow", "a number from 0 up"),
+            (weight(l.w_endpoint), "loss.w_endpoint", "a number from 0 up"),
+            (weight(l.effect), "loss.effect", "a number from 0 up"),
+            (self.data.sets >= 1, "data.sets", "at least one set a step"),
+            (self.data.cells >= 2, "data.cells", "at least two cells a set"),
+            ((0.0..=1.0).contains(&self.data.alpha), "data.alpha", "from 0 (uniform) to 1 (natural)"),
+            (o.lr > 0.0 && o.lr.is_finite(), "optim.lr", "a positive number"),
+            (o.clip > 0.0, "optim.clip", "a positive number"),
+            ((0.0..1.0).contains(&o.beta1), "optim.beta1", "from 0 to below 1"),
+            ((0.0..1.0).contains(&o.beta2), "optim.beta2", "from 0 to below 1"),
+            (o.eps > 0.0, "optim.eps", "a positive number"),
+            ((0.0..1.0).contains(&o.weight_decay), "optim.weight_decay", "from 0 to below 1"),
+            ((0.0..1.0).contains(&o.warmup), "optim.warmup", "a share of the steps"),
+            ((0.0..=1.0).contains(&o.final_lr), "optim.final_lr", "a share of the peak rate"),
+            ((0.0..1.0).contains(&o.ema), "optim.ema", "from 0 to below 1"),
+            (self.train.steps >= 1, "train.steps", "at least one"),
+            (self.train.log_every >= 1, "train.log_every", "at least one step"),
+            (self.train.checkpoint_every >= 1, "train.checkpoint_every", "at least one step"),
+            (self.predict.steps >= 1, "predict.steps", "at least one"),
+        ];
+        match checks.into_iter().find(|(right, ..)| !right) {
+            Some((_, field, what)) => Err(Error::setting(field, what)),
+            None => Ok(()),
+        }
     }
+}
+
+/// The first field that does not fit by itself: the error of the whole tells its value, not its name.
+fn wrong(base: &Table, over: &Table) -> Option<String> {
+    let fits = |over: Table| {
+        let mut one = base.clone();
+        lay(&mut one, over);
+        one.try_into::<Config>().is_ok()
+    };
+    let alone = |key: &str, value: Value| Table::from_iter([(key.to_string(), value)]);
+    for (section, value) in over {
+        let Value::Table(fields) = value else {
+            match fits(alone(section, value.clone())) {
+                true => continue,
+                false => return Some(section.clone()),
+            }
+        };
+        let misfit = |(field, value): &(&String, &Value)| {
+            !fits(alone(section, Value::Table(alone(field, (*value).clone()))))
+        };
+        if let Some((field, _)) = fields.iter().find(misfit) {
+            return Some(format!("{section}.{field}"));
+        }
+    }
+    None
 }
 
 /// `section.field=value` as a nested table. A value that is not TOML is a string: `flow.start=mixed`.
@@ -233,6 +273,10 @@ mod tests {
         assert_eq!((config.flow.width, config.flow.start, config.flow.mask), (512, Start::Mixed, 0.0));
         assert_eq!(config.train.seed, 7);
         assert_eq!(Config::from_toml(&config.to_toml(), &file).expect("readable"), config);
+
+        std::fs::write(&file, "[train]\nsteps = \"many\"\n").expect("written");
+        let error = Config::load(None, Some(&file), &[]).expect_err("no number").to_string();
+        assert!(error.starts_with("train.steps: "), "{error}");
     }
 
     #[test]
@@ -240,7 +284,12 @@ mod tests {
         for (set, word) in [
             ("flow.stat=mixed", "stat"),
             ("flow.start=mixd", "mixd"),
+            ("optim.lr=fast", "optim.lr: "),
             ("flow.heads=3", "flow.heads"),
+            ("optim.beta2=1", "optim.beta2"),
+            ("flow.layers=0", "flow.layers"),
+            ("data.alpha=2", "data.alpha"),
+            ("loss.w_mmd=nan", "loss.w_mmd"),
             ("data.cells", "section.field=value"),
             ("recipe=papr", "papr"),
         ] {

@@ -1,43 +1,98 @@
 //! Mean effects of the training perturbations, context by context: what a shifted start is shifted by.
 
+use std::collections::BTreeMap;
+
 use crate::data::bulk::{Resting, pairs};
 use crate::data::shard::Data;
 
 /// mean perturbed - mean control of every (cell type, perturbation) pair of the training groups, on the network's scale.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effects {
-    /// (cell type, perturbation) of each row, sorted.
-    pub pairs: Vec<(u32, u32)>,
-    /// [pairs, G].
-    pub values: Vec<f32>,
+    pairs: Vec<(u32, u32)>,
+    values: Vec<f32>,
+    sums: BTreeMap<u32, Sum>,
+}
+
+/// A perturbation's effects over all its cell types, so that those without one of them need not be added up for every set.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sum {
+    cell_types: f64,
+    /// [G].
+    effect: Vec<f64>,
 }
 
 impl Effects {
+    /// From (cell type, perturbation) pairs, sorted and unique, and their effects [pairs, G].
+    pub fn new(pairs: Vec<(u32, u32)>, values: Vec<f32>) -> Effects {
+        let genes = values.len() / pairs.len().max(1);
+        assert_eq!(
+            pairs.len() * genes,
+            values.len(),
+            "effects: {} pairs, {} values",
+            pairs.len(),
+            values.len()
+        );
+        assert!(pairs.is_sorted_by(|a, b| a < b), "effects: pairs are not sorted and unique");
+        let mut sums = BTreeMap::<u32, Sum>::new();
+        for (row, &(_, perturbation)) in pairs.iter().enumerate() {
+            let sum = sums.entry(perturbation).or_default();
+            sum.cell_types += 1.0;
+            sum.effect.resize(genes, 0.0);
+            let effect = &values[row * genes..][..genes];
+            sum.effect.iter_mut().zip(effect).for_each(|(s, &e)| *s += f64::from(e));
+        }
+        Effects { pairs, values, sums }
+    }
+
     /// Measures the effects over the given groups, each batch against its own controls; a cell type without controls has none.
     pub fn measure(data: &Data, groups: &[u32]) -> Effects {
         let factor = f64::from(data.manifest().factor);
-        let mut effects = Effects::default();
-        for pair in pairs(data, groups, &Resting::of(data)).0 {
-            effects.pairs.push((pair.cell_type, pair.perturbation));
-            effects.values.extend(pair.effect.iter().map(|&e| (e / factor) as f32));
-        }
-        effects
+        let measured = pairs(data, groups, &Resting::of(data)).0;
+        let values = measured.iter().flat_map(|pair| pair.effect.iter().map(|&e| (e / factor) as f32));
+        let values = values.collect();
+        Effects::new(measured.iter().map(|pair| (pair.cell_type, pair.perturbation)).collect(), values)
+    }
+
+    /// (cell type, perturbation) of each row of the values, sorted.
+    pub fn pairs(&self) -> &[(u32, u32)] {
+        &self.pairs
+    }
+
+    /// [pairs, G].
+    pub fn values(&self) -> &[f32] {
+        &self.values
     }
 
     /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, [G]; zero where there are none.
     pub fn elsewhere(&self, cell_type: u32, perturbation: u32, genes: usize) -> Vec<f32> {
-        let mut sum = vec![0.0; genes];
-        let mut seen = 0.0;
-        for (row, &(c, p)) in self.pairs.iter().enumerate() {
-            if p == perturbation && c != cell_type {
-                seen += 1.0;
-                let effect = &self.values[row * genes..][..genes];
-                sum.iter_mut().zip(effect).for_each(|(s, e)| *s += e);
+        let Some(sum) = self.sums.get(&perturbation) else { return vec![0.0; genes] };
+        match self.pairs.binary_search(&(cell_type, perturbation)) {
+            Err(_) => sum.effect.iter().map(|s| (s / sum.cell_types) as f32).collect(),
+            Ok(_) if sum.cell_types == 1.0 => vec![0.0; genes],
+            Ok(row) => {
+                let own = &self.values[row * genes..][..genes];
+                let others = sum.cell_types - 1.0;
+                sum.effect.iter().zip(own).map(|(s, &e)| ((s - f64::from(e)) / others) as f32).collect()
             }
         }
-        if seen > 0.0 {
-            sum.iter_mut().for_each(|s| *s /= seen);
-        }
-        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Effects;
+
+    #[test]
+    fn elsewhere_is_the_mean_over_the_other_cell_types() {
+        // Perturbation 5 in cell types 0, 1 and 3; perturbation 6 in cell type 1 alone. Two genes.
+        let pairs = vec![(0, 5), (1, 5), (1, 6), (3, 5)];
+        let effects = Effects::new(pairs, vec![1.0, 0.5, 2.0, -0.5, 9.0, 9.0, 6.0, 3.0]);
+        assert_eq!(effects.elsewhere(0, 5, 2), [4.0, 1.25]);
+        assert_eq!(effects.elsewhere(3, 5, 2), [1.5, 0.0]);
+        assert_eq!(effects.elsewhere(2, 5, 2), [3.0, 1.0], "a cell type that never saw it: all of them");
+        assert_eq!(effects.elsewhere(0, 6, 2), [9.0, 9.0]);
+        assert_eq!(effects.elsewhere(1, 6, 2), [0.0, 0.0], "seen nowhere else");
+        assert_eq!(effects.elsewhere(1, 7, 2), [0.0, 0.0], "never seen");
+        assert_eq!(Effects::default().elsewhere(0, 0, 2), [0.0, 0.0]);
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfig};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result, unknown};
+use crate::error::{Error, Result, nearest};
 use hdf5::Named;
 use matrix::Matrix;
 
@@ -151,8 +151,9 @@ impl Frame {
 }
 
 fn missing_column(column: &str, names: &[String]) -> String {
-    let hint = unknown("column", column, names);
-    format!("{hint} (the file has: {})", names.join(", "))
+    let near = nearest(column, names);
+    let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
+    format!("unknown column {column:?}{hint} (the file has: {})", names.join(", "))
 }
 
 /// An open h5ad file.

@@ -28,7 +28,9 @@ pub struct Batch {
     pub cells: usize,
     /// Genes, G.
     pub genes: usize,
-    /// The cells.
+    /// The cells, by number.
+    pub numbers: Vec<u64>,
+    /// The cells; none where the loader carries numbers alone.
     pub rows: Rows,
     /// Cell type, perturbation and batch ids of each set, [B].
     pub conditions: Vec<[u32; 3]>,
@@ -39,24 +41,32 @@ pub struct Batch {
 impl Batch {
     /// The rows of some sets, which must be of equal size.
     pub fn of(data: &Data, step: u64, sets: &[SetOfCells]) -> Batch {
-        let mut batch = Batch {
-            step,
-            sets: 0,
-            cells: 0,
-            genes: data.genes(),
-            rows: Rows::empty(data),
-            conditions: Vec::new(),
-            groups: Vec::new(),
-        };
-        batch.refill(data, step, sets);
+        let mut batch = Batch::empty(data);
+        batch.refill(data, step, sets, Carry::Rows);
         batch
     }
 
+    fn empty(data: &Data) -> Batch {
+        Batch {
+            step: 0,
+            sets: 0,
+            cells: 0,
+            genes: data.genes(),
+            numbers: Vec::new(),
+            rows: Rows::empty(data),
+            conditions: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
     /// The same, in the memory of a batch of the same data that is no longer needed.
-    pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells]) {
+    pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells], carry: Carry) {
         let controls = sets.iter().flat_map(|set| &set.controls);
-        let numbers: Vec<u64> = controls.chain(sets.iter().flat_map(|set| &set.perturbed)).copied().collect();
-        self.rows.refill(data, &numbers);
+        self.numbers.clear();
+        self.numbers.extend(controls.chain(sets.iter().flat_map(|set| &set.perturbed)));
+        if carry == Carry::Rows {
+            self.rows.refill(data, &self.numbers);
+        }
         (self.step, self.sets) = (step, sets.len());
         self.cells = sets.first().map_or(0, |set| set.perturbed.len());
         self.conditions.clear();
@@ -64,6 +74,15 @@ impl Batch {
         self.groups.clear();
         self.groups.extend(sets.iter().map(|set| set.group));
     }
+}
+
+/// What a batch brings of its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carry {
+    /// Their rows.
+    Rows,
+    /// Their numbers: the rows lie where the step is computed.
+    Numbers,
 }
 
 /// What workers and the loader share.
@@ -99,7 +118,7 @@ pub struct Loader {
 
 impl Loader {
     /// Starts at a step, keeping up to `ahead` batches (at least one) in hand, each made by a thread of its own.
-    pub fn start(data: Arc<Data>, sampler: Sampler, first_step: u64, ahead: usize) -> Loader {
+    pub fn start(data: Arc<Data>, sampler: Sampler, first_step: u64, ahead: usize, carry: Carry) -> Loader {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let ahead = ahead.max(1);
         let state = State {
@@ -114,7 +133,7 @@ impl Loader {
         let sampler = Arc::new(sampler);
         let spawn = |_| {
             let (shelf, data, sampler) = (shelf.clone(), data.clone(), sampler.clone());
-            std::thread::spawn(move || work(&shelf, &data, &sampler, ahead as u64))
+            std::thread::spawn(move || work(&shelf, &data, &sampler, ahead as u64, carry))
         };
         let workers = (0..ahead.min(cores)).map(spawn).collect();
         Loader { shelf, workers }
@@ -159,7 +178,7 @@ impl Drop for Loader {
     }
 }
 
-fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64) {
+fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64, carry: Carry) {
     loop {
         let mut state = shelf.lock();
         while !state.stop && state.claim >= state.taken + ahead {
@@ -174,13 +193,9 @@ fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64) {
         drop(state);
         let made = catch_unwind(AssertUnwindSafe(|| {
             let sets = sampler.step(step);
-            match spare {
-                Some(mut batch) => {
-                    batch.refill(data, step, &sets);
-                    batch
-                }
-                None => Batch::of(data, step, &sets),
-            }
+            let mut batch = spare.unwrap_or_else(|| Batch::empty(data));
+            batch.refill(data, step, &sets, carry);
+            batch
         }));
         let mut state = shelf.lock();
         match made {

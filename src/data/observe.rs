@@ -15,7 +15,9 @@ mod table;
 
 use std::sync::OnceLock;
 
+use crate::config::Observe;
 use crate::data::counts::{open_unit, poisson};
+use crate::error::{Error, Result};
 use crate::rng::Rng;
 use table::{STEP, Table};
 
@@ -24,6 +26,11 @@ const BINS_AN_OCTAVE: f64 = 8.0;
 /// Octaves of target / library covered on either side of 1.
 const OCTAVES: f64 = 20.0;
 
+/// False of the library size of a cell that holds nothing.
+pub fn known(library: f32) -> bool {
+    library > 0.0 && library.is_finite()
+}
+
 /// Draws measured-like cells around decoded means. Tables are made when a library size first needs them.
 pub struct Observer {
     target: f64,
@@ -31,6 +38,19 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// The observer that is asked for, if one is: the same rule for a model and for baselines. Counts are drawn only where the data
+    /// tells its `target`; a control cell that holds nothing, whose library size nobody knows, is taken for one of `target` counts.
+    pub fn asked(observe: Observe, target: Option<f64>) -> Result<Option<Observer>> {
+        match (observe, target) {
+            (Observe::None, _) => Ok(None),
+            (Observe::Poisson, Some(target)) => Ok(Some(Observer::new(target))),
+            (Observe::Poisson, None) => {
+                let what = "poisson needs to know to how many counts cells were scaled before log1p, and this data does not tell; use none";
+                Err(Error::setting("observe", what))
+            }
+        }
+    }
+
     /// `target`: counts to which every cell was scaled before log1p, > 0.
     pub fn new(target: f64) -> Observer {
         assert!(target > 0.0, "observer: target {target} is not above zero");
@@ -41,7 +61,7 @@ impl Observer {
     /// Replaces decoded means by a measurement of them, both log1p(count * target / library), `[G]`.
     ///
     /// Means below 0 count as 0, above log1p(target) (all counts of the cell in one gene) as that; NaN stays NaN. A
-    /// `library` that is no positive number (an empty cell, or a log source that does not tell) is taken as `target`.
+    /// `library` that is no positive number (a cell that holds nothing) is taken as `target`.
     pub fn observe(&self, mean_log1p: &mut [f32], library: f32, rng: Rng) {
         let rates = self.rates(library);
         each_rate(mean_log1p.len(), rng, |gene, v| {
@@ -69,7 +89,7 @@ impl Observer {
 
     /// The table of one library size: its two neighbour bins, mixed.
     fn rates(&self, library: f32) -> Rates {
-        let scale = if library > 0.0 && library.is_finite() { self.target / f64::from(library) } else { 1.0 };
+        let scale = if known(library) { self.target / f64::from(library) } else { 1.0 };
         let place = ((scale.log2() + OCTAVES) * BINS_AN_OCTAVE).clamp(0.0, (self.bins.len() - 2) as f64);
         let (below, share) = (place.floor() as usize, place.fract());
         let (low, high) = (self.bin(below), self.bin(below + 1));

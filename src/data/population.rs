@@ -210,6 +210,20 @@ pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population 
     population
 }
 
+/// Writes what was really measured for a part of a split, named by its hash; returns the number of cells.
+pub fn write_measured(
+    path: &Path,
+    data: &Data,
+    groups: &[u32],
+    with_controls: bool,
+    split: &str,
+) -> Result<usize> {
+    let mut real = measured(data, groups, with_controls);
+    real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.into())];
+    real.write(path)?;
+    Ok(real.len())
+}
+
 /// Appends the control cells that the groups' contexts draw from, each once, by rising cell number.
 pub fn push_controls(population: &mut Population, data: &Data, groups: &[u32]) {
     let pools = groups.iter().filter_map(|&group| control_pool(data, group));

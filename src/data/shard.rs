@@ -21,6 +21,7 @@ compile_error!(
     "shards are little-endian and mapped as they lie: this program does not run on big-endian machines"
 );
 
+mod describe;
 mod file;
 mod format;
 mod manifest;
@@ -31,10 +32,11 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
+pub use describe::describe;
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
 pub use reader::{Data, Moments};
 pub(crate) use scale::Normalise;
-pub use writer::{CellLabel, DataWriter, Header, Limits};
+pub use writer::{CellLabel, DataWriter, Limits};
 
 /// What the stored values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,19 +34,19 @@ impl Rules {
 }
 
 /// A choice of measures, as cell-eval names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// All.
     #[default]
     Full,
-    /// The seven that need little time.
+    /// pearson_delta, mse, mae, discrimination_score_l1, overlap_at_N, precision_at_N, de_nsig_counts: those that need little time.
     Minimal,
-    /// The three of the Virtual Cell Challenge.
+    /// mae, discrimination_score_l1, overlap_at_N: those of the Virtual Cell Challenge.
     Vcc,
     /// Those of the differential expression tables.
     De,
-    /// Those of expression alone. No differential expression is computed, where cell-eval computes and writes it.
+    /// Those of mean profiles. No differential expression is computed, where cell-eval computes and writes it.
     Anndata,
     /// discrimination_score_l1.
     Pds,

@@ -1,12 +1,11 @@
 //! One side of the comparison: cells, their labels, their genes.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::data::h5ad::{Cells, Labels};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of, unknown};
 
 /// Expression of `n` cells over `G` genes, as the file stored it: the two kinds are normalised by different medians.
 #[derive(Clone, Debug)]
@@ -149,8 +148,9 @@ impl Groups {
             *counts.entry(&names[code as usize]).or_default() += 1;
         }
         if !counts.contains_key(control) {
-            let known: Vec<String> = counts.keys().map(|name| name.to_string()).collect();
-            let what = crate::error::unknown("control label", control, &known);
+            let mut known: Vec<String> = counts.keys().map(|name| name.to_string()).collect();
+            known.sort_unstable();
+            let what = unknown("control label", control, &known);
             return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
         }
         let mut perturbations: Vec<String> =
@@ -253,13 +253,8 @@ fn gene_difference(real: &Side, pred: &Side, first: usize) -> String {
     what + "; both files must list the same genes in the same order"
 }
 
-/// `"A", "B", "C" and 4 more`, or nothing.
+/// Some of the names, if there are any.
 pub(super) fn some<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let names: Vec<Cow<str>> = names.map(|name| Cow::Owned(format!("{name:?}"))).collect();
-    let shown = names[..names.len().min(3)].join(", ");
-    match names.len() {
-        0 => None,
-        1..=3 => Some(shown),
-        n => Some(format!("{shown} and {} more", n - 3)),
-    }
+    let names: Vec<&str> = names.collect();
+    (!names.is_empty()).then(|| some_of(&names))
 }

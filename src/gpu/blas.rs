@@ -33,6 +33,11 @@ impl Operand {
         Operand { transposed: !self.transposed, ..self }
     }
 
+    /// The same layout, beginning `numbers` later.
+    pub fn skip(self, numbers: usize) -> Operand {
+        Operand { address: self.address + (numbers * self.real.bytes()) as u64, ..self }
+    }
+
     /// One of a batch: the next begins `step` numbers later.
     pub fn every(self, step: usize) -> Operand {
         Operand { step, ..self }

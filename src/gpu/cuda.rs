@@ -54,9 +54,7 @@ impl Cuda {
             let plans = Mutex::new(Plans::new(&stream)?);
             Ok(Cuda { context, stream, functions: Mutex::default(), modules: Mutex::default(), plans })
         };
-        open().map_err(|what| {
-            Error::Device(format!("CUDA device {index}: {what}; --device cpu runs on the CPU"))
-        })
+        open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
 
     fn function(&self, file: &'static str, kernel: &'static str, real: Real) -> Outcome<Function> {

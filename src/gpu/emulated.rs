@@ -4,6 +4,7 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -42,7 +43,7 @@ struct Argument {
     bits: u64,
 }
 
-type Entry = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
+type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
 
 /// As `cudaMalloc` aligns.
 const ALIGN: usize = 256;
@@ -135,12 +136,14 @@ impl Driver for Emulated {
         args: &[Arg],
     ) -> Outcome<()> {
         let mut files = self.files.lock().expect("no panic under this lock");
-        if !files.contains_key(&(file, real)) {
-            let path = self.folder.join(format!("{file}_{}.so", real.suffix()));
-            // SAFETY: compiled from our kernels; it runs nothing when loaded.
-            let library = unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?;
-            files.insert((file, real), library);
-        }
+        let library = match files.entry((file, real)) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(free) => {
+                let path = self.folder.join(format!("{file}_{}.so", real.suffix()));
+                // SAFETY: compiled from our kernels; it runs nothing when loaded.
+                free.insert(unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?)
+            }
+        };
         // Another order of warps and blocks at each launch, the same in each run.
         let seed = self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let launch =
@@ -149,8 +152,8 @@ impl Driver for Emulated {
         let mut message = [0 as c_char; 2048];
         // SAFETY: the symbol is one that `EMULATED` of emulator.h defines, with this signature; the pointers are the caller's.
         unsafe {
-            let entry = files[&(file, real)]
-                .get::<Entry>(format!("emulate_{kernel}\0").as_bytes())
+            let entry = library
+                .get::<Kernel>(format!("emulate_{kernel}\0").as_bytes())
                 .map_err(|e| format!("{kernel} of {file}.cu: {e}"))?;
             let failed =
                 entry(&launch, arguments.as_ptr(), args.len() as c_int, message.as_mut_ptr(), message.len());

@@ -64,5 +64,5 @@ fn capability(index: usize) -> std::result::Result<(i32, i32), result::DriverErr
 }
 
 fn refuse(what: String) -> Result<()> {
-    Err(Error::Device(format!("{what}; --device cpu runs on the CPU")))
+    Err(Error::Device(what))
 }

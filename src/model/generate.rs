@@ -1,11 +1,11 @@
 //! Prediction: control cells in, perturbed cells out (SCALE v1, eq. 37).
 
+use super::Model;
 use super::condition::Tokens;
-use super::{Model, shifted};
 use crate::config::{Space, Start};
 use crate::params::Params;
 use crate::rng::Rng;
-use crate::tape::{Tape, Var};
+use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 impl Model {
@@ -26,11 +26,18 @@ impl Model {
         let flow = &self.config().flow;
         let mut t = Tape::off();
         let p = params.bind(&mut t);
+        let x0 = t.constant(x0.clone());
         let from = match (flow.start, effect) {
-            (Start::Shifted, Some(effect)) => self.encode(&mut t, &p, &shifted(x0, effect)),
+            (Start::Shifted, Some(effect)) => {
+                let effect = t.constant(effect.clone());
+                let moved = t.shifted(x0, effect);
+                self.encode(&mut t, &p, moved)
+            }
             _ => self.encode(&mut t, &p, x0),
         };
-        let mut z = self.start(&mut t, from, starts);
+        // Each set has a stream of its own, so that its noise does not depend on its place in the batch.
+        let streams: Vec<_> = starts.iter().map(|&stream| (stream, 0)).collect();
+        let mut z = t.flow_start(from, flow.start, flow.mask, &streams);
         for k in 0..steps {
             let times = vec![k as f32 / steps as f32; b];
             let answer = self.flow.forward(&mut t, &p, z, &times, tokens);
@@ -56,21 +63,9 @@ impl Model {
     pub fn reconstruct(&self, params: &Params, x: &Tensor) -> Tensor {
         let mut t = Tape::off();
         let p = params.bind(&mut t);
+        let x = t.constant(x.clone());
         let z = self.encode(&mut t, &p, x);
         let decoded = self.decode(&mut t, &p, z);
         t.value(decoded).clone()
-    }
-
-    /// The start of each set from its own stream, so that a set's noise does not depend on its place in the batch.
-    fn start(&self, t: &mut Tape, from: Var, streams: &[Rng]) -> Var {
-        let flow = &self.config().flow;
-        let shape = t.value(from).shape().to_vec();
-        let mut numbers = Vec::with_capacity(t.value(from).len());
-        for (set, &stream) in streams.iter().enumerate() {
-            let one = t.slice(from, set..set + 1);
-            let start = t.flow_start(one, flow.start, flow.mask, stream);
-            numbers.extend_from_slice(t.value(start).data());
-        }
-        t.constant(Tensor::new(&shape, numbers))
     }
 }

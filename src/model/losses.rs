@@ -1,7 +1,7 @@
 //! One training step's losses (SCALE v1, eq. 13-16, 18-30).
 
+use super::Model;
 use super::condition::{self, Tokens};
-use super::{Model, shifted};
 use crate::config::Start;
 use crate::params::Vars;
 use crate::rng::Rng;
@@ -23,6 +23,11 @@ impl Examples {
     pub fn new(cells: Tensor, effect: Option<Tensor>, conditions: &[[u32; 3]]) -> Self {
         Examples { cells, effect, tokens: condition::three(conditions) }
     }
+
+    /// B.
+    pub fn sets(&self) -> usize {
+        self.cells.shape()[0] / 2
+    }
 }
 
 /// The loss and its parts, as scalars on the tape.
@@ -31,8 +36,8 @@ pub struct Losses {
     pub total: Var,
     /// The parts with their weights, by the names used in metrics.jsonl.
     pub parts: Vec<(&'static str, Var, f32)>,
-    /// Share of the latent variance that lies between cells: near zero, the encoder has collapsed.
-    pub latent_variance: f32,
+    /// Latents of the batch, [2B, N, D].
+    pub latents: Var,
 }
 
 /// The random choices of a step: one time a set, and the stream of the start's noise.
@@ -56,19 +61,17 @@ impl Model {
     /// Losses of one batch.
     pub fn losses(&self, t: &mut Tape, p: &Vars, examples: &Examples, draws: &Draws) -> Losses {
         let (config, weights) = (self.config(), &self.config().loss);
-        let [two_b, n, g] = examples.cells.dims("losses");
-        let b = two_b / 2;
-        let (x0, x1) = (examples.cells.slice(0..b), examples.cells.slice(b..2 * b));
+        let b = examples.sets();
+        let cells = t.constant(examples.cells.clone());
+        let (x0, x1) = (t.slice(cells, 0..b), t.slice(cells, b..2 * b));
 
-        let z = self.encode(t, p, &examples.cells);
+        let z = self.encode(t, p, cells);
         let (z0, z1) = (t.slice(z, 0..b), t.slice(z, b..2 * b));
-        let latent_variance = variance_between_cells(t.value(z));
 
         let decoded = self.decode(t, p, z); // [2B, N, G]
-        let truth = t.constant(examples.cells.clone());
         // Means over 2B sets, twice: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
-        let mse = t.squared_error(decoded, truth);
-        let mmd = t.mmd(decoded, truth, weights.kernel);
+        let mse = t.squared_error(decoded, cells);
+        let mmd = t.mmd(decoded, cells, weights.kernel);
         let (mse, mmd) = (t.scale(mse, 2.0), t.scale(mmd, 2.0));
         let mut parts = vec![("mse", mse, 1.0), ("mmd", mmd, weights.w_mmd)];
 
@@ -76,11 +79,15 @@ impl Model {
             Start::Shifted => {
                 let effect =
                     examples.effect.as_ref().expect("losses: a shifted start needs the mean effects");
-                self.encode(t, p, &shifted(&x0, effect))
+                let effect = t.constant(effect.clone());
+                let moved = t.shifted(x0, effect);
+                self.encode(t, p, moved)
             }
             _ => z0,
         };
-        let zs = t.flow_start(from, config.flow.start, config.flow.mask, draws.start);
+        let size = t.value(from).len() / b;
+        let streams: Vec<_> = (0..b).map(|set| (draws.start, (set * size) as u64)).collect();
+        let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);
         let zt = t.flow_path(zs, z1, &draws.times);
         let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
         let variant = config.variant();
@@ -90,40 +97,26 @@ impl Model {
             let endpoint = t.flow_endpoint(answer, zs, zt, &draws.times, variant);
             let predicted = self.decode(t, p, endpoint); // [B, N, G]
             if weights.w_endpoint > 0.0 {
-                let measured = t.constant(x1.clone());
-                parts.push(("endpoint", t.mmd(predicted, measured, weights.kernel), weights.w_endpoint));
+                parts.push(("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
             }
             if weights.effect > 0.0 {
                 let resting = t.slice(decoded, 0..b);
-                let (after, before) = (t.pool(predicted), t.pool(resting));
-                let effect = t.sub(after, before);
-                let measured = t.constant(mean_effect(&x0, &x1, [b, n, g]));
-                parts.push(("effect", t.squared_error(effect, measured), weights.effect));
+                // Differences first: an effect is far smaller than the means, whose rounding to bf16 would be most of it.
+                let [change, truth] = [(predicted, resting), (x1, x0)].map(|(after, before)| {
+                    let moved = t.sub(after, before);
+                    t.pool(moved) // [B, G]
+                });
+                parts.push(("effect", t.squared_error(change, truth), weights.effect));
             }
         }
         let weighted: Vec<(Var, f32)> = parts.iter().map(|&(_, part, weight)| (part, weight)).collect();
-        Losses { total: t.weighted_sum(&weighted), parts, latent_variance }
+        Losses { total: t.weighted_sum(&weighted), parts, latents: z }
     }
 }
 
-/// mean X1 - mean X0 of each set: [B, G].
-fn mean_effect(x0: &Tensor, x1: &Tensor, [b, n, g]: [usize; 3]) -> Tensor {
-    use rayon::prelude::*;
-    let mut effect = vec![0.0; b * g];
-    effect.par_chunks_mut(g).enumerate().for_each(|(set, effect)| {
-        for cell in set * n..(set + 1) * n {
-            let (before, after) = (&x0.data()[cell * g..][..g], &x1.data()[cell * g..][..g]);
-            for (e, (x0, x1)) in effect.iter_mut().zip(before.iter().zip(after)) {
-                *e += x1 - x0;
-            }
-        }
-        effect.iter_mut().for_each(|e| *e /= n as f32);
-    });
-    Tensor::new(&[b, g], effect)
-}
-
-/// Latents have mean square 1, so their variance over cells, averaged over D, is a share.
-fn variance_between_cells(z: &Tensor) -> f32 {
+/// Share of the latent variance that lies between cells: near zero, the encoder has collapsed. Latents have mean square 1, so
+/// their variance over cells, averaged over D, is a share.
+pub fn variance_between_cells(z: &Tensor) -> f32 {
     let (rows, d) = (z.rows(), z.width());
     let mut sums = vec![0.0f64; 2 * d];
     for row in z.data().chunks(d) {

@@ -8,6 +8,7 @@
 //!   bound by   memory: forward moves 2, backward 3 numbers an element
 
 use crate::config::Activation;
+use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;
 use crate::ops::vector::{exp, normal_below, sigmoid, softplus};
 use crate::tape::{Tape, Var};
@@ -27,6 +28,11 @@ impl Tape {
 
 /// y, of x's shape.
 pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
+    if let (Some(gpu), Some(number)) = (x.gpu(), number(kind)) {
+        let y = Tensor::on(gpu, "activation y", x.shape(), x.real());
+        launch_forward(gpu, &y, x, number);
+        return y;
+    }
     // One loop a kind: the choice inside a loop would keep it from being vectorised.
     let y = match kind {
         Activation::Identity => return x.clone(),
@@ -41,6 +47,11 @@ pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
 /// dx, of x's shape.
 pub fn backward(dy: &Tensor, x: &Tensor, kind: Activation) -> Tensor {
     const DENSITY_AT_ZERO: f32 = 0.398_942_3;
+    if let (Some(gpu), Some(number)) = (x.gpu(), number(kind)) {
+        let dx = Tensor::on(gpu, "activation dx", x.shape(), x.real());
+        launch_backward(gpu, &dx, dy, x, number);
+        return dx;
+    }
     let (d, x) = (dy.data(), x.data());
     let dx = match kind {
         Activation::Identity => return dy.clone(),
@@ -55,6 +66,29 @@ pub fn backward(dy: &Tensor, x: &Tensor, kind: Activation) -> Tensor {
         }
     };
     Tensor::new(dy.shape(), dx)
+}
+
+/// As activation.cu counts them; the identity needs no kernel.
+fn number(kind: Activation) -> Option<usize> {
+    match kind {
+        Activation::Identity => None,
+        Activation::Relu => Some(0),
+        Activation::Softplus => Some(1),
+        Activation::Silu => Some(2),
+        Activation::Gelu => Some(3),
+    }
+}
+
+fn launch_forward(gpu: &Gpu, y: &Tensor, x: &Tensor, number: usize) {
+    let args = [y.into(), x.into(), number.into(), (x.len() as u64).into()];
+    // SAFETY: y was made as x.
+    unsafe { gpu.launch("activation", "activation_forward", Grid::elements(x.len().div_ceil(8)), &args) };
+}
+
+fn launch_backward(gpu: &Gpu, dx: &Tensor, dy: &Tensor, x: &Tensor, number: usize) {
+    let args = [dx.into(), dy.into(), x.into(), number.into(), (x.len() as u64).into()];
+    // SAFETY: dx was made as x; the tape gives dy the shape of y.
+    unsafe { gpu.launch("activation", "activation_backward", Grid::elements(x.len().div_ceil(8)), &args) };
 }
 
 /// The definition, in plain f64.

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::blocks;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -35,13 +36,11 @@ impl Tape {
 
     /// Sum of `c s` over pairs of a scalar `s` `[1]` and a weight `c`, to `[1]`.
     pub fn weighted_sum(&mut self, terms: &[(Var, f32)]) -> Var {
-        // In f64: a total of losses of very different size is what the run is judged by.
-        let y: f64 = terms.iter().map(|&(s, c)| f64::from(self.value(s).item()) * f64::from(c)).sum();
+        let scalars: Vec<(&Tensor, f32)> = terms.iter().map(|&(s, c)| (self.value(s), c)).collect();
+        let y = weighted(&scalars);
         let inputs: Vec<Var> = terms.iter().map(|t| t.0).collect();
         let weights: Vec<f32> = terms.iter().map(|t| t.1).collect();
-        self.record(&inputs, Tensor::scalar(y as f32), move |dy| {
-            weights.iter().map(|c| Some(Tensor::scalar(c * dy.item()))).collect()
-        })
+        self.record(&inputs, y, move |dy| weights.iter().map(|&c| Some(times(dy, c))).collect())
     }
 
     /// Entries `range` of the first axis.
@@ -50,9 +49,7 @@ impl Tape {
         let shape = self.value(x).shape().to_vec();
         self.record(&[x], y, move |dy| {
             let stride: usize = shape[1..].iter().product();
-            let mut dx = Tensor::zeros(&shape).into_vec();
-            dx[range.start * stride..range.end * stride].copy_from_slice(dy.data());
-            vec![Some(Tensor::new(&shape, dx))]
+            vec![Some(amid_zeros(dy, range.start * stride, &shape))]
         })
     }
 
@@ -64,11 +61,67 @@ impl Tape {
     }
 }
 
-fn both(a: &Tensor, b: &Tensor, op: &str, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
+fn both(a: &Tensor, b: &Tensor, op: &'static str, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
     assert!(a.shape() == b.shape(), "{op}: {:?} and {:?}", a.shape(), b.shape());
+    if let Some(gpu) = a.gpu() {
+        let y = Tensor::on(gpu, op, a.shape(), gpu.real());
+        launch_both(gpu, op, &y, a, b);
+        return y;
+    }
     Tensor::new(a.shape(), blocks::pairs(a.data(), b.data(), f))
 }
 
-fn times(a: &Tensor, c: f32) -> Tensor {
-    Tensor::new(a.shape(), blocks::elements(a.data(), |a| c * a))
+fn times(x: &Tensor, c: f32) -> Tensor {
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "scale y", x.shape(), x.real());
+        launch_scale(gpu, &y, x, c);
+        return y;
+    }
+    Tensor::new(x.shape(), blocks::elements(x.data(), |x| c * x))
+}
+
+fn weighted(terms: &[(&Tensor, f32)]) -> Tensor {
+    if let Some(gpu) = terms.iter().find_map(|(s, _)| s.gpu()) {
+        let y = Tensor::on(gpu, "weighted_sum y", &[1], Real::F32);
+        y.zero();
+        terms.iter().for_each(|&(s, c)| launch_term(gpu, &y, s, c));
+        return y;
+    }
+    // In f64: a total of losses of very different size is what the run is judged by.
+    let sum: f64 = terms.iter().map(|&(s, c)| f64::from(s.item()) * f64::from(c)).sum();
+    Tensor::scalar(sum as f32)
+}
+
+/// A tensor of `shape` that holds `part` from number `at` on, and zeros elsewhere.
+fn amid_zeros(part: &Tensor, at: usize, shape: &[usize]) -> Tensor {
+    if let Some(gpu) = part.gpu() {
+        let whole = Tensor::on(gpu, "slice dx", shape, part.real());
+        whole.zero();
+        whole.copy_from(at, part);
+        return whole;
+    }
+    let mut whole = Tensor::zeros(shape).into_vec();
+    whole[at..at + part.len()].copy_from_slice(part.data());
+    Tensor::new(shape, whole)
+}
+
+fn launch_both(gpu: &Gpu, kernel: &'static str, y: &Tensor, a: &Tensor, b: &Tensor) {
+    let stored = a.real() == y.real() && b.real() == y.real();
+    assert!(stored, "{kernel}: numbers stored as {:?} and {:?}", a.real(), b.real());
+    let args = [y.into(), a.into(), b.into(), (y.len() as u64).into()];
+    // SAFETY: all three are of one shape, stored as the device's numbers.
+    unsafe { gpu.launch("elementwise", kernel, Grid::elements(y.len().div_ceil(8)), &args) };
+}
+
+fn launch_scale(gpu: &Gpu, y: &Tensor, x: &Tensor, c: f32) {
+    let kernel = if x.real() == gpu.real() { "scale" } else { "scale_f32" };
+    let args = [y.into(), x.into(), c.into(), (x.len() as u64).into()];
+    // SAFETY: y was made as x; what is not stored as the device's numbers is f32.
+    unsafe { gpu.launch("elementwise", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
+}
+
+fn launch_term(gpu: &Gpu, y: &Tensor, s: &Tensor, c: f32) {
+    assert!(s.len() == 1 && s.real() == Real::F32, "weighted_sum: {:?} as {:?}", s.shape(), s.real());
+    // SAFETY: both are one f32.
+    unsafe { gpu.launch("elementwise", "weighted_sum", Grid::new(1, 32), &[y.into(), s.into(), c.into()]) };
 }

@@ -2,25 +2,37 @@
 //!
 //!   forward    y[b,c]     = table[id[b], c]
 //!   backward   dtable[v,c] = sum over b with id[b] = v of dy[b,c]         =, zero elsewhere
-//!   tensors    table, dtable [V, C]     y, dy [B, C]
+//!   tensors    table, dtable [V, C]     y, dy [B, C]     dtable f32 on a device too
 //!   repeatable yes: rows are added in the order of b
 //!   reference  the loops below
 
+use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
     /// Rows `ids` of table `[V, C]`, to `[B, C]`.
     pub fn embedding(&mut self, table: Var, ids: &[u32]) -> Var {
-        let [entries, width] = self.value(table).dims("embedding");
-        let rows = self.value(table).data();
-        let mut y = Vec::with_capacity(ids.len() * width);
+        let rows = self.value(table);
+        let [entries, width] = rows.dims("embedding");
         for &id in ids {
             assert!((id as usize) < entries, "embedding: row {id} of table [{entries}, {width}]");
-            y.extend_from_slice(&rows[id as usize * width..][..width]);
         }
+        let shape = [ids.len(), width];
+        if let Some(gpu) = rows.gpu() {
+            let ids = gpu.upload("row numbers of an embedding", ids);
+            let y = Tensor::on(gpu, "embedding y", &shape, rows.real());
+            launch_forward(gpu, &y, rows, &ids);
+            return self.record(&[table], y, move |dy| {
+                let dtable = Tensor::on(dy.device(), "embedding dtable", &[entries, width], Real::F32);
+                launch_backward(dy.device(), &dtable, dy, &ids);
+                vec![Some(dtable)]
+            });
+        }
+        let row = |&id: &u32| &rows.data()[id as usize * width..][..width];
+        let y = Tensor::new(&shape, ids.iter().flat_map(row).copied().collect());
         let ids = ids.to_vec();
-        self.record(&[table], Tensor::new(&[ids.len(), width], y), move |dy| {
+        self.record(&[table], y, move |dy| {
             let mut dtable = vec![0.0; entries * width];
             for (&id, dy) in ids.iter().zip(dy.data().chunks_exact(width)) {
                 dtable[id as usize * width..][..width].iter_mut().zip(dy).for_each(|(t, d)| *t += d);
@@ -28,4 +40,18 @@ impl Tape {
             vec![Some(Tensor::new(&[entries, width], dtable))]
         })
     }
+}
+
+fn launch_forward(gpu: &Gpu, y: &Tensor, table: &Tensor, ids: &Buffer) {
+    let args = [y.into(), table.into(), ids.into(), y.width().into()];
+    let grid = Grid::plane(y.rows(), y.width().div_ceil(256), 256);
+    // SAFETY: a row of y for each number, each of which is a row of the table; their widths are one.
+    unsafe { gpu.launch("embedding", "embedding_forward", grid, &args) };
+}
+
+fn launch_backward(gpu: &Gpu, dtable: &Tensor, dy: &Tensor, ids: &Buffer) {
+    let args = [dtable.into(), dy.into(), ids.into(), dy.rows().into(), dy.width().into()];
+    let grid = Grid::plane(dtable.rows(), dy.width().div_ceil(256), 256);
+    // SAFETY: a number for each row of dy; dtable and dy are of one width.
+    unsafe { gpu.launch("embedding", "embedding_backward", grid, &args) };
 }

@@ -6,11 +6,13 @@
 //!   backward   g        = dy w
 //!              dx[m,d]  = rstd[m] (g[m,d] - mean_d g - n[m,d] mean_d(g n))            =
 //!              dw[d]    = sum_m dy[m,d] n[m,d]      db[d] = sum_m dy[m,d]             =
-//!   tensors    x, y, dx, dy [.., D]     w, b, dw, db [D]
+//!   tensors    x, y, dx, dy [.., D]     w, b, dw, db [D], dw and db f32 on a device too
 //!   bound by   memory: forward moves 2 M D, backward 3 M D numbers
 //!   repeatable yes: dw and db are summed in blocks of rows, then block by block
 
+use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::blocks;
+use crate::ops::column_sums;
 use crate::ops::vector::{dot, sum};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -28,11 +30,17 @@ impl Tape {
     }
 }
 
-/// y, and mean and rstd of each row.
-pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Vec<[f32; 2]>) {
+/// y, and mean and rstd of each row, `[M, 2]`.
+pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
     let width = x.width();
     let fits = w.shape() == [width] && b.shape() == [width];
     assert!(fits, "layer_norm: x {:?}, gain {:?}, bias {:?}", x.shape(), w.shape(), b.shape());
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "layer_norm y", x.shape(), x.real());
+        let moments = Tensor::on(gpu, "layer_norm moments", &[x.rows(), 2], Real::F32);
+        launch_forward(gpu, &y, &moments, x, w, b);
+        return (y, moments);
+    }
     let mut y = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
     let moments = blocks::fold(&mut y, size, |i, block| {
@@ -48,12 +56,22 @@ pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Vec<[f32; 2]>) {
         })
         .collect::<Vec<[f32; 2]>>()
     });
-    (Tensor::new(x.shape(), y), moments.concat())
+    (Tensor::new(x.shape(), y), Tensor::new(&[x.rows(), 2], moments.concat().concat()))
 }
 
 /// dx, dw, db.
-pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &[[f32; 2]]) -> [Tensor; 3] {
+pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) -> [Tensor; 3] {
     let width = x.width();
+    if let Some(gpu) = x.gpu() {
+        let dx = Tensor::on(gpu, "layer_norm dx", x.shape(), x.real());
+        // At least two rows a warp: a block's parts cost as much memory as two rows of f32.
+        let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
+        let parts = Tensor::on(gpu, "layer_norm parts of dw and db", &[count, 2 * width], Real::F32);
+        launch_backward(gpu, &dx, &parts, dy, x, w, moments);
+        let both = column_sums::total(&parts);
+        return [dx, both.part(0, &[width]), both.part(width, &[width])];
+    }
+    let (moments, _) = moments.data().as_chunks::<2>();
     let mut dx = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
     let parts = blocks::fold(&mut dx, size, |i, block| {
@@ -74,6 +92,30 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &[[f32; 2]]) -> [T
     let dw = Tensor::new(w.shape(), blocks::sum(&parts, width));
     let db = Tensor::new(w.shape(), blocks::column_sums(dy.data(), width));
     [Tensor::new(x.shape(), dx), dw, db]
+}
+
+fn launch_forward(gpu: &Gpu, y: &Tensor, moments: &Tensor, x: &Tensor, w: &Tensor, b: &Tensor) {
+    let (rows, width) = (x.rows(), x.width());
+    let args =
+        [y.into(), moments.into(), x.into(), w.into(), b.into(), rows.into(), width.into(), EPS.into()];
+    // SAFETY: y was made as x, two moments for each of its rows; w and b hold a row.
+    unsafe { gpu.launch("layer_norm", "layer_norm_forward", Grid::rows(rows), &args) };
+}
+
+fn launch_backward(
+    gpu: &Gpu,
+    dx: &Tensor,
+    parts: &Tensor,
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    moments: &Tensor,
+) {
+    let (rows, width) = (x.rows(), x.width());
+    let args =
+        [dx.into(), parts.into(), dy.into(), x.into(), w.into(), moments.into(), rows.into(), width.into()];
+    // SAFETY: dx was made as x, two rows of parts for each block; the tape gives dy the shape of y; w holds a row.
+    unsafe { gpu.launch("layer_norm", "layer_norm_backward", Grid::new(parts.rows(), 256), &args) };
 }
 
 /// The definition, in plain loops over f64.

@@ -9,9 +9,13 @@
 //!   bound by   compute: 2 M I J a product, three products with the backward
 
 use crate::ops::blocks;
+use crate::ops::cast::cast;
+use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+
+mod device;
 
 impl Tape {
     /// x w^T + bias: x `[.., I]`, w `[J, I]`, bias `[J]` to `[.., J]`.
@@ -28,20 +32,19 @@ impl Tape {
 fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<Var>) -> Var {
     let (xs, ws) = (tape.value(x).clone(), tape.value(w).clone());
     let y = forward(residual.map(|r| tape.value(r)), &xs, &ws, bias.map(|b| tape.value(b)));
-    let (x_needs, w_needs) = (tape.needs(x), tape.needs(w));
+    let (x_needs, w_needs) = (tape.needs(x), tape.needs(w) || bias.is_some_and(|b| tape.needs(b)));
     let inputs: Vec<Var> = [x, w].into_iter().chain(bias).chain(residual).collect();
-    let bias_needs = bias.map(|b| tape.needs(b));
-    let with_residual = residual.is_some();
+    let (with_bias, with_residual) = (bias.is_some(), residual.is_some());
     tape.record(&inputs, y, move |dy| {
-        let mut grads =
-            vec![x_needs.then(|| backward_x(dy, &xs, &ws)), w_needs.then(|| backward_w(dy, &xs, &ws))];
-        if let Some(needs) = bias_needs {
-            grads.push(needs.then(|| Tensor::new(&[dy.width()], blocks::column_sums(dy.data(), dy.width()))));
-        }
-        if with_residual {
-            grads.push(Some(dy.clone()));
-        }
-        grads
+        // A gradient that was summed over sets comes as f32.
+        let stored = &cast(dy, xs.real());
+        let dx = x_needs.then(|| backward_x(stored, &xs, &ws));
+        let (dw, db) = match w_needs {
+            true => backward_w(stored, &xs, &ws, with_bias),
+            false => (None, None),
+        };
+        let others = [with_bias.then_some(db), with_residual.then(|| Some(dy.clone()))];
+        [dx, dw].into_iter().chain(others.into_iter().flatten()).collect()
     })
 }
 
@@ -62,6 +65,9 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
     }
     if let Some(b) = bias {
         assert!(b.shape() == [outputs], "linear: bias {:?}, w {:?}", b.shape(), w.shape());
+    }
+    if let Some(gpu) = x.gpu() {
+        return device::forward(gpu, &shape, residual, x, w, bias);
     }
     let mut y = vec![0.0; x.rows() * outputs];
     let start = |first: usize, block: &mut [f32]| match (residual, bias) {
@@ -98,6 +104,9 @@ fn cut(rows: usize) -> (usize, Threads) {
 
 /// dx `[.., I]` from dy `[.., J]`.
 pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    if let Some(gpu) = x.gpu() {
+        return device::backward_x(gpu, dy, x, w);
+    }
     let [outputs, inputs] = w.dims("linear");
     let mut dx = vec![0.0; x.len()];
     let (block_rows, threads) = cut(x.rows());
@@ -110,10 +119,18 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     Tensor::new(x.shape(), dx)
 }
 
-/// dw `[J, I]` from dy `[.., J]`.
+/// dw `[J, I]` and, where wanted, db `[J]` from dy `[.., J]`.
+pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, with_bias: bool) -> (Option<Tensor>, Option<Tensor>) {
+    if let Some(gpu) = x.gpu() {
+        return device::backward_w(gpu, dy, x, w, with_bias);
+    }
+    (Some(weights(dy, x, w)), with_bias.then(|| column_sums(dy)))
+}
+
+/// dw `[J, I]` on the host.
 ///
 /// Rows of dw are cut in slices, and where that makes few tasks the sum over m in parts, added in order.
-pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+fn weights(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     const SLICE: usize = 128;
     const TASKS: usize = 8;
     let [outputs, inputs] = w.dims("linear");

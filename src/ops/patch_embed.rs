@@ -9,9 +9,12 @@
 //!   bound by   compute: 2 M G E a product
 
 use crate::ops::blocks;
+use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+
+mod device;
 
 impl Tape {
     /// Tokens of patches: x `[M, G]`, w `[P, S, E]`, e `[P, E]` to `[M, P, E]`.
@@ -21,7 +24,9 @@ impl Tape {
         let (x_needs, w_needs, e_needs) = (self.needs(x), self.needs(w), self.needs(e));
         self.record(&[x, w, e], y, move |dy| {
             let [_, patches, width] = dy.dims("patch_embed");
-            let de = || Tensor::new(&[patches, width], blocks::column_sums(dy.data(), patches * width));
+            let de = || {
+                column_sums(&dy.reshape(&[dy.rows() / patches, patches * width])).reshape(&[patches, width])
+            };
             vec![
                 x_needs.then(|| backward_x(dy, &xs, &ws)),
                 w_needs.then(|| backward_w(dy, &xs, &ws)),
@@ -45,6 +50,9 @@ fn sizes(x: &Tensor, w: &Tensor) -> [usize; 5] {
 pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
     let [rows, genes, patches, patch, width] = sizes(x, w);
     assert!(e.shape() == [patches, width], "patch_embed: w {:?}, e {:?}", w.shape(), e.shape());
+    if let Some(gpu) = x.gpu() {
+        return device::forward(gpu, x, w, e, sizes(x, w));
+    }
     let mut y = vec![0.0; rows * patches * width];
     blocks::each(&mut y, ROWS * patches * width, |i, block| {
         let rows = block.len() / (patches * width);
@@ -63,6 +71,9 @@ pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
 /// dx `[M, G]`.
 pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     let [_, genes, patches, patch, width] = sizes(x, w);
+    if let Some(gpu) = x.gpu() {
+        return device::backward_x(gpu, dy, x, w, sizes(x, w));
+    }
     let mut dx = vec![0.0; x.len()];
     blocks::each(&mut dx, ROWS * genes, |i, block| {
         let rows = block.len() / genes;
@@ -81,6 +92,9 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
 /// dw `[P, S, E]`.
 pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     let [rows, genes, patches, patch, width] = sizes(x, w);
+    if let Some(gpu) = x.gpu() {
+        return device::backward_w(gpu, dy, x, w, sizes(x, w));
+    }
     let mut dw = vec![0.0; w.len()];
     blocks::each(&mut dw, patch * width, |p, block| {
         if rows == 0 {

@@ -6,7 +6,9 @@
 //!   bound by   memory
 //!   reference  the loops below
 
+use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;
+use crate::ops::column_sums;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -24,21 +26,36 @@ impl Tape {
         let [sets, rows, width] = self.value(x).dims("add_to_set");
         let (xs, ss) = (self.value(x), self.value(s));
         assert!(ss.shape() == [sets, width], "add_to_set: x {:?}, s {:?}", xs.shape(), ss.shape());
-        let mut y = blocks::copy(xs.data());
-        blocks::each(&mut y, rows * width, |b, set| {
-            for row in set.chunks_exact_mut(width) {
-                row.iter_mut().zip(&ss.data()[b * width..]).for_each(|(y, s)| *y += s);
-            }
-        });
-        let y = Tensor::new(xs.shape(), y);
+        let y = added(xs, ss, [sets, rows, width]);
         let s_needs = self.needs(s);
         self.record(&[x, s], y, move |dy| vec![Some(dy.clone()), s_needs.then(|| sums(dy, 1.0))])
     }
 }
 
+/// x `[B, N, D]` plus its set's row of s `[B, D]`.
+fn added(x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) -> Tensor {
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "add_to_set y", x.shape(), x.real());
+        launch_add(gpu, &y, x, s, [sets, rows, width]);
+        return y;
+    }
+    let mut y = blocks::copy(x.data());
+    blocks::each(&mut y, rows * width, |b, set| {
+        for row in set.chunks_exact_mut(width) {
+            row.iter_mut().zip(&s.data()[b * width..]).for_each(|(y, s)| *y += s);
+        }
+    });
+    Tensor::new(x.shape(), y)
+}
+
 /// Sum over the middle axis of `[B, N, D]`, times `scale`.
 fn sums(x: &Tensor, scale: f32) -> Tensor {
     let [sets, rows, width] = x.dims("pool");
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "pool y", &[sets, width], x.real());
+        launch_sums(gpu, &y, x, [sets, rows, width], scale);
+        return y;
+    }
     let mut y = vec![0.0; sets * width];
     let group = blocks::rows(rows * width);
     blocks::each(&mut y, group * width, |i, block| {
@@ -57,6 +74,11 @@ fn sums(x: &Tensor, scale: f32) -> Tensor {
 /// Each row `[B, D]` times `scale`, N times: `[B, N, D]`.
 fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
     let [sets, width] = y.dims("pool");
+    if let Some(gpu) = y.gpu() {
+        let x = Tensor::on(gpu, "pool dx", &[sets, rows, width], y.real());
+        launch_spread(gpu, &x, y, [sets, rows, width], scale);
+        return x;
+    }
     let mut x = vec![0.0; sets * rows * width];
     blocks::each(&mut x, rows * width, |b, set| {
         for row in set.chunks_exact_mut(width) {
@@ -64,4 +86,29 @@ fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
         }
     });
     Tensor::new(&[sets, rows, width], x)
+}
+
+fn launch_sums(gpu: &Gpu, y: &Tensor, x: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
+    // As many warps as there are rows to share, and no fewer threads than a block has columns.
+    let grid = Grid::plane(sets, column_sums::groups(gpu, width), 32 * rows.clamp(8, 32) as u32);
+    let args = [y.into(), x.into(), rows.into(), width.into(), scale.into()];
+    // SAFETY: x is [sets, rows, width], y was made for a row a set.
+    unsafe { gpu.launch("pool", "pool_forward", grid, &args) };
+}
+
+fn launch_spread(gpu: &Gpu, dx: &Tensor, dy: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
+    let args = [dx.into(), dy.into(), rows.into(), width.into(), scale.into()];
+    // SAFETY: dx was made as [sets, rows, width], dy holds a row a set.
+    unsafe { gpu.launch("pool", "pool_backward", by_packs(gpu, sets, rows * width), &args) };
+}
+
+fn launch_add(gpu: &Gpu, y: &Tensor, x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) {
+    let args = [y.into(), x.into(), s.into(), rows.into(), width.into()];
+    // SAFETY: y was made as x, [sets, rows, width]; s holds a row a set.
+    unsafe { gpu.launch("pool", "add_to_set_forward", by_packs(gpu, sets, rows * width), &args) };
+}
+
+/// Sets along x, one thread 16 bytes of a set's `size` numbers along y.
+fn by_packs(gpu: &Gpu, sets: usize, size: usize) -> Grid {
+    Grid::plane(sets, (size * gpu.real().bytes()).div_ceil(16 * 256), 256)
 }

@@ -5,11 +5,13 @@
 //!   backward   g        = dy w
 //!              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
 //!              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =
-//!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M]
+//!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M], f32 on a device too, as dw is
 //!   bound by   memory: forward moves 2 M D, backward 3 M D numbers
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 
+use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::blocks;
+use crate::ops::column_sums;
 use crate::ops::vector::dot;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -30,11 +32,17 @@ impl Tape {
     }
 }
 
-/// y and rstd.
-pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Vec<f32>) {
+/// y, and rstd `[M]`.
+pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Tensor) {
     let width = x.width();
     if let Some(w) = w {
         assert!(w.shape() == [width], "rms_norm: x {:?}, gain {:?}", x.shape(), w.shape());
+    }
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "rms_norm y", x.shape(), x.real());
+        let rstd = Tensor::on(gpu, "rms_norm rstd", &[x.rows()], Real::F32);
+        launch_forward(gpu, &y, &rstd, x, w);
+        return (y, rstd);
     }
     let mut y = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
@@ -51,18 +59,26 @@ pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Vec<f32>) {
         })
         .collect::<Vec<f32>>()
     });
-    (Tensor::new(x.shape(), y), rstd.concat())
+    (Tensor::new(x.shape(), y), Tensor::new(&[x.rows()], rstd.concat()))
 }
 
 /// dx and, where there is a gain, dw.
-pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &[f32]) -> (Tensor, Option<Tensor>) {
+pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> (Tensor, Option<Tensor>) {
     let width = x.width();
+    if let Some(gpu) = x.gpu() {
+        let dx = Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
+        // At least two rows a warp: a block's parts cost as much memory as a row of f32.
+        let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
+        let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
+        launch_backward(&dx, parts.as_ref(), dy, x, w, rstd, count);
+        return (dx, parts.map(|parts| column_sums::total(&parts)));
+    }
     let mut dx = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
     let parts = blocks::fold(&mut dx, size, |i, block| {
         let mut dw = vec![0.0; if w.is_some() { width } else { 0 }];
         let rows = block.chunks_exact_mut(width).zip(dy.data()[i * size..].chunks_exact(width));
-        let rows = rows.zip(x.data()[i * size..].chunks_exact(width)).zip(&rstd[i * size / width..]);
+        let rows = rows.zip(x.data()[i * size..].chunks_exact(width)).zip(&rstd.data()[i * size / width..]);
         for (((dx, dy), x), &rstd) in rows {
             // g = dy w is kept where dx will stand.
             match w {
@@ -81,6 +97,29 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &[f32]) -> (T
     });
     let dw = w.map(|w| Tensor::new(w.shape(), blocks::sum(&parts, width)));
     (Tensor::new(x.shape(), dx), dw)
+}
+
+fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&Tensor>) {
+    let (rows, width) = (x.rows(), x.width());
+    let args = [y.into(), rstd.into(), x.into(), w.into(), rows.into(), width.into(), EPS.into()];
+    // SAFETY: y was made as x, rstd for its rows; w holds a row.
+    unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
+}
+
+fn launch_backward(
+    dx: &Tensor,
+    parts: Option<&Tensor>,
+    dy: &Tensor,
+    x: &Tensor,
+    w: Option<&Tensor>,
+    rstd: &Tensor,
+    count: usize,
+) {
+    let (rows, width) = (x.rows(), x.width());
+    let args =
+        [dx.into(), parts.into(), dy.into(), x.into(), w.into(), rstd.into(), rows.into(), width.into()];
+    // SAFETY: dx was made as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row, rstd a number a row.
+    unsafe { dx.device().launch("rms_norm", "rms_norm_backward", Grid::new(count, 256), &args) };
 }
 
 /// The definition, in plain loops over f64.

@@ -4,6 +4,7 @@
 //!   tensors    y [B, 256]
 //!   reference  the loop below, in f64: the argument reaches 1000, where f32 has lost four digits of the angle
 
+use crate::gpu::{Buffer, Gpu, Grid};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -13,6 +14,12 @@ const FREQUENCIES: usize = 128;
 impl Tape {
     /// Features of one time a set, each in [0, 1], to `[B, 256]`.
     pub fn time(&mut self, times: &[f32]) -> Var {
+        let shape = [times.len(), 2 * FREQUENCIES];
+        if let Some(gpu) = self.gpu().cloned() {
+            let y = Tensor::on(&gpu, "time features", &shape, gpu.real());
+            launch(&gpu, &y, &gpu.upload("times", times));
+            return self.constant(y);
+        }
         let mut y = vec![0.0; times.len() * 2 * FREQUENCIES];
         for (row, &t) in y.chunks_exact_mut(2 * FREQUENCIES).zip(times) {
             for i in 0..FREQUENCIES {
@@ -22,6 +29,12 @@ impl Tape {
                 row[FREQUENCIES + i] = sine as f32;
             }
         }
-        self.constant(Tensor::new(&[times.len(), 2 * FREQUENCIES], y))
+        self.constant(Tensor::new(&shape, y))
     }
+}
+
+fn launch(gpu: &Gpu, y: &Tensor, times: &Buffer) {
+    let grid = Grid::new(y.rows(), FREQUENCIES as u32);
+    // SAFETY: a row of y for each time, of a cosine and a sine for each thread.
+    unsafe { gpu.launch("time", "time_forward", grid, &[y.into(), times.into()]) };
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Ask, Context, Job, Report};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::preprocess::normalise::{factor, log_value, total};
-use crate::data::preprocess::scale::detect;
+use crate::data::preprocess::scale::{Found, detect};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::predictor::{ControlCells, Request};
@@ -25,27 +25,14 @@ struct Row {
 
 /// A model that is blind to more of its genes than this share guesses.
 const MISSING_SHARE: f64 = 0.2;
+/// Totals that differ by more than this share are not the same.
+const OTHER_TOTAL: f64 = 0.01;
 
 /// Reads the request and gathers the control cells it needs.
 pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
     let rows = read(manifest, request)?;
-    let columns = &manifest.columns;
-    let wanted: Vec<&str> =
-        std::iter::once(columns.cell_type.as_str()).chain(columns.batch.as_deref()).collect();
-    let names = H5ad::open(controls)?;
-    let has_perturbation = names.obs().column(&columns.perturbation).is_some();
-    let file = &names;
-    let cell_type = file.obs().labels(controls, wanted[0])?;
-    let batch =
-        columns.batch.as_deref().and_then(|c| file.obs().column(c).map(|_| file.obs().labels(controls, c)));
-    let batch = batch.transpose()?;
-    let resting = match has_perturbation {
-        true => Some(file.obs().labels(controls, &columns.perturbation)?),
-        false => None,
-    };
-    let is_control =
-        |cell: usize| resting.as_ref().is_none_or(|l| l.get(cell) == Some(manifest.control.as_str()));
-
+    let file = H5ad::open(controls)?;
+    let labels = ControlLabels::read(manifest, &file)?;
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut members: Vec<Vec<usize>> = Vec::new();
@@ -56,10 +43,11 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
         let context = match places.get(&key) {
             Some(&context) => context,
             None => {
-                let cells = pool(&cell_type, batch.as_ref(), &key, is_control);
+                let cells = labels.pool(&key);
                 if cells.is_empty() {
                     let what = format!(
-                        "holds no control cells of cell type {:?}, which {} asks for",
+                        "holds no control cells ({:?}) of cell type {:?}, which {} asks for",
+                        manifest.control,
                         key.0,
                         request.display()
                     );
@@ -75,12 +63,14 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
         let (perturbation, cell_type) = (row.perturbation, row.cell_type);
         job.asks.push(Ask { perturbation, cell_type, batch: batch_name, request, context });
     }
-    let read = gather(manifest, file, &members, report)?;
+    let read = gather(manifest, &file, &members, report)?;
     let mut keys: Vec<_> = places.into_iter().collect();
     keys.sort_by_key(|&(_, place)| place);
     for (((cell_type, batch), place), controls) in keys.into_iter().zip(read) {
         let cells = members[place].iter().map(|&cell| cell as u64).collect();
-        job.contexts.push(Context { cell_type, batch, cells, controls });
+        let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
+        let batches = members[place].iter().map(measured_in).collect();
+        job.contexts.push(Context { cell_type, cells, batches, controls });
     }
     Ok(job)
 }
@@ -124,19 +114,44 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Control cells of (cell type, batch), else of the cell type in any batch.
-fn pool(
-    cell_type: &Labels,
-    batch: Option<&Labels>,
-    (c, b): &(String, String),
-    is_control: impl Fn(usize) -> bool,
-) -> Vec<usize> {
-    let of_type: Vec<usize> =
-        (0..cell_type.len()).filter(|&i| cell_type.get(i) == Some(c.as_str()) && is_control(i)).collect();
-    let Some(batch) = batch else { return of_type };
-    let of_batch: Vec<usize> =
-        of_type.iter().copied().filter(|&i| batch.get(i) == Some(b.as_str())).collect();
-    if of_batch.is_empty() { of_type } else { of_batch }
+/// Labels of the cells of a file of controls.
+struct ControlLabels {
+    cell_type: Labels,
+    batch: Option<Labels>,
+    /// Which cells are controls: all where the file does not tell.
+    control: Vec<bool>,
+}
+
+impl ControlLabels {
+    fn read(manifest: &Manifest, file: &H5ad) -> Result<ControlLabels> {
+        let columns = &manifest.columns;
+        let labels = |column: &str| file.obs().labels(file.path(), column);
+        let optional = |column: &str| file.obs().column(column).is_some().then(|| labels(column)).transpose();
+        let cell_type = labels(&columns.cell_type)?;
+        let batch = columns.batch.as_deref().map(optional).transpose()?.flatten();
+        let perturbation = optional(&columns.perturbation)?;
+        let is_control =
+            |i| perturbation.as_ref().is_none_or(|l| l.get(i) == Some(manifest.control.as_str()));
+        let control = (0..cell_type.len()).map(is_control).collect();
+        Ok(ControlLabels { cell_type, batch, control })
+    }
+
+    /// The batch of a cell, where the file tells.
+    fn batch(&self, cell: usize) -> Option<&str> {
+        self.batch.as_ref().and_then(|labels| labels.get(cell))
+    }
+
+    /// Control cells of (cell type, batch), else of the cell type in any batch.
+    fn pool(&self, (c, b): &(String, String)) -> Vec<usize> {
+        let of_type = |&i: &usize| self.control[i] && self.cell_type.get(i) == Some(c.as_str());
+        let of_type: Vec<usize> = (0..self.cell_type.len()).filter(of_type).collect();
+        if self.batch.is_none() {
+            return of_type;
+        }
+        let of_batch: Vec<usize> =
+            of_type.iter().copied().filter(|&i| self.batch(i) == Some(b.as_str())).collect();
+        if of_batch.is_empty() { of_type } else { of_batch }
+    }
 }
 
 /// Where each gene of the file stands in the model, `None` where the model does not know it.
@@ -183,6 +198,7 @@ fn gather(
     let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
     let found = detect(&first, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
+    let target = common_total(manifest, &found).map_err(|what| Error::format(file.path(), what))?;
     let mut contexts: Vec<ControlCells> = members
         .iter()
         .map(|cells| ControlCells {
@@ -208,24 +224,39 @@ fn gather(
             for &(context, row) in wanted.get(&cell).into_iter().flatten() {
                 let ControlCells { rows, library } = &mut contexts[context];
                 let out = &mut rows[row * genes..][..genes];
-                library[row] = fill(manifest, found.scale, &cells, i, &columns, out);
+                library[row] = fill(manifest, found.scale, target, &cells, i, &columns, out);
             }
         }
     }
     Ok(contexts)
 }
 
+/// The total to which the run's cells were scaled before log1p, NaN where it is unknown; refuses cells that were scaled otherwise.
+fn common_total(manifest: &Manifest, found: &Found) -> std::result::Result<f32, String> {
+    match (manifest.target, found.target) {
+        (None, _) if found.scale == Scale::Counts => Err(
+            "holds counts, but the run learned from log values that do not tell to what total they were scaled; give log1p \
+             values made as those were"
+                .into(),
+        ),
+        (Some(known), Some(own)) if (own / known - 1.0).abs() > OTHER_TOTAL => Err(format!(
+            "its cells were scaled to {own} counts before log1p, the run's to {known}; give the counts, or scale to {known}"
+        )),
+        (target, _) => Ok(target.unwrap_or(f64::NAN) as f32),
+    }
+}
+
 /// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
 fn fill(
     manifest: &Manifest,
     scale: Scale,
+    target: f32,
     cells: &Cells,
     i: usize,
     columns: &[Option<u32>],
     out: &mut [f32],
 ) -> f32 {
     let row = cells.outer_view(i).expect("a row of the block");
-    let target = manifest.target.unwrap_or(1e4) as f32;
     let library = total(row.data());
     let size = factor(library, target);
     let mut smallest = f32::INFINITY;

@@ -24,6 +24,8 @@ pub struct Case {
     pub reference: Option<(Forward, Backward)>,
     /// Inputs that must get no gradient.
     pub still: Vec<usize>,
+    /// True if the inputs are losses, which are f32 in every storage.
+    losses: bool,
     op: Op,
 }
 
@@ -62,7 +64,7 @@ pub fn case(
     op: impl Fn(&mut Tape, &[Var]) -> Var + Send + Sync + 'static,
 ) -> Case {
     let shapes = shapes.iter().map(|s| s.to_vec()).collect();
-    Case { name, shapes, op: Box::new(op), reference: None, still: Vec::new() }
+    Case { name, shapes, op: Box::new(op), reference: None, still: Vec::new(), losses: false }
 }
 
 impl Case {
@@ -76,6 +78,10 @@ impl Case {
 
     pub(super) fn without_gradient(self, inputs: &[usize]) -> Case {
         Case { still: inputs.to_vec(), ..self }
+    }
+
+    pub(super) fn of_losses(self) -> Case {
+        Case { losses: true, ..self }
     }
 
     /// The file of its op: the name's first word.
@@ -97,21 +103,26 @@ impl Case {
 
     /// The op on some inputs, on the host or on a device; its backward is given random numbers.
     pub fn run(&self, inputs: &[Tensor], gpu: Option<&Gpu>) -> Run {
+        self.run_back(inputs, gpu, None)
+    }
+
+    /// The same; its backward is given `dy`, where that is not to be drawn.
+    fn run_back(&self, inputs: &[Tensor], gpu: Option<&Gpu>, dy: Option<&Tensor>) -> Run {
         let place = |x: &Tensor, real: Real| match gpu {
             Some(gpu) => x.to_gpu(gpu, self.name, real),
             None => x.clone(),
         };
         let mut tape = Tape::new().on(gpu);
         let leaf = |tape: &mut Tape, x: &Tensor| {
-            // Scalars are losses, which are f32 everywhere.
-            let real = gpu.filter(|_| x.shape() != [1]).map_or(Real::F32, Gpu::real);
+            let real = gpu.filter(|_| !self.losses).map_or(Real::F32, Gpu::real);
             tape.leaf(place(x, real))
         };
         let vars: Vec<Var> = inputs.iter().map(|x| leaf(&mut tape, x)).collect();
         let y = (self.op)(&mut tape, &vars);
         let value = tape.value(y).clone();
         let rng = Rng::new(6);
-        let dy = Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());
+        let drawn = || Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());
+        let dy = dy.cloned().unwrap_or_else(drawn);
         let given = place(&dy, value.real());
         let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(given)]);
         let mut found = tape.backward(loss);
@@ -130,7 +141,7 @@ impl Case {
         let truth = self.truth(&inputs, &found.dy);
         let rounded = (gpu.real() == Real::Bf16).then(|| {
             let inputs: Vec<Tensor> =
-                inputs.iter().map(|x| if x.shape() == [1] { x.clone() } else { round(x) }).collect();
+                inputs.iter().map(|x| if self.losses { x.clone() } else { round(x) }).collect();
             let dy = if found.y.real() == Real::Bf16 { round(&found.dy) } else { found.dy.clone() };
             self.truth(&inputs, &dy)
         });
@@ -157,9 +168,8 @@ impl Case {
     /// Value and gradients by the reference; by the host's own op where there is none.
     fn truth(&self, inputs: &[Tensor], dy: &Tensor) -> Values {
         let Some((forward, backward)) = &self.reference else {
-            let run = self.run(inputs, None);
-            assert_eq!(run.dy.shape(), dy.shape(), "{}: the device's value has another shape", self.name);
-            // The op is linear, so its backward on rounded numbers is as good as any.
+            let run = self.run_back(inputs, None, Some(dy));
+            assert_eq!(run.y.shape(), dy.shape(), "{}: the device's value has another shape", self.name);
             return [&run.y].into_iter().chain(&run.gradients).map(|x| wide(x.data())).collect();
         };
         let x: Values = inputs.iter().map(|x| wide(x.data())).collect();

@@ -2,8 +2,9 @@
 
 use super::case::{Case, Values, case};
 use crate::config::{Activation, Conversion, FlowVariant, MmdKernel, Space, Start};
+use crate::gpu::Real;
 use crate::ops::flow::reference::Point;
-use crate::ops::{activation, attention, flow, layer_norm, matmul, mmd};
+use crate::ops::{activation, attention, cast, column_sums, flow, layer_norm, matmul, mmd};
 use crate::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
@@ -11,6 +12,9 @@ use crate::tensor::Tensor;
 /// Every row.
 pub fn table() -> Vec<Case> {
     let mut rows = moves();
+    rows.extend(sets());
+    rows.extend(shown());
+    rows.extend(shared());
     for [m, i, j] in
         [[1, 1, 1], [33, 97, 7], [257, 33, 97], [600, 128, 640], [2048, 128, 2000], [40_000, 17, 5]]
     {
@@ -21,6 +25,10 @@ pub fn table() -> Vec<Case> {
         rows.extend(norms(m, d.max(3)));
         rows.extend(elementwise(m, d));
         rows.push(squared(m, d));
+    }
+    // Rows that a warp holds in its registers, many of them or wide; rows too wide for that.
+    for [m, d] in [[700, 64], [33, 520], [9, 1280], [5, 2056]] {
+        rows.extend(norms(m, d));
     }
     for (sizes, seeded) in [
         ([1, 1, 1, 1], false),
@@ -50,7 +58,15 @@ pub fn table() -> Vec<Case> {
         rows.push(patches(m, g, s, e));
     }
     for kernel in [MmdKernel::Gaussian, MmdKernel::Energy] {
-        for sizes in [[1, 1, 33], [2, 33, 97], [3, 7, 257], [2, 64, 2000]] {
+        for sizes in [
+            [1, 1, 33],
+            [2, 33, 97],
+            [3, 7, 257],
+            [1, 130, 33],
+            [1, 136, 224],
+            [2, 64, 2000],
+            [16, 512, 2000],
+        ] {
             rows.push(discrepancy(sizes, kernel));
         }
     }
@@ -66,26 +82,100 @@ fn moves() -> Vec<Case> {
         case("elementwise scale", &[&[257, 97]], |t, v| t.scale(v[0], -1.7)),
         case("elementwise weighted_sum", &[&[1], &[1]], |t, v| {
             t.weighted_sum(&[(v[0], 2.0), (v[1], -0.3), (v[0], 1.0)])
-        }),
+        })
+        .of_losses(),
         case("elementwise slice", &[&[7, 3, 5]], |t, v| t.slice(v[0], 2..5)),
         case("elementwise reshape", &[&[6, 5]], |t, v| t.reshape(v[0], &[3, 2, 5])),
-        case("pool", &[&[33, 97, 33]], |t, v| t.pool(v[0])),
-        case("pool of one cell", &[&[1, 1, 1]], |t, v| t.pool(v[0])),
-        case("pool add_to_set", &[&[7, 33, 97], &[7, 97]], |t, v| t.add_to_set(v[0], v[1])),
-        case("tokens", &[&[5, 33], &[5, 33], &[5, 33]], |t, v| t.tokens(v)),
-        case("tokens token", &[&[5, 3, 33]], |t, v| t.token(v[0], 1)),
-        case("tokens prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
-        case("embedding", &[&[7, 33]], |t, v| t.embedding(v[0], &[3, 0, 3, 6])),
-        case("flow start control", &[&[3, 5, 33]], |t, v| {
-            t.flow_start(v[0], Start::Control, 0.3, Rng::new(1))
+        case("elementwise add of rows that no pack fits", &[&[3, 33]], |t, v| {
+            let (a, b) = (t.slice(v[0], 1..2), t.slice(v[0], 2..3));
+            t.add(a, b)
         }),
-        case("flow start mixed", &[&[3, 97, 97]], |t, v| t.flow_start(v[0], Start::Mixed, 0.15, Rng::new(2))),
-        case("flow start gaussian", &[&[3, 97, 97]], |t, v| {
-            t.flow_start(v[0], Start::Gaussian, 0.15, Rng::new(2))
+        case("flow start control", &[&[3, 5, 33]], |t, v| {
+            t.flow_start(v[0], Start::Control, 0.3, &[1, 2, 3].map(|seed| (Rng::new(seed), 0)))
+        }),
+        // 97 x 97 numbers a set: each begins at another of the four places of a block of random words.
+        case("flow start mixed", &[&[3, 97, 97]], |t, v| {
+            t.flow_start(v[0], Start::Mixed, 0.15, &[0, 1, 2].map(|set| (Rng::new(2), set * 97 * 97)))
+        }),
+        case("flow start gaussian", &[&[3, 24, 40]], |t, v| {
+            t.flow_start(v[0], Start::Gaussian, 0.15, &[0, 1, 2].map(|set| (Rng::new(2), set * 24 * 40)))
         })
         .without_gradient(&[0]),
         case("flow path", &[&[3, 97, 33], &[3, 97, 33]], |t, v| t.flow_path(v[0], v[1], &[0.0, 0.3, 1.0])),
     ]
+}
+
+/// From cells and tokens to sets and back: no reference either.
+fn sets() -> Vec<Case> {
+    let many: Vec<u32> = (0..70).map(|b| b * b % 7).collect();
+    vec![
+        case("pool", &[&[33, 97, 33]], |t, v| t.pool(v[0])),
+        case("pool of one cell", &[&[1, 1, 1]], |t, v| t.pool(v[0])),
+        case("pool of wide cells", &[&[2, 33, 600]], |t, v| t.pool(v[0])),
+        case("pool add_to_set", &[&[7, 33, 97], &[7, 97]], |t, v| t.add_to_set(v[0], v[1])),
+        case("pool add_to_set of wide cells", &[&[2, 33, 600], &[2, 600]], |t, v| t.add_to_set(v[0], v[1])),
+        case("tokens", &[&[5, 33], &[5, 33], &[5, 33]], |t, v| t.tokens(v)),
+        case("tokens of one", &[&[5, 520]], |t, v| t.tokens(v)),
+        case("tokens token", &[&[5, 3, 33]], |t, v| t.token(v[0], 1)),
+        case("tokens prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
+        case("tokens prepend, wide", &[&[520], &[33, 3, 520]], |t, v| t.prepend(v[0], v[1])),
+        case("embedding", &[&[7, 33]], |t, v| t.embedding(v[0], &[3, 0, 3, 6])),
+        case("embedding of many", &[&[9, 257]], move |t, v| t.embedding(v[0], &many)),
+    ]
+}
+
+/// Data as the network is shown them: no gradient flows.
+fn shown() -> Vec<Case> {
+    let mut rows = vec![case("time", &[], |t, _| t.time(&[0.0, 0.25, 0.37, 0.999, 1.0]))];
+    for [b, n, g] in [[1, 1, 1], [3, 5, 97], [2, 3, 2000]] {
+        let still = |x: &[Vec<f64>]| x.iter().map(|x| vec![0.0; x.len()]).collect::<Values>();
+        let mean: Vec<f32> = (0..g).map(|i| Rng::new(3).normal(i as u64)).collect();
+        let (scale, wide) = (Tensor::new(&[g], vec![1.7; g]), mean.clone());
+        let mean = Tensor::new(&[g], mean);
+        let standard =
+            case("cells standardize", &[&[b, n, g]], move |t, v| t.standardize(v[0], &mean, &scale));
+        let standard = standard.judged_by(
+            move |_, x| {
+                x[0].iter()
+                    .zip(wide.iter().cycle())
+                    .map(|(x, m)| (x - f64::from(*m)) * f64::from(1.7f32))
+                    .collect()
+            },
+            move |_, x| still(x),
+        );
+        let shifted = case("cells shifted", &[&[b, n, g], &[b, g]], |t, v| t.shifted(v[0], v[1]));
+        let shifted = shifted.judged_by(
+            move |_, x| {
+                x[0].iter().enumerate().map(|(i, x0)| (x0 + x[1][i / (n * g) * g + i % g]).max(0.0)).collect()
+            },
+            move |_, x| still(x),
+        );
+        rows.extend([standard.without_gradient(&[0]), shifted.without_gradient(&[0, 1])]);
+    }
+    rows
+}
+
+/// What ops share, as if it were one: a sum of columns is the gradient of a bias, and has none of its own.
+fn shared() -> Vec<Case> {
+    let mut rows: Vec<Case> = [[1, 1], [257, 97], [1000, 64], [70, 600]]
+        .map(|[m, j]| {
+            let sums = case("column_sums", &[&[m, j]], |t, v| {
+                let y = column_sums::column_sums(t.value(v[0]));
+                t.constant(y)
+            });
+            let sums = sums.judged_by(
+                move |_, x| (0..j).map(|j0| x[0][j0..].iter().step_by(j).sum()).collect(),
+                |_, x| vec![vec![0.0; x[0].len()]],
+            );
+            sums.without_gradient(&[0])
+        })
+        .into();
+    rows.push(case("cast to f32 and back", &[&[33, 97]], |t, v| {
+        let x = t.value(v[0]);
+        let y = cast::cast(&cast::cast(x, Real::F32), x.real());
+        t.record(&[v[0]], y, |dy| vec![Some(dy.clone())])
+    }));
+    rows
 }
 
 fn linear(m: usize, i: usize, j: usize) -> Vec<Case> {
@@ -198,8 +288,9 @@ fn patches(m: usize, g: usize, s: usize, e: usize) -> Case {
 
 fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
     let rng = Rng::new(9);
-    // Other cells than the decoded ones: moved and narrower.
-    let data: Vec<f32> = (0..(b * n * g) as u64).map(|i| 0.5 + 0.7 * rng.normal(i)).collect();
+    // Other cells than the decoded ones: moved and narrower. A device may hold them as bf16, and its bound speaks of y alone.
+    let stored = |v: f32| half::bf16::from_f32(v).to_f32();
+    let data: Vec<f32> = (0..(b * n * g) as u64).map(|i| stored(0.5 + 0.7 * rng.normal(i))).collect();
     let truth: Vec<f64> = data.iter().map(|&v| f64::from(v)).collect();
     let truth_too = truth.clone();
     let name = if kernel == MmdKernel::Gaussian { "mmd gaussian" } else { "mmd energy" };

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::learner::Found;
 use super::tensorboard::Events;
 use crate::error::{At, Result};
-use crate::model::losses::Losses;
-use crate::tape::Tape;
+use crate::model::losses::variance_between_cells;
 
-/// Numbers of one step.
+/// Numbers of one step, read where they were computed.
 pub struct Line {
     /// Steps done, this one included.
     pub step: u64,
@@ -21,23 +21,16 @@ pub struct Line {
     pub parts: Vec<(&'static str, f32)>,
     /// Share of the latent variance between cells.
     pub latent_variance: f32,
-    /// Global norm of the gradient before the clip.
-    pub grad_norm: f32,
-    /// Learning rate.
-    pub lr: f64,
 }
 
 impl Line {
-    /// Reads the losses off the tape.
-    pub fn of(tape: &Tape, losses: &Losses) -> Line {
-        let item = |var| tape.value(var).item();
+    /// Waits for the step, where it runs on a device.
+    pub fn read(found: &Found, step: u64) -> Line {
         Line {
-            step: 0,
-            loss: item(losses.total),
-            parts: losses.parts.iter().map(|&(name, var, _)| (name, item(var))).collect(),
-            latent_variance: losses.latent_variance,
-            grad_norm: f32::NAN,
-            lr: f64::NAN,
+            step,
+            loss: found.loss.item(),
+            parts: found.parts.iter().map(|(name, part)| (*name, part.item())).collect(),
+            latent_variance: variance_between_cells(&found.latents.to_host()),
         }
     }
 }
@@ -66,8 +59,8 @@ impl Metrics {
         Ok(Metrics { path, file, events: Events::create(dir)? })
     }
 
-    /// A training step.
-    pub fn step(&mut self, line: &Line, cells_per_second: f64) -> Result<()> {
+    /// A training step: its losses, the norm of its gradient before the clip and its learning rate.
+    pub fn step(&mut self, line: &Line, norm: f32, lr: f64, cells_per_second: f64) -> Result<()> {
         let mut value = json!({ "step": line.step, "loss": line.loss });
         for (name, part) in &line.parts {
             value[name] = json!(part);
@@ -77,9 +70,18 @@ impl Metrics {
             value["flow_over_variance"] = json!(flow / line.latent_variance);
         }
         value["latent_variance"] = json!(line.latent_variance);
-        value["grad_norm"] = json!(line.grad_norm);
-        value["lr"] = json!(line.lr);
+        value["grad_norm"] = json!(norm);
+        value["lr"] = json!(lr);
         value["cells_per_second"] = json!(cells_per_second.round());
+        self.write(&value)
+    }
+
+    /// Norms of the parts' gradients, as `grad_norm_mse` and so on.
+    pub fn part_norms(&mut self, step: u64, norms: &[(&'static str, f32)]) -> Result<()> {
+        let mut value = json!({ "step": step });
+        for (name, norm) in norms {
+            value[format!("grad_norm_{name}")] = json!(norm);
+        }
         self.write(&value)
     }
 

@@ -15,23 +15,16 @@ const GROUPS: usize = 64;
 /// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effect; `None` without
 /// validation groups.
 pub fn pdcorr(run: &Run) -> Option<f64> {
-    let (data, control) = (&run.data, run.data.control_id());
-    let perturbed: Vec<u32> = run
-        .split
-        .part(Part::Val)
-        .iter()
-        .copied()
-        .filter(|&g| data.groups()[g as usize].perturbation != control)
-        .collect();
+    let data = &run.data;
+    let perturbed = run.split.perturbed(Part::Val, data);
     let stride = perturbed.len().div_ceil(GROUPS).max(1);
-    let mut params = Params::like(&run.params);
-    params.set_weights(run.optimizer.ema.clone());
+    let mut params = Params::like(&run.learner.params);
+    params.set_weights(run.learner.optimizer.ema.clone());
     let manifest = data.manifest();
     let predictor = Predictor {
-        model: &run.model,
+        model: &run.learner.model,
         params: &params,
         effects: &run.effects,
-        target: manifest.target.unwrap_or(1e4),
         factor: manifest.factor,
         seed: 0,
     };
@@ -46,7 +39,7 @@ pub fn pdcorr(run: &Run) -> Option<f64> {
         let calibration = calibrations
             .entry((group.cell_type, group.batch))
             .or_insert_with(|| predictor.calibration(&controls));
-        let cells = (group.cells as usize).min(2 * run.model.config().data.cells);
+        let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
         let mut predicted = vec![0.0f64; genes];
         let conditions = [group.cell_type, group.perturbation, group.batch];
         predictor.predict(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hdf5_pure::{DType, Dataset, File, Group};
 
-use super::hdf5::{Named, attributes, encoding, length};
+use super::hdf5::{Named, attributes, encoding, is_integer, length};
 use super::{Column, Frame, Labels, missing_column};
 use crate::error::{Error, Result};
 
@@ -135,14 +135,7 @@ fn plain(dataset: &Dataset, path: &Path, what: &str) -> Result<Column> {
     Ok(match kind {
         DType::String | DType::VariableLengthString => Column::Text(dataset.read_string().named(path, what)?),
         DType::F32 | DType::F64 => Column::Float(dataset.read_f64().named(path, what)?),
-        DType::I8
-        | DType::I16
-        | DType::I32
-        | DType::I64
-        | DType::U8
-        | DType::U16
-        | DType::U32
-        | DType::U64 => Column::Integer(dataset.read_i64().named(path, what)?),
+        kind if is_integer(&kind) => Column::Integer(dataset.read_i64().named(path, what)?),
         // h5py stores a boolean as an enumeration of FALSE and TRUE.
         DType::Enum(names) if names.iter().all(|name| name == "FALSE" || name == "TRUE") => {
             Column::Boolean(dataset.read_i8().named(path, what)?.iter().map(|&value| value != 0).collect())

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use hdf5_pure::{AttrValue, Dataset, Error as Hdf5Error, FormatError, Group};
+use hdf5_pure::{AttrValue, DType, Dataset, Error as Hdf5Error, FormatError, Group};
 
 use crate::error::{Error, Result};
 
@@ -47,6 +47,12 @@ pub(super) fn attributes(group: &Group, path: &Path, what: &str) -> Result<HashM
 /// The attribute `encoding-type`, empty where there is none (anndata 0.7 leaves it out on plain arrays).
 pub(super) fn encoding(attributes: &HashMap<String, AttrValue>) -> String {
     attributes.get("encoding-type").and_then(|value| value.as_str()).unwrap_or_default().to_string()
+}
+
+/// True of whole numbers of 8 to 64 bits.
+pub(super) fn is_integer(kind: &DType) -> bool {
+    use DType::{I8, I16, I32, I64, U8, U16, U32, U64};
+    matches!(kind, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
 }
 
 /// Length of a one-dimensional dataset.

@@ -7,7 +7,7 @@ use hdf5_pure::{DType, Dataset, File};
 
 use super::Cells;
 use super::csc::Csc;
-use super::hdf5::{Named, attributes, encoding, length};
+use super::hdf5::{Named, attributes, encoding, is_integer, length};
 use crate::error::{Error, Result};
 
 /// Stored entries of a sparse row block, up to 20 bytes each while they are read.
@@ -282,16 +282,7 @@ fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Re
 /// The stored number type in one word; refuses what is no number.
 fn dtype(dataset: &Dataset, path: &Path, name: &str) -> Result<String> {
     match dataset.dtype().named(path, name)? {
-        kind @ (DType::F32
-        | DType::F64
-        | DType::I8
-        | DType::I16
-        | DType::I32
-        | DType::I64
-        | DType::U8
-        | DType::U16
-        | DType::U32
-        | DType::U64) => Ok(kind.to_string()),
+        kind if matches!(kind, DType::F32 | DType::F64) || is_integer(&kind) => Ok(kind.to_string()),
         DType::Enum(_) => Ok("bool".to_string()),
         other => Err(Error::format(path, format!("{name} holds {other}, not numbers of 8 to 64 bits"))),
     }

@@ -49,7 +49,7 @@ impl Rows {
     }
 
     /// Replaces the rows, keeping the memory. Panics where they hold more than 2^32 - 1 values.
-    pub(super) fn refill(&mut self, data: &Data, cells: &[u64]) {
+    pub fn refill(&mut self, data: &Data, cells: &[u64]) {
         self.starts.clear();
         self.genes.clear();
         self.scale.clear();

@@ -41,6 +41,8 @@ pub(super) struct Inputs {
 
 /// Row block of an input: its genes already in common order.
 pub(super) struct Block<'a> {
+    /// Which input.
+    pub number: usize,
     pub input: &'a Input,
     /// Row numbers in the file.
     pub rows: Range<usize>,
@@ -221,7 +223,7 @@ impl Inputs {
 
     /// One pass over all row blocks, in order. The next blocks are read while one is worked on.
     pub fn walk(&self, progress: &ProgressBar, mut work: impl FnMut(Block) -> Result<()>) -> Result<()> {
-        for input in &self.files {
+        for (number, input) in self.files.iter().enumerate() {
             std::thread::scope(|scope| {
                 let (send, receive) = std::sync::mpsc::sync_channel(1);
                 // The reader ends when the work fails: the channel closes under it.
@@ -229,7 +231,7 @@ impl Inputs {
                 for block in receive {
                     let (rows, cells) = block?;
                     let count = rows.len() as u64;
-                    work(Block { input, rows, cells })?;
+                    work(Block { number, input, rows, cells })?;
                     progress.inc(count);
                 }
                 Ok(())

@@ -8,15 +8,14 @@ use indicatif::ProgressBar;
 use super::input::{Input, Inputs};
 use super::scale::{self, Found};
 use super::{Settings, normalise};
-use crate::data::shard::{CellLabel, Columns, DataWriter, Header, Scale, Source};
+use crate::data::h5ad::Cells;
+use crate::data::shard::{CellLabel, Columns, DataWriter, Manifest, Scale, Source};
 use crate::error::Result;
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
 const FACTOR: f32 = 10.0;
 /// Mark of a gene that is not kept.
 const LEFT_OUT: u32 = u32::MAX;
-/// Rows that tell two files apart, whose labels and genes are the same.
-const SAMPLE_ROWS: usize = 1024;
 
 /// Writes the shards and the manifest into `dir`; returns the size of the shards.
 pub(super) fn write(
@@ -35,34 +34,39 @@ pub(super) fn write(
         .iter()
         .map(|&[cell_type, perturbation, batch]| CellLabel { cell_type, perturbation, batch })
         .collect();
-    let mut writer = DataWriter::new(dir, header(settings, inputs, found, target, kept)?, &labels)?;
+    let mut writer = DataWriter::new(dir, manifest(settings, inputs, found, target, kept), &labels)?;
+    let mut fingerprints: Vec<Fingerprint> = inputs.files.iter().map(Fingerprint::new).collect();
     let mut row = Row::default();
     inputs.walk(progress, |block| {
         scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+        fingerprints[block.number].add(&block.cells);
         for (_, genes, values) in block.used() {
             row.take(genes.iter().map(|&gene| ids[block.place(gene)]), values);
             writer.push(&row.genes, &row.values, library(values, found, target))?;
         }
         Ok(())
     })?;
+    let sources = inputs.files.iter().zip(fingerprints).map(|(input, print)| {
+        let path = input.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Source { path, crc: print.finish(), cells: input.cells }
+    });
+    writer.name_sources(sources.collect());
     let manifest = writer.finish()?;
     Ok(manifest.shards.iter().map(|shard| shard.bytes).sum())
 }
 
-fn header(
+/// All that is known before the values are read.
+fn manifest(
     settings: &Settings,
     inputs: &Inputs,
     found: &Found,
     target: Option<f64>,
     kept: &[u32],
-) -> Result<Header> {
+) -> Manifest {
     let [cell_types, perturbations, batches] = inputs.vocabularies.clone();
-    let sources = inputs.files.iter().map(|input| {
-        let path = input.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Source { path, crc: fingerprint(input)?, cells: input.cells })
-    });
     let stem = settings.inputs[0].file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Header {
+    Manifest {
+        version: Manifest::VERSION,
         dataset: stem,
         scale: found.scale,
         target,
@@ -73,26 +77,51 @@ fn header(
             cell_type: settings.cell_type.clone(),
             batch: settings.batch.clone(),
         },
-        sources: sources.collect::<Result<_>>()?,
+        sources: Vec::new(),
+        shards: Vec::new(),
         cell_types,
         perturbations,
         batches,
         genes: kept.iter().map(|&gene| inputs.genes[gene as usize].clone()).collect(),
-    })
+    }
 }
 
-/// CRC-32 of the genes, of which cells are used, and of the first cells' values: the same for every storage of the same data.
-fn fingerprint(input: &Input) -> Result<u32> {
-    let mut hasher = Hasher::new();
-    for name in &input.file.var().index {
-        hasher.update(name.as_bytes());
-        hasher.update(&[0]);
+/// CRC-32 of a source: of its genes, of which cells are used, and of every value. It grows with the blocks of a pass and does not
+/// depend on where they are cut, nor on whether the matrix is CSR, CSC or dense.
+struct Fingerprint {
+    names: Hasher,
+    /// Of the lengths of the rows, their genes and their values.
+    cells: [Hasher; 3],
+}
+
+impl Fingerprint {
+    fn new(input: &Input) -> Fingerprint {
+        let mut names = Hasher::new();
+        for name in &input.file.var().index {
+            names.update(name.as_bytes());
+            names.update(&[0]);
+        }
+        names
+            .update(bytemuck::cast_slice(&input.used.iter().map(|&used| u8::from(used)).collect::<Vec<_>>()));
+        Fingerprint { names, cells: Default::default() }
     }
-    hasher.update(bytemuck::cast_slice(&input.used.iter().map(|&used| u8::from(used)).collect::<Vec<_>>()));
-    let cells = input.file.rows(0..input.used.len().min(SAMPLE_ROWS))?;
-    hasher.update(bytemuck::cast_slice(cells.indices()));
-    hasher.update(bytemuck::cast_slice(cells.data()));
-    Ok(hasher.finalize())
+
+    fn add(&mut self, cells: &Cells) {
+        let starts = cells.indptr();
+        let starts = starts.as_slice().expect("blocks are whole matrices");
+        let lengths: Vec<u32> = starts.windows(2).map(|pair| (pair[1] - pair[0]) as u32).collect();
+        let [rows, genes, values] = &mut self.cells;
+        rows.update(bytemuck::cast_slice(&lengths));
+        genes.update(bytemuck::cast_slice(cells.indices()));
+        values.update(bytemuck::cast_slice(cells.data()));
+    }
+
+    fn finish(mut self) -> u32 {
+        for cells in self.cells {
+            self.names.update(&cells.finalize().to_le_bytes());
+        }
+        self.names.finalize()
+    }
 }
 
 /// Total counts of a cell over all genes of the source. Of log values an estimate: the smallest is one count.

@@ -26,14 +26,7 @@ impl Shard {
     /// Maps `dir/entry.file` and checks it against itself and the manifest.
     pub(super) fn open(dir: &Path, entry: &ShardEntry, manifest: &Manifest) -> Result<Shard> {
         let path = dir.join(&entry.file);
-        let file = File::open(&path).at(&path)?;
-        if file.metadata().at(&path)?.len() == 0 {
-            return Err(Error::format(&path, "is empty"));
-        }
-        // SAFETY: shards are written once, under another name, and never changed; we opened this one read-only. A program that
-        // rewrites a shard while we run breaks that promise, and gets what it would get from changing our memory.
-        let map = unsafe { Mmap::map(&file) }.at(&path)?;
-        Shard::check(map, entry, manifest).map_err(|what| Error::format(path, what))
+        Shard::check(map(&path)?, entry, manifest).map_err(|what| Error::format(path, what))
     }
 
     fn check(map: Mmap, entry: &ShardEntry, manifest: &Manifest) -> std::result::Result<Shard, String> {
@@ -151,6 +144,17 @@ impl Shard {
     }
 }
 
+/// The bytes of a shard file.
+pub(super) fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).at(path)?;
+    if file.metadata().at(path)?.len() == 0 {
+        return Err(Error::format(path, "is empty"));
+    }
+    // SAFETY: shards are written once, under another name, and never changed; we opened this one read-only. A program that
+    // rewrites a shard while we run breaks that promise, and gets what it would get from changing our memory.
+    unsafe { Mmap::map(&file) }.at(path)
+}
+
 /// What is wrong with a row, if anything.
 fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
     if let Some(pair) = row.genes.windows(2).find(|pair| pair[0] >= pair[1]) {
@@ -211,7 +215,11 @@ fn agrees(header: &Header, manifest: &Manifest) -> std::result::Result<(), Strin
 }
 
 /// Where the sections lie in the file, if header and file length allow it.
-fn place(header: &Header, begin: usize, len: usize) -> std::result::Result<[Range<usize>; 5], String> {
+pub(super) fn place(
+    header: &Header,
+    begin: usize,
+    len: usize,
+) -> std::result::Result<[Range<usize>; 5], String> {
     let layout = header.layout().ok_or_else(|| {
         let Header { groups, rows, nonzeros, .. } = header;
         format!("{groups} groups, {rows} rows and {nonzeros} values overflow any file")
@@ -251,7 +259,7 @@ fn place(header: &Header, begin: usize, len: usize) -> std::result::Result<[Rang
 }
 
 /// Checksums of the sections, zeros between them.
-fn check_bytes(
+pub(super) fn check_bytes(
     map: &[u8],
     header: &Header,
     begin: usize,

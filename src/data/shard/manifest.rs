@@ -9,8 +9,6 @@ use crate::error::{At, Error, Result};
 
 /// Name of the manifest in a data directory.
 pub(super) const FILE: &str = "manifest.json";
-/// Raised when a directory written today could be misread by an older program.
-pub(super) const VERSION: u32 = 1;
 
 /// The obs columns the labels came from, under the names the user knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +28,8 @@ pub struct Columns {
 pub struct Source {
     /// File name, without its folder.
     pub path: String,
-    /// CRC-32 that the reader of the source took, to tell two files of one name apart.
+    /// CRC-32 of what was read, to tell two files of one name apart: gene names, which cells were taken, and every value of the
+    /// matrix. Not the file's own checksum: the same cells, stored or compressed in another way, have the same.
     pub crc: u32,
     /// Cells taken from it.
     pub cells: u64,
@@ -54,7 +53,7 @@ pub struct ShardEntry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Format version, 1.
+    /// Format version, [`Manifest::VERSION`].
     pub version: u32,
     /// Data-set name in split files: the stem of the first source file.
     pub dataset: String,
@@ -70,7 +69,7 @@ pub struct Manifest {
     pub columns: Columns,
     /// Where the cells came from.
     pub sources: Vec<Source>,
-    /// The files, in the order of cell numbers.
+    /// The files, in the order of cell numbers; none before they are written.
     pub shards: Vec<ShardEntry>,
     /// Cell types, sorted.
     pub cell_types: Vec<String>,
@@ -83,6 +82,9 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Raised when a directory written today could be misread by an older program.
+    pub const VERSION: u32 = 1;
+
     /// Reads and checks the manifest of a directory.
     pub(super) fn read(dir: &Path) -> Result<Manifest> {
         let path = dir.join(FILE);
@@ -116,8 +118,8 @@ impl Manifest {
 
     /// What can be judged without the shards.
     pub(super) fn check(&self) -> std::result::Result<(), String> {
-        if self.version != VERSION {
-            return Err(format!("version is {}, this program reads {VERSION}", self.version));
+        if self.version != Manifest::VERSION {
+            return Err(format!("version is {}, this program reads {}", self.version, Manifest::VERSION));
         }
         vocabulary("cell_types", &self.cell_types)?;
         vocabulary("perturbations", &self.perturbations)?;

@@ -13,35 +13,8 @@ use std::path::{Path, PathBuf};
 use super::file::library_error;
 use super::format::{self, Kind};
 use super::spill::{Buffer, Chunk, Runs, Spill, spill_path};
-use super::{Columns, Manifest, Scale, ShardEntry, Source};
+use super::{Manifest, Scale, ShardEntry, Source};
 use crate::error::{At, Error, Result};
-
-/// What a directory's manifest says before there are shards. Fields as in [`Manifest`].
-#[derive(Clone, Debug)]
-pub struct Header {
-    /// Data-set name in split files.
-    pub dataset: String,
-    /// What the pushed values are.
-    pub scale: Scale,
-    /// Counts a cell is scaled to; needed for counts.
-    pub target: Option<f64>,
-    /// The network sees log1p values divided by this.
-    pub factor: f32,
-    /// Label of unperturbed cells.
-    pub control: String,
-    /// Names of the label columns.
-    pub columns: Columns,
-    /// Where the cells come from.
-    pub sources: Vec<Source>,
-    /// Cell types, sorted.
-    pub cell_types: Vec<String>,
-    /// Perturbations with the control label, sorted.
-    pub perturbations: Vec<String>,
-    /// Batches, sorted.
-    pub batches: Vec<String>,
-    /// Genes in the order of their ids.
-    pub genes: Vec<String>,
-}
 
 /// A cell's labels, as positions in the vocabularies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,34 +64,17 @@ pub struct DataWriter {
 }
 
 impl DataWriter {
-    /// Begins a directory in `dir`, the folder that `aside::folder` made. `labels`: of every cell, in the order of the pushes.
-    pub fn new(dir: &Path, header: Header, labels: &[CellLabel]) -> Result<Self> {
-        DataWriter::with_limits(dir, header, labels, Limits::default())
+    /// Begins a directory in `dir`, the folder that `aside::folder` made. `manifest`: all but the shards. `labels`: of every
+    /// cell, in the order of the pushes.
+    pub fn new(dir: &Path, manifest: Manifest, labels: &[CellLabel]) -> Result<Self> {
+        DataWriter::with_limits(dir, manifest, labels, Limits::default())
     }
 
     /// The same with other limits; the values written do not depend on `limits.memory`.
-    pub fn with_limits(dir: &Path, header: Header, labels: &[CellLabel], limits: Limits) -> Result<Self> {
-        let Header { dataset, scale, target, factor, control, columns, sources, .. } = header;
-        let Header { cell_types, perturbations, batches, genes, .. } = header;
-        let (version, shards) = (super::manifest::VERSION, Vec::new());
-        let manifest = Manifest {
-            version,
-            dataset,
-            scale,
-            target,
-            factor,
-            control,
-            columns,
-            sources,
-            shards,
-            cell_types,
-            perturbations,
-            batches,
-            genes,
-        };
+    pub fn with_limits(dir: &Path, manifest: Manifest, labels: &[CellLabel], limits: Limits) -> Result<Self> {
         manifest.check().map_err(|what| Error::format(dir, what))?;
         let (piles, pile_of) = sort_labels(&manifest, labels).map_err(|what| Error::format(dir, what))?;
-        let spill = Spill::new(spill_path(dir), scale);
+        let spill = Spill::new(spill_path(dir), manifest.scale);
         let dir = dir.to_path_buf();
         Ok(DataWriter { dir, manifest, limits, pile_of, piles, pushed: 0, buffer: Buffer::default(), spill })
     }
@@ -165,6 +121,11 @@ impl DataWriter {
             return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
         }
         library_error(library, values.iter().all(|&v| v == 0.0), self.manifest.scale)
+    }
+
+    /// Says where the cells come from, if that is known only now that they were read.
+    pub fn name_sources(&mut self, sources: Vec<Source>) {
+        self.manifest.sources = sources;
     }
 
     /// Writes shards and manifest.

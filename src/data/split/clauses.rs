@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use toml::{Table, Value};
 
-use super::{Part, report};
+use super::Part;
 use crate::data::shard::{Data, Manifest};
-use crate::error::unknown;
+use crate::error::{some_of, unknown};
 
 type Checked<T> = std::result::Result<T, String>;
 
@@ -148,8 +148,7 @@ impl Reader<'_> {
     fn dataset(&self, clause: &str, name: &str) -> Checked<()> {
         let dataset = &self.manifest().dataset;
         if name != dataset {
-            let what = unknown("data set", name, [dataset]);
-            return Err(format!("{clause}: {what} This directory holds {dataset:?} only"));
+            return Err(format!("{clause}: {}", unknown("data set", name, [dataset])));
         }
         if !self.datasets.contains_key(name) {
             return Err(format!(
@@ -239,7 +238,7 @@ impl Reader<'_> {
             let names = ["val", "test"].map(String::from);
             if let Some(name) = lists.keys().find(|name| !names.contains(name)) {
                 return Err(format!(
-                    "{clause}: {} All perturbations that are not listed go to train",
+                    "{clause}: {} (perturbations that are not listed go to train)",
                     unknown("list", name, &names)
                 ));
             }
@@ -292,7 +291,7 @@ impl Reader<'_> {
         }
         match absent.is_empty() {
             true => Ok(ids),
-            false => Err(format!("{clause}: no cells in this cell type for {}", report::list(&absent))),
+            false => Err(format!("{clause}: no cells in this cell type for {}", some_of(&absent))),
         }
     }
 

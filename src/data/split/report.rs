@@ -79,13 +79,3 @@ impl PartReport {
         part
     }
 }
-
-/// `"a", "b", "c" and 4 more`.
-pub(super) fn list(names: &[&str]) -> String {
-    const SHOWN: usize = 5;
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}

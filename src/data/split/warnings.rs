@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::clauses::Place;
-use super::{Part, Split, report};
+use super::{Part, Split};
 use crate::data::controls::control_pool;
 use crate::data::shard::Data;
+use crate::error::some_of;
 
 pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
     let (trained, unusable): (Vec<u32>, Vec<u32>) = split
@@ -37,7 +38,7 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
             said.push(format!(
                 "{} holds perturbations that train never sees: {}",
                 part.name(),
-                report::list(&unseen)
+                some_of(&unseen)
             ));
         }
     }
@@ -48,9 +49,9 @@ fn dropped(data: &Data, places: &[Place]) -> Option<String> {
     let names = data.manifest().cell_types.iter().zip(places);
     let dropped: Vec<&str> =
         names.filter(|(_, place)| place.dropped()).map(|(name, _)| name.as_str()).collect();
-    let list = report::list(&dropped);
+    let names = some_of(&dropped);
     (!dropped.is_empty())
-        .then(|| format!("in no part, since neither [training] nor a clause names them: {list}"))
+        .then(|| format!("in no part, since neither [training] nor a clause names them: {names}"))
 }
 
 fn perturbations<'a>(data: &'a Data, groups: &[u32]) -> BTreeSet<&'a str> {

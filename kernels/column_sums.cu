@@ -1,0 +1,24 @@
+// Sums over the rows of a matrix, in two passes: the gradient of a bias, and of a gain from its parts.
+//
+//   forward    parts[p,j] = sum of x[m,j] over the p-th `height` rows
+//              y[j]       = sum_p parts[p,j]
+//   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
+//   needs      nothing; 16-byte moves where J and the address are multiples of them
+//   work       a block takes 512 bytes of a row, its warps take the rows in turns; blocks along y: parts
+//   bound by   memory: reads M J numbers
+//   repeatable yes: a warp adds its rows in order, a block its warps, the total the parts
+//   reference  src/ops/column_sums.rs
+#include "columns.cuh"
+
+extern "C" __global__ void __launch_bounds__(512, 2)
+column_sums_parts(float* parts, const real* x, int rows, int width, int height) {
+    const int first = blockIdx.x * COLUMNS, row = blockIdx.y * height, columns = min(COLUMNS, width - first);
+    const float sum = sum_rows(x + static_cast<size_t>(row) * width + first, min(height, rows - row), width, columns);
+    if (threadIdx.x < columns) parts[static_cast<size_t>(blockIdx.y) * width + first + threadIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(1024) column_sums_total(float* y, const float* parts, int count, int width) {
+    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, width - first);
+    const float sum = sum_rows(parts + first, count, width, columns);
+    if (threadIdx.x < columns) y[first + threadIdx.x] = sum;
+}

@@ -1,0 +1,37 @@
+// Sums over rows: a block takes up to COLUMNS columns that lie side by side, its warps take the rows in turns.
+//
+//   repeatable  yes: a warp adds its rows in order, then the warps are added in order
+#pragma once
+#include "common.cuh"
+
+constexpr int COLUMNS = 32 * VECTOR;
+
+// The sum of column threadIdx.x over `rows` rows, for the first `columns` threads; x begins at the first column. The block has
+// at least COLUMNS threads, and all of them call.
+template <class T> static __device__ float sum_rows(const T* x, int rows, size_t stride, int columns) {
+    __shared__ float partial[1024 * VECTOR];
+    const int first = lane() * VECTOR, warps = blockDim.x / 32;
+    Floats<VECTOR> sum{};
+    if (columns % VECTOR == 0 && stride % VECTOR == 0 && aligned16(x)) {
+        if (first < columns) {
+#pragma unroll 4
+            for (int row = warp(); row < rows; row += warps) {
+                const Floats<VECTOR> values = load_pack(x + row * stride + first);
+#pragma unroll
+                for (int i = 0; i < VECTOR; i++) sum[i] += values[i];
+            }
+        }
+    } else {
+        for (int row = warp(); row < rows; row += warps) {
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++)
+                if (first + i < columns) sum[i] += to_float(x[row * stride + first + i]);
+        }
+    }
+    store_pack(partial + threadIdx.x * VECTOR, sum);
+    __syncthreads();
+    float total = 0.0f;
+    if (threadIdx.x < COLUMNS)
+        for (int w = 0; w < warps; w++) total += partial[w * COLUMNS + threadIdx.x];
+    return total;
+}

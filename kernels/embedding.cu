@@ -1,0 +1,29 @@
+// Rows of a table by number: one-hot times matrix (SCALE v1, eq. 31).
+//
+//   forward    y[b,c]      = table[id[b], c]
+//   backward   dtable[v,c] = sum over b with id[b] = v of dy[b,c]         =, zero where there is none
+//   tensors    table [V, C] real     y, dy [B, C] real     id [B] u32, each below V     dtable [V, C] f32
+//   needs      nothing
+//   work       one thread a column, columns along y. Forward: rows b along x. Backward: rows v along x, a warp looks for v
+//              among 32 ids at once
+//   bound by   memory: forward moves 2 B C numbers, backward writes V C
+//   repeatable yes: rows are added in the order of b
+//   reference  src/ops/embedding.rs
+#include "common.cuh"
+
+extern "C" __global__ void __launch_bounds__(256) embedding_forward(real* y, const real* table, const uint32_t* ids, int width) {
+    const int column = blockIdx.y * blockDim.x + threadIdx.x;
+    if (column < width) y[static_cast<size_t>(blockIdx.x) * width + column] = table[static_cast<size_t>(ids[blockIdx.x]) * width + column];
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+embedding_backward(float* dtable, const real* dy, const uint32_t* ids, int count, int width) {
+    const int column = blockIdx.y * blockDim.x + threadIdx.x;
+    float sum = 0.0f;
+    for (int first = 0; first < count; first += 32) {
+        const bool here = first + lane() < count && ids[first + lane()] == blockIdx.x;
+        for (uint32_t found = __ballot_sync(0xFFFFFFFFu, here); found; found &= found - 1)
+            if (column < width) sum += to_float(dy[static_cast<size_t>(first + __ffs(found) - 1) * width + column]);
+    }
+    if (column < width) dtable[static_cast<size_t>(blockIdx.x) * width + column] = sum;
+}

@@ -1,0 +1,50 @@
+// From the cells of a set to the set and back: their mean, and one row added to each of them (SCALE v1, eq. 7-9).
+//
+//   forward    pool        y[b,d]    = scale sum_i x[b,i,d]     scale = 1/N      add_to_set   y[b,i,d] = x[b,i,d] + s[b,d]
+//   backward   pool        dx[b,i,d] = scale dy[b,d]      =                      add_to_set   dx = dy,  ds = pool of dy, scale = 1      =
+//   tensors    pool: x, dx [B, N, D], y, dy [B, D]     add_to_set: x, y [B, N, D], s [B, D]     all real
+//   needs      nothing; 16-byte moves where D and all addresses are multiples of them
+//   work       sums: a block takes 512 bytes of a set's rows, its warps take the rows in turns. Else: one thread a pack of
+//              neighbours. Sets along x
+//   bound by   memory: pool moves B N D numbers either way, add_to_set 2 B N D
+//   repeatable yes: a warp adds its rows in order, a block its warps
+//   reference  src/ops/pool.rs
+#include "columns.cuh"
+
+extern "C" __global__ void __launch_bounds__(1024) pool_forward(real* y, const real* x, int rows, int width, float scale) {
+    const size_t set = blockIdx.x;
+    const int first = blockIdx.y * COLUMNS, columns = min(COLUMNS, width - first);
+    const float sum = sum_rows(x + set * rows * width + first, rows, width, columns);
+    if (threadIdx.x < columns) y[set * width + first + threadIdx.x] = to_real(scale * sum);
+}
+
+template <int N> __device__ __forceinline__ void spread(real* dx, const real* dy, float scale) {
+    Floats<N> values = load_pack<N>(dy);
+#pragma unroll
+    for (int i = 0; i < N; i++) values[i] *= scale;
+    store_pack(dx, values);
+}
+
+extern "C" __global__ void __launch_bounds__(256) pool_backward(real* dx, const real* dy, int rows, int width, float scale) {
+    const uint32_t size = static_cast<uint32_t>(rows) * width, at = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
+    dx += static_cast<size_t>(blockIdx.x) * size;
+    dy += static_cast<size_t>(blockIdx.x) * width;
+    if (at < size && width % VECTOR == 0 && aligned16(dx, dy)) return spread<VECTOR>(dx + at, dy + at % width, scale);
+    for (uint32_t i = at; i < at + VECTOR && i < size; i++) spread<1>(dx + i, dy + i % width, scale);
+}
+
+template <int N> __device__ __forceinline__ void add(real* y, const real* x, const real* s) {
+    Floats<N> values = load_pack<N>(x);
+    const Floats<N> more = load_pack<N>(s);
+#pragma unroll
+    for (int i = 0; i < N; i++) values[i] += more[i];
+    store_pack(y, values);
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_to_set_forward(real* y, const real* x, const real* s, int rows, int width) {
+    const uint32_t size = static_cast<uint32_t>(rows) * width, at = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
+    const size_t first = static_cast<size_t>(blockIdx.x) * size;
+    s += static_cast<size_t>(blockIdx.x) * width;
+    if (at < size && width % VECTOR == 0 && aligned16(y, x, s)) return add<VECTOR>(y + first + at, x + first + at, s + at % width);
+    for (uint32_t i = at; i < at + VECTOR && i < size; i++) add<1>(y + first + i, x + first + i, s + i % width);
+}

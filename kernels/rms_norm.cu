@@ -1,0 +1,136 @@
+// RMS normalisation over the last axis (Zhang & Sennrich 2019, eq. 4).
+//
+//   forward    rstd[m]  = 1 / sqrt(mean_d x[m,d]^2 + eps)
+//              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 where no gain is given
+//   backward   g        = dy w
+//              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
+//              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =, parts[p,d] of it for the rows of block p
+//   tensors    x, y, dx, dy [M, D] real     w [D] real or none     rstd [M] f32     parts [P, D] f32, none without w
+//   needs      nothing; rows of up to 1280 numbers, D a multiple of 16 bytes, are read once and held in registers
+//   work       one warp a row; other rows are read again: forward by a warp, backward by a block.
+//              dw: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums
+//   bound by   memory: forward moves 2 M D, backward 3 M D numbers
+//   repeatable yes: no atomics, fixed order
+//   reference  src/ops/rms_norm.rs
+#include "rows.cuh"
+
+constexpr int PACKS = 40 / VECTOR;
+
+__device__ __forceinline__ Floats<VECTOR> gain(const real* w, int column) {
+    if (w) return load_pack(w + column);
+    Floats<VECTOR> ones;
+#pragma unroll
+    for (int i = 0; i < VECTOR; i++) ones[i] = 1.0f;
+    return ones;
+}
+
+// Returns rstd.
+__device__ __forceinline__ float forward(real* y, const real* x, const real* w, int width, float eps) {
+    Row<PACKS> row;
+    row.load(x, width);
+    float square = 0.0f;
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        if (column_of(p) < width) {
+            const Floats<VECTOR> v = to_floats(row.pack[p]);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) square = fmaf(v[i], v[i], square);
+        }
+    const float rstd = rsqrtf(warp_sum(square) / width + eps);
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        if (column_of(p) < width) {
+            const Floats<VECTOR> v = to_floats(row.pack[p]), g = gain(w, column_of(p));
+            Floats<VECTOR> out;
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) out[i] = v[i] * rstd * g[i];
+            store_pack(y + column_of(p), out);
+        }
+    return rstd;
+}
+
+__device__ __forceinline__ float forward_reading_again(real* y, const real* x, const real* w, int width, float eps) {
+    float square = 0.0f;
+    for (int d = lane(); d < width; d += 32) square = fmaf(to_float(x[d]), to_float(x[d]), square);
+    const float rstd = rsqrtf(warp_sum(square) / width + eps);
+    for (int d = lane(); d < width; d += 32) y[d] = to_real(to_float(x[d]) * rstd * (w ? to_float(w[d]) : 1.0f));
+    return rstd;
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+rms_norm_forward(real* y, float* rstd, const real* x, const real* w, int rows, int width, float eps) {
+    const int row = blockIdx.x * 8 + warp();
+    if (row >= rows) return;
+    const size_t first = static_cast<size_t>(row) * width;
+    const float r = fits<PACKS>(width, y, x, w) ? forward(y + first, x + first, w, width, eps)
+                                                : forward_reading_again(y + first, x + first, w, width, eps);
+    if (lane() == 0) rstd[row] = r;
+}
+
+// dx of a row, and its share of dw.
+template <bool GAIN>
+__device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, const real* dy, const real* x, const real* w, float rstd, int width) {
+    Row<PACKS> row, slope;
+    row.load(x, width);
+    slope.load(dy, width);
+    float dot = 0.0f;
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        if (column_of(p) < width) {
+            const Floats<VECTOR> v = to_floats(row.pack[p]), d = to_floats(slope.pack[p]), g = gain(GAIN ? w : nullptr, column_of(p));
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) dot = fmaf(d[i] * g[i], v[i], dot);
+        }
+    const float shift = rstd * rstd * (warp_sum(dot) / width);
+
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        if (column_of(p) < width) {
+            const Floats<VECTOR> v = to_floats(row.pack[p]), d = to_floats(slope.pack[p]), g = gain(GAIN ? w : nullptr, column_of(p));
+            Floats<VECTOR> out;
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) {
+                out[i] = rstd * fmaf(-shift, v[i], d[i] * g[i]);
+                if (GAIN) dw[p][i] = fmaf(d[i] * rstd, v[i], dw[p][i]);
+            }
+            store_pack(dx + column_of(p), out);
+        }
+}
+
+// By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
+__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w, float rstd, int width,
+                                                       bool first_row) {
+    float dot = 0.0f;
+    for (int d = threadIdx.x; d < width; d += blockDim.x) dot = fmaf(to_float(dy[d]) * (w ? to_float(w[d]) : 1.0f), to_float(x[d]), dot);
+    const float shift = rstd * rstd * (block_sum(dot) / width);
+    for (int d = threadIdx.x; d < width; d += blockDim.x) {
+        const float v = to_float(x[d]), slope = to_float(dy[d]);
+        dx[d] = to_real(rstd * fmaf(-shift, v, slope * (w ? to_float(w[d]) : 1.0f)));
+        if (w) parts[d] = fmaf(slope * rstd, v, first_row ? 0.0f : parts[d]);
+    }
+}
+
+template <bool GAIN>
+__device__ __forceinline__ void backward_of_rows(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* rstd, int rows, int width) {
+    Columns<PACKS> dw{};
+    for (int row = blockIdx.x * 8 + warp(); row < rows; row += gridDim.x * 8) {
+        const size_t first = static_cast<size_t>(row) * width;
+        backward<GAIN>(dx + first, dw, dy + first, x + first, w, rstd[row], width);
+    }
+    if (GAIN) write_parts<PACKS>(parts, dw, width);
+}
+
+// f32 rows take twice the registers.
+extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 2 : 1)
+rms_norm_backward(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* rstd, int rows, int width) {
+    if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
+    if (fits<PACKS>(width, dx, dy, x, w)) {
+        if (w) backward_of_rows<true>(dx, parts, dy, x, w, rstd, rows, width);
+        else backward_of_rows<false>(dx, parts, dy, x, w, rstd, rows, width);
+        return;
+    }
+    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+        const size_t first = static_cast<size_t>(row) * width;
+        backward_reading_again(dx + first, parts, dy + first, x + first, w, rstd[row], width, row < gridDim.x);
+    }
+}

@@ -1,0 +1,63 @@
+// A row in the registers of a warp, as it is stored; sums over rows that a warp keeps for its columns.
+//
+//   Row<PACKS>       up to 32 PACKS VECTOR numbers: lane l has the packs l, l + 32, ..
+//   Columns<PACKS>   one f32 for each column, held the same way
+//   fits<PACKS>(..)  true if rows of that width can be held: they are no wider, and all of them may be read in packs
+//
+//   repeatable  yes: write_parts adds the warps of a block in order
+#pragma once
+#include "common.cuh"
+
+// 16 bytes as they are stored. As words: of bf16 numbers, the compiler would give each a register.
+struct alignas(16) Stored { uint32_t word[4]; };
+
+__device__ __forceinline__ Floats<VECTOR> to_floats(const Stored& pack) {
+    Floats<VECTOR> values;
+#pragma unroll
+    for (int i = 0; i < VECTOR; i++) {
+        const uint32_t word = pack.word[i * sizeof(real) / 4];
+        // A bf16 is the upper half of an f32, and the lower address comes first.
+        values[i] = __uint_as_float(VECTOR == 4 ? word : i % 2 ? word & 0xFFFF0000u : word << 16);
+    }
+    return values;
+}
+
+// The first column of a lane's pack.
+__device__ __forceinline__ int column_of(int pack) { return (pack * 32 + lane()) * VECTOR; }
+
+template <int PACKS> struct Row {
+    Stored pack[PACKS];
+
+    __device__ __forceinline__ void load(const real* from, int width) {
+#pragma unroll
+        for (int p = 0; p < PACKS; p++)
+            if (column_of(p) < width) {
+                check_pack<real, VECTOR>(from + column_of(p));
+                pack[p] = *reinterpret_cast<const Stored*>(from + column_of(p));
+            }
+    }
+};
+
+template <int PACKS> using Columns = Floats<VECTOR>[PACKS];
+
+template <int PACKS, class... T> __device__ __forceinline__ bool fits(int width, const T*... at) {
+    return width <= 32 * PACKS * VECTOR && width % VECTOR == 0 && aligned16(at...);
+}
+
+// parts[column] = the sum over the block's eight warps.
+template <int PACKS> static __device__ void write_parts(float* parts, const Columns<PACKS>& sums, int width) {
+    __shared__ float of_warp[8][32 * VECTOR];
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        const int first = p * 32 * VECTOR;
+        if (first >= width) break;
+        __syncthreads();   // others may still read the pack before
+        store_pack(&of_warp[warp()][lane() * VECTOR], sums[p]);
+        __syncthreads();
+        if (threadIdx.x >= min(32 * VECTOR, width - first)) continue;
+        float sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < 8; w++) sum += of_warp[w][threadIdx.x];
+        parts[first + threadIdx.x] = sum;
+    }
+}

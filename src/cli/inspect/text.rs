@@ -1,0 +1,87 @@
+//! Files of text: tables, logs, settings, lists.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use toml::Table;
+
+use crate::error::{At, Error, Result};
+
+/// Lines shown of a file.
+const SHOWN: usize = 5;
+
+/// Tables by two of their columns.
+const TABLES: [(&str, &str, &str); 6] = [
+    ("gene", "highly_variable", "genes of a source (var.csv)"),
+    ("perturbation", "cells", "request for predict"),
+    ("perturbation", "", "scores by perturbation (results.csv)"),
+    ("statistic", "", "summary of scores (agg_results.csv)"),
+    ("target", "p_value", "differential expression"),
+    ("name", "pearson_delta", "table of the demo"),
+];
+
+/// What a file of text holds, by its ending and first line.
+pub fn describe(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).at(path)?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Error::format(path, "is no text, and none of: .h5ad, .shard, .safetensors, a data directory, a run")
+    })?;
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("csv") => csv(path, &text),
+        Some("jsonl") => log(path, &text),
+        Some("json") => json(path, &text),
+        Some("toml") => toml(path, &text),
+        _ => Ok(json!({
+            "kind": "list, one name a line",
+            "lines": text.lines().filter(|line| !line.trim().is_empty()).count(),
+            "first": text.lines().take(SHOWN).collect::<Vec<_>>(),
+        })),
+    }
+}
+
+fn csv(path: &Path, text: &str) -> Result<Value> {
+    let bad = |e: csv::Error| Error::format(path, e.to_string());
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let columns: Vec<String> = reader.headers().map_err(bad)?.iter().map(String::from).collect();
+    let rows = reader.records().collect::<std::result::Result<Vec<_>, _>>().map_err(bad)?;
+    let is = |(first, other, _): &&(&str, &str, &str)| {
+        columns.first().is_some_and(|c| c == first)
+            && (other.is_empty() || columns.iter().any(|c| c == other))
+    };
+    Ok(json!({
+        "kind": "table",
+        "of": TABLES.iter().find(is).map_or("unknown", |(.., what)| what),
+        "rows": rows.len(),
+        "columns": columns,
+        "first": rows.iter().take(SHOWN).map(|row| row.iter().collect::<Vec<_>>().join(",")).collect::<Vec<_>>(),
+    }))
+}
+
+/// metrics.jsonl: how far it goes, and the last value of each number.
+fn log(path: &Path, text: &str) -> Result<Value> {
+    let (mut last, mut first) = (Map::new(), Value::Null);
+    for (i, line) in text.lines().enumerate() {
+        let value: Map<String, Value> =
+            serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))?;
+        if i == 0 {
+            first = value.get("step").cloned().unwrap_or_default();
+        }
+        last.extend(value);
+    }
+    Ok(json!({ "kind": "log of a run", "lines": text.lines().count(), "first_step": first, "last": last }))
+}
+
+fn json(path: &Path, text: &str) -> Result<Value> {
+    let value: Value = serde_json::from_str(text).map_err(|e| Error::format(path, e.to_string()))?;
+    let scores = value.get("rules").is_some() && value.get("metrics").is_some();
+    Ok(json!({ "kind": if scores { "scores (results.json)" } else { "JSON" }, "holds": value }))
+}
+
+fn toml(path: &Path, text: &str) -> Result<Value> {
+    let table: Table = text.parse().map_err(|e: toml::de::Error| Error::format(path, e.to_string()))?;
+    let kind = match table.contains_key("datasets") {
+        true => "split file; `scale-engine split` checks it against its data",
+        false => "config",
+    };
+    Ok(json!({ "kind": kind, "holds": table }))
+}

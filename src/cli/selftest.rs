@@ -1,0 +1,88 @@
+//! `scale-engine selftest`.
+
+use std::time::Instant;
+
+use super::device::Device;
+use crate::error::{Error, Result};
+use crate::gpu::{self, Gpu, Real};
+use crate::progress;
+use crate::selftest::{Check, Size, model, ops, table};
+
+const EXAMPLE: &str = "\
+Example:
+  scale-engine selftest --device cuda
+
+Runs every kernel at awkward and at model sizes against its reference, the whole model against the CPU (loss, every gradient,
+50 steps), and the same seed twice; in f32 and in bf16 storage. The exit code is 1 if anything is off. For compute-sanitizer:
+  compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";
+
+/// Check every GPU kernel and the whole model on this machine
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// The GPU: cuda or cuda:1
+    #[arg(long, default_value = "cuda")]
+    device: Device,
+    /// Small shapes and few steps: for tools that slow kernels down a hundredfold
+    #[arg(long)]
+    small: bool,
+    /// Print the checks as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the checks and prints their table.
+pub fn run(args: Args) -> Result<()> {
+    let index = match args.device {
+        Device::Cuda(index) => index,
+        Device::Auto => 0,
+        Device::Cpu => {
+            return Err(Error::setting(
+                "--device",
+                "the CPU's own checks are `cargo test`; give cuda or cuda:NUMBER",
+            ));
+        }
+    };
+    let began = Instant::now();
+    let mut checks = Vec::new();
+    for real in [Real::F32, Real::Bf16] {
+        let gpu = Gpu::guarded(index, real)?;
+        if !args.json && real == Real::F32 {
+            println!("{}", gpu.name());
+        }
+        checks.extend(gpu::guard(|| run_on(&gpu, args.small))?);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&checks).expect("plain values"));
+    } else {
+        print(&checks);
+        println!("{:.1} s", began.elapsed().as_secs_f64());
+    }
+    match checks.iter().filter(|check| !check.holds()).count() {
+        0 => Ok(()),
+        missed => Err(Error::Device(format!("{missed} of {} checks miss their bound", checks.len()))),
+    }
+}
+
+fn run_on(gpu: &Gpu, small: bool) -> Result<Vec<Check>> {
+    let (most, size, steps) = if small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
+    let rows = table().iter().filter(|row| row.size() <= most).count();
+    let bar = progress::bar("selftest", rows as u64, "rows");
+    let mut checks = ops(gpu, most, |name| {
+        bar.set_message(name.to_string());
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    checks.extend(model(gpu, size, steps)?);
+    Ok(checks)
+}
+
+fn print(checks: &[Check]) {
+    println!("{:<22} {:>5} {:>5} {:>9} {:>9}      nearest to its bound", "", "", "rows", "error", "allowed");
+    for check in checks {
+        let Check { name, real, rows, output, error, allowed } = check;
+        let real = if *real == Real::F32 { "f32" } else { "bf16" };
+        let mark = if check.holds() { "ok  " } else { "MISS" };
+        println!("{name:<22} {real:>5} {rows:>5} {error:>9.1e} {allowed:>9.1e} {mark} {output}");
+    }
+}

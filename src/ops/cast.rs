@@ -1,0 +1,23 @@
+//! Numbers from one storage to the other: a gradient that arrives as f32 where the device's own storage is wanted, and back.
+//!
+//!   forward    y[i] = x[i], rounded to the nearest, ties to even, where y is bf16
+//!   bound by   memory: 6 bytes an element between f32 and bf16
+
+use crate::gpu::{Gpu, Grid, Real};
+use crate::tensor::Tensor;
+
+/// x stored as `real`; x itself where it is so already, or lies on the host, which stores f32 alone.
+pub fn cast(x: &Tensor, real: Real) -> Tensor {
+    let Some(gpu) = x.gpu().filter(|_| x.real() != real) else { return x.clone() };
+    let y = Tensor::on(gpu, "cast y", x.shape(), real);
+    launch(gpu, &y, x);
+    y
+}
+
+fn launch(gpu: &Gpu, y: &Tensor, x: &Tensor) {
+    let kernel = if y.real() == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
+    assert!(gpu.real() == Real::Bf16, "cast: {:?} on a device that stores f32", [x.real(), y.real()]);
+    let args = [y.into(), x.into(), (x.len() as u64).into()];
+    // SAFETY: y was made as x; one of the two is f32, the other bf16, which is the kernels' `real`.
+    unsafe { gpu.launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
+}

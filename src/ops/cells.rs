@@ -1,0 +1,85 @@
+//! Cells as they are shown to the encoder: standardised, or moved by their set's mean effect. Data: there is no backward.
+//!
+//!   forward    standardize   y[m,g]   = (x[m,g] - mean[g]) scale[g]
+//!              shifted       y[b,i,g] = max(x[b,i,g] + e[b,g], 0)
+//!   tensors    x, y [.., G], shifted [B, N, G]     mean, scale [G], f32 on a device too     e [B, G]
+//!   bound by   memory: 2 numbers an element
+
+use crate::gpu::{Gpu, Grid, Real};
+use crate::ops::blocks;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+impl Tape {
+    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]`, to a constant `[.., G]`.
+    pub fn standardize(&mut self, x: Var, mean: &Tensor, scale: &Tensor) -> Var {
+        let y = standardized(self.value(x), mean, scale);
+        self.constant(y)
+    }
+
+    /// relu(x + e), cell by cell: x `[B, N, G]`, e `[B, G]`, to a constant `[B, N, G]`.
+    pub fn shifted(&mut self, x: Var, effect: Var) -> Var {
+        let y = shifted(self.value(x), self.value(effect));
+        self.constant(y)
+    }
+}
+
+fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
+    let genes = x.width();
+    let fits = mean.shape() == [genes] && scale.shape() == [genes];
+    assert!(fits, "standardize: x {:?}, mean {:?}, scale {:?}", x.shape(), mean.shape(), scale.shape());
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "standardised cells", x.shape(), x.real());
+        let [mean, scale] = [mean, scale].map(|s| match s.gpu() {
+            Some(_) => s.clone(),
+            None => s.to_gpu(gpu, "statistics of genes", Real::F32),
+        });
+        launch_standardize(gpu, &y, x, &mean, &scale);
+        return y;
+    }
+    let mut y = vec![0.0; x.len()];
+    let size = blocks::rows(genes) * genes;
+    blocks::each(&mut y, size, |i, block| {
+        for (y, x) in block.chunks_exact_mut(genes).zip(x.data()[i * size..].chunks_exact(genes)) {
+            for (((y, x), mean), scale) in y.iter_mut().zip(x).zip(mean.data()).zip(scale.data()) {
+                *y = (x - mean) * scale;
+            }
+        }
+    });
+    Tensor::new(x.shape(), y)
+}
+
+fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
+    let [sets, cells, genes] = x.dims("shifted");
+    assert!(effect.shape() == [sets, genes], "shifted: x {:?}, effect {:?}", x.shape(), effect.shape());
+    if let Some(gpu) = x.gpu() {
+        let y = Tensor::on(gpu, "shifted cells", x.shape(), x.real());
+        launch_shifted(gpu, &y, x, effect, [cells, genes]);
+        return y;
+    }
+    let mut y = vec![0.0; x.len()];
+    blocks::each(&mut y, cells * genes, |b, set| {
+        let effect = &effect.data()[b * genes..][..genes];
+        for (y, x) in set.chunks_exact_mut(genes).zip(x.data()[b * cells * genes..].chunks_exact(genes)) {
+            y.iter_mut().zip(x).zip(effect).for_each(|((y, x), e)| *y = (x + e).max(0.0));
+        }
+    });
+    Tensor::new(x.shape(), y)
+}
+
+/// Cells along x, one thread 16 bytes of a cell along y.
+fn grid(x: &Tensor) -> Grid {
+    Grid::plane(x.rows(), (x.width() * x.real().bytes()).div_ceil(16 * 256), 256)
+}
+
+fn launch_standardize(gpu: &Gpu, y: &Tensor, x: &Tensor, mean: &Tensor, scale: &Tensor) {
+    let args = [y.into(), x.into(), mean.into(), scale.into(), x.width().into()];
+    // SAFETY: y was made as x; mean and scale hold an f32 for each number of a row.
+    unsafe { gpu.launch("cells", "cells_standardize", grid(x), &args) };
+}
+
+fn launch_shifted(gpu: &Gpu, y: &Tensor, x: &Tensor, effect: &Tensor, [cells, genes]: [usize; 2]) {
+    let args = [y.into(), x.into(), effect.into(), cells.into(), genes.into()];
+    // SAFETY: y was made as x; effect holds a row for each set of `cells` rows.
+    unsafe { gpu.launch("cells", "cells_shifted", grid(x), &args) };
+}

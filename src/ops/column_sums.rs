@@ -1,0 +1,56 @@
+//! Sums over the rows of a matrix: the gradient of a bias, and of a gain from its parts.
+//!
+//!   forward    y[j] = sum_m x[m,j]
+//!   tensors    x [.., J]     y [J], f32 on a device too
+//!   bound by   memory: reads M J numbers
+//!   repeatable yes: parts of rows are summed in order, then part by part
+
+use crate::gpu::{Gpu, Grid, Real};
+use crate::ops::blocks;
+use crate::ops::cast::cast;
+use crate::tensor::Tensor;
+
+/// Blocks of a first pass: two for each of an H100's 132 multiprocessors, all of them at work at once.
+pub const BLOCKS: usize = 264;
+
+/// Blocks side by side where each takes `COLUMNS` of columns.cuh.
+pub fn groups(gpu: &Gpu, width: usize) -> usize {
+    width.div_ceil(32 * 16 / gpu.real().bytes())
+}
+
+/// y `[J]` from x `[.., J]`.
+pub fn column_sums(x: &Tensor) -> Tensor {
+    let width = x.width();
+    let Some(gpu) = x.gpu() else { return Tensor::new(&[width], blocks::column_sums(x.data(), width)) };
+    // A part of fewer rows would leave warps without one.
+    let most = (BLOCKS / groups(gpu, width)).clamp(1, x.rows().div_ceil(64).max(1));
+    let height = x.rows().div_ceil(most).max(1);
+    let parts = Tensor::on(gpu, "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
+    launch_parts(gpu, &parts, &cast(x, gpu.real()), height);
+    total(&parts)
+}
+
+/// y `[J]` from parts `[P, J]` f32 on a device.
+pub fn total(parts: &Tensor) -> Tensor {
+    let [count, width] = parts.dims("column_sums");
+    if count == 1 {
+        return parts.reshape(&[width]);
+    }
+    let y = Tensor::on(parts.device(), "column_sums y", &[width], Real::F32);
+    launch_total(parts.device(), &y, parts, [count, width]);
+    y
+}
+
+fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize) {
+    let (rows, width) = (x.rows(), x.width());
+    let args = [parts.into(), x.into(), rows.into(), width.into(), height.into()];
+    let grid = Grid::plane(groups(gpu, width), parts.rows(), 512);
+    // SAFETY: a row of parts for each `height` rows of x, the last ones fewer; x is stored as the device's numbers.
+    unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };
+}
+
+fn launch_total(gpu: &Gpu, y: &Tensor, parts: &Tensor, [count, width]: [usize; 2]) {
+    let args = [y.into(), parts.into(), count.into(), width.into()];
+    // SAFETY: y holds `width` numbers, parts `count` times as many.
+    unsafe { gpu.launch("column_sums", "column_sums_total", Grid::new(groups(gpu, width), 1024), &args) };
+}

@@ -1,0 +1,49 @@
+//! The products of a linear map on a device: all by `Gpu::product`.
+
+use crate::gpu::{Gpu, Product, Real};
+use crate::ops::column_sums::column_sums;
+use crate::tensor::Tensor;
+
+/// y `[.., J]`.
+pub fn forward(
+    gpu: &Gpu,
+    shape: &[usize],
+    residual: Option<&Tensor>,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+) -> Tensor {
+    let y = Tensor::on(gpu, "linear y", shape, x.real());
+    let size = [x.rows(), y.width(), x.width()];
+    let (bias, plus) = (bias.map(Tensor::operand), residual.map(Tensor::operand));
+    let product = Product { bias, plus, ..Product::new(y.operand(), x.operand(), w.operand().t(), size) };
+    // SAFETY: the shapes were asserted, and y is fresh.
+    unsafe { gpu.product(&product) };
+    y
+}
+
+/// dx `[.., I]`.
+pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+    let dx = Tensor::on(gpu, "linear dx", x.shape(), x.real());
+    let product = Product::new(dx.operand(), dy.operand(), w.operand(), [x.rows(), x.width(), dy.width()]);
+    // SAFETY: the tape gives dy the shape of y; dx is fresh and as x.
+    unsafe { gpu.product(&product) };
+    dx
+}
+
+/// dw `[J, I]` and, where wanted, db `[J]`, both f32.
+pub fn backward_w(
+    gpu: &Gpu,
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    with_bias: bool,
+) -> (Option<Tensor>, Option<Tensor>) {
+    let dw = Tensor::on(gpu, "linear dw", w.shape(), Real::F32);
+    let db = with_bias.then(|| Tensor::on(gpu, "linear db", &[dy.width()], Real::F32));
+    let product =
+        Product::new(dw.operand(), dy.operand().t(), x.operand(), [dy.width(), x.width(), x.rows()]);
+    // SAFETY: dw and db are fresh; the tape gives dy the shape of y.
+    let summed = unsafe { gpu.product(&Product { sums: db.as_ref().map(Tensor::address), ..product }) };
+    (Some(dw), if summed { db } else { with_bias.then(|| column_sums(dy)) })
+}

@@ -1,0 +1,73 @@
+//! The products of the patches on a device: one batch over the whole patches, one product for a last one that is shorter.
+
+use crate::gpu::{Gpu, Operand, Product, Real};
+use crate::tensor::Tensor;
+
+/// M, G, P, S, E.
+type Sizes = [usize; 5];
+
+/// Calls `make(patches, S of them, first patch)` for the whole patches and for the shorter last one.
+fn cut([_, genes, _, patch, _]: Sizes, mut make: impl FnMut(usize, usize, usize)) {
+    let whole = genes / patch;
+    if whole > 0 {
+        make(whole, patch, 0);
+    }
+    if !genes.is_multiple_of(patch) {
+        make(1, genes % patch, whole);
+    }
+}
+
+/// Windows of x `[M, G]` from patch `p` on.
+fn of_x(x: &Tensor, [_, genes, _, patch, _]: Sizes, p: usize) -> Operand {
+    Operand { down: genes, ..x.operand() }.skip(p * patch).every(patch)
+}
+
+/// Windows of w `[P, S, E]`.
+fn of_w(w: &Tensor, [_, _, _, patch, width]: Sizes, p: usize) -> Operand {
+    w.operand().skip(p * patch * width).every(patch * width)
+}
+
+/// Windows of y `[M, P, E]`.
+fn of_y(y: &Tensor, [_, _, patches, _, width]: Sizes, p: usize) -> Operand {
+    Operand { down: patches * width, ..y.operand() }.skip(p * width).every(width)
+}
+
+/// y `[M, P, E]`.
+pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, e: &Tensor, z: Sizes) -> Tensor {
+    let [rows, _, patches, _, width] = z;
+    let y = Tensor::on(gpu, "patch_embed y", &[rows, patches, width], x.real());
+    cut(z, |batch, depth, p| {
+        let product = Product::new(of_y(&y, z, p), of_x(x, z, p), of_w(w, z, p), [rows, width, depth]);
+        let bias = Some(e.operand().skip(p * width).every(width));
+        // SAFETY: the windows lie inside tensors whose shapes were asserted; y is fresh.
+        unsafe { gpu.product(&Product { batch, bias, ..product }) };
+    });
+    y
+}
+
+/// dx `[M, G]`.
+pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> Tensor {
+    let [rows, _, _, _, width] = z;
+    let dx = Tensor::on(gpu, "patch_embed dx", x.shape(), x.real());
+    cut(z, |batch, taken, p| {
+        let product = Product::new(of_x(&dx, z, p), of_y(dy, z, p), of_w(w, z, p).t(), [rows, taken, width]);
+        // SAFETY: as in `forward`; dx is fresh.
+        unsafe { gpu.product(&Product { batch, ..product }) };
+    });
+    dx
+}
+
+/// dw `[P, S, E]`, f32; zero beyond G.
+pub fn backward_w(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> Tensor {
+    let [rows, genes, patches, patch, width] = z;
+    let dw = Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32);
+    if patches * patch > genes {
+        dw.part(genes * width, &[(patches * patch - genes) * width]).zero();
+    }
+    cut(z, |batch, taken, p| {
+        let product = Product::new(of_w(&dw, z, p), of_x(x, z, p).t(), of_y(dy, z, p), [taken, width, rows]);
+        // SAFETY: as in `forward`; dw is fresh.
+        unsafe { gpu.product(&Product { batch, ..product }) };
+    });
+    dw
+}

@@ -1,0 +1,157 @@
+//! From a batch to what a step reads: dense cells on the network's scale.
+//!
+//! On the host the rows are laid out here. A GPU lays them out itself, from rows that are sent with each step or, where all cells
+//! of the data directory fit beside the model, from its own copy of them: then a step sends 16 bytes a cell.
+
+use crate::data::effects::Effects;
+use crate::data::loader::{Batch, Carry, Counts, Rows};
+use crate::data::shard::{Data, Scale};
+use crate::gpu::{Buffer, Gpu};
+use crate::model::losses::Examples;
+use crate::ops::gather::{Cells, Scaling, Span, gather};
+use crate::tensor::Tensor;
+
+/// Makes the examples of a step.
+pub struct Feed {
+    place: Place,
+    /// True if the start is shifted by mean effects.
+    shift: bool,
+}
+
+enum Place {
+    Host,
+    Streamed(Gpu),
+    /// All cells, and where each of them lies.
+    Resident(Gpu, Cells, Vec<Span>),
+}
+
+/// Of a GPU's free memory, what the cells may take: most of a model's memory is activations, which are not there yet.
+const SHARE: u64 = 4;
+
+/// Stored numbers that are sent at once.
+const PIECE: usize = 8 << 20;
+
+impl Feed {
+    /// Chooses where the cells of `data` are laid out. `shift`: whether the model wants mean effects.
+    pub fn new(data: &Data, gpu: Option<&Gpu>, shift: bool) -> Feed {
+        let place = match gpu {
+            None => Place::Host,
+            Some(gpu) => {
+                let stored: u64 = (0..data.cells()).map(|cell| data.row(cell).genes.len() as u64).sum();
+                let bytes = stored * if data.narrow() { 4 } else { 6 };
+                if bytes <= gpu.memory().0 / SHARE {
+                    resident(data, gpu, stored as usize)
+                } else {
+                    Place::Streamed(gpu.clone())
+                }
+            }
+        };
+        Feed { place, shift }
+    }
+
+    /// What the loader must bring.
+    pub fn carry(&self) -> Carry {
+        match self.place {
+            Place::Host | Place::Streamed(_) => Carry::Rows,
+            Place::Resident(..) => Carry::Numbers,
+        }
+    }
+
+    /// Where the cells lie, in words; nothing to say on the host.
+    pub fn describe(&self) -> Option<String> {
+        match &self.place {
+            Place::Host => None,
+            Place::Streamed(gpu) => Some(format!("cells are sent to {} with each step", gpu.name())),
+            Place::Resident(gpu, cells, spans) => {
+                let mib = (cells.genes.bytes() + cells.values.bytes()) as f64 / (1 << 20) as f64;
+                Some(format!("all {} cells lie on {} ({mib:.1} MiB)", spans.len(), gpu.name()))
+            }
+        }
+    }
+
+    /// The batch as dense tensors, with the mean effects where the start is shifted by them.
+    pub fn examples(&self, batch: &Batch, effects: &Effects) -> Examples {
+        let (b, n, g) = (batch.sets, batch.cells, batch.genes);
+        let cells = match &self.place {
+            Place::Host => {
+                let mut dense = vec![0.0; 2 * b * n * g];
+                batch.rows.dense(g, &mut dense);
+                Tensor::new(&[2 * b * n, g], dense)
+            }
+            Place::Streamed(gpu) => streamed(gpu, &batch.rows, g),
+            Place::Resident(gpu, cells, spans) => {
+                let spans: Vec<Span> = batch.numbers.iter().map(|&cell| spans[cell as usize]).collect();
+                let sent = gpu.upload("where a step's cells lie", &spans);
+                gather(cells, &sent, spans.len(), g, scaling(&batch.rows))
+            }
+        };
+        let effect = self.shift.then(|| {
+            let rows = batch.conditions.iter().flat_map(|&[c, p, _]| effects.elsewhere(c, p, g));
+            Tensor::new(&[b, g], rows.collect())
+        });
+        Examples::new(cells.reshape(&[2 * b, n, g]), effect, &batch.conditions)
+    }
+}
+
+/// Sends a step's own rows and lays them out.
+fn streamed(gpu: &Gpu, rows: &Rows, genes: usize) -> Tensor {
+    let (values, wide) = match &rows.values {
+        Counts::U16(values) => (gpu.upload("a step's counts", values), false),
+        Counts::F32(values) => (gpu.upload("a step's values", values), true),
+    };
+    let cells = Cells { genes: gpu.upload("a step's gene ids", &rows.genes), values, wide };
+    let begins = rows.starts.windows(2).zip(&rows.scale);
+    let spans: Vec<Span> = begins
+        .map(|(ends, &scale)| Span { begin: u64::from(ends[0]), count: ends[1] - ends[0], scale })
+        .collect();
+    let sent = gpu.upload("where a step's cells lie", &spans);
+    gather(&cells, &sent, spans.len(), genes, scaling(rows))
+}
+
+/// Sends all cells, piece by piece.
+fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
+    let wide = !data.narrow();
+    let cells = Cells {
+        genes: gpu.buffer("the gene ids of all cells", stored * 2),
+        values: gpu.buffer("the values of all cells", stored * if wide { 4 } else { 2 }),
+        wide,
+    };
+    let mut spans = Vec::with_capacity(data.cells() as usize);
+    let (mut at, mut piece) = (0, Rows::empty(data));
+    let mut from = 0;
+    while from < data.cells() {
+        let mut numbers = Vec::new();
+        let mut held = 0;
+        while from < data.cells() && held < PIECE {
+            let row = data.row(from);
+            let (begin, count) = ((at + held) as u64, row.genes.len());
+            spans.push(Span { begin, count: count as u32, scale: data.row_scale(row.library) });
+            held += count;
+            numbers.push(from);
+            from += 1;
+        }
+        piece.refill(data, &numbers);
+        send(&cells, at, &piece);
+        at += held;
+    }
+    Place::Resident(gpu.clone(), cells, spans)
+}
+
+/// Rows to number `at` of the arrays on.
+fn send(cells: &Cells, at: usize, rows: &Rows) {
+    let write = |buffer: &Buffer, bytes: usize, numbers: &[u8]| buffer.write(at * bytes, numbers);
+    write(&cells.genes, 2, bytemuck::cast_slice(&rows.genes));
+    match &rows.values {
+        Counts::U16(values) => write(&cells.values, 2, bytemuck::cast_slice(values)),
+        Counts::F32(values) => write(&cells.values, 4, bytemuck::cast_slice(values)),
+    }
+}
+
+/// What the stored values become.
+fn scaling(rows: &Rows) -> Scaling {
+    match rows.kind {
+        Scale::Counts => Scaling { log: true, by: 1.0 / rows.factor },
+        Scale::Log1p => Scaling { log: false, by: 1.0 / rows.factor },
+        Scale::Log1p10 => Scaling { log: false, by: 10.0 / rows.factor },
+    }
+}

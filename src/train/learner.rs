@@ -1,0 +1,79 @@
+//! A model in training: one step's losses, gradients and weights, on the host or on a device.
+
+use crate::config::Config;
+use crate::gpu::Gpu;
+use crate::model::condition::Vocabulary;
+use crate::model::losses::{Draws, Examples, Losses};
+use crate::model::{Model, Statistics};
+use crate::optim::Optimizer;
+use crate::params::Params;
+use crate::rng::Rng;
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// The model, its weights and their moments.
+pub struct Learner {
+    /// Where each weight is.
+    pub model: Model,
+    /// The weights and the gradients of the last step.
+    pub params: Params,
+    /// Moments and averaged weights.
+    pub optimizer: Optimizer,
+}
+
+/// What a step found. The numbers stay where they were computed, so that nobody waits for a device before he reads one.
+pub struct Found {
+    /// The loss, [1].
+    pub loss: Tensor,
+    /// Its parts before their weights, [1] each.
+    pub parts: Vec<(&'static str, Tensor)>,
+    /// Latents of the batch, [2B, N, D].
+    pub latents: Tensor,
+}
+
+impl Learner {
+    /// First weights, drawn from the config's seed.
+    pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
+        let mut params = Params::default();
+        let model = Model::new(config, sizes, statistics, &mut params, Rng::new(config.train.seed).at(3));
+        if let Some(gpu) = gpu {
+            params = params.to_gpu(gpu);
+        }
+        let optimizer = Optimizer::new(&params);
+        Learner { model, params, optimizer }
+    }
+
+    /// Losses of the batch of step k; their gradients are left in the parameters.
+    pub fn gradients(&mut self, examples: &Examples, k: u64) -> Found {
+        self.gradients_of(examples, k, |losses| losses.total)
+    }
+
+    /// The same for one of the losses.
+    pub fn gradients_of(
+        &mut self,
+        examples: &Examples,
+        k: u64,
+        which: impl Fn(&Losses) -> crate::tape::Var,
+    ) -> Found {
+        let config = self.model.config();
+        let draws = Draws::at(config.train.seed, k, examples.sets(), config.flow.t_zero);
+        let mut tape = Tape::new().on(self.params.gpu());
+        let vars = self.params.bind(&mut tape);
+        let losses = self.model.losses(&mut tape, &vars, examples, &draws);
+        let value = |var| tape.value(var).clone();
+        let found = Found {
+            loss: value(losses.total),
+            parts: losses.parts.iter().map(|&(name, var, _)| (name, value(var))).collect(),
+            latents: value(losses.latents),
+        };
+        let gradients = tape.backward(which(&losses));
+        self.params.collect(&vars, gradients);
+        found
+    }
+
+    /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie.
+    pub fn update(&mut self, k: u64) -> Tensor {
+        let config = self.model.config();
+        self.optimizer.step(&mut self.params, &config.optim, k, config.train.steps)
+    }
+}

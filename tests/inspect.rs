@@ -1,0 +1,80 @@
+//! `inspect` knows every kind of file that the program reads or writes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::train::small;
+
+fn inspect(path: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+    command.arg("inspect").arg(path).arg("--json").output().expect("the program starts")
+}
+
+fn told(path: &Path) -> Value {
+    let output = inspect(path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {said}", path.display());
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn each_kind_of_file_and_folder_is_described() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let written = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let (data, run) = (&small.data, &small.run);
+    let events = std::fs::read_dir(run).expect("a run").map(|e| e.expect("an entry").path());
+    let events = events.into_iter().find(|p| p.to_string_lossy().contains("tfevents")).expect("events");
+    for (path, kind) in [
+        (small.cells.clone(), "h5ad"),
+        (data.clone(), "data directory"),
+        (data.join("manifest.json"), "data directory"),
+        (data.join("controls-0000.shard"), "shard"),
+        (data.join("var.csv"), "table"),
+        (small.split.clone(), "split file"),
+        (run.clone(), "run directory"),
+        (run.join("config.toml"), "config"),
+        (run.join("metrics.jsonl"), "log of a run"),
+        (run.join("checkpoints/last.safetensors"), "checkpoint"),
+        (events, "TensorBoard events"),
+        (written("wanted.csv", "perturbation,cell_type,batch,cells\na,b,c,3\n"), "table"),
+        (written("genes.txt", "CD3E\nACTB\n"), "list"),
+        (written("results.json", r#"{"rules": "x", "metrics": {}}"#), "scores"),
+        (dir.path().to_path_buf(), "folder"),
+    ] {
+        let found = told(&path)["kind"].as_str().expect("a kind").to_string();
+        assert!(found.starts_with(kind), "{}: {found:?} is not {kind:?}", path.display());
+    }
+    let shard = told(&data.join("perturbed-0000.shard"));
+    let whole = told(data);
+    let cells = |value: &Value, field: &str| value[field].as_u64().expect("a number");
+    assert_eq!(cells(&shard, "cells"), cells(&whole, "cells") - cells(&whole, "control_cells"));
+    assert_eq!(told(&run.join("metrics.jsonl"))["last"]["step"], 120);
+    assert_eq!(
+        told(&written("wanted.csv", "perturbation,cell_type,cells\na,b,3\n"))["of"],
+        "request for predict"
+    );
+}
+
+#[test]
+fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("some.shard");
+    let mut bytes = std::fs::read(small().data.join("controls-0000.shard")).expect("readable");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let output = inspect(&path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("checksum"), "{said}");
+    let path = dir.path().join("some.bin");
+    std::fs::write(&path, [0xff, 0xfe, 0x00]).expect("written");
+    let output = inspect(&path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("none of"), "{said}");
+}

@@ -1,0 +1,215 @@
+//! What a run answers: held-out pairs, and requests over a user's control cells.
+
+use std::path::Path;
+
+use scale_engine::checkpoint::Checkpoint;
+use scale_engine::config::Observe;
+use scale_engine::data::h5ad::{self, Cells, Column, Frame, H5ad, Labels, X};
+use scale_engine::data::split::Part;
+use scale_engine::error::Result;
+use scale_engine::predict::{self, Report, Source, predict};
+
+use crate::train::{last, names, small};
+
+/// Asks the small run for populations over some control cells; returns X and the report.
+fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
+    std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
+    let settings = predict::Settings {
+        gpu: None,
+        run: small().run.clone(),
+        out: out.clone(),
+        source: Source::File { controls: controls.into(), request: csv },
+        with_controls: false,
+        observe: Some(Observe::Poisson),
+        seed: 5,
+    };
+    let report = predict(&settings)?;
+    let file = H5ad::open(&out)?;
+    let labels = file.obs().labels(&out, "perturbation")?;
+    let labels = (0..labels.len()).map(|i| labels.get(i).expect("a label").to_string()).collect();
+    Ok((file.rows(0..file.shape().0)?, labels, report))
+}
+
+fn rows(x: &Cells, range: std::ops::Range<usize>) -> Vec<Vec<(usize, f32)>> {
+    range.map(|i| x.outer_view(i).expect("a row").iter().map(|(g, v)| (g, *v)).collect()).collect()
+}
+
+#[test]
+fn mixing_contexts_in_one_request_changes_no_answer() {
+    let small = small();
+    let (types, perturbations) = names();
+    let line = |p: usize, c: usize, b: &str, n: usize| format!("{},{},{b},{n}\n", perturbations[p], types[c]);
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let (first, second) = (line(0, 0, &batches[0], 21), line(2, 1, &batches[1], 40));
+    let (alone, ..) = ask(&small.cells, &second).expect("an answer");
+    let (mixed, labels, report) = ask(&small.cells, &format!("{first}{second}")).expect("an answer");
+    assert_eq!((alone.rows(), mixed.rows(), report.cells), (40, 61, 61));
+    assert!(
+        labels[..21].iter().all(|l| *l == perturbations[0])
+            && labels[21..].iter().all(|l| *l == perturbations[2])
+    );
+    assert!(rows(&alone, 0..40) == rows(&mixed, 21..61), "the answer depends on its neighbours");
+}
+
+#[test]
+fn genes_are_aligned_by_name_and_missing_ones_are_reported() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let request = format!("{},{},{},20\n", perturbations[0], types[0], batches[0]);
+    let file = H5ad::open(&small.cells).expect("readable");
+    let (cells, genes) = file.shape();
+    let x = file.rows(0..cells).expect("X");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // The same cells with their genes reversed, and with the last gene cut off.
+    let turned = dir.path().join("turned.h5ad");
+    let write = |path: &Path, kept: usize, at: &dyn Fn(usize) -> usize| {
+        let mut dense = vec![0.0; cells * kept];
+        for (row, vector) in x.outer_iterator().enumerate() {
+            vector.iter().filter(|(g, _)| at(*g) < kept).for_each(|(g, v)| dense[row * kept + at(g)] = *v);
+        }
+        let mut var = file.var().clone();
+        let names = var.index.clone();
+        var.index = vec![String::new(); kept];
+        names
+            .into_iter()
+            .enumerate()
+            .filter(|(g, _)| at(*g) < kept)
+            .for_each(|(g, name)| var.index[at(g)] = name);
+        var.columns.clear();
+        h5ad::write(path, file.obs(), &var, X::Dense { shape: (cells, kept), numbers: &dense }, &[])
+            .expect("written");
+    };
+    write(&turned, genes, &|g| genes - 1 - g);
+    let (straight, ..) = ask(&small.cells, &request).expect("an answer");
+    let (other, _, report) = ask(&turned, &request).expect("an answer");
+    assert!(rows(&straight, 0..20) == rows(&other, 0..20) && report.missing_genes.is_empty());
+
+    let cut = dir.path().join("cut.h5ad");
+    write(&cut, genes - 1, &|g| g);
+    let (.., report) = ask(&cut, &request).expect("an answer");
+    assert_eq!(report.missing_genes.len(), 1);
+    let half = dir.path().join("half.h5ad");
+    write(&half, genes / 2, &|g| g);
+    let error = ask(&half, &request).expect_err("too many are missing").to_string();
+    assert!(error.contains("lacks"), "{error}");
+}
+
+#[test]
+fn logged_controls_answer_as_counts_do_empty_cells_too_and_another_total_is_refused() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let request = format!("{},{},{},20\n", perturbations[0], types[0], batches[0]);
+    let file = H5ad::open(&small.cells).expect("readable");
+    let shape = file.shape();
+    let x = file.rows(0..shape.0).expect("X");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // log1p of the counts scaled to `total`; the cells of `empty` hold nothing.
+    let write = |name: &str, total: f32, empty: std::ops::Range<usize>| {
+        let mut dense = vec![0.0; shape.0 * shape.1];
+        for (row, cell) in x.outer_iterator().enumerate().filter(|(row, _)| !empty.contains(row)) {
+            let size: f32 = cell.data().iter().sum::<f32>() / total;
+            cell.iter().for_each(|(g, v)| dense[row * shape.1 + g] = (v / size).ln_1p());
+        }
+        let path = dir.path().join(name);
+        let mut var = file.var().clone();
+        var.columns.clear();
+        h5ad::write(&path, file.obs(), &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
+        path
+    };
+    let (.., report) = ask(&write("logs.h5ad", 1e4, 0..0), &request).expect("an answer");
+    assert!(report.notes.iter().all(|note| !note.contains("hold nothing")), "{:?}", report.notes);
+    let (.., report) = ask(&write("empty.h5ad", 1e4, 0..450), &request).expect("an answer");
+    assert!(report.notes.iter().any(|note| note.contains("hold nothing")), "{:?}", report.notes);
+    let error = ask(&write("other.h5ad", 1e6, 0..0), &request).expect_err("another total").to_string();
+    assert!(error.contains("1000000") && error.contains("10000"), "{error}");
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_nearest() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let wrong = format!("{}x,{},{},20\n", perturbations[0], types[0], batches[0]);
+    let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
+    assert!(error.contains("unknown perturbation") && error.contains(&perturbations[0]), "{error}");
+    let wrong = format!("{},{}y,{},20\n", perturbations[0], types[0], batches[0]);
+    let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
+    assert!(error.contains("unknown cell type") && error.contains(&types[0]), "{error}");
+}
+
+#[test]
+fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
+    let (data, split) = (small.data.clone(), small.split.clone());
+    let settings = predict::Settings {
+        gpu: None,
+        run: small.run.clone(),
+        out: out.clone(),
+        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) },
+        with_controls: true,
+        observe: None,
+        seed: 0,
+    };
+    predict(&settings).expect("a prediction");
+    let count = |path: &Path| {
+        let file = H5ad::open(path).expect("readable");
+        let labels = file.obs().labels(path, "perturbation").expect("labels");
+        let mut names: Vec<String> =
+            (0..labels.len()).map(|i| labels.get(i).expect("one").to_string()).collect();
+        names.sort();
+        (names, file.var().index.clone())
+    };
+    assert!(count(&out) == count(&real));
+}
+
+#[test]
+fn control_cells_keep_the_batch_they_were_measured_in() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let file = H5ad::open(&small.cells).expect("readable");
+    let label = |name: &str| file.obs().labels(&small.cells, name).expect("a column");
+    // A file with controls of the first batch alone, asked for populations in the second.
+    let (batch, x) = (label("batch"), file.rows(0..file.shape().0).expect("X"));
+    let kept: Vec<usize> = (0..batch.len()).filter(|&i| batch.get(i) == Some(&batches[0])).collect();
+    let mut dense = Vec::new();
+    kept.iter().for_each(|&i| dense.extend(x.outer_view(i).expect("a row").to_dense()));
+    let column = |name: &str| {
+        let labels = label(name);
+        let words: Vec<&str> = kept.iter().map(|&i| labels.get(i).expect("a label")).collect();
+        (name.to_string(), Column::Categorical(Labels::of(&words)))
+    };
+    let obs = Frame {
+        index: (0..kept.len()).map(|i| format!("cell{i}")).collect(),
+        columns: ["perturbation", "cell_type", "batch"].map(column).to_vec(),
+    };
+    let var = Frame { index: file.var().index.clone(), columns: Vec::new() };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (controls, request, out) = (place("controls.h5ad"), place("request.csv"), place("out.h5ad"));
+    let shape = (kept.len(), x.cols());
+    h5ad::write(&controls, &obs, &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
+    let line = format!("{},{},{},20\n", perturbations[0], types[0], batches[1]);
+    std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
+    let settings = predict::Settings {
+        gpu: None,
+        run: small.run.clone(),
+        out: out.clone(),
+        source: Source::File { controls, request },
+        with_controls: true,
+        observe: None,
+        seed: 0,
+    };
+    predict(&settings).expect("an answer");
+    let made = H5ad::open(&out).expect("readable");
+    let made = made.obs().labels(&out, "batch").expect("a column");
+    let of = |range: std::ops::Range<usize>| range.map(|i| made.get(i).expect("a label").to_string());
+    assert!(of(0..20).all(|b| b == batches[1]), "what was asked for");
+    assert!(of(20..made.len()).all(|b| b == batches[0]) && made.len() > 20, "what was measured");
+}

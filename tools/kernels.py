@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Registers, spills, shared memory, theoretical occupancy and tensor-core instructions of every kernel, as a Markdown table.
+
+    tools/cuda.sh --tools && tools/kernels.py [--arch sm_90] > kernels.md
+
+Compiles kernels/*.cu for one architecture, for f32 and bf16 storage, and reads what ptxas and cuobjdump say. No GPU needed.
+Shared memory that a launch asks for depends on its shape: for kernels that ask, it is the one of preset s184 (DYNAMIC below).
+"""
+import argparse, concurrent.futures, pathlib, re, subprocess, sys, tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent.parent
+CUDA = HERE / ".cuda/nvidia/cu13/bin"
+
+# Of one multiprocessor: registers, threads, blocks, bytes of shared memory (and what each block is charged).
+LIMITS = {"sm_80": (65536, 2048, 32, 164 << 10, 1 << 10), "sm_90": (65536, 2048, 32, 228 << 10, 1 << 10)}
+
+# Bytes of dynamic shared memory at the shapes of preset s184, bf16.
+DYNAMIC = {}
+
+SHOWN = ["HMMA", "LDSM", "LDGSTS"]
+
+
+def threads_of(text):
+    """Threads a block of each kernel, from __launch_bounds__."""
+    found = re.findall(r"__global__\s+void\s+__launch_bounds__\(([^)]*)\)\s*(\w+)\s*\(", re.sub(r"//[^\n]*", "", text))
+    constants = dict(re.findall(r"constexpr int (\w+) = (\d+);", text))
+    value = lambda e: eval(re.sub(r"[A-Z_]+", lambda m: constants.get(m.group(), m.group()), e.split(",")[0]))
+    return {name: value(bounds) for bounds, name in found}
+
+
+def compile_one(source, storage, arch):
+    """(kernel -> (registers, spilled bytes, static shared bytes)), (kernel -> instruction counts)."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = pathlib.Path(folder) / "out.cubin"
+        done = subprocess.run(
+            [CUDA / "nvcc", "-std=c++17", "-cubin", "-O3", f"-arch={arch}", "-Xptxas", "-v", f"-DSCALE_BF16={int(storage == 'bf16')}",
+             "-I", HERE / "kernels", "-o", cubin, source], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{source} ({storage}):\n{done.stderr}")
+        used = {}
+        for part in done.stderr.split("Compiling entry function '")[1:]:
+            number = lambda pattern: int((re.search(pattern, part) or [0, 0])[1])
+            used[part.split("'")[0]] = (number(r"Used (\d+) registers"), number(r"(\d+) bytes spill stores"), number(r"(\d+) bytes smem"))
+        sass = subprocess.run([CUDA / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True).stdout
+        counts = {}
+        for part in sass.split("Function : ")[1:]:
+            counts[part.split()[0]] = [len(re.findall(rf"\b{word}\b", part)) for word in SHOWN]
+        return used, counts
+
+
+def occupancy(registers, shared, threads, arch):
+    """Share of a multiprocessor's threads that can be resident."""
+    all_registers, all_threads, all_blocks, all_shared, charged = LIMITS[arch]
+    warps = -(-threads // 32)
+    by_registers = all_registers // (-(-registers * 32 // 256) * 256 * warps)
+    by_shared = all_shared // (shared + charged)
+    return min(by_registers, by_shared, all_blocks, all_threads // threads) * threads / all_threads
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="sm_90", choices=sorted(LIMITS))
+    arch = parser.parse_args().arch
+    if not (CUDA / "cuobjdump").exists():
+        sys.exit("no disassembler in .cuda: run tools/cuda.sh --tools")
+    sources = sorted((HERE / "kernels").glob("*.cu"))
+    jobs = [(source, storage) for source in sources for storage in ("f32", "bf16")]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda job: compile_one(*job, arch), jobs))
+    print(f"| kernel ({arch}) | storage | threads | registers | spilled | shared | occupancy | {' | '.join(SHOWN)} |")
+    print("|---|---|" + "---:|" * (5 + len(SHOWN)))
+    for (source, storage), (used, counts) in zip(jobs, results):
+        threads = threads_of(source.read_text())
+        for kernel, (registers, spilled, static) in sorted(used.items()):
+            shared = static + DYNAMIC.get(kernel, 0)
+            share = occupancy(registers, shared, threads[kernel], arch)
+            row = [kernel, storage, threads[kernel], registers, spilled, shared, f"{share:.0%}", *counts[kernel]]
+            print("| " + " | ".join(map(str, row)) + " |")
+
+
+main()
