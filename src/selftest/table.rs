@@ -55,7 +55,16 @@ pub fn table() -> Vec<Case> {
     ] {
         rows.push(attend(sizes, seeded));
     }
-    for [b, t, h, k] in [[1, 1, 1, 1], [33, 3, 1, 128], [7, 16, 4, 16], [300, 5, 3, 33]] {
+    for [b, t, h, k] in [
+        [1, 1, 1, 1],
+        [33, 3, 1, 128],
+        [7, 16, 4, 16],
+        [300, 5, 3, 33],
+        // More columns than a warp takes at once; many patches; more lanes than sets fill.
+        [3, 7, 2, 520],
+        [9, 64, 3, 16],
+        [65, 2, 12, 8],
+    ] {
         rows.push(seed(b, t, h, k));
     }
     for [m, g, s, e] in [[1, 1, 1, 1], [5, 97, 33, 7], [257, 64, 32, 9], [300, 2000, 128, 64]] {
