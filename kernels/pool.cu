@@ -11,7 +11,7 @@
 //   reference  src/ops/pool.rs
 #include "columns.cuh"
 
-extern "C" __global__ void __launch_bounds__(1024) pool_forward(real* y, const real* x, int rows, int width, float scale) {
+extern "C" __global__ void __launch_bounds__(1024, 1) pool_forward(real* y, const real* x, int rows, int width, float scale) {
     const size_t set = blockIdx.x;
     const int first = blockIdx.y * COLUMNS, columns = min(COLUMNS, width - first);
     const float sum = sum_rows(x + set * rows * width + first, rows, width, columns);

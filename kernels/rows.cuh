@@ -46,7 +46,7 @@ template <int PACKS, class... T> __device__ __forceinline__ bool fits(int width,
 
 // parts[column] = the sum over the block's eight warps.
 template <int PACKS> static __device__ void write_parts(float* parts, const Columns<PACKS>& sums, int width) {
-    __shared__ float of_warp[8][32 * VECTOR];
+    __shared__ __align__(16) float of_warp[8][32 * VECTOR];
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
         const int first = p * 32 * VECTOR;
