@@ -175,20 +175,22 @@ struct Stream {
     // Uniform in [0, 1), 24 bits.
     static __device__ float unit(uint32_t word) { return static_cast<float>(word >> 8) * (1.0f / 16777216.0f); }
 
-    __device__ float uniform(uint64_t i) const {
-        const uint4 x = block(i / 4);
+    // The `i`-th of the four numbers of a block.
+    static __device__ float uniform(uint4 x, int i) {
         const uint32_t low = i % 2 ? x.y : x.x, high = i % 2 ? x.w : x.z;
-        return unit(i % 4 < 2 ? low : high);
+        return unit(i < 2 ? low : high);
     }
 
     // Box-Muller over the pairs of a block; cosf, sinf and logf may differ from Rust's by an ulp.
-    __device__ float normal(uint64_t i) const {
-        const uint4 x = block(i / 4);
-        const float u = 1.0f - unit(i % 4 < 2 ? x.x : x.z);   // above zero, as the logarithm needs it
-        const float angle = 6.2831853f * unit(i % 4 < 2 ? x.y : x.w);
+    static __device__ float normal(uint4 x, int i) {
+        const float u = 1.0f - unit(i < 2 ? x.x : x.z);   // above zero, as the logarithm needs it
+        const float angle = 6.2831853f * unit(i < 2 ? x.y : x.w);
         const float radius = sqrtf(-2.0f * logf(u));
         return radius * (i % 2 ? sinf(angle) : cosf(angle));
     }
+
+    __device__ float uniform(uint64_t i) const { return uniform(block(i / 4), i % 4); }
+    __device__ float normal(uint64_t i) const { return normal(block(i / 4), i % 4); }
 };
 
 // The stream of a seed at an address, as the host's Rng names it.

@@ -5,7 +5,7 @@ use super::condition::Tokens;
 use crate::config::{Space, Start};
 use crate::params::Params;
 use crate::rng::Rng;
-use crate::tape::{Tape, Var};
+use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 impl Model {
@@ -35,7 +35,9 @@ impl Model {
             }
             _ => self.encode(&mut t, &p, x0),
         };
-        let mut z = self.start(&mut t, from, starts);
+        // Each set has a stream of its own, so that its noise does not depend on its place in the batch.
+        let streams: Vec<_> = starts.iter().map(|&stream| (stream, 0)).collect();
+        let mut z = t.flow_start(from, flow.start, flow.mask, &streams);
         for k in 0..steps {
             let times = vec![k as f32 / steps as f32; b];
             let answer = self.flow.forward(&mut t, &p, z, &times, tokens);
@@ -65,18 +67,5 @@ impl Model {
         let z = self.encode(&mut t, &p, x);
         let decoded = self.decode(&mut t, &p, z);
         t.value(decoded).clone()
-    }
-
-    /// The start of each set from its own stream, so that a set's noise does not depend on its place in the batch.
-    fn start(&self, t: &mut Tape, from: Var, streams: &[Rng]) -> Var {
-        let flow = &self.config().flow;
-        let shape = t.value(from).shape().to_vec();
-        let mut numbers = Vec::with_capacity(t.value(from).len());
-        for (set, &stream) in streams.iter().enumerate() {
-            let one = t.slice(from, set..set + 1);
-            let start = t.flow_start(one, flow.start, flow.mask, stream);
-            numbers.extend_from_slice(t.value(start).data());
-        }
-        t.constant(Tensor::new(&shape, numbers))
     }
 }

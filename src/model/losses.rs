@@ -85,7 +85,9 @@ impl Model {
             }
             _ => z0,
         };
-        let zs = t.flow_start(from, config.flow.start, config.flow.mask, draws.start);
+        let size = t.value(from).len() / b;
+        let streams: Vec<_> = (0..b).map(|set| (draws.start, (set * size) as u64)).collect();
+        let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);
         let zt = t.flow_path(zs, z1, &draws.times);
         let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
         let variant = config.variant();

@@ -1,8 +1,8 @@
 //! The flow between populations: start, path, error and endpoint (SCALE v1, eq. 18-30 and section 4.2).
 //!
 //! ```text
-//!   start      z_s = z0 · e · e + z0 / 2, then 0 with probability `mask`            e_i = rng.at(0).normal(i), e ~ N(0, 1)
-//!   path       z_t = (1 - t) z_s + t z1                                            masked where rng.at(1).uniform(i) < mask
+//!   start      z_s = z0 · e · e + z0 / 2, then 0 with probability `mask`      e_i = stream.at(0).normal(first + i), e ~ N(0, 1)
+//!   path       z_t = (1 - t) z_s + t z1                                      masked where stream.at(1).uniform(first + i) < mask
 //!   endpoint   of an answer y: prediction x: y · v, displacement: z_s + y · v, jit: z_t + c y          c = max(1 - t, 0.05)
 //!   loss       L = mean of e^2, e the answer less the target in the space of the loss:
 //!
@@ -19,58 +19,34 @@
 //! ```
 
 use crate::config::{Conversion, FlowVariant, Space, Start};
+use crate::gpu::{Buffer, Real};
 use crate::ops::blocks;
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
+mod device;
+
 impl Tape {
-    /// Where the path starts: z0 `[B, N, D]` to `[B, N, D]`. `mask` is the probability of an entry to be set to 0.
-    /// [`Start::Shifted`] is [`Start::Control`] here: the shifted cells were encoded before.
-    pub fn flow_start(&mut self, z0: Var, start: Start, mask: f32, rng: Rng) -> Var {
-        let share = match start {
-            Start::Control | Start::Shifted => 1.0,
-            Start::Gaussian => 0.0,
-            Start::Mixed => 0.5,
-        };
-        if share == 1.0 && mask == 0.0 {
+    /// Where the path starts: z0 `[B, N, D]` to `[B, N, D]`. `mask` is the probability of an entry to be set to 0. Element i of
+    /// set b takes number `first + i` of its stream. [`Start::Shifted`] is [`Start::Control`] here: the shifted cells were
+    /// encoded before.
+    pub fn flow_start(&mut self, z0: Var, start: Start, mask: f32, streams: &[(Rng, u64)]) -> Var {
+        let start = Begin::new(self.value(z0), start, mask, streams);
+        if start.share == 1.0 && mask == 0.0 {
             return z0;
         }
-        let z = self.value(z0);
-        let (noise, holes) = (rng.at(0), rng.at(1));
-        let kept = move |i: usize| mask == 0.0 || holes.uniform(i as u64) >= mask;
-        let mut y = vec![0.0; z.len()];
-        blocks::each(&mut y, blocks::GRAIN, |block, y| {
-            for (i, y) in (block * blocks::GRAIN..).zip(y) {
-                if kept(i) {
-                    let e = if share == 1.0 { 0.0 } else { noise.normal(i as u64) };
-                    *y = e + share * z.data()[i];
-                }
-            }
-        });
-        let y = Tensor::new(z.shape(), y);
-        if share == 0.0 {
+        let y = start.forward(self.value(z0));
+        if start.share == 0.0 {
             return self.constant(y);
         }
-        self.record(&[z0], y, move |dy| {
-            let mut dx = blocks::elements(dy.data(), |d| share * d);
-            if mask > 0.0 {
-                blocks::each(&mut dx, blocks::GRAIN, |block, dx| {
-                    for (i, dx) in (block * blocks::GRAIN..).zip(dx) {
-                        if !kept(i) {
-                            *dx = 0.0;
-                        }
-                    }
-                });
-            }
-            vec![Some(Tensor::new(dy.shape(), dx))]
-        })
+        self.record(&[z0], y, move |dy| vec![Some(start.backward(dy))])
     }
 
     /// The point at time t between zs and z1, both `[B, N, D]`; one time a set.
     pub fn flow_path(&mut self, zs: Var, z1: Var, times: &[f32]) -> Var {
-        let before: Vec<f32> = times.iter().map(|t| 1.0 - t).collect();
-        let times = times.to_vec();
+        let before = beside(self.value(zs), times.iter().map(|t| 1.0 - t).collect());
+        let times = beside(self.value(z1), times.to_vec());
         let y = combine(&[(self.value(zs), &before), (self.value(z1), &times)]);
         let (s_needs, z1_needs) = (self.needs(zs), self.needs(z1));
         self.record(&[zs, z1], y, move |dy| {
@@ -89,24 +65,26 @@ impl Tape {
         variant: FlowVariant,
     ) -> Var {
         let anchor = if variant.conversion == Conversion::Jit { zt } else { zs };
+        let inputs = [y, anchor, z1];
         let factors = Factors::of(times, variant);
         let value = factors.sum();
-        let inputs = [y, anchor, z1];
-        let mut terms = Vec::new();
-        for (factor, input) in value.iter().zip(inputs) {
-            if factor.iter().any(|&f| f != 0.0) {
-                terms.push((self.value(input), factor.as_slice()));
-            }
+        let gradient = if variant.target_gradient { value.clone() } else { factors.answer };
+        let values = inputs.map(|x| self.value(x).clone());
+        let needs = inputs.map(|x| self.needs(x));
+        if let Some(gpu) = values[0].gpu() {
+            let error = device::Error::new(gpu, &values, [&value, &gradient]);
+            let loss = error.mean_square();
+            return self.record(&inputs, loss, move |d| error.gradients(d, needs).into());
         }
+        let [value, gradient] = [value, gradient].map(|f| f.map(|f| beside(&values[0], f)));
+        let terms: Vec<_> = values.iter().zip(&value).filter(|(_, factor)| any(factor.data())).collect();
         let error = combine(&terms);
         let loss = mean_square(error.data());
-        let needs = inputs.map(|x| self.needs(x));
-        let gradient = if variant.target_gradient { value } else { factors.answer };
         self.record(&inputs, Tensor::scalar(loss), move |d| {
             let scale = 2.0 * d.item() / error.len() as f32;
-            let by = |factor: &[f32]| {
-                let factor: Vec<f32> = factor.iter().map(|f| f * scale).collect();
-                (factor.iter().any(|&f| f != 0.0)).then(|| combine(&[(&error, &factor)]))
+            let by = |factor: &Tensor| {
+                let factor: Vec<f32> = factor.data().iter().map(|f| f * scale).collect();
+                any(&factor).then(|| combine(&[(&error, &beside(&error, factor))]))
             };
             gradient.iter().zip(needs).map(|(factor, needs)| if needs { by(factor) } else { None }).collect()
         })
@@ -118,11 +96,88 @@ impl Tape {
             return y;
         }
         let anchor = if variant.conversion == Conversion::Jit { zt } else { zs };
-        let c: Vec<f32> = times.iter().map(|&t| speed(t, variant.conversion)).collect();
-        let ones = vec![1.0; c.len()];
+        let c = beside(self.value(y), times.iter().map(|&t| speed(t, variant.conversion)).collect());
+        let ones = beside(self.value(anchor), vec![1.0; times.len()]);
         let z = combine(&[(self.value(anchor), &ones), (self.value(y), &c)]);
         let y_needs = self.needs(y);
         self.record(&[anchor, y], z, move |dy| vec![Some(dy.clone()), y_needs.then(|| combine(&[(dy, &c)]))])
+    }
+}
+
+/// Numbers of the sets, where the tensor lies that they multiply.
+fn beside(x: &Tensor, numbers: Vec<f32>) -> Tensor {
+    let numbers = Tensor::new(&[numbers.len()], numbers);
+    match x.gpu() {
+        Some(gpu) => numbers.to_gpu(gpu, "times of the flow", Real::F32),
+        None => numbers,
+    }
+}
+
+/// True unless a factor takes its input out of the sum.
+fn any(factors: &[f32]) -> bool {
+    factors.iter().any(|&f| f != 0.0)
+}
+
+/// How the start is made of z0 and random numbers.
+struct Begin {
+    /// Of z0; where it is 1 there is no noise.
+    share: f32,
+    mask: f32,
+    /// Streams of noise and mask and the index of the first number, a set.
+    streams: Streams,
+}
+
+/// Where the streams of the sets lie.
+enum Streams {
+    Host(Vec<(Rng, Rng, u64)>),
+    Device(Buffer),
+}
+
+impl Begin {
+    fn new(z: &Tensor, start: Start, mask: f32, streams: &[(Rng, u64)]) -> Begin {
+        let [sets, _, _] = z.dims("flow start");
+        assert_eq!(streams.len(), sets, "flow start: one stream a set");
+        let share = match start {
+            Start::Control | Start::Shifted => 1.0,
+            Start::Gaussian => 0.0,
+            Start::Mixed => 0.5,
+        };
+        let streams: Vec<_> = streams.iter().map(|&(rng, first)| (rng.at(0), rng.at(1), first)).collect();
+        let streams = match z.gpu() {
+            Some(gpu) => Streams::Device(device::upload(gpu, &streams)),
+            None => Streams::Host(streams),
+        };
+        Begin { share, mask, streams }
+    }
+
+    /// The start `[B, N, D]`.
+    fn forward(&self, z: &Tensor) -> Tensor {
+        self.scaled(z, self.share != 1.0)
+    }
+
+    /// dz `[B, N, D]`: the start without its noise is linear.
+    fn backward(&self, dy: &Tensor) -> Tensor {
+        self.scaled(dy, false)
+    }
+
+    fn scaled(&self, z: &Tensor, noisy: bool) -> Tensor {
+        let streams = match &self.streams {
+            Streams::Device(streams) => return device::start(z, streams, self.share, noisy, self.mask),
+            Streams::Host(streams) => streams,
+        };
+        let size = z.len() / streams.len();
+        let mut y = vec![0.0; z.len()];
+        blocks::each_within(&mut y, size, blocks::GRAIN, |set, first, y| {
+            let (noise, holes, start) = streams[set];
+            let z = &z.data()[set * size + first..];
+            for ((i, y), z) in (start + first as u64..).zip(y).zip(z) {
+                if self.mask == 0.0 || holes.uniform(i) >= self.mask {
+                    let e = if noisy { noise.normal(i) } else { 0.0 };
+                    *y = e + self.share * z;
+                }
+            }
+        });
+        Tensor::new(z.shape(), y)
     }
 }
 
@@ -165,21 +220,30 @@ impl Factors {
     }
 }
 
-/// Sum of tensors `[B, N, D]`, each times its factor of the set.
-fn combine(terms: &[(&Tensor, &[f32])]) -> Tensor {
-    let (first, factors) = terms.first().expect("flow: at least one term");
+/// Sum of one or two tensors `[B, N, D]`, each times its factor `[B]` of the set; of more, on the host.
+fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
+    let (first, factors) = *terms.first().expect("flow: at least one term");
     let [sets, rows, width] = first.dims("flow");
     for (tensor, factors) in terms {
-        let fits = tensor.shape() == first.shape() && factors.len() == sets;
-        assert!(fits, "flow: {:?} and {} times beside {:?}", tensor.shape(), factors.len(), first.shape());
+        let fits = tensor.shape() == first.shape() && factors.shape() == [sets];
+        assert!(
+            fits,
+            "flow: {:?} and {:?} times beside {:?}",
+            tensor.shape(),
+            factors.shape(),
+            first.shape()
+        );
+    }
+    if first.gpu().is_some() {
+        return device::combine(terms);
     }
     let size = rows * width;
     let mut y = vec![0.0; first.len()];
     blocks::each(&mut y, size, |b, block| {
-        let factor = factors[b];
+        let factor = factors.data()[b];
         block.iter_mut().zip(&first.data()[b * size..]).for_each(|(y, x)| *y = factor * x);
         for (tensor, factors) in &terms[1..] {
-            let factor = factors[b];
+            let factor = factors.data()[b];
             let xs = &tensor.data()[b * size..];
             block.iter_mut().zip(xs).for_each(|(y, x)| *y = factor.mul_add(*x, *y));
         }

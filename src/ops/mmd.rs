@@ -19,19 +19,25 @@ use crate::ops::vector::{dot, exp, squared_distance};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
+mod device;
+
 impl Tape {
     /// Biased squared discrepancy, mean over sets: y and x `[B, N, G]` to `[1]`. Only y gets a gradient.
     pub fn mmd(&mut self, y: Var, x: Var, kernel: MmdKernel) -> Var {
         let (ys, xs) = (self.value(y).clone(), self.value(x).clone());
-        let (loss, weights) = forward(&ys, &xs, kernel, self.needs(y));
-        self.record(&[y, x], loss, move |d| vec![Some(backward(d.item(), &ys, &xs, &weights)), None])
+        let (loss, saved) = forward(&ys, &xs, kernel, self.needs(y));
+        self.record(&[y, x], loss, move |d| vec![Some(backward(d, &ys, &xs, &saved)), None])
     }
 }
 
-/// The loss `[1]` and, where a gradient is wanted, the weights `[B, N, 2N]` of the rows `[y | x]` in it.
-pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Vec<f32>) {
+/// The loss `[1]` and, where a gradient is wanted, the weights `[B, N, 2N]` of the rows `[y | x]` in it; on a device
+/// without what a row weighs in its own, which the second tensor there tells.
+pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Vec<Tensor>) {
     let [sets, rows, _] = y.dims("mmd");
     assert!(y.shape() == x.shape() && !y.is_empty(), "mmd: {:?} and {:?}", y.shape(), x.shape());
+    if let Some(gpu) = y.gpu() {
+        return device::forward(gpu, y, x, kernel, wanted);
+    }
     let size = y.len() / sets;
     let parts = blocks::map(sets, |b| {
         let set = b * size..(b + 1) * size;
@@ -40,12 +46,18 @@ pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tens
         (pairs.discrepancy(), c)
     });
     let loss = parts.iter().map(|p| p.0).sum::<f64>() / sets as f64;
-    (Tensor::scalar(loss as f32), parts.into_iter().flat_map(|p| p.1).collect())
+    let weights: Vec<f32> = parts.into_iter().flat_map(|p| p.1).collect();
+    let saved = if wanted { vec![Tensor::new(&[sets, rows, 2 * rows], weights)] } else { Vec::new() };
+    (Tensor::scalar(loss as f32), saved)
 }
 
-/// dy `[B, N, G]`.
-pub fn backward(d: f32, y: &Tensor, x: &Tensor, weights: &[f32]) -> Tensor {
+/// dy `[B, N, G]` from dL `[1]` and what forward saved.
+pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor]) -> Tensor {
+    if let Some(gpu) = y.gpu() {
+        return device::backward(gpu, d, y, x, saved);
+    }
     let [_, rows, width] = y.dims("mmd");
+    let (d, weights) = (d.item(), saved[0].data());
     let size = rows * width;
     let mut dy = vec![0.0; y.len()];
     blocks::each(&mut dy, size, |b, block| {

@@ -4,10 +4,11 @@
 //!   backward   dp[b,t] = dy[b] . v[b,t]                         ds[b,t] = p (dp - sum_t p dp) / sqrt(K)
 //!              dq      = sum_{b,t} ds[b,t] k[b,t]                                                     =
 //!              dk[b,t] = ds[b,t] q                              dv[b,t] = p[b,t] dy[b]                =
-//!   tensors    q, dq [HK]     kv, dkv [B, T, 2HK] packed k | v     y, dy [B, HK]
+//!   tensors    q, dq [HK]     kv, dkv [B, T, 2HK] packed k | v     y, dy [B, HK]     p [B, H, T] f32
 //!   bound by   memory: kv is read once forward and once backward
 //!   repeatable yes: dq is summed in blocks of sets, then block by block
 
+use crate::gpu::{Grid, Real};
 use crate::ops::blocks;
 use crate::ops::vector::{add_scaled, dot, exp};
 use crate::tape::{Tape, Var};
@@ -25,13 +26,19 @@ impl Tape {
     }
 }
 
-/// y `[B, HK]` and p `[B, H, T]`.
-pub fn forward(q: &Tensor, kv: &Tensor, heads: usize) -> (Tensor, Vec<f32>) {
+/// y `[B, HK]` and p `[B, H, T]`, f32.
+pub fn forward(q: &Tensor, kv: &Tensor, heads: usize) -> (Tensor, Tensor) {
     let [sets, tokens, packed] = kv.dims("seed_attention");
     let out = packed / 2;
     let fits = heads > 0 && q.shape() == [out] && packed.is_multiple_of(2 * heads) && tokens > 0;
     assert!(fits, "seed_attention: q {:?}, kv {:?}, {heads} heads", q.shape(), kv.shape());
     let width = out / heads;
+    if let Some(gpu) = kv.gpu() {
+        let y = Tensor::on(gpu, "seed_attention y", &[sets, out], kv.real());
+        let p = Tensor::on(gpu, "seed_attention p", &[sets, heads, tokens], Real::F32);
+        launch_forward(&y, &p, q, kv, [sets, tokens, heads, width]);
+        return (y, p);
+    }
     let scale = 1.0 / (width as f32).sqrt();
     let mut y = vec![0.0; sets * out];
     let group = blocks::rows(tokens * packed);
@@ -53,7 +60,7 @@ pub fn forward(q: &Tensor, kv: &Tensor, heads: usize) -> (Tensor, Vec<f32>) {
         }
         p
     });
-    (Tensor::new(&[sets, out], y), p.concat())
+    (Tensor::new(&[sets, out], y), Tensor::new(&[sets, heads, tokens], p.concat()))
 }
 
 fn softmax(row: &mut [f32]) {
@@ -63,11 +70,21 @@ fn softmax(row: &mut [f32]) {
     row.iter_mut().for_each(|p| *p /= total);
 }
 
-/// dq `[HK]` and dkv `[B, T, 2HK]`.
-pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &[f32]) -> (Tensor, Tensor) {
-    let [_, tokens, packed] = kv.dims("seed_attention");
+/// dq `[HK]`, f32, and dkv `[B, T, 2HK]`.
+pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) -> (Tensor, Tensor) {
+    let [sets, tokens, packed] = kv.dims("seed_attention");
     let out = packed / 2;
     let width = out / heads;
+    if let Some(gpu) = kv.gpu() {
+        let dkv = Tensor::on(gpu, "seed_attention dkv", kv.shape(), kv.real());
+        let ds = Tensor::on(gpu, "seed_attention ds", p.shape(), Real::F32);
+        let slots = slots(sets, heads * lanes(width, kv.real()));
+        let partial = Tensor::on(gpu, "seed_attention dq of slots", &[slots, out], Real::F32);
+        launch_backward([&dkv, &partial, &ds], dy, q, kv, p, [sets, tokens, heads, width]);
+        let dq = Tensor::on(gpu, "seed_attention dq", q.shape(), Real::F32);
+        launch_query(&dq, &partial);
+        return (dq, dkv);
+    }
     let scale = 1.0 / (width as f32).sqrt();
     let mut dkv = vec![0.0; kv.len()];
     let size = blocks::rows(tokens * packed) * tokens * packed;
@@ -78,7 +95,8 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &[f32]) -
         let sets =
             block.chunks_exact_mut(tokens * packed).zip(kv.data()[i * size..].chunks_exact(tokens * packed));
         let sets = sets.zip(dy.data()[first * out..].chunks_exact(out));
-        for (((dkv, kv), dy), p) in sets.zip(p[first * heads * tokens..].chunks_exact(heads * tokens)) {
+        for (((dkv, kv), dy), p) in sets.zip(p.data()[first * heads * tokens..].chunks_exact(heads * tokens))
+        {
             for (h, p) in p.chunks_exact(tokens).enumerate() {
                 let head = h * width..(h + 1) * width;
                 for (ds, row) in ds.iter_mut().zip(kv.chunks_exact(packed)) {
@@ -97,6 +115,78 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &[f32]) -
         dq
     });
     (Tensor::new(q.shape(), blocks::sum(&parts, out)), Tensor::new(kv.shape(), dkv))
+}
+
+/// Lanes that share a head: as many as have a pack of its columns, a power of two, up to a warp.
+fn lanes(width: usize, real: Real) -> usize {
+    let pack = 16 / real.bytes();
+    let packs = if width.is_multiple_of(pack) { width / pack } else { width };
+    packs.next_power_of_two().min(32)
+}
+
+/// Groups among which the sets are dealt out, where a set takes so many lanes. Sizes alone decide, so that every device sums
+/// dq in one order.
+fn slots(sets: usize, lanes: usize) -> usize {
+    // Enough threads for a few waves of blocks on any GPU, few enough that the slots' sums are no traffic to speak of.
+    const THREADS: usize = 1 << 18;
+    let rounds = sets.div_ceil((THREADS / lanes).max(1)).max(1);
+    sets.div_ceil(rounds)
+}
+
+fn launch_forward(y: &Tensor, p: &Tensor, q: &Tensor, kv: &Tensor, [sets, tokens, heads, width]: [usize; 4]) {
+    let lanes = lanes(width, kv.real());
+    let args = [
+        y.into(),
+        p.into(),
+        q.into(),
+        kv.into(),
+        sets.into(),
+        tokens.into(),
+        heads.into(),
+        width.into(),
+        lanes.into(),
+        (1.0 / (width as f32).sqrt()).into(),
+    ];
+    let grid = Grid::elements(sets * heads * lanes);
+    // SAFETY: forward's asserts hold kv to [sets, tokens, 2 heads width] and q to its columns; y and p were made for them.
+    unsafe { y.device().launch("seed_attention", "seed_attention_forward", grid, &args) };
+}
+
+fn launch_backward(
+    [dkv, partial, ds]: [&Tensor; 3],
+    dy: &Tensor,
+    q: &Tensor,
+    kv: &Tensor,
+    p: &Tensor,
+    [sets, tokens, heads, width]: [usize; 4],
+) {
+    let (lanes, slots) = (lanes(width, kv.real()), partial.shape()[0]);
+    let args = [
+        dkv.into(),
+        partial.into(),
+        ds.into(),
+        dy.into(),
+        q.into(),
+        kv.into(),
+        p.into(),
+        sets.into(),
+        tokens.into(),
+        heads.into(),
+        width.into(),
+        lanes.into(),
+        slots.into(),
+        (1.0 / (width as f32).sqrt()).into(),
+    ];
+    let grid = Grid::elements(slots * heads * lanes);
+    // SAFETY: dkv was made as kv, ds as p, partial for `slots` rows of q's columns; the tape gives dy the shape of y.
+    unsafe { dkv.device().launch("seed_attention", "seed_attention_backward", grid, &args) };
+}
+
+fn launch_query(dq: &Tensor, partial: &Tensor) {
+    let args = [dq.into(), partial.into(), partial.rows().into(), dq.len().into()];
+    let grid = Grid::new(dq.len().div_ceil(32), 1024);
+    // SAFETY: partial holds rows of as many numbers as dq.
+    unsafe { dq.device().launch("seed_attention", "seed_attention_query", grid, &args) };
 }
 
 /// The definition, in plain loops over f64.

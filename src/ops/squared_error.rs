@@ -2,10 +2,11 @@
 //!
 //!   forward    L        = 1/M sum_m sum_g (y[m,g] - x[m,g])^2
 //!   backward   dy[m,g]  = dL 2/M (y[m,g] - x[m,g])         dx = -dy          =
-//!   tensors    y, x, dy, dx [.., G], leading axes folded to M     L [1]
+//!   tensors    y, x, dy, dx [.., G], leading axes folded to M     L, dL [1]
 //!   bound by   memory: forward moves 2 M G, backward 3 M G numbers
 //!   repeatable yes: pieces are summed in f32, pieces and blocks in f64, in order
 
+use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::ops::blocks;
 use crate::ops::vector::squared_distance;
 use crate::tape::{Tape, Var};
@@ -17,14 +18,7 @@ impl Tape {
         let (ys, xs) = (self.value(y).clone(), self.value(x).clone());
         let loss = forward(&ys, &xs);
         let (y_needs, x_needs) = (self.needs(y), self.needs(x));
-        self.record(&[y, x], loss, move |d| {
-            let scale = 2.0 * d.item() / ys.rows() as f32;
-            let by = |scale: f32| {
-                let slope = blocks::pairs(ys.data(), xs.data(), |y, x| scale * (y - x));
-                Tensor::new(ys.shape(), slope)
-            };
-            vec![y_needs.then(|| by(scale)), x_needs.then(|| by(-scale))]
-        })
+        self.record(&[y, x], loss, move |d| backward(d, &ys, &xs, [y_needs, x_needs]).into())
     }
 }
 
@@ -34,6 +28,9 @@ const PIECE: usize = 512;
 /// The loss `[1]`.
 pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
     assert!(y.shape() == x.shape() && !y.is_empty(), "squared_error: {:?} and {:?}", y.shape(), x.shape());
+    if let Some(gpu) = y.gpu() {
+        return forward_on(gpu, y, x);
+    }
     let (ys, xs) = (y.data(), x.data());
     let parts = blocks::map(ys.len().div_ceil(blocks::GRAIN), |i| {
         let block = i * blocks::GRAIN..ys.len().min((i + 1) * blocks::GRAIN);
@@ -41,6 +38,52 @@ pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
         pieces.map(|(y, x)| f64::from(squared_distance(y, x))).sum::<f64>()
     });
     Tensor::scalar((parts.iter().sum::<f64>() / y.rows() as f64) as f32)
+}
+
+/// dy and dx, those that are wanted, from dL `[1]`.
+pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, wanted: [bool; 2]) -> [Option<Tensor>; 2] {
+    if let Some(gpu) = y.gpu() {
+        let [dy, dx] =
+            wanted.map(|wanted| wanted.then(|| Tensor::on(gpu, "squared_error dy", y.shape(), y.real())));
+        launch_backward(gpu, [dy.as_ref(), dx.as_ref()], d, y, x, 2.0 / y.rows() as f32);
+        return [dy, dx];
+    }
+    let scale = 2.0 * d.item() / y.rows() as f32;
+    let by = |scale: f32| {
+        let slope = blocks::pairs(y.data(), x.data(), |y, x| scale * (y - x));
+        Tensor::new(y.shape(), slope)
+    };
+    [wanted[0].then(|| by(scale)), wanted[1].then(|| by(-scale))]
+}
+
+fn forward_on(gpu: &Gpu, y: &Tensor, x: &Tensor) -> Tensor {
+    // As many blocks as 132 multiprocessors hold at once: each strides over its share.
+    let count = y.len().div_ceil(2048).min(6 * 132);
+    let parts = gpu.buffer("squared_error parts", 8 * count);
+    launch_forward(&parts, y, x, count);
+    let loss = Tensor::on(gpu, "squared_error loss", &[1], Real::F32);
+    launch_total(&loss, &parts, count, 1.0 / y.rows() as f32);
+    loss
+}
+
+fn launch_forward(parts: &Buffer, y: &Tensor, x: &Tensor, count: usize) {
+    let args = [parts.into(), y.into(), x.into(), (y.len() as u64).into()];
+    // SAFETY: a sum for each of `count` blocks; y and x have one shape.
+    unsafe { y.device().launch("squared_error", "squared_error_forward", Grid::new(count, 256), &args) };
+}
+
+fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
+    let args = [loss.into(), parts.into(), count.into(), scale.into()];
+    // SAFETY: one number from `count` of them.
+    unsafe { loss.device().launch("squared_error", "squared_error_total", Grid::new(1, 256), &args) };
+}
+
+fn launch_backward(gpu: &Gpu, dy: [Option<&Tensor>; 2], d: &Tensor, y: &Tensor, x: &Tensor, scale: f32) {
+    let [dy, dx] = dy;
+    let args = [dy.into(), dx.into(), d.into(), y.into(), x.into(), scale.into(), (y.len() as u64).into()];
+    let grid = Grid::elements(y.len().div_ceil(8));
+    // SAFETY: what is written has the shape of y, as x has; d is one number.
+    unsafe { gpu.launch("squared_error", "squared_error_backward", grid, &args) };
 }
 
 /// The definition, in plain f64.

@@ -1,0 +1,116 @@
+// The flow between populations: its start, sums of tensors times one factor a set, and the squared error (SCALE v1, eq. 18-30).
+//
+//   forward    start    y[b,i] = e + share z[b,i], or 0 where u < mask        e ~ N(0, 1) where noisy, u uniform: number
+//                                                                             first[b] + i of the set's two streams
+//              combine  y[b,i] = f_a[b] a[b,i] + f_b[b] b[b,i]                path, endpoint, and the backward of both
+//              loss     e[b,i] = sum_k f_k[b] x_k[b,i]                        over those of three that are given
+//                       L      = 1/(B I) sum e[b,i]^2
+//   backward   start    the start without its noise: dz = share dy, or 0 where u < mask                =
+//              loss     dx_k[b,i] = dL 2/(B I) g_k[b] e[b,i]                                           =
+//   tensors    a, b, x, y, z and gradients [B, I = N D] real     f, g [B] f32     L, dL [1] f32     streams [B, 4]     parts f64
+//   needs      nothing; 16-byte moves where a set's address is a multiple of them
+//   work       blocks along x share a set, sets along y. One thread eight neighbours; the start: the four of a Philox block.
+//              The loss: blocks stride over their set, a thread sums in f32 and a block in f64; one block adds the blocks' sums
+//   bound by   memory: the loss moves at most 3 numbers an element forward and 6 backward, where e is made again: it costs the
+//              one read that loading it would, and is neither stored nor rounded. A noisy start is bound by arithmetic
+//   repeatable yes: sums have one fixed order, random numbers are functions of their place
+//   reference  src/ops/flow.rs
+#include "flat.cuh"
+
+constexpr int TERMS = 3;
+
+__device__ __forceinline__ bool on_pack(const real* at) { return reinterpret_cast<uintptr_t>(at) % (4 * sizeof(real)) == 0; }
+
+// Four words of a set: the seed, the addresses of the noise's and the mask's stream, the index of its first number.
+extern "C" __global__ void __launch_bounds__(256)
+flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int size) {
+    const uint64_t* of_set = streams + 4 * blockIdx.y;
+    const uint64_t first = of_set[3], counter = first / 4 + static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const int64_t at = static_cast<int64_t>(4 * counter - first);   // up to 3 before the set, whose first number may lie inside a block
+    if (at >= size) return;
+    z += static_cast<size_t>(blockIdx.y) * size;
+    y += static_cast<size_t>(blockIdx.y) * size;
+    const bool whole = at >= 0 && at + 4 <= size && on_pack(z + at) && on_pack(y + at);
+    Floats<4> values;
+    if (whole) values = load_pack<4>(z + at);
+    else
+        for (int i = 0; i < 4; i++) values[i] = at + i >= 0 && at + i < size ? to_float(z[at + i]) : 0.0f;
+    if (share != 1.0f)
+        for (int i = 0; i < 4; i++) values[i] *= share;
+    if (noisy) {
+        const uint4 noise = make_stream(of_set[0], of_set[1]).block(counter);
+#pragma unroll
+        for (int i = 0; i < 4; i++) values[i] += Stream::normal(noise, i);
+    }
+    if (mask > 0.0f) {
+        const uint4 holes = make_stream(of_set[0], of_set[2]).block(counter);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (Stream::uniform(holes, i) < mask) values[i] = 0.0f;
+    }
+    if (whole) return store_pack(y + at, values);
+    for (int i = 0; i < 4; i++)
+        if (at + i >= 0 && at + i < size) y[at + i] = to_real(values[i]);
+}
+
+// sum += factor times eight neighbours, where the tensor is given.
+__device__ __forceinline__ void add(Floats<8>& sum, const real* x, size_t at, size_t left, float factor) {
+    if (!x) return;
+    const Floats<8> values = load_eight(x + at, left);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum[i] = fmaf(factor, values[i], sum[i]);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+flow_combine(real* y, const real* a, const float* by_a, const real* b, const float* by_b, int size) {
+    const size_t in_set = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+    if (in_set >= size) return;
+    const size_t left = size - in_set, at = static_cast<size_t>(blockIdx.y) * size + in_set;
+    Floats<8> sum{};
+    add(sum, a, at, left, by_a[blockIdx.y]);
+    if (b) add(sum, b, at, left, by_b[blockIdx.y]);
+    store_eight(y + at, sum, left);
+}
+
+// factors: f, then g, each [3, B].
+extern "C" __global__ void __launch_bounds__(256, 5)
+flow_loss_forward(double* parts, const real* a, const real* b, const real* c, const float* factors, int size) {
+    const real* const from[TERMS] = {a, b, c};
+    float sum = 0.0f;
+    const size_t set = blockIdx.y, stride = static_cast<size_t>(gridDim.x) * blockDim.x * 8;
+    for (size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8; at < size; at += stride) {
+        Floats<8> error{};
+#pragma unroll
+        for (int k = 0; k < TERMS; k++) add(error, from[k], set * size + at, size - at, factors[k * gridDim.y + set]);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum = fmaf(error[i], error[i], sum);
+    }
+    const double of_block = block_total(sum);
+    if (threadIdx.x == 0) parts[set * gridDim.x + blockIdx.x] = of_block;
+}
+
+extern "C" __global__ void __launch_bounds__(256) flow_loss_total(float* loss, const double* parts, int count, float scale) {
+    total(loss, parts, count, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+flow_loss_backward(real* da, real* db, real* dc, const float* d, const real* a, const real* b, const real* c, const float* factors,
+                   float scale, int size) {
+    const size_t in_set = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+    if (in_set >= size) return;
+    const size_t set = blockIdx.y, left = size - in_set, at = set * size + in_set;
+    const real* const from[TERMS] = {a, b, c};
+    real* const to[TERMS] = {da, db, dc};
+    Floats<8> error{};
+#pragma unroll
+    for (int k = 0; k < TERMS; k++) add(error, from[k], at, left, factors[k * gridDim.y + set]);
+#pragma unroll
+    for (int k = 0; k < TERMS; k++) {
+        if (!to[k]) continue;
+        const float slope = *d * scale * factors[(TERMS + k) * gridDim.y + set];
+        Floats<8> out;
+#pragma unroll
+        for (int i = 0; i < 8; i++) out[i] = slope * error[i];
+        store_eight(to[k] + at, out, left);
+    }
+}

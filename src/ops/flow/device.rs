@@ -1,0 +1,138 @@
+//! The flow on a device: kernels/flow.cu.
+
+use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::rng::Rng;
+use crate::tensor::Tensor;
+
+/// Streams of noise and mask and the index of the first number, one entry a set, as `flow_start` takes them.
+pub fn upload(gpu: &Gpu, streams: &[(Rng, Rng, u64)]) -> Buffer {
+    let words = |&(noise, holes, first): &(Rng, Rng, u64)| {
+        let ((seed, noise), (_, holes)) = (noise.words(), holes.words());
+        [seed, noise, holes, first]
+    };
+    gpu.upload("streams of the flow's start", &streams.iter().map(words).collect::<Vec<_>>())
+}
+
+/// The start made of z `[B, N, D]`, or, without noise, its gradient made of dy.
+pub fn start(z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) -> Tensor {
+    let y = Tensor::on(z.device(), "flow start", z.shape(), z.real());
+    launch_start(&y, z, streams, share, noisy, mask);
+    y
+}
+
+/// Sum of one or two tensors `[B, N, D]`, each times its factor `[B]` of the set.
+pub fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
+    let (a, by_a) = terms[0];
+    let b = terms.get(1).map(|&(b, _)| b);
+    let by_b = terms.get(1).map(|&(_, by_b)| by_b);
+    assert!(terms.len() <= 2, "flow: a sum of {} tensors on a device", terms.len());
+    let y = Tensor::on(a.device(), "flow sum", a.shape(), a.real());
+    launch_combine(&y, (a, by_a), (b, by_b));
+    y
+}
+
+/// Three inputs `[B, N, D]` and what they are multiplied by in the error, and in its gradient.
+pub struct Error {
+    inputs: [Tensor; 3],
+    /// `[2, 3, B]`: zero for an input that does not count.
+    factors: Tensor,
+    /// True for an input that has a factor in the error, and in its gradient.
+    counts: [[bool; 3]; 2],
+}
+
+impl Error {
+    /// `factors` are those of the error and of its gradient, one number a set.
+    pub fn new(gpu: &Gpu, inputs: &[Tensor; 3], factors: [&[Vec<f32>; 3]; 2]) -> Error {
+        let [sets, _, _] = inputs[0].dims("flow loss");
+        assert!(inputs.iter().all(|x| x.shape() == inputs[0].shape()), "flow loss: {inputs:?}");
+        let counts = factors.map(|factors| std::array::from_fn(|k| super::any(&factors[k])));
+        let numbers = factors.iter().flat_map(|f| f.concat()).collect();
+        let factors =
+            Tensor::new(&[2, 3, sets], numbers).to_gpu(gpu, "factors of the flow's loss", Real::F32);
+        Error { inputs: inputs.clone(), factors, counts }
+    }
+
+    /// The loss `[1]`.
+    pub fn mean_square(&self) -> Tensor {
+        let (gpu, [sets, size]) = (self.inputs[0].device(), self.size());
+        // As many blocks as 132 multiprocessors hold at once: each strides over its share of a set.
+        let blocks = size.div_ceil(2048).min((5 * 132 / sets).max(1));
+        let parts = gpu.buffer("flow loss parts", 8 * blocks * sets);
+        launch_loss_forward(&parts, self, blocks);
+        let loss = Tensor::on(gpu, "flow loss", &[1], Real::F32);
+        launch_loss_total(&loss, &parts, blocks * sets, 1.0 / self.inputs[0].len() as f32);
+        loss
+    }
+
+    /// The gradients of the inputs that need one and count, from dL `[1]`.
+    pub fn gradients(&self, d: &Tensor, needs: [bool; 3]) -> [Option<Tensor>; 3] {
+        let gradient = |k: usize| {
+            let x = &self.inputs[k];
+            (needs[k] && self.counts[1][k])
+                .then(|| Tensor::on(x.device(), "flow gradient", x.shape(), x.real()))
+        };
+        let found = std::array::from_fn(gradient);
+        launch_loss_backward(&found, d, self, 2.0 / self.inputs[0].len() as f32);
+        found
+    }
+
+    /// The inputs that count in the error.
+    fn terms(&self) -> [Option<&Tensor>; 3] {
+        std::array::from_fn(|k| self.counts[0][k].then_some(&self.inputs[k]))
+    }
+
+    /// Sets, and numbers of a set.
+    fn size(&self) -> [usize; 2] {
+        let [sets, rows, width] = self.inputs[0].dims("flow loss");
+        [sets, rows * width]
+    }
+}
+
+/// One thread eight neighbours; sets along y.
+fn eights(x: &Tensor) -> (Grid, usize) {
+    let [sets, rows, width] = x.dims("flow");
+    (Grid::plane((rows * width).div_ceil(8 * 256), sets, 256), rows * width)
+}
+
+fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) {
+    let [sets, rows, width] = z.dims("flow start");
+    let size = rows * width;
+    // A set of I numbers touches at most ceil(I / 4) + 1 blocks of four.
+    let grid = Grid::plane((size.div_ceil(4) + 1).div_ceil(256), sets, 256);
+    let args = [y.into(), z.into(), streams.into(), share.into(), noisy.into(), mask.into(), size.into()];
+    // SAFETY: y was made as z; four words of `streams` a set.
+    unsafe { y.device().launch("flow", "flow_start", grid, &args) };
+}
+
+fn launch_combine(y: &Tensor, (a, by_a): (&Tensor, &Tensor), (b, by_b): (Option<&Tensor>, Option<&Tensor>)) {
+    let (grid, size) = eights(y);
+    let args = [y.into(), a.into(), by_a.into(), b.into(), by_b.into(), size.into()];
+    // SAFETY: all tensors have one shape, their factors one number a set.
+    unsafe { y.device().launch("flow", "flow_combine", grid, &args) };
+}
+
+fn launch_loss_forward(parts: &Buffer, error: &Error, blocks: usize) {
+    let ([a, b, c], [sets, size]) = (error.terms(), error.size());
+    let args = [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), size.into()];
+    // SAFETY: a sum for each of `blocks` a set; the inputs have one shape, the factors [2, 3, B].
+    unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::plane(blocks, sets, 256), &args) };
+}
+
+fn launch_loss_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
+    let args = [loss.into(), parts.into(), count.into(), scale.into()];
+    // SAFETY: one number from `count` of them.
+    unsafe { loss.device().launch("flow", "flow_loss_total", Grid::new(1, 256), &args) };
+}
+
+fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &Error, scale: f32) {
+    let (grid, size) = eights(&error.inputs[0]);
+    let written = gradients.iter().map(|g| g.as_ref().into());
+    let read = error.terms().map(Into::into);
+    let args: Vec<_> = written
+        .chain([d.into()])
+        .chain(read)
+        .chain([(&error.factors).into(), scale.into(), size.into()])
+        .collect();
+    // SAFETY: gradients were made as the inputs, the factors are [2, 3, B]; d is one number.
+    unsafe { d.device().launch("flow", "flow_loss_backward", grid, &args) };
+}

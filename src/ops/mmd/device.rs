@@ -1,0 +1,108 @@
+//! The discrepancy on a device: kernels/mmd.cu.
+
+use crate::config::MmdKernel;
+use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::tensor::Tensor;
+
+/// Rows and columns of a tile of pairs, rows of a block of sums, and bytes of a tile's operands: as the kernels have them.
+const TILE: usize = 128;
+const CHUNK: usize = 32;
+const TILE_SHARED: usize = 96 << 10;
+
+/// The loss `[1]`; where a gradient is wanted, the weights `[B, N, 2N]` and by row what they sum to a tile, `[B, N, tiles]`.
+pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Vec<Tensor>) {
+    let sizes @ [sets, rows, width] = y.dims("mmd");
+    let (tiles, chunks) = (2 * rows.div_ceil(TILE), (2 * rows).div_ceil(CHUNK));
+    let on = |what, shape: &[usize]| Tensor::on(gpu, what, shape, Real::F32);
+    let (norms, columns) = (on("mmd norms", &[sets, 2 * rows]), on("mmd sums", &[sets, chunks, width]));
+    let spreads = gpu.buffer("mmd spreads", 8 * sets * chunks);
+    launch_rows([&norms, &columns], &spreads, [y, x], sizes);
+    let scale = on("mmd scale", &[sets]);
+    launch_scale(&scale, &columns, &spreads, sizes);
+
+    let mut saved = Vec::new();
+    if wanted {
+        saved.push(Tensor::on(gpu, "mmd weights", &[sets, rows, 2 * rows], y.real()));
+        saved.push(on("mmd pulls", &[sets, rows, tiles]));
+    }
+    let pairs = tiles * (tiles + 1) / 2;
+    let parts = gpu.buffer("mmd parts", 8 * sets * pairs);
+    launch_pairs(&parts, [saved.first(), saved.get(1)], [y, x], [&norms, &scale], sizes, kernel);
+    let loss = on("mmd loss", &[1]);
+    launch_total(&loss, &parts, sets * pairs, 1.0 / (sets * rows * rows) as f32);
+    (loss, saved)
+}
+
+/// dy `[B, N, G]` from dL `[1]` and what forward saved.
+pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor]) -> Tensor {
+    let dy = Tensor::on(gpu, "mmd dy", y.shape(), y.real());
+    launch_backward(&dy, d, [&saved[0], &saved[1]], [y, x], y.dims("mmd"));
+    dy
+}
+
+fn launch_rows(
+    [norms, columns]: [&Tensor; 2],
+    spreads: &Buffer,
+    [y, x]: [&Tensor; 2],
+    [sets, rows, width]: [usize; 3],
+) {
+    let grid = Grid::plane((2 * rows).div_ceil(CHUNK), sets, 256);
+    let args = [norms.into(), columns.into(), spreads.into(), y.into(), x.into(), rows.into(), width.into()];
+    // SAFETY: norms hold the 2 `rows` of each set, columns `width` sums and spreads one for each block of rows.
+    unsafe { y.device().launch("mmd", "mmd_rows", grid, &args) };
+}
+
+fn launch_scale(scale: &Tensor, columns: &Tensor, spreads: &Buffer, [sets, rows, width]: [usize; 3]) {
+    let chunks = (2 * rows).div_ceil(CHUNK);
+    let args = [scale.into(), columns.into(), spreads.into(), chunks.into(), rows.into(), width.into()];
+    // SAFETY: one number a set from what `launch_rows` wrote.
+    unsafe { scale.device().launch("mmd", "mmd_scale", Grid::new(sets, 256), &args) };
+}
+
+fn launch_pairs(
+    parts: &Buffer,
+    [weights, pulls]: [Option<&Tensor>; 2],
+    [y, x]: [&Tensor; 2],
+    [norms, scale]: [&Tensor; 2],
+    [sets, rows, width]: [usize; 3],
+    kernel: MmdKernel,
+) {
+    let tiles = 2 * rows.div_ceil(TILE);
+    let grid = Grid::plane(tiles * (tiles + 1) / 2, sets, 256).with_shared(TILE_SHARED);
+    let slope = 4.0 / (sets * rows * rows) as f32;
+    let args = [
+        parts.into(),
+        weights.into(),
+        pulls.into(),
+        y.into(),
+        x.into(),
+        norms.into(),
+        scale.into(),
+        slope.into(),
+        (kernel == MmdKernel::Energy).into(),
+        rows.into(),
+        width.into(),
+    ];
+    // SAFETY: a sum for each block; weights and pulls were made for `rows` and `tiles`; y and x have one shape.
+    unsafe { y.device().launch("mmd", "mmd_pairs", grid, &args) };
+}
+
+fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
+    let args = [loss.into(), parts.into(), count.into(), scale.into()];
+    // SAFETY: one number from `count` of them.
+    unsafe { loss.device().launch("mmd", "mmd_total", Grid::new(1, 256), &args) };
+}
+
+fn launch_backward(
+    dy: &Tensor,
+    d: &Tensor,
+    [weights, pulls]: [&Tensor; 2],
+    [y, x]: [&Tensor; 2],
+    [sets, rows, width]: [usize; 3],
+) {
+    let grid = Grid::plane(rows.div_ceil(TILE) * width.div_ceil(TILE), sets, 256).with_shared(TILE_SHARED);
+    let args =
+        [dy.into(), d.into(), weights.into(), pulls.into(), y.into(), x.into(), rows.into(), width.into()];
+    // SAFETY: dy has the shape of y; weights and pulls are what `launch_pairs` wrote for it; d is one number.
+    unsafe { y.device().launch("mmd", "mmd_backward", grid, &args) };
+}
