@@ -23,7 +23,8 @@ cells_standardize(real* y, const real* x, const float* mean, const float* scale,
     const int gene = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
     y += static_cast<size_t>(blockIdx.x) * genes;
     x += static_cast<size_t>(blockIdx.x) * genes;
-    if (gene + VECTOR <= genes && aligned16(y, x, mean, scale)) return standardize<VECTOR>(y + gene, x + gene, mean + gene, scale + gene);
+    if (gene + VECTOR <= genes && aligned16(y, x, mean, scale))
+        return standardize<VECTOR>(y + gene, x + gene, mean + gene, scale + gene);
     for (int i = gene; i < gene + VECTOR && i < genes; i++) standardize<1>(y + i, x + i, mean + i, scale + i);
 }
 
@@ -35,7 +36,8 @@ template <int N> __device__ __forceinline__ void shift(real* y, const real* x, c
     store_pack(y, values);
 }
 
-extern "C" __global__ void __launch_bounds__(256) cells_shifted(real* y, const real* x, const real* effect, int cells, int genes) {
+extern "C" __global__ void __launch_bounds__(256)
+cells_shifted(real* y, const real* x, const real* effect, int cells, int genes) {
     const int gene = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
     y += static_cast<size_t>(blockIdx.x) * genes;
     x += static_cast<size_t>(blockIdx.x) * genes;

@@ -17,7 +17,7 @@ column_sums_parts(float* parts, const real* x, int rows, int width, int height) 
     if (threadIdx.x < columns) parts[static_cast<size_t>(blockIdx.y) * width + first + threadIdx.x] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(1024) column_sums_total(float* y, const float* parts, int count, int width) {
+extern "C" __global__ void __launch_bounds__(1024, 1) column_sums_total(float* y, const float* parts, int count, int width) {
     const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, width - first);
     const float sum = sum_rows(parts + first, count, width, columns);
     if (threadIdx.x < columns) y[first + threadIdx.x] = sum;

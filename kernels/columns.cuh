@@ -6,21 +6,35 @@
 
 constexpr int COLUMNS = 32 * VECTOR;
 
+// Adds every row of this lane's pack of columns that is this warp's.
+template <class T> __device__ __forceinline__ void sum_packs(Floats<VECTOR>& sum, const T* x, int rows, size_t stride) {
+    constexpr int AT_ONCE = 4;   // loads that are on their way before the first is added
+    const int warps = blockDim.x / 32;
+    int row = warp();
+    for (; row + (AT_ONCE - 1) * warps < rows; row += AT_ONCE * warps) {
+        Floats<VECTOR> values[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) values[k] = load_pack(x + (row + k * warps) * stride);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum[i] += values[k][i];
+    }
+    for (; row < rows; row += warps) {
+        const Floats<VECTOR> values = load_pack(x + row * stride);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) sum[i] += values[i];
+    }
+}
+
 // The sum of column threadIdx.x over `rows` rows, for the first `columns` threads; x begins at the first column. The block has
 // at least COLUMNS threads, and all of them call.
 template <class T> static __device__ float sum_rows(const T* x, int rows, size_t stride, int columns) {
-    __shared__ float partial[1024 * VECTOR];
+    __shared__ __align__(16) float partial[1024 * VECTOR];
     const int first = lane() * VECTOR, warps = blockDim.x / 32;
     Floats<VECTOR> sum{};
     if (columns % VECTOR == 0 && stride % VECTOR == 0 && aligned16(x)) {
-        if (first < columns) {
-#pragma unroll 4
-            for (int row = warp(); row < rows; row += warps) {
-                const Floats<VECTOR> values = load_pack(x + row * stride + first);
-#pragma unroll
-                for (int i = 0; i < VECTOR; i++) sum[i] += values[i];
-            }
-        }
+        if (first < columns) sum_packs(sum, x + first, rows, stride);
     } else {
         for (int row = warp(); row < rows; row += warps) {
 #pragma unroll

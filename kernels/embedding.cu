@@ -11,9 +11,11 @@
 //   reference  src/ops/embedding.rs
 #include "common.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) embedding_forward(real* y, const real* table, const uint32_t* ids, int width) {
+extern "C" __global__ void __launch_bounds__(256)
+embedding_forward(real* y, const real* table, const uint32_t* ids, int width) {
     const int column = blockIdx.y * blockDim.x + threadIdx.x;
-    if (column < width) y[static_cast<size_t>(blockIdx.x) * width + column] = table[static_cast<size_t>(ids[blockIdx.x]) * width + column];
+    const size_t to = blockIdx.x, from = ids[blockIdx.x];
+    if (column < width) y[to * width + column] = table[from * width + column];
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -24,41 +24,37 @@ __device__ __forceinline__ float2 forward(real* y, const real* x, const real* w,
     Row<PACKS> row;
     row.load(x, width);
     float sum = 0.0f, square = 0.0f;
+    each_pack<PACKS>(width, [&](int p, int) {
+        const Floats<VECTOR> v = row[p];
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]);
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum += v[i];
-        }
+        for (int i = 0; i < VECTOR; i++) sum += v[i];
+    });
     const float mean = warp_sum(sum) / width;
+    each_pack<PACKS>(width, [&](int p, int) {
+        const Floats<VECTOR> v = row[p];
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]);
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) square = fmaf(v[i] - mean, v[i] - mean, square);
-        }
+        for (int i = 0; i < VECTOR; i++) square = fmaf(v[i] - mean, v[i] - mean, square);
+    });
     const float rstd = rsqrtf(warp_sum(square) / width + eps);
+    each_pack<PACKS>(width, [&](int p, int column) {
+        const Floats<VECTOR> v = row[p], gain = load_pack(w + column), bias = load_pack(b + column);
+        Floats<VECTOR> out;
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]), gain = load_pack(w + column_of(p)), bias = load_pack(b + column_of(p));
-            Floats<VECTOR> out;
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) out[i] = fmaf((v[i] - mean) * rstd, gain[i], bias[i]);
-            store_pack(y + column_of(p), out);
-        }
+        for (int i = 0; i < VECTOR; i++) out[i] = fmaf((v[i] - mean) * rstd, gain[i], bias[i]);
+        store_pack(y + column, out);
+    });
     return make_float2(mean, rstd);
 }
 
-__device__ __forceinline__ float2 forward_reading_again(real* y, const real* x, const real* w, const real* b, int width, float eps) {
+__device__ __forceinline__ float2 forward_reading_again(real* y, const real* x, const real* w, const real* b, int width,
+                                                        float eps) {
     float sum = 0.0f, square = 0.0f;
     for (int d = lane(); d < width; d += 32) sum += to_float(x[d]);
     const float mean = warp_sum(sum) / width;
     for (int d = lane(); d < width; d += 32) square = fmaf(to_float(x[d]) - mean, to_float(x[d]) - mean, square);
     const float rstd = rsqrtf(warp_sum(square) / width + eps);
-    for (int d = lane(); d < width; d += 32) y[d] = to_real(fmaf((to_float(x[d]) - mean) * rstd, to_float(w[d]), to_float(b[d])));
+    for (int d = lane(); d < width; d += 32)
+        y[d] = to_real(fmaf((to_float(x[d]) - mean) * rstd, to_float(w[d]), to_float(b[d])));
     return make_float2(mean, rstd);
 }
 
@@ -74,44 +70,40 @@ layer_norm_forward(real* y, float* moments, const real* x, const real* w, const 
     moments[2 * static_cast<size_t>(row) + 1] = found.y;
 }
 
-// dx of a row, and its share of dw and db.
-__device__ __forceinline__ void backward(real* dx, Columns<BACK>& dw, Columns<BACK>& db, const real* dy, const real* x, const real* w,
-                                         float mean, float rstd, int width) {
+// dx of a row; adds its share to dw and db.
+__device__ __forceinline__ void backward(real* dx, Columns<BACK>& dw, Columns<BACK>& db, const real* dy, const real* x,
+                                         const real* w, float mean, float rstd, int width) {
     Row<BACK> row, slope;
     row.load(x, width);
     slope.load(dy, width);
     float level = 0.0f, tilt = 0.0f;
+    each_pack<BACK>(width, [&](int p, int column) {
+        const Floats<VECTOR> v = row[p], d = slope[p], gain = load_pack(w + column);
 #pragma unroll
-    for (int p = 0; p < BACK; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]), d = to_floats(slope.pack[p]), gain = load_pack(w + column_of(p));
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) {
-                level = fmaf(d[i], gain[i], level);
-                tilt = fmaf(d[i] * gain[i], (v[i] - mean) * rstd, tilt);
-            }
+        for (int i = 0; i < VECTOR; i++) {
+            level = fmaf(d[i], gain[i], level);
+            tilt = fmaf(d[i] * gain[i], (v[i] - mean) * rstd, tilt);
         }
+    });
     level = warp_sum(level) / width;
     tilt = warp_sum(tilt) / width;
+    each_pack<BACK>(width, [&](int p, int column) {
+        const Floats<VECTOR> v = row[p], d = slope[p], gain = load_pack(w + column);
+        Floats<VECTOR> out;
 #pragma unroll
-    for (int p = 0; p < BACK; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]), d = to_floats(slope.pack[p]), gain = load_pack(w + column_of(p));
-            Floats<VECTOR> out;
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) {
-                const float n = (v[i] - mean) * rstd;
-                out[i] = rstd * (fmaf(d[i], gain[i], -level) - n * tilt);
-                dw[p][i] = fmaf(d[i], n, dw[p][i]);
-                db[p][i] += d[i];
-            }
-            store_pack(dx + column_of(p), out);
+        for (int i = 0; i < VECTOR; i++) {
+            const float n = (v[i] - mean) * rstd;
+            out[i] = rstd * (fmaf(d[i], gain[i], -level) - n * tilt);
+            dw[p][i] = fmaf(d[i], n, dw[p][i]);
+            db[p][i] += d[i];
         }
+        store_pack(dx + column, out);
+    });
 }
 
 // By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
-__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w, float mean,
-                                                       float rstd, int width, bool first_row) {
+__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w,
+                                                       float mean, float rstd, int width, bool first_row) {
     float level = 0.0f, tilt = 0.0f;
     for (int d = threadIdx.x; d < width; d += blockDim.x) {
         const float g = to_float(dy[d]) * to_float(w[d]);
@@ -130,7 +122,8 @@ __device__ __forceinline__ void backward_reading_again(real* dx, float* parts, c
 
 // f32 rows take twice the registers.
 extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 2 : 1)
-layer_norm_backward(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* moments, int rows, int width) {
+layer_norm_backward(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* moments, int rows,
+                    int width) {
     parts += static_cast<size_t>(blockIdx.x) * 2 * width;
     if (fits<BACK>(width, dx, dy, x, w)) {
         Columns<BACK> dw{}, db{};

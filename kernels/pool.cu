@@ -1,7 +1,9 @@
 // From the cells of a set to the set and back: their mean, and one row added to each of them (SCALE v1, eq. 7-9).
 //
-//   forward    pool        y[b,d]    = scale sum_i x[b,i,d]     scale = 1/N      add_to_set   y[b,i,d] = x[b,i,d] + s[b,d]
-//   backward   pool        dx[b,i,d] = scale dy[b,d]      =                      add_to_set   dx = dy,  ds = pool of dy, scale = 1      =
+//   forward    pool        y[b,d]    = scale sum_i x[b,i,d]        scale = 1/N
+//              add_to_set  y[b,i,d]  = x[b,i,d] + s[b,d]
+//   backward   pool        dx[b,i,d] = scale dy[b,d]                                  =
+//              add_to_set  dx = dy,  ds = pool of dy with scale = 1                   =
 //   tensors    pool: x, dx [B, N, D], y, dy [B, D]     add_to_set: x, y [B, N, D], s [B, D]     all real
 //   needs      nothing; 16-byte moves where D and all addresses are multiples of them
 //   work       sums: a block takes 512 bytes of a set's rows, its warps take the rows in turns. Else: one thread a pack of
@@ -11,7 +13,7 @@
 //   reference  src/ops/pool.rs
 #include "columns.cuh"
 
-extern "C" __global__ void __launch_bounds__(1024) pool_forward(real* y, const real* x, int rows, int width, float scale) {
+extern "C" __global__ void __launch_bounds__(1024, 1) pool_forward(real* y, const real* x, int rows, int width, float scale) {
     const size_t set = blockIdx.x;
     const int first = blockIdx.y * COLUMNS, columns = min(COLUMNS, width - first);
     const float sum = sum_rows(x + set * rows * width + first, rows, width, columns);
@@ -45,6 +47,8 @@ extern "C" __global__ void __launch_bounds__(256) add_to_set_forward(real* y, co
     const uint32_t size = static_cast<uint32_t>(rows) * width, at = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
     const size_t first = static_cast<size_t>(blockIdx.x) * size;
     s += static_cast<size_t>(blockIdx.x) * width;
-    if (at < size && width % VECTOR == 0 && aligned16(y, x, s)) return add<VECTOR>(y + first + at, x + first + at, s + at % width);
-    for (uint32_t i = at; i < at + VECTOR && i < size; i++) add<1>(y + first + i, x + first + i, s + i % width);
+    y += first;
+    x += first;
+    if (at < size && width % VECTOR == 0 && aligned16(y, x, s)) return add<VECTOR>(y + at, x + at, s + at % width);
+    for (uint32_t i = at; i < at + VECTOR && i < size; i++) add<1>(y + i, x + i, s + i % width);
 }

@@ -29,23 +29,19 @@ __device__ __forceinline__ float forward(real* y, const real* x, const real* w, 
     Row<PACKS> row;
     row.load(x, width);
     float square = 0.0f;
+    each_pack<PACKS>(width, [&](int p, int) {
+        const Floats<VECTOR> v = row[p];
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]);
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) square = fmaf(v[i], v[i], square);
-        }
+        for (int i = 0; i < VECTOR; i++) square = fmaf(v[i], v[i], square);
+    });
     const float rstd = rsqrtf(warp_sum(square) / width + eps);
+    each_pack<PACKS>(width, [&](int p, int column) {
+        const Floats<VECTOR> v = row[p], g = gain(w, column);
+        Floats<VECTOR> out;
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]), g = gain(w, column_of(p));
-            Floats<VECTOR> out;
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) out[i] = v[i] * rstd * g[i];
-            store_pack(y + column_of(p), out);
-        }
+        for (int i = 0; i < VECTOR; i++) out[i] = v[i] * rstd * g[i];
+        store_pack(y + column, out);
+    });
     return rstd;
 }
 
@@ -67,41 +63,37 @@ rms_norm_forward(real* y, float* rstd, const real* x, const real* w, int rows, i
     if (lane() == 0) rstd[row] = r;
 }
 
-// dx of a row, and its share of dw.
-template <bool GAIN>
-__device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, const real* dy, const real* x, const real* w, float rstd, int width) {
+// dx of a row; adds its share to dw where there is a gain.
+__device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, const real* dy, const real* x, const real* w,
+                                         float rstd, int width) {
     Row<PACKS> row, slope;
     row.load(x, width);
     slope.load(dy, width);
     float dot = 0.0f;
+    each_pack<PACKS>(width, [&](int p, int column) {
+        const Floats<VECTOR> v = row[p], d = slope[p], g = gain(w, column);
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]), d = to_floats(slope.pack[p]), g = gain(GAIN ? w : nullptr, column_of(p));
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) dot = fmaf(d[i] * g[i], v[i], dot);
-        }
+        for (int i = 0; i < VECTOR; i++) dot = fmaf(d[i] * g[i], v[i], dot);
+    });
     const float shift = rstd * rstd * (warp_sum(dot) / width);
-
+    each_pack<PACKS>(width, [&](int p, int column) {
+        const Floats<VECTOR> v = row[p], d = slope[p], g = gain(w, column);
+        Floats<VECTOR> out;
 #pragma unroll
-    for (int p = 0; p < PACKS; p++)
-        if (column_of(p) < width) {
-            const Floats<VECTOR> v = to_floats(row.pack[p]), d = to_floats(slope.pack[p]), g = gain(GAIN ? w : nullptr, column_of(p));
-            Floats<VECTOR> out;
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) {
-                out[i] = rstd * fmaf(-shift, v[i], d[i] * g[i]);
-                if (GAIN) dw[p][i] = fmaf(d[i] * rstd, v[i], dw[p][i]);
-            }
-            store_pack(dx + column_of(p), out);
+        for (int i = 0; i < VECTOR; i++) {
+            out[i] = rstd * fmaf(-shift, v[i], d[i] * g[i]);
+            if (w) dw[p][i] = fmaf(d[i] * rstd, v[i], dw[p][i]);
         }
+        store_pack(dx + column, out);
+    });
 }
 
 // By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
-__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w, float rstd, int width,
-                                                       bool first_row) {
+__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w,
+                                                       float rstd, int width, bool first_row) {
     float dot = 0.0f;
-    for (int d = threadIdx.x; d < width; d += blockDim.x) dot = fmaf(to_float(dy[d]) * (w ? to_float(w[d]) : 1.0f), to_float(x[d]), dot);
+    for (int d = threadIdx.x; d < width; d += blockDim.x)
+        dot = fmaf(to_float(dy[d]) * (w ? to_float(w[d]) : 1.0f), to_float(x[d]), dot);
     const float shift = rstd * rstd * (block_sum(dot) / width);
     for (int d = threadIdx.x; d < width; d += blockDim.x) {
         const float v = to_float(x[d]), slope = to_float(dy[d]);
@@ -110,23 +102,18 @@ __device__ __forceinline__ void backward_reading_again(real* dx, float* parts, c
     }
 }
 
-template <bool GAIN>
-__device__ __forceinline__ void backward_of_rows(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* rstd, int rows, int width) {
-    Columns<PACKS> dw{};
-    for (int row = blockIdx.x * 8 + warp(); row < rows; row += gridDim.x * 8) {
-        const size_t first = static_cast<size_t>(row) * width;
-        backward<GAIN>(dx + first, dw, dy + first, x + first, w, rstd[row], width);
-    }
-    if (GAIN) write_parts<PACKS>(parts, dw, width);
-}
-
 // f32 rows take twice the registers.
 extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 2 : 1)
-rms_norm_backward(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* rstd, int rows, int width) {
+rms_norm_backward(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* rstd, int rows,
+                  int width) {
     if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
     if (fits<PACKS>(width, dx, dy, x, w)) {
-        if (w) backward_of_rows<true>(dx, parts, dy, x, w, rstd, rows, width);
-        else backward_of_rows<false>(dx, parts, dy, x, w, rstd, rows, width);
+        Columns<PACKS> dw{};
+        for (int row = blockIdx.x * 8 + warp(); row < rows; row += gridDim.x * 8) {
+            const size_t first = static_cast<size_t>(row) * width;
+            backward(dx + first, dw, dy + first, x + first, w, rstd[row], width);
+        }
+        if (w) write_parts<PACKS>(parts, dw, width);
         return;
     }
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {

@@ -2,7 +2,7 @@
 //
 //   Row<PACKS>       up to 32 PACKS VECTOR numbers: lane l has the packs l, l + 32, ..
 //   Columns<PACKS>   one f32 for each column, held the same way
-//   fits<PACKS>(..)  true if rows of that width can be held: they are no wider, and all of them may be read in packs
+//   fits<PACKS>(..)  true if rows of that width can be held: they are no wider, and all of them may be moved in packs
 //
 //   repeatable  yes: write_parts adds the warps of a block in order
 #pragma once
@@ -22,20 +22,26 @@ __device__ __forceinline__ Floats<VECTOR> to_floats(const Stored& pack) {
     return values;
 }
 
-// The first column of a lane's pack.
-__device__ __forceinline__ int column_of(int pack) { return (pack * 32 + lane()) * VECTOR; }
+// work(p, column) for each pack of this lane that a row of `width` numbers has; column is its first.
+template <int PACKS, class Work> __device__ __forceinline__ void each_pack(int width, Work work) {
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        const int column = (p * 32 + lane()) * VECTOR;
+        if (column < width) work(p, column);
+    }
+}
 
 template <int PACKS> struct Row {
-    Stored pack[PACKS];
+    Stored packs[PACKS];
 
     __device__ __forceinline__ void load(const real* from, int width) {
-#pragma unroll
-        for (int p = 0; p < PACKS; p++)
-            if (column_of(p) < width) {
-                check_pack<real, VECTOR>(from + column_of(p));
-                pack[p] = *reinterpret_cast<const Stored*>(from + column_of(p));
-            }
+        each_pack<PACKS>(width, [&](int p, int column) {
+            check_pack<real, VECTOR>(from + column);
+            packs[p] = *reinterpret_cast<const Stored*>(from + column);
+        });
     }
+
+    __device__ __forceinline__ Floats<VECTOR> operator[](int p) const { return to_floats(packs[p]); }
 };
 
 template <int PACKS> using Columns = Floats<VECTOR>[PACKS];
@@ -46,7 +52,7 @@ template <int PACKS, class... T> __device__ __forceinline__ bool fits(int width,
 
 // parts[column] = the sum over the block's eight warps.
 template <int PACKS> static __device__ void write_parts(float* parts, const Columns<PACKS>& sums, int width) {
-    __shared__ float of_warp[8][32 * VECTOR];
+    __shared__ __align__(16) float of_warp[8][32 * VECTOR];
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
         const int first = p * 32 * VECTOR;

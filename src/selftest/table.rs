@@ -2,20 +2,18 @@
 
 use super::case::{Case, Values, case};
 use crate::config::{Activation, MmdKernel, Start};
-use crate::gpu::Real;
-use crate::ops::{activation, attention, cast, column_sums, layer_norm, matmul, mmd};
+use crate::ops::{activation, attention, layer_norm, matmul, mmd};
 use crate::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
 mod flow;
+mod sets;
 
 /// Every row.
 pub fn table() -> Vec<Case> {
     let mut rows = moves();
-    rows.extend(sets());
-    rows.extend(shown());
-    rows.extend(shared());
+    rows.extend(sets::rows());
     for [m, i, j] in
         [[1, 1, 1], [33, 97, 7], [257, 33, 97], [600, 128, 640], [2048, 128, 2000], [40_000, 17, 5]]
     {
@@ -116,79 +114,6 @@ fn moves() -> Vec<Case> {
         .without_gradient(&[0]),
         case("flow path", &[&[3, 97, 33], &[3, 97, 33]], |t, v| t.flow_path(v[0], v[1], &[0.0, 0.3, 1.0])),
     ]
-}
-
-/// From cells and tokens to sets and back: no reference either.
-fn sets() -> Vec<Case> {
-    let many: Vec<u32> = (0..70).map(|b| b * b % 7).collect();
-    vec![
-        case("pool", &[&[33, 97, 33]], |t, v| t.pool(v[0])),
-        case("pool of one cell", &[&[1, 1, 1]], |t, v| t.pool(v[0])),
-        case("pool of wide cells", &[&[2, 33, 600]], |t, v| t.pool(v[0])),
-        case("pool add_to_set", &[&[7, 33, 97], &[7, 97]], |t, v| t.add_to_set(v[0], v[1])),
-        case("pool add_to_set of wide cells", &[&[2, 33, 600], &[2, 600]], |t, v| t.add_to_set(v[0], v[1])),
-        case("tokens", &[&[5, 33], &[5, 33], &[5, 33]], |t, v| t.tokens(v)),
-        case("tokens of one", &[&[5, 520]], |t, v| t.tokens(v)),
-        case("tokens token", &[&[5, 3, 33]], |t, v| t.token(v[0], 1)),
-        case("tokens prepend", &[&[33], &[5, 3, 33]], |t, v| t.prepend(v[0], v[1])),
-        case("tokens prepend, wide", &[&[520], &[33, 3, 520]], |t, v| t.prepend(v[0], v[1])),
-        case("embedding", &[&[7, 33]], |t, v| t.embedding(v[0], &[3, 0, 3, 6])),
-        case("embedding of many", &[&[9, 257]], move |t, v| t.embedding(v[0], &many)),
-    ]
-}
-
-/// Data as the network is shown them: no gradient flows.
-fn shown() -> Vec<Case> {
-    let mut rows = vec![case("time", &[], |t, _| t.time(&[0.0, 0.25, 0.37, 0.999, 1.0]))];
-    for [b, n, g] in [[1, 1, 1], [3, 5, 97], [2, 3, 2000]] {
-        let still = |x: &[Vec<f64>]| x.iter().map(|x| vec![0.0; x.len()]).collect::<Values>();
-        let mean: Vec<f32> = (0..g).map(|i| Rng::new(3).normal(i as u64)).collect();
-        let (scale, wide) = (Tensor::new(&[g], vec![1.7; g]), mean.clone());
-        let mean = Tensor::new(&[g], mean);
-        let standard =
-            case("cells standardize", &[&[b, n, g]], move |t, v| t.standardize(v[0], &mean, &scale));
-        let standard = standard.judged_by(
-            move |_, x| {
-                x[0].iter()
-                    .zip(wide.iter().cycle())
-                    .map(|(x, m)| (x - f64::from(*m)) * f64::from(1.7f32))
-                    .collect()
-            },
-            move |_, x| still(x),
-        );
-        let shifted = case("cells shifted", &[&[b, n, g], &[b, g]], |t, v| t.shifted(v[0], v[1]));
-        let shifted = shifted.judged_by(
-            move |_, x| {
-                x[0].iter().enumerate().map(|(i, x0)| (x0 + x[1][i / (n * g) * g + i % g]).max(0.0)).collect()
-            },
-            move |_, x| still(x),
-        );
-        rows.extend([standard.without_gradient(&[0]), shifted.without_gradient(&[0, 1])]);
-    }
-    rows
-}
-
-/// What ops share, as if it were one: a sum of columns is the gradient of a bias, and has none of its own.
-fn shared() -> Vec<Case> {
-    let mut rows: Vec<Case> = [[1, 1], [257, 97], [1000, 64], [70, 600]]
-        .map(|[m, j]| {
-            let sums = case("column_sums", &[&[m, j]], |t, v| {
-                let y = column_sums::column_sums(t.value(v[0]));
-                t.constant(y)
-            });
-            let sums = sums.judged_by(
-                move |_, x| (0..j).map(|j0| x[0][j0..].iter().step_by(j).sum()).collect(),
-                |_, x| vec![vec![0.0; x[0].len()]],
-            );
-            sums.without_gradient(&[0])
-        })
-        .into();
-    rows.push(case("cast to f32 and back", &[&[33, 97]], |t, v| {
-        let x = t.value(v[0]);
-        let y = cast::cast(&cast::cast(x, Real::F32), x.real());
-        t.record(&[v[0]], y, |dy| vec![Some(dy.clone())])
-    }));
-    rows
 }
 
 fn linear(m: usize, i: usize, j: usize) -> Vec<Case> {
