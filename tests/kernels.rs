@@ -10,6 +10,7 @@ use super::emulate;
 
 mod adamw;
 mod gather;
+mod stories;
 
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];
