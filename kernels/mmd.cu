@@ -6,7 +6,7 @@
 //              energy    k = -sqrt(d2 + 1e-12)
 //   backward   w[i,j] = -+ 4 / (B N^2) k'(d2[i,j])              - where j is a row of y, + where of x, 0 where j is i
 //              dy_i   = dL (sum_j w[i,j] a_j - p[i] y_i)        p[i] = sum_j w[i,j]; a_j: the 2N rows          =
-//   tensors    y, x, dy [B, N, G] real     w [B, N, 2N] real     pulls [B, N, 2T] f32: p, a part for each tile of j; T = ceil(N / 128)
+//   tensors    y, x, dy [B, N, G] real     w [B, N, 2N] real     pulls [B, N, 2T] f32: p by tile of j, T = ceil(N / 128)
 //              norms [B, 2N] f32: |a|^2     columns [B, C, G] f32, spreads [B, C] f64: sums of 32 rows, of their squares
 //              scale [B] f32: v     L, dL [1] f32     parts f64
 //   needs      nothing; cp.async where G (for w: N) is a multiple of 16 bytes
@@ -147,7 +147,8 @@ __device__ __forceinline__ float squared_distance(const real* a, const real* b, 
 }
 
 // From the product in the tile, or by the difference. By a whole warp, whose lanes hold neighbouring j, not all of them rows.
-__device__ __forceinline__ float distance(float product, const Set& set, const Kernel& kernel, int i, int j, bool there, float norms) {
+__device__ __forceinline__ float distance(float product, const Set& set, const Kernel& kernel, int i, int j, bool there,
+                                          float norms) {
     const float d2 = norms - 2.0f * product;
     float found = d2 < 0.0f || i == j ? 0.0f : d2;
     const bool near = there && i != j && (kernel.energy ? found : kernel.v) < 1e-4f * norms;
@@ -229,7 +230,8 @@ extern "C" __global__ void __launch_bounds__(256) mmd_total(float* loss, const d
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int rows, int width) {
+mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int rows,
+             int width) {
     __shared__ float pull[TILE];
     SHARED(float, tile);
     const Set set(y, x, rows, width);

@@ -63,14 +63,15 @@ template <Across ACROSS> struct Sums {
     float at[4][4][4] = {};   // by 16 rows, by 8 columns, as mma has them
 
     __device__ __forceinline__ void add(const real* a, const real* b) {
-        const int top = warp() / 4 * 64, left = warp() % 4 * 32, l = lane();
+        const int top = warp() / 4 * 64, left = warp() % 4 * 32, l = lane();   // of ldmatrix: row l % 8 of matrix l / 8
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
             uint32_t of_b[2][4];
 #pragma unroll
             for (int n = 0; n < 2; n++) {
-                if (ACROSS == ALONG) ldmatrix_x4(of_b[n], b + place<DEPTH>(left + 16 * n + l / 16 * 8 + l % 8, k + l / 8 % 2 * 8));
-                else ldmatrix_x4_trans(of_b[n], b + place<TILE>(k + l % 16, left + 16 * n + l / 16 * 8));
+                const int from = left + 16 * n;
+                if (ACROSS == ALONG) ldmatrix_x4(of_b[n], b + place<DEPTH>(from + l / 16 * 8 + l % 8, k + l / 8 % 2 * 8));
+                else ldmatrix_x4_trans(of_b[n], b + place<TILE>(k + l % 16, from + l / 16 * 8));
             }
 #pragma unroll
             for (int m = 0; m < 4; m++) {
