@@ -1,18 +1,18 @@
 // The flow between populations: its start, sums of tensors times one factor a set, and the squared error (SCALE v1, eq. 18-30).
 //
-//   forward    start    y[b,i] = e + share z[b,i], or 0 where u < mask        e ~ N(0, 1) where noisy, u uniform: number
-//                                                                             first[b] + i of the set's two streams
-//              combine  y[b,i] = f_a[b] a[b,i] + f_b[b] b[b,i]                path, endpoint, and the backward of both
-//              loss     e[b,i] = sum_k f_k[b] x_k[b,i]                        over those of three that are given
-//                       L      = 1/(B I) sum e[b,i]^2
-//   backward   start    the start without its noise: dz = share dy, or 0 where u < mask                =
-//              loss     dx_k[b,i] = dL 2/(B I) g_k[b] e[b,i]                                           =
-//   tensors    a, b, x, y, z and gradients [B, I = N D] real     f, g [B] f32     L, dL [1] f32     streams [B, 4]     parts f64
+//   forward    start    y[b,i] = share z[b,i] + e, or 0 where u < mask         e ~ N(0, 1) where noisy, u uniform: numbers
+//                                                                              first[b] + i of the set's two streams
+//              combine  y[b,i] = f[b] p[b,i] + g[b] q[b,i]                     path, endpoint, and what goes back through them
+//              loss     L = 1/(B I) sum e[b,i]^2,  e[b,i] = sum_k f_k[b] x_k[b,i] over those of three that are given
+//   backward   start    dz[b,i]   = share dy[b,i], or 0 where u < mask: the start without its noise                 =
+//              loss     dx_k[b,i] = dL 2/(B I) g_k[b] e[b,i]                                                        =
+//   tensors    p, q, x_k, y, z and their gradients [B, I = N D] real     f, g [B] f32     streams [B, 4]     L, dL [1] f32
+//              parts [blocks] f64
 //   needs      nothing; 16-byte moves where a set's address is a multiple of them
-//   work       blocks along x share a set, sets along y. One thread eight neighbours; the start: the four of a Philox block.
-//              The loss: blocks stride over their set, a thread sums in f32 and a block in f64; one block adds the blocks' sums
-//   bound by   memory: the loss moves at most 3 numbers an element forward and 6 backward, where e is made again: it costs the
-//              one read that loading it would, and is neither stored nor rounded. A noisy start is bound by arithmetic
+//   work       sets along y; one thread eight neighbours, of the start the four that share a block of random words. The loss:
+//              blocks stride over their set, a thread sums in f32 and a block in f64; one block adds the blocks' sums. e is made
+//              again by the backward: that costs about what loading it would, and it is neither stored nor rounded
+//   bound by   memory: the loss moves at most 3 numbers an element forward, 6 backward; a noisy start by arithmetic
 //   repeatable yes: sums have one fixed order, random numbers are functions of their place
 //   reference  src/ops/flow.rs
 #include "flat.cuh"
@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(256)
 flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int size) {
     const uint64_t* of_set = streams + 4 * blockIdx.y;
     const uint64_t first = of_set[3], counter = first / 4 + static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const int64_t at = static_cast<int64_t>(4 * counter - first);   // up to 3 before the set, whose first number may lie inside a block
+    const int64_t at = static_cast<int64_t>(4 * counter - first);   // below 0 where the set begins inside a block
     if (at >= size) return;
     z += static_cast<size_t>(blockIdx.y) * size;
     y += static_cast<size_t>(blockIdx.y) * size;
@@ -53,7 +53,7 @@ flow_start(real* y, const real* z, const uint64_t* streams, float share, int noi
         if (at + i >= 0 && at + i < size) y[at + i] = to_real(values[i]);
 }
 
-// sum += factor times eight neighbours, where the tensor is given.
+// Eight neighbours times their factor, of a tensor that is given.
 __device__ __forceinline__ void add(Floats<8>& sum, const real* x, size_t at, size_t left, float factor) {
     if (!x) return;
     const Floats<8> values = load_eight(x + at, left);
@@ -62,17 +62,17 @@ __device__ __forceinline__ void add(Floats<8>& sum, const real* x, size_t at, si
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-flow_combine(real* y, const real* a, const float* by_a, const real* b, const float* by_b, int size) {
+flow_combine(real* y, const real* p, const float* by_p, const real* q, const float* by_q, int size) {
     const size_t in_set = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
     if (in_set >= size) return;
     const size_t left = size - in_set, at = static_cast<size_t>(blockIdx.y) * size + in_set;
     Floats<8> sum{};
-    add(sum, a, at, left, by_a[blockIdx.y]);
-    if (b) add(sum, b, at, left, by_b[blockIdx.y]);
+    add(sum, p, at, left, by_p[blockIdx.y]);
+    if (q) add(sum, q, at, left, by_q[blockIdx.y]);
     store_eight(y + at, sum, left);
 }
 
-// factors: f, then g, each [3, B].
+// factors [2, 3, B]: f, then g.
 extern "C" __global__ void __launch_bounds__(256, 5)
 flow_loss_forward(double* parts, const real* a, const real* b, const real* c, const float* factors, int size) {
     const real* const from[TERMS] = {a, b, c};
@@ -94,8 +94,8 @@ extern "C" __global__ void __launch_bounds__(256) flow_loss_total(float* loss, c
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-flow_loss_backward(real* da, real* db, real* dc, const float* d, const real* a, const real* b, const real* c, const float* factors,
-                   float scale, int size) {
+flow_loss_backward(real* da, real* db, real* dc, const float* d, const real* a, const real* b, const real* c,
+                   const float* factors, float scale, int size) {
     const size_t in_set = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
     if (in_set >= size) return;
     const size_t set = blockIdx.y, left = size - in_set, at = set * size + in_set;

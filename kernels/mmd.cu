@@ -1,29 +1,30 @@
 // Maximum mean discrepancy between decoded and true cells (Gretton et al. 2012, eq. 5; SCALE v1, eq. 15-16).
 //
-//   forward    L      = mean_b 1/N^2 sum_{i,j} (k(y_i, y_j) + k(x_i, x_j) - 2 k(y_i, x_j))     all pairs, i = j too
+//   forward    L      = mean_b 1/N^2 sum_{i,j} (k(y_i, y_j) + k(x_i, x_j) - 2 k(y_i, x_j))          all pairs, i = j too
 //              gaussian  k = mean over s in {1/4, 1/2, 1, 2, 4} of exp(-d2 / (2 s v)),  d2 = |a - b|^2
 //                        v = max(2 (mean |a|^2 - |mean a|^2), 1e-12) over the set's 2N rows, no gradient
 //              energy    k = -sqrt(d2 + 1e-12)
-//   backward   w[i,j] = -+ 4 / (B N^2) k'(d2[i,j])                     - for a row j of y, + for one of x; 0 for j = i
-//              dy_i   = dL (sum_j w[i,j] a_j - p_i y_i)                p_i = sum_j w[i,j], a over the 2N rows          =
-//   tensors    y, x, dy [B, N, G] real     w [B, N, 2N] real     pulls: p by tile of j [B, N, 2T] f32, T = ceil(N / 128)
-//              norms |a|^2 [B, 2N], columns: sums by 32 rows [B, C, G], scale v [B], L, dL [1] f32     spreads, parts f64
-//   needs      nothing; cp.async where G (for w: 2N) is a multiple of 16 bytes
-//   work       rows: one pass for |a|^2 and for v, whose rows are counted from the set's first x: a shift changes no
-//              distance, and what cancels in v is then of the size of the spread. pairs: a block a tile of 128 x 128 of the upper
-//              triangle of the 2N x 2N pairs, its mirror image written too. backward: a block a tile of dy. Distances are
-//              never stored, w where a gradient is wanted.
-//              bf16: d2 = |a|^2 + |b|^2 - 2 a.b of the stored numbers, whose products are exact: centred rows would have to
-//              be rounded again. What is lost by cancelling is 1e-6 |a|^2, less than storing the rows has cost. Where k hangs
-//              on less than 1e-4 of |a|^2 + |b|^2 the pair is measured again by its difference. w is rounded, and p sums
-//              what was rounded, so that dy never sees where the origin lies.
-//   bound by   compute: pairs 4 B N^2 G (each pair once), backward 4 B N^2 G; rows: memory, 2 B N G numbers
+//   backward   w[i,j] = -+ 4 / (B N^2) k'(d2[i,j])              - where j is a row of y, + where of x, 0 where j is i
+//              dy_i   = dL (sum_j w[i,j] a_j - p[i] y_i)        p[i] = sum_j w[i,j]; a_j: the 2N rows          =
+//   tensors    y, x, dy [B, N, G] real     w [B, N, 2N] real     pulls [B, N, 2T] f32: p by tile of j, T = ceil(N / 128)
+//              norms [B, 2N] f32: |a|^2     columns [B, C, G] f32, spreads [B, C] f64: sums of 32 rows, of their squares
+//              scale [B] f32: v     L, dL [1] f32     parts f64
+//   needs      nothing; cp.async where G (for w: N) is a multiple of 16 bytes
+//   work       rows: a block 32 rows, read once; for v they are counted from the set's first x, since a shift changes no distance
+//              and what cancels in v is then of the size of the spread. pairs: a block a tile of 128 x 128 of the upper triangle
+//              of all 2N x 2N pairs; it writes w, where wanted, and the mirror image of it. backward: a block a tile of dy
+//   bound by   compute: pairs 4 B N^2 G (each pair once), backward 4 B N^2 G; rows by memory: 2 B N G numbers
 //   repeatable yes: sums have one fixed order
 //   reference  src/ops/mmd.rs
+//
+// In bf16 d2 = |a|^2 + |b|^2 - 2 a.b of the stored numbers, whose products are exact; rows moved to their mean would have to be
+// rounded again, and that costs more than cancelling does: 1e-6 |a|^2, where rounding the rows when they were stored has cost
+// 3e-6 |a|^2 already. Pairs whose k hangs on less than 1e-4 (|a|^2 + |b|^2) are measured again by their difference. w is rounded;
+// p sums what was rounded, so that dy does not see how far the rows lie from the origin.
 #include "tiles.cuh"
 
-constexpr int PITCH = TILE + 1;   // of a tile in shared memory: rows and columns are both read without bank conflicts
 constexpr int CHUNK = 32;         // rows of a block of mmd_rows
+constexpr int PITCH = TILE + 5;   // of a tile in shared memory: its rows and its columns are read without bank conflicts
 static_assert(TILE * PITCH * sizeof(float) <= TILE_SHARED, "the tile takes the place of the stages");
 
 // The rows of a set: y, then x.
@@ -38,10 +39,10 @@ struct Set {
     __device__ __forceinline__ const real* row(int i) const {
         return i < rows ? y + static_cast<size_t>(i) * width : x + static_cast<size_t>(i - rows) * width;
     }
-
-    // Some rows, from column `left` on.
+    // Some rows of one of the two, from column `left` on.
     __device__ __forceinline__ Window window(int first, int count, int left) const {
-        return {row(first) + left, count, width - left, static_cast<size_t>(width), width % VECTOR == 0 && on_sixteen(row(first))};
+        const bool aligned = width % VECTOR == 0 && on_sixteen(row(first));
+        return {row(first) + left, count, width - left, static_cast<size_t>(width), aligned};
     }
 };
 
@@ -85,32 +86,33 @@ mmd_rows(float* norms, float* columns, double* spreads, const real* y, const rea
         }
         store_eight(columns + block * width + g, sums, left);
     }
-    const double of_block = block_total(spread);   // and its barrier: all of `of_warps` is there
+    const double of_block = block_total(spread);   // after its barriers `of_warps` is whole
     if (threadIdx.x == 0) spreads[block] = of_block;
     if (threadIdx.x < count) {
         float norm = 0.0f;
         for (int i = 0; i < 8; i++) norm += of_warps[threadIdx.x][i];
-        norms[2ul * blockIdx.y * rows + first + threadIdx.x] = norm;
+        norms[static_cast<size_t>(blockIdx.y) * 2 * rows + first + threadIdx.x] = norm;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// Few blocks, so that many loads of each must be on their way.
+extern "C" __global__ void __launch_bounds__(1024)
 mmd_scale(float* scale, const float* columns, const double* spreads, int chunks, int rows, int width) {
     const size_t first = static_cast<size_t>(blockIdx.x) * chunks;
     const double n = 2.0 * rows;
-    double squares = 0.0, spread = 0.0;   // of the columns' sums, of the numbers
+    double spread = 0.0, squares = 0.0;   // of the numbers, of the columns' sums
+    for (int c = threadIdx.x; c < chunks; c += blockDim.x) spread += spreads[first + c];
     for (int g = threadIdx.x; g < width; g += blockDim.x) {
         double sum = 0.0;
-#pragma unroll 8
+#pragma unroll 16
         for (int c = 0; c < chunks; c++) sum += columns[(first + c) * width + g];
         squares += sum * sum;
     }
-    for (int c = threadIdx.x; c < chunks; c += blockDim.x) spread += spreads[first + c];
     const double v = 2.0 * block_total(spread / n - squares / (n * n));
     if (threadIdx.x == 0) scale[blockIdx.x] = fmaxf(static_cast<float>(v), 1e-12f);
 }
 
-// k and k' at one squared distance.
+// k and k' at a squared distance.
 struct Kernel {
     bool energy;
     float v;
@@ -131,6 +133,8 @@ struct Kernel {
     }
 };
 
+#if SCALE_BF16
+
 // By a whole warp.
 __device__ __forceinline__ float squared_distance(const real* a, const real* b, int width) {
     float sum = 0.0f;
@@ -142,33 +146,34 @@ __device__ __forceinline__ float squared_distance(const real* a, const real* b, 
     return warp_sum(sum);
 }
 
-// The squared distance of rows i and j from what the tile holds of them, for the 32 neighbouring j of a warp.
-__device__ __forceinline__ float distance(const Set& set, const Kernel& kernel, float sum, int i, int j, float norm_i, float norm_j,
-                                          bool there) {
-#if SCALE_BF16
-    constexpr float NEAR = 1e-4f;
-    float d2 = norm_i + norm_j - 2.0f * sum;
-    if (d2 < 0.0f || i == j) d2 = 0.0f;
-    const bool near = there && i != j && (kernel.energy ? d2 : kernel.v) < NEAR * (norm_i + norm_j);
+// From the product in the tile, or by the difference. By a whole warp, whose lanes hold neighbouring j, not all of them rows.
+__device__ __forceinline__ float distance(float product, const Set& set, const Kernel& kernel, int i, int j, bool there,
+                                          float norms) {
+    const float d2 = norms - 2.0f * product;
+    float found = d2 < 0.0f || i == j ? 0.0f : d2;
+    const bool near = there && i != j && (kernel.energy ? found : kernel.v) < 1e-4f * norms;
     for (uint32_t rest = __ballot_sync(0xFFFFFFFFu, near); rest; rest &= rest - 1) {
-        const int l = __ffs(rest) - 1;
-        const float exact = squared_distance(set.row(i), set.row(j - lane() + l), set.width);
-        if (l == lane()) d2 = exact;
+        const int one = __ffs(rest) - 1;
+        const float exact = squared_distance(set.row(i), set.row(j - lane() + one), set.width);
+        if (lane() == one) found = exact;
     }
-    return d2;
-#else
-    return sum;
-#endif
+    return found;
 }
 
-// weights and pulls may be null: the loss alone. `slope` is 4 / (B N^2).
+#else
+
+__device__ __forceinline__ float distance(float d2, const Set&, const Kernel&, int, int, bool, float) { return d2; }
+
+#endif
+
+// weights and pulls are null where no gradient is wanted. `slope` is 4 / (B N^2).
 extern "C" __global__ void __launch_bounds__(256, 2)
 mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real* x, const float* norms, const float* scale,
           float slope, int energy, int rows, int width) {
     SHARED(float, tile);
     const Set set(y, x, rows, width);
     const int tiles = 2 * ceil_div(rows, TILE);
-    int row = 0, column = blockIdx.x;   // of the upper triangle of tiles, row after row
+    int row = 0, column = blockIdx.x;   // in the upper triangle of tiles, counted row after row
     while (column >= tiles - row) column -= tiles - row++;
     const Side a(row, rows), b(row + column, rows);
     {
@@ -178,49 +183,45 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
     }
     __syncthreads();
 
+    const size_t first = static_cast<size_t>(blockIdx.y) * rows;
+    const auto keep = [&](int i, int j, float w) {
+        const real rounded = to_real(w);
+        weights[(first + i) * 2 * rows + j] = rounded;
+        return to_float(rounded);
+    };
+    const auto keep_sum = [&](int i, const Side& others, float sum) {
+        sum = warp_sum(sum);
+        if (lane() == 0) pulls[(first + i) * tiles + others.tile] = sum;
+    };
+
     const Kernel kernel{energy != 0, scale[blockIdx.y]};
-    const bool cross = a.of_y != b.of_y, wanted = weights && a.of_y;
-    const float factor = cross ? slope : -slope;
-    norms += 2ul * blockIdx.y * rows;
-    weights += 2ul * blockIdx.y * rows * rows;
-    pulls += static_cast<size_t>(blockIdx.y) * rows * tiles;
-    double total_value = 0.0;
+    const bool cross = a.of_y != b.of_y, wanted = weights && a.of_y, mirrored = !cross && a.tile != b.tile;
+    double sum = 0.0;
     for (int r = warp(); r < a.count; r += 8) {
         const int i = a.first + r;
         float values = 0.0f, pull = 0.0f;
+#pragma unroll
         for (int c = lane(); c < TILE; c += 32) {
             const int j = b.first + c;
             const bool there = c < b.count;
-            const float norm = there ? norms[j] : 0.0f;
-            const float d2 = distance(set, kernel, tile[r * PITCH + c], i, j, norms[i], norm, there);
+            const float both = norms[2 * first + i] + (there ? norms[2 * first + j] : 0.0f);
             float value, w;
-            kernel.at(d2, value, w);
-            w *= i == j ? 0.0f : factor;
-            if (there) values += value;
-            if (there && wanted) {
-                const real stored = to_real(w);
-                weights[2ul * i * rows + j] = stored;
-                pull += tile[r * PITCH + c] = to_float(stored);
+            kernel.at(distance(tile[r * PITCH + c], set, kernel, i, j, there, both), value, w);
+            if (there) {
+                values += value;
+                if (wanted) pull += tile[r * PITCH + c] = keep(i, j, i == j ? 0.0f : cross ? slope * w : -slope * w);
             }
         }
-        total_value += values;
-        pull = warp_sum(pull);
-        if (wanted && lane() == 0) pulls[static_cast<size_t>(i) * tiles + b.tile] = pull;
+        sum += values;
+        if (wanted) keep_sum(i, b, pull);
     }
-    const bool mirrored = !cross && a.tile != b.tile;
-    total_value = block_total(total_value) * (cross ? -2.0 : mirrored ? 2.0 : 1.0);
-    if (threadIdx.x == 0) parts[static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x] = total_value;
+    sum = block_total(sum) * (cross ? -2.0 : mirrored ? 2.0 : 1.0);   // after its barriers the tile holds the weights
+    if (threadIdx.x == 0) parts[static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
     if (!mirrored || !wanted) return;
-    for (int c = warp(); c < b.count; c += 8) {   // block_total's barrier: the tile now holds the weights
-        const int i = b.first + c;
+    for (int c = warp(); c < b.count; c += 8) {
         float pull = 0.0f;
-        for (int r = lane(); r < a.count; r += 32) {
-            const float w = tile[r * PITCH + c];
-            weights[2ul * i * rows + a.first + r] = to_real(w);
-            pull += w;
-        }
-        pull = warp_sum(pull);
-        if (lane() == 0) pulls[static_cast<size_t>(i) * tiles + a.tile] = pull;
+        for (int r = lane(); r < a.count; r += 32) pull += keep(b.first + c, a.first + r, tile[r * PITCH + c]);
+        keep_sum(b.first + c, a, pull);
     }
 }
 
@@ -229,37 +230,36 @@ extern "C" __global__ void __launch_bounds__(256) mmd_total(float* loss, const d
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int rows, int width) {
+mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int rows,
+             int width) {
     __shared__ float pull[TILE];
     SHARED(float, tile);
     const Set set(y, x, rows, width);
     const int across = ceil_div(width, TILE), left = blockIdx.x % across * TILE, tiles = 2 * ceil_div(rows, TILE);
     const Side a(blockIdx.x / across, rows);
-    weights += 2ul * blockIdx.y * rows * rows;
-    pulls += static_cast<size_t>(blockIdx.y) * rows * tiles;
-    dy += static_cast<size_t>(blockIdx.y) * rows * width;
+    const size_t first = static_cast<size_t>(blockIdx.y) * rows + a.first;
     if (threadIdx.x < a.count) {
         float sum = 0.0f;
-        for (int t = 0; t < tiles; t++) sum += pulls[static_cast<size_t>(a.first + threadIdx.x) * tiles + t];
+        for (int t = 0; t < tiles; t++) sum += pulls[(first + threadIdx.x) * tiles + t];
         pull[threadIdx.x] = sum;
     }
     {
         Sums<DOWN> sums;
-        const bool aligned = rows % VECTOR == 0 && on_sixteen(weights);
-        for (int first = 0; first <= rows; first += rows) {   // the rows of y, of x
-            const Window w{weights + 2ul * a.first * rows + first, a.count, rows, 2ul * rows, aligned};
-            add_depth(sums, reinterpret_cast<real*>(tile), w, set.window(first, rows, left));
+        const size_t stride = 2 * static_cast<size_t>(rows);
+        const real* of_tile = weights + first * stride;
+        for (int from = 0; from <= rows; from += rows) {   // the rows of y, of x
+            const Window w{of_tile + from, a.count, rows, stride, rows % VECTOR == 0 && on_sixteen(of_tile)};
+            add_depth(sums, reinterpret_cast<real*>(tile), w, set.window(from, rows, left));
         }
         sums.each([&](int r, int c, float sum) { tile[r * PITCH + c] = sum; });
     }
     __syncthreads();
-    const int c = threadIdx.x % 16 * 8;
-    if (left + c >= width) return;
+    const int c = threadIdx.x % 16 * 8, there = width - left - c;
+    if (there <= 0) return;
     for (int r = threadIdx.x / 16; r < a.count; r += 16) {
-        const size_t at = static_cast<size_t>(a.first + r) * width + left + c;
-        Floats<8> own = load_eight(set.y + at, width - left - c);
+        Floats<8> own = load_eight(set.row(a.first + r) + left + c, there);
 #pragma unroll
         for (int i = 0; i < 8; i++) own[i] = *d * (tile[r * PITCH + c + i] - pull[r] * own[i]);
-        store_eight(dy + at, own, width - left - c);
+        store_eight(dy + (first + r) * width + left + c, own, there);
     }
 }

@@ -34,19 +34,22 @@ struct Window {
 
 // A stage [ROWS, WIDTH] of a window, from row `top` and column `left` on.
 template <int ROWS, int WIDTH> __device__ __forceinline__ void fetch(real* to, const Window& from, int top, int left) {
-    constexpr int CHUNKS = WIDTH / VECTOR, TURN = 256 / CHUNKS;   // rows that the block fetches at once
+    constexpr int CHUNKS = WIDTH / VECTOR, TURN = 256 / CHUNKS;   // of a row; rows that the block fetches at once
     const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS * VECTOR, there = from.columns - left - chunk;
-    const real* first = from.at + (top + row) * from.stride + left + chunk;
+    const real* const first = from.at + (top + row) * from.stride + left + chunk;
+    if (from.aligned) {
 #pragma unroll
-    for (int turn = 0; turn < ROWS / TURN; turn++) {
-        const int count = top + row + turn * TURN < from.rows ? there : 0;
-        const real* numbers = first + turn * TURN * from.stride;
-        real* place_of_chunk = to + place<WIDTH>(row + turn * TURN, chunk);
-        if (from.aligned) {
-            cp_async16_or_zero(place_of_chunk, count > 0 ? numbers : from.at, count > 0);
-        } else {
-            for (int i = 0; i < VECTOR; i++) place_of_chunk[i] = i < count ? numbers[i] : to_real(0.0f);
+        for (int turn = 0; turn < ROWS; turn += TURN) {
+            const bool ok = there > 0 && top + row + turn < from.rows;
+            cp_async16_or_zero(to + place<WIDTH>(row + turn, chunk), ok ? first + turn * from.stride : from.at, ok);
         }
+        return;
+    }
+#pragma unroll 1
+    for (int turn = 0; turn < ROWS; turn += TURN) {
+        const int count = top + row + turn < from.rows ? there : 0;
+        real* const numbers = to + place<WIDTH>(row + turn, chunk);
+        for (int i = 0; i < VECTOR; i++) numbers[i] = i < count ? first[turn * from.stride + i] : to_real(0.0f);
     }
 }
 
@@ -60,14 +63,15 @@ template <Across ACROSS> struct Sums {
     float at[4][4][4] = {};   // by 16 rows, by 8 columns, as mma has them
 
     __device__ __forceinline__ void add(const real* a, const real* b) {
-        const int top = warp() / 4 * 64, left = warp() % 4 * 32, l = lane();
+        const int top = warp() / 4 * 64, left = warp() % 4 * 32, l = lane();   // of ldmatrix: row l % 8 of matrix l / 8
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
             uint32_t of_b[2][4];
 #pragma unroll
             for (int n = 0; n < 2; n++) {
-                if (ACROSS == ALONG) ldmatrix_x4(of_b[n], b + place<DEPTH>(left + 16 * n + l / 16 * 8 + l % 8, k + l / 8 % 2 * 8));
-                else ldmatrix_x4_trans(of_b[n], b + place<TILE>(k + l % 16, left + 16 * n + l / 16 * 8));
+                const int from = left + 16 * n;
+                if (ACROSS == ALONG) ldmatrix_x4(of_b[n], b + place<DEPTH>(from + l / 16 * 8 + l % 8, k + l / 8 % 2 * 8));
+                else ldmatrix_x4_trans(of_b[n], b + place<TILE>(k + l % 16, from + l / 16 * 8));
             }
 #pragma unroll
             for (int m = 0; m < 4; m++) {

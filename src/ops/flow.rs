@@ -32,12 +32,17 @@ impl Tape {
     /// set b takes number `first + i` of its stream. [`Start::Shifted`] is [`Start::Control`] here: the shifted cells were
     /// encoded before.
     pub fn flow_start(&mut self, z0: Var, start: Start, mask: f32, streams: &[(Rng, u64)]) -> Var {
-        let start = Begin::new(self.value(z0), start, mask, streams);
-        if start.share == 1.0 && mask == 0.0 {
+        let share = match start {
+            Start::Control | Start::Shifted => 1.0,
+            Start::Gaussian => 0.0,
+            Start::Mixed => 0.5,
+        };
+        if share == 1.0 && mask == 0.0 {
             return z0;
         }
+        let start = Begin::new(self.value(z0), share, mask, streams);
         let y = start.forward(self.value(z0));
-        if start.share == 0.0 {
+        if share == 0.0 {
             return self.constant(y);
         }
         self.record(&[z0], y, move |dy| vec![Some(start.backward(dy))])
@@ -127,21 +132,16 @@ struct Begin {
     streams: Streams,
 }
 
-/// Where the streams of the sets lie.
+/// The streams, beside the tensor that they are drawn for.
 enum Streams {
     Host(Vec<(Rng, Rng, u64)>),
     Device(Buffer),
 }
 
 impl Begin {
-    fn new(z: &Tensor, start: Start, mask: f32, streams: &[(Rng, u64)]) -> Begin {
+    fn new(z: &Tensor, share: f32, mask: f32, streams: &[(Rng, u64)]) -> Begin {
         let [sets, _, _] = z.dims("flow start");
         assert_eq!(streams.len(), sets, "flow start: one stream a set");
-        let share = match start {
-            Start::Control | Start::Shifted => 1.0,
-            Start::Gaussian => 0.0,
-            Start::Mixed => 0.5,
-        };
         let streams: Vec<_> = streams.iter().map(|&(rng, first)| (rng.at(0), rng.at(1), first)).collect();
         let streams = match z.gpu() {
             Some(gpu) => Streams::Device(device::upload(gpu, &streams)),

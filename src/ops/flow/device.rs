@@ -22,12 +22,10 @@ pub fn start(z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) -
 
 /// Sum of one or two tensors `[B, N, D]`, each times its factor `[B]` of the set.
 pub fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
-    let (a, by_a) = terms[0];
-    let b = terms.get(1).map(|&(b, _)| b);
-    let by_b = terms.get(1).map(|&(_, by_b)| by_b);
     assert!(terms.len() <= 2, "flow: a sum of {} tensors on a device", terms.len());
-    let y = Tensor::on(a.device(), "flow sum", a.shape(), a.real());
-    launch_combine(&y, (a, by_a), (b, by_b));
+    let (p, by_p) = terms[0];
+    let y = Tensor::on(p.device(), "flow sum", p.shape(), p.real());
+    launch_combine(&y, (p, by_p), terms.get(1).copied());
     y
 }
 
@@ -104,9 +102,10 @@ fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: boo
     unsafe { y.device().launch("flow", "flow_start", grid, &args) };
 }
 
-fn launch_combine(y: &Tensor, (a, by_a): (&Tensor, &Tensor), (b, by_b): (Option<&Tensor>, Option<&Tensor>)) {
+fn launch_combine(y: &Tensor, (p, by_p): (&Tensor, &Tensor), second: Option<(&Tensor, &Tensor)>) {
     let (grid, size) = eights(y);
-    let args = [y.into(), a.into(), by_a.into(), b.into(), by_b.into(), size.into()];
+    let (q, by_q) = second.unzip();
+    let args = [y.into(), p.into(), by_p.into(), q.into(), by_q.into(), size.into()];
     // SAFETY: all tensors have one shape, their factors one number a set.
     unsafe { y.device().launch("flow", "flow_combine", grid, &args) };
 }

@@ -56,7 +56,7 @@ fn launch_scale(scale: &Tensor, columns: &Tensor, spreads: &Buffer, [sets, rows,
     let chunks = (2 * rows).div_ceil(CHUNK);
     let args = [scale.into(), columns.into(), spreads.into(), chunks.into(), rows.into(), width.into()];
     // SAFETY: one number a set from what `launch_rows` wrote.
-    unsafe { scale.device().launch("mmd", "mmd_scale", Grid::new(sets, 256), &args) };
+    unsafe { scale.device().launch("mmd", "mmd_scale", Grid::new(sets, 1024), &args) };
 }
 
 fn launch_pairs(
