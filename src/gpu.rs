@@ -14,12 +14,16 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 
 pub mod blas;
+mod buffer;
 mod cuda;
 mod emulated;
+mod pinned;
 mod plans;
 mod probe;
 
 pub use blas::{Operand, Product};
+pub use buffer::Buffer;
+pub use pinned::Pinned;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -99,7 +103,7 @@ impl From<u64> for Arg {
 
 impl From<&Buffer> for Arg {
     fn from(buffer: &Buffer) -> Arg {
-        Arg::Pointer(buffer.address)
+        Arg::Pointer(buffer.address())
     }
 }
 
@@ -154,6 +158,9 @@ fn count(n: usize) -> u32 {
         .unwrap_or_else(|| panic!("launch: {n} blocks or bytes"))
 }
 
+/// Waits until the work queued before it is done.
+type Mark = Box<dyn FnOnce() -> std::result::Result<(), String> + Send + Sync>;
+
 /// What a device can do. Addresses are of memory from `allocate`; everything is done in the order of the calls.
 trait Driver: Send + Sync {
     /// The device, in words.
@@ -164,9 +171,16 @@ trait Driver: Send + Sync {
     /// # Safety
     /// The address is from `allocate` and is not used again.
     unsafe fn free(&self, address: u64);
+    /// Host memory that `upload` reads after it has returned, zeroed.
+    fn pin(&self, bytes: usize) -> std::result::Result<u64, String>;
     /// # Safety
-    /// `to` begins that many bytes of live device memory.
+    /// The address is from `pin` and is not used again.
+    unsafe fn unpin(&self, address: u64);
+    /// # Safety
+    /// `to` begins that many bytes of live device memory. What lies in pinned memory must lie there until a `mark` that follows.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> std::result::Result<(), String>;
+    /// The work queued so far.
+    fn mark(&self) -> std::result::Result<Mark, String>;
     /// Waits. # Safety
     /// `from` begins that many bytes of live device memory.
     unsafe fn download(&self, to: &mut [u8], from: u64) -> std::result::Result<(), String>;
@@ -205,10 +219,6 @@ struct Inner {
     /// The first overrun that a guard has seen.
     overrun: Mutex<Option<String>>,
 }
-
-/// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
-const GUARD: usize = 256;
-const GUARD_BYTE: u8 = 0xA5;
 
 impl Gpu {
     /// The NVIDIA GPU of that number. Says what is missing: no driver, an old one, no such device, no kernels for it.
@@ -250,41 +260,6 @@ impl Gpu {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Memory for `bytes`; `what` names it if there is no room. Its content is not yet written.
-    pub fn buffer(&self, what: &str, bytes: usize) -> Buffer {
-        let guard = if self.0.guarded { GUARD } else { 0 };
-        let address = self.0.driver.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
-            stop(Error::Device(format!(
-                "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or take a smaller preset",
-                bytes as f64 / (1 << 20) as f64,
-                self.name()
-            )))
-        });
-        let buffer = Buffer {
-            gpu: self.clone(),
-            address,
-            bytes,
-            what: if guard > 0 { what.into() } else { String::new() },
-        };
-        if guard > 0 {
-            // SAFETY: both ranges lie in what was just allocated.
-            unsafe {
-                or_stop(self.0.driver.fill(address, 0xFF, bytes));
-                or_stop(self.0.driver.fill(address + bytes as u64, GUARD_BYTE, guard));
-            }
-        }
-        buffer
-    }
-
-    /// Plain numbers to the device.
-    pub fn upload<T: bytemuck::NoUninit>(&self, what: &str, numbers: &[T]) -> Buffer {
-        let bytes = bytemuck::cast_slice(numbers);
-        let buffer = self.buffer(what, bytes.len());
-        // SAFETY: the buffer was made for them.
-        or_stop(unsafe { self.0.driver.upload(buffer.address, bytes) });
-        buffer
-    }
-
     /// Queues a kernel of `file`, compiled for this device's [`Real`].
     ///
     /// # Safety
@@ -323,89 +298,6 @@ impl Gpu {
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Gpu({}, {:?})", self.name(), self.real())
-    }
-}
-
-/// Memory on a device, given back when dropped.
-pub struct Buffer {
-    gpu: Gpu,
-    address: u64,
-    bytes: usize,
-    what: String,
-}
-
-impl Buffer {
-    /// Its device.
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-
-    /// Its first byte on the device.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Its length.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Bytes `from..` of it, as plain numbers. Waits for the device.
-    pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, from: usize, numbers: &mut [T]) {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
-        assert!(
-            from + bytes.len() <= self.bytes,
-            "download: {} bytes at {from} of {}",
-            bytes.len(),
-            self.bytes
-        );
-        // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.0.driver.download(bytes, self.address + from as u64) });
-    }
-
-    /// Overwrites bytes `at..` of it with plain numbers.
-    pub fn write<T: bytemuck::NoUninit>(&self, at: usize, numbers: &[T]) {
-        let bytes: &[u8] = bytemuck::cast_slice(numbers);
-        assert!(at + bytes.len() <= self.bytes, "upload: {} bytes at {at} of {}", bytes.len(), self.bytes);
-        // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.0.driver.upload(self.address + at as u64, bytes) });
-    }
-
-    /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
-    pub fn copy_from(&self, at: usize, other: &Buffer, from: usize, bytes: usize) {
-        assert!(
-            self.gpu.same(&other.gpu) && at + bytes <= self.bytes && from + bytes <= other.bytes,
-            "copy: {bytes} bytes"
-        );
-        // SAFETY: the ranges were checked; two buffers never overlap, and no caller copies within one.
-        or_stop(unsafe {
-            self.gpu.0.driver.copy(self.address + at as u64, other.address + from as u64, bytes)
-        });
-    }
-
-    /// Sets `bytes` from byte `at` on to zero.
-    pub fn zero(&self, at: usize, bytes: usize) {
-        assert!(at + bytes <= self.bytes, "zero: {bytes} bytes at {at} of {}", self.bytes);
-        // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.0.driver.fill(self.address + at as u64, 0, bytes) });
-    }
-
-    fn overrun(&self) -> bool {
-        let mut guard = [0u8; GUARD];
-        // SAFETY: a guarded buffer has that many bytes behind it.
-        let read = unsafe { self.gpu.0.driver.download(&mut guard, self.address + self.bytes as u64) };
-        read.is_ok() && guard != [GUARD_BYTE; GUARD]
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if self.gpu.0.guarded && self.overrun() {
-            let seen = format!("a kernel wrote behind {} ({} bytes)", self.what, self.bytes);
-            self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
-        }
-        // SAFETY: this is the only owner, and the stream's order lets queued work end first.
-        unsafe { self.gpu.0.driver.free(self.address) };
     }
 }
 

@@ -11,6 +11,7 @@ use super::emulate;
 mod adamw;
 mod gather;
 mod many_sets;
+mod pinned;
 
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];
