@@ -109,3 +109,8 @@ static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint
 static inline uint32_t pack_bf16(float low, float high) {
     return __nv_bfloat16(low).bits | uint32_t(__nv_bfloat16(high).bits) << 16;
 }
+
+static inline float exp2_approx(float x) {
+    const float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}

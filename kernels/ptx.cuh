@@ -12,12 +12,13 @@
 //                            b [16, 8]    b[0] = (t, g)   b[1] = (t + 8, g)
 //                            d [16, 8]    d[0], d[1] = (g, t), (g, t + 1)     d[2], d[3] = (g + 8, t), (g + 8, t + 1)
 //   pack_bf16(low, high)     two f32 rounded into one register, as mma takes them
+//   exp2_approx(x)           2^x in one instruction, to 2 ulp; zero below 2^-126
 //
 // where g = lane / 4 and t = 2 (lane % 4). A register of a holds the element named and the next of its row in the upper
 // half, a register of b the next of its column. So x4 of a row-major a is an a; x2_trans of a row-major b, or x2 of a
 // row-major transpose of b, is a b.
 //
-// Every word but the copies is of the whole warp. Shared addresses are multiples of 16 bytes. Needs sm_80.
+// The words from ldmatrix to mma are of the whole warp. Shared addresses are multiples of 16 bytes. Needs sm_80.
 #pragma once
 #include "common.cuh"
 
@@ -74,6 +75,13 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// exp2f spends three more instructions on results below 2^-126.
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #else

@@ -14,15 +14,15 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 
 pub mod blas;
-mod buffer;
 mod cuda;
 mod emulated;
+mod launch;
 mod pinned;
 mod plans;
 mod probe;
 
 pub use blas::{Operand, Product};
-pub use buffer::Buffer;
+pub use launch::{Arg, Grid};
 pub use pinned::Pinned;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
@@ -55,108 +55,6 @@ impl Real {
 
 /// Numbers in 16 bytes of the narrowest storage: what begins at a multiple of this is aligned for the widest loads in any.
 pub const PACK: usize = 8;
-
-/// One argument of a kernel; pointers are device addresses.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Arg {
-    /// Address of numbers, 0 for "not given".
-    Pointer(u64),
-    /// `int`.
-    Int(i32),
-    /// `uint32_t`.
-    Word(u32),
-    /// `uint64_t`.
-    Long(u64),
-    /// `float`.
-    Float(f32),
-}
-
-impl From<usize> for Arg {
-    fn from(n: usize) -> Arg {
-        Arg::Int(i32::try_from(n).unwrap_or_else(|_| panic!("launch: {n} does not fit a kernel's int")))
-    }
-}
-
-impl From<bool> for Arg {
-    fn from(flag: bool) -> Arg {
-        Arg::Int(i32::from(flag))
-    }
-}
-
-impl From<f32> for Arg {
-    fn from(x: f32) -> Arg {
-        Arg::Float(x)
-    }
-}
-
-impl From<u32> for Arg {
-    fn from(x: u32) -> Arg {
-        Arg::Word(x)
-    }
-}
-
-impl From<u64> for Arg {
-    fn from(x: u64) -> Arg {
-        Arg::Long(x)
-    }
-}
-
-impl From<&Buffer> for Arg {
-    fn from(buffer: &Buffer) -> Arg {
-        Arg::Pointer(buffer.address())
-    }
-}
-
-/// Blocks, threads a block, dynamic shared memory a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    /// Blocks along x, y, z.
-    pub blocks: [u32; 3],
-    /// Threads of a block.
-    pub threads: u32,
-    /// Bytes.
-    pub shared: u32,
-}
-
-impl Grid {
-    /// `blocks` blocks along x.
-    pub fn new(blocks: usize, threads: u32) -> Grid {
-        Grid { blocks: [count(blocks), 1, 1], threads, shared: 0 }
-    }
-
-    /// Blocks along x and y.
-    pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
-        Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }
-    }
-
-    /// One thread a number (or a pack of them), 256 threads a block.
-    pub fn elements(count: usize) -> Grid {
-        Grid::new(count.div_ceil(256), 256)
-    }
-
-    /// One thread a pack of neighbours in rows of `width` numbers; a pack is 16 bytes where that divides the width, else one number.
-    pub fn packs(rows: usize, width: usize, real: Real) -> Grid {
-        let pack = 16 / real.bytes();
-        Grid::elements(if width.is_multiple_of(pack) { rows * width / pack } else { rows * width })
-    }
-
-    /// One warp a row, 8 warps a block.
-    pub fn rows(rows: usize) -> Grid {
-        Grid::new(rows.div_ceil(8), 256)
-    }
-
-    /// With dynamic shared memory.
-    pub fn with_shared(self, bytes: usize) -> Grid {
-        Grid { shared: count(bytes), ..self }
-    }
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n)
-        .ok()
-        .filter(|&n| n <= i32::MAX as u32)
-        .unwrap_or_else(|| panic!("launch: {n} blocks or bytes"))
-}
 
 /// Waits until the work queued before it is done.
 type Mark = Box<dyn FnOnce() -> std::result::Result<(), String> + Send + Sync>;
@@ -220,6 +118,10 @@ struct Inner {
     overrun: Mutex<Option<String>>,
 }
 
+/// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
+const GUARD: usize = 256;
+const GUARD_BYTE: u8 = 0xA5;
+
 impl Gpu {
     /// The NVIDIA GPU of that number. Says what is missing: no driver, an old one, no such device, no kernels for it.
     pub fn open(index: usize, real: Real) -> Result<Gpu> {
@@ -260,6 +162,41 @@ impl Gpu {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Memory for `bytes`; `what` names it if there is no room. Its content is not yet written.
+    pub fn buffer(&self, what: &str, bytes: usize) -> Buffer {
+        let guard = if self.0.guarded { GUARD } else { 0 };
+        let address = self.0.driver.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
+            stop(Error::Device(format!(
+                "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or take a smaller preset",
+                bytes as f64 / (1 << 20) as f64,
+                self.name()
+            )))
+        });
+        let buffer = Buffer {
+            gpu: self.clone(),
+            address,
+            bytes,
+            what: if guard > 0 { what.into() } else { String::new() },
+        };
+        if guard > 0 {
+            // SAFETY: both ranges lie in what was just allocated.
+            unsafe {
+                or_stop(self.0.driver.fill(address, 0xFF, bytes));
+                or_stop(self.0.driver.fill(address + bytes as u64, GUARD_BYTE, guard));
+            }
+        }
+        buffer
+    }
+
+    /// Plain numbers to the device.
+    pub fn upload<T: bytemuck::NoUninit>(&self, what: &str, numbers: &[T]) -> Buffer {
+        let bytes = bytemuck::cast_slice(numbers);
+        let buffer = self.buffer(what, bytes.len());
+        // SAFETY: the buffer was made for them.
+        or_stop(unsafe { self.0.driver.upload(buffer.address, bytes) });
+        buffer
+    }
+
     /// Queues a kernel of `file`, compiled for this device's [`Real`].
     ///
     /// # Safety
@@ -298,6 +235,89 @@ impl Gpu {
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "Gpu({}, {:?})", self.name(), self.real())
+    }
+}
+
+/// Memory on a device, given back when dropped.
+pub struct Buffer {
+    gpu: Gpu,
+    address: u64,
+    bytes: usize,
+    what: String,
+}
+
+impl Buffer {
+    /// Its device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Its first byte on the device.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes `from..` of it, as plain numbers. Waits for the device.
+    pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, from: usize, numbers: &mut [T]) {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
+        assert!(
+            from + bytes.len() <= self.bytes,
+            "download: {} bytes at {from} of {}",
+            bytes.len(),
+            self.bytes
+        );
+        // SAFETY: the range was checked.
+        or_stop(unsafe { self.gpu.0.driver.download(bytes, self.address + from as u64) });
+    }
+
+    /// Overwrites bytes `at..` of it with plain numbers.
+    pub fn write<T: bytemuck::NoUninit>(&self, at: usize, numbers: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(numbers);
+        assert!(at + bytes.len() <= self.bytes, "upload: {} bytes at {at} of {}", bytes.len(), self.bytes);
+        // SAFETY: the range was checked.
+        or_stop(unsafe { self.gpu.0.driver.upload(self.address + at as u64, bytes) });
+    }
+
+    /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
+    pub fn copy_from(&self, at: usize, other: &Buffer, from: usize, bytes: usize) {
+        assert!(
+            self.gpu.same(&other.gpu) && at + bytes <= self.bytes && from + bytes <= other.bytes,
+            "copy: {bytes} bytes"
+        );
+        // SAFETY: the ranges were checked; two buffers never overlap, and no caller copies within one.
+        or_stop(unsafe {
+            self.gpu.0.driver.copy(self.address + at as u64, other.address + from as u64, bytes)
+        });
+    }
+
+    /// Sets `bytes` from byte `at` on to zero.
+    pub fn zero(&self, at: usize, bytes: usize) {
+        assert!(at + bytes <= self.bytes, "zero: {bytes} bytes at {at} of {}", self.bytes);
+        // SAFETY: the range was checked.
+        or_stop(unsafe { self.gpu.0.driver.fill(self.address + at as u64, 0, bytes) });
+    }
+
+    fn overrun(&self) -> bool {
+        let mut guard = [0u8; GUARD];
+        // SAFETY: a guarded buffer has that many bytes behind it.
+        let read = unsafe { self.gpu.0.driver.download(&mut guard, self.address + self.bytes as u64) };
+        read.is_ok() && guard != [GUARD_BYTE; GUARD]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.gpu.0.guarded && self.overrun() {
+            let seen = format!("a kernel wrote behind {} ({} bytes)", self.what, self.bytes);
+            self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
+        }
+        // SAFETY: this is the only owner, and the stream's order lets queued work end first.
+        unsafe { self.gpu.0.driver.free(self.address) };
     }
 }
 

@@ -32,17 +32,21 @@ fn hold(op: &str, real: Real) {
     let rows: Vec<_> = table().into_iter().filter(|row| row.op() == op && row.size() <= SMALL).collect();
     assert!(!rows.is_empty(), "no row of {op} is small enough to be emulated");
     for row in rows {
-        for seed in SEEDS {
-            let gpu = Gpu::emulated(folder, real, seed);
-            let name = format!("{} {:?}, {real:?}, seed {seed}", row.name, row.shapes);
-            match gpu::guard(|| Ok(row.judge(&gpu))) {
-                Err(e) => missed.push(format!("{name}: {e}")),
-                Ok(verdicts) => missed.extend(verdicts.iter().filter(|v| !v.holds()).map(|v| {
-                    format!("{name}: {} is {:.1e} off, {:.1e} allowed", v.output, v.error, v.allowed)
-                })),
-            }
-            missed.extend(gpu.overrun().map(|what| format!("{name}: {what}")));
+        let gpus = SEEDS.map(|seed| Gpu::emulated(folder, real, seed));
+        let name = format!("{} {:?}, {real:?}", row.name, row.shapes);
+        match gpu::guard(|| Ok(row.judge_each(&gpus))) {
+            Err(e) => missed.push(format!("{name}: {e}")),
+            Ok(judged) => missed.extend(judged.iter().zip(SEEDS).flat_map(|(verdicts, seed)| {
+                let name = &name;
+                verdicts.iter().filter(|v| !v.holds()).map(move |v| {
+                    format!(
+                        "{name}, seed {seed}: {} is {:.1e} off, {:.1e} allowed",
+                        v.output, v.error, v.allowed
+                    )
+                })
+            })),
         }
+        missed.extend(gpus.iter().filter_map(Gpu::overrun).map(|what| format!("{name}: {what}")));
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }

@@ -8,14 +8,14 @@
 //!              dk_j    = sum_i ds[i,j] q_i           dv_j    = sum_i p[i,j] dy_i                        =
 //!   tensors    qkv, dqkv [B, N, 3HK] packed q | k | v, heads are consecutive slices     y, dy [B, N, HK]
 //!              seed, dseed [B, 3HK]: its k and v are one more row; its q part is not read and gets zero gradient
-//!   work       one set a task; scores exist for 64 queries at a time, and the backward makes them again from lse
-//!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward
+//!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward; small sets (in a cell) by memory
 
-use crate::ops::blocks;
-use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::ops::vector::{add_scaled, dot, exp, max, sum};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+
+mod device;
+mod host;
+pub mod reference;
 
 impl Tape {
     /// Softmax attention of the rows of each set: qkv `[B, N, 3HK]`, seed `[B, 3HK]` to `[B, N, HK]`.
@@ -32,9 +32,7 @@ impl Tape {
     }
 }
 
-/// Queries whose scores exist at the same time: 64 x 512 of them fill an eighth of a level-2 cache.
-const QUERIES: usize = 64;
-
+/// One call: B sets of N rows, H heads of width K.
 #[derive(Clone, Copy)]
 struct Sizes {
     sets: usize,
@@ -59,102 +57,17 @@ impl Sizes {
         Sizes { sets, rows, heads, width, scale: 1.0 / (width as f32).sqrt() }
     }
 
-    /// Sets that one task takes: their scratch is allocated once.
-    fn group(&self) -> usize {
-        blocks::rows(self.rows * self.heads * self.width).min(self.sets.max(1))
-    }
-
     /// The width of a row of y.
     fn out(&self) -> usize {
         self.heads * self.width
     }
-
-    /// Rows `from..to` of part 0, 1 or 2 (q, k, v) of a head in one set's packed rows.
-    fn part<'a>(&self, set: &'a [f32], part: usize, head: usize, from: usize, to: usize) -> Mat<'a> {
-        let first = from * 3 * self.out() + part * self.out() + head * self.width;
-        Mat::strided(&set[first..], to - from, self.width, 3 * self.out())
-    }
-
-    fn part_mut<'a>(
-        &self,
-        set: &'a mut [f32],
-        part: usize,
-        head: usize,
-        from: usize,
-        to: usize,
-    ) -> MatMut<'a> {
-        let first = from * 3 * self.out() + part * self.out() + head * self.width;
-        MatMut::strided(&mut set[first..], to - from, self.width, 3 * self.out())
-    }
-
-    /// The same columns of one packed row.
-    fn columns(&self, part: usize, head: usize) -> std::ops::Range<usize> {
-        let first = part * self.out() + head * self.width;
-        first..first + self.width
-    }
 }
 
 /// y `[B, N, HK]` and lse `[B, H, N]`.
-pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, heads: usize) -> (Tensor, Vec<f32>) {
+pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, heads: usize) -> (Tensor, Tensor) {
     let z = Sizes::of(qkv, seed, heads);
-    let mut y = vec![0.0; z.sets * z.rows * z.out()];
-    let group = z.group();
-    let lse = blocks::fold(&mut y, group * z.rows * z.out(), |i, block| {
-        let mut scores = vec![0.0; QUERIES.min(z.rows) * z.rows];
-        let mut lse = vec![0.0; block.len() / z.width];
-        let sets = block.chunks_exact_mut(z.rows * z.out()).zip(lse.chunks_exact_mut(z.heads * z.rows));
-        for (b, (y, lse)) in sets.enumerate().map(|(b, s)| (i * group + b, s)) {
-            let x = &qkv.data()[b * z.rows * 3 * z.out()..][..z.rows * 3 * z.out()];
-            let seed = seed.map(|s| &s.data()[b * 3 * z.out()..][..3 * z.out()]);
-            for (head, lse) in lse.chunks_exact_mut(z.rows).enumerate() {
-                head_forward(&z, x, seed, head, y, lse, &mut scores);
-            }
-        }
-        lse
-    });
-    (Tensor::new(&[z.sets, z.rows, z.out()], y), lse.concat())
-}
-
-fn head_forward(
-    z: &Sizes,
-    x: &[f32],
-    seed: Option<&[f32]>,
-    head: usize,
-    y: &mut [f32],
-    lse: &mut [f32],
-    scores: &mut [f32],
-) {
-    let (k, v) = (z.part(x, 1, head, 0, z.rows), z.part(x, 2, head, 0, z.rows));
-    let keep = if seed.is_some() { Keep::Add } else { Keep::Nothing };
-    for from in (0..z.rows).step_by(QUERIES) {
-        let to = z.rows.min(from + QUERIES);
-        let scores = &mut scores[..(to - from) * z.rows];
-        let q = z.part(x, 0, head, from, to);
-        product(MatMut::new(scores, to - from, z.rows), q, k.t(), Keep::Nothing, Threads::One);
-        for (i, p) in (from..to).zip(scores.chunks_exact_mut(z.rows)) {
-            let first = seed.map(|s| dot(&x[i * 3 * z.out()..][z.columns(0, head)], &s[z.columns(1, head)]));
-            let (row_lse, first) = softmax(p, first, z.scale);
-            lse[i] = row_lse;
-            if let Some(s) = seed {
-                let y = &mut y[i * z.out()..][z.columns(0, head)];
-                y.iter_mut().zip(&s[z.columns(2, head)]).for_each(|(y, v)| *y = first * v);
-            }
-        }
-        let y = MatMut::strided(&mut y[from * z.out() + head * z.width..], to - from, z.width, z.out());
-        product(y, Mat::new(scores, to - from, z.rows), v, keep, Threads::One);
-    }
-}
-
-/// Turns a row of products into probabilities; returns lse and the seed's probability.
-fn softmax(row: &mut [f32], first: Option<f32>, scale: f32) -> (f32, f32) {
-    let first = first.unwrap_or(f32::NEG_INFINITY);
-    let top = max(row).max(first);
-    row.iter_mut().for_each(|s| *s = exp(scale * (*s - top)));
-    let first = exp(scale * (first - top));
-    let total = sum(row) + first;
-    let share = 1.0 / total;
-    row.iter_mut().for_each(|p| *p *= share);
-    (scale * top + total.ln(), first * share)
+    let forward = if qkv.gpu().is_some() { device::forward } else { host::forward };
+    forward(qkv, seed, z)
 }
 
 /// dqkv `[B, N, 3HK]` and, where there is a seed, dseed `[B, 3HK]`.
@@ -164,99 +77,9 @@ pub fn backward(
     seed: Option<&Tensor>,
     heads: usize,
     y: &Tensor,
-    lse: &[f32],
+    lse: &Tensor,
 ) -> (Tensor, Option<Tensor>) {
     let z = Sizes::of(qkv, seed, heads);
-    let mut dx = vec![0.0; qkv.len()];
-    let group = z.group();
-    let dseed = blocks::fold(&mut dx, group * z.rows * 3 * z.out(), |i, block| {
-        let mut scratch = Scratch::new(&z);
-        let mut dseed = vec![0.0; if seed.is_some() { block.len() / z.rows } else { 0 }];
-        for (at, dx) in block.chunks_exact_mut(z.rows * 3 * z.out()).enumerate() {
-            let b = i * group + at;
-            let row = |t: &'_ Tensor, width: usize| b * width..b * width + width.min(t.len());
-            let set = Set {
-                x: &qkv.data()[row(qkv, z.rows * 3 * z.out())],
-                y: &y.data()[row(y, z.rows * z.out())],
-                dy: &dy.data()[row(dy, z.rows * z.out())],
-                seed: seed.map(|s| &s.data()[row(s, 3 * z.out())]),
-            };
-            for head in 0..z.heads {
-                let lse = &lse[(b * z.heads + head) * z.rows..][..z.rows];
-                let dseed = set.seed.is_some().then(|| &mut dseed[at * 3 * z.out()..][..3 * z.out()]);
-                head_backward(&z, &set, head, lse, dx, dseed, &mut scratch);
-            }
-        }
-        dseed
-    });
-    let dseed = seed.map(|s| Tensor::new(s.shape(), dseed.concat()));
-    (Tensor::new(qkv.shape(), dx), dseed)
+    let backward = if qkv.gpu().is_some() { device::backward } else { host::backward };
+    backward(dy, qkv, seed, z, y, lse)
 }
-
-struct Set<'a> {
-    x: &'a [f32],
-    y: &'a [f32],
-    dy: &'a [f32],
-    seed: Option<&'a [f32]>,
-}
-
-struct Scratch {
-    p: Vec<f32>,
-    ds: Vec<f32>,
-}
-
-impl Scratch {
-    fn new(z: &Sizes) -> Scratch {
-        let len = QUERIES.min(z.rows) * z.rows;
-        Scratch { p: vec![0.0; len], ds: vec![0.0; len] }
-    }
-}
-
-fn head_backward(
-    z: &Sizes,
-    set: &Set,
-    head: usize,
-    lse: &[f32],
-    dx: &mut [f32],
-    mut dseed: Option<&mut [f32]>,
-    scratch: &mut Scratch,
-) {
-    let (k, v) = (z.part(set.x, 1, head, 0, z.rows), z.part(set.x, 2, head, 0, z.rows));
-    for from in (0..z.rows).step_by(QUERIES) {
-        let to = z.rows.min(from + QUERIES);
-        let len = (to - from) * z.rows;
-        let (p, ds) = (&mut scratch.p[..len], &mut scratch.ds[..len]);
-        let q = z.part(set.x, 0, head, from, to);
-        let dy = Mat::strided(&set.dy[from * z.out() + head * z.width..], to - from, z.width, z.out());
-        product(MatMut::new(p, to - from, z.rows), q, k.t(), Keep::Nothing, Threads::One);
-        product(MatMut::new(ds, to - from, z.rows), dy, v.t(), Keep::Nothing, Threads::One);
-        for (i, (p, ds)) in (from..to).zip(p.chunks_exact_mut(z.rows).zip(ds.chunks_exact_mut(z.rows))) {
-            let out = &set.y[i * z.out()..][z.columns(0, head)];
-            let slope = &set.dy[i * z.out()..][z.columns(0, head)];
-            let delta = dot(slope, out);
-            for (p, ds) in p.iter_mut().zip(ds) {
-                *p = exp(z.scale * *p - lse[i]);
-                *ds = *p * (*ds - delta) * z.scale;
-            }
-            if let (Some(seed), Some(dseed)) = (set.seed, dseed.as_deref_mut()) {
-                let q = &set.x[i * 3 * z.out()..][z.columns(0, head)];
-                let (k, v) = (&seed[z.columns(1, head)], &seed[z.columns(2, head)]);
-                let p = exp(z.scale * dot(q, k) - lse[i]);
-                let ds = p * (dot(slope, v) - delta) * z.scale;
-                let dq = &mut dx[i * 3 * z.out()..][z.columns(0, head)];
-                dq.iter_mut().zip(k).for_each(|(dq, k)| *dq = ds * k);
-                add_scaled(&mut dseed[z.columns(1, head)], ds, q);
-                add_scaled(&mut dseed[z.columns(2, head)], p, slope);
-            }
-        }
-        // The first block of queries writes what the later ones add to; a seed has written dq before.
-        let keep = if from == 0 { Keep::Nothing } else { Keep::Add };
-        let keep_q = if set.seed.is_some() { Keep::Add } else { Keep::Nothing };
-        let (p, ds) = (Mat::new(p, to - from, z.rows), Mat::new(ds, to - from, z.rows));
-        product(z.part_mut(dx, 0, head, from, to), ds, k, keep_q, Threads::One);
-        product(z.part_mut(dx, 1, head, 0, z.rows), ds.t(), q, keep, Threads::One);
-        product(z.part_mut(dx, 2, head, 0, z.rows), p.t(), dy, keep, Threads::One);
-    }
-}
-
-pub mod reference;

@@ -136,33 +136,22 @@ impl Case {
     /// f32: 1e-5, sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
     /// rounded to bf16, a bound that knows how well conditioned the row is.
     pub fn judge(&self, gpu: &Gpu) -> Vec<Verdict> {
+        self.judge_each(std::slice::from_ref(gpu)).remove(0)
+    }
+
+    /// The same on several devices of one storage, for the price of one truth.
+    pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<Verdict>> {
         let inputs = self.inputs();
-        let found = self.run(&inputs, Some(gpu));
-        let truth = self.truth(&inputs, &found.dy);
-        let rounded = (gpu.real() == Real::Bf16).then(|| {
+        let runs: Vec<Run> = gpus.iter().map(|gpu| self.run(&inputs, Some(gpu))).collect();
+        let first = &runs[0];
+        let truth = self.truth(&inputs, &first.dy);
+        let rounded = (gpus[0].real() == Real::Bf16).then(|| {
             let inputs: Vec<Tensor> =
                 inputs.iter().map(|x| if self.losses { x.clone() } else { round(x) }).collect();
-            let dy = if found.y.real() == Real::Bf16 { round(&found.dy) } else { found.dy.clone() };
+            let dy = if first.y.real() == Real::Bf16 { round(&first.dy) } else { first.dy.clone() };
             self.truth(&inputs, &dy)
         });
-        let outputs = [&found.y].into_iter().chain(&found.gradients);
-        let names =
-            [String::from("y")].into_iter().chain((0..found.gradients.len()).map(|i| format!("d{i}")));
-        names
-            .zip(outputs)
-            .enumerate()
-            .map(|(i, (output, numbers))| {
-                let plain = if truth[i].len() == found.y.len() || i == 0 { 1e-5 } else { 1e-4 };
-                let allowed = rounded.as_ref().map_or(plain, |rounded| {
-                    let stored: Vec<f64> = match numbers.real() {
-                        Real::Bf16 => rounded[i].iter().map(|&x| bf16::from_f64(x).to_f64()).collect(),
-                        Real::F32 => rounded[i].clone(),
-                    };
-                    (2.0 * error(&stored, &truth[i])).max(plain)
-                });
-                Verdict { output, error: error(&wide(numbers.to_host().data()), &truth[i]), allowed }
-            })
-            .collect()
+        runs.iter().map(|run| verdicts(run, &truth, rounded.as_ref())).collect()
     }
 
     /// Value and gradients by the reference; by the host's own op where there is none.
@@ -175,6 +164,24 @@ impl Case {
         let x: Values = inputs.iter().map(|x| wide(x.data())).collect();
         [forward(&x, &x)].into_iter().chain(backward(&wide(dy.data()), &x)).collect()
     }
+}
+
+/// One verdict an output: `truth` and what the reference makes of rounded inputs are its value, then the gradients.
+fn verdicts(run: &Run, truth: &Values, rounded: Option<&Values>) -> Vec<Verdict> {
+    let outputs = [&run.y].into_iter().chain(&run.gradients);
+    let names = [String::from("y")].into_iter().chain((0..run.gradients.len()).map(|i| format!("d{i}")));
+    let judged = names.zip(outputs).enumerate().map(|(i, (output, numbers))| {
+        let plain = if truth[i].len() == run.y.len() || i == 0 { 1e-5 } else { 1e-4 };
+        let allowed = rounded.map_or(plain, |rounded| {
+            let stored: Vec<f64> = match numbers.real() {
+                Real::Bf16 => rounded[i].iter().map(|&x| bf16::from_f64(x).to_f64()).collect(),
+                Real::F32 => rounded[i].clone(),
+            };
+            (2.0 * error(&stored, &truth[i])).max(plain)
+        });
+        Verdict { output, error: error(&wide(numbers.to_host().data()), &truth[i]), allowed }
+    });
+    judged.collect()
 }
 
 fn round(x: &Tensor) -> Tensor {

@@ -1,0 +1,167 @@
+// Softmax attention within a set on tensor cores (FlashAttention-2, Dao 2023, alg. 1), with a seed token as start state
+// (SCALE v1, eq. 34-36).
+//
+//   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and, where given, the seed
+//              lse[i]  = ln sum_j exp(s[i,j])        y_i = sum_j exp(s[i,j] - lse[i]) v_j
+//   tensors    qkv [B, N, 3HK] packed q | k | v, y [B, N, HK] bf16     seed [B, 3HK] bf16 or null     lse [B, H, N] f32
+//   needs      bf16, K = 64 or 128, addresses that are multiples of 16 bytes; any N
+//   work       a block 128 queries of a head, a warp 32 of them: with fewer, reading keys would take longer than multiplying
+//              by them. 64 keys at a time, the next ones on their way. The running softmax starts from the seed: its score
+//              is the top, its weight one, its value the sum
+//   bound by   compute: 4 N^2 K a head
+//   repeatable yes: no atomics
+//   reference  src/ops/attention/reference.rs
+#include "attention.cuh"
+
+constexpr int WARPS = 4, QUERIES = 32 * WARPS, KEYS = 64;
+
+// Weights are exp(score - top), so top may lag behind the greatest score as long as f32 and bf16 hold the weights: rescaling
+// waits until a score is above it by this many powers of two, and after the first keys hardly ever happens.
+constexpr float SLACK = 8.0f;
+
+// Softmax of a warp's 32 rows so far, in base 2; [m][h] is row 16 m + 8 h + lane / 4.
+template <int K> struct Running {
+    float sum[2][K / 8][4];    // of weights times values
+    float weight[2][2];        // sum of weights, of this lane's keys alone
+    float top[2][2];
+};
+
+// From nothing, or from a seed's key and value. `q` begins with the warp's rows.
+template <int K>
+__device__ __forceinline__ void start(Running<K>& run, Tile<K> q, const real* key, const real* value, float scale) {
+    float score = 0.0f;   // of row `lane`
+    for (int c = 0; key && c < K; c += 8) {
+        const Floats<8> a = load_pack<8>(q.chunk(lane() & 24, lane() & 7, c)), b = load_pack<8>(key + c);
+#pragma unroll
+        for (int i = 0; i < 8; i++) score += a[i] * b[i];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float mine = __shfl_sync(0xFFFFFFFFu, score, 8 * i + lane() / 4);
+        run.top[i / 2][i % 2] = key ? scale * mine : -INFINITY;
+        run.weight[i / 2][i % 2] = key && lane() % 4 == 0 ? 1.0f : 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < K / 8; n++) {
+        const Floats<2> v = key ? load_pack<2>(value + 8 * n + lane() % 4 * 2) : Floats<2>{};
+#pragma unroll
+        for (int i = 0; i < 4; i++) run.sum[i / 2][n][i % 2] = run.sum[i / 2][n][2 + i % 2] = v[i % 2];
+    }
+}
+
+// Turns products into weights. All rows of the warp move to a new top together: a row's own is not worth a branch.
+template <int K> __device__ __forceinline__ void weigh(Running<K>& run, float (&s)[2][KEYS / 8][4], float scale) {
+    float high[2][2];
+    bool far = false;
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            high[m][h] = -INFINITY;
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; n++)
+                high[m][h] = fmaxf(high[m][h], fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+            high[m][h] = scale * quad_max(high[m][h]);
+            far |= high[m][h] > run.top[m][h] + SLACK;
+        }
+    if (__any_sync(0xFFFFFFFFu, far)) {
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const float top = fmaxf(run.top[m][h], high[m][h]), shrink = exp2_approx(run.top[m][h] - top);
+                run.top[m][h] = top;
+                run.weight[m][h] *= shrink;
+#pragma unroll
+                for (int n = 0; n < K / 8; n++) run.sum[m][n][2 * h] *= shrink, run.sum[m][n][2 * h + 1] *= shrink;
+            }
+    }
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                s[m][n][i] = exp2_approx(scale * s[m][n][i] - run.top[m][i / 2]);
+                run.weight[m][i / 2] += s[m][n][i];
+            }
+}
+
+// Scores of keys from `valid` on become -inf.
+__device__ __forceinline__ void hide(float (&s)[2][KEYS / 8][4], int valid) {
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (8 * n + lane() % 4 * 2 + i % 2 >= valid) s[i / 4][n][i % 4] = -INFINITY;
+}
+
+// y and lse of the warp's rows, by way of `rows`, which it alone still reads.
+template <int K>
+__device__ __forceinline__ void finish(real* y, size_t stride, float* lse, int valid, Running<K>& run, Tile<K> rows) {
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float weight = quad_sum(run.weight[m][h]), share = 1.0f / weight;
+            const int row = 16 * m + 8 * h + lane() / 4;
+            if (lane() % 4 == 0 && row < valid) lse[row] = LN2 * (run.top[m][h] + log2f(weight));
+#pragma unroll
+            for (int n = 0; n < K / 8; n++) run.sum[m][n][2 * h] *= share, run.sum[m][n][2 * h + 1] *= share;
+        }
+    put(rows, 0, 0, run.sum);
+    __syncwarp();
+    store_rows<32>(y, stride, rows, min(valid, 32), lane());
+}
+
+template <int K>
+__device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, const real* seed, int n, int heads,
+                                        float scale) {
+    SHARED(real, memory);   // queries, then keys and values, twice
+    const Tile<K> queries{memory};
+    const int blocks = ceil_div(n, QUERIES), head = blockIdx.x / blocks % heads, first = blockIdx.x % blocks * QUERIES;
+    const size_t set = blockIdx.x / blocks / heads, part = static_cast<size_t>(heads) * K, stride = 3 * part;
+    const real* const q = qkv + set * n * stride + head * K;
+    const auto keys = [&](int buffer) { return queries.below(QUERIES + 2 * KEYS * buffer); };
+    const auto load_keys = [&](int from, int buffer) {
+        const real* const k = q + part + from * stride;
+        load_rows<32 * WARPS>(keys(buffer), k, stride, KEYS, n - from, threadIdx.x);
+        load_rows<32 * WARPS>(keys(buffer).below(KEYS), k + part, stride, KEYS, n - from, threadIdx.x);
+        cp_async_commit();
+    };
+    load_rows<32 * WARPS>(queries, q + first * stride, stride, QUERIES, n - first, threadIdx.x);
+    load_keys(0, 0);
+    cp_async_wait<0>();
+    __syncthreads();
+
+    const Tile<K> mine = queries.below(32 * warp());
+    const int valid = n - first - 32 * warp();   // none or less: the warp only loads
+    const real* const token = seed ? seed + set * stride + head * K : nullptr;
+    scale *= LOG2E;
+    Running<K> run;
+    start(run, mine, token ? token + part : nullptr, token + 2 * part, scale);
+    for (int from = 0, buffer = 0; from < n; from += KEYS, buffer ^= 1) {
+        cp_async_wait<0>();
+        __syncthreads();   // these keys are there, and the ones before are no longer read
+        if (from + KEYS < n) load_keys(from + KEYS, buffer ^ 1);
+        if (valid <= 0) continue;
+        float s[2][KEYS / 8][4] = {};
+        product<AS_IT_LIES, TRANSPOSED, K>(s, mine, 0, keys(buffer), 0);
+        if (from + KEYS > n) hide(s, n - from);
+        weigh(run, s, scale);
+        product(run.sum, s, keys(buffer).below(KEYS));
+    }
+    if (valid <= 0) return;
+    const size_t row = first + 32 * warp();
+    finish(y + (set * n + row) * part + head * K, part, lse + (set * heads + head) * n + row, valid, run, mine);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2)
+attention_forward_64(real* y, float* lse, const real* qkv, const real* seed, int n, int heads, float scale) {
+    if (TENSOR_CORES) forward<64>(y, lse, qkv, seed, n, heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2)
+attention_forward_128(real* y, float* lse, const real* qkv, const real* seed, int n, int heads, float scale) {
+    if (TENSOR_CORES) forward<128>(y, lse, qkv, seed, n, heads, scale);
+}

@@ -1,0 +1,196 @@
+// Backward of softmax attention within a set on tensor cores (FlashAttention-2, Dao 2023, alg. 2, without atomics).
+//
+//   backward   p[i,j]  = exp(q_i . k_j / sqrt(K) - lse[i])
+//              ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
+//              dq_i    = sum_j ds[i,j] k_j + t_i k_s / sqrt(K)                                       =
+//              dk_j    = sum_i ds[i,j] q_i                      dv_j = sum_i p[i,j] dy_i             =
+//   tensors    qkv, dqkv [B, N, 3HK] packed q | k | v, dy [B, N, HK] bf16     seed [B, 3HK] bf16 or null: k_s is its key
+//              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
+//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128
+//   needs      bf16, K = 64 or 128, addresses that are multiples of 16 bytes; any N
+//   work       a block a head of a set. For each 128 keys it walks over all queries, 64 at a time, the next ones on their
+//              way. dk and dv grow in registers, dq from keys to keys in `sums`, where a thread finds what it left there
+//              itself: no atomics, no barrier. That is 10 N^2 K a head; a pass for dk and dv and another for dq would make
+//              p and ds twice and take 14. It wants a head of a set for each multiprocessor
+//   bound by   compute, and about as much shared memory: 64 x 128 scores at K = 128 are 2,560 mma of a warp, which read
+//              576 KiB there
+//   repeatable yes: no atomics
+//   reference  src/ops/attention/reference.rs
+#include "attention.cuh"
+
+constexpr int WARPS = 8, THREADS = 32 * WARPS, QUERIES = 64, KEYS = 128;
+
+// A block's shared memory; of queries and their dy there are two buffers.
+template <int K> struct Shared {
+    Tile<K> k, v, q, dy;
+    Tile<KEYS> p, ds;
+
+    __device__ __forceinline__ explicit Shared(real* memory) : k{memory} {
+        v = k.below(KEYS), q = v.below(KEYS), dy = q.below(2 * QUERIES);
+        p = Tile<KEYS>{dy.below(2 * QUERIES).at}, ds = p.below(QUERIES);
+    }
+};
+
+// A head of a set. All pointers are the kernel's own, and the head's numbers begin at one of three places in them:
+// that is fewer registers than a pointer each.
+template <int K> struct Head {
+    real* dqkv;
+    float* sums;
+    const real *dy, *qkv, *seed_key;
+    const float *lse, *delta, *t;
+    size_t packed, plain, token;   // in qkv, in dy, in lse
+    size_t part;                   // from q to k, from k to v; a row of dy, and a third of a row of qkv
+    int n;
+    float scale;
+
+    // Part 1 or 2: keys or values.
+    __device__ __forceinline__ void load_keys(Tile<K> to, int which, int from) const {
+        load_rows<THREADS>(to, qkv + packed + which * part + from * 3 * part, 3 * part, KEYS, n - from, threadIdx.x);
+        cp_async_commit();
+    }
+    __device__ __forceinline__ void load_queries(const Shared<K>& to, int from, int buffer) const {
+        const Tile<K> to_q = to.q.below(QUERIES * buffer), to_dy = to.dy.below(QUERIES * buffer);
+        load_rows<THREADS>(to_q, qkv + packed + from * 3 * part, 3 * part, QUERIES, n - from, threadIdx.x);
+        load_rows<THREADS>(to_dy, dy + plain + from * part, part, QUERIES, n - from, threadIdx.x);
+        cp_async_commit();
+    }
+};
+
+// A number of each of this thread's four rows: [m][h] is of row 16 m + 8 h + lane / 4 from `row` on.
+__device__ __forceinline__ void load_of_rows(float (&to)[2][2], const float* from, int row, int rows, float none) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int mine = row + 8 * i + lane() / 4;
+        to[i / 2][i % 2] = mine < rows ? from[mine] : none;
+    }
+}
+
+// p and ds of 64 queries and 128 keys, a warp 32 x 32 of them. They are 0 for queries and keys that do not exist.
+template <int K>
+__device__ __forceinline__ void weights(const Shared<K>& in, const Head<K>& head, int query, int key, int buffer) {
+    const int row = warp() / 4 * 32, column = warp() % 4 * 32, keys = head.n - key - column - lane() % 4 * 2;
+    float p[2][4][4] = {}, ds[2][4][4] = {}, lse[2][2], delta[2][2];
+    load_of_rows(lse, head.lse + head.token, query + row, head.n, INFINITY);
+    product<AS_IT_LIES, TRANSPOSED, K>(p, in.q.below(QUERIES * buffer), row, in.k, column);
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        const int m = i / 16, n = i / 4 % 4, at = i % 4;
+        const float found = exp2_approx(head.scale * LOG2E * p[m][n][at] - LOG2E * lse[m][at / 2]);
+        p[m][n][at] = 8 * n + at % 2 < keys ? found : 0.0f;
+    }
+    put(in.p, row, column, p);
+    load_of_rows(delta, head.delta + head.token, query + row, head.n, 0.0f);
+    product<AS_IT_LIES, TRANSPOSED, K>(ds, in.dy.below(QUERIES * buffer), row, in.v, column);
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        const int m = i / 16, n = i / 4 % 4, at = i % 4;
+        ds[m][n][at] = p[m][n][at] * (ds[m][n][at] - delta[m][at / 2]);
+    }
+    put(in.ds, row, column, ds);
+}
+
+// dq of 64 queries, a warp 32 rows by K / 4 columns.
+template <int K> struct QueryGradient {
+    float sum[2][K / 32][4];
+
+    static __device__ __forceinline__ int row() { return warp() / 4 * 32; }
+    static __device__ __forceinline__ int column() { return warp() % 4 * (K / 4); }
+    // Where this thread keeps its numbers from keys to keys.
+    static __device__ __forceinline__ float4* place(const Head<K>& head, int query, int i) {
+        return reinterpret_cast<float4*>(head.sums + static_cast<size_t>(query) * K) + i * THREADS + threadIdx.x;
+    }
+
+    // What the keys before gave; first of all, the seed.
+    __device__ __forceinline__ void start(const Head<K>& head, int query, int key) {
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+            for (int n = 0; n < K / 32; n++) {
+                if (key > 0) {
+                    const float4 before = *place(head, query, m * (K / 32) + n);
+                    sum[m][n][0] = before.x, sum[m][n][1] = before.y, sum[m][n][2] = before.z, sum[m][n][3] = before.w;
+                    continue;
+                }
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    const int mine = query + row() + 16 * m + 8 * h + lane() / 4;
+                    const bool seeded = head.seed_key && mine < head.n;
+                    const float t = seeded ? head.t[head.token + mine] : 0.0f;
+                    Floats<2> k = {};
+                    if (seeded) k = load_pack<2>(head.seed_key + column() + 8 * n + lane() % 4 * 2);
+                    sum[m][n][2 * h] = t * k[0], sum[m][n][2 * h + 1] = t * k[1];
+                }
+            }
+    }
+
+    // Leaves it for the next keys; after the last ones it goes out.
+    __device__ __forceinline__ void finish(const Head<K>& head, int query, int key) const {
+        if (key + KEYS >= head.n) {
+            const int first = query + row();
+            real* const to = head.dqkv + head.packed + first * 3 * head.part + column();
+            return store(to, 3 * head.part, head.n - first, sum, head.scale);
+        }
+#pragma unroll
+        for (int i = 0; i < K / 16; i++) {
+            const float(&d)[4] = sum[i / (K / 32)][i % (K / 32)];
+            *place(head, query, i) = make_float4(d[0], d[1], d[2], d[3]);
+        }
+    }
+};
+
+template <int K> __device__ __forceinline__ void backward(const Head<K>& head) {
+    SHARED(real, memory);
+    const Shared<K> in(memory);
+    const int row = warp() / 2 * 32, column = warp() % 2 * (K / 2);   // a warp's part of dk and dv: 32 keys, half of K
+    head.load_keys(in.k, 1, 0);
+    head.load_keys(in.v, 2, 0);
+    head.load_queries(in, 0, 0);
+    int buffer = 0;
+    for (int key = 0; key < head.n; key += KEYS) {
+        const bool more = key + KEYS < head.n;
+        float dk[2][K / 16][4] = {}, dv[2][K / 16][4] = {};
+        for (int query = 0; query < head.n; query += QUERIES, buffer ^= 1) {
+            const bool last = query + QUERIES >= head.n;
+            cp_async_wait<0>();
+            __syncthreads();   // what was on its way is there; the other buffer, p and ds are no longer read
+            if (!last || more) head.load_queries(in, last ? 0 : query + QUERIES, buffer ^ 1);
+            weights(in, head, query, key, buffer);
+            QueryGradient<K> dq;
+            dq.start(head, query, key);
+            __syncthreads();   // p and ds are there; v is no longer read
+            if (last && more) head.load_keys(in.v, 2, key + KEYS);
+            product<TRANSPOSED, AS_IT_LIES, QUERIES>(dv, in.p, row, in.dy.below(QUERIES * buffer), column);
+            product<TRANSPOSED, AS_IT_LIES, QUERIES>(dk, in.ds, row, in.q.below(QUERIES * buffer), column);
+            product<AS_IT_LIES, AS_IT_LIES, KEYS>(dq.sum, in.ds, dq.row(), in.k, dq.column());
+            dq.finish(head, query, key);
+        }
+        __syncthreads();   // k is no longer read
+        if (more) head.load_keys(in.k, 1, key + KEYS);
+        const int first = key + row;
+        real* const to = head.dqkv + head.packed + first * 3 * head.part + column;
+        store(to + head.part, 3 * head.part, head.n - first, dk, head.scale);
+        store(to + 2 * head.part, 3 * head.part, head.n - first, dv, 1.0f);
+    }
+}
+
+template <int K>
+__device__ __forceinline__ Head<K> head_of(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed,
+                                           const float* lse, const float* delta, const float* t, int n, int heads,
+                                           float scale) {
+    const size_t set = blockIdx.x / heads, column = blockIdx.x % heads * K, part = static_cast<size_t>(heads) * K;
+    const size_t sum = static_cast<size_t>(blockIdx.x) * ceil_div(n, QUERIES) * QUERIES * K;
+    return {dqkv, sums + sum, dy, qkv, seed ? seed + set * 3 * part + part + column : nullptr, lse, delta, t,
+            set * n * 3 * part + column, set * n * part + column, static_cast<size_t>(blockIdx.x) * n, part, n, scale};
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+attention_backward_64(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
+                      const float* delta, const float* t, int n, int heads, float scale) {
+    if (TENSOR_CORES) backward(head_of<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, scale));
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+attention_backward_128(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
+                       const float* delta, const float* t, int n, int heads, float scale) {
+    if (TENSOR_CORES) backward(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, scale));
+}

@@ -1,0 +1,143 @@
+// Softmax attention within a set in either storage, of any width: the path of f32, of odd widths and of odd addresses.
+//
+//   forward    s[i,j]  = q_i . k_j / sqrt(K)                                j over the N rows and, where given, the seed
+//              lse[i]  = ln sum_j exp(s[i,j])        p[i,j] = exp(s[i,j] - lse[i])
+//              y_i     = sum_j p[i,j] v_j
+//   backward   ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
+//              dq_i    = sum_j ds[i,j] k_j + t_i k_s / sqrt(K)                                          =
+//              dk_j    = sum_i ds[i,j] q_i           dv_j   = sum_i p[i,j] dy_i                         =
+//   tensors    qkv, dqkv [B, N, 3HK] packed q | k | v, y, dy [B, N, HK], seed [B, 3HK] or null, k_s its key: all real
+//              lse, delta, t [B, H, N] f32, the last two as attention_queries leaves them
+//   needs      shared memory for a tile and N f32 a warp, 2 N for the backward
+//   work       a warp a query, for dk and dv a key; its weights lie in shared memory, where the rows of the other side come
+//              32 x 32 numbers at a time
+//   bound by   reads of shared memory: two a multiplication
+//   repeatable yes: no atomics
+//   reference  src/ops/attention/reference.rs
+#include "common.cuh"
+
+constexpr int TILE = 32;
+typedef float Tile[TILE][TILE + 1];   // one more: a column lies in as many banks as a row. A block's weights lie behind it
+
+// Rows of q, k, v or dy of a head of a set.
+struct Rows {
+    const real* at;
+    size_t stride;
+    __device__ __forceinline__ const real* operator[](int i) const { return at + i * stride; }
+};
+
+// A head of a set, and the query or key of it that is this warp's. A warp too many works along, for the barriers.
+struct Head {
+    size_t part;            // from q to k, from k to v; a row of y
+    size_t packed, plain;   // where the head begins in qkv and in y
+    size_t seeded;          // where its key begins in seed
+    size_t token;           // where it begins in lse
+    int own;
+    bool exists;
+
+    __device__ Head(int n, int heads, int width) {
+        const int warps = blockDim.x / 32, blocks = ceil_div(n, warps), row = blockIdx.x % blocks * warps + warp();
+        const size_t set = blockIdx.x / blocks / heads, column = static_cast<size_t>(blockIdx.x / blocks % heads) * width;
+        part = static_cast<size_t>(heads) * width, seeded = set * 3 * part + part + column;
+        packed = set * n * 3 * part + column, plain = set * n * part + column;
+        token = static_cast<size_t>(blockIdx.x / blocks) * n, own = min(row, n - 1), exists = row < n;
+    }
+    // Part 0, 1 or 2 of packed rows.
+    __device__ Rows rows(const real* qkv, int which) const { return {qkv + packed + which * part, 3 * part}; }
+    __device__ Rows rows(const real* y) const { return {y + plain, part}; }
+    // The warp's own row of a part.
+    __device__ real* out(real* dqkv, int which) const {
+        return exists ? dqkv + packed + which * part + own * 3 * part : nullptr;
+    }
+};
+
+// Zeros beyond the last row and the last column.
+static __device__ void load(Tile& tile, Rows rows, int first, int count, int column, int width) {
+    __syncthreads();   // the tile before is no longer read
+    for (int i = warp(); i < TILE; i += blockDim.x / 32) {
+        const bool exists = first + i < count && column + lane() < width;
+        tile[i][lane()] = exists ? to_float(rows[first + i][column + lane()]) : 0.0f;
+    }
+    __syncthreads();
+}
+
+// to[j] = x . rows[j], lane by lane; x is the warp's own.
+static __device__ void dots(float* to, Tile& tile, const real* x, Rows rows, int count, int width) {
+    for (int first = 0; first < count; first += TILE) {
+        float sum = 0.0f;
+        for (int column = 0; column < width; column += TILE) {
+            load(tile, rows, first, count, column, width);
+            for (int c = 0; c < min(TILE, width - column); c++) sum += to_float(x[column + c]) * tile[lane()][c];
+        }
+        if (first + lane() < count) to[first + lane()] = sum;
+    }
+}
+
+// to = scale (sum_j weights[j] rows[j] + extra also); nowhere, if `to` is null.
+static __device__ void weigh(real* to, Tile& tile, const float* weights, Rows rows, int count, int width, float scale,
+                             float extra = 0.0f, const real* also = nullptr) {
+    for (int column = 0; column < width; column += TILE) {
+        const bool exists = column + lane() < width;
+        float sum = also && exists ? extra * to_float(also[column + lane()]) : 0.0f;
+        for (int first = 0; first < count; first += TILE) {
+            load(tile, rows, first, count, column, width);
+            for (int j = 0; j < min(TILE, count - first); j++) sum += weights[first + j] * tile[j][lane()];
+        }
+        if (to && exists) to[column + lane()] = to_real(scale * sum);
+    }
+}
+
+static __device__ float dot(const real* a, const real* b, int width) {
+    float sum = 0.0f;
+    for (int c = lane(); c < width; c += 32) sum += to_float(a[c]) * to_float(b[c]);
+    return warp_sum(sum);
+}
+
+extern "C" __global__ void __launch_bounds__(256) attention_plain_forward(
+    real* y, float* lse, const real* qkv, const real* seed, int n, int heads, int width, float scale) {
+    SHARED(Tile, tile);
+    float* const p = tile[1][0] + warp() * n;
+    const Head head(n, heads, width);
+    const real* const q = head.rows(qkv, 0)[head.own];
+    dots(p, *tile, q, head.rows(qkv, 1), n, width);
+    const float first = seed ? scale * dot(q, seed + head.seeded, width) : -INFINITY;
+    float top = first, sum = 0.0f;
+    for (int j = lane(); j < n; j += 32) top = fmaxf(top, scale * p[j]);
+    top = warp_max(top);
+    for (int j = lane(); j < n; j += 32) sum += p[j] = expf(scale * p[j] - top);
+    const float seed_weight = expf(first - top), weight = warp_sum(sum) + seed_weight;
+    if (head.exists && lane() == 0) lse[head.token + head.own] = top + logf(weight);
+    real* const to = head.exists ? y + head.plain + head.own * head.part : nullptr;
+    const real* const value = seed ? seed + head.seeded + head.part : nullptr;
+    weigh(to, *tile, p, head.rows(qkv, 2), n, width, 1.0f / weight, seed_weight, value);
+}
+
+extern "C" __global__ void __launch_bounds__(256) attention_plain_dq(
+    real* dqkv, const real* dy, const real* qkv, const real* seed, const float* lse, const float* delta, const float* t,
+    int n, int heads, int width, float scale) {
+    SHARED(Tile, tile);
+    float *const s = tile[1][0] + warp() * 2 * n, *const ds = s + n;
+    const Head head(n, heads, width);
+    dots(s, *tile, head.rows(qkv, 0)[head.own], head.rows(qkv, 1), n, width);
+    dots(ds, *tile, head.rows(dy)[head.own], head.rows(qkv, 2), n, width);
+    const size_t own = head.token + head.own;
+    for (int j = lane(); j < n; j += 32) ds[j] = expf(scale * s[j] - lse[own]) * (ds[j] - delta[own]);
+    const float of_seed = seed ? t[own] : 0.0f;
+    weigh(head.out(dqkv, 0), *tile, ds, head.rows(qkv, 1), n, width, scale, of_seed, seed ? seed + head.seeded : nullptr);
+}
+
+extern "C" __global__ void __launch_bounds__(256) attention_plain_dkv(
+    real* dqkv, const real* dy, const real* qkv, const float* lse, const float* delta, int n, int heads, int width,
+    float scale) {
+    SHARED(Tile, tile);
+    float *const p = tile[1][0] + warp() * 2 * n, *const ds = p + n;
+    const Head head(n, heads, width);
+    dots(p, *tile, head.rows(qkv, 1)[head.own], head.rows(qkv, 0), n, width);
+    dots(ds, *tile, head.rows(qkv, 2)[head.own], head.rows(dy), n, width);
+    for (int i = lane(); i < n; i += 32) {
+        p[i] = expf(scale * p[i] - lse[head.token + i]);
+        ds[i] = p[i] * (ds[i] - delta[head.token + i]);
+    }
+    weigh(head.out(dqkv, 1), *tile, ds, head.rows(qkv, 0), n, width, scale);
+    weigh(head.out(dqkv, 2), *tile, p, head.rows(dy), n, width, 1.0f);
+}

@@ -1,0 +1,105 @@
+//! How a kernel is called: its arguments, and how many threads run it.
+
+use super::{Buffer, Real};
+
+/// One argument of a kernel; pointers are device addresses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// Address of numbers, 0 for "not given".
+    Pointer(u64),
+    /// `int`.
+    Int(i32),
+    /// `uint32_t`.
+    Word(u32),
+    /// `uint64_t`.
+    Long(u64),
+    /// `float`.
+    Float(f32),
+}
+
+impl From<usize> for Arg {
+    fn from(n: usize) -> Arg {
+        Arg::Int(i32::try_from(n).unwrap_or_else(|_| panic!("launch: {n} does not fit a kernel's int")))
+    }
+}
+
+impl From<bool> for Arg {
+    fn from(flag: bool) -> Arg {
+        Arg::Int(i32::from(flag))
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(x: f32) -> Arg {
+        Arg::Float(x)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(x: u32) -> Arg {
+        Arg::Word(x)
+    }
+}
+
+impl From<u64> for Arg {
+    fn from(x: u64) -> Arg {
+        Arg::Long(x)
+    }
+}
+
+impl From<&Buffer> for Arg {
+    fn from(buffer: &Buffer) -> Arg {
+        Arg::Pointer(buffer.address())
+    }
+}
+
+/// Blocks, threads a block, dynamic shared memory a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks along x, y, z.
+    pub blocks: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes.
+    pub shared: u32,
+}
+
+impl Grid {
+    /// `blocks` blocks along x.
+    pub fn new(blocks: usize, threads: u32) -> Grid {
+        Grid { blocks: [count(blocks), 1, 1], threads, shared: 0 }
+    }
+
+    /// Blocks along x and y.
+    pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
+        Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }
+    }
+
+    /// One thread a number (or a pack of them), 256 threads a block.
+    pub fn elements(count: usize) -> Grid {
+        Grid::new(count.div_ceil(256), 256)
+    }
+
+    /// One thread a pack of neighbours in rows of `width` numbers; a pack is 16 bytes where that divides the width, else one number.
+    pub fn packs(rows: usize, width: usize, real: Real) -> Grid {
+        let pack = 16 / real.bytes();
+        Grid::elements(if width.is_multiple_of(pack) { rows * width / pack } else { rows * width })
+    }
+
+    /// One warp a row, 8 warps a block.
+    pub fn rows(rows: usize) -> Grid {
+        Grid::new(rows.div_ceil(8), 256)
+    }
+
+    /// With dynamic shared memory.
+    pub fn with_shared(self, bytes: usize) -> Grid {
+        Grid { shared: count(bytes), ..self }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n)
+        .ok()
+        .filter(|&n| n <= i32::MAX as u32)
+        .unwrap_or_else(|| panic!("launch: {n} blocks or bytes"))
+}

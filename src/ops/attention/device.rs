@@ -1,0 +1,298 @@
+//! Attention on a device: which kernels take a call, and their launches.
+//!
+//!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
+//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set
+//!   plain      attention_plain.cu: everything else
+//!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
+
+use super::Sizes;
+use crate::gpu::{Grid, Real};
+use crate::tensor::Tensor;
+
+/// The kernels that take a call.
+enum Kernels {
+    Cell(&'static Kernel),
+    Set(&'static Kernel),
+    Plain,
+}
+
+/// Two kernels for heads of one width and sets of up to so many rows.
+struct Kernel {
+    width: usize,
+    rows: usize,
+    forward: &'static str,
+    backward: &'static str,
+}
+
+const CELLS: [Kernel; 4] = [
+    Kernel {
+        width: 64,
+        rows: 16,
+        forward: "attention_cell_forward_64x16",
+        backward: "attention_cell_backward_64x16",
+    },
+    Kernel {
+        width: 64,
+        rows: 32,
+        forward: "attention_cell_forward_64x32",
+        backward: "attention_cell_backward_64x32",
+    },
+    Kernel {
+        width: 64,
+        rows: 64,
+        forward: "attention_cell_forward_64x64",
+        backward: "attention_cell_backward_64x64",
+    },
+    Kernel {
+        width: 128,
+        rows: 16,
+        forward: "attention_cell_forward_128x16",
+        backward: "attention_cell_backward_128x16",
+    },
+];
+
+const SETS: [Kernel; 2] = [
+    Kernel {
+        width: 64,
+        rows: usize::MAX,
+        forward: "attention_forward_64",
+        backward: "attention_backward_64",
+    },
+    Kernel {
+        width: 128,
+        rows: usize::MAX,
+        forward: "attention_forward_128",
+        backward: "attention_backward_128",
+    },
+];
+
+impl Kernels {
+    /// Tensor cores want bf16 at multiples of 16 bytes, and a width that there is a kernel for.
+    fn of(z: Sizes, seed: Option<&Tensor>, tensors: &[&Tensor]) -> Kernels {
+        let fits = |x: &Tensor| x.real() == Real::Bf16 && x.address().is_multiple_of(16);
+        let takes = |kernel: &&Kernel| kernel.width == z.width && z.rows <= kernel.rows;
+        if !tensors.iter().copied().chain(seed).all(fits) {
+            return Kernels::Plain;
+        }
+        let cell = CELLS.iter().find(takes).filter(|_| seed.is_none()).map(Kernels::Cell);
+        cell.or_else(|| SETS.iter().find(takes).map(Kernels::Set)).unwrap_or(Kernels::Plain)
+    }
+}
+
+/// y and lse.
+pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor) {
+    let gpu = qkv.device();
+    let y = Tensor::on(gpu, "attention y", &[z.sets, z.rows, z.out()], qkv.real());
+    let lse = Tensor::on(gpu, "attention lse", &[z.sets, z.heads, z.rows], Real::F32);
+    match Kernels::of(z, seed, &[qkv]) {
+        Kernels::Cell(cell) => launch_cell_forward(cell, &y, &lse, qkv, z),
+        Kernels::Set(set) => launch_set_forward(set, &y, &lse, qkv, seed, z),
+        Kernels::Plain => launch_plain_forward(&y, &lse, qkv, seed, z),
+    }
+    (y, lse)
+}
+
+/// What a backward reads.
+struct Given<'a> {
+    dy: &'a Tensor,
+    qkv: &'a Tensor,
+    seed: Option<&'a Tensor>,
+    y: &'a Tensor,
+    lse: &'a Tensor,
+}
+
+/// What attention_queries.cu leaves: delta, and t where there is a seed.
+struct OfQueries {
+    delta: Tensor,
+    t: Option<Tensor>,
+}
+
+/// dqkv and dseed.
+pub fn backward(
+    dy: &Tensor,
+    qkv: &Tensor,
+    seed: Option<&Tensor>,
+    z: Sizes,
+    y: &Tensor,
+    lse: &Tensor,
+) -> (Tensor, Option<Tensor>) {
+    let (gpu, given) = (qkv.device(), Given { dy, qkv, seed, y, lse });
+    let dqkv = Tensor::on(gpu, "attention dqkv", qkv.shape(), qkv.real());
+    let kernels = Kernels::of(z, seed, &[qkv, dy]);
+    if let Kernels::Cell(cell) = kernels {
+        launch_cell_backward(cell, &dqkv, &given, z);
+        return (dqkv, None);
+    }
+    let of_rows = |what: &str| Tensor::on(gpu, what, lse.shape(), Real::F32);
+    let of_queries = OfQueries { delta: of_rows("attention delta"), t: seed.map(|_| of_rows("attention t")) };
+    let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
+    launch_queries(&of_queries, dseed.as_ref(), &given, z);
+    if let Kernels::Set(set) = kernels {
+        // Sets of one pass over their keys keep no sums from pass to pass.
+        let passes = z.rows.div_ceil(KEYS);
+        let shape = [z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
+        let sums = (passes > 1).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32));
+        launch_set_backward(set, &dqkv, sums.as_ref(), &given, &of_queries, z);
+    } else {
+        launch_plain_dq(&dqkv, &given, &of_queries, z);
+        launch_plain_dkv(&dqkv, &given, &of_queries, z);
+    }
+    (dqkv, dseed)
+}
+
+/// Queries and keys that a block of attention_backward.cu holds at a time.
+const QUERIES: usize = 64;
+const KEYS: usize = 128;
+
+/// Four warps a block, or two where their tiles would leave room for one block alone.
+fn cell_grid(z: Sizes, bytes: usize) -> Grid {
+    let warps = if 4 * bytes <= 100 << 10 { 4 } else { 2 };
+    Grid::new((z.sets * z.heads).div_ceil(warps), 32 * warps as u32).with_shared(warps * bytes)
+}
+
+fn launch_cell_forward(cell: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, z: Sizes) {
+    let grid = cell_grid(z, 3 * cell.rows * z.width * 2);
+    let items = z.sets * z.heads;
+    let args =
+        [y.into(), lse.into(), qkv.into(), items.into(), z.rows.into(), z.heads.into(), z.scale.into()];
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv to them, `Kernels::of` to bf16 and its addresses.
+    unsafe { y.device().launch("attention_cell", cell.forward, grid, &args) };
+}
+
+fn launch_cell_backward(cell: &Kernel, dqkv: &Tensor, given: &Given, z: Sizes) {
+    // Tiles of q, k, v and dy, 16 rows of dq on their way out; lse and delta.
+    let grid = cell_grid(z, (4 * cell.rows + 16) * z.width * 2 + 2 * cell.rows * 4);
+    let items = z.sets * z.heads;
+    let args = [
+        dqkv.into(),
+        given.dy.into(),
+        given.qkv.into(),
+        given.lse.into(),
+        items.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse is the forward's.
+    unsafe { dqkv.device().launch("attention_cell", cell.backward, grid, &args) };
+}
+
+fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
+    // 128 queries, and 64 keys and values twice.
+    let grid =
+        Grid::new(z.sets * z.heads * z.rows.div_ceil(128), 128).with_shared((128 + 4 * 64) * z.width * 2);
+    let args = [y.into(), lse.into(), qkv.into(), seed.into(), z.rows.into(), z.heads.into(), z.scale.into()];
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them, `Kernels::of` to bf16 and addresses.
+    unsafe { y.device().launch("attention", set.forward, grid, &args) };
+}
+
+fn launch_set_backward(
+    set: &Kernel,
+    dqkv: &Tensor,
+    sums: Option<&Tensor>,
+    given: &Given,
+    of_queries: &OfQueries,
+    z: Sizes,
+) {
+    // Keys and values, queries and dy twice, p and ds.
+    let shared = (2 * KEYS + 4 * QUERIES) * z.width * 2 + 2 * QUERIES * KEYS * 2;
+    let grid = Grid::new(z.sets * z.heads, 256).with_shared(shared);
+    let args = [
+        dqkv.into(),
+        sums.into(),
+        given.dy.into(),
+        given.qkv.into(),
+        given.seed.into(),
+        given.lse.into(),
+        (&of_queries.delta).into(),
+        of_queries.t.as_ref().into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head;
+    // sums has whole blocks of queries, and is given wherever there is more than one pass over keys.
+    unsafe { dqkv.device().launch("attention_backward", set.backward, grid, &args) };
+}
+
+fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given, z: Sizes) {
+    let tensors = [given.dy, given.y, given.qkv].into_iter().chain(given.seed);
+    let bytes = 4 * given.qkv.real().bytes() as u64;
+    let packs = z.width.is_multiple_of(4) && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
+    let pack = if packs { 4 } else { 1 };
+    let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
+    let grid = Grid::plane(z.sets * z.heads, columns, 256);
+    let args = [
+        (&of_queries.delta).into(),
+        of_queries.t.as_ref().into(),
+        dseed.into(),
+        given.dy.into(),
+        given.y.into(),
+        given.qkv.into(),
+        given.seed.into(),
+        given.lse.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.width.into(),
+        pack.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: delta and t were made as lse, a number a query of a head; dseed as seed, and t and dseed are there if seed is.
+    unsafe { given.qkv.device().launch("attention_queries", "attention_queries", grid, &args) };
+}
+
+/// A warp a row of a head; in shared memory a tile and, for each row that a warp meets, `weights` numbers.
+fn plain_grid(z: Sizes, weights: usize) -> Grid {
+    let (tile, bytes) = (32 * 33 * 4, weights * z.rows * 4);
+    let warps = ((64 << 10) / bytes.max(1)).clamp(1, 8);
+    Grid::new(z.sets * z.heads * z.rows.div_ceil(warps), 32 * warps as u32).with_shared(tile + warps * bytes)
+}
+
+fn launch_plain_forward(y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
+    let args = [
+        y.into(),
+        lse.into(),
+        qkv.into(),
+        seed.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.width.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them.
+    unsafe { y.device().launch("attention_plain", "attention_plain_forward", plain_grid(z, 1), &args) };
+}
+
+fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let args = [
+        dqkv.into(),
+        given.dy.into(),
+        given.qkv.into(),
+        given.seed.into(),
+        given.lse.into(),
+        (&of_queries.delta).into(),
+        of_queries.t.as_ref().into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.width.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head.
+    unsafe { dqkv.device().launch("attention_plain", "attention_plain_dq", plain_grid(z, 2), &args) };
+}
+
+fn launch_plain_dkv(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let args = [
+        dqkv.into(),
+        given.dy.into(),
+        given.qkv.into(),
+        given.lse.into(),
+        (&of_queries.delta).into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.width.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: as for dq.
+    unsafe { dqkv.device().launch("attention_plain", "attention_plain_dkv", plain_grid(z, 2), &args) };
+}
