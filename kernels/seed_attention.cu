@@ -196,14 +196,12 @@ __device__ __forceinline__ void backward(real* dkv, float* partial, float* ds, c
     }
 }
 
-__device__ __forceinline__ bool aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
-
 extern "C" __global__ void __launch_bounds__(256, 4)
 seed_attention_forward(real* y, float* p, const real* q, const real* kv, int sets, int tokens, int heads, int width, int lanes,
                        float scale) {
     const Sizes z{sets, tokens, heads, width, scale};
     const Group g(sets, heads, lanes);
-    if (width % VECTOR == 0 && aligned(q) && aligned(kv)) forward<VECTOR>(y, p, q, kv, z, g);
+    if (width % VECTOR == 0 && aligned16(q, kv)) forward<VECTOR>(y, p, q, kv, z, g);
     else forward<1>(y, p, q, kv, z, g);
 }
 
@@ -213,8 +211,7 @@ seed_attention_backward(real* dkv, float* partial, float* ds, const real* dy, co
                         int sets, int tokens, int heads, int width, int lanes, int slots, float scale) {
     const Sizes z{sets, tokens, heads, width, scale};
     const Group g(slots, heads, lanes);
-    const bool packs = width % VECTOR == 0 && aligned(dy) && aligned(q) && aligned(kv);
-    if (packs) backward<VECTOR>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
+    if (width % VECTOR == 0 && aligned16(dy, q, kv)) backward<VECTOR>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
     else backward<1>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
 }
 

@@ -17,11 +17,13 @@ pub mod blas;
 mod cuda;
 mod emulated;
 mod launch;
+mod pinned;
 mod plans;
 mod probe;
 
 pub use blas::{Operand, Product};
 pub use launch::{Arg, Grid};
+pub use pinned::Pinned;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -54,6 +56,9 @@ impl Real {
 /// Numbers in 16 bytes of the narrowest storage: what begins at a multiple of this is aligned for the widest loads in any.
 pub const PACK: usize = 8;
 
+/// Waits until the work queued before it is done.
+type Mark = Box<dyn FnOnce() -> std::result::Result<(), String> + Send + Sync>;
+
 /// What a device can do. Addresses are of memory from `allocate`; everything is done in the order of the calls.
 trait Driver: Send + Sync {
     /// The device, in words.
@@ -64,9 +69,16 @@ trait Driver: Send + Sync {
     /// # Safety
     /// The address is from `allocate` and is not used again.
     unsafe fn free(&self, address: u64);
+    /// Host memory that `upload` reads after it has returned, zeroed.
+    fn pin(&self, bytes: usize) -> std::result::Result<u64, String>;
     /// # Safety
-    /// `to` begins that many bytes of live device memory.
+    /// The address is from `pin` and is not used again.
+    unsafe fn unpin(&self, address: u64);
+    /// # Safety
+    /// `to` begins that many bytes of live device memory. What lies in pinned memory must lie there until a `mark` that follows.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> std::result::Result<(), String>;
+    /// The work queued so far.
+    fn mark(&self) -> std::result::Result<Mark, String>;
     /// Waits. # Safety
     /// `from` begins that many bytes of live device memory.
     unsafe fn download(&self, to: &mut [u8], from: u64) -> std::result::Result<(), String>;

@@ -10,6 +10,7 @@
 use std::ops::{Index, Range};
 
 use crate::gpu::{Gpu, PACK, Real};
+use crate::ops::cast::cast;
 use crate::rng::Rng;
 use crate::tape::{Gradients, Tape, Var};
 use crate::tensor::Tensor;
@@ -205,7 +206,7 @@ impl Params {
             let gradient = found.take(var);
             if self.grads.gpu().is_some() {
                 match gradient {
-                    Some(gradient) => self.grads.copy_from(entry.offset, &gradient),
+                    Some(gradient) => self.grads.copy_from(entry.offset, &cast(&gradient, Real::F32)),
                     None => self.grads.part(entry.offset, &entry.shape).zero(),
                 }
                 continue;
@@ -223,10 +224,10 @@ fn flat(numbers: Vec<f32>) -> Tensor {
     Tensor::new(&[numbers.len()], numbers)
 }
 
-/// The copy that products read, where they read bf16. By way of the host: this is for rare moments, a step writes both.
+/// The copy that products read, where they read bf16.
 fn round(weights: &Tensor) -> Option<Tensor> {
     let gpu = weights.gpu().filter(|gpu| gpu.real() == Real::Bf16)?;
-    Some(weights.to_host().to_gpu(gpu, "weights, rounded", Real::Bf16))
+    Some(cast(weights, gpu.real()))
 }
 
 /// The parameters of one pass, as tape variables: `vars[self.weight]`.

@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
 const FLOORS: [(&str, u32); 24] = [
     // The top floor has steps: the program, its words, its tour.
-    ("main", 10),
-    ("cli", 9),
-    ("demo", 8),
-    ("selftest", 8),
-    ("train", 7),
-    ("predict", 7),
-    ("evaluate", 7),
-    ("baseline", 7),
-    ("optim", 6),
-    ("checkpoint", 6),
-    ("predictor", 6),
-    ("model", 5),
-    ("data", 5),
+    ("main", 11),
+    ("cli", 10),
+    ("demo", 9),
+    ("selftest", 9),
+    ("train", 8),
+    ("predict", 8),
+    ("evaluate", 8),
+    ("baseline", 8),
+    ("optim", 7),
+    ("checkpoint", 7),
+    ("predictor", 7),
+    ("model", 6),
+    ("data", 6),
     ("ops", 4),
-    ("params", 4),
+    ("params", 5),
     ("tape", 3),
     ("tensor", 2),
     ("gpu", 1),
@@ -147,7 +147,7 @@ fn a_kernel_file_has_its_head_its_op_and_its_rows() {
         let source = format!("src/ops/{op}.rs");
         assert!(head.iter().any(|line| line.ends_with(&source)), "{file}: the head names no {source}");
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&source).exists(), "{file} has no op {source}");
-        let tested = rows.iter().any(|row| row == op) || emulated.contains(&format!("\"{op}\""));
+        let tested = rows.iter().any(|row| row == op) || emulated.contains(&format!("mod {op};"));
         assert!(tested, "{file}: no row of the table and no test of its own");
     }
 }

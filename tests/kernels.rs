@@ -11,6 +11,7 @@ use super::emulate;
 mod adamw;
 mod gather;
 mod many_sets;
+mod pinned;
 mod stories;
 
 /// Orders of warps and blocks that each row is run under.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::plans::Plans;
-use super::{Arg, Driver, Grid, Product, Real, probe};
+use super::{Arg, Driver, Grid, Mark, Product, Real, probe};
 use crate::error::{Error, Result};
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
@@ -130,6 +130,24 @@ impl Driver for Cuda {
             .and_then(|()| unsafe { result::free_async(address, self.stream.cu_stream()) });
     }
 
+    fn pin(&self, bytes: usize) -> Outcome<u64> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // Without write-combining, which would make every read of it slow.
+        // SAFETY: fresh memory of that many bytes.
+        unsafe {
+            let address = result::malloc_host(bytes, 0).map_err(said("cuMemHostAlloc"))?;
+            address.write_bytes(0, bytes);
+            Ok(address as u64)
+        }
+    }
+
+    unsafe fn unpin(&self, address: u64) {
+        // As with `free`.
+        // SAFETY: the caller's.
+        let _ =
+            self.context.bind_to_thread().and_then(|()| unsafe { result::free_host(address as *mut c_void) });
+    }
+
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
         // SAFETY: the caller's; pageable memory has been read when the call returns.
@@ -206,6 +224,13 @@ impl Driver for Cuda {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
         // SAFETY: the caller's.
         unsafe { self.plans.lock().expect("no panic under this lock").run(product) }
+    }
+
+    fn mark(&self) -> Outcome<Mark> {
+        let event = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
+        Ok(Box::new(move || {
+            event.synchronize().map_err(|e| format!("the GPU failed before it had read what was sent: {e}"))
+        }))
     }
 
     fn wait(&self) -> Outcome<()> {

@@ -1,0 +1,78 @@
+//! Host memory that a device reads by itself.
+//!
+//! A copy from other memory is over when its call returns, and a device that has a step's work before it makes that call wait.
+//! A copy from here is only queued: the host goes on, and waits where it would write over what has not been read.
+
+use std::ops::Range;
+
+use bytemuck::Pod;
+
+use super::{Buffer, Gpu, Mark, or_stop, stop};
+use crate::error::Error;
+
+/// Page-locked memory, given back when dropped. Two of them, used in turns, let a step's data be written while the last is sent.
+pub struct Pinned {
+    gpu: Gpu,
+    address: u64,
+    bytes: usize,
+    /// After the last copy from here.
+    sent: Option<Mark>,
+}
+
+impl Gpu {
+    /// Zeroed host memory of so many bytes; `what` names it if there is no room.
+    pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {
+        let address = self.0.driver.pin(bytes.max(1)).unwrap_or_else(|why| {
+            let mib = bytes as f64 / (1 << 20) as f64;
+            stop(Error::Device(format!("no page-locked host memory for {what} ({mib:.1} MiB): {why}")))
+        });
+        Pinned { gpu: self.clone(), address, bytes, sent: None }
+    }
+}
+
+impl Pinned {
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All of it, as plain numbers to write; bytes that make no whole number are left out. Waits for the copies from it.
+    pub fn numbers<T: Pod>(&mut self) -> &mut [T] {
+        self.wait();
+        // SAFETY: `address` begins as many bytes, zeroed when made, aligned to more than any plain number; they are ours alone while
+        // `self` is borrowed, since the device has read what was sent.
+        unsafe { std::slice::from_raw_parts_mut(self.address as *mut T, self.bytes / size_of::<T>().max(1)) }
+    }
+
+    /// Queues a copy of some of its bytes to a buffer of its device, from byte `at` there on. Does not wait.
+    pub fn send(&mut self, bytes: Range<usize>, to: &Buffer, at: usize) {
+        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes && at + bytes.len() <= to.bytes();
+        assert!(
+            fits && to.gpu().same(&self.gpu),
+            "send: bytes {bytes:?} of {} to {at} of {}",
+            self.bytes,
+            to.bytes()
+        );
+        // SAFETY: the ranges were checked; nobody writes here before `numbers` or `drop` has waited for the mark.
+        unsafe {
+            let from = std::slice::from_raw_parts((self.address as *const u8).add(bytes.start), bytes.len());
+            or_stop(self.gpu.0.driver.upload(to.address() + at as u64, from));
+        }
+        self.sent = Some(or_stop(self.gpu.0.driver.mark()));
+    }
+
+    fn wait(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            or_stop(sent());
+        }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // A failed device reads no more, and there is nobody left to tell.
+        let _ = self.sent.take().map(|sent| sent());
+        // SAFETY: this is the only owner, and the device has read what was sent.
+        unsafe { self.gpu.0.driver.unpin(self.address) };
+    }
+}
