@@ -9,7 +9,7 @@
 //   work       one warp a row: zeros in shared memory, values scattered over them, the line written out; wide lines tile by tile
 //   bound by   memory: writes R G numbers, reads 4 bytes (6 with values) a stored one
 //   repeatable yes: no sums
-//   reference  src/data/shard/scale.rs, which the host runs; launched by src/ops/gather.rs
+//   reference  src/ops/gather.rs, held to the path of the host in src/data/shard/scale.rs
 #include "common.cuh"
 
 struct alignas(16) Span { uint64_t begin; uint32_t count; float scale; };

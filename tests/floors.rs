@@ -129,7 +129,7 @@ const HEAD: [&str; 8] =
 #[test]
 fn a_kernel_file_has_its_head_its_op_and_its_rows() {
     let rows: Vec<String> = scale_engine::selftest::table().iter().map(|row| row.op().to_string()).collect();
-    let emulated = include_str!("kernels.rs");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (file, text) in kernel_files() {
         assert!(text.lines().count() <= 300, "{file} has {} lines; is it two files?", text.lines().count());
         let Some(name) = file.strip_suffix(".cu") else { continue };
@@ -143,11 +143,14 @@ fn a_kernel_file_has_its_head_its_op_and_its_rows() {
             "{file}: the head lacks a field: {HEAD:?}, {places:?}"
         );
         assert!(places.iter().flatten().is_sorted(), "{file}: the head's fields are out of order");
-        let op = name.trim_end_matches("_backward");
-        let source = format!("src/ops/{op}.rs");
-        assert!(head.iter().any(|line| line.ends_with(&source)), "{file}: the head names no {source}");
-        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&source).exists(), "{file} has no op {source}");
-        let tested = rows.iter().any(|row| row == op) || emulated.contains(&format!("mod {op};"));
+        let reference =
+            head.iter().find_map(|line| line.strip_prefix("//   reference  ")).unwrap_or_default();
+        let source = reference.split([',', ' ']).next().unwrap_or_default();
+        assert!(here.join(source).is_file(), "{file}: the reference {source:?} is no file");
+        let op = source.trim_start_matches("src/ops/").split(['/', '.']).next().unwrap_or_default();
+        assert!(name == op || name.starts_with(&format!("{op}_")), "{file} belongs to the op {op:?}");
+        let tested =
+            rows.iter().any(|row| row == op) || here.join(format!("tests/kernels/{op}.rs")).is_file();
         assert!(tested, "{file}: no row of the table and no test of its own");
     }
 }
