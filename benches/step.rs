@@ -4,6 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use scale_engine::config::Config;
+use scale_engine::memory;
 use scale_engine::model::condition::Vocabulary;
 use scale_engine::model::losses::{Draws, Examples};
 use scale_engine::model::{Model, Statistics};
@@ -15,7 +16,9 @@ use scale_engine::tensor::Tensor;
 
 const GENES: usize = 2000;
 
+/// As `train::train` does it: memory kept, the step inside the pool.
 fn step(c: &mut Criterion) {
+    memory::keep();
     let mut group = c.benchmark_group("step");
     group.sample_size(10);
     for (name, set) in [
@@ -39,7 +42,7 @@ fn step(c: &mut Criterion) {
         group.throughput(Throughput::Elements((b * n) as u64));
         let mut k = 0;
         group.bench_function(name, |bench| {
-            bench.iter(|| {
+            let mut step = || {
                 let mut tape = Tape::new();
                 let vars = params.bind(&mut tape);
                 let draws = Draws::at(0, k, b, config.flow.t_zero);
@@ -48,7 +51,8 @@ fn step(c: &mut Criterion) {
                 params.collect(&vars, found);
                 optimizer.step(&mut params, &config.optim, k, 1 << 20);
                 k += 1;
-            });
+            };
+            bench.iter(|| rayon::scope(|_| step()));
         });
     }
     group.finish();

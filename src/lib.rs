@@ -11,6 +11,7 @@ pub mod aside;
 pub mod config;
 pub mod correlation;
 pub mod error;
+pub mod memory;
 pub mod progress;
 pub mod rng;
 // Floors 1 and 2.

@@ -9,6 +9,8 @@
 
 use std::ops::{Index, Range};
 
+use rayon::prelude::*;
+
 use crate::gpu::{Gpu, PACK, Real};
 use crate::ops::cast::cast;
 use crate::rng::Rng;
@@ -202,21 +204,28 @@ impl Params {
 
     /// Replaces the flat gradients by what a backward pass found; zero where nothing flowed.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
-        for (entry, &var) in self.entries.iter().zip(&vars.0) {
-            let gradient = found.take(var);
-            if self.grads.gpu().is_some() {
-                match gradient {
+        if self.grads.gpu().is_some() {
+            for (entry, &var) in self.entries.iter().zip(&vars.0) {
+                match found.take(var) {
                     Some(gradient) => self.grads.copy_from(entry.offset, &cast(&gradient, Real::F32)),
                     None => self.grads.part(entry.offset, &entry.shape).zero(),
                 }
-                continue;
             }
-            let slot = &mut self.grads.data_mut()[entry.range()];
-            match gradient {
-                Some(gradient) => slot.copy_from_slice(gradient.data()),
-                None => slot.fill(0.0),
-            }
+            return;
         }
+        let (mut rest, mut at) = (self.grads.data_mut(), 0);
+        let mut copies = Vec::with_capacity(vars.0.len());
+        for (entry, &var) in self.entries.iter().zip(&vars.0) {
+            let range = entry.range();
+            let (_, behind) = std::mem::take(&mut rest).split_at_mut(range.start - at); // zeros between parameters
+            let (slot, behind) = behind.split_at_mut(range.len());
+            copies.push((slot, found.take(var)));
+            (rest, at) = (behind, range.end);
+        }
+        copies.into_par_iter().for_each(|(slot, gradient)| match gradient {
+            Some(gradient) => slot.copy_from_slice(gradient.data()),
+            None => slot.fill(0.0),
+        });
     }
 }
 

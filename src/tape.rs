@@ -3,6 +3,8 @@
 //! An op computes its value, then calls [`Tape::record`] with a closure that turns the gradient of its value into the gradients
 //! of its inputs. The closure is the whole backward: there is no op enum and no second table.
 
+use rayon::prelude::*;
+
 use crate::gpu::{Gpu, Grid, Real};
 use crate::tensor::Tensor;
 
@@ -135,6 +137,9 @@ impl Tape {
     }
 }
 
+/// Numbers that one thread adds at a time.
+const PIECE: usize = 1 << 14;
+
 /// Sum of two gradients of one value; in place where the first has no other owner.
 fn add(sum: Tensor, dx: &Tensor) -> Tensor {
     if let Some(gpu) = dx.gpu() {
@@ -142,8 +147,10 @@ fn add(sum: Tensor, dx: &Tensor) -> Tensor {
     }
     let shape = sum.shape().to_vec();
     let mut numbers = sum.into_vec();
-    for (a, b) in numbers.iter_mut().zip(dx.data()) {
-        *a += b;
+    let add = |(sum, dx): (&mut [f32], &[f32])| sum.iter_mut().zip(dx).for_each(|(a, b)| *a += b);
+    match numbers.len() <= PIECE {
+        true => add((&mut numbers, dx.data())),
+        false => numbers.par_chunks_mut(PIECE).zip(dx.data().par_chunks(PIECE)).for_each(add),
     }
     Tensor::new(&shape, numbers)
 }

@@ -17,6 +17,7 @@ use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::gpu::{Gpu, guard};
+use crate::memory;
 use crate::model::Statistics;
 use crate::optim::{Optimizer, learning_rate};
 use crate::progress;
@@ -81,8 +82,10 @@ struct Run {
     out: PathBuf,
 }
 
-/// Trains until the last step, or until `stop` is set: then a checkpoint is written and the outcome says so.
+/// Trains until the last step, or until `stop` is set: then a checkpoint is written and the outcome says so. Memory that is
+/// freed stays with the process from here on ([`memory::keep`]).
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
+    memory::keep();
     guard(|| walk(settings, stop))
 }
 

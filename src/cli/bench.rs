@@ -8,6 +8,7 @@ use super::device;
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Gpu, guard};
+use crate::memory;
 use crate::model::Statistics;
 use crate::model::condition::Vocabulary;
 use crate::model::losses::Examples;
@@ -70,6 +71,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn time_steps(args: &Step) -> Result<()> {
+    memory::keep(); // as `train` does
     let gpu = args.device.open()?;
     let gpu = gpu.as_ref();
     let set = [format!("data.sets={}", args.sets), format!("data.cells={}", args.cells)];

@@ -3,6 +3,8 @@
 //! The size of a block depends on the work alone, never on the number of threads: that is what makes sums over blocks
 //! repeatable. A single block runs on the calling thread, since waking another one costs more than small work.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 /// Numbers in a block of element-wise work: large enough to hide the hand-over, small enough for the level-2 cache.
@@ -15,41 +17,70 @@ pub fn rows(width: usize) -> usize {
 
 /// Runs `work(i, block)` for each block of `size` numbers of `out`; the last may be shorter.
 pub fn each(out: &mut [f32], size: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) {
-    fold(out, size, work);
+    if out.len() <= size {
+        if !out.is_empty() {
+            work(0, out);
+        }
+        return;
+    }
+    out.par_chunks_mut(size).enumerate().for_each(|(i, block)| work(i, block));
 }
 
-/// As [`each`], and returns what `work` returned, in the order of the blocks.
-pub fn fold<T: Send>(
-    out: &mut [f32],
+/// A vector of `len` numbers, each block of `size` written by `work(i, block)`, which finds zeros.
+///
+/// The core that works on a block puts the zeros there just before, so that they are still in its cache; to zero the whole
+/// vector first would be a walk through memory by one core.
+pub fn make(len: usize, size: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
+    make_fold(len, size, work).0
+}
+
+/// As [`make`], with what `work` returned, in the order of the blocks.
+pub fn make_fold<T: Send>(
+    len: usize,
     size: usize,
     work: impl Fn(usize, &mut [f32]) -> T + Sync + Send,
-) -> Vec<T> {
-    if out.is_empty() {
-        return Vec::new();
-    }
-    if out.len() <= size {
-        return vec![work(0, out)];
-    }
-    out.par_chunks_mut(size).enumerate().map(|(i, block)| work(i, block)).collect()
+) -> (Vec<f32>, Vec<T>) {
+    let mut out = Vec::with_capacity(len);
+    let answers = match &mut out.spare_capacity_mut()[..len] {
+        [] => Vec::new(),
+        all if all.len() <= size => vec![work(0, zeroed(all))],
+        all => all.par_chunks_mut(size).enumerate().map(|(i, block)| work(i, zeroed(block))).collect(),
+    };
+    // SAFETY: the blocks are all of the first `len` numbers, and each went through `zeroed`.
+    unsafe { out.set_len(len) };
+    (out, answers)
 }
 
-/// Cuts `out` in parts of `part` numbers and each part in blocks of `size`; runs `work(part, first, block)` for each, where
-/// `first` is the block's place in its part.
-pub fn each_within(
-    out: &mut [f32],
+/// A vector of `parts` parts of `part` numbers, each part in blocks of `size`; `work(part, first, block)` writes a block and finds
+/// zeros, `first` being the block's place in its part.
+pub fn make_within(
+    parts: usize,
     part: usize,
     size: usize,
     work: impl Fn(usize, usize, &mut [f32]) + Sync + Send,
-) {
-    let blocks: Vec<(usize, usize, &mut [f32])> = out
+) -> Vec<f32> {
+    let len = parts * part;
+    let mut out = Vec::with_capacity(len);
+    let blocks: Vec<(usize, usize, &mut [MaybeUninit<f32>])> = out.spare_capacity_mut()[..len]
         .chunks_mut(part)
         .enumerate()
         .flat_map(|(p, part)| part.chunks_mut(size).enumerate().map(move |(i, block)| (p, i * size, block)))
         .collect();
     if blocks.len() == 1 {
-        return blocks.into_iter().for_each(|(p, first, block)| work(p, first, block));
+        blocks.into_iter().for_each(|(p, first, block)| work(p, first, zeroed(block)));
+    } else {
+        blocks.into_par_iter().with_max_len(1).for_each(|(p, first, block)| work(p, first, zeroed(block)));
     }
-    blocks.into_par_iter().with_max_len(1).for_each(|(p, first, block)| work(p, first, block));
+    // SAFETY: the blocks are all of the first `len` numbers, and each went through `zeroed`.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// The block, all zero.
+fn zeroed(block: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    block.fill(MaybeUninit::new(0.0));
+    // SAFETY: every number has just been written, and `MaybeUninit<f32>` lies in memory as f32 does.
+    unsafe { &mut *(std::ptr::from_mut(block) as *mut [f32]) }
 }
 
 /// Runs `work(i)` for `i < count` and returns the answers in order.
@@ -86,35 +117,21 @@ pub fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
     sum(&parts, width)
 }
 
-/// A copy, made by all cores.
-pub fn copy(x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    each(&mut y, 4 * GRAIN, |i, block| {
-        let first = i * 4 * GRAIN;
-        block.copy_from_slice(&x[first..first + block.len()]);
-    });
-    y
-}
-
 /// `y[i] = f(x[i])`.
 pub fn elements(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    each(&mut y, GRAIN, |i, block| {
+    make(x.len(), GRAIN, |i, block| {
         for (y, &x) in block.iter_mut().zip(&x[i * GRAIN..]) {
             *y = f(x);
         }
-    });
-    y
+    })
 }
 
 /// `y[i] = f(a[i], b[i])`.
 pub fn pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Vec<f32> {
     assert_eq!(a.len(), b.len(), "pairs: {} and {} numbers", a.len(), b.len());
-    let mut y = vec![0.0; a.len()];
-    each(&mut y, GRAIN, |i, block| {
+    make(a.len(), GRAIN, |i, block| {
         for ((y, &a), &b) in block.iter_mut().zip(&a[i * GRAIN..]).zip(&b[i * GRAIN..]) {
             *y = f(a, b);
         }
-    });
-    y
+    })
 }

@@ -37,9 +37,8 @@ fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
         launch_standardize(gpu, &y, x, &mean, &scale);
         return y;
     }
-    let mut y = vec![0.0; x.len()];
     let size = blocks::rows(genes) * genes;
-    blocks::each(&mut y, size, |i, block| {
+    let y = blocks::make(x.len(), size, |i, block| {
         for (y, x) in block.chunks_exact_mut(genes).zip(x.data()[i * size..].chunks_exact(genes)) {
             for (((y, x), mean), scale) in y.iter_mut().zip(x).zip(mean.data()).zip(scale.data()) {
                 *y = (x - mean) * scale;
@@ -57,8 +56,7 @@ fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
         launch_shifted(gpu, &y, x, effect, [cells, genes]);
         return y;
     }
-    let mut y = vec![0.0; x.len()];
-    blocks::each(&mut y, cells * genes, |b, set| {
+    let y = blocks::make(x.len(), cells * genes, |b, set| {
         let effect = &effect.data()[b * genes..][..genes];
         for (y, x) in set.chunks_exact_mut(genes).zip(x.data()[b * cells * genes..].chunks_exact(genes)) {
             y.iter_mut().zip(x).zip(effect).for_each(|((y, x), e)| *y = (x + e).max(0.0));

@@ -166,8 +166,7 @@ impl Begin {
             Streams::Host(streams) => streams,
         };
         let size = z.len() / streams.len();
-        let mut y = vec![0.0; z.len()];
-        blocks::each_within(&mut y, size, blocks::GRAIN, |set, first, y| {
+        let y = blocks::make_within(streams.len(), size, blocks::GRAIN, |set, first, y| {
             let (noise, holes, start) = streams[set];
             let z = &z.data()[set * size + first..];
             for ((i, y), z) in (start + first as u64..).zip(y).zip(z) {
@@ -238,8 +237,7 @@ fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
         return device::combine(terms);
     }
     let size = rows * width;
-    let mut y = vec![0.0; first.len()];
-    blocks::each(&mut y, size, |b, block| {
+    let y = blocks::make(first.len(), size, |b, block| {
         let factor = factors.data()[b];
         block.iter_mut().zip(&first.data()[b * size..]).for_each(|(y, x)| *y = factor * x);
         for (tensor, factors) in &terms[1..] {

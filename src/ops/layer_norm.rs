@@ -41,9 +41,8 @@ pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
         launch_forward(gpu, &y, &moments, x, w, b);
         return (y, moments);
     }
-    let mut y = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
-    let moments = blocks::fold(&mut y, size, |i, block| {
+    let (y, moments) = blocks::make_fold(x.len(), size, |i, block| {
         let rows = block.chunks_exact_mut(width).zip(x.data()[i * size..].chunks_exact(width));
         rows.map(|(y, x)| {
             let mean = sum(x) / width as f32;
@@ -72,9 +71,8 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) -> [Tenso
         return [dx, both.part(0, &[width]), both.part(width, &[width])];
     }
     let (moments, _) = moments.data().as_chunks::<2>();
-    let mut dx = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
-    let parts = blocks::fold(&mut dx, size, |i, block| {
+    let (dx, parts) = blocks::make_fold(x.len(), size, |i, block| {
         let (mut dw, mut n) = (vec![0.0; width], vec![0.0; width]);
         let rows = block.chunks_exact_mut(width).zip(dy.data()[i * size..].chunks_exact(width));
         let rows = rows.zip(x.data()[i * size..].chunks_exact(width)).zip(&moments[i * size / width..]);

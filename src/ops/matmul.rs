@@ -69,7 +69,6 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
     if let Some(gpu) = x.gpu() {
         return device::forward(gpu, &shape, residual, x, w, bias);
     }
-    let mut y = vec![0.0; x.rows() * outputs];
     let start = |first: usize, block: &mut [f32]| match (residual, bias) {
         (Some(r), None) => block.copy_from_slice(&r.data()[first..first + block.len()]),
         (None, Some(b)) => block.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(b.data())),
@@ -84,7 +83,7 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
     let keep = if residual.is_some() || bias.is_some() { Keep::Add } else { Keep::Nothing };
     let (block_rows, threads) = cut(x.rows());
     let size = block_rows * outputs;
-    blocks::each(&mut y, size, |i, block| {
+    let y = blocks::make(x.rows() * outputs, size, |i, block| {
         start(i * size, block);
         let rows = block.len() / outputs;
         let x = Mat::new(&x.data()[i * block_rows * inputs..], rows, inputs);
@@ -108,9 +107,8 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
         return device::backward_x(gpu, dy, x, w);
     }
     let [outputs, inputs] = w.dims("linear");
-    let mut dx = vec![0.0; x.len()];
     let (block_rows, threads) = cut(x.rows());
-    blocks::each(&mut dx, block_rows * inputs, |i, block| {
+    let dx = blocks::make(x.len(), block_rows * inputs, |i, block| {
         let rows = block.len() / inputs;
         let dy = Mat::new(&dy.data()[i * block_rows * outputs..], rows, outputs);
         let w = Mat::new(w.data(), outputs, inputs);
@@ -137,8 +135,7 @@ fn weights(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     let rows = x.rows();
     let parts = TASKS.div_ceil(outputs.div_ceil(SLICE)).min(rows / ROWS).max(1);
     let part = rows.div_ceil(parts).next_multiple_of(ROWS);
-    let mut dw = vec![0.0; parts * w.len()];
-    blocks::each_within(&mut dw, w.len(), SLICE * inputs, |p, first, block| {
+    let mut dw = blocks::make_within(parts, w.len(), SLICE * inputs, |p, first, block| {
         let (j, count) = (first / inputs, block.len() / inputs);
         for from in (p * part..rows.min((p + 1) * part)).step_by(ROWS) {
             let taken = ROWS.min(rows - from);
@@ -148,8 +145,12 @@ fn weights(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
         }
     });
     let (sum, others) = dw.split_at_mut(w.len());
-    for other in others.chunks_exact(w.len()) {
-        sum.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+    if parts > 1 {
+        blocks::each(sum, blocks::GRAIN, |i, sum| {
+            for other in others.chunks_exact(w.len()) {
+                sum.iter_mut().zip(&other[i * blocks::GRAIN..]).for_each(|(a, b)| *a += b);
+            }
+        });
     }
     dw.truncate(w.len());
     Tensor::new(w.shape(), dw)

@@ -59,8 +59,7 @@ pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor]) -> Tensor 
     let [_, rows, width] = y.dims("mmd");
     let (d, weights) = (d.item(), saved[0].data());
     let size = rows * width;
-    let mut dy = vec![0.0; y.len()];
-    blocks::each(&mut dy, size, |b, block| {
+    let dy = blocks::make(y.len(), size, |b, block| {
         let w: Vec<f32> = weights[b * 2 * rows * rows..][..2 * rows * rows].iter().map(|w| d * w).collect();
         for (part, keep) in [(y, Keep::Nothing), (x, Keep::Add)] {
             let first = if keep == Keep::Add { rows } else { 0 };

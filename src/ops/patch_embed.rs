@@ -53,8 +53,7 @@ pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
     if let Some(gpu) = x.gpu() {
         return device::forward(gpu, x, w, e, sizes(x, w));
     }
-    let mut y = vec![0.0; rows * patches * width];
-    blocks::each(&mut y, ROWS * patches * width, |i, block| {
+    let y = blocks::make(rows * patches * width, ROWS * patches * width, |i, block| {
         let rows = block.len() / (patches * width);
         block.chunks_exact_mut(patches * width).for_each(|row| row.copy_from_slice(e.data()));
         for p in 0..patches {
@@ -74,8 +73,7 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     if let Some(gpu) = x.gpu() {
         return device::backward_x(gpu, dy, x, w, sizes(x, w));
     }
-    let mut dx = vec![0.0; x.len()];
-    blocks::each(&mut dx, ROWS * genes, |i, block| {
+    let dx = blocks::make(x.len(), ROWS * genes, |i, block| {
         let rows = block.len() / genes;
         for p in 0..patches {
             let taken = patch.min(genes - p * patch);
@@ -95,8 +93,7 @@ pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     if let Some(gpu) = x.gpu() {
         return device::backward_w(gpu, dy, x, w, sizes(x, w));
     }
-    let mut dw = vec![0.0; w.len()];
-    blocks::each(&mut dw, patch * width, |p, block| {
+    let dw = blocks::make(w.len(), patch * width, |p, block| {
         if rows == 0 {
             return;
         }

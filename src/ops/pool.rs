@@ -39,10 +39,10 @@ fn added(x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) -> Tensor {
         launch_add(gpu, &y, x, s, [sets, rows, width]);
         return y;
     }
-    let mut y = blocks::copy(x.data());
-    blocks::each(&mut y, rows * width, |b, set| {
-        for row in set.chunks_exact_mut(width) {
-            row.iter_mut().zip(&s.data()[b * width..]).for_each(|(y, s)| *y += s);
+    let y = blocks::make(x.len(), rows * width, |b, set| {
+        let cells = set.chunks_exact_mut(width).zip(x.data()[b * rows * width..].chunks_exact(width));
+        for (row, x) in cells {
+            row.iter_mut().zip(x).zip(&s.data()[b * width..]).for_each(|((y, x), s)| *y = x + s);
         }
     });
     Tensor::new(x.shape(), y)
@@ -56,9 +56,8 @@ fn sums(x: &Tensor, scale: f32) -> Tensor {
         launch_sums(gpu, &y, x, [sets, rows, width], scale);
         return y;
     }
-    let mut y = vec![0.0; sets * width];
     let group = blocks::rows(rows * width);
-    blocks::each(&mut y, group * width, |i, block| {
+    let y = blocks::make(sets * width, group * width, |i, block| {
         for (y, set) in
             block.chunks_exact_mut(width).zip(x.data()[i * group * rows * width..].chunks(rows * width))
         {
@@ -79,8 +78,7 @@ fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
         launch_spread(gpu, &x, y, [sets, rows, width], scale);
         return x;
     }
-    let mut x = vec![0.0; sets * rows * width];
-    blocks::each(&mut x, rows * width, |b, set| {
+    let x = blocks::make(sets * rows * width, rows * width, |b, set| {
         for row in set.chunks_exact_mut(width) {
             row.iter_mut().zip(&y.data()[b * width..]).for_each(|(x, y)| *x = scale * y);
         }

@@ -44,9 +44,8 @@ pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Tensor) {
         launch_forward(gpu, &y, &rstd, x, w);
         return (y, rstd);
     }
-    let mut y = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
-    let rstd = blocks::fold(&mut y, size, |i, block| {
+    let (y, rstd) = blocks::make_fold(x.len(), size, |i, block| {
         let xs = x.data()[i * size..].chunks_exact(width);
         let rows = block.chunks_exact_mut(width).zip(xs);
         rows.map(|(y, x)| {
@@ -73,9 +72,8 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> (
         launch_backward(&dx, parts.as_ref(), dy, x, w, rstd, count);
         return (dx, parts.map(|parts| column_sums::total(&parts)));
     }
-    let mut dx = vec![0.0; x.len()];
     let size = blocks::rows(width) * width;
-    let parts = blocks::fold(&mut dx, size, |i, block| {
+    let (dx, parts) = blocks::make_fold(x.len(), size, |i, block| {
         let mut dw = vec![0.0; if w.is_some() { width } else { 0 }];
         let rows = block.chunks_exact_mut(width).zip(dy.data()[i * size..].chunks_exact(width));
         let rows = rows.zip(x.data()[i * size..].chunks_exact(width)).zip(&rstd.data()[i * size / width..]);

@@ -40,9 +40,8 @@ pub fn forward(q: &Tensor, kv: &Tensor, heads: usize) -> (Tensor, Tensor) {
         return (y, p);
     }
     let scale = 1.0 / (width as f32).sqrt();
-    let mut y = vec![0.0; sets * out];
     let group = blocks::rows(tokens * packed);
-    let p = blocks::fold(&mut y, group * out, |i, block| {
+    let (y, p) = blocks::make_fold(sets * out, group * out, |i, block| {
         let mut p = vec![0.0; block.len() / width * tokens];
         let kvs = kv.data()[i * group * tokens * packed..].chunks_exact(tokens * packed);
         let sets = block.chunks_exact_mut(out).zip(p.chunks_exact_mut(heads * tokens)).zip(kvs);
@@ -86,9 +85,8 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) 
         return (dq, dkv);
     }
     let scale = 1.0 / (width as f32).sqrt();
-    let mut dkv = vec![0.0; kv.len()];
     let size = blocks::rows(tokens * packed) * tokens * packed;
-    let parts = blocks::fold(&mut dkv, size, |i, block| {
+    let (dkv, parts) = blocks::make_fold(kv.len(), size, |i, block| {
         let first = i * size / (tokens * packed);
         let mut dq = vec![0.0; out];
         let mut ds = vec![0.0; tokens];

@@ -32,9 +32,8 @@ pub fn forward(x: &Tensor) -> Tensor {
         launch_forward(&y, x, [x.rows(), width]);
         return y;
     }
-    let mut y = vec![0.0; x.len() / 2];
     let rows = blocks::rows(width);
-    blocks::each(&mut y, rows * width, |i, block| {
+    let y = blocks::make(x.len() / 2, rows * width, |i, block| {
         let xs = x.data()[i * rows * 2 * width..].chunks_exact(2 * width);
         for (y, x) in block.chunks_exact_mut(width).zip(xs) {
             let (a, u) = x.split_at(width);
@@ -54,9 +53,8 @@ pub fn backward(dy: &Tensor, x: &Tensor) -> Tensor {
         launch_backward(&dx, dy, x, [x.rows(), width]);
         return dx;
     }
-    let mut dx = vec![0.0; x.len()];
     let size = blocks::rows(2 * width) * 2 * width;
-    blocks::each(&mut dx, size, |i, block| {
+    let dx = blocks::make(x.len(), size, |i, block| {
         let rows = block.chunks_exact_mut(2 * width).zip(x.data()[i * size..].chunks_exact(2 * width));
         for ((dx, x), dy) in rows.zip(dy.data()[i * size / 2..].chunks_exact(width)) {
             let ((a, u), (da, du)) = (x.split_at(width), dx.split_at_mut(width));

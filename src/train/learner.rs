@@ -53,8 +53,16 @@ impl Learner {
         &mut self,
         examples: &Examples,
         k: u64,
-        which: impl Fn(&Losses) -> crate::tape::Var,
+        which: impl Fn(&Losses) -> crate::tape::Var + Send,
     ) -> Found {
+        match self.params.gpu() {
+            Some(_) => self.compute(examples, k, which),
+            // Inside the pool: an op that cuts its work in blocks then wakes one core fewer, and waits for none to wake it.
+            None => rayon::scope(|_| self.compute(examples, k, which)),
+        }
+    }
+
+    fn compute(&mut self, examples: &Examples, k: u64, which: impl Fn(&Losses) -> crate::tape::Var) -> Found {
         let config = self.model.config();
         let draws = Draws::at(config.train.seed, k, examples.sets(), config.flow.t_zero);
         let mut tape = Tape::new().on(self.params.gpu());
@@ -74,6 +82,11 @@ impl Learner {
     /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie.
     pub fn update(&mut self, k: u64) -> Tensor {
         let config = self.model.config();
-        self.optimizer.step(&mut self.params, &config.optim, k, config.train.steps)
+        let on_host = self.params.gpu().is_none();
+        let mut step = || self.optimizer.step(&mut self.params, &config.optim, k, config.train.steps);
+        match on_host {
+            true => rayon::scope(|_| step()),
+            false => step(),
+        }
     }
 }

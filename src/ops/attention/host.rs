@@ -45,9 +45,8 @@ impl Sizes {
 
 /// y `[B, N, HK]` and lse `[B, H, N]`.
 pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor) {
-    let mut y = vec![0.0; z.sets * z.rows * z.out()];
     let group = z.group();
-    let lse = blocks::fold(&mut y, group * z.rows * z.out(), |i, block| {
+    let (y, lse) = blocks::make_fold(z.sets * z.rows * z.out(), group * z.rows * z.out(), |i, block| {
         let mut scores = vec![0.0; QUERIES.min(z.rows) * z.rows];
         let mut lse = vec![0.0; block.len() / z.width];
         let sets = block.chunks_exact_mut(z.rows * z.out()).zip(lse.chunks_exact_mut(z.heads * z.rows));
@@ -115,9 +114,8 @@ pub fn backward(
     y: &Tensor,
     lse: &Tensor,
 ) -> (Tensor, Option<Tensor>) {
-    let mut dx = vec![0.0; qkv.len()];
     let group = z.group();
-    let dseed = blocks::fold(&mut dx, group * z.rows * 3 * z.out(), |i, block| {
+    let (dx, dseed) = blocks::make_fold(qkv.len(), group * z.rows * 3 * z.out(), |i, block| {
         let mut scratch = Scratch::new(&z);
         let mut dseed = vec![0.0; if seed.is_some() { block.len() / z.rows } else { 0 }];
         for (at, dx) in block.chunks_exact_mut(z.rows * 3 * z.out()).enumerate() {

@@ -1,0 +1,15 @@
+//! Memory that is freed and asked for again at each step.
+//!
+//! glibc gives large blocks back to the system when they are freed; their pages are faulted in and cleared anew when a block of
+//! that size is asked for a moment later. A training step frees and asks for the same few dozen blocks.
+
+/// Tells the C library's allocator, for the whole process, to keep what is freed. [`crate::train::train`] calls it; a program with
+/// a loop of its own may. Does nothing where the C library is not glibc.
+pub fn keep() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock. A refusal leaves things as they are.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30); // bytes
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX); // bytes
+    }
+}
