@@ -29,9 +29,9 @@ mod part_norms;
 mod tensorboard;
 mod validate;
 
+pub use feed::Feed;
 pub use learner::{Found, Learner};
 
-use feed::Feed;
 use metrics::{Line, Metrics};
 use part_norms::part_norms;
 
@@ -107,7 +107,7 @@ fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     };
     let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?;
     let unmatched = sampler.unmatched().len();
-    let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
+    let mut feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
     if let Some(what) = feed.describe() {
         eprintln!("note: {what}");
     }

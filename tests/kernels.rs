@@ -13,6 +13,7 @@ mod gather;
 mod many_sets;
 mod pinned;
 mod stories;
+mod train;
 
 /// Orders of warps and blocks that each row is run under.
 const SEEDS: [u64; 3] = [1, 2, 3];

@@ -70,7 +70,7 @@ pub fn names() -> (Vec<String>, Vec<String>) {
 }
 
 /// A model that is quick to train, with checkpoints every ten steps.
-fn set() -> Vec<String> {
+pub fn set() -> Vec<String> {
     let set = format!(
         "encoder.kind=mlp flow.width=32 flow.heads=1 flow.ffn=48 flow.layers=1 decoder.width=32 conditions.width=16 \
          data.sets=8 data.cells=16 flow.start=shifted train.steps={STEPS} train.checkpoint_every=10 train.val_every=50"

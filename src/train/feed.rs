@@ -6,7 +6,7 @@
 use crate::data::effects::Effects;
 use crate::data::loader::{Batch, Carry, Counts, Rows};
 use crate::data::shard::{Data, Scale};
-use crate::gpu::{Buffer, Gpu};
+use crate::gpu::{Buffer, Gpu, Pinned};
 use crate::model::losses::Examples;
 use crate::ops::gather::{Cells, Scaling, Span, gather};
 use crate::tensor::Tensor;
@@ -20,9 +20,16 @@ pub struct Feed {
 
 enum Place {
     Host,
-    Streamed(Gpu),
+    Streamed(Post),
     /// All cells, and where each of them lies.
-    Resident(Gpu, Cells, Vec<Span>),
+    Resident(Post, Cells, Vec<Span>),
+}
+
+/// Two pages of pinned memory in turns: a step's data is written while that of the step before is on its way.
+struct Post {
+    gpu: Gpu,
+    pages: [Option<Pinned>; 2],
+    turn: usize,
 }
 
 /// Of a GPU's free memory, what the cells may take: most of a model's memory is activations, which are not there yet.
@@ -39,14 +46,18 @@ impl Feed {
             Some(gpu) => {
                 let stored: u64 = (0..data.cells()).map(|cell| data.row(cell).genes.len() as u64).sum();
                 let bytes = stored * if data.narrow() { 4 } else { 6 };
-                if bytes <= gpu.memory().0 / SHARE {
-                    resident(data, gpu, stored as usize)
-                } else {
-                    Place::Streamed(gpu.clone())
+                if bytes > gpu.memory().0 / SHARE {
+                    return Feed::streamed(gpu, shift);
                 }
+                resident(data, gpu, stored as usize)
             }
         };
         Feed { place, shift }
+    }
+
+    /// Sends each step's rows to a GPU that cannot hold all cells.
+    pub fn streamed(gpu: &Gpu, shift: bool) -> Feed {
+        Feed { place: Place::Streamed(Post::new(gpu)), shift }
     }
 
     /// What the loader must bring.
@@ -61,27 +72,27 @@ impl Feed {
     pub fn describe(&self) -> Option<String> {
         match &self.place {
             Place::Host => None,
-            Place::Streamed(gpu) => Some(format!("cells are sent to {} with each step", gpu.name())),
-            Place::Resident(gpu, cells, spans) => {
+            Place::Streamed(post) => Some(format!("cells are sent to {} with each step", post.gpu.name())),
+            Place::Resident(post, cells, spans) => {
                 let mib = (cells.genes.bytes() + cells.values.bytes()) as f64 / (1 << 20) as f64;
-                Some(format!("all {} cells lie on {} ({mib:.1} MiB)", spans.len(), gpu.name()))
+                Some(format!("all {} cells lie on {} ({mib:.1} MiB)", spans.len(), post.gpu.name()))
             }
         }
     }
 
     /// The batch as dense tensors, with the mean effects where the start is shifted by them.
-    pub fn examples(&self, batch: &Batch, effects: &Effects) -> Examples {
+    pub fn examples(&mut self, batch: &Batch, effects: &Effects) -> Examples {
         let (b, n, g) = (batch.sets, batch.cells, batch.genes);
-        let cells = match &self.place {
+        let cells = match &mut self.place {
             Place::Host => {
                 let mut dense = vec![0.0; 2 * b * n * g];
                 batch.rows.dense(g, &mut dense);
                 Tensor::new(&[2 * b * n, g], dense)
             }
-            Place::Streamed(gpu) => streamed(gpu, &batch.rows, g),
-            Place::Resident(gpu, cells, spans) => {
+            Place::Streamed(post) => streamed(post, &batch.rows, g),
+            Place::Resident(post, cells, spans) => {
                 let spans: Vec<Span> = batch.numbers.iter().map(|&cell| spans[cell as usize]).collect();
-                let sent = gpu.upload("where a step's cells lie", &spans);
+                let [sent] = post.send([("where a step's cells lie", bytemuck::cast_slice(&spans))]);
                 gather(cells, &sent, spans.len(), g, scaling(&batch.rows))
             }
         };
@@ -93,19 +104,53 @@ impl Feed {
     }
 }
 
+impl Post {
+    fn new(gpu: &Gpu) -> Post {
+        Post { gpu: gpu.clone(), pages: [None, None], turn: 0 }
+    }
+
+    /// Sends named bytes, each to a buffer of its own. Waits only for what the same page held two steps ago.
+    fn send<const N: usize>(&mut self, parts: [(&str, &[u8]); N]) -> [Buffer; N] {
+        let total: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.turn = 1 - self.turn;
+        let page = &mut self.pages[self.turn];
+        if page.as_ref().is_none_or(|page| page.bytes() < total) {
+            // Steps differ by some per cent: a little more spares the next ones from asking again.
+            *page = Some(self.gpu.pinned("a step's cells", total + total / 4));
+        }
+        let page = page.as_mut().expect("made above");
+        let mut room = page.numbers::<u8>();
+        for (_, bytes) in &parts {
+            let (part, behind) = std::mem::take(&mut room).split_at_mut(bytes.len());
+            part.copy_from_slice(bytes);
+            room = behind;
+        }
+        let mut at = 0;
+        parts.map(|(what, bytes)| {
+            let buffer = self.gpu.buffer(what, bytes.len());
+            page.send(at..at + bytes.len(), &buffer, 0);
+            at += bytes.len();
+            buffer
+        })
+    }
+}
+
 /// Sends a step's own rows and lays them out.
-fn streamed(gpu: &Gpu, rows: &Rows, genes: usize) -> Tensor {
-    let (values, wide) = match &rows.values {
-        Counts::U16(values) => (gpu.upload("a step's counts", values), false),
-        Counts::F32(values) => (gpu.upload("a step's values", values), true),
+fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
+    let (values, wide): (&[u8], bool) = match &rows.values {
+        Counts::U16(values) => (bytemuck::cast_slice(values), false),
+        Counts::F32(values) => (bytemuck::cast_slice(values), true),
     };
-    let cells = Cells { genes: gpu.upload("a step's gene ids", &rows.genes), values, wide };
     let begins = rows.starts.windows(2).zip(&rows.scale);
     let spans: Vec<Span> = begins
         .map(|(ends, &scale)| Span { begin: u64::from(ends[0]), count: ends[1] - ends[0], scale })
         .collect();
-    let sent = gpu.upload("where a step's cells lie", &spans);
-    gather(&cells, &sent, spans.len(), genes, scaling(rows))
+    let [sent, values, genes_of] = post.send([
+        ("where a step's cells lie", bytemuck::cast_slice(&spans)),
+        ("a step's values", values),
+        ("a step's gene ids", bytemuck::cast_slice(&rows.genes)),
+    ]);
+    gather(&Cells { genes: genes_of, values, wide }, &sent, spans.len(), genes, scaling(rows))
 }
 
 /// Sends all cells, piece by piece.
@@ -134,7 +179,7 @@ fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
         send(&cells, at, &piece);
         at += held;
     }
-    Place::Resident(gpu.clone(), cells, spans)
+    Place::Resident(Post::new(gpu), cells, spans)
 }
 
 /// Rows to number `at` of the arrays on.

@@ -1,0 +1,90 @@
+//! Training on the emulated device: the loop, the cells' way to the device, checkpoints.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use scale_engine::config::Config;
+use scale_engine::data::effects::Effects;
+use scale_engine::data::loader::{Batch, Carry};
+use scale_engine::data::sampler::{Sampler, Sampling};
+use scale_engine::data::shard::Data;
+use scale_engine::data::split::{Part, Split};
+use scale_engine::gpu::{self, Gpu, Real};
+use scale_engine::train::{Feed, Settings, train};
+use serde_json::Value;
+
+use crate::train::{last, set, small};
+
+/// Trains the small run for some steps, from the start or from where it stands, and returns its losses.
+fn run(out: &Path, gpu: Option<&Gpu>, steps: u64) -> Vec<f64> {
+    let fresh = !out.join("checkpoints").exists();
+    let config = fresh.then(|| {
+        let more = "data.sets=2 data.cells=9 train.val_every=0 train.log_every=1 train.checkpoint_every=2 train.keep_all=true";
+        let mut set = set();
+        set.extend(more.split_whitespace().map(String::from));
+        set.push(format!("train.steps={steps}"));
+        Config::load(Some("tiny"), None, &set).expect("a good config")
+    });
+    let (data, split) = (small().data.clone(), small().split.clone());
+    let settings = Settings { data, split, out: out.into(), config, steps: Some(steps), gpu: gpu.cloned() };
+    train(&settings, &AtomicBool::new(false)).expect("a run");
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
+    lines.filter_map(|line| line["loss"].as_f64()).collect()
+}
+
+#[test]
+fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
+    let Some(folder) = super::emulated() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let (cpu, whole) = (run(&place("cpu"), None, 4), run(&place("whole"), Some(&gpu), 4));
+    assert_eq!((cpu.len(), whole.len()), (4, 4));
+    for (step, (found, told)) in whole.iter().zip(&cpu).enumerate() {
+        assert!(
+            (found - told).abs() < 1e-4 * told.abs(),
+            "step {step}: {found} on the device, {told} on the CPU"
+        );
+    }
+    // A run that was stopped after two steps.
+    let halves = place("halves");
+    std::fs::create_dir_all(halves.join("checkpoints")).expect("made");
+    std::fs::copy(place("whole").join("checkpoints/step-2.safetensors"), last(&halves)).expect("copied");
+    run(&halves, Some(&gpu), 4);
+    let checkpoint = |run: &Path| std::fs::read(last(run)).expect("a checkpoint");
+    assert!(checkpoint(&halves) == checkpoint(&place("whole")), "it went on to other bits");
+    // A device's run goes on without it.
+    let longer = run(&place("whole"), None, 6);
+    assert!(longer.len() == 6 && longer.iter().all(|loss| loss.is_finite()));
+    assert_eq!(gpu.overrun(), None);
+}
+
+#[test]
+fn cells_reach_the_device_as_the_host_lays_them_out() {
+    let Some(folder) = super::emulated() else { return };
+    let data = Data::open(&small().data).expect("shards");
+    let split = Split::load(&small().split, &data).expect("a split");
+    let sampling = Sampling { sets: 3, cells: 7, alpha: 0.5, control_examples: true };
+    let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 3).expect("groups");
+    let mut batch = Batch::of(&data, 5, &sampler.step(5));
+    let effects = Effects::default();
+    let host = Feed::new(&data, None, false).examples(&batch, &effects).cells;
+    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let near = |found: &[f32]| {
+        let pairs = host.data().iter().zip(found);
+        pairs.into_iter().all(|(told, found)| (told - found).abs() <= 1e-6 * told.abs())
+    };
+    gpu::guard(|| {
+        let streamed = Feed::streamed(&gpu, false).examples(&batch, &effects).cells.to_host();
+        let mut resident = Feed::new(&data, Some(&gpu), false);
+        assert_eq!(resident.carry(), Carry::Numbers);
+        // A resident feed reads numbers alone.
+        batch.refill(&data, 5, &sampler.step(5), Carry::Numbers);
+        let resident = resident.examples(&batch, &effects).cells.to_host();
+        assert_eq!((streamed.shape(), resident.shape()), (host.shape(), host.shape()));
+        assert!(near(streamed.data()) && near(resident.data()));
+        Ok(())
+    })
+    .expect("a device that answers");
+}
