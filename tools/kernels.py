@@ -15,7 +15,15 @@ CUDA = HERE / ".cuda/nvidia/cu13/bin"
 LIMITS = {"sm_80": (65536, 2048, 32, 164 << 10, 1 << 10), "sm_90": (65536, 2048, 32, 228 << 10, 1 << 10)}
 
 # Bytes of dynamic shared memory at the shapes of preset s184, bf16.
-DYNAMIC = {}
+DYNAMIC = {
+    "attention_forward_64": 48 << 10, "attention_forward_128": 96 << 10,
+    "attention_backward_64": 96 << 10, "attention_backward_128": 160 << 10,
+    "attention_cell_forward_64x16": 24 << 10, "attention_cell_forward_64x32": 48 << 10,
+    "attention_cell_forward_64x64": 96 << 10, "attention_cell_forward_128x16": 48 << 10,
+    "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,
+    "attention_cell_backward_64x64": 69 << 10, "attention_cell_backward_128x16": 82432,
+    "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10, "gather_rows": 8 * 2008 * 2,
+}
 
 SHOWN = ["HMMA", "LDSM", "LDGSTS"]
 
@@ -23,7 +31,7 @@ SHOWN = ["HMMA", "LDSM", "LDGSTS"]
 def threads_of(text):
     """Threads a block of each kernel, from __launch_bounds__."""
     found = re.findall(r"__global__\s+void\s+__launch_bounds__\(([^)]*)\)\s*(\w+)\s*\(", re.sub(r"//[^\n]*", "", text))
-    constants = dict(re.findall(r"constexpr int (\w+) = (\d+);", text))
+    constants = dict(re.findall(r"constexpr int (\w+) = (\d+)[;,]", text))
     value = lambda e: eval(re.sub(r"[A-Z_]+", lambda m: constants.get(m.group(), m.group()), e.split(",")[0]))
     return {name: value(bounds) for bounds, name in found}
 
