@@ -4,6 +4,7 @@
 //! carried to a machine that has a GPU and nothing else.
 
 mod case;
+mod gather;
 mod table;
 mod walk;
 
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Real};
 
 pub use case::{Case, Run, Values, Verdict, error, wide};
+pub use gather::check as gather;
 pub use table::table;
 pub use walk::{Size, checks as model};
 

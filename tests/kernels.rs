@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use scale_engine::gpu::{self, Gpu, Real};
-use scale_engine::selftest::{Size, model, table};
+use scale_engine::selftest::{self, Size, model, table};
 
 use super::emulate;
 
@@ -83,5 +83,27 @@ fn the_whole_model_on_the_emulator_is_the_cpus() {
         let missed: Vec<_> = checks.iter().filter(|check| !check.holds()).collect();
         assert!(missed.is_empty(), "{missed:#?}");
         assert_eq!(gpu.overrun(), None);
+    }
+}
+
+#[test]
+fn the_selftest_has_a_line_for_every_op() {
+    let Some(folder) = emulated() else { return };
+    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let checks = gpu::guard(|| selftest::ops(&gpu, 4_000, |_| {})).expect("a device that answers");
+    assert!(checks.iter().all(selftest::Check::holds), "{checks:#?}");
+    let names: Vec<&str> = checks.iter().map(|check| check.name.as_str()).collect();
+    for op in [
+        "attention",
+        "elementwise",
+        "flow",
+        "matmul",
+        "mmd",
+        "rms_norm",
+        "seed_attention",
+        "squared_error",
+        "swiglu",
+    ] {
+        assert!(names.contains(&op), "no line for {op}");
     }
 }

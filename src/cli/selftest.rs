@@ -6,7 +6,7 @@ use super::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
-use crate::selftest::{Check, Size, model, ops, table};
+use crate::selftest::{Check, Size, gather, model, ops, table};
 
 const EXAMPLE: &str = "\
 Example:
@@ -73,6 +73,7 @@ fn run_on(gpu: &Gpu, small: bool) -> Result<Vec<Check>> {
         bar.inc(1);
     })?;
     bar.finish_and_clear();
+    checks.push(gather(gpu));
     checks.extend(model(gpu, size, steps)?);
     Ok(checks)
 }
