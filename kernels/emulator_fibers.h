@@ -93,7 +93,12 @@ struct Stacks {
         for (int i = 0; i < count; i += 32) mprotect(memory + i * STACK, PAGE, PROT_NONE);
     }
 
-    ~Stacks() { munmap(memory, bytes); }
+    ~Stacks() {
+#ifdef __SANITIZE_ADDRESS__
+        __asan_unpoison_memory_region(memory, bytes);   // whoever is given these addresses next finds no old frames there
+#endif
+        munmap(memory, bytes);
+    }
 };
 
 static char* stacks(int count) {
