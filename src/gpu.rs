@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::trace;
 
 pub mod blas;
 mod cuda;
@@ -205,6 +206,7 @@ impl Gpu {
         if grid.blocks.contains(&0) {
             return;
         }
+        let _range = trace::range(format_args!("{kernel}"));
         // SAFETY: the caller's.
         or_stop(unsafe { self.0.driver.launch(file, kernel, self.0.real, grid, args) });
     }
@@ -217,6 +219,7 @@ impl Gpu {
         if product.size.contains(&0) || product.batch == 0 {
             return false;
         }
+        let _range = trace::range(format_args!("product {:?}", product.size));
         // SAFETY: the caller's.
         or_stop(unsafe { self.0.driver.product(product) })
     }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod memory;
 pub mod progress;
 pub mod rng;
+pub mod trace;
 // Floors 1 and 2.
 pub mod gpu;
 pub mod tape;

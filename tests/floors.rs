@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
-const FLOORS: [(&str, u32); 25] = [
+const FLOORS: [(&str, u32); 26] = [
     // The top floor has steps: the program, its words, its tour.
     ("main", 11),
     ("cli", 10),
@@ -31,6 +31,7 @@ const FLOORS: [(&str, u32); 25] = [
     ("memory", 0),
     ("progress", 0),
     ("rng", 0),
+    ("trace", 0),
 ];
 
 /// What several ops may share: they record nothing on the tape.

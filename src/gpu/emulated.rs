@@ -155,7 +155,7 @@ impl Driver for Emulated {
                 // SAFETY: compiled from our kernels; it runs nothing when loaded.
                 let library =
                     unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?;
-                // Never closed: the sanitizer would take what is mapped there next for the closed one's arrays.
+                // Never closed: the next device of this process finds it open, its threads' stacks made.
                 free.insert(Box::leak(Box::new(library)))
             }
         };

@@ -5,6 +5,7 @@ use super::condition::{Condition, Tokens, Vocabulary};
 use crate::config::Config;
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
+use crate::trace;
 
 /// (Z_t, t, conditions) -> the head's answer [B, N, D].
 pub struct Flow {
@@ -61,7 +62,8 @@ impl Flow {
         let seed = t.add(condition, tau);
         let input = if self.add_condition { seed } else { tau };
         let mut h = t.add_to_set(z, input);
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _range = trace::range(format_args!("flow.blocks.{i}"));
             h = block.forward(t, p, h, seed, self.heads);
         }
         self.head.forward(t, p, h)

@@ -4,6 +4,7 @@ use super::build::{Build, Linear, Mlp};
 use crate::config::{Activation, EncoderConfig, EncoderKind, Pooling};
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
+use crate::trace;
 
 /// x [M, G] -> h [M, D].
 pub enum GeneEncoder {
@@ -90,7 +91,8 @@ impl GeneEncoder {
 impl Tokens {
     fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let mut h = t.patch_embed(x, p[self.patch], p[self.position]); // [M, P, E]
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _range = trace::range(format_args!("gene_encoder.blocks.{i}"));
             h = block.forward(t, p, h, self.heads);
         }
         let [m, tokens, e] = t.value(h).dims("gene_encoder");

@@ -8,8 +8,9 @@ use crate::model::{Model, Statistics};
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::rng::Rng;
-use crate::tape::Tape;
+use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+use crate::trace;
 
 /// The model, its weights and their moments.
 pub struct Learner {
@@ -53,7 +54,7 @@ impl Learner {
         &mut self,
         examples: &Examples,
         k: u64,
-        which: impl Fn(&Losses) -> crate::tape::Var + Send,
+        which: impl Fn(&Losses) -> Var + Send,
     ) -> Found {
         match self.params.gpu() {
             Some(_) => self.compute(examples, k, which),
@@ -62,18 +63,22 @@ impl Learner {
         }
     }
 
-    fn compute(&mut self, examples: &Examples, k: u64, which: impl Fn(&Losses) -> crate::tape::Var) -> Found {
+    fn compute(&mut self, examples: &Examples, k: u64, which: impl Fn(&Losses) -> Var) -> Found {
         let config = self.model.config();
         let draws = Draws::at(config.train.seed, k, examples.sets(), config.flow.t_zero);
         let mut tape = Tape::new().on(self.params.gpu());
         let vars = self.params.bind(&mut tape);
-        let losses = self.model.losses(&mut tape, &vars, examples, &draws);
+        let losses = {
+            let _phase = trace::range(format_args!("losses"));
+            self.model.losses(&mut tape, &vars, examples, &draws)
+        };
         let value = |var| tape.value(var).clone();
         let found = Found {
             loss: value(losses.total),
             parts: losses.parts.iter().map(|&(name, var, _)| (name, value(var))).collect(),
             latents: value(losses.latents),
         };
+        let _phase = trace::range(format_args!("gradients"));
         let gradients = tape.backward(which(&losses));
         self.params.collect(&vars, gradients);
         found
@@ -81,6 +86,7 @@ impl Learner {
 
     /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie.
     pub fn update(&mut self, k: u64) -> Tensor {
+        let _phase = trace::range(format_args!("update"));
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
         let mut step = || self.optimizer.step(&mut self.params, &config.optim, k, config.train.steps);
