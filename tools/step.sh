@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A training step of `tiny`, ours beside the PyTorch twin's, in one run on the same threads.
 #
-#   tools/step.sh [THREADS]        default 2; needs python3 with torch and numpy (pip install torch numpy)
+#   tools/step.sh [THREADS]        default 2; needs python3 with torch, numpy and safetensors (pip install torch numpy safetensors)
 #
 # Ours and theirs take turns, twice, so that a machine whose speed drifts treats both alike. Prints seconds a step.
 set -euo pipefail
