@@ -199,6 +199,7 @@ impl Plan {
         set(work, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
         if p.bias.is_some() || p.sums.is_some() {
             set(work, Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind(p.out.real))?;
+            point(work, p)?;
         }
         if let Some(bias) = p.bias.filter(|_| p.batch > 1) {
             set(work, Attribute::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &(bias.step as i64))?;
@@ -271,9 +272,7 @@ impl Plan {
         workspace: u64,
         stream: &CudaStream,
     ) -> Outcome<()> {
-        if let Some(address) = p.bias.map(|b| b.address).or(p.sums) {
-            set(self.work, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)?;
-        }
+        point(self.work, p)?;
         let (one, beta) = (1.0f32, if p.plus.is_some() { 1.0f32 } else { 0.0 });
         // SAFETY: the caller's; descriptors fit the operands.
         unsafe {
@@ -320,6 +319,16 @@ fn set<T>(
     // SAFETY: every caller passes the attribute's own type.
     unsafe { result::set_matmul_desc_attribute(work, attribute, (&raw const *value).cast(), size_of::<T>()) }
         .map_err(said("cublasLtMatmulDescSetAttribute"))
+}
+
+/// Where the bias is read, or a bias's gradient written. The heuristic looks at it too: it may not be null.
+fn point(work: sys::cublasLtMatmulDesc_t, p: &Product) -> Outcome<()> {
+    match p.bias.map(|b| b.address).or(p.sums) {
+        Some(address) => {
+            set(work, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
+        }
+        None => Ok(()),
+    }
 }
 
 /// The layout of a matrix [rows, cols] of ours, as the column-major one that cuBLASLt sees.
