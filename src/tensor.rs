@@ -260,7 +260,9 @@ impl Tensor {
     /// The numbers as a vector: moved out where this is the only owner of the whole buffer, copied otherwise.
     pub fn into_vec(self) -> Vec<f32> {
         let len = self.len();
-        let Storage::Host { buffer, offset } = self.to_host().storage else { unreachable!("to_host") };
+        // `to_host` would be a second owner of what already lies there.
+        let host = if self.gpu().is_some() { self.to_host() } else { self };
+        let Storage::Host { buffer, offset } = host.storage else { unreachable!("to_host") };
         if offset == 0 && buffer.len() == len {
             return Arc::try_unwrap(buffer).unwrap_or_else(|shared| shared.as_ref().clone());
         }
