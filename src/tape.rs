@@ -22,7 +22,17 @@ struct Node {
     /// True if a gradient must reach this value.
     needs: bool,
     inputs: Vec<Var>,
-    backward: Option<Backward>,
+    way_back: WayBack,
+}
+
+/// What becomes of the gradient of a node's value.
+enum WayBack {
+    /// Nothing: a leaf, data, or a value that no gradient reaches.
+    Ends,
+    /// The op turns it into its inputs' gradients.
+    Op(Backward),
+    /// It is added to the gradient of the only input, from this number on.
+    Window(usize),
 }
 
 /// The record of one forward pass.
@@ -57,7 +67,7 @@ impl Tape {
     /// A value whose gradient is wanted: a weight.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         let needs = !self.off;
-        self.push(Node { value, needs, inputs: Vec::new(), backward: None })
+        self.push(Node { value, needs, inputs: Vec::new(), way_back: WayBack::Ends })
     }
 
     /// A value without gradient: data.
@@ -66,7 +76,7 @@ impl Tape {
             Some(gpu) if value.gpu().is_none() => value.to_gpu(gpu, "data of a step", gpu.real()),
             _ => value,
         };
-        self.push(Node { value, needs: false, inputs: Vec::new(), backward: None })
+        self.push(Node { value, needs: false, inputs: Vec::new(), way_back: WayBack::Ends })
     }
 
     /// The same value, cut off from what made it: no gradient passes.
@@ -92,8 +102,16 @@ impl Tape {
         backward: impl FnOnce(&Tensor) -> Grads + 'static,
     ) -> Var {
         let needs = inputs.iter().any(|&x| self.needs(x));
-        let backward: Option<Backward> = if needs { Some(Box::new(backward)) } else { None };
-        self.push(Node { value, needs, inputs: inputs.to_vec(), backward })
+        let way_back = if needs { WayBack::Op(Box::new(backward)) } else { WayBack::Ends };
+        self.push(Node { value, needs, inputs: inputs.to_vec(), way_back })
+    }
+
+    /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
+    /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
+    pub fn record_window(&mut self, x: Var, value: Tensor, at: usize) -> Var {
+        let needs = self.needs(x);
+        let way_back = if needs { WayBack::Window(at) } else { WayBack::Ends };
+        self.push(Node { value, needs, inputs: vec![x], way_back })
     }
 
     fn push(&mut self, node: Node) -> Var {
@@ -111,29 +129,33 @@ impl Tape {
             None => one,
         });
         while let Some(node) = self.nodes.pop() {
-            let at = self.nodes.len();
-            let Some(backward) = node.backward else { continue };
-            let Some(dy) = grads[at].take() else { continue };
+            let Some(dy) = grads[self.nodes.len()].take() else { continue };
             drop(node.value);
-            let dx = backward(&dy);
-            assert_eq!(dx.len(), node.inputs.len(), "backward: one gradient an input, op {at}");
-            for (&input, dx) in node.inputs.iter().zip(dx) {
-                let Some(dx) = dx.filter(|_| self.nodes[input.0].needs) else { continue };
-                let shape = self.nodes[input.0].value.shape();
-                assert_eq!(
-                    dx.len(),
-                    shape.iter().product::<usize>(),
-                    "backward: {:?} for {shape:?}",
-                    dx.shape()
-                );
-                let slot = &mut grads[input.0];
-                *slot = Some(match slot.take() {
-                    None => dx,
-                    Some(sum) => add(sum, &dx),
-                });
+            match node.way_back {
+                WayBack::Ends => grads[self.nodes.len()] = Some(dy),
+                WayBack::Window(at) => {
+                    let whole = &mut grads[node.inputs[0].0];
+                    *whole = Some(add_window(whole.take(), self.value(node.inputs[0]).shape(), at, &dy));
+                }
+                WayBack::Op(backward) => self.spread(&node.inputs, backward(&dy), &mut grads),
             }
         }
         Gradients(grads)
+    }
+
+    /// Adds what an op found to the gradients of its inputs.
+    fn spread(&self, inputs: &[Var], dx: Grads, grads: &mut [Option<Tensor>]) {
+        assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", self.nodes.len());
+        for (&input, dx) in inputs.iter().zip(dx) {
+            let Some(dx) = dx.filter(|_| self.needs(input)) else { continue };
+            let value = self.value(input);
+            assert_eq!(dx.len(), value.len(), "backward: {:?} for {:?}", dx.shape(), value.shape());
+            let slot = &mut grads[input.0];
+            *slot = Some(match slot.take() {
+                None => dx,
+                Some(sum) => add(sum, &dx),
+            });
+        }
     }
 }
 
@@ -142,31 +164,45 @@ const PIECE: usize = 1 << 14;
 
 /// Sum of two gradients of one value; in place where the first has no other owner.
 fn add(sum: Tensor, dx: &Tensor) -> Tensor {
-    if let Some(gpu) = dx.gpu() {
-        return add_on(gpu, sum, dx);
-    }
     let shape = sum.shape().to_vec();
-    let mut numbers = sum.into_vec();
-    let add = |(sum, dx): (&mut [f32], &[f32])| sum.iter_mut().zip(dx).for_each(|(a, b)| *a += b);
-    match numbers.len() <= PIECE {
-        true => add((&mut numbers, dx.data())),
-        false => numbers.par_chunks_mut(PIECE).zip(dx.data().par_chunks(PIECE)).for_each(add),
-    }
-    Tensor::new(&shape, numbers)
+    add_window(Some(sum), &shape, 0, dx)
 }
 
+/// `whole`, zeros where there is none yet, plus `part` from number `at` on; in place where `whole` has no other owner.
+fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
+    if let Some(gpu) = part.gpu() {
+        return add_window_on(gpu, whole, shape, at, part);
+    }
+    let mut numbers = whole.unwrap_or_else(|| Tensor::zeros(shape)).into_vec();
+    let add = |(sum, dx): (&mut [f32], &[f32])| sum.iter_mut().zip(dx).for_each(|(a, b)| *a += b);
+    let (window, part) = (&mut numbers[at..at + part.len()], part.data());
+    match part.len() <= PIECE {
+        true => add((window, part)),
+        false => window.par_chunks_mut(PIECE).zip(part.par_chunks(PIECE)).for_each(add),
+    }
+    Tensor::new(shape, numbers)
+}
 /// The same on a device, where both are stored alike: gradients of weights as f32, others as the device's numbers.
-fn add_on(gpu: &Gpu, sum: Tensor, dx: &Tensor) -> Tensor {
-    assert!(sum.real() == dx.real(), "backward: gradients stored as {:?} and {:?}", sum.real(), dx.real());
-    let total = match sum.is_alone() {
-        true => sum.clone(),
-        false => Tensor::on(gpu, "a sum of gradients", sum.shape(), sum.real()),
+fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
+    let fresh = || Tensor::on(gpu, "a sum of gradients", shape, part.real());
+    let Some(whole) = whole else {
+        let sum = fresh();
+        sum.zero();
+        sum.copy_from(at, part);
+        return sum;
     };
-    let kernel = if sum.real() == Real::F32 { "add_f32" } else { "add" };
-    let args = [(&total).into(), (&sum).into(), dx.into(), (sum.len() as u64).into()];
+    assert!(whole.real() == part.real(), "backward: gradients of {:?} and {:?}", whole.real(), part.real());
+    let alone = whole.is_alone();
+    let sum = if alone { whole.clone() } else { fresh() };
+    if !alone && part.len() < whole.len() {
+        sum.copy_from(0, &whole);
+    }
+    let kernel = if part.real() == Real::F32 { "add_f32" } else { "add" };
+    let [y, a] = [&sum, &whole].map(|tensor| tensor.part(at, part.shape()));
+    let args = [(&y).into(), (&a).into(), part.into(), (part.len() as u64).into()];
     // SAFETY: add(y, a, b, count) reads and writes element by element; all three hold `count` numbers.
-    unsafe { gpu.launch("elementwise", kernel, Grid::elements(sum.len().div_ceil(8)), &args) };
-    total
+    unsafe { gpu.launch("elementwise", kernel, Grid::elements(part.len().div_ceil(8)), &args) };
+    sum
 }
 
 /// What [`Tape::backward`] found.

@@ -69,6 +69,7 @@ impl Model {
         let (z0, z1) = (t.slice(z, 0..b), t.slice(z, b..2 * b));
 
         let decoded = self.decode(t, p, z); // [2B, N, G]
+        let resting = t.slice(decoded, 0..b);
         // Means over 2B sets, twice: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
         let mse = t.squared_error(decoded, cells);
         let mmd = t.mmd(decoded, cells, weights.kernel);
@@ -100,7 +101,6 @@ impl Model {
                 parts.push(("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
             }
             if weights.effect > 0.0 {
-                let resting = t.slice(decoded, 0..b);
                 // Differences first: an effect is far smaller than the means, whose rounding to bf16 would be most of it.
                 let [change, truth] = [(predicted, resting), (x1, x0)].map(|(after, before)| {
                     let moved = t.sub(after, before);

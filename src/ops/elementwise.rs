@@ -46,11 +46,8 @@ impl Tape {
     /// Entries `range` of the first axis.
     pub fn slice(&mut self, x: Var, range: Range<usize>) -> Var {
         let y = self.value(x).slice(range.clone());
-        let shape = self.value(x).shape().to_vec();
-        self.record(&[x], y, move |dy| {
-            let stride: usize = shape[1..].iter().product();
-            vec![Some(amid_zeros(dy, range.start * stride, &shape))]
-        })
+        let stride: usize = self.value(x).shape()[1..].iter().product();
+        self.record_window(x, y, range.start * stride)
     }
 
     /// The same numbers under another shape.
@@ -90,19 +87,6 @@ fn weighted(terms: &[(&Tensor, f32)]) -> Tensor {
     // In f64: a total of losses of very different size is what the run is judged by.
     let sum: f64 = terms.iter().map(|&(s, c)| f64::from(s.item()) * f64::from(c)).sum();
     Tensor::scalar(sum as f32)
-}
-
-/// A tensor of `shape` that holds `part` from number `at` on, and zeros elsewhere.
-fn amid_zeros(part: &Tensor, at: usize, shape: &[usize]) -> Tensor {
-    if let Some(gpu) = part.gpu() {
-        let whole = Tensor::on(gpu, "slice dx", shape, part.real());
-        whole.zero();
-        whole.copy_from(at, part);
-        return whole;
-    }
-    let mut whole = Tensor::zeros(shape).into_vec();
-    whole[at..at + part.len()].copy_from_slice(part.data());
-    Tensor::new(shape, whole)
 }
 
 fn launch_both(gpu: &Gpu, kernel: &'static str, y: &Tensor, a: &Tensor, b: &Tensor) {

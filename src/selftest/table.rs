@@ -96,6 +96,22 @@ fn moves() -> Vec<Case> {
         })
         .of_losses(),
         case("elementwise slice", &[&[7, 3, 5]], |t, v| t.slice(v[0], 2..5)),
+        case("elementwise slice within a gradient", &[&[7, 3, 5]], |t, v| {
+            let part = t.slice(v[0], 2..5);
+            let scaled = t.scale(v[0], 3.0);
+            let first = t.slice(scaled, 0..3);
+            t.add(part, first)
+        }),
+        case(
+            "elementwise slice within a gradient that another value shares",
+            &[&[7, 3, 5], &[7, 3, 5]],
+            |t, v| {
+                let part = t.slice(v[0], 2..5);
+                let sum = t.add(v[0], v[1]);
+                let first = t.slice(sum, 0..3);
+                t.add(part, first)
+            },
+        ),
         case("elementwise reshape", &[&[6, 5]], |t, v| t.reshape(v[0], &[3, 2, 5])),
         case("elementwise add of rows that no pack fits", &[&[3, 33]], |t, v| {
             let (a, b) = (t.slice(v[0], 1..2), t.slice(v[0], 2..3));
