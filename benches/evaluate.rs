@@ -1,4 +1,4 @@
-//! Differential expression of 10,000 cells, 2,000 genes, 50 perturbations: rank sums, means, Benjamini-Hochberg.
+//! 10,000 cells, 2,000 genes, 50 perturbations: rank sums with means and Benjamini-Hochberg, mean profiles, energy distances.
 //!
 //! cargo bench --bench evaluate
 
@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use scale_engine::data::h5ad::{Cells, Labels};
+use scale_engine::evaluate::Rules;
 use scale_engine::evaluate::de::Table;
+use scale_engine::evaluate::edistance::edistances;
 use scale_engine::evaluate::pseudobulk::Pseudobulk;
-use scale_engine::evaluate::side::{Groups, Matrix, Side};
+use scale_engine::evaluate::side::{Groups, Matrix, Rows, Side};
 use scale_engine::rng::Rng;
 
 const CELLS: usize = 10_000;
@@ -56,10 +58,12 @@ fn differential_expression(c: &mut Criterion) {
         let genes = (0..GENES).map(|g| format!("G{g}")).collect();
         let side = Side { source: PathBuf::from(name), x, labels: Labels::of(&labels), genes };
         let groups = Groups::of(&side, "control").expect("a control");
+        let rows = Rows::of(&side.x, &groups);
         group.bench_function(format!("de/{name}"), |b| {
-            b.iter(|| Table::of(&side.x, &groups, &side.genes, "control"));
+            b.iter(|| Table::of(rows, &side.genes, "control", &Rules::default().definitions()));
         });
-        group.bench_function(format!("pseudobulk/{name}"), |b| b.iter(|| Pseudobulk::of(&side.x, &groups)));
+        group.bench_function(format!("pseudobulk/{name}"), |b| b.iter(|| Pseudobulk::of(rows)));
+        group.bench_function(format!("edistance/{name}"), |b| b.iter(|| edistances(rows)));
     }
 }
 

@@ -15,8 +15,9 @@ use crate::data::shard::{Data, Manifest};
 use crate::data::simulate::{CONTROL, Settings as World, simulate};
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
-use crate::evaluate::files::{Files, evaluate_files, write};
-use crate::evaluate::{Report, Settings as Evaluate};
+use crate::evaluate::Settings as Evaluate;
+use crate::evaluate::board::{pooled, write_table};
+use crate::evaluate::files::{Files, evaluate_files, fingerprints};
 use crate::predict::{self, Source};
 use crate::progress;
 use crate::train::{self, train};
@@ -41,13 +42,10 @@ pub const CONFIG: [&str; 6] = [
     "optim.lr=0.002",
 ];
 
-/// One line of the table: a predictor and its score by each measure.
-pub struct Row {
-    /// `model`, or a kind of baseline; `, decoded means` or `, observed` where it is not what the command does by default.
-    pub name: String,
-    /// Means over the held-out pairs for which the measure is defined.
-    pub scores: Vec<(String, f64)>,
-}
+/// One line of the table: a predictor and its score by each measure, the mean over the held-out pairs for which that is defined.
+///
+/// The name is `model`, or a kind of baseline; `, decoded means` or `, observed` where it is not what the command does by default.
+pub type Row = (String, Vec<(String, f64)>);
 
 /// Runs the demo; `say` gets a line a stage. Returns the table, which is also DIR/table.csv.
 pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Row>> {
@@ -198,38 +196,10 @@ fn score(name: &str, pred: &Path, real: &Path, dir: &Path) -> Result<Row> {
         perturbation: "perturbation".into(),
         cell_type: Some("cell_type".into()),
     };
-    let reports = evaluate_files(&files, &Evaluate { control: CONTROL.into(), ..Evaluate::default() })?;
+    let boards = evaluate_files(&files, &[], &Evaluate { control: CONTROL.into(), ..Evaluate::default() })?;
     let folder = dir.join("scores").join(pred.file_stem().expect("a file's name"));
-    for (cell_type, report) in &reports {
-        write(&folder, cell_type.as_deref(), report)?;
-    }
-    Ok(Row { name: name.to_string(), scores: means(&reports) })
-}
-
-fn means(reports: &[(Option<String>, Report)]) -> Vec<(String, f64)> {
-    let Some((_, first)) = reports.first() else { return Vec::new() };
-    let mean = |column: &str| {
-        let values: Vec<f64> = reports
-            .iter()
-            .filter_map(|(_, report)| report.column(column))
-            .flat_map(|column| column.values.iter().copied().flatten())
-            .filter(|value| !value.is_nan())
-            .collect();
-        values.iter().sum::<f64>() / values.len() as f64
-    };
-    first.columns.iter().map(|column| (column.name.clone(), mean(&column.name))).collect()
-}
-
-fn write_table(path: &Path, table: &[Row]) -> Result<()> {
-    let failed = |e: csv::Error| Error::format(path, e.to_string());
-    aside::file(path, |aside| {
-        let mut file = csv::Writer::from_path(aside).map_err(failed)?;
-        let names = table[0].scores.iter().map(|(name, _)| name.clone());
-        file.write_record(std::iter::once("name".to_string()).chain(names)).map_err(failed)?;
-        for row in table {
-            let scores = row.scores.iter().map(|(_, score)| score.to_string());
-            file.write_record(std::iter::once(row.name.clone()).chain(scores)).map_err(failed)?;
-        }
-        file.flush().at(aside)
-    })
+    let sources = fingerprints(&files)?;
+    boards.iter().try_for_each(|board| board.write(&folder, &sources))?;
+    let (_, scores) = pooled(&boards).remove(0);
+    Ok((name.to_string(), scores))
 }

@@ -1,42 +1,68 @@
-//! How well predicted cells match measured ones: the field's measures, by cell-eval 0.6.6's definitions.
+//! How well predicted cells match measured ones, by the field's measures.
 //!
 //! ```text
 //!   two sides (cells, labels, genes) -> logs -> groups -> differential expression -> agreement of gene lists ─┐
-//!                                                      -> mean profiles           -> agreement of profiles  ──┴> Report
+//!                                                      -> mean profiles           -> agreement of profiles  ──┼> Report
+//!                                                      -> distances of cells      -> one correlation        ──┘
 //! ```
-//! The definitions, quirks included, are those of ../shared/spec/cell-eval.md.
+//! Three rule sets say what a measure is, cell-eval 0.6.6's by default: see [`rules`]. A [`board::Board`] sets baselines, a
+//! ceiling and intervals beside the report.
+//!
+//! From matrices and labels, without files:
+//!
+//! ```
+//! use scale_engine::evaluate::{Matrix, Settings, Side, evaluate};
+//!
+//! // Four control cells and two of a perturbation, three genes, log1p values; the prediction overshoots gene A.
+//! let labels = ["ctrl", "ctrl", "ctrl", "ctrl", "KO", "KO"];
+//! let genes = ["A", "B", "C"].map(String::from).to_vec();
+//! let side = |name: &str, a: f32| {
+//!     let values = vec![
+//!         0.5, 1.0, 0.0, 0.7, 0.9, 0.2, 0.6, 1.1, 0.1, 0.4, 1.0, 0.0, // control
+//!         a, 0.9, 0.1, a + 0.2, 1.0, 0.0, // perturbed
+//!     ];
+//!     Side::new(name, Matrix::Dense { genes: 3, values }, &labels, genes.clone())
+//! };
+//! let settings = Settings { control: "ctrl".to_string(), ..Settings::default() };
+//! let report = evaluate(&side("real", 1.5), &side("pred", 1.7), &settings)?;
+//!
+//! let error = report.column("mae").expect("in every profile but `de` and `pds`").values[0];
+//! assert!((error.unwrap() - 0.2 / 3.0).abs() < 1e-6);
+//! assert!(report.column("pearson_delta").unwrap().values[0] > Some(0.99));
+//! # Ok::<(), scale_engine::error::Error>(())
+//! ```
 
+pub mod board;
+pub mod bootstrap;
+pub mod ceiling;
 pub mod columns;
 pub mod de;
 pub mod de_metrics;
+pub mod edistance;
 pub mod expression;
 pub mod files;
+pub mod judge;
 pub mod lognorm;
 pub mod null;
 pub mod pairwise;
 pub mod pseudobulk;
 pub mod ranksum;
 pub mod registry;
+pub mod report;
+pub mod rules;
 pub mod side;
 pub mod significant;
 pub mod table;
 
-use std::path::Path;
-
-use serde_json::{Map, Value, json};
-
-use crate::aside;
-use crate::error::{At, Result};
-use de::Table;
-use expression::Profiles;
-use lognorm::Held;
-use pseudobulk::Pseudobulk;
-use registry::{Metric, Profile, Rules};
-use side::{Groups, Side};
-use table::Column;
+use crate::error::Result;
+use registry::Profile;
 
 pub use crate::correlation::{pearson, spearman};
 pub use expression::{mae, mse, pearson_delta};
+pub use judge::Judge;
+pub use report::Report;
+pub use rules::Rules;
+pub use side::{Matrix, Side};
 
 /// What to compare, and by which definitions.
 #[derive(Clone, Debug)]
@@ -49,6 +75,10 @@ pub struct Settings {
     pub profile: Profile,
     /// Measures to leave out, by registry name.
     pub skip: Vec<String>,
+    /// Whether a board scores one half of the measured cells against the other.
+    pub ceiling: bool,
+    /// How often a board resamples the perturbations for its intervals; 0: no intervals.
+    pub bootstrap: usize,
 }
 
 impl Default for Settings {
@@ -58,169 +88,13 @@ impl Default for Settings {
             rules: Rules::default(),
             profile: Profile::default(),
             skip: Vec::new(),
+            ceiling: false,
+            bootstrap: 0,
         }
     }
 }
 
-/// What a side was.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Counts {
-    /// The file it came from.
-    pub source: String,
-    /// Cells of all labels.
-    pub cells: usize,
-    /// Cells of the control.
-    pub control_cells: usize,
-    /// Cells of the smallest perturbation.
-    pub fewest_cells: usize,
-    /// Raw counts or logs.
-    pub held: Held,
-}
-
-/// The outcome.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// How it was made.
-    pub settings: Settings,
-    /// Sorted; the rows of the columns.
-    pub perturbations: Vec<String>,
-    /// Number of genes.
-    pub genes: usize,
-    /// Gene names that stand more than once.
-    pub repeated: usize,
-    /// Real and pred.
-    pub sides: [Counts; 2],
-    /// One a measure, in cell-eval's order.
-    pub columns: Vec<Column>,
-    /// Differential expression of real and pred, where a measure needed it.
-    pub tables: Option<[Table; 2]>,
-}
-
-/// Compares two sides.
-///
-/// Errors: other genes or labels, no control, cells without label, values that are no expression (`lognorm`), a measure's
-/// name that is unknown.
+/// Compares two sides. Errors: what [`Judge::new`] and [`Judge::score`] refuse.
 pub fn evaluate(real: &Side, pred: &Side, settings: &Settings) -> Result<Report> {
-    let metrics = registry::choose(settings.profile, &settings.skip)?;
-    let real_groups = Groups::of(real, &settings.control)?;
-    let pred_groups = Groups::of(pred, &settings.control)?;
-    side::check_match(real, pred, &real_groups, &pred_groups)?;
-    let (real_x, real_held) = lognorm::log_normalised(real)?;
-    let (pred_x, pred_held) = lognorm::log_normalised(pred)?;
-    let perturbations = real_groups.perturbations.clone();
-
-    let mut columns = Vec::new();
-    let mut tables = None;
-    if metrics.iter().any(|metric| metric.de) {
-        let table = |x, groups| Table::of(x, groups, &real.genes, &settings.control);
-        let pair = [table(&real_x, &real_groups), table(&pred_x, &pred_groups)];
-        let [a, b] = [&pair[0], &pair[1]].map(|table| significant::view(table, &perturbations));
-        for name in metrics.iter().filter(|metric| metric.de).flat_map(|metric| metric.columns()) {
-            columns.push(Column { values: de_metrics::column(&name, &a, &b), name });
-        }
-        tables = Some(pair);
-    }
-    if metrics.iter().any(|metric| !metric.de) {
-        let bulks = [Pseudobulk::of(&real_x, &real_groups), Pseudobulk::of(&pred_x, &pred_groups)];
-        let [a, b] = bulks;
-        let profiles = Profiles::new(a, b, &perturbations, &real.genes);
-        for name in metrics.iter().filter(|metric| !metric.de).flat_map(|metric| metric.columns()) {
-            columns.push(Column { values: profiles.column(&name), name });
-        }
-    }
-    let sides = [counts(real, &real_groups, real_held), counts(pred, &pred_groups, pred_held)];
-    let mut names: Vec<&String> = real.genes.iter().collect();
-    names.sort_unstable();
-    let repeated = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count();
-    let genes = real.genes.len();
-    Ok(Report { settings: settings.clone(), perturbations, genes, repeated, sides, columns, tables })
-}
-
-fn counts(side: &Side, groups: &Groups, held: Held) -> Counts {
-    Counts {
-        source: side.source.display().to_string(),
-        cells: groups.cells.len(),
-        control_cells: groups.size(0),
-        fewest_cells: (1..=groups.perturbations.len()).map(|g| groups.size(g)).min().unwrap_or(0),
-        held,
-    }
-}
-
-impl Report {
-    /// A column by name.
-    pub fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|column| column.name == name)
-    }
-
-    /// What a reader of the numbers should know about the inputs.
-    pub fn notes(&self) -> Vec<String> {
-        let [real, pred] = &self.sides;
-        let mut notes = Vec::new();
-        for side in &self.sides {
-            if side.held == Held::Counts {
-                notes.push(format!(
-                    "{}: raw counts, scaled to the median total of its own cells, then log1p",
-                    side.source
-                ));
-            }
-        }
-        if real.held != pred.held {
-            notes.push(
-                "one side held counts, the other logs: their totals may differ, and with them every mean"
-                    .to_string(),
-            );
-        }
-        if self.repeated > 0 {
-            notes.push(format!(
-                "{} gene names stand more than once; each column counts as a gene",
-                self.repeated
-            ));
-        }
-        notes
-    }
-
-    /// Settings, versions, counts and the mean of every column. `mean` is cell-eval's (null where it is NaN);
-    /// `mean_of_numbers` leaves out what is NaN.
-    pub fn json(&self) -> Value {
-        let metrics: Map<String, Value> =
-            self.columns.iter().map(|c| (c.name.clone(), metric_json(c))).collect();
-        let skip = &self.settings.skip;
-        json!({
-            "rules": self.settings.rules.name(),
-            "program": format!("scale-engine {}", env!("CARGO_PKG_VERSION")),
-            "settings": {
-                "control_pert": self.settings.control,
-                "profile": self.settings.profile,
-                "skip_metrics": skip,
-            },
-            "not_computed": registry::ABSENT,
-            "perturbations": self.perturbations.len(),
-            "genes": self.genes,
-            "real": self.sides[0],
-            "pred": self.sides[1],
-            "metrics": metrics,
-        })
-    }
-
-    fn write_json(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.json()).expect("plain values") + "\n";
-        aside::file(path, |aside| std::fs::write(aside, text).at(aside))
-    }
-}
-
-fn metric_json(column: &Column) -> Value {
-    let summary = column.summary();
-    let metric = registry::metric_of(&column.name);
-    let mut entry = json!({
-        "mean": summary.mean,
-        "mean_of_numbers": summary.mean_of_numbers,
-        "values": summary.count,
-        "null": summary.null,
-        "nan": summary.nan,
-        "best": metric.and_then(|metric: &Metric| metric.best),
-    });
-    if let Some(paper) = metric.map(|metric| metric.paper).filter(|paper| !paper.is_empty()) {
-        entry["paper"] = json!(paper);
-    }
-    entry
+    Judge::new(real, settings)?.score(pred)
 }

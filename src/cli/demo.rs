@@ -77,10 +77,10 @@ fn print(table: &[Row]) {
     print!("\n{:30}", "");
     SHOWN.iter().for_each(|name| print!("{:>10}", title(name)));
     println!();
-    for row in table {
-        print!("{:30}", row.name);
+    for (predictor, scores) in table {
+        print!("{predictor:30}");
         for name in SHOWN {
-            match row.scores.iter().find(|(n, _)| n == name) {
+            match scores.iter().find(|(n, _)| n == name) {
                 Some((_, score)) if !score.is_nan() => print!("{score:>10.4}"),
                 _ => print!("{:>10}", "-"),
             }
@@ -90,9 +90,9 @@ fn print(table: &[Row]) {
 }
 
 fn as_json(table: &[Row]) -> Value {
-    let row = |row: &Row| {
-        let scores = row.scores.iter().map(|(name, score)| (name.clone(), json!(score)));
-        (row.name.clone(), Value::Object(scores.collect()))
+    let row = |(name, scores): &Row| {
+        let scores = scores.iter().map(|(name, score)| (name.clone(), json!(score)));
+        (name.clone(), Value::Object(scores.collect()))
     };
     Value::Object(table.iter().map(row).collect::<Map<_, _>>())
 }

@@ -1,25 +1,38 @@
 //! `scale-engine evaluate`: predicted against measured cells.
 
+mod beside;
+mod table;
+
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use crate::config::Observe;
+use crate::data::split::Part;
 use crate::error::{Error, Result};
-use crate::evaluate::files::{Files, evaluate_files, write};
-use crate::evaluate::registry::{ABSENT, Profile, Rules, metric_of};
-use crate::evaluate::{Report, Settings};
+use crate::evaluate::Settings;
+use crate::evaluate::board::{Board, pooled, write_table};
+use crate::evaluate::files::{Files, evaluate_files, fingerprints};
+use crate::evaluate::registry::{ABSENT, Profile};
+use crate::evaluate::rules::Rules;
 
 const EXAMPLE: &str = "\
 Example:
   scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col target_gene \\
-      --control-pert non-targeting --out scores
+      --control-pert non-targeting --out scores --report scores.html
 
 Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
 (`predict --with-controls --real-out` writes such a pair). The numbers are those of cell-eval 0.6.6: a gene list is \
 significant at an fdr below 0.05, adjusted over all perturbations and genes together; a prediction's changes are taken \
-from its own control cells.
+from its own control cells. `--rules fixed` mends that rule set's defects, `--rules paper` follows the paper's appendix A; \
+both take the measured control cells for both sides.
 
-scores then holds results.csv (a row a perturbation), agg_results.csv, results.json, real_de.csv and pred_de.csv.";
+scores then holds results.csv (a row a perturbation), agg_results.csv, results.json, real_de.csv and pred_de.csv; with \
+--baselines or --ceiling also table.csv, a row a predictor.
+
+With something to read the scores beside:
+  scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col perturbation --control-pert control \\
+      --out scores --baselines DATA --split split.toml --ceiling --bootstrap 1000";
 
 /// Score predicted against measured cells by the field's measures
 #[derive(Debug, clap::Args)]
@@ -43,7 +56,7 @@ pub struct Args {
     /// Folder of the results; files of an earlier run are replaced
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Whose definitions
+    /// Whose definitions: cell-eval-0.6.6, fixed or paper
     #[arg(long, default_value = "cell-eval-0.6.6")]
     rules: String,
     /// Which measures
@@ -52,6 +65,24 @@ pub struct Args {
     /// Measures to leave out, by their names in results.csv (de_nsig_counts for both counts)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     skip_metrics: Vec<String>,
+    /// Score every baseline too, learnt from the training part of this data directory
+    #[arg(long, value_name = "DATA", requires = "split")]
+    baselines: Option<PathBuf>,
+    /// Split file of the baselines
+    #[arg(long, value_name = "S.toml", requires = "baselines")]
+    split: Option<PathBuf>,
+    /// Part that the baselines predict
+    #[arg(long, value_name = "train|val|test", default_value = "test", requires = "baselines")]
+    subset: Part,
+    /// Draw counts around the baselines' means; give what the prediction was made with
+    #[arg(long, value_name = "none|poisson", default_value = "none", requires = "baselines")]
+    observe: Observe,
+    /// Score one half of the measured cells against the other
+    #[arg(long)]
+    ceiling: bool,
+    /// Resample the perturbations N times for 95 % intervals of the means
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    bootstrap: usize,
     /// Threads; all cores if not given. The numbers do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -67,6 +98,8 @@ pub fn run(args: Args) -> Result<()> {
         rules: Rules::parse(&args.rules)?,
         profile: args.profile,
         skip: args.skip_metrics.clone(),
+        ceiling: args.ceiling,
+        bootstrap: args.bootstrap,
     };
     let files = Files {
         real: args.real.clone(),
@@ -74,91 +107,58 @@ pub fn run(args: Args) -> Result<()> {
         perturbation: args.pert_col.clone(),
         cell_type: args.celltype_col.clone(),
     };
-    let threads = args.threads.unwrap_or(0);
-    if args.threads == Some(0) {
-        return Err(Error::setting("--threads", "must be at least 1"));
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool =
-        pool.map_err(|e| Error::setting("--threads", format!("{threads} threads do not start: {e}")))?;
-    let reports = pool.install(|| -> Result<_> {
-        let reports = evaluate_files(&files, &settings)?;
-        for (name, report) in &reports {
-            write(&args.out, name.as_deref(), report)?;
-        }
-        Ok(reports)
+    let (boards, sources) = pool(args.threads)?.install(|| -> Result<_> {
+        let beside = match (&args.baselines, &args.split) {
+            (Some(data), Some(split)) => beside::baselines(data, split, args.subset, args.observe, &files)?,
+            _ => Vec::new(),
+        };
+        let (boards, sources) =
+            rayon::join(|| evaluate_files(&files, &beside, &settings), || fingerprints(&files));
+        let (boards, sources) = (boards?, sources?);
+        boards.iter().try_for_each(|board| board.write(&args.out, &sources))?;
+        Ok((boards, sources))
     })?;
-    notes(&reports);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&combined_json(&reports)).expect("plain values"));
-    } else {
-        table(&reports);
+    if boards.iter().any(|board| board.rows.len() > 1) {
+        write_table(&args.out.join("table.csv"), &pooled(&boards))?;
+    }
+    notes(&boards, &settings);
+    match args.json {
+        true => println!("{:#}", combined_json(&boards, sources)),
+        false => table::print(&boards),
     }
     Ok(())
 }
 
-/// One report's JSON, or an object of them by cell type.
-fn combined_json(reports: &[(Option<String>, Report)]) -> Value {
-    match reports {
-        [(None, report)] => report.json(),
-        parts => {
-            let part =
-                |(name, report): &(Option<String>, Report)| (name.clone().unwrap_or_default(), report.json());
-            json!({ "cell_types": parts.iter().map(part).collect::<Map<String, Value>>() })
-        }
+fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
+    if threads == Some(0) {
+        return Err(Error::setting("--threads", "must be at least 1"));
     }
+    let threads = threads.unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::setting("--threads", format!("{threads} threads do not start: {e}")))
 }
 
-fn notes(reports: &[(Option<String>, Report)]) {
-    for (name, report) in reports {
-        let of = name.as_ref().map_or(String::new(), |name| format!("{name}: "));
-        report.notes().iter().for_each(|note| eprintln!("note: {of}{note}"));
-    }
-    if reports.iter().any(|(_, report)| report.settings.profile == Profile::Full) {
-        eprintln!("note: cell-eval's {} are not computed", ABSENT.join(" and "));
-    }
+/// One board's JSON, or an object of them by cell type.
+fn combined_json(boards: &[Board], sources: Value) -> Value {
+    let mut all = match boards {
+        [board] if board.cell_type.is_none() => board.json(),
+        boards => {
+            let part = |board: &Board| (board.cell_type.clone().unwrap_or_default(), board.json());
+            json!({ "cell_types": boards.iter().map(part).collect::<Map<String, Value>>() })
+        }
+    };
+    all["files"] = sources;
+    all
 }
 
-/// Means over perturbations, one row a measure, one column a cell type.
-fn table(reports: &[(Option<String>, Report)]) {
-    let [(_, first), ..] = reports else { return };
-    let split = reports[0].0.is_some();
-    let counts =
-        |report: &Report| format!("{} perturbations, {} genes", report.perturbations.len(), report.genes);
-    match split {
-        true => reports.iter().for_each(|(name, report)| {
-            println!("{}: {}", name.as_deref().unwrap_or_default(), counts(report));
-        }),
-        false => println!("{}", counts(first)),
+fn notes(boards: &[Board], settings: &Settings) {
+    for board in boards {
+        let of = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));
+        board.report.notes().iter().for_each(|note| eprintln!("note: {of}{note}"));
     }
-    let heads: Vec<&str> = reports.iter().map(|(name, _)| name.as_deref().unwrap_or("mean")).collect();
-    let widths: Vec<usize> = heads.iter().map(|head| head.chars().count().max(10)).collect();
-    print!("\n{:37}", "");
-    heads.iter().zip(&widths).for_each(|(head, width)| print!("  {head:>width$}"));
-    println!("   best");
-    for (i, column) in first.columns.iter().enumerate() {
-        let metric = metric_of(&column.name);
-        let title = match metric.map_or("", |metric| metric.paper) {
-            "" => column.name.clone(),
-            paper => format!("{paper} ({})", column.name),
-        };
-        print!("{title:37}");
-        let mut gaps = Vec::new();
-        for ((name, report), width) in reports.iter().zip(&widths) {
-            let summary = report.columns[i].summary();
-            let mean = summary.mean_of_numbers.map_or("-".to_string(), |mean| format!("{mean:.4}"));
-            print!("  {mean:>width$}");
-            for (number, word) in [(summary.null, "null"), (summary.nan, "NaN")] {
-                if number > 0 {
-                    let of = name.as_ref().map_or(String::new(), |name| format!("{name}: "));
-                    gaps.push(format!("{of}{number} {word}"));
-                }
-            }
-        }
-        let best = metric.and_then(|metric| metric.best).map_or(String::new(), |best| format!("{best:.0}"));
-        println!("   {best:4}  {}", gaps.join(", "));
+    if settings.profile == Profile::Full {
+        eprintln!(
+            "note: cell-eval's {ABSENT} is not computed: its random numbers cannot be had outside its libraries"
+        );
     }
-    println!(
-        "\nMeans leave out null (nothing to measure) and NaN (undefined); in agg_results.csv a NaN makes the mean NaN."
-    );
 }

@@ -144,6 +144,11 @@ impl Population {
         &self.cells
     }
 
+    /// The numbers, taken out.
+    pub fn into_cells(self) -> Cells {
+        self.cells
+    }
+
     /// Writes an h5ad: X CSR f32, obs the label columns under their own names, `uns/log1p` where the unit is log1p.
     pub fn write(&self, path: &Path) -> Result<()> {
         let column = |labels: &[String]| Column::Categorical(Labels::of(labels));

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::side::{Groups, Matrix};
+use super::side::{Matrix, Rows};
 
-/// The non-zero values of some genes, gene by gene, cells in the order of [`Groups::cells`].
+/// The non-zero values of some genes, gene by gene, cells in the order of [`super::side::Groups::cells`].
 pub struct Columns {
     starts: Vec<usize>,
     places: Vec<u32>,
@@ -13,13 +13,20 @@ pub struct Columns {
 
 impl Columns {
     /// Genes `range` of all cells.
-    pub fn of(x: &Matrix, groups: &Groups, range: Range<usize>) -> Columns {
+    pub fn of(rows: Rows, range: Range<usize>) -> Columns {
         let genes = range.len();
-        let windows: Vec<Range<usize>> =
-            groups.cells.iter().map(|&cell| window(x, cell as usize, &range)).collect();
+        let groups = rows.groups;
+        // Two runs of places: the control's cells may lie in a matrix of their own.
+        let runs =
+            [(rows.matrix(0), 0..groups.starts[1]), (rows.matrix(1), groups.starts[1]..groups.cells.len())];
+        let mut windows: Vec<Range<usize>> = Vec::with_capacity(groups.cells.len());
         let mut starts = vec![0; genes + 1];
-        for window in &windows {
-            each(x, window, range.start, |gene, _| starts[gene + 1] += 1);
+        for (x, places) in &runs {
+            for &cell in &groups.cells[places.clone()] {
+                let window = window(x, cell as usize, &range);
+                each(x, &window, range.start, |gene, _| starts[gene + 1] += 1);
+                windows.push(window);
+            }
         }
         for gene in 0..genes {
             starts[gene + 1] += starts[gene];
@@ -27,17 +34,19 @@ impl Columns {
         let mut next = starts.clone();
         let mut places = vec![0; starts[genes]];
         let mut values = vec![0.0; starts[genes]];
-        for (place, window) in windows.iter().enumerate() {
-            each(x, window, range.start, |gene, value| {
-                places[next[gene]] = place as u32;
-                values[next[gene]] = value;
-                next[gene] += 1;
-            });
+        for (x, run) in runs {
+            for place in run {
+                each(x, &windows[place], range.start, |gene, value| {
+                    places[next[gene]] = place as u32;
+                    values[next[gene]] = value;
+                    next[gene] += 1;
+                });
+            }
         }
         Columns { starts, places, values }
     }
 
-    /// Places (indices into [`Groups::cells`], rising) and values of the block's gene `i`.
+    /// Places (indices into the groups' cells, rising) and values of the block's gene `i`.
     pub fn gene(&self, i: usize) -> (&[u32], &[f32]) {
         let range = self.starts[i]..self.starts[i + 1];
         (&self.places[range.clone()], &self.values[range])

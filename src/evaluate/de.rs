@@ -1,5 +1,6 @@
-//! Differential expression of every perturbation against the control, as cell-eval 0.6.6 has pdex 0.1.27 do it
-//! (../shared/spec/cell-eval.md, section 4): rank sums, ratios of exponentiated means, one Benjamini-Hochberg over the table.
+//! Differential expression of every perturbation against the control: rank sums, ratios of means, Benjamini-Hochberg.
+//!
+//! By default as cell-eval 0.6.6 has pdex 0.1.27 do it (../shared/spec/cell-eval.md, section 4); [`super::rules`] has the rest.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,7 +11,8 @@ use rayon::prelude::*;
 use super::columns::Columns;
 use super::pairwise;
 use super::ranksum::{RankSum, Test, counted};
-use super::side::{Groups, Matrix};
+use super::rules::{Definitions, Family, Fold, PSEUDOCOUNT};
+use super::side::Rows;
 use super::table::number;
 use crate::aside;
 use crate::error::{At, Result};
@@ -27,17 +29,17 @@ pub struct Table {
     pub targets: Vec<String>,
     /// [G].
     pub genes: Vec<String>,
-    /// expm1 of the mean log1p value of the control cells, [G].
+    /// Mean of the control cells, [G]: expm1 of the mean log1p value, or the latter itself ([`Fold`]).
     pub reference_mean: Vec<f32>,
     /// The same of the target's cells, [T, G].
     pub target_mean: Vec<f32>,
-    /// target_mean / reference_mean; 1, 20 or 0.05 where zeros forbid it, [T, G].
+    /// Ratio of the two means ([`Fold`]), [T, G].
     pub fold_change: Vec<f64>,
     /// Mann-Whitney U of the target's cells, [T, G].
     pub statistic: Vec<f64>,
     /// Two-sided p, [T, G].
     pub p_value: Vec<f64>,
-    /// Benjamini-Hochberg over all T G rows, [T, G].
+    /// Benjamini-Hochberg over all rows or each target's ([`Family`]), [T, G].
     pub fdr: Vec<f64>,
 }
 
@@ -49,10 +51,11 @@ struct Entry {
 }
 
 impl Table {
-    /// Compares each group with group 0. `x` holds log1p values, none negative.
-    pub fn of(x: &Matrix, groups: &Groups, genes: &[String], control: &str) -> Table {
+    /// Compares each group with group 0, labelled `control`. The rows hold log1p values, none negative.
+    pub fn of(rows: Rows, genes: &[String], control: &str, definitions: &Definitions) -> Table {
+        let groups = rows.groups;
         let (count, width) = (groups.perturbations.len(), genes.len());
-        let entries = entries(x, groups);
+        let entries = entries(rows, definitions.fold);
         let reference_mean: Vec<f32> = entries.iter().map(|(control, _)| *control).collect();
         let rows: Vec<Vec<Entry>> = groups
             .appearance
@@ -61,14 +64,17 @@ impl Table {
             .collect();
         let cells = || rows.iter().flatten();
         let target_mean: Vec<f32> = cells().map(|e| e.mean).collect();
-        let fold_change =
-            (0..count * width).map(|i| fold_change(target_mean[i], reference_mean[i % width])).collect();
+        let ratio = |i: usize| fold_change(target_mean[i], reference_mean[i % width], definitions.fold);
+        let fold_change = (0..count * width).map(ratio).collect();
         let p_value: Vec<f64> = cells().map(|e| e.test.p).collect();
         Table {
             control: control.to_string(),
             targets: groups.appearance.iter().map(|&p| groups.perturbations[p].clone()).collect(),
             genes: genes.to_vec(),
-            fdr: benjamini_hochberg(&p_value),
+            fdr: match definitions.family {
+                Family::Table => benjamini_hochberg(&p_value),
+                Family::Perturbation => p_value.chunks(width).flat_map(benjamini_hochberg).collect(),
+            },
             statistic: cells().map(|e| e.test.u).collect(),
             reference_mean,
             target_mean,
@@ -119,22 +125,23 @@ impl Table {
 }
 
 /// For every gene the control's mean and the groups' entries.
-fn entries(x: &Matrix, groups: &Groups) -> Vec<(f32, Vec<Entry>)> {
-    let genes = x.shape().1;
+fn entries(rows: Rows, fold: Fold) -> Vec<(f32, Vec<Entry>)> {
+    let genes = rows.genes();
     // Small enough for every thread to have several blocks, large enough that finding a block in a row costs little.
     let block = (genes / (rayon::current_num_threads() * 4)).clamp(16, 256);
-    let counted = counted(groups);
+    let counted = counted(rows.groups);
     let blocks = genes.div_ceil(block);
     let compare = |b: usize| -> Vec<(f32, Vec<Entry>)> {
         let range = b * block..((b + 1) * block).min(genes);
-        let columns = Columns::of(x, groups, range.clone());
-        let mut test = RankSum::new(groups, &counted);
-        (0..range.len()).map(|i| gene(columns.gene(i), groups, &mut test)).collect()
+        let columns = Columns::of(rows, range.clone());
+        let mut test = RankSum::new(rows.groups, &counted);
+        (0..range.len()).map(|i| gene(columns.gene(i), fold, &mut test)).collect()
     };
     (0..blocks).into_par_iter().flat_map_iter(compare).collect()
 }
 
-fn gene((places, values): (&[u32], &[f32]), groups: &Groups, test: &mut RankSum) -> (f32, Vec<Entry>) {
+fn gene((places, values): (&[u32], &[f32]), fold: Fold, test: &mut RankSum) -> (f32, Vec<Entry>) {
+    let groups = test.groups();
     let mut before = 0;
     let mut mean = |g: usize| {
         let (start, n) = (groups.starts[g], groups.size(g));
@@ -142,7 +149,7 @@ fn gene((places, values): (&[u32], &[f32]), groups: &Groups, test: &mut RankSum)
         let range = before..before + count;
         before += count;
         let mean = pairwise::sum(&places[range.clone()], &values[range], start as u32, n) / n as f32;
-        f64::from(mean).exp_m1() as f32
+        if fold == Fold::Logs { mean } else { f64::from(mean).exp_m1() as f32 }
     };
     let control = mean(0);
     let mut entries = Vec::with_capacity(groups.perturbations.len());
@@ -150,7 +157,10 @@ fn gene((places, values): (&[u32], &[f32]), groups: &Groups, test: &mut RankSum)
     (control, entries)
 }
 
-fn fold_change(target: f32, reference: f32) -> f64 {
+fn fold_change(target: f32, reference: f32, fold: Fold) -> f64 {
+    if fold != Fold::Substitutes {
+        return (f64::from(target) + PSEUDOCOUNT) / (f64::from(reference) + PSEUDOCOUNT);
+    }
     match (target == 0.0, reference == 0.0) {
         (true, true) => 1.0,
         (false, true) => ONE_SIDED,

@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use super::pseudobulk::Pseudobulk;
+use super::rules::{Definitions, Discrimination};
+use super::table::Column;
 use crate::correlation::pearson;
 
 /// Pearson's r of the real and the predicted change over genes, [G] each. NaN if either change is the same for all genes.
@@ -18,6 +20,13 @@ pub fn mse(real: &[f32], pred: &[f32]) -> f64 {
 /// Mean absolute difference over genes.
 pub fn mae(real: &[f32], pred: &[f32]) -> f64 {
     mean(real, pred, f64::abs)
+}
+
+/// Share of the variance over genes that the prediction explains. NaN if the measured profile is constant.
+pub fn r2(real: &[f32], pred: &[f32]) -> f64 {
+    let mean = real.iter().map(|&r| f64::from(r)).sum::<f64>() / real.len() as f64;
+    let total: f64 = real.iter().map(|&r| (f64::from(r) - mean).powi(2)).sum();
+    if total > 0.0 { 1.0 - mse(real, pred) * real.len() as f64 / total } else { f64::NAN }
 }
 
 fn mean(real: &[f32], pred: &[f32], of: impl Fn(f64) -> f64) -> f64 {
@@ -38,6 +47,7 @@ pub struct Profiles {
     pred_delta: Vec<Vec<f32>>,
     /// The gene that has the perturbation's name, [P].
     own_gene: Vec<Option<usize>>,
+    definitions: Definitions,
 }
 
 /// Distance between two changes.
@@ -50,44 +60,68 @@ enum Distance {
 
 impl Profiles {
     /// Both sides' profiles, perturbations in the same order.
-    pub fn new(real: Pseudobulk, pred: Pseudobulk, perturbations: &[String], genes: &[String]) -> Profiles {
+    pub fn new(
+        [real, pred]: [Pseudobulk; 2],
+        perturbations: &[String],
+        genes: &[String],
+        definitions: Definitions,
+    ) -> Profiles {
         let place: std::collections::HashMap<&String, usize> = genes.iter().zip(0..).collect();
         let own_gene = perturbations.iter().map(|name| place.get(name).copied()).collect();
         let (real_delta, pred_delta) = (real.deltas(), pred.deltas());
-        Profiles { real, pred, real_delta, pred_delta, own_gene }
+        Profiles { real, pred, real_delta, pred_delta, own_gene, definitions }
     }
 
-    /// One value a perturbation. `name` is a measure of [`super::registry::METRICS`] that needs expression alone.
-    pub fn column(&self, name: &str) -> Vec<Option<f64>> {
-        let pairs = |value: fn(&[f32], &[f32]) -> f64, real: &[Vec<f32>], pred: &[Vec<f32>]| {
-            real.par_iter().zip(pred).map(|(r, p)| Some(value(r, p))).collect()
+    /// The changes of real and pred, [P, G] each.
+    pub fn into_changes(self) -> [Vec<Vec<f32>>; 2] {
+        [self.real_delta, self.pred_delta]
+    }
+
+    /// `name` is a measure of [`super::registry::METRICS`] that needs mean profiles alone.
+    pub fn column(&self, name: &str) -> Column {
+        type Profile = [Vec<f32>];
+        let pairs = |value: &(dyn Fn(&[f32], &[f32]) -> f64 + Sync), real: &Profile, pred: &Profile| {
+            real.par_iter().zip(pred).map(|(r, p)| Some(value(r, p))).collect::<Vec<_>>()
         };
         let bulks = |value| pairs(value, &self.real.perturbed, &self.pred.perturbed);
         let deltas = |value| pairs(value, &self.real_delta, &self.pred_delta);
-        match name {
-            "pearson_delta" => deltas(|r, p| pearson(p, r)),
-            "mse" => bulks(mse),
-            "mae" => bulks(mae),
-            "mse_delta" => deltas(mse),
-            "mae_delta" => deltas(mae),
+        let appendix = self.definitions.appendix;
+        let values = match name {
+            "pearson_delta" => deltas(&|r, p| pearson(p, r)),
+            "mse" if appendix => deltas(&|r, p| mse(r, p) * r.len() as f64),
+            "mae" if appendix => deltas(&|r, p| mae(r, p) * r.len() as f64),
+            "mse" => bulks(&mse),
+            "mae" => bulks(&mae),
+            "mse_delta" => deltas(&mse),
+            "mae_delta" => deltas(&mae),
             "discrimination_score_l1" => self.discrimination(Distance::L1),
             "discrimination_score_l2" => self.discrimination(Distance::L2),
             "discrimination_score_cosine" => self.discrimination(Distance::Cosine),
+            "r2" => bulks(&r2),
             _ => panic!("expression: no measure {name:?}"),
-        }
+        };
+        Column::new(name, values, self.definitions.quirks)
     }
 
-    /// 1 - rank / P, the rank of the right real change by distance to the predicted one; of equally near ones the first by
-    /// name ranks first. The gene that is the perturbation's target is left out.
+    /// How near the predicted change is to the right real one, among all real ones ([`Discrimination`]); 1 is best.
     fn discrimination(&self, distance: Distance) -> Vec<Option<f64>> {
+        let rule = self.definitions.discrimination;
         let count = self.real_delta.len();
         let score = |p: usize| {
-            let query = parts(&self.pred_delta[p], self.own_gene[p]);
-            let to = |real: &Vec<f32>| distance.between(query, parts(real, self.own_gene[p]));
+            let own = self.own_gene[p].filter(|_| rule != Discrimination::Strict);
+            let query = parts(&self.pred_delta[p], own);
+            let to = |real: &Vec<f32>| distance.between(query, parts(real, own));
             let distances: Vec<f64> = self.real_delta.iter().map(to).collect();
-            let nearer =
-                |q: &usize| distances[*q] < distances[p] || (*q < p && distances[*q] == distances[p]);
-            Some(1.0 - (0..count).filter(nearer).count() as f64 / count as f64)
+            let nearer = distances.iter().filter(|&&d| d < distances[p]).count();
+            let tied = |range: std::ops::Range<usize>| {
+                distances[range].iter().filter(|&&d| d == distances[p]).count()
+            };
+            let (rank, of) = match rule {
+                Discrimination::ByName => ((nearer + tied(0..p)) as f64, count),
+                Discrimination::Shared => (nearer as f64 + (tied(0..count) - 1) as f64 / 2.0, count - 1),
+                Discrimination::Strict => (nearer as f64, count),
+            };
+            Some(1.0 - rank / of as f64)
         };
         (0..count).into_par_iter().map(score).collect()
     }

@@ -1,11 +1,16 @@
 //! Evaluation from file to file.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Settings;
+use super::board::Board;
 use super::side::{Matrix, Side, some};
-use super::{Report, Settings, evaluate};
 use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 
 /// Where the cells are and what their columns are called.
 #[derive(Clone, Debug)]
@@ -20,9 +25,19 @@ pub struct Files {
     pub cell_type: Option<String>,
 }
 
-/// Reads both files and evaluates them: one report, without a name, or one a cell type, in the order in which the real
-/// file first names them. Errors: what [`evaluate`] refuses, and cell types in one file only.
-pub fn evaluate_files(files: &Files, settings: &Settings) -> Result<Vec<(Option<String>, Report)>> {
+/// Cells of a side, and their cell types where they are to be split.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The cells.
+    pub side: Side,
+    /// One a cell.
+    pub types: Option<Labels>,
+}
+
+/// Reads both files and evaluates them, all of `beside` with them: one board, or one a cell type, in the order in which the
+/// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split. Errors: what
+/// [`Board::of`] refuses, and cell types in one file only.
+pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
     let real = H5ad::open(&files.real)?;
     let pred = H5ad::open(&files.pred)?;
@@ -31,27 +46,64 @@ pub fn evaluate_files(files: &Files, settings: &Settings) -> Result<Vec<(Option<
     let types = match &files.cell_type {
         Some(column) => {
             let types = [labels(&real, column)?, labels(&pred, column)?];
-            check_types(&types, files, column)?;
-            Some(types)
+            check_types(&types[0], &files.real, &types[1], &files.pred)?;
+            types.map(Some)
         }
-        None => None,
+        None => [None, None],
     };
     let [real_labels, pred_labels] = perturbations;
-    let real = read(real, real_labels)?;
-    let pred = read(pred, pred_labels)?;
-    let Some([real_types, pred_types]) = types else {
-        return Ok(vec![(None, evaluate(&real, &pred, settings)?)]);
+    let [real_types, pred_types] = types;
+    let sides = rayon::join(|| read(real, real_labels), || read(pred, pred_labels));
+    let real = Sample { side: sides.0?, types: real_types };
+    let pred = Sample { side: sides.1?, types: pred_types };
+    compare(&real, &pred, beside, settings)
+}
+
+/// The same from memory.
+pub fn compare<'a>(
+    real: &Sample,
+    pred: &Sample,
+    beside: &'a [(String, Sample)],
+    settings: &Settings,
+) -> Result<Vec<Board>> {
+    let Some(types) = &real.types else {
+        let whole = |(name, sample): &'a (String, Sample)| (name.as_str(), Cow::Borrowed(&sample.side));
+        let beside: Vec<_> = beside.iter().map(whole).collect();
+        return Ok(vec![Board::of(None, &real.side, &pred.side, &beside, settings)?]);
     };
-    let part = |side: &Side, types: &Labels, name: &str| {
-        let mut part = side.subset(&cells_of(types, name));
-        part.source = PathBuf::from(format!("{} ({name})", side.source.display()));
-        part
-    };
+    for (_, sample) in beside {
+        let theirs = sample.types.as_ref().expect("compare: cell types on both sides");
+        check_types(types, &real.side.source, theirs, &sample.side.source)?;
+    }
     let one = |name: String| {
-        let report = evaluate(&part(&real, &real_types, &name), &part(&pred, &pred_types, &name), settings)?;
-        Ok((Some(name), report))
+        let part = |(label, sample): &'a (String, Sample)| (label.as_str(), Cow::Owned(sample.part(&name)));
+        let beside: Vec<_> = beside.iter().map(part).collect();
+        Board::of(Some(name.clone()), &real.part(&name), &pred.part(&name), &beside, settings)
     };
-    in_order(&real_types).into_iter().map(one).collect()
+    in_order(types).into_iter().map(one).collect()
+}
+
+impl Sample {
+    /// The cells of one type.
+    fn part(&self, name: &str) -> Side {
+        let types = self.types.as_ref().expect("part: cells with types");
+        let mut part = self.side.subset(&cells_of(types, name));
+        part.source = PathBuf::from(format!("{} ({name})", self.side.source.display()));
+        part
+    }
+}
+
+/// Path and SHA-256, as `sha256sum` prints it, of both files.
+pub fn fingerprints(files: &Files) -> Result<Value> {
+    let of = |path: &Path| -> Result<Value> {
+        let mut file = std::fs::File::open(path).at(path)?;
+        let mut hash = Sha256::new();
+        std::io::copy(&mut file, &mut hash).at(path)?;
+        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(json!({ "path": path, "sha256": hash }))
+    };
+    let (real, pred) = rayon::join(|| of(&files.real), || of(&files.pred));
+    Ok(json!({ "real": real?, "pred": pred? }))
 }
 
 /// A file's X as it is stored: dense stays dense, for its memory and for the median of its totals.
@@ -83,21 +135,21 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
     Ok(Side { source: file.path().to_path_buf(), x, labels, genes: file.var().index.clone() })
 }
 
-fn check_types(types: &[Labels; 2], files: &Files, column: &str) -> Result<()> {
-    let [real, pred] = [in_order(&types[0]), in_order(&types[1])];
+fn check_types(real: &Labels, real_path: &Path, pred: &Labels, pred_path: &Path) -> Result<()> {
+    let [a, b] = [in_order(real), in_order(pred)];
     let only =
         |a: &[String], b: &[String]| some(a.iter().filter(|name| !b.contains(name)).map(String::as_str));
-    for (names, path) in [(only(&pred, &real), &files.pred), (only(&real, &pred), &files.real)] {
+    for (names, path) in [(only(&b, &a), pred_path), (only(&a, &b), real_path)] {
         if let Some(names) = names {
             return Err(Error::format(
                 path,
-                format!("column {column:?}: {names} only in this file; both need the same"),
+                format!("cell type {names} only here; both sides need the same"),
             ));
         }
     }
-    for (labels, path) in types.iter().zip([&files.real, &files.pred]) {
+    for (labels, path) in [(real, real_path), (pred, pred_path)] {
         if let Some(cell) = labels.codes.iter().position(|&code| code < 0) {
-            return Err(Error::format(path, format!("column {column:?}: cell {cell} has no label")));
+            return Err(Error::format(path, format!("cell {cell} has no cell type")));
         }
     }
     Ok(())
@@ -117,18 +169,4 @@ fn in_order(labels: &Labels) -> Vec<String> {
 
 fn cells_of(labels: &Labels, name: &str) -> Vec<u32> {
     (0..labels.codes.len()).filter(|&i| labels.get(i) == Some(name)).map(|i| i as u32).collect()
-}
-
-/// Writes a report's files: results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are
-/// tables. `name` goes before each file's name, as cell-eval does.
-pub fn write(dir: &Path, name: Option<&str>, report: &Report) -> Result<()> {
-    let prefix = name.map_or(String::new(), |name| format!("{}_", name.replace('/', "-")));
-    let path = |file: &str| dir.join(format!("{prefix}{file}"));
-    if let Some([real, pred]) = &report.tables {
-        real.write(&path("real_de.csv"))?;
-        pred.write(&path("pred_de.csv"))?;
-    }
-    super::table::write_results(&path("results.csv"), &report.perturbations, &report.columns)?;
-    super::table::write_summary(&path("agg_results.csv"), &report.columns)?;
-    report.write_json(&path("results.json"))
 }

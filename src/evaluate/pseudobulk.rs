@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::side::{Groups, Matrix};
+use super::side::{Matrix, Rows};
 
 /// Rows summed by one task; a fixed number, so that sums do not depend on the number of threads.
 const ROWS: usize = 1024;
@@ -18,9 +18,10 @@ pub struct Pseudobulk {
 
 impl Pseudobulk {
     /// Means of the groups' cells.
-    pub fn of(x: &Matrix, groups: &Groups) -> Pseudobulk {
-        let count = groups.starts.len() - 1;
-        let mut means: Vec<Vec<f32>> = (0..count).into_par_iter().map(|g| mean(x, groups.group(g))).collect();
+    pub fn of(rows: Rows) -> Pseudobulk {
+        let count = rows.groups.starts.len() - 1;
+        let of = |g| mean(rows.matrix(g), rows.groups.group(g));
+        let mut means: Vec<Vec<f32>> = (0..count).into_par_iter().map(of).collect();
         let perturbed = means.split_off(1);
         Pseudobulk { control: means.remove(0), perturbed }
     }

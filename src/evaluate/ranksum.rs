@@ -61,6 +61,11 @@ impl<'a> RankSum<'a> {
         }
     }
 
+    /// The grouping.
+    pub fn groups(&self) -> &'a Groups {
+        self.groups
+    }
+
     /// Tests one gene: its positive values and their places among the groups' cells, rising. One test a perturbation is
     /// handed to `take`.
     pub fn gene(&mut self, places: &[u32], values: &[f32], mut take: impl FnMut(Test)) {

@@ -2,36 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::Rules;
 use crate::error::{Error, Result, unknown};
-
-/// A rule set: whose definitions the numbers follow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rules {
-    /// cell-eval 0.6.6 with pdex 0.1.27, its quirks included (../shared/spec/cell-eval.md).
-    #[default]
-    #[serde(rename = "cell-eval-0.6.6")]
-    CellEval066,
-}
-
-impl Rules {
-    /// The name users write.
-    pub fn name(self) -> &'static str {
-        match self {
-            Rules::CellEval066 => "cell-eval-0.6.6",
-        }
-    }
-
-    /// The rule set of a name. Errors: a name that is planned or unknown.
-    pub fn parse(name: &str) -> Result<Rules> {
-        match name {
-            "cell-eval-0.6.6" => Ok(Rules::CellEval066),
-            "fixed" | "paper" => {
-                Err(Error::setting("--rules", format!("{name} is not yet there; use cell-eval-0.6.6")))
-            }
-            _ => Err(Error::setting("--rules", format!("unknown rule set {name:?}; use cell-eval-0.6.6"))),
-        }
-    }
-}
 
 /// A choice of measures, as cell-eval names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -73,7 +45,7 @@ const fn expression(name: &'static str, paper: &'static str, best: f64) -> Metri
 }
 
 /// All measures, in the order of the columns.
-pub const METRICS: [Metric; 25] = [
+pub const METRICS: [Metric; 27] = [
     de("overlap_at_N", "DEOver"),
     de("overlap_at_50", ""),
     de("overlap_at_100", ""),
@@ -99,13 +71,21 @@ pub const METRICS: [Metric; 25] = [
     expression("discrimination_score_l1", "PDS_L1", 1.0),
     expression("discrimination_score_l2", "PDS_L2", 1.0),
     expression("discrimination_score_cosine", "PDS_cos", 1.0),
+    expression(EDISTANCE, "", 1.0),
+    expression(R2, "R2", 1.0),
 ];
 
 /// The one measure with two columns, `_real` and `_pred`.
 const NSIG: &str = "de_nsig_counts";
 
-/// cell-eval's measures that are not computed here.
-pub const ABSENT: [&str; 2] = ["pearson_edistance", "clustering_agreement"];
+/// The one measure of single cells instead of means.
+pub const EDISTANCE: &str = "pearson_edistance";
+
+/// The one measure that cell-eval lacks; the paper's rules have it.
+const R2: &str = "r2";
+
+/// cell-eval's measure that is not computed here; [`super::rules`] says why.
+pub const ABSENT: &str = "clustering_agreement";
 
 impl Profile {
     fn holds(self, metric: &Metric) -> bool {
@@ -130,13 +110,16 @@ impl Profile {
 }
 
 /// The measures to compute. Errors: a name to skip that no measure has, or nothing left.
-pub fn choose(profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
-    let names: Vec<String> = METRICS.iter().map(|m| m.name).chain(ABSENT).map(String::from).collect();
+pub fn choose(rules: Rules, profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
+    let names: Vec<String> = METRICS.iter().map(|m| m.name).chain([ABSENT]).map(String::from).collect();
     if let Some(name) = skip.iter().find(|name| !names.contains(name)) {
         return Err(Error::setting("--skip-metrics", unknown("metric", name, &names)));
     }
-    let chosen: Vec<&Metric> =
-        METRICS.iter().filter(|m| profile.holds(m) && !skip.iter().any(|name| name == m.name)).collect();
+    let chosen: Vec<&Metric> = METRICS
+        .iter()
+        .filter(|m| m.name != R2 || rules.definitions().appendix)
+        .filter(|m| profile.holds(m) && !skip.iter().any(|name| name == m.name))
+        .collect();
     if chosen.is_empty() {
         return Err(Error::setting("--skip-metrics", "nothing is left to compute"));
     }

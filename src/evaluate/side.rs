@@ -101,6 +101,11 @@ pub struct Side {
 }
 
 impl Side {
+    /// A side from memory: x [n, G], one label a cell, one name a gene; `name` is what messages call it.
+    pub fn new<S: AsRef<str>>(name: &str, x: Matrix, labels: &[S], genes: Vec<String>) -> Side {
+        Side { source: PathBuf::from(name), x, labels: Labels::of(labels), genes }
+    }
+
     /// The given cells, in the given order.
     pub fn subset(&self, cells: &[u32]) -> Side {
         let codes = cells.iter().map(|&cell| self.labels.codes[cell as usize]).collect();
@@ -133,6 +138,16 @@ pub struct Groups {
 impl Groups {
     /// Sorts the cells of a side. Errors: a cell without a label, no control cell, nothing but control cells.
     pub fn of(side: &Side, control: &str) -> Result<Groups> {
+        let groups = Groups::perturbed(side, control)?;
+        if groups.size(0) == 0 {
+            let what = unknown("control label", control, &groups.perturbations);
+            return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
+        }
+        Ok(groups)
+    }
+
+    /// The same, with or without control cells.
+    pub fn perturbed(side: &Side, control: &str) -> Result<Groups> {
         let n = side.x.shape().0;
         check_shape(side, n)?;
         if let Some(cell) = side.labels.codes.iter().position(|&code| code < 0) {
@@ -147,23 +162,25 @@ impl Groups {
         for &code in &side.labels.codes {
             *counts.entry(&names[code as usize]).or_default() += 1;
         }
-        if !counts.contains_key(control) {
-            let mut known: Vec<String> = counts.keys().map(|name| name.to_string()).collect();
-            known.sort_unstable();
-            let what = unknown("control label", control, &known);
-            return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
-        }
         let mut perturbations: Vec<String> =
             counts.keys().filter(|&&name| name != control).map(|name| name.to_string()).collect();
         if perturbations.is_empty() {
             return Err(side.error(format!("every cell is labelled {control:?}; nothing is perturbed")));
         }
         perturbations.sort_unstable();
-        let mut starts = vec![0, counts[control]];
+        let mut starts = vec![0, counts.get(control).copied().unwrap_or(0)];
         for name in &perturbations {
             starts.push(starts[starts.len() - 1] + counts[name.as_str()]);
         }
         Ok(fill(side, perturbations, starts))
+    }
+
+    /// These perturbations, with the control cells of another side in place of this one's.
+    pub fn with_controls_of(&self, other: &Groups) -> Groups {
+        let (own, theirs) = (self.size(0), other.size(0));
+        let cells = other.group(0).iter().chain(&self.cells[own..]).copied().collect();
+        let starts = std::iter::once(0).chain(self.starts[1..].iter().map(|s| s - own + theirs)).collect();
+        Groups { cells, starts, ..self.clone() }
     }
 
     /// Cells of group `g`.
@@ -174,6 +191,37 @@ impl Groups {
     /// Number of cells of group `g`.
     pub fn size(&self, g: usize) -> usize {
         self.starts[g + 1] - self.starts[g]
+    }
+}
+
+/// The rows of sorted cells: the control's may lie in another matrix than the perturbed ones'.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// Which cells.
+    pub groups: &'a Groups,
+    control: &'a Matrix,
+    perturbed: &'a Matrix,
+}
+
+impl<'a> Rows<'a> {
+    /// All of one matrix.
+    pub fn of(x: &'a Matrix, groups: &'a Groups) -> Self {
+        Rows { groups, control: x, perturbed: x }
+    }
+
+    /// Group 0 of `control`, the others of `perturbed`; see [`Groups::with_controls_of`].
+    pub fn of_two(control: &'a Matrix, perturbed: &'a Matrix, groups: &'a Groups) -> Self {
+        Rows { groups, control, perturbed }
+    }
+
+    /// Number of genes.
+    pub fn genes(&self) -> usize {
+        self.control.shape().1
+    }
+
+    /// The matrix that group `g` lies in.
+    pub fn matrix(&self, g: usize) -> &'a Matrix {
+        if g == 0 { self.control } else { self.perturbed }
     }
 }
 

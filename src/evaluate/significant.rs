@@ -1,50 +1,50 @@
-//! A differential expression table as the measures see it: in f32, perturbations sorted, significant genes ranked
-//! (../shared/spec/cell-eval.md, sections 4.1 and 7.1).
+//! A differential expression table as the measures see it: perturbations sorted, significant genes ranked
+//! (../shared/spec/cell-eval.md, sections 4.1 and 7.1). cell-eval rounds it to f32 first.
 
 use rayon::prelude::*;
 
 use super::de::Table;
+use super::rules::Definitions;
 
-/// Significant: an f32 fdr strictly below the f32 nearest to 0.05.
-pub const THRESHOLD: f32 = 0.05;
+/// Significant: an fdr strictly below this.
+pub const THRESHOLD: f64 = 0.05;
 
 /// The genes of one perturbation, [G] each.
 pub struct Genes {
     /// Ratio of means, not a logarithm.
-    pub fold_change: Vec<f32>,
+    pub fold_change: Vec<f64>,
     /// log2 of the ratio.
-    pub log_fold: Vec<f32>,
+    pub log_fold: Vec<f64>,
     /// Adjusted p.
-    pub fdr: Vec<f32>,
+    pub fdr: Vec<f64>,
     /// Significant genes, the largest |log2 fold change| first. Ties keep the order of the genes; polars leaves it open.
     pub ranked: Vec<u32>,
+    significant: Vec<bool>,
 }
 
 impl Genes {
     /// Whether gene `g` is significant.
     pub fn significant(&self, g: usize) -> bool {
-        self.fdr[g] < THRESHOLD
+        self.significant[g]
     }
 
-    fn of(table: &Table, target: usize) -> Genes {
+    fn of(table: &Table, target: usize, definitions: &Definitions) -> Genes {
         let width = table.genes.len();
         let rows = target * width..(target + 1) * width;
+        let round = |x: f64| if definitions.quirks { f64::from(x as f32) } else { x };
         let fold = &table.fold_change[rows.clone()];
-        let log = |&ratio: &f64| {
-            let log = ratio.log2();
-            if log.is_nan() { 0.0 } else { log as f32 }
-        };
-        let log_fold: Vec<f32> = fold.iter().map(log).collect();
-        let fdr: Vec<f32> = table.fdr[rows].iter().map(|&q| q as f32).collect();
-        let mut ranked: Vec<u32> = (0..width as u32).filter(|&g| fdr[g as usize] < THRESHOLD).collect();
+        let log_fold: Vec<f64> = fold.iter().map(|ratio| round(ratio.log2())).collect();
+        let fdr: Vec<f64> = table.fdr[rows].iter().map(|&q| round(q)).collect();
+        let significant: Vec<bool> = fdr.iter().map(|&q| q < round(THRESHOLD)).collect();
+        let mut ranked: Vec<u32> = (0..width as u32).filter(|&g| significant[g as usize]).collect();
         let size = |g: u32| log_fold[g as usize].abs();
         ranked.sort_by(|&a, &b| size(b).total_cmp(&size(a)));
-        Genes { fold_change: fold.iter().map(|&f| f as f32).collect(), log_fold, fdr, ranked }
+        Genes { fold_change: fold.iter().map(|&f| round(f)).collect(), log_fold, fdr, ranked, significant }
     }
 }
 
 /// The table's perturbations in the given order, each of which the table holds.
-pub fn view(table: &Table, perturbations: &[String]) -> Vec<Genes> {
+pub fn view(table: &Table, perturbations: &[String], definitions: &Definitions) -> Vec<Genes> {
     let place: std::collections::HashMap<&String, usize> = table.targets.iter().zip(0..).collect();
-    perturbations.par_iter().map(|name| Genes::of(table, place[name])).collect()
+    perturbations.par_iter().map(|name| Genes::of(table, place[name], definitions)).collect()
 }

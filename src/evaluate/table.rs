@@ -12,6 +12,47 @@ pub struct Column {
     pub name: String,
     /// One a perturbation.
     pub values: Vec<Option<f64>>,
+    /// Of a measure of all perturbations at once, whose value stands in every row: what it is made of.
+    pub whole: Option<(Whole, Join)>,
+}
+
+/// Two numbers a perturbation, if it counts.
+pub type Whole = Vec<Option<[f64; 2]>>;
+
+/// Real and pred numbers to one; the last is [`super::rules::Definitions::quirks`].
+pub type Join = fn(&[f64], &[f64], bool) -> f64;
+
+impl Column {
+    /// One value a perturbation; NaN stays with cell-eval's `quirks`, and is left out without them.
+    pub fn new(name: &str, mut values: Vec<Option<f64>>, quirks: bool) -> Column {
+        if !quirks {
+            values.iter_mut().for_each(|value| *value = value.filter(|v| !v.is_nan()));
+        }
+        Column { name: name.to_string(), values, whole: None }
+    }
+
+    /// One value of all perturbations.
+    pub fn whole(name: &str, pairs: Whole, join: Join, quirks: bool) -> Column {
+        let value = joined(&pairs, 0..pairs.len(), join, quirks);
+        let column = Column::new(name, vec![Some(value); pairs.len()], quirks);
+        Column { whole: Some((pairs, join)), ..column }
+    }
+
+    /// The measure's mean over the perturbations `chosen` (with repeats), or its value for them; NaN if nothing is defined.
+    pub fn over(&self, chosen: &[usize], quirks: bool) -> f64 {
+        if let Some((pairs, join)) = &self.whole {
+            return joined(pairs, chosen.iter().copied(), *join, quirks);
+        }
+        let numbers = chosen.iter().filter_map(|&p| self.values[p]).filter(|v| !v.is_nan());
+        let (sum, count) = numbers.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
+        sum / count
+    }
+}
+
+fn joined(pairs: &Whole, chosen: impl Iterator<Item = usize>, join: Join, quirks: bool) -> f64 {
+    let (real, pred): (Vec<f64>, Vec<f64>) =
+        chosen.filter_map(|p| pairs[p]).map(|[real, pred]| (real, pred)).unzip();
+    join(&real, &pred, quirks)
 }
 
 /// What `describe` says of a column; `None` is an empty field.

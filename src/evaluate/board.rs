@@ -1,0 +1,184 @@
+//! A prediction and what to read its scores beside: baselines, the ceiling, intervals.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::bootstrap::Draws;
+use super::ceiling::ceiling;
+use super::judge::Judge;
+use super::report::{Report, path};
+use super::side::Side;
+use super::table::{self, Column};
+use super::{Settings, registry};
+use crate::aside;
+use crate::error::{At, Result};
+
+/// What the prediction is called among the rows.
+pub const PREDICTION: &str = "prediction";
+
+/// What the ceiling is called.
+pub const CEILING: &str = "ceiling";
+
+/// The scores of one predictor.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// [`PREDICTION`], a baseline, [`CEILING`].
+    pub name: String,
+    /// As those of the prediction's report.
+    pub columns: Vec<Column>,
+    /// 95 % of resampled means, one a column; empty without `bootstrap`.
+    pub intervals: Vec<[f64; 2]>,
+    /// The same of the prediction's mean minus this one's.
+    pub behind: Vec<[f64; 2]>,
+}
+
+/// The predictions of one cell type, or of all cells together.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// `None` where the cells were not split.
+    pub cell_type: Option<String>,
+    /// The prediction.
+    pub report: Report,
+    /// The prediction first.
+    pub rows: Vec<Row>,
+}
+
+impl Board {
+    /// Scores `pred` and all of `beside` against `real`.
+    ///
+    /// Errors: what [`Judge`] refuses.
+    pub fn of(
+        cell_type: Option<String>,
+        real: &Side,
+        pred: &Side,
+        beside: &[(&str, Cow<'_, Side>)],
+        settings: &Settings,
+    ) -> Result<Board> {
+        let judge = Judge::new(real, settings)?;
+        let report = judge.score(pred)?;
+        let mut scored = vec![(PREDICTION.to_string(), report.columns.clone())];
+        for (name, side) in beside {
+            scored.push((name.to_string(), judge.score(side)?.columns));
+        }
+        if settings.ceiling
+            && let Some(columns) = ceiling(real, &report.perturbations, settings)?
+        {
+            scored.push((CEILING.to_string(), columns));
+        }
+        let quirks = settings.rules.definitions().quirks;
+        let draws = Draws::new(settings.bootstrap, report.perturbations.len(), quirks);
+        let found = settings.bootstrap > 0;
+        let row = |(name, columns): (String, Vec<Column>)| {
+            let of = |column: &Column| draws.interval(column);
+            let behind = |column: &Column| {
+                let prediction = report.column(&column.name).expect("rows have the same columns");
+                draws.difference(prediction, column)
+            };
+            let intervals = if found { columns.iter().map(of).collect() } else { Vec::new() };
+            let apart = found && name != PREDICTION;
+            let behind = if apart { columns.iter().map(behind).collect() } else { Vec::new() };
+            Row { name, columns, intervals, behind }
+        };
+        let rows = scored.into_iter().map(row).collect();
+        Ok(Board { cell_type, report, rows })
+    }
+
+    /// Writes results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are tables. The cell type
+    /// goes before each file's name, as cell-eval does. `sources` are the files that were read.
+    pub fn write(&self, dir: &Path, sources: &Value) -> Result<()> {
+        let path = |file: &str| path(dir, self.cell_type.as_deref(), file);
+        if let Some([real, pred]) = &self.report.tables {
+            real.write(&path("real_de.csv"))?;
+            pred.write(&path("pred_de.csv"))?;
+        }
+        table::write_results(&path("results.csv"), &self.report.perturbations, &self.report.columns)?;
+        table::write_summary(&path("agg_results.csv"), &self.report.columns)?;
+        let mut all = self.json();
+        all["files"] = sources.clone();
+        let text = serde_json::to_string_pretty(&all).expect("plain values") + "\n";
+        let path = path("results.json");
+        aside::file(&path, |aside| std::fs::write(aside, text).at(aside))
+    }
+
+    /// The report's JSON, with what stands beside it.
+    pub fn json(&self) -> Value {
+        let mut all = self.report.json();
+        let settings = &self.report.settings;
+        all["settings"]["ceiling"] = json!(settings.ceiling);
+        all["settings"]["bootstrap"] = json!(settings.bootstrap);
+        for (column, interval) in self.rows[0].columns.iter().zip(&self.rows[0].intervals) {
+            all["metrics"][&column.name]["interval"] = json!(interval);
+        }
+        if self.rows.len() > 1 {
+            let row = |row: &Row| (row.name.clone(), row.json());
+            all["beside"] = Value::Object(self.rows[1..].iter().map(row).collect());
+        }
+        all
+    }
+}
+
+impl Row {
+    fn json(&self) -> Value {
+        let metric = |(i, column): (usize, &Column)| {
+            let summary = column.summary();
+            let mut entry = json!({
+                "mean_of_numbers": summary.mean_of_numbers,
+                "values": summary.count,
+                "null": summary.null,
+                "nan": summary.nan,
+            });
+            if let (Some(interval), Some(behind)) = (self.intervals.get(i), self.behind.get(i)) {
+                entry["interval"] = json!(interval);
+                entry["prediction_minus_this"] = json!(behind);
+            }
+            (column.name.clone(), entry)
+        };
+        Value::Object(self.columns.iter().enumerate().map(metric).collect::<Map<_, _>>())
+    }
+}
+
+/// The rows of all boards as one table: (name, mean of numbers over all perturbations of all boards, a column each).
+pub fn pooled(boards: &[Board]) -> Vec<(String, Vec<(String, f64)>)> {
+    let Some(first) = boards.first() else { return Vec::new() };
+    let mean = |row: &str, column: &str| {
+        let rows = boards.iter().flat_map(|board| board.rows.iter().filter(|r| r.name == row));
+        let columns = rows.flat_map(|row| row.columns.iter().filter(|c| c.name == column));
+        let numbers: Vec<f64> =
+            columns.flat_map(|c| c.values.iter().copied().flatten()).filter(|v| !v.is_nan()).collect();
+        numbers.iter().sum::<f64>() / numbers.len() as f64
+    };
+    let mut names: Vec<&String> = Vec::new();
+    for row in boards.iter().flat_map(|board| &board.rows) {
+        if !names.contains(&&row.name) {
+            names.push(&row.name);
+        }
+    }
+    let row = |name: &String| {
+        let columns = first.report.columns.iter().map(|c| (c.name.clone(), mean(name, &c.name)));
+        (name.clone(), columns.collect())
+    };
+    names.into_iter().map(row).collect()
+}
+
+/// Writes a pooled table: `name` and one column a measure.
+pub fn write_table(path: &Path, rows: &[(String, Vec<(String, f64)>)]) -> Result<()> {
+    let Some((_, columns)) = rows.first() else { return Ok(()) };
+    let heads: String = columns.iter().map(|(name, _)| format!(",{name}")).collect();
+    let mut text = format!("name{heads}\n");
+    for (name, scores) in rows {
+        text += &table::quoted(name);
+        scores.iter().for_each(|(_, score)| text += &format!(",{score}"));
+        text.push('\n');
+    }
+    aside::file(path, |aside| std::fs::write(aside, text).at(aside))
+}
+
+/// The title of a column: the paper's name, if it has one, and cell-eval's.
+pub fn title(column: &str) -> String {
+    match registry::metric_of(column).map_or("", |metric| metric.paper) {
+        "" => column.to_string(),
+        paper => format!("{paper} ({column})"),
+    }
+}

@@ -1,0 +1,52 @@
+//! What a perfect prediction would score: one half of the measured cells against the other.
+//!
+//! Each perturbation's cells are dealt into two halves at random; the control cells, which a prediction shares with the
+//! measurement as well, are in both. A half has half the cells, so its lists of significant genes are shorter than those that a
+//! prediction is held to: the ceiling is a little low.
+
+use super::judge::Judge;
+use super::side::{Groups, Side};
+use super::table::Column;
+use super::{Settings, report::Report};
+use crate::error::Result;
+use crate::rng::Rng;
+
+/// Scores of one half against the other, one row for each of `perturbations`; none in any column for those of a single cell.
+/// `None` where every perturbation has one.
+pub fn ceiling(real: &Side, perturbations: &[String], settings: &Settings) -> Result<Option<Vec<Column>>> {
+    let groups = Groups::of(real, &settings.control)?;
+    let Some([measured, predicted]) = halves(real, &groups) else { return Ok(None) };
+    let report = Judge::new(&measured, settings)?.score(&predicted)?;
+    Ok(Some(aligned(report, perturbations)))
+}
+
+/// Two sides with all control cells and half of each perturbation's; the first has the odd cell.
+fn halves(real: &Side, groups: &Groups) -> Option<[Side; 2]> {
+    let mut cells = [groups.group(0).to_vec(), groups.group(0).to_vec()];
+    for g in (1..groups.starts.len() - 1).filter(|&g| groups.size(g) > 1) {
+        let mut dealt = groups.group(g).to_vec();
+        Rng::new(0).at(g as u64).shuffle(&mut dealt);
+        let (first, second) = dealt.split_at(dealt.len().div_ceil(2));
+        cells[0].extend(first);
+        cells[1].extend(second);
+    }
+    (cells[0].len() > groups.size(0)).then(|| {
+        cells.map(|mut cells| {
+            cells.sort_unstable();
+            real.subset(&cells)
+        })
+    })
+}
+
+fn aligned(report: Report, perturbations: &[String]) -> Vec<Column> {
+    let place = |name: &String| report.perturbations.binary_search(name).ok();
+    let places: Vec<Option<usize>> = perturbations.iter().map(place).collect();
+    let align = |column: Column| Column {
+        values: places.iter().map(|place| place.and_then(|p| column.values[p])).collect(),
+        whole: column
+            .whole
+            .map(|(pairs, join)| (places.iter().map(|place| place.and_then(|p| pairs[p])).collect(), join)),
+        name: column.name,
+    };
+    report.columns.into_iter().map(align).collect()
+}

@@ -1,0 +1,125 @@
+//! Energy distances between single cells (Székely & Rizzo 2013), as cell-eval 0.6.6 has them (../shared/spec/cell-eval.md, section 6.2).
+//!
+//!   E(p) = 2 mean d(x, c) - mean d(x, x') - mean d(c, c')      x cells of p, c control cells, d Euclidean over all genes
+//!
+//! Means are over all pairs, a cell with itself included. |x - y|^2 = |x|^2 + |y|^2 - 2 x y: the products are matrix products of
+//! blocks of cells in f32, a block of a sparse matrix being made dense for the purpose. Where the three terms cancel, the
+//! difference is taken gene by gene instead.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::side::{Matrix, Rows};
+use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
+
+/// Cells of a block on the left, which stays, and on the right.
+const BLOCKS: [usize; 2] = [512, 256];
+
+/// Below this share of |x|^2 + |y|^2 a squared distance has lost too many of its digits.
+const CANCELLED: f32 = 1e-2;
+
+/// E of every perturbation, [P].
+pub fn edistances(rows: Rows) -> Vec<f64> {
+    let groups = rows.groups;
+    let count = groups.starts.len() - 1;
+    // (group, other group): the control with itself, then each perturbation with itself and with the control.
+    let pairs: Vec<(usize, usize)> =
+        std::iter::once((0, 0)).chain((1..count).flat_map(|g| [(g, g), (g, 0)])).collect();
+    let jobs: Vec<(usize, usize, Range<usize>)> = pairs
+        .iter()
+        .flat_map(|&(a, b)| {
+            let n = groups.size(a);
+            (0..n).step_by(BLOCKS[0]).map(move |first| (a, b, first..(first + BLOCKS[0]).min(n)))
+        })
+        .collect();
+    let sums: Vec<f64> = jobs.par_iter().map(|(a, b, cells)| sum(rows, *a, cells.clone(), *b)).collect();
+    let mean = |a: usize, b: usize| {
+        let parts = jobs.iter().zip(&sums).filter(|((i, j, _), _)| (*i, *j) == (a, b)).map(|(_, sum)| sum);
+        parts.sum::<f64>() / (groups.size(a) as f64 * groups.size(b) as f64)
+    };
+    let control = mean(0, 0);
+    (1..count).map(|g| 2.0 * mean(g, 0) - mean(g, g) - control).collect()
+}
+
+/// Sum of the distances of `cells` of group `a` to the cells of group `b`: all of them, or, within a group, those of this
+/// block and, counted twice, of later blocks.
+fn sum(rows: Rows, a: usize, cells: Range<usize>, b: usize) -> f64 {
+    let within = a == b;
+    let left = Block::of(rows, a, cells.clone());
+    let to = |range: Range<usize>| left.distances(&Block::of(rows, b, range));
+    let steps = |range: Range<usize>| {
+        range.clone().step_by(BLOCKS[1]).map(move |first| first..(first + BLOCKS[1]).min(range.end))
+    };
+    if !within {
+        return steps(0..rows.groups.size(b)).map(to).sum();
+    }
+    let own: f64 = steps(cells.clone()).map(to).sum();
+    let later: f64 = steps(cells.end..rows.groups.size(b)).map(to).sum();
+    own + 2.0 * later
+}
+
+/// Cells made dense.
+struct Block {
+    genes: usize,
+    /// [n, G].
+    x: Vec<f32>,
+    /// |x|^2, [n].
+    squares: Vec<f32>,
+}
+
+impl Block {
+    fn of(rows: Rows, g: usize, range: Range<usize>) -> Block {
+        let (matrix, genes) = (rows.matrix(g), rows.genes());
+        let mut x = vec![0.0f32; range.len() * genes];
+        for (&cell, x) in rows.groups.group(g)[range].iter().zip(x.chunks_exact_mut(genes)) {
+            let row = matrix.row(cell as usize);
+            let values = &matrix.values()[row.clone()];
+            match matrix {
+                Matrix::Sparse(cells) => {
+                    cells.indices()[row].iter().zip(values).for_each(|(&gene, &v)| x[gene as usize] += v);
+                }
+                Matrix::Dense { .. } => x.copy_from_slice(values),
+            }
+        }
+        let square = |x: &[f32]| x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() as f32;
+        let squares = x.chunks_exact(genes).map(square).collect();
+        Block { genes, x, squares }
+    }
+
+    /// Sum of the distances of each cell here to each there.
+    fn distances(&self, other: &Block) -> f64 {
+        let (n, m, genes) = (self.squares.len(), other.squares.len(), self.genes);
+        let mut products = vec![0.0f32; n * m];
+        let (a, b) = (Mat::new(&self.x, n, genes), Mat::new(&other.x, m, genes));
+        product(MatMut::new(&mut products, n, m), a, b.t(), Keep::Nothing, Threads::One);
+        let mut sum = 0.0;
+        for (i, products) in products.chunks_exact(m).enumerate() {
+            for (j, &xy) in products.iter().enumerate() {
+                let squares = self.squares[i] + other.squares[j];
+                let square = squares - 2.0 * xy;
+                sum += match square < CANCELLED * squares {
+                    true => self.apart(i, other, j),
+                    false => f64::from(square).sqrt(),
+                };
+            }
+        }
+        sum
+    }
+
+    /// The distance of cell `i` here to `j` there, gene by gene.
+    fn apart(&self, i: usize, other: &Block, j: usize) -> f64 {
+        let [x, y] = [(self, i), (other, j)].map(|(block, i)| &block.x[i * self.genes..][..self.genes]);
+        let (x, x_rest) = x.as_chunks::<8>();
+        let (y, y_rest) = y.as_chunks::<8>();
+        let square = |x: f32, y: f32| (f64::from(x) - f64::from(y)).powi(2);
+        let mut part = [0.0f64; 8];
+        for (x, y) in x.iter().zip(y) {
+            for k in 0..8 {
+                part[k] += square(x[k], y[k]);
+            }
+        }
+        let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| square(x, y)).sum();
+        (part.iter().sum::<f64>() + rest).sqrt()
+    }
+}

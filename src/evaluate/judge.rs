@@ -1,0 +1,127 @@
+//! The measured side, prepared once, and the predictions scored against it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::de::Table;
+use super::edistance::edistances;
+use super::expression::Profiles;
+use super::lognorm::{Held, log_normalised};
+use super::pseudobulk::Pseudobulk;
+use super::registry::{self, EDISTANCE, Metric};
+use super::report::{Counts, Report};
+use super::rules::{Controls, Definitions};
+use super::side::{Groups, Matrix, Rows, Side, check_match};
+use super::table::Column;
+use super::{Settings, de_metrics, significant};
+use crate::correlation::pearson;
+use crate::error::Result;
+
+/// Measured cells, against which any number of predictions are scored.
+pub struct Judge<'a> {
+    settings: Settings,
+    definitions: Definitions,
+    metrics: Vec<&'static Metric>,
+    real: &'a Side,
+    groups: Groups,
+    x: Cow<'a, Matrix>,
+    held: Held,
+    found: Found,
+}
+
+/// What measures are made of, where one of them asks for it.
+#[derive(Clone)]
+struct Found {
+    table: Option<Arc<Table>>,
+    bulk: Option<Pseudobulk>,
+    edistances: Option<Vec<f64>>,
+}
+
+impl<'a> Judge<'a> {
+    /// Prepares the measured side. Errors: no control, cells without label, values that are no expression (`lognorm`), a
+    /// measure's name that is unknown.
+    pub fn new(real: &'a Side, settings: &Settings) -> Result<Judge<'a>> {
+        let metrics = registry::choose(settings.rules, settings.profile, &settings.skip)?;
+        let definitions = settings.rules.definitions();
+        let groups = Groups::of(real, &settings.control)?;
+        let (x, held) = log_normalised(real)?;
+        let found = find(Rows::of(&x, &groups), &real.genes, settings, &metrics);
+        Ok(Judge { settings: settings.clone(), definitions, metrics, real, groups, x, held, found })
+    }
+
+    /// Scores a prediction. Errors: what [`Judge::new`] refuses, other genes or labels than the measured side's.
+    pub fn score(&self, pred: &Side) -> Result<Report> {
+        let control = &self.settings.control;
+        let own = match self.definitions.controls {
+            Controls::Own => Groups::of(pred, control)?,
+            Controls::Real => Groups::perturbed(pred, control)?,
+        };
+        check_match(self.real, pred, &self.groups, &own)?;
+        let (x, held) = log_normalised(pred)?;
+        let groups = match self.definitions.controls {
+            Controls::Own => own.clone(),
+            Controls::Real => own.with_controls_of(&self.groups),
+        };
+        let rows = match self.definitions.controls {
+            Controls::Own => Rows::of(&x, &groups),
+            Controls::Real => Rows::of_two(&self.x, &x, &groups),
+        };
+        let found = find(rows, &self.real.genes, &self.settings, &self.metrics);
+        let sides = [Counts::of(self.real, &self.groups, self.held), Counts::of(pred, &own, held)];
+        Ok(self.report(found, sides))
+    }
+
+    fn report(&self, pred: Found, sides: [Counts; 2]) -> Report {
+        let real = self.found.clone();
+        let perturbations = &self.groups.perturbations;
+        let of = |de: bool| self.metrics.iter().filter(move |metric| metric.de == de);
+        let mut columns = Vec::new();
+        let tables = real.table.zip(pred.table).map(|(real, pred)| [real, pred]);
+        if let Some(tables) = &tables {
+            let [a, b] =
+                tables.each_ref().map(|table| significant::view(table, perturbations, &self.definitions));
+            for name in of(true).flat_map(|metric| metric.columns()) {
+                columns.push(de_metrics::column(&name, &a, &b, &self.definitions));
+            }
+        }
+        let bulks = real.bulk.zip(pred.bulk).map(|(real, pred)| [real, pred]);
+        let profiles =
+            bulks.map(|bulks| Profiles::new(bulks, perturbations, &self.real.genes, self.definitions));
+        let pairs = real.edistances.zip(pred.edistances);
+        for metric in of(false) {
+            match (&pairs, &profiles) {
+                (Some(pairs), _) if metric.name == EDISTANCE => {
+                    columns.extend(edistance_column(pairs, self.definitions.quirks));
+                }
+                (_, Some(profiles)) => columns.push(profiles.column(metric.name)),
+                _ => unreachable!("{} without what it is made of", metric.name),
+            }
+        }
+        Report {
+            settings: self.settings.clone(),
+            perturbations: perturbations.clone(),
+            genes: self.real.genes.clone(),
+            sides,
+            columns,
+            tables,
+            changes: profiles.map(Profiles::into_changes),
+        }
+    }
+}
+
+fn find(rows: Rows, genes: &[String], settings: &Settings, metrics: &[&Metric]) -> Found {
+    let definitions = settings.rules.definitions();
+    let asked = |of: &dyn Fn(&Metric) -> bool| metrics.iter().any(|metric| of(metric));
+    let table = || Arc::new(Table::of(rows, genes, &settings.control, &definitions));
+    Found {
+        table: asked(&|metric| metric.de).then(table),
+        bulk: asked(&|metric| !metric.de && metric.name != EDISTANCE).then(|| Pseudobulk::of(rows)),
+        edistances: asked(&|metric| metric.name == EDISTANCE).then(|| edistances(rows)),
+    }
+}
+
+/// Pearson's r of the two sides' energy distances. cell-eval leaves the column out below two perturbations.
+fn edistance_column((real, pred): &(Vec<f64>, Vec<f64>), quirks: bool) -> Option<Column> {
+    let pairs = real.iter().zip(pred).map(|(&real, &pred)| Some([real, pred])).collect();
+    (real.len() > 1 || !quirks).then(|| Column::whole(EDISTANCE, pairs, |a, b, _| pearson(a, b), quirks))
+}

@@ -1,0 +1,138 @@
+//! What one prediction scored, and how that was found.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::Settings;
+use super::de::Table;
+use super::lognorm::Held;
+use super::registry;
+use super::side::{Groups, Side};
+use super::table::Column;
+
+/// What a side was.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Counts {
+    /// The file it came from.
+    pub source: PathBuf,
+    /// Cells of all labels.
+    pub cells: usize,
+    /// Its own cells of the control, whether or not they are what it is compared with.
+    pub control_cells: usize,
+    /// Cells of the smallest perturbation.
+    pub fewest_cells: usize,
+    /// Raw counts or logs.
+    pub held: Held,
+}
+
+impl Counts {
+    pub(super) fn of(side: &Side, groups: &Groups, held: Held) -> Counts {
+        Counts {
+            source: side.source.clone(),
+            cells: groups.cells.len(),
+            control_cells: groups.size(0),
+            fewest_cells: (1..=groups.perturbations.len()).map(|g| groups.size(g)).min().unwrap_or(0),
+            held,
+        }
+    }
+}
+
+/// The outcome for one prediction.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it was made.
+    pub settings: Settings,
+    /// Sorted; the rows of the columns, [P].
+    pub perturbations: Vec<String>,
+    /// Their names, [G].
+    pub genes: Vec<String>,
+    /// Real and pred.
+    pub sides: [Counts; 2],
+    /// One a measure, in cell-eval's order.
+    pub columns: Vec<Column>,
+    /// Differential expression of real and pred, where a measure needed it.
+    pub tables: Option<[Arc<Table>; 2]>,
+    /// Perturbed minus control mean profiles of real and pred, [P, G] each, where a measure needed them.
+    pub changes: Option<[Vec<Vec<f32>>; 2]>,
+}
+
+impl Report {
+    /// A column by name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What a reader of the numbers should know about the inputs.
+    pub fn notes(&self) -> Vec<String> {
+        let [real, pred] = &self.sides;
+        let mut notes = Vec::new();
+        for side in self.sides.iter().filter(|side| side.held == Held::Counts) {
+            let source = side.source.display();
+            notes.push(format!(
+                "{source}: raw counts, scaled to the median total of its own cells, then log1p"
+            ));
+        }
+        if real.held != pred.held {
+            let what =
+                "one side held counts, the other logs: their totals may differ, and with them every mean";
+            notes.push(what.to_string());
+        }
+        let mut names: Vec<&String> = self.genes.iter().collect();
+        names.sort_unstable();
+        let repeated = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count();
+        if repeated > 0 {
+            notes.push(format!("{repeated} gene names stand more than once; each column counts as a gene"));
+        }
+        notes
+    }
+
+    /// Rules, settings, counts and the mean of every column. `mean` is cell-eval's (null where it is NaN); `mean_of_numbers`
+    /// leaves out what is NaN.
+    pub fn json(&self) -> Value {
+        let metrics: Map<String, Value> =
+            self.columns.iter().map(|c| (c.name.clone(), metric_json(c))).collect();
+        let definitions = self.settings.rules.definitions();
+        json!({
+            "rules": self.settings.rules.name(),
+            "definitions": definitions,
+            "controls": definitions.controls.words(),
+            "program": format!("scale-engine {}", env!("CARGO_PKG_VERSION")),
+            "settings": {
+                "control_pert": self.settings.control,
+                "profile": self.settings.profile,
+                "skip_metrics": self.settings.skip,
+            },
+            "not_computed": [registry::ABSENT],
+            "perturbations": self.perturbations.len(),
+            "genes": self.genes.len(),
+            "real": self.sides[0],
+            "pred": self.sides[1],
+            "metrics": metrics,
+        })
+    }
+}
+
+fn metric_json(column: &Column) -> Value {
+    let summary = column.summary();
+    let metric = registry::metric_of(&column.name);
+    let mut entry = json!({
+        "mean": summary.mean,
+        "mean_of_numbers": summary.mean_of_numbers,
+        "values": summary.count,
+        "null": summary.null,
+        "nan": summary.nan,
+        "best": metric.and_then(|metric| metric.best),
+    });
+    if let Some(paper) = metric.map(|metric| metric.paper).filter(|paper| !paper.is_empty()) {
+        entry["paper"] = json!(paper);
+    }
+    entry
+}
+
+/// results.json's name among the files of `dir`, and of the others: `name` goes before, as cell-eval does.
+pub(super) fn path(dir: &Path, name: Option<&str>, file: &str) -> PathBuf {
+    let prefix = name.map_or(String::new(), |name| format!("{}_", name.replace('/', "-")));
+    dir.join(format!("{prefix}{file}"))
+}
