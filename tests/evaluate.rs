@@ -1,5 +1,8 @@
 //! cell-eval's numbers, and what evaluation refuses.
 
+mod board;
+mod rules;
+
 use std::path::{Path, PathBuf};
 
 use scale_engine::data::h5ad::{self, Cells, Column, Frame, Labels, X};

@@ -1,0 +1,130 @@
+//! What a prediction's scores are read beside: energy distances of cells, the ceiling, intervals, baselines.
+
+use std::borrow::Cow;
+
+use scale_engine::evaluate::board::{Board, CEILING, PREDICTION, pooled};
+use scale_engine::evaluate::bootstrap::Draws;
+use scale_engine::evaluate::edistance::edistances;
+use scale_engine::evaluate::side::{Groups, Rows, Side};
+use scale_engine::evaluate::table::Column;
+use scale_engine::evaluate::{Rules, Settings};
+use scale_engine::rng::Rng;
+
+use super::{settings, simulated, sparse};
+
+/// Mean Euclidean distance between cells of two groups, pair by pair in f64.
+fn mean_distance(side: &Side, groups: &Groups, a: usize, b: usize) -> f64 {
+    let genes = side.genes.len();
+    let row = |cell: &u32| &side.x.values()[*cell as usize * genes..][..genes];
+    let between = |x: &[f32], y: &[f32]| {
+        x.iter().zip(y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>().sqrt()
+    };
+    let pairs = groups.group(a).iter().flat_map(|x| groups.group(b).iter().map(move |y| (x, y)));
+    let (sum, count) = pairs.fold((0.0, 0), |(sum, n), (x, y)| (sum + between(row(x), row(y)), n + 1));
+    sum / f64::from(count)
+}
+
+#[test]
+fn energy_distances_are_those_of_every_pair_of_cells() {
+    // Sizes around the blocks of 512 and 256 cells; P003's cells are all alike.
+    let mut side = simulated(&[530, 1, 257, 40], 33, 0.6, 0, 4);
+    let alike = side.labels.names.iter().position(|name| name == "P003").expect("P003") as i32;
+    let codes = side.labels.codes.clone();
+    for (row, _) in side.x.values_mut().chunks_mut(33).zip(&codes).filter(|(_, code)| **code == alike) {
+        row.iter_mut().enumerate().for_each(|(gene, x)| *x = gene as f32 * 0.1);
+    }
+    let groups = Groups::of(&side, "ctrl").expect("a control");
+    let distance = |a, b| mean_distance(&side, &groups, a, b);
+    assert_eq!(distance(3, 3), 0.0);
+    for side in [side.clone(), sparse(&side, false)] {
+        let found = edistances(Rows::of(&side.x, &groups));
+        for (p, found) in found.into_iter().enumerate() {
+            let expected = 2.0 * distance(p + 1, 0) - distance(p + 1, p + 1) - distance(0, 0);
+            assert!((found - expected).abs() < 1e-6 * distance(0, 0), "{p}: {found}, not {expected}");
+        }
+    }
+}
+
+/// Cells whose perturbations have effects of rising strength.
+fn effects(sizes: &[usize], seed: u64) -> Side {
+    let mut side = simulated(sizes, 40, 0.3, 0, seed);
+    let codes = side.labels.codes.clone();
+    let names = side.labels.names.clone();
+    for (row, code) in side.x.values_mut().chunks_mut(40).zip(codes) {
+        if let Some(p) = names[code as usize].strip_prefix('P') {
+            let p: usize = p.parse().expect("a number");
+            row[p..p + 12].iter_mut().for_each(|x| *x += 0.6 + 0.1 * p as f32);
+        }
+    }
+    side
+}
+
+#[test]
+fn the_ceiling_is_near_one_and_leaves_out_what_cannot_be_halved() {
+    let real = effects(&[200, 120, 90, 1, 101], 1);
+    let pred = simulated(&[200, 120, 90, 1, 101], 40, 0.3, 0, 9);
+    for rules in Rules::ALL {
+        let settings = Settings { ceiling: true, rules, ..settings() };
+        let board = Board::of(None, &real, &pred, &[], &settings).expect("a board");
+        assert_eq!(board.rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), [PREDICTION, CEILING]);
+        let column = |row: usize| {
+            board.rows[row].columns.iter().find(|column| column.name == "pearson_delta").expect("a column")
+        };
+        let values = &column(1).values;
+        assert_eq!(values[2], None, "a single cell has no halves");
+        assert!([0, 1, 3].iter().all(|&p| values[p] > Some(0.85)), "{values:?}");
+        assert!(column(0).values[0] < Some(0.5));
+        let again = Board::of(None, &real, &pred, &[], &settings).expect("a board");
+        assert_eq!(again.rows[1].columns[0].values, board.rows[1].columns[0].values);
+    }
+    let single = effects(&[200, 1, 1], 1);
+    let settings = Settings { ceiling: true, ..settings() };
+    assert_eq!(Board::of(None, &single, &single, &[], &settings).expect("a board").rows.len(), 1);
+}
+
+#[test]
+fn intervals_are_as_wide_as_the_theory_of_means_has_them() {
+    let rng = Rng::new(5);
+    let count = 400u64;
+    let value = |i: u64| if i % 10 == 0 { None } else { Some(f64::from(rng.uniform(i))) };
+    let column = Column::new("mae", (0..count).map(value).collect(), true);
+    let summary = column.summary();
+    let draws = Draws::new(2000, count as usize, true);
+    let [low, high] = draws.interval(&column);
+    let half = 1.96 * summary.std.expect("a spread") / (summary.count as f64).sqrt();
+    let mean = summary.mean.expect("a mean");
+    assert!(((mean - low) / half - 1.0).abs() < 0.12 && ((high - mean) / half - 1.0).abs() < 0.12);
+    // The same draws for both: a constant difference has no width.
+    let more = Column::new("mae", (0..count).map(|i| value(i).map(|v| v + 0.25)).collect(), true);
+    let difference = draws.difference(&more, &column);
+    assert!(difference.iter().all(|d| (d - 0.25).abs() < 1e-12), "{difference:?}");
+    let nothing = Column::new("mae", vec![None; count as usize], true);
+    assert!(draws.interval(&nothing).iter().all(|bound| bound.is_nan()));
+}
+
+#[test]
+fn a_board_holds_every_predictor_scored_alike() {
+    let real = effects(&[100, 60, 50, 40, 30, 45, 55], 1);
+    let pred = effects(&[100, 60, 50, 40, 30, 45, 55], 2);
+    let none = simulated(&[100, 60, 50, 40, 30, 45, 55], 40, 0.3, 0, 3);
+    let settings = Settings { bootstrap: 200, ..settings() };
+    let beside = [("none", Cow::Borrowed(&none)), ("same", Cow::Borrowed(&pred))];
+    let board = Board::of(None, &real, &pred, &beside, &settings).expect("a board");
+    let [prediction, baseline, same] = &board.rows[..] else { panic!("three rows") };
+    for (i, column) in prediction.columns.iter().enumerate() {
+        assert_eq!(column.values, same.columns[i].values, "{}", column.name);
+        assert!(same.behind[i].iter().all(|d| *d == 0.0 || d.is_nan()), "{}", column.name);
+    }
+    let at = prediction.columns.iter().position(|column| column.name == "pearson_delta").expect("a column");
+    assert!(baseline.behind[at][0] > 0.0, "the prediction is surely better: {:?}", baseline.behind[at]);
+    // Energy distances are correlated anew for the drawn perturbations.
+    let at =
+        prediction.columns.iter().position(|column| column.name == "pearson_edistance").expect("a column");
+    assert!(prediction.intervals[at][0] < prediction.columns[at].values[0].expect("a number"));
+    let json = board.json();
+    assert!(json["metrics"]["mae"]["interval"].is_array());
+    assert!(json["beside"]["none"]["mae"]["prediction_minus_this"].is_array());
+    assert_eq!(json["controls"], "each side's own control cells");
+    let table = pooled(&[board]);
+    assert_eq!(table.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [PREDICTION, "none", "same"]);
+}
