@@ -1,6 +1,7 @@
 //! cell-eval's numbers, and what evaluation refuses.
 
 mod board;
+mod command;
 mod rules;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,165 @@
+//! The command as a user types it, and what any input may do to it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
+use scale_engine::evaluate::board::Board;
+use scale_engine::evaluate::side::{Matrix, Side};
+use scale_engine::evaluate::{Rules, Settings, evaluate};
+use scale_engine::rng::Rng;
+use serde_json::Value;
+
+use super::{settings, simulated};
+
+fn scale_engine(words: &[&str], within: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+    command.args(words).current_dir(within).output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs words separated by blanks; the run must succeed.
+fn must(words: &str, within: &Path) -> String {
+    let output = scale_engine(&words.split_whitespace().collect::<Vec<_>>(), within);
+    assert!(output.status.success(), "{words}\n{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Two cell types, one held-out pair each.
+const SPLIT: &str = "[datasets]\ncells = \"data\"\n\n[training]\ncells = \"train\"\n
+[fewshot.\"cells.type-1\"]\ntest = [\"PERT001\", \"PERT003\"]\n\n[fewshot.\"cells.type-2\"]\ntest = [\"PERT002\", \"PERT004\"]\n";
+
+fn world(dir: &Path) {
+    let world = World { cells: 900, genes: 120, perturbations: 5, cell_types: 2, ..World::default() };
+    let cells = simulate(&world).expect("a world");
+    cells.write(&dir.join("cells.h5ad")).expect("written");
+    let labels = "--pert-col perturbation --celltype-col cell_type --batch-col batch";
+    must(
+        &format!("preprocess cells.h5ad --out data --control-pert {CONTROL} {labels} --n-top-genes 100"),
+        dir,
+    );
+    std::fs::write(dir.join("split.toml"), SPLIT).expect("written");
+}
+
+#[test]
+fn the_commands_baselines_are_those_of_the_baseline_command() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    world(dir);
+    must("baseline mean --data data --split split.toml --out mean.h5ad --real-out real.h5ad", dir);
+    let labels = format!("--pert-col perturbation --celltype-col cell_type --control-pert {CONTROL}");
+    let beside = "--baselines data --split split.toml --ceiling --bootstrap 50";
+    let shown = must(
+        &format!("evaluate --pred mean.h5ad --real real.h5ad --out scores {labels} {beside} --rules fixed"),
+        dir,
+    );
+    assert!(shown.contains("the measured control cells, for both sides"), "{shown}");
+    let mut table = csv::Reader::from_path(dir.join("scores/table.csv")).expect("table.csv");
+    let rows: Vec<Vec<String>> =
+        table.records().map(|row| row.expect("a row").iter().map(String::from).collect()).collect();
+    let names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    let kinds = ["mean", "mean-per-cell-type", "mean-per-batch", "mean-overall", "linear"];
+    assert_eq!(names, [&["prediction"], &kinds[..], &["ceiling"]].concat());
+    assert_eq!(rows[0][1..], rows[1][1..], "the file of `baseline mean` and the row `mean`");
+    assert_ne!(rows[0][1..], rows[5][1..]);
+
+    let json: Value = serde_json::from_slice(
+        &std::fs::read(dir.join("scores/type-1_results.json")).expect("type-1_results.json"),
+    )
+    .expect("JSON");
+    assert_eq!(json["rules"], "fixed");
+    assert_eq!(json["definitions"]["family"], "perturbation");
+    let sum = Command::new("sha256sum").arg(dir.join("real.h5ad")).output();
+    if let Ok(sum) = sum {
+        assert!(text(&sum.stdout).starts_with(json["files"]["real"]["sha256"].as_str().expect("a hash")));
+    }
+}
+
+#[test]
+fn words_that_need_each_other_are_asked_for_and_failures_have_their_codes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let files = ["evaluate", "--pred", "p.h5ad", "--real", "r.h5ad", "--out", "scores"];
+    let code = |more: &[&str]| {
+        let output = scale_engine(&[&files[..], more].concat(), dir.path());
+        (output.status.code(), text(&output.stderr))
+    };
+    let (two, said) = code(&["--baselines", "data"]);
+    assert!(two == Some(2) && said.contains("--split"), "{said}");
+    let (two, said) = code(&["--profile", "everything"]);
+    assert!(two == Some(2) && said.contains("minimal"), "{said}");
+    let (failed, said) = code(&["--rules", "fixd"]);
+    assert!(failed == Some(2) && said.contains("did you mean \"fixed\""), "{said}");
+    let (failed, said) = code(&[]);
+    assert!(failed == Some(1) && said.contains("r.h5ad"), "{said}");
+    assert!(!dir.path().join("scores").exists(), "nothing is left of a run that failed");
+}
+
+#[test]
+fn counts_against_logs_are_said() {
+    let real = simulated(&[40, 12], 6, 0.3, 0, 1);
+    let counts = simulated(&[40, 12], 6, 0.3, 0, 2);
+    let values = counts.x.values().iter().map(|v| (v * 3.0).round()).collect();
+    let counts = Side { x: Matrix::Dense { genes: 6, values }, ..counts };
+    let notes = evaluate(&real, &counts, &settings()).expect("a report").notes().join("\n");
+    assert!(
+        notes.contains("raw counts, scaled to the median") && notes.contains("one side held counts"),
+        "{notes}"
+    );
+}
+
+#[test]
+fn an_unused_category_is_no_perturbation() {
+    let mut side = simulated(&[20, 10], 5, 0.3, 0, 1);
+    side.labels.names.push("nobody".into());
+    assert_eq!(evaluate(&side, &side, &settings()).expect("a report").perturbations, ["P001"]);
+}
+
+/// Whatever small numbers and labels come: an error or a board, never a panic; and no NaN where the rules leave it out.
+#[test]
+fn no_input_panics() {
+    let (mut boards, mut errors) = (0, 0);
+    for seed in 0..600 {
+        let rng = Rng::new(seed);
+        let genes = 1 + rng.below(0, 4) as usize;
+        let side = |rng: Rng| {
+            let cells = rng.below(0, 9) as usize;
+            let label = |i: u64| ["ctrl", "A", "B", "C"][rng.at(1).below(i, 4) as usize];
+            let labels: Vec<&str> = (0..cells as u64).map(label).collect();
+            // Rarely something that is no expression; half of the sides are constant, a fifth whole numbers.
+            let odd = [f32::NAN, -1.0, f32::INFINITY, 16.0][rng.below(1, 4) as usize];
+            let (flat, whole, wrong) = (rng.below(2, 2), rng.below(3, 5), rng.below(4, 6));
+            let value = |i: u64| match rng.at(2).below(i, 20) {
+                0 if wrong == 0 => odd,
+                _ if flat == 0 => 0.5,
+                draw if whole == 0 => draw as f32,
+                draw if draw < 6 => 0.0,
+                draw => draw as f32 * 0.3 + 0.05,
+            };
+            let values = (0..(cells * genes) as u64).map(value).collect();
+            let names = (0..genes).map(|gene| if gene == 2 { "A".into() } else { format!("G{gene}") });
+            Side::new("side", Matrix::Dense { genes, values }, &labels, names.collect())
+        };
+        let real = side(rng.at(1));
+        // As it is, twice, or against something else.
+        let pred = if seed % 3 == 0 { real.clone() } else { side(rng.at(2)) };
+        for rules in Rules::ALL {
+            let settings = Settings { rules, ceiling: true, bootstrap: 3, ..settings() };
+            match Board::of(None, &real, &pred, &[], &settings) {
+                Err(_) => errors += 1,
+                Ok(board) => {
+                    boards += 1;
+                    let undefined = board.report.columns.iter().any(|column| column.summary().nan > 0);
+                    assert!(
+                        !undefined || rules == Rules::CellEval066,
+                        "seed {seed}: NaN by {}",
+                        rules.name()
+                    );
+                }
+            }
+        }
+    }
+    assert!(boards > 100 && errors > 100, "{boards} boards, {errors} errors");
+}
