@@ -17,7 +17,7 @@ use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::evaluate::Settings as Evaluate;
 use crate::evaluate::board::{pooled, write_table};
-use crate::evaluate::files::{Files, evaluate_files, fingerprints};
+use crate::evaluate::files::{Files, Sample, evaluate_files, fingerprints};
 use crate::predict::{self, Source};
 use crate::progress;
 use crate::train::{self, train};
@@ -52,7 +52,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let dir = &settings.out;
     let began = Instant::now();
     let mut stage = |what: &str| say(&format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64()));
-    let Places { cells, data, split, run, real } = &Places::within(dir);
+    let Places { cells, data, split, run, real, scores } = &Places::within(dir);
 
     stage("simulate: 4 cell types x 20 perturbations x 2 batches, 16,000 cells x 2,000 genes");
     let world = World { cells: 16_000, seed: settings.seed, ..World::default() };
@@ -81,50 +81,67 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         return Err(Error::Stopped(format!("stopped in training; {} can be resumed", run.display())));
     }
 
-    stage("predict the held-out pairs, with the model and with every baseline, and evaluate");
-    let mut table = Vec::new();
-    for observe in [Observe::Poisson, Observe::None] {
-        let name = if observe == Observe::Poisson { "model" } else { "model, decoded means" };
-        let pred = dir.join(format!("{}.h5ad", name.replace(", ", "-").replace(' ', "-")));
-        let source = Source::Data {
-            data: data.clone(),
-            split: split.clone(),
-            part: Part::Test,
-            real_out: Some(real.clone()),
-        };
-        let asked = predict::Settings {
-            gpu: settings.gpu.clone(),
-            run: run.clone(),
-            out: pred.clone(),
-            source,
-            with_controls: true,
-            observe: Some(observe),
-            seed: settings.seed,
-        };
-        predict::predict(&asked)?;
-        table.push(score(name, &pred, real, dir)?);
-    }
-    table.extend(baselines(settings, &opened, &Split::load(split, &opened)?, real)?);
+    stage("predict the held-out pairs, with the model and with every baseline");
+    let pred = |observe| predicted(settings, &Places::within(dir), observe);
+    let [observed, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
+    let mut beside =
+        vec![("model, decoded means".to_string(), Sample::read(&means, "perturbation", Some("cell_type"))?)];
+    beside.extend(baselines(settings, &opened, &Split::load(split, &opened)?)?);
+
+    stage("evaluate");
+    let files = Files {
+        real: real.clone(),
+        pred: observed,
+        perturbation: "perturbation".into(),
+        cell_type: Some("cell_type".into()),
+    };
+    let rules = Evaluate { control: CONTROL.into(), ceiling: true, ..Evaluate::default() };
+    let boards = evaluate_files(&files, &beside, &rules)?;
+    let sources = fingerprints(&files)?;
+    boards.iter().try_for_each(|board| board.write(scores, &sources))?;
+    let mut table = pooled(&boards);
+    table[0].0 = "model".into();
     write_table(&dir.join("table.csv"), &table)?;
     stage("done");
     Ok(table)
 }
 
-/// Every baseline, scored as the model is.
-fn baselines(settings: &Settings, data: &Data, split: &Split, real: &Path) -> Result<Vec<Row>> {
-    let mut table = Vec::new();
+/// The model's prediction of the held-out pairs, as a file; the measured cells beside it.
+fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<PathBuf> {
+    let name = if observe == Observe::Poisson { "model.h5ad" } else { "model-decoded-means.h5ad" };
+    let out = settings.out.join(name);
+    let source = Source::Data {
+        data: places.data.clone(),
+        split: places.split.clone(),
+        part: Part::Test,
+        real_out: Some(places.real.clone()),
+    };
+    predict::predict(&predict::Settings {
+        gpu: settings.gpu.clone(),
+        run: places.run.clone(),
+        out: out.clone(),
+        source,
+        with_controls: true,
+        observe: Some(observe),
+        seed: settings.seed,
+    })?;
+    Ok(out)
+}
+
+/// Every baseline, its file written too.
+fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(String, Sample)>> {
+    let mut samples = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {
         for kind in Kind::ALL {
             let suffix = if observe == Observe::None { "" } else { ", observed" };
             let name = format!("{}{suffix}", kind.name());
-            let pred = settings.out.join(format!("{}.h5ad", name.replace(", ", "-")));
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
             let answer = baseline(data, split.part(Part::Train), split.part(Part::Test), &wanted)?;
-            answer.population.write(&pred)?;
-            table.push(score(&name, &pred, real, &settings.out)?);
+            answer.population.write(&settings.out.join(format!("{}.h5ad", name.replace(", ", "-"))))?;
+            samples.push((name.clone(), Sample::of(&name, answer.population, true)));
         }
     }
-    Ok(table)
+    Ok(samples)
 }
 
 /// Where the demo keeps what it makes.
@@ -134,6 +151,7 @@ struct Places {
     split: PathBuf,
     run: PathBuf,
     real: PathBuf,
+    scores: PathBuf,
 }
 
 impl Places {
@@ -145,6 +163,7 @@ impl Places {
             split: place("split.toml"),
             run: place("run"),
             real: place("real.h5ad"),
+            scores: place("scores"),
         }
     }
 }
@@ -186,20 +205,4 @@ fn held_out(manifest: &Manifest) -> String {
         );
     }
     text
-}
-
-/// Evaluates a prediction cell type by cell type; a score is the mean over all held-out pairs for which it is defined.
-fn score(name: &str, pred: &Path, real: &Path, dir: &Path) -> Result<Row> {
-    let files = Files {
-        real: real.to_path_buf(),
-        pred: pred.to_path_buf(),
-        perturbation: "perturbation".into(),
-        cell_type: Some("cell_type".into()),
-    };
-    let boards = evaluate_files(&files, &[], &Evaluate { control: CONTROL.into(), ..Evaluate::default() })?;
-    let folder = dir.join("scores").join(pred.file_stem().expect("a file's name"));
-    let sources = fingerprints(&files)?;
-    boards.iter().try_for_each(|board| board.write(&folder, &sources))?;
-    let (_, scores) = pooled(&boards).remove(0);
-    Ok((name.to_string(), scores))
 }

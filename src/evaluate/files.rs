@@ -10,6 +10,7 @@ use super::Settings;
 use super::board::Board;
 use super::side::{Matrix, Side, some};
 use crate::data::h5ad::{Cells, H5ad, Labels};
+use crate::data::population::Population;
 use crate::error::{At, Error, Result};
 
 /// Where the cells are and what their columns are called.
@@ -84,6 +85,23 @@ pub fn compare<'a>(
 }
 
 impl Sample {
+    /// Cells from memory, with their cell types where they are to be split; `name` is what messages call them.
+    pub fn of(name: &str, population: Population, split: bool) -> Sample {
+        let types = split.then(|| Labels::of(&population.cell_type));
+        let labels = Labels::of(&population.perturbation);
+        let genes = population.genes.clone();
+        let x = Matrix::Sparse(population.into_cells());
+        Sample { side: Side { source: PathBuf::from(name), x, labels, genes }, types }
+    }
+
+    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs.
+    pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
+        let file = H5ad::open(path)?;
+        let labels = |column: &str| file.obs().labels(path, column);
+        let (perturbed, types) = (labels(perturbation)?, cell_type.map(labels).transpose()?);
+        Ok(Sample { side: read(file, perturbed)?, types })
+    }
+
     /// The cells of one type.
     fn part(&self, name: &str) -> Side {
         let types = self.types.as_ref().expect("part: cells with types");
