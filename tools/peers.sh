@@ -25,7 +25,8 @@ environment() { # name, packages
 mkdir -p "$work"
 environment cell-eval-0.6.6 cell-eval==0.6.6 pdex==0.1.27 scipy==1.16.3 polars==1.35.2 anndata==0.12.6 numpy==2.3.5 pandas==2.3.3
 environment cell-eval-0.8.2 cell-eval==0.8.2 pdex==0.3.0 scipy==1.17.1 polars==2.1.0 anndata==0.12.19 numpy==2.4.6
-environment illico illico==0.6.0 scipy==1.17.1 anndata==0.12.19 numpy==2.4.6
+# illico imports statsmodels without asking for it.
+environment illico illico==0.6.0 statsmodels==0.15.0 scipy==1.17.1 anndata==0.12.19 numpy==2.4.6
 
 if [ -z "${ENGINE:-}" ]; then
     cargo build --release --quiet

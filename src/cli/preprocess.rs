@@ -47,8 +47,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "n_top_genes")]
     genes: Option<PathBuf>,
     /// How genes are ranked, as scanpy does
-    #[arg(long, default_value = "seurat", value_parser = ["seurat", "cell_ranger"])]
-    flavor: String,
+    #[arg(long, value_enum, default_value_t = Flavor::Seurat)]
+    flavor: Flavor,
     /// Rank genes within the batches of this obs column, then merge
     #[arg(long, value_name = "COLUMN")]
     hvg_batch_key: Option<String>,
@@ -94,10 +94,6 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn settings(args: Args) -> Result<Settings> {
-    let flavor = match args.flavor.as_str() {
-        "cell_ranger" => Flavor::CellRanger,
-        _ => Flavor::Seurat,
-    };
     let source = match args.source.as_str() {
         "auto" => "X".to_string(),
         "X" | "raw" => args.source,
@@ -115,7 +111,7 @@ fn settings(args: Args) -> Result<Settings> {
         cell_type: args.celltype_col,
         batch: args.batch_col,
         genes: args.genes.map_or(Genes::Top(args.n_top_genes), Genes::Listed),
-        flavor,
+        flavor: args.flavor,
         hvg_batch: args.hvg_batch_key,
         target: args.target_sum,
         source,

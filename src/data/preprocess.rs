@@ -1,6 +1,6 @@
 //! From h5ad files to a data directory: check, normalise, choose genes, write shards.
 //!
-//! Two passes over the row blocks of the sources (one where the genes are given, one more where the target is a median): the
+//! Two passes over the row blocks of the sources (one where the genes are given, one more each for a median target and for seurat_v3): the
 //! first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
 //! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
 //! where a cell is read, with the same roundings.
@@ -8,8 +8,10 @@
 mod genes;
 pub mod hvg;
 mod input;
+mod loess;
 pub mod normalise;
 pub mod scale;
+mod seurat_v3;
 mod store;
 
 use std::collections::BTreeSet;
@@ -118,7 +120,10 @@ pub struct Summary {
 pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
     check(settings)?;
     let inputs = input::open(settings)?;
-    let passes = 1 + u64::from(matches!(settings.genes, Genes::Top(_)));
+    let passes = match settings.genes {
+        Genes::Listed(_) => 1,
+        Genes::Top(_) => 2 + u64::from(settings.flavor == Flavor::SeuratV3),
+    };
     progress.set_length(passes * inputs.rows());
     let found = scale::find(&inputs, settings.scale)?;
     let target = target(settings, &inputs, &found, progress)?;
@@ -126,8 +131,8 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
-            let moments = genes::moments(&inputs, &found, total, settings.flavor, progress)?;
-            genes::most_variable(&inputs, &moments, settings.flavor, *count, settings.hvg_batch.is_some())?
+            let how = (settings.flavor, *count, settings.hvg_batch.is_some());
+            genes::most_variable(&inputs, &found, total, how, progress)?
         }
     };
     let bytes = aside::folder(&settings.out, |dir| {

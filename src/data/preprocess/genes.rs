@@ -10,6 +10,7 @@ use super::hvg::{self, Flavor, Moments, Table};
 use super::input::{Block, Inputs};
 use super::normalise::{exp_m1, factor, log_value, total};
 use super::scale::{self, Found};
+use super::seurat_v3::{self, Expected};
 use crate::data::shard::Scale;
 use crate::error::{At, Error, Result, unknown};
 
@@ -27,7 +28,7 @@ pub(super) struct Chosen {
     pub notes: Vec<String>,
 }
 
-/// One pass: checks every value and sums what the flavour needs, a set of moments a batch.
+/// One pass: checks every value and sums what the flavour needs, a set of moments a batch, and one of the cells without a batch.
 pub(super) fn moments(
     inputs: &Inputs,
     found: &Found,
@@ -35,7 +36,7 @@ pub(super) fn moments(
     flavor: Flavor,
     progress: &ProgressBar,
 ) -> Result<Vec<Moments>> {
-    let mut moments = vec![Moments::new(inputs.genes.len()); inputs.hvg_batches];
+    let mut moments = vec![Moments::new(inputs.genes.len()); inputs.hvg_batches + 1];
     let mut numbers = Vec::new();
     inputs.walk(progress, |block| {
         scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
@@ -43,16 +44,39 @@ pub(super) fn moments(
         let starts = block.cells.indptr();
         let starts = starts.as_slice().expect("blocks are whole matrices");
         for (row, genes, _) in block.used() {
-            let batch = match block.input.hvg_batch.get(row) {
-                None => 0,
-                Some(&batch) if batch >= 0 => batch as usize,
-                // Like scanpy: a cell without this label is in no batch.
-                Some(_) => continue,
-            };
+            let moments = &mut moments[batch_of(&block, row, inputs.hvg_batches)];
             let first = starts[row - block.rows.start];
-            moments[batch].cells += 1;
+            moments.cells += 1;
             for (&gene, &number) in genes.iter().zip(&numbers[first..]) {
-                moments[batch].add(block.place(gene), number);
+                moments.add(block.place(gene), number);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(moments)
+}
+
+/// The batch in which a cell's genes are ranked. Like scanpy's, a cell without this label is in none: the place behind the last.
+fn batch_of(block: &Block, row: usize, batches: usize) -> usize {
+    match block.input.hvg_batch.get(row) {
+        None => 0,
+        Some(&batch) => usize::try_from(batch).unwrap_or(batches),
+    }
+}
+
+/// One more pass over counts: sums of those that no batch's gene lets pass its limit, a set a batch.
+fn clipped(inputs: &Inputs, expected: &[Expected], progress: &ProgressBar) -> Result<Vec<Moments>> {
+    let mut moments = vec![Moments::new(inputs.genes.len()); expected.len()];
+    inputs.walk(progress, |block| {
+        for (row, genes, counts) in block.used() {
+            let batch = batch_of(&block, row, inputs.hvg_batches);
+            let Some(limits) = expected.get(batch).map(|expected| &expected.limits) else { continue };
+            let moments = &mut moments[batch];
+            for (&gene, &count) in genes.iter().zip(counts) {
+                let gene = block.place(gene);
+                let count = f64::from(count).min(limits[gene]);
+                moments.sum[gene] += count;
+                moments.squares[gene] += count * count;
             }
         }
         Ok(())
@@ -66,6 +90,9 @@ fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers
     let starts = cells.indptr();
     let starts = starts.as_slice().expect("blocks are whole matrices");
     numbers.clear();
+    if flavor == Flavor::SeuratV3 {
+        return numbers.extend_from_slice(cells.data());
+    }
     numbers.resize(cells.nnz(), 0.0);
     let mut rest = numbers.as_mut_slice();
     let mut rows = Vec::with_capacity(cells.rows());
@@ -97,20 +124,26 @@ fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers
     });
 }
 
-/// The `count` most variable genes, in the order of the source.
+/// The `count` most variable genes, in the order of the source. One pass, two for seurat_v3.
 pub(super) fn most_variable(
     inputs: &Inputs,
-    moments: &[Moments],
-    flavor: Flavor,
-    count: usize,
-    merged: bool,
+    found: &Found,
+    target: f32,
+    (flavor, count, merged): (Flavor, usize, bool),
+    progress: &ProgressBar,
 ) -> Result<Chosen> {
+    if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
+        let what = format!("seurat_v3 ranks raw counts, and the source holds logs ({})", found.why);
+        return Err(Error::setting("--flavor", what));
+    }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
-    let mut table = if merged {
-        hvg::table_over_batches(moments, &inputs.genes, flavor, count)?
-    } else {
-        hvg::table(&moments[0], flavor, count)?
+    let mut moments = moments(inputs, found, target, flavor, progress)?;
+    let rest = moments.pop().expect("one more than there are batches");
+    let mut table = match flavor {
+        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), progress)?,
+        _ if merged => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
+        _ => hvg::table(&moments[0], flavor, count)?,
     };
     if count >= genes {
         table.highly_variable.fill(true);
@@ -131,6 +164,21 @@ pub(super) fn most_variable(
     }
     few_enough("--n-top-genes", made)?;
     Ok(Chosen { kept, table: Some(table), notes })
+}
+
+fn by_clipped_counts(
+    inputs: &Inputs,
+    moments: Vec<Moments>,
+    mut whole: Moments,
+    (count, merged): (usize, bool),
+    progress: &ProgressBar,
+) -> Result<Table> {
+    let expected: Vec<Expected> = moments.iter().map(Expected::of).collect();
+    let clipped = clipped(inputs, &expected, progress)?;
+    moments.iter().for_each(|batch| whole.join(batch));
+    let batches: Vec<(Expected, Moments)> =
+        expected.into_iter().zip(clipped).filter(|(expected, _)| expected.cells > 1.0).collect();
+    Ok(seurat_v3::table(&whole, &batches, count, merged))
 }
 
 /// The genes of a list, one name a line, in its order.
@@ -173,8 +221,8 @@ pub(super) fn write_table(path: &Path, genes: &[String], chosen: &Chosen) -> Res
     chosen.kept.iter().for_each(|&gene| kept[gene as usize] = true);
     let mut file = csv::Writer::from_path(path).map_err(broken)?;
     let mut header = vec!["gene"];
-    if chosen.table.is_some() {
-        header.extend(["means", "dispersions", "dispersions_norm"]);
+    if let Some(table) = &chosen.table {
+        header.extend(table.columns.iter().map(|(name, _)| *name));
     }
     header.push("highly_variable");
     let merged = chosen.table.as_ref().is_some_and(|table| !table.batches.is_empty());
@@ -185,9 +233,7 @@ pub(super) fn write_table(path: &Path, genes: &[String], chosen: &Chosen) -> Res
     for (i, gene) in genes.iter().enumerate() {
         let mut record = vec![gene.clone()];
         if let Some(table) = &chosen.table {
-            record.extend(
-                [table.means[i], table.dispersions[i], table.dispersions_norm[i]].map(|x| x.to_string()),
-            );
+            record.extend(table.columns.iter().map(|(_, numbers)| numbers[i].to_string()));
         }
         record.push(kept[i].to_string());
         if let Some(table) = chosen.table.as_ref().filter(|_| merged) {

@@ -1,5 +1,5 @@
 //! Highly variable genes as scanpy 1.11 finds them: flavours `seurat` (Satija et al. 2015) and `cell_ranger` (Zheng et al.
-//! 2017), over all cells or merged over batches.
+//! 2017), over all cells or merged over batches; [`super::seurat_v3`] is a way of its own.
 //!
 //! Both rank genes by dispersion (variance / mean) against genes of like mean: `seurat` by the z-score within one of 20 bins
 //! of equal width over ln(1 + mean), `cell_ranger` by distance from the median within 20 bins of equal size, in units of the
@@ -8,13 +8,16 @@
 use crate::error::{Error, Result};
 
 /// How genes are ranked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Flavor {
     /// Of the normalised counts: log dispersion, z-score within bins of equal width.
     Seurat,
     /// Of the log values: dispersion, robust z-score within bins of equal size.
     CellRanger,
+    /// Of the raw counts: variance after division by what genes of like mean deviate.
+    SeuratV3,
 }
 
 /// Sums over cells, a number a gene: of the values and of their squares.
@@ -38,6 +41,14 @@ impl Moments {
         Moments { cells: 0, sum: vec![0.0; genes], squares: vec![0.0; genes], expressed: vec![false; genes] }
     }
 
+    /// Adds those of other cells.
+    pub fn join(&mut self, other: &Moments) {
+        self.cells += other.cells;
+        self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
+        self.squares.iter_mut().zip(&other.squares).for_each(|(a, b)| *a += b);
+        self.expressed.iter_mut().zip(&other.expressed).for_each(|(a, b)| *a |= b);
+    }
+
     /// Adds one stored value of a cell.
     pub fn add(&mut self, gene: usize, value: f32) {
         self.sum[gene] += f64::from(value);
@@ -46,7 +57,7 @@ impl Moments {
     }
 
     /// Mean and variance (n - 1) of a gene, zeros included.
-    fn mean_and_variance(&self, gene: usize) -> (f64, f64) {
+    pub fn mean_and_variance(&self, gene: usize) -> (f64, f64) {
         let n = self.cells as f64;
         let mean = self.sum[gene] / n;
         let variance = self.squares[gene] / n - mean * mean;
@@ -57,16 +68,28 @@ impl Moments {
 /// What a flavour says of each gene, [G] each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// `seurat`: ln(1 + mean of the normalised counts); `cell_ranger`: mean of the log values.
-    pub means: Vec<f64>,
-    /// `seurat`: ln(variance / mean); `cell_ranger`: variance / mean.
-    pub dispersions: Vec<f64>,
-    /// Dispersion against genes of like mean; NaN where that is undefined.
-    pub dispersions_norm: Vec<f64>,
-    /// Chosen genes. Without batches, genes that tie with the last one are all chosen.
+    /// By scanpy's names. `seurat`, `cell_ranger`: means, dispersions, dispersions_norm; `seurat_v3`: means, variances,
+    /// variances_norm, highly_variable_rank. NaN where one is undefined.
+    pub columns: Vec<(&'static str, Vec<f64>)>,
+    /// Chosen genes. By dispersion and without batches, genes that tie with the last one are all chosen.
     pub highly_variable: Vec<bool>,
     /// Batches that chose the gene; empty without batches.
     pub batches: Vec<u32>,
+}
+
+/// Dispersions of one population's genes.
+struct Ranked {
+    /// `seurat`: ln(1 + mean of the normalised counts); `cell_ranger`: mean of the log values.
+    means: Vec<f64>,
+    /// `seurat`: ln(variance / mean); `cell_ranger`: variance / mean.
+    dispersions: Vec<f64>,
+    /// Dispersion against genes of like mean; NaN where that is undefined.
+    norm: Vec<f64>,
+    highly_variable: Vec<bool>,
+}
+
+fn columns(means: Vec<f64>, dispersions: Vec<f64>, norm: Vec<f64>) -> Vec<(&'static str, Vec<f64>)> {
+    vec![("means", means), ("dispersions", dispersions), ("dispersions_norm", norm)]
 }
 
 /// Ranks the genes of one population and chooses `count` of them (more where genes tie with the last one).
@@ -75,7 +98,8 @@ pub struct Table {
 /// Means that are not finite, or (`cell_ranger`) so many unexpressed genes that the bins of equal size collapse.
 pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<Table> {
     let every: Vec<usize> = (0..moments.sum.len()).collect();
-    table_of(moments, &every, flavor, count)
+    let Ranked { means, dispersions, norm, highly_variable } = ranked(moments, &every, flavor, count)?;
+    Ok(Table { columns: columns(means, dispersions, norm), highly_variable, batches: Vec::new() })
 }
 
 /// Ranks the genes in each batch and merges: most batches that chose it first, then the mean normalised dispersion, then the
@@ -94,11 +118,11 @@ pub fn table_over_batches(
     let mut chosen_in = vec![0u32; genes];
     for moments in batches.iter().filter(|moments| moments.cells > 0) {
         let expressed: Vec<usize> = (0..genes).filter(|&gene| moments.expressed[gene]).collect();
-        let part = table_of(moments, &expressed, flavor, count)?;
+        let part = ranked(moments, &expressed, flavor, count)?;
         // A gene without expression in the batch counts as 0 in the means, not as missing.
         let mut spread = vec![[0.0; 3]; genes];
         for (i, &gene) in expressed.iter().enumerate() {
-            spread[gene] = [part.means[i], part.dispersions[i], part.dispersions_norm[i]];
+            spread[gene] = [part.means[i], part.dispersions[i], part.norm[i]];
             chosen_in[gene] += u32::from(part.highly_variable[i]);
         }
         for (gene, numbers) in spread.into_iter().enumerate() {
@@ -119,7 +143,7 @@ pub fn table_over_batches(
     });
     let mut highly_variable = vec![false; genes];
     order.iter().take(count).for_each(|&gene| highly_variable[gene] = true);
-    Ok(Table { means, dispersions, dispersions_norm, highly_variable, batches: chosen_in })
+    Ok(Table { columns: columns(means, dispersions, dispersions_norm), highly_variable, batches: chosen_in })
 }
 
 /// A mean that skips NaN; NaN where nothing else came.
@@ -145,13 +169,14 @@ impl Mean {
     }
 }
 
-fn table_of(moments: &Moments, genes: &[usize], flavor: Flavor, count: usize) -> Result<Table> {
+fn ranked(moments: &Moments, genes: &[usize], flavor: Flavor, count: usize) -> Result<Ranked> {
     let (mut means, mut dispersions) = (Vec::with_capacity(genes.len()), Vec::with_capacity(genes.len()));
     for &gene in genes {
         let (mean, variance) = moments.mean_and_variance(gene);
         let mean = if mean == 0.0 { 1e-12 } else { mean };
         let dispersion = variance / mean;
         match flavor {
+            Flavor::SeuratV3 => unreachable!("seurat_v3 ranks no dispersions"),
             Flavor::Seurat => {
                 means.push(mean.ln_1p());
                 dispersions.push(if dispersion == 0.0 { f64::NAN } else { dispersion.ln() });
@@ -164,7 +189,7 @@ fn table_of(moments: &Moments, genes: &[usize], flavor: Flavor, count: usize) ->
     }
     let edges = match flavor {
         Flavor::Seurat => equal_width(&means)?,
-        Flavor::CellRanger => equal_size(&means)?,
+        _ => equal_size(&means)?,
     };
     let mut bins: Vec<Vec<usize>> = vec![Vec::new(); edges.len() - 1];
     for (i, mean) in means.iter().enumerate() {
@@ -180,12 +205,12 @@ fn table_of(moments: &Moments, genes: &[usize], flavor: Flavor, count: usize) ->
         }
         let (centre, spread) = match flavor {
             Flavor::Seurat => mean_and_deviation(&inside),
-            Flavor::CellRanger => median_and_deviation(&inside),
+            _ => median_and_deviation(&inside),
         };
         bin.iter().for_each(|&i| norm[i] = (dispersions[i] - centre) / spread);
     }
     let highly_variable = choose(&norm, count);
-    Ok(Table { means, dispersions, dispersions_norm: norm, highly_variable, batches: Vec::new() })
+    Ok(Ranked { means, dispersions, norm, highly_variable })
 }
 
 /// 20 bins of equal width from the least to the greatest mean, the first a little wider so that it holds its own edge.

@@ -1,0 +1,84 @@
+//! Highly variable genes by the variance of standardised counts: scanpy's flavour `seurat_v3` (Stuart et al. 2019).
+//!
+//!   log10 variance = loess(log10 mean)      over the genes that vary, in each batch
+//!   s              = 10^(fit / 2)           what a gene of this mean is expected to deviate
+//!   variance       of (min(x, m + s sqrt(n)) - m) / s      m: mean of the counts as they are, n: cells
+//!
+//! Genes rank by that variance within each batch; those that are among the first `count` in some batch are chosen by the median of
+//! their ranks there. scanpy breaks ties by an unstable sort; here the earlier gene comes first.
+
+use super::hvg::{Moments, Table};
+use super::loess;
+
+/// What a batch expects of its genes, [G] each.
+pub struct Expected {
+    /// Cells of the batch.
+    pub cells: f64,
+    means: Vec<f64>,
+    deviations: Vec<f64>,
+    /// Counts above it are taken for it.
+    pub limits: Vec<f64>,
+}
+
+impl Expected {
+    /// From the moments of a batch's counts.
+    pub fn of(moments: &Moments) -> Expected {
+        let genes = moments.sum.len();
+        let (means, variances): (Vec<f64>, Vec<f64>) =
+            (0..genes).map(|gene| moments.mean_and_variance(gene)).unzip();
+        let varying: Vec<usize> = (0..genes).filter(|&gene| variances[gene] > 0.0).collect();
+        let log = |of: &[f64]| -> Vec<f64> { varying.iter().map(|&gene| of[gene].log10()).collect() };
+        let fit = loess::fitted(&log(&means), &log(&variances));
+        let mut deviations = vec![1.0; genes];
+        varying.iter().zip(fit).for_each(|(&gene, fit)| deviations[gene] = 10f64.powf(fit).sqrt());
+        let cells = moments.cells as f64;
+        let limits = means.iter().zip(&deviations).map(|(mean, s)| mean + s * cells.sqrt()).collect();
+        Expected { cells, means, deviations, limits }
+    }
+
+    /// Variance of a gene's standardised counts, from the sums of the clipped ones.
+    fn variance(&self, clipped: &Moments, gene: usize) -> f64 {
+        let (n, mean, s) = (self.cells, self.means[gene], self.deviations[gene]);
+        let squares = n * mean * mean + clipped.squares[gene] - 2.0 * mean * clipped.sum[gene];
+        squares / ((n - 1.0) * s * s)
+    }
+}
+
+/// Ranks the genes and chooses `count`. `whole`: moments of all cells; `batches`: what each batch of two cells or more expects, and the
+/// sums of its clipped counts. `merged` where the batches were asked for.
+pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, merged: bool) -> Table {
+    let genes = whole.sum.len();
+    let mut variances_norm = vec![0.0; genes];
+    let mut ranks: Vec<Vec<f64>> = vec![Vec::new(); genes];
+    for (expected, clipped) in batches {
+        let variances: Vec<f64> = (0..genes).map(|gene| expected.variance(clipped, gene)).collect();
+        let mut order: Vec<usize> = (0..genes).collect();
+        order.sort_by(|&a, &b| variances[b].total_cmp(&variances[a]));
+        order.iter().take(count).enumerate().for_each(|(rank, &gene)| ranks[gene].push(rank as f64));
+        variances_norm.iter_mut().zip(&variances).for_each(|(sum, v)| *sum += v / batches.len() as f64);
+    }
+    let chosen_in: Vec<u32> = ranks.iter().map(|ranks| ranks.len() as u32).collect();
+    let rank: Vec<f64> = ranks.into_iter().map(middle).collect();
+    let mut order: Vec<usize> = (0..genes).collect();
+    // NaN, no rank at all, sorts last among positive numbers.
+    order.sort_by(|&a, &b| rank[a].total_cmp(&rank[b]).then(chosen_in[b].cmp(&chosen_in[a])));
+    let mut highly_variable = vec![false; genes];
+    order.iter().take(count).for_each(|&gene| highly_variable[gene] = true);
+    let (means, variances) = (0..genes).map(|gene| whole.mean_and_variance(gene)).unzip();
+    let columns = vec![
+        ("means", means),
+        ("variances", variances),
+        ("variances_norm", variances_norm),
+        ("highly_variable_rank", rank),
+    ];
+    Table { columns, highly_variable, batches: if merged { chosen_in } else { Vec::new() } }
+}
+
+fn middle(mut ranks: Vec<f64>) -> f64 {
+    ranks.sort_by(f64::total_cmp);
+    match (ranks.len() / 2, ranks.len() % 2) {
+        (0, 0) => f64::NAN,
+        (half, 0) => (ranks[half - 1] + ranks[half]) / 2.0,
+        (half, _) => ranks[half],
+    }
+}
