@@ -86,7 +86,7 @@ fn the_ceiling_is_near_one_and_leaves_out_what_cannot_be_halved() {
 fn intervals_are_as_wide_as_the_theory_of_means_has_them() {
     let rng = Rng::new(5);
     let count = 400u64;
-    let value = |i: u64| if i % 10 == 0 { None } else { Some(f64::from(rng.uniform(i))) };
+    let value = |i: u64| if i.is_multiple_of(10) { None } else { Some(f64::from(rng.uniform(i))) };
     let column = Column::new("mae", (0..count).map(value).collect(), true);
     let summary = column.summary();
     let draws = Draws::new(2000, count as usize, true);
