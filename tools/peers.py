@@ -106,25 +106,72 @@ def programs(work, engine, peers, threads):
     def table(name, python, times):
         return times, [python, __file__, "de", work, "--peer", name, "--threads", threads]
 
+    # clustering_agreement, which ours does not compute, is left out of theirs too.
     skip = "--skip-metrics", "clustering_agreement"
     return {
-        "ours-full": ours("ours-full", "full"), "ours-de": ours("ours-de", "de"),
-        "illico": table("illico", peers / "illico/bin/python", 3), "pdex-0.3.0": table("pdex-0.3.0", new, 3),
-        "cell-eval-0.8.2": cell_eval("cell-eval-0.8.2", new, 2, *skip),
-        "cell-eval-0.8.2-as-is": cell_eval("cell-eval-0.8.2-as-is", new, 1),
-        "pdex-0.1.27": table("pdex-0.1.27", old, 1), "cell-eval-0.6.6": cell_eval("cell-eval-0.6.6", old, 1, *skip),
-        "cell-eval-0.6.6-as-is": cell_eval("cell-eval-0.6.6-as-is", old, 1)}
+        "ours full": ours("ours-full", "full"), "ours DE": ours("ours-de", "de"),
+        "illico 0.6.0": table("illico", peers / "illico/bin/python", 3),
+        "pdex 0.3.0": table("pdex-0.3.0", new, 3), "pdex 0.1.27": table("pdex-0.1.27", old, 1),
+        "cell-eval 0.8.2": cell_eval("cell-eval-0.8.2", new, 1, *skip),
+        "cell-eval 0.6.6": cell_eval("cell-eval-0.6.6", old, 1, *skip)}
 
 
-def rows(runs):
-    """-> (what, program, wall, CPU, peak, files read) of each row; ours is the first of its kind."""
-    middle = {name: sorted(done, key=lambda run: run["wall_s"])[(len(done) - 1) // 2] for name, done in runs.items()}
-    for name in ("ours-full", "cell-eval-0.8.2", "cell-eval-0.8.2-as-is", "cell-eval-0.6.6", "cell-eval-0.6.6-as-is"):
-        run = middle[name] if name == "ours-full" else min(runs[name], key=lambda run: run["wall_s"])
-        yield "full", name, run["wall_s"], run["cpu_s"], run["peak_mib"], 2
-    run = middle["ours-de"]
-    yield "DE", "ours-de, half of the command", run["wall_s"] / 2, run["cpu_s"] / 2, run["peak_mib"], 2
-    for name in ("illico", "pdex-0.3.0", "pdex-0.1.27"):
-        best = {key: min(key(run) for run in runs[name]) for key in (
-            lambda run: run["said"]["function_s"], lambda run: run["wall_s"] - run["said"]["warm_up_s"])}
-        print(best)
+def run(work, engine, peers, threads):
+    """Everything, programs taking turns; the table, and peers.json beside the cells."""
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
+    os.environ.update({name: str(threads) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")})
+    jobs = programs(work, engine, peers, threads)
+    runs = {name: [] for name in jobs}
+    for turn in range(3):
+        for name, (times, command) in jobs.items():
+            if turn < times:
+                runs[name].append(measure(command, work / name.replace(" ", "-")))
+                print(f"{name}: {runs[name][-1]['wall_s']:.1f} s", file=sys.stderr)
+    agreement = json.loads(subprocess.run(
+        [peers / "cell-eval-0.6.6/bin/python", __file__, "agree", work], check=True, capture_output=True, text=True).stdout)
+    sizes = {name: (work / f"{name}.h5ad").stat().st_size / 2**20 for name in ("real", "pred")}
+    (work / "peers.json").write_text(json.dumps({"threads": threads, "files_mib": sizes, "runs": runs, "agree": agreement}, indent=1))
+    print(table_of(runs, sizes))
+    for peer, found in agreement.items():
+        print(f"{peer}: {json.dumps(found)}")
+
+
+def table_of(runs, sizes):
+    """Markdown: a row a program, its time as a multiple of ours."""
+    middle = lambda name: sorted(run["wall_s"] for run in runs[name])[len(runs[name]) // 2]
+    peak = lambda name: max(run["peak_mib"] for run in runs[name])
+    full, de = middle("ours full"), middle("ours DE") / 2
+    lines = [f"Files: {sizes['real']:.0f} and {sizes['pred']:.0f} MiB, not compressed.", "",
+             "| | s | times ours | peak MiB |", "|---|---|---|---|",
+             f"| full: ours | {full:.2f} | 1 | {peak('ours full'):.0f} |"]
+    for name in ("cell-eval 0.8.2", "cell-eval 0.6.6"):
+        best = min(run["wall_s"] for run in runs[name])
+        lines.append(f"| full: {name} | {best:.1f} | {best / full:.1f} | {peak(name):.0f} |")
+    lines.append(f"| DE: ours, half of the command that makes two tables | {de:.2f} | 1 | {peak('ours DE'):.0f} |")
+    for name in ("illico 0.6.0", "pdex 0.3.0", "pdex 0.1.27"):
+        whole = min(run["wall_s"] - run["said"]["warm_up_s"] for run in runs[name])
+        inner = min(run["said"]["function_s"] for run in runs[name])
+        lines.append(f"| DE: {name}, the command | {whole:.1f} | {whole / de:.1f} | {peak(name):.0f} |")
+        lines.append(f"| DE: {name}, the function alone | {inner:.1f} | {inner / de:.1f} | |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("do", choices=("halves", "de", "agree", "run"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--engine", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--peer")
+    parser.add_argument("--threads", type=int)
+    asked = parser.parse_args()
+    if asked.do == "run":
+        run(asked.work, asked.engine.absolute(), asked.peers.absolute(), asked.threads)
+    elif asked.do == "de":
+        de(asked.work, asked.peer, asked.threads)
+    else:
+        {"halves": halves, "agree": agree}[asked.do](asked.work)
+
+
+if __name__ == "__main__":
+    main()

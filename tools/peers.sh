@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `evaluate` beside its peers: seconds and peak memory on the same cells and threads, on one machine, in one run.
 #
-#   tools/peers.sh [THREADS] [CELLS GENES PERTURBATIONS]     default 2, 40000 2000 100; about 40 minutes
+#   tools/peers.sh [THREADS] [CELLS GENES PERTURBATIONS]     default 2, 40000 2000 100; about 20 minutes
 #
 # full    `evaluate --profile full` beside `cell-eval run --profile full` 0.6.6 and 0.8.2: whole commands, both files read
 # DE      rank sums and Benjamini-Hochberg of one file: half of our `evaluate --profile de`, which makes two tables,
