@@ -15,6 +15,7 @@ use crate::evaluate::board::{Board, pooled, write_table};
 use crate::evaluate::files::{Files, evaluate_files, fingerprints};
 use crate::evaluate::registry::{ABSENT, Profile};
 use crate::evaluate::rules::Rules;
+use crate::evaluate::{figures, page};
 
 const EXAMPLE: &str = "\
 Example:
@@ -83,6 +84,12 @@ pub struct Args {
     /// Resample the perturbations N times for 95 % intervals of the means
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     bootstrap: usize,
+    /// Page of tables and figures to write, complete in itself
+    #[arg(long, value_name = "F.html")]
+    report: Option<PathBuf>,
+    /// Folder of the same figures, each an .svg file
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// Threads; all cores if not given. The numbers do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -116,6 +123,12 @@ pub fn run(args: Args) -> Result<()> {
             rayon::join(|| evaluate_files(&files, &beside, &settings), || fingerprints(&files));
         let (boards, sources) = (boards?, sources?);
         boards.iter().try_for_each(|board| board.write(&args.out, &sources))?;
+        if let Some(path) = &args.report {
+            page::write(path, &boards, &sources)?;
+        }
+        if let Some(dir) = &args.plots {
+            figures::write(dir, &boards)?;
+        }
         Ok((boards, sources))
     })?;
     if boards.iter().any(|board| board.rows.len() > 1) {

@@ -1,0 +1,322 @@
+//! A small kit for charts: scales, round ticks, axes, marks, labels, and the SVG text they become.
+//!
+//! Lengths are px of a drawing that is [`WIDTH`] wide: a third of a desktop page or a whole phone, so that its letters keep their
+//! size on both. Colours are classes of `style.css`, which the page and every file carry.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+/// Of every drawing.
+pub const WIDTH: f64 = 380.0;
+
+/// What the drawings look like, in both colour schemes.
+pub const STYLE: &str = include_str!("style.css");
+
+/// A drawing.
+pub struct Svg {
+    height: f64,
+    title: String,
+    description: String,
+    body: String,
+}
+
+impl Svg {
+    /// An empty one under its title.
+    pub fn new(height: f64, title: &str, description: &str) -> Svg {
+        let mut svg = Svg {
+            height,
+            title: title.to_string(),
+            description: description.to_string(),
+            body: String::new(),
+        };
+        svg.text("title", 0.0, 14.0, &cut(title, 56));
+        svg
+    }
+
+    /// As an element of a page.
+    pub fn inline(&self) -> String {
+        self.element("")
+    }
+
+    /// As a file of its own.
+    pub fn file(&self) -> String {
+        let style = format!("<style>{STYLE}</style>");
+        let element = self.element(" xmlns=\"http://www.w3.org/2000/svg\"");
+        element.replacen("</desc>", &format!("</desc>{style}"), 1) + "\n"
+    }
+
+    fn element(&self, attributes: &str) -> String {
+        let Svg { height, title, description, body } = self;
+        let (title, description) = (escape(title), escape(description));
+        // A screen reader hides what is inside an image, links too.
+        let role = if body.contains("<a ") { "group" } else { "img" };
+        format!(
+            "<svg{attributes} class=\"chart\" viewBox=\"0 0 {} {}\" role=\"{role}\" aria-label=\"{title}\">\
+             <title>{title}</title><desc>{description}</desc>{body}</svg>",
+            px(WIDTH),
+            px(*height),
+        )
+    }
+
+    /// Raw elements.
+    pub fn push(&mut self, elements: &str) {
+        self.body += elements;
+    }
+
+    /// A line of text; the class says where it is anchored.
+    pub fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
+        let (x, y, text) = (px(x), px(y), escape(text));
+        self.body += &format!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{text}</text>");
+    }
+
+    /// A straight line.
+    pub fn line(&mut self, class: &str, [x1, y1]: [f64; 2], [x2, y2]: [f64; 2]) {
+        let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(px);
+        self.body += &format!("<path class=\"{class}\" d=\"M{x1} {y1}L{x2} {y2}\"/>");
+    }
+
+    /// Many marks as one element. Those that fall on the same tenth of a px are drawn once: it looks the same.
+    pub fn points(&mut self, class: &str, mark: Mark, places: impl IntoIterator<Item = [f64; 2]>) {
+        let mut drawn = HashSet::new();
+        let mut d = String::new();
+        for place in places {
+            let [x, y] = place.map(px);
+            let at = match mark {
+                Mark::Cap => format!("M{x} {y}h0"),
+                Mark::Cross => format!("M{} {}l4 4m0-4l-4 4", px(place[0] - 2.0), px(place[1] - 2.0)),
+            };
+            if drawn.insert((x, y)) {
+                d += &at;
+            }
+        }
+        if !d.is_empty() {
+            write!(self.body, "<path class=\"{class}\" d=\"{d}\"/>").expect("a string takes any text");
+        }
+    }
+}
+
+/// What a point looks like.
+#[derive(Clone, Copy)]
+pub enum Mark {
+    /// The cap of a line without length: round or square, as its class says.
+    Cap,
+    /// An oblique cross.
+    Cross,
+}
+
+/// Numbers to px.
+#[derive(Clone, Copy)]
+pub struct Scale {
+    /// First and last number.
+    pub domain: [f64; 2],
+    /// Where they lie.
+    pub pixels: [f64; 2],
+    /// Whether lengths are those of log10(1 + x), for counts over several orders of magnitude.
+    pub log: bool,
+}
+
+impl Scale {
+    /// Even lengths, from round number to round number.
+    pub fn linear([low, high]: [f64; 2], pixels: [f64; 2]) -> Scale {
+        let (low, high) = if low < high { (low, high) } else { (low - 0.5, high + 0.5) };
+        let step = step((high - low) / 5.0);
+        Scale { domain: [(low / step).floor() * step, (high / step).ceil() * step], pixels, log: false }
+    }
+
+    /// Counts from nought.
+    pub fn counts(high: f64, pixels: [f64; 2]) -> Scale {
+        Scale { domain: [0.0, high.max(1.0)], pixels, log: true }
+    }
+
+    /// Where a number lies.
+    pub fn at(&self, x: f64) -> f64 {
+        let bend = |x: f64| if self.log { (1.0 + x).log10() } else { x };
+        let [low, high] = self.domain.map(bend);
+        self.pixels[0] + (bend(x) - low) / (high - low) * (self.pixels[1] - self.pixels[0])
+    }
+
+    /// Round numbers in the domain.
+    pub fn ticks(&self) -> Vec<f64> {
+        let [low, high] = self.domain;
+        if self.log {
+            let powers = (0..12).map(|power| 10f64.powi(power)).filter(|&x| x <= high);
+            return std::iter::once(0.0).chain(powers).collect();
+        }
+        let step = step((high - low) / 5.0);
+        let first = (low / step).ceil() as i64;
+        let last = (high / step + 1e-9).floor() as i64;
+        (first..=last).map(|i| i as f64 * step).collect()
+    }
+}
+
+/// The smallest of 1, 2, 5 times a power of ten that is no less.
+fn step(least: f64) -> f64 {
+    let power = 10f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0].into_iter().find(|m| m * power >= least * (1.0 - 1e-9)).unwrap_or(10.0);
+    step * power
+}
+
+/// The field of a chart.
+#[derive(Clone, Copy)]
+pub struct Axes<'a> {
+    /// Left to right.
+    pub x: Scale,
+    /// Bottom to top.
+    pub y: Scale,
+    /// Below the field.
+    pub below: &'a str,
+    /// Beside it.
+    pub beside: &'a str,
+}
+
+impl Axes<'_> {
+    /// Grid, numbers and names.
+    pub fn draw(&self, svg: &mut Svg) {
+        let ([left, right], [bottom, top]) = (self.x.pixels, self.y.pixels);
+        for tick in self.x.ticks() {
+            let x = self.x.at(tick);
+            svg.line(grid(tick), [x, top], [x, bottom]);
+            svg.text("tick middle", x, bottom + 15.0, &tick_text(tick));
+        }
+        for tick in self.y.ticks() {
+            let y = self.y.at(tick);
+            svg.line(grid(tick), [left, y], [right, y]);
+            svg.text("tick end", left - 6.0, y + 3.5, &tick_text(tick));
+        }
+        svg.text("axis middle", (left + right) / 2.0, bottom + 33.0, self.below);
+        let (x, y) = (px(11.0), px((top + bottom) / 2.0));
+        let beside = escape(self.beside);
+        svg.push(&format!(
+            "<text class=\"axis middle\" transform=\"translate({x} {y}) rotate(-90)\">{beside}</text>"
+        ));
+    }
+
+    /// Where a pair of numbers lies.
+    pub fn at(&self, x: f64, y: f64) -> [f64; 2] {
+        [self.x.at(x), self.y.at(y)]
+    }
+
+    /// Names beside their points, each where no earlier name and no edge is in the way; one without such a place is left out.
+    pub fn names(&self, svg: &mut Svg, names: &[(&str, [f64; 2])]) {
+        let ([left, right], [bottom, top]) = (self.x.pixels, self.y.pixels);
+        let mut taken: Vec<[f64; 4]> = Vec::new();
+        for (name, [x, y]) in names {
+            let name = cut(name, 18);
+            let width = 6.4 * name.chars().count() as f64;
+            let places = [
+                ("label", x + 6.0, y + 3.5, x + 6.0),
+                ("label end", x - 6.0, y + 3.5, x - 6.0 - width),
+                ("label middle", *x, y - 7.0, x - width / 2.0),
+                ("label middle", *x, y + 15.0, x - width / 2.0),
+            ];
+            let free = places.into_iter().find(|&(_, _, base, from)| {
+                let inside =
+                    from >= left && from + width <= right && base - 9.0 >= top && base + 3.0 <= bottom;
+                let apart = |b: &[f64; 4]| {
+                    from > b[2] || from + width < b[0] || base - 10.0 > b[3] || base + 3.0 < b[1]
+                };
+                inside && taken.iter().all(apart)
+            });
+            if let Some((class, at, base, from)) = free {
+                taken.push([from, base - 10.0, from + width, base + 3.0]);
+                svg.text(class, at, base, &name);
+            }
+        }
+    }
+}
+
+/// A legend in one line: class and kind of mark, word.
+pub fn legend(svg: &mut Svg, y: f64, entries: &[(&str, Mark, String)]) {
+    let mut x = 5.0;
+    for (class, mark, word) in entries {
+        svg.points(class, *mark, [[x, y - 4.0]]);
+        svg.text("key", x + 8.0, y, word);
+        x += 23.0 + 5.9 * word.chars().count() as f64;
+    }
+}
+
+fn grid(tick: f64) -> &'static str {
+    if tick == 0.0 { "zero" } else { "grid" }
+}
+
+/// `0.25`, `-2`, `1,000`, `2e-5`.
+fn tick_text(x: f64) -> String {
+    let size = x.abs();
+    let text = match size {
+        _ if size >= 1e6 || (size > 0.0 && size < 1e-3) => format!("{x:.0e}"),
+        _ if size >= 1000.0 => thousands(x.round() as i64),
+        // Sums of steps such as 0.1 end in stray digits.
+        _ => format!("{x:.4}").trim_end_matches('0').trim_end_matches('.').to_string(),
+    };
+    if let Some(digits) = text.strip_prefix('-') { format!("\u{2212}{digits}") } else { text }
+}
+
+/// `12,345`.
+pub fn thousands(n: impl Into<i64>) -> String {
+    let n = n.into();
+    let digits = n.unsigned_abs().to_string();
+    let grouped: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|c| std::str::from_utf8(c).expect("digits")).collect();
+    format!("{}{}", if n < 0 { "-" } else { "" }, grouped.join(","))
+}
+
+/// A length to a tenth of a px, in as few letters as that takes.
+pub fn px(x: f64) -> String {
+    let text = format!("{x:.1}");
+    let text = text.strip_suffix(".0").unwrap_or(&text);
+    if text == "-0" { "0".to_string() } else { text.to_string() }
+}
+
+/// At most `most` letters, the last of them an ellipsis where some are missing.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_string();
+    }
+    text.chars().take(most - 1).chain(['\u{2026}']).collect()
+}
+
+/// Text between tags and in quotes, of HTML and of XML, which has no control characters.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            '\t' | '\n' | '\r' => escaped.push(' '),
+            letter if letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}') => {
+                escaped.push('\u{fffd}')
+            }
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        let ticks = |low, high| Scale::linear([low, high], [0.0, 1.0]).ticks();
+        assert_eq!(ticks(0.0, 1.0), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(ticks(-3.0, 9.0), [-5.0, 0.0, 5.0, 10.0]);
+        assert_eq!(Scale::counts(2500.0, [0.0, 1.0]).ticks(), [0.0, 1.0, 10.0, 100.0, 1000.0]);
+        assert!(ticks(2.0, 2.0).contains(&2.0));
+        assert_eq!(
+            ["0.6", "\u{2212}5", "1,000", "2e-5"],
+            [0.6000000000000001, -5.0, 1000.0, 2e-5].map(tick_text)
+        );
+    }
+
+    #[test]
+    fn names_are_escaped_and_cut_by_letters() {
+        assert_eq!(escape("<b a='\"'>&\u{1}"), "&lt;b a=&#39;&quot;&#39;&gt;&amp;\u{fffd}");
+        assert_eq!(cut("αβγδε", 4), "αβγ\u{2026}");
+        assert_eq!([px(-0.01), px(12.0), px(3.14159)], ["0", "12", "3.1"]);
+        assert_eq!([thousands(-1234567), thousands(12)], ["-1,234,567", "12"]);
+    }
+}

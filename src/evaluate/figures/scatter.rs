@@ -1,0 +1,35 @@
+//! Predicted against real change, a point a gene.
+
+use super::chart::{Axes, Scale, Svg, thousands};
+use super::genes::Shown;
+use crate::correlation::pearson;
+
+/// `None` where there are no changes.
+pub fn figure(perturbation: &str, shown: &Shown) -> Option<Svg> {
+    let [real, pred] = shown.changes?;
+    let r = pearson(pred, real);
+    let said = if r.is_nan() { "r undefined".to_string() } else { format!("r = {r:.3}") };
+    let description = format!(
+        "Change of mean log1p expression against the control, predicted over real, {} genes, {said}.",
+        thousands(shown.names.len() as i64)
+    );
+    let mut svg = Svg::new(392.0, &format!("{perturbation}: predicted against real change"), &description);
+    // One scale for both: on the dashed line a prediction is right, not only in proportion.
+    let both = || real.iter().chain(pred).map(|&x| f64::from(x));
+    let range = [both().fold(0.0, f64::min), both().fold(0.0, f64::max)];
+    let axes = Axes {
+        x: Scale::linear(range, [46.0, 372.0]),
+        y: Scale::linear(range, [350.0, 46.0]),
+        below: "real change",
+        beside: "predicted change",
+    };
+    axes.draw(&mut svg);
+    let [low, high] = axes.x.domain;
+    svg.line("guide", axes.at(low, low), axes.at(high, high));
+    let place = |g: usize| axes.at(f64::from(real[g]), f64::from(pred[g]));
+    shown.draw(&mut svg, place);
+    axes.names(&mut svg, &shown.labels(place));
+    svg.text("label end", 368.0, 344.0, &said);
+    shown.legend(&mut svg);
+    Some(svg)
+}
