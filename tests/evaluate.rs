@@ -2,6 +2,7 @@
 
 mod board;
 mod command;
+mod page;
 mod rules;
 
 use std::path::{Path, PathBuf};

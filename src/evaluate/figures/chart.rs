@@ -123,9 +123,10 @@ impl Scale {
         Scale { domain: [(low / step).floor() * step, (high / step).ceil() * step], pixels, log: false }
     }
 
-    /// Counts from nought.
-    pub fn counts(high: f64, pixels: [f64; 2]) -> Scale {
-        Scale { domain: [0.0, high.max(1.0)], pixels, log: true }
+    /// Counts, from a power of ten or, with very small ones, from nought.
+    pub fn counts([low, high]: [f64; 2], pixels: [f64; 2]) -> Scale {
+        let low = if low >= 10.0 { 10f64.powf(low.log10().floor()) } else { 0.0 };
+        Scale { domain: [low, high.max(low + 1.0)], pixels, log: true }
     }
 
     /// Where a number lies.
@@ -139,8 +140,10 @@ impl Scale {
     pub fn ticks(&self) -> Vec<f64> {
         let [low, high] = self.domain;
         if self.log {
-            let powers = (0..12).map(|power| 10f64.powi(power)).filter(|&x| x <= high);
-            return std::iter::once(0.0).chain(powers).collect();
+            // Over few powers of ten there is room for their double and fivefold.
+            let between: &[f64] = if high < 300.0 * low { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let powers = (0..12).flat_map(|power| between.iter().map(move |m| m * 10f64.powi(power)));
+            return std::iter::once(0.0).chain(powers).filter(|&x| (low..=high).contains(&x)).collect();
         }
         let step = step((high - low) / 5.0);
         let first = (low / step).ceil() as i64;
@@ -196,29 +199,33 @@ impl Axes<'_> {
         [self.x.at(x), self.y.at(y)]
     }
 
-    /// Names beside their points, each where no earlier name and no edge is in the way; one without such a place is left out.
-    pub fn names(&self, svg: &mut Svg, names: &[(&str, [f64; 2])]) {
+    /// Names beside their points, each where no other name, no edge and no place of `full` is in the way; one without such a
+    /// place is left out.
+    pub fn names(&self, svg: &mut Svg, names: &[(&str, [f64; 2])], full: &[[f64; 2]]) {
         let ([left, right], [bottom, top]) = (self.x.pixels, self.y.pixels);
-        let mut taken: Vec<[f64; 4]> = Vec::new();
+        let mut taken: Vec<[f64; 4]> =
+            full.iter().map(|[x, y]| [x - 3.5, y - 3.5, x + 3.5, y + 3.5]).collect();
         for (name, [x, y]) in names {
             let name = cut(name, 18);
-            let width = 6.4 * name.chars().count() as f64;
+            let width = 6.9 * name.chars().count() as f64;
             let places = [
                 ("label", x + 6.0, y + 3.5, x + 6.0),
                 ("label end", x - 6.0, y + 3.5, x - 6.0 - width),
-                ("label middle", *x, y - 7.0, x - width / 2.0),
+                ("label middle", *x, y - 8.0, x - width / 2.0),
                 ("label middle", *x, y + 15.0, x - width / 2.0),
+                ("label", x + 3.0, y - 8.0, x + 3.0),
+                ("label end", x - 3.0, y + 15.0, x - 3.0 - width),
             ];
             let free = places.into_iter().find(|&(_, _, base, from)| {
                 let inside =
                     from >= left && from + width <= right && base - 9.0 >= top && base + 3.0 <= bottom;
                 let apart = |b: &[f64; 4]| {
-                    from > b[2] || from + width < b[0] || base - 10.0 > b[3] || base + 3.0 < b[1]
+                    from > b[2] + 2.0 || from + width + 2.0 < b[0] || base - 9.0 > b[3] || base + 2.0 < b[1]
                 };
                 inside && taken.iter().all(apart)
             });
             if let Some((class, at, base, from)) = free {
-                taken.push([from, base - 10.0, from + width, base + 3.0]);
+                taken.push([from, base - 9.0, from + width, base + 2.0]);
                 svg.text(class, at, base, &name);
             }
         }
@@ -304,7 +311,8 @@ mod tests {
         let ticks = |low, high| Scale::linear([low, high], [0.0, 1.0]).ticks();
         assert_eq!(ticks(0.0, 1.0), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
         assert_eq!(ticks(-3.0, 9.0), [-5.0, 0.0, 5.0, 10.0]);
-        assert_eq!(Scale::counts(2500.0, [0.0, 1.0]).ticks(), [0.0, 1.0, 10.0, 100.0, 1000.0]);
+        assert_eq!(Scale::counts([0.0, 2500.0], [0.0, 1.0]).ticks(), [0.0, 1.0, 10.0, 100.0, 1000.0]);
+        assert_eq!(Scale::counts([30.0, 168.0], [0.0, 1.0]).ticks(), [10.0, 20.0, 50.0, 100.0]);
         assert!(ticks(2.0, 2.0).contains(&2.0));
         assert_eq!(
             ["0.6", "\u{2212}5", "1,000", "2e-5"],
@@ -316,7 +324,7 @@ mod tests {
     fn names_are_escaped_and_cut_by_letters() {
         assert_eq!(escape("<b a='\"'>&\u{1}"), "&lt;b a=&#39;&quot;&#39;&gt;&amp;\u{fffd}");
         assert_eq!(cut("αβγδε", 4), "αβγ\u{2026}");
-        assert_eq!([px(-0.01), px(12.0), px(3.14159)], ["0", "12", "3.1"]);
+        assert_eq!([px(-0.01), px(12.0), px(3.07)], ["0", "12", "3.1"]);
         assert_eq!([thousands(-1234567), thousands(12)], ["-1,234,567", "12"]);
     }
 }

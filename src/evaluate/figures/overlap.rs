@@ -25,9 +25,9 @@ pub fn figure(seen: &Seen, links: bool) -> Option<Svg> {
     let mut svg = Svg::new(bottom + 38.0, "Overlap of significant genes", description);
     let entry = |class, mark, word: &str| (class, mark, word.to_string());
     let entries = [
-        entry("real", Mark::Cap, "real only"),
-        entry("both", Mark::Cap, "both"),
-        entry("pred", Mark::Cross, "predicted only"),
+        entry("key-real", Mark::Cap, "real only"),
+        entry("key-both", Mark::Cap, "both"),
+        entry("key-pred", Mark::Cap, "predicted only"),
     ];
     legend(&mut svg, 34.0, &entries);
     // Left of 0 stands a count too.
@@ -64,7 +64,7 @@ fn row(svg: &mut Svg, seen: &Seen, p: usize, axes: &Axes, top: f64, links: bool)
     svg.push(&seen.open(p, links, &said));
     svg.push(&format!("<title>{}</title>", escape(&said)));
     svg.push(&format!(
-        "<rect class=\"row\" x=\"0\" y=\"{}\" width=\"{}\" height=\"{ROW}\"/>",
+        "<rect class=\"band\" x=\"0\" y=\"{}\" width=\"{}\" height=\"{ROW}\"/>",
         px(top),
         px(WIDTH)
     ));

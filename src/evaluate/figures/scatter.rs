@@ -28,7 +28,10 @@ pub fn figure(perturbation: &str, shown: &Shown) -> Option<Svg> {
     svg.line("guide", axes.at(low, low), axes.at(high, high));
     let place = |g: usize| axes.at(f64::from(real[g]), f64::from(pred[g]));
     shown.draw(&mut svg, place);
-    axes.names(&mut svg, &shown.labels(place));
+    // The corner of r is taken.
+    let mut full: Vec<[f64; 2]> = shown.named.iter().map(|&g| place(g)).collect();
+    full.extend((0..9).map(|i| [312.0 + 7.0 * f64::from(i), 341.0]));
+    axes.names(&mut svg, &shown.labels(place), &full);
     svg.text("label end", 368.0, 344.0, &said);
     shown.legend(&mut svg);
     Some(svg)

@@ -36,7 +36,8 @@ pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
         return None;
     }
     let of = |at: fn(&Dot) -> f64| dots.iter().map(at);
-    let most = of(|dot| dot.effect).fold(0.0, f64::max);
+    let effects =
+        [of(|dot| dot.effect).fold(f64::INFINITY, f64::min), of(|dot| dot.effect).fold(0.0, f64::max)];
     let scores = || of(|dot| dot.score).chain(ceilings.iter().map(|c| c[1]));
     // Shares and correlations end at 1.
     let best = metric_of(measure).and_then(|metric| metric.best).unwrap_or(0.0);
@@ -44,9 +45,9 @@ pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
     let pixels = [46.0, 372.0];
     let axes = Axes {
         x: if effect == Effect::Significant {
-            Scale::counts(most, pixels)
+            Scale::counts(effects, pixels)
         } else {
-            Scale::linear([0.0, most], pixels)
+            Scale::linear([0.0, effects[1]], pixels)
         },
         y: Scale::linear(range, [350.0, 46.0]),
         below: effect.words(),
@@ -60,7 +61,7 @@ pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
     let mut entries = vec![("both", Mark::Cap, "perturbation".to_string())];
     if !ceilings.is_empty() {
         entries.push((
-            "ceiling-key",
+            "ceiling",
             Mark::Cross,
             "ceiling: half of the real cells against the other".to_string(),
         ));
@@ -71,7 +72,8 @@ pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
     let mut largest: Vec<&Dot> = dots.iter().collect();
     largest.sort_by(|a, b| b.effect.total_cmp(&a.effect));
     let named = largest.iter().take(NAMED).map(|dot| (dot.name(), axes.at(dot.effect, dot.score)));
-    axes.names(&mut svg, &named.collect::<Vec<_>>());
+    let full = dots.iter().map(|dot| [dot.effect, dot.score]).chain(ceilings).map(|[x, y]| axes.at(x, y));
+    axes.names(&mut svg, &named.collect::<Vec<_>>(), &full.collect::<Vec<_>>());
     Some(svg)
 }
 

@@ -13,10 +13,11 @@ pub fn pair(perturbation: &str, shown: &Shown) -> Option<[Svg; 2]> {
     // The surest fdr that is not 0: where 0 stands would be arbitrary, so it stands above all others.
     let surest = all(|genes| &genes.fdr).filter(|&q| q > 0.0).fold(THRESHOLD, f64::min);
     let certain = -surest.log10() * 1.08;
+    let zeros = all(|genes| &genes.fdr).any(|q| q == 0.0);
     let axes = Axes {
         x: Scale::linear([-widest, widest], [46.0, 372.0]),
         y: Scale::linear([0.0, certain], [350.0, 46.0]),
-        below: "log2 fold change",
+        below: "",
         beside: "\u{2212}log10 fdr",
     };
     let one = |name: &str, genes: &Genes| {
@@ -28,18 +29,23 @@ pub fn pair(perturbation: &str, shown: &Shown) -> Option<[Svg; 2]> {
         );
         let mut svg =
             Svg::new(392.0, &format!("{perturbation}: {name} differential expression"), &description);
-        axes.draw(&mut svg);
+        Axes { below: &format!("log2 fold change: {said} at fdr < {THRESHOLD}"), ..axes }.draw(&mut svg);
         let line = axes.y.at(-THRESHOLD.log10());
         svg.line("guide", [46.0, line], [372.0, line]);
         svg.text("said", 50.0, line - 4.0, &format!("fdr {THRESHOLD}"));
+        if zeros {
+            let top = axes.y.at(certain);
+            svg.line("guide", [46.0, top], [372.0, top]);
+            svg.text("said", 50.0, top + 12.0, "fdr 0");
+        }
         let place = |g: usize| {
             let fold = genes.log_fold[g].clamp(-widest, widest);
             let sure = if genes.fdr[g] > 0.0 { -genes.fdr[g].log10() } else { certain };
             axes.at(if fold.is_nan() { 0.0 } else { fold }, if sure.is_nan() { 0.0 } else { sure })
         };
         shown.draw(&mut svg, place);
-        axes.names(&mut svg, &shown.labels(place));
-        svg.text("label end", 368.0, 58.0, &said);
+        let full: Vec<[f64; 2]> = shown.named.iter().map(|&g| place(g)).collect();
+        axes.names(&mut svg, &shown.labels(place), &full);
         shown.legend(&mut svg);
         svg
     };

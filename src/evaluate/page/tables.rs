@@ -104,7 +104,10 @@ fn table(caption: &str, board: &Board, columns: &[Shown], beside: bool) -> Strin
     let head = |column: &Shown| format!("<th scope=\"col\">{}</th>", escape(&column.name));
     let heads: String = columns.iter().map(head).collect();
     let strip = if beside { "<th scope=\"col\" class=\"line\">worse \u{2192} better</th>" } else { "" };
-    let width = columns.len() + 3;
+    let gaps: Vec<String> = (0..board.report.columns.len()).map(|i| gaps(columns, i)).collect();
+    let complete = gaps.iter().all(String::is_empty);
+    let left_out = if complete { "" } else { "<th scope=\"col\" class=\"gaps\">Left out</th>" };
+    let width = columns.len() + 1 + usize::from(beside) + usize::from(!complete);
     let mut rows = String::new();
     let mut group = None;
     for (i, measured) in board.report.columns.iter().enumerate() {
@@ -117,41 +120,42 @@ fn table(caption: &str, board: &Board, columns: &[Shown], beside: bool) -> Strin
                 "<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{width}\"><span>{words}</span></th></tr>\n"
             );
         }
-        rows += &row(&measured.name, metric, i, columns, beside);
+        let cells = row(&measured.name, metric, i, columns, beside);
+        let gap = if complete { String::new() } else { format!("<td class=\"gaps\">{}</td>", gaps[i]) };
+        rows += &format!("<tr>{cells}{gap}</tr>\n");
     }
     format!(
         "<div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">Measure</th>\
-         {strip}{heads}<th scope=\"col\" class=\"gaps\">Left out</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+         {strip}{heads}{left_out}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
     )
 }
 
 fn row(name: &str, metric: Option<&Metric>, i: usize, columns: &[Shown], beside: bool) -> String {
     let goal = metric.and_then(|metric| metric.best);
+    let broken = escape(name).replace('_', "_<wbr>");
     let title = match metric.map_or("", |metric| metric.paper) {
-        "" => escape(name),
-        paper => format!("{} <small>{}</small>", escape(paper), escape(name)),
+        "" => broken,
+        paper => format!("{} <small>{broken}</small>", escape(paper)),
     };
     let distance = |cell: &Cell| Some((cell.mean? - goal?).abs());
     let rivals = columns.iter().filter(|column| column.name != CEILING);
     let best = rivals.clone().filter_map(|column| distance(&column.cells[i])).reduce(f64::min);
     // Alone, or as good as all others, nothing is best; cell types are no rivals.
     let contest = beside && rivals.count() > 1;
+    let decimals = decimals(i, columns);
     let cell = |column: &Shown| {
         let cell = &column.cells[i];
         let wins = contest && column.name != CEILING && best.is_some() && distance(cell) == best;
         format!(
             "<td{}>{}</td>",
             if wins { " class=\"best\"" } else { "" },
-            cell.html(column.name == PREDICTION)
+            cell.html(column.name == PREDICTION, goal.is_some(), decimals)
         )
     };
     let cells: String = columns.iter().map(cell).collect();
     let strip =
         if beside { format!("<td class=\"line\">{}</td>", strip(i, goal, columns)) } else { String::new() };
-    format!(
-        "<tr><th scope=\"row\">{title}</th>{strip}{cells}<td class=\"gaps\">{}</td></tr>\n",
-        gaps(columns, i)
-    )
+    format!("<th scope=\"row\">{title}</th>{strip}{cells}")
 }
 
 fn strip(i: usize, goal: Option<f64>, columns: &[Shown]) -> String {
@@ -171,14 +175,15 @@ fn strip(i: usize, goal: Option<f64>, columns: &[Shown]) -> String {
 }
 
 impl Cell {
-    fn html(&self, prediction: bool) -> String {
+    fn html(&self, prediction: bool, judged: bool, decimals: usize) -> String {
+        let number = |x: f64| number(x, decimals);
         let Some(mean) = self.mean else { return "<span class=\"none\">\u{2013}</span>".to_string() };
         let mean = number(mean);
         if let Some([low, high]) = self.interval.filter(|_| prediction) {
             return format!("{mean}<small>{} to {}</small>", number(low), number(high));
         }
         let Some([low, high]) = self.behind else { return mean };
-        let same = if low <= 0.0 && high >= 0.0 { "\u{2248}\u{a0}" } else { "" };
+        let same = if judged && low <= 0.0 && high >= 0.0 { "\u{2248}\u{a0}" } else { "" };
         format!(
             "<span title=\"prediction minus this: {} to {}\">{same}{mean}</span>",
             number(low),
@@ -204,16 +209,26 @@ fn gaps(columns: &[Shown], i: usize) -> String {
     escape(&some.map(|(column, gap)| format!("{}: {gap}", column.name)).collect::<Vec<_>>().join("; "))
 }
 
-/// Four digits, more where a number is small, fewer where it is large.
-fn number(x: f64) -> String {
-    let size = x.abs();
-    let text = match size {
-        _ if size >= 1000.0 => thousands(x.round() as i64),
-        _ if size >= 100.0 => format!("{x:.1}"),
-        _ if size >= 10.0 => format!("{x:.2}"),
-        _ if size >= 0.01 || size == 0.0 => format!("{x:.3}"),
-        _ if size >= 1e-4 => format!("{x:.5}"),
-        _ => format!("{x:.1e}"),
+/// Decimals of a row: enough for its largest mean to have three or four digits.
+fn decimals(i: usize, columns: &[Shown]) -> usize {
+    let largest =
+        columns.iter().filter_map(|column| column.cells[i].mean).fold(0.0, |most, x| x.abs().max(most));
+    match largest {
+        _ if largest >= 1000.0 => 0,
+        _ if largest >= 100.0 => 1,
+        _ if largest >= 10.0 => 2,
+        _ if largest >= 0.1 || largest == 0.0 => 3,
+        _ if largest >= 0.01 => 4,
+        _ => 6,
+    }
+}
+
+fn number(x: f64, decimals: usize) -> String {
+    let text = match decimals {
+        0 => thousands(x.round() as i64),
+        _ => format!("{x:.decimals$}"),
     };
-    text.replacen('-', "\u{2212}", if size < 1e-4 { 2 } else { 1 })
+    // What is rounded to zero has no sign.
+    let zero = !text.contains(|c: char| ('1'..='9').contains(&c));
+    text.replacen('-', if zero { "" } else { "\u{2212}" }, 1)
 }
