@@ -148,7 +148,9 @@ pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
             let figure = score::figure(std::slice::from_ref(&seen), measure, false);
             whole.extend(figure.map(|svg| (names.of(of, "effect", measure), svg)));
         }
-        whole.extend(overlap::figure(&seen, false).map(|svg| (names.of(of, "overlap", ""), svg)));
+        whole.extend(
+            overlap::figure(std::slice::from_ref(&seen), false).map(|svg| (names.of(of, "overlap", ""), svg)),
+        );
         for (name, svg) in &whole {
             save(dir, name, svg)?;
         }

@@ -125,22 +125,19 @@ fn perturbations(seen: &[Seen]) -> String {
     if seen.first().is_some_and(|seen| seen.effect == Some(Effect::Significant)) {
         said.push("Effect sizes are on a scale of log10(1 + genes).".to_string());
     }
-    if let [seen] = seen {
-        match overlap::figure(seen, true) {
-            Some(svg) => svgs.push(figure(&svg.inline())),
-            None => said.push(
-                "No overlap of significant genes: this profile computes no differential expression."
-                    .to_string(),
-            ),
-        }
-        let all = seen.order.len();
-        if seen.overlaps.is_some() && all > overlap::ROWS {
-            let all = thousands(all as i64);
-            said.push(format!(
-                "The overlap shows the {} largest effects of {all}; results.csv has all.",
-                overlap::ROWS
-            ));
-        }
+    match overlap::figure(seen, true) {
+        Some(svg) => svgs.push(figure(&svg.inline())),
+        None => said.push(
+            "No overlap of significant genes: this profile computes no differential expression.".to_string(),
+        ),
+    }
+    let all: usize = seen.iter().map(|seen| seen.order.len()).sum();
+    if seen.iter().all(|seen| seen.overlaps.is_some()) && all > overlap::ROWS {
+        let all = thousands(all as i64);
+        said.push(format!(
+            "The overlap shows the {} largest effects of {all}; results.csv has all.",
+            overlap::ROWS
+        ));
     }
     format!(
         "<h3>Perturbations</h3>\n<p class=\"said\">{}</p>\n<div class=\"row\">{}</div>\n",

@@ -95,10 +95,10 @@ fn a_page_holds_its_figures_and_asks_the_network_for_nothing() {
     let svgs = drawings(&html);
     svgs.iter().for_each(|svg| well_formed(svg).unwrap_or_else(|wrong| panic!("{wrong} in {svg}")));
     let count = |title: &str| svgs.iter().filter(|svg| svg.contains(title)).count();
-    // Overview and two boards; of each board the overlap, of each of its three perturbations three figures.
+    // Overview and two boards; of each of a board's three perturbations three figures.
     assert_eq!(count("aria-label=\"Effect size against PDCorr"), 3);
     assert_eq!(count("aria-label=\"Effect size against DEOver"), 3);
-    assert_eq!(count("aria-label=\"Overlap of significant genes"), 2);
+    assert_eq!(count("aria-label=\"Overlap of significant genes"), 3);
     assert_eq!(count("predicted against real change\" ") + count("predicted against real change\">"), 6);
     assert_eq!(count("real differential expression\">"), 6);
     assert_eq!(count("predicted differential expression\">"), 6);

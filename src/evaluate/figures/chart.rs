@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 /// Of every drawing.
 pub const WIDTH: f64 = 380.0;
 
+/// Around a drawing that stands alone.
+const MARGIN: f64 = 14.0;
+
 /// What the drawings look like, in both colour schemes.
 pub const STYLE: &str = include_str!("style.css");
 
@@ -35,26 +38,27 @@ impl Svg {
 
     /// As an element of a page.
     pub fn inline(&self) -> String {
-        self.element("")
+        self.element("", 0.0, "")
     }
 
-    /// As a file of its own.
+    /// As a file of its own, with a ground and a margin.
     pub fn file(&self) -> String {
-        let style = format!("<style>{STYLE}</style>");
-        let element = self.element(" xmlns=\"http://www.w3.org/2000/svg\"");
-        element.replacen("</desc>", &format!("</desc>{style}"), 1) + "\n"
+        let style = format!("<style>{STYLE}svg.chart {{ background: var(--panel); }}</style>");
+        let [width, height] = [WIDTH, self.height].map(|length| px(length + 2.0 * MARGIN));
+        let attributes =
+            format!(" xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\"");
+        self.element(&attributes, MARGIN, &style) + "\n"
     }
 
-    fn element(&self, attributes: &str) -> String {
+    fn element(&self, attributes: &str, margin: f64, style: &str) -> String {
         let Svg { height, title, description, body } = self;
         let (title, description) = (escape(title), escape(description));
+        let view = [-margin, -margin, WIDTH + 2.0 * margin, height + 2.0 * margin].map(px).join(" ");
         // A screen reader hides what is inside an image, links too.
         let role = if body.contains("<a ") { "group" } else { "img" };
         format!(
-            "<svg{attributes} class=\"chart\" viewBox=\"0 0 {} {}\" role=\"{role}\" aria-label=\"{title}\">\
-             <title>{title}</title><desc>{description}</desc>{body}</svg>",
-            px(WIDTH),
-            px(*height),
+            "<svg{attributes} class=\"chart\" viewBox=\"{view}\" role=\"{role}\" aria-label=\"{title}\">\
+             <title>{title}</title><desc>{description}</desc>{style}{body}</svg>"
         )
     }
 
@@ -126,7 +130,7 @@ impl Scale {
     /// Counts, from a power of ten or, with very small ones, from nought.
     pub fn counts([low, high]: [f64; 2], pixels: [f64; 2]) -> Scale {
         let low = if low >= 10.0 { 10f64.powf(low.log10().floor()) } else { 0.0 };
-        Scale { domain: [low, high.max(low + 1.0)], pixels, log: true }
+        Scale { domain: [low, (high * 1.15).max(low + 1.0)], pixels, log: true }
     }
 
     /// Where a number lies.
@@ -176,15 +180,24 @@ impl Axes<'_> {
     /// Grid, numbers and names.
     pub fn draw(&self, svg: &mut Svg) {
         let ([left, right], [bottom, top]) = (self.x.pixels, self.y.pixels);
+        // A page holds thousands of charts: the lines of one are one element, and its numbers share their class.
+        let mut lines = [String::new(), String::new()];
+        let mut numbers = [String::new(), String::new()];
         for tick in self.x.ticks() {
-            let x = self.x.at(tick);
-            svg.line(grid(tick), [x, top], [x, bottom]);
-            svg.text("tick middle", x, bottom + 15.0, &tick_text(tick));
+            let (x, text) = (px(self.x.at(tick)), tick_text(tick));
+            lines[usize::from(tick == 0.0)] += &format!("M{x} {}V{}", px(top), px(bottom));
+            numbers[0] += &format!("<text x=\"{x}\" y=\"{}\">{text}</text>", px(bottom + 15.0));
         }
         for tick in self.y.ticks() {
-            let y = self.y.at(tick);
-            svg.line(grid(tick), [left, y], [right, y]);
-            svg.text("tick end", left - 6.0, y + 3.5, &tick_text(tick));
+            let (y, text) = (self.y.at(tick), tick_text(tick));
+            lines[usize::from(tick == 0.0)] += &format!("M{} {}H{}", px(left), px(y), px(right));
+            numbers[1] += &format!("<text x=\"{}\" y=\"{}\">{text}</text>", px(left - 6.0), px(y + 3.5));
+        }
+        for (class, d) in ["grid", "zero"].into_iter().zip(&lines) {
+            svg.push(&format!("<path class=\"{class}\" d=\"{d}\"/>"));
+        }
+        for (class, texts) in ["tick middle", "tick end"].into_iter().zip(&numbers) {
+            svg.push(&format!("<g class=\"{class}\">{texts}</g>"));
         }
         svg.text("axis middle", (left + right) / 2.0, bottom + 33.0, self.below);
         let (x, y) = (px(11.0), px((top + bottom) / 2.0));
@@ -240,10 +253,6 @@ pub fn legend(svg: &mut Svg, y: f64, entries: &[(&str, Mark, String)]) {
         svg.text("key", x + 8.0, y, word);
         x += 23.0 + 5.9 * word.chars().count() as f64;
     }
-}
-
-fn grid(tick: f64) -> &'static str {
-    if tick == 0.0 { "zero" } else { "grid" }
 }
 
 /// `0.25`, `-2`, `1,000`, `2e-5`.

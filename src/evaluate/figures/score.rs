@@ -68,7 +68,8 @@ pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
     }
     legend(&mut svg, 34.0, &entries);
     svg.points("ceiling", Mark::Cross, ceilings.iter().map(|&[x, y]| axes.at(x, y)));
-    dots.iter().for_each(|dot| dot.draw(&mut svg, &axes, seen.len() > 1, links));
+    let radius = if dots.len() > 150 { 2.8 } else { 4.0 };
+    dots.iter().for_each(|dot| dot.draw(&mut svg, &axes, radius, seen.len() > 1, links));
     let mut largest: Vec<&Dot> = dots.iter().collect();
     largest.sort_by(|a, b| b.effect.total_cmp(&a.effect));
     let named = largest.iter().take(NAMED).map(|dot| (dot.name(), axes.at(dot.effect, dot.score)));
@@ -102,7 +103,7 @@ impl Dot<'_> {
         &self.seen.board.report.perturbations[self.p]
     }
 
-    fn draw(&self, svg: &mut Svg, axes: &Axes, many: bool, links: bool) {
+    fn draw(&self, svg: &mut Svg, axes: &Axes, radius: f64, many: bool, links: bool) {
         let [x, y] = axes.at(self.effect, self.score).map(px);
         let of = self.seen.board.cell_type.as_ref().filter(|_| many);
         let of = of.map_or(String::new(), |name| format!(" in {name}"));
@@ -111,7 +112,7 @@ impl Dot<'_> {
             format!("{}{of}: {effect} {}, {} {:.3}", self.name(), px(self.effect), axes.beside, self.score);
         svg.push(&self.seen.open(self.p, links, &said));
         svg.push(&format!(
-            "<title>{}</title><circle class=\"dot\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/>",
+            "<title>{}</title><circle class=\"dot\" cx=\"{x}\" cy=\"{y}\" r=\"{radius}\"/>",
             escape(&said)
         ));
         svg.push(if links { "</a>" } else { "</g>" });

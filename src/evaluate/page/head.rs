@@ -31,8 +31,13 @@ pub fn header(boards: &[Board], sources: &Value, title: &str) -> String {
         ("Genes", thousands(first.report.genes.len() as i64)),
     ];
     if settings.bootstrap > 0 {
+        let single = boards.iter().all(|board| board.report.perturbations.len() < 2);
         let draws = thousands(settings.bootstrap as i64);
-        facts.push(("Intervals", format!("95 % of the means of {draws} resamplings of the perturbations")));
+        let said = match single {
+            true => "none: a single perturbation cannot be resampled".to_string(),
+            false => format!("95 % of the means of {draws} resamplings of the perturbations"),
+        };
+        facts.push(("Intervals", said));
     }
     for (name, side) in [("Real file", "real"), ("Predicted file", "pred")] {
         if let (Some(path), Some(hash)) = (sources[side]["path"].as_str(), sources[side]["sha256"].as_str()) {

@@ -27,7 +27,7 @@ struct Cell {
 pub fn predictors(boards: &[&Board]) -> String {
     let columns: Vec<Shown> = match boards {
         [] => return String::new(),
-        [board] => board.rows.iter().map(of_row).collect(),
+        [board] => board.rows.iter().map(|row| of_row(row, board.report.perturbations.len() > 1)).collect(),
         boards => over_all(boards),
     };
     let beside = columns.len() > 1;
@@ -58,7 +58,7 @@ pub fn predictors(boards: &[&Board]) -> String {
 pub fn cell_types(boards: &[&Board]) -> String {
     let column = |board: &&Board| Shown {
         name: board.cell_type.clone().unwrap_or_default(),
-        cells: of_row(&board.rows[0]).cells,
+        cells: of_row(&board.rows[0], false).cells,
     };
     let columns: Vec<Shown> = boards.iter().map(column).collect();
     let table = boards
@@ -67,10 +67,12 @@ pub fn cell_types(boards: &[&Board]) -> String {
     format!("<h3>Prediction by cell type</h3>\n{table}")
 }
 
-fn of_row(row: &Row) -> Shown {
+/// Resamplings of a single perturbation are all alike: it has no `intervals`.
+fn of_row(row: &Row, intervals: bool) -> Shown {
     let cell = |(i, column): (usize, &Column)| {
         let summary = column.summary();
-        let finite = |of: &[[f64; 2]]| of.get(i).copied().filter(|i| i.iter().all(|x| x.is_finite()));
+        let finite =
+            |of: &[[f64; 2]]| of.get(i).copied().filter(|of| intervals && of.iter().all(|x| x.is_finite()));
         Cell {
             mean: summary.mean_of_numbers,
             interval: finite(&row.intervals),
@@ -86,7 +88,7 @@ fn over_all(boards: &[&Board]) -> Vec<Shown> {
     let all: Vec<Board> = boards.iter().map(|&board| board.clone()).collect();
     let sum = |row: &str, i: usize, of: fn(&Cell) -> usize| -> usize {
         let rows = boards.iter().filter_map(|board| board.rows.iter().find(|r| r.name == row));
-        rows.map(|row| of_row(row).cells.get(i).map_or(0, of)).sum()
+        rows.map(|row| of_row(row, false).cells.get(i).map_or(0, of)).sum()
     };
     let column = |(name, scores): (String, Vec<(String, f64)>)| {
         let cell = |(i, (_, score)): (usize, &(String, f64))| Cell {
@@ -124,8 +126,9 @@ fn table(caption: &str, board: &Board, columns: &[Shown], beside: bool) -> Strin
         let gap = if complete { String::new() } else { format!("<td class=\"gaps\">{}</td>", gaps[i]) };
         rows += &format!("<tr>{cells}{gap}</tr>\n");
     }
+    let narrow = if beside { "" } else { " narrow" };
     format!(
-        "<div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">Measure</th>\
+        "<div class=\"scroll{narrow}\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">Measure</th>\
          {strip}{heads}{left_out}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
     )
 }
@@ -141,8 +144,9 @@ fn row(name: &str, metric: Option<&Metric>, i: usize, columns: &[Shown], beside:
     let rivals = columns.iter().filter(|column| column.name != CEILING);
     let best = rivals.clone().filter_map(|column| distance(&column.cells[i])).reduce(f64::min);
     // Alone, or as good as all others, nothing is best; cell types are no rivals.
-    let contest = beside && rivals.count() > 1;
-    let decimals = decimals(i, columns);
+    let worst = rivals.clone().filter_map(|column| distance(&column.cells[i])).reduce(f64::max);
+    let contest = beside && best < worst;
+    let decimals = decimals(i, goal, columns);
     let cell = |column: &Shown| {
         let cell = &column.cells[i];
         let wins = contest && column.name != CEILING && best.is_some() && distance(cell) == best;
@@ -205,21 +209,36 @@ fn gaps(columns: &[Shown], i: usize) -> String {
     if all.iter().all(|gap| *gap == all[0]) {
         return all.into_iter().next().unwrap_or_default();
     }
-    let some = columns.iter().zip(&all).filter(|(_, gap)| !gap.is_empty());
-    escape(&some.map(|(column, gap)| format!("{}: {gap}", column.name)).collect::<Vec<_>>().join("; "))
+    let mut said: Vec<String> = Vec::new();
+    let mut kinds: Vec<&String> = all.iter().filter(|gap| !gap.is_empty()).collect();
+    kinds.sort();
+    kinds.dedup();
+    for kind in kinds {
+        let names = |same: bool| {
+            let some = columns.iter().zip(&all).filter(|(_, gap)| (*gap == kind) == same);
+            some.map(|(column, _)| column.name.as_str()).collect::<Vec<_>>()
+        };
+        let (with, without) = (names(true), names(false));
+        said.push(match with.len() > 2 * without.len() {
+            true => format!("{kind}, not in {}", without.join(", ")),
+            false => format!("{kind} in {}", with.join(", ")),
+        });
+    }
+    escape(&said.join("; "))
 }
 
-/// Decimals of a row: enough for its largest mean to have three or four digits.
-fn decimals(i: usize, columns: &[Shown]) -> usize {
+/// Decimals of a row: three of shares and correlations; of errors, whose smallest is the best, enough to tell them apart; of counts
+/// none, or one where they are small.
+fn decimals(i: usize, goal: Option<f64>, columns: &[Shown]) -> usize {
     let largest =
         columns.iter().filter_map(|column| column.cells[i].mean).fold(0.0, |most, x| x.abs().max(most));
-    match largest {
-        _ if largest >= 1000.0 => 0,
-        _ if largest >= 100.0 => 1,
-        _ if largest >= 10.0 => 2,
-        _ if largest >= 0.1 || largest == 0.0 => 3,
-        _ if largest >= 0.01 => 4,
-        _ => 6,
+    match goal {
+        None => usize::from(largest < 100.0),
+        Some(0.0) if largest >= 100.0 => 1,
+        Some(0.0) if largest >= 0.05 || largest == 0.0 => 4,
+        Some(0.0) if largest >= 0.005 => 5,
+        Some(0.0) => 6,
+        Some(_) => 3,
     }
 }
 
