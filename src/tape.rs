@@ -182,6 +182,7 @@ fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) 
     }
     Tensor::new(shape, numbers)
 }
+
 /// The same on a device, where both are stored alike: gradients of weights as f32, others as the device's numbers.
 fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
     let fresh = || Tensor::on(gpu, "a sum of gradients", shape, part.real());

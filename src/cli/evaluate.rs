@@ -11,9 +11,9 @@ use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
 use crate::evaluate::Settings;
-use crate::evaluate::board::{Board, pooled, write_table};
+use crate::evaluate::board::{Board, notes, pooled, write_table};
 use crate::evaluate::files::{Files, evaluate_files, fingerprints};
-use crate::evaluate::registry::{ABSENT, Profile};
+use crate::evaluate::registry::Profile;
 use crate::evaluate::rules::Rules;
 use crate::evaluate::{figures, page};
 
@@ -134,7 +134,7 @@ pub fn run(args: Args) -> Result<()> {
     if boards.iter().any(|board| board.rows.len() > 1) {
         write_table(&args.out.join("table.csv"), &pooled(&boards))?;
     }
-    notes(&boards, &settings);
+    notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
     match args.json {
         true => println!("{:#}", combined_json(&boards, sources)),
         false => table::print(&boards),
@@ -162,16 +162,4 @@ fn combined_json(boards: &[Board], sources: Value) -> Value {
     };
     all["files"] = sources;
     all
-}
-
-fn notes(boards: &[Board], settings: &Settings) {
-    for board in boards {
-        let of = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));
-        board.report.notes().iter().for_each(|note| eprintln!("note: {of}{note}"));
-    }
-    if settings.profile == Profile::Full {
-        eprintln!(
-            "note: cell-eval's {ABSENT} is not computed: its random numbers cannot be had outside its libraries"
-        );
-    }
 }

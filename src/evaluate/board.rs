@@ -175,6 +175,22 @@ pub fn write_table(path: &Path, rows: &[(String, Vec<(String, f64)>)]) -> Result
     aside::file(path, |aside| std::fs::write(aside, text).at(aside))
 }
 
+/// What a reader of the boards should know about the inputs and about what is not there.
+pub fn notes(boards: &[Board]) -> Vec<String> {
+    let of = |board: &Board| {
+        let of = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));
+        board.report.notes().into_iter().map(move |note| format!("{of}{note}"))
+    };
+    let mut notes: Vec<String> = boards.iter().flat_map(of).collect();
+    if boards.first().is_some_and(|board| board.report.settings.profile == registry::Profile::Full) {
+        let absent = registry::ABSENT;
+        notes.push(format!(
+            "cell-eval's {absent} is not computed: its random numbers cannot be had outside its libraries"
+        ));
+    }
+    notes
+}
+
 /// The title of a column: the paper's name, if it has one, and cell-eval's.
 pub fn title(column: &str) -> String {
     match registry::metric_of(column).map_or("", |metric| metric.paper) {

@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 
-use crate::evaluate::board::Board;
+use crate::evaluate::board::{self, Board};
 use crate::evaluate::figures::chart::{escape, thousands};
 use crate::evaluate::lognorm::Held;
-use crate::evaluate::registry::{ABSENT, Profile};
 use crate::evaluate::report::Counts;
 
 /// `pred.h5ad against real.h5ad`.
@@ -55,17 +54,8 @@ pub fn header(boards: &[Board], sources: &Value, title: &str) -> String {
 }
 
 fn notes(boards: &[Board]) -> String {
-    let mut notes: Vec<String> = Vec::new();
-    for board in boards {
-        let of = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));
-        notes.extend(board.report.notes().into_iter().map(|note| format!("{of}{note}")));
-    }
+    let mut notes = board::notes(boards);
     let settings = boards.first().map(|board| &board.report.settings);
-    if settings.is_some_and(|settings| settings.profile == Profile::Full) {
-        notes.push(format!(
-            "cell-eval's {ABSENT} is not computed: its random numbers cannot be had outside its libraries"
-        ));
-    }
     if let Some(skipped) = settings.map(|settings| settings.skip.join(", ")).filter(|names| !names.is_empty())
     {
         notes.push(format!("left out as asked: {skipped}"));
