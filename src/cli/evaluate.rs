@@ -16,6 +16,7 @@ use crate::evaluate::files::{Files, evaluate_files, fingerprints};
 use crate::evaluate::registry::Profile;
 use crate::evaluate::rules::Rules;
 use crate::evaluate::{figures, page};
+use crate::memory;
 
 const EXAMPLE: &str = "\
 Example:
@@ -100,6 +101,7 @@ pub struct Args {
 
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
+    memory::keep(); // every block of genes and of rows asks for what the last one gave back
     let settings = Settings {
         control: args.control_pert.clone(),
         rules: Rules::parse(&args.rules)?,

@@ -284,6 +284,11 @@ impl H5ad {
         self.file.group("uns/log1p").is_ok() || self.file.dataset("uns/log1p").is_ok()
     }
 
+    /// Entries that X stores, zeros among them; `None` where it is dense or absent.
+    pub fn stored(&self) -> Option<u64> {
+        self.matrix.entries()
+    }
+
     /// How X is stored: `CSR f32`, `CSC i64`, `dense f64`, `none`.
     pub fn storage(&self) -> &str {
         self.matrix.storage()

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::bootstrap::Draws;
 use super::ceiling::ceiling;
+use super::de::Table;
 use super::judge::Judge;
 use super::report::{Report, path};
 use super::side::Side;
@@ -90,8 +91,9 @@ impl Board {
     pub fn write(&self, dir: &Path, sources: &Value) -> Result<()> {
         let path = |file: &str| path(dir, self.cell_type.as_deref(), file);
         if let Some([real, pred]) = &self.report.tables {
-            real.write(&path("real_de.csv"))?;
-            pred.write(&path("pred_de.csv"))?;
+            let write = |table: &Table, file: &str| table.write(&path(file));
+            let (real, pred) = rayon::join(|| write(real, "real_de.csv"), || write(pred, "pred_de.csv"));
+            real.and(pred)?;
         }
         table::write_results(&path("results.csv"), &self.report.perturbations, &self.report.columns)?;
         table::write_summary(&path("agg_results.csv"), &self.report.columns)?;

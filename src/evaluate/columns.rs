@@ -1,90 +1,137 @@
-//! A block of genes, turned from cell by cell to gene by gene. The matrix as a whole stays as it is.
+//! The cells' values gene by gene, block after block. The matrix as a whole stays as it is, cell by cell.
 
 use std::ops::Range;
 
 use super::side::{Matrix, Rows};
 
-/// The non-zero values of some genes, gene by gene, cells in the order of [`super::side::Groups::cells`].
-pub struct Columns {
-    starts: Vec<usize>,
-    places: Vec<u32>,
-    values: Vec<f32>,
+/// Genes turned at once: few enough that what is written to them side by side stays near, many enough that a cell's next
+/// values are worth the walk to them.
+const BLOCK: usize = 256;
+
+/// A walk over a range of genes.
+pub struct Columns<'a> {
+    rows: Rows<'a>,
+    /// Genes that are still to come.
+    ahead: Range<usize>,
+    /// Where the values of the genes ahead begin, for each of the groups' cells.
+    next: Vec<usize>,
+    /// How many values are stored of each gene of the whole range, from gene `first` on.
+    counts: Vec<usize>,
+    first: usize,
+    /// The block at hand: where each of its genes begins and ends. Zeros that are stored leave room between.
+    spans: Vec<Range<usize>>,
+    /// Place and value side by side: one write each, where the writes jump from gene to gene.
+    stored: Vec<(u32, f32)>,
 }
 
-impl Columns {
-    /// Genes `range` of all cells.
-    pub fn of(rows: Rows, range: Range<usize>) -> Columns {
-        let genes = range.len();
-        let groups = rows.groups;
-        // Two runs of places: the control's cells may lie in a matrix of their own.
-        let runs =
-            [(rows.matrix(0), 0..groups.starts[1]), (rows.matrix(1), groups.starts[1]..groups.cells.len())];
-        let mut windows: Vec<Range<usize>> = Vec::with_capacity(groups.cells.len());
-        let mut starts = vec![0; genes + 1];
-        for (x, places) in &runs {
-            for &cell in &groups.cells[places.clone()] {
-                let window = window(x, cell as usize, &range);
-                each(x, &window, range.start, |gene, _| starts[gene + 1] += 1);
-                windows.push(window);
+impl<'a> Columns<'a> {
+    /// Before the first block of these genes.
+    pub fn new(rows: Rows<'a>, genes: Range<usize>) -> Columns<'a> {
+        let mut counts = vec![0; genes.len()];
+        let mut next = Vec::with_capacity(rows.groups.cells.len());
+        for (x, places) in runs(&rows) {
+            for &cell in &rows.groups.cells[places] {
+                let window = window(x, cell as usize, &genes);
+                match x {
+                    Matrix::Sparse(x) => x.indices()[window.clone()]
+                        .iter()
+                        .for_each(|&gene| counts[gene as usize - genes.start] += 1),
+                    // A count of zeros too would ask for room that is never used.
+                    Matrix::Dense { values, .. } => {
+                        let found = values[window.clone()].iter().map(|&value| usize::from(value != 0.0));
+                        counts.iter_mut().zip(found).for_each(|(count, found)| *count += found);
+                    }
+                }
+                next.push(window.start);
             }
         }
-        for gene in 0..genes {
-            starts[gene + 1] += starts[gene];
-        }
-        let mut next = starts.clone();
-        let mut places = vec![0; starts[genes]];
-        let mut values = vec![0.0; starts[genes]];
-        for (x, run) in runs {
-            for place in run {
-                each(x, &windows[place], range.start, |gene, value| {
-                    places[next[gene]] = place as u32;
-                    values[next[gene]] = value;
-                    next[gene] += 1;
+        let first = genes.start;
+        Columns { rows, ahead: genes, next, counts, first, spans: Vec::new(), stored: Vec::new() }
+    }
+
+    /// Turns to the next block: the number of its genes, `None` behind the last.
+    pub fn turn(&mut self) -> Option<usize> {
+        let genes = self.ahead.start..self.ahead.end.min(self.ahead.start + BLOCK);
+        self.ahead.start = genes.end;
+        let mut room = 0;
+        self.spans.clear();
+        self.spans.extend(self.counts[genes.start - self.first..genes.end - self.first].iter().map(
+            |count| {
+                room += count;
+                room - count..room - count
+            },
+        ));
+        self.stored.resize(room, (0, 0.0));
+        for (x, places) in runs(&self.rows) {
+            for place in places {
+                let next = &mut self.next[place];
+                let cell = self.rows.groups.cells[place] as usize;
+                *next = walk(x, cell, *next, &genes, |gene, value| {
+                    let span = &mut self.spans[gene - genes.start];
+                    self.stored[span.end] = (place as u32, value);
+                    span.end += 1;
                 });
             }
         }
-        Columns { starts, places, values }
+        (!genes.is_empty()).then_some(genes.len())
     }
 
-    /// Places (indices into the groups' cells, rising) and values of the block's gene `i`.
-    pub fn gene(&self, i: usize) -> (&[u32], &[f32]) {
-        let range = self.starts[i]..self.starts[i + 1];
-        (&self.places[range.clone()], &self.values[range])
+    /// Places (indices into the groups' cells, rising) and values of gene `i` of the block: its non-zeros.
+    pub fn gene(&self, i: usize) -> &[(u32, f32)] {
+        &self.stored[self.spans[i].clone()]
     }
 }
 
-/// Where a cell's values of the genes in `range` are stored.
-fn window(x: &Matrix, cell: usize, range: &Range<usize>) -> Range<usize> {
+/// Two runs of places: the control's cells may lie in a matrix of their own.
+fn runs<'a>(rows: &Rows<'a>) -> [(&'a Matrix, Range<usize>); 2] {
+    let groups = rows.groups;
+    [(rows.matrix(0), 0..groups.starts[1]), (rows.matrix(1), groups.starts[1]..groups.cells.len())]
+}
+
+/// Where a cell's values of these genes are stored.
+fn window(x: &Matrix, cell: usize, genes: &Range<usize>) -> Range<usize> {
     let row = x.row(cell);
     match x {
         Matrix::Sparse(x) => {
-            let genes = &x.indices()[row.clone()];
-            let first = genes.partition_point(|&gene| (gene as usize) < range.start);
-            let count = genes[first..].partition_point(|&gene| (gene as usize) < range.end);
-            row.start + first..row.start + first + count
+            let stored = &x.indices()[row.clone()];
+            let before = |end: usize| row.start + stored.partition_point(|&gene| (gene as usize) < end);
+            before(genes.start)..before(genes.end)
         }
-        Matrix::Dense { .. } => row.start + range.start..row.start + range.end,
+        Matrix::Dense { .. } => row.start + genes.start..row.start + genes.end,
     }
 }
 
-/// Calls `take(gene in block, value)` for the values that are not zero: stored and unstored zeros are one.
+/// Calls `take(gene, value)` for a cell's values of `genes`, which begin at `start`, that are not zero: stored and unstored
+/// zeros are one. Returns where they end.
 #[inline]
-fn each(x: &Matrix, window: &Range<usize>, first: usize, mut take: impl FnMut(usize, f32)) {
-    let values = &x.values()[window.clone()];
+fn walk(
+    x: &Matrix,
+    cell: usize,
+    start: usize,
+    genes: &Range<usize>,
+    mut take: impl FnMut(usize, f32),
+) -> usize {
+    let end = x.row(cell).end;
     match x {
         Matrix::Sparse(x) => {
-            for (&gene, &value) in x.indices()[window.clone()].iter().zip(values) {
+            let stored = x.indices()[start..end].iter().zip(&x.data()[start..end]);
+            let mut count = 0;
+            for (&gene, &value) in stored.take_while(|(gene, _)| (**gene as usize) < genes.end) {
                 if value != 0.0 {
-                    take(gene as usize - first, value);
+                    take(gene as usize, value);
                 }
+                count += 1;
             }
+            start + count
         }
-        Matrix::Dense { .. } => {
-            for (gene, &value) in values.iter().enumerate() {
+        Matrix::Dense { values, .. } => {
+            let window = start..start + genes.len();
+            for (gene, &value) in genes.clone().zip(&values[window.clone()]) {
                 if value != 0.0 {
                     take(gene, value);
                 }
             }
+            window.end
         }
     }
 }

@@ -127,33 +127,35 @@ impl Table {
 /// For every gene the control's mean and the groups' entries.
 fn entries(rows: Rows, fold: Fold) -> Vec<(f32, Vec<Entry>)> {
     let genes = rows.genes();
-    // Small enough for every thread to have several blocks, large enough that finding a block in a row costs little.
-    let block = (genes / (rayon::current_num_threads() * 4)).clamp(16, 256);
+    // A few walks a thread: each begins with a look at all cells, and the last to end should not be waited for long.
+    let part = genes.div_ceil(rayon::current_num_threads() * 2).max(1);
     let counted = counted(rows.groups);
-    let blocks = genes.div_ceil(block);
-    let compare = |b: usize| -> Vec<(f32, Vec<Entry>)> {
-        let range = b * block..((b + 1) * block).min(genes);
-        let columns = Columns::of(rows, range.clone());
+    let compare = |p: usize| -> Vec<(f32, Vec<Entry>)> {
+        let mut columns = Columns::new(rows, p * part..((p + 1) * part).min(genes));
         let mut test = RankSum::new(rows.groups, &counted);
-        (0..range.len()).map(|i| gene(columns.gene(i), fold, &mut test)).collect()
+        let mut entries = Vec::with_capacity(part);
+        while let Some(genes) = columns.turn() {
+            entries.extend((0..genes).map(|i| gene(columns.gene(i), fold, &mut test)));
+        }
+        entries
     };
-    (0..blocks).into_par_iter().flat_map_iter(compare).collect()
+    (0..genes.div_ceil(part)).into_par_iter().flat_map_iter(compare).collect()
 }
 
-fn gene((places, values): (&[u32], &[f32]), fold: Fold, test: &mut RankSum) -> (f32, Vec<Entry>) {
+fn gene(stored: &[(u32, f32)], fold: Fold, test: &mut RankSum) -> (f32, Vec<Entry>) {
     let groups = test.groups();
     let mut before = 0;
     let mut mean = |g: usize| {
         let (start, n) = (groups.starts[g], groups.size(g));
-        let count = places[before..].partition_point(|&place| (place as usize) < start + n);
-        let range = before..before + count;
+        let count = stored[before..].partition_point(|&(place, _)| (place as usize) < start + n);
+        let own = &stored[before..before + count];
         before += count;
-        let mean = pairwise::sum(&places[range.clone()], &values[range], start as u32, n) / n as f32;
+        let mean = pairwise::sum(own, start as u32, n) / n as f32;
         if fold == Fold::Logs { mean } else { f64::from(mean).exp_m1() as f32 }
     };
     let control = mean(0);
     let mut entries = Vec::with_capacity(groups.perturbations.len());
-    test.gene(places, values, |test| entries.push(Entry { mean: mean(entries.len() + 1), test }));
+    test.gene(stored, |test| entries.push(Entry { mean: mean(entries.len() + 1), test }));
     (control, entries)
 }
 

@@ -139,6 +139,10 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
     } else {
         let mut starts = vec![0];
         let (mut columns, mut values) = (Vec::new(), Vec::new());
+        // Growing would copy; a file that promises more than there is memory for is met where it is read.
+        if let Some(most) = file.stored().and_then(|most| usize::try_from(most).ok()) {
+            let _ = columns.try_reserve_exact(most).and_then(|()| values.try_reserve_exact(most));
+        }
         for block in file.blocks() {
             let (_, rows) = block?;
             starts.extend(rows.outer_iterator().scan(values.len(), |end, row| {

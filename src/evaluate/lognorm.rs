@@ -24,28 +24,60 @@ pub enum Held {
     Counts,
 }
 
+/// Numbers that one thread looks at in a row.
+const PIECE: usize = 1 << 16;
+
 /// The side's values on the log1p scale. Errors: not finite, negative, or logs of 15 and more.
 pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
     let values = side.x.values();
-    let wrong = |bad: fn(f32) -> bool| values.par_iter().position_first(|&v| bad(v));
-    let at = |i: usize| {
+    let seen = Seen::of(values);
+    let refuse = |bad: fn(f32) -> bool, what: &str| {
+        let i = values.iter().position(|&v| bad(v)).expect("one was seen");
         let (cell, gene) = side.x.place(i);
-        format!("cell {cell}, gene {:?} holds {}", side.genes[gene], values[i])
+        Err(side.error(format!("cell {cell}, gene {:?} holds {}; {what}", side.genes[gene], values[i])))
     };
-    if let Some(i) = wrong(|v| !v.is_finite()) {
-        return Err(side.error(format!("{}; expression must be finite", at(i))));
+    if seen.infinite {
+        return refuse(|v| !v.is_finite(), "expression must be finite");
     }
-    if let Some(i) = wrong(|v| v < 0.0) {
-        return Err(side.error(format!("{}; expression cannot be negative: clip predictions at 0", at(i))));
+    if seen.negative {
+        return refuse(|v| v < 0.0, "expression cannot be negative: clip predictions at 0");
     }
     if !values.par_iter().any(|&v| v.fract() > 1e-3) {
         return Ok((Cow::Owned(from_counts(side)?), Held::Counts));
     }
-    if let Some(i) = wrong(|v| v >= LARGEST_LOG) {
-        let what = "; log1p values stay below 15: is this normalised but not log-transformed?";
-        return Err(side.error(format!("{}{what}", at(i))));
+    if seen.large {
+        let what = "log1p values stay below 15: is this normalised but not log-transformed?";
+        return refuse(|v| v >= LARGEST_LOG, what);
     }
     Ok((Cow::Borrowed(&side.x), Held::Logs))
+}
+
+/// What some values are, found in one pass over them; where one stands is looked up only to be told.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    infinite: bool,
+    negative: bool,
+    large: bool,
+}
+
+impl Seen {
+    fn of(values: &[f32]) -> Seen {
+        // Without a branch, so that it is done eight numbers at a time.
+        let look = |seen: Seen, &v: &f32| Seen {
+            infinite: seen.infinite | !v.is_finite(),
+            negative: seen.negative | (v < 0.0),
+            large: seen.large | (v >= LARGEST_LOG),
+        };
+        let join = |a: Seen, b: Seen| Seen {
+            infinite: a.infinite | b.infinite,
+            negative: a.negative | b.negative,
+            large: a.large | b.large,
+        };
+        values
+            .par_chunks(PIECE)
+            .map(|piece| piece.iter().fold(Seen::default(), look))
+            .reduce(Seen::default, join)
+    }
 }
 
 /// ln(1 + x / (total / median)), every step rounded to f32 as scanpy 1.11 does, so that equal values stay equal.

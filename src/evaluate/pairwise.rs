@@ -7,29 +7,28 @@
 /// Longest run summed by eight interleaved partial sums.
 const BLOCK: usize = 128;
 
-/// Sum of `n` numbers, of which only the non-zero ones are given: `values[i]` stands at `places[i] - first`, places rise.
-pub fn sum(places: &[u32], values: &[f32], first: u32, n: usize) -> f32 {
-    if values.is_empty() {
+/// Sum of `n` numbers, of which only the non-zero ones are given: (place, value), places rising from `first`.
+pub fn sum(stored: &[(u32, f32)], first: u32, n: usize) -> f32 {
+    if stored.is_empty() {
         return 0.0;
     }
     if n < 8 {
-        return values.iter().fold(0.0, |sum, v| sum + v);
+        return stored.iter().fold(0.0, |sum, (_, value)| sum + value);
     }
     if n > BLOCK {
         let half = n / 2 - (n / 2) % 8;
         let middle = first + half as u32;
-        let cut = places.partition_point(|&place| place < middle);
-        let left = sum(&places[..cut], &values[..cut], first, half);
-        return left + sum(&places[cut..], &values[cut..], middle, n - half);
+        let (left, right) = stored.split_at(stored.partition_point(|&(place, _)| place < middle));
+        return sum(left, first, half) + sum(right, middle, n - half);
     }
     let tail = first + (n - n % 8) as u32;
-    let cut = places.partition_point(|&place| place < tail);
+    let (eights, rest) = stored.split_at(stored.partition_point(|&(place, _)| place < tail));
     let mut part = [0.0f32; 8];
-    for (&place, &value) in places[..cut].iter().zip(values) {
+    for &(place, value) in eights {
         part[((place - first) % 8) as usize] += value;
     }
     let tree = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
-    values[cut..].iter().fold(tree, |sum, v| sum + v)
+    rest.iter().fold(tree, |sum, (_, value)| sum + value)
 }
 
 #[cfg(test)]
@@ -54,9 +53,8 @@ mod tests {
         for &(n, bits) in expected {
             let all: Vec<f32> =
                 (0..n).map(|i| if i % 3 == 2 { 0.0 } else { 1.0 / (1.0 + (i * 37 % 101) as f32) }).collect();
-            let places: Vec<u32> = (0..n as u32).filter(|&i| all[i as usize] != 0.0).map(|i| i + 5).collect();
-            let values: Vec<f32> = all.iter().copied().filter(|&v| v != 0.0).collect();
-            assert_eq!(sum(&places, &values, 5, n).to_bits(), bits, "{n} numbers");
+            let stored: Vec<(u32, f32)> = (5..).zip(all).filter(|(_, value)| *value != 0.0).collect();
+            assert_eq!(sum(&stored, 5, n).to_bits(), bits, "{n} numbers");
         }
     }
 }

@@ -66,10 +66,10 @@ impl<'a> RankSum<'a> {
         self.groups
     }
 
-    /// Tests one gene: its positive values and their places among the groups' cells, rising. One test a perturbation is
-    /// handed to `take`.
-    pub fn gene(&mut self, places: &[u32], values: &[f32], mut take: impl FnMut(Test)) {
-        self.load(places, values);
+    /// Tests one gene: the places among the groups' cells, rising, of its positive values, and these. One test a
+    /// perturbation is handed to `take`.
+    pub fn gene(&mut self, stored: &[(u32, f32)], mut take: impl FnMut(Test)) {
+        self.load(stored);
         sort(&mut self.sorted, &mut self.spare);
         let control_ties = self.walk();
         let n2 = self.groups.size(0);
@@ -87,11 +87,11 @@ impl<'a> RankSum<'a> {
     }
 
     /// Packs (value, group): the bits of positive floats sort as the floats do.
-    fn load(&mut self, places: &[u32], values: &[f32]) {
+    fn load(&mut self, stored: &[(u32, f32)]) {
         self.sorted.clear();
         self.nonzeros.fill(0);
         let mut g = 0;
-        for (&place, &value) in places.iter().zip(values) {
+        for &(place, value) in stored {
             while place as usize >= self.groups.starts[g + 1] {
                 g += 1;
             }

@@ -30,7 +30,7 @@ pub fn describe(path: &Path) -> Result<Value> {
         "kind": "h5ad",
         "cells": cells,
         "genes": genes,
-        "x": { "storage": file.storage(), "stored": file.matrix.entries(), "logged": file.is_logged() },
+        "x": { "storage": file.storage(), "stored": file.stored(), "logged": file.is_logged() },
         "raw": file.file.group("raw").is_ok(),
         "obs": columns(file.obs()),
         "var": columns(file.var()),
