@@ -127,15 +127,18 @@ fn compare_row(name: &str, found: &[String], expected: &[String], counts: bool) 
     }
 }
 
+/// `cargo test --release -- every_column --nocapture` prints the largest difference a column.
 #[test]
 fn every_column_of_the_results_is_that_of_cell_eval() {
     for dir in FIXTURES.iter().filter_map(|dir| shared(dir)) {
         let (_, out) = run(&dir);
+        println!("{}", dir.display());
         for name in ["results.csv", "agg_results.csv"] {
             let (found, expected) = (rows(out.path().join(name)), rows(dir.join(name)));
             let columns: Vec<&String> = expected[0].iter().filter(|column| **column != ABSENT).collect();
             assert_eq!(found[0].iter().collect::<Vec<_>>(), columns, "{name}: columns");
             assert_eq!(found.len(), expected.len(), "{name}: rows");
+            let mut largest = vec![0.0f64; found[0].len()];
             for (found_row, expected_row) in found.iter().zip(&expected).skip(1) {
                 assert_eq!(found_row[0], expected_row[0], "{name}: order of rows");
                 for (i, column) in found[0].iter().enumerate().skip(1) {
@@ -149,8 +152,11 @@ fn every_column_of_the_results_is_that_of_cell_eval() {
                         _ => 1e-12,
                     };
                     assert!(agrees(a, b, 0.0, absolute), "{name} {} {column}: {a}, not {b}", found_row[0]);
+                    let apart = (a.parse().unwrap_or(0.0) - b.parse().unwrap_or(0.0f64)).abs();
+                    largest[i] = largest[i].max(apart);
                 }
             }
+            found[0].iter().zip(&largest).skip(1).for_each(|(c, d)| println!("{name:15} {c:35} {d:.1e}"));
         }
     }
 }
