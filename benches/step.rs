@@ -45,7 +45,7 @@ fn step(c: &mut Criterion) {
             let mut step = || {
                 let mut tape = Tape::new();
                 let vars = params.bind(&mut tape);
-                let draws = Draws::at(0, k, b, config.flow.t_zero);
+                let draws = Draws::at(0, k, 0..b, config.flow.t_zero);
                 let losses = model.losses(&mut tape, &vars, &examples, &draws);
                 let found = tape.backward(losses.total);
                 params.collect(&vars, found);

@@ -324,4 +324,9 @@ impl Config {
         let FlowConfig { prediction, loss, conversion, target_gradient, .. } = self.flow;
         FlowVariant { prediction, loss, conversion, target_gradient }
     }
+
+    /// True if the flow starts from cells that their perturbation's mean effect has shifted.
+    pub fn wants_shift(&self) -> bool {
+        self.flow.start == Start::Shifted
+    }
 }

@@ -74,7 +74,8 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         out: run.clone(),
         config,
         steps: None,
-        gpu: settings.gpu.clone(),
+        places: vec![settings.gpu.clone()],
+        launch: None,
     };
     let outcome = train(&training, stop)?;
     if !outcome.finished {

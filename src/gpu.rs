@@ -18,12 +18,14 @@ pub mod blas;
 mod cuda;
 mod emulated;
 mod launch;
+mod nccl;
 mod pinned;
 mod plans;
 mod probe;
 
 pub use blas::{Operand, Product};
 pub use launch::{Arg, Grid};
+pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
@@ -104,6 +106,14 @@ trait Driver: Send + Sync {
     /// Every operand lies in live device memory; the written one overlaps no other.
     unsafe fn product(&self, product: &Product) -> std::result::Result<bool, String>;
     fn wait(&self) -> std::result::Result<(), String>;
+    /// Whether it can sum with other devices by itself, or why not.
+    fn can_join(&self) -> std::result::Result<(), String> {
+        Err(format!("{} cannot sum with other devices", self.name()))
+    }
+    /// Waits for the other ranks. Only of one that can.
+    fn join(&self, _id: &[u8; NCCL_ID], _rank: usize, _ranks: usize) -> std::result::Result<Nccl, String> {
+        Err(format!("{} cannot sum with other devices", self.name()))
+    }
 }
 
 /// A device, its stream and its kernels. Clones share it.
@@ -127,6 +137,11 @@ impl Gpu {
     /// The NVIDIA GPU of that number. Says what is missing: no driver, an old one, no such device, no kernels for it.
     pub fn open(index: usize, real: Real) -> Result<Gpu> {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, false))
+    }
+
+    /// How many NVIDIA GPUs the driver shows; 0 without a driver.
+    pub fn count() -> usize {
+        probe::count()
     }
 
     /// The same with guarded buffers: slower, for `selftest`.
@@ -227,6 +242,21 @@ impl Gpu {
     /// Waits until the device has done all that was queued; then an error of any of it is seen.
     pub fn wait(&self) {
         or_stop(self.0.driver.wait());
+    }
+
+    /// Whether it can sum with the GPUs of other ranks, or why not.
+    pub fn can_join(&self) -> std::result::Result<(), String> {
+        self.0.driver.can_join()
+    }
+
+    /// Fresh bytes by which ranks whose GPUs can join find each other.
+    pub fn new_id(&self) -> std::result::Result<[u8; NCCL_ID], String> {
+        nccl::new_id()
+    }
+
+    /// Joins the GPUs of the other ranks, which all call with the same bytes. Waits for them.
+    pub fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> std::result::Result<Nccl, String> {
+        self.0.driver.join(id, rank, ranks)
     }
 
     /// What a kernel wrote beyond its buffer, if anything did so since the device was opened (guarded devices only).

@@ -27,6 +27,7 @@ pub mod data;
 pub mod model;
 // Floor 5.
 pub mod checkpoint;
+pub mod collective;
 pub mod optim;
 pub mod predictor;
 // Floor 6.

@@ -2,7 +2,7 @@
 //!
 //! Letters: B sets, N cells in a set, G genes, D latent width.
 
-use crate::config::{Config, Start};
+use crate::config::Config;
 use crate::params::{Params, Vars};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
@@ -85,7 +85,7 @@ impl Model {
 
     /// True if cells must also be encoded shifted by their perturbation's mean effect (`flow.start = "shifted"`).
     pub fn wants_shift(&self) -> bool {
-        self.config.flow.start == Start::Shifted
+        self.config.wants_shift()
     }
 
     /// Enc: sets of cells [B, N, G] -> latents [B, N, D]. Cells are data: no gradient flows into them.

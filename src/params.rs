@@ -174,6 +174,17 @@ impl Params {
         &self.grads
     }
 
+    /// Others in the place of all gradients, [L].
+    pub fn set_grads(&mut self, numbers: &[f32]) {
+        assert_eq!(numbers.len(), self.len(), "params: gradients for another table");
+        match self.grads.gpu().cloned() {
+            None => self.grads.data_mut().copy_from_slice(numbers),
+            Some(gpu) => {
+                self.grads = flat(numbers.to_vec()).to_gpu(&gpu, "gradients of the weights", Real::F32)
+            }
+        }
+    }
+
     /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.
     pub fn update(&mut self) -> Flat<'_> {
         let alone = self.weights.is_alone() && self.rounded.as_ref().is_none_or(Tensor::is_alone);

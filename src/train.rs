@@ -1,31 +1,31 @@
 //! Training: batch -> losses -> gradients -> weights, with everything needed to stop and go on.
 
-use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Header, vocabulary};
+use crate::collective::{Collective, Launch, Ranks, Threads, Wire};
 use crate::config::Config;
-use crate::data::effects::Effects;
-use crate::data::loader::{Batch, Loader};
+use crate::data::loader::Loader;
 use crate::data::sampler::{Sampler, Sampling};
-use crate::data::shard::Data;
-use crate::data::split::{Part, Split};
-use crate::error::{At, Error, Result};
+use crate::data::split::Part;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
 use crate::memory;
-use crate::model::Statistics;
-use crate::optim::{Optimizer, learning_rate};
+use crate::optim::learning_rate;
 use crate::progress;
 
 mod feed;
 mod learner;
 mod metrics;
 mod part_norms;
+mod run;
+mod start;
 mod tensorboard;
 mod validate;
 
@@ -34,11 +34,15 @@ pub use learner::{Found, Learner};
 
 use metrics::{Line, Metrics};
 use part_norms::part_norms;
+use run::Run;
+use start::Start;
 
 /// What to train on, and where to.
 pub struct Settings {
-    /// Where to compute; `None` is the CPU.
-    pub gpu: Option<Gpu>,
+    /// Where to compute, a rank each: a GPU, or `None` for the CPU. Ranks share each step's sets.
+    pub places: Vec<Option<Gpu>>,
+    /// This process among others, each of which then has one place.
+    pub launch: Option<Launch>,
     /// Data directory.
     pub data: PathBuf,
     /// cell-load split file.
@@ -62,7 +66,7 @@ pub struct Outcome {
     pub best: Option<(f64, u64)>,
     /// Loss of the last step.
     pub loss: f32,
-    /// Control and perturbed cells trained on, per second.
+    /// Control and perturbed cells trained on, per second, by all ranks.
     pub cells_per_second: f64,
     /// Count of weights.
     pub parameters: usize,
@@ -70,67 +74,96 @@ pub struct Outcome {
     pub unmatched: usize,
 }
 
-/// A run: the model, its weights and where they stand.
-struct Run {
-    learner: Learner,
-    effects: Effects,
-    split: Split,
-    data: Arc<Data>,
-    /// Steps done.
-    step: u64,
-    best: Option<(f64, u64)>,
-    out: PathBuf,
-}
-
 /// Trains until the last step, or until `stop` is set: then a checkpoint is written and the outcome says so. Memory that is
 /// freed stays with the process from here on ([`memory::keep`]).
+///
+/// Sets are numbered within a step, not within a rank, so that the number of ranks changes nothing but the order in which
+/// gradients are added.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
-    guard(|| walk(settings, stop))
+    let start = Start::of(settings)?;
+    match (&settings.launch, settings.places.as_slice()) {
+        (Some(launch), [place]) => {
+            let seat = Arc::new(Wire::join(launch, start.agreed())?);
+            rank(start, place.as_ref(), seat, stop)
+        }
+        (Some(_), _) => Err(Error::setting("--gpus", "a launcher's processes have one GPU each")),
+        (None, [place]) => guard(|| walk(start, place.as_ref(), &Ranks::alone(), stop)),
+        (None, places) => side_by_side(&start, places, stop),
+    }
 }
 
-fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
-    let gpu = settings.gpu.as_ref();
-    let data = Arc::new(Data::open(&settings.data)?);
-    let split = Split::load(&settings.split, &data)?;
-    let mut run = match &settings.config {
-        Some(config) => Run::new(config, data, split, settings)?,
-        None => Run::resume(data, split, settings)?,
+/// A rank for each place, in threads of their own: rank 0's outcome, or the error of the rank that failed first.
+fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Result<Outcome> {
+    let seats: Vec<Arc<Threads>> = Threads::seats(places.len()).into_iter().map(Arc::new).collect();
+    let Some(first) = seats.first() else {
+        return Err(Error::setting("--gpus", "0 leave nothing to train on"));
     };
-    let config = run.learner.model.config().clone();
-    let (steps, start) = (config.train.steps, run.step);
+    let mut outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+        let begin = |(seat, place): (&Arc<Threads>, &'_ Option<Gpu>)| {
+            let (start, seat, place) = (start.clone(), seat.clone(), place.clone());
+            scope.spawn(move || rank(start, place.as_ref(), seat, stop))
+        };
+        let ranks: Vec<_> = seats.iter().zip(places).map(begin).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    outcomes.swap_remove(first.failed().unwrap_or(0))
+}
+
+/// One of several ranks; the others hear of its end if it is an early one.
+fn rank(start: Start, gpu: Option<&Gpu>, seat: Arc<dyn Collective>, stop: &AtomicBool) -> Result<Outcome> {
+    let work = || guard(|| walk(start, gpu, &Ranks::join(seat.clone(), gpu)?, stop));
+    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        seat.fail("it panicked");
+        resume_unwind(panic)
+    });
+    if let Err(error) = &outcome {
+        seat.fail(&error.to_string());
+    }
+    outcome
+}
+
+fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
+    let (config, out) = (start.config.clone(), start.out.clone());
+    let mut run = Run::new(start, gpu, ranks.is_first());
+    let (steps, first) = (config.train.steps, run.step);
     let sampling = Sampling {
         sets: config.data.sets,
         cells: config.data.cells,
         alpha: config.data.alpha,
         control_examples: config.data.control_examples,
     };
-    let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?;
+    let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?
+        .share(ranks.rank(), ranks.count())?;
     let unmatched = sampler.unmatched().len();
     let mut feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
     if let Some(what) = feed.describe() {
         eprintln!("note: {what}");
     }
-    let mut loader = Loader::start(run.data.clone(), sampler, start, 4, feed.carry());
-    let mut metrics = Metrics::open(&settings.out, start)?;
-    let bar = progress::bar("train", steps, "steps");
+    let mut loader = Loader::start(run.data.clone(), sampler, first, 4, feed.carry());
+    let mut metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
+    let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
     let (began, mut loss) = (Instant::now(), f32::NAN);
 
-    while run.step < steps && !stop.load(Ordering::Relaxed) {
+    while run.step < steps && !ranks.any(stop.load(Ordering::Relaxed))? {
         let batch = loader.next();
         let (examples, last) = (feed.examples(&batch, &run.effects), run.step + 1 == steps);
         if run.step == 0 || config.train.validates_after(run.step + 1) {
-            let norms = part_norms(&mut run.learner, &examples, run.step);
+            let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
             metrics.part_norms(run.step + 1, &norms)?;
         }
         let found = run.learner.gradients(&examples, run.step);
         // On a device reading a number waits for it: only steps that are logged or saved do.
         let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
         let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;
-        let line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
+        let mut line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
         if let Some(line) = line.as_ref().filter(|line| !line.loss.is_finite()) {
             return Err(run.diverged(&batch, line));
         }
+        if let Some(line) = &mut line {
+            line.mean_over(ranks)?;
+        }
+        ranks.mean_gradients(&mut run.learner.params)?;
         let lr = learning_rate(&config.optim, run.step, steps);
         let norm = run.learner.update(run.step);
         run.step += 1;
@@ -139,7 +172,7 @@ fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
         if let Some(line) = line.filter(|_| logs) {
             loss = line.loss;
             let cells = 2 * config.data.sets * config.data.cells;
-            let rate = cells as f64 * (run.step - start) as f64 / began.elapsed().as_secs_f64();
+            let rate = cells as f64 * (run.step - first) as f64 / began.elapsed().as_secs_f64();
             bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
             metrics.step(&line, norm.item(), lr, rate)?;
         }
@@ -152,7 +185,8 @@ fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     }
     bar.finish_and_clear();
     run.save("last")?;
-    let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - start) as f64;
+    leave(ranks, gpu)?;
+    let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - first) as f64;
     Ok(Outcome {
         step: run.step,
         finished: run.step == steps,
@@ -164,130 +198,8 @@ fn walk(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     })
 }
 
-impl Run {
-    /// A new run: statistics, mean effects, first weights. Refuses a folder that holds one already.
-    fn new(config: &Config, data: Arc<Data>, split: Split, settings: &Settings) -> Result<Run> {
-        let out = settings.out.as_path();
-        if out.join("checkpoints").exists() {
-            let what = "holds a run already; go on with it by --resume, or name another folder";
-            return Err(Error::format(out, what));
-        }
-        fs::create_dir_all(out.join("checkpoints")).at(out)?;
-        let text = config.to_toml();
-        let path = out.join("config.toml");
-        crate::aside::file(&path, |aside| fs::write(aside, text).at(aside))?;
-
-        let moments = data.training_moments(split.part(Part::Train));
-        let statistics = Statistics { mean: moments.mean, std: moments.std };
-        let learner = Learner::new(config, &vocabulary(data.manifest()), statistics, settings.gpu.as_ref());
-        let effects = match learner.model.wants_shift() {
-            true => Effects::measure(&data, split.part(Part::Train)),
-            false => Effects::default(),
-        };
-        Ok(Run { learner, effects, split, data, step: 0, best: None, out: out.into() })
-    }
-
-    /// The run as its last checkpoint left it.
-    fn resume(data: Arc<Data>, split: Split, settings: &Settings) -> Result<Run> {
-        let path = settings.out.join("checkpoints/last.safetensors");
-        let (mut checkpoint, ..) = Checkpoint::load(&path, false)?;
-        if checkpoint.header.data.genes != data.manifest().genes
-            || vocabulary(&checkpoint.header.data) != vocabulary(data.manifest())
-        {
-            let what = "was trained on other data: genes or vocabularies differ from the data directory's";
-            return Err(Error::format(&path, what));
-        }
-        if checkpoint.header.split != split.hash {
-            return Err(Error::format(&path, "was trained with another split file"));
-        }
-        if let Some(steps) = settings.steps {
-            let done = checkpoint.header.step;
-            if steps < done {
-                return Err(Error::setting(
-                    "--steps",
-                    format!("{steps} is below the {done} steps already done"),
-                ));
-            }
-            checkpoint.header.config.train.steps = steps;
-        }
-        let (config, sizes) = (&checkpoint.header.config, vocabulary(data.manifest()));
-        let mut learner = Learner::new(config, &sizes, checkpoint.statistics, settings.gpu.as_ref());
-        learner.params.set_weights(checkpoint.weights);
-        learner.optimizer = Optimizer::resume(&learner.params, checkpoint.moments, checkpoint.average);
-        Ok(Run {
-            learner,
-            effects: checkpoint.effects,
-            split,
-            data,
-            step: checkpoint.header.step,
-            best: checkpoint.header.best,
-            out: settings.out.clone(),
-        })
-    }
-
-    /// Why training cannot go on: the step, the batch and the last good checkpoint.
-    fn diverged(&self, batch: &Batch, line: &Line) -> Error {
-        let names = self.data.manifest();
-        let mut sets: Vec<String> = batch
-            .conditions
-            .iter()
-            .map(|&[c, p, b]| {
-                let [c, p, b] = [c, p, b].map(|i| i as usize);
-                format!("{} / {} / {}", names.cell_types[c], names.perturbations[p], names.batches[b])
-            })
-            .collect();
-        sets.sort();
-        sets.dedup();
-        let last = self.out.join("checkpoints/last.safetensors");
-        let good = match last.exists() {
-            true => format!("the last good checkpoint is {}", last.display()),
-            false => "no checkpoint was written yet".to_string(),
-        };
-        Error::Stopped(format!(
-            "step {}: the loss is {} ({}); batch of {}; {good}; a lower optim.lr or optim.clip may help",
-            self.step,
-            line.loss,
-            line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
-            sets.join(", "),
-        ))
-    }
-
-    /// Scores the averaged weights on the validation groups, logs it, and keeps the best.
-    fn validate(&mut self, metrics: &mut Metrics) -> Result<()> {
-        let Some(score) = validate::pdcorr(self) else { return Ok(()) };
-        metrics.validation(self.step, score)?;
-        if score.is_finite() && self.best.is_none_or(|(best, _)| score > best) {
-            self.best = Some((score, self.step));
-            self.save("best")?;
-        }
-        Ok(())
-    }
-
-    /// Writes checkpoints/NAME.safetensors, and step-N beside `last` where all are kept.
-    fn save(&self, name: &str) -> Result<()> {
-        let header = Header {
-            version: Checkpoint::version(),
-            program: Checkpoint::program(),
-            step: self.step,
-            config: self.learner.model.config().clone(),
-            data: self.data.manifest().clone(),
-            split: self.split.hash.clone(),
-            effects: self.effects.pairs().to_vec(),
-            best: self.best,
-        };
-        let checkpoint = Checkpoint {
-            header,
-            statistics: self.learner.model.statistics().clone(),
-            effects: self.effects.clone(),
-            weights: self.learner.params.weights().to_host(),
-            average: self.learner.optimizer.ema.to_host(),
-            moments: [self.learner.optimizer.m.to_host(), self.learner.optimizer.v.to_host()],
-        };
-        let dir = self.out.join("checkpoints");
-        if name == "last" && self.learner.model.config().train.keep_all {
-            checkpoint
-                .save(&dir.join(format!("step-{}.safetensors", self.step)), self.learner.params.entries())?;
-        }
-        checkpoint.save(&dir.join(format!("{name}.safetensors")), self.learner.params.entries())
-    }
+/// Waits until every rank has done its last sum and the run is written.
+fn leave(ranks: &Ranks, gpu: Option<&Gpu>) -> Result<()> {
+    gpu.inspect(|gpu| gpu.wait());
+    ranks.any(false).map(|_| ())
 }

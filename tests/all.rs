@@ -14,6 +14,7 @@ mod model;
 mod ops;
 mod predict;
 mod preprocess;
+mod ranks;
 mod scanpy;
 mod shard_lies;
 mod shards;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
-const FLOORS: [(&str, u32); 26] = [
+const FLOORS: [(&str, u32); 27] = [
     // The top floor has steps: the program, its words, its tour.
     ("main", 11),
     ("cli", 10),
@@ -16,6 +16,7 @@ const FLOORS: [(&str, u32); 26] = [
     ("baseline", 8),
     ("optim", 7),
     ("checkpoint", 7),
+    ("collective", 7),
     ("predictor", 7),
     ("model", 6),
     ("data", 6),

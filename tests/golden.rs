@@ -122,7 +122,7 @@ impl Walk {
     fn losses(&mut self, ahead: u64) -> (f64, Vec<(&'static str, f64)>) {
         let config = self.model.config();
         let sets = self.examples.tokens[0].1.len();
-        let draws = Draws::at(self.seed, self.step + ahead, sets, config.flow.t_zero);
+        let draws = Draws::at(self.seed, self.step + ahead, 0..sets, config.flow.t_zero);
         let mut tape = Tape::new();
         let vars = self.params.bind(&mut tape);
         let losses = self.model.losses(&mut tape, &vars, &self.examples, &draws);

@@ -165,7 +165,7 @@ fn the_same_seed_gives_the_same_bits_on_one_thread_and_on_two() {
             let examples = Examples::new(cells([6, 7, 50], 9), None, &[[0, 1, 0], [2, 3, 1], [1, 1, 1]]);
             let mut tape = Tape::new();
             let vars = params.bind(&mut tape);
-            let losses = model.losses(&mut tape, &vars, &examples, &Draws::at(1, 2, 3, 0.5));
+            let losses = model.losses(&mut tape, &vars, &examples, &Draws::at(1, 2, 0..3, 0.5));
             let loss = tape.value(losses.total).item();
             let found = tape.backward(losses.total);
             params.collect(&vars, found);

@@ -83,7 +83,10 @@ fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Resu
     set.extend(extra.iter().map(|s| s.to_string()));
     let config = Some(Config::load(Some("tiny"), None, &set)?);
     let (data, split) = (small.data.clone(), small.split.clone());
-    train(&Settings { data, split, out: out.into(), config, steps: None, gpu: None }, stop)
+    train(
+        &Settings { data, split, out: out.into(), config, steps: None, places: vec![None], launch: None },
+        stop,
+    )
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
@@ -92,7 +95,8 @@ fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
 
 fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
     let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = Settings { data, split, out: out.into(), config: None, steps, gpu: None };
+    let settings =
+        Settings { data, split, out: out.into(), config: None, steps, places: vec![None], launch: None };
     train(&settings, &AtomicBool::new(false))
 }
 

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::collective::Launch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Real};
 
@@ -80,6 +81,58 @@ impl Choice {
     }
 }
 
+/// How many GPUs of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gpus {
+    /// Those there are.
+    All,
+    /// The first so many.
+    First(usize),
+}
+
+impl FromStr for Gpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Gpus, String> {
+        match text.parse() {
+            Ok(count) if count > 0 => Ok(Gpus::First(count)),
+            _ if text == "all" => Ok(Gpus::All),
+            _ => Err("give a number of GPUs, or all".into()),
+        }
+    }
+}
+
+impl Choice {
+    /// Where the ranks of this process compute: one place, the first GPUs, or, of a launcher's process, the GPU of its number
+    /// on this machine.
+    pub fn places(&self, gpus: Option<Gpus>, launch: Option<&Launch>) -> Result<Vec<Option<Gpu>>> {
+        let real = self.precision.into();
+        match (gpus, launch) {
+            (Some(_), _) if self.device == Device::Cpu => {
+                Err(Error::setting("--gpus", "with --device cpu there are none"))
+            }
+            (Some(_), Some(launch)) => {
+                let what = format!("{} starts a process for each GPU; leave it out", launch.by);
+                Err(Error::setting("--gpus", what))
+            }
+            (Some(gpus), None) => {
+                let count = match gpus {
+                    Gpus::All => Gpu::count().max(1), // opening the first says why there is none
+                    Gpus::First(count) => count,
+                };
+                (0..count).map(|index| Gpu::open(index, real).map(Some)).collect()
+            }
+            // A launcher may show each process its own GPU only.
+            (None, Some(launch))
+                if matches!(self.device, Device::Auto | Device::Cuda(0)) && Gpu::count() > 0 =>
+            {
+                Ok(vec![Some(Gpu::open(launch.local % Gpu::count(), real)?)])
+            }
+            (None, _) => Ok(vec![self.open()?]),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +144,10 @@ mod tests {
         assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
         for wrong in ["gpu", "cuda:", "cuda:x", "cpu:1", ""] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+        assert_eq!(("all".parse(), "4".parse()), (Ok(Gpus::All), Ok(Gpus::First(4))));
+        for wrong in ["0", "-1", "some", ""] {
+            assert!(wrong.parse::<Gpus>().is_err(), "{wrong}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::device;
+use crate::collective::Launch;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::train::{Outcome, Settings, train};
@@ -25,6 +26,9 @@ Often set:
   data.sets=16  data.cells=32           sets a step, cells a set
   optim.lr=0.002
   train.val_every=200  train.checkpoint_every=200  train.log_every=10
+
+Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which say who is who; their processes meet at MASTER_ADDR, one port above MASTER_PORT. Ranks share the data.sets sets of a step, so their number changes \
+nothing but rounding: a run may go on with another.
 
 Ctrl-C writes a checkpoint and ends cleanly; --resume goes on to the same bits as a run that was never stopped.";
 
@@ -58,6 +62,9 @@ pub struct Args {
     seed: Option<u64>,
     #[command(flatten)]
     device: device::Choice,
+    /// GPUs of this machine that share each step's sets: a number or all
+    #[arg(long, value_name = "N|all")]
+    gpus: Option<device::Gpus>,
     /// Go on from RUN/checkpoints/last.safetensors with the run's own config
     #[arg(long)]
     resume: bool,
@@ -78,16 +85,26 @@ pub fn run(args: Args) -> Result<()> {
         let what = "a resumed run keeps its own config; only --steps may change";
         return Err(Error::setting("--resume", what));
     }
+    let launch = Launch::find(&|name| std::env::var(name).ok())?;
+    if let Some(launch) = &launch {
+        eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
+    }
+    let places = args.device.places(args.gpus, launch.as_ref())?;
+    let writes = launch.as_ref().is_none_or(|launch| launch.rank == 0);
     let settings = Settings {
         data: args.data,
         split: args.split,
         out: args.out.clone(),
         config,
         steps: args.steps,
-        gpu: args.device.open()?,
+        places,
+        launch,
     };
     let stop = stop_on_signal()?;
     let outcome = train(&settings, &stop)?;
+    if !writes {
+        return Ok(());
+    }
     if args.json {
         println!("{}", serde_json::to_string(&outcome).expect("plain numbers"));
         return Ok(());

@@ -22,6 +22,8 @@ use super::shard::Data;
 pub struct Batch {
     /// Step the batch is for.
     pub step: u64,
+    /// Place of its first set among the step's: above 0 where ranks share the step.
+    pub first: usize,
     /// Sets, B.
     pub sets: usize,
     /// Cells of a set on each side, N.
@@ -49,6 +51,7 @@ impl Batch {
     fn empty(data: &Data) -> Batch {
         Batch {
             step: 0,
+            first: 0,
             sets: 0,
             cells: 0,
             genes: data.genes(),
@@ -195,6 +198,7 @@ fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64, carry: Carry)
             let sets = sampler.step(step);
             let mut batch = spare.unwrap_or_else(|| Batch::empty(data));
             batch.refill(data, step, &sets, carry);
+            batch.first = sampler.first();
             batch
         }));
         let mut state = shelf.lock();

@@ -72,6 +72,8 @@ pub struct Sampler {
     pools: Vec<Controls>,
     unmatched: Vec<u32>,
     settings: Sampling,
+    /// Which of a step's sets are drawn here.
+    own: Range<u64>,
     rng: Rng,
 }
 
@@ -116,13 +118,32 @@ impl Sampler {
             total
         };
         let cumulative = sources.iter().map(weigh).collect();
-        Ok(Sampler { sources, cumulative, pools, unmatched, settings, rng: Rng::new(seed).at(STREAM) })
+        let (own, rng) = (0..settings.sets as u64, Rng::new(seed).at(STREAM));
+        Ok(Sampler { sources, cumulative, pools, unmatched, settings, own, rng })
     }
 
-    /// The sets of step `k`, [B].
+    /// Draws only the sets that fall to one of `ranks`: as many to each, none to two, all of them together.
+    pub fn share(mut self, rank: usize, ranks: usize) -> Result<Sampler> {
+        let sets = self.settings.sets;
+        if !sets.is_multiple_of(ranks) {
+            let what =
+                format!("{sets} sets a step cannot be shared by {ranks} ranks; give a multiple of {ranks}");
+            return Err(Error::setting("data.sets", what));
+        }
+        let share = (sets / ranks) as u64;
+        self.own = rank as u64 * share..(rank as u64 + 1) * share;
+        Ok(self)
+    }
+
+    /// The sets of step `k`, [B], or those of this rank's share.
     pub fn step(&self, k: u64) -> Vec<SetOfCells> {
         let rng = self.rng.at(k);
-        (0..self.settings.sets as u64).map(|set| self.set(rng.at(set))).collect()
+        self.own.clone().map(|set| self.set(rng.at(set))).collect()
+    }
+
+    /// Place of the first set that is drawn here among the step's.
+    pub fn first(&self) -> usize {
+        self.own.start as usize
     }
 
     /// Groups that were given but have no controls of their cell type: never drawn.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::plans::Plans;
-use super::{Arg, Driver, Grid, Mark, Product, Real, probe};
+use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, nccl, probe};
 use crate::error::{Error, Result};
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
@@ -231,6 +231,15 @@ impl Driver for Cuda {
         Ok(Box::new(move || {
             event.synchronize().map_err(|e| format!("the GPU failed before it had read what was sent: {e}"))
         }))
+    }
+
+    fn can_join(&self) -> Outcome<()> {
+        nccl::present()
+    }
+
+    fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> Outcome<Nccl> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        Nccl::join(self.stream.clone(), id, rank, ranks)
     }
 
     fn wait(&self) -> Outcome<()> {

@@ -28,8 +28,8 @@ pub fn probe(index: usize) -> Result<()> {
             CUDA % 1000 / 10
         ));
     }
-    let devices = result::init().and_then(|()| result::device::get_count()).unwrap_or(0);
-    if usize::try_from(devices).unwrap_or(0) <= index {
+    let devices = count();
+    if devices <= index {
         return refuse(format!(
             "no CUDA device {index}: the driver shows {devices} (is CUDA_VISIBLE_DEVICES set?)"
         ));
@@ -49,6 +49,16 @@ pub fn probe(index: usize) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// How many devices the driver shows; 0 without a driver.
+pub fn count() -> usize {
+    // SAFETY: opens the library and closes it again.
+    if !unsafe { sys::is_culib_present() } {
+        return 0;
+    }
+    let devices = result::init().and_then(|()| result::device::get_count()).unwrap_or(0);
+    usize::try_from(devices).unwrap_or(0)
 }
 
 fn capability(index: usize) -> std::result::Result<(i32, i32), result::DriverError> {

@@ -1,5 +1,7 @@
 //! One training step's losses (SCALE v1, eq. 13-16, 18-30).
 
+use std::ops::Range;
+
 use super::Model;
 use super::condition::{self, Tokens};
 use crate::config::Start;
@@ -16,12 +18,14 @@ pub struct Examples {
     pub effect: Option<Tensor>,
     /// T condition tokens a set.
     pub tokens: Tokens,
+    /// Place of the first set among the step's: above 0 where ranks share the step.
+    pub first: usize,
 }
 
 impl Examples {
     /// Examples of three condition tokens: cell type, perturbation, batch ids a set.
     pub fn new(cells: Tensor, effect: Option<Tensor>, conditions: &[[u32; 3]]) -> Self {
-        Examples { cells, effect, tokens: condition::three(conditions) }
+        Examples { cells, effect, tokens: condition::three(conditions), first: 0 }
     }
 
     /// B.
@@ -46,14 +50,18 @@ pub struct Draws {
     pub times: Vec<f32>,
     /// Noise and mask of the start.
     pub start: Rng,
+    /// Place of the first set among the step's.
+    pub first: usize,
 }
 
 impl Draws {
-    /// A pure function of (seed, step): `t_zero` of the sets are drawn at t = 0, where prediction starts.
-    pub fn at(seed: u64, step: u64, sets: usize, t_zero: f32) -> Draws {
+    /// Those of some of a step's sets, a pure function of seed, step and set: `t_zero` of the sets are drawn at t = 0, where
+    /// prediction starts.
+    pub fn at(seed: u64, step: u64, sets: Range<usize>, t_zero: f32) -> Draws {
         let rng = Rng::new(seed).at(1).at(step);
         let time = |b: u64| if rng.at(1).uniform(b) < t_zero { 0.0 } else { rng.at(0).uniform(b) };
-        Draws { times: (0..sets as u64).map(time).collect(), start: rng.at(2) }
+        let times = sets.clone().map(|set| time(set as u64)).collect();
+        Draws { times, start: rng.at(2), first: sets.start }
     }
 }
 
@@ -87,7 +95,7 @@ impl Model {
             _ => z0,
         };
         let size = t.value(from).len() / b;
-        let streams: Vec<_> = (0..b).map(|set| (draws.start, (set * size) as u64)).collect();
+        let streams: Vec<_> = (0..b).map(|set| (draws.start, ((draws.first + set) * size) as u64)).collect();
         let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);
         let zt = t.flow_path(zs, z1, &draws.times);
         let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
@@ -114,9 +122,8 @@ impl Model {
     }
 }
 
-/// Share of the latent variance that lies between cells: near zero, the encoder has collapsed. Latents have mean square 1, so
-/// their variance over cells, averaged over D, is a share.
-pub fn variance_between_cells(z: &Tensor) -> f32 {
+/// Means over cells of each latent number and of its square, [2, D]: those of several ranks' cells can be averaged.
+pub fn latent_moments(z: &Tensor) -> Vec<f32> {
     let (rows, d) = (z.rows(), z.width());
     let mut sums = vec![0.0f64; 2 * d];
     for row in z.data().chunks(d) {
@@ -125,7 +132,13 @@ pub fn variance_between_cells(z: &Tensor) -> f32 {
             sums[d + i] += f64::from(x) * f64::from(x);
         }
     }
-    let rows = rows as f64;
-    let between: f64 = (0..d).map(|i| sums[d + i] / rows - (sums[i] / rows).powi(2)).sum();
-    (between / d as f64) as f32
+    sums.into_iter().map(|sum| (sum / rows as f64) as f32).collect()
+}
+
+/// Share of the latent variance that lies between cells, of their moments [2, D]: near zero, the encoder has collapsed. Latents
+/// have mean square 1, so their variance over cells, averaged over D, is a share.
+pub fn variance_between_cells(moments: &[f32]) -> f32 {
+    let (means, squares) = moments.split_at(moments.len() / 2);
+    let between: f64 = means.iter().zip(squares).map(|(m, s)| f64::from(*s) - f64::from(*m).powi(2)).sum();
+    (between / means.len() as f64) as f32
 }

@@ -100,7 +100,8 @@ impl Feed {
             let rows = batch.conditions.iter().flat_map(|&[c, p, _]| effects.elsewhere(c, p, g));
             Tensor::new(&[b, g], rows.collect())
         });
-        Examples::new(cells.reshape(&[2 * b, n, g]), effect, &batch.conditions)
+        let examples = Examples::new(cells.reshape(&[2 * b, n, g]), effect, &batch.conditions);
+        Examples { first: batch.first, ..examples }
     }
 }
 

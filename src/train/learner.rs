@@ -65,7 +65,8 @@ impl Learner {
 
     fn compute(&mut self, examples: &Examples, k: u64, which: impl Fn(&Losses) -> Var) -> Found {
         let config = self.model.config();
-        let draws = Draws::at(config.train.seed, k, examples.sets(), config.flow.t_zero);
+        let sets = examples.first..examples.first + examples.sets();
+        let draws = Draws::at(config.train.seed, k, sets, config.flow.t_zero);
         let mut tape = Tape::new().on(self.params.gpu());
         let vars = self.params.bind(&mut tape);
         let losses = {

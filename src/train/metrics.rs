@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::learner::Found;
 use super::tensorboard::Events;
+use crate::collective::Ranks;
 use crate::error::{At, Result};
-use crate::model::losses::variance_between_cells;
+use crate::model::losses::{latent_moments, variance_between_cells};
 
 /// Numbers of one step, read where they were computed.
 pub struct Line {
@@ -19,8 +20,8 @@ pub struct Line {
     pub loss: f32,
     /// The parts before their weights.
     pub parts: Vec<(&'static str, f32)>,
-    /// Share of the latent variance between cells.
-    pub latent_variance: f32,
+    /// Moments of the latents, [2, D].
+    moments: Vec<f32>,
 }
 
 impl Line {
@@ -30,13 +31,27 @@ impl Line {
             step,
             loss: found.loss.item(),
             parts: found.parts.iter().map(|(name, part)| (*name, part.item())).collect(),
-            latent_variance: variance_between_cells(&found.latents.to_host()),
+            moments: latent_moments(&found.latents.to_host()),
         }
+    }
+
+    /// Means over all ranks in the place of this rank's numbers.
+    pub fn mean_over(&mut self, ranks: &Ranks) -> Result<()> {
+        let mut numbers = vec![self.loss];
+        numbers.extend(self.parts.iter().map(|(_, part)| part));
+        numbers.extend(&self.moments);
+        ranks.mean(&mut numbers)?;
+        self.loss = numbers[0];
+        self.parts.iter_mut().zip(&numbers[1..]).for_each(|((_, part), mean)| *part = *mean);
+        self.moments = numbers.split_off(1 + self.parts.len());
+        Ok(())
     }
 }
 
-/// The open log.
-pub struct Metrics {
+/// The log; open where this rank is the one that writes.
+pub struct Metrics(Option<Log>);
+
+struct Log {
     path: PathBuf,
     file: File,
     events: Events,
@@ -56,7 +71,12 @@ impl Metrics {
             crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
-        Ok(Metrics { path, file, events: Events::create(dir)? })
+        Ok(Metrics(Some(Log { path, file, events: Events::create(dir)? })))
+    }
+
+    /// One that writes nothing.
+    pub fn silent() -> Metrics {
+        Metrics(None)
     }
 
     /// A training step: its losses, the norm of its gradient before the clip and its learning rate.
@@ -65,11 +85,12 @@ impl Metrics {
         for (name, part) in &line.parts {
             value[name] = json!(part);
         }
+        let latent_variance = variance_between_cells(&line.moments);
         // L_flow is small where latents hardly differ: the ratio is the share of them that is missed.
         if let Some((_, flow)) = line.parts.iter().find(|(name, _)| *name == "flow") {
-            value["flow_over_variance"] = json!(flow / line.latent_variance);
+            value["flow_over_variance"] = json!(flow / latent_variance);
         }
-        value["latent_variance"] = json!(line.latent_variance);
+        value["latent_variance"] = json!(latent_variance);
         value["grad_norm"] = json!(norm);
         value["lr"] = json!(lr);
         value["cells_per_second"] = json!(cells_per_second.round());
@@ -91,13 +112,14 @@ impl Metrics {
     }
 
     fn write(&mut self, value: &Value) -> Result<()> {
-        writeln!(self.file, "{value}").and_then(|()| self.file.flush()).at(&self.path)?;
+        let Some(Log { path, file, events }) = &mut self.0 else { return Ok(()) };
+        writeln!(file, "{value}").and_then(|()| file.flush()).at(path)?;
         let fields = value.as_object().expect("a line is an object");
         let scalars: Vec<(String, f64)> = fields
             .iter()
             .filter(|(name, _)| *name != "step")
             .filter_map(|(name, x)| Some((name.clone(), x.as_f64()?)))
             .collect();
-        self.events.scalars(value["step"].as_u64().expect("a line has a step"), &scalars)
+        events.scalars(value["step"].as_u64().expect("a line has a step"), &scalars)
     }
 }

@@ -4,18 +4,26 @@
 //! listen to (model.md, section 8). Each part costs a pass of its own: this is for rare steps.
 
 use super::learner::Learner;
+use crate::collective::Ranks;
+use crate::error::Result;
 use crate::model::losses::Examples;
 use crate::optim::global_norm;
 
-/// Norm of each part's gradient by all weights, at step k. Overwrites the gradients in the parameters.
-pub fn part_norms(learner: &mut Learner, examples: &Examples, k: u64) -> Vec<(&'static str, f32)> {
+/// Norm of each part's gradient by all weights, over all ranks, at step k. Overwrites the gradients in the parameters.
+pub fn part_norms(
+    learner: &mut Learner,
+    examples: &Examples,
+    k: u64,
+    ranks: &Ranks,
+) -> Result<Vec<(&'static str, f32)>> {
     let mut norms = Vec::new();
     loop {
         let at = norms.len();
         let parts = learner.gradients_of(examples, k, |losses| losses.parts[at].1).parts;
+        ranks.mean_gradients(&mut learner.params)?;
         norms.push((parts[at].0, global_norm(learner.params.grads()).item()));
         if norms.len() == parts.len() {
-            return norms;
+            return Ok(norms);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Run;
+use super::run::Run;
 use crate::correlation::pearson;
 use crate::data::controls::control_pool;
 use crate::data::split::Part;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::train::{last, set, small};
 
 /// Trains the small run for some steps, from the start or from where it stands, and returns its losses.
-fn run(out: &Path, gpu: Option<&Gpu>, steps: u64) -> Vec<f64> {
+fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| {
         let more = "data.sets=2 data.cells=9 train.val_every=0 train.log_every=1 train.checkpoint_every=2 train.keep_all=true";
@@ -26,7 +26,8 @@ fn run(out: &Path, gpu: Option<&Gpu>, steps: u64) -> Vec<f64> {
         Config::load(Some("tiny"), None, &set).expect("a good config")
     });
     let (data, split) = (small().data.clone(), small().split.clone());
-    let settings = Settings { data, split, out: out.into(), config, steps: Some(steps), gpu: gpu.cloned() };
+    let (steps, places) = (Some(steps), places.to_vec());
+    let settings = Settings { data, split, out: out.into(), config, steps, places, launch: None };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
@@ -39,7 +40,7 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
     let gpu = Gpu::emulated(folder, Real::F32, 1);
-    let (cpu, whole) = (run(&place("cpu"), None, 4), run(&place("whole"), Some(&gpu), 4));
+    let (cpu, whole) = (run(&place("cpu"), &[None], 4), run(&place("whole"), &[Some(gpu.clone())], 4));
     assert_eq!((cpu.len(), whole.len()), (4, 4));
     for (step, (found, told)) in whole.iter().zip(&cpu).enumerate() {
         assert!(
@@ -51,13 +52,26 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
     let halves = place("halves");
     std::fs::create_dir_all(halves.join("checkpoints")).expect("made");
     std::fs::copy(place("whole").join("checkpoints/step-2.safetensors"), last(&halves)).expect("copied");
-    run(&halves, Some(&gpu), 4);
+    run(&halves, &[Some(gpu.clone())], 4);
     let checkpoint = |run: &Path| std::fs::read(last(run)).expect("a checkpoint");
     assert!(checkpoint(&halves) == checkpoint(&place("whole")), "it went on to other bits");
     // A device's run goes on without it.
-    let longer = run(&place("whole"), None, 6);
+    let longer = run(&place("whole"), &[None], 6);
     assert!(longer.len() == 6 && longer.iter().all(|loss| loss.is_finite()));
     assert_eq!(gpu.overrun(), None);
+}
+
+#[test]
+fn two_devices_share_a_step() {
+    let Some(folder) = super::emulated() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let gpus = [1, 2].map(|seed| Some(Gpu::emulated(folder, Real::F32, seed)));
+    let (cpu, found) = (run(&place("cpu"), &[None], 2), run(&place("two"), &gpus, 2));
+    for (found, told) in found.iter().zip(&cpu) {
+        assert!((found - told).abs() < 1e-4 * told.abs(), "{found} on two devices, {told} on the CPU");
+    }
+    gpus.iter().flatten().for_each(|gpu| assert_eq!(gpu.overrun(), None));
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! Which rank a launcher has made this process: torchrun, srun or mpirun say so in the environment.
+
+use crate::error::{Error, Result};
+
+/// This process among those that a launcher has started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// This rank, from 0.
+    pub rank: usize,
+    /// How many processes there are.
+    pub ranks: usize,
+    /// This rank among those of its machine: the number of its GPU.
+    pub local: usize,
+    /// Where rank 0 listens: host and port.
+    pub address: (String, u16),
+    /// Who started it, in words.
+    pub by: &'static str,
+}
+
+/// A launcher's words for rank, ranks and rank on this machine.
+struct Words {
+    by: &'static str,
+    rank: &'static str,
+    ranks: &'static str,
+    local: &'static str,
+}
+
+/// In the order in which they are believed: mpirun may be called within a job of Slurm.
+const LAUNCHERS: [Words; 4] = [
+    Words { by: "torchrun", rank: "RANK", ranks: "WORLD_SIZE", local: "LOCAL_RANK" },
+    Words {
+        by: "mpirun",
+        rank: "OMPI_COMM_WORLD_RANK",
+        ranks: "OMPI_COMM_WORLD_SIZE",
+        local: "OMPI_COMM_WORLD_LOCAL_RANK",
+    },
+    Words { by: "mpirun", rank: "PMI_RANK", ranks: "PMI_SIZE", local: "MPI_LOCALRANKID" },
+    // Of the step, not of the job: a script that sbatch runs is no rank, whatever the job has room for.
+    Words { by: "srun", rank: "SLURM_PROCID", ranks: "SLURM_STEP_NUM_TASKS", local: "SLURM_LOCALID" },
+];
+
+/// Where nothing else is said.
+const PORT: u16 = 29_517;
+
+impl Launch {
+    /// What the environment says; `None` for a process that is alone.
+    ///
+    /// # Errors
+    /// Words that are no numbers, a rank that is out of range, no address of rank 0.
+    pub fn find(word: &dyn Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
+        let Some(words) =
+            LAUNCHERS.iter().find(|words| word(words.ranks).is_some() && word(words.rank).is_some())
+        else {
+            return Ok(None);
+        };
+        let [rank, ranks] = [number(word, words.rank)?, number(word, words.ranks)?];
+        if ranks == 1 {
+            return Ok(None);
+        }
+        if rank >= ranks {
+            let what = format!("is {rank}, but {} says {ranks}; ranks count from 0", words.ranks);
+            return Err(Error::setting(words.rank, what));
+        }
+        let local = if word(words.local).is_some() { number(word, words.local)? } else { rank };
+        let address = (host(word, words)?, port(word)?);
+        Ok(Some(Launch { rank, ranks, local, address, by: words.by }))
+    }
+}
+
+fn number(word: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<usize> {
+    let text = word(name).unwrap_or_default();
+    text.trim().parse().map_err(|_| Error::setting(name, format!("{text:?} is no whole number")))
+}
+
+fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> {
+    if let Some(host) = word("MASTER_ADDR") {
+        return Ok(host);
+    }
+    if let (true, Some(nodes)) = (words.by == "srun", word("SLURM_STEP_NODELIST")) {
+        return Ok(first_node(&nodes));
+    }
+    let here = word("OMPI_COMM_WORLD_LOCAL_SIZE").is_some_and(|local| Some(local) == word(words.ranks));
+    if here {
+        return Ok("127.0.0.1".into());
+    }
+    let what = format!(
+        "is not set: {} does not say on which machine rank 0 runs; set it to that machine's name",
+        words.by
+    );
+    Err(Error::setting("MASTER_ADDR", what))
+}
+
+/// One above torchrun's own port, where its store listens.
+fn port(word: &dyn Fn(&str) -> Option<String>) -> Result<u16> {
+    if word("MASTER_PORT").is_some() {
+        let port = number(word, "MASTER_PORT")?;
+        return u16::try_from(port + 1)
+            .map_err(|_| Error::setting("MASTER_PORT", format!("{port} is no port below 65535")));
+    }
+    // Jobs that share a machine must not share a port.
+    let job = word("SLURM_JOB_ID").and_then(|job| job.parse::<u64>().ok()).unwrap_or(0);
+    Ok(PORT + (job % 1000) as u16)
+}
+
+/// `n[07-09,12],m3` is n07, n08 ...: the first.
+fn first_node(nodes: &str) -> String {
+    let Some((name, rest)) = nodes.split_once('[').filter(|(name, _)| !name.contains(',')) else {
+        return nodes.split(',').next().unwrap_or_default().to_string();
+    };
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let behind = rest.split_once(']').map_or("", |(_, behind)| behind.split(',').next().unwrap_or_default());
+    format!("{name}{number}{behind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(words: &str) -> Result<Option<Launch>> {
+        let pair = |name: &str| {
+            words
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(String::from))
+        };
+        Launch::find(&pair)
+    }
+
+    fn launch(words: &str) -> Launch {
+        found(words).expect("sound words").expect("several ranks")
+    }
+
+    #[test]
+    fn each_launcher_is_understood() {
+        let torchrun = launch("RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 MASTER_ADDR=node7 MASTER_PORT=29400");
+        assert_eq!((torchrun.rank, torchrun.ranks, torchrun.local), (3, 4, 1));
+        assert_eq!(torchrun.address, ("node7".into(), 29401));
+        let slurm = "SLURM_PROCID=2 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=0 SLURM_JOB_ID=123456";
+        let srun = launch(&format!("{slurm} SLURM_STEP_NODELIST=n[07-09,12]"));
+        assert_eq!((srun.rank, srun.ranks, srun.by), (2, 8, "srun"));
+        assert_eq!(srun.address, ("n07".into(), PORT + 456));
+        let open = "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2";
+        assert_eq!(launch(open).address.0, "127.0.0.1");
+        assert_eq!(launch("PMI_RANK=0 PMI_SIZE=2 MASTER_ADDR=a").local, 0);
+    }
+
+    #[test]
+    fn a_process_without_a_launcher_is_alone() {
+        assert_eq!(found("").expect("nothing said"), None);
+        assert_eq!(found("RANK=0 WORLD_SIZE=1").expect("one rank"), None);
+        // A script that sbatch runs.
+        assert_eq!(found("SLURM_PROCID=0 SLURM_NTASKS=8").expect("no step"), None);
+    }
+
+    #[test]
+    fn words_that_cannot_be_are_refused() {
+        for words in [
+            "RANK=x WORLD_SIZE=2 MASTER_ADDR=a",
+            "RANK=2 WORLD_SIZE=2 MASTER_ADDR=a",
+            "RANK=0 WORLD_SIZE=2",
+            "RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=65535",
+        ] {
+            assert!(found(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_a_list_of_nodes_is_found() {
+        for (nodes, first) in
+            [("a1", "a1"), ("a1,b2", "a1"), ("n[3,5]", "n3"), ("n[01-04]-ib,x", "n01-ib"), ("a,n[1-2]", "a")]
+        {
+            assert_eq!(first_node(nodes), first);
+        }
+    }
+}

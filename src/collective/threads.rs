@@ -1,0 +1,93 @@
+//! Ranks that are threads of this process: a GPU each, or, in tests, none.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{Collective, stopped};
+use crate::error::Result;
+
+/// One thread's seat at the table where all lay down what they have.
+pub struct Threads {
+    rank: usize,
+    table: Arc<Table>,
+}
+
+struct Table {
+    state: Mutex<State>,
+    /// A round is over, or a rank has failed.
+    news: Condvar,
+}
+
+struct State {
+    laid: Vec<Option<Vec<f32>>>,
+    rounds: u64,
+    sum: Arc<Vec<f32>>,
+    failed: Option<(usize, String)>,
+}
+
+impl Threads {
+    /// The seats of so many ranks.
+    pub fn seats(ranks: usize) -> Vec<Threads> {
+        let state = State { laid: vec![None; ranks], rounds: 0, sum: Arc::default(), failed: None };
+        let table = Arc::new(Table { state: Mutex::new(state), news: Condvar::new() });
+        (0..ranks).map(|rank| Threads { rank, table: table.clone() }).collect()
+    }
+
+    /// Which rank failed first, if one did.
+    pub fn failed(&self) -> Option<usize> {
+        self.lock().failed.as_ref().map(|(rank, _)| *rank)
+    }
+
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards a whole state.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.table.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collective for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn ranks(&self) -> usize {
+        self.lock().laid.len()
+    }
+
+    fn sum(&self, numbers: &mut [f32]) -> Result<()> {
+        let own = numbers.to_vec();
+        let mut state = self.lock();
+        let round = state.rounds;
+        state.laid[self.rank] = Some(own);
+        if state.laid.iter().all(Option::is_some) {
+            state.close();
+            self.table.news.notify_all();
+        }
+        while state.rounds == round && state.failed.is_none() {
+            state = self.table.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.rounds == round {
+            let (rank, why) = state.failed.as_ref().expect("the round is not over");
+            return Err(stopped(*rank, why));
+        }
+        // The next round ends only when this rank has laid down again, so this is still the sum of its own.
+        let sum = state.sum.clone();
+        drop(state);
+        numbers.copy_from_slice(&sum);
+        Ok(())
+    }
+
+    fn fail(&self, why: &str) {
+        self.lock().failed.get_or_insert_with(|| (self.rank, why.to_string()));
+        self.table.news.notify_all();
+    }
+}
+
+impl State {
+    /// All have laid down: adds up, in the order of ranks, and clears the table.
+    fn close(&mut self) {
+        let mut laid = self.laid.iter_mut().filter_map(Option::take);
+        let mut sum = laid.next().unwrap_or_default();
+        laid.for_each(|other| sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x));
+        self.sum = Arc::new(sum);
+        self.rounds += 1;
+    }
+}

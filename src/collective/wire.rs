@@ -1,0 +1,256 @@
+//! Ranks that are processes, on one machine or several: a star of TCP connections with rank 0 in the middle.
+//!
+//! Rank 0 reads every other rank's numbers, adds them in the order of ranks and sends the sum to all. That is for gradients of
+//! CPUs and for the few numbers that ranks with GPUs exchange a step. A process that dies closes its connections, which the rest
+//! see at their next sum; a machine that dies is missed within seconds, by probes of the system's TCP.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::{Collective, Launch, stopped};
+use crate::error::{Error, Result};
+
+/// How long ranks wait for each other at the start.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a caller may take to say who it is.
+const GREETING: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
+/// What a rank says first.
+const MAGIC: &[u8; 16] = b"scale-engine 1\0\0";
+/// A frame of numbers.
+const NUMBERS: u8 = 0;
+/// A frame of text: why its sender ends.
+const END: u8 = 1;
+/// No reason to end is longer.
+const LONGEST: u64 = 1 << 16;
+
+/// A rank's connections: rank 0 has one to each other, in their order, the others one to rank 0.
+pub struct Wire {
+    rank: usize,
+    ranks: usize,
+    links: Mutex<Vec<Link>>,
+}
+
+struct Link {
+    rank: usize,
+    stream: TcpStream,
+}
+
+impl Wire {
+    /// Meets the other ranks. `agreed` is a number that all must have, e.g. a hash of what they are about to do.
+    ///
+    /// # Errors
+    /// Ranks that do not come within a minute, or that are about to do something else.
+    pub fn join(launch: &Launch, agreed: u64) -> Result<Wire> {
+        let links = match launch.rank {
+            0 => receive(launch, agreed)?,
+            _ => vec![call(launch, agreed)?],
+        };
+        for link in &links {
+            watch(&link.stream)
+                .map_err(|e| Error::Stopped(format!("connection to rank {}: {e}", link.rank)))?;
+        }
+        Ok(Wire { rank: launch.rank, ranks: launch.ranks, links: Mutex::new(links) })
+    }
+
+    /// Nothing panics while the lock is held, so that a poisoned lock still guards whole connections.
+    fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collective for Wire {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    fn sum(&self, numbers: &mut [f32]) -> Result<()> {
+        let mut links = self.lock();
+        if self.rank > 0 {
+            let link = &mut links[0];
+            link.send(numbers)?;
+            return link.receive(numbers);
+        }
+        let mut others = vec![0.0; numbers.len()];
+        for link in links.iter_mut() {
+            link.receive(&mut others)?;
+            numbers.iter_mut().zip(&others).for_each(|(sum, x)| *sum += x);
+        }
+        links.iter_mut().try_for_each(|link| link.send(numbers))
+    }
+
+    fn fail(&self, why: &str) {
+        let why: String = why.chars().take(LONGEST as usize / 4).collect();
+        for link in self.lock().iter_mut() {
+            // One that is gone needs no reason.
+            let _ = link.frame(END, why.as_bytes());
+        }
+    }
+}
+
+impl Link {
+    fn frame(&mut self, kind: u8, bytes: &[u8]) -> std::io::Result<()> {
+        let mut head = [0; 9];
+        head[0] = kind;
+        head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        self.stream.write_all(&head)?;
+        self.stream.write_all(bytes)
+    }
+
+    fn send(&mut self, numbers: &[f32]) -> Result<()> {
+        // What cannot be written may be read: the other side said why before it left.
+        self.frame(NUMBERS, bytemuck::cast_slice(numbers)).map_err(|e| match self.head() {
+            Err(said @ Error::Stopped(_)) => said,
+            _ => self.gone(&e),
+        })
+    }
+
+    fn receive(&mut self, numbers: &mut [f32]) -> Result<()> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
+        let length = self.head()?;
+        if length != bytes.len() as u64 {
+            let what = format!("rank {} sent {length} bytes for a sum of {}", self.rank, bytes.len());
+            return Err(Error::Stopped(what));
+        }
+        self.stream.read_exact(bytes).map_err(|e| self.gone(&e))
+    }
+
+    /// Length of the numbers that follow; the other's last words are an error.
+    fn head(&mut self) -> Result<u64> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).map_err(|e| self.gone(&e))?;
+        let length = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
+        if head[0] == NUMBERS {
+            return Ok(length);
+        }
+        let mut text = Vec::new();
+        let _ = (&mut self.stream).take(length.min(LONGEST)).read_to_end(&mut text);
+        Err(stopped(self.rank, &String::from_utf8_lossy(&text)))
+    }
+
+    fn gone(&self, e: &std::io::Error) -> Error {
+        let how = if e.kind() == ErrorKind::UnexpectedEof {
+            "its connection was closed".into()
+        } else {
+            e.to_string()
+        };
+        Error::Stopped(format!("rank {} is gone ({how}): this one stops too", self.rank))
+    }
+}
+
+/// Rank 0 waits for all others.
+fn receive(launch: &Launch, agreed: u64) -> Result<Vec<Link>> {
+    let port = launch.address.1;
+    let said = |e: std::io::Error| Error::Stopped(format!("rank 0 cannot listen on port {port}: {e}"));
+    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(said)?;
+    listener.set_nonblocking(true).map_err(said)?;
+    let (mut links, began) = (Vec::<Link>::new(), Instant::now());
+    while links.len() + 1 < launch.ranks {
+        let came = match listener.accept() {
+            Ok((stream, _)) => stream.set_nonblocking(false).ok().and_then(|()| greet(stream)),
+            Err(_) => None,
+        };
+        match came {
+            Some((stream, hello)) => links.push(welcome(launch, agreed, stream, hello, &links)?),
+            None if began.elapsed() > PATIENCE => return Err(missing(launch, &links)),
+            None => std::thread::sleep(PAUSE),
+        }
+    }
+    links.sort_by_key(|link| link.rank);
+    Ok(links)
+}
+
+fn missing(launch: &Launch, links: &[Link]) -> Error {
+    let came = |rank: &usize| links.iter().any(|link| link.rank == *rank);
+    let missing: Vec<String> =
+        (1..launch.ranks).filter(|rank| !came(rank)).map(|rank| rank.to_string()).collect();
+    Error::Stopped(format!(
+        "{} of {} ranks did not come within {} s: {} (of {}; are they started, and can they reach {}:{}?)",
+        missing.len(),
+        launch.ranks,
+        PATIENCE.as_secs(),
+        missing.join(", "),
+        launch.by,
+        launch.address.0,
+        launch.address.1,
+    ))
+}
+
+/// What a caller says first: rank, ranks and what it is about to do. `None` for one that is none of ours.
+fn greet(mut stream: TcpStream) -> Option<(TcpStream, [u64; 3])> {
+    stream.set_read_timeout(Some(GREETING)).ok()?;
+    let mut hello = [0; 40];
+    stream.read_exact(&mut hello).ok()?;
+    stream.set_read_timeout(None).ok()?;
+    let word = |i: usize| u64::from_le_bytes(hello[16 + 8 * i..24 + 8 * i].try_into().expect("eight bytes"));
+    (hello[..16] == *MAGIC).then(|| (stream, [word(0), word(1), word(2)]))
+}
+
+fn welcome(launch: &Launch, agreed: u64, stream: TcpStream, hello: [u64; 3], links: &[Link]) -> Result<Link> {
+    let [rank, ranks, theirs] = hello;
+    let mut link = Link { rank: rank as usize, stream };
+    let known = links.iter().any(|link| link.rank as u64 == rank);
+    let wrong = match () {
+        () if ranks != launch.ranks as u64 => {
+            format!("rank {rank} counts {ranks} ranks, rank 0 {}", launch.ranks)
+        }
+        () if rank == 0 || rank >= ranks || known => format!("there are two processes of rank {rank}"),
+        () if theirs != agreed => format!("rank {rank} has another config, split or data than rank 0"),
+        () => return Ok(link),
+    };
+    let _ = link.frame(END, wrong.as_bytes());
+    links.iter().for_each(|link| {
+        let _ = link.stream.shutdown(std::net::Shutdown::Both);
+    });
+    Err(Error::Stopped(wrong))
+}
+
+/// Another rank looks for rank 0.
+fn call(launch: &Launch, agreed: u64) -> Result<Link> {
+    let began = Instant::now();
+    let mut hello = MAGIC.to_vec();
+    [launch.rank as u64, launch.ranks as u64, agreed]
+        .iter()
+        .for_each(|word| hello.extend(word.to_le_bytes()));
+    loop {
+        match reach(&launch.address).and_then(|mut stream| stream.write_all(&hello).map(|()| stream)) {
+            Ok(stream) => return Ok(Link { rank: 0, stream }),
+            Err(e) if began.elapsed() > PATIENCE => {
+                let (host, port) = &launch.address;
+                let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
+                return Err(Error::Stopped(what));
+            }
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn reach((host, port): &(String, u16)) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::new(ErrorKind::NotFound, "no address");
+    for address in (host.as_str(), *port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, GREETING) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Small frames go at once; a machine that no longer answers is missed after about ten seconds.
+fn watch(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(4))
+        .with_interval(Duration::from_secs(2))
+        .with_retries(3);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
+}

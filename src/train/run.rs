@@ -1,0 +1,129 @@
+//! One rank's run: the model, its weights and where they stand; what it writes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::learner::Learner;
+use super::metrics::{Line, Metrics};
+use super::start::Start;
+use super::validate;
+use crate::checkpoint::{Checkpoint, Header, vocabulary};
+use crate::data::effects::Effects;
+use crate::data::loader::Batch;
+use crate::data::shard::Data;
+use crate::data::split::Split;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::optim::Optimizer;
+use crate::tensor::Tensor;
+
+/// The model, its weights and where they stand.
+pub struct Run {
+    pub learner: Learner,
+    pub effects: Arc<Effects>,
+    pub split: Arc<Split>,
+    pub data: Arc<Data>,
+    /// Steps done.
+    pub step: u64,
+    pub best: Option<(f64, u64)>,
+    /// Whether this rank is the one that writes files.
+    pub writes: bool,
+    out: PathBuf,
+}
+
+impl Run {
+    /// The run as it starts, on the host or on a GPU.
+    pub fn new(start: Start, gpu: Option<&Gpu>, writes: bool) -> Run {
+        let sizes = vocabulary(start.data.manifest());
+        let mut learner = Learner::new(&start.config, &sizes, start.statistics, gpu);
+        if let Some([weights, m, v, average]) = start.numbers {
+            // Several ranks start from the same numbers, and each changes its own.
+            let own = |flat: Tensor| Tensor::new(&[flat.len()], flat.into_vec());
+            learner.params.set_weights(own(weights));
+            learner.optimizer = Optimizer::resume(&learner.params, [own(m), own(v)], own(average));
+        }
+        Run {
+            learner,
+            effects: start.effects,
+            split: start.split,
+            data: start.data,
+            step: start.step,
+            best: start.best,
+            writes,
+            out: start.out,
+        }
+    }
+
+    /// Why training cannot go on: the step, the batch and the last good checkpoint.
+    pub fn diverged(&self, batch: &Batch, line: &Line) -> Error {
+        let names = self.data.manifest();
+        let mut sets: Vec<String> = batch
+            .conditions
+            .iter()
+            .map(|&[c, p, b]| {
+                let [c, p, b] = [c, p, b].map(|i| i as usize);
+                format!("{} / {} / {}", names.cell_types[c], names.perturbations[p], names.batches[b])
+            })
+            .collect();
+        sets.sort();
+        sets.dedup();
+        let last = self.out.join("checkpoints/last.safetensors");
+        let good = match last.exists() {
+            true => format!("the last good checkpoint is {}", last.display()),
+            false => "no checkpoint was written yet".to_string(),
+        };
+        Error::Stopped(format!(
+            "step {}: the loss is {} ({}); batch of {}; {good}; a lower optim.lr or optim.clip may help",
+            self.step,
+            line.loss,
+            line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
+            sets.join(", "),
+        ))
+    }
+
+    /// Scores the averaged weights on the validation groups, logs it, and keeps the best. The other ranks wait at their next
+    /// sum.
+    pub fn validate(&mut self, metrics: &mut Metrics) -> Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
+        let Some(score) = validate::pdcorr(self) else { return Ok(()) };
+        metrics.validation(self.step, score)?;
+        if score.is_finite() && self.best.is_none_or(|(best, _)| score > best) {
+            self.best = Some((score, self.step));
+            self.save("best")?;
+        }
+        Ok(())
+    }
+
+    /// Writes checkpoints/NAME.safetensors, where this rank writes, and step-N beside `last` where all are kept.
+    pub fn save(&self, name: &str) -> Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
+        let header = Header {
+            version: Checkpoint::version(),
+            program: Checkpoint::program(),
+            step: self.step,
+            config: self.learner.model.config().clone(),
+            data: self.data.manifest().clone(),
+            split: self.split.hash.clone(),
+            effects: self.effects.pairs().to_vec(),
+            best: self.best,
+        };
+        let checkpoint = Checkpoint {
+            header,
+            statistics: self.learner.model.statistics().clone(),
+            effects: self.effects.as_ref().clone(),
+            weights: self.learner.params.weights().to_host(),
+            average: self.learner.optimizer.ema.to_host(),
+            moments: [self.learner.optimizer.m.to_host(), self.learner.optimizer.v.to_host()],
+        };
+        let dir = self.out.join("checkpoints");
+        if name == "last" && self.learner.model.config().train.keep_all {
+            checkpoint
+                .save(&dir.join(format!("step-{}.safetensors", self.step)), self.learner.params.entries())?;
+        }
+        checkpoint.save(&dir.join(format!("{name}.safetensors")), self.learner.params.entries())
+    }
+}

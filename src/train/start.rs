@@ -1,0 +1,117 @@
+//! Where a run starts: measured anew, or as its last checkpoint left it. Read once a process, whatever the number of its ranks.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Settings;
+use crate::checkpoint::{Checkpoint, vocabulary};
+use crate::config::Config;
+use crate::data::effects::Effects;
+use crate::data::shard::Data;
+use crate::data::split::{Part, Split};
+use crate::error::{At, Error, Result};
+use crate::model::Statistics;
+use crate::tensor::Tensor;
+
+/// What every rank starts from.
+#[derive(Clone)]
+pub struct Start {
+    pub config: Config,
+    pub data: Arc<Data>,
+    pub split: Arc<Split>,
+    pub effects: Arc<Effects>,
+    pub statistics: Statistics,
+    /// Weights, both moments and averaged weights of a run that goes on.
+    pub numbers: Option<[Tensor; 4]>,
+    pub step: u64,
+    pub best: Option<(f64, u64)>,
+    pub out: PathBuf,
+}
+
+impl Start {
+    /// Opens data and split; a new run's folder is made by the rank that writes.
+    pub fn of(settings: &Settings) -> Result<Start> {
+        let data = Arc::new(Data::open(&settings.data)?);
+        let split = Arc::new(Split::load(&settings.split, &data)?);
+        match &settings.config {
+            Some(config) => Start::new(config, data, split, settings),
+            None => Start::resume(data, split, settings),
+        }
+    }
+
+    /// A new run: statistics, mean effects. Refuses a folder that holds one already.
+    fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
+        let out = settings.out.as_path();
+        if settings.launch.as_ref().is_none_or(|launch| launch.rank == 0) {
+            if out.join("checkpoints").exists() {
+                let what = "holds a run already; go on with it by --resume, or name another folder";
+                return Err(Error::format(out, what));
+            }
+            fs::create_dir_all(out.join("checkpoints")).at(out)?;
+            let path = out.join("config.toml");
+            crate::aside::file(&path, |aside| fs::write(aside, config.to_toml()).at(aside))?;
+        }
+        let moments = data.training_moments(split.part(Part::Train));
+        let effects = match config.wants_shift() {
+            true => Effects::measure(&data, split.part(Part::Train)),
+            false => Effects::default(),
+        };
+        Ok(Start {
+            config: config.clone(),
+            data,
+            split,
+            effects: Arc::new(effects),
+            statistics: Statistics { mean: moments.mean, std: moments.std },
+            numbers: None,
+            step: 0,
+            best: None,
+            out: out.into(),
+        })
+    }
+
+    /// The run as its last checkpoint left it.
+    fn resume(data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
+        let path = settings.out.join("checkpoints/last.safetensors");
+        let (checkpoint, ..) = Checkpoint::load(&path, false)?;
+        let mut header = checkpoint.header;
+        if header.data.genes != data.manifest().genes
+            || vocabulary(&header.data) != vocabulary(data.manifest())
+        {
+            let what = "was trained on other data: genes or vocabularies differ from the data directory's";
+            return Err(Error::format(&path, what));
+        }
+        if header.split != split.hash {
+            return Err(Error::format(&path, "was trained with another split file"));
+        }
+        if let Some(steps) = settings.steps {
+            let done = header.step;
+            if steps < done {
+                return Err(Error::setting(
+                    "--steps",
+                    format!("{steps} is below the {done} steps already done"),
+                ));
+            }
+            header.config.train.steps = steps;
+        }
+        let [m, v] = checkpoint.moments;
+        Ok(Start {
+            config: header.config,
+            data,
+            split,
+            effects: Arc::new(checkpoint.effects),
+            statistics: checkpoint.statistics,
+            numbers: Some([checkpoint.weights, m, v, checkpoint.average]),
+            step: header.step,
+            best: header.best,
+            out: settings.out.clone(),
+        })
+    }
+
+    /// A number that ranks must have in common: settings, split and step.
+    pub fn agreed(&self) -> u64 {
+        let text =
+            format!("{} {} {} {}", Checkpoint::program(), self.split.hash, self.step, self.config.to_toml());
+        u64::from(crc32fast::hash(text.as_bytes())) << 32 | self.data.cells() & 0xffff_ffff
+    }
+}

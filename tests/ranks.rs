@@ -1,0 +1,283 @@
+//! Several ranks train as one: on the CPU, in threads and in processes.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use scale_engine::collective::{Collective, Launch, Threads, Wire};
+use scale_engine::config::Config;
+use scale_engine::data::sampler::{Sampler, Sampling};
+use scale_engine::data::shard::Data;
+use scale_engine::data::split::{Part, Split};
+use scale_engine::error::Result;
+use scale_engine::train::{Outcome, Settings, train};
+use serde_json::Value;
+
+use crate::train::{last, set, small};
+
+const STEPS: u64 = 12;
+
+/// The small run's settings, with noise and holes in the start: their numbers must not depend on the rank.
+fn words(steps: u64) -> Vec<String> {
+    let more = "flow.start=mixed flow.mask=0.1 train.val_every=5 train.log_every=1 train.checkpoint_every=6";
+    let mut set = set();
+    set.extend(more.split_whitespace().map(String::from));
+    set.push(format!("train.steps={steps}"));
+    set
+}
+
+/// Trains with so many ranks, from the start or from where the run stands.
+fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
+    let fresh = !out.join("checkpoints").exists();
+    let config = fresh.then(|| Config::load(Some("tiny"), None, &words(steps)).expect("a good config"));
+    let settings = Settings {
+        places: vec![None; ranks],
+        launch: None,
+        data: small().data.clone(),
+        split: small().split.clone(),
+        out: out.into(),
+        config,
+        steps: (!fresh).then_some(steps),
+    };
+    train(&settings, &AtomicBool::new(false))
+}
+
+/// Losses of the steps, gradient norms of their parts and validations.
+fn log(run: &Path) -> Vec<(String, f64)> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let numbers = |line: Value| {
+        let fields = line.as_object().expect("an object").clone();
+        fields.into_iter().filter(|(name, _)| name != "cells_per_second")
+    };
+    lines.flat_map(numbers).map(|(name, value)| (name, value.as_f64().expect("a number"))).collect()
+}
+
+fn assert_alike(found: &[(String, f64)], told: &[(String, f64)], what: &str) {
+    assert_eq!(found.len(), told.len(), "{what}: lines");
+    for ((name, found), (other, told)) in found.iter().zip(told) {
+        assert_eq!(name, other, "{what}");
+        assert!((found - told).abs() <= 2e-4 * told.abs().max(1e-3), "{what}: {name} {found}, not {told}");
+    }
+}
+
+#[test]
+fn so_many_ranks_train_as_one_does() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    run(&place("one"), 1, STEPS).expect("a run");
+    let told = log(&place("one"));
+    assert!(told.iter().any(|(name, _)| name == "val_pdcorr"), "a validation");
+    for ranks in [2, 4] {
+        let out = place(&format!("of {ranks}"));
+        let outcome = run(&out, ranks, STEPS).expect("a run");
+        assert!(outcome.finished && outcome.step == STEPS);
+        assert_alike(&log(&out), &told, &format!("{ranks} ranks"));
+    }
+    // The same ranks, the same bits.
+    run(&place("again"), 2, STEPS).expect("a run");
+    let bytes = |name: &str| std::fs::read(last(&place(name))).expect("a checkpoint");
+    assert!(bytes("again") == bytes("of 2"), "other bits");
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    // A schedule of twelve steps, stopped after six: its checkpoint of step 6 is what a killed run leaves.
+    run(&place("one"), 1, STEPS).expect("a run");
+    let mut set = words(STEPS);
+    set.push("train.keep_all=true".into());
+    let settings = Settings {
+        places: vec![None; 2],
+        launch: None,
+        data: small().data.clone(),
+        split: small().split.clone(),
+        out: place("two"),
+        config: Some(Config::load(Some("tiny"), None, &set).expect("a good config")),
+        steps: None,
+    };
+    train(&settings, &AtomicBool::new(false)).expect("a run");
+    std::fs::copy(place("two").join("checkpoints/step-6.safetensors"), last(&place("two"))).expect("copied");
+    run(&place("two"), 1, STEPS).expect("it goes on");
+    assert_alike(&log(&place("two")), &log(&place("one")), "two ranks, then one");
+}
+
+#[test]
+fn ranks_share_the_sets_of_a_step_and_see_none_twice() {
+    let data = Data::open(&small().data).expect("data");
+    let split = Split::load(&small().split, &data).expect("a split");
+    let sampling = Sampling { sets: 12, cells: 5, ..Sampling::default() };
+    let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 7).expect("groups");
+    for ranks in [1, 2, 3, 4, 12] {
+        let share = |rank| sampler.clone().share(rank, ranks).expect("a share");
+        for k in [0, 1, 99] {
+            let shares: Vec<_> = (0..ranks).map(|rank| share(rank).step(k)).collect();
+            assert!(shares.iter().all(|sets| sets.len() == 12 / ranks), "equal shares");
+            assert_eq!(shares.concat(), sampler.step(k), "{ranks} ranks, step {k}");
+        }
+    }
+    let message = sampler.share(0, 5).expect_err("12 sets for 5 ranks").to_string();
+    assert!(message.contains("data.sets") && message.contains("multiple of 5"), "{message}");
+    let message = run(&small().run.with_file_name("never"), 3, STEPS).expect_err("8 for 3").to_string();
+    assert!(message.contains("data.sets"), "{message}");
+}
+
+// ---- sums ----
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// Ranks that meet over TCP on this machine.
+fn wires(ranks: usize) -> Vec<Arc<dyn Collective>> {
+    let address = ("127.0.0.1".to_string(), free_port());
+    let join = |rank| {
+        let launch = Launch { rank, ranks, local: rank, address: address.clone(), by: "a test" };
+        std::thread::spawn(move || Wire::join(&launch, 1).expect("they meet"))
+    };
+    let joining: Vec<_> = (0..ranks).map(join).collect();
+    joining
+        .into_iter()
+        .map(|thread| Arc::new(thread.join().expect("joined")) as Arc<dyn Collective>)
+        .collect()
+}
+
+fn threads(ranks: usize) -> Vec<Arc<dyn Collective>> {
+    Threads::seats(ranks).into_iter().map(|seat| Arc::new(seat) as Arc<dyn Collective>).collect()
+}
+
+/// What each rank ends with.
+fn each<T: Send>(seats: &[Arc<dyn Collective>], work: impl Fn(&dyn Collective) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let ranks: Vec<_> = seats.iter().map(|seat| scope.spawn(move || work(seat.as_ref()))).collect();
+        ranks.into_iter().map(|rank| rank.join().expect("a rank")).collect()
+    })
+}
+
+#[test]
+fn every_rank_has_the_same_sum_to_the_bit() {
+    for seats in [threads(3), wires(3)] {
+        let sums = each(&seats, |seat| {
+            let mut all = Vec::new();
+            // Longer than what a socket holds, so that ranks must read while others write.
+            for round in 0..5 {
+                let mut x: Vec<f32> = (0..300_000)
+                    .map(|i| 1.0 / (1 + (i * 7 + round * 3 + seat.rank() * 11) % 97) as f32)
+                    .collect();
+                seat.sum(&mut x).expect("a sum");
+                all.extend(x);
+            }
+            all
+        });
+        let number =
+            |round: usize, i: usize, rank: usize| 1.0 / (1 + (i * 7 + round * 3 + rank * 11) % 97) as f32;
+        for (at, found) in sums[0].iter().enumerate() {
+            let (round, i) = (at / 300_000, at % 300_000);
+            assert_eq!(*found, (number(round, i, 0) + number(round, i, 1)) + number(round, i, 2));
+        }
+        assert!(sums[1] == sums[0] && sums[2] == sums[0]);
+    }
+}
+
+#[test]
+fn a_rank_that_fails_stops_the_others_and_says_why() {
+    for failing in 0..3 {
+        for seats in [threads(3), wires(3)] {
+            let began = Instant::now();
+            let messages = each(&seats, |seat| {
+                let mut x = [1.0];
+                seat.sum(&mut x).expect("the first sum");
+                if seat.rank() == failing {
+                    seat.fail("the disk is full");
+                    return String::new();
+                }
+                let error = seat.sum(&mut x).expect_err("the second sum").to_string();
+                seat.fail(&error);
+                error
+            });
+            assert!(began.elapsed() < Duration::from_secs(5));
+            for (rank, message) in messages.iter().enumerate().filter(|(rank, _)| *rank != failing) {
+                assert!(message.contains("the disk is full"), "{failing} failed, {rank} heard {message:?}");
+                assert!(message.contains(&format!("rank {failing}")), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_that_do_not_belong_together_do_not_train_together() {
+    let address = ("127.0.0.1".to_string(), free_port());
+    let join = |rank, agreed| {
+        let launch = Launch { rank, ranks: 2, local: rank, address: address.clone(), by: "a test" };
+        std::thread::spawn(move || Wire::join(&launch, agreed).map(|wire| wire.sum(&mut [0.0])))
+    };
+    // A caller that is none of ours is passed over.
+    let (first, other) = (join(0, 1), join(1, 2));
+    let message = first.join().expect("a thread").err().expect("refused").to_string();
+    assert!(message.contains("another config"), "{message}");
+    let heard = other.join().expect("a thread");
+    assert!(heard.is_err() || heard.is_ok_and(|sum| sum.is_err()));
+}
+
+// ---- processes ----
+
+/// `scale-engine train` as a launcher starts it.
+fn process(rank: usize, port: u16, out: &Path, set: &[String]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+    command.args(["train", "--device", "cpu", "--preset", "tiny", "--data"]).arg(&small().data);
+    command.arg("--split").arg(&small().split).arg("--out").arg(out);
+    command.args(set.iter().flat_map(|s| ["--set".to_string(), s.clone()]));
+    command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("LOCAL_RANK", rank.to_string());
+    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", (port - 1).to_string());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+fn pair(out: &Path, set: &[String]) -> [Child; 2] {
+    let port = free_port();
+    [0, 1].map(|rank| process(rank, port, out, set))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn processes_train_as_threads_do() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let children = pair(&place("processes"), &words(STEPS));
+    let outputs = children.map(|child| child.wait_with_output().expect("an end"));
+    outputs.iter().for_each(|output| assert!(output.status.success(), "{}", said(output)));
+    assert!(said(&outputs[1]).contains("rank 1 of 2 (started by torchrun)"), "{}", said(&outputs[1]));
+    assert!(!outputs[0].stdout.is_empty() && outputs[1].stdout.is_empty(), "rank 0 speaks");
+    run(&place("threads"), 2, STEPS).expect("a run");
+    let bytes = |name: &str| std::fs::read(last(&place(name))).expect("a checkpoint");
+    assert!(bytes("processes") == bytes("threads"), "other bits");
+}
+
+#[test]
+fn a_process_that_is_killed_stops_the_other_within_seconds() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for killed in [0, 1] {
+        let out: PathBuf = dir.path().join(format!("{killed}"));
+        let [first, second] = pair(&out, &words(1_000_000));
+        let (mut victim, survivor) = if killed == 0 { (first, second) } else { (second, first) };
+        let began = Instant::now();
+        while !last(&out).exists() {
+            assert!(began.elapsed() < Duration::from_secs(60), "no checkpoint");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        victim.kill().expect("killed");
+        victim.wait().expect("gone");
+        let began = Instant::now();
+        let output = survivor.wait_with_output().expect("an end");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(&format!("rank {killed} is gone")), "{}", said(&output));
+    }
+}
