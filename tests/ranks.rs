@@ -218,7 +218,7 @@ fn ranks_that_do_not_belong_together_do_not_train_together() {
     };
     // A caller that is none of ours is passed over.
     let (first, other) = (join(0, 1), join(1, 2));
-    let message = first.join().expect("a thread").err().expect("refused").to_string();
+    let message = first.join().expect("a thread").expect_err("refused").to_string();
     assert!(message.contains("another config"), "{message}");
     let heard = other.join().expect("a thread");
     assert!(heard.is_err() || heard.is_ok_and(|sum| sum.is_err()));
