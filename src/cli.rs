@@ -13,6 +13,7 @@ mod export;
 mod inspect;
 mod predict;
 mod preprocess;
+mod profile;
 mod selftest;
 mod simulate;
 mod split;
@@ -56,6 +57,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
+    Profile(profile::Args),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  scale-engine completions bash > ~/.local/share/bash-completion/completions/scale-engine"
@@ -81,6 +83,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Evaluate(args) => evaluate::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "scale-engine", &mut std::io::stdout());
             Ok(())

@@ -22,11 +22,13 @@ mod nccl;
 mod pinned;
 mod plans;
 mod probe;
+mod stamp;
 
 pub use blas::{Operand, Product};
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
+pub use stamp::{Ran, Stamp};
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -106,6 +108,8 @@ trait Driver: Send + Sync {
     /// Every operand lies in live device memory; the written one overlaps no other.
     unsafe fn product(&self, product: &Product) -> std::result::Result<bool, String>;
     fn wait(&self) -> std::result::Result<(), String>;
+    /// The point behind all that is queued.
+    fn stamp(&self) -> std::result::Result<Stamp, String>;
     /// Whether it can sum with other devices by itself, or why not.
     fn can_join(&self) -> std::result::Result<(), String> {
         Err(format!("{} cannot sum with other devices", self.name()))
@@ -127,6 +131,7 @@ struct Inner {
     guarded: bool,
     /// The first overrun that a guard has seen.
     overrun: Mutex<Option<String>>,
+    heard: stamp::Heard,
 }
 
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
@@ -155,7 +160,7 @@ impl Gpu {
     }
 
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun: Mutex::new(None) }))
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun: Mutex::new(None), heard: Default::default() }))
     }
 
     /// How activations are stored.
@@ -223,7 +228,8 @@ impl Gpu {
         }
         let _range = trace::range(format_args!("{kernel}"));
         // SAFETY: the caller's.
-        or_stop(unsafe { self.0.driver.launch(file, kernel, self.0.real, grid, args) });
+        let launch = || unsafe { self.0.driver.launch(file, kernel, self.0.real, grid, args) };
+        or_stop(self.timed(|| kernel.to_string(), launch));
     }
 
     /// Queues a matrix product. False if `sums` were asked for and must be made by someone else: not every library fuses them.
@@ -236,7 +242,8 @@ impl Gpu {
         }
         let _range = trace::range(format_args!("product {:?}", product.size));
         // SAFETY: the caller's.
-        or_stop(unsafe { self.0.driver.product(product) })
+        let multiply = || unsafe { self.0.driver.product(product) };
+        or_stop(self.timed(|| format!("product {:?}", product.size), multiply))
     }
 
     /// Waits until the device has done all that was queued; then an error of any of it is seen.

@@ -17,6 +17,7 @@ pub mod rng;
 pub mod trace;
 // Floors 1 and 2.
 pub mod gpu;
+pub mod laps;
 pub mod tape;
 pub mod tensor;
 // Floor 3.
@@ -38,4 +39,5 @@ pub mod train;
 // Floor 7.
 pub mod cli;
 pub mod demo;
+pub mod profile;
 pub mod selftest;

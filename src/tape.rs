@@ -3,9 +3,12 @@
 //! An op computes its value, then calls [`Tape::record`] with a closure that turns the gradient of its value into the gradients
 //! of its inputs. The closure is the whole backward: there is no op enum and no second table.
 
+use std::panic::Location;
+
 use rayon::prelude::*;
 
 use crate::gpu::{Gpu, Grid, Real};
+use crate::laps::{Laps, Way, op_of};
 use crate::tensor::Tensor;
 
 /// A value on the tape.
@@ -23,6 +26,10 @@ struct Node {
     needs: bool,
     inputs: Vec<Var>,
     way_back: WayBack,
+    /// Where it was recorded, which tells the op.
+    place: &'static Location<'static>,
+    /// Of the way back.
+    flops: u64,
 }
 
 /// What becomes of the gradient of a node's value.
@@ -41,6 +48,9 @@ pub struct Tape {
     nodes: Vec<Node>,
     off: bool,
     gpu: Option<Gpu>,
+    laps: Option<Laps>,
+    /// Of the op that is recorded next, forward and backward.
+    flops: [u64; 2],
 }
 
 impl Tape {
@@ -59,27 +69,34 @@ impl Tape {
         Tape { gpu: gpu.cloned(), ..self }
     }
 
+    /// The same, writing down what each op costs where a record is given.
+    pub fn timed(self, laps: Option<&Laps>) -> Self {
+        Tape { laps: laps.cloned(), ..self }
+    }
+
     /// The device that constants are moved to.
     pub fn gpu(&self) -> Option<&Gpu> {
         self.gpu.as_ref()
     }
 
     /// A value whose gradient is wanted: a weight.
+    #[track_caller]
     pub fn leaf(&mut self, value: Tensor) -> Var {
-        let needs = !self.off;
-        self.push(Node { value, needs, inputs: Vec::new(), way_back: WayBack::Ends })
+        self.push(value, !self.off, &[], WayBack::Ends)
     }
 
     /// A value without gradient: data.
+    #[track_caller]
     pub fn constant(&mut self, value: Tensor) -> Var {
         let value = match &self.gpu {
             Some(gpu) if value.gpu().is_none() => value.to_gpu(gpu, "data of a step", gpu.real()),
             _ => value,
         };
-        self.push(Node { value, needs: false, inputs: Vec::new(), way_back: WayBack::Ends })
+        self.push(value, false, &[], WayBack::Ends)
     }
 
     /// The same value, cut off from what made it: no gradient passes.
+    #[track_caller]
     pub fn detach(&mut self, x: Var) -> Var {
         self.constant(self.value(x).clone())
     }
@@ -94,7 +111,13 @@ impl Tape {
         self.nodes[x.0].needs
     }
 
+    /// Multiplications and additions of the op that is recorded next, forward and backward: for ops that are made of them.
+    pub fn costs(&mut self, forward: usize, backward: usize) {
+        self.flops = [forward as u64, backward as u64];
+    }
+
     /// Adds an op's value. `backward` maps the gradient of `value` to those of `inputs`, one entry each.
+    #[track_caller]
     pub fn record(
         &mut self,
         inputs: &[Var],
@@ -103,19 +126,27 @@ impl Tape {
     ) -> Var {
         let needs = inputs.iter().any(|&x| self.needs(x));
         let way_back = if needs { WayBack::Op(Box::new(backward)) } else { WayBack::Ends };
-        self.push(Node { value, needs, inputs: inputs.to_vec(), way_back })
+        self.push(value, needs, inputs, way_back)
     }
 
     /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
     /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
+    #[track_caller]
     pub fn record_window(&mut self, x: Var, value: Tensor, at: usize) -> Var {
         let needs = self.needs(x);
         let way_back = if needs { WayBack::Window(at) } else { WayBack::Ends };
-        self.push(Node { value, needs, inputs: vec![x], way_back })
+        self.push(value, needs, &[x], way_back)
     }
 
-    fn push(&mut self, node: Node) -> Var {
-        self.nodes.push(node);
+    #[track_caller]
+    fn push(&mut self, value: Tensor, needs: bool, inputs: &[Var], way_back: WayBack) -> Var {
+        let (place, [forward, flops]) = (Location::caller(), std::mem::take(&mut self.flops));
+        if let Some(laps) = self.laps.as_ref().filter(|_| !inputs.is_empty()) {
+            let read: Vec<&Tensor> = inputs.iter().map(|&x| self.value(x)).collect();
+            let bytes = moved(&read, &[&value]);
+            laps.lap(&op_of(place), value.shape(), Way::Forward, (bytes, forward));
+        }
+        self.nodes.push(Node { value, needs, inputs: inputs.to_vec(), way_back, place, flops });
         Var(self.nodes.len() - 1)
     }
 
@@ -130,21 +161,42 @@ impl Tape {
         });
         while let Some(node) = self.nodes.pop() {
             let Some(dy) = grads[self.nodes.len()].take() else { continue };
+            let shape = self.laps.is_some().then(|| node.value.shape().to_vec());
             drop(node.value);
             match node.way_back {
                 WayBack::Ends => grads[self.nodes.len()] = Some(dy),
                 WayBack::Window(at) => {
                     let whole = &mut grads[node.inputs[0].0];
                     *whole = Some(add_window(whole.take(), self.value(node.inputs[0]).shape(), at, &dy));
+                    self.summed(3 * dy.bytes());
                 }
-                WayBack::Op(backward) => self.spread(&node.inputs, backward(&dy), &mut grads),
+                WayBack::Op(backward) => {
+                    let dx = backward(&dy);
+                    if let Some((laps, shape)) = self.laps.as_ref().zip(shape) {
+                        let read =
+                            node.inputs.iter().map(|&x| self.value(x)).chain([&dy]).collect::<Vec<_>>();
+                        let written: Vec<&Tensor> = dx.iter().flatten().collect();
+                        let cost = (moved(&read, &written), node.flops);
+                        laps.lap(&op_of(node.place), &shape, Way::Backward, cost);
+                    }
+                    let added = self.spread(&node.inputs, dx, &mut grads);
+                    self.summed(3 * added);
+                }
             }
         }
         Gradients(grads)
     }
 
-    /// Adds what an op found to the gradients of its inputs.
-    fn spread(&self, inputs: &[Var], dx: Grads, grads: &mut [Option<Tensor>]) {
+    /// Sums of gradients have moved so many bytes.
+    fn summed(&self, bytes: u64) {
+        if let Some(laps) = self.laps.as_ref().filter(|_| bytes > 0) {
+            laps.lap("gradient sums", &[], Way::Backward, (bytes, 0));
+        }
+    }
+
+    /// Adds what an op found to the gradients of its inputs. Returns the bytes of what was added to something.
+    fn spread(&self, inputs: &[Var], dx: Grads, grads: &mut [Option<Tensor>]) -> u64 {
+        let mut added = 0;
         assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", self.nodes.len());
         for (&input, dx) in inputs.iter().zip(dx) {
             let Some(dx) = dx.filter(|_| self.needs(input)) else { continue };
@@ -153,10 +205,21 @@ impl Tape {
             let slot = &mut grads[input.0];
             *slot = Some(match slot.take() {
                 None => dx,
-                Some(sum) => add(sum, &dx),
+                Some(sum) => {
+                    added += dx.bytes();
+                    add(sum, &dx)
+                }
             });
         }
+        added
     }
+}
+
+/// Bytes that an op must read and write; none for one that only shows its input in another way.
+fn moved(read: &[&Tensor], written: &[&Tensor]) -> u64 {
+    let fresh = |x: &&&Tensor| !read.iter().any(|other| x.shares(other));
+    let written: u64 = written.iter().filter(fresh).map(|x| x.bytes()).sum();
+    if written == 0 { 0 } else { written + read.iter().map(|x| x.bytes()).sum::<u64>() }
 }
 
 /// Numbers that one thread adds at a time.

@@ -145,6 +145,20 @@ impl Tensor {
         }
     }
 
+    /// Their size as they are stored.
+    pub fn bytes(&self) -> u64 {
+        (self.len() * self.real().bytes()) as u64
+    }
+
+    /// True if both lie in one buffer.
+    pub fn shares(&self, other: &Tensor) -> bool {
+        match (&self.storage, &other.storage) {
+            (Storage::Host { buffer: a, .. }, Storage::Host { buffer: b, .. }) => Arc::ptr_eq(a, b),
+            (Storage::Device { buffer: a, .. }, Storage::Device { buffer: b, .. }) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// Where on the device the numbers begin. Panics on the host.
     pub fn address(&self) -> u64 {
         match &self.storage {

@@ -14,6 +14,7 @@ mod model;
 mod ops;
 mod predict;
 mod preprocess;
+mod profile;
 mod ranks;
 mod scanpy;
 mod shard_lies;

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
-const FLOORS: [(&str, u32); 27] = [
+const FLOORS: [(&str, u32); 29] = [
     // The top floor has steps: the program, its words, its tour.
     ("main", 11),
     ("cli", 10),
     ("demo", 9),
     ("selftest", 9),
+    ("profile", 9),
     ("train", 8),
     ("predict", 8),
     ("evaluate", 8),
@@ -24,6 +25,7 @@ const FLOORS: [(&str, u32); 27] = [
     ("params", 5),
     ("tape", 3),
     ("tensor", 2),
+    ("laps", 2),
     ("gpu", 1),
     ("aside", 0),
     ("config", 0),

@@ -22,7 +22,7 @@ const SEEDS: [u64; 3] = [1, 2, 3];
 const SMALL: usize = 70_000;
 
 /// The folder of the compiled kernels; `None` without g++.
-fn emulated() -> Option<&'static Path> {
+pub fn emulated() -> Option<&'static Path> {
     static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| emulate::folder("kernels", None));
     FOLDER.as_deref()
 }

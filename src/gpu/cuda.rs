@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::plans::Plans;
-use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, nccl, probe};
+use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
@@ -231,6 +231,11 @@ impl Driver for Cuda {
         Ok(Box::new(move || {
             event.synchronize().map_err(|e| format!("the GPU failed before it had read what was sent: {e}"))
         }))
+    }
+
+    fn stamp(&self) -> Outcome<Stamp> {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT); // with its time
+        self.stream.record_event(flags).map(Stamp::Event).map_err(said("cuEventRecord"))
     }
 
     fn can_join(&self) -> Outcome<()> {

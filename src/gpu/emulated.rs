@@ -9,11 +9,12 @@ use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use half::bf16;
 use libloading::Library;
 
-use super::{Arg, Driver, Grid, Mark, Operand, Product, Real};
+use super::{Arg, Driver, Grid, Mark, Operand, Product, Real, Stamp};
 
 type Outcome<T> = std::result::Result<T, String>;
 
@@ -212,6 +213,10 @@ impl Driver for Emulated {
 
     fn wait(&self) -> Outcome<()> {
         Ok(())
+    }
+
+    fn stamp(&self) -> Outcome<Stamp> {
+        Ok(Stamp::Clock(Instant::now()))
     }
 }
 

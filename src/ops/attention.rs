@@ -25,6 +25,10 @@ impl Tape {
         let (y, lse) = forward(&xs, ss.as_ref(), heads);
         let out = y.clone();
         let inputs: Vec<Var> = [qkv].into_iter().chain(seed).collect();
+        // Two products of N x N x K a head forward, five backward.
+        let [sets, rows, _] = xs.dims("attention");
+        let product = 2 * sets * rows * rows * y.width();
+        self.costs(2 * product, 5 * product);
         self.record(&inputs, y, move |dy| {
             let (dx, ds) = backward(dy, &xs, ss.as_ref(), heads, &out, &lse);
             [Some(dx)].into_iter().chain(ds.map(Some)).collect()

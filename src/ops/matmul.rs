@@ -35,6 +35,8 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     let (x_needs, w_needs) = (tape.needs(x), tape.needs(w) || bias.is_some_and(|b| tape.needs(b)));
     let inputs: Vec<Var> = [x, w].into_iter().chain(bias).chain(residual).collect();
     let (with_bias, with_residual) = (bias.is_some(), residual.is_some());
+    let product = 2 * xs.rows() * ws.len();
+    tape.costs(product, product * (usize::from(x_needs) + usize::from(tape.needs(w))));
     tape.record(&inputs, y, move |dy| {
         // A gradient that was summed over sets comes as f32.
         let stored = &cast(dy, xs.real());

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::gpu::Gpu;
+use crate::laps::{Laps, Way};
 use crate::model::condition::Vocabulary;
 use crate::model::losses::{Draws, Examples, Losses};
 use crate::model::{Model, Statistics};
@@ -20,6 +21,8 @@ pub struct Learner {
     pub params: Params,
     /// Moments and averaged weights.
     pub optimizer: Optimizer,
+    /// Where each op's cost is written down, if anywhere.
+    pub laps: Option<Laps>,
 }
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device before he reads one.
@@ -41,7 +44,7 @@ impl Learner {
             params = params.to_gpu(gpu);
         }
         let optimizer = Optimizer::new(&params);
-        Learner { model, params, optimizer }
+        Learner { model, params, optimizer, laps: None }
     }
 
     /// Losses of the batch of step k; their gradients are left in the parameters.
@@ -67,7 +70,7 @@ impl Learner {
         let config = self.model.config();
         let sets = examples.first..examples.first + examples.sets();
         let draws = Draws::at(config.train.seed, k, sets, config.flow.t_zero);
-        let mut tape = Tape::new().on(self.params.gpu());
+        let mut tape = Tape::new().on(self.params.gpu()).timed(self.laps.as_ref());
         let vars = self.params.bind(&mut tape);
         let losses = {
             let _phase = trace::range(format_args!("losses"));
@@ -82,6 +85,9 @@ impl Learner {
         let _phase = trace::range(format_args!("gradients"));
         let gradients = tape.backward(which(&losses));
         self.params.collect(&vars, gradients);
+        if let Some(laps) = &self.laps {
+            laps.lap("gradients gathered", &[], Way::Backward, (2 * self.params.grads().bytes(), 0));
+        }
         found
     }
 
@@ -91,9 +97,15 @@ impl Learner {
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
         let mut step = || self.optimizer.step(&mut self.params, &config.optim, k, config.train.steps);
-        match on_host {
+        let norm = match on_host {
             true => rayon::scope(|_| step()),
             false => step(),
+        };
+        if let Some(laps) = &self.laps {
+            // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
+            let rounded = if on_host { 0 } else { 2 };
+            laps.lap("adamw", &[], Way::Update, ((40 + rounded) * self.params.len() as u64, 0));
         }
+        norm
     }
 }

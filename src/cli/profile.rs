@@ -1,0 +1,103 @@
+//! `scale-engine profile`.
+
+use super::device;
+use crate::error::Result;
+use crate::gpu::guard;
+use crate::laps::Way;
+use crate::profile::{Profile, Row, Sizes, profile};
+
+const EXAMPLE: &str = "\
+Example:
+  scale-engine profile --preset s184 --sets 32 --cells 512 --device cuda
+
+Each row is an op, forward or backward, over one training step: how long it takes, what it must read and write (its inputs and \
+outputs, once), how much it multiplies, and which share that is of what this machine reached at the start (a copy far larger \
+than the caches; the library's product of square matrices). A share of copy above 1 is work in a cache. On a GPU kernels \
+follow, by events, with the time in which it did nothing.
+
+For nsys and ncu see tools/profile.sh.";
+
+/// Tell where a training step's time goes
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    #[command(flatten)]
+    sizes: Sizes,
+    /// Steps that are timed
+    #[arg(long, default_value_t = 10)]
+    steps: u64,
+    #[command(flatten)]
+    device: device::Choice,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rows below this share of the step are told together.
+const SMALL: f64 = 0.005;
+
+/// Profiles and prints.
+pub fn run(args: Args) -> Result<()> {
+    let gpu = args.device.open()?;
+    let found = guard(|| profile(&args.sizes, args.steps.max(1), gpu.as_ref()))?;
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&found).expect("plain numbers")),
+        false => print(&found),
+    }
+    Ok(())
+}
+
+fn print(found: &Profile) {
+    let Profile { device, storage, threads, sizes, weights, pairs, .. } = found;
+    let stored = storage.map_or(format!("{threads} threads"), |real| format!("{real:?}"));
+    println!("{} ({weights} weights), {pairs} pairs a step, {device}, {stored}", sizes.preset);
+    let idle = found.idle.map_or(String::new(), |share| format!(", of which {:.1} % idle", 100.0 * share));
+    println!(
+        "step     {:.2} ms, {:.2} ms while its ops are timed{idle}",
+        1e3 * found.step_s,
+        1e3 * found.watched_s
+    );
+    let ceilings = &found.ceilings;
+    println!(
+        "ceilings {:.1} GB/s copied, {:.3} TFLOP/s multiplied\n",
+        ceilings.copy_gb_per_s, ceilings.matmul_tflop_per_s
+    );
+    println!(
+        "{:<34} {:<9} {:>6} {:>9} {:>7} {:>8} {:>8} {:>8} {:>9}",
+        "op", "way", "calls", "ms", "share", "GB/s", "of copy", "TFLOP/s", "of matmul"
+    );
+    let (large, small): (Vec<&Row>, Vec<&Row>) = found.rows.iter().partition(|row| row.share >= SMALL);
+    large.iter().for_each(|row| print_row(row));
+    if !small.is_empty() {
+        let (ms, share) = (small.iter().map(|r| 1e3 * r.seconds), small.iter().map(|r| r.share));
+        let name = format!("{} rows below {} %", small.len(), 100.0 * SMALL);
+        println!("{name:<51} {:>9.3} {:>6.1}%", ms.sum::<f64>(), 100.0 * share.sum::<f64>());
+    }
+    if !found.kernels.is_empty() {
+        println!("\n{:<51} {:>8} {:>9}", "kernel", "launches", "ms");
+    }
+    for kernel in &found.kernels {
+        println!("{:<51} {:>8.0} {:>9.3}", kernel.name, kernel.launches, 1e3 * kernel.seconds);
+    }
+}
+
+fn print_row(row: &Row) {
+    let shape = if row.shape.is_empty() { String::new() } else { format!(" {:?}", row.shape) };
+    let way = match row.way {
+        Way::Forward => "forward",
+        Way::Backward => "backward",
+        Way::Update => "update",
+    };
+    let rate = |number: Option<f64>, digits| number.map_or(String::new(), |x| format!("{x:.digits$}"));
+    println!(
+        "{:<34} {way:<9} {:>6.0} {:>9.3} {:>6.1}% {:>8.1} {:>8.2} {:>8} {:>9}",
+        format!("{}{shape}", row.op),
+        row.calls,
+        1e3 * row.seconds,
+        100.0 * row.share,
+        row.gb_per_s,
+        row.of_copy,
+        rate(row.tflop_per_s, 3),
+        rate(row.of_matmul, 2),
+    );
+}

@@ -1,0 +1,83 @@
+//! Points in a device's time, and which kernels ran between them.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use cudarc::driver::CudaEvent;
+
+use super::{Gpu, or_stop};
+
+/// A point in the device's time, reached when the work queued before it is done.
+pub enum Stamp {
+    /// A GPU's.
+    Event(CudaEvent),
+    /// That of a device that does its work at once.
+    Clock(Instant),
+}
+
+impl Stamp {
+    /// Seconds from this point to a later one of the same device. Waits for both.
+    pub fn until(&self, later: &Stamp) -> f64 {
+        match (self, later) {
+            (Stamp::Event(a), Stamp::Event(b)) => {
+                or_stop(a.elapsed_ms(b).map_err(|e| format!("cuEventElapsedTime: {e}"))) as f64 / 1e3
+            }
+            (Stamp::Clock(a), Stamp::Clock(b)) => b.duration_since(*a).as_secs_f64(),
+            _ => panic!("stamps of two devices"),
+        }
+    }
+}
+
+/// A kernel or product that ran.
+pub struct Ran {
+    /// Its name; a product's sizes.
+    pub name: String,
+    /// Before it.
+    pub begin: Stamp,
+    /// Behind it.
+    pub end: Stamp,
+}
+
+/// What a device remembers of its launches; nothing until someone listens.
+#[derive(Default)]
+pub(super) struct Heard(Mutex<Option<Vec<Ran>>>);
+
+impl Gpu {
+    /// The point behind all that is queued.
+    pub fn stamp(&self) -> Stamp {
+        or_stop(self.0.driver.stamp())
+    }
+
+    /// Remembers, from here on, every kernel that is launched: two stamps each, which cost a few microseconds.
+    pub fn listen(&self) {
+        *self.heard() = Some(Vec::new());
+    }
+
+    /// What was launched since the last call, or since [`Gpu::listen`].
+    pub fn ran(&self) -> Vec<Ran> {
+        self.heard().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Forgets, and remembers no more.
+    pub fn unlisten(&self) {
+        *self.heard() = None;
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Option<Vec<Ran>>> {
+        self.0.heard.0.lock().expect("no panic under this lock")
+    }
+
+    /// Does the work between two stamps, if someone listens.
+    pub(super) fn timed<T>(&self, name: impl FnOnce() -> String, work: impl FnOnce() -> T) -> T {
+        if self.heard().is_none() {
+            return work();
+        }
+        let begin = self.stamp();
+        let found = work();
+        let end = self.stamp();
+        if let Some(heard) = self.heard().as_mut() {
+            heard.push(Ran { name: name(), begin, end });
+        }
+        found
+    }
+}

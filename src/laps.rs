@@ -1,0 +1,130 @@
+//! What each op of a step costs: time, bytes and arithmetic.
+//!
+//! Ops run one after the other, so an op's time is that since the op before it was recorded. On a device the same points are stamps
+//! in its stream, which nobody waits for before the end.
+
+use std::panic::Location;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::gpu::{Gpu, Ran, Stamp};
+
+/// Which part of a step an op ran in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Values.
+    Forward,
+    /// Gradients.
+    Backward,
+    /// Weights.
+    Update,
+}
+
+/// One run of an op.
+#[derive(Clone, Debug)]
+pub struct Lap {
+    /// The op's file.
+    pub op: String,
+    /// Of its value; empty where the op is not told apart by it.
+    pub shape: Vec<usize>,
+    /// Forward, backward or update.
+    pub way: Way,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Bytes it must read and write: its inputs and outputs, once each.
+    pub bytes: u64,
+    /// Its multiplications and additions, where arithmetic is what it is made of.
+    pub flops: u64,
+    /// Name and seconds of each kernel it launched.
+    pub kernels: Vec<(String, f64)>,
+}
+
+/// A lap that is still to be read off a device.
+struct Open {
+    lap: Lap,
+    ends: Option<(Stamp, Vec<Ran>)>,
+}
+
+/// A record that a tape and those around it write; clones share it.
+#[derive(Clone)]
+pub struct Laps(Arc<Mutex<Book>>);
+
+struct Book {
+    gpu: Option<Gpu>,
+    /// Since when the next lap runs.
+    since: Instant,
+    /// The same on a device.
+    stamp: Option<Stamp>,
+    laps: Vec<Open>,
+}
+
+impl Laps {
+    /// An empty record; the first lap runs from here.
+    pub fn start(gpu: Option<&Gpu>) -> Laps {
+        gpu.inspect(|gpu| gpu.listen());
+        let stamp = gpu.map(Gpu::stamp);
+        Laps(Arc::new(Mutex::new(Book { gpu: gpu.cloned(), since: Instant::now(), stamp, laps: Vec::new() })))
+    }
+
+    /// What took place since the last lap was none: the next one runs from here.
+    pub fn skip(&self) {
+        let mut book = self.lock();
+        book.since = Instant::now();
+        book.stamp = book.gpu.as_ref().map(Gpu::stamp);
+        book.gpu.as_ref().map(Gpu::ran);
+    }
+
+    /// An op has run. `cost` are bytes and FLOPs.
+    pub fn lap(&self, op: &str, shape: &[usize], way: Way, cost: (u64, u64)) {
+        let mut book = self.lock();
+        let now = Instant::now();
+        let seconds = now.duration_since(book.since).as_secs_f64();
+        let lap = Lap {
+            op: op.to_string(),
+            // Ops that only move numbers differ in their bytes alone, which are counted anyway.
+            shape: if cost.1 > 0 { shape.to_vec() } else { Vec::new() },
+            way,
+            seconds,
+            bytes: cost.0,
+            flops: cost.1,
+            kernels: Vec::new(),
+        };
+        let ends = book.gpu.clone().map(|gpu| (gpu.stamp(), gpu.ran()));
+        book.laps.push(Open { lap, ends });
+        book.since = now;
+    }
+
+    /// All laps. Waits for the device.
+    pub fn end(self) -> Vec<Lap> {
+        let mut book = self.lock();
+        book.gpu.as_ref().inspect(|gpu| gpu.unlisten());
+        let mut before = book.stamp.take();
+        let read = |Open { mut lap, ends }: Open| {
+            if let (Some((stamp, ran)), Some(begin)) = (ends, before.take()) {
+                lap.seconds = begin.until(&stamp);
+                lap.kernels = ran
+                    .into_iter()
+                    .map(|ran| {
+                        let s = ran.begin.until(&ran.end);
+                        (ran.name, s)
+                    })
+                    .collect();
+                before = Some(stamp);
+            }
+            lap
+        };
+        std::mem::take(&mut book.laps).into_iter().map(read).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The op that a place in the source belongs to: `src/ops/attention/device.rs` is of `attention`.
+pub fn op_of(place: &Location) -> String {
+    let file = place.file().replace('\\', "/");
+    let within = file.rsplit_once("/ops/").map_or(file.as_str(), |(_, within)| within);
+    within.split(['/', '.']).next().unwrap_or(within).to_string()
+}

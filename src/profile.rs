@@ -1,0 +1,183 @@
+//! Where a training step's time goes: op by op, beside what this machine can do.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::laps::{Lap, Laps, Way};
+
+mod ceilings;
+mod made_up;
+
+pub use ceilings::Ceilings;
+pub use made_up::{MadeUp, Sizes};
+
+/// What a step is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Profile {
+    /// The device, or "CPU".
+    pub device: String,
+    /// How it stores activations.
+    pub storage: Option<crate::gpu::Real>,
+    /// Threads of the host.
+    pub threads: usize,
+    /// What was trained.
+    pub sizes: Sizes,
+    /// Count of weights.
+    pub weights: usize,
+    /// Pairs of a control and a perturbed cell in a step.
+    pub pairs: usize,
+    /// Median seconds of a step that nobody watches.
+    pub step_s: f64,
+    /// Mean seconds of a step whose ops are timed: what the rows add up to.
+    pub watched_s: f64,
+    /// What the same machine reached a moment before.
+    pub ceilings: Ceilings,
+    /// Share of the watched step in which the device did nothing; none on the CPU.
+    pub idle: Option<f64>,
+    /// The slowest first.
+    pub rows: Vec<Row>,
+    /// Kernels of a device, the slowest first.
+    pub kernels: Vec<Kernel>,
+}
+
+/// An op, one way, over a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The op's file.
+    pub op: String,
+    /// Of its value, where the op is told apart by it.
+    pub shape: Vec<usize>,
+    /// Forward, backward or update.
+    pub way: Way,
+    /// A step.
+    pub calls: f64,
+    /// A step, in seconds.
+    pub seconds: f64,
+    /// Of the watched step.
+    pub share: f64,
+    /// Bytes that must be moved a second, in GB.
+    pub gb_per_s: f64,
+    /// The same as a share of the copy.
+    pub of_copy: f64,
+    /// Of ops that are made of arithmetic.
+    pub tflop_per_s: Option<f64>,
+    /// The same as a share of the matrix product.
+    pub of_matmul: Option<f64>,
+}
+
+/// A kernel over a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kernel {
+    /// As it is launched; a matrix product with its sizes.
+    pub name: String,
+    /// A step.
+    pub launches: f64,
+    /// A step, in seconds.
+    pub seconds: f64,
+}
+
+/// Steps before the clock starts: a GPU chooses its algorithms in them.
+const WARM: u64 = 3;
+
+/// Times `steps` steps unwatched and as many watched, on made-up cells.
+pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> {
+    let ceilings = Ceilings::measure(gpu);
+    let mut made = MadeUp::new(sizes, gpu)?;
+    (0..WARM).for_each(|k| made.step(k));
+    let step_s = made.median_of(WARM..WARM + steps);
+    let laps = Laps::start(gpu);
+    made.learner.laps = Some(laps.clone());
+    for k in WARM + steps..WARM + 2 * steps {
+        laps.skip();
+        made.step(k);
+    }
+    made.learner.laps = None;
+    let laps = laps.end();
+    let watched: f64 = laps.iter().map(|lap| lap.seconds).sum();
+    let launched: f64 = laps.iter().flat_map(|lap| &lap.kernels).map(|(_, seconds)| seconds).sum();
+    Ok(Profile {
+        device: gpu.map_or("CPU".into(), Gpu::name),
+        storage: gpu.map(Gpu::real),
+        threads: rayon::current_num_threads(),
+        sizes: sizes.clone(),
+        weights: made.learner.params.count(),
+        pairs: sizes.sets * sizes.cells,
+        step_s,
+        watched_s: watched / steps as f64,
+        idle: gpu.map(|_| (1.0 - launched / watched).max(0.0)),
+        rows: rows(&laps, steps, watched, &ceilings),
+        kernels: kernels(&laps, steps),
+        ceilings,
+    })
+}
+
+impl MadeUp {
+    /// Median seconds of these steps.
+    pub fn median_of(&mut self, steps: std::ops::Range<u64>) -> f64 {
+        let mut took = self.seconds_of(steps);
+        took.sort_by(f64::total_cmp);
+        took[took.len() / 2]
+    }
+
+    /// Seconds of each of these steps.
+    pub fn seconds_of(&mut self, steps: std::ops::Range<u64>) -> Vec<f64> {
+        let mut timed = |k| {
+            let began = Instant::now();
+            self.step(k);
+            began.elapsed().as_secs_f64()
+        };
+        steps.map(&mut timed).collect()
+    }
+}
+
+fn rows(laps: &[Lap], steps: u64, watched: f64, ceilings: &Ceilings) -> Vec<Row> {
+    let mut sums: Vec<(Lap, u64)> = Vec::new();
+    for lap in laps {
+        let same =
+            |(sum, _): &&mut (Lap, u64)| (&sum.op, &sum.shape, sum.way) == (&lap.op, &lap.shape, lap.way);
+        match sums.iter_mut().find(same) {
+            Some((sum, calls)) => {
+                sum.seconds += lap.seconds;
+                sum.bytes += lap.bytes;
+                sum.flops += lap.flops;
+                *calls += 1;
+            }
+            None => sums.push((lap.clone(), 1)),
+        }
+    }
+    let row = |(sum, calls): (Lap, u64)| {
+        let gb_per_s = sum.bytes as f64 / sum.seconds / 1e9;
+        let tflop_per_s = (sum.flops > 0).then(|| sum.flops as f64 / sum.seconds / 1e12);
+        Row {
+            calls: calls as f64 / steps as f64,
+            seconds: sum.seconds / steps as f64,
+            share: sum.seconds / watched,
+            gb_per_s,
+            of_copy: gb_per_s / ceilings.copy_gb_per_s,
+            tflop_per_s,
+            of_matmul: tflop_per_s.map(|rate| rate / ceilings.matmul_tflop_per_s),
+            op: sum.op,
+            shape: sum.shape,
+            way: sum.way,
+        }
+    };
+    let mut rows: Vec<Row> = sums.into_iter().map(row).collect();
+    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    rows
+}
+
+fn kernels(laps: &[Lap], steps: u64) -> Vec<Kernel> {
+    let mut sums: Vec<Kernel> = Vec::new();
+    for (name, seconds) in laps.iter().flat_map(|lap| &lap.kernels) {
+        let (launches, seconds) = (1.0 / steps as f64, seconds / steps as f64);
+        match sums.iter_mut().find(|sum| sum.name == *name) {
+            Some(sum) => (sum.launches, sum.seconds) = (sum.launches + launches, sum.seconds + seconds),
+            None => sums.push(Kernel { name: name.clone(), launches, seconds }),
+        }
+    }
+    sums.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    sums
+}

@@ -1,0 +1,70 @@
+//! A model in training on made-up cells, which lie where the step is computed.
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::memory;
+use crate::model::Statistics;
+use crate::model::condition::Vocabulary;
+use crate::model::losses::Examples;
+use crate::rng::Rng;
+use crate::tensor::Tensor;
+use crate::train::Learner;
+
+/// What is trained.
+#[derive(Clone, Debug, Serialize, clap::Args)]
+pub struct Sizes {
+    /// Sizes: tiny, s40, s184 or s280
+    #[arg(long, default_value = "tiny")]
+    pub preset: String,
+    /// B, sets a step
+    #[arg(long, default_value_t = 16)]
+    pub sets: usize,
+    /// N, cells a set on each side; a step trains B N pairs
+    #[arg(long, default_value_t = 32)]
+    pub cells: usize,
+    /// G
+    #[arg(long, default_value_t = 2000)]
+    pub genes: usize,
+}
+
+/// The model and its one batch.
+pub struct MadeUp {
+    /// The model in training.
+    pub learner: Learner,
+    /// Four genes in five of a cell are zero.
+    pub examples: Examples,
+}
+
+impl MadeUp {
+    /// First weights and cells. Memory that is freed stays with the process, as in training.
+    pub fn new(sizes: &Sizes, gpu: Option<&Gpu>) -> Result<MadeUp> {
+        memory::keep();
+        let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
+        let config = Config::load(Some(&sizes.preset), None, &set)?;
+        let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
+        // The vocabularies that the presets' sizes are told for.
+        let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
+        let learner = Learner::new(&config, &vocabulary, statistics, gpu);
+        Ok(MadeUp { learner, examples: examples(sizes, gpu) })
+    }
+
+    /// Step k: losses, gradients, weights. Waits for the device.
+    pub fn step(&mut self, k: u64) {
+        self.learner.gradients(&self.examples, k);
+        self.learner.update(k);
+        self.learner.params.gpu().inspect(|gpu| gpu.wait());
+    }
+}
+
+fn examples(sizes: &Sizes, gpu: Option<&Gpu>) -> Examples {
+    let (b, n, g) = (sizes.sets, sizes.cells, sizes.genes);
+    let rng = Rng::new(1);
+    let cell = |i: u64| if rng.at(0).uniform(i) < 0.2 { rng.at(1).uniform(i) } else { 0.0 };
+    let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).map(cell).collect());
+    let cells = gpu.map_or(cells.clone(), |gpu| cells.to_gpu(gpu, "cells", gpu.real()));
+    let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 50, 1 + i % 1199, i % 14]).collect();
+    Examples::new(cells, None, &ids)
+}

@@ -1,0 +1,76 @@
+//! What a step is made of: counted right, and all of it.
+
+use scale_engine::gpu::{Gpu, Real};
+use scale_engine::laps::{Laps, Way};
+use scale_engine::profile::{Profile, Sizes, profile};
+use scale_engine::tape::Tape;
+use scale_engine::tensor::Tensor;
+
+#[test]
+fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
+    let laps = Laps::start(None);
+    let mut tape = Tape::new().timed(Some(&laps));
+    let [m, i, j] = [3, 5, 7];
+    let x = tape.constant(Tensor::zeros(&[m, i]));
+    let w = tape.leaf(Tensor::zeros(&[j, i]));
+    let y = tape.linear(x, w, None);
+    let part = tape.slice(y, 0..2);
+    let loss = tape.squared_error(part, part);
+    drop(tape.backward(loss));
+    let laps = laps.end();
+    let of = |op: &str, way| {
+        let mut found = laps.iter().filter(|lap| lap.op == op && lap.way == way);
+        (found.next().unwrap_or_else(|| panic!("no {op} {way:?}")), found.count())
+    };
+    let (forward, others) = of("matmul", Way::Forward);
+    assert_eq!((forward.flops, others), ((2 * m * i * j) as u64, 0));
+    assert_eq!(forward.bytes, 4 * (m * i + j * i + m * j) as u64);
+    assert_eq!(forward.shape, [m, j]);
+    let (backward, _) = of("matmul", Way::Backward);
+    // x is data: only dw is made, of dy and x.
+    assert_eq!(backward.flops, (2 * m * i * j) as u64);
+    assert_eq!(backward.bytes, 4 * (m * i + j * i + m * j + j * i) as u64);
+    // A slice shows what is there.
+    assert_eq!(of("elementwise", Way::Forward).0.bytes, 0);
+    assert!(laps.iter().any(|lap| lap.op == "gradient sums"), "a window's gradient is added");
+    assert!(laps.iter().all(|lap| lap.seconds >= 0.0 && lap.kernels.is_empty()));
+}
+
+fn small(gpu: Option<&Gpu>) -> Profile {
+    let sizes = Sizes { preset: "tiny".into(), sets: 2, cells: 3, genes: 40 };
+    profile(&sizes, 1, gpu).expect("a profile")
+}
+
+fn whole(found: &Profile) {
+    let (share, seconds) = found.rows.iter().fold((0.0, 0.0), |(a, b), row| (a + row.share, b + row.seconds));
+    assert!((share - 1.0).abs() < 1e-9 && (seconds - found.watched_s).abs() < 1e-9, "{share} {seconds}");
+    for (op, way) in [
+        ("matmul", Way::Forward),
+        ("matmul", Way::Backward),
+        ("attention", Way::Backward),
+        ("mmd", Way::Forward),
+        ("flow", Way::Backward),
+        ("adamw", Way::Update),
+    ] {
+        assert!(found.rows.iter().any(|row| row.op == op && row.way == way), "{op} {way:?}");
+    }
+    assert!(found.ceilings.copy_gb_per_s > 0.0 && found.ceilings.matmul_tflop_per_s > 0.0);
+}
+
+#[test]
+fn the_rows_of_a_profile_add_up_to_its_step() {
+    let found = small(None);
+    whole(&found);
+    assert!(found.idle.is_none() && found.kernels.is_empty() && found.step_s > 0.0);
+}
+
+#[test]
+fn a_devices_kernels_are_told_too() {
+    let Some(folder) = crate::kernels::emulated() else { return };
+    let found = small(Some(&Gpu::emulated(folder, Real::Bf16, 1)));
+    whole(&found);
+    let named = |name: &str| found.kernels.iter().any(|kernel| kernel.name.starts_with(name));
+    assert!(named("product [") && named("rms_norm_forward") && named("adamw"), "kernels by name");
+    assert!(found.kernels.iter().all(|kernel| kernel.launches >= 1.0 && kernel.seconds >= 0.0));
+    assert!(found.idle.is_some_and(|share| (0.0..1.0).contains(&share)), "{:?}", found.idle);
+}
