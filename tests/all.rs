@@ -3,6 +3,7 @@
 mod baseline;
 mod emulate;
 mod emulator;
+mod encodings;
 mod evaluate;
 mod floors;
 mod golden;

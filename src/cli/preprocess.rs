@@ -55,7 +55,7 @@ pub struct Args {
     /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts)
     #[arg(long, value_name = "TOTAL", default_value = "10000", value_parser = target)]
     target_sum: Target,
-    /// Matrix to read: auto (X), X, raw or layers/NAME
+    /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
     #[arg(long, default_value = "auto")]
     source: String,
     /// What the values are, where it should not be found out
@@ -97,9 +97,9 @@ fn settings(args: Args) -> Result<Settings> {
     let source = match args.source.as_str() {
         "auto" => "X".to_string(),
         "X" | "raw" => args.source,
-        layer if layer.starts_with("layers/") => args.source,
+        other if other.starts_with("layers/") || other.starts_with("obsm/") => args.source,
         other => {
-            let what = format!("{other} is not supported; give auto, X, raw or layers/NAME");
+            let what = format!("{other} is not supported; give auto, X, raw, layers/NAME or obsm/NAME");
             return Err(Error::setting("--source", what));
         }
     };

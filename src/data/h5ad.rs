@@ -1,14 +1,21 @@
 //! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5.
 //!
-//! Reads what anndata 0.7 and later write: X as CSR, CSC or dense numbers of any width, `obs` and `var` as frames of
-//! categorical, text, numeric, boolean and nullable columns. X is never read whole: [`H5ad::blocks`] walks it in row blocks
-//! of bounded size, whatever the number of cells. Numbers arrive as f32; a stored zero is dropped, NaN and infinities pass.
+//! Reads what every anndata has written: X as CSR, CSC or dense numbers of any width, `obs` and `var` as frames of
+//! categorical, text, numeric, boolean and nullable columns or as compound tables (before 0.7), packed with gzip, lzf or
+//! zstd. X is never read whole: [`H5ad::blocks`] walks it in row blocks of bounded size, whatever the number of cells.
+//! Numbers arrive as f32; a stored zero is dropped, NaN and infinities pass.
 
+mod array;
+mod chunks;
+mod compound;
 mod csc;
 mod describe;
 mod frame;
 mod hdf5;
+mod heap;
 mod matrix;
+mod number;
+mod source;
 mod write;
 
 use std::collections::HashMap;
@@ -105,6 +112,22 @@ impl Column {
         self.len() == 0
     }
 
+    /// Some entries, in the given order.
+    pub fn rows(&self, rows: &[usize]) -> Column {
+        fn pick<T: Clone>(items: &[T], rows: &[usize]) -> Vec<T> {
+            rows.iter().map(|&row| items[row].clone()).collect()
+        }
+        match self {
+            Column::Categorical(labels) => {
+                Column::Categorical(Labels { codes: pick(&labels.codes, rows), names: labels.names.clone() })
+            }
+            Column::Text(items) => Column::Text(pick(items, rows)),
+            Column::Integer(items) => Column::Integer(pick(items, rows)),
+            Column::Float(items) => Column::Float(pick(items, rows)),
+            Column::Boolean(items) => Column::Boolean(pick(items, rows)),
+        }
+    }
+
     /// The column's kind in one word, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -118,6 +141,13 @@ impl Column {
 }
 
 impl Frame {
+    /// Some rows, in the given order.
+    pub fn rows(&self, rows: &[usize]) -> Frame {
+        let pick = |(name, column): &(String, Column)| (name.clone(), column.rows(rows));
+        let index = rows.iter().map(|&row| self.index[row].clone()).collect();
+        Frame { index, columns: self.columns.iter().map(pick).collect() }
+    }
+
     /// A column by name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|(found, _)| found == name).map(|(_, column)| column)
@@ -177,7 +207,7 @@ impl H5ad {
     }
 
     /// Opens a file with some columns of `obs` only and without the cells' names: what a pass over many cells needs.
-    /// `source` is `X`, `raw` or `layers/NAME`; `raw` brings its own genes.
+    /// `source` is `X`, `raw`, `layers/NAME` or `obsm/NAME`; `raw` and `obsm` bring their own genes.
     ///
     /// # Errors
     /// As [`H5ad::open`], and a column or source that the file lacks (the message lists those that exist).
@@ -193,13 +223,9 @@ impl H5ad {
         {
             return Err(Error::format(path, format!("is HDF5 with encoding {kind:?}, not an h5ad file")));
         }
-        let (var_path, matrix_path) = match source {
-            "raw" => ("raw/var", "raw/X"),
-            other => ("var", other),
-        };
         let (obs, cells) = frame::read(&file, path, "obs", columns)?;
-        let (var, genes) = frame::read(&file, path, var_path, None)?;
-        let matrix = Matrix::open(&file, path, matrix_path, [cells, genes])?;
+        let (var, matrix) = source::read(&file, path, source, cells)?;
+        let genes = var.index.len();
         Ok(H5ad { path: path.to_path_buf(), file, obs, var, cells, genes, matrix })
     }
 
@@ -221,6 +247,11 @@ impl H5ad {
     /// Number of cells and of genes.
     pub fn shape(&self) -> (usize, usize) {
         (self.cells, self.genes)
+    }
+
+    /// Whether there are counts in `raw`.
+    pub fn has_raw(&self) -> bool {
+        self.file.group("raw").is_ok() || self.file.dataset("raw.var").is_ok()
     }
 
     /// Name of cell `i`, read from the file where the names were not kept; its number where that fails.

@@ -66,7 +66,7 @@ impl Csc {
             let to = self.sparse.entries.min(from + READ_ENTRIES);
             // One after the other: the window is locked, and a worker that waits could be given a task that wants it too.
             let positions = self.sparse.positions(path, from..to, self.shape[0])?;
-            let values = self.sparse.values(path, from..to)?;
+            let values = self.sparse.values(from..to)?;
             for (entry, (&row, &value)) in (from..to).zip(positions.iter().zip(&values)) {
                 while entry >= starts[column + 1] {
                     column += 1;

@@ -31,7 +31,7 @@ pub fn describe(path: &Path) -> Result<Value> {
         "cells": cells,
         "genes": genes,
         "x": { "storage": file.storage(), "stored": file.matrix.entries(), "logged": file.is_logged() },
-        "raw": file.file.group("raw").is_ok(),
+        "raw": file.has_raw(),
         "obs": columns(file.obs()),
         "var": columns(file.var()),
         "first_cells": file.obs().index.iter().take(SHOWN).collect::<Vec<_>>(),

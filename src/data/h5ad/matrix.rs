@@ -1,13 +1,14 @@
-//! X in row windows: CSR and dense here, CSC through [`super::csc`].
+//! X in row windows: CSR, dense and the columns of a table here, CSC through [`super::csc`].
 
 use std::ops::Range;
 use std::path::Path;
 
-use hdf5_pure::{DType, Dataset, File};
+use hdf5_pure::{File, Group};
 
 use super::Cells;
+use super::array::Array;
 use super::csc::Csc;
-use super::hdf5::{Named, attributes, encoding, is_integer, length};
+use super::hdf5::{Named, array, attributes, encoding};
 use crate::error::{Error, Result};
 
 /// Stored entries of a sparse row block, up to 20 bytes each while they are read.
@@ -25,16 +26,17 @@ pub(super) struct Matrix {
 enum Kind {
     Csr(Sparse),
     Csc(Csc),
-    Dense(Dataset),
+    Dense(Array),
+    /// A table of numbers, one array a gene.
+    Columns(Vec<Array>),
     Absent(String),
 }
 
 /// The three arrays of a compressed matrix.
 pub(super) struct Sparse {
-    data: Dataset,
-    indices: Dataset,
-    indptr: Dataset,
-    narrow: bool,
+    data: Array,
+    indices: Array,
+    indptr: Array,
     pub(super) entries: u64,
 }
 
@@ -42,32 +44,22 @@ impl Matrix {
     /// Opens the matrix `name` (`X`, `layers/counts`) and checks its sizes; a file without X opens, its rows do not.
     pub(super) fn open(file: &File, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         if let Ok(dataset) = file.dataset(name) {
-            let stored = dataset.shape().named(path, name)?;
-            check_shape(path, name, &stored, shape)?;
-            let storage = format!("dense {}", dtype(&dataset, path, name)?);
-            return Ok(Matrix { kind: Kind::Dense(dataset), storage });
+            let dense = Array::new(dataset, path, name)?;
+            check_shape(path, name, dense.shape(), shape)?;
+            let storage = format!("dense {}", dense.word()?);
+            return Ok(Matrix { kind: Kind::Dense(dense), storage });
         }
         let Ok(group) = file.group(name) else {
             if name != "X" {
-                return Err(Error::format(path, format!("has no matrix {name}{}", layers(file))));
+                return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
             }
             return Ok(Matrix { kind: Kind::Absent(name.to_string()), storage: "none".to_string() });
         };
-        let attributes = attributes(&group, path, name)?;
-        let stored =
-            attributes.get("shape").or(attributes.get("h5sparse_shape")).and_then(|value| value.to_u64s());
-        let stored =
-            stored.ok_or_else(|| Error::format(path, format!("{name} lacks the attribute shape")))?;
-        check_shape(path, name, &stored, shape)?;
-        let kind = match encoding(&attributes).as_str() {
-            "csr_matrix" => "csr".to_string(),
-            "csc_matrix" => "csc".to_string(),
-            "" => attributes.get("h5sparse_format").and_then(|v| v.as_str()).unwrap_or_default().to_string(),
-            other => other.to_string(),
-        };
+        let (kind, stored) = layout(&group, path, name)?;
         let outer = match kind.as_str() {
             "csr" => shape[0],
             "csc" => shape[1],
+            "dataframe" => return Matrix::columns(&group, path, name, shape),
             other => {
                 let what = format!(
                     "{name} has encoding {other:?}; read are csr_matrix, csc_matrix and dense arrays"
@@ -75,11 +67,25 @@ impl Matrix {
                 return Err(Error::format(path, what));
             }
         };
-        let part = |part: &str| group.dataset(part).named(path, &format!("{name}/{part}"));
+        check_shape(path, name, &stored, shape)?;
+        let part = |part: &str| array(&group, path, name, part);
         let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, outer)?;
-        let storage = format!("{} {}", kind.to_uppercase(), dtype(&sparse.data, path, name)?);
+        let storage = format!("{} {}", kind.to_uppercase(), sparse.data.word()?);
         let kind = if kind == "csr" { Kind::Csr(sparse) } else { Kind::Csc(Csc::new(sparse, shape)) };
         Ok(Matrix { kind, storage })
+    }
+
+    /// A table of numbers: one column a gene.
+    fn columns(group: &Group, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
+        let names = column_names(group, path, name)?;
+        let columns: Vec<Array> =
+            names.iter().map(|column| array(group, path, name, column)).collect::<Result<_>>()?;
+        let mut storage = "table".to_string();
+        for column in &columns {
+            check_shape(path, name, &[column.length()?, names.len() as u64], shape)?;
+            storage = format!("table {}", column.word()?);
+        }
+        Ok(Matrix { kind: Kind::Columns(columns), storage })
     }
 
     pub(super) fn storage(&self) -> &str {
@@ -91,7 +97,7 @@ impl Matrix {
         match &self.kind {
             Kind::Csr(sparse) => Some(sparse.entries),
             Kind::Csc(csc) => Some(csc.entries()),
-            Kind::Dense(_) | Kind::Absent(_) => None,
+            Kind::Dense(_) | Kind::Columns(_) | Kind::Absent(_) => None,
         }
     }
 
@@ -99,7 +105,15 @@ impl Matrix {
         match &self.kind {
             Kind::Csr(sparse) => sparse.csr_rows(path, range, genes),
             Kind::Csc(csc) => csc.rows(path, range),
-            Kind::Dense(dataset) => dense_rows(dataset, path, range, genes),
+            Kind::Dense(dense) => {
+                let numbers = dense.numbers(range.start as u64, range.len() as u64)?;
+                Ok(dense_rows(range.len(), genes, |row, gene| numbers[row * genes + gene]))
+            }
+            Kind::Columns(columns) => {
+                let read = |column: &Array| column.numbers(range.start as u64, range.len() as u64);
+                let columns: Vec<Vec<f32>> = columns.iter().map(read).collect::<Result<_>>()?;
+                Ok(dense_rows(range.len(), genes, |row, gene| columns[gene][row]))
+            }
             Kind::Absent(name) => {
                 Err(Error::format(path, format!("has no {name}, so no expression to read")))
             }
@@ -121,11 +135,11 @@ impl Matrix {
                 Ok(start + (fitting - 1).max(1))
             }
             Kind::Csc(csc) => Ok(cells.min(start + csc.block_rows())),
-            Kind::Dense(dataset) => {
+            Kind::Columns(_) => Ok(cells.min(start + (BLOCK_NUMBERS / genes.max(1)).max(1))),
+            Kind::Dense(dense) => {
                 let rows = (BLOCK_NUMBERS / genes.max(1)).max(1);
                 // A block that ends inside a chunk makes the next one decompress it again.
-                let chunk =
-                    dataset.chunk_shape().named(path, "X")?.map_or(1, |shape| shape[0].max(1) as usize);
+                let chunk = dense.chunk_rows()?;
                 let whole = if rows >= chunk { rows / chunk * chunk } else { rows };
                 Ok(cells.min(start + whole))
             }
@@ -135,11 +149,9 @@ impl Matrix {
 }
 
 impl Sparse {
-    fn open(parts: [Dataset; 3], path: &Path, name: &str, outer: usize) -> Result<Sparse> {
+    fn open(parts: [Array; 3], path: &Path, name: &str, outer: usize) -> Result<Sparse> {
         let [data, indices, indptr] = parts;
-        let entries = length(&data, path, &format!("{name}/data"))?;
-        let indexed = length(&indices, path, &format!("{name}/indices"))?;
-        let pointers = length(&indptr, path, &format!("{name}/indptr"))?;
+        let (entries, indexed, pointers) = (data.length()?, indices.length()?, indptr.length()?);
         if indexed != entries || pointers != outer as u64 + 1 {
             let what = format!(
                 "{name} has {entries} values, {indexed} indices and {pointers} pointers; right are equal numbers of the first \
@@ -148,8 +160,13 @@ impl Sparse {
             );
             return Err(Error::format(path, what));
         }
-        let narrow = indices.dtype().named(path, name)? == DType::I32;
-        let sparse = Sparse { data, indices, indptr, narrow, entries };
+        if let Some(part) = [&indices, &indptr]
+            .into_iter()
+            .find(|part| !matches!(part.word(), Ok(word) if !word.starts_with('f')))
+        {
+            return Err(part.wrong("holds no whole numbers".to_string()));
+        }
+        let sparse = Sparse { data, indices, indptr, entries };
         let ends = [sparse.starts(path, 0..0)?[0], sparse.starts(path, outer..outer)?[0]];
         if ends != [0, entries] {
             let what = format!("{name}/indptr runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
@@ -160,8 +177,7 @@ impl Sparse {
 
     /// Where the outer lines of `range` start in the data, and where the last ends: `range.len() + 1` rising offsets.
     pub(super) fn starts(&self, path: &Path, range: Range<usize>) -> Result<Vec<u64>> {
-        let starts =
-            self.indptr.read_i64_rows(range.start as u64, range.len() as u64 + 1).named(path, "X/indptr")?;
+        let starts: Vec<i64> = self.indptr.numbers(range.start as u64, range.len() as u64 + 1)?;
         let rising = starts.windows(2).all(|pair| pair[0] <= pair[1]);
         if !rising || starts[0] < 0 || starts[starts.len() - 1] > self.entries as i64 {
             let what = format!(
@@ -176,22 +192,18 @@ impl Sparse {
     /// Inner positions (below `inner`) of a range of entries.
     pub(super) fn positions(&self, path: &Path, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
         let (start, count) = (range.start, range.end - range.start);
-        let place = |position: i64| match usize::try_from(position) {
-            Ok(place) if place < inner => Ok(place as u32),
-            _ => Err(Error::format(path, format!("X/indices holds {position}, outside 0..{inner}"))),
-        };
-        // int32 is the common width; the 64-bit path would double the memory of a block.
-        if self.narrow {
-            let stored = self.indices.read_i32_rows(start, count).named(path, "X/indices")?;
-            return stored.into_iter().map(|position| place(i64::from(position))).collect();
+        // Half the memory of 64-bit positions; what is none has become the greatest number.
+        let places: Vec<u32> = self.indices.numbers(start, count)?;
+        if let Some(at) = places.iter().position(|&place| place as usize >= inner) {
+            let stored: Vec<i64> = self.indices.numbers(start + at as u64, 1)?;
+            return Err(Error::format(path, format!("X/indices holds {}, outside 0..{inner}", stored[0])));
         }
-        let stored = self.indices.read_i64_rows(start, count).named(path, "X/indices")?;
-        stored.into_iter().map(place).collect()
+        Ok(places)
     }
 
     /// Values of a range of entries.
-    pub(super) fn values(&self, path: &Path, range: Range<u64>) -> Result<Vec<f32>> {
-        self.data.read_f32_rows(range.start, range.end - range.start).named(path, "X/data")
+    pub(super) fn values(&self, range: Range<u64>) -> Result<Vec<f32>> {
+        self.data.numbers(range.start, range.end - range.start)
     }
 
     fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
@@ -199,7 +211,7 @@ impl Sparse {
         let (first, last) = (starts[0], starts[starts.len() - 1]);
         // Unpacking is what costs, and the two arrays are independent.
         let (columns, values) =
-            rayon::join(|| self.positions(path, first..last, genes), || self.values(path, first..last));
+            rayon::join(|| self.positions(path, first..last, genes), || self.values(first..last));
         let (columns, values) = (columns?, values?);
         let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
         compress(path, range.start, &bounds, columns, values, genes)
@@ -251,21 +263,72 @@ pub(super) fn compress(
     Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
 }
 
-fn dense_rows(dataset: &Dataset, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
-    let numbers = dataset.read_f32_rows(range.start as u64, range.len() as u64).named(path, "X")?;
-    let mut indptr = Vec::with_capacity(range.len() + 1);
+/// Numbers of some rows as [`Cells`]; `at` gives that of a row and a gene.
+fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Cells {
+    let mut indptr = Vec::with_capacity(rows + 1);
     let (mut columns, mut values) = (Vec::new(), Vec::new());
     indptr.push(0);
-    for row in 0..range.len() {
-        for (column, &value) in numbers[row * genes..(row + 1) * genes].iter().enumerate() {
+    for row in 0..rows {
+        for gene in 0..genes {
+            let value = at(row, gene);
             if value != 0.0 {
-                columns.push(column as u32);
+                columns.push(gene as u32);
                 values.push(value);
             }
         }
         indptr.push(values.len());
     }
-    Ok(Cells::new((range.len(), genes), indptr, columns, values))
+    Cells::new((rows, genes), indptr, columns, values)
+}
+
+/// How a group stores a matrix (`csr`, `csc`, `dataframe` or what else it says), and its shape where that is told.
+fn layout(group: &Group, path: &Path, name: &str) -> Result<(String, Vec<u64>)> {
+    let attributes = attributes(group, path, name)?;
+    let kind = match encoding(&attributes).as_str() {
+        "csr_matrix" => "csr".to_string(),
+        "csc_matrix" => "csc".to_string(),
+        // Before anndata 0.7.
+        "" => attributes.get("h5sparse_format").and_then(|v| v.as_str()).unwrap_or_default().to_string(),
+        other => return Ok((other.to_string(), Vec::new())),
+    };
+    let stored = attributes.get("shape").or(attributes.get("h5sparse_shape"));
+    match stored.and_then(|value| value.to_u64s()) {
+        Some(shape) => Ok((kind, shape)),
+        // Some writers store the shape as an array beside the three.
+        None if group.dataset("shape").is_ok() => {
+            let shape: Vec<i64> = array(group, path, name, "shape")?.numbers(0, 2)?;
+            Ok((kind, shape.into_iter().map(|axis| axis as u64).collect()))
+        }
+        None => Err(Error::format(path, format!("{name} lacks the attribute shape"))),
+    }
+}
+
+/// Columns of a matrix of any storage, and their names where it is a table.
+pub(super) fn width(file: &File, path: &Path, name: &str) -> Result<(usize, Option<Vec<String>>)> {
+    let axes = match file.dataset(name) {
+        Ok(dataset) => dataset.shape().named(path, name)?,
+        Err(_) => {
+            let Ok(group) = file.group(name) else {
+                return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
+            };
+            let (kind, shape) = layout(&group, path, name)?;
+            if kind == "dataframe" {
+                let names = column_names(&group, path, name)?;
+                return Ok((names.len(), Some(names)));
+            }
+            shape
+        }
+    };
+    match axes.as_slice() {
+        [_, columns] => Ok((*columns as usize, None)),
+        axes => Err(Error::format(path, format!("{name} has shape {axes:?} where two axes are right"))),
+    }
+}
+
+fn column_names(group: &Group, path: &Path, name: &str) -> Result<Vec<String>> {
+    let attributes = attributes(group, path, name)?;
+    let names = attributes.get("column-order").and_then(|value| value.as_strings());
+    Ok(names.map(<[String]>::to_vec).unwrap_or_default())
 }
 
 fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Result<()> {
@@ -279,19 +342,12 @@ fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Re
     Ok(())
 }
 
-/// The stored number type in one word; refuses what is no number.
-fn dtype(dataset: &Dataset, path: &Path, name: &str) -> Result<String> {
-    match dataset.dtype().named(path, name)? {
-        kind if matches!(kind, DType::F32 | DType::F64) || is_integer(&kind) => Ok(kind.to_string()),
-        DType::Enum(_) => Ok("bool".to_string()),
-        other => Err(Error::format(path, format!("{name} holds {other}, not numbers of 8 to 64 bits"))),
-    }
-}
-
-fn layers(file: &File) -> String {
-    let Ok(group) = file.group("layers") else { return String::new() };
+/// What else lies where the matrix was looked for.
+fn others(file: &File, name: &str) -> String {
+    let place = name.split('/').next().unwrap_or_default();
+    let Ok(group) = file.group(place) else { return String::new() };
     let mut names = group.groups().unwrap_or_default();
     names.extend(group.datasets().unwrap_or_default());
     names.sort();
-    if names.is_empty() { String::new() } else { format!("; its layers: {}", names.join(", ")) }
+    if names.is_empty() { String::new() } else { format!("; {place} has: {}", names.join(", ")) }
 }
