@@ -22,4 +22,5 @@ mod shared;
 mod simulate;
 mod small_data;
 mod split;
+mod tenx;
 mod train;

@@ -18,11 +18,11 @@ refused. Cells without a perturbation, cell type or batch label are left out and
 
 DATA then serves split, train, predict, baseline and export. DATA/var.csv tells of every gene how variable it is.";
 
-/// Turn h5ad files into a data directory: genes chosen, cells grouped by condition, in shards
+/// Turn h5ad files or 10x output into a data directory: genes chosen, cells grouped by condition, in shards
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// h5ad files with the same genes (CSR, CSC or dense X)
+    /// h5ad files, .h5 files or mtx folders of 10x, all with the same genes
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Data directory to make

@@ -1,4 +1,4 @@
-//! From h5ad files to a data directory: check, normalise, choose genes, write shards.
+//! From h5ad files or 10x output to a data directory: check, normalise, choose genes, write shards.
 //!
 //! Two passes over the row blocks of the sources (one where the genes are given, one more each for a median target and for seurat_v3): the
 //! first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells

@@ -6,6 +6,7 @@ use std::path::Path;
 use hdf5_pure::{File, Group};
 
 use super::array::Array;
+use super::column::truth;
 use super::hdf5::{Named, array, attributes, encoding};
 use super::{Column, Frame, Labels, compound, missing_column};
 use crate::error::{Error, Result};
@@ -174,15 +175,4 @@ pub(super) fn texts(column: Column) -> Vec<String> {
             (0..labels.len()).map(|i| labels.get(i).unwrap_or_default().to_string()).collect()
         }
     }
-}
-
-/// Python's words.
-pub(super) fn truth(value: bool) -> &'static str {
-    if value { "True" } else { "False" }
-}
-
-/// Labels of whole numbers, names sorted as text like every other vocabulary.
-pub(super) fn integer_labels(items: &[i64]) -> Labels {
-    let words: Vec<String> = items.iter().map(i64::to_string).collect();
-    Labels::of(&words)
 }

@@ -1,4 +1,4 @@
-//! X in row windows: CSR, dense and the columns of a table here, CSC through [`super::csc`].
+//! X in row windows: dense and the columns of a table here, CSR through [`super::sparse`], CSC through [`super::csc`].
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,10 +9,9 @@ use super::Cells;
 use super::array::Array;
 use super::csc::Csc;
 use super::hdf5::{Named, array, attributes, encoding};
+use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
 use crate::error::{Error, Result};
 
-/// Stored entries of a sparse row block, up to 20 bytes each while they are read.
-pub(super) const BLOCK_ENTRIES: u64 = 2 << 20;
 /// Rows of a sparse block, however empty they are.
 const BLOCK_ROWS: usize = 16_384;
 /// Numbers of a dense row block.
@@ -21,6 +20,16 @@ const BLOCK_NUMBERS: usize = 4 << 20;
 pub(super) struct Matrix {
     kind: Kind,
     storage: String,
+    /// Which columns are genes, where not all are.
+    kept: Option<Kept>,
+}
+
+/// The columns of a matrix that are genes.
+pub(super) struct Kept {
+    /// Stored columns.
+    pub all: usize,
+    /// Which gene each of them is, `u32::MAX` for none.
+    pub place: Vec<u32>,
 }
 
 enum Kind {
@@ -29,15 +38,8 @@ enum Kind {
     Dense(Array),
     /// A table of numbers, one array a gene.
     Columns(Vec<Array>),
+    Memory(Cells),
     Absent(String),
-}
-
-/// The three arrays of a compressed matrix.
-pub(super) struct Sparse {
-    data: Array,
-    indices: Array,
-    indptr: Array,
-    pub(super) entries: u64,
 }
 
 impl Matrix {
@@ -47,13 +49,17 @@ impl Matrix {
             let dense = Array::new(dataset, path, name)?;
             check_shape(path, name, dense.shape(), shape)?;
             let storage = format!("dense {}", dense.word()?);
-            return Ok(Matrix { kind: Kind::Dense(dense), storage });
+            return Ok(Matrix { kind: Kind::Dense(dense), storage, kept: None });
         }
         let Ok(group) = file.group(name) else {
             if name != "X" {
                 return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
             }
-            return Ok(Matrix { kind: Kind::Absent(name.to_string()), storage: "none".to_string() });
+            return Ok(Matrix {
+                kind: Kind::Absent(name.to_string()),
+                storage: "none".to_string(),
+                kept: None,
+            });
         };
         let (kind, stored) = layout(&group, path, name)?;
         let outer = match kind.as_str() {
@@ -72,7 +78,29 @@ impl Matrix {
         let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, outer)?;
         let storage = format!("{} {}", kind.to_uppercase(), sparse.data.word()?);
         let kind = if kind == "csr" { Kind::Csr(sparse) } else { Kind::Csc(Csc::new(sparse, shape)) };
-        Ok(Matrix { kind, storage })
+        Ok(Matrix { kind, storage, kept: None })
+    }
+
+    /// The three arrays of a group as rows of cells, whatever the group says of itself; `shape` is cells and stored columns.
+    pub(super) fn by_cells(
+        group: &Group,
+        path: &Path,
+        name: &str,
+        shape: [usize; 2],
+        kept: Kept,
+    ) -> Result<Matrix> {
+        let part = |part: &str| array(group, path, name, part);
+        let stored: Vec<i64> = part("shape")?.numbers(0, 2)?;
+        let stored: Vec<u64> = stored.iter().rev().map(|&axis| axis as u64).collect();
+        check_shape(path, name, &stored, shape)?;
+        let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, shape[0])?;
+        let storage = format!("CSR {}", sparse.data.word()?);
+        Ok(Matrix { kind: Kind::Csr(sparse), storage, kept: Some(kept) })
+    }
+
+    /// A matrix that was read whole.
+    pub(super) fn in_memory(cells: Cells, kept: Kept) -> Matrix {
+        Matrix { kind: Kind::Memory(cells), storage: "MatrixMarket".to_string(), kept: Some(kept) }
     }
 
     /// A table of numbers: one column a gene.
@@ -85,7 +113,7 @@ impl Matrix {
             check_shape(path, name, &[column.length()?, names.len() as u64], shape)?;
             storage = format!("table {}", column.word()?);
         }
-        Ok(Matrix { kind: Kind::Columns(columns), storage })
+        Ok(Matrix { kind: Kind::Columns(columns), storage, kept: None })
     }
 
     pub(super) fn storage(&self) -> &str {
@@ -97,11 +125,20 @@ impl Matrix {
         match &self.kind {
             Kind::Csr(sparse) => Some(sparse.entries),
             Kind::Csc(csc) => Some(csc.entries()),
+            Kind::Memory(cells) => Some(cells.nnz() as u64),
             Kind::Dense(_) | Kind::Columns(_) | Kind::Absent(_) => None,
         }
     }
 
+    /// Some rows; `genes` are those of the source.
     pub(super) fn rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
+        match &self.kept {
+            Some(kept) => Ok(genes_of(&self.stored_rows(path, range, kept.all)?, kept, genes)),
+            None => self.stored_rows(path, range, genes),
+        }
+    }
+
+    fn stored_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         match &self.kind {
             Kind::Csr(sparse) => sparse.csr_rows(path, range, genes),
             Kind::Csc(csc) => csc.rows(path, range),
@@ -114,6 +151,7 @@ impl Matrix {
                 let columns: Vec<Vec<f32>> = columns.iter().map(read).collect::<Result<_>>()?;
                 Ok(dense_rows(range.len(), genes, |row, gene| columns[gene][row]))
             }
+            Kind::Memory(cells) => Ok(slice(cells, range)),
             Kind::Absent(name) => {
                 Err(Error::format(path, format!("has no {name}, so no expression to read")))
             }
@@ -126,15 +164,16 @@ impl Matrix {
     }
 
     /// End of the row block that starts at `start`, of bounded size in memory.
-    pub(super) fn block_end(&self, path: &Path, start: usize, cells: usize, genes: usize) -> Result<usize> {
+    pub(super) fn block_end(&self, start: usize, cells: usize, genes: usize) -> Result<usize> {
         match &self.kind {
             Kind::Csr(sparse) => {
                 let most = cells.min(start + BLOCK_ROWS);
-                let starts = sparse.starts(path, start..most)?;
+                let starts = sparse.starts(start..most)?;
                 let fitting = starts.partition_point(|&end| end - starts[0] <= BLOCK_ENTRIES);
                 Ok(start + (fitting - 1).max(1))
             }
             Kind::Csc(csc) => Ok(cells.min(start + csc.block_rows())),
+            Kind::Memory(_) => Ok(cells.min(start + BLOCK_ROWS)),
             Kind::Columns(_) => Ok(cells.min(start + (BLOCK_NUMBERS / genes.max(1)).max(1))),
             Kind::Dense(dense) => {
                 let rows = (BLOCK_NUMBERS / genes.max(1)).max(1);
@@ -148,119 +187,17 @@ impl Matrix {
     }
 }
 
-impl Sparse {
-    fn open(parts: [Array; 3], path: &Path, name: &str, outer: usize) -> Result<Sparse> {
-        let [data, indices, indptr] = parts;
-        let (entries, indexed, pointers) = (data.length()?, indices.length()?, indptr.length()?);
-        if indexed != entries || pointers != outer as u64 + 1 {
-            let what = format!(
-                "{name} has {entries} values, {indexed} indices and {pointers} pointers; right are equal numbers of the first \
-                 two and {} pointers",
-                outer + 1
-            );
-            return Err(Error::format(path, what));
+/// The genes among the columns of some rows; their order stays.
+fn genes_of(rows: &Cells, kept: &Kept, genes: usize) -> Cells {
+    let (mut indptr, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+    for row in rows.outer_iterator() {
+        for (column, &value) in row.iter().filter(|(column, _)| kept.place[*column] != u32::MAX) {
+            columns.push(kept.place[column]);
+            values.push(value);
         }
-        if let Some(part) = [&indices, &indptr]
-            .into_iter()
-            .find(|part| !matches!(part.word(), Ok(word) if !word.starts_with('f')))
-        {
-            return Err(part.wrong("holds no whole numbers".to_string()));
-        }
-        let sparse = Sparse { data, indices, indptr, entries };
-        let ends = [sparse.starts(path, 0..0)?[0], sparse.starts(path, outer..outer)?[0]];
-        if ends != [0, entries] {
-            let what = format!("{name}/indptr runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
-            return Err(Error::format(path, what));
-        }
-        Ok(sparse)
+        indptr.push(values.len());
     }
-
-    /// Where the outer lines of `range` start in the data, and where the last ends: `range.len() + 1` rising offsets.
-    pub(super) fn starts(&self, path: &Path, range: Range<usize>) -> Result<Vec<u64>> {
-        let starts: Vec<i64> = self.indptr.numbers(range.start as u64, range.len() as u64 + 1)?;
-        let rising = starts.windows(2).all(|pair| pair[0] <= pair[1]);
-        if !rising || starts[0] < 0 || starts[starts.len() - 1] > self.entries as i64 {
-            let what = format!(
-                "X/indptr is out of order or out of range between rows {} and {}",
-                range.start, range.end
-            );
-            return Err(Error::format(path, what));
-        }
-        Ok(starts.into_iter().map(|start| start as u64).collect())
-    }
-
-    /// Inner positions (below `inner`) of a range of entries.
-    pub(super) fn positions(&self, path: &Path, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
-        let (start, count) = (range.start, range.end - range.start);
-        // Half the memory of 64-bit positions; what is none has become the greatest number.
-        let places: Vec<u32> = self.indices.numbers(start, count)?;
-        if let Some(at) = places.iter().position(|&place| place as usize >= inner) {
-            let stored: Vec<i64> = self.indices.numbers(start + at as u64, 1)?;
-            return Err(Error::format(path, format!("X/indices holds {}, outside 0..{inner}", stored[0])));
-        }
-        Ok(places)
-    }
-
-    /// Values of a range of entries.
-    pub(super) fn values(&self, range: Range<u64>) -> Result<Vec<f32>> {
-        self.data.numbers(range.start, range.end - range.start)
-    }
-
-    fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
-        let starts = self.starts(path, range.clone())?;
-        let (first, last) = (starts[0], starts[starts.len() - 1]);
-        // Unpacking is what costs, and the two arrays are independent.
-        let (columns, values) =
-            rayon::join(|| self.positions(path, first..last, genes), || self.values(first..last));
-        let (columns, values) = (columns?, values?);
-        let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
-        compress(path, range.start, &bounds, columns, values, genes)
-    }
-}
-
-/// Rows as [`Cells`]: sorted within a row, zeros dropped, an entry stored twice refused. `first` is the number of row 0.
-pub(super) fn compress(
-    path: &Path,
-    first: usize,
-    bounds: &[usize],
-    mut columns: Vec<u32>,
-    mut values: Vec<f32>,
-    genes: usize,
-) -> Result<Cells> {
-    let mut kept = 0;
-    let mut indptr = Vec::with_capacity(bounds.len());
-    indptr.push(0);
-    let mut pairs: Vec<(u32, f32)> = Vec::new();
-    for (row, bound) in bounds.windows(2).enumerate() {
-        let span = bound[0]..bound[1];
-        if columns[span.clone()].windows(2).any(|pair| pair[0] >= pair[1]) {
-            pairs.clear();
-            pairs.extend(columns[span.clone()].iter().copied().zip(values[span.clone()].iter().copied()));
-            pairs.sort_unstable_by_key(|&(column, _)| column);
-            if let Some(twice) = pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                let what = format!(
-                    "X stores gene number {} of cell number {} twice; sum or drop the copies (scipy: X.sum_duplicates()) and write it again",
-                    twice[0].0,
-                    first + row
-                );
-                return Err(Error::format(path, what));
-            }
-            for (i, &(column, value)) in pairs.iter().enumerate() {
-                columns[span.start + i] = column;
-                values[span.start + i] = value;
-            }
-        }
-        for i in span {
-            if values[i] != 0.0 {
-                (columns[kept], values[kept]) = (columns[i], values[i]);
-                kept += 1;
-            }
-        }
-        indptr.push(kept);
-    }
-    columns.truncate(kept);
-    values.truncate(kept);
-    Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
+    Cells::new((rows.rows(), genes), indptr, columns, values)
 }
 
 /// Numbers of some rows as [`Cells`]; `at` gives that of a row and a gene.
