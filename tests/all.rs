@@ -8,6 +8,7 @@ mod evaluate;
 mod floors;
 mod golden;
 mod h5ad;
+mod inputs;
 mod inspect;
 mod kernels;
 mod loader;

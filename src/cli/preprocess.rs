@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{Genes, Settings, Summary, Target, preprocess};
 use crate::data::shard::Scale;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of};
 use crate::progress;
 
 const EXAMPLE: &str = "\
@@ -13,7 +13,9 @@ Example:
   scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
 
-X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
+  scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA ...
+
+Files may be .h5ad of any age, Cell Ranger's .h5, or a folder with matrix.mtx. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
 refused. Cells without a perturbation, cell type or batch label are left out and counted.
 
 DATA then serves split, train, predict, baseline and export. DATA/var.csv tells of every gene how variable it is.";
@@ -28,6 +30,9 @@ pub struct Args {
     /// Data directory to make
     #[arg(long, value_name = "DATA")]
     out: PathBuf,
+    /// Table of labels, .csv or .tsv with a header, cell names first: its columns go before those of obs
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
     /// obs column of perturbations
     #[arg(long, value_name = "COLUMN")]
     pert_col: String,
@@ -105,6 +110,7 @@ fn settings(args: Args) -> Result<Settings> {
     };
     Ok(Settings {
         inputs: args.inputs,
+        labels: args.labels,
         out: args.out,
         perturbation: args.pert_col,
         control: args.control_pert,
@@ -136,6 +142,13 @@ fn print(settings: &Settings, summary: &Summary) {
         println!("cell total      {target}");
     }
     println!("cells           {}", summary.cells);
+    if let Some(joined) = &summary.joined {
+        println!("labels          {} cells with a row, {} without", joined.matched, joined.unmatched);
+        if joined.unused > 0 {
+            let first: Vec<&str> = joined.first_unused.iter().map(String::as_str).collect();
+            println!("                {} rows without a cell, such as {}", joined.unused, some_of(&first));
+        }
+    }
     if summary.dropped > 0 {
         let columns: Vec<String> =
             summary.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();

@@ -145,6 +145,17 @@ impl H5ad {
         kept.or_else(|| self.file.as_ref().and_then(stored)).unwrap_or_else(|| format!("#{i}"))
     }
 
+    /// What the index of `obs` is called, and the names of all cells, read from the file where they were not kept.
+    ///
+    /// # Errors
+    /// An index that is no text or cannot be read.
+    pub fn cell_names(&self) -> Result<(String, Vec<String>)> {
+        match &self.file {
+            Some(file) if self.format == Format::H5ad => frame::index(file, &self.path, "obs"),
+            _ => Ok(("barcode".to_string(), self.obs.index.clone())),
+        }
+    }
+
     /// Some rows of X.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 mod genes;
 pub mod hvg;
 mod input;
+mod labels;
 mod loess;
 pub mod normalise;
 pub mod scale;
@@ -27,14 +28,18 @@ use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
 
+pub use labels::Joined;
+
 /// The batch of every cell where no batch column is named.
 pub const ONE_BATCH: &str = "all";
 
 /// What `preprocess` is asked to do.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// h5ad files, all with the same genes in any order.
+    /// h5ad files or 10x output, all with the same genes in any order.
     pub inputs: Vec<PathBuf>,
+    /// Table of labels, a row a cell; its columns go before those of obs.
+    pub labels: Option<PathBuf>,
     /// Data directory to make.
     pub out: PathBuf,
     /// obs column of perturbations.
@@ -57,6 +62,27 @@ pub struct Settings {
     pub source: String,
     /// What the values are; found out where it is not told.
     pub scale: Option<Scale>,
+}
+
+/// What the command does where it is told no more than files and columns, which are empty here.
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            inputs: Vec::new(),
+            labels: None,
+            out: PathBuf::new(),
+            perturbation: String::new(),
+            control: String::new(),
+            cell_type: String::new(),
+            batch: None,
+            genes: Genes::Top(2000),
+            flavor: Flavor::Seurat,
+            hvg_batch: None,
+            target: Target::Sum(1e4),
+            source: "X".to_string(),
+            scale: None,
+        }
+    }
 }
 
 /// Which genes to keep.
@@ -102,6 +128,8 @@ pub struct Summary {
     pub why: String,
     /// Total to which cells are scaled, where it is known.
     pub target: Option<f64>,
+    /// How cells found their rows in the table of labels, where there is one.
+    pub joined: Option<Joined>,
     /// Cells left out because a label is missing.
     pub dropped: u64,
     /// Of those, how many lack the label of each column.
@@ -142,7 +170,8 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
     progress.finish_and_clear();
     let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
     let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
-    let mut notes = chosen.notes;
+    let mut notes: Vec<String> = inputs.files.iter().flat_map(|input| input.file.notes()).cloned().collect();
+    notes.extend(chosen.notes);
     notes.extend(without_controls(settings, &inputs));
     Ok(Summary {
         cells: inputs.labels.len() as u64,
@@ -155,6 +184,7 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
         scale: found.scale,
         why: found.why,
         target,
+        joined: inputs.joined,
         dropped: inputs.dropped,
         missing: inputs.missing,
         bytes,

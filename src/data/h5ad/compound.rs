@@ -17,8 +17,7 @@ pub(super) fn read(
     name: &str,
     wanted: Option<&[&str]>,
 ) -> Result<(Frame, usize)> {
-    let (size, members) = fields(table)
-        .ok_or_else(|| Error::format(path, format!("{name} is neither a group nor a table of records")))?;
+    let (size, members) = fields(table).ok_or_else(|| no_table(path, name))?;
     let (index, members) = members.split_first().expect("a table has an index");
     let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
     frame::all_there(path, name, wanted, &names)?;
@@ -56,6 +55,18 @@ pub(super) fn index_entry(table: &Array, row: usize) -> Option<String> {
     let bytes = table.bytes(row as u64, 1).ok()?;
     let index = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), "index").ok()?;
     frame::texts(index).pop()
+}
+
+/// What the index is called, and its names.
+pub(super) fn index(table: &Array, path: &Path, name: &str) -> Result<(String, Vec<String>)> {
+    let (size, members) = fields(table).ok_or_else(|| no_table(path, name))?;
+    let bytes = table.bytes(0, table.length()?)?;
+    let names = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), name)?;
+    Ok((members[0].name.clone(), frame::texts(names)))
+}
+
+fn no_table(path: &Path, name: &str) -> Error {
+    Error::format(path, format!("{name} is neither a group nor a table of records"))
 }
 
 /// Bytes of a record, and its fields, of which there is at least one.

@@ -70,6 +70,17 @@ pub(super) fn index_entry(file: &File, path: &Path, name: &str, row: usize) -> O
     array(&group, path, name, &index).ok()?.text(row as u64)
 }
 
+/// What a frame's index is called, and its names.
+pub(super) fn index(file: &File, path: &Path, name: &str) -> Result<(String, Vec<String>)> {
+    if let Ok(table) = file.dataset(name) {
+        return compound::index(&Array::new(table, path, name)?, path, name);
+    }
+    let group = open(file, path, name)?;
+    let index = index_name(&group, path, name)?;
+    let names = texts(read_column(&group, path, name, &index)?);
+    Ok((index, names))
+}
+
 fn open(file: &File, path: &Path, name: &str) -> Result<Group> {
     let missing = |_| Error::format(path, format!("has no {name}: not an h5ad file, or an incomplete one"));
     file.group(name).map_err(missing)

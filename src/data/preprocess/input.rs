@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 
 use super::Settings;
+use super::labels::{Joined, Table};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::error::{Error, Result, unknown};
 
@@ -37,6 +38,8 @@ pub(super) struct Inputs {
     /// Cells left out for want of a label: of any, and of each column.
     pub dropped: u64,
     pub missing: Vec<(String, u64)>,
+    /// How cells found their rows in the table of labels.
+    pub joined: Option<Joined>,
 }
 
 /// Row block of an input: its genes already in common order.
@@ -72,22 +75,24 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     // Cell types, perturbations and, where there is such a column, batches: the order of `Inputs::labels`.
     let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
     columns.extend(settings.batch.as_deref());
-    let mut wanted = columns.clone();
-    wanted.extend(settings.hvg_batch.as_deref());
-    let open = |path: &PathBuf| H5ad::open_columns(path, &wanted, &settings.source);
-    let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
-    let Some(first) = files.first() else {
-        return Err(Error::setting("IN.h5ad", "name at least one file"));
-    };
+    let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
+    let files = files(settings, &columns, table.as_ref())?;
+    let joined = table.as_mut().map(|table| table.join(&files)).transpose()?;
+    let first = &files[0];
     let genes = first.var().index.clone();
     let places: Vec<Option<Vec<u32>>> =
         files.iter().map(|file| align(&genes, first.path(), file)).collect::<Result<_>>()?;
-    let labels: Vec<Vec<Labels>> =
-        columns.iter().map(|column| read(&files, column)).collect::<Result<_>>()?;
+    let read = |column: &str| -> Result<Vec<Labels>> {
+        match table.as_ref().filter(|table| table.has(column)) {
+            Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
+            None => files.iter().map(|file| file.obs().labels(file.path(), column)).collect(),
+        }
+    };
+    let labels: Vec<Vec<Labels>> = columns.iter().map(|column| read(column)).collect::<Result<_>>()?;
     let mut hvg_batches = vec![Vec::new(); files.len()];
     let mut hvg_names = Vec::new();
     if let Some(column) = &settings.hvg_batch {
-        let labels = read(&files, column)?;
+        let labels = read(column)?;
         hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
@@ -102,6 +107,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         hvg_batches: hvg_names.len().max(1),
         dropped: 0,
         missing: missing.filter(|(_, cells)| *cells > 0).collect(),
+        joined,
     };
     let used: Vec<Vec<bool>> = (0..files.len())
         .map(|f| {
@@ -121,8 +127,20 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     Ok(inputs)
 }
 
-fn read(files: &[H5ad], column: &str) -> Result<Vec<Labels>> {
-    files.iter().map(|file| file.obs().labels(file.path(), column)).collect()
+/// The files, with those columns of obs that the table of labels has not.
+fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
+    let wanted = columns.iter().copied().chain(settings.hvg_batch.as_deref());
+    let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
+    let open = |path: &PathBuf| {
+        H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {
+            (Error::Format { path, what }, Some(table)) => {
+                Error::Format { path, what: format!("{what}; {}", table.told()) }
+            }
+            (error, _) => error,
+        })
+    };
+    let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
+    if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
 }
 
 /// The control label must be a label, and some cell must carry it.

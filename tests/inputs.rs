@@ -1,0 +1,99 @@
+//! What goes into a data directory: labels from a table, genes of several files, cells and genes that are left out.
+
+use std::path::Path;
+
+use scale_engine::data::h5ad::{X, write};
+use scale_engine::data::shard::Data;
+
+use crate::preprocess::{COUNTS, GENES, obs, refusal, run, settings, small, sparse, var};
+use crate::tenx;
+
+/// (cell type, perturbation) of every cell, in the order of the shards.
+fn conditions(out: &Path) -> Vec<(String, String)> {
+    let data = Data::open(out).expect("opened");
+    let manifest = data.manifest();
+    let mut found = Vec::new();
+    for group in data.groups() {
+        let [kind, drug] = [
+            &manifest.cell_types[group.cell_type as usize],
+            &manifest.perturbations[group.perturbation as usize],
+        ];
+        (0..group.cells).for_each(|_| found.push((kind.clone(), drug.clone())));
+    }
+    found.sort();
+    found
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+}
+
+#[test]
+fn output_of_10x_gets_its_labels_from_a_table() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, table) = (dir.path().join("a.h5"), dir.path().join("labels.csv"));
+    tenx::cell_ranger(&input);
+    std::fs::write(
+        &table,
+        "cell,drug,line\nAACC-1,none,T\nAAAG-1,\"a, b\",T\nAAAC-1,none,T\nelsewhere,b,T\nAACA-1,,T\n",
+    )
+    .expect("written");
+    let mut settings = settings(&input, &dir.path().join("data"));
+    assert!(refusal(&settings).contains("--labels"));
+    settings.labels = Some(table.clone());
+    let summary = run(&settings).expect("made");
+    let joined = summary.joined.expect("a table");
+    assert_eq!((joined.matched, joined.unmatched, joined.unused), (4, 0, 1));
+    assert_eq!(joined.first_unused, ["elsewhere"]);
+    assert_eq!((summary.cells, summary.dropped, summary.source_genes), (3, 1, 4));
+    assert_eq!(conditions(&settings.out), pairs(&[("T", "a, b"), ("T", "none"), ("T", "none")]));
+    assert!(summary.notes.iter().any(|note| note.contains("Antibody Capture: 1")), "{:?}", summary.notes);
+    let data = Data::open(&settings.out).expect("opened");
+    assert_eq!(data.row(0).library, 4.0, "antibodies are no part of a cell's total");
+
+    settings.out = dir.path().join("other");
+    let cases = [
+        ("cell,drug,line\nAACC-1,none,T\nAACC-1,a,T\n", "cell \"AACC-1\" stands twice"),
+        (
+            "cell,drug,line\nAACC-2,none,T\n",
+            "no cell has a row: its column \"cell\" starts with \"AACC-2\", and the cells with \"AAAC-1\"",
+        ),
+        ("cell\tdrug\tline\nAACC-1\tnone\tT\n", "needs a header and two columns"),
+        ("cell,drug\nAACC-1,none\n", "labels.csv has: cell, drug"),
+        ("cell,drug,line\nAACC-1,none\n", "labels.csv"),
+    ];
+    for (text, said) in cases {
+        std::fs::write(&table, text).expect("written");
+        let what = refusal(&settings);
+        assert!(what.contains(said), "{said}: {what}");
+    }
+}
+
+#[test]
+fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    let table = dir.path().join("labels.tsv");
+    // The column that is called as the index of obs holds the names, wherever it stands.
+    std::fs::write(
+        &table,
+        "donor\tdrug\t_index\nD1\tnone\tcell0\nD1\ta\tcell1\nD2\ta\tcell2\nD2\tnone\tcell3\nD2\t\tcell4\n",
+    )
+    .expect("written");
+    settings.labels = Some(table.clone());
+    settings.batch = Some("donor".into());
+    let summary = run(&settings).expect("made");
+    let joined = summary.joined.expect("a table");
+    assert_eq!((joined.matched, joined.unmatched, joined.unused), (5, 1, 0));
+    assert_eq!((summary.cells, summary.dropped), (4, 2), "cell4 has no drug, cell5 no row");
+    assert_eq!(summary.missing, [("drug".to_string(), 2), ("donor".to_string(), 1)]);
+    assert_eq!(conditions(&settings.out), pairs(&[("B", "a"), ("B", "none"), ("T", "a"), ("T", "none")]));
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().batches, ["D1", "D2"]);
+
+    // The same names in two files: whose row is it?
+    let second = dir.path().join("second.h5ad");
+    write(&second, &obs(), &var(&GENES), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    settings.inputs.push(second);
+    settings.out = dir.path().join("other");
+    let what = refusal(&settings);
+    assert!(what.contains("second.h5ad") && what.contains("\"cell0\" is there a second time"), "{what}");
+}
