@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use scale_engine::data::h5ad::{X, write};
+use scale_engine::data::h5ad::{Column, X, write};
+use scale_engine::data::preprocess::Settings;
 use scale_engine::data::shard::Data;
 
-use crate::preprocess::{COUNTS, GENES, obs, refusal, run, settings, small, sparse, var};
+use crate::preprocess::{COUNTS, GENES, obs, refusal, row, run, settings, small, sparse, var};
 use crate::tenx;
 
 /// (cell type, perturbation) of every cell, in the order of the shards.
@@ -96,4 +97,86 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     settings.out = dir.path().join("other");
     let what = refusal(&settings);
     assert!(what.contains("second.h5ad") && what.contains("\"cell0\" is there a second time"), "{what}");
+}
+
+/// A second file of five genes with the counts of the first, and both as inputs.
+fn two_files(genes: [&str; 5], ids: [[&str; 5]; 2]) -> (tempfile::TempDir, Settings) {
+    let with = |genes: &[&str], ids: [&str; 5]| {
+        let mut var = var(genes);
+        var.columns.push(("gene_id".to_string(), Column::Text(ids.map(String::from).to_vec())));
+        var
+    };
+    let (dir, mut settings) = small(|_, var, _| *var = with(&GENES, ids[0]));
+    let second = dir.path().join("second.h5ad");
+    write(&second, &obs(), &with(&genes, ids[1]), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    settings.inputs.push(second);
+    (dir, settings)
+}
+
+/// Genes and values of the two cells of perturbation b, one a file.
+fn pair(out: &Path) -> [(Vec<u16>, Vec<f32>, f32); 2] {
+    let data = Data::open(out).expect("opened");
+    let group = *data.groups().iter().find(|group| group.perturbation == 1).expect("b");
+    assert_eq!(group.cells, 2);
+    [row(&data, group.first), row(&data, group.first + 1)]
+}
+
+const IDS: [&str; 5] = ["E1", "E2", "E3", "E4", "E5"];
+
+#[test]
+fn genes_are_aligned_by_an_id_where_files_name_them_otherwise() {
+    // The second file has its own names and another order; CD3E is E1 in one and E2 in the other.
+    let (_dir, mut settings) = two_files(["CD3E", "b", "c", "d", "e"], [IDS, ["E2", "E1", "E3", "E4", "E5"]]);
+    assert!(refusal(&settings).contains("--gene-id"));
+    settings.gene_id = Some("gene_id".into());
+    let summary = run(&settings).expect("made");
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes, GENES);
+    let shared = summary.shared.expect("two files");
+    assert_eq!((shared.common, shared.partial, shared.lacking), (5, 0, Vec::new()));
+    let [first, second] = pair(&settings.out);
+    assert_eq!(first, (vec![0, 1, 3], vec![2.0, 70_000.0, 1.0], 70_003.0));
+    assert_eq!(second, (vec![0, 1, 3], vec![70_000.0, 2.0, 1.0], 70_003.0));
+
+    settings.out.set_file_name("other");
+    settings.gene_id = Some("ensembl".into());
+    let what = refusal(&settings);
+    assert!(what.contains("unknown column \"ensembl\"") && what.contains("gene_id"), "{what}");
+    let (_dir, mut settings) = two_files(GENES, [IDS, ["E1", "E1", "E3", "E4", "E5"]]);
+    settings.gene_id = Some("gene_id".into());
+    let what = refusal(&settings);
+    assert!(what.contains("second.h5ad") && what.contains("\"E1\" appears twice in var/gene_id"), "{what}");
+}
+
+#[test]
+fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
+    let (_dir, mut settings) = two_files(["NEW", "ACTB", "MYC", "TP53", "GATA1"], [IDS; 2]);
+    let what = refusal(&settings);
+    assert!(
+        what.contains("second.h5ad: gene \"CD3E\" is missing") && what.contains("--fill-missing"),
+        "{what}"
+    );
+    settings.fill_missing = true;
+    let summary = run(&settings).expect("made");
+    let shared = summary.shared.expect("two files");
+    assert_eq!((shared.common, shared.partial), (4, 2));
+    assert_eq!(shared.lacking, [("in.h5ad".to_string(), 1), ("second.h5ad".to_string(), 1)]);
+    assert!(summary.notes.iter().any(|note| note.contains("2 genes are zeros")), "{:?}", summary.notes);
+    assert_eq!(
+        Data::open(&settings.out).expect("opened").manifest().genes,
+        ["CD3E", "ACTB", "MYC", "TP53", "GATA1", "NEW"]
+    );
+    let [first, second] = pair(&settings.out);
+    assert_eq!(first, (vec![0, 1, 3], vec![2.0, 70_000.0, 1.0], 70_003.0));
+    assert_eq!(second, (vec![1, 3, 5], vec![70_000.0, 1.0, 2.0], 70_003.0));
+
+    // By id the second file brings another gene of a name that is taken: it goes by its id.
+    let (_dir, mut settings) = two_files(GENES, [IDS, ["E9", "E2", "E3", "E4", "E5"]]);
+    (settings.fill_missing, settings.gene_id) = (true, Some("gene_id".into()));
+    let summary = run(&settings).expect("made");
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes[5], "E9");
+    assert!(
+        summary.notes.iter().any(|note| note.contains("1 genes are named by their id")),
+        "{:?}",
+        summary.notes
+    );
 }

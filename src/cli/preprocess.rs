@@ -45,6 +45,12 @@ pub struct Args {
     /// obs column of batches; without it all cells are of one batch
     #[arg(long, value_name = "COLUMN")]
     batch_col: Option<String>,
+    /// Align the genes of several files by this column of var, such as gene_ids, instead of by name
+    #[arg(long, value_name = "COLUMN")]
+    gene_id: Option<String>,
+    /// Take zeros for genes that a file lacks, instead of refusing it
+    #[arg(long)]
+    fill_missing: bool,
     /// Keep this many of the most variable genes
     #[arg(long, value_name = "N", default_value_t = 2000)]
     n_top_genes: usize,
@@ -111,6 +117,8 @@ fn settings(args: Args) -> Result<Settings> {
     Ok(Settings {
         inputs: args.inputs,
         labels: args.labels,
+        gene_id: args.gene_id,
+        fill_missing: args.fill_missing,
         out: args.out,
         perturbation: args.pert_col,
         control: args.control_pert,
@@ -155,6 +163,12 @@ fn print(settings: &Settings, summary: &Summary) {
         println!("left out        {} cells without a label ({})", summary.dropped, columns.join(", "));
     }
     println!("genes           {} of {}", summary.genes, summary.source_genes);
+    if let Some(shared) = &summary.shared {
+        let lacking: Vec<String> =
+            shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
+        let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
+        println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
+    }
     println!("perturbations   {} with the control", summary.perturbations);
     println!("cell types      {}", summary.cell_types);
     println!("batches         {}", summary.batches);

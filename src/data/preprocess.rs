@@ -5,6 +5,7 @@
 //! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
 //! where a cell is read, with the same roundings.
 
+mod align;
 mod genes;
 pub mod hvg;
 mod input;
@@ -28,6 +29,7 @@ use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
 
+pub use align::SharedGenes;
 pub use labels::Joined;
 
 /// The batch of every cell where no batch column is named.
@@ -40,6 +42,10 @@ pub struct Settings {
     pub inputs: Vec<PathBuf>,
     /// Table of labels, a row a cell; its columns go before those of obs.
     pub labels: Option<PathBuf>,
+    /// Column of var by which the genes of several files are aligned, instead of by name.
+    pub gene_id: Option<String>,
+    /// Whether a gene that a file lacks is zeros there, instead of an error.
+    pub fill_missing: bool,
     /// Data directory to make.
     pub out: PathBuf,
     /// obs column of perturbations.
@@ -70,6 +76,8 @@ impl Default for Settings {
         Settings {
             inputs: Vec::new(),
             labels: None,
+            gene_id: None,
+            fill_missing: false,
             out: PathBuf::new(),
             perturbation: String::new(),
             control: String::new(),
@@ -114,6 +122,8 @@ pub struct Summary {
     pub genes: usize,
     /// Genes of the sources.
     pub source_genes: usize,
+    /// What the genes of several files have in common.
+    pub shared: Option<SharedGenes>,
     /// Groups: cells of one perturbation, cell type and batch.
     pub groups: usize,
     /// Perturbations, the control among them.
@@ -170,13 +180,15 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
     progress.finish_and_clear();
     let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
     let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
-    let mut notes: Vec<String> = inputs.files.iter().flat_map(|input| input.file.notes()).cloned().collect();
+    let mut notes = inputs.notes.clone();
     notes.extend(chosen.notes);
+    notes.extend(filled(&inputs, &found));
     notes.extend(without_controls(settings, &inputs));
     Ok(Summary {
         cells: inputs.labels.len() as u64,
         genes: chosen.kept.len(),
         source_genes: inputs.genes.len(),
+        shared: inputs.shared,
         groups: groups.len(),
         perturbations,
         cell_types,
@@ -235,6 +247,18 @@ fn target(
             "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
         )),
     }
+}
+
+/// What zeros for genes that a file lacks mean.
+fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
+    let partial = inputs.shared.as_ref().filter(|shared| shared.partial > 0)?.partial;
+    let totals = match found.scale {
+        Scale::Counts => "the totals of its cells are those of the genes it has",
+        _ => "its logs were taken without them",
+    };
+    Some(format!(
+        "{partial} genes are zeros in the files that lack them: not measured looks like not expressed, and {totals}"
+    ))
 }
 
 /// Cell types whose perturbed cells have nothing to be compared with.

@@ -1,12 +1,13 @@
 //! The input files side by side: one list of genes, one vocabulary a label column, and the cells that can be used.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 
 use super::Settings;
+use super::align::{Aligned, SharedGenes, align};
 use super::labels::{Joined, Table};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::error::{Error, Result, unknown};
@@ -27,7 +28,7 @@ pub(super) struct Input {
 /// All input files.
 pub(super) struct Inputs {
     pub files: Vec<Input>,
-    /// Genes in the order of the first file.
+    /// Genes in the order of the first file, then those that only others have.
     pub genes: Vec<String>,
     /// Cell type, perturbation and batch of each used cell, in file order.
     pub labels: Vec<[u32; 3]>,
@@ -40,6 +41,10 @@ pub(super) struct Inputs {
     pub missing: Vec<(String, u64)>,
     /// How cells found their rows in the table of labels.
     pub joined: Option<Joined>,
+    /// What the genes of several files have in common.
+    pub shared: Option<SharedGenes>,
+    /// What the user should know.
+    pub notes: Vec<String>,
 }
 
 /// Row block of an input: its genes already in common order.
@@ -78,10 +83,9 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
     let files = files(settings, &columns, table.as_ref())?;
     let joined = table.as_mut().map(|table| table.join(&files)).transpose()?;
-    let first = &files[0];
-    let genes = first.var().index.clone();
-    let places: Vec<Option<Vec<u32>>> =
-        files.iter().map(|file| align(&genes, first.path(), file)).collect::<Result<_>>()?;
+    let Aligned { genes, places, shared, mut notes } =
+        align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
+    notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
     let read = |column: &str| -> Result<Vec<Labels>> {
         match table.as_ref().filter(|table| table.has(column)) {
             Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
@@ -108,6 +112,8 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         dropped: 0,
         missing: missing.filter(|(_, cells)| *cells > 0).collect(),
         joined,
+        shared,
+        notes,
     };
     let used: Vec<Vec<bool>> = (0..files.len())
         .map(|f| {
@@ -182,41 +188,6 @@ fn recode(labels: &Labels, names: &[String]) -> Vec<i32> {
     let code: Vec<i32> =
         labels.names.iter().map(|name| names.binary_search(name).map_or(-1, |place| place as i32)).collect();
     labels.codes.iter().map(|&own| usize::try_from(own).map_or(-1, |own| code[own])).collect()
-}
-
-/// Where a file's genes stand in the common list; the two must hold the same names, in any order.
-fn align(genes: &[String], first: &Path, file: &H5ad) -> Result<Option<Vec<u32>>> {
-    let own = &file.var().index;
-    let places: HashMap<&str, u32> =
-        own.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
-    if places.len() < own.len() {
-        let twice = own.iter().enumerate().find(|(i, name)| places[name.as_str()] != *i as u32);
-        let twice = twice.expect("fewer names than genes").1;
-        let what = format!(
-            "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique())"
-        );
-        return Err(Error::format(file.path(), what));
-    }
-    if genes == own {
-        return Ok(None);
-    }
-    if let Some(missing) = genes.iter().find(|name| !places.contains_key(name.as_str())) {
-        let what = format!(
-            "gene {missing:?} is missing; {} has it, and all files must have the same genes",
-            first.display()
-        );
-        return Err(Error::format(file.path(), what));
-    }
-    let common: HashMap<&str, u32> =
-        genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
-    if let Some(extra) = own.iter().find(|name| !common.contains_key(name.as_str())) {
-        let what = format!(
-            "gene {extra:?} is missing; {} has it, and all files must have the same genes",
-            file.path().display()
-        );
-        return Err(Error::format(first, what));
-    }
-    Ok(Some(own.iter().map(|name| common[name.as_str()]).collect()))
 }
 
 impl Inputs {
