@@ -5,6 +5,7 @@ mod emulate;
 mod emulator;
 mod encodings;
 mod evaluate;
+mod filters;
 mod floors;
 mod golden;
 mod h5ad;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::preprocess::hvg::Flavor;
-use crate::data::preprocess::{Genes, Settings, Summary, Target, preprocess};
+use crate::data::preprocess::{Filtered, Filters, Genes, Knockdown, Settings, Summary, Target, preprocess};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
 use crate::progress;
@@ -72,9 +72,55 @@ pub struct Args {
     /// What the values are, where it should not be found out
     #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"])]
     scale: String,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What is left out before the counts are normalised.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters, in this order")]
+struct FilterArgs {
+    /// Leave out cells with fewer counts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_counts: u64,
+    /// Leave out cells that express fewer genes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_genes: u64,
+    /// Leave out genes that fewer of those cells express
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_cells: u64,
+    /// Keep perturbations and cells that lower the gene they are named for, by cell-load's rules
+    #[arg(long)]
+    knockdown_filter: bool,
+    /// What a perturbation may leave of its gene, as a share of the control cells' mean
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "knockdown_filter")]
+    residual_expression: f64,
+    /// What one cell may leave of it
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "knockdown_filter")]
+    cell_residual_expression: f64,
+    /// Leave out perturbations with fewer cells, over all cell types [default: 30 with --knockdown-filter]
+    #[arg(long, value_name = "N")]
+    min_cells_per_group: Option<u64>,
+}
+
+impl FilterArgs {
+    fn filters(&self) -> Filters {
+        let (residual, cell_residual) = (self.residual_expression, self.cell_residual_expression);
+        Filters {
+            min_counts: self.min_counts,
+            min_genes: self.min_genes,
+            min_cells: self.min_cells,
+            knockdown: self.knockdown_filter.then_some(Knockdown { residual, cell_residual }),
+            min_cells_per_group: self.min_cells_per_group.unwrap_or(if self.knockdown_filter {
+                30
+            } else {
+                0
+            }),
+        }
+    }
 }
 
 fn target(text: &str) -> std::result::Result<Target, String> {
@@ -124,6 +170,7 @@ fn settings(args: Args) -> Result<Settings> {
         control: args.control_pert,
         cell_type: args.celltype_col,
         batch: args.batch_col,
+        filters: args.filters.filters(),
         genes: args.genes.map_or(Genes::Top(args.n_top_genes), Genes::Listed),
         flavor: args.flavor,
         hvg_batch: args.hvg_batch_key,
@@ -162,6 +209,9 @@ fn print(settings: &Settings, summary: &Summary) {
             summary.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
         println!("left out        {} cells without a label ({})", summary.dropped, columns.join(", "));
     }
+    if let Some(filtered) = &summary.filtered {
+        print_filtered(filtered);
+    }
     println!("genes           {} of {}", summary.genes, summary.source_genes);
     if let Some(shared) = &summary.shared {
         let lacking: Vec<String> =
@@ -176,5 +226,29 @@ fn print(settings: &Settings, summary: &Summary) {
     println!("shards          {:.1} MB", summary.bytes as f64 / 1e6);
     for note in &summary.notes {
         println!("note            {note}");
+    }
+}
+
+fn print_filtered(filtered: &Filtered) {
+    println!(
+        "filtered        {} cells with few counts, {} with few genes; {} genes in few cells",
+        filtered.few_counts, filtered.few_genes, filtered.rare_genes
+    );
+    if let Some(found) = &filtered.knockdown {
+        println!(
+            "knock-down      {} perturbations kept; {} do not lower their gene, {} have none that control cells express, {} are \
+             no gene (var: {})",
+            found.kept, found.not_lowered, found.not_expressed, found.no_gene, found.names
+        );
+        println!(
+            "                {} cells of those left out, {} of the kept that do not lower it",
+            found.cells_of_others, found.cells_not_lowered
+        );
+    }
+    if filtered.small_groups > 0 {
+        println!(
+            "small groups    {} perturbations with {} cells left out",
+            filtered.small_groups, filtered.small_group_cells
+        );
     }
 }

@@ -1,11 +1,12 @@
 //! From h5ad files or 10x output to a data directory: check, normalise, choose genes, write shards.
 //!
-//! Two passes over the row blocks of the sources (one where the genes are given, one more each for a median target and for seurat_v3): the
-//! first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
+//! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
+//! seurat_v3): the first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
 //! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
 //! where a cell is read, with the same roundings.
 
 mod align;
+mod filter;
 mod genes;
 pub mod hvg;
 mod input;
@@ -30,6 +31,7 @@ use input::Inputs;
 use scale::Found;
 
 pub use align::SharedGenes;
+pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
 pub use labels::Joined;
 
 /// The batch of every cell where no batch column is named.
@@ -56,6 +58,8 @@ pub struct Settings {
     pub cell_type: String,
     /// obs column of batches, if there are any.
     pub batch: Option<String>,
+    /// Which cells and genes are left out before.
+    pub filters: Filters,
     /// Which genes to keep.
     pub genes: Genes,
     /// How genes are ranked.
@@ -83,6 +87,7 @@ impl Default for Settings {
             control: String::new(),
             cell_type: String::new(),
             batch: None,
+            filters: Filters::default(),
             genes: Genes::Top(2000),
             flavor: Flavor::Seurat,
             hvg_batch: None,
@@ -144,6 +149,8 @@ pub struct Summary {
     pub dropped: u64,
     /// Of those, how many lack the label of each column.
     pub missing: Vec<(String, u64)>,
+    /// What the filters left out, where there are any.
+    pub filtered: Option<Filtered>,
     /// Size of the shards in bytes.
     pub bytes: u64,
     /// What else the user should know.
@@ -157,13 +164,14 @@ pub struct Summary {
 /// settings that cannot be honoured.
 pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
     check(settings)?;
-    let inputs = input::open(settings)?;
+    let mut inputs = input::open(settings)?;
     let passes = match settings.genes {
         Genes::Listed(_) => 1,
         Genes::Top(_) => 2 + u64::from(settings.flavor == Flavor::SeuratV3),
     };
     progress.set_length(passes * inputs.rows());
     let found = scale::find(&inputs, settings.scale)?;
+    let filtered = filter::apply(settings, &mut inputs, &found, progress)?;
     let target = target(settings, &inputs, &found, progress)?;
     let chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?,
@@ -199,6 +207,7 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
         joined: inputs.joined,
         dropped: inputs.dropped,
         missing: inputs.missing,
+        filtered,
         bytes,
         notes,
     })
@@ -210,6 +219,12 @@ fn check(settings: &Settings) -> Result<()> {
             "--target-sum",
             format!("{total} is no total of counts; give a number above 0"),
         )),
+        _ if settings.filters.knockdown.as_ref().is_some_and(|limits| {
+            ![limits.residual, limits.cell_residual].iter().all(|share| *share > 0.0 && share.is_finite())
+        }) =>
+        {
+            Err(Error::setting("--knockdown-filter", "give shares above 0 of what control cells express"))
+        }
         _ if matches!(settings.genes, Genes::Top(0)) => {
             Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"))
         }

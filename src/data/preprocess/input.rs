@@ -17,7 +17,9 @@ pub(super) struct Input {
     pub file: H5ad,
     /// Where each of its genes stands in the common list; `None` where the lists are the same.
     places: Option<Vec<u32>>,
-    /// Which cells have all labels.
+    /// Which of its genes are left out; none is where there is no list.
+    left_out: Option<Vec<bool>>,
+    /// Which cells have all labels and pass the filters.
     pub used: Vec<bool>,
     /// Number of used cells.
     pub cells: u64,
@@ -57,10 +59,31 @@ pub(super) struct Block<'a> {
     pub cells: Cells,
 }
 
+impl Input {
+    /// Common place of a gene of this file.
+    pub fn place(&self, gene: u32) -> usize {
+        self.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+    }
+
+    /// A row block without the genes that are left out.
+    fn without(&self, cells: Cells) -> Cells {
+        let Some(left_out) = &self.left_out else { return cells };
+        let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in cells.outer_iterator() {
+            for (gene, &value) in row.iter().filter(|(gene, _)| !left_out[*gene]) {
+                genes.push(gene as u32);
+                values.push(value);
+            }
+            starts.push(values.len());
+        }
+        Cells::new(cells.shape(), starts, genes, values)
+    }
+}
+
 impl Block<'_> {
     /// Common place of a gene of this file.
     pub fn place(&self, gene: u32) -> usize {
-        self.input.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+        self.input.place(gene)
     }
 
     /// Row, genes and values of each cell that is used.
@@ -127,7 +150,10 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     for (f, (((file, places), used), hvg_batch)) in
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
-        inputs.add(Input { file, places, cells: 0, used, hvg_batch }, labels.iter().map(|column| &column[f]));
+        inputs.add(
+            Input { file, places, left_out: None, cells: 0, used, hvg_batch },
+            labels.iter().map(|column| &column[f]),
+        );
     }
     check_control(settings, &inputs, &labels[1])?;
     Ok(inputs)
@@ -205,6 +231,63 @@ impl Inputs {
         self.files.push(input);
     }
 
+    /// Place of the control among the perturbations.
+    pub fn control(&self, label: &str) -> u32 {
+        let place = self.vocabularies[1].iter().position(|name| name == label);
+        place.expect("checked when the files were opened") as u32
+    }
+
+    /// Keeps some of the used cells, in their order, and leaves out some of the common genes; what no longer occurs leaves
+    /// the vocabularies.
+    pub fn retain(&mut self, keep: &[bool], left_out: &[bool]) {
+        let mut kept = keep.iter();
+        for input in &mut self.files {
+            for used in input.used.iter_mut().filter(|used| **used) {
+                *used = *kept.next().expect("one for each used cell");
+            }
+            input.cells = input.used.iter().filter(|&&used| used).count() as u64;
+        }
+        let mut kept = keep.iter();
+        self.labels.retain(|_| *kept.next().expect("one for each used cell"));
+        for (column, names) in self.vocabularies.iter_mut().enumerate() {
+            let code = renumber(names.len(), self.labels.iter().map(|label| label[column] as usize));
+            self.labels
+                .iter_mut()
+                .for_each(|label| label[column] = code[label[column] as usize].unwrap_or(0));
+            let mut codes = code.iter();
+            names.retain(|_| codes.next().is_some_and(Option::is_some));
+        }
+        self.retain_hvg_batches();
+        if left_out.contains(&true) {
+            self.retain_genes(left_out);
+        }
+    }
+
+    /// A batch without a used cell ranks no genes.
+    fn retain_hvg_batches(&mut self) {
+        let used = |input: &Input| -> Vec<usize> {
+            let codes = input.hvg_batch.iter().zip(&input.used).filter(|(_, used)| **used);
+            codes.filter_map(|(&code, _)| usize::try_from(code).ok()).collect()
+        };
+        let code = renumber(self.hvg_batches, self.files.iter().flat_map(used));
+        for batch in self.files.iter_mut().flat_map(|input| &mut input.hvg_batch) {
+            *batch =
+                usize::try_from(*batch).ok().and_then(|batch| code[batch]).map_or(-1, |code| code as i32);
+        }
+        self.hvg_batches = code.iter().flatten().count().max(1);
+    }
+
+    fn retain_genes(&mut self, left_out: &[bool]) {
+        let code = renumber(left_out.len(), (0..left_out.len()).filter(|&gene| !left_out[gene]));
+        for input in &mut self.files {
+            let places: Vec<usize> = (0..input.file.shape().1 as u32).map(|gene| input.place(gene)).collect();
+            input.left_out = Some(places.iter().map(|&place| left_out[place]).collect());
+            input.places = Some(places.iter().map(|&place| code[place].unwrap_or(u32::MAX)).collect());
+        }
+        let mut gone = left_out.iter();
+        self.genes.retain(|_| gone.next() == Some(&false));
+    }
+
     /// Number of rows of all files, used or not.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|input| input.used.len() as u64).sum()
@@ -220,7 +303,7 @@ impl Inputs {
                 for block in receive {
                     let (rows, cells) = block?;
                     let count = rows.len() as u64;
-                    work(Block { number, input, rows, cells })?;
+                    work(Block { number, input, rows, cells: input.without(cells) })?;
                     progress.inc(count);
                 }
                 Ok(())
@@ -228,4 +311,16 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// New numbers for those of `0..count` that occur, in their order; `None` for the others.
+fn renumber(count: usize, occurring: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
+    let mut seen = vec![false; count];
+    occurring.for_each(|number| seen[number] = true);
+    let mut next = 0;
+    let number = |seen: bool| {
+        next += u32::from(seen);
+        seen.then(|| next - 1)
+    };
+    seen.into_iter().map(number).collect()
 }
