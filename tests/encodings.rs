@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use hdf5_pure::{AttrValue, DatasetBuilder, Datatype, DatatypeByteOrder, FloatingPointLayout};
 use scale_engine::data::h5ad::{Cells, H5ad, describe};
+use scale_engine::data::shard::Data;
+use scale_engine::evaluate::files::Sample;
 
 use crate::h5ad::raw_file;
+use crate::preprocess::{run, settings};
 
 const COUNTS: [[f32; 5]; 6] = [
     [3.0, 0.0, 1.0, 0.0, 0.0],
@@ -86,6 +89,36 @@ fn every_encoding_gives_the_same_cells_and_labels() {
         }
         assert_eq!(describe(&path).expect("inspected")["cells"], 6, "{name}");
     }
+}
+
+#[test]
+fn preprocess_and_evaluate_take_every_encoding() {
+    let names = [
+        "filters",
+        "filters_v110",
+        "nullable",
+        "anndata_0_7",
+        "compound_fixed",
+        "compound_vlen",
+        "fixed_text",
+    ];
+    let dir = tempfile::tempdir().expect("a folder");
+    let total: f32 = COUNTS.as_flattened().iter().sum();
+    let mut checksums = Vec::new();
+    for name in names {
+        let mut settings = settings(&golden(name), &dir.path().join(name));
+        (settings.perturbation, settings.control) = ("line".into(), "T".into());
+        settings.cell_type = "drug".into();
+        let summary = run(&settings).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((summary.cells, summary.dropped, summary.groups), (5, 1, 4), "{name}");
+        let data = Data::open(&settings.out).expect("opened");
+        assert_eq!(data.manifest().cell_types, ["b", "none", "é"], "{name}");
+        checksums.push(data.manifest().sources[0].crc);
+        let side = Sample::read(&golden(name), "line", None).unwrap_or_else(|e| panic!("{name}: {e}")).side;
+        assert_eq!((side.x.shape(), side.x.values().iter().sum::<f32>()), ((6, 5), total), "{name}");
+        assert_eq!((side.labels.get(2), side.genes), (Some("B"), GENES.map(String::from).to_vec()), "{name}");
+    }
+    assert!(checksums.iter().all(|crc| *crc == checksums[0]), "{checksums:?}");
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn check(path: &Path, kind: &str) -> Vec<String> {
     }
     let told = describe(path).expect("inspected");
     assert!(told["kind"].as_str().is_some_and(|told| told.starts_with("10x")), "{told}");
+    assert_eq!(told["notes"].as_array().map(Vec::len), Some(file.notes().len()), "{told}");
     let what = H5ad::open_columns(path, &["drug"], "X").err().expect("no labels").to_string();
     assert!(what.contains("\"drug\"") && what.contains("--labels"), "{what}");
     let what = H5ad::open_columns(path, &[], "layers/x").err().expect("one matrix").to_string();

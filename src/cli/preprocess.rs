@@ -9,10 +9,9 @@ use crate::error::{Error, Result, some_of};
 use crate::progress;
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
-
   scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA ...
 
 Files may be .h5ad of any age, Cell Ranger's .h5, or a folder with matrix.mtx. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
@@ -72,11 +71,11 @@ pub struct Args {
     /// What the values are, where it should not be found out
     #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"])]
     scale: String,
-    #[command(flatten)]
-    filters: FilterArgs,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
 /// What is left out before the counts are normalised.

@@ -41,6 +41,7 @@ pub fn describe(path: &Path) -> Result<Value> {
         "first_cells": file.obs().index.iter().take(SHOWN).collect::<Vec<_>>(),
         "first_genes": file.var().index.iter().take(SHOWN).collect::<Vec<_>>(),
         "holds": kept,
+        "notes": file.notes(),
     }))
 }
 

@@ -49,12 +49,12 @@ impl Table {
             );
             return Err(Error::format(path, what));
         }
-        let mut fields: Vec<Vec<String>> = vec![Vec::new(); header.len()];
-        for record in file.records() {
-            let record = record.map_err(broken)?;
-            fields.iter_mut().zip(&record).for_each(|(column, field)| column.push(field.to_string()));
+        let mut columns: Vec<Growing> = header.iter().map(|_| Growing::default()).collect();
+        let mut record = csv::StringRecord::new();
+        while file.read_record(&mut record).map_err(broken)? {
+            columns.iter_mut().zip(&record).for_each(|(column, field)| column.push(field));
         }
-        let columns = fields.into_iter().map(labels).collect();
+        let columns = columns.into_iter().map(|column| column.labels).collect();
         Ok(Table { path: path.to_path_buf(), header, columns, rows: Vec::new() })
     }
 
@@ -132,11 +132,26 @@ impl Table {
     }
 }
 
-/// Labels of a column; an empty field is none.
-fn labels(fields: Vec<String>) -> Labels {
-    let present: Vec<&str> = fields.iter().map(String::as_str).filter(|field| !field.is_empty()).collect();
-    let Labels { codes, names } = Labels::of(&present);
-    let mut codes = codes.into_iter();
-    let code = |field: &String| if field.is_empty() { -1 } else { codes.next().unwrap_or(-1) };
-    Labels { codes: fields.iter().map(code).collect(), names }
+/// Labels that grow field by field, a different one stored once.
+#[derive(Default)]
+struct Growing {
+    labels: Labels,
+    code_of: HashMap<String, i32>,
+}
+
+impl Growing {
+    /// An empty field is no label.
+    fn push(&mut self, field: &str) {
+        let next = self.labels.names.len() as i32;
+        let code = match self.code_of.get(field) {
+            _ if field.is_empty() => -1,
+            Some(&code) => code,
+            None => {
+                self.labels.names.push(field.to_string());
+                self.code_of.insert(field.to_string(), next);
+                next
+            }
+        };
+        self.labels.codes.push(code);
+    }
 }
