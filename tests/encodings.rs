@@ -6,6 +6,7 @@ use hdf5_pure::{AttrValue, DatasetBuilder, Datatype, DatatypeByteOrder, Floating
 use scale_engine::data::h5ad::{Cells, H5ad, describe};
 use scale_engine::data::shard::Data;
 use scale_engine::evaluate::files::Sample;
+use scale_engine::rng::Rng;
 
 use crate::h5ad::raw_file;
 use crate::preprocess::{run, settings};
@@ -177,6 +178,28 @@ fn a_damaged_zstd_chunk_is_refused() {
         }
     }
     assert!(refused > 10, "{refused} refusals");
+}
+
+#[test]
+fn a_file_with_a_changed_byte_is_read_or_refused_but_never_a_panic() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("changed.h5ad");
+    let rng = Rng::new(5);
+    for name in ["filters", "filters_v110", "nullable", "anndata_0_7", "compound_vlen", "fixed_text", "obsm"]
+    {
+        let bytes = std::fs::read(golden(name)).expect("read");
+        for i in 0..30 {
+            let mut bytes = bytes.clone();
+            let at = rng.below(i, bytes.len() as u64) as usize;
+            bytes[at] = if i % 2 == 0 { 0xff } else { !bytes[at] };
+            std::fs::write(&path, bytes).expect("written");
+            let _ = describe(&path);
+            for source in ["X", "raw", "layers/csc", "layers/dense", "obsm/X_hvg", "obsm/table"] {
+                let Ok(file) = H5ad::open_columns(&path, &["drug"], source) else { continue };
+                let _ = (file.rows(0..file.shape().0.min(6)), file.cell_names(), file.cell_name(2));
+            }
+        }
+    }
 }
 
 /// The stored entries, in the order of CSR.

@@ -53,24 +53,41 @@ impl Chunks {
         Ok(Some(Chunks { list, filters, shape: plane(&shape)?, chunk: plane(&chunk)?, width }))
     }
 
-    /// Bytes of some rows, as they would lie without chunks. A chunk that was never written is zeros.
+    /// Bytes of some rows, as they would lie without chunks.
     pub(super) fn rows(&self, path: &Path, what: &str, start: usize, count: usize) -> Result<Vec<u8>> {
         let end = start.saturating_add(count).min(self.shape[0]);
         let columns = self.shape[1];
-        let mut out = vec![0; end.saturating_sub(start) * columns * self.width];
+        let size = end.saturating_sub(start).saturating_mul(columns).saturating_mul(self.width);
+        // Before memory is asked for.
+        if size > self.list.len().saturating_mul(self.size()) {
+            return Err(Error::format(
+                path,
+                format!("{what} holds fewer chunks than its shape needs: cut off?"),
+            ));
+        }
+        let mut out = vec![0; size];
         let mut file = File::open(path).at(path)?;
-        let first = self.list.partition_point(|chunk| chunk.offset[0] as usize + self.chunk[0] <= start);
-        for chunk in self.list[first..].iter().take_while(|chunk| (chunk.offset[0] as usize) < end) {
-            let bytes = self.unpacked(&mut file, chunk, path, what)?;
-            let (row, column) = (chunk.offset[0] as usize, chunk.offset.get(1).map_or(0, |&at| at as usize));
+        let at = |chunk: &Chunk, axis: usize| chunk.offset.get(axis).map_or(0, |&at| at as usize);
+        let first = self.list.partition_point(|chunk| at(chunk, 0).saturating_add(self.chunk[0]) <= start);
+        for chunk in self.list[first..].iter().take_while(|chunk| at(chunk, 0) < end) {
+            let (row, column) = (at(chunk, 0), at(chunk, 1));
             let wide = self.chunk[1].min(columns.saturating_sub(column)) * self.width;
-            for place in row.max(start)..(row + self.chunk[0]).min(end) {
+            if wide == 0 {
+                continue;
+            }
+            let bytes = self.unpacked(&mut file, chunk, path, what)?;
+            for place in row.max(start)..row.saturating_add(self.chunk[0]).min(end) {
                 let from = (place - row) * self.chunk[1] * self.width;
                 let to = ((place - start) * columns + column) * self.width;
                 out[to..to + wide].copy_from_slice(&bytes[from..from + wide]);
             }
         }
         Ok(out)
+    }
+
+    /// Bytes of a chunk.
+    fn size(&self) -> usize {
+        self.chunk[0].saturating_mul(self.chunk[1]).saturating_mul(self.width)
     }
 
     fn unpacked(&self, file: &mut File, chunk: &Chunk, path: &Path, what: &str) -> Result<Vec<u8>> {
@@ -80,16 +97,16 @@ impl Chunks {
                 format!("the chunk of {what} at {:?} {why}: the file is damaged", chunk.offset),
             )
         };
-        let size = self.chunk[0] * self.chunk[1] * self.width;
+        let size = self.size();
         // Data that zstd does not shrink is a little longer than unpacked.
-        if chunk.storage_size > 2 * size as u64 + 1024 {
+        if chunk.storage_size / 2 > size as u64 + 512 {
             return Err(broken("is longer than what it holds"));
         }
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(chunk.address)).at(path)?;
         file.take(chunk.storage_size).read_to_end(&mut bytes).at(path)?;
         for (place, filter) in self.filters.iter().enumerate().rev() {
-            if chunk.filter_mask >> place & 1 == 1 {
+            if chunk.filter_mask.checked_shr(place as u32).unwrap_or(0) & 1 == 1 {
                 continue;
             }
             bytes = match *filter {
@@ -104,8 +121,8 @@ impl Chunks {
 
 /// At most a little more than a whole chunk, whatever the frame promises.
 fn inflated(packed: &[u8], size: usize) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(size.min(16 * packed.len()) + 5);
-    StreamingDecoder::new(packed).ok()?.take(size as u64 + 5).read_to_end(&mut out).ok()?;
+    let mut out = Vec::with_capacity(size.min(16 * packed.len()));
+    StreamingDecoder::new(packed).ok()?.take((size as u64).saturating_add(5)).read_to_end(&mut out).ok()?;
     Some(out)
 }
 

@@ -47,7 +47,7 @@ impl Number for u32 {
 pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
     match kind {
         Datatype::FixedPoint { size, layout, .. }
-            if layout.bit_offset == 0 && u32::from(layout.bit_precision) == size * 8 =>
+            if layout.bit_offset == 0 && u64::from(layout.bit_precision) == u64::from(*size) * 8 =>
         {
             match (layout.signed, size) {
                 (true, 1) => Some("i8"),
