@@ -194,4 +194,7 @@ fn a_bad_folder_is_refused_by_file_and_line() {
     std::fs::remove_file(dir.path().join("barcodes.tsv.gz")).expect("removed");
     let what = H5ad::open(dir.path()).err().expect("a table is missing").to_string();
     assert!(what.contains("barcodes.tsv.gz or barcodes.tsv"), "{what}");
+    std::fs::remove_file(dir.path().join("matrix.mtx.gz")).expect("removed");
+    let what = H5ad::open(dir.path()).err().expect("no matrix").to_string();
+    assert!(what.contains("a folder without a matrix.mtx"), "{what}");
 }

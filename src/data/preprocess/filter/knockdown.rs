@@ -1,7 +1,7 @@
 //! Whether a perturbation lowers the gene it is named for, by the rules of cell-load's `filter_on_target_knockdown`.
 //!
 //! On the values as they are stored, counts or logs. With m the mean of a gene over all control cells, whatever their cell
-//! type: a perturbation stays where the mean of its own gene over its cells is below `residual` of m, and of its cells those
+//! type and file: a perturbation stays where the mean of its own gene over its cells is below `residual` of m, and of its cells those
 //! with less than `cell_residual` of m. Perturbations whose name is no gene go.
 
 use std::collections::HashMap;
