@@ -9,8 +9,7 @@ use std::time::Instant;
 use crate::aside;
 use crate::baseline::{Kind, Settings as Baseline, baseline};
 use crate::config::{Config, Observe};
-use crate::data::preprocess::hvg::Flavor;
-use crate::data::preprocess::{Genes, Settings as Preprocess, Target, preprocess};
+use crate::data::preprocess::{Settings as Preprocess, preprocess};
 use crate::data::shard::{Data, Manifest};
 use crate::data::simulate::{CONTROL, Settings as World, simulate};
 use crate::data::split::{Part, Split};
@@ -177,12 +176,7 @@ fn to_shards(cells: &Path, data: &Path) -> Preprocess {
         control: CONTROL.into(),
         cell_type: "cell_type".into(),
         batch: Some("batch".into()),
-        genes: Genes::Top(2_000),
-        flavor: Flavor::Seurat,
-        hvg_batch: None,
-        target: Target::Sum(1e4),
-        source: "X".into(),
-        scale: None,
+        ..Preprocess::default()
     }
 }
 

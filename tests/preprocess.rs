@@ -18,13 +18,8 @@ pub fn settings(input: &Path, out: &Path) -> Settings {
         perturbation: "drug".into(),
         control: "none".into(),
         cell_type: "line".into(),
-        batch: None,
         genes: Genes::Top(1000),
-        flavor: Flavor::Seurat,
-        hvg_batch: None,
-        target: Target::Sum(1e4),
-        source: "X".into(),
-        scale: None,
+        ..Settings::default()
     }
 }
 
@@ -33,19 +28,19 @@ pub fn run(settings: &Settings) -> Result<Summary> {
 }
 
 /// What `preprocess` says when it refuses; nothing may be left behind.
-fn refusal(settings: &Settings) -> String {
+pub fn refusal(settings: &Settings) -> String {
     let what = run(settings).expect_err("a refusal").to_string();
     assert!(!settings.out.exists(), "{what}: left {}", settings.out.display());
     what
 }
 
-fn words(items: &[&str]) -> Column {
+pub fn words(items: &[&str]) -> Column {
     Column::Categorical(Labels::of(items))
 }
 
-const GENES: [&str; 5] = ["CD3E", "ACTB", "MYC", "TP53", "GATA1"];
+pub const GENES: [&str; 5] = ["CD3E", "ACTB", "MYC", "TP53", "GATA1"];
 /// Six cells; the last gene is never expressed, the fourth cell is empty.
-const COUNTS: [[f32; 5]; 6] = [
+pub const COUNTS: [[f32; 5]; 6] = [
     [3.0, 0.0, 1.0, 0.0, 0.0],
     [0.0, 300.0, 2.0, 0.0, 0.0],
     [1.0, 1.0, 0.0, 7.0, 0.0],
@@ -54,7 +49,7 @@ const COUNTS: [[f32; 5]; 6] = [
     [0.0, 5.0, 5.0, 0.0, 0.0],
 ];
 
-fn obs() -> Frame {
+pub fn obs() -> Frame {
     let columns = vec![
         ("drug".to_string(), words(&["none", "a", "none", "a", "b", "none"])),
         ("line".to_string(), words(&["T", "T", "B", "B", "T", "T"])),
@@ -63,11 +58,11 @@ fn obs() -> Frame {
     Frame { index: (0..6).map(|i| format!("cell{i}")).collect(), columns }
 }
 
-fn var(genes: &[&str]) -> Frame {
+pub fn var(genes: &[&str]) -> Frame {
     Frame { index: genes.iter().map(|gene| gene.to_string()).collect(), columns: Vec::new() }
 }
 
-fn sparse(rows: &[[f32; 5]]) -> Cells {
+pub fn sparse(rows: &[[f32; 5]]) -> Cells {
     let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());
     for row in rows {
         for (gene, &value) in row.iter().enumerate().filter(|(_, value)| **value != 0.0) {
@@ -80,7 +75,9 @@ fn sparse(rows: &[[f32; 5]]) -> Cells {
 }
 
 /// A folder with `in.h5ad`, changed as told, and settings that read it.
-fn small(change: impl FnOnce(&mut Frame, &mut Frame, &mut [[f32; 5]; 6])) -> (tempfile::TempDir, Settings) {
+pub fn small(
+    change: impl FnOnce(&mut Frame, &mut Frame, &mut [[f32; 5]; 6]),
+) -> (tempfile::TempDir, Settings) {
     let dir = tempfile::tempdir().expect("a folder");
     let (mut obs, mut var, mut counts) = (obs(), var(&GENES), COUNTS);
     change(&mut obs, &mut var, &mut counts);
@@ -90,7 +87,7 @@ fn small(change: impl FnOnce(&mut Frame, &mut Frame, &mut [[f32; 5]; 6])) -> (te
     (dir, settings)
 }
 
-fn row(data: &Data, cell: u64) -> (Vec<u16>, Vec<f32>, f32) {
+pub fn row(data: &Data, cell: u64) -> (Vec<u16>, Vec<f32>, f32) {
     let row = data.row(cell);
     (row.genes.to_vec(), (0..row.values.len()).map(|i| row.values.get(i)).collect(), row.library)
 }

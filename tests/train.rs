@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Config;
-use scale_engine::data::preprocess::hvg::Flavor;
-use scale_engine::data::preprocess::{self, Genes, Target};
+use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::error::{Error, Result};
 use scale_engine::train::{Outcome, Settings, train};
@@ -43,11 +42,7 @@ pub fn small() -> &'static Small {
             cell_type: "cell_type".into(),
             batch: Some("batch".into()),
             genes: Genes::Top(60),
-            flavor: Flavor::Seurat,
-            hvg_batch: None,
-            target: Target::Sum(1e4),
-            source: "X".into(),
-            scale: None,
+            ..Default::default()
         };
         preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
         let perturbed = names().1;

@@ -3,31 +3,35 @@
 use std::path::PathBuf;
 
 use crate::data::preprocess::hvg::Flavor;
-use crate::data::preprocess::{Genes, Settings, Summary, Target, preprocess};
+use crate::data::preprocess::{Filtered, Filters, Genes, Knockdown, Settings, Summary, Target, preprocess};
 use crate::data::shard::Scale;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of};
 use crate::progress;
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
+  scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA ...
 
-X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
+Files may be .h5ad of any age, Cell Ranger's .h5, or a folder with matrix.mtx. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
 refused. Cells without a perturbation, cell type or batch label are left out and counted.
 
 DATA then serves split, train, predict, baseline and export. DATA/var.csv tells of every gene how variable it is.";
 
-/// Turn h5ad files into a data directory: genes chosen, cells grouped by condition, in shards
+/// Turn h5ad files or 10x output into a data directory: genes chosen, cells grouped by condition, in shards
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// h5ad files with the same genes (CSR, CSC or dense X)
+    /// h5ad files, .h5 files or mtx folders of 10x, all with the same genes
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Data directory to make
     #[arg(long, value_name = "DATA")]
     out: PathBuf,
+    /// Table of labels, .csv or .tsv with a header, cell names first: its columns go before those of obs
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
     /// obs column of perturbations
     #[arg(long, value_name = "COLUMN")]
     pert_col: String,
@@ -40,6 +44,12 @@ pub struct Args {
     /// obs column of batches; without it all cells are of one batch
     #[arg(long, value_name = "COLUMN")]
     batch_col: Option<String>,
+    /// Align the genes of several files by this column of var, such as gene_ids, instead of by name
+    #[arg(long, value_name = "COLUMN")]
+    gene_id: Option<String>,
+    /// Take zeros for genes that a file lacks, instead of refusing it
+    #[arg(long)]
+    fill_missing: bool,
     /// Keep this many of the most variable genes
     #[arg(long, value_name = "N", default_value_t = 2000)]
     n_top_genes: usize,
@@ -55,7 +65,7 @@ pub struct Args {
     /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts)
     #[arg(long, value_name = "TOTAL", default_value = "10000", value_parser = target)]
     target_sum: Target,
-    /// Matrix to read: auto (X), X, raw or layers/NAME
+    /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
     #[arg(long, default_value = "auto")]
     source: String,
     /// What the values are, where it should not be found out
@@ -64,6 +74,52 @@ pub struct Args {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+/// What is left out before the counts are normalised.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters, in this order")]
+struct FilterArgs {
+    /// Leave out cells with fewer counts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_counts: u64,
+    /// Leave out cells that express fewer genes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_genes: u64,
+    /// Leave out genes that fewer of those cells express
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_cells: u64,
+    /// Keep perturbations and cells that lower the gene they are named for, by cell-load's rules
+    #[arg(long)]
+    knockdown_filter: bool,
+    /// What a perturbation may leave of its gene, as a share of the control cells' mean
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "knockdown_filter")]
+    residual_expression: f64,
+    /// What one cell may leave of it
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "knockdown_filter")]
+    cell_residual_expression: f64,
+    /// Leave out perturbations with fewer cells, over all cell types [default: 30 with --knockdown-filter]
+    #[arg(long, value_name = "N")]
+    min_cells_per_group: Option<u64>,
+}
+
+impl FilterArgs {
+    fn filters(&self) -> Filters {
+        let (residual, cell_residual) = (self.residual_expression, self.cell_residual_expression);
+        Filters {
+            min_counts: self.min_counts,
+            min_genes: self.min_genes,
+            min_cells: self.min_cells,
+            knockdown: self.knockdown_filter.then_some(Knockdown { residual, cell_residual }),
+            min_cells_per_group: self.min_cells_per_group.unwrap_or(if self.knockdown_filter {
+                30
+            } else {
+                0
+            }),
+        }
+    }
 }
 
 fn target(text: &str) -> std::result::Result<Target, String> {
@@ -97,19 +153,23 @@ fn settings(args: Args) -> Result<Settings> {
     let source = match args.source.as_str() {
         "auto" => "X".to_string(),
         "X" | "raw" => args.source,
-        layer if layer.starts_with("layers/") => args.source,
+        other if other.starts_with("layers/") || other.starts_with("obsm/") => args.source,
         other => {
-            let what = format!("{other} is not supported; give auto, X, raw or layers/NAME");
+            let what = format!("{other} is not supported; give auto, X, raw, layers/NAME or obsm/NAME");
             return Err(Error::setting("--source", what));
         }
     };
     Ok(Settings {
         inputs: args.inputs,
+        labels: args.labels,
+        gene_id: args.gene_id,
+        fill_missing: args.fill_missing,
         out: args.out,
         perturbation: args.pert_col,
         control: args.control_pert,
         cell_type: args.celltype_col,
         batch: args.batch_col,
+        filters: args.filters.filters(),
         genes: args.genes.map_or(Genes::Top(args.n_top_genes), Genes::Listed),
         flavor: args.flavor,
         hvg_batch: args.hvg_batch_key,
@@ -136,12 +196,28 @@ fn print(settings: &Settings, summary: &Summary) {
         println!("cell total      {target}");
     }
     println!("cells           {}", summary.cells);
+    if let Some(joined) = &summary.joined {
+        println!("labels          {} cells with a row, {} without", joined.matched, joined.unmatched);
+        if joined.unused > 0 {
+            let first: Vec<&str> = joined.first_unused.iter().map(String::as_str).collect();
+            println!("                {} rows without a cell, such as {}", joined.unused, some_of(&first));
+        }
+    }
     if summary.dropped > 0 {
         let columns: Vec<String> =
             summary.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
         println!("left out        {} cells without a label ({})", summary.dropped, columns.join(", "));
     }
+    if let Some(filtered) = &summary.filtered {
+        print_filtered(filtered);
+    }
     println!("genes           {} of {}", summary.genes, summary.source_genes);
+    if let Some(shared) = &summary.shared {
+        let lacking: Vec<String> =
+            shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
+        let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
+        println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
+    }
     println!("perturbations   {} with the control", summary.perturbations);
     println!("cell types      {}", summary.cell_types);
     println!("batches         {}", summary.batches);
@@ -149,5 +225,29 @@ fn print(settings: &Settings, summary: &Summary) {
     println!("shards          {:.1} MB", summary.bytes as f64 / 1e6);
     for note in &summary.notes {
         println!("note            {note}");
+    }
+}
+
+fn print_filtered(filtered: &Filtered) {
+    println!(
+        "filtered        {} cells with few counts, {} with few genes; {} genes in few cells",
+        filtered.few_counts, filtered.few_genes, filtered.rare_genes
+    );
+    if let Some(found) = &filtered.knockdown {
+        println!(
+            "knock-down      {} perturbations kept; {} do not lower their gene, {} have none that control cells express, {} are \
+             no gene (var: {})",
+            found.kept, found.not_lowered, found.not_expressed, found.no_gene, found.names
+        );
+        println!(
+            "                {} cells of those left out, {} of the kept that do not lower it",
+            found.cells_of_others, found.cells_not_lowered
+        );
+    }
+    if filtered.small_groups > 0 {
+        println!(
+            "small groups    {} perturbations with {} cells left out",
+            filtered.small_groups, filtered.small_group_cells
+        );
     }
 }

@@ -1,170 +1,68 @@
-//! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5.
+//! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5; and what 10x writes, `.h5` and `mtx` folders, as
+//! such a file without labels.
 //!
-//! Reads what anndata 0.7 and later write: X as CSR, CSC or dense numbers of any width, `obs` and `var` as frames of
-//! categorical, text, numeric, boolean and nullable columns. X is never read whole: [`H5ad::blocks`] walks it in row blocks
-//! of bounded size, whatever the number of cells. Numbers arrive as f32; a stored zero is dropped, NaN and infinities pass.
+//! Reads what every anndata has written: X as CSR, CSC or dense numbers of any width, `obs` and `var` as frames of
+//! categorical, text, numeric, boolean and nullable columns or as compound tables (before 0.7), packed with gzip, lzf or
+//! zstd. X is never read whole: [`H5ad::blocks`] walks it in row blocks of bounded size, whatever the number of cells.
+//! Numbers arrive as f32; a stored zero is dropped, NaN and infinities pass.
 
+mod array;
+mod chunks;
+mod column;
+mod compound;
 mod csc;
 mod describe;
 mod frame;
 mod hdf5;
+mod heap;
 mod matrix;
+mod mtx;
+mod number;
+mod source;
+mod sparse;
+mod tenx;
 mod write;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfig};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result};
 use hdf5::Named;
 use matrix::Matrix;
 
+use column::missing_column;
+pub use column::{Column, Frame, Labels};
 pub use describe::describe;
+pub use mtx::find_mtx;
 pub use write::{Extra, X, write};
 
 /// Expression of some cells: [cells, genes] CSR, column indices rising within a row, no stored zeros.
 pub type Cells = sprs::CsMatI<f32, u32, usize>;
 
-/// `obs` or `var`: an index and named columns of equal length.
-#[derive(Clone, Debug, Default)]
-pub struct Frame {
-    /// Names of the rows: cell barcodes or genes.
-    pub index: Vec<String>,
-    /// Columns in file order.
-    pub columns: Vec<(String, Column)>,
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    H5ad,
+    TenX,
+    Mtx,
 }
 
-/// One column of a frame.
-#[derive(Clone, Debug)]
-pub enum Column {
-    /// Repeated labels; also what nullable columns with missing entries become.
-    Categorical(Labels),
-    /// Free text.
-    Text(Vec<String>),
-    /// Whole numbers.
-    Integer(Vec<i64>),
-    /// Decimal numbers; NaN is missing.
-    Float(Vec<f64>),
-    /// Truth values.
-    Boolean(Vec<bool>),
-}
-
-/// Labels of cells: `codes[i]` indexes `names`; -1 is a missing label.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels {
-    /// One code a cell, -1 or below `names.len()`.
-    pub codes: Vec<i32>,
-    /// The different labels, each once.
-    pub names: Vec<String>,
-}
-
-impl Labels {
-    /// Labels of a list; names are sorted.
-    pub fn of<S: AsRef<str>>(items: &[S]) -> Labels {
-        let mut names: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
-        names.sort_unstable();
-        names.dedup();
-        let place: HashMap<&str, i32> = names.iter().enumerate().map(|(i, &name)| (name, i as i32)).collect();
-        let codes = items.iter().map(|item| place[item.as_ref()]).collect();
-        Labels { codes, names: names.into_iter().map(String::from).collect() }
-    }
-
-    /// Label of cell `i`, `None` where it is missing.
-    pub fn get(&self, i: usize) -> Option<&str> {
-        usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
-    }
-
-    /// Number of cells.
-    pub fn len(&self) -> usize {
-        self.codes.len()
-    }
-
-    /// Whether there are no cells.
-    pub fn is_empty(&self) -> bool {
-        self.codes.is_empty()
-    }
-}
-
-impl Column {
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        match self {
-            Column::Categorical(labels) => labels.len(),
-            Column::Text(items) => items.len(),
-            Column::Integer(items) => items.len(),
-            Column::Float(items) => items.len(),
-            Column::Boolean(items) => items.len(),
-        }
-    }
-
-    /// Whether there are no entries.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The column's kind in one word, for messages.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Column::Categorical(_) => "categorical",
-            Column::Text(_) => "text",
-            Column::Integer(_) => "integer",
-            Column::Float(_) => "float",
-            Column::Boolean(_) => "boolean",
-        }
-    }
-}
-
-impl Frame {
-    /// A column by name.
-    pub fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|(found, _)| found == name).map(|(_, column)| column)
-    }
-
-    /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). `path` is named in errors.
-    ///
-    /// # Errors
-    /// No such column (the message lists those that exist), or decimal numbers.
-    pub fn labels(&self, path: &Path, column: &str) -> Result<Labels> {
-        match self.column(column) {
-            Some(Column::Categorical(labels)) => Ok(labels.clone()),
-            Some(Column::Text(items)) => Ok(Labels::of(items)),
-            Some(Column::Integer(items)) => Ok(frame::integer_labels(items)),
-            Some(Column::Boolean(items)) => {
-                let words: Vec<&str> = items.iter().map(|&item| frame::truth(item)).collect();
-                Ok(Labels::of(&words))
-            }
-            Some(Column::Float(_)) => Err(Error::format(
-                path,
-                format!(
-                    "column {column:?} holds decimal numbers, not labels; store it as text or categories"
-                ),
-            )),
-            None => {
-                let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
-                Err(Error::format(path, missing_column(column, &names)))
-            }
-        }
-    }
-}
-
-fn missing_column(column: &str, names: &[String]) -> String {
-    let near = nearest(column, names);
-    let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
-    format!("unknown column {column:?}{hint} (the file has: {})", names.join(", "))
-}
-
-/// An open h5ad file.
+/// An open h5ad file, or one of 10x.
 pub struct H5ad {
     path: PathBuf,
-    file: File,
+    format: Format,
+    /// `None` where all is in memory.
+    file: Option<File>,
     obs: Frame,
     var: Frame,
     cells: usize,
     genes: usize,
     matrix: Matrix,
+    /// What the user should know.
+    notes: Vec<String>,
 }
 
 impl H5ad {
@@ -177,7 +75,7 @@ impl H5ad {
     }
 
     /// Opens a file with some columns of `obs` only and without the cells' names: what a pass over many cells needs.
-    /// `source` is `X`, `raw` or `layers/NAME`; `raw` brings its own genes.
+    /// `source` is `X`, `raw`, `layers/NAME` or `obsm/NAME`; `raw` and `obsm` bring their own genes.
     ///
     /// # Errors
     /// As [`H5ad::open`], and a column or source that the file lacks (the message lists those that exist).
@@ -186,21 +84,33 @@ impl H5ad {
     }
 
     fn open_part(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<H5ad> {
+        if let Some(matrix) = find_mtx(path)? {
+            tenx::plain(path, columns, source)?;
+            return mtx::open(path, &matrix);
+        }
+        if path.is_dir() {
+            return Err(Error::format(
+                path,
+                "is a folder without a matrix.mtx: name a file, or a folder of 10x",
+            ));
+        }
         let file = open_hdf5(path)?;
+        let groups = tenx::groups(&file);
+        if !groups.is_empty() {
+            tenx::plain(path, columns, source)?;
+            return tenx::open(file, path, &groups);
+        }
         let root = hdf5::attributes(&file.root(), path, "the root")?;
         if let Some(kind) = root.get("encoding-type").and_then(|value| value.as_str())
             && kind != "anndata"
         {
             return Err(Error::format(path, format!("is HDF5 with encoding {kind:?}, not an h5ad file")));
         }
-        let (var_path, matrix_path) = match source {
-            "raw" => ("raw/var", "raw/X"),
-            other => ("var", other),
-        };
         let (obs, cells) = frame::read(&file, path, "obs", columns)?;
-        let (var, genes) = frame::read(&file, path, var_path, None)?;
-        let matrix = Matrix::open(&file, path, matrix_path, [cells, genes])?;
-        Ok(H5ad { path: path.to_path_buf(), file, obs, var, cells, genes, matrix })
+        let (var, matrix) = source::read(&file, path, source, cells)?;
+        let genes = var.index.len();
+        let (path, format, file, notes) = (path.to_path_buf(), Format::H5ad, Some(file), Vec::new());
+        Ok(H5ad { path, format, file, obs, var, cells, genes, matrix, notes })
     }
 
     /// The file's path.
@@ -223,11 +133,27 @@ impl H5ad {
         (self.cells, self.genes)
     }
 
+    /// Whether there are counts in `raw`.
+    pub fn has_raw(&self) -> bool {
+        self.holds("raw") || self.holds("raw.var")
+    }
+
     /// Name of cell `i`, read from the file where the names were not kept; its number where that fails.
     pub fn cell_name(&self, i: usize) -> String {
         let kept = self.obs.index.get(i).cloned();
-        kept.or_else(|| frame::index_entry(&self.file, &self.path, "obs", i))
-            .unwrap_or_else(|| format!("#{i}"))
+        let stored = |file| frame::index_entry(file, &self.path, "obs", i);
+        kept.or_else(|| self.file.as_ref().and_then(stored)).unwrap_or_else(|| format!("#{i}"))
+    }
+
+    /// What the index of `obs` is called, and the names of all cells, read from the file where they were not kept.
+    ///
+    /// # Errors
+    /// An index that is no text or cannot be read.
+    pub fn cell_names(&self) -> Result<(String, Vec<String>)> {
+        match &self.file {
+            Some(file) if self.format == Format::H5ad => frame::index(file, &self.path, "obs"),
+            _ => Ok(("barcode".to_string(), self.obs.index.clone())),
+        }
     }
 
     /// Some rows of X.
@@ -273,7 +199,7 @@ impl H5ad {
             if next >= self.cells {
                 return None;
             }
-            let range = self.matrix.block_end(&self.path, next, self.cells, self.genes).map(|end| next..end);
+            let range = self.matrix.block_end(next, self.cells, self.genes).map(|end| next..end);
             next = range.as_ref().map_or(self.cells, |range| range.end);
             Some(range)
         })
@@ -281,7 +207,17 @@ impl H5ad {
 
     /// Whether `uns/log1p` exists: the field's mark for X on the log scale. Not a proof.
     pub fn is_logged(&self) -> bool {
-        self.file.group("uns/log1p").is_ok() || self.file.dataset("uns/log1p").is_ok()
+        self.holds("uns/log1p")
+    }
+
+    /// Whether the file has a group or dataset of this name.
+    fn holds(&self, name: &str) -> bool {
+        self.file.as_ref().is_some_and(|file| file.group(name).is_ok() || file.dataset(name).is_ok())
+    }
+
+    /// What the user should know of how the file was read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Entries that X stores, zeros among them; `None` where it is dense or absent.

@@ -1,13 +1,16 @@
-//! From h5ad files to a data directory: check, normalise, choose genes, write shards.
+//! From h5ad files or 10x output to a data directory: check, normalise, choose genes, write shards.
 //!
-//! Two passes over the row blocks of the sources (one where the genes are given, one more each for a median target and for seurat_v3): the
-//! first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
+//! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
+//! seurat_v3): the first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
 //! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
 //! where a cell is read, with the same roundings.
 
+mod align;
+mod filter;
 mod genes;
 pub mod hvg;
 mod input;
+mod labels;
 mod loess;
 pub mod normalise;
 pub mod scale;
@@ -27,14 +30,24 @@ use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
 
+pub use align::SharedGenes;
+pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
+pub use labels::Joined;
+
 /// The batch of every cell where no batch column is named.
 pub const ONE_BATCH: &str = "all";
 
 /// What `preprocess` is asked to do.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// h5ad files, all with the same genes in any order.
+    /// h5ad files or 10x output, all with the same genes in any order.
     pub inputs: Vec<PathBuf>,
+    /// Table of labels, a row a cell; its columns go before those of obs.
+    pub labels: Option<PathBuf>,
+    /// Column of var by which the genes of several files are aligned, instead of by name.
+    pub gene_id: Option<String>,
+    /// Whether a gene that a file lacks is zeros there, instead of an error.
+    pub fill_missing: bool,
     /// Data directory to make.
     pub out: PathBuf,
     /// obs column of perturbations.
@@ -45,6 +58,8 @@ pub struct Settings {
     pub cell_type: String,
     /// obs column of batches, if there are any.
     pub batch: Option<String>,
+    /// Which cells and genes are left out before.
+    pub filters: Filters,
     /// Which genes to keep.
     pub genes: Genes,
     /// How genes are ranked.
@@ -57,6 +72,30 @@ pub struct Settings {
     pub source: String,
     /// What the values are; found out where it is not told.
     pub scale: Option<Scale>,
+}
+
+/// What the command does where it is told no more than files and columns, which are empty here.
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            inputs: Vec::new(),
+            labels: None,
+            gene_id: None,
+            fill_missing: false,
+            out: PathBuf::new(),
+            perturbation: String::new(),
+            control: String::new(),
+            cell_type: String::new(),
+            batch: None,
+            filters: Filters::default(),
+            genes: Genes::Top(2000),
+            flavor: Flavor::Seurat,
+            hvg_batch: None,
+            target: Target::Sum(1e4),
+            source: "X".to_string(),
+            scale: None,
+        }
+    }
 }
 
 /// Which genes to keep.
@@ -88,6 +127,8 @@ pub struct Summary {
     pub genes: usize,
     /// Genes of the sources.
     pub source_genes: usize,
+    /// What the genes of several files have in common.
+    pub shared: Option<SharedGenes>,
     /// Groups: cells of one perturbation, cell type and batch.
     pub groups: usize,
     /// Perturbations, the control among them.
@@ -102,10 +143,14 @@ pub struct Summary {
     pub why: String,
     /// Total to which cells are scaled, where it is known.
     pub target: Option<f64>,
+    /// How cells found their rows in the table of labels, where there is one.
+    pub joined: Option<Joined>,
     /// Cells left out because a label is missing.
     pub dropped: u64,
     /// Of those, how many lack the label of each column.
     pub missing: Vec<(String, u64)>,
+    /// What the filters left out, where there are any.
+    pub filtered: Option<Filtered>,
     /// Size of the shards in bytes.
     pub bytes: u64,
     /// What else the user should know.
@@ -119,13 +164,14 @@ pub struct Summary {
 /// settings that cannot be honoured.
 pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
     check(settings)?;
-    let inputs = input::open(settings)?;
+    let mut inputs = input::open(settings)?;
     let passes = match settings.genes {
         Genes::Listed(_) => 1,
         Genes::Top(_) => 2 + u64::from(settings.flavor == Flavor::SeuratV3),
     };
     progress.set_length(passes * inputs.rows());
     let found = scale::find(&inputs, settings.scale)?;
+    let filtered = filter::apply(settings, &mut inputs, &found, progress)?;
     let target = target(settings, &inputs, &found, progress)?;
     let chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?,
@@ -142,12 +188,15 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
     progress.finish_and_clear();
     let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
     let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
-    let mut notes = chosen.notes;
+    let mut notes = inputs.notes.clone();
+    notes.extend(chosen.notes);
+    notes.extend(filled(&inputs, &found));
     notes.extend(without_controls(settings, &inputs));
     Ok(Summary {
         cells: inputs.labels.len() as u64,
         genes: chosen.kept.len(),
         source_genes: inputs.genes.len(),
+        shared: inputs.shared,
         groups: groups.len(),
         perturbations,
         cell_types,
@@ -155,8 +204,10 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
         scale: found.scale,
         why: found.why,
         target,
+        joined: inputs.joined,
         dropped: inputs.dropped,
         missing: inputs.missing,
+        filtered,
         bytes,
         notes,
     })
@@ -168,6 +219,12 @@ fn check(settings: &Settings) -> Result<()> {
             "--target-sum",
             format!("{total} is no total of counts; give a number above 0"),
         )),
+        _ if settings.filters.knockdown.as_ref().is_some_and(|limits| {
+            ![limits.residual, limits.cell_residual].iter().all(|share| *share > 0.0 && share.is_finite())
+        }) =>
+        {
+            Err(Error::setting("--knockdown-filter", "give shares above 0 of what control cells express"))
+        }
         _ if matches!(settings.genes, Genes::Top(0)) => {
             Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"))
         }
@@ -205,6 +262,18 @@ fn target(
             "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
         )),
     }
+}
+
+/// What zeros for genes that a file lacks mean.
+fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
+    let partial = inputs.shared.as_ref().filter(|shared| shared.partial > 0)?.partial;
+    let totals = match found.scale {
+        Scale::Counts => "the totals of its cells are those of the genes it has",
+        _ => "its logs were taken without them",
+    };
+    Some(format!(
+        "{partial} genes are zeros in the files that lack them: not measured looks like not expressed, and {totals}"
+    ))
 }
 
 /// Cell types whose perturbed cells have nothing to be compared with.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::Cells;
-use super::matrix::{BLOCK_ENTRIES, Sparse, compress};
+use super::sparse::{BLOCK_ENTRIES, Sparse, by_rows, slice};
 use crate::error::Result;
 
 /// Row blocks of a window.
@@ -57,7 +57,7 @@ impl Csc {
     }
 
     fn transpose(&self, path: &Path, rows: Range<usize>) -> Result<Cells> {
-        let starts = self.sparse.starts(path, 0..self.shape[1])?;
+        let starts = self.sparse.starts(0..self.shape[1])?;
         let share = self.sparse.entries as f64 * rows.len() as f64 / self.shape[0] as f64;
         let mut found: Vec<(u32, u32, f32)> = Vec::with_capacity(share as usize + 1);
         let mut bounds = vec![0usize; rows.len() + 1];
@@ -65,8 +65,8 @@ impl Csc {
         for from in (0..self.sparse.entries).step_by(READ_ENTRIES as usize) {
             let to = self.sparse.entries.min(from + READ_ENTRIES);
             // One after the other: the window is locked, and a worker that waits could be given a task that wants it too.
-            let positions = self.sparse.positions(path, from..to, self.shape[0])?;
-            let values = self.sparse.values(path, from..to)?;
+            let positions = self.sparse.positions(from..to, self.shape[0])?;
+            let values = self.sparse.values(from..to)?;
             for (entry, (&row, &value)) in (from..to).zip(positions.iter().zip(&values)) {
                 while entry >= starts[column + 1] {
                     column += 1;
@@ -77,30 +77,7 @@ impl Csc {
                 }
             }
         }
-        for row in 0..rows.len() {
-            bounds[row + 1] += bounds[row];
-        }
         // Columns arrive in order, so each row comes out sorted.
-        let mut next = bounds.clone();
-        let (mut columns, mut values) = (vec![0u32; found.len()], vec![0f32; found.len()]);
-        for (row, column, value) in found {
-            let place = &mut next[row as usize];
-            (columns[*place], values[*place]) = (column, value);
-            *place += 1;
-        }
-        compress(path, rows.start, &bounds, columns, values, self.shape[1])
+        by_rows(path, rows.start, found, bounds, self.shape[1])
     }
-}
-
-fn slice(cells: &Cells, rows: Range<usize>) -> Cells {
-    let starts = cells.indptr();
-    let starts = starts.as_slice().expect("an owned matrix starts at 0");
-    let span = starts[rows.start]..starts[rows.end];
-    let indptr = starts[rows.start..=rows.end].iter().map(|start| start - span.start).collect();
-    Cells::new(
-        (rows.len(), cells.cols()),
-        indptr,
-        cells.indices()[span.clone()].to_vec(),
-        cells.data()[span].to_vec(),
-    )
 }

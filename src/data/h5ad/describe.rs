@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Column, Frame, H5ad};
+use super::{Column, Format, Frame, H5ad};
 use crate::error::Result;
 
 /// Values shown of a column.
@@ -19,7 +19,7 @@ pub fn describe(path: &Path) -> Result<Value> {
     let (cells, genes) = file.shape();
     let mut kept = serde_json::Map::new();
     for name in ["layers", "obsm", "varm", "obsp", "varp", "uns"] {
-        if let Ok(group) = file.file.group(name) {
+        if let Some(Ok(group)) = file.file.as_ref().map(|file| file.group(name)) {
             let mut members = group.groups().unwrap_or_default();
             members.extend(group.datasets().unwrap_or_default());
             members.sort();
@@ -27,16 +27,21 @@ pub fn describe(path: &Path) -> Result<Value> {
         }
     }
     Ok(json!({
-        "kind": "h5ad",
+        "kind": match file.format {
+            Format::H5ad => "h5ad",
+            Format::TenX => "10x h5",
+            Format::Mtx => "10x mtx",
+        },
         "cells": cells,
         "genes": genes,
         "x": { "storage": file.storage(), "stored": file.stored(), "logged": file.is_logged() },
-        "raw": file.file.group("raw").is_ok(),
+        "raw": file.has_raw(),
         "obs": columns(file.obs()),
         "var": columns(file.var()),
         "first_cells": file.obs().index.iter().take(SHOWN).collect::<Vec<_>>(),
         "first_genes": file.var().index.iter().take(SHOWN).collect::<Vec<_>>(),
         "holds": kept,
+        "notes": file.notes(),
     }))
 }
 

@@ -1,15 +1,21 @@
-//! `obs` and `var`: groups with one child a column (anndata dataframe 0.2.0, and 0.1.0 of anndata 0.7).
+//! `obs` and `var`: groups with one child a column (anndata dataframe 0.2.0, and 0.1.0 of anndata 0.7), or the tables of
+//! [`super::compound`].
 
 use std::path::Path;
 
-use hdf5_pure::{DType, Dataset, File, Group};
+use hdf5_pure::{File, Group};
 
-use super::hdf5::{Named, attributes, encoding, is_integer, length};
-use super::{Column, Frame, Labels, missing_column};
+use super::array::Array;
+use super::column::truth;
+use super::hdf5::{Named, array, attributes, encoding};
+use super::{Column, Frame, Labels, compound, missing_column};
 use crate::error::{Error, Result};
 
 /// Reads a frame and its length; of the columns only `wanted` and no index where that is given.
 pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>) -> Result<(Frame, usize)> {
+    if let Ok(table) = file.dataset(name) {
+        return compound::read(file, &Array::new(table, path, name)?, path, name, wanted);
+    }
     let group = open(file, path, name)?;
     let attributes = attributes(&group, path, name)?;
     let order = match attributes.get("column-order") {
@@ -25,11 +31,7 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
     if wanted.is_none() {
         frame.index = texts(read_column(&group, path, name, &index)?);
     }
-    if let Some(missing) =
-        wanted.unwrap_or_default().iter().find(|&&column| !order.iter().any(|o| o == column))
-    {
-        return Err(Error::format(path, format!("{name}: {}", missing_column(missing, &order))));
-    }
+    all_there(path, name, wanted, &order)?;
     for column_name in order {
         if wanted.is_some_and(|names| !names.contains(&column_name.as_str())) {
             continue;
@@ -50,24 +52,38 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
     Ok((frame, rows))
 }
 
+/// Refuses columns that a frame lacks.
+pub(super) fn all_there(path: &Path, name: &str, wanted: Option<&[&str]>, there: &[String]) -> Result<()> {
+    match wanted.unwrap_or_default().iter().find(|&&column| !there.iter().any(|name| name == column)) {
+        Some(missing) => Err(Error::format(path, format!("{name}: {}", missing_column(missing, there)))),
+        None => Ok(()),
+    }
+}
+
 /// One entry of a frame's index, without reading the rest; `None` where it cannot be had.
 pub(super) fn index_entry(file: &File, path: &Path, name: &str, row: usize) -> Option<String> {
+    if let Ok(table) = file.dataset(name) {
+        return compound::index_entry(&Array::new(table, path, name).ok()?, row);
+    }
     let group = open(file, path, name).ok()?;
     let index = index_name(&group, path, name).ok()?;
-    group.dataset(&index).ok()?.read_string_rows(row as u64, 1).ok()?.pop()
+    array(&group, path, name, &index).ok()?.text(row as u64)
+}
+
+/// What a frame's index is called, and its names.
+pub(super) fn index(file: &File, path: &Path, name: &str) -> Result<(String, Vec<String>)> {
+    if let Ok(table) = file.dataset(name) {
+        return compound::index(&Array::new(table, path, name)?, path, name);
+    }
+    let group = open(file, path, name)?;
+    let index = index_name(&group, path, name)?;
+    let names = texts(read_column(&group, path, name, &index)?);
+    Ok((index, names))
 }
 
 fn open(file: &File, path: &Path, name: &str) -> Result<Group> {
-    file.group(name).map_err(|error| match error {
-        hdf5_pure::Error::NotAGroup(_) => Error::format(
-            path,
-            format!(
-                "{name} is a compound table, as anndata before 0.7 wrote it; write the file again with a current anndata: \
-                 anndata.read_h5ad(\"old.h5ad\").write_h5ad(\"new.h5ad\")"
-            ),
-        ),
-        _ => Error::format(path, format!("has no {name}: not an h5ad file, or an incomplete one")),
-    })
+    let missing = |_| Error::format(path, format!("has no {name}: not an h5ad file, or an incomplete one"));
+    file.group(name).map_err(missing)
 }
 
 fn index_name(group: &Group, path: &Path, name: &str) -> Result<String> {
@@ -78,94 +94,64 @@ fn index_name(group: &Group, path: &Path, name: &str) -> Result<String> {
 
 fn index_length(group: &Group, path: &Path, name: &str, index: &str) -> Result<usize> {
     let what = format!("{name}/{index}");
-    let entries = match group.dataset(index) {
-        Ok(dataset) => length(&dataset, path, &what)?,
-        Err(_) => {
-            let inner = group.group(index).named(path, &what)?;
-            let parts = ["values", "codes"].iter().find_map(|part| inner.dataset(part).ok());
-            let dataset = parts.ok_or_else(|| Error::format(path, format!("{what} is no list of names")))?;
-            length(&dataset, path, &what)?
-        }
-    };
-    Ok(entries as usize)
+    if group.dataset(index).is_ok() {
+        return Ok(array(group, path, name, index)?.length()? as usize);
+    }
+    let inner = group.group(index).named(path, &what)?;
+    let parts = ["values", "codes"].into_iter().find(|part| inner.dataset(part).is_ok());
+    let part = parts.ok_or_else(|| Error::format(path, format!("{what} is no list of names")))?;
+    Ok(array(&inner, path, &what, part)?.length()? as usize)
 }
 
 fn read_column(frame: &Group, path: &Path, frame_name: &str, name: &str) -> Result<Column> {
     let what = format!("{frame_name}/{name}");
-    match frame.group(name) {
-        Ok(group) => match encoding(&attributes(&group, path, &what)?).as_str() {
-            "categorical" => categorical(
-                &group.dataset("codes").named(path, &format!("{what}/codes"))?,
-                texts(categories(&group, path, &what)?),
-                path,
-                &what,
-            ),
-            kind if kind.starts_with("nullable-") => nullable(&group, path, &what),
-            kind => Err(Error::format(
-                path,
-                format!(
-                    "{what} has encoding {kind:?}; read are categorical, text, numbers, booleans and nullable arrays"
-                ),
-            )),
-        },
-        Err(_) => {
-            let dataset = frame.dataset(name).named(path, &what)?;
-            // anndata 0.7 keeps the categories of a frame beside its columns.
-            match frame.dataset(&format!("__categories/{name}")) {
-                Ok(stored) => categorical(&dataset, texts(plain(&stored, path, &what)?), path, &what),
-                Err(_) => plain(&dataset, path, &what),
+    let Ok(group) = frame.group(name) else {
+        let stored = array(frame, path, frame_name, name)?;
+        // anndata 0.7 keeps the categories of a frame beside its columns.
+        return match frame.dataset(&format!("__categories/{name}")) {
+            Ok(names) => {
+                let names =
+                    Array::new(names, path, &format!("{frame_name}/__categories/{name}"))?.column()?;
+                categorical(stored.numbers(0, stored.length()?)?, texts(names), path, &what)
             }
+            Err(_) => stored.column(),
+        };
+    };
+    match encoding(&attributes(&group, path, &what)?).as_str() {
+        "categorical" => {
+            let codes = array(&group, path, &what, "codes")?;
+            let names = match group.group("categories") {
+                // As newer writers store text.
+                Ok(inner) => nullable(&inner, path, &format!("{what}/categories"))?,
+                Err(_) => array(&group, path, &what, "categories")?.column()?,
+            };
+            categorical(codes.numbers(0, codes.length()?)?, texts(names), path, &what)
         }
+        kind if kind.starts_with("nullable-") => nullable(&group, path, &what),
+        kind => Err(Error::format(
+            path,
+            format!(
+                "{what} has encoding {kind:?}; read are categorical, text, numbers, booleans and nullable arrays"
+            ),
+        )),
     }
 }
 
-/// The `categories` of a categorical column: an array, or a nullable array as newer writers store text.
-fn categories(group: &Group, path: &Path, what: &str) -> Result<Column> {
-    match group.dataset("categories") {
-        Ok(dataset) => plain(&dataset, path, &format!("{what}/categories")),
-        Err(_) => {
-            nullable(&group.group("categories").named(path, &format!("{what}/categories"))?, path, what)
-        }
+/// Codes of rows and the names they stand for; -1 is a missing label.
+pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what: &str) -> Result<Column> {
+    if let Some(row) = codes.iter().position(|&code| code < -1 || code >= names.len() as i64) {
+        let what =
+            format!("{what}: code {} of row {row} is outside its {} categories", codes[row], names.len());
+        return Err(Error::format(path, what));
     }
-}
-
-fn plain(dataset: &Dataset, path: &Path, what: &str) -> Result<Column> {
-    length(dataset, path, what)?;
-    let kind = dataset.dtype().named(path, what)?;
-    Ok(match kind {
-        DType::String | DType::VariableLengthString => Column::Text(dataset.read_string().named(path, what)?),
-        DType::F32 | DType::F64 => Column::Float(dataset.read_f64().named(path, what)?),
-        kind if is_integer(&kind) => Column::Integer(dataset.read_i64().named(path, what)?),
-        // h5py stores a boolean as an enumeration of FALSE and TRUE.
-        DType::Enum(names) if names.iter().all(|name| name == "FALSE" || name == "TRUE") => {
-            Column::Boolean(dataset.read_i8().named(path, what)?.iter().map(|&value| value != 0).collect())
-        }
-        other => {
-            return Err(Error::format(
-                path,
-                format!("{what} has type {other}, which is no column of labels or numbers"),
-            ));
-        }
-    })
-}
-
-fn categorical(codes: &Dataset, names: Vec<String>, path: &Path, what: &str) -> Result<Column> {
-    let stored = codes.read_i64().named(path, what)?;
-    let mut checked = Vec::with_capacity(stored.len());
-    for (row, &code) in stored.iter().enumerate() {
-        if code < -1 || code >= names.len() as i64 {
-            let what = format!("{what}: code {code} of row {row} is outside its {} categories", names.len());
-            return Err(Error::format(path, what));
-        }
-        checked.push(code as i32);
-    }
-    Ok(Column::Categorical(Labels { codes: checked, names }))
+    Ok(Column::Categorical(Labels { codes: codes.into_iter().map(|code| code as i32).collect(), names }))
 }
 
 /// `values` and `mask` (true = missing). Without missing entries a plain column, else labels with code -1.
 fn nullable(group: &Group, path: &Path, what: &str) -> Result<Column> {
-    let values = plain(&group.dataset("values").named(path, &format!("{what}/values"))?, path, what)?;
-    let mask = group.dataset("mask").named(path, &format!("{what}/mask"))?.read_i8().named(path, what)?;
+    let values = array(group, path, what, "values")?.column()?;
+    let mask = array(group, path, what, "mask")?;
+    let mask: Vec<i64> = mask.numbers(0, mask.length()?)?;
     if mask.len() != values.len() {
         let what = format!("{what} has {} values and {} mask entries", values.len(), mask.len());
         return Err(Error::format(path, what));
@@ -190,7 +176,7 @@ fn nullable(group: &Group, path: &Path, what: &str) -> Result<Column> {
 }
 
 /// Any column as text, as Python's `str` would write its entries.
-fn texts(column: Column) -> Vec<String> {
+pub(super) fn texts(column: Column) -> Vec<String> {
     match column {
         Column::Text(items) => items,
         Column::Integer(items) => items.iter().map(i64::to_string).collect(),
@@ -200,15 +186,4 @@ fn texts(column: Column) -> Vec<String> {
             (0..labels.len()).map(|i| labels.get(i).unwrap_or_default().to_string()).collect()
         }
     }
-}
-
-/// Python's words.
-pub(super) fn truth(value: bool) -> &'static str {
-    if value { "True" } else { "False" }
-}
-
-/// Labels of whole numbers, names sorted as text like every other vocabulary.
-pub(super) fn integer_labels(items: &[i64]) -> Labels {
-    let words: Vec<String> = items.iter().map(i64::to_string).collect();
-    Labels::of(&words)
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use hdf5_pure::{AttrValue, DType, Dataset, Error as Hdf5Error, FormatError, Group};
+use hdf5_pure::{AttrValue, Error as Hdf5Error, FormatError, Group};
 
+use super::array::Array;
 use crate::error::{Error, Result};
 
 /// Names file and place in an HDF5 error.
@@ -21,22 +22,36 @@ impl<T> Named<T> for std::result::Result<T, Hdf5Error> {
 fn explain(what: &str, error: &Hdf5Error) -> String {
     match error {
         Hdf5Error::Format(FormatError::UnsupportedFilter(id)) => {
-            let name = match id {
-                4 => "szip",
-                32001 => "blosc",
-                32004 => "lz4",
-                32008 => "bitshuffle",
-                32015 => "zstd",
-                32026 => "blosc2",
-                _ => "an unknown filter",
-            };
             format!(
-                "{what} is compressed with {name} (HDF5 filter {id}), which this program does not read; write the file again \
-                 with compression=\"gzip\""
+                "{what} is compressed with {} (HDF5 filter {id}), which this program does not read; write the file again \
+                 with compression=\"gzip\"",
+                filter_name(*id)
             )
         }
+        Hdf5Error::Format(FormatError::InvalidLayoutVersion(version)) => format!(
+            "{what} is laid out as only HDF5 2 can (version {version}); write the file again without libver=\"latest\", or with \
+             libver=\"v114\""
+        ),
         Hdf5Error::Format(FormatError::PathNotFound(_)) => format!("{what} is missing"),
         other => format!("cannot read {what}: {other}"),
+    }
+}
+
+/// What people call a filter.
+pub(super) fn filter_name(id: u16) -> &'static str {
+    match id {
+        1 => "gzip",
+        4 => "szip",
+        5 => "n-bit",
+        307 => "bzip2",
+        32000 => "lzf",
+        32001 => "blosc",
+        32004 => "lz4",
+        32008 => "bitshuffle",
+        32013 => "zfp",
+        32015 => "zstd",
+        32026 => "blosc2",
+        _ => "an unknown filter",
     }
 }
 
@@ -49,16 +64,8 @@ pub(super) fn encoding(attributes: &HashMap<String, AttrValue>) -> String {
     attributes.get("encoding-type").and_then(|value| value.as_str()).unwrap_or_default().to_string()
 }
 
-/// True of whole numbers of 8 to 64 bits.
-pub(super) fn is_integer(kind: &DType) -> bool {
-    use DType::{I8, I16, I32, I64, U8, U16, U32, U64};
-    matches!(kind, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
-}
-
-/// Length of a one-dimensional dataset.
-pub(super) fn length(dataset: &Dataset, path: &Path, what: &str) -> Result<u64> {
-    match dataset.shape().named(path, what)?.as_slice() {
-        [length] => Ok(*length),
-        shape => Err(Error::format(path, format!("{what} has shape {shape:?} where one axis is right"))),
-    }
+/// A dataset of a group.
+pub(super) fn array(group: &Group, path: &Path, place: &str, name: &str) -> Result<Array> {
+    let what = if place.is_empty() { name.to_string() } else { format!("{place}/{name}") };
+    Array::new(group.dataset(name).named(path, &what)?, path, &what)
 }

@@ -1,17 +1,17 @@
-//! X in row windows: CSR and dense here, CSC through [`super::csc`].
+//! X in row windows: dense and the columns of a table here, CSR through [`super::sparse`], CSC through [`super::csc`].
 
 use std::ops::Range;
 use std::path::Path;
 
-use hdf5_pure::{DType, Dataset, File};
+use hdf5_pure::{File, Group};
 
 use super::Cells;
+use super::array::Array;
 use super::csc::Csc;
-use super::hdf5::{Named, attributes, encoding, is_integer, length};
+use super::hdf5::{Named, array, attributes, encoding};
+use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
 use crate::error::{Error, Result};
 
-/// Stored entries of a sparse row block, up to 20 bytes each while they are read.
-pub(super) const BLOCK_ENTRIES: u64 = 2 << 20;
 /// Rows of a sparse block, however empty they are.
 const BLOCK_ROWS: usize = 16_384;
 /// Numbers of a dense row block.
@@ -20,54 +20,52 @@ const BLOCK_NUMBERS: usize = 4 << 20;
 pub(super) struct Matrix {
     kind: Kind,
     storage: String,
+    /// Which columns are genes, where not all are.
+    kept: Option<Kept>,
+}
+
+/// The columns of a matrix that are genes.
+pub(super) struct Kept {
+    /// Stored columns.
+    pub all: usize,
+    /// Which gene each of them is, `u32::MAX` for none.
+    pub place: Vec<u32>,
 }
 
 enum Kind {
     Csr(Sparse),
     Csc(Csc),
-    Dense(Dataset),
+    Dense(Array),
+    /// A table of numbers, one array a gene.
+    Columns(Vec<Array>),
+    Memory(Cells),
     Absent(String),
-}
-
-/// The three arrays of a compressed matrix.
-pub(super) struct Sparse {
-    data: Dataset,
-    indices: Dataset,
-    indptr: Dataset,
-    narrow: bool,
-    pub(super) entries: u64,
 }
 
 impl Matrix {
     /// Opens the matrix `name` (`X`, `layers/counts`) and checks its sizes; a file without X opens, its rows do not.
     pub(super) fn open(file: &File, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         if let Ok(dataset) = file.dataset(name) {
-            let stored = dataset.shape().named(path, name)?;
-            check_shape(path, name, &stored, shape)?;
-            let storage = format!("dense {}", dtype(&dataset, path, name)?);
-            return Ok(Matrix { kind: Kind::Dense(dataset), storage });
+            let dense = Array::new(dataset, path, name)?;
+            check_shape(path, name, dense.shape(), shape)?;
+            let storage = format!("dense {}", dense.word()?);
+            return Ok(Matrix { kind: Kind::Dense(dense), storage, kept: None });
         }
         let Ok(group) = file.group(name) else {
             if name != "X" {
-                return Err(Error::format(path, format!("has no matrix {name}{}", layers(file))));
+                return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
             }
-            return Ok(Matrix { kind: Kind::Absent(name.to_string()), storage: "none".to_string() });
+            return Ok(Matrix {
+                kind: Kind::Absent(name.to_string()),
+                storage: "none".to_string(),
+                kept: None,
+            });
         };
-        let attributes = attributes(&group, path, name)?;
-        let stored =
-            attributes.get("shape").or(attributes.get("h5sparse_shape")).and_then(|value| value.to_u64s());
-        let stored =
-            stored.ok_or_else(|| Error::format(path, format!("{name} lacks the attribute shape")))?;
-        check_shape(path, name, &stored, shape)?;
-        let kind = match encoding(&attributes).as_str() {
-            "csr_matrix" => "csr".to_string(),
-            "csc_matrix" => "csc".to_string(),
-            "" => attributes.get("h5sparse_format").and_then(|v| v.as_str()).unwrap_or_default().to_string(),
-            other => other.to_string(),
-        };
+        let (kind, stored) = layout(&group, path, name)?;
         let outer = match kind.as_str() {
             "csr" => shape[0],
             "csc" => shape[1],
+            "dataframe" => return Matrix::columns(&group, path, name, shape),
             other => {
                 let what = format!(
                     "{name} has encoding {other:?}; read are csr_matrix, csc_matrix and dense arrays"
@@ -75,11 +73,47 @@ impl Matrix {
                 return Err(Error::format(path, what));
             }
         };
-        let part = |part: &str| group.dataset(part).named(path, &format!("{name}/{part}"));
+        check_shape(path, name, &stored, shape)?;
+        let part = |part: &str| array(&group, path, name, part);
         let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, outer)?;
-        let storage = format!("{} {}", kind.to_uppercase(), dtype(&sparse.data, path, name)?);
+        let storage = format!("{} {}", kind.to_uppercase(), sparse.data.word()?);
         let kind = if kind == "csr" { Kind::Csr(sparse) } else { Kind::Csc(Csc::new(sparse, shape)) };
-        Ok(Matrix { kind, storage })
+        Ok(Matrix { kind, storage, kept: None })
+    }
+
+    /// The three arrays of a group as rows of cells, whatever the group says of itself; `shape` is cells and stored columns.
+    pub(super) fn by_cells(
+        group: &Group,
+        path: &Path,
+        name: &str,
+        shape: [usize; 2],
+        kept: Kept,
+    ) -> Result<Matrix> {
+        let part = |part: &str| array(group, path, name, part);
+        let stored: Vec<i64> = part("shape")?.numbers(0, 2)?;
+        let stored: Vec<u64> = stored.iter().rev().map(|&axis| axis as u64).collect();
+        check_shape(path, name, &stored, shape)?;
+        let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, shape[0])?;
+        let storage = format!("CSR {}", sparse.data.word()?);
+        Ok(Matrix { kind: Kind::Csr(sparse), storage, kept: Some(kept) })
+    }
+
+    /// A matrix that was read whole.
+    pub(super) fn in_memory(cells: Cells, kept: Kept) -> Matrix {
+        Matrix { kind: Kind::Memory(cells), storage: "MatrixMarket".to_string(), kept: Some(kept) }
+    }
+
+    /// A table of numbers: one column a gene.
+    fn columns(group: &Group, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
+        let names = column_names(group, path, name)?;
+        let columns: Vec<Array> =
+            names.iter().map(|column| array(group, path, name, column)).collect::<Result<_>>()?;
+        let mut storage = "table".to_string();
+        for column in &columns {
+            check_shape(path, name, &[column.length()?, names.len() as u64], shape)?;
+            storage = format!("table {}", column.word()?);
+        }
+        Ok(Matrix { kind: Kind::Columns(columns), storage, kept: None })
     }
 
     pub(super) fn storage(&self) -> &str {
@@ -91,15 +125,33 @@ impl Matrix {
         match &self.kind {
             Kind::Csr(sparse) => Some(sparse.entries),
             Kind::Csc(csc) => Some(csc.entries()),
-            Kind::Dense(_) | Kind::Absent(_) => None,
+            Kind::Memory(cells) => Some(cells.nnz() as u64),
+            Kind::Dense(_) | Kind::Columns(_) | Kind::Absent(_) => None,
         }
     }
 
+    /// Some rows; `genes` are those of the source.
     pub(super) fn rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
+        match &self.kept {
+            Some(kept) => Ok(genes_of(&self.stored_rows(path, range, kept.all)?, kept, genes)),
+            None => self.stored_rows(path, range, genes),
+        }
+    }
+
+    fn stored_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         match &self.kind {
             Kind::Csr(sparse) => sparse.csr_rows(path, range, genes),
             Kind::Csc(csc) => csc.rows(path, range),
-            Kind::Dense(dataset) => dense_rows(dataset, path, range, genes),
+            Kind::Dense(dense) => {
+                let numbers = dense.numbers(range.start as u64, range.len() as u64)?;
+                Ok(dense_rows(range.len(), genes, |row, gene| numbers[row * genes + gene]))
+            }
+            Kind::Columns(columns) => {
+                let read = |column: &Array| column.numbers(range.start as u64, range.len() as u64);
+                let columns: Vec<Vec<f32>> = columns.iter().map(read).collect::<Result<_>>()?;
+                Ok(dense_rows(range.len(), genes, |row, gene| columns[gene][row]))
+            }
+            Kind::Memory(cells) => Ok(slice(cells, range)),
             Kind::Absent(name) => {
                 Err(Error::format(path, format!("has no {name}, so no expression to read")))
             }
@@ -112,20 +164,21 @@ impl Matrix {
     }
 
     /// End of the row block that starts at `start`, of bounded size in memory.
-    pub(super) fn block_end(&self, path: &Path, start: usize, cells: usize, genes: usize) -> Result<usize> {
+    pub(super) fn block_end(&self, start: usize, cells: usize, genes: usize) -> Result<usize> {
         match &self.kind {
             Kind::Csr(sparse) => {
                 let most = cells.min(start + BLOCK_ROWS);
-                let starts = sparse.starts(path, start..most)?;
+                let starts = sparse.starts(start..most)?;
                 let fitting = starts.partition_point(|&end| end - starts[0] <= BLOCK_ENTRIES);
                 Ok(start + (fitting - 1).max(1))
             }
             Kind::Csc(csc) => Ok(cells.min(start + csc.block_rows())),
-            Kind::Dense(dataset) => {
+            Kind::Memory(_) => Ok(cells.min(start + BLOCK_ROWS)),
+            Kind::Columns(_) => Ok(cells.min(start + (BLOCK_NUMBERS / genes.max(1)).max(1))),
+            Kind::Dense(dense) => {
                 let rows = (BLOCK_NUMBERS / genes.max(1)).max(1);
                 // A block that ends inside a chunk makes the next one decompress it again.
-                let chunk =
-                    dataset.chunk_shape().named(path, "X")?.map_or(1, |shape| shape[0].max(1) as usize);
+                let chunk = dense.chunk_rows()?;
                 let whole = if rows >= chunk { rows / chunk * chunk } else { rows };
                 Ok(cells.min(start + whole))
             }
@@ -134,138 +187,85 @@ impl Matrix {
     }
 }
 
-impl Sparse {
-    fn open(parts: [Dataset; 3], path: &Path, name: &str, outer: usize) -> Result<Sparse> {
-        let [data, indices, indptr] = parts;
-        let entries = length(&data, path, &format!("{name}/data"))?;
-        let indexed = length(&indices, path, &format!("{name}/indices"))?;
-        let pointers = length(&indptr, path, &format!("{name}/indptr"))?;
-        if indexed != entries || pointers != outer as u64 + 1 {
-            let what = format!(
-                "{name} has {entries} values, {indexed} indices and {pointers} pointers; right are equal numbers of the first \
-                 two and {} pointers",
-                outer + 1
-            );
-            return Err(Error::format(path, what));
+/// The genes among the columns of some rows; their order stays.
+fn genes_of(rows: &Cells, kept: &Kept, genes: usize) -> Cells {
+    let (mut indptr, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+    for row in rows.outer_iterator() {
+        for (column, &value) in row.iter().filter(|(column, _)| kept.place[*column] != u32::MAX) {
+            columns.push(kept.place[column]);
+            values.push(value);
         }
-        let narrow = indices.dtype().named(path, name)? == DType::I32;
-        let sparse = Sparse { data, indices, indptr, narrow, entries };
-        let ends = [sparse.starts(path, 0..0)?[0], sparse.starts(path, outer..outer)?[0]];
-        if ends != [0, entries] {
-            let what = format!("{name}/indptr runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
-            return Err(Error::format(path, what));
-        }
-        Ok(sparse)
+        indptr.push(values.len());
     }
-
-    /// Where the outer lines of `range` start in the data, and where the last ends: `range.len() + 1` rising offsets.
-    pub(super) fn starts(&self, path: &Path, range: Range<usize>) -> Result<Vec<u64>> {
-        let starts =
-            self.indptr.read_i64_rows(range.start as u64, range.len() as u64 + 1).named(path, "X/indptr")?;
-        let rising = starts.windows(2).all(|pair| pair[0] <= pair[1]);
-        if !rising || starts[0] < 0 || starts[starts.len() - 1] > self.entries as i64 {
-            let what = format!(
-                "X/indptr is out of order or out of range between rows {} and {}",
-                range.start, range.end
-            );
-            return Err(Error::format(path, what));
-        }
-        Ok(starts.into_iter().map(|start| start as u64).collect())
-    }
-
-    /// Inner positions (below `inner`) of a range of entries.
-    pub(super) fn positions(&self, path: &Path, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
-        let (start, count) = (range.start, range.end - range.start);
-        let place = |position: i64| match usize::try_from(position) {
-            Ok(place) if place < inner => Ok(place as u32),
-            _ => Err(Error::format(path, format!("X/indices holds {position}, outside 0..{inner}"))),
-        };
-        // int32 is the common width; the 64-bit path would double the memory of a block.
-        if self.narrow {
-            let stored = self.indices.read_i32_rows(start, count).named(path, "X/indices")?;
-            return stored.into_iter().map(|position| place(i64::from(position))).collect();
-        }
-        let stored = self.indices.read_i64_rows(start, count).named(path, "X/indices")?;
-        stored.into_iter().map(place).collect()
-    }
-
-    /// Values of a range of entries.
-    pub(super) fn values(&self, path: &Path, range: Range<u64>) -> Result<Vec<f32>> {
-        self.data.read_f32_rows(range.start, range.end - range.start).named(path, "X/data")
-    }
-
-    fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
-        let starts = self.starts(path, range.clone())?;
-        let (first, last) = (starts[0], starts[starts.len() - 1]);
-        // Unpacking is what costs, and the two arrays are independent.
-        let (columns, values) =
-            rayon::join(|| self.positions(path, first..last, genes), || self.values(path, first..last));
-        let (columns, values) = (columns?, values?);
-        let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
-        compress(path, range.start, &bounds, columns, values, genes)
-    }
+    Cells::new((rows.rows(), genes), indptr, columns, values)
 }
 
-/// Rows as [`Cells`]: sorted within a row, zeros dropped, an entry stored twice refused. `first` is the number of row 0.
-pub(super) fn compress(
-    path: &Path,
-    first: usize,
-    bounds: &[usize],
-    mut columns: Vec<u32>,
-    mut values: Vec<f32>,
-    genes: usize,
-) -> Result<Cells> {
-    let mut kept = 0;
-    let mut indptr = Vec::with_capacity(bounds.len());
-    indptr.push(0);
-    let mut pairs: Vec<(u32, f32)> = Vec::new();
-    for (row, bound) in bounds.windows(2).enumerate() {
-        let span = bound[0]..bound[1];
-        if columns[span.clone()].windows(2).any(|pair| pair[0] >= pair[1]) {
-            pairs.clear();
-            pairs.extend(columns[span.clone()].iter().copied().zip(values[span.clone()].iter().copied()));
-            pairs.sort_unstable_by_key(|&(column, _)| column);
-            if let Some(twice) = pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                let what = format!(
-                    "X stores gene number {} of cell number {} twice; sum or drop the copies (scipy: X.sum_duplicates()) and write it again",
-                    twice[0].0,
-                    first + row
-                );
-                return Err(Error::format(path, what));
-            }
-            for (i, &(column, value)) in pairs.iter().enumerate() {
-                columns[span.start + i] = column;
-                values[span.start + i] = value;
-            }
-        }
-        for i in span {
-            if values[i] != 0.0 {
-                (columns[kept], values[kept]) = (columns[i], values[i]);
-                kept += 1;
-            }
-        }
-        indptr.push(kept);
-    }
-    columns.truncate(kept);
-    values.truncate(kept);
-    Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
-}
-
-fn dense_rows(dataset: &Dataset, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
-    let numbers = dataset.read_f32_rows(range.start as u64, range.len() as u64).named(path, "X")?;
-    let mut indptr = Vec::with_capacity(range.len() + 1);
+/// Numbers of some rows as [`Cells`]; `at` gives that of a row and a gene.
+fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Cells {
+    let mut indptr = Vec::with_capacity(rows + 1);
     let (mut columns, mut values) = (Vec::new(), Vec::new());
     indptr.push(0);
-    for row in 0..range.len() {
-        for (column, &value) in numbers[row * genes..(row + 1) * genes].iter().enumerate() {
+    for row in 0..rows {
+        for gene in 0..genes {
+            let value = at(row, gene);
             if value != 0.0 {
-                columns.push(column as u32);
+                columns.push(gene as u32);
                 values.push(value);
             }
         }
         indptr.push(values.len());
     }
-    Ok(Cells::new((range.len(), genes), indptr, columns, values))
+    Cells::new((rows, genes), indptr, columns, values)
+}
+
+/// How a group stores a matrix (`csr`, `csc`, `dataframe` or what else it says), and its shape where that is told.
+fn layout(group: &Group, path: &Path, name: &str) -> Result<(String, Vec<u64>)> {
+    let attributes = attributes(group, path, name)?;
+    let kind = match encoding(&attributes).as_str() {
+        "csr_matrix" => "csr".to_string(),
+        "csc_matrix" => "csc".to_string(),
+        // Before anndata 0.7.
+        "" => attributes.get("h5sparse_format").and_then(|v| v.as_str()).unwrap_or_default().to_string(),
+        other => return Ok((other.to_string(), Vec::new())),
+    };
+    let stored = attributes.get("shape").or(attributes.get("h5sparse_shape"));
+    match stored.and_then(|value| value.to_u64s()) {
+        Some(shape) => Ok((kind, shape)),
+        // Some writers store the shape as an array beside the three.
+        None if group.dataset("shape").is_ok() => {
+            let shape: Vec<i64> = array(group, path, name, "shape")?.numbers(0, 2)?;
+            Ok((kind, shape.into_iter().map(|axis| axis as u64).collect()))
+        }
+        None => Err(Error::format(path, format!("{name} lacks the attribute shape"))),
+    }
+}
+
+/// Columns of a matrix of any storage, and their names where it is a table.
+pub(super) fn width(file: &File, path: &Path, name: &str) -> Result<(usize, Option<Vec<String>>)> {
+    let axes = match file.dataset(name) {
+        Ok(dataset) => dataset.shape().named(path, name)?,
+        Err(_) => {
+            let Ok(group) = file.group(name) else {
+                return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
+            };
+            let (kind, shape) = layout(&group, path, name)?;
+            if kind == "dataframe" {
+                let names = column_names(&group, path, name)?;
+                return Ok((names.len(), Some(names)));
+            }
+            shape
+        }
+    };
+    match axes.as_slice() {
+        [_, columns] => Ok((*columns as usize, None)),
+        axes => Err(Error::format(path, format!("{name} has shape {axes:?} where two axes are right"))),
+    }
+}
+
+fn column_names(group: &Group, path: &Path, name: &str) -> Result<Vec<String>> {
+    let attributes = attributes(group, path, name)?;
+    let names = attributes.get("column-order").and_then(|value| value.as_strings());
+    Ok(names.map(<[String]>::to_vec).unwrap_or_default())
 }
 
 fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Result<()> {
@@ -279,19 +279,12 @@ fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Re
     Ok(())
 }
 
-/// The stored number type in one word; refuses what is no number.
-fn dtype(dataset: &Dataset, path: &Path, name: &str) -> Result<String> {
-    match dataset.dtype().named(path, name)? {
-        kind if matches!(kind, DType::F32 | DType::F64) || is_integer(&kind) => Ok(kind.to_string()),
-        DType::Enum(_) => Ok("bool".to_string()),
-        other => Err(Error::format(path, format!("{name} holds {other}, not numbers of 8 to 64 bits"))),
-    }
-}
-
-fn layers(file: &File) -> String {
-    let Ok(group) = file.group("layers") else { return String::new() };
+/// What else lies where the matrix was looked for.
+fn others(file: &File, name: &str) -> String {
+    let place = name.split('/').next().unwrap_or_default();
+    let Ok(group) = file.group(place) else { return String::new() };
     let mut names = group.groups().unwrap_or_default();
     names.extend(group.datasets().unwrap_or_default());
     names.sort();
-    if names.is_empty() { String::new() } else { format!("; its layers: {}", names.join(", ")) }
+    if names.is_empty() { String::new() } else { format!("; {place} has: {}", names.join(", ")) }
 }

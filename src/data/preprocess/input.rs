@@ -1,12 +1,14 @@
 //! The input files side by side: one list of genes, one vocabulary a label column, and the cells that can be used.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 
 use super::Settings;
+use super::align::{Aligned, SharedGenes, align};
+use super::labels::{Joined, Table};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::error::{Error, Result, unknown};
 
@@ -15,7 +17,9 @@ pub(super) struct Input {
     pub file: H5ad,
     /// Where each of its genes stands in the common list; `None` where the lists are the same.
     places: Option<Vec<u32>>,
-    /// Which cells have all labels.
+    /// Which of its genes are left out; none is where there is no list.
+    left_out: Option<Vec<bool>>,
+    /// Which cells have all labels and pass the filters.
     pub used: Vec<bool>,
     /// Number of used cells.
     pub cells: u64,
@@ -26,7 +30,7 @@ pub(super) struct Input {
 /// All input files.
 pub(super) struct Inputs {
     pub files: Vec<Input>,
-    /// Genes in the order of the first file.
+    /// Genes in the order of the first file, then those that only others have.
     pub genes: Vec<String>,
     /// Cell type, perturbation and batch of each used cell, in file order.
     pub labels: Vec<[u32; 3]>,
@@ -37,6 +41,12 @@ pub(super) struct Inputs {
     /// Cells left out for want of a label: of any, and of each column.
     pub dropped: u64,
     pub missing: Vec<(String, u64)>,
+    /// How cells found their rows in the table of labels.
+    pub joined: Option<Joined>,
+    /// What the genes of several files have in common.
+    pub shared: Option<SharedGenes>,
+    /// What the user should know.
+    pub notes: Vec<String>,
 }
 
 /// Row block of an input: its genes already in common order.
@@ -49,10 +59,31 @@ pub(super) struct Block<'a> {
     pub cells: Cells,
 }
 
+impl Input {
+    /// Common place of a gene of this file.
+    pub fn place(&self, gene: u32) -> usize {
+        self.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+    }
+
+    /// A row block without the genes that are left out.
+    fn without(&self, cells: Cells) -> Cells {
+        let Some(left_out) = &self.left_out else { return cells };
+        let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in cells.outer_iterator() {
+            for (gene, &value) in row.iter().filter(|(gene, _)| !left_out[*gene]) {
+                genes.push(gene as u32);
+                values.push(value);
+            }
+            starts.push(values.len());
+        }
+        Cells::new(cells.shape(), starts, genes, values)
+    }
+}
+
 impl Block<'_> {
     /// Common place of a gene of this file.
     pub fn place(&self, gene: u32) -> usize {
-        self.input.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+        self.input.place(gene)
     }
 
     /// Row, genes and values of each cell that is used.
@@ -72,22 +103,23 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     // Cell types, perturbations and, where there is such a column, batches: the order of `Inputs::labels`.
     let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
     columns.extend(settings.batch.as_deref());
-    let mut wanted = columns.clone();
-    wanted.extend(settings.hvg_batch.as_deref());
-    let open = |path: &PathBuf| H5ad::open_columns(path, &wanted, &settings.source);
-    let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
-    let Some(first) = files.first() else {
-        return Err(Error::setting("IN.h5ad", "name at least one file"));
+    let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
+    let files = files(settings, &columns, table.as_ref())?;
+    let joined = table.as_mut().map(|table| table.join(&files)).transpose()?;
+    let Aligned { genes, places, shared, mut notes } =
+        align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
+    notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
+    let read = |column: &str| -> Result<Vec<Labels>> {
+        match table.as_ref().filter(|table| table.has(column)) {
+            Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
+            None => files.iter().map(|file| file.obs().labels(file.path(), column)).collect(),
+        }
     };
-    let genes = first.var().index.clone();
-    let places: Vec<Option<Vec<u32>>> =
-        files.iter().map(|file| align(&genes, first.path(), file)).collect::<Result<_>>()?;
-    let labels: Vec<Vec<Labels>> =
-        columns.iter().map(|column| read(&files, column)).collect::<Result<_>>()?;
+    let labels: Vec<Vec<Labels>> = columns.iter().map(|column| read(column)).collect::<Result<_>>()?;
     let mut hvg_batches = vec![Vec::new(); files.len()];
     let mut hvg_names = Vec::new();
     if let Some(column) = &settings.hvg_batch {
-        let labels = read(&files, column)?;
+        let labels = read(column)?;
         hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
@@ -102,6 +134,9 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         hvg_batches: hvg_names.len().max(1),
         dropped: 0,
         missing: missing.filter(|(_, cells)| *cells > 0).collect(),
+        joined,
+        shared,
+        notes,
     };
     let used: Vec<Vec<bool>> = (0..files.len())
         .map(|f| {
@@ -115,14 +150,29 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     for (f, (((file, places), used), hvg_batch)) in
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
-        inputs.add(Input { file, places, cells: 0, used, hvg_batch }, labels.iter().map(|column| &column[f]));
+        inputs.add(
+            Input { file, places, left_out: None, cells: 0, used, hvg_batch },
+            labels.iter().map(|column| &column[f]),
+        );
     }
     check_control(settings, &inputs, &labels[1])?;
     Ok(inputs)
 }
 
-fn read(files: &[H5ad], column: &str) -> Result<Vec<Labels>> {
-    files.iter().map(|file| file.obs().labels(file.path(), column)).collect()
+/// The files, with those columns of obs that the table of labels has not.
+fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
+    let wanted = columns.iter().copied().chain(settings.hvg_batch.as_deref());
+    let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
+    let open = |path: &PathBuf| {
+        H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {
+            (Error::Format { path, what }, Some(table)) => {
+                Error::Format { path, what: format!("{what}; {}", table.told()) }
+            }
+            (error, _) => error,
+        })
+    };
+    let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
+    if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
 }
 
 /// The control label must be a label, and some cell must carry it.
@@ -166,41 +216,6 @@ fn recode(labels: &Labels, names: &[String]) -> Vec<i32> {
     labels.codes.iter().map(|&own| usize::try_from(own).map_or(-1, |own| code[own])).collect()
 }
 
-/// Where a file's genes stand in the common list; the two must hold the same names, in any order.
-fn align(genes: &[String], first: &Path, file: &H5ad) -> Result<Option<Vec<u32>>> {
-    let own = &file.var().index;
-    let places: HashMap<&str, u32> =
-        own.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
-    if places.len() < own.len() {
-        let twice = own.iter().enumerate().find(|(i, name)| places[name.as_str()] != *i as u32);
-        let twice = twice.expect("fewer names than genes").1;
-        let what = format!(
-            "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique())"
-        );
-        return Err(Error::format(file.path(), what));
-    }
-    if genes == own {
-        return Ok(None);
-    }
-    if let Some(missing) = genes.iter().find(|name| !places.contains_key(name.as_str())) {
-        let what = format!(
-            "gene {missing:?} is missing; {} has it, and all files must have the same genes",
-            first.display()
-        );
-        return Err(Error::format(file.path(), what));
-    }
-    let common: HashMap<&str, u32> =
-        genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
-    if let Some(extra) = own.iter().find(|name| !common.contains_key(name.as_str())) {
-        let what = format!(
-            "gene {extra:?} is missing; {} has it, and all files must have the same genes",
-            file.path().display()
-        );
-        return Err(Error::format(first, what));
-    }
-    Ok(Some(own.iter().map(|name| common[name.as_str()]).collect()))
-}
-
 impl Inputs {
     /// The next file, with the labels of its cells a column.
     fn add<'a>(&mut self, mut input: Input, labels: impl Iterator<Item = &'a Labels>) {
@@ -214,6 +229,63 @@ impl Inputs {
         input.cells = (self.labels.len() - before) as u64;
         self.dropped += input.used.len() as u64 - input.cells;
         self.files.push(input);
+    }
+
+    /// Place of the control among the perturbations.
+    pub fn control(&self, label: &str) -> u32 {
+        let place = self.vocabularies[1].iter().position(|name| name == label);
+        place.expect("checked when the files were opened") as u32
+    }
+
+    /// Keeps some of the used cells, in their order, and leaves out some of the common genes; what no longer occurs leaves
+    /// the vocabularies.
+    pub fn retain(&mut self, keep: &[bool], left_out: &[bool]) {
+        let mut kept = keep.iter();
+        for input in &mut self.files {
+            for used in input.used.iter_mut().filter(|used| **used) {
+                *used = *kept.next().expect("one for each used cell");
+            }
+            input.cells = input.used.iter().filter(|&&used| used).count() as u64;
+        }
+        let mut kept = keep.iter();
+        self.labels.retain(|_| *kept.next().expect("one for each used cell"));
+        for (column, names) in self.vocabularies.iter_mut().enumerate() {
+            let code = renumber(names.len(), self.labels.iter().map(|label| label[column] as usize));
+            self.labels
+                .iter_mut()
+                .for_each(|label| label[column] = code[label[column] as usize].unwrap_or(0));
+            let mut codes = code.iter();
+            names.retain(|_| codes.next().is_some_and(Option::is_some));
+        }
+        self.retain_hvg_batches();
+        if left_out.contains(&true) {
+            self.retain_genes(left_out);
+        }
+    }
+
+    /// A batch without a used cell ranks no genes.
+    fn retain_hvg_batches(&mut self) {
+        let used = |input: &Input| -> Vec<usize> {
+            let codes = input.hvg_batch.iter().zip(&input.used).filter(|(_, used)| **used);
+            codes.filter_map(|(&code, _)| usize::try_from(code).ok()).collect()
+        };
+        let code = renumber(self.hvg_batches, self.files.iter().flat_map(used));
+        for batch in self.files.iter_mut().flat_map(|input| &mut input.hvg_batch) {
+            *batch =
+                usize::try_from(*batch).ok().and_then(|batch| code[batch]).map_or(-1, |code| code as i32);
+        }
+        self.hvg_batches = code.iter().flatten().count().max(1);
+    }
+
+    fn retain_genes(&mut self, left_out: &[bool]) {
+        let code = renumber(left_out.len(), (0..left_out.len()).filter(|&gene| !left_out[gene]));
+        for input in &mut self.files {
+            let places: Vec<usize> = (0..input.file.shape().1 as u32).map(|gene| input.place(gene)).collect();
+            input.left_out = Some(places.iter().map(|&place| left_out[place]).collect());
+            input.places = Some(places.iter().map(|&place| code[place].unwrap_or(u32::MAX)).collect());
+        }
+        let mut gone = left_out.iter();
+        self.genes.retain(|_| gone.next() == Some(&false));
     }
 
     /// Number of rows of all files, used or not.
@@ -231,7 +303,7 @@ impl Inputs {
                 for block in receive {
                     let (rows, cells) = block?;
                     let count = rows.len() as u64;
-                    work(Block { number, input, rows, cells })?;
+                    work(Block { number, input, rows, cells: input.without(cells) })?;
                     progress.inc(count);
                 }
                 Ok(())
@@ -239,4 +311,16 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// New numbers for those of `0..count` that occur, in their order; `None` for the others.
+fn renumber(count: usize, occurring: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
+    let mut seen = vec![false; count];
+    occurring.for_each(|number| seen[number] = true);
+    let mut next = 0;
+    let number = |seen: bool| {
+        next += u32::from(seen);
+        seen.then(|| next - 1)
+    };
+    seen.into_iter().map(number).collect()
 }

@@ -1,0 +1,115 @@
+//! One dataset: numbers of any width and text, from whatever its chunks are packed with.
+
+use std::path::{Path, PathBuf};
+
+use hdf5_pure::{Dataset, Datatype};
+
+use super::chunks::Chunks;
+use super::hdf5::Named;
+use super::number::{self, Number};
+use super::{Column, heap};
+use crate::error::{At, Error, Result};
+
+pub(super) struct Array {
+    path: PathBuf,
+    /// Its place in the file, for messages.
+    name: String,
+    dataset: Dataset,
+    kind: Datatype,
+    shape: Vec<u64>,
+    /// Where hdf5-pure cannot unpack them.
+    chunks: Option<Chunks>,
+}
+
+impl Array {
+    pub(super) fn new(dataset: Dataset, path: &Path, name: &str) -> Result<Array> {
+        let kind = dataset.datatype().named(path, name)?;
+        let shape = dataset.shape().named(path, name)?;
+        let chunks = Chunks::of(&dataset, path, name)?;
+        Ok(Array { path: path.to_path_buf(), name: name.to_string(), dataset, kind, shape, chunks })
+    }
+
+    pub(super) fn kind(&self) -> &Datatype {
+        &self.kind
+    }
+
+    pub(super) fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    /// Entries of an array with one axis.
+    pub(super) fn length(&self) -> Result<u64> {
+        match self.shape.as_slice() {
+            [length] => Ok(*length),
+            shape => Err(self.wrong(format!("has shape {shape:?} where one axis is right"))),
+        }
+    }
+
+    /// Rows that are packed together.
+    pub(super) fn chunk_rows(&self) -> Result<usize> {
+        let chunk = self.dataset.chunk_shape().named(&self.path, &self.name)?;
+        Ok(chunk.map_or(1, |axes| axes[0].max(1) as usize))
+    }
+
+    /// Bytes of some rows, in the type of the file.
+    pub(super) fn bytes(&self, start: u64, count: u64) -> Result<Vec<u8>> {
+        match &self.chunks {
+            Some(chunks) => chunks.rows(&self.path, &self.name, start as usize, count as usize),
+            None => self.dataset.read_raw_rows(start, count).named(&self.path, &self.name),
+        }
+    }
+
+    /// Numbers of some rows.
+    pub(super) fn numbers<T: Number>(&self, start: u64, count: u64) -> Result<Vec<T>> {
+        let bytes = self.bytes(start, count)?;
+        number::decode(&self.kind, &bytes).ok_or_else(|| self.no_numbers())
+    }
+
+    /// The stored number type in one word; refuses what is no number.
+    pub(super) fn word(&self) -> Result<&'static str> {
+        number::word(&self.kind).ok_or_else(|| self.no_numbers())
+    }
+
+    fn no_numbers(&self) -> Error {
+        let kind = self.dataset.dtype().map_or("something unknown".to_string(), |kind| kind.to_string());
+        self.wrong(format!("holds {kind}, not numbers of 8 to 64 bits"))
+    }
+
+    /// One entry as text, `None` where it is none.
+    pub(super) fn text(&self, row: u64) -> Option<String> {
+        heap::texts(&self.kind, &self.bytes(row, 1).ok()?, &self.path).ok()??.pop()
+    }
+
+    /// The whole array, which has one axis, as a column.
+    pub(super) fn column(&self) -> Result<Column> {
+        let length = self.length()?;
+        self.decode(&self.kind, &self.bytes(0, length)?, &self.name)
+    }
+
+    /// Bytes of `kind` as a column, which messages call `name`: of this array, or of one field of its records.
+    pub(super) fn decode(&self, kind: &Datatype, bytes: &[u8], name: &str) -> Result<Column> {
+        if let Some(texts) = heap::texts(kind, bytes, &self.path).at(&self.path)? {
+            return Ok(Column::Text(texts));
+        }
+        let numbers = |what: &str| Error::format(&self.path, format!("{name} {what}"));
+        match number::word(kind) {
+            Some("bool") => {
+                let truths: Vec<i64> = number::decode(kind, bytes).unwrap_or_default();
+                Ok(Column::Boolean(truths.iter().map(|&truth| truth != 0).collect()))
+            }
+            Some("f16" | "f32" | "f64") => Ok(Column::Float(number::decode(kind, bytes).unwrap_or_default())),
+            Some(word) => {
+                let whole: Vec<i64> = number::decode(kind, bytes).unwrap_or_default();
+                if word == "u64" && whole.iter().any(|&number| number < 0) {
+                    return Err(numbers("holds whole numbers above 2^63; store them as text"));
+                }
+                Ok(Column::Integer(whole))
+            }
+            None => Err(numbers("is no column of labels or numbers")),
+        }
+    }
+
+    pub(super) fn wrong(&self, what: String) -> Error {
+        Error::format(&self.path, format!("{} {what}", self.name))
+    }
+}

@@ -1,0 +1,165 @@
+//! Columns of `obs` and `var`, and labels of cells.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::error::{Error, Result, nearest};
+
+/// `obs` or `var`: an index and named columns of equal length.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// Names of the rows: cell barcodes or genes.
+    pub index: Vec<String>,
+    /// Columns in file order.
+    pub columns: Vec<(String, Column)>,
+}
+
+/// One column of a frame.
+#[derive(Clone, Debug)]
+pub enum Column {
+    /// Repeated labels; also what nullable columns with missing entries become.
+    Categorical(Labels),
+    /// Free text.
+    Text(Vec<String>),
+    /// Whole numbers.
+    Integer(Vec<i64>),
+    /// Decimal numbers; NaN is missing.
+    Float(Vec<f64>),
+    /// Truth values.
+    Boolean(Vec<bool>),
+}
+
+/// Labels of cells: `codes[i]` indexes `names`; -1 is a missing label.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// One code a cell, -1 or below `names.len()`.
+    pub codes: Vec<i32>,
+    /// The different labels, each once.
+    pub names: Vec<String>,
+}
+
+impl Labels {
+    /// Labels of a list; names are sorted.
+    pub fn of<S: AsRef<str>>(items: &[S]) -> Labels {
+        let mut names: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
+        names.sort_unstable();
+        names.dedup();
+        let place: HashMap<&str, i32> = names.iter().enumerate().map(|(i, &name)| (name, i as i32)).collect();
+        let codes = items.iter().map(|item| place[item.as_ref()]).collect();
+        Labels { codes, names: names.into_iter().map(String::from).collect() }
+    }
+
+    /// Label of cell `i`, `None` where it is missing.
+    pub fn get(&self, i: usize) -> Option<&str> {
+        usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
+    }
+
+    /// Number of cells.
+    pub fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// Whether there are no cells.
+    pub fn is_empty(&self) -> bool {
+        self.codes.is_empty()
+    }
+}
+
+impl Column {
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        match self {
+            Column::Categorical(labels) => labels.len(),
+            Column::Text(items) => items.len(),
+            Column::Integer(items) => items.len(),
+            Column::Float(items) => items.len(),
+            Column::Boolean(items) => items.len(),
+        }
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Some entries, in the given order.
+    pub fn rows(&self, rows: &[usize]) -> Column {
+        fn pick<T: Clone>(items: &[T], rows: &[usize]) -> Vec<T> {
+            rows.iter().map(|&row| items[row].clone()).collect()
+        }
+        match self {
+            Column::Categorical(labels) => {
+                Column::Categorical(Labels { codes: pick(&labels.codes, rows), names: labels.names.clone() })
+            }
+            Column::Text(items) => Column::Text(pick(items, rows)),
+            Column::Integer(items) => Column::Integer(pick(items, rows)),
+            Column::Float(items) => Column::Float(pick(items, rows)),
+            Column::Boolean(items) => Column::Boolean(pick(items, rows)),
+        }
+    }
+
+    /// The column's kind in one word, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Column::Categorical(_) => "categorical",
+            Column::Text(_) => "text",
+            Column::Integer(_) => "integer",
+            Column::Float(_) => "float",
+            Column::Boolean(_) => "boolean",
+        }
+    }
+}
+
+impl Frame {
+    /// Some rows, in the given order.
+    pub fn rows(&self, rows: &[usize]) -> Frame {
+        let pick = |(name, column): &(String, Column)| (name.clone(), column.rows(rows));
+        let index = rows.iter().map(|&row| self.index[row].clone()).collect();
+        Frame { index, columns: self.columns.iter().map(pick).collect() }
+    }
+
+    /// A column by name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|(found, _)| found == name).map(|(_, column)| column)
+    }
+
+    /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). `path` is named in errors.
+    ///
+    /// # Errors
+    /// No such column (the message lists those that exist), or decimal numbers.
+    pub fn labels(&self, path: &Path, column: &str) -> Result<Labels> {
+        match self.column(column) {
+            Some(Column::Categorical(labels)) => Ok(labels.clone()),
+            Some(Column::Text(items)) => Ok(Labels::of(items)),
+            Some(Column::Integer(items)) => {
+                Ok(Labels::of(&items.iter().map(i64::to_string).collect::<Vec<_>>()))
+            }
+            Some(Column::Boolean(items)) => {
+                let words: Vec<&str> = items.iter().map(|&item| truth(item)).collect();
+                Ok(Labels::of(&words))
+            }
+            Some(Column::Float(_)) => Err(Error::format(
+                path,
+                format!(
+                    "column {column:?} holds decimal numbers, not labels; store it as text or categories"
+                ),
+            )),
+            None => {
+                let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
+                Err(Error::format(path, missing_column(column, &names)))
+            }
+        }
+    }
+}
+
+/// What is said of a column that a frame lacks.
+pub(super) fn missing_column(column: &str, names: &[String]) -> String {
+    let near = nearest(column, names);
+    let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
+    format!("unknown column {column:?}{hint} (the file has: {})", names.join(", "))
+}
+
+/// Python's words.
+pub(super) fn truth(value: bool) -> &'static str {
+    if value { "True" } else { "False" }
+}

@@ -1,0 +1,159 @@
+//! Folders of 10x: `matrix.mtx`, `barcodes.tsv` and `features.tsv` (before Cell Ranger 3 `genes.tsv`), each perhaps with
+//! `.gz` and behind a prefix that all three share, as GEO has them.
+//!
+//! A MatrixMarket file can only be read from its start, so the counts are held in memory: 8 bytes each, 20 while they are read.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use super::matrix::Matrix;
+use super::sparse::by_rows;
+use super::tenx::Features;
+use super::{Cells, Format, Frame, H5ad};
+use crate::error::{At, Error, Result, some_of};
+
+const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// The matrix of a folder, or the file itself where it is one; `None` where there is none.
+///
+/// # Errors
+/// A folder with the matrices of several samples.
+pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let is_matrix = |path: &Path| MATRIX.iter().any(|end| name(path).ends_with(end));
+    if !path.is_dir() {
+        return Ok(is_matrix(path).then(|| path.to_path_buf()));
+    }
+    let entries = std::fs::read_dir(path).at(path)?;
+    let mut found: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_matrix(path)).collect();
+    found.sort();
+    if found.len() > 1 {
+        let names: Vec<String> = found.iter().map(|path| name(path)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let what = format!("holds several matrices ({}); name the one to read, or each", some_of(&names));
+        return Err(Error::format(path, what));
+    }
+    Ok(found.pop())
+}
+
+/// Reads the matrix with the two tables beside it. Messages and summaries name what the user gave.
+pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
+    let index = column(&beside(matrix, &["barcodes.tsv"])?, 0)?;
+    let table = beside(matrix, &["features.tsv", "genes.tsv"])?;
+    let ids = column(&table, 0)?;
+    let names = column(&table, 1)?;
+    let kinds = if fields(&table)? > 2 { Some(column(&table, 2)?) } else { None };
+    let (kept, var, notes) = Features { ids, names, kinds }.genes(given)?;
+    let counts = read(matrix, [kept.all, index.len()])?;
+    let matrix = Matrix::in_memory(counts, kept);
+    Ok(H5ad {
+        path: given.to_path_buf(),
+        format: Format::Mtx,
+        file: None,
+        cells: index.len(),
+        genes: var.index.len(),
+        obs: Frame { index, columns: Vec::new() },
+        var,
+        matrix,
+        notes,
+    })
+}
+
+/// A table of the same prefix, under one of some names, with or without `.gz`.
+fn beside(matrix: &Path, names: &[&str]) -> Result<PathBuf> {
+    let own = matrix.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let prefix = MATRIX.iter().find_map(|end| own.strip_suffix(end)).unwrap_or_default();
+    let tried: Vec<String> =
+        names.iter().flat_map(|name| [format!("{prefix}{name}.gz"), format!("{prefix}{name}")]).collect();
+    let found = tried.iter().map(|name| matrix.with_file_name(name)).find(|path| path.exists());
+    found.ok_or_else(|| Error::format(matrix, format!("lacks its table beside it: {}", tried.join(" or "))))
+}
+
+/// A file as text, unpacked where it is gzip.
+fn lines(path: &Path) -> Result<Box<dyn BufRead>> {
+    let mut start = BufReader::with_capacity(1 << 20, File::open(path).at(path)?);
+    let packed = start.fill_buf().at(path)?.starts_with(&GZIP);
+    let unpacked = |file| BufReader::with_capacity(1 << 20, MultiGzDecoder::new(file));
+    Ok(if packed { Box::new(unpacked(start)) } else { Box::new(start) })
+}
+
+fn text(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    lines(path)?.read_to_string(&mut text).at(path)?;
+    Ok(text)
+}
+
+fn fields(path: &Path) -> Result<usize> {
+    Ok(text(path)?.lines().next().map_or(0, |line| line.split('\t').count()))
+}
+
+/// One column of a table without a header.
+fn column(path: &Path, column: usize) -> Result<Vec<String>> {
+    let field = |(i, line): (usize, &str)| match line.split('\t').nth(column) {
+        Some(field) => Ok(field.trim_end().to_string()),
+        None => Err(Error::format(path, format!("line {} has no column {}", i + 1, column + 1))),
+    };
+    text(path)?.lines().enumerate().map(field).collect()
+}
+
+/// The counts as cells times features; `shape` is features and barcodes, as the file must say.
+fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
+    let wrong = |number: u64, what: &str| Error::format(path, format!("line {number}: {what}"));
+    let mut file = lines(path)?;
+    let (mut line, mut number) = (String::new(), 0u64);
+    let mut next = |line: &mut String| -> Result<bool> {
+        line.clear();
+        number += 1;
+        Ok(file.read_line(line).at(path)? > 0)
+    };
+    next(&mut line)?;
+    let header = line.to_ascii_lowercase();
+    if !header.starts_with("%%matrixmarket matrix coordinate") || !header.trim_end().ends_with("general") {
+        return Err(wrong(
+            1,
+            "is no head of a MatrixMarket file of coordinates (\"%%MatrixMarket matrix coordinate integer general\")",
+        ));
+    }
+    while next(&mut line)? && line.starts_with('%') {}
+    let sizes: Vec<usize> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
+    let [rows, columns, entries] = sizes[..] else {
+        return Err(Error::format(path, "does not tell its rows, columns and entries after its head"));
+    };
+    if [rows, columns] != shape {
+        let what = format!(
+            "is {rows} x {columns}, but the tables beside it name {} features and {} barcodes",
+            shape[0], shape[1]
+        );
+        return Err(Error::format(path, what));
+    }
+    let mut found: Vec<(u32, u32, f32)> = Vec::with_capacity(entries.min(1 << 24));
+    let mut bounds = vec![0usize; columns + 1];
+    while next(&mut line)? {
+        let mut words = line.split_ascii_whitespace();
+        let Some(first) = words.next() else { continue };
+        let place = |word: Option<&str>, most: usize| {
+            word.and_then(|word| word.parse::<usize>().ok()).filter(|place| (1..=most).contains(place))
+        };
+        let entry =
+            (place(Some(first), rows), place(words.next(), columns), words.next().map(str::parse::<f32>));
+        let (Some(feature), Some(cell), Some(Ok(value))) = entry else {
+            let what = format!(
+                "entry {:?} is no feature, barcode and count within {rows} x {columns}",
+                line.trim_end()
+            );
+            return Err(Error::format(path, what));
+        };
+        found.push((cell as u32 - 1, feature as u32 - 1, value));
+        bounds[cell] += 1;
+    }
+    if found.len() != entries {
+        let what = format!("has {} entries where its head tells of {entries}: cut off?", found.len());
+        return Err(Error::format(path, what));
+    }
+    by_rows(path, 0, found, bounds, rows)
+}

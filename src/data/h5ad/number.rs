@@ -1,0 +1,117 @@
+//! Numbers of every stored width, in either byte order.
+
+use half::f16;
+use hdf5_pure::{Datatype, DatatypeByteOrder};
+
+/// What stored numbers are turned into.
+pub(super) trait Number: Copy {
+    fn signed(value: i64) -> Self;
+    fn unsigned(value: u64) -> Self;
+    fn real(value: f64) -> Self;
+}
+
+macro_rules! cast {
+    ($kind:ty) => {
+        impl Number for $kind {
+            fn signed(value: i64) -> Self {
+                value as $kind
+            }
+            fn unsigned(value: u64) -> Self {
+                value as $kind
+            }
+            fn real(value: f64) -> Self {
+                value as $kind
+            }
+        }
+    };
+}
+cast!(f32);
+cast!(f64);
+// Above 2^63 it wraps to negative, which no pointer and no code may be.
+cast!(i64);
+
+/// Positions: what cannot be one becomes the greatest number, which never is one.
+impl Number for u32 {
+    fn signed(value: i64) -> u32 {
+        u32::try_from(value).unwrap_or(u32::MAX)
+    }
+    fn unsigned(value: u64) -> u32 {
+        u32::try_from(value).unwrap_or(u32::MAX)
+    }
+    fn real(_: f64) -> u32 {
+        u32::MAX
+    }
+}
+
+/// The stored type in one word, `None` where it is no number of 8 to 64 bits.
+pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
+    match kind {
+        Datatype::FixedPoint { size, layout, .. }
+            if layout.bit_offset == 0 && u64::from(layout.bit_precision) == u64::from(*size) * 8 =>
+        {
+            match (layout.signed, size) {
+                (true, 1) => Some("i8"),
+                (true, 2) => Some("i16"),
+                (true, 4) => Some("i32"),
+                (true, 8) => Some("i64"),
+                (false, 1) => Some("u8"),
+                (false, 2) => Some("u16"),
+                (false, 4) => Some("u32"),
+                (false, 8) => Some("u64"),
+                _ => None,
+            }
+        }
+        Datatype::FloatingPoint { size, layout, .. } => match (size, layout.exponent_size) {
+            (2, 5) => Some("f16"),
+            (4, 8) => Some("f32"),
+            (8, 11) => Some("f64"),
+            _ => None,
+        },
+        // h5py stores a boolean as an enumeration of FALSE and TRUE over int8.
+        Datatype::Enumeration { members, .. }
+            if members.iter().all(|member| member.name == "FALSE" || member.name == "TRUE") =>
+        {
+            Some("bool")
+        }
+        _ => None,
+    }
+}
+
+/// The stored numbers, truth values as 0 and 1; `None` where [`word`] has none.
+pub(super) fn decode<T: Number>(kind: &Datatype, bytes: &[u8]) -> Option<Vec<T>> {
+    let swapped = match kind {
+        Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => {
+            match byte_order {
+                DatatypeByteOrder::LittleEndian => false,
+                DatatypeByteOrder::BigEndian => true,
+                DatatypeByteOrder::Vax => return None,
+            }
+        }
+        _ => false,
+    };
+    Some(match word(kind)? {
+        "bool" | "i8" => each(bytes, swapped, |b| T::signed(i8::from_le_bytes(b).into())),
+        "i16" => each(bytes, swapped, |b| T::signed(i16::from_le_bytes(b).into())),
+        "i32" => each(bytes, swapped, |b| T::signed(i32::from_le_bytes(b).into())),
+        "i64" => each(bytes, swapped, |b| T::signed(i64::from_le_bytes(b))),
+        "u8" => each(bytes, swapped, |b| T::unsigned(u8::from_le_bytes(b).into())),
+        "u16" => each(bytes, swapped, |b| T::unsigned(u16::from_le_bytes(b).into())),
+        "u32" => each(bytes, swapped, |b| T::unsigned(u32::from_le_bytes(b).into())),
+        "u64" => each(bytes, swapped, |b| T::unsigned(u64::from_le_bytes(b))),
+        "f16" => each(bytes, swapped, |b| T::real(f16::from_le_bytes(b).into())),
+        "f32" => each(bytes, swapped, |b| T::real(f32::from_le_bytes(b).into())),
+        _ => each(bytes, swapped, |b| T::real(f64::from_le_bytes(b))),
+    })
+}
+
+fn each<const N: usize, T>(bytes: &[u8], swapped: bool, of: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let (whole, _) = bytes.as_chunks::<N>();
+    if !swapped {
+        return whole.iter().map(|&number| of(number)).collect();
+    }
+    let turned = |mut number: [u8; N]| {
+        number.reverse();
+        of(number)
+    };
+    whole.iter().map(|&number| turned(number)).collect()
+}

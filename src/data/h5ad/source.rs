@@ -1,0 +1,55 @@
+//! Where the matrix of a source lies, and which genes its columns are.
+
+use std::path::Path;
+
+use hdf5_pure::File;
+
+use super::matrix::{Matrix, width};
+use super::{Column, Frame, frame};
+use crate::error::{Error, Result};
+
+/// Genes and matrix of `X`, `raw`, `layers/NAME` or `obsm/NAME`.
+pub(super) fn read(file: &File, path: &Path, source: &str, cells: usize) -> Result<(Frame, Matrix)> {
+    let (genes, matrix) = match source {
+        // Before anndata 0.7.
+        "raw" if file.dataset("raw.var").is_ok() => ("raw.var", "raw.X"),
+        "raw" => ("raw/var", "raw/X"),
+        other => ("var", other),
+    };
+    let mut var = frame::read(file, path, genes, None)?.0;
+    if source.starts_with("obsm/") {
+        var = obsm(file, path, source, var)?;
+    }
+    let matrix = Matrix::open(file, path, matrix, [cells, var.index.len()])?;
+    Ok((var, matrix))
+}
+
+/// The genes of an array beside X: those of a table are its columns, those of `X_hvg` the highly variable ones.
+fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
+    let (columns, names) = width(file, path, source)?;
+    if let Some(index) = names {
+        return Ok(Frame { index, columns: Vec::new() });
+    }
+    if source.rsplit('/').next() != Some("X_hvg") {
+        let what = format!(
+            "{source} does not tell which genes its {columns} columns are; read are tables with named columns (a pandas \
+             DataFrame) and X_hvg"
+        );
+        return Err(Error::format(path, what));
+    }
+    let Some(Column::Boolean(variable)) = var.column("highly_variable") else {
+        let what = format!(
+            "{source} holds the genes with var/highly_variable, a column of truth values that var lacks"
+        );
+        return Err(Error::format(path, what));
+    };
+    let kept: Vec<usize> = (0..variable.len()).filter(|&gene| variable[gene]).collect();
+    if kept.len() != columns {
+        let what = format!(
+            "{source} has {columns} columns, but var/highly_variable is true of {} genes: which they are cannot be told",
+            kept.len()
+        );
+        return Err(Error::format(path, what));
+    }
+    Ok(var.rows(&kept))
+}

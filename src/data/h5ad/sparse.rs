@@ -1,0 +1,168 @@
+//! Compressed matrices: the three arrays in a file, and rows in memory.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::Cells;
+use super::array::Array;
+use crate::error::{Error, Result};
+
+/// Stored entries of a sparse row block, up to 20 bytes each while they are read.
+pub(super) const BLOCK_ENTRIES: u64 = 2 << 20;
+
+/// The three arrays of a compressed matrix.
+pub(super) struct Sparse {
+    pub(super) data: Array,
+    indices: Array,
+    indptr: Array,
+    pub(super) entries: u64,
+}
+
+impl Sparse {
+    pub(super) fn open(parts: [Array; 3], path: &Path, name: &str, outer: usize) -> Result<Sparse> {
+        let [data, indices, indptr] = parts;
+        let (entries, indexed, pointers) = (data.length()?, indices.length()?, indptr.length()?);
+        if indexed != entries || pointers != outer as u64 + 1 {
+            let what = format!(
+                "{name} has {entries} values, {indexed} indices and {pointers} pointers; right are equal numbers of the first \
+                 two and {} pointers",
+                outer + 1
+            );
+            return Err(Error::format(path, what));
+        }
+        if let Some(part) = [&indices, &indptr]
+            .into_iter()
+            .find(|part| !matches!(part.word(), Ok(word) if !word.starts_with('f')))
+        {
+            return Err(part.wrong("holds no whole numbers".to_string()));
+        }
+        let sparse = Sparse { data, indices, indptr, entries };
+        let ends = [sparse.starts(0..0)?[0], sparse.starts(outer..outer)?[0]];
+        if ends != [0, entries] {
+            let what = format!("{name}/indptr runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
+            return Err(Error::format(path, what));
+        }
+        Ok(sparse)
+    }
+
+    /// Where the outer lines of `range` start in the data, and where the last ends: `range.len() + 1` rising offsets.
+    pub(super) fn starts(&self, range: Range<usize>) -> Result<Vec<u64>> {
+        let starts: Vec<i64> = self.indptr.numbers(range.start as u64, range.len() as u64 + 1)?;
+        let rising = starts.windows(2).all(|pair| pair[0] <= pair[1]);
+        if !rising || starts[0] < 0 || starts[starts.len() - 1] > self.entries as i64 {
+            let what =
+                format!("is out of order or out of range between rows {} and {}", range.start, range.end);
+            return Err(self.indptr.wrong(what));
+        }
+        Ok(starts.into_iter().map(|start| start as u64).collect())
+    }
+
+    /// Inner positions (below `inner`) of a range of entries.
+    pub(super) fn positions(&self, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
+        let (start, count) = (range.start, range.end - range.start);
+        // Half the memory of 64-bit positions; what is none has become the greatest number.
+        let places: Vec<u32> = self.indices.numbers(start, count)?;
+        if let Some(at) = places.iter().position(|&place| place as usize >= inner) {
+            let stored: Vec<i64> = self.indices.numbers(start + at as u64, 1)?;
+            return Err(self.indices.wrong(format!("holds {}, outside 0..{inner}", stored[0])));
+        }
+        Ok(places)
+    }
+
+    /// Values of a range of entries.
+    pub(super) fn values(&self, range: Range<u64>) -> Result<Vec<f32>> {
+        self.data.numbers(range.start, range.end - range.start)
+    }
+
+    /// Rows, where the outer lines are cells.
+    pub(super) fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
+        let starts = self.starts(range.clone())?;
+        let (first, last) = (starts[0], starts[starts.len() - 1]);
+        // Unpacking is what costs, and the two arrays are independent.
+        let (columns, values) =
+            rayon::join(|| self.positions(first..last, genes), || self.values(first..last));
+        let (columns, values) = (columns?, values?);
+        let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
+        compress(path, range.start, &bounds, columns, values, genes)
+    }
+}
+
+/// Rows as [`Cells`]: sorted within a row, zeros dropped, an entry stored twice refused. `first` is the number of row 0.
+pub(super) fn compress(
+    path: &Path,
+    first: usize,
+    bounds: &[usize],
+    mut columns: Vec<u32>,
+    mut values: Vec<f32>,
+    genes: usize,
+) -> Result<Cells> {
+    let mut kept = 0;
+    let mut indptr = Vec::with_capacity(bounds.len());
+    indptr.push(0);
+    let mut pairs: Vec<(u32, f32)> = Vec::new();
+    for (row, bound) in bounds.windows(2).enumerate() {
+        let span = bound[0]..bound[1];
+        if columns[span.clone()].windows(2).any(|pair| pair[0] >= pair[1]) {
+            pairs.clear();
+            pairs.extend(columns[span.clone()].iter().copied().zip(values[span.clone()].iter().copied()));
+            pairs.sort_unstable_by_key(|&(column, _)| column);
+            if let Some(twice) = pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                let what = format!(
+                    "X stores gene number {} of cell number {} twice; sum or drop the copies (scipy: X.sum_duplicates()) and write it again",
+                    twice[0].0,
+                    first + row
+                );
+                return Err(Error::format(path, what));
+            }
+            for (i, &(column, value)) in pairs.iter().enumerate() {
+                columns[span.start + i] = column;
+                values[span.start + i] = value;
+            }
+        }
+        for i in span {
+            if values[i] != 0.0 {
+                (columns[kept], values[kept]) = (columns[i], values[i]);
+                kept += 1;
+            }
+        }
+        indptr.push(kept);
+    }
+    columns.truncate(kept);
+    values.truncate(kept);
+    Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
+}
+
+/// Entries (row, column, value) in any order as rows; `bounds` holds the number of those of row `i` at `i + 1`.
+pub(super) fn by_rows(
+    path: &Path,
+    first: usize,
+    found: Vec<(u32, u32, f32)>,
+    mut bounds: Vec<usize>,
+    genes: usize,
+) -> Result<Cells> {
+    for row in 1..bounds.len() {
+        bounds[row] += bounds[row - 1];
+    }
+    let mut next = bounds.clone();
+    let (mut columns, mut values) = (vec![0u32; found.len()], vec![0f32; found.len()]);
+    for (row, column, value) in found {
+        let place = &mut next[row as usize];
+        (columns[*place], values[*place]) = (column, value);
+        *place += 1;
+    }
+    compress(path, first, &bounds, columns, values, genes)
+}
+
+/// Some rows of a matrix.
+pub(super) fn slice(cells: &Cells, rows: Range<usize>) -> Cells {
+    let starts = cells.indptr();
+    let starts = starts.as_slice().expect("an owned matrix starts at 0");
+    let span = starts[rows.start]..starts[rows.end];
+    let indptr = starts[rows.start..=rows.end].iter().map(|start| start - span.start).collect();
+    Cells::new(
+        (rows.len(), cells.cols()),
+        indptr,
+        cells.indices()[span.clone()].to_vec(),
+        cells.data()[span].to_vec(),
+    )
+}

@@ -1,0 +1,173 @@
+//! What Cell Ranger writes as `.h5`: genes times barcodes by columns, so the three arrays are the rows of cells times genes.
+//!
+//! Version 3 and later: group `matrix` with `barcodes` and `features`; version 2: a group a genome, with `barcodes`, `genes`
+//! and `gene_names`. Of the features those of kind "Gene Expression" are kept, as scanpy does. Cells carry no labels.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use hdf5_pure::{File, Group};
+
+use super::hdf5::array;
+use super::matrix::{Kept, Matrix};
+use super::{Column, Format, Frame, H5ad, frame};
+use crate::error::{Error, Result, some_of};
+
+/// Kind of the features that are genes.
+const EXPRESSION: &str = "Gene Expression";
+
+/// Names of the group or groups that make a file one of Cell Ranger's; empty where it is none.
+pub(super) fn groups(file: &File) -> Vec<String> {
+    let mut names = file.root().groups().unwrap_or_default();
+    names.retain(|name| {
+        file.group(name)
+            .is_ok_and(|group| group.dataset("barcodes").is_ok() && group.dataset("indptr").is_ok())
+    });
+    names.sort();
+    names
+}
+
+/// Opens one of Cell Ranger's files; `groups` as [`groups`] found them.
+pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
+    let [name] = groups else {
+        let names: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let what = format!("holds several genomes ({}); give a file of one", some_of(&names));
+        return Err(Error::format(path, what));
+    };
+    let group = file.group(name).map_err(|_| Error::format(path, format!("has no group {name}")))?;
+    let index = texts(&group, path, name, "barcodes")?;
+    let features = match group.group("features") {
+        Ok(inner) => {
+            let place = format!("{name}/features");
+            let kinds = inner.dataset("feature_type").is_ok();
+            Features {
+                ids: texts(&inner, path, &place, "id")?,
+                names: texts(&inner, path, &place, "name")?,
+                kinds: if kinds { Some(texts(&inner, path, &place, "feature_type")?) } else { None },
+            }
+        }
+        Err(_) => Features {
+            ids: texts(&group, path, name, "genes")?,
+            names: texts(&group, path, name, "gene_names")?,
+            kinds: None,
+        },
+    };
+    let (kept, var, notes) = features.genes(path)?;
+    let matrix = Matrix::by_cells(&group, path, name, [index.len(), kept.all], kept)?;
+    Ok(H5ad {
+        path: path.to_path_buf(),
+        format: Format::TenX,
+        file: Some(file),
+        cells: index.len(),
+        genes: var.index.len(),
+        obs: Frame { index, columns: Vec::new() },
+        var,
+        matrix,
+        notes,
+    })
+}
+
+fn texts(group: &Group, path: &Path, place: &str, name: &str) -> Result<Vec<String>> {
+    Ok(frame::texts(array(group, path, place, name)?.column()?))
+}
+
+/// What a matrix of 10x has in its rows, each a list of equal length.
+pub(super) struct Features {
+    pub ids: Vec<String>,
+    pub names: Vec<String>,
+    /// Genes, antibodies, guides; all are genes where it is not told.
+    pub kinds: Option<Vec<String>>,
+}
+
+impl Features {
+    /// The genes among them, as a frame with `gene_ids`, and what the user should know.
+    pub(super) fn genes(&self, path: &Path) -> Result<(Kept, Frame, Vec<String>)> {
+        let all = self.ids.len();
+        if self.names.len() != all || self.kinds.as_ref().is_some_and(|kinds| kinds.len() != all) {
+            return Err(Error::format(path, "tells of its features in lists of different lengths"));
+        }
+        let is_gene = |&i: &usize| self.kinds.as_ref().is_none_or(|kinds| kinds[i] == EXPRESSION);
+        let genes: Vec<usize> = (0..all).filter(is_gene).collect();
+        let mut notes = Vec::new();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if genes.len() < all {
+            let mut others: BTreeMap<&str, usize> = BTreeMap::new();
+            let kinds = self.kinds.iter().flatten().filter(|kind| *kind != EXPRESSION);
+            kinds.for_each(|kind| *others.entry(kind).or_default() += 1);
+            let others: Vec<String> = others.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+            notes.push(format!(
+                "{name}: {} features that are no genes are left out ({})",
+                all - genes.len(),
+                others.join(", ")
+            ));
+        }
+        if genes.is_empty() {
+            return Err(Error::format(path, format!("has no feature of kind {EXPRESSION:?}: no genes")));
+        }
+        let mut index: Vec<String> = genes.iter().map(|&i| self.names[i].clone()).collect();
+        let renamed = make_unique(&mut index);
+        if renamed > 0 {
+            notes.push(format!(
+                "{name}: {renamed} genes share a name with another; -1, -2, ... follow theirs"
+            ));
+        }
+        let ids = genes.iter().map(|&i| self.ids[i].clone()).collect();
+        let mut place = vec![u32::MAX; all];
+        genes.iter().enumerate().for_each(|(i, &gene)| place[gene] = i as u32);
+        let frame = Frame { index, columns: vec![("gene_ids".to_string(), Column::Text(ids))] };
+        Ok((Kept { all, place }, frame, notes))
+    }
+}
+
+/// Appends `-1`, `-2`, ... to names that stand before already, as anndata's `var_names_make_unique`; returns to how many.
+fn make_unique(names: &mut [String]) -> usize {
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    let mut seen = HashSet::new();
+    let mut counts: HashMap<String, u32> = HashMap::new();
+    let mut renamed = 0;
+    for name in names {
+        if seen.insert(name.clone()) {
+            continue;
+        }
+        let count = counts.entry(name.clone()).or_default();
+        let other = loop {
+            *count += 1;
+            let other = format!("{name}-{count}");
+            if taken.insert(other.clone()) {
+                break other;
+            }
+        };
+        *name = other;
+        renamed += 1;
+    }
+    renamed
+}
+
+/// Refuses what 10x output does not have: columns of labels, and other matrices.
+pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<()> {
+    if source != "X" {
+        let what = format!("is 10x output, which has one matrix and no {source}: leave out --source");
+        return Err(Error::format(path, what));
+    }
+    match columns.and_then(|columns| columns.first()) {
+        Some(column) => Err(Error::format(
+            path,
+            format!(
+                "is 10x output, which carries no labels such as {column:?}; give them in a table with --labels FILE.csv"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::make_unique;
+
+    #[test]
+    fn a_name_that_is_made_unique_takes_none_that_is_there() {
+        let mut names = ["A", "B", "A", "A-1", "A", "B"].map(String::from).to_vec();
+        assert_eq!(make_unique(&mut names), 3);
+        assert_eq!(names, ["A", "B", "A-2", "A-1", "A-3", "B-1"]);
+    }
+}

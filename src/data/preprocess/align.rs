@@ -1,0 +1,149 @@
+//! One list of genes for all files, aligned by name or by an id.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::data::h5ad::H5ad;
+use crate::error::{Error, Result};
+
+/// What the genes of several files have in common.
+#[derive(Clone, Debug, Serialize)]
+pub struct SharedGenes {
+    /// Genes of every file.
+    pub common: usize,
+    /// Genes that some file lacks, where they are zeros.
+    pub partial: usize,
+    /// Of each file that lacks some, its name and how many.
+    pub lacking: Vec<(String, usize)>,
+}
+
+/// The genes of all files.
+pub(super) struct Aligned {
+    /// Names, in the order of the first file and then of the files that brought more.
+    pub genes: Vec<String>,
+    /// Where the genes of each file stand in that list; `None` where the lists are the same.
+    pub places: Vec<Option<Vec<u32>>>,
+    /// `None` of a single file.
+    pub shared: Option<SharedGenes>,
+    pub notes: Vec<String>,
+}
+
+/// Aligns by the index of var, or by its column `id`. All files must have the same genes, but where `fill` is asked for.
+pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Aligned> {
+    let keys: Vec<Vec<String>> = files.iter().map(|file| keys(file, id)).collect::<Result<_>>()?;
+    let mut place_of: HashMap<&str, u32> = HashMap::new();
+    let mut names = Names::default();
+    let mut in_files: Vec<usize> = Vec::new();
+    for (file, own) in files.iter().zip(&keys) {
+        for (key, name) in own.iter().zip(&file.var().index) {
+            let next = place_of.len() as u32;
+            let place = *place_of.entry(key).or_insert(next) as usize;
+            if place == in_files.len() {
+                names.add(name, key, file.path())?;
+                in_files.push(0);
+            }
+            in_files[place] += 1;
+        }
+    }
+    let common = in_files.iter().filter(|&&count| count == files.len()).count();
+    if common < in_files.len() && !fill {
+        return Err(unequal(files, &keys));
+    }
+    let same = |own: &Vec<String>| own.len() == in_files.len() && own == &keys[0];
+    let places = |own: &Vec<String>| {
+        (!same(own)).then(|| own.iter().map(|key| place_of[key.as_str()]).collect::<Vec<u32>>())
+    };
+    let places = keys.iter().map(places).collect();
+    let lacking = files.iter().zip(&keys).map(|(file, own)| (short(file.path()), in_files.len() - own.len()));
+    let shared = SharedGenes {
+        common,
+        partial: in_files.len() - common,
+        lacking: lacking.filter(|(_, missing)| *missing > 0).collect(),
+    };
+    let shared = (files.len() > 1).then_some(shared);
+    Ok(Aligned { places, shared, notes: names.notes(), genes: names.list })
+}
+
+/// What genes are aligned by, each once in a file.
+fn keys(file: &H5ad, id: Option<&str>) -> Result<Vec<String>> {
+    let keys = match id {
+        None => file.var().index.clone(),
+        Some(column) => {
+            let labels = file.var().labels(file.path(), column)?;
+            let key = |gene: usize| match labels.get(gene) {
+                Some(key) if !key.is_empty() => Ok(key.to_string()),
+                _ => {
+                    let what = format!("gene {:?} has no {column} in var", file.var().index[gene]);
+                    Err(Error::format(file.path(), what))
+                }
+            };
+            (0..labels.len()).map(key).collect::<Result<_>>()?
+        }
+    };
+    let mut seen = HashSet::with_capacity(keys.len());
+    match (keys.iter().find(|key| !seen.insert(key.as_str())), id) {
+        (None, _) => Ok(keys),
+        (Some(twice), Some(column)) => {
+            let what =
+                format!("{twice:?} appears twice in var/{column}, so that genes cannot be told apart by it");
+            Err(Error::format(file.path(), what))
+        }
+        (Some(twice), None) => {
+            let what = format!(
+                "gene {twice:?} appears twice in var; make the names unique (scanpy: adata.var_names_make_unique()), or \
+                 align by a column of ids with --gene-id"
+            );
+            Err(Error::format(file.path(), what))
+        }
+    }
+}
+
+/// Names the first gene that one of the files has and another lacks.
+fn unequal(files: &[H5ad], keys: &[Vec<String>]) -> Error {
+    let sets: Vec<HashSet<&str>> = keys.iter().map(|own| own.iter().map(String::as_str).collect()).collect();
+    let lacks = |lacking: usize, having: usize| {
+        let gene = keys[having].iter().find(|key| !sets[lacking].contains(key.as_str()))?;
+        let what = format!(
+            "gene {gene:?} is missing; {} has it, and all files must have the same genes: give --fill-missing for zeros \
+             where one is missing, or --gene-id where files name genes otherwise",
+            files[having].path().display()
+        );
+        Some(Error::format(files[lacking].path(), what))
+    };
+    let other = |file: usize| lacks(file, 0).or_else(|| lacks(0, file));
+    (1..files.len()).find_map(other).expect("some file lacks a gene of the first, or the first one of it")
+}
+
+/// Unique names of the common genes: where another id has taken a name, the id itself.
+#[derive(Default)]
+struct Names {
+    list: Vec<String>,
+    taken: HashSet<String>,
+    by_id: usize,
+}
+
+impl Names {
+    fn add(&mut self, name: &str, id: &str, path: &Path) -> Result<()> {
+        let free = [name, id].into_iter().position(|name| !self.taken.contains(name));
+        let Some(choice) = free else {
+            let what = format!("gene {name:?} with id {id:?}: other genes have taken both as their names");
+            return Err(Error::format(path, what));
+        };
+        self.by_id += choice;
+        let name = [name, id][choice].to_string();
+        self.taken.insert(name.clone());
+        self.list.push(name);
+        Ok(())
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let note = || format!("{} genes are named by their id: another gene has their name", self.by_id);
+        if self.by_id > 0 { vec![note()] } else { Vec::new() }
+    }
+}
+
+fn short(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

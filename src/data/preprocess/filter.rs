@@ -1,0 +1,154 @@
+//! Which cells and genes are left out before anything is normalised: one pass, only where a filter is asked for.
+//!
+//! In this order: cells by counts, then by genes (scanpy's `filter_cells`), genes by the cells that are left
+//! (`filter_genes`), perturbations and cells by knock-down (cell-load), perturbations by the cells that are left. Control
+//! cells pass the last two.
+
+mod knockdown;
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::input::Inputs;
+use super::scale::{self, Found};
+use super::{Settings, normalise};
+use crate::data::shard::Scale;
+use crate::error::{Error, Result};
+
+pub use knockdown::{Knockdown, KnockedDown};
+
+/// What is asked for; 0 is no limit.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    /// Least counts of a cell.
+    pub min_counts: u64,
+    /// Least expressed genes of a cell.
+    pub min_genes: u64,
+    /// Least cells that express a gene.
+    pub min_cells: u64,
+    /// Keep only perturbations and cells whose own gene is knocked down.
+    pub knockdown: Option<Knockdown>,
+    /// Least cells of a perturbation, the control aside.
+    pub min_cells_per_group: u64,
+}
+
+/// What was left out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Filtered {
+    /// Cells with too few counts.
+    pub few_counts: u64,
+    /// Of the others, cells with too few genes.
+    pub few_genes: u64,
+    /// Genes in too few cells.
+    pub rare_genes: usize,
+    /// What the knock-down filter found.
+    pub knockdown: Option<KnockedDown>,
+    /// Perturbations with too few cells.
+    pub small_groups: usize,
+    /// Their cells.
+    pub small_group_cells: u64,
+}
+
+impl Filters {
+    fn any(&self) -> bool {
+        let limits = [self.min_counts, self.min_genes, self.min_cells, self.min_cells_per_group];
+        self.knockdown.is_some() || limits.iter().any(|&limit| limit > 0)
+    }
+}
+
+/// Leaves out cells and genes; `None` where nothing is asked for.
+pub(super) fn apply(
+    settings: &Settings,
+    inputs: &mut Inputs,
+    found: &Found,
+    progress: &ProgressBar,
+) -> Result<Option<Filtered>> {
+    let filters = &settings.filters;
+    if !filters.any() {
+        return Ok(None);
+    }
+    if filters.min_counts > 0 && found.scale != Scale::Counts {
+        let what = format!("the values are logs ({}), and a sum of them is no number of counts", found.why);
+        return Err(Error::setting("--min-counts", what));
+    }
+    let control = inputs.control(&settings.control);
+    let mut filtered = Filtered::default();
+    let mut targets =
+        filters.knockdown.as_ref().map(|_| knockdown::Targets::of(inputs, control)).transpose()?;
+    let mut keep = vec![true; inputs.labels.len()];
+    let mut cells_of_gene = vec![0u64; inputs.genes.len()];
+    let mut cell = 0;
+    progress.inc_length(inputs.rows());
+    inputs.walk(progress, |block| {
+        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+        for (_, genes, values) in block.used() {
+            let few_counts = f64::from(normalise::total(values)) < filters.min_counts as f64;
+            let few_genes = (genes.len() as u64) < filters.min_genes;
+            keep[cell] = !few_counts && !few_genes;
+            filtered.few_counts += u64::from(few_counts);
+            filtered.few_genes += u64::from(few_genes && !few_counts);
+            if keep[cell] {
+                genes.iter().for_each(|&gene| cells_of_gene[block.place(gene)] += 1);
+                if let Some(targets) = &mut targets {
+                    let places = genes.iter().map(|&gene| block.place(gene));
+                    targets.add(inputs.labels[cell][1], places.zip(values.iter().copied()));
+                }
+            }
+            cell += 1;
+        }
+        Ok(())
+    })?;
+    let rare: Vec<bool> = cells_of_gene.iter().map(|&cells| cells < filters.min_cells).collect();
+    filtered.rare_genes = rare.iter().filter(|&&rare| rare).count();
+    if let (Some(targets), Some(limits)) = (targets, &filters.knockdown) {
+        filtered.knockdown = Some(targets.judge(limits, &rare, &inputs.labels, &mut keep));
+    }
+    small_groups(inputs, control, filters.min_cells_per_group, &mut keep, &mut filtered);
+    left(settings, inputs, control, &keep, &rare)?;
+    inputs.retain(&keep, &rare);
+    Ok(Some(filtered))
+}
+
+/// Leaves out perturbations with few cells left.
+fn small_groups(inputs: &Inputs, control: u32, least: u64, keep: &mut [bool], filtered: &mut Filtered) {
+    let mut cells = vec![0u64; inputs.vocabularies[1].len()];
+    let kept = |keep: &[bool]| -> Vec<u32> {
+        inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]).collect()
+    };
+    kept(keep).iter().for_each(|&perturbation| cells[perturbation as usize] += 1);
+    cells[control as usize] = 0;
+    let small = |perturbation: u32| (1..least).contains(&cells[perturbation as usize]);
+    filtered.small_groups = (0..cells.len() as u32).filter(|&perturbation| small(perturbation)).count();
+    for (label, keep) in inputs.labels.iter().zip(keep) {
+        if *keep && small(label[1]) {
+            *keep = false;
+            filtered.small_group_cells += 1;
+        }
+    }
+}
+
+/// Refuses to leave out all that can be learned from.
+fn left(settings: &Settings, inputs: &Inputs, control: u32, keep: &[bool], rare: &[bool]) -> Result<()> {
+    let kept = || inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]);
+    let what = if rare.iter().all(|&rare| rare) {
+        "no gene is in so many cells".to_string()
+    } else if !kept().any(|perturbation| perturbation == control) {
+        format!(
+            "no cell that is left is {:?}: there is nothing to compare perturbed cells with",
+            settings.control
+        )
+    } else if inputs.vocabularies[1].len() > 1 && !kept().any(|perturbation| perturbation != control) {
+        "no perturbed cell is left".to_string()
+    } else {
+        return Ok(());
+    };
+    let asked = [
+        ("--min-counts", settings.filters.min_counts > 0),
+        ("--min-genes", settings.filters.min_genes > 0),
+        ("--min-cells", settings.filters.min_cells > 0),
+        ("--knockdown-filter", settings.filters.knockdown.is_some()),
+        ("--min-cells-per-group", settings.filters.min_cells_per_group > 0),
+    ];
+    let asked: Vec<&str> = asked.iter().filter(|(_, asked)| *asked).map(|(option, _)| *option).collect();
+    Err(Error::setting(asked.join(", "), what))
+}

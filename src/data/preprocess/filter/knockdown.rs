@@ -1,0 +1,176 @@
+//! Whether a perturbation lowers the gene it is named for, by the rules of cell-load's `filter_on_target_knockdown`.
+//!
+//! On the values as they are stored, counts or logs. With m the mean of a gene over all control cells, whatever their cell
+//! type and file: a perturbation stays where the mean of its own gene over its cells is below `residual` of m, and of its cells those
+//! with less than `cell_residual` of m. Perturbations whose name is no gene go.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::data::preprocess::input::Inputs;
+use crate::error::{Error, Result};
+
+/// Means up to this are 0, as numpy's `isclose` has it.
+const ZERO: f64 = 1e-8;
+/// Columns of var that may hold the names of genes where its index holds ids.
+const NAMES: [&str; 5] = ["gene_name", "gene_names", "gene_symbol", "gene_symbols", "feature_name"];
+/// Mark of a label that names no gene.
+const NO_GENE: u32 = u32::MAX;
+
+/// The limits, as shares of what control cells express.
+#[derive(Clone, Debug)]
+pub struct Knockdown {
+    /// A perturbation's mean must be below this.
+    pub residual: f64,
+    /// A cell must be below this.
+    pub cell_residual: f64,
+}
+
+/// cell-load's.
+impl Default for Knockdown {
+    fn default() -> Knockdown {
+        Knockdown { residual: 0.3, cell_residual: 0.5 }
+    }
+}
+
+/// What the filter found, the control aside.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KnockedDown {
+    /// Where the names of genes stand: `index` or a column of var.
+    pub names: String,
+    /// Perturbations that lower their gene.
+    pub kept: usize,
+    /// Perturbations that are no gene of the data.
+    pub no_gene: usize,
+    /// Perturbations whose gene no control cell expresses.
+    pub not_expressed: usize,
+    /// Perturbations that do not lower their gene enough.
+    pub not_lowered: usize,
+    /// Cells of those three.
+    pub cells_of_others: u64,
+    /// Cells of kept perturbations that do not lower it enough.
+    pub cells_not_lowered: u64,
+}
+
+/// Sums of one pass.
+pub(super) struct Targets {
+    names: String,
+    control: u32,
+    /// Gene of each perturbation.
+    genes: Vec<u32>,
+    /// Over the control cells, of every gene.
+    sums: Vec<f64>,
+    controls: u64,
+    /// Own gene of each cell that was added, and its perturbation.
+    own: Vec<(u32, f32)>,
+}
+
+impl Targets {
+    pub(super) fn of(inputs: &Inputs, control: u32) -> Result<Targets> {
+        let labels = &inputs.vocabularies[1];
+        let index: HashMap<String, u32> =
+            inputs.genes.iter().enumerate().map(|(gene, name)| (name.clone(), gene as u32)).collect();
+        let columns = NAMES.iter().filter_map(|column| Some((*column, named(inputs, column)?)));
+        let matches = |names: &HashMap<String, u32>| labels.iter().filter(|l| names.contains_key(*l)).count();
+        // The first of those that know most labels.
+        let (mut best, mut names) = ("index", index);
+        for (column, other) in columns {
+            if matches(&other) > matches(&names) {
+                (best, names) = (column, other);
+            }
+        }
+        let mut genes: Vec<u32> =
+            labels.iter().map(|label| names.get(label).copied().unwrap_or(NO_GENE)).collect();
+        genes[control as usize] = NO_GENE;
+        if genes.iter().all(|&gene| gene == NO_GENE) {
+            let what = format!(
+                "no perturbation is named as a gene, neither in the index of var nor in its columns {}",
+                NAMES.join(", ")
+            );
+            return Err(Error::setting("--knockdown-filter", what));
+        }
+        let sums = vec![0.0; inputs.genes.len()];
+        Ok(Targets { names: best.to_string(), control, genes, sums, controls: 0, own: Vec::new() })
+    }
+
+    /// The next cell: its perturbation, and its genes with their values.
+    pub(super) fn add(&mut self, perturbation: u32, mut values: impl Iterator<Item = (usize, f32)>) {
+        let mut own = 0.0;
+        if perturbation == self.control {
+            self.controls += 1;
+            values.for_each(|(gene, value)| self.sums[gene] += f64::from(value));
+        } else {
+            let target = self.genes[perturbation as usize] as usize;
+            own = values.find(|(gene, _)| *gene == target).map_or(0.0, |(_, value)| value);
+        }
+        self.own.push((perturbation, own));
+    }
+
+    /// Takes out of `keep` what is not knocked down. The cells that `keep` has now are those that were added; genes that
+    /// are `left_out` are none.
+    pub(super) fn judge(
+        mut self,
+        limits: &Knockdown,
+        left_out: &[bool],
+        labels: &[[u32; 3]],
+        keep: &mut [bool],
+    ) -> KnockedDown {
+        let perturbations = self.genes.len();
+        for gene in &mut self.genes {
+            if *gene != NO_GENE && left_out[*gene as usize] {
+                *gene = NO_GENE;
+            }
+        }
+        let mean = |gene: u32| self.sums[gene as usize] / self.controls as f64;
+        let (mut sums, mut cells) = (vec![0.0; perturbations], vec![0u64; perturbations]);
+        for &(perturbation, own) in &self.own {
+            sums[perturbation as usize] += f64::from(own);
+            cells[perturbation as usize] += 1;
+        }
+        let mut found = KnockedDown { names: self.names, ..KnockedDown::default() };
+        let mut passes = vec![false; perturbations];
+        for perturbation in (0..perturbations).filter(|&p| p != self.control as usize && cells[p] > 0) {
+            let gene = self.genes[perturbation];
+            let count = if gene == NO_GENE {
+                &mut found.no_gene
+            } else if mean(gene).is_nan() || mean(gene) <= ZERO {
+                &mut found.not_expressed
+            } else if sums[perturbation] / cells[perturbation] as f64 / mean(gene) < limits.residual {
+                passes[perturbation] = true;
+                &mut found.kept
+            } else {
+                &mut found.not_lowered
+            };
+            *count += 1;
+        }
+        let added = labels.iter().zip(keep).filter(|(_, keep)| **keep);
+        for ((label, keep), (_, own)) in
+            added.zip(&self.own).filter(|((label, _), _)| label[1] != self.control)
+        {
+            let perturbation = label[1] as usize;
+            if !passes[perturbation] {
+                *keep = false;
+                found.cells_of_others += 1;
+            } else if f64::from(*own) / mean(self.genes[perturbation]) >= limits.cell_residual {
+                *keep = false;
+                found.cells_not_lowered += 1;
+            }
+        }
+        found
+    }
+}
+
+/// Places of genes by a column of names; of a name that stands twice the first. `None` where no file has the column.
+fn named(inputs: &Inputs, column: &str) -> Option<HashMap<String, u32>> {
+    let mut places = HashMap::new();
+    for input in &inputs.files {
+        let Ok(names) = input.file.var().labels(input.file.path(), column) else { continue };
+        for gene in 0..names.len() {
+            if let Some(name) = names.get(gene) {
+                places.entry(name.to_string()).or_insert(input.place(gene as u32) as u32);
+            }
+        }
+    }
+    (!places.is_empty()).then_some(places)
+}

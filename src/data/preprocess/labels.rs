@@ -1,0 +1,157 @@
+//! Labels of cells from a table beside the data, joined by the cells' names.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::data::h5ad::{H5ad, Labels};
+use crate::error::{Error, Result, some_of};
+
+/// Mark of a cell without a row.
+const NO_ROW: u32 = u32::MAX;
+
+/// How cells and rows found each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct Joined {
+    /// Cells with a row of the table.
+    pub matched: u64,
+    /// Cells without one; their labels are missing.
+    pub unmatched: u64,
+    /// Rows without a cell.
+    pub unused: u64,
+    /// Some of those.
+    pub first_unused: Vec<String>,
+}
+
+/// A table of labels: a row a cell.
+pub(super) struct Table {
+    path: PathBuf,
+    header: Vec<String>,
+    /// Column by column; an empty field is a missing label.
+    columns: Vec<Labels>,
+    /// Row of each cell, file by file.
+    rows: Vec<Vec<u32>>,
+}
+
+impl Table {
+    /// Reads a `.csv`, or with tabs `.tsv` or `.txt`, of which the first line names the columns.
+    pub(super) fn read(path: &Path) -> Result<Table> {
+        let broken = |error: csv::Error| Error::format(path, error.to_string());
+        let tabs = path.extension().is_some_and(|end| end == "tsv" || end == "txt");
+        let delimiter = if tabs { b'\t' } else { b',' };
+        let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_path(path).map_err(broken)?;
+        let header: Vec<String> = file.headers().map_err(broken)?.iter().map(String::from).collect();
+        if header.len() < 2 {
+            let what = format!(
+                "needs a header and two columns or more, cell names and labels, between {}",
+                if tabs { "tabs (.csv: commas)" } else { "commas (.tsv: tabs)" }
+            );
+            return Err(Error::format(path, what));
+        }
+        let mut columns: Vec<Growing> = header.iter().map(|_| Growing::default()).collect();
+        let mut record = csv::StringRecord::new();
+        while file.read_record(&mut record).map_err(broken)? {
+            columns.iter_mut().zip(&record).for_each(|(column, field)| column.push(field));
+        }
+        let columns = columns.into_iter().map(|column| column.labels).collect();
+        Ok(Table { path: path.to_path_buf(), header, columns, rows: Vec::new() })
+    }
+
+    pub(super) fn has(&self, column: &str) -> bool {
+        self.header.iter().any(|name| name == column)
+    }
+
+    /// The columns, for the message that one is nowhere.
+    pub(super) fn told(&self) -> String {
+        format!("{} has: {}", self.path.display(), self.header.join(", "))
+    }
+
+    /// Finds the row of each cell: by the column that bears the name of a file's index, else by the first.
+    pub(super) fn join(&mut self, files: &[H5ad]) -> Result<Joined> {
+        let cells: Vec<(String, Vec<String>)> = files.iter().map(H5ad::cell_names).collect::<Result<_>>()?;
+        let named = |(index, _): &(String, Vec<String>)| self.header.iter().position(|name| name == index);
+        let key = cells.iter().find_map(named).unwrap_or(0);
+        let keys = &self.columns[key];
+        let mut row_of: HashMap<&str, u32> = HashMap::with_capacity(keys.len());
+        for row in 0..keys.len() {
+            let name = keys.get(row).unwrap_or_default();
+            if row_of.insert(name, row as u32).is_some() {
+                let what = format!(
+                    "cell {name:?} stands twice in column {:?}; keep one row a cell",
+                    self.header[key]
+                );
+                return Err(Error::format(&self.path, what));
+            }
+        }
+        let mut taken = vec![false; keys.len()];
+        let mut joined = Joined { matched: 0, unmatched: 0, unused: 0, first_unused: Vec::new() };
+        for (file, (_, names)) in files.iter().zip(&cells) {
+            let mut rows = Vec::with_capacity(names.len());
+            for name in names {
+                let row = row_of.get(name.as_str()).copied().unwrap_or(NO_ROW);
+                if row == NO_ROW {
+                    joined.unmatched += 1;
+                } else if std::mem::replace(&mut taken[row as usize], true) {
+                    let what = format!(
+                        "cell {name:?} is there a second time, so that a row of {} would label two cells; make the names \
+                         unique, over all files",
+                        self.path.display()
+                    );
+                    return Err(Error::format(file.path(), what));
+                } else {
+                    joined.matched += 1;
+                }
+                rows.push(row);
+            }
+            self.rows.push(rows);
+        }
+        if joined.matched == 0 {
+            let first = cells.iter().find_map(|(_, names)| names.first()).map_or("", String::as_str);
+            let what = format!(
+                "no cell has a row: its column {:?} starts with {}, and the cells with {:?}",
+                self.header[key],
+                some_of(&[keys.get(0).unwrap_or_default()]),
+                first
+            );
+            return Err(Error::format(&self.path, what));
+        }
+        let unused = (0..taken.len()).filter(|&row| !taken[row]);
+        joined.first_unused =
+            unused.clone().take(3).filter_map(|row| keys.get(row).map(String::from)).collect();
+        joined.unused = unused.count() as u64;
+        Ok(joined)
+    }
+
+    /// Labels of the cells of a file, after [`Table::join`].
+    pub(super) fn labels(&self, file: usize, column: &str) -> Labels {
+        let place = self.header.iter().position(|name| name == column).expect("a column of the table");
+        let of = &self.columns[place];
+        let code = |&row: &u32| if row == NO_ROW { -1 } else { of.codes[row as usize] };
+        Labels { codes: self.rows[file].iter().map(code).collect(), names: of.names.clone() }
+    }
+}
+
+/// Labels that grow field by field, a different one stored once.
+#[derive(Default)]
+struct Growing {
+    labels: Labels,
+    code_of: HashMap<String, i32>,
+}
+
+impl Growing {
+    /// An empty field is no label.
+    fn push(&mut self, field: &str) {
+        let next = self.labels.names.len() as i32;
+        let code = match self.code_of.get(field) {
+            _ if field.is_empty() => -1,
+            Some(&code) => code,
+            None => {
+                self.labels.names.push(field.to_string());
+                self.code_of.insert(field.to_string(), next);
+                next
+            }
+        };
+        self.labels.codes.push(code);
+    }
+}

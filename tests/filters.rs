@@ -1,0 +1,141 @@
+//! Cells, genes and perturbations that are left out: as scanpy's and cell-load's filters do.
+
+use std::collections::BTreeMap;
+
+use scale_engine::data::h5ad::{Cells, Column, Frame, Labels, X, write};
+use scale_engine::data::preprocess::{Filters, Knockdown, Settings};
+use scale_engine::data::shard::Data;
+
+use crate::preprocess::{refusal, run, settings, small};
+
+/// Cells left of each perturbation.
+fn cells_of(settings: &Settings) -> BTreeMap<String, u32> {
+    let data = Data::open(&settings.out).expect("opened");
+    let mut cells = BTreeMap::new();
+    for group in data.groups() {
+        let name = data.manifest().perturbations[group.perturbation as usize].clone();
+        *cells.entry(name).or_default() += group.cells;
+    }
+    cells
+}
+
+fn counted(pairs: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    pairs.iter().map(|(name, cells)| (name.to_string(), *cells)).collect()
+}
+
+#[test]
+fn cells_with_few_counts_or_genes_and_genes_in_few_cells_are_left_out() {
+    // Totals 4, 302, 9, 0, 70003, 10; genes 2, 2, 3, 0, 3, 2.
+    let (_dir, mut settings) = small(|_, _, _| ());
+    settings.batch = Some("plate".into());
+    settings.hvg_batch = Some("plate".into());
+    settings.filters = Filters { min_counts: 10, min_genes: 2, ..Filters::default() };
+    let summary = run(&settings).expect("made");
+    let filtered = summary.filtered.expect("filters");
+    assert_eq!((filtered.few_counts, filtered.few_genes, filtered.rare_genes), (3, 0, 0));
+    assert_eq!(cells_of(&settings), counted(&[("a", 1), ("b", 1), ("none", 1)]));
+    let manifest = Data::open(&settings.out).expect("opened").manifest().clone();
+    assert_eq!((manifest.cell_types, manifest.batches), (vec!["T".to_string()], vec!["10".to_string()]));
+
+    settings.out.set_file_name("genes");
+    settings.filters = Filters { min_genes: 3, min_counts: 10, ..Filters::default() };
+    assert!(refusal(&settings).contains("--min-counts, --min-genes: no cell that is left is \"none\""));
+    settings.filters = Filters { min_genes: 1, min_cells: 3, ..Filters::default() };
+    let summary = run(&settings).expect("made");
+    let filtered = summary.filtered.expect("filters");
+    // CD3E is in 3 cells, ACTB in 4, MYC in 3, TP53 in 2 and GATA1 in none.
+    assert_eq!((filtered.few_genes, filtered.rare_genes, summary.source_genes), (1, 2, 3));
+    let data = Data::open(&settings.out).expect("opened");
+    assert_eq!(data.manifest().genes, ["CD3E", "ACTB", "MYC"]);
+    let group = *data.groups().iter().find(|group| group.perturbation == 1).expect("b");
+    assert_eq!(data.row(group.first).library, 70_002.0, "a gene that is left out is no part of the total");
+}
+
+#[test]
+fn counts_are_not_counted_among_logs_and_something_must_be_left() {
+    let (_dir, mut settings) = small(|_, _, x| {
+        for row in x.iter_mut() {
+            let total: f32 = row.iter().sum();
+            row.iter_mut().for_each(|value| *value = (*value / total.max(1.0) * 1e4).ln_1p());
+        }
+    });
+    settings.filters.min_counts = 3;
+    assert!(refusal(&settings).contains("--min-counts: the values are logs"));
+    settings.filters = Filters { min_cells: 7, ..Filters::default() };
+    assert!(refusal(&settings).contains("--min-cells: no gene is in so many cells"));
+    settings.filters = Filters { min_cells_per_group: 3, ..Filters::default() };
+    assert!(refusal(&settings).contains("--min-cells-per-group: no perturbed cell is left"));
+    settings.filters.min_cells_per_group = 2;
+    let summary = run(&settings).expect("made");
+    let filtered = summary.filtered.expect("filters");
+    assert_eq!((filtered.small_groups, filtered.small_group_cells), (1, 1));
+    assert_eq!(cells_of(&settings), counted(&[("a", 2), ("none", 3)]));
+}
+
+/// Ten cells of the control with 8 counts of each gene; of each perturbation, cells with so many of its own gene.
+fn screen(perturbations: &[(&str, &[f32])], index: [&str; 3], names: &str) -> (tempfile::TempDir, Settings) {
+    let genes = ["CD3E", "MYC", "TP53"];
+    let (mut drugs, mut rows) = (vec!["none"; 10], vec![[8.0, 8.0, 0.0]; 10]);
+    for (name, own) in perturbations {
+        for &count in *own {
+            drugs.push(name);
+            rows.push([0, 1, 2].map(|gene| if genes[gene] == *name { count } else { 5.0 }));
+        }
+    }
+    let starts = (0..=rows.len()).map(|row| row * 3).collect();
+    let columns = (0..rows.len()).flat_map(|_| 0..3u32).collect();
+    let x = Cells::new((rows.len(), 3), starts, columns, rows.concat());
+    let obs = Frame {
+        index: (0..drugs.len()).map(|i| format!("cell{i}")).collect(),
+        columns: vec![
+            ("drug".to_string(), Column::Categorical(Labels::of(&drugs))),
+            ("line".to_string(), Column::Categorical(Labels::of(&vec!["T"; drugs.len()]))),
+        ],
+    };
+    let symbols = (names.to_string(), Column::Text(genes.map(String::from).to_vec()));
+    let var = Frame { index: index.map(String::from).to_vec(), columns: vec![symbols] };
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("in.h5ad");
+    write(&path, &obs, &var, X::Sparse(&x), &[]).expect("written");
+    let mut settings = settings(&path, &dir.path().join("data"));
+    settings.filters = Filters { knockdown: Some(Knockdown::default()), ..Filters::default() };
+    (dir, settings)
+}
+
+#[test]
+fn perturbations_that_do_not_lower_their_gene_are_left_out_and_then_such_cells() {
+    // The mean of CD3E is 2.25 of 8, below 0.3; one of its cells has half of 8, which is not below 0.5. MYC's is 2.4, not
+    // below 0.3; control cells do not express TP53; "drug" is no gene.
+    let groups: [(&str, &[f32]); 4] = [
+        ("CD3E", &[1.0, 1.0, 3.0, 4.0]),
+        ("MYC", &[2.0, 2.0, 2.0, 2.0, 4.0]),
+        ("TP53", &[0.0, 0.0]),
+        ("drug", &[0.0, 0.0, 0.0]),
+    ];
+    for (index, column) in [
+        (["CD3E", "MYC", "TP53"], "other"),
+        (["E1", "E2", "E3"], "gene_name"),
+        (["E1", "E2", "E3"], "gene_symbols"),
+    ] {
+        let (_dir, settings) = screen(&groups, index, column);
+        let found = run(&settings).expect("made").filtered.and_then(|f| f.knockdown).expect("a knock-down");
+        assert_eq!(found.names, if index[0] == "E1" { column } else { "index" });
+        assert_eq!((found.kept, found.not_lowered, found.not_expressed, found.no_gene), (1, 1, 1, 1));
+        assert_eq!((found.cells_of_others, found.cells_not_lowered), (10, 1));
+        assert_eq!(cells_of(&settings), counted(&[("CD3E", 3), ("none", 10)]));
+    }
+    let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
+    settings.filters.min_cells_per_group = 4;
+    assert!(
+        refusal(&settings).contains("--knockdown-filter, --min-cells-per-group: no perturbed cell is left")
+    );
+    settings.filters.knockdown = Some(Knockdown { residual: 0.31, cell_residual: 0.51 });
+    let filtered = run(&settings).expect("made").filtered.expect("filters");
+    assert_eq!((filtered.small_groups, filtered.small_group_cells), (0, 0));
+    assert_eq!(cells_of(&settings), counted(&[("CD3E", 4), ("MYC", 5), ("none", 10)]));
+    let (_dir, settings) = screen(&[("drug", &[0.0])], ["CD3E", "MYC", "TP53"], "other");
+    assert!(refusal(&settings).contains("no perturbation is named as a gene"));
+    let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
+    settings.filters.knockdown = Some(Knockdown { residual: 0.0, cell_residual: 0.5 });
+    assert!(refusal(&settings).contains("shares above 0"));
+}

@@ -1,0 +1,182 @@
+//! What goes into a data directory: labels from a table, genes of several files, cells and genes that are left out.
+
+use std::path::Path;
+
+use scale_engine::data::h5ad::{Column, X, write};
+use scale_engine::data::preprocess::Settings;
+use scale_engine::data::shard::Data;
+
+use crate::preprocess::{COUNTS, GENES, obs, refusal, row, run, settings, small, sparse, var};
+use crate::tenx;
+
+/// (cell type, perturbation) of every cell, in the order of the shards.
+fn conditions(out: &Path) -> Vec<(String, String)> {
+    let data = Data::open(out).expect("opened");
+    let manifest = data.manifest();
+    let mut found = Vec::new();
+    for group in data.groups() {
+        let [kind, drug] = [
+            &manifest.cell_types[group.cell_type as usize],
+            &manifest.perturbations[group.perturbation as usize],
+        ];
+        (0..group.cells).for_each(|_| found.push((kind.clone(), drug.clone())));
+    }
+    found.sort();
+    found
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+}
+
+#[test]
+fn output_of_10x_gets_its_labels_from_a_table() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, table) = (dir.path().join("a.h5"), dir.path().join("labels.csv"));
+    tenx::cell_ranger(&input);
+    std::fs::write(
+        &table,
+        "cell,drug,line\nAACC-1,none,T\nAAAG-1,\"a, b\",T\nAAAC-1,none,T\nelsewhere,b,T\nAACA-1,,T\n",
+    )
+    .expect("written");
+    let mut settings = settings(&input, &dir.path().join("data"));
+    assert!(refusal(&settings).contains("--labels"));
+    settings.labels = Some(table.clone());
+    let summary = run(&settings).expect("made");
+    let joined = summary.joined.expect("a table");
+    assert_eq!((joined.matched, joined.unmatched, joined.unused), (4, 0, 1));
+    assert_eq!(joined.first_unused, ["elsewhere"]);
+    assert_eq!((summary.cells, summary.dropped, summary.source_genes), (3, 1, 4));
+    assert_eq!(conditions(&settings.out), pairs(&[("T", "a, b"), ("T", "none"), ("T", "none")]));
+    assert!(summary.notes.iter().any(|note| note.contains("Antibody Capture: 1")), "{:?}", summary.notes);
+    let data = Data::open(&settings.out).expect("opened");
+    assert_eq!(data.row(0).library, 4.0, "antibodies are no part of a cell's total");
+
+    settings.out = dir.path().join("other");
+    let cases = [
+        ("cell,drug,line\nAACC-1,none,T\nAACC-1,a,T\n", "cell \"AACC-1\" stands twice"),
+        (
+            "cell,drug,line\nAACC-2,none,T\n",
+            "no cell has a row: its column \"cell\" starts with \"AACC-2\", and the cells with \"AAAC-1\"",
+        ),
+        ("cell\tdrug\tline\nAACC-1\tnone\tT\n", "needs a header and two columns"),
+        ("cell,drug\nAACC-1,none\n", "labels.csv has: cell, drug"),
+        ("cell,drug,line\nAACC-1,none\n", "labels.csv"),
+    ];
+    for (text, said) in cases {
+        std::fs::write(&table, text).expect("written");
+        let what = refusal(&settings);
+        assert!(what.contains(said), "{said}: {what}");
+    }
+}
+
+#[test]
+fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    let table = dir.path().join("labels.tsv");
+    // The column that is called as the index of obs holds the names, wherever it stands.
+    std::fs::write(
+        &table,
+        "donor\tdrug\t_index\nD1\tnone\tcell0\nD1\ta\tcell1\nD2\ta\tcell2\nD2\tnone\tcell3\nD2\t\tcell4\n",
+    )
+    .expect("written");
+    settings.labels = Some(table.clone());
+    settings.batch = Some("donor".into());
+    let summary = run(&settings).expect("made");
+    let joined = summary.joined.expect("a table");
+    assert_eq!((joined.matched, joined.unmatched, joined.unused), (5, 1, 0));
+    assert_eq!((summary.cells, summary.dropped), (4, 2), "cell4 has no drug, cell5 no row");
+    assert_eq!(summary.missing, [("drug".to_string(), 2), ("donor".to_string(), 1)]);
+    assert_eq!(conditions(&settings.out), pairs(&[("B", "a"), ("B", "none"), ("T", "a"), ("T", "none")]));
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().batches, ["D1", "D2"]);
+
+    // The same names in two files: whose row is it?
+    let second = dir.path().join("second.h5ad");
+    write(&second, &obs(), &var(&GENES), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    settings.inputs.push(second);
+    settings.out = dir.path().join("other");
+    let what = refusal(&settings);
+    assert!(what.contains("second.h5ad") && what.contains("\"cell0\" is there a second time"), "{what}");
+}
+
+/// A second file of five genes with the counts of the first, and both as inputs.
+fn two_files(genes: [&str; 5], ids: [[&str; 5]; 2]) -> (tempfile::TempDir, Settings) {
+    let with = |genes: &[&str], ids: [&str; 5]| {
+        let mut var = var(genes);
+        var.columns.push(("gene_id".to_string(), Column::Text(ids.map(String::from).to_vec())));
+        var
+    };
+    let (dir, mut settings) = small(|_, var, _| *var = with(&GENES, ids[0]));
+    let second = dir.path().join("second.h5ad");
+    write(&second, &obs(), &with(&genes, ids[1]), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    settings.inputs.push(second);
+    (dir, settings)
+}
+
+/// Genes and values of the two cells of perturbation b, one a file.
+fn pair(out: &Path) -> [(Vec<u16>, Vec<f32>, f32); 2] {
+    let data = Data::open(out).expect("opened");
+    let group = *data.groups().iter().find(|group| group.perturbation == 1).expect("b");
+    assert_eq!(group.cells, 2);
+    [row(&data, group.first), row(&data, group.first + 1)]
+}
+
+const IDS: [&str; 5] = ["E1", "E2", "E3", "E4", "E5"];
+
+#[test]
+fn genes_are_aligned_by_an_id_where_files_name_them_otherwise() {
+    // The second file has its own names and another order; CD3E is E1 in one and E2 in the other.
+    let (_dir, mut settings) = two_files(["CD3E", "b", "c", "d", "e"], [IDS, ["E2", "E1", "E3", "E4", "E5"]]);
+    assert!(refusal(&settings).contains("--gene-id"));
+    settings.gene_id = Some("gene_id".into());
+    let summary = run(&settings).expect("made");
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes, GENES);
+    let shared = summary.shared.expect("two files");
+    assert_eq!((shared.common, shared.partial, shared.lacking), (5, 0, Vec::new()));
+    let [first, second] = pair(&settings.out);
+    assert_eq!(first, (vec![0, 1, 3], vec![2.0, 70_000.0, 1.0], 70_003.0));
+    assert_eq!(second, (vec![0, 1, 3], vec![70_000.0, 2.0, 1.0], 70_003.0));
+
+    settings.out.set_file_name("other");
+    settings.gene_id = Some("ensembl".into());
+    let what = refusal(&settings);
+    assert!(what.contains("unknown column \"ensembl\"") && what.contains("gene_id"), "{what}");
+    let (_dir, mut settings) = two_files(GENES, [IDS, ["E1", "E1", "E3", "E4", "E5"]]);
+    settings.gene_id = Some("gene_id".into());
+    let what = refusal(&settings);
+    assert!(what.contains("second.h5ad") && what.contains("\"E1\" appears twice in var/gene_id"), "{what}");
+}
+
+#[test]
+fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
+    let (_dir, mut settings) = two_files(["NEW", "ACTB", "MYC", "TP53", "GATA1"], [IDS; 2]);
+    let what = refusal(&settings);
+    assert!(
+        what.contains("second.h5ad: gene \"CD3E\" is missing") && what.contains("--fill-missing"),
+        "{what}"
+    );
+    settings.fill_missing = true;
+    let summary = run(&settings).expect("made");
+    let shared = summary.shared.expect("two files");
+    assert_eq!((shared.common, shared.partial), (4, 2));
+    assert_eq!(shared.lacking, [("in.h5ad".to_string(), 1), ("second.h5ad".to_string(), 1)]);
+    assert!(summary.notes.iter().any(|note| note.contains("2 genes are zeros")), "{:?}", summary.notes);
+    assert_eq!(
+        Data::open(&settings.out).expect("opened").manifest().genes,
+        ["CD3E", "ACTB", "MYC", "TP53", "GATA1", "NEW"]
+    );
+    let [first, second] = pair(&settings.out);
+    assert_eq!(first, (vec![0, 1, 3], vec![2.0, 70_000.0, 1.0], 70_003.0));
+    assert_eq!(second, (vec![1, 3, 5], vec![70_000.0, 1.0, 2.0], 70_003.0));
+
+    // By id the second file brings another gene of a name that is taken: it goes by its id.
+    let (_dir, mut settings) = two_files(GENES, [IDS, ["E9", "E2", "E3", "E4", "E5"]]);
+    (settings.fill_missing, settings.gene_id) = (true, Some("gene_id".into()));
+    let summary = run(&settings).expect("made");
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes[5], "E9");
+    assert!(
+        summary.notes.iter().any(|note| note.contains("1 genes are named by their id")),
+        "{:?}",
+        summary.notes
+    );
+}
