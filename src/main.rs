@@ -7,6 +7,7 @@ use scale_engine::cli::{self, Cli};
 use scale_engine::error::Error;
 
 fn main() -> ExitCode {
+    end_with_the_reader();
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -14,5 +15,15 @@ fn main() -> ExitCode {
             // 2: the words were wrong; 1: the work failed.
             ExitCode::from(if matches!(error, Error::Setting { .. }) { 2 } else { 1 })
         }
+    }
+}
+
+/// `scale-engine inspect F | head`: who writes to a reader that has seen enough ends quietly, as other tools do. Rust's own
+/// choice is a panic.
+fn end_with_the_reader() {
+    #[cfg(unix)]
+    // SAFETY: no other thread runs yet; the signal gets back what the system has it do.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }

@@ -1,7 +1,7 @@
 //! `inspect` knows every kind of file that the program reads or writes.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -77,4 +77,15 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     let output = inspect(&path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("none of"), "{said}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+    command.arg("inspect").arg(&small().data).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }

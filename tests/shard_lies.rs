@@ -143,14 +143,21 @@ fn a_damaged_file_is_refused() {
 }
 
 #[test]
-fn damage_is_noticed_anywhere_in_the_file() {
+fn no_byte_of_a_shard_can_change_unnoticed() {
     let forgery = Forgery::new();
-    let bytes = forgery.bytes();
-    for i in (0..bytes.len()).step_by(3) {
-        let mut damaged = bytes.clone();
-        damaged[i] ^= 4;
-        std::fs::write(forgery.shard(), damaged).expect("writable");
-        assert_ne!(forgery.refusal(), "opened", "byte {i}");
+    for shard in ["controls-0000.shard", "perturbed-0000.shard"] {
+        let path = forgery.dir.path().join(shard);
+        let bytes = std::fs::read(&path).expect("readable");
+        for i in 0..bytes.len() {
+            for flipped in [0x01, 0x80, 0xFF] {
+                let mut damaged = bytes.clone();
+                damaged[i] ^= flipped;
+                std::fs::write(&path, damaged).expect("writable");
+                assert_ne!(forgery.refusal(), "opened", "{shard}, byte {i}");
+            }
+        }
+        std::fs::write(&path, bytes).expect("writable");
+        assert_eq!(forgery.refusal(), "opened");
     }
 }
 
