@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::trace;
 
 pub mod blas;
+mod clock;
 mod cuda;
 mod emulated;
 mod launch;
@@ -24,6 +25,7 @@ mod plans;
 mod probe;
 
 pub use blas::{Operand, Product};
+pub use clock::{Clock, Took};
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
@@ -106,6 +108,14 @@ trait Driver: Send + Sync {
     /// Every operand lies in live device memory; the written one overlaps no other.
     unsafe fn product(&self, product: &Product) -> std::result::Result<bool, String>;
     fn wait(&self) -> std::result::Result<(), String>;
+    /// Times what is queued between this call and that of what it answers.
+    fn clock(&self) -> std::result::Result<clock::Stop, String> {
+        Ok(clock::host())
+    }
+    /// Bytes of the level-2 cache; 0 where nobody knows.
+    fn cache(&self) -> usize {
+        0
+    }
     /// Whether it can sum with other devices by itself, or why not.
     fn can_join(&self) -> std::result::Result<(), String> {
         Err(format!("{} cannot sum with other devices", self.name()))

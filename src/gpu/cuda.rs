@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
+use super::clock::Stop;
 use super::plans::Plans;
 use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, nccl, probe};
 use crate::error::{Error, Result};
@@ -231,6 +232,25 @@ impl Driver for Cuda {
         Ok(Box::new(move || {
             event.synchronize().map_err(|e| format!("the GPU failed before it had read what was sent: {e}"))
         }))
+    }
+
+    fn clock(&self) -> Outcome<Stop> {
+        let stream = self.stream.clone();
+        // cudarc's own default makes events that cannot time.
+        let event = move || stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let first = event().map_err(said("cuEventRecord"))?;
+        Ok(Box::new(move || {
+            let last = event().map_err(said("cuEventRecord"))?;
+            Ok(Box::new(move || {
+                let ms = first.elapsed_ms(&last).map_err(|e| format!("the GPU failed in timed work: {e}"))?;
+                Ok(f64::from(ms) / 1e3)
+            }))
+        }))
+    }
+
+    fn cache(&self) -> usize {
+        let size = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        self.context.attribute(size).map_or(0, |bytes| bytes as usize)
     }
 
     fn can_join(&self) -> Outcome<()> {
