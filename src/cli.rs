@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::error::Result;
 
 mod baseline;
-mod bench;
+pub mod bench;
 mod demo;
 mod device;
 mod evaluate;

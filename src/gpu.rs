@@ -28,7 +28,7 @@ pub use blas::{Operand, Product};
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
-pub use stamp::{Ran, Stamp};
+pub use stamp::{Clock, Ran, Stamp, Took};
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -110,6 +110,10 @@ trait Driver: Send + Sync {
     fn wait(&self) -> std::result::Result<(), String>;
     /// The point behind all that is queued.
     fn stamp(&self) -> std::result::Result<Stamp, String>;
+    /// Bytes of the level-2 cache; 0 where nobody knows.
+    fn cache(&self) -> usize {
+        0
+    }
     /// Whether it can sum with other devices by itself, or why not.
     fn can_join(&self) -> std::result::Result<(), String> {
         Err(format!("{} cannot sum with other devices", self.name()))

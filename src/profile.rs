@@ -1,5 +1,6 @@
 //! Where a training step's time goes: op by op, beside what this machine can do.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -116,20 +117,15 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
 
 impl MadeUp {
     /// Median seconds of these steps.
-    pub fn median_of(&mut self, steps: std::ops::Range<u64>) -> f64 {
-        let mut took = self.seconds_of(steps);
-        took.sort_by(f64::total_cmp);
-        took[took.len() / 2]
-    }
-
-    /// Seconds of each of these steps.
-    pub fn seconds_of(&mut self, steps: std::ops::Range<u64>) -> Vec<f64> {
+    fn median_of(&mut self, steps: Range<u64>) -> f64 {
         let mut timed = |k| {
             let began = Instant::now();
             self.step(k);
             began.elapsed().as_secs_f64()
         };
-        steps.map(&mut timed).collect()
+        let mut took: Vec<f64> = steps.map(&mut timed).collect();
+        took.sort_by(f64::total_cmp);
+        took[took.len() / 2]
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Real};
 
-pub use case::{Case, Run, Values, Verdict, error, wide};
+pub use case::{Case, Run, Values, Verdict, case, error, wide};
 pub use gather::check as gather;
 pub use table::table;
 pub use walk::{Size, checks as model};

@@ -1,6 +1,7 @@
 //! Every test outside `src`, in one binary.
 
 mod baseline;
+mod bench;
 mod emulate;
 mod emulator;
 mod encodings;

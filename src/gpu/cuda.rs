@@ -234,8 +234,14 @@ impl Driver for Cuda {
     }
 
     fn stamp(&self) -> Outcome<Stamp> {
-        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT); // with its time
+        // cudarc's own default makes events that cannot time.
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         self.stream.record_event(flags).map(Stamp::Event).map_err(said("cuEventRecord"))
+    }
+
+    fn cache(&self) -> usize {
+        let size = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        self.context.attribute(size).map_or(0, |bytes| bytes as usize)
     }
 
     fn can_join(&self) -> Outcome<()> {

@@ -28,6 +28,42 @@ impl Stamp {
     }
 }
 
+/// A running clock: on a device it starts when what was queued before is done, on the host at once.
+pub struct Clock {
+    gpu: Option<Gpu>,
+    begin: Stamp,
+}
+
+/// A stopped one.
+pub struct Took {
+    begin: Stamp,
+    end: Stamp,
+}
+
+impl Clock {
+    /// Starts it.
+    pub fn start(gpu: Option<&Gpu>) -> Clock {
+        Clock { gpu: gpu.cloned(), begin: now(gpu) }
+    }
+
+    /// Stops it: on a device when what was queued until now is done.
+    pub fn stop(self) -> Took {
+        Took { end: now(self.gpu.as_ref()), begin: self.begin }
+    }
+}
+
+impl Took {
+    /// Seconds between the two. Waits for the device: read it long after it was stopped, so that the device and not the host
+    /// is what the timed work waits for.
+    pub fn seconds(self) -> f64 {
+        self.begin.until(&self.end)
+    }
+}
+
+fn now(gpu: Option<&Gpu>) -> Stamp {
+    gpu.map_or_else(|| Stamp::Clock(Instant::now()), Gpu::stamp)
+}
+
 /// A kernel or product that ran.
 pub struct Ran {
     /// Its name; a product's sizes.
@@ -43,6 +79,11 @@ pub struct Ran {
 pub(super) struct Heard(Mutex<Option<Vec<Ran>>>);
 
 impl Gpu {
+    /// Bytes of its level-2 cache; 0 where nobody knows.
+    pub fn cache(&self) -> usize {
+        self.0.driver.cache()
+    }
+
     /// The point behind all that is queued.
     pub fn stamp(&self) -> Stamp {
         or_stop(self.0.driver.stamp())

@@ -94,6 +94,11 @@ impl Case {
         self.shapes.iter().map(|s| s.iter().product::<usize>()).sum()
     }
 
+    /// The op on values of a tape.
+    pub fn record(&self, tape: &mut Tape, inputs: &[Var]) -> Var {
+        (self.op)(tape, inputs)
+    }
+
     /// The row's inputs, on the host.
     pub fn inputs(&self) -> Vec<Tensor> {
         let rng = Rng::new(5);
@@ -118,7 +123,7 @@ impl Case {
             tape.leaf(place(x, real))
         };
         let vars: Vec<Var> = inputs.iter().map(|x| leaf(&mut tape, x)).collect();
-        let y = (self.op)(&mut tape, &vars);
+        let y = self.record(&mut tape, &vars);
         let value = tape.value(y).clone();
         let rng = Rng::new(6);
         let drawn = || Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());

@@ -1,0 +1,163 @@
+//! `bench ops`: single ops, forward and backward apart.
+
+use serde_json::{Map, json};
+
+use super::place::{Place, Turn};
+use super::rows::{self, Cost, Row};
+use crate::cli::device;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Took};
+use crate::memory;
+
+const EXAMPLE: &str = "\
+Examples:
+  scale-engine bench ops --preset s184 --device cuda --json
+  scale-engine bench ops --case mmd --shape 64,512,2048 --device cuda
+
+Each op alone, on random numbers, forward and backward apart. Times on a GPU are between two events in its queue, which is kept
+filled; inputs lie there in so many copies, taken in turn, that three times its level-2 cache passes before one is seen again.
+Bytes and FLOPs are what the op cannot do without, so GB/s and TFLOP/s beside a copy's and a large product's tell how near it is
+to what the device can do. A backward's time lacks its forward's; adamw is a whole step: norm, clip, update, rounded copy.
+The larger presets have a GPU's sizes: on a CPU take --preset tiny, or --small.";
+
+/// Time single ops
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Sizes: tiny, s40, s184 or s280
+    #[arg(long, default_value = "s184")]
+    preset: String,
+    /// This op only
+    #[arg(long)]
+    case: Option<String>,
+    /// Its sizes instead of the preset's, in the order of the output
+    #[arg(long, value_delimiter = ',', requires = "case")]
+    shape: Vec<usize>,
+    /// Sizes for a try: what is timed is then mostly the call
+    #[arg(long, conflicts_with = "shape")]
+    small: bool,
+    /// Timings a direction; their median counts
+    #[arg(long, default_value_t = 100)]
+    turns: usize,
+    #[command(flatten)]
+    device: device::Choice,
+    /// Print a line of JSON for each op and direction
+    #[arg(long)]
+    json: bool,
+}
+
+/// Turns before those that count: first calls choose algorithms and fill the pool of memory.
+const WARM: usize = 5;
+
+/// A direction of an op at one size, timed.
+pub struct Timing {
+    /// The op.
+    pub name: &'static str,
+    /// Names and sizes.
+    pub shape: Vec<(&'static str, usize)>,
+    /// What it cannot do without.
+    pub cost: Cost,
+    /// Seconds, sorted.
+    pub took: Vec<f64>,
+}
+
+/// Times the ops that were asked for and prints each as it is done.
+pub fn run(args: &Args) -> Result<()> {
+    memory::keep(); // as `train` does
+    let mut rows = if args.small { rows::small() } else { rows::of_preset(&args.preset)? };
+    if let Some(name) = &args.case {
+        let kind = rows::kind(name)?;
+        rows.retain(|row| row.0.name == kind.name);
+        if !args.shape.is_empty() {
+            if args.shape.len() != kind.letters.len() || args.shape.contains(&0) {
+                let what = format!("{name} has the sizes {}, each above 0", kind.letters.join(","));
+                return Err(Error::setting("--shape", what));
+            }
+            rows = vec![(kind, args.shape.clone())];
+        }
+    }
+    let gpu = args.device.open()?;
+    if !args.json {
+        let device = gpu.as_ref().map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
+        println!("{device}; medians of {}", args.turns.max(1));
+    }
+    let place = Place::new(gpu.as_ref());
+    for row in &rows {
+        let timed = match gpu {
+            Some(_) => time(&place, row, args.turns),
+            // As a step does, inside the pool: an op then wakes one core fewer.
+            None => rayon::in_place_scope(|_| time(&place, row, args.turns)),
+        };
+        timed.iter().for_each(|timing| if args.json { timing.print_json(&place) } else { timing.print() });
+    }
+    Ok(())
+}
+
+/// Every op at sizes for a try, on a device or the host.
+pub fn tried(gpu: Option<&Gpu>, turns: usize) -> Vec<Timing> {
+    let place = Place::new(gpu);
+    rows::small().iter().flat_map(|row| time(&place, row, turns)).collect()
+}
+
+fn time(place: &Place, (kind, sizes): &Row, turns: usize) -> Vec<Timing> {
+    let costs = (kind.costs)(sizes, place.real().bytes());
+    let shape: Vec<_> = kind.letters.iter().copied().zip(sizes.iter().copied()).collect();
+    let each = costs.into_iter().zip((kind.turns)(place, sizes));
+    each.map(|(cost, turn)| Timing {
+        name: kind.name,
+        shape: shape.clone(),
+        cost,
+        took: seconds_of(place, turn, turns.max(1)),
+    })
+    .collect()
+}
+
+/// Seconds of so many turns, sorted. All are queued before the first is read.
+fn seconds_of(place: &Place, mut turn: Turn, turns: usize) -> Vec<f64> {
+    for i in 0..WARM {
+        turn(i);
+    }
+    place.gpu().inspect(|gpu| gpu.wait());
+    place.run_ahead();
+    let took: Vec<Took> = (WARM..WARM + turns).map(turn).collect();
+    let mut took: Vec<f64> = took.into_iter().map(Took::seconds).collect();
+    took.sort_by(f64::total_cmp);
+    took
+}
+
+impl Timing {
+    /// Seconds.
+    pub fn median(&self) -> f64 {
+        self.took[self.took.len() / 2]
+    }
+
+    fn rates(&self) -> [f64; 2] {
+        [self.cost.bytes as f64 / self.median() / 1e9, self.cost.flops as f64 / self.median() / 1e12]
+    }
+
+    fn print_json(&self, place: &Place) {
+        let shape: Map<_, _> =
+            self.shape.iter().map(|&(letter, size)| (letter.into(), size.into())).collect();
+        let [gb, tflop] = self.rates();
+        let us = |seconds: f64| 1e6 * seconds;
+        let line = json!({
+            "name": self.name, "shape": shape, "direction": self.cost.direction, "median_us": us(self.median()),
+            "min_us": us(self.took[0]), "max_us": us(self.took[self.took.len() - 1]), "turns": self.took.len(),
+            "bytes": self.cost.bytes, "flops": self.cost.flops, "gb_per_s": gb, "tflop_per_s": tflop,
+            "device": place.gpu().map_or("cpu".into(), Gpu::name), "storage": place.gpu().map(Gpu::real),
+        });
+        println!("{line}");
+    }
+
+    fn print(&self) {
+        let shape: Vec<String> = self.shape.iter().map(|(letter, size)| format!("{letter} {size}")).collect();
+        let [gb, tflop] = self.rates();
+        println!(
+            "{:<15} {:<28} {:<9} {:>11.2} us {gb:>9.2} GB/s {tflop:>9.3} TFLOP/s",
+            self.name,
+            shape.join(", "),
+            self.cost.direction,
+            1e6 * self.median()
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! `bench step` and `bench predict`: the whole model on made-up cells that lie where it is computed.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::cli::device;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::model::losses::Examples;
+use crate::profile::{MadeUp, Sizes};
+use crate::rng::Rng;
+
+const EXAMPLE: &str = "\
+Example:
+  scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
+
+Times whole training steps (losses, gradients, AdamW) on made-up cells that lie where the step is computed. The median counts;
+the first steps, in which a GPU chooses its algorithms, do not.";
+
+const PREDICT_EXAMPLE: &str = "\
+Example:
+  scale-engine bench predict --preset s184 --sets 32 --cells 512 --device cuda
+
+Times what a control cell costs to become a perturbed one: encoder, flow, decoder, once each, with cells and answer where they
+are computed. B N cells are predicted at a time.";
+
+/// Time whole training steps
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    #[command(flatten)]
+    sizes: Sizes,
+    /// Timed steps
+    #[arg(long, default_value_t = 20)]
+    steps: u64,
+    #[command(flatten)]
+    device: device::Choice,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Time predictions
+#[derive(clap::Args)]
+#[command(after_help = PREDICT_EXAMPLE)]
+pub struct Predict {
+    #[command(flatten)]
+    of: Args,
+}
+
+/// Turns before the clock starts.
+const WARM: u64 = 3;
+
+/// Times training steps.
+pub fn steps(args: &Args) -> Result<()> {
+    let gpu = args.device.open()?;
+    let MadeUp { mut learner, examples } = MadeUp::new(&args.sizes, gpu.as_ref())?;
+    let took = time(args.steps, gpu.as_ref(), |k| {
+        learner.gradients(&examples, k);
+        learner.update(k);
+    });
+    print(args, "step", &took, learner.params.count(), gpu.as_ref());
+    Ok(())
+}
+
+/// Times predictions.
+pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
+    let gpu = args.device.open()?;
+    let MadeUp { learner, examples: Examples { cells, tokens, .. } } =
+        MadeUp::new(&args.sizes, gpu.as_ref())?;
+    let controls = cells.slice(0..args.sizes.sets);
+    let starts: Vec<Rng> = (0..args.sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
+    let took = time(args.steps, gpu.as_ref(), |_| {
+        learner.model.generate(&learner.params, &controls, None, &tokens, 1, &starts);
+    });
+    print(args, "prediction", &took, learner.params.count(), gpu.as_ref());
+    Ok(())
+}
+
+/// Seconds of each turn, sorted; a turn ends when the device is done with it.
+fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64)) -> Vec<f64> {
+    let wait = || gpu.inspect(|gpu| gpu.wait());
+    (0..WARM).for_each(&mut turn);
+    wait();
+    let timed = |k| {
+        let began = Instant::now();
+        turn(k);
+        wait();
+        began.elapsed().as_secs_f64()
+    };
+    let mut took: Vec<f64> = (WARM..WARM + turns.max(1)).map(timed).collect();
+    took.sort_by(f64::total_cmp);
+    took
+}
+
+fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu>) {
+    let Sizes { preset, sets, cells, genes } = &args.sizes;
+    let median = took[took.len() / 2];
+    // A step trains pairs, a prediction makes cells.
+    let (many, pairs) = (if what == "step" { "pairs" } else { "cells" }, sets * cells);
+    let used = gpu.map(|gpu| {
+        let (free, total) = gpu.memory();
+        (total - free) as f64 / (1u64 << 30) as f64
+    });
+    if args.json {
+        let mut figures = json!({
+            "preset": preset, "sets": sets, "cells": cells, "genes": genes, "pairs": pairs,
+            "device": gpu.map_or("cpu".into(), Gpu::name), "storage": gpu.map(Gpu::real), "weights": weights,
+            "steps": took.len(), "median_s": median, "min_s": took[0], "max_s": took[took.len() - 1],
+            "memory_gib": used,
+        });
+        figures[format!("{many}_per_s")] = json!(pairs as f64 / median);
+        println!("{figures}");
+        return;
+    }
+    let device = gpu.map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
+    println!("{preset} ({weights} weights), {pairs} {many} a {what}, {device}");
+    println!(
+        "{:.2} ms a {what}, {:.0} {many}/s (median of {})",
+        1e3 * median,
+        pairs as f64 / median,
+        took.len()
+    );
+    if let Some(used) = used {
+        println!("{used:.1} GiB of the GPU's memory in use");
+    }
+}
