@@ -26,7 +26,8 @@ import twin
 
 
 def norm(x, gain):
-    return F.rms_norm(x, gain.shape, gain, twin.EPS)
+    # Of one type, under autocast too: PyTorch fuses no other.
+    return F.rms_norm(x, gain.shape, gain.to(x.dtype), twin.EPS)
 
 
 def split(x, heads):
@@ -91,7 +92,7 @@ def loss(model, x, ids, t):
     weight, sets = model.config["loss"], len(t)
     z = model.encode(x)  # [2B, N, D]
     zs, z1 = z.chunk(2)
-    z1_hat = model.transport(torch.lerp(zs, z1, t[:, None, None]), t, ids)
+    z1_hat = model.transport(torch.lerp(zs, z1, t[:, None, None].to(z1.dtype)), t, ids)
     if weight["effect"] > 0:
         x_hat, predicted = model.decode(torch.cat([z, z1_hat])).tensor_split([2 * sets])
     else:

@@ -21,7 +21,7 @@ const CACHES: usize = 3;
 /// Copies at most: the inputs of an op that needs more are so small that it is all launch.
 const COPIES: usize = 1024;
 
-/// Random numbers, repeated where more are asked for. Odd, so that no two rows of a matrix are equal.
+/// Random numbers, repeated where more are asked for. Odd, so that a row is not the row above it.
 const BLOCK: usize = (1 << 20) - 1;
 
 /// Bytes of one piece of work that keeps a device busy while the host queues the first timings.

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""A whole update: norm, clip, AdamW, averaged weights, the copy that products read. Ours against PyTorch's.
+
+    python benches/gpu/adamw.py [--smoke] [--out FILE]        run.py runs it with the others
+
+The peers get all weights as one flat tensor, which spares them the list. "without the average" does less than ours and is
+told beside it; it is not what ours is compared with. "compiled" is the textbook's update in one function.
+"""
+import common
+from common import compiled, torch
+
+RATE, BETAS, EPS, DECAY, KEEP, CLIP = 2e-4, (0.9, 0.95), 1e-8, 0.01, 0.999, 1.0
+
+
+class Weights:
+    def __init__(self, bench, count):
+        zeros = torch.zeros(count, device=bench.device)
+        self.w = torch.nn.Parameter(bench.numbers(count, real=torch.float32))
+        self.w.grad = bench.numbers(count, real=torch.float32)
+        self.m, self.v, self.average = zeros, zeros.clone(), self.w.detach().clone()
+        self.rounded = self.w.detach().to(torch.bfloat16) if bench.cuda else None
+
+
+def fused(weights, averaged):
+    optimizer = torch.optim.AdamW([weights.w], lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True)
+
+    @torch.no_grad()
+    def step():
+        torch.nn.utils.clip_grad_norm_([weights.w], CLIP)
+        optimizer.step()
+        if averaged:
+            weights.average.lerp_(weights.w, 1 - KEEP)
+        if weights.rounded is not None:
+            weights.rounded.copy_(weights.w)
+    return step
+
+
+def update(w, g, m, v, average, rounded):
+    """Step 1 for ever: what the powers of the betas are changes no time."""
+    g = g * (CLIP / (torch.linalg.vector_norm(g) + 1e-6)).clamp(max=1)
+    m.lerp_(g, 1 - BETAS[0])
+    v.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
+    w.mul_(1 - RATE * DECAY).sub_(RATE / (1 - BETAS[0]) * m / ((v / (1 - BETAS[1])).sqrt() + EPS))
+    average.lerp_(w, 1 - KEEP)
+    if rounded is not None:
+        rounded.copy_(w)
+
+
+def peers(bench, L):
+    def prepared(make, **note):
+        copies = bench.copies(26 * L)
+        steps = [make(Weights(bench, L)) for _ in range(copies)]
+        return {"step": lambda i: steps[i % copies], "note": note}
+
+    def whole(weights):
+        w, f = weights, compiled(update)
+        return torch.no_grad()(lambda: f(w.w.detach(), w.w.grad, w.m, w.v, w.average, w.rounded))
+
+    return {"clip, fused AdamW, average, copy": lambda: prepared(lambda w: fused(w, True)),
+            "without the average": lambda: prepared(lambda w: fused(w, False), less="no averaged weights"),
+            "compiled": lambda: prepared(whole)}
+
+
+def main():
+    bench = common.Bench(__doc__)
+    common.family(bench, "adamw", lambda L: peers(bench, L))
+    bench.finish()
+
+
+if __name__ == "__main__":
+    main()
