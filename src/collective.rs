@@ -136,6 +136,18 @@ impl Ranks {
         Ok(())
     }
 
+    /// Holds where all ranks have this number, a hash of what they are about to do.
+    pub fn agree(&self, number: u64) -> Result<()> {
+        // Pieces that a sum over up to 256 ranks keeps to the last bit.
+        let own = [0, 16, 32, 48].map(|shift| ((number >> shift) & 0xffff) as f32);
+        let mut sum = own;
+        self.host.sum(&mut sum)?;
+        match sum == own.map(|piece| piece * self.count() as f32) {
+            true => Ok(()),
+            false => Err(Error::Stopped("ranks differ in config, split, data or program".into())),
+        }
+    }
+
     /// True on every rank if it is on one.
     pub fn any(&self, flag: bool) -> Result<bool> {
         let mut flags = [f32::from(flag)];

@@ -81,15 +81,15 @@ pub struct Outcome {
 /// gradients are added.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
-    let start = Start::of(settings)?;
     match (&settings.launch, settings.places.as_slice()) {
         (Some(launch), [place]) => {
-            let seat = Arc::new(Wire::join(launch, start.agreed())?);
-            rank(start, place.as_ref(), seat, stop)
+            // Before data is read: a rank that finds none can then say so to the others.
+            let seat = Arc::new(Wire::join(launch)?);
+            rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
         (Some(_), _) => Err(Error::setting("--gpus", "a launcher's processes have one GPU each")),
-        (None, [place]) => guard(|| walk(start, place.as_ref(), &Ranks::alone(), stop)),
-        (None, places) => side_by_side(&start, places, stop),
+        (None, [place]) => guard(|| walk(Start::of(settings)?, place.as_ref(), &Ranks::alone(), stop)),
+        (None, places) => side_by_side(&Start::of(settings)?, places, stop),
     }
 }
 
@@ -102,7 +102,7 @@ fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Res
     let mut outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
         let begin = |(seat, place): (&Arc<Threads>, &'_ Option<Gpu>)| {
             let (start, seat, place) = (start.clone(), seat.clone(), place.clone());
-            scope.spawn(move || rank(start, place.as_ref(), seat, stop))
+            scope.spawn(move || rank(|| Ok(start), place.as_ref(), seat, stop))
         };
         let ranks: Vec<_> = seats.iter().zip(places).map(begin).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
@@ -111,8 +111,20 @@ fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Res
 }
 
 /// One of several ranks; the others hear of its end if it is an early one.
-fn rank(start: Start, gpu: Option<&Gpu>, seat: Arc<dyn Collective>, stop: &AtomicBool) -> Result<Outcome> {
-    let work = || guard(|| walk(start, gpu, &Ranks::join(seat.clone(), gpu)?, stop));
+fn rank(
+    start: impl FnOnce() -> Result<Start>,
+    gpu: Option<&Gpu>,
+    seat: Arc<dyn Collective>,
+    stop: &AtomicBool,
+) -> Result<Outcome> {
+    let work = || {
+        guard(|| {
+            let start = start()?;
+            let ranks = Ranks::join(seat.clone(), gpu)?;
+            ranks.agree(start.agreed())?;
+            walk(start, gpu, &ranks, stop)
+        })
+    };
     let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         seat.fail("it panicked");
         resume_unwind(panic)

@@ -63,9 +63,9 @@ fn counts_are_not_counted_among_logs_and_something_must_be_left() {
     assert!(refusal(&settings).contains("--min-counts: the values are logs"));
     settings.filters = Filters { min_cells: 7, ..Filters::default() };
     assert!(refusal(&settings).contains("--min-cells: no gene is in so many cells"));
-    settings.filters = Filters { min_cells_per_group: 3, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-cells-per-group: no perturbed cell is left"));
-    settings.filters.min_cells_per_group = 2;
+    settings.filters = Filters { min_cells_per_pert: 3, ..Filters::default() };
+    assert!(refusal(&settings).contains("--min-cells-per-pert: no perturbed cell is left"));
+    settings.filters.min_cells_per_pert = 2;
     let summary = run(&settings).expect("made");
     let filtered = summary.filtered.expect("filters");
     assert_eq!((filtered.small_groups, filtered.small_group_cells), (1, 1));
@@ -125,9 +125,9 @@ fn perturbations_that_do_not_lower_their_gene_are_left_out_and_then_such_cells()
         assert_eq!(cells_of(&settings), counted(&[("CD3E", 3), ("none", 10)]));
     }
     let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
-    settings.filters.min_cells_per_group = 4;
+    settings.filters.min_cells_per_pert = 4;
     assert!(
-        refusal(&settings).contains("--knockdown-filter, --min-cells-per-group: no perturbed cell is left")
+        refusal(&settings).contains("--knockdown-filter, --min-cells-per-pert: no perturbed cell is left")
     );
     settings.filters.knockdown = Some(Knockdown { residual: 0.31, cell_residual: 0.51 });
     let filtered = run(&settings).expect("made").filtered.expect("filters");

@@ -5,7 +5,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use scale_engine::data::h5ad::{Cells, Column, Extra, Frame, Labels, X, write};
 use scale_engine::data::preprocess::hvg::Flavor;
-use scale_engine::data::preprocess::{Genes, Settings, Summary, Target, normalise, preprocess};
+use scale_engine::data::preprocess::{Genes, Settings, Summary, Target, normalise, plan, preprocess};
 use scale_engine::data::shard::{Data, Scale};
 use scale_engine::error::Result;
 
@@ -375,4 +375,30 @@ fn the_checksum_of_a_source_covers_every_value_of_it() {
     };
     assert_eq!(crc("one", 5.0), crc("same", 5.0));
     assert_ne!(crc("five", 5.0), crc("six", 6.0), "the last cell's value is another");
+}
+
+#[test]
+fn a_plan_tells_what_is_then_made_and_makes_nothing() {
+    // Every passage over the sources that there can be, and the fewest.
+    for (many, passes) in [(true, 5), (false, 2)] {
+        let (_dir, mut settings) = small(|_, _, _| ());
+        if many {
+            settings.flavor = Flavor::SeuratV3;
+            settings.target = Target::Median;
+            settings.filters.min_counts = 1;
+        }
+        let plan = plan(&settings).expect("a plan");
+        assert!(!settings.out.exists());
+        assert_eq!(plan.passes, passes);
+        if many {
+            continue; // seurat_v3 has too few cells here to fit anything
+        }
+        let made = run(&settings).expect("made");
+        assert_eq!((plan.cells, plan.groups, plan.genes), (made.cells, made.groups, made.genes));
+        assert_eq!((plan.perturbations, plan.source_genes), (made.perturbations, made.source_genes));
+        assert!(made.bytes <= plan.bytes, "{} bytes, at most {}", made.bytes, plan.bytes);
+    }
+    let (_dir, mut settings) = small(|_, _, _| ());
+    settings.control = "DMSO".into();
+    assert!(plan(&settings).expect_err("no such control").to_string().contains("DMSO"));
 }

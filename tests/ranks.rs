@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use scale_engine::collective::{Collective, Launch, Threads, Wire};
+use scale_engine::collective::{Collective, Launch, Ranks, Threads, Wire};
 use scale_engine::config::Config;
 use scale_engine::data::sampler::{Sampler, Sampling};
 use scale_engine::data::shard::Data;
@@ -137,7 +137,7 @@ fn wires(ranks: usize) -> Vec<Arc<dyn Collective>> {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
         let launch = Launch { rank, ranks, local: rank, address: address.clone(), by: "a test" };
-        std::thread::spawn(move || Wire::join(&launch, 1).expect("they meet"))
+        std::thread::spawn(move || Wire::join(&launch).expect("they meet"))
     };
     let joining: Vec<_> = (0..ranks).map(join).collect();
     joining
@@ -210,18 +210,42 @@ fn a_rank_that_fails_stops_the_others_and_says_why() {
 }
 
 #[test]
-fn ranks_that_do_not_belong_together_do_not_train_together() {
+fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     let address = ("127.0.0.1".to_string(), free_port());
-    let join = |rank, agreed| {
-        let launch = Launch { rank, ranks: 2, local: rank, address: address.clone(), by: "a test" };
-        std::thread::spawn(move || Wire::join(&launch, agreed).map(|wire| wire.sum(&mut [0.0])))
+    let join = |rank| {
+        let launch = Launch { rank, ranks: 3, local: rank, address: address.clone(), by: "a test" };
+        std::thread::spawn(move || Wire::join(&launch).map(|wire| wire.sum(&mut [0.0])))
     };
-    // A caller that is none of ours is passed over.
-    let (first, other) = (join(0, 1), join(1, 2));
+    let first = join(0);
+    // One that speaks another language, once rank 0 listens.
+    let mut stranger = loop {
+        match std::net::TcpStream::connect((address.0.as_str(), address.1)) {
+            Ok(stream) => break stream,
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    std::io::Write::write_all(&mut stranger, &[b'?'; 64]).expect("written");
+    let others = [join(1), join(1)];
     let message = first.join().expect("a thread").expect_err("refused").to_string();
-    assert!(message.contains("another config"), "{message}");
-    let heard = other.join().expect("a thread");
-    assert!(heard.is_err() || heard.is_ok_and(|sum| sum.is_err()));
+    assert!(message.contains("two processes of rank 1"), "{message}");
+    for other in others {
+        let heard = other.join().expect("a thread");
+        assert!(heard.is_err() || heard.is_ok_and(|sum| sum.is_err()), "it went on alone");
+    }
+}
+
+#[test]
+fn ranks_agree_on_what_they_are_about_to_do_or_do_not_begin() {
+    for seats in [threads(3), wires(3)] {
+        let found = each(&seats, |seat| {
+            let seat = seats[seat.rank()].clone();
+            let ranks = Ranks::join(seat, None).expect("they meet");
+            let same = ranks.agree(0xfedc_ba98_7654_3210).is_ok();
+            let other = ranks.agree(if ranks.rank() == 2 { 1 << 63 } else { 0 });
+            same && other.expect_err("they differ").to_string().contains("ranks differ")
+        });
+        assert_eq!(found, [true; 3]);
+    }
 }
 
 // ---- processes ----
@@ -280,4 +304,29 @@ fn a_process_that_is_killed_stops_the_other_within_seconds() {
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(said(&output).contains(&format!("rank {killed} is gone")), "{}", said(&output));
     }
+}
+
+#[test]
+fn processes_that_cannot_begin_tell_each_other_why() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // Another rate on rank 1: another config.
+    let port = free_port();
+    let mut other = words(STEPS);
+    other.push("optim.lr=0.5".into());
+    let children = [
+        process(0, port, &dir.path().join("a"), &words(STEPS)),
+        process(1, port, &dir.path().join("a"), &other),
+    ];
+    for child in children {
+        let output = child.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("ranks differ in config"), "{}", said(&output));
+    }
+    // A folder that holds a run already is rank 0's finding.
+    let began = Instant::now();
+    let outputs = pair(&small().run, &words(STEPS)).map(|child| child.wait_with_output().expect("an end"));
+    outputs
+        .iter()
+        .for_each(|output| assert!(said(output).contains("holds a run already"), "{}", said(output)));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }

@@ -36,5 +36,7 @@ if command -v compute-sanitizer >/dev/null; then
 fi
 run step-s184-2048 "$program" bench step --preset s184 --sets 4 --cells 512 --device cuda --json
 run step-s184-16384 "$program" bench step --preset s184 --sets 32 --cells 512 --device cuda --json
+run profile-s184-16384 "$program" profile --preset s184 --sets 32 --cells 512 --device cuda
+run profile-s184-16384-json "$program" profile --preset s184 --sets 32 --cells 512 --device cuda --json
 run step-s40-2048 "$program" bench step --preset s40 --sets 4 --cells 512 --device cuda --json
 exit $failed

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use crate::data::preprocess::hvg::Flavor;
-use crate::data::preprocess::{Filtered, Filters, Genes, Knockdown, Settings, Summary, Target, preprocess};
+use crate::data::preprocess::{
+    Filtered, Filters, Genes, Joined, Knockdown, Settings, SharedGenes, Summary, Target, plan, preprocess,
+};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
 use crate::progress;
@@ -71,6 +73,9 @@ pub struct Args {
     /// What the values are, where it should not be found out
     #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"])]
     scale: String,
+    /// Tell what would be done and how much disk it takes at most, without doing it
+    #[arg(long)]
+    dry_run: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -102,7 +107,7 @@ struct FilterArgs {
     cell_residual_expression: f64,
     /// Leave out perturbations with fewer cells, over all cell types [default: 30 with --knockdown-filter]
     #[arg(long, value_name = "N")]
-    min_cells_per_group: Option<u64>,
+    min_cells_per_pert: Option<u64>,
 }
 
 impl FilterArgs {
@@ -113,11 +118,7 @@ impl FilterArgs {
             min_genes: self.min_genes,
             min_cells: self.min_cells,
             knockdown: self.knockdown_filter.then_some(Knockdown { residual, cell_residual }),
-            min_cells_per_group: self.min_cells_per_group.unwrap_or(if self.knockdown_filter {
-                30
-            } else {
-                0
-            }),
+            min_cells_per_pert: self.min_cells_per_pert.unwrap_or(if self.knockdown_filter { 30 } else { 0 }),
         }
     }
 }
@@ -137,8 +138,11 @@ fn target(text: &str) -> std::result::Result<Target, String> {
 /// # Errors
 /// As [`preprocess`], and options that are not supported.
 pub fn run(args: Args) -> Result<()> {
-    let json = args.json;
+    let (json, dry) = (args.json, args.dry_run);
     let settings = settings(args)?;
+    if dry {
+        return tell(&settings, json);
+    }
     let bar = progress::bar("preprocess", 0, "cells");
     let summary = preprocess(&settings, &bar)?;
     if json {
@@ -147,6 +151,61 @@ pub fn run(args: Args) -> Result<()> {
         print(&settings, &summary);
     }
     Ok(())
+}
+
+/// `--dry-run`.
+fn tell(settings: &Settings, json: bool) -> Result<()> {
+    let plan = plan(settings)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&plan).expect("a plan is plain JSON"));
+        return Ok(());
+    }
+    println!("would make      {}", settings.out.display());
+    println!("values          {}: {}", words(plan.scale), plan.why);
+    println!("cells           {} before filters", plan.cells);
+    print_labels(plan.joined.as_ref(), plan.dropped, &plan.missing);
+    println!("genes           {} of {}", plan.genes, plan.source_genes);
+    print_shared(plan.shared.as_ref());
+    println!("perturbations   {} with the control", plan.perturbations);
+    println!("cell types      {}", plan.cell_types);
+    println!("batches         {}", plan.batches);
+    println!("groups          {}", plan.groups);
+    println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes);
+    println!("shards          at most {:.1} MB", plan.bytes as f64 / 1e6);
+    plan.notes.iter().for_each(|note| println!("note            {note}"));
+    Ok(())
+}
+
+fn words(scale: Scale) -> &'static str {
+    match scale {
+        Scale::Counts => "counts",
+        Scale::Log1p => "log1p",
+        Scale::Log1p10 => "log1p / 10",
+    }
+}
+
+fn print_labels(joined: Option<&Joined>, dropped: u64, missing: &[(String, u64)]) {
+    if let Some(joined) = joined {
+        println!("labels          {} cells with a row, {} without", joined.matched, joined.unmatched);
+        if joined.unused > 0 {
+            let first: Vec<&str> = joined.first_unused.iter().map(String::as_str).collect();
+            println!("                {} rows without a cell, such as {}", joined.unused, some_of(&first));
+        }
+    }
+    if dropped > 0 {
+        let columns: Vec<String> =
+            missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
+        println!("left out        {dropped} cells without a label ({})", columns.join(", "));
+    }
+}
+
+fn print_shared(shared: Option<&SharedGenes>) {
+    if let Some(shared) = shared {
+        let lacking: Vec<String> =
+            shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
+        let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
+        println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
+    }
 }
 
 fn settings(args: Args) -> Result<Settings> {
@@ -185,39 +244,18 @@ fn settings(args: Args) -> Result<Settings> {
 }
 
 fn print(settings: &Settings, summary: &Summary) {
-    let values = match summary.scale {
-        Scale::Counts => "counts",
-        Scale::Log1p => "log1p",
-        Scale::Log1p10 => "log1p / 10",
-    };
     println!("data directory  {}", settings.out.display());
-    println!("values          {values}: {}", summary.why);
+    println!("values          {}: {}", words(summary.scale), summary.why);
     if let Some(target) = summary.target {
         println!("cell total      {target}");
     }
     println!("cells           {}", summary.cells);
-    if let Some(joined) = &summary.joined {
-        println!("labels          {} cells with a row, {} without", joined.matched, joined.unmatched);
-        if joined.unused > 0 {
-            let first: Vec<&str> = joined.first_unused.iter().map(String::as_str).collect();
-            println!("                {} rows without a cell, such as {}", joined.unused, some_of(&first));
-        }
-    }
-    if summary.dropped > 0 {
-        let columns: Vec<String> =
-            summary.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
-        println!("left out        {} cells without a label ({})", summary.dropped, columns.join(", "));
-    }
+    print_labels(summary.joined.as_ref(), summary.dropped, &summary.missing);
     if let Some(filtered) = &summary.filtered {
         print_filtered(filtered);
     }
     println!("genes           {} of {}", summary.genes, summary.source_genes);
-    if let Some(shared) = &summary.shared {
-        let lacking: Vec<String> =
-            shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
-        let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
-        println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
-    }
+    print_shared(summary.shared.as_ref());
     println!("perturbations   {} with the control", summary.perturbations);
     println!("cell types      {}", summary.cell_types);
     println!("batches         {}", summary.batches);

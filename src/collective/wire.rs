@@ -42,14 +42,14 @@ struct Link {
 }
 
 impl Wire {
-    /// Meets the other ranks. `agreed` is a number that all must have, e.g. a hash of what they are about to do.
+    /// Meets the other ranks.
     ///
     /// # Errors
-    /// Ranks that do not come within a minute, or that are about to do something else.
-    pub fn join(launch: &Launch, agreed: u64) -> Result<Wire> {
+    /// Ranks that do not come within a minute, two of one number, or of another number of ranks.
+    pub fn join(launch: &Launch) -> Result<Wire> {
         let links = match launch.rank {
-            0 => receive(launch, agreed)?,
-            _ => vec![call(launch, agreed)?],
+            0 => receive(launch)?,
+            _ => vec![call(launch)?],
         };
         for link in &links {
             watch(&link.stream)
@@ -148,7 +148,7 @@ impl Link {
 }
 
 /// Rank 0 waits for all others.
-fn receive(launch: &Launch, agreed: u64) -> Result<Vec<Link>> {
+fn receive(launch: &Launch) -> Result<Vec<Link>> {
     let port = launch.address.1;
     let said = |e: std::io::Error| Error::Stopped(format!("rank 0 cannot listen on port {port}: {e}"));
     let listener = TcpListener::bind(("0.0.0.0", port)).map_err(said)?;
@@ -160,7 +160,7 @@ fn receive(launch: &Launch, agreed: u64) -> Result<Vec<Link>> {
             Err(_) => None,
         };
         match came {
-            Some((stream, hello)) => links.push(welcome(launch, agreed, stream, hello, &links)?),
+            Some((stream, hello)) => links.push(welcome(launch, stream, hello, &links)?),
             None if began.elapsed() > PATIENCE => return Err(missing(launch, &links)),
             None => std::thread::sleep(PAUSE),
         }
@@ -185,18 +185,17 @@ fn missing(launch: &Launch, links: &[Link]) -> Error {
     ))
 }
 
-/// What a caller says first: rank, ranks and what it is about to do. `None` for one that is none of ours.
-fn greet(mut stream: TcpStream) -> Option<(TcpStream, [u64; 3])> {
+/// What a caller says first: rank and ranks. `None` for one that is none of ours.
+fn greet(mut stream: TcpStream) -> Option<(TcpStream, [u64; 2])> {
     stream.set_read_timeout(Some(GREETING)).ok()?;
-    let mut hello = [0; 40];
+    let mut hello = [0; 32];
     stream.read_exact(&mut hello).ok()?;
     stream.set_read_timeout(None).ok()?;
     let word = |i: usize| u64::from_le_bytes(hello[16 + 8 * i..24 + 8 * i].try_into().expect("eight bytes"));
-    (hello[..16] == *MAGIC).then(|| (stream, [word(0), word(1), word(2)]))
+    (hello[..16] == *MAGIC).then(|| (stream, [word(0), word(1)]))
 }
 
-fn welcome(launch: &Launch, agreed: u64, stream: TcpStream, hello: [u64; 3], links: &[Link]) -> Result<Link> {
-    let [rank, ranks, theirs] = hello;
+fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &[Link]) -> Result<Link> {
     let mut link = Link { rank: rank as usize, stream };
     let known = links.iter().any(|link| link.rank as u64 == rank);
     let wrong = match () {
@@ -204,7 +203,6 @@ fn welcome(launch: &Launch, agreed: u64, stream: TcpStream, hello: [u64; 3], lin
             format!("rank {rank} counts {ranks} ranks, rank 0 {}", launch.ranks)
         }
         () if rank == 0 || rank >= ranks || known => format!("there are two processes of rank {rank}"),
-        () if theirs != agreed => format!("rank {rank} has another config, split or data than rank 0"),
         () => return Ok(link),
     };
     let _ = link.frame(END, wrong.as_bytes());
@@ -215,12 +213,10 @@ fn welcome(launch: &Launch, agreed: u64, stream: TcpStream, hello: [u64; 3], lin
 }
 
 /// Another rank looks for rank 0.
-fn call(launch: &Launch, agreed: u64) -> Result<Link> {
+fn call(launch: &Launch) -> Result<Link> {
     let began = Instant::now();
     let mut hello = MAGIC.to_vec();
-    [launch.rank as u64, launch.ranks as u64, agreed]
-        .iter()
-        .for_each(|word| hello.extend(word.to_le_bytes()));
+    [launch.rank as u64, launch.ranks as u64].iter().for_each(|word| hello.extend(word.to_le_bytes()));
     loop {
         match reach(&launch.address).and_then(|mut stream| stream.write_all(&hello).map(|()| stream)) {
             Ok(stream) => return Ok(Link { rank: 0, stream }),

@@ -13,6 +13,7 @@ mod input;
 mod labels;
 mod loess;
 pub mod normalise;
+mod plan;
 pub mod scale;
 mod seurat_v3;
 mod store;
@@ -33,6 +34,7 @@ use scale::Found;
 pub use align::SharedGenes;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
 pub use labels::Joined;
+pub use plan::{Plan, plan};
 
 /// The batch of every cell where no batch column is named.
 pub const ONE_BATCH: &str = "all";

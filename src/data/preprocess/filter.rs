@@ -29,7 +29,7 @@ pub struct Filters {
     /// Keep only perturbations and cells whose own gene is knocked down.
     pub knockdown: Option<Knockdown>,
     /// Least cells of a perturbation, the control aside.
-    pub min_cells_per_group: u64,
+    pub min_cells_per_pert: u64,
 }
 
 /// What was left out.
@@ -50,8 +50,8 @@ pub struct Filtered {
 }
 
 impl Filters {
-    fn any(&self) -> bool {
-        let limits = [self.min_counts, self.min_genes, self.min_cells, self.min_cells_per_group];
+    pub(super) fn any(&self) -> bool {
+        let limits = [self.min_counts, self.min_genes, self.min_cells, self.min_cells_per_pert];
         self.knockdown.is_some() || limits.iter().any(|&limit| limit > 0)
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn apply(
     if let (Some(targets), Some(limits)) = (targets, &filters.knockdown) {
         filtered.knockdown = Some(targets.judge(limits, &rare, &inputs.labels, &mut keep));
     }
-    small_groups(inputs, control, filters.min_cells_per_group, &mut keep, &mut filtered);
+    small_groups(inputs, control, filters.min_cells_per_pert, &mut keep, &mut filtered);
     left(settings, inputs, control, &keep, &rare)?;
     inputs.retain(&keep, &rare);
     Ok(Some(filtered))
@@ -147,7 +147,7 @@ fn left(settings: &Settings, inputs: &Inputs, control: u32, keep: &[bool], rare:
         ("--min-genes", settings.filters.min_genes > 0),
         ("--min-cells", settings.filters.min_cells > 0),
         ("--knockdown-filter", settings.filters.knockdown.is_some()),
-        ("--min-cells-per-group", settings.filters.min_cells_per_group > 0),
+        ("--min-cells-per-pert", settings.filters.min_cells_per_pert > 0),
     ];
     let asked: Vec<&str> = asked.iter().filter(|(_, asked)| *asked).map(|(option, _)| *option).collect();
     Err(Error::setting(asked.join(", "), what))

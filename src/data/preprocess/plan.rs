@@ -1,0 +1,127 @@
+//! What preprocessing would do, told without reading more than labels and a sample of values.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::hvg::Flavor;
+use super::input::{self, Inputs};
+use super::{Genes, Joined, Settings, SharedGenes, Target, genes, scale};
+use crate::data::shard::Scale;
+use crate::error::{At, Result};
+
+/// What [`super::preprocess`] would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Cells with all their labels, before filters.
+    pub cells: u64,
+    /// Cells left out because a label is missing, and how many lack that of each column.
+    pub dropped: u64,
+    /// Column and cells.
+    pub missing: Vec<(String, u64)>,
+    /// Genes of the sources, and how many would be kept.
+    pub source_genes: usize,
+    /// At most.
+    pub genes: usize,
+    /// What several files have in common.
+    pub shared: Option<SharedGenes>,
+    /// What the table of labels matched.
+    pub joined: Option<Joined>,
+    /// Groups: cells of one perturbation, cell type and batch.
+    pub groups: usize,
+    /// Perturbations, the control among them.
+    pub perturbations: usize,
+    /// Cell types.
+    pub cell_types: usize,
+    /// Batches.
+    pub batches: usize,
+    /// What the values are.
+    pub scale: Scale,
+    /// How that was told.
+    pub why: String,
+    /// How often the sources would be read from end to end.
+    pub passes: u64,
+    /// Size of the sources in bytes.
+    pub source_bytes: u64,
+    /// Size of the shards in bytes, at most.
+    pub bytes: u64,
+    /// What else the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Bytes of a stored number: its gene, and the widest value there is.
+const NUMBER: u64 = 2 + 4;
+/// Bytes of a cell: where its numbers begin, and its library size.
+const CELL: u64 = 8 + 4;
+/// Bytes of a group, and of the headers.
+const GROUP: u64 = 16;
+const HEADERS: u64 = 8192;
+
+/// Opens the sources and tells what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
+pub fn plan(settings: &Settings) -> Result<Plan> {
+    super::check(settings)?;
+    let inputs = input::open(settings)?;
+    let found = scale::find(&inputs, settings.scale)?;
+    let kept = match &settings.genes {
+        Genes::Listed(list) => genes::listed(&inputs, list)?.kept.len(),
+        Genes::Top(count) => (*count).min(inputs.genes.len()),
+    };
+    let mut source_bytes = 0;
+    for path in &settings.inputs {
+        source_bytes += size(path)?;
+    }
+    let cells = inputs.labels.len() as u64;
+    let numbers = stored(&inputs).min(cells * kept as u64);
+    let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
+    let mut notes = inputs.notes.clone();
+    notes.extend(super::without_controls(settings, &inputs));
+    let groups = inputs.labels.iter().collect::<BTreeSet<_>>().len();
+    Ok(Plan {
+        cells,
+        source_genes: inputs.genes.len(),
+        genes: kept,
+        groups,
+        perturbations,
+        cell_types,
+        batches,
+        passes: passes(settings, found.scale),
+        scale: found.scale,
+        why: found.why,
+        source_bytes,
+        bytes: numbers * NUMBER + cells * CELL + groups as u64 * GROUP + HEADERS,
+        dropped: inputs.dropped,
+        missing: inputs.missing,
+        shared: inputs.shared,
+        joined: inputs.joined,
+        notes,
+    })
+}
+
+/// One pass writes; others measure.
+fn passes(settings: &Settings, scale: Scale) -> u64 {
+    let genes = match settings.genes {
+        Genes::Listed(_) => 0,
+        Genes::Top(_) => 1 + u64::from(settings.flavor == Flavor::SeuratV3),
+    };
+    let median = scale == Scale::Counts && !matches!(settings.target, Target::Sum(_));
+    1 + genes + u64::from(median) + u64::from(settings.filters.any())
+}
+
+/// Numbers that the sources store, at most.
+fn stored(inputs: &Inputs) -> u64 {
+    let of = |input: &input::Input| {
+        let (cells, genes) = input.file.shape();
+        input.file.stored().unwrap_or((cells * genes) as u64)
+    };
+    inputs.files.iter().map(of).sum()
+}
+
+/// Of a file, or of the files of a folder.
+fn size(path: &std::path::Path) -> Result<u64> {
+    let about = path.metadata().at(path)?;
+    if !about.is_dir() {
+        return Ok(about.len());
+    }
+    let entries = std::fs::read_dir(path).at(path)?;
+    entries.map(|entry| entry.and_then(|entry| Ok(entry.metadata()?.len())).at(path)).sum()
+}
