@@ -116,18 +116,19 @@ def programs(work, engine, peers, threads):
         "cell-eval 0.6.6": cell_eval("cell-eval-0.6.6", old, 1, *skip)}
 
 
-def run(work, engine, peers, threads):
-    """Everything, programs taking turns; the table, and peers.json beside the cells."""
+def run(work, engine, peers, threads, only):
+    """Everything, or `full` or `DE` alone, programs taking turns; the table, and peers.json beside the cells."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     os.environ.update({name: str(threads) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")})
-    jobs = programs(work, engine, peers, threads)
+    jobs = {name: job for name, job in programs(work, engine, peers, threads).items()
+            if only is None or (only == "full") == ("full" in name or "cell-eval" in name)}
     runs = {name: [] for name in jobs}
     for turn in range(3):
         for name, (times, command) in jobs.items():
             if turn < times:
                 runs[name].append(measure(command, work / name.replace(" ", "-")))
                 print(f"{name}: {runs[name][-1]['wall_s']:.1f} s", file=sys.stderr)
-    agreement = json.loads(subprocess.run(
+    agreement = {} if only == "full" else json.loads(subprocess.run(
         [peers / "cell-eval-0.6.6/bin/python", __file__, "agree", work], check=True, capture_output=True, text=True).stdout)
     sizes = {name: (work / f"{name}.h5ad").stat().st_size / 2**20 for name in ("real", "pred")}
     (work / "peers.json").write_text(json.dumps({"threads": threads, "files_mib": sizes, "runs": runs, "agree": agreement}, indent=1))
@@ -140,20 +141,31 @@ def table_of(runs, sizes):
     """Markdown: a row a program, its time as a multiple of ours."""
     middle = lambda name: sorted(run["wall_s"] for run in runs[name])[len(runs[name]) // 2]
     peak = lambda name: max(run["peak_mib"] for run in runs[name])
-    full, de = middle("ours full"), middle("ours DE") / 2
     lines = [f"Files: {sizes['real']:.0f} and {sizes['pred']:.0f} MiB, not compressed.", "",
-             "| | s | times ours | peak MiB |", "|---|---|---|---|",
-             f"| full: ours | {full:.2f} | 1 | {peak('ours full'):.0f} |"]
+             "| | s | times ours | peak MiB |", "|---|---|---|---|"]
+    if "ours full" in runs:
+        lines += full_rows(runs, middle("ours full"), peak)
+    if "ours DE" in runs:
+        lines += de_rows(runs, middle("ours DE") / 2, peak)
+    return "\n".join(lines) + "\n"
+
+
+def full_rows(runs, full, peak):
+    lines = [f"| full: ours | {full:.2f} | 1 | {peak('ours full'):.0f} |"]
     for name in ("cell-eval 0.8.2", "cell-eval 0.6.6"):
         best = min(run["wall_s"] for run in runs[name])
         lines.append(f"| full: {name} | {best:.1f} | {best / full:.1f} | {peak(name):.0f} |")
-    lines.append(f"| DE: ours, half of the command that makes two tables | {de:.2f} | 1 | {peak('ours DE'):.0f} |")
+    return lines
+
+
+def de_rows(runs, de, peak):
+    lines = [f"| DE: ours, half of the command that makes two tables | {de:.2f} | 1 | {peak('ours DE'):.0f} |"]
     for name in ("illico 0.6.0", "pdex 0.3.0", "pdex 0.1.27"):
         whole = min(run["wall_s"] - run["said"]["warm_up_s"] for run in runs[name])
         inner = min(run["said"]["function_s"] for run in runs[name])
         lines.append(f"| DE: {name}, the command | {whole:.1f} | {whole / de:.1f} | {peak(name):.0f} |")
         lines.append(f"| DE: {name}, the function alone | {inner:.1f} | {inner / de:.1f} | |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main():
@@ -164,9 +176,10 @@ def main():
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--peer")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--only", choices=("full", "DE"))
     asked = parser.parse_args()
     if asked.do == "run":
-        run(asked.work, asked.engine.absolute(), asked.peers.absolute(), asked.threads)
+        run(asked.work, asked.engine.absolute(), asked.peers.absolute(), asked.threads, asked.only)
     elif asked.do == "de":
         de(asked.work, asked.peer, asked.threads)
     else:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `evaluate` beside its peers: seconds and peak memory on the same cells and threads, on one machine, in one run.
 #
-#   tools/peers.sh [THREADS] [CELLS GENES PERTURBATIONS]     default 2, 40000 2000 100; about 20 minutes
+#   tools/peers.sh [THREADS] [CELLS GENES PERTURBATIONS] [full|DE]     default 2, 40000 2000 100 and both; about 20 minutes
 #
 # full    `evaluate --profile full` beside `cell-eval run --profile full` 0.6.6 and 0.8.2: whole commands, both files read
 # DE      rank sums and Benjamini-Hochberg of one file: half of our `evaluate --profile de`, which makes two tables,
@@ -12,7 +12,7 @@
 # Prints a Markdown table and how far p-values agree; peers.json beside the cells holds every run. See peers.py for the rules.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-threads=${1:-2} cells=${2:-40000} genes=${3:-2000} perturbations=${4:-100}
+threads=${1:-2} cells=${2:-40000} genes=${3:-2000} perturbations=${4:-100} only=${5:-}
 peers=${PEERS:-target/peers}
 work=$peers/cells-$cells-$genes-$perturbations
 
@@ -38,4 +38,4 @@ python=$peers/cell-eval-0.6.6/bin/python
 "$ENGINE" simulate --out "$work/counts.h5ad" --cells $((2 * cells)) --genes "$genes" \
     --perturbations "$perturbations" --cell-types 1 --batches 1 >/dev/null
 "$python" tools/peers.py halves "$work"
-"$python" tools/peers.py run "$work" --engine "$ENGINE" --peers "$peers" --threads "$threads"
+"$python" tools/peers.py run "$work" --engine "$ENGINE" --peers "$peers" --threads "$threads" ${only:+--only "$only"}
