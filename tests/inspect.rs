@@ -12,6 +12,11 @@ fn inspect(path: &Path) -> Output {
     command.arg("inspect").arg(path).arg("--json").output().expect("the program starts")
 }
 
+fn inspect_in_words(path: &Path) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_scale-engine")).arg("inspect").arg(path).output();
+    String::from_utf8(output.expect("the program starts").stdout).expect("text")
+}
+
 fn told(path: &Path) -> Value {
     let output = inspect(path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -77,6 +82,13 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     let output = inspect(&path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("none of"), "{said}");
+}
+
+#[test]
+fn columns_are_told_a_line_each() {
+    let output = inspect_in_words(&small().cells);
+    let line = output.lines().find(|line| line.trim_start().starts_with("perturbation ")).expect("a column");
+    assert!(line.contains("categorical") && line.contains("labels 5") && !line.contains('{'), "{line}");
 }
 
 #[test]

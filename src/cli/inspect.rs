@@ -163,6 +163,10 @@ fn print(value: &Value, depth: usize) {
                 print(value, depth + 1);
             }
             Value::String(text) => println!("{pad}{key:<16} {text}"),
+            Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
+                println!("{pad}{key}");
+                items.iter().for_each(|item| println!("{pad}  {}", line(item)));
+            }
             Value::Array(items) if items.len() > 12 => {
                 let shown: Vec<String> = items.iter().take(12).map(ToString::to_string).collect();
                 println!("{pad}{key:<16} [{}, .. {} in all]", shown.join(", "), items.len());
@@ -170,4 +174,17 @@ fn print(value: &Value, depth: usize) {
             other => println!("{pad}{key:<16} {other}"),
         }
     }
+}
+
+/// An entry of a list in one line: its name and kind, then what else is told of it.
+fn line(item: &Value) -> String {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+    let told = |(key, value): (&String, &Value)| match value {
+        _ if key == "name" => format!("{:<24}", plain(value)),
+        _ if key == "kind" => format!("{:<12}", plain(value)),
+        Value::Array(items) => format!("{key} {}", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
+        other => format!("{key} {}", plain(other)),
+    };
+    let fields = item.as_object().into_iter().flatten();
+    fields.map(told).collect::<Vec<_>>().join("  ").trim_end().to_string()
 }
