@@ -116,12 +116,7 @@ impl Ranks {
                 // SAFETY: as many f32, of which no one else is reading or writing.
                 unsafe { nccl.mean(grads.address(), grads.len()) }.map_err(Error::Device)
             }
-            None => {
-                let mut numbers = params.grads().to_host().into_vec();
-                self.mean(&mut numbers)?;
-                params.set_grads(&numbers);
-                Ok(())
-            }
+            None => params.edit_grads(|numbers| self.mean(numbers)),
         }
     }
 
@@ -153,11 +148,6 @@ impl Ranks {
         let mut flags = [f32::from(flag)];
         self.host.sum(&mut flags)?;
         Ok(flags != [0.0])
-    }
-
-    /// Tells the others that this rank ends with an error.
-    pub fn fail(&self, error: &Error) {
-        self.host.fail(&error.to_string());
     }
 }
 

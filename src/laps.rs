@@ -5,7 +5,6 @@
 
 use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use crate::gpu::{Gpu, Ran, Stamp};
 
@@ -40,10 +39,12 @@ pub struct Lap {
     pub kernels: Vec<(String, f64)>,
 }
 
-/// A lap that is still to be read off a device.
+/// A lap whose times are still to be read off a device.
 struct Open {
     lap: Lap,
-    ends: Option<(Stamp, Vec<Ran>)>,
+    begin: Arc<Stamp>,
+    end: Arc<Stamp>,
+    ran: Vec<Ran>,
 }
 
 /// A record that a tape and those around it write; clones share it.
@@ -52,10 +53,8 @@ pub struct Laps(Arc<Mutex<Book>>);
 
 struct Book {
     gpu: Option<Gpu>,
-    /// Since when the next lap runs.
-    since: Instant,
-    /// The same on a device.
-    stamp: Option<Stamp>,
+    /// Where the next lap begins.
+    since: Arc<Stamp>,
     laps: Vec<Open>,
 }
 
@@ -63,56 +62,43 @@ impl Laps {
     /// An empty record; the first lap runs from here.
     pub fn start(gpu: Option<&Gpu>) -> Laps {
         gpu.inspect(|gpu| gpu.listen());
-        let stamp = gpu.map(Gpu::stamp);
-        Laps(Arc::new(Mutex::new(Book { gpu: gpu.cloned(), since: Instant::now(), stamp, laps: Vec::new() })))
+        let since = Arc::new(Stamp::now(gpu));
+        Laps(Arc::new(Mutex::new(Book { gpu: gpu.cloned(), since, laps: Vec::new() })))
     }
 
     /// What took place since the last lap was none: the next one runs from here.
     pub fn skip(&self) {
         let mut book = self.lock();
-        book.since = Instant::now();
-        book.stamp = book.gpu.as_ref().map(Gpu::stamp);
         book.gpu.as_ref().map(Gpu::ran);
+        book.since = Arc::new(Stamp::now(book.gpu.as_ref()));
     }
 
     /// An op has run. `cost` are bytes and FLOPs.
     pub fn lap(&self, op: &str, shape: &[usize], way: Way, cost: (u64, u64)) {
         let mut book = self.lock();
-        let now = Instant::now();
-        let seconds = now.duration_since(book.since).as_secs_f64();
         let lap = Lap {
             op: op.to_string(),
             // Ops that only move numbers differ in their bytes alone, which are counted anyway.
             shape: if cost.1 > 0 { shape.to_vec() } else { Vec::new() },
             way,
-            seconds,
+            seconds: 0.0,
             bytes: cost.0,
             flops: cost.1,
             kernels: Vec::new(),
         };
-        let ends = book.gpu.clone().map(|gpu| (gpu.stamp(), gpu.ran()));
-        book.laps.push(Open { lap, ends });
-        book.since = now;
+        let end = Arc::new(Stamp::now(book.gpu.as_ref()));
+        let begin = std::mem::replace(&mut book.since, end.clone());
+        let ran = book.gpu.as_ref().map(Gpu::ran).unwrap_or_default();
+        book.laps.push(Open { lap, begin, end, ran });
     }
 
     /// All laps. Waits for the device.
     pub fn end(self) -> Vec<Lap> {
         let mut book = self.lock();
         book.gpu.as_ref().inspect(|gpu| gpu.unlisten());
-        let mut before = book.stamp.take();
-        let read = |Open { mut lap, ends }: Open| {
-            if let (Some((stamp, ran)), Some(begin)) = (ends, before.take()) {
-                lap.seconds = begin.until(&stamp);
-                lap.kernels = ran
-                    .into_iter()
-                    .map(|ran| {
-                        let s = ran.begin.until(&ran.end);
-                        (ran.name, s)
-                    })
-                    .collect();
-                before = Some(stamp);
-            }
-            lap
+        let read = |Open { lap, begin, end, ran }: Open| {
+            let kernel = |ran: Ran| (ran.name, ran.begin.until(&ran.end));
+            Lap { seconds: begin.until(&end), kernels: ran.into_iter().map(kernel).collect(), ..lap }
         };
         std::mem::take(&mut book.laps).into_iter().map(read).collect()
     }

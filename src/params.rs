@@ -174,15 +174,13 @@ impl Params {
         &self.grads
     }
 
-    /// Others in the place of all gradients, [L].
-    pub fn set_grads(&mut self, numbers: &[f32]) {
-        assert_eq!(numbers.len(), self.len(), "params: gradients for another table");
-        match self.grads.gpu().cloned() {
-            None => self.grads.data_mut().copy_from_slice(numbers),
-            Some(gpu) => {
-                self.grads = flat(numbers.to_vec()).to_gpu(&gpu, "gradients of the weights", Real::F32)
-            }
-        }
+    /// Changes all gradients, [L], on the host: in place where they lie there, by a way there and back else.
+    pub fn edit_grads<T>(&mut self, edit: impl FnOnce(&mut [f32]) -> T) -> T {
+        let Some(gpu) = self.grads.gpu().cloned() else { return edit(self.grads.data_mut()) };
+        let mut numbers = self.grads.to_host().into_vec();
+        let found = edit(&mut numbers);
+        self.grads = flat(numbers).to_gpu(&gpu, "gradients of the weights", Real::F32);
+        found
     }
 
     /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.

@@ -168,12 +168,9 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         // On a device reading a number waits for it: only steps that are logged or saved do.
         let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
         let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;
-        let mut line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
+        let line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
         if let Some(line) = line.as_ref().filter(|line| !line.loss.is_finite()) {
             return Err(run.diverged(&batch, line));
-        }
-        if let Some(line) = &mut line {
-            line.mean_over(ranks)?;
         }
         ranks.mean_gradients(&mut run.learner.params)?;
         let lr = learning_rate(&config.optim, run.step, steps);
@@ -181,7 +178,8 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         run.step += 1;
         loader.give_back(batch);
         bar.set_position(run.step);
-        if let Some(line) = line.filter(|_| logs) {
+        if let Some(mut line) = line.filter(|_| logs) {
+            line.mean_over(ranks)?;
             loss = line.loss;
             let cells = 2 * config.data.sets * config.data.cells;
             let rate = cells as f64 * (run.step - first) as f64 / began.elapsed().as_secs_f64();

@@ -36,6 +36,26 @@ fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
     assert!(laps.iter().all(|lap| lap.seconds >= 0.0 && lap.kernels.is_empty()));
 }
 
+#[test]
+fn what_is_skipped_is_in_no_lap() {
+    let pause = std::time::Duration::from_millis(40);
+    let device = crate::kernels::emulated().map(|folder| Gpu::emulated(folder, Real::F32, 1));
+    for gpu in [None].into_iter().chain(device.as_ref().map(Some)) {
+        let laps = Laps::start(gpu);
+        for _ in 0..3 {
+            std::thread::sleep(pause);
+            laps.skip();
+            laps.lap("quick", &[], Way::Forward, (1, 0));
+            std::thread::sleep(pause);
+            laps.lap("slow", &[], Way::Forward, (1, 0));
+        }
+        for lap in laps.end() {
+            let slow = lap.op == "slow";
+            assert!((lap.seconds >= pause.as_secs_f64()) == slow, "{} {} s", lap.op, lap.seconds);
+        }
+    }
+}
+
 fn small(gpu: Option<&Gpu>) -> Profile {
     let sizes = Sizes { preset: "tiny".into(), sets: 2, cells: 3, genes: 40 };
     profile(&sizes, 1, gpu).expect("a profile")

@@ -166,10 +166,7 @@ fn tell(settings: &Settings, json: bool) -> Result<()> {
     print_labels(plan.joined.as_ref(), plan.dropped, &plan.missing);
     println!("genes           {} of {}", plan.genes, plan.source_genes);
     print_shared(plan.shared.as_ref());
-    println!("perturbations   {} with the control", plan.perturbations);
-    println!("cell types      {}", plan.cell_types);
-    println!("batches         {}", plan.batches);
-    println!("groups          {}", plan.groups);
+    print_groups([plan.perturbations, plan.cell_types, plan.batches, plan.groups]);
     println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes);
     println!("shards          at most {:.1} MB", plan.bytes as f64 / 1e6);
     plan.notes.iter().for_each(|note| println!("note            {note}"));
@@ -197,6 +194,13 @@ fn print_labels(joined: Option<&Joined>, dropped: u64, missing: &[(String, u64)]
             missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
         println!("left out        {dropped} cells without a label ({})", columns.join(", "));
     }
+}
+
+fn print_groups([perturbations, cell_types, batches, groups]: [usize; 4]) {
+    println!("perturbations   {perturbations} with the control");
+    println!("cell types      {cell_types}");
+    println!("batches         {batches}");
+    println!("groups          {groups}");
 }
 
 fn print_shared(shared: Option<&SharedGenes>) {
@@ -256,10 +260,7 @@ fn print(settings: &Settings, summary: &Summary) {
     }
     println!("genes           {} of {}", summary.genes, summary.source_genes);
     print_shared(summary.shared.as_ref());
-    println!("perturbations   {} with the control", summary.perturbations);
-    println!("cell types      {}", summary.cell_types);
-    println!("batches         {}", summary.batches);
-    println!("groups          {}", summary.groups);
+    print_groups([summary.perturbations, summary.cell_types, summary.batches, summary.groups]);
     println!("shards          {:.1} MB", summary.bytes as f64 / 1e6);
     for note in &summary.notes {
         println!("note            {note}");

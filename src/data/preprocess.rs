@@ -167,12 +167,8 @@ pub struct Summary {
 pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
     check(settings)?;
     let mut inputs = input::open(settings)?;
-    let passes = match settings.genes {
-        Genes::Listed(_) => 1,
-        Genes::Top(_) => 2 + u64::from(settings.flavor == Flavor::SeuratV3),
-    };
-    progress.set_length(passes * inputs.rows());
     let found = scale::find(&inputs, settings.scale)?;
+    progress.set_length(plan::passes(settings, found.scale) * inputs.rows());
     let filtered = filter::apply(settings, &mut inputs, &found, progress)?;
     let target = target(settings, &inputs, &found, progress)?;
     let chosen = match &settings.genes {
@@ -247,7 +243,6 @@ fn target(
     if let Target::Sum(total) = settings.target {
         return Ok(Some(total));
     }
-    progress.inc_length(inputs.rows());
     let mut totals = Vec::with_capacity(inputs.labels.len());
     inputs.walk(progress, |block| {
         scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;

@@ -11,11 +11,16 @@ use super::{Gpu, or_stop};
 pub enum Stamp {
     /// A GPU's.
     Event(CudaEvent),
-    /// That of a device that does its work at once.
+    /// The host's, or that of a device that does its work at once.
     Clock(Instant),
 }
 
 impl Stamp {
+    /// The point behind all that is queued on a device; this moment without one.
+    pub fn now(gpu: Option<&Gpu>) -> Stamp {
+        gpu.map_or_else(|| Stamp::Clock(Instant::now()), Gpu::stamp)
+    }
+
     /// Seconds from this point to a later one of the same device. Waits for both.
     pub fn until(&self, later: &Stamp) -> f64 {
         match (self, later) {
@@ -43,12 +48,12 @@ pub struct Took {
 impl Clock {
     /// Starts it.
     pub fn start(gpu: Option<&Gpu>) -> Clock {
-        Clock { gpu: gpu.cloned(), begin: now(gpu) }
+        Clock { gpu: gpu.cloned(), begin: Stamp::now(gpu) }
     }
 
     /// Stops it: on a device when what was queued until now is done.
     pub fn stop(self) -> Took {
-        Took { end: now(self.gpu.as_ref()), begin: self.begin }
+        Took { end: Stamp::now(self.gpu.as_ref()), begin: self.begin }
     }
 }
 
@@ -58,10 +63,6 @@ impl Took {
     pub fn seconds(self) -> f64 {
         self.begin.until(&self.end)
     }
-}
-
-fn now(gpu: Option<&Gpu>) -> Stamp {
-    gpu.map_or_else(|| Stamp::Clock(Instant::now()), Gpu::stamp)
 }
 
 /// A kernel or product that ran.

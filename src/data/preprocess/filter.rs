@@ -78,7 +78,6 @@ pub(super) fn apply(
     let mut keep = vec![true; inputs.labels.len()];
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
     let mut cell = 0;
-    progress.inc_length(inputs.rows());
     inputs.walk(progress, |block| {
         scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
         for (_, genes, values) in block.used() {

@@ -98,7 +98,7 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
 }
 
 /// One pass writes; others measure.
-fn passes(settings: &Settings, scale: Scale) -> u64 {
+pub(super) fn passes(settings: &Settings, scale: Scale) -> u64 {
     let genes = match settings.genes {
         Genes::Listed(_) => 0,
         Genes::Top(_) => 1 + u64::from(settings.flavor == Flavor::SeuratV3),
