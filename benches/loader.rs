@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use scale_engine::data::loader::{Batch, Carry, Loader};
 use scale_engine::data::sampler::{Sampler, Sampling};
-use scale_engine::data::shard::{Data, DataWriter};
+use scale_engine::data::shard::{Data, Limits, RowsWriter, write_cells};
 use scale_engine::rng::Rng;
 
 #[path = "../tests/small_data.rs"]
@@ -36,12 +36,12 @@ fn write(dir: &std::path::Path) {
     // A hundred different cells over and over: what a cell holds does not change how fast it is read.
     let kinds: Vec<_> =
         (0..100).map(|i| small_data::cell(Rng::new(1).at(i), labels[0], GENES, 0.2)).collect();
-    let mut writer = DataWriter::new(dir, header, &labels).expect("a writer");
-    for i in 0..CELLS {
-        let cell = &kinds[i * 37 % 100];
-        writer.push(&cell.genes, &cell.values, cell.library).expect("pushed");
-    }
-    writer.finish().expect("written");
+    let fill = |rows: &mut RowsWriter| {
+        (0..CELLS)
+            .map(|i| &kinds[i * 37 % 100])
+            .try_for_each(|cell| rows.push(&cell.genes, &cell.values, cell.library))
+    };
+    write_cells(dir, header, &labels, Limits::default(), fill).expect("written");
 }
 
 /// CPU time of this thread where the system tells (Linux), else the clock.

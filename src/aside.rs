@@ -7,7 +7,7 @@ use crate::error::{At, Error, Result};
 
 /// Writes a file through `write`, which gets the temporary path. On any error nothing is left at `path` or beside it.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let aside = beside(path)?;
+    let aside = beside(path, "partial")?;
     let written = write(&aside).and_then(|value| {
         fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
         fs::rename(&aside, path).at(path)?;
@@ -19,12 +19,18 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
     written
 }
 
-/// The same for a folder of files. Refuses to replace a folder that exists and is not empty.
-pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+/// Refuses a folder that exists and is not empty: what cannot be replaced is better known before long work than after it.
+pub fn free(path: &Path) -> Result<()> {
     if path.exists() && fs::read_dir(path).at(path)?.next().is_some() {
         return Err(Error::format(path, "exists and is not empty; name another folder or remove it"));
     }
-    let aside = beside(path)?;
+    Ok(())
+}
+
+/// The same as [`file`] for a folder of files, which must be [`free`].
+pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    free(path)?;
+    let aside = beside(path, "partial")?;
     if aside.exists() {
         fs::remove_dir_all(&aside).at(&aside)?;
     }
@@ -42,15 +48,15 @@ pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<
     written
 }
 
-/// `dir/.name.partial`, with `dir` made if it is missing.
-fn beside(path: &Path) -> Result<PathBuf> {
+/// `dir/.name.END`, with `dir` made if it is missing.
+pub fn beside(path: &Path, end: &str) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::format(path, "is not the name of an output"))?;
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
     fs::create_dir_all(dir).at(dir)?;
-    Ok(dir.join(format!(".{}.partial", name.to_string_lossy())))
+    Ok(dir.join(format!(".{}.{end}", name.to_string_lossy())))
 }
 
 #[cfg(test)]

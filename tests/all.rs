@@ -16,6 +16,7 @@ mod kernels;
 mod loader;
 mod model;
 mod ops;
+mod parts;
 mod predict;
 mod preprocess;
 mod profile;

@@ -7,7 +7,7 @@ use scale_engine::baseline::{Answer, Kind, Settings, baseline};
 use scale_engine::config::Observe;
 use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::population::{Population, Unit, measured};
-use scale_engine::data::shard::{CellLabel, Columns, Data, DataWriter, Manifest, Scale};
+use scale_engine::data::shard::{CellLabel, Columns, Data, Limits, Manifest, Scale, write_cells};
 use scale_engine::rng::Rng;
 
 /// Cell type, perturbation, batch (vocabularies below), values.
@@ -54,13 +54,14 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
     };
     let path = dir.join("data");
     aside::folder(&path, |aside| {
-        let mut writer = DataWriter::new(aside, header, &labels)?;
-        for (_, _, _, x) in cells {
-            let genes: Vec<u16> = (0..x.len() as u16).filter(|&g| x[g as usize] != 0.0).collect();
-            let values: Vec<f32> = x.iter().copied().filter(|x| *x != 0.0).collect();
-            writer.push(&genes, &values, if scale == Scale::Counts { x.iter().sum() } else { f32::NAN })?;
-        }
-        writer.finish()
+        write_cells(aside, header, &labels, Limits::default(), |rows| {
+            cells.iter().try_for_each(|(_, _, _, x)| {
+                let genes: Vec<u16> = (0..x.len() as u16).filter(|&g| x[g as usize] != 0.0).collect();
+                let values: Vec<f32> = x.iter().copied().filter(|x| *x != 0.0).collect();
+                let library = if scale == Scale::Counts { x.iter().sum() } else { f32::NAN };
+                rows.push(&genes, &values, library)
+            })
+        })
     })
     .expect("written");
     Data::open(&path).expect("readable")

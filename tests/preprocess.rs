@@ -5,7 +5,7 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use scale_engine::data::h5ad::{Cells, Column, Extra, Frame, Labels, X, write};
 use scale_engine::data::preprocess::hvg::Flavor;
-use scale_engine::data::preprocess::{Genes, Settings, Summary, Target, normalise, plan, preprocess};
+use scale_engine::data::preprocess::{Genes, Parts, Settings, Summary, Target, normalise, plan, preprocess};
 use scale_engine::data::shard::{Data, Scale};
 use scale_engine::error::Result;
 
@@ -289,7 +289,7 @@ fn a_told_scale_is_believed() {
     assert!(refusal(&settings).contains("which is no count"));
 }
 
-fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("an entry").path());
     let mut files: Vec<(String, Vec<u8>)> = entries
         .map(|path| {
@@ -387,9 +387,9 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
             settings.target = Target::Median;
             settings.filters.min_counts = 1;
         }
-        let plan = plan(&settings).expect("a plan");
+        let plan = plan(&settings, &Parts::default()).expect("a plan");
         assert!(!settings.out.exists());
-        assert_eq!(plan.passes, passes);
+        assert_eq!(plan.passes.len(), passes);
         if many {
             continue; // seurat_v3 has too few cells here to fit anything
         }
@@ -400,5 +400,5 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
     }
     let (_dir, mut settings) = small(|_, _, _| ());
     settings.control = "DMSO".into();
-    assert!(plan(&settings).expect_err("no such control").to_string().contains("DMSO"));
+    assert!(plan(&settings, &Parts::default()).expect_err("no such control").to_string().contains("DMSO"));
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scale_engine::data::shard::{CellLabel, Columns, Data, DataWriter, Limits, Manifest, Scale, Source};
+use scale_engine::data::shard::{CellLabel, Columns, Data, Limits, Manifest, Scale, Source, write_cells};
 use scale_engine::rng::Rng;
 use tempfile::TempDir;
 
@@ -96,11 +96,9 @@ impl World {
 
     pub fn write(&self, dir: &Path, limits: Limits) -> scale_engine::error::Result<Manifest> {
         let labels: Vec<CellLabel> = self.cells.iter().map(|cell| cell.label).collect();
-        let mut writer = DataWriter::with_limits(dir, self.header.clone(), &labels, limits)?;
-        for cell in &self.cells {
-            writer.push(&cell.genes, &cell.values, cell.library)?;
-        }
-        writer.finish()
+        write_cells(dir, self.header.clone(), &labels, limits, |rows| {
+            self.cells.iter().try_for_each(|cell| rows.push(&cell.genes, &cell.values, cell.library))
+        })
     }
 
     /// Written to a new folder and opened.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{
-    Filtered, Filters, Genes, Joined, Knockdown, Settings, SharedGenes, Summary, Target, plan, preprocess,
+    Filtered, Filters, Genes, Joined, Knockdown, Parts, Settings, SharedGenes, Summary, Target, plan,
+    preprocess_parts,
 };
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
@@ -18,6 +19,11 @@ Examples:
 
 Files may be .h5ad of any age, Cell Ranger's .h5, or a folder with matrix.mtx. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
 refused. Cells without a perturbation, cell type or batch label are left out and counted.
+
+A run that was killed goes on where the same command is given again. On a cluster each part is a job: first those of a pass, in any
+order and on any machine, then those of the next; the command without --part does what is missing, and merges.
+
+  scale-engine preprocess plate*.h5ad ... --out DATA --work WORK --part moments/0
 
 DATA then serves split, train, predict, baseline and export. DATA/var.csv tells of every gene how variable it is.";
 
@@ -81,6 +87,29 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     filters: FilterArgs,
+    #[command(flatten)]
+    parts: PartArgs,
+}
+
+/// How the work is cut.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "In parts")]
+struct PartArgs {
+    /// Folder of what is made before DATA; the same command goes on with what lies there. Without it `.DATA.parts`, which only a
+    /// killed run leaves
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Make this part alone, the first is 0: the passes and the number of parts are told by --dry-run
+    #[arg(long, value_name = "PASS/K", requires = "work", value_parser = part)]
+    part: Option<(String, usize)>,
+    /// Cells of a part, at most
+    #[arg(long, value_name = "N", default_value_t = Parts::default().cells)]
+    part_cells: usize,
+}
+
+fn part(text: &str) -> std::result::Result<(String, usize), String> {
+    let told = text.split_once('/').and_then(|(pass, part)| Some((pass.to_string(), part.parse().ok()?)));
+    told.ok_or_else(|| "give a pass and a number, such as moments/0".to_string())
 }
 
 /// What is left out before the counts are normalised.
@@ -139,12 +168,15 @@ fn target(text: &str) -> std::result::Result<Target, String> {
 /// As [`preprocess`], and options that are not supported.
 pub fn run(args: Args) -> Result<()> {
     let (json, dry) = (args.json, args.dry_run);
+    let PartArgs { work, part, part_cells } = &args.parts;
+    let parts = Parts { cells: *part_cells, work: work.clone(), only: part.clone() };
     let settings = settings(args)?;
     if dry {
-        return tell(&settings, json);
+        return tell(&settings, &parts, json);
     }
+    crate::memory::keep();
     let bar = progress::bar("preprocess", 0, "cells");
-    let summary = preprocess(&settings, &bar)?;
+    let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
     if json {
         println!("{}", serde_json::to_string_pretty(&summary).expect("a summary is plain JSON"));
     } else {
@@ -154,8 +186,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// `--dry-run`.
-fn tell(settings: &Settings, json: bool) -> Result<()> {
-    let plan = plan(settings)?;
+fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
+    let plan = plan(settings, parts)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&plan).expect("a plan is plain JSON"));
         return Ok(());
@@ -167,8 +199,9 @@ fn tell(settings: &Settings, json: bool) -> Result<()> {
     println!("genes           {} of {}", plan.genes, plan.source_genes);
     print_shared(plan.shared.as_ref());
     print_groups([plan.perturbations, plan.cell_types, plan.batches, plan.groups]);
-    println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes);
-    println!("shards          at most {:.1} MB", plan.bytes as f64 / 1e6);
+    println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes.len());
+    println!("passes          {}, of {} parts each", plan.passes.join(", "), plan.parts);
+    println!("shards          at most {:.1} MB, twice that while they are made", plan.bytes as f64 / 1e6);
     plan.notes.iter().for_each(|note| println!("note            {note}"));
     Ok(())
 }

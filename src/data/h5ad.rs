@@ -172,35 +172,41 @@ impl H5ad {
     /// All of X, in row blocks of at most about 50 MB; CSC is transposed in windows that take under 1 GB, one pass over the
     /// file a window. Ends after the first error.
     pub fn blocks(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
-        self.ranges()
+        self.ranges(0..self.cells)
             .map(|range| range.and_then(|range| Ok((range.clone(), self.rows(range)?))))
             .scan(false, ended)
     }
 
-    /// The same blocks in the same order, some of them read ahead side by side (up to four, so 200 MB).
-    pub fn blocks_ahead(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
-        let side_by_side =
-            if self.matrix.independent() { rayon::current_num_threads().clamp(1, 4) } else { 1 };
-        let mut ranges = self.ranges();
+    /// The same blocks of some rows in the same order, read ahead and put through `map` side by side, one a thread: up to 50 MB
+    /// each, and what `map` makes.
+    pub fn blocks_ahead<T: Send>(
+        &self,
+        rows: Range<usize>,
+        map: impl Fn(Range<usize>, Cells) -> Result<T> + Sync,
+    ) -> impl Iterator<Item = Result<T>> {
+        let side_by_side = if self.matrix.independent() { rayon::current_num_threads() } else { 1 };
+        let mut ranges = self.ranges(rows);
         let next = std::iter::from_fn(move || {
             let some: Vec<Result<Range<usize>>> = ranges.by_ref().take(side_by_side).collect();
-            let read =
-                |range: Result<Range<usize>>| range.and_then(|range| Ok((range.clone(), self.rows(range)?)));
+            let read = |range: Result<Range<usize>>| {
+                let range = range?;
+                map(range.clone(), self.rows(range)?)
+            };
             let blocks: Vec<_> = some.into_par_iter().map(read).collect();
             (!blocks.is_empty()).then_some(blocks)
         });
         next.flatten().scan(false, ended)
     }
 
-    /// Bounds of the row blocks.
-    fn ranges(&self) -> impl Iterator<Item = Result<Range<usize>>> {
-        let mut next = 0;
+    /// Bounds of the row blocks of some rows.
+    fn ranges(&self, rows: Range<usize>) -> impl Iterator<Item = Result<Range<usize>>> {
+        let mut next = rows.start;
         std::iter::from_fn(move || {
-            if next >= self.cells {
+            if next >= rows.end {
                 return None;
             }
-            let range = self.matrix.block_end(next, self.cells, self.genes).map(|end| next..end);
-            next = range.as_ref().map_or(self.cells, |range| range.end);
+            let range = self.matrix.block_end(next, rows.end, self.genes).map(|end| next..end);
+            next = range.as_ref().map_or(rows.end, |range| range.end);
             Some(range)
         })
     }

@@ -1,7 +1,8 @@
 //! From h5ad files or 10x output to a data directory: check, normalise, choose genes, write shards.
 //!
 //! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
-//! seurat_v3): the first checks every value and sums what the choice of genes needs, the second writes. Memory grows with the number of cells
+//! seurat_v3): the first checks every value and sums what the choice of genes needs, the second sorts what is kept by group, part by part
+//! ([`work`]); then the parts are merged. Memory: 256 MiB of rows and up to 100 MB a thread of row blocks; it grows with the number of cells
 //! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
 //! where a cell is read, with the same roundings.
 
@@ -17,9 +18,10 @@ mod plan;
 pub mod scale;
 mod seurat_v3;
 mod store;
+mod work;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -30,11 +32,13 @@ use crate::error::{Error, Result};
 use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
+use work::{Findings, Halt, Part, Saved, Work};
 
 pub use align::SharedGenes;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
 pub use labels::Joined;
 pub use plan::{Plan, plan};
+pub use work::Parts;
 
 /// The batch of every cell where no batch column is named.
 pub const ONE_BATCH: &str = "all";
@@ -159,43 +163,92 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-/// Makes a data directory; nothing is left at `settings.out` on failure. `progress` counts rows read.
+/// Makes a data directory; nothing is left on failure. A run that was killed leaves its parts, and the next goes on behind them.
+/// `progress` counts rows read.
 ///
 /// # Errors
 /// Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
 /// settings that cannot be honoured.
 pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
+    let summary = preprocess_parts(settings, &Parts::default(), progress)?;
+    Ok(summary.expect("no part was asked for by itself"))
+}
+
+/// The same in parts of a given size, in a folder of one's own, or one part alone; then there is no summary.
+///
+/// # Errors
+/// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are not whole.
+pub fn preprocess_parts(
+    settings: &Settings,
+    parts: &Parts,
+    progress: &ProgressBar,
+) -> Result<Option<Summary>> {
     check(settings)?;
-    let mut inputs = input::open(settings)?;
+    aside::free(&settings.out)?;
+    let inputs = input::open(settings)?;
     let found = scale::find(&inputs, settings.scale)?;
-    progress.set_length(plan::passes(settings, found.scale) * inputs.rows());
-    let filtered = filter::apply(settings, &mut inputs, &found, progress)?;
-    let target = target(settings, &inputs, &found, progress)?;
+    progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
+    let work = Work::open(settings, parts)?;
+    let made = make(settings, inputs, found, &work, progress);
+    progress.finish_and_clear();
+    match made {
+        Ok(summary) => {
+            work.end(false);
+            Ok(Some(summary))
+        }
+        Err(Halt::Made) => Ok(None),
+        Err(Halt::Failed(error)) => {
+            work.end(true);
+            Err(error)
+        }
+    }
+}
+
+/// The passes, and the directory from what they found.
+fn make(
+    settings: &Settings,
+    mut inputs: Inputs,
+    found: Found,
+    work: &Work,
+    progress: &ProgressBar,
+) -> std::result::Result<Summary, Halt> {
+    let filtered = filter::apply(settings, &mut inputs, &found, work, progress)?;
+    let target = target(settings, &inputs, &found, work, progress)?;
     let chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
             let how = (settings.flavor, *count, settings.hvg_batch.is_some());
-            genes::most_variable(&inputs, &found, total, how, progress)?
+            genes::most_variable(&inputs, &found, total, how, work, progress)?
         }
     };
+    let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work, progress)?;
+    work.all_done(&plan::passes(settings, found.scale))?;
     let bytes = aside::folder(&settings.out, |dir| {
         genes::write_table(&dir.join("var.csv"), &inputs.genes, &chosen)?;
-        store::write(dir, settings, &inputs, &found, target, &chosen.kept, progress)
+        store.merge(dir)
     })?;
-    progress.finish_and_clear();
+    Ok(summary(settings, inputs, found, (target, filtered, chosen, bytes)))
+}
+
+fn summary(
+    settings: &Settings,
+    inputs: Inputs,
+    found: Found,
+    (target, filtered, chosen, bytes): (Option<f64>, Option<Filtered>, genes::Chosen, u64),
+) -> Summary {
     let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
     let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
     let mut notes = inputs.notes.clone();
     notes.extend(chosen.notes);
     notes.extend(filled(&inputs, &found));
     notes.extend(without_controls(settings, &inputs));
-    Ok(Summary {
+    Summary {
         cells: inputs.labels.len() as u64,
         genes: chosen.kept.len(),
         source_genes: inputs.genes.len(),
-        shared: inputs.shared,
         groups: groups.len(),
+        shared: inputs.shared,
         perturbations,
         cell_types,
         batches,
@@ -208,7 +261,7 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
         filtered,
         bytes,
         notes,
-    })
+    }
 }
 
 fn check(settings: &Settings) -> Result<()> {
@@ -230,23 +283,48 @@ fn check(settings: &Settings) -> Result<()> {
     }
 }
 
+/// Total counts of each used cell of a part.
+struct Totals(Vec<f32>);
+
+impl Findings for Totals {
+    fn save(&self, to: &mut Saved) {
+        to.put("totals", &self.0);
+    }
+
+    fn load(from: &Saved) -> Option<Totals> {
+        from.take("totals").map(Totals)
+    }
+}
+
 /// Total to which cells are scaled: as told, a median (one pass over the data), or what log values were scaled to.
 fn target(
     settings: &Settings,
     inputs: &Inputs,
     found: &Found,
+    work: &Work,
     progress: &ProgressBar,
-) -> Result<Option<f64>> {
+) -> std::result::Result<Option<f64>, Halt> {
     if found.scale != Scale::Counts {
         return Ok(found.target);
     }
     if let Target::Sum(total) = settings.target {
         return Ok(Some(total));
     }
+    let find = |part: &Part, _: &Path| {
+        let mut totals = Vec::with_capacity(part.cells.len());
+        let sum = |block: &input::Block| {
+            scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+            Ok(block.used().map(|(_, _, values)| normalise::total(values)).collect::<Vec<f32>>())
+        };
+        inputs.walk(part, progress, sum, |_, sums| {
+            totals.extend(sums);
+            Ok(())
+        })?;
+        Ok(Totals(totals))
+    };
     let mut totals = Vec::with_capacity(inputs.labels.len());
-    inputs.walk(progress, |block| {
-        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-        totals.extend(block.used().map(|(_, _, values)| normalise::total(values)));
+    work.pass("totals", inputs, progress, find, |_, part: Totals| {
+        totals.extend(part.0);
         Ok(())
     })?;
     if settings.target == Target::MedianNonzero {
@@ -254,10 +332,10 @@ fn target(
     }
     match normalise::median(totals) {
         Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
-        _ => Err(Error::setting(
+        _ => Err(Halt::Failed(Error::setting(
             "--target-sum",
             "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
-        )),
+        ))),
     }
 }
 

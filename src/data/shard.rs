@@ -25,6 +25,7 @@ mod describe;
 mod file;
 mod format;
 mod manifest;
+mod piles;
 mod reader;
 mod scale;
 mod spill;
@@ -34,9 +35,11 @@ use serde::{Deserialize, Serialize};
 
 pub use describe::describe;
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
+pub use piles::{CellLabel, Piles};
 pub use reader::{Data, Moments};
 pub(crate) use scale::Normalise;
-pub use writer::{CellLabel, DataWriter, Limits};
+pub use spill::{Rows, RowsWriter};
+pub use writer::{Limits, merge, write_cells};
 
 /// What the stored values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,20 @@
-//! Chunks compressed with zstd (HDF5 filter 32015), which hdf5-pure finds but does not unpack.
+//! Chunks unpacked on all cores. hdf5-pure finds them; it unpacks one after the other, and zstd (HDF5 filter 32015) not at all.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use flate2::{Decompress, FlushDecompress, Status};
 use hdf5_pure::{Chunk, Dataset};
+use rayon::prelude::*;
 use ruzstd::decoding::StreamingDecoder;
 
 use super::hdf5::{Named, filter_name};
 use crate::error::{At, Error, Result};
 
+const DEFLATE: u16 = 1;
 const SHUFFLE: u16 = 2;
 const FLETCHER: u16 = 3;
 const ZSTD: u16 = 32015;
@@ -27,13 +32,16 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    /// `None` where zstd is not among the filters.
+    /// `None` where hdf5-pure must read it: not in chunks, not all of them stored, an index it cannot list, other filters.
     pub(super) fn of(dataset: &Dataset, path: &Path, what: &str) -> Result<Option<Chunks>> {
         let filters = dataset.filters();
-        if !filters.contains(&ZSTD) {
-            return Ok(None);
-        }
-        if let Some(other) = filters.iter().find(|filter| ![SHUFFLE, FLETCHER, ZSTD].contains(filter)) {
+        let zstd = filters.contains(&ZSTD);
+        if let Some(other) =
+            filters.iter().find(|filter| ![DEFLATE, SHUFFLE, FLETCHER, ZSTD].contains(filter))
+        {
+            if !zstd {
+                return Ok(None);
+            }
             let what =
                 format!("{what} is packed by zstd and {}, a pair that is not read", filter_name(*other));
             return Err(Error::format(path, what));
@@ -47,17 +55,28 @@ impl Chunks {
                 Err(Error::format(path, format!("{what} has shape {axes:?} where one or two axes are right")))
             }
         };
-        let mut list = dataset.chunks().named(path, what)?;
+        if !zstd && (chunk.len() != shape.len() || !(1..=2).contains(&chunk.len()) || chunk.contains(&0)) {
+            return Ok(None);
+        }
+        let list = dataset.chunks().named(path, what);
+        let mut list = match list {
+            Err(_) if !zstd => return Ok(None),
+            list => list?,
+        };
         list.sort_by(|a, b| a.offset.cmp(&b.offset));
         let width = dataset.element_size().named(path, what)? as usize;
-        Ok(Some(Chunks { list, filters, shape: plane(&shape)?, chunk: plane(&chunk)?, width }))
+        let (shape, chunk) = (plane(&shape)?, plane(&chunk)?);
+        let whole = (0..2).map(|axis| shape[axis].div_ceil(chunk[axis].max(1))).product::<usize>();
+        // What is not stored has a value that only hdf5-pure looks up.
+        let usable = zstd || list.len() == whole;
+        Ok(usable.then_some(Chunks { list, filters, shape, chunk, width }))
     }
 
     /// Bytes of some rows, as they would lie without chunks.
     pub(super) fn rows(&self, path: &Path, what: &str, start: usize, count: usize) -> Result<Vec<u8>> {
         let end = start.saturating_add(count).min(self.shape[0]);
-        let columns = self.shape[1];
-        let size = end.saturating_sub(start).saturating_mul(columns).saturating_mul(self.width);
+        let line = self.shape[1].saturating_mul(self.width);
+        let size = end.saturating_sub(start).saturating_mul(line);
         // Before memory is asked for.
         if size > self.list.len().saturating_mul(self.size()) {
             return Err(Error::format(
@@ -66,23 +85,52 @@ impl Chunks {
             ));
         }
         let mut out = vec![0; size];
-        let mut file = File::open(path).at(path)?;
-        let at = |chunk: &Chunk, axis: usize| chunk.offset.get(axis).map_or(0, |&at| at as usize);
-        let first = self.list.partition_point(|chunk| at(chunk, 0).saturating_add(self.chunk[0]) <= start);
-        for chunk in self.list[first..].iter().take_while(|chunk| at(chunk, 0) < end) {
-            let (row, column) = (at(chunk, 0), at(chunk, 1));
-            let wide = self.chunk[1].min(columns.saturating_sub(column)) * self.width;
-            if wide == 0 {
-                continue;
-            }
-            let bytes = self.unpacked(&mut file, chunk, path, what)?;
-            for place in row.max(start)..row.saturating_add(self.chunk[0]).min(end) {
-                let from = (place - row) * self.chunk[1] * self.width;
-                let to = ((place - start) * columns + column) * self.width;
-                out[to..to + wide].copy_from_slice(&bytes[from..from + wide]);
-            }
+        let source = Packed { file: &File::open(path).at(path)?, path, what };
+        let first = self.list.partition_point(|chunk| self.row(chunk).saturating_add(self.chunk[0]) <= start);
+        let after = self.list.partition_point(|chunk| self.row(chunk) < end);
+        // Chunks side by side fill whole rows: a band, which is one stretch of `out`.
+        let (mut bands, mut rest, mut done) = (Vec::new(), out.as_mut_slice(), start);
+        for band in self.list[first..after.max(first)].chunk_by(|a, b| self.row(a) == self.row(b)) {
+            let rows =
+                self.row(&band[0]).max(start)..self.row(&band[0]).saturating_add(self.chunk[0]).min(end);
+            let Some(gap) = rows.start.checked_sub(done) else {
+                return Err(source.broken(&band[0], "lies over another"));
+            };
+            let own;
+            (own, rest) = std::mem::take(&mut rest)[gap * line..].split_at_mut(rows.len() * line);
+            done = rows.end;
+            bands.push((band, rows, own));
         }
+        bands.into_par_iter().try_for_each(|(band, rows, out)| {
+            band.iter().try_for_each(|chunk| self.place(&source, chunk, rows.clone(), out))
+        })?;
         Ok(out)
+    }
+
+    /// Row at which a chunk begins.
+    fn row(&self, chunk: &Chunk) -> usize {
+        chunk.offset.first().map_or(0, |&at| at as usize)
+    }
+
+    /// Writes a chunk's part of some rows into them.
+    fn place(&self, source: &Packed, chunk: &Chunk, rows: Range<usize>, out: &mut [u8]) -> Result<()> {
+        let (row, line) = (self.row(chunk), self.shape[1] * self.width);
+        if self.chunk[1] == 1 && line == self.width && out.len() == self.size() {
+            return self.unpack(source, chunk, out);
+        }
+        let column = chunk.offset.get(1).map_or(0, |&at| at as usize);
+        let wide = self.chunk[1].min(self.shape[1].saturating_sub(column)) * self.width;
+        if wide == 0 {
+            return Ok(());
+        }
+        let mut bytes = vec![0; self.size()];
+        self.unpack(source, chunk, &mut bytes)?;
+        for (place, line) in rows.zip(out.chunks_exact_mut(line)) {
+            let from = (place - row) * self.chunk[1] * self.width;
+            let to = column * self.width;
+            line[to..to + wide].copy_from_slice(&bytes[from..from + wide]);
+        }
+        Ok(())
     }
 
     /// Bytes of a chunk.
@@ -90,33 +138,68 @@ impl Chunks {
         self.chunk[0].saturating_mul(self.chunk[1]).saturating_mul(self.width)
     }
 
-    fn unpacked(&self, file: &mut File, chunk: &Chunk, path: &Path, what: &str) -> Result<Vec<u8>> {
-        let broken = |why: &str| {
-            Error::format(
-                path,
-                format!("the chunk of {what} at {:?} {why}: the file is damaged", chunk.offset),
-            )
-        };
-        let size = self.size();
-        // Data that zstd does not shrink is a little longer than unpacked.
-        if chunk.storage_size / 2 > size as u64 + 512 {
-            return Err(broken("is longer than what it holds"));
+    /// A whole chunk into `out`, which holds just its bytes.
+    fn unpack(&self, source: &Packed, chunk: &Chunk, out: &mut [u8]) -> Result<()> {
+        // Data that no packing shrinks is a little longer than unpacked.
+        if chunk.storage_size / 2 > out.len() as u64 + 512 {
+            return Err(source.broken(chunk, "is longer than what it holds"));
         }
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(chunk.address)).at(path)?;
-        file.take(chunk.storage_size).read_to_end(&mut bytes).at(path)?;
-        for (place, filter) in self.filters.iter().enumerate().rev() {
-            if chunk.filter_mask.checked_shr(place as u32).unwrap_or(0) & 1 == 1 {
-                continue;
-            }
-            bytes = match *filter {
-                FLETCHER => checked(bytes).ok_or_else(|| broken("does not match its checksum"))?,
-                ZSTD => inflated(&bytes, size).ok_or_else(|| broken("is no zstd frame"))?,
+        let used = |place: usize| chunk.filter_mask.checked_shr(place as u32).unwrap_or(0) & 1 == 0;
+        let mut filters =
+            (0..self.filters.len()).rev().filter(|&place| used(place)).map(|place| self.filters[place]);
+        // The commonest packings need no other copy.
+        if self.filters.is_empty() && chunk.storage_size == out.len() as u64 {
+            return source.file.read_exact_at(out, chunk.address).at(source.path);
+        }
+        let mut bytes = vec![0; chunk.storage_size as usize];
+        source.file.read_exact_at(&mut bytes, chunk.address).at(source.path)?;
+        if self.filters == [DEFLATE] && filters.next() == Some(DEFLATE) {
+            return inflate(&bytes, out).ok_or_else(|| source.broken(chunk, "does not inflate"));
+        }
+        for filter in filters {
+            bytes = match filter {
+                FLETCHER => {
+                    checked(bytes).ok_or_else(|| source.broken(chunk, "does not match its checksum"))?
+                }
+                ZSTD => {
+                    inflated(&bytes, out.len()).ok_or_else(|| source.broken(chunk, "is no zstd frame"))?
+                }
+                DEFLATE => {
+                    // Fletcher's four bytes, where they were packed too.
+                    let mut whole = vec![0; out.len() + if self.filters[0] == FLETCHER { 4 } else { 0 }];
+                    inflate(&bytes, &mut whole).ok_or_else(|| source.broken(chunk, "does not inflate"))?;
+                    whole
+                }
                 _ => unshuffled(&bytes, self.width),
             };
         }
-        if bytes.len() != size { Err(broken("has another length than the others")) } else { Ok(bytes) }
+        if bytes.len() != out.len() {
+            return Err(source.broken(chunk, "has another length than the others"));
+        }
+        out.copy_from_slice(&bytes);
+        Ok(())
     }
+}
+
+/// Where chunks are read from, and what errors call them.
+struct Packed<'a> {
+    file: &'a File,
+    path: &'a Path,
+    what: &'a str,
+}
+
+impl Packed<'_> {
+    fn broken(&self, chunk: &Chunk, why: &str) -> Error {
+        let what = format!("the chunk of {} at {:?} {why}: the file is damaged", self.what, chunk.offset);
+        Error::format(self.path, what)
+    }
+}
+
+/// Fills `out` from a zlib stream of just so many bytes.
+fn inflate(packed: &[u8], out: &mut [u8]) -> Option<()> {
+    let mut stream = Decompress::new(true);
+    let status = stream.decompress(packed, out, FlushDecompress::Finish).ok()?;
+    (status == Status::StreamEnd && stream.total_out() == out.len() as u64).then_some(())
 }
 
 /// At most a little more than a whole chunk, whatever the frame promises.

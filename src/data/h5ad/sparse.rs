@@ -96,6 +96,7 @@ pub(super) fn compress(
     mut values: Vec<f32>,
     genes: usize,
 ) -> Result<Cells> {
+    let zeros = values.contains(&0.0);
     let mut kept = 0;
     let mut indptr = Vec::with_capacity(bounds.len());
     indptr.push(0);
@@ -118,6 +119,11 @@ pub(super) fn compress(
                 columns[span.start + i] = column;
                 values[span.start + i] = value;
             }
+        }
+        if !zeros {
+            indptr.push(bound[1]);
+            kept = bound[1];
+            continue;
         }
         for i in span {
             if values[i] != 0.0 {

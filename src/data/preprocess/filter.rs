@@ -6,11 +6,14 @@
 
 mod knockdown;
 
+use std::path::Path;
+
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::input::Inputs;
+use super::input::{Block, Inputs};
 use super::scale::{self, Found};
+use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
@@ -56,47 +59,75 @@ impl Filters {
     }
 }
 
+/// What the filters find in a part.
+struct Judged {
+    /// Of each used cell: [`KEPT`], [`FEW_COUNTS`] or [`FEW_GENES`].
+    cells: Vec<u8>,
+    /// Kept cells that express each gene.
+    cells_of_gene: Vec<u64>,
+    /// What knock-down is judged by, where it is asked for.
+    targets: Option<knockdown::Sums>,
+}
+
+const KEPT: u8 = 0;
+const FEW_COUNTS: u8 = 1;
+const FEW_GENES: u8 = 2;
+
+impl Findings for Judged {
+    fn save(&self, to: &mut Saved) {
+        to.put("cells", &self.cells);
+        to.put("cells_of_gene", &self.cells_of_gene);
+        if let Some(targets) = &self.targets {
+            targets.save(to);
+        }
+    }
+
+    fn load(from: &Saved) -> Option<Judged> {
+        let (cells, cells_of_gene) = (from.take("cells")?, from.take("cells_of_gene")?);
+        Some(Judged { cells, cells_of_gene, targets: knockdown::Sums::load(from) })
+    }
+}
+
 /// Leaves out cells and genes; `None` where nothing is asked for.
 pub(super) fn apply(
     settings: &Settings,
     inputs: &mut Inputs,
     found: &Found,
+    work: &Work,
     progress: &ProgressBar,
-) -> Result<Option<Filtered>> {
+) -> std::result::Result<Option<Filtered>, Halt> {
     let filters = &settings.filters;
     if !filters.any() {
         return Ok(None);
     }
     if filters.min_counts > 0 && found.scale != Scale::Counts {
         let what = format!("the values are logs ({}), and a sum of them is no number of counts", found.why);
-        return Err(Error::setting("--min-counts", what));
+        return Err(Error::setting("--min-counts", what).into());
     }
     let control = inputs.control(&settings.control);
     let mut filtered = Filtered::default();
     let mut targets =
         filters.knockdown.as_ref().map(|_| knockdown::Targets::of(inputs, control)).transpose()?;
-    let mut keep = vec![true; inputs.labels.len()];
+    let mut keep = Vec::with_capacity(inputs.labels.len());
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
-    let mut cell = 0;
-    inputs.walk(progress, |block| {
-        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-        for (_, genes, values) in block.used() {
-            let few_counts = f64::from(normalise::total(values)) < filters.min_counts as f64;
-            let few_genes = (genes.len() as u64) < filters.min_genes;
-            keep[cell] = !few_counts && !few_genes;
-            filtered.few_counts += u64::from(few_counts);
-            filtered.few_genes += u64::from(few_genes && !few_counts);
-            if keep[cell] {
-                genes.iter().for_each(|&gene| cells_of_gene[block.place(gene)] += 1);
-                if let Some(targets) = &mut targets {
-                    let places = genes.iter().map(|&gene| block.place(gene));
-                    targets.add(inputs.labels[cell][1], places.zip(values.iter().copied()));
-                }
-            }
-            cell += 1;
+    let find = |part: &Part, _: &Path| judge(inputs, part, (filters, found), targets.as_ref(), progress);
+    let mut sums = Vec::new();
+    work.pass("filters", inputs, progress, find, |part, judged| {
+        let genes = inputs.genes.len();
+        if judged.cells.len() != part.cells.len() || judged.cells_of_gene.len() != genes {
+            return Err(Error::format(work.dir(), "has a part of other cells or genes; remove it"));
         }
+        keep.extend(judged.cells.iter().map(|&cell| cell == KEPT));
+        let count = |of: u8| judged.cells.iter().filter(|&&cell| cell == of).count() as u64;
+        filtered.few_counts += count(FEW_COUNTS);
+        filtered.few_genes += count(FEW_GENES);
+        cells_of_gene.iter_mut().zip(&judged.cells_of_gene).for_each(|(sum, cells)| *sum += cells);
+        sums.extend(judged.targets);
         Ok(())
     })?;
+    if let Some(targets) = &mut targets {
+        sums.into_iter().for_each(|part| targets.join(part));
+    }
     let rare: Vec<bool> = cells_of_gene.iter().map(|&cells| cells < filters.min_cells).collect();
     filtered.rare_genes = rare.iter().filter(|&&rare| rare).count();
     if let (Some(targets), Some(limits)) = (targets, &filters.knockdown) {
@@ -106,6 +137,42 @@ pub(super) fn apply(
     left(settings, inputs, control, &keep, &rare)?;
     inputs.retain(&keep, &rare);
     Ok(Some(filtered))
+}
+
+/// One part: checks every value, and judges each cell by itself.
+fn judge(
+    inputs: &Inputs,
+    part: &Part,
+    (filters, found): (&Filters, &Found),
+    targets: Option<&knockdown::Targets>,
+    progress: &ProgressBar,
+) -> Result<Judged> {
+    let mut cells = Vec::with_capacity(part.cells.len());
+    let mut cells_of_gene = vec![0u64; inputs.genes.len()];
+    let mut sums = targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
+    let check = |block: &Block| scale::check(block.input, block.rows.clone(), &block.cells, found.scale);
+    inputs.walk(part, progress, check, |block, ()| {
+        for (_, genes, values) in block.used() {
+            let judged = if f64::from(normalise::total(values)) < filters.min_counts as f64 {
+                FEW_COUNTS
+            } else if (genes.len() as u64) < filters.min_genes {
+                FEW_GENES
+            } else {
+                KEPT
+            };
+            if judged == KEPT {
+                genes.iter().for_each(|&gene| cells_of_gene[block.place(gene)] += 1);
+                if let Some((targets, sums)) = targets.zip(sums.as_mut()) {
+                    let places = genes.iter().map(|&gene| block.place(gene));
+                    let perturbation = inputs.labels[part.cells.start + cells.len()][1];
+                    targets.add(sums, perturbation, places.zip(values.iter().copied()));
+                }
+            }
+            cells.push(judged);
+        }
+        Ok(())
+    })?;
+    Ok(Judged { cells, cells_of_gene, targets: sums })
 }
 
 /// Leaves out perturbations with few cells left.

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use rayon::prelude::*;
 
 use super::hvg::{self, Flavor, Moments, Table};
 use super::input::{Block, Inputs};
 use super::normalise::{exp_m1, factor, log_value, total};
 use super::scale::{self, Found};
 use super::seurat_v3::{self, Expected};
+use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::shard::Scale;
 use crate::error::{At, Error, Result, unknown};
 
@@ -28,32 +28,94 @@ pub(super) struct Chosen {
     pub notes: Vec<String>,
 }
 
+/// Moments of a part, a set a batch that has cells there, and one of the cells without a batch.
+struct PartMoments(Vec<(usize, Moments)>);
+
+impl Findings for PartMoments {
+    fn save(&self, to: &mut Saved) {
+        let all = || self.0.iter().map(|(_, moments)| moments);
+        to.put("batches", &self.0.iter().map(|(batch, _)| *batch as u64).collect::<Vec<_>>());
+        to.put("cells", &all().map(|moments| moments.cells).collect::<Vec<_>>());
+        to.put("sums", &all().flat_map(|moments| moments.sum.clone()).collect::<Vec<_>>());
+        to.put("squares", &all().flat_map(|moments| moments.squares.clone()).collect::<Vec<_>>());
+        let expressed = all().flat_map(|moments| &moments.expressed);
+        to.put("expressed", &expressed.map(|&any| u8::from(any)).collect::<Vec<_>>());
+    }
+
+    fn load(from: &Saved) -> Option<PartMoments> {
+        let (batches, cells) = (from.take::<u64>("batches")?, from.take::<u64>("cells")?);
+        let (sums, squares) = (from.take::<f64>("sums")?, from.take::<f64>("squares")?);
+        let expressed = from.take::<u8>("expressed")?;
+        let genes = sums.len() / batches.len().max(1);
+        let whole = batches.len() * genes;
+        if [sums.len(), squares.len(), expressed.len()] != [whole; 3] || cells.len() != batches.len() {
+            return None;
+        }
+        let moments = |i: usize| Moments {
+            cells: cells[i],
+            sum: sums[i * genes..][..genes].to_vec(),
+            squares: squares[i * genes..][..genes].to_vec(),
+            expressed: expressed[i * genes..][..genes].iter().map(|&any| any != 0).collect(),
+        };
+        Some(PartMoments(
+            batches.iter().enumerate().map(|(i, &batch)| (batch as usize, moments(i))).collect(),
+        ))
+    }
+}
+
+impl PartMoments {
+    /// Those of the batches that have cells.
+    fn of(moments: Vec<Option<Moments>>) -> PartMoments {
+        PartMoments(moments.into_iter().enumerate().filter_map(|(i, moments)| Some((i, moments?))).collect())
+    }
+
+    /// Adds them to those of the parts before.
+    fn join(self, all: &mut [Moments], path: &Path) -> Result<()> {
+        for (batch, moments) in self.0 {
+            let known = all.get_mut(batch).filter(|known| known.sum.len() == moments.sum.len());
+            known
+                .ok_or_else(|| Error::format(path, "has parts of other genes or batches; remove them"))?
+                .join(&moments);
+        }
+        Ok(())
+    }
+}
+
 /// One pass: checks every value and sums what the flavour needs, a set of moments a batch, and one of the cells without a batch.
 pub(super) fn moments(
     inputs: &Inputs,
     found: &Found,
     target: f32,
     flavor: Flavor,
+    work: &Work,
     progress: &ProgressBar,
-) -> Result<Vec<Moments>> {
-    let mut moments = vec![Moments::new(inputs.genes.len()); inputs.hvg_batches + 1];
-    let mut numbers = Vec::new();
-    inputs.walk(progress, |block| {
-        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-        transformed(&block, found.scale, target, flavor, &mut numbers);
-        let starts = block.cells.indptr();
-        let starts = starts.as_slice().expect("blocks are whole matrices");
-        for (row, genes, _) in block.used() {
-            let moments = &mut moments[batch_of(&block, row, inputs.hvg_batches)];
-            let first = starts[row - block.rows.start];
-            moments.cells += 1;
-            for (&gene, &number) in genes.iter().zip(&numbers[first..]) {
-                moments.add(block.place(gene), number);
+) -> std::result::Result<Vec<Moments>, Halt> {
+    let (genes, batches) = (inputs.genes.len(), inputs.hvg_batches);
+    let mut all = vec![Moments::new(genes); batches + 1];
+    let find = |part: &Part, _: &Path| {
+        let mut moments: Vec<Option<Moments>> = vec![None; batches + 1];
+        let prepare = |block: &Block| {
+            scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+            Ok(transformed(block, found.scale, target, flavor))
+        };
+        inputs.walk(part, progress, prepare, |block, numbers| {
+            let starts = block.cells.indptr();
+            let starts = starts.as_slice().expect("blocks are whole matrices");
+            for (row, genes, _) in block.used() {
+                let batch = &mut moments[batch_of(&block, row, batches)];
+                let moments = batch.get_or_insert_with(|| Moments::new(inputs.genes.len()));
+                let first = starts[row - block.rows.start];
+                moments.cells += 1;
+                for (&gene, &number) in genes.iter().zip(&numbers[first..]) {
+                    moments.add(block.place(gene), number);
+                }
             }
-        }
-        Ok(())
-    })?;
-    Ok(moments)
+            Ok(())
+        })?;
+        Ok(PartMoments::of(moments))
+    };
+    work.pass("moments", inputs, progress, find, |_, found| found.join(&mut all, work.dir()))?;
+    Ok(all)
 }
 
 /// The batch in which a cell's genes are ranked. Like scanpy's, a cell without this label is in none: the place behind the last.
@@ -65,63 +127,73 @@ fn batch_of(block: &Block, row: usize, batches: usize) -> usize {
 }
 
 /// One more pass over counts: sums of those that no batch's gene lets pass its limit, a set a batch.
-fn clipped(inputs: &Inputs, expected: &[Expected], progress: &ProgressBar) -> Result<Vec<Moments>> {
-    let mut moments = vec![Moments::new(inputs.genes.len()); expected.len()];
-    inputs.walk(progress, |block| {
-        for (row, genes, counts) in block.used() {
-            let batch = batch_of(&block, row, inputs.hvg_batches);
-            let Some(limits) = expected.get(batch).map(|expected| &expected.limits) else { continue };
-            let moments = &mut moments[batch];
-            for (&gene, &count) in genes.iter().zip(counts) {
-                let gene = block.place(gene);
-                let count = f64::from(count).min(limits[gene]);
-                moments.sum[gene] += count;
-                moments.squares[gene] += count * count;
-            }
-        }
-        Ok(())
-    })?;
-    Ok(moments)
+fn clipped(
+    inputs: &Inputs,
+    expected: &[Expected],
+    work: &Work,
+    progress: &ProgressBar,
+) -> std::result::Result<Vec<Moments>, Halt> {
+    let mut all = vec![Moments::new(inputs.genes.len()); expected.len()];
+    let find = |part: &Part, _: &Path| {
+        let mut moments: Vec<Option<Moments>> = vec![None; expected.len()];
+        inputs.walk(
+            part,
+            progress,
+            |_| Ok(()),
+            |block, ()| {
+                for (row, genes, counts) in block.used() {
+                    let batch = batch_of(&block, row, inputs.hvg_batches);
+                    let Some(limits) = expected.get(batch).map(|expected| &expected.limits) else { continue };
+                    let moments = moments[batch].get_or_insert_with(|| Moments::new(inputs.genes.len()));
+                    for (&gene, &count) in genes.iter().zip(counts) {
+                        let gene = block.place(gene);
+                        let count = f64::from(count).min(limits[gene]);
+                        moments.sum[gene] += count;
+                        moments.squares[gene] += count * count;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(PartMoments::of(moments))
+    };
+    work.pass("clipped", inputs, progress, find, |_, found| found.join(&mut all, work.dir()))?;
+    Ok(all)
 }
 
 /// The values a flavour ranks, for every stored value of a block.
-fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers: &mut Vec<f32>) {
-    let cells = &block.cells;
-    let starts = cells.indptr();
-    let starts = starts.as_slice().expect("blocks are whole matrices");
-    numbers.clear();
+fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor) -> Vec<f32> {
+    let stored = block.cells.data();
     if flavor == Flavor::SeuratV3 {
-        return numbers.extend_from_slice(cells.data());
+        return stored.to_vec();
     }
-    numbers.resize(cells.nnz(), 0.0);
-    let mut rest = numbers.as_mut_slice();
-    let mut rows = Vec::with_capacity(cells.rows());
+    let starts = block.cells.indptr();
+    let starts = starts.as_slice().expect("blocks are whole matrices");
+    let mut numbers = Vec::with_capacity(stored.len());
     for span in starts.windows(2) {
-        let (row, after) = rest.split_at_mut(span[1] - span[0]);
-        rows.push((row, &cells.data()[span[0]..span[1]]));
-        rest = after;
-    }
-    rows.into_par_iter().for_each(|(out, stored)| {
+        let stored = &stored[span[0]..span[1]];
         let factor = if scale == Scale::Counts { factor(total(stored), target) } else { 1.0 };
         let transform = |value: f32| {
             let log = log_value(value, scale, factor);
             // Not the normalised count itself: scanpy takes expm1 of the f32 logarithm, and so do we.
             if flavor == Flavor::Seurat { exp_m1(log) } else { log }
         };
-        // A cell holds few different counts.
-        let mut known = [f32::NAN; KNOWN];
-        for (out, &value) in out.iter_mut().zip(stored) {
-            let count = value as usize;
-            *out = if count >= KNOWN || value.fract() != 0.0 {
-                transform(value)
-            } else {
-                if known[count].is_nan() {
-                    known[count] = transform(value);
-                }
-                known[count]
-            };
+        if scale != Scale::Counts {
+            numbers.extend(stored.iter().map(|&value| transform(value)));
+            continue;
         }
-    });
+        // A cell holds few different counts, and `check` has seen that they are whole.
+        let mut known = [f32::NAN; KNOWN];
+        numbers.extend(stored.iter().map(|&value| match known.get_mut(value as usize) {
+            Some(known) if known.is_nan() => {
+                *known = transform(value);
+                *known
+            }
+            Some(known) => *known,
+            None => transform(value),
+        }));
+    }
+    numbers
 }
 
 /// The `count` most variable genes, in the order of the source. One pass, two for seurat_v3.
@@ -130,18 +202,19 @@ pub(super) fn most_variable(
     found: &Found,
     target: f32,
     (flavor, count, merged): (Flavor, usize, bool),
+    work: &Work,
     progress: &ProgressBar,
-) -> Result<Chosen> {
+) -> std::result::Result<Chosen, Halt> {
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
         let what = format!("seurat_v3 ranks raw counts, and the source holds logs ({})", found.why);
-        return Err(Error::setting("--flavor", what));
+        return Err(Error::setting("--flavor", what).into());
     }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
-    let mut moments = moments(inputs, found, target, flavor, progress)?;
+    let mut moments = moments(inputs, found, target, flavor, work, progress)?;
     let rest = moments.pop().expect("one more than there are batches");
     let mut table = match flavor {
-        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), progress)?,
+        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), work, progress)?,
         _ if merged => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
         _ => hvg::table(&moments[0], flavor, count)?,
     };
@@ -160,7 +233,7 @@ pub(super) fn most_variable(
         notes.push(format!("{made} genes are kept instead of {count}: the others never vary"));
     }
     if kept.is_empty() {
-        return Err(Error::setting("--n-top-genes", "no gene varies: there is nothing to choose from"));
+        return Err(Error::setting("--n-top-genes", "no gene varies: there is nothing to choose from").into());
     }
     few_enough("--n-top-genes", made)?;
     Ok(Chosen { kept, table: Some(table), notes })
@@ -171,10 +244,11 @@ fn by_clipped_counts(
     moments: Vec<Moments>,
     mut whole: Moments,
     (count, merged): (usize, bool),
+    work: &Work,
     progress: &ProgressBar,
-) -> Result<Table> {
+) -> std::result::Result<Table, Halt> {
     let expected: Vec<Expected> = moments.iter().map(Expected::of).collect();
-    let clipped = clipped(inputs, &expected, progress)?;
+    let clipped = clipped(inputs, &expected, work, progress)?;
     moments.iter().for_each(|batch| whole.join(batch));
     let batches: Vec<(Expected, Moments)> =
         expected.into_iter().zip(clipped).filter(|(expected, _)| expected.cells > 1.0).collect();

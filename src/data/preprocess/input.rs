@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
 use super::labels::{Joined, Table};
+use super::work::Part;
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::error::{Error, Result, unknown};
 
@@ -51,8 +52,6 @@ pub(super) struct Inputs {
 
 /// Row block of an input: its genes already in common order.
 pub(super) struct Block<'a> {
-    /// Which input.
-    pub number: usize,
     pub input: &'a Input,
     /// Row numbers in the file.
     pub rows: Range<usize>,
@@ -293,23 +292,33 @@ impl Inputs {
         self.files.iter().map(|input| input.used.len() as u64).sum()
     }
 
-    /// One pass over all row blocks, in order. The next blocks are read while one is worked on.
-    pub fn walk(&self, progress: &ProgressBar, mut work: impl FnMut(Block) -> Result<()>) -> Result<()> {
-        for (number, input) in self.files.iter().enumerate() {
-            std::thread::scope(|scope| {
-                let (send, receive) = std::sync::mpsc::sync_channel(1);
-                // The reader ends when the work fails: the channel closes under it.
-                scope.spawn(move || input.file.blocks_ahead().try_for_each(|block| send.send(block)));
-                for block in receive {
-                    let (rows, cells) = block?;
-                    let count = rows.len() as u64;
-                    work(Block { number, input, rows, cells: input.without(cells) })?;
-                    progress.inc(count);
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
+    /// The row blocks of a part, in order: `prepare` looks at them side by side while the next are read, `work` one by one.
+    pub fn walk<T: Send>(
+        &self,
+        part: &Part,
+        progress: &ProgressBar,
+        prepare: impl Fn(&Block) -> Result<T> + Sync,
+        mut work: impl FnMut(Block, T) -> Result<()>,
+    ) -> Result<()> {
+        let input = &self.files[part.input];
+        let read = |rows, cells| {
+            let block = Block { input, rows, cells: input.without(cells) };
+            let prepared = prepare(&block)?;
+            Ok((block, prepared))
+        };
+        std::thread::scope(|scope| {
+            let (send, receive) = std::sync::mpsc::sync_channel(1);
+            let rows = part.rows.clone();
+            // The reader ends when the work fails: the channel closes under it.
+            scope.spawn(move || input.file.blocks_ahead(rows, read).try_for_each(|block| send.send(block)));
+            for block in receive {
+                let (block, prepared) = block?;
+                let count = block.rows.len() as u64;
+                work(block, prepared)?;
+                progress.inc(count);
+            }
+            Ok(())
+        })
     }
 }
 

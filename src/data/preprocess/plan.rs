@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::hvg::Flavor;
 use super::input::{self, Inputs};
-use super::{Genes, Joined, Settings, SharedGenes, Target, genes, scale};
+use super::{Genes, Joined, Parts, Settings, SharedGenes, Target, genes, scale, work};
 use crate::data::shard::Scale;
 use crate::error::{At, Result};
 
@@ -39,8 +39,10 @@ pub struct Plan {
     pub scale: Scale,
     /// How that was told.
     pub why: String,
-    /// How often the sources would be read from end to end.
-    pub passes: u64,
+    /// How often the sources would be read from end to end, and what for: what `--part PASS/K` names.
+    pub passes: Vec<&'static str>,
+    /// Parts of each pass.
+    pub parts: usize,
     /// Size of the sources in bytes.
     pub source_bytes: u64,
     /// Size of the shards in bytes, at most.
@@ -58,7 +60,7 @@ const GROUP: u64 = 16;
 const HEADERS: u64 = 8192;
 
 /// Opens the sources and tells what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
-pub fn plan(settings: &Settings) -> Result<Plan> {
+pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     super::check(settings)?;
     let inputs = input::open(settings)?;
     let found = scale::find(&inputs, settings.scale)?;
@@ -85,6 +87,7 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
         cell_types,
         batches,
         passes: passes(settings, found.scale),
+        parts: work::cut(&inputs, parts.cells).len(),
         scale: found.scale,
         why: found.why,
         source_bytes,
@@ -97,14 +100,13 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     })
 }
 
-/// One pass writes; others measure.
-pub(super) fn passes(settings: &Settings, scale: Scale) -> u64 {
-    let genes = match settings.genes {
-        Genes::Listed(_) => 0,
-        Genes::Top(_) => 1 + u64::from(settings.flavor == Flavor::SeuratV3),
-    };
-    let median = scale == Scale::Counts && !matches!(settings.target, Target::Sum(_));
-    1 + genes + u64::from(median) + u64::from(settings.filters.any())
+/// Names of the passes over the sources, in order.
+pub(super) fn passes(settings: &Settings, scale: Scale) -> Vec<&'static str> {
+    let counted = scale == Scale::Counts && !matches!(settings.target, Target::Sum(_));
+    let chosen = matches!(settings.genes, Genes::Top(_));
+    let clipped = chosen && settings.flavor == Flavor::SeuratV3;
+    let made = [settings.filters.any(), counted, chosen, clipped, true];
+    work::PASSES.into_iter().zip(made).filter(|(_, made)| *made).map(|(name, _)| name).collect()
 }
 
 /// Numbers that the sources store, at most.

@@ -1,58 +1,123 @@
-//! The last pass: kept genes of each cell into shards.
+//! The last pass, kept genes of each cell by group, and the shards from it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
 use indicatif::ProgressBar;
 
-use super::input::{Input, Inputs};
+use super::input::{Block, Input, Inputs};
 use super::scale::{self, Found};
+use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
 use crate::data::h5ad::Cells;
-use crate::data::shard::{CellLabel, Columns, DataWriter, Manifest, Scale, Source};
-use crate::error::Result;
+use crate::data::shard::{
+    CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Source, merge,
+};
+use crate::error::{At, Error, Result};
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
 const FACTOR: f32 = 10.0;
 /// Mark of a gene that is not kept.
 const LEFT_OUT: u32 = u32::MAX;
 
-/// Writes the shards and the manifest into `dir`; returns the size of the shards.
-pub(super) fn write(
-    dir: &Path,
+/// What the last pass leaves: all of the data directory, but in parts.
+pub(super) struct Store {
+    manifest: Manifest,
+    piles: Piles,
+    rows: Vec<Rows>,
+}
+
+/// What the last pass finds in a part.
+struct PartRows {
+    /// Its path is not saved: the folder may have moved.
+    rows: Rows,
+    print: Print,
+}
+
+impl Findings for PartRows {
+    fn save(&self, to: &mut Saved) {
+        let groups = &self.rows.groups;
+        to.put("ends", &self.rows.ends);
+        to.put("groups", &groups.iter().map(|group| group.0).collect::<Vec<_>>());
+        to.put("nonzeros", &groups.iter().map(|group| group.1).collect::<Vec<_>>());
+        to.put("largest", &groups.iter().map(|group| group.2).collect::<Vec<_>>());
+        to.put("crc", &self.print.0.map(|(crc, _)| crc));
+        to.put("crc_bytes", &self.print.0.map(|(_, bytes)| bytes));
+    }
+
+    fn load(from: &Saved) -> Option<PartRows> {
+        let (groups, nonzeros) = (from.take::<u32>("groups")?, from.take::<u64>("nonzeros")?);
+        let largest = from.take::<f32>("largest")?;
+        let groups = groups.into_iter().zip(nonzeros).zip(largest).map(|((group, n), most)| (group, n, most));
+        let (crc, bytes) = (from.take::<u32>("crc")?, from.take::<u64>("crc_bytes")?);
+        let print: Vec<(u32, u64)> = crc.into_iter().zip(bytes).collect();
+        let rows = Rows { path: PathBuf::new(), ends: from.take("ends")?, groups: groups.collect() };
+        Some(PartRows { rows, print: Print(print.try_into().ok()?) })
+    }
+}
+
+/// The last pass: the kept genes of each part's cells, sorted by group.
+pub(super) fn rows(
     settings: &Settings,
     inputs: &Inputs,
     found: &Found,
     target: Option<f64>,
     kept: &[u32],
+    work: &Work,
     progress: &ProgressBar,
-) -> Result<u64> {
+) -> std::result::Result<Store, Halt> {
+    let mut manifest = manifest(settings, inputs, found, target, kept);
+    let label = |&[cell_type, perturbation, batch]: &[u32; 3]| CellLabel { cell_type, perturbation, batch };
+    let piles = Piles::of(&manifest, inputs.labels.iter().map(label))
+        .map_err(|what| Error::format(&settings.out, what))?;
     let mut ids = vec![LEFT_OUT; inputs.genes.len()];
     kept.iter().enumerate().for_each(|(id, &gene)| ids[gene as usize] = id as u32);
-    let labels: Vec<CellLabel> = inputs
-        .labels
-        .iter()
-        .map(|&[cell_type, perturbation, batch]| CellLabel { cell_type, perturbation, batch })
-        .collect();
-    let mut writer = DataWriter::new(dir, manifest(settings, inputs, found, target, kept), &labels)?;
-    let mut fingerprints: Vec<Fingerprint> = inputs.files.iter().map(Fingerprint::new).collect();
-    let mut row = Row::default();
-    inputs.walk(progress, |block| {
-        scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-        fingerprints[block.number].add(&block.cells);
-        for (_, genes, values) in block.used() {
-            row.take(genes.iter().map(|&gene| ids[block.place(gene)]), values);
-            writer.push(&row.genes, &row.values, library(values, found, target))?;
+    let find = |part: &Part, path: &Path| {
+        let input = &inputs.files[part.input];
+        let genes = 0..input.file.shape().1 as u32;
+        // A gene that is left out has no common place.
+        let ids: Vec<u32> =
+            genes.map(|gene| ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
+        let mut writer =
+            RowsWriter::new(&path.with_extension("rows"), &manifest, &piles, part.cells.clone())?;
+        let mut print = Print::default();
+        let prepare = |block: &Block| {
+            scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+            Ok((Packed::of(block, &ids, found, target), Print::of(&block.cells)))
+        };
+        inputs.walk(part, progress, prepare, |_, (packed, more)| {
+            print.join(&more);
+            packed.rows().try_for_each(|(genes, values, library)| writer.push(genes, values, library))
+        })?;
+        Ok(PartRows { rows: writer.finish()?, print })
+    };
+    let mut prints: Vec<Print> = inputs.files.iter().map(|_| Print::default()).collect();
+    let mut rows = Vec::new();
+    work.pass("rows", inputs, progress, find, |part, mut found: PartRows| {
+        found.rows.path = work.dir().join("rows").join(format!("{:05}.rows", part.number));
+        let length = found.rows.path.metadata().at(&found.rows.path)?.len();
+        if length != found.rows.ends.last().copied().unwrap_or(0) {
+            return Err(Error::format(&found.rows.path, "is cut off; remove the part"));
         }
+        prints[part.input].join(&found.print);
+        rows.push(found.rows);
         Ok(())
     })?;
-    let sources = inputs.files.iter().zip(fingerprints).map(|(input, print)| {
+    let sources = inputs.files.iter().zip(prints).map(|(input, print)| {
         let path = input.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Source { path, crc: print.finish(), cells: input.cells }
+        Source { path, crc: print.of_source(input), cells: input.cells }
     });
-    writer.name_sources(sources.collect());
-    let manifest = writer.finish()?;
-    Ok(manifest.shards.iter().map(|shard| shard.bytes).sum())
+    manifest.sources = sources.collect();
+    Ok(Store { manifest, piles, rows })
+}
+
+impl Store {
+    /// Writes the shards and the manifest into `dir`, and reads them again as every command will; returns the size of the shards.
+    pub fn merge(self, dir: &Path) -> Result<u64> {
+        let manifest = merge(dir, self.manifest, self.piles, &self.rows, Limits::default().shard)?;
+        Data::open(dir)?;
+        Ok(manifest.shards.iter().map(|shard| shard.bytes).sum())
+    }
 }
 
 /// All that is known before the values are read.
@@ -86,41 +151,43 @@ fn manifest(
     }
 }
 
-/// CRC-32 of a source: of its genes, of which cells are used, and of every value. It grows with the blocks of a pass and does not
-/// depend on where they are cut, nor on whether the matrix is CSR, CSC or dense.
-struct Fingerprint {
-    names: Hasher,
-    /// Of the lengths of the rows, their genes and their values.
-    cells: [Hasher; 3],
-}
+/// CRC-32 of a source's cells: of the lengths of the rows, their genes and their values, and of how many bytes each is. It grows
+/// with the blocks of a pass and does not depend on where they are cut, nor on whether the matrix is CSR, CSC or dense.
+#[derive(Default)]
+struct Print([(u32, u64); 3]);
 
-impl Fingerprint {
-    fn new(input: &Input) -> Fingerprint {
-        let mut names = Hasher::new();
-        for name in &input.file.var().index {
-            names.update(name.as_bytes());
-            names.update(&[0]);
-        }
-        names
-            .update(bytemuck::cast_slice(&input.used.iter().map(|&used| u8::from(used)).collect::<Vec<_>>()));
-        Fingerprint { names, cells: Default::default() }
-    }
-
-    fn add(&mut self, cells: &Cells) {
+impl Print {
+    fn of(cells: &Cells) -> Print {
         let starts = cells.indptr();
         let starts = starts.as_slice().expect("blocks are whole matrices");
         let lengths: Vec<u32> = starts.windows(2).map(|pair| (pair[1] - pair[0]) as u32).collect();
-        let [rows, genes, values] = &mut self.cells;
-        rows.update(bytemuck::cast_slice(&lengths));
-        genes.update(bytemuck::cast_slice(cells.indices()));
-        values.update(bytemuck::cast_slice(cells.data()));
+        let of = |bytes: &[u8]| (crc32fast::hash(bytes), bytes.len() as u64);
+        Print([
+            of(bytemuck::cast_slice(&lengths)),
+            of(bytemuck::cast_slice(cells.indices())),
+            of(bytemuck::cast_slice(cells.data())),
+        ])
     }
 
-    fn finish(mut self) -> u32 {
-        for cells in self.cells {
-            self.names.update(&cells.finalize().to_le_bytes());
+    /// Takes that of the next cells.
+    fn join(&mut self, next: &Print) {
+        for ((crc, bytes), &(more, length)) in self.0.iter_mut().zip(&next.0) {
+            let mut all = Hasher::new_with_initial_len(*crc, *bytes);
+            all.combine(&Hasher::new_with_initial_len(more, length));
+            (*crc, *bytes) = (all.finalize(), *bytes + length);
         }
-        self.names.finalize()
+    }
+
+    /// With the names of the genes and which cells are used.
+    fn of_source(&self, input: &Input) -> u32 {
+        let mut all = Hasher::new();
+        for name in &input.file.var().index {
+            all.update(name.as_bytes());
+            all.update(&[0]);
+        }
+        all.update(bytemuck::cast_slice(&input.used.iter().map(|&used| u8::from(used)).collect::<Vec<_>>()));
+        self.0.iter().for_each(|(crc, _)| all.update(&crc.to_le_bytes()));
+        all.finalize()
     }
 }
 
@@ -134,26 +201,42 @@ fn library(values: &[f32], found: &Found, target: Option<f64>) -> f32 {
     target.map_or(f32::NAN, |target| if smallest.is_finite() { target as f32 / one } else { f32::NAN })
 }
 
-/// The kept genes of a cell, by rising id.
+/// The kept genes of a block's used cells, by rising id.
 #[derive(Default)]
-struct Row {
+struct Packed {
+    ends: Vec<usize>,
     genes: Vec<u16>,
     values: Vec<f32>,
-    pairs: Vec<(u16, f32)>,
+    library: Vec<f32>,
 }
 
-impl Row {
-    fn take(&mut self, ids: impl Iterator<Item = u32>, values: &[f32]) {
-        self.pairs.clear();
-        self.pairs
-            .extend(ids.zip(values).filter(|(id, _)| *id != LEFT_OUT).map(|(id, &value)| (id as u16, value)));
-        // Genes of a list, or of a file in another order, do not rise by themselves.
-        if !self.pairs.is_sorted_by_key(|&(id, _)| id) {
-            self.pairs.sort_unstable_by_key(|&(id, _)| id);
+impl Packed {
+    /// `ids` of the genes of the file.
+    fn of(block: &Block, ids: &[u32], found: &Found, target: Option<f64>) -> Packed {
+        let mut packed = Packed::default();
+        let mut pairs: Vec<(u16, f32)> = Vec::new();
+        for (_, genes, values) in block.used() {
+            let kept = genes.iter().map(|&gene| ids[gene as usize]).zip(values);
+            pairs.clear();
+            pairs.extend(kept.filter(|(id, _)| *id != LEFT_OUT).map(|(id, &value)| (id as u16, value)));
+            // Genes of a list, or of a file in another order, do not rise by themselves.
+            if !pairs.is_sorted_by_key(|&(id, _)| id) {
+                pairs.sort_unstable_by_key(|&(id, _)| id);
+            }
+            packed.genes.extend(pairs.iter().map(|&(id, _)| id));
+            packed.values.extend(pairs.iter().map(|&(_, value)| value));
+            packed.library.push(library(values, found, target));
+            packed.ends.push(packed.genes.len());
         }
-        self.genes.clear();
-        self.values.clear();
-        self.genes.extend(self.pairs.iter().map(|&(id, _)| id));
-        self.values.extend(self.pairs.iter().map(|&(_, value)| value));
+        packed
+    }
+
+    /// Genes, values and library size of each cell.
+    fn rows(&self) -> impl Iterator<Item = (&[u16], &[f32], f32)> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .zip(&self.library)
+            .map(|((start, &end), &library)| (&self.genes[start..end], &self.values[start..end], library))
     }
 }

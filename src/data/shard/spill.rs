@@ -1,21 +1,26 @@
 //! Rows in source order in, rows by group out, in bounded memory: an external merge sort.
 //!
-//! Rows gather in a buffer; a full buffer is written to one spill file as a run, its rows ordered by group. At the end every run
-//! is read from front to back, a chunk (one group's rows of one run) at a time, so that disks see long reads, memory holds one
-//! buffer and a small window a run, and a group's rows come out in source order: runs are in order, and rows inside a chunk too.
+//! Rows gather in a buffer; a full buffer is written to a file as a run, its rows ordered by group. When all cells have come,
+//! every run is read from front to back, a chunk (one group's rows of one run) at a time, so that disks see long reads, memory
+//! holds one buffer and a small window a run, and a group's rows come out in source order: runs are in order, and rows inside a
+//! chunk too. Several files of runs, whose cells follow each other, are merged alike.
 
-use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use super::Scale;
+use super::file::library_error;
 use super::format::Kind;
-use crate::error::{At, Result};
+use super::piles::Piles;
+use super::{Manifest, Scale};
+use crate::error::{At, Error, Result};
 
 /// Bytes read at a time from a run.
 const WINDOW: usize = 64 << 10;
+
+/// Bytes of rows held in memory before they are written as a run.
+pub(super) const MEMORY: usize = 256 << 20;
 
 #[derive(Clone, Copy)]
 struct Stored {
@@ -94,66 +99,135 @@ impl Buffer {
     }
 }
 
-/// The runs written so far.
-pub(super) struct Spill {
-    path: PathBuf,
-    scale: Scale,
-    file: Option<BufWriter<File>>,
-    /// End of each run in the file.
-    ends: Vec<u64>,
+/// The rows of some cells that follow each other, on the disk as runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    /// File of the runs.
+    pub path: PathBuf,
+    /// End of each run in it, in bytes.
+    pub ends: Vec<u64>,
+    /// Of each group that has rows here: its number, its stored values and the largest of them.
+    pub groups: Vec<(u32, u64, f32)>,
 }
 
-impl Spill {
-    /// Nothing is made at `path` until a buffer is full.
-    pub(super) fn new(path: PathBuf, scale: Scale) -> Self {
-        Spill { path, scale, file: None, ends: Vec::new() }
+/// Writes [`Rows`]: `new`, a `push` a cell, `finish`.
+pub struct RowsWriter<'a> {
+    manifest: &'a Manifest,
+    piles: &'a Piles,
+    path: PathBuf,
+    /// Cells that are yet to come.
+    cells: Range<usize>,
+    memory: usize,
+    buffer: Buffer,
+    file: BufWriter<File>,
+    ends: Vec<u64>,
+    /// Stored values and the largest of them, of each group.
+    found: Vec<(u64, f32)>,
+}
+
+impl<'a> RowsWriter<'a> {
+    /// Begins a file for cells `cells` of the source; one that is there is written over.
+    pub fn new(
+        path: &Path,
+        manifest: &'a Manifest,
+        piles: &'a Piles,
+        cells: Range<usize>,
+    ) -> Result<RowsWriter<'a>> {
+        RowsWriter::with_memory(path, manifest, piles, cells, MEMORY)
     }
 
-    /// Takes a full buffer as a run.
-    pub(super) fn add(&mut self, buffer: &mut Buffer) -> Result<()> {
-        if self.file.is_none() {
-            let options =
-                File::options().read(true).write(true).create_new(true).open(&self.path).at(&self.path)?;
-            self.file = Some(BufWriter::with_capacity(1 << 20, options));
+    pub(super) fn with_memory(
+        path: &Path,
+        manifest: &'a Manifest,
+        piles: &'a Piles,
+        cells: Range<usize>,
+        memory: usize,
+    ) -> Result<RowsWriter<'a>> {
+        let file = BufWriter::with_capacity(1 << 20, File::create(path).at(path)?);
+        let (path, found) = (path.to_path_buf(), vec![(0, 0.0); piles.all.len()]);
+        let (buffer, ends) = (Buffer::default(), Vec::new());
+        Ok(RowsWriter { manifest, piles, path, cells, memory, buffer, file, ends, found })
+    }
+
+    /// The next cell: gene ids ascending, one value each (counts as f32 when the scale is counts; zeros are dropped), and its
+    /// total counts over all genes of the source.
+    pub fn push(&mut self, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
+        let Some(cell) = self.cells.next() else {
+            let what = format!("labels were given for {} cells only", self.piles.cells());
+            return Err(Error::format(&self.path, what));
+        };
+        if let Some(what) = refuse(self.manifest, genes, values, library) {
+            return Err(Error::format(&self.path, format!("cell {cell} of the source: {what}")));
         }
-        let file = self.file.as_mut().expect("just made");
-        let written = buffer.drain(self.scale, file).at(&self.path)?;
+        let pile = self.piles.of_cell(cell);
+        let (nonzeros, largest) = &mut self.found[pile as usize];
+        *nonzeros += self.buffer.push(pile, genes, values, library) as u64;
+        *largest = values.iter().fold(*largest, |a, &b| a.max(b));
+        if self.buffer.bytes() >= self.memory {
+            self.end_run()?;
+        }
+        Ok(())
+    }
+
+    fn end_run(&mut self) -> Result<()> {
+        let written = self.buffer.drain(self.manifest.scale, &mut self.file).at(&self.path)?;
         self.ends.push(self.ends.last().copied().unwrap_or(0) + written);
         Ok(())
     }
 
-    /// The runs, ready to be merged; the last buffer stays in memory.
-    pub(super) fn finish(self, mut last: Buffer) -> Result<Runs> {
-        let mut runs = Vec::new();
-        let mut memory = Vec::new();
-        last.drain(self.scale, &mut memory).at(&self.path)?;
-        if let Some(writer) = self.file {
-            let file = writer.into_inner().map_err(io::IntoInnerError::into_error).at(&self.path)?;
-            let file = Rc::new(RefCell::new(file));
-            let mut begin = 0;
-            for end in self.ends {
-                let window = Window { file: file.clone(), at: begin, end };
-                runs.push(Run::new(Box::new(BufReader::with_capacity(WINDOW, window))).at(&self.path)?);
-                begin = end;
-            }
+    /// Writes what is left. Every cell must have come.
+    pub fn finish(mut self) -> Result<Rows> {
+        if !self.cells.is_empty() {
+            let what = format!("{} cells did not come, {} were to", self.cells.len(), self.piles.cells());
+            return Err(Error::format(&self.path, what));
         }
-        runs.push(Run::new(Box::new(Cursor::new(memory))).at(&self.path)?);
-        Ok(Runs { path: self.path, runs })
+        if self.buffer.bytes() > 0 {
+            self.end_run()?;
+        }
+        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).at(&self.path)?;
+        let found = (0u32..).zip(&self.found).zip(&self.piles.all);
+        let groups = found.filter(|((_, (nonzeros, _)), _)| *nonzeros > 0);
+        let groups = groups.map(|((pile, &(nonzeros, largest)), _)| (pile, nonzeros, largest)).collect();
+        Ok(Rows { path: self.path, ends: self.ends, groups })
     }
 }
 
-/// A part of the spill file. All runs share one file handle: there can be more runs than a process may open files.
+fn refuse(manifest: &Manifest, genes: &[u16], values: &[f32], library: f32) -> Option<String> {
+    let known = manifest.genes.len();
+    if genes.len() != values.len() {
+        return Some(format!("{} genes with {} values", genes.len(), values.len()));
+    }
+    if let Some(pair) = genes.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Some(format!("gene {} stands before gene {}; ids ascend and are unique", pair[0], pair[1]));
+    }
+    if let Some(last) = genes.last().filter(|last| usize::from(**last) >= known) {
+        return Some(format!("gene {last} of {known}"));
+    }
+    if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
+        return Some(format!("value {value} is not a finite number from zero up"));
+    }
+    let whole = manifest.scale == Scale::Counts;
+    if let Some(value) = values.iter().find(|v| whole && v.fract() != 0.0) {
+        return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
+    }
+    library_error(library, values.iter().all(|&v| v == 0.0), manifest.scale)
+}
+
+/// A run in a file. It is opened for each read: there can be more files than a process may hold open.
 struct Window {
-    file: Rc<RefCell<File>>,
+    path: PathBuf,
     at: u64,
     end: u64,
 }
 
 impl Read for Window {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut file = self.file.borrow_mut();
-        file.seek(SeekFrom::Start(self.at))?;
         let room = out.len().min((self.end - self.at) as usize);
+        if room == 0 {
+            return Ok(0);
+        }
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.at))?;
         let read = file.read(&mut out[..room])?;
         self.at += read as u64;
         Ok(read)
@@ -161,14 +235,17 @@ impl Read for Window {
 }
 
 struct Run {
-    input: Box<dyn Read>,
+    path: PathBuf,
+    input: BufReader<Window>,
     /// Group, rows, nonzeros and kind of the next chunk.
     next: Option<[u32; 4]>,
 }
 
 impl Run {
-    fn new(input: Box<dyn Read>) -> io::Result<Run> {
-        let mut run = Run { input, next: None };
+    fn new(path: &Path, at: u64, end: u64) -> io::Result<Run> {
+        let window = Window { path: path.to_path_buf(), at, end };
+        let input = BufReader::with_capacity(WINDOW, window);
+        let mut run = Run { path: path.to_path_buf(), input, next: None };
         run.advance()?;
         Ok(run)
     }
@@ -202,33 +279,31 @@ impl Run {
 }
 
 /// The runs, being merged.
-pub(super) struct Runs {
-    path: PathBuf,
-    runs: Vec<Run>,
-}
+pub(super) struct Runs(Vec<Run>);
 
 impl Runs {
+    /// Of cells in the order of `rows`.
+    pub(super) fn open(rows: &[Rows]) -> Result<Runs> {
+        let mut runs = Vec::new();
+        for Rows { path, ends, .. } in rows {
+            let mut begin = 0;
+            for &end in ends {
+                runs.push(Run::new(path, begin, end).at(path)?);
+                begin = end;
+            }
+        }
+        Ok(Runs(runs))
+    }
+
     /// Hands the rows of `group` to `take`, in source order. Groups must be asked for in ascending order.
     pub(super) fn group(&mut self, group: u32, mut take: impl FnMut(&Chunk) -> Result<()>) -> Result<()> {
         let mut chunk = Chunk::default();
-        for run in &mut self.runs {
+        for run in &mut self.0 {
             if let Some(head) = run.next.filter(|head| head[0] == group) {
-                run.read(&mut chunk, head).at(&self.path)?;
+                run.read(&mut chunk, head).at(&run.path)?;
                 take(&chunk)?;
             }
         }
         Ok(())
     }
-
-    /// Removes the spill file.
-    pub(super) fn remove(self) -> Result<()> {
-        let Runs { path, runs } = self;
-        drop(runs);
-        if path.exists() { std::fs::remove_file(&path).at(&path) } else { Ok(()) }
-    }
-}
-
-/// Where a directory's writer spills.
-pub(super) fn spill_path(dir: &Path) -> PathBuf {
-    dir.join(".spill")
 }

@@ -1,31 +1,20 @@
-//! Writes a data directory from cells that come in source order.
+//! Writes a data directory: rows sorted by group outside memory (`spill.rs`), then merged into shards.
 //!
 //! The labels of all cells are known first, so every cell's group is; how many genes it stores is not, so where it lies in its
-//! shard is not. Rows are therefore sorted by group outside memory (`spill.rs`), and the shards are written in one go when all
-//! sizes are known. Memory: one buffer, 8 bytes a cell for the labels, and a window a run. Disk: for a while, twice the shards.
-//! The files depend on the cells alone, not on memory, threads or time.
+//! shard is not. The shards are therefore written in one go when all sizes are known. Memory: one buffer, 8 bytes a cell for the
+//! labels, and a window a run. Disk: for a while, twice the shards. The files depend on the cells alone, not on memory, threads,
+//! time, or into how many parts the cells were cut.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::file::library_error;
 use super::format::{self, Kind};
-use super::spill::{Buffer, Chunk, Runs, Spill, spill_path};
-use super::{Manifest, Scale, ShardEntry, Source};
+use super::piles::{CellLabel, Pile, Piles};
+use super::spill::{Chunk, MEMORY, Rows, RowsWriter, Runs};
+use super::{Manifest, ShardEntry};
 use crate::error::{At, Error, Result};
-
-/// A cell's labels, as positions in the vocabularies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CellLabel {
-    /// Position in the cell types.
-    pub cell_type: u32,
-    /// Position in the perturbations.
-    pub perturbation: u32,
-    /// Position in the batches.
-    pub batch: u32,
-}
 
 /// Sizes that bound the writer.
 #[derive(Clone, Copy, Debug)]
@@ -38,167 +27,60 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { memory: 256 << 20, shard: 1 << 30 }
+        Limits { memory: MEMORY, shard: 1 << 30 }
     }
 }
 
-/// A group on its way to a shard.
-struct Pile {
-    label: CellLabel,
-    cells: u32,
-    nonzeros: u64,
-    largest: f32,
-}
-
-/// Writes one data directory: `new`, a `push` a cell, `finish`.
-pub struct DataWriter {
-    dir: PathBuf,
-    manifest: Manifest,
-    limits: Limits,
-    /// Pile of each source cell.
-    pile_of: Vec<u32>,
-    piles: Vec<Pile>,
-    pushed: usize,
-    buffer: Buffer,
-    spill: Spill,
-}
-
-impl DataWriter {
-    /// Begins a directory in `dir`, the folder that `aside::folder` made. `manifest`: all but the shards. `labels`: of every
-    /// cell, in the order of the pushes.
-    pub fn new(dir: &Path, manifest: Manifest, labels: &[CellLabel]) -> Result<Self> {
-        DataWriter::with_limits(dir, manifest, labels, Limits::default())
+/// Writes shards and manifest into `dir`. `manifest`: all but the shards; `rows`: of all cells, in their order; `shard`: bytes after
+/// which a shard is closed.
+pub fn merge(
+    dir: &Path,
+    mut manifest: Manifest,
+    mut piles: Piles,
+    rows: &[Rows],
+    shard: u64,
+) -> Result<Manifest> {
+    manifest.check().map_err(|what| Error::format(dir, what))?;
+    for &(pile, nonzeros, largest) in rows.iter().flat_map(|rows| &rows.groups) {
+        let pile = &mut piles.all[pile as usize];
+        pile.nonzeros += nonzeros;
+        pile.largest = pile.largest.max(largest);
     }
-
-    /// The same with other limits; the values written do not depend on `limits.memory`.
-    pub fn with_limits(dir: &Path, manifest: Manifest, labels: &[CellLabel], limits: Limits) -> Result<Self> {
-        manifest.check().map_err(|what| Error::format(dir, what))?;
-        let (piles, pile_of) = sort_labels(&manifest, labels).map_err(|what| Error::format(dir, what))?;
-        let spill = Spill::new(spill_path(dir), manifest.scale);
-        let dir = dir.to_path_buf();
-        Ok(DataWriter { dir, manifest, limits, pile_of, piles, pushed: 0, buffer: Buffer::default(), spill })
-    }
-
-    /// The next cell: gene ids ascending, one value each (counts as f32 when the scale is counts; zeros are dropped), and its
-    /// total counts over all genes of the source.
-    pub fn push(&mut self, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
-        if let Some(what) = self.refuse(genes, values, library) {
-            return Err(Error::format(&self.dir, format!("cell {} of the source: {what}", self.pushed)));
-        }
-        let id = self.pile_of[self.pushed];
-        let pile = &mut self.piles[id as usize];
-        pile.nonzeros += self.buffer.push(id, genes, values, library) as u64;
-        pile.largest = values.iter().fold(pile.largest, |a, &b| a.max(b));
-        self.pushed += 1;
-        if self.buffer.bytes() >= self.limits.memory {
-            self.spill.add(&mut self.buffer)?;
-        }
-        Ok(())
-    }
-
-    fn refuse(&self, genes: &[u16], values: &[f32], library: f32) -> Option<String> {
-        let known = self.manifest.genes.len();
-        if self.pushed == self.pile_of.len() {
-            return Some(format!("labels were given for {} cells only", self.pile_of.len()));
-        }
-        if genes.len() != values.len() {
-            return Some(format!("{} genes with {} values", genes.len(), values.len()));
-        }
-        if let Some(pair) = genes.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Some(format!(
-                "gene {} stands before gene {}; ids ascend and are unique",
-                pair[0], pair[1]
-            ));
-        }
-        if let Some(last) = genes.last().filter(|last| usize::from(**last) >= known) {
-            return Some(format!("gene {last} of {known}"));
-        }
-        if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
-            return Some(format!("value {value} is not a finite number from zero up"));
-        }
-        let whole = self.manifest.scale == Scale::Counts;
-        if let Some(value) = values.iter().find(|v| whole && v.fract() != 0.0) {
-            return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
-        }
-        library_error(library, values.iter().all(|&v| v == 0.0), self.manifest.scale)
-    }
-
-    /// Says where the cells come from, if that is known only now that they were read.
-    pub fn name_sources(&mut self, sources: Vec<Source>) {
-        self.manifest.sources = sources;
-    }
-
-    /// Writes shards and manifest.
-    pub fn finish(mut self) -> Result<Manifest> {
-        if self.pushed != self.pile_of.len() {
-            let what = format!("{} cells came, labels were given for {}", self.pushed, self.pile_of.len());
-            return Err(Error::format(&self.dir, what));
-        }
-        self.pile_of = Vec::new();
-        let mut runs = self.spill.finish(self.buffer)?;
-        let control = self.manifest.control_position();
-        let mut numbers = [0; 2];
-        for piles in divide(&self.piles, control, self.manifest.scale, self.limits.shard) {
-            let controls = self.piles[piles.start].label.perturbation == control;
-            let number = &mut numbers[usize::from(controls)];
-            let file = format!("{}-{number:04}.shard", if controls { "controls" } else { "perturbed" });
-            *number += 1;
-            let entry =
-                write_shard(&self.dir, file, &self.manifest, &self.piles, piles, controls, &mut runs)?;
-            self.manifest.shards.push(entry);
-        }
-        runs.remove()?;
-        self.manifest.write(&self.dir)?;
-        Ok(self.manifest)
-    }
-}
-
-/// The groups, in the directory's order, and the group of each cell.
-fn sort_labels(
-    manifest: &Manifest,
-    labels: &[CellLabel],
-) -> std::result::Result<(Vec<Pile>, Vec<u32>), String> {
+    let mut runs = Runs::open(rows)?;
     let control = manifest.control_position();
-    let key = |l: &CellLabel| (l.perturbation != control, l.cell_type, l.perturbation, l.batch);
-    let mut counts = std::collections::BTreeMap::new();
-    for (cell, label) in labels.iter().enumerate() {
-        let ids = [
-            ("cell type", label.cell_type, manifest.cell_types.len()),
-            ("perturbation", label.perturbation, manifest.perturbations.len()),
-            ("batch", label.batch, manifest.batches.len()),
-        ];
-        if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| id as usize >= len) {
-            return Err(format!("cell {cell} of the source has {what} {id}, the vocabulary holds {len}"));
-        }
-        let (_, cells) = counts.entry(key(label)).or_insert((*label, 0u32));
-        *cells = cells.checked_add(1).ok_or("a condition has more than 4294967295 cells")?;
+    let mut numbers = [0; 2];
+    for range in piles.divide(control, manifest.scale, shard) {
+        let controls = piles.all[range.start].label.perturbation == control;
+        let number = &mut numbers[usize::from(controls)];
+        let file = format!("{}-{number:04}.shard", if controls { "controls" } else { "perturbed" });
+        *number += 1;
+        let entry = write_shard(dir, file, &manifest, &piles.all, range, controls, &mut runs)?;
+        manifest.shards.push(entry);
     }
-    if counts.is_empty() {
-        return Err("there are no cells to write".into());
-    }
-    let numbers: std::collections::HashMap<_, u32> = counts.keys().copied().zip(0u32..).collect();
-    let pile_of = labels.iter().map(|label| numbers[&key(label)]).collect();
-    let pile = |(label, cells)| Pile { label, cells, nonzeros: 0, largest: 0.0 };
-    Ok((counts.into_values().map(pile).collect(), pile_of))
+    manifest.write(dir)?;
+    Ok(manifest)
 }
 
-/// The piles of each shard: controls apart, closed when full.
-fn divide(piles: &[Pile], control: u32, scale: Scale, limit: u64) -> Vec<Range<usize>> {
-    let mut shards = Vec::new();
-    let (mut begin, mut rows, mut nonzeros, mut largest) = (0, 0u64, 0u64, 0.0f32);
-    for (i, pile) in piles.iter().enumerate() {
-        let bytes = rows * 12 + nonzeros * (2 + Kind::of(scale, largest).width());
-        let apart = (piles[begin].label.perturbation == control) != (pile.label.perturbation == control);
-        if i > begin && (apart || bytes >= limit) {
-            shards.push(begin..i);
-            (begin, rows, nonzeros, largest) = (i, 0, 0, 0.0);
-        }
-        rows += u64::from(pile.cells);
-        nonzeros += pile.nonzeros;
-        largest = largest.max(pile.largest);
-    }
-    shards.push(begin..piles.len());
-    shards
+/// Writes a data directory into `dir`, the folder that `aside::folder` made, in one go: `fill` pushes the cells, whose labels are
+/// given in their order. What is written does not depend on `limits.memory`.
+pub fn write_cells(
+    dir: &Path,
+    manifest: Manifest,
+    labels: &[CellLabel],
+    limits: Limits,
+    fill: impl FnOnce(&mut RowsWriter) -> Result<()>,
+) -> Result<Manifest> {
+    let bad = |what| Error::format(dir, what);
+    manifest.check().map_err(bad)?;
+    let piles = Piles::of(&manifest, labels.iter().copied()).map_err(bad)?;
+    let spill = dir.join(".spill");
+    let every = 0..piles.cells();
+    let mut writer = RowsWriter::with_memory(&spill, &manifest, &piles, every, limits.memory)?;
+    fill(&mut writer)?;
+    let rows = writer.finish()?;
+    let manifest = merge(dir, manifest, piles, &[rows], limits.shard)?;
+    std::fs::remove_file(&spill).at(&spill)?;
+    Ok(manifest)
 }
 
 /// Writes the shard of some piles. Sections are written side by side, the header last, when the checksums are known.

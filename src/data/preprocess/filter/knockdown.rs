@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::data::preprocess::input::Inputs;
+use crate::data::preprocess::work::{Findings, Saved};
 use crate::error::{Error, Result};
 
 /// Means up to this are 0, as numpy's `isclose` has it.
@@ -53,17 +54,47 @@ pub struct KnockedDown {
     pub cells_not_lowered: u64,
 }
 
-/// Sums of one pass.
+/// The gene each perturbation is named for, and what was summed of them.
 pub(super) struct Targets {
     names: String,
     control: u32,
     /// Gene of each perturbation.
     genes: Vec<u32>,
+    all: Sums,
+}
+
+/// Sums over some cells.
+pub(super) struct Sums {
     /// Over the control cells, of every gene.
-    sums: Vec<f64>,
+    controls_of_gene: Vec<f64>,
     controls: u64,
-    /// Own gene of each cell that was added, and its perturbation.
-    own: Vec<(u32, f32)>,
+    /// Of each cell that was added: its perturbation, and its value of that gene.
+    perturbation: Vec<u32>,
+    own: Vec<f32>,
+}
+
+impl Sums {
+    pub(super) fn new(genes: usize) -> Sums {
+        Sums { controls_of_gene: vec![0.0; genes], controls: 0, perturbation: Vec::new(), own: Vec::new() }
+    }
+}
+
+impl Findings for Sums {
+    fn save(&self, to: &mut Saved) {
+        to.put("controls_of_gene", &self.controls_of_gene);
+        to.put("controls", &[self.controls]);
+        to.put("perturbation", &self.perturbation);
+        to.put("own", &self.own);
+    }
+
+    fn load(from: &Saved) -> Option<Sums> {
+        Some(Sums {
+            controls_of_gene: from.take("controls_of_gene")?,
+            controls: *from.take("controls")?.first()?,
+            perturbation: from.take("perturbation")?,
+            own: from.take("own")?,
+        })
+    }
 }
 
 impl Targets {
@@ -90,21 +121,34 @@ impl Targets {
             );
             return Err(Error::setting("--knockdown-filter", what));
         }
-        let sums = vec![0.0; inputs.genes.len()];
-        Ok(Targets { names: best.to_string(), control, genes, sums, controls: 0, own: Vec::new() })
+        Ok(Targets { names: best.to_string(), control, genes, all: Sums::new(inputs.genes.len()) })
     }
 
-    /// The next cell: its perturbation, and its genes with their values.
-    pub(super) fn add(&mut self, perturbation: u32, mut values: impl Iterator<Item = (usize, f32)>) {
+    /// Adds a cell to some sums: its perturbation, and its genes with their values.
+    pub(super) fn add(
+        &self,
+        sums: &mut Sums,
+        perturbation: u32,
+        mut values: impl Iterator<Item = (usize, f32)>,
+    ) {
         let mut own = 0.0;
         if perturbation == self.control {
-            self.controls += 1;
-            values.for_each(|(gene, value)| self.sums[gene] += f64::from(value));
+            sums.controls += 1;
+            values.for_each(|(gene, value)| sums.controls_of_gene[gene] += f64::from(value));
         } else {
             let target = self.genes[perturbation as usize] as usize;
             own = values.find(|(gene, _)| *gene == target).map_or(0.0, |(_, value)| value);
         }
-        self.own.push((perturbation, own));
+        sums.perturbation.push(perturbation);
+        sums.own.push(own);
+    }
+
+    /// Takes the sums of the next cells.
+    pub(super) fn join(&mut self, part: Sums) {
+        self.all.controls += part.controls;
+        self.all.controls_of_gene.iter_mut().zip(part.controls_of_gene).for_each(|(sum, more)| *sum += more);
+        self.all.perturbation.extend(part.perturbation);
+        self.all.own.extend(part.own);
     }
 
     /// Takes out of `keep` what is not knocked down. The cells that `keep` has now are those that were added; genes that
@@ -122,9 +166,9 @@ impl Targets {
                 *gene = NO_GENE;
             }
         }
-        let mean = |gene: u32| self.sums[gene as usize] / self.controls as f64;
+        let mean = |gene: u32| self.all.controls_of_gene[gene as usize] / self.all.controls as f64;
         let (mut sums, mut cells) = (vec![0.0; perturbations], vec![0u64; perturbations]);
-        for &(perturbation, own) in &self.own {
+        for (&perturbation, &own) in self.all.perturbation.iter().zip(&self.all.own) {
             sums[perturbation as usize] += f64::from(own);
             cells[perturbation as usize] += 1;
         }
@@ -145,8 +189,8 @@ impl Targets {
             *count += 1;
         }
         let added = labels.iter().zip(keep).filter(|(_, keep)| **keep);
-        for ((label, keep), (_, own)) in
-            added.zip(&self.own).filter(|((label, _), _)| label[1] != self.control)
+        for ((label, keep), own) in
+            added.zip(&self.all.own).filter(|((label, _), _)| label[1] != self.control)
         {
             let perturbation = label[1] as usize;
             if !passes[perturbation] {

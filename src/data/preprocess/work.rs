@@ -1,0 +1,281 @@
+//! What passes find out, part by part, in a folder that lasts until the data directory stands: a run that was killed goes on
+//! behind the parts that are there, and any number of processes, on any number of machines, can make them.
+//!
+//! ```text
+//! WORK/  command          what the parts belong to: the settings, and size and time of each source
+//!        moments/00003    findings of the pass `moments` in part 3, a safetensors file; so for each pass
+//!        rows/00003.rows  the last pass leaves the rows themselves beside its findings
+//! ```
+//!
+//! A part is some rows of one file. Findings are joined in the order of parts, wherever they were made, so that the data directory
+//! is the same to the byte.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::UNIX_EPOCH;
+
+use bytemuck::Pod;
+use indicatif::ProgressBar;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::Settings;
+use super::input::Inputs;
+use crate::aside;
+use crate::error::{At, Error, Result};
+
+/// All passes that there are, in their order; the last one writes.
+pub(super) const PASSES: [&str; 5] = ["filters", "totals", "moments", "clipped", "rows"];
+
+/// How the work is cut, and where it lies meanwhile.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Cells of a part, at most. Two runs with as many give the same bytes.
+    pub cells: usize,
+    /// Folder of the findings, which stays on errors; without one, `.NAME.parts` beside the data directory, which does not.
+    pub work: Option<PathBuf>,
+    /// Make only this part of this pass.
+    pub only: Option<(String, usize)>,
+}
+
+impl Default for Parts {
+    fn default() -> Parts {
+        Parts { cells: 1 << 18, work: None, only: None }
+    }
+}
+
+/// Some rows of one file.
+pub(super) struct Part {
+    pub number: usize,
+    /// Which file.
+    pub input: usize,
+    pub rows: Range<usize>,
+    /// Which of all used cells they are.
+    pub cells: Range<usize>,
+}
+
+/// Why preprocessing ends before there is a data directory.
+pub(super) enum Halt {
+    /// The part that was asked for is made.
+    Made,
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        Halt::Failed(error)
+    }
+}
+
+/// What a pass finds in a part.
+pub(super) trait Findings: Sized {
+    fn save(&self, to: &mut Saved);
+    /// `None` of what `save` did not write.
+    fn load(from: &Saved) -> Option<Self>;
+}
+
+/// The folder, and what is to be made in it.
+pub(super) struct Work {
+    dir: PathBuf,
+    parts: Parts,
+}
+
+impl Work {
+    /// Opens or makes the folder. One with parts of another command is emptied where it is our own, and refused where it was named.
+    pub fn open(settings: &Settings, parts: &Parts) -> Result<Work> {
+        let dir = match &parts.work {
+            Some(dir) => dir.clone(),
+            None => aside::beside(&settings.out, "parts")?,
+        };
+        let (told, wanted) = (dir.join("command"), command(settings, parts.cells)?);
+        match fs::read_to_string(&told) {
+            Ok(stored) if stored == wanted => {}
+            Ok(_) if parts.work.is_some() => {
+                let what = "holds parts of another command, or a source has changed since; remove it or give another --work";
+                return Err(Error::format(&dir, what));
+            }
+            _ => {
+                if parts.work.is_none() && dir.exists() {
+                    fs::remove_dir_all(&dir).at(&dir)?;
+                }
+                fs::create_dir_all(&dir).at(&dir)?;
+                // Jobs may begin at once: each writes the same words under a name of its own, and the last one stays.
+                let own = dir.join(format!(".command-{}-{}", process::id(), now()));
+                fs::write(&own, &wanted).and_then(|()| fs::rename(&own, &told)).at(&own)?;
+            }
+        }
+        Ok(Work { dir, parts: parts.clone() })
+    }
+
+    /// The folder, for messages.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// One pass: what `find` finds in each part, unless it is there already, goes to `join` in the order of parts. `find` may leave
+    /// files at the path it gets, with an ending of their own.
+    pub fn pass<F: Findings>(
+        &self,
+        name: &str,
+        inputs: &Inputs,
+        progress: &ProgressBar,
+        find: impl Fn(&Part, &Path) -> Result<F>,
+        mut join: impl FnMut(&Part, F) -> Result<()>,
+    ) -> std::result::Result<(), Halt> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).at(&dir)?;
+        let parts = cut(inputs, self.parts.cells);
+        let only = self.parts.only.as_ref();
+        let here = only.filter(|(pass, _)| pass == name).map(|(_, part)| *part);
+        if let Some(part) = here.filter(|&part| part >= parts.len()) {
+            let what = format!("{name}/{part}: there are {} parts, the first is 0", parts.len());
+            return Err(Error::setting("--part", what).into());
+        }
+        for part in parts.iter().filter(|part| here.is_none_or(|here| part.number == here)) {
+            let path = dir.join(format!("{:05}", part.number));
+            let made = path.exists();
+            if !made && only.is_some() && here.is_none() {
+                let what = format!("{name}/{} must be made before", part.number);
+                return Err(Error::setting("--part", what).into());
+            }
+            let found = if made {
+                progress.inc(part.rows.len() as u64);
+                load(&path)?
+            } else {
+                let found = find(part, &path)?;
+                let mut saved = Saved::default();
+                found.save(&mut saved);
+                aside::file(&path, |aside| saved.write(aside))?;
+                found
+            };
+            if here.is_none() {
+                join(part, found)?;
+            }
+        }
+        if here.is_some() { Err(Halt::Made) } else { Ok(()) }
+    }
+
+    /// After the last pass: the part that was asked for is of none.
+    pub fn all_done(&self, passes: &[&str]) -> Result<()> {
+        match &self.parts.only {
+            Some((pass, _)) => {
+                let what = format!("{pass} is no pass of this command; it has: {}", passes.join(", "));
+                Err(Error::setting("--part", what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what was made where the data directory stands, or where nobody asked to keep it.
+    pub fn end(self, failed: bool) {
+        if failed && self.parts.work.is_some() {
+            return;
+        }
+        // The folder may be anybody's: only what is ours goes. What cannot be removed is in nobody's way.
+        PASSES.iter().for_each(|pass| drop(fs::remove_dir_all(self.dir.join(pass))));
+        let _ = fs::remove_file(self.dir.join("command")).and_then(|()| fs::remove_dir(&self.dir));
+    }
+}
+
+/// The parts of all files, each of so many cells at most.
+pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
+    let (mut parts, mut before, cells) = (Vec::new(), 0, cells.max(1));
+    for (input, file) in inputs.files.iter().enumerate() {
+        for start in (0..file.used.len()).step_by(cells) {
+            let rows = start..file.used.len().min(start + cells);
+            let used = file.used[rows.clone()].iter().filter(|&&used| used).count();
+            parts.push(Part { number: parts.len(), input, rows, cells: before..before + used });
+            before += used;
+        }
+    }
+    parts
+}
+
+fn now() -> u128 {
+    UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos()
+}
+
+/// What parts belong to, in words.
+fn command(settings: &Settings, cells: usize) -> Result<String> {
+    let mut text = format!(
+        "{} {}\n{cells} cells a part\n{settings:#?}\n",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION")
+    );
+    let lists = [
+        settings.labels.as_deref(),
+        match &settings.genes {
+            super::Genes::Listed(list) => Some(list.as_path()),
+            super::Genes::Top(_) => None,
+        },
+    ];
+    let mut sources: Vec<PathBuf> = lists.into_iter().flatten().map(Path::to_path_buf).collect();
+    for input in &settings.inputs {
+        match input.is_dir() {
+            true => sources.extend(fs::read_dir(input).at(input)?.flatten().map(|entry| entry.path())),
+            false => sources.push(input.clone()),
+        }
+    }
+    sources.sort();
+    for path in sources {
+        let about = path.metadata().at(&path)?;
+        let time = about.modified().at(&path)?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        text.push_str(&format!("{} bytes, changed {} ns: {path:?}\n", about.len(), time.as_nanos()));
+    }
+    Ok(text)
+}
+
+fn load<F: Findings>(path: &Path) -> Result<F> {
+    let broken = || Error::format(path, "is no part of this command; remove it");
+    let bytes = fs::read(path).at(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|_| broken())?;
+    let array = |(name, view): (&str, TensorView)| (name.to_string(), view.dtype(), view.data().to_vec());
+    F::load(&Saved(file.iter().map(array).collect())).ok_or_else(broken)
+}
+
+/// Arrays by name.
+#[derive(Default)]
+pub(super) struct Saved(Vec<(String, Dtype, Vec<u8>)>);
+
+/// A number that can be saved.
+pub(super) trait Word: Pod {
+    const KIND: Dtype;
+}
+
+impl Word for u8 {
+    const KIND: Dtype = Dtype::U8;
+}
+impl Word for u32 {
+    const KIND: Dtype = Dtype::U32;
+}
+impl Word for u64 {
+    const KIND: Dtype = Dtype::U64;
+}
+impl Word for f32 {
+    const KIND: Dtype = Dtype::F32;
+}
+impl Word for f64 {
+    const KIND: Dtype = Dtype::F64;
+}
+
+impl Saved {
+    pub fn put<T: Word>(&mut self, name: &str, numbers: &[T]) {
+        self.0.push((name.to_string(), T::KIND, bytemuck::cast_slice(numbers).to_vec()));
+    }
+
+    pub fn take<T: Word>(&self, name: &str) -> Option<Vec<T>> {
+        let (_, _, bytes) = self.0.iter().find(|(stored, kind, _)| stored == name && *kind == T::KIND)?;
+        Some(bytemuck::pod_collect_to_vec(bytes))
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let views = self.0.iter().map(|(name, kind, bytes)| {
+            let length = bytes.len() / (kind.bitsize() / 8);
+            (name.as_str(), TensorView::new(*kind, vec![length], bytes).expect("whole numbers"))
+        });
+        safetensors::serialize_to_file(views, None, path)
+            .map_err(|error| Error::format(path, format!("could not be written: {error}")))
+    }
+}

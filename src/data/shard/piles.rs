@@ -1,0 +1,93 @@
+//! The groups of a directory to be: known from the labels, before any cell is read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use super::format::Kind;
+use super::{Manifest, Scale};
+
+/// A cell's labels, as positions in the vocabularies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CellLabel {
+    /// Position in the cell types.
+    pub cell_type: u32,
+    /// Position in the perturbations.
+    pub perturbation: u32,
+    /// Position in the batches.
+    pub batch: u32,
+}
+
+/// A group on its way to a shard.
+pub(super) struct Pile {
+    pub(super) label: CellLabel,
+    pub(super) cells: u32,
+    pub(super) nonzeros: u64,
+    pub(super) largest: f32,
+}
+
+/// The groups in the directory's order, controls first, and the group of each cell: 4 bytes a cell.
+pub struct Piles {
+    pub(super) all: Vec<Pile>,
+    of_cell: Vec<u32>,
+}
+
+impl Piles {
+    /// From the labels of every cell, in source order. The error says which cell has a label that the manifest lacks.
+    pub fn of(
+        manifest: &Manifest,
+        labels: impl Iterator<Item = CellLabel> + Clone,
+    ) -> std::result::Result<Piles, String> {
+        let control = manifest.control_position();
+        let key = |l: &CellLabel| (l.perturbation != control, l.cell_type, l.perturbation, l.batch);
+        let mut counts = BTreeMap::new();
+        for (cell, label) in labels.clone().enumerate() {
+            let ids = [
+                ("cell type", label.cell_type, manifest.cell_types.len()),
+                ("perturbation", label.perturbation, manifest.perturbations.len()),
+                ("batch", label.batch, manifest.batches.len()),
+            ];
+            if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| id as usize >= len) {
+                return Err(format!("cell {cell} of the source has {what} {id}, the vocabulary holds {len}"));
+            }
+            let (_, cells) = counts.entry(key(&label)).or_insert((label, 0u32));
+            *cells = cells.checked_add(1).ok_or("a condition has more than 4294967295 cells")?;
+        }
+        if counts.is_empty() {
+            return Err("there are no cells to write".into());
+        }
+        let numbers: HashMap<_, u32> = counts.keys().copied().zip(0u32..).collect();
+        let of_cell = labels.map(|label| numbers[&key(&label)]).collect();
+        let pile = |(label, cells)| Pile { label, cells, nonzeros: 0, largest: 0.0 };
+        Ok(Piles { all: counts.into_values().map(pile).collect(), of_cell })
+    }
+
+    /// Number of cells.
+    pub fn cells(&self) -> usize {
+        self.of_cell.len()
+    }
+
+    /// Pile of a cell.
+    pub(super) fn of_cell(&self, cell: usize) -> u32 {
+        self.of_cell[cell]
+    }
+
+    /// The piles of each shard: controls apart, closed at so many bytes.
+    pub(super) fn divide(&self, control: u32, scale: Scale, limit: u64) -> Vec<Range<usize>> {
+        let mut shards = Vec::new();
+        let (mut begin, mut rows, mut nonzeros, mut largest) = (0, 0u64, 0u64, 0.0f32);
+        let is_control = |pile: &Pile| pile.label.perturbation == control;
+        for (i, pile) in self.all.iter().enumerate() {
+            let bytes = rows * 12 + nonzeros * (2 + Kind::of(scale, largest).width());
+            let apart = is_control(&self.all[begin]) != is_control(pile);
+            if i > begin && (apart || bytes >= limit) {
+                shards.push(begin..i);
+                (begin, rows, nonzeros, largest) = (i, 0, 0, 0.0);
+            }
+            rows += u64::from(pile.cells);
+            nonzeros += pile.nonzeros;
+            largest = largest.max(pile.largest);
+        }
+        shards.push(begin..self.all.len());
+        shards
+    }
+}

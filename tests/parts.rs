@@ -1,0 +1,194 @@
+//! Preprocessing in parts: made apart, in any order, or by a run that was killed, they give the same bytes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use scale_engine::data::preprocess::{Genes, Parts, Settings, Target, plan, preprocess_parts};
+use scale_engine::data::simulate;
+
+use crate::preprocess::{contents, settings};
+
+/// Two files of simulated cells, and settings that need every pass that a dispersion flavour has.
+fn two_files(dir: &Path) -> Settings {
+    let mut all = settings(&dir.join("a.h5ad"), &dir.join("data"));
+    for (seed, cells) in [(0, 700), (1, 450)] {
+        let path = dir.join(if seed == 0 { "a.h5ad" } else { "b.h5ad" });
+        let world = simulate::Settings { cells, genes: 80, perturbations: 5, seed, ..Default::default() };
+        simulate::simulate(&world).and_then(|world| world.write(&path)).expect("a world");
+    }
+    all.inputs = vec![dir.join("a.h5ad"), dir.join("b.h5ad")];
+    (all.perturbation, all.control) = ("perturbation".into(), simulate::CONTROL.into());
+    (all.cell_type, all.batch) = ("cell_type".into(), Some("batch".into()));
+    all.hvg_batch = Some("batch".into());
+    (all.genes, all.target, all.filters.min_genes) = (Genes::Top(30), Target::Median, 3);
+    all
+}
+
+fn parts(work: &Path, only: Option<(&str, usize)>) -> Parts {
+    let only = only.map(|(pass, part)| (pass.to_string(), part));
+    Parts { cells: 200, work: Some(work.to_path_buf()), only }
+}
+
+fn made(settings: &Settings, parts: &Parts) -> Vec<(String, Vec<u8>)> {
+    preprocess_parts(settings, parts, &ProgressBar::hidden()).expect("made").expect("a summary");
+    contents(&settings.out)
+}
+
+fn refusal(settings: &Settings, parts: &Parts) -> String {
+    preprocess_parts(settings, parts, &ProgressBar::hidden()).expect_err("a refusal").to_string()
+}
+
+#[test]
+fn parts_that_are_made_apart_and_backwards_give_the_same_bytes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = two_files(dir.path());
+    let whole = made(&settings, &Parts { cells: 200, ..Parts::default() });
+    let names: Vec<_> = std::fs::read_dir(dir.path()).expect("a folder").flatten().collect();
+    assert_eq!(names.len(), 3, "two files and the data directory: {names:?}");
+
+    settings.out = dir.path().join("again");
+    let work = dir.path().join("work");
+    let plan = plan(&settings, &parts(&work, None)).expect("a plan");
+    assert_eq!((plan.passes, plan.parts), (vec!["filters", "totals", "moments", "rows"], 7));
+    for pass in ["filters", "totals", "moments", "rows"] {
+        for part in (0..7).rev() {
+            let only = parts(&work, Some((pass, part)));
+            let summary = preprocess_parts(&settings, &only, &ProgressBar::hidden()).expect("a part");
+            assert!(summary.is_none() && !settings.out.exists());
+        }
+    }
+    assert!(made(&settings, &parts(&work, None)) == whole);
+    assert!(!work.exists(), "what was made of it stands");
+}
+
+#[test]
+fn a_part_that_is_there_is_not_made_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = two_files(dir.path());
+    let whole = made(&settings, &Parts { cells: 200, ..Parts::default() });
+    settings.out = dir.path().join("again");
+    let work = dir.path().join("work");
+    for (pass, part) in [("filters", 0..7), ("totals", 0..7), ("moments", 0..2)] {
+        for part in part {
+            preprocess_parts(&settings, &parts(&work, Some((pass, part))), &ProgressBar::hidden())
+                .expect("a part");
+        }
+    }
+    // As if the second part had been found in the first too: only one who looks again would notice.
+    let moments = work.join("moments");
+    std::fs::copy(moments.join("00001"), moments.join("00000")).expect("copied");
+    let told = made(&settings, &parts(&work, None));
+    let table = |made: &[(String, Vec<u8>)]| {
+        made.iter().find(|(name, _)| name == "var.csv").expect("a table").1.clone()
+    };
+    assert!(table(&told) != table(&whole));
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let settings = two_files(dir.path());
+    let whole = made(&settings, &Parts { cells: 4, ..Parts::default() });
+    let out = dir.path().join("killed");
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+        command.arg("preprocess").args(&settings.inputs).arg("--out").arg(&out);
+        command.args([
+            "--pert-col",
+            "perturbation",
+            "--control-pert",
+            simulate::CONTROL,
+            "--batch-col",
+            "batch",
+        ]);
+        command.args(["--celltype-col", "cell_type", "--hvg-batch-key", "batch", "--n-top-genes", "30"]);
+        command.args(["--target-sum", "median", "--min-genes", "3", "--part-cells", "4"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started")
+    };
+    let left: PathBuf = dir.path().join(".killed.parts");
+    let mut killed = 0;
+    // Each time a little later, until a run comes to its end.
+    for part in (0..288).step_by(60) {
+        let mut child = run();
+        let marks =
+            ["filters", "totals", "moments", "rows"].map(|pass| left.join(pass).join(format!("{part:05}")));
+        while child.try_wait().expect("a child").is_none() && !marks[killed % 4].exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if child.try_wait().expect("a child").is_none() {
+            child.kill().expect("killed");
+            killed += 1;
+        }
+        child.wait().expect("ended");
+        assert!(out.exists() || left.exists());
+    }
+    if !out.exists() {
+        assert!(run().wait().expect("ended").success());
+    }
+    assert!(killed > 0 && contents(&out) == whole && !left.exists());
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = two_files(dir.path());
+    let work = dir.path().join("work");
+    let what = refusal(&settings, &parts(&work, Some(("moments", 0))));
+    assert!(what.contains("--part: filters/0 must be made before"), "{what}");
+    let what = refusal(&settings, &parts(&work, Some(("filters", 7))));
+    assert!(what.contains("filters/7: there are 7 parts"), "{what}");
+    let what = refusal(&settings, &Parts { cells: 201, ..parts(&work, None) });
+    assert!(what.contains("parts of another command"), "{what}");
+
+    preprocess_parts(&settings, &parts(&work, Some(("filters", 0))), &ProgressBar::hidden()).expect("a part");
+    std::fs::write(work.join("filters/00000"), "half").expect("written");
+    let what = refusal(&settings, &parts(&work, None));
+    assert!(what.contains("00000") && what.contains("remove it"), "{what}");
+    assert!(work.exists(), "a folder that was named stays");
+
+    // Made by itself, each part but of a pass that this command has not.
+    settings.filters.min_genes = 0;
+    (settings.target, settings.genes) = (Target::Sum(1e4), Genes::Listed(dir.path().join("genes.txt")));
+    std::fs::write(dir.path().join("genes.txt"), "GENE0001\nGENE0002\n").expect("written");
+    let work = dir.path().join("other");
+    for part in 0..7 {
+        preprocess_parts(&settings, &parts(&work, Some(("rows", part))), &ProgressBar::hidden())
+            .expect("a part");
+    }
+    let what = refusal(&settings, &parts(&work, Some(("moments", 0))));
+    assert!(what.contains("moments is no pass of this command; it has: rows"), "{what}");
+    std::fs::write(work.join("rows/00003.rows"), "half").expect("written");
+    let what = refusal(&settings, &parts(&work, None));
+    assert!(what.contains("00003.rows: is cut off"), "{what}");
+}
+
+#[test]
+fn snakemake_makes_the_same_bytes() {
+    let found = Command::new("snakemake").arg("--version").stdout(Stdio::null()).status();
+    if !found.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no snakemake (pip install snakemake)");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let settings = two_files(dir.path());
+    let run = env!("CARGO_BIN_EXE_scale-engine");
+    let options = format!(
+        "a.h5ad b.h5ad --pert-col perturbation --control-pert {} --celltype-col cell_type --min-genes 3 --n-top-genes 30",
+        simulate::CONTROL
+    );
+    let workflow = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/atlas.smk");
+    let output = Command::new("snakemake")
+        .current_dir(dir.path())
+        .arg("-s")
+        .arg(workflow)
+        .args(["--cores", "2", "--config", "out=flow", "part_cells=400"])
+        .arg(format!("command={run} preprocess {options}"))
+        .output()
+        .expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let whole = Settings { target: Target::Sum(1e4), batch: None, hvg_batch: None, ..settings };
+    let whole = made(&whole, &Parts { cells: 400, ..Parts::default() });
+    assert!(contents(&dir.path().join("flow")) == whole && !dir.path().join("flow.work").exists());
+}
