@@ -11,6 +11,7 @@ use super::input::{Block, Inputs};
 use super::normalise::{exp_m1, factor, log_value, total};
 use super::scale::{self, Found};
 use super::seurat_v3::{self, Expected};
+use super::store::FACTOR;
 use crate::data::shard::Scale;
 use crate::error::{At, Error, Result, unknown};
 
@@ -33,14 +34,14 @@ pub(super) fn moments(
     inputs: &Inputs,
     found: &Found,
     target: f32,
-    flavor: Flavor,
+    ranked: Ranked,
     progress: &ProgressBar,
 ) -> Result<Vec<Moments>> {
     let mut moments = vec![Moments::new(inputs.genes.len()); inputs.hvg_batches + 1];
     let mut numbers = Vec::new();
     inputs.walk(progress, |block| {
         scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-        transformed(&block, found.scale, target, flavor, &mut numbers);
+        transformed(&block, found.scale, target, ranked, &mut numbers);
         let starts = block.cells.indptr();
         let starts = starts.as_slice().expect("blocks are whole matrices");
         for (row, genes, _) in block.used() {
@@ -84,8 +85,17 @@ fn clipped(inputs: &Inputs, expected: &[Expected], progress: &ProgressBar) -> Re
     Ok(moments)
 }
 
+/// What genes are ranked by.
+#[derive(Clone, Copy)]
+pub(super) struct Ranked {
+    pub flavor: Flavor,
+    /// Whether log values are divided by [`FACTOR`] before.
+    pub rescaled: bool,
+}
+
 /// The values a flavour ranks, for every stored value of a block.
-fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers: &mut Vec<f32>) {
+fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked, numbers: &mut Vec<f32>) {
+    let flavor = ranked.flavor;
     let cells = &block.cells;
     let starts = cells.indptr();
     let starts = starts.as_slice().expect("blocks are whole matrices");
@@ -104,7 +114,11 @@ fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor, numbers
     rows.into_par_iter().for_each(|(out, stored)| {
         let factor = if scale == Scale::Counts { factor(total(stored), target) } else { 1.0 };
         let transform = |value: f32| {
-            let log = log_value(value, scale, factor);
+            let log = match (ranked.rescaled, scale) {
+                (false, _) => log_value(value, scale, factor),
+                (true, Scale::Log1p10) => value,
+                (true, _) => log_value(value, scale, factor) / FACTOR,
+            };
             // Not the normalised count itself: scanpy takes expm1 of the f32 logarithm, and so do we.
             if flavor == Flavor::Seurat { exp_m1(log) } else { log }
         };
@@ -129,16 +143,20 @@ pub(super) fn most_variable(
     inputs: &Inputs,
     found: &Found,
     target: f32,
-    (flavor, count, merged): (Flavor, usize, bool),
+    (ranked, count, merged): (Ranked, usize, bool),
     progress: &ProgressBar,
 ) -> Result<Chosen> {
+    let flavor = ranked.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
         let what = format!("seurat_v3 ranks raw counts, and the source holds logs ({})", found.why);
         return Err(Error::setting("--flavor", what));
     }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
-    let mut moments = moments(inputs, found, target, flavor, progress)?;
+    if ranked.rescaled {
+        notes.push("genes are ranked by log1p / 10, which chooses others than log1p does".to_string());
+    }
+    let mut moments = moments(inputs, found, target, ranked, progress)?;
     let rest = moments.pop().expect("one more than there are batches");
     let mut table = match flavor {
         Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), progress)?,
