@@ -7,6 +7,8 @@ pub mod effects;
 pub mod h5ad;
 pub mod loader;
 pub mod observe;
+#[cfg_attr(not(feature = "parquet"), path = "data/parquet/absent.rs")]
+mod parquet;
 pub mod population;
 pub mod preprocess;
 pub mod sampler;

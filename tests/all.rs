@@ -28,5 +28,7 @@ mod shared;
 mod simulate;
 mod small_data;
 mod split;
+#[cfg(feature = "parquet")]
+mod tahoe;
 mod tenx;
 mod train;

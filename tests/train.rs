@@ -160,6 +160,25 @@ fn a_finished_run_is_not_sent_back_to_fewer_steps() {
 
 #[cfg(unix)]
 #[test]
+fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
+    let small = small();
+    let hash = Checkpoint::load(&last(&small.run), false).expect("a checkpoint").0.header.split;
+    assert_eq!(bytes(&small.run.join("split.toml")), bytes(&small.split));
+    let told = Command::new(env!("CARGO_BIN_EXE_scale-engine")).arg("inspect").arg(&small.run).output();
+    let told = String::from_utf8(told.expect("the program starts").stdout).expect("text");
+    assert!(hash.len() == 64 && told.contains(&format!("split_sha256     {hash}")), "{told}");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let other = dir.path().join("other.toml");
+    let text = String::from_utf8(bytes(&small.split)).expect("text");
+    std::fs::write(&other, text + "# a word\n").expect("written");
+    let (data, out) = (small.data.clone(), small.run.clone());
+    let settings =
+        Settings { data, split: other, out, config: None, steps: None, places: vec![None], launch: None };
+    let error = train(&settings, &AtomicBool::new(false)).expect_err("another split").to_string();
+    assert!(error.contains("another split file") && error.contains(&hash), "{error}");
+}
+
+#[test]
 fn ctrl_c_writes_a_checkpoint_and_ends_cleanly_and_the_run_goes_on_to_the_same_bits() {
     let small = small();
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -134,7 +134,7 @@ fn checkpoint(path: &Path) -> Result<Value> {
         "cell_types": header.data.cell_types,
         "batches": header.data.batches.len(),
         "sources": header.data.sources,
-        "split": header.split,
+        "split_sha256": header.split,
         "tensors": of_model.iter().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
     }))
 }

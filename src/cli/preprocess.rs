@@ -16,8 +16,10 @@ Examples:
   scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
   scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA ...
+  scale-engine preprocess Tahoe-100M/data --out DATA --pert-col drugname_drugconc \\
+      --control-pert \"[('DMSO_TF', 0.0, 'uM')]\" --celltype-col cell_line_id --batch-col plate
 
-Files may be .h5ad of any age, Cell Ranger's .h5, or a folder with matrix.mtx. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
+Files may be .h5ad of any age, Cell Ranger's .h5, a folder with matrix.mtx, or Tahoe's parquet shards: one, or a folder of them beside the release's folder metadata. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
 refused. Cells without a perturbation, cell type or batch label are left out and counted.
 
 A run that was killed goes on where the same command is given again. On a cluster each part is a job: first those of a pass, in any
@@ -31,13 +33,13 @@ DATA then serves split, train, predict, baseline and export. DATA/var.csv tells 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// h5ad files, .h5 files or mtx folders of 10x, all with the same genes
+    /// h5ad files, .h5 files or mtx folders of 10x, parquet shards of Tahoe or a folder of them, all with the same genes
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Data directory to make
     #[arg(long, value_name = "DATA")]
     out: PathBuf,
-    /// Table of labels, .csv or .tsv with a header, cell names first: its columns go before those of obs
+    /// Table of labels, .parquet, or .csv or .tsv with a header, cell names first: its columns go before those of obs
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// obs column of perturbations
@@ -70,6 +72,9 @@ pub struct Args {
     /// Rank genes within the batches of this obs column, then merge
     #[arg(long, value_name = "COLUMN")]
     hvg_batch_key: Option<String>,
+    /// Divide log values by ten before genes are ranked, as the paper's words have it, not after
+    #[arg(long, conflicts_with = "genes")]
+    rescale_before_hvg: bool,
     /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts)
     #[arg(long, value_name = "TOTAL", default_value = "10000", value_parser = target)]
     target_sum: Target,
@@ -269,6 +274,7 @@ fn settings(args: Args) -> Result<Settings> {
         genes: args.genes.map_or(Genes::Top(args.n_top_genes), Genes::Listed),
         flavor: args.flavor,
         hvg_batch: args.hvg_batch_key,
+        rescale_before_hvg: args.rescale_before_hvg,
         target: args.target_sum,
         source,
         scale: match args.scale.as_str() {

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
+use crate::aside;
 use crate::data::shard::Data;
-use crate::data::split::{PartReport, Report, Split};
-use crate::error::Result;
+use crate::data::split::{PartReport, Preset, Report, Split};
+use crate::error::{At, Error, Result};
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   scale-engine split held_out.toml --data DATA
+  scale-engine split --preset tahoe --data DATA --out tahoe.toml     # the contexts that a benchmark holds out
 
 held_out.toml, in cell-load's format, for a data set `kang` (the stem of its h5ad's name):
   [datasets]
@@ -22,15 +24,22 @@ held_out.toml, in cell-load's format, for a data set `kang` (the stem of its h5a
   [fewshot.\"kang.CD4 T cells\"]
   test = [\"IFNB1\"]             # some perturbations of a cell type
 
-Refused: clauses that match nothing, overlapping parts, held-out cell types without control cells.";
+Refused: clauses that match nothing, overlapping parts, held-out cell types without control cells. A run keeps the file and its \
+SHA-256, and does not go on with another.";
 
-/// Check a split file: cells and groups of each part, or the clause that is wrong
+/// Check a split file: cells and groups of each part, or the clause that is wrong; or write that of a benchmark
 #[derive(ClapArgs, Debug)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Split file in cell-load's TOML
-    #[arg(value_name = "S.toml")]
-    pub split: PathBuf,
+    #[arg(value_name = "S.toml", required_unless_present = "preset")]
+    pub split: Option<PathBuf>,
+    /// Write the split of a benchmark instead
+    #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
+    pub preset: Option<Preset>,
+    /// Where to write it
+    #[arg(long, value_name = "S.toml", requires = "preset")]
+    pub out: Option<PathBuf>,
     /// Data directory, as `preprocess` writes it
     #[arg(long, value_name = "DATA")]
     pub data: PathBuf,
@@ -42,7 +51,18 @@ pub struct Args {
 /// Prints cells, groups, perturbations and cell types of each part; warnings go to stderr. Errors name the clause.
 pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
-    let report = Split::load(&args.split, &data)?.report(&data);
+    let split = match (args.split, args.preset, args.out) {
+        (Some(path), ..) => Split::load(&path, &data)?,
+        (None, Some(preset), Some(out)) => {
+            let text = preset.text(&data)?;
+            // Checked first: nothing is written that `train` would refuse.
+            let split = Split::of_text(&text, &out, &data)?;
+            aside::file(&out, |aside| std::fs::write(aside, &text).at(aside))?;
+            split
+        }
+        _ => return Err(Error::setting("split", "give a split file, or --preset with --out")),
+    };
+    let report = split.report(&data);
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }

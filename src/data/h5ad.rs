@@ -1,5 +1,5 @@
-//! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5; and what 10x writes, `.h5` and `mtx` folders, as
-//! such a file without labels.
+//! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5; what 10x writes, `.h5` and `mtx` folders, as
+//! such a file without labels; and the parquet shards of Tahoe-100M as one with.
 //!
 //! Reads what every anndata has written: X as CSR, CSC or dense numbers of any width, `obs` and `var` as frames of
 //! categorical, text, numeric, boolean and nullable columns or as compound tables (before 0.7), packed with gzip, lzf or
@@ -20,6 +20,7 @@ mod mtx;
 mod number;
 mod source;
 mod sparse;
+mod tahoe;
 mod tenx;
 mod write;
 
@@ -48,6 +49,7 @@ enum Format {
     H5ad,
     TenX,
     Mtx,
+    Tahoe,
 }
 
 /// An open h5ad file, or one of 10x.
@@ -88,11 +90,13 @@ impl H5ad {
             tenx::plain(path, columns, source)?;
             return mtx::open(path, &matrix);
         }
+        let shards = tahoe::shards(path)?;
+        if !shards.is_empty() {
+            return tahoe::open(path, &shards, columns, source);
+        }
         if path.is_dir() {
-            return Err(Error::format(
-                path,
-                "is a folder without a matrix.mtx: name a file, or a folder of 10x",
-            ));
+            let what = "is a folder without a matrix.mtx or parquet files: name a file, a folder of 10x or of Tahoe's shards";
+            return Err(Error::format(path, what));
         }
         let file = open_hdf5(path)?;
         let groups = tenx::groups(&file);
@@ -140,7 +144,7 @@ impl H5ad {
 
     /// Name of cell `i`, read from the file where the names were not kept; its number where that fails.
     pub fn cell_name(&self, i: usize) -> String {
-        let kept = self.obs.index.get(i).cloned();
+        let kept = self.obs.index.get(i).cloned().or_else(|| self.matrix.tokens()?.name(i));
         let stored = |file| frame::index_entry(file, &self.path, "obs", i);
         kept.or_else(|| self.file.as_ref().and_then(stored)).unwrap_or_else(|| format!("#{i}"))
     }
@@ -150,8 +154,9 @@ impl H5ad {
     /// # Errors
     /// An index that is no text or cannot be read.
     pub fn cell_names(&self) -> Result<(String, Vec<String>)> {
-        match &self.file {
-            Some(file) if self.format == Format::H5ad => frame::index(file, &self.path, "obs"),
+        match (&self.file, self.matrix.tokens()) {
+            (_, Some(tokens)) => tokens.names(),
+            (Some(file), None) if self.format == Format::H5ad => frame::index(file, &self.path, "obs"),
             _ => Ok(("barcode".to_string(), self.obs.index.clone())),
         }
     }

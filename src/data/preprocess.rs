@@ -72,6 +72,9 @@ pub struct Settings {
     pub flavor: Flavor,
     /// obs column within whose batches genes are ranked before the ranks are merged.
     pub hvg_batch: Option<String>,
+    /// Whether log values are divided by ten before genes are ranked, as the paper's words have it (SCALE v1, section 4.1), not
+    /// after, as the code it follows does. Only `seurat` then chooses other genes.
+    pub rescale_before_hvg: bool,
     /// Total to which counts are scaled.
     pub target: Target,
     /// Matrix to read: `X`, `raw` or `layers/NAME`.
@@ -97,6 +100,7 @@ impl Default for Settings {
             genes: Genes::Top(2000),
             flavor: Flavor::Seurat,
             hvg_batch: None,
+            rescale_before_hvg: false,
             target: Target::Sum(1e4),
             source: "X".to_string(),
             scale: None,
@@ -218,7 +222,8 @@ fn make(
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
-            let how = (settings.flavor, *count, settings.hvg_batch.is_some());
+            let ranked = genes::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
+            let how = (ranked, *count, settings.hvg_batch.is_some());
             genes::most_variable(&inputs, &found, total, how, work, progress)?
         }
     };
@@ -275,6 +280,11 @@ fn check(settings: &Settings) -> Result<()> {
         }) =>
         {
             Err(Error::setting("--knockdown-filter", "give shares above 0 of what control cells express"))
+        }
+        _ if settings.rescale_before_hvg && settings.flavor == Flavor::SeuratV3 => {
+            let what =
+                "seurat_v3 ranks raw counts, which nothing rescales; leave it out, or give another --flavor";
+            Err(Error::setting("--rescale-before-hvg", what))
         }
         _ if matches!(settings.genes, Genes::Top(0)) => {
             Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"))

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [datasets]
-//! kang = "kang.h5ad"                       # the path is for cell-load; the name must be the data directory's
+//! kang = "kang.h5ad"                       # for cell-load: never opened here, but it must mean the directory's own files
 //! [training]
 //! kang = "train"                           # every cell type not named below goes to train
 //! [zeroshot]
@@ -16,6 +16,8 @@
 //! overlapping lists, contradictory tables) is an error here that names the clause; what may be meant is a warning.
 
 mod clauses;
+mod paths;
+mod presets;
 mod report;
 mod warnings;
 
@@ -23,6 +25,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use presets::Preset;
 pub use report::{PartReport, Report};
 
 use super::shard::{Data, Manifest};
@@ -86,6 +89,11 @@ impl Split {
     pub fn load(path: &Path, data: &Data) -> Result<Split> {
         let bytes = std::fs::read(path).at(path)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(path, "is not UTF-8 text"))?;
+        Split::of_text(text, path, data)
+    }
+
+    /// The same of a file's text; `path` is what errors call it.
+    pub fn of_text(text: &str, path: &Path, data: &Data) -> Result<Split> {
         Split::parse(text, data).map_err(|what| Error::format(path, what))
     }
 

@@ -51,6 +51,10 @@ impl Start {
             fs::create_dir_all(out.join("checkpoints")).at(out)?;
             let path = out.join("config.toml");
             crate::aside::file(&path, |aside| fs::write(aside, config.to_toml()).at(aside))?;
+            let path = out.join("split.toml");
+            crate::aside::file(&path, |aside| {
+                fs::copy(&settings.split, aside).map(drop).at(&settings.split)
+            })?;
         }
         let moments = data.training_moments(split.part(Part::Train));
         let effects = match config.wants_shift() {
@@ -82,7 +86,14 @@ impl Start {
             return Err(Error::format(&path, what));
         }
         if header.split != split.hash {
-            return Err(Error::format(&path, "was trained with another split file"));
+            let what = format!(
+                "was trained with another split file, of SHA-256 {}, and {} has {}; the run's own is {}",
+                header.split,
+                settings.split.display(),
+                split.hash,
+                settings.out.join("split.toml").display()
+            );
+            return Err(Error::format(&path, what));
         }
         if let Some(steps) = settings.steps {
             let done = header.step;

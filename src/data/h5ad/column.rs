@@ -49,6 +49,27 @@ impl Labels {
         Labels { codes, names: names.into_iter().map(String::from).collect() }
     }
 
+    /// Labels that are told one by one.
+    pub(crate) fn growing() -> Growing {
+        Growing::default()
+    }
+
+    /// Those of other cells behind these.
+    pub(crate) fn append(&mut self, other: Labels) {
+        let mut place: HashMap<String, i32> =
+            self.names.iter().enumerate().map(|(code, name)| (name.clone(), code as i32)).collect();
+        let mut code_of = Vec::with_capacity(other.names.len());
+        for name in other.names {
+            let next = self.names.len() as i32;
+            code_of.push(*place.entry(name).or_insert_with_key(|name| {
+                self.names.push(name.clone());
+                next
+            }));
+        }
+        self.codes
+            .extend(other.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])));
+    }
+
     /// Label of cell `i`, `None` where it is missing.
     pub fn get(&self, i: usize) -> Option<&str> {
         usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
@@ -62,6 +83,35 @@ impl Labels {
     /// Whether there are no cells.
     pub fn is_empty(&self) -> bool {
         self.codes.is_empty()
+    }
+}
+
+/// Labels that grow cell by cell; a different one is stored once, and an empty one is missing.
+#[derive(Default)]
+pub(crate) struct Growing {
+    labels: Labels,
+    code_of: HashMap<String, i32>,
+}
+
+impl Growing {
+    /// The next cell's.
+    pub(crate) fn push(&mut self, label: &str) {
+        let next = self.labels.names.len() as i32;
+        let code = match self.code_of.get(label) {
+            _ if label.is_empty() => -1,
+            Some(&code) => code,
+            None => {
+                self.labels.names.push(label.to_string());
+                self.code_of.insert(label.to_string(), next);
+                next
+            }
+        };
+        self.labels.codes.push(code);
+    }
+
+    /// All of them.
+    pub(crate) fn finish(self) -> Labels {
+        self.labels
     }
 }
 

@@ -31,6 +31,7 @@ pub fn describe(path: &Path) -> Result<Value> {
             Format::H5ad => "h5ad",
             Format::TenX => "10x h5",
             Format::Mtx => "10x mtx",
+            Format::Tahoe => "Tahoe parquet",
         },
         "cells": cells,
         "genes": genes,

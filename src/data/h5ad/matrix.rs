@@ -10,6 +10,7 @@ use super::array::Array;
 use super::csc::Csc;
 use super::hdf5::{Named, array, attributes, encoding};
 use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
+use super::tahoe::Tokens;
 use crate::error::{Error, Result};
 
 /// Rows of a sparse block, however empty they are.
@@ -39,6 +40,7 @@ enum Kind {
     /// A table of numbers, one array a gene.
     Columns(Vec<Array>),
     Memory(Cells),
+    Tokens(Tokens),
     Absent(String),
 }
 
@@ -103,6 +105,18 @@ impl Matrix {
         Matrix { kind: Kind::Memory(cells), storage: "MatrixMarket".to_string(), kept: Some(kept) }
     }
 
+    /// Lists of tokens and counts.
+    pub(super) fn of_tokens(tokens: Tokens) -> Matrix {
+        Matrix { kind: Kind::Tokens(tokens), storage: "parquet lists".to_string(), kept: None }
+    }
+
+    pub(super) fn tokens(&self) -> Option<&Tokens> {
+        match &self.kind {
+            Kind::Tokens(tokens) => Some(tokens),
+            _ => None,
+        }
+    }
+
     /// A table of numbers: one column a gene.
     fn columns(group: &Group, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         let names = column_names(group, path, name)?;
@@ -126,6 +140,7 @@ impl Matrix {
             Kind::Csr(sparse) => Some(sparse.entries),
             Kind::Csc(csc) => Some(csc.entries()),
             Kind::Memory(cells) => Some(cells.nnz() as u64),
+            Kind::Tokens(tokens) => Some(tokens.entries()),
             Kind::Dense(_) | Kind::Columns(_) | Kind::Absent(_) => None,
         }
     }
@@ -152,6 +167,7 @@ impl Matrix {
                 Ok(dense_rows(range.len(), genes, |row, gene| columns[gene][row]))
             }
             Kind::Memory(cells) => Ok(slice(cells, range)),
+            Kind::Tokens(tokens) => tokens.rows(range, genes),
             Kind::Absent(name) => {
                 Err(Error::format(path, format!("has no {name}, so no expression to read")))
             }
@@ -174,6 +190,7 @@ impl Matrix {
             }
             Kind::Csc(csc) => Ok(cells.min(start + csc.block_rows())),
             Kind::Memory(_) => Ok(cells.min(start + BLOCK_ROWS)),
+            Kind::Tokens(tokens) => Ok(tokens.block_end(start)),
             Kind::Columns(_) => Ok(cells.min(start + (BLOCK_NUMBERS / genes.max(1)).max(1))),
             Kind::Dense(dense) => {
                 let rows = (BLOCK_NUMBERS / genes.max(1)).max(1);

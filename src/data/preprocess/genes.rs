@@ -10,6 +10,7 @@ use super::input::{Block, Inputs};
 use super::normalise::{exp_m1, factor, log_value, total};
 use super::scale::{self, Found};
 use super::seurat_v3::{self, Expected};
+use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::shard::Scale;
 use crate::error::{At, Error, Result, unknown};
@@ -86,7 +87,7 @@ pub(super) fn moments(
     inputs: &Inputs,
     found: &Found,
     target: f32,
-    flavor: Flavor,
+    ranked: Ranked,
     work: &Work,
     progress: &ProgressBar,
 ) -> std::result::Result<Vec<Moments>, Halt> {
@@ -96,7 +97,7 @@ pub(super) fn moments(
         let mut moments: Vec<Option<Moments>> = vec![None; batches + 1];
         let prepare = |block: &Block| {
             scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-            Ok(transformed(block, found.scale, target, flavor))
+            Ok(transformed(block, found.scale, target, ranked))
         };
         inputs.walk(part, progress, prepare, |block, numbers| {
             let starts = block.cells.indptr();
@@ -161,8 +162,17 @@ fn clipped(
     Ok(all)
 }
 
+/// What genes are ranked by.
+#[derive(Clone, Copy)]
+pub(super) struct Ranked {
+    pub flavor: Flavor,
+    /// Whether log values are divided by [`FACTOR`] before.
+    pub rescaled: bool,
+}
+
 /// The values a flavour ranks, for every stored value of a block.
-fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor) -> Vec<f32> {
+fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<f32> {
+    let flavor = ranked.flavor;
     let stored = block.cells.data();
     if flavor == Flavor::SeuratV3 {
         return stored.to_vec();
@@ -174,7 +184,11 @@ fn transformed(block: &Block, scale: Scale, target: f32, flavor: Flavor) -> Vec<
         let stored = &stored[span[0]..span[1]];
         let factor = if scale == Scale::Counts { factor(total(stored), target) } else { 1.0 };
         let transform = |value: f32| {
-            let log = log_value(value, scale, factor);
+            let log = match (ranked.rescaled, scale) {
+                (false, _) => log_value(value, scale, factor),
+                (true, Scale::Log1p10) => value,
+                (true, _) => log_value(value, scale, factor) / FACTOR,
+            };
             // Not the normalised count itself: scanpy takes expm1 of the f32 logarithm, and so do we.
             if flavor == Flavor::Seurat { exp_m1(log) } else { log }
         };
@@ -201,17 +215,21 @@ pub(super) fn most_variable(
     inputs: &Inputs,
     found: &Found,
     target: f32,
-    (flavor, count, merged): (Flavor, usize, bool),
+    (ranked, count, merged): (Ranked, usize, bool),
     work: &Work,
     progress: &ProgressBar,
 ) -> std::result::Result<Chosen, Halt> {
+    let flavor = ranked.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
         let what = format!("seurat_v3 ranks raw counts, and the source holds logs ({})", found.why);
         return Err(Error::setting("--flavor", what).into());
     }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
-    let mut moments = moments(inputs, found, target, flavor, work, progress)?;
+    if ranked.rescaled {
+        notes.push("genes are ranked by log1p / 10, which chooses others than log1p does".to_string());
+    }
+    let mut moments = moments(inputs, found, target, ranked, work, progress)?;
     let rest = moments.pop().expect("one more than there are batches");
     let mut table = match flavor {
         Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), work, progress)?,

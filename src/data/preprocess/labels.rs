@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::data::h5ad::{H5ad, Labels};
+use crate::data::parquet::{Parquet, is_parquet};
 use crate::error::{Error, Result, some_of};
 
 /// Mark of a cell without a row.
@@ -28,6 +29,8 @@ pub struct Joined {
 pub(super) struct Table {
     path: PathBuf,
     header: Vec<String>,
+    /// The column of cell names, where no other bears the name of a file's index.
+    key: usize,
     /// Column by column; an empty field is a missing label.
     columns: Vec<Labels>,
     /// Row of each cell, file by file.
@@ -35,8 +38,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Reads a `.csv`, or with tabs `.tsv` or `.txt`, of which the first line names the columns.
+    /// Reads a parquet file, a `.csv`, or with tabs `.tsv` or `.txt`, of which the first line names the columns.
     pub(super) fn read(path: &Path) -> Result<Table> {
+        if is_parquet(path) {
+            return Table::of_parquet(&Parquet::open(path)?);
+        }
         let broken = |error: csv::Error| Error::format(path, error.to_string());
         let tabs = path.extension().is_some_and(|end| end == "tsv" || end == "txt");
         let delimiter = if tabs { b'\t' } else { b',' };
@@ -49,13 +55,25 @@ impl Table {
             );
             return Err(Error::format(path, what));
         }
-        let mut columns: Vec<Growing> = header.iter().map(|_| Growing::default()).collect();
+        let mut columns: Vec<_> = header.iter().map(|_| Labels::growing()).collect();
         let mut record = csv::StringRecord::new();
         while file.read_record(&mut record).map_err(broken)? {
             columns.iter_mut().zip(&record).for_each(|(column, field)| column.push(field));
         }
-        let columns = columns.into_iter().map(|column| column.labels).collect();
-        Ok(Table { path: path.to_path_buf(), header, columns, rows: Vec::new() })
+        let columns = columns.into_iter().map(|column| column.finish()).collect();
+        Ok(Table { path: path.to_path_buf(), header, key: 0, columns, rows: Vec::new() })
+    }
+
+    fn of_parquet(file: &Parquet) -> Result<Table> {
+        let header = file.columns()?;
+        if header.len() < 2 {
+            let what = "needs two columns of text or numbers or more, cell names and labels";
+            return Err(Error::format(file.path(), what));
+        }
+        let columns = header.iter().map(|column| file.labels(column)).collect::<Result<_>>()?;
+        let index = file.index()?;
+        let key = header.iter().position(|name| Some(name) == index.as_ref()).unwrap_or(0);
+        Ok(Table { path: file.path().to_path_buf(), header, key, columns, rows: Vec::new() })
     }
 
     pub(super) fn has(&self, column: &str) -> bool {
@@ -67,11 +85,11 @@ impl Table {
         format!("{} has: {}", self.path.display(), self.header.join(", "))
     }
 
-    /// Finds the row of each cell: by the column that bears the name of a file's index, else by the first.
+    /// Finds the row of each cell: by the column that bears the name of a file's index, else by what was pandas' index or by the first.
     pub(super) fn join(&mut self, files: &[H5ad]) -> Result<Joined> {
         let cells: Vec<(String, Vec<String>)> = files.iter().map(H5ad::cell_names).collect::<Result<_>>()?;
         let named = |(index, _): &(String, Vec<String>)| self.header.iter().position(|name| name == index);
-        let key = cells.iter().find_map(named).unwrap_or(0);
+        let key = cells.iter().find_map(named).unwrap_or(self.key);
         let keys = &self.columns[key];
         let mut row_of: HashMap<&str, u32> = HashMap::with_capacity(keys.len());
         for row in 0..keys.len() {
@@ -129,29 +147,5 @@ impl Table {
         let of = &self.columns[place];
         let code = |&row: &u32| if row == NO_ROW { -1 } else { of.codes[row as usize] };
         Labels { codes: self.rows[file].iter().map(code).collect(), names: of.names.clone() }
-    }
-}
-
-/// Labels that grow field by field, a different one stored once.
-#[derive(Default)]
-struct Growing {
-    labels: Labels,
-    code_of: HashMap<String, i32>,
-}
-
-impl Growing {
-    /// An empty field is no label.
-    fn push(&mut self, field: &str) {
-        let next = self.labels.names.len() as i32;
-        let code = match self.code_of.get(field) {
-            _ if field.is_empty() => -1,
-            Some(&code) => code,
-            None => {
-                self.labels.names.push(field.to_string());
-                self.code_of.insert(field.to_string(), next);
-                next
-            }
-        };
-        self.labels.codes.push(code);
     }
 }

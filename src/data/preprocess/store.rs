@@ -16,7 +16,7 @@ use crate::data::shard::{
 use crate::error::{At, Error, Result};
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
-const FACTOR: f32 = 10.0;
+pub(super) const FACTOR: f32 = 10.0;
 /// Mark of a gene that is not kept.
 const LEFT_OUT: u32 = u32::MAX;
 

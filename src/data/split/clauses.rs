@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use toml::{Table, Value};
 
-use super::Part;
+use super::{Part, paths};
 use crate::data::shard::{Data, Manifest};
 use crate::error::{some_of, unknown};
 
@@ -134,10 +134,14 @@ impl Reader<'_> {
     fn datasets(&mut self) -> Checked<()> {
         let dataset = self.manifest().dataset.clone();
         for (name, path) in self.datasets.clone() {
-            if !path.is_str() {
+            let Some(path) = path.as_str() else {
                 return Err(format!("[datasets] {name} is {}, it must be a path in quotes", form(&path)));
-            }
-            if name != dataset {
+            };
+            if name == dataset {
+                let sources: Vec<String> = self.manifest().sources.iter().map(|s| s.path.clone()).collect();
+                let said = paths::doubts(&format!("[datasets] {name}"), path, &sources)?;
+                self.clauses.warnings.extend(said);
+            } else {
                 self.warn(format!("[datasets] {name:?} is not in this directory, which holds {dataset:?}"));
             }
         }

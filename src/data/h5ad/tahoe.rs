@@ -1,0 +1,288 @@
+//! The parquet release of Tahoe-100M: a shard, or a folder of them as one data set.
+//!
+//!   a row     a cell: `genes` list<int64>, token ids; `expressions` list<float32>, counts; labels in flat columns
+//!   marker    the first entry of both lists, where its expression is below zero; no count
+//!   genes     gene_metadata.parquet: `token_id`, `gene_symbol`, `ensembl_id`
+//!   labels    sample_metadata.parquet: more of a cell by its `sample`, among it `drugname_drugconc`, drug with dose
+//!
+//! The two tables lie in the release's folder `metadata`, which is looked for beside the shards and beside their folder. Cells
+//! are read a row group at a time, or a part of one where it holds many numbers.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::column::missing_column;
+use super::matrix::Matrix;
+use super::sparse::{BLOCK_ENTRIES, compress};
+use super::tenx::Features;
+use super::{Cells, Column, Format, Frame, H5ad, Labels};
+use crate::data::parquet::{Parquet, is_parquet};
+use crate::error::{At, Error, Result, unknown};
+
+const GENES: &str = "genes";
+const COUNTS: &str = "expressions";
+const SAMPLE: &str = "sample";
+/// Names of the cells.
+const BARCODE: &str = "BARCODE_SUB_LIB_ID";
+const TABLES: [&str; 2] = ["gene_metadata.parquet", "sample_metadata.parquet"];
+/// Tokens are small numbers; what is not is no token.
+const MOST_TOKENS: i64 = 1 << 24;
+/// Mark of a token without a gene.
+const NO_GENE: u32 = u32::MAX;
+
+/// Counts of all shards, by rows.
+pub(super) struct Tokens {
+    shards: Vec<Parquet>,
+    /// Row groups: shard, number in it, first cell, numbers stored.
+    groups: Vec<Group>,
+    cells: usize,
+    /// The gene of each token.
+    genes: Vec<u32>,
+}
+
+struct Group {
+    shard: usize,
+    number: usize,
+    first: usize,
+    rows: usize,
+    stored: u64,
+}
+
+/// The shards that a path means: itself, or those of a folder, but for tables of metadata; none where it is no such thing.
+pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(if is_parquet(path) { vec![path.to_path_buf()] } else { Vec::new() });
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).at(path)? {
+        let shard = entry.at(path)?.path();
+        let name = shard.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".parquet") && !name.ends_with("_metadata.parquet") {
+            found.push(shard);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Opens shards as one data set; `given` is what errors and summaries name.
+pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, source: &str) -> Result<H5ad> {
+    if source != "X" {
+        let what = format!("is of parquet, which has one matrix and no {source}: leave out --source");
+        return Err(Error::format(given, what));
+    }
+    let opened: Vec<Parquet> = shards.par_iter().map(|shard| Parquet::open(shard)).collect::<Result<_>>()?;
+    let folder = metadata(given)?;
+    let (genes, var, notes) = tokens(&folder.join(TABLES[0]))?;
+    let stored: Vec<Vec<u64>> = opened.par_iter().map(|shard| shard.stored(GENES)).collect::<Result<_>>()?;
+    let (mut groups, mut cells) = (Vec::new(), 0);
+    for (shard, (file, stored)) in opened.iter().zip(stored).enumerate() {
+        for (number, (&rows, stored)) in file.groups().iter().zip(stored).enumerate() {
+            groups.push(Group { shard, number, first: cells, rows, stored });
+            cells += rows;
+        }
+    }
+    let obs = labels(&opened, columns, &folder.join(TABLES[1]))?;
+    let tokens = Tokens { shards: opened, groups, cells, genes };
+    Ok(H5ad {
+        path: given.to_path_buf(),
+        format: Format::Tahoe,
+        file: None,
+        cells,
+        genes: var.index.len(),
+        obs,
+        var,
+        matrix: Matrix::of_tokens(tokens),
+        notes,
+    })
+}
+
+/// The folder with the two tables.
+fn metadata(given: &Path) -> Result<PathBuf> {
+    let beside = if given.is_dir() { given } else { given.parent().unwrap_or(given) };
+    let places = [beside.to_path_buf(), beside.join("metadata"), beside.join("../metadata")];
+    let has = |place: &&PathBuf| TABLES.iter().all(|table| place.join(table).is_file());
+    places.iter().find(has).cloned().ok_or_else(|| {
+        let what = format!(
+            "is read with {} and {} of the release, which are neither beside it nor in a folder metadata there or one above; \
+             download or link that folder",
+            TABLES[0], TABLES[1]
+        );
+        Error::format(given, what)
+    })
+}
+
+/// The gene of each token, and the genes as a frame.
+fn tokens(path: &Path) -> Result<(Vec<u32>, Frame, Vec<String>)> {
+    let table = Parquet::open(path)?;
+    let features =
+        Features { ids: table.texts("ensembl_id")?, names: table.texts("gene_symbol")?, kinds: None };
+    let (_, var, notes) = features.genes(path)?;
+    let mut genes = Vec::new();
+    for (gene, text) in table.texts("token_id")?.iter().enumerate() {
+        let token = text.parse().ok().filter(|token| (0..MOST_TOKENS).contains(token));
+        let Some(token) = token.map(|token: i64| token as usize) else {
+            return Err(Error::format(
+                path,
+                format!("row {gene}: {text:?} is no token id from 0 to {MOST_TOKENS}"),
+            ));
+        };
+        if genes.len() <= token {
+            genes.resize(token + 1, NO_GENE);
+        }
+        if std::mem::replace(&mut genes[token], gene as u32) != NO_GENE {
+            return Err(Error::format(path, format!("token {token} stands for two genes")));
+        }
+    }
+    Ok((genes, var, notes))
+}
+
+/// The columns of labels that are asked for, or all; what the shards lack is joined by the sample.
+fn labels(shards: &[Parquet], columns: Option<&[&str]>, samples: &Path) -> Result<Frame> {
+    let Some(first) = shards.first() else { return Ok(Frame::default()) };
+    let own = first.columns()?;
+    let table = Parquet::open(samples)?;
+    let mut more = table.columns()?;
+    // pandas' row numbers are no labels.
+    more.retain(|name| !own.contains(name) && !name.starts_with("__index_level_"));
+    let all = own.iter().chain(&more).filter(|name| *name != BARCODE).cloned();
+    let wanted = columns
+        .map_or_else(|| all.collect(), |some| some.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    let mut frame = Frame::default();
+    for column in wanted {
+        let labels = if own.contains(&column) {
+            of_all(shards, &column)?
+        } else if more.contains(&column) {
+            by_sample(&of_all(shards, SAMPLE)?, &table, &column, first.path())?
+        } else {
+            let names: Vec<String> = own.iter().chain(&more).cloned().collect();
+            return Err(Error::format(first.path(), missing_column(&column, &names)));
+        };
+        frame.columns.push((column, Column::Categorical(labels)));
+    }
+    if columns.is_none() {
+        frame.index = names(shards)?;
+    }
+    Ok(frame)
+}
+
+fn of_all(shards: &[Parquet], column: &str) -> Result<Labels> {
+    let parts: Vec<Labels> = shards.par_iter().map(|shard| shard.labels(column)).collect::<Result<_>>()?;
+    let mut labels = Labels::default();
+    parts.into_iter().for_each(|part| labels.append(part));
+    Ok(labels)
+}
+
+fn names(shards: &[Parquet]) -> Result<Vec<String>> {
+    let parts: Vec<Vec<String>> =
+        shards.par_iter().map(|shard| shard.texts(BARCODE)).collect::<Result<_>>()?;
+    Ok(parts.concat())
+}
+
+/// What the table of samples says of each cell's sample. Every sample must have its row.
+fn by_sample(samples: &Labels, table: &Parquet, column: &str, shard: &Path) -> Result<Labels> {
+    let (keys, told) = (table.texts(SAMPLE)?, table.labels(column)?);
+    let mut row_of: HashMap<&str, usize> = HashMap::with_capacity(keys.len());
+    for (row, key) in keys.iter().enumerate() {
+        if row_of.insert(key, row).is_some() {
+            return Err(Error::format(table.path(), format!("sample {key:?} stands in it twice")));
+        }
+    }
+    let mut code_of = Vec::with_capacity(samples.names.len());
+    for sample in &samples.names {
+        let Some(&row) = row_of.get(sample.as_str()) else {
+            let what = format!(
+                "its cells are of {}, so that their {column} is not known: shards and metadata are of different releases",
+                unknown("sample", sample, &keys)
+            );
+            return Err(Error::format(shard, format!("{what} ({})", table.path().display())));
+        };
+        code_of.push(told.codes[row]);
+    }
+    let codes =
+        samples.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])).collect();
+    Ok(Labels { codes, names: told.names })
+}
+
+impl Tokens {
+    /// Numbers stored, markers among them.
+    pub(super) fn entries(&self) -> u64 {
+        self.groups.iter().map(|group| group.stored).sum()
+    }
+
+    /// End of the row block that starts at `start`: inside one row group.
+    pub(super) fn block_end(&self, start: usize) -> usize {
+        let Some(group) = self.groups.get(self.group_of(start)) else { return self.cells };
+        let rows = u128::from(BLOCK_ENTRIES) * group.rows as u128 / u128::from(group.stored.max(1));
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX).clamp(1, group.rows);
+        (group.first + group.rows).min(start + rows)
+    }
+
+    /// Name of a cell; `None` where it cannot be read.
+    pub(super) fn name(&self, cell: usize) -> Option<String> {
+        let group = self.groups.get(self.group_of(cell))?;
+        let shard = &self.shards[group.shard];
+        let before: usize = shard.groups()[..group.number].iter().sum();
+        shard.texts(BARCODE).ok()?.get(before + cell - group.first).cloned()
+    }
+
+    /// What the names of cells are called, and those of all cells.
+    pub(super) fn names(&self) -> Result<(String, Vec<String>)> {
+        Ok((BARCODE.to_string(), names(&self.shards)?))
+    }
+
+    fn group_of(&self, cell: usize) -> usize {
+        // Groups without rows start where the next one does: the last that starts there holds the cell.
+        self.groups.partition_point(|group| group.first <= cell).saturating_sub(1)
+    }
+
+    /// Some rows: the gene of each token, markers dropped.
+    pub(super) fn rows(&self, range: Range<usize>, genes: usize) -> Result<Cells> {
+        let (mut columns, mut values, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
+        let mut path = Path::new("");
+        for group in &self.groups[self.group_of(range.start)..] {
+            let from = range.start.max(group.first);
+            let to = range.end.min(group.first + group.rows);
+            if from >= to {
+                if group.first >= range.end {
+                    break;
+                }
+                continue;
+            }
+            let shard = &self.shards[group.shard];
+            path = shard.path();
+            let rows = from - group.first..to - group.first;
+            let tokens = shard.integers(GENES, group.number, rows.clone())?;
+            let counts = shard.decimals(COUNTS, group.number, rows)?;
+            for row in 0..to - from {
+                let span = tokens.bounds[row]..tokens.bounds[row + 1];
+                if span != (counts.bounds[row]..counts.bounds[row + 1]) {
+                    let what = format!("{GENES} and {COUNTS} are of different lengths");
+                    return Err(self.wrong(path, from + row, what));
+                }
+                let marker =
+                    usize::from(counts.values[span.clone()].first().is_some_and(|&count| count < 0.0));
+                for entry in span.start + marker..span.end {
+                    let token = tokens.values[entry];
+                    let gene = usize::try_from(token).ok().and_then(|token| self.genes.get(token)).copied();
+                    let Some(gene) = gene.filter(|&gene| gene != NO_GENE) else {
+                        let what = format!("token {token} is no gene of {}", TABLES[0]);
+                        return Err(self.wrong(path, from + row, what));
+                    };
+                    columns.push(gene);
+                    values.push(counts.values[entry]);
+                }
+                bounds.push(values.len());
+            }
+        }
+        compress(path, range.start, &bounds, columns, values, genes)
+    }
+
+    fn wrong(&self, path: &Path, cell: usize, what: String) -> Error {
+        let name = self.name(cell).unwrap_or_else(|| format!("#{cell}"));
+        Error::format(path, format!("cell {name:?}: {what}"))
+    }
+}

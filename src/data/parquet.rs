@@ -1,0 +1,229 @@
+//! Parquet files: flat columns as labels, lists of numbers by rows.
+//!
+//! A file is opened anew for each read and its footer parsed again: a release has thousands of files, more than a process may
+//! hold open, and their footers together take gigabytes.
+
+mod lists;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use parquet::basic::{ConvertedType, Type};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, DataType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
+
+use super::h5ad::Labels;
+use crate::error::{At, Error, Result};
+
+/// First bytes of a parquet file.
+const MAGIC: &[u8; 4] = b"PAR1";
+/// Rows read at a time.
+const ROWS: usize = 8192;
+
+/// A parquet file.
+#[derive(Clone, Debug)]
+pub(crate) struct Parquet {
+    path: PathBuf,
+    /// Number of rows of each group.
+    groups: Vec<usize>,
+}
+
+/// Whether a file starts as parquet does.
+pub(crate) fn is_parquet(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    path.is_file()
+        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok() && start == *MAGIC)
+}
+
+impl Parquet {
+    /// Reads the footer.
+    ///
+    /// # Errors
+    /// No parquet file, or a damaged one.
+    pub(crate) fn open(path: &Path) -> Result<Parquet> {
+        let mut parquet = Parquet { path: path.to_path_buf(), groups: Vec::new() };
+        let reader = parquet.reader()?;
+        for group in reader.metadata().row_groups() {
+            let rows = usize::try_from(group.num_rows());
+            parquet.groups.push(rows.map_err(|_| Error::format(path, "has a row group of negative length"))?);
+        }
+        match parquet.groups.iter().try_fold(0usize, |sum, &rows| sum.checked_add(rows)) {
+            Some(rows) if rows < i32::MAX as usize => Ok(parquet),
+            _ => Err(Error::format(path, "has more rows than fit into labels of 32 bits; split it")),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn rows(&self) -> usize {
+        self.groups.iter().sum()
+    }
+
+    /// Number of rows of each row group.
+    pub(crate) fn groups(&self) -> &[usize] {
+        &self.groups
+    }
+
+    /// The columns that can be labels: text, numbers and truth values, no lists.
+    ///
+    /// # Errors
+    /// A file that has changed since it was opened.
+    pub(crate) fn columns(&self) -> Result<Vec<String>> {
+        let reader = self.reader()?;
+        let columns = reader.metadata().file_metadata().schema_descr().columns();
+        Ok(columns.iter().filter(|column| is_flat(column)).map(|column| column.name().to_string()).collect())
+    }
+
+    /// The column that pandas had as its index, where it wrote the file and the index was no count.
+    pub(crate) fn index(&self) -> Result<Option<String>> {
+        let reader = self.reader()?;
+        let notes = reader.metadata().file_metadata().key_value_metadata();
+        let pandas = notes
+            .into_iter()
+            .flatten()
+            .find(|note| note.key == "pandas")
+            .and_then(|note| note.value.as_ref());
+        let pandas = pandas.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        Ok(pandas.and_then(|pandas| pandas["index_columns"][0].as_str().map(String::from)))
+    }
+
+    /// A flat column; null and empty text are missing labels, numbers are written as Python writes them.
+    ///
+    /// # Errors
+    /// No such column, or one that is damaged or no text.
+    pub(crate) fn labels(&self, column: &str) -> Result<Labels> {
+        let mut labels = Labels::growing();
+        self.each(column, |text| labels.push(text.unwrap_or_default()))?;
+        let labels = labels.finish();
+        self.whole(column, labels.len())?;
+        Ok(labels)
+    }
+
+    /// A flat column as text, row by row.
+    ///
+    /// # Errors
+    /// As [`Parquet::labels`], and missing entries.
+    pub(crate) fn texts(&self, column: &str) -> Result<Vec<String>> {
+        let (mut texts, mut missing) = (Vec::with_capacity(self.rows().min(1 << 24)), None);
+        self.each(column, |text| {
+            if text.is_none() {
+                missing.get_or_insert(texts.len());
+            }
+            texts.push(text.unwrap_or_default().to_string());
+        })?;
+        self.whole(column, texts.len())?;
+        match missing {
+            Some(row) => Err(self.wrong(format!("column {column:?} is empty in row {row}"))),
+            None => Ok(texts),
+        }
+    }
+
+    fn whole(&self, column: &str, found: usize) -> Result<()> {
+        let rows = self.rows();
+        if found == rows {
+            return Ok(());
+        }
+        Err(self
+            .wrong(format!("column {column:?} has {found} entries where the footer tells of {rows} rows")))
+    }
+
+    fn each(&self, column: &str, mut work: impl FnMut(Option<&str>)) -> Result<()> {
+        let reader = self.reader()?;
+        let number = self.position(&reader, column)?;
+        for group in 0..self.groups.len() {
+            let chunk = self.chunk(&reader, group, number)?;
+            let kind = reader.metadata().file_metadata().schema_descr().column(number);
+            let done = match chunk {
+                ColumnReader::BoolColumnReader(r) => {
+                    flat(r, &kind, &mut work, |&v| Ok(if v { "True" } else { "False" }.into()))
+                }
+                ColumnReader::Int32ColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(v.to_string())),
+                ColumnReader::Int64ColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(v.to_string())),
+                ColumnReader::FloatColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(format!("{v:?}"))),
+                ColumnReader::DoubleColumnReader(r) => flat(r, &kind, &mut work, |v| Ok(format!("{v:?}"))),
+                ColumnReader::ByteArrayColumnReader(r) => {
+                    flat(r, &kind, &mut work, |v: &ByteArray| v.as_utf8().map(String::from))
+                }
+                _ => return Err(self.wrong(format!("column {column:?} is neither text nor numbers"))),
+            };
+            done.map_err(|error| self.broken(column, error))?;
+        }
+        Ok(())
+    }
+
+    /// Which of the stored columns one is.
+    fn position(&self, reader: &SerializedFileReader<File>, column: &str) -> Result<usize> {
+        let columns = reader.metadata().file_metadata().schema_descr().columns();
+        columns.iter().position(|stored| is_flat(stored) && stored.name() == column).ok_or_else(|| {
+            let names = columns.iter().map(|stored| stored.name().to_string()).collect::<Vec<_>>();
+            self.wrong(crate::error::unknown("column", column, &names))
+        })
+    }
+
+    fn chunk(
+        &self,
+        reader: &SerializedFileReader<File>,
+        group: usize,
+        column: usize,
+    ) -> Result<ColumnReader> {
+        let chunk = reader.get_row_group(group).and_then(|group| group.get_column_reader(column));
+        chunk.map_err(|error| self.broken("", error))
+    }
+
+    fn reader(&self) -> Result<SerializedFileReader<File>> {
+        let file = File::open(&self.path).at(&self.path)?;
+        SerializedFileReader::new(file).map_err(|error| self.broken("", error))
+    }
+
+    fn broken(&self, column: &str, error: ParquetError) -> Error {
+        let place = if column.is_empty() { String::new() } else { format!("column {column:?}: ") };
+        self.wrong(format!("{place}{error}"))
+    }
+
+    fn wrong(&self, what: String) -> Error {
+        Error::format(&self.path, what)
+    }
+}
+
+/// Neither a list nor a part of something, and of a kind that has words.
+fn is_flat(column: &ColumnDescriptor) -> bool {
+    let words = match column.physical_type() {
+        Type::INT32 | Type::INT64 => column.converted_type() != ConvertedType::DECIMAL,
+        Type::BYTE_ARRAY => column.converted_type() != ConvertedType::DECIMAL,
+        kind => matches!(kind, Type::BOOLEAN | Type::FLOAT | Type::DOUBLE),
+    };
+    words && column.path().parts().len() == 1 && column.max_rep_level() == 0
+}
+
+/// Every entry of a flat column, as text.
+fn flat<T: DataType>(
+    mut reader: ColumnReaderImpl<T>,
+    kind: &ColumnDescriptor,
+    work: &mut impl FnMut(Option<&str>),
+    words: impl Fn(&T::T) -> std::result::Result<String, ParquetError>,
+) -> std::result::Result<(), ParquetError> {
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    loop {
+        levels.clear();
+        values.clear();
+        let (rows, ..) = reader.read_records(ROWS, Some(&mut levels), None, &mut values)?;
+        if rows == 0 {
+            return Ok(());
+        }
+        // A column that must not be empty has no levels.
+        let present = |row: usize| kind.max_def_level() == 0 || levels[row] == kind.max_def_level();
+        let mut next = values.iter();
+        for row in 0..rows {
+            match present(row).then(|| next.next()).flatten() {
+                Some(value) => work(Some(&words(value)?)),
+                None => work(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What stands for parquet where the program is built without it: the same words, of which the first refuses.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::h5ad::Labels;
+use crate::error::{Error, Result};
+
+/// A parquet file, of which there are none.
+pub(crate) enum Parquet {}
+
+/// Lists end to end.
+pub(crate) struct Lists<T> {
+    pub bounds: Vec<usize>,
+    pub values: Vec<T>,
+}
+
+/// By the name alone.
+pub(crate) fn is_parquet(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|end| end == "parquet")
+}
+
+impl Parquet {
+    pub(crate) fn open(path: &Path) -> Result<Parquet> {
+        let what = "is a parquet file, which this program was built without; build it with the feature parquet \
+                    (cargo install --path . --features parquet)";
+        Err(Error::format(path, what))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match *self {}
+    }
+
+    pub(crate) fn groups(&self) -> &[usize] {
+        match *self {}
+    }
+
+    pub(crate) fn columns(&self) -> Result<Vec<String>> {
+        match *self {}
+    }
+
+    pub(crate) fn index(&self) -> Result<Option<String>> {
+        match *self {}
+    }
+
+    pub(crate) fn labels(&self, _: &str) -> Result<Labels> {
+        match *self {}
+    }
+
+    pub(crate) fn texts(&self, _: &str) -> Result<Vec<String>> {
+        match *self {}
+    }
+
+    pub(crate) fn stored(&self, _: &str) -> Result<Vec<u64>> {
+        match *self {}
+    }
+
+    pub(crate) fn integers(&self, _: &str, _: usize, _: Range<usize>) -> Result<Lists<i64>> {
+        match *self {}
+    }
+
+    pub(crate) fn decimals(&self, _: &str, _: usize, _: Range<usize>) -> Result<Lists<f32>> {
+        match *self {}
+    }
+}

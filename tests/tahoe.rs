@@ -1,0 +1,169 @@
+//! Shards in the shape of Tahoe-100M's release give what the same cells give as h5ad; what is wrong with them is told.
+
+use std::path::{Path, PathBuf};
+
+use scale_engine::data::h5ad::{H5ad, describe};
+use scale_engine::data::preprocess::{Genes, Settings, Summary, preprocess};
+use scale_engine::data::shard::{Data, Manifest};
+use scale_engine::error::Result;
+
+const CONTROL: &str = "[('DMSO_TF', 0.0, 'uM')]";
+
+/// tests/golden/tahoe, or a file in it.
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tahoe").join(name)
+}
+
+fn settings(inputs: &[PathBuf], out: &Path) -> Settings {
+    Settings {
+        inputs: inputs.to_vec(),
+        out: out.to_path_buf(),
+        perturbation: "drugname_drugconc".into(),
+        control: CONTROL.into(),
+        cell_type: "cell_line_id".into(),
+        batch: Some("plate".into()),
+        genes: Genes::Top(30),
+        ..Default::default()
+    }
+}
+
+fn made(settings: &Settings) -> Result<(Summary, Data)> {
+    let summary = preprocess(settings, &indicatif::ProgressBar::hidden())?;
+    Ok((summary, Data::open(&settings.out)?))
+}
+
+/// Labels, genes and every row; not which files they came from.
+fn told(data: &Data) -> (Manifest, Vec<String>) {
+    let mut manifest = data.manifest().clone();
+    manifest.sources.clear();
+    manifest.shards.clear();
+    manifest.dataset.clear();
+    let rows = (0..data.cells()).map(|cell| {
+        let row = data.row(cell);
+        format!("{:?} {:?} {}", row.genes, row.values, row.library)
+    });
+    (manifest, rows.chain(data.groups().iter().map(|group| format!("{group:?}"))).collect())
+}
+
+/// A copy of the release that a test may spoil.
+fn copied() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for folder in ["data", "metadata"] {
+        std::fs::create_dir(dir.path().join(folder)).expect("made");
+        for entry in
+            std::fs::read_dir(golden(folder)).expect("a folder").map(|entry| entry.expect("an entry"))
+        {
+            std::fs::copy(entry.path(), dir.path().join(folder).join(entry.file_name())).expect("copied");
+        }
+    }
+    dir
+}
+
+#[test]
+fn a_folder_of_shards_gives_what_the_same_cells_give_as_h5ad() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let of_h5ad = made(&settings(&[golden("cells.h5ad")], &dir.path().join("h5ad"))).expect("shards").1;
+    let (summary, of_folder) =
+        made(&settings(&[golden("data")], &dir.path().join("folder"))).expect("shards");
+    assert_eq!(told(&of_h5ad), told(&of_folder));
+    assert_eq!((summary.cells, summary.dropped, summary.perturbations), (48, 0, 5));
+    let blank = "[('Erdafitinib ', 0.05, 'uM')]".to_string();
+    assert!(of_folder.manifest().perturbations.contains(&blank), "{:?}", of_folder.manifest().perturbations);
+    // Shards one by one, as files of one data set.
+    let shards = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"].map(golden);
+    let of_files = made(&settings(&shards, &dir.path().join("files"))).expect("shards").1;
+    assert_eq!(told(&of_h5ad).1, told(&of_files).1);
+}
+
+#[test]
+fn a_shard_is_told_of_and_read_in_any_pieces() {
+    let told = describe(&golden("data")).expect("described");
+    assert_eq!((told["kind"].as_str(), told["cells"].as_u64()), (Some("Tahoe parquet"), Some(48)));
+    assert_eq!(told["x"]["storage"], "parquet lists");
+    let columns = told["obs"].to_string();
+    assert!(columns.contains("drugname_drugconc") && !columns.contains("__index"), "{columns}");
+    let (shards, cells) =
+        (H5ad::open(&golden("data")).expect("opened"), H5ad::open(&golden("cells.h5ad")).expect("opened"));
+    for range in [0..48, 0..1, 3..4, 10..12, 20..40, 28..30, 47..48, 5..5] {
+        assert_eq!(
+            shards.rows(range.clone()).expect("rows"),
+            cells.rows(range.clone()).expect("rows"),
+            "{range:?}"
+        );
+    }
+    let walked: usize = shards.blocks().map(|block| block.expect("a block").0.len()).sum();
+    assert_eq!(walked, 48);
+    assert_eq!(shards.var().index, cells.var().index);
+    assert_eq!(shards.obs().index, cells.obs().index);
+}
+
+#[test]
+fn labels_come_from_a_parquet_table_by_what_was_its_index() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let of_h5ad = made(&settings(&[golden("cells.h5ad")], &dir.path().join("h5ad"))).expect("shards").1;
+    let mut with_table = settings(&[golden("data")], &dir.path().join("table"));
+    with_table.labels = Some(golden("labels.parquet"));
+    with_table.cell_type = "line".into();
+    let (summary, of_table) = made(&with_table).expect("shards");
+    assert_eq!(summary.joined.map(|joined| (joined.matched, joined.unused)), Some((48, 0)));
+    assert_eq!(told(&of_h5ad).1, told(&of_table).1);
+}
+
+#[test]
+fn what_is_missing_is_told_with_the_way_out() {
+    let refused = |spoil: &dyn Fn(&Path), change: &dyn Fn(&mut Settings), expected: &str| {
+        let release = copied();
+        spoil(release.path());
+        let out = release.path().join("out");
+        let mut settings = settings(&[release.path().join("data")], &out);
+        change(&mut settings);
+        let message = made(&settings).err().expect("refused").to_string();
+        assert!(message.contains(expected), "{message:?} should say {expected:?}");
+        assert!(!out.exists());
+    };
+    let (nothing, as_is) = (|_: &Path| (), |_: &mut Settings| ());
+    let no_metadata = |dir: &Path| std::fs::remove_dir_all(dir.join("metadata")).expect("removed");
+    refused(&no_metadata, &as_is, "gene_metadata.parquet and sample_metadata.parquet of the release");
+    let swapped = |dir: &Path| {
+        let table = |name: &str| dir.join("metadata").join(name);
+        std::fs::copy(table("gene_metadata.parquet"), table("sample_metadata.parquet"))
+            .map(drop)
+            .expect("copied");
+    };
+    refused(&swapped, &as_is, "unknown column \"drugname_drugconc\"");
+    refused(&nothing, &|settings| settings.cell_type = "cell_lin".into(), "did you mean \"cell_line_id\"");
+    refused(&nothing, &|settings| settings.source = "raw".into(), "leave out --source");
+    let no_lists = |dir: &Path| {
+        std::fs::copy(golden("labels.parquet"), dir.join("data/train-00000-of-00002.parquet"))
+            .map(drop)
+            .expect("copied");
+    };
+    refused(&no_lists, &as_is, "has no column \"genes\" of lists");
+}
+
+#[test]
+fn a_damaged_shard_is_refused_and_never_a_panic() {
+    let name = "data/train-00001-of-00002.parquet";
+    let whole = std::fs::read(golden(name)).expect("readable");
+    let release = copied();
+    let shard = release.path().join(name);
+    let out = release.path().join("out");
+    let settings = settings(&[release.path().join("data")], &out);
+    for length in (0..whole.len()).step_by(331) {
+        std::fs::write(&shard, &whole[..length]).expect("written");
+        let message = made(&settings).err().expect("cut off").to_string();
+        assert!(message.contains(name), "{message}");
+        assert!(!out.exists());
+    }
+    // A flipped bit may pass for other counts: parquet has no checksum that is always there. But it ends in words.
+    for place in (4..whole.len()).step_by(37) {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 1 << (place % 8);
+        std::fs::write(&shard, &flipped).expect("written");
+        if let Err(error) = made(&settings) {
+            assert!(!error.to_string().is_empty() && !out.exists());
+        } else {
+            std::fs::remove_dir_all(&out).expect("removed");
+        }
+    }
+}
