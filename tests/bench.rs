@@ -62,3 +62,18 @@ fn the_loader_is_timed_on_a_users_own_shards() {
     assert_eq!(names, ["open", "plain read", "sparse", "dense", "loader", "copy"]);
     assert!(lines.iter().all(|line| line["mb_per_s"].as_f64().is_some_and(|rate| rate > 0.0)), "{figures}");
 }
+
+#[test]
+fn bench_alone_times_everything_in_one_table() {
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+        let output = command.args(["bench", "--device", "cpu"]).args(words).output().expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let rows: Vec<Value> = run(&["--json"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for what in ["copy", "matmul", "adamw step", "step", "prediction", "loader, sparse", "loader, dense"] {
+        let row = rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("no row {what}: {rows:?}"));
+        assert!(row["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
+    }
+}

@@ -3,17 +3,21 @@
 use crate::error::Result;
 use crate::gpu::guard;
 
+mod all;
 mod loader;
 pub mod ops;
 mod place;
 mod rows;
 mod step;
 
-/// Time the engine on this machine
+/// Time the engine on this machine: all of it in one table, or a part
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    all: all::Args,
 }
 
 #[derive(clap::Subcommand)]
@@ -27,9 +31,10 @@ enum What {
 /// Runs what was asked for.
 pub fn run(args: Args) -> Result<()> {
     guard(|| match args.what {
-        What::Step(args) => step::steps(&args),
-        What::Predict(args) => step::predictions(&args),
-        What::Ops(args) => ops::run(&args),
-        What::Loader(args) => loader::run(&args),
+        None => all::run(&args.all),
+        Some(What::Step(args)) => step::steps(&args),
+        Some(What::Predict(args)) => step::predictions(&args),
+        Some(What::Ops(args)) => ops::run(&args),
+        Some(What::Loader(args)) => loader::run(&args),
     })
 }

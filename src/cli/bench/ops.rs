@@ -82,15 +82,26 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{device}; medians of {}", args.turns.max(1));
     }
     let place = Place::new(gpu.as_ref());
-    for row in &rows {
-        let timed = match gpu {
-            Some(_) => time(&place, row, args.turns),
-            // As a step does, inside the pool: an op then wakes one core fewer.
-            None => rayon::in_place_scope(|_| time(&place, row, args.turns)),
-        };
-        timed.iter().for_each(|timing| if args.json { timing.print_json(&place) } else { timing.print() });
-    }
+    let print = |timing: &Timing| if args.json { timing.print_json(&place) } else { timing.print() };
+    time_all(&place, &rows, args.turns, print);
     Ok(())
+}
+
+/// Every op at a preset's sizes, on a device or the host.
+pub fn of_preset(preset: &str, gpu: Option<&Gpu>, turns: usize, told: impl FnMut(&Timing)) -> Result<()> {
+    time_all(&Place::new(gpu), &rows::of_preset(preset)?, turns, told);
+    Ok(())
+}
+
+fn time_all(place: &Place, rows: &[Row], turns: usize, mut told: impl FnMut(&Timing)) {
+    for row in rows {
+        let timed = match place.gpu() {
+            Some(_) => time(place, row, turns),
+            // As a step does, inside the pool: an op then wakes one core fewer.
+            None => rayon::in_place_scope(|_| time(place, row, turns)),
+        };
+        timed.iter().for_each(&mut told);
+    }
 }
 
 /// Every op at sizes for a try, on a device or the host.
@@ -131,7 +142,8 @@ impl Timing {
         self.took[self.took.len() / 2]
     }
 
-    fn rates(&self) -> [f64; 2] {
+    /// GB/s and TFLOP/s.
+    pub fn rates(&self) -> [f64; 2] {
         [self.cost.bytes as f64 / self.median() / 1e9, self.cost.flops as f64 / self.median() / 1e12]
     }
 

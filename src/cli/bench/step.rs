@@ -55,27 +55,38 @@ const WARM: u64 = 3;
 /// Times training steps.
 pub fn steps(args: &Args) -> Result<()> {
     let gpu = args.device.open()?;
-    let MadeUp { mut learner, examples } = MadeUp::new(&args.sizes, gpu.as_ref())?;
-    let took = time(args.steps, gpu.as_ref(), |k| {
+    let (took, weights) = time_steps(&args.sizes, args.steps, gpu.as_ref())?;
+    print(args, "step", &took, weights, gpu.as_ref());
+    Ok(())
+}
+
+/// Seconds of so many steps, sorted, and the number of weights.
+pub fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
+    let MadeUp { mut learner, examples } = MadeUp::new(sizes, gpu)?;
+    let took = time(steps, gpu, |k| {
         learner.gradients(&examples, k);
         learner.update(k);
     });
-    print(args, "step", &took, learner.params.count(), gpu.as_ref());
-    Ok(())
+    Ok((took, learner.params.count()))
 }
 
 /// Times predictions.
 pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
     let gpu = args.device.open()?;
-    let MadeUp { learner, examples: Examples { cells, tokens, .. } } =
-        MadeUp::new(&args.sizes, gpu.as_ref())?;
-    let controls = cells.slice(0..args.sizes.sets);
-    let starts: Vec<Rng> = (0..args.sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
-    let took = time(args.steps, gpu.as_ref(), |_| {
+    let (took, weights) = time_predictions(&args.sizes, args.steps, gpu.as_ref())?;
+    print(args, "prediction", &took, weights, gpu.as_ref());
+    Ok(())
+}
+
+/// The same of predictions.
+pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
+    let MadeUp { learner, examples: Examples { cells, tokens, .. } } = MadeUp::new(sizes, gpu)?;
+    let controls = cells.slice(0..sizes.sets);
+    let starts: Vec<Rng> = (0..sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
+    let took = time(turns, gpu, |_| {
         learner.model.generate(&learner.params, &controls, None, &tokens, 1, &starts);
     });
-    print(args, "prediction", &took, learner.params.count(), gpu.as_ref());
-    Ok(())
+    Ok((took, learner.params.count()))
 }
 
 /// Seconds of each turn, sorted; a turn ends when the device is done with it.
