@@ -66,7 +66,7 @@ fn loader(c: &mut Criterion) {
     write(dir.path());
     let data = Arc::new(Data::open(dir.path()).expect("opened"));
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
-    let settings = Sampling { sets: 16, cells: 512, alpha: 0.5, control_examples: true };
+    let settings = Sampling::default();
     let sampler = Sampler::new(&data, &groups, settings, 0).expect("a sampler");
     let mut group = c.benchmark_group("loader");
     group

@@ -125,6 +125,17 @@ pub enum Observe {
     Poisson,
 }
 
+/// Which sets follow each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetOrder {
+    /// Groups and cells are drawn anew for each set, whatever was drawn before.
+    #[default]
+    Drawn,
+    /// Every cell once an epoch, as cell-load has it.
+    Epoch,
+}
+
 /// Gene encoder and DeepSets (SCALE v1, section 3.2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -223,7 +234,10 @@ pub struct DataConfig {
     pub sets: usize,
     /// N, cells a set: N control and N perturbed.
     pub cells: usize,
-    /// A group is drawn with weight cells^alpha: 1 natural, 0 uniform.
+    /// drawn | epoch: sets are drawn by weight, or hold every cell once before any comes again.
+    #[serde(default)]
+    pub order: SetOrder,
+    /// A group is drawn with weight cells^alpha: 1 natural, 0 uniform. Of no effect in epochs, where groups are as frequent as their cells.
     pub alpha: f64,
     /// Control -> control examples, as in cell-load: they teach a held-out context's resting state.
     pub control_examples: bool,

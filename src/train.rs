@@ -142,12 +142,16 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
     let sampling = Sampling {
         sets: config.data.sets,
         cells: config.data.cells,
+        order: config.data.order,
         alpha: config.data.alpha,
         control_examples: config.data.control_examples,
     };
     let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?
         .share(ranks.rank(), ranks.count())?;
     let unmatched = sampler.unmatched().len();
+    if let Some(sets) = sampler.epoch().filter(|_| run.writes) {
+        eprintln!("note: an epoch is {sets} sets, {:.1} steps", sets as f64 / config.data.sets as f64);
+    }
     let mut feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
     if let Some(what) = feed.describe() {
         eprintln!("note: {what}");

@@ -2,6 +2,7 @@
 
 mod baseline;
 mod bench;
+mod distrust;
 mod emulate;
 mod emulator;
 mod encodings;

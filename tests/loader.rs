@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use scale_engine::config::SetOrder;
 use scale_engine::data::controls::{context_controls, control_pool};
 use scale_engine::data::loader::{Batch, Carry, Counts, Loader, Rows};
 use scale_engine::data::sampler::{Sampler, Sampling, SetOfCells};
@@ -16,7 +17,7 @@ fn all_groups(data: &Data) -> Vec<u32> {
 }
 
 fn sampling(sets: usize, cells: usize) -> Sampling {
-    Sampling { sets, cells, alpha: 0.5, control_examples: true }
+    Sampling { sets, cells, ..Sampling::default() }
 }
 
 fn group_of(data: &Data, cell: u64) -> (u32, u32, u32) {
@@ -113,7 +114,7 @@ fn control_examples_can_be_left_out() {
 fn groups_are_drawn_by_their_weights() {
     let (_dir, data) = uneven().open();
     for alpha in [0.0, 0.5, 1.0] {
-        let settings = Sampling { sets: 100, cells: 1, alpha, control_examples: true };
+        let settings = Sampling { sets: 100, cells: 1, alpha, ..Sampling::default() };
         let sampler = Sampler::new(&data, &all_groups(&data), settings, 11).expect("a sampler");
         let mut counts = HashMap::new();
         sets_of(&sampler, 400).iter().for_each(|set| *counts.entry(set.group).or_insert(0u32) += 1);
@@ -283,4 +284,60 @@ fn a_worker_that_panics_is_heard() {
     let first = heard();
     assert!(first.contains("of 126"), "{first}");
     assert!(heard().contains("asked again"));
+}
+
+/// Sets of an epoch, and how often each cell is perturbed in it.
+fn epoch_of(sampler: &Sampler, epoch: u64) -> (Vec<SetOfCells>, HashMap<u64, usize>) {
+    let (all, sets) = (sampler.epoch().expect("epochs"), sampler.settings().sets as u64);
+    let steps = epoch * all / sets..((epoch + 1) * all).div_ceil(sets);
+    let first = steps.start * sets;
+    let drawn = steps.flat_map(|k| sampler.step(k));
+    let tiles: Vec<SetOfCells> = drawn.skip((epoch * all - first) as usize).take(all as usize).collect();
+    let mut seen = HashMap::new();
+    tiles.iter().flat_map(|set| &set.perturbed).for_each(|&cell| *seen.entry(cell).or_default() += 1);
+    (tiles, seen)
+}
+
+#[test]
+fn an_epoch_holds_every_cell_once_and_tops_up_tails_with_their_own_group() {
+    let (_dir, data) = uneven().open();
+    let settings = Sampling { order: SetOrder::Epoch, ..sampling(6, 8) };
+    let sampler = Sampler::new(&data, &all_groups(&data), settings, 3).expect("a sampler");
+    let used: Vec<_> = data.groups().iter().filter(|group| group.cell_type != 2).collect();
+    let tiles = |cells: u32| u64::from(cells.div_ceil(8));
+    assert_eq!(sampler.epoch(), Some(used.iter().map(|group| tiles(group.cells)).sum()));
+    let mut pairings = HashSet::new();
+    for epoch in 0..3 {
+        let (sets, seen) = epoch_of(&sampler, epoch);
+        for group in &used {
+            let times: Vec<usize> = group.range().map(|cell| seen.get(&cell).copied().unwrap_or(0)).collect();
+            let most = (tiles(group.cells) * 8).div_ceil(u64::from(group.cells)) as usize;
+            assert!(times.iter().all(|&count| (1..=most).contains(&count)), "{group:?}: {times:?}");
+            assert_eq!(times.iter().sum::<usize>(), 8 * tiles(group.cells) as usize);
+        }
+        for set in &sets {
+            let ids = set.conditions;
+            assert!(set.perturbed.iter().all(|&cell| group_of(&data, cell) == (ids[0], ids[1], ids[2])));
+            let size = data.groups()[set.group as usize].cells;
+            assert!(size < 8 || distinct(&set.perturbed) == 8);
+            let both: Vec<u64> = set.controls.iter().chain(&set.perturbed).copied().collect();
+            assert!(ids[1] != 0 || size < 16 || distinct(&both) == 16);
+        }
+        pairings.insert(format!("{sets:?}"));
+    }
+    assert_eq!(pairings.len(), 3, "epochs differ");
+}
+
+#[test]
+fn ranks_share_an_epoch_equally_and_without_overlap() {
+    let (_dir, data) = uneven().open();
+    let settings = Sampling { order: SetOrder::Epoch, ..sampling(6, 8) };
+    let alone = Sampler::new(&data, &all_groups(&data), settings, 3).expect("a sampler");
+    let ranks: Vec<Sampler> = (0..3).map(|rank| alone.clone().share(rank, 3).expect("a share")).collect();
+    for k in [0, 1, 7, 1_000_000] {
+        let shared: Vec<Vec<SetOfCells>> = ranks.iter().map(|rank| rank.step(k)).collect();
+        assert!(shared.iter().all(|sets| sets.len() == 2));
+        assert_eq!(shared.concat(), alone.step(k));
+        assert_eq!(alone.step(k), alone.step(k));
+    }
 }

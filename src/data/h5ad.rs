@@ -251,6 +251,7 @@ fn ended<T>(over: &mut bool, item: Result<T>) -> Option<Result<T>> {
 fn open_hdf5(path: &Path) -> Result<File> {
     use crate::error::At;
     std::fs::File::open(path).at(path)?;
+    hdf5::whole(path)?;
     // Metadata is asked for again and again (each column walks its group); data chunks are read once, but for the one a row
     // block ends in.
     let access = FileAccessProperties::new()

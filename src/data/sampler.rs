@@ -7,14 +7,19 @@
 //! control -> control  two draws from the controls of (c, b), disjoint where there are 2 N
 //! ```
 //!
+//! In epochs (`Order::Epoch`, see [`epoch`]) the sets hold every cell of the groups once, and only control cells are drawn.
+//!
 //! Source: model.md, section 2 (SCALE v1 leaves the weights open). Cells come in random order: the flow pairs control i with
 //! perturbed cell i, and a pairing by place in the file would mean something.
+
+mod epoch;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::controls::{Controls, control_pool, draw};
 use super::shard::Data;
+use crate::config::SetOrder;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
@@ -28,7 +33,9 @@ pub struct Sampling {
     pub sets: usize,
     /// Control cells and perturbed cells in a set, N each.
     pub cells: usize,
-    /// A group is drawn with weight cells^alpha; 0 to 1.
+    /// Whether sets are drawn, or hold every cell once an epoch.
+    pub order: SetOrder,
+    /// A group is drawn with weight cells^alpha; 0 to 1. Not looked at in epochs.
     pub alpha: f64,
     /// True if sets of control cells on both sides are examples too.
     pub control_examples: bool,
@@ -36,7 +43,7 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { sets: 16, cells: 512, alpha: 0.5, control_examples: true }
+        Sampling { sets: 16, cells: 512, order: SetOrder::Drawn, alpha: 0.5, control_examples: true }
     }
 }
 
@@ -69,6 +76,8 @@ pub struct Sampler {
     sources: Vec<Source>,
     /// Sum of the weights up to and with each source.
     cumulative: Vec<f64>,
+    /// Sets of an epoch up to and with each source.
+    tiles: Vec<u64>,
     pools: Vec<Controls>,
     unmatched: Vec<u32>,
     settings: Sampling,
@@ -118,8 +127,9 @@ impl Sampler {
             total
         };
         let cumulative = sources.iter().map(weigh).collect();
+        let tiles = epoch::tiles(&sources, settings.cells);
         let (own, rng) = (0..settings.sets as u64, Rng::new(seed).at(STREAM));
-        Ok(Sampler { sources, cumulative, pools, unmatched, settings, own, rng })
+        Ok(Sampler { sources, cumulative, tiles, pools, unmatched, settings, own, rng })
     }
 
     /// Draws only the sets that fall to one of `ranks`: as many to each, none to two, all of them together.
@@ -138,7 +148,16 @@ impl Sampler {
     /// The sets of step `k`, [B], or those of this rank's share.
     pub fn step(&self, k: u64) -> Vec<SetOfCells> {
         let rng = self.rng.at(k);
-        self.own.clone().map(|set| self.set(rng.at(set))).collect()
+        let set = |set| match self.settings.order {
+            SetOrder::Drawn => self.set(rng.at(set)),
+            SetOrder::Epoch => self.tile(k * self.settings.sets as u64 + set, rng.at(set)),
+        };
+        self.own.clone().map(set).collect()
+    }
+
+    /// Sets of an epoch, where there are epochs.
+    pub fn epoch(&self) -> Option<u64> {
+        (self.settings.order == SetOrder::Epoch).then(|| self.tiles[self.tiles.len() - 1])
     }
 
     /// Place of the first set that is drawn here among the step's.

@@ -79,7 +79,7 @@ fn cells_reach_the_device_as_the_host_lays_them_out() {
     let Some(folder) = super::emulated() else { return };
     let data = Data::open(&small().data).expect("shards");
     let split = Split::load(&small().split, &data).expect("a split");
-    let sampling = Sampling { sets: 3, cells: 7, alpha: 0.5, control_examples: true };
+    let sampling = Sampling { sets: 3, cells: 7, ..Sampling::default() };
     let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 3).expect("groups");
     let mut batch = Batch::of(&data, 5, &sampler.step(5));
     let effects = Effects::default();

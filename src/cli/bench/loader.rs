@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 use serde_json::json;
 
+use crate::config::SetOrder;
 use crate::data::loader::{Batch, Carry, Loader};
 use crate::data::sampler::{Sampler, Sampling};
 use crate::data::shard::Data;
@@ -23,7 +26,9 @@ open    every byte of the shards is read and checked, as each command does first
 sparse  a step's sets are drawn and their rows copied out of the map, by one thread
 dense   the same, then normalised to rows of all genes, by one thread
 loader  what the loader of training hands out, by its own threads
-copy    memory copied by one thread, for comparison";
+copy    memory copied by one thread, for comparison
+
+`a core`: by processor time instead of the clock, which other work on the machine stretches";
 
 /// Time reading from a data directory
 #[derive(clap::Args)]
@@ -41,6 +46,9 @@ pub struct Args {
     /// Timed steps
     #[arg(long, default_value_t = 20)]
     steps: u64,
+    /// Every cell once before any comes again, instead of sets drawn by weight
+    #[arg(long)]
+    epoch: bool,
     /// Drop the shards from the page cache before they are opened
     #[arg(long)]
     cold: bool,
@@ -54,10 +62,19 @@ const PIECE: usize = 8 << 20;
 const COPIED: usize = 256 << 20;
 
 /// A line of the table.
+#[derive(Serialize)]
 struct Line {
     name: &'static str,
     cells_per_s: Option<f64>,
+    cells_per_core_s: Option<f64>,
     mb_per_s: f64,
+}
+
+impl Line {
+    /// Bytes alone.
+    fn of(name: &'static str, mb_per_s: f64) -> Line {
+        Line { name, cells_per_s: None, cells_per_core_s: None, mb_per_s }
+    }
 }
 
 /// Times and prints.
@@ -75,23 +92,23 @@ pub fn run(args: &Args) -> Result<()> {
     let bytes =
         shards(&args.data)?.iter().map(|path| Ok(path.metadata().at(path)?.len())).sum::<Result<u64>>()?;
     let open = bytes as f64 / opened.elapsed().as_secs_f64() / 1e6;
-    let mut lines = vec![Line { name: "open", cells_per_s: None, mb_per_s: open }];
-    lines.extend(plain.map(|mb_per_s| Line { name: "plain read", cells_per_s: None, mb_per_s }));
+    let mut lines = vec![Line::of("open", open)];
+    lines.extend(plain.map(|mb_per_s| Line::of("plain read", mb_per_s)));
     lines.extend(steps(args, &data)?);
-    lines.push(Line { name: "copy", cells_per_s: None, mb_per_s: copy() });
+    lines.push(Line::of("copy", copy()));
     if args.json {
-        let line = |line: &Line| json!({ "name": line.name, "cells_per_s": line.cells_per_s, "mb_per_s": line.mb_per_s });
         let figures = json!({
             "data": args.data, "sets": args.sets, "cells": args.cells, "steps": args.steps, "cold": args.cold, "bytes": bytes,
-            "seconds": began.elapsed().as_secs_f64(), "lines": lines.iter().map(line).collect::<Vec<_>>(),
+            "epoch": args.epoch, "seconds": began.elapsed().as_secs_f64(), "lines": lines,
         });
         println!("{figures:#}");
         return Ok(());
     }
-    println!("{:<12} {:>12} {:>10}", "", "cells/s", "MB/s");
+    println!("{:<12} {:>12} {:>12} {:>10}", "", "cells/s", "a core", "MB/s");
     for line in lines {
-        let cells = line.cells_per_s.map_or(String::new(), |rate| format!("{rate:.0}"));
-        println!("{:<12} {cells:>12} {:>10.0}", line.name, line.mb_per_s);
+        let [cells, core] = [line.cells_per_s, line.cells_per_core_s]
+            .map(|rate| rate.map_or(String::new(), |rate| format!("{rate:.0}")));
+        println!("{:<12} {cells:>12} {core:>12} {:>10.0}", line.name, line.mb_per_s);
     }
     Ok(())
 }
@@ -99,42 +116,44 @@ pub fn run(args: &Args) -> Result<()> {
 /// The rates at which steps' cells come.
 fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
-    let settings = Sampling { sets: args.sets, cells: args.cells, ..Sampling::default() };
+    let order = if args.epoch { SetOrder::Epoch } else { SetOrder::Drawn };
+    let settings = Sampling { sets: args.sets, cells: args.cells, order, ..Sampling::default() };
     let sampler = Sampler::new(data, &groups, settings, 0)?;
-    let cells = 2 * args.sets * args.cells;
+    let (cells, genes) = ((2 * args.sets * args.cells) as f64, data.genes());
     let mut batch = Batch::of(data, 0, &sampler.step(0));
-    let (stored, genes) = (batch.rows.genes.len(), data.genes());
-    let sparse = (stored * if data.narrow() { 4 } else { 6 }) as f64;
-    let line = |name, seconds: f64, bytes: f64| {
-        let rate = args.steps.max(1) as f64 / seconds;
-        Line { name, cells_per_s: Some(cells as f64 * rate), mb_per_s: bytes * rate / 1e6 }
-    };
-    let timed = |work: &mut dyn FnMut(u64)| {
+    let number = if data.narrow() { 4.0 } else { 6.0 };
+    let sparse = batch.rows.genes.len() as f64 * number;
+    let steps = args.steps.max(1);
+    let timed = |name, bytes: f64, clock: ClockId, work: &mut dyn FnMut(u64)| {
         work(0);
-        let began = Instant::now();
-        (1..=args.steps.max(1)).for_each(&mut *work);
-        began.elapsed().as_secs_f64()
+        let (began, spent) = (Instant::now(), processor_time(clock));
+        (1..=steps).for_each(&mut *work);
+        let (seconds, spent) = (began.elapsed().as_secs_f64(), processor_time(clock) - spent);
+        let rate = |seconds: f64| Some(cells * steps as f64 / seconds);
+        let mb_per_s = bytes * steps as f64 / seconds / 1e6;
+        Line { name, cells_per_s: rate(seconds), cells_per_core_s: rate(spent), mb_per_s }
     };
     let draw = |batch: &mut Batch, k: u64| batch.refill(data, k, &sampler.step(k), Carry::Rows);
-    let of_sparse = timed(&mut |k| draw(&mut batch, k));
+    let of_sparse = timed("sparse", sparse, ClockId::ThreadCPUTime, &mut |k| draw(&mut batch, k));
     // A set at a time, as a CPU that goes on to compute with it takes it.
     let mut out = vec![0.0; 2 * args.cells * genes];
-    let of_dense = timed(&mut |k| {
+    let of_dense = timed("dense", cells * genes as f64 * 4.0, ClockId::ThreadCPUTime, &mut |k| {
         draw(&mut batch, k);
-        (0..args.sets)
-            .for_each(|set| batch.rows.dense_rows(set * 2 * args.cells, genes, black_box(&mut out)));
+        let rows = &batch.rows;
+        (0..args.sets).for_each(|set| rows.dense_rows(set * 2 * args.cells, genes, black_box(&mut out)));
     });
     let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 4, Carry::Rows);
-    let of_loader = timed(&mut |_| {
+    let of_loader = timed("loader", sparse, ClockId::ProcessCPUTime, &mut |_| {
         let batch = loader.next();
         loader.give_back(black_box(batch));
     });
-    let dense = (cells * genes * 4) as f64;
-    Ok(vec![
-        line("sparse", of_sparse, sparse),
-        line("dense", of_dense, dense),
-        line("loader", of_loader, sparse),
-    ])
+    Ok(vec![of_sparse, of_dense, of_loader])
+}
+
+/// Seconds that a thread or the process has computed for.
+fn processor_time(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// MB/s of one thread, read and written.

@@ -1,12 +1,16 @@
 //! What every reader here needs from HDF5: attributes, and errors that name file, place and way out.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 
 use hdf5_pure::{AttrValue, Error as Hdf5Error, FormatError, Group};
 
 use super::array::Array;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
+
+/// First bytes of a superblock.
+const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// Names file and place in an HDF5 error.
 pub(super) trait Named<T> {
@@ -68,4 +72,27 @@ pub(super) fn encoding(attributes: &HashMap<String, AttrValue>) -> String {
 pub(super) fn array(group: &Group, path: &Path, place: &str, name: &str) -> Result<Array> {
     let what = if place.is_empty() { name.to_string() } else { format!("{place}/{name}") };
     Array::new(group.dataset(name).named(path, &what)?, path, &what)
+}
+
+/// Refuses a file that is shorter than it says itself, as the C library does: what is missing may be what nobody reads today.
+pub(super) fn whole(path: &Path) -> Result<()> {
+    let mut file = std::fs::File::open(path).at(path)?;
+    let length = file.metadata().at(path)?.len();
+    let mut head = [0; 52];
+    if file.read_exact(&mut head).is_err() || !head.starts_with(SIGNATURE) {
+        // No superblock at the start: whoever opens the file says so, or finds it behind a block of the user's.
+        return Ok(());
+    }
+    // Where the superblock (file format 3.0, section II.A) has the end of the file; addresses of 8 bytes are the rule.
+    let (width, end) = match head[8] {
+        0 => (head[13], 40),
+        1 => (head[13], 44),
+        _ => (head[9], 28),
+    };
+    let told = u64::from_le_bytes(head[end..end + 8].try_into().expect("eight bytes"));
+    if width == 8 && told != u64::MAX && told > length {
+        let what = format!("is cut off: it has {length} of {told} bytes; copy or download it again");
+        return Err(Error::format(path, what));
+    }
+    Ok(())
 }

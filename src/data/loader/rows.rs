@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::data::shard::{Data, Normalise, Scale, Values};
+use crate::data::shard::{Data, Normalise, Row, Scale, Values};
 
 /// Rows a task of `dense` writes.
 const TASK: usize = 64;
@@ -50,29 +50,41 @@ impl Rows {
 
     /// Replaces the rows, keeping the memory. Panics where they hold more than 2^32 - 1 values.
     pub fn refill(&mut self, data: &Data, cells: &[u64]) {
-        self.starts.clear();
-        self.genes.clear();
-        self.scale.clear();
-        self.starts.push(0);
-        match &mut self.values {
-            Counts::U16(values) => values.clear(),
-            Counts::F32(values) => values.clear(),
+        let mut order: Vec<(u64, u32)> = cells.iter().copied().zip(0..).collect();
+        // By place in the file: what is not in memory is fetched in one sweep, and neighbours share pages. Where a row goes does not
+        // depend on it.
+        order.sort_unstable();
+        let rows: Vec<Row> = order.iter().map(|&(cell, _)| data.row(cell)).collect();
+        self.scale.resize(cells.len(), 0.0);
+        self.starts.resize(cells.len() + 1, 0);
+        for (row, &(_, place)) in rows.iter().zip(&order) {
+            self.scale[place as usize] = data.row_scale(row.library);
+            self.starts[place as usize + 1] = row.genes.len() as u32;
         }
-        for &cell in cells {
-            let row = data.row(cell);
-            self.genes.extend_from_slice(row.genes);
-            self.scale.push(data.row_scale(row.library));
+        let mut stored = 0u64;
+        for start in &mut self.starts[1..] {
+            stored += u64::from(*start);
+            *start = u32::try_from(stored).expect("a batch holds less than 2^32 values");
+        }
+        // Grown or cut, never cleared: every number is written below.
+        self.genes.resize(stored as usize, 0);
+        match &mut self.values {
+            Counts::U16(values) => values.resize(stored as usize, 0),
+            Counts::F32(values) => values.resize(stored as usize, 0.0),
+        }
+        for (row, &(_, place)) in rows.iter().zip(&order) {
+            let span = self.starts[place as usize] as usize..self.starts[place as usize + 1] as usize;
+            self.genes[span.clone()].copy_from_slice(row.genes);
             match (&mut self.values, row.values) {
-                (Counts::U16(out), Values::U8(v)) => out.extend(v.iter().map(|&c| u16::from(c))),
-                (Counts::U16(out), Values::U16(v)) => out.extend_from_slice(v),
-                (Counts::F32(out), Values::U8(v)) => out.extend(v.iter().map(|&c| f32::from(c))),
-                (Counts::F32(out), Values::U16(v)) => out.extend(v.iter().map(|&c| f32::from(c))),
-                (Counts::F32(out), Values::F32(v)) => out.extend_from_slice(v),
+                (Counts::U16(out), Values::U8(v)) => put(&mut out[span], v, u16::from),
+                (Counts::U16(out), Values::U16(v)) => out[span].copy_from_slice(v),
+                (Counts::F32(out), Values::U8(v)) => put(&mut out[span], v, f32::from),
+                (Counts::F32(out), Values::U16(v)) => put(&mut out[span], v, f32::from),
+                (Counts::F32(out), Values::F32(v)) => out[span].copy_from_slice(v),
                 (Counts::U16(_), Values::F32(_)) => {
                     panic!("rows: an f32 shard in a directory of narrow counts")
                 }
             }
-            self.starts.push(u32::try_from(self.genes.len()).expect("a batch holds less than 2^32 values"));
         }
     }
 
@@ -115,4 +127,8 @@ impl Rows {
             normalise.fill(out, &self.genes[range], values, self.scale[row]);
         }
     }
+}
+
+fn put<T: Copy, U>(out: &mut [U], values: &[T], wide: impl Fn(T) -> U) {
+    out.iter_mut().zip(values).for_each(|(out, &value)| *out = wide(value));
 }
