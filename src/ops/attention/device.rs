@@ -123,7 +123,7 @@ pub fn backward(
         launch_cell_backward(cell, &dqkv, &given, z);
         return (dqkv, None);
     }
-    let of_rows = |what: &str| Tensor::on(gpu, what, lse.shape(), Real::F32);
+    let of_rows = |what: &'static str| Tensor::on(gpu, what, lse.shape(), Real::F32);
     let of_queries = OfQueries { delta: of_rows("attention delta"), t: seed.map(|_| of_rows("attention t")) };
     let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
     launch_queries(&of_queries, dseed.as_ref(), &given, z);
