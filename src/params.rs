@@ -89,19 +89,32 @@ impl Params {
 
     /// Adds a parameter. Its draws are keyed by its name: adding another one changes no other weight.
     pub fn add(&mut self, name: &str, shape: &[usize], init: Init, decay: bool, rng: Rng) -> Param {
-        assert!(self.find(name).is_none(), "params: {name} twice");
-        let len: usize = shape.iter().product();
+        let drawn = self.draw(name, shape.iter().product(), init, rng);
+        self.add_drawn(name, shape, drawn, decay)
+    }
+
+    /// First values of a parameter of that name and length; none for a table that is only counted.
+    pub fn draw(&self, name: &str, len: usize, init: Init, rng: Rng) -> Vec<f32> {
         let stream = rng.at(u64::from(crc32fast::hash(name.as_bytes())));
+        let number = |i: u64| match init {
+            Init::Normal(std) => std * stream.normal(i),
+            Init::Constant(value) => value,
+        };
+        if self.hollow { Vec::new() } else { (0..len as u64).map(number).collect() }
+    }
+
+    /// Adds a parameter with the first values that [`Params::draw`] gave, for one name or for several that it is made of.
+    pub fn add_drawn(&mut self, name: &str, shape: &[usize], drawn: Vec<f32>, decay: bool) -> Param {
+        assert!(self.find(name).is_none(), "params: {name} twice");
         let offset = self.len();
         self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), offset, decay });
         if self.hollow {
             return Param(self.entries.len() - 1);
         }
+        let len: usize = shape.iter().product();
+        assert!(drawn.len() == len, "params: {} numbers for {name}, {shape:?}", drawn.len());
         let mut weights = std::mem::take(&mut self.weights).into_vec();
-        weights.extend((0..len as u64).map(|i| match init {
-            Init::Normal(std) => std * stream.normal(i),
-            Init::Constant(value) => value,
-        }));
+        weights.extend(drawn);
         weights.resize(self.len(), 0.0);
         let mut grads = std::mem::take(&mut self.grads).into_vec();
         grads.resize(self.len(), 0.0);

@@ -72,9 +72,11 @@ const KINDS: [Kind; 8] = [
         },
         turns: |place, z| {
             let (heads, packed) = (z[2], 3 * z[2] * z[3]);
-            let op = case("attention from a seed", &[&[z[0], z[1], packed], &[z[0], packed]], move |t, v| {
-                t.attention(v[0], Some(v[1]), heads)
-            });
+            let op = case(
+                "attention from a seed",
+                &[&[z[0], z[1], packed], &[z[0], 2 * z[2] * z[3]]],
+                move |t, v| t.attention(v[0], Some(v[1]), heads),
+            );
             place.tape(op, 2)
         },
     },
