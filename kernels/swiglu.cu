@@ -4,10 +4,12 @@
 //   forward    y[m]    = [l[m] | silu(a[m,f]) u[m,f]]       a, u = x[m, C + f], x[m, C + F + f]       silu(a) = a s(a)
 //   backward   da[m,f] = dy[m,E+f] u[m,f] s (1 + a (1 - s))                s(a) = 1 / (1 + e^-a)      =
 //              du[m,f] = dy[m,E+f] silu(a[m,f])                                                       =
-//   tensors    x, dx [M, C + 2F]     l [M, E], null where E = 0     y, dy [M, E + F]     all real
+//              y as the forward's, where it was not kept                                              =
+//   tensors    x, dx [M, C + 2F]     l [M, E], null where E = 0     y, dy [M, E + F], y null in a backward that is not to make it
+//              all real
 //   needs      nothing; 16-byte moves where C, E and F are multiples of them
 //   work       one thread a pack of neighbours of y
-//   bound by   memory: forward moves 2 E + 3 F numbers a row, backward 5 F
+//   bound by   memory: forward moves 2 E + 3 F numbers a row, backward 5 F, with y 2 E + 6 F
 //   repeatable yes: no sums
 //   reference  src/ops/swiglu.rs
 #include "common.cuh"
@@ -38,12 +40,16 @@ __device__ void forward(real* y, const real* left, const real* x, int rows, int 
 }
 
 template <int N>
-__device__ void backward(real* dx, const real* dy, const real* x, int rows, int first, int beside, int width) {
-    const Place<N> at(width);
+__device__ void backward(real* dx, real* y, const real* dy, const real* left, const real* x, int rows, int first, int beside,
+                         int width) {
+    // Without y there is nothing to do for what lies beside.
+    const Place<N> at(y ? beside + width : width);
     if (at.row >= rows) return;
-    const size_t gate = at.row * (first + 2 * width) + first + at.column;
-    const Floats<N> a = load_pack<N>(x + gate), u = load_pack<N>(x + gate + width);
-    const Floats<N> d = load_pack<N>(dy + at.row * (beside + width) + beside + at.column);
+    const int column = y ? at.column : beside + at.column;
+    const size_t out = at.row * (beside + width) + column;
+    if (column < beside) return store_pack(y + out, load_pack<N>(left + at.row * beside + column));
+    const size_t gate = at.row * (first + 2 * width) + first + column - beside;
+    const Floats<N> a = load_pack<N>(x + gate), u = load_pack<N>(x + gate + width), d = load_pack<N>(dy + out);
     Floats<N> da, du;
 #pragma unroll
     for (int i = 0; i < N; i++) {
@@ -52,6 +58,10 @@ __device__ void backward(real* dx, const real* dy, const real* x, int rows, int 
     }
     store_pack(dx + gate, da);
     store_pack(dx + gate + width, du);
+    if (!y) return;
+#pragma unroll
+    for (int i = 0; i < N; i++) du[i] = silu(a[i]) * u[i];
+    store_pack(y + out, du);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -61,7 +71,8 @@ swiglu_forward(real* y, const real* left, const real* x, int rows, int first, in
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-swiglu_backward(real* dx, const real* dy, const real* x, int rows, int first, int beside, int width, int pack) {
-    if (pack == VECTOR) backward<VECTOR>(dx, dy, x, rows, first, beside, width);
-    else backward<1>(dx, dy, x, rows, first, beside, width);
+swiglu_backward(real* dx, real* y, const real* dy, const real* left, const real* x, int rows, int first, int beside, int width,
+                int pack) {
+    if (pack == VECTOR) backward<VECTOR>(dx, y, dy, left, x, rows, first, beside, width);
+    else backward<1>(dx, y, dy, left, x, rows, first, beside, width);
 }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::gpu::{Gpu, PACK, Real};
 use crate::ops::cast::cast;
 use crate::rng::Rng;
-use crate::tape::{Gradients, Tape, Var};
+use crate::tape::{Gradients, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 /// Number of a parameter in [`Params`].
@@ -219,25 +219,28 @@ impl Params {
         self.rounded = round(&self.weights);
     }
 
-    /// Puts every parameter on the tape as a leaf. No copy.
+    /// Puts every parameter on the tape as a leaf. No copy; on a device gradients go straight to the flat buffer.
     pub fn bind(&self, tape: &mut Tape) -> Vars {
-        Vars((0..self.entries.len()).map(|i| tape.leaf(self.tensor(Param(i)))).collect())
+        let place = |entry: &Entry| Sink::new(self.grads.part(entry.offset, &entry.shape));
+        let sinks: Vec<Sink> = match self.grads.gpu() {
+            Some(_) => self.entries.iter().map(place).collect(),
+            None => Vec::new(),
+        };
+        let leaf = |i: usize| match sinks.get(i) {
+            Some(sink) => tape.leaf_into(self.tensor(Param(i)), sink.clone()),
+            None => tape.leaf(self.tensor(Param(i))),
+        };
+        Vars { vars: (0..self.entries.len()).map(leaf).collect(), sinks }
     }
 
     /// Replaces the flat gradients by what a backward pass found; zero where nothing flowed.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
         if self.grads.gpu().is_some() {
-            for (entry, &var) in self.entries.iter().zip(&vars.0) {
-                match found.take(var) {
-                    Some(gradient) => self.grads.copy_from(entry.offset, &cast(&gradient, Real::F32)),
-                    None => self.grads.part(entry.offset, &entry.shape).zero(),
-                }
-            }
-            return;
+            return vars.sinks.iter().for_each(Sink::close);
         }
         let (mut rest, mut at) = (self.grads.data_mut(), 0);
-        let mut copies = Vec::with_capacity(vars.0.len());
-        for (entry, &var) in self.entries.iter().zip(&vars.0) {
+        let mut copies = Vec::with_capacity(vars.vars.len());
+        for (entry, &var) in self.entries.iter().zip(&vars.vars) {
             let range = entry.range();
             let (_, behind) = std::mem::take(&mut rest).split_at_mut(range.start - at); // zeros between parameters
             let (slot, behind) = behind.split_at_mut(range.len());
@@ -262,11 +265,15 @@ fn round(weights: &Tensor) -> Option<Tensor> {
 }
 
 /// The parameters of one pass, as tape variables: `vars[self.weight]`.
-pub struct Vars(Vec<Var>);
+pub struct Vars {
+    vars: Vec<Var>,
+    /// On a device: where their gradients go.
+    sinks: Vec<Sink>,
+}
 
 impl Index<Param> for Vars {
     type Output = Var;
     fn index(&self, p: Param) -> &Var {
-        &self.0[p.0]
+        &self.vars[p.0]
     }
 }

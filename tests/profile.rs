@@ -29,7 +29,7 @@ fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
     let (backward, _) = of("matmul", Way::Backward);
     // x is data: only dw is made, of dy and x.
     assert_eq!(backward.flops, (2 * m * i * j) as u64);
-    assert_eq!(backward.bytes, 4 * (m * i + j * i + m * j + j * i) as u64);
+    assert_eq!(backward.bytes, 4 * (m * i + m * j + j * i) as u64);
     // A slice shows what is there.
     assert_eq!(of("elementwise", Way::Forward).0.bytes, 0);
     assert!(laps.iter().any(|lap| lap.op == "gradient sums"), "a window's gradient is added");

@@ -22,7 +22,7 @@ pub mod reference;
 
 impl Tape {
     /// Softmax attention of the rows of each set: qkv `[B, N, 3HK]` to `[B, N, HK]`. With a seed `[B, 2HK]`, its key and value,
-    /// rows may go on with gate | up `[.., 2F]`, and those of the answer then go on with silu(gate) up `[.., F]`.
+    /// rows may go on with gate | up `[.., 2F]`, and those of the answer then go on with silu(gate) up `[.., F]`. May be forgotten.
     pub fn attention(&mut self, qkv: Var, seed: Option<Var>, heads: usize) -> Var {
         let xs = self.value(qkv).clone();
         let ss = seed.map(|s| self.value(s).clone());
@@ -32,10 +32,11 @@ impl Tape {
         let inputs: Vec<Var> = [qkv].into_iter().chain(seed).collect();
         // Two products of N x N x K a head forward, five backward.
         let product = 2 * z.sets * z.rows * z.rows * z.out();
-        self.costs(2 * product, 5 * product);
-        self.record(&inputs, y, move |dy| {
-            let (dx, ds) = backward(dy, &xs, ss.as_ref(), heads, &mixed, &lse);
-            [Some(dx)].into_iter().chain(ds.map(Some)).collect()
+        self.costs(2 * product, 5 * product, 0);
+        self.record_remade(&inputs, y, move |dy, again| {
+            let given = Given { dy, qkv: &xs, seed: ss.as_ref(), y: &mixed, lse: &lse };
+            let Found { dx, dseed, y } = backward(&given, heads, again);
+            ([Some(dx)].into_iter().chain(dseed.map(Some)).collect(), y)
         })
     }
 }
@@ -89,16 +90,33 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, heads: usize) -> (Tensor, Te
     forward(qkv, seed, z)
 }
 
-/// dx `[B, N, 3HK + 2F]` and, where there is a seed, dseed `[B, 2HK]`, from dy `[B, N, HK + F]`, attention's part of y, and lse.
-pub fn backward(
-    dy: &Tensor,
-    qkv: &Tensor,
-    seed: Option<&Tensor>,
-    heads: usize,
-    y: &Tensor,
-    lse: &Tensor,
-) -> (Tensor, Option<Tensor>) {
-    let z = Sizes::of(qkv, seed, heads);
-    let backward = if qkv.gpu().is_some() { device::backward } else { host::backward };
-    backward(dy, qkv, seed, z, y, lse)
+/// What a backward reads.
+pub struct Given<'a> {
+    /// `[B, N, HK + F]`.
+    pub dy: &'a Tensor,
+    /// `[B, N, 3HK + 2F]`.
+    pub qkv: &'a Tensor,
+    /// `[B, 2HK]`.
+    pub seed: Option<&'a Tensor>,
+    /// Attention's part of y, `[B, N, HK]`.
+    pub y: &'a Tensor,
+    /// `[B, H, N]`.
+    pub lse: &'a Tensor,
+}
+
+/// What it finds.
+pub struct Found {
+    /// As qkv.
+    pub dx: Tensor,
+    /// As the seed.
+    pub dseed: Option<Tensor>,
+    /// All of y, where it was asked for.
+    pub y: Option<Tensor>,
+}
+
+/// Gradients, and with `again` the value of the whole op.
+pub fn backward(given: &Given, heads: usize, again: bool) -> Found {
+    let z = Sizes::of(given.qkv, given.seed, heads);
+    let backward = if given.qkv.gpu().is_some() { device::backward } else { host::backward };
+    backward(given, z, again)
 }

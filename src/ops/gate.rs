@@ -73,9 +73,19 @@ pub fn backward_row(dx: &mut [f32], dy: &[f32], x: &[f32]) {
 }
 
 /// On a device: the last 2F columns of dx, which is as x, from the last F of dy `[.., E + F]`; the others are left as they are.
-pub fn backward_on(dx: &Tensor, dy: &Tensor, x: &Tensor, first: usize) {
+/// Where `again` asks for it, y as [`forward`] made it from the same `left`.
+pub fn backward_on(
+    dx: &Tensor,
+    dy: &Tensor,
+    left: Option<&Tensor>,
+    x: &Tensor,
+    first: usize,
+    again: bool,
+) -> Option<Tensor> {
+    let y = again.then(|| Tensor::on(x.device(), "swiglu y", dy.shape(), x.real()));
     let width = x.width().saturating_sub(first) / 2;
-    launch_backward(dx, dy, x, Cut::of(x, first, dy.width() - width));
+    launch_backward([dx, dy, x], y.as_ref(), left, Cut::of(x, first, dy.width() - width));
+    y
 }
 
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
@@ -95,10 +105,22 @@ fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
     unsafe { y.device().launch("swiglu", "swiglu_forward", grid, &args) };
 }
 
-fn launch_backward(dx: &Tensor, dy: &Tensor, x: &Tensor, cut: Cut) {
+fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&Tensor>, cut: Cut) {
     let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
-    let args =
-        [dx.into(), dy.into(), x.into(), rows.into(), first.into(), beside.into(), width.into(), pack.into()];
-    // SAFETY: dx was made as x, rows of C + 2F numbers; dy has E + F in each.
-    unsafe { dx.device().launch("swiglu", "swiglu_backward", Grid::elements(rows * (width / pack)), &args) };
+    let columns = width + if y.is_some() { beside } else { 0 };
+    let args = [
+        dx.into(),
+        y.into(),
+        dy.into(),
+        left.into(),
+        x.into(),
+        rows.into(),
+        first.into(),
+        beside.into(),
+        width.into(),
+        pack.into(),
+    ];
+    let grid = Grid::elements(rows * (columns / pack));
+    // SAFETY: dx was made as x, rows of C + 2F numbers; dy and y have E + F in each, left E.
+    unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
 }

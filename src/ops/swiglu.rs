@@ -4,7 +4,8 @@
 //!   backward   da[m,f] = dy[m,f] u[m,f] s (1 + a (1 - s))                       =
 //!              du[m,f] = dy[m,f] silu(a[m,f])                                   =
 //!   tensors    x, dx [.., 2F]     y, dy [.., F]
-//!   bound by   memory: forward moves 3 M F, backward 5 M F numbers
+//!              y again, where it was forgotten
+//!   bound by   memory: forward moves 3 M F, backward 5 M F numbers, 6 M F with y
 
 use crate::ops::blocks;
 use crate::ops::gate;
@@ -12,20 +13,23 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// silu(first half) times second half of the last axis: `[.., 2F]` to `[.., F]`.
+    /// silu(first half) times second half of the last axis: `[.., 2F]` to `[.., F]`. May be forgotten.
     pub fn swiglu(&mut self, gate_up: Var) -> Var {
         let x = self.value(gate_up).clone();
         let y = gate::forward(None, &x, 0);
-        self.record(&[gate_up], y, move |dy| vec![Some(backward(dy, &x))])
+        self.record_remade(&[gate_up], y, move |dy, again| {
+            let (dx, y) = backward(dy, &x, again);
+            (vec![Some(dx)], y)
+        })
     }
 }
 
-/// dx `[.., 2F]` from dy `[.., F]`.
-pub fn backward(dy: &Tensor, x: &Tensor) -> Tensor {
+/// dx `[.., 2F]` from dy `[.., F]`, and y where it is asked for.
+pub fn backward(dy: &Tensor, x: &Tensor, again: bool) -> (Tensor, Option<Tensor>) {
     if let Some(gpu) = x.gpu() {
         let dx = Tensor::on(gpu, "swiglu dx", x.shape(), x.real());
-        gate::backward_on(&dx, dy, x, 0);
-        return dx;
+        let y = gate::backward_on(&dx, dy, None, x, 0, again);
+        return (dx, y);
     }
     let width = dy.width();
     let rows = blocks::rows(2 * width);
@@ -35,7 +39,7 @@ pub fn backward(dy: &Tensor, x: &Tensor) -> Tensor {
         let block = block.chunks_exact_mut(2 * width);
         block.zip(dys).zip(xs).for_each(|((dx, dy), x)| gate::backward_row(dx, dy, x));
     });
-    Tensor::new(x.shape(), dx)
+    (Tensor::new(x.shape(), dx), again.then(|| gate::forward(None, x, 0)))
 }
 
 /// The definition, in plain loops over f64.

@@ -85,7 +85,8 @@ impl Learner {
         let _phase = trace::range(format_args!("gradients"));
         let gradients = tape.backward(which(&losses));
         self.params.collect(&vars, gradients);
-        if let Some(laps) = &self.laps {
+        // On a device they are there already.
+        if let Some(laps) = self.laps.as_ref().filter(|_| self.params.gpu().is_none()) {
             laps.lap("gradients gathered", &[], Way::Backward, (2 * self.params.grads().bytes(), 0));
         }
         found

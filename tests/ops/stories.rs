@@ -1,6 +1,7 @@
 //! What an op promises beyond its formula.
 
 use scale_engine::config::{MmdKernel, Start};
+use scale_engine::ops::attention::{Found, Given};
 use scale_engine::ops::{attention, mmd};
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
@@ -45,8 +46,10 @@ fn a_seed_as_start_state_equals_attention_over_one_row_more() {
             dy_long.extend(vec![0.0; h * k]);
         }
         let dy_long = Tensor::new(&[2, n + 1, h * k], dy_long);
-        let (dx, dseed) = attention::backward(&dy, &qkv, Some(&seed), h, &short, &lse);
-        let (dx_long, _) = attention::backward(&dy_long, &joined, None, h, &long, &long_lse);
+        let given = Given { dy: &dy, qkv: &qkv, seed: Some(&seed), y: &short, lse: &lse };
+        let Found { dx, dseed, .. } = attention::backward(&given, h, false);
+        let given = Given { dy: &dy_long, qkv: &joined, seed: None, y: &long, lse: &long_lse };
+        let dx_long = attention::backward(&given, h, false).dx;
         let dseed = dseed.expect("there is a seed");
         for b in 0..2 {
             let rows = &dx_long.data()[b * (n + 1) * packed..(b + 1) * (n + 1) * packed];

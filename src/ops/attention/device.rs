@@ -5,7 +5,7 @@
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 
-use super::Sizes;
+use super::{Found, Given, Sizes};
 use crate::gpu::{Grid, Real};
 use crate::ops::gate;
 use crate::tensor::Tensor;
@@ -94,55 +94,41 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor
     (y, lse)
 }
 
-/// What a backward reads.
-struct Given<'a> {
-    dy: &'a Tensor,
-    qkv: &'a Tensor,
-    seed: Option<&'a Tensor>,
-    y: &'a Tensor,
-    lse: &'a Tensor,
-}
-
 /// What attention_queries.cu leaves: delta, and t where there is a seed.
 struct OfQueries {
     delta: Tensor,
     t: Option<Tensor>,
 }
 
-/// dqkv and dseed.
-pub fn backward(
-    dy: &Tensor,
-    qkv: &Tensor,
-    seed: Option<&Tensor>,
-    z: Sizes,
-    y: &Tensor,
-    lse: &Tensor,
-) -> (Tensor, Option<Tensor>) {
-    let (gpu, given) = (qkv.device(), Given { dy, qkv, seed, y, lse });
+/// dqkv, dseed, and y where it is asked for.
+pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
+    let Given { dy, qkv, seed, y, lse } = *given;
+    let gpu = qkv.device();
     let dqkv = Tensor::on(gpu, "attention dqkv", qkv.shape(), qkv.real());
     let kernels = Kernels::of(z, seed, &[qkv, dy]);
     if let Kernels::Cell(cell) = kernels {
-        launch_cell_backward(cell, &dqkv, &given, z);
-        return (dqkv, None);
+        launch_cell_backward(cell, &dqkv, given, z);
+        return Found { dx: dqkv, dseed: None, y: again.then(|| y.clone()) };
     }
     let of_rows = |what: &'static str| Tensor::on(gpu, what, lse.shape(), Real::F32);
     let of_queries = OfQueries { delta: of_rows("attention delta"), t: seed.map(|_| of_rows("attention t")) };
     let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
-    launch_queries(&of_queries, dseed.as_ref(), &given, z);
+    launch_queries(&of_queries, dseed.as_ref(), given, z);
     if let Kernels::Set(set) = kernels {
         // Sets of one pass over their keys keep no sums from pass to pass.
         let passes = z.rows.div_ceil(KEYS);
         let shape = [z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
         let sums = (passes > 1).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32));
-        launch_set_backward(set, &dqkv, sums.as_ref(), &given, &of_queries, z);
+        launch_set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
     } else {
-        launch_plain_dq(&dqkv, &given, &of_queries, z);
-        launch_plain_dkv(&dqkv, &given, &of_queries, z);
+        launch_plain_dq(&dqkv, given, &of_queries, z);
+        launch_plain_dkv(&dqkv, given, &of_queries, z);
     }
-    if z.gate > 0 {
-        gate::backward_on(&dqkv, dy, qkv, 3 * z.out());
-    }
-    (dqkv, dseed)
+    let y = match z.gate {
+        0 => again.then(|| y.clone()),
+        _ => gate::backward_on(&dqkv, dy, Some(y), qkv, 3 * z.out(), again),
+    };
+    Found { dx: dqkv, dseed, y }
 }
 
 /// Queries and keys that a block of attention_backward.cu holds at a time.

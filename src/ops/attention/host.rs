@@ -3,7 +3,7 @@
 //!   work       one set a task; scores exist for 64 queries at a time, and the backward makes them again from lse
 //!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward
 
-use super::Sizes;
+use super::{Found, Given, Sizes};
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::ops::vector::{add_scaled, dot, exp, max, sum};
 use crate::ops::blocks;
@@ -106,15 +106,9 @@ fn softmax(row: &mut [f32], first: Option<f32>, scale: f32) -> (f32, f32) {
     (scale * top + total.ln(), first * share)
 }
 
-/// dx `[B, N, 3HK + 2F]` and, where there is a seed, dseed `[B, 2HK]`.
-pub fn backward(
-    dy: &Tensor,
-    qkv: &Tensor,
-    seed: Option<&Tensor>,
-    z: Sizes,
-    y: &Tensor,
-    lse: &Tensor,
-) -> (Tensor, Option<Tensor>) {
+/// dx `[B, N, 3HK + 2F]`, dseed `[B, 2HK]` where there is a seed, and y where it is asked for.
+pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
+    let Given { dy, qkv, seed, y, lse } = *given;
     let group = z.group();
     let (dx, dseed) = blocks::make_fold(qkv.len(), group * z.rows * z.packed(), |i, block| {
         let mut scratch = Scratch::new(&z);
@@ -139,7 +133,8 @@ pub fn backward(
         dseed
     });
     let dseed = seed.map(|s| Tensor::new(s.shape(), dseed.concat()));
-    (Tensor::new(qkv.shape(), dx), dseed)
+    let y = again.then(|| if z.gate > 0 { gate::forward(Some(y), qkv, 3 * z.out()) } else { y.clone() });
+    Found { dx: Tensor::new(qkv.shape(), dx), dseed, y }
 }
 
 /// Gate and up of a set's rows.
