@@ -24,7 +24,18 @@ pub type Grads = Vec<Option<Tensor>>;
 type Backward = Box<dyn FnOnce(&Tensor) -> Grads>;
 
 /// The same; it makes the op's value again where that is asked for.
-type Remake = Box<dyn FnOnce(&Tensor, bool) -> (Grads, Option<Tensor>)>;
+type Remake = Box<dyn FnOnce(&mut Back) -> (Grads, Option<Tensor>)>;
+
+/// What the backward of a value that can be made again is given.
+pub struct Back<'a> {
+    /// Gradient of the value.
+    pub dy: &'a Tensor,
+    /// True where the value is to be answered too.
+    pub again: bool,
+    /// The gradient that other ops have found for the first input. An op that takes it answers the sum of both, which spares a
+    /// pass over memory.
+    pub so_far: Option<Tensor>,
+}
 
 /// The part of a backward that reads the op's first input too.
 type Reading = Box<dyn FnOnce(&Tensor, &Tensor) -> Grads>;
@@ -191,7 +202,7 @@ impl Tape {
         &mut self,
         inputs: &[Var],
         value: Tensor,
-        backward: impl FnOnce(&Tensor, bool) -> (Grads, Option<Tensor>) + 'static,
+        backward: impl FnOnce(&mut Back) -> (Grads, Option<Tensor>) + 'static,
     ) -> Var {
         let needs = inputs.iter().any(|&x| self.needs(x));
         let way_back = if needs { WayBack::Remade(Box::new(backward)) } else { WayBack::Ends };
@@ -313,8 +324,9 @@ mod tests {
     fn square_then_product(forget: bool) -> [Option<f32>; 2] {
         let mut tape = Tape::new();
         let (x, w) = (tape.leaf(Tensor::scalar(3.0)), tape.leaf(Tensor::scalar(5.0)));
-        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |d, again| {
-            (vec![Some(Tensor::scalar(6.0 * d.item()))], again.then(|| Tensor::scalar(9.0)))
+        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |back| {
+            let dx = Tensor::scalar(6.0 * back.dy.item());
+            (vec![Some(dx)], back.again.then(|| Tensor::scalar(9.0)))
         });
         let y = tape.record_read(
             &[square, w],
@@ -340,8 +352,8 @@ mod tests {
     fn a_forgotten_value_has_no_new_readers() {
         let mut tape = Tape::new();
         let x = tape.leaf(Tensor::scalar(3.0));
-        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |d, _| {
-            (vec![Some(d.clone())], Some(Tensor::scalar(9.0)))
+        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |back| {
+            (vec![Some(back.dy.clone())], Some(Tensor::scalar(9.0)))
         });
         tape.forget(square);
         tape.value(square);

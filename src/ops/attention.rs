@@ -33,9 +33,9 @@ impl Tape {
         // Two products of N x N x K a head forward, five backward.
         let product = 2 * z.sets * z.rows * z.rows * z.out();
         self.costs(2 * product, 5 * product, 0);
-        self.record_remade(&inputs, y, move |dy, again| {
-            let given = Given { dy, qkv: &xs, seed: ss.as_ref(), y: &mixed, lse: &lse };
-            let Found { dx, dseed, y } = backward(&given, heads, again);
+        self.record_remade(&inputs, y, move |back| {
+            let given = Given { dy: back.dy, qkv: &xs, seed: ss.as_ref(), y: &mixed, lse: &lse };
+            let Found { dx, dseed, y } = backward(&given, heads, back.again);
             ([Some(dx)].into_iter().chain(dseed.map(Some)).collect(), y)
         })
     }

@@ -5,16 +5,16 @@
 //!   backward   g        = dy w
 //!              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
 //!              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =
-//!              y again, from x and rstd, where it was forgotten
+//!              dx on top of what other ops have found for x; y again, from x and rstd, where it was forgotten
 //!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M], f32 on a device too, as dw is
-//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers, 4 M D with y
+//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with either
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 
 use crate::gpu::{Arg, Gpu, Grid, Real};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::dot;
-use crate::tape::{Tape, Var};
+use crate::tape::{Back, Tape, Var};
 use crate::tensor::Tensor;
 
 const EPS: f32 = 1e-5;
@@ -26,8 +26,8 @@ impl Tape {
         let w = gain.map(|w| self.value(w).clone());
         let (y, rstd) = forward(&xs, w.as_ref());
         let inputs: Vec<Var> = [x].into_iter().chain(gain).collect();
-        self.record_remade(&inputs, y, move |dy, again| {
-            let (dx, dw, y) = backward(dy, &xs, w.as_ref(), &rstd, again);
+        self.record_remade(&inputs, y, move |back| {
+            let (dx, dw, y) = backward(back, &xs, w.as_ref(), &rstd);
             ([Some(dx)].into_iter().chain(dw.map(Some)).collect(), y)
         })
     }
@@ -76,22 +76,27 @@ fn remake(x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> Tensor {
     Tensor::new(x.shape(), y)
 }
 
-/// dx, dw where there is a gain, and y where it is asked for.
+/// dx, the sum so far with it, dw where there is a gain, and y where it is asked for.
 pub fn backward(
-    dy: &Tensor,
+    back: &mut Back,
     x: &Tensor,
     w: Option<&Tensor>,
     rstd: &Tensor,
-    again: bool,
 ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
-    let width = x.width();
+    let (width, dy, again) = (x.width(), back.dy, back.again);
+    // One that was summed over sets is f32.
+    let before = back.so_far.take_if(|sum| sum.real() == x.real());
     if let Some(gpu) = x.gpu() {
-        let dx = Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
+        // Where nobody else reads what was found before, the sum takes its place.
+        let fresh = || Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
+        let dx =
+            before.as_ref().filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
         // At least two rows a warp: a block's parts cost as much memory as a row of f32.
         let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
         let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
         let y = again.then(|| Tensor::on(gpu, "rms_norm y", x.shape(), x.real()));
-        launch_backward([Some(&dx), parts.as_ref(), y.as_ref()], [Some(dy), Some(x), w, Some(rstd)], count);
+        let written = [Some(&dx), parts.as_ref(), y.as_ref()];
+        launch_backward(written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
         return (dx, parts.map(|parts| column_sums::total(&parts)), y);
     }
     let size = blocks::rows(width) * width;
@@ -113,6 +118,9 @@ pub fn backward(
             let shift = rstd * rstd * dot(dx, x) / width as f32;
             dx.iter_mut().zip(x).for_each(|(g, x)| *g = rstd * (*g - x * shift));
         }
+        if let Some(before) = &before {
+            block.iter_mut().zip(&before.data()[i * size..]).for_each(|(dx, before)| *dx += before);
+        }
         dw
     });
     let dw = w.map(|w| Tensor::new(w.shape(), blocks::sum(&parts, width)));
@@ -126,12 +134,13 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&T
     unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
 }
 
-/// Written: dx, parts, y. Read: dy, x, w, rstd.
-fn launch_backward(written: [Option<&Tensor>; 3], read: [Option<&Tensor>; 4], count: usize) {
-    let x = read[1].expect("rms_norm: x");
+/// Written: dx, parts, y. Read: what is added to dx, dy, x, w, rstd.
+fn launch_backward(written: [Option<&Tensor>; 3], read: [Option<&Tensor>; 5], count: usize) {
+    let x = read[2].expect("rms_norm: x");
     let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
     let args = [&args[..], &[x.rows().into(), x.width().into()]].concat();
-    // SAFETY: dx and y were made as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row, rstd a number a row.
+    // SAFETY: dx, what is added to it, and y are as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row,
+    // rstd a number a row. What is added may be dx itself: a thread reads a number before it writes it.
     unsafe { x.device().launch("rms_norm", "rms_norm_backward", Grid::new(count, 256), &args) };
 }
 

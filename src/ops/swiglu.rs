@@ -17,8 +17,8 @@ impl Tape {
     pub fn swiglu(&mut self, gate_up: Var) -> Var {
         let x = self.value(gate_up).clone();
         let y = gate::forward(None, &x, 0);
-        self.record_remade(&[gate_up], y, move |dy, again| {
-            let (dx, y) = backward(dy, &x, again);
+        self.record_remade(&[gate_up], y, move |back| {
+            let (dx, y) = backward(back.dy, &x, back.again);
             (vec![Some(dx)], y)
         })
     }

@@ -176,6 +176,36 @@ fn norms(m: usize, d: usize) -> Vec<Case> {
             move |x, _| rms_norm::reference::forward(&x[0], &ones()),
             move |dy, x| vec![rms_norm::reference::backward(dy, &x[0], &ones()).0],
         ),
+        // Its gradient is added to what another op has found: to a tensor of its own, and to one that others share.
+        case("rms_norm beside other uses", &[&[m, d], &[d]], |t, v| {
+            let y = t.rms_norm(v[0], Some(v[1]));
+            let twice = t.scale(v[0], 2.0);
+            t.add(y, twice)
+        })
+        .judged_by(
+            |x, _| {
+                let y = rms_norm::reference::forward(&x[0], &x[1]);
+                y.iter().zip(&x[0]).map(|(y, x)| y + 2.0 * x).collect()
+            },
+            |dy, x| {
+                let (dx, dw) = rms_norm::reference::backward(dy, &x[0], &x[1]);
+                vec![dx.iter().zip(dy).map(|(dx, dy)| dx + 2.0 * dy).collect(), dw]
+            },
+        ),
+        case("rms_norm beside a residual", &[&[m, d], &[d]], |t, v| {
+            let y = t.rms_norm(v[0], Some(v[1]));
+            t.add(v[0], y)
+        })
+        .judged_by(
+            |x, _| {
+                let y = rms_norm::reference::forward(&x[0], &x[1]);
+                y.iter().zip(&x[0]).map(|(y, x)| y + x).collect()
+            },
+            |dy, x| {
+                let (dx, dw) = rms_norm::reference::backward(dy, &x[0], &x[1]);
+                vec![dx.iter().zip(dy).map(|(dx, dy)| dx + dy).collect(), dw]
+            },
+        ),
         case("layer_norm", &[&[m, d], &[d], &[d]], |t, v| t.layer_norm(v[0], v[1], v[2])).judged_by(
             |x, _| layer_norm::reference::forward(&x[0], &x[1], &x[2]),
             |dy, x| layer_norm::reference::backward(dy, &x[0], &x[1]).to_vec(),

@@ -1,7 +1,7 @@
 //! The way back: each op's gradients, from the last op to the first.
 
 use super::sums::{add, add_window};
-use super::{Gradients, Grads, Reader, Tape, Told, Var, WayBack, fresh};
+use super::{Back, Gradients, Grads, Reader, Tape, Told, Var, WayBack, fresh};
 use crate::gpu::Real;
 use crate::laps::Way;
 use crate::tensor::Tensor;
@@ -11,8 +11,8 @@ struct Found<'a> {
     told: &'a Told,
     flops: u64,
     inputs: &'a [Var],
-    /// Bytes of the inputs that it has read.
-    read: u64,
+    /// Bytes of the inputs that it has read, and of what it has made besides its answer.
+    moved: u64,
     dy: &'a Tensor,
     /// One entry an input.
     dx: Grads,
@@ -44,16 +44,22 @@ impl Tape {
                     self.summed(3 * dy.bytes());
                 }
                 WayBack::Op(backward) => {
-                    let (dx, read) = (backward(&dy), self.bytes(&inputs));
+                    let (dx, moved) = (backward(&dy), self.bytes(&inputs));
                     let found =
-                        Found { told: &told, flops: told.flops[0], inputs: &inputs, read, dy: &dy, dx };
+                        Found { told: &told, flops: told.flops[0], inputs: &inputs, moved, dy: &dy, dx };
                     self.answer(found, &mut grads);
                 }
                 WayBack::Remade(backward) => {
-                    let (dx, again) = backward(&dy, !node.waiting.is_empty());
-                    let read = self.bytes(&inputs);
+                    let so_far = grads[inputs[0].0].take();
+                    let (before, again) =
+                        (so_far.as_ref().map_or(0, Tensor::bytes), !node.waiting.is_empty());
+                    let mut back = Back { dy: &dy, again, so_far };
+                    let (dx, again) = backward(&mut back);
+                    let taken = if back.so_far.is_none() { before } else { 0 };
+                    grads[inputs[0].0] = back.so_far;
+                    let moved = self.bytes(&inputs) + taken + again.as_ref().map_or(0, Tensor::bytes);
                     let found =
-                        Found { told: &told, flops: told.flops[0], inputs: &inputs, read, dy: &dy, dx };
+                        Found { told: &told, flops: told.flops[0], inputs: &inputs, moved, dy: &dy, dx };
                     self.answer(found, &mut grads);
                     for reader in node.waiting {
                         let x = again.as_ref().expect("backward: a value was not made again");
@@ -62,9 +68,9 @@ impl Tape {
                 }
                 WayBack::Read(backward, reading) => {
                     // Of the other inputs only the second is read, w of a product.
-                    let (dx, read) = (backward(&dy), self.bytes(&inputs[1..2]));
+                    let (dx, moved) = (backward(&dy), self.bytes(&inputs[1..2]));
                     let found =
-                        Found { told: &told, flops: told.flops[0], inputs: &inputs, read, dy: &dy, dx };
+                        Found { told: &told, flops: told.flops[0], inputs: &inputs, moved, dy: &dy, dx };
                     self.answer(found, &mut grads);
                     let x = inputs[0].0;
                     let waits = self.nodes[x].value.is_none();
@@ -89,7 +95,7 @@ impl Tape {
         let Reader { inputs, dy, reading, told } = reader;
         let dx = reading(&dy, x);
         let flops = told.flops[1];
-        self.answer(Found { told: &told, flops, inputs: &inputs, read: x.bytes(), dy: &dy, dx }, grads);
+        self.answer(Found { told: &told, flops, inputs: &inputs, moved: x.bytes(), dy: &dy, dx }, grads);
     }
 
     fn bytes(&self, inputs: &[Var]) -> u64 {
@@ -98,13 +104,13 @@ impl Tape {
 
     /// Writes down and passes on what was found.
     fn answer(&self, found: Found, grads: &mut [Option<Tensor>]) {
-        let Found { told, flops, inputs, read, dy, dx } = found;
+        let Found { told, flops, inputs, moved, dy, dx } = found;
         if flops > 0 || dx.iter().any(Option::is_some) {
             let placed: u64 = inputs.iter().filter_map(|&x| self.sink(x)).map(|sink| sink.take_moved()).sum();
             let given = self.values(inputs).chain([dy]);
             let written =
                 placed + fresh(&dx.iter().flatten().collect::<Vec<_>>(), &given.collect::<Vec<_>>());
-            self.lap(told, Way::Backward, flops, read + dy.bytes(), written);
+            self.lap(told, Way::Backward, flops, moved + dy.bytes(), written);
         }
         let added = self.spread(inputs, dx, grads);
         self.summed(3 * added);
