@@ -228,7 +228,7 @@ impl Tape {
     }
 
     /// Gives up the memory of a value whose readers have all been recorded: the backward pass makes it again from what is kept
-    /// anyway. Panics on a value that cannot be made again.
+    /// anyway. Weights that its readers multiply by must have been recorded before it. Panics on a value that cannot be made again.
     pub fn forget(&mut self, x: Var) {
         let node = &mut self.nodes[x.0];
         let remade = matches!(node.way_back, WayBack::Remade(_));

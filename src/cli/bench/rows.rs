@@ -116,11 +116,8 @@ const KINDS: [Kind; 8] = [
         name: "adamw",
         letters: &["L"],
         small: &[8192],
-        // 9 numbers of f32 and the norm's 1; the rounded copy where there is one.
-        costs: |z, e| {
-            let bytes = z[0] * (40 + if e == 2 { 2 } else { 0 });
-            vec![Cost { direction: "step", bytes, flops: 15 * z[0] }]
-        },
+        // 9 numbers of f32 and the norm's 1; two halves of a weight are as much as a whole one.
+        costs: |z, _| vec![Cost { direction: "step", bytes: 40 * z[0], flops: 15 * z[0] }],
         turns: |place, z| vec![place.adamw(z[0])],
     },
     Kind {

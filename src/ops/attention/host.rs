@@ -4,10 +4,10 @@
 //!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward
 
 use super::{Found, Given, Sizes};
-use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::ops::vector::{add_scaled, dot, exp, max, sum};
 use crate::ops::blocks;
 use crate::ops::gate;
+use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
+use crate::ops::vector::{add_scaled, dot, exp, max, sum};
 use crate::tensor::Tensor;
 
 /// Queries whose scores exist at the same time: 64 x 512 of them fill an eighth of a level-2 cache.
