@@ -89,7 +89,7 @@ fn attention(c: &mut Criterion) {
     });
     for n in [64, 512] {
         let name = format!("attention_in_set_{n}");
-        measure(c, &name, &[&[16, n, 384], &[16, 384]], 4 * 16 * n * n * 128, |t, v| {
+        measure(c, &name, &[&[16, n, 384], &[16, 256]], 4 * 16 * n * n * 128, |t, v| {
             t.attention(v[0], Some(v[1]), 2)
         });
     }

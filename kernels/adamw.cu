@@ -5,10 +5,13 @@
 //              m[i]    = b1 m[i] + (1 - b1) g        v[i] = b2 v[i] + (1 - b2) g^2
 //              w[i]    = shrink w[i] - step m[i] / (sqrt(v[i]) root + eps)          shrink is 1 where there is no decay
 //              a[i]    = keep a[i] + (1 - keep) w[i]                                the average
-//   tensors    w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes     rounded [L] real, or none: w rounded
+//   split      rounded = w to the nearest bf16, ties away from zero                  low = the lower 16 bits of w
+//   join       w       = rounded + low, taken as 16 bits with a sign: the same bits again
+//   tensors    w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes     rounded [L] bf16, low [L] 16 bits; in an
+//              update either w or these two
 //   needs      L % 8 == 0
 //   work       norm: blocks stride over the buffer, one partial sum each, added by one block; update: one thread a pack of 4
-//   bound by   memory: norm moves 4 L bytes, update 36 L and 2 L for the rounded copy
+//   bound by   memory: norm moves 4 L bytes, update 36 L
 //   repeatable yes: the number of partial sums and the order in which they are added know L alone
 //   reference  src/ops/adamw.rs
 #include "common.cuh"
@@ -57,12 +60,59 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_clip(float* clip, co
     clip[1] = static_cast<float>(fmin(1.0, limit / (norm + 1e-6)));
 }
 
+// Four weights of which products read the upper halves. What rounding up has added, the sign of `low` takes away: ties go up, so
+// that nothing is lost. A NaN is made the common one, whose upper half is a NaN too.
+struct Halves { uint2 rounded, low; };
+
+__device__ __forceinline__ Floats<4> join(const Halves& halves) {
+    const uint32_t high[2] = {halves.rounded.x, halves.rounded.y}, low[2] = {halves.low.x, halves.low.y};
+    Floats<4> w;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t upper = i % 2 ? high[i / 2] & 0xFFFF0000u : high[i / 2] << 16;
+        const uint32_t lower = i % 2 ? low[i / 2] >> 16 : low[i / 2] & 0xFFFFu;
+        w[i] = __uint_as_float(upper + lower - (lower >> 15 << 16));
+    }
+    return w;
+}
+
+__device__ __forceinline__ Halves split(const Floats<4>& w) {
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t bits = w[i] == w[i] ? __float_as_uint(w[i]) : 0x7FC00000u;
+        high[i] = (bits + 0x8000u) >> 16, low[i] = bits & 0xFFFFu;
+    }
+    return {make_uint2(high[0] | high[1] << 16, high[2] | high[3] << 16), make_uint2(low[0] | low[1] << 16, low[2] | low[3] << 16)};
+}
+
+__device__ __forceinline__ Halves load_halves(const uint16_t* rounded, const uint16_t* low, size_t at) {
+    return {*reinterpret_cast<const uint2*>(rounded + at), *reinterpret_cast<const uint2*>(low + at)};
+}
+
+__device__ __forceinline__ void store_halves(uint16_t* rounded, uint16_t* low, size_t at, const Halves& halves) {
+    *reinterpret_cast<uint2*>(rounded + at) = halves.rounded;
+    *reinterpret_cast<uint2*>(low + at) = halves.low;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
-adamw_update(float* w, real* rounded, float* m, float* v, float* average, const float* g, const uint8_t* decay, const float* clip,
+adamw_split(uint16_t* rounded, uint16_t* low, const float* w, uint64_t count) {
+    const size_t at = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4;
+    if (at < count) store_halves(rounded, low, at, split(load_pack<4>(w + at)));
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+adamw_join(float* w, const uint16_t* rounded, const uint16_t* low, uint64_t count) {
+    const size_t at = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4;
+    if (at < count) store_pack(w + at, join(load_halves(rounded, low, at)));
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+adamw_update(float* w, uint16_t* rounded, uint16_t* low, float* m, float* v, float* average, const float* g, const uint8_t* decay, const float* clip,
              uint64_t count, float b1, float b2, float step, float root, float eps, float shrink, float keep) {
     const size_t at = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4;
     if (at >= count) return;
-    Floats<4> ws = load_pack<4>(w + at), ms = load_pack<4>(m + at), vs = load_pack<4>(v + at);
+    Floats<4> ws = w ? load_pack<4>(w + at) : join(load_halves(rounded, low, at)), ms = load_pack<4>(m + at), vs = load_pack<4>(v + at);
     Floats<4> averages = load_pack<4>(average + at);
     const Floats<4> gs = load_pack<4>(g + at);
     const float factor = clip[1], shrunk = decay[at / 8] ? shrink : 1.0f;
@@ -74,9 +124,9 @@ adamw_update(float* w, real* rounded, float* m, float* v, float* average, const 
         ws[i] = shrunk * ws[i] - step * ms[i] / (sqrtf(vs[i]) * root + eps);
         averages[i] = keep * averages[i] + (1.0f - keep) * ws[i];
     }
-    store_pack(w + at, ws);
+    if (w) store_pack(w + at, ws);
+    else store_halves(rounded, low, at, split(ws));
     store_pack(m + at, ms);
     store_pack(v + at, vs);
     store_pack(average + at, averages);
-    if (rounded) store_pack(rounded + at, ws);
 }

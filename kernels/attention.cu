@@ -3,8 +3,9 @@
 //
 //   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and, where given, the seed
 //              lse[i]  = ln sum_j exp(s[i,j])        y_i = sum_j exp(s[i,j] - lse[i]) v_j
-//   tensors    qkv [B, N, 3HK] packed q | k | v, y [B, N, HK] bf16     seed [B, 3HK] bf16 or null     lse [B, H, N] f32
-//   needs      bf16, K = 64 or 128, addresses that are multiples of 16 bytes; any N
+//   tensors    qkv [B, N, R] rows that begin with q | k | v, y [B, N, HK] bf16     seed [B, 2HK] k | v, bf16 or null
+//              lse [B, H, N] f32
+//   needs      bf16, K = 64 or 128, addresses and rows that are multiples of 16 bytes; any N
 //   work       a block 128 queries of a head, a warp 32 of them: with fewer, reading keys would take longer than multiplying
 //              by them. 64 keys at a time, the next ones on their way. The running softmax starts from the seed: its score
 //              is the top, its weight one, its value the sum
@@ -116,17 +117,19 @@ __device__ __forceinline__ void finish(real* y, size_t stride, float* lse, int v
 
 template <int K>
 __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, const real* seed, int n, int heads,
-                                        float scale) {
+                                        size_t stride, float scale) {
     SHARED(real, memory);   // queries, then keys and values, twice
     const Tile<K> queries{memory};
     const int blocks = ceil_div(n, QUERIES), head = blockIdx.x / blocks % heads, first = blockIdx.x % blocks * QUERIES;
-    const size_t set = blockIdx.x / blocks / heads, part = static_cast<size_t>(heads) * K, stride = 3 * part;
+    const size_t set = blockIdx.x / blocks / heads, part = static_cast<size_t>(heads) * K;
     const real* const q = qkv + set * n * stride + head * K;
     const auto keys = [&](int buffer) { return queries.below(QUERIES + 2 * KEYS * buffer); };
     const auto load_keys = [&](int from, int buffer) {
-        const real* const k = q + part + from * stride;
-        load_rows<32 * WARPS>(keys(buffer), k, stride, KEYS, n - from, threadIdx.x);
-        load_rows<32 * WARPS>(keys(buffer).below(KEYS), k + part, stride, KEYS, n - from, threadIdx.x);
+#pragma unroll 1
+        for (int which = 0; which < 2; which++) {   // a loop: the addresses of two calls do not fit the registers of K = 128
+            const real* const rows = q + (1 + which) * part + from * stride;
+            load_rows<32 * WARPS>(keys(buffer).below(KEYS * which), rows, stride, KEYS, n - from, threadIdx.x);
+        }
         cp_async_commit();
     };
     load_rows<32 * WARPS>(queries, q + first * stride, stride, QUERIES, n - first, threadIdx.x);
@@ -136,10 +139,10 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, co
 
     const Tile<K> mine = queries.below(32 * warp());
     const int valid = n - first - 32 * warp();   // none or less: the warp only loads
-    const real* const token = seed ? seed + set * stride + head * K : nullptr;
+    const real* const token = seed ? seed + set * 2 * part + head * K : nullptr;
     scale *= LOG2E;
     Running<K> run;
-    start(run, mine, token ? token + part : nullptr, token + 2 * part, scale);
+    start(run, mine, token, token + part, scale);
     for (int from = 0, buffer = 0; from < n; from += KEYS, buffer ^= 1) {
         cp_async_wait<0>();
         __syncthreads();   // these keys are there, and the ones before are no longer read
@@ -157,11 +160,11 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, co
 }
 
 extern "C" __global__ void __launch_bounds__(128, 2)
-attention_forward_64(real* y, float* lse, const real* qkv, const real* seed, int n, int heads, float scale) {
-    if (TENSOR_CORES) forward<64>(y, lse, qkv, seed, n, heads, scale);
+attention_forward_64(real* y, float* lse, const real* qkv, const real* seed, int n, int heads, int row, float scale) {
+    if (TENSOR_CORES) forward<64>(y, lse, qkv, seed, n, heads, row, scale);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 2)
-attention_forward_128(real* y, float* lse, const real* qkv, const real* seed, int n, int heads, float scale) {
-    if (TENSOR_CORES) forward<128>(y, lse, qkv, seed, n, heads, scale);
+attention_forward_128(real* y, float* lse, const real* qkv, const real* seed, int n, int heads, int row, float scale) {
+    if (TENSOR_CORES) forward<128>(y, lse, qkv, seed, n, heads, row, scale);
 }

@@ -4,10 +4,11 @@
 //              ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
 //              dq_i    = sum_j ds[i,j] k_j + t_i k_s / sqrt(K)                                       =
 //              dk_j    = sum_i ds[i,j] q_i                      dv_j = sum_i p[i,j] dy_i             =
-//   tensors    qkv, dqkv [B, N, 3HK] packed q | k | v, dy [B, N, HK] bf16     seed [B, 3HK] bf16 or null: k_s is its key
+//   tensors    qkv, dqkv [B, N, R] rows that begin with q | k | v, dy [B, N, S] rows that begin with y's HK numbers: bf16
+//              seed [B, 2HK] k | v, bf16 or null: k_s is its key
 //              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
 //              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128
-//   needs      bf16, K = 64 or 128, addresses that are multiples of 16 bytes; any N
+//   needs      bf16, K = 64 or 128, addresses and rows that are multiples of 16 bytes; any N
 //   work       a block a head of a set. For each 128 keys it walks over all queries, 64 at a time, the next ones on their
 //              way. dk and dv grow in registers, dq from keys to keys in `sums`, where a thread finds what it left there
 //              itself: no atomics, no barrier. That is 10 N^2 K a head; a pass for dk and dv and another for dq would make
@@ -39,19 +40,20 @@ template <int K> struct Head {
     const real *dy, *qkv, *seed_key;
     const float *lse, *delta, *t;
     size_t packed, plain, token;   // in qkv, in dy, in lse
-    size_t part;                   // from q to k, from k to v; a row of dy, and a third of a row of qkv
+    size_t part;                   // from q to k, from k to v
+    size_t row, slope;             // of qkv; of dy
     int n;
     float scale;
 
     // Part 1 or 2: keys or values.
     __device__ __forceinline__ void load_keys(Tile<K> to, int which, int from) const {
-        load_rows<THREADS>(to, qkv + packed + which * part + from * 3 * part, 3 * part, KEYS, n - from, threadIdx.x);
+        load_rows<THREADS>(to, qkv + packed + which * part + from * row, row, KEYS, n - from, threadIdx.x);
         cp_async_commit();
     }
     __device__ __forceinline__ void load_queries(const Shared<K>& to, int from, int buffer) const {
         const Tile<K> to_q = to.q.below(QUERIES * buffer), to_dy = to.dy.below(QUERIES * buffer);
-        load_rows<THREADS>(to_q, qkv + packed + from * 3 * part, 3 * part, QUERIES, n - from, threadIdx.x);
-        load_rows<THREADS>(to_dy, dy + plain + from * part, part, QUERIES, n - from, threadIdx.x);
+        load_rows<THREADS>(to_q, qkv + packed + from * row, row, QUERIES, n - from, threadIdx.x);
+        load_rows<THREADS>(to_dy, dy + plain + from * slope, slope, QUERIES, n - from, threadIdx.x);
         cp_async_commit();
     }
 };
@@ -127,8 +129,8 @@ template <int K> struct QueryGradient {
     __device__ __forceinline__ void finish(const Head<K>& head, int query, int key) const {
         if (key + KEYS >= head.n) {
             const int first = query + row();
-            real* const to = head.dqkv + head.packed + first * 3 * head.part + column();
-            return store(to, 3 * head.part, head.n - first, sum, head.scale);
+            real* const to = head.dqkv + head.packed + first * head.row + column();
+            return store(to, head.row, head.n - first, sum, head.scale);
         }
 #pragma unroll
         for (int i = 0; i < K / 16; i++) {
@@ -167,30 +169,30 @@ template <int K> __device__ __forceinline__ void backward(const Head<K>& head) {
         __syncthreads();   // k is no longer read
         if (more) head.load_keys(in.k, 1, key + KEYS);
         const int first = key + row;
-        real* const to = head.dqkv + head.packed + first * 3 * head.part + column;
-        store(to + head.part, 3 * head.part, head.n - first, dk, head.scale);
-        store(to + 2 * head.part, 3 * head.part, head.n - first, dv, 1.0f);
+        real* const to = head.dqkv + head.packed + first * head.row + column;
+        store(to + head.part, head.row, head.n - first, dk, head.scale);
+        store(to + 2 * head.part, head.row, head.n - first, dv, 1.0f);
     }
 }
 
 template <int K>
 __device__ __forceinline__ Head<K> head_of(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed,
                                            const float* lse, const float* delta, const float* t, int n, int heads,
-                                           float scale) {
+                                           size_t row, size_t slope, float scale) {
     const size_t set = blockIdx.x / heads, column = blockIdx.x % heads * K, part = static_cast<size_t>(heads) * K;
     const size_t sum = static_cast<size_t>(blockIdx.x) * ceil_div(n, QUERIES) * QUERIES * K;
-    return {dqkv, sums + sum, dy, qkv, seed ? seed + set * 3 * part + part + column : nullptr, lse, delta, t,
-            set * n * 3 * part + column, set * n * part + column, static_cast<size_t>(blockIdx.x) * n, part, n, scale};
+    return {dqkv, sums + sum, dy, qkv, seed ? seed + set * 2 * part + column : nullptr, lse, delta, t,
+            set * n * row + column, set * n * slope + column, static_cast<size_t>(blockIdx.x) * n, part, row, slope, n, scale};
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_64(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
-                      const float* delta, const float* t, int n, int heads, float scale) {
-    if (TENSOR_CORES) backward(head_of<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, scale));
+                      const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
+    if (TENSOR_CORES) backward(head_of<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_128(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
-                       const float* delta, const float* t, int n, int heads, float scale) {
-    if (TENSOR_CORES) backward(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, scale));
+                       const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
+    if (TENSOR_CORES) backward(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }

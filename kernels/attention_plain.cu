@@ -6,7 +6,8 @@
 //   backward   ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
 //              dq_i    = sum_j ds[i,j] k_j + t_i k_s / sqrt(K)                                          =
 //              dk_j    = sum_i ds[i,j] q_i           dv_j   = sum_i p[i,j] dy_i                         =
-//   tensors    qkv, dqkv [B, N, 3HK] packed q | k | v, y, dy [B, N, HK], seed [B, 3HK] or null, k_s its key: all real
+//   tensors    qkv, dqkv [B, N, R] rows that begin with q | k | v, y [B, N, HK], dy [B, N, S] rows that begin with y's HK
+//              numbers, seed [B, 2HK] k | v or null, k_s its key: all real
 //              lse, delta, t [B, H, N] f32, the last two as attention_queries leaves them
 //   needs      shared memory for a tile and N f32 a warp, 2 N for the backward
 //   work       a warp a query, for dk and dv a key; its weights lie in shared memory, where the rows of the other side come
@@ -28,26 +29,27 @@ struct Rows {
 
 // A head of a set, and the query or key of it that is this warp's. A warp too many works along, for the barriers.
 struct Head {
-    size_t part;            // from q to k, from k to v; a row of y
-    size_t packed, plain;   // where the head begins in qkv and in y
+    size_t part;            // from q to k, from k to v
+    size_t row, slope;      // from row to row of qkv; of y or dy
+    size_t packed, plain;   // where the head begins in qkv and in y or dy
     size_t seeded;          // where its key begins in seed
     size_t token;           // where it begins in lse
     int own;
     bool exists;
 
-    __device__ Head(int n, int heads, int width) {
-        const int warps = blockDim.x / 32, blocks = ceil_div(n, warps), row = blockIdx.x % blocks * warps + warp();
+    __device__ Head(int n, int heads, int width, int row_of_qkv, int row_of_y) : row(row_of_qkv), slope(row_of_y) {
+        const int warps = blockDim.x / 32, blocks = ceil_div(n, warps), mine = blockIdx.x % blocks * warps + warp();
         const size_t set = blockIdx.x / blocks / heads, column = static_cast<size_t>(blockIdx.x / blocks % heads) * width;
-        part = static_cast<size_t>(heads) * width, seeded = set * 3 * part + part + column;
-        packed = set * n * 3 * part + column, plain = set * n * part + column;
-        token = static_cast<size_t>(blockIdx.x / blocks) * n, own = min(row, n - 1), exists = row < n;
+        part = static_cast<size_t>(heads) * width, seeded = set * 2 * part + column;
+        packed = set * n * row + column, plain = set * n * slope + column;
+        token = static_cast<size_t>(blockIdx.x / blocks) * n, own = min(mine, n - 1), exists = mine < n;
     }
     // Part 0, 1 or 2 of packed rows.
-    __device__ Rows rows(const real* qkv, int which) const { return {qkv + packed + which * part, 3 * part}; }
-    __device__ Rows rows(const real* y) const { return {y + plain, part}; }
+    __device__ Rows rows(const real* qkv, int which) const { return {qkv + packed + which * part, row}; }
+    __device__ Rows rows(const real* y) const { return {y + plain, slope}; }
     // The warp's own row of a part.
     __device__ real* out(real* dqkv, int which) const {
-        return exists ? dqkv + packed + which * part + own * 3 * part : nullptr;
+        return exists ? dqkv + packed + which * part + own * row : nullptr;
     }
 };
 
@@ -94,10 +96,10 @@ static __device__ float dot(const real* a, const real* b, int width) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) attention_plain_forward(
-    real* y, float* lse, const real* qkv, const real* seed, int n, int heads, int width, float scale) {
+    real* y, float* lse, const real* qkv, const real* seed, int n, int heads, int width, int row, float scale) {
     SHARED(Tile, tile);
     float* const p = tile[1][0] + warp() * n;
-    const Head head(n, heads, width);
+    const Head head(n, heads, width, row, heads * width);
     const real* const q = head.rows(qkv, 0)[head.own];
     dots(p, *tile, q, head.rows(qkv, 1), n, width);
     const float first = seed ? scale * dot(q, seed + head.seeded, width) : -INFINITY;
@@ -107,17 +109,17 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain_forward(
     for (int j = lane(); j < n; j += 32) sum += p[j] = expf(scale * p[j] - top);
     const float seed_weight = expf(first - top), weight = warp_sum(sum) + seed_weight;
     if (head.exists && lane() == 0) lse[head.token + head.own] = top + logf(weight);
-    real* const to = head.exists ? y + head.plain + head.own * head.part : nullptr;
+    real* const to = head.exists ? y + head.plain + head.own * head.slope : nullptr;
     const real* const value = seed ? seed + head.seeded + head.part : nullptr;
     weigh(to, *tile, p, head.rows(qkv, 2), n, width, 1.0f / weight, seed_weight, value);
 }
 
 extern "C" __global__ void __launch_bounds__(256) attention_plain_dq(
     real* dqkv, const real* dy, const real* qkv, const real* seed, const float* lse, const float* delta, const float* t,
-    int n, int heads, int width, float scale) {
+    int n, int heads, int width, int row, int slope, float scale) {
     SHARED(Tile, tile);
     float *const s = tile[1][0] + warp() * 2 * n, *const ds = s + n;
-    const Head head(n, heads, width);
+    const Head head(n, heads, width, row, slope);
     dots(s, *tile, head.rows(qkv, 0)[head.own], head.rows(qkv, 1), n, width);
     dots(ds, *tile, head.rows(dy)[head.own], head.rows(qkv, 2), n, width);
     const size_t own = head.token + head.own;
@@ -128,10 +130,10 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain_dq(
 
 extern "C" __global__ void __launch_bounds__(256) attention_plain_dkv(
     real* dqkv, const real* dy, const real* qkv, const float* lse, const float* delta, int n, int heads, int width,
-    float scale) {
+    int row, int slope, float scale) {
     SHARED(Tile, tile);
     float *const p = tile[1][0] + warp() * 2 * n, *const ds = p + n;
-    const Head head(n, heads, width);
+    const Head head(n, heads, width, row, slope);
     dots(p, *tile, head.rows(qkv, 1)[head.own], head.rows(qkv, 0), n, width);
     dots(ds, *tile, head.rows(qkv, 2)[head.own], head.rows(dy), n, width);
     for (int i = lane(); i < n; i += 32) {

@@ -3,13 +3,16 @@
 //   forward    rstd[m]  = 1 / sqrt(mean_d x[m,d]^2 + eps)
 //              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 where no gain is given
 //   backward   g        = dy w
-//              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
+//              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =, or + before[m,d]
 //              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =, parts[p,d] of it for the rows of block p
-//   tensors    x, y, dx, dy [M, D] real     w [D] real or none     rstd [M] f32     parts [P, D] f32, none without w
+//              y as the forward's, where it was not kept                              =
+//   tensors    x, y, dx, dy [M, D] real, in a backward y none if it is not to be made     before [M, D] real, none, or dx itself
+//              w [D] real or none     rstd [M] f32
+//              parts [P, D] f32, none without w
 //   needs      nothing; rows of up to 1280 numbers, D a multiple of 16 bytes, are read once and held in registers
 //   work       one warp a row; other rows are read again: forward by a warp, backward by a block.
 //              dw: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums
-//   bound by   memory: forward moves 2 M D, backward 3 M D numbers
+//   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with y or before
 //   repeatable yes: no atomics, fixed order
 //   reference  src/ops/rms_norm.rs
 #include "rows.cuh"
@@ -63,8 +66,8 @@ rms_norm_forward(real* y, float* rstd, const real* x, const real* w, int rows, i
     if (lane() == 0) rstd[row] = r;
 }
 
-// dx of a row; adds its share to dw where there is a gain.
-__device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, const real* dy, const real* x, const real* w,
+// dx of a row, and y; adds its share to dw where there is a gain.
+__device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, real* y, const real* before, const real* dy, const real* x, const real* w,
                                          float rstd, int width) {
     Row<PACKS> row, slope;
     row.load(x, width);
@@ -84,12 +87,21 @@ __device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, const rea
             out[i] = rstd * fmaf(-shift, v[i], d[i] * g[i]);
             if (w) dw[p][i] = fmaf(d[i] * rstd, v[i], dw[p][i]);
         }
+        if (before) {
+            const Floats<VECTOR> sum = load_pack(before + column);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) out[i] += sum[i];
+        }
         store_pack(dx + column, out);
+        if (!y) return;
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) out[i] = v[i] * rstd * g[i];
+        store_pack(y + column, out);
     });
 }
 
 // By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
-__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w,
+__device__ __forceinline__ void backward_reading_again(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
                                                        float rstd, int width, bool first_row) {
     float dot = 0.0f;
     for (int d = threadIdx.x; d < width; d += blockDim.x)
@@ -97,27 +109,30 @@ __device__ __forceinline__ void backward_reading_again(real* dx, float* parts, c
     const float shift = rstd * rstd * (block_sum(dot) / width);
     for (int d = threadIdx.x; d < width; d += blockDim.x) {
         const float v = to_float(x[d]), slope = to_float(dy[d]);
-        dx[d] = to_real(rstd * fmaf(-shift, v, slope * (w ? to_float(w[d]) : 1.0f)));
+        const float sum = before ? to_float(before[d]) : 0.0f;
+        dx[d] = to_real(sum + rstd * fmaf(-shift, v, slope * (w ? to_float(w[d]) : 1.0f)));
         if (w) parts[d] = fmaf(slope * rstd, v, first_row ? 0.0f : parts[d]);
+        if (y) y[d] = to_real(v * rstd * (w ? to_float(w[d]) : 1.0f));
     }
 }
 
 // f32 rows take twice the registers.
 extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 2 : 1)
-rms_norm_backward(real* dx, float* parts, const real* dy, const real* x, const real* w, const float* rstd, int rows,
-                  int width) {
+rms_norm_backward(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
+                  const float* rstd, int rows, int width) {
     if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
-    if (fits<PACKS>(width, dx, dy, x, w)) {
+    if (fits<PACKS>(width, dx, y, before, dy, x, w)) {
         Columns<PACKS> dw{};
         for (int row = blockIdx.x * 8 + warp(); row < rows; row += gridDim.x * 8) {
             const size_t first = static_cast<size_t>(row) * width;
-            backward(dx + first, dw, dy + first, x + first, w, rstd[row], width);
+            backward(dx + first, dw, y ? y + first : nullptr, before ? before + first : nullptr, dy + first, x + first, w, rstd[row], width);
         }
         if (w) write_parts<PACKS>(parts, dw, width);
         return;
     }
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {
         const size_t first = static_cast<size_t>(row) * width;
-        backward_reading_again(dx + first, parts, dy + first, x + first, w, rstd[row], width, row < gridDim.x);
+        backward_reading_again(dx + first, parts, y ? y + first : nullptr, before ? before + first : nullptr, dy + first,
+                               x + first, w, rstd[row], width, row < gridDim.x);
     }
 }

@@ -1,49 +1,78 @@
-// Gated SiLU (Shazeer 2020, eq. 5), gate and value packed side by side.
+// Gated SiLU (Shazeer 2020, eq. 5), gate and value packed side by side, anywhere in a row; beside it, what a row's other branch
+// has made (SCALE v1, eq. 35).
 //
-//   forward    y[m,f]  = silu(a[m,f]) u[m,f]           [a | u] = x[m],  silu(a) = a s(a),  s(a) = 1 / (1 + e^-a)
-//   backward   da[m,f] = dy[m,f] u[m,f] s (1 + a (1 - s))                       =
-//              du[m,f] = dy[m,f] silu(a[m,f])                                   =
-//   tensors    x, dx [M, 2F]     y, dy [M, F]     all real
-//   needs      nothing; 16-byte moves where F is a multiple of them
-//   work       one thread a pack of neighbours
-//   bound by   memory: forward moves 3 M F, backward 5 M F numbers
+//   forward    y[m]    = [l[m] | silu(a[m,f]) u[m,f]]       a, u = x[m, C + f], x[m, C + F + f]       silu(a) = a s(a)
+//   backward   da[m,f] = dy[m,E+f] u[m,f] s (1 + a (1 - s))                s(a) = 1 / (1 + e^-a)      =
+//              du[m,f] = dy[m,E+f] silu(a[m,f])                                                       =
+//              y as the forward's, where it was not kept                                              =
+//   tensors    x, dx [M, C + 2F]     l [M, E], null where E = 0     y, dy [M, E + F], y null in a backward that is not to make it
+//              all real
+//   needs      nothing; 16-byte moves where C, E and F are multiples of them
+//   work       one thread a pack of neighbours of y
+//   bound by   memory: forward moves 2 E + 3 F numbers a row, backward 5 F, with y 2 E + 6 F
 //   repeatable yes: no sums
 //   reference  src/ops/swiglu.rs
 #include "common.cuh"
 
-template <int N> __device__ void forward(real* y, const real* x, size_t rows, int width) {
-    const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-    if (at >= rows * width) return;
-    const real* gate = x + at / width * 2 * width + at % width;
+// Where a thread's pack lies.
+template <int N> struct Place {
+    size_t row;
+    int column;   // of y; below E it is of l
+
+    __device__ Place(int width) {
+        const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
+        row = at / width, column = at % width;
+    }
+};
+
+template <int N>
+__device__ void forward(real* y, const real* left, const real* x, int rows, int first, int beside, int width) {
+    const Place<N> at(beside + width);
+    if (at.row >= rows) return;
+    real* const to = y + at.row * (beside + width) + at.column;
+    if (at.column < beside) return store_pack(to, load_pack<N>(left + at.row * beside + at.column));
+    const real* const gate = x + at.row * (first + 2 * width) + first + at.column - beside;
     const Floats<N> a = load_pack<N>(gate), u = load_pack<N>(gate + width);
     Floats<N> out;
 #pragma unroll
     for (int i = 0; i < N; i++) out[i] = silu(a[i]) * u[i];
-    store_pack(y + at, out);
+    store_pack(to, out);
 }
 
-template <int N> __device__ void backward(real* dx, const real* dy, const real* x, size_t rows, int width) {
-    const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-    if (at >= rows * width) return;
-    const size_t first = at / width * 2 * width + at % width;
-    const Floats<N> a = load_pack<N>(x + first), u = load_pack<N>(x + first + width), d = load_pack<N>(dy + at);
+template <int N>
+__device__ void backward(real* dx, real* y, const real* dy, const real* left, const real* x, int rows, int first, int beside,
+                         int width) {
+    // Without y there is nothing to do for what lies beside.
+    const Place<N> at(y ? beside + width : width);
+    if (at.row >= rows) return;
+    const int column = y ? at.column : beside + at.column;
+    const size_t out = at.row * (beside + width) + column;
+    if (column < beside) return store_pack(y + out, load_pack<N>(left + at.row * beside + column));
+    const size_t gate = at.row * (first + 2 * width) + first + column - beside;
+    const Floats<N> a = load_pack<N>(x + gate), u = load_pack<N>(x + gate + width), d = load_pack<N>(dy + out);
     Floats<N> da, du;
 #pragma unroll
     for (int i = 0; i < N; i++) {
         da[i] = d[i] * u[i] * silu_derivative(a[i]);
         du[i] = d[i] * silu(a[i]);
     }
-    store_pack(dx + first, da);
-    store_pack(dx + first + width, du);
-}
-
-extern "C" __global__ void __launch_bounds__(256) swiglu_forward(real* y, const real* x, int rows, int width) {
-    if (width % VECTOR == 0) forward<VECTOR>(y, x, rows, width);
-    else forward<1>(y, x, rows, width);
+    store_pack(dx + gate, da);
+    store_pack(dx + gate + width, du);
+    if (!y) return;
+#pragma unroll
+    for (int i = 0; i < N; i++) du[i] = silu(a[i]) * u[i];
+    store_pack(y + out, du);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-swiglu_backward(real* dx, const real* dy, const real* x, int rows, int width) {
-    if (width % VECTOR == 0) backward<VECTOR>(dx, dy, x, rows, width);
-    else backward<1>(dx, dy, x, rows, width);
+swiglu_forward(real* y, const real* left, const real* x, int rows, int first, int beside, int width, int pack) {
+    if (pack == VECTOR) forward<VECTOR>(y, left, x, rows, first, beside, width);
+    else forward<1>(y, left, x, rows, first, beside, width);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+swiglu_backward(real* dx, real* y, const real* dy, const real* left, const real* x, int rows, int first, int beside, int width,
+                int pack) {
+    if (pack == VECTOR) backward<VECTOR>(dx, y, dy, left, x, rows, first, beside, width);
+    else backward<1>(dx, y, dy, left, x, rows, first, beside, width);
 }

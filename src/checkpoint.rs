@@ -61,7 +61,7 @@ pub struct Checkpoint {
 /// Tensors of a file: names and shapes, sorted.
 pub type Shapes = Vec<(String, Vec<usize>)>;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KEY: &str = "scale_engine";
 const FLATS: [&str; 4] = ["", "average.", "moment1.", "moment2."];
 

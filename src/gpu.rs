@@ -16,7 +16,9 @@ use crate::trace;
 
 pub mod blas;
 mod cuda;
+mod dry;
 mod emulated;
+mod held;
 mod launch;
 mod nccl;
 mod pinned;
@@ -25,6 +27,7 @@ mod probe;
 mod stamp;
 
 pub use blas::{Operand, Product};
+pub use held::Peak;
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
@@ -136,6 +139,7 @@ struct Inner {
     /// The first overrun that a guard has seen.
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
+    held: held::Held,
 }
 
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
@@ -163,8 +167,14 @@ impl Gpu {
         Gpu::new(Box::new(emulated::Emulated::new(folder, seed)), real, true)
     }
 
+    /// No device: buffers and launches are counted, nothing is computed.
+    pub fn dry(real: Real) -> Gpu {
+        Gpu::new(Box::new(dry::Dry::new()), real, false)
+    }
+
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun: Mutex::new(None), heard: Default::default() }))
+        let (overrun, heard, held) = Default::default();
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held }))
     }
 
     /// How activations are stored.
@@ -188,7 +198,7 @@ impl Gpu {
     }
 
     /// Memory for `bytes`; `what` names it if there is no room. Its content is not yet written.
-    pub fn buffer(&self, what: &str, bytes: usize) -> Buffer {
+    pub fn buffer(&self, what: &'static str, bytes: usize) -> Buffer {
         let guard = if self.0.guarded { GUARD } else { 0 };
         let address = self.0.driver.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
             stop(Error::Device(format!(
@@ -197,12 +207,8 @@ impl Gpu {
                 self.name()
             )))
         });
-        let buffer = Buffer {
-            gpu: self.clone(),
-            address,
-            bytes,
-            what: if guard > 0 { what.into() } else { String::new() },
-        };
+        self.took(what, bytes);
+        let buffer = Buffer { gpu: self.clone(), address, bytes, what };
         if guard > 0 {
             // SAFETY: both ranges lie in what was just allocated.
             unsafe {
@@ -214,7 +220,7 @@ impl Gpu {
     }
 
     /// Plain numbers to the device.
-    pub fn upload<T: bytemuck::NoUninit>(&self, what: &str, numbers: &[T]) -> Buffer {
+    pub fn upload<T: bytemuck::NoUninit>(&self, what: &'static str, numbers: &[T]) -> Buffer {
         let bytes = bytemuck::cast_slice(numbers);
         let buffer = self.buffer(what, bytes.len());
         // SAFETY: the buffer was made for them.
@@ -287,7 +293,7 @@ pub struct Buffer {
     gpu: Gpu,
     address: u64,
     bytes: usize,
-    what: String,
+    what: &'static str,
 }
 
 impl Buffer {
@@ -360,6 +366,7 @@ impl Drop for Buffer {
             let seen = format!("a kernel wrote behind {} ({} bytes)", self.what, self.bytes);
             self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
         }
+        self.gpu.gave(self.what, self.bytes);
         // SAFETY: this is the only owner, and the stream's order lets queued work end first.
         unsafe { self.gpu.0.driver.free(self.address) };
     }

@@ -37,6 +37,8 @@ pub struct Lap {
     pub flops: u64,
     /// Name and seconds of each kernel it launched.
     pub kernels: Vec<(String, f64)>,
+    /// Bytes of the device's memory held behind it; 0 on the host.
+    pub held: u64,
 }
 
 /// A lap whose times are still to be read off a device.
@@ -85,6 +87,7 @@ impl Laps {
             bytes: cost.0,
             flops: cost.1,
             kernels: Vec::new(),
+            held: book.gpu.as_ref().map_or(0, Gpu::held),
         };
         let end = Arc::new(Stamp::now(book.gpu.as_ref()));
         let begin = std::mem::replace(&mut book.since, end.clone());

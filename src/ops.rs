@@ -10,6 +10,7 @@
 pub mod blocks;
 pub mod cast;
 pub mod column_sums;
+pub mod gate;
 pub mod gemm;
 pub mod vector;
 

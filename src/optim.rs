@@ -34,7 +34,7 @@ impl Optimizer {
             let range = entry.range();
             bytes[range.start / PACK..range.end.div_ceil(PACK)].fill(u8::from(entry.decay));
         }
-        let Some(gpu) = params.weights().gpu() else {
+        let Some(gpu) = params.gpu() else {
             return Optimizer { m, v, ema, decay: Decay::Host(bytes) };
         };
         Optimizer {
@@ -61,13 +61,7 @@ impl Optimizer {
             keep: config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32,
         };
         let flat = params.update();
-        let state = State {
-            weights: flat.weights,
-            rounded: flat.rounded,
-            m: &mut self.m,
-            v: &mut self.v,
-            average: &mut self.ema,
-        };
+        let state = State { weights: flat.weights, m: &mut self.m, v: &mut self.v, average: &mut self.ema };
         adamw::update(state, flat.grads, &self.decay, &clip, rates);
         clip.slice(0..1)
     }

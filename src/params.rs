@@ -4,17 +4,17 @@
 //! checkpoint; linear weights are [out, in], as PyTorch has them.
 //!
 //! Every parameter begins at a multiple of [`PACK`] numbers, zeros between, so that its window is aligned for the widest loads
-//! and no load holds numbers of two. On a device that stores bf16 the weights lie there twice: as f32, which steps are added to, and
-//! rounded, which products read.
+//! and no load holds numbers of two. On a device that stores bf16 the weights lie there in two halves: rounded, which products read,
+//! and what rounding took away, so that steps are added to f32.
 
 use std::ops::{Index, Range};
 
 use rayon::prelude::*;
 
 use crate::gpu::{Gpu, PACK, Real};
-use crate::ops::cast::cast;
+use crate::ops::adamw::Weights;
 use crate::rng::Rng;
-use crate::tape::{Gradients, Tape, Var};
+use crate::tape::{Gradients, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 /// Number of a parameter in [`Params`].
@@ -61,10 +61,8 @@ pub enum Init {
 #[derive(Default)]
 pub struct Params {
     entries: Vec<Entry>,
-    /// [L] f32.
-    weights: Tensor,
-    /// The same rounded, on a device that stores bf16.
-    rounded: Option<Tensor>,
+    /// [L].
+    weights: Weights,
     /// [L] f32.
     grads: Tensor,
     /// True for a table that is only counted.
@@ -73,10 +71,8 @@ pub struct Params {
 
 /// What the optimizer reads and writes: flat buffers of L numbers.
 pub struct Flat<'a> {
-    /// f32.
-    pub weights: &'a mut Tensor,
-    /// The weights as products read them, where these are stored as bf16.
-    pub rounded: Option<&'a mut Tensor>,
+    /// Those that are moved.
+    pub weights: &'a mut Weights,
     /// f32.
     pub grads: &'a Tensor,
 }
@@ -89,43 +85,50 @@ impl Params {
 
     /// Adds a parameter. Its draws are keyed by its name: adding another one changes no other weight.
     pub fn add(&mut self, name: &str, shape: &[usize], init: Init, decay: bool, rng: Rng) -> Param {
-        assert!(self.find(name).is_none(), "params: {name} twice");
-        let len: usize = shape.iter().product();
+        let drawn = self.draw(name, shape.iter().product(), init, rng);
+        self.add_drawn(name, shape, drawn, decay)
+    }
+
+    /// First values of a parameter of that name and length; none for a table that is only counted.
+    pub fn draw(&self, name: &str, len: usize, init: Init, rng: Rng) -> Vec<f32> {
         let stream = rng.at(u64::from(crc32fast::hash(name.as_bytes())));
+        let number = |i: u64| match init {
+            Init::Normal(std) => std * stream.normal(i),
+            Init::Constant(value) => value,
+        };
+        if self.hollow { Vec::new() } else { (0..len as u64).map(number).collect() }
+    }
+
+    /// Adds a parameter with the first values that [`Params::draw`] gave, for one name or for several that it is made of.
+    pub fn add_drawn(&mut self, name: &str, shape: &[usize], drawn: Vec<f32>, decay: bool) -> Param {
+        assert!(self.find(name).is_none(), "params: {name} twice");
         let offset = self.len();
         self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), offset, decay });
         if self.hollow {
             return Param(self.entries.len() - 1);
         }
-        let mut weights = std::mem::take(&mut self.weights).into_vec();
-        weights.extend((0..len as u64).map(|i| match init {
-            Init::Normal(std) => std * stream.normal(i),
-            Init::Constant(value) => value,
-        }));
+        let len: usize = shape.iter().product();
+        assert!(drawn.len() == len, "params: {} numbers for {name}, {shape:?}", drawn.len());
+        let mut weights = std::mem::take(&mut self.weights).whole().into_vec();
+        weights.extend(drawn);
         weights.resize(self.len(), 0.0);
         let mut grads = std::mem::take(&mut self.grads).into_vec();
         grads.resize(self.len(), 0.0);
-        (self.weights, self.grads) = (flat(weights), flat(grads));
+        (self.weights, self.grads) = (Weights::Whole(flat(weights)), flat(grads));
         Param(self.entries.len() - 1)
     }
 
     /// The same table over the same weights, for a second set of them.
     pub fn like(other: &Params) -> Params {
-        let Params { entries, weights, rounded, .. } = other;
-        Params {
-            entries: entries.clone(),
-            weights: weights.clone(),
-            rounded: rounded.clone(),
-            ..Params::default()
-        }
+        let Params { entries, weights, .. } = other;
+        Params { entries: entries.clone(), weights: weights.clone(), ..Params::default() }
     }
 
     /// The same on a device.
     pub fn to_gpu(self, gpu: &Gpu) -> Params {
-        let weights = self.weights.to_gpu(gpu, "weights", Real::F32);
+        let weights = Weights::of(self.weights.whole().to_gpu(gpu, "weights", Real::F32));
         let grads = self.grads.to_gpu(gpu, "gradients of the weights", Real::F32);
-        let rounded = round(&weights);
-        Params { weights, grads, rounded, ..self }
+        Params { weights, grads, ..self }
     }
 
     /// The table, in flat order.
@@ -140,7 +143,7 @@ impl Params {
 
     /// The device that the weights lie on.
     pub fn gpu(&self) -> Option<&Gpu> {
-        self.weights.gpu()
+        self.weights.read().gpu()
     }
 
     /// Count of weights.
@@ -161,12 +164,12 @@ impl Params {
     /// A parameter's value as ops read it: a window of a flat buffer.
     pub fn tensor(&self, p: Param) -> Tensor {
         let entry = &self.entries[p.0];
-        self.rounded.as_ref().unwrap_or(&self.weights).part(entry.offset, &entry.shape)
+        self.weights.read().part(entry.offset, &entry.shape)
     }
 
-    /// All weights, [L] f32.
-    pub fn weights(&self) -> &Tensor {
-        &self.weights
+    /// All weights, [L] f32, where they lie.
+    pub fn weights(&self) -> Tensor {
+        self.weights.whole()
     }
 
     /// All gradients, [L] f32.
@@ -185,46 +188,48 @@ impl Params {
 
     /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.
     pub fn update(&mut self) -> Flat<'_> {
-        let alone = self.weights.is_alone() && self.rounded.as_ref().is_none_or(Tensor::is_alone);
-        assert!(alone, "params: updated while a tape holds the weights");
-        Flat { weights: &mut self.weights, rounded: self.rounded.as_mut(), grads: &self.grads }
+        assert!(self.weights.is_alone(), "params: updated while a tape holds the weights");
+        Flat { weights: &mut self.weights, grads: &self.grads }
     }
 
     /// Gives a parameter other first values. Panics where the weights lie on a device.
     pub fn set(&mut self, p: Param, values: &[f32]) {
         let range = self.entries[p.0].range();
-        self.weights.data_mut()[range].copy_from_slice(values);
+        let Weights::Whole(weights) = &mut self.weights else { panic!("params: set on a device") };
+        weights.data_mut()[range].copy_from_slice(values);
     }
 
     /// Puts others in the place of all weights, e.g. their average or a checkpoint's: [L] f32, on the host or on this device.
     pub fn set_weights(&mut self, weights: Tensor) {
         assert_eq!(weights.len(), self.len(), "params: weights for another table");
-        self.weights = match self.weights.gpu() {
+        self.weights = Weights::of(match self.gpu() {
             Some(gpu) if weights.gpu().is_none() => weights.to_gpu(gpu, "weights", Real::F32),
             _ => weights,
-        };
-        self.rounded = round(&self.weights);
+        });
     }
 
-    /// Puts every parameter on the tape as a leaf. No copy.
+    /// Puts every parameter on the tape as a leaf. No copy; on a device gradients go straight to the flat buffer.
     pub fn bind(&self, tape: &mut Tape) -> Vars {
-        Vars((0..self.entries.len()).map(|i| tape.leaf(self.tensor(Param(i)))).collect())
+        let place = |entry: &Entry| Sink::new(self.grads.part(entry.offset, &entry.shape));
+        let sinks: Vec<Sink> = match self.grads.gpu() {
+            Some(_) => self.entries.iter().map(place).collect(),
+            None => Vec::new(),
+        };
+        let leaf = |i: usize| match sinks.get(i) {
+            Some(sink) => tape.leaf_into(self.tensor(Param(i)), sink.clone()),
+            None => tape.leaf(self.tensor(Param(i))),
+        };
+        Vars { vars: (0..self.entries.len()).map(leaf).collect(), sinks }
     }
 
     /// Replaces the flat gradients by what a backward pass found; zero where nothing flowed.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
         if self.grads.gpu().is_some() {
-            for (entry, &var) in self.entries.iter().zip(&vars.0) {
-                match found.take(var) {
-                    Some(gradient) => self.grads.copy_from(entry.offset, &cast(&gradient, Real::F32)),
-                    None => self.grads.part(entry.offset, &entry.shape).zero(),
-                }
-            }
-            return;
+            return vars.sinks.iter().for_each(Sink::close);
         }
         let (mut rest, mut at) = (self.grads.data_mut(), 0);
-        let mut copies = Vec::with_capacity(vars.0.len());
-        for (entry, &var) in self.entries.iter().zip(&vars.0) {
+        let mut copies = Vec::with_capacity(vars.vars.len());
+        for (entry, &var) in self.entries.iter().zip(&vars.vars) {
             let range = entry.range();
             let (_, behind) = std::mem::take(&mut rest).split_at_mut(range.start - at); // zeros between parameters
             let (slot, behind) = behind.split_at_mut(range.len());
@@ -242,18 +247,16 @@ fn flat(numbers: Vec<f32>) -> Tensor {
     Tensor::new(&[numbers.len()], numbers)
 }
 
-/// The copy that products read, where they read bf16.
-fn round(weights: &Tensor) -> Option<Tensor> {
-    let gpu = weights.gpu().filter(|gpu| gpu.real() == Real::Bf16)?;
-    Some(cast(weights, gpu.real()))
-}
-
 /// The parameters of one pass, as tape variables: `vars[self.weight]`.
-pub struct Vars(Vec<Var>);
+pub struct Vars {
+    vars: Vec<Var>,
+    /// On a device: where their gradients go.
+    sinks: Vec<Sink>,
+}
 
 impl Index<Param> for Vars {
     type Output = Var;
     fn index(&self, p: Param) -> &Var {
-        &self.0[p.0]
+        &self.vars[p.0]
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Peak};
 use crate::laps::{Lap, Laps, Way};
 
 mod ceilings;
@@ -38,10 +38,23 @@ pub struct Profile {
     pub ceilings: Ceilings,
     /// Share of the watched step in which the device did nothing; none on the CPU.
     pub idle: Option<f64>,
+    /// Of a device.
+    pub memory: Option<Memory>,
     /// The slowest first.
     pub rows: Vec<Row>,
     /// Kernels of a device, the slowest first.
     pub kernels: Vec<Kernel>,
+}
+
+/// What a step holds of a device's memory: bytes that were asked for, without the matrix products' workspace.
+#[derive(Clone, Debug, Serialize)]
+pub struct Memory {
+    /// Between steps: weights, gradients, moments, average, the cells of a batch.
+    pub between: u64,
+    /// What the forward pass leaves for the backward pass.
+    pub kept: u64,
+    /// The most at a time.
+    pub peak: Peak,
 }
 
 /// An op, one way, over a step.
@@ -59,6 +72,10 @@ pub struct Row {
     pub seconds: f64,
     /// Of the watched step.
     pub share: f64,
+    /// That must be moved a step: inputs and outputs, once each.
+    pub bytes: f64,
+    /// Multiplications and additions a step, of ops that are made of them.
+    pub flops: f64,
     /// Bytes that must be moved a second, in GB.
     pub gb_per_s: f64,
     /// The same as a share of the copy.
@@ -89,6 +106,8 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     let mut made = MadeUp::new(sizes, gpu)?;
     (0..WARM).for_each(|k| made.step(k));
     let step_s = made.median_of(WARM..WARM + steps);
+    let between = gpu.map(Gpu::held);
+    gpu.inspect(|gpu| gpu.forget_peak());
     let laps = Laps::start(gpu);
     made.learner.laps = Some(laps.clone());
     for k in WARM + steps..WARM + 2 * steps {
@@ -98,6 +117,10 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     made.learner.laps = None;
     let laps = laps.end();
     let watched: f64 = laps.iter().map(|lap| lap.seconds).sum();
+    let memory = gpu.zip(between).map(|(gpu, between)| {
+        let kept = laps.iter().rev().find(|lap| lap.way == Way::Forward).map_or(between, |lap| lap.held);
+        Memory { between, kept: kept - between, peak: gpu.peak() }
+    });
     let launched: f64 = laps.iter().flat_map(|lap| &lap.kernels).map(|(_, seconds)| seconds).sum();
     Ok(Profile {
         device: gpu.map_or("CPU".into(), Gpu::name),
@@ -108,6 +131,7 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
         pairs: sizes.sets * sizes.cells,
         step_s,
         watched_s: watched / steps as f64,
+        memory,
         idle: gpu.map(|_| (1.0 - launched / watched).max(0.0)),
         rows: rows(&laps, steps, watched, &ceilings),
         kernels: kernels(&laps, steps),
@@ -151,6 +175,8 @@ fn rows(laps: &[Lap], steps: u64, watched: f64, ceilings: &Ceilings) -> Vec<Row>
             calls: calls as f64 / steps as f64,
             seconds: sum.seconds / steps as f64,
             share: sum.seconds / watched,
+            bytes: sum.bytes as f64 / steps as f64,
+            flops: sum.flops as f64 / steps as f64,
             gb_per_s,
             of_copy: gb_per_s / ceilings.copy_gb_per_s,
             tflop_per_s,

@@ -5,11 +5,14 @@
 
 use std::panic::Location;
 
-use rayon::prelude::*;
-
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::Gpu;
 use crate::laps::{Laps, Way, op_of};
 use crate::tensor::Tensor;
+
+mod back;
+mod sums;
+
+pub use sums::Sink;
 
 /// A value on the tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,16 +23,55 @@ pub type Grads = Vec<Option<Tensor>>;
 
 type Backward = Box<dyn FnOnce(&Tensor) -> Grads>;
 
+/// The same; it makes the op's value again where that is asked for.
+type Remake = Box<dyn FnOnce(&mut Back) -> (Grads, Option<Tensor>)>;
+
+/// What the backward of a value that can be made again is given.
+pub struct Back<'a> {
+    /// Gradient of the value.
+    pub dy: &'a Tensor,
+    /// True where the value is to be answered too.
+    pub again: bool,
+    /// The gradient that other ops have found for the first input. An op that takes it answers the sum of both, which spares a
+    /// pass over memory.
+    pub so_far: Option<Tensor>,
+}
+
+/// The part of a backward that reads the op's first input too.
+type Reading = Box<dyn FnOnce(&Tensor, &Tensor) -> Grads>;
+
 struct Node {
-    value: Tensor,
+    /// None once it was forgotten.
+    value: Option<Tensor>,
+    shape: Vec<usize>,
+    bytes: u64,
     /// True if a gradient must reach this value.
     needs: bool,
     inputs: Vec<Var>,
     way_back: WayBack,
+    /// Who waits for the value to be made again.
+    waiting: Vec<Reader>,
+    /// Where a leaf's gradient is written, instead of being kept for the caller.
+    sink: Option<Sink>,
+    told: Told,
+}
+
+/// An op's part of a record of costs.
+#[derive(Clone)]
+struct Told {
     /// Where it was recorded, which tells the op.
     place: &'static Location<'static>,
-    /// Of the way back.
-    flops: u64,
+    shape: Vec<usize>,
+    /// Of the way back, and of its part that reads the first input.
+    flops: [u64; 2],
+}
+
+/// An op that will read its first input, and the gradient of its value.
+struct Reader {
+    inputs: Vec<Var>,
+    dy: Tensor,
+    reading: Reading,
+    told: Told,
 }
 
 /// What becomes of the gradient of a node's value.
@@ -38,6 +80,10 @@ enum WayBack {
     Ends,
     /// The op turns it into its inputs' gradients.
     Op(Backward),
+    /// The same, and makes its value again.
+    Remade(Remake),
+    /// The same, in two parts: the second reads the first input.
+    Read(Backward, Reading),
     /// It is added to the gradient of the only input, from this number on.
     Window(usize),
 }
@@ -49,8 +95,8 @@ pub struct Tape {
     off: bool,
     gpu: Option<Gpu>,
     laps: Option<Laps>,
-    /// Of the op that is recorded next, forward and backward.
-    flops: [u64; 2],
+    /// Of the op that is recorded next: forward, backward, and backward where its first input is read.
+    flops: [u64; 3],
 }
 
 impl Tape {
@@ -85,6 +131,24 @@ impl Tape {
         self.push(value, !self.off, &[], WayBack::Ends)
     }
 
+    /// The same; what is found is written, and added up, in a buffer of the caller's.
+    #[track_caller]
+    pub fn leaf_into(&mut self, value: Tensor, sink: Sink) -> Var {
+        let x = self.leaf(value);
+        self.nodes[x.0].sink = Some(sink);
+        x
+    }
+
+    /// Where an op may write, or add, the gradient of `x` itself, answering none: of a leaf that was given a place, and of its
+    /// windows.
+    pub fn sink(&self, x: Var) -> Option<Sink> {
+        let node = self.nodes.get(x.0)?;
+        match node.way_back {
+            WayBack::Window(at) => Some(self.sink(node.inputs[0])?.window(at, &node.shape)),
+            _ => node.sink.clone(),
+        }
+    }
+
     /// A value without gradient: data.
     #[track_caller]
     pub fn constant(&mut self, value: Tensor) -> Var {
@@ -101,9 +165,10 @@ impl Tape {
         self.constant(self.value(x).clone())
     }
 
-    /// The number(s) behind a variable.
+    /// The number(s) behind a variable. Panics once they are forgotten.
     pub fn value(&self, x: Var) -> &Tensor {
-        &self.nodes[x.0].value
+        let node = &self.nodes[x.0];
+        node.value.as_ref().unwrap_or_else(|| panic!("value: {:?} was forgotten", node.shape))
     }
 
     /// True if a gradient must reach `x`: an op may skip the work of one that is not needed.
@@ -111,9 +176,10 @@ impl Tape {
         self.nodes[x.0].needs
     }
 
-    /// Multiplications and additions of the op that is recorded next, forward and backward: for ops that are made of them.
-    pub fn costs(&mut self, forward: usize, backward: usize) {
-        self.flops = [forward as u64, backward as u64];
+    /// Multiplications and additions of the op that is recorded next, forward, backward, and backward where it reads its first
+    /// input: for ops that are made of them.
+    pub fn costs(&mut self, forward: usize, backward: usize, reading: usize) {
+        self.flops = [forward, backward, reading].map(|flops| flops as u64);
     }
 
     /// Adds an op's value. `backward` maps the gradient of `value` to those of `inputs`, one entry each.
@@ -129,6 +195,50 @@ impl Tape {
         self.push(value, needs, inputs, way_back)
     }
 
+    /// Adds a value that can be made again, so that it may be forgotten: `backward` is told whether it must be, and answers it
+    /// beside the gradients.
+    #[track_caller]
+    pub fn record_remade(
+        &mut self,
+        inputs: &[Var],
+        value: Tensor,
+        backward: impl FnOnce(&mut Back) -> (Grads, Option<Tensor>) + 'static,
+    ) -> Var {
+        let needs = inputs.iter().any(|&x| self.needs(x));
+        let way_back = if needs { WayBack::Remade(Box::new(backward)) } else { WayBack::Ends };
+        self.push(value, needs, inputs, way_back)
+    }
+
+    /// Adds the value of an op whose backward has two parts: `backward` as ever, and `reading`, which gets the first input's
+    /// value as well, at once or, where that was forgotten, when it has been made again. Each answers one entry an input.
+    #[track_caller]
+    pub fn record_read(
+        &mut self,
+        inputs: &[Var],
+        value: Tensor,
+        backward: impl FnOnce(&Tensor) -> Grads + 'static,
+        reading: impl FnOnce(&Tensor, &Tensor) -> Grads + 'static,
+    ) -> Var {
+        let needs = inputs.iter().any(|&x| self.needs(x));
+        let way_back = match needs {
+            true => WayBack::Read(Box::new(backward), Box::new(reading)),
+            false => WayBack::Ends,
+        };
+        self.push(value, needs, inputs, way_back)
+    }
+
+    /// Gives up the memory of a value whose readers have all been recorded: the backward pass makes it again from what is kept
+    /// anyway. Weights that its readers multiply by must have been recorded before it. Panics on a value that cannot be made again.
+    pub fn forget(&mut self, x: Var) {
+        let node = &mut self.nodes[x.0];
+        let remade = matches!(node.way_back, WayBack::Remade(_));
+        assert!(remade || !node.needs, "forget: {:?} cannot be made again", node.shape);
+        // Without a gradient of its own nothing asks for it on the way back, but its readers may.
+        if remade || self.off {
+            node.value = None;
+        }
+    }
+
     /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
     /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
     #[track_caller]
@@ -140,133 +250,44 @@ impl Tape {
 
     #[track_caller]
     fn push(&mut self, value: Tensor, needs: bool, inputs: &[Var], way_back: WayBack) -> Var {
-        let (place, [forward, flops]) = (Location::caller(), std::mem::take(&mut self.flops));
-        if let Some(laps) = self.laps.as_ref().filter(|_| !inputs.is_empty()) {
-            let read: Vec<&Tensor> = inputs.iter().map(|&x| self.value(x)).collect();
-            let bytes = moved(&read, &[&value]);
-            laps.lap(&op_of(place), value.shape(), Way::Forward, (bytes, forward));
+        let (place, [forward, backward, reading]) = (Location::caller(), std::mem::take(&mut self.flops));
+        let told = Told { place, shape: value.shape().to_vec(), flops: [backward, reading] };
+        if !inputs.is_empty() {
+            let given: Vec<&Tensor> = self.values(inputs).collect();
+            let read = given.iter().map(|x| x.bytes()).sum();
+            self.lap(&told, Way::Forward, forward, read, fresh(&[&value], &given));
         }
-        self.nodes.push(Node { value, needs, inputs: inputs.to_vec(), way_back, place, flops });
+        let (shape, bytes, inputs) = (told.shape.clone(), value.bytes(), inputs.to_vec());
+        self.nodes.push(Node {
+            value: Some(value),
+            shape,
+            bytes,
+            needs,
+            inputs,
+            way_back,
+            waiting: Vec::new(),
+            sink: None,
+            told,
+        });
         Var(self.nodes.len() - 1)
     }
 
-    /// Gradients of the scalar `loss` by every leaf. Values and closures are dropped on the way, as soon as they are used up.
-    pub fn backward(mut self, loss: Var) -> Gradients {
-        assert_eq!(self.value(loss).len(), 1, "backward: the loss has shape {:?}", self.value(loss).shape());
-        let mut grads: Vec<Option<Tensor>> = self.nodes.iter().map(|_| None).collect();
-        let one = Tensor::scalar(1.0).reshape(self.value(loss).shape());
-        grads[loss.0] = Some(match self.value(loss).gpu() {
-            Some(gpu) => one.to_gpu(gpu, "the loss's gradient", Real::F32),
-            None => one,
-        });
-        while let Some(node) = self.nodes.pop() {
-            let Some(dy) = grads[self.nodes.len()].take() else { continue };
-            let shape = self.laps.is_some().then(|| node.value.shape().to_vec());
-            drop(node.value);
-            match node.way_back {
-                WayBack::Ends => grads[self.nodes.len()] = Some(dy),
-                WayBack::Window(at) => {
-                    let whole = &mut grads[node.inputs[0].0];
-                    *whole = Some(add_window(whole.take(), self.value(node.inputs[0]).shape(), at, &dy));
-                    self.summed(3 * dy.bytes());
-                }
-                WayBack::Op(backward) => {
-                    let dx = backward(&dy);
-                    if let Some((laps, shape)) = self.laps.as_ref().zip(shape) {
-                        let read =
-                            node.inputs.iter().map(|&x| self.value(x)).chain([&dy]).collect::<Vec<_>>();
-                        let written: Vec<&Tensor> = dx.iter().flatten().collect();
-                        let cost = (moved(&read, &written), node.flops);
-                        laps.lap(&op_of(node.place), &shape, Way::Backward, cost);
-                    }
-                    let added = self.spread(&node.inputs, dx, &mut grads);
-                    self.summed(3 * added);
-                }
-            }
-        }
-        Gradients(grads)
+    /// Those of the inputs that are there.
+    fn values(&self, inputs: &[Var]) -> impl Iterator<Item = &Tensor> {
+        inputs.iter().filter_map(|x| self.nodes.get(x.0)?.value.as_ref())
     }
 
-    /// Sums of gradients have moved so many bytes.
-    fn summed(&self, bytes: u64) {
-        if let Some(laps) = self.laps.as_ref().filter(|_| bytes > 0) {
-            laps.lap("gradient sums", &[], Way::Backward, (bytes, 0));
-        }
-    }
-
-    /// Adds what an op found to the gradients of its inputs. Returns the bytes of what was added to something.
-    fn spread(&self, inputs: &[Var], dx: Grads, grads: &mut [Option<Tensor>]) -> u64 {
-        let mut added = 0;
-        assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", self.nodes.len());
-        for (&input, dx) in inputs.iter().zip(dx) {
-            let Some(dx) = dx.filter(|_| self.needs(input)) else { continue };
-            let value = self.value(input);
-            assert_eq!(dx.len(), value.len(), "backward: {:?} for {:?}", dx.shape(), value.shape());
-            let slot = &mut grads[input.0];
-            *slot = Some(match slot.take() {
-                None => dx,
-                Some(sum) => {
-                    added += dx.bytes();
-                    add(sum, &dx)
-                }
-            });
-        }
-        added
+    /// An op has read and written so many bytes; one that only shows its input in another way has moved none.
+    fn lap(&self, told: &Told, way: Way, flops: u64, read: u64, written: u64) {
+        let Some(laps) = &self.laps else { return };
+        let bytes = if written == 0 { 0 } else { written + read };
+        laps.lap(&op_of(told.place), &told.shape, way, (bytes, flops));
     }
 }
 
-/// Bytes that an op must read and write; none for one that only shows its input in another way.
-fn moved(read: &[&Tensor], written: &[&Tensor]) -> u64 {
-    let fresh = |x: &&&Tensor| !read.iter().any(|other| x.shares(other));
-    let written: u64 = written.iter().filter(fresh).map(|x| x.bytes()).sum();
-    if written == 0 { 0 } else { written + read.iter().map(|x| x.bytes()).sum::<u64>() }
-}
-
-/// Numbers that one thread adds at a time.
-const PIECE: usize = 1 << 14;
-
-/// Sum of two gradients of one value; in place where the first has no other owner.
-fn add(sum: Tensor, dx: &Tensor) -> Tensor {
-    let shape = sum.shape().to_vec();
-    add_window(Some(sum), &shape, 0, dx)
-}
-
-/// `whole`, zeros where there is none yet, plus `part` from number `at` on; in place where `whole` has no other owner.
-fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
-    if let Some(gpu) = part.gpu() {
-        return add_window_on(gpu, whole, shape, at, part);
-    }
-    let mut numbers = whole.unwrap_or_else(|| Tensor::zeros(shape)).into_vec();
-    let add = |(sum, dx): (&mut [f32], &[f32])| sum.iter_mut().zip(dx).for_each(|(a, b)| *a += b);
-    let (window, part) = (&mut numbers[at..at + part.len()], part.data());
-    match part.len() <= PIECE {
-        true => add((window, part)),
-        false => window.par_chunks_mut(PIECE).zip(part.par_chunks(PIECE)).for_each(add),
-    }
-    Tensor::new(shape, numbers)
-}
-
-/// The same on a device, where both are stored alike: gradients of weights as f32, others as the device's numbers.
-fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
-    let fresh = || Tensor::on(gpu, "a sum of gradients", shape, part.real());
-    let Some(whole) = whole else {
-        let sum = fresh();
-        sum.zero();
-        sum.copy_from(at, part);
-        return sum;
-    };
-    assert!(whole.real() == part.real(), "backward: gradients of {:?} and {:?}", whole.real(), part.real());
-    let alone = whole.is_alone();
-    let sum = if alone { whole.clone() } else { fresh() };
-    if !alone && part.len() < whole.len() {
-        sum.copy_from(0, &whole);
-    }
-    let kernel = if part.real() == Real::F32 { "add_f32" } else { "add" };
-    let [y, a] = [&sum, &whole].map(|tensor| tensor.part(at, part.shape()));
-    let args = [(&y).into(), (&a).into(), part.into(), (part.len() as u64).into()];
-    // SAFETY: add(y, a, b, count) reads and writes element by element; all three hold `count` numbers.
-    unsafe { gpu.launch("elementwise", kernel, Grid::elements(part.len().div_ceil(8)), &args) };
-    sum
+/// Bytes of what was written and is not what was given.
+fn fresh(written: &[&Tensor], given: &[&Tensor]) -> u64 {
+    written.iter().filter(|x| !given.iter().any(|other| x.shares(other))).map(|x| x.bytes()).sum()
 }
 
 /// What [`Tape::backward`] found.
@@ -297,6 +318,45 @@ mod tests {
         let square = product(&mut tape, x, x);
         let cube = product(&mut tape, square, x);
         assert_eq!(tape.backward(cube).take(x).map(|g| g.item()), Some(27.0));
+    }
+
+    /// x^2, which can be made again, and w x, which reads x on the way back.
+    fn square_then_product(forget: bool) -> [Option<f32>; 2] {
+        let mut tape = Tape::new();
+        let (x, w) = (tape.leaf(Tensor::scalar(3.0)), tape.leaf(Tensor::scalar(5.0)));
+        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |back| {
+            let dx = Tensor::scalar(6.0 * back.dy.item());
+            (vec![Some(dx)], back.again.then(|| Tensor::scalar(9.0)))
+        });
+        let y = tape.record_read(
+            &[square, w],
+            Tensor::scalar(45.0),
+            |d| vec![Some(Tensor::scalar(5.0 * d.item())), None],
+            |d, x| vec![None, Some(Tensor::scalar(d.item() * x.item()))],
+        );
+        if forget {
+            tape.forget(square);
+        }
+        let mut found = tape.backward(y);
+        [x, w].map(|leaf| found.take(leaf).map(|g| g.item()))
+    }
+
+    #[test]
+    fn a_forgotten_value_is_made_again_for_its_readers() {
+        assert_eq!(square_then_product(true), [Some(30.0), Some(9.0)]);
+        assert_eq!(square_then_product(false), square_then_product(true));
+    }
+
+    #[test]
+    #[should_panic(expected = "was forgotten")]
+    fn a_forgotten_value_has_no_new_readers() {
+        let mut tape = Tape::new();
+        let x = tape.leaf(Tensor::scalar(3.0));
+        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |back| {
+            (vec![Some(back.dy.clone())], Some(Tensor::scalar(9.0)))
+        });
+        tape.forget(square);
+        tape.value(square);
     }
 
     #[test]

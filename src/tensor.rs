@@ -49,7 +49,7 @@ impl Tensor {
     }
 
     /// Numbers on a device, not yet written: an op's output. `what` names them if there is no room.
-    pub fn on(gpu: &Gpu, what: &str, shape: &[usize], real: Real) -> Self {
+    pub fn on(gpu: &Gpu, what: &'static str, shape: &[usize], real: Real) -> Self {
         let len: usize = shape.iter().product();
         let buffer = Arc::new(gpu.buffer(what, len * real.bytes()));
         Tensor { shape: shape.to_vec(), storage: Storage::Device { buffer, offset: 0, real } }
@@ -173,7 +173,7 @@ impl Tensor {
     }
 
     /// A copy of host numbers on a device, rounded where they are stored as bf16.
-    pub fn to_gpu(&self, gpu: &Gpu, what: &str, real: Real) -> Self {
+    pub fn to_gpu(&self, gpu: &Gpu, what: &'static str, real: Real) -> Self {
         let buffer = match real {
             Real::F32 => gpu.upload(what, self.data()),
             Real::Bf16 => {

@@ -9,7 +9,9 @@ use scale_engine::selftest::{self, Size, model, table};
 use super::emulate;
 
 mod adamw;
+mod forgotten;
 mod gather;
+mod gradients;
 mod many_sets;
 mod pinned;
 mod stories;

@@ -29,7 +29,7 @@ fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
     let (backward, _) = of("matmul", Way::Backward);
     // x is data: only dw is made, of dy and x.
     assert_eq!(backward.flops, (2 * m * i * j) as u64);
-    assert_eq!(backward.bytes, 4 * (m * i + j * i + m * j + j * i) as u64);
+    assert_eq!(backward.bytes, 4 * (m * i + m * j + j * i) as u64);
     // A slice shows what is there.
     assert_eq!(of("elementwise", Way::Forward).0.bytes, 0);
     assert!(laps.iter().any(|lap| lap.op == "gradient sums"), "a window's gradient is added");
@@ -81,7 +81,7 @@ fn whole(found: &Profile) {
 fn the_rows_of_a_profile_add_up_to_its_step() {
     let found = small(None);
     whole(&found);
-    assert!(found.idle.is_none() && found.kernels.is_empty() && found.step_s > 0.0);
+    assert!(found.idle.is_none() && found.kernels.is_empty() && found.memory.is_none() && found.step_s > 0.0);
 }
 
 #[test]
@@ -93,4 +93,45 @@ fn a_devices_kernels_are_told_too() {
     assert!(named("product [") && named("rms_norm_forward") && named("adamw"), "kernels by name");
     assert!(found.kernels.iter().all(|kernel| kernel.launches >= 1.0 && kernel.seconds >= 0.0));
     assert!(found.idle.is_some_and(|share| (0.0..1.0).contains(&share)), "{:?}", found.idle);
+}
+
+#[test]
+fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
+    let dry = small(Some(&Gpu::dry(Real::Bf16)));
+    let counts = |found: &Profile| {
+        let mut rows: Vec<_> =
+            found.rows.iter().map(|r| (r.op.clone(), r.shape.clone(), r.way as u32)).collect();
+        rows.sort();
+        let sum = |of: fn(&scale_engine::profile::Row) -> f64| found.rows.iter().map(of).sum::<f64>();
+        (rows, sum(|r| r.bytes), sum(|r| r.flops))
+    };
+    let memory = dry.memory.clone().expect("a device");
+    // Between steps: weights in two halves, gradients, two moments, the average.
+    assert!(memory.between as usize > 20 * dry.weights && (memory.between as usize) < 23 * dry.weights);
+    assert!(memory.kept > 0 && memory.peak.bytes >= memory.between + memory.kept);
+    assert_eq!(memory.peak.of.iter().map(|(_, bytes)| bytes).sum::<u64>(), memory.peak.bytes);
+    let Some(folder) = crate::kernels::emulated() else { return };
+    let computed = small(Some(&Gpu::emulated(folder, Real::Bf16, 1)));
+    assert_eq!(counts(&computed), counts(&dry));
+    let held = computed.memory.expect("a device");
+    assert_eq!((held.between, held.kept, held.peak), (memory.between, memory.kept, memory.peak));
+}
+
+#[test]
+fn a_device_counts_what_it_holds_and_of_what_the_most_was_made() {
+    let gpu = Gpu::dry(Real::F32);
+    let first = gpu.buffer("first", 100);
+    let second = gpu.buffer("second", 30);
+    drop(second);
+    let third = gpu.buffer("second", 20);
+    assert_eq!((gpu.held(), gpu.peak().bytes), (120, 130));
+    assert_eq!(gpu.peak().of, [("first", 100), ("second", 30)]);
+    gpu.forget_peak();
+    drop(first);
+    assert_eq!(
+        (gpu.held(), gpu.peak().bytes, gpu.peak().of),
+        (20, 120, vec![("first", 100), ("second", 20)])
+    );
+    drop(third);
+    assert_eq!(gpu.held(), 0);
 }

@@ -63,9 +63,14 @@ impl From<Precision> for Real {
 }
 
 impl Choice {
+    /// How numbers are stored on a GPU.
+    pub fn real(&self) -> Real {
+        self.precision.into()
+    }
+
     /// The GPU, or `None` for the CPU. `auto` says on stderr why there is no GPU; `cuda` fails with the reason.
     pub fn open(&self) -> Result<Option<Gpu>> {
-        let real = self.precision.into();
+        let real = self.real();
         match self.device {
             Device::Cpu => Ok(None),
             Device::Cuda(index) => Gpu::open(index, real).map(Some),

@@ -2,9 +2,9 @@
 
 use super::device;
 use crate::error::Result;
-use crate::gpu::guard;
+use crate::gpu::{Gpu, guard};
 use crate::laps::Way;
-use crate::profile::{Profile, Row, Sizes, profile};
+use crate::profile::{Memory, Profile, Row, Sizes, profile};
 
 const EXAMPLE: &str = "\
 Example:
@@ -12,8 +12,11 @@ Example:
 
 Each row is an op, forward or backward, over one training step: how long it takes, what it must read and write (its inputs and \
 outputs, once), how much it multiplies, and which share that is of what this machine reached at the start (a copy far larger \
-than the caches; the library's product of square matrices). A share of copy above 1 is work in a cache. On a GPU kernels \
-follow, by events, with the time in which it did nothing.
+than the caches; the library's product of square matrices). A share of copy above 1 is work in a cache. On a GPU its memory and \
+its kernels follow, these by events, with the time in which it did nothing.
+
+Without a GPU, --dry counts what a step would move, multiply and hold on one: the same ops and buffers, nothing computed. Memory \
+is what was asked for, without what an allocator adds and without the matrix products' workspace (32 MiB).
 
 For nsys and ncu see tools/profile.sh.";
 
@@ -28,6 +31,9 @@ pub struct Args {
     steps: u64,
     #[command(flatten)]
     device: device::Choice,
+    /// Compute nothing and time nothing: count what a step would move, multiply and hold on a GPU
+    #[arg(long)]
+    dry: bool,
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -38,13 +44,51 @@ const SMALL: f64 = 0.005;
 
 /// Profiles and prints.
 pub fn run(args: Args) -> Result<()> {
-    let gpu = args.device.open()?;
-    let found = guard(|| profile(&args.sizes, args.steps.max(1), gpu.as_ref()))?;
-    match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&found).expect("plain numbers")),
-        false => print(&found),
+    let gpu = if args.dry { Some(Gpu::dry(args.device.real())) } else { args.device.open()? };
+    let steps = if args.dry { 1 } else { args.steps.max(1) };
+    let found = guard(|| profile(&args.sizes, steps, gpu.as_ref()))?;
+    match (args.json, args.dry) {
+        (true, _) => println!("{}", serde_json::to_string_pretty(&found).expect("plain numbers")),
+        (_, true) => print_counts(&found),
+        _ => print(&found),
     }
     Ok(())
+}
+
+const MB: f64 = 1e6;
+
+/// Without times: they are nobody's.
+fn print_counts(found: &Profile) {
+    let Profile { storage, sizes, weights, pairs, .. } = found;
+    let real = storage.map_or(String::new(), |real| format!(", {real:?}"));
+    println!("{} ({weights} weights), {pairs} pairs a step, only counted{real}\n", sizes.preset);
+    println!("{:<34} {:<9} {:>6} {:>10} {:>10} {:>9}", "op", "way", "calls", "MB", "kB a pair", "GFLOP");
+    let mut rows: Vec<&Row> = found.rows.iter().collect();
+    rows.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
+    let line = |name: &str, way: &str, calls: f64, bytes: f64, flops: f64| {
+        let kb = bytes / 1e3 / *pairs as f64;
+        println!("{name:<34} {way:<9} {calls:>6.0} {:>10.1} {kb:>10.2} {:>9.1}", bytes / MB, flops / 1e9);
+    };
+    for row in &rows {
+        line(&name(row), way(row), row.calls, row.bytes, row.flops);
+    }
+    let sum = |of: fn(&Row) -> f64| rows.iter().map(|row| of(row)).sum::<f64>();
+    line("all", "", sum(|row| row.calls), sum(|row| row.bytes), sum(|row| row.flops));
+    found.memory.iter().for_each(|memory| print_memory(memory, *pairs));
+}
+
+fn print_memory(memory: &Memory, pairs: usize) {
+    let line = |name: &str, bytes: u64| {
+        println!("{name:<51} {:>10.1} {:>10.2}", bytes as f64 / MB, bytes as f64 / 1e3 / pairs as f64);
+    };
+    println!("\n{:<51} {:>10} {:>10}", "memory", "MB", "kB a pair");
+    line("between steps", memory.between);
+    line("kept from forward to backward", memory.kept);
+    line("the most at a time", memory.peak.bytes);
+    let share = |&&(_, bytes): &&(&str, u64)| bytes as f64 >= SMALL * memory.peak.bytes as f64;
+    for (what, bytes) in memory.peak.of.iter().filter(share) {
+        line(&format!("  {what}"), *bytes);
+    }
 }
 
 fn print(found: &Profile) {
@@ -73,6 +117,7 @@ fn print(found: &Profile) {
         let name = format!("{} rows below {} %", small.len(), 100.0 * SMALL);
         println!("{name:<51} {:>9.3} {:>6.1}%", ms.sum::<f64>(), 100.0 * share.sum::<f64>());
     }
+    found.memory.iter().for_each(|memory| print_memory(memory, *pairs));
     if !found.kernels.is_empty() {
         println!("\n{:<51} {:>8} {:>9}", "kernel", "launches", "ms");
     }
@@ -81,17 +126,25 @@ fn print(found: &Profile) {
     }
 }
 
-fn print_row(row: &Row) {
+fn name(row: &Row) -> String {
     let shape = if row.shape.is_empty() { String::new() } else { format!(" {:?}", row.shape) };
-    let way = match row.way {
+    format!("{}{shape}", row.op)
+}
+
+fn way(row: &Row) -> &'static str {
+    match row.way {
         Way::Forward => "forward",
         Way::Backward => "backward",
         Way::Update => "update",
-    };
+    }
+}
+
+fn print_row(row: &Row) {
     let rate = |number: Option<f64>, digits| number.map_or(String::new(), |x| format!("{x:.digits$}"));
     println!(
-        "{:<34} {way:<9} {:>6.0} {:>9.3} {:>6.1}% {:>8.1} {:>8.2} {:>8} {:>9}",
-        format!("{}{shape}", row.op),
+        "{:<34} {:<9} {:>6.0} {:>9.3} {:>6.1}% {:>8.1} {:>8.2} {:>8} {:>9}",
+        name(row),
+        way(row),
         row.calls,
         1e3 * row.seconds,
         100.0 * row.share,

@@ -1,6 +1,6 @@
 //! Matrix products on a device, all through one description.
 //!
-//!   out[r, c] = sum_d a[r, d] b[d, c]  (+ bias[c])  (+ plus[r, c])          sums in f32
+//!   out[r, c] = sum_d a[r, d] b[d, c]  (+ bias[c])  (+ plus[r, c] or out[r, c])          sums in f32
 //!   sums[r]   = sum_d a[r, d]                                               where asked: the gradient of a bias
 //!
 //! A kernel of ours can take the place of cuBLASLt for any of them: nothing above knows who multiplies.
@@ -67,6 +67,8 @@ pub struct Product {
     pub bias: Option<Operand>,
     /// [R, C], not `out` itself.
     pub plus: Option<Operand>,
+    /// True where it is added to what `out` holds: only where there is no `plus`.
+    pub more: bool,
     /// Written, [R], f32: only where there is no bias.
     pub sums: Option<u64>,
 }
@@ -74,7 +76,7 @@ pub struct Product {
 impl Product {
     /// out [R, C] = a [R, D] b [D, C].
     pub fn new(out: Operand, a: Operand, b: Operand, size: [usize; 3]) -> Product {
-        Product { size, batch: 1, out, a, b, bias: None, plus: None, sums: None }
+        Product { size, batch: 1, out, a, b, bias: None, plus: None, more: false, sums: None }
     }
 
     /// What cuBLASLt can take; a violation is our own bug.
@@ -84,6 +86,7 @@ impl Product {
                 .plus
                 .is_none_or(|p| !p.transposed && p.real == self.out.real && p.address != self.out.address)
             && self.a.real == self.b.real
+            && !(self.more && self.plus.is_some())
             && self.bias.is_none_or(|b| b.real == self.out.real)
             && (self.sums.is_none()
                 || (self.bias.is_none() && self.out.real == Real::F32 && self.batch == 1));

@@ -195,6 +195,7 @@ impl Driver for Emulated {
                     sum +=
                         p.bias.map_or(0.0, |b| unsafe { read(&Operand { transposed: false, ..b }, n, 0, c) });
                     sum += p.plus.map_or(0.0, |plus| unsafe { read(&plus, n, r, c) });
+                    sum += if p.more { unsafe { read(&p.out, n, r, c) } } else { 0.0 };
                     unsafe { write(&p.out, n, r, c, sum as f32) };
                 }
                 if let Some(sums) = p.sums {

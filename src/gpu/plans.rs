@@ -40,6 +40,7 @@ struct Key {
     operands: [(Real, usize, bool, usize); 3],
     bias: Option<usize>,
     plus: Option<(usize, usize)>,
+    more: bool,
     sums: bool,
     alignment: u32,
 }
@@ -86,8 +87,8 @@ impl Plans {
         let library = self.library.clone()?;
         let key = Key::of(product);
         if !self.plans.contains_key(&key) {
-            // SAFETY: the caller's; a product may be computed many times over, since `out` is none of its inputs.
-            let plan = unsafe { self.choose(library, product)? };
+            // SAFETY: the caller's.
+            let plan = unsafe { self.choose_apart(library, product)? };
             self.plans.insert(key.clone(), plan);
         }
         let Some(plan) = &self.plans[&key] else {
@@ -101,6 +102,30 @@ impl Plans {
         // SAFETY: the caller's.
         unsafe { plan.run(library, product, &plan.algorithm, self.workspace, &self.stream) }?;
         Ok(product.sums.is_some())
+    }
+
+    /// [`Plans::choose`], which computes many times over, for a product that may add to `out`: then it writes elsewhere.
+    unsafe fn choose_apart(
+        &self,
+        library: sys::cublasLtHandle_t,
+        product: &Product,
+    ) -> Outcome<Option<Plan>> {
+        if !product.more {
+            // SAFETY: the caller's.
+            return unsafe { self.choose(library, product) };
+        }
+        let Product { size: [rows, _, _], batch, out, .. } = *product;
+        let bytes = ((batch - 1) * out.step + rows * out.down) * out.real.bytes();
+        let stream = self.stream.cu_stream();
+        // SAFETY: memory for all of `out`, given back behind the work that writes it; the rest is the caller's.
+        unsafe {
+            let address = driver::malloc_async(stream, bytes)
+                .map_err(|e| format!("no room to try a product that adds ({bytes} bytes): {e}"))?;
+            let apart = Product { out: Operand { address, ..out }, plus: Some(out), more: false, ..*product };
+            let plan = self.choose(library, &apart);
+            driver::free_async(address, stream).map_err(|e| format!("cuMemFreeAsync: {e}"))?;
+            plan
+        }
     }
 
     unsafe fn choose(&self, library: sys::cublasLtHandle_t, product: &Product) -> Outcome<Option<Plan>> {
@@ -164,6 +189,7 @@ impl Key {
             operands: [of(&p.out), of(&p.a), of(&p.b)],
             bias: p.bias.map(|b| b.step),
             plus: p.plus.map(|m| (m.down, m.step)),
+            more: p.more,
             sums: p.sums.is_some(),
             alignment: all.iter().fold(0, |bits, a| bits | (a % 16) as u32),
         }
@@ -273,7 +299,7 @@ impl Plan {
         stream: &CudaStream,
     ) -> Outcome<()> {
         point(self.work, p)?;
-        let (one, beta) = (1.0f32, if p.plus.is_some() { 1.0f32 } else { 0.0 });
+        let (one, beta) = (1.0f32, if p.plus.is_some() || p.more { 1.0f32 } else { 0.0 });
         // SAFETY: the caller's; descriptors fit the operands.
         unsafe {
             result::matmul(

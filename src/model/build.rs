@@ -33,8 +33,35 @@ impl<'a> Build<'a> {
 
     /// A matrix that ends a residual branch of a stack of `layers` blocks: N(0, 1/in) / sqrt(2 layers).
     pub fn branch_end(&mut self, name: &str, out: usize, width: usize, layers: usize) -> Param {
-        let std = (width as f32).powf(-0.5) / (2.0 * layers as f32).sqrt();
-        self.add(name, &[out, width], Init::Normal(std), true)
+        self.add(name, &[out, width], Init::Normal(branch_std(width, layers)), true)
+    }
+
+    /// Matrices [out, in] one above the other, each drawn under its own name as [`Build::matrix`] would.
+    pub fn stacked<const N: usize>(&mut self, name: &str, width: usize, parts: [(&str, usize); N]) -> Param {
+        let std = (width as f32).powf(-0.5);
+        let drawn = parts.iter().flat_map(|&(part, out)| self.draw(part, out * width, std)).collect();
+        let out = parts.iter().map(|part| part.1).sum();
+        self.params.add_drawn(&format!("{}{name}", self.prefix), &[out, width], drawn, true)
+    }
+
+    /// Matrices [out, in] side by side, each drawn under its own name as [`Build::branch_end`] would.
+    pub fn branch_ends<const N: usize>(
+        &mut self,
+        name: &str,
+        out: usize,
+        parts: [(&str, usize); N],
+        layers: usize,
+    ) -> Param {
+        let drawn = parts.map(|(part, width)| self.draw(part, out * width, branch_std(width, layers)));
+        let mut rows: Vec<_> = drawn.iter().zip(parts).map(|(drawn, part)| drawn.chunks(part.1)).collect();
+        let joined = (0..out)
+            .flat_map(|_| rows.iter_mut().filter_map(Iterator::next).flatten().copied().collect::<Vec<_>>());
+        let (joined, width) = (joined.collect(), parts.iter().map(|part| part.1).sum());
+        self.params.add_drawn(&format!("{}{name}", self.prefix), &[out, width], joined, true)
+    }
+
+    fn draw(&self, name: &str, len: usize, std: f32) -> Vec<f32> {
+        self.params.draw(&format!("{}{name}", self.prefix), len, Init::Normal(std), self.rng)
     }
 
     /// Any other shape, N(0, std^2).
@@ -68,6 +95,11 @@ impl<'a> Build<'a> {
         let mut inner = self.within(name);
         Mlp { up: inner.linear("0", hidden, width), down: inner.linear("1", out, hidden) }
     }
+}
+
+/// Of a matrix that ends a residual branch.
+fn branch_std(width: usize, layers: usize) -> f32 {
+    (width as f32).powf(-0.5) / (2.0 * layers as f32).sqrt()
 }
 
 /// y = x w^T + b.

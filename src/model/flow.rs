@@ -20,10 +20,10 @@ pub struct Flow {
 /// H += Attn(U) + SwiGLU(U), U = RMSNorm([H; c_seed]): attention and MLP read the same norm (eq. 35 as printed).
 struct Block {
     norm: Param,
-    w_qkv: Param,
-    w_gate_up: Param,
+    /// [3D + 2F, D]: Q | K | V | gate | up.
+    w_in: Param,
+    /// [D, D + F]: of attention, of the MLP.
     w_out: Param,
-    w_down: Param,
 }
 
 /// Sinusoidal features of t.
@@ -39,13 +39,10 @@ impl Flow {
         let blocks = (0..layers)
             .map(|i| {
                 let mut b = b.within(&format!("blocks.{i}"));
-                // Input matrices stand side by side, output matrices too: [Q|K|V|gate|up] is one window of the flat buffer.
                 Block {
                     norm: b.gain("norm", d),
-                    w_qkv: b.matrix("w_qkv", 3 * d, d),
-                    w_gate_up: b.matrix("w_gate_up", 2 * f, d),
-                    w_out: b.branch_end("w_out", d, d, layers),
-                    w_down: b.branch_end("w_down", d, f, layers),
+                    w_in: b.stacked("w_in", d, [("w_qkv", 3 * d), ("w_gate_up", 2 * f)]),
+                    w_out: b.branch_ends("w_out", d, [("w_out", d), ("w_down", f)], layers),
                 }
             })
             .collect();
@@ -73,14 +70,16 @@ impl Flow {
 impl Block {
     /// The seed serves as one more key and value; its own row of the output is dropped (eq. 36), so it is never made.
     fn forward(&self, t: &mut Tape, p: &Vars, h: Var, seed: Var, heads: usize) -> Var {
-        let u = t.rms_norm(h, Some(p[self.norm]));
+        let d = t.value(h).width();
+        let w_kv = t.slice(p[self.w_in], d..3 * d);
         let seed = t.rms_norm(seed, Some(p[self.norm]));
-        let qkv = t.linear(u, p[self.w_qkv], None); // [B, N, 3D]
-        let seed_qkv = t.linear(seed, p[self.w_qkv], None); // [B, 3D]
-        let mixed = t.attention(qkv, Some(seed_qkv), heads);
-        let gate_up = t.linear(u, p[self.w_gate_up], None);
-        let gated = t.swiglu(gate_up);
-        let h = t.linear_add(h, mixed, p[self.w_out], None);
-        t.linear_add(h, gated, p[self.w_down], None)
+        let seed = t.linear(seed, w_kv, None); // [B, 2D]
+        let u = t.rms_norm(h, Some(p[self.norm]));
+        let packed = t.linear(u, p[self.w_in], None); // [B, N, 3D + 2F]
+        t.forget(u);
+        let both = t.attention(packed, Some(seed), heads); // [B, N, D + F]
+        let h = t.linear_add(h, both, p[self.w_out], None);
+        t.forget(both);
+        h
     }
 }

@@ -139,12 +139,16 @@ impl Block {
             Block::Llama { attn_norm, w_qkv, w_out, mlp_norm, w_gate_up, w_down } => {
                 let u = t.rms_norm(h, Some(p[attn_norm]));
                 let qkv = t.linear(u, p[w_qkv], None);
+                t.forget(u);
                 let mixed = t.attention(qkv, None, heads);
                 let h = t.linear_add(h, mixed, p[w_out], None);
                 let u = t.rms_norm(h, Some(p[mlp_norm]));
                 let gate_up = t.linear(u, p[w_gate_up], None);
+                t.forget(u);
                 let gated = t.swiglu(gate_up);
-                t.linear_add(h, gated, p[w_down], None)
+                let h = t.linear_add(h, gated, p[w_down], None);
+                t.forget(gated);
+                h
             }
             Block::Attention { attn_norm, qkv, out, mlp_norm, up, down } => {
                 let u = t.layer_norm(h, p[attn_norm[0]], p[attn_norm[1]]);

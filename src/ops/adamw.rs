@@ -5,8 +5,9 @@
 //!            m[i]  = b1 m[i] + (1 - b1) g            v[i] = b2 v[i] + (1 - b2) g^2
 //!            w[i]  = shrink w[i] - step m[i] / (sqrt(v[i]) root + eps)            shrink is 1 where there is no decay
 //!            a[i]  = keep a[i] + (1 - keep) w[i]     the average
-//!   tensors  w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes     rounded [L]: w as products read it
-//!   bound by memory: 9 L numbers of f32 moved, 1 more for the norm
+//!   tensors  w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes
+//!            on a device that stores bf16 w lies in two halves, of which products read the upper
+//!   bound by memory: 36 L bytes moved, 4 L more for the norm
 
 use rayon::prelude::*;
 
@@ -30,12 +31,78 @@ pub enum Decay {
     Device(Buffer),
 }
 
+/// f32 weights [L] where they are updated.
+#[derive(Clone)]
+pub enum Weights {
+    /// As they are.
+    Whole(Tensor),
+    /// On a device that stores bf16.
+    Split(Halves),
+}
+
+/// f32 numbers [L] in two halves: rounded to bf16, ties away from zero, and the lower 16 bits. Nothing is lost.
+#[derive(Clone)]
+pub struct Halves {
+    /// As products read them.
+    pub rounded: Tensor,
+    /// 16 bits each, no numbers by themselves.
+    pub low: Tensor,
+}
+
+impl Weights {
+    /// f32 weights in the form that products on their device want.
+    pub fn of(weights: Tensor) -> Weights {
+        match weights.gpu() {
+            Some(gpu) if gpu.real() == Real::Bf16 => {
+                let half = |what| Tensor::on(gpu, what, weights.shape(), Real::Bf16);
+                let halves = Halves { rounded: half("weights"), low: half("weights' lower halves") };
+                launch_split(&halves, &weights);
+                Weights::Split(halves)
+            }
+            _ => Weights::Whole(weights),
+        }
+    }
+
+    /// All of them as f32, where they lie.
+    pub fn whole(&self) -> Tensor {
+        match self {
+            Weights::Whole(weights) => weights.clone(),
+            Weights::Split(halves) => {
+                let Halves { rounded, .. } = halves;
+                let weights = Tensor::on(rounded.device(), "weights as f32", rounded.shape(), Real::F32);
+                launch_join(&weights, halves);
+                weights
+            }
+        }
+    }
+
+    /// As products read them.
+    pub fn read(&self) -> &Tensor {
+        match self {
+            Weights::Whole(weights) => weights,
+            Weights::Split(halves) => &halves.rounded,
+        }
+    }
+
+    /// True if nobody else shares them.
+    pub fn is_alone(&self) -> bool {
+        match self {
+            Weights::Whole(weights) => weights.is_alone(),
+            Weights::Split(halves) => halves.rounded.is_alone() && halves.low.is_alone(),
+        }
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Weights::Whole(Tensor::default())
+    }
+}
+
 /// What a step moves, [L] each.
 pub struct State<'a> {
-    /// f32.
-    pub weights: &'a mut Tensor,
-    /// The weights rounded, where products read bf16.
-    pub rounded: Option<&'a mut Tensor>,
+    /// Moved.
+    pub weights: &'a mut Weights,
     /// First moment, f32.
     pub m: &'a mut Tensor,
     /// Second moment, f32.
@@ -92,20 +159,21 @@ fn squares(x: &[f32]) -> f64 {
 
 /// One step. All buffers lie on the host, or all on one device.
 pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates: Rates) {
-    let State { weights, rounded, m, v, average } = state;
-    let len = weights.len();
+    let State { weights, m, v, average } = state;
+    let len = weights.read().len();
     let fits = [&*m, &*v, &*average, grads].iter().all(|x| x.len() == len) && len.is_multiple_of(PACK);
     assert!(fits, "adamw: {len} weights, {} gradients", grads.len());
     let bytes = match decay {
         Decay::Device(bytes) => {
             assert!(bytes.bytes() == len / PACK, "adamw: {len} weights, {} bytes of decay", bytes.bytes());
-            let state = State { weights, rounded, m, v, average };
+            let state = State { weights, m, v, average };
             return launch_update(&state, grads, bytes, clip, rates);
         }
         Decay::Host(bytes) => bytes,
     };
     assert!(bytes.len() == len / PACK, "adamw: {len} weights, {} bytes of decay", bytes.len());
     let factor = clip.data()[1];
+    let Weights::Whole(weights) = weights else { panic!("adamw: halves on the host") };
     (weights.data_mut().par_chunks_mut(CHUNK), average.data_mut().par_chunks_mut(CHUNK))
         .into_par_iter()
         .zip((m.data_mut().par_chunks_mut(CHUNK), v.data_mut().par_chunks_mut(CHUNK)))
@@ -141,6 +209,21 @@ fn pack(
     }
 }
 
+fn launch_split(halves: &Halves, weights: &Tensor) {
+    let Halves { rounded, low } = halves;
+    let args = [rounded.into(), low.into(), weights.into(), (weights.len() as u64).into()];
+    assert!(weights.len().is_multiple_of(PACK), "adamw: {} weights", weights.len());
+    // SAFETY: both halves were made for `len` numbers of 16 bits.
+    unsafe { weights.device().launch("adamw", "adamw_split", Grid::elements(weights.len() / 4), &args) };
+}
+
+fn launch_join(weights: &Tensor, halves: &Halves) {
+    let Halves { rounded, low } = halves;
+    let args = [weights.into(), rounded.into(), low.into(), (weights.len() as u64).into()];
+    // SAFETY: as for the split; the weights were made for as many.
+    unsafe { weights.device().launch("adamw", "adamw_join", Grid::elements(weights.len() / 4), &args) };
+}
+
 fn launch_norm(partial: &Buffer, grads: &Tensor, blocks: usize) {
     let args = [partial.into(), grads.into(), (grads.len() as u64).into()];
     // SAFETY: one partial sum, in f64, a block; the gradients hold `len` numbers.
@@ -154,12 +237,17 @@ fn launch_clip(clip: &Tensor, partial: &Buffer, blocks: usize, limit: f32) {
 }
 
 fn launch_update(state: &State, grads: &Tensor, decay: &Buffer, clip: &Tensor, rates: Rates) {
-    let State { weights, rounded, m, v, average } = state;
-    let len = weights.len();
+    let State { weights, m, v, average } = state;
+    let len = weights.read().len();
+    let (whole, rounded, low) = match weights {
+        Weights::Whole(weights) => (Some(weights), None, None),
+        Weights::Split(Halves { rounded, low }) => (None, Some(rounded), Some(low)),
+    };
     let Rates { b1, b2, step, root, eps, shrink, keep } = rates;
     let args = [
-        (&**weights).into(),
-        rounded.as_deref().into(),
+        whole.into(),
+        rounded.into(),
+        low.into(),
         (&**m).into(),
         (&**v).into(),
         (&**average).into(),
@@ -175,6 +263,6 @@ fn launch_update(state: &State, grads: &Tensor, decay: &Buffer, clip: &Tensor, r
         shrink.into(),
         keep.into(),
     ];
-    // SAFETY: every buffer holds `len` numbers, decay a byte for each 8 of them; `rounded` is stored as the device's numbers.
-    unsafe { weights.device().launch("adamw", "adamw_update", Grid::elements(len / 4), &args) };
+    // SAFETY: every buffer holds `len` numbers, decay a byte for each 8 of them; the weights are whole or in halves.
+    unsafe { m.device().launch("adamw", "adamw_update", Grid::elements(len / 4), &args) };
 }

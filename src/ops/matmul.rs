@@ -12,7 +12,7 @@ use crate::ops::blocks;
 use crate::ops::cast::cast;
 use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::tape::{Tape, Var};
+use crate::tape::{Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -36,17 +36,22 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     let inputs: Vec<Var> = [x, w].into_iter().chain(bias).chain(residual).collect();
     let (with_bias, with_residual) = (bias.is_some(), residual.is_some());
     let product = 2 * xs.rows() * ws.len();
-    tape.costs(product, product * (usize::from(x_needs) + usize::from(tape.needs(w))));
-    tape.record(&inputs, y, move |dy| {
-        // A gradient that was summed over sets comes as f32.
-        let stored = &cast(dy, xs.real());
-        let dx = x_needs.then(|| backward_x(stored, &xs, &ws));
+    tape.costs(product, product * usize::from(x_needs), product * usize::from(tape.needs(w)));
+    let (shape, real) = (xs.shape().to_vec(), xs.real());
+    drop(xs); // the tape keeps it, or makes it again
+    let (weights, sink) = (ws.clone(), tape.sink(w));
+    let backward = move |dy: &Tensor| {
+        let dx = x_needs.then(|| backward_x(&cast(dy, real), &shape, &ws));
+        let others = [with_bias.then_some(None), with_residual.then(|| Some(dy.clone()))];
+        [dx, None].into_iter().chain(others.into_iter().flatten()).collect()
+    };
+    tape.record_read(&inputs, y, backward, move |dy, x| {
         let (dw, db) = match w_needs {
-            true => backward_w(stored, &xs, &ws, with_bias),
+            true => backward_w(&cast(dy, real), x, &weights, with_bias, sink.as_ref()),
             false => (None, None),
         };
-        let others = [with_bias.then_some(db), with_residual.then(|| Some(dy.clone()))];
-        [dx, dw].into_iter().chain(others.into_iter().flatten()).collect()
+        let others = [with_bias.then_some(db), with_residual.then_some(None)];
+        [None, dw].into_iter().chain(others.into_iter().flatten()).collect()
     })
 }
 
@@ -103,26 +108,32 @@ fn cut(rows: usize) -> (usize, Threads) {
     if rows < 2 * ROWS { (rows.max(1), Threads::All) } else { (ROWS, Threads::One) }
 }
 
-/// dx `[.., I]` from dy `[.., J]`.
-pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
-    if let Some(gpu) = x.gpu() {
-        return device::backward_x(gpu, dy, x, w);
+/// dx of that shape, `[.., I]`, from dy `[.., J]`, stored as the activations are.
+pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
+    if let Some(gpu) = dy.gpu() {
+        return device::backward_x(gpu, dy, shape, w);
     }
     let [outputs, inputs] = w.dims("linear");
-    let (block_rows, threads) = cut(x.rows());
-    let dx = blocks::make(x.len(), block_rows * inputs, |i, block| {
+    let (block_rows, threads) = cut(dy.rows());
+    let dx = blocks::make(dy.rows() * inputs, block_rows * inputs, |i, block| {
         let rows = block.len() / inputs;
         let dy = Mat::new(&dy.data()[i * block_rows * outputs..], rows, outputs);
         let w = Mat::new(w.data(), outputs, inputs);
         product(MatMut::new(block, rows, inputs), dy, w, Keep::Nothing, threads);
     });
-    Tensor::new(x.shape(), dx)
+    Tensor::new(shape, dx)
 }
 
-/// dw `[J, I]` and, where wanted, db `[J]` from dy `[.., J]`.
-pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, with_bias: bool) -> (Option<Tensor>, Option<Tensor>) {
+/// dw `[J, I]` and, where wanted, db `[J]` from dy `[.., J]`. On a device dw goes to its place, where it has one.
+pub fn backward_w(
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    with_bias: bool,
+    sink: Option<&Sink>,
+) -> (Option<Tensor>, Option<Tensor>) {
     if let Some(gpu) = x.gpu() {
-        return device::backward_w(gpu, dy, x, w, with_bias);
+        return device::backward_w(gpu, dy, x, w, with_bias, sink);
     }
     (Some(weights(dy, x, w)), with_bias.then(|| column_sums(dy)))
 }

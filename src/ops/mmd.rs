@@ -27,7 +27,7 @@ impl Tape {
         let (ys, xs) = (self.value(y).clone(), self.value(x).clone());
         let (loss, saved) = forward(&ys, &xs, kernel, self.needs(y));
         let [_, rows, _] = ys.dims("mmd");
-        self.costs(4 * rows * ys.len(), 4 * rows * ys.len()); // each pair once
+        self.costs(4 * rows * ys.len(), 4 * rows * ys.len(), 0); // each pair once
         self.record(&[y, x], loss, move |d| vec![Some(backward(d, &ys, &xs, &saved)), None])
     }
 }

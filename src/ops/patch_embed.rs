@@ -23,7 +23,7 @@ impl Tape {
         let y = forward(&xs, &ws, self.value(e));
         let (x_needs, w_needs, e_needs) = (self.needs(x), self.needs(w), self.needs(e));
         let product = 2 * xs.len() * y.width();
-        self.costs(product, product * (usize::from(x_needs) + usize::from(w_needs)));
+        self.costs(product, product * (usize::from(x_needs) + usize::from(w_needs)), 0);
         self.record(&[x, w, e], y, move |dy| {
             let [_, patches, width] = dy.dims("patch_embed");
             let de = || {

@@ -5,29 +5,30 @@
 //!   backward   g        = dy w
 //!              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
 //!              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =
+//!              dx on top of what other ops have found for x; y again, from x and rstd, where it was forgotten
 //!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M], f32 on a device too, as dw is
-//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers
+//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with either
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Arg, Gpu, Grid, Real};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::dot;
-use crate::tape::{Tape, Var};
+use crate::tape::{Back, Tape, Var};
 use crate::tensor::Tensor;
 
 const EPS: f32 = 1e-5;
 
 impl Tape {
-    /// x over its root mean square, times gain: x `[.., D]`, gain `[D]` to `[.., D]`.
+    /// x over its root mean square, times gain: x `[.., D]`, gain `[D]` to `[.., D]`. May be forgotten.
     pub fn rms_norm(&mut self, x: Var, gain: Option<Var>) -> Var {
         let xs = self.value(x).clone();
         let w = gain.map(|w| self.value(w).clone());
         let (y, rstd) = forward(&xs, w.as_ref());
         let inputs: Vec<Var> = [x].into_iter().chain(gain).collect();
-        self.record(&inputs, y, move |dy| {
-            let (dx, dw) = backward(dy, &xs, w.as_ref(), &rstd);
-            [Some(dx)].into_iter().chain(dw.map(Some)).collect()
+        self.record_remade(&inputs, y, move |back| {
+            let (dx, dw, y) = backward(back, &xs, w.as_ref(), &rstd);
+            ([Some(dx)].into_iter().chain(dw.map(Some)).collect(), y)
         })
     }
 }
@@ -50,10 +51,7 @@ pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Tensor) {
         let rows = block.chunks_exact_mut(width).zip(xs);
         rows.map(|(y, x)| {
             let rstd = 1.0 / (dot(x, x) / width as f32 + EPS).sqrt();
-            match w {
-                Some(w) => y.iter_mut().zip(x).zip(w.data()).for_each(|((y, x), w)| *y = x * rstd * w),
-                None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * rstd),
-            }
+            normalise(y, x, w, rstd);
             rstd
         })
         .collect::<Vec<f32>>()
@@ -61,16 +59,45 @@ pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Tensor) {
     (Tensor::new(x.shape(), y), Tensor::new(&[x.rows()], rstd.concat()))
 }
 
-/// dx and, where there is a gain, dw.
-pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> (Tensor, Option<Tensor>) {
-    let width = x.width();
+fn normalise(y: &mut [f32], x: &[f32], w: Option<&Tensor>, rstd: f32) {
+    match w {
+        Some(w) => y.iter_mut().zip(x).zip(w.data()).for_each(|((y, x), w)| *y = x * rstd * w),
+        None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * rstd),
+    }
+}
+
+/// The same y as the forward's.
+fn remake(x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> Tensor {
+    let (width, rows) = (x.width(), blocks::rows(x.width()));
+    let y = blocks::make(x.len(), rows * width, |i, block| {
+        let xs = x.data()[i * rows * width..].chunks_exact(width).zip(&rstd.data()[i * rows..]);
+        block.chunks_exact_mut(width).zip(xs).for_each(|(y, (x, &rstd))| normalise(y, x, w, rstd));
+    });
+    Tensor::new(x.shape(), y)
+}
+
+/// dx, the sum so far with it, dw where there is a gain, and y where it is asked for.
+pub fn backward(
+    back: &mut Back,
+    x: &Tensor,
+    w: Option<&Tensor>,
+    rstd: &Tensor,
+) -> (Tensor, Option<Tensor>, Option<Tensor>) {
+    let (width, dy, again) = (x.width(), back.dy, back.again);
+    // One that was summed over sets is f32.
+    let before = back.so_far.take_if(|sum| sum.real() == x.real());
     if let Some(gpu) = x.gpu() {
-        let dx = Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
+        // Where nobody else reads what was found before, the sum takes its place.
+        let fresh = || Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
+        let dx =
+            before.as_ref().filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
         // At least two rows a warp: a block's parts cost as much memory as a row of f32.
         let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
         let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
-        launch_backward(&dx, parts.as_ref(), dy, x, w, rstd, count);
-        return (dx, parts.map(|parts| column_sums::total(&parts)));
+        let y = again.then(|| Tensor::on(gpu, "rms_norm y", x.shape(), x.real()));
+        let written = [Some(&dx), parts.as_ref(), y.as_ref()];
+        launch_backward(written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
+        return (dx, parts.map(|parts| column_sums::total(&parts)), y);
     }
     let size = blocks::rows(width) * width;
     let (dx, parts) = blocks::make_fold(x.len(), size, |i, block| {
@@ -91,10 +118,13 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> (
             let shift = rstd * rstd * dot(dx, x) / width as f32;
             dx.iter_mut().zip(x).for_each(|(g, x)| *g = rstd * (*g - x * shift));
         }
+        if let Some(before) = &before {
+            block.iter_mut().zip(&before.data()[i * size..]).for_each(|(dx, before)| *dx += before);
+        }
         dw
     });
     let dw = w.map(|w| Tensor::new(w.shape(), blocks::sum(&parts, width)));
-    (Tensor::new(x.shape(), dx), dw)
+    (Tensor::new(x.shape(), dx), dw, again.then(|| remake(x, w, rstd)))
 }
 
 fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&Tensor>) {
@@ -104,20 +134,14 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&T
     unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
 }
 
-fn launch_backward(
-    dx: &Tensor,
-    parts: Option<&Tensor>,
-    dy: &Tensor,
-    x: &Tensor,
-    w: Option<&Tensor>,
-    rstd: &Tensor,
-    count: usize,
-) {
-    let (rows, width) = (x.rows(), x.width());
-    let args =
-        [dx.into(), parts.into(), dy.into(), x.into(), w.into(), rstd.into(), rows.into(), width.into()];
-    // SAFETY: dx was made as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row, rstd a number a row.
-    unsafe { dx.device().launch("rms_norm", "rms_norm_backward", Grid::new(count, 256), &args) };
+/// Written: dx, parts, y. Read: what is added to dx, dy, x, w, rstd.
+fn launch_backward(written: [Option<&Tensor>; 3], read: [Option<&Tensor>; 5], count: usize) {
+    let x = read[2].expect("rms_norm: x");
+    let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
+    let args = [&args[..], &[x.rows().into(), x.width().into()]].concat();
+    // SAFETY: dx, what is added to it, and y are as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row,
+    // rstd a number a row. What is added may be dx itself: a thread reads a number before it writes it.
+    unsafe { x.device().launch("rms_norm", "rms_norm_backward", Grid::new(count, 256), &args) };
 }
 
 /// The definition, in plain loops over f64.

@@ -53,6 +53,18 @@ pub fn table() -> Vec<Case> {
     ] {
         rows.push(attend(sizes, seeded));
     }
+    // Beside a SwiGLU: of odd widths, of rows that tensor cores take, of rows whose gates alone make them odd.
+    for (sizes, gate) in [
+        ([2, 5, 2, 9], 7),
+        ([3, 33, 1, 33], 1),
+        ([2, 16, 2, 32], 24),
+        ([2, 70, 1, 64], 40),
+        ([2, 9, 2, 64], 13),
+        ([1, 150, 1, 128], 96),
+        ([2, 257, 2, 64], 320),
+    ] {
+        rows.push(beside(sizes, gate));
+    }
     for [b, t, h, k] in [
         [1, 1, 1, 1],
         [33, 3, 1, 128],
@@ -164,6 +176,36 @@ fn norms(m: usize, d: usize) -> Vec<Case> {
             move |x, _| rms_norm::reference::forward(&x[0], &ones()),
             move |dy, x| vec![rms_norm::reference::backward(dy, &x[0], &ones()).0],
         ),
+        // Its gradient is added to what another op has found: to a tensor of its own, and to one that others share.
+        case("rms_norm beside other uses", &[&[m, d], &[d]], |t, v| {
+            let y = t.rms_norm(v[0], Some(v[1]));
+            let twice = t.scale(v[0], 2.0);
+            t.add(y, twice)
+        })
+        .judged_by(
+            |x, _| {
+                let y = rms_norm::reference::forward(&x[0], &x[1]);
+                y.iter().zip(&x[0]).map(|(y, x)| y + 2.0 * x).collect()
+            },
+            |dy, x| {
+                let (dx, dw) = rms_norm::reference::backward(dy, &x[0], &x[1]);
+                vec![dx.iter().zip(dy).map(|(dx, dy)| dx + 2.0 * dy).collect(), dw]
+            },
+        ),
+        case("rms_norm beside a residual", &[&[m, d], &[d]], |t, v| {
+            let y = t.rms_norm(v[0], Some(v[1]));
+            t.add(v[0], y)
+        })
+        .judged_by(
+            |x, _| {
+                let y = rms_norm::reference::forward(&x[0], &x[1]);
+                y.iter().zip(&x[0]).map(|(y, x)| y + x).collect()
+            },
+            |dy, x| {
+                let (dx, dw) = rms_norm::reference::backward(dy, &x[0], &x[1]);
+                vec![dx.iter().zip(dy).map(|(dx, dy)| dx + dy).collect(), dw]
+            },
+        ),
         case("layer_norm", &[&[m, d], &[d], &[d]], |t, v| t.layer_norm(v[0], v[1], v[2])).judged_by(
             |x, _| layer_norm::reference::forward(&x[0], &x[1], &x[2]),
             |dy, x| layer_norm::reference::backward(dy, &x[0], &x[1]).to_vec(),
@@ -211,12 +253,39 @@ fn attend([b, n, h, k]: [usize; 4], seeded: bool) -> Case {
             move |dy, x| vec![attention::reference::backward(dy, &x[0], None, z).0],
         );
     }
-    let shapes: [&[usize]; 2] = [&[b, n, 3 * h * k], &[b, 3 * h * k]];
+    let shapes: [&[usize]; 2] = [&[b, n, 3 * h * k], &[b, 2 * h * k]];
     case("attention from a seed", &shapes, move |t, v| t.attention(v[0], Some(v[1]), h)).judged_by(
         move |x, _| attention::reference::forward(&x[0], Some(&x[1]), z),
         move |dy, x| {
             let (dx, ds) = attention::reference::backward(dy, &x[0], Some(&x[1]), z);
             vec![dx, ds]
+        },
+    )
+}
+
+fn beside([b, n, h, k]: [usize; 4], f: usize) -> Case {
+    let (z, d) = (attention::reference::Sizes { rows: n, heads: h, width: k }, h * k);
+    let shapes: [&[usize]; 2] = [&[b, n, 3 * d + 2 * f], &[b, 2 * d]];
+    // The two branches read and write columns of their own.
+    let cut = |x: &[f64], width: usize, at: usize| -> [Vec<f64>; 2] {
+        let part =
+            |first| x.chunks(width).flat_map(move |row| if first { &row[..at] } else { &row[at..] }).copied();
+        [true, false].map(|first| part(first).collect())
+    };
+    let join = |left: &[f64], right: &[f64], [a, b]: [usize; 2]| -> Vec<f64> {
+        left.chunks(a).zip(right.chunks(b)).flat_map(|(l, r)| [l, r].concat()).collect()
+    };
+    case("attention beside a gate", &shapes, move |t, v| t.attention(v[0], Some(v[1]), h)).judged_by(
+        move |x, _| {
+            let [qkv, gates] = cut(&x[0], 3 * d + 2 * f, 3 * d);
+            let mixed = attention::reference::forward(&qkv, Some(&x[1]), z);
+            join(&mixed, &swiglu::reference::forward(&gates, f), [d, f])
+        },
+        move |dy, x| {
+            let ([qkv, gates], [of_mixed, of_gated]) = (cut(&x[0], 3 * d + 2 * f, 3 * d), cut(dy, d + f, d));
+            let (dqkv, dseed) = attention::reference::backward(&of_mixed, &qkv, Some(&x[1]), z);
+            let dgates = swiglu::reference::backward(&of_gated, &gates, f);
+            vec![join(&dqkv, &dgates, [3 * d, 2 * f]), dseed]
         },
     )
 }

@@ -111,7 +111,7 @@ impl Post {
     }
 
     /// Sends named bytes, each to a buffer of its own. Waits only for what the same page held two steps ago.
-    fn send<const N: usize>(&mut self, parts: [(&str, &[u8]); N]) -> [Buffer; N] {
+    fn send<const N: usize>(&mut self, parts: [(&'static str, &[u8]); N]) -> [Buffer; N] {
         let total: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
         self.turn = 1 - self.turn;
         let page = &mut self.pages[self.turn];

@@ -85,7 +85,8 @@ impl Learner {
         let _phase = trace::range(format_args!("gradients"));
         let gradients = tape.backward(which(&losses));
         self.params.collect(&vars, gradients);
-        if let Some(laps) = &self.laps {
+        // On a device they are there already.
+        if let Some(laps) = self.laps.as_ref().filter(|_| self.params.gpu().is_none()) {
             laps.lap("gradients gathered", &[], Way::Backward, (2 * self.params.grads().bytes(), 0));
         }
         found
@@ -103,8 +104,7 @@ impl Learner {
         };
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
-            let rounded = if on_host { 0 } else { 2 };
-            laps.lap("adamw", &[], Way::Update, ((40 + rounded) * self.params.len() as u64, 0));
+            laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
         norm
     }

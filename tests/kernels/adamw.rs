@@ -1,8 +1,8 @@
 //! Ten steps of AdamW on the emulated device against the host's own.
 
-use half::bf16;
 use scale_engine::config::Config;
 use scale_engine::gpu::{self, Gpu, Real};
+use scale_engine::ops::adamw::Weights;
 use scale_engine::optim::Optimizer;
 use scale_engine::params::{Init, Param, Params};
 use scale_engine::rng::Rng;
@@ -11,6 +11,11 @@ use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
 
 const STEPS: u64 = 10;
+
+/// To the nearest bf16, ties away from zero.
+fn rounded(w: f32) -> f32 {
+    f32::from_bits((w.to_bits() + 0x8000) & 0xFFFF_0000)
+}
 
 /// What a run of some steps leaves behind.
 struct Trained {
@@ -24,7 +29,7 @@ impl Trained {
     /// Weights, moments and average: flat.
     fn flats(&self) -> [(&'static str, Vec<f32>); 4] {
         let Optimizer { m, v, ema, .. } = &self.optimizer;
-        [("weights", self.params.weights()), ("m", m), ("v", v), ("average", ema)]
+        [("weights", &self.params.weights()), ("m", m), ("v", v), ("average", ema)]
             .map(|(name, x)| (name, x.to_host().into_vec()))
     }
 }
@@ -87,7 +92,7 @@ fn hold(real: Real) {
                 let entry = &device.params.entries()[p.index()];
                 let read = device.params.tensor(p);
                 assert_eq!((read.real(), read.shape()), (real, &entry.shape[..]));
-                let stored = |&w: &f32| if real == Real::Bf16 { bf16::from_f32(w).to_f32() } else { w };
+                let stored = |&w: &f32| if real == Real::Bf16 { rounded(w) } else { w };
                 let told: Vec<f32> = weights.data()[entry.range()].iter().map(stored).collect();
                 assert!(read.to_host().data() == told, "{}: products read other weights", entry.name);
             }
@@ -116,10 +121,40 @@ fn other_weights_take_the_place_of_those_on_a_device() {
     other.set_weights(optimizer.ema.clone());
     let average = optimizer.ema.to_host();
     for &p in &table {
-        let told =
-            average.data()[params.entries()[p.index()].range()].iter().map(|&w| bf16::from_f32(w).to_f32());
+        let told = average.data()[params.entries()[p.index()].range()].iter().copied().map(rounded);
         assert!(other.tensor(p).to_host().data().iter().copied().eq(told));
     }
     let read = |params: &Params| params.tensor(table[3]).to_host().into_vec();
     assert!(read(&params) != read(&other), "the average is no copy of the weights");
+}
+
+#[test]
+fn weights_in_halves_are_whole_again_to_the_bit() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    // Ties up and down, the least and the greatest, both infinities, and any other bits that are a number.
+    let ties = [0x3F80_8000, 0x3F81_8000, 0xBF80_8000, 0xBF81_8000, 0x0000_8000, 0x7F7F_8000, 0x7F7F_FFFF];
+    let ends = [0, 0x8000_0000, 1, 0x8000_0001, 0x7F80_0000, 0xFF80_0000];
+    let any = (0..8179).map(|i| Rng::new(3).below(i, 1 << 32) as u32).map(|bits| bits & !(1 << 30));
+    let bits: Vec<u32> = ties.into_iter().chain(ends).chain(any).collect();
+    let weights = Tensor::new(&[bits.len()], bits.iter().map(|&bits| f32::from_bits(bits)).collect());
+    assert!(weights.data().iter().all(|w| !w.is_nan()));
+    let halves = Weights::of(weights.to_gpu(&gpu, "weights", Real::F32));
+    let again: Vec<u32> = halves.whole().to_host().data().iter().map(|w| w.to_bits()).collect();
+    assert!(again == bits);
+    let read = halves.read().to_host();
+    assert!(read.data().iter().zip(weights.data()).all(|(read, &w)| read.to_bits() == rounded(w).to_bits()));
+    // A weight that is none stays none, in what products read too.
+    let nan = Tensor::new(
+        &[8],
+        [0x7FFF_FFFF, 0xFFFF_FFFF, 0x7F80_0001, 0x7FC0_0000]
+            .repeat(2)
+            .into_iter()
+            .map(f32::from_bits)
+            .collect(),
+    );
+    let halves = Weights::of(nan.to_gpu(&gpu, "weights", Real::F32));
+    for found in [halves.whole().to_host(), halves.read().to_host()] {
+        assert!(found.data().iter().all(|w| w.is_nan()));
+    }
 }

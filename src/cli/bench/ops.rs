@@ -17,7 +17,7 @@ Examples:
 Each op alone, on random numbers, forward and backward apart. Times on a GPU are between two events in its queue, which is kept
 filled; inputs lie there in so many copies, taken in turn, that three times its level-2 cache passes before one is seen again.
 Bytes and FLOPs are what the op cannot do without, so GB/s and TFLOP/s beside a copy's and a large product's tell how near it is
-to what the device can do. A backward's time lacks its forward's; adamw is a whole step: norm, clip, update, rounded copy.
+to what the device can do. A backward's time lacks its forward's; adamw is a whole step: norm, clip, update, average.
 The larger presets have a GPU's sizes: on a CPU take --preset tiny, or --small.";
 
 /// Time single ops

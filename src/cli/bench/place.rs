@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
 use crate::gpu::{Clock, Gpu, PACK, Real, Took};
-use crate::ops::adamw::{self, Decay, Rates, State};
+use crate::ops::adamw::{self, Decay, Rates, State, Weights};
 use crate::ops::gather::{Cells, Scaling, Span, gather};
 use crate::rng::Rng;
 use crate::selftest::Case;
@@ -143,12 +143,11 @@ impl Place {
         vec![forward, backward]
     }
 
-    /// A whole step of AdamW: norm, clip, update, rounded copy, average.
+    /// A whole step of AdamW: norm, clip, update, average.
     pub fn adamw(&self, len: usize) -> Turn {
         let (gpu, decays) = (self.gpu.clone(), vec![1; len / PACK]);
         let set = |copy: usize| AdamW {
-            weights: self.numbers(&[len], Real::F32, 31 * copy),
-            rounded: self.rounded.as_ref().map(|_| self.numbers(&[len], Real::Bf16, 31 * copy)),
+            weights: Weights::of(self.numbers(&[len], Real::F32, 31 * copy)),
             grads: self.numbers(&[len], Real::F32, 31 * copy + 1),
             average: self.numbers(&[len], Real::F32, 31 * copy),
             moments: [self.zeros(len), self.zeros(len)],
@@ -202,8 +201,7 @@ impl Place {
 
 /// What one of its steps reads and writes.
 struct AdamW {
-    weights: Tensor,
-    rounded: Option<Tensor>,
+    weights: Weights,
     grads: Tensor,
     average: Tensor,
     moments: [Tensor; 2],
@@ -214,13 +212,7 @@ impl AdamW {
     fn step(&mut self) {
         let [m, v] = &mut self.moments;
         let clip = adamw::clip(&self.grads, 1.0);
-        let state = State {
-            weights: &mut self.weights,
-            rounded: self.rounded.as_mut(),
-            m,
-            v,
-            average: &mut self.average,
-        };
+        let state = State { weights: &mut self.weights, m, v, average: &mut self.average };
         let rates =
             Rates { b1: 0.9, b2: 0.95, step: 2e-4, root: 1.0, eps: 1e-8, shrink: 0.999_998, keep: 0.999 };
         adamw::update(state, &self.grads, &self.decay, &clip, rates);

@@ -72,9 +72,11 @@ const KINDS: [Kind; 8] = [
         },
         turns: |place, z| {
             let (heads, packed) = (z[2], 3 * z[2] * z[3]);
-            let op = case("attention from a seed", &[&[z[0], z[1], packed], &[z[0], packed]], move |t, v| {
-                t.attention(v[0], Some(v[1]), heads)
-            });
+            let op = case(
+                "attention from a seed",
+                &[&[z[0], z[1], packed], &[z[0], 2 * z[2] * z[3]]],
+                move |t, v| t.attention(v[0], Some(v[1]), heads),
+            );
             place.tape(op, 2)
         },
     },
@@ -114,11 +116,8 @@ const KINDS: [Kind; 8] = [
         name: "adamw",
         letters: &["L"],
         small: &[8192],
-        // 9 numbers of f32 and the norm's 1; the rounded copy where there is one.
-        costs: |z, e| {
-            let bytes = z[0] * (40 + if e == 2 { 2 } else { 0 });
-            vec![Cost { direction: "step", bytes, flops: 15 * z[0] }]
-        },
+        // 9 numbers of f32 and the norm's 1; two halves of a weight are as much as a whole one.
+        costs: |z, _| vec![Cost { direction: "step", bytes: 40 * z[0], flops: 15 * z[0] }],
         turns: |place, z| vec![place.adamw(z[0])],
     },
     Kind {

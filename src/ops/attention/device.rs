@@ -5,8 +5,9 @@
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 
-use super::Sizes;
+use super::{Found, Given, Sizes};
 use crate::gpu::{Grid, Real};
+use crate::ops::gate;
 use crate::tensor::Tensor;
 
 /// The kernels that take a call.
@@ -67,11 +68,12 @@ const SETS: [Kernel; 2] = [
 ];
 
 impl Kernels {
-    /// Tensor cores want bf16 at multiples of 16 bytes, and a width that there is a kernel for.
+    /// Tensor cores want bf16, rows at multiples of 16 bytes, and a width that there is a kernel for.
     fn of(z: Sizes, seed: Option<&Tensor>, tensors: &[&Tensor]) -> Kernels {
         let fits = |x: &Tensor| x.real() == Real::Bf16 && x.address().is_multiple_of(16);
         let takes = |kernel: &&Kernel| kernel.width == z.width && z.rows <= kernel.rows;
-        if !tensors.iter().copied().chain(seed).all(fits) {
+        let rows = [z.packed(), z.slope()].iter().all(|row| row.is_multiple_of(8));
+        if !rows || !tensors.iter().copied().chain(seed).all(fits) {
             return Kernels::Plain;
         }
         let cell = CELLS.iter().find(takes).filter(|_| seed.is_none()).map(Kernels::Cell);
@@ -92,52 +94,41 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor
     (y, lse)
 }
 
-/// What a backward reads.
-struct Given<'a> {
-    dy: &'a Tensor,
-    qkv: &'a Tensor,
-    seed: Option<&'a Tensor>,
-    y: &'a Tensor,
-    lse: &'a Tensor,
-}
-
 /// What attention_queries.cu leaves: delta, and t where there is a seed.
 struct OfQueries {
     delta: Tensor,
     t: Option<Tensor>,
 }
 
-/// dqkv and dseed.
-pub fn backward(
-    dy: &Tensor,
-    qkv: &Tensor,
-    seed: Option<&Tensor>,
-    z: Sizes,
-    y: &Tensor,
-    lse: &Tensor,
-) -> (Tensor, Option<Tensor>) {
-    let (gpu, given) = (qkv.device(), Given { dy, qkv, seed, y, lse });
+/// dqkv, dseed, and y where it is asked for.
+pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
+    let Given { dy, qkv, seed, y, lse } = *given;
+    let gpu = qkv.device();
     let dqkv = Tensor::on(gpu, "attention dqkv", qkv.shape(), qkv.real());
     let kernels = Kernels::of(z, seed, &[qkv, dy]);
     if let Kernels::Cell(cell) = kernels {
-        launch_cell_backward(cell, &dqkv, &given, z);
-        return (dqkv, None);
+        launch_cell_backward(cell, &dqkv, given, z);
+        return Found { dx: dqkv, dseed: None, y: again.then(|| y.clone()) };
     }
-    let of_rows = |what: &str| Tensor::on(gpu, what, lse.shape(), Real::F32);
+    let of_rows = |what: &'static str| Tensor::on(gpu, what, lse.shape(), Real::F32);
     let of_queries = OfQueries { delta: of_rows("attention delta"), t: seed.map(|_| of_rows("attention t")) };
     let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
-    launch_queries(&of_queries, dseed.as_ref(), &given, z);
+    launch_queries(&of_queries, dseed.as_ref(), given, z);
     if let Kernels::Set(set) = kernels {
         // Sets of one pass over their keys keep no sums from pass to pass.
         let passes = z.rows.div_ceil(KEYS);
         let shape = [z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
         let sums = (passes > 1).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32));
-        launch_set_backward(set, &dqkv, sums.as_ref(), &given, &of_queries, z);
+        launch_set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
     } else {
-        launch_plain_dq(&dqkv, &given, &of_queries, z);
-        launch_plain_dkv(&dqkv, &given, &of_queries, z);
+        launch_plain_dq(&dqkv, given, &of_queries, z);
+        launch_plain_dkv(&dqkv, given, &of_queries, z);
     }
-    (dqkv, dseed)
+    let y = match z.gate {
+        0 => again.then(|| y.clone()),
+        _ => gate::backward_on(&dqkv, dy, Some(y), qkv, 3 * z.out(), again),
+    };
+    Found { dx: dqkv, dseed, y }
 }
 
 /// Queries and keys that a block of attention_backward.cu holds at a time.
@@ -181,7 +172,16 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     // 128 queries, and 64 keys and values twice.
     let grid =
         Grid::new(z.sets * z.heads * z.rows.div_ceil(128), 128).with_shared((128 + 4 * 64) * z.width * 2);
-    let args = [y.into(), lse.into(), qkv.into(), seed.into(), z.rows.into(), z.heads.into(), z.scale.into()];
+    let args = [
+        y.into(),
+        lse.into(),
+        qkv.into(),
+        seed.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.packed().into(),
+        z.scale.into(),
+    ];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them, `Kernels::of` to bf16 and addresses.
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
 }
@@ -208,6 +208,8 @@ fn launch_set_backward(
         of_queries.t.as_ref().into(),
         z.rows.into(),
         z.heads.into(),
+        z.packed().into(),
+        z.slope().into(),
         z.scale.into(),
     ];
     // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head;
@@ -218,7 +220,8 @@ fn launch_set_backward(
 fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given, z: Sizes) {
     let tensors = [given.dy, given.y, given.qkv].into_iter().chain(given.seed);
     let bytes = 4 * given.qkv.real().bytes() as u64;
-    let packs = z.width.is_multiple_of(4) && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
+    let whole = [z.width, z.packed(), z.slope()].iter().all(|row| row.is_multiple_of(4));
+    let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
     let grid = Grid::plane(z.sets * z.heads, columns, 256);
@@ -234,6 +237,8 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
         z.rows.into(),
         z.heads.into(),
         z.width.into(),
+        z.packed().into(),
+        z.slope().into(),
         pack.into(),
         z.scale.into(),
     ];
@@ -257,6 +262,7 @@ fn launch_plain_forward(y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Te
         z.rows.into(),
         z.heads.into(),
         z.width.into(),
+        z.packed().into(),
         z.scale.into(),
     ];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them.
@@ -275,6 +281,8 @@ fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Size
         z.rows.into(),
         z.heads.into(),
         z.width.into(),
+        z.packed().into(),
+        z.slope().into(),
         z.scale.into(),
     ];
     // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head.
@@ -291,6 +299,8 @@ fn launch_plain_dkv(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Siz
         z.rows.into(),
         z.heads.into(),
         z.width.into(),
+        z.packed().into(),
+        z.slope().into(),
         z.scale.into(),
     ];
     // SAFETY: as for dq.

@@ -3,8 +3,9 @@
 //!   work       one set a task; scores exist for 64 queries at a time, and the backward makes them again from lse
 //!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward
 
-use super::Sizes;
+use super::{Found, Given, Sizes};
 use crate::ops::blocks;
+use crate::ops::gate;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::ops::vector::{add_scaled, dot, exp, max, sum};
 use crate::tensor::Tensor;
@@ -20,8 +21,8 @@ impl Sizes {
 
     /// Rows `from..to` of part 0, 1 or 2 (q, k, v) of a head in one set's packed rows.
     fn part<'a>(&self, set: &'a [f32], part: usize, head: usize, from: usize, to: usize) -> Mat<'a> {
-        let first = from * 3 * self.out() + part * self.out() + head * self.width;
-        Mat::strided(&set[first..], to - from, self.width, 3 * self.out())
+        let first = from * self.packed() + part * self.out() + head * self.width;
+        Mat::strided(&set[first..], to - from, self.width, self.packed())
     }
 
     fn part_mut<'a>(
@@ -32,11 +33,11 @@ impl Sizes {
         from: usize,
         to: usize,
     ) -> MatMut<'a> {
-        let first = from * 3 * self.out() + part * self.out() + head * self.width;
-        MatMut::strided(&mut set[first..], to - from, self.width, 3 * self.out())
+        let first = from * self.packed() + part * self.out() + head * self.width;
+        MatMut::strided(&mut set[first..], to - from, self.width, self.packed())
     }
 
-    /// The same columns of one packed row.
+    /// The same columns of one packed row; of a seed, which has no q, part 0 is k.
     fn columns(&self, part: usize, head: usize) -> std::ops::Range<usize> {
         let first = part * self.out() + head * self.width;
         first..first + self.width
@@ -51,8 +52,8 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor
         let mut lse = vec![0.0; block.len() / z.width];
         let sets = block.chunks_exact_mut(z.rows * z.out()).zip(lse.chunks_exact_mut(z.heads * z.rows));
         for (b, (y, lse)) in sets.enumerate().map(|(b, s)| (i * group + b, s)) {
-            let x = &qkv.data()[b * z.rows * 3 * z.out()..][..z.rows * 3 * z.out()];
-            let seed = seed.map(|s| &s.data()[b * 3 * z.out()..][..3 * z.out()]);
+            let x = &qkv.data()[b * z.rows * z.packed()..][..z.rows * z.packed()];
+            let seed = seed.map(|s| &s.data()[b * 2 * z.out()..][..2 * z.out()]);
             for (head, lse) in lse.chunks_exact_mut(z.rows).enumerate() {
                 head_forward(&z, x, seed, head, y, lse, &mut scores);
             }
@@ -80,12 +81,12 @@ fn head_forward(
         let q = z.part(x, 0, head, from, to);
         product(MatMut::new(scores, to - from, z.rows), q, k.t(), Keep::Nothing, Threads::One);
         for (i, p) in (from..to).zip(scores.chunks_exact_mut(z.rows)) {
-            let first = seed.map(|s| dot(&x[i * 3 * z.out()..][z.columns(0, head)], &s[z.columns(1, head)]));
+            let first = seed.map(|s| dot(&x[i * z.packed()..][z.columns(0, head)], &s[z.columns(0, head)]));
             let (row_lse, first) = softmax(p, first, z.scale);
             lse[i] = row_lse;
             if let Some(s) = seed {
                 let y = &mut y[i * z.out()..][z.columns(0, head)];
-                y.iter_mut().zip(&s[z.columns(2, head)]).for_each(|(y, v)| *y = first * v);
+                y.iter_mut().zip(&s[z.columns(1, head)]).for_each(|(y, v)| *y = first * v);
             }
         }
         let y = MatMut::strided(&mut y[from * z.out() + head * z.width..], to - from, z.width, z.out());
@@ -105,38 +106,43 @@ fn softmax(row: &mut [f32], first: Option<f32>, scale: f32) -> (f32, f32) {
     (scale * top + total.ln(), first * share)
 }
 
-/// dqkv `[B, N, 3HK]` and, where there is a seed, dseed `[B, 3HK]`.
-pub fn backward(
-    dy: &Tensor,
-    qkv: &Tensor,
-    seed: Option<&Tensor>,
-    z: Sizes,
-    y: &Tensor,
-    lse: &Tensor,
-) -> (Tensor, Option<Tensor>) {
+/// dx `[B, N, 3HK + 2F]`, dseed `[B, 2HK]` where there is a seed, and y where it is asked for.
+pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
+    let Given { dy, qkv, seed, y, lse } = *given;
     let group = z.group();
-    let (dx, dseed) = blocks::make_fold(qkv.len(), group * z.rows * 3 * z.out(), |i, block| {
+    let (dx, dseed) = blocks::make_fold(qkv.len(), group * z.rows * z.packed(), |i, block| {
         let mut scratch = Scratch::new(&z);
-        let mut dseed = vec![0.0; if seed.is_some() { block.len() / z.rows } else { 0 }];
-        for (at, dx) in block.chunks_exact_mut(z.rows * 3 * z.out()).enumerate() {
+        let sets = block.len() / (z.rows * z.packed());
+        let mut dseed = vec![0.0; if seed.is_some() { sets * 2 * z.out() } else { 0 }];
+        for (at, dx) in block.chunks_exact_mut(z.rows * z.packed()).enumerate() {
             let b = i * group + at;
             let row = |t: &'_ Tensor, width: usize| b * width..b * width + width.min(t.len());
             let set = Set {
-                x: &qkv.data()[row(qkv, z.rows * 3 * z.out())],
+                x: &qkv.data()[row(qkv, z.rows * z.packed())],
                 y: &y.data()[row(y, z.rows * z.out())],
-                dy: &dy.data()[row(dy, z.rows * z.out())],
-                seed: seed.map(|s| &s.data()[row(s, 3 * z.out())]),
+                dy: &dy.data()[row(dy, z.rows * z.slope())],
+                seed: seed.map(|s| &s.data()[row(s, 2 * z.out())]),
             };
             for head in 0..z.heads {
                 let lse = &lse.data()[(b * z.heads + head) * z.rows..][..z.rows];
-                let dseed = set.seed.is_some().then(|| &mut dseed[at * 3 * z.out()..][..3 * z.out()]);
+                let dseed = set.seed.is_some().then(|| &mut dseed[at * 2 * z.out()..][..2 * z.out()]);
                 head_backward(&z, &set, head, lse, dx, dseed, &mut scratch);
             }
+            gates_backward(&z, &set, dx);
         }
         dseed
     });
     let dseed = seed.map(|s| Tensor::new(s.shape(), dseed.concat()));
-    (Tensor::new(qkv.shape(), dx), dseed)
+    let y = again.then(|| if z.gate > 0 { gate::forward(Some(y), qkv, 3 * z.out()) } else { y.clone() });
+    Found { dx: Tensor::new(qkv.shape(), dx), dseed, y }
+}
+
+/// Gate and up of a set's rows.
+fn gates_backward(z: &Sizes, set: &Set, dx: &mut [f32]) {
+    let rows = dx.chunks_exact_mut(z.packed()).zip(set.x.chunks_exact(z.packed()));
+    for ((dx, x), dy) in rows.zip(set.dy.chunks_exact(z.slope())) {
+        gate::backward_row(&mut dx[3 * z.out()..], &dy[z.out()..], &x[3 * z.out()..]);
+    }
 }
 
 struct Set<'a> {
@@ -173,26 +179,26 @@ fn head_backward(
         let len = (to - from) * z.rows;
         let (p, ds) = (&mut scratch.p[..len], &mut scratch.ds[..len]);
         let q = z.part(set.x, 0, head, from, to);
-        let dy = Mat::strided(&set.dy[from * z.out() + head * z.width..], to - from, z.width, z.out());
+        let dy = Mat::strided(&set.dy[from * z.slope() + head * z.width..], to - from, z.width, z.slope());
         product(MatMut::new(p, to - from, z.rows), q, k.t(), Keep::Nothing, Threads::One);
         product(MatMut::new(ds, to - from, z.rows), dy, v.t(), Keep::Nothing, Threads::One);
         for (i, (p, ds)) in (from..to).zip(p.chunks_exact_mut(z.rows).zip(ds.chunks_exact_mut(z.rows))) {
             let out = &set.y[i * z.out()..][z.columns(0, head)];
-            let slope = &set.dy[i * z.out()..][z.columns(0, head)];
+            let slope = &set.dy[i * z.slope()..][z.columns(0, head)];
             let delta = dot(slope, out);
             for (p, ds) in p.iter_mut().zip(ds) {
                 *p = exp(z.scale * *p - lse[i]);
                 *ds = *p * (*ds - delta) * z.scale;
             }
             if let (Some(seed), Some(dseed)) = (set.seed, dseed.as_deref_mut()) {
-                let q = &set.x[i * 3 * z.out()..][z.columns(0, head)];
-                let (k, v) = (&seed[z.columns(1, head)], &seed[z.columns(2, head)]);
+                let q = &set.x[i * z.packed()..][z.columns(0, head)];
+                let (k, v) = (&seed[z.columns(0, head)], &seed[z.columns(1, head)]);
                 let p = exp(z.scale * dot(q, k) - lse[i]);
                 let ds = p * (dot(slope, v) - delta) * z.scale;
-                let dq = &mut dx[i * 3 * z.out()..][z.columns(0, head)];
+                let dq = &mut dx[i * z.packed()..][z.columns(0, head)];
                 dq.iter_mut().zip(k).for_each(|(dq, k)| *dq = ds * k);
-                add_scaled(&mut dseed[z.columns(1, head)], ds, q);
-                add_scaled(&mut dseed[z.columns(2, head)], p, slope);
+                add_scaled(&mut dseed[z.columns(0, head)], ds, q);
+                add_scaled(&mut dseed[z.columns(1, head)], p, slope);
             }
         }
         // The first block of queries writes what the later ones add to; a seed has written dq before.

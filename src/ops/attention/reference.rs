@@ -18,15 +18,15 @@ impl Sizes {
     }
 }
 
-/// The keys' rows of set `b`: its own and, last, the seed's.
-fn keys<'a>(qkv: &'a [f64], seed: Option<&'a [f64]>, z: Sizes, b: usize) -> Vec<&'a [f64]> {
-    let packed = 3 * z.heads * z.width;
-    let own = qkv[b * z.rows * packed..(b + 1) * z.rows * packed].chunks(packed);
-    own.chain(seed.map(|s| &s[b * packed..(b + 1) * packed])).collect()
+/// The keys' rows of set `b`: its own and, last, the seed's k | v behind a q of zeros.
+fn keys(qkv: &[f64], seed: Option<&[f64]>, z: Sizes, b: usize) -> Vec<Vec<f64>> {
+    let out = z.heads * z.width;
+    let own = qkv[b * z.rows * 3 * out..(b + 1) * z.rows * 3 * out].chunks(3 * out).map(<[f64]>::to_vec);
+    own.chain(seed.map(|s| [&vec![0.0; out], &s[b * 2 * out..(b + 1) * 2 * out]].concat())).collect()
 }
 
-fn probabilities(q: &[f64], keys: &[&[f64]], z: Sizes, head: usize) -> Vec<f64> {
-    let score = |k: &&[f64]| {
+fn probabilities(q: &[f64], keys: &[Vec<f64>], z: Sizes, head: usize) -> Vec<f64> {
+    let score = |k: &Vec<f64>| {
         (0..z.width).map(|c| q[z.at(0, head, c)] * k[z.at(1, head, c)]).sum::<f64>() / (z.width as f64).sqrt()
     };
     let scores: Vec<f64> = keys.iter().map(score).collect();
@@ -52,7 +52,7 @@ pub fn forward(qkv: &[f64], seed: Option<&[f64]>, z: Sizes) -> Vec<f64> {
     y
 }
 
-/// dqkv and dseed (empty without a seed).
+/// dqkv and dseed `[B, 2HK]` (empty without a seed).
 pub fn backward(dy: &[f64], qkv: &[f64], seed: Option<&[f64]>, z: Sizes) -> (Vec<f64>, Vec<f64>) {
     let (out, packed) = (z.heads * z.width, 3 * z.heads * z.width);
     let (mut dqkv, mut dseed) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ pub fn backward(dy: &[f64], qkv: &[f64], seed: Option<&[f64]>, z: Sizes) -> (Vec
         for i in 0..z.rows {
             let dy = &dy[(b * z.rows + i) * out..][..out];
             for head in 0..z.heads {
-                let p = probabilities(keys[i], &keys, z, head);
+                let p = probabilities(&keys[i], &keys, z, head);
                 let dp: Vec<f64> = keys
                     .iter()
                     .map(|k| (0..z.width).map(|c| dy[head * z.width + c] * k[z.at(2, head, c)]).sum())
@@ -79,7 +79,7 @@ pub fn backward(dy: &[f64], qkv: &[f64], seed: Option<&[f64]>, z: Sizes) -> (Vec
             }
         }
         dqkv.extend(d[..z.rows].concat());
-        dseed.extend(d[z.rows..].concat());
+        dseed.extend(d[z.rows..].iter().flat_map(|row| &row[out..]));
     }
     (dqkv, dseed)
 }

@@ -2,6 +2,7 @@
 
 use crate::gpu::{Gpu, Product, Real};
 use crate::ops::column_sums::column_sums;
+use crate::tape::Sink;
 use crate::tensor::Tensor;
 
 /// y `[.., J]`.
@@ -23,9 +24,9 @@ pub fn forward(
 }
 
 /// dx `[.., I]`.
-pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
-    let dx = Tensor::on(gpu, "linear dx", x.shape(), x.real());
-    let product = Product::new(dx.operand(), dy.operand(), w.operand(), [x.rows(), x.width(), dy.width()]);
+pub fn backward_x(gpu: &Gpu, dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
+    let dx = Tensor::on(gpu, "linear dx", shape, dy.real());
+    let product = Product::new(dx.operand(), dy.operand(), w.operand(), [dy.rows(), dx.width(), dy.width()]);
     // SAFETY: the tape gives dy the shape of y; dx is fresh and as x.
     unsafe { gpu.product(&product) };
     dx
@@ -38,12 +39,15 @@ pub fn backward_w(
     x: &Tensor,
     w: &Tensor,
     with_bias: bool,
+    sink: Option<&Sink>,
 ) -> (Option<Tensor>, Option<Tensor>) {
-    let dw = Tensor::on(gpu, "linear dw", w.shape(), Real::F32);
+    let fresh = || (Tensor::on(gpu, "linear dw", w.shape(), Real::F32), false);
+    let (dw, more) = sink.map_or_else(fresh, Sink::open);
     let db = with_bias.then(|| Tensor::on(gpu, "linear db", &[dy.width()], Real::F32));
     let product =
         Product::new(dw.operand(), dy.operand().t(), x.operand(), [dy.width(), x.width(), x.rows()]);
-    // SAFETY: dw and db are fresh; the tape gives dy the shape of y.
-    let summed = unsafe { gpu.product(&Product { sums: db.as_ref().map(Tensor::address), ..product }) };
-    (Some(dw), if summed { db } else { with_bias.then(|| column_sums(dy)) })
+    let product = Product { more, sums: db.as_ref().map(Tensor::address), ..product };
+    // SAFETY: db is fresh, and dw too or the place of w's gradient, which nobody reads now; the tape gives dy the shape of y.
+    let summed = unsafe { gpu.product(&product) };
+    (sink.is_none().then_some(dw), if summed { db } else { with_bias.then(|| column_sums(dy)) })
 }

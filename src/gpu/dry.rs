@@ -1,0 +1,83 @@
+//! The driver of a device that does nothing: its addresses have no memory behind them, its kernels do not run, and what is read
+//! from it is zero. Everything above works as on a GPU, so buffers and their sizes, launches and bytes can be counted for models
+//! of any size, where there is no GPU.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::{Arg, Driver, Grid, Mark, Product, Real, Stamp};
+
+type Outcome<T> = std::result::Result<T, String>;
+
+/// As `cudaMalloc` aligns.
+const ALIGN: u64 = 256;
+
+pub struct Dry {
+    next: AtomicU64,
+}
+
+impl Dry {
+    pub fn new() -> Dry {
+        Dry { next: AtomicU64::new(ALIGN) }
+    }
+}
+
+impl Driver for Dry {
+    fn name(&self) -> String {
+        "no device, only counted".into()
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        (u64::MAX, u64::MAX)
+    }
+
+    fn allocate(&self, bytes: usize) -> Outcome<u64> {
+        Ok(self.next.fetch_add((bytes as u64).next_multiple_of(ALIGN), Ordering::Relaxed))
+    }
+
+    unsafe fn free(&self, _address: u64) {}
+
+    fn pin(&self, _bytes: usize) -> Outcome<u64> {
+        Err("nothing can be sent".into())
+    }
+
+    unsafe fn unpin(&self, _address: u64) {}
+
+    unsafe fn upload(&self, _to: u64, _from: &[u8]) -> Outcome<()> {
+        Ok(())
+    }
+
+    unsafe fn download(&self, to: &mut [u8], _from: u64) -> Outcome<()> {
+        to.fill(0);
+        Ok(())
+    }
+
+    unsafe fn copy(&self, _to: u64, _from: u64, _bytes: usize) -> Outcome<()> {
+        Ok(())
+    }
+
+    unsafe fn fill(&self, _at: u64, _byte: u8, _bytes: usize) -> Outcome<()> {
+        Ok(())
+    }
+
+    unsafe fn launch(&self, _: &'static str, _: &'static str, _: Real, _: Grid, _: &[Arg]) -> Outcome<()> {
+        Ok(())
+    }
+
+    unsafe fn product(&self, product: &Product) -> Outcome<bool> {
+        product.check();
+        Ok(true)
+    }
+
+    fn mark(&self) -> Outcome<Mark> {
+        Ok(Box::new(|| Ok(())))
+    }
+
+    fn wait(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn stamp(&self) -> Outcome<Stamp> {
+        Ok(Stamp::Clock(Instant::now()))
+    }
+}

@@ -1,0 +1,126 @@
+//! SwiGLU of the last 2F columns of rows, and beside it what a row's other branch has made: what ops swiglu and attention share.
+//! The formula is in `swiglu.rs`.
+
+use crate::gpu::Grid;
+use crate::ops::blocks;
+use crate::ops::vector::sigmoid;
+use crate::tensor::Tensor;
+
+/// How rows of x, `[.., C + 2F]`, and of y, `[.., E + F]`, are cut.
+#[derive(Clone, Copy)]
+struct Cut {
+    rows: usize,
+    /// C: columns of x before gate and value.
+    first: usize,
+    /// E: columns of y before their product.
+    beside: usize,
+    /// F.
+    width: usize,
+}
+
+impl Cut {
+    fn of(x: &Tensor, first: usize, beside: usize) -> Cut {
+        let gated = x.width().saturating_sub(first);
+        assert!(gated > 0 && gated.is_multiple_of(2), "swiglu: x {:?}, gate from {first}", x.shape());
+        Cut { rows: x.rows(), first, beside, width: gated / 2 }
+    }
+
+    /// Numbers that a thread of the device moves at once: 16 bytes where all parts are whole ones.
+    fn pack(&self, x: &Tensor) -> usize {
+        let pack = 16 / x.real().bytes();
+        let whole = [self.first, self.beside, self.width].iter().all(|n| n.is_multiple_of(pack));
+        if whole { pack } else { 1 }
+    }
+}
+
+/// y = left beside silu(gate) value, `[.., E + F]`: left `[.., E]`, where given, and x `[.., C + 2F]`, gate from column C on.
+pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
+    let cut = Cut::of(x, first, left.map_or(0, Tensor::width));
+    let out = cut.beside + cut.width;
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("a tensor has at least one axis") = out;
+    if x.gpu().is_some() {
+        let y = Tensor::on(x.device(), "swiglu y", &shape, x.real());
+        launch_forward(&y, left, x, cut);
+        return y;
+    }
+    let rows = blocks::rows(out);
+    let y = blocks::make(cut.rows * out, rows * out, |i, block| {
+        let xs = x.data()[i * rows * x.width()..].chunks_exact(x.width());
+        for (at, (y, x)) in block.chunks_exact_mut(out).zip(xs).enumerate() {
+            let (beside, y) = y.split_at_mut(cut.beside);
+            if let Some(left) = left {
+                beside.copy_from_slice(&left.data()[(i * rows + at) * cut.beside..][..cut.beside]);
+            }
+            let (a, u) = x[first..].split_at(cut.width);
+            for ((y, &a), &u) in y.iter_mut().zip(a).zip(u) {
+                *y = a * sigmoid(a) * u;
+            }
+        }
+    });
+    Tensor::new(&shape, y)
+}
+
+/// On the host, of one row: dx `[2F]` from dy `[F]` and x `[2F]`.
+pub fn backward_row(dx: &mut [f32], dy: &[f32], x: &[f32]) {
+    let (da, du) = dx.split_at_mut(dy.len());
+    let (a, u) = x.split_at(dy.len());
+    for ((((da, du), &a), &u), &dy) in da.iter_mut().zip(du).zip(a).zip(u).zip(dy) {
+        let s = sigmoid(a);
+        *da = dy * u * s * (1.0 + a * (1.0 - s));
+        *du = dy * a * s;
+    }
+}
+
+/// On a device: the last 2F columns of dx, which is as x, from the last F of dy `[.., E + F]`; the others are left as they are.
+/// Where `again` asks for it, y as [`forward`] made it from the same `left`.
+pub fn backward_on(
+    dx: &Tensor,
+    dy: &Tensor,
+    left: Option<&Tensor>,
+    x: &Tensor,
+    first: usize,
+    again: bool,
+) -> Option<Tensor> {
+    let y = again.then(|| Tensor::on(x.device(), "swiglu y", dy.shape(), x.real()));
+    let width = x.width().saturating_sub(first) / 2;
+    launch_backward([dx, dy, x], y.as_ref(), left, Cut::of(x, first, dy.width() - width));
+    y
+}
+
+fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
+    let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
+    let grid = Grid::elements(rows * ((beside + width) / pack));
+    let args = [
+        y.into(),
+        left.into(),
+        x.into(),
+        rows.into(),
+        first.into(),
+        beside.into(),
+        width.into(),
+        pack.into(),
+    ];
+    // SAFETY: y was made for rows of E + F numbers; x has C + 2F in each, left E.
+    unsafe { y.device().launch("swiglu", "swiglu_forward", grid, &args) };
+}
+
+fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&Tensor>, cut: Cut) {
+    let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
+    let columns = width + if y.is_some() { beside } else { 0 };
+    let args = [
+        dx.into(),
+        y.into(),
+        dy.into(),
+        left.into(),
+        x.into(),
+        rows.into(),
+        first.into(),
+        beside.into(),
+        width.into(),
+        pack.into(),
+    ];
+    let grid = Grid::elements(rows * (columns / pack));
+    // SAFETY: dx was made as x, rows of C + 2F numbers; dy and y have E + F in each, left E.
+    unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
+}

@@ -1,0 +1,133 @@
+//! Sums of gradients: in tensors that come and go, and in buffers that lie ready for those of weights.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use rayon::prelude::*;
+
+use crate::gpu::{Gpu, Grid, Real};
+use crate::tensor::Tensor;
+
+/// A place on a device for the gradient of a weight, or of a window of it. The first that comes is written, the others are added
+/// in the order of the backward pass. Clones are one place.
+#[derive(Clone)]
+pub struct Sink {
+    whole: Tensor,
+    part: Tensor,
+    written: Rc<Cell<bool>>,
+    /// Bytes that ops have moved there and nobody has written down.
+    moved: Rc<Cell<u64>>,
+}
+
+impl Sink {
+    /// f32 numbers on a device that hold nothing yet.
+    pub fn new(whole: Tensor) -> Sink {
+        Sink { part: whole.clone(), whole, written: Rc::default(), moved: Rc::default() }
+    }
+
+    /// The part of that shape from number `at` on.
+    pub(super) fn window(&self, at: usize, shape: &[usize]) -> Sink {
+        Sink { part: self.part.part(at, shape), ..self.clone() }
+    }
+
+    /// The numbers that an op is to write, and whether it adds to what lies there.
+    pub fn open(&self) -> (Tensor, bool) {
+        let (part, more) = self.place();
+        self.moved.set(self.moved.get() + part.bytes() * if more { 2 } else { 1 });
+        (part, more)
+    }
+
+    /// Bytes that were moved through [`Sink::open`] since the last call.
+    pub(super) fn take_moved(&self) -> u64 {
+        self.moved.take()
+    }
+
+    fn place(&self) -> (Tensor, bool) {
+        let alone = self.part.len() == self.whole.len();
+        if !alone && !self.written.get() {
+            self.whole.zero();
+        }
+        (self.part.clone(), self.written.replace(true) || !alone)
+    }
+
+    /// Takes a gradient that was made elsewhere. Returns the bytes that moved.
+    pub fn add(&self, dx: &Tensor) -> u64 {
+        let (to, more) = self.place();
+        let dx = &widened(dx);
+        match more {
+            true => launch_add(&to, &to, dx),
+            false => to.copy_from(0, dx),
+        }
+        dx.bytes() * if more { 3 } else { 2 }
+    }
+
+    /// Zeros, where nothing was written.
+    pub fn close(&self) {
+        if !self.written.get() {
+            self.whole.zero();
+        }
+    }
+}
+
+/// x as f32; a gradient of a weight comes rounded where an op made it as that of an activation.
+fn widened(x: &Tensor) -> Tensor {
+    if x.real() == Real::F32 {
+        return x.clone();
+    }
+    let y = Tensor::on(x.device(), "a gradient as f32", x.shape(), Real::F32);
+    let args = [(&y).into(), x.into(), (x.len() as u64).into()];
+    // SAFETY: cast_to_f32(y, x, count) reads and writes element by element; both hold `count` numbers.
+    unsafe { x.device().launch("cast", "cast_to_f32", Grid::elements(x.len().div_ceil(8)), &args) };
+    y
+}
+
+fn launch_add(y: &Tensor, a: &Tensor, b: &Tensor) {
+    let kernel = if b.real() == Real::F32 { "add_f32" } else { "add" };
+    let args = [y.into(), a.into(), b.into(), (b.len() as u64).into()];
+    // SAFETY: add(y, a, b, count) reads and writes element by element; all three hold `count` numbers.
+    unsafe { b.device().launch("elementwise", kernel, Grid::elements(b.len().div_ceil(8)), &args) };
+}
+
+/// Numbers that one thread adds at a time.
+const PIECE: usize = 1 << 14;
+
+/// Sum of two gradients of one value; in place where the first has no other owner.
+pub fn add(sum: Tensor, dx: &Tensor) -> Tensor {
+    let shape = sum.shape().to_vec();
+    add_window(Some(sum), &shape, 0, dx)
+}
+
+/// `whole`, zeros where there is none yet, plus `part` from number `at` on; in place where `whole` has no other owner.
+pub fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
+    if let Some(gpu) = part.gpu() {
+        return add_window_on(gpu, whole, shape, at, part);
+    }
+    let mut numbers = whole.unwrap_or_else(|| Tensor::zeros(shape)).into_vec();
+    let add = |(sum, dx): (&mut [f32], &[f32])| sum.iter_mut().zip(dx).for_each(|(a, b)| *a += b);
+    let (window, part) = (&mut numbers[at..at + part.len()], part.data());
+    match part.len() <= PIECE {
+        true => add((window, part)),
+        false => window.par_chunks_mut(PIECE).zip(part.par_chunks(PIECE)).for_each(add),
+    }
+    Tensor::new(shape, numbers)
+}
+
+/// The same on a device, where both are stored alike: gradients of weights as f32, others as the device's numbers.
+fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
+    let fresh = || Tensor::on(gpu, "a sum of gradients", shape, part.real());
+    let Some(whole) = whole else {
+        let sum = fresh();
+        sum.zero();
+        sum.copy_from(at, part);
+        return sum;
+    };
+    assert!(whole.real() == part.real(), "backward: gradients of {:?} and {:?}", whole.real(), part.real());
+    let alone = whole.is_alone();
+    let sum = if alone { whole.clone() } else { fresh() };
+    if !alone && part.len() < whole.len() {
+        sum.copy_from(0, &whole);
+    }
+    let [y, a] = [&sum, &whole].map(|tensor| tensor.part(at, part.shape()));
+    launch_add(&y, &a, part);
+    sum
+}
