@@ -17,6 +17,7 @@ use crate::trace;
 pub mod blas;
 mod cuda;
 mod emulated;
+mod hopper;
 mod launch;
 mod nccl;
 mod pinned;
@@ -25,6 +26,7 @@ mod probe;
 mod stamp;
 
 pub use blas::{Operand, Product};
+pub use hopper::Map;
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
@@ -110,6 +112,8 @@ trait Driver: Send + Sync {
     fn wait(&self) -> std::result::Result<(), String>;
     /// The point behind all that is queued.
     fn stamp(&self) -> std::result::Result<Stamp, String>;
+    /// How many multiprocessors, if they have Hopper's copy engine and wgmma.
+    fn hopper(&self) -> Option<usize>;
     /// Bytes of the level-2 cache; 0 where nobody knows.
     fn cache(&self) -> usize {
         0
@@ -136,6 +140,7 @@ struct Inner {
     /// The first overrun that a guard has seen.
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
+    chosen: hopper::Chosen,
 }
 
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
@@ -164,7 +169,8 @@ impl Gpu {
     }
 
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun: Mutex::new(None), heard: Default::default() }))
+        let (overrun, heard, chosen) = Default::default();
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, chosen }))
     }
 
     /// How activations are stored.

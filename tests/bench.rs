@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::emulate;
 use crate::train::small;
 
-/// The rows at sizes for a try: six ops with two directions, two with one.
-const ROWS: usize = 14;
+/// The rows at sizes for a try: seven ops with two directions, two with one.
+const ROWS: usize = 16;
 
 fn timed(words: &[&str]) -> Vec<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_scale-engine"))

@@ -142,9 +142,7 @@ impl Block {
                 let mixed = t.attention(qkv, None, heads);
                 let h = t.linear_add(h, mixed, p[w_out], None);
                 let u = t.rms_norm(h, Some(p[mlp_norm]));
-                let gate_up = t.linear(u, p[w_gate_up], None);
-                let gated = t.swiglu(gate_up);
-                t.linear_add(h, gated, p[w_down], None)
+                t.matmul_swiglu(h, u, p[w_gate_up], p[w_down])
             }
             Block::Attention { attn_norm, qkv, out, mlp_norm, up, down } => {
                 let u = t.layer_norm(h, p[attn_norm[0]], p[attn_norm[1]]);
