@@ -8,7 +8,7 @@
 //
 // With -fsanitize=address the sanitizer names a `__shared__` array that is overrun.
 //
-// How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`; PTX through ptx.cuh,
+// How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`; PTX through ptx.cuh and hopper.cuh,
 // dynamic shared memory through SHARED, 16-byte moves through packs. A device function that holds a `__shared__` array
 // is `static`, so that the array is of this library alone. Not offered, on purpose: fast-math intrinsics (what they
 // return cannot be promised), __activemask, cooperative groups, <<<>>>.
@@ -200,11 +200,12 @@ template <class T> static T __shfl_up_sync(uint32_t mask, T value, int by, int w
 namespace emulator __attribute__((visibility("hidden"))) {
 
 static std::mutex one_at_a_time;
-static const char* const KINDS[] = {"pointer", "int32", "uint32", "int64", "uint64", "float"};
+static const char* const KINDS[] = {"pointer", "int32", "uint32", "int64", "uint64", "float", "tensor map"};
 
 template <class T> constexpr uint32_t kind_of() {
-    static_assert(std::is_pointer_v<T> || std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) >= 4),
-                  "a kernel's arguments are pointers, integers of 32 or 64 bits, and floats");
+    if (std::is_class_v<T>) return 6;   // the only class that kernels take
+    static_assert(std::is_class_v<T> || std::is_pointer_v<T> || std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) >= 4),
+                  "a kernel's arguments are pointers, integers of 32 or 64 bits, floats, and tensor maps");
     if (std::is_pointer_v<T>) return 0;
     if (std::is_same_v<T, float>) return 5;
     return (sizeof(T) == 8 ? 3 : 1) + std::is_unsigned_v<T>;
@@ -212,7 +213,8 @@ template <class T> constexpr uint32_t kind_of() {
 
 template <class T> static T unpack(const Argument& from) {
     T value;
-    memcpy(&value, &from.bits, sizeof(T));
+    const void* const bits = std::is_class_v<T> ? reinterpret_cast<const void*>(from.bits) : &from.bits;
+    memcpy(&value, bits, sizeof(T));
     return value;
 }
 

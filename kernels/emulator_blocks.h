@@ -25,7 +25,7 @@ static uint3 blockIdx;
 static dim3 blockDim, gridDim;
 static char* dynamic_shared;   // the block's dynamic shared memory, see SHARED in common.cuh
 
-// As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits).
+// As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits), 6 address of a map.
 struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
 struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
@@ -83,9 +83,10 @@ static uint32_t awake;              // warps that have a ready lane, one bit eac
 static uint32_t turn;               // where the lanes of the drawn warp begin
 static uint32_t patience;           // a warp operation draws another warp if draw() & patience is 0
 static bool entered, failed;
-static uint64_t random_state;
-static const char* kernel_name;
+static uint64_t random_state, block_count;   // blocks begun, ever
+static bool (*arrivals)();          // lands something that was still on its way, if there is anything (emulator_hopper.h)
 static const std::function<void()>* kernel_body;
+static const char* kernel_name;
 static char* message;
 static size_t message_capacity, dynamic_bytes;
 
@@ -154,6 +155,7 @@ static inline void resume(int warp) {
 }
 
 static void draw_a_warp() {
+    while (!awake && arrivals && arrivals()) {}
     if (!awake) {
         if (live) report_stuck();
         current->go_to(launcher);
@@ -210,9 +212,7 @@ static void together(uint32_t mask, const char* word, Act act, void* offer, Site
 }
 
 static void thread_entry() {
-    const bool first = !entered;
-    entered = true;
-    arrive(launcher, first);
+    arrive(launcher, !std::exchange(entered, true));
     (*kernel_body)();
     Thread& self = *current;
     self.exited = true;
@@ -249,7 +249,7 @@ static void run_block() {
         Warp& warp = warps[i / 32];
         warp.ready = i % 32 ? warp.ready | thread.bit : 1, warp.waiting = 0;
     }
-    live = thread_count, at_barrier = 0, entered = false;
+    live = thread_count, at_barrier = 0, entered = false, block_count++;
     awake = ~0u >> (31 - (thread_count - 1) / 32);
     patience = (1u << draw() % 8) - 1, turn = draw();
     current = &threads[bit_from(awake, draw()) * 32];

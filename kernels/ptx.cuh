@@ -1,4 +1,4 @@
-// The only inline PTX, as named words; below, the same words for the emulator.
+// The only inline PTX but Hopper's (hopper.cuh), as named words; below, the same words for the emulator.
 //
 //   cp_async16(to, from)     16 bytes from global to shared memory, not through registers; lands at a cp_async_wait
 //   cp_async16_or_zero(to, from, ok)   the same, or 16 zeros and `from` is not read

@@ -19,6 +19,7 @@ mod cuda;
 mod dry;
 mod emulated;
 mod held;
+mod hopper;
 mod launch;
 mod nccl;
 mod pinned;
@@ -28,6 +29,7 @@ mod stamp;
 
 pub use blas::{Operand, Product};
 pub use held::Peak;
+pub use hopper::Map;
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
@@ -113,6 +115,8 @@ trait Driver: Send + Sync {
     fn wait(&self) -> std::result::Result<(), String>;
     /// The point behind all that is queued.
     fn stamp(&self) -> std::result::Result<Stamp, String>;
+    /// How many multiprocessors, if they have Hopper's copy engine and wgmma.
+    fn hopper(&self) -> Option<usize>;
     /// Bytes of the level-2 cache; 0 where nobody knows.
     fn cache(&self) -> usize {
         0
@@ -140,6 +144,7 @@ struct Inner {
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
     held: held::Held,
+    chosen: hopper::Chosen,
 }
 
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
@@ -173,8 +178,8 @@ impl Gpu {
     }
 
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        let (overrun, heard, held) = Default::default();
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held }))
+        let (overrun, heard, held, chosen) = Default::default();
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen }))
     }
 
     /// How activations are stored.

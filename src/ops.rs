@@ -24,6 +24,7 @@ pub mod flow;
 pub mod gather;
 pub mod layer_norm;
 pub mod matmul;
+pub mod matmul_swiglu;
 pub mod mmd;
 pub mod patch_embed;
 pub mod pool;

@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::emulate;
 use crate::train::small;
 
-/// The rows at sizes for a try: six ops with two directions, two with one.
-const ROWS: usize = 14;
+/// The rows at sizes for a try: seven ops with two directions, two with one.
+const ROWS: usize = 16;
 
 fn timed(words: &[&str]) -> Vec<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_scale-engine"))
@@ -67,13 +67,16 @@ fn the_loader_is_timed_on_a_users_own_shards() {
 fn bench_alone_times_everything_in_one_table() {
     let run = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
-        let output = command.args(["bench", "--device", "cpu"]).args(words).output().expect("the program starts");
+        let output =
+            command.args(["bench", "--device", "cpu"]).args(words).output().expect("the program starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };
-    let rows: Vec<Value> = run(&["--json"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let rows: Vec<Value> =
+        run(&["--json"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     for what in ["copy", "matmul", "adamw step", "step", "prediction", "loader, sparse", "loader, dense"] {
-        let row = rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("no row {what}: {rows:?}"));
+        let row =
+            rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("no row {what}: {rows:?}"));
         assert!(row["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
     }
 }

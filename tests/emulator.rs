@@ -10,6 +10,8 @@ use scale_engine::rng::Rng;
 
 use super::emulate::{folder, sanitized};
 
+mod hopper;
+
 /// Orders of warps in which a fault must show.
 const SEEDS: std::ops::Range<u64> = 0..8;
 

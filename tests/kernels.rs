@@ -72,7 +72,7 @@ macro_rules! emulated_ops {
 }
 
 emulated_ops! {
-    activation attention cast cells column_sums elementwise embedding flow layer_norm matmul mmd patch_embed pool rms_norm
+    activation attention cast cells column_sums elementwise embedding flow layer_norm matmul matmul_swiglu mmd patch_embed pool rms_norm
     seed_attention squared_error swiglu time tokens
 }
 
@@ -100,6 +100,7 @@ fn the_selftest_has_a_line_for_every_op() {
         "elementwise",
         "flow",
         "matmul",
+        "matmul_swiglu",
         "mmd",
         "rms_norm",
         "seed_attention",

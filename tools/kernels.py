@@ -22,10 +22,14 @@ DYNAMIC = {
     "attention_cell_forward_64x64": 96 << 10, "attention_cell_forward_128x16": 48 << 10,
     "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,
     "attention_cell_backward_64x64": 69 << 10, "attention_cell_backward_128x16": 82432,
+    "matmul_swiglu_forward": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
     "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10, "gather_rows": 8 * 2008 * 2,
 }
 
-SHOWN = ["HMMA", "LDSM", "LDGSTS"]
+SHOWN = ["HMMA", "LDSM", "LDGSTS", "HGMMA", "UTMALDG"]
+
+# What marks a file whose instructions only sm_90a has, as build.rs tells it.
+HOPPER = '#include "hopper.cuh"'
 
 
 def threads_of(text):
@@ -38,10 +42,11 @@ def threads_of(text):
 
 def compile_one(source, storage, arch):
     """(kernel -> (registers, spilled bytes, static shared bytes)), (kernel -> instruction counts)."""
+    arch += "a" if HOPPER in source.read_text() else ""
     with tempfile.TemporaryDirectory() as folder:
         cubin = pathlib.Path(folder) / "out.cubin"
         done = subprocess.run(
-            [CUDA / "nvcc", "-std=c++17", "-cubin", "-O3", f"-arch={arch}", "-Xptxas", "-v", f"-DSCALE_BF16={int(storage == 'bf16')}",
+            [CUDA / "nvcc", "-std=c++17", "-cubin", "-O3", "-gencode", f"arch=compute_{arch[3:]},code={arch}", "-Xptxas", "-v", f"-DSCALE_BF16={int(storage == 'bf16')}",
              "-I", HERE / "kernels", "-o", cubin, source], capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{source} ({storage}):\n{done.stderr}")
@@ -71,7 +76,7 @@ def main():
     arch = parser.parse_args().arch
     if not (CUDA / "cuobjdump").exists():
         sys.exit("no disassembler in .cuda: run tools/cuda.sh --tools")
-    sources = sorted((HERE / "kernels").glob("*.cu"))
+    sources = sorted(path for path in (HERE / "kernels").glob("*.cu") if arch == "sm_90" or HOPPER not in path.read_text())
     jobs = [(source, storage) for source in sources for storage in ("f32", "bf16")]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: compile_one(*job, arch), jobs))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The model's matrix products, ours against PyTorch's on cuBLASLt and on cuBLAS.
+"""The model's matrix products, ours against PyTorch's on cuBLASLt and on cuBLAS; a gated MLP, ours against its own and compiled.
 
     python benches/gpu/matmul.py [--smoke] [--out FILE]        run.py runs it with the others
 
 Backward is two products. Ours leaves the gradient of the weights in float32, as it is summed; PyTorch rounds it.
 """
 import common
-from common import directions, torch
+from common import compiled, directions, torch
 
 
 def library(name):
@@ -26,9 +26,25 @@ def peers(bench, M, I, J):
     return {peer: lambda name=name: directions(library(name), inputs, upstream) for peer, name in names.items()}
 
 
+def gated(residual, x, w_gate_up, w_down):
+    linear, silu = torch.nn.functional.linear, torch.nn.functional.silu
+    gate, up = linear(x, w_gate_up).chunk(2, -1)
+    return residual + linear(silu(gate) * up, w_down)
+
+
+def gated_peers(bench, M, E, F):
+    shapes = (M, E), (M, E), (2 * F, E), (E, F)
+    size = sum(rows * columns for rows, columns in shapes) * bench.real.itemsize
+    inputs = [[bench.numbers(*shape, grad=True) for shape in shapes] for _ in range(bench.copies(size))]
+    upstream = [bench.numbers(M, E) for _ in inputs]
+    forwards = {"torch": lambda: gated, "compiled": lambda: compiled(gated)}
+    return {peer: lambda make=make: directions(make(), inputs, upstream) for peer, make in forwards.items()}
+
+
 def main():
     bench = common.Bench(__doc__)
     common.family(bench, "matmul", lambda M, I, J: peers(bench, M, I, J))
+    common.family(bench, "matmul_swiglu", lambda M, E, F: gated_peers(bench, M, E, F))
     bench.finish()
 
 

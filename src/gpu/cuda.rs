@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::plans::Plans;
-use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
+use super::{Arg, Driver, Grid, Map, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
@@ -24,6 +24,8 @@ pub struct Cuda {
     functions: Mutex<HashMap<(&'static str, Real), Function>>,
     modules: Mutex<HashMap<(&'static str, Real), Module>>,
     plans: Mutex<Plans>,
+    /// Multiprocessors of a Hopper GPU.
+    processors: Option<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -52,7 +54,9 @@ impl Cuda {
             let stream = context.new_stream().map_err(said("cuStreamCreate"))?;
             keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
             let plans = Mutex::new(Plans::new(&stream)?);
-            Ok(Cuda { context, stream, functions: Mutex::default(), modules: Mutex::default(), plans })
+            let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
+            let (functions, modules) = Default::default();
+            Ok(Cuda { context, stream, functions, modules, plans, processors })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
@@ -93,6 +97,58 @@ impl Cuda {
         modules.insert((file, real), Module(module));
         Ok(Module(module))
     }
+}
+
+/// An argument as the kernel reads it: its first bytes, little-endian. A map wants 64-byte alignment and gets 128.
+type Packed = sys::CUtensorMap;
+
+fn pack(arg: &Arg) -> Outcome<Packed> {
+    let mut packed = Packed { opaque: [0; 16] };
+    packed.opaque[0] = match *arg {
+        Arg::Pointer(address) => address,
+        Arg::Long(x) => x,
+        Arg::Int(x) => u64::from(x as u32),
+        Arg::Word(x) => u64::from(x),
+        Arg::Float(x) => u64::from(x.to_bits()),
+        Arg::Map(map) => return encode(&map),
+    };
+    Ok(packed)
+}
+
+fn encode(map: &Map) -> Outcome<Packed> {
+    use sys::{CUtensorMapDataType_enum as Kind, CUtensorMapFloatOOBfill_enum as Fill};
+    use sys::{
+        CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
+        CUtensorMapSwizzle_enum as Swizzle,
+    };
+    let (size, down) = (map.size.map(|n| n as u64), [map.down as u64]);
+    let (shape, steps) = ([Map::COLUMNS as u32, map.rows as u32], [1, 1]);
+    let mut encoded = Packed { opaque: [0; 16] };
+    // SAFETY: two axes, whose sizes, steps and box are as many numbers as the call reads.
+    let done = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut encoded,
+            Kind::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            2,
+            map.address as *mut c_void,
+            size.as_ptr(),
+            down.as_ptr(),
+            shape.as_ptr(),
+            steps.as_ptr(),
+            Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    done.result().map_err(|e| format!("cuTensorMapEncodeTiled, {map:?}: {e}"))?;
+    Ok(encoded)
+}
+
+fn processors(context: &CudaContext, index: usize) -> std::result::Result<Option<usize>, DriverError> {
+    let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let hopper = probe::capability(index)? == (9, 0);
+    Ok(if hopper { Some(context.attribute(count)? as usize) } else { None })
 }
 
 /// Lets the pool keep what is freed: a step's buffers are those of the step before.
@@ -193,20 +249,10 @@ impl Driver for Cuda {
             unsafe { result::function::set_function_attribute(function, most, grid.shared as i32) }
                 .map_err(|e| format!("{kernel} wants {} bytes of shared memory: {e}", grid.shared))?;
         }
-        // Each argument as the kernel reads it: its first bytes, little-endian.
-        let mut words: Vec<u64> = args
-            .iter()
-            .map(|arg| match *arg {
-                Arg::Pointer(address) => address,
-                Arg::Long(x) => x,
-                Arg::Int(x) => u64::from(x as u32),
-                Arg::Word(x) => u64::from(x),
-                Arg::Float(x) => u64::from(x.to_bits()),
-            })
-            .collect();
-        let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| (&raw mut *word).cast()).collect();
+        let mut packed = args.iter().map(pack).collect::<Outcome<Vec<Packed>>>()?;
+        let mut pointers: Vec<*mut c_void> = packed.iter_mut().map(|arg| (&raw mut *arg).cast()).collect();
         let [x, y, z] = grid.blocks;
-        // SAFETY: the caller's; `words` lives until the driver has copied the arguments.
+        // SAFETY: the caller's; `packed` lives until the driver has copied the arguments.
         unsafe {
             result::launch_kernel(
                 function,
@@ -237,6 +283,10 @@ impl Driver for Cuda {
         // cudarc's own default makes events that cannot time.
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         self.stream.record_event(flags).map(Stamp::Event).map_err(said("cuEventRecord"))
+    }
+
+    fn hopper(&self) -> Option<usize> {
+        self.processors
     }
 
     fn cache(&self) -> usize {

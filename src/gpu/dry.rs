@@ -27,6 +27,10 @@ impl Driver for Dry {
         "no device, only counted".into()
     }
 
+    fn hopper(&self) -> Option<usize> {
+        None
+    }
+
     fn memory(&self) -> (u64, u64) {
         (u64::MAX, u64::MAX)
     }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use half::bf16;
 use libloading::Library;
 
-use super::{Arg, Driver, Grid, Mark, Operand, Product, Real, Stamp};
+use super::{Arg, Driver, Grid, Map, Mark, Operand, Product, Real, Stamp};
 
 type Outcome<T> = std::result::Result<T, String>;
 
@@ -44,7 +44,21 @@ struct Argument {
     bits: u64,
 }
 
+/// As `emulator_hopper.h` has it.
+#[repr(C)]
+struct TensorMap {
+    base: u64,
+    width: u64,
+    height: u64,
+    stride: u64,
+    box_width: u32,
+    box_height: u32,
+}
+
 type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
+
+/// Multiprocessors that kernels are told of: few, so that a block of a small grid has several tiles.
+const PROCESSORS: usize = 3;
 
 /// As `cudaMalloc` aligns.
 const ALIGN: usize = 256;
@@ -60,14 +74,27 @@ impl Emulated {
     }
 }
 
+impl TensorMap {
+    fn of(map: &Map) -> TensorMap {
+        let [width, height] = map.size.map(|n| n as u64);
+        let (box_width, box_height) = (Map::COLUMNS as u32, map.rows as u32);
+        TensorMap { base: map.address, width, height, stride: map.down as u64, box_width, box_height }
+    }
+}
+
 impl Argument {
-    fn of(arg: &Arg) -> Argument {
+    /// `maps` keeps what the argument points to.
+    fn of(arg: &Arg, maps: &mut Vec<Box<TensorMap>>) -> Argument {
         let (kind, bits) = match *arg {
             Arg::Pointer(address) => (0, address),
             Arg::Int(x) => (1, u64::from(x as u32)),
             Arg::Word(x) => (2, u64::from(x)),
             Arg::Long(x) => (4, x),
             Arg::Float(x) => (5, u64::from(x.to_bits())),
+            Arg::Map(map) => {
+                maps.push(Box::new(TensorMap::of(&map)));
+                (6, maps.last().map_or(0, |map| &raw const **map as u64))
+            }
         };
         Argument { kind, reserved: 0, bits }
     }
@@ -164,7 +191,8 @@ impl Driver for Emulated {
         let seed = self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let launch =
             Launch { grid: grid.blocks, block: [grid.threads, 1, 1], shared: grid.shared, reserved: 0, seed };
-        let arguments: Vec<Argument> = args.iter().map(Argument::of).collect();
+        let mut maps = Vec::new();
+        let arguments: Vec<Argument> = args.iter().map(|arg| Argument::of(arg, &mut maps)).collect();
         let mut message = [0 as c_char; 2048];
         // SAFETY: the symbol is one that `EMULATED` of emulator.h defines, with this signature; the pointers are the caller's.
         unsafe {
@@ -206,6 +234,10 @@ impl Driver for Emulated {
             }
         }
         Ok(true)
+    }
+
+    fn hopper(&self) -> Option<usize> {
+        Some(PROCESSORS)
     }
 
     fn mark(&self) -> Outcome<Mark> {

@@ -1,6 +1,6 @@
 //! How a kernel is called: its arguments, and how many threads run it.
 
-use super::{Buffer, Real};
+use super::{Buffer, Map, Real};
 
 /// One argument of a kernel; pointers are device addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +15,14 @@ pub enum Arg {
     Long(u64),
     /// `float`.
     Float(f32),
+    /// `const __grid_constant__ TensorMap`.
+    Map(Map),
+}
+
+impl From<Map> for Arg {
+    fn from(map: Map) -> Arg {
+        Arg::Map(map)
+    }
 }
 
 impl From<usize> for Arg {

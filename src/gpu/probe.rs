@@ -61,7 +61,8 @@ pub fn count() -> usize {
     usize::try_from(devices).unwrap_or(0)
 }
 
-fn capability(index: usize) -> std::result::Result<(i32, i32), result::DriverError> {
+/// Major and minor.
+pub fn capability(index: usize) -> std::result::Result<(i32, i32), result::DriverError> {
     use sys::CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,

@@ -143,11 +143,8 @@ impl Block {
                 let mixed = t.attention(qkv, None, heads);
                 let h = t.linear_add(h, mixed, p[w_out], None);
                 let u = t.rms_norm(h, Some(p[mlp_norm]));
-                let gate_up = t.linear(u, p[w_gate_up], None);
+                let h = t.matmul_swiglu(h, u, p[w_gate_up], p[w_down]);
                 t.forget(u);
-                let gated = t.swiglu(gate_up);
-                let h = t.linear_add(h, gated, p[w_down], None);
-                t.forget(gated);
                 h
             }
             Block::Attention { attn_norm, qkv, out, mlp_norm, up, down } => {

@@ -41,7 +41,7 @@ pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
     *shape.last_mut().expect("a tensor has at least one axis") = out;
     if x.gpu().is_some() {
         let y = Tensor::on(x.device(), "swiglu y", &shape, x.real());
-        launch_forward(&y, left, x, cut);
+        forward_into(&y, left, x, first);
         return y;
     }
     let rows = blocks::rows(out);
@@ -59,6 +59,11 @@ pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
         }
     });
     Tensor::new(&shape, y)
+}
+
+/// The same on a device, into a tensor of that shape.
+pub fn forward_into(y: &Tensor, left: Option<&Tensor>, x: &Tensor, first: usize) {
+    launch_forward(y, left, x, Cut::of(x, first, left.map_or(0, Tensor::width)));
 }
 
 /// On the host, of one row: dx `[2F]` from dy `[F]` and x `[2F]`.
@@ -83,9 +88,21 @@ pub fn backward_on(
     again: bool,
 ) -> Option<Tensor> {
     let y = again.then(|| Tensor::on(x.device(), "swiglu y", dy.shape(), x.real()));
-    let width = x.width().saturating_sub(first) / 2;
-    launch_backward([dx, dy, x], y.as_ref(), left, Cut::of(x, first, dy.width() - width));
+    backward_into(dx, y.as_ref(), dy, left, x, first);
     y
+}
+
+/// The same, with y, where it is asked for, into a tensor as dy.
+pub fn backward_into(
+    dx: &Tensor,
+    y: Option<&Tensor>,
+    dy: &Tensor,
+    left: Option<&Tensor>,
+    x: &Tensor,
+    first: usize,
+) {
+    let width = x.width().saturating_sub(first) / 2;
+    launch_backward([dx, dy, x], y, left, Cut::of(x, first, dy.width() - width));
 }
 
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {

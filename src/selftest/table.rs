@@ -2,7 +2,7 @@
 
 use super::case::{Case, Values, case};
 use crate::config::{Activation, MmdKernel, Start};
-use crate::ops::{activation, attention, layer_norm, matmul, mmd};
+use crate::ops::{activation, attention, layer_norm, matmul, matmul_swiglu, mmd};
 use crate::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
@@ -18,6 +18,21 @@ pub fn table() -> Vec<Case> {
         [[1, 1, 1], [33, 97, 7], [257, 33, 97], [600, 128, 640], [2048, 128, 2000], [40_000, 17, 5]]
     {
         rows.extend(linear(m, i, j));
+    }
+    // Rows that end inside a tile and inside a panel's second half; sizes that the copy engine cannot read; sums in several steps;
+    // several panels a block, of three or of the hundreds that a GPU has; rows too long to stay in shared memory.
+    for [m, e, f] in [
+        [1, 72, 200],
+        [63, 16, 24],
+        [65, 97, 33],
+        [65, 136, 72],
+        [200, 64, 200],
+        [520, 16, 24],
+        [5, 584, 16],
+        [8600, 24, 264],
+        [300, 512, 264],
+    ] {
+        rows.push(gated(m, e, f));
     }
     for [m, d] in [[1, 1], [5, 33], [257, 97], [2048, 128]] {
         // A row of one or two has next to no gradient through its own norm: what is left after cancelling is rounding.
@@ -232,6 +247,28 @@ fn elementwise(m: usize, d: usize) -> Vec<Case> {
         move |dy, x| vec![swiglu::reference::backward(dy, &x[0], d)],
     );
     activations.into_iter().chain([gated]).collect()
+}
+
+/// Weights are scaled as first weights are, so that gates are not all open or shut.
+fn gated(m: usize, e: usize, f: usize) -> Case {
+    let shrink = (e as f32).powf(-0.5);
+    case("matmul_swiglu", &[&[m, e], &[m, e], &[2 * f, e], &[e, f]], move |t, v| {
+        let x = t.scale(v[1], shrink);
+        t.matmul_swiglu(v[0], x, v[2], v[3])
+    })
+    .judged_by(
+        move |x, _| matmul_swiglu::reference::forward(&x[0], &scaled(&x[1], shrink), &x[2], &x[3], [e, f]),
+        move |dy, x| {
+            let mut made =
+                matmul_swiglu::reference::backward(dy, &scaled(&x[1], shrink), &x[2], &x[3], [e, f]);
+            made[1] = scaled(&made[1], shrink);
+            made
+        },
+    )
+}
+
+fn scaled(x: &[f64], by: f32) -> Vec<f64> {
+    x.iter().map(|x| x * f64::from(by)).collect()
 }
 
 fn squared(m: usize, d: usize) -> Case {

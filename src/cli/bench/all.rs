@@ -40,13 +40,18 @@ pub fn run(args: &Args) -> Result<()> {
     let sizes = sizes(gpu);
     let name = gpu.map_or("cpu".into(), Gpu::name);
     if !args.json {
-        println!("{name}; preset {}, {} x {} pairs a step, {} genes\n", sizes.preset, sizes.sets, sizes.cells, sizes.genes);
+        println!(
+            "{name}; preset {}, {} x {} pairs a step, {} genes\n",
+            sizes.preset, sizes.sets, sizes.cells, sizes.genes
+        );
         println!("{:<24} {:<34} {:>12} {:>20} {:>8}", "", "", "time", "rate", "of most");
     }
-    let print = |row: &Row| if args.json { println!("{}", row.json(&name, gpu.map(Gpu::real))) } else { row.print() };
+    let print =
+        |row: &Row| if args.json { println!("{}", row.json(&name, gpu.map(Gpu::real))) } else { row.print() };
 
     let ceilings = Ceilings::measure(gpu);
-    let rate = |what: &str, rate| Row { what: what.into(), sizes: String::new(), seconds: None, rate, share: None };
+    let rate =
+        |what: &str, rate| Row { what: what.into(), sizes: String::new(), seconds: None, rate, share: None };
     print(&rate("copy", (ceilings.copy_gb_per_s, "GB/s")));
     print(&rate("matmul", (ceilings.matmul_tflop_per_s, "TFLOP/s")));
     ops::of_preset(&sizes.preset, gpu, turns, |timing| print(&of_op(timing, &ceilings)))?;
@@ -60,7 +65,10 @@ pub fn run(args: &Args) -> Result<()> {
         print(&Row { what: what.into(), sizes: pairs.clone(), seconds: Some(seconds), rate, share: None });
     }
     for (what, cells_per_s) in loader::made_up()? {
-        print(&Row { sizes: "10000 made-up cells".into(), ..rate(&format!("loader, {what}"), (cells_per_s, "cells/s")) });
+        print(&Row {
+            sizes: "10000 made-up cells".into(),
+            ..rate(&format!("loader, {what}"), (cells_per_s, "cells/s"))
+        });
     }
     Ok(())
 }

@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use indicatif::ProgressBar;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::config::SetOrder;
 use crate::data::loader::{Batch, Carry, Loader};
+use crate::data::preprocess::{self, preprocess};
 use crate::data::sampler::{Sampler, Sampling};
 use crate::data::shard::Data;
+use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
 
 const EXAMPLE: &str = "\
@@ -111,6 +114,31 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{:<12} {cells:>12} {core:>12} {:>10.0}", line.name, line.mb_per_s);
     }
     Ok(())
+}
+
+/// The lines `sparse`, `dense` and `loader` of 10,000 made-up cells, which lie in the system's folder for a while: name and cells/s.
+pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
+    let dir = std::env::temp_dir().join(format!("scale-engine-bench-{}", std::process::id()));
+    let rates = std::fs::create_dir_all(&dir).at(&dir).and_then(|()| {
+        let (cells, data) = (dir.join("cells.h5ad"), dir.join("data"));
+        simulate(&simulate::Settings { cells: 10_000, ..Default::default() })?.write(&cells)?;
+        let settings = preprocess::Settings {
+            inputs: vec![cells],
+            out: data.clone(),
+            perturbation: "perturbation".into(),
+            control: simulate::CONTROL.into(),
+            cell_type: "cell_type".into(),
+            ..Default::default()
+        };
+        preprocess(&settings, &ProgressBar::hidden())?;
+        let (sets, cells) = (Sampling::default().sets, 64);
+        let args =
+            Args { data: data.clone(), sets, cells, steps: 20, epoch: false, cold: false, json: false };
+        steps(&args, &Arc::new(Data::open(&data)?))
+    });
+    // What cannot be removed is in a folder that the system clears.
+    let _ = std::fs::remove_dir_all(&dir);
+    Ok(rates?.into_iter().filter_map(|line| Some((line.name, line.cells_per_s?))).collect())
 }
 
 /// The rates at which steps' cells come.

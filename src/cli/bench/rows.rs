@@ -45,7 +45,7 @@ fn both([bytes, flops]: [usize; 2], [bytes_back, flops_back]: [usize; 2]) -> Vec
     ]
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind {
         name: "attention_cell",
         letters: &["M", "P", "H", "K"],
@@ -146,6 +146,25 @@ const KINDS: [Kind; 8] = [
             place.tape(op, 2)
         },
     },
+    Kind {
+        name: "matmul_swiglu",
+        letters: &["M", "E", "F"],
+        small: &[64, 64, 48],
+        // Gate and up are kept from forward to backward; gradients of weights are f32.
+        costs: |z, e| {
+            let (row, kept, weights) = (z[0] * z[1], 2 * z[0] * z[2], 3 * z[1] * z[2]);
+            let products = 2 * z[0] * weights;
+            let bytes = e * (3 * row + kept + weights);
+            both([bytes, products], [bytes + 4 * weights, 2 * products])
+        },
+        turns: |place, z| {
+            let [m, e, f] = [z[0], z[1], z[2]];
+            let op = case("matmul_swiglu", &[&[m, e], &[m, e], &[2 * f, e], &[e, f]], |t, v| {
+                t.matmul_swiglu(v[0], v[1], v[2], v[3])
+            });
+            place.tape(op, 4)
+        },
+    },
 ];
 
 /// Cells whose tokens an op of the gene encoder gets, and those an op of the flow gets.
@@ -197,6 +216,7 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
         [LATENT, config.decoder.width, GENES],
     ];
     rows.extend(products.map(|sizes| ("matmul", sizes.to_vec())));
+    rows.push(("matmul_swiglu", vec![tokens, e, f]));
     rows.into_iter().map(|(name, sizes)| Ok((kind(name)?, sizes))).collect()
 }
 

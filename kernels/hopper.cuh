@@ -1,0 +1,116 @@
+// The words of Hopper (sm_90a), the only inline PTX beside ptx.cuh; below, the same words for the emulator. A file that
+// includes this one is compiled for sm_90a alone.
+//
+//   mbarrier_init(b, count)       a barrier whose phase ends after `count` arrivals and when all expected bytes have landed
+//   mbarrier_init_done()          by the thread that made them, before a __syncthreads
+//   mbarrier_arrive(b)            one arrival
+//   mbarrier_expect(b, bytes)     one arrival, and so many bytes more in this phase
+//   mbarrier_wait(b, parity)      until the phase of that parity has ended; of a fresh barrier that of parity 1 has
+//   tma_load(to, map, x, y, b)    starts the copy of a box whose first element is (x, y), x along the row; outside of the
+//                                 tensor are zeros. Its bytes land on b. `to` is a multiple of 1024: there the box lies in
+//                                 rows of 128 bytes whose 16-byte chunks are swizzled (chunk c of row r at c ^ r % 8)
+//   wgmma_matrix(at, eights, columns)   such rows as an operand: bytes from eight rows to the next eight, and from 64
+//                                 columns to the next 64 where it is wider than a row
+//   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, d += a b if keep: a [64, 16] in rows of k, b [128, 16] in rows of k, or
+//                                 [16, 128] in rows of n if T; bf16 in, f32 sums
+//   wgmma_fence()                 before the first of a group: registers and shared memory are as written
+//   wgmma_commit()                closes a group
+//   wgmma_wait<N>(), wgmma_wait<N>(d)   until at most the N newest groups are on their way; d may be read then
+//   give_registers<N>(), take_registers<N>()   a warpgroup goes down or up to N registers a thread
+//
+// Of d [64, 128], warp w of the warpgroup holds rows 16 w to 16 w + 15: d[4 j + i] is row g + 8 (i / 2), column
+// 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4).
+//
+// The words of wgmma are of four warps, from a warp whose number is a multiple of four.
+#pragma once
+#include "ptx.cuh"
+
+#ifdef __CUDACC__
+
+// As the driver encodes it; a kernel takes it as `const __grid_constant__ TensorMap`.
+struct alignas(64) TensorMap { uint64_t opaque[16]; };
+
+__device__ __forceinline__ void mbarrier_init(uint64_t* b, uint32_t count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
+}
+
+// The copy engine is another observer of shared memory than the threads.
+__device__ __forceinline__ void mbarrier_init_done() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint64_t* b) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_expect(uint64_t* b, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 ::"r"(shared_address(b)), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_wait(uint64_t* b, uint32_t parity) {
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_address(b)), "r"(parity) : "memory");
+}
+
+__device__ __forceinline__ void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 ::"r"(shared_address(to)), "l"(map), "r"(x), "r"(y), "r"(shared_address(b)) : "memory");
+}
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int N> __device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+// The compiler does not know that the wait writes d: told here, it moves no reading of it above.
+template <int N> __device__ __forceinline__ void wgmma_wait(float (&d)[64]) {
+    wgmma_wait<N>();
+#pragma unroll
+    for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define EIGHT(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
+                    "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+
+template <bool TRANSPOSED>
+__device__ __forceinline__ void wgmma_64x128x16(float (&d)[64], uint64_t a, uint64_t b, bool keep) {
+    asm volatile("{\n"
+                 ".reg .pred keep;\n"
+                 "setp.ne.b32 keep, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "%64, %65, keep, 1, 1, 0, %67;\n"
+                 "}"
+                 : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24), EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48),
+                   EIGHT(d, 56)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(keep)), "n"(static_cast<int>(TRANSPOSED)));
+}
+#undef EIGHT
+
+template <int N> __device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N> __device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+#else
+#include "emulator_hopper.h"
+#endif
+
+// Bits 0 to 13: the address; 16 to 29 and 32 to 45: the two steps; all in 16 bytes. Bit 62: rows of 128 bytes, swizzled.
+__device__ __forceinline__ uint64_t wgmma_matrix(const void* at, uint32_t eights, uint32_t columns = 16) {
+    return (shared_address(at) >> 4 & 0x3FFF) | static_cast<uint64_t>(columns >> 4) << 16 |
+           static_cast<uint64_t>(eights >> 4) << 32 | 1ull << 62;
+}

@@ -1,0 +1,208 @@
+//! A gated MLP on a residual: two products around SwiGLU (Shazeer 2020, eq. 5), on a device with what lies between them fused.
+//!
+//!   forward    [a | u] = x w^T     y = silu(a) u     z[m, e] = r[m, e] + sum_f y[m, f] v[e, f]
+//!   backward   dr = dz                                                                          =
+//!              dv[e, f] = sum_m dz[m, e] y[m, f]           dy = dz v                            =
+//!              da = dy u s(a) (1 + a (1 - s(a)))           du = dy silu(a)                      =
+//!              dx[m, e] = [da | du] w                      dw = [da | du]^T x                   =
+//!   tensors    x, r, z [.., E]   w = w_gate_up [2F, E]   v = w_down [E, F]   y [.., F]
+//!   bound by   compute: 6 M E F forward, 12 M E F backward
+//!
+//! Between forward and backward a device keeps [a | u] alone; y is made again. On Hopper one kernel makes y with its first product,
+//! another [da | du] with the product that makes dy (matmul_swiglu.cu); elsewhere, and where that is quicker, the library's
+//! products and swiglu.cu do it in two steps.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::gpu::{Arg, Gpu, Grid, Map, Operand, Product, Real};
+use crate::ops::cast::cast;
+use crate::ops::gate;
+use crate::tape::{Sink, Tape, Var};
+use crate::tensor::Tensor;
+
+impl Tape {
+    /// residual + swiglu(x w_gate_up^T) w_down^T: residual and x `[.., E]`, w_gate_up `[2F, E]`, w_down `[E, F]` to `[.., E]`.
+    pub fn matmul_swiglu(&mut self, residual: Var, x: Var, w_gate_up: Var, w_down: Var) -> Var {
+        let [xs, w, v] = [x, w_gate_up, w_down].map(|var| self.value(var).clone());
+        let ([twice, e], [out, width]): ([usize; 2], [usize; 2]) =
+            (w.dims("matmul_swiglu"), v.dims("matmul_swiglu"));
+        assert!(
+            twice == 2 * width && e == xs.width() && self.value(residual).shape() == xs.shape() && out == e,
+            "matmul_swiglu: x {:?}, w_gate_up {:?}, w_down {:?}",
+            xs.shape(),
+            w.shape(),
+            v.shape()
+        );
+        let Some(gpu) = xs.gpu().cloned() else {
+            let gate_up = self.linear(x, w_gate_up, None);
+            let gated = self.swiglu(gate_up);
+            let z = self.linear_add(residual, gated, w_down, None);
+            self.forget(gated);
+            return z;
+        };
+        // x first: it may be forgotten, and is then made again for the last product.
+        let inputs = [x, w_gate_up, w_down, residual];
+        let keep = inputs.iter().any(|&var| self.needs(var));
+        let (y, gate_up) = gate(&gpu, &xs, &w, keep);
+        let z = Tensor::on(&gpu, "matmul_swiglu z", xs.shape(), xs.real());
+        let plus = Some(self.value(residual).operand());
+        let size = [xs.rows(), e, width];
+        multiply(&gpu, Product { plus, ..Product::new(z.operand(), y.operand(), v.operand().t(), size) });
+        let product = 2 * xs.rows() * e * width;
+        self.costs(3 * product, 4 * product, 2 * product);
+        let (shape, real, on) = (xs.shape().to_vec(), xs.real(), gpu.clone());
+        drop(xs);
+        let [of_w, of_v] = [w_gate_up, w_down].map(|w| self.sink(w));
+        let left = Rc::new(RefCell::new(None));
+        let found = left.clone();
+        let backward = move |dz: &Tensor| {
+            let gate_up = gate_up.expect("kept where a gradient is needed");
+            // A gradient that was summed over sets comes as f32.
+            let stored = cast(dz, real);
+            let (d_gate_up, y) = gate_backward(&gpu, &stored, &gate_up, &v);
+            let dx = Tensor::on(&gpu, "matmul_swiglu dx", &shape, real);
+            let size = [dx.rows(), e, twice];
+            multiply(&gpu, Product::new(dx.operand(), d_gate_up.operand(), w.operand(), size));
+            let dv = weights(&gpu, &stored, &y, of_v.as_ref());
+            found.replace(Some(d_gate_up));
+            vec![Some(dx), None, dv, Some(dz.clone())]
+        };
+        self.record_read(&inputs, z, backward, move |_, x| {
+            let d_gate_up = left.take().expect("the first part of the backward comes first");
+            vec![None, weights(&on, &d_gate_up, x, of_w.as_ref()), None, None]
+        })
+    }
+}
+
+/// y `[.., F]` and, where it is kept, gate_up `[.., 2F]`.
+fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor>) {
+    let size @ [m, e, width] = [x.rows(), x.width(), w.rows() / 2];
+    let make = |what, width| {
+        Tensor::on(gpu, what, &[x.shape()[..x.shape().len() - 1].to_vec(), vec![width]].concat(), x.real())
+    };
+    let y = make("matmul_swiglu y", width);
+    let gate_up = keep.then(|| make("matmul_swiglu gate_up", 2 * width));
+    let fused = |blocks| {
+        let maps = [Map::new(x.operand(), [m, e], 128), Map::new(w.operand(), [2 * width, e], 64)];
+        let kept = gate_up.as_ref().map_or(Arg::Pointer(0), Into::into);
+        let [xs, ws] = maps.map(Into::into);
+        let args = [(&y).into(), kept, xs, ws, m.into(), e.into(), width.into()];
+        // SAFETY: y and gate_up were made for m rows; the maps end where x and w do.
+        unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_forward", grid(blocks, size, 64), &args) };
+    };
+    let plain = || {
+        let x_w = gate_up.clone().unwrap_or_else(|| make("matmul_swiglu gate_up", 2 * width));
+        multiply(gpu, Product::new(x_w.operand(), x.operand(), w.operand().t(), [m, 2 * width, e]));
+        gate::forward_into(&y, None, &x_w, 0);
+    };
+    let what = if keep { "gate, kept" } else { "gate" };
+    either(gpu, what, size, &[x.operand(), w.operand()], fused, plain);
+    (y, gate_up)
+}
+
+/// d_gate_up `[.., 2F]` from dz `[.., E]`; y `[.., F]` once more.
+fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
+    let size @ [m, e, width] = [dz.rows(), dz.width(), v.width()];
+    let make = |what| Tensor::on(gpu, what, &[m, width], dz.real());
+    let d_gate_up = Tensor::on(gpu, "matmul_swiglu d_gate_up", &[m, 2 * width], dz.real());
+    let y = make("matmul_swiglu y");
+    let fused = |blocks| {
+        let [dzs, vs] =
+            [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)].map(Into::into);
+        let args =
+            [(&d_gate_up).into(), (&y).into(), gate_up.into(), dzs, vs, m.into(), e.into(), width.into()];
+        // SAFETY: y and d_gate_up were made for m rows, as gate_up; the maps end where dz and v do.
+        unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_backward", grid(blocks, size, 128), &args) };
+    };
+    let plain = || {
+        let dy = make("matmul_swiglu dy");
+        multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), [m, width, e]));
+        gate::backward_into(&d_gate_up, Some(&y), &dy, None, gate_up, 0);
+    };
+    either(gpu, "gate backward", size, &[dz.operand(), v.operand()], fused, plain);
+    (d_gate_up, y)
+}
+
+/// The fused kernel, given how many blocks run at once, or the two steps. The first wants Hopper, and matrices that its copy engine
+/// can read; then the quicker one is taken.
+fn either(
+    gpu: &Gpu,
+    what: &'static str,
+    size: [usize; 3],
+    read: &[Operand],
+    fused: impl Fn(usize),
+    plain: impl Fn(),
+) {
+    let fits = size[2].is_multiple_of(8) && read.iter().all(Map::can);
+    match gpu.hopper().filter(|_| fits) {
+        Some(blocks) if gpu.quicker(what, size, [&|| fused(blocks), &plain]) == 0 => fused(blocks),
+        _ => plain(),
+    }
+}
+
+/// A block a multiprocessor, no more than there are tiles of 128 rows and some columns. As `SHARED_BYTES` of panels.cuh has it: slots of
+/// 16 KiB, 8 of them for rows and 6 for weights, their barriers, and what rounds it up to multiples of 1024.
+fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
+    let tiles = m.div_ceil(128) * width.div_ceil(columns);
+    Grid::new(blocks.min(tiles), 384).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
+}
+
+fn multiply(gpu: &Gpu, product: Product) {
+    // SAFETY: every caller's matrices have these sizes, and the written one is fresh, or a gradient that nobody reads now.
+    unsafe { gpu.product(&product) };
+}
+
+/// dw `[J, I]`, f32, from dy `[M, J]` and x `[M, I]`; `None` where it went to its place.
+fn weights(gpu: &Gpu, dy: &Tensor, x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
+    let fresh = || (Tensor::on(gpu, "matmul_swiglu dw", &[dy.width(), x.width()], Real::F32), false);
+    let (dw, more) = sink.map_or_else(fresh, Sink::open);
+    let size = [dy.width(), x.width(), x.rows()];
+    multiply(gpu, Product { more, ..Product::new(dw.operand(), dy.operand().t(), x.operand(), size) });
+    sink.is_none().then_some(dw)
+}
+
+/// The definition, in plain loops over f64.
+pub mod reference {
+    /// [a | u] `[M, 2F]`, then y `[M, F]`.
+    fn gate(x: &[f64], w: &[f64], [e, width]: [usize; 2]) -> [Vec<f64>; 2] {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let gate_up: Vec<f64> = x.chunks(e).flat_map(|x| w.chunks(e).map(move |w| dot(x, w))).collect();
+        let gated = |row: &[f64], f: usize| row[f] / (1.0 + (-row[f]).exp()) * row[width + f];
+        let y = gate_up.chunks(2 * width).flat_map(|row| (0..width).map(move |f| gated(row, f))).collect();
+        [gate_up, y]
+    }
+
+    /// z `[M, E]`.
+    pub fn forward(residual: &[f64], x: &[f64], w: &[f64], v: &[f64], [e, width]: [usize; 2]) -> Vec<f64> {
+        let [_, y] = gate(x, w, [e, width]);
+        let mut z = residual.to_vec();
+        for (z, y) in z.chunks_mut(e).zip(y.chunks(width)) {
+            for (z, v) in z.iter_mut().zip(v.chunks(width)) {
+                *z += y.iter().zip(v).map(|(y, v)| y * v).sum::<f64>();
+            }
+        }
+        z
+    }
+
+    /// dr, dx, dw, dv.
+    pub fn backward(dz: &[f64], x: &[f64], w: &[f64], v: &[f64], [e, width]: [usize; 2]) -> Vec<Vec<f64>> {
+        let [gate_up, y] = gate(x, w, [e, width]);
+        let (mut dx, mut dw, mut dv) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; v.len()]);
+        for m in 0..x.len() / e {
+            let (x, dz, row) = (&x[m * e..][..e], &dz[m * e..][..e], &gate_up[m * 2 * width..][..2 * width]);
+            for f in 0..width {
+                let dy: f64 = (0..e).map(|i| dz[i] * v[i * width + f]).sum();
+                (0..e).for_each(|i| dv[i * width + f] += dz[i] * y[m * width + f]);
+                let (a, u, s) = (row[f], row[width + f], 1.0 / (1.0 + (-row[f]).exp()));
+                for (j, d) in [(f, dy * u * s * (1.0 + a * (1.0 - s))), (width + f, dy * a * s)] {
+                    for i in 0..e {
+                        dx[m * e + i] += d * w[j * e + i];
+                        dw[j * e + i] += d * x[i];
+                    }
+                }
+            }
+        }
+        vec![dz.to_vec(), dx, dw, dv]
+    }
+}

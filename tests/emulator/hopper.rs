@@ -1,0 +1,111 @@
+//! The words of Hopper on the emulator: the copy engine, its barriers and wgmma come out right, and each planted fault is seen.
+
+use half::bf16;
+use scale_engine::gpu::{Arg, Gpu, Map, Operand, Real};
+use scale_engine::rng::Rng;
+
+use super::{SEEDS, block, emulator, numbers};
+
+const STEPS: usize = 5;
+const DEPTH: usize = 64 * STEPS;
+
+/// The faults of hopper.cu, in its order, and what must be said of each; nothing where wrong numbers tell.
+const FAULTS: [(&str, &str); 13] = [
+    ("data that is not waited for", ""),
+    ("fewer bytes expected", "more than its barrier expects"),
+    ("more bytes expected", "mbarrier_wait"),
+    ("no swizzle", ""),
+    ("a wrong step", ""),
+    ("a slot given back early", "changed while a wgmma read it"),
+    ("a slot that was not asked for", ""),
+    ("sums that are not waited for", ""),
+    ("no fence", "without a wgmma_fence"),
+    ("a copy that outlives its block", "on its way"),
+    ("a barrier that was not made", "not made"),
+    ("two arrivals", ""),
+    ("a box at an odd place", "no multiple of 1024"),
+];
+
+/// What a run is judged by.
+struct Inputs {
+    a: Vec<bf16>,
+    b: Vec<bf16>,
+    transposed: bool,
+}
+
+impl Inputs {
+    fn new(transposed: bool) -> Inputs {
+        let rng = Rng::new(4);
+        let draw = |stream: u64, len: usize| -> Vec<bf16> {
+            (0..len as u64).map(|i| bf16::from_f32(rng.at(stream).normal(i))).collect()
+        };
+        Inputs { a: draw(0, 64 * DEPTH), b: draw(1, 128 * DEPTH), transposed }
+    }
+
+    /// c, or what the device said.
+    fn run(&self, gpu: &Gpu, fault: usize) -> Result<Vec<f32>, String> {
+        let (a, b, c) = (gpu.upload("a", &self.a), gpu.upload("b", &self.b), gpu.buffer("c", 64 * 128 * 4));
+        let map = |address, [height, width]: [usize; 2]| {
+            Arg::Map(Map::new(Operand::rows(address, Real::Bf16, width), [height, width], 64))
+        };
+        let wide = if self.transposed { [DEPTH, 128] } else { [128, DEPTH] };
+        let args = [
+            Arg::from(&c),
+            map(a.address(), [64, DEPTH]),
+            map(b.address(), wide),
+            STEPS.into(),
+            fault.into(),
+        ];
+        let kernel = if self.transposed { "product_transposed" } else { "product_rows" };
+        block(gpu, "hopper", kernel, 160, 2 * (8192 + 16384) + 16384 + 1024 + 1024, &args)?;
+        Ok(numbers(&c))
+    }
+
+    fn right(&self, c: &[f32]) -> bool {
+        c.iter().enumerate().all(|(i, &found)| {
+            let (row, column) = (i / 128, i % 128);
+            let of_b = |k: usize| if self.transposed { k * 128 + column } else { column * DEPTH + k };
+            let terms = (0..DEPTH).map(|k| self.a[row * DEPTH + k].to_f64() * self.b[of_b(k)].to_f64());
+            let (truth, size) =
+                terms.fold((0.0, 0.0), |(sum, size): (f64, f64), t| (sum + t, size + t.abs()));
+            (f64::from(found) - truth).abs() < 1e-6 * size
+        })
+    }
+}
+
+#[test]
+fn the_copy_engine_and_wgmma_multiply_as_their_descriptors_say() {
+    for transposed in [false, true] {
+        let inputs = Inputs::new(transposed);
+        let mut first: Option<Vec<f32>> = None;
+        for seed in SEEDS {
+            let Some(gpu) = emulator("hopper", Real::Bf16, seed) else { return };
+            let c = inputs.run(&gpu, 0).expect("not refused");
+            assert!(inputs.right(&c), "transposed {transposed}, seed {seed}");
+            assert!(first.get_or_insert_with(|| c.clone()) == &c, "other bits under seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn each_fault_of_hoppers_words_is_seen() {
+    let inputs = Inputs::new(false);
+    let mut missed = Vec::new();
+    for (i, (fault, words)) in FAULTS.iter().enumerate() {
+        let mut seen = Vec::new();
+        for seed in SEEDS {
+            let Some(gpu) = emulator("hopper", Real::Bf16, seed) else { return };
+            seen.push(inputs.run(&gpu, 1 + i));
+            let c = inputs.run(&gpu, 0).expect("it can be used again");
+            assert!(inputs.right(&c), "after {fault}, seed {seed}");
+        }
+        let told = match *words {
+            "" => seen.iter().any(|c| c.as_ref().is_err() || c.as_ref().is_ok_and(|c| !inputs.right(c))),
+            words => seen.iter().any(|c| c.as_ref().is_err_and(|said| said.contains(words))),
+        };
+        if !told {
+            missed.push(format!("{fault}: {:?}", seen.iter().map(|c| c.as_ref().err()).collect::<Vec<_>>()));
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
