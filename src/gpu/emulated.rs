@@ -75,26 +75,25 @@ impl Emulated {
 }
 
 impl TensorMap {
-    fn of(map: &Map) -> TensorMap {
+    /// What a map is to the kernel; nothing of other arguments.
+    fn of(arg: &Arg) -> Option<TensorMap> {
+        let Arg::Map(map) = arg else { return None };
         let [width, height] = map.size.map(|n| n as u64);
         let (box_width, box_height) = (Map::COLUMNS as u32, map.rows as u32);
-        TensorMap { base: map.address, width, height, stride: map.down as u64, box_width, box_height }
+        Some(TensorMap { base: map.address, width, height, stride: map.down as u64, box_width, box_height })
     }
 }
 
 impl Argument {
-    /// `maps` keeps what the argument points to.
-    fn of(arg: &Arg, maps: &mut Vec<Box<TensorMap>>) -> Argument {
+    /// `map` is what a map's argument points to.
+    fn of(arg: &Arg, map: &Option<TensorMap>) -> Argument {
         let (kind, bits) = match *arg {
             Arg::Pointer(address) => (0, address),
             Arg::Int(x) => (1, u64::from(x as u32)),
             Arg::Word(x) => (2, u64::from(x)),
             Arg::Long(x) => (4, x),
             Arg::Float(x) => (5, u64::from(x.to_bits())),
-            Arg::Map(map) => {
-                maps.push(Box::new(TensorMap::of(&map)));
-                (6, maps.last().map_or(0, |map| &raw const **map as u64))
-            }
+            Arg::Map(_) => (6, map.as_ref().map_or(0, |map| &raw const *map as u64)),
         };
         Argument { kind, reserved: 0, bits }
     }
@@ -191,8 +190,9 @@ impl Driver for Emulated {
         let seed = self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let launch =
             Launch { grid: grid.blocks, block: [grid.threads, 1, 1], shared: grid.shared, reserved: 0, seed };
-        let mut maps = Vec::new();
-        let arguments: Vec<Argument> = args.iter().map(|arg| Argument::of(arg, &mut maps)).collect();
+        let maps: Vec<Option<TensorMap>> = args.iter().map(TensorMap::of).collect();
+        let arguments: Vec<Argument> =
+            args.iter().zip(&maps).map(|(arg, map)| Argument::of(arg, map)).collect();
         let mut message = [0 as c_char; 2048];
         // SAFETY: the symbol is one that `EMULATED` of emulator.h defines, with this signature; the pointers are the caller's.
         unsafe {
