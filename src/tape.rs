@@ -239,6 +239,13 @@ impl Tape {
         }
     }
 
+    /// [`Tape::forget`] on a device. A host has memory enough and would make the value again for nothing.
+    pub fn forget_on_device(&mut self, x: Var) {
+        if self.gpu.is_some() {
+            self.forget(x);
+        }
+    }
+
     /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
     /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
     #[track_caller]

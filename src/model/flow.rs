@@ -76,10 +76,10 @@ impl Block {
         let seed = t.linear(seed, w_kv, None); // [B, 2D]
         let u = t.rms_norm(h, Some(p[self.norm]));
         let packed = t.linear(u, p[self.w_in], None); // [B, N, 3D + 2F]
-        t.forget(u);
+        t.forget_on_device(u);
         let both = t.attention(packed, Some(seed), heads); // [B, N, D + F]
         let h = t.linear_add(h, both, p[self.w_out], None);
-        t.forget(both);
+        t.forget_on_device(both);
         h
     }
 }

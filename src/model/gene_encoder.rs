@@ -139,12 +139,12 @@ impl Block {
             Block::Llama { attn_norm, w_qkv, w_out, mlp_norm, w_gate_up, w_down } => {
                 let u = t.rms_norm(h, Some(p[attn_norm]));
                 let qkv = t.linear(u, p[w_qkv], None);
-                t.forget(u);
+                t.forget_on_device(u);
                 let mixed = t.attention(qkv, None, heads);
                 let h = t.linear_add(h, mixed, p[w_out], None);
                 let u = t.rms_norm(h, Some(p[mlp_norm]));
                 let h = t.matmul_swiglu(h, u, p[w_gate_up], p[w_down]);
-                t.forget(u);
+                t.forget_on_device(u);
                 h
             }
             Block::Attention { attn_norm, qkv, out, mlp_norm, up, down } => {

@@ -37,9 +37,7 @@ impl Tape {
         let Some(gpu) = xs.gpu().cloned() else {
             let gate_up = self.linear(x, w_gate_up, None);
             let gated = self.swiglu(gate_up);
-            let z = self.linear_add(residual, gated, w_down, None);
-            self.forget(gated);
-            return z;
+            return self.linear_add(residual, gated, w_down, None);
         };
         // x first: it may be forgotten, and is then made again for the last product.
         let inputs = [x, w_gate_up, w_down, residual];
