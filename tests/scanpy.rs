@@ -234,10 +234,6 @@ fn genes_ranked_by_a_tenth_of_the_logarithm_are_scanpys() {
             );
         }
     }
-    // A ratio of variances knows no factor.
-    let ranger =
-        |name: &str, rescaled| found(name, Flavor::CellRanger, None, rescaled).map(|rows| chosen(&rows));
-    assert_eq!(ranger("ranger", true).expect("made"), ranger("ranger-after", false).expect("made"));
     let message = found("v3", Flavor::SeuratV3, None, true).expect_err("refused").to_string();
     assert!(message.contains("--rescale-before-hvg: seurat_v3 ranks raw counts"), "{message}");
 }

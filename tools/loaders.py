@@ -171,7 +171,10 @@ def time_peer(work, name):
     seconds, spent = time.perf_counter() - began, processor_seconds() - spent
     print(json.dumps({"cells_per_s": cells / seconds, "cells_per_core_s": cells / spent,
                       "version": importlib.metadata.version(package)}), flush=True)
-    os._exit(0)  # workers that wait for work must not hold the process
+    import psutil
+    for worker in psutil.Process().children(recursive=True):
+        worker.kill()  # it holds our standard output, on whose end the caller waits
+    os._exit(0)
 
 
 def run(work, engine, peers, threads):
@@ -193,8 +196,12 @@ def run(work, engine, peers, threads):
             python = peers / environment / "bin/python"
             if not python.exists():
                 continue
-            done = subprocess.run([python, here, "peer", str(work), "--name", name], capture_output=True, text=True,
-                                  env=told, timeout=300)
+            try:
+                done = subprocess.run([python, here, "peer", str(work), "--name", name], capture_output=True, text=True,
+                                      env=told, timeout=300)
+            except subprocess.TimeoutExpired:
+                print(f"{name}: no answer in 300 s", file=sys.stderr)
+                continue
             if done.returncode or not done.stdout.strip():
                 if turn == 0:
                     print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)

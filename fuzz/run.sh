@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for some seconds, two at a time, and says what each did.
+#
+#   fuzz/run.sh [SECONDS]        default 600; needs a nightly toolchain and cargo-fuzz
+#
+# Built without a sanitizer: what is looked for are panics, broken promises, endless loops and memory without bound (1 GB). Inputs
+# that were of interest stay in fuzz/corpus, those that broke something in fuzz/artifacts, both ignored by git.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-600}
+cargo +nightly fuzz build --sanitizer none
+run() { # target, folders of seeds
+    local target=$1 seeds=() log=fuzz/corpus/$1.log
+    shift
+    mkdir -p "fuzz/corpus/$target"
+    for seed in "$@"; do [ -e "$seed" ] && seeds+=("$seed"); done
+    # Files of a few kilobytes are all a format needs to be wrong.
+    if cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "${seeds[@]}" -- \
+        -max_total_time="$seconds" -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=20 -max_len=65536 >"$log" 2>&1; then
+        echo "$target: $(grep -a '^Done' "$log" | tail -1), $(grep -a -o 'cov: [0-9]*' "$log" | tail -1), no crash"
+    else
+        echo "$target: crashed; see $log and fuzz/artifacts/$target"
+        return 1
+    fi
+}
+failed=0
+run split fuzz/seeds/split & first=$!
+run shard fuzz/seeds/shard & second=$!
+wait $first || failed=1
+wait $second || failed=1
+run h5ad tests/golden/encodings & first=$!
+run parquet tests/golden/tahoe/data & second=$!
+wait $first || failed=1
+wait $second || failed=1
+exit $failed
