@@ -167,3 +167,18 @@ fn a_damaged_shard_is_refused_and_never_a_panic() {
         }
     }
 }
+
+/// One damaged page, found by fuzzing: its header asks for more than the file has.
+#[test]
+fn a_page_that_runs_past_the_end_is_refused_in_time() {
+    let dir = copied();
+    let shard = dir.path().join("data/endless.parquet");
+    std::fs::copy(golden("endless.parquet"), &shard).expect("copied");
+    let settings =
+        Settings { batch: None, cell_type: "plate".into(), ..settings(&[shard], &dir.path().join("out")) };
+    let (tell, told) = std::sync::mpsc::channel();
+    // In a thread of its own: should it never end, the test does.
+    std::thread::spawn(move || tell.send(made(&settings).err().map(|error| error.to_string())));
+    let what = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer").expect("a refusal");
+    assert!(what.contains("endless.parquet: "), "{what}");
+}

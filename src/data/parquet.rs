@@ -4,6 +4,7 @@
 //! hold open, and their footers together take gigabytes.
 
 mod lists;
+mod source;
 
 use std::fs::File;
 use std::io::Read;
@@ -16,6 +17,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
+use self::source::Source;
 use super::h5ad::Labels;
 use crate::error::{At, Error, Result};
 
@@ -158,7 +160,7 @@ impl Parquet {
     }
 
     /// Which of the stored columns one is.
-    fn position(&self, reader: &SerializedFileReader<File>, column: &str) -> Result<usize> {
+    fn position(&self, reader: &SerializedFileReader<Source>, column: &str) -> Result<usize> {
         let columns = reader.metadata().file_metadata().schema_descr().columns();
         columns.iter().position(|stored| is_flat(stored) && stored.name() == column).ok_or_else(|| {
             let names = columns.iter().map(|stored| stored.name().to_string()).collect::<Vec<_>>();
@@ -168,7 +170,7 @@ impl Parquet {
 
     fn chunk(
         &self,
-        reader: &SerializedFileReader<File>,
+        reader: &SerializedFileReader<Source>,
         group: usize,
         column: usize,
     ) -> Result<ColumnReader> {
@@ -176,9 +178,9 @@ impl Parquet {
         chunk.map_err(|error| self.broken("", error))
     }
 
-    fn reader(&self) -> Result<SerializedFileReader<File>> {
+    fn reader(&self) -> Result<SerializedFileReader<Source>> {
         let file = File::open(&self.path).at(&self.path)?;
-        SerializedFileReader::new(file).map_err(|error| self.broken("", error))
+        SerializedFileReader::new(Source(file)).map_err(|error| self.broken("", error))
     }
 
     fn broken(&self, column: &str, error: ParquetError) -> Error {
