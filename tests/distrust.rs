@@ -99,7 +99,7 @@ fn a_folder_that_may_not_be_written_is_named() {
         return;
     }
     let output = run(&format!("preprocess cells.h5ad --out closed/data {COLUMNS}")).expect("started");
-    refused(&output, "closed/.data.partial: Permission denied");
+    refused(&output, "closed/.data.parts: Permission denied");
     assert_eq!(names(&place), Vec::<String>::new());
     std::fs::set_permissions(dir.path().join("cells.h5ad"), std::fs::Permissions::from_mode(0o000))
         .expect("changed");

@@ -100,10 +100,7 @@ impl Work {
                 if parts.work.is_none() && dir.exists() {
                     fs::remove_dir_all(&dir).at(&dir)?;
                 }
-                fs::create_dir_all(&dir).at(&dir)?;
-                // Jobs may begin at once: each writes the same words under a name of its own, and the last one stays.
-                let own = dir.join(format!(".command-{}-{}", process::id(), now()));
-                fs::write(&own, &wanted).and_then(|()| fs::rename(&own, &told)).at(&own)?;
+                begin(&dir, &wanted)?;
             }
         }
         Ok(Work { dir, parts: parts.clone() })
@@ -191,6 +188,20 @@ pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
         }
     }
     parts
+}
+
+/// Makes the folder and says in it what its parts will belong to.
+fn begin(dir: &Path, command: &str) -> Result<()> {
+    // Jobs may begin at once: each writes the same words under a name of its own, and the last one stays.
+    let own = dir.join(format!(".command-{}-{}", process::id(), now()));
+    let begun = fs::create_dir_all(dir).at(dir).and_then(|()| {
+        fs::write(&own, command).and_then(|()| fs::rename(&own, dir.join("command"))).at(&own)
+    });
+    if begun.is_err() {
+        let _ = fs::remove_file(&own);
+        let _ = fs::remove_dir(dir);
+    }
+    begun
 }
 
 fn now() -> u128 {
