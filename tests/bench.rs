@@ -67,8 +67,11 @@ fn the_loader_is_timed_on_a_users_own_shards() {
 fn bench_alone_times_everything_in_one_table() {
     let run = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
-        let output =
-            command.args(["bench", "--device", "cpu"]).args(words).output().expect("the program starts");
+        let output = command
+            .args(["bench", "--device", "cpu", "--turns", "1"])
+            .args(words)
+            .output()
+            .expect("the program starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };

@@ -13,6 +13,9 @@ use crate::profile::{Ceilings, Sizes};
 pub struct Args {
     #[command(flatten)]
     device: device::Choice,
+    /// Timings of each, whose median counts [default: 5 on a CPU; on a GPU 100 of an op, 20 of the whole model]
+    #[arg(long)]
+    turns: Option<usize>,
     /// Print a line of JSON for each row
     #[arg(long)]
     json: bool,
@@ -36,7 +39,7 @@ const TURNS: [(u64, usize); 2] = [(5, 5), (20, 100)];
 pub fn run(args: &Args) -> Result<()> {
     let gpu = args.device.open()?;
     let gpu = gpu.as_ref();
-    let (steps, turns) = TURNS[usize::from(gpu.is_some())];
+    let (steps, turns) = args.turns.map_or(TURNS[usize::from(gpu.is_some())], |turns| (turns as u64, turns));
     let sizes = sizes(gpu);
     let name = gpu.map_or("cpu".into(), Gpu::name);
     if !args.json {

@@ -92,7 +92,8 @@ pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<
 /// Seconds of each turn, sorted; a turn ends when the device is done with it.
 fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64)) -> Vec<f64> {
     let wait = || gpu.inspect(|gpu| gpu.wait());
-    (0..WARM).for_each(&mut turn);
+    let warm = WARM.min(turns);
+    (0..warm).for_each(&mut turn);
     wait();
     let timed = |k| {
         let began = Instant::now();
@@ -100,7 +101,7 @@ fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64)) -> Vec<f64> {
         wait();
         began.elapsed().as_secs_f64()
     };
-    let mut took: Vec<f64> = (WARM..WARM + turns.max(1)).map(timed).collect();
+    let mut took: Vec<f64> = (warm..warm + turns.max(1)).map(timed).collect();
     took.sort_by(f64::total_cmp);
     took
 }
