@@ -86,7 +86,7 @@ pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Sca
 /// comes back from 2^23 above it, and a larger f32 is whole.
 fn suspicious(values: &[f32], whole: bool) -> bool {
     const WHOLE_FROM: f32 = 8_388_608.0;
-    let wrong = |value: f32| !(value >= 0.0 && value < f32::INFINITY);
+    let wrong = |value: f32| !(0.0..f32::INFINITY).contains(&value);
     let broken = |value: f32| value < WHOLE_FROM && (value + WHOLE_FROM) - WHOLE_FROM != value;
     match whole {
         true => values.iter().fold(false, |any, &value| any | wrong(value) | broken(value)),
