@@ -16,7 +16,7 @@ constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64;       // of a tile; columns
 constexpr int SLOT = 128 * DEPTH * 2;                      // bytes, of x and of w
 constexpr int X_SLOTS = 8, W_SLOTS = 6;
 constexpr int SLICES = 8;
-constexpr int MULTIPLIERS = 256, THREADS = MULTIPLIERS + 128;
+constexpr int MULTIPLIERS = 256;
 
 struct Slots {
     unsigned char x[X_SLOTS][SLOT], w[W_SLOTS][SLOT];
