@@ -11,7 +11,7 @@ mod walk;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Real};
+use crate::gpu::{self, Gpu, Real};
 
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
 pub use gather::check as gather;
@@ -42,12 +42,13 @@ impl Check {
     }
 }
 
-/// Every op's rows of at most `most` numbers on a device; one check an op, its worst output.
-pub fn ops(gpu: &Gpu, most: usize, mut say: impl FnMut(&str)) -> Result<Vec<Check>> {
+/// Rows of the table on a device; one check an op, its worst output.
+pub fn ops(gpu: &Gpu, rows: &[Case], mut say: impl FnMut(&str)) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
-    for row in table().iter().filter(|row| row.size() <= most) {
+    for row in rows {
         say(row.name);
-        let verdicts = row.judge(gpu);
+        let verdicts = gpu::guard(|| Ok(row.judge(gpu)))
+            .map_err(|e| Error::Device(format!("{} {:?}: {e}", row.name, row.shapes)))?;
         if let Some(what) = gpu.overrun() {
             return Err(Error::Device(format!("{} {:?}: {what}", row.name, row.shapes)));
         }

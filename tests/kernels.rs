@@ -92,7 +92,8 @@ fn the_whole_model_on_the_emulator_is_the_cpus() {
 fn the_selftest_has_a_line_for_every_op() {
     let Some(folder) = emulated() else { return };
     let gpu = Gpu::emulated(folder, Real::Bf16, 1);
-    let checks = gpu::guard(|| selftest::ops(&gpu, 4_000, |_| {})).expect("a device that answers");
+    let rows: Vec<_> = selftest::table().into_iter().filter(|row| row.size() <= 4_000).collect();
+    let checks = selftest::ops(&gpu, &rows, |_| {}).expect("a device that answers");
     assert!(checks.iter().all(selftest::Check::holds), "{checks:#?}");
     let names: Vec<&str> = checks.iter().map(|check| check.name.as_str()).collect();
     for op in [

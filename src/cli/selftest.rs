@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
-use crate::selftest::{Check, Size, gather, model, ops, table};
+use crate::selftest::{Case, Check, Size, gather, model, ops, table};
 
 const EXAMPLE: &str = "\
 Example:
@@ -26,6 +26,9 @@ pub struct Args {
     /// Small shapes and few steps: for tools that slow kernels down a hundredfold
     #[arg(long)]
     small: bool,
+    /// This op only, or `model`
+    #[arg(long)]
+    case: Option<String>,
     /// Print the checks as JSON
     #[arg(long)]
     json: bool,
@@ -50,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
         if !args.json && real == Real::F32 {
             println!("{}", gpu.name());
         }
-        checks.extend(gpu::guard(|| run_on(&gpu, args.small))?);
+        checks.extend(gpu::guard(|| run_on(&gpu, &args))?);
     }
     if args.json {
         println!("{}", serde_json::to_string(&checks).expect("plain values"));
@@ -64,17 +67,29 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-fn run_on(gpu: &Gpu, small: bool) -> Result<Vec<Check>> {
-    let (most, size, steps) = if small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
-    let rows = table().iter().filter(|row| row.size() <= most).count();
-    let bar = progress::bar("selftest", rows as u64, "rows");
-    let mut checks = ops(gpu, most, |name| {
+fn run_on(gpu: &Gpu, args: &Args) -> Result<Vec<Check>> {
+    let (most, size, steps) = if args.small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
+    let asked = |name: &str| args.case.as_deref().is_none_or(|case| case == name);
+    let rows: Vec<Case> = table().into_iter().filter(|row| row.size() <= most && asked(row.op())).collect();
+    let bar = progress::bar("selftest", rows.len() as u64, "rows");
+    let mut checks = ops(gpu, &rows, |name| {
         bar.set_message(name.to_string());
         bar.inc(1);
     })?;
     bar.finish_and_clear();
-    checks.push(gather(gpu));
-    checks.extend(model(gpu, size, steps)?);
+    if asked("gather") {
+        checks.push(gather(gpu));
+    }
+    if asked("model") {
+        checks.extend(model(gpu, size, steps)?);
+    }
+    if checks.is_empty() {
+        let mut names: Vec<String> = table().iter().map(|row| row.op().to_string()).collect();
+        names.extend(["gather", "model"].map(String::from));
+        names.dedup();
+        let case = args.case.as_deref().unwrap_or_default();
+        return Err(Error::setting("--case", unknown("check", case, &names)));
+    }
     Ok(checks)
 }
 

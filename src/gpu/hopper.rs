@@ -37,8 +37,8 @@ impl Map {
     }
 }
 
-/// Which of two ways was the quicker, by what is made and its sizes.
-pub(super) type Chosen = Mutex<HashMap<(&'static str, [usize; 3]), usize>>;
+/// Seconds of two ways to one result, by what is made and its sizes.
+pub(super) type Chosen = Mutex<HashMap<(&'static str, [usize; 3]), [f64; 2]>>;
 
 /// Timed runs of each way; the fastest counts.
 const RUNS: usize = 3;
@@ -56,8 +56,9 @@ impl Gpu {
             return 0;
         }
         let chosen = || self.0.chosen.lock().expect("no panic under this lock");
-        if let Some(&way) = chosen().get(&(what, size)) {
-            return way;
+        let quicker = |took: [f64; 2]| usize::from(took[1] < took[0]);
+        if let Some(&took) = chosen().get(&(what, size)) {
+            return quicker(took);
         }
         let took = ways.map(|way| {
             let run = |_| {
@@ -67,8 +68,15 @@ impl Gpu {
             };
             (0..=RUNS).map(run).skip(1).fold(f64::INFINITY, f64::min) // the first run loads or chooses
         });
-        let way = usize::from(took[1] < took[0]);
-        chosen().insert((what, size), way);
-        way
+        chosen().insert((what, size), took);
+        quicker(took)
+    }
+
+    /// What [`Gpu::quicker`] has timed: what was made, its sizes, seconds of each way.
+    pub fn timed_ways(&self) -> Vec<(&'static str, [usize; 3], [f64; 2])> {
+        let chosen = self.0.chosen.lock().expect("no panic under this lock");
+        let mut ways: Vec<_> = chosen.iter().map(|(&(what, size), &took)| (what, size, took)).collect();
+        ways.sort_by_key(|&(what, size, _)| (what, size));
+        ways
     }
 }
