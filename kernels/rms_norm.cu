@@ -11,13 +11,14 @@
 //              parts [P, D] f32, none without w
 //   needs      nothing; rows of up to 1280 numbers, D a multiple of 16 bytes, are read once and held in registers
 //   work       one warp a row; other rows are read again: forward by a warp, backward by a block.
-//              dw: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums
+//              dw: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums.
+//              backward_narrow: rows of up to 512 numbers (256 of f32), which leave registers for one block more
 //   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with y or before
 //   repeatable yes: no atomics, fixed order
 //   reference  src/ops/rms_norm.rs
 #include "rows.cuh"
 
-constexpr int PACKS = 40 / VECTOR;
+constexpr int PACKS = 40 / VECTOR, NARROW = 16 / VECTOR;
 
 __device__ __forceinline__ Floats<VECTOR> gain(const real* w, int column) {
     if (w) return load_pack(w + column);
@@ -66,12 +67,15 @@ rms_norm_forward(real* y, float* rstd, const real* x, const real* w, int rows, i
     if (lane() == 0) rstd[row] = r;
 }
 
-// dx of a row, and y; adds its share to dw where there is a gain.
+// dx of a row, and y; adds its share to dw where there is a gain. All that is read is on its way before any of it is used.
+template <int PACKS>
 __device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, real* y, const real* before, const real* dy, const real* x, const real* w,
                                          float rstd, int width) {
-    Row<PACKS> row, slope;
+    constexpr bool EARLY = PACKS == NARROW;   // registers of wide rows have no room for `before`
+    Row<PACKS> row, slope, sum;
     row.load(x, width);
     slope.load(dy, width);
+    if (EARLY && before) sum.load(before, width);
     float dot = 0.0f;
     each_pack<PACKS>(width, [&](int p, int column) {
         const Floats<VECTOR> v = row[p], d = slope[p], g = gain(w, column);
@@ -88,9 +92,9 @@ __device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, real* y, 
             if (w) dw[p][i] = fmaf(d[i] * rstd, v[i], dw[p][i]);
         }
         if (before) {
-            const Floats<VECTOR> sum = load_pack(before + column);
+            const Floats<VECTOR> more = EARLY ? sum[p] : load_pack(before + column);
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) out[i] += sum[i];
+            for (int i = 0; i < VECTOR; i++) out[i] += more[i];
         }
         store_pack(dx + column, out);
         if (!y) return;
@@ -98,6 +102,18 @@ __device__ __forceinline__ void backward(real* dx, Columns<PACKS>& dw, real* y, 
         for (int i = 0; i < VECTOR; i++) out[i] = v[i] * rstd * g[i];
         store_pack(y + column, out);
     });
+}
+
+// The rows of a block; `parts` are its own.
+template <int PACKS>
+__device__ __forceinline__ void backward_rows(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x,
+                                              const real* w, const float* rstd, int rows, int width) {
+    Columns<PACKS> dw{};
+    for (int row = blockIdx.x * 8 + warp(); row < rows; row += gridDim.x * 8) {
+        const size_t first = static_cast<size_t>(row) * width;
+        backward<PACKS>(dx + first, dw, y ? y + first : nullptr, before ? before + first : nullptr, dy + first, x + first, w, rstd[row], width);
+    }
+    if (w) write_parts<PACKS>(parts, dw, width);
 }
 
 // By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
@@ -121,18 +137,19 @@ extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 2 : 1)
 rms_norm_backward(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
                   const float* rstd, int rows, int width) {
     if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
-    if (fits<PACKS>(width, dx, y, before, dy, x, w)) {
-        Columns<PACKS> dw{};
-        for (int row = blockIdx.x * 8 + warp(); row < rows; row += gridDim.x * 8) {
-            const size_t first = static_cast<size_t>(row) * width;
-            backward(dx + first, dw, y ? y + first : nullptr, before ? before + first : nullptr, dy + first, x + first, w, rstd[row], width);
-        }
-        if (w) write_parts<PACKS>(parts, dw, width);
-        return;
-    }
+    if (fits<PACKS>(width, dx, y, before, dy, x, w))
+        return backward_rows<PACKS>(dx, parts, y, before, dy, x, w, rstd, rows, width);
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {
         const size_t first = static_cast<size_t>(row) * width;
         backward_reading_again(dx + first, parts, y ? y + first : nullptr, before ? before + first : nullptr, dy + first,
                                x + first, w, rstd[row], width, row < gridDim.x);
     }
+}
+
+// Of rows that fit.
+extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 3 : 2)
+rms_norm_backward_narrow(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
+                         const float* rstd, int rows, int width) {
+    if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
+    backward_rows<NARROW>(dx, parts, y, before, dy, x, w, rstd, rows, width);
 }

@@ -7,31 +7,32 @@
 //              y as the forward's, where it was not kept                                              =
 //   tensors    x, dx [M, C + 2F]     l [M, E], null where E = 0     y, dy [M, E + F], y null in a backward that is not to make it
 //              all real
-//   needs      nothing; 16-byte moves where C, E and F are multiples of them
+//   needs      fewer than 2^32 packs of y; 16-byte moves where C, E and F are multiples of them
 //   work       one thread a pack of neighbours of y
 //   bound by   memory: forward moves 2 E + 3 F numbers a row, backward 5 F, with y 2 E + 6 F
 //   repeatable yes: no sums
 //   reference  src/ops/swiglu.rs
 #include "common.cuh"
 
-// Where a thread's pack lies.
+// Where a thread's pack lies. Packs are counted in 32 bits: a division of 64 takes as long as all else.
 template <int N> struct Place {
-    size_t row;
+    uint32_t row;
     int column;   // of y; below E it is of l
 
     __device__ Place(int width) {
-        const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-        row = at / width, column = at % width;
+        const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, packs = width / N;
+        row = at / packs, column = at % packs * N;
     }
 };
 
 template <int N>
 __device__ void forward(real* y, const real* left, const real* x, int rows, int first, int beside, int width) {
     const Place<N> at(beside + width);
-    if (at.row >= rows) return;
-    real* const to = y + at.row * (beside + width) + at.column;
-    if (at.column < beside) return store_pack(to, load_pack<N>(left + at.row * beside + at.column));
-    const real* const gate = x + at.row * (first + 2 * width) + first + at.column - beside;
+    if (at.row >= static_cast<uint32_t>(rows)) return;
+    const size_t row = at.row;
+    real* const to = y + row * (beside + width) + at.column;
+    if (at.column < beside) return store_pack(to, load_pack<N>(left + row * beside + at.column));
+    const real* const gate = x + row * (first + 2 * width) + first + at.column - beside;
     const Floats<N> a = load_pack<N>(gate), u = load_pack<N>(gate + width);
     Floats<N> out;
 #pragma unroll
@@ -44,24 +45,23 @@ __device__ void backward(real* dx, real* y, const real* dy, const real* left, co
                          int width) {
     // Without y there is nothing to do for what lies beside.
     const Place<N> at(y ? beside + width : width);
-    if (at.row >= rows) return;
+    if (at.row >= static_cast<uint32_t>(rows)) return;
     const int column = y ? at.column : beside + at.column;
-    const size_t out = at.row * (beside + width) + column;
-    if (column < beside) return store_pack(y + out, load_pack<N>(left + at.row * beside + column));
-    const size_t gate = at.row * (first + 2 * width) + first + column - beside;
+    const size_t row = at.row, out = row * (beside + width) + column;
+    if (column < beside) return store_pack(y + out, load_pack<N>(left + row * beside + column));
+    const size_t gate = row * (first + 2 * width) + first + column - beside;
     const Floats<N> a = load_pack<N>(x + gate), u = load_pack<N>(x + gate + width), d = load_pack<N>(dy + out);
-    Floats<N> da, du;
+    Floats<N> da, du, again;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        da[i] = d[i] * u[i] * silu_derivative(a[i]);
-        du[i] = d[i] * silu(a[i]);
+        const float s = sigmoid(a[i]), gated = a[i] * s;
+        da[i] = d[i] * u[i] * s * (1.0f + a[i] * (1.0f - s));
+        du[i] = d[i] * gated;
+        again[i] = gated * u[i];
     }
     store_pack(dx + gate, da);
     store_pack(dx + gate + width, du);
-    if (!y) return;
-#pragma unroll
-    for (int i = 0; i < N; i++) du[i] = silu(a[i]) * u[i];
-    store_pack(y + out, du);
+    if (y) store_pack(y + out, again);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

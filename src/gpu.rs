@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::trace;
 
 pub mod blas;
+mod choices;
 mod cuda;
+mod driver;
 mod dry;
 mod emulated;
 mod held;
@@ -28,12 +30,15 @@ mod probe;
 mod stamp;
 
 pub use blas::{Operand, Product};
+pub use choices::Choices;
 pub use held::Peak;
 pub use hopper::Map;
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
 pub use stamp::{Clock, Ran, Stamp, Took};
+
+use driver::{Driver, Mark};
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -65,71 +70,6 @@ impl Real {
 
 /// Numbers in 16 bytes of the narrowest storage: what begins at a multiple of this is aligned for the widest loads in any.
 pub const PACK: usize = 8;
-
-/// Waits until the work queued before it is done.
-type Mark = Box<dyn FnOnce() -> std::result::Result<(), String> + Send + Sync>;
-
-/// What a device can do. Addresses are of memory from `allocate`; everything is done in the order of the calls.
-trait Driver: Send + Sync {
-    /// The device, in words.
-    fn name(&self) -> String;
-    /// Free and total bytes.
-    fn memory(&self) -> (u64, u64);
-    fn allocate(&self, bytes: usize) -> std::result::Result<u64, String>;
-    /// # Safety
-    /// The address is from `allocate` and is not used again.
-    unsafe fn free(&self, address: u64);
-    /// Host memory that `upload` reads after it has returned, zeroed.
-    fn pin(&self, bytes: usize) -> std::result::Result<u64, String>;
-    /// # Safety
-    /// The address is from `pin` and is not used again.
-    unsafe fn unpin(&self, address: u64);
-    /// # Safety
-    /// `to` begins that many bytes of live device memory. What lies in pinned memory must lie there until a `mark` that follows.
-    unsafe fn upload(&self, to: u64, from: &[u8]) -> std::result::Result<(), String>;
-    /// The work queued so far.
-    fn mark(&self) -> std::result::Result<Mark, String>;
-    /// Waits. # Safety
-    /// `from` begins that many bytes of live device memory.
-    unsafe fn download(&self, to: &mut [u8], from: u64) -> std::result::Result<(), String>;
-    /// # Safety
-    /// Both begin that many bytes of live device memory and do not overlap.
-    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> std::result::Result<(), String>;
-    /// # Safety
-    /// `at` begins that many bytes of live device memory.
-    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> std::result::Result<(), String>;
-    /// # Safety
-    /// The arguments are those of the kernel and every pointer begins as many live numbers as the kernel touches.
-    unsafe fn launch(
-        &self,
-        file: &'static str,
-        kernel: &'static str,
-        real: Real,
-        grid: Grid,
-        args: &[Arg],
-    ) -> std::result::Result<(), String>;
-    /// True if `sums` were written too, where they were asked for.
-    /// # Safety
-    /// Every operand lies in live device memory; the written one overlaps no other.
-    unsafe fn product(&self, product: &Product) -> std::result::Result<bool, String>;
-    fn wait(&self) -> std::result::Result<(), String>;
-    /// The point behind all that is queued.
-    fn stamp(&self) -> std::result::Result<Stamp, String>;
-    /// How many multiprocessors, if they have Hopper's copy engine and wgmma.
-    fn hopper(&self) -> Option<usize>;
-    /// Bytes of the level-2 cache; 0 where nobody knows.
-    fn cache(&self) -> usize {
-        0
-    }
-    /// Whether it can sum with other devices by itself, or why not.
-    fn can_join(&self) -> std::result::Result<(), String> {
-        Err(format!("{} cannot sum with other devices", self.name()))
-    }
-    /// Waits for the other ranks. Only of one that can.
-    fn join(&self, _id: &[u8; NCCL_ID], _rank: usize, _ranks: usize) -> std::result::Result<Nccl, String> {
-        Err(format!("{} cannot sum with other devices", self.name()))
-    }
-}
 
 /// A device, its stream and its kernels. Clones share it.
 #[derive(Clone)]
@@ -195,6 +135,11 @@ impl Gpu {
     /// Free and total bytes of its memory.
     pub fn memory(&self) -> (u64, u64) {
         self.0.driver.memory()
+    }
+
+    /// The most bytes of it that were taken for this process: with what the allocator keeps between buffers, where there is one.
+    pub fn reserved(&self) -> u64 {
+        self.0.driver.reserved().unwrap_or_else(|| self.peak().bytes)
     }
 
     /// True if both are handles of one device.

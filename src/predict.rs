@@ -13,6 +13,7 @@ use crate::data::population::{Population, names, write_measured};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
+use crate::gpu::guard;
 use crate::model::Model;
 use crate::params::Params;
 use crate::predictor::{ControlCells, Predictor, Request};
@@ -121,8 +122,16 @@ impl Context {
 
 /// Predicts and writes; nothing is left at the output on failure.
 pub fn predict(settings: &Settings) -> Result<Report> {
+    guard(|| write(settings))
+}
+
+fn write(settings: &Settings) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
     let (checkpoint, model, params) = Checkpoint::load(&path, true)?;
+    let params = match &settings.gpu {
+        Some(gpu) => params.to_gpu(gpu),
+        None => params,
+    };
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &checkpoint.header.data;
     let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);

@@ -85,7 +85,7 @@ impl Predictor<'_> {
         let mut offset = vec![0.0f64; g];
         for sets in picks.chunks(self.batch() * n) {
             let x0 = self.gather(controls, sets);
-            let resting = self.model.reconstruct(self.params, &x0);
+            let resting = self.model.reconstruct(self.params, &x0).to_host();
             for (x, y) in x0.data().chunks(g).zip(resting.data().chunks(g)) {
                 offset.iter_mut().zip(x.iter().zip(y)).for_each(|(o, (x, y))| *o += f64::from(x - y));
             }

@@ -137,7 +137,7 @@ fn rank(
 
 fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
     let (config, out) = (start.config.clone(), start.out.clone());
-    let mut run = Run::new(start, gpu, ranks.is_first());
+    let mut run = Run::new(start, gpu, ranks.is_first())?;
     let (steps, first) = (config.train.steps, run.step);
     let sampling = Sampling {
         sets: config.data.sets,

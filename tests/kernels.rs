@@ -9,6 +9,7 @@ use scale_engine::selftest::{self, Size, model, table};
 use super::emulate;
 
 mod adamw;
+mod choices;
 mod forgotten;
 mod gather;
 mod gradients;

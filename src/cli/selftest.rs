@@ -1,5 +1,6 @@
 //! `scale-engine selftest`.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use super::device::Device;
@@ -29,6 +30,9 @@ pub struct Args {
     /// This op only, or `model`
     #[arg(long)]
     case: Option<String>,
+    /// Print what --case knows
+    #[arg(long)]
+    list: bool,
     /// Print the checks as JSON
     #[arg(long)]
     json: bool,
@@ -36,6 +40,14 @@ pub struct Args {
 
 /// Runs the checks and prints their table.
 pub fn run(args: Args) -> Result<()> {
+    let names = names();
+    if args.list {
+        names.iter().for_each(|name| println!("{name}"));
+        return Ok(());
+    }
+    if let Some(case) = args.case.as_ref().filter(|&case| !names.contains(case)) {
+        return Err(Error::setting("--case", unknown("check", case, &names)));
+    }
     let index = match args.device {
         Device::Cuda(index) => index,
         Device::Auto => 0,
@@ -67,8 +79,18 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// Ops, and the two that are more than an op.
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = table().iter().map(|row| row.op().to_string()).collect();
+    names.extend(["gather", "model"].map(String::from));
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
 fn run_on(gpu: &Gpu, args: &Args) -> Result<Vec<Check>> {
-    let (most, size, steps) = if args.small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
+    let (most, size, steps) =
+        if args.small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
     let asked = |name: &str| args.case.as_deref().is_none_or(|case| case == name);
     let rows: Vec<Case> = table().into_iter().filter(|row| row.size() <= most && asked(row.op())).collect();
     let bar = progress::bar("selftest", rows.len() as u64, "rows");
@@ -82,13 +104,6 @@ fn run_on(gpu: &Gpu, args: &Args) -> Result<Vec<Check>> {
     }
     if asked("model") {
         checks.extend(model(gpu, size, steps)?);
-    }
-    if checks.is_empty() {
-        let mut names: Vec<String> = table().iter().map(|row| row.op().to_string()).collect();
-        names.extend(["gather", "model"].map(String::from));
-        names.dedup();
-        let case = args.case.as_deref().unwrap_or_default();
-        return Err(Error::setting("--case", unknown("check", case, &names)));
     }
     Ok(checks)
 }

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
+use super::choices::Algorithm;
+use super::driver::Outcome;
 use super::plans::Plans;
 use super::{Arg, Driver, Grid, Map, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-
-type Outcome<T> = std::result::Result<T, String>;
 
 /// Dynamic shared memory that a kernel may have without asking for it.
 const ALWAYS_SHARED: u32 = 48 << 10;
@@ -171,6 +171,18 @@ impl Driver for Cuda {
         self.context.mem_get_info().map_or((0, 0), |(free, total)| (free as u64, total as u64))
     }
 
+    fn reserved(&self) -> Option<u64> {
+        let mut most = 0u64;
+        self.context.bind_to_thread().ok()?;
+        // SAFETY: the pool is the device's own; the attribute is a u64.
+        let asked = unsafe {
+            let pool = result::device::get_default_mem_pool(self.context.cu_device()).ok()?;
+            let high = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH;
+            result::mem_pool::get_attribute(pool, high, (&raw mut most).cast())
+        };
+        asked.ok().map(|()| most)
+    }
+
     fn allocate(&self, bytes: usize) -> Outcome<u64> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
         // SAFETY: used and freed on this stream alone.
@@ -292,6 +304,14 @@ impl Driver for Cuda {
     fn cache(&self) -> usize {
         let size = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
         self.context.attribute(size).map_or(0, |bytes| bytes as usize)
+    }
+
+    fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
+        self.plans.lock().expect("no panic under this lock").algorithms()
+    }
+
+    fn adopt(&self, algorithms: &[(String, Algorithm)]) {
+        self.plans.lock().expect("no panic under this lock").adopt(algorithms);
     }
 
     fn can_join(&self) -> Outcome<()> {

@@ -3,11 +3,9 @@
 //! of any size, where there is no GPU.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
-use super::{Arg, Driver, Grid, Mark, Product, Real, Stamp};
-
-type Outcome<T> = std::result::Result<T, String>;
+use super::driver::Outcome;
+use super::{Arg, Driver, Grid, Product, Real};
 
 /// As `cudaMalloc` aligns.
 const ALIGN: u64 = 256;
@@ -25,10 +23,6 @@ impl Dry {
 impl Driver for Dry {
     fn name(&self) -> String {
         "no device, only counted".into()
-    }
-
-    fn hopper(&self) -> Option<usize> {
-        None
     }
 
     fn memory(&self) -> (u64, u64) {
@@ -71,17 +65,5 @@ impl Driver for Dry {
     unsafe fn product(&self, product: &Product) -> Outcome<bool> {
         product.check();
         Ok(true)
-    }
-
-    fn mark(&self) -> Outcome<Mark> {
-        Ok(Box::new(|| Ok(())))
-    }
-
-    fn wait(&self) -> Outcome<()> {
-        Ok(())
-    }
-
-    fn stamp(&self) -> Outcome<Stamp> {
-        Ok(Stamp::Clock(Instant::now()))
     }
 }

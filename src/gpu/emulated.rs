@@ -9,14 +9,12 @@ use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use half::bf16;
 use libloading::Library;
 
-use super::{Arg, Driver, Grid, Map, Mark, Operand, Product, Real, Stamp};
-
-type Outcome<T> = std::result::Result<T, String>;
+use super::driver::Outcome;
+use super::{Arg, Driver, Grid, Map, Operand, Product, Real};
 
 pub struct Emulated {
     folder: PathBuf,
@@ -238,18 +236,6 @@ impl Driver for Emulated {
 
     fn hopper(&self) -> Option<usize> {
         Some(PROCESSORS)
-    }
-
-    fn mark(&self) -> Outcome<Mark> {
-        Ok(Box::new(|| Ok(())))
-    }
-
-    fn wait(&self) -> Outcome<()> {
-        Ok(())
-    }
-
-    fn stamp(&self) -> Outcome<Stamp> {
-        Ok(Stamp::Clock(Instant::now()))
     }
 }
 

@@ -38,7 +38,7 @@ impl Map {
 }
 
 /// Seconds of two ways to one result, by what is made and its sizes.
-pub(super) type Chosen = Mutex<HashMap<(&'static str, [usize; 3]), [f64; 2]>>;
+pub(super) type Chosen = Mutex<HashMap<(String, [usize; 3]), [f64; 2]>>;
 
 /// Timed runs of each way; the fastest counts.
 const RUNS: usize = 3;
@@ -52,13 +52,13 @@ impl Gpu {
     /// Which of two ways to one result is the quicker, by timing both when the sizes are first seen. The first on a device whose
     /// time says nothing.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
+        let chosen = || self.0.chosen.lock().expect("no panic under this lock");
+        let (key, quicker) = ((what.to_string(), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
+        if let Some(&took) = chosen().get(&key) {
+            return quicker(took);
+        }
         if matches!(self.stamp(), Stamp::Clock(_)) {
             return 0;
-        }
-        let chosen = || self.0.chosen.lock().expect("no panic under this lock");
-        let quicker = |took: [f64; 2]| usize::from(took[1] < took[0]);
-        if let Some(&took) = chosen().get(&(what, size)) {
-            return quicker(took);
         }
         let took = ways.map(|way| {
             let run = |_| {
@@ -68,15 +68,21 @@ impl Gpu {
             };
             (0..=RUNS).map(run).skip(1).fold(f64::INFINITY, f64::min) // the first run loads or chooses
         });
-        chosen().insert((what, size), took);
+        chosen().insert(key, took);
         quicker(took)
     }
 
     /// What [`Gpu::quicker`] has timed: what was made, its sizes, seconds of each way.
-    pub fn timed_ways(&self) -> Vec<(&'static str, [usize; 3], [f64; 2])> {
+    pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
         let chosen = self.0.chosen.lock().expect("no panic under this lock");
-        let mut ways: Vec<_> = chosen.iter().map(|(&(what, size), &took)| (what, size, took)).collect();
-        ways.sort_by_key(|&(what, size, _)| (what, size));
+        let mut ways: Vec<_> =
+            chosen.iter().map(|((what, size), took)| (what.clone(), *size, *took)).collect();
+        ways.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
         ways
+    }
+
+    pub(super) fn take_ways(&self, ways: &[(String, [usize; 3], [f64; 2])]) {
+        let mut chosen = self.0.chosen.lock().expect("no panic under this lock");
+        chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone(), *size), *took)));
     }
 }

@@ -3,23 +3,18 @@
 //! cuBLASLt stores columns, so out^T = b^T a^T is asked for: its columns are our rows.
 
 use std::collections::HashMap;
-use std::ffi::c_void;
-use std::mem::{MaybeUninit, size_of};
 use std::sync::Arc;
 
-use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaStream, result as driver, sys as cuda};
 
+use super::choices::Algorithm;
+use super::driver::Outcome;
 use super::{Operand, Product, Real};
 
-type Outcome<T> = std::result::Result<T, String>;
+mod plan;
 
-/// Scratch for split sums; what NVIDIA advises for Hopper.
-const WORKSPACE: usize = 32 << 20;
-
-/// Algorithms that are timed, best guess first.
-const TRIED: usize = 8;
+use plan::{Plan, WORKSPACE, said};
 
 /// Timed runs of each; the fastest counts.
 const RUNS: usize = 3;
@@ -30,10 +25,12 @@ pub struct Plans {
     library: Outcome<sys::cublasLtHandle_t>,
     workspace: u64,
     plans: HashMap<Key, Option<Plan>>,
+    /// Chosen by another process, by the key in words.
+    adopted: HashMap<String, Algorithm>,
 }
 
 /// What an algorithm may depend on: the product without its addresses, but with how they are aligned.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     size: [usize; 3],
     batch: usize,
@@ -45,21 +42,8 @@ struct Key {
     alignment: u32,
 }
 
-struct Plan {
-    work: sys::cublasLtMatmulDesc_t,
-    a: sys::cublasLtMatrixLayout_t,
-    b: sys::cublasLtMatrixLayout_t,
-    c: sys::cublasLtMatrixLayout_t,
-    d: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
-}
-
 // SAFETY: descriptors and the handle belong to this struct alone, which is used behind a lock.
 unsafe impl Send for Plans {}
-
-fn said(call: &str) -> impl FnOnce(CublasError) -> String {
-    move |e| format!("{call}: {:?}", e.0)
-}
 
 impl Plans {
     pub fn new(stream: &Arc<CudaStream>) -> Outcome<Plans> {
@@ -75,7 +59,27 @@ impl Plans {
         // SAFETY: used on this stream alone, as long as the process lives.
         let workspace = unsafe { driver::malloc_async(stream.cu_stream(), WORKSPACE) }
             .map_err(|e| format!("no room for the matrix products' workspace (32 MiB): {e}"))?;
-        Ok(Plans { stream: stream.clone(), library, workspace, plans: HashMap::new() })
+        Ok(Plans {
+            stream: stream.clone(),
+            library,
+            workspace,
+            plans: HashMap::new(),
+            adopted: HashMap::new(),
+        })
+    }
+
+    /// Version of the library, and the algorithm of every product that was asked for.
+    pub fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
+        // SAFETY: the library is there.
+        let version = self.library.as_ref().map_or(0, |_| unsafe { sys::cublasLtGetVersion() } as u64);
+        let told =
+            |(key, plan): (&Key, &Option<Plan>)| Some((format!("{key:?}"), plan.as_ref()?.algorithm.data));
+        (version, self.plans.iter().filter_map(told).collect())
+    }
+
+    /// Takes these for products that are not planned yet.
+    pub fn adopt(&mut self, algorithms: &[(String, Algorithm)]) {
+        self.adopted.extend(algorithms.iter().cloned());
     }
 
     /// Queues a product; false if its `sums` were not made.
@@ -87,8 +91,11 @@ impl Plans {
         let library = self.library.clone()?;
         let key = Key::of(product);
         if !self.plans.contains_key(&key) {
-            // SAFETY: the caller's.
-            let plan = unsafe { self.choose_apart(library, product)? };
+            let plan = match self.adopted.get(&format!("{key:?}")) {
+                Some(&data) => Some(Plan::describe(product)?.by(data)),
+                // SAFETY: the caller's.
+                None => unsafe { self.choose_apart(library, product)? },
+            };
             self.plans.insert(key.clone(), plan);
         }
         let Some(plan) = &self.plans[&key] else {
@@ -194,191 +201,4 @@ impl Key {
             alignment: all.iter().fold(0, |bits, a| bits | (a % 16) as u32),
         }
     }
-}
-
-fn kind(real: Real) -> sys::cudaDataType {
-    match real {
-        Real::F32 => sys::cudaDataType::CUDA_R_32F,
-        Real::Bf16 => sys::cudaDataType::CUDA_R_16BF,
-    }
-}
-
-impl Plan {
-    fn describe(p: &Product) -> Outcome<Plan> {
-        use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let [rows, cols, depth] = p.size;
-        let work = result::create_matmul_desc(
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cudaDataType::CUDA_R_32F,
-        )
-        .map_err(said("cublasLtMatmulDescCreate"))?;
-        // cuBLASLt's first operand is our b, its second our a; a stored row of ours is a column of theirs.
-        // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h.
-        let operation = |m: &Operand| i32::from(m.transposed);
-        set(work, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &operation(&p.b))?;
-        set(work, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &operation(&p.a))?;
-        let epilogue = match (p.bias.is_some(), p.sums.is_some()) {
-            (true, _) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            (_, true) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
-            _ => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
-        };
-        set(work, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        if p.bias.is_some() || p.sums.is_some() {
-            set(work, Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind(p.out.real))?;
-            point(work, p)?;
-        }
-        if let Some(bias) = p.bias.filter(|_| p.batch > 1) {
-            set(work, Attribute::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &(bias.step as i64))?;
-        }
-        let (plus, batch) = (p.plus.unwrap_or(p.out), p.batch);
-        Ok(Plan {
-            work,
-            a: layout(&p.b, [depth, cols], batch)?,
-            b: layout(&p.a, [rows, depth], batch)?,
-            c: layout(&plus, [rows, cols], batch)?,
-            d: layout(&p.out, [rows, cols], batch)?,
-            algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
-        })
-    }
-
-    /// Algorithms whose result is repeatable, best guess first.
-    fn candidates(&self, library: sys::cublasLtHandle_t) -> Outcome<Vec<sys::cublasLtMatmulAlgo_t>> {
-        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-        // Sums split between blocks may be added by a last pass in a fixed order, never by atomics in place.
-        let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
-            | sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
-        let preference = result::create_matmul_pref().map_err(said("cublasLtMatmulPreferenceCreate"))?;
-        let mut found = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; TRIED];
-        let mut count = 0;
-        // SAFETY: the attributes' own types; `found` has room for what is asked; only the first `count` are read.
-        unsafe {
-            let ask = |attribute, value: *const c_void, bytes| {
-                result::set_matmul_pref_attribute(preference, attribute, value, bytes)
-                    .map_err(said("cublasLtMatmulPreferenceSetAttribute"))
-            };
-            ask(
-                Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const WORKSPACE_SIZE).cast(),
-                size_of::<usize>(),
-            )?;
-            ask(
-                Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                (&raw const schemes).cast(),
-                size_of::<u32>(),
-            )?;
-            let asked = sys::cublasLtMatmulAlgoGetHeuristic(
-                library,
-                self.work,
-                self.a,
-                self.b,
-                self.c,
-                self.d,
-                preference,
-                TRIED as i32,
-                found.as_mut_ptr().cast(),
-                &mut count,
-            );
-            result::destroy_matmul_pref(preference).map_err(said("cublasLtMatmulPreferenceDestroy"))?;
-            if asked != sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
-                return Ok(Vec::new());
-            }
-            let found = found[..count as usize].iter().map(|f| f.assume_init_ref());
-            Ok(found
-                .filter(|f| f.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS)
-                .map(|f| f.algo)
-                .collect())
-        }
-    }
-
-    unsafe fn run(
-        &self,
-        library: sys::cublasLtHandle_t,
-        p: &Product,
-        algorithm: &sys::cublasLtMatmulAlgo_t,
-        workspace: u64,
-        stream: &CudaStream,
-    ) -> Outcome<()> {
-        point(self.work, p)?;
-        let (one, beta) = (1.0f32, if p.plus.is_some() || p.more { 1.0f32 } else { 0.0 });
-        // SAFETY: the caller's; descriptors fit the operands.
-        unsafe {
-            result::matmul(
-                library,
-                self.work,
-                (&raw const one).cast(),
-                (&raw const beta).cast(),
-                p.b.address as *const c_void,
-                self.a,
-                p.a.address as *const c_void,
-                self.b,
-                p.plus.unwrap_or(p.out).address as *const c_void,
-                self.c,
-                p.out.address as *mut c_void,
-                self.d,
-                algorithm,
-                workspace as *mut c_void,
-                WORKSPACE,
-                stream.cu_stream().cast(),
-            )
-        }
-        .map_err(said("cublasLtMatmul"))
-    }
-
-    fn destroy(&self) {
-        // SAFETY: made by `describe`, used by nobody else.
-        unsafe {
-            let _ = result::destroy_matmul_desc(self.work);
-            for layout in [self.a, self.b, self.c, self.d] {
-                let _ = result::destroy_matrix_layout(layout);
-            }
-        }
-    }
-}
-
-static WORKSPACE_SIZE: usize = WORKSPACE;
-
-fn set<T>(
-    work: sys::cublasLtMatmulDesc_t,
-    attribute: sys::cublasLtMatmulDescAttributes_t,
-    value: &T,
-) -> Outcome<()> {
-    // SAFETY: every caller passes the attribute's own type.
-    unsafe { result::set_matmul_desc_attribute(work, attribute, (&raw const *value).cast(), size_of::<T>()) }
-        .map_err(said("cublasLtMatmulDescSetAttribute"))
-}
-
-/// Where the bias is read, or a bias's gradient written. The heuristic looks at it too: it may not be null.
-fn point(work: sys::cublasLtMatmulDesc_t, p: &Product) -> Outcome<()> {
-    match p.bias.map(|b| b.address).or(p.sums) {
-        Some(address) => {
-            set(work, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
-        }
-        None => Ok(()),
-    }
-}
-
-/// The layout of a matrix [rows, cols] of ours, as the column-major one that cuBLASLt sees.
-fn layout(m: &Operand, [rows, cols]: [usize; 2], batch: usize) -> Outcome<sys::cublasLtMatrixLayout_t> {
-    use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
-    let (stored, width) = if m.transposed { (cols, rows) } else { (rows, cols) };
-    let layout = result::create_matrix_layout(kind(m.real), width as u64, stored as u64, m.down as i64)
-        .map_err(said("cublasLtMatrixLayoutCreate"))?;
-    if batch > 1 {
-        let (count, step) = (batch as i32, m.step as i64);
-        // SAFETY: the attributes' own types.
-        unsafe {
-            result::set_matrix_layout_attribute(
-                layout,
-                Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
-                (&raw const count).cast(),
-                4,
-            )
-            .and_then(|()| {
-                let offset = Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
-                result::set_matrix_layout_attribute(layout, offset, (&raw const step).cast(), 8)
-            })
-            .map_err(said("cublasLtMatrixLayoutSetAttribute"))?;
-        }
-    }
-    Ok(layout)
 }

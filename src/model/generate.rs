@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 impl Model {
     /// Predicts B sets of N cells: x0 [B, N, G], `effect` [B, G] for a shifted start, T tokens a set, one stream of start
     /// noise a set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Answers Dec(Z1^) [B, N, G], network's
-    /// scale. Sets do not see each other.
+    /// scale, where the weights lie. Sets do not see each other.
     pub fn generate(
         &self,
         params: &Params,
@@ -24,7 +24,7 @@ impl Model {
         let [b, _, _] = x0.dims("generate");
         assert_eq!(starts.len(), b, "generate: one stream a set");
         let flow = &self.config().flow;
-        let mut t = Tape::off();
+        let mut t = Tape::off().on(params.gpu());
         let p = params.bind(&mut t);
         let x0 = t.constant(x0.clone());
         let from = match (flow.start, effect) {
@@ -59,9 +59,9 @@ impl Model {
         t.value(decoded).clone()
     }
 
-    /// Dec(Enc(x)) of sets of cells [B, N, G]: what the decoder makes of the cells themselves.
+    /// Dec(Enc(x)) of sets of cells [B, N, G]: what the decoder makes of the cells themselves, where the weights lie.
     pub fn reconstruct(&self, params: &Params, x: &Tensor) -> Tensor {
-        let mut t = Tape::off();
+        let mut t = Tape::off().on(params.gpu());
         let p = params.bind(&mut t);
         let x = t.constant(x.clone());
         let z = self.encode(&mut t, &p, x);

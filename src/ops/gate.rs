@@ -105,9 +105,18 @@ pub fn backward_into(
     launch_backward([dx, dy, x], y, left, Cut::of(x, first, dy.width() - width));
 }
 
+/// A thread a pack.
+fn packs(rows: usize, across: usize) -> Grid {
+    assert!(
+        u32::try_from(rows * across).is_ok(),
+        "swiglu: {rows} rows of {across} packs, numbered in 32 bits"
+    );
+    Grid::elements(rows * across)
+}
+
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
     let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
-    let grid = Grid::elements(rows * ((beside + width) / pack));
+    let grid = packs(rows, (beside + width) / pack);
     let args = [
         y.into(),
         left.into(),
@@ -137,7 +146,7 @@ fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&
         width.into(),
         pack.into(),
     ];
-    let grid = Grid::elements(rows * (columns / pack));
+    let grid = packs(rows, columns / pack);
     // SAFETY: dx was made as x, rows of C + 2F numbers; dy and y have E + F in each, left E.
     unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
 }

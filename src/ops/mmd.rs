@@ -233,8 +233,17 @@ pub mod reference {
         (pairs / (rows.len() * rows.len()) as f64).max(1e-12)
     }
 
+    /// In eight sums side by side: one would wait for each addition, and the largest check makes ten thousand million of them.
     fn distance(a: &[f64], b: &[f64]) -> f64 {
-        a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum()
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+        let mut sums = [0.0; 8];
+        for (a, b) in a.iter().zip(b) {
+            for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+                *sum += (a - b).powi(2);
+            }
+        }
+        let rest = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        sums.iter().sum::<f64>() + rest
     }
 
     const SCALES: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];

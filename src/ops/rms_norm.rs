@@ -92,11 +92,12 @@ pub fn backward(
         let dx =
             before.as_ref().filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
         // At least two rows a warp: a block's parts cost as much memory as a row of f32.
-        let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
+        let kernel = Kernel::of(x, &[Some(x), Some(dy), before.as_ref(), w]);
+        let count = x.rows().div_ceil(16).min(kernel.blocks);
         let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
         let y = again.then(|| Tensor::on(gpu, "rms_norm y", x.shape(), x.real()));
         let written = [Some(&dx), parts.as_ref(), y.as_ref()];
-        launch_backward(written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
+        launch_backward(kernel.name, written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
         return (dx, parts.map(|parts| column_sums::total(&parts)), y);
     }
     let size = blocks::rows(width) * width;
@@ -135,13 +136,36 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&T
 }
 
 /// Written: dx, parts, y. Read: what is added to dx, dy, x, w, rstd.
-fn launch_backward(written: [Option<&Tensor>; 3], read: [Option<&Tensor>; 5], count: usize) {
+/// A kernel of the backward, and how many of its blocks an H100 holds at once.
+struct Kernel {
+    name: &'static str,
+    blocks: usize,
+}
+
+impl Kernel {
+    /// `read`: what is read beside x in the same packs; what is written begins on a multiple of 16 bytes.
+    fn of(x: &Tensor, read: &[Option<&Tensor>]) -> Kernel {
+        let row = x.width() * x.real().bytes();
+        let packed = read.iter().flatten().all(|x| x.address().is_multiple_of(16)) && row.is_multiple_of(16);
+        match packed && row <= 1024 {
+            true => Kernel { name: "rms_norm_backward_narrow", blocks: column_sums::BLOCKS / 2 * 3 },
+            false => Kernel { name: "rms_norm_backward", blocks: column_sums::BLOCKS },
+        }
+    }
+}
+
+fn launch_backward(
+    kernel: &'static str,
+    written: [Option<&Tensor>; 3],
+    read: [Option<&Tensor>; 5],
+    count: usize,
+) {
     let x = read[2].expect("rms_norm: x");
     let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
     let args = [&args[..], &[x.rows().into(), x.width().into()]].concat();
     // SAFETY: dx, what is added to it, and y are as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row,
     // rstd a number a row. What is added may be dx itself: a thread reads a number before it writes it.
-    unsafe { x.device().launch("rms_norm", "rms_norm_backward", Grid::new(count, 256), &args) };
+    unsafe { x.device().launch("rms_norm", kernel, Grid::new(count, 256), &args) };
 }
 
 /// The definition, in plain loops over f64.

@@ -89,14 +89,26 @@ impl Walk {
         (0..steps).map(step).collect()
     }
 
+    /// What the first weights predict of the first half of the cells, in two steps.
+    fn predict(&self) -> Vec<f64> {
+        let Examples { cells, tokens, .. } = &self.examples;
+        let b = cells.shape()[0] / 2;
+        let starts: Vec<Rng> = (0..b as u64).map(Rng::new).collect();
+        let Learner { model, params, .. } = &self.learner;
+        let made =
+            model.generate(params, &cells.slice(0..b), self.examples.effect.as_ref(), tokens, 2, &starts);
+        wide(made.to_host().data())
+    }
+
     fn weights(&self) -> Tensor {
         self.learner.params.weights().to_host()
     }
 }
 
-/// How far a device's losses and gradients may be from the CPU's.
+/// How far a device's losses, predicted cells and gradients may be from the CPU's.
 struct Bounds {
     loss: f64,
+    cells: f64,
     gradient: f64,
     after_steps: f64,
 }
@@ -106,8 +118,8 @@ impl Bounds {
     /// 2^-9 of itself; some thirty of them in a row make about 1 % of a loss and, there and back, a few per cent of a gradient.
     fn of(real: Real) -> Bounds {
         match real {
-            Real::F32 => Bounds { loss: 2e-5, gradient: 1e-3, after_steps: 1e-3 },
-            Real::Bf16 => Bounds { loss: 1e-2, gradient: 5e-2, after_steps: 5e-2 },
+            Real::F32 => Bounds { loss: 2e-5, cells: 1e-4, gradient: 1e-3, after_steps: 1e-3 },
+            Real::Bf16 => Bounds { loss: 1e-2, cells: 2e-2, gradient: 5e-2, after_steps: 5e-2 },
         }
     }
 }
@@ -133,6 +145,9 @@ pub fn checks(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     let (name, off) = worst_gradient(&host.learner, &device.learner);
     let count = host.learner.params.entries().len();
     made.push(check("model gradients", name, off, bounds.gradient, count));
+
+    let off = error(&device.predict(), &host.predict());
+    made.push(check("model prediction", "cells".into(), off, bounds.cells, 1));
 
     let (truth, found) = (host.train(steps), device.train(steps));
     let off = found.iter().zip(&truth).map(|(&f, &t)| relative(f, t)).enumerate();

@@ -1,21 +1,26 @@
 //! One rank's run: the model, its weights and where they stand; what it writes.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::learner::Learner;
 use super::metrics::{Line, Metrics};
 use super::start::Start;
 use super::validate;
+use crate::aside;
 use crate::checkpoint::{Checkpoint, Header, vocabulary};
 use crate::data::effects::Effects;
 use crate::data::loader::Batch;
 use crate::data::shard::Data;
 use crate::data::split::Split;
-use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::error::{At, Error, Result};
+use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
 use crate::tensor::Tensor;
+
+/// A run's file of what its GPU was timed to do quickest.
+const CHOICES: &str = "choices.json";
 
 /// The model, its weights and where they stand.
 pub struct Run {
@@ -33,7 +38,10 @@ pub struct Run {
 
 impl Run {
     /// The run as it starts, on the host or on a GPU.
-    pub fn new(start: Start, gpu: Option<&Gpu>, writes: bool) -> Run {
+    pub fn new(start: Start, gpu: Option<&Gpu>, writes: bool) -> Result<Run> {
+        if let Some(gpu) = gpu.filter(|_| start.numbers.is_some()) {
+            adopt_choices(&start.out, gpu)?;
+        }
         let sizes = vocabulary(start.data.manifest());
         let mut learner = Learner::new(&start.config, &sizes, start.statistics, gpu);
         if let Some([weights, m, v, average]) = start.numbers {
@@ -42,7 +50,7 @@ impl Run {
             learner.params.set_weights(own(weights));
             learner.optimizer = Optimizer::resume(&learner.params, [own(m), own(v)], own(average));
         }
-        Run {
+        Ok(Run {
             learner,
             effects: start.effects,
             split: start.split,
@@ -51,7 +59,7 @@ impl Run {
             best: start.best,
             writes,
             out: start.out,
-        }
+        })
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
@@ -119,6 +127,7 @@ impl Run {
             average: self.learner.optimizer.ema.to_host(),
             moments: [self.learner.optimizer.m.to_host(), self.learner.optimizer.v.to_host()],
         };
+        self.keep_choices()?;
         let dir = self.out.join("checkpoints");
         if name == "last" && self.learner.model.config().train.keep_all {
             checkpoint
@@ -126,4 +135,31 @@ impl Run {
         }
         checkpoint.save(&dir.join(format!("{name}.safetensors")), self.learner.params.entries())
     }
+
+    /// Writes down what the GPU was timed to do quickest: a process that goes on from a checkpoint must do the same.
+    fn keep_choices(&self) -> Result<()> {
+        let Some(choices) = self.learner.params.gpu().map(Gpu::choices).filter(|found| !found.is_empty())
+        else {
+            return Ok(());
+        };
+        let text = serde_json::to_string(&choices).expect("plain values");
+        aside::file(&self.out.join(CHOICES), |path| fs::write(path, &text).at(path))
+    }
+}
+
+/// Reads them for a run that goes on, and says so where they are of no use.
+fn adopt_choices(out: &Path, gpu: &Gpu) -> Result<()> {
+    let path = out.join(CHOICES);
+    if !path.exists() {
+        return Ok(());
+    }
+    let text = fs::read_to_string(&path).at(&path)?;
+    let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
+    if !gpu.adopt(&choices) {
+        eprintln!(
+            "note: {} is of another GPU or cuBLASLt, so sums may be rounded otherwise from here on",
+            path.display()
+        );
+    }
+    Ok(())
 }

@@ -3,23 +3,26 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use scale_engine::config::Config;
+use scale_engine::checkpoint::Checkpoint;
+use scale_engine::config::{Config, Observe};
 use scale_engine::data::effects::Effects;
+use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::loader::{Batch, Carry};
 use scale_engine::data::sampler::{Sampler, Sampling};
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::gpu::{self, Gpu, Real};
+use scale_engine::predict::{self, Source, predict};
 use scale_engine::train::{Feed, Settings, train};
 use serde_json::Value;
 
-use crate::train::{last, set, small};
+use crate::train::{last, names, set, small};
 
 /// Trains the small run for some steps, from the start or from where it stands, and returns its losses.
 fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| {
-        let more = "data.sets=2 data.cells=9 train.val_every=0 train.log_every=1 train.checkpoint_every=2 train.keep_all=true";
+        let more = "data.sets=2 data.cells=9 train.val_every=4 train.log_every=1 train.checkpoint_every=2 train.keep_all=true";
         let mut set = set();
         set.extend(more.split_whitespace().map(String::from));
         set.push(format!("train.steps={steps}"));
@@ -42,6 +45,8 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
     let gpu = Gpu::emulated(folder, Real::F32, 1);
     let (cpu, whole) = (run(&place("cpu"), &[None], 4), run(&place("whole"), &[Some(gpu.clone())], 4));
     assert_eq!((cpu.len(), whole.len()), (4, 4));
+    let [of_cpu, of_gpu] = ["cpu", "whole"].map(|name| validated(&place(name)));
+    assert!((of_cpu - of_gpu).abs() < 1e-3, "PDCorr {of_gpu} on the device, {of_cpu} on the CPU");
     for (step, (found, told)) in whole.iter().zip(&cpu).enumerate() {
         assert!(
             (found - told).abs() < 1e-4 * told.abs(),
@@ -58,6 +63,40 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
     // A device's run goes on without it.
     let longer = run(&place("whole"), &[None], 6);
     assert!(longer.len() == 6 && longer.iter().all(|loss| loss.is_finite()));
+    assert_eq!(gpu.overrun(), None);
+}
+
+/// The validation's PDCorr of a run.
+fn validated(out: &Path) -> f64 {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
+    lines.filter_map(|line| line["val_pdcorr"].as_f64()).last().expect("a validation")
+}
+
+#[test]
+fn a_device_predicts_the_cpus_cells() {
+    let Some(folder) = super::emulated() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let request = dir.path().join("request.csv");
+    let (types, perturbations) = names();
+    let batch = &Checkpoint::describe(&last(&small().run)).expect("readable").0.data.batches[0];
+    let asked = format!("perturbation,cell_type,batch,cells\n{},{},{batch},12\n", perturbations[0], types[0]);
+    std::fs::write(&request, asked).expect("written");
+    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let [told, found] = [None, Some(gpu.clone())].map(|gpu| {
+        let out = dir.path().join("out.h5ad");
+        let source = Source::File { controls: small().cells.clone(), request: request.clone() };
+        let (run, observe) = (small().run.clone(), Some(Observe::None));
+        let settings =
+            predict::Settings { gpu, run, out: out.clone(), source, with_controls: false, observe, seed: 5 };
+        predict(&settings).expect("a prediction");
+        let file = H5ad::open(&out).expect("readable");
+        file.rows(0..12).expect("cells").to_dense()
+    });
+    assert!(told.iter().any(|&x| x > 0.0) && told.dim() == found.dim());
+    for (found, told) in found.iter().zip(&told) {
+        assert!((found - told).abs() < 1e-4, "{found} on the device, {told} on the CPU");
+    }
     assert_eq!(gpu.overrun(), None);
 }
 

@@ -111,10 +111,7 @@ fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu
     let median = took[took.len() / 2];
     // A step trains pairs, a prediction makes cells.
     let (many, pairs) = (if what == "step" { "pairs" } else { "cells" }, sets * cells);
-    let used = gpu.map(|gpu| {
-        let (free, total) = gpu.memory();
-        (total - free) as f64 / (1u64 << 30) as f64
-    });
+    let used = gpu.map(|gpu| gpu.reserved() as f64 / (1u64 << 30) as f64);
     if args.json {
         let mut figures = json!({
             "preset": preset, "sets": sets, "cells": cells, "genes": genes, "pairs": pairs,
@@ -135,6 +132,6 @@ fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu
         took.len()
     );
     if let Some(used) = used {
-        println!("{used:.1} GiB of the GPU's memory in use");
+        println!("{used:.1} GiB of the GPU's memory taken at most");
     }
 }

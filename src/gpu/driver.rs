@@ -1,0 +1,92 @@
+//! What the drivers behind a [`Gpu`](super::Gpu) have in common.
+
+use std::time::Instant;
+
+use super::choices::Algorithm;
+use super::{Arg, Grid, NCCL_ID, Nccl, Product, Real, Stamp};
+
+pub(super) type Outcome<T> = std::result::Result<T, String>;
+
+/// Waits until the work queued before it is done.
+pub(super) type Mark = Box<dyn FnOnce() -> Outcome<()> + Send + Sync>;
+
+/// What a device can do. Addresses are of memory from `allocate`; everything is done in the order of the calls. What is not asked of
+/// a device whose calls return when their work is done has a default.
+pub(super) trait Driver: Send + Sync {
+    /// The device, in words.
+    fn name(&self) -> String;
+    /// Free and total bytes.
+    fn memory(&self) -> (u64, u64);
+    /// The most bytes that the allocator held for this process; nothing where there is none.
+    fn reserved(&self) -> Option<u64> {
+        None
+    }
+    fn allocate(&self, bytes: usize) -> Outcome<u64>;
+    /// # Safety
+    /// The address is from `allocate` and is not used again.
+    unsafe fn free(&self, address: u64);
+    /// Host memory that `upload` reads after it has returned, zeroed.
+    fn pin(&self, bytes: usize) -> Outcome<u64>;
+    /// # Safety
+    /// The address is from `pin` and is not used again.
+    unsafe fn unpin(&self, address: u64);
+    /// # Safety
+    /// `to` begins that many bytes of live device memory. What lies in pinned memory must lie there until a `mark` that follows.
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()>;
+    /// The work queued so far.
+    fn mark(&self) -> Outcome<Mark> {
+        Ok(Box::new(|| Ok(())))
+    }
+    /// Waits. # Safety
+    /// `from` begins that many bytes of live device memory.
+    unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()>;
+    /// # Safety
+    /// Both begin that many bytes of live device memory and do not overlap.
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()>;
+    /// # Safety
+    /// `at` begins that many bytes of live device memory.
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()>;
+    /// # Safety
+    /// The arguments are those of the kernel and every pointer begins as many live numbers as the kernel touches.
+    unsafe fn launch(
+        &self,
+        file: &'static str,
+        kernel: &'static str,
+        real: Real,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Outcome<()>;
+    /// True if `sums` were written too, where they were asked for.
+    /// # Safety
+    /// Every operand lies in live device memory; the written one overlaps no other.
+    unsafe fn product(&self, product: &Product) -> Outcome<bool>;
+    fn wait(&self) -> Outcome<()> {
+        Ok(())
+    }
+    /// The point behind all that is queued.
+    fn stamp(&self) -> Outcome<Stamp> {
+        Ok(Stamp::Clock(Instant::now()))
+    }
+    /// How many multiprocessors, if they have Hopper's copy engine and wgmma.
+    fn hopper(&self) -> Option<usize> {
+        None
+    }
+    /// The library of matrix products and its version, and what it was timed to be quickest by.
+    fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
+        (0, Vec::new())
+    }
+    /// Takes these where they are asked for, instead of timing.
+    fn adopt(&self, _algorithms: &[(String, Algorithm)]) {}
+    /// Bytes of the level-2 cache; 0 where nobody knows.
+    fn cache(&self) -> usize {
+        0
+    }
+    /// Whether it can sum with other devices by itself, or why not.
+    fn can_join(&self) -> Outcome<()> {
+        Err(format!("{} cannot sum with other devices", self.name()))
+    }
+    /// Waits for the other ranks. Only of one that can.
+    fn join(&self, _id: &[u8; NCCL_ID], _rank: usize, _ranks: usize) -> Outcome<Nccl> {
+        Err(format!("{} cannot sum with other devices", self.name()))
+    }
+}

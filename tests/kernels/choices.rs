@@ -1,0 +1,29 @@
+//! What one process has timed is what the next one does.
+
+use std::cell::Cell;
+
+use scale_engine::gpu::{Choices, Gpu, Real};
+use serde_json::{from_value, json};
+
+#[test]
+fn choices_are_taken_over_by_the_same_device_alone() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    assert!(gpu.choices().is_empty(), "an emulator's time says nothing");
+    let told = |device: &str, library: u64| -> Choices {
+        let way = json!(["gate", [8, 16, 24], [2e-3, 1e-3]]);
+        from_value(json!({ "device": device, "library": library, "algorithms": [], "ways": [way] }))
+            .expect("choices")
+    };
+    let asked = Cell::new(0);
+    let choose = |size| {
+        let way = || asked.set(asked.get() + 1);
+        gpu.quicker("gate", size, [&way, &way])
+    };
+    assert!(!gpu.adopt(&told("another GPU", 0)) && !gpu.adopt(&told(&gpu.name(), 1)));
+    assert_eq!(choose([8, 16, 24]), 0);
+    let choices = told(&gpu.name(), 0);
+    assert!(gpu.adopt(&choices) && gpu.choices() == choices);
+    assert_eq!([choose([8, 16, 24]), choose([8, 16, 32])], [1, 0]);
+    assert_eq!(asked.get(), 0, "nothing is run to choose");
+}
