@@ -1,26 +1,41 @@
-// Products whose results do not leave the registers: sums = x w, 128 x 128 at a time, for kernels that make something of them.
+// Products whose sums go from the tensor cores to other warps: sums = x w, 128 x 128 at a time, rounded to bf16.
 //
-//   sums[m, n] = sum_k x[m,k] w[n,k]        or w[k,n] where it is TRANSPOSED; by wgmma, from shared memory that the copy
-//                                           engine fills
+//   sums[m, n] = sum_k x[m,k] w[n,k]        or w[k,n] where it is TRANSPOSED; by wgmma, w from shared memory that the copy
+//                                           engine fills, x mostly from registers
 //
-// Block b of the grid takes a contiguous run of tiles, which go along a panel of 128 rows before they go down: a panel of up
-// to X_SLOTS * 64 numbers a row is fetched once and stays, w streams by. (Of longer rows x streams too.)
+// Block b of the grid takes a contiguous run of tiles, which go along a panel of 128 rows before they go down. Its warpgroups:
 //
-// One warpgroup fetches, by one thread; two multiply, 64 rows each. The two rings of slots between them are barriers: `full`
-// when a box has landed, `empty` when the eight multiplying warps are done with it. While the sums of one tile grow, those of
-// the tile before are made use of in slices, one a step, so that the tensor cores never wait for stores and exponentials.
+//   0, 1   multiply, 64 rows each. A panel of up to STEPS * 64 numbers a row is fetched once and stays, the first IN_REGISTERS
+//          steps in registers, the others in slots; w streams by. (Of longer rows x streams too, STEPS steps at a time.)
+//          Finished sums go to a hand, and on to the next tile
+//   2      makes something of them, piece by piece: 64 rows of a tile (`receive`)
+//   3      fetches, by one thread
+//
+// w, and x on its way to registers, come through one ring of slots: `full` when a box has landed, `empty` when the eight
+// multiplying warps are done with it; so with the slots where x stays, `there` and `left`. Hands, two a multiplying warpgroup: `held`
+// when its four warps have written, `taken` when the four that receive have read.
+//
+// Why x is in registers: as an operand in shared memory it costs 32 of its 128 bytes a cycle, of which w, written once and read
+// twice, wants 96; and it would take the room that lets enough of w be on its way. Two steps of eight are not: so receivers get
+// registers enough to work on several numbers at once. Why one set of sums does: while one multiplying warpgroup hands its sums
+// over, the other's wgmma fill the tensor cores; and who waits for them falls behind, so that the two get out of step and stay so.
 #pragma once
 #include "hopper.cuh"
 
-constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64;       // of a tile; columns of `sums`, numbers of k a step
-constexpr int SLOT = 128 * DEPTH * 2;                      // bytes, of x and of w
-constexpr int X_SLOTS = 8, W_SLOTS = 6;
-constexpr int SLICES = 8;
-constexpr int MULTIPLIERS = 256;
+constexpr int ROWS = 128, DEPTH = 64;                      // of a tile; numbers of k a step
+constexpr int STEPS = 8, IN_REGISTERS = 6, STAYS = STEPS - IN_REGISTERS;   // of x
+constexpr int SLOT = 128 * DEPTH * 2;                      // bytes: of a step of x, of w, and of half a tile of sums
+constexpr int SLOTS = 14, HANDS = 4, RING_MOST = SLOTS - STAYS - HANDS;
+constexpr int MULTIPLIERS = 256, RECEIVERS = 128;
 
+// Registers of a thread that multiplies, receives, fetches: 256, 128 and 128 of them share 64 Ki.
+constexpr int MANY = 192, SOME = 104, FEW = 24;
+static_assert(2 * MANY + SOME + FEW == 512, "all registers, and no more");
+
+// The first slots are where x stays, then come the hands, then the ring; what it leaves is the receivers' own.
 struct Slots {
-    unsigned char x[X_SLOTS][SLOT], w[W_SLOTS][SLOT];
-    uint64_t x_full[X_SLOTS], x_empty[X_SLOTS], w_full[W_SLOTS], w_empty[W_SLOTS];
+    unsigned char stay[STAYS][SLOT], hand[HANDS][SLOT], ring[RING_MOST][SLOT];
+    uint64_t there[STAYS], left[STAYS], held[HANDS], taken[HANDS], full[RING_MOST], empty[RING_MOST];
 };
 // Slots begin at a multiple of 1024, which dynamic shared memory need not.
 constexpr int SHARED_BYTES = sizeof(Slots) + 1024 - 16;
@@ -34,7 +49,9 @@ template <int N> struct Turn {
     }
 };
 
-// What a block has to do: tiles `first` to `end`, `across` of them in a panel, `steps` of k each.
+struct Tile { int number, panel, column; };
+
+// What a block has to do: tiles `first` to `end`, `across` of them in a panel, `steps` of k each. Only start() divides.
 struct Run {
     int first, end, across, steps;
     __device__ __forceinline__ Run(int rows, int across, int depth) : across(across), steps(ceil_div(depth, DEPTH)) {
@@ -42,118 +59,167 @@ struct Run {
         first = static_cast<int>(tiles * blockIdx.x / gridDim.x);
         end = static_cast<int>(tiles * (blockIdx.x + 1) / gridDim.x);
     }
-    __device__ __forceinline__ int panel(int tile) const { return tile / across; }
-    __device__ __forceinline__ int column(int tile) const { return tile % across; }
-    __device__ __forceinline__ bool stays() const { return steps <= X_SLOTS; }
+    __device__ __forceinline__ Tile start() const { return {first, first / across, first % across}; }
+    __device__ __forceinline__ void next(Tile& tile) const {
+        tile.number++;
+        if (++tile.column == across) tile.column = 0, tile.panel++;
+    }
     // Whether x must be fetched for a tile, and whether it is used no more after it.
-    __device__ __forceinline__ bool begins(int tile) const { return !stays() || tile == first || column(tile) == 0; }
-    __device__ __forceinline__ bool ends(int tile) const { return !stays() || tile + 1 == end || column(tile + 1) == 0; }
+    __device__ __forceinline__ bool begins(const Tile& tile) const {
+        return steps > STEPS || tile.number == first || tile.column == 0;
+    }
+    __device__ __forceinline__ bool ends(const Tile& tile) const {
+        return steps > STEPS || tile.number + 1 == end || tile.column + 1 == across;
+    }
 };
 
 __device__ __forceinline__ Slots& open_slots() {
     SHARED(unsigned char, memory);
     Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < X_SLOTS; i++) mbarrier_init(&slots.x_full[i], 1), mbarrier_init(&slots.x_empty[i], MULTIPLIERS / 32);
-        for (int i = 0; i < W_SLOTS; i++) mbarrier_init(&slots.w_full[i], 1), mbarrier_init(&slots.w_empty[i], MULTIPLIERS / 32);
+        for (int i = 0; i < STAYS; i++) mbarrier_init(&slots.there[i], 1), mbarrier_init(&slots.left[i], MULTIPLIERS / 32);
+        for (int i = 0; i < RING_MOST; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], MULTIPLIERS / 32);
+        for (int i = 0; i < HANDS; i++) mbarrier_init(&slots.held[i], 4), mbarrier_init(&slots.taken[i], RECEIVERS / 32);
         mbarrier_init_done();
     }
     __syncthreads();
     return slots;
 }
 
+// By the lanes of a warp that have read or written: all of them are done.
+__device__ __forceinline__ void arrive_as_warp(uint64_t* b) {
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(b);
+}
+
+// Where chunk c of row r lies in a box of 64 rows or more and 64 columns of bf16; a slot of sums is two boxes, the first 64
+// columns before the others.
+__device__ __forceinline__ int swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
+
 // One thread. `load_w(slot, k, column, full)` starts the copies that fill a slot of w: SLOT bytes.
-template <class Load>
-__device__ __forceinline__ void fetch(Slots& slots, const Run& run, const TensorMap* x_map, Load load_w) {
-    Turn<X_SLOTS> x;
-    Turn<W_SLOTS> w;
-    for (int tile = run.first; tile < run.end; tile++)
-        for (int step = 0; step < run.steps; step++) {
-            if (run.begins(tile)) {
-                mbarrier_wait(&slots.x_empty[x.slot], x.phase ^ 1);
-                mbarrier_expect(&slots.x_full[x.slot], SLOT);
-                tma_load(slots.x[x.slot], x_map, step * DEPTH, run.panel(tile) * ROWS, &slots.x_full[x.slot]);
-                x.next();
+template <int RING, class Load>
+__device__ __forceinline__ void fetch(Slots& slots, const Run& run, const TensorMap* x, Load load_w) {
+    Turn<RING> ring;
+    uint32_t stays = 0;   // a bit a slot: the phase of its barriers
+    for (Tile tile = run.start(); tile.number < run.end; run.next(tile))
+        for (int first = 0; first < run.steps; first += STEPS) {
+            const int steps = min(STEPS, run.steps - first), row = tile.panel * ROWS;
+            const bool begins = run.begins(tile);
+            // Before all of w: x for registers. What stays, only before its own step: its slots are free when the last panel is done.
+            const int before = begins ? min(steps, IN_REGISTERS) : 0;
+#pragma unroll 1
+            for (int i = -before; i < steps; i++, ring.next()) {
+                const int k = (first + i) * DEPTH;
+                if (begins && i >= IN_REGISTERS) {
+                    const int s = i - IN_REGISTERS;
+                    mbarrier_wait(&slots.left[s], (stays >> s & 1) ^ 1);
+                    mbarrier_expect(&slots.there[s], SLOT);
+                    tma_load(slots.stay[s], x, k, row, &slots.there[s]);
+                    stays ^= 1 << s;
+                }
+                uint64_t* const full = &slots.full[ring.slot];
+                mbarrier_wait(&slots.empty[ring.slot], ring.phase ^ 1);
+                mbarrier_expect(full, SLOT);
+                if (i < 0) tma_load(slots.ring[ring.slot], x, k + before * DEPTH, row, full);
+                else load_w(slots.ring[ring.slot], k, tile.column, full);
             }
-            mbarrier_wait(&slots.w_empty[w.slot], w.phase ^ 1);
-            mbarrier_expect(&slots.w_full[w.slot], SLOT);
-            load_w(slots.w[w.slot], step * DEPTH, run.column(tile), &slots.w_full[w.slot]);
-            w.next();
         }
 }
 
 // A multiplying warpgroup. W_TRANSPOSED: a slot of w is 64 rows of k, the first 64 columns before the others; else it is 128
 // rows of columns.
-template <bool W_TRANSPOSED> struct Multiplier {
+template <int RING, bool W_TRANSPOSED> struct Multiplier {
     Slots& slots;
     const Run& run;
     const int group;                 // 0 or 1: which 64 rows
-    Turn<X_SLOTS> panel, x;          // where x's panel begins, where it is read next
-    Turn<W_SLOTS> w;
-    int used_w = -1, used_x = -1;    // slots to give back when the step that reads them is done; -1 for none
+    Turn<RING> ring;
+    Turn<HANDS / 2> hand;
+    uint32_t stays = 0;              // as in fetch
 
-    __device__ __forceinline__ void give_back() {
-        __syncwarp();
-        if (lane() == 0 && used_w >= 0) mbarrier_arrive(&slots.w_empty[used_w]);
-        if (lane() == 0 && used_x >= 0) mbarrier_arrive(&slots.x_empty[used_x]);
-        used_w = used_x = -1;
+    __device__ __forceinline__ void read_x(uint32_t (&x)[IN_REGISTERS][DEPTH / 16][4], int steps) {
+        const int row = 64 * group + warp() % 4 * 16 + lane() % 16;
+#pragma unroll
+        for (int i = 0; i < IN_REGISTERS; i++) {
+            if (i >= steps) break;
+            mbarrier_wait(&slots.full[ring.slot], ring.phase);
+#pragma unroll
+            for (int k = 0; k < DEPTH / 16; k++) ldmatrix_x4(x[i][k], slots.ring[ring.slot] + swizzled(row, 2 * k + lane() / 16));
+            arrive_as_warp(&slots.empty[ring.slot]);
+            ring.next();
+        }
     }
 
-    // sums += 64 numbers of k, begun; what was begun before is done.
-    __device__ __forceinline__ void step(float (&sums)[64], bool keep, bool x_ends) {
-        mbarrier_wait(&slots.x_full[x.slot], x.phase);
-        mbarrier_wait(&slots.w_full[w.slot], w.phase);
-        const unsigned char *const a = slots.x[x.slot] + group * (SLOT / 2), *const b = slots.w[w.slot];
+    // sums += 64 numbers of k, begun; what was begun before is done, and its slot given back. left(k): 16 of x.
+    template <class Left> __device__ __forceinline__ void step(float (&sums)[64], Left left, bool keep, int& used) {
+        mbarrier_wait(&slots.full[ring.slot], ring.phase);
+        const unsigned char* const w = slots.ring[ring.slot];
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < DEPTH / 16; k++) {
-            const uint64_t left = wgmma_matrix(a + 32 * k, 1024);
-            const uint64_t right = W_TRANSPOSED ? wgmma_matrix(b + 16 * 128 * k, 1024, SLOT / 2) : wgmma_matrix(b + 32 * k, 1024);
-            wgmma_64x128x16<W_TRANSPOSED>(sums, left, right, keep || k > 0);
+            const uint64_t right = W_TRANSPOSED ? wgmma_matrix(w + 16 * 128 * k, 1024, SLOT / 2) : wgmma_matrix(w + 32 * k, 1024);
+            wgmma_64x128x16<W_TRANSPOSED>(sums, left(k), right, keep || k > 0);
         }
         wgmma_commit();
-        wgmma_wait<1>();
-        give_back();
-        used_w = w.slot, used_x = x_ends ? x.slot : -1;
-        x.next(), w.next();
-    }
-
-    // The sums of `tile` grow; those of the tile before, where there is one, are handed out meanwhile.
-    template <bool FIRST, class Use>
-    __device__ __forceinline__ void pass(float (&sums)[64], float (&before)[64], int tile, Use& use) {
-        const bool ends = run.ends(tile);
-        if (run.begins(tile)) panel = x;
-        x = panel;
-#pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) {
-            if (slice == 0 || slice < run.steps) step(sums, slice > 0, ends);
-            if (slice == 0 && !FIRST) wgmma_wait<1>(before);
-            if (!FIRST) use.slice(slice, before, tile - 1);
-            use.after(slice, tile);
+        if (used >= 0) {
+            wgmma_wait<1>();
+            arrive_as_warp(&slots.empty[used]);
         }
-        for (int i = SLICES; i < run.steps; i++) step(sums, true, ends);
+        used = ring.slot;
+        ring.next();
     }
 
-    template <class Use> __device__ __forceinline__ void drain(float (&sums)[64], Use& use) {
-        wgmma_wait<0>(sums);
+    // Conflict-free: lanes of a quad write neighbours, and rows that lie a whole turn of the banks apart other chunks.
+    __device__ __forceinline__ void hand_over(const float (&sums)[64]) {
+        const int at = 2 * hand.slot + group, row = warp() % 4 * 16 + lane() / 4;
+        unsigned char* const to = slots.hand[at] + lane() % 4 * 4;
+        mbarrier_wait(&slots.taken[at], hand.phase ^ 1);
 #pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) {
-            use.slice(slice, sums, run.end - 1);
-            use.after(slice, run.end);
-        }
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                *reinterpret_cast<uint32_t*>(to + j / 8 * (SLOT / 2) + half * 8 * 128 + swizzled(row, j % 8)) =
+                    pack_bf16(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
+        arrive_as_warp(&slots.held[at]);
+        hand.next();
     }
 
-    // All tiles. use.slice(i, sums, tile): slice i of SLICES, with a constant i. use.after(i, tile): behind it, `tile` the next.
-    template <class Use> __device__ __forceinline__ void multiply(Use& use) {
-        if (run.first == run.end) return;
-        float one[64], two[64];
-        int tile = run.first;
-        pass<true>(one, two, tile, use);
-        while (true) {
-            if (++tile == run.end) return drain(one, use);
-            pass<false>(two, one, tile, use);
-            if (++tile == run.end) return drain(two, use);
-            pass<false>(one, two, tile, use);
+    __device__ __forceinline__ void multiply() {
+        uint32_t x[IN_REGISTERS][DEPTH / 16][4];
+        float sums[64];
+        for (Tile tile = run.start(); tile.number < run.end; run.next(tile)) {
+            const bool begins = run.begins(tile), ends = run.ends(tile);
+            for (int first = 0; first < run.steps; first += STEPS) {
+                const int steps = min(STEPS, run.steps - first);
+                if (begins) read_x(x, steps);
+                int used = -1;
+#pragma unroll
+                for (int i = 0; i < IN_REGISTERS; i++)
+                    if (i == 0 || i < steps)
+                        step(sums, [&](int k) -> const uint32_t (&)[4] { return x[i][k]; }, i > 0 || first > 0, used);
+#pragma unroll
+                for (int s = 0; s < STAYS; s++) {
+                    if (IN_REGISTERS + s >= steps) break;
+                    if (begins) mbarrier_wait(&slots.there[s], stays >> s & 1), stays ^= 1 << s;
+                    const unsigned char* const rows = slots.stay[s] + group * (SLOT / 2);
+                    step(sums, [=](int k) { return wgmma_matrix(rows + 32 * k, 1024); }, true, used);
+                }
+                wgmma_wait<0>(sums);
+                arrive_as_warp(&slots.empty[used]);
+                for (int s = 0; ends && s < steps - IN_REGISTERS; s++) arrive_as_warp(&slots.left[s]);
+            }
+            hand_over(sums);
         }
     }
 };
+
+// The warpgroup that receives: use(piece, tile, group) for the 64 rows of each multiplying warpgroup, of each tile.
+template <class Use> __device__ __forceinline__ void receive(Slots& slots, const Run& run, Use use) {
+    Turn<HANDS / 2> hand;
+    for (Tile tile = run.start(); tile.number < run.end; run.next(tile), hand.next())
+        for (int group = 0; group < 2; group++) {
+            const int at = 2 * hand.slot + group;
+            mbarrier_wait(&slots.held[at], hand.phase);
+            use(slots.hand[at], tile, group);
+            arrive_as_warp(&slots.taken[at]);
+        }
+}

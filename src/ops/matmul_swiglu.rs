@@ -139,11 +139,11 @@ fn either(
     }
 }
 
-/// A block a multiprocessor, no more than there are tiles of 128 rows and some columns. As `SHARED_BYTES` of panels.cuh has it: slots of
-/// 16 KiB, 8 of them for rows and 6 for weights, their barriers, and what rounds it up to multiples of 1024.
+/// A block a multiprocessor, no more than there are tiles of 128 rows and some columns. As `SHARED_BYTES` of panels.cuh has it: 14 slots
+/// of 16 KiB, two barriers each, and what rounds it up to multiples of 1024.
 fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
     let tiles = m.div_ceil(128) * width.div_ceil(columns);
-    Grid::new(blocks.min(tiles), 384).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
+    Grid::new(blocks.min(tiles), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
 }
 
 fn multiply(gpu: &Gpu, product: Product) {

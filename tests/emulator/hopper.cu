@@ -1,6 +1,7 @@
 // Right: c = a b by the copy engine and wgmma, two slots of a and b going round. Planted: what the words of Hopper forbid.
 //
-//   forward    c[m,n] = sum_k a[m,k] b[n,k]        product_transposed: b[k,n]
+//   forward    c[m,n] = sum_k a[m,k] b[n,k]        product_transposed: b[k,n]; product_registers: a is read
+//              into registers first
 //   tensors    a [64, K], b [128, K] or [K, 128] bf16 as maps, in boxes of 64 columns     c [64, 128] f32
 //   needs      160 threads, SHARED bytes of dynamic shared memory; K = 64 steps
 //
@@ -18,11 +19,12 @@
 //   NOT_MADE                    "not made"
 //   TWO_ARRIVALS                refused: phases that end too early, and then one that never does
 //   MISALIGNED                  "no multiple of 1024"
+//   REGISTER_TOO_EARLY          "a register changed" (product_registers): written before the wait
 #include "hopper.cuh"
 
 enum Fault {
     NONE, NO_WAIT, FEWER_BYTES, MORE_BYTES, NO_SWIZZLE, WRONG_STEP, GIVEN_BACK_EARLY, NOT_ASKED, SUMS_TOO_EARLY, NO_FENCE,
-    ON_ITS_WAY, NOT_MADE, TWO_ARRIVALS, MISALIGNED
+    ON_ITS_WAY, NOT_MADE, TWO_ARRIVALS, MISALIGNED, REGISTER_TOO_EARLY
 };
 
 struct Slots {
@@ -47,7 +49,7 @@ static __device__ void fetch(Slots& slots, const TensorMap* a, const TensorMap* 
     tma_load(slots.spare, a, 0, 0, &slots.more);
 }
 
-template <bool TRANSPOSED>
+template <bool TRANSPOSED, bool REGISTERS>
 static __device__ void product(float* c, const TensorMap* a, const TensorMap* b, int steps, int fault) {
     SHARED(unsigned char, memory);
     Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
@@ -62,20 +64,26 @@ static __device__ void product(float* c, const TensorMap* a, const TensorMap* b,
         return;
     }
     float sums[64];
+    uint32_t rows[4][4];
     const uint32_t eights = fault == WRONG_STEP ? 2048 : 1024;
     const uint64_t swizzle = fault == NO_SWIZZLE ? 1ull << 62 : 0;
     for (int step = 0; step < steps; step++) {
         const int slot = step % 2;
         if (fault != NO_WAIT) mbarrier_wait(&slots.full[slot], step / 2 % 2);
+        const int row = warp() * 16 + lane() % 16;
+        for (int k = 0; REGISTERS && k < 4; k++)
+            ldmatrix_x4(rows[k], slots.a[slot] + row * 128 + (((2 * k + lane() / 16) ^ row % 8) << 4));
         if (fault != NO_FENCE) wgmma_fence();
         for (int k = 0; k < 4; k++) {
             const uint64_t left = wgmma_matrix(slots.a[slot] + 32 * k, eights) ^ swizzle;
             const uint64_t right = TRANSPOSED ? wgmma_matrix(slots.b[slot] + 2048 * k, 1024, 8192)
                                               : wgmma_matrix(slots.b[slot] + 32 * k, 1024);
-            wgmma_64x128x16<TRANSPOSED>(sums, left, right, step + k > 0);
+            if (REGISTERS) wgmma_64x128x16<TRANSPOSED>(sums, rows[k], right, step + k > 0);
+            else wgmma_64x128x16<TRANSPOSED>(sums, left, right, step + k > 0);
         }
         wgmma_commit();
         const bool last = step + 1 == steps;
+        if (fault == REGISTER_TOO_EARLY) rows[3][lane() % 4] ^= 1;
         if (fault == GIVEN_BACK_EARLY && !last) wgmma_wait<1>();
         else if (fault != SUMS_TOO_EARLY || !last) wgmma_wait<0>(sums);
         __syncwarp();
@@ -89,10 +97,15 @@ static __device__ void product(float* c, const TensorMap* a, const TensorMap* b,
 
 extern "C" __global__ void __launch_bounds__(160)
 product_rows(float* c, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int steps, int fault) {
-    product<false>(c, &a, &b, steps, fault);
+    product<false, false>(c, &a, &b, steps, fault);
 }
 
 extern "C" __global__ void __launch_bounds__(160)
 product_transposed(float* c, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int steps, int fault) {
-    product<true>(c, &a, &b, steps, fault);
+    product<true, false>(c, &a, &b, steps, fault);
+}
+
+extern "C" __global__ void __launch_bounds__(160)
+product_registers(float* c, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int steps, int fault) {
+    product<false, true>(c, &a, &b, steps, fault);
 }
