@@ -86,6 +86,17 @@ template <int N, class T> __device__ __forceinline__ void store_pack(T* to, cons
     }
 }
 
+// The same, to global memory that is not read soon. One move also where two packs go to one tensor at a distance the compiler does
+// not know: there it splits a store_pack in words.
+template <int N, class T> __device__ __forceinline__ void stream_pack(T* to, const Floats<N>& values) {
+    if constexpr (N * sizeof(T) != 16) return store_pack(to, values);
+    check_pack<T, N>(to);
+    Pack<T, N> pack;
+#pragma unroll
+    for (int i = 0; i < N; i++) pack.at[i] = from_float<T>(values[i]);
+    __stcs(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(&pack));
+}
+
 // ---- sums and maxima; every lane, or every thread, gets the result
 
 __device__ __forceinline__ float warp_sum(float x) {

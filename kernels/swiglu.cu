@@ -59,9 +59,9 @@ __device__ void backward(real* dx, real* y, const real* dy, const real* left, co
         du[i] = d[i] * gated;
         again[i] = gated * u[i];
     }
-    store_pack(dx + gate, da);
-    store_pack(dx + gate + width, du);
-    if (y) store_pack(y + out, again);
+    stream_pack(dx + gate, da);
+    stream_pack(dx + gate + width, du);
+    if (y) stream_pack(y + out, again);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -96,7 +96,7 @@ impl Params {
             Init::Normal(std) => std * stream.normal(i),
             Init::Constant(value) => value,
         };
-        if self.hollow { Vec::new() } else { (0..len as u64).map(number).collect() }
+        if self.hollow { Vec::new() } else { (0..len as u64).into_par_iter().map(number).collect() }
     }
 
     /// Adds a parameter with the first values that [`Params::draw`] gave, for one name or for several that it is made of.

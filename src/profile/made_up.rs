@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use rayon::prelude::*;
+
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -63,7 +65,7 @@ fn examples(sizes: &Sizes, gpu: Option<&Gpu>) -> Examples {
     let (b, n, g) = (sizes.sets, sizes.cells, sizes.genes);
     let rng = Rng::new(1);
     let cell = |i: u64| if rng.at(0).uniform(i) < 0.2 { rng.at(1).uniform(i) } else { 0.0 };
-    let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).map(cell).collect());
+    let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).into_par_iter().map(cell).collect());
     let cells = gpu.map_or(cells.clone(), |gpu| cells.to_gpu(gpu, "cells", gpu.real()));
     let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 50, 1 + i % 1199, i % 14]).collect();
     Examples::new(cells, None, &ids)
