@@ -7,7 +7,7 @@
 //   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
 //   wgmma        reads shared memory through its descriptors, swizzle and all, at the call and once more when it is waited
 //                for: what changed in between was given free too early. Sums lie beside the registers, which hold poison,
-//                until the wait that covers them.
+//                until the wait that covers them. Registers that hold an operand must be the same then.
 //   not seen     what a missing proxy fence does; a warpgroup that parts; how many registers there are
 #pragma once
 
@@ -118,15 +118,24 @@ static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b) 
 // ---- wgmma
 
 struct Sum { float* d; uint32_t group; float values[64]; };
-struct Operands { uint64_t a, b; bool transposed; uint32_t group; uint64_t seen; };   // `seen`: what was read, hashed
+struct Operands { uint64_t a, b; bool in_registers, transposed; uint32_t group; uint64_t seen; };   // `seen`: what was read, hashed
+struct Held { const uint32_t* a; uint32_t group, was[4]; };   // an operand in registers
 
 // Of a thread: what it has begun and not yet waited for. The operands are those of its warp.
-struct Matrix { uint64_t block; bool fenced; uint32_t groups; std::vector<Sum> sums; std::vector<Operands> operands; };
+struct Matrix {
+    uint64_t block;
+    bool fenced;
+    uint32_t groups;
+    std::vector<Sum> sums;
+    std::vector<Operands> operands;
+    std::vector<Held> held;
+};
 static Matrix matrices[MAX_THREADS];
 
 static Matrix& matrix_of(const Thread& thread) {
     Matrix& m = matrices[thread.number];
-    if (m.block != block_count) m.block = block_count, m.fenced = false, m.groups = 0, m.sums.clear(), m.operands.clear();
+    if (m.block == block_count) return m;
+    m.block = block_count, m.fenced = false, m.groups = 0, m.sums.clear(), m.operands.clear(), m.held.clear();
     return m;
 }
 
@@ -149,9 +158,10 @@ static float element(uint64_t matrix, bool transposed, uint32_t row, uint32_t k)
 
 struct Read { float a[16][16], b[16][128]; };
 
+// What lies in shared memory, hashed.
 static uint64_t read_operands(Read& read, const Operands& o, uint32_t warp) {
     for (uint32_t row = 0; row < 16; row++)
-        for (uint32_t k = 0; k < 16; k++) read.a[row][k] = element(o.a, false, 16 * warp + row, k);
+        for (uint32_t k = 0; k < 16; k++) read.a[row][k] = o.in_registers ? 0.0f : element(o.a, false, 16 * warp + row, k);
     for (uint32_t n = 0; n < 128; n++)
         for (uint32_t k = 0; k < 16; k++) read.b[k][n] = element(o.b, o.transposed, n, k);
     uint64_t hash = 0;
@@ -160,15 +170,29 @@ static uint64_t read_operands(Read& read, const Operands& o, uint32_t warp) {
     return hash;
 }
 
-struct Multiply { float* d; uint64_t a, b; bool keep, transposed; };
+struct Multiply { float* d; const uint32_t* registers; uint64_t a, b; bool keep, transposed; };
+
+// The warp's rows of a, from its lanes' registers.
+static void hold_registers(Read& read, void** offers, uint32_t first) {
+    for (uint32_t lane = 0; lane < 32; lane++) {
+        const uint32_t* const a = static_cast<Multiply*>(offers[lane])->registers;
+        Matrix& m = matrix_of(threads[first + lane]);
+        m.held.push_back({a, m.groups, {a[0], a[1], a[2], a[3]}});
+        for (uint32_t i = 0; i < 4; i++) {
+            float* const pair = &read.a[lane / 4 + i % 2 * 8][lane % 4 * 2 + i / 2 * 8];
+            pair[0] = low_half(a[i]), pair[1] = high_half(a[i]);
+        }
+    }
+}
 
 static void wgmma_act(void** offers, uint32_t) {
     const uint32_t first = current->number / 32 * 32, warp = current->number / 32 % 4;
     const Multiply& one = *static_cast<Multiply*>(offers[0]);
-    Operands operands{one.a, one.b, one.transposed, matrix_of(threads[first]).groups, 0};
+    Operands operands{one.a, one.b, one.registers != nullptr, one.transposed, matrix_of(threads[first]).groups, 0};
     static Read read;
     operands.seen = read_operands(read, operands, warp);
     matrix_of(threads[first]).operands.push_back(operands);
+    if (operands.in_registers) hold_registers(read, offers, first);
     static float d[16][128];
     memset(d, 0, sizeof d);
     for (int row = 0; row < 16; row++)
@@ -194,9 +218,8 @@ static void wgmma_act(void** offers, uint32_t) {
     }
 }
 
-static void wgmma_begin(float* d, uint64_t a, uint64_t b, bool keep, bool transposed, Site site) {
+static void wgmma_begin(Multiply offer, Site site) {
     if (!matrix_of(*current).fenced) fail("wgmma (%s:%d) without a wgmma_fence in its group", site.file, site.line);
-    Multiply offer{d, a, b, keep, transposed};
     together(~0u, "wgmma", wgmma_act, &offer, site);
 }
 
@@ -208,6 +231,11 @@ static void wgmma_land(uint32_t newest) {
         if (read_operands(read, m.operands[0], current->number / 32 % 4) != m.operands[0].seen)
             fail("shared memory changed while a wgmma read it: it was given free before its wgmma_wait");
         m.operands.erase(m.operands.begin());
+    }
+    while (!m.held.empty() && m.held[0].group + newest < m.groups) {
+        if (memcmp(m.held[0].a, m.held[0].was, sizeof m.held[0].was))
+            fail("registers changed while a wgmma read them: they were written before its wgmma_wait");
+        m.held.erase(m.held.begin());
     }
     for (size_t i = m.sums.size(); i-- > 0;)
         if (m.sums[i].group + newest < m.groups) {
@@ -251,9 +279,14 @@ static inline void wgmma_commit() {
 }
 template <int N> static inline void wgmma_wait() { emulator::wgmma_land(N); }
 template <int N> static inline void wgmma_wait(float (&)[64]) { emulator::wgmma_land(N); }
+template <int N, int M> static inline void wgmma_wait(float (&)[64], uint32_t (&)[M][4]) { emulator::wgmma_land(N); }
 template <bool TRANSPOSED>
 static inline void wgmma_64x128x16(float (&d)[64], uint64_t a, uint64_t b, bool keep, EMULATOR_SITE) {
-    emulator::wgmma_begin(d, a, b, keep, TRANSPOSED, site);
+    emulator::wgmma_begin({d, nullptr, a, b, keep, TRANSPOSED}, site);
+}
+template <bool TRANSPOSED>
+static inline void wgmma_64x128x16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool keep, EMULATOR_SITE) {
+    emulator::wgmma_begin({d, a, 0, b, keep, TRANSPOSED}, site);
 }
 template <int N> static inline void give_registers() {}
 template <int N> static inline void take_registers() {}

@@ -11,6 +11,7 @@
 // the tile before are made use of in slices, one a step, so that the tensor cores never wait for stores and exponentials.
 #pragma once
 #include "hopper.cuh"
+#include "ring.cuh"
 
 constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64;       // of a tile; columns of `sums`, numbers of k a step
 constexpr int SLOT = 128 * DEPTH * 2;                      // bytes, of x and of w
@@ -24,15 +25,6 @@ struct Slots {
 };
 // Slots begin at a multiple of 1024, which dynamic shared memory need not.
 constexpr int SHARED_BYTES = sizeof(Slots) + 1024 - 16;
-
-// A place in a ring of N slots and the parity of its barriers there.
-template <int N> struct Turn {
-    int slot = 0;
-    uint32_t phase = 0;
-    __device__ __forceinline__ void next() {
-        if (++slot == N) slot = 0, phase ^= 1;
-    }
-};
 
 // What a block has to do: tiles `first` to `end`, `across` of them in a panel, `steps` of k each.
 struct Run {

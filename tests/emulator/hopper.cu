@@ -1,6 +1,6 @@
 // Right: c = a b by the copy engine and wgmma, two slots of a and b going round. Planted: what the words of Hopper forbid.
 //
-//   forward    c[m,n] = sum_k a[m,k] b[n,k]        product_transposed: b[k,n]
+//   forward    c[m,n] = sum_k a[m,k] b[n,k]        product_transposed: b[k,n]; product_registers: so too, a by way of registers
 //   tensors    a [64, K], b [128, K] or [K, 128] bf16 as maps, in boxes of 64 columns     c [64, 128] f32
 //   needs      160 threads, SHARED bytes of dynamic shared memory; K = 64 steps
 //
@@ -18,11 +18,12 @@
 //   NOT_MADE                    "not made"
 //   TWO_ARRIVALS                refused: phases that end too early, and then one that never does
 //   MISALIGNED                  "no multiple of 1024"
+//   REGISTERS_CHANGED           "registers changed": an operand is written before wgmma_wait, in product_registers
 #include "hopper.cuh"
 
 enum Fault {
     NONE, NO_WAIT, FEWER_BYTES, MORE_BYTES, NO_SWIZZLE, WRONG_STEP, GIVEN_BACK_EARLY, NOT_ASKED, SUMS_TOO_EARLY, NO_FENCE,
-    ON_ITS_WAY, NOT_MADE, TWO_ARRIVALS, MISALIGNED
+    ON_ITS_WAY, NOT_MADE, TWO_ARRIVALS, MISALIGNED, REGISTERS_CHANGED
 };
 
 struct Slots {
@@ -47,7 +48,15 @@ static __device__ void fetch(Slots& slots, const TensorMap* a, const TensorMap* 
     tma_load(slots.spare, a, 0, 0, &slots.more);
 }
 
-template <bool TRANSPOSED>
+// 16 columns of a slot of a as an operand in registers.
+static __device__ void read_left(uint32_t (&left)[4], const unsigned char* a, int k) {
+    for (int i = 0; i < 4; i++) {
+        const int row = 16 * warp() + lane() / 4 + i % 2 * 8, column = 16 * k + lane() % 4 * 2 + i / 2 * 8;
+        left[i] = *reinterpret_cast<const uint32_t*>(a + row * 128 + (column * 2 ^ row % 8 * 16));
+    }
+}
+
+template <bool TRANSPOSED, bool REGISTERS = false>
 static __device__ void product(float* c, const TensorMap* a, const TensorMap* b, int steps, int fault) {
     SHARED(unsigned char, memory);
     Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
@@ -62,22 +71,26 @@ static __device__ void product(float* c, const TensorMap* a, const TensorMap* b,
         return;
     }
     float sums[64];
+    uint32_t held[4][4];
     const uint32_t eights = fault == WRONG_STEP ? 2048 : 1024;
     const uint64_t swizzle = fault == NO_SWIZZLE ? 1ull << 62 : 0;
     for (int step = 0; step < steps; step++) {
         const int slot = step % 2;
         if (fault != NO_WAIT) mbarrier_wait(&slots.full[slot], step / 2 % 2);
+        for (int k = 0; k < 4 && REGISTERS; k++) read_left(held[k], slots.a[slot], k);
         if (fault != NO_FENCE) wgmma_fence();
         for (int k = 0; k < 4; k++) {
             const uint64_t left = wgmma_matrix(slots.a[slot] + 32 * k, eights) ^ swizzle;
             const uint64_t right = TRANSPOSED ? wgmma_matrix(slots.b[slot] + 2048 * k, 1024, 8192)
                                               : wgmma_matrix(slots.b[slot] + 32 * k, 1024);
-            wgmma_64x128x16<TRANSPOSED>(sums, left, right, step + k > 0);
+            if (REGISTERS) wgmma_64x128x16<TRANSPOSED>(sums, held[k], right, step + k > 0);
+            else wgmma_64x128x16<TRANSPOSED>(sums, left, right, step + k > 0);
         }
         wgmma_commit();
+        if (fault == REGISTERS_CHANGED) held[3][3]++;
         const bool last = step + 1 == steps;
         if (fault == GIVEN_BACK_EARLY && !last) wgmma_wait<1>();
-        else if (fault != SUMS_TOO_EARLY || !last) wgmma_wait<0>(sums);
+        else if (fault != SUMS_TOO_EARLY || !last) wgmma_wait<0>(sums, held);
         __syncwarp();
         if (lane() == 0) mbarrier_arrive(&slots.empty[slot]);
         if (lane() == 0 && fault == TWO_ARRIVALS) mbarrier_arrive(&slots.empty[slot]);
@@ -95,4 +108,9 @@ product_rows(float* c, const __grid_constant__ TensorMap a, const __grid_constan
 extern "C" __global__ void __launch_bounds__(160)
 product_transposed(float* c, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int steps, int fault) {
     product<true>(c, &a, &b, steps, fault);
+}
+
+extern "C" __global__ void __launch_bounds__(160)
+product_registers(float* c, const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, int steps, int fault) {
+    product<true, true>(c, &a, &b, steps, fault);
 }

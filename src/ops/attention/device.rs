@@ -1,12 +1,13 @@
 //! Attention on a device: which kernels take a call, and their launches.
 //!
 //!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
-//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set
+//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
+//!              On Hopper attention_hopper.cu, where it is the quicker
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 
 use super::{Found, Given, Sizes};
-use crate::gpu::{Grid, Real};
+use crate::gpu::{Arg, Grid, Map, Real};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -88,10 +89,28 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor
     let lse = Tensor::on(gpu, "attention lse", &[z.sets, z.heads, z.rows], Real::F32);
     match Kernels::of(z, seed, &[qkv]) {
         Kernels::Cell(cell) => launch_cell_forward(cell, &y, &lse, qkv, z),
-        Kernels::Set(set) => launch_set_forward(set, &y, &lse, qkv, seed, z),
+        Kernels::Set(set) => set_forward(set, &y, &lse, qkv, seed, z),
         Kernels::Plain => launch_plain_forward(&y, &lse, qkv, seed, z),
     }
     (y, lse)
+}
+
+/// Of two kernels for a set the one that is quicker; of up to 32 rows a warp of attention.cu does all, and Hopper's has nothing
+/// to win.
+fn set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
+    let any = || launch_set_forward(set, y, lse, qkv, seed, z);
+    let fits = z.width == 128 && z.rows > 32 && Map::can(&qkv.operand());
+    match y.device().hopper().filter(|_| fits) {
+        Some(blocks) => {
+            let hopper = || launch_hopper_forward(blocks, y, lse, qkv, seed, z);
+            let what = if seed.is_some() { "attention, seeded" } else { "attention" };
+            match y.device().quicker(what, [z.sets, z.rows, z.heads], [&hopper, &any]) {
+                0 => hopper(),
+                _ => any(),
+            }
+        }
+        None => any(),
+    }
 }
 
 /// What attention_queries.cu leaves: delta, and t where there is a seed.
@@ -184,6 +203,33 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     ];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them, `Kernels::of` to bf16 and addresses.
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
+}
+
+/// A block a multiprocessor, no more than there are tiles of 128 queries. As `Slots` of attention_hopper.cu has it: two tiles of
+/// queries and five of keys or values, 32 KiB each, their barriers, and what rounds it up to multiples of 1024.
+fn launch_hopper_forward(
+    blocks: usize,
+    y: &Tensor,
+    lse: &Tensor,
+    qkv: &Tensor,
+    seed: Option<&Tensor>,
+    z: Sizes,
+) {
+    let tiles = z.sets * z.heads * z.rows.div_ceil(128);
+    let grid = Grid::new(blocks.min(tiles), 384).with_shared(7 * (32 << 10) + 16 * 8 + 1024);
+    let map = Map::new(qkv.operand(), [z.sets * z.rows, z.packed()], 128);
+    let args = [
+        y.into(),
+        lse.into(),
+        Arg::Map(map),
+        seed.into(),
+        tiles.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held seed to them; the map ends where qkv does.
+    unsafe { y.device().launch("attention_hopper", "attention_hopper_forward", grid, &args) };
 }
 
 fn launch_set_backward(
