@@ -5,8 +5,8 @@
 //              lse[i]  = ln sum_j exp(s[i,j])        y_i = sum_j exp(s[i,j] - lse[i]) v_j
 //   tensors    qkv [B * N, R] rows that begin with q | k | v, as a map in boxes of 128 rows     y [B, N, HK] bf16
 //              seed [B, 2HK] k | v, bf16 or null     lse [B, H, N] f32
-//   needs      sm_90a, bf16, K = 128, R % 8 == 0, addresses that are multiples of 16 bytes; any N. Numbers of qkv that are finite:
-//              boxes reach beyond a set, and weights of nothing times what lies there must be nothing
+//   needs      sm_90a, bf16, K = 128, R % 8 == 0, addresses that are multiples of 16 bytes; any N. Finite numbers in qkv: boxes
+//              reach beyond a set, and no weight times what lies there must be nothing
 //   work       a block a multiprocessor, which takes tiles of 128 queries of a head. One warpgroup fetches, by one thread; two
 //              multiply, 64 queries each, 128 keys a step, their scores and weights in registers
 //   bound by   compute: 4 N^2 K a head
@@ -17,15 +17,13 @@
 // makes weights of the first. It goes on so from tile to tile, whose sums it writes while the next one's first scores
 // are there already. The two warpgroups begin their products by turns, so that one has the tensor cores while the other has
 // its exponentials.
-#include "attention.cuh"
 #include "hopper.cuh"
-#include "ring.cuh"
+#include "attention_hopper.cuh"
 
-constexpr int K = 128, QUERIES = 128, KEYS = 128;
-constexpr int BOX = 128 * 64 * 2, TILE = 2 * BOX;   // bytes: 128 rows of 64 columns, and of K
-constexpr int SLOTS = 5;                            // of keys or values
-constexpr int MULTIPLIERS = 256;
-constexpr int FEW = 40, MANY = 232;                 // registers of a thread that fetches, and of one that multiplies
+constexpr int QUERIES = 128, KEYS = 128;
+constexpr int BOX = 128 * ROW, TILE = 2 * BOX;   // bytes: 128 rows of 64 columns, and of K
+constexpr int SLOTS = 5;                         // of keys or values
+constexpr int FEW = 40, MANY = 232;              // registers of a thread that fetches, and of one that multiplies
 
 // As in attention.cu: top may lag behind the greatest score by this many powers of two.
 constexpr float SLACK = 8.0f;
@@ -139,13 +137,7 @@ __device__ __forceinline__ void hide(float (&s)[64], int valid) {
         if (i / 4 * 8 + lane() % 4 * 2 + i % 2 >= valid) s[i] = -INFINITY;
 }
 
-// Scores as the next product's left side: what a thread holds of them is what it holds there.
-__device__ __forceinline__ void round_weights(uint32_t (&p)[8][4], const float (&s)[64]) {
-#pragma unroll
-    for (int i = 0; i < 32; i++) p[i / 4][i % 4] = pack_bf16(s[2 * i], s[2 * i + 1]);
-}
-
-// A multiplying warpgroup: 0 or 1, which 64 queries of a tile.
+// A multiplying warpgroup: 64 queries of a tile.
 struct Multiplier {
     Slots& slots;
     const Work& work;
@@ -153,11 +145,10 @@ struct Multiplier {
     float* lse;
     const real* seed;
     float scale;   // in base 2
+    int group;
     Turn<2> q;
     Turn<SLOTS> kv;
     uint32_t round = 0;
-
-    static __device__ __forceinline__ int group() { return warp() / 4; }
 
     // Waits for the next slot of the ring.
     __device__ __forceinline__ Turn<SLOTS> take() {
@@ -170,22 +161,14 @@ struct Multiplier {
 
     // s = q k^T, begun.
     __device__ __forceinline__ void begin_scores(float (&s)[64], int slot) const {
-        const unsigned char *const a = slots.q[q.slot] + group() * (BOX / 2), *const b = slots.kv[slot];
+        const uint64_t left = wgmma_matrix(slots.q[q.slot] + group * (BOX / 2), 1024);
+        const uint64_t right = wgmma_matrix(slots.kv[slot], 1024);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < K / 16; k++) {
-            const int at = k / 4 * BOX + k % 4 * 32;
-            wgmma_64x128x16<false>(s, wgmma_matrix(a + at, 1024), wgmma_matrix(b + at, 1024), k > 0);
+            const int at = (k / 4 * BOX + k % 4 * 32) / 16;
+            wgmma_64x128x16<false>(s, left + at, right + at, k > 0);
         }
-        wgmma_commit();
-    }
-
-    // sum = p v, or += if `keep`, begun.
-    __device__ __forceinline__ void begin_sums(float (&sum)[64], const uint32_t (&p)[8][4], int slot, bool keep) const {
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < KEYS / 16; k++)
-            wgmma_64x128x16<true>(sum, p[k], wgmma_matrix(slots.kv[slot] + 16 * 128 * k, 1024, BOX), keep || k > 0);
         wgmma_commit();
     }
 
@@ -240,7 +223,7 @@ struct Multiplier {
         wgmma_wait<0>(s);
         came(s, first, key);
         run.weigh(s, scale, shrink);
-        round_weights(p, s);
+        round_sums(p, s);
         while (true) {
             const bool last = key + KEYS >= work.n;
             const int next = last ? tile + gridDim.x : tile, next_key = last ? 0 : key + KEYS;
@@ -248,10 +231,10 @@ struct Multiplier {
             if (last) q.next(), mbarrier_wait(&slots.q_full[q.slot], q.phase);
             const int keys = take().slot;
             const Turn<SLOTS> values = take();
-            mbarrier_wait(&slots.turn[group()], (round ^ group() ^ 1) & 1);
+            mbarrier_wait(&slots.turn[group], (round ^ group ^ 1) & 1);
             begin_scores(s, keys);
-            begin_sums(sum, p, values.slot, key > 0);
-            arrive_as_warp(&slots.turn[group() ^ 1]);
+            begin_product(sum, p, slots.kv[values.slot], key > 0);
+            arrive_as_warp(&slots.turn[group ^ 1]);
             round++;
             const Running before = run;
             if (last) start(run, next);
@@ -267,19 +250,17 @@ struct Multiplier {
 #pragma unroll
                 for (int i = 0; i < 64; i++) sum[i] *= shrink[i / 2 % 2];
             }
-            round_weights(p, s);
+            round_sums(p, s);
             tile = next, key = next_key;
         }
-        begin_sums(sum, p, take().slot, key > 0);
+        begin_product(sum, p, slots.kv[take().slot], key > 0);
         wgmma_wait<0>(sum, p);
         finish(sum, run, tile);
     }
 };
 
 __device__ __forceinline__ Slots& open_slots() {
-    SHARED(unsigned char, memory);
-    Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
-    constexpr int WARPS = MULTIPLIERS / 32;
+    Slots& slots = place_slots<Slots>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbarrier_init(&slots.q_full[i], 1), mbarrier_init(&slots.q_empty[i], WARPS);
@@ -303,6 +284,6 @@ attention_hopper_forward(real* y, float* lse, const __grid_constant__ TensorMap 
         if (threadIdx.x == MULTIPLIERS) fetch(slots, &qkv, work);
     } else {
         take_registers<MANY>();
-        Multiplier{slots, work, y, lse, seed, scale * LOG2E}.multiply();
+        Multiplier{slots, work, y, lse, seed, scale * LOG2E, warpgroup()}.multiply();
     }
 }

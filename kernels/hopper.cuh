@@ -14,6 +14,8 @@
 //   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, d += a b if keep: a [64, 16] in rows of k, b [128, 16] in rows of k, or
 //                                 [16, 128] in rows of n if T; bf16 in, f32 sums. a may be four registers as mma_16x8x16 takes
 //                                 them, a warp's 16 rows in its own; they stay as they are until the wait that names them
+//   wgmma_64x64x16<A_T, T>(d, a, b, keep)   the same of b [64, 16]; a is [16, 64] in rows of m if A_T
+//   proxy_fence()                 what this thread has written to shared memory, wgmma may read after a barrier
 //   wgmma_fence()                 before the first of a group: registers and shared memory are as written
 //   wgmma_commit()                closes a group
 //   wgmma_wait<N>(), wgmma_wait<N>(d), wgmma_wait<N>(d, a)   until at most the N newest groups are on their way; d may be read
@@ -72,14 +74,16 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+__device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // The compiler does not know that the wait writes d: told here, it moves no reading of it above.
-template <int N> __device__ __forceinline__ void wgmma_wait(float (&d)[64]) {
+template <int N, int D> __device__ __forceinline__ void wgmma_wait(float (&d)[D]) {
     wgmma_wait<N>();
 #pragma unroll
-    for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
+    for (int i = 0; i < D; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-template <int N, int M> __device__ __forceinline__ void wgmma_wait(float (&d)[64], uint32_t (&a)[M][4]) {
+template <int N, int D, int M> __device__ __forceinline__ void wgmma_wait(float (&d)[D], uint32_t (&a)[M][4]) {
     wgmma_wait<N>(d);
 #pragma unroll
     for (int i = 0; i < 4 * M; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
@@ -117,6 +121,21 @@ __device__ __forceinline__ void wgmma_64x128x16(float (&d)[64], const uint32_t (
                  "}"
                  : ALL(d)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(keep)),
+                   "n"(static_cast<int>(TRANSPOSED)));
+}
+
+template <bool A_TRANSPOSED, bool TRANSPOSED>
+__device__ __forceinline__ void wgmma_64x64x16(float (&d)[32], uint64_t a, uint64_t b, bool keep) {
+    asm volatile("{\n"
+                 ".reg .pred keep;\n"
+                 "setp.ne.b32 keep, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, keep, 1, 1, %35, %36;\n"
+                 "}"
+                 : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(keep)), "n"(static_cast<int>(A_TRANSPOSED)),
                    "n"(static_cast<int>(TRANSPOSED)));
 }
 #undef SUMS

@@ -27,12 +27,13 @@ const FAULTS: [(&str, &str); 14] = [
     ("an operand written early", "registers changed"),
 ];
 
-/// How b lies and where a is read from.
+/// How a and b lie, and where a is read from.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Way {
     Rows,
     Transposed,
     Registers,
+    Columns,
 }
 
 /// What a run is judged by.
@@ -60,7 +61,7 @@ impl Inputs {
         let wide = if self.way == Way::Rows { [128, DEPTH] } else { [DEPTH, 128] };
         let args = [
             Arg::from(&c),
-            map(a.address(), [64, DEPTH]),
+            map(a.address(), if self.way == Way::Columns { [DEPTH, 64] } else { [64, DEPTH] }),
             map(b.address(), wide),
             STEPS.into(),
             fault.into(),
@@ -69,6 +70,7 @@ impl Inputs {
             Way::Rows => "product_rows",
             Way::Transposed => "product_transposed",
             Way::Registers => "product_registers",
+            Way::Columns => "product_columns",
         };
         block(gpu, "hopper", kernel, 160, 2 * (8192 + 16384) + 16384 + 1024 + 1024, &args)?;
         Ok(numbers(&c))
@@ -78,7 +80,8 @@ impl Inputs {
         c.iter().enumerate().all(|(i, &found)| {
             let (row, column) = (i / 128, i % 128);
             let of_b = |k: usize| if self.way == Way::Rows { column * DEPTH + k } else { k * 128 + column };
-            let terms = (0..DEPTH).map(|k| self.a[row * DEPTH + k].to_f64() * self.b[of_b(k)].to_f64());
+            let of_a = |k: usize| if self.way == Way::Columns { k * 64 + row } else { row * DEPTH + k };
+            let terms = (0..DEPTH).map(|k| self.a[of_a(k)].to_f64() * self.b[of_b(k)].to_f64());
             let (truth, size) =
                 terms.fold((0.0, 0.0), |(sum, size): (f64, f64), t| (sum + t, size + t.abs()));
             (f64::from(found) - truth).abs() < 1e-6 * size
@@ -88,7 +91,7 @@ impl Inputs {
 
 #[test]
 fn the_copy_engine_and_wgmma_multiply_as_their_descriptors_say() {
-    for way in [Way::Rows, Way::Transposed, Way::Registers] {
+    for way in [Way::Rows, Way::Transposed, Way::Registers, Way::Columns] {
         let inputs = Inputs::new(way);
         let mut first: Option<Vec<f32>> = None;
         for seed in SEEDS {

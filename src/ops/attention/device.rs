@@ -2,12 +2,13 @@
 //!
 //!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
 //!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
-//!              On Hopper attention_hopper.cu, where it is the quicker
+//!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, where they are the quicker
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 
+use super::hopper::{self, either};
 use super::{Found, Given, Sizes};
-use crate::gpu::{Arg, Grid, Map, Real};
+use crate::gpu::{Grid, Real};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -95,28 +96,32 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor
     (y, lse)
 }
 
-/// Of two kernels for a set the one that is quicker; of up to 32 rows a warp of attention.cu does all, and Hopper's has nothing
-/// to win.
 fn set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
     let any = || launch_set_forward(set, y, lse, qkv, seed, z);
-    let fits = z.width == 128 && z.rows > 32 && Map::can(&qkv.operand());
-    match y.device().hopper().filter(|_| fits) {
-        Some(blocks) => {
-            let hopper = || launch_hopper_forward(blocks, y, lse, qkv, seed, z);
-            let what = if seed.is_some() { "attention, seeded" } else { "attention" };
-            match y.device().quicker(what, [z.sets, z.rows, z.heads], [&hopper, &any]) {
-                0 => hopper(),
-                _ => any(),
-            }
-        }
-        None => any(),
-    }
+    let ours = |blocks| hopper::launch_forward(blocks, y, lse, qkv, seed, z);
+    let what = if seed.is_some() { "attention, seeded" } else { "attention" };
+    either(y.device(), what, z, &[qkv], ours, any);
+}
+
+fn set_backward(
+    set: &Kernel,
+    dqkv: &Tensor,
+    sums: Option<&Tensor>,
+    given: &Given,
+    of_queries: &OfQueries,
+    z: Sizes,
+) {
+    let any = || launch_set_backward(set, dqkv, sums, given, of_queries, z);
+    let ours = |blocks| hopper::launch_backward(blocks, dqkv, sums, given, of_queries, z);
+    either(dqkv.device(), "attention backward", z, &[given.qkv, given.dy], ours, any);
 }
 
 /// What attention_queries.cu leaves: delta, and t where there is a seed.
-struct OfQueries {
-    delta: Tensor,
-    t: Option<Tensor>,
+pub(super) struct OfQueries {
+    /// `[B, H, N]`.
+    pub delta: Tensor,
+    /// As delta.
+    pub t: Option<Tensor>,
 }
 
 /// dqkv, dseed, and y where it is asked for.
@@ -138,7 +143,7 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
         let passes = z.rows.div_ceil(KEYS);
         let shape = [z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
         let sums = (passes > 1).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32));
-        launch_set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
+        set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
     } else {
         launch_plain_dq(&dqkv, given, &of_queries, z);
         launch_plain_dkv(&dqkv, given, &of_queries, z);
@@ -203,33 +208,6 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     ];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them, `Kernels::of` to bf16 and addresses.
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
-}
-
-/// A block a multiprocessor, no more than there are tiles of 128 queries. As `Slots` of attention_hopper.cu has it: two tiles of
-/// queries and five of keys or values, 32 KiB each, their barriers, and what rounds it up to multiples of 1024.
-fn launch_hopper_forward(
-    blocks: usize,
-    y: &Tensor,
-    lse: &Tensor,
-    qkv: &Tensor,
-    seed: Option<&Tensor>,
-    z: Sizes,
-) {
-    let tiles = z.sets * z.heads * z.rows.div_ceil(128);
-    let grid = Grid::new(blocks.min(tiles), 384).with_shared(7 * (32 << 10) + 16 * 8 + 1024);
-    let map = Map::new(qkv.operand(), [z.sets * z.rows, z.packed()], 128);
-    let args = [
-        y.into(),
-        lse.into(),
-        Arg::Map(map),
-        seed.into(),
-        tiles.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.scale.into(),
-    ];
-    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held seed to them; the map ends where qkv does.
-    unsafe { y.device().launch("attention_hopper", "attention_hopper_forward", grid, &args) };
 }
 
 fn launch_set_backward(
