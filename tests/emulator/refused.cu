@@ -64,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(64) written_too_early(float* y) {
     for (int i = 0; i < 4; i++) mine[i] = 1.0f;
     __syncwarp();
     ldmatrix_x4(r, mine);
-    mine[0] = y[0] + __uint_as_float(r[0]);
+    mine[0] = y[0] + __uint_as_float(r[0]) + 1.0f;   // another number than it was
     __syncthreads();
 }
 
