@@ -110,6 +110,7 @@ __device__ __forceinline__ void finish(real* y, size_t stride, float* lse, int v
 #pragma unroll
             for (int n = 0; n < K / 8; n++) run.sum[m][n][2 * h] *= share, run.sum[m][n][2 * h + 1] *= share;
         }
+    __syncwarp();   // `rows` have been read, by lanes other than those that write there now
     put(rows, 0, 0, run.sum);
     __syncwarp();
     store_rows<32>(y, stride, rows, min(valid, 32), lane());

@@ -71,7 +71,8 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, in
         product<AS_IT_LIES, TRANSPOSED, K>(p, q, row, k, 0);
         softmax(p, row_lse, scale * LOG2E, n);
         product(sum, p, v);
-        put(q, row, 0, sum);   // these queries have been read
+        __syncwarp();   // these queries have been read, by lanes other than those that write there now
+        put(q, row, 0, sum);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const int query = row + 8 * h + lane() / 4;
@@ -174,7 +175,8 @@ __device__ __forceinline__ void backward(real* dqkv, const real* dy, const real*
     for (int row = 0; row < n; row += 16) {
         float dk[1][K / 8][4] = {}, dv[1][K / 8][4] = {};
         by_keys(dk, dv, in, row, scale);
-        put(in.k, row, 0, dk, scale);   // these keys and values have been read
+        __syncwarp();   // these keys and values have been read, by lanes other than those that write there now
+        put(in.k, row, 0, dk, scale);
         put(in.v, row, 0, dv);
     }
     __syncwarp();

@@ -161,13 +161,30 @@ static inline uint32_t vote(uint32_t mask, bool value, const char* word, Site si
     return offer.ballot;
 }
 
-static void only_meet(void**, uint32_t) {}
+// What a warp has to answer for when all its lanes meet (emulator_ptx.h).
+static void (*meetings)(uint32_t warp);
+
+static void meet(void**, uint32_t mask) {
+    if (meetings && mask == ~0u) meetings(current->number / 32);
+}
+
+// At a barrier a warp meets when its last lane comes; until all warps have come nobody goes on.
+static void meet_at_barrier() {
+    static uint64_t block;
+    static uint32_t came[MAX_THREADS / 32];
+    if (block != block_count) block = block_count, memset(came, 0, sizeof came);
+    const uint32_t warp = current->number / 32;
+    if (++came[warp] % 32 == 0 && meetings) meetings(warp);
+}
 
 }  // namespace emulator
 
-static inline void __syncthreads(EMULATOR_SITE) { emulator::barrier("__syncthreads", site); }
+static inline void __syncthreads(EMULATOR_SITE) {
+    emulator::meet_at_barrier();
+    emulator::barrier("__syncthreads", site);
+}
 static inline void __syncwarp(uint32_t mask = ~0u, EMULATOR_SITE) {
-    emulator::together(mask, "__syncwarp", emulator::only_meet, nullptr, site);
+    emulator::together(mask, "__syncwarp", emulator::meet, nullptr, site);
 }
 static inline uint32_t __ballot_sync(uint32_t mask, bool value, EMULATOR_SITE) {
     return emulator::vote(mask, value, "__ballot_sync", site);

@@ -7,7 +7,7 @@
 //              lane of its mask at one source line. What cannot go on is reported: who waits where, who has exited.
 //   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins. So do the guard bytes around
 //              it: what is read there is NaN, and what is written there ends the launch.
-//   not seen   races inside a warp between two operations of it, bank conflicts, memory order, speed
+//   not seen   races inside a warp between two operations of it (but see emulator_ptx.h), bank conflicts, memory order, speed
 //
 // All state is static, so each library has its own, and one launch at a time runs in a library.
 #pragma once

@@ -5,9 +5,7 @@
 //                late as when nothing else can. Bytes beyond those expected end the launch; bytes that are missing leave
 //                their waiters stuck, which is reported.
 //   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
-//   wgmma        reads shared memory through its descriptors, swizzle and all, at the call and once more when it is waited
-//                for: what changed in between was given free too early; so with operands in registers. Sums lie beside
-//                the registers, which hold poison, until the wait that covers them.
+//   wgmma        see emulator_wgmma.h
 //   not seen     what a missing proxy fence does; a warpgroup that parts; how many registers there are
 #pragma once
 
@@ -115,128 +113,6 @@ static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b) 
     maybe_land();
 }
 
-// ---- wgmma
-
-struct Sum { float* d; uint32_t group; float values[64]; };
-// In shared memory; `registers`: but for a. `seen`: what was read, hashed.
-struct Operands { uint64_t a, b; bool registers, transposed; uint32_t group; uint64_t seen; };
-struct Lent { const uint32_t* a; uint32_t seen[4], group; };
-
-// Of a thread: what it has begun and not yet waited for. The operands are those of its warp.
-struct Matrix {
-    uint64_t block;
-    bool fenced;
-    uint32_t groups;
-    std::vector<Sum> sums;
-    std::vector<Operands> operands;
-    std::vector<Lent> lent;
-};
-static Matrix matrices[MAX_THREADS];
-
-static Matrix& matrix_of(const Thread& thread) {
-    Matrix& m = matrices[thread.number];
-    if (m.block == block_count) return m;
-    m.block = block_count, m.fenced = false, m.groups = 0, m.sums.clear(), m.operands.clear(), m.lent.clear();
-    return m;
-}
-
-// Element (row, k) of an operand, as the PTX manual lays its core matrices: rows of k, or rows of `row` if transposed.
-static float element(uint64_t matrix, bool transposed, uint32_t row, uint32_t k) {
-    const uint32_t start = (matrix & 0x3FFF) << 4, leading = (matrix >> 16 & 0x3FFF) << 4, stride = (matrix >> 32 & 0x3FFF) << 4;
-    const uint32_t mode = matrix >> 62, bits = mode ? 4 - mode : 0, width = 16 << bits;   // 0: none, 1: 128, 2: 64, 3: 32 bytes
-    uint32_t at = start;
-    if (transposed) {
-        at += row % (width / 2) * 2 + k % 8 * width;
-        at += row / (width / 2) * (bits ? leading : stride) + k / 8 * (bits ? stride : leading);
-    } else {
-        at += row % 8 * width + row / 8 * stride + (bits ? k * 2 : k % 8 * 2 + k / 8 * leading);
-    }
-    at ^= (at >> 7 & ((1u << bits) - 1)) << 4;
-    uint16_t value;
-    memcpy(&value, in_block(at, 2, "wgmma"), 2);
-    return low_half(value);
-}
-
-struct Read { float a[16][16], b[16][128]; };
-
-static uint64_t read_operands(Read& read, const Operands& o, uint32_t warp) {
-    for (uint32_t row = 0; row < 16; row++)
-        for (uint32_t k = 0; k < 16; k++) read.a[row][k] = o.registers ? 0.0f : element(o.a, false, 16 * warp + row, k);
-    for (uint32_t n = 0; n < 128; n++)
-        for (uint32_t k = 0; k < 16; k++) read.b[k][n] = element(o.b, o.transposed, n, k);
-    uint64_t hash = 0;
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(&read);
-    for (size_t i = 0; i < sizeof read / 4; i++) hash = (hash ^ words[i]) * 0x100000001B3ull;
-    return hash;
-}
-
-struct Multiply { float* d; uint64_t a; const uint32_t* registers; uint64_t b; bool keep, transposed; };
-
-static void wgmma_act(void** offers, uint32_t) {
-    const uint32_t first = current->number / 32 * 32, warp = current->number / 32 % 4;
-    const Multiply& one = *static_cast<Multiply*>(offers[0]);
-    Operands operands{one.a, one.b, one.registers != nullptr, one.transposed, matrix_of(threads[first]).groups, 0};
-    static Read read;
-    operands.seen = read_operands(read, operands, warp);
-    matrix_of(threads[first]).operands.push_back(operands);
-    for (uint32_t lane = 0; lane < 32 && one.registers; lane++) {
-        const uint32_t *const a = static_cast<Multiply*>(offers[lane])->registers, g = lane / 4, t = lane % 4 * 2;
-        for (uint32_t i = 0; i < 4; i++) {
-            float* const pair = &read.a[g + i % 2 * 8][t + i / 2 * 8];
-            pair[0] = low_half(a[i]), pair[1] = high_half(a[i]);
-        }
-        matrix_of(threads[first + lane]).lent.push_back({a, {a[0], a[1], a[2], a[3]}, operands.group});
-    }
-    static float d[16][128];
-    memset(d, 0, sizeof d);
-    for (int row = 0; row < 16; row++)
-        for (int k = 0; k < 16; k++)
-            for (int n = 0; n < 128; n++) d[row][n] += read.a[row][k] * read.b[k][n];
-    for (uint32_t lane = 0; lane < 32; lane++) {
-        const Multiply& mine = *static_cast<Multiply*>(offers[lane]);
-        if (mine.a != one.a || mine.b != one.b || mine.keep != one.keep) fail("wgmma: the lanes name different operands");
-        Matrix& m = matrix_of(threads[first + lane]);
-        size_t at = 0;
-        while (at < m.sums.size() && m.sums[at].d != mine.d) at++;
-        if (at == m.sums.size()) {
-            m.sums.push_back({mine.d, 0, {}});
-            memcpy(m.sums[at].values, mine.d, sizeof m.sums[at].values);
-            memset(mine.d, 0xFF, sizeof m.sums[at].values);
-        }
-        Sum& sum = m.sums[at];
-        sum.group = m.groups;
-        for (int i = 0; i < 64; i++) {
-            const float product = d[lane / 4 + i / 2 % 2 * 8][i / 4 * 8 + lane % 4 * 2 + i % 2];
-            sum.values[i] = mine.keep ? sum.values[i] + product : product;
-        }
-    }
-}
-
-static void wgmma_begin(Multiply offer, Site site) {
-    if (!matrix_of(*current).fenced) fail("wgmma (%s:%d) without a wgmma_fence in its group", site.file, site.line);
-    together(~0u, "wgmma", wgmma_act, &offer, site);
-}
-
-// `newest` groups may stay on their way.
-static void wgmma_land(uint32_t newest) {
-    Matrix& m = matrix_of(*current);
-    static Read read;
-    while (!m.operands.empty() && m.operands[0].group + newest < m.groups) {
-        if (read_operands(read, m.operands[0], current->number / 32 % 4) != m.operands[0].seen)
-            fail("shared memory changed while a wgmma read it: it was given free before its wgmma_wait");
-        m.operands.erase(m.operands.begin());
-    }
-    while (!m.lent.empty() && m.lent[0].group + newest < m.groups) {
-        if (memcmp(m.lent[0].a, m.lent[0].seen, sizeof m.lent[0].seen)) fail("a register changed while a wgmma read it");
-        m.lent.erase(m.lent.begin());
-    }
-    for (size_t i = m.sums.size(); i-- > 0;)
-        if (m.sums[i].group + newest < m.groups) {
-            memcpy(m.sums[i].d, m.sums[i].values, sizeof m.sums[i].values);
-            m.sums.erase(m.sums.begin() + i);
-        }
-}
-
 }  // namespace emulator
 
 static inline uint32_t shared_address(const void* at) { return emulator::address_of(at); }
@@ -265,20 +141,8 @@ static inline void tma_load(void* to, const TensorMap* map, int x, int y, uint64
     emulator::load_box(to, map, x, y, b);
 }
 
-static inline void wgmma_fence() { emulator::matrix_of(*emulator::current).fenced = true; }
-static inline void wgmma_commit() {
-    emulator::Matrix& m = emulator::matrix_of(*emulator::current);
-    m.groups++, m.fenced = false;
-}
-template <int N> static inline void wgmma_wait() { emulator::wgmma_land(N); }
-template <int N> static inline void wgmma_wait(float (&)[64]) { emulator::wgmma_land(N); }
-template <bool TRANSPOSED>
-static inline void wgmma_64x128x16(float (&d)[64], uint64_t a, uint64_t b, bool keep, EMULATOR_SITE) {
-    emulator::wgmma_begin({d, a, nullptr, b, keep, TRANSPOSED}, site);
-}
-template <bool TRANSPOSED>
-static inline void wgmma_64x128x16(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool keep, EMULATOR_SITE) {
-    emulator::wgmma_begin({d, 0, a, b, keep, TRANSPOSED}, site);
-}
+static inline void proxy_fence() {}
 template <int N> static inline void give_registers() {}
 template <int N> static inline void take_registers() {}
+
+#include "emulator_wgmma.h"

@@ -2,6 +2,9 @@
 //
 // A copy lands at the wait that covers it and no sooner; until then its 16 bytes are poison, so that a missing wait or
 // commit gives NaN, and so does a buffer that is filled again while others still read it.
+//
+// What ldmatrix reads for a lane, another lane has addressed. Until the warp meets at a __syncwarp or a __syncthreads, that read
+// is in no order with what the lanes write: rows that have changed by then were written too early.
 #pragma once
 
 namespace emulator __attribute__((visibility("hidden"))) {
@@ -28,6 +31,18 @@ static void land(uint32_t newest) {
     thread.copies.erase(thread.copies.begin(), thread.copies.begin() + landed);
 }
 
+// A row that a warp's ldmatrix has read since the warp last met, and what was there.
+struct Seen { const void* row; char bytes[16]; Site site; };
+static std::vector<Seen> seen[MAX_THREADS / 32];
+static uint64_t seen_in[MAX_THREADS / 32];   // the block that read them
+
+static void require_unchanged(uint32_t warp) {
+    for (const Seen& one : seen[warp])
+        if (seen_in[warp] == block_count && memcmp(one.row, one.bytes, 16))
+            fail("a row that ldmatrix (%s:%d) reads was written before the warp met", one.site.file, one.site.line);
+    seen[warp].clear();
+}
+
 struct Rows { const void* row; uint32_t* registers; };
 
 template <int COUNT, bool TRANS> static void ldmatrix_act(void** offers, uint32_t) {
@@ -35,6 +50,13 @@ template <int COUNT, bool TRANS> static void ldmatrix_act(void** offers, uint32_
     for (int i = 0; i < 8 * COUNT; i++) {
         rows[i] = static_cast<const uint16_t*>(static_cast<Rows*>(offers[i])->row);
         require_shared(rows[i], "ldmatrix");
+    }
+    const uint32_t warp = current->number / 32;
+    if (seen_in[warp] != block_count) seen[warp].clear(), seen_in[warp] = block_count;
+    meetings = require_unchanged;
+    for (const uint16_t* row : rows) {
+        seen[warp].push_back({row, {}, current->site});
+        memcpy(seen[warp].back().bytes, row, 16);
     }
     for (int lane = 0; lane < 32; lane++)
         for (int i = 0; i < COUNT; i++) {
@@ -114,3 +136,5 @@ static inline float exp2_approx(float x) {
     const float y = exp2f(x);
     return y < 0x1p-126f ? 0.0f : y;
 }
+
+static inline int anew(int x) { return x; }

@@ -12,11 +12,14 @@
 //   wgmma_matrix(at, eights, columns)   such rows as an operand: bytes from eight rows to the next eight, and from 64
 //                                 columns to the next 64 where it is wider than a row
 //   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, d += a b if keep: a [64, 16] in rows of k, b [128, 16] in rows of k, or
-//                                 [16, 128] in rows of n if T; bf16 in, f32 sums. a may also be in registers, which stay as
-//                                 they are until the wait: of each warp's 16 rows what mma_16x8x16 takes (ptx.cuh)
+//                                 [16, 128] in rows of n if T; bf16 in, f32 sums. a may be four registers as mma_16x8x16 takes
+//                                 them, a warp's 16 rows in its own; they stay as they are until the wait that names them
+//   wgmma_64x64x16<A_T, T>(d, a, b, keep)   the same of b [64, 16]; a is [16, 64] in rows of m if A_T
+//   proxy_fence()                 what this thread has written to shared memory, wgmma may read after a barrier
 //   wgmma_fence()                 before the first of a group: registers and shared memory are as written
 //   wgmma_commit()                closes a group
-//   wgmma_wait<N>(), wgmma_wait<N>(d)   until at most the N newest groups are on their way; d may be read then
+//   wgmma_wait<N>(), wgmma_wait<N>(d), wgmma_wait<N>(d, a)   until at most the N newest groups are on their way; d may be read
+//                                 then, and a written
 //   give_registers<N>(), take_registers<N>()   a warpgroup goes down or up to N registers a thread
 //
 // Of d [64, 128], warp w of the warpgroup holds rows 16 w to 16 w + 15: d[4 j + i] is row g + 8 (i / 2), column
@@ -71,31 +74,40 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+__device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // The compiler does not know that the wait writes d: told here, it moves no reading of it above.
-template <int N> __device__ __forceinline__ void wgmma_wait(float (&d)[64]) {
+template <int N, int D> __device__ __forceinline__ void wgmma_wait(float (&d)[D]) {
     wgmma_wait<N>();
 #pragma unroll
-    for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
+    for (int i = 0; i < D; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+template <int N, int D, int M> __device__ __forceinline__ void wgmma_wait(float (&d)[D], uint32_t (&a)[M][4]) {
+    wgmma_wait<N>(d);
+#pragma unroll
+    for (int i = 0; i < 4 * M; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
 }
 
 #define EIGHT(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
                     "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-
-#define SUMS(d) EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24), EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
-#define WGMMA "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " \
-              "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-              "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-              "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-              "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+#define ALL(d) EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24), EIGHT(d, 32), EIGHT(d, 40), EIGHT(d, 48), EIGHT(d, 56)
+#define SUMS "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
 
 template <bool TRANSPOSED>
 __device__ __forceinline__ void wgmma_64x128x16(float (&d)[64], uint64_t a, uint64_t b, bool keep) {
     asm volatile("{\n"
                  ".reg .pred keep;\n"
                  "setp.ne.b32 keep, %66, 0;\n"
-                 WGMMA "%64, %65, keep, 1, 1, 0, %67;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 SUMS ", "
+                 "%64, %65, keep, 1, 1, 0, %67;\n"
                  "}"
-                 : SUMS(d) : "l"(a), "l"(b), "r"(static_cast<int>(keep)), "n"(static_cast<int>(TRANSPOSED)));
+                 : ALL(d)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(keep)), "n"(static_cast<int>(TRANSPOSED)));
 }
 
 template <bool TRANSPOSED>
@@ -103,13 +115,31 @@ __device__ __forceinline__ void wgmma_64x128x16(float (&d)[64], const uint32_t (
     asm volatile("{\n"
                  ".reg .pred keep;\n"
                  "setp.ne.b32 keep, %69, 0;\n"
-                 WGMMA "{%64, %65, %66, %67}, %68, keep, 1, 1, %70;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 SUMS ", "
+                 "{%64, %65, %66, %67}, %68, keep, 1, 1, %70;\n"
                  "}"
-                 : SUMS(d) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(keep)),
-                             "n"(static_cast<int>(TRANSPOSED)));
+                 : ALL(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(keep)),
+                   "n"(static_cast<int>(TRANSPOSED)));
 }
-#undef WGMMA
+
+template <bool A_TRANSPOSED, bool TRANSPOSED>
+__device__ __forceinline__ void wgmma_64x64x16(float (&d)[32], uint64_t a, uint64_t b, bool keep) {
+    asm volatile("{\n"
+                 ".reg .pred keep;\n"
+                 "setp.ne.b32 keep, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, keep, 1, 1, %35, %36;\n"
+                 "}"
+                 : EIGHT(d, 0), EIGHT(d, 8), EIGHT(d, 16), EIGHT(d, 24)
+                 : "l"(a), "l"(b), "r"(static_cast<int>(keep)), "n"(static_cast<int>(A_TRANSPOSED)),
+                   "n"(static_cast<int>(TRANSPOSED)));
+}
 #undef SUMS
+#undef ALL
 #undef EIGHT
 
 template <int N> __device__ __forceinline__ void give_registers() {

@@ -21,6 +21,7 @@
 // over, the other's wgmma fill the tensor cores; and who waits for them falls behind, so that the two get out of step and stay so.
 #pragma once
 #include "hopper.cuh"
+#include "ring.cuh"
 
 constexpr int ROWS = 128, DEPTH = 64;                      // of a tile; numbers of k a step
 constexpr int STEPS = 8, IN_REGISTERS = 6, STAYS = STEPS - IN_REGISTERS;   // of x
@@ -39,15 +40,6 @@ struct Slots {
 };
 // Slots begin at a multiple of 1024, which dynamic shared memory need not.
 constexpr int SHARED_BYTES = sizeof(Slots) + 1024 - 16;
-
-// A place in a ring of N slots and the parity of its barriers there.
-template <int N> struct Turn {
-    int slot = 0;
-    uint32_t phase = 0;
-    __device__ __forceinline__ void next() {
-        if (++slot == N) slot = 0, phase ^= 1;
-    }
-};
 
 struct Tile { int number, panel, column; };
 
@@ -84,12 +76,6 @@ __device__ __forceinline__ Slots& open_slots() {
     }
     __syncthreads();
     return slots;
-}
-
-// By the lanes of a warp that have read or written: all of them are done.
-__device__ __forceinline__ void arrive_as_warp(uint64_t* b) {
-    __syncwarp();
-    if (lane() == 0) mbarrier_arrive(b);
 }
 
 // Where chunk c of row r lies in a box of 64 rows or more and 64 columns of bf16; a slot of sums is two boxes, the first 64

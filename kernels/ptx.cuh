@@ -13,6 +13,8 @@
 //                            d [16, 8]    d[0], d[1] = (g, t), (g, t + 1)     d[2], d[3] = (g + 8, t), (g + 8, t + 1)
 //   pack_bf16(low, high)     two f32 rounded into one register, as mma takes them
 //   exp2_approx(x)           2^x in one instruction, to 2 ulp; zero below 2^-126
+//   anew(x)                  x, of which the compiler knows nothing: what is made of it in a loop is made anew each time, and takes
+//                            no registers meanwhile
 //
 // where g = lane / 4 and t = 2 (lane % 4). A register of a holds the element named and the next of its row in the upper
 // half, a register of b the next of its column. So x4 of a row-major a is an a; x2_trans of a row-major b, or x2 of a
@@ -82,6 +84,11 @@ __device__ __forceinline__ float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+__device__ __forceinline__ int anew(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 #else

@@ -107,6 +107,7 @@ fn what_would_hang_or_fault_is_refused_with_a_message() {
         ("misaligned_pack", "no multiple of 16"),
         ("misaligned_copy", "no multiple of 16"),
         ("copy_to_global", "not in shared memory"),
+        ("written_too_early", "before the warp met"),
     ];
     for seed in SEEDS {
         let Some(gpu) = emulator("refused", Real::F32, seed) else { return };

@@ -18,6 +18,7 @@ LIMITS = {"sm_80": (65536, 2048, 32, 164 << 10, 1 << 10), "sm_90": (65536, 2048,
 DYNAMIC = {
     "attention_forward_64": 48 << 10, "attention_forward_128": 96 << 10,
     "attention_backward_64": 96 << 10, "attention_backward_128": 160 << 10,
+    "attention_hopper_forward": (7 * 32 << 10) + 16 * 8 + 1024, "attention_hopper_backward": (225 << 10) + 10 * 8 + 1024,
     "attention_cell_forward_64x16": 24 << 10, "attention_cell_forward_64x32": 48 << 10,
     "attention_cell_forward_64x64": 96 << 10, "attention_cell_forward_128x16": 48 << 10,
     "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,

@@ -17,6 +17,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
+mod hopper;
 mod host;
 pub mod reference;
 

@@ -69,6 +69,12 @@ pub fn table() -> Vec<Case> {
         ([1, 70, 1, 128], true),
         ([1, 150, 1, 128], true),
         ([1, 300, 1, 64], true),
+        // And for Hopper's own kernel: several tiles a block, sets that end inside a tile, two steps of keys; not for it.
+        ([5, 35, 1, 128], true),
+        ([1, 70, 2, 128], false),
+        ([1, 180, 1, 128], false),
+        ([3, 20, 1, 128], true),
+        ([2, 512, 8, 128], true),
     ] {
         rows.push(attend(sizes, seeded));
     }

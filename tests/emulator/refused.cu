@@ -8,6 +8,7 @@
 //   misaligned_pack       a 16-byte load one element too late                    "no multiple of 16"
 //   misaligned_copy       a cp.async from one element too late                   "no multiple of 16"
 //   copy_to_global        a cp.async whose target is not shared memory           "not in shared memory"
+//   written_too_early     a row that the warp's ldmatrix has read, no __syncwarp     "before the warp met"
 //   nothing_wrong         y[i] = i: the library can be used after each of these
 //   tensors               y [256] f32, at least 16-byte aligned
 //   needs                 one block of 64 threads, 4096 bytes of dynamic shared memory
@@ -54,6 +55,17 @@ extern "C" __global__ void __launch_bounds__(64) misaligned_copy(float* y) {
 
 extern "C" __global__ void __launch_bounds__(64) copy_to_global(float* y) {
     cp_async16(y, y + 4);
+}
+
+extern "C" __global__ void __launch_bounds__(64) written_too_early(float* y) {
+    SHARED(float, kept);
+    float* const mine = kept + threadIdx.x * 4;
+    uint32_t r[4];
+    for (int i = 0; i < 4; i++) mine[i] = 1.0f;
+    __syncwarp();
+    ldmatrix_x4(r, mine);
+    mine[0] = y[0] + __uint_as_float(r[0]) + 1.0f;   // another number than it was
+    __syncthreads();
 }
 
 extern "C" __global__ void __launch_bounds__(64) nothing_wrong(float* y) {

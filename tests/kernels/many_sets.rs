@@ -1,6 +1,8 @@
-//! More sets than there are groups of lanes: too large for a row of the table, which is run in every order.
+//! More sets than there are groups of lanes, or blocks: too large for a row of the table, which is run in every order.
 
+use half::bf16;
 use scale_engine::gpu::{self, Gpu, Real};
+use scale_engine::ops::attention::{self, Given};
 use scale_engine::ops::seed_attention::{backward, forward};
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
@@ -28,4 +30,35 @@ fn seed_attention_deals_sets_out_to_groups() {
     assert!(off(&found.1, &dkv) < 1e-5, "dkv is {:.1e} off", off(&found.1, &dkv));
     drop(found);
     assert_eq!(gpu.overrun(), None);
+}
+
+/// Several tiles of queries and several heads a block, in rings that go round more than once.
+#[test]
+fn attention_deals_heads_out_to_blocks() {
+    let Some(folder) = super::emulated() else { return };
+    for [sets, n, h] in [[7, 40, 2], [4, 200, 1]] {
+        let d = h * 128;
+        let stored = |shape: &[usize], seed| {
+            let x = normals(shape, seed);
+            Tensor::new(shape, x.data().iter().map(|&x| bf16::from_f32(x).to_f32()).collect())
+        };
+        let (qkv, seed) = (stored(&[sets, n, 3 * d], 1), stored(&[sets, 2 * d], 2));
+        let dy = stored(&[sets, n, d], 3);
+        let run = |qkv: &Tensor, seed: &Tensor, dy: &Tensor| {
+            let (y, lse) = attention::forward(qkv, Some(seed), h);
+            let given = Given { dy, qkv, seed: Some(seed), y: &y, lse: &lse };
+            let found = attention::backward(&given, h, false);
+            [y, found.dx, found.dseed.expect("there is a seed")]
+        };
+        let told = run(&qkv, &seed, &dy);
+        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let on = |x: &Tensor| x.to_gpu(&gpu, "input", Real::Bf16);
+        let found = gpu::guard(|| Ok(run(&on(&qkv), &on(&seed), &on(&dy)))).expect("all of them");
+        for (what, (x, told)) in ["y", "dqkv", "dseed"].into_iter().zip(found.iter().zip(&told)) {
+            let off = error(&wide(x.to_host().data()), &wide(told.data()));
+            assert!(off < 1e-2, "{sets} sets of {n}: {what} is {off:.1e} off");
+        }
+        drop(found);
+        assert_eq!(gpu.overrun(), None);
+    }
 }

@@ -1,10 +1,12 @@
 //! Attention on a device: which kernels take a call, and their launches.
 //!
 //!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
-//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set
+//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
+//!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, where they are the quicker
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 
+use super::hopper::{self, either};
 use super::{Found, Given, Sizes};
 use crate::gpu::{Grid, Real};
 use crate::ops::gate;
@@ -88,16 +90,38 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) -> (Tensor, Tensor
     let lse = Tensor::on(gpu, "attention lse", &[z.sets, z.heads, z.rows], Real::F32);
     match Kernels::of(z, seed, &[qkv]) {
         Kernels::Cell(cell) => launch_cell_forward(cell, &y, &lse, qkv, z),
-        Kernels::Set(set) => launch_set_forward(set, &y, &lse, qkv, seed, z),
+        Kernels::Set(set) => set_forward(set, &y, &lse, qkv, seed, z),
         Kernels::Plain => launch_plain_forward(&y, &lse, qkv, seed, z),
     }
     (y, lse)
 }
 
+fn set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
+    let any = || launch_set_forward(set, y, lse, qkv, seed, z);
+    let ours = |blocks| hopper::launch_forward(blocks, y, lse, qkv, seed, z);
+    let what = if seed.is_some() { "attention, seeded" } else { "attention" };
+    either(y.device(), what, z, &[qkv], ours, any);
+}
+
+fn set_backward(
+    set: &Kernel,
+    dqkv: &Tensor,
+    sums: Option<&Tensor>,
+    given: &Given,
+    of_queries: &OfQueries,
+    z: Sizes,
+) {
+    let any = || launch_set_backward(set, dqkv, sums, given, of_queries, z);
+    let ours = |blocks| hopper::launch_backward(blocks, dqkv, sums, given, of_queries, z);
+    either(dqkv.device(), "attention backward", z, &[given.qkv, given.dy], ours, any);
+}
+
 /// What attention_queries.cu leaves: delta, and t where there is a seed.
-struct OfQueries {
-    delta: Tensor,
-    t: Option<Tensor>,
+pub(super) struct OfQueries {
+    /// `[B, H, N]`.
+    pub delta: Tensor,
+    /// As delta.
+    pub t: Option<Tensor>,
 }
 
 /// dqkv, dseed, and y where it is asked for.
@@ -119,7 +143,7 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
         let passes = z.rows.div_ceil(KEYS);
         let shape = [z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
         let sums = (passes > 1).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32));
-        launch_set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
+        set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
     } else {
         launch_plain_dq(&dqkv, given, &of_queries, z);
         launch_plain_dkv(&dqkv, given, &of_queries, z);

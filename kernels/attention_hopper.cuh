@@ -1,0 +1,34 @@
+// What attention's kernels for Hopper share. A warpgroup's sums of one product become the left side of the next in registers:
+// what a thread holds of them is what it holds there.
+#pragma once
+#include "attention.cuh"
+#include "hopper.cuh"
+#include "ring.cuh"
+
+constexpr int K = 128;
+constexpr int ROW = 128;                                      // bytes of a box's row: 64 numbers
+constexpr int MULTIPLIERS = 256, WARPS = MULTIPLIERS / 32;    // two warpgroups; a third fetches
+
+// Boxes begin at a multiple of 1024, which dynamic shared memory need not.
+template <class Slots> __device__ __forceinline__ Slots& place_slots() {
+    SHARED(unsigned char, memory);
+    return *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
+}
+
+// 0 or 1, in a register that the warp shares.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(0xFFFFFFFFu, warp() / 4, 0); }
+
+template <int M> __device__ __forceinline__ void round_sums(uint32_t (&a)[M][4], const float (&d)[8 * M]) {
+#pragma unroll
+    for (int i = 0; i < 4 * M; i++) a[i / 4][i % 4] = pack_bf16(d[2 * i], d[2 * i + 1]);
+}
+
+// sums = a b, or += if `keep`, begun: b is 16 M rows of K numbers, in two boxes.
+template <int M>
+__device__ __forceinline__ void begin_product(float (&sums)[64], const uint32_t (&a)[M][4], const unsigned char* b, bool keep) {
+    const uint64_t right = wgmma_matrix(b, 1024, 16 * M * ROW);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < M; k++) wgmma_64x128x16<true>(sums, a[k], right + k * ROW, keep || k > 0);
+    wgmma_commit();
+}

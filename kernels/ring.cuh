@@ -1,0 +1,20 @@
+// A ring of slots in shared memory between a thread that fetches and warps that use what it brings. Each slot has two barriers:
+// `full` when it has landed, `empty` when all warps are done with it.
+#pragma once
+#include "hopper.cuh"
+
+// A place in a ring of N slots and the parity of its barriers there. Who fills waits for `phase ^ 1` of `empty`, who reads for
+// `phase` of `full`.
+template <int N> struct Turn {
+    int slot = 0;
+    uint32_t phase = 0;
+    __device__ __forceinline__ void next() {
+        if (++slot == N) slot = 0, phase ^= 1;
+    }
+};
+
+// One arrival of a warp, when all its lanes are done.
+__device__ __forceinline__ void arrive_as_warp(uint64_t* b) {
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(b);
+}

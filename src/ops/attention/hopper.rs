@@ -1,0 +1,89 @@
+//! Attention's kernels for Hopper: when they are taken, and their launches.
+
+use super::device::OfQueries;
+use super::{Given, Sizes};
+use crate::gpu::{Arg, Gpu, Grid, Map};
+use crate::tensor::Tensor;
+
+/// Hopper's kernel, given how many blocks run at once, or the one of any device: the quicker. Of up to 32 rows a warp of attention.cu
+/// does all, and Hopper's has nothing to win.
+pub fn either(
+    gpu: &Gpu,
+    what: &'static str,
+    z: Sizes,
+    read: &[&Tensor],
+    hopper: impl Fn(usize),
+    any: impl Fn(),
+) {
+    let fits = z.width == 128 && z.rows > 32 && read.iter().all(|x| Map::can(&x.operand()));
+    match gpu.hopper().filter(|_| fits) {
+        Some(blocks) if gpu.quicker(what, [z.sets, z.rows, z.heads], [&|| hopper(blocks), &any]) == 0 => {
+            hopper(blocks);
+        }
+        _ => any(),
+    }
+}
+
+/// A block a multiprocessor, no more than there are tiles of 128 queries. As `Slots` of attention_hopper.cu has it: two tiles of
+/// queries and five of keys or values, 32 KiB each, their barriers, and what rounds it up to multiples of 1024.
+pub fn launch_forward(
+    blocks: usize,
+    y: &Tensor,
+    lse: &Tensor,
+    qkv: &Tensor,
+    seed: Option<&Tensor>,
+    z: Sizes,
+) {
+    let tiles = z.sets * z.heads * z.rows.div_ceil(128);
+    let grid = Grid::new(blocks.min(tiles), 384).with_shared(7 * (32 << 10) + 16 * 8 + 1024);
+    let map = Map::new(qkv.operand(), [z.sets * z.rows, z.packed()], 128);
+    let args = [
+        y.into(),
+        lse.into(),
+        Arg::Map(map),
+        seed.into(),
+        tiles.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.scale.into(),
+    ];
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held seed to them; the map ends where qkv does.
+    unsafe { y.device().launch("attention_hopper", "attention_hopper_forward", grid, &args) };
+}
+
+/// A block a multiprocessor, no more than there are heads. As `Slots` of attention_hopper_backward.cu has it: keys and values twice,
+/// queries and dy twice, ds twice, lse and delta twice, barriers, and what rounds it up to multiples of 1024.
+pub fn launch_backward(
+    blocks: usize,
+    dqkv: &Tensor,
+    sums: Option<&Tensor>,
+    given: &Given,
+    of_queries: &OfQueries,
+    z: Sizes,
+) {
+    let (items, rows) = (z.sets * z.heads, z.sets * z.rows);
+    let shared = 2 * (2 * (32 << 10) + 2 * (16 << 10) + (16 << 10) + 2 * 64 * 4) + 10 * 8 + 1024;
+    let map = |x: &Tensor, width, tall| Arg::Map(Map::new(x.operand(), [rows, width], tall));
+    let args = [
+        dqkv.into(),
+        sums.into(),
+        map(given.qkv, z.packed(), 128),
+        map(given.qkv, z.packed(), 64),
+        map(given.dy, z.slope(), 64),
+        given.seed.into(),
+        given.lse.into(),
+        (&of_queries.delta).into(),
+        of_queries.t.as_ref().into(),
+        items.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.packed().into(),
+        z.scale.into(),
+    ];
+    let grid = Grid::new(blocks.min(items), 384).with_shared(shared);
+    // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries, and
+    // is given wherever there is more than one pass over keys; the maps end where qkv and dy do.
+    unsafe {
+        dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward", grid, &args);
+    };
+}
