@@ -11,6 +11,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export PROGRAM=${PROGRAM:-target/release/scale-engine}
 export OUT=${1:-benches/results/$(hostname)-$(date +%F)}
+export WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
 mkdir -p "$OUT"
 
 wheels=$(python3 -c 'import importlib.util as u; s = u.find_spec("nvidia"); print(*(s.submodule_search_locations if s else []))' 2>/dev/null)
@@ -30,40 +32,56 @@ run() { # name, command ..
     tail -n 60 "$OUT/$name.txt"
 }
 
-# One op under compute-sanitizer; a process for each, so that all processors work.
-sanitize() { # tool, op
-    compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 "$PROGRAM" selftest --device cuda --small --case "$2" >"$OUT/$1-$2.log" 2>&1
+# Checks of single ops are processes of their own: all processors work, and one that fails leaves the others their device.
+each_op() { # function, first argument
+    "$PROGRAM" selftest --list | xargs -P "$(nproc)" -I{} bash -c "$1 $2 {}"
+}
+check() { # word that is said, op
+    "$PROGRAM" selftest --device cuda --case "$2" >"$WORK/$2" 2>&1
     local code=$?
-    echo "$1 $2: exit code $code, $(grep -E 'SUMMARY' "$OUT/$1-$2.log" | tail -n 1 | sed 's/=* //')"
-    # What is said of a clean run is said by its line.
-    [[ $code == 0 ]] && rm "$OUT/$1-$2.log"
+    if [[ $code == 0 ]]; then grep ' ok ' "$WORK/$2"; else echo "$2: exit code $code" && cat "$WORK/$2"; fi
     return $code
 }
-export -f sanitize
+sanitize() { # tool, op
+    compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 "$PROGRAM" selftest --device cuda --small --case "$2" >"$WORK/$1-$2" 2>&1
+    local code=$?
+    echo "$2: exit code $code, $(grep SUMMARY "$WORK/$1-$2" | tail -n 1)"
+    [[ $code == 0 ]] || head -n 40 "$WORK/$1-$2"
+    return $code
+}
+# A run that goes on in another process ends with the same bytes.
+resume() {
+    local asked=(--data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda)
+    "$PROGRAM" train "${asked[@]}" --preset tiny --steps 40 --set train.checkpoint_every=20 --set train.keep_all=true --out "$WORK/whole" || return
+    mkdir -p "$WORK/half/checkpoints"
+    cp "$WORK"/whole/{config.toml,split.toml,choices.json} "$WORK/half"
+    cp "$WORK/whole/checkpoints/step-20.safetensors" "$WORK/half/checkpoints/last.safetensors"
+    "$PROGRAM" train "${asked[@]}" --resume --out "$WORK/half" || return
+    cmp "$WORK"/{whole,half}/checkpoints/last.safetensors && echo "the same bytes after 20 + 20 steps in two processes as after 40 in one"
+}
+export -f check sanitize resume each_op
 
 { git log -1 --format='commit %H' 2>/dev/null; "$PROGRAM" --version; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
-run selftest "$PROGRAM" selftest --device cuda
-for preset in s184 s40; do
-    for sets in 32 4; do
-        run step-$preset-$((512 * sets)) "$PROGRAM" bench step --preset $preset --sets $sets --cells 512 --device cuda --json
-        run predict-$preset-$((512 * sets)) "$PROGRAM" bench predict --preset $preset --sets $sets --cells 512 --device cuda --json
-    done
-done
-run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
+run selftest bash -c "each_op check selftest"
 for sets in 32 4; do
-    run profile-s184-$((512 * sets)) "$PROGRAM" profile --preset s184 --sets $sets --cells 512 --device cuda
+    run step-s184-$((512 * sets)) "$PROGRAM" bench step --preset s184 --sets $sets --cells 512 --device cuda --json
 done
+run predict-s184-16384 "$PROGRAM" bench predict --preset s184 --sets 32 --cells 512 --device cuda --json
+run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
+run profile-s184-16384 "$PROGRAM" profile --preset s184 --sets 32 --cells 512 --device cuda
+run demo "$PROGRAM" demo --device cuda --out "$WORK/demo"
+run resume bash -c resume
+run profile-s184-2048 "$PROGRAM" profile --preset s184 --sets 4 --cells 512 --device cuda
 if command -v compute-sanitizer >/dev/null; then
-    ops=$("$PROGRAM" selftest --list)
-    for tool in memcheck racecheck; do
-        run $tool xargs -P "$(nproc)" -I{} bash -c "sanitize $tool {}" <<<"$ops"
-    done
+    for tool in memcheck racecheck; do run $tool bash -c "each_op sanitize $tool"; done
 fi
+for sets in 32 4; do
+    run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
+done
 if command -v ncu >/dev/null; then
     # The clocks are left as they are; the second launch of each kernel that the whole step spends most in.
-    for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_backward_128 rms_norm_backward; do
-        case=${kernel%_forward} case=${case%_backward*}
-        [[ $case == attention ]] && case=attention_set
+    for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_backward rms_norm_backward_narrow; do
+        case=${kernel%_forward} case=${case%_backward*} case=${case/attention_hopper/attention_set}
         run ncu-$kernel ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section WarpStateStats \
             -k "$kernel" -s 1 -c 1 "$PROGRAM" bench ops --case "$case" --turns 1 --device cuda
     done
