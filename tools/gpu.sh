@@ -2,7 +2,7 @@
 # Everything a machine with an NVIDIA GPU has to show but the peers (benches/gpu/run.py): checks, timings, memory checks, counters.
 #
 #   tools/gpu.sh [OUT]      raw output goes to the folder OUT, default benches/results/HOST-DATE
-#   MINUTES=5 tools/gpu.sh  what would begin later than that is left out, and said; default 9
+#   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and said; default 540
 #
 # Needs a driver of the 580 series or newer and cuBLASLt 13. Takes target/release/scale-engine, or $PROGRAM, as it is (build it with
 # nvcc at hand: tools/cuda.sh && cargo build --release), so it can be carried to a machine without Rust. cuBLASLt is looked for in
@@ -22,7 +22,7 @@ for folder in $wheels; do
     done
 done
 
-failed=0 until=$((SECONDS + 60 * ${MINUTES:-9}))
+failed=0 until=$((SECONDS + ${SECONDS_LEFT:-540}))
 run() { # name, command ..
     local name=$1
     shift

@@ -46,6 +46,18 @@ def loading():
         yield "sets of cells a core, dense", [(n, ours / r) for n, r in rate.items() if not n.startswith("ours")]
 
 
+def training():
+    """Each run has the peers that it had time for; a later run measures a later version of ours."""
+    if told := read("h200-2026-11-26/step-peers.json"):
+        bars = {}
+        for run in told:
+            for row in run["rows"]:
+                ours = sum(row["ours_us"]) / len(row["ours_us"])
+                peers = {name: min(found["us"]) / ours for name, found in row["peers"].items() if "us" in found}
+                bars |= {f"PyTorch, {name}": ratio for name, ratio in peers.items()}
+        yield "training step of s184, 16,384 pairs, one H200", list(bars.items())
+
+
 def draw(groups):
     def wide(ratio):
         return WIDTH * max(log10(ratio), 0) / log10(FULL)
@@ -69,7 +81,7 @@ def draw(groups):
 
 
 if __name__ == "__main__":
-    groups = [group for source in (preprocessing, loading, tests) for group in source()]
+    groups = [group for source in (training, preprocessing, loading, tests) for group in source()]
     text = draw(groups)
     (RESULTS / "peers.svg").write_text(text)
     for title, bars in groups:

@@ -68,13 +68,15 @@ impl Plans {
         })
     }
 
-    /// Version of the library, and the algorithm of every product that was asked for.
+    /// Version of the library, and the algorithm of every product that was asked for, here or where these were taken from.
     pub fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
         // SAFETY: the library is there.
         let version = self.library.as_ref().map_or(0, |_| unsafe { sys::cublasLtGetVersion() } as u64);
         let told =
             |(key, plan): (&Key, &Option<Plan>)| Some((format!("{key:?}"), plan.as_ref()?.algorithm.data));
-        (version, self.plans.iter().filter_map(told).collect())
+        let mut all = self.adopted.clone();
+        all.extend(self.plans.iter().filter_map(told));
+        (version, all.into_iter().collect())
     }
 
     /// Takes these for products that are not planned yet.

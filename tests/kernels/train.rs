@@ -70,7 +70,7 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
 fn validated(out: &Path) -> f64 {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
-    lines.filter_map(|line| line["val_pdcorr"].as_f64()).last().expect("a validation")
+    lines.filter_map(|line| line["val_pdcorr"].as_f64()).next_back().expect("a validation")
 }
 
 #[test]
