@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 RESULTS = Path(__file__).resolve().parent.parent / "benches/results"
-LEFT, WIDTH, ROW, FULL = 230, 430, 22, 1000
+LEFT, WIDTH, ROW, FULL = 230, 430, 22, 10_000
 
 
 def read(name):
@@ -73,7 +73,7 @@ def draw(groups):
             shown = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
             parts.append(f'<text x="{LEFT + wide(ratio) + 6:.1f}" y="{y}">{shown} times as long</text>')
         y += 6
-    lines = [f'<line x1="{LEFT + wide(10**i):.1f}" x2="{LEFT + wide(10**i):.1f}" y1="14" y2="{y}"/>' for i in range(4)]
+    lines = [f'<line x1="{LEFT + wide(10**i):.1f}" x2="{LEFT + wide(10**i):.1f}" y1="14" y2="{y}"/>' for i in range(5)]
     style = ("text{font:13px system-ui,sans-serif;fill:#57606a}.t{font-weight:600}rect{fill:#2f6f9f}"
              "line{stroke:#8886;stroke-width:1}")
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 120} {y + 8}" role="img" '
