@@ -254,6 +254,8 @@ fn counts_that_lie_are_refused() {
         ("row 1: a count is not a whole number", |h, b| put(b, at(h, 3, 4, 4), 1.5f32.to_le_bytes())),
         ("row 1: library size NaN", |h, b| put(b, at(h, 4, 1, 4), f32::NAN.to_le_bytes())),
         ("row 1: library size 0 with stored counts", |h, b| put(b, at(h, 4, 1, 4), [0u8; 4])),
+        // Above zero, but what is divided by it is no number.
+        ("row 1: library size 0.0000000", |h, b| put(b, at(h, 4, 1, 4), 1e-40f32.to_le_bytes())),
     ];
     for (expected, change) in cases {
         assert_says(&Forgery::of(Scale::Counts, &[1.0, 70000.0, 2.0]).consistent(change), expected);

@@ -172,16 +172,25 @@ fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
             return Some("a count is not a whole number".into());
         }
     }
-    library_error(row.library, row.genes.is_empty(), scale)
+    let most = match row.values {
+        Values::U8(values) => values.iter().max().map(|&v| f32::from(v)),
+        Values::U16(values) => values.iter().max().map(|&v| f32::from(v)),
+        Values::F32(values) => values.iter().copied().reduce(f32::max),
+    };
+    library_error(row.library, most, scale)
 }
 
-/// What is wrong with a library size, if anything.
-pub(super) fn library_error(library: f32, empty: bool, scale: Scale) -> Option<String> {
+/// What is wrong with a library size, if anything; `most` is the greatest value that is stored. Counts are whole, so beside one the
+/// size is at least 1; far below a count it would leave no finite numbers.
+pub(super) fn library_error(library: f32, most: Option<f32>, scale: Scale) -> Option<String> {
     match scale {
         Scale::Counts if !library.is_finite() || library < 0.0 => {
             Some(format!("library size {library} is not a finite number from zero up"))
         }
-        Scale::Counts if library == 0.0 && !empty => Some("library size 0 with stored counts".into()),
+        Scale::Counts => {
+            let most = most.filter(|most| library < (most * 1e-30).max(1.0))?;
+            Some(format!("library size {library} with stored counts up to {most}"))
+        }
         // Where the source was already on a log scale the size may be unknown: NaN.
         Scale::Log1p | Scale::Log1p10 if library < 0.0 || library.is_infinite() => {
             Some(format!("library size {library} is neither a number from zero up nor NaN"))

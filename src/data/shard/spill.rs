@@ -210,7 +210,8 @@ fn refuse(manifest: &Manifest, genes: &[u16], values: &[f32], library: f32) -> O
     if let Some(value) = values.iter().find(|v| whole && v.fract() != 0.0) {
         return Some(format!("count {value} is not a whole number; is the source on a log scale?"));
     }
-    library_error(library, values.iter().all(|&v| v == 0.0), manifest.scale)
+    let most = values.iter().copied().reduce(f32::max).filter(|&most| most > 0.0);
+    library_error(library, most, manifest.scale)
 }
 
 /// A run in a file. It is opened for each read: there can be more files than a process may hold open.
