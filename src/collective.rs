@@ -5,18 +5,27 @@
 //! and every rank has the same bits afterwards. Gradients on GPUs go through NCCL where it is there, else the same way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, NCCL_ID, Nccl};
+use crate::gpu::{Gpu, NCCL_ID, Nccl, Real};
 use crate::params::Params;
+use crate::tensor::Tensor;
 
+mod exchange;
 mod launch;
 mod threads;
 mod wire;
 
+pub use exchange::{Exchange, Pieces};
 pub use launch::Launch;
 pub use threads::Threads;
 pub use wire::Wire;
+
+/// Between two looks at whether all ranks are there.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// How ranks reach each other.
 pub trait Collective: Send + Sync {
@@ -29,6 +38,8 @@ pub trait Collective: Send + Sync {
     fn sum(&self, numbers: &mut [f32]) -> Result<()>;
     /// Tells the others that this rank ends, and why: their sums fail from here on.
     fn fail(&self, why: &str);
+    /// True once another rank has failed or is gone. Does not wait; from any thread.
+    fn lost(&self) -> bool;
 }
 
 /// The only rank.
@@ -48,18 +59,23 @@ impl Collective for Alone {
     }
 
     fn fail(&self, _: &str) {}
+
+    fn lost(&self) -> bool {
+        false
+    }
 }
 
 /// What a training step asks of the other ranks.
 pub struct Ranks {
     host: Arc<dyn Collective>,
-    nccl: Option<Nccl>,
+    nccl: Option<Arc<Nccl>>,
+    _watch: Option<Watch>,
 }
 
 impl Ranks {
     /// The only rank.
     pub fn alone() -> Ranks {
-        Ranks { host: Arc::new(Alone), nccl: None }
+        Ranks { host: Arc::new(Alone), nccl: None, _watch: None }
     }
 
     /// Joins the others; with a GPU, through NCCL if every rank can. All ranks call it.
@@ -67,7 +83,7 @@ impl Ranks {
     /// # Errors
     /// A rank that is gone, or NCCL's own.
     pub fn join(host: Arc<dyn Collective>, gpu: Option<&Gpu>) -> Result<Ranks> {
-        let mut ranks = Ranks { host, nccl: None };
+        let mut ranks = Ranks { host, nccl: None, _watch: None };
         if ranks.count() == 1 {
             return Ok(ranks);
         }
@@ -88,7 +104,9 @@ impl Ranks {
         }
         ranks.host.sum(&mut bytes)?;
         let id = bytes.map(|byte| byte as u8);
-        ranks.nccl = Some(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
+        let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
+        ranks._watch = Some(Watch::over(&nccl, ranks.host.clone()));
+        ranks.nccl = Some(nccl);
         Ok(ranks)
     }
 
@@ -107,17 +125,21 @@ impl Ranks {
         self.rank() == 0
     }
 
+    /// Begins a step's exchange of gradients, of which nothing is sent yet.
+    pub fn exchange(&self, params: &Params) -> Exchange<'_> {
+        Exchange::begin(self, params)
+    }
+
     /// Gradients of the mean of all ranks' losses in the place of those of this rank's.
     pub fn mean_gradients(&self, params: &mut Params) -> Result<()> {
-        match &self.nccl {
-            _ if self.count() == 1 => Ok(()),
-            Some(nccl) => {
-                let grads = params.grads();
-                // SAFETY: as many f32, of which no one else is reading or writing.
-                unsafe { nccl.mean(grads.address(), grads.len()) }.map_err(Error::Device)
-            }
-            None => params.edit_grads(|numbers| self.mean(numbers)),
-        }
+        self.exchange(params).end(params)
+    }
+
+    /// Means of a device's numbers, by way of the host; f32 on the same device.
+    fn mean_on_host(&self, numbers: &Tensor) -> Result<Tensor> {
+        let mut mean = numbers.to_host().into_vec();
+        self.mean(&mut mean)?;
+        Ok(Tensor::new(&[mean.len()], mean).to_gpu(numbers.device(), "means of gradients", Real::F32))
     }
 
     /// Means over the ranks in the place of their numbers.
@@ -143,11 +165,54 @@ impl Ranks {
         }
     }
 
+    /// Holds where what a device's sums have made so far is of all ranks: to be asked after waiting for the device, before its
+    /// numbers are used.
+    pub fn whole(&self) -> Result<()> {
+        if self.nccl.as_ref().is_none_or(|nccl| !nccl.aborted()) {
+            return Ok(());
+        }
+        // The next sum says who is gone, and why.
+        self.any(false).and_then(|_| Err(Error::Stopped("another rank is gone: this one stops too".into())))
+    }
+
     /// True on every rank if it is on one.
     pub fn any(&self, flag: bool) -> Result<bool> {
         let mut flags = [f32::from(flag)];
         self.host.sum(&mut flags)?;
         Ok(flags != [0.0])
+    }
+}
+
+/// A thread that ends a device's sums once a rank is gone: they would wait for it forever.
+struct Watch {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn over(nccl: &Arc<Nccl>, host: Arc<dyn Collective>) -> Watch {
+        let (over, nccl) = (Arc::new(AtomicBool::new(false)), nccl.clone());
+        let asked = over.clone();
+        let watch = move || {
+            while !asked.load(Ordering::Relaxed) {
+                if host.lost() {
+                    return nccl.abort();
+                }
+                std::thread::park_timeout(GLANCE);
+            }
+        };
+        Watch { over, thread: Some(std::thread::spawn(watch)) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It cannot panic: what it calls answers.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -14,16 +14,19 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::trace;
 
+mod arena;
 pub mod blas;
 mod choices;
 mod cuda;
 mod driver;
 mod dry;
 mod emulated;
+mod graph;
 mod held;
 mod hopper;
 mod launch;
 mod nccl;
+mod one;
 mod pinned;
 mod plans;
 mod probe;
@@ -38,6 +41,7 @@ pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
 pub use stamp::{Clock, Ran, Stamp, Took};
 
+use arena::Arena;
 use driver::{Driver, Mark};
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
@@ -85,6 +89,7 @@ struct Inner {
     heard: stamp::Heard,
     held: held::Held,
     chosen: hopper::Chosen,
+    arena: Mutex<Arena>,
 }
 
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
@@ -118,8 +123,8 @@ impl Gpu {
     }
 
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        let (overrun, heard, held, chosen) = Default::default();
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen }))
+        let (overrun, heard, held, chosen, arena) = Default::default();
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen, arena }))
     }
 
     /// How activations are stored.
@@ -150,7 +155,7 @@ impl Gpu {
     /// Memory for `bytes`; `what` names it if there is no room. Its content is not yet written.
     pub fn buffer(&self, what: &'static str, bytes: usize) -> Buffer {
         let guard = if self.0.guarded { GUARD } else { 0 };
-        let address = self.0.driver.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
+        let address = self.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
             stop(Error::Device(format!(
                 "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or take a smaller preset",
                 bytes as f64 / (1 << 20) as f64,
@@ -318,7 +323,7 @@ impl Drop for Buffer {
         }
         self.gpu.gave(self.what, self.bytes);
         // SAFETY: this is the only owner, and the stream's order lets queued work end first.
-        unsafe { self.gpu.0.driver.free(self.address) };
+        unsafe { self.gpu.free(self.address) };
     }
 }
 

@@ -254,6 +254,13 @@ pub struct Vars {
     sinks: Vec<Sink>,
 }
 
+impl Vars {
+    /// The number of the entry that a variable stands for.
+    pub fn entry(&self, var: Var) -> usize {
+        self.vars.binary_search(&var).expect("a parameter, bound in the order of the table")
+    }
+}
+
 impl Index<Param> for Vars {
     type Output = Var;
     fn index(&self, p: Param) -> &Var {

@@ -97,8 +97,8 @@ pub struct Kernel {
     pub seconds: f64,
 }
 
-/// Steps before the clock starts: a GPU chooses its algorithms in them.
-const WARM: u64 = 3;
+/// Steps before the clock starts: a GPU chooses its algorithms and lays out its memory in them.
+const WARM: u64 = 5;
 
 /// Times `steps` steps unwatched and as many watched, on made-up cells.
 pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> {

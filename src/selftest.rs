@@ -4,7 +4,9 @@
 //! carried to a machine that has a GPU and nothing else.
 
 mod case;
+mod feed;
 mod gather;
+mod nccl;
 mod table;
 mod walk;
 
@@ -14,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Real};
 
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
+pub use feed::check as feed;
 pub use gather::check as gather;
+pub use nccl::check as nccl;
 pub use table::table;
 pub use walk::{Size, checks as model};
 

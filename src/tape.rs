@@ -15,7 +15,7 @@ mod sums;
 pub use sums::Sink;
 
 /// A value on the tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Var(usize);
 
 /// Gradients of an op's inputs, in the order they were recorded. `None` where one does not flow.

@@ -168,17 +168,19 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
             let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
             metrics.part_norms(run.step + 1, &norms)?;
         }
-        let found = run.learner.gradients(&examples, run.step);
+        let (found, norm) = match ranks.count() {
+            1 => run.learner.step(&examples, run.step),
+            _ => run.learner.shared_step(&examples, run.step, ranks)?,
+        };
         // On a device reading a number waits for it: only steps that are logged or saved do.
         let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
         let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;
         let line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
+        ranks.whole()?;
         if let Some(line) = line.as_ref().filter(|line| !line.loss.is_finite()) {
             return Err(run.diverged(&batch, line));
         }
-        ranks.mean_gradients(&mut run.learner.params)?;
         let lr = learning_rate(&config.optim, run.step, steps);
-        let norm = run.learner.update(run.step);
         run.step += 1;
         loader.give_back(batch);
         bar.set_position(run.step);
@@ -191,6 +193,8 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
             metrics.step(&line, norm.item(), lr, rate)?;
         }
         if config.train.validates_after(run.step) {
+            gpu.inspect(|gpu| gpu.wait());
+            ranks.whole()?;
             run.validate(&mut metrics)?;
         }
         if saves && !last {

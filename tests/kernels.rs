@@ -82,10 +82,11 @@ fn the_whole_model_on_the_emulator_is_the_cpus() {
     let Some(folder) = emulated() else { return };
     for real in [Real::F32, Real::Bf16] {
         let gpu = Gpu::emulated(folder, real, 1);
-        let checks = gpu::guard(|| model(&gpu, Size::Small, 2)).expect("a device that answers");
+        let second = Gpu::emulated(folder, real, 2);
+        let checks = gpu::guard(|| model(&gpu, &second, Size::Small, 5)).expect("a device that answers");
         let missed: Vec<_> = checks.iter().filter(|check| !check.holds()).collect();
         assert!(missed.is_empty(), "{missed:#?}");
-        assert_eq!(gpu.overrun(), None);
+        assert_eq!((gpu.overrun(), second.overrun()), (None, None));
     }
 }
 

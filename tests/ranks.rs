@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use scale_engine::collective::{Collective, Launch, Ranks, Threads, Wire};
+use scale_engine::collective::{Collective, Launch, Pieces, Ranks, Threads, Wire};
 use scale_engine::config::Config;
 use scale_engine::data::sampler::{Sampler, Sampling};
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
+use scale_engine::params::{Init, Params};
+use scale_engine::rng::Rng;
 use scale_engine::train::{Outcome, Settings, train};
 use serde_json::Value;
 
@@ -206,6 +208,50 @@ fn a_rank_that_fails_stops_the_others_and_says_why() {
                 assert!(message.contains(&format!("rank {failing}")), "{message}");
             }
         }
+    }
+}
+
+#[test]
+fn a_rank_that_is_lost_is_seen_without_a_sum() {
+    for mut seats in [threads(3), wires(3)] {
+        each(&seats, |seat| seat.sum(&mut [1.0]).expect("a sum"));
+        assert!(seats.iter().all(|seat| !seat.lost()), "all are there");
+        // Its last words lie unread before the others.
+        let gone = seats.pop().expect("a rank");
+        gone.fail("the disk is full");
+        drop(gone);
+        let began = Instant::now();
+        while !seats[0].lost() {
+            assert!(began.elapsed() < Duration::from_secs(5), "rank 0 sees nothing");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let said = each(&seats, |seat| {
+            let why = seat.sum(&mut [1.0]).expect_err("a rank is missing").to_string();
+            seat.fail(&why);
+            why
+        });
+        assert!(said.iter().all(|why| why.contains("the disk is full")), "{said:?}");
+    }
+}
+
+#[test]
+fn pieces_of_the_gradients_are_whole_parameters_and_all_of_them() {
+    let mut params = Params::counting();
+    for (i, len) in [1, 40, 3, 8, 100, 7, 7].into_iter().enumerate() {
+        params.add(&format!("w{i}"), &[len], Init::Constant(0.0), false, Rng::new(0));
+    }
+    let entries = params.entries();
+    for least in [1, 20, 60, 10_000] {
+        let mut pieces = Pieces::new(entries, params.len(), least);
+        let all: Vec<_> = pieces.unfinished().collect();
+        assert_eq!((all[0].start, all.last().expect("one").end), (0, params.len()));
+        assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= least));
+        // Finished from the last to the first, each piece comes with its first entry, and once.
+        let told: Vec<_> = (0..entries.len()).rev().filter_map(|i| Some((i, pieces.finish(i)?))).collect();
+        assert!(told.iter().all(|(i, range)| range.start == entries[*i].offset), "{least}: {told:?}");
+        let mut ranges: Vec<_> = told.into_iter().map(|(_, range)| range).collect();
+        ranges.reverse();
+        assert!(ranges == all && pieces.unfinished().next().is_none(), "{least}");
     }
 }
 

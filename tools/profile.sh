@@ -9,14 +9,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/profile} preset=${2:-s184} sets=${3:-32} cells=${4:-512}
 program=${ENGINE:-target/release/scale-engine}
-step=("$program" bench step --preset "$preset" --sets "$sets" --cells "$cells" --device cuda)
+# Not `bench step`: from its fourth step on a step is one CUDA graph, whose kernels carry no names of ranges.
+step=("$program" profile --preset "$preset" --sets "$sets" --cells "$cells" --device cuda)
 mkdir -p "$out"
 
-nsys profile --trace cuda,nvtx,cublas --force-overwrite true --output "$out/step" "${step[@]}" --steps 5
+nsys profile --trace cuda,nvtx,cublas --force-overwrite true --output "$out/step" "${step[@]}" --steps 3
 nsys stats --report cuda_gpu_kern_sum,nvtx_sum "$out/step.nsys-rep" | tee "$out/kernels.txt"
 if command -v ncu >/dev/null; then
-    # Behind the three steps in which algorithms are chosen: every kernel of one update and the start of the next step.
-    ncu --set full --nvtx --nvtx-include "update/" --launch-count 40 --force-overwrite --export "$out/kernels" "${step[@]}" --steps 1
+    # Behind the first step, in which algorithms are chosen: some of the kernels of the next, each with its ranges.
+    ncu --set full --nvtx --launch-skip 1000 --launch-count 60 --force-overwrite --export "$out/kernels" "${step[@]}" --steps 1
 else
     echo "ncu was not found: no kernels.ncu-rep"
 fi

@@ -4,14 +4,13 @@
     python benches/gpu/model.py [--preset s184 ..] [--smoke] [--out FILE]        run.py runs it with the others
 
 The peer is tools/step_torch.py's: the twin with fused attention, norms and AdamW, weights in float32, autocast to bfloat16.
-Cells lie on the device on both sides. Host clocks, a wait after each step; the median of 20. A turn of ours is a process of its
-own, and the peer gives its memory back before it. FLOPs are those of the twin's products, counted on no device.
+Cells lie on the device on both sides. Times lie between events at the ends of steps, and nobody waits between steps; the
+median of 20. A turn of ours is a process of its own, and the peer gives its memory back before it. FLOPs are those of the twin's products, counted on no device.
 """
-import time
 from contextlib import nullcontext
 
 import common
-from common import compiled, torch
+from common import compiled, microseconds, now, torch
 
 CELLS = 512  # of a set, each side
 CONDITION_SEED = 3
@@ -104,15 +103,17 @@ def flops(preset, what, sets, cells):
 
 
 def median(bench, turn):
-    wait = torch.cuda.synchronize if bench.cuda else (lambda: None)
-    took = []
-    for i in range(3 + (2 if bench.smoke else 20)):
-        begin = time.perf_counter()
+    """Of the times from one turn's end to the next one's. Nobody waits in between, as in training."""
+    for _ in range(3):
         turn()
-        wait()
-        took.append(time.perf_counter() - begin)
-    took = sorted(took[3:])
-    return 1e6 * took[len(took) // 2]
+    ends = [now(bench.cuda)]
+    for _ in range(2 if bench.smoke else 20):
+        turn()
+        ends.append(now(bench.cuda))
+    if bench.cuda:
+        torch.cuda.synchronize()
+    took = sorted(microseconds(*pair) for pair in zip(ends, ends[1:]))
+    return took[len(took) // 2]
 
 
 def compare(bench, preset, what, sets, cells):

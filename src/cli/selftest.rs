@@ -7,7 +7,7 @@ use super::device::Device;
 use crate::error::{Error, Result, unknown};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
-use crate::selftest::{Case, Check, Size, gather, model, ops, table};
+use crate::selftest::{Case, Check, Size, feed, gather, model, nccl, ops, table};
 
 const EXAMPLE: &str = "\
 Example:
@@ -27,7 +27,7 @@ pub struct Args {
     /// Small shapes and few steps: for tools that slow kernels down a hundredfold
     #[arg(long)]
     small: bool,
-    /// This op only, or `model`
+    /// This op only, `feed`, `nccl` or `model`
     #[arg(long)]
     case: Option<String>,
     /// Print what --case knows
@@ -65,7 +65,8 @@ pub fn run(args: Args) -> Result<()> {
         if !args.json && real == Real::F32 {
             println!("{}", gpu.name());
         }
-        checks.extend(gpu::guard(|| run_on(&gpu, &args))?);
+        let second = Gpu::open(index, real)?;
+        checks.extend(gpu::guard(|| run_on(&gpu, &second, &args))?);
     }
     if args.json {
         println!("{}", serde_json::to_string(&checks).expect("plain values"));
@@ -79,18 +80,18 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Ops, and the two that are more than an op.
+/// Ops, and what is no row of the table.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = table().iter().map(|row| row.op().to_string()).collect();
-    names.extend(["gather", "model"].map(String::from));
+    names.extend(["gather", "feed", "nccl", "model"].map(String::from));
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
 }
 
-fn run_on(gpu: &Gpu, args: &Args) -> Result<Vec<Check>> {
+fn run_on(gpu: &Gpu, second: &Gpu, args: &Args) -> Result<Vec<Check>> {
     let (most, size, steps) =
-        if args.small { (20_000, Size::Small, 3) } else { (usize::MAX, Size::Tiny, 50) };
+        if args.small { (20_000, Size::Small, 6) } else { (usize::MAX, Size::Tiny, 50) };
     let asked = |name: &str| args.case.as_deref().is_none_or(|case| case == name);
     let rows: Vec<Case> = table().into_iter().filter(|row| row.size() <= most && asked(row.op())).collect();
     let bar = progress::bar("selftest", rows.len() as u64, "rows");
@@ -102,8 +103,14 @@ fn run_on(gpu: &Gpu, args: &Args) -> Result<Vec<Check>> {
     if asked("gather") {
         checks.push(gather(gpu));
     }
+    if asked("feed") {
+        checks.push(feed(gpu, !args.small)?);
+    }
+    if asked("nccl") {
+        checks.extend(nccl(gpu)?);
+    }
     if asked("model") {
-        checks.extend(model(gpu, size, steps)?);
+        checks.extend(model(gpu, second, size, steps)?);
     }
     Ok(checks)
 }

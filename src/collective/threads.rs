@@ -79,6 +79,10 @@ impl Collective for Threads {
         self.lock().failed.get_or_insert_with(|| (self.rank, why.to_string()));
         self.table.news.notify_all();
     }
+
+    fn lost(&self) -> bool {
+        self.lock().failed.is_some()
+    }
 }
 
 impl State {

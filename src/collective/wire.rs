@@ -5,10 +5,11 @@
 //! see at their next sum; a machine that dies is missed within seconds, by probes of the system's TCP.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::{Collective, Launch, stopped};
@@ -34,6 +35,8 @@ pub struct Wire {
     rank: usize,
     ranks: usize,
     links: Mutex<Vec<Link>>,
+    /// The same connections, for `lost`: a sum that waits holds the lock.
+    ends: Vec<TcpStream>,
 }
 
 struct Link {
@@ -51,11 +54,13 @@ impl Wire {
             0 => receive(launch)?,
             _ => vec![call(launch)?],
         };
-        for link in &links {
+        let watched = |link: &Link| {
             watch(&link.stream)
-                .map_err(|e| Error::Stopped(format!("connection to rank {}: {e}", link.rank)))?;
-        }
-        Ok(Wire { rank: launch.rank, ranks: launch.ranks, links: Mutex::new(links) })
+                .and_then(|()| link.stream.try_clone())
+                .map_err(|e| Error::Stopped(format!("connection to rank {}: {e}", link.rank)))
+        };
+        let ends = links.iter().map(watched).collect::<Result<_>>()?;
+        Ok(Wire { rank: launch.rank, ranks: launch.ranks, links: Mutex::new(links), ends })
     }
 
     /// Nothing panics while the lock is held, so that a poisoned lock still guards whole connections.
@@ -93,7 +98,16 @@ impl Collective for Wire {
         for link in self.lock().iter_mut() {
             // One that is gone needs no reason.
             let _ = link.frame(END, why.as_bytes());
+            let _ = link.stream.shutdown(Shutdown::Write);
         }
+    }
+
+    fn lost(&self) -> bool {
+        // The other side writes no more, whatever of it has not been read yet.
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut ends: Vec<PollFd> = self.ends.iter().map(|end| PollFd::new(end, PollFlags::RDHUP)).collect();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut ends, Some(&at_once)).is_ok() && ends.iter().any(|end| end.revents().intersects(gone))
     }
 }
 
@@ -207,7 +221,7 @@ fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &
     };
     let _ = link.frame(END, wrong.as_bytes());
     links.iter().for_each(|link| {
-        let _ = link.stream.shutdown(std::net::Shutdown::Both);
+        let _ = link.stream.shutdown(Shutdown::Both);
     });
     Err(Error::Stopped(wrong))
 }

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::choices::Algorithm;
 use super::driver::Outcome;
+use super::graph::Graph;
 use super::plans::Plans;
 use super::{Arg, Driver, Grid, Map, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
@@ -24,6 +25,9 @@ pub struct Cuda {
     functions: Mutex<HashMap<(&'static str, Real), Function>>,
     modules: Mutex<HashMap<(&'static str, Real), Module>>,
     plans: Mutex<Plans>,
+    graph: Mutex<Graph>,
+    /// For memory that is asked for while the stream is written down.
+    aside: Arc<CudaStream>,
     /// Multiprocessors of a Hopper GPU.
     processors: Option<usize>,
 }
@@ -51,12 +55,15 @@ impl Cuda {
             // One stream orders everything, so cudarc's events between streams would only cost.
             // SAFETY: no memory is shared between streams.
             unsafe { context.disable_event_tracking() };
-            let stream = context.new_stream().map_err(said("cuStreamCreate"))?;
+            let [stream, aside] = [context.new_stream(), context.new_stream()];
+            let (stream, aside) =
+                (stream.map_err(said("cuStreamCreate"))?, aside.map_err(said("cuStreamCreate"))?);
             keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
             let plans = Mutex::new(Plans::new(&stream)?);
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
             let (functions, modules) = Default::default();
-            Ok(Cuda { context, stream, functions, modules, plans, processors })
+            let graph = Mutex::new(Graph::new(&stream));
+            Ok(Cuda { context, stream, functions, modules, plans, graph, aside, processors })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
@@ -73,6 +80,10 @@ impl Cuda {
             .map_err(|e| format!("kernel {kernel} of {file}.cu: {e}"))?;
         functions.insert((kernel, real), Function(found));
         Ok(Function(found))
+    }
+
+    fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().expect("no panic under this lock")
     }
 
     fn module(&self, file: &'static str, real: Real) -> Outcome<Module> {
@@ -185,11 +196,24 @@ impl Driver for Cuda {
 
     fn allocate(&self, bytes: usize) -> Outcome<u64> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: used and freed on this stream alone.
-        unsafe { result::malloc_async(self.stream.cu_stream(), bytes) }.map_err(said("cuMemAllocAsync"))
+        let ask = |stream: &CudaStream| {
+            // SAFETY: used and freed on one stream alone, or waited for below.
+            unsafe { result::malloc_async(stream.cu_stream(), bytes) }.map_err(said("cuMemAllocAsync"))
+        };
+        if !self.graph().writing() {
+            return ask(&self.stream);
+        }
+        // A graph that allocates cannot be brought up to date.
+        let address = ask(&self.aside)?;
+        self.aside.synchronize().map_err(said("cuStreamSynchronize"))?;
+        Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
+        let mut graph = self.graph();
+        if graph.writing() {
+            return graph.free_later(address);
+        }
         // A buffer may outlive a failed context; there is nobody left to tell.
         // SAFETY: the caller's.
         let _ = self
@@ -218,9 +242,14 @@ impl Driver for Cuda {
 
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's; pageable memory has been read when the call returns.
-        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
-            .map_err(said("cuMemcpyHtoDAsync"))
+        let mut graph = self.graph();
+        let copy = if graph.writing() { Some(graph.copy(from)?) } else { None };
+        // SAFETY: the caller's; pageable memory has been read when the call returns, and a graph reads the copy.
+        unsafe {
+            let from = copy.map_or(from, |at| std::slice::from_raw_parts(at as *const u8, from.len()));
+            result::memcpy_htod_async(to, from, self.stream.cu_stream())
+        }
+        .map_err(said("cuMemcpyHtoDAsync"))
     }
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
@@ -289,6 +318,28 @@ impl Driver for Cuda {
         Ok(Box::new(move || {
             event.synchronize().map_err(|e| format!("the GPU failed before it had read what was sent: {e}"))
         }))
+    }
+
+    fn write_down(&self) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.graph().begin()
+    }
+
+    fn play(&self) -> Outcome<()> {
+        self.graph().launch()
+    }
+
+    fn forget(&self) {
+        self.graph().forget();
+    }
+
+    fn trim(&self) {
+        // What is not given back is there for the next buffer.
+        // SAFETY: the pool is the device's own.
+        let _ = self.wait().map(|()| unsafe {
+            result::device::get_default_mem_pool(self.context.cu_device())
+                .and_then(|pool| result::mem_pool::trim_to(pool, 0))
+        });
     }
 
     fn stamp(&self) -> Outcome<Stamp> {

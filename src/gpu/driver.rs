@@ -63,6 +63,19 @@ pub(super) trait Driver: Send + Sync {
     fn wait(&self) -> Outcome<()> {
         Ok(())
     }
+    /// What is queued from here on runs as one, once `play` queues it; a device whose calls return when their work is done does it at
+    /// once. Nothing may be read from it until then.
+    fn write_down(&self) -> Outcome<()> {
+        Ok(())
+    }
+    /// Queues what was written down.
+    fn play(&self) -> Outcome<()> {
+        Ok(())
+    }
+    /// Forgets what was written down.
+    fn forget(&self) {}
+    /// Gives back the memory that the allocator keeps.
+    fn trim(&self) {}
     /// The point behind all that is queued.
     fn stamp(&self) -> Outcome<Stamp> {
         Ok(Stamp::Clock(Instant::now()))

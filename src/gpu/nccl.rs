@@ -2,9 +2,12 @@
 
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaStream, DriverError};
 use cudarc::nccl::{result, sys};
+
+use super::Real;
 
 type Outcome<T> = std::result::Result<T, String>;
 
@@ -14,10 +17,14 @@ pub const NCCL_ID: usize = 128;
 /// One rank's part of a communicator.
 pub struct Nccl {
     communicator: sys::ncclComm_t,
+    /// The device's work, and the sums beside it.
     stream: Arc<CudaStream>,
+    beside: Arc<CudaStream>,
+    /// True once nobody sums any more.
+    aborted: AtomicBool,
 }
 
-// SAFETY: a handle of the library, used by one thread at a time: its owner's.
+// SAFETY: a handle of the library, used by one thread at a time: its owner's. The library lets another one abort.
 unsafe impl Send for Nccl {}
 // SAFETY: as above.
 unsafe impl Sync for Nccl {}
@@ -52,32 +59,62 @@ impl Nccl {
         // SAFETY: writes one handle.
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(said("ncclCommInitRank"))?;
-        Ok(Nccl { communicator, stream })
+        let beside = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
+        Ok(Nccl { communicator, stream, beside, aborted: AtomicBool::new(false) })
     }
 
-    /// Means over all ranks in the place of `count` f32 at this address; queued as a kernel is.
+    /// Begins to put means over all ranks in the place of `count` numbers at this address, behind the device's work so far and
+    /// beside what follows.
     ///
     /// # Safety
-    /// So many f32 of live memory of this rank's device. All ranks call with as many.
-    pub unsafe fn mean(&self, at: u64, count: usize) -> Outcome<()> {
-        let numbers = at as *mut c_void;
-        let (kind, mean) = (sys::ncclDataType_t::ncclFloat32, sys::ncclRedOp_t::ncclAvg);
+    /// So many numbers of live memory of this rank's device, which nobody touches before [`Nccl::end`]. All ranks call with as many.
+    pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+        let made = self.stream.record_event(None).map_err(told("cuEventRecord"))?;
+        self.beside.wait(&made).map_err(told("cuStreamWaitEvent"))?;
+        let kind = match real {
+            Real::F32 => sys::ncclDataType_t::ncclFloat32,
+            Real::Bf16 => sys::ncclDataType_t::ncclBfloat16,
+        };
+        let (numbers, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
         // SAFETY: the caller's; in place is what the library allows.
         unsafe {
-            let stream = self.stream.cu_stream().cast();
+            let stream = self.beside.cu_stream().cast();
             result::all_reduce(numbers, numbers, count, kind, mean, self.communicator, stream)
         }
         .map(|_| ())
         .map_err(said("ncclAllReduce"))
     }
+
+    /// The device's work from here on comes behind all that was begun. Does not wait.
+    pub fn end(&self) -> Outcome<()> {
+        let summed = self.beside.record_event(None).map_err(told("cuEventRecord"))?;
+        self.stream.wait(&summed).map_err(told("cuStreamWaitEvent"))
+    }
+
+    /// Ends all sums, also those that wait for a rank that is gone; their numbers are worth nothing. From any thread.
+    pub fn abort(&self) {
+        if !self.aborted.swap(true, Ordering::SeqCst) {
+            // SAFETY: once, and nothing is asked of the communicator afterwards but by callers that get its error.
+            let _ = unsafe { result::comm_abort(self.communicator) };
+        }
+    }
+
+    /// True once [`Nccl::abort`] was called.
+    pub fn aborted(&self) -> bool {
+        self.aborted.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // Abort, not destroy: that would wait for a rank that is gone.
-        // SAFETY: the only owner; queued sums were waited for when the last checkpoint was read, or nobody wants them.
-        let _ = unsafe { result::comm_abort(self.communicator) };
+        // Abort, not destroy: that would wait for a rank that is gone. Queued sums were waited for when the last checkpoint was
+        // read, or nobody wants them.
+        self.abort();
     }
+}
+
+fn told(call: &str) -> impl FnOnce(DriverError) -> String {
+    move |e| format!("{call}: {e}")
 }
 
 fn said(call: &str) -> impl FnOnce(result::NcclError) -> String {

@@ -14,10 +14,16 @@ pub fn cast(x: &Tensor, real: Real) -> Tensor {
     y
 }
 
+/// Writes x to y of as many numbers, which is stored otherwise; both lie on one device.
+pub fn cast_into(y: &Tensor, x: &Tensor) {
+    assert!(y.len() == x.len() && y.real() != x.real(), "cast: {:?} into {:?}", x.shape(), y.shape());
+    launch(x.device(), y, x);
+}
+
 fn launch(gpu: &Gpu, y: &Tensor, x: &Tensor) {
     let kernel = if y.real() == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
     assert!(gpu.real() == Real::Bf16, "cast: {:?} on a device that stores f32", [x.real(), y.real()]);
     let args = [y.into(), x.into(), (x.len() as u64).into()];
-    // SAFETY: y was made as x; one of the two is f32, the other bf16, which is the kernels' `real`.
+    // SAFETY: y holds as many numbers as x; one of the two is f32, the other bf16, which is the kernels' `real`.
     unsafe { gpu.launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
 }

@@ -55,8 +55,7 @@ impl MadeUp {
 
     /// Step k: losses, gradients, weights. Waits for the device.
     pub fn step(&mut self, k: u64) {
-        self.learner.gradients(&self.examples, k);
-        self.learner.update(k);
+        self.learner.step(&self.examples, k);
         self.learner.params.gpu().inspect(|gpu| gpu.wait());
     }
 }

@@ -6,6 +6,30 @@ use crate::gpu::Real;
 use crate::laps::Way;
 use crate::tensor::Tensor;
 
+/// How many ops have still to answer for each leaf whose gradient goes to a sink.
+struct Uses(Vec<usize>);
+
+impl Uses {
+    fn of(tape: &Tape) -> Uses {
+        let mut uses = vec![0; tape.nodes.len()];
+        tape.nodes.iter().flat_map(|node| &node.inputs).for_each(|input| uses[input.0] += 1);
+        Uses(uses)
+    }
+
+    /// An op has added what it found for its inputs, or has nothing to add.
+    fn answered(&mut self, tape: &Tape, inputs: &[Var], finished: &mut dyn FnMut(Var)) {
+        for &input in inputs {
+            self.0[input.0] -= 1;
+            if self.0[input.0] == 0
+                && let Some(sink) = tape.nodes.get(input.0).and_then(|node| node.sink.as_ref())
+            {
+                sink.close();
+                finished(input);
+            }
+        }
+    }
+}
+
 /// What a backward, or a part of one, has found.
 struct Found<'a> {
     told: &'a Told,
@@ -20,7 +44,15 @@ struct Found<'a> {
 
 impl Tape {
     /// Gradients of the scalar `loss` by every leaf. Values and closures are dropped on the way, as soon as they are used up.
-    pub fn backward(mut self, loss: Var) -> Gradients {
+    pub fn backward(self, loss: Var) -> Gradients {
+        self.backward_telling(loss, &mut |_| {})
+    }
+
+    /// The same; tells each leaf whose gradient goes to a [`Sink`] as soon as that is final.
+    ///
+    /// [`Sink`]: super::Sink
+    pub fn backward_telling(mut self, loss: Var, finished: &mut dyn FnMut(Var)) -> Gradients {
+        let mut uses = Uses::of(&self);
         assert_eq!(self.value(loss).len(), 1, "backward: the loss has shape {:?}", self.value(loss).shape());
         let mut grads: Vec<Option<Tensor>> = self.nodes.iter().map(|_| None).collect();
         let one = Tensor::scalar(1.0).reshape(self.value(loss).shape());
@@ -29,7 +61,10 @@ impl Tape {
             None => one,
         });
         while let Some(node) = self.nodes.pop() {
-            let Some(dy) = grads[self.nodes.len()].take() else { continue };
+            let Some(dy) = grads[self.nodes.len()].take() else {
+                uses.answered(&self, &node.inputs, finished);
+                continue;
+            };
             drop(node.value);
             let (inputs, told) = (node.inputs, node.told);
             match node.way_back {
@@ -37,6 +72,7 @@ impl Tape {
                 WayBack::Window(at) if self.sink(inputs[0]).is_some() => {
                     let sink = self.sink(inputs[0]).expect("just seen").window(at, &told.shape);
                     self.summed(sink.add(&dy));
+                    uses.answered(&self, &inputs, finished);
                 }
                 WayBack::Window(at) => {
                     let whole = &mut grads[inputs[0].0];
@@ -48,6 +84,7 @@ impl Tape {
                     let found =
                         Found { told: &told, flops: told.flops[0], inputs: &inputs, moved, dy: &dy, dx };
                     self.answer(found, &mut grads);
+                    uses.answered(&self, &inputs, finished);
                 }
                 WayBack::Remade(backward) => {
                     let so_far = grads[inputs[0].0].take();
@@ -61,9 +98,12 @@ impl Tape {
                     let found =
                         Found { told: &told, flops: told.flops[0], inputs: &inputs, moved, dy: &dy, dx };
                     self.answer(found, &mut grads);
+                    uses.answered(&self, &inputs, finished);
                     for reader in node.waiting {
                         let x = again.as_ref().expect("backward: a value was not made again");
+                        let inputs = reader.inputs.clone();
                         self.read(reader, x, &mut grads);
+                        uses.answered(&self, &inputs, finished);
                     }
                 }
                 WayBack::Read(backward, reading) => {
@@ -81,7 +121,11 @@ impl Tape {
                     );
                     let reader = Reader { inputs, dy, reading, told };
                     match self.nodes[x].value.clone() {
-                        Some(x) => self.read(reader, &x, &mut grads),
+                        Some(x) => {
+                            let inputs = reader.inputs.clone();
+                            self.read(reader, &x, &mut grads);
+                            uses.answered(&self, &inputs, finished);
+                        }
                         None => self.nodes[x].waiting.push(reader),
                     }
                 }

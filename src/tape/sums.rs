@@ -63,7 +63,7 @@ impl Sink {
 
     /// Zeros, where nothing was written.
     pub fn close(&self) {
-        if !self.written.get() {
+        if !self.written.replace(true) {
             self.whole.zero();
         }
     }

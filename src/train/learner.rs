@@ -1,6 +1,8 @@
 //! A model in training: one step's losses, gradients and weights, on the host or on a device.
 
+use crate::collective::Ranks;
 use crate::config::Config;
+use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::laps::{Laps, Way};
 use crate::model::condition::Vocabulary;
@@ -47,6 +49,39 @@ impl Learner {
         Learner { model, params, optimizer, laps: None }
     }
 
+    /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, [1]. Steps of one shape are
+    /// one piece of a device's work ([`Gpu::as_one`]).
+    pub fn step(&mut self, examples: &Examples, k: u64) -> (Found, Tensor) {
+        let Some(gpu) = self.params.gpu().cloned() else { return self.plain_step(examples, k) };
+        let mut shape = examples.cells.shape().to_vec();
+        shape.push(usize::from(examples.effect.is_some()));
+        match self.laps {
+            None => gpu.as_one(&shape, || self.plain_step(examples, k)),
+            // Each op is timed by itself.
+            Some(_) => gpu.in_block(|| self.plain_step(examples, k)),
+        }
+    }
+
+    fn plain_step(&mut self, examples: &Examples, k: u64) -> (Found, Tensor) {
+        let found = self.gradients(examples, k);
+        let norm = self.update(k);
+        (found, norm)
+    }
+
+    /// Step k of several ranks, each with its share of the batch: gradients are sent as the backward pass finishes them.
+    ///
+    /// # Errors
+    /// A rank that failed or is gone.
+    pub fn shared_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
+        let mut exchange = ranks.exchange(&self.params);
+        let found = match self.params.gpu() {
+            Some(_) => self.compute(examples, k, |losses| losses.total, &mut |entry| exchange.finish(entry)),
+            None => self.gradients(examples, k),
+        };
+        exchange.end(&mut self.params)?;
+        Ok((found, self.update(k)))
+    }
+
     /// Losses of the batch of step k; their gradients are left in the parameters.
     pub fn gradients(&mut self, examples: &Examples, k: u64) -> Found {
         self.gradients_of(examples, k, |losses| losses.total)
@@ -60,13 +95,20 @@ impl Learner {
         which: impl Fn(&Losses) -> Var + Send,
     ) -> Found {
         match self.params.gpu() {
-            Some(_) => self.compute(examples, k, which),
+            Some(_) => self.compute(examples, k, which, &mut |_| {}),
             // Inside the pool: an op that cuts its work in blocks then wakes one core fewer, and waits for none to wake it.
-            None => rayon::scope(|_| self.compute(examples, k, which)),
+            None => rayon::scope(|_| self.compute(examples, k, which, &mut |_| {})),
         }
     }
 
-    fn compute(&mut self, examples: &Examples, k: u64, which: impl Fn(&Losses) -> Var) -> Found {
+    /// `finished` is told, on a device, each parameter whose gradient is final.
+    fn compute(
+        &mut self,
+        examples: &Examples,
+        k: u64,
+        which: impl Fn(&Losses) -> Var,
+        finished: &mut dyn FnMut(usize),
+    ) -> Found {
         let config = self.model.config();
         let sets = examples.first..examples.first + examples.sets();
         let draws = Draws::at(config.train.seed, k, sets, config.flow.t_zero);
@@ -83,7 +125,7 @@ impl Learner {
             latents: value(losses.latents),
         };
         let _phase = trace::range(format_args!("gradients"));
-        let gradients = tape.backward(which(&losses));
+        let gradients = tape.backward_telling(which(&losses), &mut |var| finished(vars.entry(var)));
         self.params.collect(&vars, gradients);
         // On a device they are there already.
         if let Some(laps) = self.laps.as_ref().filter(|_| self.params.gpu().is_none()) {

@@ -16,14 +16,21 @@ pub fn part_norms(
     k: u64,
     ranks: &Ranks,
 ) -> Result<Vec<(&'static str, f32)>> {
-    let mut norms = Vec::new();
-    loop {
-        let at = norms.len();
-        let parts = learner.gradients_of(examples, k, |losses| losses.parts[at].1).parts;
-        ranks.mean_gradients(&mut learner.params)?;
-        norms.push((parts[at].0, global_norm(learner.params.grads()).item()));
-        if norms.len() == parts.len() {
-            return Ok(norms);
+    let gpu = learner.params.gpu().cloned();
+    let mut all = || {
+        let mut norms = Vec::new();
+        loop {
+            let at = norms.len();
+            let parts = learner.gradients_of(examples, k, |losses| losses.parts[at].1).parts;
+            ranks.mean_gradients(&mut learner.params)?;
+            norms.push((parts[at].0, global_norm(learner.params.grads()).item()));
+            if norms.len() == parts.len() {
+                return Ok(norms);
+            }
         }
+    };
+    match gpu {
+        Some(gpu) => gpu.in_block(all),
+        None => all(),
     }
 }

@@ -1,0 +1,176 @@
+//! A step as one CUDA graph: what is queued is written down by the driver and then launched at once.
+//!
+//! Each step is written down anew, with its own addresses and numbers, while the device is busy with the step before; the graph of
+//! the step before is then brought up to date in place, which is quick where the two are of one form.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
+
+use super::driver::Outcome;
+
+/// Bytes of a page that is made for what is sent; a page for what is longer is as long.
+const PAGE: usize = 64 << 10;
+
+pub struct Graph {
+    stream: Arc<CudaStream>,
+    writing: bool,
+    /// The last step's, ready to be launched again.
+    ready: Option<sys::CUgraphExec>,
+    /// What steps send, in turns: a graph reads it when it runs.
+    sheets: [Sheet; 2],
+    turn: usize,
+    /// Memory of before the step that was given back in it.
+    late: Vec<u64>,
+}
+
+/// Page-locked copies of what a step sends.
+#[derive(Default)]
+struct Sheet {
+    /// Address and length.
+    pages: Vec<(u64, usize)>,
+    page: usize,
+    used: usize,
+    /// Behind the graph that reads them.
+    read: Option<CudaEvent>,
+}
+
+// SAFETY: handles of the driver and host memory, which may be used from any thread; a lock guards them.
+unsafe impl Send for Graph {}
+
+fn said(call: &str) -> impl FnOnce(DriverError) -> String {
+    move |e| format!("{call}: {e}")
+}
+
+impl Graph {
+    pub fn new(stream: &Arc<CudaStream>) -> Graph {
+        Graph {
+            stream: stream.clone(),
+            writing: false,
+            ready: None,
+            sheets: Default::default(),
+            turn: 0,
+            late: Vec::new(),
+        }
+    }
+
+    /// True between `begin` and `launch`.
+    pub fn writing(&self) -> bool {
+        self.writing
+    }
+
+    /// What is queued from here on is written down. Waits until the step before the last has run: the host is never further ahead.
+    pub fn begin(&mut self) -> Outcome<()> {
+        self.turn = 1 - self.turn;
+        let sheet = &mut self.sheets[self.turn];
+        if let Some(read) = sheet.read.take() {
+            read.synchronize().map_err(|e| format!("the GPU failed in an earlier step: {e}"))?;
+        }
+        (sheet.page, sheet.used) = (0, 0);
+        // Other threads, with GPUs of their own, go on as they like.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: a live stream.
+        unsafe { result::stream::begin_capture(self.stream.cu_stream(), mode) }
+            .map_err(said("cuStreamBeginCapture"))?;
+        self.writing = true;
+        Ok(())
+    }
+
+    /// A copy of these bytes that lives until the graph has run.
+    pub fn copy(&mut self, bytes: &[u8]) -> Outcome<u64> {
+        let sheet = &mut self.sheets[self.turn];
+        while let Some(&(_, room)) = sheet.pages.get(sheet.page)
+            && sheet.used + bytes.len() > room
+        {
+            (sheet.page, sheet.used) = (sheet.page + 1, 0);
+        }
+        if sheet.page == sheet.pages.len() {
+            let room = bytes.len().max(PAGE);
+            // SAFETY: fresh memory, given back by `drop`.
+            let page = unsafe { result::malloc_host(room, 0) }.map_err(said("cuMemHostAlloc"))?;
+            sheet.pages.push((page as u64, room));
+        }
+        let at = sheet.pages[sheet.page].0 + sheet.used as u64;
+        // SAFETY: the page has room for them behind what is used.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
+        sheet.used += bytes.len().next_multiple_of(16);
+        Ok(at)
+    }
+
+    /// Memory that is to be given back when the step has run.
+    pub fn free_later(&mut self, address: u64) {
+        self.late.push(address);
+    }
+
+    /// Queues what was written down, as one.
+    pub fn launch(&mut self) -> Outcome<()> {
+        let graph = self.end()?;
+        let launched = self.bring_up_to_date(graph).and_then(|ready| {
+            // SAFETY: both live.
+            unsafe { result::graph::launch(ready, self.stream.cu_stream()) }.map_err(said("cuGraphLaunch"))
+        });
+        // SAFETY: a live graph, of which what is launched holds a copy.
+        unsafe { result::graph::destroy(graph) }.map_err(said("cuGraphDestroy"))?;
+        self.free_late();
+        launched?;
+        let read = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
+        self.sheets[self.turn].read = Some(read);
+        Ok(())
+    }
+
+    /// Forgets what was written down.
+    pub fn forget(&mut self) {
+        if let Ok(graph) = self.end() {
+            // SAFETY: a live graph.
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
+        self.free_late();
+    }
+
+    fn end(&mut self) -> Outcome<sys::CUgraph> {
+        self.writing = false;
+        // SAFETY: a live stream that `begin` let write.
+        unsafe { result::stream::end_capture(self.stream.cu_stream()) }.map_err(said("cuStreamEndCapture"))
+    }
+
+    fn bring_up_to_date(&mut self, graph: sys::CUgraph) -> Outcome<sys::CUgraphExec> {
+        if let Some(ready) = self.ready {
+            // SAFETY: plain numbers and handles.
+            let mut info: sys::CUgraphExecUpdateResultInfo = unsafe { std::mem::zeroed() };
+            // SAFETY: both live; the call writes one struct.
+            if unsafe { sys::cuGraphExecUpdate_v2(ready, graph, &mut info) }.result().is_ok() {
+                return Ok(ready);
+            }
+            // Another form: a new one.
+            self.ready = None;
+            // SAFETY: nobody launches it again; a launched one is let run.
+            unsafe { result::graph::exec_destroy(ready) }.map_err(said("cuGraphExecDestroy"))?;
+        }
+        // SAFETY: a live graph.
+        let ready = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
+            .map_err(said("cuGraphInstantiate"))?;
+        self.ready = Some(ready);
+        Ok(ready)
+    }
+
+    fn free_late(&mut self) {
+        for address in self.late.drain(..) {
+            // SAFETY: from the pool, and not used by what is queued from here on.
+            let _ = unsafe { result::free_async(address, self.stream.cu_stream()) };
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // A process that ends has nobody to tell of a failure.
+        let _ = self.stream.synchronize();
+        // SAFETY: made here, and nothing that is queued reads them any more.
+        unsafe {
+            let _ = self.ready.take().map(|ready| result::graph::exec_destroy(ready));
+            for &(page, _) in self.sheets.iter().flat_map(|sheet| &sheet.pages) {
+                let _ = result::free_host(page as *mut std::ffi::c_void);
+            }
+        }
+    }
+}
