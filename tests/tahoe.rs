@@ -1,6 +1,7 @@
 //! Shards in the shape of Tahoe-100M's release give what the same cells give as h5ad; what is wrong with them is told.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use scale_engine::data::h5ad::{H5ad, describe};
 use scale_engine::data::preprocess::{Genes, Settings, Summary, preprocess};
@@ -181,4 +182,26 @@ fn a_page_that_runs_past_the_end_is_refused_in_time() {
     std::thread::spawn(move || tell.send(made(&settings).err().map(|error| error.to_string())));
     let what = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer").expect("a refusal");
     assert!(what.contains("endless.parquet: "), "{what}");
+}
+
+/// Another, on which the parquet crate panics: refused like others, and nothing else is told on stderr.
+#[test]
+fn a_page_on_which_the_crate_panics_is_refused() {
+    let dir = copied();
+    let shard = dir.path().join("data/panics.parquet");
+    std::fs::copy(golden("panics.parquet"), &shard).expect("copied");
+    let out = dir.path().join("out");
+    let told = Command::new(env!("CARGO_BIN_EXE_scale-engine"))
+        .args(["preprocess", "--pert-col", "drugname_drugconc", "--control-pert", CONTROL, "--celltype-col"])
+        .args(["cell_line_id".as_ref(), "--out".as_ref(), out.as_os_str(), shard.as_os_str()])
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(said.starts_with("error: ") && said.contains("panics.parquet: column"), "{said}");
+    assert!(said.contains("download the file again") && said.lines().count() == 1, "{said}");
+    // As a table of labels, too.
+    let mut with_table = settings(&[golden("data")], &out);
+    with_table.labels = Some(shard);
+    let what = made(&with_table).err().expect("refused").to_string();
+    assert!(what.contains("panics.parquet: column") && !out.exists(), "{what}");
 }

@@ -3,6 +3,7 @@
 //! A file is opened anew for each read and its footer parsed again: a release has thousands of files, more than a process may
 //! hold open, and their footers together take gigabytes.
 
+mod fence;
 mod lists;
 mod source;
 
@@ -17,6 +18,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
+use self::fence::fenced;
 use self::source::Source;
 use super::h5ad::Labels;
 use crate::error::{At, Error, Result};
@@ -174,13 +176,13 @@ impl Parquet {
         group: usize,
         column: usize,
     ) -> Result<ColumnReader> {
-        let chunk = reader.get_row_group(group).and_then(|group| group.get_column_reader(column));
+        let chunk = fenced(|| reader.get_row_group(group)?.get_column_reader(column));
         chunk.map_err(|error| self.broken("", error))
     }
 
     fn reader(&self) -> Result<SerializedFileReader<Source>> {
         let file = File::open(&self.path).at(&self.path)?;
-        SerializedFileReader::new(Source(file)).map_err(|error| self.broken("", error))
+        fenced(|| SerializedFileReader::new(Source(file))).map_err(|error| self.broken("", error))
     }
 
     fn broken(&self, column: &str, error: ParquetError) -> Error {
@@ -214,7 +216,7 @@ fn flat<T: DataType>(
     loop {
         levels.clear();
         values.clear();
-        let (rows, ..) = reader.read_records(ROWS, Some(&mut levels), None, &mut values)?;
+        let (rows, ..) = fenced(|| reader.read_records(ROWS, Some(&mut levels), None, &mut values))?;
         if rows == 0 {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use parquet::data_type::{DataType, FloatType, Int64Type};
 use parquet::file::reader::FileReader;
 
 use super::Parquet;
+use super::fence::fenced;
 use crate::error::Result;
 
 /// Lists end to end.
@@ -61,13 +62,14 @@ impl Parquet {
         let chunk: ColumnReader = self.chunk(&reader, group, number)?;
         let mut chunk: ColumnReaderImpl<D> = get_typed_column_reader(chunk);
         let broken = |error| self.broken(column, error);
-        let skipped = chunk.skip_records(rows.start).map_err(broken)?;
+        let skipped = fenced(|| chunk.skip_records(rows.start)).map_err(broken)?;
         let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let mut found = 0;
         while found < rows.len() {
-            let (read, ..) = chunk
-                .read_records(rows.len() - found, Some(&mut defined), Some(&mut repeated), &mut values)
-                .map_err(broken)?;
+            let levels = (Some(&mut defined), Some(&mut repeated));
+            let (read, ..) =
+                fenced(|| chunk.read_records(rows.len() - found, levels.0, levels.1, &mut values))
+                    .map_err(broken)?;
             if read == 0 {
                 break;
             }
