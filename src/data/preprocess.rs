@@ -13,6 +13,7 @@ pub mod hvg;
 mod input;
 mod labels;
 mod loess;
+mod memo;
 pub mod normalise;
 mod plan;
 pub mod scale;
@@ -29,6 +30,7 @@ use serde::Serialize;
 use crate::aside;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
+use crate::memory;
 use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
@@ -190,6 +192,10 @@ pub fn preprocess_parts(
     check(settings)?;
     aside::free(&settings.out)?;
     let inputs = input::open(settings)?;
+    // One part alone reads its rows once.
+    inputs.memo.set_keeping(parts.only.is_none());
+    // Every row block asks for what the one before it freed.
+    memory::keep();
     let found = scale::find(&inputs, settings.scale)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
     let work = Work::open(settings, parts)?;
