@@ -81,6 +81,8 @@ fn a_shard_is_told_of_and_read_in_any_pieces() {
     let told = describe(&golden("data")).expect("described");
     assert_eq!((told["kind"].as_str(), told["cells"].as_u64()), (Some("Tahoe parquet"), Some(48)));
     assert_eq!(told["x"]["storage"], "parquet lists");
+    assert_eq!((told["parquet"]["files"].as_u64(), told["parquet"]["rows"].as_u64()), (Some(2), Some(48)));
+    assert!(told["parquet"]["preprocess"].as_str().expect("words").starts_with("takes it as it is"));
     let columns = told["obs"].to_string();
     assert!(columns.contains("drugname_drugconc") && !columns.contains("__index"), "{columns}");
     let (shards, cells) =
@@ -204,4 +206,23 @@ fn a_page_on_which_the_crate_panics_is_refused() {
     with_table.labels = Some(shard);
     let what = made(&with_table).err().expect("refused").to_string();
     assert!(what.contains("panics.parquet: column") && !out.exists(), "{what}");
+}
+
+#[test]
+fn other_parquet_is_told_of_as_a_table() {
+    let inspect = |path: &Path| {
+        let told = Command::new(env!("CARGO_BIN_EXE_scale-engine")).arg("inspect").arg(path).output();
+        String::from_utf8(told.expect("runs").stdout).expect("text")
+    };
+    let table = describe(&golden("labels.parquet")).expect("described");
+    assert_eq!((table["kind"].as_str(), table["rows"].as_u64()), (Some("parquet table"), Some(48)));
+    assert!(table["preprocess"].as_str().expect("words").contains("--labels"));
+    assert!(inspect(&golden("labels.parquet")).contains("parquet table"));
+    assert!(inspect(&golden("data")).contains("Tahoe parquet"));
+    // A shard whose release's tables are not there.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let shard = dir.path().join("shard.parquet");
+    std::fs::copy(golden("data/train-00000-of-00002.parquet"), &shard).expect("copied");
+    let alone = describe(&shard).expect("described");
+    assert!(alone["preprocess"].as_str().expect("words").contains("gene_metadata.parquet"), "{alone}");
 }

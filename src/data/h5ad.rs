@@ -40,6 +40,11 @@ pub use describe::describe;
 pub use mtx::find_mtx;
 pub use write::{Extra, X, write};
 
+/// Whether a path is parquet, or a folder with parquet files.
+pub fn is_parquet(path: &Path) -> bool {
+    tahoe::shards(path).is_ok_and(|shards| !shards.is_empty())
+}
+
 /// Expression of some cells: [cells, genes] CSR, column indices rising within a row, no stored zeros.
 pub type Cells = sprs::CsMatI<f32, u32, usize>;
 

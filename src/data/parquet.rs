@@ -16,9 +16,11 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::ColumnDescriptor;
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
+use serde_json::{Value, json};
 
 use self::fence::fenced;
+pub(crate) use self::lists::Pairs;
 use self::source::Source;
 use super::h5ad::Labels;
 use crate::error::{At, Error, Result};
@@ -74,6 +76,28 @@ impl Parquet {
         &self.groups
     }
 
+    /// Rows, row groups and columns, as the footer has them.
+    ///
+    /// # Errors
+    /// A file that has changed since it was opened.
+    pub(crate) fn describe(&self) -> Result<Value> {
+        let reader = self.reader()?;
+        let columns = reader.metadata().file_metadata().schema_descr().columns();
+        let told = |column: &ColumnDescPtr| {
+            let lists = if column.max_rep_level() > 0 { "lists of " } else { "" };
+            json!({
+                "name": column.path().parts()[0],
+                "kind": format!("{lists}{}", words(column.physical_type())),
+                "label": is_flat(column),
+            })
+        };
+        Ok(json!({
+            "rows": self.rows(),
+            "row_groups": self.groups.len(),
+            "columns": columns.iter().map(told).collect::<Vec<_>>(),
+        }))
+    }
+
     /// The columns that can be labels: text, numbers and truth values, no lists.
     ///
     /// # Errors
@@ -93,7 +117,7 @@ impl Parquet {
             .flatten()
             .find(|note| note.key == "pandas")
             .and_then(|note| note.value.as_ref());
-        let pandas = pandas.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let pandas = pandas.and_then(|text| serde_json::from_str::<Value>(text).ok());
         Ok(pandas.and_then(|pandas| pandas["index_columns"][0].as_str().map(String::from)))
     }
 
@@ -192,6 +216,18 @@ impl Parquet {
 
     fn wrong(&self, what: String) -> Error {
         Error::format(&self.path, what)
+    }
+}
+
+fn words(kind: Type) -> &'static str {
+    match kind {
+        Type::BOOLEAN => "bool",
+        Type::INT32 => "i32",
+        Type::INT64 => "i64",
+        Type::FLOAT => "f32",
+        Type::DOUBLE => "f64",
+        Type::BYTE_ARRAY => "text",
+        Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY => "bytes",
     }
 }
 

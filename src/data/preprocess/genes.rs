@@ -233,13 +233,16 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
         }
         // A cell holds few different counts, and `check` has seen that they are whole.
         let mut known = [f32::NAN; KNOWN];
-        numbers.extend(stored.iter().map(|&value| match known.get_mut(value as usize) {
-            Some(known) if known.is_nan() => {
-                *known = transform(value);
-                *known
+        numbers.extend(stored.iter().map(|&value| {
+            if value >= KNOWN as f32 {
+                return transform(value);
             }
-            Some(known) => *known,
-            None => transform(value),
+            // The count stands in the last bits of what 2^23 above it is: no conversion that asks for its range.
+            let known = &mut known[(value + 8_388_608.0).to_bits() as usize % KNOWN];
+            if known.is_nan() {
+                *known = transform(value);
+            }
+            *known
         }));
     }
     numbers
