@@ -186,6 +186,19 @@ fn a_page_that_runs_past_the_end_is_refused_in_time() {
     assert!(what.contains("endless.parquet: "), "{what}");
 }
 
+/// Another: it tells of more entries of a dictionary than there is memory for.
+#[test]
+fn a_dictionary_that_promises_too_much_is_refused() {
+    let dir = copied();
+    let shard = dir.path().join("data/dictionary.parquet");
+    std::fs::copy(golden("dictionary.parquet"), &shard).expect("copied");
+    let what =
+        H5ad::open_columns(&shard, &["drugname_drugconc", "plate"], "X").err().expect("refused").to_string();
+    assert!(what.contains("dictionary.parquet: column"), "{what}");
+    let shards = Settings { batch: None, ..settings(&[shard], &dir.path().join("out")) };
+    assert!(made(&shards).is_err());
+}
+
 /// Another, on which the parquet crate panics: refused like others, and nothing else is told on stderr.
 #[test]
 fn a_page_on_which_the_crate_panics_is_refused() {

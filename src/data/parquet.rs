@@ -5,6 +5,7 @@
 
 mod fence;
 mod lists;
+mod pages;
 mod source;
 
 use std::fs::File;
@@ -12,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use parquet::basic::{ConvertedType, Type};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 use self::fence::fenced;
 pub(crate) use self::lists::Pairs;
+use self::pages::Pages;
 use self::source::Source;
 use super::h5ad::Labels;
 use crate::error::{At, Error, Result};
@@ -200,7 +202,11 @@ impl Parquet {
         group: usize,
         column: usize,
     ) -> Result<ColumnReader> {
-        let chunk = fenced(|| reader.get_row_group(group)?.get_column_reader(column));
+        let kind = reader.metadata().file_metadata().schema_descr().column(column);
+        let chunk = fenced(|| {
+            let pages = reader.get_row_group(group)?.get_column_page_reader(column)?;
+            Ok(get_column_reader(kind, Box::new(Pages(pages))))
+        });
         chunk.map_err(|error| self.broken("", error))
     }
 

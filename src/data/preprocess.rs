@@ -2,9 +2,10 @@
 //!
 //! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
 //! seurat_v3): the first checks every value and sums what the choice of genes needs, the second sorts what is kept by group, part by part
-//! ([`work`]); then the parts are merged. Memory: 256 MiB of rows and up to 100 MB a thread of row blocks; it grows with the number of cells
-//! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
-//! where a cell is read, with the same roundings.
+//! ([`work`]); then the parts are merged. A block that finds room in 384 MiB is read and unpacked for the first pass alone ([`memo`]).
+//! Memory: that, 256 MiB of rows and up to 100 MB a thread of row blocks; it grows with the number of cells only by their labels, about 60
+//! bytes a cell, and 4 more for a median. Shards are mapped when they are read again: those pages are the system's to take back. Shards
+//! keep counts as they are; normalisation is redone where a cell is read, with the same roundings.
 
 mod align;
 mod filter;
