@@ -5,6 +5,7 @@ pub mod controls;
 pub mod counts;
 pub mod effects;
 pub mod h5ad;
+mod in_order;
 pub mod loader;
 pub mod observe;
 #[cfg_attr(not(feature = "parquet"), path = "data/parquet/absent.rs")]

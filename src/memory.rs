@@ -1,10 +1,11 @@
 //! Memory that is freed and asked for again at each step.
 //!
 //! glibc gives large blocks back to the system when they are freed; their pages are faulted in and cleared anew when a block of
-//! that size is asked for a moment later. A training step frees and asks for the same few dozen blocks.
+//! that size is asked for a moment later. A training step frees and asks for the same few dozen blocks, a pass over row blocks for
+//! the same few, block by block.
 
-/// Tells the C library's allocator, for the whole process, to keep what is freed. [`crate::train::train`] calls it; a program with
-/// a loop of its own may. Does nothing where the C library is not glibc.
+/// Tells the C library's allocator, for the whole process, to keep what is freed. [`crate::train::train`] and `preprocess` call it; a
+/// program with a loop of its own may. Does nothing where the C library is not glibc.
 pub fn keep() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock. A refusal leaves things as they are.

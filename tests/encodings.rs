@@ -312,3 +312,47 @@ fn what_is_no_number_is_refused_by_name() {
     let what = H5ad::open(&path).err().expect("text").to_string();
     assert!(what.contains("X holds vlen_string"), "{what}");
 }
+
+#[test]
+fn a_count_that_f32_would_round_is_refused_and_one_it_holds_is_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("a.h5ad");
+    let obs = |group: &mut hdf5_pure::GroupBuilder| {
+        group.create_dataset("kept").with_i64_data(&[0; 2]);
+    };
+    for (kind, count, exact) in [
+        ("i64", 16_777_217.0, false),
+        ("f64", 16_777_217.0, false),
+        ("u32", 4_294_967_295.0, false),
+        ("i32", 16_777_218.0, true),
+        ("u64", 16_777_216.0, true),
+        ("f64", 16_777_217.5, true),
+    ] {
+        for sparse in [false, true] {
+            let x = |file: &mut hdf5_pure::FileBuilder| {
+                if !sparse {
+                    let dataset = file.create_dataset("X");
+                    numbers(dataset, kind, &[1.0, count]);
+                    dataset.with_shape(&[2, 1]);
+                    return;
+                }
+                let mut group = file.create_group("X");
+                group.set_attr("encoding-type", AttrValue::VarLenString("csr_matrix".into()));
+                group.set_attr("shape", AttrValue::I64Array(vec![2, 1]));
+                numbers(group.create_dataset("data"), kind, &[1.0, count]);
+                numbers(group.create_dataset("indices"), "i32", &[0.0, 0.0]);
+                numbers(group.create_dataset("indptr"), "i32", &[0.0, 1.0, 2.0]);
+                file.add_group(group.finish());
+            };
+            raw_file(&path, [2, 1], x, obs);
+            let rows = H5ad::open(&path).and_then(|file| file.rows(0..2));
+            match rows {
+                Ok(rows) => assert!(exact && rows.data() == [1.0, count as f32], "{kind} {count}"),
+                Err(error) => {
+                    let (what, count) = (error.to_string(), count.to_string());
+                    assert!(!exact && what.contains(&count) && what.contains("rounded"), "{what}");
+                }
+            }
+        }
+    }
+}

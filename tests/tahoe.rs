@@ -1,6 +1,7 @@
 //! Shards in the shape of Tahoe-100M's release give what the same cells give as h5ad; what is wrong with them is told.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use scale_engine::data::h5ad::{H5ad, describe};
 use scale_engine::data::preprocess::{Genes, Settings, Summary, preprocess};
@@ -80,6 +81,8 @@ fn a_shard_is_told_of_and_read_in_any_pieces() {
     let told = describe(&golden("data")).expect("described");
     assert_eq!((told["kind"].as_str(), told["cells"].as_u64()), (Some("Tahoe parquet"), Some(48)));
     assert_eq!(told["x"]["storage"], "parquet lists");
+    assert_eq!((told["parquet"]["files"].as_u64(), told["parquet"]["rows"].as_u64()), (Some(2), Some(48)));
+    assert!(told["parquet"]["preprocess"].as_str().expect("words").starts_with("takes it as it is"));
     let columns = told["obs"].to_string();
     assert!(columns.contains("drugname_drugconc") && !columns.contains("__index"), "{columns}");
     let (shards, cells) =
@@ -181,4 +184,58 @@ fn a_page_that_runs_past_the_end_is_refused_in_time() {
     std::thread::spawn(move || tell.send(made(&settings).err().map(|error| error.to_string())));
     let what = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer").expect("a refusal");
     assert!(what.contains("endless.parquet: "), "{what}");
+}
+
+/// Another: it tells of more entries of a dictionary than there is memory for.
+#[test]
+fn a_dictionary_that_promises_too_much_is_refused() {
+    let dir = copied();
+    let shard = dir.path().join("data/dictionary.parquet");
+    std::fs::copy(golden("dictionary.parquet"), &shard).expect("copied");
+    let what =
+        H5ad::open_columns(&shard, &["drugname_drugconc", "plate"], "X").err().expect("refused").to_string();
+    assert!(what.contains("dictionary.parquet: column"), "{what}");
+    let shards = Settings { batch: None, ..settings(&[shard], &dir.path().join("out")) };
+    assert!(made(&shards).is_err());
+}
+
+/// Another, on which the parquet crate panics: refused like others, and nothing else is told on stderr.
+#[test]
+fn a_page_on_which_the_crate_panics_is_refused() {
+    let dir = copied();
+    let shard = dir.path().join("data/panics.parquet");
+    std::fs::copy(golden("panics.parquet"), &shard).expect("copied");
+    let out = dir.path().join("out");
+    let told = Command::new(env!("CARGO_BIN_EXE_scale-engine"))
+        .args(["preprocess", "--pert-col", "drugname_drugconc", "--control-pert", CONTROL, "--celltype-col"])
+        .args(["cell_line_id".as_ref(), "--out".as_ref(), out.as_os_str(), shard.as_os_str()])
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(said.starts_with("error: ") && said.contains("panics.parquet: column"), "{said}");
+    assert!(said.contains("download the file again") && said.lines().count() == 1, "{said}");
+    // As a table of labels, too.
+    let mut with_table = settings(&[golden("data")], &out);
+    with_table.labels = Some(shard);
+    let what = made(&with_table).err().expect("refused").to_string();
+    assert!(what.contains("panics.parquet: column") && !out.exists(), "{what}");
+}
+
+#[test]
+fn other_parquet_is_told_of_as_a_table() {
+    let inspect = |path: &Path| {
+        let told = Command::new(env!("CARGO_BIN_EXE_scale-engine")).arg("inspect").arg(path).output();
+        String::from_utf8(told.expect("runs").stdout).expect("text")
+    };
+    let table = describe(&golden("labels.parquet")).expect("described");
+    assert_eq!((table["kind"].as_str(), table["rows"].as_u64()), (Some("parquet table"), Some(48)));
+    assert!(table["preprocess"].as_str().expect("words").contains("--labels"));
+    assert!(inspect(&golden("labels.parquet")).contains("parquet table"));
+    assert!(inspect(&golden("data")).contains("Tahoe parquet"));
+    // A shard whose release's tables are not there.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let shard = dir.path().join("shard.parquet");
+    std::fs::copy(golden("data/train-00000-of-00002.parquet"), &shard).expect("copied");
+    let alone = describe(&shard).expect("described");
+    assert!(alone["preprocess"].as_str().expect("words").contains("gene_metadata.parquet"), "{alone}");
 }

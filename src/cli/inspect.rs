@@ -18,7 +18,7 @@ Examples:
   scale-engine inspect RUN/metrics.jsonl
   scale-engine inspect RUN --json
 
-Any file or folder that the program reads or writes: .h5ad, 10x output, data directories and their
+Any file or folder that the program reads or writes: .h5ad, 10x output, parquet, data directories and their
 shards, runs and their checkpoints and logs, configs, split files, requests, scores.
 Shards are checked against their checksums, data directories wholly.";
 
@@ -52,7 +52,7 @@ fn describe(path: &Path) -> Result<Value> {
     if path.join("checkpoints").exists() {
         return run_folder(path);
     }
-    if h5ad::find_mtx(path)?.is_some() {
+    if h5ad::find_mtx(path)?.is_some() || h5ad::is_parquet(path) {
         return h5ad::describe(path);
     }
     if path.is_dir() {

@@ -28,8 +28,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfig};
-use rayon::prelude::*;
 
+use crate::data::in_order::in_order;
 use crate::error::{Error, Result};
 use hdf5::Named;
 use matrix::Matrix;
@@ -39,6 +39,11 @@ pub use column::{Column, Frame, Labels};
 pub use describe::describe;
 pub use mtx::find_mtx;
 pub use write::{Extra, X, write};
+
+/// Whether a path is parquet, or a folder with parquet files.
+pub fn is_parquet(path: &Path) -> bool {
+    tahoe::shards(path).is_ok_and(|shards| !shards.is_empty())
+}
 
 /// Expression of some cells: [cells, genes] CSR, column indices rising within a row, no stored zeros.
 pub type Cells = sprs::CsMatI<f32, u32, usize>;
@@ -182,25 +187,21 @@ impl H5ad {
             .scan(false, ended)
     }
 
-    /// The same blocks of some rows in the same order, read ahead and put through `map` side by side, one a thread: up to 50 MB
-    /// each, and what `map` makes.
+    /// The bounds of the same blocks of some rows go through `make`, which may read them, side by side (of CSC, whose blocks share a
+    /// window, one after the other), and what it makes to `take`, in order. In memory are twice as many as there are threads.
+    ///
+    /// # Errors
+    /// The first in the order of the rows.
     pub fn blocks_ahead<T: Send>(
         &self,
         rows: Range<usize>,
-        map: impl Fn(Range<usize>, Cells) -> Result<T> + Sync,
-    ) -> impl Iterator<Item = Result<T>> {
-        let side_by_side = if self.matrix.independent() { rayon::current_num_threads() } else { 1 };
+        make: impl Fn(Range<usize>) -> Result<T> + Sync,
+        take: impl FnMut(T) -> Result<()> + Send,
+    ) -> Result<()> {
+        let threads = rayon::current_num_threads();
+        let at_once = if self.matrix.independent() { threads } else { 1 };
         let mut ranges = self.ranges(rows);
-        let next = std::iter::from_fn(move || {
-            let some: Vec<Result<Range<usize>>> = ranges.by_ref().take(side_by_side).collect();
-            let read = |range: Result<Range<usize>>| {
-                let range = range?;
-                map(range.clone(), self.rows(range)?)
-            };
-            let blocks: Vec<_> = some.into_par_iter().map(read).collect();
-            (!blocks.is_empty()).then_some(blocks)
-        });
-        next.flatten().scan(false, ended)
+        in_order(threads, at_once, move || ranges.next(), make, take)
     }
 
     /// Bounds of the row blocks of some rows.

@@ -3,7 +3,9 @@
 //! A file is opened anew for each read and its footer parsed again: a release has thousands of files, more than a process may
 //! hold open, and their footers together take gigabytes.
 
+mod fence;
 mod lists;
+mod pages;
 mod source;
 
 use std::fs::File;
@@ -11,12 +13,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use parquet::basic::{ConvertedType, Type};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::ColumnDescriptor;
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
+use serde_json::{Value, json};
 
+use self::fence::fenced;
+pub(crate) use self::lists::Pairs;
+use self::pages::Pages;
 use self::source::Source;
 use super::h5ad::Labels;
 use crate::error::{At, Error, Result};
@@ -72,6 +78,28 @@ impl Parquet {
         &self.groups
     }
 
+    /// Rows, row groups and columns, as the footer has them.
+    ///
+    /// # Errors
+    /// A file that has changed since it was opened.
+    pub(crate) fn describe(&self) -> Result<Value> {
+        let reader = self.reader()?;
+        let columns = reader.metadata().file_metadata().schema_descr().columns();
+        let told = |column: &ColumnDescPtr| {
+            let lists = if column.max_rep_level() > 0 { "lists of " } else { "" };
+            json!({
+                "name": column.path().parts()[0],
+                "kind": format!("{lists}{}", words(column.physical_type())),
+                "label": is_flat(column),
+            })
+        };
+        Ok(json!({
+            "rows": self.rows(),
+            "row_groups": self.groups.len(),
+            "columns": columns.iter().map(told).collect::<Vec<_>>(),
+        }))
+    }
+
     /// The columns that can be labels: text, numbers and truth values, no lists.
     ///
     /// # Errors
@@ -91,7 +119,7 @@ impl Parquet {
             .flatten()
             .find(|note| note.key == "pandas")
             .and_then(|note| note.value.as_ref());
-        let pandas = pandas.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let pandas = pandas.and_then(|text| serde_json::from_str::<Value>(text).ok());
         Ok(pandas.and_then(|pandas| pandas["index_columns"][0].as_str().map(String::from)))
     }
 
@@ -174,13 +202,17 @@ impl Parquet {
         group: usize,
         column: usize,
     ) -> Result<ColumnReader> {
-        let chunk = reader.get_row_group(group).and_then(|group| group.get_column_reader(column));
+        let kind = reader.metadata().file_metadata().schema_descr().column(column);
+        let chunk = fenced(|| {
+            let pages = reader.get_row_group(group)?.get_column_page_reader(column)?;
+            Ok(get_column_reader(kind, Box::new(Pages(pages))))
+        });
         chunk.map_err(|error| self.broken("", error))
     }
 
     fn reader(&self) -> Result<SerializedFileReader<Source>> {
         let file = File::open(&self.path).at(&self.path)?;
-        SerializedFileReader::new(Source(file)).map_err(|error| self.broken("", error))
+        fenced(|| SerializedFileReader::new(Source(file))).map_err(|error| self.broken("", error))
     }
 
     fn broken(&self, column: &str, error: ParquetError) -> Error {
@@ -190,6 +222,18 @@ impl Parquet {
 
     fn wrong(&self, what: String) -> Error {
         Error::format(&self.path, what)
+    }
+}
+
+fn words(kind: Type) -> &'static str {
+    match kind {
+        Type::BOOLEAN => "bool",
+        Type::INT32 => "i32",
+        Type::INT64 => "i64",
+        Type::FLOAT => "f32",
+        Type::DOUBLE => "f64",
+        Type::BYTE_ARRAY => "text",
+        Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY => "bytes",
     }
 }
 
@@ -214,7 +258,7 @@ fn flat<T: DataType>(
     loop {
         levels.clear();
         values.clear();
-        let (rows, ..) = reader.read_records(ROWS, Some(&mut levels), None, &mut values)?;
+        let (rows, ..) = fenced(|| reader.read_records(ROWS, Some(&mut levels), None, &mut values))?;
         if rows == 0 {
             return Ok(());
         }

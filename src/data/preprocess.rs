@@ -2,9 +2,10 @@
 //!
 //! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
 //! seurat_v3): the first checks every value and sums what the choice of genes needs, the second sorts what is kept by group, part by part
-//! ([`work`]); then the parts are merged. Memory: 256 MiB of rows and up to 100 MB a thread of row blocks; it grows with the number of cells
-//! only by their labels, about 60 bytes a cell, and 4 more for a median. Shards keep counts as they are; normalisation is redone
-//! where a cell is read, with the same roundings.
+//! ([`work`]); then the parts are merged. A block that finds room in 384 MiB is read and unpacked for the first pass alone ([`memo`]).
+//! Memory: that, 256 MiB of rows and up to 100 MB a thread of row blocks; it grows with the number of cells only by their labels, about 60
+//! bytes a cell, and 4 more for a median. Shards are mapped when they are read again: those pages are the system's to take back. Shards
+//! keep counts as they are; normalisation is redone where a cell is read, with the same roundings.
 
 mod align;
 mod filter;
@@ -13,6 +14,7 @@ pub mod hvg;
 mod input;
 mod labels;
 mod loess;
+mod memo;
 pub mod normalise;
 mod plan;
 pub mod scale;
@@ -29,6 +31,7 @@ use serde::Serialize;
 use crate::aside;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
+use crate::memory;
 use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
@@ -190,6 +193,10 @@ pub fn preprocess_parts(
     check(settings)?;
     aside::free(&settings.out)?;
     let inputs = input::open(settings)?;
+    // One part alone reads its rows once.
+    inputs.memo.set_keeping(parts.only.is_none());
+    // Every row block asks for what the one before it freed.
+    memory::keep();
     let found = scale::find(&inputs, settings.scale)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
     let work = Work::open(settings, parts)?;

@@ -61,8 +61,24 @@ impl Array {
 
     /// Numbers of some rows.
     pub(super) fn numbers<T: Number>(&self, start: u64, count: u64) -> Result<Vec<T>> {
+        // Most files hold what is wanted as it is wanted: no copy.
+        if let (Some(chunks), true) = (&self.chunks, number::is_same::<T>(&self.kind)) {
+            return chunks.rows(&self.path, &self.name, start as usize, count as usize);
+        }
         let bytes = self.bytes(start, count)?;
         number::decode(&self.kind, &bytes).ok_or_else(|| self.no_numbers())
+    }
+
+    /// Values of expression: numbers of some rows as f32. Whole numbers that it would round are refused.
+    pub(super) fn values(&self, start: u64, count: u64) -> Result<Vec<f32>> {
+        let values: Vec<f32> = self.numbers(start, count)?;
+        if number::may_round(&self.kind) && values.iter().any(|value| value.abs() >= number::EXACT_BELOW) {
+            // Seldom: read again, for what was stored.
+            if let Some(stored) = number::rounded(&self.kind, &self.bytes(start, count)?) {
+                return Err(self.wrong(format!("holds {}", number::too_large(&stored))));
+            }
+        }
+        Ok(values)
     }
 
     /// The stored number type in one word; refuses what is no number.

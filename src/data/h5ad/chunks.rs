@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bytemuck::Pod;
 use flate2::{Decompress, FlushDecompress, Status};
 use hdf5_pure::{Chunk, Dataset};
 use rayon::prelude::*;
@@ -72,8 +73,9 @@ impl Chunks {
         Ok(usable.then_some(Chunks { list, filters, shape, chunk, width }))
     }
 
-    /// Bytes of some rows, as they would lie without chunks.
-    pub(super) fn rows(&self, path: &Path, what: &str, start: usize, count: usize) -> Result<Vec<u8>> {
+    /// Some rows as they would lie without chunks: bytes, or numbers of the stored width.
+    pub(super) fn rows<T: Pod>(&self, path: &Path, what: &str, start: usize, count: usize) -> Result<Vec<T>> {
+        assert!(self.width.is_multiple_of(size_of::<T>()), "{what}: {} bytes a number", self.width);
         let end = start.saturating_add(count).min(self.shape[0]);
         let line = self.shape[1].saturating_mul(self.width);
         let size = end.saturating_sub(start).saturating_mul(line);
@@ -84,12 +86,13 @@ impl Chunks {
                 format!("{what} holds fewer chunks than its shape needs: cut off?"),
             ));
         }
-        let mut out = vec![0; size];
+        let mut numbers: Vec<T> = bytemuck::zeroed_vec(size / size_of::<T>());
+        let out: &mut [u8] = bytemuck::cast_slice_mut(&mut numbers);
         let source = Packed { file: &File::open(path).at(path)?, path, what };
         let first = self.list.partition_point(|chunk| self.row(chunk).saturating_add(self.chunk[0]) <= start);
         let after = self.list.partition_point(|chunk| self.row(chunk) < end);
         // Chunks side by side fill whole rows: a band, which is one stretch of `out`.
-        let (mut bands, mut rest, mut done) = (Vec::new(), out.as_mut_slice(), start);
+        let (mut bands, mut rest, mut done) = (Vec::new(), out, start);
         for band in self.list[first..after.max(first)].chunk_by(|a, b| self.row(a) == self.row(b)) {
             let rows =
                 self.row(&band[0]).max(start)..self.row(&band[0]).saturating_add(self.chunk[0]).min(end);
@@ -104,7 +107,7 @@ impl Chunks {
         bands.into_par_iter().try_for_each(|(band, rows, out)| {
             band.iter().try_for_each(|chunk| self.place(&source, chunk, rows.clone(), out))
         })?;
-        Ok(out)
+        Ok(numbers)
     }
 
     /// Row at which a chunk begins.

@@ -1,10 +1,10 @@
-//! What an h5ad file holds, for `scale-engine inspect`.
+//! What an h5ad file, or one that is read as such, holds, for `scale-engine inspect`.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Column, Format, Frame, H5ad};
+use super::{Column, Format, Frame, H5ad, tahoe};
 use crate::error::Result;
 
 /// Values shown of a column.
@@ -13,9 +13,21 @@ const SHOWN: usize = 5;
 /// Sizes, storage, columns and what else lies in the file, as JSON.
 ///
 /// # Errors
-/// As [`H5ad::open`].
+/// As [`H5ad::open`]; but a parquet file without cells, or without the tables that name its genes, is told of as a table.
 pub fn describe(path: &Path) -> Result<Value> {
-    let file = H5ad::open(path)?;
+    let shards = tahoe::shards(path)?;
+    let parquet = match shards.is_empty() {
+        true => None,
+        false => match tahoe::about(path, &shards)? {
+            Ok(about) => Some(about),
+            Err(table) => return Ok(table),
+        },
+    };
+    // Of a release the first shard's labels stand for all: the others are read when they are wanted.
+    let file = match shards.first() {
+        Some(first) => tahoe::open(path, std::slice::from_ref(first), None, "X")?,
+        None => H5ad::open(path)?,
+    };
     let (cells, genes) = file.shape();
     let mut kept = serde_json::Map::new();
     for name in ["layers", "obsm", "varm", "obsp", "varp", "uns"] {
@@ -26,7 +38,8 @@ pub fn describe(path: &Path) -> Result<Value> {
             kept.insert(name.to_string(), json!(members));
         }
     }
-    Ok(json!({
+    let cells = parquet.as_ref().map_or(json!(cells), |about| about["rows"].clone());
+    let mut told = json!({
         "kind": match file.format {
             Format::H5ad => "h5ad",
             Format::TenX => "10x h5",
@@ -43,7 +56,12 @@ pub fn describe(path: &Path) -> Result<Value> {
         "first_genes": file.var().index.iter().take(SHOWN).collect::<Vec<_>>(),
         "holds": kept,
         "notes": file.notes(),
-    }))
+    });
+    if let Some(mut about) = parquet {
+        about["labels_of"] = json!(shards[0].file_name().unwrap_or_default().to_string_lossy());
+        told["parquet"] = about;
+    }
+    Ok(told)
 }
 
 fn columns(frame: &Frame) -> Vec<Value> {

@@ -158,11 +158,11 @@ impl Matrix {
             Kind::Csr(sparse) => sparse.csr_rows(path, range, genes),
             Kind::Csc(csc) => csc.rows(path, range),
             Kind::Dense(dense) => {
-                let numbers = dense.numbers(range.start as u64, range.len() as u64)?;
+                let numbers = dense.values(range.start as u64, range.len() as u64)?;
                 Ok(dense_rows(range.len(), genes, |row, gene| numbers[row * genes + gene]))
             }
             Kind::Columns(columns) => {
-                let read = |column: &Array| column.numbers(range.start as u64, range.len() as u64);
+                let read = |column: &Array| column.values(range.start as u64, range.len() as u64);
                 let columns: Vec<Vec<f32>> = columns.iter().map(read).collect::<Result<_>>()?;
                 Ok(dense_rows(range.len(), genes, |row, gene| columns[gene][row]))
             }

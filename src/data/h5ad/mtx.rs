@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 use super::matrix::Matrix;
 use super::sparse::by_rows;
 use super::tenx::Features;
-use super::{Cells, Format, Frame, H5ad};
+use super::{Cells, Format, Frame, H5ad, number};
 use crate::error::{At, Error, Result, some_of};
 
 const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
@@ -139,15 +139,20 @@ fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
         let place = |word: Option<&str>, most: usize| {
             word.and_then(|word| word.parse::<usize>().ok()).filter(|place| (1..=most).contains(place))
         };
-        let entry =
-            (place(Some(first), rows), place(words.next(), columns), words.next().map(str::parse::<f32>));
-        let (Some(feature), Some(cell), Some(Ok(value))) = entry else {
+        let at = (place(Some(first), rows), place(words.next(), columns));
+        let word = words.next().unwrap_or_default();
+        let (Some(feature), Some(cell), Ok(value)) = (at.0, at.1, word.parse::<f32>()) else {
             let what = format!(
                 "entry {:?} is no feature, barcode and count within {rows} x {columns}",
                 line.trim_end()
             );
             return Err(Error::format(path, what));
         };
+        if value.abs() >= number::EXACT_BELOW
+            && word.parse::<i128>().is_ok_and(|stored| value as i128 != stored)
+        {
+            return Err(Error::format(path, format!("holds {}", number::too_large(word))));
+        }
         found.push((cell as u32 - 1, feature as u32 - 1, value));
         bounds[cell] += 1;
     }

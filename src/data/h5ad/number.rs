@@ -1,18 +1,25 @@
 //! Numbers of every stored width, in either byte order.
 
+use bytemuck::Pod;
 use half::f16;
 use hdf5_pure::{Datatype, DatatypeByteOrder};
 
+/// f32 holds every whole number up to here, and not every one above.
+pub(super) const EXACT_BELOW: f32 = 16_777_216.0;
+
 /// What stored numbers are turned into.
-pub(super) trait Number: Copy {
+pub(super) trait Number: Pod {
+    /// Stored words (as [`word`] has them) whose bytes, the lowest first, are already right.
+    const SAME: &[&str];
     fn signed(value: i64) -> Self;
     fn unsigned(value: u64) -> Self;
     fn real(value: f64) -> Self;
 }
 
 macro_rules! cast {
-    ($kind:ty) => {
+    ($kind:ty, $same:expr) => {
         impl Number for $kind {
+            const SAME: &[&str] = $same;
             fn signed(value: i64) -> Self {
                 value as $kind
             }
@@ -25,13 +32,15 @@ macro_rules! cast {
         }
     };
 }
-cast!(f32);
-cast!(f64);
+cast!(f32, &["f32"]);
+cast!(f64, &["f64"]);
 // Above 2^63 it wraps to negative, which no pointer and no code may be.
-cast!(i64);
+cast!(i64, &["i64", "u64"]);
 
-/// Positions: what cannot be one becomes the greatest number, which never is one.
+/// Positions, which are below 2^31: what cannot be one becomes a number from there on.
 impl Number for u32 {
+    // Negative numbers of 32 bits begin at 2^31.
+    const SAME: &[&str] = &["i32", "u32"];
     fn signed(value: i64) -> u32 {
         u32::try_from(value).unwrap_or(u32::MAX)
     }
@@ -75,6 +84,39 @@ pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether the stored bytes are the numbers in memory.
+pub(super) fn is_same<T: Number>(kind: &Datatype) -> bool {
+    let order = match kind {
+        Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => byte_order,
+        _ => return false,
+    };
+    let little = cfg!(target_endian = "little") && *order == DatatypeByteOrder::LittleEndian;
+    little && word(kind).is_some_and(|word| T::SAME.contains(&word))
+}
+
+/// Whether there are whole numbers of this kind that f32 does not hold.
+pub(super) fn may_round(kind: &Datatype) -> bool {
+    matches!(word(kind), Some("i32" | "u32" | "i64" | "u64" | "f64"))
+}
+
+/// The first stored whole number that f32 does not hold.
+pub(super) fn rounded(kind: &Datatype, bytes: &[u8]) -> Option<String> {
+    if word(kind) == Some("f64") {
+        let rounded = |number: &&f64| number.fract() == 0.0 && f64::from(**number as f32) != **number;
+        return decode::<f64>(kind, bytes)?.iter().find(rounded).map(f64::to_string);
+    }
+    let rounded = |number: &&i64| i128::from(**number) != (**number as f32) as i128;
+    decode::<i64>(kind, bytes)?.iter().find(rounded).map(i64::to_string)
+}
+
+/// What is wrong with such a number, and the way out.
+pub(super) fn too_large(stored: &str) -> String {
+    format!(
+        "{stored}, a whole number above 2^24 that would be rounded: no gene has so many counts in one cell (a sum over cells, an \
+         overflow?); leave such cells out, or give log1p values"
+    )
 }
 
 /// The stored numbers, truth values as 0 and 1; `None` where [`word`] has none.

@@ -62,7 +62,10 @@ impl Sparse {
         let (start, count) = (range.start, range.end - range.start);
         // Half the memory of 64-bit positions; what is none has become the greatest number.
         let places: Vec<u32> = self.indices.numbers(start, count)?;
-        if let Some(at) = places.iter().position(|&place| place as usize >= inner) {
+        let most = places.iter().fold(0, |most, &place| most.max(place));
+        if most as usize >= inner
+            && let Some(at) = places.iter().position(|&place| place as usize >= inner)
+        {
             let stored: Vec<i64> = self.indices.numbers(start + at as u64, 1)?;
             return Err(self.indices.wrong(format!("holds {}, outside 0..{inner}", stored[0])));
         }
@@ -71,7 +74,7 @@ impl Sparse {
 
     /// Values of a range of entries.
     pub(super) fn values(&self, range: Range<u64>) -> Result<Vec<f32>> {
-        self.data.numbers(range.start, range.end - range.start)
+        self.data.values(range.start, range.end - range.start)
     }
 
     /// Rows, where the outer lines are cells.
@@ -96,14 +99,17 @@ pub(super) fn compress(
     mut values: Vec<f32>,
     genes: usize,
 ) -> Result<Cells> {
-    let zeros = values.contains(&0.0);
+    // Here and below, all is looked at: without an early end, a few at a time.
+    let zeros = values.iter().fold(false, |any, &value| any | (value == 0.0));
     let mut kept = 0;
     let mut indptr = Vec::with_capacity(bounds.len());
     indptr.push(0);
     let mut pairs: Vec<(u32, f32)> = Vec::new();
-    for (row, bound) in bounds.windows(2).enumerate() {
+    for (number, bound) in bounds.windows(2).enumerate() {
         let span = bound[0]..bound[1];
-        if columns[span.clone()].windows(2).any(|pair| pair[0] >= pair[1]) {
+        let row = &columns[span.clone()];
+        let falls = row.iter().zip(&row[row.len().min(1)..]).fold(false, |any, (a, b)| any | (a >= b));
+        if falls {
             pairs.clear();
             pairs.extend(columns[span.clone()].iter().copied().zip(values[span.clone()].iter().copied()));
             pairs.sort_unstable_by_key(|&(column, _)| column);
@@ -111,7 +117,7 @@ pub(super) fn compress(
                 let what = format!(
                     "X stores gene number {} of cell number {} twice; sum or drop the copies (scipy: X.sum_duplicates()) and write it again",
                     twice[0].0,
-                    first + row
+                    first + number
                 );
                 return Err(Error::format(path, what));
             }

@@ -11,15 +11,17 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
 use super::column::missing_column;
 use super::matrix::Matrix;
 use super::sparse::{BLOCK_ENTRIES, compress};
 use super::tenx::Features;
 use super::{Cells, Column, Format, Frame, H5ad, Labels};
-use crate::data::parquet::{Parquet, is_parquet};
+use crate::data::parquet::{Pairs, Parquet, is_parquet};
 use crate::error::{At, Error, Result, unknown};
 
 const GENES: &str = "genes";
@@ -41,6 +43,8 @@ pub(super) struct Tokens {
     cells: usize,
     /// The gene of each token.
     genes: Vec<u32>,
+    /// Readers inside a row group, by its place in `groups`: the next rows of a large one go on where the last ones ended.
+    readers: Mutex<Vec<(usize, Pairs)>>,
 }
 
 struct Group {
@@ -86,7 +90,7 @@ pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, s
         }
     }
     let obs = labels(&opened, columns, &folder.join(TABLES[1]))?;
-    let tokens = Tokens { shards: opened, groups, cells, genes };
+    let tokens = Tokens { shards: opened, groups, cells, genes, readers: Mutex::default() };
     Ok(H5ad {
         path: given.to_path_buf(),
         format: Format::Tahoe,
@@ -98,6 +102,28 @@ pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, s
         matrix: Matrix::of_tokens(tokens),
         notes,
     })
+}
+
+/// What [`super::describe`] adds of shards, and what it tells of other parquet files: `Ok` where cells can be read.
+pub(super) fn about(given: &Path, shards: &[PathBuf]) -> Result<std::result::Result<Value, Value>> {
+    let opened: Vec<Parquet> = shards.par_iter().map(|shard| Parquet::open(shard)).collect::<Result<_>>()?;
+    let first = &opened[0];
+    let groups = || opened.iter().flat_map(|file| file.groups());
+    let mut told = first.describe()?;
+    told["files"] = json!(opened.len());
+    told["rows"] = json!(groups().sum::<usize>());
+    told["row_groups"] = json!(groups().count());
+    let lists = [GENES, COUNTS].iter().all(|column| first.stored(column).is_ok());
+    let missing = metadata(given).err().filter(|_| lists);
+    told["preprocess"] = json!(match &missing {
+        _ if !lists =>
+            "takes its labels with --labels; it holds no lists of genes and expressions".to_string(),
+        Some(error) => error.to_string(),
+        None =>
+            "takes it as it is: genes and expressions, labels of its columns and of the samples".to_string(),
+    });
+    told["kind"] = json!(if lists { "Tahoe parquet" } else { "parquet table" });
+    Ok(if lists && missing.is_none() { Ok(told) } else { Err(told) })
 }
 
 /// The folder with the two tables.
@@ -243,7 +269,7 @@ impl Tokens {
     pub(super) fn rows(&self, range: Range<usize>, genes: usize) -> Result<Cells> {
         let (mut columns, mut values, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
         let mut path = Path::new("");
-        for group in &self.groups[self.group_of(range.start)..] {
+        for (place, group) in self.groups.iter().enumerate().skip(self.group_of(range.start)) {
             let from = range.start.max(group.first);
             let to = range.end.min(group.first + group.rows);
             if from >= to {
@@ -255,8 +281,9 @@ impl Tokens {
             let shard = &self.shards[group.shard];
             path = shard.path();
             let rows = from - group.first..to - group.first;
-            let tokens = shard.integers(GENES, group.number, rows.clone())?;
-            let counts = shard.decimals(COUNTS, group.number, rows)?;
+            let mut reader = self.reader(place, rows.start)?;
+            let (tokens, counts) = reader.rows(rows)?;
+            self.put_back(place, reader);
             for row in 0..to - from {
                 let span = tokens.bounds[row]..tokens.bounds[row + 1];
                 if span != (counts.bounds[row]..counts.bounds[row + 1]) {
@@ -279,6 +306,31 @@ impl Tokens {
             }
         }
         compress(path, range.start, &bounds, columns, values, genes)
+    }
+
+    /// A reader of a row group that stands at a row or, as near as can be, before it.
+    fn reader(&self, place: usize, row: usize) -> Result<Pairs> {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting =
+            readers.iter().enumerate().filter(|(_, (of, pairs))| *of == place && pairs.row() <= row);
+        let nearest = fitting.max_by_key(|(_, (_, pairs))| pairs.row()).map(|(i, _)| i);
+        if let Some(i) = nearest {
+            return Ok(readers.remove(i).1);
+        }
+        drop(readers);
+        let group = &self.groups[place];
+        self.shards[group.shard].pairs([GENES, COUNTS], group.number)
+    }
+
+    /// Keeps a reader for the rows behind, if there are any; one a thread, which holds a page of each column.
+    fn put_back(&self, place: usize, reader: Pairs) {
+        if reader.row() < self.groups[place].rows {
+            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if readers.len() >= rayon::current_num_threads() {
+                readers.remove(0);
+            }
+            readers.push((place, reader));
+        }
     }
 
     fn wrong(&self, path: &Path, cell: usize, what: String) -> Error {

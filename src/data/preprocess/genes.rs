@@ -94,7 +94,7 @@ pub(super) fn moments(
     let (genes, batches) = (inputs.genes.len(), inputs.hvg_batches);
     let mut all = vec![Moments::new(genes); batches + 1];
     let find = |part: &Part, _: &Path| {
-        let mut moments: Vec<Option<Moments>> = vec![None; batches + 1];
+        let mut sums: Vec<Option<Sums>> = (0..=batches).map(|_| None).collect();
         let prepare = |block: &Block| {
             scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
             Ok(transformed(block, found.scale, target, ranked))
@@ -103,20 +103,55 @@ pub(super) fn moments(
             let starts = block.cells.indptr();
             let starts = starts.as_slice().expect("blocks are whole matrices");
             for (row, genes, _) in block.used() {
-                let batch = &mut moments[batch_of(&block, row, batches)];
-                let moments = batch.get_or_insert_with(|| Moments::new(inputs.genes.len()));
-                let first = starts[row - block.rows.start];
-                moments.cells += 1;
-                for (&gene, &number) in genes.iter().zip(&numbers[first..]) {
-                    moments.add(block.place(gene), number);
-                }
+                let batch = &mut sums[batch_of(&block, row, batches)];
+                let sums = batch.get_or_insert_with(|| Sums::new(inputs.genes.len()));
+                sums.add(genes, &numbers[starts[row - block.rows.start]..], block.input.places());
             }
             Ok(())
         })?;
-        Ok(PartMoments::of(moments))
+        Ok(PartMoments::of(sums.into_iter().map(|sums| sums.map(Sums::moments)).collect()))
     };
     work.pass("moments", inputs, progress, find, |_, found| found.join(&mut all, work.dir()))?;
     Ok(all)
+}
+
+/// Moments of values of zero and above, on the way: what is added for one value lies in one line of the cache.
+struct Sums {
+    cells: u64,
+    /// Sum and sum of squares of each gene.
+    of: Vec<[f64; 2]>,
+}
+
+impl Sums {
+    fn new(genes: usize) -> Sums {
+        Sums { cells: 0, of: vec![[0.0; 2]; genes] }
+    }
+
+    /// Adds a cell; `places` are those of its file's genes in the common list.
+    fn add(&mut self, genes: &[u32], values: &[f32], places: Option<&[u32]>) {
+        self.cells += 1;
+        let mut add = |gene: u32, value: f32| {
+            let [sum, squares] = &mut self.of[gene as usize];
+            *sum += f64::from(value);
+            // Rounded to f32 before it is added, as `Moments::add` says.
+            *squares += f64::from(value * value);
+        };
+        match places {
+            None => genes.iter().zip(values).for_each(|(&gene, &value)| add(gene, value)),
+            Some(places) => {
+                genes.iter().zip(values).for_each(|(&gene, &value)| add(places[gene as usize], value));
+            }
+        }
+    }
+
+    fn moments(self) -> Moments {
+        Moments {
+            cells: self.cells,
+            sum: self.of.iter().map(|of| of[0]).collect(),
+            squares: self.of.iter().map(|of| of[1]).collect(),
+            expressed: self.of.iter().map(|of| of[0] > 0.0).collect(),
+        }
+    }
 }
 
 /// The batch in which a cell's genes are ranked. Like scanpy's, a cell without this label is in none: the place behind the last.
@@ -198,13 +233,16 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
         }
         // A cell holds few different counts, and `check` has seen that they are whole.
         let mut known = [f32::NAN; KNOWN];
-        numbers.extend(stored.iter().map(|&value| match known.get_mut(value as usize) {
-            Some(known) if known.is_nan() => {
-                *known = transform(value);
-                *known
+        numbers.extend(stored.iter().map(|&value| {
+            if value >= KNOWN as f32 {
+                return transform(value);
             }
-            Some(known) => *known,
-            None => transform(value),
+            // The count stands in the last bits of what 2^23 above it is: no conversion that asks for its range.
+            let known = &mut known[(value + 8_388_608.0).to_bits() as usize % KNOWN];
+            if known.is_nan() {
+                *known = transform(value);
+            }
+            *known
         }));
     }
     numbers

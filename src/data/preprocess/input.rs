@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
 use super::labels::{Joined, Table};
+use super::memo::Memo;
 use super::work::Part;
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::error::{Error, Result, unknown};
@@ -46,6 +47,8 @@ pub(super) struct Inputs {
     pub joined: Option<Joined>,
     /// What the genes of several files have in common.
     pub shared: Option<SharedGenes>,
+    /// Row blocks that an earlier pass has read.
+    pub memo: Memo,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -62,6 +65,11 @@ impl Input {
     /// Common place of a gene of this file.
     pub fn place(&self, gene: u32) -> usize {
         self.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+    }
+
+    /// Those of all genes; `None` where each gene stands where it does in the file.
+    pub fn places(&self) -> Option<&[u32]> {
+        self.places.as_deref()
     }
 
     /// A row block without the genes that are left out.
@@ -135,6 +143,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         missing: missing.filter(|(_, cells)| *cells > 0).collect(),
         joined,
         shared,
+        memo: Memo::default(),
         notes,
     };
     let used: Vec<Vec<bool>> = (0..files.len())
@@ -292,31 +301,33 @@ impl Inputs {
         self.files.iter().map(|input| input.used.len() as u64).sum()
     }
 
-    /// The row blocks of a part, in order: `prepare` looks at them side by side while the next are read, `work` one by one.
+    /// The row blocks of a part: `prepare` looks at them side by side, `work` one by one and in order.
     pub fn walk<T: Send>(
         &self,
         part: &Part,
         progress: &ProgressBar,
         prepare: impl Fn(&Block) -> Result<T> + Sync,
-        mut work: impl FnMut(Block, T) -> Result<()>,
+        mut work: impl FnMut(Block, T) -> Result<()> + Send,
     ) -> Result<()> {
         let input = &self.files[part.input];
-        let read = |rows, cells| {
+        let made = |rows: Range<usize>| {
+            let place = (part.input, rows.start);
+            let cells = match self.memo.block(place, input.file.shape().1) {
+                Some(cells) if cells.rows() == rows.len() => cells,
+                _ => {
+                    let cells = input.file.rows(rows.clone())?;
+                    self.memo.keep(place, &cells);
+                    cells
+                }
+            };
             let block = Block { input, rows, cells: input.without(cells) };
             let prepared = prepare(&block)?;
             Ok((block, prepared))
         };
-        std::thread::scope(|scope| {
-            let (send, receive) = std::sync::mpsc::sync_channel(1);
-            let rows = part.rows.clone();
-            // The reader ends when the work fails: the channel closes under it.
-            scope.spawn(move || input.file.blocks_ahead(rows, read).try_for_each(|block| send.send(block)));
-            for block in receive {
-                let (block, prepared) = block?;
-                let count = block.rows.len() as u64;
-                work(block, prepared)?;
-                progress.inc(count);
-            }
+        input.file.blocks_ahead(part.rows.clone(), made, |(block, prepared): (Block, T)| {
+            let count = block.rows.len() as u64;
+            work(block, prepared)?;
+            progress.inc(count);
             Ok(())
         })
     }

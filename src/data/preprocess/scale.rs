@@ -35,9 +35,10 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
         return Ok(Found { scale, why: "as told by --scale".into(), target: None });
     }
     let mut first: Option<Found> = None;
-    for input in &inputs.files {
+    for (number, input) in inputs.files.iter().enumerate() {
         let Some(block) = input.file.blocks().next() else { continue };
         let (rows, cells) = block?;
+        inputs.memo.keep((number, 0), &cells);
         check(input, rows, &cells, Scale::Log1p)?;
         let found =
             detect(&cells, input.file.is_logged()).map_err(|what| Error::format(input.file.path(), what))?;

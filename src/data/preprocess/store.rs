@@ -17,8 +17,8 @@ use crate::error::{At, Error, Result};
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
 pub(super) const FACTOR: f32 = 10.0;
-/// Mark of a gene that is not kept.
-const LEFT_OUT: u32 = u32::MAX;
+/// Mark of a gene that is not kept: one more id than there can be.
+const LEFT_OUT: u16 = u16::MAX;
 
 /// What the last pass leaves: all of the data directory, but in parts.
 pub(super) struct Store {
@@ -71,12 +71,12 @@ pub(super) fn rows(
     let piles = Piles::of(&manifest, inputs.labels.iter().map(label))
         .map_err(|what| Error::format(&settings.out, what))?;
     let mut ids = vec![LEFT_OUT; inputs.genes.len()];
-    kept.iter().enumerate().for_each(|(id, &gene)| ids[gene as usize] = id as u32);
+    kept.iter().enumerate().for_each(|(id, &gene)| ids[gene as usize] = id as u16);
     let find = |part: &Part, path: &Path| {
         let input = &inputs.files[part.input];
         let genes = 0..input.file.shape().1 as u32;
         // A gene that is left out has no common place.
-        let ids: Vec<u32> =
+        let ids: Vec<u16> =
             genes.map(|gene| ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
         let mut writer =
             RowsWriter::new(&path.with_extension("rows"), &manifest, &piles, part.cells.clone())?;
@@ -93,6 +93,7 @@ pub(super) fn rows(
     };
     let mut prints: Vec<Print> = inputs.files.iter().map(|_| Print::default()).collect();
     let mut rows = Vec::new();
+    inputs.memo.set_keeping(false);
     work.pass("rows", inputs, progress, find, |part, mut found: PartRows| {
         found.rows.path = work.dir().join("rows").join(format!("{:05}.rows", part.number));
         let length = found.rows.path.metadata().at(&found.rows.path)?.len();
@@ -212,19 +213,32 @@ struct Packed {
 
 impl Packed {
     /// `ids` of the genes of the file.
-    fn of(block: &Block, ids: &[u32], found: &Found, target: Option<f64>) -> Packed {
+    fn of(block: &Block, ids: &[u16], found: &Found, target: Option<f64>) -> Packed {
         let mut packed = Packed::default();
-        let mut pairs: Vec<(u16, f32)> = Vec::new();
+        let (mut own_ids, mut own_values) = (Vec::new(), Vec::new());
         for (_, genes, values) in block.used() {
-            let kept = genes.iter().map(|&gene| ids[gene as usize]).zip(values);
-            pairs.clear();
-            pairs.extend(kept.filter(|(id, _)| *id != LEFT_OUT).map(|(id, &value)| (id as u16, value)));
-            // Genes of a list, or of a file in another order, do not rise by themselves.
-            if !pairs.is_sorted_by_key(|&(id, _)| id) {
-                pairs.sort_unstable_by_key(|&(id, _)| id);
+            // Each is written, and the next one over it where its gene is not kept: which ones are kept cannot be foreseen, and a
+            // branch would be taken wrongly for most that are.
+            own_ids.resize(genes.len(), 0);
+            own_values.resize(genes.len(), 0.0);
+            let mut kept = 0;
+            for (&gene, &value) in genes.iter().zip(values) {
+                let id = ids[gene as usize];
+                (own_ids[kept], own_values[kept]) = (id, value);
+                kept += usize::from(id != LEFT_OUT);
             }
-            packed.genes.extend(pairs.iter().map(|&(id, _)| id));
-            packed.values.extend(pairs.iter().map(|&(_, value)| value));
+            let (own_ids, own_values) = (&mut own_ids[..kept], &mut own_values[..kept]);
+            // Genes of a list, or of a file in another order, do not rise by themselves.
+            if !own_ids.is_sorted() {
+                let mut pairs: Vec<(u16, f32)> =
+                    own_ids.iter().copied().zip(own_values.iter().copied()).collect();
+                pairs.sort_unstable_by_key(|&(id, _)| id);
+                for (i, (id, value)) in pairs.into_iter().enumerate() {
+                    (own_ids[i], own_values[i]) = (id, value);
+                }
+            }
+            packed.genes.extend_from_slice(own_ids);
+            packed.values.extend_from_slice(own_values);
             packed.library.push(library(values, found, target));
             packed.ends.push(packed.genes.len());
         }

@@ -52,8 +52,11 @@ impl Kind {
     /// Appends values; those of the integer kinds are whole and fit.
     pub(super) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
-            Kind::U8 => out.extend(values.iter().map(|&v| v as u8)),
-            Kind::U16 => values.iter().for_each(|&v| out.extend((v as u16).to_le_bytes())),
+            // Whole and below 2^23: the last bits of what 2^23 above them is, without a test of their range.
+            Kind::U8 => out.extend(values.iter().map(|&v| (v + 8_388_608.0).to_bits() as u8)),
+            Kind::U16 => {
+                values.iter().for_each(|&v| out.extend(((v + 8_388_608.0).to_bits() as u16).to_le_bytes()));
+            }
             Kind::F32 => out.extend_from_slice(bytemuck::cast_slice(values)),
         }
     }

@@ -19,6 +19,9 @@ use crate::error::{At, Error, Result};
 /// Bytes read at a time from a run.
 const WINDOW: usize = 64 << 10;
 
+/// Bytes of a gene and its value.
+const ENTRY: usize = 2 + 4;
+
 /// Bytes of rows held in memory before they are written as a run.
 pub(super) const MEMORY: usize = 256 << 20;
 
@@ -48,6 +51,12 @@ pub(super) struct Chunk {
 }
 
 impl Buffer {
+    /// For so many bytes of rows. Memory that is not written to is only an address, and grows without a copy beside it.
+    fn of(bytes: usize) -> Buffer {
+        let entries = bytes / ENTRY;
+        Buffer { rows: Vec::new(), genes: Vec::with_capacity(entries), values: Vec::with_capacity(entries) }
+    }
+
     /// Adds a row, without its stored zeros. Returns how many values were kept.
     pub(super) fn push(&mut self, group: u32, genes: &[u16], values: &[f32], library: f32) -> usize {
         let start = self.genes.len();
@@ -65,7 +74,7 @@ impl Buffer {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.rows.len() * size_of::<Stored>() + self.genes.len() * 6
+        self.rows.len() * size_of::<Stored>() + self.genes.len() * ENTRY
     }
 
     /// Writes the rows by group and empties the buffer. Returns the bytes written.
@@ -94,7 +103,9 @@ impl Buffer {
             out.write_all(&bytes)?;
             written += bytes.len() as u64;
         }
-        *self = Buffer::default();
+        self.rows.clear();
+        self.genes.clear();
+        self.values.clear();
         Ok(written)
     }
 }
@@ -145,7 +156,7 @@ impl<'a> RowsWriter<'a> {
     ) -> Result<RowsWriter<'a>> {
         let file = BufWriter::with_capacity(1 << 20, File::create(path).at(path)?);
         let (path, found) = (path.to_path_buf(), vec![(0, 0.0); piles.all.len()]);
-        let (buffer, ends) = (Buffer::default(), Vec::new());
+        let (buffer, ends) = (Buffer::of(memory), Vec::new());
         Ok(RowsWriter { manifest, piles, path, cells, memory, buffer, file, ends, found })
     }
 

@@ -1,0 +1,143 @@
+//! Row blocks kept from one pass to the next: what fits is read and unpacked once.
+//!
+//! Most counts are below 256 and most sources have fewer than 65,536 genes, so an entry takes three bytes instead of eight. What
+//! is kept depends on the time each block took, what is computed from it does not.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::data::h5ad::Cells;
+
+/// Bytes that may be kept.
+const ROOM: usize = 384 << 20;
+
+/// Blocks by file and first row.
+#[derive(Default)]
+pub(super) struct Memo {
+    kept: Mutex<Kept>,
+    /// Whether there is a pass to come that will ask for them.
+    keeping: AtomicBool,
+}
+
+#[derive(Default)]
+struct Kept {
+    blocks: HashMap<(usize, usize), Tight>,
+    bytes: usize,
+}
+
+/// A row block.
+struct Tight {
+    /// Where each row ends.
+    ends: Vec<u32>,
+    genes: Vec<u16>,
+    /// Values in a byte, and those that it does not hold: where they stand and what they are.
+    values: Vec<u8>,
+    others: Vec<(u32, f32)>,
+}
+
+impl Memo {
+    /// Whether what is read from now on will be read again.
+    pub fn set_keeping(&self, keeping: bool) {
+        self.keeping.store(keeping, Ordering::Relaxed);
+    }
+
+    /// The block of a file that starts at a row, where it is kept; in the last pass it is forgotten.
+    pub fn block(&self, place: (usize, usize), genes: usize) -> Option<Cells> {
+        if self.keeping.load(Ordering::Relaxed) {
+            return self.lock().blocks.get(&place).map(|block| block.cells(genes));
+        }
+        // Unpacked when the lock is free again.
+        let block = self.lock().blocks.remove(&place)?;
+        Some(block.cells(genes))
+    }
+
+    /// Keeps a block, if there is room and a use for it.
+    pub fn keep(&self, place: (usize, usize), cells: &Cells) {
+        if !self.keeping.load(Ordering::Relaxed) || self.lock().bytes >= ROOM {
+            return;
+        }
+        let Some(block) = Tight::of(cells) else { return };
+        let bytes = block.bytes();
+        let mut kept = self.lock();
+        if kept.bytes + bytes <= ROOM {
+            kept.bytes += bytes;
+            kept.blocks.insert(place, block);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tight {
+    /// `None` of a block that is not worth it: of too many genes, or values that are no small counts.
+    fn of(cells: &Cells) -> Option<Tight> {
+        let (starts, values) = (cells.indptr(), cells.data());
+        let starts = starts.as_slice()?;
+        if cells.cols() > 1 << 16 || u32::try_from(values.len()).is_err() {
+            return None;
+        }
+        // Whole numbers below 2^23 end in the last bits of what 2^23 above them is; of all others this is some byte.
+        let bytes: Vec<u8> = values.iter().map(|&value| (value + 8_388_608.0).to_bits() as u8).collect();
+        // By their bits: -0 is not 0.
+        let differs = |(byte, value): (&u8, &f32)| f32::from(*byte).to_bits() != value.to_bits();
+        let mut others = Vec::new();
+        for (run, (bytes, values)) in bytes.chunks(64).zip(values.chunks(64)).enumerate() {
+            if bytes.iter().zip(values).fold(false, |any, pair| any | differs(pair)) {
+                let found = bytes.iter().zip(values).enumerate().filter(|(_, pair)| differs(*pair));
+                others.extend(found.map(|(at, (_, &value))| ((run * 64 + at) as u32, value)));
+            }
+        }
+        let genes = cells.indices().iter().map(|&gene| gene as u16).collect();
+        let ends = starts[1..].iter().map(|&end| end as u32).collect();
+        (others.len() <= values.len() / 4).then_some(Tight { ends, genes, values: bytes, others })
+    }
+
+    fn bytes(&self) -> usize {
+        self.ends.len() * 4 + self.genes.len() * 2 + self.values.len() + self.others.capacity() * 8
+    }
+
+    fn cells(&self, genes: usize) -> Cells {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|&end| end as usize)).collect();
+        let columns = self.genes.iter().map(|&gene| u32::from(gene)).collect();
+        let mut values: Vec<f32> = self.values.iter().map(|&value| f32::from(value)).collect();
+        self.others.iter().for_each(|&(at, value)| values[at as usize] = value);
+        Cells::new((self.ends.len(), genes), starts, columns, values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(values: &[f32]) -> Cells {
+        let half = values.len() / 2;
+        let columns = (0..half as u32).chain(65_500..65_500 + (values.len() - half) as u32).collect();
+        Cells::new((3, 1 << 16), vec![0, half, half, values.len()], columns, values.to_vec())
+    }
+
+    #[test]
+    fn a_block_comes_back_as_it_was_until_the_last_pass_had_it() {
+        let cells =
+            block(&[1.0, 255.0, 256.0, 7.0, 0.5, 3.0, 1.0, 1.0, 9.0, 2.0, 16_777_216.0, 1.0, 1.0, 1.0]);
+        let memo = Memo::default();
+        memo.keep((0, 5), &cells);
+        assert!(memo.block((0, 5), 1 << 16).is_none(), "no pass will ask again");
+        memo.set_keeping(true);
+        memo.keep((0, 5), &cells);
+        for keeping in [true, true, false] {
+            memo.set_keeping(keeping);
+            assert_eq!(memo.block((0, 5), 1 << 16).as_ref(), Some(&cells));
+            assert!(memo.block((1, 5), 1 << 16).is_none());
+        }
+        assert!(memo.block((0, 5), 1 << 16).is_none());
+    }
+
+    #[test]
+    fn values_that_are_no_small_counts_are_not_kept() {
+        assert!(Tight::of(&block(&[0.5, f32::NAN, 3.25, 1.0])).is_none());
+        assert!(Tight::of(&Cells::new((1, 1 << 17), vec![0, 0], vec![], vec![])).is_none());
+    }
+}
