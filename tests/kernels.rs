@@ -83,7 +83,7 @@ fn the_whole_model_on_the_emulator_is_the_cpus() {
     for real in [Real::F32, Real::Bf16] {
         let gpu = Gpu::emulated(folder, real, 1);
         let second = Gpu::emulated(folder, real, 2);
-        let checks = gpu::guard(|| model(&gpu, &second, Size::Small, 5)).expect("a device that answers");
+        let checks = gpu::guard(|| model(&gpu, &second, Size::Small, 4)).expect("a device that answers");
         let missed: Vec<_> = checks.iter().filter(|check| !check.holds()).collect();
         assert!(missed.is_empty(), "{missed:#?}");
         assert_eq!((gpu.overrun(), second.overrun()), (None, None));

@@ -1,5 +1,6 @@
 //! What a Hopper GPU has besides: its copy engine reads boxes of a matrix, and kernels of ours that use it compete with the library.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
@@ -38,7 +39,7 @@ impl Map {
 }
 
 /// Seconds of two ways to one result, by what is made and its sizes.
-pub(super) type Chosen = Mutex<HashMap<(String, [usize; 3]), [f64; 2]>>;
+pub(super) type Chosen = Mutex<HashMap<(Cow<'static, str>, [usize; 3]), [f64; 2]>>;
 
 /// Timed runs of each way; the fastest counts.
 const RUNS: usize = 3;
@@ -53,7 +54,7 @@ impl Gpu {
     /// time says nothing.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
         let chosen = || self.0.chosen.lock().expect("no panic under this lock");
-        let (key, quicker) = ((what.to_string(), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
+        let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
         if let Some(&took) = chosen().get(&key) {
             return quicker(took);
         }
@@ -76,13 +77,13 @@ impl Gpu {
     pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
         let chosen = self.0.chosen.lock().expect("no panic under this lock");
         let mut ways: Vec<_> =
-            chosen.iter().map(|((what, size), took)| (what.clone(), *size, *took)).collect();
+            chosen.iter().map(|((what, size), took)| (what.to_string(), *size, *took)).collect();
         ways.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
         ways
     }
 
     pub(super) fn take_ways(&self, ways: &[(String, [usize; 3], [f64; 2])]) {
         let mut chosen = self.0.chosen.lock().expect("no panic under this lock");
-        chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone(), *size), *took)));
+        chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone().into(), *size), *took)));
     }
 }
