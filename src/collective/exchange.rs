@@ -13,10 +13,10 @@ use crate::ops::cast::cast_into;
 use crate::params::{Entry, Params};
 use crate::tensor::Tensor;
 
-/// Numbers of a piece at most, 16 MiB of bf16: long enough for a network's full rate, short enough that little is left to send
-/// when the last gradient is there.
+/// Numbers at which a piece is full, 16 MiB of bf16: long enough for a network's full rate, short enough that little is left to
+/// send when the last gradient is there.
 const PIECE: usize = 8 << 20;
-/// Pieces at least.
+/// A smaller model's pieces are full at this part of it.
 const PIECES: usize = 8;
 
 /// The pieces of the flat gradients, and what of each is not finished yet.
@@ -124,6 +124,10 @@ impl<'a> Exchange<'a> {
         };
         let rest: Vec<Range<usize>> = pieces.unfinished().collect();
         rest.into_iter().for_each(|range| self.send(range));
+        if self.failed.is_err() {
+            // Who is gone, and why, says more than that a sum could not be begun.
+            self.ranks.whole()?;
+        }
         self.failed?;
         let (_, grads, travelling) = self.sent.expect("just seen");
         if let Some(nccl) = &self.ranks.nccl {

@@ -1,8 +1,7 @@
 //! Sums over the GPUs of several ranks, by NVIDIA's library (libnccl.so.2), found at run time as the driver is.
 
 use std::ffi::{c_int, c_void};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaStream, DriverError};
 use cudarc::nccl::{result, sys};
@@ -16,15 +15,14 @@ pub const NCCL_ID: usize = 128;
 
 /// One rank's part of a communicator.
 pub struct Nccl {
-    communicator: sys::ncclComm_t,
+    /// None once it was aborted, which frees it: nobody may ask anything of it then.
+    communicator: Mutex<Option<sys::ncclComm_t>>,
     /// The device's work, and the sums beside it.
     stream: Arc<CudaStream>,
     beside: Arc<CudaStream>,
-    /// True once nobody sums any more.
-    aborted: AtomicBool,
 }
 
-// SAFETY: a handle of the library, used by one thread at a time: its owner's. The library lets another one abort.
+// SAFETY: a handle of the library, which the lock gives to one thread at a time.
 unsafe impl Send for Nccl {}
 // SAFETY: as above.
 unsafe impl Sync for Nccl {}
@@ -60,7 +58,7 @@ impl Nccl {
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(said("ncclCommInitRank"))?;
         let beside = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
-        Ok(Nccl { communicator, stream, beside, aborted: AtomicBool::new(false) })
+        Ok(Nccl { communicator: Mutex::new(Some(communicator)), stream, beside })
     }
 
     /// Begins to put means over all ranks in the place of `count` numbers at this address, behind the device's work so far and
@@ -76,10 +74,12 @@ impl Nccl {
             Real::Bf16 => sys::ncclDataType_t::ncclBfloat16,
         };
         let (numbers, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
+        let communicator = self.communicator();
+        let Some(communicator) = *communicator else { return Err("another rank is gone".into()) };
         // SAFETY: the caller's; in place is what the library allows.
         unsafe {
             let stream = self.beside.cu_stream().cast();
-            result::all_reduce(numbers, numbers, count, kind, mean, self.communicator, stream)
+            result::all_reduce(numbers, numbers, count, kind, mean, communicator, stream)
         }
         .map(|_| ())
         .map_err(said("ncclAllReduce"))
@@ -93,15 +93,19 @@ impl Nccl {
 
     /// Ends all sums, also those that wait for a rank that is gone; their numbers are worth nothing. From any thread.
     pub fn abort(&self) {
-        if !self.aborted.swap(true, Ordering::SeqCst) {
-            // SAFETY: once, and nothing is asked of the communicator afterwards but by callers that get its error.
-            let _ = unsafe { result::comm_abort(self.communicator) };
+        if let Some(communicator) = self.communicator().take() {
+            // SAFETY: live until now, and nobody else holds it.
+            let _ = unsafe { result::comm_abort(communicator) };
         }
     }
 
     /// True once [`Nccl::abort`] was called.
     pub fn aborted(&self) -> bool {
-        self.aborted.load(Ordering::SeqCst)
+        self.communicator().is_none()
+    }
+
+    fn communicator(&self) -> MutexGuard<'_, Option<sys::ncclComm_t>> {
+        self.communicator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
