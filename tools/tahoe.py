@@ -4,6 +4,11 @@
 
 METADATA is the folder `metadata` of the release (gene_metadata.parquet, sample_metadata.parquet), of which some rows are
 kept: token ids, names, samples and doses are the release's, counts are drawn here.
+
+    python3 tools/tahoe.py METADATA OUT CELLS ROWS
+
+writes one large file of CELLS cells, about 1,000 counts each over all genes of the release, in row groups of ROWS: what a group
+costs that is larger than memory would like.
 """
 import sys
 from pathlib import Path
@@ -73,4 +78,37 @@ def main(metadata: Path, out: Path) -> None:
     labels.rename_axis("cell").to_parquet(out / "labels.parquet")  # the index is not the first column
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+def large(metadata: Path, out: Path, cells: int, rows: int) -> None:
+    rng = np.random.default_rng(6)
+    tokens = pd.read_parquet(metadata / "gene_metadata.parquet").token_id.to_numpy()
+    samples = pd.read_parquet(metadata / "sample_metadata.parquet")
+    samples = pd.concat([samples[samples.drug == "DMSO_TF"].head(2), samples[samples.drug == "Infigratinib"].head(3)])
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    (out / "metadata").mkdir(exist_ok=True)
+    for name in ("gene_metadata.parquet", "sample_metadata.parquet"):
+        (out / "metadata" / name).write_bytes((metadata / name).read_bytes())
+    # Some genes are found in most cells, most in few, as in cells.
+    weights = rng.gamma(0.15, 1.0, len(tokens))
+    weights /= weights.sum()
+    stored = [np.unique(rng.choice(len(tokens), 1600, p=weights)) for _ in range(500)]
+    of = samples.iloc[np.arange(cells) % len(samples)]
+
+    def column(make, of_list):
+        lists = [make(i) for i in range(cells)]
+        ends = np.concatenate([[0], np.cumsum([len(each) for each in lists])])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(np.concatenate(lists), of_list))
+
+    table = pa.table({
+        "genes": column(lambda i: np.concatenate([[1], tokens[stored[i % 500]]]), pa.int64()),
+        "expressions": column(lambda i: np.concatenate([[-2.0], 1.0 + rng.poisson(0.6, len(stored[i % 500]))]), pa.float32()),
+        "drug": of.drug.tolist(), "sample": of["sample"].tolist(), "plate": of.plate.tolist(),
+        "BARCODE_SUB_LIB_ID": [f"cell{i}" for i in range(cells)],
+        "cell_line_id": [LINES[i % 3] for i in range(cells)],
+    })
+    pq.write_table(table, out / "data/train-00000-of-00001.parquet", row_group_size=rows)
+
+
+if len(sys.argv) == 3:
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+else:
+    large(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

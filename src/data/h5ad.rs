@@ -132,6 +132,11 @@ impl H5ad {
         &self.obs
     }
 
+    /// Gives back the memory of the columns of `obs`.
+    pub(crate) fn forget_columns(&mut self) {
+        self.obs.columns = Vec::new();
+    }
+
     /// The genes.
     pub fn var(&self) -> &Frame {
         &self.var

@@ -22,6 +22,7 @@ compile_error!(
 );
 
 mod describe;
+mod disk;
 mod file;
 mod format;
 mod manifest;
@@ -34,6 +35,7 @@ mod writer;
 use serde::{Deserialize, Serialize};
 
 pub use describe::describe;
+pub(crate) use disk::bytes_read as disk_bytes_read;
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
 pub use piles::{CellLabel, Piles};
 pub use reader::{Data, Moments};
@@ -120,4 +122,16 @@ pub struct Row<'a> {
     pub values: Values<'a>,
     /// Total counts over all genes of the source. For log sources an estimate or NaN: target / smallest positive expm1(x).
     pub library: f32,
+}
+
+impl Row<'_> {
+    /// Bytes of genes and values.
+    pub fn bytes(&self) -> usize {
+        let values = match self.values {
+            Values::U8(values) => size_of_val(values),
+            Values::U16(values) => size_of_val(values),
+            Values::F32(values) => size_of_val(values),
+        };
+        size_of_val(self.genes) + values
+    }
 }

@@ -16,7 +16,7 @@ use crate::config::SetOrder;
 use crate::data::loader::{Batch, Carry, Loader};
 use crate::data::preprocess::{self, preprocess};
 use crate::data::sampler::{Sampler, Sampling};
-use crate::data::shard::Data;
+use crate::data::shard::{Data, disk_bytes_read};
 use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
 
@@ -26,7 +26,8 @@ Example:
 
 open    every byte of the shards is read and checked, as each command does first; with --cold their pages are dropped before, and
         a plain read of the same files, dropped again, stands beside it
-sparse  a step's sets are drawn and their rows copied out of the map, by one thread
+cold    a step's sets are drawn and their rows copied, all pages dropped before each; with --cold. MB/s are those of the disk
+sparse  the same from pages in memory, by one thread
 dense   the same, then normalised to rows of all genes, by one thread
 loader  what the loader of training hands out, by its own threads
 copy    memory copied by one thread, for comparison
@@ -71,12 +72,15 @@ struct Line {
     cells_per_s: Option<f64>,
     cells_per_core_s: Option<f64>,
     mb_per_s: f64,
+    /// Bytes read from the disk for each that the rows have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_per_needed: Option<f64>,
 }
 
 impl Line {
     /// Bytes alone.
     fn of(name: &'static str, mb_per_s: f64) -> Line {
-        Line { name, cells_per_s: None, cells_per_core_s: None, mb_per_s }
+        Line { name, cells_per_s: None, cells_per_core_s: None, mb_per_s, read_per_needed: None }
     }
 }
 
@@ -111,7 +115,10 @@ pub fn run(args: &Args) -> Result<()> {
     for line in lines {
         let [cells, core] = [line.cells_per_s, line.cells_per_core_s]
             .map(|rate| rate.map_or(String::new(), |rate| format!("{rate:.0}")));
-        println!("{:<12} {cells:>12} {core:>12} {:>10.0}", line.name, line.mb_per_s);
+        let read = line
+            .read_per_needed
+            .map_or(String::new(), |read| format!("   {read:.1} bytes read for one that is needed"));
+        println!("{:<12} {cells:>12} {core:>12} {:>10.0}{read}", line.name, line.mb_per_s);
     }
     Ok(())
 }
@@ -159,9 +166,20 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
         let (seconds, spent) = (began.elapsed().as_secs_f64(), processor_time(clock) - spent);
         let rate = |seconds: f64| Some(cells * steps as f64 / seconds);
         let mb_per_s = bytes * steps as f64 / seconds / 1e6;
-        Line { name, cells_per_s: rate(seconds), cells_per_core_s: rate(spent), mb_per_s }
+        Line {
+            name,
+            cells_per_s: rate(seconds),
+            cells_per_core_s: rate(spent),
+            mb_per_s,
+            read_per_needed: None,
+        }
     };
     let draw = |batch: &mut Batch, k: u64| batch.refill(data, k, &sampler.step(k), Carry::Rows);
+    let of_cold = args.cold.then(|| cold(args, data, &sampler, &mut batch)).transpose()?;
+    if args.cold {
+        // The lines below are of pages in memory.
+        read_plainly(&args.data)?;
+    }
     let of_sparse = timed("sparse", sparse, ClockId::ThreadCPUTime, &mut |k| draw(&mut batch, k));
     // A set at a time, as a CPU that goes on to compute with it takes it.
     let mut out = vec![0.0; 2 * args.cells * genes];
@@ -175,7 +193,32 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
         let batch = loader.next();
         loader.give_back(black_box(batch));
     });
-    Ok(vec![of_sparse, of_dense, of_loader])
+    Ok(of_cold.into_iter().chain([of_sparse, of_dense, of_loader]).collect())
+}
+
+/// Steps whose pages were all dropped before.
+fn cold(args: &Args, data: &Data, sampler: &Sampler, batch: &mut Batch) -> Result<Line> {
+    let (mut seconds, mut spent, mut read, mut needed) = (0.0, 0.0, 0, 0);
+    let steps = args.steps.max(1);
+    for k in 0..steps {
+        data.let_go();
+        drop_pages(&args.data)?;
+        let (began, used, before) =
+            (Instant::now(), processor_time(ClockId::ThreadCPUTime), disk_bytes_read());
+        batch.refill(data, k, &sampler.step(k), Carry::Rows);
+        seconds += began.elapsed().as_secs_f64();
+        spent += processor_time(ClockId::ThreadCPUTime) - used;
+        read += disk_bytes_read() - before;
+        needed += batch.numbers.iter().map(|&cell| data.row(cell).bytes()).sum::<usize>();
+    }
+    let rate = |seconds: f64| Some((2 * args.sets * args.cells) as f64 * steps as f64 / seconds);
+    Ok(Line {
+        name: "cold",
+        cells_per_s: rate(seconds),
+        cells_per_core_s: rate(spent),
+        mb_per_s: read as f64 / seconds / 1e6,
+        read_per_needed: Some(read as f64 / needed as f64),
+    })
 }
 
 /// Seconds that a thread or the process has computed for.

@@ -54,6 +54,7 @@ impl Rows {
         // By place in the file: what is not in memory is fetched in one sweep, and neighbours share pages. Where a row goes does not
         // depend on it.
         order.sort_unstable();
+        let _sweep = data.sweep(order.iter().map(|&(cell, _)| cell));
         let rows: Vec<Row> = order.iter().map(|&(cell, _)| data.row(cell)).collect();
         self.scale.resize(cells.len(), 0.0);
         self.starts.resize(cells.len() + 1, 0);

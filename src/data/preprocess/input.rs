@@ -111,7 +111,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
     columns.extend(settings.batch.as_deref());
     let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
-    let files = files(settings, &columns, table.as_ref())?;
+    let mut files = files(settings, &columns, table.as_ref())?;
     let joined = table.as_mut().map(|table| table.join(&files)).transpose()?;
     let Aligned { genes, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
@@ -130,6 +130,8 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
+    // They are all read: no pass needs them, and there is an entry a cell in each.
+    files.iter_mut().for_each(H5ad::forget_columns);
     let missing =
         |column: &[Labels]| column.iter().flat_map(|l| &l.codes).filter(|&&code| code < 0).count() as u64;
     let missing = columns.iter().zip(&labels).map(|(column, labels)| (column.to_string(), missing(labels)));

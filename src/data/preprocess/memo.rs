@@ -2,10 +2,16 @@
 //!
 //! Most counts are below 256 and most sources have fewer than 65,536 genes, so an entry takes three bytes instead of eight. What
 //! is kept depends on the time each block took, what is computed from it does not.
+//!
+//! Blocks lie in pages of their own and not in the allocator's memory, which is kept when it is freed (`memory.rs`): in the last
+//! pass they go back to the system one by one, while the rows to be written grow.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use memmap2::MmapMut;
 
 use crate::data::h5ad::Cells;
 
@@ -28,11 +34,11 @@ struct Kept {
 
 /// A row block.
 struct Tight {
-    /// Where each row ends.
-    ends: Vec<u32>,
-    genes: Vec<u16>,
-    /// Values in a byte, and those that it does not hold: where they stand and what they are.
-    values: Vec<u8>,
+    rows: usize,
+    stored: usize,
+    /// Where each row ends, u32; genes, u16; values, a byte each.
+    pages: MmapMut,
+    /// Values that a byte does not hold: where they stand and what they are.
     others: Vec<(u32, f32)>,
 }
 
@@ -76,11 +82,22 @@ impl Tight {
     fn of(cells: &Cells) -> Option<Tight> {
         let (starts, values) = (cells.indptr(), cells.data());
         let starts = starts.as_slice()?;
-        if cells.cols() > 1 << 16 || u32::try_from(values.len()).is_err() {
+        let (rows, stored) = (starts.len() - 1, values.len());
+        if cells.cols() > 1 << 16 || u32::try_from(stored).is_err() {
             return None;
         }
+        // Where there are no pages to be had the block is read again.
+        let mut pages = MmapMut::map_anon((rows * 4 + stored * 3).max(1)).ok()?;
+        let (ends, rest) = pages.split_at_mut(rows * 4);
+        let (genes, rest) = rest.split_at_mut(stored * 2);
+        let bytes = &mut rest[..stored];
+        let narrow = |(end, &wide): (&mut u32, &usize)| *end = wide as u32;
+        cast_slice_mut(ends).iter_mut().zip(&starts[1..]).for_each(narrow);
+        let narrow = |(gene, &wide): (&mut u16, &u32)| *gene = wide as u16;
+        cast_slice_mut(genes).iter_mut().zip(cells.indices()).for_each(narrow);
         // Whole numbers below 2^23 end in the last bits of what 2^23 above them is; of all others this is some byte.
-        let bytes: Vec<u8> = values.iter().map(|&value| (value + 8_388_608.0).to_bits() as u8).collect();
+        let low = |(byte, &value): (&mut u8, &f32)| *byte = (value + 8_388_608.0).to_bits() as u8;
+        bytes.iter_mut().zip(values).for_each(low);
         // By their bits: -0 is not 0.
         let differs = |(byte, value): (&u8, &f32)| f32::from(*byte).to_bits() != value.to_bits();
         let mut others = Vec::new();
@@ -90,21 +107,22 @@ impl Tight {
                 others.extend(found.map(|(at, (_, &value))| ((run * 64 + at) as u32, value)));
             }
         }
-        let genes = cells.indices().iter().map(|&gene| gene as u16).collect();
-        let ends = starts[1..].iter().map(|&end| end as u32).collect();
-        (others.len() <= values.len() / 4).then_some(Tight { ends, genes, values: bytes, others })
+        (others.len() <= stored / 4).then_some(Tight { rows, stored, pages, others })
     }
 
     fn bytes(&self) -> usize {
-        self.ends.len() * 4 + self.genes.len() * 2 + self.values.len() + self.others.capacity() * 8
+        self.pages.len() + self.others.capacity() * 8
     }
 
     fn cells(&self, genes: usize) -> Cells {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|&end| end as usize)).collect();
-        let columns = self.genes.iter().map(|&gene| u32::from(gene)).collect();
-        let mut values: Vec<f32> = self.values.iter().map(|&value| f32::from(value)).collect();
+        let (ends, rest) = self.pages.split_at(self.rows * 4);
+        let (columns, values) = rest.split_at(self.stored * 2);
+        let starts =
+            std::iter::once(0).chain(cast_slice(ends).iter().map(|&end: &u32| end as usize)).collect();
+        let columns = cast_slice(columns).iter().map(|&gene: &u16| u32::from(gene)).collect();
+        let mut values: Vec<f32> = values[..self.stored].iter().map(|&value| f32::from(value)).collect();
         self.others.iter().for_each(|&(at, value)| values[at as usize] = value);
-        Cells::new((self.ends.len(), genes), starts, columns, values)
+        Cells::new((self.rows, genes), starts, columns, values)
     }
 }
 

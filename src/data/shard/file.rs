@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use rayon::prelude::*;
 
+use super::disk::{NEAR, ask, let_go};
 use super::format::{ALIGN, Header, Kind, SECTIONS};
 use super::{Manifest, Row, Scale, ShardEntry, Values};
 use crate::error::{At, Error, Result};
 
 /// Bytes a checksum task takes.
 const CHUNK: usize = 1 << 24;
+/// Rows that are checked before their pages are let go of: a check holds little more than this of a shard in memory.
+const STRETCH: usize = 1 << 15;
 
 /// A mapped shard whose every byte has been checked.
 pub(super) struct Shard {
@@ -80,6 +83,36 @@ impl Shard {
         Row { genes: &self.section(2)[range], values, library: self.section::<f32>(4)[row] }
     }
 
+    /// Asks the disk for where some rows begin.
+    pub(super) fn ask_places(&self, rows: Range<usize>) {
+        let [starts, library] = [1, 4].map(|section| self.sections[section].start);
+        ask(&self.map, starts + rows.start * 8..starts + (rows.end + 1) * 8);
+        ask(&self.map, library + rows.start * 4..library + rows.end * 4);
+    }
+
+    /// Asks the disk for the genes and values of some rows.
+    pub(super) fn ask_rows(&self, rows: Range<usize>) {
+        self.stretches(rows).into_iter().for_each(|bytes| ask(&self.map, bytes));
+    }
+
+    /// Rows between two that are read in one piece with them.
+    pub(super) fn near(&self) -> usize {
+        NEAR * self.rows as usize / self.sections[2].len().max(1)
+    }
+
+    /// Counts no page to this process's memory.
+    pub(super) fn let_go(&self) {
+        let_go(&self.map, 0..self.map.len());
+    }
+
+    /// Where the genes and the values of some rows lie in the file.
+    fn stretches(&self, rows: Range<usize>) -> [Range<usize>; 2] {
+        let (starts, [genes, values]) = (self.starts(), [2, 3].map(|section| self.sections[section].start));
+        let [first, end] = [rows.start, rows.end].map(|row| starts[row] as usize);
+        let width = self.kind.width() as usize;
+        [genes + first * 2..genes + end * 2, values + first * width..values + end * width]
+    }
+
     fn section<T: bytemuck::Pod>(&self, index: usize) -> &[T] {
         // The map begins at a page and sections at multiples of 64 in it, so that every element type is aligned.
         bytemuck::cast_slice(&self.map[self.sections[index].clone()])
@@ -137,10 +170,16 @@ impl Shard {
         let wrong = |row: usize| {
             row_error(&self.row(row), genes, header.scale).map(|what| format!("row {row}: {what}"))
         };
-        match (0..self.rows as usize).into_par_iter().with_min_len(256).find_map_first(wrong) {
-            Some(what) => Err(what),
-            None => Ok(()),
+        let rows = self.rows as usize;
+        for first in (0..rows).step_by(STRETCH) {
+            let stretch = first..rows.min(first + STRETCH);
+            if let Some(what) = stretch.clone().into_par_iter().with_min_len(256).find_map_first(wrong) {
+                return Err(what);
+            }
+            self.stretches(stretch).into_iter().for_each(|bytes| let_go(&self.map, bytes));
         }
+        self.let_go();
+        Ok(())
     }
 }
 
@@ -269,7 +308,7 @@ pub(super) fn place(
 
 /// Checksums of the sections, zeros between them.
 pub(super) fn check_bytes(
-    map: &[u8],
+    map: &Mmap,
     header: &Header,
     begin: usize,
     sections: &[Range<usize>; 5],
@@ -279,7 +318,7 @@ pub(super) fn check_bytes(
         if map[end..range.start].iter().any(|&b| b != 0) {
             return Err(format!("has bytes other than zero before section {}", section.name));
         }
-        let found = format!("{:08x}", checksum(&map[range.clone()]));
+        let found = format!("{:08x}", checksum(map, range.clone()));
         if found != section.crc {
             let (name, written) = (&section.name, &section.crc);
             return Err(format!(
@@ -291,14 +330,16 @@ pub(super) fn check_bytes(
     Ok(())
 }
 
-/// CRC-32, in parallel.
-fn checksum(bytes: &[u8]) -> u32 {
-    let hash = |chunk: &[u8]| {
+/// CRC-32, in parallel; what is read is let go of.
+fn checksum(map: &Mmap, bytes: Range<usize>) -> u32 {
+    let hash = |start: usize| {
+        let chunk = start..bytes.end.min(start + CHUNK);
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(chunk);
+        hasher.update(&map[chunk.clone()]);
+        let_go(map, chunk);
         hasher
     };
-    let parts: Vec<crc32fast::Hasher> = bytes.par_chunks(CHUNK).map(hash).collect();
+    let parts: Vec<crc32fast::Hasher> = bytes.clone().into_par_iter().step_by(CHUNK).map(hash).collect();
     let join = |mut whole: crc32fast::Hasher, part: &crc32fast::Hasher| {
         whole.combine(part);
         whole

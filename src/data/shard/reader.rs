@@ -1,9 +1,11 @@
 //! A data directory, open: manifest, groups and rows.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::disk::{FromDisk, Sweep};
 use super::file::{Shard, path_of};
 use super::format::Kind;
 use super::scale::Normalise;
@@ -23,6 +25,7 @@ pub struct Data {
     /// First cell of each shard, then the number of cells.
     firsts: Vec<u64>,
     groups: Vec<Group>,
+    from_disk: FromDisk,
 }
 
 /// Per gene mean and standard deviation (population) of x, the numbers the network sees.
@@ -53,7 +56,7 @@ impl Data {
         let opened: Vec<Result<Shard>> = manifest.shards.par_iter().map(open).collect();
         let shards = opened.into_iter().collect::<Result<Vec<Shard>>>()?;
         let (groups, firsts) = number_cells(dir, &manifest, &shards)?;
-        Ok(Data { dir: dir.to_path_buf(), manifest, shards, firsts, groups })
+        Ok(Data { dir: dir.to_path_buf(), manifest, shards, firsts, groups, from_disk: FromDisk::unknown() })
     }
 
     /// The directory.
@@ -102,6 +105,37 @@ impl Data {
     pub fn row(&self, cell: u64) -> Row<'_> {
         let (shard, row) = self.place(cell);
         self.shards[shard].row(row)
+    }
+
+    /// To be held while rows of some cells, in rising order, are copied by this thread: where such rows come from the disk, it is
+    /// asked for all of them first.
+    pub(crate) fn sweep(&self, cells: impl Iterator<Item = u64>) -> Sweep<'_> {
+        self.from_disk.sweep(|| {
+            let spans = self.spans(cells);
+            // Places first: where rows lie is read from them.
+            spans.iter().for_each(|(shard, rows)| self.shards[*shard].ask_places(rows.clone()));
+            spans.iter().for_each(|(shard, rows)| self.shards[*shard].ask_rows(rows.clone()));
+        })
+    }
+
+    /// Counts no page of the shards to this process's memory.
+    pub(crate) fn let_go(&self) {
+        self.shards.iter().for_each(Shard::let_go);
+    }
+
+    /// The shards' rows of some cells, in rising order, and what lies between those that are near.
+    fn spans(&self, cells: impl Iterator<Item = u64>) -> Vec<(usize, Range<usize>)> {
+        let mut spans: Vec<(usize, Range<usize>)> = Vec::new();
+        for cell in cells {
+            let (shard, row) = self.place(cell);
+            match spans.last_mut() {
+                Some((last, rows)) if *last == shard && row <= rows.end + self.shards[shard].near() => {
+                    rows.end = row + 1
+                }
+                _ => spans.push((shard, row..row + 1)),
+            }
+        }
+        spans
     }
 
     /// True if every stored value is a count below 65536.
@@ -157,7 +191,8 @@ impl Data {
     }
 
     /// Sum and sum of squares of every gene.
-    fn sums(&self, cells: std::ops::Range<u64>) -> Vec<[f64; 2]> {
+    fn sums(&self, cells: Range<u64>) -> Vec<[f64; 2]> {
+        let _sweep = self.sweep(cells.clone());
         let mut x = vec![0.0; self.genes()];
         let mut sums = vec![[0.0f64; 2]; self.genes()];
         let normalise = Normalise::new(self.manifest.scale, self.manifest.factor);
