@@ -14,3 +14,14 @@ pub fn keep() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX); // bytes
     }
 }
+
+/// Has all threads share one heap from now on. Of several, each keeps what it once held, with gaps of its own between pieces of all
+/// sizes; one is waited for where threads ask at once. So this is for work that asks seldom, and for much. Does nothing where the C
+/// library is not glibc.
+pub fn share() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: as above.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}

@@ -63,7 +63,7 @@ pub struct Args {
 
 /// Bytes of a plain read, and of the copy.
 const PIECE: usize = 8 << 20;
-const COPIED: usize = 256 << 20;
+const COPIED: usize = 64 << 20;
 
 /// A line of the table.
 #[derive(Serialize)]
