@@ -37,8 +37,11 @@ impl Part {
     fn new(params: &Params, range: Range<usize>, flats: [&Tensor; 3], low: Option<&Tensor>) -> Part {
         let (at, gpu) = (range.start, params.gpu());
         let own = |flat: &Tensor, what| {
-            let numbers = Tensor::new(&[range.len()], flat.data()[range.clone()].to_vec());
-            gpu.map_or(numbers.clone(), |gpu| numbers.to_gpu(gpu, what, Real::F32))
+            let part = flat.part(at, &[range.len()]);
+            match gpu {
+                Some(gpu) => part.to_gpu(gpu, what, Real::F32),
+                None => Tensor::new(&[range.len()], part.into_vec()),
+            }
         };
         let low = low.map(|low| {
             let own = Tensor::on(low.device(), "weights' lower halves", &[range.len()], Real::Bf16);

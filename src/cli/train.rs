@@ -65,7 +65,7 @@ pub struct Args {
     /// GPUs of this machine that share each step's sets: a number or all
     #[arg(long, value_name = "N|all")]
     gpus: Option<device::Gpus>,
-    /// Go on from RUN/checkpoints/last.safetensors with the run's own config
+    /// Go on from RUN/checkpoints/last.safetensors with the run's own config; --steps and --set optim.shard=.. may change it
     #[arg(long)]
     resume: bool,
     /// Print the outcome as JSON

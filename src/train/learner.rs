@@ -69,9 +69,9 @@ impl Learner {
     pub fn resume(&mut self, numbers: [Tensor; 4]) {
         let len = self.params.len();
         let [weights, m, v, average] = numbers.map(|flat| {
-            // A copy: several ranks start from the same numbers, and each changes its own. Ranks that share the optimizer have some
-            // more zeros behind the last parameter.
-            let mut own = flat.data().to_vec();
+            // Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more
+            // zeros behind the last parameter.
+            let mut own = flat.into_vec();
             own.resize(len, 0.0);
             Tensor::new(&[len], own)
         });

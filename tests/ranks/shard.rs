@@ -198,6 +198,28 @@ fn parts_of_a_sum_are_the_sums_and_are_gathered_to_the_bit() {
 }
 
 #[test]
+fn a_rank_that_fails_stops_those_that_wait_for_its_part() {
+    for fetches in [false, true] {
+        for seats in [threads(3), wires(3)] {
+            let messages = each(&seats, |seat| {
+                if seat.rank() == 1 {
+                    seat.fail("the disk is full");
+                    return String::new();
+                }
+                let mut x = [1.0; 6];
+                let found = if fetches { seat.gather(&mut x) } else { seat.sum_part(&mut x) };
+                let error = found.expect_err("a part is missing").to_string();
+                seat.fail(&error);
+                error
+            });
+            for message in [&messages[0], &messages[2]] {
+                assert!(message.contains("the disk is full") && message.contains("rank 1"), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_run_that_goes_on_changes_nothing_else() {
     let resume = |set: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
