@@ -9,7 +9,7 @@ use scale_engine::model::condition::Vocabulary;
 use scale_engine::model::losses::{Draws, Examples};
 use scale_engine::model::{Model, Statistics};
 use scale_engine::optim::Optimizer;
-use scale_engine::params::Params;
+use scale_engine::params::{Params, Share};
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
@@ -32,7 +32,8 @@ fn step(c: &mut Criterion) {
         let statistics = Statistics { mean: vec![0.05; GENES], std: vec![0.1; GENES] };
         let mut params = Params::default();
         let model = Model::new(&config, &vocabulary, statistics, &mut params, Rng::new(0));
-        let mut optimizer = Optimizer::new(&params);
+        let share = Share::whole(params.len());
+        let mut optimizer = Optimizer::new(&mut params, share);
         let rng = Rng::new(1);
         let count = (2 * b * n * GENES) as u64;
         // A fifth of the values are above zero.

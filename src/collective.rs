@@ -1,9 +1,11 @@
 //! Several ranks train one model: each takes its share of a step's sets, and what they find is summed.
 //!
-//! A rank is a GPU or, on a machine without one, a process. Whatever ranks have to tell each other is a sum: gradients, losses, "I
-//! was asked to stop", the bytes by which NCCL's ranks find each other. So a [`Collective`] does one thing, in one order of ranks,
-//! and every rank has the same bits afterwards. Gradients on GPUs go through NCCL where it is there, else the same way.
+//! A rank is a GPU or, on a machine without one, a process. What ranks have to tell each other is mostly a sum: gradients, losses, "I
+//! was asked to stop", the bytes by which NCCL's ranks find each other. A [`Collective`] adds in one order of ranks, and every rank
+//! has the same bits afterwards. Where ranks share the optimizer each wants its part of a sum alone, and parts are gathered.
+//! Numbers on GPUs go through NCCL where it is there, else the same way.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, NCCL_ID, Nccl, Real};
-use crate::params::Params;
+use crate::params::{Params, Share};
 use crate::tensor::Tensor;
 
 mod exchange;
@@ -19,7 +21,7 @@ mod launch;
 mod threads;
 mod wire;
 
-pub use exchange::{Exchange, Pieces};
+pub use exchange::Exchange;
 pub use launch::Launch;
 pub use threads::Threads;
 pub use wire::Wire;
@@ -36,6 +38,10 @@ pub trait Collective: Send + Sync {
     /// Replaces the numbers by their sum over ranks, ((x0 + x1) + x2) and so on. All ranks call with as many numbers. Fails, on
     /// every rank, once one has failed or is gone.
     fn sum(&self, numbers: &mut [f32]) -> Result<()>;
+    /// The same for this rank's part, of as many equal ones as there are ranks; what is then in the others is worth nothing.
+    fn sum_part(&self, numbers: &mut [f32]) -> Result<()>;
+    /// Fetches the other ranks' parts of the numbers, of which this rank has its own; equal ones, moved bit by bit.
+    fn gather(&self, numbers: &mut [f32]) -> Result<()>;
     /// Tells the others that this rank ends, and why: their sums fail from here on.
     fn fail(&self, why: &str);
     /// True once another rank has failed or is gone. Does not wait; from any thread.
@@ -55,6 +61,14 @@ impl Collective for Alone {
     }
 
     fn sum(&self, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn sum_part(&self, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn gather(&self, _: &mut [f32]) -> Result<()> {
         Ok(())
     }
 
@@ -125,21 +139,66 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// Begins a step's exchange of gradients, of which nothing is sent yet.
-    pub fn exchange(&self, params: &Params) -> Exchange<'_> {
-        Exchange::begin(self, params)
+    /// Begins a step's exchange of gradients, of which nothing is sent yet; `share` is what this rank wants of their means.
+    pub fn exchange(&self, params: &Params, share: &Share) -> Exchange<'_> {
+        Exchange::begin(self, params, share)
     }
 
-    /// Gradients of the mean of all ranks' losses in the place of those of this rank's.
-    pub fn mean_gradients(&self, params: &mut Params) -> Result<()> {
-        self.exchange(params).end(params)
+    /// Gradients of the mean of all ranks' losses in the place of those of this rank's, in the share.
+    pub fn mean_gradients(&self, params: &mut Params, share: &Share) -> Result<()> {
+        self.exchange(params, share).end(params)
     }
 
-    /// Means of a device's numbers, by way of the host; f32 on the same device.
-    fn mean_on_host(&self, numbers: &Tensor) -> Result<Tensor> {
+    /// Fetches what the other ranks have of these numbers, of which this rank has its share. NCCL's are queued: nobody waits.
+    ///
+    /// # Errors
+    /// A rank that failed or is gone; NCCL's own.
+    pub fn gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
+        if share.is_whole() {
+            return Ok(());
+        }
+        let by_host = |all: &mut [f32]| {
+            share.pieces().iter().try_for_each(|piece| self.host.gather(&mut all[piece.clone()]))
+        };
+        let Some(gpu) = numbers.gpu() else { return by_host(numbers.data_mut()) };
+        let Some(nccl) = &self.nccl else {
+            let mut all = numbers.to_host().into_vec();
+            by_host(&mut all)?;
+            let all = Tensor::new(&[all.len()], all).to_gpu(gpu, "numbers of all ranks", numbers.real());
+            numbers.copy_from(0, &all);
+            return Ok(());
+        };
+        let fetch = |piece: &Range<usize>| {
+            let part = numbers.part(piece.start, &[piece.len()]);
+            // SAFETY: the numbers live until `end`, below, has ordered the device's next work behind this.
+            unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) }
+        };
+        let begun = share.pieces().iter().try_for_each(fetch);
+        self.said(begun.and(nccl.end()))
+    }
+
+    /// NCCL's word, unless a rank is gone: who, and why, says more than that a sum could not be begun.
+    fn said(&self, outcome: std::result::Result<(), String>) -> Result<()> {
+        outcome.map_err(Error::Device).or_else(|error| self.whole().and(Err(error)))
+    }
+
+    /// Means of a device's numbers in this rank's part of them, by way of the host; f32 on the same device.
+    fn mean_on_host(&self, share: &Share, numbers: &Tensor) -> Result<Tensor> {
         let mut mean = numbers.to_host().into_vec();
-        self.mean(&mut mean)?;
-        Ok(Tensor::new(&[mean.len()], mean).to_gpu(numbers.device(), "means of gradients", Real::F32))
+        self.mean_part(share, &mut mean)?;
+        let own = mean[share.part(&(0..mean.len()))].to_vec();
+        Ok(Tensor::new(&[own.len()], own).to_gpu(numbers.device(), "means of gradients", Real::F32))
+    }
+
+    /// Means over the ranks in the place of this rank's part of the numbers.
+    fn mean_part(&self, share: &Share, numbers: &mut [f32]) -> Result<()> {
+        if share.is_whole() {
+            return self.mean(numbers);
+        }
+        self.host.sum_part(numbers)?;
+        let own = share.part(&(0..numbers.len()));
+        self.divide(&mut numbers[own]);
+        Ok(())
     }
 
     /// Means over the ranks in the place of their numbers.
@@ -148,9 +207,14 @@ impl Ranks {
             return Ok(());
         }
         self.host.sum(numbers)?;
-        let share = 1.0 / self.count() as f32;
-        numbers.iter_mut().for_each(|x| *x *= share);
+        self.divide(numbers);
         Ok(())
+    }
+
+    /// Of a sum over ranks the mean.
+    fn divide(&self, numbers: &mut [f32]) {
+        let one = 1.0 / self.count() as f32;
+        numbers.iter_mut().for_each(|x| *x *= one);
     }
 
     /// Holds where all ranks have this number, a hash of what they are about to do.
@@ -214,6 +278,12 @@ impl Drop for Watch {
             let _ = thread.join();
         }
     }
+}
+
+/// A rank's part of so many numbers.
+fn part(len: usize, rank: usize, ranks: usize) -> Range<usize> {
+    assert!(len.is_multiple_of(ranks), "collective: {len} numbers for {ranks} ranks");
+    rank * (len / ranks)..(rank + 1) * (len / ranks)
 }
 
 /// What a rank hears of another that has failed.

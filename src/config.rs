@@ -265,6 +265,10 @@ pub struct OptimConfig {
     pub final_lr: f64,
     /// Largest decay of the averaged weights; at step k it is min(ema, (1+k)/(10+k)).
     pub ema: f64,
+    /// Several ranks share the optimizer (ZeRO): each keeps moments, averaged weights and lower halves of its part alone. Of no
+    /// effect on the result.
+    #[serde(default)]
+    pub shard: bool,
 }
 
 /// The walk.

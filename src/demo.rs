@@ -75,6 +75,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         steps: None,
         places: vec![settings.gpu.clone()],
         launch: None,
+        shard: None,
     };
     let outcome = train(&training, stop)?;
     if !outcome.finished {

@@ -1,54 +1,118 @@
 //! AdamW over the flat buffers (Loshchilov & Hutter 2019), its schedule, the clip and the averaged weights.
+//!
+//! Ranks may share it (ZeRO, Rajbhandari et al. 2020, stage 1, gradients arriving as in stage 2): then this rank moves the weights
+//! of its share alone, and has moments, averages and lower halves of no others.
 
 use std::f64::consts::PI;
+use std::ops::Range;
 
 use crate::config::OptimConfig;
-use crate::gpu::{PACK, Real};
+use crate::gpu::{Gpu, PACK, Real};
 use crate::ops::adamw::{self, Decay, Rates, State};
-use crate::params::Params;
+use crate::params::{Entry, Params, Share};
 use crate::tensor::Tensor;
 
-/// Moments and averaged weights: flat, f32, where the weights lie.
+/// Moments and averaged weights: f32, where the weights lie.
 pub struct Optimizer {
-    /// First moment.
-    pub m: Tensor,
-    /// Second moment.
-    pub v: Tensor,
-    /// Averaged weights, used for prediction.
-    pub ema: Tensor,
+    share: Share,
+    /// One for each piece of the share.
+    parts: Vec<Part>,
+    /// L.
+    len: usize,
+}
+
+/// What belongs to weights `at..at + K`; [K] each.
+struct Part {
+    at: usize,
+    m: Tensor,
+    v: Tensor,
+    average: Tensor,
+    /// Lower halves of the weights, where ranks share them.
+    low: Option<Tensor>,
     decay: Decay,
+}
+
+impl Part {
+    /// Those numbers of moments and averaged weights, flat on the host, that belong to this range.
+    fn new(params: &Params, range: Range<usize>, flats: [&Tensor; 3], low: Option<&Tensor>) -> Part {
+        let (at, gpu) = (range.start, params.gpu());
+        let own = |flat: &Tensor, what| {
+            let part = flat.part(at, &[range.len()]);
+            match gpu {
+                Some(gpu) => part.to_gpu(gpu, what, Real::F32),
+                None => Tensor::new(&[range.len()], part.into_vec()),
+            }
+        };
+        let low = low.map(|low| {
+            let own = Tensor::on(low.device(), "weights' lower halves", &[range.len()], Real::Bf16);
+            own.copy_from(0, &low.part(at, &[range.len()]));
+            own
+        });
+        let [m, v, average] = flats;
+        Part {
+            at,
+            m: own(m, "first moments"),
+            v: own(v, "second moments"),
+            average: own(average, "averaged weights"),
+            low,
+            decay: decay(params.entries(), range, gpu),
+        }
+    }
+}
+
+fn decay(entries: &[Entry], range: Range<usize>, gpu: Option<&Gpu>) -> Decay {
+    let mut bytes = vec![0u8; range.len() / PACK];
+    for entry in entries.iter().filter(|entry| entry.decay) {
+        let of = entry.range();
+        let (from, to) = (of.start.max(range.start), of.end.min(range.end));
+        if from < to {
+            bytes[(from - range.start) / PACK..(to - range.start).div_ceil(PACK)].fill(1);
+        }
+    }
+    match gpu {
+        Some(gpu) => Decay::Device(gpu.upload("where weights decay", &bytes)),
+        None => Decay::Host(bytes),
+    }
 }
 
 impl Optimizer {
     /// Zero moments; the average starts at the weights.
-    pub fn new(params: &Params) -> Self {
-        let zeros = || Tensor::zeros(&[params.len()]);
-        let weights = Tensor::new(&[params.len()], params.weights().to_host().into_vec());
-        Optimizer::resume(params, [zeros(), zeros()], weights)
+    pub fn new(params: &mut Params, share: Share) -> Self {
+        let zeros = Tensor::zeros(&[params.len()]);
+        let weights = params.weights().to_host();
+        Optimizer::resume(params, share, [&zeros, &zeros, &weights])
     }
 
-    /// As a checkpoint left it: moments and averaged weights, flat on the host.
-    pub fn resume(params: &Params, [m, v]: [Tensor; 2], ema: Tensor) -> Self {
-        let mut bytes = vec![0u8; params.len() / PACK];
-        for entry in params.entries() {
-            let range = entry.range();
-            bytes[range.start / PACK..range.end.div_ceil(PACK)].fill(u8::from(entry.decay));
-        }
-        let Some(gpu) = params.gpu() else {
-            return Optimizer { m, v, ema, decay: Decay::Host(bytes) };
-        };
-        Optimizer {
-            m: m.to_gpu(gpu, "first moments", Real::F32),
-            v: v.to_gpu(gpu, "second moments", Real::F32),
-            ema: ema.to_gpu(gpu, "averaged weights", Real::F32),
-            decay: Decay::Device(gpu.upload("where weights decay", &bytes)),
-        }
+    /// As a checkpoint left it: both moments and averaged weights, flat on the host. The weights are the checkpoint's already.
+    pub fn resume(params: &mut Params, share: Share, flats: [&Tensor; 3]) -> Self {
+        let low = if share.is_whole() { None } else { params.take_low() };
+        let part = |range| Part::new(params, range, flats, low.as_ref());
+        Optimizer { parts: share.parts().into_iter().map(part).collect(), len: params.len(), share }
     }
 
-    /// Step k (from 0) of `steps`: clips the gradient, moves the weights, updates the average. Returns the norm before the clip,
-    /// [1], where the weights lie: reading it waits for the step.
+    /// What of the flat buffers it moves.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
+    /// Step k (from 0) of `steps` of one who shares with nobody: clips the gradient, moves the weights, updates the average. Returns
+    /// the norm before the clip, [1], where the weights lie: reading it waits for the step.
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
-        let clip = adamw::clip(params.grads(), config.clip);
+        assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
+        let clip = adamw::clip(&self.squares(params.grads()), config.clip);
+        self.advance(params, &clip, config, k, steps);
+        clip.slice(0..1)
+    }
+
+    /// Sums of squares of the share's gradients, for [`adamw::clip`]; those of the other shares are to be gathered first.
+    pub fn squares(&self, grads: &Tensor) -> Tensor {
+        let (rank, ranks) = self.share.place();
+        adamw::squares(grads, &self.share.parts(), rank, ranks)
+    }
+
+    /// Step k of `steps` for the share, with the clip of all gradients. The other weights, as products read them, are to be
+    /// gathered afterwards.
+    pub fn advance(&mut self, params: &mut Params, clip: &Tensor, config: &OptimConfig, k: u64, steps: u64) {
         let rate = learning_rate(config, k, steps);
         let correct = |beta: f64| 1.0 - beta.powf((k + 1) as f64);
         let rates = Rates {
@@ -61,15 +125,60 @@ impl Optimizer {
             keep: config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32,
         };
         let flat = params.update();
-        let state = State { weights: flat.weights, m: &mut self.m, v: &mut self.v, average: &mut self.ema };
-        adamw::update(state, flat.grads, &self.decay, &clip, rates);
-        clip.slice(0..1)
+        for Part { at, m, v, average, low, decay } in &mut self.parts {
+            let state = State { weights: flat.weights, at: *at, low: low.as_ref(), m, v, average };
+            adamw::update(state, flat.grads, decay, clip, rates);
+        }
     }
-}
 
-/// Root of the gradients' sum of squares, [1], where they lie.
-pub fn global_norm(grads: &Tensor) -> Tensor {
-    adamw::clip(grads, f64::INFINITY).slice(0..1)
+    /// All weights in full precision, [L], of a share only those that it moves: the others are to be gathered.
+    pub fn weights(&self, params: &Params) -> Tensor {
+        match self.share.is_whole() {
+            true => params.weights(),
+            false => self.flat(|part| params.master(part.at, part.m.len(), part.low.as_ref())),
+        }
+    }
+
+    /// Averaged weights, used for prediction: [L], those of a share as above.
+    pub fn average(&self) -> Tensor {
+        self.flat(|part| part.average.clone())
+    }
+
+    /// First moments, alike.
+    pub fn m(&self) -> Tensor {
+        self.flat(|part| part.m.clone())
+    }
+
+    /// Second moments, alike.
+    pub fn v(&self) -> Tensor {
+        self.flat(|part| part.v.clone())
+    }
+
+    /// Bytes that it holds where the weights lie.
+    pub fn bytes(&self) -> u64 {
+        let of = |part: &Part| {
+            let low = part.low.as_ref().map_or(0, Tensor::bytes);
+            part.m.bytes() + part.v.bytes() + part.average.bytes() + low + (part.m.len() / PACK) as u64
+        };
+        self.parts.iter().map(of).sum()
+    }
+
+    fn flat(&self, of: impl Fn(&Part) -> Tensor) -> Tensor {
+        let first = &self.parts[0];
+        if self.share.is_whole() {
+            return of(first);
+        }
+        if let Some(gpu) = first.m.gpu() {
+            let all = Tensor::on(gpu, "numbers of all shares", &[self.len], Real::F32);
+            self.parts.iter().for_each(|part| all.copy_from(part.at, &of(part)));
+            return all;
+        }
+        let mut all = vec![0.0; self.len];
+        for part in &self.parts {
+            all[part.at..part.at + part.m.len()].copy_from_slice(of(part).data());
+        }
+        Tensor::new(&[self.len], all)
+    }
 }
 
 /// Rate of step k: linear warm-up over the first `warmup` share of the steps, then a cosine down to `final_lr`.
@@ -116,7 +225,7 @@ mod tests {
         });
         let found = tape.backward(loss);
         params.collect(&vars, found);
-        let mut optimizer = Optimizer::new(&params);
+        let mut optimizer = Optimizer::new(&mut params, Share::whole(8));
         let norm = optimizer.step(&mut params, &config, 0, 1);
         assert_eq!(norm.item(), 5.0);
         // At the first step the corrected moments make the update the sign of the gradient.
@@ -124,6 +233,6 @@ mod tests {
         let moved = params.tensor(w);
         moved.data().iter().for_each(|&w| assert!((f64::from(w) - expected).abs() < 1e-6, "{w} {expected}"));
         // decay 1/10 at step 0: the average is mostly the new weight.
-        assert!((f64::from(optimizer.ema.data()[0]) - (0.05 + 0.9 * expected)).abs() < 1e-6);
+        assert!((f64::from(optimizer.average().data()[0]) - (0.05 + 0.9 * expected)).abs() < 1e-6);
     }
 }

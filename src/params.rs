@@ -17,6 +17,10 @@ use crate::rng::Rng;
 use crate::tape::{Gradients, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
+mod share;
+
+pub use share::{Pieces, Share};
+
 /// Number of a parameter in [`Params`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param(usize);
@@ -67,6 +71,8 @@ pub struct Params {
     grads: Tensor,
     /// True for a table that is only counted.
     hollow: bool,
+    /// L is a multiple of as many packs; 0 as 1.
+    packs: usize,
 }
 
 /// What the optimizer reads and writes: flat buffers of L numbers.
@@ -120,8 +126,33 @@ impl Params {
 
     /// The same table over the same weights, for a second set of them.
     pub fn like(other: &Params) -> Params {
-        let Params { entries, weights, .. } = other;
-        Params { entries: entries.clone(), weights: weights.clone(), ..Params::default() }
+        let Params { entries, weights, packs, .. } = other;
+        let (entries, weights, packs) = (entries.clone(), weights.clone(), *packs);
+        Params { entries, weights, packs, ..Params::default() }
+    }
+
+    /// What this rank keeps of the optimizer where `ranks` share it. The flat buffers, still on the host, get some more zeros behind
+    /// the last parameter, so that shares are equal.
+    pub fn share(&mut self, rank: usize, ranks: usize) -> Share {
+        if ranks == 1 {
+            return Share::whole(self.len());
+        }
+        self.packs = ranks;
+        let len = self.len();
+        for numbers in [self.weights.read_mut(), &mut self.grads] {
+            let mut longer = std::mem::take(numbers).into_vec();
+            longer.resize(len, 0.0);
+            *numbers = flat(longer);
+        }
+        Share::new(share::cut(&self.entries, len, ranks), rank, ranks)
+    }
+
+    /// The pieces in which gradients leave for the other ranks: those of the share, or whole parameters where nothing is shared.
+    pub fn pieces(&self, share: &Share) -> Pieces {
+        match share.is_whole() {
+            true => Pieces::new(&self.entries, share::cut(&self.entries, self.len(), 1)),
+            false => Pieces::new(&self.entries, share.pieces().to_vec()),
+        }
     }
 
     /// The same on a device.
@@ -151,9 +182,10 @@ impl Params {
         self.entries.iter().map(|entry| entry.range().len()).sum()
     }
 
-    /// Length of the flat buffers, L: the weights and the zeros between parameters.
+    /// Length of the flat buffers, L: the weights and the zeros between parameters and behind the last.
     pub fn len(&self) -> usize {
-        self.entries.last().map_or(0, |entry| entry.range().end.next_multiple_of(PACK))
+        let grain = self.packs.max(1) * PACK;
+        self.entries.last().map_or(0, |entry| entry.range().end.next_multiple_of(grain))
     }
 
     /// True before anything was added.
@@ -167,9 +199,24 @@ impl Params {
         self.weights.read().part(entry.offset, &entry.shape)
     }
 
-    /// All weights, [L] f32, where they lie.
+    /// All weights, [L] f32, where they lie. Panics where ranks share their lower halves.
     pub fn weights(&self) -> Tensor {
         self.weights.whole()
+    }
+
+    /// Weights `at..at + len` as f32, where they lie; `low` are the lower halves of these where ranks share them.
+    pub fn master(&self, at: usize, len: usize, low: Option<&Tensor>) -> Tensor {
+        self.weights.window(at, len, low).whole()
+    }
+
+    /// Gives the lower halves of all weights to the one who will keep a share of them; none where weights are whole.
+    pub fn take_low(&mut self) -> Option<Tensor> {
+        self.weights.take_low()
+    }
+
+    /// All weights as products read them, [L], to be written. Panics where they have lower halves here.
+    pub fn read_mut(&mut self) -> &mut Tensor {
+        self.weights.read_mut()
     }
 
     /// All gradients, [L] f32.

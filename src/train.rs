@@ -53,6 +53,8 @@ pub struct Settings {
     pub config: Option<Config>,
     /// Another number of steps for a run that goes on.
     pub steps: Option<u64>,
+    /// Another `optim.shard` for a run that goes on.
+    pub shard: Option<bool>,
 }
 
 /// How a run ended.
@@ -137,7 +139,7 @@ fn rank(
 
 fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
     let (config, out) = (start.config.clone(), start.out.clone());
-    let mut run = Run::new(start, gpu, ranks.is_first())?;
+    let mut run = Run::new(start, gpu, ranks)?;
     let (steps, first) = (config.train.steps, run.step);
     let sampling = Sampling {
         sets: config.data.sets,
@@ -195,14 +197,14 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         if config.train.validates_after(run.step) {
             gpu.inspect(|gpu| gpu.wait());
             ranks.whole()?;
-            run.validate(&mut metrics)?;
+            run.validate(&mut metrics, ranks)?;
         }
         if saves && !last {
-            run.save("last")?;
+            run.save("last", ranks)?;
         }
     }
     bar.finish_and_clear();
-    run.save("last")?;
+    run.save("last", ranks)?;
     leave(ranks, gpu)?;
     let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - first) as f64;
     Ok(Outcome {

@@ -8,7 +8,7 @@ use scale_engine::model::condition::Vocabulary;
 use scale_engine::model::losses::{Draws, Examples};
 use scale_engine::model::{Model, Statistics};
 use scale_engine::optim::Optimizer;
-use scale_engine::params::{Entry, Params};
+use scale_engine::params::{Entry, Params, Share};
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
@@ -228,7 +228,8 @@ fn ten_adamw_steps_are_the_twins() {
     let mut wrong = Vec::new();
     for case in golden.cases["cases"].as_array().expect("cases") {
         let mut walk = Walk::new(&golden, case);
-        let mut optimizer = Optimizer::new(&walk.params);
+        let share = Share::whole(walk.params.len());
+        let mut optimizer = Optimizer::new(&mut walk.params, share);
         let optim = walk.model.config().optim.clone();
         for (i, truth) in case["adamw_losses"].as_array().expect("ten losses").iter().enumerate() {
             let (loss, truth) = (walk.losses(i as u64).0, truth.as_f64().expect("a number"));

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use scale_engine::collective::{Collective, Launch, Pieces, Ranks, Threads, Wire};
+use scale_engine::collective::{Collective, Launch, Ranks, Threads, Wire};
 use scale_engine::config::Config;
 use scale_engine::data::sampler::{Sampler, Sampling};
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
-use scale_engine::params::{Init, Params};
-use scale_engine::rng::Rng;
 use scale_engine::train::{Outcome, Settings, train};
 use serde_json::Value;
 
 use crate::train::{last, set, small};
+
+mod shard;
 
 const STEPS: u64 = 12;
 
@@ -38,6 +38,7 @@ fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
     let settings = Settings {
         places: vec![None; ranks],
         launch: None,
+        shard: None,
         data: small().data.clone(),
         split: small().split.clone(),
         out: out.into(),
@@ -96,6 +97,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let settings = Settings {
         places: vec![None; 2],
         launch: None,
+        shard: None,
         data: small().data.clone(),
         split: small().split.clone(),
         out: place("two"),
@@ -235,27 +237,6 @@ fn a_rank_that_is_lost_is_seen_without_a_sum() {
 }
 
 #[test]
-fn pieces_of_the_gradients_are_whole_parameters_and_all_of_them() {
-    let mut params = Params::counting();
-    for (i, len) in [1, 40, 3, 8, 100, 7, 7].into_iter().enumerate() {
-        params.add(&format!("w{i}"), &[len], Init::Constant(0.0), false, Rng::new(0));
-    }
-    let entries = params.entries();
-    for least in [1, 20, 60, 10_000] {
-        let mut pieces = Pieces::new(entries, params.len(), least);
-        let all: Vec<_> = pieces.unfinished().collect();
-        assert_eq!((all[0].start, all.last().expect("one").end), (0, params.len()));
-        assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= least));
-        // Finished from the last to the first, each piece comes with its first entry, and once.
-        let told: Vec<_> = (0..entries.len()).rev().filter_map(|i| Some((i, pieces.finish(i)?))).collect();
-        assert!(told.iter().all(|(i, range)| range.start == entries[*i].offset), "{least}: {told:?}");
-        let mut ranges: Vec<_> = told.into_iter().map(|(_, range)| range).collect();
-        ranges.reverse();
-        assert!(ranges == all && pieces.unfinished().next().is_none(), "{least}");
-    }
-}
-
-#[test]
 fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
@@ -333,9 +314,11 @@ fn processes_train_as_threads_do() {
 #[test]
 fn a_process_that_is_killed_stops_the_other_within_seconds() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for killed in [0, 1] {
-        let out: PathBuf = dir.path().join(format!("{killed}"));
-        let [first, second] = pair(&out, &words(1_000_000));
+    for (killed, shard) in [(0, false), (0, true), (1, false), (1, true)] {
+        let out: PathBuf = dir.path().join(format!("{killed} {shard}"));
+        let mut set = words(1_000_000);
+        set.push(format!("optim.shard={shard}"));
+        let [first, second] = pair(&out, &set);
         let (mut victim, survivor) = if killed == 0 { (first, second) } else { (second, first) };
         let began = Instant::now();
         while !last(&out).exists() {

@@ -79,7 +79,16 @@ fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Resu
     let config = Some(Config::load(Some("tiny"), None, &set)?);
     let (data, split) = (small.data.clone(), small.split.clone());
     train(
-        &Settings { data, split, out: out.into(), config, steps: None, places: vec![None], launch: None },
+        &Settings {
+            data,
+            split,
+            out: out.into(),
+            config,
+            steps: None,
+            places: vec![None],
+            launch: None,
+            shard: None,
+        },
         stop,
     )
 }
@@ -90,8 +99,16 @@ fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
 
 fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
     let (data, split) = (small.data.clone(), small.split.clone());
-    let settings =
-        Settings { data, split, out: out.into(), config: None, steps, places: vec![None], launch: None };
+    let settings = Settings {
+        data,
+        split,
+        out: out.into(),
+        config: None,
+        steps,
+        places: vec![None],
+        launch: None,
+        shard: None,
+    };
     train(&settings, &AtomicBool::new(false))
 }
 
@@ -172,8 +189,16 @@ fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let text = String::from_utf8(bytes(&small.split)).expect("text");
     std::fs::write(&other, text + "# a word\n").expect("written");
     let (data, out) = (small.data.clone(), small.run.clone());
-    let settings =
-        Settings { data, split: other, out, config: None, steps: None, places: vec![None], launch: None };
+    let settings = Settings {
+        data,
+        split: other,
+        out,
+        config: None,
+        steps: None,
+        places: vec![None],
+        launch: None,
+        shard: None,
+    };
     let error = train(&settings, &AtomicBool::new(false)).expect_err("another split").to_string();
     assert!(error.contains("another split file") && error.contains(&hash), "{error}");
 }

@@ -28,7 +28,7 @@ Often set:
   train.val_every=200  train.checkpoint_every=200  train.log_every=10
 
 Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which say who is who; their processes meet at MASTER_ADDR, one port above MASTER_PORT. Ranks share the data.sets sets of a step, so their number changes \
-nothing but rounding: a run may go on with another.
+nothing but rounding: a run may go on with another. --set optim.shard=true lets each keep its part of the optimizer alone.
 
 Ctrl-C writes a checkpoint and ends cleanly; --resume goes on to the same bits as a run that was never stopped.";
 
@@ -65,7 +65,7 @@ pub struct Args {
     /// GPUs of this machine that share each step's sets: a number or all
     #[arg(long, value_name = "N|all")]
     gpus: Option<device::Gpus>,
-    /// Go on from RUN/checkpoints/last.safetensors with the run's own config
+    /// Go on from RUN/checkpoints/last.safetensors with the run's own config; --steps and --set optim.shard=.. may change it
     #[arg(long)]
     resume: bool,
     /// Print the outcome as JSON
@@ -75,16 +75,10 @@ pub struct Args {
 
 /// Trains and prints the outcome.
 pub fn run(args: Args) -> Result<()> {
-    let config = match args.resume {
-        true => None,
-        false => Some(config(&args)?),
+    let (config, shard) = match args.resume {
+        true => (None, shard(&args)?),
+        false => (Some(config(&args)?), None),
     };
-    if args.resume
-        && (args.preset.is_some() || args.config.is_some() || !args.set.is_empty() || args.seed.is_some())
-    {
-        let what = "a resumed run keeps its own config; only --steps may change";
-        return Err(Error::setting("--resume", what));
-    }
     let launch = Launch::find(&|name| std::env::var(name).ok())?;
     if let Some(launch) = &launch {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
@@ -97,6 +91,7 @@ pub fn run(args: Args) -> Result<()> {
         out: args.out.clone(),
         config,
         steps: args.steps,
+        shard,
         places,
         launch,
     };
@@ -129,6 +124,18 @@ fn config(args: &Args) -> Result<Config> {
     set.extend(args.steps.map(|n| format!("train.steps={n}")));
     set.extend(args.seed.map(|n| format!("train.seed={n}")));
     Config::load(args.preset.as_deref(), args.config.as_deref(), &set)
+}
+
+/// What a run that goes on may have otherwise, beside its steps: where its optimizer lies.
+fn shard(args: &Args) -> Result<Option<bool>> {
+    let set: Vec<Option<bool>> =
+        args.set.iter().map(|set| set.strip_prefix("optim.shard=")?.trim().parse().ok()).collect();
+    if args.preset.is_some() || args.config.is_some() || args.seed.is_some() || set.contains(&None) {
+        let what =
+            "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change";
+        return Err(Error::setting("--resume", what));
+    }
+    Ok(set.last().copied().flatten())
 }
 
 /// A flag that Ctrl-C or SIGTERM sets; a second Ctrl-C ends at once.

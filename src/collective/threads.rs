@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{Collective, stopped};
+use super::{Collective, part, stopped};
 use crate::error::Result;
 
 /// One thread's seat at the table where all lay down what they have.
@@ -20,14 +20,15 @@ struct Table {
 struct State {
     laid: Vec<Option<Vec<f32>>>,
     rounds: u64,
-    sum: Arc<Vec<f32>>,
+    /// What the last round made of what was laid.
+    made: Arc<Vec<f32>>,
     failed: Option<(usize, String)>,
 }
 
 impl Threads {
     /// The seats of so many ranks.
     pub fn seats(ranks: usize) -> Vec<Threads> {
-        let state = State { laid: vec![None; ranks], rounds: 0, sum: Arc::default(), failed: None };
+        let state = State { laid: vec![None; ranks], rounds: 0, made: Arc::default(), failed: None };
         let table = Arc::new(Table { state: Mutex::new(state), news: Condvar::new() });
         (0..ranks).map(|rank| Threads { rank, table: table.clone() }).collect()
     }
@@ -35,6 +36,26 @@ impl Threads {
     /// Which rank failed first, if one did.
     pub fn failed(&self) -> Option<usize> {
         self.lock().failed.as_ref().map(|(rank, _)| *rank)
+    }
+
+    /// Lays down what this rank has and waits for what is made of all ranks'.
+    fn round(&self, own: Vec<f32>, make: impl FnOnce(Vec<Vec<f32>>) -> Vec<f32>) -> Result<Arc<Vec<f32>>> {
+        let mut state = self.lock();
+        let round = state.rounds;
+        state.laid[self.rank] = Some(own);
+        if state.laid.iter().all(Option::is_some) {
+            state.close(make);
+            self.table.news.notify_all();
+        }
+        while state.rounds == round && state.failed.is_none() {
+            state = self.table.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.rounds == round {
+            let (rank, why) = state.failed.as_ref().expect("the round is not over");
+            return Err(stopped(*rank, why));
+        }
+        // The next round ends only when this rank has laid down again, so this is still made of its own.
+        Ok(state.made.clone())
     }
 
     /// Nothing panics while the lock is held, so that a poisoned lock still guards a whole state.
@@ -53,25 +74,22 @@ impl Collective for Threads {
     }
 
     fn sum(&self, numbers: &mut [f32]) -> Result<()> {
-        let own = numbers.to_vec();
-        let mut state = self.lock();
-        let round = state.rounds;
-        state.laid[self.rank] = Some(own);
-        if state.laid.iter().all(Option::is_some) {
-            state.close();
-            self.table.news.notify_all();
-        }
-        while state.rounds == round && state.failed.is_none() {
-            state = self.table.news.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.rounds == round {
-            let (rank, why) = state.failed.as_ref().expect("the round is not over");
-            return Err(stopped(*rank, why));
-        }
-        // The next round ends only when this rank has laid down again, so this is still the sum of its own.
-        let sum = state.sum.clone();
-        drop(state);
+        let sum = self.round(numbers.to_vec(), add)?;
         numbers.copy_from_slice(&sum);
+        Ok(())
+    }
+
+    fn sum_part(&self, numbers: &mut [f32]) -> Result<()> {
+        let sum = self.round(numbers.to_vec(), add)?;
+        let own = part(numbers.len(), self.rank, self.ranks());
+        numbers[own.clone()].copy_from_slice(&sum[own]);
+        Ok(())
+    }
+
+    fn gather(&self, numbers: &mut [f32]) -> Result<()> {
+        let own = numbers[part(numbers.len(), self.rank, self.ranks())].to_vec();
+        let all = self.round(own, |laid| laid.concat())?;
+        numbers.copy_from_slice(&all);
         Ok(())
     }
 
@@ -86,12 +104,16 @@ impl Collective for Threads {
 }
 
 impl State {
-    /// All have laid down: adds up, in the order of ranks, and clears the table.
-    fn close(&mut self) {
-        let mut laid = self.laid.iter_mut().filter_map(Option::take);
-        let mut sum = laid.next().unwrap_or_default();
-        laid.for_each(|other| sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x));
-        self.sum = Arc::new(sum);
+    /// All have laid down: makes one of it, in the order of ranks, and clears the table.
+    fn close(&mut self, make: impl FnOnce(Vec<Vec<f32>>) -> Vec<f32>) {
+        self.made = Arc::new(make(self.laid.iter_mut().filter_map(Option::take).collect()));
         self.rounds += 1;
     }
+}
+
+fn add(laid: Vec<Vec<f32>>) -> Vec<f32> {
+    let mut laid = laid.into_iter();
+    let mut sum = laid.next().unwrap_or_default();
+    laid.for_each(|other| sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x));
+    sum
 }

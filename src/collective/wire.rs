@@ -1,6 +1,6 @@
 //! Ranks that are processes, on one machine or several: a star of TCP connections with rank 0 in the middle.
 //!
-//! Rank 0 reads every other rank's numbers, adds them in the order of ranks and sends the sum to all. That is for gradients of
+//! Rank 0 reads every other rank's numbers, adds them in the order of ranks and sends the sum, or its parts, back. That is for gradients of
 //! CPUs and for the few numbers that ranks with GPUs exchange a step. A process that dies closes its connections, which the rest
 //! see at their next sum; a machine that dies is missed within seconds, by probes of the system's TCP.
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 
-use super::{Collective, Launch, stopped};
+use super::{Collective, Launch, part, stopped};
 use crate::error::{Error, Result};
 
 /// How long ranks wait for each other at the start.
@@ -85,11 +85,31 @@ impl Collective for Wire {
             link.send(numbers)?;
             return link.receive(numbers);
         }
-        let mut others = vec![0.0; numbers.len()];
-        for link in links.iter_mut() {
-            link.receive(&mut others)?;
-            numbers.iter_mut().zip(&others).for_each(|(sum, x)| *sum += x);
+        add(&mut links, numbers)?;
+        links.iter_mut().try_for_each(|link| link.send(numbers))
+    }
+
+    fn sum_part(&self, numbers: &mut [f32]) -> Result<()> {
+        let mut links = self.lock();
+        let len = numbers.len();
+        if self.rank > 0 {
+            let link = &mut links[0];
+            link.send(numbers)?;
+            return link.receive(&mut numbers[part(len, self.rank, self.ranks)]);
         }
+        add(&mut links, numbers)?;
+        links.iter_mut().try_for_each(|link| link.send(&numbers[part(len, link.rank, self.ranks)]))
+    }
+
+    fn gather(&self, numbers: &mut [f32]) -> Result<()> {
+        let mut links = self.lock();
+        let len = numbers.len();
+        if self.rank > 0 {
+            let link = &mut links[0];
+            link.send(&numbers[part(len, self.rank, self.ranks)])?;
+            return link.receive(numbers);
+        }
+        links.iter_mut().try_for_each(|link| link.receive(&mut numbers[part(len, link.rank, self.ranks)]))?;
         links.iter_mut().try_for_each(|link| link.send(numbers))
     }
 
@@ -109,6 +129,16 @@ impl Collective for Wire {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut ends, Some(&at_once)).is_ok() && ends.iter().any(|end| end.revents().intersects(gone))
     }
+}
+
+/// Adds the other ranks' numbers, in their order, to those of rank 0.
+fn add(links: &mut [Link], numbers: &mut [f32]) -> Result<()> {
+    let mut others = vec![0.0; numbers.len()];
+    for link in links.iter_mut() {
+        link.receive(&mut others)?;
+        numbers.iter_mut().zip(&others).for_each(|(sum, x)| *sum += x);
+    }
+    Ok(())
 }
 
 impl Link {

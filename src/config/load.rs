@@ -106,6 +106,7 @@ impl Config {
                 warmup: 0.02,
                 final_lr: 0.1,
                 ema: 0.999,
+                shard: false,
             },
             train: TrainConfig {
                 steps,

@@ -9,6 +9,7 @@ use cudarc::nccl::{result, sys};
 use super::Real;
 
 type Outcome<T> = std::result::Result<T, String>;
+type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
 
 /// Bytes by which ranks find each other.
 pub const NCCL_ID: usize = 128;
@@ -20,6 +21,8 @@ pub struct Nccl {
     /// The device's work, and the sums beside it.
     stream: Arc<CudaStream>,
     beside: Arc<CudaStream>,
+    rank: usize,
+    ranks: usize,
 }
 
 // SAFETY: a handle of the library, which the lock gives to one thread at a time.
@@ -58,7 +61,7 @@ impl Nccl {
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(said("ncclCommInitRank"))?;
         let beside = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
-        Ok(Nccl { communicator: Mutex::new(Some(communicator)), stream, beside })
+        Ok(Nccl { communicator: Mutex::new(Some(communicator)), stream, beside, rank, ranks })
     }
 
     /// Begins to put means over all ranks in the place of `count` numbers at this address, behind the device's work so far and
@@ -67,22 +70,57 @@ impl Nccl {
     /// # Safety
     /// So many numbers of live memory of this rank's device, which nobody touches before [`Nccl::end`]. All ranks call with as many.
     pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+        let (all, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
+        self.begin("ncclAllReduce", |communicator, stream| {
+            // SAFETY: the caller's; in place is what the library allows, here and below.
+            unsafe { result::all_reduce(all, all, count, kind(real), mean, communicator, stream) }
+        })
+    }
+
+    /// The same in the place of this rank's part of the numbers, of as many equal ones as there are ranks; what is then in the other
+    /// parts is worth nothing.
+    ///
+    /// # Safety
+    /// As above.
+    pub unsafe fn begin_mean_part(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+        let (all, mean) = (at as *const c_void, sys::ncclRedOp_t::ncclAvg);
+        let (own, part) = self.part(at, count, real);
+        self.begin("ncclReduceScatter", |communicator, stream| {
+            // SAFETY: the caller's; the part lies within the numbers.
+            unsafe { result::reduce_scatter(all, own, part, kind(real), mean, communicator, stream) }
+        })
+    }
+
+    /// Begins to fetch the other ranks' parts of the numbers, of which this rank has its own.
+    ///
+    /// # Safety
+    /// As above.
+    pub unsafe fn begin_gather(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
+        let (own, part) = self.part(at, count, real);
+        self.begin("ncclAllGather", |communicator, stream| {
+            // SAFETY: the caller's; the part lies within the numbers.
+            unsafe { result::all_gather(own, at as *mut c_void, part, kind(real), communicator, stream) }
+        })
+    }
+
+    /// Where this rank's part of so many numbers begins, and how many it has.
+    fn part(&self, at: u64, count: usize, real: Real) -> (*mut c_void, usize) {
+        assert!(count.is_multiple_of(self.ranks), "nccl: {count} numbers for {} ranks", self.ranks);
+        let part = count / self.ranks;
+        ((at + (self.rank * part * real.bytes()) as u64) as *mut c_void, part)
+    }
+
+    /// Queues a call on the stream beside the device's, behind the device's work so far.
+    fn begin(
+        &self,
+        call: &str,
+        queue: impl FnOnce(sys::ncclComm_t, sys::cudaStream_t) -> Answer,
+    ) -> Outcome<()> {
         let made = self.stream.record_event(None).map_err(told("cuEventRecord"))?;
         self.beside.wait(&made).map_err(told("cuStreamWaitEvent"))?;
-        let kind = match real {
-            Real::F32 => sys::ncclDataType_t::ncclFloat32,
-            Real::Bf16 => sys::ncclDataType_t::ncclBfloat16,
-        };
-        let (numbers, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
         let communicator = self.communicator();
         let Some(communicator) = *communicator else { return Err("another rank is gone".into()) };
-        // SAFETY: the caller's; in place is what the library allows.
-        unsafe {
-            let stream = self.beside.cu_stream().cast();
-            result::all_reduce(numbers, numbers, count, kind, mean, communicator, stream)
-        }
-        .map(|_| ())
-        .map_err(said("ncclAllReduce"))
+        queue(communicator, self.beside.cu_stream().cast()).map(|_| ()).map_err(said(call))
     }
 
     /// The device's work from here on comes behind all that was begun. Does not wait.
@@ -114,6 +152,13 @@ impl Drop for Nccl {
         // Abort, not destroy: that would wait for a rank that is gone. Queued sums were waited for when the last checkpoint was
         // read, or nobody wants them.
         self.abort();
+    }
+}
+
+fn kind(real: Real) -> sys::ncclDataType_t {
+    match real {
+        Real::F32 => sys::ncclDataType_t::ncclFloat32,
+        Real::Bf16 => sys::ncclDataType_t::ncclBfloat16,
     }
 }
 

@@ -9,10 +9,16 @@
 //!            on a device that stores bf16 w lies in two halves, of which products read the upper
 //!   bound by memory: 36 L bytes moved, 4 L more for the norm
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::gpu::{Buffer, Grid, PACK, Real};
 use crate::tensor::Tensor;
+
+mod weights;
+
+pub use weights::{Halves, Weights};
 
 /// Numbers a thread takes at once: fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
@@ -31,78 +37,14 @@ pub enum Decay {
     Device(Buffer),
 }
 
-/// f32 weights [L] where they are updated.
-#[derive(Clone)]
-pub enum Weights {
-    /// As they are.
-    Whole(Tensor),
-    /// On a device that stores bf16.
-    Split(Halves),
-}
-
-/// f32 numbers [L] in two halves: rounded to bf16, ties away from zero, and the lower 16 bits. Nothing is lost.
-#[derive(Clone)]
-pub struct Halves {
-    /// As products read them.
-    pub rounded: Tensor,
-    /// 16 bits each, no numbers by themselves.
-    pub low: Tensor,
-}
-
-impl Weights {
-    /// f32 weights in the form that products on their device want.
-    pub fn of(weights: Tensor) -> Weights {
-        match weights.gpu() {
-            Some(gpu) if gpu.real() == Real::Bf16 => {
-                let half = |what| Tensor::on(gpu, what, weights.shape(), Real::Bf16);
-                let halves = Halves { rounded: half("weights"), low: half("weights' lower halves") };
-                launch_split(&halves, &weights);
-                Weights::Split(halves)
-            }
-            _ => Weights::Whole(weights),
-        }
-    }
-
-    /// All of them as f32, where they lie.
-    pub fn whole(&self) -> Tensor {
-        match self {
-            Weights::Whole(weights) => weights.clone(),
-            Weights::Split(halves) => {
-                let Halves { rounded, .. } = halves;
-                let weights = Tensor::on(rounded.device(), "weights as f32", rounded.shape(), Real::F32);
-                launch_join(&weights, halves);
-                weights
-            }
-        }
-    }
-
-    /// As products read them.
-    pub fn read(&self) -> &Tensor {
-        match self {
-            Weights::Whole(weights) => weights,
-            Weights::Split(halves) => &halves.rounded,
-        }
-    }
-
-    /// True if nobody else shares them.
-    pub fn is_alone(&self) -> bool {
-        match self {
-            Weights::Whole(weights) => weights.is_alone(),
-            Weights::Split(halves) => halves.rounded.is_alone() && halves.low.is_alone(),
-        }
-    }
-}
-
-impl Default for Weights {
-    fn default() -> Self {
-        Weights::Whole(Tensor::default())
-    }
-}
-
-/// What a step moves, [L] each.
+/// What a step moves: K weights of L, and what belongs to them, [K] each.
 pub struct State<'a> {
-    /// Moved.
+    /// All [L], of which K are moved.
     pub weights: &'a mut Weights,
+    /// The first that is moved.
+    pub at: usize,
+    /// Lower halves of those that are moved, where the weights have them not.
+    pub low: Option<&'a Tensor>,
     /// First moment, f32.
     pub m: &'a mut Tensor,
     /// Second moment, f32.
@@ -130,23 +72,43 @@ pub struct Rates {
     pub keep: f32,
 }
 
-/// Norm of the gradients and the factor that clips it to `limit`: [2] f32, where the gradients lie.
-pub fn clip(grads: &Tensor, limit: f64) -> Tensor {
-    if let Some(gpu) = grads.gpu() {
-        let blocks = grads.len().div_ceil(BLOCK).clamp(1, PARTIALS);
-        let partial = gpu.buffer("partial sums of the norm", blocks * 8);
+/// Sums of squares of these stretches of the gradients, in f64, each in the place of two numbers: of `ranks` equal parts of what is
+/// returned the one of this rank; the others are to be gathered.
+pub fn squares(grads: &Tensor, parts: &[Range<usize>], rank: usize, ranks: usize) -> Tensor {
+    let Some(gpu) = grads.gpu() else {
+        let chunks = parts.iter().flat_map(|part| grads.data()[part.clone()].chunks(CHUNK));
+        let sums: Vec<f64> = chunks.collect::<Vec<_>>().into_par_iter().map(squared).collect();
+        let mut all = vec![[0.0f32; 2]; ranks];
+        all[rank] = bytemuck::cast(sums.iter().sum::<f64>());
+        return Tensor::new(&[2 * ranks], all.concat());
+    };
+    let most = PARTIALS.div_ceil(parts.len());
+    let blocks = |part: &Range<usize>| part.len().div_ceil(BLOCK).clamp(1, most);
+    let own: usize = parts.iter().map(blocks).sum();
+    let sums = Tensor::on(gpu, "partial sums of the norm", &[ranks * own * 2], Real::F32);
+    let mut at = rank * own * 2;
+    for part in parts {
+        let blocks = blocks(part);
+        launch_norm(&sums.part(at, &[2 * blocks]), &grads.part(part.start, &[part.len()]), blocks);
+        at += 2 * blocks;
+    }
+    sums
+}
+
+/// Norm of the gradients whose sums of squares these are, and the factor that clips it to `limit`: [2] f32, where they lie.
+pub fn clip(squares: &Tensor, limit: f64) -> Tensor {
+    if let Some(gpu) = squares.gpu() {
         let clip = Tensor::on(gpu, "the norm", &[2], Real::F32);
-        launch_norm(&partial, grads, blocks);
-        launch_clip(&clip, &partial, blocks, limit as f32);
+        launch_clip(&clip, squares, limit as f32);
         return clip;
     }
-    let sums: Vec<f64> = grads.data().par_chunks(CHUNK).map(squares).collect();
-    let norm = sums.iter().sum::<f64>().sqrt();
+    let sums = squares.data().as_chunks::<2>().0.iter().map(|&bits| bytemuck::cast::<_, f64>(bits));
+    let norm = sums.sum::<f64>().sqrt();
     Tensor::new(&[2], vec![norm as f32, (limit / (norm + 1e-6)).min(1.0) as f32])
 }
 
 /// Sum of squares in f64, in a fixed order. Sixteen sums side by side: one alone would wait for each addition.
-fn squares(x: &[f32]) -> f64 {
+fn squared(x: &[f32]) -> f64 {
     let (wide, rest) = x.as_chunks::<16>();
     let mut lanes = [0.0f64; 16];
     for x in wide.iter().map(|x| x.map(f64::from)) {
@@ -157,24 +119,26 @@ fn squares(x: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()
 }
 
-/// One step. All buffers lie on the host, or all on one device.
+/// One step. All buffers lie on the host, or all on one device; gradients [L], decay of the K that are moved.
 pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates: Rates) {
-    let State { weights, m, v, average } = state;
-    let len = weights.read().len();
-    let fits = [&*m, &*v, &*average, grads].iter().all(|x| x.len() == len) && len.is_multiple_of(PACK);
-    assert!(fits, "adamw: {len} weights, {} gradients", grads.len());
+    let State { weights, at, low, m, v, average } = state;
+    let (len, all) = (m.len(), weights.read().len());
+    let packed = len.is_multiple_of(PACK) && at.is_multiple_of(PACK);
+    let fits = v.len() == len && average.len() == len && grads.len() == all && at + len <= all && packed;
+    assert!(fits, "adamw: {len} from {at} on of {all} weights, {} gradients", grads.len());
+    let grads = grads.part(at, &[len]);
     let bytes = match decay {
         Decay::Device(bytes) => {
             assert!(bytes.bytes() == len / PACK, "adamw: {len} weights, {} bytes of decay", bytes.bytes());
-            let state = State { weights, m, v, average };
-            return launch_update(&state, grads, bytes, clip, rates);
+            let weights = weights.window(at, len, low);
+            return launch_update(&weights, [m, v, average, &grads], bytes, clip, rates);
         }
         Decay::Host(bytes) => bytes,
     };
     assert!(bytes.len() == len / PACK, "adamw: {len} weights, {} bytes of decay", bytes.len());
     let factor = clip.data()[1];
     let Weights::Whole(weights) = weights else { panic!("adamw: halves on the host") };
-    (weights.data_mut().par_chunks_mut(CHUNK), average.data_mut().par_chunks_mut(CHUNK))
+    (weights.data_mut()[at..at + len].par_chunks_mut(CHUNK), average.data_mut().par_chunks_mut(CHUNK))
         .into_par_iter()
         .zip((m.data_mut().par_chunks_mut(CHUNK), v.data_mut().par_chunks_mut(CHUNK)))
         .zip((grads.data().par_chunks(CHUNK), bytes.par_chunks(CHUNK / PACK)))
@@ -209,48 +173,34 @@ fn pack(
     }
 }
 
-fn launch_split(halves: &Halves, weights: &Tensor) {
-    let Halves { rounded, low } = halves;
-    let args = [rounded.into(), low.into(), weights.into(), (weights.len() as u64).into()];
-    assert!(weights.len().is_multiple_of(PACK), "adamw: {} weights", weights.len());
-    // SAFETY: both halves were made for `len` numbers of 16 bits.
-    unsafe { weights.device().launch("adamw", "adamw_split", Grid::elements(weights.len() / 4), &args) };
-}
-
-fn launch_join(weights: &Tensor, halves: &Halves) {
-    let Halves { rounded, low } = halves;
-    let args = [weights.into(), rounded.into(), low.into(), (weights.len() as u64).into()];
-    // SAFETY: as for the split; the weights were made for as many.
-    unsafe { weights.device().launch("adamw", "adamw_join", Grid::elements(weights.len() / 4), &args) };
-}
-
-fn launch_norm(partial: &Buffer, grads: &Tensor, blocks: usize) {
+fn launch_norm(partial: &Tensor, grads: &Tensor, blocks: usize) {
     let args = [partial.into(), grads.into(), (grads.len() as u64).into()];
     // SAFETY: one partial sum, in f64, a block; the gradients hold `len` numbers.
-    unsafe { partial.gpu().launch("adamw", "adamw_norm", Grid::new(blocks, 256), &args) };
+    unsafe { partial.device().launch("adamw", "adamw_norm", Grid::new(blocks, 256), &args) };
 }
 
-fn launch_clip(clip: &Tensor, partial: &Buffer, blocks: usize, limit: f32) {
-    let args = [clip.into(), partial.into(), blocks.into(), limit.into()];
-    // SAFETY: clip was made for two numbers, partial for one of each block.
+fn launch_clip(clip: &Tensor, squares: &Tensor, limit: f32) {
+    let args = [clip.into(), squares.into(), (squares.len() / 2).into(), limit.into()];
+    // SAFETY: clip was made for two numbers; a sum of squares takes the place of two.
     unsafe { clip.device().launch("adamw", "adamw_clip", Grid::new(1, 256), &args) };
 }
 
-fn launch_update(state: &State, grads: &Tensor, decay: &Buffer, clip: &Tensor, rates: Rates) {
-    let State { weights, m, v, average } = state;
-    let len = weights.read().len();
+fn launch_update(weights: &Weights, flats: [&Tensor; 4], decay: &Buffer, clip: &Tensor, rates: Rates) {
+    let [m, v, average, grads] = flats;
+    let len = m.len();
     let (whole, rounded, low) = match weights {
         Weights::Whole(weights) => (Some(weights), None, None),
         Weights::Split(Halves { rounded, low }) => (None, Some(rounded), Some(low)),
+        Weights::Rounded(_) => panic!("adamw: no lower halves"),
     };
     let Rates { b1, b2, step, root, eps, shrink, keep } = rates;
     let args = [
         whole.into(),
         rounded.into(),
         low.into(),
-        (&**m).into(),
-        (&**v).into(),
-        (&**average).into(),
+        m.into(),
+        v.into(),
+        average.into(),
         grads.into(),
         decay.into(),
         clip.into(),

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 /// Numbers of a piece.
 const LEN: usize = 100_003;
 
-/// The mean over one rank is what was there, to the bit; none where this device cannot sum with others.
+/// The mean over one rank is what was there, to the bit, and so is its only part; none where this device cannot sum with others.
 pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     if gpu.can_join().is_err() {
         return Ok(None);
@@ -22,17 +22,22 @@ pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     for real in [Real::F32, Real::Bf16] {
         let made = numbers.to_gpu(gpu, "a sum's numbers", real);
         let before = made.to_host();
-        for _ in 0..4 {
+        for _ in 0..2 {
             // SAFETY: so many numbers, which live until they are read below, behind `end`.
-            unsafe { nccl.begin_mean(made.address(), LEN, real) }.map_err(Error::Device)?;
+            unsafe {
+                nccl.begin_mean(made.address(), LEN, real)
+                    .and_then(|()| nccl.begin_mean_part(made.address(), LEN, real))
+                    .and_then(|()| nccl.begin_gather(made.address(), LEN, real))
+            }
+            .map_err(Error::Device)?;
         }
         nccl.end().map_err(Error::Device)?;
         let after = made.to_host();
         off += before.data().iter().zip(after.data()).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-        rows += 4;
+        rows += 6;
     }
     nccl.abort();
     gpu.wait();
-    let (name, output) = ("nccl".into(), "means over one rank".into());
+    let (name, output) = ("nccl".into(), "means over one rank and their parts".into());
     Ok(Some(Check { name, real: gpu.real(), rows, output, error: off as f64, allowed: 0.0 }))
 }

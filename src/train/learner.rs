@@ -8,8 +8,9 @@ use crate::laps::{Laps, Way};
 use crate::model::condition::Vocabulary;
 use crate::model::losses::{Draws, Examples, Losses};
 use crate::model::{Model, Statistics};
+use crate::ops::adamw;
 use crate::optim::Optimizer;
-use crate::params::Params;
+use crate::params::{Params, Share};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -40,13 +41,43 @@ pub struct Found {
 impl Learner {
     /// First weights, drawn from the config's seed.
     pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
+        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone())
+    }
+
+    /// The same for one of several ranks, which share the optimizer where the config says so.
+    pub fn of_ranks(
+        config: &Config,
+        sizes: &Vocabulary,
+        statistics: Statistics,
+        gpu: Option<&Gpu>,
+        ranks: &Ranks,
+    ) -> Learner {
         let mut params = Params::default();
         let model = Model::new(config, sizes, statistics, &mut params, Rng::new(config.train.seed).at(3));
+        let share = match config.optim.shard {
+            true => params.share(ranks.rank(), ranks.count()),
+            false => Share::whole(params.len()),
+        };
         if let Some(gpu) = gpu {
             params = params.to_gpu(gpu);
         }
-        let optimizer = Optimizer::new(&params);
+        let optimizer = Optimizer::new(&mut params, share);
         Learner { model, params, optimizer, laps: None }
+    }
+
+    /// Goes on from a checkpoint's weights, both moments and averaged weights, flat on the host.
+    pub fn resume(&mut self, numbers: [Tensor; 4]) {
+        let len = self.params.len();
+        let [weights, m, v, average] = numbers.map(|flat| {
+            // Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more
+            // zeros behind the last parameter.
+            let mut own = flat.into_vec();
+            own.resize(len, 0.0);
+            Tensor::new(&[len], own)
+        });
+        self.params.set_weights(weights);
+        let share = self.optimizer.share().clone();
+        self.optimizer = Optimizer::resume(&mut self.params, share, [&m, &v, &average]);
     }
 
     /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, [1]. Steps of one shape are
@@ -73,13 +104,29 @@ impl Learner {
     /// # Errors
     /// A rank that failed or is gone.
     pub fn shared_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
-        let mut exchange = ranks.exchange(&self.params);
+        let mut exchange = ranks.exchange(&self.params, self.optimizer.share());
         let found = match self.params.gpu() {
             Some(_) => self.compute(examples, k, |losses| losses.total, &mut |entry| exchange.finish(entry)),
             None => self.gradients(examples, k),
         };
         exchange.end(&mut self.params)?;
-        Ok((found, self.update(k)))
+        let clip = self.clip(self.model.config().optim.clip, ranks)?;
+        self.advance(&clip, k);
+        let share = self.optimizer.share();
+        if !share.is_whole() {
+            ranks.gather(share, self.params.read_mut())?;
+        }
+        Ok((found, clip.slice(0..1)))
+    }
+
+    /// Norm of all gradients and the factor that clips it to `limit`, [2], where the gradients lie: of a share's norm and the others'.
+    ///
+    /// # Errors
+    /// A rank that failed or is gone.
+    pub fn clip(&self, limit: f64, ranks: &Ranks) -> Result<Tensor> {
+        let mut squares = self.optimizer.squares(self.params.grads());
+        ranks.gather(&self.optimizer.share().of(squares.len()), &mut squares)?;
+        Ok(adamw::clip(&squares, limit))
     }
 
     /// Losses of the batch of step k; their gradients are left in the parameters.
@@ -136,18 +183,26 @@ impl Learner {
 
     /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie.
     pub fn update(&mut self, k: u64) -> Tensor {
+        let limit = self.model.config().optim.clip;
+        let clip = self.clip(limit, &Ranks::alone()).expect("nobody else, who could fail");
+        self.advance(&clip, k);
+        clip.slice(0..1)
+    }
+
+    /// Moves the weights, of which the optimizer may have a share, by the gradients of step k.
+    fn advance(&mut self, clip: &Tensor, k: u64) {
         let _phase = trace::range(format_args!("update"));
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
-        let mut step = || self.optimizer.step(&mut self.params, &config.optim, k, config.train.steps);
-        let norm = match on_host {
+        let mut step =
+            || self.optimizer.advance(&mut self.params, clip, &config.optim, k, config.train.steps);
+        match on_host {
             true => rayon::scope(|_| step()),
             false => step(),
-        };
+        }
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
-        norm
     }
 }

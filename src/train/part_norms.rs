@@ -7,7 +7,6 @@ use super::learner::Learner;
 use crate::collective::Ranks;
 use crate::error::Result;
 use crate::model::losses::Examples;
-use crate::optim::global_norm;
 
 /// Norm of each part's gradient by all weights, over all ranks, at step k. Overwrites the gradients in the parameters.
 pub fn part_norms(
@@ -22,8 +21,8 @@ pub fn part_norms(
         loop {
             let at = norms.len();
             let parts = learner.gradients_of(examples, k, |losses| losses.parts[at].1).parts;
-            ranks.mean_gradients(&mut learner.params)?;
-            norms.push((parts[at].0, global_norm(learner.params.grads()).item()));
+            ranks.mean_gradients(&mut learner.params, learner.optimizer.share())?;
+            norms.push((parts[at].0, learner.clip(f64::INFINITY, ranks)?.slice(0..1).item()));
             if norms.len() == parts.len() {
                 return Ok(norms);
             }

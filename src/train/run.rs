@@ -10,6 +10,7 @@ use super::start::Start;
 use super::validate;
 use crate::aside;
 use crate::checkpoint::{Checkpoint, Header, vocabulary};
+use crate::collective::Ranks;
 use crate::data::effects::Effects;
 use crate::data::loader::Batch;
 use crate::data::shard::Data;
@@ -17,6 +18,7 @@ use crate::data::split::Split;
 use crate::error::{At, Error, Result};
 use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
+use crate::params::Params;
 use crate::tensor::Tensor;
 
 /// A run's file of what its GPU was timed to do quickest.
@@ -38,17 +40,14 @@ pub struct Run {
 
 impl Run {
     /// The run as it starts, on the host or on a GPU.
-    pub fn new(start: Start, gpu: Option<&Gpu>, writes: bool) -> Result<Run> {
+    pub fn new(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
         if let Some(gpu) = gpu.filter(|_| start.numbers.is_some()) {
             adopt_choices(&start.out, gpu)?;
         }
         let sizes = vocabulary(start.data.manifest());
-        let mut learner = Learner::new(&start.config, &sizes, start.statistics, gpu);
-        if let Some([weights, m, v, average]) = start.numbers {
-            // Several ranks start from the same numbers, and each changes its own.
-            let own = |flat: Tensor| Tensor::new(&[flat.len()], flat.into_vec());
-            learner.params.set_weights(own(weights));
-            learner.optimizer = Optimizer::resume(&learner.params, [own(m), own(v)], own(average));
+        let mut learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks);
+        if let Some(numbers) = start.numbers {
+            learner.resume(numbers);
         }
         Ok(Run {
             learner,
@@ -57,7 +56,7 @@ impl Run {
             data: start.data,
             step: start.step,
             best: start.best,
-            writes,
+            writes: ranks.is_first(),
             out: start.out,
         })
     }
@@ -89,26 +88,49 @@ impl Run {
         ))
     }
 
-    /// Scores the averaged weights on the validation groups, logs it, and keeps the best. The other ranks wait at their next
-    /// sum.
-    pub fn validate(&mut self, metrics: &mut Metrics) -> Result<()> {
-        if !self.writes {
-            return Ok(());
+    /// Scores the averaged weights on the validation groups, logs it, and keeps the best. The rank that writes does so; the others
+    /// give it what they have and wait.
+    pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<()> {
+        let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
+        let score = average.and_then(|average| validate::pdcorr(self, average));
+        if let Some(score) = score {
+            metrics.validation(self.step, score)?;
         }
-        let Some(score) = validate::pdcorr(self) else { return Ok(()) };
-        metrics.validation(self.step, score)?;
-        if score.is_finite() && self.best.is_none_or(|(best, _)| score > best) {
-            self.best = Some((score, self.step));
-            self.save("best")?;
+        let better = |score: &f64| score.is_finite() && self.best.is_none_or(|(best, _)| *score > best);
+        let found = score.filter(better).map(|score| (score, self.step));
+        self.best = found.or(self.best);
+        match ranks.any(found.is_some())? {
+            true => self.save("best", ranks),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    /// Writes checkpoints/NAME.safetensors, where this rank writes, and step-N beside `last` where all are kept.
-    pub fn save(&self, name: &str) -> Result<()> {
-        if !self.writes {
-            return Ok(());
+    /// Flat numbers of the optimizer where they lie, those that other ranks keep among them; for the rank that writes.
+    fn gathered(&self, of: impl Fn(&Optimizer, &Params) -> Tensor, ranks: &Ranks) -> Result<Option<Tensor>> {
+        let Learner { optimizer, params, .. } = &self.learner;
+        if !self.writes && optimizer.share().is_whole() {
+            return Ok(None);
         }
+        let mut flat = of(optimizer, params);
+        ranks.gather(optimizer.share(), &mut flat)?;
+        Ok(self.writes.then_some(flat))
+    }
+
+    /// Writes checkpoints/NAME.safetensors, where this rank writes, and step-N beside `last` where all are kept. All ranks call it.
+    pub fn save(&self, name: &str, ranks: &Ranks) -> Result<()> {
+        // One after the other: gathered on a device each is as large as all weights.
+        let flat = |of: fn(&Optimizer, &Params) -> Tensor| {
+            self.gathered(of, ranks).map(|found| found.map(|flat| flat.to_host()))
+        };
+        let weights = flat(Optimizer::weights)?;
+        let [average, m, v] = [
+            flat(|optimizer, _| optimizer.average())?,
+            flat(|optimizer, _| optimizer.m())?,
+            flat(|optimizer, _| optimizer.v())?,
+        ];
+        let (Some(weights), Some(average), Some(m), Some(v)) = (weights, average, m, v) else {
+            return Ok(());
+        };
         let header = Header {
             version: Checkpoint::version(),
             program: Checkpoint::program(),
@@ -123,9 +145,9 @@ impl Run {
             header,
             statistics: self.learner.model.statistics().clone(),
             effects: self.effects.as_ref().clone(),
-            weights: self.learner.params.weights().to_host(),
-            average: self.learner.optimizer.ema.to_host(),
-            moments: [self.learner.optimizer.m.to_host(), self.learner.optimizer.v.to_host()],
+            weights,
+            average,
+            moments: [m, v],
         };
         self.keep_choices()?;
         let dir = self.out.join("checkpoints");

@@ -105,6 +105,9 @@ impl Start {
             }
             header.config.train.steps = steps;
         }
+        if let Some(shard) = settings.shard {
+            header.config.optim.shard = shard;
+        }
         let [m, v] = checkpoint.moments;
         Ok(Start {
             config: header.config,

@@ -8,18 +8,19 @@ use crate::data::controls::control_pool;
 use crate::data::split::Part;
 use crate::params::Params;
 use crate::predictor::{ControlCells, Predictor, Request};
+use crate::tensor::Tensor;
 
 /// Groups scored at most: an even choice of them.
 const GROUPS: usize = 64;
 
 /// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effect; `None` without
-/// validation groups.
-pub fn pdcorr(run: &Run) -> Option<f64> {
+/// validation groups. `average`: the averaged weights.
+pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     let data = &run.data;
     let perturbed = run.split.perturbed(Part::Val, data);
     let stride = perturbed.len().div_ceil(GROUPS).max(1);
     let mut params = Params::like(&run.learner.params);
-    params.set_weights(run.learner.optimizer.ema.clone());
+    params.set_weights(average);
     let manifest = data.manifest();
     let predictor = Predictor {
         model: &run.learner.model,

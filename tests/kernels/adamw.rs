@@ -4,7 +4,7 @@ use scale_engine::config::Config;
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::ops::adamw::Weights;
 use scale_engine::optim::Optimizer;
-use scale_engine::params::{Init, Param, Params};
+use scale_engine::params::{Init, Param, Params, Share};
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
 use scale_engine::tape::Tape;
@@ -28,9 +28,10 @@ struct Trained {
 impl Trained {
     /// Weights, moments and average: flat.
     fn flats(&self) -> [(&'static str, Vec<f32>); 4] {
-        let Optimizer { m, v, ema, .. } = &self.optimizer;
-        [("weights", &self.params.weights()), ("m", m), ("v", v), ("average", ema)]
-            .map(|(name, x)| (name, x.to_host().into_vec()))
+        let Trained { params, optimizer, .. } = self;
+        let weights = optimizer.weights(params);
+        [("weights", weights), ("m", optimizer.m()), ("v", optimizer.v()), ("average", optimizer.average())]
+            .map(|(name, x)| (name, x.into_vec()))
     }
 }
 
@@ -47,7 +48,8 @@ fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
     }
     let mut config = Config::new("tiny", "default").expect("a preset").optim;
     config.weight_decay = 0.3;
-    let mut optimizer = Optimizer::new(&params);
+    let share = Share::whole(params.len());
+    let mut optimizer = Optimizer::new(&mut params, share);
     let mut norms = Vec::new();
     for k in 0..STEPS {
         let mut tape = Tape::new();
@@ -118,8 +120,8 @@ fn other_weights_take_the_place_of_those_on_a_device() {
     let gpu = Gpu::emulated(folder, Real::Bf16, 1);
     let Trained { params, table, optimizer, .. } = trained(Some(&gpu), 1.0);
     let mut other = Params::like(&params);
-    other.set_weights(optimizer.ema.clone());
-    let average = optimizer.ema.to_host();
+    other.set_weights(optimizer.average());
+    let average = optimizer.average().to_host();
     for &p in &table {
         let told = average.data()[params.entries()[p.index()].range()].iter().copied().map(rounded);
         assert!(other.tensor(p).to_host().data().iter().copied().eq(told));

@@ -26,7 +26,8 @@ fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
     });
     let (data, split) = (small().data.clone(), small().split.clone());
     let (steps, places) = (Some(steps), places.to_vec());
-    let settings = Settings { data, split, out: out.into(), config, steps, places, launch: None };
+    let settings =
+        Settings { data, split, out: out.into(), config, steps, places, launch: None, shard: None };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));

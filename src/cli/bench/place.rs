@@ -1,6 +1,7 @@
 //! Inputs of a timed op, where it is computed: random, and in so many copies that a GPU finds none in its cache.
 
 use std::rc::Rc;
+use std::slice::from_ref;
 
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
@@ -211,8 +212,10 @@ struct AdamW {
 impl AdamW {
     fn step(&mut self) {
         let [m, v] = &mut self.moments;
-        let clip = adamw::clip(&self.grads, 1.0);
-        let state = State { weights: &mut self.weights, m, v, average: &mut self.average };
+        let squares = adamw::squares(&self.grads, from_ref(&(0..self.grads.len())), 0, 1);
+        let clip = adamw::clip(&squares, 1.0);
+        let (weights, average) = (&mut self.weights, &mut self.average);
+        let state = State { weights, at: 0, low: None, m, v, average };
         let rates =
             Rates { b1: 0.9, b2: 0.95, step: 2e-4, root: 1.0, eps: 1e-8, shrink: 0.999_998, keep: 0.999 };
         adamw::update(state, &self.grads, &self.decay, &clip, rates);

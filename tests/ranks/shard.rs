@@ -1,0 +1,235 @@
+//! Ranks that share the optimizer train as those that do not, with less memory each.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use scale_engine::checkpoint::Checkpoint;
+use scale_engine::config::Config;
+use scale_engine::gpu::{Gpu, PACK, Real};
+use scale_engine::optim::Optimizer;
+use scale_engine::params::{Init, Params, Share};
+use scale_engine::rng::Rng;
+use scale_engine::train::{Settings, train};
+
+use super::{STEPS, assert_alike, each, last, log, pair, said, small, threads, wires, words};
+
+/// Trains with a rank for each place, from the start or from where the run stands.
+fn run(out: &Path, places: &[Option<Gpu>], shard: bool, more: &str) {
+    let fresh = !out.join("checkpoints").exists();
+    let config = fresh.then(|| {
+        let mut set = words(STEPS);
+        let more = format!("data.sets=12 train.keep_all=true optim.shard={shard} {more}");
+        set.extend(more.split_whitespace().map(String::from));
+        Config::load(Some("tiny"), None, &set).expect("a good config")
+    });
+    let settings = Settings {
+        places: places.to_vec(),
+        launch: None,
+        data: small().data.clone(),
+        split: small().split.clone(),
+        out: out.into(),
+        config,
+        steps: None,
+        shard: Some(shard),
+    };
+    let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
+    assert!(outcome.finished);
+}
+
+fn cpus(ranks: usize) -> Vec<Option<Gpu>> {
+    vec![None; ranks]
+}
+
+/// Weights, their average and both moments of a run's last checkpoint, bit by bit.
+fn numbers(run: &Path) -> [Vec<u32>; 4] {
+    let (checkpoint, ..) = Checkpoint::load(&last(run), false).expect("a checkpoint");
+    let Checkpoint { weights, average, moments: [m, v], .. } = checkpoint;
+    [weights, average, m, v].map(|flat| flat.data().iter().map(|x| x.to_bits()).collect())
+}
+
+// A share's norm is summed in another order than the whole's, but in f64 and rounded to f32 once: only a sum within 1e-15 of
+// halfway between two of these would differ. All else is done in one order, so that bits are the same.
+
+#[test]
+fn ranks_that_share_the_optimizer_train_as_those_that_do_not() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    run(&place("one"), &cpus(1), false, "");
+    for ranks in [2, 3] {
+        let [whole, shared] = [false, true].map(|shard| {
+            let out = place(&format!("{ranks} {shard}"));
+            run(&out, &cpus(ranks), shard, "");
+            out
+        });
+        assert!(numbers(&shared) == numbers(&whole), "{ranks} ranks: other bits");
+        assert_eq!(log(&shared), log(&whole), "{ranks} ranks");
+        assert_alike(&log(&shared), &log(&place("one")), &format!("{ranks} ranks"));
+    }
+}
+
+#[test]
+fn a_run_goes_on_whether_its_ranks_share_the_optimizer_or_not() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    run(&place("whole"), &cpus(2), false, "");
+    run(&place("shared"), &cpus(2), true, "");
+    // From the checkpoint that a run leaves which is killed after six steps.
+    let on = |from: &str, ranks: usize, shard: bool| {
+        let out = place(&format!("{from} on {ranks} {shard}"));
+        std::fs::create_dir_all(out.join("checkpoints")).expect("made");
+        std::fs::copy(place(from).join("checkpoints/step-6.safetensors"), last(&out)).expect("copied");
+        run(&out, &cpus(ranks), shard, "");
+        out
+    };
+    let told = numbers(&place("whole"));
+    for (from, shard) in [("shared", true), ("shared", false), ("whole", true)] {
+        assert!(numbers(&on(from, 2, shard)) == told, "{from}, then {shard}: other bits");
+    }
+    let whole = log(&place("whole"));
+    for ranks in [1, 3] {
+        let found = log(&on("shared", ranks, true));
+        assert!(found.contains(&("step".into(), 7.0)) && !found.contains(&("step".into(), 6.0)));
+        assert_alike(&found, &whole[whole.len() - found.len()..], &format!("2 ranks, then {ranks}"));
+    }
+}
+
+#[test]
+fn processes_share_the_optimizer_as_threads_do() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let mut set = words(STEPS);
+    set.extend(["data.sets=12", "train.keep_all=true", "optim.shard=true"].map(String::from));
+    let outputs = pair(&place("processes"), &set).map(|child| child.wait_with_output().expect("an end"));
+    outputs.iter().for_each(|output| assert!(output.status.success(), "{}", said(output)));
+    run(&place("threads"), &cpus(2), true, "");
+    let bytes = |name: &str| std::fs::read(last(&place(name))).expect("a checkpoint");
+    assert!(bytes("processes") == bytes("threads"), "other bits");
+}
+
+#[test]
+fn devices_share_the_optimizer() {
+    let Some(folder) = crate::kernels::emulated() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for real in [Real::F32, Real::Bf16] {
+        let [whole, shared] = [false, true].map(|shard| {
+            let gpus = [1, 2].map(|seed| Some(Gpu::emulated(folder, real, seed)));
+            let out = dir.path().join(format!("{real:?} {shard}"));
+            let more = "data.sets=2 data.cells=9 train.steps=2 train.checkpoint_every=1 train.val_every=2";
+            run(&out, &gpus, shard, more);
+            gpus.iter().flatten().for_each(|gpu| assert_eq!(gpu.overrun(), None));
+            out
+        });
+        assert!(numbers(&shared) == numbers(&whole), "{real:?}: other bits");
+        assert_eq!(log(&shared), log(&whole), "{real:?}");
+        // Goes on, from step 1, on one device: its bits are others, since gradients are added in another order.
+        let one = dir.path().join(format!("{real:?} one"));
+        std::fs::create_dir_all(one.join("checkpoints")).expect("made");
+        std::fs::copy(shared.join("checkpoints/step-1.safetensors"), last(&one)).expect("copied");
+        run(&one, &[Some(Gpu::emulated(folder, real, 3))], true, "");
+        let loss = |run: &Path| log(run).iter().rev().find(|(name, _)| name == "loss").expect("a loss").1;
+        let (found, told) = (loss(&one), loss(&shared));
+        assert!((found - told).abs() < 2e-2 * told.abs(), "{real:?}: {found}, not {told}");
+    }
+}
+
+/// Some parameters, on the host or on a device.
+fn table(gpu: Option<&Gpu>, rank: usize, ranks: usize) -> (Params, Share) {
+    let mut params = Params::default();
+    for (i, len) in [1000, 33, 2000, 7, 999].into_iter().enumerate() {
+        params.add(&format!("w{i}"), &[len], Init::Normal(0.1), i % 2 == 0, Rng::new(1));
+    }
+    let share = params.share(rank, ranks);
+    match gpu {
+        Some(gpu) => (params.to_gpu(gpu), share),
+        None => (params, share),
+    }
+}
+
+#[test]
+fn each_rank_holds_its_share_of_the_optimizer() {
+    for ranks in [1, 2, 3, 8] {
+        for rank in [0, ranks - 1] {
+            let (mut params, share) = table(None, rank, ranks);
+            // Both moments and the average, and a byte for each pack that says whether it decays.
+            let own = (params.len() / ranks) as u64;
+            assert_eq!(Optimizer::new(&mut params, share).bytes(), own * 12 + own / PACK as u64);
+            let Some(folder) = crate::kernels::emulated() else { continue };
+            for real in [Real::F32, Real::Bf16] {
+                let gpu = Gpu::emulated(folder, real, 1);
+                let (mut params, share) = table(Some(&gpu), rank, ranks);
+                let optimizer = Optimizer::new(&mut params, share);
+                // Weights and gradients of all; in bf16 the weights' lower halves are a share too.
+                let (all, own, flags) = (params.len() as u64, own, own / PACK as u64);
+                let told = match real {
+                    Real::F32 => 8 * all + 12 * own + flags,
+                    Real::Bf16 => 6 * all + 14 * own + flags,
+                };
+                assert_eq!(gpu.held(), told, "{real:?}, rank {rank} of {ranks}");
+                drop((params, optimizer));
+                assert_eq!(gpu.overrun(), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_sum_are_the_sums_and_are_gathered_to_the_bit() {
+    for seats in [threads(3), wires(3)] {
+        let found = each(&seats, |seat| {
+            // Longer than what a socket holds.
+            let number = |i: usize| 1.0 / (1 + (i * 7 + seat.rank() * 11) % 97) as f32;
+            let own: Vec<f32> = (0..300_000).map(number).collect();
+            let (mut whole, mut parts) = (own.clone(), own);
+            seat.sum(&mut whole).expect("a sum");
+            seat.sum_part(&mut parts).expect("a part");
+            seat.gather(&mut parts).expect("all parts");
+            assert!(parts == whole, "rank {}", seat.rank());
+            // Bits that are no number, and a zero with a sign.
+            let mut odd = [f32::NAN; 6];
+            let at = 2 * seat.rank();
+            odd[at..at + 2].copy_from_slice(&[f32::from_bits(0x7fa0_0001 + at as u32), -0.0]);
+            seat.gather(&mut odd).expect("bits");
+            odd.map(f32::to_bits)
+        });
+        let told = [0x7fa0_0001, 1 << 31, 0x7fa0_0003, 1 << 31, 0x7fa0_0005, 1 << 31];
+        assert_eq!(found, [told; 3]);
+    }
+}
+
+#[test]
+fn a_rank_that_fails_stops_those_that_wait_for_its_part() {
+    for fetches in [false, true] {
+        for seats in [threads(3), wires(3)] {
+            let messages = each(&seats, |seat| {
+                if seat.rank() == 1 {
+                    seat.fail("the disk is full");
+                    return String::new();
+                }
+                let mut x = [1.0; 6];
+                let found = if fetches { seat.gather(&mut x) } else { seat.sum_part(&mut x) };
+                let error = found.expect_err("a part is missing").to_string();
+                seat.fail(&error);
+                error
+            });
+            for message in [&messages[0], &messages[2]] {
+                assert!(message.contains("the disk is full") && message.contains("rank 1"), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_changes_nothing_else() {
+    let resume = |set: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+        command.args(["train", "--device", "cpu", "--resume", "--set", set, "--data"]).arg(&small().data);
+        let output = command.arg("--split").arg(&small().split).arg("--out").arg(&small().run).output();
+        output.expect("the program starts")
+    };
+    for set in ["optim.shard=maybe", "optim.lr=0.5"] {
+        let output = resume(set);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("--set optim.shard=true|false"), "{}", said(&output));
+    }
+}
