@@ -55,6 +55,34 @@ fn fixture_settings(input: PathBuf, out: &Path, table: &str, count: usize) -> Se
 const TOLERANCES: [(&str, f64, f64); 3] =
     [("means", 4.8e-7, 0.0), ("dispersions", 0.0, 1e-6), ("dispersions_norm", 0.0, 5e-6)];
 
+/// Printed: `cargo test --release -- scanpys_genes seurat_v3_is --nocapture`.
+struct Parity {
+    /// Largest difference of each column.
+    worst: Vec<(&'static str, f64)>,
+}
+
+impl Parity {
+    fn of(columns: impl Iterator<Item = &'static str>) -> Parity {
+        Parity { worst: columns.map(|name| (name, 0.0)).collect() }
+    }
+
+    fn see(&mut self, column: &str, difference: f64) {
+        let (_, worst) = self.worst.iter_mut().find(|(name, _)| *name == column).expect("a column");
+        // A number that is missing on both sides differs by NaN.
+        *worst = worst.max(difference);
+    }
+
+    fn print(&self, table: &str, count: usize, apart: usize) {
+        let columns: Vec<String> =
+            self.worst.iter().map(|(name, worst)| format!("{name} {worst:.1e}")).collect();
+        println!("{table} @ {count}: {apart} genes apart; {}", columns.join(", "));
+    }
+}
+
+fn difference(found: f64, wanted: f64, relative: bool) -> f64 {
+    (found - wanted).abs() / if relative && wanted != 0.0 { wanted.abs() } else { 1.0 }
+}
+
 #[test]
 fn scanpys_genes_are_chosen_and_its_numbers_found() {
     let tables = [
@@ -79,6 +107,7 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
             let found: Vec<HashMap<String, String>> =
                 file.deserialize().map(|row| row.expect("a row")).collect();
             assert_eq!(found.len(), wanted.len());
+            let mut parity = Parity::of(TOLERANCES.iter().map(|(name, ..)| *name));
             for (found, wanted) in found.iter().zip(&wanted) {
                 let gene = &wanted["gene"];
                 assert_eq!(&found["gene"], gene);
@@ -89,6 +118,7 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
                 );
                 for (name, relative, absolute) in TOLERANCES {
                     let (found, wanted) = (number(&found[name]), number(&wanted[name]));
+                    parity.see(name, difference(found, wanted, relative > 0.0));
                     assert!(
                         close(found, wanted, relative, absolute),
                         "{table}@{count}: {name} of {gene}: {found} {wanted}"
@@ -98,6 +128,7 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
                     assert_eq!(&found["highly_variable_nbatches"], batches, "{table}@{count}: {gene}");
                 }
             }
+            parity.print(table, count, 0);
             let selected = wanted.iter().filter(|row| row[&column] == "1").count();
             assert_eq!(summary.genes, selected, "{table}@{count}");
             assert_eq!(
@@ -139,11 +170,14 @@ fn seurat_v3_is_scanpys_with_its_interpolated_fit() {
         settings.flavor = Flavor::SeuratV3;
         assert_eq!(run(&settings).expect("made").genes, count, "{table}@{count}");
         let mut file = csv::Reader::from_path(out.join("var.csv")).expect("var.csv");
+        let columns = ["means", "variances", "variances_norm"];
         let (mut chosen_apart, mut ranked_apart) = (0, 0);
+        let mut parity = Parity::of(columns.into_iter());
         for (found, wanted) in file.deserialize().zip(&wanted) {
             let found: HashMap<String, String> = found.expect("a row");
-            for name in ["means", "variances", "variances_norm"] {
+            for name in columns {
                 let (a, b) = (number(&found[name]), number(&wanted[name]));
+                parity.see(name, difference(a, b, true));
                 assert!(close(a, b, 1e-9, 1e-12), "{table}@{count}: {name} of {}: {a} {b}", wanted["gene"]);
             }
             let chosen = wanted[&format!("highly_variable@{count}")] == "1";
@@ -152,6 +186,7 @@ fn seurat_v3_is_scanpys_with_its_interpolated_fit() {
             let same = close(number(&found["highly_variable_rank"]), rank, 0.0, 0.0);
             ranked_apart += usize::from(!same && times[&wanted["variances_norm"]] == 1);
         }
+        parity.print(&format!("hvg_seurat_v3_counts_{table}"), count, chosen_apart);
         assert_eq!(chosen_apart, tied, "{table}@{count}: genes chosen here or there alone");
         assert!(ranked_apart == 0 || table == "batch", "{table}@{count}: {ranked_apart} ranks without a tie");
     }
