@@ -314,8 +314,8 @@ impl Tokens {
         let fitting =
             readers.iter().enumerate().filter(|(_, (of, pairs))| *of == place && pairs.row() <= row);
         let nearest = fitting.max_by_key(|(_, (_, pairs))| pairs.row()).map(|(i, _)| i);
-        if let Some(i) = nearest {
-            return Ok(readers.remove(i).1);
+        if let Some((_, pairs)) = nearest.map(|i| readers.remove(i)) {
+            return Ok(pairs);
         }
         drop(readers);
         let group = &self.groups[place];
