@@ -7,8 +7,10 @@
     python3 benches/gpu/run.py --smoke                        everything at tiny sizes on the CPU: does it run?
 
 Takes target/release/scale-engine, or --program, as it is. Peers are what `python3` can import: PyTorch, geomloss, pykeops,
-CuPy; one that is absent is told as absent. Ours and theirs take turns, A B A B, under the rule in common.py. The ceilings, a
-large product and a device copy, are measured before the rest and after it; the better of both counts.
+CuPy; one that is absent is told as absent. geomloss is plain Python and can be carried to a machine without a network:
+`pip download --no-deps geomloss` here, PYTHONPATH=geomloss-0.3.1-py3-none-any.whl there. Ours and theirs take turns,
+A B A B, under the rule in common.py. The ceilings, a large product and a device copy, are measured before the rest and after
+it; the better of both counts.
 Writes OUT/gpu.json, OUT/gpu.md and OUT/gpu.svg. Ends within --minutes: what has no time left is skipped, and said.
 """
 import argparse
