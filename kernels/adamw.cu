@@ -12,7 +12,7 @@
 //   needs      L % 8 == 0
 //   work       norm: blocks stride over the buffer, one partial sum each, added by one block; update: one thread a pack of 4
 //   bound by   memory: norm moves 4 L bytes, update 36 L
-//   repeatable yes: the number of partial sums and the order in which they are added know L alone
+//   repeatable yes: the number of partial sums and the order in which they are added know L, ranks and pieces alone
 //   reference  src/ops/adamw.rs
 #include "common.cuh"
 

@@ -180,6 +180,7 @@ pub fn run(args: Args) -> Result<()> {
         return tell(&settings, &parts, json);
     }
     crate::memory::keep();
+    crate::memory::share();
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
     if json {

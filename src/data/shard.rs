@@ -14,7 +14,8 @@
 //!
 //! All cells of a condition lie together, so that a set of cells is read from one stretch of one file. Everything that a file
 //! could lie about is checked once, in [`Data::open`]; afterwards a row is three slices of the map. The check reads every byte
-//! once: it is the price of never meeting a broken row in the middle of a run. It keeps none of them: memory may be smaller.
+//! before any is used, sums first and then rows: it is the price of never meeting a broken row in the middle of a run. It keeps none
+//! of them: memory may be smaller.
 
 #[cfg(target_endian = "big")]
 compile_error!(

@@ -23,7 +23,7 @@ pub use weights::{Halves, Weights};
 /// Numbers a thread takes at once: fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 
-/// Partial sums of the norm at most; fixed, so that every device adds in one order.
+/// Partial sums of a rank's norm, or a little more; fixed, so that every device adds in one order.
 const PARTIALS: usize = 1024;
 
 /// Numbers of a block of the norm: a thread's four packs of four.

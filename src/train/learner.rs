@@ -181,8 +181,10 @@ impl Learner {
         found
     }
 
-    /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie.
+    /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie. Panics where
+    /// ranks share the optimizer: the norm is theirs together.
     pub fn update(&mut self, k: u64) -> Tensor {
+        assert!(self.optimizer.share().is_whole(), "learner: a step of a share is `shared_step`");
         let limit = self.model.config().optim.clip;
         let clip = self.clip(limit, &Ranks::alone()).expect("nobody else, who could fail");
         self.advance(&clip, k);

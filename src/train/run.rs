@@ -93,6 +93,7 @@ impl Run {
     pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<()> {
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
         let score = average.and_then(|average| validate::pdcorr(self, average));
+        ranks.whole()?;
         if let Some(score) = score {
             metrics.validation(self.step, score)?;
         }
@@ -128,6 +129,8 @@ impl Run {
             flat(|optimizer, _| optimizer.m())?,
             flat(|optimizer, _| optimizer.v())?,
         ];
+        // A sum that was ended because a rank is gone has left numbers that are nobody's.
+        ranks.whole()?;
         let (Some(weights), Some(average), Some(m), Some(v)) = (weights, average, m, v) else {
             return Ok(());
         };

@@ -200,12 +200,16 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
 fn cold(args: &Args, data: &Data, sampler: &Sampler, batch: &mut Batch) -> Result<Line> {
     let (mut seconds, mut spent, mut read, mut needed) = (0.0, 0.0, 0, 0);
     let steps = args.steps.max(1);
-    for k in 0..steps {
+    // One more that does not count: until rows have come from the disk they are not asked for.
+    for k in 0..=steps {
         data.let_go();
         drop_pages(&args.data)?;
         let (began, used, before) =
             (Instant::now(), processor_time(ClockId::ThreadCPUTime), disk_bytes_read());
         batch.refill(data, k, &sampler.step(k), Carry::Rows);
+        if k == 0 {
+            continue;
+        }
         seconds += began.elapsed().as_secs_f64();
         spent += processor_time(ClockId::ThreadCPUTime) - used;
         read += disk_bytes_read() - before;
@@ -217,7 +221,7 @@ fn cold(args: &Args, data: &Data, sampler: &Sampler, batch: &mut Batch) -> Resul
         cells_per_s: rate(seconds),
         cells_per_core_s: rate(spent),
         mb_per_s: read as f64 / seconds / 1e6,
-        read_per_needed: Some(read as f64 / needed as f64),
+        read_per_needed: Some(read as f64 / needed.max(1) as f64),
     })
 }
 

@@ -3,8 +3,8 @@
 //! Most counts are below 256 and most sources have fewer than 65,536 genes, so an entry takes three bytes instead of eight. What
 //! is kept depends on the time each block took, what is computed from it does not.
 //!
-//! Blocks lie in pages of their own and not in the allocator's memory, which is kept when it is freed (`memory.rs`): in the last
-//! pass they go back to the system one by one, while the rows to be written grow.
+//! Blocks lie in pages of their own, but for counts above 255, and not in the allocator's memory, which is kept when it is freed
+//! (`memory.rs`): in the last pass they go back to the system one by one, while the rows to be written grow.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +60,7 @@ impl Memo {
 
     /// Keeps a block, if there is room and a use for it.
     pub fn keep(&self, place: (usize, usize), cells: &Cells) {
-        if !self.keeping.load(Ordering::Relaxed) || self.lock().bytes >= ROOM {
+        if !self.keeping.load(Ordering::Relaxed) || self.lock().bytes + Tight::pages(cells) > ROOM {
             return;
         }
         let Some(block) = Tight::of(cells) else { return };
@@ -87,7 +87,7 @@ impl Tight {
             return None;
         }
         // Where there are no pages to be had the block is read again.
-        let mut pages = MmapMut::map_anon((rows * 4 + stored * 3).max(1)).ok()?;
+        let mut pages = MmapMut::map_anon(Tight::pages(cells).max(1)).ok()?;
         let (ends, rest) = pages.split_at_mut(rows * 4);
         let (genes, rest) = rest.split_at_mut(stored * 2);
         let bytes = &mut rest[..stored];
@@ -108,6 +108,11 @@ impl Tight {
             }
         }
         (others.len() <= stored / 4).then_some(Tight { rows, stored, pages, others })
+    }
+
+    /// Bytes of its pages.
+    fn pages(cells: &Cells) -> usize {
+        cells.rows() * 4 + cells.nnz() * 3
     }
 
     fn bytes(&self) -> usize {
