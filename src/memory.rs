@@ -15,9 +15,9 @@ pub fn keep() {
     }
 }
 
-/// Has all threads share one heap, but for those that have a heap already: to be called early. Of several, each keeps what it once held, with gaps of its own between pieces of all
-/// sizes; one is waited for where threads ask at once. So this is for work that asks seldom, and for much. Does nothing where the C
-/// library is not glibc.
+/// Has all threads share one heap, but for those that have a heap already: to be called early. Of several, each keeps what it once
+/// held, with gaps of its own between pieces of all sizes; one is waited for where threads ask at once. So this is for work that asks
+/// seldom, and for much. Does nothing where the C library is not glibc.
 pub fn share() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: as above.

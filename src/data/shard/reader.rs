@@ -40,7 +40,8 @@ pub struct Moments {
 }
 
 impl Data {
-    /// Opens a directory and checks everything in it, on all cores: every byte against its checksum, then every row against what rows must be.
+    /// Opens a directory and checks everything in it, on all cores: every byte against its checksum, then every row against what
+    /// rows must be.
     ///
     /// Errors name the file and what in it cannot be true.
     pub fn open(dir: &Path) -> Result<Data> {
