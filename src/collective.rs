@@ -174,12 +174,17 @@ impl Ranks {
             unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) }
         };
         let begun = share.pieces().iter().try_for_each(fetch);
-        self.said(begun.and(nccl.end()))
+        self.blame(begun.and(nccl.end()).map_err(Error::Device))
     }
 
-    /// NCCL's word, unless a rank is gone: who, and why, says more than that a sum could not be begun.
-    fn said(&self, outcome: std::result::Result<(), String>) -> Result<()> {
-        outcome.map_err(Error::Device).or_else(|error| self.whole().and(Err(error)))
+    /// The error, unless a rank is gone: who, and why, says more than that a sum could not be begun.
+    pub fn blame<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.or_else(|error| self.whole().and(Err(error)))
+    }
+
+    /// True if a device's numbers are summed by work that is queued on it: nobody reads them before.
+    pub fn queue_sums(&self) -> bool {
+        self.count() == 1 || self.nccl.is_some()
     }
 
     /// Means of a device's numbers in this rank's part of them, by way of the host; f32 on the same device.

@@ -104,15 +104,16 @@ const WARM: u64 = 5;
 pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> {
     let ceilings = Ceilings::measure(gpu);
     let mut made = MadeUp::new(sizes, gpu)?;
-    (0..WARM).for_each(|k| made.step(k));
-    let step_s = made.median_of(WARM..WARM + steps);
+    (0..WARM).try_for_each(|k| made.step(k))?;
+    let step_s = made.median_of(WARM..WARM + steps)?;
     let between = gpu.map(Gpu::held);
     gpu.inspect(|gpu| gpu.forget_peak());
     let laps = Laps::start(gpu);
     made.learner.laps = Some(laps.clone());
     for k in WARM + steps..WARM + 2 * steps {
         laps.skip();
-        made.step(k);
+        made.step(k)?;
+        gpu.inspect(|gpu| gpu.wait());
     }
     made.learner.laps = None;
     let laps = laps.end();
@@ -141,15 +142,19 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
 
 impl MadeUp {
     /// Median seconds of these steps.
-    fn median_of(&mut self, steps: Range<u64>) -> f64 {
+    fn median_of(&mut self, steps: Range<u64>) -> Result<f64> {
+        let gpu = self.learner.params.gpu().cloned();
+        let wait = || gpu.iter().for_each(Gpu::wait);
+        wait();
         let mut timed = |k| {
             let began = Instant::now();
-            self.step(k);
-            began.elapsed().as_secs_f64()
+            self.step(k)?;
+            wait();
+            Ok(began.elapsed().as_secs_f64())
         };
-        let mut took: Vec<f64> = steps.map(&mut timed).collect();
+        let mut took: Vec<f64> = steps.map(&mut timed).collect::<Result<_>>()?;
         took.sort_by(f64::total_cmp);
-        took[took.len() / 2]
+        Ok(took[took.len() / 2])
     }
 }
 

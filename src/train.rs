@@ -170,10 +170,7 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
             let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
             metrics.part_norms(run.step + 1, &norms)?;
         }
-        let (found, norm) = match ranks.count() {
-            1 => run.learner.step(&examples, run.step),
-            _ => run.learner.shared_step(&examples, run.step, ranks)?,
-        };
+        let (found, norm) = run.learner.step(&examples, run.step, ranks)?;
         // On a device reading a number waits for it: only steps that are logged or saved do.
         let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
         let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;

@@ -107,7 +107,7 @@ fn run_on(gpu: &Gpu, second: &Gpu, args: &Args) -> Result<Vec<Check>> {
         checks.push(feed(gpu, !args.small)?);
     }
     if asked("nccl") {
-        checks.extend(nccl(gpu)?);
+        checks.extend(nccl(second)?);
     }
     if asked("model") {
         checks.extend(model(gpu, second, size, steps)?);

@@ -86,14 +86,10 @@ impl<'a> Exchange<'a> {
         };
         let rest: Vec<Range<usize>> = pieces.unfinished().collect();
         rest.into_iter().for_each(|range| self.send(range));
-        if self.failed.is_err() {
-            // Who is gone, and why, says more than that a sum could not be begun.
-            self.ranks.whole()?;
-        }
-        self.failed?;
+        self.ranks.blame(self.failed)?;
         let (_, grads, travelling) = self.sent.expect("just seen");
         if let Some(nccl) = &self.ranks.nccl {
-            self.ranks.said(nccl.end())?;
+            self.ranks.blame(nccl.end().map_err(Error::Device))?;
             for own in self.share.parts().into_iter().filter(|_| travelling.real() != grads.real()) {
                 let [to, from] = [&grads, &travelling].map(|flat| flat.part(own.start, &[own.len()]));
                 cast_into(&to, &from);

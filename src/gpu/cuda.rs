@@ -25,7 +25,7 @@ pub struct Cuda {
     functions: Mutex<HashMap<(&'static str, Real), Function>>,
     modules: Mutex<HashMap<(&'static str, Real), Module>>,
     plans: Mutex<Plans>,
-    graph: Mutex<Graph>,
+    graph: Arc<Mutex<Graph>>,
     /// For memory that is asked for while the stream is written down.
     aside: Arc<CudaStream>,
     /// Multiprocessors of a Hopper GPU.
@@ -62,7 +62,7 @@ impl Cuda {
             let plans = Mutex::new(Plans::new(&stream)?);
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
             let (functions, modules) = Default::default();
-            let graph = Mutex::new(Graph::new(&stream));
+            let graph = Arc::new(Mutex::new(Graph::new(&stream)));
             Ok(Cuda { context, stream, functions, modules, plans, graph, aside, processors })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
@@ -371,7 +371,7 @@ impl Driver for Cuda {
 
     fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> Outcome<Nccl> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        Nccl::join(self.stream.clone(), id, rank, ranks)
+        Nccl::join(self.stream.clone(), self.graph.clone(), id, rank, ranks)
     }
 
     fn wait(&self) -> Outcome<()> {

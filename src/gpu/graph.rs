@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::driver::Outcome;
+use super::nccl::Communicator;
 
 /// Bytes of a page that is made for what is sent; a page for what is longer is as long.
 const PAGE: usize = 64 << 10;
@@ -22,6 +23,8 @@ pub struct Graph {
     turn: usize,
     /// Memory of before the step that was given back in it.
     late: Vec<u64>,
+    /// Whose sums are among what is written down.
+    sums: Option<Arc<Communicator>>,
 }
 
 /// Page-locked copies of what a step sends.
@@ -51,6 +54,7 @@ impl Graph {
             sheets: Default::default(),
             turn: 0,
             late: Vec::new(),
+            sums: None,
         }
     }
 
@@ -67,6 +71,7 @@ impl Graph {
             read.synchronize().map_err(|e| format!("the GPU failed in an earlier step: {e}"))?;
         }
         (sheet.page, sheet.used) = (0, 0);
+        self.sums = None;
         // Other threads, with GPUs of their own, go on as they like.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: a live stream.
@@ -97,18 +102,30 @@ impl Graph {
         Ok(at)
     }
 
+    /// Sums of this communicator are among what is written down.
+    pub fn hold(&mut self, communicator: &Arc<Communicator>) {
+        self.sums = Some(communicator.clone());
+    }
+
     /// Memory that is to be given back when the step has run.
     pub fn free_later(&mut self, address: u64) {
         self.late.push(address);
     }
 
-    /// Queues what was written down, as one.
+    /// Queues what was written down, as one. Refused where its sums were aborted meanwhile.
     pub fn launch(&mut self) -> Outcome<()> {
         let graph = self.end()?;
-        let launched = self.bring_up_to_date(graph).and_then(|ready| {
-            // SAFETY: both live.
-            unsafe { result::graph::launch(ready, self.stream.cu_stream()) }.map_err(said("cuGraphLaunch"))
-        });
+        let sums = self.sums.take();
+        // Held until the graph is queued: what it sums with may not be freed before.
+        let communicator = sums.as_ref().map(|sums| sums.live());
+        let launched = match communicator.as_deref() {
+            Some(None) => Err("another rank is gone".into()),
+            _ => self.bring_up_to_date(graph).and_then(|ready| {
+                // SAFETY: both live.
+                unsafe { result::graph::launch(ready, self.stream.cu_stream()) }
+                    .map_err(said("cuGraphLaunch"))
+            }),
+        };
         // SAFETY: a live graph, of which what is launched holds a copy.
         unsafe { result::graph::destroy(graph) }.map_err(said("cuGraphDestroy"))?;
         self.free_late();
@@ -142,15 +159,26 @@ impl Graph {
                 return Ok(ready);
             }
             // Another form: a new one.
-            self.ready = None;
-            // SAFETY: nobody launches it again; a launched one is let run.
-            unsafe { result::graph::exec_destroy(ready) }.map_err(said("cuGraphExecDestroy"))?;
+            self.let_go();
         }
         // SAFETY: a live graph.
         let ready = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
             .map_err(said("cuGraphInstantiate"))?;
         self.ready = Some(ready);
         Ok(ready)
+    }
+
+    /// Lets go of the graph that could be launched again, and with it of the sums in it; one that was launched is let run.
+    pub fn let_go(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            // A context that has failed has nobody left to tell.
+            // SAFETY: made here, and nobody launches it again.
+            let _ = self
+                .stream
+                .context()
+                .bind_to_thread()
+                .and_then(|()| unsafe { result::graph::exec_destroy(ready) });
+        }
     }
 
     fn free_late(&mut self) {
@@ -165,12 +193,10 @@ impl Drop for Graph {
     fn drop(&mut self) {
         // A process that ends has nobody to tell of a failure.
         let _ = self.stream.synchronize();
-        // SAFETY: made here, and nothing that is queued reads them any more.
-        unsafe {
-            let _ = self.ready.take().map(|ready| result::graph::exec_destroy(ready));
-            for &(page, _) in self.sheets.iter().flat_map(|sheet| &sheet.pages) {
-                let _ = result::free_host(page as *mut std::ffi::c_void);
-            }
+        self.let_go();
+        for &(page, _) in self.sheets.iter().flat_map(|sheet| &sheet.pages) {
+            // SAFETY: made here, and nothing that is queued reads it any more.
+            let _ = unsafe { result::free_host(page as *mut std::ffi::c_void) };
         }
     }
 }

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaStream, DriverError};
 use cudarc::nccl::{result, sys};
 
 use super::Real;
+use super::graph::Graph;
 
 type Outcome<T> = std::result::Result<T, String>;
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
@@ -16,19 +17,42 @@ pub const NCCL_ID: usize = 128;
 
 /// One rank's part of a communicator.
 pub struct Nccl {
-    /// None once it was aborted, which frees it: nobody may ask anything of it then.
-    communicator: Mutex<Option<sys::ncclComm_t>>,
+    communicator: Arc<Communicator>,
     /// The device's work, and the sums beside it.
     stream: Arc<CudaStream>,
     beside: Arc<CudaStream>,
+    /// Where both may be written down.
+    graph: Arc<Mutex<Graph>>,
     rank: usize,
     ranks: usize,
 }
 
+/// The library's handle; none once it was aborted, which frees it: nobody may ask anything of it then.
+pub(super) struct Communicator(Mutex<Option<sys::ncclComm_t>>);
+
 // SAFETY: a handle of the library, which the lock gives to one thread at a time.
-unsafe impl Send for Nccl {}
+unsafe impl Send for Communicator {}
 // SAFETY: as above.
-unsafe impl Sync for Nccl {}
+unsafe impl Sync for Communicator {}
+
+impl Communicator {
+    pub(super) fn live(&self) -> MutexGuard<'_, Option<sys::ncclComm_t>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A handle on its way to the thread that aborts it.
+struct Last(sys::ncclComm_t);
+
+// SAFETY: nobody else holds it.
+unsafe impl Send for Last {}
+
+impl Last {
+    fn abort(self) {
+        // SAFETY: live until now, and nobody else holds it.
+        let _ = unsafe { result::comm_abort(self.0) };
+    }
+}
 
 /// Fresh bytes for a new communicator.
 pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
@@ -51,6 +75,7 @@ impl Nccl {
     /// Waits until all ranks have come. The stream's device is this rank's, and is current.
     pub(super) fn join(
         stream: Arc<CudaStream>,
+        graph: Arc<Mutex<Graph>>,
         id: &[u8; NCCL_ID],
         rank: usize,
         ranks: usize,
@@ -61,7 +86,8 @@ impl Nccl {
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(said("ncclCommInitRank"))?;
         let beside = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
-        Ok(Nccl { communicator: Mutex::new(Some(communicator)), stream, beside, rank, ranks })
+        let communicator = Arc::new(Communicator(Mutex::new(Some(communicator))));
+        Ok(Nccl { communicator, stream, beside, graph, rank, ranks })
     }
 
     /// Begins to put means over all ranks in the place of `count` numbers at this address, behind the device's work so far and
@@ -118,7 +144,12 @@ impl Nccl {
     ) -> Outcome<()> {
         let made = self.stream.record_event(None).map_err(told("cuEventRecord"))?;
         self.beside.wait(&made).map_err(told("cuStreamWaitEvent"))?;
-        let communicator = self.communicator();
+        let mut graph = self.graph();
+        if graph.writing() {
+            graph.hold(&self.communicator);
+        }
+        drop(graph);
+        let communicator = self.communicator.live();
         let Some(communicator) = *communicator else { return Err("another rank is gone".into()) };
         queue(communicator, self.beside.cu_stream().cast()).map(|_| ()).map_err(said(call))
     }
@@ -131,19 +162,22 @@ impl Nccl {
 
     /// Ends all sums, also those that wait for a rank that is gone; their numbers are worth nothing. From any thread.
     pub fn abort(&self) {
-        if let Some(communicator) = self.communicator().take() {
-            // SAFETY: live until now, and nobody else holds it.
-            let _ = unsafe { result::comm_abort(communicator) };
-        }
+        let Some(communicator) = self.communicator.live().take() else { return };
+        // The library first ends the sums, for which whoever holds the graph may be waiting, and then waits until no graph holds one.
+        let last = Last(communicator);
+        std::thread::scope(|scope| {
+            scope.spawn(move || last.abort());
+            self.graph().let_go();
+        });
     }
 
     /// True once [`Nccl::abort`] was called.
     pub fn aborted(&self) -> bool {
-        self.communicator().is_none()
+        self.communicator.live().is_none()
     }
 
-    fn communicator(&self) -> MutexGuard<'_, Option<sys::ncclComm_t>> {
-        self.communicator.lock().unwrap_or_else(PoisonError::into_inner)
+    fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,15 +5,19 @@ use std::sync::MutexGuard;
 use super::arena::{Arena, Turn};
 use super::driver::Outcome;
 use super::{Gpu, or_stop};
+use crate::error::{Error, Result};
 
 impl Gpu {
     /// Does a step's work; steps of one shape do alike. The first ones run as they come and are learnt from; those that follow
     /// are written down first and then queued whole. Nothing may be read from the device in it.
-    pub fn as_one<T>(&self, shape: &[usize], work: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// Those of the work, of which nothing is queued then; the driver's, or sums with other ranks that were aborted.
+    pub fn as_one<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<T> {
         let step = Step::begin(self, shape);
-        let made = work();
-        step.end();
-        made
+        let made = work()?;
+        step.end()?;
+        Ok(made)
     }
 
     /// Does other work with the block's memory, as far as there is one; what it makes is to be given back before the next step.
@@ -74,9 +78,10 @@ impl<'a> Step<'a> {
         step
     }
 
-    fn end(mut self) {
-        if std::mem::take(&mut self.written) {
-            or_stop(self.gpu.0.driver.play());
+    fn end(mut self) -> Result<()> {
+        match std::mem::take(&mut self.written) {
+            true => self.gpu.0.driver.play().map_err(Error::Device),
+            false => Ok(()),
         }
     }
 }

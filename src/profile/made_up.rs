@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use rayon::prelude::*;
 
+use crate::collective::Ranks;
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -53,10 +54,9 @@ impl MadeUp {
         Ok(MadeUp { learner, examples: examples(sizes, gpu) })
     }
 
-    /// Step k: losses, gradients, weights. Waits for the device.
-    pub fn step(&mut self, k: u64) {
-        self.learner.step(&self.examples, k);
-        self.learner.params.gpu().inspect(|gpu| gpu.wait());
+    /// Step k: losses, gradients, weights. Does not wait for the device.
+    pub fn step(&mut self, k: u64) -> Result<()> {
+        self.learner.step(&self.examples, k, &Ranks::alone()).map(|_| ())
     }
 }
 

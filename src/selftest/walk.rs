@@ -1,6 +1,7 @@
 //! The whole model on a device beside the CPU: the loss, every gradient, some steps of training; and the same bits twice, the second
 //! time with each step as one piece of the device's work.
 
+use crate::collective::Ranks;
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Gpu, Real};
@@ -80,19 +81,21 @@ impl Walk {
         self.learner.gradients(&self.examples, k).loss.item()
     }
 
-    /// The losses of `steps` steps of training.
+    /// The losses of `steps` steps of training, op by op.
     fn train(&mut self, steps: u64) -> Vec<f32> {
         let step = |k| {
             let loss = self.loss(k);
-            self.learner.update(k);
+            let Learner { model, params, optimizer, .. } = &mut self.learner;
+            optimizer.step(params, &model.config().optim, k, steps);
             loss
         };
         (0..steps).map(step).collect()
     }
 
     /// The same, each step as one piece of the device's work.
-    fn train_in_pieces(&mut self, steps: u64) -> Vec<f32> {
-        (0..steps).map(|k| self.learner.step(&self.examples, k).0.loss.item()).collect()
+    fn train_in_pieces(&mut self, steps: u64) -> Result<Vec<f32>> {
+        let ranks = Ranks::alone();
+        (0..steps).map(|k| Ok(self.learner.step(&self.examples, k, &ranks)?.0.loss.item())).collect()
     }
 
     /// What the first weights predict of the first half of the cells, in two steps.
@@ -165,7 +168,7 @@ pub fn checks(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Vec<Che
     // Another algorithm would round otherwise.
     second.adopt(&gpu.choices());
     let mut again = Walk::new(size, steps, Some(second))?;
-    let pieces = again.train_in_pieces(steps);
+    let pieces = again.train_in_pieces(steps)?;
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
     let same = bits(&found) == bits(&pieces) && bits(again.weights().data()) == bits(device.weights().data());
     let what = match second.block() {

@@ -80,30 +80,25 @@ impl Learner {
         self.optimizer = Optimizer::resume(&mut self.params, share, [&m, &v, &average]);
     }
 
-    /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, [1]. Steps of one shape are
-    /// one piece of a device's work ([`Gpu::as_one`]).
-    pub fn step(&mut self, examples: &Examples, k: u64) -> (Found, Tensor) {
-        let Some(gpu) = self.params.gpu().cloned() else { return self.plain_step(examples, k) };
-        let mut shape = examples.cells.shape().to_vec();
-        shape.push(usize::from(examples.effect.is_some()));
-        match self.laps {
-            None => gpu.as_one(&shape, || self.plain_step(examples, k)),
-            // Each op is timed by itself.
-            Some(_) => gpu.in_block(|| self.plain_step(examples, k)),
-        }
-    }
-
-    fn plain_step(&mut self, examples: &Examples, k: u64) -> (Found, Tensor) {
-        let found = self.gradients(examples, k);
-        let norm = self.update(k);
-        (found, norm)
-    }
-
-    /// Step k of several ranks, each with its share of the batch: gradients are sent as the backward pass finishes them.
+    /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, [1]. Several ranks have a
+    /// share of the batch each. Steps of one shape are one piece of a device's work ([`Gpu::as_one`]).
     ///
     /// # Errors
     /// A rank that failed or is gone.
-    pub fn shared_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
+    pub fn step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
+        let Some(gpu) = self.params.gpu().cloned() else { return self.plain_step(examples, k, ranks) };
+        let mut shape = examples.cells.shape().to_vec();
+        shape.push(usize::from(examples.effect.is_some()));
+        // Ops that are timed are timed one by one, and what the host sums is read from the device.
+        let stepped = match self.laps.is_none() && ranks.queue_sums() {
+            true => gpu.as_one(&shape, || self.plain_step(examples, k, ranks)),
+            false => gpu.in_block(|| self.plain_step(examples, k, ranks)),
+        };
+        ranks.blame(stepped)
+    }
+
+    /// Gradients are sent to other ranks as the backward pass finishes them.
+    fn plain_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
         let mut exchange = ranks.exchange(&self.params, self.optimizer.share());
         let found = match self.params.gpu() {
             Some(_) => self.compute(examples, k, |losses| losses.total, &mut |entry| exchange.finish(entry)),
@@ -179,16 +174,6 @@ impl Learner {
             laps.lap("gradients gathered", &[], Way::Backward, (2 * self.params.grads().bytes(), 0));
         }
         found
-    }
-
-    /// Moves the weights by the gradients of step k. The gradients' norm before the clip, [1], where the weights lie. Panics where
-    /// ranks share the optimizer: the norm is theirs together.
-    pub fn update(&mut self, k: u64) -> Tensor {
-        assert!(self.optimizer.share().is_whole(), "learner: a step of a share is `shared_step`");
-        let limit = self.model.config().optim.clip;
-        let clip = self.clip(limit, &Ranks::alone()).expect("nobody else, who could fail");
-        self.advance(&clip, k);
-        clip.slice(0..1)
     }
 
     /// Moves the weights, of which the optimizer may have a share, by the gradients of step k.

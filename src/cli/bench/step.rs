@@ -60,11 +60,9 @@ pub fn steps(args: &Args) -> Result<()> {
 
 /// Seconds of so many steps, sorted, and the number of weights.
 pub fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
-    let MadeUp { mut learner, examples } = MadeUp::new(sizes, gpu)?;
-    let took = time(steps, gpu, |k| {
-        learner.step(&examples, k);
-    });
-    Ok((took, learner.params.count()))
+    let mut made = MadeUp::new(sizes, gpu)?;
+    let took = time(steps, gpu, |k| made.step(k))?;
+    Ok((took, made.learner.params.count()))
 }
 
 /// Times predictions.
@@ -82,23 +80,24 @@ pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<
     let starts: Vec<Rng> = (0..sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
     let took = time(turns, gpu, |_| {
         learner.model.generate(&learner.params, &controls, None, &tokens, 1, &starts);
-    });
+        Ok(())
+    })?;
     Ok((took, learner.params.count()))
 }
 
 /// Seconds of each turn, sorted: on a device from its end of the turn before to its end of this one. Nobody waits in between, as
 /// in training.
-fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64)) -> Vec<f64> {
+fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
     let warm = WARM.min(turns);
-    (0..warm).for_each(&mut turn);
+    (0..warm).try_for_each(&mut turn)?;
     let mut ends = vec![Stamp::now(gpu)];
     for k in warm..warm + turns.max(1) {
-        turn(k);
+        turn(k)?;
         ends.push(Stamp::now(gpu));
     }
     let mut took: Vec<f64> = ends.windows(2).map(|pair| pair[0].until(&pair[1])).collect();
     took.sort_by(f64::total_cmp);
-    took
+    Ok(took)
 }
 
 fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu>) {
