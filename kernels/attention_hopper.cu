@@ -3,13 +3,14 @@
 //
 //   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and, where given, the seed
 //              lse[i]  = ln sum_j exp(s[i,j])        y_i = sum_j exp(s[i,j] - lse[i]) v_j
-//   tensors    qkv [B * N, R] rows that begin with q | k | v, as a map in boxes of 128 rows     y [B, N, HK] bf16
+//   tensors    qkv [B * N, R] rows that begin with q | k | v, as a map in boxes of 128 rows, pairs: 64     y [B, N, HK] bf16
 //              seed [B, 2HK] k | v, bf16 or null     lse [B, H, N] f32
-//   needs      sm_90a, bf16, K = 128, R % 8 == 0, addresses that are multiples of 16 bytes; any N. Finite numbers in qkv: boxes
-//              reach beyond a set, and no weight times what lies there must be nothing
-//   work       a block a multiprocessor, which takes tiles of 128 queries of a head. One warpgroup fetches, by one thread; two
-//              multiply, 64 queries each, 128 keys a step, their scores and weights in registers
-//   bound by   compute: 4 N^2 K a head
+//   needs      sm_90a, bf16, K = 128, R % 8 == 0, addresses that are multiples of 16 bytes; any N, pairs: up to 64. Finite
+//              numbers in qkv: boxes reach beyond a set, and no weight times what lies there must be nothing
+//   work       a block a multiprocessor, which takes tiles of 128 queries of a head, or of two heads, 64 each. One warpgroup
+//              fetches, by one thread; two multiply, 64 queries each, 128 keys a step (pairs: the 64 of their head), their
+//              scores and weights in registers
+//   bound by   compute: 4 N^2 K a head; below N = 256 by memory: 4 N K numbers a head
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 //
@@ -18,208 +19,186 @@
 // are there already. The two warpgroups begin their products by turns, so that one has the tensor cores while the other has
 // its exponentials.
 #include "hopper.cuh"
-#include "attention_hopper.cuh"
+#include "attention_hopper_softmax.cuh"
 
-constexpr int QUERIES = 128, KEYS = 128;
-constexpr int BOX = 128 * ROW, TILE = 2 * BOX;   // bytes: 128 rows of 64 columns, and of K
-constexpr int SLOTS = 5;                         // of keys or values
+constexpr int QUERIES = 128, SHARE = BOX / 2;    // of a tile; a warpgroup's share of a box, in bytes
+constexpr int TILE = 2 * BOX;                    // bytes of 128 rows of K
+constexpr int TOKEN = 2 * K;                     // bytes of a seed's key, or value
 constexpr int FEW = 40, MANY = 232;              // registers of a thread that fetches, and of one that multiplies
 
-// As in attention.cu: top may lag behind the greatest score by this many powers of two.
-constexpr float SLACK = 8.0f;
-
-struct Slots {
-    unsigned char q[2][TILE], kv[SLOTS][TILE];
-    uint64_t q_full[2], q_empty[2], full[SLOTS], empty[SLOTS];
+// HEADS: of a tile. Beside a tile's queries lies its seed's key. The value is read when the next tile's queries are there
+// already, and the one after that may be on its way: four of them.
+template <int HEADS> struct Slots {
+    static constexpr int RING = HEADS == 1 ? 5 : 4;   // of keys or values
+    unsigned char q[2][TILE], kv[RING][TILE];
+    real seed_key[2][HEADS][K], seed_value[4][HEADS][K];
+    uint64_t q_full[2], q_empty[2], full[RING], empty[RING];
     uint64_t turn[2];   // of a warpgroup, given by the other
 };
 
-// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; neighbours share their keys.
-struct Work {
-    int tiles, n, heads;
-    __device__ __forceinline__ int steps() const { return ceil_div(n, KEYS); }
+// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; neighbours share their keys. An item is a head of a
+// set. The second of the last pair may be none: its place is taken by the one before it, which is not written twice.
+template <int HEADS> struct Work {
+    static constexpr int KEYS = 128 / HEADS;   // of a step
+    int tiles, items, n, heads;
     __device__ __forceinline__ int part() const { return heads * K; }   // from q to k, from k to v
-    __device__ __forceinline__ int first(int tile) const { return tile % ceil_div(n, QUERIES) * QUERIES; }
-    __device__ __forceinline__ int item(int tile) const { return tile / ceil_div(n, QUERIES); }   // set and head
-    __device__ __forceinline__ int set(int tile) const { return item(tile) / heads; }
-    __device__ __forceinline__ int column(int tile) const { return item(tile) % heads * K; }
+    __device__ __forceinline__ int blocks() const { return HEADS == 1 ? ceil_div(n, QUERIES) : 1; }
+    __device__ __forceinline__ int first(int tile) const { return tile % blocks() * QUERIES; }
+    __device__ __forceinline__ int item(int tile, int group) const {
+        return HEADS == 1 ? tile / blocks() : min(HEADS * tile + group, items - 1);
+    }
+    __device__ __forceinline__ bool written(int tile, int group) const { return HEADS == 1 || HEADS * tile + group < items; }
+    __device__ __forceinline__ int set(int item) const { return item / heads; }
+    __device__ __forceinline__ int column(int item) const { return item % heads * K; }
 };
 
-// One thread. Keys of a step come before values of the step before, as they are used.
-__device__ __forceinline__ void fetch(Slots& slots, const TensorMap* qkv, const Work& work) {
+// The thread that fetches.
+template <int HEADS> struct Fetcher {
+    Slots<HEADS>& slots;
+    const Work<HEADS>& work;
+    const TensorMap* qkv;
+    const real* seed;
     Turn<2> q;
-    Turn<SLOTS> kv;
-    const auto load = [&](unsigned char* to, int column, int row, uint64_t* full) {
-        mbarrier_expect(full, TILE);
-        tma_load(to, qkv, column, row, full);
-        tma_load(to + BOX, qkv, column + 64, row, full);
-    };
-    const auto load_next = [&](int column, int row) {
+    Turn<4> value;
+    Turn<Slots<HEADS>::RING> kv;
+
+    // Of the tile's heads, rows from `row` on, columns from `left` on.
+    __device__ __forceinline__ void load(unsigned char* to, int tile, int left, int row, uint64_t* full) const {
+        for (int head = 0; head < HEADS; head++) {
+            const int item = work.item(tile, head), x = left + work.column(item), y = work.set(item) * work.n + row;
+            tma_load(to + head * SHARE, qkv, x, y, full);
+            tma_load(to + head * SHARE + BOX, qkv, x + 64, y, full);
+        }
+    }
+    __device__ __forceinline__ void load_next(int tile, int left, int row) {
+        uint64_t* const full = &slots.full[kv.slot];
         mbarrier_wait(&slots.empty[kv.slot], kv.phase ^ 1);
-        load(slots.kv[kv.slot], column, row, &slots.full[kv.slot]);
+        mbarrier_expect(full, TILE);
+        load(slots.kv[kv.slot], tile, left, row, full);
         kv.next();
-    };
-    int value_column = 0, value_row = -1;
-    for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
-        const int row = work.set(tile) * work.n, column = work.column(tile);
+    }
+    __device__ __forceinline__ void load_queries(int tile) {
+        uint64_t* const full = &slots.q_full[q.slot];
         mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
-        load(slots.q[q.slot], column, row + work.first(tile), &slots.q_full[q.slot]);
-        q.next();
-        for (int key = 0; key < work.n; key += KEYS) {
-            load_next(work.part() + column, row + key);
-            if (value_row >= 0) load_next(value_column, value_row);
-            value_column = 2 * work.part() + column, value_row = row + key;
+        mbarrier_expect(full, TILE + (seed ? HEADS * 2 * TOKEN : 0));
+        load(slots.q[q.slot], tile, 0, work.first(tile), full);
+        for (int head = 0; seed && head < HEADS; head++) {
+            const int item = work.item(tile, head);
+            const real* const token = seed + static_cast<size_t>(work.set(item)) * 2 * work.part() + work.column(item);
+            bulk_load(slots.seed_key[q.slot][head], token, TOKEN, full);
+            bulk_load(slots.seed_value[value.slot][head], token + work.part(), TOKEN, full);
         }
-    }
-    load_next(value_column, value_row);
-}
-
-// Softmax of a thread's two rows so far, in base 2; [h] is row 8 h + lane / 4 of its warp's 16.
-struct Running {
-    float top[2], weight[2];   // weight: of this lane's keys alone, and without the seed
-    float seed[2];             // its score
-
-    // From nothing, or from a seed's key. `q` is the warp's 16 rows of the tile: two lanes a row, a box each.
-    __device__ __forceinline__ void start(const unsigned char* q, const real* key, float scale) {
-        float score = 0.0f;
-        const int row = lane() / 2, box = lane() % 2;
-        const real* const mine = reinterpret_cast<const real*>(q + box * BOX + row * 128);
-#pragma unroll 2
-        for (int i = 0; key && i < 8; i++) {
-            const int c = i ^ box * 4;   // the two boxes lie in the same banks
-            const Floats<8> a = load_pack<8>(mine + (c ^ row % 8) * 8), b = load_pack<8>(key + box * 64 + c * 8);
-#pragma unroll
-            for (int j = 0; j < 8; j++) score += a[j] * b[j];
-        }
-        score += __shfl_xor_sync(0xFFFFFFFFu, score, 1);
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const float of_row = __shfl_sync(0xFFFFFFFFu, score, 2 * (8 * h + lane() / 4));
-            top[h] = seed[h] = key ? scale * of_row : -INFINITY;
-            weight[h] = 0.0f;
-        }
+        q.next(), value.next();
     }
 
-    // Turns scores into weights. True if the warp's rows have moved to new tops, and sums before are to shrink.
-    __device__ __forceinline__ bool weigh(float (&s)[64], float scale, float (&shrink)[2]) {
-        float high[2];
-        bool far = false;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float most[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-            for (int j = 0; j < 16; j++) most[j % 2] = fmaxf(most[j % 2], fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
-            high[h] = scale * quad_max(fmaxf(most[0], most[1]));
-            far |= high[h] > top[h] + SLACK;
-        }
-        far = __any_sync(0xFFFFFFFFu, far);
-        if (far) {
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const float to = fmaxf(top[h], high[h]);
-                shrink[h] = exp2_approx(top[h] - to);
-                top[h] = to, weight[h] *= shrink[h];
+    // Keys of a step come before values of the step before, as they are used.
+    __device__ __forceinline__ void fetch() {
+        int before = -1, row = 0;   // the tile and first key whose values are to come
+        for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
+            load_queries(tile);
+            for (int key = 0; key < work.n; key += work.KEYS) {
+                load_next(tile, work.part(), key);
+                if (before >= 0) load_next(before, 2 * work.part(), row);
+                before = tile, row = key;
             }
         }
-#pragma unroll
-        for (int i = 0; i < 64; i++) {
-            s[i] = exp2_approx(scale * s[i] - top[i / 2 % 2]);
-            weight[i / 2 % 2] += s[i];
-        }
-        return far;
+        load_next(before, 2 * work.part(), row);
     }
 };
 
-// Scores of keys from `valid` on become -inf.
-__device__ __forceinline__ void hide(float (&s)[64], int valid) {
-#pragma unroll
-    for (int i = 0; i < 64; i++)
-        if (i / 4 * 8 + lane() % 4 * 2 + i % 2 >= valid) s[i] = -INFINITY;
-}
-
 // A multiplying warpgroup: 64 queries of a tile.
-struct Multiplier {
-    Slots& slots;
-    const Work& work;
+template <int HEADS> struct Multiplier {
+    static constexpr int KEYS = Work<HEADS>::KEYS;
+    using Ring = Turn<Slots<HEADS>::RING>;
+    Slots<HEADS>& slots;
+    const Work<HEADS>& work;
     real* y;
     float* lse;
-    const real* seed;
+    bool seeded;
     float scale;   // in base 2
     int group;
     Turn<2> q;
-    Turn<SLOTS> kv;
+    Turn<4> value;
+    Ring kv;
     uint32_t round = 0;
 
+    __device__ __forceinline__ int head() const { return HEADS == 1 ? 0 : group; }   // of the tile
+
     // Waits for the next slot of the ring.
-    __device__ __forceinline__ Turn<SLOTS> take() {
-        const Turn<SLOTS> taken = kv;
+    __device__ __forceinline__ Ring take() {
+        const Ring taken = kv;
         wait(taken);
         kv.next();
         return taken;
     }
-    __device__ __forceinline__ void wait(const Turn<SLOTS>& at) const { mbarrier_wait(&slots.full[at.slot], at.phase); }
+    __device__ __forceinline__ void wait(const Ring& at) const { mbarrier_wait(&slots.full[at.slot], at.phase); }
 
     // s = q k^T, begun.
-    __device__ __forceinline__ void begin_scores(float (&s)[64], int slot) const {
-        const uint64_t left = wgmma_matrix(slots.q[q.slot] + group * (BOX / 2), 1024);
-        const uint64_t right = wgmma_matrix(slots.kv[slot], 1024);
+    __device__ __forceinline__ void begin_scores(float (&s)[KEYS / 2], int slot) const {
+        const uint64_t left = wgmma_matrix(slots.q[q.slot] + group * SHARE, 1024);
+        const uint64_t right = wgmma_matrix(slots.kv[slot] + head() * SHARE, 1024);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < K / 16; k++) {
             const int at = (k / 4 * BOX + k % 4 * 32) / 16;
-            wgmma_64x128x16<false>(s, left + at, right + at, k > 0);
+            if constexpr (HEADS == 1) wgmma_64x128x16<false>(s, left + at, right + at, k > 0);
+            else wgmma_64x64x16<false, false>(s, left + at, right + at, k > 0);
         }
         wgmma_commit();
     }
 
-    __device__ __forceinline__ const real* token(int tile) const {
-        return seed ? seed + static_cast<size_t>(work.set(tile)) * 2 * work.part() + work.column(tile) : nullptr;
+    // sum += p v, begun.
+    __device__ __forceinline__ void begin_values(float (&sum)[64], const uint32_t (&p)[KEYS / 16][4], int slot, bool more) const {
+        begin_product(sum, p, slots.kv[slot] + head() * SHARE, more, BOX);
     }
 
-    // Waits for a tile's queries.
-    __device__ __forceinline__ void start(Running& run, int tile) const {
-        run.start(slots.q[q.slot] + warp() * 16 * 128, token(tile), scale);
+    // From a tile's queries, which are there.
+    __device__ __forceinline__ void start(Running& run) const {
+        const real* const key = seeded ? slots.seed_key[q.slot][head()] : nullptr;
+        run.start(slots.q[q.slot] + warp() * 16 * ROW, key, scale);
     }
 
     // Scores of keys from `key` on have come: the keys are read no more, and after the last ones the queries.
-    __device__ __forceinline__ void came(float (&s)[64], int slot, int key) const {
+    __device__ __forceinline__ void came(float (&s)[KEYS / 2], int slot, int key) const {
         arrive_as_warp(&slots.empty[slot]);
         if (key + KEYS >= work.n) arrive_as_warp(&slots.q_empty[q.slot]);
         if (key + KEYS > work.n) hide(s, work.n - key);
     }
 
     // y and lse of a tile, with the seed's part.
-    __device__ __forceinline__ void finish(const float (&sum)[64], const Running& run, int tile) const {
-        const int row = work.first(tile) + warp() * 16, part = work.part();
-        const real* const values = seed ? token(tile) + part + lane() % 4 * 2 : nullptr;
+    __device__ __forceinline__ void finish(const float (&sum)[64], const Running& run, int tile) {
+        const int item = work.item(tile, group), row = work.first(tile) + (HEADS == 1 ? warp() : warp() % 4) * 16;
+        const int end = work.written(tile, group) ? work.n : 0;
+        const real* const values = slots.seed_value[value.slot][head()] + lane() % 4 * 2;
         float share[2], of_seed[2], out[1][16][4];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const float more = exp2_approx(run.seed[h] - run.top[h]), weight = quad_sum(run.weight[h]) + more;
             const int mine = row + 8 * h + lane() / 4;
             share[h] = reciprocal(weight), of_seed[h] = more * share[h];
-            if (lane() % 4 == 0 && mine < work.n)
-                lse[static_cast<size_t>(work.item(tile)) * work.n + mine] = LN2 * (run.top[h] + log2f(weight));
+            if (lane() % 4 == 0 && mine < end)
+                lse[static_cast<size_t>(item) * work.n + mine] = LN2 * (run.top[h] + log2f(weight));
         }
 #pragma unroll
         for (int j = 0; j < 16; j++) {
-            const Floats<2> v = seed ? load_pack<2>(values + 8 * j) : Floats<2>{};
+            const Floats<2> v = seeded ? load_pack<2>(values + 8 * j) : Floats<2>{};
 #pragma unroll
             for (int i = 0; i < 4; i++) out[0][j][i] = share[i / 2] * sum[4 * j + i] + of_seed[i / 2] * v[i % 2];
         }
-        real* const to = y + (static_cast<size_t>(work.set(tile)) * work.n + row) * part + work.column(tile);
-        store(to, part, work.n - row, out, 1.0f);
+        real* const to = y + (static_cast<size_t>(work.set(item)) * work.n + row) * work.part() + work.column(item);
+        store(to, work.part(), end - row, out, 1.0f);
+        value.next();
     }
 
     __device__ __forceinline__ void multiply() {
-        float s[64], sum[64], shrink[2];
-        uint32_t p[8][4];
+        float s[KEYS / 2], sum[64], shrink[2];
+        uint32_t p[KEYS / 16][4];
         Running run;
         int tile = blockIdx.x, key = 0;
         mbarrier_wait(&slots.q_full[q.slot], q.phase);
         const int first = take().slot;
         begin_scores(s, first);
-        start(run, tile);
+        start(run);
         wgmma_wait<0>(s);
         came(s, first, key);
         run.weigh(s, scale, shrink);
@@ -230,14 +209,14 @@ struct Multiplier {
             if (next >= work.tiles) break;
             if (last) q.next(), mbarrier_wait(&slots.q_full[q.slot], q.phase);
             const int keys = take().slot;
-            const Turn<SLOTS> values = take();
+            const Ring values = take();
             mbarrier_wait(&slots.turn[group], (round ^ group ^ 1) & 1);
             begin_scores(s, keys);
-            begin_product(sum, p, slots.kv[values.slot], key > 0);
+            begin_values(sum, p, values.slot, key > 0);
             arrive_as_warp(&slots.turn[group ^ 1]);
             round++;
             const Running before = run;
-            if (last) start(run, next);
+            if (last) start(run);
             wgmma_wait<1>(s);
             came(s, keys, next_key);
             const bool far = run.weigh(s, scale, shrink);
@@ -253,37 +232,49 @@ struct Multiplier {
             round_sums(p, s);
             tile = next, key = next_key;
         }
-        begin_product(sum, p, slots.kv[take().slot], key > 0);
+        begin_values(sum, p, take().slot, key > 0);
         wgmma_wait<0>(sum, p);
         finish(sum, run, tile);
     }
 };
 
-__device__ __forceinline__ Slots& open_slots() {
-    Slots& slots = place_slots<Slots>();
+template <int HEADS> __device__ __forceinline__ Slots<HEADS>& open_slots() {
+    auto& slots = place_slots<Slots<HEADS>>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbarrier_init(&slots.q_full[i], 1), mbarrier_init(&slots.q_empty[i], WARPS);
             mbarrier_init(&slots.turn[i], WARPS / 2);
         }
-        for (int i = 0; i < SLOTS; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], WARPS);
+        for (int i = 0; i < slots.RING; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], WARPS);
         mbarrier_init_done();
     }
     __syncthreads();
     return slots;
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1)
-attention_hopper_forward(real* y, float* lse, const __grid_constant__ TensorMap qkv, const real* seed, int tiles, int n,
-                         int heads, float scale) {
-    if (!TENSOR_CORES) return;
-    Slots& slots = open_slots();
-    const Work work{tiles, n, heads};
+template <int HEADS>
+__device__ __forceinline__ void forward(real* y, float* lse, const TensorMap* qkv, const real* seed, int items, int n, int heads,
+                                        float scale) {
+    auto& slots = open_slots<HEADS>();
+    Work<HEADS> work{0, items, n, heads};
+    work.tiles = HEADS == 1 ? items * work.blocks() : ceil_div(items, HEADS);
     if (threadIdx.x >= MULTIPLIERS) {
         give_registers<FEW>();
-        if (threadIdx.x == MULTIPLIERS) fetch(slots, &qkv, work);
+        if (threadIdx.x == MULTIPLIERS) Fetcher<HEADS>{slots, work, qkv, seed}.fetch();
     } else {
         take_registers<MANY>();
-        Multiplier{slots, work, y, lse, seed, scale * LOG2E, warpgroup()}.multiply();
+        Multiplier<HEADS>{slots, work, y, lse, seed != nullptr, scale * LOG2E, warpgroup()}.multiply();
     }
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+attention_hopper_forward(real* y, float* lse, const __grid_constant__ TensorMap qkv, const real* seed, int items, int n,
+                         int heads, float scale) {
+    if (TENSOR_CORES) forward<1>(y, lse, &qkv, seed, items, n, heads, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+attention_hopper_forward_pairs(real* y, float* lse, const __grid_constant__ TensorMap qkv, const real* seed, int items, int n,
+                               int heads, float scale) {
+    if (TENSOR_CORES) forward<2>(y, lse, &qkv, seed, items, n, heads, scale);
 }

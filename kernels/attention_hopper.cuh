@@ -6,7 +6,7 @@
 #include "ring.cuh"
 
 constexpr int K = 128;
-constexpr int ROW = 128;                                      // bytes of a box's row: 64 numbers
+constexpr int ROW = 128, BOX = 128 * ROW;                     // bytes of a box's row, 64 numbers, and of 128 rows
 constexpr int MULTIPLIERS = 256, WARPS = MULTIPLIERS / 32;    // two warpgroups; a third fetches
 
 // Boxes begin at a multiple of 1024, which dynamic shared memory need not.
@@ -23,10 +23,11 @@ template <int M> __device__ __forceinline__ void round_sums(uint32_t (&a)[M][4],
     for (int i = 0; i < 4 * M; i++) a[i / 4][i % 4] = pack_bf16(d[2 * i], d[2 * i + 1]);
 }
 
-// sums = a b, or += if `keep`, begun: b is 16 M rows of K numbers, in two boxes.
+// sums = a b, or += if `keep`, begun: b is 16 M rows of K numbers, in two boxes that lie so many bytes apart.
 template <int M>
-__device__ __forceinline__ void begin_product(float (&sums)[64], const uint32_t (&a)[M][4], const unsigned char* b, bool keep) {
-    const uint64_t right = wgmma_matrix(b, 1024, 16 * M * ROW);
+__device__ __forceinline__ void begin_product(float (&sums)[64], const uint32_t (&a)[M][4], const unsigned char* b, bool keep,
+                                              uint32_t apart = 16 * M * ROW) {
+    const uint64_t right = wgmma_matrix(b, 1024, apart);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < M; k++) wgmma_64x128x16<true>(sums, a[k], right + k * ROW, keep || k > 0);

@@ -3,7 +3,7 @@
 //
 //   tma_load     The target is poison from the call on. The box lands, swizzled, at a drawn moment: while others run, or as
 //                late as when nothing else can. Bytes beyond those expected end the launch; bytes that are missing leave
-//                their waiters stuck, which is reported.
+//                their waiters stuck, which is reported. bulk_load alike, as the bytes lie.
 //   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
 //   wgmma        see emulator_wgmma.h
 //   not seen     what a missing proxy fence does; a warpgroup that parts; how many registers there are
@@ -94,6 +94,12 @@ static void maybe_land() {
     if (draw() % 4 == 0) land_a_flight();
 }
 
+static void depart(Flight flight) {
+    memset(flight.to, 0xFF, flight.box.size());
+    flights.push_back(std::move(flight));
+    maybe_land();
+}
+
 static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
     Barrier& barrier = barrier_at(b, "tma_load");
     const uint32_t address = address_of(to), bytes = map->box_width * 2 * map->box_height;
@@ -108,9 +114,17 @@ static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b) 
             const uint32_t at = row * 128 + column * 2;
             memcpy(&flight.box[at ^ (at >> 7 & 7) << 4], reinterpret_cast<const char*>(map->base + i * map->stride) + 2 * j, 2);
         }
-    memset(to, 0xFF, bytes);
-    flights.push_back(std::move(flight));
-    maybe_land();
+    depart(std::move(flight));
+}
+
+static void load_bytes(void* to, const void* from, uint32_t bytes, uint64_t* b) {
+    Barrier& barrier = barrier_at(b, "bulk_load");
+    const uint32_t address = address_of(to);
+    if ((address | reinterpret_cast<uintptr_t>(from) | bytes) % 16)
+        fail("bulk_load of %u bytes to address %u, no multiple of 16", bytes, address);
+    in_block(address, bytes, "bulk_load");
+    const char* const first = static_cast<const char*>(from);
+    depart({block_count, static_cast<char*>(to), &barrier, std::vector<char>(first, first + bytes)});
 }
 
 }  // namespace emulator
@@ -139,6 +153,9 @@ static inline void mbarrier_wait(uint64_t* b, uint32_t parity, EMULATOR_SITE) {
 }
 static inline void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
     emulator::load_box(to, map, x, y, b);
+}
+static inline void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
+    emulator::load_bytes(to, from, bytes, b);
 }
 
 static inline void proxy_fence() {}

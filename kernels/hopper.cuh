@@ -9,6 +9,7 @@
 //   tma_load(to, map, x, y, b)    starts the copy of a box whose first element is (x, y), x along the row; outside of the
 //                                 tensor are zeros. Its bytes land on b. `to` is a multiple of 1024: there the box lies in
 //                                 rows of 128 bytes whose 16-byte chunks are swizzled (chunk c of row r at c ^ r % 8)
+//   bulk_load(to, from, bytes, b)   the same of bytes as they lie; all three are multiples of 16
 //   wgmma_matrix(at, eights, columns)   such rows as an operand: bytes from eight rows to the next eight, and from 64
 //                                 columns to the next 64 where it is wider than a row
 //   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, d += a b if keep: a [64, 16] in rows of k, b [128, 16] in rows of k, or
@@ -65,6 +66,11 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* b, uint32_t parity) {
 __device__ __forceinline__ void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
                  ::"r"(shared_address(to)), "l"(map), "r"(x), "r"(y), "r"(shared_address(b)) : "memory");
+}
+
+__device__ __forceinline__ void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(b)) : "memory");
 }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

@@ -126,3 +126,27 @@ fn each_fault_of_hoppers_words_is_seen() {
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
+
+#[test]
+fn bytes_fetched_as_they_lie_come_late_and_only_where_they_may() {
+    let planted = [(0, ""), (1, ""), (2, "diverged"), (3, "no multiple of 16"), (4, "outside of")];
+    let x: Vec<f32> = (0..128).map(|i| i as f32).collect();
+    for (fault, words) in planted {
+        let seen: Vec<_> = SEEDS
+            .filter_map(|seed| {
+                let gpu = emulator("bulk", Real::F32, seed)?;
+                let (y, x) = (gpu.buffer("y", 512), gpu.upload("x", &x));
+                let args = [Arg::from(&y), Arg::from(&x), Arg::Int(fault)];
+                Some(block(&gpu, "bulk", "bulk", 128, 1024, &args).map(|()| numbers(&y)))
+            })
+            .collect();
+        match fault {
+            0 => assert!(seen.iter().all(|y| y.as_ref() == Ok(&x))),
+            1 => assert!(seen.is_empty() || seen.iter().any(|y| y.as_ref() != Ok(&x)), "read too early"),
+            _ => assert!(
+                seen.iter().all(|y| y.as_ref().is_err_and(|e| e.contains(words))),
+                "fault {fault}: {seen:?}"
+            ),
+        }
+    }
+}

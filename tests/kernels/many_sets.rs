@@ -32,11 +32,11 @@ fn seed_attention_deals_sets_out_to_groups() {
     assert_eq!(gpu.overrun(), None);
 }
 
-/// Several tiles of queries and several heads a block, in rings that go round more than once.
+/// Several tiles of queries and several heads a block, in rings that go round more than once; and once more in other orders.
 #[test]
 fn attention_deals_heads_out_to_blocks() {
     let Some(folder) = super::emulated() else { return };
-    for [sets, n, h] in [[7, 40, 2], [4, 200, 1]] {
+    for [sets, n, h] in [[7, 40, 2], [9, 64, 3], [16, 128, 1], [4, 200, 1]] {
         let d = h * 128;
         let stored = |shape: &[usize], seed| {
             let x = normals(shape, seed);
@@ -58,7 +58,12 @@ fn attention_deals_heads_out_to_blocks() {
             let off = error(&wide(x.to_host().data()), &wide(told.data()));
             assert!(off < 1e-2, "{sets} sets of {n}: {what} is {off:.1e} off");
         }
-        drop(found);
+        let (qkv, seed, y) = (on(&qkv), on(&seed), found[0].to_host());
+        for order in 0..8 {
+            let again = gpu::guard(|| Ok(attention::forward(&qkv, Some(&seed), h).0.to_host())).expect("y");
+            assert!(again.data() == y.data(), "{sets} sets of {n}: order {order} gives another y");
+        }
+        drop((found, qkv, seed));
         assert_eq!(gpu.overrun(), None);
     }
 }

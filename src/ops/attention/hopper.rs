@@ -24,8 +24,9 @@ pub fn either(
     }
 }
 
-/// A block a multiprocessor, no more than there are tiles of 128 queries. As `Slots` of attention_hopper.cu has it: two tiles of
-/// queries and five of keys or values, 32 KiB each, their barriers, and what rounds it up to multiples of 1024.
+/// A block a multiprocessor, no more than there are tiles: of 128 queries, or of two heads of up to 64. As `Slots` of
+/// attention_hopper.cu has it: two tiles of queries and five of keys or values, or four, 32 KiB each; two keys and four values of
+/// seeds; barriers; and what rounds it up to multiples of 1024.
 pub fn launch_forward(
     blocks: usize,
     y: &Tensor,
@@ -34,21 +35,27 @@ pub fn launch_forward(
     seed: Option<&Tensor>,
     z: Sizes,
 ) {
-    let tiles = z.sets * z.heads * z.rows.div_ceil(128);
-    let grid = Grid::new(blocks.min(tiles), 384).with_shared(7 * (32 << 10) + 16 * 8 + 1024);
-    let map = Map::new(qkv.operand(), [z.sets * z.rows, z.packed()], 128);
+    let items = z.sets * z.heads;
+    let (kernel, heads, tiles) = match z.rows <= 64 {
+        true => ("attention_hopper_forward_pairs", 2, items.div_ceil(2)),
+        false => ("attention_hopper_forward", 1, items * z.rows.div_ceil(128)),
+    };
+    let ring = 6 - heads;
+    let shared = (2 + ring) * (32 << 10) + heads * 6 * 256 + (6 + 2 * ring) * 8 + 1024;
+    let grid = Grid::new(blocks.min(tiles), 384).with_shared(shared);
+    let map = Map::new(qkv.operand(), [z.sets * z.rows, z.packed()], 128 / heads);
     let args = [
         y.into(),
         lse.into(),
         Arg::Map(map),
         seed.into(),
-        tiles.into(),
+        items.into(),
         z.rows.into(),
         z.heads.into(),
         z.scale.into(),
     ];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has held seed to them; the map ends where qkv does.
-    unsafe { y.device().launch("attention_hopper", "attention_hopper_forward", grid, &args) };
+    unsafe { y.device().launch("attention_hopper", kernel, grid, &args) };
 }
 
 /// A block a multiprocessor, no more than there are heads. As `Slots` of attention_hopper_backward.cu has it: keys and values twice,
