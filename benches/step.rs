@@ -1,6 +1,6 @@
-//! One training step of `tiny`: forward, backward, clip, AdamW; 16 sets of 32 pairs, 2,000 genes.
+//! One training step: forward, backward, clip, AdamW; 2,000 genes, 16 sets of 32 pairs, 4 of s40.
 //!
-//! cargo bench --bench step                     (tools/step_torch.py times the same step in PyTorch)
+//! cargo bench --bench step                     (tools/step_torch.py times the same steps in PyTorch)
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use scale_engine::config::Config;
@@ -21,13 +21,14 @@ fn step(c: &mut Criterion) {
     memory::keep();
     let mut group = c.benchmark_group("step");
     group.sample_size(10);
-    for (name, set) in [
-        ("llama", vec![]),
-        ("mlp", vec!["encoder.kind=mlp".to_string()]),
-        ("paper", vec!["recipe=paper".into()]),
+    for (name, preset, sets, set) in [
+        ("llama", "tiny", 16, vec![]),
+        ("mlp", "tiny", 16, vec!["encoder.kind=mlp".to_string()]),
+        ("paper", "tiny", 16, vec!["recipe=paper".into()]),
+        ("s40", "s40", 4, vec![]),
     ] {
-        let config = Config::load(Some("tiny"), None, &set).expect("a preset");
-        let (b, n) = (config.data.sets, config.data.cells);
+        let config = Config::load(Some(preset), None, &set).expect("a preset");
+        let (b, n) = (sets, 32);
         let vocabulary = Vocabulary { cell_types: 4, perturbations: 21, batches: 2 };
         let statistics = Statistics { mean: vec![0.05; GENES], std: vec![0.1; GENES] };
         let mut params = Params::default();

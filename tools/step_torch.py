@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times a training step of preset `tiny` in PyTorch, float32 on the CPU: the peer of the engine's step.
+"""Times a training step in PyTorch, float32 on the CPU: the peer of the engine's step.
 
-    python tools/step_torch.py --threads 1 --encoder llama --sets 16 --cells 32 [--recipe paper] [--compile]
+    python tools/step_torch.py --threads 1 --encoder llama --sets 16 --cells 32 [--preset s40] [--recipe paper] [--compile]
     python tools/step_torch.py --check        the fast loss and its gradients against tools/twin.py
 
 Prints one JSON line: median_s of a step (forward, backward, clip, AdamW), pairs_per_s = B * N / median_s, and
@@ -139,7 +139,7 @@ def init(name, shape, layers):
 
 def prepare(args):
     """-> a function that does one step."""
-    config, (genes, counts) = golden.preset("tiny"), golden.PRESET_COUNTS
+    config, (genes, counts) = golden.preset(args.preset), golden.PRESET_COUNTS
     config["encoder"]["kind"] = args.encoder
     if args.recipe == "default":
         config = golden.configure(golden.DEFAULT, config)
@@ -187,6 +187,7 @@ def main():
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--preset", choices=("tiny", "s40"), default="tiny")
     parser.add_argument("--encoder", choices=("llama", "mlp"), default="llama")
     parser.add_argument("--recipe", choices=("paper", "default"), default="paper")
     parser.add_argument("--sets", type=int, default=16)
