@@ -55,8 +55,8 @@ struct TensorMap {
 
 type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
 
-/// Multiprocessors that kernels are told of: few, so that a block of a small grid has several tiles.
-const PROCESSORS: usize = 3;
+/// Multiprocessors that kernels are told of: few, so that a block of a small grid has several tiles, and enough for two clusters.
+const PROCESSORS: usize = 5;
 
 /// As `cudaMalloc` aligns.
 const ALIGN: usize = 256;
