@@ -1,14 +1,16 @@
 // The words of CUDA on the CPU: g++ compiles the same .cu text, and every CUDA thread is a fiber (emulator_blocks.h).
 //
 //   g++ -std=c++17 -O1 -g -fPIC -shared -I kernels -DSCALE_BF16=0 -x c++ wrapper.cpp -o swiglu_f32.so
-//   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it
+//   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it, EMULATED(name, 2, 1, 1) if it stands so in a
+//   __cluster_dims__
 //
 // EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`, which
 // returns 0, or 1 and a message that says what was wrong. After a failed launch the library can be used again.
 //
 // With -fsanitize=address the sanitizer names a `__shared__` array that is overrun.
 //
-// How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`; PTX through ptx.cuh and hopper.cuh,
+// How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`, `__cluster_dims__` before the
+// bounds; PTX through ptx.cuh and hopper.cuh,
 // dynamic shared memory through SHARED, 16-byte moves through packs. A device function that holds a `__shared__` array
 // is `static`, so that the array is of this library alone. Not offered, on purpose: fast-math intrinsics (what they
 // return cannot be promised), __activemask, cooperative groups, <<<>>>.
@@ -21,7 +23,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
-#include "emulator_blocks.h"
+#include "emulator_grid.h"
 
 #define __global__
 #define __device__ __attribute__((unused))
@@ -29,9 +31,9 @@
 #define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 // The sanitizer leaves arrays with a greater alignment unguarded; the CPU needs none.
 #define __align__(n) __attribute__((aligned((n) < 16 ? (n) : 16)))
-#define threadIdx (emulator::current->index)
 constexpr int warpSize = 32;
 
 struct float2 { float x, y; };
@@ -180,8 +182,9 @@ static void meet_at_barrier() {
 }  // namespace emulator
 
 static inline void __syncthreads(EMULATOR_SITE) {
+    emulator::Block& block = *emulator::current->block;
     emulator::meet_at_barrier();
-    emulator::barrier("__syncthreads", site);
+    emulator::barrier(block.at_barrier, block.first, block.first + emulator::block_threads, "__syncthreads", site);
 }
 static inline void __syncwarp(uint32_t mask = ~0u, EMULATOR_SITE) {
     emulator::together(mask, "__syncwarp", emulator::meet, nullptr, site);
@@ -236,30 +239,32 @@ template <class T> static T unpack(const Argument& from) {
 }
 
 template <class... P, size_t... I>
-static int checked(void (*kernel)(P...), const Launch& shape, const Argument* from, int count,
+static int checked(void (*kernel)(P...), uint32_t cluster, const Launch& shape, const Argument* from, int count,
                    std::index_sequence<I...>) {
     constexpr uint32_t wanted[] = {kind_of<P>()..., 0};
     if (count != sizeof...(P)) return refuse("%d arguments, it has %zu", count, sizeof...(P));
     for (int i = 0; i < count; i++)
         if (from[i].kind != wanted[i])
             return refuse("argument %d is of kind %u, it wants %u (%s)", i, from[i].kind, wanted[i], KINDS[wanted[i]]);
-    return run(shape, [&] { kernel(unpack<P>(from[I])...); });
+    return run(shape, cluster, [&] { kernel(unpack<P>(from[I])...); });
 }
 
 template <class... P>
-static int launch(const char* name, void (*kernel)(P...), const Launch* shape, const Argument* from, int count,
-                  char* text, size_t capacity) {
+static int launch(const char* name, void (*kernel)(P...), uint32_t cluster, const Launch* shape, const Argument* from,
+                  int count, char* text, size_t capacity) {
     std::lock_guard<std::mutex> lock(one_at_a_time);
     kernel_name = name, message = text, message_capacity = capacity;
-    return checked(kernel, *shape, from, count, std::index_sequence_for<P...>());
+    return checked(kernel, cluster, *shape, from, count, std::index_sequence_for<P...>());
 }
 
 }  // namespace emulator
 
-#define EMULATED(name)                                                                                         \
-    extern "C" __attribute__((visibility("default"))) int emulate_##name(                                      \
-        const Launch* shape, const Argument* arguments, int count, char* message, size_t capacity) {           \
-        return emulator::launch(#name, name, shape, arguments, count, message, capacity);                      \
+// After the name: what stands in the kernel's __cluster_dims__, if it has them.
+#define EMULATED(name, ...)                                                                                           \
+    extern "C" __attribute__((visibility("default"))) int emulate_##name(                                             \
+        const Launch* shape, const Argument* arguments, int count, char* message, size_t capacity) {                  \
+        constexpr uint32_t cluster = emulator::cluster_of(__VA_ARGS__);                                               \
+        return emulator::launch(#name, name, cluster, shape, arguments, count, message, capacity);                    \
     }
 
 // From here on: nothing but the launchers leaves the library, so that two libraries of one kernel file share no array.

@@ -1,12 +1,10 @@
-// Blocks: runs a grid of CUDA threads on the CPU, one block after the other, every thread a fiber.
+// Blocks: runs the threads of a block, or of a cluster of blocks, on the CPU, every thread a fiber. emulator_grid.h runs a grid.
 //
-//   order      Blocks run in an order drawn from the launch's seed. Inside a block a drawn warp runs until it waits; at
-//              each barrier, and at some of the warp operations, another warp is drawn. So a missing __syncthreads
-//              gives a wrong result under some seeds, and the same seed always gives the same run.
-//   checked    A barrier must be reached by every thread of the block at one source line, a warp operation by every
-//              lane of its mask at one source line. What cannot go on is reported: who waits where, who has exited.
-//   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins. So do the guard bytes around
-//              it: what is read there is NaN, and what is written there ends the launch.
+//   order      A drawn warp runs until it waits; at each barrier, and at some of the warp operations, another warp is drawn,
+//              of any block of the cluster. So a missing __syncthreads gives a wrong result under some seeds, and the same
+//              seed always gives the same run.
+//   checked    A barrier must be reached by every thread of the block (or cluster) at one source line, a warp operation by
+//              every lane of its mask at one source line. What cannot go on is reported: who waits where, who has exited.
 //   not seen   races inside a warp between two operations of it (but see emulator_ptx.h), bank conflicts, memory order, speed
 //
 // All state is static, so each library has its own, and one launch at a time runs in a library.
@@ -15,15 +13,15 @@
 #include <cstdarg>
 #include <cstring>
 #include <functional>
-#include <link.h>
 #include <string>
 #include <vector>
 
 struct uint3 { uint32_t x, y, z; };
 typedef uint3 dim3;
-static uint3 blockIdx;
 static dim3 blockDim, gridDim;
-static char* dynamic_shared;   // the block's dynamic shared memory, see SHARED in common.cuh
+#define threadIdx (emulator::current->index)
+#define blockIdx (emulator::current->block->index)
+#define dynamic_shared (emulator::current->block->shared)   // what SHARED in common.cuh names
 
 // As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits), 6 address of a map.
 struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
@@ -31,7 +29,8 @@ struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
 // `__shared__` arrays are thread-local, for one reason: the library's thread-local memory holds nothing else, so it can be
 // found and poisoned whole. (A section would do, but g++ puts no static of a template in one.) The sanitizer guards no
-// thread-local array, so for it they are plain statics, and not poisoned.
+// thread-local array, so for it they are plain statics, and not poisoned. The blocks of a cluster would all have the same array:
+// a kernel of clusters writes none (emulator_grid.h).
 #ifdef __SANITIZE_ADDRESS__
 #define __shared__ static
 #else
@@ -40,9 +39,7 @@ struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
 namespace emulator __attribute__((visibility("hidden"))) {
 
-constexpr int MAX_THREADS = 1024, MAX_BLOCKS = 1 << 24;
-constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
-constexpr size_t GUARD = 64;
+constexpr int MAX_THREADS = 1024, MAX_CLUSTER = 8;   // threads of a cluster, where on a device they are of a block
 
 // Where a word of a kernel stands. As a default argument it tells the caller's line.
 struct Site {
@@ -60,9 +57,17 @@ typedef void (*Act)(void** offers, uint32_t mask);
 
 struct Copy { char* to; uint32_t group; unsigned char bytes[16]; };   // a cp.async on its way
 
-struct Thread : Fiber {
+struct Block {
     uint3 index;
-    uint32_t number, bit;           // in the block; 1 << lane
+    uint32_t rank, first;           // in its cluster; the number of its first thread
+    uint32_t live, at_barrier;
+    char* shared;                   // its dynamic shared memory
+};
+
+struct Thread : Fiber {
+    Block* block;
+    uint3 index;
+    uint32_t number, bit;           // in the cluster, block after block; 1 << lane
     bool exited;
     const char* word;               // what it waits at, if it waits
     Site site;
@@ -74,16 +79,18 @@ struct Thread : Fiber {
 
 struct Warp { uint32_t ready, waiting; void* offers[32]; };
 
+static Block blocks[MAX_CLUSTER];   // of the cluster that runs; a block alone is one too
 static Thread threads[MAX_THREADS];
 static Warp warps[MAX_THREADS / 32];
 static Thread* current;             // the thread that runs
 static Fiber launcher;              // the launch, on the caller's stack
-static uint32_t thread_count, live, at_barrier;
+static uint32_t cluster_size, block_threads, thread_count;   // the last is of a cluster
+static uint32_t live, at_barrier;                            // of the cluster
 static uint32_t awake;              // warps that have a ready lane, one bit each
 static uint32_t turn;               // where the lanes of the drawn warp begin
 static uint32_t patience;           // a warp operation draws another warp if draw() & patience is 0
 static bool entered, failed;
-static uint64_t random_state, block_count;   // blocks begun, ever
+static uint64_t random_state, block_count;   // clusters begun, ever
 static bool (*arrivals)();          // lands something that was still on its way, if there is anything (emulator_hopper.h)
 static const std::function<void()>* kernel_body;
 static const char* kernel_name;
@@ -117,15 +124,20 @@ __attribute__((format(printf, 1, 2))) static int refuse(const char* format, ...)
 
 // Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew. So nothing
 // here may own memory: no destructor runs.
+__attribute__((noreturn)) static void stop() {
+    current->go_to(launcher);
+    abort();
+}
+
 __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char* format, ...) {
     char what[300];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    refuse("block (%u, %u, %u), thread %u: %s", blockIdx.x, blockIdx.y, blockIdx.z, current->number, what);
-    current->go_to(launcher);
-    abort();
+    const Block& block = *current->block;
+    refuse("block (%u, %u, %u), thread %u: %s", block.index.x, block.index.y, block.index.z, current->number - block.first, what);
+    stop();
 }
 
 static std::string state(const Thread& thread) {
@@ -140,12 +152,20 @@ static std::string state(const Thread& thread) {
 static void report_stuck() {
     std::string text;
     for (uint32_t first = 0, next; first < thread_count; first = next) {
+        const Block& block = *threads[first].block;
         const std::string what = state(threads[first]);
-        for (next = first + 1; next < thread_count && state(threads[next]) == what;) next++;
-        text += (text.empty() ? "threads " : "; threads ") + std::to_string(first);
-        text += "-" + std::to_string(next - 1) + " " + what;
+        for (next = first + 1; next < block.first + block_threads && state(threads[next]) == what;) next++;
+        char who[100];
+        const uint3 at = block.index;
+        if (first == block.first) {
+            snprintf(who, sizeof who, "%sblock (%u, %u, %u) diverged: ", first ? "; " : "", at.x, at.y, at.z);
+            text += who;
+        }
+        const char* const comma = first > block.first ? "; " : "";
+        snprintf(who, sizeof who, "%sthreads %u-%u ", comma, first - block.first, next - 1 - block.first);
+        text += who + what;
     }
-    refuse("block (%u, %u, %u) diverged: %s", blockIdx.x, blockIdx.y, blockIdx.z, text.c_str());
+    refuse("%s", text.c_str());
 }
 
 static inline void resume(int warp) {
@@ -173,16 +193,16 @@ static void sleep(Thread& self) {
     draw_a_warp();
 }
 
-// All threads of the block meet.
-static void barrier(const char* word, Site site) {
+// All threads from `first` to `end` meet; so many have come.
+static void barrier(uint32_t& came, uint32_t first, uint32_t end, const char* word, Site site) {
     Thread& self = *current;
     self.word = word, self.site = site, self.mask = 0;
-    if (++at_barrier < thread_count) return sleep(self);
-    for (uint32_t i = 0; i < thread_count; i++)
+    if (++came < end - first) return sleep(self);
+    for (uint32_t i = first; i < end; i++)
         if (!(threads[i].site == site)) return sleep(self);   // none is woken, so all are reported
-    at_barrier = 0;
-    for (uint32_t i = 0; i < thread_count; i += 32) {
-        warps[i / 32].ready = thread_count - i < 32 ? (1u << (thread_count - i)) - 1 : ~0u;
+    came = 0;
+    for (uint32_t i = first; i < end; i += 32) {
+        warps[i / 32].ready = end - i < 32 ? (1u << (end - i)) - 1 : ~0u;
         awake |= 1u << i / 32;
     }
     // Between two barriers warps run either far apart or finely mixed: both find races that the other does not.
@@ -216,33 +236,19 @@ static void thread_entry() {
     (*kernel_body)();
     Thread& self = *current;
     self.exited = true;
-    live--;
+    live--, self.block->live--;
     sleep(self);
     abort();   // a thread that has exited is never ready
 }
 
-static thread_local char mark;   // makes sure that there is thread-local memory
-static char *static_shared, *static_shared_end;
-
-static void find_static_shared() {
-#ifndef __SANITIZE_ADDRESS__
-    mark = 1;
-    dl_iterate_phdr([](dl_phdr_info* library, size_t, void*) {
-        for (int i = 0; i < library->dlpi_phnum; i++) {
-            char* first = static_cast<char*>(library->dlpi_tls_data);
-            char* last = first + library->dlpi_phdr[i].p_memsz;
-            if (library->dlpi_phdr[i].p_type == PT_TLS && first <= &mark && &mark < last)
-                static_shared = first, static_shared_end = last;
-        }
-        return 0;
-    }, nullptr);
-#endif
-}
-
-static void run_block() {
+// Where a block stands in the grid, and where its memory lies, is known.
+static void run_cluster() {
     for (uint32_t i = 0; i < thread_count; i++) {
         Thread& thread = threads[i];
-        thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+        const uint32_t rank = i / block_threads, at = i % block_threads;
+        Block& block = *(thread.block = &blocks[rank]);
+        if (at == 0) block.rank = rank, block.first = i, block.live = block_threads, block.at_barrier = 0;
+        thread.index = {at % blockDim.x, at / blockDim.x % blockDim.y, at / (blockDim.x * blockDim.y)};
         thread.number = i, thread.bit = 1u << i % 32, thread.exited = false;
         thread.copies.clear(), thread.groups = 0;
         thread.begin(stacks(MAX_THREADS) + i * STACK, i, thread_entry);
@@ -254,47 +260,6 @@ static void run_block() {
     patience = (1u << draw() % 8) - 1, turn = draw();
     current = &threads[bit_from(awake, draw()) * 32];
     launcher.go_to(*current);
-}
-
-static int run(const Launch& launch, const std::function<void()>& body) {
-    const uint32_t *b = launch.block, *g = launch.grid;
-    const double count = double(b[0]) * b[1] * b[2], blocks = double(g[0]) * g[1] * g[2];   // no product can overflow
-    if (count < 1 || count > MAX_THREADS)
-        return refuse("%.0f threads in a block, 1 to %d are possible", count, MAX_THREADS);
-    if (blocks < 1 || blocks > MAX_BLOCKS)
-        return refuse("%.0f blocks, 1 to %d are possible here", blocks, MAX_BLOCKS);
-    if (launch.shared_bytes > MAX_SHARED)
-        return refuse("%u bytes of dynamic shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
-    thread_count = static_cast<uint32_t>(count);
-    blockDim = {b[0], b[1], b[2]}, gridDim = {g[0], g[1], g[2]};
-    random_state = (launch.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
-    kernel_body = &body, failed = false;
-
-    std::vector<uint32_t> order(static_cast<size_t>(blocks));
-    for (uint32_t i = 0; i < order.size(); i++) {
-        const uint32_t other = draw() % (i + 1);
-        order[i] = order[other], order[other] = i;
-    }
-#ifdef __SANITIZE_ADDRESS__
-    const size_t guard = 0;   // the sanitizer has its own, right behind the last byte
-#else
-    const size_t guard = GUARD;
-#endif
-    find_static_shared();
-    char* memory = static_cast<char*>(malloc(launch.shared_bytes + 2 * guard));
-    dynamic_shared = memory + guard, dynamic_bytes = launch.shared_bytes;
-    for (size_t i = 0; i < order.size() && !failed; i++) {
-        blockIdx = {order[i] % g[0], order[i] / g[0] % g[1], order[i] / (g[0] * g[1])};
-        memset(static_shared, 0xFF, static_shared_end - static_shared);
-        memset(memory, 0xFF, dynamic_bytes + 2 * guard);
-        run_block();
-        for (size_t j = 0; j < guard && !failed; j++)
-            if (memory[j] != char(0xFF) || dynamic_shared[dynamic_bytes + j] != char(0xFF))
-                refuse("block (%u, %u, %u) wrote outside its %zu bytes of dynamic shared memory",
-                       blockIdx.x, blockIdx.y, blockIdx.z, dynamic_bytes);
-    }
-    free(memory);
-    return failed;
 }
 
 }  // namespace emulator

@@ -2,11 +2,14 @@
 // touched meanwhile is watched.
 //
 //   tma_load     The target is poison from the call on. The box lands, swizzled, at a drawn moment: while others run, or as
-//                late as when nothing else can. Bytes beyond those expected end the launch; bytes that are missing leave
-//                their waiters stuck, which is reported.
+//                late as when nothing else can; in each block of a cluster that it goes to at another. Bytes beyond those
+//                expected end the launch; those that another block fetches may come before, while an arrival is still due.
+//                Bytes that are missing leave their waiters stuck, which is reported.
 //   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
+//   clusters     What goes to a block that has ended is refused: a copy when it lands, an arrival when it is made.
 //   wgmma        see emulator_wgmma.h
-//   not seen     what a missing proxy fence does; a warpgroup that parts; how many registers there are
+//   not seen     what a missing proxy fence does, and a missing release or acquire: an arrival is seen at once, in another block
+//                too, with all that was written before it; a warpgroup that parts; how many registers there are
 #pragma once
 
 #define __grid_constant__
@@ -23,11 +26,18 @@ static inline uint32_t address_of(const void* at) {
     return SHARED_BASE + static_cast<uint32_t>(static_cast<const char*>(at) - dynamic_shared);
 }
 
-static inline char* in_block(uint32_t address, size_t bytes, const char* word) {
+static inline char* in_block(uint32_t address, size_t bytes, const char* word, const Block& block = *current->block) {
     const size_t at = address - size_t(SHARED_BASE);
     if (address < SHARED_BASE || at + bytes > dynamic_bytes)
         fail("%s at address %u, outside of %zu bytes of shared memory", word, address, dynamic_bytes);
-    return dynamic_shared + at;
+    return block.shared + at;
+}
+
+// A block of the cluster that something is sent to.
+static Block& block_of(uint32_t rank, const char* word) {
+    if (rank >= cluster_size) fail("%s to block %u of a cluster of %u", word, rank, cluster_size);
+    if (!blocks[rank].live) fail("%s to block %u of the cluster, which has ended", word, rank);
+    return blocks[rank];
 }
 
 // ---- barriers: `phase` is the parity of the one under way
@@ -36,9 +46,9 @@ struct Barrier { uint8_t made, phase, count, pending; int32_t bytes; };
 constexpr uint8_t MADE = 0xB5;
 static const Barrier* waits_on[MAX_THREADS];
 
-static Barrier& barrier_at(uint64_t* b, const char* word) {
-    Barrier& barrier = *reinterpret_cast<Barrier*>(b);
-    in_block(address_of(b), 8, word);
+// The one that lies in `block` where b does in this one.
+static Barrier& barrier_at(uint64_t* b, const char* word, const Block& block = *current->block) {
+    Barrier& barrier = *reinterpret_cast<Barrier*>(in_block(address_of(b), 8, word, block));
     if (barrier.made != MADE) fail("%s on a barrier that was not made", word);
     return barrier;
 }
@@ -48,15 +58,18 @@ static void maybe_turn() {
     if (!(draw() & patience)) draw_a_warp();
 }
 
-static void settle(Barrier& barrier) {
+// `early`: bytes may be ahead of those expected.
+static void settle(Barrier& barrier, bool early = true) {
+    if (barrier.bytes < 0 && !(early && barrier.pending))
+        fail("a tma_load brings %d bytes more than its barrier expects", -barrier.bytes);
     if (barrier.pending || barrier.bytes) return;
     barrier.phase ^= 1, barrier.pending = barrier.count;
     for (uint32_t i = 0; i < thread_count; i++)
         if (waits_on[i] == &barrier) waits_on[i] = nullptr, warps[i / 32].ready |= threads[i].bit, awake |= 1u << i / 32;
 }
 
-static void arrive_at(uint64_t* b, uint32_t bytes, const char* word) {
-    Barrier& barrier = barrier_at(b, word);
+static void arrive_at(uint64_t* b, uint32_t bytes, const char* word, const Block& block = *current->block) {
+    Barrier& barrier = barrier_at(b, word, block);
     if (!barrier.pending) fail("%s: more arrivals in a phase than the %d it was made for", word, barrier.count);
     barrier.pending--, barrier.bytes += bytes;
     settle(barrier);
@@ -65,27 +78,27 @@ static void arrive_at(uint64_t* b, uint32_t bytes, const char* word) {
 
 // ---- copies on their way
 
-struct Flight { uint64_t block; char* to; Barrier* barrier; std::vector<char> box; };
+struct Flight { uint64_t begun; const Block *from, *block; char* to; Barrier* barrier; std::vector<char> box; };
 static std::vector<Flight> flights;
 
 // One of them lands; false if there is none.
 static bool land_a_flight() {
     for (size_t i = flights.size(); i-- > 0;)
-        if (flights[i].block != block_count) flights.erase(flights.begin() + i);   // of a launch that failed
+        if (flights[i].begun != block_count) flights.erase(flights.begin() + i);   // of a launch that failed
     if (flights.empty()) return false;
-    if (!live) {
-        refuse("block (%u, %u, %u) ended with a tma_load on its way", blockIdx.x, blockIdx.y, blockIdx.z);
-        flights.clear();
-        return false;
-    }
+    for (const Flight& flight : flights)
+        if (const uint3 at = flight.block->index; !flight.block->live) {
+            refuse("block (%u, %u, %u) ended with a tma_load on its way to it", at.x, at.y, at.z);
+            stop();
+        }
     Flight& flight = flights[draw() % flights.size()];
     Barrier& barrier = *flight.barrier;
+    const bool early = flight.from != flight.block;
     memcpy(flight.to, flight.box.data(), flight.box.size());
     barrier.bytes -= static_cast<int32_t>(flight.box.size());
     std::swap(flight, flights.back());
     flights.pop_back();
-    if (barrier.bytes < 0) fail("a tma_load brings %d bytes more than its barrier expects", -barrier.bytes);
-    settle(barrier);
+    settle(barrier, early);
     return true;
 }
 
@@ -94,22 +107,29 @@ static void maybe_land() {
     if (draw() % 4 == 0) land_a_flight();
 }
 
-static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
-    Barrier& barrier = barrier_at(b, "tma_load");
+// To the same place in each block of `mask`.
+static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b, uint32_t mask) {
     const uint32_t address = address_of(to), bytes = map->box_width * 2 * map->box_height;
     if (address % 1024) fail("tma_load to address %u, no multiple of 1024", address);
     if (map->box_width != 64) fail("tma_load of rows of %u numbers; swizzled rows have 64", map->box_width);
-    in_block(address, bytes, "tma_load");
-    Flight flight{block_count, static_cast<char*>(to), &barrier, std::vector<char>(bytes)};
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {   // nothing may fail while the box is held
+        const Block& block = block_of(__builtin_ctz(rest), "tma_load");
+        in_block(address, bytes, "tma_load", block), barrier_at(b, "tma_load", block);
+    }
+    std::vector<char> box(bytes);
     for (uint32_t row = 0; row < map->box_height; row++)
         for (uint32_t column = 0; column < map->box_width; column++) {
             const uint64_t i = uint64_t(int64_t(y) + row), j = uint64_t(int64_t(x) + column);   // negative: far outside
             if (i >= map->height || j >= map->width) continue;
             const uint32_t at = row * 128 + column * 2;
-            memcpy(&flight.box[at ^ (at >> 7 & 7) << 4], reinterpret_cast<const char*>(map->base + i * map->stride) + 2 * j, 2);
+            memcpy(&box[at ^ (at >> 7 & 7) << 4], reinterpret_cast<const char*>(map->base + i * map->stride) + 2 * j, 2);
         }
-    memset(to, 0xFF, bytes);
-    flights.push_back(std::move(flight));
+    for (; mask; mask &= mask - 1) {
+        const Block& block = blocks[__builtin_ctz(mask)];
+        char* const there = in_block(address, bytes, "tma_load", block);
+        flights.push_back({block_count, current->block, &block, there, &barrier_at(b, "tma_load", block), box});
+        memset(there, 0xFF, bytes);
+    }
     maybe_land();
 }
 
@@ -126,6 +146,9 @@ static inline void mbarrier_init(uint64_t* b, uint32_t count) {
 }
 static inline void mbarrier_init_done() {}
 static inline void mbarrier_arrive(uint64_t* b) { emulator::arrive_at(b, 0, "mbarrier_arrive"); }
+static inline void mbarrier_arrive_at(uint64_t* b, uint32_t rank) {
+    emulator::arrive_at(b, 0, "mbarrier_arrive_at", emulator::block_of(rank, "mbarrier_arrive_at"));
+}
 static inline void mbarrier_expect(uint64_t* b, uint32_t bytes) { emulator::arrive_at(b, bytes, "mbarrier_expect"); }
 static inline void mbarrier_wait(uint64_t* b, uint32_t parity, EMULATOR_SITE) {
     using namespace emulator;
@@ -138,7 +161,16 @@ static inline void mbarrier_wait(uint64_t* b, uint32_t parity, EMULATOR_SITE) {
     maybe_turn();
 }
 static inline void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
-    emulator::load_box(to, map, x, y, b);
+    emulator::load_box(to, map, x, y, b, 1u << emulator::current->block->rank);
+}
+static inline void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b, uint16_t blocks) {
+    emulator::load_box(to, map, x, y, b, blocks);
+}
+
+static inline uint32_t cluster_rank() { return emulator::current->block->rank; }
+static inline void cluster_barrier(EMULATOR_SITE) {
+    emulator::meet_at_barrier();
+    emulator::barrier(emulator::at_barrier, 0, emulator::thread_count, "cluster_barrier", site);
 }
 
 static inline void proxy_fence() {}

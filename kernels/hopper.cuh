@@ -9,6 +9,13 @@
 //   tma_load(to, map, x, y, b)    starts the copy of a box whose first element is (x, y), x along the row; outside of the
 //                                 tensor are zeros. Its bytes land on b. `to` is a multiple of 1024: there the box lies in
 //                                 rows of 128 bytes whose 16-byte chunks are swizzled (chunk c of row r at c ^ r % 8)
+//   cluster_rank()                which block of its cluster this one is
+//   cluster_barrier()             all threads of the cluster meet: what was written before, its blocks see after. So a cluster
+//                                 begins, when its barriers are made, and ends: nothing may go to a block that has ended
+//   mbarrier_arrive_at(b, rank)   one arrival at the barrier that lies in block `rank` where b does in this one. It gives back
+//                                 what this thread has read; of what it has written it promises that block nothing
+//   tma_load(to, map, x, y, b, blocks)   the box lands at the same place in each block of a mask, its bytes on each one's b. So
+//                                 each expects all that comes to it, whoever fetches; bytes may come before they are expected
 //   wgmma_matrix(at, eights, columns)   such rows as an operand: bytes from eight rows to the next eight, and from 64
 //                                 columns to the next 64 where it is wider than a row
 //   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, d += a b if keep: a [64, 16] in rows of k, b [128, 16] in rows of k, or
@@ -65,6 +72,34 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* b, uint32_t parity) {
 __device__ __forceinline__ void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
                  ::"r"(shared_address(to)), "l"(map), "r"(x), "r"(y), "r"(shared_address(b)) : "memory");
+}
+
+__device__ __forceinline__ void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b, uint16_t blocks) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%2, %3}], [%4], %5;"
+                 ::"r"(shared_address(to)), "l"(map), "r"(x), "r"(y), "r"(shared_address(b)), "h"(blocks) : "memory");
+}
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+    uint32_t rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_barrier() {
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Without `.release.cluster`, which is a MEMBAR of the whole GPU at each arrival, and without its twin at the wait, which
+// empties the L1 cache: what was read is in registers, or was read by a wgmma that was waited for, and who waits starts a copy.
+__device__ __forceinline__ void mbarrier_arrive_at(uint64_t* b, uint32_t rank) {
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+                 "}" ::"r"(shared_address(b)), "r"(rank) : "memory");
 }
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

@@ -1,5 +1,6 @@
 // A ring of slots in shared memory between a thread that fetches and warps that use what it brings. Each slot has two barriers:
-// `full` when it has landed, `empty` when all warps are done with it.
+// `full` when it has landed, `empty` when all warps are done with it. Blocks of a cluster that fetch for each other walk their
+// rings in step: `empty` then counts the warps of all of them, for a slot is filled in all of them at once.
 #pragma once
 #include "hopper.cuh"
 
@@ -17,4 +18,11 @@ template <int N> struct Turn {
 __device__ __forceinline__ void arrive_as_warp(uint64_t* b) {
     __syncwarp();
     if (lane() == 0) mbarrier_arrive(b);
+}
+
+// The same at the barriers of each of a cluster's BLOCKS.
+template <int BLOCKS> __device__ __forceinline__ void arrive_as_warp_at_all(uint64_t* b) {
+    if (BLOCKS == 1) return arrive_as_warp(b);
+    __syncwarp();
+    if (lane() < BLOCKS) mbarrier_arrive_at(b, lane());
 }

@@ -59,12 +59,12 @@ fn build(sources: &str, only: Option<&str>) -> Option<PathBuf> {
     Some(out)
 }
 
-/// Names of the kernels in a file's text.
+/// What EMULATED is told of each kernel in a file's text: its name, and the numbers of its `__cluster_dims__`.
 fn kernels(text: &str) -> Vec<String> {
     let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = code.join("\n");
     let after = code.split("__global__").skip(1);
-    let name = |signature: &str| {
+    let told = |signature: &str| {
         let head = signature.split("__launch_bounds__").last().expect("a split has a last part");
         // After `__launch_bounds__(..)` comes the name; before it `void`.
         let head = if signature.contains("__launch_bounds__") {
@@ -73,9 +73,11 @@ fn kernels(text: &str) -> Vec<String> {
             head
         };
         let head = head.trim_start().trim_start_matches("void").trim_start();
-        head.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+        let name = head.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let cluster = signature.split_once("__cluster_dims__(").and_then(|(_, rest)| rest.split_once(')'));
+        cluster.map_or(name.clone(), |(dims, _)| format!("{name}, {dims}"))
     };
-    after.map(|signature| name(signature.split_once('{').expect("a body").0)).collect()
+    after.map(|signature| told(signature.split_once('{').expect("a body").0)).collect()
 }
 
 /// Compiles one .cu for the CPU, unless that text was compiled before.

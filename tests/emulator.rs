@@ -10,6 +10,7 @@ use scale_engine::rng::Rng;
 
 use super::emulate::{folder, sanitized};
 
+mod clusters;
 mod hopper;
 
 /// Orders of warps in which a fault must show.
@@ -28,9 +29,19 @@ fn block(
     shared: usize,
     args: &[Arg],
 ) -> Result<(), String> {
+    blocks(gpu, file, kernel, Grid::new(1, threads).with_shared(shared), args)
+}
+
+fn blocks(
+    gpu: &Gpu,
+    file: &'static str,
+    kernel: &'static str,
+    grid: Grid,
+    args: &[Arg],
+) -> Result<(), String> {
     gpu::guard(|| {
         // SAFETY: each test passes the arguments that the kernel's file names; faults stay inside buffers that are guarded.
-        unsafe { gpu.launch(file, kernel, Grid::new(1, threads).with_shared(shared), args) };
+        unsafe { gpu.launch(file, kernel, grid, args) };
         Ok(())
     })
     .map_err(|e| match e {
