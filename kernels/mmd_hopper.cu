@@ -5,23 +5,23 @@
 //   tensors    y, x [B, N, G] bf16, also as maps [B N, G] in boxes of 128 rows     w [B, N, 2N] bf16
 //              pulls [B, N, 2T], norms [B, 2N], scale [B] f32 as in mmd.cu     parts [tiles, 8] f64: a warp's
 //   needs      sm_90a, bf16, N % 8 == 0, G % 8 == 0, addresses that are multiples of 16 bytes
-//   work       as mmd_hopper.cuh: a block a multiprocessor, which takes tiles of 128 x 256. Two that lie below each other come one
-//              after the other; together they are a square of the upper triangle of all 2N x 2N pairs. On the diagonal the left
-//              side is one of the right one's boxes, and what lies below the diagonal is left out
-//   bound by   compute, 4 B N^2 G (each pair once), if the level-2 cache would bring 48 bytes a cycle; it brings 25 to 30
+//   work       as mmd_hopper.cuh: a block a multiprocessor. The two tiles of a cluster lie below each other: together they are a
+//              square of 256 x 256 in the upper triangle of all 2N x 2N pairs. On the diagonal the left side is one of the right
+//              one's boxes, and what lies below the diagonal is left out
+//   bound by   compute, 4 B N^2 G (each pair once), if the level-2 cache would bring 32 bytes a cycle; it brings 25 to 30
 //   repeatable yes: no atomics
 //   reference  src/ops/mmd.rs
 //
-// A thread holds the sums of four rows and 32 columns of its warpgroup's 128 x 128 pairs: 4 j + i of half m is row 64 m + 16 warp + g +
-// 8 (i / 2), column 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4). They become distances, then weights, where they are.
-// Rounded, in twos, they are operands of mma_16x8x16, which sums them: times ones along the rows, and, transposed, ones times them
-// down the columns.
+// A thread holds the sums of four rows and 32 columns of its warpgroup's 128 x 128 pairs: 4 j + i of half m is row 64 m + 16 warp +
+// g + 8 (i / 2), column 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4). They become distances, then weights, where they
+// are. Rounded, in twos, these are operands of mma_16x8x16, which sums them: times ones along the rows, and, transposed, ones times
+// them down the columns.
 #include "hopper.cuh"
 #include "mmd_hopper.cuh"
 
 constexpr uint32_t ONES = 0x3F803F80u;   // two of bf16
 
-// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on.
+// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; a cluster's two are neighbours, an even one first.
 struct Pairs {
     int tiles, rows, width;
     __device__ __forceinline__ int across() const { return ceil_div(rows, SIDE); }   // squares; sides are twice as many
@@ -46,17 +46,16 @@ struct Tile {
 // One thread.
 __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* y, const TensorMap* x, const Pairs& work) {
     Filler fill{slots, {}};
+    const int rank = cluster_rank();
     for (int number = blockIdx.x; number < work.tiles; number += gridDim.x) {
         const Tile tile(number, work);
-        const int first = tile.diagonal() ? (tile.has(0) ? FIRST : SECOND) : LEFT;
+        const Side own(tile.row, work.rows), shared(tile.column + rank, work.rows);
+        const auto map = [&](const Side& side) { return side.of_y ? y : x; };
+        const auto row = [&](const Side& side) { return tile.set * work.rows + side.first - (side.of_y ? 0 : work.rows); };
         for (int step = 0; step < work.steps(); step++) {
-            const int slot = fill.open(SECOND + 1 - first);
-#pragma unroll 1
-            for (int box = first; box <= SECOND; box++) {
-                const Side side(box == LEFT ? tile.row : tile.column + box - FIRST, work.rows);
-                const int row = tile.set * work.rows + side.first - (side.of_y ? 0 : work.rows);
-                fill.load(slot, box, 0, side.of_y ? y : x, STEP * step, row);
-            }
+            const int slot = fill.open(tile.diagonal() ? 2 : 3);
+            if (!tile.diagonal()) fill.load(slot, LEFT, map(own), STEP * step, row(own));
+            fill.share(slot, FIRST + rank, 0, map(shared), STEP * step, row(shared));
         }
     }
 }
@@ -69,7 +68,9 @@ struct Found {
     const float* norms;   // of the set
     float of_row[2], of_column[32];   // norms of this thread's rows and columns
 
-    static __device__ __forceinline__ int row(int m, int i, int of_lane) { return 64 * m + warp() % 4 * 16 + i / 2 % 2 * 8 + of_lane / 4; }
+    static __device__ __forceinline__ int row(int m, int i, int of_lane) {
+        return 64 * m + warp() % 4 * 16 + i / 2 % 2 * 8 + of_lane / 4;
+    }
     static __device__ __forceinline__ int column(int i, int of_lane) { return i / 4 * 8 + of_lane % 4 * 2 + i % 2; }
 
     __device__ __forceinline__ void load(int m) {
@@ -81,8 +82,8 @@ struct Found {
         }
 #pragma unroll
         for (int j = 0; j < 16; j++) {
-            const float2 two = 8 * j < b.count ? *reinterpret_cast<const float2*>(norms + b.first + column(4 * j, of_lane)) : float2{0.0f, 0.0f};
-            of_column[2 * j] = two.x, of_column[2 * j + 1] = two.y;
+            const Floats<2> two = 8 * j < b.count ? load_pack<2>(norms + b.first + column(4 * j, of_lane)) : Floats<2>{};
+            of_column[2 * j] = two[0], of_column[2 * j + 1] = two[1];
         }
     }
     __device__ __forceinline__ float both(int i) const { return of_row[i / 2 % 2] + of_column[i / 4 * 2 + i % 2]; }
@@ -117,8 +118,8 @@ struct Found {
             if (row(m, i, of_lane) == column(i, of_lane)) s[i] = 0.0f;
     }
 
-    // Once more, by their difference, where it hangs on what cancels. By the warp, one pair after the other; meanwhile the distances are
-    // in memory, which is what this may cost.
+    // Once more, by their difference, where it hangs on what cancels: by the warp, one pair after the other, with the distances in
+    // memory meanwhile. It is rare, and takes no registers from what is not.
     template <bool ENERGY> __device__ __forceinline__ void measure_near(float (&s)[64], int m) const {
         float all[64];
 #pragma unroll
@@ -262,7 +263,7 @@ struct OfPairs {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(384, 1)
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 mmd_hopper_pairs(double* parts, real* weights, float* pulls, const real* y, const real* x, const __grid_constant__ TensorMap of_y,
                  const __grid_constant__ TensorMap of_x, const float* norms, const float* scale, float slope, int energy,
                  int tiles, int rows, int width) {
@@ -276,4 +277,5 @@ mmd_hopper_pairs(double* parts, real* weights, float* pulls, const real* y, cons
         take_registers<MANY>();
         OfPairs{{slots, warpgroup(), {}}, work, parts, weights, pulls, y, x, norms, scale, slope, energy != 0}.run();
     }
+    cluster_barrier();   // the other block may still give back
 }

@@ -1,12 +1,14 @@
 // Maximum mean discrepancy on Hopper's tensor cores: the backward of mmd.cu.
 //
 //   backward   dy_i   = dL (sum_j w[i,j] a_j - p[i] y_i)        a_j: the 2N rows          =
-//   tensors    y, dy [B, N, G] bf16, y and x as maps [B N, G] in boxes of 64 rows     w [B, N, 2N] bf16 as two maps [B N, N], of its
-//              columns of y and of x, in boxes of 128 rows     pulls [B, N, 2T] f32: p by tile, T = ceil(N / 128)     dL [1] f32
-//   needs      sm_90a, bf16, N % 8 == 0, G % 8 == 0, addresses that are multiples of 16 bytes. Finite numbers in y and x: boxes reach
-//              beyond a set, and no weight times what lies there must be nothing
-//   work       as mmd_hopper.cuh: a block a multiprocessor, which takes tiles of 128 rows of dy and 256 columns
-//   bound by   compute, 4 B N^2 G, if the level-2 cache would bring 48 bytes a cycle; it brings 25 to 30
+//   tensors    y, dy [B, N, G] bf16, y and x as maps [B N, G] in boxes of 64 rows     w [B, N, 2N] bf16 as two maps [B N, N], of
+//              its columns of y and of x, in boxes of 128 rows     pulls [B, N, 2T] f32: p by tile, T = ceil(N / 128)
+//              dL [1] f32
+//   needs      sm_90a, bf16, N % 8 == 0, G % 8 == 0, addresses that are multiples of 16 bytes. Finite numbers in y and x: boxes
+//              reach beyond a set, and no weight times what lies there must be nothing
+//   work       as mmd_hopper.cuh: a block a multiprocessor. The two tiles of a cluster, 128 rows of dy by 256 columns, lie below
+//              each other; where the sides of a set are an odd number, its last tiles have a neighbour without rows
+//   bound by   compute, 4 B N^2 G, if the level-2 cache would bring 32 bytes a cycle; it brings 25 to 30
 //   repeatable yes: no atomics
 //   reference  src/ops/mmd.rs
 #include "hopper.cuh"
@@ -14,10 +16,10 @@
 
 constexpr int COLUMNS = 2 * SIDE;
 
-// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; those below each other share their columns.
+// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; a cluster's two are neighbours, an even one first.
 struct Work {
     int tiles, rows, width;
-    __device__ __forceinline__ int down() const { return ceil_div(rows, SIDE); }
+    __device__ __forceinline__ int sides() const { return ceil_div(rows, SIDE); }
     __device__ __forceinline__ int across() const { return ceil_div(width, COLUMNS); }
     __device__ __forceinline__ int steps() const { return 2 * ceil_div(rows, STEP); }
 };
@@ -25,9 +27,10 @@ struct Work {
 struct Tile {
     int set, row, column;   // its first ones
     __device__ __forceinline__ Tile(int tile, const Work& work) {
-        const int down = work.down(), across = work.across();
+        const int down = ceil_div(work.sides(), BLOCKS) * BLOCKS, across = work.across();
         row = tile % down * SIDE, column = tile / down % across * COLUMNS, set = tile / down / across;
     }
+    __device__ __forceinline__ bool exists(const Work& work) const { return row < work.rows; }
     __device__ __forceinline__ bool has(int group, const Work& work) const { return column + group * SIDE < work.width; }
 };
 
@@ -35,17 +38,18 @@ struct Tile {
 __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* const (&weights)[2], const TensorMap* const (&rows)[2],
                                       const Work& work) {
     Filler fill{slots, {}};
+    const int rank = cluster_rank();
     for (int number = blockIdx.x; number < work.tiles; number += gridDim.x) {
         const Tile tile(number, work);
-        const int first = tile.set * work.rows, groups = tile.has(1, work) ? 2 : 1;
+        const int first = tile.set * work.rows, boxes = tile.exists(work) + 1 + tile.has(1, work);
 #pragma unroll
         for (int half = 0; half < 2; half++)
             for (int k = 0; k < work.rows; k += STEP) {
-                const int slot = fill.open(1 + groups);
-                fill.load(slot, LEFT, 0, weights[half], k, first + tile.row);
-#pragma unroll 1
-                for (int box = 0; box < 2 * groups; box++)
-                    fill.load(slot, FIRST + box / 2, box % 2 * (BOX / 2), rows[half], tile.column + 64 * box, first + k);
+                const int slot = fill.open(boxes);
+                if (tile.exists(work)) fill.load(slot, LEFT, weights[half], k, first + tile.row);
+#pragma unroll
+                for (int part = 0; part < 2 && tile.has(rank, work); part++)
+                    fill.share(slot, FIRST + rank, part * (BOX / 2), rows[half], tile.column + rank * SIDE + 64 * part, first + k);
             }
     }
 }
@@ -95,7 +99,7 @@ struct OfBackward {
 
     // p of a row, by four lanes.
     __device__ __forceinline__ float total(size_t first, int row) const {
-        const int sides = 2 * work.down();
+        const int sides = 2 * work.sides();
         float sum = 0.0f;
         if (row < work.rows)
             for (int t = lane() % 4; t < sides; t += 4) sum += pulls[(first + row) * sides + t];
@@ -106,13 +110,13 @@ struct OfBackward {
     __device__ __forceinline__ void run() {
         for (int number = blockIdx.x; number < work.tiles; number += gridDim.x) {
             const Tile tile(number, work);
-            if (tile.has(of.group, work)) take(tile);
+            if (tile.exists(work) && tile.has(of.group, work)) take(tile);
             else of.skip(work.steps());
         }
     }
 };
 
-extern "C" __global__ void __launch_bounds__(384, 1)
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 mmd_hopper_backward(real* dy, const float* d, const __grid_constant__ TensorMap of_y_weights,
                     const __grid_constant__ TensorMap of_x_weights, const float* pulls, const real* y,
                     const __grid_constant__ TensorMap of_y, const __grid_constant__ TensorMap of_x, int tiles, int rows,
@@ -127,4 +131,5 @@ mmd_hopper_backward(real* dy, const float* d, const __grid_constant__ TensorMap 
         take_registers<MANY>();
         OfBackward{{slots, warpgroup(), {}}, work, dy, d, pulls, y}.run();
     }
+    cluster_barrier();   // the other block may still give back
 }

@@ -24,7 +24,8 @@ DYNAMIC = {
     "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,
     "attention_cell_backward_64x64": 69 << 10, "attention_cell_backward_128x16": 82432,
     "matmul_swiglu_forward": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
-    "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10, "gather_rows": 8 * 2008 * 2,
+    "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10,
+    "mmd_hopper_pairs": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "mmd_hopper_backward": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "gather_rows": 8 * 2008 * 2,
 }
 
 SHOWN = ["HMMA", "LDSM", "LDGSTS", "HGMMA", "UTMALDG"]
@@ -35,7 +36,7 @@ HOPPER = '#include "hopper.cuh"'
 
 def threads_of(text):
     """Threads a block of each kernel, from __launch_bounds__."""
-    found = re.findall(r"__global__\s+void\s+__launch_bounds__\(([^)]*)\)\s*(\w+)\s*\(", re.sub(r"//[^\n]*", "", text))
+    found = re.findall(r"__global__\s+void\s+(?:__cluster_dims__\([^)]*\)\s+)?__launch_bounds__\(([^)]*)\)\s*(\w+)\s*\(", re.sub(r"//[^\n]*", "", text))
     constants = dict(re.findall(r"constexpr int (\w+) = (\d+)[;,]", text))
     value = lambda e: eval(re.sub(r"[A-Z_]+", lambda m: constants.get(m.group(), m.group()), e.split(",")[0]))
     return {name: value(bounds) for bounds, name in found}

@@ -1,5 +1,5 @@
-//! The discrepancy on a device: kernels/mmd.cu; on Hopper pairs and backward of mmd_hopper.cu and mmd_hopper_backward.cu, where they are
-//! the quicker.
+//! The discrepancy on a device: kernels/mmd.cu. On Hopper mmd_hopper.cu and mmd_hopper_backward.cu multiply, where they are the
+//! quicker.
 
 use super::hopper;
 use crate::config::MmdKernel;

@@ -37,6 +37,11 @@ pub fn either(
     }
 }
 
+/// Blocks come in clusters of two, and so do tiles.
+fn grid(blocks: usize, tiles: usize) -> Grid {
+    Grid::new((blocks / 2 * 2).min(tiles), 384).with_shared(SHARED)
+}
+
 /// Tiles of pairs: two a square of 256 rows by 256 columns, which are those of the upper triangle.
 fn tiles([sets, rows, _]: [usize; 3]) -> usize {
     let across = rows.div_ceil(SIDE);
@@ -77,10 +82,9 @@ pub fn launch_pairs(
         rows.into(),
         width.into(),
     ];
-    let grid = Grid::new(blocks.min(tiles), 384).with_shared(SHARED);
-    // SAFETY: a sum for each warp of each tile; weights and pulls were made for `rows` and its sides; y and x have one shape, and the
-    // maps end where they do.
-    unsafe { y.device().launch("mmd_hopper", "mmd_hopper_pairs", grid, &args) };
+    // SAFETY: a sum for each warp of each tile; weights and pulls were made for `rows` and its sides; y and x have one shape, and
+    // the maps end where they do.
+    unsafe { y.device().launch("mmd_hopper", "mmd_hopper_pairs", grid(blocks, tiles), &args) };
 }
 
 /// dy from dL and what either kernel of pairs has left.
@@ -92,7 +96,7 @@ pub fn launch_backward(
     [y, x]: [&Tensor; 2],
     [sets, rows, width]: [usize; 3],
 ) {
-    let tiles = sets * rows.div_ceil(SIDE) * width.div_ceil(COLUMNS);
+    let tiles = sets * rows.div_ceil(SIDE).next_multiple_of(2) * width.div_ceil(COLUMNS);
     let map = |x: &Tensor| Arg::Map(Map::new(x.operand(), [sets * rows, width], 64));
     // Each a matrix of its own, so that beyond the rows of y, and of x, a box has zeros.
     let half = |first| Arg::Map(Map::new(weights.operand().skip(first), [sets * rows, rows], SIDE));
@@ -109,8 +113,7 @@ pub fn launch_backward(
         rows.into(),
         width.into(),
     ];
-    let grid = Grid::new(blocks.min(tiles), 384).with_shared(SHARED);
     // SAFETY: dy has the shape of y; weights and pulls are what pairs were left for it; d is one number; the maps end where the
     // tensors do.
-    unsafe { y.device().launch("mmd_hopper_backward", "mmd_hopper_backward", grid, &args) };
+    unsafe { y.device().launch("mmd_hopper_backward", "mmd_hopper_backward", grid(blocks, tiles), &args) };
 }
