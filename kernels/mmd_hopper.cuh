@@ -101,9 +101,9 @@ struct Multiplier {
         wgmma_commit();
     }
 
-    // sums = a b over the steps of a tile. TRANSPOSED: a box of columns is 64 rows of depth, its first 64 columns before the others;
-    // else it is 128 rows of columns. meanwhile(): what may be loaded while the last step is on its way. The first step stands alone:
-    // so the compiler sees that no sums are kept from the tile before, and has their registers for what is made of them.
+    // sums = a b over the steps of a tile. TRANSPOSED: a box of columns is 64 rows of depth, its first 64 columns before the
+    // others; else it is 128 rows of columns. meanwhile(): what may be loaded while the last step is on its way. The first step
+    // stands alone: so the compiler sees that no sums are kept from the tile before, and has their registers in between.
     template <bool TRANSPOSED, class Meanwhile>
     __device__ __forceinline__ void multiply(float (&sums)[2][64], int steps, int left, Meanwhile meanwhile) {
         begin<TRANSPOSED>(sums, left, false);
