@@ -123,6 +123,12 @@ static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, EMULATOR
     emulator::ldmatrix<2, true>(r, row, site);
 }
 
+static inline uint32_t transpose_8x8(uint32_t x, EMULATOR_SITE) {
+    const int lane = emulator::current->number % 32, from = lane % 4 * 8 + lane / 8, half = lane / 4 % 2 * 16;
+    const uint32_t low = __shfl_sync(~0u, x, from, 32, site), high = __shfl_sync(~0u, x, from + 4, 32, site);
+    return (low >> half & 0xFFFF) | high >> half << 16;
+}
+
 static inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], EMULATOR_SITE) {
     emulator::Fragments offer{d, a, b};
     emulator::together(~0u, "mma", emulator::mma_act, &offer, site);

@@ -21,48 +21,24 @@
 // rounded again, and that costs more than cancelling does: 1e-6 |a|^2, where rounding the rows when they were stored has cost
 // 3e-6 |a|^2 already. Pairs whose k hangs on less than 1e-4 (|a|^2 + |b|^2) are measured again by their difference. w is rounded;
 // p sums what was rounded, so that dy does not see how far the rows lie from the origin.
+#include "mmd.cuh"
 #include "tiles.cuh"
 
 constexpr int CHUNK = 32;         // rows of a block of mmd_rows
 constexpr int PITCH = TILE + 5;   // of a tile in shared memory: its rows and its columns are read without bank conflicts
+static_assert(TILE == SIDE);
 static_assert(TILE * PITCH * sizeof(float) <= TILE_SHARED, "the tile takes the place of the stages");
 
-// The rows of a set: y, then x.
-struct Set {
-    const real *y, *x;
-    int rows, width;
-
-    __device__ __forceinline__ Set(const real* all_y, const real* all_x, int rows, int width) : rows(rows), width(width) {
-        const size_t first = static_cast<size_t>(blockIdx.y) * rows * width;
-        y = all_y + first, x = all_x + first;
-    }
-    __device__ __forceinline__ const real* row(int i) const {
-        return i < rows ? y + static_cast<size_t>(i) * width : x + static_cast<size_t>(i - rows) * width;
-    }
-    // Some rows of one of the two, from column `left` on.
-    __device__ __forceinline__ Window window(int first, int count, int left) const {
-        const bool aligned = width % VECTOR == 0 && on_sixteen(row(first));
-        return {row(first) + left, count, width - left, static_cast<size_t>(width), aligned};
-    }
-};
-
-// Up to 128 rows of y, or of x: no tile holds both.
-struct Side {
-    int tile, first, count;
-    bool of_y;
-
-    __device__ __forceinline__ Side(int tile, int rows) : tile(tile) {
-        const int tiles = ceil_div(rows, TILE), within = tile % tiles * TILE;
-        of_y = tile < tiles;
-        first = (of_y ? 0 : rows) + within;
-        count = min(TILE, rows - within);
-    }
-};
+// Some rows of y, or of x, from column `left` on.
+__device__ __forceinline__ Window window(const Set& set, int first, int count, int left) {
+    const bool aligned = set.width % VECTOR == 0 && on_sixteen(set.row(first));
+    return {set.row(first) + left, count, set.width - left, static_cast<size_t>(set.width), aligned};
+}
 
 extern "C" __global__ void __launch_bounds__(256)
 mmd_rows(float* norms, float* columns, double* spreads, const real* y, const real* x, int rows, int width) {
     __shared__ float of_warps[CHUNK][8];
-    const Set set(y, x, rows, width);
+    const Set set(y, x, blockIdx.y, rows, width);
     const int first = blockIdx.x * CHUNK, count = min(CHUNK, 2 * rows - first);
     const size_t block = static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x;
     float spread = 0.0f;
@@ -112,39 +88,7 @@ mmd_scale(float* scale, const float* columns, const double* spreads, int chunks,
     if (threadIdx.x == 0) scale[blockIdx.x] = fmaxf(static_cast<float>(v), 1e-12f);
 }
 
-// k and k' at a squared distance.
-struct Kernel {
-    bool energy;
-    float v;
-
-    __device__ __forceinline__ void at(float d2, float& value, float& slope) const {
-        if (energy) {
-            const float inverse = rsqrtf(d2 + 1e-12f);
-            value = -(d2 + 1e-12f) * inverse;
-            // Equal rows pull nowhere; their huge slope would only add the noise of two sums that cancel.
-            slope = d2 == 0.0f ? 0.0f : -0.5f * inverse;
-            return;
-        }
-        // e^(z/4), and from it by squaring e^(z/2), e^z, e^(2z), e^(4z): the scales 4, 2, 1, 1/2, 1/4.
-        const float e4 = exp2f(d2 * (-0.125f * 1.44269504f / v)), e2 = e4 * e4, e1 = e2 * e2, half = e1 * e1;
-        const float quarter = half * half;
-        value = 0.2f * (e4 + e2 + e1 + half + quarter);
-        slope = -0.1f / v * (0.25f * e4 + 0.5f * e2 + e1 + 2.0f * half + 4.0f * quarter);
-    }
-};
-
 #if SCALE_BF16
-
-// By a whole warp.
-__device__ __forceinline__ float squared_distance(const real* a, const real* b, int width) {
-    float sum = 0.0f;
-    for (int g = 8 * lane(); g < width; g += 8 * 32) {
-        const Floats<8> p = load_eight(a + g, width - g), q = load_eight(b + g, width - g);
-#pragma unroll
-        for (int i = 0; i < 8; i++) sum = fmaf(p[i] - q[i], p[i] - q[i], sum);
-    }
-    return warp_sum(sum);
-}
 
 // From the product in the tile, or by the difference. By a whole warp, whose lanes hold neighbouring j, not all of them rows.
 __device__ __forceinline__ float distance(float product, const Set& set, const Kernel& kernel, int i, int j, bool there,
@@ -171,14 +115,14 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real* x, const float* norms, const float* scale,
           float slope, int energy, int rows, int width) {
     SHARED(float, tile);
-    const Set set(y, x, rows, width);
+    const Set set(y, x, blockIdx.y, rows, width);
     const int tiles = 2 * ceil_div(rows, TILE);
     int row = 0, column = blockIdx.x;   // in the upper triangle of tiles, counted row after row
     while (column >= tiles - row) column -= tiles - row++;
     const Side a(row, rows), b(row + column, rows);
     {
         Sums<ALONG> sums;
-        add_depth(sums, reinterpret_cast<real*>(tile), set.window(a.first, a.count, 0), set.window(b.first, b.count, 0));
+        add_depth(sums, reinterpret_cast<real*>(tile), window(set, a.first, a.count, 0), window(set, b.first, b.count, 0));
         sums.each([&](int r, int c, float sum) { tile[r * PITCH + c] = sum; });
     }
     __syncthreads();
@@ -194,8 +138,8 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
         if (lane() == 0) pulls[(first + i) * tiles + others.tile] = sum;
     };
 
-    const Kernel kernel{energy != 0, scale[blockIdx.y]};
     const bool cross = a.of_y != b.of_y, wanted = weights && a.of_y, mirrored = !cross && a.tile != b.tile;
+    const Kernel kernel(energy != 0, scale[blockIdx.y], cross ? slope : -slope);
     double sum = 0.0;
     for (int r = warp(); r < a.count; r += 8) {
         const int i = a.first + r;
@@ -209,7 +153,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
             kernel.at(distance(tile[r * PITCH + c], set, kernel, i, j, there, both), value, w);
             if (there) {
                 values += value;
-                if (wanted) pull += tile[r * PITCH + c] = keep(i, j, i == j ? 0.0f : cross ? slope * w : -slope * w);
+                if (wanted) pull += tile[r * PITCH + c] = keep(i, j, i == j ? 0.0f : w);
             }
         }
         sum += values;
@@ -234,7 +178,7 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
              int width) {
     __shared__ float pull[TILE];
     SHARED(float, tile);
-    const Set set(y, x, rows, width);
+    const Set set(y, x, blockIdx.y, rows, width);
     const int across = ceil_div(width, TILE), left = blockIdx.x % across * TILE, tiles = 2 * ceil_div(rows, TILE);
     const Side a(blockIdx.x / across, rows);
     const size_t first = static_cast<size_t>(blockIdx.y) * rows + a.first;
@@ -249,7 +193,7 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
         const real* of_tile = weights + first * stride;
         for (int from = 0; from <= rows; from += rows) {   // the rows of y, of x
             const Window w{of_tile + from, a.count, rows, stride, rows % VECTOR == 0 && on_sixteen(of_tile)};
-            add_depth(sums, reinterpret_cast<real*>(tile), w, set.window(from, rows, left));
+            add_depth(sums, reinterpret_cast<real*>(tile), w, window(set, from, rows, left));
         }
         sums.each([&](int r, int c, float sum) { tile[r * PITCH + c] = sum; });
     }

@@ -7,6 +7,7 @@
 //   ldmatrix_x4(r, row)      four 8x8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8, and gets
 //                            in r[i] elements t, t + 1 of row g of matrix i; ldmatrix_x4_trans: of its transpose
 //   ldmatrix_x2(r, row)      two matrices; the addresses of lanes 0 to 15 count; ldmatrix_x2_trans
+//   transpose_8x8(x)         of an 8x8 matrix of bf16, of which each lane holds elements t, t + 1 of row g: its transpose, held so
 //   mma_16x8x16(d, a, b)     d += a b, bf16 in, f32 sums:
 //                            a [16, 16]   a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 8)   a[3] = (g + 8, t + 8)
 //                            b [16, 8]    b[0] = (t, g)   b[1] = (t + 8, g)
@@ -64,6 +65,12 @@ __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
 __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(row)) : "memory");
+}
+
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
 }
 
 // Not volatile: it reads and writes registers alone, so the compiler may move it.

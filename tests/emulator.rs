@@ -261,3 +261,20 @@ fn random_numbers_are_the_hosts() {
         assert!((n - rng.normal(i as u64)).abs() < 2e-6, "normal {i}: {n} and {}", rng.normal(i as u64));
     }
 }
+
+#[test]
+fn a_matrix_in_the_registers_of_a_warp_is_transposed() {
+    let Some(gpu) = emulator("warps", Real::F32, 1) else { return };
+    // Element (r, c) is 8 r + c, two a register, a lane after the other along the rows.
+    let pair = |low: u32, high: u32| low | high << 16;
+    let x: Vec<u32> = (0..64).map(|lane| pair(2 * lane, 2 * lane + 1)).collect();
+    let (given, y) = (gpu.upload("x", &x), gpu.buffer("y", 4 * x.len()));
+    block(&gpu, "warps", "transposes", 64, 0, &[Arg::from(&y), Arg::from(&given)]).expect("not refused");
+    let mut found = vec![0u32; x.len()];
+    y.download(0, &mut found);
+    for (lane, &found) in found.iter().enumerate() {
+        let (warp, row, column) = (lane as u32 / 32 * 64, lane as u32 % 32 / 4, lane as u32 % 4 * 2);
+        let told = pair(warp + 8 * column + row, warp + 8 * (column + 1) + row);
+        assert_eq!(found, told, "lane {lane}");
+    }
+}

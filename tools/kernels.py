@@ -18,14 +18,16 @@ LIMITS = {"sm_80": (65536, 2048, 32, 164 << 10, 1 << 10), "sm_90": (65536, 2048,
 DYNAMIC = {
     "attention_forward_64": 48 << 10, "attention_forward_128": 96 << 10,
     "attention_backward_64": 96 << 10, "attention_backward_128": 160 << 10,
-    "attention_hopper_forward": (7 * 32 << 10) + 16 * 8 + 1024, "attention_hopper_backward": (225 << 10) + 10 * 8 + 1024,
+    "attention_hopper_forward": (7 * 32 << 10) + 6 * 256 + 16 * 8 + 1024, "attention_hopper_backward": (225 << 10) + 10 * 8 + 1024,
+    "attention_hopper_forward_pairs": (6 * 32 << 10) + 12 * 256 + 14 * 8 + 1024,
     "attention_cell_forward_64x16": 24 << 10, "attention_cell_forward_64x32": 48 << 10,
     "attention_cell_forward_64x64": 96 << 10, "attention_cell_forward_128x16": 48 << 10,
     "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,
     "attention_cell_backward_64x64": 69 << 10, "attention_cell_backward_128x16": 82432,
     "matmul_swiglu_forward": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
     "matmul_swiglu_forward_paired": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward_paired": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
-    "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10, "gather_rows": 8 * 2008 * 2,
+    "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10,
+    "mmd_hopper_pairs": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "mmd_hopper_backward": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "gather_rows": 8 * 2008 * 2,
 }
 
 SHOWN = ["HMMA", "LDSM", "LDGSTS", "HGMMA", "UTMALDG", "MULTICAST"]

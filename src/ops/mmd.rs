@@ -20,6 +20,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
+mod hopper;
 
 impl Tape {
     /// Biased squared discrepancy, mean over sets: y and x `[B, N, G]` to `[1]`. Only y gets a gradient.

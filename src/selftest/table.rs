@@ -105,13 +105,19 @@ pub fn table() -> Vec<Case> {
     for [m, g, s, e] in [[1, 1, 1, 1], [5, 97, 33, 7], [257, 64, 32, 9], [300, 2000, 128, 64]] {
         rows.push(patches(m, g, s, e));
     }
+    // Of those that Hopper's kernels take: one side of rows, two, three; part of a step of genes, several. An odd number in all: what
+    // takes longest stands last, and every other row is another test's.
     for kernel in [MmdKernel::Gaussian, MmdKernel::Energy] {
         for sizes in [
             [1, 1, 33],
             [2, 33, 97],
             [3, 7, 257],
             [1, 130, 33],
+            [1, 64, 224],
+            [3, 72, 8],
             [1, 136, 224],
+            [1, 264, 40],
+            [2, 152, 24],
             [2, 64, 2000],
             [16, 512, 2000],
         ] {

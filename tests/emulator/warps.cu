@@ -6,11 +6,12 @@
 //   votes      y[0] = ballot of lane % 3 == 0   y[1] = so for all?   y[2] = is any lane 7?   y[3] = are all below 32?
 //   sums       y[0] = warp sum   y[1] = warp maximum   y[2] = block sum   y[3] = block maximum   y[4] = block sum (2 x)
 //   halves     y[i] = sum of i over the half warp that i is in, the halves apart from each other
-//   tensors    shuffles, sums: y [8 or 5, T], x [T] f32     votes: y [4] u32     halves: y [T] f32
+//   transposes y[i] = the register that transpose_8x8 gives for x[i], a warp an 8x8 matrix
+//   tensors    transposes: y, x [T] u32     shuffles, sums: y [8 or 5, T], x [T] f32     votes: y [4] u32     halves: y [T] f32
 //   needs      one block of T threads, T % 32 == 0
 //
 // Seen: all right for T = 32, 96, 256, 1024, under every seed.
-#include "common.cuh"
+#include "ptx.cuh"
 
 constexpr uint32_t ALL = 0xFFFFFFFFu;
 
@@ -50,4 +51,8 @@ extern "C" __global__ void __launch_bounds__(1024) halves(float* y) {
     if (lane() >= 16) x += 0.0f * __shfl_xor_sync(mask, x, 1);   // one more meeting for the upper half alone
     for (int flip = 8; flip > 0; flip /= 2) x += __shfl_xor_sync(mask, x, flip);
     y[threadIdx.x] = x;
+}
+
+extern "C" __global__ void __launch_bounds__(1024) transposes(uint32_t* y, const uint32_t* x) {
+    y[threadIdx.x] = transpose_8x8(x[threadIdx.x]);
 }

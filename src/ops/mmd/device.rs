@@ -1,5 +1,7 @@
-//! The discrepancy on a device: kernels/mmd.cu.
+//! The discrepancy on a device: kernels/mmd.cu. On Hopper mmd_hopper.cu and mmd_hopper_backward.cu multiply, where they are the
+//! quicker.
 
+use super::hopper;
 use crate::config::MmdKernel;
 use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::tensor::Tensor;
@@ -25,18 +27,30 @@ pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: boo
         saved.push(Tensor::on(gpu, "mmd weights", &[sets, rows, 2 * rows], y.real()));
         saved.push(on("mmd pulls", &[sets, rows, tiles]));
     }
-    let pairs = tiles * (tiles + 1) / 2;
-    let parts = gpu.buffer("mmd parts", 8 * sets * pairs);
-    launch_pairs(&parts, [saved.first(), saved.get(1)], [y, x], [&norms, &scale], sizes, kernel);
+    let counts = [hopper::parts(sizes), sets * tiles * (tiles + 1) / 2];
+    let parts = gpu.buffer("mmd parts", 8 * counts[0].max(counts[1]));
+    let (kept, of_rows) = ([saved.first(), saved.get(1)], [&norms, &scale]);
+    let what = match (kernel, wanted) {
+        (MmdKernel::Gaussian, false) => "mmd gaussian",
+        (MmdKernel::Gaussian, true) => "mmd gaussian, kept",
+        (MmdKernel::Energy, false) => "mmd energy",
+        (MmdKernel::Energy, true) => "mmd energy, kept",
+    };
+    let ours = |blocks| hopper::launch_pairs(blocks, &parts, kept, [y, x], of_rows, sizes, kernel);
+    let any = || launch_pairs(&parts, kept, [y, x], of_rows, sizes, kernel);
+    let way = hopper::either(gpu, what, sizes, &[y, x], ours, any);
     let loss = on("mmd loss", &[1]);
-    launch_total(&loss, &parts, sets * pairs, 1.0 / (sets * rows * rows) as f32);
+    launch_total(&loss, &parts, counts[way], 1.0 / (sets * rows * rows) as f32);
     (loss, saved)
 }
 
 /// dy `[B, N, G]` from dL `[1]` and what forward saved.
 pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor]) -> Tensor {
     let dy = Tensor::on(gpu, "mmd dy", y.shape(), y.real());
-    launch_backward(&dy, d, [&saved[0], &saved[1]], [y, x], y.dims("mmd"));
+    let (saved, sizes) = ([&saved[0], &saved[1]], y.dims("mmd"));
+    let ours = |blocks| hopper::launch_backward(blocks, &dy, d, saved, [y, x], sizes);
+    let any = || launch_backward(&dy, d, saved, [y, x], sizes);
+    hopper::either(gpu, "mmd backward", sizes, &[y, x, saved[0]], ours, any);
     dy
 }
 

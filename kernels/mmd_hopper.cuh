@@ -1,0 +1,144 @@
+// Products of MMD on Hopper's tensor cores: sums of 128 rows by 256 columns, of which a step brings 64 numbers of depth.
+//
+// A block has three warpgroups. Two multiply, 128 columns each: all sums of a tile are in their registers. The third fetches, by
+// one thread. A step's boxes lie in a slot of a ring: one of rows (LEFT), two of columns, of which the left side may be one. Two
+// blocks, a cluster, have two tiles of the same columns: each fetches rows of its own and, for both, half of the columns.
+//
+// Why: what comes from the level-2 cache, 25 to 30 bytes a cycle, is what there is too little of. 128 x 128 sums want 64 of them,
+// 128 x 256, all that two warpgroups hold, 48, and two such that share their columns 32. While a tile's sums are made use of,
+// the ring fills.
+#pragma once
+#include "hopper.cuh"
+#include "ring.cuh"
+#include "mmd.cuh"
+
+constexpr int STEP = 64;                          // numbers of depth
+constexpr int BOX = SIDE * STEP * 2;              // bytes: of 128 rows, or of 128 columns, a step
+constexpr int SLOTS = 4, BLOCKS = 2;              // of a ring, of a cluster
+constexpr int GROUP = 128, MULTIPLIERS = 2 * GROUP, WARPS = MULTIPLIERS / 32;
+constexpr int FEW = 40, MANY = 232;               // registers of a thread that fetches, and of one that multiplies
+static_assert(2 * MANY + FEW <= 3 * 168, "what 384 threads are launched with");
+
+enum Box { LEFT, FIRST, SECOND };                 // of a slot; the columns of warpgroup g are in FIRST + g
+
+struct Slots {
+    unsigned char box[SLOTS][3][BOX];
+    float columns[2][2][4][SIDE];                 // of a warpgroup, in turns: what its warps have summed down
+    uint64_t full[SLOTS], empty[SLOTS], summed[2];
+};
+
+// Boxes begin at a multiple of 1024, which dynamic shared memory need not.
+__device__ __forceinline__ Slots& open_slots() {
+    SHARED(unsigned char, memory);
+    Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < SLOTS; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], BLOCKS * WARPS);
+        for (int i = 0; i < 2; i++) mbarrier_init(&slots.summed[i], WARPS / 2);
+        mbarrier_init_done();
+    }
+    cluster_barrier();
+    return slots;
+}
+
+// 0 or 1, in a register that the warp shares.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(0xFFFFFFFFu, warp() / 4, 0); }
+
+// The side of the ring that fills it.
+struct Filler {
+    Slots& slots;
+    Turn<SLOTS> ring;
+
+    // Where the next step's boxes go. It is free in both blocks, and the bytes of those that come to this one are expected.
+    __device__ __forceinline__ int open(int boxes) {
+        const int slot = ring.slot;
+        mbarrier_wait(&slots.empty[slot], ring.phase ^ 1);
+        mbarrier_expect(&slots.full[slot], boxes * BOX);
+        ring.next();
+        return slot;
+    }
+    // A box of this block alone: rows from (x, y) of a map.
+    __device__ __forceinline__ void load(int slot, int box, const TensorMap* map, int x, int y) const {
+        tma_load(slots.box[slot][box], map, x, y, &slots.full[slot]);
+    }
+    // Part of a box of both blocks, from some byte on.
+    __device__ __forceinline__ void share(int slot, int box, int byte, const TensorMap* map, int x, int y) const {
+        tma_load(slots.box[slot][box] + byte, map, x, y, &slots.full[slot], (1 << BLOCKS) - 1);
+    }
+};
+
+// A multiplying warpgroup.
+struct Multiplier {
+    Slots& slots;
+    int group;   // 0 or 1
+    Turn<SLOTS> ring;
+
+    // To both blocks: either fills it.
+    __device__ __forceinline__ void give_back(int slot) const {
+        __syncwarp();
+        if (lane() < BLOCKS) mbarrier_arrive_at(&slots.empty[slot], lane());
+    }
+
+    // Steps of a tile in which this warpgroup has nothing to do.
+    __device__ __forceinline__ void skip(int steps) {
+        for (int step = 0; step < steps; step++, ring.next()) {
+            mbarrier_wait(&slots.full[ring.slot], ring.phase);
+            give_back(ring.slot);
+        }
+    }
+
+    // A step, begun: sums[m], 64 rows each, = a b, += if `keep`.
+    template <bool TRANSPOSED> __device__ __forceinline__ void begin(float (&sums)[2][64], int left, bool keep) const {
+        mbarrier_wait(&slots.full[ring.slot], ring.phase);
+        const uint64_t a = wgmma_matrix(slots.box[ring.slot][left], 1024);
+        const uint64_t b = wgmma_matrix(slots.box[ring.slot][FIRST + group], 1024, TRANSPOSED ? BOX / 2 : 16);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < STEP / 16; k++)
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+                wgmma_64x128x16<TRANSPOSED>(sums[m], a + (m * (BOX / 2) + 32 * k) / 16,
+                                            b + (TRANSPOSED ? 16 * 128 : 32) * k / 16, keep || k > 0);
+        wgmma_commit();
+    }
+
+    // sums = a b over the steps of a tile. TRANSPOSED: a box of columns is 64 rows of depth, its first 64 columns before the
+    // others; else it is 128 rows of columns. meanwhile(): what may be loaded while the last step is on its way. The first step
+    // stands alone: so the compiler sees that no sums are kept from the tile before, and has their registers in between.
+    template <bool TRANSPOSED, class Meanwhile>
+    __device__ __forceinline__ void multiply(float (&sums)[2][64], int steps, int left, Meanwhile meanwhile) {
+        begin<TRANSPOSED>(sums, left, false);
+        int used = ring.slot;
+        ring.next();
+        for (int step = 1; step < steps; step++) {
+            begin<TRANSPOSED>(sums, left, true);
+            wgmma_wait<1>();
+            give_back(used);
+            used = ring.slot;
+            ring.next();
+        }
+        meanwhile();
+        wgmma_wait<0>();
+        give_back(used);
+        wgmma_wait<0>(sums[0]), wgmma_wait<0>(sums[1]);   // told of both, the compiler reads them below
+    }
+};
+
+// What a lane holds of 16 neighbours of a row, two registers as mma_16x8x16 has them of its left side, is swapped with the lane
+// beside it for eight bytes that lie together: memory takes 32 bytes of a row as one. Where a lane's own four numbers begin:
+__device__ __forceinline__ int own_four() { return lane() % 2 * 8 + lane() % 4 / 2 * 4; }
+
+__device__ __forceinline__ uint2 swap_out(uint32_t left, uint32_t right) {
+    const bool odd = lane() % 2;
+    const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, odd ? left : right, 1);
+    return odd ? make_uint2(other, right) : make_uint2(left, other);
+}
+
+// And back: x is the left register, y the right one.
+__device__ __forceinline__ uint2 swap_in(uint2 own) {
+    const bool odd = lane() % 2;
+    const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, odd ? own.x : own.y, 1);
+    return odd ? make_uint2(other, own.y) : make_uint2(own.x, other);
+}
+
+__device__ __forceinline__ float low_number(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_number(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }

@@ -1,0 +1,119 @@
+//! The discrepancy's kernels for Hopper: when they are taken, and their launches.
+
+use crate::config::MmdKernel;
+use crate::gpu::{Arg, Buffer, Gpu, Grid, Map};
+use crate::tensor::Tensor;
+
+/// Rows of a tile of pairs and of dy, its columns of dy, and its multiplying warps: as the kernels have them.
+const SIDE: usize = 128;
+const COLUMNS: usize = 256;
+const WARPS: usize = 8;
+
+/// Of mmd_hopper.cuh, `Slots`: four slots of three boxes of 16 KiB, sums of columns, their barriers, and what rounds it up to
+/// multiples of 1024.
+const SHARED: usize = 12 * (16 << 10) + 16 * SIDE * 4 + 10 * 8 + 1024;
+
+/// Hopper's kernel, given how many blocks run at once, or the one of any device: the quicker. 0 where it was the first. Of up to 64
+/// rows most of a tile would be empty, and Hopper's has nothing to win.
+pub fn either(
+    gpu: &Gpu,
+    what: &'static str,
+    sizes @ [_, rows, width]: [usize; 3],
+    read: &[&Tensor],
+    hopper: impl Fn(usize),
+    any: impl Fn(),
+) -> usize {
+    let whole = rows.is_multiple_of(8) && width.is_multiple_of(8);
+    let fits = rows > 64 && whole && read.iter().all(|x| Map::can(&x.operand()));
+    match gpu.hopper().filter(|_| fits) {
+        Some(blocks) if gpu.quicker(what, sizes, [&|| hopper(blocks), &any]) == 0 => {
+            hopper(blocks);
+            0
+        }
+        _ => {
+            any();
+            1
+        }
+    }
+}
+
+/// Blocks come in clusters of two, and so do tiles.
+fn grid(blocks: usize, tiles: usize) -> Grid {
+    Grid::new((blocks / 2 * 2).min(tiles), 384).with_shared(SHARED)
+}
+
+/// Tiles of pairs: two a square of 256 rows by 256 columns, which are those of the upper triangle.
+fn tiles([sets, rows, _]: [usize; 3]) -> usize {
+    let across = rows.div_ceil(SIDE);
+    sets * across * (across + 1)
+}
+
+/// How many sums `launch_pairs` leaves.
+pub fn parts(sizes: [usize; 3]) -> usize {
+    tiles(sizes) * WARPS
+}
+
+/// Weights and pulls are `None` where no gradient is wanted.
+pub fn launch_pairs(
+    blocks: usize,
+    parts: &Buffer,
+    [weights, pulls]: [Option<&Tensor>; 2],
+    [y, x]: [&Tensor; 2],
+    [norms, scale]: [&Tensor; 2],
+    sizes @ [sets, rows, width]: [usize; 3],
+    kernel: MmdKernel,
+) {
+    let tiles = tiles(sizes);
+    let map = |x: &Tensor| Arg::Map(Map::new(x.operand(), [sets * rows, width], SIDE));
+    let slope = 4.0 / (sets * rows * rows) as f32;
+    let args = [
+        parts.into(),
+        weights.into(),
+        pulls.into(),
+        y.into(),
+        x.into(),
+        map(y),
+        map(x),
+        norms.into(),
+        scale.into(),
+        slope.into(),
+        (kernel == MmdKernel::Energy).into(),
+        tiles.into(),
+        rows.into(),
+        width.into(),
+    ];
+    // SAFETY: a sum for each warp of each tile; weights and pulls were made for `rows` and its sides; y and x have one shape, and
+    // the maps end where they do.
+    unsafe { y.device().launch("mmd_hopper", "mmd_hopper_pairs", grid(blocks, tiles), &args) };
+}
+
+/// dy from dL and what either kernel of pairs has left.
+pub fn launch_backward(
+    blocks: usize,
+    dy: &Tensor,
+    d: &Tensor,
+    [weights, pulls]: [&Tensor; 2],
+    [y, x]: [&Tensor; 2],
+    [sets, rows, width]: [usize; 3],
+) {
+    let tiles = sets * rows.div_ceil(SIDE).next_multiple_of(2) * width.div_ceil(COLUMNS);
+    let map = |x: &Tensor| Arg::Map(Map::new(x.operand(), [sets * rows, width], 64));
+    // Each a matrix of its own, so that beyond the rows of y, and of x, a box has zeros.
+    let half = |first| Arg::Map(Map::new(weights.operand().skip(first), [sets * rows, rows], SIDE));
+    let args = [
+        dy.into(),
+        d.into(),
+        half(0),
+        half(rows),
+        pulls.into(),
+        y.into(),
+        map(y),
+        map(x),
+        tiles.into(),
+        rows.into(),
+        width.into(),
+    ];
+    // SAFETY: dy has the shape of y; weights and pulls are what pairs were left for it; d is one number; the maps end where the
+    // tensors do.
+    unsafe { y.device().launch("mmd_hopper_backward", "mmd_hopper_backward", grid(blocks, tiles), &args) };
+}
