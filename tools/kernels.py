@@ -84,6 +84,8 @@ def main():
     jobs = [(source, storage) for source in sources for storage in ("f32", "bf16")]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: compile_one(*job, arch), jobs))
+    version = re.search(r"V([\d.]+)", subprocess.run([CUDA / "nvcc", "--version"], capture_output=True, text=True).stdout)[1]
+    print(f"`tools/cuda.sh --tools && tools/kernels.py`, nvcc {version}: what ptxas and the SASS say of each kernel; no device was used.\n")
     print(f"| kernel ({arch}) | storage | threads | registers | spilled | shared | occupancy | {' | '.join(SHOWN)} |")
     print("|---|---|" + "---:|" * (5 + len(SHOWN)))
     for (source, storage), (used, counts) in zip(jobs, results):
