@@ -115,17 +115,16 @@ impl Graph {
     /// Queues what was written down, as one. Refused where its sums were aborted meanwhile.
     pub fn launch(&mut self) -> Outcome<()> {
         let graph = self.end()?;
-        let sums = self.sums.take();
-        // Held until the graph is queued: what it sums with may not be freed before.
-        let communicator = sums.as_ref().map(|sums| sums.live());
-        let launched = match communicator.as_deref() {
-            Some(None) => Err("another rank is gone".into()),
-            _ => self.bring_up_to_date(graph).and_then(|ready| {
-                // SAFETY: both live.
-                unsafe { result::graph::launch(ready, self.stream.cu_stream()) }
-                    .map_err(said("cuGraphLaunch"))
-            }),
-        };
+        let launched = self.bring_up_to_date(graph).and_then(|ready| {
+            let sums = self.sums.take();
+            // Held until the graph is queued, no longer: what it sums with may not be freed before.
+            let communicator = sums.as_ref().map(|sums| sums.live());
+            if matches!(communicator.as_deref(), Some(None)) {
+                return Err("another rank is gone".into());
+            }
+            // SAFETY: both live.
+            unsafe { result::graph::launch(ready, self.stream.cu_stream()) }.map_err(said("cuGraphLaunch"))
+        });
         // SAFETY: a live graph, of which what is launched holds a copy.
         unsafe { result::graph::destroy(graph) }.map_err(said("cuGraphDestroy"))?;
         self.free_late();

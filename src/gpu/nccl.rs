@@ -1,7 +1,8 @@
 //! Sums over the GPUs of several ranks, by NVIDIA's library (libnccl.so.2), found at run time as the driver is.
 
+use std::env;
 use std::ffi::{c_int, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use cudarc::driver::{CudaStream, DriverError};
 use cudarc::nccl::{result, sys};
@@ -54,8 +55,23 @@ impl Last {
     }
 }
 
+/// Before the library is first asked: it makes the memory of a written-down sum known to the other ranks, for which each waits for
+/// all in the middle of writing. A rank that is gone would then be waited for on the host, and so would one that runs the same
+/// step as it comes.
+fn keep_buffers_private() {
+    const SETTING: &str = "NCCL_GRAPH_REGISTER";
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if env::var_os(SETTING).is_none() {
+            // SAFETY: ranks wait here for each other; what else runs when they join reads files and counts, and no variables.
+            unsafe { env::set_var(SETTING, "0") };
+        }
+    });
+}
+
 /// Fresh bytes for a new communicator.
 pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
+    keep_buffers_private();
     let id = result::get_uniqueid().map_err(said("ncclGetUniqueId"))?;
     Ok(id.internal.map(|byte| byte as u8))
 }
@@ -80,6 +96,7 @@ impl Nccl {
         rank: usize,
         ranks: usize,
     ) -> Outcome<Nccl> {
+        keep_buffers_private();
         let mut communicator = std::ptr::null_mut();
         let id = sys::ncclUniqueId { internal: id.map(|byte| byte as std::ffi::c_char) };
         // SAFETY: writes one handle.

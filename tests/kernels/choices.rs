@@ -52,7 +52,9 @@ fn matmul_swiglus_blocks_alone_have_the_bits_of_pairs() {
         for seed in super::SEEDS {
             let gpu = Gpu::emulated(folder, Real::Bf16, seed);
             alone(&gpu, row);
+            gpu.listen();
             assert!(bits(&gpu) == pairs, "{:?}, seed {seed}", row.shapes);
+            assert!(gpu.ran().iter().all(|ran| !ran.name.contains("paired")), "{:?}: not alone", row.shapes);
         }
     }
 }

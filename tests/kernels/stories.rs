@@ -132,9 +132,14 @@ fn hoppers_kernels_and_the_others_can_be_mixed() {
         let choices = json!({ "device": gpu.name(), "library": 0, "algorithms": [], "ways": ways });
         assert!(gpu.adopt(&from_value(choices).expect("choices")));
         let [y, x] = [&y, &x].map(|t| t.to_gpu(&gpu, "cells", Real::Bf16));
+        gpu.listen();
         let (loss, saved) = mmd::forward(&y, &x, MmdKernel::Gaussian, true);
         let one = Tensor::scalar(1.0).to_gpu(&gpu, "the loss's gradient", Real::F32);
         let (loss, dy) = (loss.item(), wide(mmd::backward(&one, &y, &x, &saved).to_host().data()));
+        let ran: Vec<String> = gpu.ran().into_iter().map(|ran| ran.name).collect();
+        let pairs = ["mmd_hopper_pairs", "mmd_pairs"][forward];
+        let of_dy = ["mmd_hopper_backward", "mmd_backward"][backward];
+        assert!([pairs, of_dy].iter().all(|name| ran.iter().any(|ran| ran == name)), "{ran:?}");
         let (told, of_first) = first.get_or_insert((loss, dy.clone()));
         assert!((loss - *told).abs() < 1e-5 * told.abs(), "{forward}, {backward}: {loss} and {told}");
         let off = error(&dy, of_first);
