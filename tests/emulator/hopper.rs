@@ -4,7 +4,7 @@ use half::bf16;
 use scale_engine::gpu::{Arg, Gpu, Map, Operand, Real};
 use scale_engine::rng::Rng;
 
-use super::{SEEDS, block, emulator, numbers};
+use super::{SEEDS, block, emulator, faults_are_seen, numbers};
 
 const STEPS: usize = 5;
 const DEPTH: usize = 64 * STEPS;
@@ -106,25 +106,10 @@ fn the_copy_engine_and_wgmma_multiply_as_their_descriptors_say() {
 #[test]
 fn each_fault_of_hoppers_words_is_seen() {
     let all = [Way::Rows, Way::Registers].map(Inputs::new);
-    let mut missed = Vec::new();
-    for (i, (fault, words)) in FAULTS.iter().enumerate() {
-        let inputs = &all[usize::from(*words == "registers changed")];
-        let mut seen = Vec::new();
-        for seed in SEEDS {
-            let Some(gpu) = emulator("hopper", Real::Bf16, seed) else { return };
-            seen.push(inputs.run(&gpu, 1 + i));
-            let c = inputs.run(&gpu, 0).expect("it can be used again");
-            assert!(inputs.right(&c), "after {fault}, seed {seed}");
-        }
-        let told = match *words {
-            "" => seen.iter().any(|c| c.as_ref().is_err() || c.as_ref().is_ok_and(|c| !inputs.right(c))),
-            words => seen.iter().any(|c| c.as_ref().is_err_and(|said| said.contains(words))),
-        };
-        if !told {
-            missed.push(format!("{fault}: {:?}", seen.iter().map(|c| c.as_ref().err()).collect::<Vec<_>>()));
-        }
-    }
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    faults_are_seen("hopper", &FAULTS, |gpu, words, fault| {
+        let inputs = &all[usize::from(words == "registers changed")];
+        inputs.run(gpu, fault).map(|c| inputs.right(&c))
+    });
 }
 
 #[test]
