@@ -9,15 +9,6 @@ constexpr int K = 128;
 constexpr int ROW = 128, BOX = 128 * ROW;                     // bytes of a box's row, 64 numbers, and of 128 rows
 constexpr int MULTIPLIERS = 256, WARPS = MULTIPLIERS / 32;    // two warpgroups; a third fetches
 
-// Boxes begin at a multiple of 1024, which dynamic shared memory need not.
-template <class Slots> __device__ __forceinline__ Slots& place_slots() {
-    SHARED(unsigned char, memory);
-    return *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
-}
-
-// 0 or 1, in a register that the warp shares.
-__device__ __forceinline__ int warpgroup() { return __shfl_sync(0xFFFFFFFFu, warp() / 4, 0); }
-
 template <int M> __device__ __forceinline__ void round_sums(uint32_t (&a)[M][4], const float (&d)[8 * M]) {
 #pragma unroll
     for (int i = 0; i < 4 * M; i++) a[i / 4][i % 4] = pack_bf16(d[2 * i], d[2 * i + 1]);

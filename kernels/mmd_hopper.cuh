@@ -27,10 +27,8 @@ struct Slots {
     uint64_t full[SLOTS], empty[SLOTS], summed[2];
 };
 
-// Boxes begin at a multiple of 1024, which dynamic shared memory need not.
 __device__ __forceinline__ Slots& open_slots() {
-    SHARED(unsigned char, memory);
-    Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
+    Slots& slots = place_slots<Slots>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < SLOTS; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], BLOCKS * WARPS);
         for (int i = 0; i < 2; i++) mbarrier_init(&slots.summed[i], WARPS / 2);
@@ -39,9 +37,6 @@ __device__ __forceinline__ Slots& open_slots() {
     cluster_barrier();
     return slots;
 }
-
-// 0 or 1, in a register that the warp shares.
-__device__ __forceinline__ int warpgroup() { return __shfl_sync(0xFFFFFFFFu, warp() / 4, 0); }
 
 // The side of the ring that fills it.
 struct Filler {
@@ -73,10 +68,7 @@ struct Multiplier {
     Turn<SLOTS> ring;
 
     // To both blocks: either fills it.
-    __device__ __forceinline__ void give_back(int slot) const {
-        __syncwarp();
-        if (lane() < BLOCKS) mbarrier_arrive_at(&slots.empty[slot], lane());
-    }
+    __device__ __forceinline__ void give_back(int slot) const { arrive_as_warp_at_all<BLOCKS>(&slots.empty[slot]); }
 
     // Steps of a tile in which this warpgroup has nothing to do.
     __device__ __forceinline__ void skip(int steps) {

@@ -72,8 +72,7 @@ struct Run {
 };
 
 template <int BLOCKS> __device__ __forceinline__ Slots& open_slots() {
-    SHARED(unsigned char, memory);
-    Slots& slots = *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
+    Slots& slots = place_slots<Slots>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAYS; i++) mbarrier_init(&slots.there[i], 1), mbarrier_init(&slots.left[i], MULTIPLIERS / 32);
         for (int i = 0; i < RING_MOST; i++)

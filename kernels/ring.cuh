@@ -4,6 +4,15 @@
 #pragma once
 #include "hopper.cuh"
 
+// Slots begin at a multiple of 1024, which dynamic shared memory need not.
+template <class Slots> __device__ __forceinline__ Slots& place_slots() {
+    SHARED(unsigned char, memory);
+    return *reinterpret_cast<Slots*>(memory + (0u - shared_address(memory)) % 1024);
+}
+
+// Which four warps these are, in a register that the warp shares.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(0xFFFFFFFFu, warp() / 4, 0); }
+
 // A place in a ring of N slots and the parity of its barriers there. Who fills waits for `phase ^ 1` of `empty`, who reads for
 // `phase` of `full`.
 template <int N> struct Turn {
