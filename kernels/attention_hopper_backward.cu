@@ -8,7 +8,8 @@
 //              dy [B * N, S] rows that begin with y's HK numbers, as a map in boxes of 64 rows     dqkv [B, N, R]: bf16
 //              seed [B, 2HK] k | v, bf16 or null: k_s is its key
 //              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
-//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128
+//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128; as many such for every
+//              128 keys where they are apart
 //   needs      sm_90a, bf16, K = 128, R and S % 8 == 0, addresses that are multiples of 16 bytes; any N. Finite numbers in
 //              qkv and dy: boxes reach beyond a set, and no weight times what lies there must be nothing
 //   work       a block a multiprocessor, which takes heads of sets. For each 128 keys it walks over all queries, 64 at a time.
@@ -16,90 +17,16 @@
 //              sums to the next one's left side in registers. dk and dv grow in registers. dq, of which each warpgroup
 //              makes half of the columns, needs ds of both, by way of shared memory; from keys to keys it is in `sums`, where
 //              a thread finds what it left there itself
-//   bound by   compute: 10 N^2 K a head
+//              apart: a block takes 128 keys of a head, so that few heads are work for all; their dq are left in `sums`, and
+//              sum_dq adds them and the seed's in the order of keys, a block 64 queries
+//   bound by   compute: 10 N^2 K a head. sum_dq by memory: N^2 K / 128 f32 a head
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 #include "hopper.cuh"
-#include "attention_hopper.cuh"
-
-constexpr int QUERIES = 64, KEYS = 128;
-constexpr int KEY_BOX = KEYS * ROW, QUERY_BOX = QUERIES * ROW;   // 64 columns of keys or values, of queries or dy
-constexpr int FEW = 24, MANY = 240;   // registers of a thread that fetches, and of one that multiplies
-
-struct Slots {
-    unsigned char k[2][2 * KEY_BOX], v[2][2 * KEY_BOX], q[2][2 * QUERY_BOX], dy[2][2 * QUERY_BOX];
-    unsigned char ds[2][KEYS * ROW];                   // rows of keys, 64 queries each, swizzled as a box
-    float lse[2][QUERIES], delta[2][QUERIES];          // lse in base 2, and inf for queries that do not exist
-    uint64_t kv_full[2], kv_empty[2], q_full[2], q_empty[2], ds_full[2];
-};
-
-struct Work {
-    int items, n, heads;
-    __device__ __forceinline__ int part() const { return heads * K; }   // from q to k, from k to v
-};
-
-// A head of a set: its first row and column, of [B * N] and HK.
-struct Head {
-    int item, set, row, column;
-    __device__ __forceinline__ Head(int item, const Work& work)
-        : item(item), set(item / work.heads), row(set * work.n), column(item % work.heads * K) {}
-};
-
-// One thread.
-__device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, const TensorMap* of_q, const TensorMap* dy,
-                                      const Work& work) {
-    Turn<2> kv, q;
-    for (int item = blockIdx.x; item < work.items; item += gridDim.x) {
-        const Head head(item, work);
-        const int row = head.row, column = head.column;
-        for (int key = 0; key < work.n; key += KEYS) {
-            uint64_t* const full = &slots.kv_full[kv.slot];
-            mbarrier_wait(&slots.kv_empty[kv.slot], kv.phase ^ 1);
-            mbarrier_expect(full, 4 * KEY_BOX);
-#pragma unroll 1
-            for (int box = 0; box < 2; box++) {
-                tma_load(slots.k[kv.slot] + box * KEY_BOX, of_kv, work.part() + column + 64 * box, row + key, full);
-                tma_load(slots.v[kv.slot] + box * KEY_BOX, of_kv, 2 * work.part() + column + 64 * box, row + key, full);
-            }
-            kv.next();
-            for (int query = 0; query < work.n; query += QUERIES) {
-                uint64_t* const here = &slots.q_full[q.slot];
-                mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
-                mbarrier_expect(here, 4 * QUERY_BOX);
-#pragma unroll 1
-                for (int box = 0; box < 2; box++) {
-                    tma_load(slots.q[q.slot] + box * QUERY_BOX, of_q, column + 64 * box, row + query, here);
-                    tma_load(slots.dy[q.slot] + box * QUERY_BOX, dy, column + 64 * box, row + query, here);
-                }
-                q.next();
-            }
-        }
-    }
-}
-
-// One warp: what else queries bring.
-__device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, const float* delta, const Work& work) {
-    Turn<2> q;
-    const int steps = ceil_div(work.n, KEYS) * ceil_div(work.n, QUERIES);
-    for (int item = blockIdx.x; item < work.items; item += gridDim.x)
-        for (int step = 0, query = lane(); step < steps; step++) {
-            mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
-#pragma unroll
-            for (int i = 0; i < QUERIES; i += 32) {
-                const bool exists = query + i < work.n;
-                const int at = item * work.n + query + i;   // an int, for few registers
-                slots.lse[q.slot][lane() + i] = exists ? LOG2E * lse[at] : INFINITY;
-                slots.delta[q.slot][lane() + i] = exists ? delta[at] : 0.0f;
-            }
-            arrive_as_warp(&slots.q_full[q.slot]);
-            q.next();
-            query += QUERIES;
-            if (query - lane() >= work.n) query = lane();
-        }
-}
+#include "attention_hopper_backward.cuh"
 
 // A multiplying warpgroup: 0 or 1, which 64 keys, and which 64 columns of dq.
-struct Multiplier {
+template <bool APART> struct Multiplier {
     Slots& slots;
     const Work& work;
     real* dqkv;
@@ -113,9 +40,8 @@ struct Multiplier {
     float dk[64], dv[64], dq[32];
     uint32_t p[4][4], ds[4][4];
 
-    // The first of the 16 keys of a warp; of its queries.
+    // The first of the 16 keys of a warp.
     static __device__ __forceinline__ int warp_key() { return 16 * warp(); }
-    static __device__ __forceinline__ int warp_query() { return warp() % 4 * 16; }
 
     // s = a b^T, begun: 64 keys or values by 64 queries or their dy.
     __device__ __forceinline__ void begin_scores(float (&s)[32], const unsigned char* a, const unsigned char* b) const {
@@ -172,33 +98,16 @@ struct Multiplier {
         proxy_fence();
     }
 
-    // Where this thread keeps its numbers from keys to keys.
-    __device__ __forceinline__ float4* place(const Head& head, int query, int i) const {
-        const size_t block = static_cast<size_t>(head.item) * ceil_div(work.n, QUERIES) + query / QUERIES;
-        return reinterpret_cast<float4*>(sums + block * QUERIES * K) + i * MULTIPLIERS + anew(threadIdx.x);
-    }
-
     // What the keys before gave dq; first of all, the seed.
-    __device__ __forceinline__ void start_dq(const Head& head, int query, int key) {
+    __device__ __forceinline__ void start_dq(const Share<APART>& head, int query, int key) {
 #pragma unroll
         for (int n = 0; n < 8; n++) {
             if (key == 0) break;
-            const float4 before = *place(head, query, n);
+            const float4 before = *place(sums, head.item, work.n, query, n);
             dq[4 * n] = before.x, dq[4 * n + 1] = before.y, dq[4 * n + 2] = before.z, dq[4 * n + 3] = before.w;
         }
         if (key > 0) return;
-        const int first = query + warp_query() + anew(lane()) / 4;
-        const real* const k = seed + static_cast<size_t>(head.set) * 2 * work.part() + head.column + group * 64;
-        float mine[2];
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-            mine[h] = seed && first + 8 * h < work.n ? t[static_cast<size_t>(head.item) * work.n + first + 8 * h] : 0.0f;
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-            const Floats<2> of = seed ? load_pack<2>(k + 8 * n + anew(lane()) % 4 * 2) : Floats<2>{};
-#pragma unroll
-            for (int i = 0; i < 4; i++) dq[4 * n + i] = mine[i / 2] * of[i % 2];
-        }
+        start_from_seed(dq, seed, t, head, work, query, group);
     }
 
     __device__ __forceinline__ void begin_dq() {
@@ -206,22 +115,20 @@ struct Multiplier {
         const uint64_t right = wgmma_matrix(slots.k[kv.slot] + group * KEY_BOX, 1024);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++) wgmma_64x64x16<true, true>(dq, left + k * ROW, right + k * ROW, true);
+        for (int k = 0; k < KEYS / 16; k++) wgmma_64x64x16<true, true>(dq, left + k * ROW, right + k * ROW, !APART || k > 0);
         wgmma_commit();
     }
 
-    // Leaves it for the next keys; after the last ones it goes out.
-    __device__ __forceinline__ void finish_dq(const Head& head, int query, int key) const {
-        if (key + KEYS >= work.n) {
-            const int first = query + warp_query();
-            real* const to = dqkv + static_cast<size_t>(head.row + first) * row + head.column + group * 64;
-            return store(to, row, work.n - first, reinterpret_cast<const float(&)[1][8][4]>(dq), scale);
-        }
+    // Leaves it for the next keys, or for sum_dq; otherwise it goes out after the last ones.
+    __device__ __forceinline__ void finish_dq(const Share<APART>& head, int query, int key) const {
+        if (!APART && key + KEYS >= work.n) return store_dq(dqkv, row, head, work.n, query, group, dq, scale);
+        const int number = APART ? head.number : head.item;
 #pragma unroll
-        for (int n = 0; n < 8; n++) *place(head, query, n) = make_float4(dq[4 * n], dq[4 * n + 1], dq[4 * n + 2], dq[4 * n + 3]);
+        for (int n = 0; n < 8; n++)
+            *place(sums, number, work.n, query, n) = make_float4(dq[4 * n], dq[4 * n + 1], dq[4 * n + 2], dq[4 * n + 3]);
     }
 
-    __device__ __forceinline__ void step(const Head& head, int query, int key) {
+    __device__ __forceinline__ void step(const Share<APART>& head, int query, int key) {
         float s[32], dp[32];
         mbarrier_wait(&slots.q_full[q.slot], q.phase);
         begin_scores(s, slots.k[kv.slot], slots.q[q.slot]);
@@ -234,7 +141,7 @@ struct Multiplier {
         slopes(dp);
         arrive_as_warp(&slots.ds_full[q.slot]);
         begin_product(dk, ds, slots.q[q.slot], query > 0);
-        start_dq(head, query, key);
+        if (!APART) start_dq(head, query, key);
         mbarrier_wait(&slots.ds_full[q.slot], q.phase);
         begin_dq();
         // No warp writes this ds again before all have come here: the next one is another, for which all must arrive.
@@ -245,9 +152,9 @@ struct Multiplier {
     }
 
     __device__ __forceinline__ void multiply() {
-        for (int item = blockIdx.x; item < work.items; item += gridDim.x) {
-            const Head head(item, work);
-            for (int key = 0; key < work.n; key += KEYS) {
+        for (int number = blockIdx.x; number < work.shares<APART>(); number += gridDim.x) {
+            const Share<APART> head(number, work);
+            for (int key = head.first(); key < head.end(work); key += KEYS) {
                 mbarrier_wait(&slots.kv_full[kv.slot], kv.phase);
                 for (int query = 0; query < work.n; query += QUERIES) step(head, query, key);
                 arrive_as_warp(&slots.kv_empty[kv.slot]);
@@ -275,20 +182,52 @@ __device__ __forceinline__ Slots& open_slots() {
     return slots;
 }
 
+template <bool APART>
+__device__ __forceinline__ void backward(real* dqkv, float* sums, const TensorMap* of_kv, const TensorMap* of_q,
+                                         const TensorMap* dy, const real* seed, const float* lse, const float* delta,
+                                         const float* t, const Work& work, int row, float scale) {
+    if (!TENSOR_CORES) return;
+    Slots& slots = open_slots();
+    if (threadIdx.x >= MULTIPLIERS) {
+        give_registers<FEW>();
+        if (threadIdx.x == MULTIPLIERS) fetch<APART>(slots, of_kv, of_q, dy, work);
+        if (warp() == WARPS + 1) fetch_numbers<APART>(slots, lse, delta, work);
+    } else {
+        take_registers<MANY>();
+        Multiplier<APART>{slots, work, dqkv, sums, seed, t, static_cast<size_t>(row), scale, warpgroup()}.multiply();
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(384, 1)
 attention_hopper_backward(real* dqkv, float* sums, const __grid_constant__ TensorMap of_kv,
                           const __grid_constant__ TensorMap of_q, const __grid_constant__ TensorMap dy, const real* seed,
                           const float* lse, const float* delta, const float* t, int items, int n, int heads, int row,
                           float scale) {
+    backward<false>(dqkv, sums, &of_kv, &of_q, &dy, seed, lse, delta, t, Work{items, n, heads}, row, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+attention_hopper_backward_apart(real* dqkv, float* sums, const __grid_constant__ TensorMap of_kv,
+                                const __grid_constant__ TensorMap of_q, const __grid_constant__ TensorMap dy, const real* seed,
+                                const float* lse, const float* delta, const float* t, int items, int n, int heads, int row,
+                                float scale) {
+    backward<true>(dqkv, sums, &of_kv, &of_q, &dy, seed, lse, delta, t, Work{items, n, heads}, row, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(MULTIPLIERS)
+attention_hopper_sum_dq(real* dqkv, float* sums, const real* seed, const float* t, int items, int n, int heads, int row,
+                        float scale) {
     if (!TENSOR_CORES) return;
-    Slots& slots = open_slots();
     const Work work{items, n, heads};
-    if (threadIdx.x >= MULTIPLIERS) {
-        give_registers<FEW>();
-        if (threadIdx.x == MULTIPLIERS) fetch(slots, &of_kv, &of_q, &dy, work);
-        if (warp() == WARPS + 1) fetch_numbers(slots, lse, delta, work);
-    } else {
-        take_registers<MANY>();
-        Multiplier{slots, work, dqkv, sums, seed, t, static_cast<size_t>(row), scale, warpgroup()}.multiply();
-    }
+    const Share<true> head(blockIdx.x, work);
+    const int query = blockIdx.y * QUERIES, group = warpgroup();
+    float dq[32];
+    start_from_seed(dq, seed, t, head, work, query, group);
+    for (int number = head.item; number < work.shares<true>(); number += items)
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const float4 part = *place(sums, number, n, query, i);
+            dq[4 * i] += part.x, dq[4 * i + 1] += part.y, dq[4 * i + 2] += part.z, dq[4 * i + 3] += part.w;
+        }
+    store_dq(dqkv, row, head, n, query, group, dq, scale);
 }

@@ -7,14 +7,14 @@
 //              seed, dseed [B, 2HK] k | v or null: all real
 //              lse, delta, t [B, H, N] f32, t null without a seed
 //   needs      nothing; packs of four where K, R, S and all addresses are multiples of them
-//   work       a block a head of a set and 128 columns of dseed (32 without packs); a warp four rows at a time, so that
-//              enough loads are on their way
+//   work       a block a head of a set and 128 columns of dseed (32 without packs), with up to 32 warps: a warp takes two
+//              rows at a time, and reads them once where a head has no more columns than the block
 //   bound by   memory: 2 N K numbers a head, with a seed 3 N K
 //   repeatable yes: a warp's rows in order, then the warps' sums in order
 //   reference  src/ops/attention/reference.rs
 #include "common.cuh"
 
-constexpr int WARPS = 8, ROWS = 4;
+constexpr int WARPS = 32, ROWS = 2;   // warps of a block at the most, rows of a warp at a time
 
 // A head of a set, and the seed's key and value for it, or null.
 struct Head {
@@ -23,24 +23,42 @@ struct Head {
     int n, width;
 };
 
-// Sums along ROWS rows: dy y, q k_s, dy v_s. Rows that do not exist are taken as the last one.
-template <int N>
-__device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS], float (&slope)[ROWS], const Head& head,
-                                     int row) {
-    for (int c = lane() * N; c < head.width; c += 32 * N) {
-        Floats<N> k = {}, v = {};
-        if (head.key) k = load_pack<N>(head.key + c), v = load_pack<N>(head.value + c);
+// N columns of ROWS rows, as they are stored: the values would take twice the registers. Rows that do not exist are taken as the
+// last one.
+template <int N> struct Rows {
+    Pack<real, N> at[ROWS];
+    __device__ __forceinline__ void load(const real* from, size_t stride, int row, int n) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const size_t i = min(row + r, head.n - 1);
-            const Floats<N> dy = load_pack<N>(head.dy + i * head.slope + c), y = load_pack<N>(head.y + i * head.plain + c);
-#pragma unroll
-            for (int j = 0; j < N; j++) delta[r] += dy[j] * y[j], slope[r] += dy[j] * v[j];
-            if (!head.key) continue;
-            const Floats<N> q = load_pack<N>(head.q + i * head.packed + c);
-#pragma unroll
-            for (int j = 0; j < N; j++) score[r] += q[j] * k[j];
+            const real* const first = from + min(row + r, n - 1) * stride;
+            check_pack<real, N>(first);
+            at[r] = *reinterpret_cast<const Pack<real, N>*>(first);
         }
+    }
+    __device__ __forceinline__ float operator()(int r, int j) const { return to_float(at[r].at[j]); }
+};
+
+// Sums along ROWS rows: dy y, q k_s, dy v_s. ONE: q and dy are all there is of them.
+template <int N, bool ONE>
+__device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS], float (&slope)[ROWS], Rows<N>& q,
+                                     Rows<N>& dy, const Head& head, int row) {
+    for (int c = lane() * N; c < head.width; c += 32 * N) {
+        Rows<N> y;
+        Floats<N> k = {}, v = {};
+        dy.load(head.dy + c, head.slope, row, head.n);
+        y.load(head.y + c, head.plain, row, head.n);
+        if (head.key) {
+            q.load(head.q + c, head.packed, row, head.n);
+            k = load_pack<N>(head.key + c), v = load_pack<N>(head.value + c);
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                delta[r] += dy(r, j) * y(r, j);
+                if (head.key) score[r] += q(r, j) * k[j], slope[r] += dy(r, j) * v[j];
+            }
+        if (ONE) break;
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -50,16 +68,20 @@ __device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS],
 }
 
 // `lse`, `delta` and `t` begin with the head's first row, `dseed` with its k part; v lies `part` further.
-template <int N>
+template <int N, bool ONE>
 static __device__ void queries(float* delta, float* t, real* dseed, const float* lse, const Head& head, size_t part,
-                               float scale) {
-    __shared__ float partial[WARPS][2][32 * N];
-    const int column = (blockIdx.y * 32 + lane()) * N;
+                               float scale, float* partial) {
+    const int column = (blockIdx.y * 32 + lane()) * N, warps = blockDim.x / 32;
     const bool writes = blockIdx.y == 0 && lane() == 0;
     Floats<N> dk = {}, dv = {};
-    for (int row = warp() * ROWS; row < head.n; row += WARPS * ROWS) {
+    for (int row = warp() * ROWS; row < head.n; row += warps * ROWS) {
+        Rows<N> q = {}, dy = {};
         float sum[ROWS] = {}, score[ROWS] = {}, slope[ROWS] = {};
-        dots<N>(sum, score, slope, head, row);
+        dots<N, ONE>(sum, score, slope, q, dy, head, row);
+        if (!ONE && head.key && column < head.width) {
+            q.load(head.q + column, head.packed, row, head.n);
+            dy.load(head.dy + column, head.slope, row, head.n);
+        }
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             if (row + r >= head.n) break;
@@ -68,37 +90,35 @@ static __device__ void queries(float* delta, float* t, real* dseed, const float*
             if (!head.key) continue;
             const float p = expf(scale * score[r] - lse[i]), mine = p * (slope[r] - sum[r]);
             if (writes) t[i] = mine;
-            if (column >= head.width) continue;
-            const Floats<N> q = load_pack<N>(head.q + i * head.packed + column);
-            const Floats<N> dy = load_pack<N>(head.dy + i * head.slope + column);
 #pragma unroll
-            for (int j = 0; j < N; j++) dk[j] += mine * q[j], dv[j] += p * dy[j];
+            for (int j = 0; j < N; j++) dk[j] += mine * q(r, j), dv[j] += p * dy(r, j);
         }
     }
     if (!head.key) return;
+    constexpr int WIDTH = 32 * N;
+    float* const mine = partial + warp() * 2 * WIDTH + lane() * N;
 #pragma unroll
-    for (int j = 0; j < N; j++) {
-        partial[warp()][0][lane() * N + j] = scale * dk[j];
-        partial[warp()][1][lane() * N + j] = dv[j];
-    }
+    for (int j = 0; j < N; j++) mine[j] = scale * dk[j], mine[WIDTH + j] = dv[j];
     __syncthreads();
-    for (int i = threadIdx.x; i < 2 * 32 * N; i += blockDim.x) {
-        const int which = i / (32 * N), c = i % (32 * N), at = blockIdx.y * 32 * N + c;
+    for (int i = threadIdx.x; i < 2 * WIDTH; i += blockDim.x) {
+        const int at = blockIdx.y * WIDTH + i % WIDTH;
         float sum = 0.0f;
-        for (int w = 0; w < WARPS; w++) sum += partial[w][which][c];
-        if (at < head.width) dseed[which * part + at] = to_real(sum);
+        for (int w = 0; w < warps; w++) sum += partial[w * 2 * WIDTH + i];
+        if (at < head.width) dseed[i / WIDTH * part + at] = to_real(sum);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
 attention_queries(float* delta, float* t, real* dseed, const real* dy, const real* y, const real* qkv, const real* seed,
                   const float* lse, int n, int heads, int width, int of_qkv, int of_dy, int pack, float scale) {
+    __shared__ float partial[WARPS * 2 * 32 * 4];
     const size_t set = blockIdx.x / heads, column = static_cast<size_t>(blockIdx.x % heads) * width;
     const size_t part = static_cast<size_t>(heads) * width, packed = of_qkv, slope = of_dy;
     const size_t row = static_cast<size_t>(blockIdx.x) * n, token = set * 2 * part + column;
     const real* const key = seed ? seed + token : nullptr;
     const Head head{qkv + set * n * packed + column, dy + set * n * slope + column, y + set * n * part + column, key,
                     key + part, packed, slope, part, n, width};
-    if (pack == 4) queries<4>(delta + row, t + row, dseed + token, lse + row, head, part, scale);
-    else queries<1>(delta + row, t + row, dseed + token, lse + row, head, part, scale);
+    if (pack == 4 && width <= 32 * 4) queries<4, true>(delta + row, t + row, dseed + token, lse + row, head, part, scale, partial);
+    else if (pack == 4) queries<4, false>(delta + row, t + row, dseed + token, lse + row, head, part, scale, partial);
+    else queries<1, false>(delta + row, t + row, dseed + token, lse + row, head, part, scale, partial);
 }

@@ -7,6 +7,7 @@ use scale_engine::ops::seed_attention::{backward, forward};
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
 use scale_engine::tensor::Tensor;
+use serde_json::{from_value, json};
 
 fn normals(shape: &[usize], seed: u64) -> Tensor {
     let len: usize = shape.iter().product();
@@ -36,7 +37,7 @@ fn seed_attention_deals_sets_out_to_groups() {
 #[test]
 fn attention_deals_heads_out_to_blocks() {
     let Some(folder) = super::emulated() else { return };
-    for [sets, n, h] in [[7, 40, 2], [17, 64, 3], [26, 128, 1], [4, 200, 1]] {
+    for [sets, n, h] in [[7, 40, 2], [17, 64, 3], [26, 128, 1], [4, 200, 1], [5, 300, 1], [2, 300, 1]] {
         let d = h * 128;
         let stored = |shape: &[usize], seed| {
             let x = normals(shape, seed);
@@ -65,5 +66,34 @@ fn attention_deals_heads_out_to_blocks() {
         }
         drop((found, qkv, seed));
         assert_eq!(gpu.overrun(), None);
+    }
+}
+
+/// Few heads: blocks take 128 keys of one at a time, and what they leave of dq is added. Keys and values do not tell the difference.
+#[test]
+fn attentions_keys_may_be_taken_apart() {
+    let Some(folder) = super::emulated() else { return };
+    let [sets, n, d] = [2, 300, 128];
+    let [qkv, seed, dy] = [([sets, n, 3 * d], 1), ([sets, 1, 2 * d], 2), ([sets, n, d], 3)]
+        .map(|(shape, number)| normals(&shape, number));
+    let found = [[1e-3, 2e-3], [2e-3, 1e-3]].map(|took| {
+        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let ways = json!([["attention backward: keys apart", [sets, n, 1], took]]);
+        let choices = json!({ "device": gpu.name(), "library": 0, "algorithms": [], "ways": ways });
+        assert!(gpu.adopt(&from_value(choices).expect("choices")));
+        let [qkv, seed, dy] = [&qkv, &seed, &dy].map(|x| x.to_gpu(&gpu, "input", Real::Bf16));
+        let seed = seed.reshape(&[sets, 2 * d]);
+        let (y, lse) = attention::forward(&qkv, Some(&seed), 1);
+        gpu.listen();
+        let given = Given { dy: &dy, qkv: &qkv, seed: Some(&seed), y: &y, lse: &lse };
+        let dqkv = attention::backward(&given, 1, false).dx.to_host();
+        let apart = gpu.ran().iter().any(|ran| ran.name == "attention_hopper_sum_dq");
+        assert_eq!(apart, took[0] < took[1]);
+        dqkv
+    });
+    let [apart, whole] = found.each_ref().map(|dqkv| dqkv.data().chunks(3 * d));
+    for (apart, whole) in apart.zip(whole) {
+        assert_eq!(apart[d..], whole[d..]);
+        assert!(error(&wide(&apart[..d]), &wide(&whole[..d])) < 1.0 / 128.0);
     }
 }

@@ -8,7 +8,7 @@
 
 use super::hopper::{self, either};
 use super::{Found, Given, Sizes};
-use crate::gpu::{Grid, Real};
+use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -103,16 +103,9 @@ fn set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Optio
     either(y.device(), what, z, &[qkv], ours, any);
 }
 
-fn set_backward(
-    set: &Kernel,
-    dqkv: &Tensor,
-    sums: Option<&Tensor>,
-    given: &Given,
-    of_queries: &OfQueries,
-    z: Sizes,
-) {
-    let any = || launch_set_backward(set, dqkv, sums, given, of_queries, z);
-    let ours = |blocks| hopper::launch_backward(blocks, dqkv, sums, given, of_queries, z);
+fn set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let any = || launch_set_backward(set, dqkv, given, of_queries, z);
+    let ours = |blocks| hopper::backward(blocks, dqkv, given, of_queries, z);
     either(dqkv.device(), "attention backward", z, &[given.qkv, given.dy], ours, any);
 }
 
@@ -139,11 +132,7 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
     launch_queries(&of_queries, dseed.as_ref(), given, z);
     if let Kernels::Set(set) = kernels {
-        // Sets of one pass over their keys keep no sums from pass to pass.
-        let passes = z.rows.div_ceil(KEYS);
-        let shape = [z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
-        let sums = (passes > 1).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32));
-        set_backward(set, &dqkv, sums.as_ref(), given, &of_queries, z);
+        set_backward(set, &dqkv, given, &of_queries, z);
     } else {
         launch_plain_dq(&dqkv, given, &of_queries, z);
         launch_plain_dkv(&dqkv, given, &of_queries, z);
@@ -155,9 +144,15 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     Found { dx: dqkv, dseed, y }
 }
 
-/// Queries and keys that a block of attention_backward.cu holds at a time.
-const QUERIES: usize = 64;
-const KEYS: usize = 128;
+/// Queries and keys that a block of attention_backward.cu, or of Hopper's, holds at a time.
+pub(super) const QUERIES: usize = 64;
+pub(super) const KEYS: usize = 128;
+
+/// Room for so many sums of each head's dq. None for sets of one pass over their keys, which keep none from pass to pass.
+pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, of_head: usize) -> Option<Tensor> {
+    let shape = [of_head, z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
+    (z.rows > KEYS).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32))
+}
 
 /// Four warps a block, or two where their tiles would leave room for one block alone.
 fn cell_grid(z: Sizes, bytes: usize) -> Grid {
@@ -210,20 +205,14 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
 }
 
-fn launch_set_backward(
-    set: &Kernel,
-    dqkv: &Tensor,
-    sums: Option<&Tensor>,
-    given: &Given,
-    of_queries: &OfQueries,
-    z: Sizes,
-) {
+fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let sums = sums_of_dq(dqkv.device(), z, 1);
     // Keys and values, queries and dy twice, p and ds.
     let shared = (2 * KEYS + 4 * QUERIES) * z.width * 2 + 2 * QUERIES * KEYS * 2;
     let grid = Grid::new(z.sets * z.heads, 256).with_shared(shared);
     let args = [
         dqkv.into(),
-        sums.into(),
+        sums.as_ref().into(),
         given.dy.into(),
         given.qkv.into(),
         given.seed.into(),
@@ -248,7 +237,8 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    let grid = Grid::plane(z.sets * z.heads, columns, 256);
+    let warps = z.rows.div_ceil(2).clamp(1, 32) as u32; // of two rows at a time
+    let grid = Grid::plane(z.sets * z.heads, columns, 32 * warps);
     let args = [
         (&of_queries.delta).into(),
         of_queries.t.as_ref().into(),

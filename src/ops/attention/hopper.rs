@@ -1,6 +1,6 @@
 //! Attention's kernels for Hopper: when they are taken, and their launches.
 
-use super::device::OfQueries;
+use super::device::{KEYS, OfQueries, QUERIES, sums_of_dq};
 use super::{Given, Sizes};
 use crate::gpu::{Arg, Gpu, Grid, Map};
 use crate::tensor::Tensor;
@@ -58,20 +58,70 @@ pub fn launch_forward(
     unsafe { y.device().launch("attention_hopper", kernel, grid, &args) };
 }
 
-/// A block a multiprocessor, no more than there are heads. As `Slots` of attention_hopper_backward.cu has it: keys and values twice,
+/// dqkv. Blocks take whole heads, or 128 of their keys at a time where that leaves fewer blocks without work and is the quicker.
+pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
+    let whole = || launch_backward(blocks, dqkv, given, of_queries, z);
+    let apart = || launch_backward_apart(blocks, dqkv, given, of_queries, z);
+    let pays = (heads * passes).div_ceil(blocks) < heads.div_ceil(blocks) * passes;
+    let (what, size) = ("attention backward: keys apart", [z.sets, z.rows, z.heads]);
+    match pays && dqkv.device().quicker(what, size, [&apart, &whole]) == 0 {
+        true => apart(),
+        false => whole(),
+    }
+}
+
+/// A block a multiprocessor, no more than there are tasks. As `Slots` of attention_hopper_backward.cuh has it: keys and values twice,
 /// queries and dy twice, ds twice, lse and delta twice, barriers, and what rounds it up to multiples of 1024.
-pub fn launch_backward(
-    blocks: usize,
+fn backward_grid(blocks: usize, tasks: usize) -> Grid {
+    let shared = 2 * (2 * (32 << 10) + 2 * (16 << 10) + (16 << 10) + 2 * 64 * 4) + 10 * 8 + 1024;
+    Grid::new(blocks.min(tasks), 384).with_shared(shared)
+}
+
+fn launch_backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let sums = sums_of_dq(dqkv.device(), z, 1);
+    let grid = backward_grid(blocks, z.sets * z.heads);
+    let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
+    // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries, and
+    // is given wherever there is more than one pass over keys; the maps end where qkv and dy do.
+    unsafe {
+        dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward", grid, &args);
+    };
+}
+
+fn launch_backward_apart(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
+    let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
+    let sums = sums_of_dq(dqkv.device(), z, passes);
+    let grid = backward_grid(blocks, heads * passes);
+    let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
+    let of_sum = [
+        dqkv.into(),
+        sums.as_ref().into(),
+        given.seed.into(),
+        of_queries.t.as_ref().into(),
+        heads.into(),
+        z.rows.into(),
+        z.heads.into(),
+        z.packed().into(),
+        z.scale.into(),
+    ];
+    let tiles = Grid::plane(heads, z.rows.div_ceil(QUERIES), 256);
+    // SAFETY: as for whole heads, and sums has as much for every 128 keys; one stream runs one after the other.
+    unsafe {
+        dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward_apart", grid, &args);
+        dqkv.device().launch("attention_hopper_backward", "attention_hopper_sum_dq", tiles, &of_sum);
+    };
+}
+
+fn backward_args(
     dqkv: &Tensor,
     sums: Option<&Tensor>,
     given: &Given,
     of_queries: &OfQueries,
     z: Sizes,
-) {
-    let (items, rows) = (z.sets * z.heads, z.sets * z.rows);
-    let shared = 2 * (2 * (32 << 10) + 2 * (16 << 10) + (16 << 10) + 2 * 64 * 4) + 10 * 8 + 1024;
-    let map = |x: &Tensor, width, tall| Arg::Map(Map::new(x.operand(), [rows, width], tall));
-    let args = [
+) -> [Arg; 14] {
+    let map = |x: &Tensor, width, tall| Arg::Map(Map::new(x.operand(), [z.sets * z.rows, width], tall));
+    [
         dqkv.into(),
         sums.into(),
         map(given.qkv, z.packed(), 128),
@@ -81,16 +131,10 @@ pub fn launch_backward(
         given.lse.into(),
         (&of_queries.delta).into(),
         of_queries.t.as_ref().into(),
-        items.into(),
+        (z.sets * z.heads).into(),
         z.rows.into(),
         z.heads.into(),
         z.packed().into(),
         z.scale.into(),
-    ];
-    let grid = Grid::new(blocks.min(items), 384).with_shared(shared);
-    // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries, and
-    // is given wherever there is more than one pass over keys; the maps end where qkv and dy do.
-    unsafe {
-        dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward", grid, &args);
-    };
+    ]
 }

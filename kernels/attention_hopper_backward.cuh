@@ -1,0 +1,121 @@
+// What moves in attention's backward on Hopper: what is fetched for the warpgroups that multiply, and dq, of which a warp holds 16
+// queries of 64 and a warpgroup 64 columns of K.
+#pragma once
+#include "attention_hopper.cuh"
+
+constexpr int QUERIES = 64, KEYS = 128;
+constexpr int KEY_BOX = KEYS * ROW, QUERY_BOX = QUERIES * ROW;   // 64 columns of keys or values, of queries or dy
+constexpr int FEW = 24, MANY = 240;   // registers of a thread that fetches, and of one that multiplies
+
+struct Slots {
+    unsigned char k[2][2 * KEY_BOX], v[2][2 * KEY_BOX], q[2][2 * QUERY_BOX], dy[2][2 * QUERY_BOX];
+    unsigned char ds[2][KEYS * ROW];                   // rows of keys, 64 queries each, swizzled as a box
+    float lse[2][QUERIES], delta[2][QUERIES];          // lse in base 2, and inf for queries that do not exist
+    uint64_t kv_full[2], kv_empty[2], q_full[2], q_empty[2], ds_full[2];
+};
+
+struct Work {
+    int items, n, heads;
+    __device__ __forceinline__ int part() const { return heads * K; }   // from q to k, from k to v
+    template <bool APART> __device__ __forceinline__ int shares() const { return APART ? items * ceil_div(n, KEYS) : items; }
+};
+
+// What a block takes at a time: a head of a set, and all of its keys or 128 of them. Its first row and column, of [B * N] and HK.
+template <bool APART> struct Share {
+    int number, item, set, row, column;
+    __device__ __forceinline__ Share(int number, const Work& work)
+        : number(number), item(APART ? number % work.items : number), set(item / work.heads), row(set * work.n),
+          column(item % work.heads * K), pass(APART ? number / work.items : 0) {}
+    __device__ __forceinline__ int first() const { return pass * KEYS; }
+    __device__ __forceinline__ int end(const Work& work) const { return APART ? first() + 1 : work.n; }
+
+private:
+    int pass;
+};
+
+// One thread.
+template <bool APART>
+__device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, const TensorMap* of_q, const TensorMap* dy,
+                                      const Work& work) {
+    Turn<2> kv, q;
+    for (int number = blockIdx.x; number < work.shares<APART>(); number += gridDim.x) {
+        const Share<APART> head(number, work);
+        const int row = head.row, column = head.column;
+        for (int key = head.first(); key < head.end(work); key += KEYS) {
+            uint64_t* const full = &slots.kv_full[kv.slot];
+            mbarrier_wait(&slots.kv_empty[kv.slot], kv.phase ^ 1);
+            mbarrier_expect(full, 4 * KEY_BOX);
+#pragma unroll 1
+            for (int box = 0; box < 2; box++) {
+                tma_load(slots.k[kv.slot] + box * KEY_BOX, of_kv, work.part() + column + 64 * box, row + key, full);
+                tma_load(slots.v[kv.slot] + box * KEY_BOX, of_kv, 2 * work.part() + column + 64 * box, row + key, full);
+            }
+            kv.next();
+            for (int query = 0; query < work.n; query += QUERIES) {
+                uint64_t* const here = &slots.q_full[q.slot];
+                mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
+                mbarrier_expect(here, 4 * QUERY_BOX);
+#pragma unroll 1
+                for (int box = 0; box < 2; box++) {
+                    tma_load(slots.q[q.slot] + box * QUERY_BOX, of_q, column + 64 * box, row + query, here);
+                    tma_load(slots.dy[q.slot] + box * QUERY_BOX, dy, column + 64 * box, row + query, here);
+                }
+                q.next();
+            }
+        }
+    }
+}
+
+// One warp: what else queries bring.
+template <bool APART>
+__device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, const float* delta, const Work& work) {
+    Turn<2> q;
+    for (int number = blockIdx.x; number < work.shares<APART>(); number += gridDim.x) {
+        const Share<APART> head(number, work);
+        for (int key = head.first(); key < head.end(work); key += KEYS)
+            for (int query = lane(); query - lane() < work.n; query += QUERIES) {
+                mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
+#pragma unroll
+                for (int i = 0; i < QUERIES; i += 32) {
+                    const bool exists = query + i < work.n;
+                    const int at = anew(head.item * work.n + query) + i;   // no registers for pointers that walk
+                    slots.lse[q.slot][lane() + i] = exists ? LOG2E * lse[at] : INFINITY;
+                    slots.delta[q.slot][lane() + i] = exists ? delta[at] : 0.0f;
+                }
+                arrive_as_warp(&slots.q_full[q.slot]);
+                q.next();
+            }
+    }
+}
+
+// Where a thread keeps its numbers of dq, of a head or of a share of one.
+__device__ __forceinline__ float4* place(float* sums, int number, int n, int query, int i) {
+    const size_t block = static_cast<size_t>(number) * ceil_div(n, QUERIES) + query / QUERIES;
+    return reinterpret_cast<float4*>(sums + block * QUERIES * K) + i * MULTIPLIERS + anew(threadIdx.x);
+}
+
+// What the seed gives dq, 0 without one.
+template <bool APART>
+__device__ __forceinline__ void start_from_seed(float (&dq)[32], const real* seed, const float* t, const Share<APART>& head,
+                                                const Work& work, int query, int group) {
+    const int first = query + warp() % 4 * 16 + anew(lane()) / 4;
+    const real* const k = seed + static_cast<size_t>(head.set) * 2 * work.part() + anew(head.column) + group * 64;
+    float mine[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        mine[h] = seed && first + 8 * h < work.n ? t[static_cast<size_t>(head.item) * work.n + first + 8 * h] : 0.0f;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        const Floats<2> of = seed ? load_pack<2>(k + 8 * n + anew(lane()) % 4 * 2) : Floats<2>{};
+#pragma unroll
+        for (int i = 0; i < 4; i++) dq[4 * n + i] = mine[i / 2] * of[i % 2];
+    }
+}
+
+template <bool APART>
+__device__ __forceinline__ void store_dq(real* dqkv, size_t row, const Share<APART>& head, int n, int query,
+                                         int group, const float (&dq)[32], float scale) {
+    const int first = query + warp() % 4 * 16;
+    real* const to = dqkv + static_cast<size_t>(head.row + first) * row + head.column + group * 64;
+    store(to, row, n - first, reinterpret_cast<const float(&)[1][8][4]>(dq), scale);
+}
