@@ -5,8 +5,10 @@
 //! split's hash are one JSON text in the metadata, under `scale_engine`.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,18 @@ pub struct Header {
     pub best: Option<(f64, u64)>,
 }
 
+/// A model as a run trained it, to predict with.
+pub struct Trained {
+    /// What the checkpoint says of itself.
+    pub header: Header,
+    /// Mean effects, for a shifted start; empty otherwise.
+    pub effects: Effects,
+    /// Where each weight is.
+    pub model: Model,
+    /// The averaged weights, on the host, without gradients.
+    pub params: Params,
+}
+
 /// A run at one step.
 pub struct Checkpoint {
     /// What it says of itself.
@@ -63,7 +77,8 @@ pub type Shapes = Vec<(String, Vec<usize>)>;
 
 const VERSION: u32 = 2;
 const KEY: &str = "scale_engine";
-const FLATS: [&str; 4] = ["", "average.", "moment1.", "moment2."];
+const AVERAGE: &str = "average.";
+const FLATS: [&str; 4] = ["", AVERAGE, "moment1.", "moment2."];
 
 impl Checkpoint {
     /// The program's name and version, as written into files.
@@ -103,13 +118,61 @@ impl Checkpoint {
         })
     }
 
-    /// Reads a checkpoint and builds the model it describes, with the weights it was trained to (`average`: the averaged ones).
-    pub fn load(path: &Path, average: bool) -> Result<(Checkpoint, Model, Params)> {
-        let bytes = std::fs::read(path).at(path)?;
-        let header = read_header(path, &bytes)?;
-        let bad = |what: String| Error::format(path, what);
-        let file =
-            SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+    /// Reads a whole run, to go on with it.
+    pub fn load(path: &Path) -> Result<Checkpoint> {
+        let map = map(path)?;
+        let read = Read::of(path, &map)?;
+        let [weights, average, m, v] = FLATS.map(|prefix| read.flat(prefix));
+        Ok(Checkpoint {
+            weights: weights?,
+            average: average?,
+            moments: [m?, v?],
+            header: read.header,
+            statistics: read.statistics,
+            effects: read.effects,
+        })
+    }
+
+    /// Reads only what the file says of itself, and its tensors' names and shapes.
+    pub fn describe(path: &Path) -> Result<(Header, Shapes)> {
+        let map = map(path)?;
+        let header = read_header(path, &map)?;
+        let file = tensors(path, &map)?;
+        let mut tensors: Vec<_> =
+            file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+        tensors.sort();
+        Ok((header, tensors))
+    }
+}
+
+impl Trained {
+    /// Reads a checkpoint and builds the model it describes.
+    pub fn load(path: &Path) -> Result<Trained> {
+        let map = map(path)?;
+        let read = Read::of(path, &map)?;
+        let average = read.flat(AVERAGE)?;
+        let Read { header, effects, model, mut params, .. } = read;
+        params.set_weights(average);
+        Ok(Trained { header, effects, model, params })
+    }
+}
+
+/// What both ways of reading have in common: all but the long flat buffers.
+struct Read<'a> {
+    path: &'a Path,
+    file: SafeTensors<'a>,
+    header: Header,
+    statistics: Statistics,
+    effects: Effects,
+    model: Model,
+    /// A table without numbers.
+    params: Params,
+}
+
+impl<'a> Read<'a> {
+    fn of(path: &'a Path, bytes: &'a [u8]) -> Result<Read<'a>> {
+        let header = read_header(path, bytes)?;
+        let file = tensors(path, bytes)?;
         let genes = header.data.genes.len();
         let statistics = Statistics {
             mean: numbers(path, &file, "statistics.mean", &[genes])?,
@@ -117,38 +180,24 @@ impl Checkpoint {
         };
         let values = numbers(path, &file, "effects.values", &[header.effects.len(), genes])?;
         if !header.effects.is_sorted_by(|a, b| a < b) {
-            return Err(bad("header: the pairs of `effects` are not sorted and unique".into()));
+            let what = "header: the pairs of `effects` are not sorted and unique";
+            return Err(Error::format(path, what));
         }
         let effects = Effects::new(header.effects.clone(), values);
-
-        let mut params = Params::default();
+        let mut params = Params::counting();
         let vocabulary = vocabulary(&header.data);
         let model = Model::new(&header.config, &vocabulary, statistics.clone(), &mut params, Rng::new(0));
-        let flat = |prefix: &str| -> Result<Tensor> {
-            let mut flat = vec![0.0; params.len()];
-            for entry in params.entries() {
-                let found = numbers(path, &file, &format!("{prefix}{}", entry.name), &entry.shape)?;
-                flat[entry.range()].copy_from_slice(&found);
-            }
-            Ok(Tensor::new(&[flat.len()], flat))
-        };
-        let [weights, averaged, m, v] = FLATS.map(flat);
-        let (weights, averaged, moments) = (weights?, averaged?, [m?, v?]);
-        params.set_weights(if average { averaged.clone() } else { weights.clone() });
-        let checkpoint = Checkpoint { header, statistics, effects, weights, average: averaged, moments };
-        Ok((checkpoint, model, params))
+        Ok(Read { path, file, header, statistics, effects, model, params })
     }
 
-    /// Reads only what the file says of itself, and its tensors' names and shapes.
-    pub fn describe(path: &Path) -> Result<(Header, Shapes)> {
-        let bytes = std::fs::read(path).at(path)?;
-        let header = read_header(path, &bytes)?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
-        let mut tensors: Vec<_> =
-            file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
-        tensors.sort();
-        Ok((header, tensors))
+    /// One number for each of the table's.
+    fn flat(&self, prefix: &str) -> Result<Tensor> {
+        let mut flat = vec![0.0; self.params.len()];
+        for entry in self.params.entries() {
+            let found = numbers(self.path, &self.file, &format!("{prefix}{}", entry.name), &entry.shape)?;
+            flat[entry.range()].copy_from_slice(&found);
+        }
+        Ok(Tensor::new(&[flat.len()], flat))
     }
 }
 
@@ -159,6 +208,21 @@ pub fn vocabulary(data: &Manifest) -> Vocabulary {
         perturbations: data.perturbations.len(),
         batches: data.batches.len(),
     }
+}
+
+/// The file's bytes, of which only those that are looked at are read.
+fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).at(path)?;
+    if file.metadata().at(path)?.len() == 0 {
+        return Err(Error::format(path, "is empty; not a checkpoint"));
+    }
+    // SAFETY: a checkpoint is written aside and takes its name when it is whole; one that is replaced stays as it is for who has
+    // it open. A program that writes into one breaks that promise, and gets what it would get from changing our memory.
+    unsafe { Mmap::map(&file) }.at(path)
+}
+
+fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes).map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))
 }
 
 fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {

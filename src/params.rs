@@ -84,9 +84,15 @@ pub struct Flat<'a> {
 }
 
 impl Params {
-    /// A table without numbers, to count a model that would not fit.
+    /// A table without numbers, to count a model that would not fit, or to be given a checkpoint's ([`Params::set_weights`]).
     pub fn counting() -> Params {
         Params { hollow: true, ..Params::default() }
+    }
+
+    /// An empty table, with room for so many numbers.
+    pub fn with_room(len: usize) -> Params {
+        let room = || Tensor::new(&[0], Vec::with_capacity(len));
+        Params { weights: Weights::Whole(room()), grads: room(), ..Params::default() }
     }
 
     /// Adds a parameter. Its draws are keyed by its name: adding another one changes no other weight.
@@ -98,11 +104,16 @@ impl Params {
     /// First values of a parameter of that name and length; none for a table that is only counted.
     pub fn draw(&self, name: &str, len: usize, init: Init, rng: Rng) -> Vec<f32> {
         let stream = rng.at(u64::from(crc32fast::hash(name.as_bytes())));
-        let number = |i: u64| match init {
-            Init::Normal(std) => std * stream.normal(i),
-            Init::Constant(value) => value,
-        };
-        if self.hollow { Vec::new() } else { (0..len as u64).into_par_iter().map(number).collect() }
+        let mut numbers = vec![0.0; if self.hollow { 0 } else { len }];
+        match init {
+            Init::Normal(std) => {
+                numbers.par_chunks_mut(4).with_min_len(1024).enumerate().for_each(|(i, four)| {
+                    four.iter_mut().zip(stream.normals(i as u64)).for_each(|(x, drawn)| *x = std * drawn);
+                })
+            }
+            Init::Constant(value) => numbers.fill(value),
+        }
+        numbers
     }
 
     /// Adds a parameter with the first values that [`Params::draw`] gave, for one name or for several that it is made of.
@@ -115,12 +126,13 @@ impl Params {
         }
         let len: usize = shape.iter().product();
         assert!(drawn.len() == len, "params: {} numbers for {name}, {shape:?}", drawn.len());
-        let mut weights = std::mem::take(&mut self.weights).whole().into_vec();
-        weights.extend(drawn);
-        weights.resize(self.len(), 0.0);
-        let mut grads = std::mem::take(&mut self.grads).into_vec();
-        grads.resize(self.len(), 0.0);
-        (self.weights, self.grads) = (Weights::Whole(flat(weights)), flat(grads));
+        let end = self.len();
+        for (numbers, drawn) in [(self.weights.read_mut(), drawn), (&mut self.grads, Vec::new())] {
+            let mut longer = std::mem::take(numbers).into_vec();
+            longer.extend(drawn);
+            longer.resize(end, 0.0);
+            *numbers = flat(longer);
+        }
         Param(self.entries.len() - 1)
     }
 
@@ -158,8 +170,16 @@ impl Params {
     /// The same on a device.
     pub fn to_gpu(self, gpu: &Gpu) -> Params {
         let weights = Weights::of(self.weights.whole().to_gpu(gpu, "weights", Real::F32));
-        let grads = self.grads.to_gpu(gpu, "gradients of the weights", Real::F32);
+        let grads = match self.grads.is_empty() {
+            true => self.grads,
+            false => self.grads.to_gpu(gpu, "gradients of the weights", Real::F32),
+        };
         Params { weights, grads, ..self }
+    }
+
+    /// Room for gradients of a table whose weights were set and not drawn; on the host.
+    pub fn make_gradients(&mut self) {
+        self.grads = Tensor::zeros(&[self.len()]);
     }
 
     /// The table, in flat order.
@@ -239,8 +259,11 @@ impl Params {
         Flat { weights: &mut self.weights, grads: &self.grads }
     }
 
-    /// Gives a parameter other first values. Panics where the weights lie on a device.
+    /// Gives a parameter other first values; a table that is only counted has none. Panics where the weights lie on a device.
     pub fn set(&mut self, p: Param, values: &[f32]) {
+        if self.hollow {
+            return;
+        }
         let range = self.entries[p.0].range();
         let Weights::Whole(weights) = &mut self.weights else { panic!("params: set on a device") };
         weights.data_mut()[range].copy_from_slice(values);
@@ -249,6 +272,7 @@ impl Params {
     /// Puts others in the place of all weights, e.g. their average or a checkpoint's: [L] f32, on the host or on this device.
     pub fn set_weights(&mut self, weights: Tensor) {
         assert_eq!(weights.len(), self.len(), "params: weights for another table");
+        self.hollow = false;
         self.weights = Weights::of(match self.gpu() {
             Some(gpu) if weights.gpu().is_none() => weights.to_gpu(gpu, "weights", Real::F32),
             _ => weights,

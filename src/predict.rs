@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::{Controls, control_pool};
 use crate::data::observe::{self, Observer};
@@ -14,8 +14,6 @@ use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 use crate::gpu::guard;
-use crate::model::Model;
-use crate::params::Params;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::progress;
 
@@ -127,25 +125,25 @@ pub fn predict(settings: &Settings) -> Result<Report> {
 
 fn write(settings: &Settings) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
-    let (checkpoint, model, params) = Checkpoint::load(&path, true)?;
+    let Trained { header, effects, model, params } = Trained::load(&path)?;
     let params = match &settings.gpu {
         Some(gpu) => params.to_gpu(gpu),
         None => params,
     };
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
-    let manifest = &checkpoint.header.data;
-    let observe = settings.observe.unwrap_or(checkpoint.header.config.predict.observe);
+    let manifest = &header.data;
+    let observe = settings.observe.unwrap_or(header.config.predict.observe);
     let observer = Observer::asked(observe, manifest.target)?;
     let job = match &settings.source {
         Source::Data { data, split, part, real_out } => {
-            held_out(settings, &checkpoint, data, split, *part, real_out.as_deref(), &mut report)?
+            held_out(settings, &header, data, split, *part, real_out.as_deref(), &mut report)?
         }
         Source::File { controls, request } => request::job(manifest, controls, request, &mut report)?,
     };
     let predictor = Predictor {
         model: &model,
         params: &params,
-        effects: &checkpoint.effects,
+        effects: &effects,
         factor: manifest.factor,
         seed: settings.seed,
     };
@@ -157,17 +155,12 @@ fn write(settings: &Settings) -> Result<Report> {
     population.notes = vec![
         ("program".into(), Checkpoint::program()),
         ("checkpoint".into(), path.display().to_string()),
-        ("step".into(), checkpoint.header.step.to_string()),
-        ("split".into(), checkpoint.header.split.clone()),
+        ("step".into(), header.step.to_string()),
+        ("split".into(), header.split.clone()),
         ("observe".into(), format!("{observe:?}").to_lowercase()),
     ];
     population.write(&settings.out)?;
     Ok(report)
-}
-
-/// Loads the run's weights for other walks (validation of a finished run, tests).
-pub fn open(run: &Path) -> Result<(Checkpoint, Model, Params)> {
-    Checkpoint::load(&checkpoint_of(run)?, true)
 }
 
 /// The checkpoint meant by a path: the file itself, or a run's best, or its last.
@@ -186,7 +179,7 @@ fn checkpoint_of(run: &Path) -> Result<PathBuf> {
 /// Every perturbed group of a part, as measured.
 fn held_out(
     settings: &Settings,
-    checkpoint: &Checkpoint,
+    header: &Header,
     data: &Path,
     split: &Path,
     part: Part,
@@ -195,13 +188,13 @@ fn held_out(
 ) -> Result<Job> {
     let data = Data::open(data)?;
     let split = Split::load(split, &data)?;
-    let (known, here) = (&checkpoint.header.data, data.manifest());
+    let (known, here) = (&header.data, data.manifest());
     if known.genes != here.genes {
         let what =
             "its genes are not those the run was trained on; predict from an .h5ad with --controls instead";
         return Err(Error::format(&settings.run, what));
     }
-    if split.hash != checkpoint.header.split {
+    if split.hash != header.split {
         report.notes.push("the split file is not the one the run was trained with".into());
     }
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };

@@ -61,16 +61,19 @@ impl Rng {
         (bits as f64 + 0.5) * (1.0 / 4_503_599_627_370_496.0)
     }
 
-    /// Element `i` of the stream, standard normal (Box-Muller over the block's pairs).
+    /// Element `i` of the stream, standard normal.
     pub fn normal(self, i: u64) -> f32 {
         let words = self.block(i / 4);
         let pair = (i % 4) as usize / 2;
-        // 1 - u keeps the logarithm's argument above zero.
-        let u = 1.0 - (words[2 * pair] >> 8) as f32 * (1.0 / 16_777_216.0);
-        let v = (words[2 * pair + 1] >> 8) as f32 * (1.0 / 16_777_216.0);
-        let radius = (-2.0 * u.ln()).sqrt();
-        let angle = std::f32::consts::TAU * v;
+        let (radius, angle) = polar(words[2 * pair], words[2 * pair + 1]);
         if i.is_multiple_of(2) { radius * angle.cos() } else { radius * angle.sin() }
+    }
+
+    /// Elements `4 i` to `4 i + 3` of [`Rng::normal`], for one block's work.
+    pub fn normals(self, i: u64) -> [f32; 4] {
+        let [a, b, c, d] = self.block(i);
+        let ((first, angle), (second, other)) = (polar(a, b), polar(c, d));
+        [first * angle.cos(), first * angle.sin(), second * other.cos(), second * other.sin()]
     }
 
     /// Element `i` of the stream, a whole number below `n` (bias under 2^-32 for n below 2^32).
@@ -115,6 +118,14 @@ impl Rng {
         }
         Order { n, widths, keys }
     }
+}
+
+/// Radius and angle of two independent normals (Box-Muller).
+fn polar(u: u32, v: u32) -> (f32, f32) {
+    // 1 - u keeps the logarithm's argument above zero.
+    let u = 1.0 - (u >> 8) as f32 * (1.0 / 16_777_216.0);
+    let v = (v >> 8) as f32 * (1.0 / 16_777_216.0);
+    ((-2.0 * u.ln()).sqrt(), std::f32::consts::TAU * v)
 }
 
 /// A random order of `0..n` that needs no memory: each place is worked out alone.
@@ -187,6 +198,13 @@ mod tests {
         assert_eq!(zero.block(0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         let ones = Rng { key: [u32::MAX; 2], stream: u64::MAX };
         assert_eq!(ones.block(u64::MAX), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn four_normals_are_those_of_their_block() {
+        let rng = Rng::new(5).at(1);
+        let four: Vec<f32> = (0..100).flat_map(|i| rng.normals(i)).collect();
+        assert_eq!(four, (0..400).map(|i| rng.normal(i)).collect::<Vec<_>>());
     }
 
     #[test]

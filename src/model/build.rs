@@ -39,7 +39,7 @@ impl<'a> Build<'a> {
     /// Matrices [out, in] one above the other, each drawn under its own name as [`Build::matrix`] would.
     pub fn stacked<const N: usize>(&mut self, name: &str, width: usize, parts: [(&str, usize); N]) -> Param {
         let std = (width as f32).powf(-0.5);
-        let drawn = parts.iter().flat_map(|&(part, out)| self.draw(part, out * width, std)).collect();
+        let drawn = parts.map(|(part, out)| self.draw(part, out * width, std)).concat();
         let out = parts.iter().map(|part| part.1).sum();
         self.params.add_drawn(&format!("{}{name}", self.prefix), &[out, width], drawn, true)
     }
@@ -54,9 +54,9 @@ impl<'a> Build<'a> {
     ) -> Param {
         let drawn = parts.map(|(part, width)| self.draw(part, out * width, branch_std(width, layers)));
         let mut rows: Vec<_> = drawn.iter().zip(parts).map(|(drawn, part)| drawn.chunks(part.1)).collect();
-        let joined = (0..out)
-            .flat_map(|_| rows.iter_mut().filter_map(Iterator::next).flatten().copied().collect::<Vec<_>>());
-        let (joined, width) = (joined.collect(), parts.iter().map(|part| part.1).sum());
+        let width = parts.iter().map(|part| part.1).sum();
+        let mut joined = Vec::with_capacity(drawn.iter().map(Vec::len).sum());
+        (0..out).for_each(|_| rows.iter_mut().filter_map(Iterator::next).for_each(|row| joined.extend(row)));
         self.params.add_drawn(&format!("{}{name}", self.prefix), &[out, width], joined, true)
     }
 

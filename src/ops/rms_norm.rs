@@ -135,7 +135,6 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&T
     unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
 }
 
-/// Written: dx, parts, y. Read: what is added to dx, dy, x, w, rstd.
 /// A kernel of the backward, and how many of its blocks an H100 holds at once.
 struct Kernel {
     name: &'static str,
@@ -154,6 +153,7 @@ impl Kernel {
     }
 }
 
+/// Written: dx, parts, y. Read: what is added to dx, dy, x, w, rstd.
 fn launch_backward(
     kernel: &'static str,
     written: [Option<&Tensor>; 3],

@@ -41,19 +41,31 @@ pub struct Found {
 impl Learner {
     /// First weights, drawn from the config's seed.
     pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
-        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone())
+        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), None)
     }
 
-    /// The same for one of several ranks, which share the optimizer where the config says so.
+    /// The same for one of several ranks, which share the optimizer where the config says so; or as a checkpoint left it: weights,
+    /// both moments and averaged weights, flat on the host.
     pub fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
         statistics: Statistics,
         gpu: Option<&Gpu>,
         ranks: &Ranks,
+        numbers: Option<[Tensor; 4]>,
     ) -> Learner {
-        let mut params = Params::default();
-        let model = Model::new(config, sizes, statistics, &mut params, Rng::new(config.train.seed).at(3));
+        let rng = Rng::new(config.train.seed).at(3);
+        let mut params = Params::counting();
+        let mut model = Model::new(config, sizes, statistics.clone(), &mut params, rng);
+        if numbers.is_none() {
+            params = Params::with_room(params.len());
+            model = Model::new(config, sizes, statistics, &mut params, rng);
+        }
+        let flats = numbers.map(|[weights, flats @ ..]| {
+            params.set_weights(own(weights, params.len()));
+            params.make_gradients();
+            flats
+        });
         let share = match config.optim.shard {
             true => params.share(ranks.rank(), ranks.count()),
             false => Share::whole(params.len()),
@@ -61,23 +73,11 @@ impl Learner {
         if let Some(gpu) = gpu {
             params = params.to_gpu(gpu);
         }
-        let optimizer = Optimizer::new(&mut params, share);
+        let optimizer = match flats.map(|flats| flats.map(|flat| own(flat, params.len()))) {
+            Some([m, v, average]) => Optimizer::resume(&mut params, share, [&m, &v, &average]),
+            None => Optimizer::new(&mut params, share),
+        };
         Learner { model, params, optimizer, laps: None }
-    }
-
-    /// Goes on from a checkpoint's weights, both moments and averaged weights, flat on the host.
-    pub fn resume(&mut self, numbers: [Tensor; 4]) {
-        let len = self.params.len();
-        let [weights, m, v, average] = numbers.map(|flat| {
-            // Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more
-            // zeros behind the last parameter.
-            let mut own = flat.into_vec();
-            own.resize(len, 0.0);
-            Tensor::new(&[len], own)
-        });
-        self.params.set_weights(weights);
-        let share = self.optimizer.share().clone();
-        self.optimizer = Optimizer::resume(&mut self.params, share, [&m, &v, &average]);
     }
 
     /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, [1]. Several ranks have a
@@ -192,4 +192,12 @@ impl Learner {
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
     }
+}
+
+/// Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more zeros behind
+/// the last parameter.
+fn own(flat: Tensor, len: usize) -> Tensor {
+    let mut numbers = flat.into_vec();
+    numbers.resize(len, 0.0);
+    Tensor::new(&[len], numbers)
 }

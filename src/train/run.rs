@@ -45,10 +45,7 @@ impl Run {
             adopt_choices(&start.out, gpu)?;
         }
         let sizes = vocabulary(start.data.manifest());
-        let mut learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks);
-        if let Some(numbers) = start.numbers {
-            learner.resume(numbers);
-        }
+        let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
         Ok(Run {
             learner,
             effects: start.effects,

@@ -77,7 +77,7 @@ impl Start {
     /// The run as its last checkpoint left it.
     fn resume(data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
         let path = settings.out.join("checkpoints/last.safetensors");
-        let (checkpoint, ..) = Checkpoint::load(&path, false)?;
+        let checkpoint = Checkpoint::load(&path)?;
         let mut header = checkpoint.header;
         if header.data.genes != data.manifest().genes
             || vocabulary(&header.data) != vocabulary(data.manifest())

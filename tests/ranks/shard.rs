@@ -43,7 +43,7 @@ fn cpus(ranks: usize) -> Vec<Option<Gpu>> {
 
 /// Weights, their average and both moments of a run's last checkpoint, bit by bit.
 fn numbers(run: &Path) -> [Vec<u32>; 4] {
-    let (checkpoint, ..) = Checkpoint::load(&last(run), false).expect("a checkpoint");
+    let checkpoint = Checkpoint::load(&last(run)).expect("a checkpoint");
     let Checkpoint { weights, average, moments: [m, v], .. } = checkpoint;
     [weights, average, m, v].map(|flat| flat.data().iter().map(|x| x.to_bits()).collect())
 }
