@@ -1,7 +1,7 @@
 //! Compiles kernels/*.cu to fatbins, once for f32 and once for bf16 storage, where nvcc is found; the program holds them.
 //!
-//! Order of search: SCALE_NVCC, PATH, /usr/local/cuda, .cuda (filled by tools/cuda.sh). Without nvcc the program is built for the
-//! CPU alone and says so once. A kernel that spills registers, or whose wgmma instructions wait for each other, fails the build.
+//! Order of search: SCALE_NVCC, PATH, /usr/local/cuda, .cuda (filled by tools/cuda.sh). Without nvcc, or with an empty SCALE_NVCC,
+//! the program is built for the CPU alone and says so once. A kernel that spills registers, or whose wgmma instructions wait for each other, fails the build.
 
 use std::env;
 use std::fmt::Write;
@@ -34,7 +34,7 @@ fn main() {
     let mut table = String::from("pub(super) static KERNELS: &[(&str, &str, &[u8])] = &[\n");
     match nvcc() {
         None => {
-            println!("cargo:warning=nvcc was not found: built for the CPU alone (tools/cuda.sh fetches nvcc)")
+            println!("cargo:warning=no nvcc: built for the CPU alone (tools/cuda.sh fetches one)")
         }
         Some(nvcc) => {
             let jobs = jobs(&out);
@@ -51,7 +51,7 @@ fn main() {
 
 fn nvcc() -> Option<PathBuf> {
     if let Some(chosen) = env::var_os("SCALE_NVCC") {
-        return Some(chosen.into());
+        return Some(PathBuf::from(chosen)).filter(|chosen| !chosen.as_os_str().is_empty());
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));

@@ -28,6 +28,7 @@ mod run;
 mod start;
 mod tensorboard;
 mod validate;
+mod writer;
 
 pub use feed::Feed;
 pub use learner::{Found, Learner};
@@ -191,17 +192,21 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
             bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
             metrics.step(&line, norm.item(), lr, rate)?;
         }
+        let mut best = false;
         if config.train.validates_after(run.step) {
             gpu.inspect(|gpu| gpu.wait());
             ranks.whole()?;
-            run.validate(&mut metrics, ranks)?;
+            best = run.validate(&mut metrics, ranks)?;
         }
-        if saves && !last {
-            run.save("last", ranks)?;
+        if saves || best {
+            run.save(saves, best, ranks)?;
         }
     }
     bar.finish_and_clear();
-    run.save("last", ranks)?;
+    if run.saved != Some(run.step) {
+        run.save(true, false, ranks)?;
+    }
+    run.finish()?;
     leave(ranks, gpu)?;
     let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - first) as f64;
     Ok(Outcome {

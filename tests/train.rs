@@ -168,6 +168,46 @@ fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     assert_eq!(trace(&run), trace(&small.run));
 }
 
+/// The names in a run's folder of checkpoints, sorted.
+fn checkpoints(run: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(run.join("checkpoints")).expect("readable");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("readable").file_name();
+    let mut names: Vec<String> = entries.map(|e| name(e).to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[cfg(unix)]
+#[test]
+fn checkpoints_of_one_step_are_one_file() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let more = ["train.steps=20", "train.val_every=10", "train.keep_all=true"];
+    trained(small(), dir.path(), &more, &AtomicBool::new(false)).expect("trained");
+    let names = ["best", "last", "step-10", "step-20"].map(|name| format!("{name}.safetensors"));
+    assert_eq!(checkpoints(dir.path()), names);
+    let [best, last, ten, twenty] = names.map(|name| {
+        let path = dir.path().join("checkpoints").join(name);
+        let (header, _) = Checkpoint::describe(&path).expect("whole");
+        (std::fs::metadata(&path).expect("there").ino(), header.step)
+    });
+    assert_eq!((ten.1, twenty.1), (10, 20));
+    assert_eq!(last, twenty);
+    assert!([ten, twenty].contains(&best), "{best:?} is neither {ten:?} nor {twenty:?}");
+}
+
+/// It is written while steps go on, and is missed no later than at the next one or the run's end.
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_the_run() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    trained(small, dir.path(), &["train.steps=10"], &AtomicBool::new(false)).expect("trained");
+    let whole = bytes(&last(dir.path()));
+    std::fs::create_dir(dir.path().join("checkpoints/.last.safetensors.partial")).expect("made");
+    let error = resumed_to(small, dir.path(), Some(40)).expect_err("a folder is in the way").to_string();
+    assert!(error.contains("last.safetensors"), "{error}");
+    assert!(bytes(&last(dir.path())) == whole, "the checkpoint before is gone");
+}
+
 #[test]
 fn a_finished_run_is_not_sent_back_to_fewer_steps() {
     let small = small();

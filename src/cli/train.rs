@@ -25,7 +25,7 @@ Often set:
   flow.start=control|gaussian|mixed|shifted
   data.sets=16  data.cells=32           sets a step, cells a set
   optim.lr=0.002
-  train.val_every=200  train.checkpoint_every=200  train.log_every=10
+  train.val_every=200  train.checkpoint_every=200 (larger presets: 1000)  train.log_every=10
 
 Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which say who is who; their processes meet at MASTER_ADDR, one port above MASTER_PORT. Ranks share the data.sets sets of a step, so their number changes \
 nothing but rounding: a run may go on with another. --set optim.shard=true lets each keep its part of the optimizer alone.

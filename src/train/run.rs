@@ -8,6 +8,7 @@ use super::learner::Learner;
 use super::metrics::{Line, Metrics};
 use super::start::Start;
 use super::validate;
+use super::writer::Writer;
 use crate::aside;
 use crate::checkpoint::{Checkpoint, Header, vocabulary};
 use crate::collective::Ranks;
@@ -35,6 +36,9 @@ pub struct Run {
     pub best: Option<(f64, u64)>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
+    /// The step of the last checkpoint named `last` that was begun; the same on all ranks.
+    pub saved: Option<u64>,
+    writer: Writer,
     out: PathBuf,
 }
 
@@ -54,12 +58,16 @@ impl Run {
             step: start.step,
             best: start.best,
             writes: ranks.is_first(),
+            saved: None,
+            writer: Writer::new(start.out.join("checkpoints")),
             out: start.out,
         })
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
-    pub fn diverged(&self, batch: &Batch, line: &Line) -> Error {
+    pub fn diverged(&mut self, batch: &Batch, line: &Line) -> Error {
+        // What is being written may be the last good checkpoint; if that fails too, this is still the error to tell.
+        let _ = self.writer.finish();
         let names = self.data.manifest();
         let mut sets: Vec<String> = batch
             .conditions
@@ -85,9 +93,9 @@ impl Run {
         ))
     }
 
-    /// Scores the averaged weights on the validation groups, logs it, and keeps the best. The rank that writes does so; the others
-    /// give it what they have and wait.
-    pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<()> {
+    /// Scores the averaged weights on the validation groups and logs it; true, on every rank, if they are the best so far. The rank
+    /// that writes does so; the others give it what they have and wait.
+    pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<bool> {
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
         let score = average.and_then(|average| validate::pdcorr(self, average));
         ranks.whole()?;
@@ -97,10 +105,7 @@ impl Run {
         let better = |score: &f64| score.is_finite() && self.best.is_none_or(|(best, _)| *score > best);
         let found = score.filter(better).map(|score| (score, self.step));
         self.best = found.or(self.best);
-        match ranks.any(found.is_some())? {
-            true => self.save("best", ranks),
-            false => Ok(()),
-        }
+        ranks.any(found.is_some())
     }
 
     /// Flat numbers of the optimizer where they lie, those that other ranks keep among them; for the rank that writes.
@@ -114,11 +119,15 @@ impl Run {
         Ok(self.writes.then_some(flat))
     }
 
-    /// Writes checkpoints/NAME.safetensors, where this rank writes, and step-N beside `last` where all are kept. All ranks call it.
-    pub fn save(&self, name: &str, ranks: &Ranks) -> Result<()> {
-        // One after the other: gathered on a device each is as large as all weights.
+    /// Begins to write checkpoints/last.safetensors, where this rank writes, and best or step-N beside it where it is the best or
+    /// all are kept. All ranks call it.
+    pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
+        self.saved = self.saved.max(last.then_some(self.step));
+        self.writer.finish()?;
+        // One after the other: gathered on a device each is as large as all weights. A copy of each: steps go on meanwhile.
         let flat = |of: fn(&Optimizer, &Params) -> Tensor| {
-            self.gathered(of, ranks).map(|found| found.map(|flat| flat.to_host()))
+            self.gathered(of, ranks)
+                .map(|found| found.map(|flat| Tensor::new(&[flat.len()], flat.into_vec())))
         };
         let weights = flat(Optimizer::weights)?;
         let [average, m, v] = [
@@ -150,12 +159,16 @@ impl Run {
             moments: [m, v],
         };
         self.keep_choices()?;
-        let dir = self.out.join("checkpoints");
-        if name == "last" && self.learner.model.config().train.keep_all {
-            checkpoint
-                .save(&dir.join(format!("step-{}.safetensors", self.step)), self.learner.params.entries())?;
-        }
-        checkpoint.save(&dir.join(format!("{name}.safetensors")), self.learner.params.entries())
+        let all = last && self.learner.model.config().train.keep_all;
+        let step = format!("step-{}", self.step);
+        let names = [(all, step.as_str()), (best, "best"), (last, "last")];
+        let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
+        self.writer.begin(checkpoint, self.learner.params.entries().to_vec(), names)
+    }
+
+    /// Waits until the last checkpoint is written.
+    pub fn finish(&mut self) -> Result<()> {
+        self.writer.finish()
     }
 
     /// Writes down what the GPU was timed to do quickest: a process that goes on from a checkpoint must do the same.

@@ -1,0 +1,68 @@
+//! Checkpoints are written while training goes on: a file of all weights and moments takes longer to reach a disk than many steps.
+
+use std::fs;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use crate::aside;
+use crate::checkpoint::Checkpoint;
+use crate::error::{At, Result};
+use crate::params::Entry;
+
+/// Writes one checkpoint at a time.
+pub struct Writer {
+    folder: PathBuf,
+    writing: Option<JoinHandle<Result<()>>>,
+}
+
+impl Writer {
+    /// Nothing is written yet to `folder`.
+    pub fn new(folder: PathBuf) -> Writer {
+        Writer { folder, writing: None }
+    }
+
+    /// Begins to write FOLDER/NAME.safetensors, for each name the same file. `table` names the flat numbers.
+    ///
+    /// # Errors
+    /// The checkpoint before could not be written.
+    pub fn begin(&mut self, checkpoint: Checkpoint, table: Vec<Entry>, names: Vec<String>) -> Result<()> {
+        self.finish()?;
+        let folder = self.folder.clone();
+        self.writing = Some(std::thread::spawn(move || write(&folder, &checkpoint, &table, &names)));
+        Ok(())
+    }
+
+    /// Waits until what was begun is written.
+    ///
+    /// # Errors
+    /// It could not be.
+    pub fn finish(&mut self) -> Result<()> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        writing.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+/// A run that ends by an error leaves nothing half-written either.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.writing.take().map(JoinHandle::join));
+    }
+}
+
+fn write(folder: &Path, checkpoint: &Checkpoint, table: &[Entry], names: &[String]) -> Result<()> {
+    let mut paths = names.iter().map(|name| folder.join(format!("{name}.safetensors")));
+    let Some(first) = paths.next() else { return Ok(()) };
+    checkpoint.save(&first, table)?;
+    paths.try_for_each(|path| link(&first, &path))
+}
+
+/// A second name for a file that is never changed, only replaced; a copy where the file system knows no second names.
+fn link(first: &Path, path: &Path) -> Result<()> {
+    aside::file(path, |aside| {
+        if aside.exists() {
+            fs::remove_file(aside).at(aside)?; // of a process that was killed
+        }
+        fs::hard_link(first, aside).or_else(|_| fs::copy(first, aside).map(drop)).at(aside)
+    })
+}
