@@ -214,7 +214,7 @@ attention_hopper_backward_apart(real* dqkv, float* sums, const __grid_constant__
     backward<true>(dqkv, sums, &of_kv, &of_q, &dy, seed, lse, delta, t, Work{items, n, heads}, row, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(MULTIPLIERS)
+extern "C" __global__ void __launch_bounds__(256)
 attention_hopper_sum_dq(real* dqkv, float* sums, const real* seed, const float* t, int items, int n, int heads, int row,
                         float scale) {
     if (!TENSOR_CORES) return;

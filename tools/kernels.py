@@ -19,6 +19,7 @@ DYNAMIC = {
     "attention_forward_64": 48 << 10, "attention_forward_128": 96 << 10,
     "attention_backward_64": 96 << 10, "attention_backward_128": 160 << 10,
     "attention_hopper_forward": (7 * 32 << 10) + 6 * 256 + 16 * 8 + 1024, "attention_hopper_backward": (225 << 10) + 10 * 8 + 1024,
+    "attention_hopper_backward_apart": (225 << 10) + 10 * 8 + 1024,
     "attention_hopper_forward_pairs": (6 * 32 << 10) + 12 * 256 + 14 * 8 + 1024,
     "attention_cell_forward_64x16": 24 << 10, "attention_cell_forward_64x32": 48 << 10,
     "attention_cell_forward_64x64": 96 << 10, "attention_cell_forward_128x16": 48 << 10,

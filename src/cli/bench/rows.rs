@@ -189,14 +189,14 @@ pub fn small() -> Vec<Row> {
 
 /// Every op at the sizes it has in a preset; MMD, which has none, at 64 problems of 2048 genes.
 pub fn of_preset(name: &str) -> Result<Vec<Row>> {
-    // Sizes are the preset's in every recipe; this one sets no first weights, of which a model that is only counted has none.
-    let config = Config::new(name, "paper")?;
+    let config = Config::new(name, "default")?; // sizes are the preset's in every recipe
     let (encoder, flow) = (&config.encoder, &config.flow);
     let (patches, e, f) = (GENES.div_ceil(encoder.patch), encoder.width, encoder.ffn);
     let (tokens, d, wide) = (ENCODED * patches, flow.width, flow.ffn);
     let mut rows = vec![("attention_cell", vec![ENCODED, patches, encoder.heads, e / encoder.heads])];
     let sets = [64, 128, 256, 512].map(|n| vec![LATENT / n, n, flow.heads, d / flow.heads]);
     rows.extend(sets.map(|sizes| ("attention_set", sizes)));
+    rows.push(("attention_set", vec![4, 512, flow.heads, d / flow.heads])); // a rank's sets where eight share a step
     rows.extend([[tokens, e], [LATENT, d]].map(|sizes| ("rms_norm", sizes.to_vec())));
     rows.extend([[tokens, f], [LATENT, wide]].map(|sizes| ("swiglu", sizes.to_vec())));
     rows.extend([[64, 512, 2048], [64, 64, 2048]].map(|sizes| ("mmd", sizes.to_vec())));
