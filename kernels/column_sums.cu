@@ -1,6 +1,6 @@
 // Sums over the rows of a matrix, in two passes: the gradient of a bias, and of a gain from its parts.
 //
-//   forward    parts[p,j] = sum of x[m,j] over the p-th `height` rows
+//   forward    parts[p,j] = sum of x[m,j], or of its square, over the p-th `height` rows
 //              y[j]       = sum_p parts[p,j]
 //   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
 //   needs      nothing; 16-byte moves where J and the address are multiples of them
@@ -11,9 +11,10 @@
 #include "columns.cuh"
 
 extern "C" __global__ void __launch_bounds__(512, 2)
-column_sums_parts(float* parts, const real* x, int rows, int width, int height) {
+column_sums_parts(float* parts, const real* x, int rows, int width, int height, int squared) {
     const int first = blockIdx.x * COLUMNS, row = blockIdx.y * height, columns = min(COLUMNS, width - first);
-    const float sum = sum_rows(x + static_cast<size_t>(row) * width + first, min(height, rows - row), width, columns);
+    const float sum =
+        sum_rows(x + static_cast<size_t>(row) * width + first, min(height, rows - row), width, columns, squared);
     if (threadIdx.x < columns) parts[static_cast<size_t>(blockIdx.y) * width + first + threadIdx.x] = sum;
 }
 

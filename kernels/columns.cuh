@@ -6,8 +6,13 @@
 
 constexpr int COLUMNS = 32 * VECTOR;
 
-// Adds every row of this lane's pack of columns that is this warp's.
-template <class T> __device__ __forceinline__ void sum_packs(Floats<VECTOR>& sum, const T* x, int rows, size_t stride) {
+// Adds every row of this lane's pack of columns that is this warp's, or its square.
+template <class T>
+__device__ __forceinline__ void sum_packs(Floats<VECTOR>& sum, const T* x, int rows, size_t stride, bool squared) {
+    const auto add = [&](const Floats<VECTOR>& values) {
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) sum[i] = squared ? fmaf(values[i], values[i], sum[i]) : sum[i] + values[i];
+    };
     constexpr int AT_ONCE = 4;   // loads that are on their way before the first is added
     const int warps = blockDim.x / 32;
     int row = warp();
@@ -16,30 +21,28 @@ template <class T> __device__ __forceinline__ void sum_packs(Floats<VECTOR>& sum
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) values[k] = load_pack(x + (row + k * warps) * stride);
 #pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-#pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum[i] += values[k][i];
+        for (int k = 0; k < AT_ONCE; k++) add(values[k]);
     }
-    for (; row < rows; row += warps) {
-        const Floats<VECTOR> values = load_pack(x + row * stride);
-#pragma unroll
-        for (int i = 0; i < VECTOR; i++) sum[i] += values[i];
-    }
+    for (; row < rows; row += warps) add(load_pack(x + row * stride));
 }
 
-// The sum of column threadIdx.x over `rows` rows, for the first `columns` threads; x begins at the first column. The block has
+// The sum of column threadIdx.x, or of its square, over `rows` rows, for the first `columns` threads; x begins at the first column. The block has
 // at least COLUMNS threads, and all of them call.
-template <class T> static __device__ float sum_rows(const T* x, int rows, size_t stride, int columns) {
+template <class T>
+static __device__ float sum_rows(const T* x, int rows, size_t stride, int columns, bool squared = false) {
     __shared__ __align__(16) float partial[1024 * VECTOR];
     const int first = lane() * VECTOR, warps = blockDim.x / 32;
     Floats<VECTOR> sum{};
     if (columns % VECTOR == 0 && stride % VECTOR == 0 && aligned16(x)) {
-        if (first < columns) sum_packs(sum, x + first, rows, stride);
+        if (first < columns) sum_packs(sum, x + first, rows, stride, squared);
     } else {
         for (int row = warp(); row < rows; row += warps) {
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++)
-                if (first + i < columns) sum[i] += to_float(x[row * stride + first + i]);
+            for (int i = 0; i < VECTOR; i++) {
+                if (first + i >= columns) continue;
+                const float value = to_float(x[row * stride + first + i]);
+                sum[i] = squared ? fmaf(value, value, sum[i]) : sum[i] + value;
+            }
         }
     }
     store_pack(partial + threadIdx.x * VECTOR, sum);

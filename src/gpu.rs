@@ -276,8 +276,9 @@ impl Buffer {
             bytes.len(),
             self.bytes
         );
-        // SAFETY: the range was checked.
+        // SAFETY: the range was checked, and `bytes` is borrowed until the wait.
         or_stop(unsafe { self.gpu.0.driver.download(bytes, self.address + from as u64) });
+        self.gpu.wait();
     }
 
     /// Overwrites bytes `at..` of it with plain numbers.
@@ -309,9 +310,9 @@ impl Buffer {
 
     fn overrun(&self) -> bool {
         let mut guard = [0u8; GUARD];
-        // SAFETY: a guarded buffer has that many bytes behind it.
+        // SAFETY: a guarded buffer has that many bytes behind it, and `guard` is looked at after the wait.
         let read = unsafe { self.gpu.0.driver.download(&mut guard, self.address + self.bytes as u64) };
-        read.is_ok() && guard != [GUARD_BYTE; GUARD]
+        read.and_then(|()| self.gpu.0.driver.wait()).is_ok() && guard != [GUARD_BYTE; GUARD]
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use crate::gpu::{Arg, Buffer, Gpu, Operand, Real};
+use crate::gpu::{Arg, Buffer, Gpu, Operand, Pinned, Real};
 
 /// Contiguous numbers with a shape, row-major.
 #[derive(Clone)]
@@ -203,6 +203,14 @@ impl Tensor {
             }
         };
         Tensor::new(&self.shape, numbers)
+    }
+
+    /// Queues its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.
+    pub fn send_to(&self, to: &mut Pinned, at: usize) {
+        let Storage::Device { buffer, offset, real: Real::F32 } = &self.storage else {
+            panic!("send: {:?} is not f32 on a device", self.shape)
+        };
+        to.receive(4 * at..4 * (at + self.len()), buffer, 4 * offset);
     }
 
     /// Copies the numbers of `other`, stored alike on the same device, over these, from number `at` on.

@@ -22,6 +22,7 @@ use crate::progress;
 
 mod feed;
 mod learner;
+mod line;
 mod metrics;
 mod part_norms;
 mod run;
@@ -33,7 +34,8 @@ mod writer;
 pub use feed::Feed;
 pub use learner::{Found, Learner};
 
-use metrics::{Line, Metrics};
+use line::Lines;
+use metrics::Metrics;
 use part_norms::part_norms;
 use run::Run;
 use start::Start;
@@ -160,49 +162,45 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         eprintln!("note: {what}");
     }
     let mut loader = Loader::start(run.data.clone(), sampler, first, 4, feed.carry());
-    let mut metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
+    let metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
     let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
-    let (began, mut loss) = (Instant::now(), f32::NAN);
+    let mut log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
 
     while run.step < steps && !ranks.any(stop.load(Ordering::Relaxed))? {
         let batch = loader.next();
         let (examples, last) = (feed.examples(&batch, &run.effects), run.step + 1 == steps);
         if run.step == 0 || config.train.validates_after(run.step + 1) {
             let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
-            metrics.part_norms(run.step + 1, &norms)?;
+            log.metrics.part_norms(run.step + 1, &norms)?;
         }
         let (found, norm) = run.learner.step(&examples, run.step, ranks)?;
-        // On a device reading a number waits for it: only steps that are logged or saved do.
+        // A device has this step before it while the numbers of one before are read.
+        log.tell(&mut run, ranks)?;
         let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
         let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;
-        let line = (gpu.is_none() || logs || saves).then(|| Line::read(&found, run.step + 1));
-        ranks.whole()?;
-        if let Some(line) = line.as_ref().filter(|line| !line.loss.is_finite()) {
-            return Err(run.diverged(&batch, line));
+        if gpu.is_none() || logs || saves {
+            log.lines.send(&found, &norm, run.step + 1, &batch.conditions, logs);
         }
-        let lr = learning_rate(&config.optim, run.step, steps);
+        ranks.whole()?;
         run.step += 1;
         loader.give_back(batch);
-        bar.set_position(run.step);
-        if let Some(mut line) = line.filter(|_| logs) {
-            line.mean_over(ranks)?;
-            loss = line.loss;
-            let cells = 2 * config.data.sets * config.data.cells;
-            let rate = cells as f64 * (run.step - first) as f64 / began.elapsed().as_secs_f64();
-            bar.set_message(format!("loss {loss:.3}  {rate:.0} cells/s"));
-            metrics.step(&line, norm.item(), lr, rate)?;
-        }
+        log.bar.set_position(run.step);
         let mut best = false;
-        if config.train.validates_after(run.step) {
+        let validates = config.train.validates_after(run.step);
+        if gpu.is_none() || saves || validates {
+            log.tell(&mut run, ranks)?;
+        }
+        if validates {
             gpu.inspect(|gpu| gpu.wait());
             ranks.whole()?;
-            best = run.validate(&mut metrics, ranks)?;
+            best = run.validate(&mut log.metrics, ranks)?;
         }
         if saves || best {
             run.save(saves, best, ranks)?;
         }
     }
-    bar.finish_and_clear();
+    log.tell(&mut run, ranks)?;
+    log.bar.finish_and_clear();
     if run.saved != Some(run.step) {
         run.save(true, false, ranks)?;
     }
@@ -213,11 +211,47 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         step: run.step,
         finished: run.step == steps,
         best: run.best,
-        loss,
-        cells_per_second: cells / began.elapsed().as_secs_f64(),
+        loss: log.loss,
+        cells_per_second: cells / log.began.elapsed().as_secs_f64(),
         parameters: run.learner.params.count(),
         unmatched,
     })
+}
+
+/// Where the numbers of steps go.
+struct Log {
+    metrics: Metrics,
+    bar: ProgressBar,
+    lines: Lines,
+    /// Steps done when this process began.
+    first: u64,
+    began: Instant,
+    /// Of the last step that was told.
+    loss: f32,
+}
+
+impl Log {
+    /// Tells the step that was sent, if there is one.
+    ///
+    /// # Errors
+    /// Its loss is not finite; the log cannot be written; a rank is gone.
+    fn tell(&mut self, run: &mut Run, ranks: &Ranks) -> Result<()> {
+        let Some(mut line) = self.lines.take() else { return Ok(()) };
+        ranks.whole()?;
+        if !line.loss.is_finite() {
+            return Err(run.diverged(&line));
+        }
+        if !line.logs {
+            return Ok(());
+        }
+        line.mean_over(ranks)?;
+        self.loss = line.loss;
+        let config = run.learner.model.config();
+        let cells = 2 * config.data.sets * config.data.cells;
+        let rate = cells as f64 * (line.step - self.first) as f64 / self.began.elapsed().as_secs_f64();
+        self.bar.set_message(format!("loss {:.3}  {rate:.0} cells/s", line.loss));
+        self.metrics.step(&line, learning_rate(&config.optim, line.step - 1, config.train.steps), rate)
+    }
 }
 
 /// Waits until every rank has done its last sum and the run is written.

@@ -254,10 +254,9 @@ impl Driver for Cuda {
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's; `to` is not looked at before the wait.
+        // SAFETY: the caller's.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
-            .map_err(said("cuMemcpyDtoHAsync"))?;
-        self.wait()
+            .map_err(said("cuMemcpyDtoHAsync"))
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {

@@ -37,8 +37,8 @@ pub(super) trait Driver: Send + Sync {
     fn mark(&self) -> Outcome<Mark> {
         Ok(Box::new(|| Ok(())))
     }
-    /// Waits. # Safety
-    /// `from` begins that many bytes of live device memory.
+    /// # Safety
+    /// `from` begins that many bytes of live device memory; `to` is not looked at before a `mark` or a `wait` that follows.
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()>;
     /// # Safety
     /// Both begin that many bytes of live device memory and do not overlap.

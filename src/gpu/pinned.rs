@@ -1,4 +1,4 @@
-//! Host memory that a device reads by itself.
+//! Host memory that a device reads and writes by itself.
 //!
 //! A copy from other memory is over when its call returns, and a device that has a step's work before it makes that call wait.
 //! A copy from here is only queued: the host goes on, and waits where it would write over what has not been read.
@@ -15,7 +15,7 @@ pub struct Pinned {
     gpu: Gpu,
     address: u64,
     bytes: usize,
-    /// After the last copy from here.
+    /// After the last copy from or to here.
     sent: Option<Mark>,
 }
 
@@ -36,7 +36,7 @@ impl Pinned {
         self.bytes
     }
 
-    /// All of it, as plain numbers to write; bytes that make no whole number are left out. Waits for the copies from it.
+    /// All of it, as plain numbers; bytes that make no whole number are left out. Waits for the copies from and to it.
     pub fn numbers<T: Pod>(&mut self) -> &mut [T] {
         self.wait();
         // SAFETY: `address` begins as many bytes, zeroed when made, aligned to more than any plain number; they are ours alone while
@@ -57,6 +57,23 @@ impl Pinned {
         unsafe {
             let from = std::slice::from_raw_parts((self.address as *const u8).add(bytes.start), bytes.len());
             or_stop(self.gpu.0.driver.upload(to.address() + at as u64, from));
+        }
+        self.sent = Some(or_stop(self.gpu.0.driver.mark()));
+    }
+
+    /// Queues a copy of a buffer of its device, from byte `at` there on, to some of its bytes. Does not wait.
+    pub fn receive(&mut self, bytes: Range<usize>, from: &Buffer, at: usize) {
+        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes && at + bytes.len() <= from.bytes();
+        assert!(
+            fits && from.gpu().same(&self.gpu),
+            "receive: bytes {bytes:?} of {} from {at} of {}",
+            self.bytes,
+            from.bytes()
+        );
+        // SAFETY: the ranges were checked; nobody looks here before `numbers` or `drop` has waited for the mark.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut((self.address as *mut u8).add(bytes.start), bytes.len());
+            or_stop(self.gpu.0.driver.download(to, from.address() + at as u64));
         }
         self.sent = Some(or_stop(self.gpu.0.driver.mark()));
     }

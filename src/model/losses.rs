@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Model;
 use super::condition::{self, Tokens};
 use crate::config::Start;
+use crate::ops::column_sums::{column_squares, column_sums};
 use crate::params::Vars;
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
@@ -122,20 +123,12 @@ impl Model {
     }
 }
 
-/// Means over cells of each latent number and of its square, [2, D]: those of several ranks' cells can be averaged.
-pub fn latent_moments(z: &Tensor) -> Vec<f32> {
-    let (rows, d) = (z.rows(), z.width());
-    let mut sums = vec![0.0f64; 2 * d];
-    for row in z.data().chunks(d) {
-        for (i, &x) in row.iter().enumerate() {
-            sums[i] += f64::from(x);
-            sums[d + i] += f64::from(x) * f64::from(x);
-        }
-    }
-    sums.into_iter().map(|sum| (sum / rows as f64) as f32).collect()
+/// Sums over cells of each latent number and of its square, [D] f32 each, where the latents lie.
+pub fn latent_sums(z: &Tensor) -> [Tensor; 2] {
+    [column_sums(z), column_squares(z)]
 }
 
-/// Share of the latent variance that lies between cells, of their moments [2, D]: near zero, the encoder has collapsed. Latents
+/// Share of the latent variance that lies between cells, of their moments, means of numbers and of squares, [2, D]: near zero, the encoder has collapsed. Latents
 /// have mean square 1, so their variance over cells, averaged over D, is a share.
 pub fn variance_between_cells(moments: &[f32]) -> f32 {
     let (means, squares) = moments.split_at(moments.len() / 2);

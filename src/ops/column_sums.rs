@@ -1,6 +1,6 @@
 //! Sums over the rows of a matrix: the gradient of a bias, and of a gain from its parts.
 //!
-//!   forward    y[j] = sum_m x[m,j]
+//!   forward    y[j] = sum_m x[m,j], or of its square
 //!   tensors    x [.., J]     y [J], f32 on a device too
 //!   bound by   memory: reads M J numbers
 //!   repeatable yes: parts of rows are summed in order, then part by part
@@ -20,13 +20,29 @@ pub fn groups(gpu: &Gpu, width: usize) -> usize {
 
 /// y `[J]` from x `[.., J]`.
 pub fn column_sums(x: &Tensor) -> Tensor {
+    match x.gpu() {
+        Some(gpu) => on_device(gpu, x, false),
+        None => Tensor::new(&[x.width()], blocks::column_sums(x.data(), x.width())),
+    }
+}
+
+/// The same of squares.
+pub fn column_squares(x: &Tensor) -> Tensor {
+    match x.gpu() {
+        Some(gpu) => on_device(gpu, x, true),
+        None => {
+            Tensor::new(&[x.width()], blocks::column_sums(&blocks::elements(x.data(), |x| x * x), x.width()))
+        }
+    }
+}
+
+fn on_device(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
     let width = x.width();
-    let Some(gpu) = x.gpu() else { return Tensor::new(&[width], blocks::column_sums(x.data(), width)) };
     // A part of fewer rows would leave warps without one.
     let most = (BLOCKS / groups(gpu, width)).clamp(1, x.rows().div_ceil(64).max(1));
     let height = x.rows().div_ceil(most).max(1);
     let parts = Tensor::on(gpu, "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
-    launch_parts(gpu, &parts, &cast(x, gpu.real()), height);
+    launch_parts(gpu, &parts, &cast(x, gpu.real()), height, squared);
     total(&parts)
 }
 
@@ -41,9 +57,10 @@ pub fn total(parts: &Tensor) -> Tensor {
     y
 }
 
-fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize) {
+fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: bool) {
     let (rows, width) = (x.rows(), x.width());
-    let args = [parts.into(), x.into(), rows.into(), width.into(), height.into()];
+    let squared = usize::from(squared);
+    let args = [parts.into(), x.into(), rows.into(), width.into(), height.into(), squared.into()];
     let grid = Grid::plane(groups(gpu, width), parts.rows(), 512);
     // SAFETY: a row of parts for each `height` rows of x, the last ones fewer; x is stored as the device's numbers.
     unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };

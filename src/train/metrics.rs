@@ -6,47 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::learner::Found;
+use super::line::Line;
 use super::tensorboard::Events;
-use crate::collective::Ranks;
 use crate::error::{At, Result};
-use crate::model::losses::{latent_moments, variance_between_cells};
-
-/// Numbers of one step, read where they were computed.
-pub struct Line {
-    /// Steps done, this one included.
-    pub step: u64,
-    /// Weighted sum of the parts.
-    pub loss: f32,
-    /// The parts before their weights.
-    pub parts: Vec<(&'static str, f32)>,
-    /// Moments of the latents, [2, D].
-    moments: Vec<f32>,
-}
-
-impl Line {
-    /// Waits for the step, where it runs on a device.
-    pub fn read(found: &Found, step: u64) -> Line {
-        Line {
-            step,
-            loss: found.loss.item(),
-            parts: found.parts.iter().map(|(name, part)| (*name, part.item())).collect(),
-            moments: latent_moments(&found.latents.to_host()),
-        }
-    }
-
-    /// Means over all ranks in the place of this rank's numbers.
-    pub fn mean_over(&mut self, ranks: &Ranks) -> Result<()> {
-        let mut numbers = vec![self.loss];
-        numbers.extend(self.parts.iter().map(|(_, part)| part));
-        numbers.extend(&self.moments);
-        ranks.mean(&mut numbers)?;
-        self.loss = numbers[0];
-        self.parts.iter_mut().zip(&numbers[1..]).for_each(|((_, part), mean)| *part = *mean);
-        self.moments = numbers.split_off(1 + self.parts.len());
-        Ok(())
-    }
-}
 
 /// The log; open where this rank is the one that writes.
 pub struct Metrics(Option<Log>);
@@ -79,19 +41,19 @@ impl Metrics {
         Metrics(None)
     }
 
-    /// A training step: its losses, the norm of its gradient before the clip and its learning rate.
-    pub fn step(&mut self, line: &Line, norm: f32, lr: f64, cells_per_second: f64) -> Result<()> {
+    /// A training step and its learning rate.
+    pub fn step(&mut self, line: &Line, lr: f64, cells_per_second: f64) -> Result<()> {
         let mut value = json!({ "step": line.step, "loss": line.loss });
         for (name, part) in &line.parts {
             value[name] = json!(part);
         }
-        let latent_variance = variance_between_cells(&line.moments);
+        let latent_variance = line.latent_variance();
         // L_flow is small where latents hardly differ: the ratio is the share of them that is missed.
         if let Some((_, flow)) = line.parts.iter().find(|(name, _)| *name == "flow") {
             value["flow_over_variance"] = json!(flow / latent_variance);
         }
         value["latent_variance"] = json!(latent_variance);
-        value["grad_norm"] = json!(norm);
+        value["grad_norm"] = json!(line.norm);
         value["lr"] = json!(lr);
         value["cells_per_second"] = json!(cells_per_second.round());
         self.write(&value)

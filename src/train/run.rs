@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::learner::Learner;
-use super::metrics::{Line, Metrics};
+use super::line::Line;
+use super::metrics::Metrics;
 use super::start::Start;
 use super::validate;
 use super::writer::Writer;
@@ -13,7 +14,6 @@ use crate::aside;
 use crate::checkpoint::{Checkpoint, Header, vocabulary};
 use crate::collective::Ranks;
 use crate::data::effects::Effects;
-use crate::data::loader::Batch;
 use crate::data::shard::Data;
 use crate::data::split::Split;
 use crate::error::{At, Error, Result};
@@ -65,11 +65,11 @@ impl Run {
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
-    pub fn diverged(&mut self, batch: &Batch, line: &Line) -> Error {
+    pub fn diverged(&mut self, line: &Line) -> Error {
         // What is being written may be the last good checkpoint; if that fails too, this is still the error to tell.
         let _ = self.writer.finish();
         let names = self.data.manifest();
-        let mut sets: Vec<String> = batch
+        let mut sets: Vec<String> = line
             .conditions
             .iter()
             .map(|&[c, p, b]| {
@@ -86,7 +86,7 @@ impl Run {
         };
         Error::Stopped(format!(
             "step {}: the loss is {} ({}); batch of {}; {good}; a lower optim.lr or optim.clip may help",
-            self.step,
+            line.step - 1,
             line.loss,
             line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
             sets.join(", "),

@@ -80,6 +80,17 @@ fn shared() -> Vec<Case> {
             sums.without_gradient(&[0])
         })
         .into();
+    rows.extend([[257, 97], [1000, 64]].map(|[m, j]| {
+        let squares = case("column_sums of squares", &[&[m, j]], |t, v| {
+            let y = column_sums::column_squares(t.value(v[0]));
+            t.constant(y)
+        });
+        let squares = squares.judged_by(
+            move |_, x| (0..j).map(|j0| x[0][j0..].iter().step_by(j).map(|x| x * x).sum()).collect(),
+            |_, x| still(x),
+        );
+        squares.without_gradient(&[0])
+    }));
     rows.push(case("cast to f32 and back", &[&[33, 97]], |t, v| {
         let x = t.value(v[0]);
         let y = cast::cast(&cast::cast(x, Real::F32), x.real());

@@ -1,0 +1,110 @@
+//! Numbers of a step on their way to the log.
+//!
+//! On a device they are queued behind the step and read when the next one is queued: a device that waited for the host to read,
+//! write and prepare would idle for longer than a small step takes.
+
+use super::learner::Found;
+use crate::collective::Ranks;
+use crate::error::Result;
+use crate::gpu::Pinned;
+use crate::model::losses::{latent_sums, variance_between_cells};
+use crate::tensor::Tensor;
+
+/// Numbers of one step.
+pub struct Line {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Weighted sum of the parts.
+    pub loss: f32,
+    /// The parts before their weights.
+    pub parts: Vec<(&'static str, f32)>,
+    /// The gradient's norm before the clip.
+    pub norm: f32,
+    /// Cell type, perturbation and batch of the step's sets.
+    pub conditions: Vec<[u32; 3]>,
+    /// Whether it is one for the log.
+    pub logs: bool,
+    /// Means over cells of each latent number and of its square, [2, D].
+    moments: Vec<f32>,
+}
+
+impl Line {
+    /// Means over all ranks in the place of this rank's numbers.
+    pub fn mean_over(&mut self, ranks: &Ranks) -> Result<()> {
+        let mut numbers = vec![self.loss];
+        numbers.extend(self.parts.iter().map(|(_, part)| part));
+        numbers.extend(&self.moments);
+        ranks.mean(&mut numbers)?;
+        self.loss = numbers[0];
+        self.parts.iter_mut().zip(&numbers[1..]).for_each(|((_, part), mean)| *part = *mean);
+        self.moments = numbers.split_off(1 + self.parts.len());
+        Ok(())
+    }
+
+    /// Share of the latent variance that lies between cells.
+    pub fn latent_variance(&self) -> f32 {
+        variance_between_cells(&self.moments)
+    }
+}
+
+/// One line at a time, on its way.
+#[derive(Default)]
+pub struct Lines {
+    line: Option<Line>,
+    /// Over how many the sums of its latents go.
+    cells: usize,
+    numbers: Numbers,
+}
+
+/// Loss, norm, parts, sums of latents and of their squares.
+#[derive(Default)]
+enum Numbers {
+    #[default]
+    None,
+    Here(Vec<f32>),
+    Sent(Pinned),
+}
+
+impl Lines {
+    /// Sends the numbers of the step that was done, the `step`-th; those sent before have been taken.
+    pub fn send(&mut self, found: &Found, norm: &Tensor, step: u64, conditions: &[[u32; 3]], logs: bool) {
+        assert!(self.line.is_none(), "lines: one was sent and not taken");
+        let parts: Vec<(&'static str, f32)> = found.parts.iter().map(|(name, _)| (*name, 0.0)).collect();
+        let sums = latent_sums(&found.latents);
+        let scalars = [&found.loss, norm].into_iter().chain(found.parts.iter().map(|(_, part)| part));
+        let all: Vec<&Tensor> = scalars.chain(&sums).collect();
+        let len: usize = all.iter().map(|x| x.len()).sum();
+        self.numbers = match (norm.gpu(), std::mem::take(&mut self.numbers)) {
+            (None, _) => Numbers::Here(all.iter().flat_map(|x| x.data()).copied().collect()),
+            (Some(gpu), before) => {
+                let mut to = match before {
+                    Numbers::Sent(pinned) if pinned.bytes() == 4 * len => pinned,
+                    _ => gpu.pinned("the numbers of a step", 4 * len),
+                };
+                all.iter().fold(0, |at, x| {
+                    x.send_to(&mut to, at);
+                    at + x.len()
+                });
+                Numbers::Sent(to)
+            }
+        };
+        self.cells = found.latents.rows();
+        let (loss, norm, moments) = (0.0, 0.0, Vec::new());
+        self.line = Some(Line { step, loss, parts, norm, conditions: conditions.to_vec(), logs, moments });
+    }
+
+    /// The line that was sent, if there is one; waits until it has come.
+    pub fn take(&mut self) -> Option<Line> {
+        let mut line = self.line.take()?;
+        let numbers = match &mut self.numbers {
+            Numbers::None => unreachable!("a line was sent"),
+            Numbers::Here(numbers) => numbers.as_slice(),
+            Numbers::Sent(pinned) => pinned.numbers::<f32>(),
+        };
+        let (scalars, sums) = numbers.split_at(2 + line.parts.len());
+        (line.loss, line.norm) = (scalars[0], scalars[1]);
+        line.parts.iter_mut().zip(&scalars[2..]).for_each(|((_, part), x)| *part = *x);
+        line.moments = sums.iter().map(|sum| sum / self.cells as f32).collect();
+        Some(line)
+    }
+}
