@@ -59,7 +59,18 @@ resume() {
     "$PROGRAM" train "${asked[@]}" --resume --out "$WORK/half" || return
     cmp "$WORK"/{whole,half}/checkpoints/last.safetensors && echo "the same bytes after 20 + 20 steps in two processes as after 40 in one"
 }
-export -f check sanitize resume each_op
+# A run as users have it: log, checkpoint and loader among its steps. Beside `bench step` it tells how long the GPU waits.
+walk() {
+    "$PROGRAM" train --data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda --preset s184 --steps 300 --set data.sets=4 \
+        --set data.cells=512 --set train.checkpoint_every=100 --set train.val_every=0 --out "$WORK/walk" || return
+    python3 - "$WORK/walk/metrics.jsonl" <<'END'
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+seconds = {line["step"]: line["step"] * 4096 / line["cells_per_second"] for line in lines if "cells_per_second" in line}
+print(f"{(seconds[300] - seconds[100]) / 200 * 1e3:.2f} ms a step from the 100th to the 300th, with two checkpoints and 20 lines of the log")
+END
+}
+export -f check sanitize resume walk each_op
 
 { git log -1 --format='commit %H' 2>/dev/null; "$PROGRAM" --version; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
 run selftest bash -c "each_op check selftest"
@@ -71,6 +82,7 @@ run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
 run profile-s184-16384 "$PROGRAM" profile --preset s184 --sets 32 --cells 512 --device cuda
 run demo "$PROGRAM" demo --device cuda --out "$WORK/demo"
 run resume bash -c resume
+run train-s184-2048 bash -c walk
 run profile-s184-2048 "$PROGRAM" profile --preset s184 --sets 4 --cells 512 --device cuda
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do run $tool bash -c "each_op sanitize $tool"; done
