@@ -30,39 +30,44 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         seed: 0,
     };
     let genes = manifest.genes.len();
+    let context_of = |g: u32| {
+        let group = data.groups()[g as usize];
+        (group.cell_type, group.batch)
+    };
+    // Those of one context side by side: its controls are laid out once.
+    let mut groups: Vec<u32> = perturbed.iter().step_by(stride).copied().collect();
+    groups.sort_by_key(|&g| context_of(g));
     // Sums of predicted and measured effects over the batches of a pair, weighted by cells.
     let mut pairs: BTreeMap<(u32, u32), [Vec<f64>; 2]> = BTreeMap::new();
-    let mut calibrations: BTreeMap<(u32, u32), Vec<f32>> = BTreeMap::new();
-    for &g in perturbed.iter().step_by(stride) {
-        let group = data.groups()[g as usize];
-        let Some(pool) = control_pool(data, g) else { continue };
+    for groups in groups.chunk_by(|&a, &b| context_of(a) == context_of(b)) {
+        let Some(pool) = control_pool(data, groups[0]) else { continue };
         let controls = ControlCells::of(data, &pool.iter().collect::<Vec<_>>());
-        let calibration = calibrations
-            .entry((group.cell_type, group.batch))
-            .or_insert_with(|| predictor.calibration(&controls));
-        let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
-        let mut predicted = vec![0.0f64; genes];
-        let conditions = [group.cell_type, group.perturbation, group.batch];
-        predictor.predict(
-            &controls,
-            calibration,
-            Request { conditions, cells },
-            "validation",
-            None,
-            |row, _| {
-                predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
-            },
-        );
-        let measured = ControlCells::of(data, &group.range().collect::<Vec<_>>());
-        let (resting, after) = (controls.mean(genes), measured.mean(genes));
-        let factor = f64::from(manifest.factor);
-        let sums = pairs
-            .entry((group.cell_type, group.perturbation))
-            .or_insert_with(|| [vec![0.0; genes], vec![0.0; genes]]);
-        let weight = f64::from(group.cells);
-        for gene in 0..genes {
-            sums[0][gene] += weight * (predicted[gene] - factor * resting[gene]);
-            sums[1][gene] += weight * factor * (after[gene] - resting[gene]);
+        let (calibration, resting) = (predictor.calibration(&controls), controls.mean(genes));
+        for &g in groups {
+            let group = data.groups()[g as usize];
+            let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
+            let mut predicted = vec![0.0f64; genes];
+            let conditions = [group.cell_type, group.perturbation, group.batch];
+            predictor.predict(
+                &controls,
+                &calibration,
+                Request { conditions, cells },
+                "validation",
+                None,
+                |row, _| {
+                    predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
+                },
+            );
+            let after = ControlCells::of(data, &group.range().collect::<Vec<_>>()).mean(genes);
+            let factor = f64::from(manifest.factor);
+            let sums = pairs
+                .entry((group.cell_type, group.perturbation))
+                .or_insert_with(|| [vec![0.0; genes], vec![0.0; genes]]);
+            let weight = f64::from(group.cells);
+            for gene in 0..genes {
+                sums[0][gene] += weight * (predicted[gene] - factor * resting[gene]);
+                sums[1][gene] += weight * factor * (after[gene] - resting[gene]);
+            }
         }
     }
     let scores: Vec<f64> = pairs
