@@ -7,6 +7,7 @@ use crate::error::{At, Error, Result};
 
 /// Writes a file through `write`, which gets the temporary path. On any error nothing is left at `path` or beside it.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let path = &place(path)?;
     let aside = beside(path, "partial")?;
     let written = write(&aside).and_then(|value| {
         fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
@@ -17,6 +18,36 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
         let _ = fs::remove_file(&aside);
     }
     written
+}
+
+/// What is replaced: the file itself, or the one that a link names. Devices, pipes and folders are not.
+fn place(path: &Path) -> Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            Err(Error::format(path, "is no regular file and cannot be replaced; name another"))
+        }
+        Ok(_) if path.is_symlink() => fs::canonicalize(path).at(path),
+        _ => Ok(path.to_path_buf()),
+    }
+}
+
+/// Refuses outputs that would replace what is read: one that is an input, or an existing file in a folder that is; and two that are
+/// the same.
+pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
+    for (i, output) in outputs.iter().enumerate() {
+        if outputs[..i].contains(output) {
+            return Err(Error::format(output, "is to be written twice; name two files"));
+        }
+        let Ok(output_is) = fs::canonicalize(output) else { continue };
+        for input in inputs {
+            if fs::canonicalize(input).is_ok_and(|input| output_is.starts_with(input)) {
+                let what =
+                    format!("is or belongs to {}, which is read; write to another file", input.display());
+                return Err(Error::format(output, what));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a folder that exists and is not empty: what cannot be replaced is better known before long work than after it.
@@ -62,6 +93,39 @@ pub fn beside(path: &Path, end: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_followed_and_what_is_no_file_is_kept() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let [real, link, folder] = ["real.txt", "link.txt", "folder"].map(|name| dir.path().join(name));
+        fs::write(&real, "old").expect("written");
+        std::os::unix::fs::symlink(&real, &link).expect("linked");
+        file(&link, |aside| fs::write(aside, "new").at(aside)).expect("written");
+        assert!(link.is_symlink() && fs::read_to_string(&real).expect("readable") == "new");
+        fs::create_dir(&folder).expect("made");
+        for path in [&folder, Path::new("/dev/null")] {
+            let told =
+                file(path, |aside| fs::write(aside, "new").at(aside)).expect_err("no file").to_string();
+            assert!(told.contains("no regular file"), "{told}");
+        }
+    }
+
+    #[test]
+    fn outputs_do_not_replace_what_is_read() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let [input, data, other] = ["in.h5ad", "data", "out.h5ad"].map(|name| dir.path().join(name));
+        fs::create_dir(&data).expect("made");
+        let [kept, fresh] = ["manifest.json", "new.h5ad"].map(|name| data.join(name));
+        for path in [&input, &kept, &other] {
+            fs::write(path, "").expect("written");
+        }
+        let inputs = [input.as_path(), data.as_path()];
+        apart(&[&other, &fresh], &inputs).expect("nothing that is read");
+        for outputs in [[&input, &other], [&other, &kept], [&other, &other]] {
+            apart(&outputs.map(PathBuf::as_path), &inputs).expect_err("one of them is not free");
+        }
+    }
 
     #[test]
     fn a_failed_write_leaves_nothing() {

@@ -49,6 +49,7 @@ pub type Row = (String, Vec<(String, f64)>);
 /// Runs the demo; `say` gets a line a stage. Returns the table, which is also DIR/table.csv.
 pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Row>> {
     let dir = &settings.out;
+    aside::free(dir)?;
     let began = Instant::now();
     let mut stage = |what: &str| say(&format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64()));
     let Places { cells, data, split, run, real, scores } = &Places::within(dir);

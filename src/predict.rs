@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::aside;
 use crate::checkpoint::{Checkpoint, Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::{Controls, control_pool};
@@ -57,6 +58,18 @@ pub enum Source {
         /// CSV with columns perturbation, cell_type, batch, cells.
         request: PathBuf,
     },
+}
+
+impl Source {
+    /// Refuses outputs that would replace what is read.
+    fn apart_from(&self, out: &Path, checkpoint: &Path) -> Result<()> {
+        let (inputs, real) = match self {
+            Source::Data { data, split, real_out, .. } => ([data, split], real_out.as_deref()),
+            Source::File { controls, request } => ([controls, request], None),
+        };
+        let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
+        aside::apart(&outputs, &[checkpoint, inputs[0], inputs[1]])
+    }
 }
 
 /// What was predicted.
@@ -125,6 +138,7 @@ pub fn predict(settings: &Settings) -> Result<Report> {
 
 fn write(settings: &Settings) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
+    settings.source.apart_from(&settings.out, &path)?;
     let Trained { header, effects, model, params } = Trained::load(&path)?;
     let params = match &settings.gpu {
         Some(gpu) => params.to_gpu(gpu),

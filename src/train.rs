@@ -60,6 +60,13 @@ pub struct Settings {
     pub shard: Option<bool>,
 }
 
+impl Settings {
+    /// Whether this process holds the rank that writes.
+    fn is_first(&self) -> bool {
+        self.launch.as_ref().is_none_or(|launch| launch.rank == 0)
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {

@@ -196,6 +196,29 @@ fn checkpoints_of_one_step_are_one_file() {
     assert!([ten, twenty].contains(&best), "{best:?} is neither {ten:?} nor {twenty:?}");
 }
 
+#[test]
+fn a_run_is_one_processs_and_one_without_a_checkpoint_begins_anew() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let folder = dir.path().join("checkpoints");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join(".tmpAbCdEf"), "half").expect("written");
+    let error = resumed(small, dir.path()).expect_err("nothing to go on with").to_string();
+    assert!(error.contains("without --resume"), "{error}");
+    let begin = || trained(small, dir.path(), &["train.steps=10"], &AtomicBool::new(false));
+    let other = std::fs::File::open(&folder).expect("readable");
+    other.lock().expect("locked");
+    for error in [begin().expect_err("taken"), resumed(small, dir.path()).expect_err("taken")] {
+        assert!(!error.to_string().is_empty());
+    }
+    drop(other);
+    begin().expect("a folder that holds no checkpoint is free");
+    assert_eq!(checkpoints(dir.path()), ["best.safetensors", "last.safetensors"]);
+    let other = std::fs::File::open(&folder).expect("readable");
+    other.lock().expect("locked");
+    let error = resumed_to(small, dir.path(), Some(20)).expect_err("taken").to_string();
+    assert!(error.contains("another process"), "{error}");
+}
+
 /// It is written while steps go on, and is missed no later than at the next one or the run's end.
 #[test]
 fn a_checkpoint_that_cannot_be_written_ends_the_run() {

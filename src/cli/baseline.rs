@@ -1,7 +1,8 @@
 //! `scale-engine baseline`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::aside;
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
 use crate::data::population::write_measured;
@@ -53,6 +54,8 @@ pub struct Args {
 
 /// Predicts, writes, and says what had to be replaced.
 pub fn run(args: Args) -> Result<()> {
+    let outputs: Vec<&Path> = [&args.out].into_iter().chain(&args.real_out).map(PathBuf::as_path).collect();
+    aside::apart(&outputs, &[&args.data, &args.split])?;
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
     split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -3,10 +3,11 @@
 mod beside;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::aside;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
@@ -33,8 +34,9 @@ scores then holds results.csv (a row a perturbation), agg_results.csv, results.j
 --baselines or --ceiling also table.csv, a row a predictor.
 
 With something to read the scores beside:
-  scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col perturbation --control-pert control \\
-      --out scores --baselines DATA --split split.toml --ceiling --bootstrap 1000";
+  scale-engine evaluate --real real.h5ad --pred pred.h5ad \\
+      --pert-col perturbation --control-pert control --out scores \\
+      --baselines DATA --split split.toml --ceiling --bootstrap 1000";
 
 /// Score predicted against measured cells by the field's measures
 #[derive(Debug, clap::Args)]
@@ -102,6 +104,10 @@ pub struct Args {
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
     memory::keep(); // every block of genes and of rows asks for what the last one gave back
+    let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
+    aside::apart(&report, &inputs)?;
     let settings = Settings {
         control: args.control_pert.clone(),
         rules: Rules::parse(&args.rules)?,

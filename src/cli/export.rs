@@ -1,7 +1,8 @@
 //! `scale-engine export`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::aside;
 use crate::data::population::{Population, Unit, names};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -43,6 +44,8 @@ pub enum Values {
 
 /// Gathers the cells and writes them.
 pub fn run(args: Args) -> Result<()> {
+    let inputs: Vec<&Path> = [&args.data].into_iter().chain(&args.split).map(PathBuf::as_path).collect();
+    aside::apart(&[&args.out], &inputs)?;
     let data = Data::open(&args.data)?;
     let mut population = Population::like(data.manifest());
     population.unit = match args.values {

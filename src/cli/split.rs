@@ -12,7 +12,9 @@ use crate::error::{At, Error, Result};
 const EXAMPLE: &str = "\
 Examples:
   scale-engine split held_out.toml --data DATA
-  scale-engine split --preset tahoe --data DATA --out tahoe.toml     # the contexts that a benchmark holds out
+  scale-engine split --preset tahoe --data DATA --out tahoe.toml
+
+The second writes the contexts that a benchmark holds out.
 
 held_out.toml, in cell-load's format, for a data set `kang` (the stem of its h5ad's name):
   [datasets]

@@ -111,7 +111,12 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     let state = if finished { "trained" } else { "stopped; go on with --resume" };
-    println!("{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s");
+    match loss.is_nan() {
+        true => println!("{state}: {step} steps, {parameters} weights; nothing was left to do"),
+        false => println!(
+            "{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
+        ),
+    }
     if let Some((score, step)) = best {
         println!("best validation PDCorr {score:.4} at step {step}");
     }

@@ -227,6 +227,16 @@ impl H5ad {
         self.holds("uns/log1p")
     }
 
+    /// The base of the logarithm, where the file names one (`uns/log1p/base`, as scanpy writes it); none stands for e.
+    pub fn log_base(&self) -> Option<f64> {
+        let base = self.file.as_ref()?.dataset("uns/log1p/base").ok()?;
+        base.read_f64()
+            .ok()?
+            .first()
+            .copied()
+            .or_else(|| Some(base.read_i64().ok()?.first().copied()? as f64))
+    }
+
     /// Whether the file has a group or dataset of this name.
     fn holds(&self, name: &str) -> bool {
         self.file.as_ref().is_some_and(|file| file.group(name).is_ok() || file.dataset(name).is_ok())

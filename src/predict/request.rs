@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Ask, Context, Job, Report};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::preprocess::normalise::{factor, log_value, total};
-use crate::data::preprocess::scale::{Found, detect};
+use crate::data::preprocess::scale::{Found, of_file};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::predictor::{ControlCells, Request};
@@ -33,6 +33,7 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     let rows = read(manifest, request)?;
     let file = H5ad::open(controls)?;
     let labels = ControlLabels::read(manifest, &file)?;
+    labels.tell(manifest, &file, report);
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut members: Vec<Vec<usize>> = Vec::new();
@@ -120,6 +121,7 @@ struct ControlLabels {
     batch: Option<Labels>,
     /// Which cells are controls: all where the file does not tell.
     control: Vec<bool>,
+    all_controls: bool,
 }
 
 impl ControlLabels {
@@ -133,7 +135,21 @@ impl ControlLabels {
         let is_control =
             |i| perturbation.as_ref().is_none_or(|l| l.get(i) == Some(manifest.control.as_str()));
         let control = (0..cell_type.len()).map(is_control).collect();
-        Ok(ControlLabels { cell_type, batch, control })
+        Ok(ControlLabels { cell_type, batch, control, all_controls: perturbation.is_none() })
+    }
+
+    /// Says what the file does not tell.
+    fn tell(&self, manifest: &Manifest, file: &H5ad, report: &mut Report) {
+        let columns = &manifest.columns;
+        let lacks = |column: &str| format!("{}: obs has no column {column:?}", file.path().display());
+        if self.all_controls {
+            report
+                .notes
+                .push(format!("{}; all its cells are taken as controls", lacks(&columns.perturbation)));
+        }
+        if let Some(column) = columns.batch.as_deref().filter(|_| self.batch.is_none()) {
+            report.notes.push(format!("{}; controls are taken from all of a cell type", lacks(column)));
+        }
     }
 
     /// The batch of a cell, where the file tells.
@@ -196,7 +212,7 @@ fn gather(
     let columns = align(manifest, file, report)?;
     let first = file.blocks().next().transpose()?;
     let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
-    let found = detect(&first, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
+    let found = of_file(file, &first)?;
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
     let target = common_total(manifest, &found).map_err(|what| Error::format(file.path(), what))?;
     let mut contexts: Vec<ControlCells> = members

@@ -23,14 +23,20 @@ pub struct Sizes {
     #[arg(long, default_value = "tiny")]
     pub preset: String,
     /// B, sets a step
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = positive)]
     pub sets: usize,
     /// N, cells a set on each side; a step trains B N pairs
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = positive)]
     pub cells: usize,
     /// G
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2000, value_parser = positive)]
     pub genes: usize,
+}
+
+/// A count of at least one.
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    let count: usize = text.parse().map_err(|_| "expected a whole number".to_string())?;
+    if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
 }
 
 /// The model and its one batch.

@@ -39,6 +39,8 @@ pub struct Run {
     /// The step of the last checkpoint named `last` that was begun; the same on all ranks.
     pub saved: Option<u64>,
     writer: Writer,
+    /// The folder of checkpoints, which is this process's while it runs.
+    _claim: Option<Arc<fs::File>>,
     out: PathBuf,
 }
 
@@ -60,6 +62,7 @@ impl Run {
             writes: ranks.is_first(),
             saved: None,
             writer: Writer::new(start.out.join("checkpoints")),
+            _claim: start.claim,
             out: start.out,
         })
     }

@@ -1,10 +1,11 @@
 //! Where a run starts: measured anew, or as its last checkpoint left it. Read once a process, whatever the number of its ranks.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Settings;
+use super::writer::claim;
 use crate::checkpoint::{Checkpoint, vocabulary};
 use crate::config::Config;
 use crate::data::effects::Effects;
@@ -27,6 +28,8 @@ pub struct Start {
     pub step: u64,
     pub best: Option<(f64, u64)>,
     pub out: PathBuf,
+    /// Held by the process that writes, so that no other does.
+    pub claim: Option<Arc<fs::File>>,
 }
 
 impl Start {
@@ -34,6 +37,9 @@ impl Start {
     pub fn of(settings: &Settings) -> Result<Start> {
         let data = Arc::new(Data::open(&settings.data)?);
         let split = Arc::new(Split::load(&settings.split, &data)?);
+        if settings.is_first() {
+            split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        }
         match &settings.config {
             Some(config) => Start::new(config, data, split, settings),
             None => Start::resume(data, split, settings),
@@ -43,12 +49,14 @@ impl Start {
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
     fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
         let out = settings.out.as_path();
-        if settings.launch.as_ref().is_none_or(|launch| launch.rank == 0) {
-            if out.join("checkpoints").exists() {
+        let mut claimed = None;
+        if settings.is_first() {
+            // A run that ended before its first checkpoint has nothing to go on with.
+            if last_of(out).exists() {
                 let what = "holds a run already; go on with it by --resume, or name another folder";
                 return Err(Error::format(out, what));
             }
-            fs::create_dir_all(out.join("checkpoints")).at(out)?;
+            claimed = Some(Arc::new(claim(&out.join("checkpoints"))?));
             let path = out.join("config.toml");
             crate::aside::file(&path, |aside| fs::write(aside, config.to_toml()).at(aside))?;
             let path = out.join("split.toml");
@@ -71,12 +79,21 @@ impl Start {
             step: 0,
             best: None,
             out: out.into(),
+            claim: claimed,
         })
     }
 
     /// The run as its last checkpoint left it.
     fn resume(data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
-        let path = settings.out.join("checkpoints/last.safetensors");
+        let path = last_of(&settings.out);
+        if !path.exists() && settings.out.is_dir() {
+            let what = "holds no checkpoints/last.safetensors to go on with; begin anew, without --resume";
+            return Err(Error::format(&settings.out, what));
+        }
+        let claimed = match settings.is_first() && path.exists() {
+            true => Some(Arc::new(claim(&settings.out.join("checkpoints"))?)),
+            false => None,
+        };
         let checkpoint = Checkpoint::load(&path)?;
         let mut header = checkpoint.header;
         if header.data.genes != data.manifest().genes
@@ -119,6 +136,7 @@ impl Start {
             step: header.step,
             best: header.best,
             out: settings.out.clone(),
+            claim: claimed,
         })
     }
 
@@ -128,4 +146,9 @@ impl Start {
             format!("{} {} {} {}", Checkpoint::program(), self.split.hash, self.step, self.config.to_toml());
         u64::from(crc32fast::hash(text.as_bytes())) << 32 | self.data.cells() & 0xffff_ffff
     }
+}
+
+/// The checkpoint that a run goes on with.
+fn last_of(run: &Path) -> PathBuf {
+    run.join("checkpoints/last.safetensors")
 }

@@ -1,13 +1,13 @@
 //! Checkpoints are written while training goes on: a file of all weights and moments takes longer to reach a disk than many steps.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use crate::aside;
 use crate::checkpoint::Checkpoint;
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::params::Entry;
 
 /// Writes one checkpoint at a time.
@@ -65,4 +65,26 @@ fn link(first: &Path, path: &Path) -> Result<()> {
         }
         fs::hard_link(first, aside).or_else(|_| fs::copy(first, aside).map(drop)).at(aside)
     })
+}
+
+/// Makes `folder` this process's as long as what is returned lives, and clears it of what a process that was killed left
+/// half-written.
+///
+/// # Errors
+/// Another process trains into this run.
+pub fn claim(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).at(folder)?;
+    let claimed = File::open(folder).at(folder)?;
+    // A file system that knows no locks has none to break.
+    if let Err(TryLockError::WouldBlock) = claimed.try_lock() {
+        return Err(Error::format(folder, "another process trains into this run"));
+    }
+    for entry in fs::read_dir(folder).at(folder)? {
+        let path = entry.at(folder)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(".tmp") || name.starts_with('.') && name.ends_with(".partial") {
+            let _ = fs::remove_file(&path); // a folder is somebody else's
+        }
+    }
+    Ok(claimed)
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::input::{Input, Inputs};
-use crate::data::h5ad::Cells;
+use crate::data::h5ad::{Cells, H5ad};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 
@@ -40,8 +40,7 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
         let (rows, cells) = block?;
         inputs.memo.keep((number, 0), &cells);
         check(input, rows, &cells, Scale::Log1p)?;
-        let found =
-            detect(&cells, input.file.is_logged()).map_err(|what| Error::format(input.file.path(), what))?;
+        let found = of_file(&input.file, &cells)?;
         match &first {
             None => first = Some(found),
             Some(before) if before.scale == found.scale => (),
@@ -78,7 +77,10 @@ pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Sca
             "{value}; negative values are no counts and no log1p (scaled or centred data?): give counts or log1p values"
         )
     } else {
-        format!("{value}, which is no count; where the values are on a log scale, say so with --scale")
+        format!(
+            "{value}, which is no count; where the values are on a log scale, say so with --scale; where they are counts that a \
+             tool made fractional (SoupX, CellBender), round them first or take others with --source layers/NAME"
+        )
     };
     Err(Error::format(input.file.path(), format!("cell {cell:?}, gene {gene:?} holds {what}")))
 }
@@ -92,6 +94,22 @@ fn suspicious(values: &[f32], whole: bool) -> bool {
     match whole {
         true => values.iter().fold(false, |any, &value| any | wrong(value) | broken(value)),
         false => values.iter().fold(false, |any, &value| any | wrong(value)),
+    }
+}
+
+/// Tells the scale of a file from its first cells; refuses logarithms to another base than e, by what the file says of itself.
+pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
+    let found = detect(cells, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
+    match file.log_base() {
+        Some(base) if found.scale != Scale::Counts && (base - std::f64::consts::E).abs() > 1e-6 => {
+            let what = format!(
+                "uns/log1p/base says that values are logarithms to base {base}; the program takes natural ones: multiply X by \
+                 ln({base}) = {:.6} and delete uns/log1p/base",
+                base.ln()
+            );
+            Err(Error::format(file.path(), what))
+        }
+        _ => Ok(found),
     }
 }
 
@@ -110,6 +128,7 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
             |&row: &usize| cells.data()[starts[row]..starts[row + 1]].iter().map(|&x| of(x)).sum::<f64>();
         let mut totals: Vec<f64> = rows.par_iter().map(sum).filter(|&total| total > 0.0).collect();
         totals.sort_by(f64::total_cmp);
+        totals.last().filter(|greatest| greatest.is_finite())?;
         let middle = *totals.get(totals.len() / 2)?;
         let same = (middle - totals[0]).max(totals[totals.len() - 1] - middle) <= SAME_TOTAL * middle;
         // What was meant: f32 logarithms move a total of 10000 by 0.001.
@@ -139,7 +158,8 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
     }
     Err(format!(
         "X is neither whole counts nor log1p of normalised counts: values reach {greatest}, expm1 of them sums differently in \
-         each cell, and uns/log1p {}; say what it is with --scale counts, log1p or log1p10",
+         each cell, and uns/log1p {}; say what it is with --scale counts, log1p or log1p10, or choose another matrix with --source \
+         (layers/NAME, raw)",
         if logged { "does not tell log1p from log1p / 10" } else { "is missing" }
     ))
 }
