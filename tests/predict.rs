@@ -37,6 +37,42 @@ fn rows(x: &Cells, range: std::ops::Range<usize>) -> Vec<Vec<(usize, f32)>> {
 }
 
 #[test]
+fn what_is_read_is_not_written_over() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (controls, csv) = (place("controls.h5ad"), place("request.csv"));
+    std::fs::copy(&small.cells, &controls).expect("copied");
+    std::fs::write(&csv, "perturbation,cell_type,batch,cells\n").expect("written");
+    let refused = |out: &Path, source: Source| {
+        let run = small.run.clone();
+        let settings = predict::Settings {
+            gpu: None,
+            run,
+            out: out.into(),
+            source,
+            with_controls: false,
+            observe: None,
+            seed: 0,
+        };
+        predict(&settings).expect_err("it would be lost").to_string()
+    };
+    let before = std::fs::read(&controls).expect("readable");
+    for out in [&controls, &csv, &last(&small.run)] {
+        // The best checkpoint is the one that is read.
+        let out =
+            if out.ends_with("last.safetensors") { &out.with_file_name("best.safetensors") } else { out };
+        let told = refused(out, Source::File { controls: controls.clone(), request: csv.clone() });
+        assert!(told.contains("which is read"), "{told}");
+    }
+    let (data, split, part) = (small.data.clone(), small.split.clone(), Part::Val);
+    let out = place("out.h5ad");
+    let told = refused(&out, Source::Data { data, split, part, real_out: Some(out.clone()) });
+    assert!(told.contains("twice"), "{told}");
+    assert!(std::fs::read(&controls).expect("readable") == before && !out.exists());
+}
+
+#[test]
 fn mixing_contexts_in_one_request_changes_no_answer() {
     let small = small();
     let (types, perturbations) = names();

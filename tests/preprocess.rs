@@ -355,6 +355,13 @@ fn the_scale_mark_alone_decides_for_a_subset_of_genes() {
     let summary = run(&settings).expect("made");
     assert_eq!((summary.scale, summary.target), (Scale::Log1p, None));
     assert!(summary.why.contains("uns/log1p"));
+    // What `sc.pp.log1p(base=2)` leaves.
+    let binary = dir.path().join("binary.h5ad");
+    let mark = [("uns/log1p/base".to_string(), Extra::Numbers { shape: vec![1], values: vec![2.0] })];
+    write(&binary, &obs(), &var(&GENES), X::Sparse(&sparse(&x)), &mark).expect("written");
+    (settings.inputs, settings.out) = (vec![binary], dir.path().join("other"));
+    let error = run(&settings).expect_err("other logarithms").to_string();
+    assert!(error.contains("uns/log1p/base") && error.contains("0.693147"), "{error}");
 }
 
 #[test]

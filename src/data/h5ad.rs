@@ -230,11 +230,8 @@ impl H5ad {
     /// The base of the logarithm, where the file names one (`uns/log1p/base`, as scanpy writes it); none stands for e.
     pub fn log_base(&self) -> Option<f64> {
         let base = self.file.as_ref()?.dataset("uns/log1p/base").ok()?;
-        base.read_f64()
-            .ok()?
-            .first()
-            .copied()
-            .or_else(|| Some(base.read_i64().ok()?.first().copied()? as f64))
+        let float = base.read_f64().ok().and_then(|read| read.first().copied());
+        float.or_else(|| base.read_i64().ok()?.first().map(|&base| base as f64))
     }
 
     /// Whether the file has a group or dataset of this name.

@@ -57,6 +57,14 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
         dir,
     );
     assert!(shown.contains("the measured control cells, for both sides"), "{shown}");
+    // Baselines of another part than the one that was predicted.
+    for (part, is_other) in [("test", false), ("train", true)] {
+        let words = format!(
+            "evaluate --pred mean.h5ad --real real.h5ad --out other {labels} --baselines data --split split.toml --subset {part}"
+        );
+        let said = text(&scale_engine(&words.split_whitespace().collect::<Vec<_>>(), dir).stderr);
+        assert_eq!(said.contains("note: --subset has"), is_other, "{said}");
+    }
     let mut table = csv::Reader::from_path(dir.join("scores/table.csv")).expect("table.csv");
     let rows: Vec<Vec<String>> =
         table.records().map(|row| row.expect("a row").iter().map(String::from).collect()).collect();

@@ -1,9 +1,12 @@
 //! The baselines as samples, made in memory as `scale-engine baseline` makes them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
+use crate::data::h5ad::H5ad;
+use crate::data::population::names;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
@@ -19,6 +22,9 @@ pub fn baselines(
 ) -> Result<Vec<(String, Sample)>> {
     let data = Data::open(data)?;
     let split = Split::load(split, &data)?;
+    if let Some(what) = other_cells(&data, &split, part, files)? {
+        eprintln!("note: {what}");
+    }
     let one = |kind: Kind| {
         let settings = Settings { kind, observe, with_controls: true, seed: 0 };
         let answer = baseline(&data, split.part(Part::Train), split.part(part), &settings)?;
@@ -27,4 +33,24 @@ pub fn baselines(
         Ok((name, Sample::of(kind.name(), answer.population, files.cell_type.is_some())))
     };
     Kind::ALL.into_iter().map(one).collect()
+}
+
+/// What tells that the part of the split is not what was measured: a perturbation of which one has more cells than the other.
+fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<Option<String>> {
+    let real = H5ad::open(&files.real)?;
+    let labels = real.obs().labels(&files.real, &files.perturbation)?;
+    let mut measured: BTreeMap<&str, u64> = BTreeMap::new();
+    (0..labels.len()).filter_map(|i| labels.get(i)).for_each(|name| *measured.entry(name).or_default() += 1);
+    let mut asked: BTreeMap<&str, u64> = BTreeMap::new();
+    for group in split.perturbed(part, data) {
+        *asked.entry(names(data, group)[0]).or_default() += u64::from(data.groups()[group as usize].cells);
+    }
+    let other = asked.iter().find(|(name, cells)| measured.get(*name) != Some(*cells));
+    Ok(other.map(|(name, cells)| {
+        let here = measured.get(name).copied().unwrap_or(0);
+        format!(
+            "--subset has {cells} cells of {name:?} and {} {here}: is it the part that was predicted? The baselines predict it",
+            files.real.display()
+        )
+    }))
 }
