@@ -1,7 +1,8 @@
 //! Compiles kernels/*.cu to fatbins, once for f32 and once for bf16 storage, where nvcc is found; the program holds them.
 //!
 //! Order of search: SCALE_NVCC, PATH, /usr/local/cuda, .cuda (filled by tools/cuda.sh). Without nvcc, or with an empty SCALE_NVCC,
-//! the program is built for the CPU alone and says so once. A kernel that spills registers, or whose wgmma instructions wait for each other, fails the build.
+//! the program is built for the CPU alone and says so once. A kernel that spills registers, or whose wgmma instructions wait for
+//! each other, fails the build.
 
 use std::env;
 use std::fmt::Write;

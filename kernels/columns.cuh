@@ -26,8 +26,8 @@ __device__ __forceinline__ void sum_packs(Floats<VECTOR>& sum, const T* x, int r
     for (; row < rows; row += warps) add(load_pack(x + row * stride));
 }
 
-// The sum of column threadIdx.x, or of its square, over `rows` rows, for the first `columns` threads; x begins at the first column. The block has
-// at least COLUMNS threads, and all of them call.
+// The sum of column threadIdx.x, or of its squares, over `rows` rows, for the first `columns` threads; x begins at the first
+// column. The block has at least COLUMNS threads, and all of them call.
 template <class T>
 static __device__ float sum_rows(const T* x, int rows, size_t stride, int columns, bool squared = false) {
     __shared__ __align__(16) float partial[1024 * VECTOR];

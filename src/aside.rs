@@ -5,10 +5,19 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{At, Error, Result};
 
-/// Writes a file through `write`, which gets the temporary path. On any error nothing is left at `path` or beside it.
+/// Writes a file through `write`, which gets the temporary path. On any error nothing is left at `path` or beside it. What is
+/// replaced is the file itself, or the one that a link names; devices, pipes and folders are not.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let path = &place(path)?;
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(Error::format(path, "is no regular file and cannot be replaced; name another"));
+    }
+    named(&named_by(path), write)
+}
+
+/// The same for a name that may be a link and is replaced as one.
+pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let aside = beside(path, "partial")?;
+    let _ = fs::remove_file(&aside); // what a process that was killed left may be another file's second name
     let written = write(&aside).and_then(|value| {
         fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
         fs::rename(&aside, path).at(path)?;
@@ -20,32 +29,36 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
     written
 }
 
-/// What is replaced: the file itself, or the one that a link names. Devices, pipes and folders are not.
-fn place(path: &Path) -> Result<PathBuf> {
-    match fs::metadata(path) {
-        Ok(found) if !found.is_file() => {
-            Err(Error::format(path, "is no regular file and cannot be replaced; name another"))
-        }
-        Ok(_) if path.is_symlink() => fs::canonicalize(path).at(path),
-        _ => Ok(path.to_path_buf()),
+/// Where a path leads: through links, also one that names nothing yet.
+fn named_by(path: &Path) -> PathBuf {
+    let beside = |to: PathBuf| path.parent().map_or(to.clone(), |folder| folder.join(to));
+    match fs::read_link(path) {
+        Ok(to) => fs::canonicalize(path).unwrap_or_else(|_| beside(to)),
+        Err(_) => path.to_path_buf(),
     }
 }
 
-/// Refuses outputs that would replace what is read: one that is an input, or an existing file in a folder that is; and two that are
-/// the same.
+/// Refuses outputs that would replace what is read, and two that are the same.
 pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
-    for (i, output) in outputs.iter().enumerate() {
-        if outputs[..i].contains(output) {
+    // One that is not there yet is known by its folder.
+    let whole = |path: &Path| {
+        let path = named_by(path);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let known =
+            fs::canonicalize(folder).ok().zip(path.file_name()).map(|(folder, name)| folder.join(name));
+        fs::canonicalize(&path).ok().or(known).unwrap_or(path)
+    };
+    let mut seen: Vec<PathBuf> = Vec::new();
+    for output in outputs {
+        let place = whole(output);
+        if let Some(input) = inputs.iter().find(|input| whole(input) == place) {
+            let what = format!("is {}, which is read; write to another file", input.display());
+            return Err(Error::format(output, what));
+        }
+        if seen.contains(&place) {
             return Err(Error::format(output, "is to be written twice; name two files"));
         }
-        let Ok(output_is) = fs::canonicalize(output) else { continue };
-        for input in inputs {
-            if fs::canonicalize(input).is_ok_and(|input| output_is.starts_with(input)) {
-                let what =
-                    format!("is or belongs to {}, which is read; write to another file", input.display());
-                return Err(Error::format(output, what));
-            }
-        }
+        seen.push(place);
     }
     Ok(())
 }
@@ -103,6 +116,11 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).expect("linked");
         file(&link, |aside| fs::write(aside, "new").at(aside)).expect("written");
         assert!(link.is_symlink() && fs::read_to_string(&real).expect("readable") == "new");
+        fs::remove_file(&real).expect("removed");
+        file(&link, |aside| fs::write(aside, "anew").at(aside)).expect("written");
+        assert!(link.is_symlink() && fs::read_to_string(&real).expect("readable") == "anew");
+        named(&link, |aside| fs::write(aside, "apart").at(aside)).expect("written");
+        assert!(!link.is_symlink() && fs::read_to_string(&real).expect("readable") == "anew");
         fs::create_dir(&folder).expect("made");
         for path in [&folder, Path::new("/dev/null")] {
             let told =
@@ -114,15 +132,12 @@ mod tests {
     #[test]
     fn outputs_do_not_replace_what_is_read() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let [input, data, other] = ["in.h5ad", "data", "out.h5ad"].map(|name| dir.path().join(name));
-        fs::create_dir(&data).expect("made");
-        let [kept, fresh] = ["manifest.json", "new.h5ad"].map(|name| data.join(name));
-        for path in [&input, &kept, &other] {
-            fs::write(path, "").expect("written");
-        }
-        let inputs = [input.as_path(), data.as_path()];
-        apart(&[&other, &fresh], &inputs).expect("nothing that is read");
-        for outputs in [[&input, &other], [&other, &kept], [&other, &other]] {
+        let [input, fresh] = ["in.h5ad", "out.h5ad"].map(|name| dir.path().join(name));
+        let same = dir.path().join(".").join("out.h5ad");
+        fs::write(&input, "").expect("written");
+        let inputs = [dir.path(), input.as_path()];
+        apart(&[&fresh], &inputs).expect("a new file");
+        for outputs in [[&input, &fresh], [&fresh, &input], [&fresh, &same]] {
             apart(&outputs.map(PathBuf::as_path), &inputs).expect_err("one of them is not free");
         }
     }

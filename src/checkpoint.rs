@@ -112,7 +112,7 @@ impl Checkpoint {
         ));
         let header = serde_json::to_string(&self.header).expect("plain structs serialise");
         let metadata = HashMap::from([(KEY.to_string(), header)]);
-        aside::file(path, |aside| {
+        aside::named(path, |aside| {
             // The library makes the file by another name, for its owner alone.
             let open_to = File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
             safetensors::serialize_to_file(views, Some(metadata), aside)

@@ -62,7 +62,7 @@ pub struct Settings {
 
 impl Settings {
     /// Whether this process holds the rank that writes.
-    fn is_first(&self) -> bool {
+    pub fn is_first(&self) -> bool {
         self.launch.as_ref().is_none_or(|launch| launch.rank == 0)
     }
 }
@@ -76,7 +76,7 @@ pub struct Outcome {
     pub finished: bool,
     /// Best validation PDCorr and its step.
     pub best: Option<(f64, u64)>,
-    /// Loss of the last step.
+    /// Loss of the last step in the log, NaN if there is none.
     pub loss: f32,
     /// Control and perturbed cells trained on, per second, by all ranks.
     pub cells_per_second: f64,
@@ -173,10 +173,12 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
     let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
     let mut log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
 
-    while run.step < steps && !ranks.any(stop.load(Ordering::Relaxed))? {
+    let mut stopping = ranks.any(stop.load(Ordering::Relaxed))?;
+    while run.step < steps && !stopping {
         let batch = loader.next();
         let (examples, last) = (feed.examples(&batch, &run.effects), run.step + 1 == steps);
         if run.step == 0 || config.train.validates_after(run.step + 1) {
+            log.tell(&mut run, ranks)?;
             let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
             log.metrics.part_norms(run.step + 1, &norms)?;
         }
@@ -184,7 +186,8 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         // A device has this step before it while the numbers of one before are read.
         log.tell(&mut run, ranks)?;
         let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
-        let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last;
+        stopping = ranks.any(stop.load(Ordering::Relaxed))?;
+        let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last || stopping;
         if gpu.is_none() || logs || saves {
             log.lines.send(&found, &norm, run.step + 1, &batch.conditions, logs);
         }
@@ -206,8 +209,8 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
             run.save(saves, best, ranks)?;
         }
     }
-    log.tell(&mut run, ranks)?;
     log.bar.finish_and_clear();
+    // Not one step was to be done.
     if run.saved != Some(run.step) {
         run.save(true, false, ranks)?;
     }
@@ -233,7 +236,7 @@ struct Log {
     /// Steps done when this process began.
     first: u64,
     began: Instant,
-    /// Of the last step that was told.
+    /// Of the last step in the log.
     loss: f32,
 }
 

@@ -84,7 +84,6 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
     }
     let places = args.device.places(args.gpus, launch.as_ref())?;
-    let writes = launch.as_ref().is_none_or(|launch| launch.rank == 0);
     let settings = Settings {
         data: args.data,
         split: args.split,
@@ -97,7 +96,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let stop = stop_on_signal()?;
     let outcome = train(&settings, &stop)?;
-    if !writes {
+    if !settings.is_first() {
         return Ok(());
     }
     if args.json {
@@ -112,7 +111,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let state = if finished { "trained" } else { "stopped; go on with --resume" };
     match loss.is_nan() {
-        true => println!("{state}: {step} steps, {parameters} weights; nothing was left to do"),
+        true => println!("{state}: {step} steps, {parameters} weights; none was logged now"),
         false => println!(
             "{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
         ),

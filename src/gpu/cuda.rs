@@ -314,9 +314,7 @@ impl Driver for Cuda {
 
     fn mark(&self) -> Outcome<Mark> {
         let event = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
-        Ok(Box::new(move || {
-            event.synchronize().map_err(|e| format!("the GPU failed before it had read what was sent: {e}"))
-        }))
+        Ok(Box::new(move || event.synchronize().map_err(|e| format!("the GPU failed: {e}"))))
     }
 
     fn write_down(&self) -> Outcome<()> {

@@ -128,8 +128,8 @@ pub fn latent_sums(z: &Tensor) -> [Tensor; 2] {
     [column_sums(z), column_squares(z)]
 }
 
-/// Share of the latent variance that lies between cells, of their moments, means of numbers and of squares, [2, D]: near zero, the encoder has collapsed. Latents
-/// have mean square 1, so their variance over cells, averaged over D, is a share.
+/// Share of the latent variance that lies between cells, of their moments, means of numbers and of squares, [2, D]: near zero, the
+/// encoder has collapsed. Latents have mean square 1, so their variance over cells, averaged over D, is a share.
 pub fn variance_between_cells(moments: &[f32]) -> f32 {
     let (means, squares) = moments.split_at(moments.len() / 2);
     let between: f64 = means.iter().zip(squares).map(|(m, s)| f64::from(*s) - f64::from(*m).powi(2)).sum();

@@ -50,6 +50,7 @@ impl Run {
         if let Some(gpu) = gpu.filter(|_| start.numbers.is_some()) {
             adopt_choices(&start.out, gpu)?;
         }
+        let resumed = start.numbers.is_some();
         let sizes = vocabulary(start.data.manifest());
         let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
         Ok(Run {
@@ -60,7 +61,7 @@ impl Run {
             step: start.step,
             best: start.best,
             writes: ranks.is_first(),
-            saved: None,
+            saved: resumed.then_some(start.step),
             writer: Writer::new(start.out.join("checkpoints")),
             _claim: start.claim,
             out: start.out,
@@ -166,7 +167,8 @@ impl Run {
         let step = format!("step-{}", self.step);
         let names = [(all, step.as_str()), (best, "best"), (last, "last")];
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
-        self.writer.begin(checkpoint, self.learner.params.entries().to_vec(), names)
+        self.writer.begin(checkpoint, self.learner.params.entries().to_vec(), names);
+        Ok(())
     }
 
     /// Waits until the last checkpoint is written.

@@ -51,12 +51,18 @@ impl Start {
         let out = settings.out.as_path();
         let mut claimed = None;
         if settings.is_first() {
-            // A run that ended before its first checkpoint has nothing to go on with.
             if last_of(out).exists() {
                 let what = "holds a run already; go on with it by --resume, or name another folder";
                 return Err(Error::format(out, what));
             }
-            claimed = Some(Arc::new(claim(&out.join("checkpoints"))?));
+            let folder = out.join("checkpoints");
+            claimed = Some(Arc::new(claim(&folder)?));
+            // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
+            if fs::read_dir(&folder).at(&folder)?.next().is_some() {
+                let what =
+                    "holds files, but no last.safetensors to go on with; move them, or name another folder";
+                return Err(Error::format(&folder, what));
+            }
             let path = out.join("config.toml");
             crate::aside::file(&path, |aside| fs::write(aside, config.to_toml()).at(aside))?;
             let path = out.join("split.toml");

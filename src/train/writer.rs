@@ -22,15 +22,12 @@ impl Writer {
         Writer { folder, writing: None }
     }
 
-    /// Begins to write FOLDER/NAME.safetensors, for each name the same file. `table` names the flat numbers.
-    ///
-    /// # Errors
-    /// The checkpoint before could not be written.
-    pub fn begin(&mut self, checkpoint: Checkpoint, table: Vec<Entry>, names: Vec<String>) -> Result<()> {
-        self.finish()?;
+    /// Begins to write FOLDER/NAME.safetensors, for each name the same file; the checkpoint before is finished. `table` names the
+    /// flat numbers.
+    pub fn begin(&mut self, checkpoint: Checkpoint, table: Vec<Entry>, names: Vec<String>) {
+        assert!(self.writing.is_none(), "writer: begun before the last one was finished");
         let folder = self.folder.clone();
         self.writing = Some(std::thread::spawn(move || write(&folder, &checkpoint, &table, &names)));
-        Ok(())
     }
 
     /// Waits until what was begun is written.
@@ -59,10 +56,7 @@ fn write(folder: &Path, checkpoint: &Checkpoint, table: &[Entry], names: &[Strin
 
 /// A second name for a file that is never changed, only replaced; a copy where the file system knows no second names.
 fn link(first: &Path, path: &Path) -> Result<()> {
-    aside::file(path, |aside| {
-        if aside.exists() {
-            fs::remove_file(aside).at(aside)?; // of a process that was killed
-        }
+    aside::named(path, |aside| {
         fs::hard_link(first, aside).or_else(|_| fs::copy(first, aside).map(drop)).at(aside)
     })
 }
@@ -75,10 +69,18 @@ fn link(first: &Path, path: &Path) -> Result<()> {
 pub fn claim(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).at(folder)?;
     let claimed = File::open(folder).at(folder)?;
-    // A file system that knows no locks has none to break.
-    if let Err(TryLockError::WouldBlock) = claimed.try_lock() {
-        return Err(Error::format(folder, "another process trains into this run"));
+    match claimed.try_lock() {
+        Ok(()) => sweep(folder)?,
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::format(folder, "another process trains into this run"));
+        }
+        // A file system that knows no locks has none to break, and what lies there may be another process's.
+        Err(TryLockError::Error(_)) => (),
     }
+    Ok(claimed)
+}
+
+fn sweep(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).at(folder)? {
         let path = entry.at(folder)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -86,5 +88,5 @@ pub fn claim(folder: &Path) -> Result<File> {
             let _ = fs::remove_file(&path); // a folder is somebody else's
         }
     }
-    Ok(claimed)
+    Ok(())
 }

@@ -97,19 +97,21 @@ fn suspicious(values: &[f32], whole: bool) -> bool {
     }
 }
 
-/// Tells the scale of a file from its first cells; refuses logarithms to another base than e, by what the file says of itself.
+/// Tells the scale of a file from its first cells; refuses logarithms to another base than e, by what the file says of itself,
+/// unless the cells' totals prove that they are natural.
 pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
-    let found = detect(cells, file.is_logged()).map_err(|what| Error::format(file.path(), what))?;
-    match file.log_base() {
-        Some(base) if found.scale != Scale::Counts && (base - std::f64::consts::E).abs() > 1e-6 => {
+    let found = detect(cells, file.is_logged());
+    let proven = found.as_ref().is_ok_and(|found| found.scale == Scale::Counts || found.target.is_some());
+    match file.log_base().filter(|base| !proven && (base - std::f64::consts::E).abs() > 1e-6) {
+        Some(base) => {
             let what = format!(
                 "uns/log1p/base says that values are logarithms to base {base}; the program takes natural ones: multiply X by \
-                 ln({base}) = {:.6} and delete uns/log1p/base",
+                 ln({base}) = {:.6}, and delete uns/log1p/base there or where it is not true",
                 base.ln()
             );
             Err(Error::format(file.path(), what))
         }
-        _ => Ok(found),
+        None => found.map_err(|what| Error::format(file.path(), what)),
     }
 }
 

@@ -58,12 +58,17 @@ pub fn launch_forward(
     unsafe { y.device().launch("attention_hopper", kernel, grid, &args) };
 }
 
+/// Passes over keys, 128 each, of the longest sets whose keys are taken apart.
+const APART_PASSES: usize = 8;
+
 /// dqkv. Blocks take whole heads, or 128 of their keys at a time where that leaves fewer blocks without work and is the quicker.
 pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
     let whole = || launch_backward(blocks, dqkv, given, of_queries, z);
     let apart = || launch_backward_apart(blocks, dqkv, given, of_queries, z);
-    let pays = (heads * passes).div_ceil(blocks) < heads.div_ceil(blocks) * passes;
+    // What is left of dq grows with N^2: of longer sets it is not for memory to hold.
+    let fits = passes <= APART_PASSES;
+    let pays = fits && (heads * passes).div_ceil(blocks) < heads.div_ceil(blocks) * passes;
     let (what, size) = ("attention backward: keys apart", [z.sets, z.rows, z.heads]);
     match pays && dqkv.device().quicker(what, size, [&apart, &whole]) == 0 {
         true => apart(),
