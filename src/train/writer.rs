@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::aside;
 use crate::checkpoint::Checkpoint;
@@ -61,6 +62,9 @@ fn link(first: &Path, path: &Path) -> Result<()> {
     })
 }
 
+/// A process that was killed may still be ending: the disk has what it last wrote to take.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 /// Makes `folder` this process's as long as what is returned lives, and clears it of what a process that was killed left
 /// half-written.
 ///
@@ -69,7 +73,13 @@ fn link(first: &Path, path: &Path) -> Result<()> {
 pub fn claim(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).at(folder)?;
     let claimed = File::open(folder).at(folder)?;
-    match claimed.try_lock() {
+    let until = Instant::now() + PATIENCE;
+    let mut found = claimed.try_lock();
+    while matches!(found, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+        found = claimed.try_lock();
+    }
+    match found {
         Ok(()) => sweep(folder)?,
         Err(TryLockError::WouldBlock) => {
             return Err(Error::format(folder, "another process trains into this run"));
