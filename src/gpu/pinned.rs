@@ -46,13 +46,7 @@ impl Pinned {
 
     /// Queues a copy of some of its bytes to a buffer of its device, from byte `at` there on. Does not wait.
     pub fn send(&mut self, bytes: Range<usize>, to: &Buffer, at: usize) {
-        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes && at + bytes.len() <= to.bytes();
-        assert!(
-            fits && to.gpu().same(&self.gpu),
-            "send: bytes {bytes:?} of {} to {at} of {}",
-            self.bytes,
-            to.bytes()
-        );
+        self.check("send", &bytes, to, at);
         // SAFETY: the ranges were checked; nobody writes here before `numbers` or `drop` has waited for the mark.
         unsafe {
             let from = std::slice::from_raw_parts((self.address as *const u8).add(bytes.start), bytes.len());
@@ -63,19 +57,23 @@ impl Pinned {
 
     /// Queues a copy of a buffer of its device, from byte `at` there on, to some of its bytes. Does not wait.
     pub fn receive(&mut self, bytes: Range<usize>, from: &Buffer, at: usize) {
-        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes && at + bytes.len() <= from.bytes();
-        assert!(
-            fits && from.gpu().same(&self.gpu),
-            "receive: bytes {bytes:?} of {} from {at} of {}",
-            self.bytes,
-            from.bytes()
-        );
+        self.check("receive", &bytes, from, at);
         // SAFETY: the ranges were checked; nobody looks here before `numbers` or `drop` has waited for the mark.
         unsafe {
             let to = std::slice::from_raw_parts_mut((self.address as *mut u8).add(bytes.start), bytes.len());
             or_stop(self.gpu.0.driver.download(to, from.address() + at as u64));
         }
         self.sent = Some(or_stop(self.gpu.0.driver.mark()));
+    }
+
+    fn check(&self, what: &str, bytes: &Range<usize>, buffer: &Buffer, at: usize) {
+        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes && at + bytes.len() <= buffer.bytes();
+        assert!(
+            fits && buffer.gpu().same(&self.gpu),
+            "{what}: bytes {bytes:?} of {}, {at} of {}",
+            self.bytes,
+            buffer.bytes()
+        );
     }
 
     fn wait(&mut self) {

@@ -36,7 +36,7 @@ pub struct Run {
     pub best: Option<(f64, u64)>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
-    /// The step of the last checkpoint named `last` that was begun; the same on all ranks.
+    /// The step of the checkpoint named `last`, as it lies there or is being written; the same on all ranks.
     pub saved: Option<u64>,
     writer: Writer,
     /// The folder of checkpoints, which is this process's while it runs.
