@@ -9,8 +9,7 @@
 //   needs      sm_90a, bf16, E % 8 == 0, F % 8 == 0, addresses that are multiples of 16 bytes; any M. gate_up may be null
 //              where there is no backward
 //   work       as panels.cuh; a forward tile is 128 rows by 64 of a and the same 64 of u, a backward tile 128 rows by 128
-//              of dy. One warpgroup of a block does what is not a product; a block a multiprocessor. `paired`: clusters of two,
-//              the same numbers; which is the quicker is timed: pairs read half as much of w, and wait for each other
+//              of dy. One warpgroup of a block does what is not a product; a block a multiprocessor
 //   bound by   forward: compute, 4 M E F; it moves M E + 3 M F numbers. Backward: memory, M E + 5 M F numbers
 //   repeatable yes: no atomics
 //   reference  src/ops/matmul_swiglu.rs
@@ -149,35 +148,32 @@ struct Backward {
     }
 };
 
-template <int BLOCKS>
 __device__ __forceinline__ void forward(real* y, real* gate_up, const TensorMap* x, const TensorMap* w, int rows, int depth,
                                         int width) {
-    Slots& slots = open_slots<BLOCKS>();
-    const Run run(rows, ceil_div(width, 64), depth, BLOCKS);
+    Slots& slots = open_slots();
+    const Run run(rows, ceil_div(width, 64), depth);
     if (threadIdx.x < MULTIPLIERS) {
         take_registers<MANY>();
-        Multiplier<FORWARD_RING, BLOCKS, false>{slots, run, warp() / 4}.multiply();
+        Multiplier<FORWARD_RING, false>{slots, run, warp() / 4}.multiply();
     } else if (threadIdx.x < MULTIPLIERS + RECEIVERS) {
         give_registers<SOME>();
         receive(slots, run, Forward{y, gate_up, rows, width, run});
     } else {
         give_registers<FEW>();
         if (threadIdx.x == MULTIPLIERS + RECEIVERS)
-            fetch<FORWARD_RING, BLOCKS>(slots, run, x, w, [=](int k, int column, int half) {
+            fetch<FORWARD_RING>(slots, run, x, w, [=](int k, int column, int half) {
                 return make_int2(k, half * width + column * 64);
             });
     }
-    close_slots<BLOCKS>();
 }
 
-template <int BLOCKS>
 __device__ __forceinline__ void backward(real* d_gate_up, real* y, const real* gate_up, const TensorMap* dh,
                                          const TensorMap* v, int rows, int depth, int width) {
-    Slots& slots = open_slots<BLOCKS>();
-    const Run run(rows, ceil_div(width, 128), depth, BLOCKS);
+    Slots& slots = open_slots();
+    const Run run(rows, ceil_div(width, 128), depth);
     if (threadIdx.x < MULTIPLIERS) {
         take_registers<MANY>();
-        Multiplier<BACKWARD_RING, BLOCKS, true>{slots, run, warp() / 4}.multiply();
+        Multiplier<BACKWARD_RING, true>{slots, run, warp() / 4}.multiply();
     } else if (threadIdx.x < MULTIPLIERS + RECEIVERS) {
         give_registers<SOME>();
         const Backward use{d_gate_up, y, gate_up, rows, width, run, slots.ring[BACKWARD_RING] + threadIdx.x % RECEIVERS * 16};
@@ -187,33 +183,20 @@ __device__ __forceinline__ void backward(real* d_gate_up, real* y, const real* g
     } else {
         give_registers<FEW>();
         if (threadIdx.x == MULTIPLIERS + RECEIVERS)
-            fetch<BACKWARD_RING, BLOCKS>(slots, run, dh, v, [=](int k, int column, int half) {
+            fetch<BACKWARD_RING>(slots, run, dh, v, [=](int k, int column, int half) {
                 return make_int2(column * 128 + half * 64, k);
             });
     }
-    close_slots<BLOCKS>();
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1)
 matmul_swiglu_forward(real* y, real* gate_up, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w,
                       int rows, int depth, int width) {
-    if (SCALE_BF16) forward<1>(y, gate_up, &x, &w, rows, depth, width);
-}
-
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(512, 1)
-matmul_swiglu_forward_paired(real* y, real* gate_up, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w,
-                             int rows, int depth, int width) {
-    if (SCALE_BF16) forward<2>(y, gate_up, &x, &w, rows, depth, width);
+    if (SCALE_BF16) forward(y, gate_up, &x, &w, rows, depth, width);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1)
 matmul_swiglu_backward(real* d_gate_up, real* y, const real* gate_up, const __grid_constant__ TensorMap dh,
                        const __grid_constant__ TensorMap v, int rows, int depth, int width) {
-    if (SCALE_BF16) backward<1>(d_gate_up, y, gate_up, &dh, &v, rows, depth, width);
-}
-
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(512, 1)
-matmul_swiglu_backward_paired(real* d_gate_up, real* y, const real* gate_up, const __grid_constant__ TensorMap dh,
-                              const __grid_constant__ TensorMap v, int rows, int depth, int width) {
-    if (SCALE_BF16) backward<2>(d_gate_up, y, gate_up, &dh, &v, rows, depth, width);
+    if (SCALE_BF16) backward(d_gate_up, y, gate_up, &dh, &v, rows, depth, width);
 }

@@ -3,10 +3,8 @@
 //   sums[m, n] = sum_k x[m,k] w[n,k]        or w[k,n] where it is TRANSPOSED; by wgmma, w from shared memory that the copy
 //                                           engine fills, x mostly from registers
 //
-// Block b of the grid takes a contiguous run of tiles, which go along a panel of 128 rows before they go down. A cluster of two
-// BLOCKS takes a run of tiles of 256 rows: its blocks go along two panels side by side, by the same columns, and share the stream
-// of w. Each fetches half of a slot for both; so a multiprocessor reads half as much of the level-2 cache. Where panels are odd in
-// number, the last block has one of zeros. A block's warpgroups:
+// Block b of the grid takes a contiguous run of tiles, which go along a panel of 128 rows before they go down. (Two blocks that
+// shared the stream of w in a cluster were no faster: NOTES.md.) Its warpgroups:
 //
 //   0, 1   multiply, 64 rows each. A panel of up to STEPS * 64 numbers a row is fetched once and stays, the first IN_REGISTERS
 //          steps in registers, the others in slots; w streams by. (Of longer rows x streams too, STEPS steps at a time.)
@@ -15,7 +13,7 @@
 //   3      fetches, by one thread
 //
 // w, and x on its way to registers, come through one ring of slots: `full` when a box has landed, `empty` when the eight
-// multiplying warps of each block are done with it; so with the slots where x stays, `there` and `left`, of this block alone.
+// multiplying warps are done with it; so with the slots where x stays, `there` and `left`.
 // Hands, two a multiplying warpgroup: `held` when its four warps have written, `taken` when the four that receive have read.
 //
 // Why x is in registers: as an operand in shared memory it costs 32 of its 128 bytes a cycle, of which w, written once and read
@@ -46,21 +44,18 @@ constexpr int SHARED_BYTES = sizeof(Slots) + 1024 - 16;
 
 struct Tile { int number, panel, column; };
 
-// What a block has to do: tiles `first` to `end`, `across` of them in a panel, `steps` of k each. All `blocks` of a cluster have the
-// same numbers to do, each in panels of its own. Only start() divides.
+// What a block has to do: tiles `first` to `end`, `across` of them in a panel, `steps` of k each. Only start() divides.
 struct Run {
-    int first, end, across, steps, blocks, rank;
-    __device__ __forceinline__ Run(int rows, int across, int depth, int blocks)
-        : across(across), steps(ceil_div(depth, DEPTH)), blocks(blocks), rank(blocks > 1 ? cluster_rank() : 0) {
-        const long long tiles = static_cast<long long>(ceil_div(rows, ROWS * blocks)) * across;
-        const int walker = blockIdx.x / blocks, walkers = gridDim.x / blocks;
-        first = static_cast<int>(tiles * walker / walkers);
-        end = static_cast<int>(tiles * (walker + 1) / walkers);
+    int first, end, across, steps;
+    __device__ __forceinline__ Run(int rows, int across, int depth) : across(across), steps(ceil_div(depth, DEPTH)) {
+        const long long tiles = static_cast<long long>(ceil_div(rows, ROWS)) * across;
+        first = static_cast<int>(tiles * blockIdx.x / gridDim.x);
+        end = static_cast<int>(tiles * (blockIdx.x + 1) / gridDim.x);
     }
-    __device__ __forceinline__ Tile start() const { return {first, first / across * blocks + rank, first % across}; }
+    __device__ __forceinline__ Tile start() const { return {first, first / across, first % across}; }
     __device__ __forceinline__ void next(Tile& tile) const {
         tile.number++;
-        if (++tile.column == across) tile.column = 0, tile.panel += blocks;
+        if (++tile.column == across) tile.column = 0, tile.panel++;
     }
     // Whether x must be fetched for a tile, and whether it is used no more after it.
     __device__ __forceinline__ bool begins(const Tile& tile) const {
@@ -71,32 +66,24 @@ struct Run {
     }
 };
 
-template <int BLOCKS> __device__ __forceinline__ Slots& open_slots() {
+__device__ __forceinline__ Slots& open_slots() {
     Slots& slots = place_slots<Slots>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAYS; i++) mbarrier_init(&slots.there[i], 1), mbarrier_init(&slots.left[i], MULTIPLIERS / 32);
-        for (int i = 0; i < RING_MOST; i++)
-            mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], BLOCKS * MULTIPLIERS / 32);
+        for (int i = 0; i < RING_MOST; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], MULTIPLIERS / 32);
         for (int i = 0; i < HANDS; i++) mbarrier_init(&slots.held[i], 4), mbarrier_init(&slots.taken[i], RECEIVERS / 32);
         mbarrier_init_done();
     }
-    if (BLOCKS > 1) cluster_barrier();
-    else __syncthreads();
+    __syncthreads();
     return slots;
-}
-
-// The last act: slots are given back to a block, and filled in it, until the other is done too.
-template <int BLOCKS> __device__ __forceinline__ void close_slots() {
-    if (BLOCKS > 1) cluster_barrier();
 }
 
 // Where chunk c of row r lies in a box of 64 rows or more and 64 columns of bf16; a slot of sums is two boxes, the first 64
 // columns before the others.
 __device__ __forceinline__ int swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
 
-// One thread. A slot of w is two boxes; `box(k, column, half)` is the first element of one. What comes to a block is SLOT bytes,
-// whoever fetches it.
-template <int RING, int BLOCKS, class Box>
+// One thread. A slot of w is two boxes; `box(k, column, half)` is the first element of one.
+template <int RING, class Box>
 __device__ __forceinline__ void fetch(Slots& slots, const Run& run, const TensorMap* x, const TensorMap* w, Box box) {
     Turn<RING> ring;
     uint32_t stays = 0;   // a bit a slot: the phase of its barriers
@@ -122,9 +109,6 @@ __device__ __forceinline__ void fetch(Slots& slots, const Run& run, const Tensor
                 unsigned char* const slot = slots.ring[ring.slot];
                 if (i < 0) {
                     tma_load(slot, x, k + before * DEPTH, row, full);
-                } else if (BLOCKS > 1) {
-                    const int2 at = box(k, tile.column, run.rank);
-                    tma_load(slot + run.rank * (SLOT / 2), w, at.x, at.y, full, (1 << BLOCKS) - 1);
                 } else {
                     for (int half = 0; half < 2; half++) {
                         const int2 at = box(k, tile.column, half);
@@ -137,7 +121,7 @@ __device__ __forceinline__ void fetch(Slots& slots, const Run& run, const Tensor
 
 // A multiplying warpgroup. W_TRANSPOSED: a slot of w is 64 rows of k, the first 64 columns before the others; else it is 128
 // rows of columns.
-template <int RING, int BLOCKS, bool W_TRANSPOSED> struct Multiplier {
+template <int RING, bool W_TRANSPOSED> struct Multiplier {
     Slots& slots;
     const Run& run;
     const int group;                 // 0 or 1: which 64 rows
@@ -153,7 +137,7 @@ template <int RING, int BLOCKS, bool W_TRANSPOSED> struct Multiplier {
             mbarrier_wait(&slots.full[ring.slot], ring.phase);
 #pragma unroll
             for (int k = 0; k < DEPTH / 16; k++) ldmatrix_x4(x[i][k], slots.ring[ring.slot] + swizzled(row, 2 * k + lane() / 16));
-            arrive_as_warp_at_all<BLOCKS>(&slots.empty[ring.slot]);
+            arrive_as_warp(&slots.empty[ring.slot]);
             ring.next();
         }
     }
@@ -171,7 +155,7 @@ template <int RING, int BLOCKS, bool W_TRANSPOSED> struct Multiplier {
         wgmma_commit();
         if (used >= 0) {
             wgmma_wait<1>();
-            arrive_as_warp_at_all<BLOCKS>(&slots.empty[used]);
+            arrive_as_warp(&slots.empty[used]);
         }
         used = ring.slot;
         ring.next();
@@ -213,7 +197,7 @@ template <int RING, int BLOCKS, bool W_TRANSPOSED> struct Multiplier {
                     step(sums, [=](int k) { return wgmma_matrix(rows + 32 * k, 1024); }, true, used);
                 }
                 wgmma_wait<0>(sums);
-                arrive_as_warp_at_all<BLOCKS>(&slots.empty[used]);
+                arrive_as_warp(&slots.empty[used]);
                 for (int s = 0; ends && s < steps - IN_REGISTERS; s++) arrive_as_warp(&slots.left[s]);
             }
             hand_over(sums);

@@ -31,7 +31,6 @@ __device__ __forceinline__ void arrive_as_warp(uint64_t* b) {
 
 // The same at the barriers of each of a cluster's BLOCKS.
 template <int BLOCKS> __device__ __forceinline__ void arrive_as_warp_at_all(uint64_t* b) {
-    if (BLOCKS == 1) return arrive_as_warp(b);
     __syncwarp();
     if (lane() < BLOCKS) mbarrier_arrive_at(b, lane());
 }

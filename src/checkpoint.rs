@@ -56,20 +56,22 @@ pub struct Trained {
     pub params: Params,
 }
 
-/// A run at one step.
-pub struct Checkpoint {
+/// All of a run at one step but its flat numbers.
+pub struct Frame {
     /// What it says of itself.
     pub header: Header,
     /// Gene-wise statistics of the training cells.
     pub statistics: Statistics,
     /// Mean effects, for a shifted start; empty otherwise.
     pub effects: Effects,
-    /// Weights, flat as [`Params`] has them, on the host.
-    pub weights: Tensor,
-    /// Averaged weights, alike.
-    pub average: Tensor,
-    /// AdamW's moments, alike.
-    pub moments: [Tensor; 2],
+}
+
+/// A run at one step.
+pub struct Checkpoint {
+    /// All but the flat numbers.
+    pub frame: Frame,
+    /// Weights, averaged weights, first and second moments, each flat as [`Params`] has them, on the host.
+    pub flats: [Tensor; 4],
 }
 
 /// Tensors of a file: names and shapes, sorted.
@@ -91,16 +93,34 @@ impl Checkpoint {
         VERSION
     }
 
-    /// Writes aside, then renames. `table` names the flat numbers.
-    pub fn save(&self, path: &Path, table: &[Entry]) -> Result<()> {
+    /// Reads a whole run, to go on with it.
+    pub fn load(path: &Path) -> Result<Checkpoint> {
+        let map = map(path)?;
+        let read = Read::of(path, &map)?;
+        let [weights, average, m, v] = FLATS.map(|prefix| read.flat(prefix));
+        Ok(Checkpoint { flats: [weights?, average?, m?, v?], frame: read.frame })
+    }
+
+    /// Reads only what the file says of itself, and its tensors' names and shapes.
+    pub fn describe(path: &Path) -> Result<(Header, Shapes)> {
+        let map = map(path)?;
+        let header = read_header(path, &map)?;
+        let file = tensors(path, &map)?;
+        let mut tensors: Vec<_> =
+            file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+        tensors.sort();
+        Ok((header, tensors))
+    }
+}
+
+impl Frame {
+    /// Writes a checkpoint aside, then renames. `table` names the numbers of each of `flats`: weights, averaged weights, first and
+    /// second moments.
+    pub fn save(&self, path: &Path, table: &[Entry], flats: [&[f32]; 4]) -> Result<()> {
         let mut views: Vec<(String, TensorView)> = Vec::new();
-        let flats = [&self.weights, &self.average, &self.moments[0], &self.moments[1]];
         for (prefix, flat) in FLATS.iter().zip(flats) {
             for entry in table {
-                views.push((
-                    format!("{prefix}{}", entry.name),
-                    view(&entry.shape, &flat.data()[entry.range()]),
-                ));
+                views.push((format!("{prefix}{}", entry.name), view(&entry.shape, &flat[entry.range()])));
             }
         }
         let genes = self.statistics.mean.len();
@@ -120,32 +140,6 @@ impl Checkpoint {
             std::fs::set_permissions(aside, open_to).at(aside)
         })
     }
-
-    /// Reads a whole run, to go on with it.
-    pub fn load(path: &Path) -> Result<Checkpoint> {
-        let map = map(path)?;
-        let read = Read::of(path, &map)?;
-        let [weights, average, m, v] = FLATS.map(|prefix| read.flat(prefix));
-        Ok(Checkpoint {
-            weights: weights?,
-            average: average?,
-            moments: [m?, v?],
-            header: read.header,
-            statistics: read.statistics,
-            effects: read.effects,
-        })
-    }
-
-    /// Reads only what the file says of itself, and its tensors' names and shapes.
-    pub fn describe(path: &Path) -> Result<(Header, Shapes)> {
-        let map = map(path)?;
-        let header = read_header(path, &map)?;
-        let file = tensors(path, &map)?;
-        let mut tensors: Vec<_> =
-            file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
-        tensors.sort();
-        Ok((header, tensors))
-    }
 }
 
 impl Trained {
@@ -154,7 +148,7 @@ impl Trained {
         let map = map(path)?;
         let read = Read::of(path, &map)?;
         let average = read.flat(AVERAGE)?;
-        let Read { header, effects, model, mut params, .. } = read;
+        let Read { frame: Frame { header, effects, .. }, model, mut params, .. } = read;
         params.set_weights(average);
         Ok(Trained { header, effects, model, params })
     }
@@ -164,9 +158,7 @@ impl Trained {
 struct Read<'a> {
     path: &'a Path,
     file: SafeTensors<'a>,
-    header: Header,
-    statistics: Statistics,
-    effects: Effects,
+    frame: Frame,
     model: Model,
     /// A table without numbers.
     params: Params,
@@ -190,7 +182,7 @@ impl<'a> Read<'a> {
         let mut params = Params::counting();
         let vocabulary = vocabulary(&header.data);
         let model = Model::new(&header.config, &vocabulary, statistics.clone(), &mut params, Rng::new(0));
-        Ok(Read { path, file, header, statistics, effects, model, params })
+        Ok(Read { path, file, frame: Frame { header, statistics, effects }, model, params })
     }
 
     /// One number for each of the table's.

@@ -20,7 +20,7 @@ pub use feed::check as feed;
 pub use gather::check as gather;
 pub use nccl::check as nccl;
 pub use table::table;
-pub use walk::{Size, checks as model};
+pub use walk::{Size, beside_cpu as model, in_pieces as graph};
 
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]

@@ -26,6 +26,7 @@ mod line;
 mod metrics;
 mod part_norms;
 mod run;
+mod sent;
 mod start;
 mod tensorboard;
 mod validate;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use scale_engine::gpu::{self, Gpu, Real};
-use scale_engine::selftest::{self, Size, model, table};
+use scale_engine::selftest::{self, Size, graph, model, table};
 
 use super::emulate;
 
@@ -83,7 +83,12 @@ fn the_whole_model_on_the_emulator_is_the_cpus() {
     for real in [Real::F32, Real::Bf16] {
         let gpu = Gpu::emulated(folder, real, 1);
         let second = Gpu::emulated(folder, real, 2);
-        let checks = gpu::guard(|| model(&gpu, &second, Size::Small, 4)).expect("a device that answers");
+        let checks = gpu::guard(|| {
+            let mut checks = model(&gpu, Size::Small, 4)?;
+            checks.push(graph(&gpu, &second, Size::Small, 4)?);
+            Ok(checks)
+        })
+        .expect("a device that answers");
         let missed: Vec<_> = checks.iter().filter(|check| !check.holds()).collect();
         assert!(missed.is_empty(), "{missed:#?}");
         assert_eq!((gpu.overrun(), second.overrun()), (None, None));

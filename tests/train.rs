@@ -243,7 +243,7 @@ fn a_finished_run_is_not_sent_back_to_fewer_steps() {
 #[test]
 fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let small = small();
-    let hash = Checkpoint::load(&last(&small.run)).expect("a checkpoint").header.split;
+    let hash = Checkpoint::load(&last(&small.run)).expect("a checkpoint").frame.header.split;
     assert_eq!(bytes(&small.run.join("split.toml")), bytes(&small.split));
     let told = Command::new(env!("CARGO_BIN_EXE_scale-engine")).arg("inspect").arg(&small.run).output();
     let told = String::from_utf8(told.expect("the program starts").stdout).expect("text");

@@ -92,7 +92,7 @@ for sets in 32 4; do
 done
 if command -v ncu >/dev/null; then
     # The clocks are left as they are; the second launch of each kernel that the whole step spends most in.
-    for kernel in matmul_swiglu_forward matmul_swiglu_forward_paired matmul_swiglu_backward matmul_swiglu_backward_paired attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow; do
+    for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow; do
         case=${kernel%_forward*} case=${case%_backward*} case=${case/attention_hopper/attention_set} case=${case/mmd_hopper*/mmd}
         run ncu-$kernel ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section WarpStateStats \
             -k "$kernel" -s 1 -c 1 "$PROGRAM" bench ops --case "$case" --turns 1 --device cuda

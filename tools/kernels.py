@@ -26,7 +26,6 @@ DYNAMIC = {
     "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,
     "attention_cell_backward_64x64": 69 << 10, "attention_cell_backward_128x16": 82432,
     "matmul_swiglu_forward": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
-    "matmul_swiglu_forward_paired": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward_paired": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
     "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10,
     "mmd_hopper_pairs": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "mmd_hopper_backward": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "gather_rows": 8 * 2008 * 2,
 }

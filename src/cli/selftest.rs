@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::device::Device;
+use super::device::{Device, Precision};
 use crate::error::{Error, Result, unknown};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
-use crate::selftest::{Case, Check, Size, feed, gather, model, nccl, ops, table};
+use crate::selftest::{Case, Check, Size, feed, gather, graph, model, nccl, ops, table};
 
 const EXAMPLE: &str = "\
 Example:
@@ -27,9 +27,12 @@ pub struct Args {
     /// Small shapes and few steps: for tools that slow kernels down a hundredfold
     #[arg(long)]
     small: bool,
-    /// This op only, `feed`, `nccl` or `model`
+    /// This op only, `feed`, `nccl`, `model` or `graph`
     #[arg(long)]
     case: Option<String>,
+    /// This storage only
+    #[arg(long)]
+    precision: Option<Precision>,
     /// Print what --case knows
     #[arg(long)]
     list: bool,
@@ -60,9 +63,11 @@ pub fn run(args: Args) -> Result<()> {
     };
     let began = Instant::now();
     let mut checks = Vec::new();
-    for real in [Real::F32, Real::Bf16] {
+    let asked = args.precision.map(Real::from);
+    let reals = [Real::F32, Real::Bf16].into_iter().filter(|&real| asked.is_none_or(|asked| asked == real));
+    for (i, real) in reals.enumerate() {
         let gpu = Gpu::guarded(index, real)?;
-        if !args.json && real == Real::F32 {
+        if !args.json && i == 0 {
             println!("{}", gpu.name());
         }
         let second = Gpu::open(index, real)?;
@@ -83,7 +88,7 @@ pub fn run(args: Args) -> Result<()> {
 /// Ops, and what is no row of the table.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = table().iter().map(|row| row.op().to_string()).collect();
-    names.extend(["gather", "feed", "nccl", "model"].map(String::from));
+    names.extend(["gather", "feed", "nccl", "model", "graph"].map(String::from));
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
@@ -110,7 +115,10 @@ fn run_on(gpu: &Gpu, second: &Gpu, args: &Args) -> Result<Vec<Check>> {
         checks.extend(nccl(second)?);
     }
     if asked("model") {
-        checks.extend(model(gpu, second, size, steps)?);
+        checks.extend(model(gpu, size, steps)?);
+    }
+    if asked("graph") {
+        checks.push(graph(gpu, second, size, steps)?);
     }
     Ok(checks)
 }

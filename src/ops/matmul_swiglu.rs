@@ -9,8 +9,8 @@
 //!   bound by   compute: 6 M E F forward, 12 M E F backward
 //!
 //! Between forward and backward a device keeps [a | u] alone; y is made again. On Hopper one kernel makes y with its first product,
-//! another [da | du] with the product that makes dy (matmul_swiglu.cu), by blocks alone or in pairs, as is quicker; elsewhere, and
-//! where that is quicker, the library's products and swiglu.cu do it in two steps.
+//! another [da | du] with the product that makes dy (matmul_swiglu.cu); elsewhere, and where that is
+//! quicker, the library's products and swiglu.cu do it in two steps.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -81,21 +81,20 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
     };
     let y = make("matmul_swiglu y", width);
     let gate_up = keep.then(|| make("matmul_swiglu gate_up", 2 * width));
-    let fused = |blocks, together| {
+    let fused = |blocks| {
         let maps = [Map::new(x.operand(), [m, e], 128), Map::new(w.operand(), [2 * width, e], 64)];
         let kept = gate_up.as_ref().map_or(Arg::Pointer(0), Into::into);
         let [xs, ws] = maps.map(Into::into);
         let args = [(&y).into(), kept, xs, ws, m.into(), e.into(), width.into()];
-        let kernel = ["matmul_swiglu_forward", "matmul_swiglu_forward_paired"][together - 1];
         // SAFETY: y and gate_up were made for m rows; the maps end where x and w do.
-        unsafe { gpu.launch("matmul_swiglu", kernel, grid(blocks, together, size, 64), &args) };
+        unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_forward", grid(blocks, size, 64), &args) };
     };
     let plain = || {
         let x_w = gate_up.clone().unwrap_or_else(|| make("matmul_swiglu gate_up", 2 * width));
         multiply(gpu, Product::new(x_w.operand(), x.operand(), w.operand().t(), [m, 2 * width, e]));
         gate::forward_into(&y, None, &x_w, 0);
     };
-    let what = if keep { ["gate, kept", "gate, kept: in pairs"] } else { ["gate", "gate: in pairs"] };
+    let what = if keep { "gate, kept" } else { "gate" };
     either(gpu, what, size, &[x.operand(), w.operand()], fused, plain);
     (y, gate_up)
 }
@@ -106,51 +105,47 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
     let make = |what| Tensor::on(gpu, what, &[m, width], dz.real());
     let d_gate_up = Tensor::on(gpu, "matmul_swiglu d_gate_up", &[m, 2 * width], dz.real());
     let y = make("matmul_swiglu y");
-    let fused = |blocks, together| {
+    let fused = |blocks| {
         let [dzs, vs] =
             [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)].map(Into::into);
         let args =
             [(&d_gate_up).into(), (&y).into(), gate_up.into(), dzs, vs, m.into(), e.into(), width.into()];
-        let kernel = ["matmul_swiglu_backward", "matmul_swiglu_backward_paired"][together - 1];
         // SAFETY: y and d_gate_up were made for m rows, as gate_up; the maps end where dz and v do.
-        unsafe { gpu.launch("matmul_swiglu", kernel, grid(blocks, together, size, 128), &args) };
+        unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_backward", grid(blocks, size, 128), &args) };
     };
     let plain = || {
         let dy = make("matmul_swiglu dy");
         multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), [m, width, e]));
         gate::backward_into(&d_gate_up, Some(&y), &dy, None, gate_up, 0);
     };
-    let what = ["gate backward", "gate backward: in pairs"];
-    either(gpu, what, size, &[dz.operand(), v.operand()], fused, plain);
+    either(gpu, "gate backward", size, &[dz.operand(), v.operand()], fused, plain);
     (d_gate_up, y)
 }
 
-/// The fused kernel, given how many blocks run at once and how many of them share what they fetch, or the two steps. The first wants
-/// Hopper, and matrices that its copy engine can read; then the quickest is taken. `what` names both choices: fused or not, in pairs
-/// or not.
+/// The fused kernel, given how many blocks run at once, or the two steps. The first wants Hopper, and matrices that its copy engine
+/// can read; then the quicker is taken. `what` names the choice.
 fn either(
     gpu: &Gpu,
-    what: [&'static str; 2],
+    what: &'static str,
     size: [usize; 3],
     read: &[Operand],
-    fused: impl Fn(usize, usize),
+    fused: impl Fn(usize),
     plain: impl Fn(),
 ) {
     let fits = size[2].is_multiple_of(8) && read.iter().all(Map::can);
     let Some(blocks) = gpu.hopper().filter(|_| fits) else { return plain() };
-    let pairs = gpu.quicker(what[1], size, [&|| fused(blocks, 2), &|| fused(blocks, 1)]) == 0;
-    let ours = || fused(blocks, 1 + usize::from(pairs));
-    match gpu.quicker(what[0], size, [&ours, &plain]) {
+    let ours = || fused(blocks);
+    match gpu.quicker(what, size, [&ours, &plain]) {
         0 => ours(),
         _ => plain(),
     }
 }
 
-/// A block a multiprocessor, no more than there are tiles of 128 rows (a pair's have 256) and some columns. As `SHARED_BYTES` of
+/// A block a multiprocessor, no more than there are tiles of 128 rows and some columns. As `SHARED_BYTES` of
 /// panels.cuh has it: 14 slots of 16 KiB, two barriers each, and what rounds it up to multiples of 1024.
-fn grid(blocks: usize, together: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
-    let tiles = m.div_ceil(128 * together) * width.div_ceil(columns);
-    Grid::new(together * tiles.min(blocks / together), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
+fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
+    let tiles = m.div_ceil(128) * width.div_ceil(columns);
+    Grid::new(tiles.min(blocks), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
 }
 
 fn multiply(gpu: &Gpu, product: Product) {

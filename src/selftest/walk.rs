@@ -1,5 +1,5 @@
-//! The whole model on a device beside the CPU: the loss, every gradient, some steps of training; and the same bits twice, the second
-//! time with each step as one piece of the device's work.
+//! The whole model on a device beside the CPU: the loss, every gradient, some steps of training; and steps of training twice, the
+//! second time each as one piece of the device's work.
 
 use crate::collective::Ranks;
 use crate::config::Config;
@@ -137,8 +137,8 @@ fn relative(found: f32, truth: f32) -> f64 {
     (f64::from(found) - f64::from(truth)).abs() / f64::from(truth).abs()
 }
 
-/// The checks, each with its worst error. `second`: the same device again, opened for work as in training.
-pub fn checks(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
+/// The device beside the CPU: checks, each with its worst error.
+pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     let bounds = Bounds::of(gpu.real());
     let (mut host, mut device) = (Walk::new(size, steps, None)?, Walk::new(size, steps, Some(gpu))?);
     let check = |name: &str, output: String, error: f64, allowed: f64, rows: usize| Check {
@@ -164,20 +164,26 @@ pub fn checks(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Vec<Che
         off.fold((0, 0.0f64), |worst, (i, e)| if e.is_nan() || e > worst.1 { (i, e) } else { worst });
     let what = format!("step {at}: {:.4} and {:.4}", found[at], truth[at]);
     made.push(check("model training", what, off, bounds.after_steps, steps as usize));
+    Ok(made)
+}
 
+/// Training op by op and in pieces gives the same bits. `second`: the same device again, opened for work as in training.
+pub fn in_pieces(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Check> {
+    let mut once = Walk::new(size, steps, Some(gpu))?;
+    let losses = once.train(steps);
     // Another algorithm would round otherwise.
     second.adopt(&gpu.choices());
     let mut again = Walk::new(size, steps, Some(second))?;
     let pieces = again.train_in_pieces(steps)?;
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
-    let same = bits(&found) == bits(&pieces) && bits(again.weights().data()) == bits(device.weights().data());
-    let what = match second.block() {
+    let same = bits(&losses) == bits(&pieces) && bits(again.weights().data()) == bits(once.weights().data());
+    let output = match second.block() {
         Some(bytes) => format!("a step's buffers in {:.1} MiB", bytes as f64 / (1 << 20) as f64),
         None => "no step was laid out".into(),
     };
-    let off = if same && second.block().is_some() { 0.0 } else { 1.0 };
-    made.push(check("model, the same bits", what, off, 0.0, steps as usize));
-    Ok(made)
+    let error = if same && second.block().is_some() { 0.0 } else { 1.0 };
+    let (name, rows) = ("graph, the same bits".into(), steps as usize);
+    Ok(Check { name, real: gpu.real(), rows, output, error, allowed: 0.0 })
 }
 
 /// The parameter whose gradient on the device is farthest from the host's, and how far.

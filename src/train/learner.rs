@@ -45,7 +45,7 @@ impl Learner {
     }
 
     /// The same for one of several ranks, which share the optimizer where the config says so; or as a checkpoint left it: weights,
-    /// both moments and averaged weights, flat on the host.
+    /// averaged weights and both moments, flat on the host.
     pub fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
@@ -74,7 +74,7 @@ impl Learner {
             params = params.to_gpu(gpu);
         }
         let optimizer = match flats.map(|flats| flats.map(|flat| own(flat, params.len()))) {
-            Some([m, v, average]) => Optimizer::resume(&mut params, share, [&m, &v, &average]),
+            Some([average, m, v]) => Optimizer::resume(&mut params, share, [&m, &v, &average]),
             None => Optimizer::new(&mut params, share),
         };
         Learner { model, params, optimizer, laps: None }

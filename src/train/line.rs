@@ -4,9 +4,9 @@
 //! write and prepare would idle for longer than a small step takes.
 
 use super::learner::Found;
+use super::sent::Sent;
 use crate::collective::Ranks;
 use crate::error::Result;
-use crate::gpu::Pinned;
 use crate::model::losses::{latent_sums, variance_between_cells};
 use crate::tensor::Tensor;
 
@@ -53,16 +53,8 @@ pub struct Lines {
     line: Option<Line>,
     /// Over how many the sums of its latents go.
     cells: usize,
-    numbers: Numbers,
-}
-
-/// Loss, norm, parts, sums of latents and of their squares.
-#[derive(Default)]
-enum Numbers {
-    #[default]
-    None,
-    Here(Vec<f32>),
-    Sent(Pinned),
+    /// Loss, norm, parts, sums of latents and of their squares.
+    numbers: Sent,
 }
 
 impl Lines {
@@ -74,20 +66,11 @@ impl Lines {
         let scalars = [&found.loss, norm].into_iter().chain(found.parts.iter().map(|(_, part)| part));
         let all: Vec<&Tensor> = scalars.chain(&sums).collect();
         let len: usize = all.iter().map(|x| x.len()).sum();
-        self.numbers = match (norm.gpu(), std::mem::take(&mut self.numbers)) {
-            (None, _) => Numbers::Here(all.iter().flat_map(|x| x.data()).copied().collect()),
-            (Some(gpu), before) => {
-                let mut to = match before {
-                    Numbers::Sent(pinned) if pinned.bytes() == 4 * len => pinned,
-                    _ => gpu.pinned("the numbers of a step", 4 * len),
-                };
-                all.iter().fold(0, |at, x| {
-                    x.send_to(&mut to, at);
-                    at + x.len()
-                });
-                Numbers::Sent(to)
-            }
-        };
+        self.numbers = std::mem::take(&mut self.numbers).room("the numbers of a step", len, norm.gpu());
+        all.iter().fold(0, |at, x| {
+            self.numbers.put(at, x);
+            at + x.len()
+        });
         self.cells = found.latents.rows();
         let (loss, norm, moments) = (0.0, 0.0, Vec::new());
         self.line = Some(Line { step, loss, parts, norm, conditions: conditions.to_vec(), logs, moments });
@@ -96,12 +79,7 @@ impl Lines {
     /// The line that was sent, if there is one; waits until it has come.
     pub fn take(&mut self) -> Option<Line> {
         let mut line = self.line.take()?;
-        let numbers = match &mut self.numbers {
-            Numbers::None => unreachable!("a line was sent"),
-            Numbers::Here(numbers) => numbers.as_slice(),
-            Numbers::Sent(pinned) => pinned.numbers::<f32>(),
-        };
-        let (scalars, sums) = numbers.split_at(2 + line.parts.len());
+        let (scalars, sums) = self.numbers.numbers().split_at(2 + line.parts.len());
         (line.loss, line.norm) = (scalars[0], scalars[1]);
         line.parts.iter_mut().zip(&scalars[2..]).for_each(|((_, part), x)| *part = *x);
         line.moments = sums.iter().map(|sum| sum / self.cells as f32).collect();

@@ -11,7 +11,7 @@ use super::start::Start;
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{Checkpoint, Header, vocabulary};
+use crate::checkpoint::{Checkpoint, Frame, Header, vocabulary};
 use crate::collective::Ranks;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
@@ -128,22 +128,24 @@ impl Run {
     pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
         self.saved = self.saved.max(last.then_some(self.step));
         self.writer.finish()?;
-        // One after the other: gathered on a device each is as large as all weights. A copy of each: steps go on meanwhile.
-        let flat = |of: fn(&Optimizer, &Params) -> Tensor| {
-            self.gathered(of, ranks)
-                .map(|found| found.map(|flat| Tensor::new(&[flat.len()], flat.into_vec())))
-        };
-        let weights = flat(Optimizer::weights)?;
-        let [average, m, v] = [
-            flat(|optimizer, _| optimizer.average())?,
-            flat(|optimizer, _| optimizer.m())?,
-            flat(|optimizer, _| optimizer.v())?,
+        let flats: [fn(&Optimizer, &Params) -> Tensor; 4] = [
+            |optimizer, params| optimizer.weights(params),
+            |optimizer, _| optimizer.average(),
+            |optimizer, _| optimizer.m(),
+            |optimizer, _| optimizer.v(),
         ];
+        let (len, gpu) = (self.learner.params.len(), self.learner.params.gpu().cloned());
+        // One after the other: gathered on a device each is as large as all weights. A copy of each: steps go on meanwhile.
+        for (i, of) in flats.into_iter().enumerate() {
+            if let Some(flat) = self.gathered(of, ranks)? {
+                self.writer.room(len, gpu.as_ref()).put(i * len, &flat);
+            }
+        }
         // A sum that was ended because a rank is gone has left numbers that are nobody's.
         ranks.whole()?;
-        let (Some(weights), Some(average), Some(m), Some(v)) = (weights, average, m, v) else {
+        if !self.writes {
             return Ok(());
-        };
+        }
         let header = Header {
             version: Checkpoint::version(),
             program: Checkpoint::program(),
@@ -154,20 +156,14 @@ impl Run {
             effects: self.effects.pairs().to_vec(),
             best: self.best,
         };
-        let checkpoint = Checkpoint {
-            header,
-            statistics: self.learner.model.statistics().clone(),
-            effects: self.effects.as_ref().clone(),
-            weights,
-            average,
-            moments: [m, v],
-        };
+        let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());
+        let frame = Frame { header, statistics, effects };
         self.keep_choices()?;
         let all = last && self.learner.model.config().train.keep_all;
         let step = format!("step-{}", self.step);
         let names = [(all, step.as_str()), (best, "best"), (last, "last")];
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
-        self.writer.begin(checkpoint, self.learner.params.entries().to_vec(), names);
+        self.writer.begin(frame, self.learner.params.entries().to_vec(), names);
         Ok(())
     }
 

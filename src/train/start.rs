@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::writer::claim;
-use crate::checkpoint::{Checkpoint, vocabulary};
+use crate::checkpoint::{Checkpoint, Frame, vocabulary};
 use crate::config::Config;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
@@ -23,7 +23,7 @@ pub struct Start {
     pub split: Arc<Split>,
     pub effects: Arc<Effects>,
     pub statistics: Statistics,
-    /// Weights, both moments and averaged weights of a run that goes on.
+    /// Weights, averaged weights and both moments of a run that goes on.
     pub numbers: Option<[Tensor; 4]>,
     pub step: u64,
     pub best: Option<(f64, u64)>,
@@ -100,8 +100,7 @@ impl Start {
             true => Some(Arc::new(claim(&settings.out.join("checkpoints"))?)),
             false => None,
         };
-        let checkpoint = Checkpoint::load(&path)?;
-        let mut header = checkpoint.header;
+        let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;
         if header.data.genes != data.manifest().genes
             || vocabulary(&header.data) != vocabulary(data.manifest())
         {
@@ -131,14 +130,13 @@ impl Start {
         if let Some(shard) = settings.shard {
             header.config.optim.shard = shard;
         }
-        let [m, v] = checkpoint.moments;
         Ok(Start {
             config: header.config,
             data,
             split,
-            effects: Arc::new(checkpoint.effects),
-            statistics: checkpoint.statistics,
-            numbers: Some([checkpoint.weights, m, v, checkpoint.average]),
+            effects: Arc::new(effects),
+            statistics,
+            numbers: Some(flats),
             step: header.step,
             best: header.best,
             out: settings.out.clone(),

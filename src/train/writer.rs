@@ -1,34 +1,48 @@
 //! Checkpoints are written while training goes on: a file of all weights and moments takes longer to reach a disk than many steps.
 
 use std::fs::{self, File, TryLockError};
+use std::mem;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::sent::Sent;
 use crate::aside;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::Frame;
 use crate::error::{At, Error, Result};
+use crate::gpu::Gpu;
 use crate::params::Entry;
 
 /// Writes one checkpoint at a time.
 pub struct Writer {
     folder: PathBuf,
-    writing: Option<JoinHandle<Result<()>>>,
+    writing: Option<JoinHandle<(Sent, Result<()>)>>,
+    /// Weights, averaged weights and both moments, one behind the other, while they are not being written. As large as the file, and
+    /// kept: on a device it is page-locked, so that it goes on while they come.
+    numbers: Sent,
 }
 
 impl Writer {
     /// Nothing is written yet to `folder`.
     pub fn new(folder: PathBuf) -> Writer {
-        Writer { folder, writing: None }
+        Writer { folder, writing: None, numbers: Sent::None }
     }
 
-    /// Begins to write FOLDER/NAME.safetensors, for each name the same file; the checkpoint before is finished. `table` names the
-    /// flat numbers.
-    pub fn begin(&mut self, checkpoint: Checkpoint, table: Vec<Entry>, names: Vec<String>) {
+    /// Where four times `len` numbers go that lie on `gpu`, or on the host; the checkpoint before is finished.
+    pub fn room(&mut self, len: usize, gpu: Option<&Gpu>) -> &mut Sent {
         assert!(self.writing.is_none(), "writer: begun before the last one was finished");
-        let folder = self.folder.clone();
-        self.writing = Some(std::thread::spawn(move || write(&folder, &checkpoint, &table, &names)));
+        self.numbers = mem::take(&mut self.numbers).room("a checkpoint", 4 * len, gpu);
+        &mut self.numbers
+    }
+
+    /// Begins to write FOLDER/NAME.safetensors, for each name the same file: what was sent to `room`. `table` names the numbers.
+    pub fn begin(&mut self, frame: Frame, table: Vec<Entry>, names: Vec<String>) {
+        let (folder, mut numbers) = (self.folder.clone(), mem::take(&mut self.numbers));
+        self.writing = Some(std::thread::spawn(move || {
+            let written = write(&folder, &frame, &table, numbers.numbers(), &names);
+            (numbers, written)
+        }));
     }
 
     /// Waits until what was begun is written.
@@ -37,7 +51,9 @@ impl Writer {
     /// It could not be.
     pub fn finish(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
-        writing.join().unwrap_or_else(|panic| resume_unwind(panic))
+        let (numbers, written) = writing.join().unwrap_or_else(|panic| resume_unwind(panic));
+        self.numbers = numbers;
+        written
     }
 }
 
@@ -48,10 +64,11 @@ impl Drop for Writer {
     }
 }
 
-fn write(folder: &Path, checkpoint: &Checkpoint, table: &[Entry], names: &[String]) -> Result<()> {
+fn write(folder: &Path, frame: &Frame, table: &[Entry], numbers: &[f32], names: &[String]) -> Result<()> {
     let mut paths = names.iter().map(|name| folder.join(format!("{name}.safetensors")));
     let Some(first) = paths.next() else { return Ok(()) };
-    checkpoint.save(&first, table)?;
+    let len = numbers.len() / 4;
+    frame.save(&first, table, std::array::from_fn(|i| &numbers[i * len..(i + 1) * len]))?;
     paths.try_for_each(|path| link(&first, &path))
 }
 

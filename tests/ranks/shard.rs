@@ -44,8 +44,7 @@ fn cpus(ranks: usize) -> Vec<Option<Gpu>> {
 /// Weights, their average and both moments of a run's last checkpoint, bit by bit.
 fn numbers(run: &Path) -> [Vec<u32>; 4] {
     let checkpoint = Checkpoint::load(&last(run)).expect("a checkpoint");
-    let Checkpoint { weights, average, moments: [m, v], .. } = checkpoint;
-    [weights, average, m, v].map(|flat| flat.data().iter().map(|x| x.to_bits()).collect())
+    checkpoint.flats.map(|flat| flat.data().iter().map(|x| x.to_bits()).collect())
 }
 
 // A share's norm is summed in another order than the whole's, but in f64 and rounded to f32 once: only a sum within 1e-15 of

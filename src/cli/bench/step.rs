@@ -6,8 +6,10 @@ use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, Stamp};
 use crate::model::losses::Examples;
+use crate::params::Params;
 use crate::profile::{MadeUp, Sizes};
 use crate::rng::Rng;
+use crate::train::Learner;
 
 const EXAMPLE: &str = "\
 Example:
@@ -75,14 +77,20 @@ pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
 
 /// The same of predictions.
 pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
-    let MadeUp { learner, examples: Examples { cells, tokens, .. } } = MadeUp::new(sizes, gpu)?;
+    // Made on the host: a device has what predicting needs, no moments, no gradients, no cells to compare with.
+    let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::new(sizes, None)?;
+    let (Examples { cells, tokens, .. }, params) = (examples, Params::like(&params));
     let controls = cells.slice(0..sizes.sets);
+    let (params, controls) = match gpu {
+        Some(gpu) => (params.to_gpu(gpu), controls.to_gpu(gpu, "cells", gpu.real())),
+        None => (params, controls),
+    };
     let starts: Vec<Rng> = (0..sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
     let took = time(turns, gpu, |_| {
-        learner.model.generate(&learner.params, &controls, None, &tokens, 1, &starts);
+        model.generate(&params, &controls, None, &tokens, 1, &starts);
         Ok(())
     })?;
-    Ok((took, learner.params.count()))
+    Ok((took, params.count()))
 }
 
 /// Seconds of each turn, sorted: on a device from its end of the turn before to its end of this one. Nobody waits in between, as
