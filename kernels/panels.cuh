@@ -14,7 +14,8 @@
 //
 // w, and x on its way to registers, come through one ring of slots: `full` when a box has landed, `empty` when the eight
 // multiplying warps are done with it; so with the slots where x stays, `there` and `left`.
-// Hands, two a multiplying warpgroup: `held` when its four warps have written, `taken` when the four that receive have read.
+// Hands, two a multiplying warpgroup: `held` when it has written, `taken` when the one that receives has read. There every lane
+// arrives: racecheck credits an arrival to its own lane alone, and it is two of some twenty a tile.
 //
 // Why x is in registers: as an operand in shared memory it costs 32 of its 128 bytes a cycle, of which w, written once and read
 // twice, wants 96; and it would take the room that lets enough of w be on its way. Two steps of eight are not: so receivers get
@@ -71,7 +72,7 @@ __device__ __forceinline__ Slots& open_slots() {
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAYS; i++) mbarrier_init(&slots.there[i], 1), mbarrier_init(&slots.left[i], MULTIPLIERS / 32);
         for (int i = 0; i < RING_MOST; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], MULTIPLIERS / 32);
-        for (int i = 0; i < HANDS; i++) mbarrier_init(&slots.held[i], 4), mbarrier_init(&slots.taken[i], RECEIVERS / 32);
+        for (int i = 0; i < HANDS; i++) mbarrier_init(&slots.held[i], 128), mbarrier_init(&slots.taken[i], RECEIVERS);
         mbarrier_init_done();
     }
     __syncthreads();
@@ -172,7 +173,7 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
             for (int half = 0; half < 2; half++)
                 *reinterpret_cast<uint32_t*>(to + j / 8 * (SLOT / 2) + half * 8 * 128 + swizzled(row, j % 8)) =
                     pack_bf16(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
-        arrive_as_warp(&slots.held[at]);
+        mbarrier_arrive(&slots.held[at]);
         hand.next();
     }
 
@@ -213,6 +214,6 @@ template <class Use> __device__ __forceinline__ void receive(Slots& slots, const
             const int at = 2 * hand.slot + group;
             mbarrier_wait(&slots.held[at], hand.phase);
             use(slots.hand[at], tile, group);
-            arrive_as_warp(&slots.taken[at]);
+            mbarrier_arrive(&slots.taken[at]);
         }
 }

@@ -1,7 +1,8 @@
 //! Outputs appear whole or not at all: written under another name beside their place, synced, then renamed.
 
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{At, Error, Result};
 
@@ -71,14 +72,37 @@ pub fn free(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A process that was killed may still be ending: the disk has what it last wrote to take.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Makes a folder this process's as long as what is returned lives; nothing where the file system knows no locks. `taken` is told
+/// where another process has it.
+pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
+    let claimed = fs::File::open(folder).at(folder)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match claimed.try_lock() {
+            Ok(()) => return Ok(Some(claimed)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                return Err(Error::format(folder, taken));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
 /// The same as [`file`] for a folder of files, which must be [`free`].
 pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     free(path)?;
     let aside = beside(path, "partial")?;
+    let taken = "another process writes into it; wait for it, or give another folder";
     if aside.exists() {
+        let _ours = claim(&aside, taken)?;
         fs::remove_dir_all(&aside).at(&aside)?;
     }
     fs::create_dir_all(&aside).at(&aside)?;
+    let _ours = claim(&aside, taken)?;
     let written = write(&aside).and_then(|value| {
         if path.exists() {
             fs::remove_dir(path).at(path)?;
@@ -127,6 +151,21 @@ mod tests {
                 file(path, |aside| fs::write(aside, "new").at(aside)).expect_err("no file").to_string();
             assert!(told.contains("no regular file"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_another_process_writes_is_left_to_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (out, half) = (dir.path().join("out"), dir.path().join(".out.partial"));
+        fs::create_dir(&half).expect("made");
+        fs::write(half.join("shard"), "its own").expect("written");
+        let theirs = fs::File::open(&half).expect("readable");
+        theirs.lock().expect("locked");
+        let told = folder(&out, |_| Ok(())).expect_err("taken").to_string();
+        assert!(told.contains("another process") && half.join("shard").exists(), "{told}");
+        drop(theirs);
+        folder(&out, |aside| fs::write(aside.join("shard"), "ours").at(aside)).expect("free");
+        assert_eq!(fs::read_to_string(out.join("shard")).expect("readable"), "ours");
     }
 
     #[test]

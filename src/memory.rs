@@ -1,8 +1,10 @@
-//! Memory that is freed and asked for again at each step.
+//! Memory: what is freed and asked for again at each step, and what there is at most.
 //!
 //! glibc gives large blocks back to the system when they are freed; their pages are faulted in and cleared anew when a block of
 //! that size is asked for a moment later. A training step frees and asks for the same few dozen blocks, a pass over row blocks for
 //! the same few, block by block.
+
+use crate::error::{Error, Result};
 
 /// Tells the C library's allocator, for the whole process, to keep what is freed. [`crate::train::train`] and `preprocess` call it; a
 /// program with a loop of its own may. Does nothing where the C library is not glibc.
@@ -24,4 +26,31 @@ pub fn share() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
+}
+
+/// Refuses what needs more memory than this machine has, by the option or field that asks for it: an allocation that fails ends a
+/// program without a word.
+pub fn fits(field: &str, what: &str, bytes: u64) -> Result<()> {
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    match installed() {
+        installed if bytes > installed => {
+            let what = format!("{what} take {:.0} GB; this machine has {:.0}", gb(bytes), gb(installed));
+            Err(Error::setting(field, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes; as many as there are numbers where nobody tells.
+fn installed() -> u64 {
+    #[cfg(unix)]
+    {
+        // SAFETY: two questions about constants of the system.
+        let [pages, bytes] =
+            unsafe { [libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)] };
+        if pages > 0 && bytes > 0 {
+            return pages as u64 * bytes as u64;
+        }
+    }
+    u64::MAX
 }

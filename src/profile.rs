@@ -13,7 +13,7 @@ mod ceilings;
 mod made_up;
 
 pub use ceilings::Ceilings;
-pub use made_up::{MadeUp, Sizes};
+pub use made_up::{MadeUp, Sizes, positive};
 
 /// What a step is made of.
 #[derive(Clone, Debug, Serialize)]

@@ -246,6 +246,17 @@ impl Tape {
         }
     }
 
+    /// A part of a forward pass of which only the answer is read afterwards: a tape that is off gives up the memory of all else.
+    pub fn part(&mut self, work: impl FnOnce(&mut Tape) -> Var) -> Var {
+        let first = self.nodes.len();
+        let answer = work(self);
+        if self.off {
+            let others = (first..).zip(&mut self.nodes[first..]).filter(|(i, _)| *i != answer.0);
+            others.for_each(|(_, node)| node.value = None);
+        }
+        answer
+    }
+
     /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
     /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
     #[track_caller]

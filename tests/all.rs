@@ -22,6 +22,7 @@ mod predict;
 mod preprocess;
 mod profile;
 mod ranks;
+mod refused;
 mod scanpy;
 mod shard_lies;
 mod shards;

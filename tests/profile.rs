@@ -1,8 +1,13 @@
 //! What a step is made of: counted right, and all of it.
 
+use scale_engine::config::Config;
 use scale_engine::gpu::{Gpu, Real};
 use scale_engine::laps::{Laps, Way};
+use scale_engine::model::condition::{Vocabulary, three};
+use scale_engine::model::{Model, Statistics};
+use scale_engine::params::Params;
 use scale_engine::profile::{Profile, Sizes, profile};
+use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
 
@@ -115,6 +120,30 @@ fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
     assert_eq!(counts(&computed), counts(&dry));
     let held = computed.memory.expect("a device");
     assert_eq!((held.between, held.kept, held.peak), (memory.between, memory.kept, memory.peak));
+}
+
+/// Bytes that a prediction of preset tiny holds at most beside weights and cells, on a device.
+fn held_to_predict(set: &[String]) -> u64 {
+    let gpu = Gpu::dry(Real::Bf16);
+    let config = Config::load(Some("tiny"), None, set).expect("settings");
+    let sizes = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
+    let statistics = Statistics { mean: vec![0.1; 500], std: vec![0.1; 500] };
+    let mut params = Params::default();
+    let model = Model::new(&config, &sizes, statistics, &mut params, Rng::new(0));
+    let params = Params::like(&params).to_gpu(&gpu);
+    let cells = Tensor::zeros(&[2, 64, 500]).to_gpu(&gpu, "cells", Real::Bf16);
+    let before = gpu.held();
+    gpu.forget_peak();
+    model.generate(&params, &cells, None, &three(&[[0, 1, 0]; 2]), 3, &[Rng::new(1); 2]);
+    gpu.peak().bytes - before
+}
+
+#[test]
+fn a_prediction_holds_the_answers_of_its_blocks_and_one_block_more() {
+    for (layers, answer) in [("encoder.layers", 2 * 64 * 16 * 64 * 2), ("flow.layers", 2 * 64 * 128 * 2)] {
+        let [few, many] = [4, 12].map(|count| held_to_predict(&[format!("{layers}={count}")]));
+        assert!(many - few <= 8 * answer, "{layers}: {few} and {many} bytes, {answer} an answer");
+    }
 }
 
 #[test]

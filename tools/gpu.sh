@@ -43,7 +43,9 @@ check() { # word that is said, op
     return $code
 }
 sanitize() { # tool, op
-    compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 5 "$PROGRAM" selftest --device cuda --small --case "$2" >"$WORK/$1-$2" 2>&1
+    # A graph's kernels are the model's, and racecheck takes minutes for each of its updates.
+    [[ $1-$2 == racecheck-graph ]] && return
+    compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 1000 "$PROGRAM" selftest --device cuda --small --case "$2" >"$WORK/$1-$2" 2>&1
     local code=$?
     echo "$2: exit code $code, $(grep SUMMARY "$WORK/$1-$2" | tail -n 1)"
     [[ $code == 0 ]] || head -n 40 "$WORK/$1-$2"

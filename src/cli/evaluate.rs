@@ -3,14 +3,16 @@
 mod beside;
 mod table;
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use crate::aside;
 use crate::config::Observe;
 use crate::data::split::Part;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result, some_of};
 use crate::evaluate::Settings;
 use crate::evaluate::board::{Board, notes, pooled, write_table};
 use crate::evaluate::files::{Files, evaluate_files, fingerprints};
@@ -78,9 +80,9 @@ pub struct Args {
     /// Part that the baselines predict
     #[arg(long, value_name = "train|val|test", default_value = "test", requires = "baselines")]
     subset: Part,
-    /// Draw counts around the baselines' means; give what the prediction was made with
-    #[arg(long, value_name = "none|poisson", default_value = "none", requires = "baselines")]
-    observe: Observe,
+    /// Draw counts around the baselines' means, or not [default: as the prediction says it was made, else none]
+    #[arg(long, value_name = "none|poisson", requires = "baselines")]
+    observe: Option<Observe>,
     /// Score one half of the measured cells against the other
     #[arg(long)]
     ceiling: bool,
@@ -103,6 +105,7 @@ pub struct Args {
 
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
+    let began = SystemTime::now();
     memory::keep(); // every block of genes and of rows asks for what the last one gave back
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
@@ -143,6 +146,11 @@ pub fn run(args: Args) -> Result<()> {
         write_table(&args.out.join("table.csv"), &pooled(&boards))?;
     }
     notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
+    let left = earlier(&args.out, began)?;
+    if !left.is_empty() {
+        let names: Vec<&str> = left.iter().map(String::as_str).collect();
+        eprintln!("note: {} holds results of an earlier run too: {}", args.out.display(), some_of(&names));
+    }
     match args.json {
         true => println!("{:#}", combined_json(&boards, sources)),
         false => table::print(&boards),
@@ -150,9 +158,30 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Results in a folder that were not written since `began`.
+fn earlier(dir: &Path, began: SystemTime) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).at(dir)? {
+        let path = entry.at(dir)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let ours =
+            ["results.csv", "agg_results.csv", "real_de.csv", "pred_de.csv", "results.json", "table.csv"];
+        let written = path.metadata().and_then(|told| told.modified()).at(&path)?;
+        // A clock of the file system may tick more coarsely than ours.
+        if ours.iter().any(|end| name.ends_with(end)) && written + Duration::from_secs(2) < began {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// More than any machine has; each costs a stack.
+const MOST_THREADS: usize = 1024;
+
 fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    if threads == Some(0) {
-        return Err(Error::setting("--threads", "must be at least 1"));
+    if threads.is_some_and(|threads| !(1..=MOST_THREADS).contains(&threads)) {
+        return Err(Error::setting("--threads", format!("from 1 to {MOST_THREADS}")));
     }
     let threads = threads.unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "S.toml")]
     split: Option<PathBuf>,
     /// Part of the split
-    #[arg(long, value_name = "train|val|test", default_value = "test")]
+    #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
     /// Also write what was measured for these groups, with their controls
     #[arg(long, value_name = "REAL.h5ad", requires = "data")]

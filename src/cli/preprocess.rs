@@ -9,6 +9,7 @@ use crate::data::preprocess::{
 };
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
+use crate::profile::positive;
 use crate::progress;
 
 const EXAMPLE: &str = "\
@@ -75,9 +76,9 @@ pub struct Args {
     /// Divide log values by ten before genes are ranked, as the paper's words have it, not after
     #[arg(long, conflicts_with = "genes")]
     rescale_before_hvg: bool,
-    /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts)
-    #[arg(long, value_name = "TOTAL", default_value = "10000", value_parser = target)]
-    target_sum: Target,
+    /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts) [default: 10000]
+    #[arg(long, value_name = "TOTAL", value_parser = target)]
+    target_sum: Option<Target>,
     /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
     #[arg(long, default_value = "auto")]
     source: String,
@@ -108,7 +109,7 @@ struct PartArgs {
     #[arg(long, value_name = "PASS/K", requires = "work", value_parser = part)]
     part: Option<(String, usize)>,
     /// Cells of a part, at most
-    #[arg(long, value_name = "N", default_value_t = Parts::default().cells)]
+    #[arg(long, value_name = "N", default_value_t = Parts::default().cells, value_parser = positive)]
     part_cells: usize,
 }
 
@@ -175,6 +176,7 @@ pub fn run(args: Args) -> Result<()> {
     let (json, dry) = (args.json, args.dry_run);
     let PartArgs { work, part, part_cells } = &args.parts;
     let parts = Parts { cells: *part_cells, work: work.clone(), only: part.clone() };
+    let total_asked = args.target_sum.is_some();
     let settings = settings(args)?;
     if dry {
         return tell(&settings, &parts, json);
@@ -183,6 +185,12 @@ pub fn run(args: Args) -> Result<()> {
     crate::memory::share();
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
+    if total_asked && summary.scale != Scale::Counts {
+        eprintln!("note: --target-sum was not used: the values are log1p of normalised counts already");
+    }
+    if summary.perturbations < 2 {
+        eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&summary).expect("a summary is plain JSON"));
     } else {
@@ -276,7 +284,7 @@ fn settings(args: Args) -> Result<Settings> {
         flavor: args.flavor,
         hvg_batch: args.hvg_batch_key,
         rescale_before_hvg: args.rescale_before_hvg,
-        target: args.target_sum,
+        target: args.target_sum.unwrap_or(Target::Sum(1e4)),
         source,
         scale: match args.scale.as_str() {
             "counts" => Some(Scale::Counts),

@@ -27,7 +27,7 @@ pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
     /// Steps that are timed
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,

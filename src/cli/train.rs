@@ -1,6 +1,6 @@
 //! `scale-engine train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +30,7 @@ Often set:
 Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which say who is who; their processes meet at MASTER_ADDR, one port above MASTER_PORT. Ranks share the data.sets sets of a step, so their number changes \
 nothing but rounding: a run may go on with another. --set optim.shard=true lets each keep its part of the optimizer alone.
 
-Ctrl-C writes a checkpoint and ends cleanly; --resume goes on to the same bits as a run that was never stopped.";
+Ctrl-C writes a checkpoint and ends with exit code 1; --resume goes on to the same bits as a run that was never stopped.";
 
 /// Train SCALE on a data directory
 #[derive(clap::Args)]
@@ -96,20 +96,26 @@ pub fn run(args: Args) -> Result<()> {
     };
     let stop = stop_on_signal()?;
     let outcome = train(&settings, &stop)?;
-    if !settings.is_first() {
-        return Ok(());
+    match (settings.is_first(), args.json) {
+        (false, _) => {}
+        (true, true) => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),
+        (true, false) => print(&args.out, &outcome),
     }
-    if args.json {
-        println!("{}", serde_json::to_string(&outcome).expect("plain numbers"));
-        return Ok(());
+    // What follows in a script would take the run for finished.
+    match outcome.finished {
+        true => Ok(()),
+        false => Err(Error::Stopped(format!("stopped after step {}; --resume goes on", outcome.step))),
     }
-    let Outcome { step, finished, best, loss, cells_per_second, parameters, unmatched } = outcome;
+}
+
+fn print(out: &Path, outcome: &Outcome) {
+    let &Outcome { step, finished, best, loss, cells_per_second, parameters, unmatched } = outcome;
     if unmatched > 0 {
         eprintln!(
             "note: {unmatched} groups were not used: their cell type has no control cells in the training part"
         );
     }
-    let state = if finished { "trained" } else { "stopped; go on with --resume" };
+    let state = if finished { "trained" } else { "not finished" };
     match loss.is_nan() {
         true => println!("{state}: {step} steps, {parameters} weights; none was logged now"),
         false => println!(
@@ -119,8 +125,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some((score, step)) = best {
         println!("best validation PDCorr {score:.4} at step {step}");
     }
-    println!("{}", args.out.display());
-    Ok(())
+    println!("{}", out.display());
 }
 
 fn config(args: &Args) -> Result<Config> {

@@ -128,17 +128,24 @@ impl Config {
 
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
     ///
-    /// `preset` is the command line's and wins over the file's. Errors name the file or field.
+    /// `preset` is the command line's, `--preset`; a file that names another is refused. Errors name the file or field.
     pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let mut over = Table::new();
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).at(path)?;
             over = text.parse().map_err(|e: toml::de::Error| Error::format(path, e.to_string()))?;
         }
+        let named = |table: &Table, key: &str| table.get(key).and_then(Value::as_str).map(str::to_string);
+        // A config that a run has written has all sizes of its preset, and would keep them under the other's name.
+        if let (Some(path), Some(asked), Some(own)) = (file, preset, named(&over, "preset"))
+            && asked != own
+        {
+            let what = format!("says preset = {own:?}, and --preset {asked}; leave one of them out");
+            return Err(Error::format(path, what));
+        }
         for item in set {
             lay(&mut over, parse_set(item)?);
         }
-        let named = |table: &Table, key: &str| table.get(key).and_then(Value::as_str).map(str::to_string);
         let preset = preset.map(str::to_string).or(named(&over, "preset")).unwrap_or("tiny".into());
         let recipe = named(&over, "recipe").unwrap_or("default".into());
         over.insert("preset".into(), Value::String(preset.clone()));

@@ -234,6 +234,12 @@ impl H5ad {
         float.or_else(|| base.read_i64().ok()?.first().map(|&base| base as f64))
     }
 
+    /// What one of our own commands wrote of the file under `uns/scale_engine`.
+    pub fn told(&self, name: &str) -> Option<String> {
+        let told = self.file.as_ref()?.dataset(&format!("uns/scale_engine/{name}")).ok()?;
+        told.read_string().ok()?.into_iter().next()
+    }
+
     /// Whether the file has a group or dataset of this name.
     fn holds(&self, name: &str) -> bool {
         self.file.as_ref().is_some_and(|file| file.group(name).is_ok() || file.dataset(name).is_ok())

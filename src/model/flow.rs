@@ -61,7 +61,7 @@ impl Flow {
         let mut h = t.add_to_set(z, input);
         for (i, block) in self.blocks.iter().enumerate() {
             let _range = trace::range(format_args!("flow.blocks.{i}"));
-            h = block.forward(t, p, h, seed, self.heads);
+            h = t.part(|t| block.forward(t, p, h, seed, self.heads));
         }
         self.head.forward(t, p, h)
     }

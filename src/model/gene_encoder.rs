@@ -93,7 +93,7 @@ impl Tokens {
         let mut h = t.patch_embed(x, p[self.patch], p[self.position]); // [M, P, E]
         for (i, block) in self.blocks.iter().enumerate() {
             let _range = trace::range(format_args!("gene_encoder.blocks.{i}"));
-            h = block.forward(t, p, h, self.heads);
+            h = t.part(|t| block.forward(t, p, h, self.heads));
         }
         let [m, tokens, e] = t.value(h).dims("gene_encoder");
         match &self.pool {

@@ -40,7 +40,7 @@ impl Model {
         let mut z = t.flow_start(from, flow.start, flow.mask, &streams);
         for k in 0..steps {
             let times = vec![k as f32 / steps as f32; b];
-            let answer = self.flow.forward(&mut t, &p, z, &times, tokens);
+            let answer = t.part(|t| self.flow.forward(t, &p, z, &times, tokens));
             // u / K, with u = (Z1^ - Z_t) / (1 - t) where the head answers Z1^: the last step ends at Z1^ itself.
             z = match flow.prediction {
                 Space::X if k + 1 == steps => answer,

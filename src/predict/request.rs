@@ -11,6 +11,7 @@ use crate::data::preprocess::normalise::{factor, log_value, total};
 use crate::data::preprocess::scale::{Found, of_file};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
+use crate::memory;
 use crate::predictor::{ControlCells, Request};
 
 /// A line of the request file.
@@ -31,6 +32,10 @@ const OTHER_TOTAL: f64 = 0.01;
 /// Reads the request and gathers the control cells it needs.
 pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
     let rows = read(manifest, request)?;
+    // Counts leave most numbers zero, and others take eight bytes.
+    let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
+    let bytes = cells.saturating_mul(manifest.genes.len() as u64);
+    memory::fits(&request.display().to_string(), "the cells it asks for", bytes)?;
     let file = H5ad::open(controls)?;
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);

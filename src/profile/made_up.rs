@@ -33,8 +33,8 @@ pub struct Sizes {
     pub genes: usize,
 }
 
-/// A count of at least one.
-fn positive(text: &str) -> std::result::Result<usize, String> {
+/// A count of at least one, as an option gives it.
+pub fn positive(text: &str) -> std::result::Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "expected a whole number".to_string())?;
     if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
 }
@@ -51,6 +51,10 @@ impl MadeUp {
     /// First weights and cells. Memory that is freed stays with the process, as in training.
     pub fn new(sizes: &Sizes, gpu: Option<&Gpu>) -> Result<MadeUp> {
         memory::keep();
+        let bytes = [2 * 4, sizes.sets, sizes.cells, sizes.genes]
+            .iter()
+            .fold(1u64, |all, &n| all.saturating_mul(n as u64));
+        memory::fits("--sets", "the cells of a step", bytes)?;
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };

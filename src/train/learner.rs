@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::laps::{Laps, Way};
+use crate::memory;
 use crate::model::condition::Vocabulary;
 use crate::model::losses::{Draws, Examples, Losses};
 use crate::model::{Model, Statistics};
@@ -36,6 +37,15 @@ pub struct Found {
     pub parts: Vec<(&'static str, Tensor)>,
     /// Latents of the batch, [2B, N, D].
     pub latents: Tensor,
+}
+
+/// Refuses a model whose weights and gradients this machine's memory does not hold.
+pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize) -> Result<()> {
+    let (mut table, zeros) = (Params::counting(), vec![0.0; genes]);
+    let statistics = Statistics { mean: zeros.clone(), std: zeros };
+    Model::new(config, sizes, statistics, &mut table, Rng::new(0));
+    let bytes = (table.len() as u64).saturating_mul(2 * 4);
+    memory::fits("encoder.width, flow.width or --preset", "the model's weights and gradients", bytes)
 }
 
 impl Learner {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Settings;
+use super::learner;
 use super::writer::claim;
 use crate::checkpoint::{Checkpoint, Frame, vocabulary};
 use crate::config::Config;
@@ -49,6 +50,7 @@ impl Start {
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
     fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
         let out = settings.out.as_path();
+        learner::fits(config, &vocabulary(data.manifest()), data.manifest().genes.len())?;
         let mut claimed = None;
         if settings.is_first() {
             if last_of(out).exists() {
@@ -56,7 +58,7 @@ impl Start {
                 return Err(Error::format(out, what));
             }
             let folder = out.join("checkpoints");
-            claimed = Some(Arc::new(claim(&folder)?));
+            claimed = claim(&folder)?.map(Arc::new);
             // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
             if fs::read_dir(&folder).at(&folder)?.next().is_some() {
                 let what =
@@ -97,7 +99,7 @@ impl Start {
             return Err(Error::format(&settings.out, what));
         }
         let claimed = match settings.is_first() && path.exists() {
-            true => Some(Arc::new(claim(&settings.out.join("checkpoints"))?)),
+            true => claim(&settings.out.join("checkpoints"))?.map(Arc::new),
             false => None,
         };
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;

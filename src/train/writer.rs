@@ -1,16 +1,15 @@
 //! Checkpoints are written while training goes on: a file of all weights and moments takes longer to reach a disk than many steps.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::mem;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use super::sent::Sent;
 use crate::aside;
 use crate::checkpoint::Frame;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::gpu::Gpu;
 use crate::params::Entry;
 
@@ -79,30 +78,17 @@ fn link(first: &Path, path: &Path) -> Result<()> {
     })
 }
 
-/// A process that was killed may still be ending: the disk has what it last wrote to take.
-const PATIENCE: Duration = Duration::from_secs(4);
-
 /// Makes `folder` this process's as long as what is returned lives, and clears it of what a process that was killed left
 /// half-written.
 ///
 /// # Errors
 /// Another process trains into this run.
-pub fn claim(folder: &Path) -> Result<File> {
+pub fn claim(folder: &Path) -> Result<Option<File>> {
     fs::create_dir_all(folder).at(folder)?;
-    let claimed = File::open(folder).at(folder)?;
-    let until = Instant::now() + PATIENCE;
-    let mut found = claimed.try_lock();
-    while matches!(found, Err(TryLockError::WouldBlock)) && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(50));
-        found = claimed.try_lock();
-    }
-    match found {
-        Ok(()) => sweep(folder)?,
-        Err(TryLockError::WouldBlock) => {
-            return Err(Error::format(folder, "another process trains into this run"));
-        }
-        // A file system that knows no locks has none to break, and what lies there may be another process's.
-        Err(TryLockError::Error(_)) => (),
+    let claimed = aside::claim(folder, "another process trains into this run")?;
+    // Without locks there are none to break, and what lies there may be another process's.
+    if claimed.is_some() {
+        sweep(folder)?;
     }
     Ok(claimed)
 }

@@ -19,6 +19,7 @@ use crate::data::sampler::{Sampler, Sampling};
 use crate::data::shard::{Data, disk_bytes_read};
 use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
+use crate::profile::positive;
 
 const EXAMPLE: &str = "\
 Example:
@@ -42,13 +43,13 @@ pub struct Args {
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
     /// B, sets a step
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = positive)]
     sets: usize,
     /// N, cells a set on each side
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = positive)]
     cells: usize,
     /// Timed steps
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Every cell once before any comes again, instead of sets drawn by weight
     #[arg(long)]
@@ -158,7 +159,7 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     let mut batch = Batch::of(data, 0, &sampler.step(0));
     let number = if data.narrow() { 4.0 } else { 6.0 };
     let sparse = batch.rows.genes.len() as f64 * number;
-    let steps = args.steps.max(1);
+    let steps = args.steps;
     let timed = |name, bytes: f64, clock: ClockId, work: &mut dyn FnMut(u64)| {
         work(0);
         let (began, spent) = (Instant::now(), processor_time(clock));
@@ -199,7 +200,7 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
 /// Steps whose pages were all dropped before.
 fn cold(args: &Args, data: &Data, sampler: &Sampler, batch: &mut Batch) -> Result<Line> {
     let (mut seconds, mut spent, mut read, mut needed) = (0.0, 0.0, 0, 0);
-    let steps = args.steps.max(1);
+    let steps = args.steps;
     // One more that does not count: until rows have come from the disk they are not asked for.
     for k in 0..=steps {
         data.let_go();

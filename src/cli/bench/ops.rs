@@ -8,6 +8,7 @@ use crate::cli::device;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Took};
 use crate::memory;
+use crate::profile::positive;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -37,7 +38,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "shape")]
     small: bool,
     /// Timings a direction; their median counts
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = positive)]
     turns: usize,
     #[command(flatten)]
     device: device::Choice,
@@ -79,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     let gpu = args.device.open()?;
     if !args.json {
         let device = gpu.as_ref().map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
-        println!("{device}; medians of {}", args.turns.max(1));
+        println!("{device}; medians of {}", args.turns);
     }
     let place = Place::new(gpu.as_ref());
     let print = |timing: &Timing| if args.json { timing.print_json(&place) } else { timing.print() };

@@ -32,7 +32,7 @@ pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
     /// Timed steps
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,
@@ -99,7 +99,7 @@ fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) 
     let warm = WARM.min(turns);
     (0..warm).try_for_each(&mut turn)?;
     let mut ends = vec![Stamp::now(gpu)];
-    for k in warm..warm + turns.max(1) {
+    for k in warm..warm + turns {
         turn(k)?;
         ends.push(Stamp::now(gpu));
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use clap::ValueEnum;
+
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
@@ -17,7 +19,7 @@ pub fn baselines(
     data: &Path,
     split: &Path,
     part: Part,
-    observe: Observe,
+    observe: Option<Observe>,
     files: &Files,
 ) -> Result<Vec<(String, Sample)>> {
     let data = Data::open(data)?;
@@ -25,6 +27,10 @@ pub fn baselines(
     if let Some(what) = other_cells(&data, &split, part, files)? {
         eprintln!("note: {what}");
     }
+    let observe = match observe {
+        Some(observe) => observe,
+        None => observed(files)?,
+    };
     let one = |kind: Kind| {
         let settings = Settings { kind, observe, with_controls: true, seed: 0 };
         let answer = baseline(&data, split.part(Part::Train), split.part(part), &settings)?;
@@ -33,6 +39,18 @@ pub fn baselines(
         Ok((name, Sample::of(kind.name(), answer.population, files.cell_type.is_some())))
     };
     Kind::ALL.into_iter().map(one).collect()
+}
+
+/// How the prediction's cells were made, where the file says so; said on stderr.
+fn observed(files: &Files) -> Result<Observe> {
+    let told = H5ad::open(&files.pred)?.told("observe");
+    let Some(observe) = told.and_then(|told| Observe::from_str(&told, true).ok()) else {
+        return Ok(Observe::None);
+    };
+    if observe == Observe::Poisson {
+        eprintln!("note: counts are drawn around the baselines' means, as {} was made", files.pred.display());
+    }
+    Ok(observe)
 }
 
 /// What tells that the part of the split is not what was measured: a perturbation of which one has more cells than the other.

@@ -80,6 +80,8 @@ pub(super) trait Findings: Sized {
 pub(super) struct Work {
     dir: PathBuf,
     parts: Parts,
+    /// One that was named may be shared; our own is this process's.
+    _claim: Option<fs::File>,
 }
 
 impl Work {
@@ -90,6 +92,16 @@ impl Work {
             None => aside::beside(&settings.out, "parts")?,
         };
         let (told, wanted) = (dir.join("command"), command(settings, parts.cells)?);
+        let _claim = match parts.work {
+            Some(_) => None,
+            None => {
+                fs::create_dir_all(&dir).at(&dir)?;
+                aside::claim(
+                    &dir,
+                    "another process makes this data directory; wait for it, or give another --out",
+                )?
+            }
+        };
         match fs::read_to_string(&told) {
             Ok(stored) if stored == wanted => {}
             Ok(_) if parts.work.is_some() => {
@@ -97,13 +109,13 @@ impl Work {
                 return Err(Error::format(&dir, what));
             }
             _ => {
-                if parts.work.is_none() && dir.exists() {
-                    fs::remove_dir_all(&dir).at(&dir)?;
+                if parts.work.is_none() {
+                    empty(&dir)?;
                 }
                 begin(&dir, &wanted)?;
             }
         }
-        Ok(Work { dir, parts: parts.clone() })
+        Ok(Work { dir, parts: parts.clone(), _claim })
     }
 
     /// The folder, for messages.
@@ -202,6 +214,14 @@ fn begin(dir: &Path, command: &str) -> Result<()> {
         let _ = fs::remove_dir(dir);
     }
     begun
+}
+
+fn empty(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).at(dir)? {
+        let path = entry.at(dir)?.path();
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.at(&path)?;
+    }
+    Ok(())
 }
 
 fn now() -> u128 {

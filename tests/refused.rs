@@ -1,0 +1,143 @@
+//! What is asked for and cannot be had, or would be passed over in silence, is told.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use crate::train::{program, small};
+
+/// Runs the program -> exit code and what it said on stderr.
+fn told(command: &mut Command) -> (Option<i32>, String) {
+    let done = command.stderr(Stdio::piped()).output().expect("the program starts");
+    (done.status.code(), String::from_utf8(done.stderr).expect("text"))
+}
+
+/// A command over the small world's data and split.
+fn over_data(words: &[&str]) -> Command {
+    let mut command = program();
+    command.args(words).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+    command
+}
+
+#[test]
+fn what_memory_cannot_hold_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let mut train = over_data(&["train", "--set", "encoder.width=8000000", "--set", "encoder.heads=8"]);
+    let (code, said) = told(train.arg("--out").arg(&run));
+    assert!(code == Some(2) && said.contains("this machine has") && !run.exists(), "{code:?} {said}");
+    let (code, said) = told(program().args(["profile", "--dry", "--sets", "100000000"]));
+    assert!(code == Some(2) && said.contains("--sets"), "{code:?} {said}");
+    let request = dir.path().join("request.csv");
+    std::fs::write(&request, "perturbation,cell_type,batch,cells\nX,A,1,100000000000\n").expect("written");
+    let mut predict = program();
+    predict
+        .arg("predict")
+        .arg(&small().run)
+        .arg("--controls")
+        .arg(&small().cells)
+        .arg("--request")
+        .arg(&request);
+    let (code, said) = told(predict.arg("--out").arg(dir.path().join("out.h5ad")));
+    assert!(
+        code == Some(2) && said.contains("request.csv: the cells it asks for take 6000 GB"),
+        "{code:?} {said}"
+    );
+}
+
+#[test]
+fn options_that_would_be_passed_over_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, config) = (dir.path().join("run"), small().run.join("config.toml"));
+    let mut train = over_data(&["train", "--preset", "s40"]);
+    let (code, said) = told(train.arg("--config").arg(&config).arg("--out").arg(&run));
+    assert!(code == Some(1) && said.contains("leave one of them out") && !run.exists(), "{code:?} {said}");
+    let mut predict = program();
+    predict.arg("predict").arg(&small().run).args([
+        "--subset",
+        "val",
+        "--controls",
+        "c.h5ad",
+        "--request",
+        "r.csv",
+    ]);
+    let (code, said) = told(predict.args(["--out", "out.h5ad"]));
+    assert!(code == Some(2) && said.contains("--subset"), "{code:?} {said}");
+    for words in [
+        ["bench", "ops", "--turns", "0"],
+        ["bench", "step", "--steps", "0"],
+        ["profile", "--steps", "0", "--dry"],
+    ] {
+        assert_eq!(told(program().args(words)).0, Some(2), "{words:?}");
+    }
+}
+
+#[test]
+fn a_part_without_perturbed_cells_has_no_baseline() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (split, out) = (dir.path().join("split.toml"), dir.path().join("out.h5ad"));
+    std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n").expect("written");
+    let mut command = program();
+    command.args(["baseline", "mean", "--data"]).arg(&small().data).arg("--split").arg(&split);
+    let (code, said) = told(command.arg("--out").arg(&out));
+    assert!(code == Some(2) && said.contains("no perturbed cells") && !out.exists(), "{code:?} {said}");
+}
+
+#[test]
+fn a_data_directory_is_made_by_one_process_at_a_time() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let parts = dir.path().join(".data.parts");
+    std::fs::create_dir(&parts).expect("made");
+    let other = File::open(&parts).expect("readable");
+    other.lock().expect("locked");
+    let preprocess = || {
+        let mut command = program();
+        command.arg("preprocess").arg(&small().cells).args(["--pert-col", "perturbation", "--control-pert"]);
+        command.args(["non-targeting", "--celltype-col", "cell_type", "--out"]).arg(dir.path().join("data"));
+        told(&mut command)
+    };
+    let (code, said) = preprocess();
+    assert!(code == Some(1) && said.contains("another process"), "{code:?} {said}");
+    drop(other);
+    let (code, said) = preprocess();
+    assert!(code == Some(0) && !parts.exists(), "{code:?} {said}");
+}
+
+fn evaluate(dir: &Path, words: &[&str]) -> String {
+    let mut command = program();
+    command.arg("evaluate").arg("--real").arg(dir.join("real.h5ad")).arg("--pred").arg(dir.join("pred.h5ad"));
+    command
+        .args(["--pert-col", "perturbation", "--control-pert", "non-targeting", "--out"])
+        .arg(dir.join("scores"));
+    let (code, said) = told(command.args(words));
+    assert_eq!(code, Some(0), "{said}");
+    said
+}
+
+#[test]
+fn baselines_are_made_as_the_prediction_was_and_older_results_are_told() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let mut predict = program();
+    predict
+        .arg("predict")
+        .arg(&small().run)
+        .arg("--data")
+        .arg(&small().data)
+        .arg("--split")
+        .arg(&small().split);
+    predict.args(["--with-controls", "--observe", "poisson", "--out"]).arg(place("pred.h5ad"));
+    let (code, said) = told(predict.arg("--real-out").arg(place("real.h5ad")));
+    assert_eq!(code, Some(0), "{said}");
+    let (data, split) = (small().data.display().to_string(), small().split.display().to_string());
+    let beside = ["--baselines", &data, "--split", &split];
+    let said = evaluate(dir.path(), &beside);
+    assert!(said.contains("counts are drawn around the baselines' means"), "{said}");
+    let said = evaluate(dir.path(), &[&beside[..], &["--observe", "none"]].concat());
+    assert!(!said.contains("counts are drawn") && !said.contains("earlier run"), "{said}");
+    let table = File::options().append(true).open(place("scores/table.csv")).expect("there");
+    table.set_modified(SystemTime::now() - Duration::from_secs(60)).expect("set");
+    let said = evaluate(dir.path(), &[]);
+    assert!(said.contains("earlier run too: \"table.csv\""), "{said}");
+}
