@@ -76,13 +76,14 @@ pub fn free(path: &Path) -> Result<()> {
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Makes a folder this process's as long as what is returned lives; nothing where the file system knows no locks. `taken` is told
-/// where another process has it.
+/// where another process has it, or has had it and put it elsewhere.
 pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
     let claimed = fs::File::open(folder).at(folder)?;
     let until = Instant::now() + PATIENCE;
     loop {
         match claimed.try_lock() {
-            Ok(()) => return Ok(Some(claimed)),
+            Ok(()) if is_at(&claimed, folder) => return Ok(Some(claimed)),
+            Ok(()) => return Err(Error::format(folder, taken)),
             Err(TryLockError::Error(_)) => return Ok(None),
             Err(TryLockError::WouldBlock) if Instant::now() >= until => {
                 return Err(Error::format(folder, taken));
@@ -92,17 +93,38 @@ pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
     }
 }
 
+/// True if the path still leads to what was opened by it.
+fn is_at(open: &fs::File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let place = |told: std::io::Result<fs::Metadata>| told.ok().map(|told| (told.dev(), told.ino()));
+        place(open.metadata()) == place(path.metadata())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = open;
+        path.exists()
+    }
+}
+
+/// Removes all that a folder holds.
+pub fn empty(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).at(folder)? {
+        let path = entry.at(folder)?.path();
+        let is_folder = path.symlink_metadata().at(&path)?.is_dir();
+        if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.at(&path)?;
+    }
+    Ok(())
+}
+
 /// The same as [`file`] for a folder of files, which must be [`free`].
 pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     free(path)?;
     let aside = beside(path, "partial")?;
-    let taken = "another process writes into it; wait for it, or give another folder";
-    if aside.exists() {
-        let _ours = claim(&aside, taken)?;
-        fs::remove_dir_all(&aside).at(&aside)?;
-    }
     fs::create_dir_all(&aside).at(&aside)?;
-    let _ours = claim(&aside, taken)?;
+    let _ours = claim(&aside, "another process writes into it; wait for it, or give another folder")?;
+    empty(&aside)?;
     let written = write(&aside).and_then(|value| {
         if path.exists() {
             fs::remove_dir(path).at(path)?;

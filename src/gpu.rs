@@ -27,8 +27,10 @@ mod hopper;
 mod launch;
 mod nccl;
 mod one;
+mod packed;
 mod pinned;
 mod plans;
+mod post;
 mod probe;
 mod stamp;
 
@@ -39,6 +41,7 @@ pub use hopper::Map;
 pub use launch::{Arg, Grid};
 pub use nccl::{NCCL_ID, Nccl};
 pub use pinned::Pinned;
+pub use post::Post;
 pub use stamp::{Clock, Ran, Stamp, Took};
 
 use arena::Arena;

@@ -41,8 +41,14 @@ pub fn fits(field: &str, what: &str, bytes: u64) -> Result<()> {
     }
 }
 
-/// Bytes; as many as there are numbers where nobody tells.
+/// Bytes that this machine has, or a container of it may have; as many as there are numbers where nobody tells.
 fn installed() -> u64 {
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let told = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+    told.fold(of_machine(), u64::min)
+}
+
+fn of_machine() -> u64 {
     #[cfg(unix)]
     {
         // SAFETY: two questions about constants of the system.

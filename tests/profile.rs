@@ -123,7 +123,7 @@ fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
 }
 
 /// Bytes that a prediction of preset tiny holds at most beside weights and cells, on a device.
-fn held_to_predict(set: &[String]) -> u64 {
+fn held_to_predict(set: &[String], steps: usize) -> u64 {
     let gpu = Gpu::dry(Real::Bf16);
     let config = Config::load(Some("tiny"), None, set).expect("settings");
     let sizes = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
@@ -134,16 +134,17 @@ fn held_to_predict(set: &[String]) -> u64 {
     let cells = Tensor::zeros(&[2, 64, 500]).to_gpu(&gpu, "cells", Real::Bf16);
     let before = gpu.held();
     gpu.forget_peak();
-    model.generate(&params, &cells, None, &three(&[[0, 1, 0]; 2]), 3, &[Rng::new(1); 2]);
+    model.generate(&params, &cells, None, &three(&[[0, 1, 0]; 2]), steps, &[Rng::new(1); 2]);
     gpu.peak().bytes - before
 }
 
 #[test]
 fn a_prediction_holds_the_answers_of_its_blocks_and_one_block_more() {
     for (layers, answer) in [("encoder.layers", 2 * 64 * 16 * 64 * 2), ("flow.layers", 2 * 64 * 128 * 2)] {
-        let [few, many] = [4, 12].map(|count| held_to_predict(&[format!("{layers}={count}")]));
+        let [few, many] = [4, 12].map(|count| held_to_predict(&[format!("{layers}={count}")], 1));
         assert!(many - few <= 8 * answer, "{layers}: {few} and {many} bytes, {answer} an answer");
     }
+    assert_eq!(held_to_predict(&[], 3), held_to_predict(&[], 30), "a step holds nothing of those before it");
 }
 
 #[test]

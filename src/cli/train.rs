@@ -96,10 +96,12 @@ pub fn run(args: Args) -> Result<()> {
     };
     let stop = stop_on_signal()?;
     let outcome = train(&settings, &stop)?;
-    match (settings.is_first(), args.json) {
-        (false, _) => {}
-        (true, true) => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),
-        (true, false) => print(&args.out, &outcome),
+    if !settings.is_first() {
+        return Ok(());
+    }
+    match args.json {
+        true => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),
+        false => print(&args.out, &outcome),
     }
     // What follows in a script would take the run for finished.
     match outcome.finished {

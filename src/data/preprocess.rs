@@ -200,7 +200,9 @@ pub fn preprocess_parts(
     let found = scale::find(&inputs, settings.scale)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
     let work = Work::open(settings, parts)?;
-    let made = make(settings, inputs, found, &work, progress);
+    // Another process may have made it meanwhile.
+    let still_free = aside::free(&settings.out).map_err(Halt::Failed);
+    let made = still_free.and_then(|()| make(settings, inputs, found, &work, progress));
     progress.finish_and_clear();
     match made {
         Ok(summary) => {

@@ -9,8 +9,9 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use super::choices::Algorithm;
 use super::driver::Outcome;
 use super::graph::Graph;
+use super::packed::{Packed, pack};
 use super::plans::Plans;
-use super::{Arg, Driver, Grid, Map, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
+use super::{Arg, Driver, Grid, Mark, NCCL_ID, Nccl, Product, Real, Stamp, nccl, probe};
 use crate::error::{Error, Result};
 
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
@@ -28,6 +29,8 @@ pub struct Cuda {
     graph: Arc<Mutex<Graph>>,
     /// For memory that is asked for while the stream is written down.
     aside: Arc<CudaStream>,
+    /// For copies beside the stream's work.
+    beside: Arc<CudaStream>,
     /// Multiprocessors of a Hopper GPU.
     processors: Option<usize>,
 }
@@ -52,18 +55,17 @@ impl Cuda {
         probe::probe(index)?;
         let open = || -> Outcome<Cuda> {
             let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
-            // One stream orders everything, so cudarc's events between streams would only cost.
-            // SAFETY: no memory is shared between streams.
+            // One stream orders everything but copies beside, which say what they wait for: cudarc's own events would only cost.
+            // SAFETY: what both streams use is ordered by `hold_beside` and `meet_beside`.
             unsafe { context.disable_event_tracking() };
-            let [stream, aside] = [context.new_stream(), context.new_stream()];
-            let (stream, aside) =
-                (stream.map_err(said("cuStreamCreate"))?, aside.map_err(said("cuStreamCreate"))?);
+            let new_stream = || context.new_stream().map_err(said("cuStreamCreate"));
+            let (stream, aside, beside) = (new_stream()?, new_stream()?, new_stream()?);
             keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
             let plans = Mutex::new(Plans::new(&stream)?);
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
             let (functions, modules) = Default::default();
             let graph = Arc::new(Mutex::new(Graph::new(&stream)));
-            Ok(Cuda { context, stream, functions, modules, plans, graph, aside, processors })
+            Ok(Cuda { context, stream, functions, modules, plans, graph, aside, beside, processors })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
@@ -110,56 +112,15 @@ impl Cuda {
     }
 }
 
-/// An argument as the kernel reads it: its first bytes, little-endian. A map wants 64-byte alignment and gets 128.
-type Packed = sys::CUtensorMap;
-
-fn pack(arg: &Arg) -> Outcome<Packed> {
-    let mut packed = Packed { opaque: [0; 16] };
-    packed.opaque[0] = match *arg {
-        Arg::Pointer(address) => address,
-        Arg::Long(x) => x,
-        Arg::Int(x) => u64::from(x as u32),
-        Arg::Word(x) => u64::from(x),
-        Arg::Float(x) => u64::from(x.to_bits()),
-        Arg::Map(map) => return encode(&map),
-    };
-    Ok(packed)
-}
-
-fn encode(map: &Map) -> Outcome<Packed> {
-    use sys::{CUtensorMapDataType_enum as Kind, CUtensorMapFloatOOBfill_enum as Fill};
-    use sys::{
-        CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
-        CUtensorMapSwizzle_enum as Swizzle,
-    };
-    let (size, down) = (map.size.map(|n| n as u64), [map.down as u64]);
-    let (shape, steps) = ([Map::COLUMNS as u32, map.rows as u32], [1, 1]);
-    let mut encoded = Packed { opaque: [0; 16] };
-    // SAFETY: two axes, whose sizes, steps and box are as many numbers as the call reads.
-    let done = unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &mut encoded,
-            Kind::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            2,
-            map.address as *mut c_void,
-            size.as_ptr(),
-            down.as_ptr(),
-            shape.as_ptr(),
-            steps.as_ptr(),
-            Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    };
-    done.result().map_err(|e| format!("cuTensorMapEncodeTiled, {map:?}: {e}"))?;
-    Ok(encoded)
-}
-
 fn processors(context: &CudaContext, index: usize) -> std::result::Result<Option<usize>, DriverError> {
     let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     let hopper = probe::capability(index)? == (9, 0);
     Ok(if hopper { Some(context.attribute(count)? as usize) } else { None })
+}
+
+fn mark(stream: &CudaStream) -> Outcome<Mark> {
+    let event = stream.record_event(None).map_err(said("cuEventRecord"))?;
+    Ok(Box::new(move || event.synchronize().map_err(|e| format!("the GPU failed: {e}"))))
 }
 
 /// Lets the pool keep what is freed: a step's buffers are those of the step before.
@@ -201,7 +162,11 @@ impl Driver for Cuda {
             unsafe { result::malloc_async(stream.cu_stream(), bytes) }.map_err(said("cuMemAllocAsync"))
         };
         if !self.graph().writing() {
-            return ask(&self.stream);
+            // What the pool keeps may be enough, but in pieces.
+            return ask(&self.stream).or_else(|_| {
+                self.trim();
+                ask(&self.stream)
+            });
         }
         // A graph that allocates cannot be brought up to date.
         let address = ask(&self.aside)?;
@@ -250,6 +215,27 @@ impl Driver for Cuda {
             result::memcpy_htod_async(to, from, self.stream.cu_stream())
         }
         .map_err(said("cuMemcpyHtoDAsync"))
+    }
+
+    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_htod_async(to, from, self.beside.cu_stream()) }
+            .map_err(said("cuMemcpyHtoDAsync"))
+    }
+
+    fn hold_beside(&self, point: &Stamp) -> Outcome<()> {
+        let Stamp::Event(event) = point else { return Ok(()) };
+        self.beside.wait(event).map_err(said("cuStreamWaitEvent"))
+    }
+
+    fn meet_beside(&self) -> Outcome<()> {
+        let met = self.beside.record_event(None).map_err(said("cuEventRecord"))?;
+        self.stream.wait(&met).map_err(said("cuStreamWaitEvent"))
+    }
+
+    fn mark_beside(&self) -> Outcome<Mark> {
+        mark(&self.beside)
     }
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
@@ -313,8 +299,7 @@ impl Driver for Cuda {
     }
 
     fn mark(&self) -> Outcome<Mark> {
-        let event = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
-        Ok(Box::new(move || event.synchronize().map_err(|e| format!("the GPU failed: {e}"))))
+        mark(&self.stream)
     }
 
     fn write_down(&self) -> Outcome<()> {

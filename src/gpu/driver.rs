@@ -33,6 +33,25 @@ pub(super) trait Driver: Send + Sync {
     /// # Safety
     /// `to` begins that many bytes of live device memory. What lies in pinned memory must lie there until a `mark` that follows.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()>;
+    /// The same from pinned memory, beside what is queued and not behind it: in order with other copies beside alone.
+    /// # Safety
+    /// As above. What reads or writes `to` is done, or before a point of `hold_beside`, or behind `meet_beside`.
+    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe { self.upload(to, from) }
+    }
+    /// Copies beside begin behind that point from here on.
+    fn hold_beside(&self, _point: &Stamp) -> Outcome<()> {
+        Ok(())
+    }
+    /// What is queued from here on begins behind the copies beside so far.
+    fn meet_beside(&self) -> Outcome<()> {
+        Ok(())
+    }
+    /// The copies beside so far.
+    fn mark_beside(&self) -> Outcome<Mark> {
+        self.mark()
+    }
     /// The work queued so far.
     fn mark(&self) -> Outcome<Mark> {
         Ok(Box::new(|| Ok(())))

@@ -22,7 +22,12 @@ pub struct Emulated {
     files: Mutex<HashMap<(&'static str, Real), &'static Library>>,
     /// Size of every live allocation, by address.
     live: Mutex<HashMap<u64, usize>>,
+    /// Copies beside that have not landed: to, from, bytes.
+    beside: Mutex<Vec<(u64, u64, usize)>>,
 }
+
+/// Over what a copy beside will land on: who reads it too early reads NaN, and ids of no gene.
+const UNDERWAY: u8 = 0xFF;
 
 /// As `emulator.h` has it.
 #[repr(C)]
@@ -68,6 +73,7 @@ impl Emulated {
             seed: AtomicU64::new(seed),
             files: Mutex::default(),
             live: Mutex::default(),
+            beside: Mutex::default(),
         }
     }
 }
@@ -144,6 +150,19 @@ impl Driver for Emulated {
         // SAFETY: the caller's.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
+    }
+
+    unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
+        let mut beside = self.beside.lock().expect("no panic under this lock");
+        beside.push((to, from.as_ptr() as u64, from.len()));
+        // SAFETY: the caller's.
+        unsafe { self.fill(to, UNDERWAY, from.len()) }
+    }
+
+    fn meet_beside(&self) -> Outcome<()> {
+        let landed = std::mem::take(&mut *self.beside.lock().expect("no panic under this lock"));
+        // SAFETY: the callers' of `upload_beside`: both are there until a mark, and this is before it.
+        landed.into_iter().try_for_each(|(to, from, bytes)| unsafe { self.copy(to, from, bytes) })
     }
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {

@@ -22,11 +22,16 @@ pub struct Pinned {
 impl Gpu {
     /// Zeroed host memory of so many bytes; `what` names it if there is no room.
     pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {
-        let address = self.0.driver.pin(bytes.max(1)).unwrap_or_else(|why| {
+        self.try_pinned(bytes).unwrap_or_else(|why| {
             let mib = bytes as f64 / (1 << 20) as f64;
             stop(Error::Device(format!("no page-locked host memory for {what} ({mib:.1} MiB): {why}")))
-        });
-        Pinned { gpu: self.clone(), address, bytes, sent: None }
+        })
+    }
+
+    /// The same, or why there is none.
+    pub fn try_pinned(&self, bytes: usize) -> Result<Pinned, String> {
+        let address = self.0.driver.pin(bytes.max(1))?;
+        Ok(Pinned { gpu: self.clone(), address, bytes, sent: None })
     }
 }
 
@@ -53,6 +58,18 @@ impl Pinned {
             or_stop(self.gpu.0.driver.upload(to.address() + at as u64, from));
         }
         self.sent = Some(or_stop(self.gpu.0.driver.mark()));
+    }
+
+    /// Queues a copy of some of its bytes to the begin of a buffer of its device, beside the work that is queued there: see
+    /// [`Post`](super::Post).
+    pub(super) fn send_beside(&mut self, bytes: Range<usize>, to: &Buffer) {
+        self.check("send", &bytes, to, 0);
+        // SAFETY: the ranges were checked; nobody writes here before `numbers` or `drop` has waited for the mark.
+        unsafe {
+            let from = std::slice::from_raw_parts((self.address as *const u8).add(bytes.start), bytes.len());
+            or_stop(self.gpu.0.driver.upload_beside(to.address(), from));
+        }
+        self.sent = Some(or_stop(self.gpu.0.driver.mark_beside()));
     }
 
     /// Queues a copy of a buffer of its device, from byte `at` there on, to some of its bytes. Does not wait.

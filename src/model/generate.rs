@@ -40,20 +40,19 @@ impl Model {
         let mut z = t.flow_start(from, flow.start, flow.mask, &streams);
         for k in 0..steps {
             let times = vec![k as f32 / steps as f32; b];
-            let answer = t.part(|t| self.flow.forward(t, &p, z, &times, tokens));
-            // u / K, with u = (Z1^ - Z_t) / (1 - t) where the head answers Z1^: the last step ends at Z1^ itself.
-            z = match flow.prediction {
-                Space::X if k + 1 == steps => answer,
-                Space::X => {
-                    let ahead = t.sub(answer, z);
-                    let step = t.scale(ahead, 1.0 / (steps - k) as f32);
-                    t.add(z, step)
-                }
-                Space::V => {
-                    let step = t.scale(answer, 1.0 / steps as f32);
-                    t.add(z, step)
-                }
-            };
+            let next = t.part(|t| {
+                let answer = self.flow.forward(t, &p, z, &times, tokens);
+                // u / K, with u = (Z1^ - Z_t) / (1 - t) where the head answers Z1^: the last step ends at Z1^ itself.
+                let (ahead, share) = match flow.prediction {
+                    Space::X if k + 1 == steps => return answer,
+                    Space::X => (t.sub(answer, z), 1.0 / (steps - k) as f32),
+                    Space::V => (answer, 1.0 / steps as f32),
+                };
+                let step = t.scale(ahead, share);
+                t.add(z, step)
+            });
+            t.forget(z);
+            z = next;
         }
         let decoded = self.decode(&mut t, &p, z);
         t.value(decoded).clone()

@@ -20,11 +20,14 @@ const TILE: usize = 8192;
 const SHARED: usize = 48 << 10;
 
 /// Stored numbers of many cells, row after row, on a device.
-pub struct Cells {
+#[derive(Clone, Copy)]
+pub struct Cells<'a> {
+    /// How many; the buffers may be longer.
+    pub stored: usize,
     /// Gene ids, u16, ascending inside a row.
-    pub genes: Buffer,
+    pub genes: &'a Buffer,
     /// One for each of them.
-    pub values: Buffer,
+    pub values: &'a Buffer,
     /// True if the values are f32, false if they are counts in u16.
     pub wide: bool,
 }
@@ -53,28 +56,24 @@ pub struct Scaling {
 /// y `[rows, genes]`, stored as the device's numbers, from the first `rows` of `spans`, which hold [`Span`]s.
 pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling: Scaling) -> Tensor {
     let width = if cells.wide { 4 } else { 2 };
-    let stored = cells.genes.bytes() / 2;
-    let fits = cells.values.bytes() / width == stored && spans.bytes() >= rows * size_of::<Span>();
+    let fits = cells.genes.bytes() / 2 >= cells.stored
+        && cells.values.bytes() / width >= cells.stored
+        && spans.bytes() >= rows * size_of::<Span>();
     assert!(
         fits && (cells.wide || scaling.log),
-        "gather: {stored} genes, {} values, {rows} rows of {} bytes, {scaling:?}",
+        "gather: {} stored, {} genes, {} values, {rows} rows of {} bytes, {scaling:?}",
+        cells.stored,
+        cells.genes.bytes() / 2,
         cells.values.bytes() / width,
         spans.bytes()
     );
     let gpu = spans.gpu();
     let y = Tensor::on(gpu, "cells", &[rows, genes], gpu.real());
-    launch(&y, cells, spans, stored, [rows, genes], scaling);
+    launch(&y, cells, spans, [rows, genes], scaling);
     y
 }
 
-fn launch(
-    y: &Tensor,
-    cells: &Cells,
-    spans: &Buffer,
-    stored: usize,
-    [rows, genes]: [usize; 2],
-    scaling: Scaling,
-) {
+fn launch(y: &Tensor, cells: &Cells, spans: &Buffer, [rows, genes]: [usize; 2], scaling: Scaling) {
     let (tile, bytes) = (genes.min(TILE), y.real().bytes());
     // A line may begin at any number of a pack of 16 bytes, as its place in y does.
     let room = (tile + 16 / bytes - 1).next_multiple_of(16 / bytes);
@@ -82,16 +81,16 @@ fn launch(
     let grid = Grid::new(rows.div_ceil(warps), 32 * warps as u32).with_shared(warps * room * bytes);
     let null = Arg::Pointer(0);
     let (counts, values) = match cells.wide {
-        true => (null, Arg::from(&cells.values)),
-        false => (Arg::from(&cells.values), null),
+        true => (null, Arg::from(cells.values)),
+        false => (Arg::from(cells.values), null),
     };
     let args = [
         y.into(),
-        (&cells.genes).into(),
+        cells.genes.into(),
         counts,
         values,
         spans.into(),
-        (stored as u64).into(),
+        (cells.stored as u64).into(),
         rows.into(),
         genes.into(),
         tile.into(),

@@ -32,9 +32,9 @@ const OTHER_TOTAL: f64 = 0.01;
 /// Reads the request and gathers the control cells it needs.
 pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
     let rows = read(manifest, request)?;
-    // Counts leave most numbers zero, and others take eight bytes.
+    // A number that is not zero takes eight bytes; of counts one in thirty may be.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
-    let bytes = cells.saturating_mul(manifest.genes.len() as u64);
+    let bytes = cells.saturating_mul(manifest.genes.len() as u64) / 4;
     memory::fits(&request.display().to_string(), "the cells it asks for", bytes)?;
     let file = H5ad::open(controls)?;
     let labels = ControlLabels::read(manifest, &file)?;

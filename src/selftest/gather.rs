@@ -63,7 +63,8 @@ fn gathered(gpu: &Gpu, all: &Rows, order: &[usize], genes: usize) -> Vec<f32> {
         Counts::U16(values) => (gpu.upload("values", values), false),
         Counts::F32(values) => (gpu.upload("values", values), true),
     };
-    let resident = Cells { genes: gpu.upload("genes", &all.genes), values, wide };
+    let genes_of = gpu.upload("genes", &all.genes);
+    let resident = Cells { stored: all.genes.len(), genes: &genes_of, values: &values, wide };
     let span = |&r: &usize| Span {
         begin: all.starts[r].into(),
         count: all.starts[r + 1] - all.starts[r],

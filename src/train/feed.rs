@@ -6,7 +6,7 @@
 use crate::data::effects::Effects;
 use crate::data::loader::{Batch, Carry, Counts, Rows};
 use crate::data::shard::{Data, Scale};
-use crate::gpu::{Buffer, Gpu, Pinned};
+use crate::gpu::{Buffer, Gpu, Post};
 use crate::model::losses::Examples;
 use crate::ops::gather::{Cells, Scaling, Span, gather};
 use crate::tensor::Tensor;
@@ -21,15 +21,24 @@ pub struct Feed {
 enum Place {
     Host,
     Streamed(Post),
-    /// All cells, and where each of them lies.
-    Resident(Post, Cells, Vec<Span>),
+    Resident(Post, Own),
 }
 
-/// Two pages of pinned memory in turns: a step's data is written while that of the step before is on its way.
-struct Post {
-    gpu: Gpu,
-    pages: [Option<Pinned>; 2],
-    turn: usize,
+/// All cells of a data directory on a device.
+struct Own {
+    stored: usize,
+    genes: Buffer,
+    values: Buffer,
+    wide: bool,
+    /// Where each of them lies.
+    spans: Vec<Span>,
+}
+
+impl Own {
+    fn cells(&self) -> Cells<'_> {
+        let Own { stored, genes, values, wide, .. } = self;
+        Cells { stored: *stored, genes, values, wide: *wide }
+    }
 }
 
 /// Of a GPU's free memory, what the cells may take: most of a model's memory is activations, which are not there yet.
@@ -72,10 +81,10 @@ impl Feed {
     pub fn describe(&self) -> Option<String> {
         match &self.place {
             Place::Host => None,
-            Place::Streamed(post) => Some(format!("cells are sent to {} with each step", post.gpu.name())),
-            Place::Resident(post, cells, spans) => {
-                let mib = (cells.genes.bytes() + cells.values.bytes()) as f64 / (1 << 20) as f64;
-                Some(format!("all {} cells lie on {} ({mib:.1} MiB)", spans.len(), post.gpu.name()))
+            Place::Streamed(post) => Some(format!("cells are sent to {} with each step", post.gpu().name())),
+            Place::Resident(post, own) => {
+                let mib = (own.genes.bytes() + own.values.bytes()) as f64 / (1 << 20) as f64;
+                Some(format!("all {} cells lie on {} ({mib:.1} MiB)", own.spans.len(), post.gpu().name()))
             }
         }
     }
@@ -90,10 +99,11 @@ impl Feed {
                 Tensor::new(&[2 * b * n, g], dense)
             }
             Place::Streamed(post) => streamed(post, &batch.rows, g),
-            Place::Resident(post, cells, spans) => {
-                let spans: Vec<Span> = batch.numbers.iter().map(|&cell| spans[cell as usize]).collect();
-                let [sent] = post.send([("where a step's cells lie", bytemuck::cast_slice(&spans))]);
-                gather(cells, &sent, spans.len(), g, scaling(&batch.rows))
+            Place::Resident(post, own) => {
+                let spans: Vec<Span> = batch.numbers.iter().map(|&cell| own.spans[cell as usize]).collect();
+                post.send([("where a step's cells lie", bytemuck::cast_slice(&spans))], |[sent]| {
+                    gather(&own.cells(), sent, spans.len(), g, scaling(&batch.rows))
+                })
             }
         };
         let effect = self.shift.then(|| {
@@ -102,37 +112,6 @@ impl Feed {
         });
         let examples = Examples::new(cells.reshape(&[2 * b, n, g]), effect, &batch.conditions);
         Examples { first: batch.first, ..examples }
-    }
-}
-
-impl Post {
-    fn new(gpu: &Gpu) -> Post {
-        Post { gpu: gpu.clone(), pages: [None, None], turn: 0 }
-    }
-
-    /// Sends named bytes, each to a buffer of its own. Waits only for what the same page held two steps ago.
-    fn send<const N: usize>(&mut self, parts: [(&'static str, &[u8]); N]) -> [Buffer; N] {
-        let total: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
-        self.turn = 1 - self.turn;
-        let page = &mut self.pages[self.turn];
-        if page.as_ref().is_none_or(|page| page.bytes() < total) {
-            // Steps differ by some per cent: a little more spares the next ones from asking again.
-            *page = Some(self.gpu.pinned("a step's cells", total + total / 4));
-        }
-        let page = page.as_mut().expect("made above");
-        let mut room = page.numbers::<u8>();
-        for (_, bytes) in &parts {
-            let (part, behind) = std::mem::take(&mut room).split_at_mut(bytes.len());
-            part.copy_from_slice(bytes);
-            room = behind;
-        }
-        let mut at = 0;
-        parts.map(|(what, bytes)| {
-            let buffer = self.gpu.buffer(what, bytes.len());
-            page.send(at..at + bytes.len(), &buffer, 0);
-            at += bytes.len();
-            buffer
-        })
     }
 }
 
@@ -146,23 +125,27 @@ fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
     let spans: Vec<Span> = begins
         .map(|(ends, &scale)| Span { begin: u64::from(ends[0]), count: ends[1] - ends[0], scale })
         .collect();
-    let [sent, values, genes_of] = post.send([
+    let parts = [
         ("where a step's cells lie", bytemuck::cast_slice(&spans)),
         ("a step's values", values),
         ("a step's gene ids", bytemuck::cast_slice(&rows.genes)),
-    ]);
-    gather(&Cells { genes: genes_of, values, wide }, &sent, spans.len(), genes, scaling(rows))
+    ];
+    post.send(parts, |[sent, values, genes_of]| {
+        let cells = Cells { stored: rows.genes.len(), genes: genes_of, values, wide };
+        gather(&cells, sent, spans.len(), genes, scaling(rows))
+    })
 }
 
 /// Sends all cells, piece by piece.
 fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
     let wide = !data.narrow();
-    let cells = Cells {
+    let mut own = Own {
+        stored,
         genes: gpu.buffer("the gene ids of all cells", stored * 2),
         values: gpu.buffer("the values of all cells", stored * if wide { 4 } else { 2 }),
         wide,
+        spans: Vec::with_capacity(data.cells() as usize),
     };
-    let mut spans = Vec::with_capacity(data.cells() as usize);
     let (mut at, mut piece) = (0, Rows::empty(data));
     let mut from = 0;
     while from < data.cells() {
@@ -171,25 +154,25 @@ fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
         while from < data.cells() && held < PIECE {
             let row = data.row(from);
             let (begin, count) = ((at + held) as u64, row.genes.len());
-            spans.push(Span { begin, count: count as u32, scale: data.row_scale(row.library) });
+            own.spans.push(Span { begin, count: count as u32, scale: data.row_scale(row.library) });
             held += count;
             numbers.push(from);
             from += 1;
         }
         piece.refill(data, &numbers);
-        send(&cells, at, &piece);
+        send(&own, at, &piece);
         at += held;
     }
-    Place::Resident(Post::new(gpu), cells, spans)
+    Place::Resident(Post::new(gpu), own)
 }
 
 /// Rows to number `at` of the arrays on.
-fn send(cells: &Cells, at: usize, rows: &Rows) {
+fn send(own: &Own, at: usize, rows: &Rows) {
     let write = |buffer: &Buffer, bytes: usize, numbers: &[u8]| buffer.write(at * bytes, numbers);
-    write(&cells.genes, 2, bytemuck::cast_slice(&rows.genes));
+    write(&own.genes, 2, bytemuck::cast_slice(&rows.genes));
     match &rows.values {
-        Counts::U16(values) => write(&cells.values, 2, bytemuck::cast_slice(values)),
-        Counts::F32(values) => write(&cells.values, 4, bytemuck::cast_slice(values)),
+        Counts::U16(values) => write(&own.values, 2, bytemuck::cast_slice(values)),
+        Counts::F32(values) => write(&own.values, 4, bytemuck::cast_slice(values)),
     }
 }
 

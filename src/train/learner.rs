@@ -39,13 +39,14 @@ pub struct Found {
     pub latents: Tensor,
 }
 
-/// Refuses a model whose weights and gradients this machine's memory does not hold.
-pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize) -> Result<()> {
+/// Refuses a model whose weights this machine's memory does not hold, with gradients, averages and moments, which a checkpoint has
+/// once more; on a GPU the host has a checkpoint's alone, and the first weights.
+pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, on_gpu: bool) -> Result<()> {
     let (mut table, zeros) = (Params::counting(), vec![0.0; genes]);
     let statistics = Statistics { mean: zeros.clone(), std: zeros };
     Model::new(config, sizes, statistics, &mut table, Rng::new(0));
-    let bytes = (table.len() as u64).saturating_mul(2 * 4);
-    memory::fits("encoder.width, flow.width or --preset", "the model's weights and gradients", bytes)
+    let bytes = (table.len() as u64).saturating_mul(4 * if on_gpu { 6 } else { 9 });
+    memory::fits("encoder.width, flow.width or --preset", "the model's weights and moments", bytes)
 }
 
 impl Learner {

@@ -66,7 +66,7 @@ impl Lines {
         let scalars = [&found.loss, norm].into_iter().chain(found.parts.iter().map(|(_, part)| part));
         let all: Vec<&Tensor> = scalars.chain(&sums).collect();
         let len: usize = all.iter().map(|x| x.len()).sum();
-        self.numbers = std::mem::take(&mut self.numbers).room("the numbers of a step", len, norm.gpu());
+        self.numbers = std::mem::take(&mut self.numbers).room(len, norm.gpu());
         all.iter().fold(0, |at, x| {
             self.numbers.put(at, x);
             at + x.len()

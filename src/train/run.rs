@@ -141,7 +141,10 @@ impl Run {
                 self.writer.room(len, gpu.as_ref()).put(i * len, &flat);
             }
         }
-        // A sum that was ended because a rank is gone has left numbers that are nobody's.
+        // What is gathered is only queued so far, and a sum that is ended because a rank is gone leaves numbers that are nobody's.
+        if let Some(gpu) = gpu.filter(|_| !self.learner.optimizer.share().is_whole()) {
+            gpu.wait();
+        }
         ranks.whole()?;
         if !self.writes {
             return Ok(());

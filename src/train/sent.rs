@@ -9,7 +9,7 @@ pub enum Sent {
     /// Nothing was sent yet.
     #[default]
     None,
-    /// On the host they are there at once.
+    /// There at once: of the host, or of a device that was waited for.
     Here(Vec<f32>),
     /// What a device writes by itself.
     Coming(Pinned),
@@ -17,15 +17,15 @@ pub enum Sent {
 
 impl Sent {
     /// A place for `len` numbers that lie on `gpu`, or on the host: this one, if it is one. What was sent before has been read.
-    pub fn room(self, what: &str, len: usize, gpu: Option<&Gpu>) -> Sent {
-        match (gpu, self) {
-            (None, Sent::Here(mut numbers)) => {
-                numbers.resize(len, 0.0);
-                Sent::Here(numbers)
-            }
-            (None, _) => Sent::Here(vec![0.0; len]),
-            (Some(_), Sent::Coming(pinned)) if pinned.bytes() == 4 * len => Sent::Coming(pinned),
-            (Some(gpu), _) => Sent::Coming(gpu.pinned(what, 4 * len)),
+    pub fn room(self, len: usize, gpu: Option<&Gpu>) -> Sent {
+        match (self, gpu) {
+            (Sent::Here(numbers), _) if numbers.len() == len => Sent::Here(numbers),
+            (Sent::Coming(pinned), Some(_)) if pinned.bytes() == 4 * len => Sent::Coming(pinned),
+            // Where a system locks no more pages, the device is waited for.
+            (_, gpu) => match gpu.and_then(|gpu| gpu.try_pinned(4 * len).ok()) {
+                Some(pinned) => Sent::Coming(pinned),
+                None => Sent::Here(vec![0.0; len]),
+            },
         }
     }
 
@@ -33,7 +33,7 @@ impl Sent {
     pub fn put(&mut self, at: usize, x: &Tensor) {
         match self {
             Sent::None => panic!("sent: {:?} has no room", x.shape()),
-            Sent::Here(numbers) => numbers[at..at + x.len()].copy_from_slice(x.data()),
+            Sent::Here(numbers) => numbers[at..at + x.len()].copy_from_slice(x.to_host().data()),
             Sent::Coming(pinned) => x.send_to(pinned, at),
         }
     }

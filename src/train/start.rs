@@ -50,7 +50,8 @@ impl Start {
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
     fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
         let out = settings.out.as_path();
-        learner::fits(config, &vocabulary(data.manifest()), data.manifest().genes.len())?;
+        let on_gpu = settings.places.iter().all(Option::is_some);
+        learner::fits(config, &vocabulary(data.manifest()), data.manifest().genes.len(), on_gpu)?;
         let mut claimed = None;
         if settings.is_first() {
             if last_of(out).exists() {

@@ -31,7 +31,7 @@ impl Writer {
     /// Where four times `len` numbers go that lie on `gpu`, or on the host; the checkpoint before is finished.
     pub fn room(&mut self, len: usize, gpu: Option<&Gpu>) -> &mut Sent {
         assert!(self.writing.is_none(), "writer: begun before the last one was finished");
-        self.numbers = mem::take(&mut self.numbers).room("a checkpoint", 4 * len, gpu);
+        self.numbers = mem::take(&mut self.numbers).room(4 * len, gpu);
         &mut self.numbers
     }
 

@@ -5,7 +5,7 @@ use std::slice::from_ref;
 
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
-use crate::gpu::{Clock, Gpu, PACK, Real, Took};
+use crate::gpu::{Buffer, Clock, Gpu, PACK, Real, Took};
 use crate::ops::adamw::{self, Decay, Rates, State, Weights};
 use crate::ops::gather::{Cells, Scaling, Span, gather};
 use crate::rng::Rng;
@@ -185,16 +185,14 @@ impl Place {
         };
         let spans = gpu.upload("spans", &(0..rows).map(span).collect::<Vec<_>>());
         let copies = self.copies(4 * cells.genes.len());
-        let cells: Vec<Cells> = (0..copies)
-            .map(|_| Cells {
-                genes: gpu.upload("genes", &cells.genes),
-                values: gpu.upload("values", values),
-                wide: false,
-            })
-            .collect();
+        let stored = cells.genes.len();
+        let made: Vec<[Buffer; 2]> =
+            (0..copies).map(|_| [gpu.upload("genes", &cells.genes), gpu.upload("values", values)]).collect();
         Box::new(move |i| {
+            let [genes_of, values] = &made[i % copies];
+            let cells = Cells { stored, genes: genes_of, values, wide: false };
             let clock = Clock::start(Some(&gpu));
-            gather(&cells[i % copies], &spans, rows, genes, Scaling { log: true, by: 0.1 });
+            gather(&cells, &spans, rows, genes, Scaling { log: true, by: 0.1 });
             clock.stop()
         })
     }

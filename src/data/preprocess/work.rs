@@ -110,7 +110,7 @@ impl Work {
             }
             _ => {
                 if parts.work.is_none() {
-                    empty(&dir)?;
+                    aside::empty(&dir)?;
                 }
                 begin(&dir, &wanted)?;
             }
@@ -214,14 +214,6 @@ fn begin(dir: &Path, command: &str) -> Result<()> {
         let _ = fs::remove_dir(dir);
     }
     begun
-}
-
-fn empty(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
-        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.at(&path)?;
-    }
-    Ok(())
 }
 
 fn now() -> u128 {

@@ -12,6 +12,9 @@ use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
+/// About as many multiprocessors as a large GPU has.
+const PROCESSORS: usize = 128;
+
 /// The kernels that take a call.
 enum Kernels {
     Cell(&'static Kernel),
@@ -237,7 +240,9 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    let warps = z.rows.div_ceil(2).clamp(1, 32) as u32; // of two rows at a time
+    // Where blocks are many, several share a multiprocessor: one reads while another sums.
+    let most = if z.sets * z.heads > PROCESSORS { (z.rows / 16).clamp(8, 16) } else { 32 };
+    let warps = z.rows.div_ceil(2).clamp(1, most) as u32; // of two rows at a time
     let grid = Grid::plane(z.sets * z.heads, columns, 32 * warps);
     let args = [
         (&of_queries.delta).into(),

@@ -1,0 +1,87 @@
+//! What a step reads, on its way to a device beside the work of the step before.
+//!
+//! A copy that is queued like a kernel begins when all before it is done: the next step's data would travel when the device has
+//! nothing else to do. These copies have a queue of their own. Two pages take turns: one is written and sent while what lies in the
+//! other is read. A page's copies wait for the work that last read it, and the work that reads it waits for them.
+
+use super::{Buffer, Gpu, Pinned, Stamp, or_stop};
+
+/// Two pages in turns.
+pub struct Post {
+    gpu: Gpu,
+    pages: [Page; 2],
+    turn: usize,
+}
+
+#[derive(Default)]
+struct Page {
+    /// The host's side, one part behind the other.
+    here: Option<Pinned>,
+    /// The device's, a buffer a part. They stay: memory that is asked for is there when the work before it is done.
+    there: Vec<Buffer>,
+    /// Behind the work that last read them.
+    read: Option<Stamp>,
+}
+
+impl Post {
+    /// No pages yet.
+    pub fn new(gpu: &Gpu) -> Post {
+        Post { gpu: gpu.clone(), pages: Default::default(), turn: 0 }
+    }
+
+    /// Its device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Sends named bytes, each to the begin of a buffer that may be longer; `read` queues what reads them. Waits only for what the
+    /// same page held two turns ago.
+    pub fn send<const N: usize, T>(
+        &mut self,
+        parts: [(&'static str, &[u8]); N],
+        read: impl FnOnce([&Buffer; N]) -> T,
+    ) -> T {
+        self.turn = 1 - self.turn;
+        let page = &mut self.pages[self.turn];
+        page.make_room(&self.gpu, &parts);
+        let here = page.here.as_mut().expect("made above");
+        let mut room = here.numbers::<u8>();
+        for (_, bytes) in &parts {
+            let (part, behind) = room.split_at_mut(bytes.len());
+            part.copy_from_slice(bytes);
+            room = behind;
+        }
+        let driver = &self.gpu.0.driver;
+        if let Some(read) = page.read.take() {
+            or_stop(driver.hold_beside(&read));
+        }
+        let mut at = 0;
+        for ((_, bytes), there) in parts.iter().zip(&page.there) {
+            here.send_beside(at..at + bytes.len(), there);
+            at += bytes.len();
+        }
+        or_stop(driver.meet_beside());
+        let answer = read(std::array::from_fn(|i| &page.there[i]));
+        page.read = Some(self.gpu.stamp());
+        answer
+    }
+}
+
+impl Page {
+    /// Steps differ by some per cent: a little more than is wanted spares the next ones from asking again.
+    fn make_room(&mut self, gpu: &Gpu, parts: &[(&'static str, &[u8])]) {
+        let with_spare = |bytes: usize| bytes + bytes / 4;
+        let total = parts.iter().map(|(_, bytes)| bytes.len()).sum();
+        if self.here.as_ref().is_none_or(|here| here.bytes() < total) {
+            self.here = Some(gpu.pinned("a step's cells", with_spare(total)));
+        }
+        let fits = |(there, (_, bytes)): (&Buffer, &(&str, &[u8]))| there.bytes() >= bytes.len();
+        if self.there.len() != parts.len() || !self.there.iter().zip(parts).all(fits) {
+            // What is still on its way to the old ones has been waited for with the page-locked memory it came from.
+            self.here.as_mut().expect("made above").numbers::<u8>();
+            self.there =
+                parts.iter().map(|(what, bytes)| gpu.buffer(what, with_spare(bytes.len()))).collect();
+            gpu.wait();
+        }
+    }
+}
