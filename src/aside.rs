@@ -1,6 +1,7 @@
 //! Outputs appear whole or not at all: written under another name beside their place, synced, then renamed.
 
 use std::fs::{self, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ fn named_by(path: &Path) -> PathBuf {
     }
 }
 
-/// Refuses outputs that would replace what is read, and two that are the same.
+/// Refuses outputs that would replace what is read, a file of a folder that is read among it, and two that are the same.
 pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
     // One that is not there yet is known by its folder.
     let whole = |path: &Path| {
@@ -54,6 +55,11 @@ pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
         let place = whole(output);
         if let Some(input) = inputs.iter().find(|input| whole(input) == place) {
             let what = format!("is {}, which is read; write to another file", input.display());
+            return Err(Error::format(output, what));
+        }
+        let holds = |input: &&&Path| input.is_dir() && output.exists() && place.starts_with(whole(input));
+        if let Some(input) = inputs.iter().find(holds) {
+            let what = format!("is a file of {}, which is read; write to another folder", input.display());
             return Err(Error::format(output, what));
         }
         if seen.contains(&place) {
@@ -78,7 +84,10 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Makes a folder this process's as long as what is returned lives; nothing where the file system knows no locks. `taken` is told
 /// where another process has it, or has had it and put it elsewhere.
 pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
-    let claimed = fs::File::open(folder).at(folder)?;
+    let claimed = match fs::File::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::format(folder, taken)),
+        opened => opened.at(folder)?,
+    };
     let until = Instant::now() + PATIENCE;
     loop {
         match claimed.try_lock() {
@@ -198,6 +207,10 @@ mod tests {
         fs::write(&input, "").expect("written");
         let inputs = [dir.path(), input.as_path()];
         apart(&[&fresh], &inputs).expect("a new file");
+        let manifest = dir.path().join("manifest.json");
+        fs::write(&manifest, "").expect("written");
+        let told = apart(&[&manifest], &[dir.path()]).expect_err("one of its files").to_string();
+        assert!(told.contains("a file of"), "{told}");
         for outputs in [[&input, &fresh], [&fresh, &input], [&fresh, &same]] {
             apart(&outputs.map(PathBuf::as_path), &inputs).expect_err("one of them is not free");
         }

@@ -1,6 +1,7 @@
 //! The `scale-engine` program: parse, run, exit code.
 
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 
 use clap::Parser;
 use scale_engine::cli::{self, Cli};
@@ -8,6 +9,7 @@ use scale_engine::error::Error;
 
 fn main() -> ExitCode {
     end_with_the_reader();
+    fail_with_the_output();
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -16,6 +18,19 @@ fn main() -> ExitCode {
             ExitCode::from(if matches!(error, Error::Setting { .. }) { 2 } else { 1 })
         }
     }
+}
+
+/// A full disk behind stdout is an error like any other; `println!` knows no way to tell but a panic.
+fn fail_with_the_output() {
+    let other = panic::take_hook();
+    panic::set_hook(Box::new(move |told| {
+        let what = told.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if what.starts_with("failed printing to stdout") {
+            eprintln!("error: {what}");
+            process::exit(1);
+        }
+        other(told);
+    }));
 }
 
 /// `scale-engine inspect F | head`: who writes to a reader that has seen enough ends quietly, as other tools do. Rust's own

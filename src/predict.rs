@@ -62,13 +62,13 @@ pub enum Source {
 
 impl Source {
     /// Refuses outputs that would replace what is read.
-    fn apart_from(&self, out: &Path, checkpoint: &Path) -> Result<()> {
+    fn apart_from(&self, out: &Path, run: &Path, checkpoint: &Path) -> Result<()> {
         let (inputs, real) = match self {
             Source::Data { data, split, real_out, .. } => ([data, split], real_out.as_deref()),
             Source::File { controls, request } => ([controls, request], None),
         };
         let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
-        aside::apart(&outputs, &[checkpoint, inputs[0], inputs[1]])
+        aside::apart(&outputs, &[checkpoint, run, inputs[0], inputs[1]])
     }
 }
 
@@ -138,7 +138,7 @@ pub fn predict(settings: &Settings) -> Result<Report> {
 
 fn write(settings: &Settings) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
-    settings.source.apart_from(&settings.out, &path)?;
+    settings.source.apart_from(&settings.out, &settings.run, &path)?;
     let Trained { header, effects, model, params } = Trained::load(&path)?;
     let params = match &settings.gpu {
         Some(gpu) => params.to_gpu(gpu),

@@ -52,7 +52,7 @@ fn options_that_would_be_passed_over_are_refused() {
     let (run, config) = (dir.path().join("run"), small().run.join("config.toml"));
     let mut train = over_data(&["train", "--preset", "s40"]);
     let (code, said) = told(train.arg("--config").arg(&config).arg("--out").arg(&run));
-    assert!(code == Some(1) && said.contains("leave one of them out") && !run.exists(), "{code:?} {said}");
+    assert!(code == Some(2) && said.contains("leave one of them out") && !run.exists(), "{code:?} {said}");
     let mut predict = program();
     predict.arg("predict").arg(&small().run).args([
         "--subset",
@@ -82,6 +82,18 @@ fn a_part_without_perturbed_cells_has_no_baseline() {
     command.args(["baseline", "mean", "--data"]).arg(&small().data).arg("--split").arg(&split);
     let (code, said) = told(command.arg("--out").arg(&out));
     assert!(code == Some(2) && said.contains("no perturbed cells") && !out.exists(), "{code:?} {said}");
+    let nothing = format!("{}\n[zeroshot]\n{}", std::fs::read_to_string(&split).expect("text"), {
+        let types = crate::train::names().0;
+        types.iter().map(|name| format!("\"cells.{name}\" = \"test\"\n")).collect::<String>()
+    });
+    std::fs::write(&split, nothing).expect("written");
+    let mut train = program();
+    train.args(["train", "--steps", "1", "--data"]).arg(&small().data).arg("--split").arg(&split);
+    let (code, said) = told(train.arg("--out").arg(dir.path().join("run")));
+    assert!(
+        code == Some(1) && said.contains("error: ") && said.contains("nothing to learn from"),
+        "{code:?} {said}"
+    );
 }
 
 #[test]
@@ -140,4 +152,34 @@ fn baselines_are_made_as_the_prediction_was_and_older_results_are_told() {
     table.set_modified(SystemTime::now() - Duration::from_secs(60)).expect("set");
     let said = evaluate(dir.path(), &[]);
     assert!(said.contains("earlier run too: \"table.csv\""), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_stdout_is_an_error_and_no_panic() {
+    let full = File::options().write(true).open("/dev/full").expect("there on Linux");
+    let (code, said) = told(program().arg("inspect").arg(&small().run).stdout(full));
+    assert!(
+        code == Some(1) && said.contains("error: failed printing") && !said.contains("panicked"),
+        "{said}"
+    );
+}
+
+#[test]
+fn files_of_what_is_read_and_data_directories_are_not_written_over() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (code, said) =
+        told(program().arg("export").arg(&small().data).arg("--out").arg(small().data.join("manifest.json")));
+    assert!(code == Some(1) && said.contains("is a file of"), "{code:?} {said}");
+    let (code, said) = told(over_data(&["train", "--steps", "1"]).arg("--out").arg(&small().data));
+    assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");
+    let mut preprocess = program();
+    preprocess.arg("preprocess").args([&small().cells; 2]).args([
+        "--pert-col",
+        "perturbation",
+        "--control-pert",
+    ]);
+    preprocess.args(["non-targeting", "--celltype-col", "cell_type", "--out"]).arg(dir.path().join("data"));
+    let (code, said) = told(&mut preprocess);
+    assert!(code == Some(1) && said.contains("is named twice"), "{code:?} {said}");
 }

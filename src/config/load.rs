@@ -140,8 +140,9 @@ impl Config {
         if let (Some(path), Some(asked), Some(own)) = (file, preset, named(&over, "preset"))
             && asked != own
         {
-            let what = format!("says preset = {own:?}, and --preset {asked}; leave one of them out");
-            return Err(Error::format(path, what));
+            let what =
+                format!("{asked}, and {} says preset = {own:?}; leave one of them out", path.display());
+            return Err(Error::setting("--preset", what));
         }
         for item in set {
             lay(&mut over, parse_set(item)?);

@@ -181,7 +181,11 @@ pub fn write_table(path: &Path, rows: &[(String, Vec<(String, f64)>)]) -> Result
 pub fn notes(boards: &[Board]) -> Vec<String> {
     let of = |board: &Board| {
         let of = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));
-        board.report.notes().into_iter().map(move |note| format!("{of}{note}"))
+        let mut said = board.report.notes();
+        if board.report.settings.ceiling && board.rows.iter().all(|row| row.name != CEILING) {
+            said.push("no perturbation has two cells, so there is no ceiling".into());
+        }
+        said.into_iter().map(move |note| format!("{of}{note}"))
     };
     let mut notes: Vec<String> = boards.iter().flat_map(of).collect();
     if boards.first().is_some_and(|board| board.report.settings.profile == registry::Profile::Full) {

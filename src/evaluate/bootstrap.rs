@@ -24,8 +24,11 @@ impl Draws {
         Draws { chosen: (0..draws).into_par_iter().map(draw).collect(), quirks }
     }
 
-    /// 95 % of a column's means lie within. NaN where no draw has a mean.
+    /// 95 % of a column's means lie within. NaN where no draw has a mean, or one perturbation alone has a value.
     pub fn interval(&self, column: &Column) -> [f64; 2] {
+        if column.values.iter().flatten().filter(|value| value.is_finite()).count() < 2 {
+            return [f64::NAN; 2];
+        }
         self.percentiles(|chosen| column.over(chosen, self.quirks))
     }
 

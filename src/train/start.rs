@@ -9,6 +9,7 @@ use super::learner;
 use super::writer::claim;
 use crate::checkpoint::{Checkpoint, Frame, vocabulary};
 use crate::config::Config;
+use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -33,6 +34,8 @@ pub struct Start {
     pub claim: Option<Arc<fs::File>>,
 }
 
+const HOLDS_A_RUN: &str = "holds a run already; go on with it by --resume, or name another folder";
+
 impl Start {
     /// Opens data and split; a new run's folder is made by the rank that writes.
     pub fn of(settings: &Settings) -> Result<Start> {
@@ -50,16 +53,28 @@ impl Start {
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
     fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
         let out = settings.out.as_path();
+        let usable = |group: u32| control_pool(&data, group).is_some();
+        if !split.perturbed(Part::Train, &data).into_iter().any(usable) {
+            let what =
+                "its training part holds no perturbed cells that can be used: there is nothing to learn from";
+            return Err(Error::format(&settings.split, what));
+        }
         let on_gpu = settings.places.iter().all(Option::is_some);
         learner::fits(config, &vocabulary(data.manifest()), data.manifest().genes.len(), on_gpu)?;
         let mut claimed = None;
         if settings.is_first() {
+            if out.join("manifest.json").exists() {
+                return Err(Error::format(out, "is a data directory; name another folder for the run"));
+            }
             if last_of(out).exists() {
-                let what = "holds a run already; go on with it by --resume, or name another folder";
-                return Err(Error::format(out, what));
+                return Err(Error::format(out, HOLDS_A_RUN));
             }
             let folder = out.join("checkpoints");
             claimed = claim(&folder)?.map(Arc::new);
+            // Another process may have made it until now.
+            if last_of(out).exists() {
+                return Err(Error::format(out, HOLDS_A_RUN));
+            }
             // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
             if fs::read_dir(&folder).at(&folder)?.next().is_some() {
                 let what =
@@ -119,6 +134,9 @@ impl Start {
                 settings.out.join("split.toml").display()
             );
             return Err(Error::format(&path, what));
+        }
+        if settings.is_first() && header.data != *data.manifest() {
+            eprintln!("note: the run began on other cells than those of {}", settings.data.display());
         }
         if let Some(steps) = settings.steps {
             let done = header.step;

@@ -1,6 +1,6 @@
 //! The input files side by side: one list of genes, one vocabulary a label column, and the cells that can be used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -181,6 +181,11 @@ fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result
             (error, _) => error,
         })
     };
+    let mut seen = HashSet::new();
+    let again = |path: &&PathBuf| path.canonicalize().is_ok_and(|place| !seen.insert(place));
+    if let Some(path) = settings.inputs.iter().find(again) {
+        return Err(Error::format(path, "is named twice; its cells would count twice"));
+    }
     let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
     if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
 }
