@@ -53,6 +53,13 @@ fn options_that_would_be_passed_over_are_refused() {
     let mut train = over_data(&["train", "--preset", "s40"]);
     let (code, said) = told(train.arg("--config").arg(&config).arg("--out").arg(&run));
     assert!(code == Some(2) && said.contains("leave one of them out") && !run.exists(), "{code:?} {said}");
+    let both = ["train", "--steps", "2", "--set", "train.steps=7"];
+    let (code, said) = told(over_data(&both).arg("--out").arg(&run));
+    assert!(code == Some(2) && said.contains("beside --set train.steps"), "{code:?} {said}");
+    let wrong = dir.path().join("wrong.toml");
+    std::fs::write(&wrong, "[optim]\nlr = -1.0\n").expect("written");
+    let (code, said) = told(over_data(&["train"]).arg("--config").arg(&wrong).arg("--out").arg(&run));
+    assert!(code == Some(2) && said.contains("wrong.toml: optim.lr"), "{code:?} {said}");
     let mut predict = program();
     predict.arg("predict").arg(&small().run).args([
         "--subset",

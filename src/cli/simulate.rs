@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::data::simulate::{CONTROL, Settings, simulate};
 use crate::error::Result;
+use crate::memory;
 
 /// Write an h5ad of simulated cells whose truth is known
 #[derive(Debug, clap::Args)]
@@ -47,6 +48,8 @@ pub fn run(args: Args) -> Result<()> {
         batches: args.batches,
         seed: args.seed,
     };
+    // About one number in eight is not zero, and takes eight bytes.
+    memory::fits("--cells", "the simulated cells", (args.cells as u64).saturating_mul(args.genes as u64))?;
     let world = simulate(&settings)?;
     world.write(&args.out)?;
     let zeros = 1.0 - world.counts.nnz() as f64 / (args.cells as f64 * args.genes as f64);

@@ -131,6 +131,14 @@ fn print(out: &Path, outcome: &Outcome) {
 }
 
 fn config(args: &Args) -> Result<Config> {
+    for (option, field, given) in
+        [("--steps", "train.steps", args.steps.is_some()), ("--seed", "train.seed", args.seed.is_some())]
+    {
+        if given && args.set.iter().any(|set| set.split('=').next().is_some_and(|name| name.trim() == field))
+        {
+            return Err(Error::setting(option, format!("beside --set {field}; leave one of them out")));
+        }
+    }
     let mut set = args.set.clone();
     set.extend(args.steps.map(|n| format!("train.steps={n}")));
     set.extend(args.seed.map(|n| format!("train.seed={n}")));

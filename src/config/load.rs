@@ -144,6 +144,7 @@ impl Config {
                 format!("{asked}, and {} says preset = {own:?}; leave one of them out", path.display());
             return Err(Error::setting("--preset", what));
         }
+        let of_file = over.clone();
         for item in set {
             lay(&mut over, parse_set(item)?);
         }
@@ -154,11 +155,18 @@ impl Config {
             .map_err(|e| Error::setting("config", e.to_string()))?;
         let mut whole = base.clone();
         lay(&mut whole, over.clone());
+        // A field that the file has is told with the file.
+        let told = |field: String, what: String| match file.filter(|_| holds(&of_file, &field)) {
+            Some(path) => Error::setting(format!("{}: {field}", path.display()), what),
+            None => Error::setting(field, what),
+        };
         let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
-            let field = wrong(&base, &over).unwrap_or("config".into());
-            Error::setting(field, e.message().to_string())
+            told(wrong(&base, &over).unwrap_or("config".into()), e.message().to_string())
         })?;
-        config.validate()?;
+        config.validate().map_err(|error| match error {
+            Error::Setting { field, what } => told(field, what),
+            error => error,
+        })?;
         Ok(config)
     }
 
@@ -218,6 +226,14 @@ impl Config {
             Some((_, field, what)) => Err(Error::setting(field, what)),
             None => Ok(()),
         }
+    }
+}
+
+/// Whether a table has `section.field`, or a field of no section.
+fn holds(table: &Table, field: &str) -> bool {
+    match field.split_once('.') {
+        Some((section, field)) => table.get(section).is_some_and(|fields| fields.get(field).is_some()),
+        None => table.contains_key(field),
     }
 }
 

@@ -70,6 +70,14 @@ impl Labels {
             .extend(other.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])));
     }
 
+    /// The same, with empty ones missing, as they are in a table of text.
+    pub(crate) fn without_empty(mut self) -> Labels {
+        if let Some(empty) = self.names.iter().position(String::is_empty) {
+            self.codes.iter_mut().filter(|code| **code == empty as i32).for_each(|code| *code = -1);
+        }
+        self
+    }
+
     /// Label of cell `i`, `None` where it is missing.
     pub fn get(&self, i: usize) -> Option<&str> {
         usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
@@ -212,4 +220,15 @@ pub(super) fn missing_column(column: &str, names: &[String]) -> String {
 /// Python's words.
 pub(super) fn truth(value: bool) -> &'static str {
     if value { "True" } else { "False" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Labels;
+
+    #[test]
+    fn an_empty_label_is_a_missing_one() {
+        let labels = Labels::of(&["b", "", "a", ""]).without_empty();
+        assert_eq!((0..4).map(|i| labels.get(i)).collect::<Vec<_>>(), [Some("b"), None, Some("a"), None]);
+    }
 }

@@ -119,7 +119,10 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let read = |column: &str| -> Result<Vec<Labels>> {
         match table.as_ref().filter(|table| table.has(column)) {
             Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
-            None => files.iter().map(|file| file.obs().labels(file.path(), column)).collect(),
+            None => {
+                let of = |file: &H5ad| file.obs().labels(file.path(), column).map(Labels::without_empty);
+                files.iter().map(of).collect()
+            }
         }
     };
     let labels: Vec<Vec<Labels>> = columns.iter().map(|column| read(column)).collect::<Result<_>>()?;
