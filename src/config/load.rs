@@ -144,10 +144,11 @@ impl Config {
                 format!("{asked}, and {} says preset = {own:?}; leave one of them out", path.display());
             return Err(Error::setting("--preset", what));
         }
-        let of_file = over.clone();
+        let (of_file, mut of_set) = (over.clone(), Table::new());
         for item in set {
-            lay(&mut over, parse_set(item)?);
+            lay(&mut of_set, parse_set(item)?);
         }
+        lay(&mut over, of_set.clone());
         let preset = preset.map(str::to_string).or(named(&over, "preset")).unwrap_or("tiny".into());
         let recipe = named(&over, "recipe").unwrap_or("default".into());
         over.insert("preset".into(), Value::String(preset.clone()));
@@ -155,8 +156,9 @@ impl Config {
             .map_err(|e| Error::setting("config", e.to_string()))?;
         let mut whole = base.clone();
         lay(&mut whole, over.clone());
-        // A field that the file has is told with the file.
-        let told = |field: String, what: String| match file.filter(|_| holds(&of_file, &field)) {
+        // A field that the file has, and no setting, is told with the file.
+        let is_the_files = |field: &str| holds(&of_file, field) && !holds(&of_set, field);
+        let told = |field: String, what: String| match file.filter(|_| is_the_files(&field)) {
             Some(path) => Error::setting(format!("{}: {field}", path.display()), what),
             None => Error::setting(field, what),
         };
@@ -309,6 +311,9 @@ mod tests {
 
         std::fs::write(&file, "[train]\nsteps = \"many\"\n").expect("written");
         let error = Config::load(None, Some(&file), &[]).expect_err("no number").to_string();
+        assert!(error.contains("c.toml: train.steps: "), "{error}");
+        let set = ["train.steps=few".to_string()];
+        let error = Config::load(None, Some(&file), &set).expect_err("no number").to_string();
         assert!(error.starts_with("train.steps: "), "{error}");
     }
 
