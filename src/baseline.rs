@@ -106,6 +106,9 @@ pub struct Answer {
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
     let observer = Observer::asked(settings.observe, data.manifest().target)?;
     let asked = perturbed_groups(data, asked);
+    if asked.is_empty() {
+        return Err(Error::setting("--subset", "the split leaves no perturbed cells in this part"));
+    }
     let mut fallbacks = BTreeMap::<String, usize>::new();
     let mut fitted = Fitted::to(data, train, settings.kind, &mut fallbacks)?;
     let mut population = Population::like(data.manifest());

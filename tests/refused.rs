@@ -1,7 +1,7 @@
 //! What is asked for and cannot be had, or would be passed over in silence, is told.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,19 @@ fn told(command: &mut Command) -> (Option<i32>, String) {
 fn over_data(words: &[&str]) -> Command {
     let mut command = program();
     command.args(words).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+    command
+}
+
+/// `preprocess` of files of the small world.
+fn preprocess(inputs: &[&PathBuf], out: &Path) -> Command {
+    let mut command = program();
+    command.arg("preprocess").args(inputs).args([
+        "--pert-col",
+        "perturbation",
+        "--control-pert",
+        "non-targeting",
+    ]);
+    command.args(["--celltype-col", "cell_type", "--out"]).arg(out);
     command
 }
 
@@ -110,12 +123,7 @@ fn a_data_directory_is_made_by_one_process_at_a_time() {
     std::fs::create_dir(&parts).expect("made");
     let other = File::open(&parts).expect("readable");
     other.lock().expect("locked");
-    let preprocess = || {
-        let mut command = program();
-        command.arg("preprocess").arg(&small().cells).args(["--pert-col", "perturbation", "--control-pert"]);
-        command.args(["non-targeting", "--celltype-col", "cell_type", "--out"]).arg(dir.path().join("data"));
-        told(&mut command)
-    };
+    let preprocess = || told(&mut preprocess(&[&small().cells], &dir.path().join("data")));
     let (code, said) = preprocess();
     assert!(code == Some(1) && said.contains("another process"), "{code:?} {said}");
     drop(other);
@@ -180,13 +188,7 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
     assert!(code == Some(1) && said.contains("is a file of"), "{code:?} {said}");
     let (code, said) = told(over_data(&["train", "--steps", "1"]).arg("--out").arg(&small().data));
     assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");
-    let mut preprocess = program();
-    preprocess.arg("preprocess").args([&small().cells; 2]).args([
-        "--pert-col",
-        "perturbation",
-        "--control-pert",
-    ]);
-    preprocess.args(["non-targeting", "--celltype-col", "cell_type", "--out"]).arg(dir.path().join("data"));
+    let mut preprocess = preprocess(&[&small().cells; 2], &dir.path().join("data"));
     let (code, said) = told(&mut preprocess);
     assert!(code == Some(1) && said.contains("is named twice"), "{code:?} {said}");
 }

@@ -9,8 +9,8 @@
 //!   bound by   compute: 6 M E F forward, 12 M E F backward
 //!
 //! Between forward and backward a device keeps [a | u] alone; y is made again. On Hopper one kernel makes y with its first product,
-//! another [da | du] with the product that makes dy (matmul_swiglu.cu); elsewhere, and where that is
-//! quicker, the library's products and swiglu.cu do it in two steps.
+//! another [da | du] with the product that makes dy (matmul_swiglu.cu); elsewhere, and where that is quicker, the
+//! library's products and swiglu.cu do it in two steps.
 
 use std::cell::RefCell;
 use std::rc::Rc;
