@@ -7,6 +7,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -25,6 +26,7 @@ mod graph;
 mod held;
 mod hopper;
 mod launch;
+mod layout;
 mod nccl;
 mod one;
 mod packed;
@@ -93,6 +95,9 @@ struct Inner {
     held: held::Held,
     chosen: hopper::Chosen,
     arena: Mutex<Arena>,
+    /// What stands in for the driver while a step is counted, and whether it does.
+    dry: dry::Dry,
+    rehearsing: Arc<AtomicBool>,
 }
 
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
@@ -122,12 +127,25 @@ impl Gpu {
 
     /// No device: buffers and launches are counted, nothing is computed.
     pub fn dry(real: Real) -> Gpu {
-        Gpu::new(Box::new(dry::Dry::new()), real, false)
+        Gpu::new(Box::new(dry::Dry::near()), real, false)
     }
 
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        let (overrun, heard, held, chosen, arena) = Default::default();
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen, arena }))
+        let (overrun, heard, held, chosen, arena, rehearsing) = Default::default();
+        let dry = dry::Dry::far();
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen, arena, dry, rehearsing }))
+    }
+
+    fn rehearsing(&self) -> bool {
+        self.0.rehearsing.load(Ordering::Relaxed)
+    }
+
+    /// Who does what is asked for now: in a rehearsal nobody.
+    fn driver(&self) -> &dyn Driver {
+        match self.rehearsing() {
+            true => &self.0.dry,
+            false => self.0.driver.as_ref(),
+        }
     }
 
     /// How activations are stored.
@@ -170,8 +188,8 @@ impl Gpu {
         if guard > 0 {
             // SAFETY: both ranges lie in what was just allocated.
             unsafe {
-                or_stop(self.0.driver.fill(address, 0xFF, bytes));
-                or_stop(self.0.driver.fill(address + bytes as u64, GUARD_BYTE, guard));
+                or_stop(self.driver().fill(address, 0xFF, bytes));
+                or_stop(self.driver().fill(address + bytes as u64, GUARD_BYTE, guard));
             }
         }
         buffer
@@ -182,7 +200,7 @@ impl Gpu {
         let bytes = bytemuck::cast_slice(numbers);
         let buffer = self.buffer(what, bytes.len());
         // SAFETY: the buffer was made for them.
-        or_stop(unsafe { self.0.driver.upload(buffer.address, bytes) });
+        or_stop(unsafe { self.driver().upload(buffer.address, bytes) });
         buffer
     }
 
@@ -196,7 +214,7 @@ impl Gpu {
         }
         let _range = trace::range(format_args!("{kernel}"));
         // SAFETY: the caller's.
-        let launch = || unsafe { self.0.driver.launch(file, kernel, self.0.real, grid, args) };
+        let launch = || unsafe { self.driver().launch(file, kernel, self.0.real, grid, args) };
         or_stop(self.timed(|| kernel.to_string(), launch));
     }
 
@@ -208,15 +226,18 @@ impl Gpu {
         if product.size.contains(&0) || product.batch == 0 {
             return false;
         }
+        if self.rehearsing() {
+            return self.0.driver.fuses(product);
+        }
         let _range = trace::range(format_args!("product {:?}", product.size));
         // SAFETY: the caller's.
-        let multiply = || unsafe { self.0.driver.product(product) };
+        let multiply = || unsafe { self.driver().product(product) };
         or_stop(self.timed(|| format!("product {:?}", product.size), multiply))
     }
 
     /// Waits until the device has done all that was queued; then an error of any of it is seen.
     pub fn wait(&self) {
-        or_stop(self.0.driver.wait());
+        or_stop(self.driver().wait());
     }
 
     /// Whether it can sum with the GPUs of other ranks, or why not.
@@ -231,7 +252,7 @@ impl Gpu {
 
     /// Joins the GPUs of the other ranks, which all call with the same bytes. Waits for them.
     pub fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> std::result::Result<Nccl, String> {
-        self.0.driver.join(id, rank, ranks)
+        self.0.driver.join(id, rank, ranks).map(|nccl| nccl.resting(&self.0.rehearsing))
     }
 
     /// What a kernel wrote beyond its buffer, if anything did so since the device was opened (guarded devices only).
@@ -280,7 +301,7 @@ impl Buffer {
             self.bytes
         );
         // SAFETY: the range was checked, and `bytes` is borrowed until the wait.
-        or_stop(unsafe { self.gpu.0.driver.download(bytes, self.address + from as u64) });
+        or_stop(unsafe { self.gpu.driver().download(bytes, self.address + from as u64) });
         self.gpu.wait();
     }
 
@@ -289,7 +310,7 @@ impl Buffer {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         assert!(at + bytes.len() <= self.bytes, "upload: {} bytes at {at} of {}", bytes.len(), self.bytes);
         // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.0.driver.upload(self.address + at as u64, bytes) });
+        or_stop(unsafe { self.gpu.driver().upload(self.address + at as u64, bytes) });
     }
 
     /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
@@ -300,7 +321,7 @@ impl Buffer {
         );
         // SAFETY: the ranges were checked; two buffers never overlap, and no caller copies within one.
         or_stop(unsafe {
-            self.gpu.0.driver.copy(self.address + at as u64, other.address + from as u64, bytes)
+            self.gpu.driver().copy(self.address + at as u64, other.address + from as u64, bytes)
         });
     }
 
@@ -308,7 +329,7 @@ impl Buffer {
     pub fn zero(&self, at: usize, bytes: usize) {
         assert!(at + bytes <= self.bytes, "zero: {bytes} bytes at {at} of {}", self.bytes);
         // SAFETY: the range was checked.
-        or_stop(unsafe { self.gpu.0.driver.fill(self.address + at as u64, 0, bytes) });
+        or_stop(unsafe { self.gpu.driver().fill(self.address + at as u64, 0, bytes) });
     }
 
     fn overrun(&self) -> bool {
@@ -321,7 +342,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.gpu.0.guarded && self.overrun() {
+        if self.gpu.0.guarded && !self.gpu.rehearsing() && self.overrun() {
             let seen = format!("a kernel wrote behind {} ({} bytes)", self.what, self.bytes);
             self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
         }

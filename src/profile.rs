@@ -55,6 +55,8 @@ pub struct Memory {
     pub kept: u64,
     /// The most at a time.
     pub peak: Peak,
+    /// The block in which a step's buffers are laid out.
+    pub block: usize,
 }
 
 /// An op, one way, over a step.
@@ -106,7 +108,7 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     let mut made = MadeUp::new(sizes, gpu)?;
     (0..WARM).try_for_each(|k| made.step(k))?;
     let step_s = made.median_of(WARM..WARM + steps)?;
-    let between = gpu.map(Gpu::held);
+    let (between, block) = (gpu.map(Gpu::held), gpu.and_then(Gpu::block).unwrap_or(0));
     gpu.inspect(|gpu| gpu.forget_peak());
     let laps = Laps::start(gpu);
     made.learner.laps = Some(laps.clone());
@@ -120,7 +122,7 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     let watched: f64 = laps.iter().map(|lap| lap.seconds).sum();
     let memory = gpu.zip(between).map(|(gpu, between)| {
         let kept = laps.iter().rev().find(|lap| lap.way == Way::Forward).map_or(between, |lap| lap.held);
-        Memory { between, kept: kept - between, peak: gpu.peak() }
+        Memory { between, kept: kept - between, peak: gpu.peak(), block }
     });
     let launched: f64 = laps.iter().flat_map(|lap| &lap.kernels).map(|(_, seconds)| seconds).sum();
     Ok(Profile {

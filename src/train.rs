@@ -33,7 +33,7 @@ mod validate;
 mod writer;
 
 pub use feed::Feed;
-pub use learner::{Found, Learner};
+pub use learner::{Found, Learner, fits};
 
 use line::Lines;
 use metrics::Metrics;

@@ -9,6 +9,7 @@ use scale_engine::selftest::{self, Size, graph, model, table};
 use super::emulate;
 
 mod adamw;
+mod block;
 mod choices;
 mod forgotten;
 mod gather;

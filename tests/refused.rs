@@ -40,6 +40,9 @@ fn what_memory_cannot_hold_is_refused_before_anything_is_written() {
     let mut train = over_data(&["train", "--set", "encoder.width=8000000", "--set", "encoder.heads=8"]);
     let (code, said) = told(train.arg("--out").arg(&run));
     assert!(code == Some(2) && said.contains("this machine has") && !run.exists(), "{code:?} {said}");
+    let mut train = over_data(&["train", "--set", "data.cells=100000000"]);
+    let (code, said) = told(train.arg("--out").arg(&run));
+    assert!(code == Some(2) && said.contains("data.cells") && !run.exists(), "{code:?} {said}");
     let (code, said) = told(program().args(["profile", "--dry", "--sets", "100000000"]));
     assert!(code == Some(2) && said.contains("--sets"), "{code:?} {said}");
     let request = dir.path().join("request.csv");

@@ -84,6 +84,7 @@ fn print_memory(memory: &Memory, pairs: usize) {
     println!("\n{:<51} {:>10} {:>10}", "memory", "MB", "kB a pair");
     line("between steps", memory.between);
     line("kept from forward to backward", memory.kept);
+    line("the block of a step's buffers", memory.block as u64);
     line("the most at a time", memory.peak.bytes);
     let share = |&&(_, bytes): &&(&str, u64)| bytes as f64 >= SMALL * memory.peak.bytes as f64;
     for (what, bytes) in memory.peak.of.iter().filter(share) {

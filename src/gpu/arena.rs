@@ -1,83 +1,37 @@
-//! A step's buffers in one block, each where the step before had it.
+//! A step's buffers in one block, each at a place of its own for as long as it lives.
 //!
-//! Steps of one shape ask for the same buffers in the same order. Once two in a row have, the lives of the buffers are known and are
-//! laid out in one block: two share bytes only if one is given back before the other is asked for. What outlives its step has
-//! memory of its own. A step that turns out otherwise is not wrong, only slower: what is not asked for as planned, or would lie over
-//! a live buffer, is not served from the block. Other work of a step's size may use the block while no step does.
+//! Steps of one shape ask for the same buffers in the same order. A step is counted before the first of them: then the lives of its
+//! buffers are known and are laid out in one block, in which two share bytes only if one is given back before the other is asked for.
+//! What outlives its step has memory of its own. A step that turns out otherwise is not wrong: what is not asked for as planned, or
+//! would lie over a live buffer, is served from what is free in the block, if it fits there, and the next step is counted anew. Other
+//! work of a step's size may use the block while no step does.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// As the pool aligns: what a product's algorithm was chosen for stays true.
-const ALIGN: usize = 256;
-
-/// A buffer's life; time is counted in buffers asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
-    /// Its length.
-    pub bytes: usize,
-    /// How many had been asked for when it was given back; none if the step ended before.
-    pub died: Option<usize>,
-}
-
-/// Where buffers lie.
-#[derive(Debug, Default)]
-pub struct Plan {
-    /// Of all that a step asks for, in its order.
-    pub lives: Vec<Life>,
-    /// From the block's first byte; none for what outlives the step.
-    pub offsets: Vec<Option<usize>>,
-    /// Of the block.
-    pub bytes: usize,
-}
-
-impl Plan {
-    /// The largest first, each at the lowest place that is free while it lives.
-    pub fn of(lives: Vec<Life>) -> Plan {
-        let room: Vec<usize> = lives.iter().map(|life| life.bytes.next_multiple_of(ALIGN)).collect();
-        let mut order: Vec<(usize, usize)> =
-            lives.iter().enumerate().filter_map(|(i, life)| Some((i, life.died?))).collect();
-        order.sort_by_key(|&(i, _)| (Reverse(room[i]), i));
-        let (mut offsets, mut bytes) = (vec![None; lives.len()], 0);
-        // Offset, number and death, by offset.
-        let mut placed: Vec<(usize, usize, usize)> = Vec::new();
-        for (i, died) in order {
-            let mut at = 0;
-            for &(other_at, other, other_died) in &placed {
-                let together = i < other_died && other < died;
-                if together && other_at < at + room[i] {
-                    at = at.max(other_at + room[other]);
-                }
-            }
-            placed.insert(placed.partition_point(|&(other_at, ..)| other_at <= at), (at, i, died));
-            offsets[i] = Some(at);
-            bytes = bytes.max(at + room[i]);
-        }
-        Plan { lives, offsets, bytes }
-    }
-}
+use super::layout::{ALIGN, Life, Plan};
 
 /// What steps ask for, and the block that they are served from.
 #[derive(Default)]
 pub struct Arena {
     shape: Vec<usize>,
     phase: Phase,
-    /// What the step that is learnt from asks for, what the one before it did, and numbers of what is live, by address.
+    /// What the step that is counted asks for, and numbers of what is live, by address.
     lives: Vec<Life>,
-    before: Vec<Life>,
     own: HashMap<u64, usize>,
-    /// Of steps of that shape, once it is known.
+    /// Of steps of that shape, once they were counted.
     plan: Option<Plan>,
+    /// A step went as planned.
+    tried: bool,
+    /// What is asked for now is not the step's.
+    aside: bool,
     block: Option<Block>,
-    /// There was no room for a block.
-    crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     #[default]
     Between,
-    Learning,
+    Counting,
     /// How many were asked for, and whether all were as planned.
     Serving(usize, bool),
     /// Other work.
@@ -112,29 +66,46 @@ impl Block {
     }
 }
 
-/// How a step begins.
-pub enum Turn {
-    /// As it comes.
-    Learn,
-    /// With what outlives it made beforehand, in these sizes.
-    Serve(Vec<usize>),
+/// How a step begins: what outlives it is made beforehand, in these sizes.
+pub struct Turn {
+    pub sizes: Vec<usize>,
+    /// One before it went as planned.
+    pub tried: bool,
 }
 
 impl Arena {
-    /// Begins a step.
-    pub fn begin(&mut self, shape: &[usize]) -> Turn {
+    /// Whether steps of this shape are laid out.
+    pub fn knows(&mut self, shape: &[usize]) -> bool {
         if self.shape != shape {
-            (self.shape, self.plan, self.crowded) = (shape.to_vec(), None, false);
-            self.before.clear();
+            (self.shape, self.plan) = (shape.to_vec(), None);
         }
+        self.plan.is_some()
+    }
+
+    /// Begins to count a step, which is not done.
+    pub fn begin_count(&mut self) {
+        self.phase = Phase::Counting;
+        self.lives.clear();
+        self.own.clear();
+    }
+
+    /// Ends it, while what outlives the step is still there: how many bytes its block takes.
+    pub fn end_count(&mut self) -> usize {
+        self.phase = Phase::Between;
+        self.tried = false;
+        let plan = Plan::of(std::mem::take(&mut self.lives));
+        self.plan.insert(plan).bytes
+    }
+
+    /// Begins a step of the shape that is laid out; without a layout it is other work.
+    pub fn begin(&mut self) -> Turn {
         let Some(plan) = &self.plan else {
-            self.phase = Phase::Learning;
-            self.lives.clear();
-            self.own.clear();
-            return Turn::Learn;
+            self.phase = Phase::Loose;
+            return Turn { sizes: Vec::new(), tried: false };
         };
         self.phase = Phase::Serving(0, true);
-        Turn::Serve(plan.lives.iter().filter(|life| life.died.is_none()).map(|life| life.bytes).collect())
+        let outlive = plan.lives.iter().filter(|life| life.died.is_none());
+        Turn { sizes: outlive.map(|life| life.bytes).collect(), tried: self.tried }
     }
 
     /// Begins work that is no such step: it finds room in the block as it comes.
@@ -142,21 +113,28 @@ impl Arena {
         self.phase = Phase::Loose;
     }
 
+    /// What is asked for from here on is the step's, or is not.
+    pub fn set_aside(&mut self, aside: bool) {
+        self.aside = aside;
+    }
+
     /// Takes what was made beforehand.
     pub fn made_ready(&mut self, made: VecDeque<(usize, u64)>) {
-        self.block.as_mut().expect("a step is served").ready = made;
+        if let Some(block) = &mut self.block {
+            block.ready = made;
+        }
     }
 
     /// Something is asked for: its address, if it is served from here.
     pub fn take(&mut self, bytes: usize) -> Option<u64> {
         match self.phase {
-            Phase::Between | Phase::Learning => None,
-            Phase::Loose => self.block.as_mut()?.fit(bytes),
-            Phase::Serving(number, as_planned) => {
+            Phase::Between | Phase::Counting => None,
+            Phase::Serving(number, as_planned) if !self.aside => {
                 let found = self.serve(number, bytes);
                 self.phase = Phase::Serving(number + 1, as_planned && found.is_some());
-                found
+                found.or_else(|| self.block.as_mut()?.fit(bytes))
             }
+            Phase::Serving(..) | Phase::Loose => self.block.as_mut()?.fit(bytes),
         }
     }
 
@@ -175,7 +153,7 @@ impl Arena {
 
     /// Something was made elsewhere.
     pub fn made(&mut self, bytes: usize, address: u64) {
-        if self.phase == Phase::Learning {
+        if self.phase == Phase::Counting {
             self.own.insert(address, self.lives.len());
             self.lives.push(Life { bytes, died: None });
         }
@@ -183,7 +161,7 @@ impl Arena {
 
     /// Something is given back. True if it lay in the block: then there is nothing to free.
     pub fn give(&mut self, address: u64) -> bool {
-        if self.phase == Phase::Learning
+        if self.phase == Phase::Counting
             && let Some(number) = self.own.remove(&address)
         {
             self.lives[number].died = Some(self.lives.len());
@@ -193,25 +171,19 @@ impl Arena {
         at < block.bytes && block.live.remove(&at).is_some()
     }
 
-    /// Ends a step: what was made beforehand and not asked for; how large a block would serve the next steps, if that is known now.
-    pub fn end(&mut self) -> (VecDeque<(usize, u64)>, Option<usize>) {
-        let left = self.block.as_mut().map(|block| std::mem::take(&mut block.ready)).unwrap_or_default();
+    /// Ends a step, or other work, or a count that came to nothing: what was made beforehand and not asked for.
+    pub fn end(&mut self) -> VecDeque<(usize, u64)> {
         match std::mem::take(&mut self.phase) {
-            Phase::Learning if self.lives == self.before && !self.crowded => {
-                let plan = Plan::of(self.lives.clone());
-                let bytes = plan.bytes;
-                self.plan = Some(plan);
-                return (left, Some(bytes));
-            }
-            Phase::Learning => std::mem::swap(&mut self.before, &mut self.lives),
-            // It went another way: learnt anew.
-            Phase::Serving(_, false) => (self.plan, self.before) = (None, Vec::new()),
-            Phase::Serving(_, true) | Phase::Loose | Phase::Between => {}
+            Phase::Serving(_, true) => self.tried = true,
+            // It went another way: the next one is counted.
+            Phase::Serving(_, false) => self.plan = None,
+            Phase::Counting | Phase::Loose | Phase::Between => {}
         }
-        (left, None)
+        self.block.as_mut().map(|block| std::mem::take(&mut block.ready)).unwrap_or_default()
     }
 
-    /// Hands out the block to be freed; nothing of it may be live. Else the steps go on without a plan.
+    /// Hands out the block to be freed. Something of it may be live, if other work left it: then the block stays, and steps are done
+    /// without a layout.
     pub fn give_block(&mut self) -> Option<Option<u64>> {
         if self.block.as_ref().is_some_and(|block| !block.live.is_empty()) {
             self.plan = None;
@@ -220,23 +192,20 @@ impl Arena {
         Some(self.block.take().map(|block| block.address))
     }
 
+    /// Whether a step was laid out and went so, and no other way since.
+    pub fn tried(&self) -> bool {
+        self.plan.is_some() && self.tried
+    }
+
     /// How large the block is.
     pub fn block(&self) -> Option<usize> {
         self.block.as_ref().map(|block| block.bytes)
     }
 
-    /// Takes a block for the plan; none if there was no room.
-    pub fn take_block(&mut self, address: Option<u64>) {
-        self.block = address.map(|address| Block {
-            address,
-            bytes: self.plan.as_ref().map_or(0, |plan| plan.bytes),
-            live: BTreeMap::new(),
-            ready: VecDeque::new(),
-        });
-        self.crowded = address.is_none();
-        if self.crowded {
-            self.plan = None;
-        }
+    /// Takes a block for the layout.
+    pub fn take_block(&mut self, address: u64) {
+        let bytes = self.plan.as_ref().map_or(0, |plan| plan.bytes);
+        self.block = Some(Block { address, bytes, live: BTreeMap::new(), ready: VecDeque::new() });
     }
 }
 
@@ -261,23 +230,38 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    /// Plays a step; addresses from `heap` on are no block's. What is left at its end is handed back.
+    /// Plays a step, counted before if need be; addresses from `heap` on are no block's. How many were served from the block; what is
+    /// left at its end is handed back.
     fn play(arena: &mut Arena, story: &[(usize, Vec<usize>)], heap: &mut u64) -> (usize, Vec<u64>) {
-        let mut elsewhere = |bytes: usize| {
-            let at = *heap;
-            *heap += bytes.next_multiple_of(ALIGN) as u64;
-            at
-        };
-        if let Turn::Serve(sizes) = arena.begin(&[1]) {
-            let made = sizes.into_iter().map(|bytes| (bytes, elsewhere(bytes))).collect();
-            arena.made_ready(made);
+        if !arena.knows(&[1]) {
+            arena.begin_count();
+            let (served, _) = act(arena, story, heap);
+            assert_eq!(served, 0, "a step that is counted has no block");
+            arena.end_count();
+            if arena.give_block().is_some() {
+                arena.take_block(1 << 40);
+            }
         }
+        let made = arena.begin().sizes.into_iter().map(|bytes| (bytes, elsewhere(heap, bytes))).collect();
+        arena.made_ready(made);
+        let done = act(arena, story, heap);
+        assert!(arena.end().is_empty() || arena.plan.is_none(), "what outlives a step was asked for");
+        done
+    }
+
+    fn elsewhere(heap: &mut u64, bytes: usize) -> u64 {
+        let at = *heap;
+        *heap += bytes.next_multiple_of(ALIGN) as u64;
+        at
+    }
+
+    fn act(arena: &mut Arena, story: &[(usize, Vec<usize>)], heap: &mut u64) -> (usize, Vec<u64>) {
         let (mut live, mut served): (BTreeMap<usize, (u64, usize)>, usize) = Default::default();
         for (i, (bytes, dropped)) in story.iter().enumerate() {
             let found = arena.take(*bytes);
             served += usize::from(found.is_some());
             let at = found.unwrap_or_else(|| {
-                let at = elsewhere(*bytes);
+                let at = elsewhere(heap, *bytes);
                 arena.made(*bytes, at);
                 at
             });
@@ -292,10 +276,6 @@ mod tests {
                 arena.give(live.remove(number).expect("live").0);
             }
         }
-        if let (_, Some(_)) = arena.end() {
-            assert!(arena.give_block().is_some());
-            arena.take_block(Some(1 << 40));
-        }
         (served, live.into_values().map(|(at, _)| at).collect())
     }
 
@@ -303,11 +283,12 @@ mod tests {
     fn two_that_live_together_never_share_bytes() {
         for seed in 0..20 {
             let (mut arena, mut heap, story) = (Arena::default(), 0, story(seed, 300));
-            for step in 0..5 {
+            for step in 0..3 {
                 let (served, left) = play(&mut arena, &story, &mut heap);
                 left.into_iter()
                     .for_each(|at| assert!(!arena.give(at), "what outlives a step is not the block's"));
-                assert_eq!(served, if step < 2 { 0 } else { story.len() }, "step {step}");
+                assert_eq!(served, story.len(), "step {step}");
+                assert!(arena.tried());
             }
             // The block is hardly larger than what lives at a time.
             let (mut now, mut most, mut sizes) = (0, 0, BTreeMap::new());
@@ -325,28 +306,44 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_goes_another_way_is_served_what_is_free_and_learnt() {
+    fn a_step_that_goes_another_way_is_served_what_is_free_and_the_next_is_counted() {
         let (mut arena, mut heap) = (Arena::default(), 0);
         let (first, other) = (story(1, 200), story(2, 230));
-        for _ in 0..3 {
-            play(&mut arena, &first, &mut heap).1.into_iter().for_each(|at| _ = arena.give(at));
+        let mut step = |arena: &mut Arena, story: &[(usize, Vec<usize>)]| {
+            let (served, left) = play(arena, story, &mut heap);
+            left.into_iter().for_each(|at| _ = arena.give(at));
+            served
+        };
+        assert_eq!(step(&mut arena, &first), first.len());
+        let served = step(&mut arena, &other);
+        assert!(served > other.len() / 2 && served < other.len(), "{served} of {}", other.len());
+        assert!(arena.plan.is_none());
+        assert_eq!(step(&mut arena, &other), other.len());
+    }
+
+    #[test]
+    fn what_is_not_the_steps_own_changes_no_place() {
+        let (mut arena, mut heap, story) = (Arena::default(), 0, story(4, 200));
+        play(&mut arena, &story, &mut heap).1.into_iter().for_each(|at| _ = arena.give(at));
+        let sizes = arena.begin().sizes;
+        arena.made_ready(sizes.into_iter().map(|bytes| (bytes, 1 << 50)).collect());
+        let mut live = BTreeMap::new();
+        for (i, (bytes, dropped)) in story.iter().enumerate() {
+            arena.set_aside(true);
+            if let Some(at) = arena.take(1000) {
+                assert!(arena.give(at));
+            }
+            arena.set_aside(false);
+            live.insert(i, arena.take(*bytes).expect("as planned"));
+            dropped.iter().for_each(|number| _ = arena.give(live[number]));
         }
-        let counts: Vec<usize> = (0..4)
-            .map(|_| {
-                let (served, left) = play(&mut arena, &other, &mut heap);
-                left.into_iter().for_each(|at| _ = arena.give(at));
-                served
-            })
-            .collect();
-        assert!(counts[0] < other.len() && counts[1..3] == [0, 0] && counts[3] == other.len(), "{counts:?}");
+        assert_eq!(arena.phase, Phase::Serving(story.len(), true));
     }
 
     #[test]
     fn other_work_finds_room_between_steps() {
         let (mut arena, mut heap, story) = (Arena::default(), 0, story(3, 200));
-        for _ in 0..3 {
-            play(&mut arena, &story, &mut heap).1.into_iter().for_each(|at| _ = arena.give(at));
-        }
+        play(&mut arena, &story, &mut heap).1.into_iter().for_each(|at| _ = arena.give(at));
         arena.begin_loose();
         let (a, b) = (arena.take(700).expect("room"), arena.take(300).expect("room"));
         assert!(a + 700 <= b && a % ALIGN as u64 == 0 && b % ALIGN as u64 == 0);
@@ -354,5 +351,11 @@ mod tests {
         assert_eq!(arena.take(512), Some(a), "the lowest place");
         arena.end();
         assert!(arena.take(1).is_none(), "nobody asked for the block");
+        // What other work leaves in it keeps it where it is: steps of another shape find room as they come.
+        assert!(!arena.knows(&[2]));
+        arena.begin_count();
+        arena.end_count();
+        assert!(arena.give_block().is_none() && arena.begin().sizes.is_empty());
+        assert_eq!(arena.phase, Phase::Loose);
     }
 }

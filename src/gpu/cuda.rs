@@ -298,6 +298,10 @@ impl Driver for Cuda {
         unsafe { self.plans.lock().expect("no panic under this lock").run(product) }
     }
 
+    fn fuses(&self, product: &Product) -> bool {
+        self.plans.lock().expect("no panic under this lock").fuses(product)
+    }
+
     fn mark(&self) -> Outcome<Mark> {
         mark(&self.stream)
     }

@@ -15,8 +15,16 @@ pub struct Dry {
 }
 
 impl Dry {
-    pub fn new() -> Dry {
+    /// No other device's memory begins here, or behind it.
+    pub const FAR: u64 = 1 << 62;
+
+    pub fn near() -> Dry {
         Dry { next: AtomicU64::new(ALIGN) }
+    }
+
+    /// One whose addresses are told from another device's.
+    pub fn far() -> Dry {
+        Dry { next: AtomicU64::new(Dry::FAR) }
     }
 }
 

@@ -51,7 +51,7 @@ impl Gpu {
     }
 
     /// Which of two ways to one result is the quicker, by timing both when the sizes are first seen. The first on a device whose
-    /// time says nothing.
+    /// time says nothing, and where a step is only counted.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
         let chosen = || self.0.chosen.lock().expect("no panic under this lock");
         let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
@@ -61,14 +61,15 @@ impl Gpu {
         if matches!(self.stamp(), Stamp::Clock(_)) {
             return 0;
         }
-        let took = ways.map(|way| {
+        let time = |way: &dyn Fn()| {
             let run = |_| {
                 let clock = Clock::start(Some(self));
                 way();
                 clock.stop().seconds()
             };
             (0..=RUNS).map(run).skip(1).fold(f64::INFINITY, f64::min) // the first run loads or chooses
-        });
+        };
+        let took = self.aside(|| ways.map(time));
         chosen().insert(key, took);
         quicker(took)
     }

@@ -1,23 +1,47 @@
 //! A step as one piece of the device's work: its buffers in one block ([`Arena`]), its kernels in one graph.
 
 use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
 
-use super::arena::{Arena, Turn};
+use super::arena::Arena;
 use super::driver::Outcome;
-use super::{Gpu, or_stop};
+use super::dry::Dry;
+use super::{Gpu, or_stop, stop};
 use crate::error::{Error, Result};
 
+/// Names that are told where a step does not fit.
+const LARGEST: usize = 4;
+
 impl Gpu {
-    /// Does a step's work; steps of one shape do alike. The first ones run as they come and are learnt from; those that follow
-    /// are written down first and then queued whole. Nothing may be read from the device in it.
+    /// Does a step's work; steps of one shape do alike. Before the first it is done once on no device, which counts its buffers and
+    /// lays them out. The first chooses, by timing, among ways to one result; those that follow are written down and then queued
+    /// whole. Nothing may be read from the device in it.
     ///
     /// # Errors
-    /// Those of the work, of which nothing is queued then; the driver's, or sums with other ranks that were aborted.
-    pub fn as_one<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let step = Step::begin(self, shape);
+    /// Those of the work, of which nothing is queued then; the driver's, or sums with other ranks that were aborted; no room.
+    pub fn as_one<T>(&self, shape: &[usize], mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        self.lay_out(shape, &mut work)?;
+        let step = Step::begin(self);
         let made = work()?;
         step.end()?;
         Ok(made)
+    }
+
+    /// Counts a step's buffers and takes the block that they will lie in, unless steps of this shape are laid out: for what comes
+    /// before the first of them and can use the block.
+    ///
+    /// # Errors
+    /// Those of the work; no room for the block.
+    pub fn lay_out<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<()> {
+        if self.arena().knows(shape) {
+            return Ok(());
+        }
+        let rehearsal = Rehearsal::begin(self);
+        let outlives = work()?;
+        let bytes = self.arena().end_count();
+        drop(outlives);
+        drop(rehearsal);
+        self.move_block(bytes)
     }
 
     /// Does other work with the block's memory, as far as there is one; what it makes is to be given back before the next step.
@@ -27,16 +51,57 @@ impl Gpu {
         work()
     }
 
-    /// Bytes of the block that steps are served from, once they are.
+    /// Does work within a step that is not the step's own, and of which nothing is left.
+    pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.arena().set_aside(true);
+        let done = work();
+        self.arena().set_aside(false);
+        done
+    }
+
+    /// Bytes of the block that steps are served from, once they are laid out.
     pub fn block(&self) -> Option<usize> {
         self.arena().block()
+    }
+
+    /// True once steps are laid out and the last one went as it was: it asked for no other memory.
+    pub fn went_as_laid_out(&self) -> bool {
+        self.arena().tried()
+    }
+
+    /// A block of another size in the place of the one there is.
+    fn move_block(&self, bytes: usize) -> Result<()> {
+        let Some(old) = self.arena().give_block() else { return Ok(()) };
+        let driver = &self.0.driver;
+        if let Some(old) = old {
+            // SAFETY: nothing in it is live.
+            unsafe { driver.free(old) };
+            // The pool keeps it, and the new one may be larger.
+            driver.trim();
+        }
+        let block = driver.allocate(bytes.max(1)).map_err(|why| self.no_room(bytes, &why))?;
+        self.arena().take_block(block);
+        Ok(())
+    }
+
+    fn no_room(&self, bytes: usize, why: &str) -> Error {
+        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+        let most = self.peak().of;
+        let most = most.iter().take(LARGEST).map(|&(what, bytes)| format!("{what} {}", gib(bytes)));
+        Error::Device(format!(
+            "no room for a step's buffers ({}) on {}: {why}; the largest at a time are {}; lower data.sets or data.cells, or take a \
+             smaller preset",
+            gib(bytes as u64),
+            self.name(),
+            most.collect::<Vec<_>>().join(", ")
+        ))
     }
 
     pub(super) fn allocate(&self, bytes: usize) -> Outcome<u64> {
         if let Some(address) = self.arena().take(bytes) {
             return Ok(address);
         }
-        let address = self.0.driver.allocate(bytes)?;
+        let address = self.driver().allocate(bytes)?;
         self.arena().made(bytes, address);
         Ok(address)
     }
@@ -44,7 +109,8 @@ impl Gpu {
     /// # Safety
     /// The address is from `allocate` and is not used again.
     pub(super) unsafe fn free(&self, address: u64) {
-        if !self.arena().give(address) {
+        // What was there before a rehearsal may be given back in it.
+        if !self.arena().give(address) && address < Dry::FAR {
             // SAFETY: the caller's.
             unsafe { self.0.driver.free(address) };
         }
@@ -55,6 +121,24 @@ impl Gpu {
     }
 }
 
+/// A step that is done on no device.
+struct Rehearsal<'a>(&'a Gpu);
+
+impl<'a> Rehearsal<'a> {
+    fn begin(gpu: &'a Gpu) -> Rehearsal<'a> {
+        gpu.arena().begin_count();
+        gpu.0.rehearsing.store(true, Ordering::Relaxed);
+        Rehearsal(gpu)
+    }
+}
+
+impl Drop for Rehearsal<'_> {
+    fn drop(&mut self) {
+        self.0.0.rehearsing.store(false, Ordering::Relaxed);
+        self.0.arena().end();
+    }
+}
+
 /// A step that was begun. Left early, by an error, what was written down is forgotten.
 struct Step<'a> {
     gpu: &'a Gpu,
@@ -62,18 +146,18 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn begin(gpu: &'a Gpu, shape: &[usize]) -> Step<'a> {
-        let turn = gpu.arena().begin(shape);
+    fn begin(gpu: &'a Gpu) -> Step<'a> {
+        let turn = gpu.arena().begin();
         let mut step = Step { gpu, written: false };
-        if let Turn::Serve(sizes) = turn {
-            let make = |bytes| (bytes, or_stop(gpu.0.driver.allocate(bytes)));
-            let made = sizes.into_iter().map(make).collect();
-            gpu.arena().made_ready(made);
-            // A guarded buffer is looked at when it is given back, which waits.
-            if !gpu.0.guarded {
-                or_stop(gpu.0.driver.write_down());
-                step.written = true;
-            }
+        let make = |bytes| {
+            (bytes, gpu.0.driver.allocate(bytes).unwrap_or_else(|why| stop(gpu.no_room(bytes, &why))))
+        };
+        let made = turn.sizes.into_iter().map(make).collect();
+        gpu.arena().made_ready(made);
+        // What is timed, or looked at when it is given back as a guarded buffer is, is waited for.
+        if turn.tried && !gpu.0.guarded {
+            or_stop(gpu.0.driver.write_down());
+            step.written = true;
         }
         step
     }
@@ -87,26 +171,13 @@ impl<'a> Step<'a> {
 }
 
 impl Drop for Step<'_> {
-    /// Closes the arena, and gives it its block when it knows how large that is to be.
     fn drop(&mut self) {
         let driver = &self.gpu.0.driver;
         if self.written {
             driver.forget();
         }
-        let (left, wanted) = self.gpu.arena().end();
+        let left = self.gpu.arena().end();
         // SAFETY: from `allocate`, and nobody has seen them.
         left.into_iter().for_each(|(_, address)| unsafe { driver.free(address) });
-        let Some((bytes, old)) = wanted.and_then(|bytes| Some((bytes, self.gpu.arena().give_block()?)))
-        else {
-            return;
-        };
-        if let Some(old) = old {
-            // SAFETY: nothing in it is live.
-            unsafe { driver.free(old) };
-        }
-        // The buffers of the steps so far are what the pool keeps.
-        driver.trim();
-        let block = driver.allocate(bytes.max(1)).ok();
-        self.gpu.arena().take_block(block);
     }
 }

@@ -113,6 +113,11 @@ impl Plans {
         Ok(product.sums.is_some())
     }
 
+    /// False for a product that was asked for and has no algorithm that makes its sums.
+    pub fn fuses(&self, product: &Product) -> bool {
+        !matches!(self.plans.get(&Key::of(product)), Some(None))
+    }
+
     /// [`Plans::choose`], which computes many times over, for a product that may add to `out`: then it writes elsewhere.
     unsafe fn choose_apart(
         &self,

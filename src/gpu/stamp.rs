@@ -87,7 +87,7 @@ impl Gpu {
 
     /// The point behind all that is queued.
     pub fn stamp(&self) -> Stamp {
-        or_stop(self.0.driver.stamp())
+        or_stop(self.driver().stamp())
     }
 
     /// Remembers, from here on, every kernel that is launched: two stamps each, which cost a few microseconds.

@@ -14,7 +14,7 @@ use crate::model::condition::Vocabulary;
 use crate::model::losses::Examples;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
-use crate::train::Learner;
+use crate::train::{Learner, fits};
 
 /// What is trained.
 #[derive(Clone, Debug, Serialize, clap::Args)]
@@ -60,6 +60,7 @@ impl MadeUp {
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
         // The vocabularies that the presets' sizes are told for.
         let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
+        fits(&config, &vocabulary, sizes.genes, sizes.sets, gpu.is_some())?;
         let learner = Learner::new(&config, &vocabulary, statistics, gpu);
         Ok(MadeUp { learner, examples: examples(sizes, gpu) })
     }

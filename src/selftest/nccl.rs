@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 /// Numbers of a piece.
 const LEN: usize = 100_003;
 
-/// Times that sums are one piece of the device's work: the first is learnt from, the second becomes a graph, the others update it.
+/// Times that sums are one piece of the device's work: the first is done as it comes, the second becomes a graph, the others update it.
 const PIECES: usize = 4;
 
 /// The mean over one rank is what was there, to the bit, and so is its only part; none where this device cannot sum with others. The

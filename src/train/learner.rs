@@ -1,7 +1,7 @@
 //! A model in training: one step's losses, gradients and weights, on the host or on a device.
 
 use crate::collective::Ranks;
-use crate::config::Config;
+use crate::config::{Config, EncoderKind};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::laps::{Laps, Way};
@@ -40,13 +40,39 @@ pub struct Found {
 }
 
 /// Refuses a model whose weights this machine's memory does not hold, with gradients, averages and moments, which a checkpoint has
-/// once more; on a GPU the host has a checkpoint's alone, and the first weights.
-pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, on_gpu: bool) -> Result<()> {
+/// once more, or with what a step leaves for its backward pass. On a GPU the host has a checkpoint's alone, and the first weights;
+/// what a step takes there is told when it is laid out.
+pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, sets: usize, on_gpu: bool) -> Result<()> {
     let (mut table, zeros) = (Params::counting(), vec![0.0; genes]);
     let statistics = Statistics { mean: zeros.clone(), std: zeros };
     Model::new(config, sizes, statistics, &mut table, Rng::new(0));
-    let bytes = (table.len() as u64).saturating_mul(4 * if on_gpu { 6 } else { 9 });
-    memory::fits("encoder.width, flow.width or --preset", "the model's weights and moments", bytes)
+    let weights = (table.len() as u64).saturating_mul(4 * if on_gpu { 6 } else { 9 });
+    memory::fits("encoder.width, flow.width or --preset", "the model's weights and moments", weights)?;
+    if on_gpu {
+        return Ok(());
+    }
+    let pairs = (sets as u64).saturating_mul(config.data.cells as u64);
+    let all = pairs.saturating_mul(4 * kept(config, genes as u64)).saturating_add(weights);
+    memory::fits(
+        "data.sets, data.cells or --preset",
+        "the model and what a step's cells leave for its backward pass",
+        all,
+    )
+}
+
+/// Numbers that a CPU keeps of a pair of cells from the forward to the backward pass, without the smaller ones: a step takes more.
+fn kept(config: &Config, genes: u64) -> u64 {
+    let (encoder, flow) = (&config.encoder, &config.flow);
+    let [patch, e, f, d, ffn] =
+        [encoder.patch, encoder.width, encoder.ffn, flow.width, flow.ffn].map(|n| n as u64);
+    // Of a token: two norms, queries, keys and values, attention's answer, two sums; the MLP.
+    let token = match encoder.kind {
+        EncoderKind::Llama => 8 * e + 3 * f,
+        EncoderKind::Attention => 8 * e + 8 * e,
+        EncoderKind::Mlp => 0,
+    };
+    let cell = 3 * genes + genes.div_ceil(patch) * encoder.layers as u64 * token;
+    2 * cell + flow.layers as u64 * (6 * d + 3 * ffn)
 }
 
 impl Learner {
@@ -98,14 +124,28 @@ impl Learner {
     /// A rank that failed or is gone.
     pub fn step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
         let Some(gpu) = self.params.gpu().cloned() else { return self.plain_step(examples, k, ranks) };
-        let mut shape = examples.cells.shape().to_vec();
-        shape.push(usize::from(examples.effect.is_some()));
-        // Ops that are timed are timed one by one, and what the host sums is read from the device.
-        let stepped = match self.laps.is_none() && ranks.queue_sums() {
-            true => gpu.as_one(&shape, || self.plain_step(examples, k, ranks)),
+        let stepped = match self.is_one_piece(ranks) {
+            true => gpu.as_one(&shape(examples), || self.plain_step(examples, k, ranks)),
             false => gpu.in_block(|| self.plain_step(examples, k, ranks)),
         };
         ranks.blame(stepped)
+    }
+
+    /// Lays out the memory of such steps on a device, where they are one piece of its work: for other work that comes before the
+    /// first of them ([`Gpu::in_block`]).
+    ///
+    /// # Errors
+    /// As of a step; it does not fit.
+    pub fn lay_out(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<()> {
+        match self.params.gpu().cloned().filter(|_| self.is_one_piece(ranks)) {
+            Some(gpu) => gpu.lay_out(&shape(examples), || self.plain_step(examples, k, ranks)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ops that are timed are timed one by one, and what the host sums is read from the device.
+    fn is_one_piece(&self, ranks: &Ranks) -> bool {
+        self.laps.is_none() && ranks.queue_sums()
     }
 
     /// Gradients are sent to other ranks as the backward pass finishes them.
@@ -203,6 +243,13 @@ impl Learner {
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
     }
+}
+
+/// What steps that are alike have in common.
+fn shape(examples: &Examples) -> Vec<usize> {
+    let mut shape = examples.cells.shape().to_vec();
+    shape.push(usize::from(examples.effect.is_some()));
+    shape
 }
 
 /// Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more zeros behind

@@ -16,6 +16,8 @@ pub fn part_norms(
     ranks: &Ranks,
 ) -> Result<Vec<(&'static str, f32)>> {
     let gpu = learner.params.gpu().cloned();
+    // What lies in a step's block needs no memory beside it.
+    learner.lay_out(examples, k, ranks)?;
     let mut all = || {
         let mut norms = Vec::new();
         loop {

@@ -101,7 +101,11 @@ impl Run {
     /// that writes does so; the others give it what they have and wait.
     pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<bool> {
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
-        let score = average.and_then(|average| validate::pdcorr(self, average));
+        let scored = |average| match self.learner.params.gpu() {
+            Some(gpu) => gpu.in_block(|| validate::pdcorr(self, average)),
+            None => validate::pdcorr(self, average),
+        };
+        let score = average.and_then(scored);
         ranks.whole()?;
         if let Some(score) = score {
             metrics.validation(self.step, score)?;

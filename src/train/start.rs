@@ -60,7 +60,9 @@ impl Start {
             return Err(Error::format(&settings.split, what));
         }
         let on_gpu = settings.places.iter().all(Option::is_some);
-        learner::fits(config, &vocabulary(data.manifest()), data.manifest().genes.len(), on_gpu)?;
+        let (sizes, genes) = (vocabulary(data.manifest()), data.manifest().genes.len());
+        let here = config.data.sets / settings.launch.as_ref().map_or(1, |launch| launch.ranks);
+        learner::fits(config, &sizes, genes, here, on_gpu)?;
         let mut claimed = None;
         if settings.is_first() {
             if out.join("manifest.json").exists() {
