@@ -1,5 +1,6 @@
 //! What the outside world can do to us. Our own bugs panic instead, with the op and the shapes.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Result of anything that touches files, settings or requests.
@@ -9,12 +10,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system refused a file operation.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), words(source))]
     Io {
         /// File or folder concerned.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file is not what it claims to be, or holds what cannot be used.
     #[error("{}: {what}", path.display())]
@@ -40,6 +41,16 @@ pub enum Error {
     Stopped(String),
 }
 
+/// What stands in the way, where the system's own word for it would not tell.
+fn words(source: &io::Error) -> String {
+    match source.kind() {
+        // Of a folder that is to be made: there is one already if it is one.
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file where a folder is wanted".into(),
+        ErrorKind::IsADirectory => "is a folder where a file is wanted".into(),
+        _ => source.to_string(),
+    }
+}
+
 impl Error {
     /// A file problem that is not the system's.
     pub fn format(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
@@ -58,7 +69,7 @@ pub trait At<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T>;
 }
 
-impl<T> At<T> for std::io::Result<T> {
+impl<T> At<T> for io::Result<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T> {
         self.map_err(|source| Error::Io { path: path.as_ref().to_path_buf(), source })
     }

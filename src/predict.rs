@@ -200,13 +200,15 @@ fn held_out(
     real_out: Option<&Path>,
     report: &mut Report,
 ) -> Result<Job> {
+    let other = |what: String| {
+        let what = format!("is not what {} was trained on: {what}", settings.run.display());
+        Error::format(data, format!("{what}; predict from an .h5ad with --controls instead"))
+    };
     let data = Data::open(data)?;
     let split = Split::load(split, &data)?;
     let (known, here) = (&header.data, data.manifest());
     if known.genes != here.genes {
-        let what =
-            "its genes are not those the run was trained on; predict from an .h5ad with --controls instead";
-        return Err(Error::format(&settings.run, what));
+        return Err(other("it has other genes".into()));
     }
     if split.hash != header.split {
         report.notes.push("the split file is not the one the run was trained with".into());
@@ -228,7 +230,7 @@ fn held_out(
             job.contexts.push(Context::of(&data, &pool, c));
             job.contexts.len() - 1
         });
-        let conditions = request::ids(known, c, p, b)?;
+        let conditions = request::ids(known, c, p, b).map_err(other)?;
         let request = Request { conditions, cells: group.cells as usize };
         job.asks.push(Ask {
             perturbation: p.to_string(),

@@ -172,6 +172,7 @@ fn unknown_names_are_refused_with_the_nearest() {
     let wrong = format!("{}x,{},{},20\n", perturbations[0], types[0], batches[0]);
     let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
     assert!(error.contains("unknown perturbation") && error.contains(&perturbations[0]), "{error}");
+    assert!(error.contains("request.csv: line 2: "), "{error}");
     let wrong = format!("{},{}y,{},20\n", perturbations[0], types[0], batches[0]);
     let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
     assert!(error.contains("unknown cell type") && error.contains(&types[0]), "{error}");

@@ -166,6 +166,11 @@ fn baselines_are_made_as_the_prediction_was_and_older_results_are_told() {
     assert!(said.contains("counts are drawn around the baselines' means"), "{said}");
     let said = evaluate(dir.path(), &[&beside[..], &["--observe", "none"]].concat());
     assert!(!said.contains("counts are drawn") && !said.contains("earlier run"), "{said}");
+    let mut swapped = program();
+    swapped.arg("evaluate").arg("--real").arg(place("pred.h5ad")).arg("--pred").arg(place("real.h5ad"));
+    swapped.args(["--pert-col", "perturbation", "--control-pert", "non-targeting", "--profile", "minimal"]);
+    let (code, said) = told(swapped.arg("--out").arg(place("swapped")));
+    assert!(code == Some(0) && said.contains("are --real and --pred swapped?"), "{code:?} {said}");
     let table = File::options().append(true).open(place("scores/table.csv")).expect("there");
     table.set_modified(SystemTime::now() - Duration::from_secs(60)).expect("set");
     let said = evaluate(dir.path(), &[]);
@@ -191,7 +196,18 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
     assert!(code == Some(1) && said.contains("is a file of"), "{code:?} {said}");
     let (code, said) = told(over_data(&["train", "--steps", "1"]).arg("--out").arg(&small().data));
     assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");
-    let mut preprocess = preprocess(&[&small().cells; 2], &dir.path().join("data"));
-    let (code, said) = told(&mut preprocess);
+    let (code, said) = told(&mut preprocess(&[&small().cells; 2], &dir.path().join("data")));
     assert!(code == Some(1) && said.contains("is named twice"), "{code:?} {said}");
+    let mut evaluate = program();
+    evaluate.arg("evaluate").arg("--real").arg(&small().cells).arg("--pred").arg(&small().cells);
+    evaluate.args(["--pert-col", "perturbation", "--control-pert", "non-targeting"]);
+    let (code, said) = told(evaluate.arg("--out").arg(&small().data));
+    assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");
+    let (code, said) = told(evaluate.args(["--bootstrap", "1"]));
+    assert!(code == Some(2) && said.contains("two or more"), "{code:?} {said}");
+    // A file where a folder is wanted.
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let (code, said) = told(&mut preprocess(&[&small().cells], &file.join("data")));
+    assert!(code == Some(1) && said.contains("is a file where a folder is wanted"), "{code:?} {said}");
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::aside;
 use crate::config::Observe;
+use crate::data::h5ad::H5ad;
 use crate::data::split::Part;
 use crate::error::{At, Error, Result, some_of};
 use crate::evaluate::Settings;
@@ -87,7 +88,7 @@ pub struct Args {
     #[arg(long)]
     ceiling: bool,
     /// Resample the perturbations N times for 95 % intervals of the means
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = resamples)]
     bootstrap: usize,
     /// Page of tables and figures to write, complete in itself
     #[arg(long, value_name = "F.html")]
@@ -103,6 +104,15 @@ pub struct Args {
     json: bool,
 }
 
+/// Of one resample every interval has no width.
+fn resamples(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(1) => Err("an interval takes two or more; 1,000 are usual, 0 makes none".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
+
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
     let began = SystemTime::now();
@@ -111,6 +121,9 @@ pub fn run(args: Args) -> Result<()> {
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
     aside::apart(&report, &inputs)?;
+    if args.out.join("manifest.json").exists() {
+        return Err(Error::format(&args.out, "is a data directory; name another folder for the scores"));
+    }
     let settings = Settings {
         control: args.control_pert.clone(),
         rules: Rules::parse(&args.rules)?,
@@ -144,6 +157,12 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     if boards.iter().any(|board| board.rows.len() > 1) {
         write_table(&args.out.join("table.csv"), &pooled(&boards))?;
+    }
+    if H5ad::open(&args.real)?.told("observe").is_some() {
+        eprintln!(
+            "note: {} says that it is a prediction: are --real and --pred swapped?",
+            args.real.display()
+        );
     }
     notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
     let left = earlier(&args.out, began)?;

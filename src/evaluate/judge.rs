@@ -67,7 +67,8 @@ impl<'a> Judge<'a> {
             Controls::Real => Rows::of_two(&self.x, &x, &groups),
         };
         let found = find(rows, &self.real.genes, &self.settings, &self.metrics);
-        let sides = [Counts::of(self.real, &self.groups, self.held), Counts::of(pred, &own, held)];
+        let sides =
+            [Counts::of(self.real, &self.groups, &self.x, self.held), Counts::of(pred, &own, &x, held)];
         Ok(self.report(found, sides))
     }
 

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::Settings;
 use super::de::Table;
 use super::lognorm::Held;
 use super::registry;
-use super::side::{Groups, Side};
+use super::side::{Groups, Matrix, Side};
 use super::table::Column;
 
 /// What a side was.
@@ -25,19 +26,35 @@ pub struct Counts {
     pub fewest_cells: usize,
     /// Raw counts or logs.
     pub held: Held,
+    /// Mean over all cells and genes, on the log1p scale.
+    pub mean: f64,
 }
 
 impl Counts {
-    pub(super) fn of(side: &Side, groups: &Groups, held: Held) -> Counts {
+    /// `x` holds the side's values on the log1p scale.
+    pub(super) fn of(side: &Side, groups: &Groups, x: &Matrix, held: Held) -> Counts {
+        let (cells, genes) = x.shape();
+        let sum: f64 = x.values().par_chunks(PIECE).map(sum).collect::<Vec<f64>>().iter().sum();
         Counts {
             source: side.source.clone(),
             cells: groups.cells.len(),
             control_cells: groups.size(0),
             fewest_cells: (1..=groups.perturbations.len()).map(|g| groups.size(g)).min().unwrap_or(0),
             held,
+            mean: sum / (cells * genes).max(1) as f64,
         }
     }
 }
+
+/// Numbers that are added in a row: fixed, so that the sum does not depend on the number of threads.
+const PIECE: usize = 1 << 16;
+
+fn sum(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x)).sum()
+}
+
+/// Sides whose means differ by this factor are hardly on one scale: log2 of the same cells is 1.44 times their log1p.
+const FAR: f64 = 1.3;
 
 /// The outcome for one prediction.
 #[derive(Clone, Debug)]
@@ -78,6 +95,16 @@ impl Report {
             let what =
                 "one side held counts, the other logs: their totals may differ, and with them every mean";
             notes.push(what.to_string());
+        }
+        let (most, least) = if pred.mean > real.mean { (pred, real) } else { (real, pred) };
+        if most.mean > FAR * least.mean {
+            notes.push(format!(
+                "the mean value of {} is {:.2}, of {} {:.2}: are both the natural log1p of cells of one total?",
+                most.source.display(),
+                most.mean,
+                least.source.display(),
+                least.mean
+            ));
         }
         let mut names: Vec<&String> = self.genes.iter().collect();
         names.sort_unstable();

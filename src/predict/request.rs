@@ -42,9 +42,10 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut members: Vec<Vec<usize>> = Vec::new();
-    for row in rows {
+    for (i, row) in rows.into_iter().enumerate() {
         let batch_name = row.batch.unwrap_or_else(|| manifest.batches[0].clone());
-        let conditions = ids(manifest, &row.cell_type, &row.perturbation, &batch_name)?;
+        let conditions = ids(manifest, &row.cell_type, &row.perturbation, &batch_name)
+            .map_err(|what| Error::format(request, format!("line {}: {what}", i + 2)))?;
         let key = (row.cell_type.clone(), batch_name.clone());
         let context = match places.get(&key) {
             Some(&context) => context,
@@ -81,11 +82,16 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     Ok(job)
 }
 
-/// Ids of a population's names in the model's vocabularies; an unknown one is refused with the nearest.
-pub fn ids(manifest: &Manifest, cell_type: &str, perturbation: &str, batch: &str) -> Result<[u32; 3]> {
+/// Ids of a population's names in the model's vocabularies; of an unknown one the nearest are told.
+pub fn ids(
+    manifest: &Manifest,
+    cell_type: &str,
+    perturbation: &str,
+    batch: &str,
+) -> std::result::Result<[u32; 3], String> {
     let id = |kind: &str, name: &str, names: &[String]| match names.iter().position(|n| n == name) {
         Some(id) => Ok(id as u32),
-        None => Err(Error::setting("request", unknown(kind, name, names))),
+        None => Err(unknown(kind, name, names)),
     };
     Ok([
         id("cell type", cell_type, &manifest.cell_types)?,

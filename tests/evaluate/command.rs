@@ -119,6 +119,21 @@ fn counts_against_logs_are_said() {
 }
 
 #[test]
+fn sides_of_other_scales_are_said() {
+    let real = simulated(&[40, 12], 6, 0.3, 0, 1);
+    let times = |factor: f32| {
+        let values = real.x.values().iter().map(|v| v * factor).collect();
+        let pred = Side { x: Matrix::Dense { genes: 6, values }, ..real.clone() };
+        evaluate(&real, &pred, &settings()).expect("a report").notes().join("\n")
+    };
+    for factor in [std::f32::consts::LOG2_E, 1.0 / std::f32::consts::LN_10] {
+        let notes = times(factor);
+        assert!(notes.contains("the mean value of") && notes.contains("natural log1p"), "{notes}");
+    }
+    assert_eq!(times(1.1), "");
+}
+
+#[test]
 fn an_unused_category_is_no_perturbation() {
     let mut side = simulated(&[20, 10], 5, 0.3, 0, 1);
     side.labels.names.push("nobody".into());

@@ -8,6 +8,7 @@ use indicatif::ProgressBar;
 
 use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
+use super::doubts::doubts;
 use super::labels::{Joined, Table};
 use super::memo::Memo;
 use super::work::Part;
@@ -169,6 +170,9 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         );
     }
     check_control(settings, &inputs, &labels[1])?;
+    let of_column = |(column, names): (&&str, &Vec<String>)| doubts(column, names, &settings.control);
+    let doubtful = columns.iter().zip(&inputs.vocabularies).flat_map(of_column);
+    inputs.notes.extend(doubtful.collect::<Vec<_>>());
     Ok(inputs)
 }
 

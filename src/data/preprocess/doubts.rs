@@ -1,0 +1,54 @@
+//! Labels that are hardly what they seem.
+
+use std::collections::BTreeMap;
+
+use crate::error::some_of;
+
+/// What tools write where there is no label. As text it is a label like any other.
+const NOTHING: [&str; 6] = ["nan", "na", "n/a", "none", "null", "<na>"];
+
+/// What a user should know of a column's labels: those that are one but for case and blanks, and words for "no label", if they are not
+/// what control cells are called.
+pub fn doubts(column: &str, labels: &[String], control: &str) -> Vec<String> {
+    let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for label in labels {
+        let same = label.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect();
+        alike.entry(same).or_default().push(label);
+    }
+    let of_one = alike.values().filter(|names| names.len() > 1).map(|names| {
+        format!(
+            "column {column:?}: {} differ in case or blanks alone, and are taken for different",
+            some_of(names)
+        )
+    });
+    let empty =
+        |(same, names): &(&String, &Vec<&str>)| NOTHING.contains(&same.as_str()) && !names.contains(&control);
+    let nothing = alike.iter().filter(empty).map(|(_, names)| {
+        format!(
+            "column {column:?}: {} is taken for a name; cells without a label are left out",
+            some_of(names)
+        )
+    });
+    of_one.chain(nothing).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::doubts;
+
+    #[test]
+    fn labels_that_are_hardly_meant_are_told() {
+        let told = |labels: &[&str]| {
+            let labels: Vec<String> = labels.iter().map(|label| label.to_string()).collect();
+            doubts("gene", &labels, "None").join("\n")
+        };
+        assert_eq!(told(&["TP53", "TP63", "NANOG", "None"]), "");
+        let said = told(&["Ctrl", "TP53", "ctrl", "ctrl "]);
+        assert!(
+            said.contains(r#""Ctrl", "ctrl", "ctrl " differ in case"#) && said.lines().count() == 1,
+            "{said}"
+        );
+        let said = told(&["A", "nan"]);
+        assert!(said.contains(r#"column "gene": "nan" is taken for a name"#), "{said}");
+    }
+}
