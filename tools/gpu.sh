@@ -1,19 +1,32 @@
 #!/usr/bin/env bash
-# Everything a machine with an NVIDIA GPU has to show but the peers (benches/gpu/run.py): checks, timings, memory checks, counters.
+# Everything a machine with an NVIDIA GPU has to show: checks and memory checks, then timings and counters, then the peers.
 #
-#   tools/gpu.sh [OUT]      raw output goes to the folder OUT, default benches/results/HOST-DATE
+#   tools/gpu.sh [OUT [PART ..]]    raw output goes to the folder OUT, default benches/results/HOST-DATE; parts are checks, timings and
+#                                   peers, all by default
 #   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and said; default 540
+#   PRESETS="s184 s40" tools/gpu.sh of the whole model beside its peers; default s184
 #
 # Needs a driver of the 580 series or newer and cuBLASLt 13. Takes target/release/scale-engine, or $PROGRAM, as it is (build it with
 # nvcc at hand: tools/cuda.sh && cargo build --release), so it can be carried to a machine without Rust. cuBLASLt is looked for in
-# PyTorch's wheels where the system has none.
+# PyTorch's wheels where the system has none. Checks work side by side, and torch.compile, which takes minutes, beside them; what is
+# timed has the machine to itself.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export PROGRAM=${PROGRAM:-target/release/scale-engine}
+export PROGRAM=$(realpath "${PROGRAM:-target/release/scale-engine}")
 export OUT=${1:-benches/results/$(hostname)-$(date +%F)}
+parts=" ${*:2} "
+[[ $parts == "  " ]] && parts=" checks timings peers "
+for part in $parts; do
+    [[ " checks timings peers " == *" $part "* ]] || { echo "there is no part $part: checks, timings, peers" >&2; exit 2; }
+done
 export WORK=$(mktemp -d)
-trap 'rm -rf "$WORK"' EXIT
 mkdir -p "$OUT"
+compiling=
+end() {
+    [[ -n $compiling ]] && kill -- -"$compiling" 2>/dev/null
+    rm -rf "$WORK"
+}
+trap end EXIT
 
 wheels=$(python3 -c 'import importlib.util as u; s = u.find_spec("nvidia"); print(*(s.submodule_search_locations if s else []))' 2>/dev/null)
 for folder in $wheels; do
@@ -28,7 +41,9 @@ run() { # name, command ..
     shift
     ((SECONDS < until)) || { echo "== $name: no time was left"; return; }
     echo "== $name: $*"
-    { echo "$ $*"; timeout -k 5 $((until - SECONDS)) "$@"; } >"$OUT/$name.txt" 2>&1 || { failed=1; echo "   FAILED, exit code $?"; }
+    { echo "$ $*"; timeout -k 5 $((until - SECONDS)) "$@"; } >"$OUT/$name.txt" 2>&1
+    local code=$?
+    [[ $code == 0 ]] || { failed=1; echo "   FAILED, exit code $code"; }
     tail -n 60 "$OUT/$name.txt"
 }
 
@@ -51,6 +66,9 @@ sanitize() { # tool, op
     [[ $code == 0 ]] || head -n 40 "$WORK/$1-$2"
     return $code
 }
+demo() {
+    [[ -d $WORK/demo ]] || "$PROGRAM" demo --device cuda --out "$WORK/demo"
+}
 # A run that goes on in another process ends with the same bytes.
 resume() {
     local asked=(--data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda)
@@ -62,37 +80,57 @@ resume() {
     cmp "$WORK"/{whole,half}/checkpoints/last.safetensors && echo "the same bytes after 20 + 20 steps in two processes as after 40 in one"
 }
 # A run as users have it: log, checkpoint and loader among its steps. Beside `bench step` it tells how long the GPU waits.
-walk() {
-    "$PROGRAM" train --data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda --preset s184 --steps 300 --set data.sets=4 \
-        --set data.cells=512 --set train.checkpoint_every=100 --set train.val_every=0 --out "$WORK/walk" || return
-    python3 - "$WORK/walk/metrics.jsonl" <<'END'
+walk() { # sets a step, steps
+    demo >/dev/null || return
+    "$PROGRAM" train --data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda --preset s184 --steps "$2" --set data.sets="$1" \
+        --set data.cells=512 --set train.checkpoint_every=$(($2 / 3)) --set train.val_every=0 --out "$WORK/walk-$1" || return
+    python3 - "$WORK/walk-$1/metrics.jsonl" "$1" "$2" <<'END'
 import json, sys
-lines = [json.loads(line) for line in open(sys.argv[1])]
-seconds = {line["step"]: line["step"] * 4096 / line["cells_per_second"] for line in lines if "cells_per_second" in line}
-print(f"{(seconds[300] - seconds[100]) / 200 * 1e3:.2f} ms a step from the 100th to the 300th, with two checkpoints and 20 lines of the log")
+path, sets, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+lines = [json.loads(line) for line in open(path)]
+seconds = {line["step"]: line["step"] * 2 * 512 * sets / line["cells_per_second"] for line in lines if "cells_per_second" in line}
+first, last = min(step for step in seconds if step >= steps // 3), max(seconds)
+print(f"{(seconds[last] - seconds[first]) / (last - first) * 1e3:.2f} ms a step from step {first} to {last}, with two checkpoints and the log")
 END
 }
-export -f check sanitize resume walk each_op
+export -f check sanitize demo resume walk each_op
 
 { git log -1 --format='commit %H' 2>/dev/null; "$PROGRAM" --version; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
-run selftest bash -c "each_op check selftest"
-for sets in 32 4; do
-    run step-s184-$((512 * sets)) "$PROGRAM" bench step --preset s184 --sets $sets --cells 512 --device cuda --json
-done
-run predict-s184-16384 "$PROGRAM" bench predict --preset s184 --sets 32 --cells 512 --device cuda --json
-run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
-run profile-s184-16384 "$PROGRAM" profile --preset s184 --sets 32 --cells 512 --device cuda
-run demo "$PROGRAM" demo --device cuda --out "$WORK/demo"
-run resume bash -c resume
-run train-s184-2048 bash -c walk
-run profile-s184-2048 "$PROGRAM" profile --preset s184 --sets 4 --cells 512 --device cuda
-if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do run $tool bash -c "each_op sanitize $tool"; done
+presets=$(printf -- '--preset %s ' ${PRESETS:-s184})
+if [[ $parts == *" checks "* ]]; then
+    if [[ $parts == *" peers "* ]] && python3 -c 'import torch' 2>/dev/null; then
+        # A group of its own, with the compiler's workers.
+        set -m
+        python3 benches/gpu/model.py --program "$PROGRAM" $presets --compile >"$OUT/compile.txt" 2>&1 &
+        compiling=$!
+        set +m
+    fi
+    run selftest bash -c "each_op check selftest"
+    if command -v compute-sanitizer >/dev/null; then
+        for tool in memcheck racecheck; do run $tool bash -c "each_op sanitize $tool"; done
+    fi
+    run demo bash -c demo
+    run resume bash -c resume
+    [[ -n $compiling ]] && run compiled timeout 150 tail --pid="$compiling" -f "$OUT/compile.txt"
 fi
-for sets in 32 4; do
-    run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
-done
-if command -v ncu >/dev/null; then
+if [[ $parts == *" timings "* ]]; then
+    for sets in 32 4; do
+        run step-s184-$((512 * sets)) "$PROGRAM" bench step --preset s184 --sets $sets --cells 512 --device cuda --json
+        run predict-s184-$((512 * sets)) "$PROGRAM" bench predict --preset s184 --sets $sets --cells 512 --device cuda --json
+    done
+    run ops-s184 "$PROGRAM" bench ops --preset s184 --device cuda
+    run profile-s184-16384 "$PROGRAM" profile --preset s184 --sets 32 --cells 512 --device cuda
+    run train-s184-2048 bash -c "walk 4 1200"
+    run train-s184-16384 bash -c "walk 32 150"
+    run profile-s184-2048 "$PROGRAM" profile --preset s184 --sets 4 --cells 512 --device cuda
+    for sets in 32 4; do
+        run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
+    done
+fi
+if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
+    run peers python3 benches/gpu/run.py --program "$PROGRAM" --out "$OUT/peers" --minutes "$(((until - SECONDS) / 60)).$(((until - SECONDS) % 60 * 10 / 60))" $presets
+fi
+if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
     # The clocks are left as they are; the second launch of each kernel that the whole step spends most in.
     for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow; do
         case=${kernel%_forward*} case=${case%_backward*} case=${case/attention_hopper/attention_set} case=${case/mmd_hopper*/mmd}

@@ -39,6 +39,7 @@ class Bench:
         parser.add_argument("--seconds", type=float, default=math.inf, help="skip what would begin later")
         parser.add_argument("--turns", type=int)
         parser.add_argument("--preset", action="append", help="of the whole model; may be given again")
+        parser.add_argument("--compile", action="store_true", help="of the whole model: fill torch.compile's cache and end")
         self.asked = asked = parser.parse_args()
         self.smoke, self.until = asked.smoke, time.monotonic() + asked.seconds
         self.turns = asked.turns or (3 if asked.smoke else 100)

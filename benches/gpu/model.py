@@ -2,11 +2,14 @@
 """The whole training step and the whole prediction, ours against the PyTorch twin, eager and compiled.
 
     python benches/gpu/model.py [--preset s184 ..] [--smoke] [--out FILE]        run.py runs it with the others
+    python benches/gpu/model.py [--preset s184 ..] [--smoke] --compile           before it, beside what needs no quiet: compiling
+                                                                                 takes minutes, and what is compiled is kept on disk
 
 The peer is tools/step_torch.py's: the twin with fused attention, norms and AdamW, weights in float32, autocast to bfloat16.
 Cells lie on the device on both sides. Times lie between events at the ends of steps, and nobody waits between steps; the
 median of 20. A turn of ours is a process of its own, and the peer gives its memory back before it. FLOPs are those of the twin's products, counted on no device.
 """
+import time
 from contextlib import nullcontext
 
 import common
@@ -154,14 +157,25 @@ def compare(bench, preset, what, sets, cells):
         bench.save()
 
 
+def fill_cache(bench, preset, what, sets, cells):
+    """Compiles the peer of a row and does one turn."""
+    began = time.monotonic()
+    Twin(bench, preset).turn(what, True, sets, cells)()
+    if bench.cuda:
+        torch.cuda.synchronize()
+    common.free(bench)
+    print(f"{preset} {what} of {sets * cells} pairs: compiled in {time.monotonic() - began:.0f} s", flush=True)
+
+
 def main():
     bench = common.Bench(__doc__)
     sizes = [(4, 16)] if bench.smoke else [(32, CELLS), (4, CELLS)]
     for preset in bench.asked.preset or (["tiny"] if bench.smoke else ["s184", "s40", "s280"]):
         for sets, cells in sizes:
             for what in ("step", "prediction"):
-                compare(bench, preset, what, sets, cells)
-    bench.finish()
+                (fill_cache if bench.asked.compile else compare)(bench, preset, what, sets, cells)
+    if not bench.asked.compile:
+        bench.finish()
 
 
 if __name__ == "__main__":
