@@ -51,11 +51,21 @@ fn each_kind_of_file_and_folder_is_described() {
         (written("wanted.csv", "perturbation,cell_type,batch,cells\na,b,c,3\n"), "table"),
         (written("genes.txt", "CD3E\nACTB\n"), "list"),
         (written("results.json", r#"{"rules": "x", "metrics": {}}"#), "scores"),
+        (written("scores.html", "<!doctype html><title>Scores of a prediction</title>"), "page"),
+        (written("overlap.svg", "<svg><title>Overlap</title></svg>"), "figure"),
         (dir.path().to_path_buf(), "folder"),
+        (run.join("checkpoints"), "checkpoints"),
     ] {
         let found = told(&path)["kind"].as_str().expect("a kind").to_string();
         assert!(found.starts_with(kind), "{}: {found:?} is not {kind:?}", path.display());
     }
+    assert_eq!(told(&dir.path().join("scores.html"))["title"], "Scores of a prediction");
+    let held = told(&run.join("checkpoints"));
+    let last = held["holds"].as_array().expect("a list").iter().find(|c| c["name"] == "last.safetensors");
+    assert_eq!(last.expect("written")["step"], 120);
+    written("agg_results.csv", "statistic,mae\ncount,1\n");
+    let scores = told(dir.path());
+    assert_eq!((&scores["kind"], &scores["results"][0]["rules"]), (&"scores".into(), &"x".into()));
     let shard = told(&data.join("perturbed-0000.shard"));
     let whole = told(data);
     let cells = |value: &Value, field: &str| value[field].as_u64().expect("a number");

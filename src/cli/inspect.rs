@@ -19,7 +19,7 @@ Examples:
   scale-engine inspect RUN --json
 
 Any file or folder that the program reads or writes: .h5ad, 10x output, parquet, data directories and their
-shards, runs and their checkpoints and logs, configs, split files, requests, scores.
+shards, runs and their checkpoints and logs, configs, split files, requests, scores with their pages and figures.
 Shards are checked against their checksums, data directories wholly.";
 
 /// Say what a file or folder holds, of any kind the program reads or writes
@@ -70,14 +70,34 @@ fn describe(path: &Path) -> Result<Value> {
     }
 }
 
-/// A folder that is neither data nor run: scores, or all that a demo made.
+/// A folder that is neither data nor run: scores, figures, checkpoints, or all that a demo made.
 fn folder(path: &Path) -> Result<Value> {
-    let mut names: Vec<String> = std::fs::read_dir(path)
-        .at(path)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    let names = names_in(path)?;
+    let ending = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
+    let all = |end: &str| !names.is_empty() && ending(end).len() == names.len();
+    if all(".safetensors") {
+        let one = |name: &String| {
+            let (header, _) = Checkpoint::describe(&path.join(name))?;
+            Ok(json!({ "name": name, "kind": "checkpoint", "step": header.step, "best": header.best }))
+        };
+        let each = names.iter().map(one).collect::<Result<Vec<_>>>()?;
+        return Ok(json!({ "kind": "checkpoints", "holds": each }));
+    }
+    if !ending("agg_results.csv").is_empty() {
+        let one = |name: &&String| text::scores(name, &path.join(name));
+        let results = ending("results.json").iter().map(one).collect::<Result<Vec<_>>>()?;
+        return Ok(json!({ "kind": "scores", "results": results, "holds": names }));
+    }
+    Ok(json!({ "kind": if all(".svg") { "figures" } else { "folder" }, "holds": names }))
+}
+
+/// Names of what a folder holds, sorted.
+fn names_in(path: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(path).at(path)?;
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
-    Ok(json!({ "kind": "folder", "holds": names }))
+    Ok(names)
 }
 
 fn events(path: &Path) -> Result<Value> {
@@ -141,12 +161,8 @@ fn checkpoint(path: &Path) -> Result<Value> {
 
 fn run_folder(path: &Path) -> Result<Value> {
     let dir = path.join("checkpoints");
-    let mut names: Vec<String> = std::fs::read_dir(&dir)
-        .at(&dir)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".safetensors"))
-        .collect();
-    names.sort();
+    let mut names = names_in(&dir)?;
+    names.retain(|name| name.ends_with(".safetensors"));
     let last = dir.join("last.safetensors");
     let state = if last.exists() { checkpoint(&last)? } else { Value::Null };
     Ok(json!({ "kind": "run directory", "checkpoints": names, "last": state }))

@@ -31,6 +31,8 @@ pub fn describe(path: &Path) -> Result<Value> {
         Some("jsonl") => log(path, &text),
         Some("json") => json(path, &text),
         Some("toml") => toml(path, &text),
+        Some("html") => Ok(page("page", &text)),
+        Some("svg") => Ok(page("figure", &text)),
         _ => Ok(json!({
             "kind": "list, one name a line",
             "lines": text.lines().filter(|line| !line.trim().is_empty()).count(),
@@ -75,6 +77,27 @@ fn json(path: &Path, text: &str) -> Result<Value> {
     let value: Value = serde_json::from_str(text).map_err(|e| Error::format(path, e.to_string()))?;
     let scores = value.get("rules").is_some() && value.get("metrics").is_some();
     Ok(json!({ "kind": if scores { "scores (results.json)" } else { "JSON" }, "holds": value }))
+}
+
+/// A results.json in a line of a list.
+pub fn scores(name: &str, path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).at(path)?;
+    let found: Value = serde_json::from_str(&text).map_err(|e| Error::format(path, e.to_string()))?;
+    let of = |field: &str| found.get(field).cloned().unwrap_or_default();
+    let measures = found.get("metrics").and_then(Value::as_object).map_or(0, Map::len);
+    Ok(json!({
+        "name": name,
+        "rules": of("rules"),
+        "perturbations": of("perturbations"),
+        "genes": of("genes"),
+        "measures": measures,
+    }))
+}
+
+/// A page or figure, with its title.
+fn page(kind: &str, text: &str) -> Value {
+    let title = text.split_once("<title").and_then(|(_, rest)| rest.split_once('>')?.1.split_once('<'));
+    json!({ "kind": kind, "title": title.map(|(title, _)| title.trim()), "bytes": text.len() })
 }
 
 fn toml(path: &Path, text: &str) -> Result<Value> {
