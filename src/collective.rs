@@ -7,8 +7,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -19,12 +17,15 @@ use crate::tensor::Tensor;
 mod exchange;
 mod launch;
 mod threads;
+mod watch;
 mod wire;
 
 pub use exchange::Exchange;
 pub use launch::Launch;
 pub use threads::Threads;
 pub use wire::Wire;
+
+use watch::{PATIENCE, Watch};
 
 /// Between two looks at whether all ranks are there.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -118,8 +119,16 @@ impl Ranks {
         }
         ranks.host.sum(&mut bytes)?;
         let id = bytes.map(|byte| byte as u8);
+        let give_up = |why| {
+            eprintln!("error: {why}");
+            std::process::exit(1)
+        };
+        // To be joined, too, a rank that is gone would be waited for.
+        let joining = Watch::over(ranks.host.clone(), || {}, PATIENCE, give_up);
         let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
-        ranks._watch = Some(Watch::over(&nccl, ranks.host.clone()));
+        drop(joining);
+        let sums = nccl.clone();
+        ranks._watch = Some(Watch::over(ranks.host.clone(), move || sums.abort(), PATIENCE, give_up));
         ranks.nccl = Some(nccl);
         Ok(ranks)
     }
@@ -222,15 +231,23 @@ impl Ranks {
         numbers.iter_mut().for_each(|x| *x *= one);
     }
 
-    /// Holds where all ranks have this number, a hash of what they are about to do.
-    pub fn agree(&self, number: u64) -> Result<()> {
+    /// Holds where all ranks have these numbers, by name: hashes of what they are about to do.
+    pub fn agree(&self, what: &[(&str, u64)]) -> Result<()> {
         // Pieces that a sum over up to 256 ranks keeps to the last bit.
-        let own = [0, 16, 32, 48].map(|shift| ((number >> shift) & 0xffff) as f32);
-        let mut sum = own;
+        let pieces =
+            |(_, number): &(&str, u64)| [0, 16, 32, 48].map(|shift| ((number >> shift) & 0xffff) as f32);
+        let own: Vec<f32> = what.iter().flat_map(pieces).collect();
+        let mut sum = own.clone();
         self.host.sum(&mut sum)?;
-        match sum == own.map(|piece| piece * self.count() as f32) {
-            true => Ok(()),
-            false => Err(Error::Stopped("ranks differ in config, split, data or program".into())),
+        let other = |i: usize| (4 * i..4 * i + 4).any(|k| sum[k] != own[k] * self.count() as f32);
+        let differ: Vec<&str> = (0..what.len()).filter(|&i| other(i)).map(|i| what[i].0).collect();
+        // A rank that has the mean of the others' numbers would see nothing; so all are asked.
+        match self.any(!differ.is_empty())? {
+            false => Ok(()),
+            true if differ.is_empty() => {
+                Err(Error::Stopped("ranks differ in what they are about to do".into()))
+            }
+            true => Err(Error::Stopped(format!("ranks differ in their {}", differ.join(", ")))),
         }
     }
 
@@ -249,39 +266,6 @@ impl Ranks {
         let mut flags = [f32::from(flag)];
         self.host.sum(&mut flags)?;
         Ok(flags != [0.0])
-    }
-}
-
-/// A thread that ends a device's sums once a rank is gone: they would wait for it forever.
-struct Watch {
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn over(nccl: &Arc<Nccl>, host: Arc<dyn Collective>) -> Watch {
-        let (over, nccl) = (Arc::new(AtomicBool::new(false)), nccl.clone());
-        let asked = over.clone();
-        let watch = move || {
-            while !asked.load(Ordering::Relaxed) {
-                if host.lost() {
-                    return nccl.abort();
-                }
-                std::thread::park_timeout(GLANCE);
-            }
-        };
-        Watch { over, thread: Some(std::thread::spawn(watch)) }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It cannot panic: what it calls answers.
-            let _ = thread.join();
-        }
     }
 }
 

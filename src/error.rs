@@ -96,6 +96,25 @@ pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a
     format!("unknown {kind} {wanted:?}; known: {}", some_of(&known))
 }
 
+/// [`unknown`] for the label of the control cells: names that mean as much come first.
+pub fn unknown_control<'a>(
+    kind: &str,
+    wanted: &str,
+    names: impl IntoIterator<Item = &'a String> + Clone,
+) -> String {
+    const WORDS: [&str; 7] = ["control", "nontarget", "ctrl", "dmso", "vehicle", "untreated", "unperturbed"];
+    let means_it = |name: &&String| {
+        let letters: String = name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
+        WORDS.iter().any(|word| letters.contains(word))
+    };
+    let likely: Vec<String> =
+        names.clone().into_iter().filter(means_it).take(3).map(|name| format!("{name:?}")).collect();
+    match likely.is_empty() {
+        true => unknown(kind, wanted, names),
+        false => format!("unknown {kind} {wanted:?}; is it {}?", likely.join(" or ")),
+    }
+}
+
 /// `"a", "b", "c" and 4 more`; `none` of nothing.
 pub fn some_of(names: &[&str]) -> String {
     const SHOWN: usize = 5;
@@ -109,7 +128,7 @@ pub fn some_of(names: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::unknown;
+    use super::{unknown, unknown_control};
 
     #[test]
     fn an_unknown_name_is_answered_by_the_nearest_or_else_by_some_there_are() {
@@ -124,5 +143,11 @@ mod tests {
         );
         assert_eq!(unknown("gene", "xxxx", &names[2..4]), r#"unknown gene "xxxx"; known: "IL6", "TNF""#);
         assert_eq!(unknown("gene", "xxxx", &[]), r#"unknown gene "xxxx"; known: none"#);
+        let labels: Vec<String> = ["A1", "B2", "C3", "D4", "E5", "non-targeting"].map(String::from).to_vec();
+        assert_eq!(
+            unknown_control("label", "control", &labels),
+            r#"unknown label "control"; is it "non-targeting"?"#
+        );
+        assert_eq!(unknown_control("label", "A2", &labels[..5]), unknown("label", "A2", &labels[..5]));
     }
 }

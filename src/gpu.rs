@@ -158,6 +158,11 @@ impl Gpu {
         self.0.driver.name()
     }
 
+    /// False for one that only counts.
+    pub fn computes(&self) -> bool {
+        self.0.driver.computes()
+    }
+
     /// Free and total bytes of its memory.
     pub fn memory(&self) -> (u64, u64) {
         self.0.driver.memory()

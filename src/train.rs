@@ -134,7 +134,7 @@ fn rank(
         guard(|| {
             let start = start()?;
             let ranks = Ranks::join(seat.clone(), gpu)?;
-            ranks.agree(start.agreed())?;
+            ranks.agree(&start.agreed())?;
             walk(start, gpu, &ranks, stop)
         })
     };

@@ -267,8 +267,8 @@ fn ranks_agree_on_what_they_are_about_to_do_or_do_not_begin() {
         let found = each(&seats, |seat| {
             let seat = seats[seat.rank()].clone();
             let ranks = Ranks::join(seat, None).expect("they meet");
-            let same = ranks.agree(0xfedc_ba98_7654_3210).is_ok();
-            let other = ranks.agree(if ranks.rank() == 2 { 1 << 63 } else { 0 });
+            let same = ranks.agree(&[("data", 0xfedc_ba98_7654_3210), ("config", 0)]).is_ok();
+            let other = ranks.agree(&[("data", 5), ("config", if ranks.rank() == 2 { 1 << 63 } else { 0 })]);
             same && other.expect_err("they differ").to_string().contains("ranks differ")
         });
         assert_eq!(found, [true; 3]);
@@ -335,6 +335,26 @@ fn a_process_that_is_killed_stops_the_other_within_seconds() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_process_that_is_asked_to_stop_stops_all_with_a_checkpoint_and_none_takes_the_run_for_finished() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let out = dir.path().join("run");
+    let children = pair(&out, &words(1_000_000));
+    let began = Instant::now();
+    while !last(&out).exists() {
+        assert!(began.elapsed() < Duration::from_secs(60), "no checkpoint");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let asked = Command::new("kill").arg("-TERM").arg(children[1].id().to_string()).status();
+    assert!(asked.expect("there on Unix").success());
+    for child in children {
+        let output = child.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("--resume goes on"), "{}", said(&output));
+    }
+}
+
 #[test]
 fn processes_that_cannot_begin_tell_each_other_why() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -349,7 +369,7 @@ fn processes_that_cannot_begin_tell_each_other_why() {
     for child in children {
         let output = child.wait_with_output().expect("an end");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains("ranks differ in config"), "{}", said(&output));
+        assert!(said(&output).contains("ranks differ in their config"), "{}", said(&output));
     }
     // A folder that holds a run already is rank 0's finding.
     let began = Instant::now();

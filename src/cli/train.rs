@@ -96,10 +96,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     let stop = stop_on_signal()?;
     let outcome = train(&settings, &stop)?;
-    if !settings.is_first() {
-        return Ok(());
-    }
     match args.json {
+        _ if !settings.is_first() => (),
         true => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),
         false => print(&args.out, &outcome),
     }

@@ -51,7 +51,18 @@ impl Launch {
         let Some(words) =
             LAUNCHERS.iter().find(|words| word(words.ranks).is_some() && word(words.rank).is_some())
         else {
-            return Ok(None);
+            // Half of it would have every process train alone.
+            return match (word("RANK"), word("WORLD_SIZE")) {
+                (None, Some(ranks)) if ranks.trim() != "1" => Err(Error::setting(
+                    "RANK",
+                    format!("is not set, but WORLD_SIZE is {ranks}; set both or neither"),
+                )),
+                (Some(rank), None) => Err(Error::setting(
+                    "WORLD_SIZE",
+                    format!("is not set, but RANK is {rank}; set both or neither"),
+                )),
+                _ => Ok(None),
+            };
         };
         let [rank, ranks] = [number(word, words.rank)?, number(word, words.ranks)?];
         if ranks == 1 {
@@ -147,6 +158,7 @@ mod tests {
     fn a_process_without_a_launcher_is_alone() {
         assert_eq!(found("").expect("nothing said"), None);
         assert_eq!(found("RANK=0 WORLD_SIZE=1").expect("one rank"), None);
+        assert_eq!(found("WORLD_SIZE=1").expect("one rank"), None);
         // A script that sbatch runs.
         assert_eq!(found("SLURM_PROCID=0 SLURM_NTASKS=8").expect("no step"), None);
     }
@@ -154,6 +166,8 @@ mod tests {
     #[test]
     fn words_that_cannot_be_are_refused() {
         for words in [
+            "WORLD_SIZE=2",
+            "RANK=0",
             "RANK=x WORLD_SIZE=2 MASTER_ADDR=a",
             "RANK=2 WORLD_SIZE=2 MASTER_ADDR=a",
             "RANK=0 WORLD_SIZE=2",

@@ -194,7 +194,9 @@ impl Link {
 /// Rank 0 waits for all others.
 fn receive(launch: &Launch) -> Result<Vec<Link>> {
     let port = launch.address.1;
-    let said = |e: std::io::Error| Error::Stopped(format!("rank 0 cannot listen on port {port}: {e}"));
+    let said = |e: std::io::Error| {
+        Error::Stopped(format!("rank 0 cannot listen on port {port} (MASTER_PORT is the one below): {e}"))
+    };
     let listener = TcpListener::bind(("0.0.0.0", port)).map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
     let (mut links, began) = (Vec::<Link>::new(), Instant::now());

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::data::h5ad::{Cells, Labels};
-use crate::error::{Error, Result, some_of, unknown};
+use crate::error::{Error, Result, some_of, unknown_control};
 
 /// Expression of `n` cells over `G` genes, as the file stored it: the two kinds are normalised by different medians.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ impl Groups {
     pub fn of(side: &Side, control: &str) -> Result<Groups> {
         let groups = Groups::perturbed(side, control)?;
         if groups.size(0) == 0 {
-            let what = unknown("control label", control, &groups.perturbations);
+            let what = unknown_control("control label", control, &groups.perturbations);
             return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
         }
         Ok(groups)

@@ -15,6 +15,10 @@ pub(super) type Mark = Box<dyn FnOnce() -> Outcome<()> + Send + Sync>;
 pub(super) trait Driver: Send + Sync {
     /// The device, in words.
     fn name(&self) -> String;
+    /// Whether there is anything behind its addresses.
+    fn computes(&self) -> bool {
+        true
+    }
     /// Free and total bytes.
     fn memory(&self) -> (u64, u64);
     /// The most bytes that the allocator held for this process; nothing where there is none.

@@ -33,6 +33,10 @@ impl Driver for Dry {
         "no device, only counted".into()
     }
 
+    fn computes(&self) -> bool {
+        false
+    }
+
     fn memory(&self) -> (u64, u64) {
         (u64::MAX, u64::MAX)
     }

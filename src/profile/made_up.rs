@@ -26,7 +26,7 @@ pub struct Sizes {
     #[arg(long, default_value_t = 16, value_parser = positive)]
     pub sets: usize,
     /// N, cells a set on each side; a step trains B N pairs
-    #[arg(long, default_value_t = 32, value_parser = positive)]
+    #[arg(long, default_value_t = 32, value_parser = two_or_more)]
     pub cells: usize,
     /// G
     #[arg(long, default_value_t = 2000, value_parser = positive)]
@@ -37,6 +37,14 @@ pub struct Sizes {
 pub fn positive(text: &str) -> std::result::Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "expected a whole number".to_string())?;
     if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
+}
+
+/// Of fewer cells a set has no spread.
+fn two_or_more(text: &str) -> std::result::Result<usize, String> {
+    match positive(text)? {
+        1 => Err("expected at least 2".into()),
+        count => Ok(count),
+    }
 }
 
 /// The model and its one batch.
@@ -50,17 +58,27 @@ pub struct MadeUp {
 impl MadeUp {
     /// First weights and cells. Memory that is freed stays with the process, as in training.
     pub fn new(sizes: &Sizes, gpu: Option<&Gpu>) -> Result<MadeUp> {
+        MadeUp::made(sizes, gpu, true)
+    }
+
+    /// The same on the host for who only predicts, and keeps nothing for a backward pass.
+    pub fn to_predict(sizes: &Sizes) -> Result<MadeUp> {
+        MadeUp::made(sizes, None, false)
+    }
+
+    fn made(sizes: &Sizes, gpu: Option<&Gpu>, trains: bool) -> Result<MadeUp> {
         memory::keep();
         let bytes = [2 * 4, sizes.sets, sizes.cells, sizes.genes]
             .iter()
             .fold(1u64, |all, &n| all.saturating_mul(n as u64));
-        memory::fits("--sets", "the cells of a step", bytes)?;
+        memory::fits("--sets, --cells or --genes", "the cells of a step", bytes)?;
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
         // The vocabularies that the presets' sizes are told for.
         let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
-        fits(&config, &vocabulary, sizes.genes, sizes.sets, gpu.is_some())?;
+        let sets = if trains { sizes.sets } else { 0 };
+        fits(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;
         let learner = Learner::new(&config, &vocabulary, statistics, gpu);
         Ok(MadeUp { learner, examples: examples(sizes, gpu) })
     }
@@ -75,8 +93,13 @@ fn examples(sizes: &Sizes, gpu: Option<&Gpu>) -> Examples {
     let (b, n, g) = (sizes.sets, sizes.cells, sizes.genes);
     let rng = Rng::new(1);
     let cell = |i: u64| if rng.at(0).uniform(i) < 0.2 { rng.at(1).uniform(i) } else { 0.0 };
-    let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).into_par_iter().map(cell).collect());
-    let cells = gpu.map_or(cells.clone(), |gpu| cells.to_gpu(gpu, "cells", gpu.real()));
+    let drawn =
+        || Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).into_par_iter().map(cell).collect());
+    let cells = match gpu {
+        Some(gpu) if !gpu.computes() => Tensor::on(gpu, "cells", &[2 * b, n, g], gpu.real()),
+        Some(gpu) => drawn().to_gpu(gpu, "cells", gpu.real()),
+        None => drawn(),
+    };
     let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 50, 1 + i % 1199, i % 14]).collect();
     Examples::new(cells, None, &ids)
 }

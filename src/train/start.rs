@@ -167,11 +167,16 @@ impl Start {
         })
     }
 
-    /// A number that ranks must have in common: settings, split and step.
-    pub fn agreed(&self) -> u64 {
-        let text =
-            format!("{} {} {} {}", Checkpoint::program(), self.split.hash, self.step, self.config.to_toml());
-        u64::from(crc32fast::hash(text.as_bytes())) << 32 | self.data.cells() & 0xffff_ffff
+    /// What ranks must have in common, in numbers.
+    pub fn agreed(&self) -> [(&'static str, u64); 5] {
+        let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
+        [
+            ("program", hash(&Checkpoint::program())),
+            ("config", hash(&self.config.to_toml())),
+            ("split", hash(&self.split.hash)),
+            ("data", self.data.cells()),
+            ("first step", self.step),
+        ]
     }
 }
 

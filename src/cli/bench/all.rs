@@ -6,7 +6,7 @@ use super::{loader, ops, step};
 use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, Real};
-use crate::profile::{Ceilings, Sizes};
+use crate::profile::{Ceilings, Sizes, positive};
 
 /// What to run on, and how to print.
 #[derive(clap::Args)]
@@ -14,7 +14,7 @@ pub struct Args {
     #[command(flatten)]
     device: device::Choice,
     /// Timings of each, whose median counts [default: 5 on a CPU; on a GPU 100 of an op, 20 of the whole model]
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     turns: Option<usize>,
     /// Print a line of JSON for each row
     #[arg(long)]

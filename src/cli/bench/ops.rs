@@ -78,6 +78,11 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let gpu = args.device.open()?;
+    if gpu.is_none() {
+        // The least that an op of such sizes holds.
+        let bytes = args.shape.iter().fold(4u64, |all, &size| all.saturating_mul(size as u64));
+        memory::fits("--shape", "its numbers", bytes)?;
+    }
     if !args.json {
         let device = gpu.as_ref().map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
         println!("{device}; medians of {}", args.turns);

@@ -78,7 +78,7 @@ pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
 /// The same of predictions.
 pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
     // Made on the host: a device has what predicting needs, no moments, no gradients, no cells to compare with.
-    let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::new(sizes, None)?;
+    let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
     let (Examples { cells, tokens, .. }, params) = (examples, Params::like(&params));
     let controls = cells.slice(0..sizes.sets);
     let (params, controls) = match gpu {

@@ -13,7 +13,7 @@ use super::labels::{Joined, Table};
 use super::memo::Memo;
 use super::work::Part;
 use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::error::{Error, Result, unknown};
+use crate::error::{Error, Result, unknown_control};
 
 /// One input file.
 pub(super) struct Input {
@@ -212,7 +212,7 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
         );
         return Err(Error::setting("--control-pert", what));
     }
-    let what = unknown("label", control, &inputs.vocabularies[1]);
+    let what = unknown_control("label", control, &inputs.vocabularies[1]);
     Err(Error::setting("--control-pert", format!("{what} (column {:?})", settings.perturbation)))
 }
 

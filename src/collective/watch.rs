@@ -1,0 +1,120 @@
+//! A thread that ends a device's sums once a rank is gone: they would wait for it forever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{Collective, GLANCE};
+use crate::error::Error;
+
+/// What a rank gets to end by itself once another is gone.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Watches as long as it lives.
+pub struct Watch {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// `abort` ends the sums, and who waits for them then hears of it. NCCL may be waiting itself, on the host in the middle of a
+    /// call, and what waits for the end of that call never comes: so this rank is given up where it has not ended after `patience`,
+    /// with what the others say.
+    pub fn over(
+        host: Arc<dyn Collective>,
+        abort: impl FnOnce() + Send + 'static,
+        patience: Duration,
+        give_up: impl FnOnce(Error) + Send + 'static,
+    ) -> Watch {
+        let over = Arc::new(AtomicBool::new(false));
+        let asked = over.clone();
+        let is_over = move || asked.load(Ordering::Relaxed);
+        let watch = move || {
+            while !host.lost() {
+                if is_over() {
+                    return;
+                }
+                std::thread::park_timeout(GLANCE);
+            }
+            // It may not come back.
+            std::thread::spawn(abort);
+            let until = Instant::now() + patience;
+            while !is_over() {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    let gone = Error::Stopped("another rank is gone: this one stops too".into());
+                    return give_up(host.sum(&mut [0.0]).err().unwrap_or(gone));
+                }
+                std::thread::park_timeout(left.min(GLANCE));
+            }
+        };
+        Watch { over, thread: Some(std::thread::spawn(watch)) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It cannot panic: what it calls answers.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::collective::Threads;
+
+    const SHORT: Duration = Duration::from_millis(300);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Two seats, of which the second is watched; what its abort and its end say.
+    fn watched(
+        seats: &[Arc<Threads>],
+        abort: impl FnOnce() + Send + 'static,
+    ) -> (Watch, mpsc::Receiver<String>) {
+        let (tell, told) = mpsc::channel();
+        let watch = Watch::over(seats[1].clone(), abort, SHORT, move |why| {
+            let _ = tell.send(why.to_string());
+        });
+        (watch, told)
+    }
+
+    fn seats() -> Vec<Arc<Threads>> {
+        Threads::seats(2).into_iter().map(Arc::new).collect()
+    }
+
+    #[test]
+    fn a_rank_that_cannot_end_is_given_up_with_what_the_other_said() {
+        let seats = seats();
+        // Of a library that never answers.
+        let (watch, told) = watched(&seats, || {
+            loop {
+                std::thread::park();
+            }
+        });
+        seats[0].fail("its disk is full");
+        let why = told.recv_timeout(LONG).expect("it is given up");
+        assert!(why.contains("rank 0") && why.contains("its disk is full"), "{why}");
+        drop(watch);
+    }
+
+    #[test]
+    fn a_rank_that_ends_in_time_is_not_given_up_and_one_whose_ranks_are_all_there_is_left_alone() {
+        let seats = seats();
+        let (tell, aborted) = mpsc::channel();
+        let (watch, told) = watched(&seats, move || tell.send(()).expect("heard"));
+        std::thread::sleep(SHORT);
+        assert!(aborted.try_recv().is_err() && told.try_recv().is_err(), "nothing has happened");
+        seats[0].fail("stopped");
+        aborted.recv_timeout(LONG).expect("its sums are ended");
+        drop(watch);
+        assert!(told.recv_timeout(2 * SHORT).is_err(), "it ended by itself");
+    }
+}
