@@ -97,7 +97,7 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     match (&settings.launch, settings.places.as_slice()) {
         (Some(launch), [place]) => {
             // Before data is read: a rank that finds none can then say so to the others.
-            let seat = Arc::new(Wire::join(launch)?);
+            let seat = Arc::new(Wire::join(launch, stop)?);
             rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
         (Some(_), _) => Err(Error::setting("--gpus", "a launcher's processes have one GPU each")),

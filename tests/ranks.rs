@@ -141,7 +141,7 @@ fn wires(ranks: usize) -> Vec<Arc<dyn Collective>> {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
         let launch = Launch { rank, ranks, local: rank, address: address.clone(), by: "a test" };
-        std::thread::spawn(move || Wire::join(&launch).expect("they meet"))
+        std::thread::spawn(move || Wire::join(&launch, &AtomicBool::new(false)).expect("they meet"))
     };
     let joining: Vec<_> = (0..ranks).map(join).collect();
     joining
@@ -241,7 +241,9 @@ fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
         let launch = Launch { rank, ranks: 3, local: rank, address: address.clone(), by: "a test" };
-        std::thread::spawn(move || Wire::join(&launch).map(|wire| wire.sum(&mut [0.0])))
+        std::thread::spawn(move || {
+            Wire::join(&launch, &AtomicBool::new(false)).map(|wire| wire.sum(&mut [0.0]))
+        })
     };
     let first = join(0);
     // One that speaks another language, once rank 0 listens.
@@ -332,6 +334,16 @@ fn a_process_that_is_killed_stops_the_other_within_seconds() {
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(said(&output).contains(&format!("rank {killed} is gone")), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_rank_that_waits_for_others_can_be_stopped() {
+    for rank in [0, 1] {
+        let address = ("127.0.0.1".to_string(), free_port());
+        let launch = Launch { rank, ranks: 2, local: rank, address, by: "a test" };
+        let said = Wire::join(&launch, &AtomicBool::new(true)).err().expect("nobody comes").to_string();
+        assert!(said.contains("asked to stop"), "{said}");
     }
 }
 

@@ -163,7 +163,7 @@ pub fn stop_on_signal() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping: a checkpoint is written after this step (again to end at once)");
+        eprintln!("stopping: after this step, if one has begun, with a checkpoint (again to end at once)");
     };
     match ctrlc::set_handler(handler) {
         // A test or a program that embeds us may have its own handler.

@@ -6,6 +6,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,14 +46,14 @@ struct Link {
 }
 
 impl Wire {
-    /// Meets the other ranks.
+    /// Meets the other ranks, unless `stop` is set meanwhile.
     ///
     /// # Errors
-    /// Ranks that do not come within a minute, two of one number, or of another number of ranks.
-    pub fn join(launch: &Launch) -> Result<Wire> {
+    /// Ranks that do not come within a minute, two of one number, or of another number of ranks; `stop`.
+    pub fn join(launch: &Launch, stop: &AtomicBool) -> Result<Wire> {
         let links = match launch.rank {
-            0 => receive(launch)?,
-            _ => vec![call(launch)?],
+            0 => receive(launch, stop)?,
+            _ => vec![call(launch, stop)?],
         };
         let watched = |link: &Link| {
             watch(&link.stream)
@@ -192,7 +193,7 @@ impl Link {
 }
 
 /// Rank 0 waits for all others.
-fn receive(launch: &Launch) -> Result<Vec<Link>> {
+fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     let port = launch.address.1;
     let said = |e: std::io::Error| {
         Error::Stopped(format!("rank 0 cannot listen on port {port} (MASTER_PORT is the one below): {e}"))
@@ -208,7 +209,7 @@ fn receive(launch: &Launch) -> Result<Vec<Link>> {
         match came {
             Some((stream, hello)) => links.push(welcome(launch, stream, hello, &links)?),
             None if began.elapsed() > PATIENCE => return Err(missing(launch, &links)),
-            None => std::thread::sleep(PAUSE),
+            None => pause(stop)?,
         }
     }
     links.sort_by_key(|link| link.rank);
@@ -259,7 +260,7 @@ fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &
 }
 
 /// Another rank looks for rank 0.
-fn call(launch: &Launch) -> Result<Link> {
+fn call(launch: &Launch, stop: &AtomicBool) -> Result<Link> {
     let began = Instant::now();
     let mut hello = MAGIC.to_vec();
     [launch.rank as u64, launch.ranks as u64].iter().for_each(|word| hello.extend(word.to_le_bytes()));
@@ -271,8 +272,17 @@ fn call(launch: &Launch) -> Result<Link> {
                 let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
                 return Err(Error::Stopped(what));
             }
-            Err(_) => std::thread::sleep(PAUSE),
+            Err(_) => pause(stop)?,
         }
+    }
+}
+
+/// Between two tries, of which there is no further one once `stop` is set.
+fn pause(stop: &AtomicBool) -> Result<()> {
+    std::thread::sleep(PAUSE);
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Stopped("asked to stop before all ranks had come".into())),
+        false => Ok(()),
     }
 }
 
