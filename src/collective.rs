@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, NCCL_ID, Nccl, Real};
+use crate::gpu::{self, Gpu, NCCL_ID, Nccl, Real};
 use crate::params::{Params, Share};
 use crate::tensor::Tensor;
 
@@ -121,10 +121,11 @@ impl Ranks {
         let id = bytes.map(|byte| byte as u8);
         let give_up = |why| {
             eprintln!("error: {why}");
-            std::process::exit(1)
+            gpu::end_process(1)
         };
         // To be joined, too, a rank that is gone would be waited for.
-        let joining = Watch::over(ranks.host.clone(), || {}, PATIENCE, give_up);
+        let nothing_can = || std::thread::sleep(2 * PATIENCE);
+        let joining = Watch::over(ranks.host.clone(), nothing_can, PATIENCE, give_up);
         let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
         drop(joining);
         let sums = nccl.clone();

@@ -41,7 +41,7 @@ pub use choices::Choices;
 pub use held::Peak;
 pub use hopper::Map;
 pub use launch::{Arg, Grid};
-pub use nccl::{NCCL_ID, Nccl};
+pub use nccl::{NCCL_ID, Nccl, end_process};
 pub use pinned::Pinned;
 pub use post::Post;
 pub use stamp::{Clock, Ran, Stamp, Took};

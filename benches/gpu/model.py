@@ -159,12 +159,15 @@ def compare(bench, preset, what, sets, cells):
 
 def fill_cache(bench, preset, what, sets, cells):
     """Compiles the peer of a row and does one turn."""
-    began = time.monotonic()
-    Twin(bench, preset).turn(what, True, sets, cells)()
-    if bench.cuda:
-        torch.cuda.synchronize()
+    began, said = time.monotonic(), "compiled"
+    try:
+        Twin(bench, preset).turn(what, True, sets, cells)()
+        if bench.cuda:
+            torch.cuda.synchronize()
+    except Exception as error:  # no room, most likely: others are at work
+        said = common.why(error)
     common.free(bench)
-    print(f"{preset} {what} of {sets * cells} pairs: compiled in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{preset} {what} of {sets * cells} pairs: {said}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main():

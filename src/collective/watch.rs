@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Collective, GLANCE};
 use crate::error::Error;
 
-/// What a rank gets to end by itself once another is gone.
+/// What the end of a device's sums may take. A rank has six times as long to end by itself: it may be writing a checkpoint.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+const TO_END: u32 = 6;
+/// What the others may take to say why they ended.
+const WORDS: Duration = Duration::from_secs(1);
 
 /// Watches as long as it lives.
 pub struct Watch {
@@ -19,8 +23,8 @@ pub struct Watch {
 
 impl Watch {
     /// `abort` ends the sums, and who waits for them then hears of it. NCCL may be waiting itself, on the host in the middle of a
-    /// call, and what waits for the end of that call never comes: so this rank is given up where it has not ended after `patience`,
-    /// with what the others say.
+    /// call, and what waits for the end of that call never comes: where `abort` has not come back after `patience`, or this rank has
+    /// not ended long after it, the rank is given up, with what the others say.
     pub fn over(
         host: Arc<dyn Collective>,
         abort: impl FnOnce() + Send + 'static,
@@ -38,15 +42,14 @@ impl Watch {
                 std::thread::park_timeout(GLANCE);
             }
             // It may not come back.
-            std::thread::spawn(abort);
-            let until = Instant::now() + patience;
-            while !is_over() {
-                let left = until.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    let gone = Error::Stopped("another rank is gone: this one stops too".into());
-                    return give_up(host.sum(&mut [0.0]).err().unwrap_or(gone));
+            let (began, aborting) = (Instant::now(), std::thread::spawn(abort));
+            while !(is_over() && aborting.is_finished()) {
+                let allowed = if aborting.is_finished() { TO_END * patience } else { patience };
+                match allowed.saturating_sub(began.elapsed()) {
+                    Duration::ZERO if is_over() => return,
+                    Duration::ZERO => return give_up(why(host)),
+                    left => std::thread::park_timeout(left.min(GLANCE)),
                 }
-                std::thread::park_timeout(left.min(GLANCE));
             }
         };
         Watch { over, thread: Some(std::thread::spawn(watch)) }
@@ -64,10 +67,18 @@ impl Drop for Watch {
     }
 }
 
+/// What the others say, if they say it: a sum of this rank's own may be waiting for one that says nothing.
+fn why(host: Arc<dyn Collective>) -> Error {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(host.sum(&mut [0.0])));
+    match told.recv_timeout(WORDS) {
+        Ok(Err(why)) => why,
+        _ => Error::Stopped("another rank is gone: this one stops too".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
     use crate::collective::Threads;
 

@@ -144,7 +144,9 @@ impl Arena {
             return None;
         }
         let Some(at) = plan.offsets[number] else {
-            return block.ready.pop_front().map(|(_, address)| address);
+            // After one that was not as planned the next in line may be another's.
+            let next = block.ready.front().is_some_and(|&(made, _)| made == bytes);
+            return if next { block.ready.pop_front().map(|(_, address)| address) } else { None };
         };
         // Nothing live begins before this one's end and ends behind its begin.
         let free = block.live.range(..at + bytes).next_back().is_none_or(|(_, &end)| end <= at);
@@ -173,6 +175,7 @@ impl Arena {
 
     /// Ends a step, or other work, or a count that came to nothing: what was made beforehand and not asked for.
     pub fn end(&mut self) -> VecDeque<(usize, u64)> {
+        self.aside = false;
         match std::mem::take(&mut self.phase) {
             Phase::Serving(_, true) => self.tried = true,
             // It went another way: the next one is counted.
@@ -180,6 +183,13 @@ impl Arena {
             Phase::Counting | Phase::Loose | Phase::Between => {}
         }
         self.block.as_mut().map(|block| std::mem::take(&mut block.ready)).unwrap_or_default()
+    }
+
+    /// The layout is not what steps will ask for. A step that is being served finds out by itself.
+    pub fn forget(&mut self) {
+        if !matches!(self.phase, Phase::Serving(..)) {
+            self.plan = None;
+        }
     }
 
     /// Hands out the block to be freed. Something of it may be live, if other work left it: then the block stays, and steps are done

@@ -79,6 +79,17 @@ pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
     Ok(id.internal.map(|byte| byte as u8))
 }
 
+/// Ends the process without its libraries' farewells, which would wait for what one of them waits for.
+pub fn end_process(code: i32) -> ! {
+    #[cfg(unix)]
+    // SAFETY: returns to nobody; what is written lies aside until it is whole.
+    unsafe {
+        libc::_exit(code)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(code)
+}
+
 /// Whether the library is there, and why not.
 pub fn present() -> Outcome<()> {
     // SAFETY: opens the library and closes it again.

@@ -51,6 +51,11 @@ impl Gpu {
         work()
     }
 
+    /// What steps ask for is not what was counted: another way to a result was found to be the quicker.
+    pub(super) fn count_anew(&self) {
+        self.arena().forget();
+    }
+
     /// Does work within a step that is not the step's own, and of which nothing is left.
     pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
         self.arena().set_aside(true);
@@ -79,7 +84,10 @@ impl Gpu {
             // The pool keeps it, and the new one may be larger.
             driver.trim();
         }
-        let block = driver.allocate(bytes.max(1)).map_err(|why| self.no_room(bytes, &why))?;
+        let block = driver.allocate(bytes.max(1)).map_err(|why| {
+            self.arena().forget();
+            self.no_room(bytes, &why)
+        })?;
         self.arena().take_block(block);
         Ok(())
     }
