@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a caller may take to say who it is.
 const GREETING: Duration = Duration::from_secs(5);
+/// What rank 0 may take to validate, others to compute; after that a user is told who is waited for.
+const SILENCE: Duration = Duration::from_secs(300);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(20);
 /// What a rank says first.
@@ -172,6 +174,9 @@ impl Link {
     /// Length of the numbers that follow; the other's last words are an error.
     fn head(&mut self) -> Result<u64> {
         let mut head = [0; 9];
+        while !hears(&self.stream, SILENCE) {
+            eprintln!("note: rank {} has said nothing for {} minutes", self.rank, SILENCE.as_secs() / 60);
+        }
         self.stream.read_exact(&mut head).map_err(|e| self.gone(&e))?;
         let length = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
         if head[0] == NUMBERS {
@@ -190,6 +195,13 @@ impl Link {
         };
         Error::Stopped(format!("rank {} is gone ({how}): this one stops too", self.rank))
     }
+}
+
+/// True once there is something to read, or an end; false after so long a silence.
+fn hears(stream: &TcpStream, within: Duration) -> bool {
+    let limit = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: i64::from(within.subsec_nanos()) };
+    // What cannot be asked is found out by reading.
+    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)).map_or(true, |ready| ready > 0)
 }
 
 /// Rank 0 waits for all others.
@@ -305,4 +317,24 @@ fn watch(stream: &TcpStream) -> std::io::Result<()> {
         .with_interval(Duration::from_secs(2))
         .with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&probes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_ends_with_words_or_with_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut here = TcpStream::connect(listener.local_addr().expect("bound")).expect("reached");
+        let (there, _) = listener.accept().expect("called");
+        let soon = Duration::from_millis(30);
+        assert!(!hears(&there, soon));
+        here.write_all(b"x").expect("sent");
+        assert!(hears(&there, 100 * soon));
+        (&there).read_exact(&mut [0]).expect("a byte");
+        assert!(!hears(&there, soon));
+        drop(here);
+        assert!(hears(&there, 100 * soon));
+    }
 }

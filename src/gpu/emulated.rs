@@ -63,6 +63,8 @@ type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c
 /// Multiprocessors that kernels are told of: few, so that a block of a small grid has several tiles, and enough for two clusters.
 const PROCESSORS: usize = 5;
 
+/// Bytes that no device has: an allocator would look for them, and a sanitizer's ends the process.
+const MOST: usize = 1 << 38;
 /// As `cudaMalloc` aligns.
 const ALIGN: usize = 256;
 
@@ -113,6 +115,9 @@ impl Driver for Emulated {
     }
 
     fn allocate(&self, bytes: usize) -> Outcome<u64> {
+        if bytes > MOST {
+            return Err("out of memory".into());
+        }
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|e| e.to_string())?;
         // SAFETY: no caller asks for zero bytes.
         let address = unsafe { alloc(layout) } as u64;

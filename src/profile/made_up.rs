@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::collective::Ranks;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::memory;
 use crate::model::Statistics;
@@ -47,6 +47,9 @@ fn two_or_more(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+/// Bytes of a step's cells, as f32, up to which a step is counted without a device.
+const MOST_COUNTED: u64 = 1 << 38;
+
 /// The model and its one batch.
 pub struct MadeUp {
     /// The model in training.
@@ -71,7 +74,12 @@ impl MadeUp {
         let bytes = [2 * 4, sizes.sets, sizes.cells, sizes.genes]
             .iter()
             .fold(1u64, |all, &n| all.saturating_mul(n as u64));
-        memory::fits("--sets, --cells or --genes", "the cells of a step", bytes)?;
+        let fields = "--sets, --cells or --genes";
+        if gpu.is_none_or(Gpu::computes) {
+            memory::fits(fields, "the cells of a step", bytes)?;
+        } else if bytes > MOST_COUNTED {
+            return Err(Error::setting(fields, "the cells of such a step are more than any GPU holds"));
+        }
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
