@@ -109,6 +109,9 @@ impl Gpu {
         if let Some(address) = self.arena().take(bytes) {
             return Ok(address);
         }
+        if self.rehearsing() && self.held().saturating_add(bytes as u64) > self.memory().1 {
+            return Err("with what a step holds before it that is more than the device has".into());
+        }
         let address = self.driver().allocate(bytes)?;
         self.arena().made(bytes, address);
         Ok(address)

@@ -47,8 +47,9 @@ fn two_or_more(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-/// Bytes of a step's cells, as f32, up to which a step is counted without a device.
-const MOST_COUNTED: u64 = 1 << 38;
+/// Bytes of a step's cells, as f32, up to which a step is counted without a device: kernels number more of their rows in 32 bits, and
+/// no GPU holds what the larger presets make of as many.
+const MOST_COUNTED: u64 = 1 << 33;
 
 /// The model and its one batch.
 pub struct MadeUp {
@@ -78,7 +79,7 @@ impl MadeUp {
         if gpu.is_none_or(Gpu::computes) {
             memory::fits(fields, "the cells of a step", bytes)?;
         } else if bytes > MOST_COUNTED {
-            return Err(Error::setting(fields, "the cells of such a step are more than any GPU holds"));
+            return Err(Error::setting(fields, "more cells than any GPU trains on at a time"));
         }
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;
