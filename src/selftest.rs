@@ -74,8 +74,8 @@ pub fn ops(gpu: &Gpu, rows: &[Case], mut say: impl FnMut(&str)) -> Result<Vec<Ch
         let check = &mut checks[at];
         check.rows += 1;
         for Verdict { output, error, allowed } in verdicts {
-            // NaN is worse than anything.
-            if error.is_nan() || error / allowed > check.error / check.allowed {
+            // NaN is worse than anything; where nothing is off the last one is told.
+            if error.is_nan() || error / allowed >= check.error / check.allowed {
                 check.output = format!("{output} of {} {:?}", row.name, row.shapes);
                 (check.error, check.allowed) = (error, allowed);
             }

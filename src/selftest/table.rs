@@ -1,15 +1,13 @@
 //! The table: every op at awkward sizes and the model's own. The first word of a row is its op's file.
 
-use rayon::prelude::*;
-
 use super::case::{Case, Values, case};
 use crate::config::{Activation, MmdKernel, Start};
-use crate::ops::{activation, attention, layer_norm, matmul, matmul_swiglu, mmd};
+use crate::ops::{activation, attention, layer_norm, matmul, matmul_swiglu};
 use crate::ops::{patch_embed, rms_norm, seed_attention, squared_error, swiglu};
 use crate::rng::Rng;
-use crate::tensor::Tensor;
 
 mod flow;
+mod mmd;
 mod sets;
 
 /// Every row.
@@ -121,7 +119,7 @@ pub fn table() -> Vec<Case> {
             [2, 64, 2000],
             [16, 512, 2000],
         ] {
-            rows.push(discrepancy(sizes, kernel));
+            rows.push(mmd::discrepancy(sizes, kernel));
         }
     }
     rows.extend(flow::rows());
@@ -359,41 +357,5 @@ fn patches(m: usize, g: usize, s: usize, e: usize) -> Case {
     case("patch_embed", &[&[m, g], &[p, s, e], &[p, e]], |t, v| t.patch_embed(v[0], v[1], v[2])).judged_by(
         move |x, _| patch_embed::reference::forward(&x[0], &x[1], &x[2], [g, s, e]),
         move |dy, x| patch_embed::reference::backward(dy, &x[0], &x[1], &x[2], [g, s, e]).to_vec(),
-    )
-}
-
-fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
-    let rng = Rng::new(9);
-    // Other cells than the decoded ones: moved and narrower. A device may hold them as bf16, and its bound speaks of y alone.
-    let stored = |v: f32| half::bf16::from_f32(v).to_f32();
-    let data: Vec<f32> = (0..(b * n * g) as u64).map(|i| stored(0.5 + 0.7 * rng.normal(i))).collect();
-    let truth: Vec<f64> = data.iter().map(|&v| f64::from(v)).collect();
-    let truth_too = truth.clone();
-    let name = if kernel == MmdKernel::Gaussian { "mmd gaussian" } else { "mmd energy" };
-    // Side by side: the largest row's reference takes a minute of one core.
-    let sets = move |y: &[f64], of: &(dyn Fn(&[f64], usize) -> Vec<f64> + Sync)| -> Vec<f64> {
-        y.par_chunks(n * g).enumerate().flat_map_iter(|(i, y)| of(y, i * n * g)).collect()
-    };
-    case(name, &[&[b, n, g]], move |t, v| {
-        let x = t.constant(Tensor::new(&[b, n, g], data.clone()));
-        t.mmd(v[0], x, kernel)
-    })
-    .judged_by(
-        move |y, fixed| {
-            let parts = sets(&y[0], &|y, at| {
-                let x = &truth[at..at + n * g];
-                let v = mmd::reference::scale(&fixed[0][at..at + n * g], x, g);
-                vec![mmd::reference::forward(y, x, g, v, kernel)]
-            });
-            vec![parts.iter().sum::<f64>() / b as f64]
-        },
-        move |d, y| {
-            let dy = sets(&y[0], &|y, at| {
-                let x = &truth_too[at..at + n * g];
-                let v = mmd::reference::scale(y, x, g);
-                mmd::reference::backward(y, x, g, v, kernel).iter().map(|v| v * d[0] / b as f64).collect()
-            });
-            vec![dy]
-        },
     )
 }
