@@ -134,7 +134,7 @@ fn rank(
         guard(|| {
             let start = start()?;
             let ranks = Ranks::join(seat.clone(), gpu)?;
-            ranks.agree(&start.agreed())?;
+            ranks.agree(&start.agreed(gpu))?;
             walk(start, gpu, &ranks, stop)
         })
     };
@@ -245,11 +245,12 @@ impl Log {
     /// Tells the step that was sent, if there is one.
     ///
     /// # Errors
-    /// Its loss is not finite; the log cannot be written; a rank is gone.
+    /// Its loss or the gradient's norm is not finite; the log cannot be written; a rank is gone.
     fn tell(&mut self, run: &mut Run, ranks: &Ranks) -> Result<()> {
         let Some(mut line) = self.lines.take() else { return Ok(()) };
         ranks.whole()?;
-        if !line.loss.is_finite() {
+        // The norm is of all ranks' gradients: where it is no number, no rank goes on to write a checkpoint of what it made.
+        if !(line.loss.is_finite() && line.norm.is_finite()) {
             return Err(run.diverged(&line));
         }
         if !line.logs {

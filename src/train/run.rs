@@ -23,7 +23,12 @@ use crate::params::Params;
 use crate::tensor::Tensor;
 
 /// A run's file of what its GPU was timed to do quickest.
-const CHOICES: &str = "choices.json";
+fn choices_of(out: &Path, rank: usize) -> PathBuf {
+    out.join(match rank {
+        0 => "choices.json".to_string(),
+        rank => format!("choices-{rank}.json"),
+    })
+}
 
 /// The model, its weights and where they stand.
 pub struct Run {
@@ -48,7 +53,7 @@ impl Run {
     /// The run as it starts, on the host or on a GPU.
     pub fn new(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
         if let Some(gpu) = gpu.filter(|_| start.numbers.is_some()) {
-            adopt_choices(&start.out, gpu)?;
+            adopt_choices(&start.out, ranks.rank(), gpu)?;
         }
         let resumed = start.numbers.is_some();
         let sizes = vocabulary(start.data.manifest());
@@ -89,10 +94,11 @@ impl Run {
             false => "no checkpoint was written yet".to_string(),
         };
         Error::Stopped(format!(
-            "step {}: the loss is {} ({}); batch of {}; {good}; a lower optim.lr or optim.clip may help",
+            "step {}: the loss is {} ({}), the gradient's norm {}; batch of {}; {good}; a lower optim.lr or optim.clip may help",
             line.step - 1,
             line.loss,
             line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
+            line.norm,
             sets.join(", "),
         ))
     }
@@ -150,6 +156,7 @@ impl Run {
             gpu.wait();
         }
         ranks.whole()?;
+        self.keep_choices(ranks.rank())?;
         if !self.writes {
             return Ok(());
         }
@@ -165,7 +172,6 @@ impl Run {
         };
         let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());
         let frame = Frame { header, statistics, effects };
-        self.keep_choices()?;
         let all = last && self.learner.model.config().train.keep_all;
         let step = format!("step-{}", self.step);
         let names = [(all, step.as_str()), (best, "best"), (last, "last")];
@@ -179,20 +185,20 @@ impl Run {
         self.writer.finish()
     }
 
-    /// Writes down what the GPU was timed to do quickest: a process that goes on from a checkpoint must do the same.
-    fn keep_choices(&self) -> Result<()> {
+    /// Writes down what this rank's GPU was timed to do quickest: a process that goes on from a checkpoint must do the same.
+    fn keep_choices(&self, rank: usize) -> Result<()> {
         let Some(choices) = self.learner.params.gpu().map(Gpu::choices).filter(|found| !found.is_empty())
         else {
             return Ok(());
         };
         let text = serde_json::to_string(&choices).expect("plain values");
-        aside::file(&self.out.join(CHOICES), |path| fs::write(path, &text).at(path))
+        aside::file(&choices_of(&self.out, rank), |path| fs::write(path, &text).at(path))
     }
 }
 
 /// Reads them for a run that goes on, and says so where they are of no use.
-fn adopt_choices(out: &Path, gpu: &Gpu) -> Result<()> {
-    let path = out.join(CHOICES);
+fn adopt_choices(out: &Path, rank: usize, gpu: &Gpu) -> Result<()> {
+    let path = choices_of(out, rank);
     if !path.exists() {
         return Ok(());
     }

@@ -14,6 +14,7 @@ use crate::data::effects::Effects;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
+use crate::gpu::Gpu;
 use crate::model::Statistics;
 use crate::tensor::Tensor;
 
@@ -168,7 +169,7 @@ impl Start {
     }
 
     /// What ranks must have in common, in numbers.
-    pub fn agreed(&self) -> [(&'static str, u64); 5] {
+    pub fn agreed(&self, gpu: Option<&Gpu>) -> [(&'static str, u64); 6] {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
         [
             ("program", hash(&Checkpoint::program())),
@@ -176,6 +177,8 @@ impl Start {
             ("split", hash(&self.split.hash)),
             ("data", self.data.cells()),
             ("first step", self.step),
+            // A rank without a GPU where others have one, or that stores otherwise.
+            ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ]
     }
 }
