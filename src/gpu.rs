@@ -100,6 +100,15 @@ struct Inner {
     rehearsing: Arc<AtomicBool>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody waits for a lock of what is dropped; buffers hold the device, so none lies in the block.
+        let block = self.arena.get_mut().ok().and_then(Arena::give_block).flatten();
+        // SAFETY: from `allocate`, and given away.
+        block.inspect(|&block| unsafe { self.driver.free(block) });
+    }
+}
+
 /// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
 const GUARD: usize = 256;
 const GUARD_BYTE: u8 = 0xA5;
@@ -321,10 +330,13 @@ impl Buffer {
     /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
     pub fn copy_from(&self, at: usize, other: &Buffer, from: usize, bytes: usize) {
         assert!(
-            self.gpu.same(&other.gpu) && at + bytes <= self.bytes && from + bytes <= other.bytes,
+            self.gpu.same(&other.gpu)
+                && self.address != other.address
+                && at + bytes <= self.bytes
+                && from + bytes <= other.bytes,
             "copy: {bytes} bytes"
         );
-        // SAFETY: the ranges were checked; two buffers never overlap, and no caller copies within one.
+        // SAFETY: the ranges were checked; two buffers never overlap.
         or_stop(unsafe {
             self.gpu.driver().copy(self.address + at as u64, other.address + from as u64, bytes)
         });

@@ -114,8 +114,8 @@ impl Arena {
     }
 
     /// What is asked for from here on is the step's, or is not.
-    pub fn set_aside(&mut self, aside: bool) {
-        self.aside = aside;
+    pub fn set_aside(&mut self, aside: bool) -> bool {
+        std::mem::replace(&mut self.aside, aside)
     }
 
     /// Takes what was made beforehand.

@@ -58,9 +58,10 @@ impl Gpu {
 
     /// Does work within a step that is not the step's own, and of which nothing is left.
     pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.arena().set_aside(true);
+        // It may be done within other such work.
+        let outer = self.arena().set_aside(true);
         let done = work();
-        self.arena().set_aside(false);
+        self.arena().set_aside(outer);
         done
     }
 
