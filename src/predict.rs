@@ -15,6 +15,7 @@ use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 use crate::gpu::guard;
+use crate::memory;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::progress;
 
@@ -107,7 +108,7 @@ struct Job {
     asks: Vec<Ask>,
 }
 
-/// Control cells of a (cell type, batch), and the names they are written under.
+/// Control cells that stand for one or more (cell type, batch), and the names they are written under.
 struct Context {
     cell_type: String,
     /// Numbers of the cells in their file or data directory.
@@ -190,6 +191,12 @@ fn checkpoint_of(run: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Refuses more control cells, laid out gene by gene, than memory holds.
+fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
+    let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
+    memory::fits(field, &format!("the {cells} control cells of what is to be predicted"), bytes)
+}
+
 /// Every perturbed group of a part, as measured.
 fn held_out(
     settings: &Settings,
@@ -214,7 +221,9 @@ fn held_out(
         report.notes.push("the split file is not the one the run was trained with".into());
     }
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
-    let mut places: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    // By their groups: batches without controls of their own share those of the cell type.
+    let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
+    let mut held = 0;
     let groups: Vec<u32> = split.part(part).to_vec();
     for &g in &groups {
         let group = data.groups()[g as usize];
@@ -226,10 +235,16 @@ fn held_out(
             report.notes.push(format!("{c} / {p} / {b}: no control cells of this cell type; not predicted"));
             continue;
         };
-        let context = *places.entry((group.cell_type, group.batch)).or_insert_with(|| {
-            job.contexts.push(Context::of(&data, &pool, c));
-            job.contexts.len() - 1
-        });
+        let context = match places.get(&pool.groups) {
+            Some(&context) => context,
+            None => {
+                held += pool.cells();
+                controls_fit("--data", held, here)?;
+                job.contexts.push(Context::of(&data, &pool, c));
+                places.insert(pool.groups, job.contexts.len() - 1);
+                job.contexts.len() - 1
+            }
+        };
         let conditions = request::ids(known, c, p, b).map_err(other)?;
         let request = Request { conditions, cells: group.cells as usize };
         job.asks.push(Ask {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Ask, Context, Job, Report};
+use super::{Ask, Context, Job, Report, controls_fit};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::preprocess::normalise::{factor, log_value, total};
 use crate::data::preprocess::scale::{Found, of_file};
@@ -40,8 +40,10 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
+    // By name, and by the cells: batches without controls of their own share those of the cell type.
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
-    let mut members: Vec<Vec<usize>> = Vec::new();
+    let mut pools: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+    let mut keys = Vec::new();
     for (i, row) in rows.into_iter().enumerate() {
         let batch_name = row.batch.unwrap_or_else(|| manifest.batches[0].clone());
         let conditions = ids(manifest, &row.cell_type, &row.perturbation, &batch_name)
@@ -60,8 +62,11 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
                     );
                     return Err(Error::format(controls, what));
                 }
-                members.push(cells);
-                let place = members.len() - 1;
+                let next = pools.len();
+                let place = *pools.entry(cells).or_insert(next);
+                if place == next {
+                    keys.push(key.clone());
+                }
                 places.insert(key, place);
                 place
             }
@@ -70,13 +75,15 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
         let (perturbation, cell_type) = (row.perturbation, row.cell_type);
         job.asks.push(Ask { perturbation, cell_type, batch: batch_name, request, context });
     }
+    let mut members = vec![Vec::new(); pools.len()];
+    pools.into_iter().for_each(|(cells, place)| members[place] = cells);
+    let held = members.iter().map(|cells| cells.len() as u64).sum();
+    controls_fit(&controls.display().to_string(), held, manifest)?;
     let read = gather(manifest, &file, &members, report)?;
-    let mut keys: Vec<_> = places.into_iter().collect();
-    keys.sort_by_key(|&(_, place)| place);
-    for (((cell_type, batch), place), controls) in keys.into_iter().zip(read) {
-        let cells = members[place].iter().map(|&cell| cell as u64).collect();
+    for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(read) {
+        let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
-        let batches = members[place].iter().map(measured_in).collect();
+        let batches = members.iter().map(measured_in).collect();
         job.contexts.push(Context { cell_type, cells, batches, controls });
     }
     Ok(job)
