@@ -257,6 +257,12 @@ static int launch(const char* name, void (*kernel)(P...), uint32_t cluster, cons
     return checked(kernel, cluster, *shape, from, count, std::index_sequence_for<P...>());
 }
 
+template <class... P> static int describe(void (*)(P...), uint32_t* kinds, int room) {
+    const uint32_t own[] = {kind_of<P>()..., 0};
+    for (int i = 0; i < static_cast<int>(sizeof...(P)) && i < room; i++) kinds[i] = own[i];
+    return sizeof...(P);
+}
+
 }  // namespace emulator
 
 // After the name: what stands in the kernel's __cluster_dims__, if it has them.
@@ -265,6 +271,9 @@ static int launch(const char* name, void (*kernel)(P...), uint32_t cluster, cons
         const Launch* shape, const Argument* arguments, int count, char* message, size_t capacity) {                  \
         constexpr uint32_t cluster = emulator::cluster_of(__VA_ARGS__);                                               \
         return emulator::launch(#name, name, cluster, shape, arguments, count, message, capacity);                    \
+    }                                                                                                                 \
+    extern "C" __attribute__((visibility("default"))) int describe_##name(uint32_t* kinds, int room) {                \
+        return emulator::describe(name, kinds, room);                                                                 \
     }
 
 // From here on: nothing but the launchers leaves the library, so that two libraries of one kernel file share no array.

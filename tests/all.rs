@@ -16,6 +16,7 @@ mod inspect;
 mod kernels;
 mod loader;
 mod model;
+mod nvidia;
 mod ops;
 mod parts;
 mod predict;

@@ -1,0 +1,264 @@
+//! The program on GPUs where there is none: NVIDIA's driver, cuBLASLt and NCCL are stood in for (tests/nvidia/library.cpp), and the
+//! fatbins that the program holds are replaced by the same kernels compiled by g++. Work is done late and in a drawn order.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::emulate;
+use crate::train::{last, small};
+
+const STEPS: u64 = 8;
+
+/// A model with every part, small enough for the emulator.
+const MODEL: &str = "encoder.patch=16 encoder.width=32 encoder.heads=1 encoder.layers=1 encoder.ffn=48 flow.width=32 flow.heads=1 \
+    flow.ffn=48 flow.layers=1 decoder.width=32 conditions.width=16 data.sets=4 data.cells=9 train.log_every=1 \
+    train.checkpoint_every=4 train.val_every=4";
+
+/// The folder of the libraries and the table of kernels in it; `None`, said, where they cannot be made.
+fn stand_in() -> Option<&'static Path> {
+    static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+        let kernels = emulate::folder("kernels", None)?;
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nvidia");
+        fs::create_dir_all(&out).expect("the target folder can be written");
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nvidia/library.cpp");
+        let mut gxx = Command::new("g++");
+        gxx.args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]);
+        let made = gxx.arg(out.join("libcuda.so")).arg(own).output().expect("g++");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        for other in ["libcublasLt.so", "libnccl.so"] {
+            let _ = fs::remove_file(out.join(other));
+            std::os::unix::fs::symlink("libcuda.so", out.join(other)).expect("a link");
+        }
+        let mut table = String::new();
+        for file in fs::read_dir(env!("OUT_DIR")).expect("what build.rs made") {
+            let fatbin = file.expect("readable").path();
+            if fatbin.extension().is_some_and(|e| e == "fatbin") {
+                let library = kernels.join(fatbin.file_stem().expect("a name")).with_extension("so");
+                table += &format!("{},{}\n", fatbin.display(), library.display());
+            }
+        }
+        if table.is_empty() {
+            eprintln!("skipped: the program was built without nvcc and holds no kernels");
+            return None;
+        }
+        fs::write(out.join("kernels.csv"), table).expect("the target folder can be written");
+        Some(out)
+    });
+    FOLDER.as_deref()
+}
+
+/// The program with so many GPUs, told more about them by `settings`.
+fn program(folder: &Path, gpus: usize, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
+    command
+        .env("LD_LIBRARY_PATH", folder)
+        .env("STAND_IN_KERNELS", folder.join("kernels.csv"))
+        .env("STAND_IN_MEETINGS", folder)
+        .env("STAND_IN_DEVICES", gpus.to_string())
+        .envs(settings.iter().copied())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// `train` from the start, in f32, with these words behind.
+fn train(command: &mut Command, out: &Path, words: &str) -> Output {
+    training(command, out, STEPS, words).wait_with_output().expect("a program that ends")
+}
+
+fn training(command: &mut Command, out: &Path, steps: u64, words: &str) -> Child {
+    command.arg("train").arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+    if !words.contains("--precision") {
+        command.args(["--precision", "f32"]);
+    }
+    command.args(["--preset", "tiny", "--steps", &steps.to_string(), "--out"]).arg(out);
+    MODEL.split_whitespace().for_each(|word| {
+        command.args(["--set", word]);
+    });
+    command.args(words.split_whitespace()).spawn().expect("the program")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    lines.filter_map(|line| line["loss"].as_f64()).collect()
+}
+
+fn alike(found: &[f64], told: &[f64]) -> bool {
+    let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-4 * b.abs();
+    found.len() == told.len() && found.iter().zip(told).all(near)
+}
+
+fn same_checkpoint(one: &Path, other: &Path) -> bool {
+    let bytes = |run: &Path| fs::read(last(run)).expect("a checkpoint");
+    bytes(one) == bytes(other)
+}
+
+#[test]
+fn the_selftest_holds() {
+    let Some(folder) = stand_in() else { return };
+    // The whole of it where all kernels are; what other GPUs do otherwise.
+    for (capability, cases) in
+        [("90", &[""][..]), ("80", &["model", "graph", "matmul_swiglu", "mmd", "attention"])]
+    {
+        for case in cases {
+            let mut command = program(folder, 1, &[("STAND_IN_CAPABILITY", capability)]);
+            command.args(["selftest", "--device", "cuda", "--small"]);
+            if !case.is_empty() {
+                command.args(["--case", case]);
+            }
+            let ended = command.output().expect("the program");
+            let told = String::from_utf8_lossy(&ended.stdout);
+            assert!(ended.status.success(), "{capability}, {case}: {told}{}", said(&ended));
+        }
+    }
+}
+
+#[test]
+fn a_run_is_the_cpus_in_any_order_and_however_cells_come() {
+    let Some(folder) = stand_in() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let cpu = train(&mut program(folder, 0, &[]), &place("cpu"), "--device cpu");
+    assert!(cpu.status.success(), "{}", said(&cpu));
+    for seed in ["1", "2", "3"] {
+        let mut command = program(folder, 1, &[("STAND_IN_SEED", seed)]);
+        let ended = train(&mut command, &place(seed), "--device cuda");
+        assert!(ended.status.success(), "{}", said(&ended));
+        assert!(said(&ended).contains("cells lie on a GPU of no silicon"), "{}", said(&ended));
+        assert!(alike(&losses(&place(seed)), &losses(&place("cpu"))), "seed {seed}");
+        assert!(same_checkpoint(&place(seed), &place("1")), "seed {seed}: other bits");
+    }
+    // Cells that do not lie on the device are sent beside the steps.
+    let sent = train(&mut program(folder, 1, &[("STAND_IN_LEFT", "1000")]), &place("sent"), "--device cuda");
+    assert!(said(&sent).contains("are sent to"), "{}", said(&sent));
+    assert!(same_checkpoint(&place("sent"), &place("1")), "sent cells: other bits");
+}
+
+#[test]
+fn several_gpus_are_one() {
+    let Some(folder) = stand_in() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let one = train(&mut program(folder, 1, &[]), &place("one"), "--device cuda");
+    assert!(one.status.success(), "{}", said(&one));
+    for (name, gpus, words) in
+        [("two", 2, "--gpus 2"), ("four", 4, "--gpus all"), ("shared", 2, "--gpus 2 --set optim.shard=true")]
+    {
+        let ended = train(&mut program(folder, gpus, &[("STAND_IN_SEED", "7")]), &place(name), words);
+        assert!(ended.status.success(), "{name}: {}", said(&ended));
+        assert!(alike(&losses(&place(name)), &losses(&place("one"))), "{name}: other losses");
+    }
+    // Processes are threads to the bit.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let ranks =
+        [0, 1].map(|rank| training(&mut rank_of_two(folder, rank, port), &place("processes"), STEPS, ""));
+    for ended in ranks.map(|rank| rank.wait_with_output().expect("a program that ends")) {
+        assert!(ended.status.success(), "{}", said(&ended));
+    }
+    assert!(same_checkpoint(&place("processes"), &place("two")), "processes are not threads");
+}
+
+#[test]
+fn several_gpus_go_on_to_the_same_bits() {
+    let Some(folder) = stand_in() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let [whole, halves] = ["whole", "halves"].map(|name| dir.path().join(name));
+    let ended =
+        train(&mut program(folder, 2, &[]), &whole, "--gpus 2 --precision bf16 --set train.keep_all=true");
+    assert!(ended.status.success(), "{}", said(&ended));
+    // Each GPU is timed for itself, and what is quickest rounds in its own way.
+    fs::create_dir_all(halves.join("checkpoints")).expect("made");
+    fs::copy(whole.join("checkpoints/step-4.safetensors"), last(&halves)).expect("copied");
+    for choices in ["choices.json", "choices-1.json"] {
+        fs::copy(whole.join(choices), halves.join(choices)).expect("choices of each rank");
+    }
+    let mut command = program(folder, 2, &[("STAND_IN_SEED", "3")]);
+    command.args(["train", "--resume", "--gpus", "2", "--precision", "bf16", "--steps", "8", "--data"]);
+    let ended =
+        command.arg(&small().data).arg("--split").arg(&small().split).arg("--out").arg(&halves).output();
+    let ended = ended.expect("the program");
+    assert!(ended.status.success(), "{}", said(&ended));
+    assert!(same_checkpoint(&halves, &whole), "they went on to other bits");
+}
+
+fn rank_of_two(folder: &Path, rank: usize, port: u16) -> Command {
+    let mut command = program(folder, 2, &[]);
+    command.envs([("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")]).env("MASTER_PORT", port.to_string());
+    command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
+    command
+}
+
+#[test]
+fn a_wait_that_is_forgotten_is_seen() {
+    let Some(folder) = stand_in() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let whole = train(&mut program(folder, 1, &[]), &place("whole"), "--device cuda");
+    assert!(whole.status.success(), "{}", said(&whole));
+    for (name, gpus, left, words) in
+        [("sums", 2, "1000000000", "--gpus 2"), ("sent cells", 1, "1000", "--device cuda")]
+    {
+        let settings = [("STAND_IN_FORGETS", "1"), ("STAND_IN_LEFT", left)];
+        let ended = train(&mut program(folder, gpus, &settings), &place(name), words);
+        let right = ended.status.success() && alike(&losses(&place(name)), &losses(&place("whole")));
+        assert!(!right, "{name} are right without any wait");
+    }
+}
+
+#[test]
+fn a_gpu_that_fails_and_a_rank_that_is_killed_stop_all() {
+    let Some(folder) = stand_in() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let ended = train(&mut program(folder, 2, &[("STAND_IN_FAILS", "700")]), &place("fails"), "--gpus 2");
+    assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
+    assert!(said(&ended).contains("a kernel failed"), "{}", said(&ended));
+
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let [mut first, second] =
+        [0, 1].map(|rank| training(&mut rank_of_two(folder, rank, port), &place("killed"), 100_000, ""));
+    let log = place("killed").join("metrics.jsonl");
+    let begun = Instant::now();
+    while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 4 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no step");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    first.kill().expect("killed");
+    first.wait().expect("ended");
+    let killed = Instant::now();
+    let ended = second.wait_with_output().expect("a program that ends");
+    assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
+    assert!(said(&ended).contains("rank 0 is gone"), "{}", said(&ended));
+    assert!(killed.elapsed() < Duration::from_secs(20), "after {:?}", killed.elapsed());
+}
+
+#[test]
+fn what_is_missing_is_told_apart() {
+    let Some(folder) = stand_in() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let scarce = ("STAND_IN_MEMORY", "34200000");
+    let cases: [(usize, (&str, &str), &[&str]); 5] = [
+        (1, ("LD_LIBRARY_PATH", "/"), &["no NVIDIA driver"]),
+        (1, ("STAND_IN_VERSION", "12080"), &["knows CUDA 12.8", "update the driver"]),
+        (0, ("STAND_IN_SEED", "1"), &["no CUDA device 0"]),
+        (1, ("STAND_IN_CAPABILITY", "75"), &["compute capability 7.5"]),
+        (1, scarce, &["no room for", "MiB", "lower data.sets"]),
+    ];
+    for (i, (gpus, setting, words)) in cases.into_iter().enumerate() {
+        let out = dir.path().join(i.to_string());
+        let ended = train(&mut program(folder, gpus, &[setting]), &out, "--device cuda");
+        assert_eq!(ended.status.code(), Some(1), "{setting:?}: {}", said(&ended));
+        assert!(words.iter().all(|word| said(&ended).contains(word)), "{setting:?}: {}", said(&ended));
+    }
+}

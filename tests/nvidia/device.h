@@ -1,0 +1,17 @@
+// What every call of libcuda begins with: its answers, the device that a thread has chosen, whether a stream is written down.
+#pragma once
+#include "memory.h"
+#include "queue.h"
+
+namespace nvidia {
+
+enum : int { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201,
+             INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900,
+             CAPTURE_UNJOINED = 904, CAPTURE_ISOLATION = 905, CAPTURED_EVENT = 907, UPDATE_FAILED = 910, NO_BINARY = 209 };
+
+inline thread_local int current = -1;
+inline int device_count() { return int(setting("STAND_IN_DEVICES", 1)); }
+
+inline bool writes(const Stream* stream) { return stream->graph; }
+
+}  // namespace nvidia

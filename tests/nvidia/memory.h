@@ -1,0 +1,67 @@
+// Memory of devices: the host's, counted for each, full of NaN before it is written and after it was given back.
+#pragma once
+#include <cstring>
+#include <deque>
+#include <map>
+#include "queue.h"
+
+namespace nvidia {
+
+constexpr size_t ALIGN = 256;
+constexpr size_t KEPT = size_t(256) << 20;   // of what was given back, so that who reads it still reads NaN
+
+struct Device {
+    size_t used = 0, most = 0, launches = 0;
+    int failed = 0;                          // no call succeeds behind a kernel that failed
+};
+struct Live { size_t bytes; int device; bool given_back; };
+
+inline size_t memory() { return setting("STAND_IN_MEMORY", uint64_t(1) << 36); }
+inline Device devices[16];
+inline std::map<char*, Live> live;           // by first byte
+inline std::map<char*, size_t> pinned;
+inline std::deque<std::pair<char*, size_t>> gone;
+inline size_t gone_bytes = 0;
+
+// Ends the process where not all of these bytes are live memory of a device.
+inline void need(const void* at, size_t bytes, const char* what) {
+    const char* first = static_cast<const char*>(at);
+    auto found = live.upper_bound(const_cast<char*>(first));
+    if (found == live.begin() || (--found, first + bytes > found->first + found->second.bytes))
+        misused("%s: %zu bytes at %p are not memory of a device", what, bytes, at);
+}
+
+inline bool is_pinned(const void* at) {
+    auto found = pinned.upper_bound(static_cast<char*>(const_cast<void*>(at)));
+    return found != pinned.begin() && (--found, at < found->first + found->second);
+}
+
+inline char* allocate(int device, size_t bytes) {
+    Device& on = devices[device];
+    // What was given back is there again when the device has come so far.
+    while (on.used + bytes > memory() && step()) {}
+    if (bytes == 0 || on.used + bytes > memory()) return nullptr;
+    char* made = static_cast<char*>(aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN));
+    memset(made, 0xFF, bytes);
+    live[made] = {bytes, device, false};
+    on.used += bytes, on.most = std::max(on.most, on.used);
+    return made;
+}
+
+// Whether nobody gave it back before.
+inline bool give_back(char* at) {
+    const auto found = live.find(at);
+    if (found == live.end() || found->second.given_back) return false;
+    return found->second.given_back = true;
+}
+
+inline void release(char* at) {
+    const Live was = live[at];
+    live.erase(at);
+    devices[was.device].used -= was.bytes;
+    memset(at, 0xFF, was.bytes);
+    gone.push_back({at, was.bytes}), gone_bytes += was.bytes;
+    for (; gone_bytes > KEPT; gone.pop_front()) gone_bytes -= gone.front().second, free(gone.front().first);
+}
+
+}  // namespace nvidia
