@@ -64,7 +64,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let text = held_out(opened.manifest());
     aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
 
-    stage("train: preset tiny, recipe default, shifted start");
+    stage("train: preset tiny, recipe default, encoder mlp, shifted start");
     let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
     set.push(format!("train.seed={}", settings.seed));
     let config = Some(Config::load(Some("tiny"), None, &set)?);

@@ -6,7 +6,8 @@
 
 #![deny(missing_docs)]
 
-// Floor 0.
+// Floors, from the lowest; tests/floors.rs holds modules to them.
+// 0
 pub mod aside;
 pub mod config;
 pub mod correlation;
@@ -15,28 +16,31 @@ pub mod memory;
 pub mod progress;
 pub mod rng;
 pub mod trace;
-// Floors 1 and 2.
+// 1
 pub mod gpu;
+// 2
 pub mod laps;
-pub mod tape;
 pub mod tensor;
-// Floor 3.
+// 3
+pub mod tape;
+// 4
 pub mod ops;
+// 5
 pub mod params;
-// Floor 4.
+// 6
 pub mod data;
 pub mod model;
-// Floor 5.
+// 7
 pub mod checkpoint;
 pub mod collective;
 pub mod optim;
 pub mod predictor;
-// Floor 6.
+// 8
 pub mod baseline;
 pub mod evaluate;
 pub mod predict;
 pub mod train;
-// Floor 7.
+// 9 and above
 pub mod cli;
 pub mod demo;
 pub mod profile;

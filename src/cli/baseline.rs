@@ -41,13 +41,13 @@ pub struct Args {
     /// Also write what was measured, for evaluate
     #[arg(long, value_name = "REAL.h5ad")]
     pub real_out: Option<PathBuf>,
-    /// Draw counts around the predicted means, so that rank tests meet zeros as in measured cells
+    /// Draw counts around the predicted means, so that rank tests meet zeros as in measured cells: what a model of the default recipe does
     #[arg(long, value_name = "none|poisson", default_value = "none")]
     pub observe: Observe,
     /// Leave the control cells out
     #[arg(long)]
     pub without_controls: bool,
-    /// Of the drawn control cells and counts
+    /// Seed of the drawn control cells and counts
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }

@@ -10,9 +10,17 @@ mod place;
 mod rows;
 mod step;
 
+const EXAMPLE: &str = "\
+Examples:
+  scale-engine bench
+  scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
+
+Without a part: every op, a training step and a prediction, and the loader, at sizes that this machine can run. For where a step's \
+time goes see `scale-engine profile`.";
+
 /// Time the engine on this machine: all of it in one table, or a part
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLE)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,

@@ -25,7 +25,7 @@ use crate::memory;
 const EXAMPLE: &str = "\
 Example:
   scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col target_gene \\
-      --control-pert non-targeting --out scores --report scores.html
+      --control-pert non-targeting --celltype-col cell_line --out scores --report scores.html
 
 Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
 (`predict --with-controls --real-out` writes such a pair). The numbers are those of cell-eval 0.6.6: a gene list is \
@@ -57,7 +57,7 @@ pub struct Args {
     /// Label of the control cells
     #[arg(long, value_name = "L", default_value = "non-targeting")]
     control_pert: String,
-    /// obs column to split by; each part is judged alone and its files are prefixed with its name
+    /// obs column of cell types: each is scored by itself, its files prefixed with its name; without it all are one
     #[arg(long, value_name = "C")]
     celltype_col: Option<String>,
     /// Folder of the results; files of an earlier run are replaced
@@ -66,7 +66,7 @@ pub struct Args {
     /// Whose definitions: cell-eval-0.6.6, fixed or paper
     #[arg(long, default_value = "cell-eval-0.6.6")]
     rules: String,
-    /// Which measures
+    /// Which measures; full: all of cell-eval but clustering_agreement
     #[arg(long, value_enum, default_value = "full")]
     profile: Profile,
     /// Measures to leave out, by their names in results.csv (de_nsig_counts for both counts)

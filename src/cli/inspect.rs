@@ -18,8 +18,8 @@ Examples:
   scale-engine inspect RUN/metrics.jsonl
   scale-engine inspect RUN --json
 
-Any file or folder that the program reads or writes: .h5ad, 10x output, parquet, data directories and their
-shards, runs and their checkpoints and logs, configs, split files, requests, scores with their pages and figures.
+Any file or folder that the program reads or writes: .h5ad, 10x output, parquet, data directories and their \
+shards, runs and their checkpoints and logs, configs, split files, requests, scores with their pages and figures. \
 Shards are checked against their checksums, data directories wholly.";
 
 /// Say what a file or folder holds, of any kind the program reads or writes

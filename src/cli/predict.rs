@@ -41,16 +41,16 @@ pub struct Args {
     /// Also write what was measured for these groups, with their controls
     #[arg(long, value_name = "REAL.h5ad", requires = "data")]
     real_out: Option<PathBuf>,
-    /// Control cells to predict from
+    /// Control cells to predict from, instead of a data directory
     #[arg(long, value_name = "F.h5ad", requires = "request")]
     controls: Option<PathBuf>,
-    /// Populations wanted
+    /// Populations wanted: perturbation,cell_type,batch,cells
     #[arg(long, value_name = "R.csv", requires = "controls")]
     request: Option<PathBuf>,
-    /// Write the control cells into the output too, as `evaluate` needs
+    /// Write the control cells into the output too, as `evaluate` needs (`baseline` always does)
     #[arg(long)]
     with_controls: bool,
-    /// Instead of the run's own setting: `none` writes decoded means, `poisson` draws counts around them
+    /// Instead of the run's own setting: `none` writes decoded means, `poisson` draws counts around them [default: the run's predict.observe]
     #[arg(long)]
     observe: Option<Observe>,
     /// Seed of control draws, start noise and counts

@@ -16,14 +16,15 @@ const EXAMPLE: &str = "\
 Examples:
   scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
-  scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA ...
+  scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA \\
+      --pert-col guide --control-pert non-targeting --celltype-col cell_line
   scale-engine preprocess Tahoe-100M/data --out DATA --pert-col drugname_drugconc \\
       --control-pert \"[('DMSO_TF', 0.0, 'uM')]\" --celltype-col cell_line_id --batch-col plate
 
 Files may be .h5ad of any age, Cell Ranger's .h5, a folder with matrix.mtx, or Tahoe's parquet shards: one, or a folder of them beside the release's folder metadata. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
 refused. Cells without a perturbation, cell type or batch label are left out and counted.
 
-A run that was killed goes on where the same command is given again. On a cluster each part is a job: first those of a pass, in any
+A run that was killed goes on where the same command is given again. On a cluster each part is a job: first those of a pass, in any \
 order and on any machine, then those of the next; the command without --part does what is missing, and merges.
 
   scale-engine preprocess plate*.h5ad ... --out DATA --work WORK --part moments/0
@@ -34,7 +35,7 @@ DATA then serves split, train, predict, baseline and export. DATA/var.csv tells 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// h5ad files, .h5 files or mtx folders of 10x, parquet shards of Tahoe or a folder of them, all with the same genes
+    /// h5ad files, .h5 files or mtx folders of 10x, parquet shards of Tahoe or a folder of them; genes are matched by name
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Data directory to make
@@ -73,7 +74,7 @@ pub struct Args {
     /// Rank genes within the batches of this obs column, then merge
     #[arg(long, value_name = "COLUMN")]
     hvg_batch_key: Option<String>,
-    /// Divide log values by ten before genes are ranked, as the paper's words have it, not after
+    /// Rank genes by log1p / 10, as the paper's words have it, instead of by log1p
     #[arg(long, conflicts_with = "genes")]
     rescale_before_hvg: bool,
     /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts) [default: 10000]
@@ -82,7 +83,7 @@ pub struct Args {
     /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
     #[arg(long, default_value = "auto")]
     source: String,
-    /// What the values are, where it should not be found out
+    /// What the values are; auto finds out
     #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"])]
     scale: String,
     /// Tell what would be done and how much disk it takes at most, without doing it

@@ -13,7 +13,7 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine selftest --device cuda
 
-Runs every kernel at awkward and at model sizes against its reference, the whole model against the CPU (loss, every gradient,
+Runs every kernel at awkward and at model sizes against its reference, the whole model against the CPU (loss, every gradient, \
 50 steps), and the same seed twice; in f32 and in bf16 storage. The exit code is 1 if anything is off. For compute-sanitizer:
   compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";
 

@@ -20,7 +20,7 @@ held_out.toml, in cell-load's format, for a data set `kang` (the stem of its h5a
   [datasets]
   kang = \"kang.h5ad\"           # the path is cell-load's
   [training]
-  kang = \"train\"               # all cell types that are not named below
+  kang = \"train\"               # all that is not named below
   [zeroshot]
   \"kang.B cells\" = \"val\"       # a whole cell type
   [fewshot.\"kang.CD4 T cells\"]
@@ -39,7 +39,7 @@ pub struct Args {
     /// Write the split of a benchmark instead
     #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
     pub preset: Option<Preset>,
-    /// Where to write it
+    /// File to write, with --preset
     #[arg(long, value_name = "S.toml", requires = "preset")]
     pub out: Option<PathBuf>,
     /// Data directory, as `preprocess` writes it

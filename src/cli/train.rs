@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::train::{Outcome, Settings, train};
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   scale-engine train --data DATA --split held_out.toml --out RUN --preset tiny \\
       --steps 1000 --set flow.start=shifted --set optim.lr=0.002
   scale-engine train --data DATA --split held_out.toml --out RUN --resume
@@ -20,7 +20,7 @@ RUN then holds config.toml (every setting there is, as used), metrics.jsonl and 
 checkpoints/{last,best}.safetensors: the best by the validation part's PDCorr, where the split has one.
 
 Often set:
-  recipe=default|paper
+  recipe=default|paper                  what works on small data, or the paper to the letter
   encoder.kind=llama|attention|mlp
   flow.start=control|gaussian|mixed|shifted
   data.sets=16  data.cells=32           sets a step, cells a set

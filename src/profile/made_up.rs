@@ -22,13 +22,13 @@ pub struct Sizes {
     /// Sizes: tiny, s40, s184 or s280
     #[arg(long, default_value = "tiny")]
     pub preset: String,
-    /// B, sets a step
+    /// B, sets at a time
     #[arg(long, default_value_t = 16, value_parser = positive)]
     pub sets: usize,
-    /// N, cells a set on each side; a step trains B N pairs
+    /// N, cells a set: a step trains B x N pairs, a prediction makes as many cells
     #[arg(long, default_value_t = 32, value_parser = two_or_more)]
     pub cells: usize,
-    /// G
+    /// G, genes of the made-up cells
     #[arg(long, default_value_t = 2000, value_parser = positive)]
     pub genes: usize,
 }

@@ -25,9 +25,10 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine bench loader --data DATA --cold
 
-open    every byte of the shards is read and checked, as each command does first; with --cold their pages are dropped before, and
-        a plain read of the same files, dropped again, stands beside it
-cold    a step's sets are drawn and their rows copied, all pages dropped before each; with --cold. MB/s are those of the disk
+open    every byte of the shards is read and checked, as each command does first; with --cold their
+        pages are dropped before, and a plain read of the same files, dropped again, stands beside it
+cold    a step's sets are drawn and their rows copied, all pages dropped before each;
+        with --cold. MB/s are those of the disk
 sparse  the same from pages in memory, by one thread
 dense   the same, then normalised to rows of all genes, by one thread
 loader  what the loader of training hands out, by its own threads

@@ -14,11 +14,12 @@ const EXAMPLE: &str = "\
 Examples:
   scale-engine bench ops --preset s184 --device cuda --json
   scale-engine bench ops --case mmd --shape 64,512,2048 --device cuda
+  scale-engine bench ops --preset tiny --device cpu
 
-Each op alone, on random numbers, forward and backward apart. Times on a GPU are between two events in its queue, which is kept
-filled; inputs lie there in so many copies, taken in turn, that three times its level-2 cache passes before one is seen again.
-Bytes and FLOPs are what the op cannot do without, so GB/s and TFLOP/s beside a copy's and a large product's tell how near it is
-to what the device can do. A backward's time lacks its forward's; adamw is a whole step: norm, clip, update, average.
+Each op alone, on random numbers, forward and backward apart. Times on a GPU are between two events in its queue, which is kept \
+filled; inputs lie there in so many copies, taken in turn, that three times its level-2 cache passes before one is seen again. \
+Bytes and FLOPs are what the op cannot do without, so GB/s and TFLOP/s beside a copy's and a large product's tell how near it is \
+to what the device can do. A backward's time lacks its forward's; adamw is a whole step: norm, clip, update, average. \
 The larger presets have a GPU's sizes: on a CPU take --preset tiny, or --small.";
 
 /// Time single ops
@@ -28,7 +29,7 @@ pub struct Args {
     /// Sizes: tiny, s40, s184 or s280
     #[arg(long, default_value = "s184")]
     preset: String,
-    /// This op only
+    /// This op only, such as mmd
     #[arg(long)]
     case: Option<String>,
     /// Its sizes instead of the preset's, in the order of the output

@@ -15,15 +15,15 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
 
-Times whole training steps (losses, gradients, AdamW) on made-up cells that lie where the step is computed. The median counts;
+Times whole training steps (losses, gradients, AdamW) on made-up cells that lie where the step is computed. The median counts; \
 the first steps, in which a GPU chooses its algorithms, do not.";
 
 const PREDICT_EXAMPLE: &str = "\
 Example:
   scale-engine bench predict --preset s184 --sets 32 --cells 512 --device cuda
 
-Times what a control cell costs to become a perturbed one: encoder, flow, decoder, once each, with cells and answer where they
-are computed. B N cells are predicted at a time.";
+Times what a control cell costs to become a perturbed one: encoder, flow, decoder, once each, with cells and answer where they \
+are computed. B x N control cells (--sets, --cells) are predicted at a time, --steps times.";
 
 /// Time whole training steps
 #[derive(clap::Args)]
