@@ -50,6 +50,22 @@ impl Gpu {
         self.0.driver.hopper()
     }
 
+    /// Does it by a kernel for Hopper, given how many blocks run at once, or in any device's way: the quicker. The first wants a
+    /// device that has it, and what it must `fit`: matrices that the copy engine can read, among others. True if it was the first.
+    pub fn either(
+        &self,
+        what: &'static str,
+        size: [usize; 3],
+        fits: bool,
+        hopper: impl Fn(usize),
+        any: impl Fn(),
+    ) -> bool {
+        let blocks = self.hopper().filter(|_| fits);
+        let taken = blocks.filter(|&blocks| self.quicker(what, size, [&|| hopper(blocks), &any]) == 0);
+        taken.map_or_else(any, &hopper);
+        taken.is_some()
+    }
+
     /// Which of two ways to one result is the quicker, by timing both when the sizes are first seen. The first on a device whose
     /// time says nothing, and where a step is only counted.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {

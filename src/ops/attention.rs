@@ -68,6 +68,11 @@ impl Sizes {
         Sizes { sets, rows, heads, width, gate: gates.unwrap_or(0) / 2, scale: 1.0 / (width as f32).sqrt() }
     }
 
+    /// By which what was timed is remembered.
+    fn size(&self) -> [usize; 3] {
+        [self.sets, self.rows, self.heads]
+    }
+
     /// Numbers of all heads in a row: from q to k, from k to v.
     fn out(&self) -> usize {
         self.heads * self.width

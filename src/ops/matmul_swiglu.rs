@@ -15,7 +15,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::gpu::{Arg, Gpu, Grid, Map, Operand, Product, Real};
+use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
 use crate::ops::cast::cast;
 use crate::ops::gate;
 use crate::tape::{Sink, Tape, Var};
@@ -95,7 +95,7 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
         gate::forward_into(&y, None, &x_w, 0);
     };
     let what = if keep { "gate, kept" } else { "gate" };
-    either(gpu, what, size, &[x.operand(), w.operand()], fused, plain);
+    gpu.either(what, size, fits(width, [x, w]), fused, plain);
     (y, gate_up)
 }
 
@@ -118,27 +118,13 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
         multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), [m, width, e]));
         gate::backward_into(&d_gate_up, Some(&y), &dy, None, gate_up, 0);
     };
-    either(gpu, "gate backward", size, &[dz.operand(), v.operand()], fused, plain);
+    gpu.either("gate backward", size, fits(width, [dz, v]), fused, plain);
     (d_gate_up, y)
 }
 
-/// The fused kernel, given how many blocks run at once, or the two steps. The first wants Hopper, and matrices that its copy engine
-/// can read; then the quicker is taken. `what` names the choice.
-fn either(
-    gpu: &Gpu,
-    what: &'static str,
-    size: [usize; 3],
-    read: &[Operand],
-    fused: impl Fn(usize),
-    plain: impl Fn(),
-) {
-    let fits = size[2].is_multiple_of(8) && read.iter().all(Map::can);
-    let Some(blocks) = gpu.hopper().filter(|_| fits) else { return plain() };
-    let ours = || fused(blocks);
-    match gpu.quicker(what, size, [&ours, &plain]) {
-        0 => ours(),
-        _ => plain(),
-    }
+/// What the fused kernels want: whole steps of the copy engine, of matrices that it can read.
+fn fits(width: usize, read: [&Tensor; 2]) -> bool {
+    width.is_multiple_of(8) && read.iter().all(|x| Map::can(&x.operand()))
 }
 
 /// A block a multiprocessor, no more than there are tiles of 128 rows and some columns. As `SHARED_BYTES` of

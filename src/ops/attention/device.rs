@@ -6,7 +6,7 @@
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 
-use super::hopper::{self, either};
+use super::hopper;
 use super::{Found, Given, Sizes};
 use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::gate;
@@ -103,13 +103,14 @@ fn set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Optio
     let any = || launch_set_forward(set, y, lse, qkv, seed, z);
     let ours = |blocks| hopper::launch_forward(blocks, y, lse, qkv, seed, z);
     let what = if seed.is_some() { "attention, seeded" } else { "attention" };
-    either(y.device(), what, z, &[qkv], ours, any);
+    y.device().either(what, z.size(), hopper::fits(z, &[qkv]), ours, any);
 }
 
 fn set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let any = || launch_set_backward(set, dqkv, given, of_queries, z);
     let ours = |blocks| hopper::backward(blocks, dqkv, given, of_queries, z);
-    either(dqkv.device(), "attention backward", z, &[given.qkv, given.dy], ours, any);
+    let fits = hopper::fits(z, &[given.qkv, given.dy]);
+    dqkv.device().either("attention backward", z.size(), fits, ours, any);
 }
 
 /// What attention_queries.cu leaves: delta, and t where there is a seed.

@@ -2,26 +2,12 @@
 
 use super::device::{KEYS, OfQueries, QUERIES, sums_of_dq};
 use super::{Given, Sizes};
-use crate::gpu::{Arg, Gpu, Grid, Map};
+use crate::gpu::{Arg, Grid, Map};
 use crate::tensor::Tensor;
 
-/// Hopper's kernel, given how many blocks run at once, or the one of any device: the quicker. Of up to 32 rows a warp of attention.cu
-/// does all, and Hopper's has nothing to win.
-pub fn either(
-    gpu: &Gpu,
-    what: &'static str,
-    z: Sizes,
-    read: &[&Tensor],
-    hopper: impl Fn(usize),
-    any: impl Fn(),
-) {
-    let fits = z.width == 128 && z.rows > 32 && read.iter().all(|x| Map::can(&x.operand()));
-    match gpu.hopper().filter(|_| fits) {
-        Some(blocks) if gpu.quicker(what, [z.sets, z.rows, z.heads], [&|| hopper(blocks), &any]) == 0 => {
-            hopper(blocks);
-        }
-        _ => any(),
-    }
+/// Whether they can be asked for. Of up to 32 rows a warp of attention.cu does all, and Hopper's has nothing to win.
+pub fn fits(z: Sizes, read: &[&Tensor]) -> bool {
+    z.width == 128 && z.rows > 32 && read.iter().all(|x| Map::can(&x.operand()))
 }
 
 /// A block a multiprocessor, no more than there are tiles: of 128 queries, or of two heads of up to 64. As `Slots` of
@@ -69,8 +55,7 @@ pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQuer
     // What is left of dq grows with N^2: of longer sets it is not for memory to hold.
     let fits = passes <= APART_PASSES;
     let pays = fits && (heads * passes).div_ceil(blocks) < heads.div_ceil(blocks) * passes;
-    let (what, size) = ("attention backward: keys apart", [z.sets, z.rows, z.heads]);
-    match pays && dqkv.device().quicker(what, size, [&apart, &whole]) == 0 {
+    match pays && dqkv.device().quicker("attention backward: keys apart", z.size(), [&apart, &whole]) == 0 {
         true => apart(),
         false => whole(),
     }

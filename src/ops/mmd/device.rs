@@ -27,8 +27,8 @@ pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: boo
         saved.push(Tensor::on(gpu, "mmd weights", &[sets, rows, 2 * rows], y.real()));
         saved.push(on("mmd pulls", &[sets, rows, tiles]));
     }
-    let counts = [hopper::parts(sizes), sets * tiles * (tiles + 1) / 2];
-    let parts = gpu.buffer("mmd parts", 8 * counts[0].max(counts[1]));
+    let [of_hopper, of_any] = [hopper::parts(sizes), sets * tiles * (tiles + 1) / 2];
+    let parts = gpu.buffer("mmd parts", 8 * of_hopper.max(of_any));
     let (kept, of_rows) = ([saved.first(), saved.get(1)], [&norms, &scale]);
     let what = match (kernel, wanted) {
         (MmdKernel::Gaussian, false) => "mmd gaussian",
@@ -38,9 +38,12 @@ pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: boo
     };
     let ours = |blocks| hopper::launch_pairs(blocks, &parts, kept, [y, x], of_rows, sizes, kernel);
     let any = || launch_pairs(&parts, kept, [y, x], of_rows, sizes, kernel);
-    let way = hopper::either(gpu, what, sizes, &[y, x], ours, any);
+    let count = match gpu.either(what, sizes, hopper::fits(sizes, &[y, x]), ours, any) {
+        true => of_hopper,
+        false => of_any,
+    };
     let loss = on("mmd loss", &[1]);
-    launch_total(&loss, &parts, counts[way], 1.0 / (sets * rows * rows) as f32);
+    launch_total(&loss, &parts, count, 1.0 / (sets * rows * rows) as f32);
     (loss, saved)
 }
 
@@ -50,7 +53,7 @@ pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor])
     let (saved, sizes) = ([&saved[0], &saved[1]], y.dims("mmd"));
     let ours = |blocks| hopper::launch_backward(blocks, &dy, d, saved, [y, x], sizes);
     let any = || launch_backward(&dy, d, saved, [y, x], sizes);
-    hopper::either(gpu, "mmd backward", sizes, &[y, x, saved[0]], ours, any);
+    gpu.either("mmd backward", sizes, hopper::fits(sizes, &[y, x, saved[0]]), ours, any);
     dy
 }
 

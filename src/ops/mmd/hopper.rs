@@ -1,7 +1,7 @@
 //! The discrepancy's kernels for Hopper: when they are taken, and their launches.
 
 use crate::config::MmdKernel;
-use crate::gpu::{Arg, Buffer, Gpu, Grid, Map};
+use crate::gpu::{Arg, Buffer, Grid, Map};
 use crate::tensor::Tensor;
 
 /// Rows of a tile of pairs and of dy, its columns of dy, and its multiplying warps: as the kernels have them.
@@ -13,28 +13,10 @@ const WARPS: usize = 8;
 /// multiples of 1024.
 const SHARED: usize = 12 * (16 << 10) + 16 * SIDE * 4 + 10 * 8 + 1024;
 
-/// Hopper's kernel, given how many blocks run at once, or the one of any device: the quicker. 0 where it was the first. Of up to 64
-/// rows most of a tile would be empty, and Hopper's has nothing to win.
-pub fn either(
-    gpu: &Gpu,
-    what: &'static str,
-    sizes @ [_, rows, width]: [usize; 3],
-    read: &[&Tensor],
-    hopper: impl Fn(usize),
-    any: impl Fn(),
-) -> usize {
+/// Whether they can be asked for. Of up to 64 rows most of a tile would be empty, and Hopper's has nothing to win.
+pub fn fits([_, rows, width]: [usize; 3], read: &[&Tensor]) -> bool {
     let whole = rows.is_multiple_of(8) && width.is_multiple_of(8);
-    let fits = rows > 64 && whole && read.iter().all(|x| Map::can(&x.operand()));
-    match gpu.hopper().filter(|_| fits) {
-        Some(blocks) if gpu.quicker(what, sizes, [&|| hopper(blocks), &any]) == 0 => {
-            hopper(blocks);
-            0
-        }
-        _ => {
-            any();
-            1
-        }
-    }
+    rows > 64 && whole && read.iter().all(|x| Map::can(&x.operand()))
 }
 
 /// Blocks come in clusters of two, and so do tiles.
