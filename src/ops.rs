@@ -4,8 +4,9 @@
 //! central differences. Ops that only move or add numbers are their own reference and have none. Whatever the number of threads,
 //! an op gives the same bits: work is cut into blocks whose size knows nothing of threads, and partial sums are added in order.
 //!
-//! Five files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
-//! vectorises, with exp and its kin), [`gemm`] (matrix products), [`column_sums`] and [`cast`] (from one storage to the other).
+//! Six files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
+//! vectorises, with exp and its kin), [`gemm`] (matrix products), [`gate`] (SwiGLU within wider rows), [`column_sums`] and [`cast`]
+//! (from one storage to the other).
 
 pub mod blocks;
 pub mod cast;

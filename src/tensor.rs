@@ -5,7 +5,7 @@
 //! takes and refuses others.
 //!
 //! The numbers lie on the host as f32, or on a device as f32 or bf16. Nothing moves between the two but by
-//! [`Tensor::to_gpu`] and [`Tensor::to_host`].
+//! [`Tensor::to_gpu`], [`Tensor::to_host`] and [`Tensor::send_to`].
 
 use std::fmt;
 use std::ops::Range;

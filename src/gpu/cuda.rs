@@ -1,4 +1,8 @@
-//! The driver of an NVIDIA GPU: one context, one stream, memory from the stream-ordered pool, kernels from embedded fatbins.
+//! The driver of an NVIDIA GPU: a context, memory from the stream-ordered pool, kernels from embedded fatbins, and streams.
+//!
+//! One stream has all the work and orders it. Copies beside have a second, which `hold_beside` puts behind a point of the first and
+//! `meet_beside` before what follows there; memory that is asked for while the first is written down comes from a third, which is
+//! waited for at once; sums with other devices have a fourth ([`Nccl`]).
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -28,9 +32,9 @@ pub struct Cuda {
     plans: Mutex<Plans>,
     graph: Arc<Mutex<Graph>>,
     /// For memory that is asked for while the stream is written down.
-    aside: Arc<CudaStream>,
+    allocator: Arc<CudaStream>,
     /// For copies beside the stream's work.
-    beside: Arc<CudaStream>,
+    copies: Arc<CudaStream>,
     /// Multiprocessors of a Hopper GPU.
     processors: Option<usize>,
 }
@@ -59,13 +63,13 @@ impl Cuda {
             // SAFETY: what both streams use is ordered by `hold_beside` and `meet_beside`.
             unsafe { context.disable_event_tracking() };
             let new_stream = || context.new_stream().map_err(said("cuStreamCreate"));
-            let (stream, aside, beside) = (new_stream()?, new_stream()?, new_stream()?);
+            let (stream, allocator, copies) = (new_stream()?, new_stream()?, new_stream()?);
             keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
             let plans = Mutex::new(Plans::new(&stream)?);
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
             let (functions, modules) = Default::default();
             let graph = Arc::new(Mutex::new(Graph::new(&stream)));
-            Ok(Cuda { context, stream, functions, modules, plans, graph, aside, beside, processors })
+            Ok(Cuda { context, stream, functions, modules, plans, graph, allocator, copies, processors })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
@@ -169,8 +173,8 @@ impl Driver for Cuda {
             });
         }
         // A graph that allocates cannot be brought up to date.
-        let address = ask(&self.aside)?;
-        self.aside.synchronize().map_err(said("cuStreamSynchronize"))?;
+        let address = ask(&self.allocator)?;
+        self.allocator.synchronize().map_err(said("cuStreamSynchronize"))?;
         Ok(address)
     }
 
@@ -220,22 +224,22 @@ impl Driver for Cuda {
     unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
         // SAFETY: the caller's.
-        unsafe { result::memcpy_htod_async(to, from, self.beside.cu_stream()) }
+        unsafe { result::memcpy_htod_async(to, from, self.copies.cu_stream()) }
             .map_err(said("cuMemcpyHtoDAsync"))
     }
 
     fn hold_beside(&self, point: &Stamp) -> Outcome<()> {
         let Stamp::Event(event) = point else { return Ok(()) };
-        self.beside.wait(event).map_err(said("cuStreamWaitEvent"))
+        self.copies.wait(event).map_err(said("cuStreamWaitEvent"))
     }
 
     fn meet_beside(&self) -> Outcome<()> {
-        let met = self.beside.record_event(None).map_err(said("cuEventRecord"))?;
+        let met = self.copies.record_event(None).map_err(said("cuEventRecord"))?;
         self.stream.wait(&met).map_err(said("cuStreamWaitEvent"))
     }
 
     fn mark_beside(&self) -> Outcome<Mark> {
-        mark(&self.beside)
+        mark(&self.copies)
     }
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {

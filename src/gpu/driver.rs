@@ -10,8 +10,8 @@ pub(super) type Outcome<T> = std::result::Result<T, String>;
 /// Waits until the work queued before it is done.
 pub(super) type Mark = Box<dyn FnOnce() -> Outcome<()> + Send + Sync>;
 
-/// What a device can do. Addresses are of memory from `allocate`; everything is done in the order of the calls. What is not asked of
-/// a device whose calls return when their work is done has a default.
+/// What a device can do. Addresses are of memory from `allocate`; everything but what goes beside is done in the order of the
+/// calls. What is not asked of a device whose calls return when their work is done has a default.
 pub(super) trait Driver: Send + Sync {
     /// The device, in words.
     fn name(&self) -> String;

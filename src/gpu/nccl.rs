@@ -22,7 +22,7 @@ pub struct Nccl {
     communicator: Arc<Communicator>,
     /// The device's work, and the sums beside it.
     stream: Arc<CudaStream>,
-    beside: Arc<CudaStream>,
+    sums: Arc<CudaStream>,
     /// Where both may be written down.
     graph: Arc<Mutex<Graph>>,
     rank: usize,
@@ -116,9 +116,9 @@ impl Nccl {
         // SAFETY: writes one handle.
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(said("ncclCommInitRank"))?;
-        let beside = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
+        let sums = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
         let communicator = Arc::new(Communicator(Mutex::new(Some(communicator))));
-        Ok(Nccl { communicator, stream, beside, graph, rank, ranks, resting: Default::default() })
+        Ok(Nccl { communicator, stream, sums, graph, rank, ranks, resting: Default::default() })
     }
 
     /// The same, which sums nothing while this is true.
@@ -187,7 +187,7 @@ impl Nccl {
             return Ok(());
         }
         let made = self.stream.record_event(None).map_err(told("cuEventRecord"))?;
-        self.beside.wait(&made).map_err(told("cuStreamWaitEvent"))?;
+        self.sums.wait(&made).map_err(told("cuStreamWaitEvent"))?;
         let mut graph = self.graph();
         if graph.writing() {
             graph.hold(&self.communicator);
@@ -195,7 +195,7 @@ impl Nccl {
         drop(graph);
         let communicator = self.communicator.live();
         let Some(communicator) = *communicator else { return Err("another rank is gone".into()) };
-        queue(communicator, self.beside.cu_stream().cast()).map(|_| ()).map_err(said(call))
+        queue(communicator, self.sums.cu_stream().cast()).map(|_| ()).map_err(said(call))
     }
 
     /// The device's work from here on comes behind all that was begun. Does not wait.
@@ -203,7 +203,7 @@ impl Nccl {
         if self.rests() {
             return Ok(());
         }
-        let summed = self.beside.record_event(None).map_err(told("cuEventRecord"))?;
+        let summed = self.sums.record_event(None).map_err(told("cuEventRecord"))?;
         self.stream.wait(&summed).map_err(told("cuStreamWaitEvent"))
     }
 

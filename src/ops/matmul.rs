@@ -3,7 +3,7 @@
 //!   forward    y[m, j]  = r[m, j] + sum_i x[m, i] w[j, i] + b[j]        r and b where given
 //!   backward   dr       = dy                                            =
 //!              dx[m, i] = sum_j dy[m, j] w[j, i]                        =
-//!              dw[j, i] = sum_m dy[m, j] x[m, i]                        =
+//!              dw[j, i] = sum_m dy[m, j] x[m, i]                        =, on a device += where a weight has its place
 //!              db[j]    = sum_m dy[m, j]                                =
 //!   tensors    x, dx [.., I]   w, dw [J, I]   b, db [J]   r, y, dr, dy [.., J]
 //!   bound by   compute: 2 M I J a product, three products with the backward
