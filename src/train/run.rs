@@ -192,6 +192,8 @@ impl Run {
             return Ok(());
         };
         let text = serde_json::to_string(&choices).expect("plain values");
+        // Another rank's machine need not have it.
+        fs::create_dir_all(&self.out).at(&self.out)?;
         aside::file(&choices_of(&self.out, rank), |path| fs::write(path, &text).at(path))
     }
 }

@@ -6,7 +6,8 @@
 
 namespace nvidia {
 
-enum : int { LT_SUCCESS = 0, LT_INVALID = 7, LT_UNSUPPORTED = 15, LT_F32 = 0, LT_BF16 = 14, BIAS = 4, BGRADB = 512 };
+enum : int { LT_SUCCESS = 0, LT_INVALID = 7, LT_FAILED = 13, LT_UNSUPPORTED = 15 };
+enum : int { LT_F32 = 0, LT_BF16 = 14, BIAS = 4, BGRADB = 512 };
 
 struct Description { int transposed[2] = {0, 0}, epilogue = 1, bias_type = 0; char* bias = nullptr; int64_t bias_step = 0; };
 struct Layout { int type; uint64_t rows, cols; int64_t lead; int batch = 1; int64_t step = 0; };
@@ -29,6 +30,8 @@ inline void multiply(const Description& how, const char* a, const Layout& la, co
         (how.transposed[1] ? lb.cols : lb.rows) != depth)
         misused("cublasLtMatmul: shapes do not fit");
     need(a, covers(la), "a product's a"), need(b, covers(lb), "a product's b"), need(d, covers(ld), "a product's d");
+    if (beta != 0) need(c, covers(lc), "a product's c");
+    if (how.bias) need(how.bias, 1, "a product's bias");
     std::vector<double> left(rows * depth), right(depth);
     for (int n = 0; n < ld.batch; n++) {
         const auto at = [n](const Layout& m, size_t i, size_t j) { return n * m.step + j * m.lead + i; };
@@ -103,12 +106,16 @@ int cublasLtMatmul(void*, Description* how, const float* alpha, const char* a, L
                    const float* beta, const char* c, Layout* lc, char* d, Layout* ld, const Algorithm* algorithm, char* workspace,
                    size_t workspace_bytes, Stream* stream) {
     Lock lock(house);
+    if (devices[stream->device].failed) return LT_FAILED;
     if (*alpha != 1 || algorithm->data[0] < 1 || algorithm->data[0] > 2) return LT_INVALID;
     static const char form = 0;
     // By value: descriptors may be changed and freed before the product is made.
     add_plain(stream, &form,
               [=, how = *how, la = *la, lb = *lb, lc = *lc, ld = *ld, beta = *beta, scratch = algorithm->data[0] == 2] {
-                  if (scratch) need(workspace, workspace_bytes, "a product's workspace"), memset(workspace, 0xFF, 4096);
+                  if (scratch) {
+                      need(workspace, workspace_bytes, "a product's workspace");
+                      memset(workspace, 0xFF, std::min<size_t>(workspace_bytes, 4096));
+                  }
                   multiply(how, a, la, b, lb, beta, c, lc, d, ld);
               });
     return LT_SUCCESS;

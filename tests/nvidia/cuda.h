@@ -67,47 +67,57 @@ int cuMemHostAlloc(char** made, size_t bytes, unsigned) {
 
 int cuMemFreeHost(char* at) {
     Lock lock(house);
-    // As the driver does: it waits for what may still read it.
-    while (step()) {}
-    if (!pinned.erase(at)) misused("cuMemFreeHost: %p was given back before, or never made", at);
-    return free(at), SUCCESS;
+    const auto found = pinned.find(at);
+    if (found == pinned.end()) misused("cuMemFreeHost: %p was given back before, or never made", at);
+    // Who still reads it reads NaN.
+    memset(at, 0xFF, found->second), discard(at, found->second);
+    return pinned.erase(found), SUCCESS;
 }
 
-static int copy(char* to, const char* from, size_t bytes, Stream* stream) {
-    static const char form = 0;
+// Which sides of a copy are a device's.
+enum : int { FROM = 1, TO = 2 };
+
+static int copy(const char* call, char* to, const char* from, size_t bytes, Stream* stream, int sides) {
+    static const char form[4] = {};
     if (devices[stream->device].failed) return LAUNCH_FAILED;
     if (stream->device != current) return INVALID_CONTEXT;
-    return add_plain(stream, &form, [=] { memcpy(to, from, bytes); }), SUCCESS;
+    const auto check = [=](bool at_call) {
+        if (sides & FROM) need(from, bytes, call, at_call);
+        if (sides & TO) need(to, bytes, call, at_call);
+    };
+    check(true);
+    return add_plain(stream, &form[sides], [=] { check(false), memcpy(to, from, bytes); }), SUCCESS;
 }
 
 int cuMemcpyHtoDAsync_v2(char* to, const char* from, size_t bytes, Stream* stream) {
     Lock lock(house);
-    need(to, bytes, "cuMemcpyHtoDAsync");
-    if (is_pinned(from) || writes(stream)) return copy(to, from, bytes, stream);
+    const char* const call = "cuMemcpyHtoDAsync";
+    if (is_pinned(from) || writes(stream)) return copy(call, to, from, bytes, stream, TO);
     // What may move is read before the call returns.
     static const char form = 0;
     if (devices[stream->device].failed) return LAUNCH_FAILED;
-    return add_plain(stream, &form, [to, kept = std::string(from, bytes)] { memcpy(to, kept.data(), kept.size()); }), SUCCESS;
+    need(to, bytes, call, true);
+    const std::string kept(from, bytes);
+    return add_plain(stream, &form, [=] { need(to, bytes, call), memcpy(to, kept.data(), bytes); }), SUCCESS;
 }
 
 int cuMemcpyDtoHAsync_v2(char* to, const char* from, size_t bytes, Stream* stream) {
     Lock lock(house);
-    need(from, bytes, "cuMemcpyDtoHAsync");
-    return copy(to, from, bytes, stream);
+    return copy("cuMemcpyDtoHAsync", to, from, bytes, stream, FROM);
 }
 
 int cuMemcpyDtoDAsync_v2(char* to, const char* from, size_t bytes, Stream* stream) {
     Lock lock(house);
-    need(from, bytes, "cuMemcpyDtoDAsync"), need(to, bytes, "cuMemcpyDtoDAsync");
-    return copy(to, from, bytes, stream);
+    return copy("cuMemcpyDtoDAsync", to, from, bytes, stream, FROM | TO);
 }
 
 int cuMemsetD8Async(char* at, unsigned char byte, size_t bytes, Stream* stream) {
     Lock lock(house);
-    need(at, bytes, "cuMemsetD8Async");
+    const char* const call = "cuMemsetD8Async";
     static const char form = 0;
     if (devices[stream->device].failed) return LAUNCH_FAILED;
-    return add_plain(stream, &form, [=] { memset(at, byte, bytes); }), SUCCESS;
+    need(at, bytes, call, true);
+    return add_plain(stream, &form, [=] { need(at, bytes, call), memset(at, byte, bytes); }), SUCCESS;
 }
 
 int cuStreamCreate(Stream** made, unsigned) { return *made = new Stream{current}, SUCCESS; }
@@ -125,11 +135,11 @@ int cuStreamSynchronize(Stream* stream) {
 int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     Lock lock(house);
     if (!event->point) return SUCCESS;
-    if (stream->graph && event->graph != stream->graph) return CAPTURE_ISOLATION;
-    if (event->graph && !stream->graph) {
-        // From here on that stream is written down too.
-        write_down(stream, event->graph);
-    }
+    const auto found = captures.find(event->capture);
+    if (event->capture && found == captures.end()) return CAPTURED_EVENT;
+    if (stream->graph && (!event->capture || found->second != stream->graph)) return CAPTURE_ISOLATION;
+    // From here on that stream is written down too.
+    if (event->capture && !stream->graph) write_down(stream, found->second);
     static const bool forgets = setting("STAND_IN_FORGETS", 0);
     if (!forgets || stream->graph) stream->more.push_back(event->point);
     return SUCCESS;
@@ -143,12 +153,13 @@ int cuEventRecord(Event* event, Stream* stream) {
     static const char form = 0;
     event->point = add(stream, nullptr, &form);
     event->device = stream->device;
-    return event->graph = stream->graph, devices[stream->device].failed;
+    event->capture = stream->graph ? stream->graph->number : 0;
+    return devices[stream->device].failed;
 }
 
 int cuEventSynchronize(Event* event) {
     Lock lock(house);
-    if (event->graph) return CAPTURED_EVENT;
+    if (event->capture) return CAPTURED_EVENT;
     wait_until(lock, [&] { return !event->point || event->point->is_done; });
     return devices[event->device].failed;
 }

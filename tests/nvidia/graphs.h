@@ -38,13 +38,17 @@ extern "C" {
 int cuStreamBeginCapture_v2(Stream* stream, int) {
     Lock lock(house);
     if (writes(stream)) return CAPTURE_UNSUPPORTED;
-    return write_down(stream, new Graph), SUCCESS;
+    static uint64_t number = 0;
+    Graph* const graph = captures[++number] = new Graph;
+    graph->number = number;
+    return write_down(stream, graph), SUCCESS;
 }
 
 int cuStreamEndCapture(Stream* stream, Graph** made) {
     Lock lock(house);
     if (!writes(stream)) return INVALID_VALUE;
     Graph* graph = stream->graph;
+    captures.erase(graph->number);
     std::set<Work*> joined;
     collect(stream->last, joined);
     for (const Ref& event : stream->more) collect(event, joined);

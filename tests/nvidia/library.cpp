@@ -5,8 +5,8 @@
 // Settings, all of the environment: STAND_IN_KERNELS (a file: which of the program's fatbins is which library of the emulator),
 // STAND_IN_SEED (order of what may run in any), STAND_IN_DEVICES, STAND_IN_MEMORY (bytes of each), STAND_IN_LEFT (bytes that it
 // says are free), STAND_IN_VERSION (of CUDA, as the driver counts it), STAND_IN_CAPABILITY (80, 90), STAND_IN_FAILS (which launch of
-// the last device fails), STAND_IN_MEETINGS (a folder where ranks meet), STAND_IN_FORGETS (1: streams do not wait for events,
-// which must be seen).
+// the last device fails), STAND_IN_MEETINGS (a folder where ranks meet), STAND_IN_STUCK (1: a rank that joins never comes),
+// STAND_IN_FORGETS (1: streams do not wait for events, which must be seen).
 #include "cublaslt.h"
 #include "cuda.h"
 #include "graphs.h"

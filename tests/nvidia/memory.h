@@ -23,12 +23,14 @@ inline std::map<char*, size_t> pinned;
 inline std::deque<std::pair<char*, size_t>> gone;
 inline size_t gone_bytes = 0;
 
-// Ends the process where not all of these bytes are live memory of a device.
-inline void need(const void* at, size_t bytes, const char* what) {
+// Ends the process where not all of these bytes are memory of a device: at the work, until it is released in its turn; at a call,
+// until it was given back.
+inline void need(const void* at, size_t bytes, const char* what, bool at_call = false) {
     const char* first = static_cast<const char*>(at);
     auto found = live.upper_bound(const_cast<char*>(first));
     if (found == live.begin() || (--found, first + bytes > found->first + found->second.bytes))
         misused("%s: %zu bytes at %p are not memory of a device", what, bytes, at);
+    if (at_call && found->second.given_back) misused("%s: %p was given back before", what, at);
 }
 
 inline bool is_pinned(const void* at) {
@@ -55,13 +57,16 @@ inline bool give_back(char* at) {
     return found->second.given_back = true;
 }
 
+inline void discard(char* at, size_t bytes) {
+    gone.push_back({at, bytes}), gone_bytes += bytes;
+    for (; gone_bytes > KEPT; gone.pop_front()) gone_bytes -= gone.front().second, free(gone.front().first);
+}
+
 inline void release(char* at) {
     const Live was = live[at];
     live.erase(at);
     devices[was.device].used -= was.bytes;
-    memset(at, 0xFF, was.bytes);
-    gone.push_back({at, was.bytes}), gone_bytes += was.bytes;
-    for (; gone_bytes > KEPT; gone.pop_front()) gone_bytes -= gone.front().second, free(gone.front().first);
+    memset(at, 0xFF, was.bytes), discard(at, was.bytes);
 }
 
 }  // namespace nvidia

@@ -4,11 +4,11 @@
 #include <fstream>
 #include <iterator>
 #include <unistd.h>
-#include "queue.h"
+#include "memory.h"
 
 namespace nvidia {
 
-enum : int { NCCL_SUCCESS = 0, NCCL_INVALID = 4, FLOAT32 = 7, BFLOAT16 = 9 };
+enum : int { NCCL_SUCCESS = 0, NCCL_CUDA = 1, NCCL_INVALID = 4, FLOAT32 = 7, BFLOAT16 = 9 };
 struct NcclId { char bytes[128]; };
 
 // One rank of a group, whose members meet in a folder: threads of one process, or processes.
@@ -73,12 +73,17 @@ inline void combine(const std::string& call, const std::vector<std::string>& all
 inline int meet(const std::string& call, const char* from, char* to, size_t count, int type, Communicator* own, Stream* stream) {
     Lock lock(house);
     if (type != FLOAT32 && type != BFLOAT16) return NCCL_INVALID;
+    const Device& on = devices[stream->device];
+    if (on.failed) return NCCL_CUDA;
     const std::string what = call + " of " + std::to_string(count) + " numbers of type " + std::to_string(type) + "\n";
     const size_t numbers = call == "ncclReduceScatter" ? count * own->ranks : count;
-    auto come = [=](const Ref& work) {
-        if (own->aborted) return finish(work);
+    const size_t bytes = numbers * (type == FLOAT32 ? 4 : 2), made = call == "ncclAllGather" ? own->ranks * bytes : bytes;
+    auto come = [=, &on](const Ref& work) {
+        // What has failed brings nothing, and the others wait.
+        if (own->aborted || on.failed) return finish(work);
+        need(from, bytes, call.c_str()), need(to, call == "ncclReduceScatter" ? bytes / own->ranks : made, call.c_str());
         const std::string place = own->folder + "/" + std::to_string(own->sums++) + ".";
-        const std::string part = what + std::string(from, numbers * (type == FLOAT32 ? 4 : 2));
+        const std::string part = what + std::string(from, bytes);
         leave(place + std::to_string(own->rank), part.data(), part.size());
         watched.push_back([=] {
             if (own->aborted) return finish(work), true;
@@ -107,13 +112,14 @@ extern "C" {
 
 int ncclGetUniqueId(NcclId* id) {
     memset(id, 0, sizeof *id);
-    snprintf(id->bytes, sizeof id->bytes, "%s/XXXXXX", getenv("STAND_IN_MEETINGS"));
-    if (!mkdtemp(id->bytes)) misused("%s cannot be made", id->bytes);
+    const int length = snprintf(id->bytes, sizeof id->bytes, "%s/XXXXXX", getenv("STAND_IN_MEETINGS"));
+    if (length >= int(sizeof id->bytes) || !mkdtemp(id->bytes)) misused("%s cannot be made", id->bytes);
     return NCCL_SUCCESS;
 }
 
 int ncclCommInitRank(Communicator** made, int ranks, NcclId id, int rank) {
     const std::string folder = id.bytes;
+    while (setting("STAND_IN_STUCK", 0)) usleep(1000);
     leave(folder + "/joined." + std::to_string(rank), "", 0);
     for (int other = 0; other < ranks; other++)
         while (!exists(folder + "/joined." + std::to_string(other))) usleep(1000);

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace nvidia {
@@ -109,6 +110,7 @@ inline void go_on() {
 struct Graph {
     std::vector<Ref> works;                 // each behind what it waits for
     std::set<struct Stream*> streams;
+    uint64_t number = 0;                    // of its capture
     ~Graph();
     Graph() = default;
     Graph(const Graph& other);
@@ -125,9 +127,11 @@ struct Stream {
 struct Event {
     bool times;
     Ref point;
-    Graph* graph = nullptr;                 // where that was written down
+    uint64_t capture = 0;                   // in which that was written down
     int device = 0;
 };
+
+inline std::unordered_map<uint64_t, Graph*> captures;   // those that have not ended, by number
 
 inline Ref add(Stream* stream, std::function<void(const Ref&)> act, const void* form, Communicator* sums = nullptr) {
     Ref work = std::make_shared<Work>();
