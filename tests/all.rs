@@ -7,6 +7,7 @@ mod emulate;
 mod emulator;
 mod encodings;
 mod evaluate;
+mod figures;
 mod filters;
 mod floors;
 mod golden;

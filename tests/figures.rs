@@ -1,0 +1,236 @@
+//! README's tables hold what the raw files beside it hold: whoever measures anew is told the rows that changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn raw(file: &str) -> Value {
+    let text = fs::read_to_string(root("benches/results").join(file)).expect("a raw file");
+    serde_json::from_str(&text).expect("raw figures are JSON")
+}
+
+/// Three digits count; thousands are set apart.
+fn three(x: f64) -> String {
+    let unit = 10f64.powi(x.abs().log10().floor() as i32 - 2);
+    match unit < 1.0 {
+        true => format!("{x:.*}", (-unit.log10()).round() as usize),
+        false => thousands(((x / unit).round() * unit).round() as u64),
+    }
+}
+
+fn thousands(x: u64) -> String {
+    match x {
+        0..1000 => x.to_string(),
+        _ => format!("{},{:03}", thousands(x / 1000), x % 1000),
+    }
+}
+
+/// `field` of every run.
+fn all(runs: &Value, field: &str) -> Vec<f64> {
+    let number = |run: &Value| run.pointer(field).and_then(Value::as_f64).expect("a number of every run");
+    runs.as_array().expect("a list of runs").iter().map(number).collect()
+}
+
+fn least(x: Vec<f64>) -> f64 {
+    x.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+fn most(x: Vec<f64>) -> f64 {
+    x.into_iter().fold(0.0, f64::max)
+}
+
+fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    x[x.len() / 2]
+}
+
+/// Microseconds of a row: ours the mean of its turns, a peer's its best.
+fn micros(row: &Value) -> (f64, impl Fn(&str) -> f64) {
+    let ours = all(&row["ours_us"], "");
+    let peer = |name: &str| least(all(&row["peers"][name]["us"], ""));
+    (ours.iter().sum::<f64>() / ours.len() as f64, peer)
+}
+
+fn told(rows: &[String]) {
+    let readme = fs::read_to_string(root("README.md")).expect("the README");
+    let missing: Vec<&String> =
+        rows.iter().filter(|row| !readme.lines().any(|line| line.starts_with(*row))).collect();
+    assert!(missing.is_empty(), "README.md has no such rows, which the raw files ask for:\n{missing:#?}");
+}
+
+#[test]
+fn training_and_prediction() {
+    let raw = raw("h200-2026-11-26/model-peers.json");
+    let row = |name: &str, pairs: u64| {
+        let rows = raw["rows"].as_array().expect("rows");
+        rows.iter()
+            .find(|r| r["name"] == name && r["shape"]["pairs"] == pairs)
+            .expect("a row of the model")
+            .clone()
+    };
+    let time = |name: &str, words: &str, pairs: u64, unit: &str| {
+        let row = row(name, pairs);
+        let (ours, peer) = micros(&row);
+        let [ms, compiled, eager] =
+            [ours, peer("torch.compile"), peer("eager")].map(|us| format!("{:.1} ms", us / 1e3));
+        let rate = thousands((pairs as f64 / ours * 1e3).round() as u64 * 1000);
+        let flops = match (name, pairs) {
+            ("step", 16_384) => {
+                format!(", {:.0} TFLOP/s", row["flops"].as_f64().expect("FLOPs") / ours / 1e6)
+            }
+            _ => String::new(),
+        };
+        let times = peer("torch.compile") / ours;
+        let long =
+            if flops.is_empty() { format!("({times:.2})") } else { format!("({times:.2} times as long)") };
+        format!(
+            "| {words}, {} {unit}s | **{ms}** | {rate} {unit}s/s{flops} | {compiled} {long} | {eager} |",
+            thousands(pairs)
+        )
+    };
+    let memory = |name: &str, unit: &str| {
+        let row = row(name, 16_384);
+        let of = |who: &str| format!("{:.1} GiB", row["peak_gib"][who].as_f64().expect("GiB"));
+        format!(
+            "| memory of the {name}, 16,384 {unit}s | {} | | {} | {} |",
+            of("ours"),
+            of("torch.compile"),
+            of("eager")
+        )
+    };
+    told(&[
+        time("step", "training step", 16_384, "pair"),
+        time("step", "training step", 2_048, "pair"),
+        time("prediction", "prediction", 16_384, "cell"),
+        time("prediction", "prediction", 2_048, "cell"),
+        memory("step", "pair"),
+        memory("prediction", "cell"),
+    ]);
+}
+
+#[test]
+fn kernels() {
+    let raw = raw("h200-2026-11-26/kernel-peers.json");
+    let row = |name: &str, way: &str, first: (&str, u64)| {
+        let rows = raw["rows"].as_array().expect("rows");
+        let found = rows
+            .iter()
+            .find(|r| r["name"] == name && r["direction"] == way && r["shape"][first.0] == first.1);
+        found.unwrap_or_else(|| panic!("{name} {way} is in the raw file")).clone()
+    };
+    let copy = raw["ceilings"]["copy_gb_per_s"].as_f64().expect("a ceiling");
+    // Ours, its share of a copy, and the best of some peers.
+    let cells = |name: &str, first: (&str, u64), peers: &[&str]| {
+        ["forward", "backward"].map(|way| {
+            let row = row(name, way, first);
+            let (ours, peer) = micros(&row);
+            let share = row["bytes"].as_f64().expect("bytes") / ours / 1e3 / copy;
+            let best = least(peers.iter().map(|name| peer(name)).collect());
+            (format!("{ours:.0}"), format!("{share:.2}"), thousands(best.round() as u64))
+        })
+    };
+    let pair = |words: &str, whose: &str, [(f, fs, fp), (b, bs, bp)]: [(String, String, String); 2]| {
+        format!(
+            "| {words}, forward / backward | {f} / {b} us | {fs} / {bs} of a copy | {whose} {fp} / {bp} us |"
+        )
+    };
+    let adamw = micros(&row("adamw", "step", ("L", 184_022_992))).0 / 1e3;
+    let gather = micros(&row("gather", "forward", ("R", 32_768))).0;
+    told(&[
+        pair(
+            "attention in a cell, P 16",
+            "the best of SDPA and compiled math",
+            cells(
+                "attention_cell",
+                ("M", 8_192),
+                &["SDPA efficient", "SDPA cuDNN", "SDPA flash", "compiled math"],
+            ),
+        ),
+        pair("SwiGLU", "compiled", cells("swiglu", ("M", 131_072), &["compiled"])),
+        pair(
+            "RMSNorm, 131,072 x 512",
+            "compiled",
+            cells("rms_norm", ("M", 131_072), &["compiled", "compiled by hand"]),
+        ),
+        format!("| AdamW with norm, clip and average, 184 M weights | {adamw:.2} ms |"),
+        format!("| counts to normalised rows, 32,768 x 2,000 | {gather:.0} us |"),
+    ]);
+}
+
+#[test]
+fn preprocessing() {
+    let raw = raw("atlas.json");
+    let of = |file: &str, who: &str, field: &str| {
+        let runs = raw["runs"].as_array().expect("runs");
+        let own = runs.iter().filter(|r| r["file"] == file && r["who"] == who).cloned().collect();
+        all(&Value::Array(own), field)
+    };
+    let row = |words: &str, file: &str| {
+        let [ours, scanpy] = ["ours", "scanpy"].map(|who| median(of(file, who, "/s")));
+        let [held, theirs] = ["ours", "scanpy"].map(|who| most(of(file, who, "/mib")));
+        let mb = of(file, "ours", "/bytes")[0] / 1e6;
+        format!(
+            "| {words}, {mb:.0} MB | {ours:.1} | {scanpy:.1} | {:.1} | {held:.0} | {theirs:.0} |",
+            scanpy / ours
+        )
+    };
+    told(&[row("gzip", "gzip"), row("not compressed", "plain")]);
+}
+
+#[test]
+fn loading() {
+    let raw = raw("peers-loader.json");
+    let best = |who: &str| most(all(&raw["runs"][who], "/cells_per_core_s"));
+    let ours = best("ours, dense");
+    let row = |words: &str, who: &[&str]| {
+        let speed: Vec<String> = who.iter().map(|who| three(best(who))).collect();
+        let share: Vec<String> =
+            who.iter().map(|who| format!("1/{}", thousands((ours / best(who)).round() as u64))).collect();
+        format!("| {words} | {} | {} |", speed.join(" / "), share.join(", "))
+    };
+    told(&[
+        format!(
+            "| ours, dense (normalised on the way) / sparse | {} / {} | 1 |",
+            three(ours),
+            three(best("ours, sparse"))
+        ),
+        row(
+            "bionemo-scdl 0.1.3, get_row / DataLoader",
+            &["bionemo-scdl, get_row", "bionemo-scdl, DataLoader"],
+        ),
+        row("anndata 0.12.19, backed", &["anndata, backed"]),
+        row(
+            "annbatch 0.3.1, blocks of 64 / single rows",
+            &["annbatch, blocks of 64", "annbatch, single rows"],
+        ),
+        row("cell-load 0.10.4, X_hvg / X", &["cell-load, X_hvg", "cell-load, X"]),
+    ]);
+}
+
+#[test]
+fn rank_sums() {
+    let raw = raw("peers-de.json");
+    let ours = median(all(&raw["runs"]["ours DE"], "/wall_s")) / 2.0;
+    let peak = |who: &str| most(all(&raw["runs"][who], "/peak_mib"));
+    let row = |who: &str| {
+        let [wall, warm, function] =
+            ["/wall_s", "/said/warm_up_s", "/said/function_s"].map(|field| all(&raw["runs"][who], field));
+        let command = least(wall.iter().zip(&warm).map(|(wall, warm)| wall - warm).collect());
+        let function = least(function);
+        let both = [command, function].map(three).join(" / ");
+        let times = [command, function].map(|s| three(s / ours)).join(" / ");
+        format!("| {who}, the command / the function alone | {both} | {times} | {:.0} |", peak(who))
+    };
+    let own = "ours, half of the command that reads, tests and writes two files";
+    told(&[
+        format!("| {own} | {ours:.2} | 1 | {:.0} |", peak("ours DE")),
+        row("illico 0.6.0"),
+        row("pdex 0.3.0"),
+        row("pdex 0.1.27"),
+    ]);
+}
