@@ -1,9 +1,8 @@
-// Flat tensors: eight neighbours at a time, wherever a tensor begins and ends; the sum of all numbers, in two passes.
+// Flat tensors: eight neighbours at a time, wherever a tensor begins and ends; the sum of a block's numbers.
 //
 //   load_eight(from, left)           8 numbers, zeros from the `left`-th on; 16-byte moves where the address allows them
 //   store_eight(to, values, left)    the first `left` of them
 //   block_total(x)                   the sum over a block's threads, in f64; every thread gets it
-//   total(out, parts, count, scale)  by one block: out = scale * the sum of what the blocks of the pass before have left
 //
 //   repeatable  yes: sums have one fixed order
 #pragma once
@@ -36,11 +35,4 @@ static __device__ __forceinline__ double block_total(double x) {
     double sum = 0.0;
     for (int i = 0; i < static_cast<int>(blockDim.x / 32); i++) sum += partial[i];
     return sum;
-}
-
-static __device__ __forceinline__ void total(float* out, const double* parts, int count, float scale) {
-    double sum = 0.0;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
-    sum = block_total(sum);
-    if (threadIdx.x == 0) *out = static_cast<float>(sum * scale);
 }

@@ -10,7 +10,7 @@
 //              parts [blocks] f64
 //   needs      nothing; 16-byte moves where a set's address is a multiple of them
 //   work       sets along y; one thread eight neighbours, of the start the four that share a block of random words. The loss:
-//              blocks stride over their set, a thread sums in f32 and a block in f64; one block adds the blocks' sums. e is made
+//              blocks stride over their set, a thread sums in f32 and a block in f64; loss.cu adds the blocks' sums. e is made
 //              again by the backward: that costs about what loading it would, and it is neither stored nor rounded
 //   bound by   memory: the loss moves at most 3 numbers an element forward, 6 backward; a noisy start by arithmetic
 //   repeatable yes: sums have one fixed order, random numbers are functions of their place
@@ -87,10 +87,6 @@ flow_loss_forward(double* parts, const real* a, const real* b, const real* c, co
     }
     const double of_block = block_total(sum);
     if (threadIdx.x == 0) parts[set * gridDim.x + blockIdx.x] = of_block;
-}
-
-extern "C" __global__ void __launch_bounds__(256) flow_loss_total(float* loss, const double* parts, int count, float scale) {
-    total(loss, parts, count, scale);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

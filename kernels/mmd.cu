@@ -169,10 +169,6 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) mmd_total(float* loss, const double* parts, int count, float scale) {
-    total(loss, parts, count, scale);
-}
-
 extern "C" __global__ void __launch_bounds__(256, 2)
 mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int rows,
              int width) {

@@ -4,7 +4,7 @@
 //   backward   dy[i] = dL 2/M (y[i] - x[i])         dx = -dy                          =
 //   tensors    y, x, dy, dx [M G] real     L, dL [1] f32     parts [blocks] f64
 //   needs      nothing; 16-byte moves where a tensor's address is a multiple of them
-//   work       forward: blocks stride over the numbers, a thread sums in f32 and a block in f64; one block adds the blocks' sums.
+//   work       forward: blocks stride over the numbers, a thread sums in f32 and a block in f64; loss.cu adds the blocks' sums.
 //              backward: one thread eight neighbours, and either gradient alone where only one is wanted
 //   bound by   memory: forward moves 2 M G numbers, backward 3 M G, or 4 M G for both gradients
 //   repeatable yes: sums have one fixed order
@@ -22,10 +22,6 @@ squared_error_forward(double* parts, const real* y, const real* x, uint64_t coun
     }
     const double of_block = block_total(sum);
     if (threadIdx.x == 0) parts[blockIdx.x] = of_block;
-}
-
-extern "C" __global__ void __launch_bounds__(256) squared_error_total(float* loss, const double* parts, int count, float scale) {
-    total(loss, parts, count, scale);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -4,15 +4,16 @@
 //! central differences. Ops that only move or add numbers are their own reference and have none. Whatever the number of threads,
 //! an op gives the same bits: work is cut into blocks whose size knows nothing of threads, and partial sums are added in order.
 //!
-//! Six files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
-//! vectorises, with exp and its kin), [`gemm`] (matrix products), [`gate`] (SwiGLU within wider rows), [`column_sums`] and [`cast`]
-//! (from one storage to the other).
+//! Seven files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
+//! vectorises, with exp and its kin), [`gemm`] (matrix products), [`gate`] (SwiGLU within wider rows), [`column_sums`], [`loss`]
+//! (the end of one) and [`cast`] (from one storage to the other).
 
 pub mod blocks;
 pub mod cast;
 pub mod column_sums;
 pub mod gate;
 pub mod gemm;
+pub mod loss;
 pub mod vector;
 
 pub mod activation;

@@ -38,7 +38,7 @@ const FLOORS: [(&str, u32); 29] = [
 ];
 
 /// What several ops may share: they record nothing on the tape.
-const SHARED_BY_OPS: [&str; 6] = ["blocks", "cast", "column_sums", "gate", "gemm", "vector"];
+const SHARED_BY_OPS: [&str; 7] = ["blocks", "cast", "column_sums", "gate", "gemm", "loss", "vector"];
 
 fn floor(room: &str) -> u32 {
     let found = FLOORS.iter().find(|(name, _)| *name == room);

@@ -14,6 +14,7 @@ mod choices;
 mod forgotten;
 mod gather;
 mod gradients;
+mod loss;
 mod many_sets;
 mod pinned;
 mod stories;

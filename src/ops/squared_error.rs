@@ -6,8 +6,9 @@
 //!   bound by   memory: forward moves 2 M G, backward 3 M G numbers
 //!   repeatable yes: pieces are summed in f32, pieces and blocks in f64, in order
 
-use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::gpu::{Buffer, Gpu, Grid};
 use crate::ops::blocks;
+use crate::ops::loss;
 use crate::ops::vector::squared_distance;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -61,21 +62,13 @@ fn forward_on(gpu: &Gpu, y: &Tensor, x: &Tensor) -> Tensor {
     let count = y.len().div_ceil(2048).min(6 * 132);
     let parts = gpu.buffer("squared_error parts", 8 * count);
     launch_forward(&parts, y, x, count);
-    let loss = Tensor::on(gpu, "squared_error loss", &[1], Real::F32);
-    launch_total(&loss, &parts, count, 1.0 / y.rows() as f32);
-    loss
+    loss::total("squared_error loss", &parts, count, 1.0 / y.rows() as f32)
 }
 
 fn launch_forward(parts: &Buffer, y: &Tensor, x: &Tensor, count: usize) {
     let args = [parts.into(), y.into(), x.into(), (y.len() as u64).into()];
     // SAFETY: a sum for each of `count` blocks; y and x have one shape.
     unsafe { y.device().launch("squared_error", "squared_error_forward", Grid::new(count, 256), &args) };
-}
-
-fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
-    let args = [loss.into(), parts.into(), count.into(), scale.into()];
-    // SAFETY: one number from `count` of them.
-    unsafe { loss.device().launch("squared_error", "squared_error_total", Grid::new(1, 256), &args) };
 }
 
 fn launch_backward(gpu: &Gpu, dy: [Option<&Tensor>; 2], d: &Tensor, y: &Tensor, x: &Tensor, scale: f32) {

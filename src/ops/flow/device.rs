@@ -1,6 +1,7 @@
 //! The flow on a device: kernels/flow.cu.
 
 use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::ops::loss;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
@@ -57,9 +58,7 @@ impl Error {
         let blocks = size.div_ceil(2048).min((5 * 132 / sets).max(1));
         let parts = gpu.buffer("flow loss parts", 8 * blocks * sets);
         launch_loss_forward(&parts, self, blocks);
-        let loss = Tensor::on(gpu, "flow loss", &[1], Real::F32);
-        launch_loss_total(&loss, &parts, blocks * sets, 1.0 / self.inputs[0].len() as f32);
-        loss
+        loss::total("flow loss", &parts, blocks * sets, 1.0 / self.inputs[0].len() as f32)
     }
 
     /// The gradients of the inputs that need one and count, from dL `[1]`.
@@ -115,12 +114,6 @@ fn launch_loss_forward(parts: &Buffer, error: &Error, blocks: usize) {
     let args = [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), size.into()];
     // SAFETY: a sum for each of `blocks` a set; the inputs have one shape, the factors [2, 3, B].
     unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::plane(blocks, sets, 256), &args) };
-}
-
-fn launch_loss_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
-    let args = [loss.into(), parts.into(), count.into(), scale.into()];
-    // SAFETY: one number from `count` of them.
-    unsafe { loss.device().launch("flow", "flow_loss_total", Grid::new(1, 256), &args) };
 }
 
 fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &Error, scale: f32) {

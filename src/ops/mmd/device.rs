@@ -4,6 +4,7 @@
 use super::hopper;
 use crate::config::MmdKernel;
 use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::ops::loss;
 use crate::tensor::Tensor;
 
 /// Rows and columns of a tile of pairs, rows of a block of sums, and bytes of a tile's operands: as the kernels have them.
@@ -42,9 +43,7 @@ pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: boo
         true => of_hopper,
         false => of_any,
     };
-    let loss = on("mmd loss", &[1]);
-    launch_total(&loss, &parts, count, 1.0 / (sets * rows * rows) as f32);
-    (loss, saved)
+    (loss::total("mmd loss", &parts, count, 1.0 / (sets * rows * rows) as f32), saved)
 }
 
 /// dy `[B, N, G]` from dL `[1]` and what forward saved.
@@ -102,12 +101,6 @@ fn launch_pairs(
     ];
     // SAFETY: a sum for each block; weights and pulls were made for `rows` and `tiles`; y and x have one shape.
     unsafe { y.device().launch("mmd", "mmd_pairs", grid, &args) };
-}
-
-fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
-    let args = [loss.into(), parts.into(), count.into(), scale.into()];
-    // SAFETY: one number from `count` of them.
-    unsafe { loss.device().launch("mmd", "mmd_total", Grid::new(1, 256), &args) };
 }
 
 fn launch_backward(

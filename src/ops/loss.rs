@@ -1,0 +1,22 @@
+//! The last pass of a loss on a device: one number from the sums of a pass's blocks.
+//!
+//!   forward    L = scale sum_p parts[p]
+//!   tensors    parts [P] f64     L [1] f32
+//!   bound by   its launch
+//!   repeatable yes: parts are summed in order
+
+use crate::gpu::{Buffer, Grid, Real};
+use crate::tensor::Tensor;
+
+/// L `[1]`, named so where memory is told of, from `count` parts.
+pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Tensor {
+    let loss = Tensor::on(parts.gpu(), what, &[1], Real::F32);
+    launch_total(&loss, parts, count, scale);
+    loss
+}
+
+fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
+    let args = [loss.into(), parts.into(), count.into(), scale.into()];
+    // SAFETY: one number from `count` of them.
+    unsafe { parts.gpu().launch("loss", "loss_total", Grid::new(1, 256), &args) };
+}
