@@ -237,6 +237,7 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
         )));
     }
     header.config.validate().map_err(|e| bad(e.to_string()))?;
+    header.data.check().map_err(|what| bad(format!("header: {what}")))?;
     Ok(header)
 }
 

@@ -116,7 +116,7 @@ fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<P
         data: places.data.clone(),
         split: places.split.clone(),
         part: Part::Test,
-        real_out: Some(places.real.clone()),
+        real_out: (observe == Observe::Poisson).then(|| places.real.clone()),
     };
     predict::predict(&predict::Settings {
         gpu: settings.gpu.clone(),

@@ -1,25 +1,28 @@
 //! Predicts populations with a trained run: the held-out part of a data directory, or any request over a user's control cells.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::aside;
-use crate::checkpoint::{Checkpoint, Header, Trained};
+use crate::checkpoint::{Checkpoint, Trained};
 use crate::config::Observe;
-use crate::data::controls::{Controls, control_pool};
-use crate::data::observe::{self, Observer};
-use crate::data::population::{Population, names, write_measured};
+use crate::data::controls::Controls;
+use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
+use crate::data::population::{Population, names};
 use crate::data::shard::{Data, Manifest};
-use crate::data::split::{Part, Split};
+use crate::data::split::Part;
 use crate::error::{Error, Result};
 use crate::gpu::guard;
 use crate::memory;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::progress;
 
+mod held_out;
 mod request;
+
+use held_out::HeldOut;
 
 /// What to predict, with which weights.
 pub struct Settings {
@@ -58,6 +61,8 @@ pub enum Source {
         controls: PathBuf,
         /// CSV with columns perturbation, cell_type, batch, cells.
         request: PathBuf,
+        /// obs column of the control cells' total counts, instead of the run's own.
+        size: Option<String>,
     },
 }
 
@@ -66,7 +71,7 @@ impl Source {
     fn apart_from(&self, out: &Path, run: &Path, checkpoint: &Path) -> Result<()> {
         let (inputs, real) = match self {
             Source::Data { data, split, real_out, .. } => ([data, split], real_out.as_deref()),
-            Source::File { controls, request } => ([controls, request], None),
+            Source::File { controls, request, .. } => ([controls, request], None),
         };
         let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
         aside::apart(&outputs, &[checkpoint, run, inputs[0], inputs[1]])
@@ -147,13 +152,27 @@ fn write(settings: &Settings) -> Result<Report> {
     };
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &header.data;
-    let observe = settings.observe.unwrap_or(header.config.predict.observe);
-    let observer = Observer::asked(observe, manifest.target)?;
-    let job = match &settings.source {
-        Source::Data { data, split, part, real_out } => {
-            held_out(settings, &header, data, split, *part, real_out.as_deref(), &mut report)?
+    let observe = match (settings.observe, manifest.target) {
+        (Some(asked), _) => asked,
+        (None, None) if header.config.predict.observe == Observe::Poisson => {
+            report.notes.push(format!("decoded means, as --observe none writes them: {UNTOLD_TOTAL}"));
+            Observe::None
         }
-        Source::File { controls, request } => request::job(manifest, controls, request, &mut report)?,
+        (None, _) => header.config.predict.observe,
+    };
+    let observer = Observer::asked(observe, manifest.target)?;
+    if header.step < header.config.train.steps {
+        let of = (header.step, header.config.train.steps);
+        report.notes.push(format!("the checkpoint is of step {} of {}", of.0, of.1));
+    }
+    let (job, measured) = match &settings.source {
+        Source::Data { data, split, part, .. } => {
+            let held_out = HeldOut::open(data, split, *part)?;
+            (held_out.job(&header, settings, &mut report)?, Some(held_out))
+        }
+        Source::File { controls, request, size } => {
+            (request::job(manifest, (controls, size.as_deref()), request, &mut report)?, None)
+        }
     };
     let predictor = Predictor {
         model: &model,
@@ -175,6 +194,10 @@ fn write(settings: &Settings) -> Result<Report> {
         ("observe".into(), format!("{observe:?}").to_lowercase()),
     ];
     population.write(&settings.out)?;
+    drop(population);
+    if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
+        measured.write(path)?;
+    }
     Ok(report)
 }
 
@@ -195,73 +218,6 @@ fn checkpoint_of(run: &Path) -> Result<PathBuf> {
 fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
     memory::fits(field, &format!("the {cells} control cells of what is to be predicted"), bytes)
-}
-
-/// Every perturbed group of a part, as measured.
-fn held_out(
-    settings: &Settings,
-    header: &Header,
-    data: &Path,
-    split: &Path,
-    part: Part,
-    real_out: Option<&Path>,
-    report: &mut Report,
-) -> Result<Job> {
-    let other = |what: String| {
-        let what = format!("is not what {} was trained on: {what}", settings.run.display());
-        Error::format(data, format!("{what}; predict from an .h5ad with --controls instead"))
-    };
-    let data = Data::open(data)?;
-    let split = Split::load(split, &data)?;
-    let (known, here) = (&header.data, data.manifest());
-    if known.genes != here.genes {
-        return Err(other("it has other genes".into()));
-    }
-    if split.hash != header.split {
-        report.notes.push("the split file is not the one the run was trained with".into());
-    }
-    let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
-    // By their groups: batches without controls of their own share those of the cell type.
-    let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
-    let mut held = 0;
-    let groups: Vec<u32> = split.part(part).to_vec();
-    for &g in &groups {
-        let group = data.groups()[g as usize];
-        if group.perturbation == data.control_id() {
-            continue;
-        }
-        let [p, c, b] = names(&data, g);
-        let Some(pool) = control_pool(&data, g) else {
-            report.notes.push(format!("{c} / {p} / {b}: no control cells of this cell type; not predicted"));
-            continue;
-        };
-        let context = match places.get(&pool.groups) {
-            Some(&context) => context,
-            None => {
-                held += pool.cells();
-                controls_fit("--data", held, here)?;
-                job.contexts.push(Context::of(&data, &pool, c));
-                places.insert(pool.groups, job.contexts.len() - 1);
-                job.contexts.len() - 1
-            }
-        };
-        let conditions = request::ids(known, c, p, b).map_err(other)?;
-        let request = Request { conditions, cells: group.cells as usize };
-        job.asks.push(Ask {
-            perturbation: p.to_string(),
-            cell_type: c.to_string(),
-            batch: b.to_string(),
-            request,
-            context,
-        });
-    }
-    if job.asks.is_empty() {
-        return Err(Error::setting("--subset", "holds no perturbed cells in this split"));
-    }
-    if let Some(path) = real_out {
-        write_measured(path, &data, &groups, true, &split.hash)?;
-    }
-    Ok(job)
 }
 
 /// Predicts each population into `population`.

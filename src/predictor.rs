@@ -156,6 +156,7 @@ impl Predictor<'_> {
 
 /// `count` control cells out of `pool`: every cell once before any is drawn again.
 fn draws(pool: usize, count: usize, rng: Rng) -> Vec<usize> {
+    assert!(pool > 0, "predict: no control cells to draw from");
     let mut picks = Vec::with_capacity(count + pool);
     let mut round = 0;
     while picks.len() < count {

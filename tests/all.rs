@@ -19,6 +19,7 @@ mod loader;
 mod model;
 mod nvidia;
 mod ops;
+mod other_data;
 mod parts;
 mod predict;
 mod preprocess;
@@ -30,6 +31,7 @@ mod shard_lies;
 mod shards;
 mod shared;
 mod simulate;
+mod sizes;
 mod small_data;
 mod split;
 #[cfg(feature = "parquet")]

@@ -40,10 +40,12 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
         target: (scale == Scale::Counts).then_some(1000.0),
         factor: 10.0,
         control: "control".into(),
+        source_genes: None,
         columns: Columns {
             perturbation: "drug".into(),
             cell_type: "line".into(),
             batch: Some("plate".into()),
+            size: None,
         },
         sources: Vec::new(),
         shards: Vec::new(),

@@ -315,6 +315,16 @@ fn nullable_and_legacy_columns_are_labels() {
     let labels = H5ad::open(&path).expect("opened").obs().labels(&path, "kept").expect("labels");
     assert_eq!(labels, Labels { codes: vec![1, -1, 0], names: vec!["a".into(), "bc".into()] });
 
+    // A category that is named twice is one.
+    raw_file(&path, [3, 4], matrix(), |obs| {
+        obs.create_dataset("kept").with_i8_data(&[2, 1, 0]);
+        let mut group = obs.create_group("__categories");
+        group.create_dataset("kept").with_strings(&["a", "bc", "a"]).expect("categories");
+        obs.add_group(group.finish());
+    });
+    let labels = H5ad::open(&path).expect("opened").obs().labels(&path, "kept").expect("labels");
+    assert_eq!(labels, Labels { codes: vec![0, 1, 0], names: vec!["a".into(), "bc".into()] });
+
     raw_file(&path, [3, 4], matrix(), |obs| {
         let mut group = obs.create_group("kept");
         group.set_attr("encoding-type", AttrValue::VarLenString("awkward-array".into()));

@@ -22,7 +22,7 @@ fn two_files(dir: &Path) -> Settings {
     (all.perturbation, all.control) = ("perturbation".into(), simulate::CONTROL.into());
     (all.cell_type, all.batch) = ("cell_type".into(), Some("batch".into()));
     all.hvg_batch = Some("batch".into());
-    (all.genes, all.target, all.filters.min_genes) = (Genes::Top(30), Target::Median, 3);
+    (all.genes, all.target, all.filters.min_genes) = (Genes::Top(30), Some(Target::Median), 3);
     all
 }
 
@@ -150,7 +150,7 @@ fn parts_that_do_not_belong_together_are_refused() {
 
     // Made by itself, each part but of a pass that this command has not.
     settings.filters.min_genes = 0;
-    (settings.target, settings.genes) = (Target::Sum(1e4), Genes::Listed(dir.path().join("genes.txt")));
+    (settings.target, settings.genes) = (None, Genes::Listed(dir.path().join("genes.txt")));
     std::fs::write(dir.path().join("genes.txt"), "GENE0001\nGENE0002\n").expect("written");
     let work = dir.path().join("other");
     for part in 0..7 {
@@ -188,7 +188,7 @@ fn snakemake_makes_the_same_bytes() {
         .output()
         .expect("started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let whole = Settings { target: Target::Sum(1e4), batch: None, hvg_batch: None, ..settings };
+    let whole = Settings { target: Some(Target::Sum(1e4)), batch: None, hvg_batch: None, ..settings };
     let whole = made(&whole, &Parts { cells: 400, ..Parts::default() });
     assert!(contents(&dir.path().join("flow")) == whole && !dir.path().join("flow.work").exists());
 }

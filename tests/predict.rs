@@ -20,7 +20,7 @@ fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
         gpu: None,
         run: small().run.clone(),
         out: out.clone(),
-        source: Source::File { controls: controls.into(), request: csv },
+        source: Source::File { controls: controls.into(), request: csv, size: None },
         with_controls: false,
         observe: Some(Observe::Poisson),
         seed: 5,
@@ -62,7 +62,8 @@ fn what_is_read_is_not_written_over() {
         // The best checkpoint is the one that is read.
         let out =
             if out.ends_with("last.safetensors") { &out.with_file_name("best.safetensors") } else { out };
-        let told = refused(out, Source::File { controls: controls.clone(), request: csv.clone() });
+        let told =
+            refused(out, Source::File { controls: controls.clone(), request: csv.clone(), size: None });
         assert!(told.contains("which is read"), "{told}");
     }
     let (data, split, part) = (small.data.clone(), small.split.clone(), Part::Val);
@@ -238,7 +239,7 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
         gpu: None,
         run: small.run.clone(),
         out: out.clone(),
-        source: Source::File { controls, request },
+        source: Source::File { controls, request, size: None },
         with_controls: true,
         observe: None,
         seed: 0,

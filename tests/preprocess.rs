@@ -159,13 +159,14 @@ fn each_mistake_has_its_own_message() {
         assert!(said.iter().all(|said| what.contains(said)), "{said:?}: {what}");
     }
     type Ask = fn(&mut Settings);
-    let asked: [(Ask, &[&str]); 8] = [
+    let asked: [(Ask, &[&str]); 9] = [
+        (|s| s.source = "raw".into(), &["has no raw;", "layers/NAME"]),
         (|s| s.perturbation = "drugs".into(), &["unknown column \"drugs\"", "\"drug\"", "line, plate"]),
         (|s| s.batch = Some("well".into()), &["unknown column \"well\""]),
         (|s| s.hvg_batch = Some("well".into()), &["unknown column \"well\""]),
         (|s| s.control = "nome".into(), &["unknown label \"nome\"", "did you mean \"none\"", "drug"]),
         (|s| s.inputs[0].set_file_name("no.h5ad"), &["no.h5ad"]),
-        (|s| s.target = Target::Sum(0.0), &["--target-sum"]),
+        (|s| s.target = Some(Target::Sum(0.0)), &["--target-sum"]),
         (|s| s.genes = Genes::Top(0), &["--n-top-genes"]),
         (|s| s.source = "layers/raw".into(), &["layers/raw"]),
     ];
@@ -222,11 +223,11 @@ fn medians_count_empty_cells_or_do_not() {
     // Totals 4, 302, 9, 0, 70003, 10.
     for (target, wanted) in [(Target::Median, 9.5), (Target::MedianNonzero, 10.0)] {
         let (_dir, mut settings) = small(|_, _, _| ());
-        settings.target = target;
+        settings.target = Some(target);
         assert_eq!(run(&settings).expect("made").target, Some(wanted));
     }
     let (_dir, mut settings) = small(|_, _, x| x[..4].fill([0.0; 5]));
-    settings.target = Target::Median;
+    settings.target = Some(Target::Median);
     assert!(refusal(&settings).contains("median-nonzero"));
 }
 
@@ -287,6 +288,12 @@ fn a_told_scale_is_believed() {
     settings.scale = Some(Scale::Counts);
     settings.out.set_file_name("other");
     assert!(refusal(&settings).contains("which is no count"));
+    // So is the total that log values were scaled to, where their cells do not tell another.
+    (settings.scale, settings.target) = (Some(Scale::Log1p), Some(Target::Sum(5e3)));
+    assert_eq!(run(&settings).expect("made").target, Some(5e3));
+    settings.out.set_file_name("third");
+    settings.target = Some(Target::Median);
+    assert!(refusal(&settings).contains("--target-sum"));
 }
 
 pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
@@ -391,7 +398,7 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
         let (_dir, mut settings) = small(|_, _, _| ());
         if many {
             settings.flavor = Flavor::SeuratV3;
-            settings.target = Target::Median;
+            settings.target = Some(Target::Median);
             settings.filters.min_counts = 1;
         }
         let plan = plan(&settings, &Parts::default()).expect("a plan");

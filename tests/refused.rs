@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::train::{program, small};
 
 /// Runs the program -> exit code and what it said on stderr.
-fn told(command: &mut Command) -> (Option<i32>, String) {
+pub fn told(command: &mut Command) -> (Option<i32>, String) {
     let done = command.stderr(Stdio::piped()).output().expect("the program starts");
     (done.status.code(), String::from_utf8(done.stderr).expect("text"))
 }

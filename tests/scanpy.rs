@@ -42,7 +42,7 @@ fn fixture_settings(input: PathBuf, out: &Path, table: &str, count: usize) -> Se
         ("batch".into(), "batch".into(), "b-late".into());
     settings.flavor = if table.contains("cell_ranger") { Flavor::CellRanger } else { Flavor::Seurat };
     settings.hvg_batch = table.ends_with("batch").then(|| "batch".to_string());
-    settings.target = if table.contains("median") { Target::Median } else { Target::Sum(1e4) };
+    settings.target = table.contains("median").then_some(Target::Median);
     settings.genes = Genes::Top(count);
     settings
 }
@@ -237,7 +237,7 @@ fn genes_ranked_by_a_tenth_of_the_logarithm_are_scanpys() {
         let mut settings = settings(&golden.join("tahoe/cells.h5ad"), &dir.path().join(name));
         (settings.perturbation, settings.cell_type) = ("drugname_drugconc".into(), "cell_line_id".into());
         settings.control = "[('DMSO_TF', 0.0, 'uM')]".into();
-        (settings.genes, settings.flavor, settings.target) = (Genes::Top(30), flavor, Target::Sum(1e4));
+        (settings.genes, settings.flavor, settings.target) = (Genes::Top(30), flavor, Some(Target::Sum(1e4)));
         (settings.batch, settings.hvg_batch) = (None, batch.map(String::from));
         settings.rescale_before_hvg = rescaled;
         run(&settings).map(|_| read(&dir.path().join(name).join("var.csv")))

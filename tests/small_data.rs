@@ -37,10 +37,12 @@ pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: us
         target: Some(1e4),
         factor: 10.0,
         control: "ctrl".into(),
+        source_genes: None,
         columns: Columns {
             perturbation: "gene".into(),
             cell_type: "cell_type".into(),
             batch: Some("batch".into()),
+            size: None,
         },
         sources: vec![Source { path: "small.h5ad".into(), crc: 7, cells: 0 }],
         shards: Vec::new(),

@@ -228,6 +228,15 @@ fn a_data_set_needs_a_path_as_in_cell_load() {
 }
 
 #[test]
+fn the_only_data_set_of_a_file_is_the_directory_whatever_its_name() {
+    let (_dir, data) = world().open();
+    let own = load(&data, &format!("{DATASETS}{TRAINING}")).expect("a split");
+    let named = |text: &str| text.replace("small", "any");
+    let other = load(&data, &named(&format!("{DATASETS}{TRAINING}"))).expect("a split");
+    assert_eq!(own.train, other.train);
+}
+
+#[test]
 fn other_data_sets_in_the_list_are_said() {
     let (_dir, data) = world().open();
     let split = load(&data, &format!("{DATASETS}other = \"other.h5ad\"\n{TRAINING}")).expect("a split");
@@ -271,6 +280,8 @@ fn the_command_prints_a_split_and_refuses_a_wrong_one() {
     let (code, json, _) = run(&good, &["--json"]);
     let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((code, report["train"]["groups"].as_u64()), (Some(0), Some(8)));
+    let (code, _, notes) = run(&good, &["--out", "nowhere.toml"]);
+    assert!(code == Some(2) && notes.contains("--out"), "{notes}");
     let (code, table, notes) = run(&format!("{DATASETS}[training]\nother = \"train\"\n"), &[]);
     assert_eq!((code, table.as_str()), (Some(1), ""));
     assert!(notes.contains("unknown data set \"other\""), "{notes}");

@@ -105,8 +105,12 @@ pub struct Args {
 }
 
 /// Of one resample every interval has no width.
+/// Their choices are all held: 800 MB for 1,000 perturbations.
+const MOST_RESAMPLES: usize = 100_000;
+
 fn resamples(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
+        Ok(count) if count > MOST_RESAMPLES => Err(format!("at most {MOST_RESAMPLES}; 1,000 are usual")),
         Ok(1) => Err("an interval takes two or more; 1,000 are usual, 0 makes none".into()),
         Ok(count) => Ok(count),
         Err(_) => Err("expected a whole number".into()),

@@ -47,6 +47,9 @@ pub struct Args {
     /// Populations wanted: perturbation,cell_type,batch,cells
     #[arg(long, value_name = "R.csv", requires = "controls")]
     request: Option<PathBuf>,
+    /// obs column of the control cells' total counts, where their file lacks genes [default: as the run was preprocessed]
+    #[arg(long, value_name = "COLUMN", requires = "controls")]
+    size_col: Option<String>,
     /// Write the control cells into the output too, as `evaluate` needs (`baseline` always does)
     #[arg(long)]
     with_controls: bool,
@@ -69,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
         (Some(data), Some(split), ..) => {
             Source::Data { data, split, part: args.subset, real_out: args.real_out }
         }
-        (_, _, Some(controls), Some(request)) => Source::File { controls, request },
+        (_, _, Some(controls), Some(request)) => Source::File { controls, request, size: args.size_col },
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),
     };
     let settings = Settings {

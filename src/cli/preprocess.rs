@@ -77,7 +77,11 @@ pub struct Args {
     /// Rank genes by log1p / 10, as the paper's words have it, instead of by log1p
     #[arg(long, conflicts_with = "genes")]
     rescale_before_hvg: bool,
-    /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts) [default: 10000]
+    /// obs column of a cell's total counts, where the file holds a part of the genes that were measured; else they are summed
+    #[arg(long, value_name = "COLUMN")]
+    size_col: Option<String>,
+    /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts) [default: 10000]; of
+    /// log values the number to which they were scaled, where their cells do not tell
     #[arg(long, value_name = "TOTAL", value_parser = target)]
     target_sum: Option<Target>,
     /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
@@ -177,7 +181,6 @@ pub fn run(args: Args) -> Result<()> {
     let (json, dry) = (args.json, args.dry_run);
     let PartArgs { work, part, part_cells } = &args.parts;
     let parts = Parts { cells: *part_cells, work: work.clone(), only: part.clone() };
-    let total_asked = args.target_sum.is_some();
     let settings = settings(args)?;
     if dry {
         return tell(&settings, &parts, json);
@@ -186,9 +189,6 @@ pub fn run(args: Args) -> Result<()> {
     crate::memory::share();
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
-    if total_asked && summary.scale != Scale::Counts {
-        eprintln!("note: --target-sum was not used: the values are log1p of normalised counts already");
-    }
     if summary.perturbations < 2 {
         eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
     }
@@ -285,7 +285,8 @@ fn settings(args: Args) -> Result<Settings> {
         flavor: args.flavor,
         hvg_batch: args.hvg_batch_key,
         rescale_before_hvg: args.rescale_before_hvg,
-        target: args.target_sum.unwrap_or(Target::Sum(1e4)),
+        size: args.size_col,
+        target: args.target_sum,
         source,
         scale: match args.scale.as_str() {
             "counts" => Some(Scale::Counts),
@@ -322,11 +323,7 @@ fn print_filtered(filtered: &Filtered) {
         filtered.few_counts, filtered.few_genes, filtered.rare_genes
     );
     if let Some(found) = &filtered.knockdown {
-        println!(
-            "knock-down      {} perturbations kept; {} do not lower their gene, {} have none that control cells express, {} are \
-             no gene (var: {})",
-            found.kept, found.not_lowered, found.not_expressed, found.no_gene, found.names
-        );
+        println!("knock-down      {found}");
         println!(
             "                {} cells of those left out, {} of the kept that do not lower it",
             found.cells_of_others, found.cells_not_lowered

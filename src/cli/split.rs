@@ -54,7 +54,13 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
     let split = match (args.split, args.preset, args.out) {
-        (Some(path), ..) => Split::load(&path, &data)?,
+        (Some(path), _, None) => Split::load(&path, &data)?,
+        (Some(_), _, Some(_)) => {
+            return Err(Error::setting(
+                "--out",
+                "is written with --preset alone; a split file is only checked",
+            ));
+        }
         (None, Some(preset), Some(out)) => {
             let text = preset.text(&data)?;
             // Checked first: nothing is written that `train` would refuse.

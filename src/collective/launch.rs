@@ -105,8 +105,8 @@ fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> 
 fn port(word: &dyn Fn(&str) -> Option<String>) -> Result<u16> {
     if word("MASTER_PORT").is_some() {
         let port = number(word, "MASTER_PORT")?;
-        return u16::try_from(port + 1)
-            .map_err(|_| Error::setting("MASTER_PORT", format!("{port} is no port below 65535")));
+        let above = port.checked_add(1).and_then(|port| u16::try_from(port).ok());
+        return above.ok_or_else(|| Error::setting("MASTER_PORT", format!("{port} is no port below 65535")));
     }
     // Jobs that share a machine must not share a port.
     let job = word("SLURM_JOB_ID").and_then(|job| job.parse::<u64>().ok()).unwrap_or(0);

@@ -12,6 +12,12 @@ pub const PRESETS: [&str; 4] = ["tiny", "s40", "s184", "s280"];
 
 const RECIPES: [&str; 2] = ["default", "paper"];
 
+/// No size may be above these: what a model and a step hold can then be counted in 64 bits, and its table of weights ends. What is
+/// too much for a machine is far below, and told by its memory.
+const WIDEST: usize = 1 << 23;
+const DEEPEST: usize = 512;
+const LARGEST: usize = 1 << 20;
+
 /// The sizes of a preset: gene encoder S, E x L (F), pooling; flow D x L (F), heads; decoder.
 struct Size {
     encoder: [usize; 4],
@@ -224,8 +230,25 @@ impl Config {
             (self.train.checkpoint_every >= 1, "train.checkpoint_every", "at least one step"),
             (self.predict.steps >= 1, "predict.steps", "at least one"),
         ];
-        match checks.into_iter().find(|(right, ..)| !right) {
-            Some((_, field, what)) => Err(Error::setting(field, what)),
+        if let Some((_, field, what)) = checks.into_iter().find(|(right, ..)| !right) {
+            return Err(Error::setting(field, what));
+        }
+        let sizes = [
+            ("encoder.patch", e.patch, WIDEST),
+            ("encoder.width", e.width, WIDEST),
+            ("encoder.ffn", e.ffn, WIDEST),
+            ("encoder.layers", e.layers, DEEPEST),
+            ("flow.width", f.width, WIDEST),
+            ("flow.ffn", f.ffn, WIDEST),
+            ("flow.layers", f.layers, DEEPEST),
+            ("decoder.width", self.decoder.width, WIDEST),
+            ("conditions.width", self.conditions.width, WIDEST),
+            ("data.sets", self.data.sets, LARGEST),
+            ("data.cells", self.data.cells, LARGEST),
+            ("predict.steps", self.predict.steps, LARGEST),
+        ];
+        match sizes.into_iter().find(|(_, size, most)| size > most) {
+            Some((field, _, most)) => Err(Error::setting(field, format!("at most {most}"))),
             None => Ok(()),
         }
     }
@@ -328,6 +351,7 @@ mod tests {
             ("flow.layers=0", "flow.layers"),
             ("data.alpha=2", "data.alpha"),
             ("loss.w_mmd=nan", "loss.w_mmd"),
+            ("flow.layers=1000000", "flow.layers: at most 512"),
             ("data.cells", "section.field=value"),
             ("recipe=papr", "papr"),
         ] {

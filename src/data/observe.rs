@@ -37,6 +37,10 @@ pub struct Observer {
     bins: Vec<OnceLock<Table>>,
 }
 
+/// Why no counts can be drawn.
+pub const UNTOLD_TOTAL: &str = "counts can only be drawn where it is known to how many a cell was scaled before log1p, and these data do \
+                                not tell; `preprocess --target-sum N` would, or take none";
+
 impl Observer {
     /// The observer that is asked for, if one is: the same rule for a model and for baselines. Counts are drawn only where the data
     /// tells its `target`; a control cell that holds nothing, whose library size nobody knows, is taken for one of `target` counts.
@@ -44,10 +48,7 @@ impl Observer {
         match (observe, target) {
             (Observe::None, _) => Ok(None),
             (Observe::Poisson, Some(target)) => Ok(Some(Observer::new(target))),
-            (Observe::Poisson, None) => {
-                let what = "poisson needs to know to how many counts cells were scaled before log1p, and this data does not tell; use none";
-                Err(Error::setting("observe", what))
-            }
+            (Observe::Poisson, None) => Err(Error::setting("--observe", UNTOLD_TOTAL)),
         }
     }
 

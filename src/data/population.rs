@@ -44,6 +44,8 @@ pub struct Population {
     pub cell_type: Vec<String>,
     /// Label of each cell.
     pub batch: Vec<String>,
+    /// Total counts of each cell, over all genes that were measured: of cells as they were counted, none of others.
+    pub totals: Vec<f64>,
     /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`.
     pub notes: Vec<(String, String)>,
     cells: Cells,
@@ -61,6 +63,7 @@ impl Population {
             perturbation: Vec::new(),
             cell_type: Vec::new(),
             batch: Vec::new(),
+            totals: Vec::new(),
             notes: Vec::new(),
             cells,
         }
@@ -125,6 +128,9 @@ impl Population {
                 Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
             };
             self.push_sparse(labels, &genes, &values);
+            if self.unit == Unit::Counts {
+                self.totals.push(f64::from(row.library));
+            }
         }
         Ok(())
     }
@@ -149,7 +155,7 @@ impl Population {
         self.cells
     }
 
-    /// Writes an h5ad: X CSR f32, obs the label columns under their own names, `uns/log1p` where the unit is log1p.
+    /// Writes an h5ad: X CSR f32, obs the label columns under their own names, beside counts the cells' totals, `uns/log1p` where the unit is log1p.
     pub fn write(&self, path: &Path) -> Result<()> {
         let column = |labels: &[String]| Column::Categorical(Labels::of(labels));
         let mut columns = vec![
@@ -158,6 +164,10 @@ impl Population {
         ];
         if let Some(name) = &self.columns.batch {
             columns.push((name.clone(), column(&self.batch)));
+        }
+        if self.unit == Unit::Counts {
+            let name = self.columns.size.as_deref().unwrap_or("total_counts");
+            columns.push((name.to_string(), Column::Float(self.totals.clone())));
         }
         let obs = Frame { index: (1..=self.len()).map(|i| format!("cell{i}")).collect(), columns };
         let var = Frame { index: self.genes.clone(), columns: Vec::new() };

@@ -20,11 +20,13 @@ pub mod normalise;
 mod plan;
 pub mod scale;
 mod seurat_v3;
+mod sizes;
 mod store;
+mod target;
 mod work;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -36,7 +38,7 @@ use crate::memory;
 use hvg::Flavor;
 use input::Inputs;
 use scale::Found;
-use work::{Findings, Halt, Part, Saved, Work};
+use work::{Halt, Work};
 
 pub use align::SharedGenes;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
@@ -79,8 +81,10 @@ pub struct Settings {
     /// Whether log values are divided by ten before genes are ranked, as the paper's words have it (SCALE v1, section 4.1), not
     /// after, as the code it follows does. Only `seurat` then chooses other genes.
     pub rescale_before_hvg: bool,
-    /// Total to which counts are scaled.
-    pub target: Target,
+    /// obs column of a cell's total counts, where its genes are a part of those that were measured; else their sum is its total.
+    pub size: Option<String>,
+    /// Total to which counts are scaled, 10,000 where none is told; of log values the one they were scaled to.
+    pub target: Option<Target>,
     /// Matrix to read: `X`, `raw` or `layers/NAME`.
     pub source: String,
     /// What the values are; found out where it is not told.
@@ -105,7 +109,8 @@ impl Default for Settings {
             flavor: Flavor::Seurat,
             hvg_batch: None,
             rescale_before_hvg: false,
-            target: Target::Sum(1e4),
+            size: None,
+            target: None,
             source: "X".to_string(),
             scale: None,
         }
@@ -192,6 +197,7 @@ pub fn preprocess_parts(
     progress: &ProgressBar,
 ) -> Result<Option<Summary>> {
     check(settings)?;
+    target::check(settings.target)?;
     aside::free(&settings.out)?;
     let inputs = input::open(settings)?;
     // One part alone reads its rows once.
@@ -227,8 +233,8 @@ fn make(
     progress: &ProgressBar,
 ) -> std::result::Result<Summary, Halt> {
     let filtered = filter::apply(settings, &mut inputs, &found, work, progress)?;
-    let target = target(settings, &inputs, &found, work, progress)?;
-    let chosen = match &settings.genes {
+    let target = target::find(settings, &inputs, &found, work, progress)?;
+    let mut chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
@@ -238,6 +244,7 @@ fn make(
         }
     };
     let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work, progress)?;
+    chosen.notes.extend(store.twice());
     work.all_done(&plan::passes(settings, found.scale))?;
     let bytes = aside::folder(&settings.out, |dir| {
         genes::write_table(&dir.join("var.csv"), &inputs.genes, &chosen)?;
@@ -281,10 +288,6 @@ fn summary(
 
 fn check(settings: &Settings) -> Result<()> {
     match settings.target {
-        Target::Sum(total) if !(total.is_finite() && total > 0.0) => Err(Error::setting(
-            "--target-sum",
-            format!("{total} is no total of counts; give a number above 0"),
-        )),
         _ if settings.filters.knockdown.as_ref().is_some_and(|limits| {
             ![limits.residual, limits.cell_residual].iter().all(|share| *share > 0.0 && share.is_finite())
         }) =>
@@ -300,62 +303,6 @@ fn check(settings: &Settings) -> Result<()> {
             Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"))
         }
         _ => Ok(()),
-    }
-}
-
-/// Total counts of each used cell of a part.
-struct Totals(Vec<f32>);
-
-impl Findings for Totals {
-    fn save(&self, to: &mut Saved) {
-        to.put("totals", &self.0);
-    }
-
-    fn load(from: &Saved) -> Option<Totals> {
-        from.take("totals").map(Totals)
-    }
-}
-
-/// Total to which cells are scaled: as told, a median (one pass over the data), or what log values were scaled to.
-fn target(
-    settings: &Settings,
-    inputs: &Inputs,
-    found: &Found,
-    work: &Work,
-    progress: &ProgressBar,
-) -> std::result::Result<Option<f64>, Halt> {
-    if found.scale != Scale::Counts {
-        return Ok(found.target);
-    }
-    if let Target::Sum(total) = settings.target {
-        return Ok(Some(total));
-    }
-    let find = |part: &Part, _: &Path| {
-        let mut totals = Vec::with_capacity(part.cells.len());
-        let sum = |block: &input::Block| {
-            scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
-            Ok(block.used().map(|(_, _, values)| normalise::total(values)).collect::<Vec<f32>>())
-        };
-        inputs.walk(part, progress, sum, |_, sums| {
-            totals.extend(sums);
-            Ok(())
-        })?;
-        Ok(Totals(totals))
-    };
-    let mut totals = Vec::with_capacity(inputs.labels.len());
-    work.pass("totals", inputs, progress, find, |_, part: Totals| {
-        totals.extend(part.0);
-        Ok(())
-    })?;
-    if settings.target == Target::MedianNonzero {
-        totals.retain(|&total| total > 0.0);
-    }
-    match normalise::median(totals) {
-        Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
-        _ => Err(Halt::Failed(Error::setting(
-            "--target-sum",
-            "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
-        ))),
     }
 }
 

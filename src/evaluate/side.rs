@@ -238,7 +238,6 @@ fn check_shape(side: &Side, n: usize) -> Result<()> {
 }
 
 fn fill(side: &Side, perturbations: Vec<String>, starts: Vec<usize>) -> Groups {
-    // A name may stand twice among the categories: groups are told apart by name, not by code.
     let group_of: Vec<usize> =
         side.labels.names.iter().map(|name| perturbations.binary_search(name).map_or(0, |p| p + 1)).collect();
     let mut next = starts.clone();

@@ -1,6 +1,6 @@
 //! A user's request: populations over control cells of an .h5ad whose genes need not stand in the model's order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Ask, Context, Job, Report, controls_fit};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::preprocess::normalise::{factor, log_value, total};
-use crate::data::preprocess::scale::{Found, of_file};
+use crate::data::preprocess::scale::of_file;
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::memory;
@@ -26,11 +26,14 @@ struct Row {
 
 /// A model that is blind to more of its genes than this share guesses.
 const MISSING_SHARE: f64 = 0.2;
-/// Totals that differ by more than this share are not the same.
-const OTHER_TOTAL: f64 = 0.01;
 
 /// Reads the request and gathers the control cells it needs.
-pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Report) -> Result<Job> {
+pub fn job(
+    manifest: &Manifest,
+    (controls, size): (&Path, Option<&str>),
+    request: &Path,
+    report: &mut Report,
+) -> Result<Job> {
     let rows = read(manifest, request)?;
     // A number that is not zero takes eight bytes; of counts one in thirty may be.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
@@ -79,7 +82,7 @@ pub fn job(manifest: &Manifest, controls: &Path, request: &Path, report: &mut Re
     pools.into_iter().for_each(|(cells, place)| members[place] = cells);
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     controls_fit(&controls.display().to_string(), held, manifest)?;
-    let read = gather(manifest, &file, &members, report)?;
+    let read = gather(manifest, &file, size, &members, report)?;
     for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(read) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
@@ -108,8 +111,15 @@ pub fn ids(
 }
 
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
-    let bad =
-        |e: csv::Error| Error::format(path, format!("{e}; columns are perturbation,cell_type,batch,cells"));
+    let bad = |e: csv::Error| {
+        let what = match e.kind() {
+            csv::ErrorKind::Deserialize { pos: Some(pos), err } if err.field() == Some(3) => {
+                format!("line {}: cells is no whole number from 1 up", pos.line())
+            }
+            _ => e.to_string(),
+        };
+        Error::format(path, format!("{what}; columns are perturbation,cell_type,batch,cells"))
+    };
     let mut reader = csv::Reader::from_path(path).map_err(bad)?;
     let rows: Vec<Row> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(bad)?;
     if rows.is_empty() {
@@ -118,9 +128,15 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
             "asks for nothing; one line a population: perturbation,cell_type,batch,cells",
         ));
     }
+    let mut seen = HashSet::new();
     for (i, row) in rows.iter().enumerate() {
         if row.cells == 0 {
             return Err(Error::format(path, format!("line {}: cells is 0", i + 2)));
+        }
+        if !seen.insert((&row.perturbation, &row.cell_type, &row.batch)) {
+            let what =
+                "asks for a population a second time, and would get the same cells; ask for more cells once";
+            return Err(Error::format(path, format!("line {}: {what}", i + 2)));
         }
         if row.batch.is_none() && manifest.batches.len() > 1 {
             let some = manifest.batches.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
@@ -223,6 +239,7 @@ fn align(manifest: &Manifest, file: &H5ad, report: &mut Report) -> Result<Vec<Op
 fn gather(
     manifest: &Manifest,
     file: &H5ad,
+    size: Option<&str>,
     members: &[Vec<usize>],
     report: &mut Report,
 ) -> Result<Vec<ControlCells>> {
@@ -232,7 +249,11 @@ fn gather(
     let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
     let found = of_file(file, &first)?;
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
-    let target = common_total(manifest, &found).map_err(|what| Error::format(file.path(), what))?;
+    if let Some(what) = manifest.other_total(found.scale, found.target) {
+        return Err(Error::format(file.path(), what));
+    }
+    let target = manifest.target.unwrap_or(f64::NAN) as f32;
+    let sizes = totals(manifest, file, size, found.scale, report)?;
     let mut contexts: Vec<ControlCells> = members
         .iter()
         .map(|cells| ControlCells {
@@ -258,40 +279,60 @@ fn gather(
             for &(context, row) in wanted.get(&cell).into_iter().flatten() {
                 let ControlCells { rows, library } = &mut contexts[context];
                 let out = &mut rows[row * genes..][..genes];
-                library[row] = fill(manifest, found.scale, target, &cells, i, &columns, out);
+                let told = sizes.as_ref().map(|sizes| sizes[cell]);
+                library[row] = fill(manifest, (found.scale, target, told), &cells, i, &columns, out);
             }
         }
     }
     Ok(contexts)
 }
 
-/// The total to which the run's cells were scaled before log1p, NaN where it is unknown; refuses cells that were scaled otherwise.
-fn common_total(manifest: &Manifest, found: &Found) -> std::result::Result<f32, String> {
-    match (manifest.target, found.target) {
-        (None, _) if found.scale == Scale::Counts => Err(
-            "holds counts, but the run learned from log values that do not tell to what total they were scaled; give log1p \
-             values made as those were"
-                .into(),
-        ),
-        (Some(known), Some(own)) if (own / known - 1.0).abs() > OTHER_TOTAL => Err(format!(
-            "its cells were scaled to {own} counts before log1p, the run's to {known}; give the counts, or scale to {known}"
-        )),
-        (target, _) => Ok(target.unwrap_or(f64::NAN) as f32),
+/// Total counts of each cell by the column that tells them, where there is one. Counts of a part of the genes over whose sum the run's
+/// cells were scaled would be scaled to too much: of less than half of them that is refused.
+fn totals(
+    manifest: &Manifest,
+    file: &H5ad,
+    size: Option<&str>,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<Option<Vec<f32>>> {
+    let own = manifest.columns.size.as_deref();
+    if let Some(column) = size.or(own.filter(|_| scale == Scale::Counts)) {
+        let sizes = file.obs().numbers(file.path(), column)?;
+        return match sizes.iter().position(|size| !(size.is_finite() && *size >= 0.0)) {
+            None => Ok(Some(sizes)),
+            Some(cell) => {
+                let what =
+                    format!("cell {:?} has {} in column {column:?}", file.cell_name(cell), sizes[cell]);
+                Err(Error::format(file.path(), format!("{what}, which is no total of counts")))
+            }
+        };
     }
+    let (here, there) = (file.shape().1, manifest.source_genes.unwrap_or(0));
+    if scale != Scale::Counts || here >= there {
+        return Ok(None);
+    }
+    let what = format!("its cells' totals are over {here} genes, those of the run were over {there}");
+    if here < there / 2 {
+        let way =
+            "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
+        return Err(Error::format(file.path(), format!("{what}; {way}")));
+    }
+    report.notes.push(format!("{}: {what}", file.path().display()));
+    Ok(None)
 }
 
 /// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
 fn fill(
     manifest: &Manifest,
-    scale: Scale,
-    target: f32,
+    (scale, target, told): (Scale, f32, Option<f32>),
     cells: &Cells,
     i: usize,
     columns: &[Option<u32>],
     out: &mut [f32],
 ) -> f32 {
     let row = cells.outer_view(i).expect("a row of the block");
-    let library = total(row.data());
+    let library = told.unwrap_or_else(|| total(row.data()));
     let size = factor(library, target);
     let mut smallest = f32::INFINITY;
     for (&gene, &value) in row.indices().iter().zip(row.data()) {
@@ -305,6 +346,7 @@ fn fill(
     }
     match scale {
         Scale::Counts => library,
+        _ if told.is_some() => library,
         // The smallest value of a cell is one count: target / library.
         _ if smallest.is_finite() => target / smallest.exp_m1(),
         _ => f32::NAN,

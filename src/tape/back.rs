@@ -62,6 +62,11 @@ impl Tape {
         });
         while let Some(node) = self.nodes.pop() {
             let Some(dy) = grads[self.nodes.len()].take() else {
+                assert!(
+                    node.waiting.is_empty(),
+                    "backward: {:?} was forgotten and has no gradient",
+                    node.shape
+                );
                 uses.answered(&self, &node.inputs, finished);
                 continue;
             };

@@ -94,7 +94,7 @@ impl Run {
             false => "no checkpoint was written yet".to_string(),
         };
         Error::Stopped(format!(
-            "step {}: the loss is {} ({}), the gradient's norm {}; batch of {}; {good}; a lower optim.lr or optim.clip may help",
+            "step {}: the loss is {} ({}), the gradient's norm {}; batch of {}; {good}; a run begun anew with a lower optim.lr or optim.clip may get further (one that is resumed keeps its own)",
             line.step - 1,
             line.loss,
             line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),

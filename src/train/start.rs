@@ -8,9 +8,10 @@ use super::Settings;
 use super::learner;
 use super::writer::claim;
 use crate::checkpoint::{Checkpoint, Frame, vocabulary};
-use crate::config::Config;
+use crate::config::{Config, Observe};
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
+use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
@@ -91,6 +92,12 @@ impl Start {
                 fs::copy(&settings.split, aside).map(drop).at(&settings.split)
             })?;
         }
+        if settings.is_first()
+            && config.predict.observe == Observe::Poisson
+            && data.manifest().target.is_none()
+        {
+            eprintln!("note: predict will write decoded means: {UNTOLD_TOTAL}");
+        }
         let moments = data.training_moments(split.part(Part::Train));
         let effects = match config.wants_shift() {
             true => Effects::measure(&data, split.part(Part::Train)),
@@ -122,11 +129,10 @@ impl Start {
             false => None,
         };
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;
-        if header.data.genes != data.manifest().genes
-            || vocabulary(&header.data) != vocabulary(data.manifest())
-        {
-            let what = "was trained on other data: genes or vocabularies differ from the data directory's";
-            return Err(Error::format(&path, what));
+        let (known, here) = (&header.data, data.manifest());
+        if let Some(what) = known.other_numbers(here).or_else(|| known.other_ids(here)) {
+            let what = format!("is not what {} was trained on: {what}", path.display());
+            return Err(Error::format(&settings.data, what));
         }
         if header.split != split.hash {
             let what = format!(
@@ -140,6 +146,13 @@ impl Start {
         }
         if settings.is_first() && header.data != *data.manifest() {
             eprintln!("note: the run began on other cells than those of {}", settings.data.display());
+        }
+        if settings.is_first() && !is_config_of(&settings.out, &header.config) {
+            let file = settings.out.join("config.toml");
+            eprintln!(
+                "note: {} is not the run's own config any more, which the checkpoint keeps; it is not read",
+                file.display()
+            );
         }
         if let Some(steps) = settings.steps {
             let done = header.step;
@@ -175,12 +188,22 @@ impl Start {
             ("program", hash(&Checkpoint::program())),
             ("config", hash(&self.config.to_toml())),
             ("split", hash(&self.split.hash)),
-            ("data", self.data.cells()),
+            ("data", hash(&self.data.manifest().to_json())),
             ("first step", self.step),
             // A rank without a GPU where others have one, or that stores otherwise.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ]
     }
+}
+
+/// Whether the folder's config.toml still says what a run goes on with: its steps and where its optimizer lies may be others.
+fn is_config_of(run: &Path, config: &Config) -> bool {
+    let path = run.join("config.toml");
+    let told = fs::read_to_string(&path).ok().and_then(|text| Config::from_toml(&text, &path).ok());
+    told.is_some_and(|mut told| {
+        (told.train.steps, told.optim.shard) = (config.train.steps, config.optim.shard);
+        told == *config
+    })
 }
 
 /// The checkpoint that a run goes on with.

@@ -70,12 +70,37 @@ impl Labels {
             .extend(other.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])));
     }
 
+    /// The same, where a file names a category twice.
+    pub(crate) fn with_names_once(self) -> Labels {
+        let mut once = Labels::default();
+        once.append(self);
+        once
+    }
+
     /// The same, with empty ones missing, as they are in a table of text.
     pub(crate) fn without_empty(mut self) -> Labels {
         if let Some(empty) = self.names.iter().position(String::is_empty) {
             self.codes.iter_mut().filter(|code| **code == empty as i32).for_each(|code| *code = -1);
         }
         self
+    }
+
+    /// The labels as numbers, NaN where one is missing.
+    ///
+    /// # Errors
+    /// A label that is no number.
+    pub fn numbers(&self, path: &Path, column: &str) -> Result<Vec<f32>> {
+        let number = |name: &String| {
+            let what =
+                || Error::format(path, format!("column {column:?} holds {name:?}, which is no number"));
+            name.trim().parse::<f32>().map_err(|_| what())
+        };
+        let names: Vec<f32> = self.names.iter().map(number).collect::<Result<_>>()?;
+        Ok(self
+            .codes
+            .iter()
+            .map(|&code| usize::try_from(code).map_or(f32::NAN, |code| names[code]))
+            .collect())
     }
 
     /// Label of cell `i`, `None` where it is missing.
@@ -181,6 +206,18 @@ impl Frame {
         self.columns.iter().find(|(found, _)| found == name).map(|(_, column)| column)
     }
 
+    /// A column as numbers: whole, decimal, or labels that can be read as such.
+    ///
+    /// # Errors
+    /// No such column, or labels that are no numbers.
+    pub fn numbers(&self, path: &Path, column: &str) -> Result<Vec<f32>> {
+        match self.column(column) {
+            Some(Column::Integer(items)) => Ok(items.iter().map(|&item| item as f32).collect()),
+            Some(Column::Float(items)) => Ok(items.iter().map(|&item| item as f32).collect()),
+            _ => self.labels(path, column)?.numbers(path, column),
+        }
+    }
+
     /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). `path` is named in errors.
     ///
     /// # Errors
@@ -214,7 +251,8 @@ impl Frame {
 pub(super) fn missing_column(column: &str, names: &[String]) -> String {
     let near = nearest(column, names);
     let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
-    format!("unknown column {column:?}{hint} (the file has: {})", names.join(", "))
+    let there = if names.is_empty() { " none".to_string() } else { format!(": {}", names.join(", ")) };
+    format!("unknown column {column:?}{hint} (the file has{there})")
 }
 
 /// Python's words.

@@ -144,7 +144,8 @@ pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what
             format!("{what}: code {} of row {row} is outside its {} categories", codes[row], names.len());
         return Err(Error::format(path, what));
     }
-    Ok(Column::Categorical(Labels { codes: codes.into_iter().map(|code| code as i32).collect(), names }))
+    let codes = codes.into_iter().map(|code| code as i32).collect();
+    Ok(Column::Categorical(Labels { codes, names }.with_names_once()))
 }
 
 /// `values` and `mask` (true = missing). Without missing entries a plain column, else labels with code -1.

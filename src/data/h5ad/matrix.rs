@@ -169,7 +169,9 @@ impl Matrix {
             Kind::Memory(cells) => Ok(slice(cells, range)),
             Kind::Tokens(tokens) => tokens.rows(range, genes),
             Kind::Absent(name) => {
-                Err(Error::format(path, format!("has no {name}, so no expression to read")))
+                let way =
+                    "choose another matrix with --source, such as raw or layers/NAME (`inspect` lists them)";
+                Err(Error::format(path, format!("has no {name}, so no expression to read; {way}")))
             }
         }
     }

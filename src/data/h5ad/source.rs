@@ -13,6 +13,12 @@ pub(super) fn read(file: &File, path: &Path, source: &str, cells: usize) -> Resu
     let (genes, matrix) = match source {
         // Before anndata 0.7.
         "raw" if file.dataset("raw.var").is_ok() => ("raw.var", "raw.X"),
+        "raw" if file.group("raw").is_err() => {
+            return Err(Error::format(
+                path,
+                "has no raw; choose X, layers/NAME or obsm/NAME (`inspect` lists them)",
+            ));
+        }
         "raw" => ("raw/var", "raw/X"),
         other => ("var", other),
     };

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::input::{Block, Inputs};
-use super::scale::{self, Found};
+use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
 use crate::data::shard::Scale;
@@ -134,7 +134,7 @@ pub(super) fn apply(
         filtered.knockdown = Some(targets.judge(limits, &rare, &inputs.labels, &mut keep));
     }
     small_groups(inputs, control, filters.min_cells_per_pert, &mut keep, &mut filtered);
-    left(settings, inputs, control, &keep, &rare)?;
+    left(settings, inputs, control, (&keep, &rare), &filtered)?;
     inputs.retain(&keep, &rare);
     Ok(Some(filtered))
 }
@@ -150,7 +150,7 @@ fn judge(
     let mut cells = Vec::with_capacity(part.cells.len());
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
     let mut sums = targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
-    let check = |block: &Block| scale::check(block.input, block.rows.clone(), &block.cells, found.scale);
+    let check = |block: &Block| block.check(found.scale);
     inputs.walk(part, progress, check, |block, ()| {
         for (_, genes, values) in block.used() {
             let judged = if f64::from(normalise::total(values)) < filters.min_counts as f64 {
@@ -194,7 +194,13 @@ fn small_groups(inputs: &Inputs, control: u32, least: u64, keep: &mut [bool], fi
 }
 
 /// Refuses to leave out all that can be learned from.
-fn left(settings: &Settings, inputs: &Inputs, control: u32, keep: &[bool], rare: &[bool]) -> Result<()> {
+fn left(
+    settings: &Settings,
+    inputs: &Inputs,
+    control: u32,
+    (keep, rare): (&[bool], &[bool]),
+    filtered: &Filtered,
+) -> Result<()> {
     let kept = || inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]);
     let what = if rare.iter().all(|&rare| rare) {
         "no gene is in so many cells".to_string()
@@ -204,7 +210,10 @@ fn left(settings: &Settings, inputs: &Inputs, control: u32, keep: &[bool], rare:
             settings.control
         )
     } else if inputs.vocabularies[1].len() > 1 && !kept().any(|perturbation| perturbation != control) {
-        "no perturbed cell is left".to_string()
+        match &filtered.knockdown {
+            Some(found) => format!("no perturbed cell is left: {found}"),
+            None => "no perturbed cell is left".to_string(),
+        }
     } else {
         return Ok(());
     };

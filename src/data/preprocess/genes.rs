@@ -7,8 +7,8 @@ use indicatif::ProgressBar;
 
 use super::hvg::{self, Flavor, Moments, Table};
 use super::input::{Block, Inputs};
-use super::normalise::{exp_m1, factor, log_value, total};
-use super::scale::{self, Found};
+use super::normalise::{exp_m1, factor, log_value};
+use super::scale::Found;
 use super::seurat_v3::{self, Expected};
 use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
@@ -96,7 +96,7 @@ pub(super) fn moments(
     let find = |part: &Part, _: &Path| {
         let mut sums: Vec<Option<Sums>> = (0..=batches).map(|_| None).collect();
         let prepare = |block: &Block| {
-            scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+            block.check(found.scale)?;
             Ok(transformed(block, found.scale, target, ranked))
         };
         inputs.walk(part, progress, prepare, |block, numbers| {
@@ -215,9 +215,9 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
     let starts = block.cells.indptr();
     let starts = starts.as_slice().expect("blocks are whole matrices");
     let mut numbers = Vec::with_capacity(stored.len());
-    for span in starts.windows(2) {
+    for (row, span) in block.rows.clone().zip(starts.windows(2)) {
         let stored = &stored[span[0]..span[1]];
-        let factor = if scale == Scale::Counts { factor(total(stored), target) } else { 1.0 };
+        let factor = if scale == Scale::Counts { factor(block.total(row, stored), target) } else { 1.0 };
         let transform = |value: f32| {
             let log = match (ranked.rescaled, scale) {
                 (false, _) => log_value(value, scale, factor),

@@ -223,8 +223,8 @@ fn equal_width(means: &[f64]) -> Result<Vec<f64>> {
     }
     if !low.is_finite() || !high.is_finite() {
         return Err(Error::setting(
-            "--flavor",
-            "a gene's mean is not finite: the values are too large to be log1p data",
+            "--scale",
+            "a gene's mean is not finite: the values are too large to be log1p data; are they counts?",
         ));
     }
     let single = low == high;

@@ -12,7 +12,9 @@ use super::doubts::doubts;
 use super::labels::{Joined, Table};
 use super::memo::Memo;
 use super::work::Part;
+use super::{normalise, scale, sizes};
 use crate::data::h5ad::{Cells, H5ad, Labels};
+use crate::data::shard::Scale;
 use crate::error::{Error, Result, unknown_control};
 
 /// One input file.
@@ -26,6 +28,8 @@ pub(super) struct Input {
     pub used: Vec<bool>,
     /// Number of used cells.
     pub cells: u64,
+    /// Total counts of each cell, where a column tells them.
+    pub sizes: Option<Vec<f32>>,
     /// Batch for the choice of genes, -1 for none; empty without such a column.
     pub hvg_batch: Vec<i32>,
 }
@@ -89,6 +93,17 @@ impl Input {
 }
 
 impl Block<'_> {
+    /// Refuses what is neither count nor log value, and totals that are none.
+    pub fn check(&self, scale: Scale) -> Result<()> {
+        scale::check(self.input, self.rows.clone(), &self.cells, scale)?;
+        sizes::check(self, scale)
+    }
+
+    /// Total counts of a row of the file that holds these.
+    pub fn total(&self, row: usize, counts: &[f32]) -> f32 {
+        self.input.sizes.as_ref().map_or_else(|| normalise::total(counts), |sizes| sizes[row])
+    }
+
     /// Common place of a gene of this file.
     pub fn place(&self, gene: u32) -> usize {
         self.input.place(gene)
@@ -134,6 +149,10 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
+    let mut sizes = match &settings.size {
+        None => vec![None; files.len()],
+        Some(column) => sizes::read(column, &files, table.as_ref())?,
+    };
     // They are all read: no pass needs them, and there is an entry a cell in each.
     files.iter_mut().for_each(H5ad::forget_columns);
     let missing =
@@ -165,7 +184,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
         inputs.add(
-            Input { file, places, left_out: None, cells: 0, used, hvg_batch },
+            Input { file, places, left_out: None, cells: 0, used, sizes: sizes[f].take(), hvg_batch },
             labels.iter().map(|column| &column[f]),
         );
     }
@@ -173,12 +192,18 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let of_column = |(column, names): (&&str, &Vec<String>)| doubts(column, names, &settings.control);
     let doubtful = columns.iter().zip(&inputs.vocabularies).flat_map(of_column);
     inputs.notes.extend(doubtful.collect::<Vec<_>>());
+    let again = |(i, column): (usize, &&str)| columns[..i].contains(column).then(|| column.to_string());
+    if let Some(column) = columns.iter().enumerate().find_map(again) {
+        inputs
+            .notes
+            .push(format!("column {column:?} stands for two kinds of label; is each a column of its own?"));
+    }
     Ok(inputs)
 }
 
 /// The files, with those columns of obs that the table of labels has not.
 fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
-    let wanted = columns.iter().copied().chain(settings.hvg_batch.as_deref());
+    let wanted = columns.iter().copied().chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref());
     let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
     let open = |path: &PathBuf| {
         H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {
@@ -201,7 +226,13 @@ fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result
 fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels]) -> Result<()> {
     let control = &settings.control;
     if inputs.labels.is_empty() {
-        return Err(Error::setting("IN.h5ad", "no cell has all its labels: nothing to preprocess"));
+        let lacking: Vec<String> =
+            inputs.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
+        let what = match lacking.is_empty() {
+            true => "holds no cells".to_string(),
+            false => format!("no cell has all its labels; without one are ({})", lacking.join(", ")),
+        };
+        return Err(Error::format(&settings.inputs[0], what));
     }
     if inputs.vocabularies[1].contains(control) {
         return Ok(());

@@ -102,7 +102,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
 
 /// Names of the passes over the sources, in order.
 pub(super) fn passes(settings: &Settings, scale: Scale) -> Vec<&'static str> {
-    let counted = scale == Scale::Counts && !matches!(settings.target, Target::Sum(_));
+    let counted = scale == Scale::Counts && !matches!(settings.target, None | Some(Target::Sum(_)));
     let chosen = matches!(settings.genes, Genes::Top(_));
     let clipped = chosen && settings.flavor == Flavor::SeuratV3;
     let made = [settings.filters.any(), counted, chosen, clipped, true];

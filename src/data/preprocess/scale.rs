@@ -53,7 +53,7 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
             }
         }
     }
-    first.ok_or_else(|| Error::setting("IN.h5ad", "there are no cells"))
+    first.ok_or_else(|| Error::format(inputs.files[0].file.path(), "holds no cells"))
 }
 
 /// Refuses NaN, infinities and negatives, and fractions among counts; the message names cell and gene.
@@ -74,7 +74,8 @@ pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Sca
         format!("{value}; neither counts nor logs are infinite")
     } else if value < 0.0 {
         format!(
-            "{value}; negative values are no counts and no log1p (scaled or centred data?): give counts or log1p values"
+            "{value}; negative values are no counts and no log1p (scaled or centred data?): give counts or log1p values, where the \
+             file has some by --source raw or --source layers/NAME"
         )
     } else {
         format!(

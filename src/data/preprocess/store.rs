@@ -6,7 +6,7 @@ use crc32fast::Hasher;
 use indicatif::ProgressBar;
 
 use super::input::{Block, Input, Inputs};
-use super::scale::{self, Found};
+use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
 use crate::data::h5ad::Cells;
@@ -82,7 +82,7 @@ pub(super) fn rows(
             RowsWriter::new(&path.with_extension("rows"), &manifest, &piles, part.cells.clone())?;
         let mut print = Print::default();
         let prepare = |block: &Block| {
-            scale::check(block.input, block.rows.clone(), &block.cells, found.scale)?;
+            block.check(found.scale)?;
             Ok((Packed::of(block, &ids, found, target), Print::of(&block.cells)))
         };
         inputs.walk(part, progress, prepare, |_, (packed, more)| {
@@ -113,6 +113,14 @@ pub(super) fn rows(
 }
 
 impl Store {
+    /// Sources that hold the same cells.
+    pub fn twice(&self) -> Option<String> {
+        let sources = &self.manifest.sources;
+        let twin = |i: usize| sources[..i].iter().find(|other| other.crc == sources[i].crc);
+        let (one, other) = (0..sources.len()).find_map(|i| Some((twin(i)?, &sources[i])))?;
+        Some(format!("{} and {} hold the same counts: do their cells count twice?", one.path, other.path))
+    }
+
     /// Writes the shards and the manifest into `dir`, and reads them again as every command will; returns the size of the shards.
     pub fn merge(self, dir: &Path) -> Result<u64> {
         let manifest = merge(dir, self.manifest, self.piles, &self.rows, Limits::default().shard)?;
@@ -142,6 +150,7 @@ fn manifest(
             perturbation: settings.perturbation.clone(),
             cell_type: settings.cell_type.clone(),
             batch: settings.batch.clone(),
+            size: settings.size.clone(),
         },
         sources: Vec::new(),
         shards: Vec::new(),
@@ -149,6 +158,7 @@ fn manifest(
         perturbations,
         batches,
         genes: kept.iter().map(|&gene| inputs.genes[gene as usize].clone()).collect(),
+        source_genes: Some(inputs.genes.len()),
     }
 }
 
@@ -192,10 +202,10 @@ impl Print {
     }
 }
 
-/// Total counts of a cell over all genes of the source. Of log values an estimate: the smallest is one count.
-fn library(values: &[f32], found: &Found, target: Option<f64>) -> f32 {
-    if found.scale == Scale::Counts {
-        return normalise::total(values);
+/// Total counts of a cell over all genes of the source. Of log values an estimate, where none is told: the smallest is one count.
+fn library(block: &Block, row: usize, values: &[f32], found: &Found, target: Option<f64>) -> f32 {
+    if found.scale == Scale::Counts || block.input.sizes.is_some() {
+        return block.total(row, values);
     }
     let smallest = values.iter().copied().filter(|&value| value > 0.0).fold(f32::INFINITY, f32::min);
     let one = normalise::exp_m1(normalise::log_value(smallest, found.scale, 1.0));
@@ -216,7 +226,7 @@ impl Packed {
     fn of(block: &Block, ids: &[u16], found: &Found, target: Option<f64>) -> Packed {
         let mut packed = Packed::default();
         let (mut own_ids, mut own_values) = (Vec::new(), Vec::new());
-        for (_, genes, values) in block.used() {
+        for (row, genes, values) in block.used() {
             // Each is written, and the next one over it where its gene is not kept: which ones are kept cannot be foreseen, and a
             // branch would be taken wrongly for most that are.
             own_ids.resize(genes.len(), 0);
@@ -239,7 +249,7 @@ impl Packed {
             }
             packed.genes.extend_from_slice(own_ids);
             packed.values.extend_from_slice(own_values);
-            packed.library.push(library(values, found, target));
+            packed.library.push(library(block, row, values, found, target));
             packed.ends.push(packed.genes.len());
         }
         packed

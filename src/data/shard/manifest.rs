@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Scale;
 use crate::error::{At, Error, Result};
 
+/// Totals that differ by more than this share are not the same.
+const OTHER_TOTAL: f64 = 0.01;
 /// Name of the manifest in a data directory.
 pub(super) const FILE: &str = "manifest.json";
 
@@ -20,6 +22,9 @@ pub struct Columns {
     pub cell_type: String,
     /// Column of batches; without one, all cells are of one batch.
     pub batch: Option<String>,
+    /// Column of total counts, where not the stored genes' sum is a cell's total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
 }
 
 /// A file that cells came from.
@@ -79,6 +84,9 @@ pub struct Manifest {
     pub batches: Vec<String>,
     /// Genes in the order of their ids.
     pub genes: Vec<String>,
+    /// Genes of the sources, over which totals were taken; `None` in directories of before.
+    #[serde(default)]
+    pub source_genes: Option<usize>,
 }
 
 impl Manifest {
@@ -107,17 +115,78 @@ impl Manifest {
         position as u32
     }
 
+    /// Why numbers of another directory would mean something else to a model that learned from this one, if they would.
+    pub fn other_numbers(&self, other: &Manifest) -> Option<String> {
+        if self.genes != other.genes {
+            let alike = self.genes.iter().zip(&other.genes).take_while(|(a, b)| a == b).count();
+            let at =
+                |genes: &[String]| genes.get(alike).map_or("none".to_string(), |gene| format!("{gene:?}"));
+            let (there, here) = (at(&self.genes), at(&other.genes));
+            return Some(format!("gene {alike} is {here}, in the run it is {there}"));
+        }
+        if self.factor != other.factor {
+            return Some(format!(
+                "log1p values are divided by {}, the run's by {}",
+                other.factor, self.factor
+            ));
+        }
+        self.other_total(other.scale, other.target)
+    }
+
+    /// The same of cells on `scale`, scaled to `target` counts before log1p where that is known.
+    pub fn other_total(&self, scale: Scale, target: Option<f64>) -> Option<String> {
+        match (self.target, target) {
+            (None, _) if scale == Scale::Counts => Some(
+                "holds counts, but the run learned from log values that do not tell to what total they were scaled; give log1p \
+                 values made as those were"
+                    .into(),
+            ),
+            (Some(known), Some(own)) if (own / known - 1.0).abs() > OTHER_TOTAL => Some(format!(
+                "its cells are scaled to {own} counts before log1p, the run's to {known}; give the counts, or scale to {known}"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Why ids of another directory would mean something else, if they would.
+    pub fn other_ids(&self, other: &Manifest) -> Option<String> {
+        let lists = |m: &Manifest| {
+            [
+                ("cell types", m.cell_types.clone()),
+                ("perturbations", m.perturbations.clone()),
+                ("batches", m.batches.clone()),
+            ]
+        };
+        for ((kind, known), (_, here)) in lists(self).into_iter().zip(lists(other)) {
+            let only =
+                |a: &[String], b: &[String]| a.iter().find(|name| b.binary_search(name).is_err()).cloned();
+            if let Some(name) = only(&here, &known) {
+                return Some(format!("among its {kind} is {name:?}, which the run did not have"));
+            }
+            if let Some(name) = only(&known, &here) {
+                return Some(format!("its {kind} lack {name:?}, which the run had"));
+            }
+        }
+        (self.control != other.control)
+            .then(|| format!("its controls are {:?}, the run's {:?}", other.control, self.control))
+    }
+
+    /// The text of manifest.json: with every shard's checksum in it, it vouches for every byte of the directory.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a manifest is plain JSON");
+        text.push('\n');
+        text
+    }
+
     /// Writes it into a directory.
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
-        let mut text = serde_json::to_string_pretty(self).expect("a manifest is plain JSON");
-        text.push('\n');
-        std::fs::write(&path, text).at(&path)?;
+        std::fs::write(&path, self.to_json()).at(&path)?;
         std::fs::File::open(&path).and_then(|file| file.sync_all()).at(&path)
     }
 
     /// What can be judged without the shards.
-    pub(super) fn check(&self) -> std::result::Result<(), String> {
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
         if self.version != Manifest::VERSION {
             return Err(format!("version is {}, this program reads {}", self.version, Manifest::VERSION));
         }

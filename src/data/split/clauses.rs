@@ -78,9 +78,16 @@ impl Clauses {
             return Err(unknown("table", name, &tables));
         }
         let [datasets, training, zeroshot, fewshot] = [0, 1, 2, 3].map(|i| table(&file, &tables[i]));
+        let datasets = datasets?;
+        // The directory is one data set: where the file has one too, it is that, whatever its name.
+        let dataset = match datasets.len() {
+            1 => datasets.keys().next().cloned().unwrap_or_default(),
+            _ => data.manifest().dataset.clone(),
+        };
         let mut reader = Reader {
             data,
-            datasets: datasets?,
+            datasets,
+            dataset,
             clauses: Clauses {
                 places: vec![Place::Dropped; data.manifest().cell_types.len()],
                 warnings: Vec::new(),
@@ -119,6 +126,8 @@ fn form(value: &Value) -> String {
 struct Reader<'a> {
     data: &'a Data,
     datasets: Table,
+    /// What the file calls the directory.
+    dataset: String,
     clauses: Clauses,
 }
 
@@ -132,17 +141,19 @@ impl Reader<'_> {
     }
 
     fn datasets(&mut self) -> Checked<()> {
-        let dataset = self.manifest().dataset.clone();
         for (name, path) in self.datasets.clone() {
             let Some(path) = path.as_str() else {
                 return Err(format!("[datasets] {name} is {}, it must be a path in quotes", form(&path)));
             };
-            if name == dataset {
+            if name == self.dataset {
                 let sources: Vec<String> = self.manifest().sources.iter().map(|s| s.path.clone()).collect();
                 let said = paths::doubts(&format!("[datasets] {name}"), path, &sources)?;
                 self.clauses.warnings.extend(said);
             } else {
-                self.warn(format!("[datasets] {name:?} is not in this directory, which holds {dataset:?}"));
+                self.warn(format!(
+                    "[datasets] {name:?} is not in this directory, which holds {:?}",
+                    self.dataset
+                ));
             }
         }
         Ok(())
@@ -150,7 +161,7 @@ impl Reader<'_> {
 
     /// A data set named by a clause: it must have a path, as cell-load wants it, and be this directory's.
     fn dataset(&self, clause: &str, name: &str) -> Checked<()> {
-        let dataset = &self.manifest().dataset;
+        let dataset = &self.dataset;
         if name != dataset {
             return Err(format!("{clause}: {}", unknown("data set", name, [dataset])));
         }
@@ -164,7 +175,7 @@ impl Reader<'_> {
 
     /// `data set.cell type`, cut at the first dot.
     fn cell_type(&mut self, clause: &str, key: &str) -> Checked<usize> {
-        let dataset = &self.manifest().dataset;
+        let dataset = &self.dataset;
         // A data set with a dot in its name could not be named at all if the first dot always counted.
         let own = key.strip_prefix(dataset.as_str()).and_then(|rest| rest.strip_prefix('.'));
         let (dataset, cell_type) = match own {

@@ -5,6 +5,7 @@
 //! with less than `cell_residual` of m. Perturbations whose name is no gene go.
 
 use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
@@ -52,6 +53,17 @@ pub struct KnockedDown {
     pub cells_of_others: u64,
     /// Cells of kept perturbations that do not lower it enough.
     pub cells_not_lowered: u64,
+}
+
+impl Display for KnockedDown {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        let KnockedDown { names, kept, no_gene, not_expressed, not_lowered, .. } = self;
+        write!(
+            f,
+            "{kept} perturbations kept; {not_lowered} do not lower their gene, {not_expressed} have none that control cells express, \
+             {no_gene} are no gene (var: {names})"
+        )
+    }
 }
 
 /// The gene each perturbation is named for, and what was summed of them.

@@ -1,0 +1,99 @@
+//! The total to which the counts of a cell are scaled: as told, a median, or what log values were scaled to.
+
+use std::path::Path;
+
+use indicatif::ProgressBar;
+
+use super::input::{Block, Inputs};
+use super::scale::Found;
+use super::work::{Findings, Halt, Part, Saved, Work};
+use super::{Settings, Target, normalise};
+use crate::data::shard::Scale;
+use crate::error::{Error, Result};
+
+/// More than any cell holds; f32 still has room above.
+const LARGEST: f64 = 1e12;
+
+/// Refuses what is no total.
+pub(super) fn check(target: Option<Target>) -> Result<()> {
+    match target {
+        Some(Target::Sum(total)) if !(total > 0.0 && total <= LARGEST) => {
+            let what =
+                format!("{total:e} is no total of counts; give a number above 0, and at most {LARGEST:e}");
+            Err(Error::setting("--target-sum", what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Total counts of each used cell of a part.
+struct Totals(Vec<f32>);
+
+impl Findings for Totals {
+    fn save(&self, to: &mut Saved) {
+        to.put("totals", &self.0);
+    }
+
+    fn load(from: &Saved) -> Option<Totals> {
+        from.take("totals").map(Totals)
+    }
+}
+
+/// Total to which cells are scaled: as told, a median (one pass over the data), or what log values were scaled to.
+pub(super) fn find(
+    settings: &Settings,
+    inputs: &Inputs,
+    found: &Found,
+    work: &Work,
+    progress: &ProgressBar,
+) -> std::result::Result<Option<f64>, Halt> {
+    let asked = settings.target.unwrap_or(Target::Sum(1e4));
+    if found.scale != Scale::Counts {
+        return told(found, settings.target).map_err(Halt::Failed);
+    }
+    if let Target::Sum(total) = asked {
+        return Ok(Some(total));
+    }
+    let find = |part: &Part, _: &Path| {
+        let mut totals = Vec::with_capacity(part.cells.len());
+        let sum = |block: &Block| {
+            block.check(found.scale)?;
+            Ok(block.used().map(|(row, _, values)| block.total(row, values)).collect::<Vec<f32>>())
+        };
+        inputs.walk(part, progress, sum, |_, sums| {
+            totals.extend(sums);
+            Ok(())
+        })?;
+        Ok(Totals(totals))
+    };
+    let mut totals = Vec::with_capacity(inputs.labels.len());
+    work.pass("totals", inputs, progress, find, |_, part: Totals| {
+        totals.extend(part.0);
+        Ok(())
+    })?;
+    if asked == Target::MedianNonzero {
+        totals.retain(|&total| total > 0.0);
+    }
+    match normalise::median(totals) {
+        Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
+        _ => Err(Halt::Failed(Error::setting(
+            "--target-sum",
+            "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
+        ))),
+    }
+}
+
+/// Total that log values were scaled to: as their cells tell, or the user.
+fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> {
+    let wrong = |what: String| Err(Error::setting("--target-sum", what));
+    match (found.target, asked) {
+        (Some(own), Some(Target::Sum(told))) if (own / told - 1.0).abs() > 0.01 => {
+            wrong(format!("{told}, but expm1 of the values sums to {own} in every cell: leave it out"))
+        }
+        (own, Some(Target::Sum(told))) => Ok(own.or(Some(told))),
+        (_, Some(_)) => wrong(
+            "the values are logarithms already; give the number to which their cells were scaled".into(),
+        ),
+        (own, None) => Ok(own),
+    }
+}

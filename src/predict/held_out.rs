@@ -1,0 +1,105 @@
+//! What a split holds out of a data directory: every perturbed group of a part, to be predicted and to be compared with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Ask, Context, Job, Report, Settings, controls_fit, request};
+use crate::checkpoint::Header;
+use crate::data::controls::control_pool;
+use crate::data::population::{names, write_measured};
+use crate::data::shard::Data;
+use crate::data::split::{Part, Split};
+use crate::error::{Error, Result};
+use crate::predictor::Request;
+
+/// One part of a split of a data directory.
+pub struct HeldOut {
+    data: Data,
+    groups: Vec<u32>,
+    split: Split,
+}
+
+impl HeldOut {
+    /// Opens and checks both.
+    pub fn open(data: &Path, split: &Path, part: Part) -> Result<HeldOut> {
+        let data = Data::open(data)?;
+        let split = Split::load(split, &data)?;
+        Ok(HeldOut { groups: split.part(part).to_vec(), data, split })
+    }
+
+    /// Every perturbed group, with as many cells as were measured.
+    pub fn job(&self, header: &Header, settings: &Settings, report: &mut Report) -> Result<Job> {
+        let HeldOut { data, groups, split } = self;
+        let other = |what: String| {
+            let what = format!("is not what {} was trained on: {what}", settings.run.display());
+            Error::format(data.dir(), format!("{what}; predict from an .h5ad with --controls instead"))
+        };
+        let (known, here) = (&header.data, data.manifest());
+        if let Some(what) = known.other_numbers(here) {
+            return Err(other(what));
+        }
+        if split.hash != header.split {
+            report.notes.push(self.other_split(&settings.run));
+        }
+        let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
+        // By their groups: batches without controls of their own share those of the cell type.
+        let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
+        let mut held = 0;
+        for &g in groups {
+            let group = data.groups()[g as usize];
+            if group.perturbation == data.control_id() {
+                continue;
+            }
+            let [p, c, b] = names(data, g);
+            let Some(pool) = control_pool(data, g) else {
+                let what = "no control cells of this cell type; not predicted";
+                report.notes.push(format!("{c} / {p} / {b}: {what}"));
+                continue;
+            };
+            let context = match places.get(&pool.groups) {
+                Some(&context) => context,
+                None => {
+                    held += pool.cells();
+                    controls_fit("--data", held, here)?;
+                    job.contexts.push(Context::of(data, &pool, c));
+                    places.insert(pool.groups, job.contexts.len() - 1);
+                    job.contexts.len() - 1
+                }
+            };
+            let conditions = request::ids(known, c, p, b).map_err(other)?;
+            let request = Request { conditions, cells: group.cells as usize };
+            job.asks.push(Ask {
+                perturbation: p.to_string(),
+                cell_type: c.to_string(),
+                batch: b.to_string(),
+                request,
+                context,
+            });
+        }
+        match job.asks.is_empty() {
+            true => Err(Error::setting("--subset", "holds no perturbed cells in this split")),
+            false => Ok(job),
+        }
+    }
+
+    /// What another split than the run's own means for what is predicted.
+    fn other_split(&self, run: &Path) -> String {
+        let HeldOut { data, groups, .. } = self;
+        let other = "the split file is not the one the run was trained with";
+        let Ok(own) = Split::load(&run.join("split.toml"), data) else { return other.into() };
+        let trained = own.part(Part::Train);
+        let control = data.control_id();
+        let known = groups.iter().map(|&g| (g, data.groups()[g as usize]));
+        let known =
+            known.filter(|(g, group)| group.perturbation != control && trained.binary_search(g).is_ok());
+        match known.map(|(_, group)| u64::from(group.cells)).sum::<u64>() {
+            0 => format!("{other}, but the run was trained on none of these cells"),
+            cells => format!("{other}: it was trained on {cells} of these perturbed cells"),
+        }
+    }
+
+    /// Writes what was measured, with the controls of its contexts.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_measured(path, &self.data, &self.groups, true, &self.split.hash).map(drop)
+    }
+}

@@ -1,0 +1,98 @@
+//! A run meets data that are not those it learned from: what would mean something else is refused.
+
+use std::fs;
+use std::path::Path;
+
+use scale_engine::data::preprocess::{self, Genes, Target};
+use scale_engine::data::simulate::CONTROL;
+
+use crate::refused::told;
+use crate::train::{last, program, small};
+
+/// The small world's cells, scaled to another total.
+fn other_total(out: &Path) {
+    let settings = preprocess::Settings {
+        inputs: vec![small().cells.clone()],
+        out: out.into(),
+        perturbation: "perturbation".into(),
+        control: CONTROL.into(),
+        cell_type: "cell_type".into(),
+        batch: Some("batch".into()),
+        genes: Genes::Top(60),
+        target: Some(Target::Sum(5e3)),
+        ..Default::default()
+    };
+    preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+}
+
+/// The small world's directory, with another word in its manifest.
+fn renamed(out: &Path, from: &str, to: &str) {
+    fs::create_dir(out).expect("made");
+    for entry in fs::read_dir(&small().data).expect("a folder") {
+        let path = entry.expect("readable").path();
+        fs::copy(&path, out.join(path.file_name().expect("a name"))).expect("copied");
+    }
+    let path = out.join("manifest.json");
+    let text = fs::read_to_string(&path).expect("readable");
+    assert!(text.contains(from), "{text}");
+    fs::write(&path, text.replace(from, to)).expect("written");
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_names_or_another_total() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, total) = (dir.path().join("run"), dir.path().join("total"));
+    fs::create_dir_all(run.join("checkpoints")).expect("made");
+    fs::copy(last(&small().run), last(&run)).expect("copied");
+    let resumed = |data: &Path| {
+        let mut train = program();
+        train
+            .args(["train", "--resume", "--steps", "121", "--data"])
+            .arg(data)
+            .arg("--split")
+            .arg(&small().split);
+        told(train.arg("--out").arg(&run))
+    };
+    other_total(&total);
+    let (code, said) = resumed(&total);
+    assert!(code == Some(1) && said.contains("5000 counts") && said.contains("10000"), "{code:?} {said}");
+    for (from, to, word) in [
+        ("batch-2", "batch-9", "batches"),
+        ("\"GENE0007\"", "\"GENE0077\"", "GENE0077"),
+        (CONTROL, "non-target", "non-target"),
+    ] {
+        let data = dir.path().join(word);
+        renamed(&data, from, to);
+        let (code, said) = resumed(&data);
+        assert!(code == Some(1) && said.contains(word) && said.contains("trained on"), "{code:?} {said}");
+    }
+}
+
+#[test]
+fn a_prediction_from_data_with_another_total_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (data, out) = (dir.path().join("data"), dir.path().join("out.h5ad"));
+    other_total(&data);
+    let mut predict = program();
+    predict.arg("predict").arg(&small().run).arg("--data").arg(&data).arg("--split").arg(&small().split);
+    let (code, said) = told(predict.arg("--out").arg(&out));
+    assert!(code == Some(1) && said.contains("5000 counts") && !out.exists(), "{code:?} {said}");
+}
+
+#[test]
+fn a_checkpoint_that_lies_of_its_data_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("lies.safetensors");
+    let bytes = fs::read(last(&small().run)).expect("readable");
+    for (from, to) in [("factor\\\":10.0", "factor\\\":-1.0"), ("target\\\":10000.0", "target\\\":-1000.0")] {
+        let at = bytes
+            .windows(from.len())
+            .position(|word| word == from.as_bytes())
+            .expect("a field of the header");
+        let mut lies = bytes.clone();
+        lies[at..][..to.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, &lies).expect("written");
+        let (code, said) = told(program().arg("inspect").arg(&path));
+        assert!(code == Some(1) && said.contains("header: "), "{code:?} {said}");
+    }
+}

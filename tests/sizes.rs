@@ -1,0 +1,138 @@
+//! Files that hold a part of the genes that were measured: what tells a cell's total counts then, and what is refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use scale_engine::data::h5ad::{self, Column, H5ad, X};
+use scale_engine::data::shard::Data;
+
+use crate::refused::told;
+use crate::train::{names, program, set, small};
+
+/// The small world's cells with the genes that are kept, and their totals over all genes, times `wrong`, in a column.
+fn panel(path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) {
+    let file = H5ad::open(&small().cells).expect("readable");
+    let cells = file.shape().0;
+    let x = file.rows(0..cells).expect("X");
+    let places: Vec<usize> = (0..file.shape().1).filter(|&gene| kept(&file.var().index[gene])).collect();
+    let dense: Vec<f32> = x
+        .outer_iterator()
+        .flat_map(|cell| {
+            places.iter().map(move |&gene| cell.get(gene).copied().unwrap_or(0.0)).collect::<Vec<_>>()
+        })
+        .collect();
+    let total =
+        |cell: sprs::CsVecViewI<'_, f32, u32>| cell.data().iter().map(|&x| f64::from(x)).sum::<f64>() * wrong;
+    let (mut obs, var) = (file.obs().clone(), file.var().rows(&places));
+    obs.columns.push(("ncounts".into(), Column::Float(x.outer_iterator().map(total).collect())));
+    let shape = (cells, places.len());
+    h5ad::write(path, &obs, &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
+}
+
+/// `preprocess` of the small world's columns.
+fn shards(cells: &Path, out: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = program();
+    command.arg("preprocess").arg(cells).arg("--out").arg(out);
+    command.args([
+        "--pert-col",
+        "perturbation",
+        "--control-pert",
+        "non-targeting",
+        "--celltype-col",
+        "cell_type",
+    ]);
+    told(command.args(["--batch-col", "batch"]).args(words))
+}
+
+/// Shards of 20 genes of the whole world; their names.
+fn whole(out: &Path) -> Vec<String> {
+    let (code, said) = shards(&small().cells, out, &["--n-top-genes", "20"]);
+    assert_eq!(code, Some(0), "{said}");
+    Data::open(out).expect("a data directory").manifest().genes.clone()
+}
+
+/// Every row of a directory, as the network sees it.
+fn rows(data: &Path) -> Vec<f32> {
+    let data = Data::open(data).expect("a data directory");
+    let genes = data.manifest().genes.len();
+    let mut x = vec![0.0; data.cells() as usize * genes];
+    x.chunks_mut(genes).zip(0..).for_each(|(row, cell)| data.fill(cell, row));
+    x
+}
+
+#[test]
+fn a_panel_with_its_totals_is_the_same_data() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let genes = whole(&place("whole"));
+    fs::write(place("genes.txt"), genes.join("\n")).expect("written");
+    let genes_file = place("genes.txt");
+    let listed = ["--genes", genes_file.to_str().expect("text"), "--size-col", "ncounts"];
+    panel(&place("panel.h5ad"), &|gene| genes.iter().any(|g| g == gene), 1.0);
+    let (code, said) = shards(&place("panel.h5ad"), &place("panel"), &listed);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(rows(&place("panel")) == rows(&place("whole")));
+
+    // Totals that are less than what is stored are no totals.
+    panel(&place("less.h5ad"), &|gene| genes.iter().any(|g| g == gene), 0.1);
+    let (code, said) = shards(&place("less.h5ad"), &place("less"), &listed);
+    assert!(code == Some(1) && said.contains("--size-col") && said.contains("less than"), "{code:?} {said}");
+
+    // What is exported as counts comes back, with the totals that are written beside them.
+    let out = place("counts.h5ad");
+    let (code, said) =
+        told(program().arg("export").arg(place("whole")).args(["--values", "counts", "--out"]).arg(&out));
+    assert_eq!(code, Some(0), "{said}");
+    let again = ["--genes", genes_file.to_str().expect("text"), "--size-col", "total_counts"];
+    let (code, said) = shards(&out, &place("again"), &again);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(rows(&place("again")) == rows(&place("whole")));
+}
+
+#[test]
+fn controls_of_a_panel_need_their_totals() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let genes = whole(&place("data"));
+    let (types, perturbations) = names();
+    fs::write(
+        place("split.toml"),
+        "[datasets]\nany_name = \"cells.h5ad\"\n[training]\nany_name = \"train\"\n",
+    )
+    .expect("written");
+    let mut train = program();
+    train.arg("train").arg("--data").arg(place("data")).arg("--split").arg(place("split.toml")).arg("--out");
+    train.arg(place("run")).args(["--preset", "tiny"]);
+    for set in set().iter().filter(|set| !set.starts_with("train.steps")) {
+        train.args(["--set", set]);
+    }
+    let (code, said) = told(train.args(["--steps", "2"]));
+    assert_eq!(code, Some(0), "{said}");
+
+    panel(&place("panel.h5ad"), &|gene| genes.iter().any(|g| g == gene), 1.0);
+    let request =
+        format!("perturbation,cell_type,batch,cells\n{},{},batch1,20\n", perturbations[0], types[0]);
+    let request = request
+        .replace("batch1", &Data::open(&place("data")).expect("a data directory").manifest().batches[0]);
+    fs::write(place("request.csv"), &request).expect("written");
+    let predict = |controls: &Path, out: &PathBuf, words: &[&str]| {
+        let mut predict = program();
+        predict.arg("predict").arg(place("run")).arg("--controls").arg(controls).arg("--request");
+        told(predict.arg(place("request.csv")).arg("--out").arg(out).args(words))
+    };
+    let (code, said) = predict(&place("panel.h5ad"), &place("a.h5ad"), &[]);
+    assert!(code == Some(1) && said.contains("--size-col") && said.contains("60"), "{code:?} {said}");
+    assert_eq!(predict(&place("panel.h5ad"), &place("a.h5ad"), &["--size-col", "ncounts"]).0, Some(0));
+    assert_eq!(predict(&small().cells, &place("b.h5ad"), &[]).0, Some(0));
+    let x = |name: &str| H5ad::open(&place(name)).expect("readable").rows(0..20).expect("X");
+    assert!(x("a.h5ad") == x("b.h5ad"));
+
+    // A population is asked for once.
+    let line = request.lines().last().expect("a line").to_string();
+    fs::write(place("request.csv"), format!("{request}{line}\n")).expect("written");
+    let (code, said) = predict(&small().cells, &place("c.h5ad"), &[]);
+    assert!(code == Some(1) && said.contains("line 3") && said.contains("second time"), "{code:?} {said}");
+    fs::write(place("request.csv"), request.replace(",20", ",-3")).expect("written");
+    let (code, said) = predict(&small().cells, &place("c.h5ad"), &[]);
+    assert!(code == Some(1) && said.contains("line 2: cells"), "{code:?} {said}");
+}
