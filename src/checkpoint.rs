@@ -2,13 +2,14 @@
 //!
 //! A safetensors file, so that any framework opens it: `<name>` are the weights, `average.<name>` the averaged ones (used for
 //! prediction), `moment1.<name>` and `moment2.<name>` AdamW's. Config, step, gene names, vocabularies, preprocessing and the
-//! split's hash are one JSON text in the metadata, under `scale_engine`.
+//! split's hash are one JSON text in the metadata, under `scale_engine`, and so is the CRC-32 of every tensor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +27,6 @@ use crate::tensor::Tensor;
 /// What a checkpoint says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Header {
-    /// Layout of the file.
-    pub version: u32,
-    /// Program that wrote it.
-    pub program: String,
     /// Steps done.
     pub step: u64,
     /// Every setting of the run.
@@ -38,8 +35,6 @@ pub struct Header {
     pub data: Manifest,
     /// Hash of the split file's text.
     pub split: String,
-    /// (cell type, perturbation) of each row of `effects.values`.
-    pub effects: Vec<(u32, u32)>,
     /// Best validation PDCorr so far and its step.
     pub best: Option<(f64, u64)>,
 }
@@ -74,10 +69,31 @@ pub struct Checkpoint {
     pub flats: [Tensor; 4],
 }
 
-/// Tensors of a file: names and shapes, sorted.
-pub type Shapes = Vec<(String, Vec<usize>)>;
+/// What can be told of a checkpoint without reading its numbers.
+pub struct Described {
+    /// What it says of itself.
+    pub header: Header,
+    /// Program that wrote it.
+    pub program: String,
+    /// Its tensors' names and shapes, sorted.
+    pub tensors: Vec<(String, Vec<usize>)>,
+}
 
-const VERSION: u32 = 2;
+/// The text beside the tensors.
+#[derive(Serialize, Deserialize)]
+struct Text {
+    version: u32,
+    program: String,
+    #[serde(flatten)]
+    header: Header,
+    /// (cell type, perturbation) of each row of `effects.values`.
+    effects: Vec<(u32, u32)>,
+    /// CRC-32 of each tensor's bytes.
+    sums: BTreeMap<String, u32>,
+}
+
+/// The layout that this program writes and reads.
+const VERSION: u32 = 3;
 const KEY: &str = "scale_engine";
 const AVERAGE: &str = "average.";
 const FLATS: [&str; 4] = ["", AVERAGE, "moment1.", "moment2."];
@@ -88,11 +104,6 @@ impl Checkpoint {
         concat!("scale-engine ", env!("CARGO_PKG_VERSION")).to_string()
     }
 
-    /// The layout that this program writes and reads.
-    pub fn version() -> u32 {
-        VERSION
-    }
-
     /// Reads a whole run, to go on with it.
     pub fn load(path: &Path) -> Result<Checkpoint> {
         let map = map(path)?;
@@ -101,15 +112,15 @@ impl Checkpoint {
         Ok(Checkpoint { flats: [weights?, average?, m?, v?], frame: read.frame })
     }
 
-    /// Reads only what the file says of itself, and its tensors' names and shapes.
-    pub fn describe(path: &Path) -> Result<(Header, Shapes)> {
+    /// Reads only what the file says of itself.
+    pub fn describe(path: &Path) -> Result<Described> {
         let map = map(path)?;
-        let header = read_header(path, &map)?;
+        let Text { header, program, .. } = read_text(path, &map)?;
         let file = tensors(path, &map)?;
         let mut tensors: Vec<_> =
             file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
         tensors.sort();
-        Ok((header, tensors))
+        Ok(Described { header, program, tensors })
     }
 }
 
@@ -130,8 +141,16 @@ impl Frame {
             "effects.values".into(),
             view(&[self.effects.pairs().len(), genes], self.effects.values()),
         ));
-        let header = serde_json::to_string(&self.header).expect("plain structs serialise");
-        let metadata = HashMap::from([(KEY.to_string(), header)]);
+        let sum = |(name, view): &(String, TensorView)| (name.clone(), crc32fast::hash(view.data()));
+        let text = Text {
+            version: VERSION,
+            program: Checkpoint::program(),
+            header: self.header.clone(),
+            effects: self.effects.pairs().to_vec(),
+            sums: views.par_iter().map(sum).collect(),
+        };
+        let text = serde_json::to_string(&text).expect("plain structs serialise");
+        let metadata = HashMap::from([(KEY.to_string(), text)]);
         aside::named(path, |aside| {
             // The library makes the file by another name, for its owner alone.
             let open_to = File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
@@ -158,6 +177,7 @@ impl Trained {
 struct Read<'a> {
     path: &'a Path,
     file: SafeTensors<'a>,
+    sums: BTreeMap<String, u32>,
     frame: Frame,
     model: Model,
     /// A table without numbers.
@@ -166,30 +186,30 @@ struct Read<'a> {
 
 impl<'a> Read<'a> {
     fn of(path: &'a Path, bytes: &'a [u8]) -> Result<Read<'a>> {
-        let header = read_header(path, bytes)?;
+        let Text { header, effects: pairs, sums, .. } = read_text(path, bytes)?;
         let file = tensors(path, bytes)?;
         let genes = header.data.genes.len();
-        let statistics = Statistics {
-            mean: numbers(path, &file, "statistics.mean", &[genes])?,
-            std: numbers(path, &file, "statistics.std", &[genes])?,
-        };
-        let values = numbers(path, &file, "effects.values", &[header.effects.len(), genes])?;
-        if !header.effects.is_sorted_by(|a, b| a < b) {
+        let numbers = |name: &str, shape: &[usize]| numbers(path, &file, &sums, name, shape);
+        let (mean, std) = (numbers("statistics.mean", &[genes])?, numbers("statistics.std", &[genes])?);
+        let statistics = Statistics { mean, std };
+        let values = numbers("effects.values", &[pairs.len(), genes])?;
+        if !pairs.is_sorted_by(|a, b| a < b) {
             let what = "header: the pairs of `effects` are not sorted and unique";
             return Err(Error::format(path, what));
         }
-        let effects = Effects::new(header.effects.clone(), values);
+        let effects = Effects::new(pairs, values);
         let mut params = Params::counting();
         let vocabulary = vocabulary(&header.data);
         let model = Model::new(&header.config, &vocabulary, statistics.clone(), &mut params, Rng::new(0));
-        Ok(Read { path, file, frame: Frame { header, statistics, effects }, model, params })
+        Ok(Read { path, file, sums, frame: Frame { header, statistics, effects }, model, params })
     }
 
     /// One number for each of the table's.
     fn flat(&self, prefix: &str) -> Result<Tensor> {
         let mut flat = vec![0.0; self.params.len()];
         for entry in self.params.entries() {
-            let found = numbers(self.path, &self.file, &format!("{prefix}{}", entry.name), &entry.shape)?;
+            let name = format!("{prefix}{}", entry.name);
+            let found = numbers(self.path, &self.file, &self.sums, &name, &entry.shape)?;
             flat[entry.range()].copy_from_slice(&found);
         }
         Ok(Tensor::new(&[flat.len()], flat))
@@ -220,7 +240,11 @@ fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
     SafeTensors::deserialize(bytes).map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))
 }
 
-fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
+fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
+    #[derive(Deserialize)]
+    struct Layout {
+        version: u32,
+    }
     let bad = |what: String| Error::format(path, what);
     let (_, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
@@ -229,16 +253,15 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
         .as_ref()
         .and_then(|m| m.get(KEY))
         .ok_or_else(|| bad("a safetensors file, but not one of scale-engine's checkpoints".into()))?;
-    let header: Header = serde_json::from_str(text).map_err(|e| bad(format!("header: {e}")))?;
-    if header.version != VERSION {
-        return Err(bad(format!(
-            "checkpoint layout {}; this program reads layout {VERSION}",
-            header.version
-        )));
+    let wrong = |e: serde_json::Error| bad(format!("header: {e}"));
+    let Layout { version } = serde_json::from_str(text).map_err(wrong)?;
+    if version != VERSION {
+        return Err(bad(format!("checkpoint layout {version}; this program reads layout {VERSION}")));
     }
-    header.config.validate().map_err(|e| bad(e.to_string()))?;
-    header.data.check().map_err(|what| bad(format!("header: {what}")))?;
-    Ok(header)
+    let text: Text = serde_json::from_str(text).map_err(wrong)?;
+    text.header.config.validate().map_err(|e| bad(e.to_string()))?;
+    text.header.data.check().map_err(|what| bad(format!("header: {what}")))?;
+    Ok(text)
 }
 
 fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
@@ -246,13 +269,25 @@ fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
         .expect("a shape of its numbers")
 }
 
-/// A tensor of the file as f32, its shape checked.
-fn numbers(path: &Path, file: &SafeTensors, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+/// A tensor of the file as f32, its shape and its bytes checked.
+fn numbers(
+    path: &Path,
+    file: &SafeTensors,
+    sums: &BTreeMap<String, u32>,
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<f32>> {
     let view = file.tensor(name).map_err(|_| Error::format(path, format!("tensor {name:?} is missing")))?;
     if view.dtype() != Dtype::F32 || view.shape() != shape {
         let what =
             format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
         return Err(Error::format(path, what));
+    }
+    if sums.get(name) != Some(&crc32fast::hash(view.data())) {
+        return Err(Error::format(
+            path,
+            format!("tensor {name:?} is not as it was written; the file is damaged"),
+        ));
     }
     Ok(bytemuck::pod_collect_to_vec(view.data()))
 }

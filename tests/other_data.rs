@@ -96,3 +96,21 @@ fn a_checkpoint_that_lies_of_its_data_is_refused() {
         assert!(code == Some(1) && said.contains("header: "), "{code:?} {said}");
     }
 }
+
+#[test]
+fn a_damaged_checkpoint_is_refused_with_the_tensor_that_is_damaged() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (path, out) = (dir.path().join("damaged.safetensors"), dir.path().join("out.h5ad"));
+    let mut bytes = fs::read(last(&small().run)).expect("readable");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    // Every tensor is hit: the averaged weights, which a prediction reads, among them.
+    for at in (8 + header..bytes.len()).step_by(64) {
+        bytes[at] ^= 1;
+    }
+    fs::write(&path, &bytes).expect("written");
+    let mut predict = program();
+    predict.arg("predict").arg(&path).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+    let (code, said) = told(predict.arg("--out").arg(&out));
+    assert!(code == Some(1) && said.contains("damaged") && said.contains("tensor"), "{code:?} {said}");
+    assert!(!out.exists());
+}

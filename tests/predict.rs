@@ -78,7 +78,7 @@ fn mixing_contexts_in_one_request_changes_no_answer() {
     let small = small();
     let (types, perturbations) = names();
     let line = |p: usize, c: usize, b: &str, n: usize| format!("{},{},{b},{n}\n", perturbations[p], types[c]);
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
     let (first, second) = (line(0, 0, &batches[0], 21), line(2, 1, &batches[1], 40));
     let (alone, ..) = ask(&small.cells, &second).expect("an answer");
     let (mixed, labels, report) = ask(&small.cells, &format!("{first}{second}")).expect("an answer");
@@ -94,7 +94,7 @@ fn mixing_contexts_in_one_request_changes_no_answer() {
 fn genes_are_aligned_by_name_and_missing_ones_are_reported() {
     let small = small();
     let (types, perturbations) = names();
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
     let request = format!("{},{},{},20\n", perturbations[0], types[0], batches[0]);
     let file = H5ad::open(&small.cells).expect("readable");
     let (cells, genes) = file.shape();
@@ -138,7 +138,7 @@ fn genes_are_aligned_by_name_and_missing_ones_are_reported() {
 fn logged_controls_answer_as_counts_do_empty_cells_too_and_another_total_is_refused() {
     let small = small();
     let (types, perturbations) = names();
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
     let request = format!("{},{},{},20\n", perturbations[0], types[0], batches[0]);
     let file = H5ad::open(&small.cells).expect("readable");
     let shape = file.shape();
@@ -169,7 +169,7 @@ fn logged_controls_answer_as_counts_do_empty_cells_too_and_another_total_is_refu
 fn unknown_names_are_refused_with_the_nearest() {
     let small = small();
     let (types, perturbations) = names();
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
     let wrong = format!("{}x,{},{},20\n", perturbations[0], types[0], batches[0]);
     let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
     assert!(error.contains("unknown perturbation") && error.contains(&perturbations[0]), "{error}");
@@ -210,7 +210,7 @@ fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
 fn control_cells_keep_the_batch_they_were_measured_in() {
     let small = small();
     let (types, perturbations) = names();
-    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").0.data.batches;
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
     let file = H5ad::open(&small.cells).expect("readable");
     let label = |name: &str| file.obs().labels(&small.cells, name).expect("a column");
     // A file with controls of the first batch alone, asked for populations in the second.

@@ -159,7 +159,7 @@ fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
     // SIGKILL: no handler runs, nothing is flushed.
     child.kill().expect("killed");
     child.wait().expect("gone");
-    let step = Checkpoint::describe(&last(&run)).expect("a whole checkpoint").0.step;
+    let step = Checkpoint::describe(&last(&run)).expect("a whole checkpoint").header.step;
     assert!(step < STEPS, "the run ended before it was killed");
 
     let outcome = resumed(small, &run).expect("it goes on");
@@ -188,7 +188,7 @@ fn checkpoints_of_one_step_are_one_file() {
     assert_eq!(checkpoints(dir.path()), names);
     let [best, last, ten, twenty] = names.map(|name| {
         let path = dir.path().join("checkpoints").join(name);
-        let (header, _) = Checkpoint::describe(&path).expect("whole");
+        let header = Checkpoint::describe(&path).expect("whole").header;
         (std::fs::metadata(&path).expect("there").ino(), header.step)
     });
     assert_eq!((ten.1, twenty.1), (10, 20));
@@ -277,7 +277,7 @@ fn ctrl_c_writes_a_checkpoint_and_says_that_the_run_is_not_finished_and_it_goes_
     let sent = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().expect("kill runs");
     assert!(sent.success());
     assert_eq!(child.wait().expect("it ends").code(), Some(1), "nothing may take it for finished");
-    let step = Checkpoint::describe(&last(&run)).expect("a whole checkpoint").0.step;
+    let step = Checkpoint::describe(&last(&run)).expect("a whole checkpoint").header.step;
     assert!(step < STEPS, "the run ended before it was asked to");
 
     let mut again = program();

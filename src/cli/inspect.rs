@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
@@ -77,7 +77,7 @@ fn folder(path: &Path) -> Result<Value> {
     let all = |end: &str| !names.is_empty() && ending(end).len() == names.len();
     if all(".safetensors") {
         let one = |name: &String| {
-            let (header, _) = Checkpoint::describe(&path.join(name))?;
+            let header = Checkpoint::describe(&path.join(name))?.header;
             Ok(json!({ "name": name, "kind": "checkpoint", "step": header.step, "best": header.best }))
         };
         let each = names.iter().map(one).collect::<Result<Vec<_>>>()?;
@@ -136,7 +136,7 @@ fn data(path: &Path) -> Result<Value> {
 }
 
 fn checkpoint(path: &Path) -> Result<Value> {
-    let (header, tensors) = Checkpoint::describe(path)?;
+    let Described { header, program, tensors } = Checkpoint::describe(path)?;
     let weights = |name: &str| {
         !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p))
     };
@@ -144,7 +144,7 @@ fn checkpoint(path: &Path) -> Result<Value> {
     let count: usize = of_model.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     Ok(json!({
         "kind": "checkpoint",
-        "program": header.program,
+        "program": program,
         "step": header.step,
         "best": header.best,
         "weights": count,

@@ -11,7 +11,7 @@ use super::start::Start;
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{Checkpoint, Frame, Header, vocabulary};
+use crate::checkpoint::{Frame, Header, vocabulary};
 use crate::collective::Ranks;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
@@ -161,13 +161,10 @@ impl Run {
             return Ok(());
         }
         let header = Header {
-            version: Checkpoint::version(),
-            program: Checkpoint::program(),
             step: self.step,
             config: self.learner.model.config().clone(),
             data: self.data.manifest().clone(),
             split: self.split.hash.clone(),
-            effects: self.effects.pairs().to_vec(),
             best: self.best,
         };
         let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());

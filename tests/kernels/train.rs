@@ -76,7 +76,7 @@ fn a_device_predicts_the_cpus_cells() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let request = dir.path().join("request.csv");
     let (types, perturbations) = names();
-    let batch = &Checkpoint::describe(&last(&small().run)).expect("readable").0.data.batches[0];
+    let batch = &Checkpoint::describe(&last(&small().run)).expect("readable").header.data.batches[0];
     let asked = format!("perturbation,cell_type,batch,cells\n{},{},{batch},12\n", perturbations[0], types[0]);
     std::fs::write(&request, asked).expect("written");
     let gpu = Gpu::emulated(folder, Real::F32, 1);
