@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::data::effects::Effects;
 use crate::data::shard::Manifest;
 use crate::error::{At, Error, Result};
+use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
 use crate::params::{Entry, Params};
@@ -170,6 +171,12 @@ impl Trained {
         let Read { frame: Frame { header, effects, .. }, model, mut params, .. } = read;
         params.set_weights(average);
         Ok(Trained { header, effects, model, params })
+    }
+
+    /// The same on a device.
+    pub fn to_gpu(self, gpu: &Gpu) -> Trained {
+        let Trained { header, effects, model, params } = self;
+        Trained { header, effects, model: model.to_gpu(gpu), params: params.to_gpu(gpu) }
     }
 }
 

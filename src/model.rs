@@ -3,6 +3,7 @@
 //! Letters: B sets, N cells in a set, G genes, D latent width.
 
 use crate::config::Config;
+use crate::gpu::{Gpu, Real};
 use crate::params::{Params, Vars};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
@@ -66,6 +67,12 @@ impl Model {
         let scale = statistics.std.iter().map(|s| 1.0 / (s + 0.05)).collect();
         let standard = [statistics.mean.clone(), scale].map(|numbers| Tensor::new(&[genes], numbers));
         Model { config: config.clone(), statistics, standard, gene_encoder, set_encoder, decoder, flow }
+    }
+
+    /// The same with its constants on a device.
+    pub fn to_gpu(mut self, gpu: &Gpu) -> Model {
+        self.standard = self.standard.map(|numbers| numbers.to_gpu(gpu, "statistics of genes", Real::F32));
+        self
     }
 
     /// The config it was made from.

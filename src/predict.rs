@@ -145,10 +145,10 @@ pub fn predict(settings: &Settings) -> Result<Report> {
 fn write(settings: &Settings) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
     settings.source.apart_from(&settings.out, &settings.run, &path)?;
-    let Trained { header, effects, model, params } = Trained::load(&path)?;
-    let params = match &settings.gpu {
-        Some(gpu) => params.to_gpu(gpu),
-        None => params,
+    let trained = Trained::load(&path)?;
+    let Trained { header, effects, model, params } = match &settings.gpu {
+        Some(gpu) => trained.to_gpu(gpu),
+        None => trained,
     };
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &header.data;
@@ -235,15 +235,13 @@ fn fill(
             "{empty} control cells hold nothing: counts are drawn as for cells of the usual total"
         ));
     }
-    let calibrations: Vec<Vec<f32>> =
-        job.contexts.iter().map(|c| predictor.calibration(&c.controls)).collect();
+    let contexts: Vec<_> = job.contexts.iter().map(|c| predictor.context(&c.controls)).collect();
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let bar = progress::bar("predict", total as u64, "cells");
     for ask in &job.asks {
         let Ask { perturbation, cell_type, batch, request, context } = ask;
-        let controls = &job.contexts[*context].controls;
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        predictor.predict(controls, &calibrations[*context], *request, &name, observer, |row, _| {
+        contexts[*context].predict(*request, &name, observer, |row, _| {
             population.push(perturbation, cell_type, batch, row);
         });
         report.populations += 1;

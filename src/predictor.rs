@@ -65,6 +65,14 @@ pub struct Predictor<'a> {
     pub seed: u64,
 }
 
+/// Control cells of one context, with what is added to all that is predicted from them.
+pub struct Context<'a> {
+    predictor: &'a Predictor<'a>,
+    controls: &'a ControlCells,
+    /// [G].
+    calibration: Vec<f32>,
+}
+
 /// Cells that measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;
 
@@ -73,8 +81,14 @@ impl Predictor<'_> {
         self.model.genes()
     }
 
+    /// Control cells to predict from, and what the decoder itself makes of them. Panics on none.
+    pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Context<'a> {
+        assert!(!controls.library.is_empty(), "predict: no control cells to predict from");
+        Context { predictor: self, controls, calibration: self.calibration(controls) }
+    }
+
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, network's scale; zero where the config does not calibrate.
-    pub fn calibration(&self, controls: &ControlCells) -> Vec<f32> {
+    fn calibration(&self, controls: &ControlCells) -> Vec<f32> {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         if !self.model.config().predict.calibrate {
             return vec![0.0; g];
@@ -93,51 +107,6 @@ impl Predictor<'_> {
         offset.iter().map(|o| (o / used as f64) as f32).collect()
     }
 
-    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets [G] values and the number of the
-    /// control cell each was made from. `name` keys the request's random choices.
-    pub fn predict(
-        &self,
-        controls: &ControlCells,
-        calibration: &[f32],
-        request: Request,
-        name: &str,
-        observer: Option<&Observer>,
-        mut take: impl FnMut(&[f32], usize),
-    ) {
-        let (g, config) = (self.genes(), self.model.config());
-        let n = config.data.cells;
-        let rng = Rng::new(self.seed).at(2).at(u64::from(crc32fast::hash(name.as_bytes())));
-        let sets = request.cells.div_ceil(n);
-        let picks = draws(controls.library.len(), sets * n, rng.at(0));
-        let [cell_type, perturbation, _] = request.conditions;
-        let shift = self.model.wants_shift().then(|| self.effects.elsewhere(cell_type, perturbation, g));
-        let mut left = request.cells;
-        for (batch, chunk) in picks.chunks(self.batch() * n).enumerate() {
-            let b = chunk.len() / n;
-            let x0 = self.gather(controls, chunk);
-            let effect = shift.as_ref().map(|e| Tensor::new(&[b, g], e.repeat(b)));
-            let tokens = condition::three(&vec![request.conditions; b]);
-            let first = (batch * self.batch()) as u64;
-            let starts: Vec<Rng> = (0..b as u64).map(|set| rng.at(1).at(first + set)).collect();
-            let steps = config.predict.steps;
-            let made = self.model.generate(self.params, &x0, effect.as_ref(), &tokens, steps, &starts);
-            let mut rows = made.into_vec();
-            rows.par_chunks_mut(g).zip(chunk).enumerate().for_each(|(i, (row, &control))| {
-                for (y, offset) in row.iter_mut().zip(calibration) {
-                    *y = ((*y + offset) * self.factor).max(0.0);
-                }
-                if let Some(observer) = observer {
-                    let stream = rng.at(2).at(first * n as u64 + i as u64);
-                    observer.observe(row, controls.library[control], stream);
-                }
-            });
-            for (row, &control) in rows.chunks(g).zip(chunk).take(left) {
-                take(row, control);
-            }
-            left = left.saturating_sub(chunk.len());
-        }
-    }
-
     /// Sets of one pass.
     fn batch(&self) -> usize {
         self.model.config().data.sets
@@ -154,9 +123,56 @@ impl Predictor<'_> {
     }
 }
 
+impl Context<'_> {
+    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets [G] values and the number of the
+    /// control cell each was made from. `name` keys the request's random choices.
+    pub fn predict(
+        &self,
+        request: Request,
+        name: &str,
+        observer: Option<&Observer>,
+        mut take: impl FnMut(&[f32], usize),
+    ) {
+        let Context { predictor, controls, calibration } = self;
+        let (g, config) = (predictor.genes(), predictor.model.config());
+        let n = config.data.cells;
+        let rng = Rng::new(predictor.seed).at(2).at(u64::from(crc32fast::hash(name.as_bytes())));
+        let sets = request.cells.div_ceil(n);
+        let picks = draws(controls.library.len(), sets * n, rng.at(0));
+        let [cell_type, perturbation, _] = request.conditions;
+        let shift =
+            predictor.model.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation, g));
+        let mut left = request.cells;
+        for (batch, chunk) in picks.chunks(predictor.batch() * n).enumerate() {
+            let b = chunk.len() / n;
+            let x0 = predictor.gather(controls, chunk);
+            let effect = shift.as_ref().map(|e| Tensor::new(&[b, g], e.repeat(b)));
+            let tokens = condition::three(&vec![request.conditions; b]);
+            let first = (batch * predictor.batch()) as u64;
+            let starts: Vec<Rng> = (0..b as u64).map(|set| rng.at(1).at(first + set)).collect();
+            let steps = config.predict.steps;
+            let made =
+                predictor.model.generate(predictor.params, &x0, effect.as_ref(), &tokens, steps, &starts);
+            let mut rows = made.into_vec();
+            rows.par_chunks_mut(g).zip(chunk).enumerate().for_each(|(i, (row, &control))| {
+                for (y, offset) in row.iter_mut().zip(calibration) {
+                    *y = ((*y + offset) * predictor.factor).max(0.0);
+                }
+                if let Some(observer) = observer {
+                    let stream = rng.at(2).at(first * n as u64 + i as u64);
+                    observer.observe(row, controls.library[control], stream);
+                }
+            });
+            for (row, &control) in rows.chunks(g).zip(chunk).take(left) {
+                take(row, control);
+            }
+            left = left.saturating_sub(chunk.len());
+        }
+    }
+}
+
 /// `count` control cells out of `pool`: every cell once before any is drawn again.
 fn draws(pool: usize, count: usize, rng: Rng) -> Vec<usize> {
-    assert!(pool > 0, "predict: no control cells to draw from");
     let mut picks = Vec::with_capacity(count + pool);
     let mut round = 0;
     while picks.len() < count {

@@ -5,13 +5,13 @@
 //!   tensors    x, y [.., G], shifted [B, N, G]     mean, scale [G], f32 on a device too     e [B, G]
 //!   bound by   memory: 2 numbers an element
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]`, to a constant `[.., G]`.
+    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]` where x lies, f32, to a constant `[.., G]`.
     pub fn standardize(&mut self, x: Var, mean: &Tensor, scale: &Tensor) -> Var {
         let y = standardized(self.value(x), mean, scale);
         self.constant(y)
@@ -27,14 +27,17 @@ impl Tape {
 fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
     let genes = x.width();
     let fits = mean.shape() == [genes] && scale.shape() == [genes];
-    assert!(fits, "standardize: x {:?}, mean {:?}, scale {:?}", x.shape(), mean.shape(), scale.shape());
+    let beside = [mean, scale].iter().all(|s| s.gpu().is_some() == x.gpu().is_some());
+    assert!(
+        fits && beside,
+        "standardize: x {:?}, mean {:?}, scale {:?}",
+        x.shape(),
+        mean.shape(),
+        scale.shape()
+    );
     if let Some(gpu) = x.gpu() {
         let y = Tensor::on(gpu, "standardised cells", x.shape(), x.real());
-        let [mean, scale] = [mean, scale].map(|s| match s.gpu() {
-            Some(_) => s.clone(),
-            None => s.to_gpu(gpu, "statistics of genes", Real::F32),
-        });
-        launch_standardize(gpu, &y, x, &mean, &scale);
+        launch_standardize(gpu, &y, x, mean, scale);
         return y;
     }
     let size = blocks::rows(genes) * genes;

@@ -111,7 +111,7 @@ impl Learner {
             false => Share::whole(params.len()),
         };
         if let Some(gpu) = gpu {
-            params = params.to_gpu(gpu);
+            (model, params) = (model.to_gpu(gpu), params.to_gpu(gpu));
         }
         let optimizer = match flats.map(|flats| flats.map(|flat| own(flat, params.len()))) {
             Some([average, m, v]) => Optimizer::resume(&mut params, share, [&m, &v, &average]),

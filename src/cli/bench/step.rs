@@ -81,9 +81,9 @@ pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<
     let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
     let (Examples { cells, tokens, .. }, params) = (examples, Params::like(&params));
     let controls = cells.slice(0..sizes.sets);
-    let (params, controls) = match gpu {
-        Some(gpu) => (params.to_gpu(gpu), controls.to_gpu(gpu, "cells", gpu.real())),
-        None => (params, controls),
+    let (model, params, controls) = match gpu {
+        Some(gpu) => (model.to_gpu(gpu), params.to_gpu(gpu), controls.to_gpu(gpu, "cells", gpu.real())),
+        None => (model, params, controls),
     };
     let starts: Vec<Rng> = (0..sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
     let took = time(turns, gpu, |_| {

@@ -1,9 +1,10 @@
 //! Rows of what moves numbers between cells, tokens and sets, of data as the network is shown them, and of what ops share.
 
 use super::{Case, Values, case};
-use crate::gpu::Real;
+use crate::gpu::{Gpu, Real};
 use crate::ops::{cast, column_sums};
 use crate::rng::Rng;
+use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// All of them.
@@ -48,7 +49,13 @@ fn standardize([b, n, g]: [usize; 3]) -> Case {
     let scale: Vec<f32> = (0..g as u64).map(|i| 1.0 + Rng::new(4).uniform(i)).collect();
     let [m, s] = [&mean, &scale].map(|numbers| Tensor::new(&[g], numbers.clone()));
     let standard = move |(i, x): (usize, &f64)| (x - f64::from(mean[i % g])) * f64::from(scale[i % g]);
-    case("cells standardize", &[&[b, n, g]], move |t, v| t.standardize(v[0], &m, &s))
+    let place =
+        |x: &Tensor, gpu: Option<&Gpu>| gpu.map_or(x.clone(), |gpu| x.to_gpu(gpu, "statistics", Real::F32));
+    let record = move |t: &mut Tape, v: &[Var]| {
+        let [m, s] = [&m, &s].map(|numbers| place(numbers, t.gpu()));
+        t.standardize(v[0], &m, &s)
+    };
+    case("cells standardize", &[&[b, n, g]], record)
         .judged_by(move |_, x| x[0].iter().enumerate().map(&standard).collect(), |_, x| still(x))
         .without_gradient(&[0])
 }
