@@ -29,7 +29,7 @@ use crate::config::Observe;
 use crate::data::bulk::{self, Pair, Resting};
 use crate::data::controls::control_pool;
 use crate::data::observe::Observer;
-use crate::data::population::{Population, log1p, names, perturbed_groups, push_controls};
+use crate::data::population::{Population, log1p, perturbed_groups, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
 use crate::rng::Rng;
@@ -121,7 +121,7 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
         let rng = Rng::new(settings.seed).at(u64::from(group));
         let controls = draw_controls(data, group, rng)?;
         let change = fitted.change(data, group, &mut fallbacks);
-        population.extend(names(data, group), controls.len(), |i, x| {
+        population.extend(data.names(group), controls.len(), |i, x| {
             let row = data.row(controls[i]);
             change.apply(data, &row, x);
             if let Some(observer) = &observer {
@@ -139,7 +139,7 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
 /// As many control cells as the group has cells, in random order.
 fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
     let Some(pool) = control_pool(data, group) else {
-        let [perturbation, cell_type, _] = names(data, group);
+        let [perturbation, cell_type, _] = data.names(group);
         let what = format!(
             "cell type {cell_type:?} has no control cells, so {perturbation:?} cannot be predicted there"
         );
@@ -232,7 +232,7 @@ impl Fitted {
 
     fn change(&mut self, data: &Data, group: u32, fallbacks: &mut BTreeMap<String, usize>) -> Change {
         let found = &data.groups()[group as usize];
-        let [perturbation, cell_type, batch] = names(data, group);
+        let [perturbation, cell_type, batch] = data.names(group);
         let mut missed = |what: String| *fallbacks.entry(what).or_default() += 1;
         match self {
             Fitted::Mean { effects, any } => {

@@ -51,13 +51,13 @@ use arena::Arena;
 use driver::{Driver, Mark};
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Real {
-    /// 4 bytes.
-    F32,
     /// 2 bytes: 8 bits of exponent, 8 of precision.
     Bf16,
+    /// 4 bytes, as the CPU has them: for checks.
+    F32,
 }
 
 impl Real {

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
-use crate::data::population::{Population, names};
+use crate::data::population::Population;
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::Part;
 use crate::error::{Error, Result};
@@ -129,7 +129,7 @@ impl Context {
         let cells: Vec<u64> = pool.iter().collect();
         let controls = ControlCells::of(data, &cells);
         let of_group = |&group: &u32| {
-            let [_, _, batch] = names(data, group);
+            let [_, _, batch] = data.names(group);
             std::iter::repeat_n(batch.to_string(), data.groups()[group as usize].cells as usize)
         };
         let batches = pool.groups.iter().flat_map(of_group).collect();

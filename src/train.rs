@@ -33,6 +33,7 @@ mod validate;
 mod writer;
 
 pub use feed::Feed;
+pub(crate) use feed::scaling;
 pub use learner::{Found, Learner, fits};
 
 use line::Lines;

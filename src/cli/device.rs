@@ -14,7 +14,7 @@ pub struct Choice {
     device: Device,
     /// How a GPU stores activations; sums and master weights are always f32
     #[arg(long, default_value = "bf16")]
-    precision: Precision,
+    pub precision: Real,
 }
 
 /// Where to compute.
@@ -26,15 +26,6 @@ pub enum Device {
     Cpu,
     /// The NVIDIA GPU of that number.
     Cuda(usize),
-}
-
-/// How a GPU stores activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Precision {
-    /// 2 bytes.
-    Bf16,
-    /// 4 bytes, as the CPU has them: for checks.
-    F32,
 }
 
 impl FromStr for Device {
@@ -53,24 +44,10 @@ impl FromStr for Device {
     }
 }
 
-impl From<Precision> for Real {
-    fn from(precision: Precision) -> Real {
-        match precision {
-            Precision::Bf16 => Real::Bf16,
-            Precision::F32 => Real::F32,
-        }
-    }
-}
-
 impl Choice {
-    /// How numbers are stored on a GPU.
-    pub fn real(&self) -> Real {
-        self.precision.into()
-    }
-
     /// The GPU, or `None` for the CPU. `auto` says on stderr why there is no GPU; `cuda` fails with the reason.
     pub fn open(&self) -> Result<Option<Gpu>> {
-        let real = self.real();
+        let real = self.precision;
         match self.device {
             Device::Cpu => Ok(None),
             Device::Cuda(index) => Gpu::open(index, real).map(Some),
@@ -111,7 +88,7 @@ impl Choice {
     /// Where the ranks of this process compute: one place, the first GPUs, or, of a launcher's process, the GPU of its number
     /// on this machine.
     pub fn places(&self, gpus: Option<Gpus>, launch: Option<&Launch>) -> Result<Vec<Option<Gpu>>> {
-        let real = self.precision.into();
+        let real = self.precision;
         match (gpus, launch) {
             (Some(_), _) if self.device == Device::Cpu => {
                 Err(Error::setting("--gpus", "with --device cpu there are none"))

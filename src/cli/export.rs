@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::aside;
-use crate::data::population::{Population, Unit, names};
+use crate::data::population::{Population, Unit};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -21,8 +21,8 @@ pub struct Args {
     #[arg(long, value_name = "F.h5ad")]
     pub out: PathBuf,
     /// counts: as measured; log1p: ln(1 + counts scaled to the target); scaled: log1p / 10, what the network sees
-    #[arg(long, value_enum, default_value_t = Values::Log1p)]
-    pub values: Values,
+    #[arg(long, value_enum, default_value_t = Unit::Log1p)]
+    pub values: Unit,
     /// Only this part of the split, control cells included where the split puts them
     #[arg(long, value_name = "train|val|test", requires = "split")]
     pub subset: Option<Part>,
@@ -31,28 +31,13 @@ pub struct Args {
     pub split: Option<PathBuf>,
 }
 
-/// `--values`
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Values {
-    /// As measured.
-    Counts,
-    /// ln(1 + counts scaled to the target).
-    Log1p,
-    /// What the network sees.
-    Scaled,
-}
-
 /// Gathers the cells and writes them.
 pub fn run(args: Args) -> Result<()> {
     let inputs: Vec<&Path> = [&args.data].into_iter().chain(&args.split).map(PathBuf::as_path).collect();
     aside::apart(&[&args.out], &inputs)?;
     let data = Data::open(&args.data)?;
     let mut population = Population::like(data.manifest());
-    population.unit = match args.values {
-        Values::Counts => Unit::Counts,
-        Values::Log1p => Unit::Log1p,
-        Values::Scaled => Unit::Scaled,
-    };
+    population.unit = args.values;
     let groups = match (&args.split, args.subset) {
         (Some(path), Some(subset)) => {
             let split = Split::load(path, &data)?;
@@ -67,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     for &group in &groups {
         let cells: Vec<u64> = data.groups()[group as usize].range().collect();
-        population.extend_measured(&data, names(&data, group), &cells)?;
+        population.extend_measured(&data, data.names(group), &cells)?;
     }
     population.write(&args.out)?;
     println!(

@@ -44,7 +44,7 @@ const SMALL: f64 = 0.005;
 
 /// Profiles and prints.
 pub fn run(args: Args) -> Result<()> {
-    let gpu = if args.dry { Some(Gpu::dry(args.device.real())) } else { args.device.open()? };
+    let gpu = if args.dry { Some(Gpu::dry(args.device.precision)) } else { args.device.open()? };
     let steps = if args.dry { 1 } else { args.steps };
     let found = guard(|| profile(&args.sizes, steps, gpu.as_ref()))?;
     match (args.json, args.dry) {

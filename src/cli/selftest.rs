@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::device::{Device, Precision};
+use super::device::Device;
 use crate::error::{Error, Result, unknown};
 use crate::gpu::{self, Gpu, Real};
 use crate::progress;
@@ -32,7 +32,7 @@ pub struct Args {
     case: Option<String>,
     /// This storage only
     #[arg(long)]
-    precision: Option<Precision>,
+    precision: Option<Real>,
     /// Print what --case knows
     #[arg(long)]
     list: bool,
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let began = Instant::now();
     let mut checks = Vec::new();
-    let asked = args.precision.map(Real::from);
+    let asked = args.precision;
     let reals = [Real::F32, Real::Bf16].into_iter().filter(|&real| asked.is_none_or(|asked| asked == real));
     for (i, real) in reals.enumerate() {
         let gpu = Gpu::guarded(index, real)?;

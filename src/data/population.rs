@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 const BLOCK: usize = 2048;
 
 /// What the numbers are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Unit {
     /// Counts, as measured.
     Counts,
@@ -203,16 +203,6 @@ pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + u
     })
 }
 
-/// Perturbation, cell type and batch of a group, by name.
-pub fn names(data: &Data, group: u32) -> [&str; 3] {
-    let (manifest, group) = (data.manifest(), &data.groups()[group as usize]);
-    [
-        &manifest.perturbations[group.perturbation as usize],
-        &manifest.cell_types[group.cell_type as usize],
-        &manifest.batches[group.batch as usize],
-    ]
-}
-
 /// What was really measured, log1p scale: the perturbed cells of the groups, group by group, then, where asked, the control cells of their
 /// contexts, each once. Control groups among `groups` are passed over.
 pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population {
@@ -250,7 +240,7 @@ fn push_groups(population: &mut Population, data: &Data, groups: impl IntoIterat
     for group in groups {
         let cells: Vec<u64> = data.groups()[group as usize].range().collect();
         population
-            .extend_measured(data, names(data, group), &cells)
+            .extend_measured(data, data.names(group), &cells)
             .expect("log1p can be had from every source");
     }
 }

@@ -7,7 +7,7 @@
 //! control -> control  two draws from the controls of (c, b), disjoint where there are 2 N
 //! ```
 //!
-//! In epochs (`Order::Epoch`, see [`epoch`]) the sets hold every cell of the groups once, and only control cells are drawn.
+//! In epochs (`SetOrder::Epoch`, see [`epoch`]) the sets hold every cell of the groups once, and only control cells are drawn.
 //!
 //! Source: model.md, section 2 (SCALE v1 leaves the weights open). Cells come in random order: the flow pairs control i with
 //! perturbed cell i, and a pairing by place in the file would mean something.
@@ -104,9 +104,10 @@ impl Sampler {
                 continue;
             }
             let pool = *pool_of.entry((group.cell_type, group.batch)).or_insert_with(|| {
-                pools.extend(control_pool(data, number));
-                // Without controls nothing was added, and the entry says so.
-                control_pool(data, number).map(|_| pools.len() as u32 - 1)
+                control_pool(data, number).map(|pool| {
+                    pools.push(pool);
+                    pools.len() as u32 - 1
+                })
             });
             match pool {
                 Some(pool) => sources.push(source(Some(pool))),

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Ask, Context, Job, Report, Settings, controls_fit, request};
 use crate::checkpoint::Header;
 use crate::data::controls::control_pool;
-use crate::data::population::{names, write_measured};
+use crate::data::population::write_measured;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ impl HeldOut {
             if group.perturbation == data.control_id() {
                 continue;
             }
-            let [p, c, b] = names(data, g);
+            let [p, c, b] = data.names(g);
             let Some(pool) = control_pool(data, g) else {
                 let what = "no control cells of this cell type; not predicted";
                 report.notes.push(format!("{c} / {p} / {b}: {what}"));

@@ -3,8 +3,9 @@
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
 use crate::gpu::{Gpu, Real};
-use crate::ops::gather::{Cells, Scaling, Span, gather};
+use crate::ops::gather::{Cells, Span, gather};
 use crate::rng::Rng;
+use crate::train::scaling;
 
 use super::Check;
 
@@ -47,14 +48,6 @@ fn cells(count: usize, genes: usize, stored: Stored) -> Rows {
         Stored::Log10 => (Counts::F32(values), Scale::Log1p10),
     };
     Rows { starts, genes: ids, values, scale, kind, factor: 7.3 }
-}
-
-fn scaling(rows: &Rows) -> Scaling {
-    match rows.kind {
-        Scale::Counts => Scaling { log: true, by: 1.0 / rows.factor },
-        Scale::Log1p => Scaling { log: false, by: 1.0 / rows.factor },
-        Scale::Log1p10 => Scaling { log: false, by: 10.0 / rows.factor },
-    }
 }
 
 /// Makes some of the rows, in that order, from arrays that hold all of them.

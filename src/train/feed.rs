@@ -177,7 +177,7 @@ fn send(own: &Own, at: usize, rows: &Rows) {
 }
 
 /// What the stored values become.
-fn scaling(rows: &Rows) -> Scaling {
+pub(crate) fn scaling(rows: &Rows) -> Scaling {
     match rows.kind {
         Scale::Counts => Scaling { log: true, by: 1.0 / rows.factor },
         Scale::Log1p => Scaling { log: false, by: 1.0 / rows.factor },

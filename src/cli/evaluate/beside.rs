@@ -8,7 +8,6 @@ use clap::ValueEnum;
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
-use crate::data::population::names;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
@@ -61,7 +60,7 @@ fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<
     (0..labels.len()).filter_map(|i| labels.get(i)).for_each(|name| *measured.entry(name).or_default() += 1);
     let mut asked: BTreeMap<&str, u64> = BTreeMap::new();
     for group in split.perturbed(part, data) {
-        *asked.entry(names(data, group)[0]).or_default() += u64::from(data.groups()[group as usize].cells);
+        *asked.entry(data.names(group)[0]).or_default() += u64::from(data.groups()[group as usize].cells);
     }
     let other = asked.iter().find(|(name, cells)| measured.get(*name) != Some(*cells));
     Ok(other.map(|(name, cells)| {

@@ -90,16 +90,17 @@ impl Data {
         self.manifest.control_position()
     }
 
-    /// `cell type / perturbation / batch` of a group, for messages.
-    pub fn describe(&self, group: u32) -> String {
+    /// Perturbation, cell type and batch of a group, by name.
+    pub fn names(&self, group: u32) -> [&str; 3] {
         let Group { cell_type, perturbation, batch, .. } = self.groups[group as usize];
         let Manifest { cell_types, perturbations, batches, .. } = &self.manifest;
-        let names = [
-            &cell_types[cell_type as usize],
-            &perturbations[perturbation as usize],
-            &batches[batch as usize],
-        ];
-        format!("{} / {} / {}", names[0], names[1], names[2])
+        [&perturbations[perturbation as usize], &cell_types[cell_type as usize], &batches[batch as usize]]
+    }
+
+    /// `cell type / perturbation / batch` of a group, for messages.
+    pub fn describe(&self, group: u32) -> String {
+        let [perturbation, cell_type, batch] = self.names(group);
+        format!("{cell_type} / {perturbation} / {batch}")
     }
 
     /// A cell's stored genes and values, as they lie in the map. Panics if there is no such cell.

@@ -89,7 +89,7 @@ impl Plan {
             | sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
         let preference = result::create_matmul_pref().map_err(said("cublasLtMatmulPreferenceCreate"))?;
         let mut found = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; TRIED];
-        let mut count = 0;
+        let (mut count, workspace) = (0, WORKSPACE);
         // SAFETY: the attributes' own types; `found` has room for what is asked; only the first `count` are read.
         unsafe {
             let ask = |attribute, value: *const c_void, bytes| {
@@ -98,7 +98,7 @@ impl Plan {
             };
             ask(
                 Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const WORKSPACE_SIZE).cast(),
+                (&raw const workspace).cast(),
                 size_of::<usize>(),
             )?;
             ask(
@@ -174,8 +174,6 @@ impl Plan {
         }
     }
 }
-
-static WORKSPACE_SIZE: usize = WORKSPACE;
 
 fn set<T>(
     work: sys::cublasLtMatmulDesc_t,
