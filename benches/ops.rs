@@ -53,7 +53,7 @@ fn measure(
             let vars: Vec<Var> = inputs.iter().map(|x| tape.leaf(x.clone())).collect();
             let y = op(&mut tape, &vars);
             let dy = dy.clone();
-            let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
+            let loss = tape.record("loss", &[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
             let mut found = tape.backward(loss);
             black_box(vars.iter().map(|&v| found.take(v)).collect::<Vec<_>>())
         });

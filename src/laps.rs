@@ -3,7 +3,6 @@
 //! Ops run one after the other, so an op's time is that since the op before it was recorded. On a device the same points are stamps
 //! in its stream, which nobody waits for before the end.
 
-use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::gpu::{Gpu, Ran, Stamp};
@@ -109,11 +108,4 @@ impl Laps {
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The op that a place in the source belongs to: `src/ops/attention/device.rs` is of `attention`.
-pub fn op_of(place: &Location) -> String {
-    let file = place.file().replace('\\', "/");
-    let within = file.rsplit_once("/ops/").map_or(file.as_str(), |(_, within)| within);
-    within.split(['/', '.']).next().unwrap_or(within).to_string()
 }

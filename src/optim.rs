@@ -220,7 +220,7 @@ mod tests {
         let vars = params.bind(&mut tape);
         // loss = 3 a + 4 b: the gradient (3, 4) has norm 5 and is clipped to (0.6, 0.8).
         let x = tape.value(vars[w]).data().to_vec();
-        let loss = tape.record(&[vars[w]], Tensor::scalar(3.0 * x[0] + 4.0 * x[1]), |dy| {
+        let loss = tape.record("loss", &[vars[w]], Tensor::scalar(3.0 * x[0] + 4.0 * x[1]), |dy| {
             vec![Some(Tensor::new(&[1, 2], vec![3.0 * dy.item(), 4.0 * dy.item()]))]
         });
         let found = tape.backward(loss);

@@ -3,10 +3,8 @@
 //! An op computes its value, then calls [`Tape::record`] with a closure that turns the gradient of its value into the gradients
 //! of its inputs. The closure is the whole backward: there is no op enum and no second table.
 
-use std::panic::Location;
-
 use crate::gpu::Gpu;
-use crate::laps::{Laps, Way, op_of};
+use crate::laps::{Laps, Way};
 use crate::tensor::Tensor;
 
 mod back;
@@ -53,17 +51,28 @@ struct Node {
     waiting: Vec<Reader>,
     /// Where a leaf's gradient is written, instead of being kept for the caller.
     sink: Option<Sink>,
-    told: Told,
+    op: Op,
 }
 
-/// An op's part of a record of costs.
-#[derive(Clone)]
-struct Told {
-    /// Where it was recorded, which tells the op.
-    place: &'static Location<'static>,
-    shape: Vec<usize>,
-    /// Of the way back, and of its part that reads the first input.
-    flops: [u64; 2],
+/// What an op is called, by its file, and the multiplications and additions it is made of: of a forward, of a backward, and of the
+/// part of one that reads its first input. An op that only moves numbers is its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Op {
+    name: &'static str,
+    flops: [u64; 3],
+}
+
+impl Op {
+    /// An op made of arithmetic.
+    pub fn of(name: &'static str, flops: [usize; 3]) -> Op {
+        Op { name, flops: flops.map(|flops| flops as u64) }
+    }
+}
+
+impl From<&'static str> for Op {
+    fn from(name: &'static str) -> Op {
+        Op::of(name, [0; 3])
+    }
 }
 
 /// An op that will read its first input, and the gradient of its value.
@@ -71,7 +80,9 @@ struct Reader {
     inputs: Vec<Var>,
     dy: Tensor,
     reading: Reading,
-    told: Told,
+    op: Op,
+    /// Of its value.
+    shape: Vec<usize>,
 }
 
 /// What becomes of the gradient of a node's value.
@@ -95,8 +106,6 @@ pub struct Tape {
     off: bool,
     gpu: Option<Gpu>,
     laps: Option<Laps>,
-    /// Of the op that is recorded next: forward, backward, and backward where its first input is read.
-    flops: [u64; 3],
 }
 
 impl Tape {
@@ -126,13 +135,11 @@ impl Tape {
     }
 
     /// A value whose gradient is wanted: a weight.
-    #[track_caller]
     pub fn leaf(&mut self, value: Tensor) -> Var {
-        self.push(value, !self.off, &[], WayBack::Ends)
+        self.push("leaf".into(), value, !self.off, &[], WayBack::Ends)
     }
 
     /// The same; what is found is written, and added up, in a buffer of the caller's.
-    #[track_caller]
     pub fn leaf_into(&mut self, value: Tensor, sink: Sink) -> Var {
         let x = self.leaf(value);
         self.nodes[x.0].sink = Some(sink);
@@ -150,17 +157,15 @@ impl Tape {
     }
 
     /// A value without gradient: data.
-    #[track_caller]
     pub fn constant(&mut self, value: Tensor) -> Var {
         let value = match &self.gpu {
             Some(gpu) if value.gpu().is_none() => value.to_gpu(gpu, "data of a step", gpu.real()),
             _ => value,
         };
-        self.push(value, false, &[], WayBack::Ends)
+        self.push("constant".into(), value, false, &[], WayBack::Ends)
     }
 
     /// The same value, cut off from what made it: no gradient passes.
-    #[track_caller]
     pub fn detach(&mut self, x: Var) -> Var {
         self.constant(self.value(x).clone())
     }
@@ -176,44 +181,38 @@ impl Tape {
         self.nodes[x.0].needs
     }
 
-    /// Multiplications and additions of the op that is recorded next, forward, backward, and backward where it reads its first
-    /// input: for ops that are made of them.
-    pub fn costs(&mut self, forward: usize, backward: usize, reading: usize) {
-        self.flops = [forward, backward, reading].map(|flops| flops as u64);
-    }
-
     /// Adds an op's value. `backward` maps the gradient of `value` to those of `inputs`, one entry each.
-    #[track_caller]
     pub fn record(
         &mut self,
+        op: impl Into<Op>,
         inputs: &[Var],
         value: Tensor,
         backward: impl FnOnce(&Tensor) -> Grads + 'static,
     ) -> Var {
         let needs = inputs.iter().any(|&x| self.needs(x));
         let way_back = if needs { WayBack::Op(Box::new(backward)) } else { WayBack::Ends };
-        self.push(value, needs, inputs, way_back)
+        self.push(op.into(), value, needs, inputs, way_back)
     }
 
     /// Adds a value that can be made again, so that it may be forgotten: `backward` is told whether it must be, and answers it
     /// beside the gradients.
-    #[track_caller]
     pub fn record_remade(
         &mut self,
+        op: impl Into<Op>,
         inputs: &[Var],
         value: Tensor,
         backward: impl FnOnce(&mut Back) -> (Grads, Option<Tensor>) + 'static,
     ) -> Var {
         let needs = inputs.iter().any(|&x| self.needs(x));
         let way_back = if needs { WayBack::Remade(Box::new(backward)) } else { WayBack::Ends };
-        self.push(value, needs, inputs, way_back)
+        self.push(op.into(), value, needs, inputs, way_back)
     }
 
     /// Adds the value of an op whose backward has two parts: `backward` as ever, and `reading`, which gets the first input's
     /// value as well, at once or, where that was forgotten, when it has been made again. Each answers one entry an input.
-    #[track_caller]
     pub fn record_read(
         &mut self,
+        op: impl Into<Op>,
         inputs: &[Var],
         value: Tensor,
         backward: impl FnOnce(&Tensor) -> Grads + 'static,
@@ -224,7 +223,7 @@ impl Tape {
             true => WayBack::Read(Box::new(backward), Box::new(reading)),
             false => WayBack::Ends,
         };
-        self.push(value, needs, inputs, way_back)
+        self.push(op.into(), value, needs, inputs, way_back)
     }
 
     /// Gives up the memory of a value whose readers have all been recorded: the backward pass makes it again from what is kept
@@ -259,34 +258,21 @@ impl Tape {
 
     /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
     /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
-    #[track_caller]
-    pub fn record_window(&mut self, x: Var, value: Tensor, at: usize) -> Var {
+    pub fn record_window(&mut self, op: impl Into<Op>, x: Var, value: Tensor, at: usize) -> Var {
         let needs = self.needs(x);
         let way_back = if needs { WayBack::Window(at) } else { WayBack::Ends };
-        self.push(value, needs, &[x], way_back)
+        self.push(op.into(), value, needs, &[x], way_back)
     }
 
-    #[track_caller]
-    fn push(&mut self, value: Tensor, needs: bool, inputs: &[Var], way_back: WayBack) -> Var {
-        let (place, [forward, backward, reading]) = (Location::caller(), std::mem::take(&mut self.flops));
-        let told = Told { place, shape: value.shape().to_vec(), flops: [backward, reading] };
+    fn push(&mut self, op: Op, value: Tensor, needs: bool, inputs: &[Var], way_back: WayBack) -> Var {
+        let (shape, bytes) = (value.shape().to_vec(), value.bytes());
         if !inputs.is_empty() {
             let given: Vec<&Tensor> = self.values(inputs).collect();
             let read = given.iter().map(|x| x.bytes()).sum();
-            self.lap(&told, Way::Forward, forward, read, fresh(&[&value], &given));
+            self.lap(op.name, &shape, Way::Forward, op.flops[0], [read, fresh(&[&value], &given)]);
         }
-        let (shape, bytes, inputs) = (told.shape.clone(), value.bytes(), inputs.to_vec());
-        self.nodes.push(Node {
-            value: Some(value),
-            shape,
-            bytes,
-            needs,
-            inputs,
-            way_back,
-            waiting: Vec::new(),
-            sink: None,
-            told,
-        });
+        let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
+        self.nodes.push(Node { value, shape, bytes, needs, inputs, way_back, waiting, sink, op });
         Var(self.nodes.len() - 1)
     }
 
@@ -296,10 +282,10 @@ impl Tape {
     }
 
     /// An op has read and written so many bytes; one that only shows its input in another way has moved none.
-    fn lap(&self, told: &Told, way: Way, flops: u64, read: u64, written: u64) {
+    fn lap(&self, op: &str, shape: &[usize], way: Way, flops: u64, [read, written]: [u64; 2]) {
         let Some(laps) = &self.laps else { return };
         let bytes = if written == 0 { 0 } else { written + read };
-        laps.lap(&op_of(told.place), &told.shape, way, (bytes, flops));
+        laps.lap(op, shape, way, (bytes, flops));
     }
 }
 
@@ -324,7 +310,7 @@ mod tests {
 
     fn product(tape: &mut Tape, a: Var, b: Var) -> Var {
         let (x, y) = (tape.value(a).item(), tape.value(b).item());
-        tape.record(&[a, b], Tensor::scalar(x * y), move |d| {
+        tape.record("product", &[a, b], Tensor::scalar(x * y), move |d| {
             vec![Some(Tensor::scalar(d.item() * y)), Some(Tensor::scalar(d.item() * x))]
         })
     }
@@ -342,11 +328,12 @@ mod tests {
     fn square_then_product(forget: bool) -> [Option<f32>; 2] {
         let mut tape = Tape::new();
         let (x, w) = (tape.leaf(Tensor::scalar(3.0)), tape.leaf(Tensor::scalar(5.0)));
-        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |back| {
+        let square = tape.record_remade("square", &[x], Tensor::scalar(9.0), |back| {
             let dx = Tensor::scalar(6.0 * back.dy.item());
             (vec![Some(dx)], back.again.then(|| Tensor::scalar(9.0)))
         });
         let y = tape.record_read(
+            "product",
             &[square, w],
             Tensor::scalar(45.0),
             |d| vec![Some(Tensor::scalar(5.0 * d.item())), None],
@@ -370,7 +357,7 @@ mod tests {
     fn a_forgotten_value_has_no_new_readers() {
         let mut tape = Tape::new();
         let x = tape.leaf(Tensor::scalar(3.0));
-        let square = tape.record_remade(&[x], Tensor::scalar(9.0), |back| {
+        let square = tape.record_remade("square", &[x], Tensor::scalar(9.0), |back| {
             (vec![Some(back.dy.clone())], Some(Tensor::scalar(9.0)))
         });
         tape.forget(square);

@@ -105,6 +105,23 @@ fn an_op_never_uses_another_op() {
 }
 
 #[test]
+fn an_op_is_recorded_under_its_own_name() {
+    let mut recorded = 0;
+    for (file, text) in files().iter().filter(|(file, _)| file.starts_with("ops/")) {
+        let op = file.trim_start_matches("ops/").split(['/', '.']).next().expect("a name");
+        let named = ["record(\"", "record_remade(\"", "record_read(\"", "record_window(\"", "Op::of(\""]
+            .into_iter()
+            .flat_map(|call| text.split(call).skip(1))
+            .filter_map(|rest| rest.split('"').next());
+        for name in named {
+            assert_eq!(name, op, "{file}");
+            recorded += 1;
+        }
+    }
+    assert!(recorded > 20, "{recorded} ops say their names");
+}
+
+#[test]
 fn files_stay_small_and_nothing_is_left_undone() {
     for (file, text) in files() {
         assert!(text.lines().count() <= 400, "{file} has {} lines; is it two rooms?", text.lines().count());

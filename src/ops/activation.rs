@@ -22,7 +22,7 @@ impl Tape {
         }
         let xs = self.value(x).clone();
         let y = forward(&xs, kind);
-        self.record(&[x], y, move |dy| vec![Some(backward(dy, &xs, kind))])
+        self.record("activation", &[x], y, move |dy| vec![Some(backward(dy, &xs, kind))])
     }
 }
 

@@ -13,7 +13,7 @@
 //!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward; small sets (in a cell) by memory
 
 use crate::ops::gate;
-use crate::tape::{Tape, Var};
+use crate::tape::{Op, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -33,8 +33,8 @@ impl Tape {
         let inputs: Vec<Var> = [qkv].into_iter().chain(seed).collect();
         // Two products of N x N x K a head forward, five backward.
         let product = 2 * z.sets * z.rows * z.rows * z.out();
-        self.costs(2 * product, 5 * product, 0);
-        self.record_remade(&inputs, y, move |back| {
+        let op = Op::of("attention", [2 * product, 5 * product, 0]);
+        self.record_remade(op, &inputs, y, move |back| {
             let given = Given { dy: back.dy, qkv: &xs, seed: ss.as_ref(), y: &mixed, lse: &lse };
             let Found { dx, dseed, y } = backward(&given, heads, back.again);
             ([Some(dx)].into_iter().chain(dseed.map(Some)).collect(), y)

@@ -18,20 +18,22 @@ impl Tape {
     /// a + b, of one shape.
     pub fn add(&mut self, a: Var, b: Var) -> Var {
         let y = both(self.value(a), self.value(b), "add", |a, b| a + b);
-        self.record(&[a, b], y, |dy| vec![Some(dy.clone()), Some(dy.clone())])
+        self.record("elementwise", &[a, b], y, |dy| vec![Some(dy.clone()), Some(dy.clone())])
     }
 
     /// a - b, of one shape.
     pub fn sub(&mut self, a: Var, b: Var) -> Var {
         let y = both(self.value(a), self.value(b), "sub", |a, b| a - b);
         let b_needs = self.needs(b);
-        self.record(&[a, b], y, move |dy| vec![Some(dy.clone()), b_needs.then(|| times(dy, -1.0))])
+        self.record("elementwise", &[a, b], y, move |dy| {
+            vec![Some(dy.clone()), b_needs.then(|| times(dy, -1.0))]
+        })
     }
 
     /// c a.
     pub fn scale(&mut self, a: Var, c: f32) -> Var {
         let y = times(self.value(a), c);
-        self.record(&[a], y, move |dy| vec![Some(times(dy, c))])
+        self.record("elementwise", &[a], y, move |dy| vec![Some(times(dy, c))])
     }
 
     /// Sum of `c s` over pairs of a scalar `s` `[1]` and a weight `c`, to `[1]`.
@@ -40,21 +42,23 @@ impl Tape {
         let y = weighted(&scalars);
         let inputs: Vec<Var> = terms.iter().map(|t| t.0).collect();
         let weights: Vec<f32> = terms.iter().map(|t| t.1).collect();
-        self.record(&inputs, y, move |dy| weights.iter().map(|&c| Some(times(dy, c))).collect())
+        self.record("elementwise", &inputs, y, move |dy| {
+            weights.iter().map(|&c| Some(times(dy, c))).collect()
+        })
     }
 
     /// Entries `range` of the first axis.
     pub fn slice(&mut self, x: Var, range: Range<usize>) -> Var {
         let y = self.value(x).slice(range.clone());
         let stride: usize = self.value(x).shape()[1..].iter().product();
-        self.record_window(x, y, range.start * stride)
+        self.record_window("elementwise", x, y, range.start * stride)
     }
 
     /// The same numbers under another shape.
     pub fn reshape(&mut self, x: Var, shape: &[usize]) -> Var {
         let y = self.value(x).reshape(shape);
         let from = self.value(x).shape().to_vec();
-        self.record(&[x], y, move |dy| vec![Some(dy.reshape(&from))])
+        self.record("elementwise", &[x], y, move |dy| vec![Some(dy.reshape(&from))])
     }
 }
 

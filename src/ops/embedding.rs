@@ -23,7 +23,7 @@ impl Tape {
             let ids = gpu.upload("row numbers of an embedding", ids);
             let y = Tensor::on(gpu, "embedding y", &shape, rows.real());
             launch_forward(gpu, &y, rows, &ids);
-            return self.record(&[table], y, move |dy| {
+            return self.record("embedding", &[table], y, move |dy| {
                 let dtable = Tensor::on(dy.device(), "embedding dtable", &[entries, width], Real::F32);
                 launch_backward(dy.device(), &dtable, dy, &ids);
                 vec![Some(dtable)]
@@ -32,7 +32,7 @@ impl Tape {
         let row = |&id: &u32| &rows.data()[id as usize * width..][..width];
         let y = Tensor::new(&shape, ids.iter().flat_map(row).copied().collect());
         let ids = ids.to_vec();
-        self.record(&[table], y, move |dy| {
+        self.record("embedding", &[table], y, move |dy| {
             let mut dtable = vec![0.0; entries * width];
             for (&id, dy) in ids.iter().zip(dy.data().chunks_exact(width)) {
                 dtable[id as usize * width..][..width].iter_mut().zip(dy).for_each(|(t, d)| *t += d);

@@ -45,7 +45,7 @@ impl Tape {
         if share == 0.0 {
             return self.constant(y);
         }
-        self.record(&[z0], y, move |dy| vec![Some(start.backward(dy))])
+        self.record("flow", &[z0], y, move |dy| vec![Some(start.backward(dy))])
     }
 
     /// The point at time t between zs and z1, both `[B, N, D]`; one time a set.
@@ -54,7 +54,7 @@ impl Tape {
         let times = beside(self.value(z1), times.to_vec());
         let y = combine(&[(self.value(zs), &before), (self.value(z1), &times)]);
         let (s_needs, z1_needs) = (self.needs(zs), self.needs(z1));
-        self.record(&[zs, z1], y, move |dy| {
+        self.record("flow", &[zs, z1], y, move |dy| {
             vec![s_needs.then(|| combine(&[(dy, &before)])), z1_needs.then(|| combine(&[(dy, &times)]))]
         })
     }
@@ -77,15 +77,15 @@ impl Tape {
         let values = inputs.map(|x| self.value(x).clone());
         let needs = inputs.map(|x| self.needs(x));
         if let Some(gpu) = values[0].gpu() {
-            let error = device::Error::new(gpu, &values, [&value, &gradient]);
+            let error = device::SquaredError::new(gpu, &values, [&value, &gradient]);
             let loss = error.mean_square();
-            return self.record(&inputs, loss, move |d| error.gradients(d, needs).into());
+            return self.record("flow", &inputs, loss, move |d| error.gradients(d, needs).into());
         }
         let [value, gradient] = [value, gradient].map(|f| f.map(|f| beside(&values[0], f)));
         let terms: Vec<_> = values.iter().zip(&value).filter(|(_, factor)| any(factor.data())).collect();
         let error = combine(&terms);
         let loss = mean_square(error.data());
-        self.record(&inputs, Tensor::scalar(loss), move |d| {
+        self.record("flow", &inputs, Tensor::scalar(loss), move |d| {
             let scale = 2.0 * d.item() / error.len() as f32;
             let by = |factor: &Tensor| {
                 let factor: Vec<f32> = factor.data().iter().map(|f| f * scale).collect();
@@ -105,7 +105,9 @@ impl Tape {
         let ones = beside(self.value(anchor), vec![1.0; times.len()]);
         let z = combine(&[(self.value(anchor), &ones), (self.value(y), &c)]);
         let y_needs = self.needs(y);
-        self.record(&[anchor, y], z, move |dy| vec![Some(dy.clone()), y_needs.then(|| combine(&[(dy, &c)]))])
+        self.record("flow", &[anchor, y], z, move |dy| {
+            vec![Some(dy.clone()), y_needs.then(|| combine(&[(dy, &c)]))]
+        })
     }
 }
 

@@ -24,7 +24,7 @@ impl Tape {
     pub fn layer_norm(&mut self, x: Var, gain: Var, bias: Var) -> Var {
         let (xs, w) = (self.value(x).clone(), self.value(gain).clone());
         let (y, moments) = forward(&xs, &w, self.value(bias));
-        self.record(&[x, gain, bias], y, move |dy| {
+        self.record("layer_norm", &[x, gain, bias], y, move |dy| {
             backward(dy, &xs, &w, &moments).into_iter().map(Some).collect()
         })
     }

@@ -12,7 +12,7 @@ use crate::ops::blocks;
 use crate::ops::cast::cast;
 use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::tape::{Sink, Tape, Var};
+use crate::tape::{Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -36,7 +36,7 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     let inputs: Vec<Var> = [x, w].into_iter().chain(bias).chain(residual).collect();
     let (with_bias, with_residual) = (bias.is_some(), residual.is_some());
     let product = 2 * xs.rows() * ws.len();
-    tape.costs(product, product * usize::from(x_needs), product * usize::from(tape.needs(w)));
+    let [of_x, of_w] = [x_needs, tape.needs(w)].map(|needs| product * usize::from(needs));
     let (shape, real) = (xs.shape().to_vec(), xs.real());
     drop(xs); // the tape keeps it, or makes it again
     let (weights, sink) = (ws.clone(), tape.sink(w));
@@ -45,7 +45,7 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
         let others = [with_bias.then_some(None), with_residual.then(|| Some(dy.clone()))];
         [dx, None].into_iter().chain(others.into_iter().flatten()).collect()
     };
-    tape.record_read(&inputs, y, backward, move |dy, x| {
+    tape.record_read(Op::of("matmul", [product, of_x, of_w]), &inputs, y, backward, move |dy, x| {
         let (dw, db) = match w_needs {
             true => backward_w(&cast(dy, real), x, &weights, with_bias, sink.as_ref()),
             false => (None, None),

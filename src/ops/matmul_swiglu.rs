@@ -18,7 +18,7 @@ use std::rc::Rc;
 use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
 use crate::ops::cast::cast;
 use crate::ops::gate;
-use crate::tape::{Sink, Tape, Var};
+use crate::tape::{Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
@@ -48,7 +48,7 @@ impl Tape {
         let size = [xs.rows(), e, width];
         multiply(&gpu, Product { plus, ..Product::new(z.operand(), y.operand(), v.operand().t(), size) });
         let product = 2 * xs.rows() * e * width;
-        self.costs(3 * product, 4 * product, 2 * product);
+        let op = Op::of("matmul_swiglu", [3 * product, 4 * product, 2 * product]);
         let (shape, real, on) = (xs.shape().to_vec(), xs.real(), gpu.clone());
         drop(xs);
         let [of_w, of_v] = [w_gate_up, w_down].map(|w| self.sink(w));
@@ -66,7 +66,7 @@ impl Tape {
             found.replace(Some(d_gate_up));
             vec![Some(dx), None, dv, Some(dz.clone())]
         };
-        self.record_read(&inputs, z, backward, move |_, x| {
+        self.record_read(op, &inputs, z, backward, move |_, x| {
             let d_gate_up = left.take().expect("the first part of the backward comes first");
             vec![None, weights(&on, &d_gate_up, x, of_w.as_ref()), None, None]
         })

@@ -16,7 +16,7 @@ use crate::config::MmdKernel;
 use crate::ops::blocks;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::ops::vector::{dot, exp, squared_distance};
-use crate::tape::{Tape, Var};
+use crate::tape::{Op, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -28,14 +28,24 @@ impl Tape {
         let (ys, xs) = (self.value(y).clone(), self.value(x).clone());
         let (loss, saved) = forward(&ys, &xs, kernel, self.needs(y));
         let [_, rows, _] = ys.dims("mmd");
-        self.costs(4 * rows * ys.len(), 4 * rows * ys.len(), 0); // each pair once
-        self.record(&[y, x], loss, move |d| vec![Some(backward(d, &ys, &xs, &saved)), None])
+        let product = 4 * rows * ys.len(); // each pair once
+        self.record(Op::of("mmd", [product, product, 0]), &[y, x], loss, move |d| {
+            let saved = saved.expect("kept where a gradient is needed");
+            vec![Some(backward(d, &ys, &xs, &saved)), None]
+        })
     }
 }
 
-/// The loss `[1]` and, where a gradient is wanted, the weights `[B, N, 2N]` of the rows `[y | x]` in it; on a device
-/// without what a row weighs in its own, which the second tensor there tells.
-pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Vec<Tensor>) {
+/// What forward leaves for the gradient of y.
+pub struct Saved {
+    /// `[B, N, 2N]`: what each of the rows `[y | x]` weighs in the gradient of each y; on a device without a row in its own.
+    weights: Tensor,
+    /// `[B, N, tiles]`, on a device alone: what a row weighs in its own gradient, in parts of a sum.
+    pulls: Option<Tensor>,
+}
+
+/// The loss `[1]`, and what its gradient needs, where that is wanted.
+pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Option<Saved>) {
     let [sets, rows, _] = y.dims("mmd");
     assert!(y.shape() == x.shape() && !y.is_empty(), "mmd: {:?} and {:?}", y.shape(), x.shape());
     if let Some(gpu) = y.gpu() {
@@ -50,17 +60,17 @@ pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tens
     });
     let loss = parts.iter().map(|p| p.0).sum::<f64>() / sets as f64;
     let weights: Vec<f32> = parts.into_iter().flat_map(|p| p.1).collect();
-    let saved = if wanted { vec![Tensor::new(&[sets, rows, 2 * rows], weights)] } else { Vec::new() };
-    (Tensor::scalar(loss as f32), saved)
+    let saved = || Saved { weights: Tensor::new(&[sets, rows, 2 * rows], weights), pulls: None };
+    (Tensor::scalar(loss as f32), wanted.then(saved))
 }
 
 /// dy `[B, N, G]` from dL `[1]` and what forward saved.
-pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor]) -> Tensor {
+pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, saved: &Saved) -> Tensor {
     if let Some(gpu) = y.gpu() {
         return device::backward(gpu, d, y, x, saved);
     }
     let [_, rows, width] = y.dims("mmd");
-    let (d, weights) = (d.item(), saved[0].data());
+    let (d, weights) = (d.item(), saved.weights.data());
     let size = rows * width;
     let dy = blocks::make(y.len(), size, |b, block| {
         let w: Vec<f32> = weights[b * 2 * rows * rows..][..2 * rows * rows].iter().map(|w| d * w).collect();

@@ -11,7 +11,7 @@
 use crate::ops::blocks;
 use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::tape::{Tape, Var};
+use crate::tape::{Op, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -23,8 +23,8 @@ impl Tape {
         let y = forward(&xs, &ws, self.value(e));
         let (x_needs, w_needs, e_needs) = (self.needs(x), self.needs(w), self.needs(e));
         let product = 2 * xs.len() * y.width();
-        self.costs(product, product * (usize::from(x_needs) + usize::from(w_needs)), 0);
-        self.record(&[x, w, e], y, move |dy| {
+        let wanted = usize::from(x_needs) + usize::from(w_needs);
+        self.record(Op::of("patch_embed", [product, product * wanted, 0]), &[x, w, e], y, move |dy| {
             let [_, patches, width] = dy.dims("patch_embed");
             let de = || {
                 column_sums(&dy.reshape(&[dy.rows() / patches, patches * width])).reshape(&[patches, width])

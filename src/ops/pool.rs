@@ -18,7 +18,7 @@ impl Tape {
         let [_, rows, _] = self.value(x).dims("pool");
         let scale = 1.0 / rows as f32;
         let y = sums(self.value(x), scale);
-        self.record(&[x], y, move |dy| vec![Some(spread(dy, rows, scale))])
+        self.record("pool", &[x], y, move |dy| vec![Some(spread(dy, rows, scale))])
     }
 
     /// x plus its set's row: x `[B, N, D]`, s `[B, D]` to `[B, N, D]`.
@@ -28,7 +28,7 @@ impl Tape {
         assert!(ss.shape() == [sets, width], "add_to_set: x {:?}, s {:?}", xs.shape(), ss.shape());
         let y = added(xs, ss, [sets, rows, width]);
         let s_needs = self.needs(s);
-        self.record(&[x, s], y, move |dy| vec![Some(dy.clone()), s_needs.then(|| sums(dy, 1.0))])
+        self.record("pool", &[x, s], y, move |dy| vec![Some(dy.clone()), s_needs.then(|| sums(dy, 1.0))])
     }
 }
 

@@ -26,7 +26,7 @@ impl Tape {
         let w = gain.map(|w| self.value(w).clone());
         let (y, rstd) = forward(&xs, w.as_ref());
         let inputs: Vec<Var> = [x].into_iter().chain(gain).collect();
-        self.record_remade(&inputs, y, move |back| {
+        self.record_remade("rms_norm", &inputs, y, move |back| {
             let (dx, dw, y) = backward(back, &xs, w.as_ref(), &rstd);
             ([Some(dx)].into_iter().chain(dw.map(Some)).collect(), y)
         })

@@ -19,7 +19,7 @@ impl Tape {
     pub fn seed_attention(&mut self, q: Var, kv: Var, heads: usize) -> Var {
         let (qs, kvs) = (self.value(q).clone(), self.value(kv).clone());
         let (y, p) = forward(&qs, &kvs, heads);
-        self.record(&[q, kv], y, move |dy| {
+        self.record("seed_attention", &[q, kv], y, move |dy| {
             let (dq, dkv) = backward(dy, &qs, &kvs, heads, &p);
             vec![Some(dq), Some(dkv)]
         })

@@ -19,7 +19,7 @@ impl Tape {
         let (ys, xs) = (self.value(y).clone(), self.value(x).clone());
         let loss = forward(&ys, &xs);
         let (y_needs, x_needs) = (self.needs(y), self.needs(x));
-        self.record(&[y, x], loss, move |d| backward(d, &ys, &xs, [y_needs, x_needs]).into())
+        self.record("squared_error", &[y, x], loss, move |d| backward(d, &ys, &xs, [y_needs, x_needs]).into())
     }
 }
 

@@ -17,7 +17,7 @@ impl Tape {
     pub fn swiglu(&mut self, gate_up: Var) -> Var {
         let x = self.value(gate_up).clone();
         let y = gate::forward(None, &x, 0);
-        self.record_remade(&[gate_up], y, move |back| {
+        self.record_remade("swiglu", &[gate_up], y, move |back| {
             let (dx, y) = backward(back.dy, &x, back.again);
             (vec![Some(dx)], y)
         })

@@ -16,7 +16,7 @@ impl Tape {
         let values: Vec<&Tensor> = parts.iter().map(|&part| self.value(part)).collect();
         let y = stack(&values);
         let count = parts.len();
-        self.record(parts, y, move |dy| (0..count).map(|t| Some(pick(dy, t))).collect())
+        self.record("tokens", parts, y, move |dy| (0..count).map(|t| Some(pick(dy, t))).collect())
     }
 
     /// Token `i` of each set: x `[B, T, D]` to `[B, D]`.
@@ -24,13 +24,13 @@ impl Tape {
         let [_, count, _] = self.value(x).dims("token");
         assert!(i < count, "token: {i} of {count}");
         let y = pick(self.value(x), i);
-        self.record(&[x], y, move |dy| vec![Some(amid_zeros(dy, i, count))])
+        self.record("tokens", &[x], y, move |dy| vec![Some(amid_zeros(dy, i, count))])
     }
 
     /// The same token before those of each set: token `[D]`, x `[B, T, D]` to `[B, T + 1, D]`.
     pub fn prepend(&mut self, token: Var, x: Var) -> Var {
         let y = joined(self.value(token), self.value(x));
-        self.record(&[token, x], y, |dy| parted(dy).map(Some).into())
+        self.record("tokens", &[token, x], y, |dy| parted(dy).map(Some).into())
     }
 }
 

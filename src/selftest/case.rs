@@ -129,7 +129,7 @@ impl Case {
         let drawn = || Tensor::new(value.shape(), (0..value.len() as u64).map(|i| rng.normal(i)).collect());
         let dy = dy.cloned().unwrap_or_else(drawn);
         let given = place(&dy, value.real());
-        let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(given)]);
+        let loss = tape.record("loss", &[y], Tensor::scalar(0.0), move |_| vec![Some(given)]);
         let mut found = tape.backward(loss);
         let gradient = |(&v, x): (&Var, &Tensor)| found.take(v).unwrap_or_else(|| Tensor::zeros(x.shape()));
         let gradients = vars.iter().zip(inputs).map(gradient).collect();

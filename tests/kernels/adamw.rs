@@ -67,7 +67,7 @@ fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
         };
         let gradients: Vec<Option<Tensor>> = table.iter().map(gradient).collect();
         let inputs: Vec<_> = table.iter().map(|&p| vars[p]).collect();
-        let loss = tape.record(&inputs, Tensor::scalar(0.0), move |_| gradients);
+        let loss = tape.record("loss", &inputs, Tensor::scalar(0.0), move |_| gradients);
         let found = tape.backward(loss);
         params.collect(&vars, found);
         norms.push(f64::from(optimizer.step(&mut params, &config, k, STEPS).item()));

@@ -29,7 +29,7 @@ fn gradients(story: &Story, gpu: Option<&Gpu>, forget: bool) -> Vec<Vec<u32>> {
         tape.forget(value);
     }
     let dy = normals(tape.value(y).shape(), 100);
-    let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
+    let loss = tape.record("loss", &[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
     let mut found = tape.backward(loss);
     vars.push(w);
     let bits = |leaf: &Var| {

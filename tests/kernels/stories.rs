@@ -34,7 +34,7 @@ fn on_device(y: &Tensor, x: &Tensor, kernel: MmdKernel, real: Real) -> Option<(f
     let [y, x] = [y, x].map(|t| t.to_gpu(&gpu, "cells", real));
     let (loss, saved) = mmd::forward(&y, &x, kernel, true);
     let one = Tensor::scalar(1.0).to_gpu(&gpu, "the loss's gradient", Real::F32);
-    let dy = mmd::backward(&one, &y, &x, &saved);
+    let dy = mmd::backward(&one, &y, &x, &saved.expect("wanted"));
     Some((loss.item(), dy.to_host()))
 }
 
@@ -135,7 +135,8 @@ fn hoppers_kernels_and_the_others_can_be_mixed() {
         gpu.listen();
         let (loss, saved) = mmd::forward(&y, &x, MmdKernel::Gaussian, true);
         let one = Tensor::scalar(1.0).to_gpu(&gpu, "the loss's gradient", Real::F32);
-        let (loss, dy) = (loss.item(), wide(mmd::backward(&one, &y, &x, &saved).to_host().data()));
+        let (loss, dy) =
+            (loss.item(), wide(mmd::backward(&one, &y, &x, &saved.expect("wanted")).to_host().data()));
         let ran: Vec<String> = gpu.ran().into_iter().map(|ran| ran.name).collect();
         let pairs = ["mmd_hopper_pairs", "mmd_pairs"][forward];
         let of_dy = ["mmd_hopper_backward", "mmd_backward"][backward];

@@ -71,9 +71,9 @@ fn attention_keeps_scores_of_any_size() {
 fn equal_populations_have_no_discrepancy_and_no_gradient() {
     let x = normals(&[2, 33, 97], 5);
     for kernel in [MmdKernel::Gaussian, MmdKernel::Energy] {
-        let (loss, weights) = mmd::forward(&x, &x, kernel, true);
+        let (loss, saved) = mmd::forward(&x, &x, kernel, true);
         assert!(loss.item().abs() < 1e-5, "{kernel:?}: {}", loss.item());
-        let dy = mmd::backward(&Tensor::scalar(1.0), &x, &x, &weights);
+        let dy = mmd::backward(&Tensor::scalar(1.0), &x, &x, &saved.expect("wanted"));
         assert!(dy.data().iter().all(|d| d.abs() < 1e-5), "{kernel:?}");
     }
 }
@@ -87,8 +87,8 @@ fn a_cell_drawn_twice_leaves_the_energy_finite_and_exact() {
     y.iter_mut().for_each(|v| *v += 3.0);
     let x: Vec<f32> = normals(&[1, 8, 257], 7).into_vec().iter().map(|v| v + 3.5).collect();
     let (y, x) = (Tensor::new(&[1, 8, 257], y), Tensor::new(&[1, 8, 257], x));
-    let (loss, weights) = mmd::forward(&y, &x, MmdKernel::Energy, true);
-    let dy = mmd::backward(&Tensor::scalar(1.0), &y, &x, &weights);
+    let (loss, saved) = mmd::forward(&y, &x, MmdKernel::Energy, true);
+    let dy = mmd::backward(&Tensor::scalar(1.0), &y, &x, &saved.expect("wanted"));
     let wide = |t: &Tensor| t.data().iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let (ys, xs) = (wide(&y), wide(&x));
     let told = mmd::reference::forward(&ys, &xs, 257, 1.0, MmdKernel::Energy);

@@ -136,7 +136,7 @@ impl Place {
             let (mut tape, vars) = begin(i);
             let y = case.record(&mut tape, &vars);
             let dy = upstream[i % copies].clone();
-            let loss = tape.record(&[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
+            let loss = tape.record("loss", &[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
             let clock = Clock::start(gpu.as_ref());
             let _found = tape.backward(loss);
             clock.stop()

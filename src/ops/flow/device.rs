@@ -31,7 +31,7 @@ pub fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
 }
 
 /// Three inputs `[B, N, D]` and what they are multiplied by in the error, and in its gradient.
-pub struct Error {
+pub struct SquaredError {
     inputs: [Tensor; 3],
     /// `[2, 3, B]`: zero for an input that does not count.
     factors: Tensor,
@@ -39,16 +39,16 @@ pub struct Error {
     counts: [[bool; 3]; 2],
 }
 
-impl Error {
+impl SquaredError {
     /// `factors` are those of the error and of its gradient, one number a set.
-    pub fn new(gpu: &Gpu, inputs: &[Tensor; 3], factors: [&[Vec<f32>; 3]; 2]) -> Error {
+    pub fn new(gpu: &Gpu, inputs: &[Tensor; 3], factors: [&[Vec<f32>; 3]; 2]) -> SquaredError {
         let [sets, _, _] = inputs[0].dims("flow loss");
         assert!(inputs.iter().all(|x| x.shape() == inputs[0].shape()), "flow loss: {inputs:?}");
         let counts = factors.map(|factors| std::array::from_fn(|k| super::any(&factors[k])));
         let numbers = factors.iter().flat_map(|f| f.concat()).collect();
         let factors =
             Tensor::new(&[2, 3, sets], numbers).to_gpu(gpu, "factors of the flow's loss", Real::F32);
-        Error { inputs: inputs.clone(), factors, counts }
+        SquaredError { inputs: inputs.clone(), factors, counts }
     }
 
     /// The loss `[1]`.
@@ -109,14 +109,14 @@ fn launch_combine(y: &Tensor, (p, by_p): (&Tensor, &Tensor), second: Option<(&Te
     unsafe { y.device().launch("flow", "flow_combine", grid, &args) };
 }
 
-fn launch_loss_forward(parts: &Buffer, error: &Error, blocks: usize) {
+fn launch_loss_forward(parts: &Buffer, error: &SquaredError, blocks: usize) {
     let ([a, b, c], [sets, size]) = (error.terms(), error.size());
     let args = [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), size.into()];
     // SAFETY: a sum for each of `blocks` a set; the inputs have one shape, the factors [2, 3, B].
     unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::plane(blocks, sets, 256), &args) };
 }
 
-fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &Error, scale: f32) {
+fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &SquaredError, scale: f32) {
     let (grid, size) = eights(&error.inputs[0]);
     let written = gradients.iter().map(|g| g.as_ref().into());
     let read = error.terms().map(Into::into);

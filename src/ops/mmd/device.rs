@@ -1,7 +1,7 @@
 //! The discrepancy on a device: kernels/mmd.cu. On Hopper mmd_hopper.cu and mmd_hopper_backward.cu multiply, where they are the
 //! quicker.
 
-use super::hopper;
+use super::{Saved, hopper};
 use crate::config::MmdKernel;
 use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::ops::loss;
@@ -12,8 +12,14 @@ const TILE: usize = 128;
 const CHUNK: usize = 32;
 const TILE_SHARED: usize = 96 << 10;
 
-/// The loss `[1]`; where a gradient is wanted, the weights `[B, N, 2N]` and by row what they sum to a tile, `[B, N, tiles]`.
-pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Vec<Tensor>) {
+/// The loss `[1]`, and what its gradient needs, where that is wanted.
+pub fn forward(
+    gpu: &Gpu,
+    y: &Tensor,
+    x: &Tensor,
+    kernel: MmdKernel,
+    wanted: bool,
+) -> (Tensor, Option<Saved>) {
     let sizes @ [sets, rows, width] = y.dims("mmd");
     let (tiles, chunks) = (2 * rows.div_ceil(TILE), (2 * rows).div_ceil(CHUNK));
     let on = |what, shape: &[usize]| Tensor::on(gpu, what, shape, Real::F32);
@@ -23,14 +29,15 @@ pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: boo
     let scale = on("mmd scale", &[sets]);
     launch_scale(&scale, &columns, &spreads, sizes);
 
-    let mut saved = Vec::new();
-    if wanted {
-        saved.push(Tensor::on(gpu, "mmd weights", &[sets, rows, 2 * rows], y.real()));
-        saved.push(on("mmd pulls", &[sets, rows, tiles]));
-    }
+    let saved = wanted.then(|| Saved {
+        weights: Tensor::on(gpu, "mmd weights", &[sets, rows, 2 * rows], y.real()),
+        pulls: Some(on("mmd pulls", &[sets, rows, tiles])),
+    });
     let [of_hopper, of_any] = [hopper::parts(sizes), sets * tiles * (tiles + 1) / 2];
     let parts = gpu.buffer("mmd parts", 8 * of_hopper.max(of_any));
-    let (kept, of_rows) = ([saved.first(), saved.get(1)], [&norms, &scale]);
+    let kept = saved.as_ref().map(|saved| &saved.weights);
+    let kept = [kept, saved.as_ref().and_then(|saved| saved.pulls.as_ref())];
+    let of_rows = [&norms, &scale];
     let what = match (kernel, wanted) {
         (MmdKernel::Gaussian, false) => "mmd gaussian",
         (MmdKernel::Gaussian, true) => "mmd gaussian, kept",
@@ -47,9 +54,10 @@ pub fn forward(gpu: &Gpu, y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: boo
 }
 
 /// dy `[B, N, G]` from dL `[1]` and what forward saved.
-pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &[Tensor]) -> Tensor {
+pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &Saved) -> Tensor {
     let dy = Tensor::on(gpu, "mmd dy", y.shape(), y.real());
-    let (saved, sizes) = ([&saved[0], &saved[1]], y.dims("mmd"));
+    let pulls = saved.pulls.as_ref().expect("kept by a device's forward");
+    let (saved, sizes) = ([&saved.weights, pulls], y.dims("mmd"));
     let ours = |blocks| hopper::launch_backward(blocks, &dy, d, saved, [y, x], sizes);
     let any = || launch_backward(&dy, d, saved, [y, x], sizes);
     gpu.either("mmd backward", sizes, hopper::fits(sizes, &[y, x, saved[0]]), ours, any);

@@ -101,7 +101,7 @@ fn shared() -> Vec<Case> {
     rows.push(case("cast to f32 and back", &[&[33, 97]], |t, v| {
         let x = t.value(v[0]);
         let y = cast::cast(&cast::cast(x, Real::F32), x.real());
-        t.record(&[v[0]], y, |dy| vec![Some(dy.clone())])
+        t.record("shared", &[v[0]], y, |dy| vec![Some(dy.clone())])
     }));
     rows
 }
