@@ -31,8 +31,9 @@ fn step(c: &mut Criterion) {
         let (b, n) = (sets, 32);
         let vocabulary = Vocabulary { cell_types: 4, perturbations: 21, batches: 2 };
         let statistics = Statistics { mean: vec![0.05; GENES], std: vec![0.1; GENES] };
-        let mut params = Params::default();
-        let model = Model::new(&config, &vocabulary, statistics, &mut params, Rng::new(0));
+        let (model, table) = Model::new(&config, &vocabulary, statistics);
+        let weights = table.draw(Rng::new(0));
+        let mut params = Params::new(table, weights).with_gradients();
         let share = Share::whole(params.len());
         let mut optimizer = Optimizer::new(&mut params, share);
         let rng = Rng::new(1);

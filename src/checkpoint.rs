@@ -21,8 +21,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
-use crate::params::{Entry, Params};
-use crate::rng::Rng;
+use crate::params::{Entry, Params, Table};
 use crate::tensor::Tensor;
 
 /// What a checkpoint says of itself.
@@ -168,9 +167,8 @@ impl Trained {
         let map = map(path)?;
         let read = Read::of(path, &map)?;
         let average = read.flat(AVERAGE)?;
-        let Read { frame: Frame { header, effects, .. }, model, mut params, .. } = read;
-        params.set_weights(average);
-        Ok(Trained { header, effects, model, params })
+        let Read { frame: Frame { header, effects, .. }, model, table, .. } = read;
+        Ok(Trained { header, effects, model, params: Params::new(table, average) })
     }
 
     /// The same on a device.
@@ -187,8 +185,7 @@ struct Read<'a> {
     sums: BTreeMap<String, u32>,
     frame: Frame,
     model: Model,
-    /// A table without numbers.
-    params: Params,
+    table: Table,
 }
 
 impl<'a> Read<'a> {
@@ -205,16 +202,14 @@ impl<'a> Read<'a> {
             return Err(Error::format(path, what));
         }
         let effects = Effects::new(pairs, values);
-        let mut params = Params::counting();
-        let vocabulary = vocabulary(&header.data);
-        let model = Model::new(&header.config, &vocabulary, statistics.clone(), &mut params, Rng::new(0));
-        Ok(Read { path, file, sums, frame: Frame { header, statistics, effects }, model, params })
+        let (model, table) = Model::new(&header.config, &vocabulary(&header.data), statistics.clone());
+        Ok(Read { path, file, sums, frame: Frame { header, statistics, effects }, model, table })
     }
 
     /// One number for each of the table's.
     fn flat(&self, prefix: &str) -> Result<Tensor> {
-        let mut flat = vec![0.0; self.params.len()];
-        for entry in self.params.entries() {
+        let mut flat = vec![0.0; self.table.len()];
+        for entry in self.table.entries() {
             let name = format!("{prefix}{}", entry.name);
             let found = numbers(self.path, &self.file, &self.sums, &name, &entry.shape)?;
             flat[entry.range()].copy_from_slice(&found);

@@ -4,8 +4,7 @@
 
 use crate::config::Config;
 use crate::gpu::{Gpu, Real};
-use crate::params::{Params, Vars};
-use crate::rng::Rng;
+use crate::params::{Table, Vars};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -47,26 +46,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// Adds the model's weights to `params` and draws them from `rng`.
-    pub fn new(
-        config: &Config,
-        vocabulary: &Vocabulary,
-        statistics: Statistics,
-        params: &mut Params,
-        rng: Rng,
-    ) -> Model {
+    /// The model, and the table of its weights.
+    pub fn new(config: &Config, vocabulary: &Vocabulary, statistics: Statistics) -> (Model, Table) {
         let (genes, d) = (statistics.mean.len(), config.flow.width);
-        let build = &mut Build::new(params, rng);
+        let mut table = Table::default();
+        let build = &mut Build::new(&mut table);
         let gene_encoder = GeneEncoder::new(build, &config.encoder, genes, d);
         let set_encoder = SetEncoder::new(build, d);
-        let decoder = Decoder::new(build, &config.decoder, genes, d);
+        let start = config.decoder.start_at_mean.then_some(statistics.mean.as_slice());
+        let decoder = Decoder::new(build, &config.decoder, start, genes, d);
         let flow = Flow::new(build, config, vocabulary);
-        if config.decoder.start_at_mean {
-            decoder.start_at(params, &statistics.mean);
-        }
         let scale = statistics.std.iter().map(|s| 1.0 / (s + 0.05)).collect();
         let standard = [statistics.mean.clone(), scale].map(|numbers| Tensor::new(&[genes], numbers));
-        Model { config: config.clone(), statistics, standard, gene_encoder, set_encoder, decoder, flow }
+        let config = config.clone();
+        (Model { config, statistics, standard, gene_encoder, set_encoder, decoder, flow }, table)
     }
 
     /// The same with its constants on a device.

@@ -196,7 +196,7 @@ pub fn learning_rate(config: &OptimConfig, k: u64, steps: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::params::Init;
+    use crate::params::{Init, Table};
     use crate::rng::Rng;
     use crate::tape::Tape;
     use crate::tensor::Tensor;
@@ -214,8 +214,10 @@ mod tests {
     #[test]
     fn one_step_is_the_textbook_step() {
         let config = Config::new("tiny", "default").expect("a preset").optim;
-        let mut params = Params::default();
-        let w = params.add("w", &[1, 2], Init::Constant(0.5), true, Rng::new(0));
+        let mut table = Table::default();
+        let w = table.add("w", &[1, 2], Init::Constant(0.5), true);
+        let weights = table.draw(Rng::new(0));
+        let mut params = Params::new(table, weights).with_gradients();
         let mut tape = Tape::new();
         let vars = params.bind(&mut tape);
         // loss = 3 a + 4 b: the gradient (3, 4) has norm 5 and is clipped to (0.6, 0.8).

@@ -130,7 +130,7 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
         storage: gpu.map(Gpu::real),
         threads: rayon::current_num_threads(),
         sizes: sizes.clone(),
-        weights: made.learner.params.count(),
+        weights: made.learner.params.table().count(),
         pairs: sizes.sets * sizes.cells,
         step_s,
         watched_s: watched / steps as f64,

@@ -225,7 +225,7 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         best: run.best,
         loss: log.loss,
         cells_per_second: cells / log.began.elapsed().as_secs_f64(),
-        parameters: run.learner.params.count(),
+        parameters: run.learner.params.table().count(),
         unmatched,
     })
 }

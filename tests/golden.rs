@@ -65,7 +65,7 @@ fn config(golden: &Golden, case: &Value) -> Config {
 /// a flow block apart; ours stand one above the other (`w_in`) or side by side (`w_out`).
 fn twins(entry: &Entry) -> Vec<(Entry, Vec<usize>)> {
     let part = |name: &str, shape: &[usize], places: Vec<usize>| {
-        (Entry { name: name.into(), shape: shape.into(), offset: 0, ..*entry }, places)
+        (Entry { name: name.into(), shape: shape.into(), offset: 0, ..entry.clone() }, places)
     };
     let (block, name) = entry.name.rsplit_once('.').unwrap_or_default();
     let (len, named) = (entry.range().len(), |name: &str| format!("{block}.{name}"));
@@ -128,15 +128,14 @@ impl Walk {
             mean: golden.tensor("input/mean").into_vec(),
             std: golden.tensor("input/std").into_vec(),
         };
-        let mut params = Params::default();
-        let model = Model::new(&config, &vocabulary, statistics, &mut params, Rng::new(0));
-        let mut weights = vec![0.0; params.len()];
+        let (model, table) = Model::new(&config, &vocabulary, statistics);
+        let mut weights = vec![0.0; table.len()];
         for (entry, (twin, places)) in
-            params.entries().iter().flat_map(|e| twins(e).into_iter().map(move |t| (e, t)))
+            table.entries().iter().flat_map(|e| twins(e).into_iter().map(move |t| (e, t)))
         {
             places.iter().zip(weight(&twin)).for_each(|(at, w)| weights[entry.offset + at] = w);
         }
-        params.set_weights(Tensor::new(&[weights.len()], weights));
+        let params = Params::new(table, Tensor::new(&[weights.len()], weights)).with_gradients();
         let (b, n, g) = (golden.size("sets"), golden.size("cells"), golden.size("genes"));
         let mut cells = golden.tensor("input/x0").into_vec();
         cells.extend(golden.tensor("input/x1").into_vec());

@@ -4,7 +4,7 @@ use scale_engine::config::{Config, EncoderKind};
 use scale_engine::model::condition::{Vocabulary, three};
 use scale_engine::model::losses::{Draws, Examples};
 use scale_engine::model::{Model, Statistics};
-use scale_engine::params::Params;
+use scale_engine::params::{Params, Table};
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
@@ -21,9 +21,9 @@ fn small(set: &[&str]) -> Config {
 
 fn build(config: &Config, genes: usize) -> (Model, Params) {
     let statistics = Statistics { mean: vec![0.05; genes], std: vec![0.1; genes] };
-    let mut params = Params::default();
-    let model = Model::new(config, &VOCABULARY, statistics, &mut params, Rng::new(3));
-    (model, params)
+    let (model, table) = Model::new(config, &VOCABULARY, statistics);
+    let weights = table.draw(Rng::new(3));
+    (model, Params::new(table, weights).with_gradients())
 }
 
 /// Sparse cells [B, N, G] on the network's scale.
@@ -59,9 +59,7 @@ fn the_presets_have_the_papers_counts_of_parameters() {
     {
         let config = Config::new(preset, "paper").expect("a preset");
         let statistics = Statistics { mean: vec![0.0; 2000], std: vec![1.0; 2000] };
-        let mut params = Params::counting();
-        Model::new(&config, &vocabulary, statistics, &mut params, Rng::new(0));
-        let count = params.count() as f64;
+        let count = Model::new(&config, &vocabulary, statistics).1.count() as f64;
         assert!(
             (count / expected - 1.0).abs() < tolerance,
             "{preset}: {count} parameters, expected {expected}"
@@ -88,10 +86,12 @@ fn the_gene_encoder_lets_no_cell_see_another_and_the_set_encoder_does() {
     for kind in [EncoderKind::Llama, EncoderKind::Attention, EncoderKind::Mlp] {
         let mut config = small(&[]);
         config.encoder.kind = kind;
-        let mut params = Params::default();
-        let mut build = scale_engine::model::build::Build::new(&mut params, Rng::new(3));
+        let mut table = Table::default();
+        let mut build = scale_engine::model::build::Build::new(&mut table);
         let encoder =
             scale_engine::model::gene_encoder::GeneEncoder::new(&mut build, &config.encoder, 50, 32);
+        let weights = table.draw(Rng::new(3));
+        let params = Params::new(table, weights);
         let encode = |x: &Tensor| {
             let mut t = Tape::off();
             let p = params.bind(&mut t);

@@ -128,9 +128,9 @@ fn held_to_predict(set: &[String], steps: usize) -> u64 {
     let config = Config::load(Some("tiny"), None, set).expect("settings");
     let sizes = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
     let statistics = Statistics { mean: vec![0.1; 500], std: vec![0.1; 500] };
-    let mut params = Params::default();
-    let model = Model::new(&config, &sizes, statistics, &mut params, Rng::new(0)).to_gpu(&gpu);
-    let params = Params::like(&params).to_gpu(&gpu);
+    let (model, table) = Model::new(&config, &sizes, statistics);
+    let weights = table.draw(Rng::new(0));
+    let (model, params) = (model.to_gpu(&gpu), Params::new(table, weights).to_gpu(&gpu));
     let cells = Tensor::zeros(&[2, 64, 500]).to_gpu(&gpu, "cells", Real::Bf16);
     let before = gpu.held();
     gpu.forget_peak();

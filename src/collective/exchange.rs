@@ -31,7 +31,7 @@ impl<'a> Exchange<'a> {
                 Real::F32 => grads.clone(),
                 Real::Bf16 => Tensor::on(gpu, "gradients as they travel", &[params.len()], Real::Bf16),
             };
-            (params.pieces(share), grads, travelling)
+            (params.table().pieces(share), grads, travelling)
         });
         Exchange { ranks, share: share.clone(), sent, failed: Ok(()) }
     }

@@ -1,29 +1,27 @@
 //! How weights come into being: names, shapes and first values.
 
-use crate::params::{Init, Param, Params, Vars};
-use crate::rng::Rng;
+use crate::params::{Init, Param, Piece, Table, Vars};
 use crate::tape::{Tape, Var};
 
 /// Adds weights to the table under a prefix.
 pub struct Build<'a> {
-    params: &'a mut Params,
-    rng: Rng,
+    table: &'a mut Table,
     prefix: String,
 }
 
 impl<'a> Build<'a> {
     /// Starts a model's table.
-    pub fn new(params: &'a mut Params, rng: Rng) -> Self {
-        Build { params, rng, prefix: String::new() }
+    pub fn new(table: &'a mut Table) -> Self {
+        Build { table, prefix: String::new() }
     }
 
     /// The same table, one name deeper: `flow` -> `flow.blocks.3`.
     pub fn within(&mut self, name: &str) -> Build<'_> {
-        Build { prefix: format!("{}{name}.", self.prefix), params: self.params, rng: self.rng }
+        Build { prefix: format!("{}{name}.", self.prefix), table: self.table }
     }
 
     fn add(&mut self, name: &str, shape: &[usize], init: Init, decay: bool) -> Param {
-        self.params.add(&format!("{}{name}", self.prefix), shape, init, decay, self.rng)
+        self.table.add(&format!("{}{name}", self.prefix), shape, init, decay)
     }
 
     /// A matrix [out, in], N(0, 1/in).
@@ -39,9 +37,9 @@ impl<'a> Build<'a> {
     /// Matrices [out, in] one above the other, each drawn under its own name as [`Build::matrix`] would.
     pub fn stacked<const N: usize>(&mut self, name: &str, width: usize, parts: [(&str, usize); N]) -> Param {
         let std = (width as f32).powf(-0.5);
-        let drawn = parts.map(|(part, out)| self.draw(part, out * width, std)).concat();
+        let pieces = parts.map(|(part, out)| self.piece(part, out, std)).to_vec();
         let out = parts.iter().map(|part| part.1).sum();
-        self.params.add_drawn(&format!("{}{name}", self.prefix), &[out, width], drawn, true)
+        self.add(name, &[out, width], Init::Above(pieces), true)
     }
 
     /// Matrices [out, in] side by side, each drawn under its own name as [`Build::branch_end`] would.
@@ -52,16 +50,13 @@ impl<'a> Build<'a> {
         parts: [(&str, usize); N],
         layers: usize,
     ) -> Param {
-        let drawn = parts.map(|(part, width)| self.draw(part, out * width, branch_std(width, layers)));
-        let mut rows: Vec<_> = drawn.iter().zip(parts).map(|(drawn, part)| drawn.chunks(part.1)).collect();
+        let pieces = parts.map(|(part, width)| self.piece(part, width, branch_std(width, layers))).to_vec();
         let width = parts.iter().map(|part| part.1).sum();
-        let mut joined = Vec::with_capacity(drawn.iter().map(Vec::len).sum());
-        (0..out).for_each(|_| rows.iter_mut().filter_map(Iterator::next).for_each(|row| joined.extend(row)));
-        self.params.add_drawn(&format!("{}{name}", self.prefix), &[out, width], joined, true)
+        self.add(name, &[out, width], Init::Beside(pieces), true)
     }
 
-    fn draw(&self, name: &str, len: usize, std: f32) -> Vec<f32> {
-        self.params.draw(&format!("{}{name}", self.prefix), len, Init::Normal(std), self.rng)
+    fn piece(&self, name: &str, len: usize, std: f32) -> Piece {
+        Piece { name: format!("{}{name}", self.prefix), len, std }
     }
 
     /// Any other shape, N(0, std^2).
@@ -72,6 +67,11 @@ impl<'a> Build<'a> {
     /// Zeros; not decayed.
     pub fn bias(&mut self, name: &str, width: usize) -> Param {
         self.add(name, &[width], Init::Constant(0.0), false)
+    }
+
+    /// A bias that starts at these; not decayed.
+    pub fn bias_at(&mut self, name: &str, values: Vec<f32>) -> Param {
+        self.add(name, &[values.len()], Init::Values(values), false)
     }
 
     /// Ones; not decayed.

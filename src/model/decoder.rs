@@ -1,8 +1,8 @@
 //! Decoder, cell by cell (SCALE v1, eq. 10-12).
 
-use super::build::{Build, Mlp};
+use super::build::{Build, Linear, Mlp};
 use crate::config::{Activation, DecoderConfig};
-use crate::params::{Params, Vars};
+use crate::params::Vars;
 use crate::tape::{Tape, Var};
 
 /// z [.., D] -> expression [.., G] on the network's scale.
@@ -12,25 +12,33 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Adds its weights.
-    pub fn new(build: &mut Build, config: &DecoderConfig, genes: usize, latent: usize) -> Self {
-        Decoder { mlp: build.mlp("decoder", genes, config.width, latent), activation: config.activation }
+    /// Adds its weights. Where a mean [G] is given its output starts there: where a gene is rare, a random start leaves it dead.
+    pub fn new(
+        build: &mut Build,
+        config: &DecoderConfig,
+        mean: Option<&[f32]>,
+        genes: usize,
+        latent: usize,
+    ) -> Self {
+        let mut inner = build.within("decoder");
+        let up = inner.linear("0", config.width, latent);
+        let mut last = inner.within("1");
+        // A gene that is never seen would ask for -infinity.
+        let start = |m: &f32| match config.activation {
+            Activation::Softplus => m.max(1e-4).exp_m1().ln(),
+            _ => m.max(1e-4),
+        };
+        let w = last.matrix("w", genes, config.width);
+        let b = match mean {
+            Some(mean) => last.bias_at("b", mean.iter().map(start).collect()),
+            None => last.bias("b", genes),
+        };
+        Decoder { mlp: Mlp { up, down: Linear { w, b: Some(b) } }, activation: config.activation }
     }
 
     /// [.., D] -> [.., G].
     pub fn forward(&self, t: &mut Tape, p: &Vars, z: Var) -> Var {
         let y = self.mlp.forward(t, p, z);
         t.activation(y, self.activation)
-    }
-
-    /// Sets the last bias so that the output starts at `mean` [G]: where a gene is rare, a random start leaves it dead.
-    pub fn start_at(&self, params: &mut Params, mean: &[f32]) {
-        // A gene that is never seen would ask for -infinity.
-        let start = |m: f32| match self.activation {
-            Activation::Softplus => m.exp_m1().ln(),
-            _ => m,
-        };
-        let values: Vec<f32> = mean.iter().map(|m| start(m.max(1e-4))).collect();
-        params.set(self.mlp.down.b.expect("the decoder has biases"), &values);
     }
 }

@@ -128,22 +128,22 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::params::{Init, Params};
+    use crate::params::{Init, Table};
     use crate::rng::Rng;
 
     /// Parameters of awkward lengths: they begin at 0, 8, 48, 56, 64, 168 and 176, and the buffers end at 184.
-    fn table() -> Params {
-        let mut params = Params::default();
+    fn table() -> Table {
+        let mut table = Table::default();
         for (i, len) in [1, 40, 3, 8, 100, 7, 7].into_iter().enumerate() {
-            params.add(&format!("w{i}"), &[len], Init::Constant(1.0), false, Rng::new(0));
+            table.add(&format!("w{i}"), &[len], Init::Constant(1.0), false);
         }
-        params
+        table
     }
 
     #[test]
     fn pieces_are_all_of_the_gradients_and_each_comes_once() {
-        let params = table();
-        let entries = params.entries();
+        let table = table();
+        let entries = table.entries();
         for (ranks, len) in [(1, 184), (2, 192), (3, 192)] {
             for least in [1, 20, 60, 10_000] {
                 let all = cut_at(entries, len, least, ranks * PACK);
@@ -172,15 +172,15 @@ mod tests {
     #[test]
     fn shares_are_equal_and_all_of_the_buffer() {
         for ranks in [2, 3, 7] {
-            let mut params = table();
-            let before = params.weights().into_vec();
-            let shares: Vec<Share> = (0..ranks).map(|rank| params.share(rank, ranks)).collect();
-            let after = params.weights().into_vec();
+            let mut table = table();
+            let before = table.draw(Rng::new(0)).into_vec();
+            let shares: Vec<Share> = (0..ranks).map(|rank| table.share(rank, ranks)).collect();
+            let after = table.draw(Rng::new(0)).into_vec();
             assert!(after.starts_with(&before) && after[before.len()..].iter().all(|&w| w == 0.0));
-            let mut owners = vec![0; params.len()];
+            let mut owners = vec![0; table.len()];
             for share in &shares {
                 let parts = share.parts();
-                assert_eq!(parts.iter().map(Range::len).sum::<usize>(), params.len() / ranks);
+                assert_eq!(parts.iter().map(Range::len).sum::<usize>(), table.len() / ranks);
                 assert!(parts.iter().all(|part| part.start.is_multiple_of(PACK)));
                 parts.into_iter().flatten().for_each(|i| owners[i] += 1);
             }

@@ -43,9 +43,8 @@ pub struct Found {
 /// once more, or with what a step leaves for its backward pass. On a GPU the host has a checkpoint's alone, and the first weights;
 /// what a step takes there is told when it is laid out.
 pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, sets: usize, on_gpu: bool) -> Result<()> {
-    let (mut table, zeros) = (Params::counting(), vec![0.0; genes]);
-    let statistics = Statistics { mean: zeros.clone(), std: zeros };
-    Model::new(config, sizes, statistics, &mut table, Rng::new(0));
+    let zeros = vec![0.0; genes];
+    let (_, table) = Model::new(config, sizes, Statistics { mean: zeros.clone(), std: zeros });
     let weights = (table.len() as u64).saturating_mul(4 * if on_gpu { 6 } else { 9 });
     memory::fits("encoder.width, flow.width or --preset", "the model's weights and moments", weights)?;
     if on_gpu {
@@ -94,22 +93,16 @@ impl Learner {
         ranks: &Ranks,
         numbers: Option<[Tensor; 4]>,
     ) -> Learner {
-        let rng = Rng::new(config.train.seed).at(3);
-        let mut params = Params::counting();
-        let mut model = Model::new(config, sizes, statistics.clone(), &mut params, rng);
-        if numbers.is_none() {
-            params = Params::with_room(params.len());
-            model = Model::new(config, sizes, statistics, &mut params, rng);
-        }
-        let flats = numbers.map(|[weights, flats @ ..]| {
-            params.set_weights(own(weights, params.len()));
-            params.make_gradients();
-            flats
-        });
+        let (mut model, mut table) = Model::new(config, sizes, statistics);
         let share = match config.optim.shard {
-            true => params.share(ranks.rank(), ranks.count()),
-            false => Share::whole(params.len()),
+            true => table.share(ranks.rank(), ranks.count()),
+            false => Share::whole(table.len()),
         };
+        let (weights, flats) = match numbers {
+            Some([weights, flats @ ..]) => (own(weights, table.len()), Some(flats)),
+            None => (table.draw(Rng::new(config.train.seed).at(3)), None),
+        };
+        let mut params = Params::new(table, weights).with_gradients();
         if let Some(gpu) = gpu {
             (model, params) = (model.to_gpu(gpu), params.to_gpu(gpu));
         }

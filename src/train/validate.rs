@@ -6,7 +6,6 @@ use super::run::Run;
 use crate::correlation::pearson;
 use crate::data::controls::control_pool;
 use crate::data::split::Part;
-use crate::params::Params;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::tensor::Tensor;
 
@@ -19,8 +18,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     let data = &run.data;
     let perturbed = run.split.perturbed(Part::Val, data);
     let stride = perturbed.len().div_ceil(GROUPS).max(1);
-    let mut params = Params::like(&run.learner.params);
-    params.set_weights(average);
+    let params = run.learner.params.over(average);
     let manifest = data.manifest();
     let predictor = Predictor {
         model: &run.learner.model,

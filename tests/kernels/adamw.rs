@@ -4,7 +4,7 @@ use scale_engine::config::Config;
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::ops::adamw::Weights;
 use scale_engine::optim::Optimizer;
-use scale_engine::params::{Init, Param, Params, Share};
+use scale_engine::params::{Init, Param, Params, Share, Table};
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
 use scale_engine::tape::Tape;
@@ -37,12 +37,12 @@ impl Trained {
 
 /// Parameters of awkward lengths, every other one a matrix that decays, moved by random gradients of about that norm.
 fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
-    let mut params = Params::default();
-    let mut add = |len: usize, decay: bool| {
-        params.add(&format!("p{len}"), &[len], Init::Normal(0.1), decay, Rng::new(1))
-    };
+    let mut named = Table::default();
+    let mut add = |len: usize, decay: bool| named.add(&format!("p{len}"), &[len], Init::Normal(0.1), decay);
     let table = vec![add(1, true), add(33, false), add(97, true), add(8193, false), add(40, true)];
-    assert_eq!((params.count(), params.len()), (8364, 8 + 40 + 104 + 8200 + 40));
+    assert_eq!((named.count(), named.len()), (8364, 8 + 40 + 104 + 8200 + 40));
+    let weights = named.draw(Rng::new(1));
+    let mut params = Params::new(named, weights).with_gradients();
     if let Some(gpu) = gpu {
         params = params.to_gpu(gpu);
     }
@@ -119,8 +119,7 @@ fn other_weights_take_the_place_of_those_on_a_device() {
     let Some(folder) = super::emulated() else { return };
     let gpu = Gpu::emulated(folder, Real::Bf16, 1);
     let Trained { params, table, optimizer, .. } = trained(Some(&gpu), 1.0);
-    let mut other = Params::like(&params);
-    other.set_weights(optimizer.average());
+    let other = params.over(optimizer.average());
     let average = optimizer.average().to_host();
     for &p in &table {
         let told = average.data()[params.entries()[p.index()].range()].iter().copied().map(rounded);

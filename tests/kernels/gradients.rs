@@ -1,7 +1,7 @@
 //! Gradients of weights go straight to the flat buffer of a device: however often a weight is used, and in which parts.
 
 use scale_engine::gpu::{Gpu, Real};
-use scale_engine::params::{Init, Param, Params};
+use scale_engine::params::{Init, Param, Params, Table};
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
 use scale_engine::tape::Tape;
@@ -9,10 +9,12 @@ use scale_engine::tensor::Tensor;
 
 /// Flat gradients of a small net, twice in a row: the second pass must not see the first.
 fn gradients(gpu: Option<&Gpu>) -> Vec<f32> {
-    let mut params = Params::default();
-    let mut add = |name: &str, shape: &[usize]| params.add(name, shape, Init::Normal(0.5), true, Rng::new(1));
+    let mut table = Table::default();
+    let mut add = |name: &str, shape: &[usize]| table.add(name, shape, Init::Normal(0.5), true);
     let [whole, parts, both, never] = ["whole", "parts", "both", "never"].map(|name| add(name, &[8, 8]));
     let (gain, bias, row) = (add("gain", &[8]), add("bias", &[8]), add("row", &[8]));
+    let weights = table.draw(Rng::new(1));
+    let mut params = Params::new(table, weights).with_gradients();
     if let Some(gpu) = gpu {
         params = params.to_gpu(gpu);
     }

@@ -8,7 +8,7 @@ use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Config;
 use scale_engine::gpu::{Gpu, PACK, Real};
 use scale_engine::optim::Optimizer;
-use scale_engine::params::{Init, Params, Share};
+use scale_engine::params::{Init, Params, Share, Table};
 use scale_engine::rng::Rng;
 use scale_engine::train::{Settings, train};
 
@@ -134,11 +134,13 @@ fn devices_share_the_optimizer() {
 
 /// Some parameters, on the host or on a device.
 fn table(gpu: Option<&Gpu>, rank: usize, ranks: usize) -> (Params, Share) {
-    let mut params = Params::default();
+    let mut table = Table::default();
     for (i, len) in [1000, 33, 2000, 7, 999].into_iter().enumerate() {
-        params.add(&format!("w{i}"), &[len], Init::Normal(0.1), i % 2 == 0, Rng::new(1));
+        table.add(&format!("w{i}"), &[len], Init::Normal(0.1), i % 2 == 0);
     }
-    let share = params.share(rank, ranks);
+    let share = table.share(rank, ranks);
+    let weights = table.draw(Rng::new(1));
+    let params = Params::new(table, weights).with_gradients();
     match gpu {
         Some(gpu) => (params.to_gpu(gpu), share),
         None => (params, share),

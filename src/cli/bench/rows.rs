@@ -8,8 +8,6 @@ use crate::config::{Config, MmdKernel};
 use crate::error::{Error, Result, unknown};
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
-use crate::params::Params;
-use crate::rng::Rng;
 use crate::selftest::case;
 
 /// An op: how its sizes are called, what they are where it is only tried, and the rest as functions of them.
@@ -224,7 +222,5 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
 fn weights(config: &Config) -> usize {
     let statistics = Statistics { mean: vec![0.1; GENES], std: vec![0.1; GENES] };
     let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
-    let mut params = Params::counting();
-    Model::new(config, &vocabulary, statistics, &mut params, Rng::new(0));
-    params.len()
+    Model::new(config, &vocabulary, statistics).1.len()
 }

@@ -6,7 +6,6 @@ use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, Stamp};
 use crate::model::losses::Examples;
-use crate::params::Params;
 use crate::profile::{MadeUp, Sizes};
 use crate::rng::Rng;
 use crate::train::Learner;
@@ -64,7 +63,7 @@ pub fn steps(args: &Args) -> Result<()> {
 pub fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
     let mut made = MadeUp::new(sizes, gpu)?;
     let took = time(steps, gpu, |k| made.step(k))?;
-    Ok((took, made.learner.params.count()))
+    Ok((took, made.learner.params.table().count()))
 }
 
 /// Times predictions.
@@ -79,7 +78,7 @@ pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
 pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
     // Made on the host: a device has what predicting needs, no moments, no gradients, no cells to compare with.
     let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
-    let (Examples { cells, tokens, .. }, params) = (examples, Params::like(&params));
+    let (Examples { cells, tokens, .. }, params) = (examples, params.over(params.weights()));
     let controls = cells.slice(0..sizes.sets);
     let (model, params, controls) = match gpu {
         Some(gpu) => (model.to_gpu(gpu), params.to_gpu(gpu), controls.to_gpu(gpu, "cells", gpu.real())),
@@ -90,7 +89,7 @@ pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<
         model.generate(&params, &controls, None, &tokens, 1, &starts);
         Ok(())
     })?;
-    Ok((took, params.count()))
+    Ok((took, params.table().count()))
 }
 
 /// Seconds of each turn, sorted: on a device from its end of the turn before to its end of this one. Nobody waits in between, as

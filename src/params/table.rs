@@ -1,0 +1,186 @@
+//! The table of a model's weights: names, shapes, first values, and their places in the flat buffers. It holds no numbers.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::share::{self, Pieces, Share};
+use crate::gpu::PACK;
+use crate::rng::Rng;
+use crate::tensor::Tensor;
+
+/// Number of a parameter in its [`Table`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param(pub(super) usize);
+
+impl Param {
+    /// Its row in [`Table::entries`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What the table says of one parameter.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name in the checkpoint, e.g. `flow.blocks.3.w_in`.
+    pub name: String,
+    /// Axes' lengths.
+    pub shape: Vec<usize>,
+    /// First number in the flat buffer.
+    pub offset: usize,
+    /// True for matrices: weight decay applies.
+    pub decay: bool,
+    /// First values.
+    pub init: Init,
+}
+
+impl Entry {
+    /// Where the parameter's numbers lie in the flat buffers.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.shape.iter().product::<usize>()
+    }
+}
+
+/// First values.
+#[derive(Clone, Debug)]
+pub enum Init {
+    /// Normal with this standard deviation.
+    Normal(f32),
+    /// All the same.
+    Constant(f32),
+    /// These.
+    Values(Vec<f32>),
+    /// A matrix of others one above the other, each of so many rows.
+    Above(Vec<Piece>),
+    /// A matrix of others side by side, each of so many columns.
+    Beside(Vec<Piece>),
+}
+
+/// A normal matrix that is drawn under a name of its own and is a part of another.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The name that keys its draws.
+    pub name: String,
+    /// Rows or columns.
+    pub len: usize,
+    /// Standard deviation.
+    pub std: f32,
+}
+
+impl Init {
+    /// Writes the first values of a parameter of that name, its last axis of length `width`.
+    fn fill(&self, name: &str, width: usize, numbers: &mut [f32], rng: Rng) {
+        match self {
+            Init::Normal(std) => normal(name, *std, numbers, rng),
+            Init::Constant(value) => numbers.fill(*value),
+            Init::Values(values) => numbers.copy_from_slice(values),
+            Init::Above(pieces) => {
+                let mut rest = numbers;
+                for Piece { name, len, std } in pieces {
+                    let (own, behind) = rest.split_at_mut(len * width);
+                    normal(name, *std, own, rng);
+                    rest = behind;
+                }
+            }
+            Init::Beside(pieces) => {
+                let mut at = 0;
+                for Piece { name, len, std } in pieces {
+                    let mut own = vec![0.0; numbers.len() / width * len];
+                    normal(name, *std, &mut own, rng);
+                    let rows = numbers.chunks_exact_mut(width).zip(own.chunks_exact(*len));
+                    rows.for_each(|(row, own)| row[at..at + len].copy_from_slice(own));
+                    at += len;
+                }
+            }
+        }
+    }
+}
+
+/// Draws are keyed by the name: another parameter more changes no other weight.
+fn normal(name: &str, std: f32, numbers: &mut [f32], rng: Rng) {
+    let stream = rng.at(u64::from(crc32fast::hash(name.as_bytes())));
+    numbers.par_chunks_mut(4).with_min_len(1024).enumerate().for_each(|(i, four)| {
+        four.iter_mut().zip(stream.normals(i as u64)).for_each(|(x, drawn)| *x = std * drawn);
+    });
+}
+
+/// All parameters, in flat order.
+#[derive(Clone, Default)]
+pub struct Table {
+    entries: Vec<Entry>,
+    /// The buffers' length is a multiple of as many packs; 0 as 1.
+    packs: usize,
+}
+
+impl Table {
+    /// Adds a parameter.
+    pub fn add(&mut self, name: &str, shape: &[usize], init: Init, decay: bool) -> Param {
+        assert!(self.find(name).is_none(), "params: {name} twice");
+        let offset = self.len();
+        self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), offset, decay, init });
+        Param(self.entries.len() - 1)
+    }
+
+    /// Its rows.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The parameter of that name.
+    pub fn find(&self, name: &str) -> Option<Param> {
+        self.entries.iter().position(|e| e.name == name).map(Param)
+    }
+
+    /// Count of weights.
+    pub fn count(&self) -> usize {
+        self.entries.iter().map(|entry| entry.range().len()).sum()
+    }
+
+    /// Length of the flat buffers, L: the weights and the zeros between parameters and behind the last.
+    pub fn len(&self) -> usize {
+        let grain = self.packs.max(1) * PACK;
+        self.entries.last().map_or(0, |entry| entry.range().end.next_multiple_of(grain))
+    }
+
+    /// True before anything was added.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// First weights, [L], on the host.
+    pub fn draw(&self, rng: Rng) -> Tensor {
+        let mut flat = vec![0.0; self.len()];
+        let (mut rest, mut at) = (flat.as_mut_slice(), 0);
+        let mut slots = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            let range = entry.range();
+            let (_, behind) = rest.split_at_mut(range.start - at); // zeros between parameters
+            let (slot, behind) = behind.split_at_mut(range.len());
+            slots.push((entry, slot));
+            (rest, at) = (behind, range.end);
+        }
+        slots.into_par_iter().for_each(|(Entry { name, shape, init, .. }, slot)| {
+            init.fill(name, shape.last().copied().unwrap_or(1), slot, rng);
+        });
+        Tensor::new(&[flat.len()], flat)
+    }
+
+    /// What this rank keeps of the optimizer where `ranks` share it: the flat buffers get some more zeros behind the last parameter, so
+    /// that shares are equal.
+    pub fn share(&mut self, rank: usize, ranks: usize) -> Share {
+        if ranks == 1 {
+            return Share::whole(self.len());
+        }
+        self.packs = ranks;
+        Share::new(share::cut(&self.entries, self.len(), ranks), rank, ranks)
+    }
+
+    /// The pieces in which gradients leave for the other ranks: those of the share, or whole parameters where nothing is shared.
+    pub fn pieces(&self, share: &Share) -> Pieces {
+        match share.is_whole() {
+            true => Pieces::new(&self.entries, share::cut(&self.entries, self.len(), 1)),
+            false => Pieces::new(&self.entries, share.pieces().to_vec()),
+        }
+    }
+}
