@@ -47,7 +47,7 @@ pub struct Trained {
     pub effects: Effects,
     /// Where each weight is.
     pub model: Model,
-    /// The averaged weights, on the host, without gradients.
+    /// The averaged weights, without gradients.
     pub params: Params,
 }
 

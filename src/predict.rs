@@ -137,7 +137,8 @@ impl Context {
     }
 }
 
-/// Predicts and writes; nothing is left at the output on failure.
+/// Predicts and writes; nothing is left at an output that fails. What was measured is written last, when memory holds no prediction any
+/// more.
 pub fn predict(settings: &Settings) -> Result<Report> {
     guard(|| write(settings))
 }
@@ -162,8 +163,12 @@ fn write(settings: &Settings) -> Result<Report> {
     };
     let observer = Observer::asked(observe, manifest.target)?;
     if header.step < header.config.train.steps {
-        let of = (header.step, header.config.train.steps);
-        report.notes.push(format!("the checkpoint is of step {} of {}", of.0, of.1));
+        let best =
+            if header.best.is_some_and(|(_, step)| step == header.step) { ", the best so far" } else { "" };
+        report.notes.push(format!(
+            "the checkpoint is of step {} of {}{best}",
+            header.step, header.config.train.steps
+        ));
     }
     let (job, measured) = match &settings.source {
         Source::Data { data, split, part, .. } => {

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use scale_engine::data::h5ad::{self, H5ad, X};
 use scale_engine::data::preprocess::{self, Genes, Target};
+use scale_engine::data::shard::Scale;
 use scale_engine::data::simulate::CONTROL;
 
 use crate::refused::told;
-use crate::train::{last, program, small};
+use crate::train::{last, program, set, small};
 
 /// The small world's cells, scaled to another total.
 fn other_total(out: &Path) {
@@ -113,4 +115,73 @@ fn a_damaged_checkpoint_is_refused_with_the_tensor_that_is_damaged() {
     let (code, said) = told(predict.arg("--out").arg(&out));
     assert!(code == Some(1) && said.contains("damaged") && said.contains("tensor"), "{code:?} {said}");
     assert!(!out.exists());
+}
+
+#[test]
+fn another_split_is_told_with_what_was_trained_on() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let split = fs::read_to_string(&small().split).expect("readable");
+    let predict = |text: &str, subset: &str| {
+        let path = dir.path().join("other.toml");
+        fs::write(&path, text).expect("written");
+        let mut predict = program();
+        predict.arg("predict").arg(&small().run).arg("--data").arg(&small().data).arg("--split").arg(&path);
+        told(predict.args(["--subset", subset, "--out"]).arg(dir.path().join("out.h5ad")))
+    };
+    let (code, said) = predict(&format!("{split}# a word\n"), "test");
+    assert!(code == Some(0) && said.contains("trained on none of these cells"), "{code:?} {said}");
+    let (code, said) = predict(
+        &split.replace("test = ", "val2 = ").replace("val = ", "test = ").replace("val2", "val"),
+        "train",
+    );
+    assert!(code == Some(0) && said.contains("it was trained on"), "{code:?} {said}");
+}
+
+#[test]
+fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let file = H5ad::open(&small().cells).expect("readable");
+    let mut x = file.rows(0..file.shape().0).expect("X");
+    // Each cell scaled to another total: none can be told.
+    let totals: Vec<f32> = x.outer_iterator().map(|row| row.data().iter().sum::<f32>()).collect();
+    for (i, mut row) in x.outer_iterator_mut().enumerate() {
+        row.iter_mut().for_each(|(_, v)| *v = (*v / totals[i] * (5e3 + i as f32)).ln_1p());
+    }
+    h5ad::write(&place("logs.h5ad"), file.obs(), file.var(), X::Sparse(&x), &[]).expect("written");
+    let mut settings = preprocess::Settings {
+        inputs: vec![place("logs.h5ad")],
+        out: place("data"),
+        perturbation: "perturbation".into(),
+        control: CONTROL.into(),
+        cell_type: "cell_type".into(),
+        genes: Genes::Top(60),
+        scale: Some(Scale::Log1p),
+        ..Default::default()
+    };
+    let progress = indicatif::ProgressBar::hidden();
+    assert_eq!(preprocess::preprocess(&settings, &progress).expect("shards").target, None);
+    fs::write(place("split.toml"), "[datasets]\nx = \"logs.h5ad\"\n[training]\nx = \"train\"\n")
+        .expect("written");
+    let mut train = program();
+    train.arg("train").arg("--data").arg(place("data")).arg("--split").arg(place("split.toml"));
+    for set in set().iter().filter(|set| !set.starts_with("train.steps")) {
+        train.args(["--set", set]);
+    }
+    let (code, said) = told(train.args(["--preset", "tiny", "--steps", "1", "--out"]).arg(place("run")));
+    assert!(code == Some(0) && said.contains("--target-sum"), "{code:?} {said}");
+    let predict = |words: &[&str]| {
+        let mut predict = program();
+        predict.arg("predict").arg(place("run")).arg("--data").arg(place("data")).arg("--split");
+        predict.arg(place("split.toml")).args(["--subset", "train", "--out"]).arg(place("out.h5ad"));
+        told(predict.args(words))
+    };
+    let (code, said) = predict(&[]);
+    assert!(code == Some(0) && said.contains("decoded means"), "{code:?} {said}");
+    let (code, said) = predict(&["--observe", "poisson"]);
+    assert!(code == Some(2) && said.contains("--observe"), "{code:?} {said}");
+
+    // A told total is taken, unless the cells tell another.
+    (settings.out, settings.target) = (place("told"), Some(Target::Sum(5e3)));
+    assert_eq!(preprocess::preprocess(&settings, &progress).expect("shards").target, Some(5e3));
 }

@@ -415,4 +415,6 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
     let (_dir, mut settings) = small(|_, _, _| ());
     settings.control = "DMSO".into();
     assert!(plan(&settings, &Parts::default()).expect_err("no such control").to_string().contains("DMSO"));
+    settings.target = Some(Target::Sum(f64::NAN));
+    assert!(plan(&settings, &Parts::default()).expect_err("no total").to_string().contains("--target-sum"));
 }

@@ -34,6 +34,16 @@ fn preprocess(inputs: &[&PathBuf], out: &Path) -> Command {
 }
 
 #[test]
+fn an_option_of_the_other_way_to_predict_is_not_passed_over() {
+    for (words, option) in [(["--size-col", "ncounts"], "--size-col"), (["--request", "r.csv"], "--request")]
+    {
+        let mut predict = over_data(&["predict"]);
+        let (code, said) = told(predict.arg(&small().run).args(["--out", "out.h5ad"]).args(words));
+        assert!(code == Some(2) && said.contains(option), "{code:?} {said}");
+    }
+}
+
+#[test]
 fn what_memory_cannot_hold_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");

@@ -2,16 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use scale_engine::data::h5ad::{self, Column, H5ad, X};
 use scale_engine::data::shard::Data;
+use scale_engine::data::simulate::{Settings as World, simulate};
 
 use crate::refused::told;
 use crate::train::{names, program, set, small};
 
 /// The small world's cells with the genes that are kept, and their totals over all genes, times `wrong`, in a column.
 fn panel(path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) {
-    let file = H5ad::open(&small().cells).expect("readable");
+    panel_of(&small().cells, path, kept, wrong);
+}
+
+fn panel_of(cells: &Path, path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) {
+    let file = H5ad::open(cells).expect("readable");
     let cells = file.shape().0;
     let x = file.rows(0..cells).expect("X");
     let places: Vec<usize> = (0..file.shape().1).filter(|&gene| kept(&file.var().index[gene])).collect();
@@ -135,4 +141,99 @@ fn controls_of_a_panel_need_their_totals() {
     fs::write(place("request.csv"), request.replace(",20", ",-3")).expect("written");
     let (code, said) = predict(&small().cells, &place("c.h5ad"), &[]);
     assert!(code == Some(1) && said.contains("line 2: cells"), "{code:?} {said}");
+}
+
+/// Two worlds of the same genes, their shards by one command; `words` go on with it.
+fn two(dir: &Path, names: [&str; 2], out: &str, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = program();
+    command.current_dir(dir).arg("preprocess").args(names).args(["--out", out]);
+    command.args([
+        "--pert-col",
+        "perturbation",
+        "--control-pert",
+        "non-targeting",
+        "--celltype-col",
+        "cell_type",
+    ]);
+    told(command.args(["--batch-col", "batch", "--target-sum", "median", "--min-counts", "20"]).args(words))
+}
+
+#[test]
+fn totals_of_several_files_in_parts_or_from_a_table_are_the_same() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let mut table = String::from("cell,total\n");
+    for (seed, name) in [(1, "a"), (2, "b")] {
+        let world = World { cells: 500, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed };
+        let whole = place(&format!("{name}.h5ad"));
+        simulate(&world).and_then(|world| world.write(&whole)).expect("a world");
+        // Names that are a cell's own in both files, for a table.
+        let file = H5ad::open(&whole).expect("readable");
+        let (mut obs, x) = (file.obs().clone(), file.rows(0..500).expect("X"));
+        obs.index = (0..500).map(|i| format!("{name}{i}")).collect();
+        obs.index.iter().zip(x.outer_iterator()).for_each(|(cell, row)| {
+            table += &format!("{cell},{}\n", row.data().iter().sum::<f32>());
+        });
+        h5ad::write(&whole, &obs, file.var(), X::Sparse(&x), &[]).expect("written");
+        panel_of(&whole, &place(&format!("{name}-panel.h5ad")), &|gene| gene < "GENE0031", 1.0);
+    }
+    fs::write(place("totals.csv"), table).expect("written");
+    fs::write(place("genes.txt"), (1..=30).map(|i| format!("GENE{i:04}\n")).collect::<String>())
+        .expect("written");
+    let genes = ["--genes", "genes.txt"];
+    let panels = ["a-panel.h5ad", "b-panel.h5ad"];
+    assert_eq!(two(dir.path(), ["a.h5ad", "b.h5ad"], "whole", &genes).0, Some(0));
+    let by_column = [&genes[..], &["--size-col", "ncounts", "--part-cells", "64"]].concat();
+    let (code, said) = two(dir.path(), panels, "column", &by_column);
+    assert!(code == Some(0), "{said}");
+    let by_table = [&genes[..], &["--size-col", "total", "--labels", "totals.csv"]].concat();
+    let (code, said) = two(dir.path(), panels, "table", &by_table);
+    assert!(code == Some(0), "{said}");
+    assert!(
+        rows(&place("column")) == rows(&place("whole")) && rows(&place("table")) == rows(&place("whole"))
+    );
+}
+
+#[test]
+fn the_same_cells_in_two_files_are_told() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::copy(&small().cells, dir.path().join("one.h5ad")).expect("copied");
+    fs::copy(&small().cells, dir.path().join("two.h5ad")).expect("copied");
+    let mut command = program();
+    command.current_dir(dir.path()).args([
+        "preprocess",
+        "one.h5ad",
+        "two.h5ad",
+        "--out",
+        "data",
+        "--pert-col",
+    ]);
+    command.args(["perturbation", "--control-pert", "non-targeting", "--celltype-col", "cell_type"]);
+    let said = String::from_utf8(command.stdout(Stdio::piped()).output().expect("the program starts").stdout)
+        .expect("text");
+    assert!(said.contains("one.h5ad and two.h5ad hold the same counts"), "{said}");
+}
+
+#[test]
+fn totals_of_cells_that_are_not_used_may_be_missing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    for (name, cell_is_used) in [("unused", false), ("used", true)] {
+        let file = H5ad::open(&small().cells).expect("readable");
+        let x = file.rows(0..file.shape().0).expect("X");
+        let mut obs = file.obs().clone();
+        let mut totals: Vec<f64> =
+            x.outer_iterator().map(|row| f64::from(row.data().iter().sum::<f32>())).collect();
+        totals[7] = f64::NAN;
+        obs.columns.push(("ncounts".into(), Column::Float(totals)));
+        if let (false, Some((_, Column::Categorical(labels)))) =
+            (cell_is_used, obs.columns.iter_mut().find(|(name, _)| name == "cell_type"))
+        {
+            labels.codes[7] = -1;
+        }
+        h5ad::write(&place("cells.h5ad"), &obs, file.var(), X::Sparse(&x), &[]).expect("written");
+        let (code, said) = shards(&place("cells.h5ad"), &place(name), &["--size-col", "ncounts"]);
+        assert_eq!(code, Some(i32::from(cell_is_used)), "{said}");
+        assert!(!cell_is_used || said.contains("no total of counts"), "{said}");
+    }
 }

@@ -104,10 +104,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Of one resample every interval has no width.
 /// Their choices are all held: 800 MB for 1,000 perturbations.
 const MOST_RESAMPLES: usize = 100_000;
 
+/// Of one resample every interval has no width.
 fn resamples(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(count) if count > MOST_RESAMPLES => Err(format!("at most {MOST_RESAMPLES}; 1,000 are usual")),

@@ -39,16 +39,16 @@ pub struct Args {
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
     /// Also write what was measured for these groups, with their controls
-    #[arg(long, value_name = "REAL.h5ad", requires = "data")]
+    #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
     real_out: Option<PathBuf>,
     /// Control cells to predict from, instead of a data directory
     #[arg(long, value_name = "F.h5ad", requires = "request")]
     controls: Option<PathBuf>,
     /// Populations wanted: perturbation,cell_type,batch,cells
-    #[arg(long, value_name = "R.csv", requires = "controls")]
+    #[arg(long, value_name = "R.csv", requires = "controls", conflicts_with = "data")]
     request: Option<PathBuf>,
     /// obs column of the control cells' total counts, where their file lacks genes [default: as the run was preprocessed]
-    #[arg(long, value_name = "COLUMN", requires = "controls")]
+    #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
     /// Write the control cells into the output too, as `evaluate` needs (`baseline` always does)
     #[arg(long)]

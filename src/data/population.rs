@@ -155,7 +155,8 @@ impl Population {
         self.cells
     }
 
-    /// Writes an h5ad: X CSR f32, obs the label columns under their own names, beside counts the cells' totals, `uns/log1p` where the unit is log1p.
+    /// Writes an h5ad: X CSR f32, obs the label columns under their own names, and beside counts the cells' totals; `uns/log1p` where
+    /// the unit is log1p.
     pub fn write(&self, path: &Path) -> Result<()> {
         let column = |labels: &[String]| Column::Categorical(Labels::of(labels));
         let mut columns = vec![

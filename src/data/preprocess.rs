@@ -20,7 +20,7 @@ pub mod normalise;
 mod plan;
 pub mod scale;
 mod seurat_v3;
-mod sizes;
+pub(crate) mod sizes;
 mod store;
 mod target;
 mod work;
@@ -197,7 +197,6 @@ pub fn preprocess_parts(
     progress: &ProgressBar,
 ) -> Result<Option<Summary>> {
     check(settings)?;
-    target::check(settings.target)?;
     aside::free(&settings.out)?;
     let inputs = input::open(settings)?;
     // One part alone reads its rows once.
@@ -205,6 +204,7 @@ pub fn preprocess_parts(
     // Every row block asks for what the one before it freed.
     memory::keep();
     let found = scale::find(&inputs, settings.scale)?;
+    target::told(&found, settings.target)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
     let work = Work::open(settings, parts)?;
     // Another process may have made it meanwhile.
@@ -287,23 +287,23 @@ fn summary(
 }
 
 fn check(settings: &Settings) -> Result<()> {
-    match settings.target {
-        _ if settings.filters.knockdown.as_ref().is_some_and(|limits| {
-            ![limits.residual, limits.cell_residual].iter().all(|share| *share > 0.0 && share.is_finite())
-        }) =>
-        {
-            Err(Error::setting("--knockdown-filter", "give shares above 0 of what control cells express"))
-        }
-        _ if settings.rescale_before_hvg && settings.flavor == Flavor::SeuratV3 => {
-            let what =
-                "seurat_v3 ranks raw counts, which nothing rescales; leave it out, or give another --flavor";
-            Err(Error::setting("--rescale-before-hvg", what))
-        }
-        _ if matches!(settings.genes, Genes::Top(0)) => {
-            Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"))
-        }
-        _ => Ok(()),
+    let share = |share: f64| share > 0.0 && share.is_finite();
+    let (knockdown, v3) = (settings.filters.knockdown.as_ref(), settings.flavor == Flavor::SeuratV3);
+    if knockdown.is_some_and(|limits| !(share(limits.residual) && share(limits.cell_residual))) {
+        return Err(Error::setting(
+            "--knockdown-filter",
+            "give shares above 0 of what control cells express",
+        ));
     }
+    if settings.rescale_before_hvg && v3 {
+        let what =
+            "seurat_v3 ranks raw counts, which nothing rescales; leave it out, or give another --flavor";
+        return Err(Error::setting("--rescale-before-hvg", what));
+    }
+    if matches!(settings.genes, Genes::Top(0)) {
+        return Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"));
+    }
+    target::check(settings.target)
 }
 
 /// What zeros for genes that a file lacks mean.

@@ -9,6 +9,7 @@ use super::{Ask, Context, Job, Report, controls_fit};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::preprocess::normalise::{factor, log_value, total};
 use crate::data::preprocess::scale::of_file;
+use crate::data::preprocess::sizes::refusal;
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result, unknown};
 use crate::memory;
@@ -113,7 +114,7 @@ pub fn ids(
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     let bad = |e: csv::Error| {
         let what = match e.kind() {
-            csv::ErrorKind::Deserialize { pos: Some(pos), err } if err.field() == Some(3) => {
+            csv::ErrorKind::Deserialize { pos: Some(pos), err } if err.field().is_some() => {
                 format!("line {}: cells is no whole number from 1 up", pos.line())
             }
             _ => e.to_string(),
@@ -133,17 +134,18 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         if row.cells == 0 {
             return Err(Error::format(path, format!("line {}: cells is 0", i + 2)));
         }
-        if !seen.insert((&row.perturbation, &row.cell_type, &row.batch)) {
-            let what =
-                "asks for a population a second time, and would get the same cells; ask for more cells once";
-            return Err(Error::format(path, format!("line {}: {what}", i + 2)));
-        }
         if row.batch.is_none() && manifest.batches.len() > 1 {
             let some = manifest.batches.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
             return Err(Error::format(
                 path,
                 format!("line {}: the model knows several batches ({some}); name one", i + 2),
             ));
+        }
+        let batch = row.batch.as_ref().unwrap_or(&manifest.batches[0]);
+        if !seen.insert((&row.perturbation, &row.cell_type, batch)) {
+            let what =
+                "asks for a population a second time, and would get the same cells; ask for more cells once";
+            return Err(Error::format(path, format!("line {}: {what}", i + 2)));
         }
     }
     Ok(rows)
@@ -280,6 +282,11 @@ fn gather(
                 let ControlCells { rows, library } = &mut contexts[context];
                 let out = &mut rows[row * genes..][..genes];
                 let told = sizes.as_ref().map(|sizes| sizes[cell]);
+                let stored = cells.outer_view(i).expect("a row of the block");
+                if let Some(what) = told.and_then(|told| refusal(told, stored.data(), found.scale)) {
+                    let what = format!("cell {:?}: the column of totals has {what}", file.cell_name(cell));
+                    return Err(Error::format(file.path(), what));
+                }
                 library[row] = fill(manifest, (found.scale, target, told), &cells, i, &columns, out);
             }
         }
@@ -296,24 +303,24 @@ fn totals(
     scale: Scale,
     report: &mut Report,
 ) -> Result<Option<Vec<f32>>> {
-    let own = manifest.columns.size.as_deref();
-    if let Some(column) = size.or(own.filter(|_| scale == Scale::Counts)) {
-        let sizes = file.obs().numbers(file.path(), column)?;
-        return match sizes.iter().position(|size| !(size.is_finite() && *size >= 0.0)) {
-            None => Ok(Some(sizes)),
-            Some(cell) => {
-                let what =
-                    format!("cell {:?} has {} in column {column:?}", file.cell_name(cell), sizes[cell]);
-                Err(Error::format(file.path(), format!("{what}, which is no total of counts")))
+    let own = manifest.columns.size.as_deref().filter(|_| scale == Scale::Counts);
+    if let Some(column) = size.or(own) {
+        let untold = |error| match (error, size) {
+            (Error::Format { path, what }, None) => {
+                let way =
+                    "the run's totals are of that column: name another with --size-col, or give log1p values";
+                Error::Format { path, what: format!("{what}; {way}") }
             }
+            (error, _) => error,
         };
+        return file.obs().numbers(file.path(), column).map(Some).map_err(untold);
     }
     let (here, there) = (file.shape().1, manifest.source_genes.unwrap_or(0));
     if scale != Scale::Counts || here >= there {
         return Ok(None);
     }
     let what = format!("its cells' totals are over {here} genes, those of the run were over {there}");
-    if here < there / 2 {
+    if 2 * here < there {
         let way =
             "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
         return Err(Error::format(file.path(), format!("{what}; {way}")));

@@ -190,8 +190,8 @@ impl<'a> Walk<'a> {
         let nodes = &self.tape.nodes;
         assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", nodes.len());
         for (&input, dx) in inputs.iter().zip(dx) {
-            // A value that was just made again, which its readers have as an input, is no node any more.
-            let Some((dx, node)) = dx.zip(nodes.get(input.0)).filter(|(_, node)| node.needs) else {
+            // A value that was just made again is no node any more; its readers answer nothing for it.
+            let Some((dx, node)) = dx.map(|dx| (dx, &nodes[input.0])).filter(|(_, node)| node.needs) else {
                 continue;
             };
             let shape = &node.shape;

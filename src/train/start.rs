@@ -196,11 +196,12 @@ impl Start {
     }
 }
 
-/// Whether the folder's config.toml still says what a run goes on with: its steps and where its optimizer lies may be others.
+/// Whether the folder's config.toml, where it is there, still says what a run goes on with: its steps and where its optimizer lies
+/// may be others.
 fn is_config_of(run: &Path, config: &Config) -> bool {
     let path = run.join("config.toml");
-    let told = fs::read_to_string(&path).ok().and_then(|text| Config::from_toml(&text, &path).ok());
-    told.is_some_and(|mut told| {
+    let Ok(text) = fs::read_to_string(&path) else { return true };
+    Config::from_toml(&text, &path).is_ok_and(|mut told| {
         (told.train.steps, told.optim.shard) = (config.train.steps, config.optim.shard);
         told == *config
     })

@@ -1,6 +1,6 @@
 //! Columns of `obs` and `var`, and labels of cells.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::error::{Error, Result, nearest};
@@ -72,6 +72,10 @@ impl Labels {
 
     /// The same, where a file names a category twice.
     pub(crate) fn with_names_once(self) -> Labels {
+        let mut seen = HashSet::with_capacity(self.names.len());
+        if self.names.iter().all(|name| seen.insert(name)) {
+            return self;
+        }
         let mut once = Labels::default();
         once.append(self);
         once

@@ -170,7 +170,7 @@ impl Matrix {
             Kind::Tokens(tokens) => tokens.rows(range, genes),
             Kind::Absent(name) => {
                 let way =
-                    "choose another matrix with --source, such as raw or layers/NAME (`inspect` lists them)";
+                    "`preprocess --source` takes another matrix, raw or layers/NAME, which `inspect` lists";
                 Err(Error::format(path, format!("has no {name}, so no expression to read; {way}")))
             }
         }

@@ -11,10 +11,10 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::Settings;
 use super::input::{Block, Inputs};
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
-use super::{Settings, normalise};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 
@@ -152,8 +152,8 @@ fn judge(
     let mut sums = targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
     let check = |block: &Block| block.check(found.scale);
     inputs.walk(part, progress, check, |block, ()| {
-        for (_, genes, values) in block.used() {
-            let judged = if f64::from(normalise::total(values)) < filters.min_counts as f64 {
+        for (row, genes, values) in block.used() {
+            let judged = if f64::from(block.total(row, values)) < filters.min_counts as f64 {
                 FEW_COUNTS
             } else if (genes.len() as u64) < filters.min_genes {
                 FEW_GENES

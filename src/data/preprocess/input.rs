@@ -149,10 +149,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
-    let mut sizes = match &settings.size {
-        None => vec![None; files.len()],
-        Some(column) => sizes::read(column, &files, table.as_ref())?,
-    };
+    let mut sizes = sizes::read(settings.size.as_deref(), &files, table.as_ref())?;
     // They are all read: no pass needs them, and there is an entry a cell in each.
     files.iter_mut().for_each(H5ad::forget_columns);
     let missing =
@@ -189,16 +186,17 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         );
     }
     check_control(settings, &inputs, &labels[1])?;
-    let of_column = |(column, names): (&&str, &Vec<String>)| doubts(column, names, &settings.control);
-    let doubtful = columns.iter().zip(&inputs.vocabularies).flat_map(of_column);
-    inputs.notes.extend(doubtful.collect::<Vec<_>>());
-    let again = |(i, column): (usize, &&str)| columns[..i].contains(column).then(|| column.to_string());
-    if let Some(column) = columns.iter().enumerate().find_map(again) {
-        inputs
-            .notes
-            .push(format!("column {column:?} stands for two kinds of label; is each a column of its own?"));
-    }
+    inputs.notes.extend(doubtful(&columns, &inputs.vocabularies, &settings.control));
     Ok(inputs)
+}
+
+/// What of the label columns may not be meant.
+fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Vec<String> {
+    let of_column = |(column, names): (&&str, &Vec<String>)| doubts(column, names, control);
+    let mut told: Vec<String> = columns.iter().zip(vocabularies).flat_map(of_column).collect();
+    let again = (1..columns.len()).find(|&i| columns[..i].contains(&columns[i]));
+    told.extend(again.map(|i| format!("column {:?} stands for two kinds of label: is it both?", columns[i])));
+    told
 }
 
 /// The files, with those columns of obs that the table of labels has not.

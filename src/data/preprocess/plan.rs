@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::hvg::Flavor;
 use super::input::{self, Inputs};
-use super::{Genes, Joined, Parts, Settings, SharedGenes, Target, genes, scale, work};
+use super::{Genes, Joined, Parts, Settings, SharedGenes, Target, genes, scale, target, work};
 use crate::data::shard::Scale;
 use crate::error::{At, Result};
 
@@ -64,6 +64,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     super::check(settings)?;
     let inputs = input::open(settings)?;
     let found = scale::find(&inputs, settings.scale)?;
+    target::told(&found, settings.target)?;
     let kept = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?.kept.len(),
         Genes::Top(count) => (*count).min(inputs.genes.len()),

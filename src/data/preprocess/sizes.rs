@@ -11,8 +11,13 @@ use crate::error::{Error, Result};
 /// What a total that was kept as f32 may lack.
 const LESS: f32 = 1e-4;
 
-/// Total counts of each cell of each file, as a column tells them.
-pub(super) fn read(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Vec<Option<Vec<f32>>>> {
+/// Total counts of each cell of each file, where a column tells them.
+pub(super) fn read(
+    column: Option<&str>,
+    files: &[H5ad],
+    table: Option<&Table>,
+) -> Result<Vec<Option<Vec<f32>>>> {
+    let Some(column) = column else { return Ok(vec![None; files.len()]) };
     let of_table = table.filter(|table| table.has(column));
     let of = |(number, file): (usize, &H5ad)| match of_table {
         Some(table) => table.labels(number, column).numbers(file.path(), column).map(Some),
@@ -21,19 +26,22 @@ pub(super) fn read(column: &str, files: &[H5ad], table: Option<&Table>) -> Resul
     files.iter().enumerate().map(of).collect()
 }
 
-/// Refuses a told total that is none, or of counts less than what is stored.
+/// Why a told total cannot be that of a cell with such stored values, if it cannot: it is no number, or less than the counts there are.
+pub(crate) fn refusal(told: f32, stored: &[f32], scale: Scale) -> Option<String> {
+    if !(told.is_finite() && told >= 0.0) {
+        return Some(format!("{told}, which is no total of counts"));
+    }
+    let stored = normalise::total(stored);
+    let less = scale == Scale::Counts && told < stored * (1.0 - LESS);
+    less.then(|| format!("{told}, less than the {stored} counts that are stored"))
+}
+
+/// Refuses told totals that are none.
 pub(super) fn check(block: &Block, scale: Scale) -> Result<()> {
     let Some(sizes) = &block.input.sizes else { return Ok(()) };
     for (row, _, values) in block.used() {
-        let (told, stored) = (sizes[row], normalise::total(values));
-        let less = scale == Scale::Counts && told < stored * (1.0 - LESS);
-        if !(told.is_finite() && told >= 0.0) || less {
-            let name = block.input.file.cell_name(row);
-            let what = match less {
-                true => format!("{told}, less than the {stored} counts that are stored"),
-                false => format!("{told}, which is no total of counts"),
-            };
-            let what = format!("cell {name:?}: --size-col tells {what}");
+        if let Some(what) = refusal(sizes[row], values, scale) {
+            let what = format!("cell {:?}: --size-col tells {what}", block.input.file.cell_name(row));
             return Err(Error::format(block.input.file.path(), what));
         }
     }

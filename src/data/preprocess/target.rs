@@ -83,10 +83,11 @@ pub(super) fn find(
     }
 }
 
-/// Total that log values were scaled to: as their cells tell, or the user.
-fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> {
+/// Total that log values were scaled to, as their cells tell, or the user; refuses what they do not agree on.
+pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> {
     let wrong = |what: String| Err(Error::setting("--target-sum", what));
     match (found.target, asked) {
+        _ if found.scale == Scale::Counts => Ok(None),
         (Some(own), Some(Target::Sum(told))) if (own / told - 1.0).abs() > 0.01 => {
             wrong(format!("{told}, but expm1 of the values sums to {own} in every cell: leave it out"))
         }
