@@ -274,7 +274,7 @@ fn observed_baselines_keep_their_means_and_gain_zeros() {
     let other = tempfile::tempdir().expect("a temporary folder");
     let logged = self::data(other.path(), Scale::Log1p, &small());
     let refused = baseline(&logged, &[2], &[2], &log).err().expect("no target").to_string();
-    assert!(refused.starts_with("observe:"), "{refused}");
+    assert!(refused.starts_with("--observe:"), "{refused}");
 }
 
 #[test]
