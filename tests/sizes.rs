@@ -35,10 +35,10 @@ fn panel_of(cells: &Path, path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) 
     h5ad::write(path, &obs, &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
 }
 
-/// `preprocess` of the small world's columns.
-fn shards(cells: &Path, out: &Path, words: &[&str]) -> (Option<i32>, String) {
+/// `preprocess` of the simulated world's columns.
+fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = program();
-    command.arg("preprocess").arg(cells).arg("--out").arg(out);
+    command.arg("preprocess").args(cells).arg("--out").arg(out);
     command.args([
         "--pert-col",
         "perturbation",
@@ -52,7 +52,7 @@ fn shards(cells: &Path, out: &Path, words: &[&str]) -> (Option<i32>, String) {
 
 /// Shards of 20 genes of the whole world; their names.
 fn whole(out: &Path) -> Vec<String> {
-    let (code, said) = shards(&small().cells, out, &["--n-top-genes", "20"]);
+    let (code, said) = shards(&[&small().cells], out, &["--n-top-genes", "20"]);
     assert_eq!(code, Some(0), "{said}");
     Data::open(out).expect("a data directory").manifest().genes.clone()
 }
@@ -75,13 +75,13 @@ fn a_panel_with_its_totals_is_the_same_data() {
     let genes_file = place("genes.txt");
     let listed = ["--genes", genes_file.to_str().expect("text"), "--size-col", "ncounts"];
     panel(&place("panel.h5ad"), &|gene| genes.iter().any(|g| g == gene), 1.0);
-    let (code, said) = shards(&place("panel.h5ad"), &place("panel"), &listed);
+    let (code, said) = shards(&[&place("panel.h5ad")], &place("panel"), &listed);
     assert_eq!(code, Some(0), "{said}");
     assert!(rows(&place("panel")) == rows(&place("whole")));
 
     // Totals that are less than what is stored are no totals.
     panel(&place("less.h5ad"), &|gene| genes.iter().any(|g| g == gene), 0.1);
-    let (code, said) = shards(&place("less.h5ad"), &place("less"), &listed);
+    let (code, said) = shards(&[&place("less.h5ad")], &place("less"), &listed);
     assert!(code == Some(1) && said.contains("--size-col") && said.contains("less than"), "{code:?} {said}");
 
     // What is exported as counts comes back, with the totals that are written beside them.
@@ -90,7 +90,7 @@ fn a_panel_with_its_totals_is_the_same_data() {
         told(program().arg("export").arg(place("whole")).args(["--values", "counts", "--out"]).arg(&out));
     assert_eq!(code, Some(0), "{said}");
     let again = ["--genes", genes_file.to_str().expect("text"), "--size-col", "total_counts"];
-    let (code, said) = shards(&out, &place("again"), &again);
+    let (code, said) = shards(&[&out], &place("again"), &again);
     assert_eq!(code, Some(0), "{said}");
     assert!(rows(&place("again")) == rows(&place("whole")));
 }
@@ -143,21 +143,6 @@ fn controls_of_a_panel_need_their_totals() {
     assert!(code == Some(1) && said.contains("line 2: cells"), "{code:?} {said}");
 }
 
-/// Two worlds of the same genes, their shards by one command; `words` go on with it.
-fn two(dir: &Path, names: [&str; 2], out: &str, words: &[&str]) -> (Option<i32>, String) {
-    let mut command = program();
-    command.current_dir(dir).arg("preprocess").args(names).args(["--out", out]);
-    command.args([
-        "--pert-col",
-        "perturbation",
-        "--control-pert",
-        "non-targeting",
-        "--celltype-col",
-        "cell_type",
-    ]);
-    told(command.args(["--batch-col", "batch", "--target-sum", "median", "--min-counts", "20"]).args(words))
-}
-
 #[test]
 fn totals_of_several_files_in_parts_or_from_a_table_are_the_same() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -180,15 +165,18 @@ fn totals_of_several_files_in_parts_or_from_a_table_are_the_same() {
     fs::write(place("totals.csv"), table).expect("written");
     fs::write(place("genes.txt"), (1..=30).map(|i| format!("GENE{i:04}\n")).collect::<String>())
         .expect("written");
-    let genes = ["--genes", "genes.txt"];
-    let panels = ["a-panel.h5ad", "b-panel.h5ad"];
-    assert_eq!(two(dir.path(), ["a.h5ad", "b.h5ad"], "whole", &genes).0, Some(0));
-    let by_column = [&genes[..], &["--size-col", "ncounts", "--part-cells", "64"]].concat();
-    let (code, said) = two(dir.path(), panels, "column", &by_column);
-    assert!(code == Some(0), "{said}");
-    let by_table = [&genes[..], &["--size-col", "total", "--labels", "totals.csv"]].concat();
-    let (code, said) = two(dir.path(), panels, "table", &by_table);
-    assert!(code == Some(0), "{said}");
+    let (genes, totals) = (place("genes.txt"), place("totals.csv"));
+    let [genes, totals] = [&genes, &totals].map(|path| path.to_str().expect("text"));
+    let common = ["--genes", genes, "--target-sum", "median", "--min-counts", "20"];
+    for (out, files, words) in [
+        ("whole", ["a.h5ad", "b.h5ad"], &[][..]),
+        ("column", ["a-panel.h5ad", "b-panel.h5ad"], &["--size-col", "ncounts", "--part-cells", "64"]),
+        ("table", ["a-panel.h5ad", "b-panel.h5ad"], &["--size-col", "total", "--labels", totals]),
+    ] {
+        let [a, b] = files.map(&place);
+        let (code, said) = shards(&[&a, &b], &place(out), &[&common[..], words].concat());
+        assert_eq!(code, Some(0), "{said}");
+    }
     assert!(
         rows(&place("column")) == rows(&place("whole")) && rows(&place("table")) == rows(&place("whole"))
     );
@@ -232,7 +220,7 @@ fn totals_of_cells_that_are_not_used_may_be_missing() {
             labels.codes[7] = -1;
         }
         h5ad::write(&place("cells.h5ad"), &obs, file.var(), X::Sparse(&x), &[]).expect("written");
-        let (code, said) = shards(&place("cells.h5ad"), &place(name), &["--size-col", "ncounts"]);
+        let (code, said) = shards(&[&place("cells.h5ad")], &place(name), &["--size-col", "ncounts"]);
         assert_eq!(code, Some(i32::from(cell_is_used)), "{said}");
         assert!(!cell_is_used || said.contains("no total of counts"), "{said}");
     }
