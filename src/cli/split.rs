@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
     pub preset: Option<Preset>,
     /// File to write, with --preset
-    #[arg(long, value_name = "S.toml", requires = "preset")]
+    #[arg(long, value_name = "S.toml", requires = "preset", conflicts_with = "split")]
     pub out: Option<PathBuf>,
     /// Data directory, as `preprocess` writes it
     #[arg(long, value_name = "DATA")]
@@ -54,13 +54,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
     let split = match (args.split, args.preset, args.out) {
-        (Some(path), _, None) => Split::load(&path, &data)?,
-        (Some(_), _, Some(_)) => {
-            return Err(Error::setting(
-                "--out",
-                "is written with --preset alone; a split file is only checked",
-            ));
-        }
+        (Some(path), ..) => Split::load(&path, &data)?,
         (None, Some(preset), Some(out)) => {
             let text = preset.text(&data)?;
             // Checked first: nothing is written that `train` would refuse.

@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use describe::describe;
 pub(crate) use disk::bytes_read as disk_bytes_read;
+pub(crate) use manifest::same_total;
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
 pub use piles::{CellLabel, Piles};
 pub use reader::{Data, Moments};

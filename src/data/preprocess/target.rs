@@ -8,7 +8,7 @@ use super::input::{Block, Inputs};
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, Target, normalise};
-use crate::data::shard::Scale;
+use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
 
 /// More than any cell holds; f32 still has room above.
@@ -47,10 +47,10 @@ pub(super) fn find(
     work: &Work,
     progress: &ProgressBar,
 ) -> std::result::Result<Option<f64>, Halt> {
-    let asked = settings.target.unwrap_or(Target::Sum(1e4));
     if found.scale != Scale::Counts {
         return told(found, settings.target).map_err(Halt::Failed);
     }
+    let asked = settings.target.unwrap_or(Target::Sum(1e4));
     if let Target::Sum(total) = asked {
         return Ok(Some(total));
     }
@@ -88,7 +88,7 @@ pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> 
     let wrong = |what: String| Err(Error::setting("--target-sum", what));
     match (found.target, asked) {
         _ if found.scale == Scale::Counts => Ok(None),
-        (Some(own), Some(Target::Sum(told))) if (own / told - 1.0).abs() > 0.01 => {
+        (Some(own), Some(Target::Sum(told))) if !same_total(own, told) => {
             wrong(format!("{told}, but expm1 of the values sums to {own} in every cell: leave it out"))
         }
         (own, Some(Target::Sum(told))) => Ok(own.or(Some(told))),

@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::Scale;
 use crate::error::{At, Error, Result};
 
-/// Totals that differ by more than this share are not the same.
-const OTHER_TOTAL: f64 = 0.01;
 /// Name of the manifest in a data directory.
 pub(super) const FILE: &str = "manifest.json";
+
+/// Whether cells that were scaled to these totals are on one scale: to one part in a hundred.
+pub(crate) fn same_total(a: f64, b: f64) -> bool {
+    (a / b - 1.0).abs() <= 0.01
+}
 
 /// The obs columns the labels came from, under the names the user knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +144,7 @@ impl Manifest {
                  values made as those were"
                     .into(),
             ),
-            (Some(known), Some(own)) if (own / known - 1.0).abs() > OTHER_TOTAL => Some(format!(
+            (Some(known), Some(own)) if !same_total(own, known) => Some(format!(
                 "its cells are scaled to {own} counts before log1p, the run's to {known}; give the counts, or scale to {known}"
             )),
             _ => None,
@@ -150,20 +153,16 @@ impl Manifest {
 
     /// Why ids of another directory would mean something else, if they would.
     pub fn other_ids(&self, other: &Manifest) -> Option<String> {
-        let lists = |m: &Manifest| {
-            [
-                ("cell types", m.cell_types.clone()),
-                ("perturbations", m.perturbations.clone()),
-                ("batches", m.batches.clone()),
-            ]
-        };
-        for ((kind, known), (_, here)) in lists(self).into_iter().zip(lists(other)) {
-            let only =
-                |a: &[String], b: &[String]| a.iter().find(|name| b.binary_search(name).is_err()).cloned();
-            if let Some(name) = only(&here, &known) {
+        let lists = [
+            ("cell types", &self.cell_types, &other.cell_types),
+            ("perturbations", &self.perturbations, &other.perturbations),
+            ("batches", &self.batches, &other.batches),
+        ];
+        for (kind, known, here) in lists {
+            if let Some(name) = here.iter().find(|name| known.binary_search(name).is_err()) {
                 return Some(format!("among its {kind} is {name:?}, which the run did not have"));
             }
-            if let Some(name) = only(&known, &here) {
+            if let Some(name) = known.iter().find(|name| here.binary_search(name).is_err()) {
                 return Some(format!("its {kind} lack {name:?}, which the run had"));
             }
         }
