@@ -39,7 +39,7 @@ fn write(dir: &std::path::Path) {
     let fill = |rows: &mut RowsWriter| {
         (0..CELLS)
             .map(|i| &kinds[i * 37 % 100])
-            .try_for_each(|cell| rows.push(&cell.genes, &cell.values, cell.library))
+            .try_for_each(|cell| rows.push(&cell.name, &cell.genes, &cell.values, cell.library))
     };
     write_cells(dir, header, &labels, Limits::default(), fill).expect("written");
 }

@@ -118,6 +118,8 @@ struct Context {
     cell_type: String,
     /// Numbers of the cells in their file or data directory.
     cells: Vec<u64>,
+    /// Names of the cells there.
+    names: Vec<String>,
     /// The batch each cell was measured in: not the context's where that has no controls of its own.
     batches: Vec<String>,
     controls: ControlCells,
@@ -133,7 +135,8 @@ impl Context {
             std::iter::repeat_n(batch.to_string(), data.groups()[group as usize].cells as usize)
         };
         let batches = pool.groups.iter().flat_map(of_group).collect();
-        Context { cell_type: cell_type.to_string(), cells, batches, controls }
+        let names = cells.iter().map(|&cell| data.name(cell).to_string()).collect();
+        Context { cell_type: cell_type.to_string(), cells, names, batches, controls }
     }
 }
 
@@ -246,8 +249,9 @@ fn fill(
     for ask in &job.asks {
         let Ask { perturbation, cell_type, batch, request, context } = ask;
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        contexts[*context].predict(*request, &name, observer, |row, _| {
-            population.push(perturbation, cell_type, batch, row);
+        contexts[*context].predict(*request, &name, observer, |row, control| {
+            population.push("", [perturbation, cell_type, batch], row);
+            population.predicted_from.push(job.contexts[*context].names[control].clone());
         });
         report.populations += 1;
         report.cells += request.cells;
@@ -261,12 +265,13 @@ fn push_controls(job: &Job, manifest: &Manifest, population: &mut Population) ->
     let genes = manifest.genes.len();
     let mut row = vec![0.0; genes];
     let mut written = HashSet::new();
-    for Context { cell_type, cells, batches, controls } in &job.contexts {
-        for ((x, &cell), batch) in controls.rows.chunks(genes).zip(cells).zip(batches) {
+    for Context { cell_type, cells, names, batches, controls } in &job.contexts {
+        for (((x, &cell), name), batch) in controls.rows.chunks(genes).zip(cells).zip(names).zip(batches) {
             // Contexts without controls of their own share those of other batches.
             if written.insert(cell) {
                 row.iter_mut().zip(x).for_each(|(y, x)| *y = x * manifest.factor);
-                population.push(&manifest.control, cell_type, batch, &row);
+                population.push(name, [&manifest.control, cell_type, batch], &row);
+                population.predicted_from.push(String::new());
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod baseline;
 mod bench;
+mod cell_names;
 mod distrust;
 mod emulate;
 mod emulator;

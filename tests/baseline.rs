@@ -61,7 +61,7 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
                 let genes: Vec<u16> = (0..x.len() as u16).filter(|&g| x[g as usize] != 0.0).collect();
                 let values: Vec<f32> = x.iter().copied().filter(|x| *x != 0.0).collect();
                 let library = if scale == Scale::Counts { x.iter().sum() } else { f32::NAN };
-                rows.push(&genes, &values, library)
+                rows.push("", &genes, &values, library)
             })
         })
     })

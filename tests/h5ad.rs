@@ -196,7 +196,7 @@ pub fn raw_file(
     let mut group = file.create_group("obs");
     group.set_attr("_index", AttrValue::VarLenString("_index".into()));
     group.set_attr("column-order", AttrValue::VarLenStringArray(vec!["kept".into()]));
-    let names: Vec<String> = named("obs", shape[0] as usize);
+    let names: Vec<String> = named("cell", shape[0] as usize);
     group.create_dataset("_index").with_vlen_strings(&names.iter().map(String::as_str).collect::<Vec<_>>());
     obs(&mut group);
     file.add_group(group.finish());

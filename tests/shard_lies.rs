@@ -24,7 +24,7 @@ impl Forgery {
         let groups = [(0, 0, 0, 3), (1, 0, 0, 2), (0, 1, 0, 3), (1, 2, 0, 3)];
         let mut world = World::of_groups(header, &groups);
         for cell in &mut world.cells {
-            (cell.genes, cell.values) = (vec![0, 3, 5], values.to_vec());
+            (cell.name, cell.genes, cell.values) = ("ab".to_string(), vec![0, 3, 5], values.to_vec());
         }
         let dir = tempfile::tempdir().expect("a temporary folder");
         world.write(dir.path(), Limits::default()).expect("written");
@@ -125,7 +125,7 @@ fn a_damaged_file_is_refused() {
         ("is empty", |b| b.clear()),
         ("is 63 bytes long", |b| b.truncate(63)),
         ("is not a shard", |b| b[0] ^= 1),
-        ("is a shard of format 2", |b| b[8] = 2),
+        ("is a shard of format 1, this program reads 2", |b| b[8] = 1),
         ("header length 513", |b| b[12] = 1),
         ("header length 0 ", |b| put(b, 12, [0u8; 4])),
         ("header length 4294967232", |b| put(b, 12, (u32::MAX - 63).to_le_bytes())),
@@ -135,7 +135,7 @@ fn a_damaged_file_is_refused() {
         ("reserved part", |b| b[40] = 1),
         ("was cut short", |b| b.truncate(b.len() - 1)),
         ("the last section ends at byte", |b| b.push(0)),
-        ("section library has checksum", |b| *b.last_mut().expect("not empty") ^= 1),
+        ("section names has checksum", |b| *b.last_mut().expect("not empty") ^= 1),
     ];
     for (expected, change) in cases {
         assert_says(&Forgery::new().raw(change), expected);
@@ -181,8 +181,9 @@ fn a_header_that_lies_is_refused() {
         ("section groups has 32 bytes, its numbers need 48", |h, _| h["groups"] = 3.into()),
         ("section starts has 56 bytes, its numbers need 64", |h, _| h["rows"] = 7.into()),
         ("section genes has 36 bytes, its numbers need 38", |h, _| h["nonzeros"] = 19.into()),
-        ("has 4 sections, not 5", |h, _| drop(h["sections"].as_array_mut().expect("a list").pop())),
+        ("has 6 sections, not 7", |h, _| drop(h["sections"].as_array_mut().expect("a list").pop())),
         ("section 1 is \"ends\", expected \"starts\"", |h, _| h["sections"][1]["name"] = "ends".into()),
+        ("section names has 12 bytes, its numbers need 13", |h, _| h["names"] = 13.into()),
         ("not at a multiple of 64", |h, _| h["sections"][1]["offset"] = 65.into()),
         ("section starts begins at 128", |h, _| h["sections"][1]["offset"] = 128.into()),
         ("bytes other than zero before section starts", |_, body| body[32] = 1),
@@ -212,6 +213,12 @@ fn numbers_that_lie_are_refused() {
         ("row 1: value NaN", |h, b| put(b, at(h, 3, 4, 4), f32::NAN.to_le_bytes())),
         ("row 1: value -2", |h, b| put(b, at(h, 3, 4, 4), (-2.0f32).to_le_bytes())),
         ("row 2: value inf", |h, b| put(b, at(h, 3, 6, 4), f32::INFINITY.to_le_bytes())),
+        ("name 0 begins at 1, not at the first byte", |h, b| put(b, at(h, 5, 0, 8), [1])),
+        ("name 2 ends at 3, before its start at 4", |h, b| put(b, at(h, 5, 3, 8), [3])),
+        ("the last name ends at 11, the shard stores 12 bytes", |h, b| put(b, at(h, 5, 6, 8), [11])),
+        ("name 2 is no UTF-8", |h, b| put(b, at(h, 6, 5, 1), [0xC3])),
+        // Two letters that are text together, cut in the middle of one.
+        ("name 2 is no UTF-8", |h, b| put(b, at(h, 6, 4, 1), [b'a', 0xC3, 0xA4])),
         ("row 4: library size -1", |h, b| put(b, at(h, 4, 4, 4), (-1.0f32).to_le_bytes())),
     ];
     for (expected, change) in cases {

@@ -24,8 +24,8 @@ fn assert_holds(data: &Data, world: &World) {
         let (row, cell) = (data.row(number as u64), &world.cells[source]);
         let values: Vec<f32> = (0..row.values.len()).map(|i| row.values.get(i)).collect();
         assert_eq!(
-            (row.genes, &values, row.library),
-            (&cell.genes[..], &cell.values, cell.library),
+            (data.name(number as u64), row.genes, &values, row.library),
+            (cell.name.as_str(), &cell.genes[..], &cell.values, cell.library),
             "cell {number}"
         );
     }
@@ -70,6 +70,7 @@ fn one_row(scale: Scale, values: &[f32]) -> World {
     header.scale = scale;
     let genes: Vec<u16> = (0..values.len() as u16).collect();
     let cell = |p, values: &[f32]| Cell {
+        name: String::new(),
         label: label(0, p, 0),
         genes: genes.clone(),
         values: values.to_vec(),
@@ -152,7 +153,8 @@ fn moments_are_those_of_the_dense_cells() {
 #[test]
 fn cells_without_counts_are_zero() {
     let mut world = one_row(Scale::Counts, &[1.0]);
-    world.cells[0] = Cell { label: label(0, 0, 0), genes: vec![], values: vec![], library: 0.0 };
+    world.cells[0] =
+        Cell { name: String::new(), label: label(0, 0, 0), genes: vec![], values: vec![], library: 0.0 };
     let (_dir, data) = world.open();
     let mut out = vec![9.0; 8];
     data.fill(0, &mut out);

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 /// A cell to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
+    pub name: String,
     pub label: CellLabel,
     pub genes: Vec<u16>,
     pub values: Vec<f32>,
@@ -58,7 +59,7 @@ pub fn label(cell_type: u32, perturbation: u32, batch: u32) -> CellLabel {
     CellLabel { cell_type, perturbation, batch }
 }
 
-/// Random small counts at a density; the library is a little more than their sum.
+/// Random small counts at a density; the library is a little more than their sum. Names are of many lengths, and some are empty.
 pub fn cell(rng: Rng, label: CellLabel, genes: usize, density: f32) -> Cell {
     let (mut ids, mut values) = (Vec::new(), Vec::new());
     for gene in 0..genes as u64 {
@@ -69,7 +70,9 @@ pub fn cell(rng: Rng, label: CellLabel, genes: usize, density: f32) -> Cell {
         }
     }
     let library = values.iter().sum::<f32>() + 100.0;
-    Cell { label, genes: ids, values, library }
+    let number = rng.at(2).below(0, 20_000);
+    let name = if number < 1_000 { String::new() } else { format!("β{number}") };
+    Cell { name, label, genes: ids, values, library }
 }
 
 impl World {
@@ -99,7 +102,9 @@ impl World {
     pub fn write(&self, dir: &Path, limits: Limits) -> scale_engine::error::Result<Manifest> {
         let labels: Vec<CellLabel> = self.cells.iter().map(|cell| cell.label).collect();
         write_cells(dir, self.header.clone(), &labels, limits, |rows| {
-            self.cells.iter().try_for_each(|cell| rows.push(&cell.genes, &cell.values, cell.library))
+            self.cells
+                .iter()
+                .try_for_each(|cell| rows.push(&cell.name, &cell.genes, &cell.values, cell.library))
         })
     }
 

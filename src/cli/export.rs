@@ -17,7 +17,7 @@ pub struct Args {
     /// Data directory
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
-    /// The file to write; cells come condition by condition and are numbered, since a data directory keeps no barcodes
+    /// The file to write; cells come condition by condition, under their names in the source
     #[arg(long, value_name = "F.h5ad")]
     pub out: PathBuf,
     /// counts: as measured; log1p: ln(1 + counts scaled to the target); scaled: log1p / 10, what the network sees

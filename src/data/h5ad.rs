@@ -24,6 +24,7 @@ mod tahoe;
 mod tenx;
 mod write;
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -154,20 +155,20 @@ impl H5ad {
 
     /// Name of cell `i`, read from the file where the names were not kept; its number where that fails.
     pub fn cell_name(&self, i: usize) -> String {
-        let kept = self.obs.index.get(i).cloned().or_else(|| self.matrix.tokens()?.name(i));
-        let stored = |file| frame::index_entry(file, &self.path, "obs", i);
-        kept.or_else(|| self.file.as_ref().and_then(stored)).unwrap_or_else(|| format!("#{i}"))
+        let read = || self.cell_names(i..i + 1).ok()?.1.pop();
+        self.obs.index.get(i).cloned().or_else(read).unwrap_or_else(|| format!("#{i}"))
     }
 
-    /// What the index of `obs` is called, and the names of all cells, read from the file where they were not kept.
+    /// What the index of `obs` is called, and the names of some cells, read from the file where they were not kept.
     ///
     /// # Errors
     /// An index that is no text or cannot be read.
-    pub fn cell_names(&self) -> Result<(String, Vec<String>)> {
+    pub fn cell_names(&self, rows: Range<usize>) -> Result<(String, Vec<String>)> {
+        assert!(rows.end <= self.cells, "names of cells {rows:?} of {}", self.cells);
         match (&self.file, self.matrix.tokens()) {
-            (_, Some(tokens)) => tokens.names(),
-            (Some(file), None) if self.format == Format::H5ad => frame::index(file, &self.path, "obs"),
-            _ => Ok(("barcode".to_string(), self.obs.index.clone())),
+            (_, Some(tokens)) => tokens.names(rows),
+            (Some(file), None) if self.format == Format::H5ad => frame::index(file, &self.path, "obs", rows),
+            _ => Ok(("barcode".to_string(), self.obs.index[rows].to_vec())),
         }
     }
 
@@ -261,6 +262,33 @@ impl H5ad {
     }
 }
 
+/// Appends `-1`, `-2`, ... to names that stand before already, as anndata's `var_names_make_unique`; returns to how many.
+pub(crate) fn make_unique(names: &mut [String]) -> usize {
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    if taken.len() == names.len() {
+        return 0;
+    }
+    let mut seen = HashSet::new();
+    let mut counts: HashMap<String, u32> = HashMap::new();
+    let mut renamed = 0;
+    for name in names {
+        if seen.insert(name.clone()) {
+            continue;
+        }
+        let count = counts.entry(name.clone()).or_default();
+        let other = loop {
+            *count += 1;
+            let other = format!("{name}-{count}");
+            if taken.insert(other.clone()) {
+                break other;
+            }
+        };
+        *name = other;
+        renamed += 1;
+    }
+    renamed
+}
+
 /// Lets items through up to the first error.
 fn ended<T>(over: &mut bool, item: Result<T>) -> Option<Result<T>> {
     let before = std::mem::replace(over, item.is_err());
@@ -277,4 +305,16 @@ fn open_hdf5(path: &Path) -> Result<File> {
         .with_metadata_cache(MetadataCacheConfig::new(32 << 20).with_max_entry_bytes(1 << 20))
         .with_chunk_cache(ChunkCacheConfig::new().with_max_bytes(64 << 20).with_max_slots(4096));
     File::open_streaming_with_options(path, access).named(path, "this file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::make_unique;
+
+    #[test]
+    fn a_name_that_is_made_unique_takes_none_that_is_there() {
+        let mut names = ["A", "B", "A", "A-1", "A", "B"].map(String::from).to_vec();
+        assert_eq!(make_unique(&mut names), 3);
+        assert_eq!(names, ["A", "B", "A-2", "A-1", "A-3", "B-1"]);
+    }
 }

@@ -10,6 +10,7 @@ mod source;
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use parquet::basic::{ConvertedType, Type};
@@ -129,10 +130,8 @@ impl Parquet {
     /// No such column, or one that is damaged or no text.
     pub(crate) fn labels(&self, column: &str) -> Result<Labels> {
         let mut labels = Labels::growing();
-        self.each(column, |text| labels.push(text.unwrap_or_default()))?;
-        let labels = labels.finish();
-        self.whole(column, labels.len())?;
-        Ok(labels)
+        self.each(column, 0..self.groups.len(), |text| labels.push(text.unwrap_or_default()))?;
+        Ok(labels.finish())
     }
 
     /// A flat column as text, row by row.
@@ -140,33 +139,38 @@ impl Parquet {
     /// # Errors
     /// As [`Parquet::labels`], and missing entries.
     pub(crate) fn texts(&self, column: &str) -> Result<Vec<String>> {
-        let (mut texts, mut missing) = (Vec::with_capacity(self.rows().min(1 << 24)), None);
-        self.each(column, |text| {
+        self.texts_of(column, 0..self.groups.len())
+    }
+
+    /// The same of some row groups.
+    ///
+    /// # Errors
+    /// As [`Parquet::texts`].
+    pub(crate) fn texts_of(&self, column: &str, groups: Range<usize>) -> Result<Vec<String>> {
+        let (mut texts, mut missing) = (Vec::new(), None);
+        self.each(column, groups, |text| {
             if text.is_none() {
                 missing.get_or_insert(texts.len());
             }
             texts.push(text.unwrap_or_default().to_string());
         })?;
-        self.whole(column, texts.len())?;
         match missing {
             Some(row) => Err(self.wrong(format!("column {column:?} is empty in row {row}"))),
             None => Ok(texts),
         }
     }
 
-    fn whole(&self, column: &str, found: usize) -> Result<()> {
-        let rows = self.rows();
-        if found == rows {
-            return Ok(());
-        }
-        Err(self
-            .wrong(format!("column {column:?} has {found} entries where the footer tells of {rows} rows")))
-    }
-
-    fn each(&self, column: &str, mut work: impl FnMut(Option<&str>)) -> Result<()> {
+    /// Every entry of some row groups, as many as the footer tells.
+    fn each(&self, column: &str, groups: Range<usize>, mut work: impl FnMut(Option<&str>)) -> Result<()> {
         let reader = self.reader()?;
         let number = self.position(&reader, column)?;
-        for group in 0..self.groups.len() {
+        let rows: usize = self.groups[groups.clone()].iter().sum();
+        let mut found = 0;
+        let mut work = |text: Option<&str>| {
+            found += 1;
+            work(text);
+        };
+        for group in groups {
             let chunk = self.chunk(&reader, group, number)?;
             let kind = reader.metadata().file_metadata().schema_descr().column(number);
             let done = match chunk {
@@ -184,7 +188,11 @@ impl Parquet {
             };
             done.map_err(|error| self.broken(column, error))?;
         }
-        Ok(())
+        if found == rows {
+            return Ok(());
+        }
+        Err(self
+            .wrong(format!("column {column:?} has {found} entries where the footer tells of {rows} rows")))
     }
 
     /// Which of the stored columns one is.

@@ -8,12 +8,15 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::data::controls::control_pool;
-use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X};
+use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X, make_unique};
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
 /// Rows made in parallel before they are appended, in order.
 const BLOCK: usize = 2048;
+
+/// Column of obs that names the control cell behind a predicted one.
+const PREDICTED_FROM: &str = "predicted_from";
 
 /// What the numbers are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -38,6 +41,8 @@ pub struct Population {
     pub unit: Unit,
     /// Counts that cells are scaled to, where known.
     pub target: Option<f64>,
+    /// Name of each cell in its source; empty of one that was not measured.
+    pub names: Vec<String>,
     /// Label of each cell.
     pub perturbation: Vec<String>,
     /// Label of each cell.
@@ -46,6 +51,8 @@ pub struct Population {
     pub batch: Vec<String>,
     /// Total counts of each cell, over all genes that were measured: of cells as they were counted, none of others.
     pub totals: Vec<f64>,
+    /// Name of the control cell that each was predicted from, empty of measured ones; none where nothing was predicted from cells.
+    pub predicted_from: Vec<String>,
     /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`.
     pub notes: Vec<(String, String)>,
     cells: Cells,
@@ -60,10 +67,12 @@ impl Population {
             columns,
             unit: Unit::Log1p,
             target: None,
+            names: Vec::new(),
             perturbation: Vec::new(),
             cell_type: Vec::new(),
             batch: Vec::new(),
             totals: Vec::new(),
+            predicted_from: Vec::new(),
             notes: Vec::new(),
             cells,
         }
@@ -76,24 +85,25 @@ impl Population {
         population
     }
 
-    /// Appends a cell, x `[G]`.
-    pub fn push(&mut self, perturbation: &str, cell_type: &str, batch: &str, x: &[f32]) {
+    /// Appends a cell, x `[G]`; labels are perturbation, cell type, batch.
+    pub fn push(&mut self, name: &str, labels: [&str; 3], x: &[f32]) {
         assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
         let (genes, values) = nonzero(x);
-        self.push_sparse([perturbation, cell_type, batch], &genes, &values);
+        self.push_sparse(name, labels, &genes, &values);
     }
 
-    /// Appends a cell of which only the non-zeros are given, genes rising; labels are perturbation, cell type, batch.
-    pub fn push_sparse(&mut self, labels: [&str; 3], genes: &[u32], values: &[f32]) {
+    /// Appends a cell of which only the non-zeros are given, genes rising.
+    pub fn push_sparse(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
         let row = sprs::CsVecViewI::new(self.genes.len(), genes, values);
         let cells = std::mem::replace(&mut self.cells, Cells::empty(sprs::CompressedStorage::CSR, 0));
         self.cells = cells.append_outer_csvec(row);
+        self.names.push(name.to_string());
         self.perturbation.push(labels[0].to_string());
         self.cell_type.push(labels[1].to_string());
         self.batch.push(labels[2].to_string());
     }
 
-    /// Appends `count` cells of the same labels, on all threads: `fill(i, x)` writes every number of cell i, x `[G]`.
+    /// Appends `count` nameless cells of the same labels, on all threads: `fill(i, x)` writes every number of cell i, x `[G]`.
     pub fn extend(&mut self, labels: [&str; 3], count: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
         let genes = self.genes.len();
         for first in (0..count).step_by(BLOCK) {
@@ -108,7 +118,7 @@ impl Population {
                     },
                 )
                 .collect();
-            rows.iter().for_each(|(genes, values)| self.push_sparse(labels, genes, values));
+            rows.iter().for_each(|(genes, values)| self.push_sparse("", labels, genes, values));
         }
     }
 
@@ -127,7 +137,7 @@ impl Population {
                 Unit::Log1p => log1p(data, &row).collect(),
                 Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
             };
-            self.push_sparse(labels, &genes, &values);
+            self.push_sparse(data.name(cell), labels, &genes, &values);
             if self.unit == Unit::Counts {
                 self.totals.push(f64::from(row.library));
             }
@@ -156,7 +166,8 @@ impl Population {
     }
 
     /// Writes an h5ad: X CSR f32, obs the label columns under their own names, and beside counts the cells' totals; `uns/log1p` where
-    /// the unit is log1p.
+    /// the unit is log1p. Nameless cells are numbered, and names that come again get `-1`, `-2` .., as anndata's
+    /// `obs_names_make_unique` does.
     pub fn write(&self, path: &Path) -> Result<()> {
         let column = |labels: &[String]| Column::Categorical(Labels::of(labels));
         let mut columns = vec![
@@ -170,7 +181,16 @@ impl Population {
             let name = self.columns.size.as_deref().unwrap_or("total_counts");
             columns.push((name.to_string(), Column::Float(self.totals.clone())));
         }
-        let obs = Frame { index: (1..=self.len()).map(|i| format!("cell{i}")).collect(), columns };
+        if !self.predicted_from.is_empty() {
+            columns.push((PREDICTED_FROM.to_string(), Column::Text(self.predicted_from.clone())));
+        }
+        let numbered = |(i, name): (usize, &String)| match name.as_str() {
+            "" => format!("cell{}", i + 1),
+            name => name.to_string(),
+        };
+        let mut index: Vec<String> = self.names.iter().enumerate().map(numbered).collect();
+        make_unique(&mut index);
+        let obs = Frame { index, columns };
         let var = Frame { index: self.genes.clone(), columns: Vec::new() };
         let mut extras: Vec<(String, Extra)> = self
             .notes

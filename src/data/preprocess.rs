@@ -8,6 +8,7 @@
 //! for a median. Shards keep counts as they are; normalisation is redone where a cell is read, with the same roundings.
 
 mod align;
+mod block;
 mod doubts;
 mod filter;
 mod genes;

@@ -4,12 +4,14 @@
 //! DATA/  manifest.json             genes, vocabularies, columns, scale, sources, and the shards with their sizes and checksums
 //!        controls-0000.shard ..    unperturbed cells
 //!        perturbed-0000.shard ..   perturbed cells
-//! shard  prelude, header (JSON), then five sections at 64-byte boundaries, zero bytes between:
+//! shard  prelude, header (JSON), then seven sections at 64-byte boundaries, zero bytes between:
 //!        groups   [groups, 4] u32  cell type, perturbation, batch, cells: one block of rows each
 //!        starts   [rows + 1]  u64  where each row begins in the two sections below
 //!        genes    [nonzeros]  u16  gene ids, ascending inside a row
 //!        values   [nonzeros]       u8 or u16 where the shard's counts fit, else f32
 //!        library  [rows]      f32  total counts of the cell over all genes of the source
+//!        name_starts [rows + 1] u64  where each cell's name begins in the last section
+//!        names    [bytes]     u8   names of the cells in their sources (barcodes), UTF-8; training never touches them
 //! ```
 //!
 //! All cells of a condition lie together, so that a set of cells is read from one stretch of one file. Everything that a file
@@ -39,7 +41,7 @@ pub use describe::describe;
 pub(crate) use disk::bytes_read as disk_bytes_read;
 pub(crate) use manifest::same_total;
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
-pub use piles::{CellLabel, Piles};
+pub use piles::{CellLabel, Piles, Sizes};
 pub use reader::{Data, Moments};
 pub(crate) use scale::Normalise;
 pub use spill::{Rows, RowsWriter};

@@ -88,7 +88,8 @@ pub fn job(
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
         let batches = members.iter().map(measured_in).collect();
-        job.contexts.push(Context { cell_type, cells, batches, controls });
+        let names = members.iter().map(|&cell| file.cell_name(cell)).collect();
+        job.contexts.push(Context { cell_type, cells, names, batches, controls });
     }
     Ok(job)
 }

@@ -1,5 +1,6 @@
 //! One dataset: numbers of any width and text, from whatever its chunks are packed with.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hdf5_pure::{Dataset, Datatype};
@@ -91,15 +92,20 @@ impl Array {
         self.wrong(format!("holds {kind}, not numbers of 8 to 64 bits"))
     }
 
-    /// One entry as text, `None` where it is none.
-    pub(super) fn text(&self, row: u64) -> Option<String> {
-        heap::texts(&self.kind, &self.bytes(row, 1).ok()?, &self.path).ok()??.pop()
+    /// The one entry of an array without axes as text, `None` where it is none.
+    pub(super) fn text(&self) -> Option<String> {
+        heap::texts(&self.kind, &self.bytes(0, 1).ok()?, &self.path).ok()??.pop()
     }
 
     /// The whole array, which has one axis, as a column.
     pub(super) fn column(&self) -> Result<Column> {
-        let length = self.length()?;
-        self.decode(&self.kind, &self.bytes(0, length)?, &self.name)
+        self.some(0..self.length()? as usize)
+    }
+
+    /// Some rows of an array of one axis as a column.
+    pub(super) fn some(&self, rows: Range<usize>) -> Result<Column> {
+        let bytes = self.bytes(rows.start as u64, rows.len() as u64)?;
+        self.decode(&self.kind, &bytes, &self.name)
     }
 
     /// Bytes of `kind` as a column, which messages call `name`: of this array, or of one field of its records.

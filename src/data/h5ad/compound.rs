@@ -1,6 +1,7 @@
 //! `obs` and `var` of anndata before 0.7: one table of records. The first field is the index, the categories of a field `F`
 //! lie in `uns/F_categories`.
 
+use std::ops::Range;
 use std::path::Path;
 
 use hdf5_pure::{CompoundMember, Datatype, File};
@@ -49,18 +50,15 @@ pub(super) fn read(
     Ok((frame, rows as usize))
 }
 
-/// One entry of the index, `None` where it cannot be had.
-pub(super) fn index_entry(table: &Array, row: usize) -> Option<String> {
-    let (size, members) = fields(table)?;
-    let bytes = table.bytes(row as u64, 1).ok()?;
-    let index = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), "index").ok()?;
-    frame::texts(index).pop()
-}
-
-/// What the index is called, and its names.
-pub(super) fn index(table: &Array, path: &Path, name: &str) -> Result<(String, Vec<String>)> {
+/// What the index is called, and the names of some rows.
+pub(super) fn index(
+    table: &Array,
+    path: &Path,
+    name: &str,
+    rows: Range<usize>,
+) -> Result<(String, Vec<String>)> {
     let (size, members) = fields(table).ok_or_else(|| no_table(path, name))?;
-    let bytes = table.bytes(0, table.length()?)?;
+    let bytes = table.bytes(rows.start as u64, rows.len() as u64)?;
     let names = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), name)?;
     Ok((members[0].name.clone(), frame::texts(names)))
 }
@@ -95,7 +93,7 @@ fn categories(file: &File, path: &Path, column: &str) -> Result<Option<Vec<Strin
         Ok(names) if names.shape().is_ok_and(|axes| axes.len() == 1) => {
             Ok(Some(frame::texts(Array::new(names, path, &name)?.column()?)))
         }
-        Ok(names) => Ok(Array::new(names, path, &name)?.text(0).map(|name| vec![name])),
+        Ok(names) => Ok(Array::new(names, path, &name)?.text().map(|name| vec![name])),
         Err(_) => Ok(None),
     }
 }

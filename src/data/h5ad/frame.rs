@@ -1,6 +1,7 @@
 //! `obs` and `var`: groups with one child a column (anndata dataframe 0.2.0, and 0.1.0 of anndata 0.7), or the tables of
 //! [`super::compound`].
 
+use std::ops::Range;
 use std::path::Path;
 
 use hdf5_pure::{File, Group};
@@ -60,25 +61,28 @@ pub(super) fn all_there(path: &Path, name: &str, wanted: Option<&[&str]>, there:
     }
 }
 
-/// One entry of a frame's index, without reading the rest; `None` where it cannot be had.
-pub(super) fn index_entry(file: &File, path: &Path, name: &str, row: usize) -> Option<String> {
+/// What a frame's index is called, and the names of some rows.
+pub(super) fn index(
+    file: &File,
+    path: &Path,
+    name: &str,
+    rows: Range<usize>,
+) -> Result<(String, Vec<String>)> {
     if let Ok(table) = file.dataset(name) {
-        return compound::index_entry(&Array::new(table, path, name).ok()?, row);
-    }
-    let group = open(file, path, name).ok()?;
-    let index = index_name(&group, path, name).ok()?;
-    array(&group, path, name, &index).ok()?.text(row as u64)
-}
-
-/// What a frame's index is called, and its names.
-pub(super) fn index(file: &File, path: &Path, name: &str) -> Result<(String, Vec<String>)> {
-    if let Ok(table) = file.dataset(name) {
-        return compound::index(&Array::new(table, path, name)?, path, name);
+        return compound::index(&Array::new(table, path, name)?, path, name, rows);
     }
     let group = open(file, path, name)?;
     let index = index_name(&group, path, name)?;
-    let names = texts(read_column(&group, path, name, &index)?);
-    Ok((index, names))
+    if group.dataset(&index).is_ok() && group.dataset(&format!("__categories/{index}")).is_err() {
+        let names = texts(array(&group, path, name, &index)?.some(rows)?);
+        return Ok((index, names));
+    }
+    // Of several arrays: they are read whole.
+    let all = texts(read_column(&group, path, name, &index)?);
+    match all.get(rows) {
+        Some(names) => Ok((index, names.to_vec())),
+        None => Err(Error::format(path, format!("{name}/{index} has {} names only", all.len()))),
+    }
 }
 
 fn open(file: &File, path: &Path, name: &str) -> Result<Group> {

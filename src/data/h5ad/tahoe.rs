@@ -247,17 +247,17 @@ impl Tokens {
         (group.first + group.rows).min(start + rows)
     }
 
-    /// Name of a cell; `None` where it cannot be read.
-    pub(super) fn name(&self, cell: usize) -> Option<String> {
-        let group = self.groups.get(self.group_of(cell))?;
-        let shard = &self.shards[group.shard];
-        let before: usize = shard.groups()[..group.number].iter().sum();
-        shard.texts(BARCODE).ok()?.get(before + cell - group.first).cloned()
-    }
-
-    /// What the names of cells are called, and those of all cells.
-    pub(super) fn names(&self) -> Result<(String, Vec<String>)> {
-        Ok((BARCODE.to_string(), names(&self.shards)?))
+    /// What the names of cells are called, and those of some cells.
+    pub(super) fn names(&self, rows: Range<usize>) -> Result<(String, Vec<String>)> {
+        let (first, end) = (self.group_of(rows.start), self.groups.partition_point(|g| g.first < rows.end));
+        let groups = self.groups.get(first..end).unwrap_or_default();
+        let mut names = Vec::new();
+        for of_shard in groups.chunk_by(|a, b| a.shard == b.shard) {
+            let numbers = of_shard[0].number..of_shard[0].number + of_shard.len();
+            names.extend(self.shards[of_shard[0].shard].texts_of(BARCODE, numbers)?);
+        }
+        let before = rows.start - groups.first().map_or(rows.start, |group| group.first);
+        Ok((BARCODE.to_string(), names.into_iter().skip(before).take(rows.len()).collect()))
     }
 
     fn group_of(&self, cell: usize) -> usize {
@@ -334,7 +334,8 @@ impl Tokens {
     }
 
     fn wrong(&self, path: &Path, cell: usize, what: String) -> Error {
-        let name = self.name(cell).unwrap_or_else(|| format!("#{cell}"));
+        let name = self.names(cell..cell + 1).ok().and_then(|(_, mut name)| name.pop());
+        let name = name.unwrap_or_else(|| format!("#{cell}"));
         Error::format(path, format!("cell {name:?}: {what}"))
     }
 }

@@ -3,14 +3,14 @@
 //! Version 3 and later: group `matrix` with `barcodes` and `features`; version 2: a group a genome, with `barcodes`, `genes`
 //! and `gene_names`. Of the features those of kind "Gene Expression" are kept, as scanpy does. Cells carry no labels.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use hdf5_pure::{File, Group};
 
 use super::hdf5::array;
 use super::matrix::{Kept, Matrix};
-use super::{Column, Format, Frame, H5ad, frame};
+use super::{Column, Format, Frame, H5ad, frame, make_unique};
 use crate::error::{Error, Result, some_of};
 
 /// Kind of the features that are genes.
@@ -119,30 +119,6 @@ impl Features {
     }
 }
 
-/// Appends `-1`, `-2`, ... to names that stand before already, as anndata's `var_names_make_unique`; returns to how many.
-fn make_unique(names: &mut [String]) -> usize {
-    let mut taken: HashSet<String> = names.iter().cloned().collect();
-    let mut seen = HashSet::new();
-    let mut counts: HashMap<String, u32> = HashMap::new();
-    let mut renamed = 0;
-    for name in names {
-        if seen.insert(name.clone()) {
-            continue;
-        }
-        let count = counts.entry(name.clone()).or_default();
-        let other = loop {
-            *count += 1;
-            let other = format!("{name}-{count}");
-            if taken.insert(other.clone()) {
-                break other;
-            }
-        };
-        *name = other;
-        renamed += 1;
-    }
-    renamed
-}
-
 /// Refuses what 10x output does not have: columns of labels, and other matrices.
 pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<()> {
     if source != "X" {
@@ -157,17 +133,5 @@ pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Resu
             ),
         )),
         None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::make_unique;
-
-    #[test]
-    fn a_name_that_is_made_unique_takes_none_that_is_there() {
-        let mut names = ["A", "B", "A", "A-1", "A", "B"].map(String::from).to_vec();
-        assert_eq!(make_unique(&mut names), 3);
-        assert_eq!(names, ["A", "B", "A-2", "A-1", "A-3", "B-1"]);
     }
 }

@@ -12,7 +12,8 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::Settings;
-use super::input::{Block, Inputs};
+use super::block::Block;
+use super::input::Inputs;
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::shard::Scale;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 
+use super::block::Block;
 use super::hvg::{self, Flavor, Moments, Table};
-use super::input::{Block, Inputs};
+use super::input::Inputs;
 use super::normalise::{exp_m1, factor, log_value};
 use super::scale::Found;
 use super::seurat_v3::{self, Expected};

@@ -8,31 +8,14 @@ use indicatif::ProgressBar;
 
 use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
+use super::block::{Block, Input};
 use super::doubts::doubts;
 use super::labels::{Joined, Table};
 use super::memo::Memo;
+use super::sizes;
 use super::work::Part;
-use super::{normalise, scale, sizes};
-use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::data::shard::Scale;
+use crate::data::h5ad::{H5ad, Labels};
 use crate::error::{Error, Result, unknown_control};
-
-/// One input file.
-pub(super) struct Input {
-    pub file: H5ad,
-    /// Where each of its genes stands in the common list; `None` where the lists are the same.
-    places: Option<Vec<u32>>,
-    /// Which of its genes are left out; none is where there is no list.
-    left_out: Option<Vec<bool>>,
-    /// Which cells have all labels and pass the filters.
-    pub used: Vec<bool>,
-    /// Number of used cells.
-    pub cells: u64,
-    /// Total counts of each cell, where a column tells them.
-    pub sizes: Option<Vec<f32>>,
-    /// Batch for the choice of genes, -1 for none; empty without such a column.
-    pub hvg_batch: Vec<i32>,
-}
 
 /// All input files.
 pub(super) struct Inputs {
@@ -58,69 +41,6 @@ pub(super) struct Inputs {
     pub notes: Vec<String>,
 }
 
-/// Row block of an input: its genes already in common order.
-pub(super) struct Block<'a> {
-    pub input: &'a Input,
-    /// Row numbers in the file.
-    pub rows: Range<usize>,
-    pub cells: Cells,
-}
-
-impl Input {
-    /// Common place of a gene of this file.
-    pub fn place(&self, gene: u32) -> usize {
-        self.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
-    }
-
-    /// Those of all genes; `None` where each gene stands where it does in the file.
-    pub fn places(&self) -> Option<&[u32]> {
-        self.places.as_deref()
-    }
-
-    /// A row block without the genes that are left out.
-    fn without(&self, cells: Cells) -> Cells {
-        let Some(left_out) = &self.left_out else { return cells };
-        let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());
-        for row in cells.outer_iterator() {
-            for (gene, &value) in row.iter().filter(|(gene, _)| !left_out[*gene]) {
-                genes.push(gene as u32);
-                values.push(value);
-            }
-            starts.push(values.len());
-        }
-        Cells::new(cells.shape(), starts, genes, values)
-    }
-}
-
-impl Block<'_> {
-    /// Refuses what is neither count nor log value, and totals that are none.
-    pub fn check(&self, scale: Scale) -> Result<()> {
-        scale::check(self.input, self.rows.clone(), &self.cells, scale)?;
-        sizes::check(self, scale)
-    }
-
-    /// Total counts of a row of the file that holds these.
-    pub fn total(&self, row: usize, counts: &[f32]) -> f32 {
-        self.input.sizes.as_ref().map_or_else(|| normalise::total(counts), |sizes| sizes[row])
-    }
-
-    /// Common place of a gene of this file.
-    pub fn place(&self, gene: u32) -> usize {
-        self.input.place(gene)
-    }
-
-    /// Row, genes and values of each cell that is used.
-    pub fn used(&self) -> impl Iterator<Item = (usize, &[u32], &[f32])> {
-        let starts = self.cells.indptr();
-        let starts = starts.as_slice().expect("blocks are whole matrices").to_vec();
-        let (genes, values) = (self.cells.indices(), self.cells.data());
-        self.rows.clone().enumerate().filter(|(_, row)| self.input.used[*row]).map(move |(i, row)| {
-            let span = starts[i]..starts[i + 1];
-            (row, &genes[span.clone()], &values[span])
-        })
-    }
-}
-
 /// Opens the files and reads their labels.
 pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     // Cell types, perturbations and, where there is such a column, batches: the order of `Inputs::labels`.
@@ -132,6 +52,10 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let Aligned { genes, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
+    let nameless = |file: &H5ad| file.cell_names(0..file.shape().0.min(1)).err();
+    let nameless: Vec<Option<Error>> = files.iter().map(nameless).collect();
+    let no_names = |error: &Error| format!("{error}: its cells are kept without names");
+    notes.extend(nameless.iter().flatten().map(no_names));
     let read = |column: &str| -> Result<Vec<Labels>> {
         match table.as_ref().filter(|table| table.has(column)) {
             Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
@@ -180,8 +104,9 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     for (f, (((file, places), used), hvg_batch)) in
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
+        let (sizes, named) = (sizes[f].take(), nameless[f].is_none());
         inputs.add(
-            Input { file, places, left_out: None, cells: 0, used, sizes: sizes[f].take(), hvg_batch },
+            Input { file, places, left_out: None, cells: 0, named, used, sizes, hvg_batch },
             labels.iter().map(|column| &column[f]),
         );
     }

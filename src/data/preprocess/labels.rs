@@ -87,7 +87,8 @@ impl Table {
 
     /// Finds the row of each cell: by the column that bears the name of a file's index, else by what was pandas' index or by the first.
     pub(super) fn join(&mut self, files: &[H5ad]) -> Result<Joined> {
-        let cells: Vec<(String, Vec<String>)> = files.iter().map(H5ad::cell_names).collect::<Result<_>>()?;
+        let cells: Vec<(String, Vec<String>)> =
+            files.iter().map(|file| file.cell_names(0..file.shape().0)).collect::<Result<_>>()?;
         let named = |(index, _): &(String, Vec<String>)| self.header.iter().position(|name| name == index);
         let key = cells.iter().find_map(named).unwrap_or(self.key);
         let keys = &self.columns[key];

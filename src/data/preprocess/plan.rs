@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::block::Input;
 use super::hvg::Flavor;
 use super::input::{self, Inputs};
 use super::{Genes, Joined, Parts, Settings, SharedGenes, Target, genes, scale, target, work};
@@ -112,7 +113,7 @@ pub(super) fn passes(settings: &Settings, scale: Scale) -> Vec<&'static str> {
 
 /// Numbers that the sources store, at most.
 fn stored(inputs: &Inputs) -> u64 {
-    let of = |input: &input::Input| {
+    let of = |input: &Input| {
         let (cells, genes) = input.file.shape();
         input.file.stored().unwrap_or((cells * genes) as u64)
     };

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::input::{Input, Inputs};
+use super::block::Input;
+use super::input::Inputs;
 use crate::data::h5ad::{Cells, H5ad};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};

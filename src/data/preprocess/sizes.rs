@@ -1,7 +1,7 @@
 //! Total counts of cells as a column of obs or of the table of labels tells them (`--size-col`): where a file holds a part of the genes
 //! that were measured, their sum is not the cell's total.
 
-use super::input::Block;
+use super::block::Block;
 use super::labels::Table;
 use super::normalise;
 use crate::data::h5ad::H5ad;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use crc32fast::Hasher;
 use indicatif::ProgressBar;
 
-use super::input::{Block, Input, Inputs};
+use super::block::{Block, Input};
+use super::input::Inputs;
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
 use crate::data::h5ad::Cells;
 use crate::data::shard::{
-    CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Source, merge,
+    CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Sizes, Source, merge,
 };
 use crate::error::{At, Error, Result};
 
@@ -39,16 +40,18 @@ impl Findings for PartRows {
         let groups = &self.rows.groups;
         to.put("ends", &self.rows.ends);
         to.put("groups", &groups.iter().map(|group| group.0).collect::<Vec<_>>());
-        to.put("nonzeros", &groups.iter().map(|group| group.1).collect::<Vec<_>>());
-        to.put("largest", &groups.iter().map(|group| group.2).collect::<Vec<_>>());
+        to.put("nonzeros", &groups.iter().map(|group| group.1.nonzeros).collect::<Vec<_>>());
+        to.put("names", &groups.iter().map(|group| group.1.names).collect::<Vec<_>>());
+        to.put("largest", &groups.iter().map(|group| group.1.largest).collect::<Vec<_>>());
         to.put("crc", &self.print.0.map(|(crc, _)| crc));
         to.put("crc_bytes", &self.print.0.map(|(_, bytes)| bytes));
     }
 
     fn load(from: &Saved) -> Option<PartRows> {
-        let (groups, nonzeros) = (from.take::<u32>("groups")?, from.take::<u64>("nonzeros")?);
-        let largest = from.take::<f32>("largest")?;
-        let groups = groups.into_iter().zip(nonzeros).zip(largest).map(|((group, n), most)| (group, n, most));
+        let (nonzeros, names) = (from.take::<u64>("nonzeros")?, from.take::<u64>("names")?);
+        let sizes = nonzeros.into_iter().zip(names).zip(from.take::<f32>("largest")?);
+        let sizes = sizes.map(|((nonzeros, names), largest)| Sizes { nonzeros, names, largest });
+        let groups = from.take::<u32>("groups")?.into_iter().zip(sizes);
         let (crc, bytes) = (from.take::<u32>("crc")?, from.take::<u64>("crc_bytes")?);
         let print: Vec<(u32, u64)> = crc.into_iter().zip(bytes).collect();
         let rows = Rows { path: PathBuf::new(), ends: from.take("ends")?, groups: groups.collect() };
@@ -80,14 +83,18 @@ pub(super) fn rows(
             genes.map(|gene| ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
         let mut writer =
             RowsWriter::new(&path.with_extension("rows"), &manifest, &piles, part.cells.clone())?;
+        let names = input.names(part.rows.clone())?;
         let mut print = Print::default();
         let prepare = |block: &Block| {
             block.check(found.scale)?;
             Ok((Packed::of(block, &ids, found, target), Print::of(&block.cells)))
         };
-        inputs.walk(part, progress, prepare, |_, (packed, more)| {
+        inputs.walk(part, progress, prepare, |block, (packed, more)| {
             print.join(&more);
-            packed.rows().try_for_each(|(genes, values, library)| writer.push(genes, values, library))
+            let used = block.rows.filter(|&row| input.used[row]);
+            packed.rows().zip(used).try_for_each(|((genes, values, library), row)| {
+                writer.push(&names[row - part.rows.start], genes, values, library)
+            })
         })?;
         Ok(PartRows { rows: writer.finish()?, print })
     };

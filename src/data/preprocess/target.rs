@@ -4,7 +4,8 @@ use std::path::Path;
 
 use indicatif::ProgressBar;
 
-use super::input::{Block, Inputs};
+use super::block::Block;
+use super::input::Inputs;
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, Target, normalise};

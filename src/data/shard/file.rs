@@ -22,8 +22,11 @@ pub(super) struct Shard {
     map: Mmap,
     kind: Kind,
     rows: u64,
-    sections: [Range<usize>; 5],
+    sections: Places,
 }
+
+/// Where each section lies in the file.
+pub(super) type Places = [Range<usize>; SECTIONS.len()];
 
 impl Shard {
     /// Maps `dir/entry.file` and checks it against itself and the manifest.
@@ -49,7 +52,11 @@ impl Shard {
         check_bytes(&map, &header, begin, &sections)?;
         let shard = Shard { map, kind: header.values, rows: header.rows, sections };
         shard.check_groups(&header, manifest)?;
-        shard.check_starts(&header)?;
+        let counted = [(1, "row", "value", header.nonzeros), (5, "name", "byte", header.names)];
+        for (section, what, unit, total) in counted {
+            check_starts(shard.section(section), what, unit, total)?;
+        }
+        shard.check_names()?;
         shard.check_rows(&header)?;
         Ok(shard)
     }
@@ -81,6 +88,13 @@ impl Shard {
             Kind::F32 => Values::F32(&self.section(3)[range.clone()]),
         };
         Row { genes: &self.section(2)[range], values, library: self.section::<f32>(4)[row] }
+    }
+
+    /// Name of the cell of row `row`.
+    pub(super) fn name(&self, row: usize) -> &str {
+        let starts: &[u64] = self.section(5);
+        let bytes = &self.section(6)[starts[row] as usize..starts[row + 1] as usize];
+        std::str::from_utf8(bytes).expect("names were checked at the door")
     }
 
     /// Asks the disk for where some rows begin.
@@ -146,23 +160,13 @@ impl Shard {
         Ok(())
     }
 
-    fn check_starts(&self, header: &Header) -> std::result::Result<(), String> {
-        let starts = self.starts();
-        if starts[0] != 0 {
-            return Err(format!("row 0 begins at {}, not at the first stored value", starts[0]));
+    fn check_names(&self) -> std::result::Result<(), String> {
+        let (starts, names): (&[u64], &[u8]) = (self.section(5), self.section(6));
+        let broken = |pair: &[u64]| std::str::from_utf8(&names[pair[0] as usize..pair[1] as usize]).is_err();
+        match starts.par_windows(2).position_first(broken) {
+            Some(row) => Err(format!("name {row} is no UTF-8")),
+            None => Ok(()),
         }
-        if let Some(row) = starts.par_windows(2).position_first(|pair| pair[1] < pair[0]) {
-            return Err(format!(
-                "row {row} ends at {}, before its start at {}",
-                starts[row + 1],
-                starts[row]
-            ));
-        }
-        let end = starts[starts.len() - 1];
-        if end != header.nonzeros {
-            return Err(format!("the last row ends at {end}, the shard stores {} values", header.nonzeros));
-        }
-        Ok(())
     }
 
     fn check_rows(&self, header: &Header) -> std::result::Result<(), String> {
@@ -180,6 +184,23 @@ impl Shard {
         }
         self.let_go();
         Ok(())
+    }
+}
+
+/// Whether rows, or what else begins at `starts`, lie one behind the other and end with the last of `total`.
+fn check_starts(starts: &[u64], what: &str, unit: &str, total: u64) -> std::result::Result<(), String> {
+    if starts[0] != 0 {
+        return Err(format!("{what} 0 begins at {}, not at the first {unit}", starts[0]));
+    }
+    if let Some(row) = starts.par_windows(2).position_first(|pair| pair[1] < pair[0]) {
+        let [start, end] = [starts[row], starts[row + 1]];
+        return Err(format!("{what} {row} ends at {end}, before its start at {start}"));
+    }
+    match starts[starts.len() - 1] {
+        end if end != total => {
+            Err(format!("the last {what} ends at {end}, the shard stores {total} {unit}s"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -263,19 +284,17 @@ fn agrees(header: &Header, manifest: &Manifest) -> std::result::Result<(), Strin
 }
 
 /// Where the sections lie in the file, if header and file length allow it.
-pub(super) fn place(
-    header: &Header,
-    begin: usize,
-    len: usize,
-) -> std::result::Result<[Range<usize>; 5], String> {
+pub(super) fn place(header: &Header, begin: usize, len: usize) -> std::result::Result<Places, String> {
     let layout = header.layout().ok_or_else(|| {
-        let Header { groups, rows, nonzeros, .. } = header;
-        format!("{groups} groups, {rows} rows and {nonzeros} values overflow any file")
+        let Header { groups, rows, nonzeros, names, .. } = header;
+        format!(
+            "{groups} groups, {rows} rows, {nonzeros} values and names of {names} bytes overflow any file"
+        )
     })?;
     if header.sections.len() != SECTIONS.len() {
         return Err(format!("has {} sections, not {}", header.sections.len(), SECTIONS.len()));
     }
-    let mut places: [Range<usize>; 5] = Default::default();
+    let mut places = Places::default();
     let mut end = begin as u64;
     for (i, (section, (offset, bytes))) in header.sections.iter().zip(layout).enumerate() {
         let name = &section.name;
@@ -311,7 +330,7 @@ pub(super) fn check_bytes(
     map: &Mmap,
     header: &Header,
     begin: usize,
-    sections: &[Range<usize>; 5],
+    sections: &Places,
 ) -> std::result::Result<(), String> {
     let mut end = begin;
     for (section, range) in header.sections.iter().zip(sections) {

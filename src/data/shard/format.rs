@@ -11,7 +11,7 @@ use super::Scale;
 /// First bytes of a shard.
 pub(super) const MAGIC: [u8; 8] = *b"scalecel";
 /// Format version of a shard.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Every section begins at a multiple of this: a cache line, and more than any element needs.
 pub(super) const ALIGN: u64 = 64;
 /// Bytes before the header.
@@ -19,7 +19,8 @@ pub(super) const PRELUDE: usize = 64;
 /// No honest header comes near this.
 pub(super) const HEADER_LIMIT: u32 = 1 << 20;
 /// The sections, in file order.
-pub(super) const SECTIONS: [&str; 5] = ["groups", "starts", "genes", "values", "library"];
+pub(super) const SECTIONS: [&str; 7] =
+    ["groups", "starts", "genes", "values", "library", "name_starts", "names"];
 
 /// How a shard stores values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,20 +103,25 @@ pub(super) struct Header {
     pub(super) groups: u64,
     pub(super) rows: u64,
     pub(super) nonzeros: u64,
+    /// Bytes.
+    pub(super) names: u64,
     pub(super) sections: Vec<Section>,
 }
 
 impl Header {
     /// Offset and length of each section for these counts; `None` where a sum overflows.
-    pub(super) fn layout(&self) -> Option<[(u64, u64); 5]> {
+    pub(super) fn layout(&self) -> Option<[(u64, u64); SECTIONS.len()]> {
+        let starts = self.rows.checked_add(1).and_then(|n| n.checked_mul(8));
         let lengths = [
             self.groups.checked_mul(16),
-            self.rows.checked_add(1).and_then(|n| n.checked_mul(8)),
+            starts,
             self.nonzeros.checked_mul(2),
             self.nonzeros.checked_mul(self.values.width()),
             self.rows.checked_mul(4),
+            starts,
+            Some(self.names),
         ];
-        let mut sections = [(0, 0); 5];
+        let mut sections = [(0, 0); SECTIONS.len()];
         let mut end = 0u64;
         for (section, bytes) in sections.iter_mut().zip(lengths) {
             let offset = end.checked_next_multiple_of(ALIGN)?;

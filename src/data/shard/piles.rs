@@ -21,8 +21,29 @@ pub struct CellLabel {
 pub(super) struct Pile {
     pub(super) label: CellLabel,
     pub(super) cells: u32,
-    pub(super) nonzeros: u64,
-    pub(super) largest: f32,
+    pub(super) sizes: Sizes,
+}
+
+/// What the rows of some cells take.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sizes {
+    /// Stored values.
+    pub nonzeros: u64,
+    /// Bytes of the cells' names.
+    pub names: u64,
+    /// The largest of the values.
+    pub largest: f32,
+}
+
+impl Sizes {
+    /// With those of other cells.
+    pub(super) fn and(self, other: Sizes) -> Sizes {
+        Sizes {
+            nonzeros: self.nonzeros + other.nonzeros,
+            names: self.names + other.names,
+            largest: self.largest.max(other.largest),
+        }
+    }
 }
 
 /// The groups in the directory's order, controls first, and the group of each cell: 4 bytes a cell.
@@ -57,7 +78,7 @@ impl Piles {
         }
         let numbers: HashMap<_, u32> = counts.keys().copied().zip(0u32..).collect();
         let of_cell = labels.map(|label| numbers[&key(&label)]).collect();
-        let pile = |(label, cells)| Pile { label, cells, nonzeros: 0, largest: 0.0 };
+        let pile = |(label, cells)| Pile { label, cells, sizes: Sizes::default() };
         Ok(Piles { all: counts.into_values().map(pile).collect(), of_cell })
     }
 
@@ -74,18 +95,18 @@ impl Piles {
     /// The piles of each shard: controls apart, closed at so many bytes.
     pub(super) fn divide(&self, control: u32, scale: Scale, limit: u64) -> Vec<Range<usize>> {
         let mut shards = Vec::new();
-        let (mut begin, mut rows, mut nonzeros, mut largest) = (0, 0u64, 0u64, 0.0f32);
+        let (mut begin, mut rows, mut sizes) = (0, 0u64, Sizes::default());
         let is_control = |pile: &Pile| pile.label.perturbation == control;
         for (i, pile) in self.all.iter().enumerate() {
-            let bytes = rows * 12 + nonzeros * (2 + Kind::of(scale, largest).width());
+            let entries = sizes.nonzeros * (2 + Kind::of(scale, sizes.largest).width());
+            let bytes = rows * 20 + sizes.names + entries;
             let apart = is_control(&self.all[begin]) != is_control(pile);
             if i > begin && (apart || bytes >= limit) {
                 shards.push(begin..i);
-                (begin, rows, nonzeros, largest) = (i, 0, 0, 0.0);
+                (begin, rows, sizes) = (i, 0, Sizes::default());
             }
             rows += u64::from(pile.cells);
-            nonzeros += pile.nonzeros;
-            largest = largest.max(pile.largest);
+            sizes = sizes.and(pile.sizes);
         }
         shards.push(begin..self.all.len());
         shards

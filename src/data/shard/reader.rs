@@ -109,6 +109,12 @@ impl Data {
         self.shards[shard].row(row)
     }
 
+    /// A cell's name in its source; empty where it had none. Panics if there is no such cell.
+    pub fn name(&self, cell: u64) -> &str {
+        let (shard, row) = self.place(cell);
+        self.shards[shard].name(row)
+    }
+
     /// To be held while rows of some cells, in rising order, are copied by this thread: where such rows come from the disk, it is
     /// asked for all of them first.
     pub(crate) fn sweep(&self, cells: impl Iterator<Item = u64>) -> Sweep<'_> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::library_error;
 use super::format::Kind;
-use super::piles::Piles;
+use super::piles::{Piles, Sizes};
 use super::{Manifest, Scale};
 use crate::error::{At, Error, Result};
 
@@ -22,6 +22,9 @@ const WINDOW: usize = 64 << 10;
 /// Bytes of a gene and its value.
 const ENTRY: usize = 2 + 4;
 
+/// Bytes of a cell's name, at most: no honest one comes near this.
+const NAME: usize = 1 << 16;
+
 /// Bytes of rows held in memory before they are written as a run.
 pub(super) const MEMORY: usize = 256 << 20;
 
@@ -30,6 +33,8 @@ struct Stored {
     group: u32,
     length: u32,
     start: u64,
+    name: u32,
+    name_start: u64,
     library: f32,
 }
 
@@ -39,26 +44,30 @@ pub(super) struct Buffer {
     rows: Vec<Stored>,
     genes: Vec<u16>,
     values: Vec<f32>,
+    names: Vec<u8>,
 }
 
-/// Rows of one group: `lengths[i]` genes and values each.
+/// Rows of one group: `lengths[i]` genes and values each, and `name_lengths[i]` bytes of its cell's name.
 #[derive(Default)]
 pub(super) struct Chunk {
     pub(super) lengths: Vec<u32>,
     pub(super) library: Vec<f32>,
+    pub(super) name_lengths: Vec<u32>,
     pub(super) genes: Vec<u16>,
     pub(super) values: Vec<f32>,
+    pub(super) names: Vec<u8>,
 }
 
 impl Buffer {
     /// For so many bytes of rows. Memory that is not written to is only an address, and grows without a copy beside it.
     fn of(bytes: usize) -> Buffer {
         let entries = bytes / ENTRY;
-        Buffer { rows: Vec::new(), genes: Vec::with_capacity(entries), values: Vec::with_capacity(entries) }
+        let (genes, values) = (Vec::with_capacity(entries), Vec::with_capacity(entries));
+        Buffer { rows: Vec::new(), genes, values, names: Vec::new() }
     }
 
     /// Adds a row, without its stored zeros. Returns how many values were kept.
-    pub(super) fn push(&mut self, group: u32, genes: &[u16], values: &[f32], library: f32) -> usize {
+    fn push(&mut self, group: u32, name: &str, genes: &[u16], values: &[f32], library: f32) -> usize {
         let start = self.genes.len();
         if values.contains(&0.0) {
             let kept = || genes.iter().zip(values).filter(|(_, v)| **v != 0.0);
@@ -69,12 +78,15 @@ impl Buffer {
             self.values.extend_from_slice(values);
         }
         let length = self.genes.len() - start;
-        self.rows.push(Stored { group, length: length as u32, start: start as u64, library });
-        length
+        let (start, name_start) = (start as u64, self.names.len() as u64);
+        let (length, name_length) = (length as u32, name.len() as u32);
+        self.rows.push(Stored { group, length, start, name: name_length, name_start, library });
+        self.names.extend_from_slice(name.as_bytes());
+        length as usize
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.rows.len() * size_of::<Stored>() + self.genes.len() * ENTRY
+    fn bytes(&self) -> usize {
+        self.rows.len() * size_of::<Stored>() + self.genes.len() * ENTRY + self.names.len()
     }
 
     /// Writes the rows by group and empties the buffer. Returns the bytes written.
@@ -88,24 +100,30 @@ impl Buffer {
             let largest = |row: &Stored| self.values[range(row)].iter().fold(0.0f32, |a, &b| a.max(b));
             let kind = Kind::of(scale, rows.iter().map(largest).fold(0.0, f32::max));
             let nonzeros: u32 = rows.iter().map(|row| row.length).sum();
+            let names: u32 = rows.iter().map(|row| row.name).sum();
             bytes.clear();
             bytes.extend_from_slice(bytemuck::cast_slice(&[
                 rows[0].group,
                 rows.len() as u32,
                 nonzeros,
                 kind as u32,
+                names,
             ]));
             rows.iter().for_each(|row| bytes.extend(row.length.to_le_bytes()));
             rows.iter().for_each(|row| bytes.extend(row.library.to_le_bytes()));
+            rows.iter().for_each(|row| bytes.extend(row.name.to_le_bytes()));
             rows.iter()
                 .for_each(|row| bytes.extend_from_slice(bytemuck::cast_slice(&self.genes[range(row)])));
             rows.iter().for_each(|row| kind.encode(&self.values[range(row)], &mut bytes));
+            let name = |row: &Stored| &self.names[row.name_start as usize..][..row.name as usize];
+            rows.iter().for_each(|row| bytes.extend_from_slice(name(row)));
             out.write_all(&bytes)?;
             written += bytes.len() as u64;
         }
         self.rows.clear();
         self.genes.clear();
         self.values.clear();
+        self.names.clear();
         Ok(written)
     }
 }
@@ -117,8 +135,8 @@ pub struct Rows {
     pub path: PathBuf,
     /// End of each run in it, in bytes.
     pub ends: Vec<u64>,
-    /// Of each group that has rows here: its number, its stored values and the largest of them.
-    pub groups: Vec<(u32, u64, f32)>,
+    /// Number and sizes of each group that has anything here.
+    pub groups: Vec<(u32, Sizes)>,
 }
 
 /// Writes [`Rows`]: `new`, a `push` a cell, `finish`.
@@ -132,8 +150,8 @@ pub struct RowsWriter<'a> {
     buffer: Buffer,
     file: BufWriter<File>,
     ends: Vec<u64>,
-    /// Stored values and the largest of them, of each group.
-    found: Vec<(u64, f32)>,
+    /// Of each group.
+    found: Vec<Sizes>,
 }
 
 impl<'a> RowsWriter<'a> {
@@ -155,25 +173,26 @@ impl<'a> RowsWriter<'a> {
         memory: usize,
     ) -> Result<RowsWriter<'a>> {
         let file = BufWriter::with_capacity(1 << 20, File::create(path).at(path)?);
-        let (path, found) = (path.to_path_buf(), vec![(0, 0.0); piles.all.len()]);
+        let (path, found) = (path.to_path_buf(), vec![Sizes::default(); piles.all.len()]);
         let (buffer, ends) = (Buffer::of(memory), Vec::new());
         Ok(RowsWriter { manifest, piles, path, cells, memory, buffer, file, ends, found })
     }
 
-    /// The next cell: gene ids ascending, one value each (counts as f32 when the scale is counts; zeros are dropped), and its
-    /// total counts over all genes of the source.
-    pub fn push(&mut self, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
+    /// The next cell: its name (empty: it has none), gene ids ascending, one value each (counts as f32 when the scale is counts; zeros
+    /// are dropped), and its total counts over all genes of the source.
+    pub fn push(&mut self, name: &str, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
         let Some(cell) = self.cells.next() else {
             let what = format!("labels were given for {} cells only", self.piles.cells());
             return Err(Error::format(&self.path, what));
         };
-        if let Some(what) = refuse(self.manifest, genes, values, library) {
+        if let Some(what) = refuse(self.manifest, name, genes, values, library) {
             return Err(Error::format(&self.path, format!("cell {cell} of the source: {what}")));
         }
         let pile = self.piles.of_cell(cell);
-        let (nonzeros, largest) = &mut self.found[pile as usize];
-        *nonzeros += self.buffer.push(pile, genes, values, library) as u64;
-        *largest = values.iter().fold(*largest, |a, &b| a.max(b));
+        let nonzeros = self.buffer.push(pile, name, genes, values, library) as u64;
+        let largest = values.iter().fold(0.0f32, |a, &b| a.max(b));
+        let found = &mut self.found[pile as usize];
+        *found = found.and(Sizes { nonzeros, names: name.len() as u64, largest });
         if self.buffer.bytes() >= self.memory {
             self.end_run()?;
         }
@@ -196,15 +215,16 @@ impl<'a> RowsWriter<'a> {
             self.end_run()?;
         }
         self.file.flush().and_then(|()| self.file.get_ref().sync_all()).at(&self.path)?;
-        let found = (0u32..).zip(&self.found).zip(&self.piles.all);
-        let groups = found.filter(|((_, (nonzeros, _)), _)| *nonzeros > 0);
-        let groups = groups.map(|((pile, &(nonzeros, largest)), _)| (pile, nonzeros, largest)).collect();
+        let groups = (0u32..).zip(self.found).filter(|(_, sizes)| *sizes != Sizes::default()).collect();
         Ok(Rows { path: self.path, ends: self.ends, groups })
     }
 }
 
-fn refuse(manifest: &Manifest, genes: &[u16], values: &[f32], library: f32) -> Option<String> {
+fn refuse(manifest: &Manifest, name: &str, genes: &[u16], values: &[f32], library: f32) -> Option<String> {
     let known = manifest.genes.len();
+    if name.len() > NAME {
+        return Some(format!("a name of {} bytes, where {NAME} is the most", name.len()));
+    }
     if genes.len() != values.len() {
         return Some(format!("{} genes with {} values", genes.len(), values.len()));
     }
@@ -249,8 +269,8 @@ impl Read for Window {
 struct Run {
     path: PathBuf,
     input: BufReader<Window>,
-    /// Group, rows, nonzeros and kind of the next chunk.
-    next: Option<[u32; 4]>,
+    /// Group, rows, nonzeros, kind and bytes of names of the next chunk.
+    next: Option<[u32; 5]>,
 }
 
 impl Run {
@@ -263,7 +283,7 @@ impl Run {
     }
 
     fn advance(&mut self) -> io::Result<()> {
-        let mut head = [0u32; 4];
+        let mut head = [0u32; 5];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut head);
         let first = self.input.read(&mut bytes[..1])?;
         if first == 1 {
@@ -273,19 +293,23 @@ impl Run {
         Ok(())
     }
 
-    fn read(&mut self, chunk: &mut Chunk, [_, rows, nonzeros, kind]: [u32; 4]) -> io::Result<()> {
+    fn read(&mut self, chunk: &mut Chunk, [_, rows, nonzeros, kind, names]: [u32; 5]) -> io::Result<()> {
         let (rows, nonzeros) = (rows as usize, nonzeros as usize);
         let kind = [Kind::U8, Kind::U16, Kind::F32][kind as usize];
         let mut values = vec![0u8; nonzeros * kind.width() as usize];
         chunk.lengths.resize(rows, 0);
         chunk.library.resize(rows, 0.0);
+        chunk.name_lengths.resize(rows, 0);
         chunk.genes.resize(nonzeros, 0);
+        chunk.names.resize(names as usize, 0);
         self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.lengths))?;
         self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.library))?;
+        self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.name_lengths))?;
         self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.genes))?;
         self.input.read_exact(&mut values)?;
         chunk.values.clear();
         kind.decode(&values, &mut chunk.values);
+        self.input.read_exact(&mut chunk.names)?;
         self.advance()
     }
 }

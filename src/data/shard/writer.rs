@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::format::{self, Kind};
-use super::piles::{CellLabel, Pile, Piles};
+use super::piles::{CellLabel, Pile, Piles, Sizes};
 use super::spill::{Chunk, MEMORY, Rows, RowsWriter, Runs};
 use super::{Manifest, ShardEntry};
 use crate::error::{At, Error, Result};
@@ -41,10 +41,9 @@ pub fn merge(
     shard: u64,
 ) -> Result<Manifest> {
     manifest.check().map_err(|what| Error::format(dir, what))?;
-    for &(pile, nonzeros, largest) in rows.iter().flat_map(|rows| &rows.groups) {
+    for &(pile, sizes) in rows.iter().flat_map(|rows| &rows.groups) {
         let pile = &mut piles.all[pile as usize];
-        pile.nonzeros += nonzeros;
-        pile.largest = pile.largest.max(largest);
+        pile.sizes = pile.sizes.and(sizes);
     }
     let mut runs = Runs::open(rows)?;
     let control = manifest.control_position();
@@ -100,11 +99,12 @@ fn write_shard(
         (section.offset, section.bytes) = (offset, bytes);
     }
     let begin = header.encode().0.len() as u64;
-    let (last, length) = layout[4];
+    let (last, length) = layout[layout.len() - 1];
     let bytes = begin + last + length;
     File::create_new(&path).and_then(|f| f.set_len(bytes)).at(&path)?;
     let streams = layout.map(|(offset, _)| Stream::open(&path, begin + offset));
-    let mut sections = Sections { kind: header.values, end: 0, scratch: Vec::new(), streams: all(streams)? };
+    let streams = streams.into_iter().collect::<Result<Vec<Stream>>>()?;
+    let mut sections = Sections { kind: header.values, end: 0, name_end: 0, scratch: Vec::new(), streams };
     sections.begin().at(&path)?;
     for (i, pile) in range.clone().zip(&piles[range]) {
         sections.group(pile).at(&path)?;
@@ -120,7 +120,7 @@ fn write_shard(
 }
 
 fn shard_header(manifest: &Manifest, piles: &[Pile], controls: bool) -> format::Header {
-    let largest = piles.iter().map(|pile| pile.largest).fold(0.0, f32::max);
+    let sizes = piles.iter().fold(Sizes::default(), |all, pile| all.and(pile.sizes));
     format::Header {
         controls,
         genes: manifest.genes.len() as u64,
@@ -130,30 +130,30 @@ fn shard_header(manifest: &Manifest, piles: &[Pile], controls: bool) -> format::
         scale: manifest.scale,
         target: manifest.target,
         factor: manifest.factor,
-        values: Kind::of(manifest.scale, largest),
+        values: Kind::of(manifest.scale, sizes.largest),
         groups: piles.len() as u64,
         rows: piles.iter().map(|pile| u64::from(pile.cells)).sum(),
-        nonzeros: piles.iter().map(|pile| pile.nonzeros).sum(),
+        nonzeros: sizes.nonzeros,
+        names: sizes.names,
         sections: format::blank_sections(),
     }
 }
 
-fn all<T>(items: [Result<T>; 5]) -> Result<Vec<T>> {
-    items.into_iter().collect()
-}
-
-/// The five sections of a shard being written.
+/// The sections of a shard being written.
 struct Sections {
     kind: Kind,
     /// Values written so far: where the next row begins.
     end: u64,
+    /// Bytes of names written so far.
+    name_end: u64,
     scratch: Vec<u8>,
     streams: Vec<Stream>,
 }
 
 impl Sections {
     fn begin(&mut self) -> std::io::Result<()> {
-        self.streams[1].write(&0u64.to_le_bytes())
+        self.streams[1].write(&0u64.to_le_bytes())?;
+        self.streams[5].write(&0u64.to_le_bytes())
     }
 
     fn group(&mut self, pile: &Pile) -> std::io::Result<()> {
@@ -170,7 +170,12 @@ impl Sections {
         self.kind.encode(&chunk.values, &mut self.scratch);
         self.streams[2].write(bytemuck::cast_slice(&chunk.genes))?;
         self.streams[3].write(&self.scratch)?;
-        self.streams[4].write(bytemuck::cast_slice(&chunk.library))
+        self.streams[4].write(bytemuck::cast_slice(&chunk.library))?;
+        for &length in &chunk.name_lengths {
+            self.name_end += u64::from(length);
+            self.streams[5].write(&self.name_end.to_le_bytes())?;
+        }
+        self.streams[6].write(&chunk.names)
     }
 }
 

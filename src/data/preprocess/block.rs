@@ -1,0 +1,95 @@
+//! One input file, and its row blocks.
+
+use std::ops::Range;
+
+use super::{normalise, scale, sizes};
+use crate::data::h5ad::{Cells, H5ad};
+use crate::data::shard::Scale;
+use crate::error::Result;
+
+/// One input file.
+pub(super) struct Input {
+    pub file: H5ad,
+    /// Where each of its genes stands in the common list; `None` where the lists are the same.
+    pub(super) places: Option<Vec<u32>>,
+    /// Which of its genes are left out; none is where there is no list.
+    pub(super) left_out: Option<Vec<bool>>,
+    /// Which cells have all labels and pass the filters.
+    pub used: Vec<bool>,
+    /// Number of used cells.
+    pub cells: u64,
+    /// Whether its cells have names that can be read.
+    pub(super) named: bool,
+    /// Total counts of each cell, where a column tells them.
+    pub sizes: Option<Vec<f32>>,
+    /// Batch for the choice of genes, -1 for none; empty without such a column.
+    pub hvg_batch: Vec<i32>,
+}
+
+/// Row block of an input: its genes already in common order.
+pub(super) struct Block<'a> {
+    pub input: &'a Input,
+    /// Row numbers in the file.
+    pub rows: Range<usize>,
+    pub cells: Cells,
+}
+
+impl Input {
+    /// Common place of a gene of this file.
+    pub fn place(&self, gene: u32) -> usize {
+        self.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
+    }
+
+    /// Those of all genes; `None` where each gene stands where it does in the file.
+    pub fn places(&self) -> Option<&[u32]> {
+        self.places.as_deref()
+    }
+
+    /// Names of some rows' cells, empty ones where the file has none.
+    pub fn names(&self, rows: Range<usize>) -> Result<Vec<String>> {
+        if self.named { Ok(self.file.cell_names(rows)?.1) } else { Ok(vec![String::new(); rows.len()]) }
+    }
+
+    /// A row block without the genes that are left out.
+    pub(super) fn without(&self, cells: Cells) -> Cells {
+        let Some(left_out) = &self.left_out else { return cells };
+        let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in cells.outer_iterator() {
+            for (gene, &value) in row.iter().filter(|(gene, _)| !left_out[*gene]) {
+                genes.push(gene as u32);
+                values.push(value);
+            }
+            starts.push(values.len());
+        }
+        Cells::new(cells.shape(), starts, genes, values)
+    }
+}
+
+impl Block<'_> {
+    /// Refuses what is neither count nor log value, and totals that are none.
+    pub fn check(&self, scale: Scale) -> Result<()> {
+        scale::check(self.input, self.rows.clone(), &self.cells, scale)?;
+        sizes::check(self, scale)
+    }
+
+    /// Total counts of a row of the file that holds these.
+    pub fn total(&self, row: usize, counts: &[f32]) -> f32 {
+        self.input.sizes.as_ref().map_or_else(|| normalise::total(counts), |sizes| sizes[row])
+    }
+
+    /// Common place of a gene of this file.
+    pub fn place(&self, gene: u32) -> usize {
+        self.input.place(gene)
+    }
+
+    /// Row, genes and values of each cell that is used.
+    pub fn used(&self) -> impl Iterator<Item = (usize, &[u32], &[f32])> {
+        let starts = self.cells.indptr();
+        let starts = starts.as_slice().expect("blocks are whole matrices").to_vec();
+        let (genes, values) = (self.cells.indices(), self.cells.data());
+        self.rows.clone().enumerate().filter(|(_, row)| self.input.used[*row]).map(move |(i, row)| {
+            let span = starts[i]..starts[i + 1];
+            (row, &genes[span.clone()], &values[span])
+        })
+    }
+}

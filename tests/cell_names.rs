@@ -1,0 +1,95 @@
+//! Cells keep their names, from the files they were measured in to what is exported and predicted.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+
+use indicatif::ProgressBar;
+use scale_engine::data::h5ad::{H5ad, X, write};
+use scale_engine::data::preprocess::{Parts, preprocess_parts};
+use scale_engine::data::shard::Data;
+use scale_engine::data::simulate::CONTROL;
+use scale_engine::data::split::Part;
+use scale_engine::predict::{self, Source, predict};
+
+use crate::preprocess::{COUNTS, GENES, obs, settings, sparse, var, words};
+use crate::train::{program, small};
+
+#[test]
+fn names_follow_their_cells_and_those_of_two_files_are_told_apart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| dir.path().join(name);
+    // The second file holds the cells the other way round, and one of them without a label: it is left out.
+    let mut turned = COUNTS;
+    turned.reverse();
+    let mut second = obs().rows(&[5, 4, 3, 2, 1, 0]);
+    second.columns[0].1 = words(&["none", "b", "a", "none", "", "none"]);
+    let mut settings = settings(&place("one.h5ad"), &place("data"));
+    settings.inputs.push(place("two.h5ad"));
+    write(&settings.inputs[0], &obs(), &var(&GENES), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    write(&settings.inputs[1], &second, &var(&GENES), X::Sparse(&sparse(&turned)), &[]).expect("written");
+    let parts = Parts { cells: 4, ..Parts::default() };
+    preprocess_parts(&settings, &parts, &ProgressBar::hidden()).expect("made").expect("a summary");
+
+    let data = Data::open(&settings.out).expect("readable");
+    let mut seen = HashMap::new();
+    for cell in 0..data.cells() {
+        let name = data.name(cell);
+        let number: usize = name.strip_prefix("cell").and_then(|n| n.parse().ok()).expect("a cell's name");
+        let counts = COUNTS[number].iter().filter(|&&count| count != 0.0);
+        let row = data.row(cell);
+        assert!((0..row.values.len()).map(|i| row.values.get(i)).eq(counts.copied()), "{name}");
+        *seen.entry(name).or_insert(0) += 1;
+    }
+    assert_eq!((data.cells(), seen["cell1"], seen["cell5"]), (11, 1, 2));
+
+    let out = place("out.h5ad");
+    let mut export = program();
+    export.arg("export").arg(&settings.out).arg("--out").arg(&out);
+    assert!(export.stdout(Stdio::null()).status().expect("the program starts").success());
+    let mut names = H5ad::open(&out).expect("readable").obs().index.clone();
+    names.sort();
+    let wanted = ["0", "0-1", "1", "2", "2-1", "3", "3-1", "4", "4-1", "5", "5-1"];
+    assert_eq!(names, wanted.map(|end| format!("cell{end}")));
+}
+
+#[test]
+fn a_predicted_cell_names_the_control_it_was_made_from() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a folder");
+    let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
+    let (data, split) = (small.data.clone(), small.split.clone());
+    let settings = predict::Settings {
+        gpu: None,
+        run: small.run.clone(),
+        out: out.clone(),
+        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) },
+        with_controls: true,
+        observe: None,
+        seed: 0,
+    };
+    let report = predict(&settings).expect("a prediction");
+
+    let open = |path| H5ad::open(path).expect("readable");
+    let label = |file: &H5ad, column: &str, cell: usize| {
+        let labels = file.obs().labels(file.path(), column).expect("a column");
+        labels.get(cell).unwrap_or_default().to_string()
+    };
+    let source = open(&small.cells);
+    let place: HashMap<&str, usize> = source.obs().index.iter().map(String::as_str).zip(0..).collect();
+    let columns = ["perturbation", "cell_type", "batch"];
+    let labels = |file: &H5ad, cell: usize| columns.map(|column| label(file, column, cell));
+    let made = open(&out);
+    for cell in 0..report.cells {
+        let from = label(&made, "predicted_from", cell);
+        let [perturbation, cell_type, batch] = labels(&source, place[from.as_str()]);
+        assert_eq!(perturbation, CONTROL);
+        assert_eq!(labels(&made, cell)[1..], [cell_type, batch], "{from}");
+    }
+    for (file, first) in [(&made, report.cells), (&open(&real), 0)] {
+        assert!(first < file.shape().0);
+        for cell in first..file.shape().0 {
+            let name = file.cell_name(cell);
+            assert_eq!(labels(file, cell), labels(&source, place[name.as_str()]), "{name}");
+        }
+    }
+}
