@@ -250,8 +250,8 @@ fn fill(
         let Ask { perturbation, cell_type, batch, request, context } = ask;
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
         contexts[*context].predict(*request, &name, observer, |row, control| {
-            population.push("", [perturbation, cell_type, batch], row);
-            population.predicted_from.push(job.contexts[*context].names[control].clone());
+            let from = &job.contexts[*context].names[control];
+            population.push_predicted([perturbation, cell_type, batch], row, from);
         });
         report.populations += 1;
         report.cells += request.cells;

@@ -41,7 +41,7 @@ pub struct Population {
     pub unit: Unit,
     /// Counts that cells are scaled to, where known.
     pub target: Option<f64>,
-    /// Name of each cell in its source; empty of one that was not measured.
+    /// Name of each cell: of a measured one that in its source, or empty where it had none.
     pub names: Vec<String>,
     /// Label of each cell.
     pub perturbation: Vec<String>,
@@ -103,7 +103,18 @@ impl Population {
         self.batch.push(labels[2].to_string());
     }
 
-    /// Appends `count` nameless cells of the same labels, on all threads: `fill(i, x)` writes every number of cell i, x `[G]`.
+    /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
+    pub fn push_predicted(&mut self, labels: [&str; 3], x: &[f32], from: &str) {
+        self.push(&self.next_name(), labels, x);
+        self.predicted_from.push(from.to_string());
+    }
+
+    /// Predicted cells are numbered.
+    fn next_name(&self) -> String {
+        format!("predicted{}", self.len() + 1)
+    }
+
+    /// Appends `count` predicted cells of the same labels, on all threads: `fill(i, x)` writes every number of cell i, x `[G]`.
     pub fn extend(&mut self, labels: [&str; 3], count: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
         let genes = self.genes.len();
         for first in (0..count).step_by(BLOCK) {
@@ -118,7 +129,9 @@ impl Population {
                     },
                 )
                 .collect();
-            rows.iter().for_each(|(genes, values)| self.push_sparse("", labels, genes, values));
+            for (genes, values) in &rows {
+                self.push_sparse(&self.next_name(), labels, genes, values);
+            }
         }
     }
 
