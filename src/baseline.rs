@@ -139,7 +139,7 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
 /// As many control cells as the group has cells, in random order.
 fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
     let Some(pool) = control_pool(data, group) else {
-        let [perturbation, cell_type, _] = data.names(group);
+        let [cell_type, perturbation, _] = data.names(group);
         let what = format!(
             "cell type {cell_type:?} has no control cells, so {perturbation:?} cannot be predicted there"
         );
@@ -232,7 +232,7 @@ impl Fitted {
 
     fn change(&mut self, data: &Data, group: u32, fallbacks: &mut BTreeMap<String, usize>) -> Change {
         let found = &data.groups()[group as usize];
-        let [perturbation, cell_type, batch] = data.names(group);
+        let [cell_type, perturbation, batch] = data.names(group);
         let mut missed = |what: String| *fallbacks.entry(what).or_default() += 1;
         match self {
             Fitted::Mean { effects, any } => {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -162,10 +162,11 @@ impl Frame {
 }
 
 impl Trained {
-    /// Reads a checkpoint and builds the model it describes.
+    /// Reads a checkpoint, or of a run the one that [`of_run`] finds, and builds the model it describes.
     pub fn load(path: &Path) -> Result<Trained> {
-        let map = map(path)?;
-        let read = Read::of(path, &map)?;
+        let path = of_run(path)?;
+        let map = map(&path)?;
+        let read = Read::of(&path, &map)?;
         let average = read.flat(AVERAGE)?;
         let Read { frame: Frame { header, effects, .. }, model, table, .. } = read;
         Ok(Trained { header, effects, model, params: Params::new(table, average) })
@@ -216,6 +217,18 @@ impl<'a> Read<'a> {
         }
         Ok(Tensor::new(&[flat.len()], flat))
     }
+}
+
+/// The checkpoint meant by a path: the file itself, or a run's best, or its last.
+pub fn of_run(run: &Path) -> Result<PathBuf> {
+    if !run.is_dir() {
+        return Ok(run.to_path_buf());
+    }
+    let dir = run.join("checkpoints");
+    let found = ["best", "last"].map(|name| dir.join(format!("{name}.safetensors")));
+    found.into_iter().find(|path| path.exists()).ok_or_else(|| {
+        Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first")
+    })
 }
 
 /// Sizes of the condition tables for a data set's vocabularies.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::aside;
-use crate::checkpoint::{Checkpoint, Trained};
+use crate::checkpoint::{self, Checkpoint, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
@@ -147,7 +147,7 @@ pub fn predict(settings: &Settings) -> Result<Report> {
 }
 
 fn write(settings: &Settings) -> Result<Report> {
-    let path = checkpoint_of(&settings.run)?;
+    let path = checkpoint::of_run(&settings.run)?;
     settings.source.apart_from(&settings.out, &settings.run, &path)?;
     let trained = Trained::load(&path)?;
     let Trained { header, effects, model, params } = match &settings.gpu {
@@ -182,15 +182,13 @@ fn write(settings: &Settings) -> Result<Report> {
             (request::job(manifest, (controls, size.as_deref()), request, &mut report)?, None)
         }
     };
-    let predictor = Predictor {
-        model: &model,
-        params: &params,
-        effects: &effects,
-        factor: manifest.factor,
-        seed: settings.seed,
-    };
+    let predictor =
+        Predictor { model: &model, params: &params, effects: &effects, data: manifest, seed: settings.seed };
     let mut population = Population::like(manifest);
-    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report);
+    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report)?;
+    if population.cells().data().iter().any(|x| x.is_nan()) {
+        return Err(Error::format(&path, "predicts values that are no numbers: its weights are not finite"));
+    }
     if settings.with_controls {
         report.control_cells = push_controls(&job, manifest, &mut population);
     }
@@ -209,19 +207,6 @@ fn write(settings: &Settings) -> Result<Report> {
     Ok(report)
 }
 
-/// The checkpoint meant by a path: the file itself, or a run's best, or its last.
-fn checkpoint_of(run: &Path) -> Result<PathBuf> {
-    if run.is_file() {
-        return Ok(run.to_path_buf());
-    }
-    let dir = run.join("checkpoints");
-    let found =
-        ["best", "last"].map(|name| dir.join(format!("{name}.safetensors"))).into_iter().find(|p| p.exists());
-    found.ok_or_else(|| {
-        Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first")
-    })
-}
-
 /// Refuses more control cells, laid out gene by gene, than memory holds.
 fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
@@ -235,7 +220,7 @@ fn fill(
     observer: Option<&Observer>,
     population: &mut Population,
     report: &mut Report,
-) {
+) -> Result<()> {
     let empty: usize =
         job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
     if observer.is_some() && empty > 0 {
@@ -243,21 +228,22 @@ fn fill(
             "{empty} control cells hold nothing: counts are drawn as for cells of the usual total"
         ));
     }
-    let contexts: Vec<_> = job.contexts.iter().map(|c| predictor.context(&c.controls)).collect();
+    let contexts: Vec<_> =
+        job.contexts.iter().map(|c| predictor.context(&c.controls)).collect::<Result<_>>()?;
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let bar = progress::bar("predict", total as u64, "cells");
     for ask in &job.asks {
         let Ask { perturbation, cell_type, batch, request, context } = ask;
-        let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        contexts[*context].predict(*request, &name, observer, |row, control| {
+        contexts[*context].predict(*request, observer, |row, control| {
             let from = &job.contexts[*context].names[control];
-            population.push_predicted([perturbation, cell_type, batch], row, from);
+            population.push_predicted([cell_type, perturbation, batch], row, from);
         });
         report.populations += 1;
         report.cells += request.cells;
         bar.inc(request.cells as u64);
     }
     bar.finish_and_clear();
+    Ok(())
 }
 
 /// Writes each control cell once, under the control label; returns how many.
@@ -270,7 +256,7 @@ fn push_controls(job: &Job, manifest: &Manifest, population: &mut Population) ->
             // Contexts without controls of their own share those of other batches.
             if written.insert(cell) {
                 row.iter_mut().zip(x).for_each(|(y, x)| *y = x * manifest.factor);
-                population.push(name, [&manifest.control, cell_type, batch], &row);
+                population.push(name, [cell_type, &manifest.control, batch], &row);
                 population.predicted_from.push(String::new());
             }
         }

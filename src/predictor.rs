@@ -2,45 +2,45 @@
 //!
 //! An answer is a function of (weights, controls, request, seed) alone: requests are never mixed in a batch, and their random
 //! choices are keyed by the names they ask for.
+//!
+//! ```no_run
+//! use scale_engine::checkpoint::Trained;
+//! use scale_engine::data::h5ad::H5ad;
+//! use scale_engine::data::observe::Observer;
+//! use scale_engine::predictor::{ControlCells, Predictor, Request};
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! let Trained { header, effects, model, params } = Trained::load("RUN".as_ref())?;
+//! let predictor = Predictor { model: &model, params: &params, effects: &effects, data: &header.data, seed: 0 };
+//! // Any CSR matrix and its genes' names will do.
+//! let file = H5ad::open("controls.h5ad".as_ref())?;
+//! let x = file.rows(0..file.shape().0)?;
+//! let controls = ControlCells::of_matrix(&header.data, &file.var().index, &x, None)?;
+//! let observer = Observer::asked(header.config.predict.observe, header.data.target)?;
+//! let request = Request::named(&header.data, "K562", "MYC", "all", 500)?;
+//! predictor.context(&controls)?.predict(request, observer.as_ref(), |cell, control| {
+//!     println!("{} genes, from control cell {control}", cell.len());
+//! });
+//! # Ok(())
+//! # }
+//! ```
+
+mod controls;
 
 use rayon::prelude::*;
 
+pub use controls::ControlCells;
+pub(crate) use controls::Reading;
+
 use crate::data::effects::Effects;
 use crate::data::observe::Observer;
-use crate::data::shard::Data;
+use crate::data::shard::Manifest;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::condition;
 use crate::params::Params;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
-
-/// Control cells of one context, on the network's scale.
-pub struct ControlCells {
-    /// Dense rows [cells, G].
-    pub rows: Vec<f32>,
-    /// Total counts of each cell over all genes of its source; NaN where unknown.
-    pub library: Vec<f32>,
-}
-
-impl ControlCells {
-    /// Gathers cells of a data directory.
-    pub fn of(data: &Data, cells: &[u64]) -> ControlCells {
-        let genes = data.manifest().genes.len();
-        let mut rows = vec![0.0; cells.len() * genes];
-        rows.par_chunks_mut(genes).zip(cells).for_each(|(row, &cell)| data.fill(cell, row));
-        ControlCells { rows, library: cells.iter().map(|&cell| data.row(cell).library).collect() }
-    }
-
-    /// Mean over the cells, [G].
-    pub fn mean(&self, genes: usize) -> Vec<f64> {
-        let mut sum = vec![0.0; genes];
-        for row in self.rows.chunks(genes) {
-            sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
-        }
-        sum.iter_mut().for_each(|s| *s /= self.library.len().max(1) as f64);
-        sum
-    }
-}
 
 /// A population to predict: ids in the model's vocabularies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,23 @@ pub struct Request {
     pub cells: usize,
 }
 
+impl Request {
+    /// By the names of the data that the model was trained on.
+    ///
+    /// # Errors
+    /// A name that the model does not know; the nearest are told.
+    pub fn named(
+        data: &Manifest,
+        cell_type: &str,
+        perturbation: &str,
+        batch: &str,
+        cells: usize,
+    ) -> Result<Request> {
+        let conditions = data.ids(cell_type, perturbation, batch);
+        Ok(Request { conditions: conditions.map_err(|what| Error::setting("request", what))?, cells })
+    }
+}
+
 /// A model with the weights used for prediction.
 pub struct Predictor<'a> {
     /// Where each weight is.
@@ -59,8 +76,8 @@ pub struct Predictor<'a> {
     pub params: &'a Params,
     /// Mean effects for a shifted start.
     pub effects: &'a Effects,
-    /// The network's scale is log1p divided by this.
-    pub factor: f32,
+    /// What the model was trained on: names, genes, scale.
+    pub data: &'a Manifest,
     /// Of control draws, start noise and counts.
     pub seed: u64,
 }
@@ -81,10 +98,20 @@ impl Predictor<'_> {
         self.model.genes()
     }
 
-    /// Control cells to predict from, and what the decoder itself makes of them. Panics on none.
-    pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Context<'a> {
-        assert!(!controls.library.is_empty(), "predict: no control cells to predict from");
-        Context { predictor: self, controls, calibration: self.calibration(controls) }
+    /// Control cells to predict from, and what the decoder itself makes of them.
+    ///
+    /// # Errors
+    /// No cells, or cells of another number of genes.
+    pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
+        let (cells, numbers) = (controls.library.len(), controls.rows.len());
+        if cells == 0 || numbers != cells * self.genes() {
+            let what = format!(
+                "{cells} cells with {numbers} numbers; a model of {} genes needs as many a cell",
+                self.genes()
+            );
+            return Err(Error::setting("controls", what));
+        }
+        Ok(Context { predictor: self, controls, calibration: self.calibration(controls) })
     }
 
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, network's scale; zero where the config does not calibrate.
@@ -124,18 +151,20 @@ impl Predictor<'_> {
 }
 
 impl Context<'_> {
-    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets [G] values and the number of the
-    /// control cell each was made from. `name` keys the request's random choices.
+    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
+    /// cell each was made from. Weights that are no numbers make cells that are none: NaN. Panics on ids that the model does not
+    /// know.
     pub fn predict(
         &self,
         request: Request,
-        name: &str,
         observer: Option<&Observer>,
         mut take: impl FnMut(&[f32], usize),
     ) {
         let Context { predictor, controls, calibration } = self;
         let (g, config) = (predictor.genes(), predictor.model.config());
         let n = config.data.cells;
+        let [cell_type, perturbation, batch] = predictor.data.names_of(request.conditions);
+        let name = format!("{cell_type}\0{perturbation}\0{batch}");
         let rng = Rng::new(predictor.seed).at(2).at(u64::from(crc32fast::hash(name.as_bytes())));
         let sets = request.cells.div_ceil(n);
         let picks = draws(controls.library.len(), sets * n, rng.at(0));
@@ -156,7 +185,8 @@ impl Context<'_> {
             let mut rows = made.into_vec();
             rows.par_chunks_mut(g).zip(chunk).enumerate().for_each(|(i, (row, &control))| {
                 for (y, offset) in row.iter_mut().zip(calibration) {
-                    *y = ((*y + offset) * predictor.factor).max(0.0);
+                    // Not max, which would make a zero of what is no number.
+                    *y = ((*y + offset) * predictor.data.factor).clamp(0.0, f32::INFINITY);
                 }
                 if let Some(observer) = observer {
                     let stream = rng.at(2).at(first * n as u64 + i as u64);

@@ -85,7 +85,7 @@ impl Population {
         population
     }
 
-    /// Appends a cell, x `[G]`; labels are perturbation, cell type, batch.
+    /// Appends a cell, x `[G]`; labels are cell type, perturbation, batch.
     pub fn push(&mut self, name: &str, labels: [&str; 3], x: &[f32]) {
         assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
         let (genes, values) = nonzero(x);
@@ -98,8 +98,8 @@ impl Population {
         let cells = std::mem::replace(&mut self.cells, Cells::empty(sprs::CompressedStorage::CSR, 0));
         self.cells = cells.append_outer_csvec(row);
         self.names.push(name.to_string());
-        self.perturbation.push(labels[0].to_string());
-        self.cell_type.push(labels[1].to_string());
+        self.cell_type.push(labels[0].to_string());
+        self.perturbation.push(labels[1].to_string());
         self.batch.push(labels[2].to_string());
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Ask, Context, Job, Report, Settings, controls_fit, request};
+use super::{Ask, Context, Job, Report, Settings, controls_fit};
 use crate::checkpoint::Header;
 use crate::data::controls::control_pool;
 use crate::data::population::write_measured;
@@ -50,7 +50,7 @@ impl HeldOut {
             if group.perturbation == data.control_id() {
                 continue;
             }
-            let [p, c, b] = data.names(g);
+            let [c, p, b] = data.names(g);
             let Some(pool) = control_pool(data, g) else {
                 let what = "no control cells of this cell type; not predicted";
                 report.notes.push(format!("{c} / {p} / {b}: {what}"));
@@ -66,7 +66,7 @@ impl HeldOut {
                     job.contexts.len() - 1
                 }
             };
-            let conditions = request::ids(known, c, p, b).map_err(other)?;
+            let conditions = known.ids(c, p, b).map_err(other)?;
             let request = Request { conditions, cells: group.cells as usize };
             job.asks.push(Ask {
                 perturbation: p.to_string(),

@@ -6,14 +6,12 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Ask, Context, Job, Report, controls_fit};
-use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::data::preprocess::normalise::{factor, log_value, total};
+use crate::data::h5ad::{H5ad, Labels};
 use crate::data::preprocess::scale::of_file;
-use crate::data::preprocess::sizes::refusal;
 use crate::data::shard::{Manifest, Scale};
-use crate::error::{Error, Result, unknown};
+use crate::error::{Error, Result};
 use crate::memory;
-use crate::predictor::{ControlCells, Request};
+use crate::predictor::{ControlCells, Reading, Request};
 
 /// A line of the request file.
 #[derive(Debug, Deserialize)]
@@ -24,9 +22,6 @@ struct Row {
     batch: Option<String>,
     cells: usize,
 }
-
-/// A model that is blind to more of its genes than this share guesses.
-const MISSING_SHARE: f64 = 0.2;
 
 /// Reads the request and gathers the control cells it needs.
 pub fn job(
@@ -50,7 +45,8 @@ pub fn job(
     let mut keys = Vec::new();
     for (i, row) in rows.into_iter().enumerate() {
         let batch_name = row.batch.unwrap_or_else(|| manifest.batches[0].clone());
-        let conditions = ids(manifest, &row.cell_type, &row.perturbation, &batch_name)
+        let conditions = manifest
+            .ids(&row.cell_type, &row.perturbation, &batch_name)
             .map_err(|what| Error::format(request, format!("line {}: {what}", i + 2)))?;
         let key = (row.cell_type.clone(), batch_name.clone());
         let context = match places.get(&key) {
@@ -92,24 +88,6 @@ pub fn job(
         job.contexts.push(Context { cell_type, cells, names, batches, controls });
     }
     Ok(job)
-}
-
-/// Ids of a population's names in the model's vocabularies; of an unknown one the nearest are told.
-pub fn ids(
-    manifest: &Manifest,
-    cell_type: &str,
-    perturbation: &str,
-    batch: &str,
-) -> std::result::Result<[u32; 3], String> {
-    let id = |kind: &str, name: &str, names: &[String]| match names.iter().position(|n| n == name) {
-        Some(id) => Ok(id as u32),
-        None => Err(unknown(kind, name, names)),
-    };
-    Ok([
-        id("cell type", cell_type, &manifest.cell_types)?,
-        id("perturbation", perturbation, &manifest.perturbations)?,
-        id("batch", batch, &manifest.batches)?,
-    ])
 }
 
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
@@ -207,37 +185,6 @@ impl ControlLabels {
     }
 }
 
-/// Where each gene of the file stands in the model, `None` where the model does not know it.
-fn align(manifest: &Manifest, file: &H5ad, report: &mut Report) -> Result<Vec<Option<u32>>> {
-    let place: HashMap<&str, u32> = manifest.genes.iter().map(String::as_str).zip(0..).collect();
-    let mut seen = vec![false; manifest.genes.len()];
-    let mut columns = Vec::with_capacity(file.shape().1);
-    for name in &file.var().index {
-        let column = place.get(name.as_str()).copied();
-        if let Some(g) = column
-            && std::mem::replace(&mut seen[g as usize], true)
-        {
-            return Err(Error::format(
-                file.path(),
-                format!("gene {name:?} stands twice in var; make names unique"),
-            ));
-        }
-        columns.push(column);
-    }
-    report.ignored_genes = columns.iter().filter(|c| c.is_none()).count();
-    report.missing_genes =
-        manifest.genes.iter().zip(&seen).filter(|(_, seen)| !**seen).map(|(gene, _)| gene.clone()).collect();
-    if report.missing_genes.len() as f64 > MISSING_SHARE * manifest.genes.len() as f64 {
-        let (missing, all) = (report.missing_genes.len(), manifest.genes.len());
-        let what = format!(
-            "lacks {missing} of the model's {all} genes, e.g. {:?}; var names must be of the kind the run was trained on, e.g. {:?}",
-            report.missing_genes[0], manifest.genes[0]
-        );
-        return Err(Error::format(file.path(), what));
-    }
-    Ok(columns)
-}
-
 /// Reads the file once, block by block, and keeps the wanted cells, each context's in the order of `members`.
 fn gather(
     manifest: &Manifest,
@@ -246,24 +193,23 @@ fn gather(
     members: &[Vec<usize>],
     report: &mut Report,
 ) -> Result<Vec<ControlCells>> {
-    let genes = manifest.genes.len();
-    let columns = align(manifest, file, report)?;
+    let wrong = |what: String| Error::format(file.path(), what);
     let first = file.blocks().next().transpose()?;
-    let first = first.ok_or_else(|| Error::format(file.path(), "holds no cells"))?.1;
+    let first = first.ok_or_else(|| wrong("holds no cells".into()))?.1;
     let found = of_file(file, &first)?;
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
-    if let Some(what) = manifest.other_total(found.scale, found.target) {
-        return Err(Error::format(file.path(), what));
-    }
-    let target = manifest.target.unwrap_or(f64::NAN) as f32;
-    let sizes = totals(manifest, file, size, found.scale, report)?;
-    let mut contexts: Vec<ControlCells> = members
-        .iter()
-        .map(|cells| ControlCells {
-            rows: vec![0.0; cells.len() * genes],
-            library: vec![f32::NAN; cells.len()],
-        })
-        .collect();
+    let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
+    (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
+    let sizes = match totals(manifest, file, size, found.scale)? {
+        None => {
+            let note = reading.part_of_genes(file.shape().1).map_err(wrong)?;
+            report.notes.extend(note.map(|what| format!("{}: {what}", file.path().display())));
+            None
+        }
+        told => told,
+    };
+    let blank = |cells: &Vec<usize>| ControlCells::blank(cells.len(), manifest.genes.len());
+    let mut contexts: Vec<ControlCells> = members.iter().map(blank).collect();
     let mut wanted: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
     for (context, cells) in members.iter().enumerate() {
         for (row, &cell) in cells.iter().enumerate() {
@@ -272,91 +218,31 @@ fn gather(
     }
     for block in file.blocks() {
         let (range, cells) = block?;
-        if let Some(bad) = cells.data().iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
-            return Err(Error::format(
-                file.path(),
-                format!("X holds {bad}; counts or log1p values are finite and not negative"),
-            ));
-        }
         for (i, cell) in range.enumerate() {
             for &(context, row) in wanted.get(&cell).into_iter().flatten() {
-                let ControlCells { rows, library } = &mut contexts[context];
-                let out = &mut rows[row * genes..][..genes];
                 let told = sizes.as_ref().map(|sizes| sizes[cell]);
                 let stored = cells.outer_view(i).expect("a row of the block");
-                if let Some(what) = told.and_then(|told| refusal(told, stored.data(), found.scale)) {
-                    let what = format!("cell {:?}: the column of totals has {what}", file.cell_name(cell));
-                    return Err(Error::format(file.path(), what));
-                }
-                library[row] = fill(manifest, (found.scale, target, told), &cells, i, &columns, out);
+                let context = &mut contexts[context];
+                let read = reading.cell(stored.indices(), stored.data(), told, context.place(row));
+                context.library[row] =
+                    read.map_err(|what| wrong(format!("cell {:?}: {what}", file.cell_name(cell))))?;
             }
         }
     }
     Ok(contexts)
 }
 
-/// Total counts of each cell by the column that tells them, where there is one. Counts of a part of the genes over whose sum the run's
-/// cells were scaled would be scaled to too much: of less than half of them that is refused.
-fn totals(
-    manifest: &Manifest,
-    file: &H5ad,
-    size: Option<&str>,
-    scale: Scale,
-    report: &mut Report,
-) -> Result<Option<Vec<f32>>> {
+/// Total counts of each cell by the column that tells them, where there is one.
+fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) -> Result<Option<Vec<f32>>> {
     let own = manifest.columns.size.as_deref().filter(|_| scale == Scale::Counts);
-    if let Some(column) = size.or(own) {
-        let untold = |error| match (error, size) {
-            (Error::Format { path, what }, None) => {
-                let way =
-                    "the run's totals are of that column: name another with --size-col, or give log1p values";
-                Error::Format { path, what: format!("{what}; {way}") }
-            }
-            (error, _) => error,
-        };
-        return file.obs().numbers(file.path(), column).map(Some).map_err(untold);
-    }
-    let (here, there) = (file.shape().1, manifest.source_genes.unwrap_or(0));
-    if scale != Scale::Counts || here >= there {
-        return Ok(None);
-    }
-    let what = format!("its cells' totals are over {here} genes, those of the run were over {there}");
-    if 2 * here < there {
-        let way =
-            "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
-        return Err(Error::format(file.path(), format!("{what}; {way}")));
-    }
-    report.notes.push(format!("{}: {what}", file.path().display()));
-    Ok(None)
-}
-
-/// Row `i` on the network's scale, genes in the model's order; returns the library size (NaN where log values hide it).
-fn fill(
-    manifest: &Manifest,
-    (scale, target, told): (Scale, f32, Option<f32>),
-    cells: &Cells,
-    i: usize,
-    columns: &[Option<u32>],
-    out: &mut [f32],
-) -> f32 {
-    let row = cells.outer_view(i).expect("a row of the block");
-    let library = told.unwrap_or_else(|| total(row.data()));
-    let size = factor(library, target);
-    let mut smallest = f32::INFINITY;
-    for (&gene, &value) in row.indices().iter().zip(row.data()) {
-        let log = log_value(value, scale, size);
-        if log > 0.0 {
-            smallest = smallest.min(log);
+    let Some(column) = size.or(own) else { return Ok(None) };
+    let untold = |error| match (error, size) {
+        (Error::Format { path, what }, None) => {
+            let way =
+                "the run's totals are of that column: name another with --size-col, or give log1p values";
+            Error::Format { path, what: format!("{what}; {way}") }
         }
-        if let Some(g) = columns[gene as usize] {
-            out[g as usize] = log / manifest.factor;
-        }
-    }
-    match scale {
-        Scale::Counts => library,
-        _ if told.is_some() => library,
-        // The smallest value of a cell is one count: target / library.
-        _ if smallest.is_finite() => target / smallest.exp_m1(),
-        _ => f32::NAN,
-    }
+        (error, _) => error,
+    };
+    file.obs().numbers(file.path(), column).map(Some).map_err(untold)
 }

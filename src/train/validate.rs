@@ -24,7 +24,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         model: &run.learner.model,
         params: &params,
         effects: &run.effects,
-        factor: manifest.factor,
+        data: manifest,
         seed: 0,
     };
     let genes = manifest.genes.len();
@@ -40,13 +40,14 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     for groups in groups.chunk_by(|&a, &b| context_of(a) == context_of(b)) {
         let Some(pool) = control_pool(data, groups[0]) else { continue };
         let controls = ControlCells::of(data, &pool.iter().collect::<Vec<_>>());
-        let (context, resting) = (predictor.context(&controls), controls.mean(genes));
+        let (context, resting) =
+            (predictor.context(&controls).expect("a pool of the data's own cells"), controls.mean(genes));
         for &g in groups {
             let group = data.groups()[g as usize];
             let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
             let mut predicted = vec![0.0f64; genes];
             let conditions = [group.cell_type, group.perturbation, group.batch];
-            context.predict(Request { conditions, cells }, "validation", None, |row, _| {
+            context.predict(Request { conditions, cells }, None, |row, _| {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
             });
             let after = ControlCells::of(data, &group.range().collect::<Vec<_>>()).mean(genes);

@@ -60,7 +60,7 @@ fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<
     (0..labels.len()).filter_map(|i| labels.get(i)).for_each(|name| *measured.entry(name).or_default() += 1);
     let mut asked: BTreeMap<&str, u64> = BTreeMap::new();
     for group in split.perturbed(part, data) {
-        *asked.entry(data.names(group)[0]).or_default() += u64::from(data.groups()[group as usize].cells);
+        *asked.entry(data.names(group)[1]).or_default() += u64::from(data.groups()[group as usize].cells);
     }
     let other = asked.iter().find(|(name, cells)| measured.get(*name) != Some(*cells));
     Ok(other.map(|(name, cells)| {

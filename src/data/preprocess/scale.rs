@@ -119,6 +119,9 @@ pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
 
 /// Tells the scale from the values of some cells; `logged`: the file carries `uns/log1p`. The error says why it cannot be told.
 pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String> {
+    if let Some(bad) = cells.data().iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
+        return Err(format!("X holds {bad}; counts or log1p values are finite and not negative"));
+    }
     let found = |scale, why: String, target| Ok(Found { scale, why, target });
     if cells.data().par_iter().all(|value| value.fract() == 0.0) {
         let mark = if logged { ", though uns/log1p is present" } else { "" };

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Scale;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Error, Result, unknown};
 
 /// Name of the manifest in a data directory.
 pub(super) const FILE: &str = "manifest.json";
@@ -116,6 +116,33 @@ impl Manifest {
         let position =
             self.perturbations.binary_search(&self.control).expect("the control label is a perturbation");
         position as u32
+    }
+
+    /// Names of ids: cell type, perturbation, batch.
+    pub(crate) fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
+        [
+            &self.cell_types[cell_type as usize],
+            &self.perturbations[perturbation as usize],
+            &self.batches[batch as usize],
+        ]
+    }
+
+    /// Ids of names: cell type, perturbation, batch. Of an unknown one the error tells the nearest.
+    pub fn ids(
+        &self,
+        cell_type: &str,
+        perturbation: &str,
+        batch: &str,
+    ) -> std::result::Result<[u32; 3], String> {
+        let id = |kind: &str, name: &str, names: &[String]| match names.iter().position(|n| n == name) {
+            Some(id) => Ok(id as u32),
+            None => Err(unknown(kind, name, names)),
+        };
+        Ok([
+            id("cell type", cell_type, &self.cell_types)?,
+            id("perturbation", perturbation, &self.perturbations)?,
+            id("batch", batch, &self.batches)?,
+        ])
     }
 
     /// Why numbers of another directory would mean something else to a model that learned from this one, if they would.

@@ -90,17 +90,15 @@ impl Data {
         self.manifest.control_position()
     }
 
-    /// Perturbation, cell type and batch of a group, by name.
+    /// Cell type, perturbation and batch of a group, by name.
     pub fn names(&self, group: u32) -> [&str; 3] {
         let Group { cell_type, perturbation, batch, .. } = self.groups[group as usize];
-        let Manifest { cell_types, perturbations, batches, .. } = &self.manifest;
-        [&perturbations[perturbation as usize], &cell_types[cell_type as usize], &batches[batch as usize]]
+        self.manifest.names_of([cell_type, perturbation, batch])
     }
 
     /// `cell type / perturbation / batch` of a group, for messages.
     pub fn describe(&self, group: u32) -> String {
-        let [perturbation, cell_type, batch] = self.names(group);
-        format!("{cell_type} / {perturbation} / {batch}")
+        self.names(group).join(" / ")
     }
 
     /// A cell's stored genes and values, as they lie in the map. Panics if there is no such cell.

@@ -1,0 +1,203 @@
+//! Control cells of one context, on the network's scale: of a data directory, or of a matrix whose genes stand in any order.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use crate::data::h5ad::Cells;
+use crate::data::preprocess::normalise::{factor, log_value, total};
+use crate::data::preprocess::scale::{Found, detect};
+use crate::data::preprocess::sizes::refusal;
+use crate::data::shard::{Data, Manifest, Scale};
+use crate::error::{Error, Result};
+
+/// A model that is blind to more of its genes than this share guesses.
+const MISSING_SHARE: f64 = 0.2;
+
+/// Control cells of one context.
+pub struct ControlCells {
+    /// Dense rows `[cells, G]`, log1p divided by the data's factor.
+    pub(crate) rows: Vec<f32>,
+    /// Total counts of each cell over all genes of its source; NaN where unknown.
+    pub(crate) library: Vec<f32>,
+}
+
+impl ControlCells {
+    /// Gathers cells of a data directory.
+    pub fn of(data: &Data, cells: &[u64]) -> ControlCells {
+        let genes = data.manifest().genes.len();
+        let mut rows = vec![0.0; cells.len() * genes];
+        rows.par_chunks_mut(genes).zip(cells).for_each(|(row, &cell)| data.fill(cell, row));
+        ControlCells { rows, library: cells.iter().map(|&cell| data.row(cell).library).collect() }
+    }
+
+    /// Takes cells from memory: `x` `[cells, genes]`, counts or natural log1p values (told apart as `preprocess` does), `genes` the
+    /// names of its columns, `totals` each cell's counts over all genes that were measured, where their sum in `x` is not that.
+    ///
+    /// # Errors
+    /// Sizes that disagree, values that are neither counts nor log values, another total than the run's, too few of its genes.
+    pub fn of_matrix(
+        manifest: &Manifest,
+        genes: &[String],
+        x: &Cells,
+        totals: Option<&[f32]>,
+    ) -> Result<ControlCells> {
+        let wrong = |what: String| Error::setting("controls", what);
+        if !x.is_csr() || x.cols() != genes.len() || totals.is_some_and(|totals| totals.len() != x.rows()) {
+            let (cells, columns) = x.shape();
+            let told = totals.map_or(String::new(), |totals| format!(", {} totals", totals.len()));
+            let what = format!(
+                "CSR rows [{cells}, {columns}] are wanted with a name a column; {} names",
+                genes.len()
+            );
+            return Err(wrong(format!("{what}{told}{}", if x.is_csr() { "" } else { ", and it is CSC" })));
+        }
+        let reading = Reading::new(manifest, genes, &detect(x, false).map_err(wrong)?).map_err(wrong)?;
+        if totals.is_none() {
+            reading.part_of_genes(genes.len()).map_err(wrong)?;
+        }
+        let mut controls = ControlCells::blank(x.rows(), manifest.genes.len());
+        for (cell, row) in x.outer_iterator().enumerate() {
+            let told = totals.map(|totals| totals[cell]);
+            let read = reading.cell(row.indices(), row.data(), told, controls.place(cell));
+            controls.library[cell] = read.map_err(|what| wrong(format!("cell {cell}: {what}")))?;
+        }
+        Ok(controls)
+    }
+
+    /// So many empty cells, to be written.
+    pub(crate) fn blank(cells: usize, genes: usize) -> ControlCells {
+        ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells] }
+    }
+
+    /// The numbers of a cell, `[G]`.
+    pub(crate) fn place(&mut self, cell: usize) -> &mut [f32] {
+        let genes = self.rows.len() / self.library.len();
+        &mut self.rows[cell * genes..][..genes]
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.library.len()
+    }
+
+    /// True of none.
+    pub fn is_empty(&self) -> bool {
+        self.library.is_empty()
+    }
+
+    /// Mean over the cells, `[G]`.
+    pub fn mean(&self, genes: usize) -> Vec<f64> {
+        let mut sum = vec![0.0; genes];
+        for row in self.rows.chunks(genes) {
+            sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
+        }
+        sum.iter_mut().for_each(|s| *s /= self.len().max(1) as f64);
+        sum
+    }
+}
+
+/// How rows of a matrix become what the network sees: where its genes stand in the model, and on what scale its values are.
+pub(crate) struct Reading<'a> {
+    manifest: &'a Manifest,
+    scale: Scale,
+    /// Place of each column in the model, `None` where it does not know the gene.
+    places: Vec<Option<u32>>,
+    /// Genes of the model that the matrix lacks: zero.
+    pub missing: Vec<String>,
+}
+
+impl<'a> Reading<'a> {
+    /// Of columns of these names. The error says why they cannot be the model's, or why the scale is another.
+    pub fn new(
+        manifest: &'a Manifest,
+        genes: &[String],
+        found: &Found,
+    ) -> std::result::Result<Reading<'a>, String> {
+        let place: HashMap<&str, u32> = manifest.genes.iter().map(String::as_str).zip(0..).collect();
+        let mut seen = vec![false; manifest.genes.len()];
+        let mut places = Vec::with_capacity(genes.len());
+        for name in genes {
+            let column = place.get(name.as_str()).copied();
+            if let Some(g) = column
+                && std::mem::replace(&mut seen[g as usize], true)
+            {
+                return Err(format!("gene {name:?} stands twice in var; make names unique"));
+            }
+            places.push(column);
+        }
+        let missing = manifest.genes.iter().zip(&seen).filter(|(_, seen)| !**seen);
+        let missing: Vec<String> = missing.map(|(gene, _)| gene.clone()).collect();
+        let all = manifest.genes.len();
+        if missing.len() as f64 > MISSING_SHARE * all as f64 {
+            return Err(format!(
+                "lacks {} of the model's {all} genes, e.g. {:?}; var names must be of the kind the run was trained on, e.g. {:?}",
+                missing.len(),
+                missing[0],
+                manifest.genes[0]
+            ));
+        }
+        match manifest.other_total(found.scale, found.target) {
+            Some(what) => Err(what),
+            None => Ok(Reading { manifest, scale: found.scale, places, missing }),
+        }
+    }
+
+    /// Genes that the model does not know.
+    pub fn ignored(&self) -> usize {
+        self.places.iter().filter(|place| place.is_none()).count()
+    }
+
+    /// Counts of a part of the genes over whose sum the run's cells were scaled would be scaled to too much: refused where it is less
+    /// than half of them, else what is to be said of it.
+    pub fn part_of_genes(&self, here: usize) -> std::result::Result<Option<String>, String> {
+        let there = self.manifest.source_genes.unwrap_or(0);
+        if self.scale != Scale::Counts || here >= there {
+            return Ok(None);
+        }
+        let what = format!("its cells' totals are over {here} genes, those of the run were over {there}");
+        if 2 * here >= there {
+            return Ok(Some(what));
+        }
+        let way =
+            "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
+        Err(format!("{what}; {way}"))
+    }
+
+    /// A cell of which these values are stored, in the model's order: out `[G]`, zero before. Returns its total counts, NaN where log
+    /// values hide them; `told`: by who knows better than the sum.
+    pub fn cell(
+        &self,
+        genes: &[u32],
+        values: &[f32],
+        told: Option<f32>,
+        out: &mut [f32],
+    ) -> std::result::Result<f32, String> {
+        if let Some(bad) = values.iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
+            return Err(format!("holds {bad}; counts or log1p values are finite and not negative"));
+        }
+        if let Some(what) = told.and_then(|told| refusal(told, values, self.scale)) {
+            return Err(format!("the column of totals has {what}"));
+        }
+        let target = self.manifest.target.unwrap_or(f64::NAN) as f32;
+        let library = told.unwrap_or_else(|| total(values));
+        let size = factor(library, target);
+        let mut smallest = f32::INFINITY;
+        for (&gene, &value) in genes.iter().zip(values) {
+            let log = log_value(value, self.scale, size);
+            if log > 0.0 {
+                smallest = smallest.min(log);
+            }
+            if let Some(g) = self.places[gene as usize] {
+                out[g as usize] = log / self.manifest.factor;
+            }
+        }
+        Ok(match self.scale {
+            Scale::Counts => library,
+            _ if told.is_some() => library,
+            // The smallest value of a cell is one count: target / library.
+            _ if smallest.is_finite() => target / smallest.exp_m1(),
+            _ => f32::NAN,
+        })
+    }
+}
