@@ -16,7 +16,7 @@ use crate::tensor::Tensor;
 
 /// Control cells of one context, on the network's scale.
 pub struct ControlCells {
-    /// Dense rows [cells, G].
+    /// Dense rows `[cells, G]`.
     pub rows: Vec<f32>,
     /// Total counts of each cell over all genes of its source; NaN where unknown.
     pub library: Vec<f32>,
@@ -31,7 +31,7 @@ impl ControlCells {
         ControlCells { rows, library: cells.iter().map(|&cell| data.row(cell).library).collect() }
     }
 
-    /// Mean over the cells, [G].
+    /// Mean over the cells, `[G]`.
     pub fn mean(&self, genes: usize) -> Vec<f64> {
         let mut sum = vec![0.0; genes];
         for row in self.rows.chunks(genes) {
@@ -69,7 +69,7 @@ pub struct Predictor<'a> {
 pub struct Context<'a> {
     predictor: &'a Predictor<'a>,
     controls: &'a ControlCells,
-    /// [G].
+    /// `[G]`.
     calibration: Vec<f32>,
 }
 
@@ -112,7 +112,7 @@ impl Predictor<'_> {
         self.model.config().data.sets
     }
 
-    /// Sets of control cells [B, N, G].
+    /// Sets of control cells `[B, N, G]`.
     fn gather(&self, controls: &ControlCells, cells: &[usize]) -> Tensor {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         let mut x = vec![0.0; cells.len() * g];
@@ -124,7 +124,7 @@ impl Predictor<'_> {
 }
 
 impl Context<'_> {
-    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets [G] values and the number of the
+    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the
     /// control cell each was made from. `name` keys the request's random choices.
     pub fn predict(
         &self,
