@@ -127,7 +127,7 @@ pub fn empty(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same as [`file`] for a folder of files, which must be [`free`].
+/// The same as [`file()`] for a folder of files, which must be [`free`].
 pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     free(path)?;
     let aside = beside(path, "partial")?;

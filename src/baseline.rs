@@ -160,9 +160,9 @@ fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
 
 /// What is done to a control cell.
 enum Change {
-    /// max(0, control + effect), [G].
+    /// max(0, control + effect), `[G]`.
     Add(Vec<f32>),
-    /// The profile instead of the cell, [G].
+    /// The profile instead of the cell, `[G]`.
     Become(Vec<f32>),
 }
 

@@ -1,7 +1,7 @@
 //! The only place that knows CUDA: memory, launches and matrix products on a device.
 //!
-//! A [`Gpu`] is one of two drivers behind one handle: an NVIDIA GPU ([`cuda`]), or the same kernels compiled for the CPU and run
-//! under an emulator ([`emulated`]), so that every line from an op's dispatch to its kernel is tested where there is no GPU.
+//! A [`Gpu`] is one of two drivers behind one handle: an NVIDIA GPU (`cuda`), or the same kernels compiled for the CPU and run
+//! under an emulator (`emulated`), so that every line from an op's dispatch to its kernel is tested where there is no GPU.
 //! One stream orders all work, but for copies and sums that are said to go beside it: work is queued and the host goes on. What waits
 //! says so: [`Buffer::download`], [`Gpu::wait`], pinned numbers that are read, and memory that is sent from where pages may move.
 

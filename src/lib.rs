@@ -5,6 +5,7 @@
 //! buffer, with names), [`data::loader::Batch`] (sets of cells, from shards) and [`config::Config`].
 
 #![deny(missing_docs)]
+#![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
 
 // Floors, from the lowest; tests/floors.rs holds modules to them.
 // 0

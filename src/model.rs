@@ -24,7 +24,7 @@ use flow::Flow;
 use gene_encoder::GeneEncoder;
 use set_encoder::SetEncoder;
 
-/// The gene-wise mean and standard deviation of the training cells, on the network's scale. [G] each.
+/// The gene-wise mean and standard deviation of the training cells, on the network's scale. `[G]` each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     /// Mean.
@@ -37,7 +37,7 @@ pub struct Statistics {
 pub struct Model {
     config: Config,
     statistics: Statistics,
-    /// Mean and 1 / (std + 0.05), [G] each.
+    /// Mean and 1 / (std + 0.05), `[G]` each.
     standard: [Tensor; 2],
     gene_encoder: GeneEncoder,
     set_encoder: SetEncoder,
@@ -88,7 +88,7 @@ impl Model {
         self.config.wants_shift()
     }
 
-    /// Enc: sets of cells [B, N, G] -> latents [B, N, D]. Cells are data: no gradient flows into them.
+    /// Enc: sets of cells `[B, N, G]` -> latents `[B, N, D]`. Cells are data: no gradient flows into them.
     pub fn encode(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let [b, n, g] = t.value(x).dims("encode");
         t.part(|t| {
@@ -102,7 +102,7 @@ impl Model {
         })
     }
 
-    /// Dec: latents [B, N, D] -> cells [B, N, G] on the network's scale.
+    /// Dec: latents `[B, N, D]` -> cells `[B, N, G]` on the network's scale.
     pub fn decode(&self, t: &mut Tape, p: &Vars, z: Var) -> Var {
         t.part(|t| self.decoder.forward(t, p, z))
     }

@@ -21,7 +21,7 @@ pub struct Optimizer {
     len: usize,
 }
 
-/// What belongs to weights `at..at + K`; [K] each.
+/// What belongs to weights `at..at + K`; `[K]` each.
 struct Part {
     at: usize,
     m: Tensor,
@@ -96,7 +96,7 @@ impl Optimizer {
     }
 
     /// Step k (from 0) of `steps` of one who shares with nobody: clips the gradient, moves the weights, updates the average. Returns
-    /// the norm before the clip, [1], where the weights lie: reading it waits for the step.
+    /// the norm before the clip, `[1]`, where the weights lie: reading it waits for the step.
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
@@ -131,7 +131,7 @@ impl Optimizer {
         }
     }
 
-    /// All weights in full precision, [L], of a share only those that it moves: the others are to be gathered.
+    /// All weights in full precision, `[L]`, of a share only those that it moves: the others are to be gathered.
     pub fn weights(&self, params: &Params) -> Tensor {
         match self.share.is_whole() {
             true => params.weights(),
@@ -139,7 +139,7 @@ impl Optimizer {
         }
     }
 
-    /// Averaged weights, used for prediction: [L], those of a share as above.
+    /// Averaged weights, used for prediction: `[L]`, those of a share as above.
     pub fn average(&self) -> Tensor {
         self.flat(|part| part.average.clone())
     }

@@ -1,11 +1,11 @@
 //! All weights in one flat buffer, with names.
 //!
 //! Norm, AdamW and average are each one loop over flat buffers, on the host or on a device. The names and shapes are those of the
-//! checkpoint; linear weights are [out, in], as PyTorch has them.
+//! checkpoint; linear weights are `[out, in]`, as PyTorch has them.
 //!
-//! Every parameter begins at a multiple of [`PACK`] numbers, zeros between, so that its window is aligned for the widest loads
-//! and no load holds numbers of two. On a device that stores bf16 the weights lie there in two halves: rounded, which products read,
-//! and what rounding took away, so that steps are added to f32.
+//! Every parameter begins at a multiple of [`PACK`](crate::gpu::PACK) numbers, zeros between, so that its window is aligned for the
+//! widest loads and no load holds numbers of two. On a device that stores bf16 the weights lie there in two halves: rounded, which
+//! products read, and what rounding took away, so that steps are added to f32.
 
 use std::ops::Index;
 
@@ -25,9 +25,9 @@ pub use table::{Entry, Init, Param, Piece, Table};
 /// A table of parameters and their flat buffers.
 pub struct Params {
     table: Table,
-    /// [L].
+    /// `[L]`.
     weights: Weights,
-    /// [L] f32; empty where none are wanted.
+    /// `[L]` f32; empty where none are wanted.
     grads: Tensor,
 }
 
@@ -40,7 +40,7 @@ pub struct Flat<'a> {
 }
 
 impl Params {
-    /// These weights, [L] f32, and no room for gradients.
+    /// These weights, `[L]` f32, and no room for gradients.
     pub fn new(table: Table, weights: Tensor) -> Params {
         assert_eq!(weights.len(), table.len(), "params: weights for another table");
         Params { table, weights: Weights::of(weights), grads: Tensor::zeros(&[0]) }
@@ -51,7 +51,7 @@ impl Params {
         Params { grads: Tensor::zeros(&[self.table.len()]), ..self }
     }
 
-    /// The same table over other weights, without gradients: [L] f32, on the host or where these lie; e.g. their average.
+    /// The same table over other weights, without gradients: `[L]` f32, on the host or where these lie; e.g. their average.
     pub fn over(&self, weights: Tensor) -> Params {
         let weights = match self.gpu() {
             Some(gpu) if weights.gpu().is_none() => weights.to_gpu(gpu, "weights", Real::F32),
@@ -101,7 +101,7 @@ impl Params {
         self.weights.read().part(entry.offset, &entry.shape)
     }
 
-    /// All weights, [L] f32, where they lie. Panics where ranks share their lower halves.
+    /// All weights, `[L]` f32, where they lie. Panics where ranks share their lower halves.
     pub fn weights(&self) -> Tensor {
         self.weights.whole()
     }
@@ -116,17 +116,17 @@ impl Params {
         self.weights.take_low()
     }
 
-    /// All weights as products read them, [L], to be written. Panics where they have lower halves here.
+    /// All weights as products read them, `[L]`, to be written. Panics where they have lower halves here.
     pub fn read_mut(&mut self) -> &mut Tensor {
         self.weights.read_mut()
     }
 
-    /// All gradients, [L] f32.
+    /// All gradients, `[L]` f32.
     pub fn grads(&self) -> &Tensor {
         &self.grads
     }
 
-    /// Changes all gradients, [L], on the host: in place where they lie there, by a way there and back else.
+    /// Changes all gradients, `[L]`, on the host: in place where they lie there, by a way there and back else.
     pub fn edit_grads<T>(&mut self, edit: impl FnOnce(&mut [f32]) -> T) -> T {
         let Some(gpu) = self.grads.gpu().cloned() else { return edit(self.grads.data_mut()) };
         let mut numbers = self.grads.to_host().into_vec();

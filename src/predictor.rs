@@ -86,7 +86,7 @@ pub struct Predictor<'a> {
 pub struct Context<'a> {
     predictor: &'a Predictor<'a>,
     controls: &'a ControlCells,
-    /// [G].
+    /// `[G]`.
     calibration: Vec<f32>,
 }
 
@@ -139,7 +139,7 @@ impl Predictor<'_> {
         self.model.config().data.sets
     }
 
-    /// Sets of control cells [B, N, G].
+    /// Sets of control cells `[B, N, G]`.
     fn gather(&self, controls: &ControlCells, cells: &[usize]) -> Tensor {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         let mut x = vec![0.0; cells.len() * g];

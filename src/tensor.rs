@@ -60,7 +60,7 @@ impl Tensor {
         Tensor::new(shape, vec![0.0; shape.iter().product()])
     }
 
-    /// One number, shape [1].
+    /// One number, shape `[1]`.
     pub fn scalar(x: f32) -> Self {
         Tensor::new(&[1], vec![x])
     }
@@ -292,7 +292,7 @@ impl Tensor {
     }
 }
 
-/// No numbers, shape [0].
+/// No numbers, shape `[0]`.
 impl Default for Tensor {
     fn default() -> Self {
         Tensor::zeros(&[0])

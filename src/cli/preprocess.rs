@@ -176,7 +176,7 @@ fn target(text: &str) -> std::result::Result<Target, String> {
 /// Makes the data directory and prints what it holds.
 ///
 /// # Errors
-/// As [`preprocess`], and options that are not supported.
+/// As [`preprocess`](crate::data::preprocess::preprocess), and options that are not supported.
 pub fn run(args: Args) -> Result<()> {
     let (json, dry) = (args.json, args.dry_run);
     let PartArgs { work, part, part_cells } = &args.parts;

@@ -17,12 +17,12 @@ pub struct Effects {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Sum {
     cell_types: f64,
-    /// [G].
+    /// `[G]`.
     effect: Vec<f64>,
 }
 
 impl Effects {
-    /// From (cell type, perturbation) pairs, sorted and unique, and their effects [pairs, G].
+    /// From (cell type, perturbation) pairs, sorted and unique, and their effects `[pairs, G]`.
     pub fn new(pairs: Vec<(u32, u32)>, values: Vec<f32>) -> Effects {
         let genes = values.len() / pairs.len().max(1);
         assert_eq!(
@@ -58,12 +58,12 @@ impl Effects {
         &self.pairs
     }
 
-    /// [pairs, G].
+    /// `[pairs, G]`.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, [G]; zero where there are none.
+    /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, `[G]`; zero where there are none.
     pub fn elsewhere(&self, cell_type: u32, perturbation: u32, genes: usize) -> Vec<f32> {
         let Some(sum) = self.sums.get(&perturbation) else { return vec![0.0; genes] };
         match self.pairs.binary_search(&(cell_type, perturbation)) {

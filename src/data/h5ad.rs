@@ -46,7 +46,7 @@ pub fn is_parquet(path: &Path) -> bool {
     tahoe::shards(path).is_ok_and(|shards| !shards.is_empty())
 }
 
-/// Expression of some cells: [cells, genes] CSR, column indices rising within a row, no stored zeros.
+/// Expression of some cells: `[cells, genes]` CSR, column indices rising within a row, no stored zeros.
 pub type Cells = sprs::CsMatI<f32, u32, usize>;
 
 /// What a file is.

@@ -34,9 +34,9 @@ pub struct Batch {
     pub numbers: Vec<u64>,
     /// The cells; none where the loader carries numbers alone.
     pub rows: Rows,
-    /// Cell type, perturbation and batch ids of each set, [B].
+    /// Cell type, perturbation and batch ids of each set, `[B]`.
     pub conditions: Vec<[u32; 3]>,
-    /// Group of each set's perturbed cells, [B].
+    /// Group of each set's perturbed cells, `[B]`.
     pub groups: Vec<u32>,
 }
 

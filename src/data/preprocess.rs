@@ -2,7 +2,7 @@
 //!
 //! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
 //! seurat_v3): the first checks every value and sums what the choice of genes needs, the second sorts what is kept by group, part by part
-//! ([`work`]); then the parts are merged. A block that finds room in 384 MiB is read and unpacked for the first pass alone ([`memo`]).
+//! (`work`); then the parts are merged. A block that finds room in 384 MiB is read and unpacked for the first pass alone (`memo`).
 //! Memory: those blocks, which go as the last pass comes by them; up to 256 MiB of rows, which come then; up to 100 MB a thread of row
 //! blocks. It grows with the number of cells only by their labels, about 50 bytes a cell while they are read and 20 after, and 4 more
 //! for a median. Shards keep counts as they are; normalisation is redone where a cell is read, with the same roundings.

@@ -7,7 +7,7 @@
 //! control -> control  two draws from the controls of (c, b), disjoint where there are 2 N
 //! ```
 //!
-//! In epochs (`SetOrder::Epoch`, see [`epoch`]) the sets hold every cell of the groups once, and only control cells are drawn.
+//! In epochs (`SetOrder::Epoch`, see `epoch`) the sets hold every cell of the groups once, and only control cells are drawn.
 //!
 //! Source: model.md, section 2 (SCALE v1 leaves the weights open). Cells come in random order: the flow pairs control i with
 //! perturbed cell i, and a pairing by place in the file would mean something.
@@ -54,9 +54,9 @@ pub struct SetOfCells {
     pub group: u32,
     /// Cell type, perturbation and batch ids.
     pub conditions: [u32; 3],
-    /// Numbers of the control cells, [N].
+    /// Numbers of the control cells, `[N]`.
     pub controls: Vec<u64>,
-    /// Numbers of the perturbed cells, [N].
+    /// Numbers of the perturbed cells, `[N]`.
     pub perturbed: Vec<u64>,
 }
 
@@ -146,7 +146,7 @@ impl Sampler {
         Ok(self)
     }
 
-    /// The sets of step `k`, [B], or those of this rank's share.
+    /// The sets of step `k`, `[B]`, or those of this rank's share.
     pub fn step(&self, k: u64) -> Vec<SetOfCells> {
         let rng = self.rng.at(k);
         let set = |set| match self.settings.order {

@@ -25,21 +25,21 @@ const ONE_SIDED: f64 = 20.0;
 pub struct Table {
     /// The control's label.
     pub control: String,
-    /// Perturbations in the order in which the file first names them, [T].
+    /// Perturbations in the order in which the file first names them, `[T]`.
     pub targets: Vec<String>,
-    /// [G].
+    /// `[G]`.
     pub genes: Vec<String>,
-    /// Mean of the control cells, [G]: expm1 of the mean log1p value, or the latter itself ([`Fold`]).
+    /// Mean of the control cells, `[G]`: expm1 of the mean log1p value, or the latter itself ([`Fold`]).
     pub reference_mean: Vec<f32>,
-    /// The same of the target's cells, [T, G].
+    /// The same of the target's cells, `[T, G]`.
     pub target_mean: Vec<f32>,
-    /// Ratio of the two means ([`Fold`]), [T, G].
+    /// Ratio of the two means ([`Fold`]), `[T, G]`.
     pub fold_change: Vec<f64>,
-    /// Mann-Whitney U of the target's cells, [T, G].
+    /// Mann-Whitney U of the target's cells, `[T, G]`.
     pub statistic: Vec<f64>,
-    /// Two-sided p, [T, G].
+    /// Two-sided p, `[T, G]`.
     pub p_value: Vec<f64>,
-    /// Benjamini-Hochberg over all rows or each target's ([`Family`]), [T, G].
+    /// Benjamini-Hochberg over all rows or each target's ([`Family`]), `[T, G]`.
     pub fdr: Vec<f64>,
 }
 

@@ -19,7 +19,7 @@ const BLOCKS: [usize; 2] = [512, 256];
 /// Below this share of |x|^2 + |y|^2 a squared distance has lost too many of its digits.
 const CANCELLED: f32 = 1e-2;
 
-/// E of every perturbation, [P].
+/// E of every perturbation, `[P]`.
 pub fn edistances(rows: Rows) -> Vec<f64> {
     let groups = rows.groups;
     let count = groups.starts.len() - 1;
@@ -62,9 +62,9 @@ fn sum(rows: Rows, a: usize, cells: Range<usize>, b: usize) -> f64 {
 /// Cells made dense.
 struct Block {
     genes: usize,
-    /// [n, G].
+    /// `[n, G]`.
     x: Vec<f32>,
-    /// |x|^2, [n].
+    /// |x|^2, `[n]`.
     squares: Vec<f32>,
 }
 

@@ -7,7 +7,7 @@ use super::rules::{Definitions, Discrimination};
 use super::table::Column;
 use crate::correlation::pearson;
 
-/// Pearson's r of the real and the predicted change over genes, [G] each. NaN if either change is the same for all genes.
+/// Pearson's r of the real and the predicted change over genes, `[G]` each. NaN if either change is the same for all genes.
 pub fn pearson_delta(real: &[f32], real_control: &[f32], pred: &[f32], pred_control: &[f32]) -> f64 {
     pearson(&minus(pred, pred_control), &minus(real, real_control))
 }
@@ -45,7 +45,7 @@ pub struct Profiles {
     pred: Pseudobulk,
     real_delta: Vec<Vec<f32>>,
     pred_delta: Vec<Vec<f32>>,
-    /// The gene that has the perturbation's name, [P].
+    /// The gene that has the perturbation's name, `[P]`.
     own_gene: Vec<Option<usize>>,
     definitions: Definitions,
 }
@@ -72,7 +72,7 @@ impl Profiles {
         Profiles { real, pred, real_delta, pred_delta, own_gene, definitions }
     }
 
-    /// The changes of real and pred, [P, G] each.
+    /// The changes of real and pred, `[P, G]` each.
     pub fn into_changes(self) -> [Vec<Vec<f32>>; 2] {
         [self.real_delta, self.pred_delta]
     }

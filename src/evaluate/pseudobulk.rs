@@ -10,9 +10,9 @@ const ROWS: usize = 1024;
 /// Mean profiles, f64 sums rounded to f32: the control's and one a perturbation.
 #[derive(Clone, Debug)]
 pub struct Pseudobulk {
-    /// [G].
+    /// `[G]`.
     pub control: Vec<f32>,
-    /// [P, G], perturbations sorted.
+    /// `[P, G]`, perturbations sorted.
     pub perturbed: Vec<Vec<f32>>,
 }
 
@@ -26,7 +26,7 @@ impl Pseudobulk {
         Pseudobulk { control: means.remove(0), perturbed }
     }
 
-    /// Perturbed minus control, in f32, [P, G].
+    /// Perturbed minus control, in f32, `[P, G]`.
     pub fn deltas(&self) -> Vec<Vec<f32>> {
         let minus = |row: &Vec<f32>| row.iter().zip(&self.control).map(|(a, b)| a - b).collect();
         self.perturbed.iter().map(minus).collect()

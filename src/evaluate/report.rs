@@ -61,9 +61,9 @@ const FAR: f64 = 1.3;
 pub struct Report {
     /// How it was made.
     pub settings: Settings,
-    /// Sorted; the rows of the columns, [P].
+    /// Sorted; the rows of the columns, `[P]`.
     pub perturbations: Vec<String>,
-    /// Their names, [G].
+    /// Their names, `[G]`.
     pub genes: Vec<String>,
     /// Real and pred.
     pub sides: [Counts; 2],
@@ -71,7 +71,7 @@ pub struct Report {
     pub columns: Vec<Column>,
     /// Differential expression of real and pred, where a measure needed it.
     pub tables: Option<[Arc<Table>; 2]>,
-    /// Perturbed minus control mean profiles of real and pred, [P, G] each, where a measure needed them.
+    /// Perturbed minus control mean profiles of real and pred, `[P, G]` each, where a measure needed them.
     pub changes: Option<[Vec<Vec<f32>>; 2]>,
 }
 

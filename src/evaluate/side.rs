@@ -10,9 +10,9 @@ use crate::error::{Error, Result, some_of, unknown_control};
 /// Expression of `n` cells over `G` genes, as the file stored it: the two kinds are normalised by different medians.
 #[derive(Clone, Debug)]
 pub enum Matrix {
-    /// Rows of stored values, [n, G].
+    /// Rows of stored values, `[n, G]`.
     Sparse(Cells),
-    /// Every value, row by row, [n, G].
+    /// Every value, row by row, `[n, G]`.
     Dense {
         /// G.
         genes: usize,
@@ -92,7 +92,7 @@ impl Matrix {
 pub struct Side {
     /// What messages call it: the file it came from, or "real", "pred".
     pub source: PathBuf,
-    /// Expression, [n, G]: log1p values, or raw counts, which are then converted (`lognorm`).
+    /// Expression, `[n, G]`: log1p values, or raw counts, which are then converted (`lognorm`).
     pub x: Matrix,
     /// The perturbation of each cell.
     pub labels: Labels,
@@ -101,7 +101,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// A side from memory: x [n, G], one label a cell, one name a gene; `name` is what messages call it.
+    /// A side from memory: x `[n, G]`, one label a cell, one name a gene; `name` is what messages call it.
     pub fn new<S: AsRef<str>>(name: &str, x: Matrix, labels: &[S], genes: Vec<String>) -> Side {
         Side { source: PathBuf::from(name), x, labels: Labels::of(labels), genes }
     }

@@ -9,7 +9,7 @@ use super::rules::Definitions;
 /// Significant: an fdr strictly below this.
 pub const THRESHOLD: f64 = 0.05;
 
-/// The genes of one perturbation, [G] each.
+/// The genes of one perturbation, `[G]` each.
 pub struct Genes {
     /// Ratio of means, not a logarithm.
     pub fold_change: Vec<f64>,

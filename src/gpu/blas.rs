@@ -1,7 +1,9 @@
 //! Matrix products on a device, all through one description.
 //!
+//! ```text
 //!   out[r, c] = sum_d a[r, d] b[d, c]  (+ bias[c])  (+ plus[r, c] or out[r, c])          sums in f32
 //!   sums[r]   = sum_d a[r, d]                                               where asked: the gradient of a bias
+//! ```
 //!
 //! A kernel of ours can take the place of cuBLASLt for any of them: nothing above knows who multiplies.
 
@@ -57,24 +59,24 @@ pub struct Product {
     pub size: [usize; 3],
     /// Matrices of the batch.
     pub batch: usize,
-    /// Written, [R, C]; not transposed.
+    /// Written, `[R, C]`; not transposed.
     pub out: Operand,
-    /// [R, D].
+    /// `[R, D]`.
     pub a: Operand,
-    /// [D, C].
+    /// `[D, C]`.
     pub b: Operand,
-    /// [C], stored as `out`; its `down` is not used.
+    /// `[C]`, stored as `out`; its `down` is not used.
     pub bias: Option<Operand>,
-    /// [R, C], not `out` itself.
+    /// `[R, C]`, not `out` itself.
     pub plus: Option<Operand>,
     /// True where it is added to what `out` holds: only where there is no `plus`.
     pub more: bool,
-    /// Written, [R], f32: only where there is no bias.
+    /// Written, `[R]`, f32: only where there is no bias.
     pub sums: Option<u64>,
 }
 
 impl Product {
-    /// out [R, C] = a [R, D] b [D, C].
+    /// out `[R, C]` = a `[R, D]` b `[D, C]`.
     pub fn new(out: Operand, a: Operand, b: Operand, size: [usize; 3]) -> Product {
         Product { size, batch: 1, out, a, b, bias: None, plus: None, more: false, sums: None }
     }

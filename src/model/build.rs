@@ -24,7 +24,7 @@ impl<'a> Build<'a> {
         self.table.add(&format!("{}{name}", self.prefix), shape, init, decay)
     }
 
-    /// A matrix [out, in], N(0, 1/in).
+    /// A matrix `[out, in]`, N(0, 1/in).
     pub fn matrix(&mut self, name: &str, out: usize, width: usize) -> Param {
         self.add(name, &[out, width], Init::Normal((width as f32).powf(-0.5)), true)
     }
@@ -34,7 +34,7 @@ impl<'a> Build<'a> {
         self.add(name, &[out, width], Init::Normal(branch_std(width, layers)), true)
     }
 
-    /// Matrices [out, in] one above the other, each drawn under its own name as [`Build::matrix`] would.
+    /// Matrices `[out, in]` one above the other, each drawn under its own name as [`Build::matrix`] would.
     pub fn stacked<const N: usize>(&mut self, name: &str, width: usize, parts: [(&str, usize); N]) -> Param {
         let std = (width as f32).powf(-0.5);
         let pieces = parts.map(|(part, out)| self.piece(part, out, std)).to_vec();
@@ -42,7 +42,7 @@ impl<'a> Build<'a> {
         self.add(name, &[out, width], Init::Above(pieces), true)
     }
 
-    /// Matrices [out, in] side by side, each drawn under its own name as [`Build::branch_end`] would.
+    /// Matrices `[out, in]` side by side, each drawn under its own name as [`Build::branch_end`] would.
     pub fn branch_ends<const N: usize>(
         &mut self,
         name: &str,
@@ -104,14 +104,14 @@ fn branch_std(width: usize, layers: usize) -> f32 {
 
 /// y = x w^T + b.
 pub struct Linear {
-    /// [out, in].
+    /// `[out, in]`.
     pub w: Param,
-    /// [out].
+    /// `[out]`.
     pub b: Option<Param>,
 }
 
 impl Linear {
-    /// [.., in] -> [.., out].
+    /// `[.., in]` -> `[.., out]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         t.linear(x, p[self.w], self.b.map(|b| p[b]))
     }
@@ -126,7 +126,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// [.., in] -> [.., out].
+    /// `[.., in]` -> `[.., out]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let hidden = self.up.forward(t, p, x);
         let hidden = t.activation(hidden, crate::config::Activation::Silu);

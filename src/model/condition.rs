@@ -77,7 +77,7 @@ impl Condition {
         Condition { tables, project, fusion, width: d }
     }
 
-    /// T tokens of B sets -> c_seed [B, D].
+    /// T tokens of B sets -> c_seed `[B, D]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, tokens: &Tokens) -> Var {
         let rows: Vec<Var> =
             tokens.iter().map(|(kind, ids)| t.embedding(p[self.tables[*kind as usize]], ids)).collect();

@@ -5,14 +5,14 @@ use crate::config::{Activation, DecoderConfig};
 use crate::params::Vars;
 use crate::tape::{Tape, Var};
 
-/// z [.., D] -> expression [.., G] on the network's scale.
+/// z `[.., D]` -> expression `[.., G]` on the network's scale.
 pub struct Decoder {
     mlp: Mlp,
     activation: Activation,
 }
 
 impl Decoder {
-    /// Adds its weights. Where a mean [G] is given its output starts there: where a gene is rare, a random start leaves it dead.
+    /// Adds its weights. Where a mean `[G]` is given its output starts there: where a gene is rare, a random start leaves it dead.
     pub fn new(
         build: &mut Build,
         config: &DecoderConfig,
@@ -36,7 +36,7 @@ impl Decoder {
         Decoder { mlp: Mlp { up, down: Linear { w, b: Some(b) } }, activation: config.activation }
     }
 
-    /// [.., D] -> [.., G].
+    /// `[.., D]` -> `[.., G]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, z: Var) -> Var {
         let y = self.mlp.forward(t, p, z);
         t.activation(y, self.activation)

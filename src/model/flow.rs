@@ -7,7 +7,7 @@ use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
 use crate::trace;
 
-/// (Z_t, t, conditions) -> the head's answer [B, N, D].
+/// (Z_t, t, conditions) -> the head's answer `[B, N, D]`.
 pub struct Flow {
     time: Mlp,
     condition: Condition,
@@ -20,9 +20,9 @@ pub struct Flow {
 /// H += Attn(U) + SwiGLU(U), U = RMSNorm([H; c_seed]): attention and MLP read the same norm (eq. 35 as printed).
 struct Block {
     norm: Param,
-    /// [3D + 2F, D]: Q | K | V | gate | up.
+    /// `[3D + 2F, D]`: Q | K | V | gate | up.
     w_in: Param,
-    /// [D, D + F]: of attention, of the MLP.
+    /// `[D, D + F]`: of attention, of the MLP.
     w_out: Param,
 }
 
@@ -51,7 +51,7 @@ impl Flow {
         Flow { time, condition, blocks, head, heads, add_condition: config.flow.add_condition }
     }
 
-    /// Z_t [B, N, D], one time and T tokens a set -> [B, N, D]: Z1^ or U^, as the config's variant says.
+    /// Z_t `[B, N, D]`, one time and T tokens a set -> `[B, N, D]`: Z1^ or U^, as the config's variant says.
     pub fn forward(&self, t: &mut Tape, p: &Vars, z: Var, times: &[f32], tokens: &Tokens) -> Var {
         let features = t.time(times);
         let tau = self.time.forward(t, p, features); // [B, D]

@@ -6,7 +6,7 @@ use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
 use crate::trace;
 
-/// x [M, G] -> h [M, D].
+/// x `[M, G]` -> h `[M, D]`.
 pub enum GeneEncoder {
     /// Kinds `llama` and `attention`: patches of genes are tokens.
     Tokens(Tokens),
@@ -79,7 +79,7 @@ impl GeneEncoder {
         GeneEncoder::Tokens(Tokens { patch, position, blocks, pool, heads: config.heads })
     }
 
-    /// [M, G] -> [M, D].
+    /// `[M, G]` -> `[M, D]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         match self {
             GeneEncoder::Mlp(mlp) => mlp.forward(t, p, x),
@@ -133,7 +133,7 @@ impl Block {
         }
     }
 
-    /// [M, P, E] -> [M, P, E].
+    /// `[M, P, E]` -> `[M, P, E]`.
     fn forward(&self, t: &mut Tape, p: &Vars, h: Var, heads: usize) -> Var {
         match *self {
             Block::Llama { attn_norm, w_qkv, w_out, mlp_norm, w_gate_up, w_down } => {

@@ -9,8 +9,8 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 impl Model {
-    /// Predicts B sets of N cells: x0 [B, N, G], `effect` [B, G] for a shifted start, T tokens a set, one stream of start
-    /// noise a set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Answers Dec(Z1^) [B, N, G], network's
+    /// Predicts B sets of N cells: x0 `[B, N, G]`, `effect` `[B, G]` for a shifted start, T tokens a set, one stream of start
+    /// noise a set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Answers Dec(Z1^) `[B, N, G]`, network's
     /// scale, where the weights lie. Sets do not see each other.
     pub fn generate(
         &self,
@@ -58,7 +58,7 @@ impl Model {
         t.value(decoded).clone()
     }
 
-    /// Dec(Enc(x)) of sets of cells [B, N, G]: what the decoder makes of the cells themselves, where the weights lie.
+    /// Dec(Enc(x)) of sets of cells `[B, N, G]`: what the decoder makes of the cells themselves, where the weights lie.
     pub fn reconstruct(&self, params: &Params, x: &Tensor) -> Tensor {
         let mut t = Tape::off().on(params.gpu());
         let p = params.bind(&mut t);

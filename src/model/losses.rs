@@ -13,9 +13,9 @@ use crate::tensor::Tensor;
 
 /// B sets of N control cells and N perturbed cells, dense, on the network's scale.
 pub struct Examples {
-    /// Controls, then perturbed cells: [2B, N, G].
+    /// Controls, then perturbed cells: `[2B, N, G]`.
     pub cells: Tensor,
-    /// The perturbation's mean effect in other contexts [B, G]; used by `flow.start = "shifted"` alone.
+    /// The perturbation's mean effect in other contexts `[B, G]`; used by `flow.start = "shifted"` alone.
     pub effect: Option<Tensor>,
     /// T condition tokens a set.
     pub tokens: Tokens,
@@ -41,7 +41,7 @@ pub struct Losses {
     pub total: Var,
     /// The parts with their weights, by the names used in metrics.jsonl.
     pub parts: Vec<(&'static str, Var, f32)>,
-    /// Latents of the batch, [2B, N, D].
+    /// Latents of the batch, `[2B, N, D]`.
     pub latents: Var,
 }
 
@@ -123,13 +123,13 @@ impl Model {
     }
 }
 
-/// Sums over cells of each latent number and of its square, [D] f32 each, where the latents lie.
+/// Sums over cells of each latent number and of its square, `[D]` f32 each, where the latents lie.
 pub fn latent_sums(z: &Tensor) -> [Tensor; 2] {
     [column_sums(z), column_squares(z)]
 }
 
-/// Share of the latent variance that lies between cells, of their moments, means of numbers and of squares, [2, D]: near zero, the
-/// encoder has collapsed. Latents have mean square 1, so their variance over cells, averaged over D, is a share.
+/// Share of the latent variance that lies between cells, of their moments, means of numbers and of squares, `[2, D]`: near zero,
+/// the encoder has collapsed. Latents have mean square 1, so their variance over cells, averaged over D, is a share.
 pub fn variance_between_cells(moments: &[f32]) -> f32 {
     let (means, squares) = moments.split_at(moments.len() / 2);
     let between: f64 = means.iter().zip(squares).map(|(m, s)| f64::from(*s) - f64::from(*m).powi(2)).sum();

@@ -5,7 +5,7 @@ use crate::config::Activation;
 use crate::params::Vars;
 use crate::tape::{Tape, Var};
 
-/// h [B, N, D] -> z [B, N, D]; the latents of a cell have unit mean square.
+/// h `[B, N, D]` -> z `[B, N, D]`; the latents of a cell have unit mean square.
 pub struct SetEncoder {
     phi: Mlp,
     rho: Mlp,
@@ -27,7 +27,7 @@ impl SetEncoder {
         }
     }
 
-    /// [B, N, D] -> [B, N, D].
+    /// `[B, N, D]` -> `[B, N, D]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, h: Var) -> Var {
         let seen = self.phi.forward(t, p, h);
         let mean = t.pool(seen);

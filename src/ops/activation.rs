@@ -1,11 +1,13 @@
 //! Element-wise non-linearities.
 //!
+//! ```text
 //!   forward    y  = f(x)        relu max(x, 0) · softplus ln(1 + e^x) · silu x s(x), s(x) = 1 / (1 + e^-x)
 //!                               gelu x Phi(x), Phi the standard normal distribution (exact, Hendrycks & Gimpel 2016)
 //!   backward   dx = dy f'(x)    relu [x > 0] · softplus s(x) · silu s(x) (1 + x (1 - s(x)))
 //!                               gelu Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)                                        =
 //!   tensors    x, y, dx, dy [..]
 //!   bound by   memory: forward moves 2, backward 3 numbers an element
+//! ```
 
 use crate::config::Activation;
 use crate::gpu::{Gpu, Grid};

@@ -1,5 +1,6 @@
 //! Clip and AdamW over flat buffers (Loshchilov & Hutter 2019, alg. 2), with averaged weights.
 //!
+//! ```text
 //!   norm     n     = sqrt(sum_i g[i]^2)              c = min(1, limit / (n + 1e-6))
 //!   update   g     = c g[i]
 //!            m[i]  = b1 m[i] + (1 - b1) g            v[i] = b2 v[i] + (1 - b2) g^2
@@ -8,6 +9,7 @@
 //!   tensors  w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes
 //!            on a device that stores bf16 w lies in two halves, of which products read the upper
 //!   bound by memory: 36 L bytes moved, 4 L more for the norm
+//! ```
 
 use std::ops::Range;
 
@@ -37,9 +39,9 @@ pub enum Decay {
     Device(Buffer),
 }
 
-/// What a step moves: K weights of L, and what belongs to them, [K] each.
+/// What a step moves: K weights of L, and what belongs to them, `[K]` each.
 pub struct State<'a> {
-    /// All [L], of which K are moved.
+    /// All `[L]`, of which K are moved.
     pub weights: &'a mut Weights,
     /// The first that is moved.
     pub at: usize,
@@ -95,7 +97,7 @@ pub fn squares(grads: &Tensor, parts: &[Range<usize>], rank: usize, ranks: usize
     sums
 }
 
-/// Norm of the gradients whose sums of squares these are, and the factor that clips it to `limit`: [2] f32, where they lie.
+/// Norm of the gradients whose sums of squares these are, and the factor that clips it to `limit`: `[2]` f32, where they lie.
 pub fn clip(squares: &Tensor, limit: f64) -> Tensor {
     if let Some(gpu) = squares.gpu() {
         let clip = Tensor::on(gpu, "the norm", &[2], Real::F32);
@@ -119,7 +121,7 @@ fn squared(x: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()
 }
 
-/// One step. All buffers lie on the host, or all on one device; gradients [L], decay of the K that are moved.
+/// One step. All buffers lie on the host, or all on one device; gradients `[L]`, decay of the K that are moved.
 pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates: Rates) {
     let State { weights, at, low, m, v, average } = state;
     let (len, all) = (m.len(), weights.read().len());

@@ -1,6 +1,7 @@
 //! Softmax attention within a set, with a seed token as start state, and the SwiGLU that reads the same rows (SCALE v1,
 //! eq. 34-36).
 //!
+//! ```text
 //!   forward    s[i,j]  = q_i . k_j / sqrt(K)                                j over the N rows and, where given, the seed
 //!              lse[i]  = ln sum_j exp(s[i,j])        p[i,j] = exp(s[i,j] - lse[i])
 //!              y_i     = sum_j p[i,j] v_j
@@ -11,6 +12,7 @@
 //!              y, dy [B, N, HK + F] attention | silu(gate) up, as in swiglu.rs
 //!              seed, dseed [B, 2HK] k | v: one more row
 //!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward; small sets (in a cell) by memory
+//! ```
 
 use crate::ops::gate;
 use crate::tape::{Op, Tape, Var};

@@ -1,7 +1,9 @@
 //! Numbers from one storage to the other: a gradient that arrives as f32 where the device's own storage is wanted, and back.
 //!
+//! ```text
 //!   forward    y[i] = x[i], rounded to the nearest, ties to even, where y is bf16
 //!   bound by   memory: 6 bytes an element between f32 and bf16
+//! ```
 
 use crate::gpu::{Gpu, Grid, Real};
 use crate::tensor::Tensor;

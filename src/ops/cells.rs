@@ -1,9 +1,11 @@
 //! Cells as they are shown to the encoder: standardised, or moved by their set's mean effect. Data: there is no backward.
 //!
+//! ```text
 //!   forward    standardize   y[m,g]   = (x[m,g] - mean[g]) scale[g]
 //!              shifted       y[b,i,g] = max(x[b,i,g] + e[b,g], 0)
 //!   tensors    x, y [.., G], shifted [B, N, G]     mean, scale [G], f32 on a device too     e [B, G]
 //!   bound by   memory: 2 numbers an element
+//! ```
 
 use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;

@@ -1,9 +1,11 @@
 //! Sums over the rows of a matrix: the gradient of a bias, and of a gain from its parts.
 //!
+//! ```text
 //!   forward    y[j] = sum_m x[m,j], or of its square
 //!   tensors    x [.., J]     y [J], f32 on a device too
 //!   bound by   memory: reads M J numbers
 //!   repeatable yes: parts of rows are summed in order, then part by part
+//! ```
 
 use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::blocks;

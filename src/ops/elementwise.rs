@@ -1,11 +1,13 @@
 //! Sums and the shapes of what lies still: add, sub, scale, weighted_sum, slice, reshape.
 //!
+//! ```text
 //!   forward    y = a + b      y = a - b       y = c a     y = sum_i c_i s_i
 //!   backward   da = dy        da = dy         da = c dy   ds_i = c_i dy          all =
 //!              db = dy        db = -dy
 //!   tensors    a, b, y [..] of one shape     s_i, weighted sum [1]
 //!   slice      y = x[range] of the first axis; dx is dy there and 0 elsewhere. reshape: the same numbers. Neither copies forward.
 //!   reference  the loops below
+//! ```
 
 use std::ops::Range;
 

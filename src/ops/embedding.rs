@@ -1,10 +1,12 @@
 //! Rows of a table by number: one-hot times matrix (SCALE v1, eq. 31).
 //!
+//! ```text
 //!   forward    y[b,c]     = table[id[b], c]
 //!   backward   dtable[v,c] = sum over b with id[b] = v of dy[b,c]         =, zero elsewhere
 //!   tensors    table, dtable [V, C]     y, dy [B, C]     dtable f32 on a device too
 //!   repeatable yes: rows are added in the order of b
 //!   reference  the loops below
+//! ```
 
 use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::tape::{Tape, Var};

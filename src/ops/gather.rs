@@ -1,10 +1,12 @@
 //! Sparse cells to dense rows on the network's scale, on a device. The host's own path is `data::loader::Rows::dense`.
 //!
+//! ```text
 //!   formula    y[r,g]  = by ln(1 + v / scale[r])     for counts
 //!              y[r,g]  = by v                        for log values
 //!              y[r,g]  = 0                           where the row stores nothing of gene g
 //!   tensors    y [R, G]
 //!   bound by   memory: writes R G numbers, reads 4 bytes (6 with f32 values) a stored one
+//! ```
 //!
 //! The arrays of a whole data set may lie on the device for a run: then a step sends its spans alone.
 

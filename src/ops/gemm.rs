@@ -1,6 +1,8 @@
 //! Matrix products on the CPU.
 //!
+//! ```text
 //!   C[i, j] = sum_l A[i, l] B[l, j]        or += with `Keep::Add`
+//! ```
 //!
 //! The work is the crate `gemm-f32`'s, which picks AVX-512, AVX2 or NEON at run time. It cuts rows and columns between threads but
 //! never the sum over l, so the bits do not depend on the number of threads.

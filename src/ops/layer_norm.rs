@@ -1,5 +1,6 @@
 //! Layer normalisation over the last axis (Ba, Kiros & Hinton 2016, eq. 4).
 //!
+//! ```text
 //!   forward    mean[m]  = mean_d x[m,d]       rstd[m] = 1 / sqrt(mean_d (x[m,d] - mean[m])^2 + eps)       eps = 1e-5
 //!              n[m,d]   = (x[m,d] - mean[m]) rstd[m]
 //!              y[m,d]   = n[m,d] w[d] + b[d]
@@ -9,6 +10,7 @@
 //!   tensors    x, y, dx, dy [.., D]     w, b, dw, db [D], dw and db f32 on a device too
 //!   bound by   memory: forward moves 2 M D, backward 3 M D numbers
 //!   repeatable yes: dw and db are summed in blocks of rows, then block by block
+//! ```
 
 use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::blocks;

@@ -1,9 +1,11 @@
 //! The last pass of a loss on a device: one number from the sums of a pass's blocks.
 //!
+//! ```text
 //!   forward    L = scale sum_p parts[p]
 //!   tensors    parts [P] f64     L [1] f32
 //!   bound by   its launch
 //!   repeatable yes: parts are summed in order
+//! ```
 
 use crate::gpu::{Buffer, Grid, Real};
 use crate::tensor::Tensor;

@@ -1,5 +1,6 @@
 //! A linear map of the last axis, with bias and residual.
 //!
+//! ```text
 //!   forward    y[m, j]  = r[m, j] + sum_i x[m, i] w[j, i] + b[j]        r and b where given
 //!   backward   dr       = dy                                            =
 //!              dx[m, i] = sum_j dy[m, j] w[j, i]                        =
@@ -7,6 +8,7 @@
 //!              db[j]    = sum_m dy[m, j]                                =
 //!   tensors    x, dx [.., I]   w, dw [J, I]   b, db [J]   r, y, dr, dy [.., J]
 //!   bound by   compute: 2 M I J a product, three products with the backward
+//! ```
 
 use crate::ops::blocks;
 use crate::ops::cast::cast;

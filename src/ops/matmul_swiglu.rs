@@ -1,5 +1,6 @@
 //! A gated MLP on a residual: two products around SwiGLU (Shazeer 2020, eq. 5), on a device with what lies between them fused.
 //!
+//! ```text
 //!   forward    [a | u] = x w^T     y = silu(a) u     z[m, e] = r[m, e] + sum_f y[m, f] v[e, f]
 //!   backward   dr = dz                                                                          =
 //!              dv[e, f] = sum_m dz[m, e] y[m, f]           dy = dz v                            =
@@ -7,6 +8,7 @@
 //!              dx[m, e] = [da | du] w                      dw = [da | du]^T x                   =
 //!   tensors    x, r, z [.., E]   w = w_gate_up [2F, E]   v = w_down [E, F]   y [.., F]
 //!   bound by   compute: 6 M E F forward, 12 M E F backward
+//! ```
 //!
 //! Between forward and backward a device keeps [a | u] alone; y is made again. On Hopper one kernel makes y with its first product,
 //! another [da | du] with the product that makes dy (matmul_swiglu.cu); elsewhere, and where that is quicker, the

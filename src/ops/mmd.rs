@@ -1,5 +1,6 @@
 //! Maximum mean discrepancy between decoded and true cells (Gretton et al. 2012, eq. 5; SCALE v1, eq. 15-16).
 //!
+//! ```text
 //!   forward    L       = mean_b 1/N^2 sum_{i,j} (k(y_i, y_j) + k(x_i, x_j) - 2 k(y_i, x_j))       biased: all pairs, i = j too
 //!              gaussian  k(a, b) = mean over s in {1/4, 1/2, 1, 2, 4} of exp(-|a - b|^2 / (2 s v))
 //!                        v = max(2 (mean |a|^2 - |mean a|^2), 1e-12) over the set's 2N rows: their mean squared distance, no gradient
@@ -11,6 +12,7 @@
 //!              stay the same, and what cancels is of the size of the spread, not of the mean. Forward keeps c, [B, N, 2N].
 //!   bound by   compute: forward 6 B N^2 G, backward 4 B N^2 G
 //!   repeatable yes: sums run in the order of the rows, in f64
+//! ```
 
 use crate::config::MmdKernel;
 use crate::ops::blocks;

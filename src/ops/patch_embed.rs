@@ -1,5 +1,6 @@
 //! A cell cut in patches, each with a linear map of its own: gene tokens (SCALE v1, eq. 3).
 //!
+//! ```text
 //!   forward    y[m,p,e]  = sum_s x[m, p S + s] w[p,s,e] + b[p,e]         x is zero beyond G
 //!   backward   dx[m,g]   = sum_e dy[m,p,e] w[p,s,e],  g = p S + s        =
 //!              dw[p,s,e] = sum_m x[m, p S + s] dy[m,p,e]                 =
@@ -7,6 +8,7 @@
 //!   tensors    x, dx [M, G]     w, dw [P, S, E]     b, db [P, E]     y, dy [M, P, E]     (P - 1) S < G <= P S
 //!   work       no padded copy: a patch is a window of x with row stride G, and the last one is shorter
 //!   bound by   compute: 2 M G E a product
+//! ```
 
 use crate::ops::blocks;
 use crate::ops::column_sums::column_sums;

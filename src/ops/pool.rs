@@ -1,10 +1,12 @@
 //! From the cells of a set to the set and back: their mean, and one row added to each of them (SCALE v1, eq. 7-9).
 //!
+//! ```text
 //!   forward    pool        y[b,d]   = mean_i x[b,i,d]             add_to_set   y[b,i,d] = x[b,i,d] + s[b,d]
 //!   backward   pool        dx[b,i,d] = dy[b,d] / N      =         add_to_set   dx = dy,  ds[b,d] = sum_i dy[b,i,d]      =
 //!   tensors    x [B, N, D]     s [B, D]     pool [B, D]     add_to_set [B, N, D]
 //!   bound by   memory
 //!   reference  the loops below
+//! ```
 
 use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;

@@ -1,5 +1,6 @@
 //! RMS normalisation over the last axis (Zhang & Sennrich 2019, eq. 4).
 //!
+//! ```text
 //!   forward    rstd[m]  = 1 / sqrt(mean_d x[m,d]^2 + eps)                             eps = 1e-5
 //!              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 where no gain is given
 //!   backward   g        = dy w
@@ -9,6 +10,7 @@
 //!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M], f32 on a device too, as dw is
 //!   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with either
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
+//! ```
 
 use crate::gpu::{Arg, Gpu, Grid, Real};
 use crate::ops::blocks;

@@ -1,5 +1,6 @@
 //! One learned query over a few tokens: condition tokens to a seed (SCALE v1, eq. 32-33), patch tokens to a cell.
 //!
+//! ```text
 //!   forward    p[b,t]  = softmax_t(q . k[b,t] / sqrt(K))        y[b] = sum_t p[b,t] v[b,t]            per head
 //!   backward   dp[b,t] = dy[b] . v[b,t]                         ds[b,t] = p (dp - sum_t p dp) / sqrt(K)
 //!              dq      = sum_{b,t} ds[b,t] k[b,t]                                                     =
@@ -7,6 +8,7 @@
 //!   tensors    q, dq [HK]     kv, dkv [B, T, 2HK] packed k | v     y, dy [B, HK]     p [B, H, T] f32
 //!   bound by   memory: kv is read once forward and once backward
 //!   repeatable yes: dq is summed in blocks of sets, then block by block
+//! ```
 
 use crate::gpu::{Grid, Real};
 use crate::ops::blocks;

@@ -1,10 +1,12 @@
 //! Squared error, summed over genes, mean over cells (SCALE v1, eq. 14).
 //!
+//! ```text
 //!   forward    L        = 1/M sum_m sum_g (y[m,g] - x[m,g])^2
 //!   backward   dy[m,g]  = dL 2/M (y[m,g] - x[m,g])         dx = -dy          =
 //!   tensors    y, x, dy, dx [.., G], leading axes folded to M     L, dL [1]
 //!   bound by   memory: forward moves 2 M G, backward 3 M G numbers
 //!   repeatable yes: pieces are summed in f32, pieces and blocks in f64, in order
+//! ```
 
 use crate::gpu::{Buffer, Gpu, Grid};
 use crate::ops::blocks;

@@ -1,11 +1,13 @@
 //! Gated SiLU (Shazeer 2020, eq. 5), gate and value packed side by side.
 //!
+//! ```text
 //!   forward    y[m,f]  = silu(a[m,f]) u[m,f]           [a | u] = x[m],  silu(a) = a s(a),  s(a) = 1 / (1 + e^-a)
 //!   backward   da[m,f] = dy[m,f] u[m,f] s (1 + a (1 - s))                       =
 //!              du[m,f] = dy[m,f] silu(a[m,f])                                   =
 //!   tensors    x, dx [.., 2F]     y, dy [.., F]
 //!              y again, where it was forgotten
 //!   bound by   memory: forward moves 3 M F, backward 5 M F numbers, 6 M F with y
+//! ```
 
 use crate::ops::blocks;
 use crate::ops::gate;

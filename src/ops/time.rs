@@ -1,8 +1,10 @@
 //! Sinusoidal features of the flow's time (Vaswani et al. 2017, section 3.5, with time in place of position).
 //!
+//! ```text
 //!   forward    y[b] = [cos(1000 t_b f_i), sin(1000 t_b f_i)],  f_i = 10^(-4 i / 128),  i < 128          no backward: t is data
 //!   tensors    y [B, 256]
 //!   reference  the loop below, in f64: the argument reaches 1000, where f32 has lost four digits of the angle
+//! ```
 
 use crate::gpu::{Buffer, Gpu, Grid};
 use crate::tape::{Tape, Var};

@@ -1,9 +1,11 @@
 //! Tokens of a set side by side: stacked, picked out, joined by a learned one (SCALE v1, eq. 31).
 //!
+//! ```text
 //!   forward    tokens   y[b,t] = part_t[b]        token   y[b] = x[b,i]         prepend   y[b,0] = w, y[b,1+t] = x[b,t]
 //!   backward   tokens   dpart_t[b] = dy[b,t]      token   dx[b,i] = dy[b]       prepend   dw = sum_b dy[b,0], dx[b,t] = dy[b,1+t]
 //!   tensors    part_t [B, D]     x [B, T, D]     w [D]         all gradients =, those of other tokens zero; dw f32 on a device too
 //!   reference  the loops below: they only move numbers
+//! ```
 
 use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::column_sums;

@@ -148,7 +148,7 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// First weights, [L], on the host.
+    /// First weights, `[L]`, on the host.
     pub fn draw(&self, rng: Rng) -> Tensor {
         let mut flat = vec![0.0; self.len()];
         let (mut rest, mut at) = (flat.as_mut_slice(), 0);

@@ -31,11 +31,11 @@ pub struct Learner {
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device before he reads one.
 pub struct Found {
-    /// The loss, [1].
+    /// The loss, `[1]`.
     pub loss: Tensor,
-    /// Its parts before their weights, [1] each.
+    /// Its parts before their weights, `[1]` each.
     pub parts: Vec<(&'static str, Tensor)>,
-    /// Latents of the batch, [2B, N, D].
+    /// Latents of the batch, `[2B, N, D]`.
     pub latents: Tensor,
 }
 
@@ -113,7 +113,7 @@ impl Learner {
         Learner { model, params, optimizer, laps: None }
     }
 
-    /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, [1]. Several ranks have a
+    /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, `[1]`. Several ranks have a
     /// share of the batch each. Steps of one shape are one piece of a device's work ([`Gpu::as_one`]).
     ///
     /// # Errors
@@ -161,7 +161,8 @@ impl Learner {
         Ok((found, clip.slice(0..1)))
     }
 
-    /// Norm of all gradients and the factor that clips it to `limit`, [2], where the gradients lie: of a share's norm and the others'.
+    /// Norm of all gradients and the factor that clips it to `limit`, `[2]`, where the gradients lie: of a share's norm and the
+    /// others'.
     ///
     /// # Errors
     /// A rank that failed or is gone.

@@ -24,7 +24,7 @@ pub struct Line {
     pub conditions: Vec<[u32; 3]>,
     /// Whether it is one for the log.
     pub logs: bool,
-    /// Means over cells of each latent number and of its square, [2, D].
+    /// Means over cells of each latent number and of its square, `[2, D]`.
     moments: Vec<f32>,
 }
 

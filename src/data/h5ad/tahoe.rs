@@ -1,9 +1,11 @@
 //! The parquet release of Tahoe-100M: a shard, or a folder of them as one data set.
 //!
+//! ```text
 //!   a row     a cell: `genes` list<int64>, token ids; `expressions` list<float32>, counts; labels in flat columns
 //!   marker    the first entry of both lists, where its expression is below zero; no count
 //!   genes     gene_metadata.parquet: `token_id`, `gene_symbol`, `ensembl_id`
 //!   labels    sample_metadata.parquet: more of a cell by its `sample`, among it `drugname_drugconc`, drug with dose
+//! ```
 //!
 //! The two tables lie in the release's folder `metadata`, which is looked for beside the shards and beside their folder. Cells
 //! are read a row group at a time, or a part of one where it holds many numbers.
@@ -104,7 +106,7 @@ pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, s
     })
 }
 
-/// What [`super::describe`] adds of shards, and what it tells of other parquet files: `Ok` where cells can be read.
+/// What [`super::describe()`] adds of shards, and what it tells of other parquet files: `Ok` where cells can be read.
 pub(super) fn about(given: &Path, shards: &[PathBuf]) -> Result<std::result::Result<Value, Value>> {
     let opened: Vec<Parquet> = shards.par_iter().map(|shard| Parquet::open(shard)).collect::<Result<_>>()?;
     let first = &opened[0];

@@ -19,13 +19,13 @@ pub enum Counts {
 /// Sparse rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rows {
-    /// Where each row begins in `genes` and `values`, [rows + 1].
+    /// Where each row begins in `genes` and `values`, `[rows + 1]`.
     pub starts: Vec<u32>,
     /// Gene ids, ascending inside a row.
     pub genes: Vec<u16>,
     /// One value for each of them.
     pub values: Counts,
-    /// What a row's values are divided by before the logarithm, [rows]: library / target for counts, 1 for log values.
+    /// What a row's values are divided by before the logarithm, `[rows]`: library / target for counts, 1 for log values.
     pub scale: Vec<f32>,
     /// What the values are.
     pub kind: Scale,
@@ -99,7 +99,7 @@ impl Rows {
         self.scale.is_empty()
     }
 
-    /// The cells as the network sees them: out [rows, G], the bits of `Data::fill`, on all cores.
+    /// The cells as the network sees them: out `[rows, G]`, the bits of `Data::fill`, on all cores.
     pub fn dense(&self, genes: usize, out: &mut [f32]) {
         assert_eq!(
             out.len(),

@@ -14,7 +14,7 @@ use crate::error::Result;
 /// Lists end to end.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Lists<T> {
-    /// Where each list begins, and where the last ends, [rows + 1].
+    /// Where each list begins, and where the last ends, `[rows + 1]`.
     pub bounds: Vec<usize>,
     /// Their numbers.
     pub values: Vec<T>,

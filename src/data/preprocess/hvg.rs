@@ -1,5 +1,5 @@
 //! Highly variable genes as scanpy 1.11 finds them: flavours `seurat` (Satija et al. 2015) and `cell_ranger` (Zheng et al.
-//! 2017), over all cells or merged over batches; [`super::seurat_v3`] is a way of its own.
+//! 2017), over all cells or merged over batches; `super::seurat_v3` is a way of its own.
 //!
 //! Both rank genes by dispersion (variance / mean) against genes of like mean: `seurat` by the z-score within one of 20 bins
 //! of equal width over ln(1 + mean), `cell_ranger` by distance from the median within 20 bins of equal size, in units of the
@@ -27,11 +27,11 @@ pub enum Flavor {
 pub struct Moments {
     /// Cells seen, whether or not they express a gene.
     pub cells: u64,
-    /// Sum of values, [G].
+    /// Sum of values, `[G]`.
     pub sum: Vec<f64>,
-    /// Sum of squares, [G].
+    /// Sum of squares, `[G]`.
     pub squares: Vec<f64>,
-    /// Whether any cell has a value above zero, [G].
+    /// Whether any cell has a value above zero, `[G]`.
     pub expressed: Vec<bool>,
 }
 
@@ -65,7 +65,7 @@ impl Moments {
     }
 }
 
-/// What a flavour says of each gene, [G] each.
+/// What a flavour says of each gene, `[G]` each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// By scanpy's names. `seurat`, `cell_ranger`: means, dispersions, dispersions_norm; `seurat_v3`: means, variances,

@@ -10,7 +10,7 @@
 use super::hvg::{Moments, Table};
 use super::loess;
 
-/// What a batch expects of its genes, [G] each.
+/// What a batch expects of its genes, `[G]` each.
 pub struct Expected {
     /// Cells of the batch.
     pub cells: f64,

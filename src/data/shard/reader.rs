@@ -33,9 +33,9 @@ pub struct Data {
 pub struct Moments {
     /// Cells averaged.
     pub cells: u64,
-    /// [G].
+    /// `[G]`.
     pub mean: Vec<f32>,
-    /// [G].
+    /// `[G]`.
     pub std: Vec<f32>,
 }
 
@@ -157,7 +157,7 @@ impl Data {
         }
     }
 
-    /// A cell as the network sees it: out [G], log1p(count / (library / target)) / factor, zero where nothing is stored.
+    /// A cell as the network sees it: out `[G]`, log1p(count / (library / target)) / factor, zero where nothing is stored.
     pub fn fill(&self, cell: u64, out: &mut [f32]) {
         assert_eq!(out.len(), self.genes(), "fill: {} numbers for {} genes", out.len(), self.genes());
         self.fill_with(Normalise::new(self.manifest.scale, self.manifest.factor), cell, out);

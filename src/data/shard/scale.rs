@@ -26,7 +26,7 @@ impl Normalise {
         Normalise { kind, factor }
     }
 
-    /// Writes a cell, `scale` = library / target (not used for log values): out [G], zero where nothing is stored.
+    /// Writes a cell, `scale` = library / target (not used for log values): out `[G]`, zero where nothing is stored.
     pub(crate) fn fill(self, out: &mut [f32], genes: &[u16], values: Values, scale: f32) {
         out.fill(0.0);
         let (per_count, per_log) = (1.0 / scale, 1.0 / self.factor);

@@ -15,11 +15,11 @@ type Checked<T> = std::result::Result<T, String>;
 pub(super) enum Place {
     /// Nowhere.
     Dropped,
-    /// To train, by [training].
+    /// To train, by `[training]`.
     Train,
-    /// All to one part, by [zeroshot].
+    /// All to one part, by `[zeroshot]`.
     Whole { part: Part, clause: String },
-    /// Listed perturbations to val and test, by [fewshot].
+    /// Listed perturbations to val and test, by `[fewshot]`.
     Listed { val: HashSet<u32>, test: HashSet<u32>, clause: String },
 }
 

@@ -41,13 +41,13 @@ impl Kind {
 
 /// The genes of one perturbation.
 pub struct Shown<'a> {
-    /// Their names, [G].
+    /// Their names, `[G]`.
     pub names: &'a [String],
     /// Real and pred, if there is differential expression.
     pub tables: Option<[Genes; 2]>,
-    /// Real and pred change, [G] each, if there are profiles.
+    /// Real and pred change, `[G]` each, if there are profiles.
     pub changes: Option<[&'a [f32]; 2]>,
-    /// [G].
+    /// `[G]`.
     pub kinds: Vec<Kind>,
     /// The genes that are drawn, all or a part.
     pub drawn: Vec<usize>,

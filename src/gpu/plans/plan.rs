@@ -195,7 +195,7 @@ fn point(work: sys::cublasLtMatmulDesc_t, p: &Product) -> Outcome<()> {
     }
 }
 
-/// The layout of a matrix [rows, cols] of ours, as the column-major one that cuBLASLt sees.
+/// The layout of a matrix `[rows, cols]` of ours, as the column-major one that cuBLASLt sees.
 fn layout(m: &Operand, [rows, cols]: [usize; 2], batch: usize) -> Outcome<sys::cublasLtMatrixLayout_t> {
     use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
     let (stored, width) = if m.transposed { (cols, rows) } else { (rows, cols) };

@@ -3,7 +3,7 @@
 use crate::gpu::{Grid, PACK, Real};
 use crate::tensor::Tensor;
 
-/// f32 weights [L] where they are updated.
+/// f32 weights `[L]` where they are updated.
 #[derive(Clone)]
 pub enum Weights {
     /// As they are.
@@ -14,7 +14,7 @@ pub enum Weights {
     Rounded(Tensor),
 }
 
-/// f32 numbers [L] in two halves: rounded to bf16, ties away from zero, and the lower 16 bits. Nothing is lost.
+/// f32 numbers `[L]` in two halves: rounded to bf16, ties away from zero, and the lower 16 bits. Nothing is lost.
 #[derive(Clone)]
 pub struct Halves {
     /// As products read them.

@@ -1,10 +1,12 @@
 //! Attention on a device: which kernels take a call, and their launches.
 //!
+//! ```text
 //!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
 //!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
 //!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, where they are the quicker
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
+//! ```
 
 use super::hopper;
 use super::{Found, Given, Sizes};

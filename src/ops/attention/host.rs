@@ -1,7 +1,9 @@
 //! Attention on the host.
 //!
+//! ```text
 //!   work       one set a task; scores exist for 64 queries at a time, and the backward makes them again from lse
 //!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward
+//! ```
 
 use super::{Found, Given, Sizes};
 use crate::ops::blocks;

@@ -10,7 +10,7 @@ use crate::rng::Rng;
 use crate::selftest::case::{Case, case, wide};
 use crate::tensor::Tensor;
 
-/// Of decoded cells [B, N, G] from as many others.
+/// Of decoded cells `[B, N, G]` from as many others.
 pub fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
     let rng = Rng::new(9);
     // Other cells than the decoded ones: moved and narrower. A device may hold them as bf16, and its bound speaks of y alone.
