@@ -5,6 +5,7 @@
 //! split's hash are one JSON text in the metadata, under `scale_engine`, and so is the CRC-32 of every tensor.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -158,6 +159,16 @@ impl Frame {
                 .map_err(|e| Error::format(path, format!("could not be written: {e}")))?;
             std::fs::set_permissions(aside, open_to).at(aside)
         })
+    }
+}
+
+/// Not what is in it, which is long.
+impl fmt::Debug for Trained {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Trained")
+            .field("step", &self.header.step)
+            .field("params", &self.params.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,6 +3,10 @@
 //! Seven words hold it all: [`tensor::Tensor`] (shape + contiguous numbers), op ([`ops`]: a forward and a backward, one file),
 //! kernel (that op's CUDA file), [`tape::Tape`] (records ops, walks back once), [`params::Params`] (all weights in one flat
 //! buffer, with names), [`data::loader::Batch`] (sets of cells, from shards) and [`config::Config`].
+//!
+//! Where to start, each with an example: [`data::loader`] (sets of cells of a condition), [`optim`] (any model of the tape's ops),
+//! [`predictor`] (a trained run and cells from memory), [`mod@evaluate`] (scores of two matrices), [`data::h5ad`] (files in and out).
+//! What the program does, command by command, is in [`data::preprocess`], [`train`], [`predict`] and [`baseline`].
 
 #![deny(missing_docs)]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]

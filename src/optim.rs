@@ -2,6 +2,46 @@
 //!
 //! Ranks may share it (ZeRO, Rajbhandari et al. 2020, stage 1, gradients arriving as in stage 2): then this rank moves the weights
 //! of its share alone, and has moments, averages and lower halves of no others.
+//!
+//! It moves any weights that a tape has bound, not this crate's model alone:
+//!
+//! ```
+//! use scale_engine::config::Config;
+//! use scale_engine::model::build::Build;
+//! use scale_engine::optim::Optimizer;
+//! use scale_engine::params::{Params, Share, Table};
+//! use scale_engine::rng::Rng;
+//! use scale_engine::tape::Tape;
+//! use scale_engine::tensor::Tensor;
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! let mut table = Table::default();
+//! let linear = Build::new(&mut table).linear("linear", 1, 2);
+//! let first = table.draw(Rng::new(0));
+//! let mut params = Params::new(table, first).with_gradients();
+//! let mut optimizer = Optimizer::new(&mut params, Share::whole(params.len()));
+//! let mut config = Config::new("tiny", "default")?.optim;
+//! config.lr = 0.05;
+//!
+//! // The sum of two numbers, from four examples.
+//! let x = Tensor::new(&[4, 2], vec![0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
+//! let y = Tensor::new(&[4, 1], vec![0.0, 1.0, 1.0, 2.0]);
+//! let mut last = f32::INFINITY;
+//! for step in 0..200 {
+//!     let mut tape = Tape::new();
+//!     let weights = params.bind(&mut tape);
+//!     let (x, y) = (tape.constant(x.clone()), tape.constant(y.clone()));
+//!     let made = linear.forward(&mut tape, &weights, x);
+//!     let loss = tape.squared_error(made, y);
+//!     last = tape.value(loss).item();
+//!     let gradients = tape.backward(loss);
+//!     params.collect(&weights, gradients);
+//!     optimizer.step(&mut params, &config, step, 200);
+//! }
+//! assert!(last < 1e-2, "{last}");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -85,6 +125,8 @@ impl Optimizer {
 
     /// As a checkpoint left it: both moments and averaged weights, flat on the host. The weights are the checkpoint's already.
     pub fn resume(params: &mut Params, share: Share, flats: [&Tensor; 3]) -> Self {
+        let end = share.pieces().last().map_or(0, |piece| piece.end);
+        assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());
         let low = if share.is_whole() { None } else { params.take_low() };
         let part = |range| Part::new(params, range, flats, low.as_ref());
         Optimizer { parts: share.parts().into_iter().map(part).collect(), len: params.len(), share }

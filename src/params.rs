@@ -160,6 +160,7 @@ impl Params {
         if self.grads.gpu().is_some() {
             return vars.sinks.iter().for_each(Sink::close);
         }
+        assert!(self.grads.len() == self.len(), "params: no room for gradients; make them `with_gradients`");
         let (mut rest, mut at) = (self.grads.data_mut(), 0);
         let mut copies = Vec::with_capacity(vars.vars.len());
         for (entry, &var) in self.table.entries().iter().zip(&vars.vars) {

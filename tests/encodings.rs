@@ -135,7 +135,7 @@ fn an_array_beside_x_brings_the_genes_it_holds() {
         );
     }
     let refused = |name: &str, source: &str| {
-        H5ad::open_columns(&golden(name), &[], source).err().expect("a refusal").to_string()
+        H5ad::open_columns(&golden(name), &[], source).expect_err("a refusal").to_string()
     };
     let what = refused("obsm", "obsm/X_pca");
     assert!(what.contains("obsm/X_pca does not tell which genes its 2 columns are"), "{what}");
@@ -152,7 +152,7 @@ fn a_filter_and_a_layout_that_are_not_read_are_named() {
         what.contains("X is compressed with blosc (HDF5 filter 32001)") && what.contains("gzip"),
         "{what}"
     );
-    let what = H5ad::open(&golden("hdf5_2")).err().expect("a newer layout").to_string();
+    let what = H5ad::open(&golden("hdf5_2")).expect_err("a newer layout").to_string();
     assert!(what.contains("obs/_index") && what.contains("libver"), "{what}");
 }
 
@@ -307,13 +307,13 @@ fn what_is_no_number_is_refused_by_name() {
         file.create_dataset("X").with_complex32_data(&[(0.0, 1.0); 2]).with_shape(&[2, 1]);
     };
     raw_file(&path, [2, 1], complex, obs);
-    let what = H5ad::open(&path).err().expect("complex numbers").to_string();
+    let what = H5ad::open(&path).expect_err("complex numbers").to_string();
     assert!(what.contains("X holds compound{") && what.contains("not numbers of 8 to 64 bits"), "{what}");
     let text = |file: &mut hdf5_pure::FileBuilder| {
         file.create_dataset("X").with_vlen_strings(&["1", "2"]).with_shape(&[2, 1]);
     };
     raw_file(&path, [2, 1], text, obs);
-    let what = H5ad::open(&path).err().expect("text").to_string();
+    let what = H5ad::open(&path).expect_err("text").to_string();
     assert!(what.contains("X holds vlen_string"), "{what}");
 }
 

@@ -569,3 +569,20 @@ fn a_missing_column_is_named_with_those_that_exist() {
     let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
     assert!(message.contains("real.h5ad") && message.contains("target_gene"), "{message}");
 }
+
+#[test]
+fn a_matrix_that_is_no_rows_of_cells_is_refused() {
+    let side = simulated(&[12, 9], 20, 0.5, 4, 1);
+    let cells = match sparse(&side, true).x {
+        Matrix::Sparse(x) => x,
+        Matrix::Dense { .. } => panic!("sparse"),
+    };
+    let more = |x: Matrix| Side { x, ..side.clone() };
+    let values: Vec<f32> = cells.to_dense().iter().copied().collect();
+    let dense = |values: &[f32]| Matrix::Dense { genes: 20, values: values.to_vec() };
+    let refused = |x: Matrix| Groups::of(&more(x), "ctrl").expect_err("a refusal").to_string();
+    assert!(Groups::of(&more(dense(&values)), "ctrl").is_ok());
+    assert!(refused(Matrix::Sparse(cells.to_csc())).contains("CSC"));
+    let odd = [values, vec![0.0; 7]].concat();
+    assert!(refused(dense(&odd)).contains("427 numbers are no whole cells of 20 genes"));
+}

@@ -200,7 +200,7 @@ fn the_writer_refuses_what_a_shard_cannot_hold() {
 #[test]
 fn a_folder_that_is_not_a_data_directory_is_named() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let message = Data::open(dir.path()).err().expect("refused").to_string();
+    let message = Data::open(dir.path()).expect_err("refused").to_string();
     assert!(message.contains("has no manifest.json"), "{message}");
     assert!(Data::open(Path::new("nowhere/at/all")).is_err());
 }

@@ -120,7 +120,7 @@ fn what_is_missing_is_told_with_the_way_out() {
         let out = release.path().join("out");
         let mut settings = settings(&[release.path().join("data")], &out);
         change(&mut settings);
-        let message = made(&settings).err().expect("refused").to_string();
+        let message = made(&settings).expect_err("refused").to_string();
         assert!(message.contains(expected), "{message:?} should say {expected:?}");
         assert!(!out.exists());
     };
@@ -154,7 +154,7 @@ fn a_damaged_shard_is_refused_and_never_a_panic() {
     let settings = settings(&[release.path().join("data")], &out);
     for length in (0..whole.len()).step_by(331) {
         std::fs::write(&shard, &whole[..length]).expect("written");
-        let message = made(&settings).err().expect("cut off").to_string();
+        let message = made(&settings).expect_err("cut off").to_string();
         assert!(message.contains(name), "{message}");
         assert!(!out.exists());
     }
@@ -193,7 +193,7 @@ fn a_dictionary_that_promises_too_much_is_refused() {
     let shard = dir.path().join("data/dictionary.parquet");
     std::fs::copy(golden("dictionary.parquet"), &shard).expect("copied");
     let what =
-        H5ad::open_columns(&shard, &["drugname_drugconc", "plate"], "X").err().expect("refused").to_string();
+        H5ad::open_columns(&shard, &["drugname_drugconc", "plate"], "X").expect_err("refused").to_string();
     assert!(what.contains("dictionary.parquet: column"), "{what}");
     let shards = Settings { batch: None, ..settings(&[shard], &dir.path().join("out")) };
     assert!(made(&shards).is_err());
@@ -217,7 +217,7 @@ fn a_page_on_which_the_crate_panics_is_refused() {
     // As a table of labels, too.
     let mut with_table = settings(&[golden("data")], &out);
     with_table.labels = Some(shard);
-    let what = made(&with_table).err().expect("refused").to_string();
+    let what = made(&with_table).expect_err("refused").to_string();
     assert!(what.contains("panics.parquet: column") && !out.exists(), "{what}");
 }
 

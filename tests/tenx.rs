@@ -111,9 +111,9 @@ fn check(path: &Path, kind: &str) -> Vec<String> {
     let told = describe(path).expect("inspected");
     assert!(told["kind"].as_str().is_some_and(|told| told.starts_with("10x")), "{told}");
     assert_eq!(told["notes"].as_array().map(Vec::len), Some(file.notes().len()), "{told}");
-    let what = H5ad::open_columns(path, &["drug"], "X").err().expect("no labels").to_string();
+    let what = H5ad::open_columns(path, &["drug"], "X").expect_err("no labels").to_string();
     assert!(what.contains("\"drug\"") && what.contains("--labels"), "{what}");
-    let what = H5ad::open_columns(path, &[], "layers/x").err().expect("one matrix").to_string();
+    let what = H5ad::open_columns(path, &[], "layers/x").expect_err("one matrix").to_string();
     assert!(what.contains("layers/x"), "{what}");
     file.notes().to_vec()
 }
@@ -132,7 +132,7 @@ fn both_layouts_of_cell_ranger_are_read() {
     cell_ranger_2(&path, &["GRCh38"]);
     assert_eq!(check(&path, "2").len(), 1);
     cell_ranger_2(&path, &["GRCh38", "mm10"]);
-    let what = H5ad::open(&path).err().expect("two genomes").to_string();
+    let what = H5ad::open(&path).expect_err("two genomes").to_string();
     assert!(what.contains("several genomes (\"GRCh38\", \"mm10\")"), "{what}");
 }
 
@@ -158,7 +158,7 @@ fn folders_are_read_with_any_names_that_10x_gave_them() {
     folder(&geo, "GSM1_");
     check(&geo, "a prefix");
     folder(&geo, "GSM2_");
-    let what = H5ad::open(&geo).err().expect("two samples").to_string();
+    let what = H5ad::open(&geo).expect_err("two samples").to_string();
     assert!(what.contains("GSM1_matrix.mtx.gz") && what.contains("name the one to read"), "{what}");
     check(&geo.join("GSM2_matrix.mtx.gz"), "one by its name");
 }
@@ -169,7 +169,7 @@ fn a_bad_folder_is_refused_by_file_and_line() {
     let refused = |name: &str, text: &str| {
         folder(dir.path(), "");
         gzip(&dir.path().join(format!("{name}.gz")), text);
-        H5ad::open(dir.path()).err().expect("a refusal").to_string()
+        H5ad::open(dir.path()).expect_err("a refusal").to_string()
     };
     let good = market(5);
     let head = "%%MatrixMarket matrix coordinate integer general\n";
@@ -192,9 +192,9 @@ fn a_bad_folder_is_refused_by_file_and_line() {
         assert!(what.contains(said), "{said}: {what}");
     }
     std::fs::remove_file(dir.path().join("barcodes.tsv.gz")).expect("removed");
-    let what = H5ad::open(dir.path()).err().expect("a table is missing").to_string();
+    let what = H5ad::open(dir.path()).expect_err("a table is missing").to_string();
     assert!(what.contains("barcodes.tsv.gz or barcodes.tsv"), "{what}");
     std::fs::remove_file(dir.path().join("matrix.mtx.gz")).expect("removed");
-    let what = H5ad::open(dir.path()).err().expect("no matrix").to_string();
+    let what = H5ad::open(dir.path()).expect_err("no matrix").to_string();
     assert!(what.contains("a folder without a matrix.mtx"), "{what}");
 }

@@ -5,6 +5,30 @@
 //! categorical, text, numeric, boolean and nullable columns or as compound tables (before 0.7), packed with gzip, lzf or
 //! zstd. X is never read whole: [`H5ad::blocks`] walks it in row blocks of bounded size, whatever the number of cells.
 //! Numbers arrive as f32; a stored zero is dropped, NaN and infinities pass.
+//!
+//! ```
+//! use scale_engine::data::h5ad::{Cells, Column, Frame, H5ad, Labels, X, write};
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! # let dir = tempfile::tempdir().expect("a folder");
+//! # let path = dir.path().join("cells.h5ad");
+//! let named = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+//! let drug = ("drug".to_string(), Column::Categorical(Labels::of(&["DMSO", "A"])));
+//! let obs = Frame { index: named(&["AAAC-1", "AAAG-1"]), columns: vec![drug] };
+//! let var = Frame { index: named(&["MYC", "TP53", "ACTB"]), columns: Vec::new() };
+//! // CSR: where rows end, genes and values.
+//! let x = Cells::new((2, 3), vec![0, 2, 3], vec![0, 2, 1], vec![3.0, 1.0, 7.0]);
+//! write(&path, &obs, &var, X::Sparse(&x), &[])?;
+//!
+//! let file = H5ad::open(&path)?;
+//! assert_eq!(file.obs().labels(&path, "drug")?.get(1), Some("A"));
+//! for block in file.blocks() {
+//!     let (rows, cells) = block?;
+//!     assert_eq!((rows, cells), (0..2, x.clone()));
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod array;
 mod chunks;
@@ -25,6 +49,7 @@ mod tenx;
 mod write;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +96,18 @@ pub struct H5ad {
     matrix: Matrix,
     /// What the user should know.
     notes: Vec<String>,
+}
+
+/// Not what is in it, which is long.
+impl fmt::Debug for H5ad {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("H5ad")
+            .field("path", &self.path)
+            .field("cells", &self.cells)
+            .field("genes", &self.genes)
+            .field("storage", &self.storage())
+            .finish_non_exhaustive()
+    }
 }
 
 impl H5ad {

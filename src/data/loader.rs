@@ -3,6 +3,29 @@
 //! Worker threads claim step numbers in order, draw the step's sets, copy their rows out of the map, and lay the batch on a
 //! shelf; `next` takes them in step order. No worker claims a step more than `ahead` beyond the one taken last, which bounds
 //! the memory however uneven the workers are (a channel with a reordering reader would bound the channel only).
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use scale_engine::data::loader::{Carry, Loader};
+//! use scale_engine::data::sampler::{Sampler, Sampling};
+//! use scale_engine::data::shard::Data;
+//! use scale_engine::data::split::{Part, Split};
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! let data = Arc::new(Data::open("DATA".as_ref())?);
+//! let split = Split::load("held_out.toml".as_ref(), &data)?;
+//! let sampling = Sampling { sets: 8, cells: 32, ..Sampling::default() };
+//! let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 0)?;
+//! let mut loader = Loader::start(data, sampler, 0, 2, Carry::Rows);
+//! let batch = loader.next();
+//! // Controls first, then perturbed cells: [2, sets, cells, genes].
+//! let mut x = vec![0.0; 2 * batch.sets * batch.cells * batch.genes];
+//! batch.rows.dense(batch.genes, &mut x);
+//! loader.give_back(batch);
+//! # Ok(())
+//! # }
+//! ```
 
 mod rows;
 

@@ -90,6 +90,10 @@ impl Sampler {
     /// Over the groups of a part of the data. Refuses empty sets, weights that are no numbers, and groups none of which can be used.
     pub fn new(data: &Data, groups: &[u32], settings: Sampling, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
+        if let Some(group) = groups.iter().find(|&&group| group as usize >= data.groups().len()) {
+            let what = format!("group {group} of {}", data.groups().len());
+            return Err(Error::setting("split", what));
+        }
         let control = data.control_id();
         let (mut sources, mut pools, mut unmatched) = (Vec::new(), Vec::new(), Vec::new());
         let mut pool_of = HashMap::new();
@@ -136,6 +140,7 @@ impl Sampler {
     /// Draws only the sets that fall to one of `ranks`: as many to each, none to two, all of them together.
     pub fn share(mut self, rank: usize, ranks: usize) -> Result<Sampler> {
         let sets = self.settings.sets;
+        assert!(rank < ranks, "sampler: rank {rank} of {ranks}");
         if !sets.is_multiple_of(ranks) {
             let what =
                 format!("{sets} sets a step cannot be shared by {ranks} ranks; give a multiple of {ranks}");

@@ -10,7 +10,7 @@ use crate::error::{Error, Result, some_of, unknown_control};
 /// Expression of `n` cells over `G` genes, as the file stored it: the two kinds are normalised by different medians.
 #[derive(Clone, Debug)]
 pub enum Matrix {
-    /// Rows of stored values, `[n, G]`.
+    /// Rows of stored values, `[n, G]`, CSR.
     Sparse(Cells),
     /// Every value, row by row, `[n, G]`.
     Dense {
@@ -226,6 +226,16 @@ impl<'a> Rows<'a> {
 }
 
 fn check_shape(side: &Side, n: usize) -> Result<()> {
+    match &side.x {
+        Matrix::Sparse(x) if x.is_csc() => {
+            return Err(side.error("X is CSC, rows are read: give its to_csr()"));
+        }
+        Matrix::Dense { genes, values } if !values.len().is_multiple_of((*genes).max(1)) => {
+            let what = format!("{} numbers are no whole cells of {genes} genes", values.len());
+            return Err(side.error(what));
+        }
+        _ => (),
+    }
     let (labels, genes, columns) = (side.labels.codes.len(), side.genes.len(), side.x.shape().1);
     if labels != n || genes != columns {
         let what = format!("{n} cells by {columns} genes, but {labels} labels and {genes} gene names");

@@ -50,14 +50,18 @@ const MAPPINGS: [&str; 6] = ["layers", "obsm", "obsp", "uns", "varm", "varp"];
 /// Writes an h5ad file, whole or not at all.
 ///
 /// # Errors
-/// A size that disagrees with X, an extra outside `layers obsm obsp uns varm varp`, or a file that cannot be written.
+/// X by columns, a size that disagrees with X or with an extra's axes, codes without a name, two columns of one name, an extra outside
+/// `layers obsm obsp uns varm varp`, or a file that cannot be written.
 pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Extra)]) -> Result<()> {
     let shape = match &x {
-        X::Sparse(cells) => (cells.rows(), cells.cols()),
-        X::Dense { shape, numbers } => {
-            assert!(numbers.len() == shape.0 * shape.1, "h5ad: {} numbers for X {shape:?}", numbers.len());
-            *shape
+        X::Sparse(cells) if cells.is_csc() => {
+            return Err(Error::format(path, "X is CSC, cells are written as CSR: give its to_csr()"));
         }
+        X::Sparse(cells) => cells.shape(),
+        X::Dense { shape, numbers } if numbers.len() != shape.0 * shape.1 => {
+            return Err(Error::format(path, format!("X has {} numbers for shape {shape:?}", numbers.len())));
+        }
+        X::Dense { shape, .. } => *shape,
     };
     check_frame(path, "obs", obs, shape.0)?;
     check_frame(path, "var", var, shape.1)?;
@@ -98,10 +102,21 @@ fn check_frame(path: &Path, name: &str, frame: &Frame, rows: usize) -> Result<()
     if frame.index.len() != rows {
         return wrong(format!("{} names", frame.index.len()));
     }
-    match frame.columns.iter().find(|(_, column)| column.len() != rows) {
-        Some((column_name, column)) => wrong(format!("column {column_name:?} has {} entries", column.len())),
-        None => Ok(()),
+    for (i, (column_name, column)) in frame.columns.iter().enumerate() {
+        let bad = |what: &str| Err(Error::format(path, format!("{name}: column {column_name:?} {what}")));
+        if column.len() != rows {
+            return wrong(format!("column {column_name:?} has {} entries", column.len()));
+        }
+        if frame.columns[..i].iter().any(|(other, _)| other == column_name) {
+            return bad("stands twice");
+        }
+        if let Column::Categorical(Labels { codes, names }) = column
+            && codes.iter().any(|&code| code < -1 || code >= names.len() as i32)
+        {
+            return bad(&format!("has codes outside its {} categories", names.len()));
+        }
     }
+    Ok(())
 }
 
 fn word(text: &str) -> AttrValue {
@@ -249,6 +264,12 @@ impl<'a> Node<'a> {
             let what = format!("cannot hold {place:?}: extras go under {}", MAPPINGS.join(", "));
             return Err(Error::format(path, what));
         }
+        if let Extra::Numbers { shape, values } = extra
+            && values.len() != shape.iter().product::<usize>()
+        {
+            let what = format!("{place} has {} numbers for shape {shape:?}", values.len());
+            return Err(Error::format(path, what));
+        }
         let mut node = self;
         for part in parts {
             node = node.groups.entry(part.to_string()).or_default();
@@ -267,7 +288,6 @@ impl<'a> Node<'a> {
             let dataset = group.create_dataset(&name);
             match extra {
                 Extra::Numbers { shape, values } => {
-                    assert!(values.len() == shape.iter().product::<usize>(), "h5ad: {name} is not {shape:?}");
                     let axes: Vec<u64> = shape.iter().map(|&axis| axis as u64).collect();
                     finish_array(dataset.with_f32_data(values), &axes);
                 }

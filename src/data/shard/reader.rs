@@ -1,5 +1,6 @@
 //! A data directory, open: manifest, groups and rows.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,17 @@ pub struct Moments {
     pub mean: Vec<f32>,
     /// `[G]`.
     pub std: Vec<f32>,
+}
+
+/// Not what is in it, which is long.
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Data")
+            .field("dir", &self.dir)
+            .field("cells", &self.cells())
+            .field("groups", &self.groups.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Data {
