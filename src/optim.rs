@@ -19,7 +19,8 @@
 //! let linear = Build::new(&mut table).linear("linear", 1, 2);
 //! let first = table.draw(Rng::new(0));
 //! let mut params = Params::new(table, first).with_gradients();
-//! let mut optimizer = Optimizer::new(&mut params, Share::whole(params.len()));
+//! let share = Share::whole(params.len());
+//! let mut optimizer = Optimizer::new(&mut params, share);
 //! let mut config = Config::new("tiny", "default")?.optim;
 //! config.lr = 0.05;
 //!
