@@ -37,6 +37,8 @@ pub struct Cuda {
     copies: Arc<CudaStream>,
     /// Multiprocessors of a Hopper GPU.
     processors: Option<usize>,
+    /// The most bytes of shared memory that a block may ask for.
+    shared: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -67,9 +69,22 @@ impl Cuda {
             keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
             let plans = Mutex::new(Plans::new(&stream)?);
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
+            let most = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            let shared = context.attribute(most).map_err(said("cuDeviceGetAttribute"))? as usize;
             let (functions, modules) = Default::default();
             let graph = Arc::new(Mutex::new(Graph::new(&stream)));
-            Ok(Cuda { context, stream, functions, modules, plans, graph, allocator, copies, processors })
+            Ok(Cuda {
+                context,
+                stream,
+                functions,
+                modules,
+                plans,
+                graph,
+                allocator,
+                copies,
+                processors,
+                shared,
+            })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
@@ -340,6 +355,10 @@ impl Driver for Cuda {
 
     fn hopper(&self) -> Option<usize> {
         self.processors
+    }
+
+    fn shared(&self) -> usize {
+        self.shared
     }
 
     fn cache(&self) -> usize {
