@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cudarc::cublaslt::{result, sys};
-use cudarc::driver::{CudaStream, result as driver, sys as cuda};
+use cudarc::driver::{CudaEvent, CudaStream, result as driver, sys as cuda};
 
 use super::choices::Algorithm;
 use super::driver::Outcome;
@@ -148,32 +148,26 @@ impl Plans {
         let Some(first) = found.first() else { return Ok(None) };
         plan.algorithm = *first;
         let mut best = f32::INFINITY;
-        let event =
-            || driver::event::create(cuda::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| e.to_string());
+        let flags = Some(cuda::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = || self.stream.context().new_event(flags).map_err(|e| format!("cuEventCreate: {e}"));
         let (start, end) = (event()?, event()?);
+        let record =
+            |event: &CudaEvent| event.record(&self.stream).map_err(|e| format!("cuEventRecord: {e}"));
         for algorithm in &found {
             for _ in 0..RUNS {
-                // SAFETY: the caller's; the events live until the end of this function.
-                let took = unsafe {
-                    driver::event::record(start, self.stream.cu_stream()).map_err(|e| e.to_string())?;
-                    if plan.run(library, product, algorithm, self.workspace, &self.stream).is_err() {
-                        break;
-                    }
-                    driver::event::record(end, self.stream.cu_stream()).map_err(|e| e.to_string())?;
-                    driver::event::synchronize(end).map_err(|e| e.to_string())?;
-                    driver::event::elapsed(start, end).map_err(|e| e.to_string())?
-                };
+                record(&start)?;
+                // SAFETY: the caller's.
+                let run = unsafe { plan.run(library, product, algorithm, self.workspace, &self.stream) };
+                if run.is_err() {
+                    break;
+                }
+                record(&end)?;
+                let took = start.elapsed_ms(&end).map_err(|e| format!("cuEventElapsedTime: {e}"))?;
                 if took < best {
                     best = took;
                     plan.algorithm = *algorithm;
                 }
             }
-        }
-        // SAFETY: both are done with.
-        unsafe {
-            driver::event::destroy(start)
-                .and_then(|()| driver::event::destroy(end))
-                .map_err(|e| e.to_string())?;
         }
         Ok(Some(plan))
     }
@@ -181,7 +175,7 @@ impl Plans {
 
 impl Drop for Plans {
     fn drop(&mut self) {
-        self.plans.values().flatten().for_each(Plan::destroy);
+        self.plans.clear();
         // A process that ends has nobody to tell of a failure.
         // SAFETY: made by `new`, used by nobody else.
         unsafe {

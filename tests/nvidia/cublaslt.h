@@ -1,5 +1,6 @@
 // libcublasLt: the products that the program asks for, by plain loops in f64.
 #pragma once
+#include <atomic>
 #include <map>
 #include "memory.h"
 #include "nccl.h"
@@ -8,6 +9,9 @@ namespace nvidia {
 
 enum : int { LT_SUCCESS = 0, LT_INVALID = 7, LT_FAILED = 13, LT_UNSUPPORTED = 15 };
 enum : int { LT_F32 = 0, LT_BF16 = 14, BIAS = 4, BGRADB = 512 };
+
+// Handles of the library, and descriptors of any kind, that were not given back.
+inline std::atomic<int> handles, described;
 
 struct Description { int transposed[2] = {0, 0}, epilogue = 1, bias_type = 0; char* bias = nullptr; int64_t bias_step = 0; };
 struct Layout { int type; uint64_t rows, cols; int64_t lead; int batch = 1; int64_t step = 0; };
@@ -61,11 +65,16 @@ using namespace nvidia;
 extern "C" {
 
 size_t cublasLtGetVersion() { return 130100; }
-int cublasLtCreate(void** made) { return *made = new char, LT_SUCCESS; }
-int cublasLtDestroy(void* handle) { return delete static_cast<char*>(handle), LT_SUCCESS; }
+int cublasLtCreate(void** made) { return *made = new char, handles++, LT_SUCCESS; }
 
-int cublasLtMatmulDescCreate(Description** made, int, int) { return *made = new Description, LT_SUCCESS; }
-int cublasLtMatmulDescDestroy(Description* gone) { return delete gone, LT_SUCCESS; }
+int cublasLtDestroy(void* handle) {
+    delete static_cast<char*>(handle);
+    if (--handles == 0 && described != 0) misused("cublasLtDestroy: %d descriptors are left behind", described.load());
+    return LT_SUCCESS;
+}
+
+int cublasLtMatmulDescCreate(Description** made, int, int) { return *made = new Description, described++, LT_SUCCESS; }
+int cublasLtMatmulDescDestroy(Description* gone) { return delete gone, described--, LT_SUCCESS; }
 
 int cublasLtMatmulDescSetAttribute(Description* of, int attribute, const void* value, size_t bytes) {
     const std::map<int, std::pair<void*, size_t>> known = {{3, {&of->transposed[0], 4}}, {4, {&of->transposed[1], 4}},
@@ -77,9 +86,9 @@ int cublasLtMatmulDescSetAttribute(Description* of, int attribute, const void* v
 
 int cublasLtMatrixLayoutCreate(Layout** made, int type, uint64_t rows, uint64_t cols, int64_t lead) {
     if ((type != LT_F32 && type != LT_BF16) || lead < int64_t(rows)) return LT_INVALID;
-    return *made = new Layout{type, rows, cols, lead}, LT_SUCCESS;
+    return *made = new Layout{type, rows, cols, lead}, described++, LT_SUCCESS;
 }
-int cublasLtMatrixLayoutDestroy(Layout* gone) { return delete gone, LT_SUCCESS; }
+int cublasLtMatrixLayoutDestroy(Layout* gone) { return delete gone, described--, LT_SUCCESS; }
 
 int cublasLtMatrixLayoutSetAttribute(Layout* of, int attribute, const void* value, size_t bytes) {
     if (attribute == 5 && bytes == 4) return memcpy(&of->batch, value, bytes), LT_SUCCESS;
@@ -87,8 +96,8 @@ int cublasLtMatrixLayoutSetAttribute(Layout* of, int attribute, const void* valu
     return LT_INVALID;
 }
 
-int cublasLtMatmulPreferenceCreate(void** made) { return *made = new char, LT_SUCCESS; }
-int cublasLtMatmulPreferenceDestroy(void* gone) { return delete static_cast<char*>(gone), LT_SUCCESS; }
+int cublasLtMatmulPreferenceCreate(void** made) { return *made = new char, described++, LT_SUCCESS; }
+int cublasLtMatmulPreferenceDestroy(void* gone) { return delete static_cast<char*>(gone), described--, LT_SUCCESS; }
 int cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { return LT_SUCCESS; }
 
 // Two algorithms; none that makes a bias's gradient of a batch, as of some shapes on a device.
