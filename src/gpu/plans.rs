@@ -39,8 +39,11 @@ struct Key {
     plus: Option<(usize, usize)>,
     more: bool,
     sums: bool,
-    alignment: u32,
+    alignments: Alignments,
 }
+
+/// The greatest power of two, up to 256, that an address of each matrix is a multiple of: out, a, b, plus, bias or sums.
+type Alignments = [u32; 5];
 
 // SAFETY: descriptors and the handle belong to this struct alone, which is used behind a lock.
 unsafe impl Send for Plans {}
@@ -96,7 +99,7 @@ impl Plans {
             let plan = match self.adopted.get(&format!("{key:?}")) {
                 Some(&data) => Some(Plan::describe(product)?.by(data)),
                 // SAFETY: the caller's.
-                None => unsafe { self.choose_apart(library, product)? },
+                None => unsafe { self.choose_apart(library, product, key.alignments)? },
             };
             self.plans.insert(key.clone(), plan);
         }
@@ -123,10 +126,11 @@ impl Plans {
         &self,
         library: sys::cublasLtHandle_t,
         product: &Product,
+        alignments: Alignments,
     ) -> Outcome<Option<Plan>> {
         if !product.more {
             // SAFETY: the caller's.
-            return unsafe { self.choose(library, product) };
+            return unsafe { self.choose(library, product, alignments) };
         }
         let Product { size: [rows, _, _], batch, out, .. } = *product;
         let bytes = ((batch - 1) * out.step + rows * out.down) * out.real.bytes();
@@ -136,15 +140,21 @@ impl Plans {
             let address = driver::malloc_async(stream, bytes)
                 .map_err(|e| format!("no room to try a product that adds ({bytes} bytes): {e}"))?;
             let apart = Product { out: Operand { address, ..out }, plus: Some(out), more: false, ..*product };
-            let plan = self.choose(library, &apart);
+            let plan = self.choose(library, &apart, alignments);
             driver::free_async(address, stream).map_err(|e| format!("cuMemFreeAsync: {e}"))?;
             plan
         }
     }
 
-    unsafe fn choose(&self, library: sys::cublasLtHandle_t, product: &Product) -> Outcome<Option<Plan>> {
+    /// `alignments` are those of where it will be made, which may be less than those of where it is tried.
+    unsafe fn choose(
+        &self,
+        library: sys::cublasLtHandle_t,
+        product: &Product,
+        alignments: Alignments,
+    ) -> Outcome<Option<Plan>> {
         let mut plan = Plan::describe(product)?;
-        let found = plan.candidates(library)?;
+        let found = plan.candidates(library, alignments)?;
         let Some(first) = found.first() else { return Ok(None) };
         plan.algorithm = *first;
         let mut best = f32::INFINITY;
@@ -190,7 +200,9 @@ impl Drop for Plans {
 impl Key {
     fn of(p: &Product) -> Key {
         let of = |m: &Operand| (m.real, m.down, m.transposed, m.step);
-        let all = [p.out.address, p.a.address, p.b.address, p.plus.map_or(0, |m| m.address)];
+        let beside = p.bias.map(|b| b.address).or(p.sums);
+        let all =
+            [p.out.address, p.a.address, p.b.address, p.plus.unwrap_or(p.out).address, beside.unwrap_or(0)];
         Key {
             size: p.size,
             batch: p.batch,
@@ -199,7 +211,7 @@ impl Key {
             plus: p.plus.map(|m| (m.down, m.step)),
             more: p.more,
             sums: p.sums.is_some(),
-            alignment: all.iter().fold(0, |bits, a| bits | (a % 16) as u32),
+            alignments: all.map(|address| 1 << address.trailing_zeros().min(8)),
         }
     }
 }

@@ -7,6 +7,7 @@ use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
 
+use super::Alignments;
 use crate::gpu::choices::Algorithm;
 use crate::gpu::driver::Outcome;
 use crate::gpu::{Operand, Product, Real};
@@ -103,8 +104,12 @@ impl Plan {
         Plan { algorithm: sys::cublasLtMatmulAlgo_t { data }, ..self }
     }
 
-    /// Algorithms whose result is repeatable, best guess first.
-    pub fn candidates(&self, library: sys::cublasLtHandle_t) -> Outcome<Vec<sys::cublasLtMatmulAlgo_t>> {
+    /// Algorithms whose result is repeatable, and which can do with such addresses, best guess first.
+    pub fn candidates(
+        &self,
+        library: sys::cublasLtHandle_t,
+        [out, a, b, plus, _]: Alignments,
+    ) -> Outcome<Vec<sys::cublasLtMatmulAlgo_t>> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         // Sums split between blocks may be added by a last pass in a fixed order, never by atomics in place.
         let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
@@ -112,6 +117,11 @@ impl Plan {
         let (workspace, preference) = (WORKSPACE, Preference::new()?);
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes)?;
+        // Nothing said, it takes 256 for granted.
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &b)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &a)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &plus)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &out)?;
         let mut found = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; TRIED];
         let mut count = 0;
         // SAFETY: `found` has room for what is asked; only the first `count` are read.
