@@ -120,15 +120,6 @@ static __device__ __forceinline__ float block_sum(float x) {
     return warp_sum(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : 0.0f);
 }
 
-static __device__ __forceinline__ float block_max(float x) {
-    __shared__ float partial[32];
-    x = warp_max(x);
-    __syncthreads();
-    if (lane() == 0) partial[warp()] = x;
-    __syncthreads();
-    return warp_max(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : -INFINITY);
-}
-
 // ---- activations and their derivatives
 
 // 1 / x to 2 units in the last place, 0 above 2^126: an exact division branches, and eight of them in a thread cannot overlap.

@@ -62,7 +62,7 @@ impl Cuda {
         let open = || -> Outcome<Cuda> {
             let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
             // One stream orders everything but copies beside, which say what they wait for: cudarc's own events would only cost.
-            // SAFETY: what both streams use is ordered by `hold_beside` and `meet_beside`.
+            // SAFETY: what two streams use is ordered by `hold_beside` and `meet_beside`, by a wait, or by events of `Nccl`.
             unsafe { context.disable_event_tracking() };
             let new_stream = || context.new_stream().map_err(said("cuStreamCreate"));
             let (stream, allocator, copies) = (new_stream()?, new_stream()?, new_stream()?);
