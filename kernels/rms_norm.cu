@@ -12,13 +12,13 @@
 //   needs      nothing; rows of up to 1280 numbers, D a multiple of 16 bytes, are read once and held in registers
 //   work       one warp a row; other rows are read again: forward by a warp, backward by a block.
 //              dw: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums.
-//              backward_narrow: rows of up to 512 numbers (256 of f32), which leave registers for one block more
+//              backward_narrow: rows of up to 1024 bytes, which leave registers for one block more
 //   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with y or before
 //   repeatable yes: no atomics, fixed order
 //   reference  src/ops/rms_norm.rs
 #include "rows.cuh"
 
-constexpr int PACKS = 40 / VECTOR, NARROW = 16 / VECTOR;
+constexpr int WIDE = 40 / VECTOR, NARROW = 2;   // packs a lane
 
 __device__ __forceinline__ Floats<VECTOR> gain(const real* w, int column) {
     if (w) return load_pack(w + column);
@@ -30,16 +30,16 @@ __device__ __forceinline__ Floats<VECTOR> gain(const real* w, int column) {
 
 // Returns rstd.
 __device__ __forceinline__ float forward(real* y, const real* x, const real* w, int width, float eps) {
-    Row<PACKS> row;
+    Row<WIDE> row;
     row.load(x, width);
     float square = 0.0f;
-    each_pack<PACKS>(width, [&](int p, int) {
+    each_pack<WIDE>(width, [&](int p, int) {
         const Floats<VECTOR> v = row[p];
 #pragma unroll
         for (int i = 0; i < VECTOR; i++) square = fmaf(v[i], v[i], square);
     });
     const float rstd = rsqrtf(warp_sum(square) / width + eps);
-    each_pack<PACKS>(width, [&](int p, int column) {
+    each_pack<WIDE>(width, [&](int p, int column) {
         const Floats<VECTOR> v = row[p], g = gain(w, column);
         Floats<VECTOR> out;
 #pragma unroll
@@ -62,7 +62,7 @@ rms_norm_forward(real* y, float* rstd, const real* x, const real* w, int rows, i
     const int row = blockIdx.x * 8 + warp();
     if (row >= rows) return;
     const size_t first = static_cast<size_t>(row) * width;
-    const float r = fits<PACKS>(width, y, x, w) ? forward(y + first, x + first, w, width, eps)
+    const float r = fits<WIDE>(width, y, x, w) ? forward(y + first, x + first, w, width, eps)
                                                 : forward_reading_again(y + first, x + first, w, width, eps);
     if (lane() == 0) rstd[row] = r;
 }
@@ -137,8 +137,8 @@ extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 2 : 1)
 rms_norm_backward(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
                   const float* rstd, int rows, int width) {
     if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
-    if (fits<PACKS>(width, dx, y, before, dy, x, w))
-        return backward_rows<PACKS>(dx, parts, y, before, dy, x, w, rstd, rows, width);
+    if (fits<WIDE>(width, dx, y, before, dy, x, w))
+        return backward_rows<WIDE>(dx, parts, y, before, dy, x, w, rstd, rows, width);
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {
         const size_t first = static_cast<size_t>(row) * width;
         backward_reading_again(dx + first, parts, y ? y + first : nullptr, before ? before + first : nullptr, dy + first,
