@@ -99,7 +99,7 @@ template <int N, class T> __device__ __forceinline__ void stream_pack(T* to, con
 
 // ---- sums and maxima; every lane, or every thread, gets the result
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T> __device__ __forceinline__ T warp_sum(T x) {   // of float or double
 #pragma unroll
     for (int flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, flip);
     return x;

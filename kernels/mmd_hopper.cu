@@ -265,8 +265,7 @@ struct OfPairs {
             double sum = 0.0;
             if (tile.has(of.group)) sum = take(tile);
             else of.skip(work.steps());
-#pragma unroll
-            for (int flip = 16; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, flip);
+            sum = warp_sum(sum);
             if (lane() == 0) parts[static_cast<size_t>(number) * WARPS + warp()] = sum;
         }
     }
