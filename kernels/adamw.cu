@@ -18,8 +18,8 @@
 
 constexpr int THREADS = 256;
 
-// Sum over the block, in one order; every thread gets it.
-static __device__ double block_sum(double x) {
+// Sum over the block, half onto half; every thread gets it. Not block_total's order: a run that was saved goes on to the same bits.
+static __device__ double tree_sum(double x) {
     __shared__ double part[THREADS];
     part[threadIdx.x] = x;
     for (uint32_t half = THREADS / 2; half > 0; half /= 2) {
@@ -47,14 +47,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_norm(double* partial
 #pragma unroll
             for (int i = 0; i < 4; i++) sum += static_cast<double>(x[j][i]) * x[j][i];
     }
-    sum = block_sum(sum);
+    sum = tree_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw_clip(float* clip, const double* partial, int partials, float limit) {
     double sum = 0;
     for (int i = threadIdx.x; i < partials; i += THREADS) sum += partial[i];
-    const double norm = sqrt(block_sum(sum));
+    const double norm = sqrt(tree_sum(sum));
     if (threadIdx.x > 0) return;
     clip[0] = static_cast<float>(norm);
     clip[1] = static_cast<float>(fmin(1.0, limit / (norm + 1e-6)));

@@ -4,7 +4,7 @@
 //              y[j]       = sum_p parts[p,j]
 //   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
 //   needs      nothing; 16-byte moves where J and the address are multiples of them
-//   work       a block takes 512 bytes of a row, its warps take the rows in turns; blocks along y: parts
+//   work       a block takes COLUMNS columns, 512 bytes of x, its warps take the rows in turns; blocks along y: parts
 //   bound by   memory: reads M J numbers
 //   repeatable yes: a warp adds its rows in order, a block its warps, the total the parts
 //   reference  src/ops/column_sums.rs

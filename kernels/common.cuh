@@ -99,7 +99,7 @@ template <int N, class T> __device__ __forceinline__ void stream_pack(T* to, con
 
 // ---- sums and maxima; every lane, or every thread, gets the result
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T> __device__ __forceinline__ T warp_sum(T x) {   // of float or double
 #pragma unroll
     for (int flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, flip);
     return x;
@@ -118,15 +118,6 @@ static __device__ __forceinline__ float block_sum(float x) {
     if (lane() == 0) partial[warp()] = x;
     __syncthreads();
     return warp_sum(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : 0.0f);
-}
-
-static __device__ __forceinline__ float block_max(float x) {
-    __shared__ float partial[32];
-    x = warp_max(x);
-    __syncthreads();
-    if (lane() == 0) partial[warp()] = x;
-    __syncthreads();
-    return warp_max(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : -INFINITY);
 }
 
 // ---- activations and their derivatives

@@ -116,12 +116,6 @@ static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, EMULATOR_SITE)
 static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, EMULATOR_SITE) {
     emulator::ldmatrix<4, true>(r, row, site);
 }
-static inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, EMULATOR_SITE) {
-    emulator::ldmatrix<2, false>(r, row, site);
-}
-static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, EMULATOR_SITE) {
-    emulator::ldmatrix<2, true>(r, row, site);
-}
 
 static inline uint32_t transpose_8x8(uint32_t x, EMULATOR_SITE) {
     const int lane = emulator::current->number % 32, from = lane % 4 * 8 + lane / 8, half = lane / 4 % 2 * 16;

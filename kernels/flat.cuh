@@ -27,8 +27,7 @@ template <class T> __device__ __forceinline__ void store_eight(T* to, const Floa
 
 static __device__ __forceinline__ double block_total(double x) {
     __shared__ double partial[32];
-#pragma unroll
-    for (int flip = 16; flip > 0; flip /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, flip);
+    x = warp_sum(x);
     __syncthreads();   // the call before may still read `partial`
     if (lane() == 0) partial[warp()] = x;
     __syncthreads();

@@ -100,7 +100,7 @@ struct Found {
             s[i] = d2 < 0.0f ? 0.0f : d2;
             any |= near<ENERGY>(s[i], norms);
         }
-        if (a.tile == b.tile) any = clear<ENERGY>(s, m);
+        if (a.tile == b.tile) clear_diagonal(s, m), any = any_near<ENERGY>(s, m);
         if (__any_sync(0xFFFFFFFFu, any)) measure_near<ENERGY>(s, m);
         if (a.count == SIDE && b.count == SIDE) return;
         // Pairs that do not exist: at such a distance k and k' are 0.
@@ -110,15 +110,20 @@ struct Found {
             if (row(m, i, of_lane) >= a.count || column(i, of_lane) >= b.count) s[i] = ENERGY ? -1.0f : INFINITY;
     }
 
-    // Zeros where a row meets itself; whether any other pair is near.
-    template <bool ENERGY> __device__ __forceinline__ bool clear(float (&s)[64], int m) const {
+    // Zeros where a row meets itself.
+    __device__ __forceinline__ void clear_diagonal(float (&s)[64], int m) const {
+        const int of_lane = anew(lane());
+#pragma unroll
+        for (int i = 0; i < 64; i++)
+            if (row(m, i, of_lane) == column(i, of_lane)) s[i] = 0.0f;
+    }
+
+    // Whether any pair is near but a row and itself.
+    template <bool ENERGY> __device__ __forceinline__ bool any_near(const float (&s)[64], int m) const {
         const int of_lane = anew(lane());
         bool any = false;
 #pragma unroll
-        for (int i = 0; i < 64; i++) {
-            if (row(m, i, of_lane) == column(i, of_lane)) s[i] = 0.0f;
-            else any |= near<ENERGY>(s[i], both(i));
-        }
+        for (int i = 0; i < 64; i++) any |= row(m, i, of_lane) != column(i, of_lane) && near<ENERGY>(s[i], both(i));
         return any;
     }
 
@@ -162,7 +167,7 @@ struct Found {
             }
             sum += values;
         }
-        if (a.tile == b.tile) clear<ENERGY>(s, m);
+        if (a.tile == b.tile) clear_diagonal(s, m);
         return sum;
     }
 };
@@ -260,8 +265,7 @@ struct OfPairs {
             double sum = 0.0;
             if (tile.has(of.group)) sum = take(tile);
             else of.skip(work.steps());
-#pragma unroll
-            for (int flip = 16; flip > 0; flip /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, flip);
+            sum = warp_sum(sum);
             if (lane() == 0) parts[static_cast<size_t>(number) * WARPS + warp()] = sum;
         }
     }

@@ -6,7 +6,6 @@
 //   cp_async_wait<N>()       until at most the N newest groups are on their way. Others may read after a barrier
 //   ldmatrix_x4(r, row)      four 8x8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8, and gets
 //                            in r[i] elements t, t + 1 of row g of matrix i; ldmatrix_x4_trans: of its transpose
-//   ldmatrix_x2(r, row)      two matrices; the addresses of lanes 0 to 15 count; ldmatrix_x2_trans
 //   transpose_8x8(x)         of an 8x8 matrix of bf16, of which each lane holds elements t, t + 1 of row g: its transpose, held so
 //   mma_16x8x16(d, a, b)     d += a b, bf16 in, f32 sums:
 //                            a [16, 16]   a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 8)   a[3] = (g + 8, t + 8)
@@ -18,8 +17,8 @@
 //                            no registers meanwhile
 //
 // where g = lane / 4 and t = 2 (lane % 4). A register of a holds the element named and the next of its row in the upper
-// half, a register of b the next of its column. So x4 of a row-major a is an a; x2_trans of a row-major b, or x2 of a
-// row-major transpose of b, is a b.
+// half, a register of b the next of its column. So x4 of a row-major a is an a; x4_trans of a row-major b, or x4 of a
+// row-major transpose of b, is two b.
 //
 // The words from ldmatrix to mma are of the whole warp. Shared addresses are multiples of 16 bytes. Needs sm_80.
 #pragma once
@@ -55,16 +54,6 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(row)) : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(row)) : "memory");
 }
 
 __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {

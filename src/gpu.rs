@@ -1,7 +1,8 @@
 //! The only place that knows CUDA: memory, launches and matrix products on a device.
 //!
-//! A [`Gpu`] is one of two drivers behind one handle: an NVIDIA GPU (`cuda`), or the same kernels compiled for the CPU and run
-//! under an emulator (`emulated`), so that every line from an op's dispatch to its kernel is tested where there is no GPU.
+//! A [`Gpu`] is one of three drivers behind one handle: an NVIDIA GPU (`cuda`), the same kernels compiled for the CPU and run
+//! under an emulator (`emulated`), so that every line from an op's dispatch to its kernel is tested where there is no GPU, or
+//! nothing at all (`dry`), to count what a step needs.
 //! One stream orders all work, but for copies and sums that are said to go beside it: work is queued and the host goes on. What waits
 //! says so: [`Buffer::download`], [`Gpu::wait`], pinned numbers that are read, and memory that is sent from where pages may move.
 
@@ -238,9 +239,11 @@ impl Gpu {
     /// # Safety
     /// Every operand lies in live memory of this device and the written ones overlap no other.
     pub unsafe fn product(&self, product: &Product) -> bool {
-        if product.size.contains(&0) || product.batch == 0 {
+        let [rows, cols, depth] = product.size;
+        if rows == 0 || cols == 0 || product.batch == 0 {
             return false;
         }
+        assert!(depth > 0, "product: nothing to add would leave {:?} unwritten", product.size);
         if self.rehearsing() {
             return self.0.driver.fuses(product);
         }

@@ -166,9 +166,11 @@ fn same_checkpoint(one: &Path, other: &Path) -> bool {
 fn the_selftest_holds() {
     let Some(machine) = Machine::new() else { return };
     // The whole of it where all kernels are; what other GPUs do otherwise.
-    for (capability, cases) in
-        [("90", &[""][..]), ("80", &["model", "graph", "matmul_swiglu", "mmd", "attention"])]
-    {
+    for (capability, cases) in [
+        ("90", &[""][..]),
+        ("80", &["model", "graph", "matmul_swiglu", "mmd", "attention"]),
+        ("89", &["gather", "matmul_swiglu", "mmd", "attention"]),
+    ] {
         for case in cases {
             let mut command = machine.program(1, &[("STAND_IN_CAPABILITY", capability)]);
             command.args(["selftest", "--device", "cuda", "--small"]);

@@ -37,6 +37,8 @@ pub struct Cuda {
     copies: Arc<CudaStream>,
     /// Multiprocessors of a Hopper GPU.
     processors: Option<usize>,
+    /// The most bytes of shared memory that a block may ask for.
+    shared: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -60,16 +62,29 @@ impl Cuda {
         let open = || -> Outcome<Cuda> {
             let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
             // One stream orders everything but copies beside, which say what they wait for: cudarc's own events would only cost.
-            // SAFETY: what both streams use is ordered by `hold_beside` and `meet_beside`.
+            // SAFETY: what two streams use is ordered by `hold_beside` and `meet_beside`, by a wait, or by events of `Nccl`.
             unsafe { context.disable_event_tracking() };
             let new_stream = || context.new_stream().map_err(said("cuStreamCreate"));
             let (stream, allocator, copies) = (new_stream()?, new_stream()?, new_stream()?);
             keep_memory(&context).map_err(said("cuMemPoolSetAttribute"))?;
             let plans = Mutex::new(Plans::new(&stream)?);
             let processors = processors(&context, index).map_err(said("cuDeviceGetAttribute"))?;
+            let most = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            let shared = context.attribute(most).map_err(said("cuDeviceGetAttribute"))? as usize;
             let (functions, modules) = Default::default();
             let graph = Arc::new(Mutex::new(Graph::new(&stream)));
-            Ok(Cuda { context, stream, functions, modules, plans, graph, allocator, copies, processors })
+            Ok(Cuda {
+                context,
+                stream,
+                functions,
+                modules,
+                plans,
+                graph,
+                allocator,
+                copies,
+                processors,
+                shared,
+            })
         };
         open().map_err(|what| Error::Device(format!("CUDA device {index}: {what}")))
     }
@@ -340,6 +355,10 @@ impl Driver for Cuda {
 
     fn hopper(&self) -> Option<usize> {
         self.processors
+    }
+
+    fn shared(&self) -> usize {
+        self.shared
     }
 
     fn cache(&self) -> usize {

@@ -112,6 +112,10 @@ pub(super) trait Driver: Send + Sync {
     fn hopper(&self) -> Option<usize> {
         None
     }
+    /// The most bytes of shared memory that a block may ask for; here as Hopper has it.
+    fn shared(&self) -> usize {
+        227 << 10
+    }
     /// The library of matrix products and its version, and what it was timed to be quickest by.
     fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
         (0, Vec::new())

@@ -60,7 +60,7 @@ struct TensorMap {
 
 type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
 
-/// Multiprocessors that kernels are told of: few, so that a block of a small grid has several tiles, and enough for two clusters.
+/// Multiprocessors that kernels are told of: few, so that what can be emulated has blocks of several tiles, enough for two clusters.
 const PROCESSORS: usize = 5;
 
 /// Bytes that no device has: an allocator would look for them, and a sanitizer's ends the process.

@@ -114,7 +114,7 @@ impl Graph {
 
     /// Queues what was written down, as one. Refused where its sums were aborted meanwhile.
     pub fn launch(&mut self) -> Outcome<()> {
-        let graph = self.end()?;
+        let graph = self.end().inspect_err(|_| self.free_late())?;
         let launched = self.bring_up_to_date(graph).and_then(|ready| {
             let sums = self.sums.take();
             // Held until the graph is queued, no longer: what it sums with may not be freed before.
@@ -126,9 +126,9 @@ impl Graph {
             unsafe { result::graph::launch(ready, self.stream.cu_stream()) }.map_err(said("cuGraphLaunch"))
         });
         // SAFETY: a live graph, of which what is launched holds a copy.
-        unsafe { result::graph::destroy(graph) }.map_err(said("cuGraphDestroy"))?;
+        let destroyed = unsafe { result::graph::destroy(graph) }.map_err(said("cuGraphDestroy"));
         self.free_late();
-        launched?;
+        launched.and(destroyed)?;
         let read = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
         self.sheets[self.turn].read = Some(read);
         Ok(())

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use super::{Clock, Gpu, Operand, Real, Stamp};
+use super::{Clock, Gpu, Grid, Operand, Real, Stamp};
 
 /// A matrix of bf16, contiguous in its rows, as the copy engine sees it: an argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,6 +48,11 @@ impl Gpu {
     /// How many multiprocessors, on a device that runs the kernels written for Hopper.
     pub fn hopper(&self) -> Option<usize> {
         self.0.driver.hopper()
+    }
+
+    /// Whether a block may have as much shared memory as that: of compute capability 8.6, 8.9 and 12.0 it has 99 KiB at most.
+    pub fn holds(&self, grid: Grid) -> bool {
+        grid.shared as usize <= self.0.driver.shared()
     }
 
     /// Does it by a kernel for Hopper, given how many blocks run at once, or in any device's way: the quicker. The first wants a

@@ -1,6 +1,6 @@
 //! How a kernel is called: its arguments, and how many threads run it.
 
-use super::{Buffer, Map, Real};
+use super::{Buffer, Map};
 
 /// One argument of a kernel; pointers are device addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,12 +86,6 @@ impl Grid {
     /// One thread a number (or a pack of them), 256 threads a block.
     pub fn elements(count: usize) -> Grid {
         Grid::new(count.div_ceil(256), 256)
-    }
-
-    /// One thread a pack of neighbours in rows of `width` numbers; a pack is 16 bytes where that divides the width, else one number.
-    pub fn packs(rows: usize, width: usize, real: Real) -> Grid {
-        let pack = 16 / real.bytes();
-        Grid::elements(if width.is_multiple_of(pack) { rows * width / pack } else { rows * width })
     }
 
     /// One warp a row, 8 warps a block.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cudarc::cublaslt::{result, sys};
-use cudarc::driver::{CudaStream, result as driver, sys as cuda};
+use cudarc::driver::{CudaEvent, CudaStream, result as driver, sys as cuda};
 
 use super::choices::Algorithm;
 use super::driver::Outcome;
@@ -39,8 +39,12 @@ struct Key {
     plus: Option<(usize, usize)>,
     more: bool,
     sums: bool,
-    alignment: u32,
+    alignments: Alignments,
 }
+
+/// The greatest power of two that an address of each matrix is a multiple of: out, a, b, plus, bias or sums. From 16 on, which is all
+/// that a product asks for, it is cuBLASLt's own 256: more of them would be more plans of one product.
+type Alignments = [u32; 5];
 
 // SAFETY: descriptors and the handle belong to this struct alone, which is used behind a lock.
 unsafe impl Send for Plans {}
@@ -96,7 +100,7 @@ impl Plans {
             let plan = match self.adopted.get(&format!("{key:?}")) {
                 Some(&data) => Some(Plan::describe(product)?.by(data)),
                 // SAFETY: the caller's.
-                None => unsafe { self.choose_apart(library, product)? },
+                None => unsafe { self.choose_apart(library, product, key.alignments)? },
             };
             self.plans.insert(key.clone(), plan);
         }
@@ -123,10 +127,11 @@ impl Plans {
         &self,
         library: sys::cublasLtHandle_t,
         product: &Product,
+        alignments: Alignments,
     ) -> Outcome<Option<Plan>> {
         if !product.more {
             // SAFETY: the caller's.
-            return unsafe { self.choose(library, product) };
+            return unsafe { self.choose(library, product, alignments) };
         }
         let Product { size: [rows, _, _], batch, out, .. } = *product;
         let bytes = ((batch - 1) * out.step + rows * out.down) * out.real.bytes();
@@ -136,44 +141,44 @@ impl Plans {
             let address = driver::malloc_async(stream, bytes)
                 .map_err(|e| format!("no room to try a product that adds ({bytes} bytes): {e}"))?;
             let apart = Product { out: Operand { address, ..out }, plus: Some(out), more: false, ..*product };
-            let plan = self.choose(library, &apart);
+            let plan = self.choose(library, &apart, alignments);
             driver::free_async(address, stream).map_err(|e| format!("cuMemFreeAsync: {e}"))?;
             plan
         }
     }
 
-    unsafe fn choose(&self, library: sys::cublasLtHandle_t, product: &Product) -> Outcome<Option<Plan>> {
+    /// `alignments` are those of where it will be made, which may be less than those of where it is tried.
+    unsafe fn choose(
+        &self,
+        library: sys::cublasLtHandle_t,
+        product: &Product,
+        alignments: Alignments,
+    ) -> Outcome<Option<Plan>> {
         let mut plan = Plan::describe(product)?;
-        let found = plan.candidates(library)?;
+        let found = plan.candidates(library, alignments)?;
         let Some(first) = found.first() else { return Ok(None) };
         plan.algorithm = *first;
         let mut best = f32::INFINITY;
-        let event =
-            || driver::event::create(cuda::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| e.to_string());
+        let flags = Some(cuda::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = || self.stream.context().new_event(flags).map_err(|e| format!("cuEventCreate: {e}"));
         let (start, end) = (event()?, event()?);
+        let record =
+            |event: &CudaEvent| event.record(&self.stream).map_err(|e| format!("cuEventRecord: {e}"));
         for algorithm in &found {
             for _ in 0..RUNS {
-                // SAFETY: the caller's; the events live until the end of this function.
-                let took = unsafe {
-                    driver::event::record(start, self.stream.cu_stream()).map_err(|e| e.to_string())?;
-                    if plan.run(library, product, algorithm, self.workspace, &self.stream).is_err() {
-                        break;
-                    }
-                    driver::event::record(end, self.stream.cu_stream()).map_err(|e| e.to_string())?;
-                    driver::event::synchronize(end).map_err(|e| e.to_string())?;
-                    driver::event::elapsed(start, end).map_err(|e| e.to_string())?
-                };
+                record(&start)?;
+                // SAFETY: the caller's.
+                let run = unsafe { plan.run(library, product, algorithm, self.workspace, &self.stream) };
+                if run.is_err() {
+                    break;
+                }
+                record(&end)?;
+                let took = start.elapsed_ms(&end).map_err(|e| format!("cuEventElapsedTime: {e}"))?;
                 if took < best {
                     best = took;
                     plan.algorithm = *algorithm;
                 }
             }
-        }
-        // SAFETY: both are done with.
-        unsafe {
-            driver::event::destroy(start)
-                .and_then(|()| driver::event::destroy(end))
-                .map_err(|e| e.to_string())?;
         }
         Ok(Some(plan))
     }
@@ -181,7 +186,7 @@ impl Plans {
 
 impl Drop for Plans {
     fn drop(&mut self) {
-        self.plans.values().flatten().for_each(Plan::destroy);
+        self.plans.clear();
         // A process that ends has nobody to tell of a failure.
         // SAFETY: made by `new`, used by nobody else.
         unsafe {
@@ -196,7 +201,9 @@ impl Drop for Plans {
 impl Key {
     fn of(p: &Product) -> Key {
         let of = |m: &Operand| (m.real, m.down, m.transposed, m.step);
-        let all = [p.out.address, p.a.address, p.b.address, p.plus.map_or(0, |m| m.address)];
+        let beside = p.bias.map(|b| b.address).or(p.sums);
+        let all =
+            [p.out.address, p.a.address, p.b.address, p.plus.unwrap_or(p.out).address, beside.unwrap_or(0)];
         Key {
             size: p.size,
             batch: p.batch,
@@ -205,7 +212,8 @@ impl Key {
             plus: p.plus.map(|m| (m.down, m.step)),
             more: p.more,
             sums: p.sums.is_some(),
-            alignment: all.iter().fold(0, |bits, a| bits | (a % 16) as u32),
+            alignments: all
+                .map(|address| if address % 16 == 0 { 256 } else { 1 << address.trailing_zeros() }),
         }
     }
 }

@@ -4,10 +4,10 @@
 //              y[4 .. 7, i] in segments of 8 lanes: from the segment's lane 3, lane ^ 1, lane - 2, lane + 2. Each lane
 //              offers i; where the source lies beyond the segment a lane keeps its own
 //   votes      y[0] = ballot of lane % 3 == 0   y[1] = so for all?   y[2] = is any lane 7?   y[3] = are all below 32?
-//   sums       y[0] = warp sum   y[1] = warp maximum   y[2] = block sum   y[3] = block maximum   y[4] = block sum (2 x)
+//   sums       y[0] = warp sum   y[1] = warp maximum   y[2] = block sum   y[3] = block sum (2 x)
 //   halves     y[i] = sum of i over the half warp that i is in, the halves apart from each other
 //   transposes y[i] = the register that transpose_8x8 gives for x[i], a warp an 8x8 matrix
-//   tensors    transposes: y, x [T] u32     shuffles, sums: y [8 or 5, T], x [T] f32     votes: y [4] u32     halves: y [T] f32
+//   tensors    transposes: y, x [T] u32     shuffles, sums: y [8 or 4, T], x [T] f32     votes: y [4] u32     halves: y [T] f32
 //   needs      one block of T threads, T % 32 == 0
 //
 // Seen: all right for T = 32, 96, 256, 1024, under every seed.
@@ -41,8 +41,7 @@ extern "C" __global__ void __launch_bounds__(1024) sums(float* y, const float* x
     y[0 * t + i] = warp_sum(x[i]);
     y[1 * t + i] = warp_max(x[i]);
     y[2 * t + i] = block_sum(x[i]);
-    y[4 * t + i] = block_sum(2.0f * x[i]);   // at once: the two share an array
-    y[3 * t + i] = block_max(x[i]);
+    y[3 * t + i] = block_sum(2.0f * x[i]);   // at once: the two share an array
 }
 
 extern "C" __global__ void __launch_bounds__(1024) halves(float* y) {

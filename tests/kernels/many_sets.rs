@@ -5,7 +5,7 @@ use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::ops::attention::{self, Given};
 use scale_engine::ops::seed_attention::{backward, forward};
 use scale_engine::rng::Rng;
-use scale_engine::selftest::{error, wide};
+use scale_engine::selftest::{case, error, wide};
 use scale_engine::tensor::Tensor;
 use serde_json::{from_value, json};
 
@@ -67,6 +67,33 @@ fn attention_deals_heads_out_to_blocks() {
         drop((found, qkv, seed));
         assert_eq!(gpu.overrun(), None);
     }
+}
+
+/// Three panels of three tiles: blocks go from one to the next in its middle, with x that is fetched anew, in part to slots that are
+/// taken. In two orders to the same bits.
+#[test]
+fn a_gate_goes_on_to_another_panel() {
+    let Some(folder) = super::emulated() else { return };
+    let [m, e, f] = [257, 392, 136];
+    let row = case("matmul_swiglu", &[&[m, e], &[m, e], &[2 * f, e], &[e, f]], move |t, v| {
+        let x = t.scale(v[1], (e as f32).powf(-0.5));
+        t.matmul_swiglu(v[0], x, v[2], v[3])
+    });
+    let stored =
+        |x: Tensor| Tensor::new(x.shape(), x.data().iter().map(|&x| bf16::from_f32(x).to_f32()).collect());
+    let inputs: Vec<Tensor> = row.inputs().into_iter().map(stored).collect();
+    let numbers = |gpu: Option<&Gpu>| {
+        let run = gpu::guard(|| Ok(row.run(&inputs, gpu))).expect("all of them");
+        let all: Vec<_> = [&run.y].into_iter().chain(&run.gradients).map(Tensor::to_host).collect();
+        all
+    };
+    let told = numbers(None);
+    let found = [1, 2].map(|seed| numbers(Some(&Gpu::emulated(folder, Real::Bf16, seed))));
+    for (i, (told, found)) in told.iter().zip(&found[0]).enumerate() {
+        let off = error(&wide(found.data()), &wide(told.data()));
+        assert!(off < 1e-2, "output {i} is {off:.1e} off");
+    }
+    assert!(found[0].iter().zip(&found[1]).all(|(a, b)| a.data() == b.data()), "another order, other bits");
 }
 
 /// Few heads: blocks take 128 keys of one at a time, and what they leave of dq is added. Keys and values do not tell the difference.

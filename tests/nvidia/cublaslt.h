@@ -1,5 +1,6 @@
 // libcublasLt: the products that the program asks for, by plain loops in f64.
 #pragma once
+#include <atomic>
 #include <map>
 #include "memory.h"
 #include "nccl.h"
@@ -9,9 +10,13 @@ namespace nvidia {
 enum : int { LT_SUCCESS = 0, LT_INVALID = 7, LT_FAILED = 13, LT_UNSUPPORTED = 15 };
 enum : int { LT_F32 = 0, LT_BF16 = 14, BIAS = 4, BGRADB = 512 };
 
+// Handles of the library, and descriptors of any kind, that were not given back.
+inline std::atomic<int> handles, described;
+
 struct Description { int transposed[2] = {0, 0}, epilogue = 1, bias_type = 0; char* bias = nullptr; int64_t bias_step = 0; };
 struct Layout { int type; uint64_t rows, cols; int64_t lead; int batch = 1; int64_t step = 0; };
 struct Algorithm { uint64_t data[8]; };
+struct Preference { uint32_t alignments[4] = {256, 256, 256, 256}; };   // of a, b, c, d, in bytes
 struct Guess { Algorithm algorithm; size_t workspace; int state; float waves; int reserved[4]; };
 
 inline float lt_get(const char* at, size_t i, int type) { return get(at, i, type == LT_F32 ? FLOAT32 : BFLOAT16); }
@@ -61,11 +66,16 @@ using namespace nvidia;
 extern "C" {
 
 size_t cublasLtGetVersion() { return 130100; }
-int cublasLtCreate(void** made) { return *made = new char, LT_SUCCESS; }
-int cublasLtDestroy(void* handle) { return delete static_cast<char*>(handle), LT_SUCCESS; }
+int cublasLtCreate(void** made) { return *made = new char, handles++, LT_SUCCESS; }
 
-int cublasLtMatmulDescCreate(Description** made, int, int) { return *made = new Description, LT_SUCCESS; }
-int cublasLtMatmulDescDestroy(Description* gone) { return delete gone, LT_SUCCESS; }
+int cublasLtDestroy(void* handle) {
+    delete static_cast<char*>(handle);
+    if (--handles == 0 && described != 0) misused("cublasLtDestroy: %d descriptors are left behind", described.load());
+    return LT_SUCCESS;
+}
+
+int cublasLtMatmulDescCreate(Description** made, int, int) { return *made = new Description, described++, LT_SUCCESS; }
+int cublasLtMatmulDescDestroy(Description* gone) { return delete gone, described--, LT_SUCCESS; }
 
 int cublasLtMatmulDescSetAttribute(Description* of, int attribute, const void* value, size_t bytes) {
     const std::map<int, std::pair<void*, size_t>> known = {{3, {&of->transposed[0], 4}}, {4, {&of->transposed[1], 4}},
@@ -77,9 +87,9 @@ int cublasLtMatmulDescSetAttribute(Description* of, int attribute, const void* v
 
 int cublasLtMatrixLayoutCreate(Layout** made, int type, uint64_t rows, uint64_t cols, int64_t lead) {
     if ((type != LT_F32 && type != LT_BF16) || lead < int64_t(rows)) return LT_INVALID;
-    return *made = new Layout{type, rows, cols, lead}, LT_SUCCESS;
+    return *made = new Layout{type, rows, cols, lead}, described++, LT_SUCCESS;
 }
-int cublasLtMatrixLayoutDestroy(Layout* gone) { return delete gone, LT_SUCCESS; }
+int cublasLtMatrixLayoutDestroy(Layout* gone) { return delete gone, described--, LT_SUCCESS; }
 
 int cublasLtMatrixLayoutSetAttribute(Layout* of, int attribute, const void* value, size_t bytes) {
     if (attribute == 5 && bytes == 4) return memcpy(&of->batch, value, bytes), LT_SUCCESS;
@@ -87,17 +97,24 @@ int cublasLtMatrixLayoutSetAttribute(Layout* of, int attribute, const void* valu
     return LT_INVALID;
 }
 
-int cublasLtMatmulPreferenceCreate(void** made) { return *made = new char, LT_SUCCESS; }
-int cublasLtMatmulPreferenceDestroy(void* gone) { return delete static_cast<char*>(gone), LT_SUCCESS; }
-int cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { return LT_SUCCESS; }
+int cublasLtMatmulPreferenceCreate(Preference** made) { return *made = new Preference, described++, LT_SUCCESS; }
+int cublasLtMatmulPreferenceDestroy(Preference* gone) { return delete gone, described--, LT_SUCCESS; }
+
+int cublasLtMatmulPreferenceSetAttribute(Preference* of, int attribute, const void* value, size_t bytes) {
+    if (attribute == 1 && bytes == 8) return LT_SUCCESS;   // workspace
+    if (attribute == 3 && bytes == 4) return LT_SUCCESS;   // how sums may be split
+    if (attribute < 5 || attribute > 8 || bytes != 4) return LT_INVALID;
+    return memcpy(&of->alignments[attribute - 5], value, bytes), LT_SUCCESS;
+}
 
 // Two algorithms; none that makes a bias's gradient of a batch, as of some shapes on a device.
-int cublasLtMatmulAlgoGetHeuristic(void*, Description* how, Layout*, Layout*, Layout*, Layout* d, void*, int room, Guess* guesses,
-                                   int* count) {
+int cublasLtMatmulAlgoGetHeuristic(void*, Description* how, Layout*, Layout*, Layout*, Layout* d, Preference* asked, int room,
+                                   Guess* guesses, int* count) {
     if (how->epilogue == BGRADB && (d->batch > 1 || d->rows % 16 != 0)) return LT_UNSUPPORTED;
     for (*count = 0; *count < 2 && *count < room; ++*count) {
         guesses[*count] = {};
         guesses[*count].algorithm.data[0] = 1 + *count;
+        memcpy(&guesses[*count].algorithm.data[1], asked->alignments, sizeof asked->alignments);
     }
     return LT_SUCCESS;
 }
@@ -107,6 +124,12 @@ int cublasLtMatmul(void*, Description* how, const float* alpha, const char* a, L
                    size_t workspace_bytes, Stream* stream) {
     Lock lock(house);
     if (devices[stream->device].failed) return LT_FAILED;
+    // An algorithm may count on what was said of its addresses.
+    uint32_t aligned[4];
+    memcpy(aligned, &algorithm->data[1], sizeof aligned);
+    const void* const at[4] = {a, b, c, d};
+    for (int i = 0; i < 4; i++)
+        if (uint64_t(at[i]) % aligned[i]) misused("cublasLtMatmul: %p is no multiple of %u", at[i], aligned[i]);
     if (*alpha != 1 || algorithm->data[0] < 1 || algorithm->data[0] > 2) return LT_INVALID;
     static const char form = 0;
     // By value: descriptors may be changed and freed before the product is made.

@@ -18,8 +18,8 @@ int cuCtxSetCurrent(void* context) { return current = int(static_cast<Device*>(c
 int cuCtxGetCurrent(void** context) { return *context = current < 0 ? nullptr : &devices[current], SUCCESS; }
 
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-    const int capability = int(setting("STAND_IN_CAPABILITY", 90));
-    const std::map<int, int> known = {{16, 5}, {38, 50 << 20}, {75, capability / 10}, {76, capability % 10}, {115, 1}};
+    const std::map<int, int> known = {{16, 5}, {38, 50 << 20}, {75, capability() / 10}, {76, capability() % 10}, {97, most_shared()},
+                                      {115, 1}};
     const auto found = known.find(attribute);
     return found == known.end() ? INVALID_VALUE : (*value = found->second, SUCCESS);
 }

@@ -86,7 +86,7 @@ int cuModuleGetFunction(Function** made, void* module, const char* name) {
 
 int cuFuncSetAttribute(Function* function, int, int value) {
     Lock lock(house);
-    return value > 227 << 10 ? INVALID_VALUE : (function->shared = value, SUCCESS);
+    return value > most_shared() ? INVALID_VALUE : (function->shared = value, SUCCESS);
 }
 
 int cuLaunchKernel(Function* function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,

@@ -7,6 +7,7 @@ use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
 
+use super::Alignments;
 use crate::gpu::choices::Algorithm;
 use crate::gpu::driver::Outcome;
 use crate::gpu::{Operand, Product, Real};
@@ -19,12 +20,38 @@ const TRIED: usize = 8;
 
 /// How cuBLASLt is asked for a product, and the algorithm that was chosen.
 pub struct Plan {
-    work: sys::cublasLtMatmulDesc_t,
-    a: sys::cublasLtMatrixLayout_t,
-    b: sys::cublasLtMatrixLayout_t,
-    c: sys::cublasLtMatrixLayout_t,
-    d: sys::cublasLtMatrixLayout_t,
+    work: Work,
+    a: Layout,
+    b: Layout,
+    c: Layout,
+    d: Layout,
     pub algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+struct Work(sys::cublasLtMatmulDesc_t);
+struct Layout(sys::cublasLtMatrixLayout_t);
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+// What is let go of has nobody left to tell of a failure.
+impl Drop for Work {
+    fn drop(&mut self) {
+        // SAFETY: made by `Work::new`, used by nobody else.
+        let _ = unsafe { result::destroy_matmul_desc(self.0) };
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: made by `Layout::new`, used by nobody else.
+        let _ = unsafe { result::destroy_matrix_layout(self.0) };
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: made by `Preference::new`, used by nobody else.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
 }
 
 pub fn said(call: &str) -> impl FnOnce(CublasError) -> String {
@@ -42,36 +69,32 @@ impl Plan {
     pub fn describe(p: &Product) -> Outcome<Plan> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let [rows, cols, depth] = p.size;
-        let work = result::create_matmul_desc(
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cudaDataType::CUDA_R_32F,
-        )
-        .map_err(said("cublasLtMatmulDescCreate"))?;
+        let work = Work::new()?;
         // cuBLASLt's first operand is our b, its second our a; a stored row of ours is a column of theirs.
         // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h.
         let operation = |m: &Operand| i32::from(m.transposed);
-        set(work, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &operation(&p.b))?;
-        set(work, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &operation(&p.a))?;
+        work.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &operation(&p.b))?;
+        work.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &operation(&p.a))?;
         let epilogue = match (p.bias.is_some(), p.sums.is_some()) {
             (true, _) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             (_, true) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
             _ => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
         };
-        set(work, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        work.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
         if p.bias.is_some() || p.sums.is_some() {
-            set(work, Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind(p.out.real))?;
-            point(work, p)?;
+            work.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind(p.out.real))?;
+            work.point(p)?;
         }
         if let Some(bias) = p.bias.filter(|_| p.batch > 1) {
-            set(work, Attribute::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &(bias.step as i64))?;
+            work.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &(bias.step as i64))?;
         }
         let (plus, batch) = (p.plus.unwrap_or(p.out), p.batch);
         Ok(Plan {
             work,
-            a: layout(&p.b, [depth, cols], batch)?,
-            b: layout(&p.a, [rows, depth], batch)?,
-            c: layout(&plus, [rows, cols], batch)?,
-            d: layout(&p.out, [rows, cols], batch)?,
+            a: Layout::new(&p.b, [depth, cols], batch)?,
+            b: Layout::new(&p.a, [rows, depth], batch)?,
+            c: Layout::new(&plus, [rows, cols], batch)?,
+            d: Layout::new(&p.out, [rows, cols], batch)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         })
     }
@@ -81,44 +104,40 @@ impl Plan {
         Plan { algorithm: sys::cublasLtMatmulAlgo_t { data }, ..self }
     }
 
-    /// Algorithms whose result is repeatable, best guess first.
-    pub fn candidates(&self, library: sys::cublasLtHandle_t) -> Outcome<Vec<sys::cublasLtMatmulAlgo_t>> {
+    /// Algorithms whose result is repeatable, and which can do with such addresses, best guess first.
+    pub fn candidates(
+        &self,
+        library: sys::cublasLtHandle_t,
+        [out, a, b, plus, _]: Alignments,
+    ) -> Outcome<Vec<sys::cublasLtMatmulAlgo_t>> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         // Sums split between blocks may be added by a last pass in a fixed order, never by atomics in place.
         let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
             | sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
-        let preference = result::create_matmul_pref().map_err(said("cublasLtMatmulPreferenceCreate"))?;
+        let (workspace, preference) = (WORKSPACE, Preference::new()?);
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes)?;
+        // Nothing said, it takes 256 for granted.
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &b)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &a)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &plus)?;
+        preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &out)?;
         let mut found = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; TRIED];
-        let (mut count, workspace) = (0, WORKSPACE);
-        // SAFETY: the attributes' own types; `found` has room for what is asked; only the first `count` are read.
+        let mut count = 0;
+        // SAFETY: `found` has room for what is asked; only the first `count` are read.
         unsafe {
-            let ask = |attribute, value: *const c_void, bytes| {
-                result::set_matmul_pref_attribute(preference, attribute, value, bytes)
-                    .map_err(said("cublasLtMatmulPreferenceSetAttribute"))
-            };
-            ask(
-                Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const workspace).cast(),
-                size_of::<usize>(),
-            )?;
-            ask(
-                Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                (&raw const schemes).cast(),
-                size_of::<u32>(),
-            )?;
             let asked = sys::cublasLtMatmulAlgoGetHeuristic(
                 library,
-                self.work,
-                self.a,
-                self.b,
-                self.c,
-                self.d,
-                preference,
+                self.work.0,
+                self.a.0,
+                self.b.0,
+                self.c.0,
+                self.d.0,
+                preference.0,
                 TRIED as i32,
                 found.as_mut_ptr().cast(),
                 &mut count,
             );
-            result::destroy_matmul_pref(preference).map_err(said("cublasLtMatmulPreferenceDestroy"))?;
             if asked != sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
                 return Ok(Vec::new());
             }
@@ -138,23 +157,23 @@ impl Plan {
         workspace: u64,
         stream: &CudaStream,
     ) -> Outcome<()> {
-        point(self.work, p)?;
+        self.work.point(p)?;
         let (one, beta) = (1.0f32, if p.plus.is_some() || p.more { 1.0f32 } else { 0.0 });
         // SAFETY: the caller's; descriptors fit the operands.
         unsafe {
             result::matmul(
                 library,
-                self.work,
+                self.work.0,
                 (&raw const one).cast(),
                 (&raw const beta).cast(),
                 p.b.address as *const c_void,
-                self.a,
+                self.a.0,
                 p.a.address as *const c_void,
-                self.b,
+                self.b.0,
                 p.plus.unwrap_or(p.out).address as *const c_void,
-                self.c,
+                self.c.0,
                 p.out.address as *mut c_void,
-                self.d,
+                self.d.0,
                 algorithm,
                 workspace as *mut c_void,
                 WORKSPACE,
@@ -163,60 +182,67 @@ impl Plan {
         }
         .map_err(said("cublasLtMatmul"))
     }
-
-    pub fn destroy(&self) {
-        // SAFETY: made by `describe`, used by nobody else.
-        unsafe {
-            let _ = result::destroy_matmul_desc(self.work);
-            for layout in [self.a, self.b, self.c, self.d] {
-                let _ = result::destroy_matrix_layout(layout);
-            }
-        }
-    }
 }
 
-fn set<T>(
-    work: sys::cublasLtMatmulDesc_t,
-    attribute: sys::cublasLtMatmulDescAttributes_t,
-    value: &T,
-) -> Outcome<()> {
-    // SAFETY: every caller passes the attribute's own type.
-    unsafe { result::set_matmul_desc_attribute(work, attribute, (&raw const *value).cast(), size_of::<T>()) }
+impl Work {
+    fn new() -> Outcome<Work> {
+        let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
+        result::create_matmul_desc(compute, scale).map(Work).map_err(said("cublasLtMatmulDescCreate"))
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Outcome<()> {
+        // SAFETY: every caller passes the attribute's own type.
+        unsafe {
+            result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
+        }
         .map_err(said("cublasLtMatmulDescSetAttribute"))
-}
+    }
 
-/// Where the bias is read, or a bias's gradient written. The heuristic looks at it too: it may not be null.
-fn point(work: sys::cublasLtMatmulDesc_t, p: &Product) -> Outcome<()> {
-    match p.bias.map(|b| b.address).or(p.sums) {
-        Some(address) => {
-            set(work, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
+    /// Where the bias is read, or a bias's gradient written. The heuristic looks at it too: it may not be null.
+    fn point(&self, p: &Product) -> Outcome<()> {
+        match p.bias.map(|b| b.address).or(p.sums) {
+            Some(address) => {
+                self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
+            }
+            None => Ok(()),
         }
-        None => Ok(()),
     }
 }
 
-/// The layout of a matrix `[rows, cols]` of ours, as the column-major one that cuBLASLt sees.
-fn layout(m: &Operand, [rows, cols]: [usize; 2], batch: usize) -> Outcome<sys::cublasLtMatrixLayout_t> {
-    use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
-    let (stored, width) = if m.transposed { (cols, rows) } else { (rows, cols) };
-    let layout = result::create_matrix_layout(kind(m.real), width as u64, stored as u64, m.down as i64)
-        .map_err(said("cublasLtMatrixLayoutCreate"))?;
-    if batch > 1 {
-        let (count, step) = (batch as i32, m.step as i64);
-        // SAFETY: the attributes' own types.
+impl Layout {
+    /// The layout of a matrix `[rows, cols]` of ours, as the column-major one that cuBLASLt sees.
+    fn new(m: &Operand, [rows, cols]: [usize; 2], batch: usize) -> Outcome<Layout> {
+        use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
+        let (stored, width) = if m.transposed { (cols, rows) } else { (rows, cols) };
+        let layout = result::create_matrix_layout(kind(m.real), width as u64, stored as u64, m.down as i64)
+            .map(Layout)
+            .map_err(said("cublasLtMatrixLayoutCreate"))?;
+        if batch > 1 {
+            layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(batch as i32))?;
+            layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(m.step as i64))?;
+        }
+        Ok(layout)
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatrixLayoutAttribute_t, value: &T) -> Outcome<()> {
+        // SAFETY: every caller passes the attribute's own type.
         unsafe {
-            result::set_matrix_layout_attribute(
-                layout,
-                Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
-                (&raw const count).cast(),
-                4,
-            )
-            .and_then(|()| {
-                let offset = Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
-                result::set_matrix_layout_attribute(layout, offset, (&raw const step).cast(), 8)
-            })
-            .map_err(said("cublasLtMatrixLayoutSetAttribute"))?;
+            result::set_matrix_layout_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
         }
+        .map_err(said("cublasLtMatrixLayoutSetAttribute"))
     }
-    Ok(layout)
+}
+
+impl Preference {
+    fn new() -> Outcome<Preference> {
+        result::create_matmul_pref().map(Preference).map_err(said("cublasLtMatmulPreferenceCreate"))
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: &T) -> Outcome<()> {
+        // SAFETY: every caller passes the attribute's own type.
+        unsafe {
+            result::set_matmul_pref_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
+        }
+        .map_err(said("cublasLtMatmulPreferenceSetAttribute"))
+    }
 }

@@ -4,7 +4,7 @@
 //!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
 //!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
 //!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, where they are the quicker
-//!   plain      attention_plain.cu: everything else
+//!   plain      attention_plain.cu: everything else, and the set's backward where a block may not have the memory that it wants
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 //! ```
 
@@ -137,11 +137,14 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     let of_queries = OfQueries { delta: of_rows("attention delta"), t: seed.map(|_| of_rows("attention t")) };
     let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
     launch_queries(&of_queries, dseed.as_ref(), given, z);
-    if let Kernels::Set(set) = kernels {
-        set_backward(set, &dqkv, given, &of_queries, z);
-    } else {
-        launch_plain_dq(&dqkv, given, &of_queries, z);
-        launch_plain_dkv(&dqkv, given, &of_queries, z);
+    match kernels {
+        Kernels::Set(set) if gpu.holds(set_backward_grid(z)) => {
+            set_backward(set, &dqkv, given, &of_queries, z)
+        }
+        _ => {
+            launch_plain_dq(&dqkv, given, &of_queries, z);
+            launch_plain_dkv(&dqkv, given, &of_queries, z);
+        }
     }
     let y = match z.gate {
         0 => again.then(|| y.clone()),
@@ -211,11 +214,14 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
 }
 
+/// Keys and values, queries and dy twice, p and ds: of K = 128 more than every device has.
+fn set_backward_grid(z: Sizes) -> Grid {
+    let shared = (2 * KEYS + 4 * QUERIES) * z.width * 2 + 2 * QUERIES * KEYS * 2;
+    Grid::new(z.sets * z.heads, 256).with_shared(shared)
+}
+
 fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let sums = sums_of_dq(dqkv.device(), z, 1);
-    // Keys and values, queries and dy twice, p and ds.
-    let shared = (2 * KEYS + 4 * QUERIES) * z.width * 2 + 2 * QUERIES * KEYS * 2;
-    let grid = Grid::new(z.sets * z.heads, 256).with_shared(shared);
     let args = [
         dqkv.into(),
         sums.as_ref().into(),
@@ -233,7 +239,7 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
     ];
     // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head;
     // sums has whole blocks of queries, and is given wherever there is more than one pass over keys.
-    unsafe { dqkv.device().launch("attention_backward", set.backward, grid, &args) };
+    unsafe { dqkv.device().launch("attention_backward", set.backward, set_backward_grid(z), &args) };
 }
 
 fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given, z: Sizes) {

@@ -10,8 +10,33 @@ use crate::rng::Rng;
 use crate::selftest::case::{Case, case, wide};
 use crate::tensor::Tensor;
 
-/// Of decoded cells `[B, N, G]` from as many others.
-pub fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
+/// Every row of them.
+pub fn rows() -> Vec<Case> {
+    let mut rows = Vec::new();
+    // Of those that Hopper's kernels take: one side of rows, two, three; part of a step of genes, several. An odd number in all: what
+    // takes longest stands last, and every other row is another test's.
+    for kernel in [MmdKernel::Gaussian, MmdKernel::Energy] {
+        for sizes in [
+            [1, 1, 33],
+            [2, 33, 97],
+            [3, 7, 257],
+            [1, 130, 33],
+            [1, 64, 224],
+            [3, 72, 8],
+            [1, 136, 224],
+            [1, 264, 40],
+            [2, 152, 24],
+            [2, 64, 2000],
+            [16, 512, 2000],
+        ] {
+            rows.push(discrepancy(sizes, kernel));
+        }
+    }
+    rows
+}
+
+/// Of decoded cells [B, N, G] from as many others.
+fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
     let rng = Rng::new(9);
     // Other cells than the decoded ones: moved and narrower. A device may hold them as bf16, and its bound speaks of y alone.
     let stored = |v: f32| half::bf16::from_f32(v).to_f32();
