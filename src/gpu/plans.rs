@@ -42,8 +42,7 @@ struct Key {
     alignments: Alignments,
 }
 
-/// The greatest power of two that an address of each matrix is a multiple of: out, a, b, plus, bias or sums. From 16 on, which is all
-/// that a product asks for, it is cuBLASLt's own 256: more of them would be more plans of one product.
+/// What the address of each matrix is a multiple of: out, a, b, plus, bias or sums.
 type Alignments = [u32; 5];
 
 // SAFETY: descriptors and the handle belong to this struct alone, which is used behind a lock.
@@ -212,8 +211,16 @@ impl Key {
             plus: p.plus.map(|m| (m.down, m.step)),
             more: p.more,
             sums: p.sums.is_some(),
-            alignments: all
-                .map(|address| if address % 16 == 0 { 256 } else { 1 << address.trailing_zeros() }),
+            alignments: all.map(alignment),
         }
+    }
+}
+
+/// 256, 16, or the greatest power of two below. Not those between: each would be one more plan of the same product to be timed.
+fn alignment(address: u64) -> u32 {
+    match address {
+        _ if address.is_multiple_of(256) => 256,
+        _ if address.is_multiple_of(16) => 16,
+        _ => 1 << address.trailing_zeros(),
     }
 }
