@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
+use scale_engine::config::DataConfig;
 use scale_engine::data::loader::{Batch, Carry, Loader};
-use scale_engine::data::sampler::{Sampler, Sampling};
+use scale_engine::data::sampler::Sampler;
 use scale_engine::data::shard::{Data, Limits, RowsWriter, write_cells};
 use scale_engine::rng::Rng;
 
@@ -66,7 +67,7 @@ fn loader(c: &mut Criterion) {
     write(dir.path());
     let data = Arc::new(Data::open(dir.path()).expect("opened"));
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
-    let settings = Sampling::default();
+    let settings = DataConfig::default();
     let sampler = Sampler::new(&data, &groups, settings, 0).expect("a sampler");
     let mut group = c.benchmark_group("loader");
     group

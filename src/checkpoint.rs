@@ -179,6 +179,12 @@ impl Trained {
         let map = map(&path)?;
         let read = Read::of(&path, &map)?;
         let average = read.flat(AVERAGE)?;
+        if average.data().iter().any(|weight| !weight.is_finite()) {
+            return Err(Error::format(
+                &path,
+                "holds weights that are no numbers; take an earlier checkpoint",
+            ));
+        }
         let Read { frame: Frame { header, effects, .. }, model, table, .. } = read;
         Ok(Trained { header, effects, model, params: Params::new(table, average) })
     }

@@ -226,13 +226,13 @@ pub struct LossConfig {
     pub kernel: MmdKernel,
 }
 
-/// Sets and batches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a step holds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// B, sets a step.
     pub sets: usize,
-    /// N, cells a set: N control and N perturbed.
+    /// N, cells a set: N control cells and N perturbed ones.
     pub cells: usize,
     /// drawn | epoch: sets are drawn by weight, or hold every cell once before any comes again.
     #[serde(default)]
@@ -241,6 +241,12 @@ pub struct DataConfig {
     pub alpha: f64,
     /// Control -> control examples, as in cell-load: they teach a held-out context's resting state.
     pub control_examples: bool,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig { sets: 16, cells: 512, order: SetOrder::Drawn, alpha: 0.5, control_examples: true }
+    }
 }
 
 /// AdamW and its schedule.

@@ -97,11 +97,8 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// A population asked for: names for the output, ids for the model.
+/// A population asked for.
 struct Ask {
-    perturbation: String,
-    cell_type: String,
-    batch: String,
     request: Request,
     /// Context of its controls.
     context: usize,
@@ -187,7 +184,7 @@ fn write(settings: &Settings) -> Result<Report> {
     let mut population = Population::like(manifest);
     fill(&predictor, &job, observer.as_ref(), &mut population, &mut report)?;
     if population.cells().data().iter().any(|x| x.is_nan()) {
-        return Err(Error::format(&path, "predicts values that are no numbers: its weights are not finite"));
+        return Err(Error::format(&path, "predicts values that are no numbers"));
     }
     if settings.with_controls {
         report.control_cells = push_controls(&job, manifest, &mut population);
@@ -232,11 +229,11 @@ fn fill(
         job.contexts.iter().map(|c| predictor.context(&c.controls)).collect::<Result<_>>()?;
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let bar = progress::bar("predict", total as u64, "cells");
-    for ask in &job.asks {
-        let Ask { perturbation, cell_type, batch, request, context } = ask;
+    for Ask { request, context } in &job.asks {
+        let labels = predictor.data.names_of(request.conditions);
         contexts[*context].predict(*request, observer, |row, control| {
             let from = &job.contexts[*context].names[control];
-            population.push_predicted([cell_type, perturbation, batch], row, from);
+            population.push_predicted(labels, row, from);
         });
         report.populations += 1;
         report.cells += request.cells;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::collective::{Collective, Launch, Ranks, Threads, Wire};
 use crate::config::Config;
 use crate::data::loader::Loader;
-use crate::data::sampler::{Sampler, Sampling};
+use crate::data::sampler::Sampler;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
@@ -150,58 +150,85 @@ fn rank(
 }
 
 fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
-    let (config, out) = (start.config.clone(), start.out.clone());
-    let mut run = Run::new(start, gpu, ranks)?;
-    let (steps, first) = (config.train.steps, run.step);
-    let sampling = Sampling {
-        sets: config.data.sets,
-        cells: config.data.cells,
-        order: config.data.order,
-        alpha: config.data.alpha,
-        control_examples: config.data.control_examples,
-    };
-    let sampler = Sampler::new(&run.data, run.split.part(Part::Train), sampling, config.train.seed)?
-        .share(ranks.rank(), ranks.count())?;
-    let unmatched = sampler.unmatched().len();
-    if let Some(sets) = sampler.epoch().filter(|_| run.writes) {
-        eprintln!("note: an epoch is {sets} sets, {:.1} steps", sets as f64 / config.data.sets as f64);
-    }
-    let mut feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
-    if let Some(what) = feed.describe() {
-        eprintln!("note: {what}");
-    }
-    let mut loader = Loader::start(run.data.clone(), sampler, first, 4, feed.carry());
-    let metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
-    let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
-    let mut log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
-
+    let mut walk = Walk::begin(start, gpu, ranks)?;
     let mut stopping = ranks.any(stop.load(Ordering::Relaxed))?;
-    while run.step < steps && !stopping {
+    while walk.run.step < walk.config.train.steps && !stopping {
+        stopping = walk.step(stop)?;
+    }
+    walk.end()
+}
+
+/// A run on its way: batch after batch, and where their numbers go.
+struct Walk<'a> {
+    config: Config,
+    run: Run,
+    loader: Loader,
+    feed: Feed,
+    log: Log,
+    /// Groups without controls.
+    unmatched: usize,
+    gpu: Option<&'a Gpu>,
+    ranks: &'a Ranks,
+}
+
+impl<'a> Walk<'a> {
+    fn begin(start: Start, gpu: Option<&'a Gpu>, ranks: &'a Ranks) -> Result<Walk<'a>> {
+        let (config, out) = (start.config.clone(), start.out.clone());
+        let run = Run::new(start, gpu, ranks)?;
+        let (steps, first) = (config.train.steps, run.step);
+        let sampler = Sampler::new(&run.data, run.split.part(Part::Train), config.data, config.train.seed)?
+            .share(ranks.rank(), ranks.count())?;
+        let unmatched = sampler.unmatched().len();
+        if let Some(sets) = sampler.epoch().filter(|_| run.writes) {
+            eprintln!("note: an epoch is {sets} sets, {:.1} steps", sets as f64 / config.data.sets as f64);
+        }
+        let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
+        if let Some(what) = feed.describe() {
+            eprintln!("note: {what}");
+        }
+        let loader = Loader::start(run.data.clone(), sampler, first, 4, feed.carry());
+        let metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
+        let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
+        let log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
+        Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks })
+    }
+
+    /// The next step, and what is due after it. True if all are to stop.
+    fn step(&mut self, stop: &AtomicBool) -> Result<bool> {
+        let Walk { config, run, loader, feed, log, gpu, ranks, .. } = self;
         let batch = loader.next();
-        let (examples, last) = (feed.examples(&batch, &run.effects), run.step + 1 == steps);
+        let examples = feed.examples(&batch, &run.effects);
         if run.step == 0 || config.train.validates_after(run.step + 1) {
-            log.tell(&mut run, ranks)?;
+            log.tell(run, ranks)?;
             let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
             log.metrics.part_norms(run.step + 1, &norms)?;
         }
         let (found, norm) = run.learner.step(&examples, run.step, ranks)?;
         // A device has this step before it while the numbers of one before are read.
-        log.tell(&mut run, ranks)?;
-        let logs = (run.step + 1).is_multiple_of(config.train.log_every) || last;
-        stopping = ranks.any(stop.load(Ordering::Relaxed))?;
-        let saves = (run.step + 1).is_multiple_of(config.train.checkpoint_every) || last || stopping;
+        log.tell(run, ranks)?;
+        let (done, last) = (run.step + 1, run.step + 1 == config.train.steps);
+        let logs = done.is_multiple_of(config.train.log_every) || last;
+        let stopping = ranks.any(stop.load(Ordering::Relaxed))?;
+        let saves = done.is_multiple_of(config.train.checkpoint_every) || last || stopping;
         if gpu.is_none() || logs || saves {
-            log.lines.send(&found, &norm, run.step + 1, &batch.conditions, logs);
+            log.lines.send(&found, &norm, done, &batch.conditions, logs);
         }
         ranks.whole()?;
-        run.step += 1;
+        run.step = done;
         loader.give_back(batch);
-        log.bar.set_position(run.step);
-        let mut best = false;
+        log.bar.set_position(done);
+        self.after(saves)?;
+        Ok(stopping)
+    }
+
+    /// Validation and checkpoint, where they are due.
+    fn after(&mut self, saves: bool) -> Result<()> {
+        let Walk { config, run, log, gpu, ranks, .. } = self;
         let validates = config.train.validates_after(run.step);
         if gpu.is_none() || saves || validates {
-            log.tell(&mut run, ranks)?;
+            log.tell(run, ranks)?;
         }
+        let mut best = false;
         if validates {
             gpu.inspect(|gpu| gpu.wait());
             ranks.whole()?;
@@ -210,24 +237,29 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
         if saves || best {
             run.save(saves, best, ranks)?;
         }
+        Ok(())
     }
-    log.bar.finish_and_clear();
-    // Not one step was to be done.
-    if run.saved != Some(run.step) {
-        run.save(true, false, ranks)?;
+
+    fn end(self) -> Result<Outcome> {
+        let Walk { config, mut run, log, unmatched, gpu, ranks, .. } = self;
+        log.bar.finish_and_clear();
+        // Not one step was to be done.
+        if run.saved != Some(run.step) {
+            run.save(true, false, ranks)?;
+        }
+        run.finish()?;
+        leave(ranks, gpu)?;
+        let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - log.first) as f64;
+        Ok(Outcome {
+            step: run.step,
+            finished: run.step == config.train.steps,
+            best: run.best,
+            loss: log.loss,
+            cells_per_second: cells / log.began.elapsed().as_secs_f64(),
+            parameters: run.learner.params.table().count(),
+            unmatched,
+        })
     }
-    run.finish()?;
-    leave(ranks, gpu)?;
-    let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - first) as f64;
-    Ok(Outcome {
-        step: run.step,
-        finished: run.step == steps,
-        best: run.best,
-        loss: log.loss,
-        cells_per_second: cells / log.began.elapsed().as_secs_f64(),
-        parameters: run.learner.params.table().count(),
-        unmatched,
-    })
 }
 
 /// Where the numbers of steps go.

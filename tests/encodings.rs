@@ -66,6 +66,8 @@ fn every_encoding_gives_the_same_cells_and_labels() {
                 "{name}"
             );
             assert_eq!(file.cell_name(4), "cell4", "{name}");
+            let (_, names) = file.cell_names(2..5).expect("names");
+            assert_eq!(names, ["cell2", "cell3", "cell4"], "{name}");
             // The last block's window alone: not every chunk is asked for.
             let last = file.rows(5..6).expect("a row");
             assert_eq!(

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use scale_engine::config::SetOrder;
+use scale_engine::config::{DataConfig, SetOrder};
 use scale_engine::data::controls::{context_controls, control_pool};
 use scale_engine::data::loader::{Batch, Carry, Counts, Loader, Rows};
-use scale_engine::data::sampler::{Sampler, Sampling, SetOfCells};
+use scale_engine::data::sampler::{Sampler, SetOfCells};
 use scale_engine::data::shard::{Data, Scale};
 
 use crate::small_data::{World, header};
@@ -16,8 +16,8 @@ fn all_groups(data: &Data) -> Vec<u32> {
     (0..data.groups().len() as u32).collect()
 }
 
-fn sampling(sets: usize, cells: usize) -> Sampling {
-    Sampling { sets, cells, ..Sampling::default() }
+fn sampling(sets: usize, cells: usize) -> DataConfig {
+    DataConfig { sets, cells, ..DataConfig::default() }
 }
 
 fn group_of(data: &Data, cell: u64) -> (u32, u32, u32) {
@@ -102,7 +102,7 @@ fn groups_without_controls_are_reported_and_not_drawn() {
 fn control_examples_can_be_left_out() {
     let (_dir, data) = uneven().open();
     let drawn = |control_examples| {
-        let settings = Sampling { control_examples, ..sampling(6, 4) };
+        let settings = DataConfig { control_examples, ..sampling(6, 4) };
         let sampler = Sampler::new(&data, &all_groups(&data), settings, 3).expect("a sampler");
         sets_of(&sampler, 50).iter().filter(|set| set.conditions[1] == 0).count()
     };
@@ -114,7 +114,7 @@ fn control_examples_can_be_left_out() {
 fn groups_are_drawn_by_their_weights() {
     let (_dir, data) = uneven().open();
     for alpha in [0.0, 0.5, 1.0] {
-        let settings = Sampling { sets: 100, cells: 1, alpha, ..Sampling::default() };
+        let settings = DataConfig { sets: 100, cells: 1, alpha, ..DataConfig::default() };
         let sampler = Sampler::new(&data, &all_groups(&data), settings, 11).expect("a sampler");
         let mut counts = HashMap::new();
         sets_of(&sampler, 400).iter().for_each(|set| *counts.entry(set.group).or_insert(0u32) += 1);
@@ -146,8 +146,8 @@ fn settings_that_mean_nothing_are_refused() {
         |settings| Sampler::new(&data, &all_groups(&data), settings, 0).expect_err("refused").to_string();
     assert!(refusal(sampling(0, 8)).starts_with("sets: is 0"));
     assert!(refusal(sampling(8, 0)).starts_with("cells: is 0"));
-    assert!(refusal(Sampling { alpha: f64::NAN, ..sampling(1, 1) }).starts_with("alpha: is NaN"));
-    assert!(refusal(Sampling { alpha: 1.5, ..sampling(1, 1) }).starts_with("alpha: is 1.5"));
+    assert!(refusal(DataConfig { alpha: f64::NAN, ..sampling(1, 1) }).starts_with("alpha: is NaN"));
+    assert!(refusal(DataConfig { alpha: 1.5, ..sampling(1, 1) }).starts_with("alpha: is 1.5"));
     assert!(refusal(sampling(1 << 20, 1 << 20)).contains("more than 4294967295 values"));
 }
 
@@ -301,7 +301,7 @@ fn epoch_of(sampler: &Sampler, epoch: u64) -> (Vec<SetOfCells>, HashMap<u64, usi
 #[test]
 fn an_epoch_holds_every_cell_once_and_tops_up_tails_with_their_own_group() {
     let (_dir, data) = uneven().open();
-    let settings = Sampling { order: SetOrder::Epoch, ..sampling(6, 8) };
+    let settings = DataConfig { order: SetOrder::Epoch, ..sampling(6, 8) };
     let sampler = Sampler::new(&data, &all_groups(&data), settings, 3).expect("a sampler");
     let used: Vec<_> = data.groups().iter().filter(|group| group.cell_type != 2).collect();
     let tiles = |cells: u32| u64::from(cells.div_ceil(8));
@@ -331,7 +331,7 @@ fn an_epoch_holds_every_cell_once_and_tops_up_tails_with_their_own_group() {
 #[test]
 fn ranks_share_an_epoch_equally_and_without_overlap() {
     let (_dir, data) = uneven().open();
-    let settings = Sampling { order: SetOrder::Epoch, ..sampling(6, 8) };
+    let settings = DataConfig { order: SetOrder::Epoch, ..sampling(6, 8) };
     let alone = Sampler::new(&data, &all_groups(&data), settings, 3).expect("a sampler");
     let ranks: Vec<Sampler> = (0..3).map(|rank| alone.clone().share(rank, 3).expect("a share")).collect();
     for k in [0, 1, 7, 1_000_000] {

@@ -16,6 +16,11 @@ use crate::train::{last, names, small};
 
 /// Asks the small run for populations over some control cells; returns X and the report.
 fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
+    ask_for(controls, request, "perturbation")
+}
+
+/// The same with another column than the perturbations.
+fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, Vec<String>, Report)> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
     std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
@@ -30,7 +35,7 @@ fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
     };
     let report = predict(&settings)?;
     let file = H5ad::open(&out)?;
-    let labels = file.obs().labels(&out, "perturbation")?;
+    let labels = file.obs().labels(&out, column)?;
     let labels = (0..labels.len()).map(|i| labels.get(i).expect("a label").to_string()).collect();
     Ok((file.rows(0..file.shape().0)?, labels, report))
 }
@@ -289,13 +294,16 @@ fn from_memory_come_the_cells_that_the_program_writes() {
     let observer = Observer::asked(Observe::Poisson, data.target).expect("a total");
     let request = Request::named(data, cell_type, perturbation, batch, 33).expect("known names");
     let mut made = Vec::new();
-    predictor.context(&controls).expect("controls").predict(request, observer.as_ref(), |row, _| {
+    let mut from = Vec::new();
+    predictor.context(&controls).expect("controls").predict(request, observer.as_ref(), |row, control| {
+        from.push(file.cell_name(pool[control]));
         let stored = row.iter().enumerate().filter(|(_, x)| **x != 0.0);
         made.push(stored.map(|(gene, &x)| (gene, x)).collect::<Vec<_>>());
     });
     let line = format!("{perturbation},{cell_type},{batch},33\n");
-    let (written, ..) = ask(&small.cells, &line).expect("an answer");
+    let (written, told, _) = ask_for(&small.cells, &line, "predicted_from").expect("an answer");
     assert!(made == rows(&written, 0..33));
+    assert_eq!(from, told);
 }
 
 #[test]
@@ -321,6 +329,12 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     ] {
         assert!(told.contains(expected), "{told:?} should say {expected:?}");
     }
+
+    let mut of_panel = data.clone();
+    of_panel.columns.size = Some("ncounts".into());
+    let told =
+        ControlCells::of_matrix(&of_panel, genes, &x, None).err().expect("totals are wanted").to_string();
+    assert!(told.contains("the run's totals are of column \"ncounts\""), "{told}");
 
     let predictor = Predictor { model: &model, params: &params, effects: &effects, data, seed: 5 };
     let none = ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[])).expect("no cells");

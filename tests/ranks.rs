@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use scale_engine::collective::{Collective, Launch, Ranks, Threads, Wire};
-use scale_engine::config::Config;
-use scale_engine::data::sampler::{Sampler, Sampling};
+use scale_engine::config::{Config, DataConfig};
+use scale_engine::data::sampler::Sampler;
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
@@ -114,7 +114,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 fn ranks_share_the_sets_of_a_step_and_see_none_twice() {
     let data = Data::open(&small().data).expect("data");
     let split = Split::load(&small().split, &data).expect("a split");
-    let sampling = Sampling { sets: 12, cells: 5, ..Sampling::default() };
+    let sampling = DataConfig { sets: 12, cells: 5, ..DataConfig::default() };
     let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 7).expect("groups");
     for ranks in [1, 2, 3, 4, 12] {
         let share = |rank| sampler.clone().share(rank, ranks).expect("a share");

@@ -301,10 +301,10 @@ impl H5ad {
 
 /// Appends `-1`, `-2`, ... to names that stand before already, as anndata's `var_names_make_unique`; returns to how many.
 pub(crate) fn make_unique(names: &mut [String]) -> usize {
-    let mut taken: HashSet<String> = names.iter().cloned().collect();
-    if taken.len() == names.len() {
+    if names.iter().collect::<HashSet<_>>().len() == names.len() {
         return 0;
     }
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
     let mut seen = HashSet::new();
     let mut counts: HashMap<String, u32> = HashMap::new();
     let mut renamed = 0;

@@ -8,14 +8,15 @@
 //! use std::sync::Arc;
 //!
 //! use scale_engine::data::loader::{Carry, Loader};
-//! use scale_engine::data::sampler::{Sampler, Sampling};
+//! use scale_engine::config::DataConfig;
+//! use scale_engine::data::sampler::Sampler;
 //! use scale_engine::data::shard::Data;
 //! use scale_engine::data::split::{Part, Split};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
 //! let data = Arc::new(Data::open("DATA".as_ref())?);
 //! let split = Split::load("held_out.toml".as_ref(), &data)?;
-//! let sampling = Sampling { sets: 8, cells: 32, ..Sampling::default() };
+//! let sampling = DataConfig { sets: 8, cells: 32, ..DataConfig::default() };
 //! let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 0)?;
 //! let mut loader = Loader::start(data, sampler, 0, 2, Carry::Rows);
 //! let batch = loader.next();

@@ -139,16 +139,8 @@ impl Parquet {
     /// # Errors
     /// As [`Parquet::labels`], and missing entries.
     pub(crate) fn texts(&self, column: &str) -> Result<Vec<String>> {
-        self.texts_of(column, 0..self.groups.len())
-    }
-
-    /// The same of some row groups.
-    ///
-    /// # Errors
-    /// As [`Parquet::texts`].
-    pub(crate) fn texts_of(&self, column: &str, groups: Range<usize>) -> Result<Vec<String>> {
         let (mut texts, mut missing) = (Vec::new(), None);
-        self.each(column, groups, |text| {
+        self.each(column, 0..self.groups.len(), |text| {
             if text.is_none() {
                 missing.get_or_insert(texts.len());
             }
@@ -158,6 +150,16 @@ impl Parquet {
             Some(row) => Err(self.wrong(format!("column {column:?} is empty in row {row}"))),
             None => Ok(texts),
         }
+    }
+
+    /// The same of some row groups, where a missing entry is an empty one.
+    ///
+    /// # Errors
+    /// No such column, or one that is damaged or no text.
+    pub(crate) fn names(&self, column: &str, groups: Range<usize>) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        self.each(column, groups, |text| names.push(text.unwrap_or_default().to_string()))?;
+        Ok(names)
     }
 
     /// Every entry of some row groups, as many as the footer tells.

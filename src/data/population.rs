@@ -51,7 +51,7 @@ pub struct Population {
     pub batch: Vec<String>,
     /// Total counts of each cell, over all genes that were measured: of cells as they were counted, none of others.
     pub totals: Vec<f64>,
-    /// Name of the control cell that each was predicted from, empty of measured ones; none where nothing was predicted from cells.
+    /// Name of the control cell that a model made each of, empty of measured ones; none where no model did.
     pub predicted_from: Vec<String>,
     /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`.
     pub notes: Vec<(String, String)>,

@@ -19,33 +19,12 @@ use std::ops::Range;
 
 use super::controls::{Controls, control_pool, draw};
 use super::shard::Data;
-use crate::config::SetOrder;
+use crate::config::{DataConfig, SetOrder};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
 /// The sampler's stream of a seed; the flow's is 1.
 const STREAM: u64 = 0;
-
-/// What a step holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// Sets a step, B.
-    pub sets: usize,
-    /// Control cells and perturbed cells in a set, N each.
-    pub cells: usize,
-    /// Whether sets are drawn, or hold every cell once an epoch.
-    pub order: SetOrder,
-    /// A group is drawn with weight cells^alpha; 0 to 1. Not looked at in epochs.
-    pub alpha: f64,
-    /// True if sets of control cells on both sides are examples too.
-    pub control_examples: bool,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Sampling { sets: 16, cells: 512, order: SetOrder::Drawn, alpha: 0.5, control_examples: true }
-    }
-}
 
 /// One set: N control cells and N perturbed cells of a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +59,7 @@ pub struct Sampler {
     tiles: Vec<u64>,
     pools: Vec<Controls>,
     unmatched: Vec<u32>,
-    settings: Sampling,
+    settings: DataConfig,
     /// Which of a step's sets are drawn here.
     own: Range<u64>,
     rng: Rng,
@@ -88,7 +67,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Over the groups of a part of the data. Refuses empty sets, weights that are no numbers, and groups none of which can be used.
-    pub fn new(data: &Data, groups: &[u32], settings: Sampling, seed: u64) -> Result<Sampler> {
+    pub fn new(data: &Data, groups: &[u32], settings: DataConfig, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
         if let Some(group) = groups.iter().find(|&&group| group as usize >= data.groups().len()) {
             let what = format!("group {group} of {}", data.groups().len());
@@ -177,7 +156,7 @@ impl Sampler {
     }
 
     /// What a step holds.
-    pub fn settings(&self) -> &Sampling {
+    pub fn settings(&self) -> &DataConfig {
         &self.settings
     }
 
@@ -216,8 +195,8 @@ impl Sampler {
     }
 }
 
-fn check(data: &Data, settings: &Sampling) -> Result<()> {
-    let Sampling { sets, cells, alpha, .. } = *settings;
+fn check(data: &Data, settings: &DataConfig) -> Result<()> {
+    let DataConfig { sets, cells, alpha, .. } = *settings;
     if sets == 0 || cells == 0 {
         let field = if sets == 0 { "sets" } else { "cells" };
         return Err(Error::setting(field, "is 0, a step holds at least one set of one cell"));

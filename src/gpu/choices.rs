@@ -8,6 +8,9 @@ use super::Gpu;
 /// How cuBLASLt names one of its ways to a product; means something to the same version of it, on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
 
+/// How products are worded among the choices; raised where one would be looked for under other words.
+const WORDS: u32 = 2;
+
 /// The choices of a device so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choices {
@@ -15,6 +18,9 @@ pub struct Choices {
     device: String,
     /// Version of the library of matrix products.
     library: u64,
+    /// [`WORDS`] of who chose.
+    #[serde(default)]
+    words: u32,
     /// Of products, by all that they may depend on.
     algorithms: Vec<(String, Algorithm)>,
     /// Of two ways to one result: what is made, its sizes, seconds of each way.
@@ -33,13 +39,14 @@ impl Gpu {
     pub fn choices(&self) -> Choices {
         let (library, mut algorithms) = self.0.driver.algorithms();
         algorithms.sort();
-        Choices { device: self.name(), library, algorithms, ways: self.timed_ways() }
+        Choices { device: self.name(), library, words: WORDS, algorithms, ways: self.timed_ways() }
     }
 
-    /// Chooses as it was chosen. False, and nothing is done, where that was another kind of device or another version of the library.
+    /// Chooses as it was chosen. False, and nothing is done, where that was another kind of device, or another version of the library or
+    /// of this program.
     pub fn adopt(&self, choices: &Choices) -> bool {
         let (library, _) = self.0.driver.algorithms();
-        if (&choices.device, choices.library) != (&self.name(), library) {
+        if (&choices.device, choices.library, choices.words) != (&self.name(), library, WORDS) {
             return false;
         }
         self.0.driver.adopt(&choices.algorithms);

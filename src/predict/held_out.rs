@@ -68,13 +68,7 @@ impl HeldOut {
             };
             let conditions = known.ids(c, p, b).map_err(other)?;
             let request = Request { conditions, cells: group.cells as usize };
-            job.asks.push(Ask {
-                perturbation: p.to_string(),
-                cell_type: c.to_string(),
-                batch: b.to_string(),
-                request,
-                context,
-            });
+            job.asks.push(Ask { request, context });
         }
         match job.asks.is_empty() {
             true => Err(Error::setting("--subset", "holds no perturbed cells in this split")),

@@ -39,44 +39,22 @@ pub fn job(
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
-    // By name, and by the cells: batches without controls of their own share those of the cell type.
-    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
-    let mut pools: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
-    let mut keys = Vec::new();
+    let mut pools = Pools::default();
     for (i, row) in rows.into_iter().enumerate() {
-        let batch_name = row.batch.unwrap_or_else(|| manifest.batches[0].clone());
+        let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
         let conditions = manifest
-            .ids(&row.cell_type, &row.perturbation, &batch_name)
+            .ids(&row.cell_type, &row.perturbation, batch)
             .map_err(|what| Error::format(request, format!("line {}: {what}", i + 2)))?;
-        let key = (row.cell_type.clone(), batch_name.clone());
-        let context = match places.get(&key) {
-            Some(&context) => context,
-            None => {
-                let cells = labels.pool(&key);
-                if cells.is_empty() {
-                    let what = format!(
-                        "holds no control cells ({:?}) of cell type {:?}, which {} asks for",
-                        manifest.control,
-                        key.0,
-                        request.display()
-                    );
-                    return Err(Error::format(controls, what));
-                }
-                let next = pools.len();
-                let place = *pools.entry(cells).or_insert(next);
-                if place == next {
-                    keys.push(key.clone());
-                }
-                places.insert(key, place);
-                place
-            }
+        let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
+            let (control, cell_type, asked) = (&manifest.control, &row.cell_type, request.display());
+            let what = format!(
+                "holds no control cells ({control:?}) of cell type {cell_type:?}, which {asked} asks for"
+            );
+            return Err(Error::format(controls, what));
         };
-        let request = Request { conditions, cells: row.cells };
-        let (perturbation, cell_type) = (row.perturbation, row.cell_type);
-        job.asks.push(Ask { perturbation, cell_type, batch: batch_name, request, context });
+        job.asks.push(Ask { request: Request { conditions, cells: row.cells }, context });
     }
-    let mut members = vec![Vec::new(); pools.len()];
-    pools.into_iter().for_each(|(cells, place)| members[place] = cells);
+    let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     controls_fit(&controls.display().to_string(), held, manifest)?;
     let read = gather(manifest, &file, size, &members, report)?;
@@ -88,6 +66,35 @@ pub fn job(
         job.contexts.push(Context { cell_type, cells, names, batches, controls });
     }
     Ok(job)
+}
+
+/// The contexts that a request needs.
+#[derive(Default)]
+struct Pools {
+    /// By cell type and batch.
+    of_name: BTreeMap<(String, String), usize>,
+    /// Cell type and batch that first asked for it, and the control cells, of each.
+    all: Vec<((String, String), Vec<usize>)>,
+}
+
+impl Pools {
+    /// The context of a cell type and batch: batches without controls of their own share those of the cell type. `None` without any.
+    fn place(&mut self, labels: &ControlLabels, cell_type: &str, batch: &str) -> Option<usize> {
+        let key = (cell_type.to_string(), batch.to_string());
+        if let Some(&place) = self.of_name.get(&key) {
+            return Some(place);
+        }
+        let cells = labels.pool(&key);
+        if cells.is_empty() {
+            return None;
+        }
+        let place = self.all.iter().position(|(_, known)| *known == cells).unwrap_or(self.all.len());
+        if place == self.all.len() {
+            self.all.push((key.clone(), cells));
+        }
+        self.of_name.insert(key, place);
+        Some(place)
+    }
 }
 
 fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {

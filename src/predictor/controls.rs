@@ -35,7 +35,8 @@ impl ControlCells {
     /// names of its columns, `totals` each cell's counts over all genes that were measured, where their sum in `x` is not that.
     ///
     /// # Errors
-    /// Sizes that disagree, values that are neither counts nor log values, another total than the run's, too few of its genes.
+    /// Sizes that disagree, values that are neither counts nor log values, another total than the run's, too few of its genes (a few
+    /// that are missing are zero), totals that are wanted: where the run's are not the sums of all genes, or `x` has fewer.
     pub fn of_matrix(
         manifest: &Manifest,
         genes: &[String],
@@ -53,8 +54,12 @@ impl ControlCells {
             return Err(wrong(format!("{what}{told}{}", if x.is_csr() { "" } else { ", and it is CSC" })));
         }
         let reading = Reading::new(manifest, genes, &detect(x, false).map_err(wrong)?).map_err(wrong)?;
-        if totals.is_none() {
-            reading.part_of_genes(genes.len()).map_err(wrong)?;
+        if totals.is_none() && reading.scale == Scale::Counts {
+            let of_column = manifest.columns.size.as_ref().map(|column| format!("are of column {column:?}"));
+            let part = reading.part_of_genes(genes.len()).map_err(wrong)?;
+            if let Some(what) = of_column.map(|of| format!("the run's totals {of}")).or(part) {
+                return Err(Error::setting("totals", format!("{what}: tell each cell's total counts")));
+            }
         }
         let mut controls = ControlCells::blank(x.rows(), manifest.genes.len());
         for (cell, row) in x.outer_iterator().enumerate() {

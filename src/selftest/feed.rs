@@ -4,10 +4,11 @@ use std::path::Path;
 
 use super::Check;
 use super::case::{error, wide};
+use crate::config::DataConfig;
 use crate::data::effects::Effects;
 use crate::data::loader::Batch;
 use crate::data::preprocess::{Settings as Preprocess, preprocess};
-use crate::data::sampler::{Sampler, Sampling};
+use crate::data::sampler::Sampler;
 use crate::data::shard::Data;
 use crate::data::simulate::{CONTROL, Settings, simulate};
 use crate::data::split::{Part, Split};
@@ -29,7 +30,7 @@ pub fn check(gpu: &Gpu, busy: bool) -> Result<Check> {
         format!("[datasets]\n{0} = \"data\"\n\n[training]\n{0} = \"train\"\n", data.manifest().dataset);
     let split = Split::of_text(&text, Path::new("selftest.toml"), &data)?;
     let (sets, cells) = if busy { (16, 128) } else { (3, 7) };
-    let sampling = Sampling { sets, cells, ..Sampling::default() };
+    let sampling = DataConfig { sets, cells, ..DataConfig::default() };
     let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 3)?;
     let all = |feed: &mut Feed| -> Vec<Tensor> {
         // Where numbers are enough the rows stay those of step 0.

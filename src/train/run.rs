@@ -205,7 +205,7 @@ fn adopt_choices(out: &Path, rank: usize, gpu: &Gpu) -> Result<()> {
     let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
     if !gpu.adopt(&choices) {
         eprintln!(
-            "note: {} is of another GPU or cuBLASLt, so sums may be rounded otherwise from here on",
+            "note: {} is of another GPU, cuBLASLt or version of this program, so sums may be rounded otherwise from here on",
             path.display()
         );
     }

@@ -12,10 +12,10 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::config::SetOrder;
+use crate::config::{DataConfig, SetOrder};
 use crate::data::loader::{Batch, Carry, Loader};
 use crate::data::preprocess::{self, preprocess};
-use crate::data::sampler::{Sampler, Sampling};
+use crate::data::sampler::Sampler;
 use crate::data::shard::{Data, disk_bytes_read};
 use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
@@ -140,7 +140,7 @@ pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
             ..Default::default()
         };
         preprocess(&settings, &ProgressBar::hidden())?;
-        let (sets, cells) = (Sampling::default().sets, 64);
+        let (sets, cells) = (DataConfig::default().sets, 64);
         let args =
             Args { data: data.clone(), sets, cells, steps: 20, epoch: false, cold: false, json: false };
         steps(&args, &Arc::new(Data::open(&data)?))
@@ -154,7 +154,7 @@ pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
 fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
     let order = if args.epoch { SetOrder::Epoch } else { SetOrder::Drawn };
-    let settings = Sampling { sets: args.sets, cells: args.cells, order, ..Sampling::default() };
+    let settings = DataConfig { sets: args.sets, cells: args.cells, order, ..DataConfig::default() };
     let sampler = Sampler::new(data, &groups, settings, 0)?;
     let (cells, genes) = ((2 * args.sets * args.cells) as f64, data.genes());
     let mut batch = Batch::of(data, 0, &sampler.step(0));

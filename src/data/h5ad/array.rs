@@ -99,13 +99,30 @@ impl Array {
 
     /// The whole array, which has one axis, as a column.
     pub(super) fn column(&self) -> Result<Column> {
-        self.some(0..self.length()? as usize)
+        self.some(None)
     }
 
-    /// Some rows of an array of one axis as a column.
-    pub(super) fn some(&self, rows: Range<usize>) -> Result<Column> {
-        let bytes = self.bytes(rows.start as u64, rows.len() as u64)?;
-        self.decode(&self.kind, &bytes, &self.name)
+    /// Some rows of an array of one axis as a column, or all.
+    pub(super) fn some(&self, rows: Option<Range<usize>>) -> Result<Column> {
+        let (start, count) = self.span(rows)?;
+        self.decode(&self.kind, &self.bytes(start, count)?, &self.name)
+    }
+
+    /// The same as whole numbers.
+    pub(super) fn numbers_of(&self, rows: Option<Range<usize>>) -> Result<Vec<i64>> {
+        let (start, count) = self.span(rows)?;
+        self.numbers(start, count)
+    }
+
+    fn span(&self, rows: Option<Range<usize>>) -> Result<(u64, u64)> {
+        let length = self.length()?;
+        match rows {
+            Some(rows) if rows.end as u64 > length => {
+                Err(self.wrong(format!("has {length} entries where {} are right", rows.end)))
+            }
+            Some(rows) => Ok((rows.start as u64, rows.len() as u64)),
+            None => Ok((0, length)),
+        }
     }
 
     /// Bytes of `kind` as a column, which messages call `name`: of this array, or of one field of its records.

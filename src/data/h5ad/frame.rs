@@ -30,14 +30,14 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
     let rows = index_length(&group, path, name, &index)?;
     let mut frame = Frame::default();
     if wanted.is_none() {
-        frame.index = texts(read_column(&group, path, name, &index)?);
+        frame.index = texts(read_column(&group, path, name, &index, None)?);
     }
     all_there(path, name, wanted, &order)?;
     for column_name in order {
         if wanted.is_some_and(|names| !names.contains(&column_name.as_str())) {
             continue;
         }
-        let column = match read_column(&group, path, name, &column_name) {
+        let column = match read_column(&group, path, name, &column_name, None) {
             Ok(column) => column,
             // A column of an exotic kind is no reason to refuse a file whose other columns are asked for.
             Err(_) if wanted.is_none() => continue,
@@ -73,16 +73,8 @@ pub(super) fn index(
     }
     let group = open(file, path, name)?;
     let index = index_name(&group, path, name)?;
-    if group.dataset(&index).is_ok() && group.dataset(&format!("__categories/{index}")).is_err() {
-        let names = texts(array(&group, path, name, &index)?.some(rows)?);
-        return Ok((index, names));
-    }
-    // Of several arrays: they are read whole.
-    let all = texts(read_column(&group, path, name, &index)?);
-    match all.get(rows) {
-        Some(names) => Ok((index, names.to_vec())),
-        None => Err(Error::format(path, format!("{name}/{index} has {} names only", all.len()))),
-    }
+    let names = texts(read_column(&group, path, name, &index, Some(rows))?);
+    Ok((index, names))
 }
 
 fn open(file: &File, path: &Path, name: &str) -> Result<Group> {
@@ -107,7 +99,14 @@ fn index_length(group: &Group, path: &Path, name: &str, index: &str) -> Result<u
     Ok(array(&inner, path, &what, part)?.length()? as usize)
 }
 
-fn read_column(frame: &Group, path: &Path, frame_name: &str, name: &str) -> Result<Column> {
+/// Some rows of a column, or all.
+fn read_column(
+    frame: &Group,
+    path: &Path,
+    frame_name: &str,
+    name: &str,
+    rows: Option<Range<usize>>,
+) -> Result<Column> {
     let what = format!("{frame_name}/{name}");
     let Ok(group) = frame.group(name) else {
         let stored = array(frame, path, frame_name, name)?;
@@ -116,9 +115,9 @@ fn read_column(frame: &Group, path: &Path, frame_name: &str, name: &str) -> Resu
             Ok(names) => {
                 let names =
                     Array::new(names, path, &format!("{frame_name}/__categories/{name}"))?.column()?;
-                categorical(stored.numbers(0, stored.length()?)?, texts(names), path, &what)
+                categorical(stored.numbers_of(rows)?, texts(names), path, &what)
             }
-            Err(_) => stored.column(),
+            Err(_) => stored.some(rows),
         };
     };
     match encoding(&attributes(&group, path, &what)?).as_str() {
@@ -126,12 +125,12 @@ fn read_column(frame: &Group, path: &Path, frame_name: &str, name: &str) -> Resu
             let codes = array(&group, path, &what, "codes")?;
             let names = match group.group("categories") {
                 // As newer writers store text.
-                Ok(inner) => nullable(&inner, path, &format!("{what}/categories"))?,
+                Ok(inner) => nullable(&inner, path, &format!("{what}/categories"), None)?,
                 Err(_) => array(&group, path, &what, "categories")?.column()?,
             };
-            categorical(codes.numbers(0, codes.length()?)?, texts(names), path, &what)
+            categorical(codes.numbers_of(rows)?, texts(names), path, &what)
         }
-        kind if kind.starts_with("nullable-") => nullable(&group, path, &what),
+        kind if kind.starts_with("nullable-") => nullable(&group, path, &what, rows),
         kind => Err(Error::format(
             path,
             format!(
@@ -153,10 +152,10 @@ pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what
 }
 
 /// `values` and `mask` (true = missing). Without missing entries a plain column, else labels with code -1.
-fn nullable(group: &Group, path: &Path, what: &str) -> Result<Column> {
-    let values = array(group, path, what, "values")?.column()?;
+fn nullable(group: &Group, path: &Path, what: &str, rows: Option<Range<usize>>) -> Result<Column> {
+    let values = array(group, path, what, "values")?.some(rows.clone())?;
     let mask = array(group, path, what, "mask")?;
-    let mask: Vec<i64> = mask.numbers(0, mask.length()?)?;
+    let mask: Vec<i64> = mask.numbers_of(rows)?;
     if mask.len() != values.len() {
         let what = format!("{what} has {} values and {} mask entries", values.len(), mask.len());
         return Err(Error::format(path, what));

@@ -256,7 +256,7 @@ impl Tokens {
         let mut names = Vec::new();
         for of_shard in groups.chunk_by(|a, b| a.shard == b.shard) {
             let numbers = of_shard[0].number..of_shard[0].number + of_shard.len();
-            names.extend(self.shards[of_shard[0].shard].texts_of(BARCODE, numbers)?);
+            names.extend(self.shards[of_shard[0].shard].names(BARCODE, numbers)?);
         }
         let before = rows.start - groups.first().map_or(rows.start, |group| group.first);
         Ok((BARCODE.to_string(), names.into_iter().skip(before).take(rows.len()).collect()))

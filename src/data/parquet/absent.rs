@@ -51,7 +51,7 @@ impl Parquet {
         match *self {}
     }
 
-    pub(crate) fn texts_of(&self, _: &str, _: Range<usize>) -> Result<Vec<String>> {
+    pub(crate) fn names(&self, _: &str, _: Range<usize>) -> Result<Vec<String>> {
         match *self {}
     }
 

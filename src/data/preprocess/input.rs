@@ -52,10 +52,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let Aligned { genes, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
-    let nameless = |file: &H5ad| file.cell_names(0..file.shape().0.min(1)).err();
-    let nameless: Vec<Option<Error>> = files.iter().map(nameless).collect();
-    let no_names = |error: &Error| format!("{error}: its cells are kept without names");
-    notes.extend(nameless.iter().flatten().map(no_names));
+    let named = named(&files, &mut notes);
     let read = |column: &str| -> Result<Vec<Labels>> {
         match table.as_ref().filter(|table| table.has(column)) {
             Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
@@ -104,7 +101,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     for (f, (((file, places), used), hvg_batch)) in
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
-        let (sizes, named) = (sizes[f].take(), nameless[f].is_none());
+        let (sizes, named) = (sizes[f].take(), named[f]);
         inputs.add(
             Input { file, places, left_out: None, cells: 0, named, used, sizes, hvg_batch },
             labels.iter().map(|column| &column[f]),
@@ -113,6 +110,16 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     check_control(settings, &inputs, &labels[1])?;
     inputs.notes.extend(doubtful(&columns, &inputs.vocabularies, &settings.control));
     Ok(inputs)
+}
+
+/// Of which files the cells' names can be read; the others are noted.
+fn named(files: &[H5ad], notes: &mut Vec<String>) -> Vec<bool> {
+    let named = |file: &H5ad| {
+        let error = file.cell_names(0..file.shape().0.min(1)).err();
+        notes.extend(error.as_ref().map(|error| format!("{error}: its cells are kept without names")));
+        error.is_none()
+    };
+    files.iter().map(named).collect()
 }
 
 /// What of the label columns may not be meant.

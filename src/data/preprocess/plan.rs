@@ -54,8 +54,10 @@ pub struct Plan {
 
 /// Bytes of a stored number: its gene, and the widest value there is.
 const NUMBER: u64 = 2 + 4;
-/// Bytes of a cell: where its numbers begin, and its library size.
-const CELL: u64 = 8 + 4;
+/// Bytes of a cell: where its numbers and its name begin, and its library size.
+const CELL: u64 = 8 + 8 + 4;
+/// Cells of a file whose names tell how long names are.
+const NAMES: usize = 1000;
 /// Bytes of a group, and of the headers.
 const GROUP: u64 = 16;
 const HEADERS: u64 = 8192;
@@ -93,7 +95,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
         scale: found.scale,
         why: found.why,
         source_bytes,
-        bytes: numbers * NUMBER + cells * CELL + groups as u64 * GROUP + HEADERS,
+        bytes: numbers * NUMBER + cells * CELL + names(&inputs)? + groups as u64 * GROUP + HEADERS,
         dropped: inputs.dropped,
         missing: inputs.missing,
         shared: inputs.shared,
@@ -116,6 +118,17 @@ fn stored(inputs: &Inputs) -> u64 {
     let of = |input: &Input| {
         let (cells, genes) = input.file.shape();
         input.file.stored().unwrap_or((cells * genes) as u64)
+    };
+    inputs.files.iter().map(of).sum()
+}
+
+/// Bytes of all names, if no other cell has a longer one than the first of its file.
+fn names(inputs: &Inputs) -> Result<u64> {
+    // Behind each, where there are several files, stands the file's number.
+    let more = if inputs.files.len() > 1 { 1 + inputs.files.len().ilog10() as usize + 1 } else { 0 };
+    let of = |input: &Input| {
+        let first = input.names(0..input.file.shape().0.min(NAMES))?;
+        Ok(input.cells * first.iter().map(|name| name.len() + more).max().unwrap_or(0) as u64)
     };
     inputs.files.iter().map(of).sum()
 }

@@ -83,7 +83,12 @@ pub(super) fn rows(
             genes.map(|gene| ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
         let mut writer =
             RowsWriter::new(&path.with_extension("rows"), &manifest, &piles, part.cells.clone())?;
-        let names = input.names(part.rows.clone())?;
+        let mut names = input.names(part.rows.clone())?;
+        if inputs.files.len() > 1 {
+            // As anndata.concat's index_unique: samples share barcodes.
+            let named = names.iter_mut().filter(|name| !name.is_empty());
+            named.for_each(|name| name.push_str(&format!("-{}", part.input)));
+        }
         let mut print = Print::default();
         let prepare = |block: &Block| {
             block.check(found.scale)?;

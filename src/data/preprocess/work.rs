@@ -24,6 +24,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::Settings;
 use super::input::Inputs;
 use crate::aside;
+use crate::data::shard;
 use crate::error::{At, Error, Result};
 
 /// All passes that there are, in their order; the last one writes.
@@ -223,9 +224,10 @@ fn now() -> u128 {
 /// What parts belong to, in words.
 fn command(settings: &Settings, cells: usize) -> Result<String> {
     let mut text = format!(
-        "{} {}\n{cells} cells a part\n{settings:#?}\n",
+        "{} {}, shards of format {}\n{cells} cells a part\n{settings:#?}\n",
         env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION")
+        env!("CARGO_PKG_VERSION"),
+        shard::VERSION
     );
     let lists = [
         settings.labels.as_deref(),

@@ -11,7 +11,7 @@ use super::Scale;
 /// First bytes of a shard.
 pub(super) const MAGIC: [u8; 8] = *b"scalecel";
 /// Format version of a shard.
-pub(super) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 /// Every section begins at a multiple of this: a cache line, and more than any element needs.
 pub(super) const ALIGN: u64 = 64;
 /// Bytes before the header.
