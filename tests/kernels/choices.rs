@@ -10,19 +10,23 @@ fn choices_are_taken_over_by_the_same_device_alone() {
     let Some(folder) = super::emulated() else { return };
     let gpu = Gpu::emulated(folder, Real::Bf16, 1);
     assert!(gpu.choices().is_empty(), "an emulator's time says nothing");
-    let told = |device: &str, library: u64| -> Choices {
+    let told = |device: &str, library: u64, words: u32| -> Choices {
         let way = json!(["gate", [8, 16, 24], [2e-3, 1e-3]]);
-        from_value(json!({ "device": device, "library": library, "algorithms": [], "ways": [way] }))
-            .expect("choices")
+        let choices =
+            json!({ "device": device, "library": library, "words": words, "algorithms": [], "ways": [way] });
+        from_value(choices).expect("choices")
     };
     let asked = Cell::new(0);
     let choose = |size| {
         let way = || asked.set(asked.get() + 1);
         gpu.quicker("gate", size, [&way, &way])
     };
-    assert!(!gpu.adopt(&told("another GPU", 0)) && !gpu.adopt(&told(&gpu.name(), 1)));
+    // Of another GPU, another cuBLASLt, a program that worded products otherwise.
+    for other in [told("another GPU", 0, 2), told(&gpu.name(), 1, 2), told(&gpu.name(), 0, 1)] {
+        assert!(!gpu.adopt(&other));
+    }
     assert_eq!(choose([8, 16, 24]), 0);
-    let choices = told(&gpu.name(), 0);
+    let choices = told(&gpu.name(), 0, 2);
     assert!(gpu.adopt(&choices) && gpu.choices() == choices);
     assert_eq!([choose([8, 16, 24]), choose([8, 16, 32])], [1, 0]);
     assert_eq!(asked.get(), 0, "nothing is run to choose");

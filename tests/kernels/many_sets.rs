@@ -106,7 +106,8 @@ fn attentions_keys_may_be_taken_apart() {
     let found = [[1e-3, 2e-3], [2e-3, 1e-3]].map(|took| {
         let gpu = Gpu::emulated(folder, Real::Bf16, 1);
         let ways = json!([["attention backward: keys apart", [sets, n, 1], took]]);
-        let choices = json!({ "device": gpu.name(), "library": 0, "algorithms": [], "ways": ways });
+        let choices =
+            json!({ "device": gpu.name(), "library": 0, "words": 2, "algorithms": [], "ways": ways });
         assert!(gpu.adopt(&from_value(choices).expect("choices")));
         let [qkv, seed, dy] = [&qkv, &seed, &dy].map(|x| x.to_gpu(&gpu, "input", Real::Bf16));
         let seed = seed.reshape(&[sets, 2 * d]);

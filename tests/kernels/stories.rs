@@ -129,7 +129,8 @@ fn hoppers_kernels_and_the_others_can_be_mixed() {
             json!([what, [1, n, g], [1e-3 * (1 + way) as f64, 1e-3 * (2 - way) as f64]])
         };
         let ways = [way("mmd gaussian, kept", forward), way("mmd backward", backward)];
-        let choices = json!({ "device": gpu.name(), "library": 0, "algorithms": [], "ways": ways });
+        let choices =
+            json!({ "device": gpu.name(), "library": 0, "words": 2, "algorithms": [], "ways": ways });
         assert!(gpu.adopt(&from_value(choices).expect("choices")));
         let [y, x] = [&y, &x].map(|t| t.to_gpu(&gpu, "cells", Real::Bf16));
         gpu.listen();
