@@ -8,9 +8,8 @@ use scale_engine::data::h5ad::{H5ad, X, write};
 use scale_engine::data::preprocess::{Parts, preprocess_parts};
 use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::CONTROL;
-use scale_engine::data::split::Part;
-use scale_engine::predict::{self, Source, predict};
 
+use crate::predict::held_out;
 use crate::preprocess::{COUNTS, GENES, obs, settings, sparse, var, words};
 use crate::train::{program, small};
 
@@ -60,17 +59,7 @@ fn a_predicted_cell_names_the_control_it_was_made_from() {
     let small = small();
     let dir = tempfile::tempdir().expect("a folder");
     let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
-    let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = predict::Settings {
-        gpu: None,
-        run: small.run.clone(),
-        out: out.clone(),
-        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) },
-        with_controls: true,
-        observe: None,
-        seed: 0,
-    };
-    let report = predict(&settings).expect("a prediction");
+    let report = held_out(&out, &real);
 
     let open = |path| H5ad::open(path).expect("readable");
     let label = |file: &H5ad, column: &str, cell: usize| {

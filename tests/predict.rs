@@ -187,22 +187,27 @@ fn unknown_names_are_refused_with_the_nearest() {
     assert!(error.contains("unknown cell type") && error.contains(&types[0]), "{error}");
 }
 
-#[test]
-fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
+/// Predicts the small run's test part, with its controls and what was measured.
+pub fn held_out(out: &Path, real: &Path) -> Report {
     let small = small();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
     let (data, split) = (small.data.clone(), small.split.clone());
     let settings = predict::Settings {
         gpu: None,
         run: small.run.clone(),
-        out: out.clone(),
-        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) },
+        out: out.into(),
+        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.into()) },
         with_controls: true,
         observe: None,
         seed: 0,
     };
-    predict(&settings).expect("a prediction");
+    predict(&settings).expect("a prediction")
+}
+
+#[test]
+fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (out, real) = (dir.path().join("pred.h5ad"), dir.path().join("real.h5ad"));
+    held_out(&out, &real);
     let count = |path: &Path| {
         let file = H5ad::open(path).expect("readable");
         let labels = file.obs().labels(path, "perturbation").expect("labels");
