@@ -7,14 +7,15 @@
 //              seed, dseed [B, 2HK] k | v or null: all real
 //              lse, delta, t [B, H, N] f32, t null without a seed
 //   needs      nothing; packs of four where K, R, S and all addresses are multiples of them
-//   work       a block a head of a set and 128 columns of dseed (32 without packs), with up to 32 warps: a warp takes two
-//              rows at a time, and reads them once where a head has no more columns than the block
+//   work       a block a slice of a head's rows and 128 columns of dseed (32 without packs), with up to 8 warps: a warp takes
+//              two rows at a time, and reads them once where a head has no more columns than the block. Of more slices than
+//              one each leaves its part of dseed, and attention_queries_total adds them
 //   bound by   memory: 2 N K numbers a head, with a seed 3 N K
-//   repeatable yes: a warp's rows in order, then the warps' sums in order
+//   repeatable yes: a warp's rows in order, then the warps' sums in order, then the slices' in order
 //   reference  src/ops/attention/reference.rs
 #include "common.cuh"
 
-constexpr int WARPS = 32, ROWS = 2;   // warps of a block at the most, rows of a warp at a time
+constexpr int WARPS = 8, ROWS = 2;   // warps of a block at the most, rows of a warp at a time
 
 // A head of a set, and the seed's key and value for it, or null.
 struct Head {
@@ -38,25 +39,34 @@ template <int N> struct Rows {
     __device__ __forceinline__ float operator()(int r, int j) const { return to_float(at[r].at[j]); }
 };
 
-// Sums along ROWS rows: dy y, q k_s, dy v_s. ONE: q and dy are all there is of them.
+// A lane's N columns of the seed's key and value, as they are stored.
+template <int N> struct Seed {
+    Pack<real, N> key = {}, value = {};
+    __device__ __forceinline__ void load(const Head& head, int column) {
+        if (!head.key || column >= head.width) return;
+        check_pack<real, N>(head.key + column), check_pack<real, N>(head.value + column);
+        key = *reinterpret_cast<const Pack<real, N>*>(head.key + column);
+        value = *reinterpret_cast<const Pack<real, N>*>(head.value + column);
+    }
+};
+
+// Sums along ROWS rows: dy y, q k_s, dy v_s. ONE: q, dy and the seed are all there is of them.
 template <int N, bool ONE>
 __device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS], float (&slope)[ROWS], Rows<N>& q,
-                                     Rows<N>& dy, const Head& head, int row) {
+                                     Rows<N>& dy, Seed<N>& seed, const Head& head, int row) {
     for (int c = lane() * N; c < head.width; c += 32 * N) {
         Rows<N> y;
-        Floats<N> k = {}, v = {};
         dy.load(head.dy + c, head.slope, row, head.n);
         y.load(head.y + c, head.plain, row, head.n);
-        if (head.key) {
-            q.load(head.q + c, head.packed, row, head.n);
-            k = load_pack<N>(head.key + c), v = load_pack<N>(head.value + c);
-        }
+        if (head.key) q.load(head.q + c, head.packed, row, head.n);
+        if (!ONE) seed.load(head, c);
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 delta[r] += dy(r, j) * y(r, j);
-                if (head.key) score[r] += q(r, j) * k[j], slope[r] += dy(r, j) * v[j];
+                if (head.key)
+                    score[r] += q(r, j) * to_float(seed.key.at[j]), slope[r] += dy(r, j) * to_float(seed.value.at[j]);
             }
         if (ONE) break;
     }
@@ -67,29 +77,46 @@ __device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS],
     }
 }
 
-// `lse`, `delta` and `t` begin with the head's first row, `dseed` with its k part; v lies `part` further.
+// What is written of a head: delta and t from its first row on, dseed, or its parts if there are any, from its k on; v lies
+// `part` further.
+struct Found {
+    float *delta, *t;
+    real* dseed;
+    float* parts;
+    size_t part;
+};
+
+// Rows `first` to `end` of a head, and which columns of dseed.
+struct Slice { int first, end, columns; };
+
 template <int N, bool ONE>
-static __device__ void queries(float* delta, float* t, real* dseed, const float* lse, const Head& head, size_t part,
-                               float scale, float* partial) {
-    const int column = (blockIdx.y * 32 + lane()) * N, warps = blockDim.x / 32;
-    const bool writes = blockIdx.y == 0 && lane() == 0;
+static __device__ void queries(const Found& found, const float* lse, const Head& head, const Slice& slice, float scale,
+                               float* partial) {
+    const int column = (slice.columns * 32 + lane()) * N, warps = blockDim.x / 32, end = slice.end;
+    const bool writes = slice.columns == 0 && lane() == 0;
     Floats<N> dk = {}, dv = {};
-    for (int row = warp() * ROWS; row < head.n; row += warps * ROWS) {
+    Seed<N> seed;
+    if (ONE) seed.load(head, lane() * N);
+    for (int row = slice.first + warp() * ROWS; row < end; row += warps * ROWS) {
         Rows<N> q = {}, dy = {};
-        float sum[ROWS] = {}, score[ROWS] = {}, slope[ROWS] = {};
-        dots<N, ONE>(sum, score, slope, q, dy, head, row);
+        float sum[ROWS] = {}, score[ROWS] = {}, slope[ROWS] = {}, level[ROWS] = {};
+        // Asked for with the rows: behind them it would be waited for once more.
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (head.key) level[r] = lse[min(row + r, end - 1)];
+        dots<N, ONE>(sum, score, slope, q, dy, seed, head, row);
         if (!ONE && head.key && column < head.width) {
             q.load(head.q + column, head.packed, row, head.n);
             dy.load(head.dy + column, head.slope, row, head.n);
         }
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            if (row + r >= head.n) break;
+            if (row + r >= end) break;
             const size_t i = row + r;
-            if (writes) delta[i] = sum[r];
+            if (writes) found.delta[i] = sum[r];
             if (!head.key) continue;
-            const float p = expf(scale * score[r] - lse[i]), mine = p * (slope[r] - sum[r]);
-            if (writes) t[i] = mine;
+            const float p = expf(scale * score[r] - level[r]), mine = p * (slope[r] - sum[r]);
+            if (writes) found.t[i] = mine;
 #pragma unroll
             for (int j = 0; j < N; j++) dk[j] += mine * q(r, j), dv[j] += p * dy(r, j);
         }
@@ -101,24 +128,42 @@ static __device__ void queries(float* delta, float* t, real* dseed, const float*
     for (int j = 0; j < N; j++) mine[j] = scale * dk[j], mine[WIDTH + j] = dv[j];
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * WIDTH; i += blockDim.x) {
-        const int at = blockIdx.y * WIDTH + i % WIDTH;
+        const int at = slice.columns * WIDTH + i % WIDTH;
         float sum = 0.0f;
         for (int w = 0; w < warps; w++) sum += partial[w * 2 * WIDTH + i];
-        if (at < head.width) dseed[i / WIDTH * part + at] = to_real(sum);
+        if (at >= head.width) continue;
+        if (found.parts) found.parts[i / WIDTH * found.part + at] = sum;
+        else found.dseed[i / WIDTH * found.part + at] = to_real(sum);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
-attention_queries(float* delta, float* t, real* dseed, const real* dy, const real* y, const real* qkv, const real* seed,
-                  const float* lse, int n, int heads, int width, int of_qkv, int of_dy, int pack, float scale) {
+attention_queries(float* delta, float* t, real* dseed, float* parts, const real* dy, const real* y, const real* qkv,
+                  const real* seed, const float* lse, int n, int heads, int width, int of_qkv, int of_dy, int pack, int slices,
+                  float scale) {
     __shared__ float partial[WARPS * 2 * 32 * 4];
     const size_t set = blockIdx.x / heads, column = static_cast<size_t>(blockIdx.x % heads) * width;
     const size_t part = static_cast<size_t>(heads) * width, packed = of_qkv, slope = of_dy;
     const size_t row = static_cast<size_t>(blockIdx.x) * n, token = set * 2 * part + column;
+    const size_t sets = gridDim.x / heads;
+    const int slice = blockIdx.y % slices, columns = blockIdx.y / slices, height = ceil_div(n, slices);
+    const int first = slice * height, end = min(n, first + height);
     const real* const key = seed ? seed + token : nullptr;
+    float* const mine = parts ? parts + slice * sets * 2 * part + token : nullptr;
     const Head head{qkv + set * n * packed + column, dy + set * n * slope + column, y + set * n * part + column, key,
                     key + part, packed, slope, part, n, width};
-    if (pack == 4 && width <= 32 * 4) queries<4, true>(delta + row, t + row, dseed + token, lse + row, head, part, scale, partial);
-    else if (pack == 4) queries<4, false>(delta + row, t + row, dseed + token, lse + row, head, part, scale, partial);
-    else queries<1, false>(delta + row, t + row, dseed + token, lse + row, head, part, scale, partial);
+    const Found found{delta + row, t + row, dseed + token, mine, part};
+    const Slice rows{first, end, columns};
+    if (pack == 4 && width <= 32 * 4) queries<4, true>(found, lse + row, head, rows, scale, partial);
+    else if (pack == 4) queries<4, false>(found, lse + row, head, rows, scale, partial);
+    else queries<1, false>(found, lse + row, head, rows, scale, partial);
+}
+
+// dseed[i] = sum_s parts[s, i]
+extern "C" __global__ void attention_queries_total(real* dseed, const float* parts, int slices, int count) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float sum = 0.0f;
+    for (int s = 0; s < slices; s++) sum += parts[static_cast<size_t>(s) * count + i];
+    dseed[i] = to_real(sum);
 }

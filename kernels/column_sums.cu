@@ -4,7 +4,8 @@
 //              y[j]       = sum_p parts[p,j]
 //   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
 //   needs      nothing; 16-byte moves where J and the address are multiples of them
-//   work       a block takes COLUMNS columns, 512 bytes of x, its warps take the rows in turns; blocks along y: parts
+//   work       a block takes COLUMNS columns, 512 bytes of x, or 32 of parts, of which there are few; its warps take the rows in
+//              turns; blocks along y: parts
 //   bound by   memory: reads M J numbers
 //   repeatable yes: a warp adds its rows in order, a block its warps, the total the parts
 //   reference  src/ops/column_sums.rs
@@ -19,7 +20,7 @@ column_sums_parts(float* parts, const real* x, int rows, int width, int height, 
 }
 
 extern "C" __global__ void __launch_bounds__(1024, 1) column_sums_total(float* y, const float* parts, int count, int width) {
-    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, width - first);
-    const float sum = sum_rows(parts + first, count, width, columns);
+    const int first = blockIdx.x * 32, columns = min(32, width - first);
+    const float sum = sum_rows<1>(parts + first, count, width, columns);
     if (threadIdx.x < columns) y[first + threadIdx.x] = sum;
 }

@@ -228,7 +228,7 @@ struct OfPairs {
             }
             if (g == 0) *reinterpret_cast<float2*>(&columns[warp() % 4][8 * j + 2 * of_lane]) = make_float2(sums[0], sums[1]);
         }
-        arrive_as_warp(&of.slots.summed[of.group]);
+        mbarrier_arrive(&of.slots.summed[of.group]);   // every lane: racecheck credits an arrival to its own lane alone
         mbarrier_wait(&of.slots.summed[of.group], turn);
         turn ^= 1;   // who writes to the other half now has read all that was in it: it has come here
         const int c = threadIdx.x % GROUP;

@@ -31,7 +31,7 @@ __device__ __forceinline__ Slots& open_slots() {
     Slots& slots = place_slots<Slots>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < SLOTS; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], BLOCKS * WARPS);
-        for (int i = 0; i < 2; i++) mbarrier_init(&slots.summed[i], WARPS / 2);
+        for (int i = 0; i < 2; i++) mbarrier_init(&slots.summed[i], GROUP);
         mbarrier_init_done();
     }
     cluster_barrier();

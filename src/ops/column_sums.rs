@@ -10,6 +10,7 @@
 use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::blocks;
 use crate::ops::cast::cast;
+use crate::tape::Sink;
 use crate::tensor::Tensor;
 
 /// Blocks of a first pass: two for each of an H100's 132 multiprocessors, all of them at work at once.
@@ -28,6 +29,20 @@ pub fn column_sums(x: &Tensor) -> Tensor {
     }
 }
 
+/// The same as a gradient; `None` where it went to its place.
+pub fn gradient(x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
+    match x.gpu() {
+        Some(gpu) => gradient_of(&parts(gpu, x, false), sink),
+        None => Some(column_sums(x)),
+    }
+}
+
+/// y `[J]`, f32, from x `[.., J]` on a device.
+pub fn column_sums_to(y: &Tensor, x: &Tensor) {
+    let gpu = x.device();
+    launch_total(gpu, y, &parts(gpu, x, false));
+}
+
 /// The same of squares.
 pub fn column_squares(x: &Tensor) -> Tensor {
     match x.gpu() {
@@ -39,24 +54,34 @@ pub fn column_squares(x: &Tensor) -> Tensor {
 }
 
 fn on_device(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
+    total(&parts(gpu, x, squared))
+}
+
+fn parts(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
     let width = x.width();
     // A part of fewer rows would leave warps without one.
     let most = (BLOCKS / groups(gpu, width)).clamp(1, x.rows().div_ceil(64).max(1));
     let height = x.rows().div_ceil(most).max(1);
     let parts = Tensor::on(gpu, "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
     launch_parts(gpu, &parts, &cast(x, gpu.real()), height, squared);
-    total(&parts)
+    parts
 }
 
 /// y `[J]` from parts `[P, J]` f32 on a device.
 pub fn total(parts: &Tensor) -> Tensor {
+    gradient_of(parts, None).expect("sums that have no place")
+}
+
+/// The same as a gradient; `None` where it went to its place.
+pub fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     let [count, width] = parts.dims("column_sums");
-    if count == 1 {
-        return parts.reshape(&[width]);
+    if count == 1 && sink.is_none() {
+        return Some(parts.reshape(&[width]));
     }
-    let y = Tensor::on(parts.device(), "column_sums y", &[width], Real::F32);
-    launch_total(parts.device(), &y, parts, [count, width]);
-    y
+    let (y, placed) =
+        Sink::free_or(sink, || Tensor::on(parts.device(), "column_sums y", &[width], Real::F32));
+    launch_total(parts.device(), &y, parts);
+    (!placed).then_some(y)
 }
 
 fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: bool) {
@@ -68,8 +93,9 @@ fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: b
     unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };
 }
 
-fn launch_total(gpu: &Gpu, y: &Tensor, parts: &Tensor, [count, width]: [usize; 2]) {
+fn launch_total(gpu: &Gpu, y: &Tensor, parts: &Tensor) {
+    let [count, width] = parts.dims("column_sums");
     let args = [y.into(), parts.into(), count.into(), width.into()];
     // SAFETY: y holds `width` numbers, parts `count` times as many.
-    unsafe { gpu.launch("column_sums", "column_sums_total", Grid::new(groups(gpu, width), 1024), &args) };
+    unsafe { gpu.launch("column_sums", "column_sums_total", Grid::new(width.div_ceil(32), 1024), &args) };
 }

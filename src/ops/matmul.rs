@@ -41,7 +41,7 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     let [of_x, of_w] = [x_needs, tape.needs(w)].map(|needs| product * usize::from(needs));
     let (shape, real) = (xs.shape().to_vec(), xs.real());
     drop(xs); // the tape keeps it, or makes it again
-    let (weights, sink) = (ws.clone(), tape.sink(w));
+    let (weights, sinks) = (ws.clone(), [tape.sink(w), bias.and_then(|b| tape.sink(b))]);
     let backward = move |dy: &Tensor| {
         let dx = x_needs.then(|| backward_x(&cast(dy, real), &shape, &ws));
         let others = [with_bias.then_some(None), with_residual.then(|| Some(dy.clone()))];
@@ -49,7 +49,7 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     };
     tape.record_read(Op::of("matmul", [product, of_x, of_w]), &inputs, y, backward, move |dy, x| {
         let (dw, db) = match w_needs {
-            true => backward_w(&cast(dy, real), x, &weights, with_bias, sink.as_ref()),
+            true => backward_w(&cast(dy, real), x, &weights, with_bias, sinks.each_ref().map(Option::as_ref)),
             false => (None, None),
         };
         let others = [with_bias.then_some(db), with_residual.then_some(None)];
@@ -126,16 +126,16 @@ pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
     Tensor::new(shape, dx)
 }
 
-/// dw `[J, I]` and, where wanted, db `[J]` from dy `[.., J]`. On a device dw goes to its place, where it has one.
+/// dw `[J, I]` and, where wanted, db `[J]` from dy `[.., J]`. On a device both go to their places, where they have such.
 pub fn backward_w(
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
     with_bias: bool,
-    sink: Option<&Sink>,
+    sinks: [Option<&Sink>; 2],
 ) -> (Option<Tensor>, Option<Tensor>) {
     if let Some(gpu) = x.gpu() {
-        return device::backward_w(gpu, dy, x, w, with_bias, sink);
+        return device::backward_w(gpu, dy, x, w, with_bias, sinks);
     }
     (Some(weights(dy, x, w)), with_bias.then(|| column_sums(dy)))
 }

@@ -11,9 +11,9 @@
 //! ```
 
 use crate::ops::blocks;
-use crate::ops::column_sums::column_sums;
+use crate::ops::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::tape::{Op, Tape, Var};
+use crate::tape::{Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -24,17 +24,18 @@ impl Tape {
         let (xs, ws) = (self.value(x).clone(), self.value(w).clone());
         let y = forward(&xs, &ws, self.value(e));
         let (x_needs, w_needs, e_needs) = (self.needs(x), self.needs(w), self.needs(e));
+        let sinks = [w, e].map(|x| self.sink(x));
         let product = 2 * xs.len() * y.width();
         let wanted = usize::from(x_needs) + usize::from(w_needs);
         self.record(Op::of("patch_embed", [product, product * wanted, 0]), &[x, w, e], y, move |dy| {
             let [_, patches, width] = dy.dims("patch_embed");
-            let de = || {
-                column_sums(&dy.reshape(&[dy.rows() / patches, patches * width])).reshape(&[patches, width])
-            };
+            let [to_w, to_e] = sinks.each_ref().map(Option::as_ref);
+            let cells = dy.reshape(&[dy.rows() / patches, patches * width]);
+            let de = || column_sums::gradient(&cells, to_e).map(|de| de.reshape(&[patches, width]));
             vec![
                 x_needs.then(|| backward_x(dy, &xs, &ws)),
-                w_needs.then(|| backward_w(dy, &xs, &ws)),
-                e_needs.then(de),
+                if w_needs { backward_w(dy, &xs, &ws, to_w) } else { None },
+                if e_needs { de() } else { None },
             ]
         })
     }
@@ -91,11 +92,11 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     Tensor::new(x.shape(), dx)
 }
 
-/// dw `[P, S, E]`.
-pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
+/// dw `[P, S, E]`; on a device it goes to its place, where it has one.
+pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = sizes(x, w);
     if let Some(gpu) = x.gpu() {
-        return device::backward_w(gpu, dy, x, w, sizes(x, w));
+        return device::backward_w(gpu, dy, x, w, sizes(x, w), sink);
     }
     let dw = blocks::make(w.len(), patch * width, |p, block| {
         if rows == 0 {
@@ -106,7 +107,7 @@ pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
         let dy = Mat::strided(&dy.data()[p * width..], rows, width, patches * width);
         product(MatMut::new(block, taken, width), x.t(), dy, Keep::Nothing, Threads::One);
     });
-    Tensor::new(w.shape(), dw)
+    Some(Tensor::new(w.shape(), dw))
 }
 
 /// The definition, in plain loops over f64.

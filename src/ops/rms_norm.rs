@@ -16,7 +16,7 @@ use crate::gpu::{Arg, Gpu, Grid, Real};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::dot;
-use crate::tape::{Back, Tape, Var};
+use crate::tape::{Back, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 const EPS: f32 = 1e-5;
@@ -27,10 +27,11 @@ impl Tape {
         let xs = self.value(x).clone();
         let w = gain.map(|w| self.value(w).clone());
         let (y, rstd) = forward(&xs, w.as_ref());
+        let sink = gain.and_then(|w| self.sink(w));
         let inputs: Vec<Var> = [x].into_iter().chain(gain).collect();
         self.record_remade("rms_norm", &inputs, y, move |back| {
-            let (dx, dw, y) = backward(back, &xs, w.as_ref(), &rstd);
-            ([Some(dx)].into_iter().chain(dw.map(Some)).collect(), y)
+            let (dx, dw, y) = backward(back, &xs, w.as_ref(), &rstd, sink.as_ref());
+            ([Some(dx)].into_iter().chain(w.is_some().then_some(dw)).collect(), y)
         })
     }
 }
@@ -78,12 +79,14 @@ fn remake(x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> Tensor {
     Tensor::new(x.shape(), y)
 }
 
-/// dx, the sum so far with it, dw where there is a gain, and y where it is asked for.
+/// dx, the sum so far with it, dw where there is a gain (on a device it goes to its place, where it has one), and y where it is
+/// asked for.
 pub fn backward(
     back: &mut Back,
     x: &Tensor,
     w: Option<&Tensor>,
     rstd: &Tensor,
+    sink: Option<&Sink>,
 ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
     let (width, dy, again) = (x.width(), back.dy, back.again);
     // One that was summed over sets is f32.
@@ -100,7 +103,7 @@ pub fn backward(
         let y = again.then(|| Tensor::on(gpu, "rms_norm y", x.shape(), x.real()));
         let written = [Some(&dx), parts.as_ref(), y.as_ref()];
         launch_backward(kernel.name, written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
-        return (dx, parts.map(|parts| column_sums::total(&parts)), y);
+        return (dx, parts.and_then(|parts| column_sums::gradient_of(&parts, sink)), y);
     }
     let size = blocks::rows(width) * width;
     let (dx, parts) = blocks::make_fold(x.len(), size, |i, block| {

@@ -37,6 +37,14 @@ impl Sink {
         (part, more)
     }
 
+    /// The numbers that an op is to write: a place where nothing lies yet, if there is one, and whether it is that.
+    pub fn free_or(sink: Option<&Sink>, fresh: impl FnOnce() -> Tensor) -> (Tensor, bool) {
+        match sink.filter(|sink| sink.part.len() == sink.whole.len() && !sink.written.get()) {
+            Some(sink) => (sink.open().0, true),
+            None => (fresh(), false),
+        }
+    }
+
     /// Bytes that were moved through [`Sink::open`] since the last call.
     pub(super) fn take_moved(&self) -> u64 {
         self.moved.take()

@@ -249,14 +249,20 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    // Where blocks are many, several share a multiprocessor: one reads while another sums.
-    let most = if z.sets * z.heads > PROCESSORS { (z.rows / 16).clamp(8, 16) } else { 32 };
-    let warps = z.rows.div_ceil(2).clamp(1, most) as u32; // of two rows at a time
-    let grid = Grid::plane(z.sets * z.heads, columns, 32 * warps);
+    // Four blocks a multiprocessor, all at work at once: some read while others sum.
+    let (heads, slice) = (z.sets * z.heads, 32);
+    let slices = (4 * PROCESSORS / heads).clamp(1, (z.rows / slice).clamp(1, slice));
+    let warps = z.rows.div_ceil(slices).div_ceil(2).clamp(1, 8) as u32; // of two rows at a time
+    let grid = Grid::plane(heads, slices * columns, 32 * warps);
+    let gpu = given.qkv.device();
+    let parts = given.seed.filter(|_| slices > 1).map(|seed| {
+        Tensor::on(gpu, "attention parts of dseed", &[slices, seed.rows(), seed.width()], Real::F32)
+    });
     let args = [
         (&of_queries.delta).into(),
         of_queries.t.as_ref().into(),
         dseed.into(),
+        parts.as_ref().into(),
         given.dy.into(),
         given.y.into(),
         given.qkv.into(),
@@ -268,10 +274,24 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
         z.packed().into(),
         z.slope().into(),
         pack.into(),
+        slices.into(),
         z.scale.into(),
     ];
-    // SAFETY: delta and t were made as lse, a number a query of a head; dseed as seed, and t and dseed are there if seed is.
-    unsafe { given.qkv.device().launch("attention_queries", "attention_queries", grid, &args) };
+    // SAFETY: delta and t were made as lse, a number a query of a head; dseed as seed, parts as dseed for each
+    // slice; t, dseed and, of several slices, parts are there if seed is.
+    unsafe { gpu.launch("attention_queries", "attention_queries", grid, &args) };
+    if let (Some(dseed), Some(parts)) = (dseed, parts) {
+        let args = [dseed.into(), (&parts).into(), slices.into(), dseed.len().into()];
+        // SAFETY: a number of dseed a thread, and as many of each slice's part.
+        unsafe {
+            gpu.launch(
+                "attention_queries",
+                "attention_queries_total",
+                Grid::new(dseed.len().div_ceil(128), 128),
+                &args,
+            )
+        };
+    }
 }
 
 /// A warp a row of a head; in shared memory a tile and, for each row that a warp meets, `weights` numbers.

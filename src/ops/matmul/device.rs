@@ -1,7 +1,7 @@
 //! The products of a linear map on a device: all by `Gpu::product`.
 
 use crate::gpu::{Gpu, Product, Real};
-use crate::ops::column_sums::column_sums;
+use crate::ops::column_sums::column_sums_to;
 use crate::tape::Sink;
 use crate::tensor::Tensor;
 
@@ -32,22 +32,27 @@ pub fn backward_x(gpu: &Gpu, dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor
     dx
 }
 
-/// dw `[J, I]` and, where wanted, db `[J]`, both f32.
+/// dw `[J, I]` and, where wanted, db `[J]`, both f32; `None` for what went to its place.
 pub fn backward_w(
     gpu: &Gpu,
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
     with_bias: bool,
-    sink: Option<&Sink>,
+    [sink, sink_of_bias]: [Option<&Sink>; 2],
 ) -> (Option<Tensor>, Option<Tensor>) {
     let fresh = || (Tensor::on(gpu, "linear dw", w.shape(), Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);
-    let db = with_bias.then(|| Tensor::on(gpu, "linear db", &[dy.width()], Real::F32));
+    // A product that sums writes, and does not add.
+    let fresh_db = || Tensor::on(gpu, "linear db", &[dy.width()], Real::F32);
+    let db = with_bias.then(|| Sink::free_or(sink_of_bias, fresh_db));
     let product =
         Product::new(dw.operand(), dy.operand().t(), x.operand(), [dy.width(), x.width(), x.rows()]);
-    let product = Product { more, sums: db.as_ref().map(Tensor::address), ..product };
+    let product = Product { more, sums: db.as_ref().map(|(db, _)| db.address()), ..product };
     // SAFETY: db is fresh, and dw too or the place of w's gradient, which nobody reads now; the tape gives dy the shape of y.
     let summed = unsafe { gpu.product(&product) };
-    (sink.is_none().then_some(dw), if summed { db } else { with_bias.then(|| column_sums(dy)) })
+    if let (false, Some((db, _))) = (summed, &db) {
+        column_sums_to(db, dy);
+    }
+    (sink.is_none().then_some(dw), db.filter(|(_, placed)| !placed).map(|(db, _)| db))
 }

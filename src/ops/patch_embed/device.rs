@@ -1,6 +1,7 @@
 //! The products of the patches on a device: one batch over the whole patches, one product for a last one that is shorter.
 
 use crate::gpu::{Gpu, Operand, Product, Real};
+use crate::tape::Sink;
 use crate::tensor::Tensor;
 
 /// M, G, P, S, E.
@@ -57,17 +58,24 @@ pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> T
     dx
 }
 
-/// dw `[P, S, E]`, f32; zero beyond G.
-pub fn backward_w(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> Tensor {
+/// dw `[P, S, E]`, f32; zero beyond G. `None` where it went to its place.
+pub fn backward_w(
+    gpu: &Gpu,
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    z: Sizes,
+    sink: Option<&Sink>,
+) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = z;
-    let dw = Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32);
+    let (dw, placed) = Sink::free_or(sink, || Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
     if patches * patch > genes {
         dw.part(genes * width, &[(patches * patch - genes) * width]).zero();
     }
     cut(z, |batch, taken, p| {
         let product = Product::new(of_w(&dw, z, p), of_x(x, z, p).t(), of_y(dy, z, p), [taken, width, rows]);
-        // SAFETY: as in `forward`; dw is fresh.
+        // SAFETY: as in `forward`; dw is fresh, or the place of w's gradient, which nobody reads now.
         unsafe { gpu.product(&Product { batch, ..product }) };
     });
-    dw
+    (!placed).then_some(dw)
 }
