@@ -8,19 +8,19 @@
 //              dy [B * N, S] rows that begin with y's HK numbers, as a map in boxes of 64 rows     dqkv [B, N, R]: bf16
 //              seed [B, 2HK] k | v, bf16 or null: k_s is its key
 //              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
-//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128; as many such for every
-//              128 keys where they are apart
+//              sums [blocks, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128; where keys are apart
+//              [ceil(N / 128), B, H, ..]
 //   needs      sm_90a, bf16, K = 128, R and S % 8 == 0, addresses that are multiples of 16 bytes; any N. Finite numbers in
 //              qkv and dy: boxes reach beyond a set, and no weight times what lies there must be nothing
 //   work       a block a multiprocessor, which takes heads of sets. For each 128 keys it walks over all queries, 64 at a time.
 //              One warpgroup fetches; two multiply, 64 keys each, with p and ds transposed, so that they go from one product's
 //              sums to the next one's left side in registers. dk and dv grow in registers. dq, of which each warpgroup
-//              makes half of the columns, needs ds of both, by way of shared memory; from keys to keys it is in `sums`, where
-//              a thread finds what it left there itself
+//              makes half of the columns, needs ds of both, by way of shared memory; the copy engine adds it up in `sums`,
+//              from keys to keys, and for the last ones brings it back. A block's lie in level 2, head after head
 //              apart: a block takes 128 keys of a head, so that few heads are work for all; their dq are left in `sums`, and
 //              sum_dq adds them and the seed's in the order of keys, a block 64 queries
 //   bound by   compute: 10 N^2 K a head. sum_dq by memory: N^2 K / 128 f32 a head
-//   repeatable yes: no atomics
+//   repeatable yes: what is added to a number of `sums` comes from one thread, which waits in between
 //   reference  src/ops/attention/reference.rs
 #include "hopper.cuh"
 #include "attention_hopper_backward.cuh"
@@ -36,7 +36,8 @@ template <bool APART> struct Multiplier {
     size_t row;    // of dqkv
     float scale;
     int group;
-    Turn<2> kv, q;
+    Turn<2> k, q;
+    Turn<1> v, back;   // of values, and of dq that comes back
     float dk[64], dv[64], dq[32];
     uint32_t p[4][4], ds[4][4];
 
@@ -98,46 +99,78 @@ template <bool APART> struct Multiplier {
         proxy_fence();
     }
 
-    // What the keys before gave dq; first of all, the seed.
+    // dq begins with what the seed gives it; for other keys with nothing. (Not by a product that keeps nothing: the compiler would
+    // hold on to the dq before.)
     __device__ __forceinline__ void start_dq(const Share<APART>& head, int query, int key) {
+        if (key == 0) return start_from_seed(dq, seed, t, head, work, query, group);
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            if (key == 0) break;
-            const float4 before = *place(sums, head.item, work.n, query, n);
-            dq[4 * n] = before.x, dq[4 * n + 1] = before.y, dq[4 * n + 2] = before.z, dq[4 * n + 3] = before.w;
-        }
-        if (key > 0) return;
-        start_from_seed(dq, seed, t, head, work, query, group);
+        for (int i = 0; i < 32; i++) dq[i] = 0.0f;
     }
 
     __device__ __forceinline__ void begin_dq() {
         const uint64_t left = wgmma_matrix(slots.ds[q.slot], 1024);
-        const uint64_t right = wgmma_matrix(slots.k[kv.slot] + group * KEY_BOX, 1024);
+        const uint64_t right = wgmma_matrix(slots.k[k.slot] + group * KEY_BOX, 1024);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++) wgmma_64x64x16<true, true>(dq, left + k * ROW, right + k * ROW, !APART || k > 0);
+        for (int i = 0; i < KEYS / 16; i++) wgmma_64x64x16<true, true>(dq, left + i * ROW, right + i * ROW, !APART || i > 0);
         wgmma_commit();
     }
 
-    // Leaves it for the next keys, or for sum_dq; otherwise it goes out after the last ones.
-    __device__ __forceinline__ void finish_dq(const Share<APART>& head, int query, int key) const {
-        if (!APART && key + KEYS >= work.n) return store_dq(dqkv, row, head, work.n, query, group, dq, scale);
-        const int number = APART ? head.number : head.item;
+    // What lies in `sums` of this head or share and these queries.
+    __device__ __forceinline__ float* of_sums(const Share<APART>& head, int query) const {
+        return place(sums, APART ? head.number : blockIdx.x, work.n, query);
+    }
+
+    // After the last keys dq goes out, with what the keys before gave it; that is asked for before it is needed.
+    __device__ __forceinline__ bool last(int key) const { return !APART && key + KEYS >= work.n; }
+
+    __device__ __forceinline__ void ask_back(const Share<APART>& head, int query) const {
+        if (lane() > 0) return;
+        uint64_t* const full = &slots.dq_full[warp()];
+        bulk_done<0>();
+        mbarrier_expect(full, sizeof slots.dq[0]);
+        bulk_load(slots.dq[warp()], of_sums(head, query), sizeof slots.dq[0], full);
+    }
+
+    __device__ __forceinline__ void finish_dq(const Share<APART>& head, int query, int key) {
+        float* const part = slots.dq[warp()];
+        if (last(key)) {
+            if (key > 0) {
+                mbarrier_wait(&slots.dq_full[warp()], back.phase);
+                add_part(dq, part);
+                __syncwarp();
+                back.next();
+            }
+            return store_dq(dqkv, row, head, work.n, query, group, dq, scale);
+        }
+        const bool first = APART || key == 0;
+        if (lane() == 0) {
+            if (query > 0) bulk_read<0>();
+            else bulk_done<0>();   // what is added now comes after all that was added for the keys before
+        }
+        __syncwarp();
 #pragma unroll
-        for (int n = 0; n < 8; n++)
-            *place(sums, number, work.n, query, n) = make_float4(dq[4 * n], dq[4 * n + 1], dq[4 * n + 2], dq[4 * n + 3]);
+        for (int n = 0; n < 8; n++) own(part, n) = make_float4(dq[4 * n], dq[4 * n + 1], dq[4 * n + 2], dq[4 * n + 3]);
+        proxy_fence();
+        __syncwarp();
+        if (lane() > 0) return;
+        if (first) bulk_store(of_sums(head, query), part, sizeof slots.dq[0]);
+        else bulk_add(of_sums(head, query), part, sizeof slots.dq[0]);
     }
 
     __device__ __forceinline__ void step(const Share<APART>& head, int query, int key) {
         float s[32], dp[32];
+        if (last(key) && key > 0) ask_back(head, query);
         mbarrier_wait(&slots.q_full[q.slot], q.phase);
-        begin_scores(s, slots.k[kv.slot], slots.q[q.slot]);
-        begin_scores(dp, slots.v[kv.slot], slots.dy[q.slot]);
+        begin_scores(s, slots.k[k.slot], slots.q[q.slot]);
+        if (query == 0) mbarrier_wait(&slots.v_full, v.phase);
+        begin_scores(dp, slots.v, slots.dy[q.slot]);
         wgmma_wait<1>(s);
         weigh(s, key);
         round_sums(p, s);
         begin_product(dv, p, slots.dy[q.slot], query > 0);
         wgmma_wait<1>(dp);
+        if (query + QUERIES >= work.n) arrive_as_warp(&slots.v_empty), v.next();
         slopes(dp);
         arrive_as_warp(&slots.ds_full[q.slot]);
         begin_product(dk, ds, slots.q[q.slot], query > 0);
@@ -155,16 +188,17 @@ template <bool APART> struct Multiplier {
         for (int number = blockIdx.x; number < work.shares<APART>(); number += gridDim.x) {
             const Share<APART> head(number, work);
             for (int key = head.first(); key < head.end(work); key += KEYS) {
-                mbarrier_wait(&slots.kv_full[kv.slot], kv.phase);
+                mbarrier_wait(&slots.k_full[k.slot], k.phase);
                 for (int query = 0; query < work.n; query += QUERIES) step(head, query, key);
-                arrive_as_warp(&slots.kv_empty[kv.slot]);
-                kv.next();
+                arrive_as_warp(&slots.k_empty[k.slot]);
+                k.next();
                 const int first = key + warp_key();
                 real* const to = dqkv + static_cast<size_t>(head.row + first) * row + work.part() + head.column;
                 store(to, row, work.n - first, reinterpret_cast<const float(&)[1][16][4]>(dk), scale);
                 store(to + work.part(), row, work.n - first, reinterpret_cast<const float(&)[1][16][4]>(dv), 1.0f);
             }
         }
+        if (lane() == 0) bulk_done<0>();
     }
 };
 
@@ -172,10 +206,12 @@ __device__ __forceinline__ Slots& open_slots() {
     Slots& slots = place_slots<Slots>();
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
-            mbarrier_init(&slots.kv_full[i], 1), mbarrier_init(&slots.kv_empty[i], WARPS);
+            mbarrier_init(&slots.k_full[i], 1), mbarrier_init(&slots.k_empty[i], WARPS);
             mbarrier_init(&slots.q_full[i], 2), mbarrier_init(&slots.q_empty[i], WARPS);   // 2: the copies, the numbers
             mbarrier_init(&slots.ds_full[i], WARPS);
         }
+        mbarrier_init(&slots.v_full, 1), mbarrier_init(&slots.v_empty, WARPS);
+        for (int i = 0; i < WARPS; i++) mbarrier_init(&slots.dq_full[i], 1);
         mbarrier_init_done();
     }
     __syncthreads();
@@ -223,11 +259,6 @@ attention_hopper_sum_dq(real* dqkv, float* sums, const real* seed, const float* 
     const int query = blockIdx.y * QUERIES, group = warpgroup();
     float dq[32];
     start_from_seed(dq, seed, t, head, work, query, group);
-    for (int number = head.item; number < work.shares<true>(); number += items)
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const float4 part = *place(sums, number, n, query, i);
-            dq[4 * i] += part.x, dq[4 * i + 1] += part.y, dq[4 * i + 2] += part.z, dq[4 * i + 3] += part.w;
-        }
+    for (int number = head.item; number < work.shares<true>(); number += items) add_part(dq, place(sums, number, n, query));
     store_dq(dqkv, row, head, n, query, group, dq, scale);
 }

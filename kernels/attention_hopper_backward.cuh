@@ -8,10 +8,11 @@ constexpr int KEY_BOX = KEYS * ROW, QUERY_BOX = QUERIES * ROW;   // 64 columns o
 constexpr int FEW = 24, MANY = 240;   // registers of a thread that fetches, and of one that multiplies
 
 struct Slots {
-    unsigned char k[2][2 * KEY_BOX], v[2][2 * KEY_BOX], q[2][2 * QUERY_BOX], dy[2][2 * QUERY_BOX];
+    unsigned char k[2][2 * KEY_BOX], v[2 * KEY_BOX], q[2][2 * QUERY_BOX], dy[2][2 * QUERY_BOX];
     unsigned char ds[2][KEYS * ROW];                   // rows of keys, 64 queries each, swizzled as a box
+    float dq[WARPS][QUERIES * K / WARPS];              // a warp's part, on its way to `sums` or back
     float lse[2][QUERIES], delta[2][QUERIES];          // lse in base 2, and inf for queries that do not exist
-    uint64_t kv_full[2], kv_empty[2], q_full[2], q_empty[2], ds_full[2];
+    uint64_t k_full[2], k_empty[2], v_full, v_empty, q_full[2], q_empty[2], ds_full[2], dq_full[WARPS];
 };
 
 struct Work {
@@ -33,24 +34,24 @@ private:
     int pass;
 };
 
-// One thread.
+// One thread. The next values come once the last of queries have been multiplied with these; keys are wanted a little longer, so
+// they have two places.
 template <bool APART>
 __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, const TensorMap* of_q, const TensorMap* dy,
                                       const Work& work) {
-    Turn<2> kv, q;
+    Turn<2> k, q;
+    Turn<1> v;
     for (int number = blockIdx.x; number < work.shares<APART>(); number += gridDim.x) {
         const Share<APART> head(number, work);
         const int row = head.row, column = head.column;
         for (int key = head.first(); key < head.end(work); key += KEYS) {
-            uint64_t* const full = &slots.kv_full[kv.slot];
-            mbarrier_wait(&slots.kv_empty[kv.slot], kv.phase ^ 1);
-            mbarrier_expect(full, 4 * KEY_BOX);
+            mbarrier_wait(&slots.k_empty[k.slot], k.phase ^ 1);
+            mbarrier_expect(&slots.k_full[k.slot], 2 * KEY_BOX);
 #pragma unroll 1
-            for (int box = 0; box < 2; box++) {
-                tma_load(slots.k[kv.slot] + box * KEY_BOX, of_kv, work.part() + column + 64 * box, row + key, full);
-                tma_load(slots.v[kv.slot] + box * KEY_BOX, of_kv, 2 * work.part() + column + 64 * box, row + key, full);
-            }
-            kv.next();
+            for (int box = 0; box < 2; box++)
+                tma_load(slots.k[k.slot] + box * KEY_BOX, of_kv, work.part() + column + 64 * box, row + key,
+                         &slots.k_full[k.slot]);
+            k.next();
             for (int query = 0; query < work.n; query += QUERIES) {
                 uint64_t* const here = &slots.q_full[q.slot];
                 mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
@@ -61,6 +62,13 @@ __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, cons
                     tma_load(slots.dy[q.slot] + box * QUERY_BOX, dy, column + 64 * box, row + query, here);
                 }
                 q.next();
+                if (query > 0) continue;
+                mbarrier_wait(&slots.v_empty, v.phase ^ 1);
+                mbarrier_expect(&slots.v_full, 2 * KEY_BOX);
+#pragma unroll 1
+                for (int box = 0; box < 2; box++)
+                    tma_load(slots.v + box * KEY_BOX, of_kv, 2 * work.part() + column + 64 * box, row + key, &slots.v_full);
+                v.next();
             }
         }
     }
@@ -88,10 +96,23 @@ __device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, co
     }
 }
 
-// Where a thread keeps its numbers of dq, of a head or of a share of one.
-__device__ __forceinline__ float4* place(float* sums, int number, int n, int query, int i) {
+// Where a warp's part of dq lies: of a block, which takes one head after the other, or of a share. Four numbers of each lane after
+// four of the one before.
+constexpr int PART = QUERIES * K / WARPS;
+__device__ __forceinline__ float* place(float* sums, int number, int n, int query) {
     const size_t block = static_cast<size_t>(number) * ceil_div(n, QUERIES) + query / QUERIES;
-    return reinterpret_cast<float4*>(sums + block * QUERIES * K) + i * MULTIPLIERS + anew(threadIdx.x);
+    return sums + (block * WARPS + warp()) * PART;
+}
+__device__ __forceinline__ float4& own(float* part, int i) {
+    return reinterpret_cast<float4*>(part)[i * 32 + anew(lane())];
+}
+
+__device__ __forceinline__ void add_part(float (&dq)[32], float* part) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float4 of = own(part, i);
+        dq[4 * i] += of.x, dq[4 * i + 1] += of.y, dq[4 * i + 2] += of.z, dq[4 * i + 3] += of.w;
+    }
 }
 
 // What the seed gives dq, 0 without one.

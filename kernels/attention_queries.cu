@@ -137,7 +137,7 @@ static __device__ void queries(const Found& found, const float* lse, const Head&
     }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
 attention_queries(float* delta, float* t, real* dseed, float* parts, const real* dy, const real* y, const real* qkv,
                   const real* seed, const float* lse, int n, int heads, int width, int of_qkv, int of_dy, int pack, int slices,
                   float scale) {

@@ -92,6 +92,7 @@ static uint32_t patience;           // a warp operation draws another warp if dr
 static bool entered, failed;
 static uint64_t random_state, block_count;   // clusters begun, ever
 static bool (*arrivals)();          // lands something that was still on its way, if there is anything (emulator_hopper.h)
+static void (*leaving)();           // refuses a thread that ends with something on its way (emulator_hopper.h)
 static const std::function<void()>* kernel_body;
 static const char* kernel_name;
 static char* message;
@@ -234,6 +235,7 @@ static void together(uint32_t mask, const char* word, Act act, void* offer, Site
 static void thread_entry() {
     arrive(launcher, !std::exchange(entered, true));
     (*kernel_body)();
+    if (leaving) leaving();
     Thread& self = *current;
     self.exited = true;
     live--, self.block->live--;

@@ -5,6 +5,8 @@
 //                late as when nothing else can; in each block of a cluster that it goes to at another. Bytes beyond those
 //                expected end the launch; those that another block fetches may come before, while an arrival is still due.
 //                Bytes that are missing leave their waiters stuck, which is reported. bulk_load alike, as the bytes lie.
+//   bulk_store   What it starts from is read at a drawn moment, and lands, or is added, at a later one, in any order; at the
+//                latest when bulk_read or bulk_done asks. A thread that ends before all have landed is refused.
 //   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
 //   clusters     What goes to a block that has ended is refused: a copy when it lands, an arrival when it is made.
 //   wgmma        see emulator_wgmma.h
@@ -102,9 +104,70 @@ static bool land_a_flight() {
     return true;
 }
 
+// ---- and on their way back
+
+struct Parting {
+    uint64_t begun;
+    const Thread* of;
+    float* to;
+    const float* from;
+    size_t count;
+    bool adds;
+    std::vector<float> read;
+
+    void leave() {
+        if (read.empty()) read.assign(from, from + count);
+    }
+    void land() {
+        leave();
+        for (size_t i = 0; i < count; i++) to[i] = adds ? to[i] + read[i] : read[i];
+        count = 0;
+    }
+};
+static std::vector<Parting> partings;   // of a thread, in the order in which it started them
+
+static void forget_landed() {
+    for (size_t i = partings.size(); i-- > 0;)   // or of a launch that failed
+        if (!partings[i].count || partings[i].begun != block_count) partings.erase(partings.begin() + i);
+}
+
 static void maybe_land() {
     arrivals = land_a_flight;
     if (draw() % 4 == 0) land_a_flight();
+    forget_landed();
+    if (partings.empty() || draw() % 4) return;
+    Parting& one = partings[draw() % partings.size()];
+    one.read.empty() ? one.leave() : one.land();
+}
+
+static void refuse_partings() {
+    forget_landed();
+    for (const Parting& x : partings)
+        if (x.of == current) fail("a thread ends with a bulk_store or bulk_add on its way");
+}
+
+static void part(float* to, const float* from, uint32_t bytes, bool adds, const char* word) {
+    const uint32_t address = address_of(from);
+    if ((address | reinterpret_cast<uintptr_t>(to) | bytes) % 16)
+        fail("%s of %u bytes from address %u, no multiple of 16", word, bytes, address);
+    in_block(address, bytes, word);
+    leaving = refuse_partings;
+    partings.push_back({block_count, current, to, from, bytes / sizeof(float), adds, {}});
+    maybe_land();
+}
+
+// All but the `newest` that this thread has started: read, or landed too.
+static void finish_partings(size_t newest, bool land) {
+    maybe_land();
+    forget_landed();
+    std::vector<Parting*> mine;
+    for (Parting& x : partings)
+        if (x.of == current) mine.push_back(&x);
+    for (size_t left = mine.size() > newest ? mine.size() - newest : 0; left > 0; left--) {
+        Parting*& one = mine[draw() % left];
+        land ? one->land() : one->leave();
+        one = mine[left - 1];
+    }
 }
 
 static void depart(Flight flight) {
@@ -191,6 +254,15 @@ static inline void cluster_barrier(EMULATOR_SITE) {
 static inline void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
     emulator::load_bytes(to, from, bytes, b);
 }
+
+static inline void bulk_store(float* to, const float* from, uint32_t bytes) {
+    emulator::part(to, from, bytes, false, "bulk_store");
+}
+static inline void bulk_add(float* to, const float* from, uint32_t bytes) {
+    emulator::part(to, from, bytes, true, "bulk_add");
+}
+template <int N> static inline void bulk_read() { emulator::finish_partings(N, false); }
+template <int N> static inline void bulk_done() { emulator::finish_partings(N, true); }
 
 static inline void proxy_fence() {}
 template <int N> static inline void give_registers() {}

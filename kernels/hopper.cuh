@@ -10,6 +10,10 @@
 //                                 tensor are zeros. Its bytes land on b. `to` is a multiple of 1024: there the box lies in
 //                                 rows of 128 bytes whose 16-byte chunks are swizzled (chunk c of row r at c ^ r % 8)
 //   bulk_load(to, from, bytes, b)   the same of bytes as they lie; all three are multiples of 16
+//   bulk_store(to, from, bytes), bulk_add(to, from, bytes)   starts the way back: f32 in shared memory, behind a proxy_fence
+//                                 of who wrote them, become those in global memory, or are added to them. In no order
+//   bulk_read<N>(), bulk_done<N>()   until at most the N newest that this thread has started are still to be read from shared
+//                                 memory, or to land. Who has started any ends with bulk_done<0>
 //   cluster_rank()                which block of its cluster this one is
 //   cluster_barrier()             all threads of the cluster meet: what was written before, its blocks see after. So a cluster
 //                                 begins, when its barriers are made, and ends: nothing may go to a block that has ended
@@ -78,6 +82,24 @@ __device__ __forceinline__ void tma_load(void* to, const TensorMap* map, int x, 
 __device__ __forceinline__ void bulk_load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(b)) : "memory");
+}
+
+__device__ __forceinline__ void bulk_store(float* to, const float* from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+                 "cp.async.bulk.commit_group;" ::"l"(to), "r"(shared_address(from)), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void bulk_add(float* to, const float* from, uint32_t bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;\n"
+                 "cp.async.bulk.commit_group;" ::"l"(to), "r"(shared_address(from)), "r"(bytes) : "memory");
+}
+
+template <int N> __device__ __forceinline__ void bulk_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+
+template <int N> __device__ __forceinline__ void bulk_done() {
+    asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory");
 }
 
 __device__ __forceinline__ void tma_load(void* to, const TensorMap* map, int x, int y, uint64_t* b, uint16_t blocks) {

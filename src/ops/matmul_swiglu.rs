@@ -75,6 +75,19 @@ impl Tape {
     }
 }
 
+/// Rows that take two steps at a time, where what lies between them is not kept.
+const ROWS: usize = 1 << 14;
+
+/// First row and number of rows of each part of m.
+fn parts(m: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..m).step_by(ROWS).map(move |first| (first, ROWS.min(m - first)))
+}
+
+/// Rows of a matrix.
+fn rows(x: &Tensor, (first, count): (usize, usize)) -> Tensor {
+    x.part(first * x.width(), &[count, x.width()])
+}
+
 /// y `[.., F]` and, where it is kept, gate_up `[.., 2F]`.
 fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor>) {
     let size @ [m, e, width] = [x.rows(), x.width(), w.rows() / 2];
@@ -92,9 +105,16 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
         unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_forward", grid(blocks, size, 64), &args) };
     };
     let plain = || {
-        let x_w = gate_up.clone().unwrap_or_else(|| make("matmul_swiglu gate_up", 2 * width));
-        multiply(gpu, Product::new(x_w.operand(), x.operand(), w.operand().t(), [m, 2 * width, e]));
-        gate::forward_into(&y, None, &x_w, 0);
+        let two_steps = |y: &Tensor, x: &Tensor, x_w: &Tensor| {
+            let size = [x.rows(), 2 * width, e];
+            multiply(gpu, Product::new(x_w.operand(), x.operand(), w.operand().t(), size));
+            gate::forward_into(y, None, x_w, 0);
+        };
+        if let Some(gate_up) = &gate_up {
+            return two_steps(&y, x, gate_up);
+        }
+        let between = Tensor::on(gpu, "matmul_swiglu gate_up", &[m.min(ROWS), 2 * width], x.real());
+        parts(m).for_each(|part| two_steps(&rows(&y, part), &rows(x, part), &rows(&between, (0, part.1))));
     };
     let what = if keep { "gate, kept" } else { "gate" };
     gpu.either(what, size, fits(width, [x, w]), fused, plain);
@@ -104,9 +124,8 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
 /// d_gate_up `[.., 2F]` from dz `[.., E]`; y `[.., F]` once more.
 fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
     let size @ [m, e, width] = [dz.rows(), dz.width(), v.width()];
-    let make = |what| Tensor::on(gpu, what, &[m, width], dz.real());
     let d_gate_up = Tensor::on(gpu, "matmul_swiglu d_gate_up", &[m, 2 * width], dz.real());
-    let y = make("matmul_swiglu y");
+    let y = Tensor::on(gpu, "matmul_swiglu y", &[m, width], dz.real());
     let fused = |blocks| {
         let [dzs, vs] =
             [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)].map(Into::into);
@@ -116,9 +135,19 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
         unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_backward", grid(blocks, size, 128), &args) };
     };
     let plain = || {
-        let dy = make("matmul_swiglu dy");
-        multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), [m, width, e]));
-        gate::backward_into(&d_gate_up, Some(&y), &dy, None, gate_up, 0);
+        let between = Tensor::on(gpu, "matmul_swiglu dy", &[m.min(ROWS), width], dz.real());
+        for part in parts(m) {
+            let (dz, dy, size) = (rows(dz, part), rows(&between, (0, part.1)), [part.1, width, e]);
+            multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), size));
+            gate::backward_into(
+                &rows(&d_gate_up, part),
+                Some(&rows(&y, part)),
+                &dy,
+                None,
+                &rows(gate_up, part),
+                0,
+            );
+        }
     };
     gpu.either("gate backward", size, fits(width, [dz, v]), fused, plain);
     (d_gate_up, y)

@@ -27,7 +27,7 @@ fn products() -> Vec<Case> {
     }
     // Rows that end inside a tile and inside a panel's second half; sizes that the copy engine cannot read; sums in several steps;
     // eleven tiles one below the other, so that of the emulator's five blocks one has three, and rows too long to stay in shared
-    // memory; several panels a block of the hundreds that a GPU has.
+    // memory; several panels a block of the hundreds that a GPU has; more rows than two steps take at a time.
     for [m, e, f] in [
         [1, 72, 200],
         [63, 16, 24],
@@ -40,6 +40,7 @@ fn products() -> Vec<Case> {
         [300, 512, 264],
         [650, 440, 72],
         [3, 968, 16],
+        [16_500, 9, 5],
     ] {
         rows.push(gated(m, e, f));
     }

@@ -6,9 +6,18 @@
 //   MORE_BYTES    "diverged", at mbarrier_wait
 //   MISALIGNED    "no multiple of 16": a piece that begins at an odd place
 //   OUTSIDE       "outside of": more than the block's shared memory holds
+//
+// And back: y = x + 2 x, stored and added to by one thread. Planted:
+//
+//   fault         Seen
+//   NONE          y = 3 x under every seed
+//   NO_READ       another y under some seed: what is stored is written over before it is read
+//   NO_ORDER      another y under some seed: added before what was stored has landed
+//   NO_END        "on its way": nobody waits for the sum
+//   MISALIGNED    "no multiple of 16"
 #include "hopper.cuh"
 
-enum Fault { NONE, NO_WAIT, MORE_BYTES, MISALIGNED, OUTSIDE };
+enum Fault { NONE, NO_WAIT, MORE_BYTES, MISALIGNED, OUTSIDE, NO_READ, NO_ORDER, NO_END };
 
 extern "C" __global__ void __launch_bounds__(128)
 bulk(float* y, const float* x, int fault) {
@@ -25,4 +34,28 @@ bulk(float* y, const float* x, int fault) {
     if (fault != NO_WAIT) mbarrier_wait(full, 0);
     y[threadIdx.x] = there[threadIdx.x];
     if (fault == NO_WAIT) mbarrier_wait(full, 0);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+bulk_back(float* y, const float* x, int fault) {
+    SHARED(unsigned char, memory);
+    float* const here = reinterpret_cast<float*>(memory);
+    const auto put = [=](float by) {
+        here[threadIdx.x] = by * x[threadIdx.x];
+        proxy_fence();
+        __syncthreads();
+    };
+    put(1.0f);
+    if (threadIdx.x == 0) {
+        bulk_store(fault == MISALIGNED ? y + 1 : y, here, 256);
+        bulk_store(y + 64, here + 64, 256);
+        if (fault == NO_ORDER) bulk_read<0>();
+        else if (fault != NO_READ) bulk_done<0>();
+    }
+    __syncthreads();
+    put(2.0f);
+    if (threadIdx.x > 0) return;
+    if (fault == NO_READ) bulk_done<0>();
+    bulk_add(y, here, 512);
+    if (fault != NO_END) bulk_done<0>();
 }

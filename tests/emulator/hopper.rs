@@ -115,22 +115,37 @@ fn each_fault_of_hoppers_words_is_seen() {
 #[test]
 fn bytes_fetched_as_they_lie_come_late_and_only_where_they_may() {
     let planted = [(0, ""), (1, ""), (2, "diverged"), (3, "no multiple of 16"), (4, "outside of")];
+    bulk_faults_are_seen("bulk", 1.0, &planted);
+}
+
+#[test]
+fn numbers_that_go_back_as_they_lie_come_late_and_in_no_order() {
+    let planted = [(0, ""), (5, ""), (6, ""), (7, "on its way"), (3, "no multiple of 16")];
+    bulk_faults_are_seen("bulk_back", 3.0, &planted);
+}
+
+/// Each number and what refuses it, or nothing where some order must give another y than `times` x.
+fn bulk_faults_are_seen(kernel: &'static str, times: f32, planted: &[(i32, &str)]) {
     let x: Vec<f32> = (0..128).map(|i| i as f32).collect();
-    for (fault, words) in planted {
+    let right: Vec<f32> = x.iter().map(|x| times * x).collect();
+    for &(fault, words) in planted {
         let seen: Vec<_> = SEEDS
             .filter_map(|seed| {
                 let gpu = emulator("bulk", Real::F32, seed)?;
                 let (y, x) = (gpu.buffer("y", 512), gpu.upload("x", &x));
                 let args = [Arg::from(&y), Arg::from(&x), Arg::Int(fault)];
-                Some(block(&gpu, "bulk", "bulk", 128, 1024, &args).map(|()| numbers(&y)))
+                Some(block(&gpu, "bulk", kernel, 128, 1024, &args).map(|()| numbers(&y)))
             })
             .collect();
         match fault {
-            0 => assert!(seen.iter().all(|y| y.as_ref() == Ok(&x))),
-            1 => assert!(seen.is_empty() || seen.iter().any(|y| y.as_ref() != Ok(&x)), "read too early"),
+            0 => assert!(seen.iter().all(|y| y.as_ref() == Ok(&right)), "{kernel}: {seen:?}"),
+            _ if words.is_empty() => {
+                let other = seen.iter().any(|y| y.as_ref() != Ok(&right));
+                assert!(seen.is_empty() || other, "{kernel}: fault {fault} is not seen");
+            }
             _ => assert!(
                 seen.iter().all(|y| y.as_ref().is_err_and(|e| e.contains(words))),
-                "fault {fault}: {seen:?}"
+                "{kernel}: fault {fault}: {seen:?}"
             ),
         }
     }

@@ -157,9 +157,9 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
 pub(super) const QUERIES: usize = 64;
 pub(super) const KEYS: usize = 128;
 
-/// Room for so many sums of each head's dq. None for sets of one pass over their keys, which keep none from pass to pass.
-pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, of_head: usize) -> Option<Tensor> {
-    let shape = [of_head, z.sets * z.heads, z.rows.next_multiple_of(QUERIES), z.width];
+/// Room for sums of so many heads' dq. None for sets of one pass over their keys, which keep none from pass to pass.
+pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, heads: usize) -> Option<Tensor> {
+    let shape = [heads, z.rows.next_multiple_of(QUERIES), z.width];
     (z.rows > KEYS).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32))
 }
 
@@ -221,7 +221,7 @@ fn set_backward_grid(z: Sizes) -> Grid {
 }
 
 fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
-    let sums = sums_of_dq(dqkv.device(), z, 1);
+    let sums = sums_of_dq(dqkv.device(), z, z.sets * z.heads);
     let args = [
         dqkv.into(),
         sums.as_ref().into(),

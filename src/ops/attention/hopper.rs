@@ -61,19 +61,20 @@ pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQuer
     }
 }
 
-/// A block a multiprocessor, no more than there are tasks. As `Slots` of attention_hopper_backward.cuh has it: keys and values twice,
-/// queries and dy twice, ds twice, lse and delta twice, barriers, and what rounds it up to multiples of 1024.
+/// A block a multiprocessor, no more than there are tasks. As `Slots` of attention_hopper_backward.cuh has it: keys twice and values,
+/// dq, queries, dy and ds twice, lse and delta twice, barriers, and what rounds it up to multiples of 1024.
 fn backward_grid(blocks: usize, tasks: usize) -> Grid {
-    let shared = 2 * (2 * (32 << 10) + 2 * (16 << 10) + (16 << 10) + 2 * 64 * 4) + 10 * 8 + 1024;
+    let shared = 4 * (32 << 10) + 2 * (3 * (16 << 10) + 2 * 64 * 4) + 20 * 8 + 1024;
     Grid::new(blocks.min(tasks), 384).with_shared(shared)
 }
 
 fn launch_backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
-    let sums = sums_of_dq(dqkv.device(), z, 1);
-    let grid = backward_grid(blocks, z.sets * z.heads);
+    let heads = z.sets * z.heads;
+    let sums = sums_of_dq(dqkv.device(), z, blocks.min(heads));
+    let grid = backward_grid(blocks, heads);
     let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
-    // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries, and
-    // is given wherever there is more than one pass over keys; the maps end where qkv and dy do.
+    // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries for
+    // each block, and is given wherever there is more than one pass over keys; the maps end where qkv and dy do.
     unsafe {
         dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward", grid, &args);
     };
@@ -81,7 +82,7 @@ fn launch_backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQ
 
 fn launch_backward_apart(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
-    let sums = sums_of_dq(dqkv.device(), z, passes);
+    let sums = sums_of_dq(dqkv.device(), z, heads * passes);
     let grid = backward_grid(blocks, heads * passes);
     let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
     let of_sum = [
