@@ -160,7 +160,8 @@ attention_queries(float* delta, float* t, real* dseed, float* parts, const real*
 }
 
 // dseed[i] = sum_s parts[s, i]
-extern "C" __global__ void attention_queries_total(real* dseed, const float* parts, int slices, int count) {
+extern "C" __global__ void __launch_bounds__(128)
+attention_queries_total(real* dseed, const float* parts, int slices, int count) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     float sum = 0.0f;

@@ -63,7 +63,7 @@ def markdown(result):
     packages = ", ".join(f"{name} {version}" for name, version in result["packages"].items())
     ceilings = result["ceilings"]
     known = (f"matmul {ceilings['matmul_tflop_per_s']:.1f} TFLOP/s, copy {ceilings['copy_gb_per_s']:.0f} GB/s (read and written)"
-             if ceilings else "not measured: no PyTorch")
+             if ceilings else "not measured")
     lines = ["# Ours against the best of every peer", "", f"- commit {result['commit']}, {result['program']}, {result['date']}",
              f"- `{result['command']}`", f"- {result['gpu']}; {result['cpu']}; Python {result['python']}; {packages}",
              f"- ceilings: {known}", ""]
