@@ -1,4 +1,4 @@
-// Backward of softmax attention within a set on Hopper's tensor cores (FlashAttention-3, Shah 2024, without atomics).
+// Backward of softmax attention within a set on Hopper's tensor cores (FlashAttention-3, Shah 2024, its sums in one order).
 //
 //   backward   p[i,j]  = exp(q_i . k_j / sqrt(K) - lse[i])
 //              ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
@@ -16,7 +16,7 @@
 //              One warpgroup fetches; two multiply, 64 keys each, with p and ds transposed, so that they go from one product's
 //              sums to the next one's left side in registers. dk and dv grow in registers. dq, of which each warpgroup
 //              makes half of the columns, needs ds of both, by way of shared memory; the copy engine adds it up in `sums`,
-//              from keys to keys, and for the last ones brings it back. A block's lie in level 2, head after head
+//              from keys to keys, and for the last ones brings it back. A block uses one place for all its heads
 //              apart: a block takes 128 keys of a head, so that few heads are work for all; their dq are left in `sums`, and
 //              sum_dq adds them and the seed's in the order of keys, a block 64 queries
 //   bound by   compute: 10 N^2 K a head. sum_dq by memory: N^2 K / 128 f32 a head

@@ -5,7 +5,7 @@
 //              dk_s    = sum_i t_i q_i / sqrt(K)             dv_s = sum_i p_i dy_i                                      =
 //   tensors    qkv [B, N, R] rows that begin with q | k | v, y [B, N, HK], dy [B, N, S] rows that begin with y's HK numbers,
 //              seed, dseed [B, 2HK] k | v or null: all real
-//              lse, delta, t [B, H, N] f32, t null without a seed
+//              lse, delta, t [B, H, N] f32, t null without a seed     parts [slices, B, 2HK] f32 or null
 //   needs      nothing; packs of four where K, R, S and all addresses are multiples of them
 //   work       a block a slice of a head's rows and 128 columns of dseed (32 without packs), with up to 8 warps: a warp takes
 //              two rows at a time, and reads them once where a head has no more columns than the block. Of more slices than

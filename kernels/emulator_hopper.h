@@ -5,8 +5,10 @@
 //                late as when nothing else can; in each block of a cluster that it goes to at another. Bytes beyond those
 //                expected end the launch; those that another block fetches may come before, while an arrival is still due.
 //                Bytes that are missing leave their waiters stuck, which is reported. bulk_load alike, as the bytes lie.
+//                Bytes as they lie are read when they land, no sooner.
 //   bulk_store   What it starts from is read at a drawn moment, and lands, or is added, at a later one, in any order; at the
-//                latest when bulk_read or bulk_done asks. A thread that ends before all have landed is refused.
+//                latest when bulk_read or bulk_done asks. Refused: one to a place where another may still be on its way, for
+//                nobody has waited for it; a thread that ends and has not waited for all.
 //   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
 //   clusters     What goes to a block that has ended is refused: a copy when it lands, an arrival when it is made.
 //   wgmma        see emulator_wgmma.h
@@ -80,7 +82,14 @@ static void arrive_at(uint64_t* b, uint32_t bytes, const char* word, const Block
 
 // ---- copies on their way
 
-struct Flight { uint64_t begun; const Block *from, *block; char* to; Barrier* barrier; std::vector<char> box; };
+struct Flight {
+    uint64_t begun;
+    const Block *from, *block;
+    char* to;
+    Barrier* barrier;
+    std::vector<char> box;
+    const char* source = nullptr;   // of bytes that are still to be read
+};
 static std::vector<Flight> flights;
 
 // One of them lands; false if there is none.
@@ -96,7 +105,7 @@ static bool land_a_flight() {
     Flight& flight = flights[draw() % flights.size()];
     Barrier& barrier = *flight.barrier;
     const bool early = flight.from != flight.block;
-    memcpy(flight.to, flight.box.data(), flight.box.size());
+    memcpy(flight.to, flight.source ? flight.source : flight.box.data(), flight.box.size());
     barrier.bytes -= static_cast<int32_t>(flight.box.size());
     std::swap(flight, flights.back());
     flights.pop_back();
@@ -106,44 +115,48 @@ static bool land_a_flight() {
 
 // ---- and on their way back
 
+// The copy engine takes numbers that are none of the normal ones for 0.
+static float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? 0.0f * x : x; }
+
 struct Parting {
     uint64_t begun;
     const Thread* of;
     float* to;
     const float* from;
     size_t count;
-    bool adds;
+    bool adds, landed;
     std::vector<float> read;
 
     void leave() {
         if (read.empty()) read.assign(from, from + count);
     }
     void land() {
+        if (landed) return;
         leave();
-        for (size_t i = 0; i < count; i++) to[i] = adds ? to[i] + read[i] : read[i];
-        count = 0;
+        for (size_t i = 0; i < count; i++) to[i] = adds ? flushed(flushed(to[i]) + flushed(read[i])) : read[i];
+        landed = true;
     }
 };
-static std::vector<Parting> partings;   // of a thread, in the order in which it started them
+static std::vector<Parting> partings;   // all that nobody has waited for; of a thread, in the order in which it started them
 
-static void forget_landed() {
-    for (size_t i = partings.size(); i-- > 0;)   // or of a launch that failed
-        if (!partings[i].count || partings[i].begun != block_count) partings.erase(partings.begin() + i);
+static void forget_failed() {
+    for (size_t i = partings.size(); i-- > 0;)
+        if (partings[i].begun != block_count) partings.erase(partings.begin() + i);
 }
 
 static void maybe_land() {
     arrivals = land_a_flight;
     if (draw() % 4 == 0) land_a_flight();
-    forget_landed();
+    forget_failed();
     if (partings.empty() || draw() % 4) return;
     Parting& one = partings[draw() % partings.size()];
     one.read.empty() ? one.leave() : one.land();
 }
 
 static void refuse_partings() {
-    forget_landed();
+    forget_failed();
     for (const Parting& x : partings)
-        if (x.of == current) fail("a thread ends with a bulk_store or bulk_add on its way");
+        if (x.of == current) fail("a thread ends, and its bulk_store or bulk_add may be on its way");
 }
 
 static void part(float* to, const float* from, uint32_t bytes, bool adds, const char* word) {
@@ -152,22 +165,29 @@ static void part(float* to, const float* from, uint32_t bytes, bool adds, const 
         fail("%s of %u bytes from address %u, no multiple of 16", word, bytes, address);
     in_block(address, bytes, word);
     leaving = refuse_partings;
-    partings.push_back({block_count, current, to, from, bytes / sizeof(float), adds, {}});
+    forget_failed();
+    const size_t count = bytes / sizeof(float);
+    for (const Parting& x : partings)
+        if (to < x.to + x.count && x.to < to + count) fail("%s to where another may be on its way", word);
+    partings.push_back({block_count, current, to, from, count, adds, false, {}});
     maybe_land();
 }
 
 // All but the `newest` that this thread has started: read, or landed too.
 static void finish_partings(size_t newest, bool land) {
     maybe_land();
-    forget_landed();
     std::vector<Parting*> mine;
     for (Parting& x : partings)
         if (x.of == current) mine.push_back(&x);
-    for (size_t left = mine.size() > newest ? mine.size() - newest : 0; left > 0; left--) {
-        Parting*& one = mine[draw() % left];
+    const size_t asked = mine.size() > newest ? mine.size() - newest : 0;
+    std::vector<Parting*> rest(mine.begin(), mine.begin() + asked);
+    for (size_t left = asked; left > 0; left--) {
+        Parting*& one = rest[draw() % left];
         land ? one->land() : one->leave();
-        one = mine[left - 1];
+        one = rest[left - 1];
     }
+    if (land)
+        for (size_t i = asked; i-- > 0;) partings.erase(partings.begin() + (mine[i] - partings.data()));
 }
 
 static void depart(Flight flight) {
@@ -207,8 +227,7 @@ static void load_bytes(void* to, const void* from, uint32_t bytes, uint64_t* b) 
     if ((address | reinterpret_cast<uintptr_t>(from) | bytes) % 16)
         fail("bulk_load of %u bytes to address %u, no multiple of 16", bytes, address);
     in_block(address, bytes, "bulk_load");
-    const char* const first = static_cast<const char*>(from);
-    depart({block_count, &block, &block, static_cast<char*>(to), &barrier, std::vector<char>(first, first + bytes)});
+    depart({block_count, &block, &block, static_cast<char*>(to), &barrier, std::vector<char>(bytes), static_cast<const char*>(from)});
     maybe_land();
 }
 

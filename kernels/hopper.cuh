@@ -11,7 +11,9 @@
 //                                 rows of 128 bytes whose 16-byte chunks are swizzled (chunk c of row r at c ^ r % 8)
 //   bulk_load(to, from, bytes, b)   the same of bytes as they lie; all three are multiples of 16
 //   bulk_store(to, from, bytes), bulk_add(to, from, bytes)   starts the way back: f32 in shared memory, behind a proxy_fence
-//                                 of who wrote them, become those in global memory, or are added to them. In no order
+//                                 of who wrote them, become those in global memory, or are added to them (each number by one
+//                                 atomic step, denormal ones as 0); multiples of 16 again. In no order, so to one place one
+//                                 after the other has been waited for
 //   bulk_read<N>(), bulk_done<N>()   until at most the N newest that this thread has started are still to be read from shared
 //                                 memory, or to land. Who has started any ends with bulk_done<0>
 //   cluster_rank()                which block of its cluster this one is
@@ -27,7 +29,8 @@
 //                                 [16, 128] in rows of n if T; bf16 in, f32 sums. a may be four registers as mma_16x8x16 takes
 //                                 them, a warp's 16 rows in its own; they stay as they are until the wait that names them
 //   wgmma_64x64x16<A_T, T>(d, a, b, keep)   the same of b [64, 16]; a is [16, 64] in rows of m if A_T
-//   proxy_fence()                 what this thread has written to shared memory, wgmma may read after a barrier
+//   proxy_fence()                 what this thread has written to shared memory, wgmma and the copy engine may read after a
+//                                 barrier
 //   wgmma_fence()                 before the first of a group: registers and shared memory are as written
 //   wgmma_commit()                closes a group
 //   wgmma_wait<N>(), wgmma_wait<N>(d), wgmma_wait<N>(d, a)   until at most the N newest groups are on their way; d may be read

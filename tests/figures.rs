@@ -63,53 +63,68 @@ fn told(rows: &[String]) {
     assert!(missing.is_empty(), "README.md has no such rows, which the raw files ask for:\n{missing:#?}");
 }
 
-#[test]
-fn training_and_prediction() {
-    let raw = raw("h200-2026-11-26/model-peers.json");
-    let row = |name: &str, pairs: u64| {
-        let rows = raw["rows"].as_array().expect("rows");
-        rows.iter()
-            .find(|r| r["name"] == name && r["shape"]["pairs"] == pairs)
-            .expect("a row of the model")
-            .clone()
-    };
-    let time = |name: &str, words: &str, pairs: u64, unit: &str| {
-        let row = row(name, pairs);
+/// Of both days: each preset's rows are of one.
+struct Models([Value; 2]);
+
+impl Models {
+    fn read() -> Models {
+        Models(["26", "27"].map(|day| raw(&format!("h200-2026-11-{day}/model-peers.json"))))
+    }
+
+    fn row(&self, name: &str, preset: &str, pairs: u64) -> Value {
+        let rows = self.0.iter().flat_map(|raw| raw["rows"].as_array().expect("rows"));
+        let asked =
+            |r: &&Value| r["name"] == name && r["shape"]["preset"] == preset && r["shape"]["pairs"] == pairs;
+        rows.clone().find(asked).expect("a row of the model").clone()
+    }
+
+    fn time(&self, words: &str, preset: &str, pairs: u64, unit: &str) -> String {
+        let step = unit == "pair";
+        let row = self.row(if step { "step" } else { "prediction" }, preset, pairs);
         let (ours, peer) = micros(&row);
         let [ms, compiled, eager] =
             [ours, peer("torch.compile"), peer("eager")].map(|us| format!("{:.1} ms", us / 1e3));
-        let rate = thousands((pairs as f64 / ours * 1e3).round() as u64 * 1000);
-        let flops = match (name, pairs) {
-            ("step", 16_384) => {
-                format!(", {:.0} TFLOP/s", row["flops"].as_f64().expect("FLOPs") / ours / 1e6)
-            }
-            _ => String::new(),
+        let rate = three(pairs as f64 / ours * 1e6);
+        let flops = match step && pairs == 16_384 {
+            true => format!(", {:.0} TFLOP/s", row["flops"].as_f64().expect("FLOPs") / ours / 1e6),
+            false => String::new(),
         };
         let times = peer("torch.compile") / ours;
-        let long =
-            if flops.is_empty() { format!("({times:.2})") } else { format!("({times:.2} times as long)") };
-        format!(
-            "| {words}, {} {unit}s | **{ms}** | {rate} {unit}s/s{flops} | {compiled} {long} | {eager} |",
-            thousands(pairs)
-        )
-    };
-    let memory = |name: &str, unit: &str| {
-        let row = row(name, 16_384);
-        let of = |who: &str| format!("{:.1} GiB", row["peak_gib"][who].as_f64().expect("GiB"));
-        format!(
-            "| memory of the {name}, 16,384 {unit}s | {} | | {} | {} |",
-            of("ours"),
-            of("torch.compile"),
-            of("eager")
-        )
-    };
+        let long = if preset == "s184" && !flops.is_empty() { " times as long" } else { "" };
+        format!("| {words} | **{ms}** | {rate} {unit}s/s{flops} | {compiled} ({times:.2}{long}) | {eager} |")
+    }
+
+    /// Of s184 ours was measured alone, the day after its peers.
+    fn memory(&self, words: &str, name: &str, alone: &str) -> String {
+        let text =
+            fs::read_to_string(root("benches/results/h200-2026-11-27").join(alone)).expect("a raw file");
+        let mut lines = text.lines().filter(|line| line.contains("\"pairs\":16384"));
+        let line: Value = serde_json::from_str(lines.next_back().expect("a run")).expect("JSON");
+        let of = |who: &str| {
+            let gib = ["s40", "s184", "s280"].map(|preset| match (who, preset) {
+                ("ours", "s184") => line["memory_gib"].clone(),
+                _ => self.row(name, preset, 16_384)["peak_gib"][who].clone(),
+            });
+            gib.map(|gib| format!("{:.1}", gib.as_f64().expect("GiB"))).join("; ")
+        };
+        format!("| {words} | {} | {} | {} |", of("ours"), of("torch.compile"), of("eager"))
+    }
+}
+
+#[test]
+fn training_and_prediction() {
+    let models = Models::read();
     told(&[
-        time("step", "training step", 16_384, "pair"),
-        time("step", "training step", 2_048, "pair"),
-        time("prediction", "prediction", 16_384, "cell"),
-        time("prediction", "prediction", 2_048, "cell"),
-        memory("step", "pair"),
-        memory("prediction", "cell"),
+        models.time("training step, `s184`, 16,384 pairs", "s184", 16_384, "pair"),
+        models.time("the same, 2,048 pairs", "s184", 2_048, "pair"),
+        models.time("`s40`, 16,384 pairs", "s40", 16_384, "pair"),
+        models.time("`s280`, 16,384 pairs", "s280", 16_384, "pair"),
+        models.time("prediction, `s184`, 16,384 cells", "s184", 16_384, "cell"),
+        models.time("the same, 2,048 cells", "s184", 2_048, "cell"),
+        models.time("`s40`, 16,384 cells", "s40", 16_384, "cell"),
+        models.time("`s280`, 16,384 cells", "s280", 16_384, "cell"),
+        models.memory("training step, `s40`; `s184`; `s280`", "step", "step.txt"),
+        models.memory("prediction, `s40`; `s184`; `s280`", "prediction", "predict.txt"),
     ]);
 }
 

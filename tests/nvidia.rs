@@ -258,13 +258,17 @@ fn a_wait_that_is_forgotten_is_seen() {
     for (name, gpus, left, words) in
         [("sums", 2, "1000000000", "--gpus 2"), ("sent cells", 1, "1000", "--device cuda")]
     {
-        let settings = [("STAND_IN_FORGETS", "1"), ("STAND_IN_LEFT", left)];
-        let ended = train(&mut machine.program(gpus, &settings), &place(name), words);
-        let seen = match ended.status.success() {
-            true => !alike(&losses(&place(name)), &losses(&place("whole"))),
-            false => ["the loss is", "comes with"].iter().any(|words| said(&ended).contains(words)),
-        };
-        assert!(seen, "{name} without any wait: {}", said(&ended));
+        // An order may be right by chance.
+        let seen = ["1", "2", "3", "4", "5", "6"].iter().any(|seed| {
+            let out = place(&format!("{name} {seed}"));
+            let settings = [("STAND_IN_FORGETS", "1"), ("STAND_IN_LEFT", left), ("STAND_IN_SEED", seed)];
+            let ended = train(&mut machine.program(gpus, &settings), &out, words);
+            match ended.status.success() {
+                true => !alike(&losses(&out), &losses(&place("whole"))),
+                false => ["the loss is", "comes with"].iter().any(|words| said(&ended).contains(words)),
+            }
+        });
+        assert!(seen, "{name} without any wait");
     }
 }
 

@@ -9,7 +9,7 @@ use super::Gpu;
 pub(super) type Algorithm = [u64; 8];
 
 /// How products are worded among the choices; raised where one would be looked for under other words.
-const WORDS: u32 = 2;
+const WORDS: u32 = 3;
 
 /// The choices of a device so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

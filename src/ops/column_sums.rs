@@ -69,19 +69,24 @@ fn parts(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
 
 /// y `[J]` from parts `[P, J]` f32 on a device.
 pub fn total(parts: &Tensor) -> Tensor {
-    gradient_of(parts, None).expect("sums that have no place")
+    let [count, width] = parts.dims("column_sums");
+    if count == 1 {
+        return parts.reshape(&[width]);
+    }
+    let y = Tensor::on(parts.device(), "column_sums y", &[width], Real::F32);
+    launch_total(parts.device(), &y, parts);
+    y
 }
 
 /// The same as a gradient; `None` where it went to its place.
 pub fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
-    let [count, width] = parts.dims("column_sums");
-    if count == 1 && sink.is_none() {
-        return Some(parts.reshape(&[width]));
+    match sink.and_then(Sink::free) {
+        Some(place) => {
+            launch_total(parts.device(), &place, parts);
+            None
+        }
+        None => Some(total(parts)),
     }
-    let (y, placed) =
-        Sink::free_or(sink, || Tensor::on(parts.device(), "column_sums y", &[width], Real::F32));
-    launch_total(parts.device(), &y, parts);
-    (!placed).then_some(y)
 }
 
 fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: bool) {

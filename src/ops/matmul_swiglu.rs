@@ -75,7 +75,7 @@ impl Tape {
     }
 }
 
-/// Rows that take two steps at a time, where what lies between them is not kept.
+/// Rows that two steps take at a time, where what lies between them is not kept.
 const ROWS: usize = 1 << 14;
 
 /// First row and number of rows of each part of m.
@@ -166,7 +166,7 @@ fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
 }
 
 fn multiply(gpu: &Gpu, product: Product) {
-    // SAFETY: every caller's matrices have these sizes, and the written one is fresh, or a gradient that nobody reads now.
+    // SAFETY: every caller's matrices have these sizes, and nobody reads the written one any more, or yet.
     unsafe { gpu.product(&product) };
 }
 

@@ -153,8 +153,8 @@ impl<'a> Walk<'a> {
     fn answer(&mut self, part: Part, moved: u64, dx: Grads) {
         let Part { op, shape, flops, inputs, dy } = part;
         let tape = &self.tape;
-        if flops > 0 || dx.iter().any(Option::is_some) {
-            let placed: u64 = inputs.iter().filter_map(|&x| tape.sink(x)).map(|sink| sink.take_moved()).sum();
+        let placed: u64 = inputs.iter().filter_map(|&x| tape.sink(x)).map(|sink| sink.take_moved()).sum();
+        if flops > 0 || placed > 0 || dx.iter().any(Option::is_some) {
             let given: Vec<&Tensor> = tape.values(inputs).chain([dy]).collect();
             let written = placed + fresh(&dx.iter().flatten().collect::<Vec<_>>(), &given);
             tape.lap(op, shape, Way::Backward, flops, [moved + dy.bytes(), written]);

@@ -37,12 +37,9 @@ impl Sink {
         (part, more)
     }
 
-    /// The numbers that an op is to write: a place where nothing lies yet, if there is one, and whether it is that.
-    pub fn free_or(sink: Option<&Sink>, fresh: impl FnOnce() -> Tensor) -> (Tensor, bool) {
-        match sink.filter(|sink| sink.part.len() == sink.whole.len() && !sink.written.get()) {
-            Some(sink) => (sink.open().0, true),
-            None => (fresh(), false),
-        }
+    /// The numbers that an op may write and not add to: `None` once something lies there, and for a window of more.
+    pub fn free(&self) -> Option<Tensor> {
+        (self.is_whole() && !self.written.get()).then(|| self.open().0)
     }
 
     /// Bytes that were moved through [`Sink::open`] since the last call.
@@ -51,11 +48,14 @@ impl Sink {
     }
 
     fn place(&self) -> (Tensor, bool) {
-        let alone = self.part.len() == self.whole.len();
-        if !alone && !self.written.get() {
+        if !self.is_whole() && !self.written.get() {
             self.whole.zero();
         }
-        (self.part.clone(), self.written.replace(true) || !alone)
+        (self.part.clone(), self.written.replace(true) || !self.is_whole())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.part.len() == self.whole.len()
     }
 
     /// Takes a gradient that was made elsewhere. Returns the bytes that moved.

@@ -12,7 +12,7 @@
 //   fault         Seen
 //   NONE          y = 3 x under every seed
 //   NO_READ       another y under some seed: what is stored is written over before it is read
-//   NO_ORDER      another y under some seed: added before what was stored has landed
+//   NO_ORDER      "on its way": added to what was stored, and nobody has waited for it
 //   NO_END        "on its way": nobody waits for the sum
 //   MISALIGNED    "no multiple of 16"
 #include "hopper.cuh"

@@ -22,11 +22,11 @@ fn choices_are_taken_over_by_the_same_device_alone() {
         gpu.quicker("gate", size, [&way, &way])
     };
     // Of another GPU, another cuBLASLt, a program that worded products otherwise.
-    for other in [told("another GPU", 0, 2), told(&gpu.name(), 1, 2), told(&gpu.name(), 0, 1)] {
+    for other in [told("another GPU", 0, 3), told(&gpu.name(), 1, 3), told(&gpu.name(), 0, 2)] {
         assert!(!gpu.adopt(&other));
     }
     assert_eq!(choose([8, 16, 24]), 0);
-    let choices = told(&gpu.name(), 0, 2);
+    let choices = told(&gpu.name(), 0, 3);
     assert!(gpu.adopt(&choices) && gpu.choices() == choices);
     assert_eq!([choose([8, 16, 24]), choose([8, 16, 32])], [1, 0]);
     assert_eq!(asked.get(), 0, "nothing is run to choose");

@@ -13,6 +13,7 @@ fn gradients(gpu: Option<&Gpu>) -> Vec<f32> {
     let mut add = |name: &str, shape: &[usize]| table.add(name, shape, Init::Normal(0.5), true);
     let [whole, parts, both, never] = ["whole", "parts", "both", "never"].map(|name| add(name, &[8, 8]));
     let (gain, bias, row) = (add("gain", &[8]), add("bias", &[8]), add("row", &[8]));
+    let (patches, places) = (add("patches", &[2, 4, 8]), add("places", &[2, 8]));
     let weights = table.draw(Rng::new(1));
     let mut params = Params::new(table, weights).with_gradients();
     if let Some(gpu) = gpu {
@@ -39,6 +40,11 @@ fn gradients(gpu: Option<&Gpu>) -> Vec<f32> {
         let all = t.linear(twice, vars[both], Some(vars[bias]));
         let again = t.slice(vars[both], 4..8);
         outs.push(t.linear(all, again, None));
+        // The last patch of seven genes has three.
+        for seed in [20, 30] {
+            let genes = t.constant(normals(&[5, 7], seed + pass));
+            outs.push(t.patch_embed(genes, vars[patches], vars[places]));
+        }
         // By way of another shape, whose gradient comes stored as activations are.
         let row = t.reshape(vars[row], &[1, 8]);
         outs.push(t.linear(row, vars[both], None));

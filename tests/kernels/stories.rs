@@ -130,7 +130,7 @@ fn hoppers_kernels_and_the_others_can_be_mixed() {
         };
         let ways = [way("mmd gaussian, kept", forward), way("mmd backward", backward)];
         let choices =
-            json!({ "device": gpu.name(), "library": 0, "words": 2, "algorithms": [], "ways": ways });
+            json!({ "device": gpu.name(), "library": 0, "words": 3, "algorithms": [], "ways": ways });
         assert!(gpu.adopt(&from_value(choices).expect("choices")));
         let [y, x] = [&y, &x].map(|t| t.to_gpu(&gpu, "cells", Real::Bf16));
         gpu.listen();

@@ -249,9 +249,12 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    // Four blocks a multiprocessor, all at work at once: some read while others sum.
-    let (heads, slice) = (z.sets * z.heads, 32);
-    let slices = (4 * PROCESSORS / heads).clamp(1, (z.rows / slice).clamp(1, slice));
+    // Four blocks a multiprocessor, all at work at once: some read while others sum. Each with rows enough for its warps.
+    const SLICE: usize = 32;
+    const SLICES: usize = 32;
+    let heads = z.sets * z.heads;
+    let wanted = (4 * PROCESSORS).div_ceil((heads * columns).max(1));
+    let slices = wanted.clamp(1, (z.rows / SLICE).clamp(1, SLICES));
     let warps = z.rows.div_ceil(slices).div_ceil(2).clamp(1, 8) as u32; // of two rows at a time
     let grid = Grid::plane(heads, slices * columns, 32 * warps);
     let gpu = given.qkv.device();

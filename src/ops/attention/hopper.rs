@@ -61,8 +61,8 @@ pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQuer
     }
 }
 
-/// A block a multiprocessor, no more than there are tasks. As `Slots` of attention_hopper_backward.cuh has it: keys twice and values,
-/// dq, queries, dy and ds twice, lse and delta twice, barriers, and what rounds it up to multiples of 1024.
+/// A block a multiprocessor, no more than there are tasks. As `Slots` of attention_hopper_backward.cuh has it: values and dq once;
+/// keys, queries, dy, ds, lse and delta twice; barriers; and what rounds it up to multiples of 1024.
 fn backward_grid(blocks: usize, tasks: usize) -> Grid {
     let shared = 4 * (32 << 10) + 2 * (3 * (16 << 10) + 2 * 64 * 4) + 20 * 8 + 1024;
     Grid::new(blocks.min(tasks), 384).with_shared(shared)

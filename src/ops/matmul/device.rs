@@ -44,15 +44,16 @@ pub fn backward_w(
     let fresh = || (Tensor::on(gpu, "linear dw", w.shape(), Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);
     // A product that sums writes, and does not add.
+    let place = sink_of_bias.and_then(Sink::free);
     let fresh_db = || Tensor::on(gpu, "linear db", &[dy.width()], Real::F32);
-    let db = with_bias.then(|| Sink::free_or(sink_of_bias, fresh_db));
+    let db = with_bias.then(|| place.clone().unwrap_or_else(fresh_db));
     let product =
         Product::new(dw.operand(), dy.operand().t(), x.operand(), [dy.width(), x.width(), x.rows()]);
-    let product = Product { more, sums: db.as_ref().map(|(db, _)| db.address()), ..product };
-    // SAFETY: db is fresh, and dw too or the place of w's gradient, which nobody reads now; the tape gives dy the shape of y.
+    let product = Product { more, sums: db.as_ref().map(Tensor::address), ..product };
+    // SAFETY: dw and db are fresh, or the places of the gradients, which nobody reads now; the tape gives dy the shape of y.
     let summed = unsafe { gpu.product(&product) };
-    if let (false, Some((db, _))) = (summed, &db) {
+    if let (false, Some(db)) = (summed, &db) {
         column_sums_to(db, dy);
     }
-    (sink.is_none().then_some(dw), db.filter(|(_, placed)| !placed).map(|(db, _)| db))
+    (sink.is_none().then_some(dw), db.filter(|_| place.is_none()))
 }

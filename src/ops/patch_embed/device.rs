@@ -68,7 +68,8 @@ pub fn backward_w(
     sink: Option<&Sink>,
 ) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = z;
-    let (dw, placed) = Sink::free_or(sink, || Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
+    let place = sink.and_then(Sink::free);
+    let dw = place.clone().unwrap_or_else(|| Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
     if patches * patch > genes {
         dw.part(genes * width, &[(patches * patch - genes) * width]).zero();
     }
@@ -77,5 +78,5 @@ pub fn backward_w(
         // SAFETY: as in `forward`; dw is fresh, or the place of w's gradient, which nobody reads now.
         unsafe { gpu.product(&Product { batch, ..product }) };
     });
-    (!placed).then_some(dw)
+    place.is_none().then_some(dw)
 }
