@@ -5,12 +5,13 @@
 
 constexpr int QUERIES = 64, KEYS = 128;
 constexpr int KEY_BOX = KEYS * ROW, QUERY_BOX = QUERIES * ROW;   // 64 columns of keys or values, of queries or dy
+constexpr int PART = QUERIES * K / WARPS;   // numbers of dq that are a warp's
 constexpr int FEW = 24, MANY = 240;   // registers of a thread that fetches, and of one that multiplies
 
 struct Slots {
     unsigned char k[2][2 * KEY_BOX], v[2 * KEY_BOX], q[2][2 * QUERY_BOX], dy[2][2 * QUERY_BOX];
     unsigned char ds[2][KEYS * ROW];                   // rows of keys, 64 queries each, swizzled as a box
-    float dq[WARPS][QUERIES * K / WARPS];              // a warp's part, on its way to `sums` or back
+    float dq[WARPS][PART];                             // on its way to `sums` or back
     float lse[2][QUERIES], delta[2][QUERIES];          // lse in base 2, and inf for queries that do not exist
     uint64_t k_full[2], k_empty[2], v_full, v_empty, q_full[2], q_empty[2], ds_full[2], dq_full[WARPS];
 };
@@ -98,7 +99,6 @@ __device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, co
 
 // Where a warp's part of dq lies: of a block, which takes one head after the other, or of a share. Four numbers of each lane after
 // four of the one before.
-constexpr int PART = QUERIES * K / WARPS;
 __device__ __forceinline__ float* place(float* sums, int number, int n, int query) {
     const size_t block = static_cast<size_t>(number) * ceil_div(n, QUERIES) + query / QUERIES;
     return sums + (block * WARPS + warp()) * PART;

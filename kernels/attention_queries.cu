@@ -24,17 +24,19 @@ struct Head {
     int n, width;
 };
 
+// N columns as they are stored.
+template <int N> __device__ __forceinline__ Pack<real, N> stored(const real* from) {
+    check_pack<real, N>(from);
+    return *reinterpret_cast<const Pack<real, N>*>(from);
+}
+
 // N columns of ROWS rows, as they are stored: the values would take twice the registers. Rows that do not exist are taken as the
 // last one.
 template <int N> struct Rows {
     Pack<real, N> at[ROWS];
     __device__ __forceinline__ void load(const real* from, size_t stride, int row, int n) {
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const real* const first = from + min(row + r, n - 1) * stride;
-            check_pack<real, N>(first);
-            at[r] = *reinterpret_cast<const Pack<real, N>*>(first);
-        }
+        for (int r = 0; r < ROWS; r++) at[r] = stored<N>(from + min(row + r, n - 1) * stride);
     }
     __device__ __forceinline__ float operator()(int r, int j) const { return to_float(at[r].at[j]); }
 };
@@ -43,10 +45,7 @@ template <int N> struct Rows {
 template <int N> struct Seed {
     Pack<real, N> key = {}, value = {};
     __device__ __forceinline__ void load(const Head& head, int column) {
-        if (!head.key || column >= head.width) return;
-        check_pack<real, N>(head.key + column), check_pack<real, N>(head.value + column);
-        key = *reinterpret_cast<const Pack<real, N>*>(head.key + column);
-        value = *reinterpret_cast<const Pack<real, N>*>(head.value + column);
+        if (head.key && column < head.width) key = stored<N>(head.key + column), value = stored<N>(head.value + column);
     }
 };
 

@@ -227,7 +227,8 @@ static void load_bytes(void* to, const void* from, uint32_t bytes, uint64_t* b) 
     if ((address | reinterpret_cast<uintptr_t>(from) | bytes) % 16)
         fail("bulk_load of %u bytes to address %u, no multiple of 16", bytes, address);
     in_block(address, bytes, "bulk_load");
-    depart({block_count, &block, &block, static_cast<char*>(to), &barrier, std::vector<char>(bytes), static_cast<const char*>(from)});
+    const char* const source = static_cast<const char*>(from);
+    depart({block_count, &block, &block, static_cast<char*>(to), &barrier, std::vector<char>(bytes), source});
     maybe_land();
 }
 

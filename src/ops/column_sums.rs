@@ -24,7 +24,7 @@ pub fn groups(gpu: &Gpu, width: usize) -> usize {
 /// y `[J]` from x `[.., J]`.
 pub fn column_sums(x: &Tensor) -> Tensor {
     match x.gpu() {
-        Some(gpu) => on_device(gpu, x, false),
+        Some(gpu) => total(&parts(gpu, x, false)),
         None => Tensor::new(&[x.width()], blocks::column_sums(x.data(), x.width())),
     }
 }
@@ -46,15 +46,11 @@ pub fn column_sums_to(y: &Tensor, x: &Tensor) {
 /// The same of squares.
 pub fn column_squares(x: &Tensor) -> Tensor {
     match x.gpu() {
-        Some(gpu) => on_device(gpu, x, true),
+        Some(gpu) => total(&parts(gpu, x, true)),
         None => {
             Tensor::new(&[x.width()], blocks::column_sums(&blocks::elements(x.data(), |x| x * x), x.width()))
         }
     }
-}
-
-fn on_device(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
-    total(&parts(gpu, x, squared))
 }
 
 fn parts(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
