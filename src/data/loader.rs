@@ -228,7 +228,9 @@ fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64, carry: Carry)
         let mut state = shelf.lock();
         match made {
             Ok(batch) => drop(state.ready.insert(step, batch)),
-            Err(failure) => (state.failure, state.stop) = (Some(failure), true),
+            // The first failure alone is told: the others are of workers that had begun before it.
+            Err(failure) if !state.stop => (state.failure, state.stop) = (Some(failure), true),
+            Err(_) => {}
         }
         shelf.laid.notify_all();
         if state.stop {
