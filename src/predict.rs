@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::aside;
-use crate::checkpoint::{self, Checkpoint, Trained};
+use crate::checkpoint::{self, Checkpoint, Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
@@ -153,23 +153,9 @@ fn write(settings: &Settings) -> Result<Report> {
     };
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &header.data;
-    let observe = match (settings.observe, manifest.target) {
-        (Some(asked), _) => asked,
-        (None, None) if header.config.predict.observe == Observe::Poisson => {
-            report.notes.push(format!("decoded means, as --observe none writes them: {UNTOLD_TOTAL}"));
-            Observe::None
-        }
-        (None, _) => header.config.predict.observe,
-    };
+    let observe = settings.observe.unwrap_or_else(|| own_observe(&header, &mut report.notes));
     let observer = Observer::asked(observe, manifest.target)?;
-    if header.step < header.config.train.steps {
-        let best =
-            if header.best.is_some_and(|(_, step)| step == header.step) { ", the best so far" } else { "" };
-        report.notes.push(format!(
-            "the checkpoint is of step {} of {}{best}",
-            header.step, header.config.train.steps
-        ));
-    }
+    report.notes.extend(unfinished(&header));
     let (job, measured) = match &settings.source {
         Source::Data { data, split, part, .. } => {
             let held_out = HeldOut::open(data, split, *part)?;
@@ -202,6 +188,24 @@ fn write(settings: &Settings) -> Result<Report> {
         measured.write(path)?;
     }
     Ok(report)
+}
+
+/// The run's own `predict.observe`; where its data do not tell to what counts add up, none.
+fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
+    match header.config.predict.observe {
+        Observe::Poisson if header.data.target.is_none() => {
+            notes.push(format!("decoded means, as --observe none writes them: {UNTOLD_TOTAL}"));
+            Observe::None
+        }
+        own => own,
+    }
+}
+
+/// What is to be known of a checkpoint that is not the run's end.
+fn unfinished(header: &Header) -> Option<String> {
+    let (step, steps) = (header.step, header.config.train.steps);
+    let best = if header.best.is_some_and(|(_, best)| best == step) { ", the best so far" } else { "" };
+    (step < steps).then(|| format!("the checkpoint is of step {step} of {steps}{best}"))
 }
 
 /// Refuses more control cells, laid out gene by gene, than memory holds.

@@ -9,12 +9,12 @@ use crate::tensor::Tensor;
 
 mod back;
 mod sums;
+mod var;
 
 pub use sums::Sink;
+pub use var::Var;
 
-/// A value on the tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Var(usize);
+use var::Number;
 
 /// Gradients of an op's inputs, in the order they were recorded. `None` where one does not flow.
 pub type Grads = Vec<Option<Tensor>>;
@@ -102,6 +102,7 @@ enum WayBack {
 /// The record of one forward pass.
 #[derive(Default)]
 pub struct Tape {
+    number: Number,
     nodes: Vec<Node>,
     off: bool,
     gpu: Option<Gpu>,
@@ -142,14 +143,14 @@ impl Tape {
     /// The same; what is found is written, and added up, in a buffer of the caller's.
     pub fn leaf_into(&mut self, value: Tensor, sink: Sink) -> Var {
         let x = self.leaf(value);
-        self.nodes[x.0].sink = Some(sink);
+        self.nodes[x.at].sink = Some(sink);
         x
     }
 
     /// Where an op may write, or add, the gradient of `x` itself, answering none: of a leaf that was given a place, and of its
     /// windows.
     pub fn sink(&self, x: Var) -> Option<Sink> {
-        let node = self.nodes.get(x.0)?;
+        let node = self.nodes.get(self.place(x))?;
         match node.way_back {
             WayBack::Window(at) => Some(self.sink(node.inputs[0])?.window(at, &node.shape)),
             _ => node.sink.clone(),
@@ -172,13 +173,17 @@ impl Tape {
 
     /// The number(s) behind a variable. Panics once they are forgotten.
     pub fn value(&self, x: Var) -> &Tensor {
-        let node = &self.nodes[x.0];
+        let node = &self.nodes[self.place(x)];
         node.value.as_ref().unwrap_or_else(|| panic!("value: {:?} was forgotten", node.shape))
     }
 
     /// True if a gradient must reach `x`: an op may skip the work of one that is not needed.
     pub fn needs(&self, x: Var) -> bool {
-        self.nodes[x.0].needs
+        self.nodes[self.place(x)].needs
+    }
+
+    fn place(&self, x: Var) -> usize {
+        self.number.place(x)
     }
 
     /// Adds an op's value. `backward` maps the gradient of `value` to those of `inputs`, one entry each.
@@ -229,7 +234,8 @@ impl Tape {
     /// Gives up the memory of a value whose readers have all been recorded: the backward pass makes it again from what is kept
     /// anyway. Weights that its readers multiply by must have been recorded before it. Panics on a value that cannot be made again.
     pub fn forget(&mut self, x: Var) {
-        let node = &mut self.nodes[x.0];
+        let at = self.place(x);
+        let node = &mut self.nodes[at];
         let remade = matches!(node.way_back, WayBack::Remade(_));
         assert!(remade || !node.needs, "forget: {:?} cannot be made again", node.shape);
         // Without a gradient of its own nothing asks for it on the way back, but its readers may.
@@ -250,7 +256,7 @@ impl Tape {
         let first = self.nodes.len();
         let answer = work(self);
         if self.off {
-            let others = (first..).zip(&mut self.nodes[first..]).filter(|(i, _)| *i != answer.0);
+            let others = (first..).zip(&mut self.nodes[first..]).filter(|(i, _)| *i != answer.at);
             others.for_each(|(_, node)| node.value = None);
         }
         answer
@@ -273,12 +279,12 @@ impl Tape {
         }
         let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
         self.nodes.push(Node { value, shape, bytes, needs, inputs, way_back, waiting, sink, op });
-        Var(self.nodes.len() - 1)
+        self.number.var(self.nodes.len() - 1)
     }
 
     /// Those of the inputs that are there.
     fn values(&self, inputs: &[Var]) -> impl Iterator<Item = &Tensor> {
-        inputs.iter().filter_map(|x| self.nodes.get(x.0)?.value.as_ref())
+        inputs.iter().filter_map(|&x| self.nodes.get(self.place(x))?.value.as_ref())
     }
 
     /// An op has read and written so many bytes; one that only shows its input in another way has moved none.
@@ -295,12 +301,15 @@ fn fresh(written: &[&Tensor], given: &[&Tensor]) -> u64 {
 }
 
 /// What [`Tape::backward`] found.
-pub struct Gradients(Vec<Option<Tensor>>);
+pub struct Gradients {
+    tape: Number,
+    found: Vec<Option<Tensor>>,
+}
 
 impl Gradients {
     /// Gradient of the loss by a leaf; `None` where the loss does not depend on it.
     pub fn take(&mut self, leaf: Var) -> Option<Tensor> {
-        self.0[leaf.0].take()
+        self.found[self.tape.place(leaf)].take()
     }
 }
 
@@ -313,6 +322,14 @@ mod tests {
         tape.record("product", &[a, b], Tensor::scalar(x * y), move |d| {
             vec![Some(Tensor::scalar(d.item() * y)), Some(Tensor::scalar(d.item() * x))]
         })
+    }
+
+    #[test]
+    #[should_panic(expected = "a variable of another one")]
+    fn a_variable_of_another_tape_is_refused() {
+        let (mut one, mut other) = (Tape::new(), Tape::new());
+        let (x, _) = (one.leaf(Tensor::scalar(3.0)), other.leaf(Tensor::scalar(4.0)));
+        other.value(x);
     }
 
     #[test]

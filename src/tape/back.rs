@@ -20,7 +20,7 @@ impl Tape {
         while let Some(node) = walk.tape.nodes.pop() {
             walk.pass(node);
         }
-        Gradients(walk.grads)
+        Gradients { tape: walk.tape.number, found: walk.grads }
     }
 }
 
@@ -56,13 +56,13 @@ impl<'a> Walk<'a> {
         assert_eq!(value.len(), 1, "backward: the loss has shape {:?}", value.shape());
         let one = Tensor::scalar(1.0).reshape(value.shape());
         let mut grads: Vec<Option<Tensor>> = tape.nodes.iter().map(|_| None).collect();
-        grads[loss.0] = Some(match value.gpu() {
+        grads[loss.at] = Some(match value.gpu() {
             Some(gpu) => one.to_gpu(gpu, "the loss's gradient", Real::F32),
             None => one,
         });
         let mut answers = vec![0; tape.nodes.len()];
         for node in &tape.nodes {
-            node.inputs.iter().for_each(|input| answers[input.0] += node.way_back.answers());
+            node.inputs.iter().for_each(|input| answers[input.at] += node.way_back.answers());
         }
         Walk { tape, grads, answers, finished }
     }
@@ -104,8 +104,8 @@ impl<'a> Walk<'a> {
         let moved = match self.tape.sink(inputs[0]) {
             Some(sink) => sink.window(at, shape).add(dy),
             None => {
-                let whole = &mut self.grads[inputs[0].0];
-                *whole = Some(add_window(whole.take(), &self.tape.nodes[inputs[0].0].shape, at, dy));
+                let whole = &mut self.grads[inputs[0].at];
+                *whole = Some(add_window(whole.take(), &self.tape.nodes[inputs[0].at].shape, at, dy));
                 3 * dy.bytes()
             }
         };
@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
 
     /// The backward of a value that can be made again; that value, where it is asked for.
     fn remake(&mut self, part: Part, backward: Remake, again: bool) -> Option<Tensor> {
-        let (inputs, first) = (part.inputs, part.inputs[0].0);
+        let (inputs, first) = (part.inputs, part.inputs[0].at);
         let so_far = self.grads[first].take();
         let before = so_far.as_ref().map_or(0, Tensor::bytes);
         let mut back = Back { dy: part.dy, again, so_far };
@@ -128,11 +128,11 @@ impl<'a> Walk<'a> {
 
     /// The second part of an op's backward, at once or, where the op's first input was forgotten, when it has been made again.
     fn read_or_wait(&mut self, reader: Reader) {
-        let x = reader.inputs[0].0;
+        let x = reader.inputs[0].at;
         if let Some(value) = self.tape.nodes[x].value.clone() {
             return self.read(reader, &value);
         }
-        let early = reader.inputs[1..].iter().all(|other| other.0 < x || !self.tape.needs(*other));
+        let early = reader.inputs[1..].iter().all(|other| other.at < x || !self.tape.needs(*other));
         assert!(early, "backward: a weight was recorded behind the value that its op forgot");
         self.tape.nodes[x].waiting.push(reader);
     }
@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
     }
 
     fn bytes(&self, inputs: &[Var]) -> u64 {
-        inputs.iter().map(|x| self.tape.nodes[x.0].bytes).sum()
+        inputs.iter().map(|x| self.tape.nodes[x.at].bytes).sum()
     }
 
     /// Writes down and passes on what was found, one entry an input. `moved`: bytes of the inputs that were read, and of what was made
@@ -167,9 +167,9 @@ impl<'a> Walk<'a> {
     /// An op has added what it found for its inputs, or has nothing to add.
     fn answered(&mut self, inputs: &[Var]) {
         for &input in inputs {
-            self.answers[input.0] -= 1;
-            if self.answers[input.0] == 0
-                && let Some(sink) = self.tape.nodes.get(input.0).and_then(|node| node.sink.as_ref())
+            self.answers[input.at] -= 1;
+            if self.answers[input.at] == 0
+                && let Some(sink) = self.tape.nodes.get(input.at).and_then(|node| node.sink.as_ref())
             {
                 sink.close();
                 (self.finished)(input);
@@ -191,7 +191,7 @@ impl<'a> Walk<'a> {
         assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", nodes.len());
         for (&input, dx) in inputs.iter().zip(dx) {
             // A value that was just made again is no node any more; its readers answer nothing for it.
-            let Some((dx, node)) = dx.map(|dx| (dx, &nodes[input.0])).filter(|(_, node)| node.needs) else {
+            let Some((dx, node)) = dx.map(|dx| (dx, &nodes[input.at])).filter(|(_, node)| node.needs) else {
                 continue;
             };
             let shape = &node.shape;
@@ -200,7 +200,7 @@ impl<'a> Walk<'a> {
                 added += sink.add(&dx) / 3;
                 continue;
             }
-            let slot = &mut self.grads[input.0];
+            let slot = &mut self.grads[input.at];
             *slot = Some(match slot.take() {
                 None => dx,
                 Some(sum) => {

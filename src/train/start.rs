@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::Settings;
 use super::learner;
 use super::writer::claim;
-use crate::checkpoint::{Checkpoint, Frame, vocabulary};
+use crate::aside;
+use crate::checkpoint::{Checkpoint, Frame, Header, vocabulary};
 use crate::config::{Config, Observe};
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
-use crate::data::shard::Data;
+use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
@@ -54,7 +55,6 @@ impl Start {
 
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
     fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
-        let out = settings.out.as_path();
         let usable = |group: u32| control_pool(&data, group).is_some();
         if !split.perturbed(Part::Train, &data).into_iter().any(usable) {
             let what =
@@ -65,37 +65,12 @@ impl Start {
         let (sizes, genes) = (vocabulary(data.manifest()), data.manifest().genes.len());
         let here = config.data.sets / settings.launch.as_ref().map_or(1, |launch| launch.ranks);
         learner::fits(config, &sizes, genes, here, on_gpu)?;
-        let mut claimed = None;
-        if settings.is_first() {
-            if out.join("manifest.json").exists() {
-                return Err(Error::format(out, "is a data directory; name another folder for the run"));
-            }
-            if last_of(out).exists() {
-                return Err(Error::format(out, HOLDS_A_RUN));
-            }
-            let folder = out.join("checkpoints");
-            claimed = claim(&folder)?.map(Arc::new);
-            // Another process may have made it until now.
-            if last_of(out).exists() {
-                return Err(Error::format(out, HOLDS_A_RUN));
-            }
-            // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
-            if fs::read_dir(&folder).at(&folder)?.next().is_some() {
-                let what =
-                    "holds files, but no last.safetensors to go on with; move them, or name another folder";
-                return Err(Error::format(&folder, what));
-            }
-            let path = out.join("config.toml");
-            crate::aside::file(&path, |aside| fs::write(aside, config.to_toml()).at(aside))?;
-            let path = out.join("split.toml");
-            crate::aside::file(&path, |aside| {
-                fs::copy(&settings.split, aside).map(drop).at(&settings.split)
-            })?;
-        }
-        if settings.is_first()
-            && config.predict.observe == Observe::Poisson
-            && data.manifest().target.is_none()
-        {
+        let claim = match settings.is_first() {
+            true => make_folder(config, settings)?,
+            false => None,
+        };
+        let draws_counts = config.predict.observe == Observe::Poisson;
+        if settings.is_first() && draws_counts && data.manifest().target.is_none() {
             eprintln!("note: predict will write decoded means: {UNTOLD_TOTAL}");
         }
         let moments = data.training_moments(split.part(Part::Train));
@@ -112,8 +87,8 @@ impl Start {
             numbers: None,
             step: 0,
             best: None,
-            out: out.into(),
-            claim: claimed,
+            out: settings.out.clone(),
+            claim,
         })
     }
 
@@ -124,44 +99,16 @@ impl Start {
             let what = "holds no checkpoints/last.safetensors to go on with; begin anew, without --resume";
             return Err(Error::format(&settings.out, what));
         }
-        let claimed = match settings.is_first() && path.exists() {
+        let claim = match settings.is_first() && path.exists() {
             true => claim(&settings.out.join("checkpoints"))?.map(Arc::new),
             false => None,
         };
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;
-        let (known, here) = (&header.data, data.manifest());
-        if let Some(what) = known.other_numbers(here).or_else(|| known.other_ids(here)) {
-            let what = format!("is not what {} was trained on: {what}", path.display());
-            return Err(Error::format(&settings.data, what));
-        }
-        if header.split != split.hash {
-            let what = format!(
-                "was trained with another split file, of SHA-256 {}, and {} has {}; the run's own is {}",
-                header.split,
-                settings.split.display(),
-                split.hash,
-                settings.out.join("split.toml").display()
-            );
-            return Err(Error::format(&path, what));
-        }
-        if settings.is_first() && header.data != *data.manifest() {
-            eprintln!("note: the run began on other cells than those of {}", settings.data.display());
-        }
-        if settings.is_first() && !is_config_of(&settings.out, &header.config) {
-            let file = settings.out.join("config.toml");
-            eprintln!(
-                "note: {} is not the run's own config any more, which the checkpoint keeps; it is not read",
-                file.display()
-            );
+        header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
+        if settings.is_first() {
+            header.tell_changes(data.manifest(), settings);
         }
         if let Some(steps) = settings.steps {
-            let done = header.step;
-            if steps < done {
-                return Err(Error::setting(
-                    "--steps",
-                    format!("{steps} is below the {done} steps already done"),
-                ));
-            }
             header.config.train.steps = steps;
         }
         if let Some(shard) = settings.shard {
@@ -177,7 +124,7 @@ impl Start {
             step: header.step,
             best: header.best,
             out: settings.out.clone(),
-            claim: claimed,
+            claim,
         })
     }
 
@@ -193,6 +140,71 @@ impl Start {
             // A rank without a GPU where others have one, or that stores otherwise.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ]
+    }
+}
+
+/// A new run's folder, claimed, with its config and split file.
+fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::File>>> {
+    let out = settings.out.as_path();
+    if out.join("manifest.json").exists() {
+        return Err(Error::format(out, "is a data directory; name another folder for the run"));
+    }
+    let is_free = || match last_of(out).exists() {
+        true => Err(Error::format(out, HOLDS_A_RUN)),
+        false => Ok(()),
+    };
+    is_free()?;
+    let folder = out.join("checkpoints");
+    let claim = claim(&folder)?.map(Arc::new);
+    is_free()?; // another process may have made a run of it until now
+    // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
+    if fs::read_dir(&folder).at(&folder)?.next().is_some() {
+        let what = "holds files, but no last.safetensors to go on with; move them, or name another folder";
+        return Err(Error::format(&folder, what));
+    }
+    aside::file(&out.join("config.toml"), |aside| fs::write(aside, config.to_toml()).at(aside))?;
+    let split = &settings.split;
+    aside::file(&out.join("split.toml"), |aside| fs::copy(split, aside).map(drop).at(split))?;
+    Ok(claim)
+}
+
+impl Header {
+    /// Refuses to go on with other data, another split file or fewer steps than are done. `path` is the checkpoint.
+    fn goes_on_with(&self, path: &Path, here: &Manifest, split: &str, settings: &Settings) -> Result<()> {
+        if let Some(what) = self.data.other_numbers(here).or_else(|| self.data.other_ids(here)) {
+            let what = format!("is not what {} was trained on: {what}", path.display());
+            return Err(Error::format(&settings.data, what));
+        }
+        if self.split != split {
+            let what = format!(
+                "was trained with another split file, of SHA-256 {}, and {} has {split}; the run's own is {}",
+                self.split,
+                settings.split.display(),
+                settings.out.join("split.toml").display()
+            );
+            return Err(Error::format(path, what));
+        }
+        match settings.steps.filter(|&steps| steps < self.step) {
+            Some(steps) => {
+                let what = format!("{steps} is below the {} steps already done", self.step);
+                Err(Error::setting("--steps", what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what is not as it was when the run began, and does not matter.
+    fn tell_changes(&self, here: &Manifest, settings: &Settings) {
+        if self.data != *here {
+            eprintln!("note: the run began on other cells than those of {}", settings.data.display());
+        }
+        if !is_config_of(&settings.out, &self.config) {
+            let file = settings.out.join("config.toml");
+            eprintln!(
+                "note: {} is not the run's own config any more, which the checkpoint keeps; it is not read",
+                file.display()
+            );
+        }
     }
 }
 
