@@ -34,6 +34,13 @@ __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / 
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
+// Which of a set's blocks this is, where each set has as many: all lie along x, for along y there are 65,535 at most.
+struct OfSet {
+    uint32_t blocks, set, block;
+    __device__ __forceinline__ explicit OfSet(int sets)
+        : blocks(gridDim.x / sets), set(blockIdx.x / blocks), block(blockIdx.x % blocks) {}
+};
+
 // The block's dynamic shared memory, as many bytes as the launch gives, 16-byte aligned.
 #ifdef __CUDACC__
 extern __shared__ __align__(16) unsigned char dynamic_shared[];

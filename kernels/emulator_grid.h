@@ -16,6 +16,7 @@
 namespace emulator __attribute__((visibility("hidden"))) {
 
 constexpr int MAX_BLOCKS = 1 << 24;
+constexpr uint32_t MAX_DOWN = 65535;   // blocks along y, or z, as a device has them
 constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
 #ifdef __SANITIZE_ADDRESS__
 constexpr size_t GUARD = 0;   // the sanitizer has its own, right behind the last byte
@@ -68,6 +69,8 @@ static int check_shape(const Launch& launch, uint32_t cluster) {
         return refuse("%.0f threads in a block, 1 to %d are possible", count, MAX_THREADS);
     if (blocks < 1 || blocks > MAX_BLOCKS)
         return refuse("%.0f blocks, 1 to %d are possible here", blocks, MAX_BLOCKS);
+    if (g[1] > MAX_DOWN || g[2] > MAX_DOWN)
+        return refuse("%u blocks along y, %u along z, above %u", g[1], g[2], MAX_DOWN);
     if (launch.shared_bytes > MAX_SHARED)
         return refuse("%u bytes of dynamic shared memory, above %zu", launch.shared_bytes, MAX_SHARED);
     if (cluster < 1 || cluster > MAX_CLUSTER) return refuse("clusters are (1, 1, 1) to (%d, 1, 1)", MAX_CLUSTER);

@@ -9,7 +9,7 @@
 //   tensors    p, q, x_k, y, z and their gradients [B, I = N D] real     f, g [B] f32     streams [B, 4]     L, dL [1] f32
 //              parts [blocks] f64
 //   needs      nothing; 16-byte moves where a set's address is a multiple of them
-//   work       sets along y; one thread eight neighbours, of the start the four that share a block of random words. The loss:
+//   work       a set has blocks of its own; one thread eight neighbours, of the start the four that share a block of random words. The loss:
 //              blocks stride over their set, a thread sums in f32 and a block in f64; loss.cu adds the blocks' sums. e is made
 //              again by the backward: that costs about what loading it would, and it is neither stored nor rounded
 //   bound by   memory: the loss moves at most 3 numbers an element forward, 6 backward; a noisy start by arithmetic
@@ -23,13 +23,14 @@ __device__ __forceinline__ bool on_pack(const real* at) { return reinterpret_cas
 
 // Four words of a set: the seed, the addresses of the noise's and the mask's stream, the index of its first number.
 extern "C" __global__ void __launch_bounds__(256)
-flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int size) {
-    const uint64_t* of_set = streams + 4 * blockIdx.y;
-    const uint64_t first = of_set[3], counter = first / 4 + static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int sets, int size) {
+    const OfSet of(sets);
+    const uint64_t* of_set = streams + 4 * static_cast<size_t>(of.set);
+    const uint64_t first = of_set[3], counter = first / 4 + static_cast<uint64_t>(of.block) * blockDim.x + threadIdx.x;
     const int64_t at = static_cast<int64_t>(4 * counter - first);   // below 0 where the set begins inside a block
     if (at >= size) return;
-    z += static_cast<size_t>(blockIdx.y) * size;
-    y += static_cast<size_t>(blockIdx.y) * size;
+    z += static_cast<size_t>(of.set) * size;
+    y += static_cast<size_t>(of.set) * size;
     const bool whole = at >= 0 && at + 4 <= size && on_pack(z + at) && on_pack(y + at);
     Floats<4> values;
     if (whole) values = load_pack<4>(z + at);
@@ -62,48 +63,51 @@ __device__ __forceinline__ void add(Floats<8>& sum, const real* x, size_t at, si
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-flow_combine(real* y, const real* p, const float* by_p, const real* q, const float* by_q, int size) {
-    const size_t in_set = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+flow_combine(real* y, const real* p, const float* by_p, const real* q, const float* by_q, int sets, int size) {
+    const OfSet of(sets);
+    const size_t in_set = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8;
     if (in_set >= size) return;
-    const size_t left = size - in_set, at = static_cast<size_t>(blockIdx.y) * size + in_set;
+    const size_t left = size - in_set, at = static_cast<size_t>(of.set) * size + in_set;
     Floats<8> sum{};
-    add(sum, p, at, left, by_p[blockIdx.y]);
-    if (q) add(sum, q, at, left, by_q[blockIdx.y]);
+    add(sum, p, at, left, by_p[of.set]);
+    if (q) add(sum, q, at, left, by_q[of.set]);
     store_eight(y + at, sum, left);
 }
 
 // factors [2, 3, B]: f, then g.
 extern "C" __global__ void __launch_bounds__(256, 5)
-flow_loss_forward(double* parts, const real* a, const real* b, const real* c, const float* factors, int size) {
+flow_loss_forward(double* parts, const real* a, const real* b, const real* c, const float* factors, int sets, int size) {
+    const OfSet of(sets);
     const real* const from[TERMS] = {a, b, c};
     float sum = 0.0f;
-    const size_t set = blockIdx.y, stride = static_cast<size_t>(gridDim.x) * blockDim.x * 8;
-    for (size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8; at < size; at += stride) {
+    const size_t set = of.set, stride = static_cast<size_t>(of.blocks) * blockDim.x * 8;
+    for (size_t at = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8; at < size; at += stride) {
         Floats<8> error{};
 #pragma unroll
-        for (int k = 0; k < TERMS; k++) add(error, from[k], set * size + at, size - at, factors[k * gridDim.y + set]);
+        for (int k = 0; k < TERMS; k++) add(error, from[k], set * size + at, size - at, factors[static_cast<size_t>(k) * sets + set]);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum = fmaf(error[i], error[i], sum);
     }
     const double of_block = block_total(sum);
-    if (threadIdx.x == 0) parts[set * gridDim.x + blockIdx.x] = of_block;
+    if (threadIdx.x == 0) parts[blockIdx.x] = of_block;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 flow_loss_backward(real* da, real* db, real* dc, const float* d, const real* a, const real* b, const real* c,
-                   const float* factors, float scale, int size) {
-    const size_t in_set = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+                   const float* factors, float scale, int sets, int size) {
+    const OfSet of(sets);
+    const size_t in_set = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8;
     if (in_set >= size) return;
-    const size_t set = blockIdx.y, left = size - in_set, at = set * size + in_set;
+    const size_t set = of.set, left = size - in_set, at = set * size + in_set;
     const real* const from[TERMS] = {a, b, c};
     real* const to[TERMS] = {da, db, dc};
     Floats<8> error{};
 #pragma unroll
-    for (int k = 0; k < TERMS; k++) add(error, from[k], at, left, factors[k * gridDim.y + set]);
+    for (int k = 0; k < TERMS; k++) add(error, from[k], at, left, factors[static_cast<size_t>(k) * sets + set]);
 #pragma unroll
     for (int k = 0; k < TERMS; k++) {
         if (!to[k]) continue;
-        const float slope = *d * scale * factors[(TERMS + k) * gridDim.y + set];
+        const float slope = *d * scale * factors[static_cast<size_t>(TERMS + k) * sets + set];
         Floats<8> out;
 #pragma unroll
         for (int i = 0; i < 8; i++) out[i] = slope * error[i];

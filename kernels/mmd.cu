@@ -36,11 +36,12 @@ __device__ __forceinline__ Window window(const Set& set, int first, int count, i
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-mmd_rows(float* norms, float* columns, double* spreads, const real* y, const real* x, int rows, int width) {
+mmd_rows(float* norms, float* columns, double* spreads, const real* y, const real* x, int sets, int rows, int width) {
     __shared__ float of_warps[CHUNK][8];
-    const Set set(y, x, blockIdx.y, rows, width);
-    const int first = blockIdx.x * CHUNK, count = min(CHUNK, 2 * rows - first);
-    const size_t block = static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    const OfSet of(sets);
+    const Set set(y, x, of.set, rows, width);
+    const int first = of.block * CHUNK, count = min(CHUNK, 2 * rows - first);
+    const size_t block = blockIdx.x;
     float spread = 0.0f;
     for (int slab = 0; slab < width; slab += 8 * 256) {
         const int g = slab + 8 * threadIdx.x, left = max(0, width - g);
@@ -67,7 +68,7 @@ mmd_rows(float* norms, float* columns, double* spreads, const real* y, const rea
     if (threadIdx.x < count) {
         float norm = 0.0f;
         for (int i = 0; i < 8; i++) norm += of_warps[threadIdx.x][i];
-        norms[static_cast<size_t>(blockIdx.y) * 2 * rows + first + threadIdx.x] = norm;
+        norms[static_cast<size_t>(of.set) * 2 * rows + first + threadIdx.x] = norm;
     }
 }
 
@@ -113,11 +114,12 @@ __device__ __forceinline__ float distance(float d2, const Set&, const Kernel&, i
 // weights and pulls are null where no gradient is wanted. `slope` is 4 / (B N^2).
 extern "C" __global__ void __launch_bounds__(256, 2)
 mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real* x, const float* norms, const float* scale,
-          float slope, int energy, int rows, int width) {
+          float slope, int energy, int sets, int rows, int width) {
     SHARED(float, tile);
-    const Set set(y, x, blockIdx.y, rows, width);
+    const OfSet of(sets);
+    const Set set(y, x, of.set, rows, width);
     const int tiles = 2 * ceil_div(rows, TILE);
-    int row = 0, column = blockIdx.x;   // in the upper triangle of tiles, counted row after row
+    int row = 0, column = of.block;   // in the upper triangle of tiles, counted row after row
     while (column >= tiles - row) column -= tiles - row++;
     const Side a(row, rows), b(row + column, rows);
     {
@@ -127,7 +129,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
     }
     __syncthreads();
 
-    const size_t first = static_cast<size_t>(blockIdx.y) * rows;
+    const size_t first = static_cast<size_t>(of.set) * rows;
     const auto keep = [&](int i, int j, float w) {
         const real rounded = to_real(w);
         weights[(first + i) * 2 * rows + j] = rounded;
@@ -139,7 +141,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
     };
 
     const bool cross = a.of_y != b.of_y, wanted = weights && a.of_y, mirrored = !cross && a.tile != b.tile;
-    const Kernel kernel(energy != 0, scale[blockIdx.y], cross ? slope : -slope);
+    const Kernel kernel(energy != 0, scale[of.set], cross ? slope : -slope);
     double sum = 0.0;
     for (int r = warp(); r < a.count; r += 8) {
         const int i = a.first + r;
@@ -160,7 +162,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
         if (wanted) keep_sum(i, b, pull);
     }
     sum = block_total(sum) * (cross ? -2.0 : mirrored ? 2.0 : 1.0);   // after its barriers the tile holds the weights
-    if (threadIdx.x == 0) parts[static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x] = sum;
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
     if (!mirrored || !wanted) return;
     for (int c = warp(); c < b.count; c += 8) {
         float pull = 0.0f;
@@ -170,14 +172,15 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int rows,
-             int width) {
+mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, const real* y, const real* x, int sets,
+             int rows, int width) {
     __shared__ float pull[TILE];
     SHARED(float, tile);
-    const Set set(y, x, blockIdx.y, rows, width);
-    const int across = ceil_div(width, TILE), left = blockIdx.x % across * TILE, tiles = 2 * ceil_div(rows, TILE);
-    const Side a(blockIdx.x / across, rows);
-    const size_t first = static_cast<size_t>(blockIdx.y) * rows + a.first;
+    const OfSet of(sets);
+    const Set set(y, x, of.set, rows, width);
+    const int across = ceil_div(width, TILE), left = of.block % across * TILE, tiles = 2 * ceil_div(rows, TILE);
+    const Side a(of.block / across, rows);
+    const size_t first = static_cast<size_t>(of.set) * rows + a.first;
     if (threadIdx.x < a.count) {
         float sum = 0.0f;
         for (int t = 0; t < tiles; t++) sum += pulls[(first + threadIdx.x) * tiles + t];
@@ -200,6 +203,6 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
         Floats<8> own = load_eight(set.row(a.first + r) + left + c, there);
 #pragma unroll
         for (int i = 0; i < 8; i++) own[i] = *d * (tile[r * PITCH + c + i] - pull[r] * own[i]);
-        store_eight(dy + (first + r) * width + left + c, own, there);
+        store_eight(dy + (set.row(a.first + r) - y) + left + c, own, there);   // it lies as y does
     }
 }

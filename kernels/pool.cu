@@ -7,7 +7,7 @@
 //   tensors    pool: x, dx [B, N, D], y, dy [B, D]     add_to_set: x, y [B, N, D], s [B, D]     all real
 //   needs      nothing; 16-byte moves where D and all addresses are multiples of them
 //   work       sums: a block takes 512 bytes of a set's rows, its warps take the rows in turns. Else: one thread a pack of
-//              neighbours. Sets along x
+//              neighbours of a set
 //   bound by   memory: pool moves B N D numbers either way, add_to_set 2 B N D
 //   repeatable yes: a warp adds its rows in order, a block its warps
 //   reference  src/ops/pool.rs
@@ -27,10 +27,11 @@ template <int N> __device__ __forceinline__ void spread(real* dx, const real* dy
     store_pack(dx, values);
 }
 
-extern "C" __global__ void __launch_bounds__(256) pool_backward(real* dx, const real* dy, int rows, int width, float scale) {
-    const uint32_t size = static_cast<uint32_t>(rows) * width, at = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
-    dx += static_cast<size_t>(blockIdx.x) * size;
-    dy += static_cast<size_t>(blockIdx.x) * width;
+extern "C" __global__ void __launch_bounds__(256) pool_backward(real* dx, const real* dy, int sets, int rows, int width, float scale) {
+    const OfSet of(sets);
+    const uint32_t size = static_cast<uint32_t>(rows) * width, at = (of.block * blockDim.x + threadIdx.x) * VECTOR;
+    dx += static_cast<size_t>(of.set) * size;
+    dy += static_cast<size_t>(of.set) * width;
     if (at < size && width % VECTOR == 0 && aligned16(dx, dy)) return spread<VECTOR>(dx + at, dy + at % width, scale);
     for (uint32_t i = at; i < at + VECTOR && i < size; i++) spread<1>(dx + i, dy + i % width, scale);
 }
@@ -43,10 +44,11 @@ template <int N> __device__ __forceinline__ void add(real* y, const real* x, con
     store_pack(y, values);
 }
 
-extern "C" __global__ void __launch_bounds__(256) add_to_set_forward(real* y, const real* x, const real* s, int rows, int width) {
-    const uint32_t size = static_cast<uint32_t>(rows) * width, at = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
-    const size_t first = static_cast<size_t>(blockIdx.x) * size;
-    s += static_cast<size_t>(blockIdx.x) * width;
+extern "C" __global__ void __launch_bounds__(256) add_to_set_forward(real* y, const real* x, const real* s, int sets, int rows, int width) {
+    const OfSet of(sets);
+    const uint32_t size = static_cast<uint32_t>(rows) * width, at = (of.block * blockDim.x + threadIdx.x) * VECTOR;
+    const size_t first = static_cast<size_t>(of.set) * size;
+    s += static_cast<size_t>(of.set) * width;
     y += first;
     x += first;
     if (at < size && width % VECTOR == 0 && aligned16(y, x, s)) return add<VECTOR>(y + at, x + at, s + at % width);

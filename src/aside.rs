@@ -2,7 +2,9 @@
 
 use std::fs::{self, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::{Duration, Instant};
 
 use crate::error::{At, Error, Result};
@@ -18,8 +20,10 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
 
 /// The same for a name that may be a link and is replaced as one.
 pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let aside = beside(path, "partial")?;
+    // Each process has a name of its own: two that write one output both write a whole one.
+    let aside = beside(path, &format!("{}.partial", process::id()))?;
     let _ = fs::remove_file(&aside); // what a process that was killed left may be another file's second name
+    forget_the_dead(path);
     let written = write(&aside).and_then(|value| {
         fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
         fs::rename(&aside, path).at(path)?;
@@ -29,6 +33,25 @@ pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T
         let _ = fs::remove_file(&aside);
     }
     written
+}
+
+/// Removes what processes of this machine that are no more have left beside an output.
+fn forget_the_dead(path: &Path) {
+    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else { return };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let ours = format!(".{}.", name.to_string_lossy());
+    let of_dead = |left: &str| {
+        let writer = left.strip_prefix(&ours)?.strip_suffix(".partial")?.parse().ok()?;
+        // SAFETY: signal 0 asks, and nothing more.
+        let dead = unsafe { libc::kill(writer, 0) } != 0
+            && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+        dead.then_some(())
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if of_dead(&entry.file_name().to_string_lossy()).is_some() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Where a path leads: through links, also one that names nothing yet.
@@ -104,17 +127,8 @@ pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
 
 /// True if the path still leads to what was opened by it.
 fn is_at(open: &fs::File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let place = |told: std::io::Result<fs::Metadata>| told.ok().map(|told| (told.dev(), told.ino()));
-        place(open.metadata()) == place(path.metadata())
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = open;
-        path.exists()
-    }
+    let place = |told: std::io::Result<fs::Metadata>| told.ok().map(|told| (told.dev(), told.ino()));
+    place(open.metadata()) == place(path.metadata())
 }
 
 /// Removes all that a folder holds.
@@ -162,7 +176,6 @@ pub fn beside(path: &Path, end: &str) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    #[cfg(unix)]
     #[test]
     fn a_link_is_followed_and_what_is_no_file_is_kept() {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -214,6 +227,20 @@ mod tests {
         for outputs in [[&input, &fresh], [&fresh, &input], [&fresh, &same]] {
             apart(&outputs.map(PathBuf::as_path), &inputs).expect_err("one of them is not free");
         }
+    }
+
+    #[test]
+    fn of_two_writers_both_write_whole_files_and_what_the_dead_left_goes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("out.txt");
+        // The first process lives; no process has a number as high as the other.
+        let [theirs, left] =
+            [1, i32::MAX].map(|writer| dir.path().join(format!(".out.txt.{writer}.partial")));
+        fs::write(&theirs, "half").expect("written");
+        fs::write(&left, "half").expect("written");
+        file(&path, |aside| fs::write(aside, "ours").at(aside)).expect("written");
+        assert_eq!(fs::read_to_string(&path).expect("readable"), "ours");
+        assert!(theirs.exists() && !left.exists());
     }
 
     #[test]

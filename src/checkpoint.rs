@@ -226,9 +226,14 @@ impl<'a> Read<'a> {
 
     /// One number for each of the table's.
     fn flat(&self, prefix: &str) -> Result<Tensor> {
+        let name = |entry: &Entry| format!("{prefix}{}", entry.name);
+        // Before memory is asked for: a config that lies asks for more than the file has.
+        for entry in self.table.entries() {
+            view_of(self.path, &self.file, &name(entry), &entry.shape)?;
+        }
         let mut flat = vec![0.0; self.table.len()];
         for entry in self.table.entries() {
-            let name = format!("{prefix}{}", entry.name);
+            let name = name(entry);
             let found = numbers(self.path, &self.file, &self.sums, &name, &entry.shape)?;
             flat[entry.range()].copy_from_slice(&found);
         }
@@ -301,7 +306,17 @@ fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
         .expect("a shape of its numbers")
 }
 
-/// A tensor of the file as f32, its shape and its bytes checked.
+/// A tensor of the file, its shape checked.
+fn view_of<'a>(path: &Path, file: &SafeTensors<'a>, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
+    let view = file.tensor(name).map_err(|_| Error::format(path, format!("tensor {name:?} is missing")))?;
+    if view.dtype() == Dtype::F32 && view.shape() == shape {
+        return Ok(view);
+    }
+    let what = format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
+    Err(Error::format(path, what))
+}
+
+/// The same as f32, its bytes checked too.
 fn numbers(
     path: &Path,
     file: &SafeTensors,
@@ -309,12 +324,7 @@ fn numbers(
     name: &str,
     shape: &[usize],
 ) -> Result<Vec<f32>> {
-    let view = file.tensor(name).map_err(|_| Error::format(path, format!("tensor {name:?} is missing")))?;
-    if view.dtype() != Dtype::F32 || view.shape() != shape {
-        let what =
-            format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
-        return Err(Error::format(path, what));
-    }
+    let view = view_of(path, file, name, shape)?;
     if sums.get(name) != Some(&crc32fast::hash(view.data())) {
         return Err(Error::format(
             path,

@@ -234,13 +234,12 @@ impl Ranks {
 
     /// Holds where all ranks have these numbers, by name: hashes of what they are about to do.
     pub fn agree(&self, what: &[(&str, u64)]) -> Result<()> {
-        // Pieces that a sum over up to 256 ranks keeps to the last bit.
-        let pieces =
-            |(_, number): &(&str, u64)| [0, 16, 32, 48].map(|shift| ((number >> shift) & 0xffff) as f32);
+        // Bytes, which a sum over up to 65,793 ranks keeps to the last bit.
+        let pieces = |(_, number): &(&str, u64)| number.to_le_bytes().map(f32::from);
         let own: Vec<f32> = what.iter().flat_map(pieces).collect();
         let mut sum = own.clone();
         self.host.sum(&mut sum)?;
-        let other = |i: usize| (4 * i..4 * i + 4).any(|k| sum[k] != own[k] * self.count() as f32);
+        let other = |i: usize| (8 * i..8 * i + 8).any(|k| sum[k] != own[k] * self.count() as f32);
         let differ: Vec<&str> = (0..what.len()).filter(|&i| other(i)).map(|i| what[i].0).collect();
         // A rank that has the mean of the others' numbers would see nothing; so all are asked.
         match self.any(!differ.is_empty())? {

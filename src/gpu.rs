@@ -374,7 +374,7 @@ impl Drop for Buffer {
 }
 
 /// Leaves whatever is running, up to the nearest [`guard`]: an op answers a value, not a `Result`, and a device can fail in any.
-fn stop(error: Error) -> ! {
+pub(crate) fn stop(error: Error) -> ! {
     resume_unwind(Box::new(error))
 }
 

@@ -169,8 +169,8 @@ fn write(settings: &Settings) -> Result<Report> {
         Predictor { model: &model, params: &params, effects: &effects, data: manifest, seed: settings.seed };
     let mut population = Population::like(manifest);
     fill(&predictor, &job, observer.as_ref(), &mut population, &mut report)?;
-    if population.cells().data().iter().any(|x| x.is_nan()) {
-        return Err(Error::format(&path, "predicts values that are no numbers"));
+    if population.cells().data().iter().any(|x| !x.is_finite()) {
+        return Err(Error::format(&path, "predicts values that are no finite numbers"));
     }
     if settings.with_controls {
         report.control_cells = push_controls(&job, manifest, &mut population);

@@ -279,6 +279,11 @@ impl Tensor {
         self.reshape(&[self.len()]).slice(from..from + len).reshape(shape)
     }
 
+    /// Some of its rows, `[rows, width]`. No copy.
+    pub fn part_of_rows(&self, rows: &Range<usize>) -> Self {
+        self.part(rows.start * self.width(), &[rows.len(), self.width()])
+    }
+
     /// The numbers as a vector: moved out where this is the only owner of the whole buffer, copied otherwise.
     pub fn into_vec(self) -> Vec<f32> {
         let len = self.len();

@@ -108,7 +108,8 @@ impl Choice {
             (None, Some(launch))
                 if matches!(self.device, Device::Auto | Device::Cuda(0)) && Gpu::count() > 0 =>
             {
-                Ok(vec![Some(Gpu::open(launch.local % Gpu::count(), real)?)])
+                let index = if Gpu::count() == 1 { 0 } else { launch.local };
+                Ok(vec![Some(Gpu::open(index, real)?)])
             }
             (None, _) => Ok(vec![self.open()?]),
         }

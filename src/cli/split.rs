@@ -56,6 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     let split = match (args.split, args.preset, args.out) {
         (Some(path), ..) => Split::load(&path, &data)?,
         (None, Some(preset), Some(out)) => {
+            aside::apart(&[&out], &[&args.data])?;
             let text = preset.text(&data)?;
             // Checked first: nothing is written that `train` would refuse.
             let split = Split::of_text(&text, &out, &data)?;

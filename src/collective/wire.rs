@@ -5,7 +5,7 @@
 //! see at their next sum; a machine that dies is missed within seconds, by probes of the system's TCP.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -206,11 +206,19 @@ fn hears(stream: &TcpStream, within: Duration) -> bool {
 
 /// Rank 0 waits for all others.
 fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
-    let port = launch.address.1;
+    let (host, port) = &launch.address;
     let said = |e: std::io::Error| {
         Error::Stopped(format!("rank 0 cannot listen on port {port} (MASTER_PORT is the one below): {e}"))
     };
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(said)?;
+    // A name may lead elsewhere from other machines; these are of this machine for all.
+    let here = host == "localhost" || host.parse().is_ok_and(|at: IpAddr| at.is_loopback());
+    // The second is taken where the machine has no IPv6; where it has, the first hears both.
+    let all = [SocketAddr::from(([0u16; 8], *port)), SocketAddr::from(([0u8; 4], *port))];
+    let listener = match here {
+        true => TcpListener::bind((host.as_str(), *port)),
+        false => TcpListener::bind(&all[..]),
+    };
+    let listener = listener.map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
     let (mut links, began) = (Vec::<Link>::new(), Instant::now());
     while links.len() + 1 < launch.ranks {

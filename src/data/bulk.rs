@@ -67,7 +67,7 @@ impl Resting {
 
 /// The mean profile of each key's groups.
 pub fn means<K: Ord + Send>(data: &Data, groups: BTreeMap<K, Vec<u32>>) -> BTreeMap<K, Vec<f64>> {
-    groups.into_iter().map(|(key, groups)| (key, mean(data, &groups).0)).collect()
+    groups.into_par_iter().map(|(key, groups)| (key, mean(data, &groups).0)).collect()
 }
 
 /// What a perturbation did to a cell type in training.

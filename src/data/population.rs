@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::data::controls::control_pool;
 use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X, make_unique};
+use crate::data::preprocess::normalise::log_value;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
@@ -227,14 +228,10 @@ fn nonzero(x: &[f32]) -> (Vec<u32>, Vec<f32>) {
     x.iter().enumerate().filter(|(_, x)| **x != 0.0).map(|(gene, x)| (gene as u32, *x)).unzip()
 }
 
-/// The stored values of a row as log1p(count * target / library), not divided by the factor.
+/// The stored values of a row as log1p(count / (library / target)), not divided by the factor.
 pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + use<'a> {
     let (scale, to_target) = (data.manifest().scale, data.row_scale(row.library));
-    (0..row.genes.len()).map(move |i| match scale {
-        Scale::Counts => (row.values.get(i) / to_target).ln_1p(),
-        Scale::Log1p => row.values.get(i),
-        Scale::Log1p10 => row.values.get(i) * 10.0,
-    })
+    (0..row.genes.len()).map(move |i| log_value(row.values.get(i), scale, to_target))
 }
 
 /// What was really measured, log1p scale: the perturbed cells of the groups, group by group, then, where asked, the control cells of their

@@ -26,18 +26,19 @@ impl Draws {
 
     /// 95 % of a column's means lie within. NaN where no draw has a mean, or one perturbation alone has a value.
     pub fn interval(&self, column: &Column) -> [f64; 2] {
-        if column.values.iter().flatten().filter(|value| value.is_finite()).count() < 2 {
-            return [f64::NAN; 2];
-        }
-        self.percentiles(|chosen| column.over(chosen, self.quirks))
+        self.percentiles(&[column], |chosen| column.over(chosen, self.quirks))
     }
 
     /// The same of the difference `a - b` of two predictions' columns.
     pub fn difference(&self, a: &Column, b: &Column) -> [f64; 2] {
-        self.percentiles(|chosen| a.over(chosen, self.quirks) - b.over(chosen, self.quirks))
+        self.percentiles(&[a, b], |chosen| a.over(chosen, self.quirks) - b.over(chosen, self.quirks))
     }
 
-    fn percentiles(&self, value: impl Fn(&[usize]) -> f64 + Sync) -> [f64; 2] {
+    fn percentiles(&self, of: &[&Column], value: impl Fn(&[usize]) -> f64 + Sync) -> [f64; 2] {
+        let values = |column: &&Column| column.values.iter().flatten().filter(|x| x.is_finite()).count();
+        if of.iter().map(values).any(|values| values < 2) {
+            return [f64::NAN; 2];
+        }
         let mut values: Vec<f64> =
             self.chosen.par_iter().map(|chosen| value(chosen)).filter(|v| !v.is_nan()).collect();
         values.sort_by(f64::total_cmp);

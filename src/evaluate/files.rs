@@ -1,6 +1,7 @@
 //! Evaluation from file to file.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -8,10 +9,12 @@ use sha2::{Digest, Sha256};
 
 use super::Settings;
 use super::board::Board;
+use super::report;
 use super::side::{Matrix, Side, some};
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::population::Population;
 use crate::error::{At, Error, Result};
+use crate::memory;
 
 /// Where the cells are and what their columns are called.
 #[derive(Clone, Debug)]
@@ -128,6 +131,8 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {
+        let bytes = 4 * (cells as u64).saturating_mul(genes as u64);
+        memory::fits(&file.path().display().to_string(), "the numbers of its dense X", bytes)?;
         let mut values = vec![0.0; cells * genes];
         for block in file.blocks() {
             let (range, rows) = block?;
@@ -167,6 +172,13 @@ fn check_types(real: &Labels, real_path: &Path, pred: &Labels, pred_path: &Path)
                 path,
                 format!("cell type {names} only here; both sides need the same"),
             ));
+        }
+    }
+    let mut files = BTreeMap::new();
+    for name in &a {
+        if let Some(other) = files.insert(report::prefix(name), name) {
+            let what = format!("cell types {other:?} and {name:?} would have one results file; rename one");
+            return Err(Error::format(real_path, what));
         }
     }
     for (labels, path) in [(real, real_path), (pred, pred_path)] {

@@ -160,6 +160,11 @@ fn metric_json(column: &Column) -> Value {
 
 /// results.json's name among the files of `dir`, and of the others: `name` goes before, as cell-eval does.
 pub(super) fn path(dir: &Path, name: Option<&str>, file: &str) -> PathBuf {
-    let prefix = name.map_or(String::new(), |name| format!("{}_", name.replace('/', "-")));
+    let prefix = name.map_or(String::new(), |name| prefix(name) + "_");
     dir.join(format!("{prefix}{file}"))
+}
+
+/// A cell type as its files' names begin.
+pub(super) fn prefix(name: &str) -> String {
+    name.replace('/', "-")
 }

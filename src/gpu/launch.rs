@@ -78,8 +78,14 @@ impl Grid {
         Grid { blocks: [count(blocks), 1, 1], threads, shared: 0 }
     }
 
-    /// Blocks along x and y.
+    /// As many blocks for each of some sets, which a kernel takes apart by `OfSet`: along y a device has too few for them.
+    pub fn of_sets(sets: usize, blocks: usize, threads: u32) -> Grid {
+        Grid::new(sets * blocks, threads)
+    }
+
+    /// Blocks along x and, at most 65,535, along y.
     pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
+        assert!(y <= 65_535, "launch: {y} blocks along y");
         Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }
     }
 

@@ -4,6 +4,7 @@
 //! repeatable. A single block runs on the calling thread, since waking another one costs more than small work.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -13,6 +14,11 @@ pub const GRAIN: usize = 1 << 14;
 /// Rows in a block of about [`GRAIN`] numbers.
 pub fn rows(width: usize) -> usize {
     (GRAIN / width.max(1)).max(1)
+}
+
+/// `rows` in parts of at most `most`.
+pub fn parts(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(most).map(move |first| first..rows.min(first + most))
 }
 
 /// Runs `work(i, block)` for each block of `size` numbers of `out`; the last may be shorter.

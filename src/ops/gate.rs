@@ -63,7 +63,11 @@ pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
 
 /// The same on a device, into a tensor of that shape.
 pub fn forward_into(y: &Tensor, left: Option<&Tensor>, x: &Tensor, first: usize) {
-    launch_forward(y, left, x, Cut::of(x, first, left.map_or(0, Tensor::width)));
+    for part in blocks::parts(x.rows(), most_rows(y.width())) {
+        let of = |x: &Tensor| x.part_of_rows(&part);
+        let (y, left, x) = (of(y), left.map(of), of(x));
+        launch_forward(&y, left.as_ref(), &x, Cut::of(&x, first, left.as_ref().map_or(0, Tensor::width)));
+    }
 }
 
 /// On the host, of one row: dx `[2F]` from dy `[F]` and x `[2F]`.
@@ -102,21 +106,21 @@ pub fn backward_into(
     first: usize,
 ) {
     let width = x.width().saturating_sub(first) / 2;
-    launch_backward([dx, dy, x], y, left, Cut::of(x, first, dy.width() - width));
+    for part in blocks::parts(x.rows(), most_rows(dy.width())) {
+        let of = |x: &Tensor| x.part_of_rows(&part);
+        let (dx, y, dy, left, x) = (of(dx), y.map(of), of(dy), left.map(of), of(x));
+        launch_backward([&dx, &dy, &x], y.as_ref(), left.as_ref(), Cut::of(&x, first, dy.width() - width));
+    }
 }
 
-/// A thread a pack.
-fn packs(rows: usize, across: usize) -> Grid {
-    assert!(
-        u32::try_from(rows * across).is_ok(),
-        "swiglu: {rows} rows of {across} packs, numbered in 32 bits"
-    );
-    Grid::elements(rows * across)
+/// Rows that one launch takes: it numbers their packs, which may be single numbers, in 32 bits.
+fn most_rows(across: usize) -> usize {
+    (u32::MAX as usize / across.max(1)).max(1)
 }
 
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
     let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
-    let grid = packs(rows, (beside + width) / pack);
+    let grid = Grid::elements(rows * ((beside + width) / pack)); // a thread a pack
     let args = [
         y.into(),
         left.into(),
@@ -146,7 +150,7 @@ fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&
         width.into(),
         pack.into(),
     ];
-    let grid = packs(rows, columns / pack);
+    let grid = Grid::elements(rows * (columns / pack));
     // SAFETY: dx was made as x, rows of C + 2F numbers; dy and y have E + F in each, left E.
     unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
 }

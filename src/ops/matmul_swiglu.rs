@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
 use crate::ops::cast::cast;
-use crate::ops::gate;
+use crate::ops::{blocks, gate};
 use crate::tape::{Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -78,16 +78,6 @@ impl Tape {
 /// Rows that two steps take at a time, where what lies between them is not kept.
 const ROWS: usize = 1 << 14;
 
-/// First row and number of rows of each part of m.
-fn parts(m: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..m).step_by(ROWS).map(move |first| (first, ROWS.min(m - first)))
-}
-
-/// Rows of a matrix.
-fn rows(x: &Tensor, (first, count): (usize, usize)) -> Tensor {
-    x.part(first * x.width(), &[count, x.width()])
-}
-
 /// y `[.., F]` and, where it is kept, gate_up `[.., 2F]`.
 fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor>) {
     let size @ [m, e, width] = [x.rows(), x.width(), w.rows() / 2];
@@ -114,7 +104,10 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
             return two_steps(&y, x, gate_up);
         }
         let between = Tensor::on(gpu, "matmul_swiglu gate_up", &[m.min(ROWS), 2 * width], x.real());
-        parts(m).for_each(|part| two_steps(&rows(&y, part), &rows(x, part), &rows(&between, (0, part.1))));
+        for part in blocks::parts(m, ROWS) {
+            let between = between.part_of_rows(&(0..part.len()));
+            two_steps(&y.part_of_rows(&part), &x.part_of_rows(&part), &between);
+        }
     };
     let what = if keep { "gate, kept" } else { "gate" };
     gpu.either(what, size, fits(width, [x, w]), fused, plain);
@@ -136,17 +129,12 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
     };
     let plain = || {
         let between = Tensor::on(gpu, "matmul_swiglu dy", &[m.min(ROWS), width], dz.real());
-        for part in parts(m) {
-            let (dz, dy, size) = (rows(dz, part), rows(&between, (0, part.1)), [part.1, width, e]);
+        for part in blocks::parts(m, ROWS) {
+            let of = |x: &Tensor| x.part_of_rows(&part);
+            let (dz, dy) = (of(dz), between.part_of_rows(&(0..part.len())));
+            let size = [part.len(), width, e];
             multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), size));
-            gate::backward_into(
-                &rows(&d_gate_up, part),
-                Some(&rows(&y, part)),
-                &dy,
-                None,
-                &rows(gate_up, part),
-                0,
-            );
+            gate::backward_into(&of(&d_gate_up), Some(&of(&y)), &dy, None, &of(gate_up), 0);
         }
     };
     gpu.either("gate backward", size, fits(width, [dz, v]), fused, plain);

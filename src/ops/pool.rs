@@ -97,18 +97,18 @@ fn launch_sums(gpu: &Gpu, y: &Tensor, x: &Tensor, [sets, rows, width]: [usize; 3
 }
 
 fn launch_spread(gpu: &Gpu, dx: &Tensor, dy: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
-    let args = [dx.into(), dy.into(), rows.into(), width.into(), scale.into()];
+    let args = [dx.into(), dy.into(), sets.into(), rows.into(), width.into(), scale.into()];
     // SAFETY: dx was made as [sets, rows, width], dy holds a row a set.
     unsafe { gpu.launch("pool", "pool_backward", by_packs(gpu, sets, rows * width), &args) };
 }
 
 fn launch_add(gpu: &Gpu, y: &Tensor, x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) {
-    let args = [y.into(), x.into(), s.into(), rows.into(), width.into()];
+    let args = [y.into(), x.into(), s.into(), sets.into(), rows.into(), width.into()];
     // SAFETY: y was made as x, [sets, rows, width]; s holds a row a set.
     unsafe { gpu.launch("pool", "add_to_set_forward", by_packs(gpu, sets, rows * width), &args) };
 }
 
-/// Sets along x, one thread 16 bytes of a set's `size` numbers along y.
+/// One thread 16 bytes of a set's `size` numbers.
 fn by_packs(gpu: &Gpu, sets: usize, size: usize) -> Grid {
-    Grid::plane(sets, (size * gpu.real().bytes()).div_ceil(16 * 256), 256)
+    Grid::of_sets(sets, (size * gpu.real().bytes()).div_ceil(16 * 256), 256)
 }

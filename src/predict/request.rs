@@ -13,10 +13,13 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request};
 
-/// A line of the request file.
+/// A population that the request file asks for.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
+    /// Where it stands there.
+    #[serde(skip)]
+    line: u64,
     perturbation: String,
     cell_type: String,
     batch: Option<String>,
@@ -40,11 +43,11 @@ pub fn job(
     labels.tell(manifest, &file, report);
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
     let mut pools = Pools::default();
-    for (i, row) in rows.into_iter().enumerate() {
+    for row in rows {
         let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
         let conditions = manifest
             .ids(&row.cell_type, &row.perturbation, batch)
-            .map_err(|what| Error::format(request, format!("line {}: {what}", i + 2)))?;
+            .map_err(|what| Error::format(request, format!("line {}: {what}", row.line)))?;
         let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
             let (control, cell_type, asked) = (&manifest.control, &row.cell_type, request.display());
             let what = format!(
@@ -108,7 +111,13 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         Error::format(path, format!("{what}; columns are perturbation,cell_type,batch,cells"))
     };
     let mut reader = csv::Reader::from_path(path).map_err(bad)?;
-    let rows: Vec<Row> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(bad)?;
+    let columns = reader.headers().map_err(bad)?.clone();
+    let row = |record: csv::Result<csv::StringRecord>| {
+        let record = record?;
+        let line = record.position().map_or(0, csv::Position::line);
+        record.deserialize(Some(&columns)).map(|row: Row| Row { line, ..row })
+    };
+    let rows: Vec<Row> = reader.records().map(row).collect::<csv::Result<_>>().map_err(bad)?;
     if rows.is_empty() {
         return Err(Error::format(
             path,
@@ -116,22 +125,20 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         ));
     }
     let mut seen = HashSet::new();
-    for (i, row) in rows.iter().enumerate() {
+    for row in &rows {
+        let wrong = |what: &str| Err(Error::format(path, format!("line {}: {what}", row.line)));
         if row.cells == 0 {
-            return Err(Error::format(path, format!("line {}: cells is 0", i + 2)));
+            return wrong("cells is 0");
         }
         if row.batch.is_none() && manifest.batches.len() > 1 {
             let some = manifest.batches.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-            return Err(Error::format(
-                path,
-                format!("line {}: the model knows several batches ({some}); name one", i + 2),
-            ));
+            return wrong(&format!("the model knows several batches ({some}); name one"));
         }
         let batch = row.batch.as_ref().unwrap_or(&manifest.batches[0]);
         if !seen.insert((&row.perturbation, &row.cell_type, batch)) {
-            let what =
-                "asks for a population a second time, and would get the same cells; ask for more cells once";
-            return Err(Error::format(path, format!("line {}: {what}", i + 2)));
+            return wrong(
+                "asks for a population a second time, and would get the same cells; ask for more cells once",
+            );
         }
     }
     Ok(rows)

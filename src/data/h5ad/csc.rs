@@ -59,7 +59,9 @@ impl Csc {
     fn transpose(&self, path: &Path, rows: Range<usize>) -> Result<Cells> {
         let starts = self.sparse.starts(0..self.shape[1])?;
         let share = self.sparse.entries as f64 * rows.len() as f64 / self.shape[0] as f64;
-        let mut found: Vec<(u32, u32, f32)> = Vec::with_capacity(share as usize + 1);
+        // The file's word alone, which may be a lie: no more than a window is wide by rights.
+        let room = (share as usize + 1).min(WINDOW_BLOCKS * BLOCK_ENTRIES as usize);
+        let mut found: Vec<(u32, u32, f32)> = Vec::with_capacity(room);
         let mut bounds = vec![0usize; rows.len() + 1];
         let mut column = 0;
         for from in (0..self.sparse.entries).step_by(READ_ENTRIES as usize) {

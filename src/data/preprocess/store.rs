@@ -10,6 +10,7 @@ use super::input::Inputs;
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
+use crate::aside;
 use crate::data::h5ad::Cells;
 use crate::data::shard::{
     CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Sizes, Source, merge,
@@ -81,8 +82,6 @@ pub(super) fn rows(
         // A gene that is left out has no common place.
         let ids: Vec<u16> =
             genes.map(|gene| ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
-        let mut writer =
-            RowsWriter::new(&path.with_extension("rows"), &manifest, &piles, part.cells.clone())?;
         let mut names = input.names(part.rows.clone())?;
         if inputs.files.len() > 1 {
             // As anndata.concat's index_unique: samples share barcodes.
@@ -94,14 +93,18 @@ pub(super) fn rows(
             block.check(found.scale)?;
             Ok((Packed::of(block, &ids, found, target), Print::of(&block.cells)))
         };
-        inputs.walk(part, progress, prepare, |block, (packed, more)| {
-            print.join(&more);
-            let used = block.rows.filter(|&row| input.used[row]);
-            packed.rows().zip(used).try_for_each(|((genes, values, library), row)| {
-                writer.push(&names[row - part.rows.start], genes, values, library)
-            })
+        let rows = aside::file(&path.with_extension("rows"), |aside| {
+            let mut writer = RowsWriter::new(aside, &manifest, &piles, part.cells.clone())?;
+            inputs.walk(part, progress, prepare, |block, (packed, more)| {
+                print.join(&more);
+                let used = block.rows.filter(|&row| input.used[row]);
+                packed.rows().zip(used).try_for_each(|((genes, values, library), row)| {
+                    writer.push(&names[row - part.rows.start], genes, values, library)
+                })
+            })?;
+            writer.finish()
         })?;
-        Ok(PartRows { rows: writer.finish()?, print })
+        Ok(PartRows { rows, print })
     };
     let mut prints: Vec<Print> = inputs.files.iter().map(|_| Print::default()).collect();
     let mut rows = Vec::new();

@@ -134,9 +134,9 @@ impl Manifest {
         perturbation: &str,
         batch: &str,
     ) -> std::result::Result<[u32; 3], String> {
-        let id = |kind: &str, name: &str, names: &[String]| match names.iter().position(|n| n == name) {
-            Some(id) => Ok(id as u32),
-            None => Err(unknown(kind, name, names)),
+        let id = |kind: &str, name: &str, names: &[String]| {
+            let found = names.binary_search_by(|other| other.as_str().cmp(name)); // `check` has seen them sorted
+            found.map(|id| id as u32).map_err(|_| unknown(kind, name, names))
         };
         Ok([
             id("cell type", cell_type, &self.cell_types)?,

@@ -10,7 +10,8 @@
 
 use super::hopper;
 use super::{Found, Given, Sizes};
-use crate::gpu::{Gpu, Grid, Real};
+use crate::error::Error;
+use crate::gpu::{Gpu, Grid, Real, stop};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -297,11 +298,20 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     }
 }
 
-/// A warp a row of a head; in shared memory a tile and, for each row that a warp meets, `weights` numbers.
-fn plain_grid(z: Sizes, weights: usize) -> Grid {
+/// A warp a row of a head; in shared memory a tile and, for each row that a warp meets, `weights` numbers. Stops where a device's
+/// blocks cannot have as many: of 99 KiB from 12,145 rows on, backward.
+fn plain_grid(gpu: &Gpu, z: Sizes, weights: usize) -> Grid {
     let (tile, bytes) = (32 * 33 * 4, weights * z.rows * 4);
     let warps = ((64 << 10) / bytes.max(1)).clamp(1, 8);
-    Grid::new(z.sets * z.heads * z.rows.div_ceil(warps), 32 * warps as u32).with_shared(tile + warps * bytes)
+    let blocks = z.sets * z.heads * z.rows.div_ceil(warps);
+    let grid = Grid::new(blocks, 32 * warps as u32).with_shared(tile + warps * bytes);
+    if !gpu.holds(grid) {
+        stop(Error::setting(
+            "data.cells",
+            format!("sets of {} cells are too large for this GPU's attention", z.rows),
+        ));
+    }
+    grid
 }
 
 fn launch_plain_forward(y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
@@ -316,8 +326,9 @@ fn launch_plain_forward(y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Te
         z.packed().into(),
         z.scale.into(),
     ];
+    let (gpu, grid) = (y.device(), plain_grid(y.device(), z, 1));
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them.
-    unsafe { y.device().launch("attention_plain", "attention_plain_forward", plain_grid(z, 1), &args) };
+    unsafe { gpu.launch("attention_plain", "attention_plain_forward", grid, &args) };
 }
 
 fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
@@ -336,8 +347,9 @@ fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Size
         z.slope().into(),
         z.scale.into(),
     ];
+    let (gpu, grid) = (dqkv.device(), plain_grid(dqkv.device(), z, 2));
     // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head.
-    unsafe { dqkv.device().launch("attention_plain", "attention_plain_dq", plain_grid(z, 2), &args) };
+    unsafe { gpu.launch("attention_plain", "attention_plain_dq", grid, &args) };
 }
 
 fn launch_plain_dkv(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
@@ -354,6 +366,7 @@ fn launch_plain_dkv(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Siz
         z.slope().into(),
         z.scale.into(),
     ];
+    let (gpu, grid) = (dqkv.device(), plain_grid(dqkv.device(), z, 2));
     // SAFETY: as for dq.
-    unsafe { dqkv.device().launch("attention_plain", "attention_plain_dkv", plain_grid(z, 2), &args) };
+    unsafe { gpu.launch("attention_plain", "attention_plain_dkv", grid, &args) };
 }

@@ -85,45 +85,55 @@ impl SquaredError {
     }
 }
 
-/// One thread eight neighbours; sets along y.
-fn eights(x: &Tensor) -> (Grid, usize) {
+/// One thread eight neighbours of a set; sets, and numbers of one.
+fn eights(x: &Tensor) -> (Grid, [usize; 2]) {
     let [sets, rows, width] = x.dims("flow");
-    (Grid::plane((rows * width).div_ceil(8 * 256), sets, 256), rows * width)
+    (Grid::of_sets(sets, (rows * width).div_ceil(8 * 256), 256), [sets, rows * width])
 }
 
 fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) {
     let [sets, rows, width] = z.dims("flow start");
     let size = rows * width;
     // A set of I numbers touches at most ceil(I / 4) + 1 blocks of four.
-    let grid = Grid::plane((size.div_ceil(4) + 1).div_ceil(256), sets, 256);
-    let args = [y.into(), z.into(), streams.into(), share.into(), noisy.into(), mask.into(), size.into()];
+    let grid = Grid::of_sets(sets, (size.div_ceil(4) + 1).div_ceil(256), 256);
+    let args = [
+        y.into(),
+        z.into(),
+        streams.into(),
+        share.into(),
+        noisy.into(),
+        mask.into(),
+        sets.into(),
+        size.into(),
+    ];
     // SAFETY: y was made as z; four words of `streams` a set.
     unsafe { y.device().launch("flow", "flow_start", grid, &args) };
 }
 
 fn launch_combine(y: &Tensor, (p, by_p): (&Tensor, &Tensor), second: Option<(&Tensor, &Tensor)>) {
-    let (grid, size) = eights(y);
+    let (grid, [sets, size]) = eights(y);
     let (q, by_q) = second.unzip();
-    let args = [y.into(), p.into(), by_p.into(), q.into(), by_q.into(), size.into()];
+    let args = [y.into(), p.into(), by_p.into(), q.into(), by_q.into(), sets.into(), size.into()];
     // SAFETY: all tensors have one shape, their factors one number a set.
     unsafe { y.device().launch("flow", "flow_combine", grid, &args) };
 }
 
 fn launch_loss_forward(parts: &Buffer, error: &SquaredError, blocks: usize) {
     let ([a, b, c], [sets, size]) = (error.terms(), error.size());
-    let args = [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), size.into()];
+    let args =
+        [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), sets.into(), size.into()];
     // SAFETY: a sum for each of `blocks` a set; the inputs have one shape, the factors [2, 3, B].
-    unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::plane(blocks, sets, 256), &args) };
+    unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::of_sets(sets, blocks, 256), &args) };
 }
 
 fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &SquaredError, scale: f32) {
-    let (grid, size) = eights(&error.inputs[0]);
+    let (grid, [sets, size]) = eights(&error.inputs[0]);
     let written = gradients.iter().map(|g| g.as_ref().into());
     let read = error.terms().map(Into::into);
     let args: Vec<_> = written
         .chain([d.into()])
         .chain(read)
-        .chain([(&error.factors).into(), scale.into(), size.into()])
+        .chain([(&error.factors).into(), scale.into(), sets.into(), size.into()])
         .collect();
     // SAFETY: gradients were made as the inputs, the factors are [2, 3, B]; d is one number.
     unsafe { d.device().launch("flow", "flow_loss_backward", grid, &args) };

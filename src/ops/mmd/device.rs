@@ -70,8 +70,17 @@ fn launch_rows(
     [y, x]: [&Tensor; 2],
     [sets, rows, width]: [usize; 3],
 ) {
-    let grid = Grid::plane((2 * rows).div_ceil(CHUNK), sets, 256);
-    let args = [norms.into(), columns.into(), spreads.into(), y.into(), x.into(), rows.into(), width.into()];
+    let grid = Grid::of_sets(sets, (2 * rows).div_ceil(CHUNK), 256);
+    let args = [
+        norms.into(),
+        columns.into(),
+        spreads.into(),
+        y.into(),
+        x.into(),
+        sets.into(),
+        rows.into(),
+        width.into(),
+    ];
     // SAFETY: norms hold the 2 `rows` of each set, columns `width` sums and spreads one for each block of rows.
     unsafe { y.device().launch("mmd", "mmd_rows", grid, &args) };
 }
@@ -92,7 +101,7 @@ fn launch_pairs(
     kernel: MmdKernel,
 ) {
     let tiles = 2 * rows.div_ceil(TILE);
-    let grid = Grid::plane(tiles * (tiles + 1) / 2, sets, 256).with_shared(TILE_SHARED);
+    let grid = Grid::of_sets(sets, tiles * (tiles + 1) / 2, 256).with_shared(TILE_SHARED);
     let slope = 4.0 / (sets * rows * rows) as f32;
     let args = [
         parts.into(),
@@ -104,6 +113,7 @@ fn launch_pairs(
         scale.into(),
         slope.into(),
         (kernel == MmdKernel::Energy).into(),
+        sets.into(),
         rows.into(),
         width.into(),
     ];
@@ -118,9 +128,18 @@ fn launch_backward(
     [y, x]: [&Tensor; 2],
     [sets, rows, width]: [usize; 3],
 ) {
-    let grid = Grid::plane(rows.div_ceil(TILE) * width.div_ceil(TILE), sets, 256).with_shared(TILE_SHARED);
-    let args =
-        [dy.into(), d.into(), weights.into(), pulls.into(), y.into(), x.into(), rows.into(), width.into()];
+    let grid = Grid::of_sets(sets, rows.div_ceil(TILE) * width.div_ceil(TILE), 256).with_shared(TILE_SHARED);
+    let args = [
+        dy.into(),
+        d.into(),
+        weights.into(),
+        pulls.into(),
+        y.into(),
+        x.into(),
+        sets.into(),
+        rows.into(),
+        width.into(),
+    ];
     // SAFETY: dy has the shape of y; weights and pulls are what `launch_pairs` wrote for it; d is one number.
     unsafe { y.device().launch("mmd", "mmd_backward", grid, &args) };
 }
