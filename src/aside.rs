@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{At, Error, Result};
 
+/// The program's name and version, as written into outputs.
+pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
+
 /// Writes a file through `write`, which gets the temporary path. On any error nothing is left at `path` or beside it. What is
 /// replaced is the file itself, or the one that a link names; devices, pipes and folders are not.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {

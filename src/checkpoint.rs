@@ -38,6 +38,9 @@ pub struct Header {
     pub split: String,
     /// Best validation PDCorr so far and its step.
     pub best: Option<(f64, u64)>,
+    /// Perturbations of the data that training never saw: what stands for them in the model are its first, drawn numbers.
+    #[serde(default)]
+    pub untrained: Vec<String>,
 }
 
 /// A model as a run trained it, to predict with.
@@ -100,11 +103,6 @@ const AVERAGE: &str = "average.";
 const FLATS: [&str; 4] = ["", AVERAGE, "moment1.", "moment2."];
 
 impl Checkpoint {
-    /// The program's name and version, as written into files.
-    pub fn program() -> String {
-        concat!("scale-engine ", env!("CARGO_PKG_VERSION")).to_string()
-    }
-
     /// Reads a whole run, to go on with it.
     pub fn load(path: &Path) -> Result<Checkpoint> {
         let map = map(path)?;
@@ -122,6 +120,14 @@ impl Checkpoint {
             file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
         tensors.sort();
         Ok(Described { header, program, tensors })
+    }
+
+    /// Refuses a file of which a tensor is not as it was written, by the tensor's name.
+    pub fn check(path: &Path) -> Result<()> {
+        let map = map(path)?;
+        let Text { sums, .. } = read_text(path, &map)?;
+        let views = tensors(path, &map)?.tensors();
+        views.par_iter().try_for_each(|(name, view)| check_sum(path, &sums, name, view))
     }
 }
 
@@ -145,7 +151,7 @@ impl Frame {
         let sum = |(name, view): &(String, TensorView)| (name.clone(), crc32fast::hash(view.data()));
         let text = Text {
             version: VERSION,
-            program: Checkpoint::program(),
+            program: aside::PROGRAM.to_string(),
             header: self.header.clone(),
             effects: self.effects.pairs().to_vec(),
             sums: views.par_iter().map(sum).collect(),
@@ -241,13 +247,22 @@ impl<'a> Read<'a> {
     }
 }
 
+/// Where a run keeps its checkpoints.
+pub fn folder(run: &Path) -> PathBuf {
+    run.join("checkpoints")
+}
+
+/// A run's checkpoint of this name: `best`, `last` or `step-N`.
+pub fn named(run: &Path, name: &str) -> PathBuf {
+    folder(run).join(format!("{name}.safetensors"))
+}
+
 /// The checkpoint meant by a path: the file itself, or a run's best, or its last.
 pub fn of_run(run: &Path) -> Result<PathBuf> {
     if !run.is_dir() {
         return Ok(run.to_path_buf());
     }
-    let dir = run.join("checkpoints");
-    let found = ["best", "last"].map(|name| dir.join(format!("{name}.safetensors")));
+    let found = ["best", "last"].map(|name| named(run, name));
     found.into_iter().find(|path| path.exists()).ok_or_else(|| {
         Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first")
     })
@@ -316,7 +331,17 @@ fn view_of<'a>(path: &Path, file: &SafeTensors<'a>, name: &str, shape: &[usize])
     Err(Error::format(path, what))
 }
 
-/// The same as f32, its bytes checked too.
+fn check_sum(path: &Path, sums: &BTreeMap<String, u32>, name: &str, view: &TensorView) -> Result<()> {
+    match sums.get(name) == Some(&crc32fast::hash(view.data())) {
+        true => Ok(()),
+        false => {
+            let what = format!("tensor {name:?} is not as it was written; the file is damaged");
+            Err(Error::format(path, what))
+        }
+    }
+}
+
+/// A tensor of the file as f32, its shape and its bytes checked.
 fn numbers(
     path: &Path,
     file: &SafeTensors,
@@ -325,11 +350,6 @@ fn numbers(
     shape: &[usize],
 ) -> Result<Vec<f32>> {
     let view = view_of(path, file, name, shape)?;
-    if sums.get(name) != Some(&crc32fast::hash(view.data())) {
-        return Err(Error::format(
-            path,
-            format!("tensor {name:?} is not as it was written; the file is damaged"),
-        ));
-    }
+    check_sum(path, sums, name, &view)?;
     Ok(bytemuck::pod_collect_to_vec(view.data()))
 }

@@ -95,7 +95,7 @@ struct Inner {
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
     held: held::Held,
-    chosen: hopper::Chosen,
+    chosen: choices::Chosen,
     arena: Mutex<Arena>,
     /// What stands in for the driver while a step is counted, and whether it does.
     dry: dry::Dry,

@@ -11,6 +11,9 @@
 #![deny(missing_docs)]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
 
+#[cfg(not(unix))]
+compile_error!("scale-engine runs on Linux and macOS");
+
 // Floors, from the lowest; tests/floors.rs holds modules to them.
 // 0
 pub mod aside;

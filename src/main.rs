@@ -36,7 +36,6 @@ fn fail_with_the_output() {
 /// `scale-engine inspect F | head`: who writes to a reader that has seen enough ends quietly, as other tools do. Rust's own
 /// choice is a panic.
 fn end_with_the_reader() {
-    #[cfg(unix)]
     // SAFETY: no other thread runs yet; the signal gets back what the system has it do.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);

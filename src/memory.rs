@@ -49,14 +49,7 @@ fn installed() -> u64 {
 }
 
 fn of_machine() -> u64 {
-    #[cfg(unix)]
-    {
-        // SAFETY: two questions about constants of the system.
-        let [pages, bytes] =
-            unsafe { [libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)] };
-        if pages > 0 && bytes > 0 {
-            return pages as u64 * bytes as u64;
-        }
-    }
-    u64::MAX
+    // SAFETY: two questions about constants of the system.
+    let [pages, bytes] = unsafe { [libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)] };
+    if pages > 0 && bytes > 0 { pages as u64 * bytes as u64 } else { u64::MAX }
 }

@@ -161,16 +161,9 @@ impl Params {
             return vars.sinks.iter().for_each(Sink::close);
         }
         assert!(self.grads.len() == self.len(), "params: no room for gradients; make them `with_gradients`");
-        let (mut rest, mut at) = (self.grads.data_mut(), 0);
-        let mut copies = Vec::with_capacity(vars.vars.len());
-        for (entry, &var) in self.table.entries().iter().zip(&vars.vars) {
-            let range = entry.range();
-            let (_, behind) = std::mem::take(&mut rest).split_at_mut(range.start - at); // zeros between parameters
-            let (slot, behind) = behind.split_at_mut(range.len());
-            copies.push((slot, found.take(var)));
-            (rest, at) = (behind, range.end);
-        }
-        copies.into_par_iter().for_each(|(slot, gradient)| match gradient {
+        let found: Vec<Option<Tensor>> = vars.vars.iter().map(|&var| found.take(var)).collect();
+        let slots = self.table.windows(self.grads.data_mut()).into_par_iter().zip(found);
+        slots.for_each(|(slot, gradient)| match gradient {
             Some(gradient) => slot.copy_from_slice(gradient.data()),
             None => slot.fill(0.0),
         });

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::aside;
-use crate::checkpoint::{self, Checkpoint, Header, Trained};
+use crate::checkpoint::{self, Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
+use crate::data::h5ad::H5ad;
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
 use crate::data::population::Population;
-use crate::data::shard::{Data, Manifest};
+use crate::data::shard::{Data, Manifest, Scale};
 use crate::data::split::Part;
 use crate::error::{Error, Result};
 use crate::gpu::guard;
@@ -63,6 +64,8 @@ pub enum Source {
         request: PathBuf,
         /// obs column of the control cells' total counts, instead of the run's own.
         size: Option<String>,
+        /// What the values are, where the file does not tell.
+        scale: Option<Scale>,
     },
 }
 
@@ -74,7 +77,8 @@ impl Source {
             Source::File { controls, request, .. } => ([controls, request], None),
         };
         let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
-        aside::apart(&outputs, &[checkpoint, run, inputs[0], inputs[1]])
+        aside::apart(&outputs, &[checkpoint, run, inputs[0], inputs[1]])?;
+        outputs.into_iter().try_for_each(H5ad::replaceable)
     }
 }
 
@@ -161,8 +165,8 @@ fn write(settings: &Settings) -> Result<Report> {
             let held_out = HeldOut::open(data, split, *part)?;
             (held_out.job(&header, settings, &mut report)?, Some(held_out))
         }
-        Source::File { controls, request, size } => {
-            (request::job(manifest, (controls, size.as_deref()), request, &mut report)?, None)
+        Source::File { controls, request, size, scale } => {
+            (request::job(&header, (controls, size.as_deref(), *scale), request, &mut report)?, None)
         }
     };
     let predictor =
@@ -176,7 +180,6 @@ fn write(settings: &Settings) -> Result<Report> {
         report.control_cells = push_controls(&job, manifest, &mut population);
     }
     population.notes = vec![
-        ("program".into(), Checkpoint::program()),
         ("checkpoint".into(), path.display().to_string()),
         ("step".into(), header.step.to_string()),
         ("split".into(), header.split.clone()),

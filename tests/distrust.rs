@@ -25,7 +25,6 @@ const COLUMNS: &str =
     "--pert-col perturbation --control-pert non-targeting --celltype-col cell_type --n-top-genes 200";
 
 /// A line of the shell in a folder; `ENGINE` is the program.
-#[cfg(unix)]
 fn shell(dir: &Path, line: &str) -> Output {
     let mut command = Command::new("sh");
     command.current_dir(dir).env("ENGINE", env!("CARGO_BIN_EXE_scale-engine")).args(["-c", line]);
@@ -39,7 +38,6 @@ fn refused(output: &Output, expected: &str) {
 }
 
 /// A limit on the size of files stands for a full disk: the system refuses the same writes, in the middle of a file.
-#[cfg(unix)]
 #[test]
 fn a_disk_that_fills_up_leaves_no_half_data_set() {
     let dir = cells();
@@ -72,7 +70,6 @@ fn a_disk_that_fills_up_leaves_no_half_data_set() {
 }
 
 /// The super user may write anywhere; the program is then run as nobody, where nobody can reach it.
-#[cfg(unix)]
 #[test]
 fn a_folder_that_may_not_be_written_is_named() {
     use std::os::unix::fs::PermissionsExt;

@@ -166,6 +166,10 @@ fn a_wrong_argument_is_refused() {
     for args in [vec![Arg::from(&y)], vec![Arg::from(&y), Arg::Float(1.0)], vec![Arg::Int(0), Arg::Int(0)]] {
         assert!(block(&gpu, "shared_overrun", "static_overrun", 32, 0, &args).is_err(), "{args:?}");
     }
+    let (tall, args) =
+        (Grid { blocks: [1, 65_536, 1], threads: 32, shared: 0 }, [Arg::from(&y), Arg::Int(0)]);
+    let said = blocks(&gpu, "shared_overrun", "static_overrun", tall, &args).expect_err("too tall");
+    assert!(said.contains("65536 blocks along y"), "{said}");
 }
 
 #[test]

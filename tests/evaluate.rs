@@ -424,7 +424,8 @@ fn labels_must_be_the_same_and_hold_the_control() {
     let less = simulated(&[20, 10], 5, 0.3, 0, 1);
     assert!(refused(&real, &less).contains("only in simulated: \"P002\""));
     let none = simulated(&[0, 10, 10], 5, 0.3, 0, 1);
-    assert!(refused(&real, &none).contains("unknown control label \"ctrl\""));
+    assert!(refused(&real, &none).contains("holds no control cells (\"ctrl\")"));
+    assert!(refused(&none, &real).contains("--control-pert: simulated: unknown control label \"ctrl\""));
     assert!(refused(&simulated(&[20], 5, 0.3, 0, 1), &real).contains("nothing is perturbed"));
     let mut missing = real.clone();
     missing.labels.codes[4] = -1;
@@ -553,6 +554,13 @@ fn a_split_by_cell_type_judges_each_part_alone() {
     {
         assert!(dir.path().join(file).exists(), "{file}");
     }
+    // One file's name stands for both.
+    let alike: Vec<&str> = types.iter().map(|t| if *t == "A" { "T-b" } else { t }).collect();
+    write_h5ad(&files.real, &sparse(&real, false), &alike);
+    write_h5ad(&files.pred, &pred, &alike);
+    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(message.contains("one results file"), "{message}");
+    write_h5ad(&files.real, &sparse(&real, false), &types);
     let others: Vec<&str> = types.iter().map(|t| if *t == "A" { "B" } else { t }).collect();
     write_h5ad(&files.pred, &pred, &others);
     let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();

@@ -102,7 +102,6 @@ fn columns_are_told_a_line_each() {
 }
 
 #[test]
-#[cfg(unix)]
 fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
     command.arg("inspect").arg(&small().data).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -144,10 +144,10 @@ fn settings_that_mean_nothing_are_refused() {
     let (_dir, data) = uneven().open();
     let refusal =
         |settings| Sampler::new(&data, &all_groups(&data), settings, 0).expect_err("refused").to_string();
-    assert!(refusal(sampling(0, 8)).starts_with("sets: is 0"));
-    assert!(refusal(sampling(8, 0)).starts_with("cells: is 0"));
-    assert!(refusal(DataConfig { alpha: f64::NAN, ..sampling(1, 1) }).starts_with("alpha: is NaN"));
-    assert!(refusal(DataConfig { alpha: 1.5, ..sampling(1, 1) }).starts_with("alpha: is 1.5"));
+    assert!(refusal(sampling(0, 8)).starts_with("data.sets: is 0"));
+    assert!(refusal(sampling(8, 0)).starts_with("data.cells: is 0"));
+    assert!(refusal(DataConfig { alpha: f64::NAN, ..sampling(1, 1) }).starts_with("data.alpha: is NaN"));
+    assert!(refusal(DataConfig { alpha: 1.5, ..sampling(1, 1) }).starts_with("data.alpha: is 1.5"));
     assert!(refusal(sampling(1 << 20, 1 << 20)).contains("more than 4294967295 values"));
 }
 

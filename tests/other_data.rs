@@ -115,6 +115,29 @@ fn a_damaged_checkpoint_is_refused_with_the_tensor_that_is_damaged() {
     let (code, said) = told(predict.arg("--out").arg(&out));
     assert!(code == Some(1) && said.contains("damaged") && said.contains("tensor"), "{code:?} {said}");
     assert!(!out.exists());
+    let (code, said) = told(program().arg("inspect").arg(&path));
+    assert!(code == Some(1) && said.contains("damaged") && said.contains("tensor"), "{code:?} {said}");
+}
+
+#[test]
+fn a_checkpoint_whose_config_asks_for_more_than_it_holds_is_refused_before_memory_is_taken() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (path, out) = (dir.path().join("lies.safetensors"), dir.path().join("out.h5ad"));
+    let mut bytes = fs::read(last(&small().run)).expect("readable");
+    let (from, to) = (r#"\"ffn\":48"#, r#"\"ffn\":8388608"#);
+    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("in the header");
+    bytes.splice(at..at + from.len(), to.bytes());
+    // The header is padded with blanks to a multiple of eight.
+    let length =
+        u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) + (to.len() - from.len()) as u64;
+    let pad = length.next_multiple_of(8) - length;
+    bytes.splice(8 + length as usize..8 + length as usize, std::iter::repeat_n(b' ', pad as usize));
+    bytes[..8].copy_from_slice(&(length + pad).to_le_bytes());
+    fs::write(&path, &bytes).expect("written");
+    let mut predict = program();
+    predict.arg("predict").arg(&path).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+    let (code, said) = told(predict.arg("--out").arg(&out));
+    assert!(code == Some(1) && said.contains("expected F32 [16777"), "{code:?} {said}");
 }
 
 #[test]

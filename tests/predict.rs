@@ -1,6 +1,7 @@
 //! What a run answers: held-out pairs, and requests over a user's control cells.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::{Checkpoint, Trained};
 use scale_engine::config::Observe;
@@ -12,7 +13,7 @@ use scale_engine::predict::{self, Report, Source, predict};
 use scale_engine::predictor::{ControlCells, Predictor, Request};
 use scale_engine::tensor::Tensor;
 
-use crate::train::{last, names, small};
+use crate::train::{last, names, small, trained_by};
 
 /// Asks the small run for populations over some control cells; returns X and the report.
 fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
@@ -28,7 +29,7 @@ fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, Vec<S
         gpu: None,
         run: small().run.clone(),
         out: out.clone(),
-        source: Source::File { controls: controls.into(), request: csv, size: None },
+        source: Source::File { controls: controls.into(), request: csv, size: None, scale: None },
         with_controls: false,
         observe: Some(Observe::Poisson),
         seed: 5,
@@ -70,8 +71,10 @@ fn what_is_read_is_not_written_over() {
         // The best checkpoint is the one that is read.
         let out =
             if out.ends_with("last.safetensors") { &out.with_file_name("best.safetensors") } else { out };
-        let told =
-            refused(out, Source::File { controls: controls.clone(), request: csv.clone(), size: None });
+        let told = refused(
+            out,
+            Source::File { controls: controls.clone(), request: csv.clone(), size: None, scale: None },
+        );
         assert!(told.contains("which is read"), "{told}");
     }
     let (data, split, part) = (small.data.clone(), small.split.clone(), Part::Val);
@@ -187,6 +190,48 @@ fn unknown_names_are_refused_with_the_nearest() {
     assert!(error.contains("unknown cell type") && error.contains(&types[0]), "{error}");
 }
 
+#[test]
+fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let place = |name: &str| dir.path().join(name);
+    let (types, perturbations) = names();
+    let held: Vec<String> = types
+        .iter()
+        .map(|cell_type| format!("[fewshot.\"cells.{cell_type}\"]\ntest = [{:?}]\n", perturbations[3]))
+        .collect();
+    let text = format!("[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n{}", held.concat());
+    std::fs::write(place("split.toml"), text).expect("written");
+    let split = place("split.toml");
+    trained_by(small, &split, &place("run"), &["train.steps=2"], &AtomicBool::new(false)).expect("a run");
+    assert_eq!(
+        Checkpoint::describe(&last(&place("run"))).expect("readable").header.untrained,
+        perturbations[3..]
+    );
+    let ask = |source: Source| {
+        let (run, out) = (place("run"), place("out.h5ad"));
+        predict(&predict::Settings {
+            gpu: None,
+            run,
+            out,
+            source,
+            with_controls: false,
+            observe: None,
+            seed: 0,
+        })
+    };
+    let request = place("request.csv");
+    let line = format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[3], types[0]);
+    std::fs::write(&request, line).expect("written");
+    let controls = small.cells.clone();
+    let told =
+        ask(Source::File { controls, request, size: None, scale: None }).expect_err("noise").to_string();
+    assert!(told.contains("line 2: ") && told.contains("trained on no cell"), "{told}");
+    let data = small.data.clone();
+    let report =
+        ask(Source::Data { data, split, part: Part::Test, real_out: None }).expect("predicted all the same");
+    assert!(report.notes.iter().any(|note| note.contains(&perturbations[3])), "{:?}", report.notes);
+}
+
 /// Predicts the small run's test part, with its controls and what was measured.
 pub fn held_out(out: &Path, real: &Path) -> Report {
     let small = small();
@@ -252,7 +297,7 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
         gpu: None,
         run: small.run.clone(),
         out: out.clone(),
-        source: Source::File { controls, request, size: None },
+        source: Source::File { controls, request, size: None, scale: None },
         with_controls: true,
         observe: None,
         seed: 0,

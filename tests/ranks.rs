@@ -347,7 +347,6 @@ fn a_rank_that_waits_for_others_can_be_stopped() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn a_process_that_is_asked_to_stop_stops_all_with_a_checkpoint_and_none_takes_the_run_for_finished() {
     let dir = tempfile::tempdir().expect("a temporary folder");

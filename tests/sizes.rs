@@ -57,6 +57,18 @@ fn whole(out: &Path) -> Vec<String> {
     Data::open(out).expect("a data directory").manifest().genes.clone()
 }
 
+#[test]
+fn our_own_log_values_tell_their_total_also_of_a_part_of_the_genes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    whole(&place("data"));
+    let (code, said) = told(program().arg("export").arg(place("data")).arg("--out").arg(place("own.h5ad")));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = shards(&[&place("own.h5ad")], &place("again"), &["--n-top-genes", "10"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(Data::open(&place("again")).expect("a data directory").manifest().target, Some(1e4));
+}
+
 /// Every row of a directory, as the network sees it.
 fn rows(data: &Path) -> Vec<f32> {
     let data = Data::open(data).expect("a data directory");

@@ -74,10 +74,21 @@ pub fn set() -> Vec<String> {
 }
 
 fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Result<Outcome> {
+    trained_by(small, &small.split, out, extra, stop)
+}
+
+/// The same by another split file.
+pub fn trained_by(
+    small: &Small,
+    split: &Path,
+    out: &Path,
+    extra: &[&str],
+    stop: &AtomicBool,
+) -> Result<Outcome> {
     let mut set = set();
     set.extend(extra.iter().map(|s| s.to_string()));
     let config = Some(Config::load(Some("tiny"), None, &set)?);
-    let (data, split) = (small.data.clone(), small.split.clone());
+    let (data, split) = (small.data.clone(), split.into());
     train(
         &Settings {
             data,
@@ -177,7 +188,6 @@ fn checkpoints(run: &Path) -> Vec<String> {
     names
 }
 
-#[cfg(unix)]
 #[test]
 fn checkpoints_of_one_step_are_one_file() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -226,7 +236,8 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     trained(small, dir.path(), &["train.steps=10"], &AtomicBool::new(false)).expect("trained");
     let whole = bytes(&last(dir.path()));
-    std::fs::create_dir(dir.path().join("checkpoints/.last.safetensors.partial")).expect("made");
+    let aside = format!("checkpoints/.last.safetensors.{}.partial", std::process::id());
+    std::fs::create_dir(dir.path().join(aside)).expect("made");
     let error = resumed_to(small, dir.path(), Some(40)).expect_err("a folder is in the way").to_string();
     assert!(error.contains("last.safetensors"), "{error}");
     assert!(bytes(&last(dir.path())) == whole, "the checkpoint before is gone");
@@ -239,7 +250,20 @@ fn a_finished_run_is_not_sent_back_to_fewer_steps() {
     assert!(error.contains("--steps") && error.contains("120"), "{error}");
 }
 
-#[cfg(unix)]
+#[test]
+fn the_config_of_a_run_that_goes_on_tells_its_steps_but_not_over_what_a_user_has_written() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let config = dir.path().join("config.toml");
+    let told = || std::fs::read_to_string(&config).expect("readable");
+    trained(small, dir.path(), &["train.steps=4"], &AtomicBool::new(false)).expect("trained");
+    assert!(told().contains("steps = 4\n"), "{}", told());
+    resumed_to(small, dir.path(), Some(6)).expect("trained");
+    assert!(told().contains("steps = 6\n"), "{}", told());
+    std::fs::write(&config, told().replace("clip = 1.0", "clip = 2.0")).expect("written");
+    resumed_to(small, dir.path(), Some(8)).expect("trained");
+    assert!(told().contains("steps = 6\n") && told().contains("clip = 2.0"), "{}", told());
+}
+
 #[test]
 fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let small = small();

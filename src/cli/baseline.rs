@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::aside;
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
+use crate::data::h5ad::H5ad;
 use crate::data::population::write_measured;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -56,6 +57,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let outputs: Vec<&Path> = [&args.out].into_iter().chain(&args.real_out).map(PathBuf::as_path).collect();
     aside::apart(&outputs, &[&args.data, &args.split])?;
+    outputs.iter().try_for_each(|path| H5ad::replaceable(path))?;
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
     split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -5,7 +5,6 @@ mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
@@ -55,12 +54,12 @@ pub struct Args {
     #[arg(long, value_name = "C", default_value = "target_gene")]
     pert_col: String,
     /// Label of the control cells
-    #[arg(long, value_name = "L", default_value = "non-targeting")]
+    #[arg(long, value_name = "L", default_value = "non-targeting", allow_hyphen_values = true)]
     control_pert: String,
     /// obs column of cell types: each is scored by itself, its files prefixed with its name; without it all are one
     #[arg(long, value_name = "C")]
     celltype_col: Option<String>,
-    /// Folder of the results; files of an earlier run are replaced
+    /// Folder of the results; those of an earlier run are replaced where they have the same names, and told where not
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Whose definitions: cell-eval-0.6.6, fixed or paper
@@ -119,7 +118,6 @@ fn resamples(text: &str) -> std::result::Result<usize, String> {
 
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
-    let began = SystemTime::now();
     memory::keep(); // every block of genes and of rows asks for what the last one gave back
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
@@ -159,8 +157,11 @@ pub fn run(args: Args) -> Result<()> {
         }
         Ok((boards, sources))
     })?;
+    let mut written: Vec<PathBuf> = boards.iter().flat_map(|board| board.files(&args.out)).collect();
     if boards.iter().any(|board| board.rows.len() > 1) {
-        write_table(&args.out.join("table.csv"), &pooled(&boards))?;
+        let table = args.out.join("table.csv");
+        write_table(&table, &pooled(&boards))?;
+        written.push(table);
     }
     if H5ad::open(&args.real)?.told("observe").is_some() {
         eprintln!(
@@ -169,7 +170,7 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
-    let left = earlier(&args.out, began)?;
+    let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
         let names: Vec<&str> = left.iter().map(String::as_str).collect();
         eprintln!("note: {} holds results of an earlier run too: {}", args.out.display(), some_of(&names));
@@ -181,17 +182,15 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Results in a folder that were not written since `began`.
-fn earlier(dir: &Path, began: SystemTime) -> Result<Vec<String>> {
+/// Results in a folder that are not among those that were written.
+fn earlier(dir: &Path, written: &[PathBuf]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).at(dir)? {
         let path = entry.at(dir)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let ours =
             ["results.csv", "agg_results.csv", "real_de.csv", "pred_de.csv", "results.json", "table.csv"];
-        let written = path.metadata().and_then(|told| told.modified()).at(&path)?;
-        // A clock of the file system may tick more coarsely than ours.
-        if ours.iter().any(|end| name.ends_with(end)) && written + Duration::from_secs(2) < began {
+        if ours.iter().any(|end| name.ends_with(end)) && !written.contains(&path) {
             found.push(name);
         }
     }

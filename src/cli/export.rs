@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::aside;
+use crate::data::h5ad::H5ad;
 use crate::data::population::{Population, Unit};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -35,6 +36,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let inputs: Vec<&Path> = [&args.data].into_iter().chain(&args.split).map(PathBuf::as_path).collect();
     aside::apart(&[&args.out], &inputs)?;
+    H5ad::replaceable(&args.out)?;
     let data = Data::open(&args.data)?;
     let mut population = Population::like(data.manifest());
     population.unit = args.values;
@@ -48,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
         _ => (0..data.groups().len() as u32).collect(),
     };
     if groups.is_empty() {
-        return Err(Error::setting("subset", "this part of the split has no cells"));
+        return Err(Error::setting("--subset", "this part of the split has no cells"));
     }
     for &group in &groups {
         let cells: Vec<u64> = data.groups()[group as usize].range().collect();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::checkpoint::{Checkpoint, Described};
+use crate::checkpoint::{self, Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
@@ -49,7 +49,7 @@ fn describe(path: &Path) -> Result<Value> {
     if path.join("manifest.json").exists() {
         return data(path);
     }
-    if path.join("checkpoints").exists() {
+    if checkpoint::folder(path).exists() {
         return run_folder(path);
     }
     if h5ad::find_mtx(path)?.is_some() || h5ad::is_parquet(path) {
@@ -137,6 +137,7 @@ fn data(path: &Path) -> Result<Value> {
 
 fn checkpoint(path: &Path) -> Result<Value> {
     let Described { header, program, tensors } = Checkpoint::describe(path)?;
+    Checkpoint::check(path)?;
     let weights = |name: &str| {
         !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p))
     };
@@ -160,10 +161,10 @@ fn checkpoint(path: &Path) -> Result<Value> {
 }
 
 fn run_folder(path: &Path) -> Result<Value> {
-    let dir = path.join("checkpoints");
+    let dir = checkpoint::folder(path);
     let mut names = names_in(&dir)?;
     names.retain(|name| name.ends_with(".safetensors"));
-    let last = dir.join("last.safetensors");
+    let last = checkpoint::named(path, "last");
     let state = if last.exists() { checkpoint(&last)? } else { Value::Null };
     Ok(json!({ "kind": "run directory", "checkpoints": names, "last": state }))
 }

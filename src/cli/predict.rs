@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::device;
+use super::preprocess::scale;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
@@ -50,7 +51,10 @@ pub struct Args {
     /// obs column of the control cells' total counts, where their file lacks genes [default: as the run was preprocessed]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
-    /// Write the control cells into the output too, as `evaluate` needs (`baseline` always does)
+    /// What the control cells' values are; auto finds out
+    #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"], requires = "controls")]
+    scale: String,
+    /// Write the control cells into the output too, as `evaluate` needs (`baseline` does, unless told otherwise)
     #[arg(long)]
     with_controls: bool,
     /// Instead of the run's own setting: `none` writes decoded means, `poisson` draws counts around them [default: the run's predict.observe]
@@ -72,7 +76,10 @@ pub fn run(args: Args) -> Result<()> {
         (Some(data), Some(split), ..) => {
             Source::Data { data, split, part: args.subset, real_out: args.real_out }
         }
-        (_, _, Some(controls), Some(request)) => Source::File { controls, request, size: args.size_col },
+        (_, _, Some(controls), Some(request)) => {
+            let scale = scale(&args.scale);
+            Source::File { controls, request, size: args.size_col, scale }
+        }
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),
     };
     let settings = Settings {

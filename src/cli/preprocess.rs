@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "COLUMN")]
     pert_col: String,
     /// Label of unperturbed cells in that column
-    #[arg(long, value_name = "LABEL")]
+    #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
     control_pert: String,
     /// obs column of cell types
     #[arg(long, value_name = "COLUMN")]
@@ -288,13 +288,18 @@ fn settings(args: Args) -> Result<Settings> {
         size: args.size_col,
         target: args.target_sum,
         source,
-        scale: match args.scale.as_str() {
-            "counts" => Some(Scale::Counts),
-            "log1p" => Some(Scale::Log1p),
-            "log1p10" => Some(Scale::Log1p10),
-            _ => None,
-        },
+        scale: scale(&args.scale),
     })
+}
+
+/// What values are, as options name it; none of `auto`.
+pub(super) fn scale(name: &str) -> Option<Scale> {
+    match name {
+        "counts" => Some(Scale::Counts),
+        "log1p" => Some(Scale::Log1p),
+        "log1p10" => Some(Scale::Log1p10),
+        _ => None,
+    }
 }
 
 fn print(settings: &Settings, summary: &Summary) {

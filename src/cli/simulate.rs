@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::data::h5ad::H5ad;
 use crate::data::simulate::{CONTROL, Settings, simulate};
 use crate::error::Result;
 use crate::memory;
@@ -50,6 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     // About one number in eight is not zero, and takes eight bytes.
     memory::fits("--cells", "the simulated cells", (args.cells as u64).saturating_mul(args.genes as u64))?;
+    H5ad::replaceable(&args.out)?;
     let world = simulate(&settings)?;
     world.write(&args.out)?;
     let zeros = 1.0 - world.counts.nnz() as f64 / (args.cells as f64 * args.genes as f64);

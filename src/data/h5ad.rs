@@ -272,6 +272,29 @@ impl H5ad {
         float.or_else(|| base.read_i64().ok()?.first().map(|&base| base as f64))
     }
 
+    /// Total to which the cells were scaled before the logarithm, where the file tells it as our own commands write it.
+    pub fn log_target(&self) -> Option<f64> {
+        let told = self.file.as_ref()?.dataset("uns/log1p/target_sum").ok()?;
+        let told = f64::from(*told.read_f32().ok()?.first()?);
+        (told > 0.0 && told.is_finite()).then_some(told)
+    }
+
+    /// Refuses to replace an h5ad that another program wrote: it may hold cells that lie nowhere else.
+    pub fn replaceable(path: &Path) -> Result<()> {
+        if !path.metadata().is_ok_and(|there| there.len() > 0) {
+            return Ok(());
+        }
+        match H5ad::open(path)
+            .is_ok_and(|file| file.holds("uns/scale_engine") || file.holds("uns/simulation"))
+        {
+            true => Ok(()),
+            false => Err(Error::format(
+                path,
+                "was not written by scale-engine and is not replaced; name another file",
+            )),
+        }
+    }
+
     /// What one of our own commands wrote of the file under `uns/scale_engine`.
     pub fn told(&self, name: &str) -> Option<String> {
         let told = self.file.as_ref()?.dataset(&format!("uns/scale_engine/{name}")).ok()?;

@@ -206,10 +206,10 @@ impl Population {
         make_unique(&mut index);
         let obs = Frame { index, columns };
         let var = Frame { index: self.genes.clone(), columns: Vec::new() };
-        let mut extras: Vec<(String, Extra)> = self
-            .notes
-            .iter()
-            .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.clone())))
+        let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let mut extras: Vec<(String, Extra)> = told
+            .chain([("program", crate::aside::PROGRAM)])
+            .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
             .collect();
         if self.unit == Unit::Log1p {
             // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may stand here.

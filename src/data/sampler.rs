@@ -198,12 +198,12 @@ impl Sampler {
 fn check(data: &Data, settings: &DataConfig) -> Result<()> {
     let DataConfig { sets, cells, alpha, .. } = *settings;
     if sets == 0 || cells == 0 {
-        let field = if sets == 0 { "sets" } else { "cells" };
+        let field = if sets == 0 { "data.sets" } else { "data.cells" };
         return Err(Error::setting(field, "is 0, a step holds at least one set of one cell"));
     }
     if !(0.0..=1.0).contains(&alpha) {
         return Err(Error::setting(
-            "alpha",
+            "data.alpha",
             format!("is {alpha}, it must be from 0 (uniform) to 1 (natural)"),
         ));
     }

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 pub use describe::describe;
 pub(crate) use disk::bytes_read as disk_bytes_read;
-pub(crate) use format::VERSION;
+pub(crate) use format::{VERSION, low_bits};
 pub(crate) use manifest::same_total;
 pub use manifest::{Columns, Manifest, ShardEntry, Source};
 pub use piles::{CellLabel, Piles, Sizes};

@@ -21,6 +21,7 @@ mod presets;
 mod report;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -28,6 +29,7 @@ use sha2::{Digest, Sha256};
 pub use presets::Preset;
 pub use report::{PartReport, Report};
 
+use super::controls::control_pool;
 use super::shard::{Data, Manifest};
 use crate::error::{At, Error, Result};
 use clauses::{Clauses, Place};
@@ -90,6 +92,18 @@ impl Split {
         let bytes = std::fs::read(path).at(path)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| Error::format(path, "is not UTF-8 text"))?;
         Split::of_text(text, path, data)
+    }
+
+    /// Names of the perturbations of which no cell can be trained on.
+    pub fn untrained(&self, data: &Data) -> Vec<String> {
+        let groups = self.perturbed(Part::Train, data).into_iter();
+        let usable = groups.filter(|&group| control_pool(data, group).is_some());
+        let seen: BTreeSet<u32> = usable
+            .map(|group| data.groups()[group as usize].perturbation)
+            .chain([data.control_id()])
+            .collect();
+        let names = (0..).zip(&data.manifest().perturbations);
+        names.filter(|(id, _)| !seen.contains(id)).map(|(_, name)| name.clone()).collect()
     }
 
     /// The same of a file's text; `path` is what errors call it.

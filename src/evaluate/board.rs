@@ -1,7 +1,7 @@
 //! A prediction and what to read its scores beside: baselines, the ceiling, intervals.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -86,8 +86,7 @@ impl Board {
         Ok(Board { cell_type, report, rows })
     }
 
-    /// Writes results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are tables. The cell type
-    /// goes before each file's name, as cell-eval does. `sources` are the files that were read.
+    /// Writes [`Board::files`] of a folder. `sources` are the files that were read.
     pub fn write(&self, dir: &Path, sources: &Value) -> Result<()> {
         let path = |file: &str| path(dir, self.cell_type.as_deref(), file);
         if let Some([real, pred]) = &self.report.tables {
@@ -102,6 +101,14 @@ impl Board {
         let text = serde_json::to_string_pretty(&all).expect("plain values") + "\n";
         let path = path("results.json");
         aside::file(&path, |aside| std::fs::write(aside, text).at(aside))
+    }
+
+    /// results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are tables. The cell type goes before
+    /// each file's name, as cell-eval does.
+    pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
+        let tables = ["real_de.csv", "pred_de.csv"].into_iter().filter(|_| self.report.tables.is_some());
+        let files = ["results.csv", "agg_results.csv", "results.json"].into_iter().chain(tables);
+        files.map(|file| path(dir, self.cell_type.as_deref(), file)).collect()
     }
 
     /// The report's JSON, with what stands beside it.

@@ -52,10 +52,12 @@ impl<'a> Judge<'a> {
     /// Scores a prediction. Errors: what [`Judge::new`] refuses, other genes or labels than the measured side's.
     pub fn score(&self, pred: &Side) -> Result<Report> {
         let control = &self.settings.control;
-        let own = match self.definitions.controls {
-            Controls::Own => Groups::of(pred, control)?,
-            Controls::Real => Groups::perturbed(pred, control)?,
-        };
+        let own = Groups::perturbed(pred, control)?;
+        if self.definitions.controls == Controls::Own && own.size(0) == 0 {
+            let what =
+                format!("holds no control cells ({control:?}); `predict` writes them by --with-controls");
+            return Err(pred.error(what));
+        }
         check_match(self.real, pred, &self.groups, &own)?;
         let (x, held) = log_normalised(pred)?;
         let groups = match self.definitions.controls {

@@ -125,7 +125,7 @@ impl Report {
             "rules": self.settings.rules.name(),
             "definitions": definitions,
             "controls": definitions.controls.words(),
-            "program": format!("scale-engine {}", env!("CARGO_PKG_VERSION")),
+            "program": crate::aside::PROGRAM,
             "settings": {
                 "control_pert": self.settings.control,
                 "profile": self.settings.profile,

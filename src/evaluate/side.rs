@@ -141,7 +141,7 @@ impl Groups {
         let groups = Groups::perturbed(side, control)?;
         if groups.size(0) == 0 {
             let what = unknown_control("control label", control, &groups.perturbations);
-            return Err(side.error(format!("{what} (--control-pert names the label of the control cells)")));
+            return Err(Error::setting("--control-pert", format!("{}: {what}", side.source.display())));
         }
         Ok(groups)
     }

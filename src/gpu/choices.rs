@@ -1,9 +1,13 @@
-//! What a device was timed to do quickest, in a form that outlives the process. Another algorithm rounds its sums otherwise, so a run
-//! that goes on in another process to the same bits must not choose anew.
+//! What a device was timed to do quickest, of two ways to one result, and in a form that outlives the process. Another way rounds its
+//! sums otherwise, so a run that goes on in another process to the same bits must not choose anew.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::Gpu;
+use super::{Clock, Gpu, Stamp};
 
 /// How cuBLASLt names one of its ways to a product; means something to the same version of it, on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
@@ -34,7 +38,71 @@ impl Choices {
     }
 }
 
+/// Seconds of two ways to one result, by what is made and its sizes.
+pub(super) type Chosen = Mutex<HashMap<(Cow<'static, str>, [usize; 3]), [f64; 2]>>;
+
+/// Timed runs of each way; the fastest counts.
+const RUNS: usize = 3;
+
 impl Gpu {
+    /// Does it by a kernel for Hopper, given how many blocks run at once, or in any device's way: the quicker. The first wants a
+    /// device that has it, and what it must `fit`: matrices that the copy engine can read, among others. True if it was the first.
+    pub fn either(
+        &self,
+        what: &'static str,
+        size: [usize; 3],
+        fits: bool,
+        hopper: impl Fn(usize),
+        any: impl Fn(),
+    ) -> bool {
+        let blocks = self.hopper().filter(|_| fits);
+        let taken = blocks.filter(|&blocks| self.quicker(what, size, [&|| hopper(blocks), &any]) == 0);
+        taken.map_or_else(any, &hopper);
+        taken.is_some()
+    }
+
+    /// Which of two ways to one result is the quicker, by timing both when the sizes are first seen. The first on a device whose
+    /// time says nothing, and where a step is only counted.
+    pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
+        let chosen = || self.0.chosen.lock().expect("no panic under this lock");
+        let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
+        if let Some(&took) = chosen().get(&key) {
+            return quicker(took);
+        }
+        if matches!(self.stamp(), Stamp::Clock(_)) {
+            return 0;
+        }
+        let time = |way: &dyn Fn()| {
+            let run = |_| {
+                let clock = Clock::start(Some(self));
+                way();
+                clock.stop().seconds()
+            };
+            (0..=RUNS).map(run).skip(1).fold(f64::INFINITY, f64::min) // the first run loads or chooses
+        };
+        let took = self.aside(|| ways.map(time));
+        chosen().insert(key, took);
+        // A step that is counted takes the first way where nothing is known.
+        if quicker(took) == 1 {
+            self.count_anew();
+        }
+        quicker(took)
+    }
+
+    /// What [`Gpu::quicker`] has timed: what was made, its sizes, seconds of each way.
+    pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
+        let chosen = self.0.chosen.lock().expect("no panic under this lock");
+        let mut ways: Vec<_> =
+            chosen.iter().map(|((what, size), took)| (what.to_string(), *size, *took)).collect();
+        ways.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        ways
+    }
+
+    pub(super) fn take_ways(&self, ways: &[(String, [usize; 3], [f64; 2])]) {
+        let mut chosen = self.0.chosen.lock().expect("no panic under this lock");
+        chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone().into(), *size), *took)));
+    }
+
     /// What was chosen until now, in a fixed order.
     pub fn choices(&self) -> Choices {
         let (library, mut algorithms) = self.0.driver.algorithms();

@@ -1,6 +1,6 @@
 //! How a kernel is called: its arguments, and how many threads run it.
 
-use super::{Buffer, Map};
+use super::{Buffer, Gpu, Map};
 
 /// One argument of a kernel; pointers are device addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,6 +102,13 @@ impl Grid {
     /// With dynamic shared memory.
     pub fn with_shared(self, bytes: usize) -> Grid {
         Grid { shared: count(bytes), ..self }
+    }
+}
+
+impl Gpu {
+    /// Whether a block may have as much shared memory as that: of compute capability 8.6, 8.9 and 12.0 it has 99 KiB at most.
+    pub fn holds(&self, grid: Grid) -> bool {
+        grid.shared as usize <= self.0.driver.shared()
     }
 }
 

@@ -81,13 +81,8 @@ pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
 
 /// Ends the process without its libraries' farewells, which would wait for what one of them waits for.
 pub fn end_process(code: i32) -> ! {
-    #[cfg(unix)]
     // SAFETY: returns to nobody; what is written lies aside until it is whole.
-    unsafe {
-        libc::_exit(code)
-    }
-    #[cfg(not(unix))]
-    std::process::exit(code)
+    unsafe { libc::_exit(code) }
 }
 
 /// Whether the library is there, and why not.

@@ -18,8 +18,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
+use crate::ops::blocks;
 use crate::ops::cast::cast;
-use crate::ops::{blocks, gate};
+use crate::ops::gate;
 use crate::tape::{Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 

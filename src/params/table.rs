@@ -148,19 +148,24 @@ impl Table {
         self.entries.is_empty()
     }
 
+    /// A flat buffer's windows, one a row, without the zeros between them.
+    pub(super) fn windows<'a>(&self, flat: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+        let (mut rest, mut at) = (flat, 0);
+        let window = |entry: &Entry| {
+            let range = entry.range();
+            let (_, behind) = std::mem::take(&mut rest).split_at_mut(range.start - at);
+            let (window, behind) = behind.split_at_mut(range.len());
+            (rest, at) = (behind, range.end);
+            window
+        };
+        self.entries.iter().map(window).collect()
+    }
+
     /// First weights, `[L]`, on the host.
     pub fn draw(&self, rng: Rng) -> Tensor {
         let mut flat = vec![0.0; self.len()];
-        let (mut rest, mut at) = (flat.as_mut_slice(), 0);
-        let mut slots = Vec::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            let range = entry.range();
-            let (_, behind) = rest.split_at_mut(range.start - at); // zeros between parameters
-            let (slot, behind) = behind.split_at_mut(range.len());
-            slots.push((entry, slot));
-            (rest, at) = (behind, range.end);
-        }
-        slots.into_par_iter().for_each(|(Entry { name, shape, init, .. }, slot)| {
+        let slots = self.entries.par_iter().zip(self.windows(&mut flat));
+        slots.for_each(|(Entry { name, shape, init, .. }, slot)| {
             init.fill(name, shape.last().copied().unwrap_or(1), slot, rng);
         });
         Tensor::new(&[flat.len()], flat)

@@ -9,7 +9,7 @@ use crate::data::controls::control_pool;
 use crate::data::population::write_measured;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of};
 use crate::predictor::Request;
 
 /// One part of a split of a data directory.
@@ -69,6 +69,16 @@ impl HeldOut {
             let conditions = known.ids(c, p, b).map_err(other)?;
             let request = Request { conditions, cells: group.cells as usize };
             job.asks.push(Ask { request, context });
+        }
+        let asked = |name: &&String| {
+            job.asks.iter().any(|ask| known.perturbations[ask.request.conditions[1] as usize] == **name)
+        };
+        let untrained: Vec<&str> = header.untrained.iter().filter(asked).map(String::as_str).collect();
+        if !untrained.is_empty() {
+            let names = some_of(&untrained);
+            report
+                .notes
+                .push(format!("of no meaning, since the run was trained on no cell of them: {names}"));
         }
         match job.asks.is_empty() {
             true => Err(Error::setting("--subset", "holds no perturbed cells in this split")),

@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Ask, Context, Job, Report, controls_fit};
+use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
-use crate::data::preprocess::scale::of_file;
+use crate::data::preprocess::scale::{Found, of_file};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{Error, Result};
 use crate::memory;
@@ -28,11 +29,12 @@ struct Row {
 
 /// Reads the request and gathers the control cells it needs.
 pub fn job(
-    manifest: &Manifest,
-    (controls, size): (&Path, Option<&str>),
+    header: &Header,
+    (controls, size, scale): (&Path, Option<&str>, Option<Scale>),
     request: &Path,
     report: &mut Report,
 ) -> Result<Job> {
+    let manifest = &header.data;
     let rows = read(manifest, request)?;
     // A number that is not zero takes eight bytes; of counts one in thirty may be.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
@@ -45,9 +47,14 @@ pub fn job(
     let mut pools = Pools::default();
     for row in rows {
         let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
-        let conditions = manifest
-            .ids(&row.cell_type, &row.perturbation, batch)
-            .map_err(|what| Error::format(request, format!("line {}: {what}", row.line)))?;
+        let wrong = |what: String| Error::format(request, format!("line {}: {what}", row.line));
+        let conditions = manifest.ids(&row.cell_type, &row.perturbation, batch).map_err(wrong)?;
+        if header.untrained.contains(&row.perturbation) {
+            let name = &row.perturbation;
+            return Err(wrong(format!(
+                "the run was trained on no cell of {name:?}: it knows its name alone"
+            )));
+        }
         let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
             let (control, cell_type, asked) = (&manifest.control, &row.cell_type, request.display());
             let what = format!(
@@ -60,7 +67,7 @@ pub fn job(
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     controls_fit(&controls.display().to_string(), held, manifest)?;
-    let read = gather(manifest, &file, size, &members, report)?;
+    let read = gather(manifest, &file, (size, scale), &members, report)?;
     for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(read) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
@@ -203,14 +210,17 @@ impl ControlLabels {
 fn gather(
     manifest: &Manifest,
     file: &H5ad,
-    size: Option<&str>,
+    (size, scale): (Option<&str>, Option<Scale>),
     members: &[Vec<usize>],
     report: &mut Report,
 ) -> Result<Vec<ControlCells>> {
     let wrong = |what: String| Error::format(file.path(), what);
     let first = file.blocks().next().transpose()?;
     let first = first.ok_or_else(|| wrong("holds no cells".into()))?.1;
-    let found = of_file(file, &first)?;
+    let found = match scale {
+        Some(scale) => Found::told(scale, file.path(), &first)?,
+        None => of_file(file, &first)?,
+    };
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
     let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
     (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());

@@ -159,8 +159,8 @@ impl<'a> Walk<'a> {
             let written = placed + fresh(&dx.iter().flatten().collect::<Vec<_>>(), &given);
             tape.lap(op, shape, Way::Backward, flops, [moved + dy.bytes(), written]);
         }
-        let added = self.spread(inputs, dx);
-        self.summed(3 * added);
+        let moved = self.spread(inputs, dx);
+        self.summed(moved);
         self.answered(inputs);
     }
 
@@ -184,9 +184,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Adds what an op found to the gradients of its inputs. Returns the bytes of what was added to something.
+    /// Adds what an op found to the gradients of its inputs. Returns the bytes that this has moved.
     fn spread(&mut self, inputs: &[Var], dx: Grads) -> u64 {
-        let mut added = 0;
+        let mut moved = 0;
         let nodes = &self.tape.nodes;
         assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", nodes.len());
         for (&input, dx) in inputs.iter().zip(dx) {
@@ -197,18 +197,18 @@ impl<'a> Walk<'a> {
             let shape = &node.shape;
             assert_eq!(dx.len(), shape.iter().product::<usize>(), "backward: {:?} for {shape:?}", dx.shape());
             if let Some(sink) = &node.sink {
-                added += sink.add(&dx) / 3;
+                moved += sink.add(&dx);
                 continue;
             }
             let slot = &mut self.grads[input.at];
             *slot = Some(match slot.take() {
                 None => dx,
                 Some(sum) => {
-                    added += dx.bytes();
+                    moved += 3 * dx.bytes();
                     add(sum, &dx)
                 }
             });
         }
-        added
+        moved
     }
 }

@@ -11,7 +11,7 @@ use super::start::Start;
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{Frame, Header, vocabulary};
+use crate::checkpoint::{self, Frame, Header, vocabulary};
 use crate::collective::Ranks;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
@@ -67,7 +67,7 @@ impl Run {
             best: start.best,
             writes: ranks.is_first(),
             saved: resumed.then_some(start.step),
-            writer: Writer::new(start.out.join("checkpoints")),
+            writer: Writer::new(checkpoint::folder(&start.out)),
             _claim: start.claim,
             out: start.out,
         })
@@ -88,7 +88,7 @@ impl Run {
             .collect();
         sets.sort();
         sets.dedup();
-        let last = self.out.join("checkpoints/last.safetensors");
+        let last = checkpoint::named(&self.out, "last");
         let good = match last.exists() {
             true => format!("the last good checkpoint is {}", last.display()),
             false => "no checkpoint was written yet".to_string(),
@@ -166,6 +166,7 @@ impl Run {
             data: self.data.manifest().clone(),
             split: self.split.hash.clone(),
             best: self.best,
+            untrained: self.split.untrained(&self.data),
         };
         let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());
         let frame = Frame { header, statistics, effects };

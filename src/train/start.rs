@@ -8,7 +8,7 @@ use super::Settings;
 use super::learner;
 use super::writer::claim;
 use crate::aside;
-use crate::checkpoint::{Checkpoint, Frame, Header, vocabulary};
+use crate::checkpoint::{self, Checkpoint, Frame, Header, vocabulary};
 use crate::config::{Config, Observe};
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
@@ -94,13 +94,13 @@ impl Start {
 
     /// The run as its last checkpoint left it.
     fn resume(data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
-        let path = last_of(&settings.out);
+        let path = checkpoint::named(&settings.out, "last");
         if !path.exists() && settings.out.is_dir() {
             let what = "holds no checkpoints/last.safetensors to go on with; begin anew, without --resume";
             return Err(Error::format(&settings.out, what));
         }
         let claim = match settings.is_first() && path.exists() {
-            true => claim(&settings.out.join("checkpoints"))?.map(Arc::new),
+            true => claim(&checkpoint::folder(&settings.out))?.map(Arc::new),
             false => None,
         };
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;
@@ -113,6 +113,9 @@ impl Start {
         }
         if let Some(shard) = settings.shard {
             header.config.optim.shard = shard;
+        }
+        if settings.is_first() && is_config_of(&settings.out, &header.config) {
+            keep_config(&settings.out, &header.config)?;
         }
         Ok(Start {
             config: header.config,
@@ -132,7 +135,7 @@ impl Start {
     pub fn agreed(&self, gpu: Option<&Gpu>) -> [(&'static str, u64); 6] {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
         [
-            ("program", hash(&Checkpoint::program())),
+            ("program", hash(aside::PROGRAM)),
             ("config", hash(&self.config.to_toml())),
             ("split", hash(&self.split.hash)),
             ("data", hash(&self.data.manifest().to_json())),
@@ -149,12 +152,12 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     if out.join("manifest.json").exists() {
         return Err(Error::format(out, "is a data directory; name another folder for the run"));
     }
-    let is_free = || match last_of(out).exists() {
+    let is_free = || match checkpoint::named(out, "last").exists() {
         true => Err(Error::format(out, HOLDS_A_RUN)),
         false => Ok(()),
     };
     is_free()?;
-    let folder = out.join("checkpoints");
+    let folder = checkpoint::folder(out);
     let claim = claim(&folder)?.map(Arc::new);
     is_free()?; // another process may have made a run of it until now
     // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
@@ -162,7 +165,7 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
         let what = "holds files, but no last.safetensors to go on with; move them, or name another folder";
         return Err(Error::format(&folder, what));
     }
-    aside::file(&out.join("config.toml"), |aside| fs::write(aside, config.to_toml()).at(aside))?;
+    keep_config(out, config)?;
     let split = &settings.split;
     aside::file(&out.join("split.toml"), |aside| fs::copy(split, aside).map(drop).at(split))?;
     Ok(claim)
@@ -208,6 +211,10 @@ impl Header {
     }
 }
 
+fn keep_config(out: &Path, config: &Config) -> Result<()> {
+    aside::file(&out.join("config.toml"), |aside| fs::write(aside, config.to_toml()).at(aside))
+}
+
 /// Whether the folder's config.toml, where it is there, still says what a run goes on with: its steps and where its optimizer lies
 /// may be others.
 fn is_config_of(run: &Path, config: &Config) -> bool {
@@ -217,9 +224,4 @@ fn is_config_of(run: &Path, config: &Config) -> bool {
         (told.train.steps, told.optim.shard) = (config.train.steps, config.optim.shard);
         told == *config
     })
-}
-
-/// The checkpoint that a run goes on with.
-fn last_of(run: &Path) -> PathBuf {
-    run.join("checkpoints/last.safetensors")
 }

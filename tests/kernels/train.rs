@@ -82,7 +82,12 @@ fn a_device_predicts_the_cpus_cells() {
     let gpu = Gpu::emulated(folder, Real::F32, 1);
     let [told, found] = [None, Some(gpu.clone())].map(|gpu| {
         let out = dir.path().join("out.h5ad");
-        let source = Source::File { controls: small().cells.clone(), request: request.clone(), size: None };
+        let source = Source::File {
+            controls: small().cells.clone(),
+            request: request.clone(),
+            size: None,
+            scale: None,
+        };
         let (run, observe) = (small().run.clone(), Some(Observe::None));
         let settings =
             predict::Settings { gpu, run, out: out.clone(), source, with_controls: false, observe, seed: 5 };

@@ -127,27 +127,22 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The lines `sparse`, `dense` and `loader` of 10,000 made-up cells, which lie in the system's folder for a while: name and cells/s.
 pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
-    let dir = std::env::temp_dir().join(format!("scale-engine-bench-{}", std::process::id()));
-    let rates = std::fs::create_dir_all(&dir).at(&dir).and_then(|()| {
-        let (cells, data) = (dir.join("cells.h5ad"), dir.join("data"));
-        simulate(&simulate::Settings { cells: 10_000, ..Default::default() })?.write(&cells)?;
-        let settings = preprocess::Settings {
-            inputs: vec![cells],
-            out: data.clone(),
-            perturbation: "perturbation".into(),
-            control: simulate::CONTROL.into(),
-            cell_type: "cell_type".into(),
-            ..Default::default()
-        };
-        preprocess(&settings, &ProgressBar::hidden())?;
-        let (sets, cells) = (DataConfig::default().sets, 64);
-        let args =
-            Args { data: data.clone(), sets, cells, steps: 20, epoch: false, cold: false, json: false };
-        steps(&args, &Arc::new(Data::open(&data)?))
-    });
-    // What cannot be removed is in a folder that the system clears.
-    let _ = std::fs::remove_dir_all(&dir);
-    Ok(rates?.into_iter().filter_map(|line| Some((line.name, line.cells_per_s?))).collect())
+    let dir = tempfile::tempdir().at(std::env::temp_dir())?;
+    let (cells, data) = (dir.path().join("cells.h5ad"), dir.path().join("data"));
+    simulate(&simulate::Settings { cells: 10_000, ..Default::default() })?.write(&cells)?;
+    let settings = preprocess::Settings {
+        inputs: vec![cells],
+        out: data.clone(),
+        perturbation: "perturbation".into(),
+        control: simulate::CONTROL.into(),
+        cell_type: "cell_type".into(),
+        ..Default::default()
+    };
+    preprocess(&settings, &ProgressBar::hidden())?;
+    let (sets, cells) = (DataConfig::default().sets, 64);
+    let args = Args { data: data.clone(), sets, cells, steps: 20, epoch: false, cold: false, json: false };
+    let rates = steps(&args, &Arc::new(Data::open(&data)?))?;
+    Ok(rates.into_iter().filter_map(|line| Some((line.name, line.cells_per_s?))).collect())
 }
 
 /// The rates at which steps' cells come.

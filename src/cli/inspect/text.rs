@@ -17,7 +17,7 @@ const TABLES: [(&str, &str, &str); 6] = [
     ("perturbation", "", "scores by perturbation (results.csv)"),
     ("statistic", "", "summary of scores (agg_results.csv)"),
     ("target", "p_value", "differential expression"),
-    ("name", "pearson_delta", "table of the demo"),
+    ("name", "pearson_delta", "table of predictors, by `demo` or `evaluate`"),
 ];
 
 /// What a file of text holds, by its ending and first line.

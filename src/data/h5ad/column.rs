@@ -81,10 +81,12 @@ impl Labels {
         once
     }
 
-    /// The same, with empty ones missing, as they are in a table of text.
+    /// The same, with empty and blank ones missing, as they are in a table of text.
     pub(crate) fn without_empty(mut self) -> Labels {
-        if let Some(empty) = self.names.iter().position(String::is_empty) {
-            self.codes.iter_mut().filter(|code| **code == empty as i32).for_each(|code| *code = -1);
+        let empty: Vec<bool> = self.names.iter().map(|name| name.trim().is_empty()).collect();
+        if empty.contains(&true) {
+            let codes = self.codes.iter_mut();
+            codes.filter(|code| **code >= 0 && empty[**code as usize]).for_each(|code| *code = -1);
         }
         self
     }
@@ -245,7 +247,7 @@ impl Frame {
             )),
             None => {
                 let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
-                Err(Error::format(path, missing_column(column, &names)))
+                Err(Error::setting(path.display().to_string(), missing_column(column, &names)))
             }
         }
     }
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_empty_label_is_a_missing_one() {
-        let labels = Labels::of(&["b", "", "a", ""]).without_empty();
+        let labels = Labels::of(&["b", "", "a", " "]).without_empty();
         assert_eq!((0..4).map(|i| labels.get(i)).collect::<Vec<_>>(), [Some("b"), None, Some("a"), None]);
     }
 }

@@ -56,7 +56,10 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
 /// Refuses columns that a frame lacks.
 pub(super) fn all_there(path: &Path, name: &str, wanted: Option<&[&str]>, there: &[String]) -> Result<()> {
     match wanted.unwrap_or_default().iter().find(|&&column| !there.iter().any(|name| name == column)) {
-        Some(missing) => Err(Error::format(path, format!("{name}: {}", missing_column(missing, there)))),
+        Some(missing) => {
+            let what = format!("{name}: {}", missing_column(missing, there));
+            Err(Error::setting(path.display().to_string(), what))
+        }
         None => Ok(()),
     }
 }

@@ -187,7 +187,8 @@ fn labels(shards: &[Parquet], columns: Option<&[&str]>, samples: &Path) -> Resul
             by_sample(&of_all(shards, SAMPLE)?, &table, &column, first.path())?
         } else {
             let names: Vec<String> = own.iter().chain(&more).cloned().collect();
-            return Err(Error::format(first.path(), missing_column(&column, &names)));
+            let file = first.path().display().to_string();
+            return Err(Error::setting(file, missing_column(&column, &names)));
         };
         frame.columns.push((column, Column::Categorical(labels)));
     }

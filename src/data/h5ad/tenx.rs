@@ -126,8 +126,8 @@ pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Resu
         return Err(Error::format(path, what));
     }
     match columns.and_then(|columns| columns.first()) {
-        Some(column) => Err(Error::format(
-            path,
+        Some(column) => Err(Error::setting(
+            path.display().to_string(),
             format!(
                 "is 10x output, which carries no labels such as {column:?}; give them in a table with --labels FILE.csv"
             ),

@@ -14,7 +14,8 @@ use super::seurat_v3::{self, Expected};
 use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::shard::Scale;
-use crate::error::{At, Error, Result, unknown};
+use crate::data::shard::low_bits;
+use crate::error::{At, Error, Result, some_of, unknown};
 
 /// Gene ids in shards are 16 bits wide, and one is kept free.
 const MOST_GENES: usize = 65_535;
@@ -134,7 +135,7 @@ impl Sums {
         let mut add = |gene: u32, value: f32| {
             let [sum, squares] = &mut self.of[gene as usize];
             *sum += f64::from(value);
-            // Rounded to f32 before it is added, as `Moments::add` says.
+            // Rounded to f32 before it is added, as scanpy does.
             *squares += f64::from(value * value);
         };
         match places {
@@ -238,8 +239,7 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
             if value >= KNOWN as f32 {
                 return transform(value);
             }
-            // The count stands in the last bits of what 2^23 above it is: no conversion that asks for its range.
-            let known = &mut known[(value + 8_388_608.0).to_bits() as usize % KNOWN];
+            let known = &mut known[low_bits(value) as usize % KNOWN];
             if known.is_nan() {
                 *known = transform(value);
             }
@@ -320,10 +320,18 @@ pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
         inputs.genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
     let mut seen = HashSet::new();
     let mut kept = Vec::with_capacity(names.len());
+    let unknown_ones: Vec<&str> = names.iter().copied().filter(|name| !places.contains_key(name)).collect();
+    match unknown_ones[..] {
+        [] => (),
+        [name] => return Err(Error::format(list, unknown("gene", name, &inputs.genes))),
+        [first, ..] => {
+            let (count, all) = (unknown_ones.len(), names.len());
+            let what = format!("{count} of {all} genes are unknown: {}", some_of(&unknown_ones));
+            return Err(Error::format(list, format!("{what}; {}", unknown("gene", first, &inputs.genes))));
+        }
+    }
     for name in names {
-        let Some(&place) = places.get(name) else {
-            return Err(Error::format(list, unknown("gene", name, &inputs.genes)));
-        };
+        let place = places[name];
         if !seen.insert(place) {
             return Err(Error::format(list, format!("gene {name:?} stands twice in the list")));
         }

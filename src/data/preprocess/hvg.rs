@@ -49,13 +49,6 @@ impl Moments {
         self.expressed.iter_mut().zip(&other.expressed).for_each(|(a, b)| *a |= b);
     }
 
-    /// Adds one stored value of a cell.
-    pub fn add(&mut self, gene: usize, value: f32) {
-        self.sum[gene] += f64::from(value);
-        self.squares[gene] += f64::from(value * value);
-        self.expressed[gene] |= value > 0.0;
-    }
-
     /// Mean and variance (n - 1) of a gene, zeros included.
     pub fn mean_and_variance(&self, gene: usize) -> (f64, f64) {
         let n = self.cells as f64;

@@ -137,8 +137,9 @@ fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result
     let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
     let open = |path: &PathBuf| {
         H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {
-            (Error::Format { path, what }, Some(table)) => {
-                Error::Format { path, what: format!("{what}; {}", table.told()) }
+            // A column that is nowhere.
+            (Error::Setting { field, what }, Some(table)) => {
+                Error::Setting { field, what: format!("{what}; {}", table.told()) }
             }
             (error, _) => error,
         })

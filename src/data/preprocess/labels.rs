@@ -82,7 +82,9 @@ impl Table {
 
     /// The columns, for the message that one is nowhere.
     pub(super) fn told(&self) -> String {
-        format!("{} has: {}", self.path.display(), self.header.join(", "))
+        let named: Vec<&str> =
+            self.header.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        format!("{} has: {}", self.path.display(), named.join(", "))
     }
 
     /// Finds the row of each cell: by the column that bears the name of a file's index, else by what was pandas' index or by the first.

@@ -14,6 +14,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use memmap2::MmapMut;
 
 use crate::data::h5ad::Cells;
+use crate::data::shard::low_bits;
 
 /// Bytes that may be kept.
 const ROOM: usize = 384 << 20;
@@ -95,8 +96,8 @@ impl Tight {
         cast_slice_mut(ends).iter_mut().zip(&starts[1..]).for_each(narrow);
         let narrow = |(gene, &wide): (&mut u16, &u32)| *gene = wide as u16;
         cast_slice_mut(genes).iter_mut().zip(cells.indices()).for_each(narrow);
-        // Whole numbers below 2^23 end in the last bits of what 2^23 above them is; of all others this is some byte.
-        let low = |(byte, &value): (&mut u8, &f32)| *byte = (value + 8_388_608.0).to_bits() as u8;
+        // Of what is no small whole number this is some byte.
+        let low = |(byte, &value): (&mut u8, &f32)| *byte = low_bits(value) as u8;
         bytes.iter_mut().zip(values).for_each(low);
         // By their bits: -0 is not 0.
         let differs = |(byte, value): (&u8, &f32)| f32::from(*byte).to_bits() != value.to_bits();

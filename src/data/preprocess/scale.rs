@@ -1,6 +1,7 @@
 //! What the stored values are: counts, log1p of normalised counts, or that divided by ten.
 
 use std::ops::Range;
+use std::path::Path;
 
 use rayon::prelude::*;
 
@@ -21,27 +22,50 @@ pub struct Found {
     pub target: Option<f64>,
 }
 
+impl Found {
+    /// As the user says; refuses values that are no logarithms of any cell's counts, from some cells of the file.
+    pub fn told(scale: Scale, file: &Path, cells: &Cells) -> Result<Found> {
+        let greatest = cells.data().iter().copied().fold(0.0, f32::max);
+        let divisor = match scale {
+            Scale::Counts => f32::INFINITY,
+            Scale::Log1p => 1.0,
+            Scale::Log1p10 => 10.0,
+        };
+        if greatest * divisor > GREATEST_LOG && scale != Scale::Counts {
+            let count = (f64::from(greatest * divisor)).exp_m1();
+            let what = format!(
+                "holds {greatest}, as --scale {} the logarithm of {count:.1e} counts of one gene in one cell: is it another scale?",
+                format!("{scale:?}").to_lowercase()
+            );
+            return Err(Error::format(file, what));
+        }
+        Ok(Found { scale, why: "as told by --scale".into(), target: None })
+    }
+}
+
 /// Totals of normalised cells agree this well, f32 roundings included.
 const SAME_TOTAL: f64 = 1e-3;
 /// Relative error of a total of f32 logarithms.
 const ROUNDING: f64 = 1e-6;
 /// Cells whose totals must agree before agreement means anything.
 const ENOUGH_CELLS: usize = 3;
+/// No cell's count of a gene, scaled to any target in use, has a log1p above this: of 3.3 million.
+const GREATEST_LOG: f32 = 15.0;
 /// Log1p values below this everywhere may as well be log1p / 10: no total tells them apart in a subset of genes.
 const SURELY_UNDIVIDED: f32 = 1.2;
 
 /// The scale of all files together: told by the user, or found from the first row block of each.
 pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
-    if let Some(scale) = told {
-        return Ok(Found { scale, why: "as told by --scale".into(), target: None });
-    }
     let mut first: Option<Found> = None;
     for (number, input) in inputs.files.iter().enumerate() {
         let Some(block) = input.file.blocks().next() else { continue };
         let (rows, cells) = block?;
         inputs.memo.keep((number, 0), &cells);
         check(input, rows, &cells, Scale::Log1p)?;
-        let found = of_file(&input.file, &cells)?;
+        let found = match told {
+            Some(scale) => Found::told(scale, input.file.path(), &cells)?,
+            None => of_file(&input.file, &cells)?,
+        };
         match &first {
             None => first = Some(found),
             Some(before) if before.scale == found.scale => (),
@@ -102,7 +126,10 @@ fn suspicious(values: &[f32], whole: bool) -> bool {
 /// Tells the scale of a file from its first cells; refuses logarithms to another base than e, by what the file says of itself,
 /// unless the cells' totals prove that they are natural.
 pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
-    let found = detect(cells, file.is_logged());
+    let found = detect(cells, file.is_logged()).map(|found| match (found.scale, found.target) {
+        (Scale::Log1p | Scale::Log1p10, None) => Found { target: file.log_target(), ..found },
+        _ => found,
+    });
     let proven = found.as_ref().is_ok_and(|found| found.scale == Scale::Counts || found.target.is_some());
     match file.log_base().filter(|base| !proven && (base - std::f64::consts::E).abs() > 1e-6) {
         Some(base) => {
@@ -165,8 +192,8 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
     }
     Err(format!(
         "X is neither whole counts nor log1p of normalised counts: values reach {greatest}, expm1 of them sums differently in \
-         each cell, and uns/log1p {}; say what it is with --scale counts, log1p or log1p10, or choose another matrix with --source \
-         (layers/NAME, raw)",
+         each cell, and uns/log1p {}; say what it is with --scale counts, log1p or log1p10, or choose another matrix \
+         (`preprocess` reads raw and layers/NAME by --source)",
         if logged { "does not tell log1p from log1p / 10" } else { "is missing" }
     ))
 }
@@ -201,6 +228,17 @@ mod tests {
         let log = detect(&logs(1.0), false).expect("log1p");
         assert!(log.scale == Scale::Log1p && (log.target.expect("a total") - 1e4).abs() < 1.0);
         assert_eq!(detect(&logs(10.0), false).expect("log1p / 10").scale, Scale::Log1p10);
+    }
+
+    #[test]
+    fn a_scale_that_is_told_must_be_possible() {
+        let told =
+            |scale, cells: &Cells| Found::told(scale, Path::new("F.h5ad"), cells).map(|found| found.scale);
+        assert_eq!(told(Scale::Log1p, &logs(1.0)).expect("log1p"), Scale::Log1p);
+        assert_eq!(told(Scale::Log1p10, &logs(10.0)).expect("log1p / 10"), Scale::Log1p10);
+        let refused = told(Scale::Log1p10, &logs(1.0)).expect_err("no tenths").to_string();
+        assert!(refused.contains("--scale log1p10"), "{refused}");
+        told(Scale::Log1p, &rows(&[&[29.0]])).expect_err("counts");
     }
 
     #[test]

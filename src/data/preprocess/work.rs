@@ -224,9 +224,8 @@ fn now() -> u128 {
 /// What parts belong to, in words.
 fn command(settings: &Settings, cells: usize) -> Result<String> {
     let mut text = format!(
-        "{} {}, shards of format {}\n{cells} cells a part\n{settings:#?}\n",
-        env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION"),
+        "{}, shards of format {}\n{cells} cells a part\n{settings:#?}\n",
+        aside::PROGRAM,
         shard::VERSION
     );
     let lists = [

@@ -15,15 +15,13 @@ pub(super) const NEAR: usize = 16 << 10;
 
 /// Asks the disk for a stretch of a file. Nothing waits for it.
 pub(super) fn ask(map: &Mmap, bytes: Range<usize>) {
-    // A system that cannot be asked reads when the rows are touched.
-    #[cfg(unix)]
+    // A system that will not reads when the rows are touched.
     let _ = map.advise_range(memmap2::Advice::WillNeed, bytes.start, bytes.len());
 }
 
 /// Counts a stretch no longer to this process's memory. It stays in the system's cache for as long as that has room.
 pub(super) fn let_go(map: &Mmap, bytes: Range<usize>) {
     // SAFETY: the file is mapped for reading alone and does not change, so that what is touched again comes back as it was.
-    #[cfg(unix)]
     let _ =
         unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
 }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::disk::{NEAR, ask, let_go};
-use super::format::{ALIGN, Header, Kind, SECTIONS};
+use super::format::{ALIGN, Header, Kind, Part, SECTIONS};
 use super::{Manifest, Row, Scale, ShardEntry, Values};
 use crate::error::{At, Error, Result};
 
@@ -52,7 +52,10 @@ impl Shard {
         check_bytes(&map, &header, begin, &sections)?;
         let shard = Shard { map, kind: header.values, rows: header.rows, sections };
         shard.check_groups(&header, manifest)?;
-        let counted = [(1, "row", "value", header.nonzeros), (5, "name", "byte", header.names)];
+        let counted = [
+            (Part::Starts, "row", "value", header.nonzeros),
+            (Part::NameStarts, "name", "byte", header.names),
+        ];
         for (section, what, unit, total) in counted {
             check_starts(shard.section(section), what, unit, total)?;
         }
@@ -71,11 +74,11 @@ impl Shard {
 
     /// Cell type, perturbation, batch and cells of each group.
     pub(super) fn groups(&self) -> &[[u32; 4]] {
-        self.section(0)
+        self.section(Part::Groups)
     }
 
     fn starts(&self) -> &[u64] {
-        self.section(1)
+        self.section(Part::Starts)
     }
 
     /// Row `row` of the shard.
@@ -83,23 +86,27 @@ impl Shard {
         let starts = self.starts();
         let range = starts[row] as usize..starts[row + 1] as usize;
         let values = match self.kind {
-            Kind::U8 => Values::U8(&self.section(3)[range.clone()]),
-            Kind::U16 => Values::U16(&self.section(3)[range.clone()]),
-            Kind::F32 => Values::F32(&self.section(3)[range.clone()]),
+            Kind::U8 => Values::U8(&self.section(Part::Values)[range.clone()]),
+            Kind::U16 => Values::U16(&self.section(Part::Values)[range.clone()]),
+            Kind::F32 => Values::F32(&self.section(Part::Values)[range.clone()]),
         };
-        Row { genes: &self.section(2)[range], values, library: self.section::<f32>(4)[row] }
+        Row {
+            genes: &self.section(Part::Genes)[range],
+            values,
+            library: self.section::<f32>(Part::Library)[row],
+        }
     }
 
     /// Name of the cell of row `row`.
     pub(super) fn name(&self, row: usize) -> &str {
-        let starts: &[u64] = self.section(5);
-        let bytes = &self.section(6)[starts[row] as usize..starts[row + 1] as usize];
+        let starts: &[u64] = self.section(Part::NameStarts);
+        let bytes = &self.section(Part::Names)[starts[row] as usize..starts[row + 1] as usize];
         std::str::from_utf8(bytes).expect("names were checked at the door")
     }
 
     /// Asks the disk for where some rows begin.
     pub(super) fn ask_places(&self, rows: Range<usize>) {
-        let [starts, library] = [1, 4].map(|section| self.sections[section].start);
+        let [starts, library] = [Part::Starts, Part::Library].map(|part| self.sections[part as usize].start);
         ask(&self.map, starts + rows.start * 8..starts + (rows.end + 1) * 8);
         ask(&self.map, library + rows.start * 4..library + rows.end * 4);
     }
@@ -111,7 +118,7 @@ impl Shard {
 
     /// Rows between two that are read in one piece with them.
     pub(super) fn near(&self) -> usize {
-        NEAR * self.rows as usize / self.sections[2].len().max(1)
+        NEAR * self.rows as usize / self.sections[Part::Genes as usize].len().max(1)
     }
 
     /// Counts no page to this process's memory.
@@ -121,15 +128,16 @@ impl Shard {
 
     /// Where the genes and the values of some rows lie in the file.
     fn stretches(&self, rows: Range<usize>) -> [Range<usize>; 2] {
-        let (starts, [genes, values]) = (self.starts(), [2, 3].map(|section| self.sections[section].start));
+        let [genes, values] = [Part::Genes, Part::Values].map(|part| self.sections[part as usize].start);
+        let starts = self.starts();
         let [first, end] = [rows.start, rows.end].map(|row| starts[row] as usize);
         let width = self.kind.width() as usize;
         [genes + first * 2..genes + end * 2, values + first * width..values + end * width]
     }
 
-    fn section<T: bytemuck::Pod>(&self, index: usize) -> &[T] {
+    fn section<T: bytemuck::Pod>(&self, part: Part) -> &[T] {
         // The map begins at a page and sections at multiples of 64 in it, so that every element type is aligned.
-        bytemuck::cast_slice(&self.map[self.sections[index].clone()])
+        bytemuck::cast_slice(&self.map[self.sections[part as usize].clone()])
     }
 
     fn check_groups(&self, header: &Header, manifest: &Manifest) -> std::result::Result<(), String> {
@@ -161,7 +169,7 @@ impl Shard {
     }
 
     fn check_names(&self) -> std::result::Result<(), String> {
-        let (starts, names): (&[u64], &[u8]) = (self.section(5), self.section(6));
+        let (starts, names): (&[u64], &[u8]) = (self.section(Part::NameStarts), self.section(Part::Names));
         let broken = |pair: &[u64]| std::str::from_utf8(&names[pair[0] as usize..pair[1] as usize]).is_err();
         match starts.par_windows(2).position_first(broken) {
             Some(row) => Err(format!("name {row} is no UTF-8")),
@@ -364,9 +372,4 @@ fn checksum(map: &Mmap, bytes: Range<usize>) -> u32 {
         whole
     };
     parts.iter().fold(crc32fast::Hasher::new(), join).finalize()
-}
-
-/// For errors about a directory's shard.
-pub(super) fn path_of(dir: &Path, entry: &ShardEntry) -> PathBuf {
-    dir.join(&entry.file)
 }

@@ -18,9 +18,25 @@ pub(super) const ALIGN: u64 = 64;
 pub(super) const PRELUDE: usize = 64;
 /// No honest header comes near this.
 pub(super) const HEADER_LIMIT: u32 = 1 << 20;
-/// The sections, in file order.
+/// The sections' names, in file order.
 pub(super) const SECTIONS: [&str; 7] =
     ["groups", "starts", "genes", "values", "library", "name_starts", "names"];
+
+/// A section, by its place among them.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    /// Of each group its ids and cells.
+    Groups,
+    /// Where each row's genes and values begin.
+    Starts,
+    Genes,
+    Values,
+    /// Of each row the cell's total counts.
+    Library,
+    /// Where each row's name begins.
+    NameStarts,
+    Names,
+}
 
 /// How a shard stores values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +45,12 @@ pub(super) enum Kind {
     U8,
     U16,
     F32,
+}
+
+/// The last bits of a whole number below 2^23, as those of what 2^23 above it is: a conversion would ask for its range.
+#[inline]
+pub(crate) fn low_bits(count: f32) -> u32 {
+    (count + 8_388_608.0).to_bits()
 }
 
 impl Kind {
@@ -53,11 +75,8 @@ impl Kind {
     /// Appends values; those of the integer kinds are whole and fit.
     pub(super) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
-            // Whole and below 2^23: the last bits of what 2^23 above them is, without a test of their range.
-            Kind::U8 => out.extend(values.iter().map(|&v| (v + 8_388_608.0).to_bits() as u8)),
-            Kind::U16 => {
-                values.iter().for_each(|&v| out.extend(((v + 8_388_608.0).to_bits() as u16).to_le_bytes()));
-            }
+            Kind::U8 => out.extend(values.iter().map(|&v| low_bits(v) as u8)),
+            Kind::U16 => values.iter().for_each(|&v| out.extend((low_bits(v) as u16).to_le_bytes())),
             Kind::F32 => out.extend_from_slice(bytemuck::cast_slice(values)),
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::disk::{FromDisk, Sweep};
-use super::file::{Shard, path_of};
+use super::file::Shard;
 use super::format::Kind;
 use super::scale::Normalise;
 use super::{Group, Manifest, Row, Scale};
@@ -246,7 +246,7 @@ fn number_cells(dir: &Path, manifest: &Manifest, shards: &[Shard]) -> Result<(Ve
                 let what = format!(
                     "group {i} repeats or stands before the group ahead of it; groups are sorted and unique"
                 );
-                return Err(Error::format(path_of(dir, entry), what));
+                return Err(Error::format(dir.join(&entry.file), what));
             }
             groups.push(group);
             first += u64::from(cells);

@@ -10,7 +10,7 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use super::format::{self, Kind};
+use super::format::{self, Kind, Part};
 use super::piles::{CellLabel, Pile, Piles, Sizes};
 use super::spill::{Chunk, MEMORY, Rows, RowsWriter, Runs};
 use super::{Manifest, ShardEntry};
@@ -104,13 +104,14 @@ fn write_shard(
     File::create_new(&path).and_then(|f| f.set_len(bytes)).at(&path)?;
     let streams = layout.map(|(offset, _)| Stream::open(&path, begin + offset));
     let streams = streams.into_iter().collect::<Result<Vec<Stream>>>()?;
-    let mut sections = Sections { kind: header.values, end: 0, name_end: 0, scratch: Vec::new(), streams };
+    let mut sections =
+        Sections { kind: header.values, end: 0, name_end: 0, scratch: Vec::new(), streams: Streams(streams) };
     sections.begin().at(&path)?;
     for (i, pile) in range.clone().zip(&piles[range]) {
         sections.group(pile).at(&path)?;
         runs.group(i as u32, |chunk| sections.rows(chunk).at(&path))?;
     }
-    for (section, stream) in header.sections.iter_mut().zip(sections.streams) {
+    for (section, stream) in header.sections.iter_mut().zip(sections.streams.0) {
         section.crc = stream.finish().at(&path)?;
     }
     let (head, crc) = header.encode();
@@ -147,35 +148,44 @@ struct Sections {
     /// Bytes of names written so far.
     name_end: u64,
     scratch: Vec<u8>,
-    streams: Vec<Stream>,
+    streams: Streams,
 }
 
 impl Sections {
     fn begin(&mut self) -> std::io::Result<()> {
-        self.streams[1].write(&0u64.to_le_bytes())?;
-        self.streams[5].write(&0u64.to_le_bytes())
+        self.streams.write(Part::Starts, &0u64.to_le_bytes())?;
+        self.streams.write(Part::NameStarts, &0u64.to_le_bytes())
     }
 
     fn group(&mut self, pile: &Pile) -> std::io::Result<()> {
         let CellLabel { cell_type, perturbation, batch } = pile.label;
-        self.streams[0].write(bytemuck::cast_slice(&[cell_type, perturbation, batch, pile.cells]))
+        self.streams.write(Part::Groups, bytemuck::cast_slice(&[cell_type, perturbation, batch, pile.cells]))
     }
 
     fn rows(&mut self, chunk: &Chunk) -> std::io::Result<()> {
         for &length in &chunk.lengths {
             self.end += u64::from(length);
-            self.streams[1].write(&self.end.to_le_bytes())?;
+            self.streams.write(Part::Starts, &self.end.to_le_bytes())?;
         }
         self.scratch.clear();
         self.kind.encode(&chunk.values, &mut self.scratch);
-        self.streams[2].write(bytemuck::cast_slice(&chunk.genes))?;
-        self.streams[3].write(&self.scratch)?;
-        self.streams[4].write(bytemuck::cast_slice(&chunk.library))?;
+        self.streams.write(Part::Genes, bytemuck::cast_slice(&chunk.genes))?;
+        self.streams.write(Part::Values, &self.scratch)?;
+        self.streams.write(Part::Library, bytemuck::cast_slice(&chunk.library))?;
         for &length in &chunk.name_lengths {
             self.name_end += u64::from(length);
-            self.streams[5].write(&self.name_end.to_le_bytes())?;
+            self.streams.write(Part::NameStarts, &self.name_end.to_le_bytes())?;
         }
-        self.streams[6].write(&chunk.names)
+        self.streams.write(Part::Names, &chunk.names)
+    }
+}
+
+/// One for each section.
+struct Streams(Vec<Stream>);
+
+impl Streams {
+    fn write(&mut self, part: Part, bytes: &[u8]) -> std::io::Result<()> {
+        self.0[part as usize].write(bytes)
     }
 }
 

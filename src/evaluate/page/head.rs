@@ -94,8 +94,8 @@ pub fn facts(board: &Board) -> String {
 pub fn footer(boards: &[Board]) -> String {
     let rules = boards.first().map_or("", |board| board.report.settings.rules.name());
     format!(
-        "<footer>scale-engine {}, rules {rules}. Means leave out null (nothing to measure) and NaN (undefined); in \
+        "<footer>{}, rules {rules}. Means leave out null (nothing to measure) and NaN (undefined); in \
          agg_results.csv a NaN makes the mean NaN.</footer>\n",
-        env!("CARGO_PKG_VERSION")
+        crate::aside::PROGRAM
     )
 }
