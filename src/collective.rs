@@ -164,6 +164,24 @@ impl Ranks {
     /// # Errors
     /// A rank that failed or is gone; NCCL's own.
     pub fn gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
+        share.pieces().iter().try_for_each(|piece| self.begin_gather(share, piece, numbers))?;
+        self.end_gather(share, numbers)
+    }
+
+    /// Begins to fetch a piece of them, behind what is queued so far and beside what follows, which touches no number of it. Without
+    /// NCCL all pieces are fetched at the end.
+    pub fn begin_gather(&self, share: &Share, piece: &Range<usize>, numbers: &Tensor) -> Result<()> {
+        let Some(nccl) = self.nccl.as_ref().filter(|_| numbers.gpu().is_some() && !share.is_whole()) else {
+            return Ok(());
+        };
+        let part = numbers.part(piece.start, &[piece.len()]);
+        // SAFETY: the caller's word, up to `end_gather`, which orders the device's next work behind this.
+        let begun = unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) };
+        self.blame(begun.map_err(Error::Device))
+    }
+
+    /// What is queued from here on comes behind all pieces, each of which was begun.
+    pub fn end_gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
         if share.is_whole() {
             return Ok(());
         }
@@ -178,13 +196,7 @@ impl Ranks {
             numbers.copy_from(0, &all);
             return Ok(());
         };
-        let fetch = |piece: &Range<usize>| {
-            let part = numbers.part(piece.start, &[piece.len()]);
-            // SAFETY: the numbers live until `end`, below, has ordered the device's next work behind this.
-            unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) }
-        };
-        let begun = share.pieces().iter().try_for_each(fetch);
-        self.blame(begun.and(nccl.end()).map_err(Error::Device))
+        self.blame(nccl.end().map_err(Error::Device))
     }
 
     /// The error, unless a rank is gone: who, and why, says more than that a sum could not be begun.

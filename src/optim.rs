@@ -48,6 +48,7 @@ use std::f64::consts::PI;
 use std::ops::Range;
 
 use crate::config::OptimConfig;
+use crate::error::Result;
 use crate::gpu::{Gpu, PACK, Real};
 use crate::ops::adamw::{self, Decay, Rates, State};
 use crate::params::{Entry, Params, Share};
@@ -143,7 +144,7 @@ impl Optimizer {
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
-        self.advance(params, &clip, config, k, steps);
+        self.advance(params, &clip, config, [k, steps], |_, _| Ok(())).expect("nobody else is asked");
         clip.slice(0..1)
     }
 
@@ -153,9 +154,16 @@ impl Optimizer {
         adamw::squares(grads, &self.share.parts(), rank, ranks)
     }
 
-    /// Step k of `steps` for the share, with the clip of all gradients. The other weights, as products read them, are to be
-    /// gathered afterwards.
-    pub fn advance(&mut self, params: &mut Params, clip: &Tensor, config: &OptimConfig, k: u64, steps: u64) {
+    /// Step k of `steps` for the share, with the clip of all gradients. `moved` is told, after each, the pieces of the flat weights of
+    /// which this rank's part has been moved: the others' are to be gathered, as products read them.
+    pub fn advance(
+        &mut self,
+        params: &mut Params,
+        clip: &Tensor,
+        config: &OptimConfig,
+        [k, steps]: [u64; 2],
+        mut moved: impl FnMut(&Params, &Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         let rate = learning_rate(config, k, steps);
         let correct = |beta: f64| 1.0 - beta.powf((k + 1) as f64);
         let rates = Rates {
@@ -167,11 +175,14 @@ impl Optimizer {
             shrink: (1.0 - rate * config.weight_decay) as f32,
             keep: config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32,
         };
-        let flat = params.update();
-        for Part { at, m, v, average, low, decay } in &mut self.parts {
+        for (piece, Part { at, m, v, average, low, decay }) in self.share.pieces().iter().zip(&mut self.parts)
+        {
+            let flat = params.update();
             let state = State { weights: flat.weights, at: *at, low: low.as_ref(), m, v, average };
             adamw::update(state, flat.grads, decay, clip, rates);
+            moved(params, piece)?;
         }
+        Ok(())
     }
 
     /// All weights in full precision, `[L]`, of a share only those that it moves: the others are to be gathered.

@@ -116,7 +116,12 @@ impl Params {
         self.weights.take_low()
     }
 
-    /// All weights as products read them, `[L]`, to be written. Panics where they have lower halves here.
+    /// All weights as products read them, `[L]`.
+    pub fn read(&self) -> &Tensor {
+        self.weights.read()
+    }
+
+    /// The same, to be written. Panics where they have lower halves here.
     pub fn read_mut(&mut self) -> &mut Tensor {
         self.weights.read_mut()
     }

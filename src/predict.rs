@@ -182,6 +182,7 @@ fn write(settings: &Settings) -> Result<Report> {
     population.notes = vec![
         ("checkpoint".into(), path.display().to_string()),
         ("step".into(), header.step.to_string()),
+        ("seed".into(), settings.seed.to_string()),
         ("split".into(), header.split.clone()),
         ("observe".into(), format!("{observe:?}").to_lowercase()),
     ];

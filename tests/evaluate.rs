@@ -416,6 +416,8 @@ fn genes_must_be_the_same_in_the_same_order() {
     assert!(
         refused(&real, &simulated(&[20, 10], 6, 0.3, 0, 1)).contains("6 here, 5 there; only here: \"G5\"")
     );
+    pred.genes[1] = "G0".to_string();
+    assert!(refused(&real, &pred).contains("twice here: \"G0\""), "{}", refused(&real, &pred));
 }
 
 #[test]

@@ -97,13 +97,7 @@ impl Config {
                 effect: if works { 30.0 } else { 0.0 },
                 kernel: MmdKernel::Gaussian,
             },
-            data: DataConfig {
-                sets: batch[0],
-                cells: batch[1],
-                order: SetOrder::Drawn,
-                alpha: 0.5,
-                control_examples: true,
-            },
+            data: DataConfig { sets: batch[0], cells: batch[1], ..DataConfig::default() },
             optim: OptimConfig {
                 lr,
                 beta1: 0.9,

@@ -207,10 +207,10 @@ pub fn preprocess_parts(
     let found = scale::find(&inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
-    let work = Work::open(settings, parts)?;
+    let work = Work::open(settings, parts, progress)?;
     // Another process may have made it meanwhile.
     let still_free = aside::free(&settings.out).map_err(Halt::Failed);
-    let made = still_free.and_then(|()| make(settings, inputs, found, &work, progress));
+    let made = still_free.and_then(|()| make(settings, inputs, found, &work));
     progress.finish_and_clear();
     match made {
         Ok(summary) => {
@@ -231,20 +231,19 @@ fn make(
     mut inputs: Inputs,
     found: Found,
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Summary, Halt> {
-    let filtered = filter::apply(settings, &mut inputs, &found, work, progress)?;
-    let target = target::find(settings, &inputs, &found, work, progress)?;
+    let filtered = filter::apply(settings, &mut inputs, &found, work)?;
+    let target = target::find(settings, &inputs, &found, work)?;
     let mut chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
             let ranked = genes::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
             let how = (ranked, *count, settings.hvg_batch.is_some());
-            genes::most_variable(&inputs, &found, total, how, work, progress)?
+            genes::most_variable(&inputs, &found, total, how, work)?
         }
     };
-    let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work, progress)?;
+    let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work)?;
     chosen.notes.extend(store.twice());
     work.all_done(&plan::passes(settings, found.scale))?;
     let bytes = aside::folder(&settings.out, |dir| {

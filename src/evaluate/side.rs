@@ -1,6 +1,6 @@
 //! One side of the comparison: cells, their labels, their genes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -291,8 +291,8 @@ pub fn check_match(real: &Side, pred: &Side, real_groups: &Groups, pred_groups: 
 
 fn gene_difference(real: &Side, pred: &Side, first: usize) -> String {
     let (a, b) = (real.genes.len(), pred.genes.len());
-    let known: std::collections::HashSet<&String> = real.genes.iter().collect();
-    let ours: std::collections::HashSet<&String> = pred.genes.iter().collect();
+    let known: HashSet<&String> = real.genes.iter().collect();
+    let ours: HashSet<&String> = pred.genes.iter().collect();
     let missing = some(real.genes.iter().filter(|g| !ours.contains(g)).map(String::as_str));
     let extra = some(pred.genes.iter().filter(|g| !known.contains(g)).map(String::as_str));
     let name = |side: &Side| side.genes.get(first).map_or("nothing".to_string(), |g| format!("{g:?}"));
@@ -302,7 +302,9 @@ fn gene_difference(real: &Side, pred: &Side, first: usize) -> String {
         return what + "; the same names in another order: reorder the columns";
     }
     what += &format!("{b} here, {a} there");
-    for (names, word) in [(missing, "missing here"), (extra, "only here")] {
+    let mut seen = HashSet::new();
+    let twice = some(pred.genes.iter().filter(|g| !seen.insert(*g)).map(String::as_str));
+    for (names, word) in [(missing, "missing here"), (extra, "only here"), (twice, "twice here")] {
         if let Some(names) = names {
             what += &format!("; {word}: {names}");
         }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::choices::Algorithm;
-use super::driver::Outcome;
+use super::driver::{Outcome, said};
 use super::graph::Graph;
 use super::packed::{Packed, pack};
 use super::plans::Plans;
@@ -50,10 +50,6 @@ struct Module(sys::CUmodule);
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Send for Module {}
-
-fn said(call: &str) -> impl FnOnce(DriverError) -> String {
-    move |e| format!("{call}: {e}")
-}
 
 impl Cuda {
     /// Device `index`, after the probe has found that it can be used.

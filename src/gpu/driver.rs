@@ -1,11 +1,17 @@
 //! What the drivers behind a [`Gpu`](super::Gpu) have in common.
 
+use std::fmt::Display;
 use std::time::Instant;
 
 use super::choices::Algorithm;
 use super::{Arg, Grid, NCCL_ID, Nccl, Product, Real, Stamp};
 
 pub(super) type Outcome<T> = std::result::Result<T, String>;
+
+/// What the driver answered to a call.
+pub(super) fn said<E: Display>(call: &str) -> impl FnOnce(E) -> String {
+    move |e| format!("{call}: {e}")
+}
 
 /// Waits until the work queued before it is done.
 pub(super) type Mark = Box<dyn FnOnce() -> Outcome<()> + Send + Sync>;

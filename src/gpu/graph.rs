@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
-use super::driver::Outcome;
+use super::driver::{Outcome, said};
 use super::nccl::Communicator;
 
 /// Bytes of a page that is made for what is sent; a page for what is longer is as long.
@@ -40,10 +40,6 @@ struct Sheet {
 
 // SAFETY: handles of the driver and host memory, which may be used from any thread; a lock guards them.
 unsafe impl Send for Graph {}
-
-fn said(call: &str) -> impl FnOnce(DriverError) -> String {
-    move |e| format!("{call}: {e}")
-}
 
 impl Graph {
     pub fn new(stream: &Arc<CudaStream>) -> Graph {

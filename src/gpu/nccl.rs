@@ -5,13 +5,13 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use cudarc::driver::{CudaStream, DriverError};
+use cudarc::driver::CudaStream;
 use cudarc::nccl::{result, sys};
 
 use super::Real;
+use super::driver::{Outcome, said};
 use super::graph::Graph;
 
-type Outcome<T> = std::result::Result<T, String>;
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
 
 /// Bytes by which ranks find each other.
@@ -75,7 +75,7 @@ fn keep_buffers_private() {
 /// Fresh bytes for a new communicator.
 pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
     keep_buffers_private();
-    let id = result::get_uniqueid().map_err(said("ncclGetUniqueId"))?;
+    let id = result::get_uniqueid().map_err(refused("ncclGetUniqueId"))?;
     Ok(id.internal.map(|byte| byte as u8))
 }
 
@@ -110,8 +110,8 @@ impl Nccl {
         let id = sys::ncclUniqueId { internal: id.map(|byte| byte as std::ffi::c_char) };
         // SAFETY: writes one handle.
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
-            .map_err(said("ncclCommInitRank"))?;
-        let sums = stream.context().new_stream().map_err(told("cuStreamCreate"))?;
+            .map_err(refused("ncclCommInitRank"))?;
+        let sums = stream.context().new_stream().map_err(said("cuStreamCreate"))?;
         let communicator = Arc::new(Communicator(Mutex::new(Some(communicator))));
         Ok(Nccl { communicator, stream, sums, graph, rank, ranks, resting: Default::default() })
     }
@@ -181,8 +181,8 @@ impl Nccl {
         if self.rests() {
             return Ok(());
         }
-        let made = self.stream.record_event(None).map_err(told("cuEventRecord"))?;
-        self.sums.wait(&made).map_err(told("cuStreamWaitEvent"))?;
+        let made = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
+        self.sums.wait(&made).map_err(said("cuStreamWaitEvent"))?;
         let mut graph = self.graph();
         if graph.writing() {
             graph.hold(&self.communicator);
@@ -190,7 +190,7 @@ impl Nccl {
         drop(graph);
         let communicator = self.communicator.live();
         let Some(communicator) = *communicator else { return Err("another rank is gone".into()) };
-        queue(communicator, self.sums.cu_stream().cast()).map(|_| ()).map_err(said(call))
+        queue(communicator, self.sums.cu_stream().cast()).map(|_| ()).map_err(refused(call))
     }
 
     /// The device's work from here on comes behind all that was begun. Does not wait.
@@ -198,8 +198,8 @@ impl Nccl {
         if self.rests() {
             return Ok(());
         }
-        let summed = self.sums.record_event(None).map_err(told("cuEventRecord"))?;
-        self.stream.wait(&summed).map_err(told("cuStreamWaitEvent"))
+        let summed = self.sums.record_event(None).map_err(said("cuEventRecord"))?;
+        self.stream.wait(&summed).map_err(said("cuStreamWaitEvent"))
     }
 
     /// Ends all sums, also those that wait for a rank that is gone; their numbers are worth nothing. From any thread.
@@ -238,10 +238,7 @@ fn kind(real: Real) -> sys::ncclDataType_t {
     }
 }
 
-fn told(call: &str) -> impl FnOnce(DriverError) -> String {
-    move |e| format!("{call}: {e}")
-}
-
-fn said(call: &str) -> impl FnOnce(result::NcclError) -> String {
+/// As [`said`], of the library's errors, which have no words of their own.
+fn refused(call: &str) -> impl FnOnce(result::NcclError) -> String {
     move |e| format!("{call}: {:?}", e.0)
 }

@@ -14,7 +14,7 @@ use super::{Operand, Product, Real};
 
 mod plan;
 
-use plan::{Plan, WORKSPACE, said};
+use plan::{Plan, WORKSPACE, refused};
 
 /// Timed runs of each; the fastest counts.
 const RUNS: usize = 3;
@@ -52,7 +52,7 @@ impl Plans {
     pub fn new(stream: &Arc<CudaStream>) -> Outcome<Plans> {
         // SAFETY: opens the library and closes it again.
         let library = match unsafe { sys::is_culib_present() } {
-            true => result::create_handle().map_err(said("cublasLtCreate")),
+            true => result::create_handle().map_err(refused("cublasLtCreate")),
             false => Err(
                 "cuBLASLt was not found (libcublasLt.so.13); it comes with CUDA and with PyTorch's wheels: \
                 add its folder to LD_LIBRARY_PATH"

@@ -1,5 +1,7 @@
 //! A model in training: one step's losses, gradients and weights, on the host or on a device.
 
+use std::ops::Range;
+
 use crate::collective::Ranks;
 use crate::config::{Config, EncoderKind};
 use crate::error::Result;
@@ -153,11 +155,7 @@ impl Learner {
         };
         exchange.end(&mut self.params)?;
         let clip = self.clip(self.model.config().optim.clip, ranks)?;
-        self.advance(&clip, k);
-        let share = self.optimizer.share();
-        if !share.is_whole() {
-            ranks.gather(share, self.params.read_mut())?;
-        }
+        self.advance(&clip, k, ranks)?;
         Ok((found, clip.slice(0..1)))
     }
 
@@ -224,20 +222,29 @@ impl Learner {
         found
     }
 
-    /// Moves the weights, of which the optimizer may have a share, by the gradients of step k.
-    fn advance(&mut self, clip: &Tensor, k: u64) {
+    /// Moves the weights by the gradients of step k. Of those of which the optimizer has a share each piece is fetched while the next
+    /// one is moved.
+    fn advance(&mut self, clip: &Tensor, k: u64, ranks: &Ranks) -> Result<()> {
         let _phase = trace::range(format_args!("update"));
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
-        let mut step =
-            || self.optimizer.advance(&mut self.params, clip, &config.optim, k, config.train.steps);
+        let share = self.optimizer.share().clone();
+        let mut step = || {
+            let fetch =
+                |params: &Params, piece: &Range<usize>| ranks.begin_gather(&share, piece, params.read());
+            self.optimizer.advance(&mut self.params, clip, &config.optim, [k, config.train.steps], fetch)
+        };
         match on_host {
             true => rayon::scope(|_| step()),
             false => step(),
-        }
+        }?;
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
+        }
+        match share.is_whole() {
+            true => Ok(()),
+            false => ranks.end_gather(&share, self.params.read_mut()),
         }
     }
 }

@@ -50,18 +50,25 @@ impl Line {
 /// One line at a time, on its way.
 #[derive(Default)]
 pub struct Lines {
-    line: Option<Line>,
-    /// Over how many the sums of its latents go.
-    cells: usize,
+    sending: Option<Sending>,
     /// Loss, norm, parts, sums of latents and of their squares.
     numbers: Sent,
+}
+
+/// What is known of a line before its numbers have come.
+struct Sending {
+    step: u64,
+    parts: Vec<&'static str>,
+    conditions: Vec<[u32; 3]>,
+    logs: bool,
+    /// Over how many the sums of its latents go.
+    cells: usize,
 }
 
 impl Lines {
     /// Sends the numbers of the step that was done, the `step`-th; those sent before have been taken.
     pub fn send(&mut self, found: &Found, norm: &Tensor, step: u64, conditions: &[[u32; 3]], logs: bool) {
-        assert!(self.line.is_none(), "lines: one was sent and not taken");
-        let parts: Vec<(&'static str, f32)> = found.parts.iter().map(|(name, _)| (*name, 0.0)).collect();
+        assert!(self.sending.is_none(), "lines: one was sent and not taken");
         let sums = latent_sums(&found.latents);
         let scalars = [&found.loss, norm].into_iter().chain(found.parts.iter().map(|(_, part)| part));
         let all: Vec<&Tensor> = scalars.chain(&sums).collect();
@@ -71,18 +78,18 @@ impl Lines {
             self.numbers.put(at, x);
             at + x.len()
         });
-        self.cells = found.latents.rows();
-        let (loss, norm, moments) = (0.0, 0.0, Vec::new());
-        self.line = Some(Line { step, loss, parts, norm, conditions: conditions.to_vec(), logs, moments });
+        let parts = found.parts.iter().map(|(name, _)| *name).collect();
+        let (conditions, cells) = (conditions.to_vec(), found.latents.rows());
+        self.sending = Some(Sending { step, parts, conditions, logs, cells });
     }
 
     /// The line that was sent, if there is one; waits until it has come.
     pub fn take(&mut self) -> Option<Line> {
-        let mut line = self.line.take()?;
-        let (scalars, sums) = self.numbers.numbers().split_at(2 + line.parts.len());
-        (line.loss, line.norm) = (scalars[0], scalars[1]);
-        line.parts.iter_mut().zip(&scalars[2..]).for_each(|((_, part), x)| *part = *x);
-        line.moments = sums.iter().map(|sum| sum / self.cells as f32).collect();
-        Some(line)
+        let Sending { step, parts, conditions, logs, cells } = self.sending.take()?;
+        let (scalars, sums) = self.numbers.numbers().split_at(2 + parts.len());
+        let (loss, norm) = (scalars[0], scalars[1]);
+        let parts = parts.into_iter().zip(scalars[2..].iter().copied()).collect();
+        let moments = sums.iter().map(|sum| sum / cells as f32).collect();
+        Some(Line { step, loss, parts, norm, conditions, logs, moments })
     }
 }

@@ -95,7 +95,6 @@ pub(super) fn apply(
     inputs: &mut Inputs,
     found: &Found,
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Option<Filtered>, Halt> {
     let filters = &settings.filters;
     if !filters.any() {
@@ -111,9 +110,10 @@ pub(super) fn apply(
         filters.knockdown.as_ref().map(|_| knockdown::Targets::of(inputs, control)).transpose()?;
     let mut keep = Vec::with_capacity(inputs.labels.len());
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
-    let find = |part: &Part, _: &Path| judge(inputs, part, (filters, found), targets.as_ref(), progress);
+    let find =
+        |part: &Part, _: &Path| judge(inputs, part, (filters, found), targets.as_ref(), &work.progress);
     let mut sums = Vec::new();
-    work.pass("filters", inputs, progress, find, |part, judged| {
+    work.pass("filters", inputs, find, |part, judged| {
         let genes = inputs.genes.len();
         if judged.cells.len() != part.cells.len() || judged.cells_of_gene.len() != genes {
             return Err(Error::format(work.dir(), "has a part of other cells or genes; remove it"));

@@ -3,8 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use indicatif::ProgressBar;
-
 use super::block::Block;
 use super::hvg::{self, Flavor, Moments, Table};
 use super::input::Inputs;
@@ -91,7 +89,6 @@ pub(super) fn moments(
     target: f32,
     ranked: Ranked,
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Vec<Moments>, Halt> {
     let (genes, batches) = (inputs.genes.len(), inputs.hvg_batches);
     let mut all = vec![Moments::new(genes); batches + 1];
@@ -101,7 +98,7 @@ pub(super) fn moments(
             block.check(found.scale)?;
             Ok(transformed(block, found.scale, target, ranked))
         };
-        inputs.walk(part, progress, prepare, |block, numbers| {
+        inputs.walk(part, &work.progress, prepare, |block, numbers| {
             let starts = block.cells.indptr();
             let starts = starts.as_slice().expect("blocks are whole matrices");
             for (row, genes, _) in block.used() {
@@ -113,7 +110,7 @@ pub(super) fn moments(
         })?;
         Ok(PartMoments::of(sums.into_iter().map(|sums| sums.map(Sums::moments)).collect()))
     };
-    work.pass("moments", inputs, progress, find, |_, found| found.join(&mut all, work.dir()))?;
+    work.pass("moments", inputs, find, |_, found| found.join(&mut all, work.dir()))?;
     Ok(all)
 }
 
@@ -165,18 +162,13 @@ fn batch_of(block: &Block, row: usize, batches: usize) -> usize {
 }
 
 /// One more pass over counts: sums of those that no batch's gene lets pass its limit, a set a batch.
-fn clipped(
-    inputs: &Inputs,
-    expected: &[Expected],
-    work: &Work,
-    progress: &ProgressBar,
-) -> std::result::Result<Vec<Moments>, Halt> {
+fn clipped(inputs: &Inputs, expected: &[Expected], work: &Work) -> std::result::Result<Vec<Moments>, Halt> {
     let mut all = vec![Moments::new(inputs.genes.len()); expected.len()];
     let find = |part: &Part, _: &Path| {
         let mut moments: Vec<Option<Moments>> = vec![None; expected.len()];
         inputs.walk(
             part,
-            progress,
+            &work.progress,
             |_| Ok(()),
             |block, ()| {
                 for (row, genes, counts) in block.used() {
@@ -195,7 +187,7 @@ fn clipped(
         )?;
         Ok(PartMoments::of(moments))
     };
-    work.pass("clipped", inputs, progress, find, |_, found| found.join(&mut all, work.dir()))?;
+    work.pass("clipped", inputs, find, |_, found| found.join(&mut all, work.dir()))?;
     Ok(all)
 }
 
@@ -256,7 +248,6 @@ pub(super) fn most_variable(
     target: f32,
     (ranked, count, merged): (Ranked, usize, bool),
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Chosen, Halt> {
     let flavor = ranked.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
@@ -268,10 +259,10 @@ pub(super) fn most_variable(
     if ranked.rescaled {
         notes.push("genes are ranked by log1p / 10, which chooses others than log1p does".to_string());
     }
-    let mut moments = moments(inputs, found, target, ranked, work, progress)?;
+    let mut moments = moments(inputs, found, target, ranked, work)?;
     let rest = moments.pop().expect("one more than there are batches");
     let mut table = match flavor {
-        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), work, progress)?,
+        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), work)?,
         _ if merged => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
         _ => hvg::table(&moments[0], flavor, count)?,
     };
@@ -302,10 +293,9 @@ fn by_clipped_counts(
     mut whole: Moments,
     (count, merged): (usize, bool),
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Table, Halt> {
     let expected: Vec<Expected> = moments.iter().map(Expected::of).collect();
-    let clipped = clipped(inputs, &expected, work, progress)?;
+    let clipped = clipped(inputs, &expected, work)?;
     moments.iter().for_each(|batch| whole.join(batch));
     let batches: Vec<(Expected, Moments)> =
         expected.into_iter().zip(clipped).filter(|(expected, _)| expected.cells > 1.0).collect();

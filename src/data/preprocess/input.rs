@@ -76,11 +76,12 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let missing =
         |column: &[Labels]| column.iter().flat_map(|l| &l.codes).filter(|&&code| code < 0).count() as u64;
     let missing = columns.iter().zip(&labels).map(|(column, labels)| (column.to_string(), missing(labels)));
+    let used = labelled(&labels, files.len());
     let mut inputs = Inputs {
         files: Vec::new(),
         genes,
         labels: Vec::new(),
-        vocabularies: Default::default(),
+        vocabularies: vocabularies(&labels, &used),
         hvg_batches: hvg_names.len().max(1),
         dropped: 0,
         missing: missing.filter(|(_, cells)| *cells > 0).collect(),
@@ -89,15 +90,6 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         memo: Memo::default(),
         notes,
     };
-    let used: Vec<Vec<bool>> = (0..files.len())
-        .map(|f| {
-            (0..files[f].shape().0).map(|i| labels.iter().all(|column| column[f].codes[i] >= 0)).collect()
-        })
-        .collect();
-    inputs.vocabularies[2] = vec![super::ONE_BATCH.to_string()];
-    for (i, column) in labels.iter().enumerate() {
-        inputs.vocabularies[i] = occurring(column.iter().zip(used.iter().map(Some)));
-    }
     for (f, (((file, places), used), hvg_batch)) in
         files.into_iter().zip(places).zip(used).zip(hvg_batches).enumerate()
     {
@@ -110,6 +102,20 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     check_control(settings, &inputs, &labels[1])?;
     inputs.notes.extend(doubtful(&columns, &inputs.vocabularies, &settings.control));
     Ok(inputs)
+}
+
+/// Which cells of each file have all their labels.
+fn labelled(labels: &[Vec<Labels>], files: usize) -> Vec<Vec<bool>> {
+    let has_all = |f: usize, i: usize| labels.iter().all(|column| column[f].codes[i] >= 0);
+    (0..files).map(|f| (0..labels[0][f].len()).map(|i| has_all(f, i)).collect()).collect()
+}
+
+/// Cell types, perturbations and batches of the used cells, sorted; where no column tells batches, all cells are of one.
+fn vocabularies(labels: &[Vec<Labels>], used: &[Vec<bool>]) -> [Vec<String>; 3] {
+    std::array::from_fn(|i| match labels.get(i) {
+        Some(column) => occurring(column.iter().zip(used.iter().map(Some))),
+        None => vec![super::ONE_BATCH.to_string()],
+    })
 }
 
 /// Of which files the cells' names can be read; the others are noted.

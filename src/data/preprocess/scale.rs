@@ -26,16 +26,15 @@ impl Found {
     /// As the user says; refuses values that are no logarithms of any cell's counts, from some cells of the file.
     pub fn told(scale: Scale, file: &Path, cells: &Cells) -> Result<Found> {
         let greatest = cells.data().iter().copied().fold(0.0, f32::max);
-        let divisor = match scale {
-            Scale::Counts => f32::INFINITY,
-            Scale::Log1p => 1.0,
-            Scale::Log1p10 => 10.0,
+        let log = match scale {
+            Scale::Counts => 0.0,
+            Scale::Log1p => greatest,
+            Scale::Log1p10 => 10.0 * greatest,
         };
-        if greatest * divisor > GREATEST_LOG && scale != Scale::Counts {
-            let count = (f64::from(greatest * divisor)).exp_m1();
+        if log > GREATEST_LOG {
+            let (scale, count) = (format!("{scale:?}").to_lowercase(), f64::from(log).exp_m1());
             let what = format!(
-                "holds {greatest}, as --scale {} the logarithm of {count:.1e} counts of one gene in one cell: is it another scale?",
-                format!("{scale:?}").to_lowercase()
+                "holds {greatest}, by --scale {scale} {count:.1e} counts of one gene in one cell: is it another scale?"
             );
             return Err(Error::format(file, what));
         }

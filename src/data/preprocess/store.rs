@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
-use indicatif::ProgressBar;
 
 use super::block::{Block, Input};
 use super::input::Inputs;
@@ -68,7 +67,6 @@ pub(super) fn rows(
     target: Option<f64>,
     kept: &[u32],
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Store, Halt> {
     let mut manifest = manifest(settings, inputs, found, target, kept);
     let label = |&[cell_type, perturbation, batch]: &[u32; 3]| CellLabel { cell_type, perturbation, batch };
@@ -95,7 +93,7 @@ pub(super) fn rows(
         };
         let rows = aside::file(&path.with_extension("rows"), |aside| {
             let mut writer = RowsWriter::new(aside, &manifest, &piles, part.cells.clone())?;
-            inputs.walk(part, progress, prepare, |block, (packed, more)| {
+            inputs.walk(part, &work.progress, prepare, |block, (packed, more)| {
                 print.join(&more);
                 let used = block.rows.filter(|&row| input.used[row]);
                 packed.rows().zip(used).try_for_each(|((genes, values, library), row)| {
@@ -109,7 +107,7 @@ pub(super) fn rows(
     let mut prints: Vec<Print> = inputs.files.iter().map(|_| Print::default()).collect();
     let mut rows = Vec::new();
     inputs.memo.set_keeping(false);
-    work.pass("rows", inputs, progress, find, |part, mut found: PartRows| {
+    work.pass("rows", inputs, find, |part, mut found: PartRows| {
         found.rows.path = work.dir().join("rows").join(format!("{:05}.rows", part.number));
         let length = found.rows.path.metadata().at(&found.rows.path)?.len();
         if length != found.rows.ends.last().copied().unwrap_or(0) {

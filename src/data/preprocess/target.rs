@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use indicatif::ProgressBar;
-
 use super::block::Block;
 use super::input::Inputs;
 use super::scale::Found;
@@ -46,7 +44,6 @@ pub(super) fn find(
     inputs: &Inputs,
     found: &Found,
     work: &Work,
-    progress: &ProgressBar,
 ) -> std::result::Result<Option<f64>, Halt> {
     if found.scale != Scale::Counts {
         return told(found, settings.target).map_err(Halt::Failed);
@@ -61,14 +58,14 @@ pub(super) fn find(
             block.check(found.scale)?;
             Ok(block.used().map(|(row, _, values)| block.total(row, values)).collect::<Vec<f32>>())
         };
-        inputs.walk(part, progress, sum, |_, sums| {
+        inputs.walk(part, &work.progress, sum, |_, sums| {
             totals.extend(sums);
             Ok(())
         })?;
         Ok(Totals(totals))
     };
     let mut totals = Vec::with_capacity(inputs.labels.len());
-    work.pass("totals", inputs, progress, find, |_, part: Totals| {
+    work.pass("totals", inputs, find, |_, part: Totals| {
         totals.extend(part.0);
         Ok(())
     })?;
@@ -90,7 +87,7 @@ pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> 
     match (found.target, asked) {
         _ if found.scale == Scale::Counts => Ok(None),
         (Some(own), Some(Target::Sum(told))) if !same_total(own, told) => {
-            wrong(format!("{told}, but expm1 of the values sums to {own} in every cell: leave it out"))
+            wrong(format!("{told}, but the values were scaled to {own}: leave it out"))
         }
         (own, Some(Target::Sum(told))) => Ok(own.or(Some(told))),
         (_, Some(_)) => wrong(

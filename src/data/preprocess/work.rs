@@ -81,13 +81,15 @@ pub(super) trait Findings: Sized {
 pub(super) struct Work {
     dir: PathBuf,
     parts: Parts,
+    /// Counts rows.
+    pub progress: ProgressBar,
     /// One that was named may be shared; our own is this process's.
     _claim: Option<fs::File>,
 }
 
 impl Work {
     /// Opens or makes the folder. One with parts of another command is emptied where it is our own, and refused where it was named.
-    pub fn open(settings: &Settings, parts: &Parts) -> Result<Work> {
+    pub fn open(settings: &Settings, parts: &Parts, progress: &ProgressBar) -> Result<Work> {
         let dir = match &parts.work {
             Some(dir) => dir.clone(),
             None => aside::beside(&settings.out, "parts")?,
@@ -116,7 +118,7 @@ impl Work {
                 begin(&dir, &wanted)?;
             }
         }
-        Ok(Work { dir, parts: parts.clone(), _claim })
+        Ok(Work { dir, parts: parts.clone(), progress: progress.clone(), _claim })
     }
 
     /// The folder, for messages.
@@ -130,7 +132,6 @@ impl Work {
         &self,
         name: &str,
         inputs: &Inputs,
-        progress: &ProgressBar,
         find: impl Fn(&Part, &Path) -> Result<F>,
         mut join: impl FnMut(&Part, F) -> Result<()>,
     ) -> std::result::Result<(), Halt> {
@@ -151,7 +152,7 @@ impl Work {
                 return Err(Error::setting("--part", what).into());
             }
             let found = if made {
-                progress.inc(part.rows.len() as u64);
+                self.progress.inc(part.rows.len() as u64);
                 load(&path)?
             } else {
                 let found = find(part, &path)?;

@@ -54,7 +54,8 @@ impl Drop for Preference {
     }
 }
 
-pub fn said(call: &str) -> impl FnOnce(CublasError) -> String {
+/// What the library answered, which has no words of its own.
+pub fn refused(call: &str) -> impl FnOnce(CublasError) -> String {
     move |e| format!("{call}: {:?}", e.0)
 }
 
@@ -180,14 +181,14 @@ impl Plan {
                 stream.cu_stream().cast(),
             )
         }
-        .map_err(said("cublasLtMatmul"))
+        .map_err(refused("cublasLtMatmul"))
     }
 }
 
 impl Work {
     fn new() -> Outcome<Work> {
         let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
-        result::create_matmul_desc(compute, scale).map(Work).map_err(said("cublasLtMatmulDescCreate"))
+        result::create_matmul_desc(compute, scale).map(Work).map_err(refused("cublasLtMatmulDescCreate"))
     }
 
     fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Outcome<()> {
@@ -195,7 +196,7 @@ impl Work {
         unsafe {
             result::set_matmul_desc_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
         }
-        .map_err(said("cublasLtMatmulDescSetAttribute"))
+        .map_err(refused("cublasLtMatmulDescSetAttribute"))
     }
 
     /// Where the bias is read, or a bias's gradient written. The heuristic looks at it too: it may not be null.
@@ -216,7 +217,7 @@ impl Layout {
         let (stored, width) = if m.transposed { (cols, rows) } else { (rows, cols) };
         let layout = result::create_matrix_layout(kind(m.real), width as u64, stored as u64, m.down as i64)
             .map(Layout)
-            .map_err(said("cublasLtMatrixLayoutCreate"))?;
+            .map_err(refused("cublasLtMatrixLayoutCreate"))?;
         if batch > 1 {
             layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(batch as i32))?;
             layout.set(Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(m.step as i64))?;
@@ -229,13 +230,13 @@ impl Layout {
         unsafe {
             result::set_matrix_layout_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
         }
-        .map_err(said("cublasLtMatrixLayoutSetAttribute"))
+        .map_err(refused("cublasLtMatrixLayoutSetAttribute"))
     }
 }
 
 impl Preference {
     fn new() -> Outcome<Preference> {
-        result::create_matmul_pref().map(Preference).map_err(said("cublasLtMatmulPreferenceCreate"))
+        result::create_matmul_pref().map(Preference).map_err(refused("cublasLtMatmulPreferenceCreate"))
     }
 
     fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: &T) -> Outcome<()> {
@@ -243,6 +244,6 @@ impl Preference {
         unsafe {
             result::set_matmul_pref_attribute(self.0, attribute, (&raw const *value).cast(), size_of::<T>())
         }
-        .map_err(said("cublasLtMatmulPreferenceSetAttribute"))
+        .map_err(refused("cublasLtMatmulPreferenceSetAttribute"))
     }
 }
