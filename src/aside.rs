@@ -23,12 +23,23 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
 
 /// The same for a name that may be a link and is replaced as one.
 pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    put(path, true, write)
+}
+
+/// The same for what the next run makes again where a machine that fails has lost it: nobody waits for the disk.
+pub fn scratch<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    put(path, false, write)
+}
+
+fn put<T>(path: &Path, sync: bool, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     // Each process has a name of its own: two that write one output both write a whole one.
-    let aside = beside(path, &format!("{}.partial", process::id()))?;
+    let aside = beside(path, &format!("{}.{}.partial", machine(), process::id()))?;
     let _ = fs::remove_file(&aside); // what a process that was killed left may be another file's second name
     forget_the_dead(path);
     let written = write(&aside).and_then(|value| {
-        fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
+        if sync {
+            fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
+        }
         fs::rename(&aside, path).at(path)?;
         Ok(value)
     });
@@ -38,17 +49,20 @@ pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T
     written
 }
 
+/// Its name: several may share a disk.
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().replace('/', "-")
+}
+
 /// Removes what processes of this machine that are no more have left beside an output.
 fn forget_the_dead(path: &Path) {
     let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else { return };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let ours = format!(".{}.", name.to_string_lossy());
+    let ours = format!(".{}.{}.", name.to_string_lossy(), machine());
     let of_dead = |left: &str| {
         let writer = left.strip_prefix(&ours)?.strip_suffix(".partial")?.parse().ok()?;
-        // SAFETY: signal 0 asks, and nothing more.
-        let dead = unsafe { libc::kill(writer, 0) } != 0
-            && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
-        dead.then_some(())
+        let asked = rustix::process::test_kill_process(rustix::process::Pid::from_raw(writer)?);
+        (asked == Err(rustix::io::Errno::SRCH)).then_some(())
     };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if of_dead(&entry.file_name().to_string_lossy()).is_some() {
@@ -233,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn of_two_writers_both_write_whole_files_and_what_the_dead_left_goes() {
+    fn what_another_process_writes_is_left_to_it_and_what_the_dead_left_goes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("out.txt");
         // The first process lives; no process has a number as high as the other.
-        let [theirs, left] =
-            [1, i32::MAX].map(|writer| dir.path().join(format!(".out.txt.{writer}.partial")));
+        let of = |writer: i32| dir.path().join(format!(".out.txt.{}.{writer}.partial", machine()));
+        let [theirs, left] = [of(1), of(i32::MAX)];
         fs::write(&theirs, "half").expect("written");
         fs::write(&left, "half").expect("written");
         file(&path, |aside| fs::write(aside, "ours").at(aside)).expect("written");

@@ -170,7 +170,7 @@ impl Ranks {
 
     /// Begins to fetch a piece of them, behind what is queued so far and beside what follows, which touches no number of it. Without
     /// NCCL all pieces are fetched at the end.
-    pub fn begin_gather(&self, share: &Share, piece: &Range<usize>, numbers: &Tensor) -> Result<()> {
+    pub(crate) fn begin_gather(&self, share: &Share, piece: &Range<usize>, numbers: &Tensor) -> Result<()> {
         let Some(nccl) = self.nccl.as_ref().filter(|_| numbers.gpu().is_some() && !share.is_whole()) else {
             return Ok(());
         };
@@ -181,7 +181,7 @@ impl Ranks {
     }
 
     /// What is queued from here on comes behind all pieces, each of which was begun.
-    pub fn end_gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
+    pub(crate) fn end_gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
         if share.is_whole() {
             return Ok(());
         }

@@ -11,8 +11,8 @@
 #![deny(missing_docs)]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
 
-#[cfg(not(unix))]
-compile_error!("scale-engine runs on Linux and macOS");
+#[cfg(not(target_os = "linux"))]
+compile_error!("scale-engine runs on Linux");
 
 // Floors, from the lowest; tests/floors.rs holds modules to them.
 // 0

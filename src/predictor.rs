@@ -52,7 +52,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// By the names of the data that the model was trained on.
+    /// By the names of the data that the model was trained on. Of the perturbations among them a split may have kept some from training:
+    /// [`Header::untrained`](crate::checkpoint::Header::untrained), which `predict` refuses.
     ///
     /// # Errors
     /// A name that the model does not know; the nearest are told.

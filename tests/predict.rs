@@ -185,6 +185,12 @@ fn unknown_names_are_refused_with_the_nearest() {
     let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
     assert!(error.contains("unknown perturbation") && error.contains(&perturbations[0]), "{error}");
     assert!(error.contains("request.csv: line 2: "), "{error}");
+    // Lines as an editor counts them, whatever ends them and whichever are empty.
+    let error = ask(&small.cells, &format!("\r\n{wrong}")).expect_err("unknown").to_string();
+    assert!(error.contains("request.csv: line 3: "), "{error}");
+    let right = wrong.replace("x,", ",");
+    let error = ask(&small.cells, &format!("{right}\r\n\r\n{wrong}")).expect_err("unknown").to_string();
+    assert!(error.contains("request.csv: line 5: "), "{error}");
     let wrong = format!("{},{}y,{},20\n", perturbations[0], types[0], batches[0]);
     let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
     assert!(error.contains("unknown cell type") && error.contains(&types[0]), "{error}");

@@ -67,6 +67,21 @@ fn our_own_log_values_tell_their_total_also_of_a_part_of_the_genes() {
     let (code, said) = shards(&[&place("own.h5ad")], &place("again"), &["--n-top-genes", "10"]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(Data::open(&place("again")).expect("a data directory").manifest().target, Some(1e4));
+    // What is told must be possible.
+    let (code, said) = shards(&[&place("own.h5ad")], &place("tenths"), &["--scale", "log1p10"]);
+    assert!(code == Some(1) && said.contains("is it another?"), "{code:?} {said}");
+    let mut predict = program();
+    predict.arg("predict").arg(&small().run).arg("--controls").arg(place("logs.h5ad"));
+    let everything = ["export".as_ref(), small().data.as_os_str(), "--out".as_ref()];
+    let (code, said) = told(program().args(everything).arg(place("logs.h5ad")));
+    assert_eq!(code, Some(0), "{said}");
+    let (types, perturbations) = names();
+    let request =
+        format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[0], types[0]);
+    fs::write(place("request.csv"), request).expect("written");
+    predict.arg("--request").arg(place("request.csv")).arg("--out").arg(place("out.h5ad"));
+    let (code, said) = told(predict.args(["--scale", "counts"]));
+    assert!(code == Some(1) && said.contains("which is no count"), "{code:?} {said}");
 }
 
 /// Every row of a directory, as the network sees it.

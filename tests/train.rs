@@ -236,7 +236,8 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     trained(small, dir.path(), &["train.steps=10"], &AtomicBool::new(false)).expect("trained");
     let whole = bytes(&last(dir.path()));
-    let aside = format!("checkpoints/.last.safetensors.{}.partial", std::process::id());
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux");
+    let aside = format!("checkpoints/.last.safetensors.{}.{}.partial", machine.trim(), std::process::id());
     std::fs::create_dir(dir.path().join(aside)).expect("made");
     let error = resumed_to(small, dir.path(), Some(40)).expect_err("a folder is in the way").to_string();
     assert!(error.contains("last.safetensors"), "{error}");
@@ -259,9 +260,9 @@ fn the_config_of_a_run_that_goes_on_tells_its_steps_but_not_over_what_a_user_has
     assert!(told().contains("steps = 4\n"), "{}", told());
     resumed_to(small, dir.path(), Some(6)).expect("trained");
     assert!(told().contains("steps = 6\n"), "{}", told());
-    std::fs::write(&config, told().replace("clip = 1.0", "clip = 2.0")).expect("written");
+    std::fs::write(&config, format!("# mine\n{}", told())).expect("written");
     resumed_to(small, dir.path(), Some(8)).expect("trained");
-    assert!(told().contains("steps = 6\n") && told().contains("clip = 2.0"), "{}", told());
+    assert!(told().starts_with("# mine\n") && told().contains("steps = 6\n"), "{}", told());
 }
 
 #[test]

@@ -108,8 +108,7 @@ impl Choice {
             (None, Some(launch))
                 if matches!(self.device, Device::Auto | Device::Cuda(0)) && Gpu::count() > 0 =>
             {
-                let index = if Gpu::count() == 1 { 0 } else { launch.local };
-                Ok(vec![Some(Gpu::open(index, real)?)])
+                Ok(vec![Some(Gpu::open(launch.local % Gpu::count(), real)?)])
             }
             (None, _) => Ok(vec![self.open()?]),
         }

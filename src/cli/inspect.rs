@@ -41,7 +41,11 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         print(&value, 0);
     }
-    Ok(())
+    let of_run = value.get("last").unwrap_or(&value);
+    match of_run.get("damaged").and_then(Value::as_str) {
+        Some(_) => Err(Error::format(&args.path, "is damaged, as told above")),
+        None => Ok(()),
+    }
 }
 
 /// What the path holds.
@@ -137,13 +141,12 @@ fn data(path: &Path) -> Result<Value> {
 
 fn checkpoint(path: &Path) -> Result<Value> {
     let Described { header, program, tensors } = Checkpoint::describe(path)?;
-    Checkpoint::check(path)?;
     let weights = |name: &str| {
         !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p))
     };
     let of_model: Vec<_> = tensors.iter().filter(|(name, _)| weights(name)).collect();
     let count: usize = of_model.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    Ok(json!({
+    let mut told = json!({
         "kind": "checkpoint",
         "program": program,
         "step": header.step,
@@ -157,7 +160,11 @@ fn checkpoint(path: &Path) -> Result<Value> {
         "sources": header.data.sources,
         "split_sha256": header.split,
         "tensors": of_model.iter().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
-    }))
+    });
+    if let Err(error) = Checkpoint::check(path) {
+        told["damaged"] = json!(error.to_string());
+    }
+    Ok(told)
 }
 
 fn run_folder(path: &Path) -> Result<Value> {

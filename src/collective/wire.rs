@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Collective, Launch, part, stopped};
 use crate::error::{Error, Result};
@@ -212,11 +212,9 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     };
     // A name may lead elsewhere from other machines; these are of this machine for all.
     let here = host == "localhost" || host.parse().is_ok_and(|at: IpAddr| at.is_loopback());
-    // The second is taken where the machine has no IPv6; where it has, the first hears both.
-    let all = [SocketAddr::from(([0u16; 8], *port)), SocketAddr::from(([0u8; 4], *port))];
     let listener = match here {
         true => TcpListener::bind((host.as_str(), *port)),
-        false => TcpListener::bind(&all[..]),
+        false => both(*port).or_else(|_| TcpListener::bind(("0.0.0.0", *port))),
     };
     let listener = listener.map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
@@ -234,6 +232,16 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     }
     links.sort_by_key(|link| link.rank);
     Ok(links)
+}
+
+/// Hears IPv4 too; fails where the machine has no IPv6.
+fn both(port: u16) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from(([0u16; 8], port)).into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
 }
 
 fn missing(launch: &Launch, links: &[Link]) -> Error {

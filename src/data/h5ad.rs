@@ -272,8 +272,9 @@ impl H5ad {
         float.or_else(|| base.read_i64().ok()?.first().map(|&base| base as f64))
     }
 
-    /// Total to which the cells were scaled before the logarithm, where the file tells it as our own commands write it.
+    /// Total to which the cells were scaled before the logarithm, where one of our own commands wrote the file and knew it.
     pub fn log_target(&self) -> Option<f64> {
+        self.told("program")?;
         let told = self.file.as_ref()?.dataset("uns/log1p/target_sum").ok()?;
         let told = f64::from(*told.read_f32().ok()?.first()?);
         (told > 0.0 && told.is_finite()).then_some(told)
@@ -281,7 +282,7 @@ impl H5ad {
 
     /// Refuses to replace an h5ad that another program wrote: it may hold cells that lie nowhere else.
     pub fn replaceable(path: &Path) -> Result<()> {
-        if !path.metadata().is_ok_and(|there| there.len() > 0) {
+        if !path.metadata().is_ok_and(|there| there.is_file() && there.len() > 0) {
             return Ok(());
         }
         match H5ad::open(path)
@@ -290,7 +291,7 @@ impl H5ad {
             true => Ok(()),
             false => Err(Error::format(
                 path,
-                "was not written by scale-engine and is not replaced; name another file",
+                "does not say that scale-engine wrote it, and is not replaced; remove it or name another file",
             )),
         }
     }

@@ -131,7 +131,7 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {
-        let bytes = 4 * (cells as u64).saturating_mul(genes as u64);
+        let bytes = (cells as u64).saturating_mul(genes as u64).saturating_mul(4);
         memory::fits(&file.path().display().to_string(), "the numbers of its dense X", bytes)?;
         let mut values = vec![0.0; cells * genes];
         for block in file.blocks() {

@@ -10,7 +10,7 @@ use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::preprocess::scale::{Found, of_file};
 use crate::data::shard::{Manifest, Scale};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request};
 
@@ -117,11 +117,17 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         };
         Error::format(path, format!("{what}; columns are perturbation,cell_type,batch,cells"))
     };
-    let mut reader = csv::Reader::from_path(path).map_err(bad)?;
+    let text = std::fs::read(path).at(path)?;
+    let mut reader = csv::Reader::from_reader(&text[..]);
     let columns = reader.headers().map_err(bad)?.clone();
+    // A record's place may be the end of the line before it, or empty lines that are passed over.
+    let (mut read, mut line) = (0, 1);
     let row = |record: csv::Result<csv::StringRecord>| {
         let record = record?;
-        let line = record.position().map_or(0, csv::Position::line);
+        let from = record.position().map_or(0, |place| place.byte() as usize);
+        let blank = text[from..].iter().take_while(|byte| b"\r\n".contains(byte)).count();
+        line += text[read..from + blank].iter().filter(|&&byte| byte == b'\n').count() as u64;
+        read = from + blank;
         record.deserialize(Some(&columns)).map(|row: Row| Row { line, ..row })
     };
     let rows: Vec<Row> = reader.records().map(row).collect::<csv::Result<_>>().map_err(bad)?;
@@ -218,7 +224,7 @@ fn gather(
     let first = file.blocks().next().transpose()?;
     let first = first.ok_or_else(|| wrong("holds no cells".into()))?.1;
     let found = match scale {
-        Some(scale) => Found::told(scale, file.path(), &first)?,
+        Some(scale) => Found::told(scale, file, &first)?,
         None => of_file(file, &first)?,
     };
     report.notes.push(format!("{}: {}", file.path().display(), found.why));

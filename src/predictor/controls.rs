@@ -181,6 +181,9 @@ impl<'a> Reading<'a> {
         if let Some(bad) = values.iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
             return Err(format!("holds {bad}; counts or log1p values are finite and not negative"));
         }
+        if let Some(bad) = values.iter().find(|v| self.scale == Scale::Counts && v.fract() != 0.0) {
+            return Err(format!("holds {bad}, which is no count, as others are"));
+        }
         if let Some(what) = told.and_then(|told| refusal(told, values, self.scale)) {
             return Err(format!("the column of totals has {what}"));
         }

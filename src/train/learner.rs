@@ -234,18 +234,20 @@ impl Learner {
                 |params: &Params, piece: &Range<usize>| ranks.begin_gather(&share, piece, params.read());
             self.optimizer.advance(&mut self.params, clip, &config.optim, [k, config.train.steps], fetch)
         };
-        match on_host {
+        let stepped = match on_host {
             true => rayon::scope(|_| step()),
             false => step(),
-        }?;
+        };
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
-        match share.is_whole() {
+        // Also behind a failure: what was begun writes into the weights.
+        let ended = match share.is_whole() {
             true => Ok(()),
             false => ranks.end_gather(&share, self.params.read_mut()),
-        }
+        };
+        stepped.and(ended)
     }
 }
 

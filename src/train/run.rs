@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::learner::Learner;
 use super::line::Line;
 use super::metrics::Metrics;
-use super::start::Start;
+use super::start::{Start, renew_config};
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
@@ -56,6 +56,9 @@ impl Run {
             adopt_choices(&start.out, ranks.rank(), gpu)?;
         }
         let resumed = start.numbers.is_some();
+        if resumed && ranks.is_first() {
+            renew_config(&start.out, &start.config)?;
+        }
         let sizes = vocabulary(start.data.manifest());
         let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
         Ok(Run {

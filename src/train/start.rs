@@ -114,9 +114,6 @@ impl Start {
         if let Some(shard) = settings.shard {
             header.config.optim.shard = shard;
         }
-        if settings.is_first() && is_config_of(&settings.out, &header.config) {
-            keep_config(&settings.out, &header.config)?;
-        }
         Ok(Start {
             config: header.config,
             data,
@@ -208,6 +205,17 @@ impl Header {
                 file.display()
             );
         }
+    }
+}
+
+/// Has config.toml tell the steps, and whose the optimizer is, of a run that goes on, where nobody else has written into it.
+pub fn renew_config(out: &Path, config: &Config) -> Result<()> {
+    let path = out.join("config.toml");
+    let told =
+        fs::read_to_string(&path).ok().and_then(|text| Some((Config::from_toml(&text, &path).ok()?, text)));
+    match told.is_some_and(|(told, text)| told.to_toml() == text && told != *config) {
+        true if is_config_of(out, config) => keep_config(out, config),
+        _ => Ok(()),
     }
 }
 

@@ -34,6 +34,27 @@ fn seed_attention_deals_sets_out_to_groups() {
     assert_eq!(gpu.overrun(), None);
 }
 
+/// More than a grid may have blocks along y.
+#[test]
+fn sets_have_blocks_of_their_own_along_x() {
+    let Some(folder) = super::emulated() else { return };
+    let sets = 65_600;
+    let times: Vec<f32> = (0..sets).map(|set| set as f32 / sets as f32).collect();
+    let shape: &[usize] = &[sets, 1, 3];
+    let row = case("flow path", &[shape; 2], move |t, v| t.flow_path(v[0], v[1], &times));
+    let inputs = row.inputs();
+    let (told, found) = (row.run(&inputs, None), {
+        let gpu = Gpu::emulated(folder, Real::F32, 1);
+        gpu::guard(|| Ok(row.run(&inputs, Some(&gpu)))).expect("a launch that a device takes")
+    });
+    for (told, found) in
+        [&told.y].into_iter().chain(&told.gradients).zip([&found.y].into_iter().chain(&found.gradients))
+    {
+        let off = error(&wide(found.to_host().data()), &wide(told.data()));
+        assert!(off < 1e-6, "{off:.1e} off");
+    }
+}
+
 /// Several tiles of queries and several heads a block, in rings that go round more than once; a block's second head in several passes
 /// over keys, and one with four of them; and once more in other orders.
 #[test]

@@ -1,14 +1,13 @@
 //! What the stored values are: counts, log1p of normalised counts, or that divided by ten.
 
 use std::ops::Range;
-use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::block::Input;
 use super::input::Inputs;
 use crate::data::h5ad::{Cells, H5ad};
-use crate::data::shard::Scale;
+use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
 
 /// The scale of a source and how it was told.
@@ -18,27 +17,42 @@ pub struct Found {
     pub scale: Scale,
     /// How it was told, for people.
     pub why: String,
-    /// Total to which log sources were normalised, where their totals show it.
+    /// Total to which log sources were normalised, where their totals show it, or files that we have written tell it.
     pub target: Option<f64>,
 }
 
 impl Found {
-    /// As the user says; refuses values that are no logarithms of any cell's counts, from some cells of the file.
-    pub fn told(scale: Scale, file: &Path, cells: &Cells) -> Result<Found> {
-        let greatest = cells.data().iter().copied().fold(0.0, f32::max);
-        let log = match scale {
-            Scale::Counts => 0.0,
-            Scale::Log1p => greatest,
-            Scale::Log1p10 => 10.0 * greatest,
-        };
-        if log > GREATEST_LOG {
-            let (scale, count) = (format!("{scale:?}").to_lowercase(), f64::from(log).exp_m1());
-            let what = format!(
-                "holds {greatest}, by --scale {scale} {count:.1e} counts of one gene in one cell: is it another scale?"
-            );
-            return Err(Error::format(file, what));
+    /// Of two files: a total that both have been scaled to.
+    fn and(self, other: Found, file: &H5ad) -> Result<Found> {
+        match (self.target, other.target) {
+            (Some(before), Some(here)) if !same_total(before, here) => {
+                let what = format!(
+                    "was scaled to {here} a cell, the files before to {before}: preprocess them apart"
+                );
+                Err(Error::format(file.path(), what))
+            }
+            (target, here) => Ok(Found { target: target.filter(|_| here.is_some()), ..self }),
         }
-        Ok(Found { scale, why: "as told by --scale".into(), target: None })
+    }
+
+    /// As the user says; refuses what no logarithms can be, from some cells of the file. Counts are looked at cell by cell, later.
+    pub fn told(scale: Scale, file: &H5ad, cells: &Cells) -> Result<Found> {
+        let divisor = match scale {
+            Scale::Counts => return Ok(Found { scale, why: TOLD.into(), target: None }),
+            Scale::Log1p => 1.0,
+            Scale::Log1p10 => 10.0,
+        };
+        let greatest = cells.data().iter().copied().fold(0.0, f32::max);
+        let log = divisor * f64::from(greatest);
+        if log > GREATEST_LOG {
+            let (option, count) = (format!("{scale:?}").to_lowercase(), log.exp_m1());
+            let what =
+                format!("{count:.1e} counts of one gene in one cell by --scale {option}: is it another?");
+            return Err(Error::format(file.path(), format!("holds {greatest}, {what}")));
+        }
+        let target = common_total(cells, |x| (divisor * f64::from(x)).exp_m1());
+        natural(file, target.is_some())?;
+        Ok(Found { scale, why: TOLD.into(), target: target.or_else(|| file.log_target()) })
     }
 }
 
@@ -48,8 +62,10 @@ const SAME_TOTAL: f64 = 1e-3;
 const ROUNDING: f64 = 1e-6;
 /// Cells whose totals must agree before agreement means anything.
 const ENOUGH_CELLS: usize = 3;
+/// How a scale was told that the user tells.
+const TOLD: &str = "as told by --scale";
 /// No cell's count of a gene, scaled to any target in use, has a log1p above this: of 3.3 million.
-const GREATEST_LOG: f32 = 15.0;
+const GREATEST_LOG: f64 = 15.0;
 /// Log1p values below this everywhere may as well be log1p / 10: no total tells them apart in a subset of genes.
 const SURELY_UNDIVIDED: f32 = 1.2;
 
@@ -62,12 +78,12 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
         inputs.memo.keep((number, 0), &cells);
         check(input, rows, &cells, Scale::Log1p)?;
         let found = match told {
-            Some(scale) => Found::told(scale, input.file.path(), &cells)?,
+            Some(scale) => Found::told(scale, &input.file, &cells)?,
             None => of_file(&input.file, &cells)?,
         };
-        match &first {
+        match first.take() {
             None => first = Some(found),
-            Some(before) if before.scale == found.scale => (),
+            Some(before) if before.scale == found.scale => first = Some(before.and(found, &input.file)?),
             Some(before) => {
                 let what = format!(
                     "holds {:?} values ({}), but the first file holds {:?} ({}); preprocess them apart",
@@ -125,11 +141,17 @@ fn suspicious(values: &[f32], whole: bool) -> bool {
 /// Tells the scale of a file from its first cells; refuses logarithms to another base than e, by what the file says of itself,
 /// unless the cells' totals prove that they are natural.
 pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
-    let found = detect(cells, file.is_logged()).map(|found| match (found.scale, found.target) {
-        (Scale::Log1p | Scale::Log1p10, None) => Found { target: file.log_target(), ..found },
-        _ => found,
-    });
-    let proven = found.as_ref().is_ok_and(|found| found.scale == Scale::Counts || found.target.is_some());
+    let found = detect(cells, file.is_logged());
+    natural(file, found.as_ref().is_ok_and(|found| found.scale == Scale::Counts || found.target.is_some()))?;
+    let found = found.map_err(|what| Error::format(file.path(), what))?;
+    match (found.scale, found.target) {
+        (Scale::Log1p | Scale::Log1p10, None) => Ok(Found { target: file.log_target(), ..found }),
+        _ => Ok(found),
+    }
+}
+
+/// Refuses a file that says that its logarithms are to another base, where nothing proves otherwise.
+fn natural(file: &H5ad, proven: bool) -> Result<()> {
     match file.log_base().filter(|base| !proven && (base - std::f64::consts::E).abs() > 1e-6) {
         Some(base) => {
             let what = format!(
@@ -139,8 +161,24 @@ pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
             );
             Err(Error::format(file.path(), what))
         }
-        None => found.map_err(|what| Error::format(file.path(), what)),
+        None => Ok(()),
     }
+}
+
+/// What all cells' totals of these numbers are, where they are alike.
+fn common_total(cells: &Cells, of: impl Fn(f32) -> f64 + Sync) -> Option<f64> {
+    let rows: Vec<usize> = (0..cells.rows()).collect();
+    let starts = cells.indptr();
+    let starts = starts.to_proper();
+    let sum = |&row: &usize| cells.data()[starts[row]..starts[row + 1]].iter().map(|&x| of(x)).sum::<f64>();
+    let mut totals: Vec<f64> = rows.par_iter().map(sum).filter(|&total| total > 0.0).collect();
+    totals.sort_by(f64::total_cmp);
+    totals.last().filter(|greatest| greatest.is_finite())?;
+    let middle = *totals.get(totals.len() / 2)?;
+    let same = (middle - totals[0]).max(totals[totals.len() - 1] - middle) <= SAME_TOTAL * middle;
+    // What was meant: f32 logarithms move a total of 10000 by 0.001.
+    let meant = if (middle - middle.round()).abs() < ROUNDING * middle { middle.round() } else { middle };
+    (same && totals.len() >= ENOUGH_CELLS).then_some(meant)
 }
 
 /// Tells the scale from the values of some cells; `logged`: the file carries `uns/log1p`. The error says why it cannot be told.
@@ -153,30 +191,15 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
         let mark = if logged { ", though uns/log1p is present" } else { "" };
         return found(Scale::Counts, format!("every value is a whole number{mark}"), None);
     }
-    let common_total = |of: &(dyn Fn(f32) -> f64 + Sync)| {
-        let rows: Vec<usize> = (0..cells.rows()).collect();
-        let starts = cells.indptr();
-        let starts = starts.to_proper();
-        let sum =
-            |&row: &usize| cells.data()[starts[row]..starts[row + 1]].iter().map(|&x| of(x)).sum::<f64>();
-        let mut totals: Vec<f64> = rows.par_iter().map(sum).filter(|&total| total > 0.0).collect();
-        totals.sort_by(f64::total_cmp);
-        totals.last().filter(|greatest| greatest.is_finite())?;
-        let middle = *totals.get(totals.len() / 2)?;
-        let same = (middle - totals[0]).max(totals[totals.len() - 1] - middle) <= SAME_TOTAL * middle;
-        // What was meant: f32 logarithms move a total of 10000 by 0.001.
-        let meant = if (middle - middle.round()).abs() < ROUNDING * middle { middle.round() } else { middle };
-        (same && totals.len() >= ENOUGH_CELLS).then_some(meant)
-    };
-    if let Some(total) = common_total(&|x| f64::from(x).exp_m1()) {
+    if let Some(total) = common_total(cells, |x| f64::from(x).exp_m1()) {
         let why = format!("expm1 of the values sums to {total} in every cell");
         return found(Scale::Log1p, why, Some(total));
     }
-    if let Some(total) = common_total(&|x| (10.0 * f64::from(x)).exp_m1()) {
+    if let Some(total) = common_total(cells, |x| (10.0 * f64::from(x)).exp_m1()) {
         let why = format!("expm1 of ten times the values sums to {total} in every cell");
         return found(Scale::Log1p10, why, Some(total));
     }
-    if let Some(total) = common_total(&f64::from) {
+    if let Some(total) = common_total(cells, f64::from) {
         return Err(format!(
             "X is normalised to {total} a cell but not logged; give the counts, or take log1p of it (scanpy: \
              sc.pp.log1p) and pass --scale log1p"
@@ -227,17 +250,6 @@ mod tests {
         let log = detect(&logs(1.0), false).expect("log1p");
         assert!(log.scale == Scale::Log1p && (log.target.expect("a total") - 1e4).abs() < 1.0);
         assert_eq!(detect(&logs(10.0), false).expect("log1p / 10").scale, Scale::Log1p10);
-    }
-
-    #[test]
-    fn a_scale_that_is_told_must_be_possible() {
-        let told =
-            |scale, cells: &Cells| Found::told(scale, Path::new("F.h5ad"), cells).map(|found| found.scale);
-        assert_eq!(told(Scale::Log1p, &logs(1.0)).expect("log1p"), Scale::Log1p);
-        assert_eq!(told(Scale::Log1p10, &logs(10.0)).expect("log1p / 10"), Scale::Log1p10);
-        let refused = told(Scale::Log1p10, &logs(1.0)).expect_err("no tenths").to_string();
-        assert!(refused.contains("--scale log1p10"), "{refused}");
-        told(Scale::Log1p, &rows(&[&[29.0]])).expect_err("counts");
     }
 
     #[test]

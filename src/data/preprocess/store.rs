@@ -91,7 +91,7 @@ pub(super) fn rows(
             block.check(found.scale)?;
             Ok((Packed::of(block, &ids, found, target), Print::of(&block.cells)))
         };
-        let rows = aside::file(&path.with_extension("rows"), |aside| {
+        let rows = aside::scratch(&path.with_extension("rows"), |aside| {
             let mut writer = RowsWriter::new(aside, &manifest, &piles, part.cells.clone())?;
             inputs.walk(part, &work.progress, prepare, |block, (packed, more)| {
                 print.join(&more);

@@ -81,7 +81,7 @@ pub(super) fn find(
     }
 }
 
-/// Total that log values were scaled to, as their cells tell, or the user; refuses what they do not agree on.
+/// Total that log values were scaled to, as their files tell, or the user; refuses what they do not agree on.
 pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> {
     let wrong = |what: String| Err(Error::setting("--target-sum", what));
     match (found.target, asked) {
