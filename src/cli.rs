@@ -41,7 +41,8 @@ The way from cells to scores:
 The whole of it on simulated cells: scale-engine demo
 What a file or folder holds: scale-engine inspect PATH
 
-Exit codes: 0 done, 1 failed, 2 wrong options, 130 at Ctrl-C (of `train` at a second one: at the first it saves and ends with 1).";
+Exit codes: 0 done, 1 failed, 2 wrong options, 130 at Ctrl-C; `train` and `demo` end with 1 at the first,
+and `train` writes a checkpoint before, with 130 at a second.";
 
 #[derive(Subcommand)]
 enum Command {

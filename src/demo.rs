@@ -3,7 +3,7 @@
 //! It calls what the commands call. Held out are pairs of a cell type and a perturbation that are both seen, apart.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::aside;
@@ -58,6 +58,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let world = World { cells: 16_000, seed: settings.seed, ..World::default() };
     simulate(&world)?.write(cells)?;
 
+    go_on(stop)?;
     stage("preprocess: normalise, log1p, shards");
     preprocess(&to_shards(cells, data), &progress::bar("preprocess", 0, "rows"))?;
     let opened = Data::open(data)?;
@@ -83,6 +84,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         return Err(Error::Stopped(format!("stopped in training; {} can be resumed", run.display())));
     }
 
+    go_on(stop)?;
     stage("predict the held-out pairs, with the model and with every baseline");
     let pred = |observe| predicted(settings, &Places::within(dir), observe);
     let [observed, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
@@ -90,6 +92,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
         vec![("model, decoded means".to_string(), Sample::read(&means, "perturbation", Some("cell_type"))?)];
     beside.extend(baselines(settings, &opened, &Split::load(split, &opened)?)?);
 
+    go_on(stop)?;
     stage("evaluate");
     let files = Files {
         real: real.clone(),
@@ -106,6 +109,13 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     write_table(&dir.join("table.csv"), &table)?;
     stage("done");
     Ok(table)
+}
+
+fn go_on(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Stopped("stopped between two stages; begin anew in another folder".into())),
+        false => Ok(()),
+    }
 }
 
 /// The model's prediction of the held-out pairs, as a file; the measured cells beside it.
