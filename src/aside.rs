@@ -1,10 +1,12 @@
 //! Outputs appear whole or not at all: written under another name beside their place, synced, then renamed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{At, Error, Result};
@@ -35,7 +37,7 @@ fn put<T>(path: &Path, sync: bool, write: impl FnOnce(&Path) -> Result<T>) -> Re
     // Each process has a name of its own: two that write one output both write a whole one.
     let aside = beside(path, &format!("{}.{}.partial", machine(), process::id()))?;
     let _ = fs::remove_file(&aside); // what a process that was killed left may be another file's second name
-    forget_the_dead(path);
+    forget_the_dead(aside.parent().unwrap_or(Path::new(".")));
     let written = write(&aside).and_then(|value| {
         if sync {
             fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
@@ -54,13 +56,17 @@ fn machine() -> String {
     rustix::system::uname().nodename().to_string_lossy().replace('/', "-")
 }
 
-/// Removes what processes of this machine that are no more have left beside an output.
-fn forget_the_dead(path: &Path) {
-    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else { return };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let ours = format!(".{}.{}.", name.to_string_lossy(), machine());
+/// Removes what processes of this machine that are no more have left in a folder of outputs; looked at once, for there may be
+/// thousands of files in it.
+fn forget_the_dead(folder: &Path) {
+    static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf()) {
+        return;
+    }
+    let machine = machine();
     let of_dead = |left: &str| {
-        let writer = left.strip_prefix(&ours)?.strip_suffix(".partial")?.parse().ok()?;
+        let (name, writer) = left.strip_prefix('.')?.strip_suffix(".partial")?.rsplit_once('.')?;
+        let writer = writer.parse().ok().filter(|_| name.ends_with(&format!(".{machine}")))?;
         let asked = rustix::process::test_kill_process(rustix::process::Pid::from_raw(writer)?);
         (asked == Err(rustix::io::Errno::SRCH)).then_some(())
     };

@@ -103,7 +103,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let rules = Evaluate { control: CONTROL.into(), ceiling: true, ..Evaluate::default() };
     let boards = evaluate_files(&files, &beside, &rules)?;
     let sources = fingerprints(&files)?;
-    boards.iter().try_for_each(|board| board.write(scores, &sources))?;
+    boards.iter().try_for_each(|board| board.write(scores, &sources).map(drop))?;
     let mut table = pooled(&boards);
     table[0].0 = "model".into();
     write_table(&dir.join("table.csv"), &table)?;

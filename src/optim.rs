@@ -144,7 +144,7 @@ impl Optimizer {
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
-        self.advance(params, &clip, config, [k, steps], |_, _| Ok(())).expect("nobody else is asked");
+        self.advance(params, &clip, config, [k, steps], |_, _, _| Ok(())).expect("nobody else is asked");
         clip.slice(0..1)
     }
 
@@ -154,7 +154,7 @@ impl Optimizer {
         adamw::squares(grads, &self.share.parts(), rank, ranks)
     }
 
-    /// Step k of `steps` for the share, with the clip of all gradients. `moved` is told, after each, the pieces of the flat weights of
+    /// Step k of `steps` for the share, with the clip of all gradients. `moved` is told, one after the other, the pieces of the share of
     /// which this rank's part has been moved: the others' are to be gathered, as products read them.
     pub fn advance(
         &mut self,
@@ -162,7 +162,7 @@ impl Optimizer {
         clip: &Tensor,
         config: &OptimConfig,
         [k, steps]: [u64; 2],
-        mut moved: impl FnMut(&Params, &Range<usize>) -> Result<()>,
+        mut moved: impl FnMut(&Share, &Range<usize>, &Params) -> Result<()>,
     ) -> Result<()> {
         let rate = learning_rate(config, k, steps);
         let correct = |beta: f64| 1.0 - beta.powf((k + 1) as f64);
@@ -180,7 +180,7 @@ impl Optimizer {
             let flat = params.update();
             let state = State { weights: flat.weights, at: *at, low: low.as_ref(), m, v, average };
             adamw::update(state, flat.grads, decay, clip, rates);
-            moved(params, piece)?;
+            moved(&self.share, piece, params)?;
         }
         Ok(())
     }

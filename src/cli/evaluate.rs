@@ -140,7 +140,7 @@ pub fn run(args: Args) -> Result<()> {
         perturbation: args.pert_col.clone(),
         cell_type: args.celltype_col.clone(),
     };
-    let (boards, sources) = pool(args.threads)?.install(|| -> Result<_> {
+    let (boards, sources, mut written) = pool(args.threads)?.install(|| -> Result<_> {
         let beside = match (&args.baselines, &args.split) {
             (Some(data), Some(split)) => beside::baselines(data, split, args.subset, args.observe, &files)?,
             _ => Vec::new(),
@@ -148,16 +148,16 @@ pub fn run(args: Args) -> Result<()> {
         let (boards, sources) =
             rayon::join(|| evaluate_files(&files, &beside, &settings), || fingerprints(&files));
         let (boards, sources) = (boards?, sources?);
-        boards.iter().try_for_each(|board| board.write(&args.out, &sources))?;
+        let written = boards.iter().map(|board| board.write(&args.out, &sources));
+        let written = written.collect::<Result<Vec<_>>>()?.concat();
         if let Some(path) = &args.report {
             page::write(path, &boards, &sources)?;
         }
         if let Some(dir) = &args.plots {
             figures::write(dir, &boards)?;
         }
-        Ok((boards, sources))
+        Ok((boards, sources, written))
     })?;
-    let mut written: Vec<PathBuf> = boards.iter().flat_map(|board| board.files(&args.out)).collect();
     if boards.iter().any(|board| board.rows.len() > 1) {
         let table = args.out.join("table.csv");
         write_table(&table, &pooled(&boards))?;

@@ -94,18 +94,6 @@ impl Split {
         Split::of_text(text, path, data)
     }
 
-    /// Names of the perturbations of which no cell can be trained on.
-    pub fn untrained(&self, data: &Data) -> Vec<String> {
-        let groups = self.perturbed(Part::Train, data).into_iter();
-        let usable = groups.filter(|&group| control_pool(data, group).is_some());
-        let seen: BTreeSet<u32> = usable
-            .map(|group| data.groups()[group as usize].perturbation)
-            .chain([data.control_id()])
-            .collect();
-        let names = (0..).zip(&data.manifest().perturbations);
-        names.filter(|(id, _)| !seen.contains(id)).map(|(_, name)| name.clone()).collect()
-    }
-
     /// The same of a file's text; `path` is what errors call it.
     pub fn of_text(text: &str, path: &Path, data: &Data) -> Result<Split> {
         Split::parse(text, data).map_err(|what| Error::format(path, what))
@@ -153,6 +141,21 @@ impl Split {
     pub fn perturbed(&self, part: Part, data: &Data) -> Vec<u32> {
         let perturbed = |g: &&u32| data.groups()[**g as usize].perturbation != data.control_id();
         self.part(part).iter().filter(perturbed).copied().collect()
+    }
+
+    /// Perturbed groups of training that can be used, and those without controls of their cell type.
+    pub fn usable(&self, data: &Data) -> [Vec<u32>; 2] {
+        let train = self.perturbed(Part::Train, data).into_iter();
+        train.partition::<Vec<u32>, _>(|&group| control_pool(data, group).is_some()).into()
+    }
+
+    /// Names of the perturbations of which no cell can be trained on.
+    pub fn untrained(&self, data: &Data) -> Vec<String> {
+        let [usable, _] = self.usable(data);
+        let seen = usable.iter().map(|&group| data.groups()[group as usize].perturbation);
+        let seen: BTreeSet<u32> = seen.chain([data.control_id()]).collect();
+        let names = (0..).zip(&data.manifest().perturbations);
+        names.filter(|(id, _)| !seen.contains(id)).map(|(_, name)| name.clone()).collect()
     }
 
     /// Cells, groups, perturbations and cell types of each part.

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::bootstrap::Draws;
 use super::ceiling::ceiling;
-use super::de::Table;
 use super::judge::Judge;
 use super::report::{Report, path};
 use super::side::Side;
@@ -86,29 +85,24 @@ impl Board {
         Ok(Board { cell_type, report, rows })
     }
 
-    /// Writes [`Board::files`] of a folder. `sources` are the files that were read.
-    pub fn write(&self, dir: &Path, sources: &Value) -> Result<()> {
+    /// Writes results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are tables; returns their paths. The
+    /// cell type goes before each file's name, as cell-eval does. `sources` are the files that were read.
+    pub fn write(&self, dir: &Path, sources: &Value) -> Result<Vec<PathBuf>> {
         let path = |file: &str| path(dir, self.cell_type.as_deref(), file);
+        let mut written = ["results.csv", "agg_results.csv", "results.json"].map(path).to_vec();
         if let Some([real, pred]) = &self.report.tables {
-            let write = |table: &Table, file: &str| table.write(&path(file));
-            let (real, pred) = rayon::join(|| write(real, "real_de.csv"), || write(pred, "pred_de.csv"));
+            let [of_real, of_pred] = ["real_de.csv", "pred_de.csv"].map(path);
+            let (real, pred) = rayon::join(|| real.write(&of_real), || pred.write(&of_pred));
             real.and(pred)?;
+            written.extend([of_real, of_pred]);
         }
-        table::write_results(&path("results.csv"), &self.report.perturbations, &self.report.columns)?;
-        table::write_summary(&path("agg_results.csv"), &self.report.columns)?;
+        table::write_results(&written[0], &self.report.perturbations, &self.report.columns)?;
+        table::write_summary(&written[1], &self.report.columns)?;
         let mut all = self.json();
         all["files"] = sources.clone();
         let text = serde_json::to_string_pretty(&all).expect("plain values") + "\n";
-        let path = path("results.json");
-        aside::file(&path, |aside| std::fs::write(aside, text).at(aside))
-    }
-
-    /// results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are tables. The cell type goes before
-    /// each file's name, as cell-eval does.
-    pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
-        let tables = ["real_de.csv", "pred_de.csv"].into_iter().filter(|_| self.report.tables.is_some());
-        let files = ["results.csv", "agg_results.csv", "results.json"].into_iter().chain(tables);
-        files.map(|file| path(dir, self.cell_type.as_deref(), file)).collect()
+        aside::file(&written[2], |aside| std::fs::write(aside, text).at(aside))?;
+        Ok(written)
     }
 
     /// The report's JSON, with what stands beside it.

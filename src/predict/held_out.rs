@@ -1,6 +1,6 @@
 //! What a split holds out of a data directory: every perturbed group of a part, to be predicted and to be compared with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{Ask, Context, Job, Report, Settings, controls_fit};
@@ -70,10 +70,10 @@ impl HeldOut {
             let request = Request { conditions, cells: group.cells as usize };
             job.asks.push(Ask { request, context });
         }
-        let asked = |name: &&String| {
-            job.asks.iter().any(|ask| known.perturbations[ask.request.conditions[1] as usize] == **name)
-        };
-        let untrained: Vec<&str> = header.untrained.iter().filter(asked).map(String::as_str).collect();
+        let asked: BTreeSet<&str> =
+            job.asks.iter().map(|ask| known.names_of(ask.request.conditions)[1]).collect();
+        let untrained = header.untrained.iter().map(String::as_str);
+        let untrained: Vec<&str> = untrained.filter(|name| asked.contains(name)).collect();
         if !untrained.is_empty() {
             let names = some_of(&untrained);
             report

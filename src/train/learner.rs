@@ -228,12 +228,11 @@ impl Learner {
         let _phase = trace::range(format_args!("update"));
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
-        let share = self.optimizer.share().clone();
-        let mut step = || {
-            let fetch =
-                |params: &Params, piece: &Range<usize>| ranks.begin_gather(&share, piece, params.read());
-            self.optimizer.advance(&mut self.params, clip, &config.optim, [k, config.train.steps], fetch)
+        let fetch = |share: &Share, piece: &Range<usize>, params: &Params| {
+            ranks.begin_gather(share, piece, params.read())
         };
+        let mut step =
+            || self.optimizer.advance(&mut self.params, clip, &config.optim, [k, config.train.steps], fetch);
         let stepped = match on_host {
             true => rayon::scope(|_| step()),
             false => step(),
@@ -242,10 +241,11 @@ impl Learner {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
+        let share = self.optimizer.share();
         // Also behind a failure: what was begun writes into the weights.
         let ended = match share.is_whole() {
             true => Ok(()),
-            false => ranks.end_gather(&share, self.params.read_mut()),
+            false => ranks.end_gather(share, self.params.read_mut()),
         };
         stepped.and(ended)
     }

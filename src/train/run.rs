@@ -43,6 +43,8 @@ pub struct Run {
     pub writes: bool,
     /// The step of the checkpoint named `last`, as it lies there or is being written; the same on all ranks.
     pub saved: Option<u64>,
+    /// As a checkpoint's header has them.
+    untrained: Vec<String>,
     writer: Writer,
     /// The folder of checkpoints, which is this process's while it runs.
     _claim: Option<Arc<fs::File>>,
@@ -64,6 +66,7 @@ impl Run {
         Ok(Run {
             learner,
             effects: start.effects,
+            untrained: start.split.untrained(&start.data),
             split: start.split,
             data: start.data,
             step: start.step,
@@ -169,7 +172,7 @@ impl Run {
             data: self.data.manifest().clone(),
             split: self.split.hash.clone(),
             best: self.best,
-            untrained: self.split.untrained(&self.data),
+            untrained: self.untrained.clone(),
         };
         let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());
         let frame = Frame { header, statistics, effects };

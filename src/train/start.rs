@@ -10,7 +10,6 @@ use super::writer::claim;
 use crate::aside;
 use crate::checkpoint::{self, Checkpoint, Frame, Header, vocabulary};
 use crate::config::{Config, Observe};
-use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::shard::{Data, Manifest};
@@ -55,8 +54,8 @@ impl Start {
 
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
     fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
-        let usable = |group: u32| control_pool(&data, group).is_some();
-        if !split.perturbed(Part::Train, &data).into_iter().any(usable) {
+        let [usable, _] = split.usable(&data);
+        if usable.is_empty() {
             let what =
                 "its training part holds no perturbed cells that can be used: there is nothing to learn from";
             return Err(Error::format(&settings.split, what));

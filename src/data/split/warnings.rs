@@ -4,15 +4,11 @@ use std::collections::BTreeSet;
 
 use super::clauses::Place;
 use super::{Part, Split};
-use crate::data::controls::control_pool;
 use crate::data::shard::Data;
 use crate::error::some_of;
 
 pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
-    let (trained, unusable): (Vec<u32>, Vec<u32>) = split
-        .perturbed(Part::Train, data)
-        .into_iter()
-        .partition(|&group| control_pool(data, group).is_some());
+    let [trained, unusable] = split.usable(data);
     let mut said = Vec::new();
     said.extend(dropped(data, places));
     if let Some(&first) = unusable.first() {
