@@ -8,9 +8,10 @@
 //   split      rounded = w to the nearest bf16, ties away from zero                  low = the lower 16 bits of w
 //   join       w       = rounded + low, taken as 16 bits with a sign: the same bits again
 //   tensors    w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes     rounded [L] bf16, low [L] 16 bits; in an
-//              update either w or these two
-//   needs      L % 8 == 0
-//   work       norm: blocks stride over the buffer, one partial sum each, added by one block; update: one thread a pack of 4
+//              update either w or these two     stretches [P, 2] 64 bits: the first of g, how many
+//   needs      L % 8 == 0, stretches too
+//   work       norm: a row of blocks strides over each stretch, one partial sum a block, added by one block;
+//              update: one thread a pack of 4
 //   bound by   memory: norm moves 4 L bytes, update 36 L
 //   repeatable yes: the number of partial sums and the order in which they are added know L, ranks and pieces alone
 //   reference  src/ops/adamw.rs
@@ -31,9 +32,11 @@ static __device__ double tree_sum(double x) {
 }
 
 // In double, which costs nothing beside the memory and cannot overflow where a gradient explodes.
-extern "C" __global__ void __launch_bounds__(THREADS) adamw_norm(double* partial, const float* g, uint64_t count) {
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_norm(double* partial, const float* g, const uint64_t* stretches) {
     constexpr int LOADS = 4;   // on their way at once
     constexpr int CHUNK = LOADS * THREADS * 4;
+    g += stretches[2 * blockIdx.y];
+    const uint64_t count = stretches[2 * blockIdx.y + 1];
     double sum = 0;
     for (size_t first = static_cast<size_t>(blockIdx.x) * CHUNK; first < count; first += static_cast<size_t>(gridDim.x) * CHUNK) {
         Floats<4> x[LOADS];
@@ -48,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_norm(double* partial
             for (int i = 0; i < 4; i++) sum += static_cast<double>(x[j][i]) * x[j][i];
     }
     sum = tree_sum(sum);
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+    if (threadIdx.x == 0) partial[blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw_clip(float* clip, const double* partial, int partials, float limit) {
@@ -108,8 +111,9 @@ adamw_join(float* w, const uint16_t* rounded, const uint16_t* low, uint64_t coun
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-adamw_update(float* w, uint16_t* rounded, uint16_t* low, float* m, float* v, float* average, const float* g, const uint8_t* decay, const float* clip,
-             uint64_t count, float b1, float b2, float step, float root, float eps, float shrink, float keep) {
+adamw_update(float* w, uint16_t* rounded, uint16_t* low, float* m, float* v, float* average, const float* g,
+             const uint8_t* decay, const float* clip, uint64_t count, float b1, float b2, float step, float root, float eps,
+             float shrink, float keep) {
     const size_t at = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4;
     if (at >= count) return;
     Floats<4> ws = w ? load_pack<4>(w + at) : join(load_halves(rounded, low, at)), ms = load_pack<4>(m + at), vs = load_pack<4>(v + at);

@@ -50,7 +50,7 @@ use std::ops::Range;
 use crate::config::OptimConfig;
 use crate::error::Result;
 use crate::gpu::{Gpu, PACK, Real};
-use crate::ops::adamw::{self, Decay, Rates, State};
+use crate::ops::adamw::{self, Decay, Rates, State, Stretches};
 use crate::params::{Entry, Params, Share};
 use crate::tensor::Tensor;
 
@@ -59,6 +59,8 @@ pub struct Optimizer {
     share: Share,
     /// One for each piece of the share.
     parts: Vec<Part>,
+    /// Where the share's gradients are.
+    stretches: Stretches,
     /// L.
     len: usize,
 }
@@ -131,7 +133,9 @@ impl Optimizer {
         assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());
         let low = if share.is_whole() { None } else { params.take_low() };
         let part = |range| Part::new(params, range, flats, low.as_ref());
-        Optimizer { parts: share.parts().into_iter().map(part).collect(), len: params.len(), share }
+        let parts = share.parts().into_iter().map(part).collect();
+        let stretches = Stretches::new(share.parts(), params.gpu());
+        Optimizer { parts, stretches, len: params.len(), share }
     }
 
     /// What of the flat buffers it moves.
@@ -151,7 +155,7 @@ impl Optimizer {
     /// Sums of squares of the share's gradients, for [`adamw::clip`]; those of the other shares are to be gathered first.
     pub fn squares(&self, grads: &Tensor) -> Tensor {
         let (rank, ranks) = self.share.place();
-        adamw::squares(grads, &self.share.parts(), rank, ranks)
+        adamw::squares(grads, &self.stretches, rank, ranks)
     }
 
     /// Step k of `steps` for the share, with the clip of all gradients. `moved` is told, one after the other, the pieces of the share of
@@ -214,7 +218,7 @@ impl Optimizer {
             let low = part.low.as_ref().map_or(0, Tensor::bytes);
             part.m.bytes() + part.v.bytes() + part.average.bytes() + low + (part.m.len() / PACK) as u64
         };
-        self.parts.iter().map(of).sum()
+        self.parts.iter().map(of).sum::<u64>() + self.stretches.bytes()
     }
 
     fn flat(&self, of: impl Fn(&Part) -> Tensor) -> Tensor {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use cudarc::driver::CudaStream;
+use cudarc::driver::result::stream;
 use cudarc::nccl::{result, sys};
 
 use super::Real;
@@ -66,7 +67,8 @@ fn keep_buffers_private() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if env::var_os(SETTING).is_none() {
-            // SAFETY: ranks wait here for each other; what else runs when they join reads files and counts, and no variables.
+            // SAFETY: no thread of ours that runs here reads or sets a variable: rank 0 alone comes first, the other ranks of its process
+            // wait for its id or in this very call, and loaders begin after it. The driver's threads wait for the device.
             unsafe { env::set_var(SETTING, "0") };
         }
     });
@@ -111,7 +113,10 @@ impl Nccl {
         // SAFETY: writes one handle.
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(refused("ncclCommInitRank"))?;
-        let sums = stream.context().new_stream().map_err(said("cuStreamCreate"))?;
+        // Sums wait for nothing that can wait for them: of blocks that are ready theirs come first.
+        let (_, first) = stream::get_priority_range().map_err(said("cuCtxGetStreamPriorityRange"))?;
+        let sums = stream.context().new_stream_with_priority(first);
+        let sums = sums.map_err(said("cuStreamCreateWithPriority"))?;
         let communicator = Arc::new(Communicator(Mutex::new(Some(communicator))));
         Ok(Nccl { communicator, stream, sums, graph, rank, ranks, resting: Default::default() })
     }

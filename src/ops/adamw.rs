@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gpu::{Buffer, Grid, PACK, Real};
+use crate::gpu::{Buffer, Gpu, Grid, PACK, Real};
 use crate::tensor::Tensor;
 
 mod weights;
@@ -74,26 +74,49 @@ pub struct Rates {
     pub keep: f32,
 }
 
+/// Stretches of the flat buffers; where these lie on a device, they are known there.
+pub struct Stretches {
+    ranges: Vec<Range<usize>>,
+    table: Option<Buffer>,
+}
+
+impl Stretches {
+    /// One or more, each a multiple of [`PACK`] numbers from such a multiple on.
+    pub fn new(ranges: Vec<Range<usize>>, gpu: Option<&Gpu>) -> Stretches {
+        let table: Vec<u64> =
+            ranges.iter().flat_map(|range| [range.start as u64, range.len() as u64]).collect();
+        let table = gpu.map(|gpu| gpu.upload("stretches of the gradients", &table));
+        Stretches { ranges, table }
+    }
+
+    /// Bytes that they take on a device.
+    pub fn bytes(&self) -> u64 {
+        self.table.as_ref().map_or(0, |table| table.bytes() as u64)
+    }
+}
+
 /// Sums of squares of these stretches of the gradients, in f64, each in the place of two numbers: of `ranks` equal parts of what is
 /// returned the one of this rank; the others are to be gathered.
-pub fn squares(grads: &Tensor, parts: &[Range<usize>], rank: usize, ranks: usize) -> Tensor {
+pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Tensor {
+    let Stretches { ranges, table } = of;
     let Some(gpu) = grads.gpu() else {
-        let chunks = parts.iter().flat_map(|part| grads.data()[part.clone()].chunks(CHUNK));
+        let chunks = ranges.iter().flat_map(|range| grads.data()[range.clone()].chunks(CHUNK));
         let sums: Vec<f64> = chunks.collect::<Vec<_>>().into_par_iter().map(squared).collect();
         let mut all = vec![[0.0f32; 2]; ranks];
         all[rank] = bytemuck::cast(sums.iter().sum::<f64>());
         return Tensor::new(&[2 * ranks], all.concat());
     };
-    let most = PARTIALS.div_ceil(parts.len());
-    let blocks = |part: &Range<usize>| part.len().div_ceil(BLOCK).clamp(1, most);
-    let own: usize = parts.iter().map(blocks).sum();
-    let sums = Tensor::on(gpu, "partial sums of the norm", &[ranks * own * 2], Real::F32);
-    let mut at = rank * own * 2;
-    for part in parts {
-        let blocks = blocks(part);
-        launch_norm(&sums.part(at, &[2 * blocks]), &grads.part(part.start, &[part.len()]), blocks);
-        at += 2 * blocks;
-    }
+    assert!(ranges.iter().all(|range| range.end <= grads.len()), "adamw: {ranges:?} of {}", grads.len());
+    let longest = ranges.iter().map(Range::len).max().unwrap_or(0);
+    let grid = [longest.div_ceil(BLOCK).clamp(1, PARTIALS.div_ceil(ranges.len())), ranges.len()];
+    let own = 2 * grid[0] * grid[1];
+    let sums = Tensor::on(gpu, "partial sums of the norm", &[ranks * own], Real::F32);
+    launch_norm(
+        &sums.part(rank * own, &[own]),
+        grads,
+        table.as_ref().expect("on the gradients' device"),
+        grid,
+    );
     sums
 }
 
@@ -175,10 +198,10 @@ fn pack(
     }
 }
 
-fn launch_norm(partial: &Tensor, grads: &Tensor, blocks: usize) {
-    let args = [partial.into(), grads.into(), (grads.len() as u64).into()];
-    // SAFETY: one partial sum, in f64, a block; the gradients hold `len` numbers.
-    unsafe { partial.device().launch("adamw", "adamw_norm", Grid::new(blocks, 256), &args) };
+fn launch_norm(partial: &Tensor, grads: &Tensor, stretches: &Buffer, [blocks, rows]: [usize; 2]) {
+    let args = [partial.into(), grads.into(), stretches.into()];
+    // SAFETY: one partial sum, in f64, a block; as many stretches as rows of blocks, which lie within the gradients.
+    unsafe { partial.device().launch("adamw", "adamw_norm", Grid::plane(blocks, rows, 256), &args) };
 }
 
 fn launch_clip(clip: &Tensor, squares: &Tensor, limit: f32) {

@@ -10,7 +10,7 @@ use scale_engine::gpu::{Gpu, PACK, Real};
 use scale_engine::optim::Optimizer;
 use scale_engine::params::{Init, Params, Share, Table};
 use scale_engine::rng::Rng;
-use scale_engine::train::{Settings, train};
+use scale_engine::train::{Begin, Settings, train};
 
 use super::{STEPS, assert_alike, each, last, log, pair, said, small, threads, wires, words};
 
@@ -29,9 +29,7 @@ fn run(out: &Path, places: &[Option<Gpu>], shard: bool, more: &str) {
         data: small().data.clone(),
         split: small().split.clone(),
         out: out.into(),
-        config,
-        steps: None,
-        shard: Some(shard),
+        begin: config.map_or(Begin::Resume { steps: None, shard: Some(shard) }, Begin::drawn),
     };
     let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
     assert!(outcome.finished);
@@ -159,12 +157,13 @@ fn each_rank_holds_its_share_of_the_optimizer() {
             for real in [Real::F32, Real::Bf16] {
                 let gpu = Gpu::emulated(folder, real, 1);
                 let (mut params, share) = table(Some(&gpu), rank, ranks);
+                let stretches = 16 * share.pieces().len() as u64;
                 let optimizer = Optimizer::new(&mut params, share);
                 // Weights and gradients of all; in bf16 the weights' lower halves are a share too.
                 let (all, own, flags) = (params.len() as u64, own, own / PACK as u64);
                 let told = match real {
-                    Real::F32 => 8 * all + 12 * own + flags,
-                    Real::Bf16 => 6 * all + 14 * own + flags,
+                    Real::F32 => 8 * all + 12 * own + flags + stretches,
+                    Real::Bf16 => 6 * all + 14 * own + flags + stretches,
                 };
                 assert_eq!(gpu.held(), told, "{real:?}, rank {rank} of {ranks}");
                 drop((params, optimizer));

@@ -1,13 +1,13 @@
 //! Inputs of a timed op, where it is computed: random, and in so many copies that a GPU finds none in its cache.
 
 use std::rc::Rc;
-use std::slice::from_ref;
 
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
 use crate::gpu::{Buffer, Clock, Gpu, PACK, Real, Took};
-use crate::ops::adamw::{self, Decay, Rates, State, Weights};
+use crate::ops::adamw::{self, Decay, Rates, State, Stretches, Weights};
 use crate::ops::gather::{Cells, Scaling, Span, gather};
+use crate::params::Share;
 use crate::rng::Rng;
 use crate::selftest::Case;
 use crate::tape::{Tape, Var};
@@ -150,6 +150,7 @@ impl Place {
         let set = |copy: usize| AdamW {
             weights: Weights::of(self.numbers(&[len], Real::F32, 31 * copy)),
             grads: self.numbers(&[len], Real::F32, 31 * copy + 1),
+            all: Stretches::new(Share::whole(len).parts(), self.gpu()),
             average: self.numbers(&[len], Real::F32, 31 * copy),
             moments: [self.zeros(len), self.zeros(len)],
             decay: match self.gpu() {
@@ -202,6 +203,7 @@ impl Place {
 struct AdamW {
     weights: Weights,
     grads: Tensor,
+    all: Stretches,
     average: Tensor,
     moments: [Tensor; 2],
     decay: Decay,
@@ -210,7 +212,7 @@ struct AdamW {
 impl AdamW {
     fn step(&mut self) {
         let [m, v] = &mut self.moments;
-        let squares = adamw::squares(&self.grads, from_ref(&(0..self.grads.len())), 0, 1);
+        let squares = adamw::squares(&self.grads, &self.all, 0, 1);
         let clip = adamw::clip(&squares, 1.0);
         let (weights, average) = (&mut self.weights, &mut self.average);
         let state = State { weights, at: 0, low: None, m, v, average };
