@@ -34,11 +34,15 @@ __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / 
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
-// Which of a set's blocks this is, where each set has as many: all lie along x, for along y there are 65,535 at most.
+// Which of a set's blocks this is. Those of a set lie along x, sets along y and, since no more than 65,535 fit there, along z:
+// there may be a few behind the last one, which have nothing to do.
 struct OfSet {
-    uint32_t blocks, set, block;
+    uint32_t set, block;
+    bool missing;
     __device__ __forceinline__ explicit OfSet(int sets)
-        : blocks(gridDim.x / sets), set(blockIdx.x / blocks), block(blockIdx.x % blocks) {}
+        : set(blockIdx.z * gridDim.y + blockIdx.y), block(blockIdx.x), missing(set >= static_cast<uint32_t>(sets)) {}
+    // The number of the block, counted through all sets.
+    __device__ __forceinline__ size_t number() const { return static_cast<size_t>(set) * gridDim.x + block; }
 };
 
 // The block's dynamic shared memory, as many bytes as the launch gives, 16-byte aligned.

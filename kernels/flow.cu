@@ -25,6 +25,7 @@ __device__ __forceinline__ bool on_pack(const real* at) { return reinterpret_cas
 extern "C" __global__ void __launch_bounds__(256)
 flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int sets, int size) {
     const OfSet of(sets);
+    if (of.missing) return;
     const uint64_t* of_set = streams + 4 * static_cast<size_t>(of.set);
     const uint64_t first = of_set[3], counter = first / 4 + static_cast<uint64_t>(of.block) * blockDim.x + threadIdx.x;
     const int64_t at = static_cast<int64_t>(4 * counter - first);   // below 0 where the set begins inside a block
@@ -65,6 +66,7 @@ __device__ __forceinline__ void add(Floats<8>& sum, const real* x, size_t at, si
 extern "C" __global__ void __launch_bounds__(256)
 flow_combine(real* y, const real* p, const float* by_p, const real* q, const float* by_q, int sets, int size) {
     const OfSet of(sets);
+    if (of.missing) return;
     const size_t in_set = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8;
     if (in_set >= size) return;
     const size_t left = size - in_set, at = static_cast<size_t>(of.set) * size + in_set;
@@ -78,9 +80,10 @@ flow_combine(real* y, const real* p, const float* by_p, const real* q, const flo
 extern "C" __global__ void __launch_bounds__(256, 5)
 flow_loss_forward(double* parts, const real* a, const real* b, const real* c, const float* factors, int sets, int size) {
     const OfSet of(sets);
+    if (of.missing) return;
     const real* const from[TERMS] = {a, b, c};
     float sum = 0.0f;
-    const size_t set = of.set, stride = static_cast<size_t>(of.blocks) * blockDim.x * 8;
+    const size_t set = of.set, stride = static_cast<size_t>(gridDim.x) * blockDim.x * 8;
     for (size_t at = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8; at < size; at += stride) {
         Floats<8> error{};
 #pragma unroll
@@ -89,13 +92,14 @@ flow_loss_forward(double* parts, const real* a, const real* b, const real* c, co
         for (int i = 0; i < 8; i++) sum = fmaf(error[i], error[i], sum);
     }
     const double of_block = block_total(sum);
-    if (threadIdx.x == 0) parts[blockIdx.x] = of_block;
+    if (threadIdx.x == 0) parts[of.number()] = of_block;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 flow_loss_backward(real* da, real* db, real* dc, const float* d, const real* a, const real* b, const real* c,
                    const float* factors, float scale, int sets, int size) {
     const OfSet of(sets);
+    if (of.missing) return;
     const size_t in_set = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8;
     if (in_set >= size) return;
     const size_t set = of.set, left = size - in_set, at = set * size + in_set;

@@ -39,9 +39,10 @@ extern "C" __global__ void __launch_bounds__(256)
 mmd_rows(float* norms, float* columns, double* spreads, const real* y, const real* x, int sets, int rows, int width) {
     __shared__ float of_warps[CHUNK][8];
     const OfSet of(sets);
+    if (of.missing) return;
     const Set set(y, x, of.set, rows, width);
     const int first = of.block * CHUNK, count = min(CHUNK, 2 * rows - first);
-    const size_t block = blockIdx.x;
+    const size_t block = of.number();
     float spread = 0.0f;
     for (int slab = 0; slab < width; slab += 8 * 256) {
         const int g = slab + 8 * threadIdx.x, left = max(0, width - g);
@@ -117,6 +118,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
           float slope, int energy, int sets, int rows, int width) {
     SHARED(float, tile);
     const OfSet of(sets);
+    if (of.missing) return;
     const Set set(y, x, of.set, rows, width);
     const int tiles = 2 * ceil_div(rows, TILE);
     int row = 0, column = of.block;   // in the upper triangle of tiles, counted row after row
@@ -162,7 +164,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
         if (wanted) keep_sum(i, b, pull);
     }
     sum = block_total(sum) * (cross ? -2.0 : mirrored ? 2.0 : 1.0);   // after its barriers the tile holds the weights
-    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+    if (threadIdx.x == 0) parts[of.number()] = sum;
     if (!mirrored || !wanted) return;
     for (int c = warp(); c < b.count; c += 8) {
         float pull = 0.0f;
@@ -177,6 +179,7 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
     __shared__ float pull[TILE];
     SHARED(float, tile);
     const OfSet of(sets);
+    if (of.missing) return;
     const Set set(y, x, of.set, rows, width);
     const int across = ceil_div(width, TILE), left = of.block % across * TILE, tiles = 2 * ceil_div(rows, TILE);
     const Side a(of.block / across, rows);

@@ -27,8 +27,10 @@ template <int N> __device__ __forceinline__ void spread(real* dx, const real* dy
     store_pack(dx, values);
 }
 
-extern "C" __global__ void __launch_bounds__(256) pool_backward(real* dx, const real* dy, int sets, int rows, int width, float scale) {
+extern "C" __global__ void __launch_bounds__(256)
+pool_backward(real* dx, const real* dy, int sets, int rows, int width, float scale) {
     const OfSet of(sets);
+    if (of.missing) return;
     const uint32_t size = static_cast<uint32_t>(rows) * width, at = (of.block * blockDim.x + threadIdx.x) * VECTOR;
     dx += static_cast<size_t>(of.set) * size;
     dy += static_cast<size_t>(of.set) * width;
@@ -44,8 +46,10 @@ template <int N> __device__ __forceinline__ void add(real* y, const real* x, con
     store_pack(y, values);
 }
 
-extern "C" __global__ void __launch_bounds__(256) add_to_set_forward(real* y, const real* x, const real* s, int sets, int rows, int width) {
+extern "C" __global__ void __launch_bounds__(256)
+add_to_set_forward(real* y, const real* x, const real* s, int sets, int rows, int width) {
     const OfSet of(sets);
+    if (of.missing) return;
     const uint32_t size = static_cast<uint32_t>(rows) * width, at = (of.block * blockDim.x + threadIdx.x) * VECTOR;
     const size_t first = static_cast<size_t>(of.set) * size;
     s += static_cast<size_t>(of.set) * width;

@@ -72,20 +72,24 @@ pub struct Grid {
     pub shared: u32,
 }
 
+/// Blocks that a device takes along y.
+const MOST_ALONG_Y: usize = 65_535;
+
 impl Grid {
     /// `blocks` blocks along x.
     pub fn new(blocks: usize, threads: u32) -> Grid {
         Grid { blocks: [count(blocks), 1, 1], threads, shared: 0 }
     }
 
-    /// As many blocks for each of some sets, which a kernel takes apart by `OfSet`: along y a device has too few for them.
+    /// As many blocks along x for each of some sets, which lie along y and z: see the kernels' `OfSet`.
     pub fn of_sets(sets: usize, blocks: usize, threads: u32) -> Grid {
-        Grid::new(sets * blocks, threads)
+        let layers = sets.div_ceil(MOST_ALONG_Y).max(1);
+        Grid { blocks: [blocks, sets.div_ceil(layers), layers].map(count), threads, shared: 0 }
     }
 
     /// Blocks along x and, at most 65,535, along y.
     pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
-        assert!(y <= 65_535, "launch: {y} blocks along y");
+        assert!(y <= MOST_ALONG_Y, "launch: {y} blocks along y");
         Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }
     }
 

@@ -34,11 +34,11 @@ fn seed_attention_deals_sets_out_to_groups() {
     assert_eq!(gpu.overrun(), None);
 }
 
-/// More than a grid may have blocks along y.
+/// More than a grid may have blocks along y; two layers, of which the second has one to spare.
 #[test]
-fn sets_have_blocks_of_their_own_along_x() {
+fn sets_have_blocks_of_their_own_along_y_and_z() {
     let Some(folder) = super::emulated() else { return };
-    let sets = 65_600;
+    let sets = 65_601;
     let times: Vec<f32> = (0..sets).map(|set| set as f32 / sets as f32).collect();
     let shape: &[usize] = &[sets, 1, 3];
     let row = case("flow path", &[shape; 2], move |t, v| t.flow_path(v[0], v[1], &times));
