@@ -7,10 +7,11 @@
 //   tensors    qkv, dqkv [B, N, R] rows that begin with q | k | v, dy [B, N, S] rows that begin with y's HK numbers: bf16
 //              seed [B, 2HK] k | v, bf16 or null: k_s is its key
 //              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
-//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128
+//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128 (small: 64)
 //   needs      bf16, K = 64 or 128, addresses and rows that are multiples of 16 bytes; any N
 //   work       a block a head of a set. For each 128 keys it walks over all queries, 64 at a time, the next ones on their
-//              way. dk and dv grow in registers, dq from keys to keys in `sums`, where a thread finds what it left there
+//              way; of K = 128 that takes 160 KiB, so where a block may have 99 it is 64 keys, and queries that are waited
+//              for. dk and dv grow in registers, dq from keys to keys in `sums`, where a thread finds what it left there
 //              itself: no atomics, no barrier. That is 10 N^2 K a head; a pass for dk and dv and another for dq would make
 //              p and ds twice and take 14. It wants a head of a set for each multiprocessor
 //   bound by   compute, and about as much shared memory: 64 x 128 scores at K = 128 are 2,560 mma of a warp, which read
@@ -19,16 +20,16 @@
 //   reference  src/ops/attention/reference.rs
 #include "attention.cuh"
 
-constexpr int WARPS = 8, THREADS = 32 * WARPS, QUERIES = 64, KEYS = 128;
+constexpr int WARPS = 8, THREADS = 32 * WARPS, QUERIES = 64;
 
-// A block's shared memory; of queries and their dy there are two buffers.
-template <int K> struct Shared {
+// A block's shared memory; of queries and their dy there are one or two buffers.
+template <int K, int KEYS, int BUFFERS> struct Shared {
     Tile<K> k, v, q, dy;
     Tile<KEYS> p, ds;
 
     __device__ __forceinline__ explicit Shared(real* memory) : k{memory} {
-        v = k.below(KEYS), q = v.below(KEYS), dy = q.below(2 * QUERIES);
-        p = Tile<KEYS>{dy.below(2 * QUERIES).at}, ds = p.below(QUERIES);
+        v = k.below(KEYS), q = v.below(KEYS), dy = q.below(BUFFERS * QUERIES);
+        p = Tile<KEYS>{dy.below(BUFFERS * QUERIES).at}, ds = p.below(QUERIES);
     }
 };
 
@@ -45,12 +46,12 @@ template <int K> struct Head {
     int n;
     float scale;
 
-    // Part 1 or 2: keys or values.
-    __device__ __forceinline__ void load_keys(Tile<K> to, int which, int from) const {
-        load_rows<THREADS>(to, qkv + packed + which * part + from * row, row, KEYS, n - from, threadIdx.x);
+    // Part 1 or 2: keys or values, so many.
+    __device__ __forceinline__ void load_keys(Tile<K> to, int which, int from, int keys) const {
+        load_rows<THREADS>(to, qkv + packed + which * part + from * row, row, keys, n - from, threadIdx.x);
         cp_async_commit();
     }
-    __device__ __forceinline__ void load_queries(const Shared<K>& to, int from, int buffer) const {
+    template <class Shared> __device__ __forceinline__ void load_queries(const Shared& to, int from, int buffer) const {
         const Tile<K> to_q = to.q.below(QUERIES * buffer), to_dy = to.dy.below(QUERIES * buffer);
         load_rows<THREADS>(to_q, qkv + packed + from * row, row, QUERIES, n - from, threadIdx.x);
         load_rows<THREADS>(to_dy, dy + plain + from * slope, slope, QUERIES, n - from, threadIdx.x);
@@ -67,16 +68,17 @@ __device__ __forceinline__ void load_of_rows(float (&to)[2][2], const float* fro
     }
 }
 
-// p and ds of 64 queries and 128 keys, a warp 32 x 32 of them. They are 0 for queries and keys that do not exist.
-template <int K>
-__device__ __forceinline__ void weights(const Shared<K>& in, const Head<K>& head, int query, int key, int buffer) {
-    const int row = warp() / 4 * 32, column = warp() % 4 * 32, keys = head.n - key - column - lane() % 4 * 2;
-    float p[2][4][4] = {}, ds[2][4][4] = {}, lse[2][2], delta[2][2];
+// p and ds of 64 queries and so many keys, a warp 32 rows by a quarter. They are 0 for queries and keys that do not exist.
+template <int K, int KEYS, int BUFFERS>
+__device__ __forceinline__ void weights(const Shared<K, KEYS, BUFFERS>& in, const Head<K>& head, int query, int key, int buffer) {
+    constexpr int TILES = KEYS / 32;
+    const int row = warp() / 4 * 32, column = warp() % 4 * (KEYS / 4), keys = head.n - key - column - lane() % 4 * 2;
+    float p[2][TILES][4] = {}, ds[2][TILES][4] = {}, lse[2][2], delta[2][2];
     load_of_rows(lse, head.lse + head.token, query + row, head.n, INFINITY);
     product<AS_IT_LIES, TRANSPOSED, K>(p, in.q.below(QUERIES * buffer), row, in.k, column);
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
-        const int m = i / 16, n = i / 4 % 4, at = i % 4;
+    for (int i = 0; i < 8 * TILES; i++) {
+        const int m = i / (4 * TILES), n = i / 4 % TILES, at = i % 4;
         const float found = exp2_approx(head.scale * LOG2E * p[m][n][at] - LOG2E * lse[m][at / 2]);
         p[m][n][at] = 8 * n + at % 2 < keys ? found : 0.0f;
     }
@@ -84,8 +86,8 @@ __device__ __forceinline__ void weights(const Shared<K>& in, const Head<K>& head
     load_of_rows(delta, head.delta + head.token, query + row, head.n, 0.0f);
     product<AS_IT_LIES, TRANSPOSED, K>(ds, in.dy.below(QUERIES * buffer), row, in.v, column);
 #pragma unroll
-    for (int i = 0; i < 32; i++) {
-        const int m = i / 16, n = i / 4 % 4, at = i % 4;
+    for (int i = 0; i < 8 * TILES; i++) {
+        const int m = i / (4 * TILES), n = i / 4 % TILES, at = i % 4;
         ds[m][n][at] = p[m][n][at] * (ds[m][n][at] - delta[m][at / 2]);
     }
     put(in.ds, row, column, ds);
@@ -126,8 +128,8 @@ template <int K> struct QueryGradient {
     }
 
     // Leaves it for the next keys; after the last ones it goes out.
-    __device__ __forceinline__ void finish(const Head<K>& head, int query, int key) const {
-        if (key + KEYS >= head.n) {
+    __device__ __forceinline__ void finish(const Head<K>& head, int query, bool last) const {
+        if (last) {
             const int first = query + row();
             real* const to = head.dqkv + head.packed + first * head.row + column();
             return store(to, head.row, head.n - first, sum, head.scale);
@@ -140,34 +142,39 @@ template <int K> struct QueryGradient {
     }
 };
 
-template <int K> __device__ __forceinline__ void backward(const Head<K>& head) {
+template <int K, int KEYS, int BUFFERS> __device__ __forceinline__ void backward(const Head<K>& head) {
     SHARED(real, memory);
-    const Shared<K> in(memory);
-    const int row = warp() / 2 * 32, column = warp() % 2 * (K / 2);   // a warp's part of dk and dv: 32 keys, half of K
-    head.load_keys(in.k, 1, 0);
-    head.load_keys(in.v, 2, 0);
+    const Shared<K, KEYS, BUFFERS> in(memory);
+    constexpr int ACROSS = WARPS * 32 / KEYS, WIDTH = K / ACROSS;   // a warp's part of dk and dv: 32 keys by as much of K
+    const int row = warp() / ACROSS * 32, column = warp() % ACROSS * WIDTH;
+    head.load_keys(in.k, 1, 0, KEYS);
+    head.load_keys(in.v, 2, 0, KEYS);
     head.load_queries(in, 0, 0);
     int buffer = 0;
     for (int key = 0; key < head.n; key += KEYS) {
         const bool more = key + KEYS < head.n;
-        float dk[2][K / 16][4] = {}, dv[2][K / 16][4] = {};
-        for (int query = 0; query < head.n; query += QUERIES, buffer ^= 1) {
-            const bool last = query + QUERIES >= head.n;
+        float dk[2][WIDTH / 8][4] = {}, dv[2][WIDTH / 8][4] = {};
+        for (int query = 0; query < head.n; query += QUERIES, buffer ^= BUFFERS - 1) {
+            const bool last = query + QUERIES >= head.n, others = !last || more;
+            const int next = last ? 0 : query + QUERIES;
             cp_async_wait<0>();
             __syncthreads();   // what was on its way is there; the other buffer, p and ds are no longer read
-            if (!last || more) head.load_queries(in, last ? 0 : query + QUERIES, buffer ^ 1);
+            if (BUFFERS > 1 && others) head.load_queries(in, next, buffer ^ 1);
             weights(in, head, query, key, buffer);
             QueryGradient<K> dq;
             dq.start(head, query, key);
             __syncthreads();   // p and ds are there; v is no longer read
-            if (last && more) head.load_keys(in.v, 2, key + KEYS);
+            if (last && more) head.load_keys(in.v, 2, key + KEYS, KEYS);
             product<TRANSPOSED, AS_IT_LIES, QUERIES>(dv, in.p, row, in.dy.below(QUERIES * buffer), column);
             product<TRANSPOSED, AS_IT_LIES, QUERIES>(dk, in.ds, row, in.q.below(QUERIES * buffer), column);
             product<AS_IT_LIES, AS_IT_LIES, KEYS>(dq.sum, in.ds, dq.row(), in.k, dq.column());
-            dq.finish(head, query, key);
+            dq.finish(head, query, !more);
+            if (BUFFERS > 1 || !others) continue;
+            __syncthreads();   // the one buffer is no longer read
+            head.load_queries(in, next, 0);
         }
         __syncthreads();   // k is no longer read
-        if (more) head.load_keys(in.k, 1, key + KEYS);
+        if (more) head.load_keys(in.k, 1, key + KEYS, KEYS);
         const int first = key + row;
         real* const to = head.dqkv + head.packed + first * head.row + column;
         store(to + head.part, head.row, head.n - first, dk, head.scale);
@@ -188,11 +195,17 @@ __device__ __forceinline__ Head<K> head_of(real* dqkv, float* sums, const real* 
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_64(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
                       const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
-    if (TENSOR_CORES) backward(head_of<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
+    if (TENSOR_CORES) backward<64, 128, 2>(head_of<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_128(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
                        const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
-    if (TENSOR_CORES) backward(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
+    if (TENSOR_CORES) backward<128, 128, 2>(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+attention_backward_128_small(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
+                             const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
+    if (TENSOR_CORES) backward<128, 64, 1>(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }

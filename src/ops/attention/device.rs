@@ -4,7 +4,7 @@
 //!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
 //!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
 //!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, where they are the quicker
-//!   plain      attention_plain.cu: everything else, and the set's backward where a block may not have the memory that it wants
+//!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 //! ```
 
@@ -139,9 +139,7 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
     launch_queries(&of_queries, dseed.as_ref(), given, z);
     match kernels {
-        Kernels::Set(set) if gpu.holds(set_backward_grid(z)) => {
-            set_backward(set, &dqkv, given, &of_queries, z)
-        }
+        Kernels::Set(set) => set_backward(set, &dqkv, given, &of_queries, z),
         _ => {
             launch_plain_dq(&dqkv, given, &of_queries, z);
             launch_plain_dkv(&dqkv, given, &of_queries, z);
@@ -159,9 +157,9 @@ pub(super) const QUERIES: usize = 64;
 pub(super) const KEYS: usize = 128;
 
 /// Room for sums of so many heads' dq. None for sets of one pass over their keys, which keep none from pass to pass.
-pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, heads: usize) -> Option<Tensor> {
+pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, heads: usize, keys: usize) -> Option<Tensor> {
     let shape = [heads, z.rows.next_multiple_of(QUERIES), z.width];
-    (z.rows > KEYS).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32))
+    (z.rows > keys).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32))
 }
 
 /// Four warps a block, or two where their tiles would leave room for one block alone.
@@ -215,14 +213,21 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
 }
 
-/// Keys and values, queries and dy twice, p and ds: of K = 128 more than every device has.
-fn set_backward_grid(z: Sizes) -> Grid {
-    let shared = (2 * KEYS + 4 * QUERIES) * z.width * 2 + 2 * QUERIES * KEYS * 2;
+/// Keys and values; queries and dy, in one buffer or two; p and ds.
+fn set_backward_grid(z: Sizes, keys: usize, buffers: usize) -> Grid {
+    let shared = (2 * keys + 2 * buffers * QUERIES) * z.width * 2 + 2 * QUERIES * keys * 2;
     Grid::new(z.sets * z.heads, 256).with_shared(shared)
 }
 
 fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
-    let sums = sums_of_dq(dqkv.device(), z, z.sets * z.heads);
+    let gpu = dqkv.device();
+    let wide = set_backward_grid(z, KEYS, 2);
+    // Of K = 128 that is 160 KiB, and some devices have 99 for a block.
+    let (kernel, keys, grid) = match gpu.holds(wide) {
+        true => (set.backward, KEYS, wide),
+        false => ("attention_backward_128_small", 64, set_backward_grid(z, 64, 1)),
+    };
+    let sums = sums_of_dq(gpu, z, z.sets * z.heads, keys);
     let args = [
         dqkv.into(),
         sums.as_ref().into(),
@@ -240,7 +245,7 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
     ];
     // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head;
     // sums has whole blocks of queries, and is given wherever there is more than one pass over keys.
-    unsafe { dqkv.device().launch("attention_backward", set.backward, set_backward_grid(z), &args) };
+    unsafe { gpu.launch("attention_backward", kernel, grid, &args) };
 }
 
 fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given, z: Sizes) {

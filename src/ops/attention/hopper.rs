@@ -70,7 +70,7 @@ fn backward_grid(blocks: usize, tasks: usize) -> Grid {
 
 fn launch_backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let heads = z.sets * z.heads;
-    let sums = sums_of_dq(dqkv.device(), z, blocks.min(heads));
+    let sums = sums_of_dq(dqkv.device(), z, blocks.min(heads), KEYS);
     let grid = backward_grid(blocks, heads);
     let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
     // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries for
@@ -82,7 +82,7 @@ fn launch_backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQ
 
 fn launch_backward_apart(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
-    let sums = sums_of_dq(dqkv.device(), z, heads * passes);
+    let sums = sums_of_dq(dqkv.device(), z, heads * passes, KEYS);
     let grid = backward_grid(blocks, heads * passes);
     let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
     let of_sum = [
