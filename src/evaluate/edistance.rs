@@ -82,8 +82,7 @@ impl Block {
                 Matrix::Dense { .. } => x.copy_from_slice(values),
             }
         }
-        let square = |x: &[f32]| x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() as f32;
-        let squares = x.chunks_exact(genes).map(square).collect();
+        let squares = x.chunks_exact(genes).map(|x| sum_of(x, x, |x, _| x * x) as f32).collect();
         Block { genes, x, squares }
     }
 
@@ -110,16 +109,20 @@ impl Block {
     /// The distance of cell `i` here to `j` there, gene by gene.
     fn apart(&self, i: usize, other: &Block, j: usize) -> f64 {
         let [x, y] = [(self, i), (other, j)].map(|(block, i)| &block.x[i * self.genes..][..self.genes]);
-        let (x, x_rest) = x.as_chunks::<8>();
-        let (y, y_rest) = y.as_chunks::<8>();
-        let square = |x: f32, y: f32| (f64::from(x) - f64::from(y)).powi(2);
-        let mut part = [0.0f64; 8];
-        for (x, y) in x.iter().zip(y) {
-            for k in 0..8 {
-                part[k] += square(x[k], y[k]);
-            }
-        }
-        let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| square(x, y)).sum();
-        (part.iter().sum::<f64>() + rest).sqrt()
+        sum_of(x, y, |x, y| (x - y) * (x - y)).sqrt()
     }
+}
+
+/// Sum over the genes of two cells, in eight parts: one alone would wait for each addition.
+fn sum_of(x: &[f32], y: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
+    let of = |x: f32, y: f32| of(f64::from(x), f64::from(y));
+    let mut part = [0.0f64; 8];
+    for (x, y) in x.iter().zip(y) {
+        for k in 0..8 {
+            part[k] += of(x[k], y[k]);
+        }
+    }
+    let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| of(x, y)).sum();
+    part.iter().sum::<f64>() + rest
 }
