@@ -15,11 +15,12 @@ mod predict;
 mod preprocess;
 mod profile;
 mod selftest;
+mod signal;
 mod simulate;
 mod split;
 mod train;
 
-/// Trains and runs SCALE: how a population of single cells responds to a perturbation.
+/// Train and run SCALE, a model of how a population of single cells responds to a perturbation.
 #[derive(Parser)]
 #[command(name = "scale-engine", version, max_term_width = 110, after_help = WAY)]
 pub struct Cli {
@@ -28,7 +29,7 @@ pub struct Cli {
 }
 
 const WAY: &str = "\
-The way from cells to scores:
+From cells to scores (held_out.toml: see `scale-engine split --help`):
   scale-engine preprocess cells.h5ad --out DATA --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line
   scale-engine split held_out.toml --data DATA
@@ -38,11 +39,11 @@ The way from cells to scores:
   scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene \\
       --control-pert non-targeting --celltype-col cell_line --out SCORES
 
-The whole of it on simulated cells: scale-engine demo
-What a file or folder holds: scale-engine inspect PATH
+All of this on simulated cells: scale-engine demo
+What a file or folder holds:    scale-engine inspect PATH
 
-Exit codes: 0 done, 1 failed, 2 wrong options, 130 at Ctrl-C; `train` and `demo` end with 1 at the first,
-and `train` writes a checkpoint before, with 130 at a second.";
+Exit codes: 0 done, 1 failed, 2 wrong options or settings, 130 stopped by Ctrl-C. `train` and `demo` end cleanly
+at a first Ctrl-C, with 1 (`train` writes a checkpoint), and at once at a second, with 130.";
 
 #[derive(Subcommand)]
 enum Command {

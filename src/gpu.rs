@@ -57,7 +57,7 @@ use driver::{Driver, Mark};
 pub enum Real {
     /// 2 bytes: 8 bits of exponent, 8 of precision.
     Bf16,
-    /// 4 bytes, as the CPU has them: for checks.
+    /// 4 bytes, as on the CPU: for checks.
     F32,
 }
 

@@ -1,12 +1,13 @@
-//! scale-engine trains and runs SCALE (arXiv 2603.17380): how a population of single cells responds to a perturbation.
+//! scale-engine trains and runs SCALE (arXiv 2603.17380), a model of how a population of single cells responds to a perturbation.
 //!
-//! Seven words hold it all: [`tensor::Tensor`] (shape + contiguous numbers), op ([`ops`]: a forward and a backward, one file),
-//! kernel (that op's CUDA file), [`tape::Tape`] (records ops, walks back once), [`params::Params`] (all weights in one flat
-//! buffer, with names), [`data::loader::Batch`] (sets of cells, from shards) and [`config::Config`].
+//! Seven terms cover the code: [`tensor::Tensor`] (a shape and contiguous numbers), op ([`ops`]: a forward and a backward, in one
+//! file), kernel (that op's CUDA file), [`tape::Tape`] (records ops, then runs them backwards once), [`params::Params`] (all weights
+//! in one flat buffer, with names), [`data::loader::Batch`] (sets of cells, read from shards) and [`config::Config`].
 //!
-//! Where to start, each with an example: [`data::loader`] (sets of cells of a condition), [`optim`] (any model of the tape's ops),
-//! [`predictor`] (a trained run and cells from memory), [`mod@evaluate`] (scores of two matrices), [`data::h5ad`] (files in and out).
-//! What the program does, command by command, is in [`data::preprocess`], [`train`], [`predict`] and [`baseline`].
+//! Where to start; each of these has an example: [`data::loader`] draws sets of cells from a data directory, [`optim`] trains a model
+//! of your own on the tape, [`predictor`] predicts from cells in memory with a trained run, [`mod@evaluate`] scores two matrices, and
+//! [`data::h5ad`] reads and writes h5ad. The functions behind the commands are in [`data::preprocess`], [`train`], [`predict`] and
+//! [`baseline`].
 
 #![deny(missing_docs)]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
@@ -14,7 +15,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("scale-engine runs on Linux");
 
-// Floors, from the lowest; tests/floors.rs holds modules to them.
+// Floors, lowest first: a module uses only those below its own; tests/floors.rs enforces it.
 // 0
 pub mod aside;
 pub mod config;

@@ -15,10 +15,10 @@ Examples:
   scale-engine bench
   scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
 
-Without a part: every op, a training step and a prediction, and the loader, at sizes that this machine can run. For where a step's \
-time goes see `scale-engine profile`.";
+Without a subcommand: every op, a training step, a prediction and the loader, at sizes that this machine can run. For where a step's \
+time goes, see `scale-engine profile`.";
 
-/// Time the engine on this machine: all of it in one table, or a part
+/// Time the engine on this machine: everything in one table, or one part of it
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXAMPLE)]
 pub struct Args {

@@ -10,28 +10,28 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine profile --preset s184 --sets 32 --cells 512 --device cuda
 
-Each row is an op, forward or backward, over one training step: how long it takes, what it must read and write (its inputs and \
-outputs, once), how much it multiplies, and which share that is of what this machine reached at the start (a copy far larger \
-than the caches; the library's product of square matrices). A share of copy above 1 is work in a cache. On a GPU its memory and \
-its kernels follow, these by events, with the time in which it did nothing.
+Each row is an op, forward or backward, summed over one training step: how long it takes, what it must read and write (its inputs and \
+outputs, once each), how much it multiplies, and which share that is of two ceilings measured at the start: a copy far larger than the \
+caches, and a matrix product. A share of copy above 1 means that the data came from a cache. On a GPU the table is followed by the memory \
+of a step and by its kernels, timed by events; the share of time in which the GPU was idle is in the first lines.
 
-Without a GPU, --dry counts what a step would move, multiply and hold on one: the same ops and buffers, nothing computed. Memory \
-is what was asked for, without what an allocator adds and without the matrix products' workspace (32 MiB).
+Without a GPU, --dry counts what a step would move, multiply and hold on one: it makes the same ops and buffers but computes nothing. \
+Memory is what the program asks for, without the allocator's overhead and the workspace of the matrix products (32 MiB).
 
-For nsys and ncu see tools/profile.sh.";
+To profile with nsys and ncu, see tools/profile.sh in the repository.";
 
-/// Tell where a training step's time goes
+/// Show where a training step's time goes
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     #[command(flatten)]
     sizes: Sizes,
-    /// Steps that are timed
+    /// Number of timed steps
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     #[command(flatten)]
     device: device::Choice,
-    /// Compute nothing and time nothing: count what a step would move, multiply and hold on a GPU
+    /// Only count what a step would move, multiply and hold on a GPU; needs none, computes and times nothing
     #[arg(long)]
     dry: bool,
     /// Print everything as JSON

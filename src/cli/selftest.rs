@@ -13,8 +13,9 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine selftest --device cuda
 
-Runs every kernel at awkward and at model sizes against its reference, the whole model against the CPU (loss, every gradient, \
-50 steps), and the same seed twice; in f32 and in bf16 storage. The exit code is 1 if anything is off. For compute-sanitizer:
+Checks every kernel, at awkward sizes and at the model's, against its reference; the whole model against the CPU (loss, every gradient, \
+50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. The exit code is 1 if any check fails. Under \
+compute-sanitizer:
   compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";
 
 /// Check every GPU kernel and the whole model on this machine
@@ -24,16 +25,16 @@ pub struct Args {
     /// The GPU: cuda or cuda:1
     #[arg(long, default_value = "cuda")]
     device: Device,
-    /// Small shapes and few steps: for tools that slow kernels down a hundredfold
+    /// Use small shapes and few steps, for tools that slow kernels down a hundredfold
     #[arg(long)]
     small: bool,
-    /// This op only, `feed`, `nccl`, `model` or `graph`
+    /// Run only this check: the name of an op, `feed`, `nccl`, `model` or `graph` (--list prints all)
     #[arg(long)]
     case: Option<String>,
-    /// This storage only
+    /// Check only this storage [default: both]
     #[arg(long)]
     precision: Option<Real>,
-    /// Print what --case knows
+    /// List the names that --case accepts
     #[arg(long)]
     list: bool,
     /// Print the checks as JSON

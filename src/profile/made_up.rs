@@ -19,13 +19,13 @@ use crate::train::{Learner, fits};
 /// What is trained.
 #[derive(Clone, Debug, Serialize, clap::Args)]
 pub struct Sizes {
-    /// Sizes: tiny, s40, s184 or s280
+    /// Model size: tiny, s40, s184 or s280
     #[arg(long, default_value = "tiny")]
     pub preset: String,
-    /// B, sets at a time
+    /// B, sets per step
     #[arg(long, default_value_t = 16, value_parser = positive)]
     pub sets: usize,
-    /// N, cells a set: a step trains B x N pairs, a prediction makes as many cells
+    /// N, cells per set: a training step has B x N pairs, a prediction makes B x N cells
     #[arg(long, default_value_t = 32, value_parser = two_or_more)]
     pub cells: usize,
     /// G, genes of the made-up cells

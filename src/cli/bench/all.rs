@@ -13,7 +13,7 @@ use crate::profile::{Ceilings, Sizes, positive};
 pub struct Args {
     #[command(flatten)]
     device: device::Choice,
-    /// Timings of each, whose median counts [default: 5 on a CPU; on a GPU 100 of an op, 20 of the whole model]
+    /// Timings of each row; their median is reported [default: 5 on a CPU; on a GPU 100 of an op, 20 of the whole model]
     #[arg(long, value_parser = positive)]
     turns: Option<usize>,
     /// Print a line of JSON for each row

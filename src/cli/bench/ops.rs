@@ -16,29 +16,29 @@ Examples:
   scale-engine bench ops --case mmd --shape 64,512,2048 --device cuda
   scale-engine bench ops --preset tiny --device cpu
 
-Each op alone, on random numbers, forward and backward apart. Times on a GPU are between two events in its queue, which is kept \
-filled; inputs lie there in so many copies, taken in turn, that three times its level-2 cache passes before one is seen again. \
-Bytes and FLOPs are what the op cannot do without, so GB/s and TFLOP/s beside a copy's and a large product's tell how near it is \
-to what the device can do. A backward's time lacks its forward's; adamw is a whole step: norm, clip, update, average. \
-The larger presets have a GPU's sizes: on a CPU take --preset tiny, or --small.";
+Times each op alone, on random numbers, forward and backward separately. On a GPU a time is taken between two events in its queue, \
+which is kept full; inputs exist in so many copies, used in turn, that three times the level-2 cache is read before one is used again. \
+Bytes and FLOPs are the least that the op needs, so its GB/s and TFLOP/s, beside those of a copy and of a large matrix product, show how \
+near it is to what the device can do. The time of a backward does not include its forward; adamw is a whole update: norm, clip, update, \
+average. The larger presets have sizes for a GPU: on a CPU use --preset tiny or --small.";
 
 /// Time single ops
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Sizes: tiny, s40, s184 or s280
+    /// Model size: tiny, s40, s184 or s280
     #[arg(long, default_value = "s184")]
     preset: String,
-    /// This op only, such as mmd
+    /// Time only this op, such as mmd
     #[arg(long)]
     case: Option<String>,
-    /// Its sizes instead of the preset's, in the order of the output
+    /// Sizes for this op instead of the preset's, in the order in which the output prints them
     #[arg(long, value_delimiter = ',', requires = "case")]
     shape: Vec<usize>,
-    /// Sizes for a try: what is timed is then mostly the call
+    /// Use tiny sizes, to try the command; the times are then mostly call overhead
     #[arg(long, conflicts_with = "shape")]
     small: bool,
-    /// Timings a direction; their median counts
+    /// Timings per direction; their median is reported
     #[arg(long, default_value_t = 100, value_parser = positive)]
     turns: usize,
     #[command(flatten)]

@@ -14,15 +14,15 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
 
-Times whole training steps (losses, gradients, AdamW) on made-up cells that lie where the step is computed. The median counts; \
-the first steps, in which a GPU chooses its algorithms, do not.";
+Times whole training steps (losses, gradients, AdamW) on made-up cells that are already in the memory of the device. Reports the median; \
+the first steps, in which a GPU chooses its algorithms, are left out.";
 
 const PREDICT_EXAMPLE: &str = "\
 Example:
   scale-engine bench predict --preset s184 --sets 32 --cells 512 --device cuda
 
-Times what a control cell costs to become a perturbed one: encoder, flow, decoder, once each, with cells and answer where they \
-are computed. B x N control cells (--sets, --cells) are predicted at a time, --steps times.";
+Times predictions: encoder, flow and decoder, once each, with input and output in the memory of the device. Each of the --steps \
+predictions has B x N control cells (--sets x --cells).";
 
 /// Time whole training steps
 #[derive(clap::Args)]
