@@ -38,9 +38,22 @@ pub struct Header {
     pub split: String,
     /// Best validation PDCorr so far and its step.
     pub best: Option<(f64, u64)>,
-    /// Perturbations of the data that training never saw: what stands for them in the model are its first, drawn numbers.
+    /// Perturbations of the data that training never saw, here or in the run it began from: what stands for them in the model are
+    /// drawn numbers.
     #[serde(default)]
     pub untrained: Vec<String>,
+    /// The run whose weights it began with, where it did not begin with drawn ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<Origin>,
+}
+
+/// A run whose weights another began with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its checkpoint, as it was found.
+    pub checkpoint: String,
+    /// Steps it had done.
+    pub step: u64,
 }
 
 /// A model as a run trained it, to predict with.

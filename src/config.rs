@@ -119,9 +119,9 @@ pub enum Fusion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observe {
-    /// The decoded value itself.
+    /// The means themselves.
     None,
-    /// Counts drawn around it with the library size of the control cell, transformed back.
+    /// Counts drawn around the means at the library size of the control cell, then normalised and log1p-transformed again.
     Poisson,
 }
 
@@ -267,7 +267,7 @@ pub struct OptimConfig {
     pub clip: f64,
     /// Share of the steps with a rising rate.
     pub warmup: f64,
-    /// The rate at the last step, as a share of the peak.
+    /// The rate towards which it falls, as a share of the peak.
     pub final_lr: f64,
     /// Largest decay of the averaged weights; at step k it is min(ema, (1+k)/(10+k)).
     pub ema: f64,

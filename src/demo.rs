@@ -68,16 +68,14 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     stage("train: preset tiny, recipe default, encoder mlp, shifted start");
     let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
     set.push(format!("train.seed={}", settings.seed));
-    let config = Some(Config::load(Some("tiny"), None, &set)?);
+    let config = Config::load(Some("tiny"), None, &set)?;
     let training = train::Settings {
         data: data.clone(),
         split: split.clone(),
         out: run.clone(),
-        config,
-        steps: None,
         places: vec![settings.gpu.clone()],
         launch: None,
-        shard: None,
+        begin: train::Begin::drawn(config),
     };
     let outcome = train(&training, stop)?;
     if !outcome.finished {

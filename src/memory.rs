@@ -10,10 +10,14 @@ use crate::error::{Error, Result};
 /// program with a loop of its own may. Does nothing where the C library is not glibc.
 pub fn keep() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock. A refusal leaves things as they are.
+    // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30); // bytes
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX); // bytes
+        // In bytes. An older glibc takes no more than half of a thread's heap; one that refuses would stay at its first 128 KiB for
+        // good, since the second call ends that the threshold grows by itself.
+        if libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30) == 0 {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        }
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }
 

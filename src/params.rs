@@ -131,13 +131,9 @@ impl Params {
         &self.grads
     }
 
-    /// Changes all gradients, `[L]`, on the host: in place where they lie there, by a way there and back else.
-    pub fn edit_grads<T>(&mut self, edit: impl FnOnce(&mut [f32]) -> T) -> T {
-        let Some(gpu) = self.grads.gpu().cloned() else { return edit(self.grads.data_mut()) };
-        let mut numbers = self.grads.to_host().into_vec();
-        let found = edit(&mut numbers);
-        self.grads = flat(numbers).to_gpu(&gpu, "gradients of the weights", Real::F32);
-        found
+    /// The same, `[L]`, to be changed. Panics where they lie on a device.
+    pub fn grads_mut(&mut self) -> &mut [f32] {
+        self.grads.data_mut()
     }
 
     /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.
@@ -173,10 +169,6 @@ impl Params {
             None => slot.fill(0.0),
         });
     }
-}
-
-fn flat(numbers: Vec<f32>) -> Tensor {
-    Tensor::new(&[numbers.len()], numbers)
 }
 
 /// The parameters of one pass, as tape variables: `vars[self.weight]`.

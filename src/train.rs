@@ -21,6 +21,7 @@ use crate::optim::learning_rate;
 use crate::progress;
 
 mod feed;
+mod first;
 mod learner;
 mod line;
 mod metrics;
@@ -34,7 +35,7 @@ mod writer;
 
 pub use feed::Feed;
 pub(crate) use feed::scaling;
-pub use learner::{Found, Learner, fits};
+pub use learner::{Found, Learner, Numbers, fits};
 
 use line::Lines;
 use metrics::Metrics;
@@ -54,12 +55,37 @@ pub struct Settings {
     pub split: PathBuf,
     /// Run directory.
     pub out: PathBuf,
-    /// Every setting of a new run; `None` goes on from the run's last checkpoint with its own.
-    pub config: Option<Config>,
-    /// Another number of steps for a run that goes on.
-    pub steps: Option<u64>,
-    /// Another `optim.shard` for a run that goes on.
-    pub shard: Option<bool>,
+    /// What it begins with.
+    pub begin: Begin,
+}
+
+/// What a run begins with.
+pub enum Begin {
+    /// Weights that are drawn, or those of another run.
+    Anew {
+        /// Every setting.
+        config: Box<Config>,
+        /// The other run's directory, of which the best checkpoint is taken or else the last, or a checkpoint. Genes, scale and the
+        /// model's sizes must be its own; cell types, perturbations and batches are matched by name.
+        init_from: Option<PathBuf>,
+    },
+    /// Its own last checkpoint and config.
+    Resume {
+        /// Another number of steps in all.
+        steps: Option<u64>,
+        /// Another `optim.shard`.
+        shard: Option<bool>,
+    },
+}
+
+impl Begin {
+    /// With weights that are drawn.
+    pub fn drawn(config: Config) -> Begin {
+        Begin::Anew { config: Box::new(config), init_from: None }
+    }
+
+    /// Where it was left.
+    pub const RESUME: Begin = Begin::Resume { steps: None, shard: None };
 }
 
 impl Settings {
@@ -102,6 +128,7 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
             rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
         (Some(_), _) => Err(Error::setting("--gpus", "a launcher's processes have one GPU each")),
+        (None, []) => Err(Error::setting("--gpus", "0 leave nothing to train on")),
         (None, [place]) => guard(|| walk(Start::of(settings)?, place.as_ref(), &Ranks::alone(), stop)),
         (None, places) => side_by_side(&Start::of(settings)?, places, stop),
     }
@@ -110,9 +137,6 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
 /// A rank for each place, in threads of their own: rank 0's outcome, or the error of the rank that failed first.
 fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Result<Outcome> {
     let seats: Vec<Arc<Threads>> = Threads::seats(places.len()).into_iter().map(Arc::new).collect();
-    let Some(first) = seats.first() else {
-        return Err(Error::setting("--gpus", "0 leave nothing to train on"));
-    };
     let mut outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
         let begin = |(seat, place): (&Arc<Threads>, &'_ Option<Gpu>)| {
             let (start, seat, place) = (start.clone(), seat.clone(), place.clone());
@@ -121,7 +145,7 @@ fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Res
         let ranks: Vec<_> = seats.iter().zip(places).map(begin).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
-    outcomes.swap_remove(first.failed().unwrap_or(0))
+    outcomes.swap_remove(seats[0].failed().unwrap_or(0))
 }
 
 /// One of several ranks; the others hear of its end if it is an early one.
@@ -158,6 +182,9 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
     walk.end()
 }
 
+/// Batches that the loader makes before they are asked for.
+const AHEAD: usize = 4;
+
 /// A run on its way: batch after batch, and where their numbers go.
 struct Walk<'a> {
     config: Config,
@@ -186,7 +213,7 @@ impl<'a> Walk<'a> {
         if let Some(what) = feed.describe() {
             eprintln!("note: {what}");
         }
-        let loader = Loader::start(run.data.clone(), sampler, first, 4, feed.carry());
+        let loader = Loader::start(run.data.clone(), sampler, first, AHEAD, feed.carry());
         let metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
         let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
         let log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
@@ -228,6 +255,7 @@ impl<'a> Walk<'a> {
         if gpu.is_none() || saves || validates {
             log.tell(run, ranks)?;
         }
+        run.look()?;
         let mut best = false;
         if validates {
             gpu.inspect(|gpu| gpu.wait());

@@ -27,10 +27,10 @@ fn other_total(out: &Path) {
     preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
 }
 
-/// The small world's directory, with another word in its manifest.
-fn renamed(out: &Path, from: &str, to: &str) {
+/// A data directory, with another word in its manifest.
+pub fn renamed(data: &Path, out: &Path, from: &str, to: &str) {
     fs::create_dir(out).expect("made");
-    for entry in fs::read_dir(&small().data).expect("a folder") {
+    for entry in fs::read_dir(data).expect("a folder") {
         let path = entry.expect("readable").path();
         fs::copy(&path, out.join(path.file_name().expect("a name"))).expect("copied");
     }
@@ -64,7 +64,7 @@ fn a_run_does_not_go_on_with_other_names_or_another_total() {
         (CONTROL, "non-target", "non-target"),
     ] {
         let data = dir.path().join(word);
-        renamed(&data, from, to);
+        renamed(&small().data, &data, from, to);
         let (code, said) = resumed(&data);
         assert!(code == Some(1) && said.contains(word) && said.contains("trained on"), "{code:?} {said}");
     }

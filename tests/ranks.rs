@@ -13,7 +13,7 @@ use scale_engine::data::sampler::Sampler;
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
-use scale_engine::train::{Outcome, Settings, train};
+use scale_engine::train::{Begin, Outcome, Settings, train};
 use serde_json::Value;
 
 use crate::train::{last, set, small};
@@ -38,12 +38,10 @@ fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
     let settings = Settings {
         places: vec![None; ranks],
         launch: None,
-        shard: None,
         data: small().data.clone(),
         split: small().split.clone(),
         out: out.into(),
-        config,
-        steps: (!fresh).then_some(steps),
+        begin: config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn),
     };
     train(&settings, &AtomicBool::new(false))
 }
@@ -97,12 +95,10 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let settings = Settings {
         places: vec![None; 2],
         launch: None,
-        shard: None,
         data: small().data.clone(),
         split: small().split.clone(),
         out: place("two"),
-        config: Some(Config::load(Some("tiny"), None, &set).expect("a good config")),
-        steps: None,
+        begin: Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config")),
     };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     std::fs::copy(place("two").join("checkpoints/step-6.safetensors"), last(&place("two"))).expect("copied");

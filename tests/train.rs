@@ -11,7 +11,7 @@ use scale_engine::config::Config;
 use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::error::{Error, Result};
-use scale_engine::train::{Outcome, Settings, train};
+use scale_engine::train::{Begin, Outcome, Settings, train};
 use serde_json::Value;
 
 const STEPS: u64 = 120;
@@ -87,21 +87,9 @@ pub fn trained_by(
 ) -> Result<Outcome> {
     let mut set = set();
     set.extend(extra.iter().map(|s| s.to_string()));
-    let config = Some(Config::load(Some("tiny"), None, &set)?);
+    let begin = Begin::drawn(Config::load(Some("tiny"), None, &set)?);
     let (data, split) = (small.data.clone(), split.into());
-    train(
-        &Settings {
-            data,
-            split,
-            out: out.into(),
-            config,
-            steps: None,
-            places: vec![None],
-            launch: None,
-            shard: None,
-        },
-        stop,
-    )
+    train(&Settings { data, split, out: out.into(), begin, places: vec![None], launch: None }, stop)
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
@@ -114,11 +102,9 @@ fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> 
         data,
         split,
         out: out.into(),
-        config: None,
-        steps,
+        begin: Begin::Resume { steps, shard: None },
         places: vec![None],
         launch: None,
-        shard: None,
     };
     train(&settings, &AtomicBool::new(false))
 }
@@ -278,16 +264,8 @@ fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let text = String::from_utf8(bytes(&small.split)).expect("text");
     std::fs::write(&other, text + "# a word\n").expect("written");
     let (data, out) = (small.data.clone(), small.run.clone());
-    let settings = Settings {
-        data,
-        split: other,
-        out,
-        config: None,
-        steps: None,
-        places: vec![None],
-        launch: None,
-        shard: None,
-    };
+    let begin = Begin::RESUME;
+    let settings = Settings { data, split: other, out, begin, places: vec![None], launch: None };
     let error = train(&settings, &AtomicBool::new(false)).expect_err("another split").to_string();
     assert!(error.contains("another split file") && error.contains(&hash), "{error}");
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::aside;
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
@@ -51,6 +53,9 @@ pub struct Args {
     /// Seed of the drawn control cells and counts
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Predicts, writes, and says what had to be replaced.
@@ -69,12 +74,28 @@ pub fn run(args: Args) -> Result<()> {
         seed: args.seed,
     };
     let mut answer = baseline(&data, split.part(Part::Train), asked, &settings)?;
-    answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {fallback}"));
+    if !args.json {
+        answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {fallback}"));
+    }
     answer.population.notes.push(("split".into(), split.hash.clone()));
     answer.population.write(&args.out)?;
-    println!("{}: {} cells by {}", args.out.display(), answer.population.len(), args.kind.name());
-    if let Some(path) = &args.real_out {
-        let cells = write_measured(path, &data, asked, settings.with_controls, &split.hash)?;
+    let measure = |path| write_measured(path, &data, asked, settings.with_controls, &split.hash);
+    let measured = args.real_out.as_deref().map(measure).transpose()?;
+    let cells = answer.population.len();
+    if args.json {
+        let told = json!({
+            "kind": args.kind.name(),
+            "out": args.out,
+            "cells": cells,
+            "real_out": args.real_out,
+            "measured_cells": measured,
+            "notes": answer.fallbacks,
+        });
+        println!("{told}");
+        return Ok(());
+    }
+    println!("{}: {cells} cells by {}", args.out.display(), args.kind.name());
+    if let (Some(path), Some(cells)) = (&args.real_out, measured) {
         println!("{}: {cells} measured cells", path.display());
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::device;
 use serde_json::{Map, Value, json};
 
-use super::train::stop_on_signal;
+use super::signal;
 use crate::demo::{CONFIG, Row, Settings, demo};
 use crate::error::Result;
 use crate::evaluate::registry::metric_of;
@@ -49,7 +49,7 @@ const SHOWN: [&str; 7] = [
 pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
     let settings = Settings { out: out.clone(), seed: args.seed, gpu: args.device.open()? };
-    let stop = stop_on_signal()?;
+    let stop = signal::stop()?;
     let table = demo(&settings, &stop, |line| eprintln!("{line}"))?;
     if args.json {
         println!("{}", as_json(&table));

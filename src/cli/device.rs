@@ -9,7 +9,7 @@ use crate::gpu::{Gpu, Real};
 /// Where to compute, and how numbers are stored there.
 #[derive(clap::Args)]
 pub struct Choice {
-    /// Where to compute: auto (a GPU where there is one), cpu, cuda or cuda:1
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:NUMBER
     #[arg(long, default_value = "auto")]
     device: Device,
     /// How a GPU stores activations; sums and master weights are always f32
@@ -104,13 +104,29 @@ impl Choice {
                 };
                 (0..count).map(|index| Gpu::open(index, real).map(Some)).collect()
             }
-            // A launcher may show each process its own GPU only.
             (None, Some(launch))
                 if matches!(self.device, Device::Auto | Device::Cuda(0)) && Gpu::count() > 0 =>
             {
-                Ok(vec![Some(Gpu::open(launch.local % Gpu::count(), real)?)])
+                Ok(vec![Some(Gpu::open(own(launch.local, Gpu::count())?, real)?)])
+            }
+            (None, Some(launch)) if launch.local > 0 && matches!(self.device, Device::Cuda(_)) => {
+                let what = "is one GPU for all processes of a machine; leave it out, and each takes its own";
+                Err(Error::setting("--device", what))
             }
             (None, _) => Ok(vec![self.open()?]),
+        }
+    }
+}
+
+/// The GPU of a launcher's process of this number on its machine. Where it is shown one alone, that is its own.
+fn own(local: usize, count: usize) -> Result<usize> {
+    match local {
+        _ if count == 1 => Ok(0),
+        local if local < count => Ok(local),
+        local => {
+            let what =
+                format!("{} processes or more on a machine of {count} GPUs; start one for each", local + 1);
+            Err(Error::setting("--device", what))
         }
     }
 }
@@ -118,6 +134,14 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_processes_of_a_machine_share_a_gpu() {
+        assert_eq!(
+            [own(0, 1).ok(), own(5, 1).ok(), own(3, 4).ok(), own(4, 4).ok()],
+            [Some(0), Some(0), Some(3), None]
+        );
+    }
 
     #[test]
     fn devices_are_named_as_users_name_them() {

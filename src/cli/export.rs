@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::aside;
 use crate::data::h5ad::H5ad;
 use crate::data::population::{Population, Unit};
@@ -18,18 +20,21 @@ pub struct Args {
     /// Data directory
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
-    /// The file to write; cells come condition by condition, under their names in the source
+    /// File to write; cells are ordered by condition and keep their names from the source
     #[arg(long, value_name = "F.h5ad")]
     pub out: PathBuf,
-    /// counts: as measured; log1p: ln(1 + counts scaled to the target); scaled: log1p / 10, what the network sees
+    /// What values to write
     #[arg(long, value_enum, default_value_t = Unit::Log1p)]
     pub values: Unit,
-    /// Only this part of the split, control cells included where the split puts them
+    /// Write only this part of the split, with the control cells that the split puts into it
     #[arg(long, value_name = "train|val|test", requires = "split")]
     pub subset: Option<Part>,
-    /// Split file
+    /// Split file, with --subset
     #[arg(long, value_name = "S.toml", requires = "subset")]
     pub split: Option<PathBuf>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Gathers the cells and writes them.
@@ -57,12 +62,10 @@ pub fn run(args: Args) -> Result<()> {
         population.extend_measured(&data, data.names(group), &cells)?;
     }
     population.write(&args.out)?;
-    println!(
-        "{}: {} cells x {} genes in {} groups",
-        args.out.display(),
-        population.len(),
-        population.genes.len(),
-        groups.len()
-    );
+    let (out, cells, genes, groups) = (&args.out, population.len(), population.genes.len(), groups.len());
+    match args.json {
+        true => println!("{}", json!({ "out": out, "cells": cells, "genes": genes, "groups": groups })),
+        false => println!("{}: {cells} cells x {genes} genes in {groups} groups", out.display()),
+    }
     Ok(())
 }

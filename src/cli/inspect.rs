@@ -159,6 +159,7 @@ fn checkpoint(path: &Path) -> Result<Value> {
         "batches": header.data.batches.len(),
         "sources": header.data.sources,
         "split_sha256": header.split,
+        "init_from": header.init_from,
         "tensors": of_model.iter().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
     });
     if let Err(error) = Checkpoint::check(path) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::signal;
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{
     Filtered, Filters, Genes, Joined, Knockdown, Parts, Settings, SharedGenes, Summary, Target, plan,
@@ -65,8 +66,8 @@ pub struct Args {
     /// Keep this many of the most variable genes
     #[arg(long, value_name = "N", default_value_t = 2000)]
     n_top_genes: usize,
-    /// Keep the genes of this file instead, one name a line, in its order
-    #[arg(long, value_name = "FILE", conflicts_with = "n_top_genes")]
+    /// Keep the genes of this file instead, one name a line, in its order; or those of another data directory
+    #[arg(long, value_name = "FILE|DATA", conflicts_with = "n_top_genes")]
     genes: Option<PathBuf>,
     /// How genes are ranked, as scanpy does
     #[arg(long, value_enum, default_value_t = Flavor::Seurat)]
@@ -187,6 +188,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     crate::memory::keep();
     crate::memory::share();
+    signal::tell("stopped; the same command goes on where it was")?;
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
     if summary.perturbations < 2 {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::data::h5ad::H5ad;
 use crate::data::simulate::{CONTROL, Settings, simulate};
 use crate::error::Result;
@@ -37,6 +39,9 @@ pub struct Args {
     /// Same seed, same file
     #[arg(long, default_value_t = Settings::default().seed)]
     pub seed: u64,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Draws the world, writes it and says what it holds.
@@ -56,15 +61,27 @@ pub fn run(args: Args) -> Result<()> {
     world.write(&args.out)?;
     let zeros = 1.0 - world.counts.nnz() as f64 / (args.cells as f64 * args.genes as f64);
     let total: f64 = world.counts.data().iter().map(|&count| f64::from(count)).sum();
+    let counts = total / args.cells as f64;
+    let Settings { cells, genes, perturbations, cell_types, batches, .. } = settings;
+    if args.json {
+        let told = json!({
+            "out": args.out,
+            "cells": cells,
+            "genes": genes,
+            "perturbations": perturbations,
+            "control": CONTROL,
+            "cell_types": cell_types,
+            "batches": batches,
+            "counts_per_cell": counts,
+            "zeros": zeros,
+        });
+        println!("{told}");
+        return Ok(());
+    }
     println!(
-        "{}: {} cells x {} genes, {} perturbations and {CONTROL:?}, {} cell types, {} batches; {:.0} counts a cell, {:.1} % zeros",
+        "{}: {cells} cells x {genes} genes, {perturbations} perturbations and {CONTROL:?}, {cell_types} cell types, {batches} \
+         batches; {counts:.0} counts a cell, {:.1} % zeros",
         args.out.display(),
-        args.cells,
-        args.genes,
-        args.perturbations,
-        args.cell_types,
-        args.batches,
-        total / args.cells as f64,
         100.0 * zeros
     );
     Ok(())

@@ -1,36 +1,39 @@
 //! `scale-engine train`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::device;
+use super::{device, signal};
+use crate::checkpoint::{Checkpoint, of_run};
 use crate::collective::Launch;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::train::{Outcome, Settings, train};
+use crate::train::{Begin, Outcome, Settings, train};
 
 const EXAMPLE: &str = "\
 Examples:
   scale-engine train --data DATA --split held_out.toml --out RUN --preset tiny \\
       --steps 1000 --set flow.start=shifted --set optim.lr=0.002
   scale-engine train --data DATA --split held_out.toml --out RUN --resume
+  scale-engine train --data MINE --split mine.toml --out TUNED --init-from RUN --steps 300 --set optim.lr=0.0005
 
-RUN then holds config.toml (every setting there is, as used), metrics.jsonl and TensorBoard events (losses, gradient norms, PDCorr), and \
-checkpoints/{last,best}.safetensors: the best by the validation part's PDCorr, where the split has one.
+RUN then holds config.toml (every setting, as used), metrics.jsonl and TensorBoard events (losses, gradient norms, PDCorr), and \
+checkpoints/{last,best}.safetensors. best has the highest PDCorr, the correlation of predicted and measured changes, on the split's \
+validation part, if there is one.
 
-Often set:
+Common settings, given with --set (of several choices the first is the default; numbers are those of tiny):
   recipe=default|paper                  what works on small data, or the paper to the letter
   encoder.kind=llama|attention|mlp
   flow.start=control|gaussian|mixed|shifted
-  data.sets=16  data.cells=32           sets a step, cells a set
+  data.sets=16  data.cells=32           sets per step, cells per set
   optim.lr=0.002
   train.val_every=200  train.checkpoint_every=200 (larger presets: 1000)  train.log_every=10
 
-Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which say who is who; their processes meet at MASTER_ADDR, one port above MASTER_PORT. Ranks share the data.sets sets of a step, so their number changes \
-nothing but rounding: a run may go on with another. --set optim.shard=true lets each keep its part of the optimizer alone.
+Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which tell each process its rank; the \
+processes meet at MASTER_ADDR, one port above MASTER_PORT. The ranks divide the data.sets sets of a step among themselves, so their number \
+changes nothing but rounding, and a run can be resumed with another number. With --set optim.shard=true each rank keeps only its own part \
+of the optimizer's state.
 
-Ctrl-C writes a checkpoint and ends with exit code 1; --resume goes on to the same bits as a run that was never stopped.";
+Ctrl-C writes a checkpoint and ends with exit code 1; with --resume the run then ends with the same bits as if it had never been stopped.";
 
 /// Train SCALE on a data directory
 #[derive(clap::Args)]
@@ -45,27 +48,32 @@ pub struct Args {
     /// Run directory to write
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// Sizes: tiny, s40, s184 or s280 [default: tiny]
+    /// Model size: tiny, s40, s184 or s280 [default: tiny]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Config file (TOML) laid over the preset
+    /// Config file (TOML) whose settings replace the preset's
     #[arg(long, value_name = "C.toml")]
     config: Option<PathBuf>,
-    /// One setting laid over the config, e.g. flow.start=mixed; may be repeated
+    /// Change one setting, e.g. flow.start=mixed; may be repeated, and wins over --config
     #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
     set: Vec<String>,
-    /// Steps in all (train.steps)
+    /// Total number of steps (train.steps)
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Seed of weights, sets and noise (train.seed)
+    /// Seed for weights, sets and noise (train.seed)
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
     device: device::Choice,
-    /// GPUs of this machine that share each step's sets: a number or all
+    /// Number of GPUs of this machine to train on, or all
     #[arg(long, value_name = "N|all")]
     gpus: Option<device::Gpus>,
-    /// Go on from RUN/checkpoints/last.safetensors with the run's own config; --steps and --set optim.shard=.. may change it
+    /// Fine-tune: start from the weights and config of another run (its best checkpoint, or its last if there is no best). Cell
+    /// types, perturbations and batches are matched by name; new ones start from random values
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "resume"])]
+    init_from: Option<PathBuf>,
+    /// Continue from RUN/checkpoints/last.safetensors with the run's own config; only --steps and --set optim.shard=true|false may
+    /// change it
     #[arg(long)]
     resume: bool,
     /// Print the outcome as JSON
@@ -75,31 +83,24 @@ pub struct Args {
 
 /// Trains and prints the outcome.
 pub fn run(args: Args) -> Result<()> {
-    let (config, shard) = match args.resume {
-        true => (None, shard(&args)?),
-        false => (Some(config(&args)?), None),
+    let begin = match args.resume {
+        true => Begin::Resume { steps: args.steps, shard: shard(&args)? },
+        false => Begin::Anew { config: Box::new(config(&args)?), init_from: args.init_from },
     };
     let launch = Launch::find(&|name| std::env::var(name).ok())?;
     if let Some(launch) = &launch {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
     }
     let places = args.device.places(args.gpus, launch.as_ref())?;
-    let settings = Settings {
-        data: args.data,
-        split: args.split,
-        out: args.out.clone(),
-        config,
-        steps: args.steps,
-        shard,
-        places,
-        launch,
-    };
-    let stop = stop_on_signal()?;
+    let settings =
+        Settings { data: args.data, split: args.split, out: args.out.clone(), begin, places, launch };
+    let stop = signal::stop()?;
     let outcome = train(&settings, &stop)?;
-    match args.json {
-        _ if !settings.is_first() => (),
-        true => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),
-        false => print(&args.out, &outcome),
+    if settings.is_first() {
+        match args.json {
+            true => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),
+            false => print(&args.out, &outcome),
+        }
     }
     // What follows in a script would take the run for finished.
     match outcome.finished {
@@ -140,7 +141,12 @@ fn config(args: &Args) -> Result<Config> {
     let mut set = args.set.clone();
     set.extend(args.steps.map(|n| format!("train.steps={n}")));
     set.extend(args.seed.map(|n| format!("train.seed={n}")));
-    Config::load(args.preset.as_deref(), args.config.as_deref(), &set)
+    match &args.init_from {
+        Some(run) => {
+            Checkpoint::describe(&of_run(run)?)?.header.config.load_over(args.config.as_deref(), &set)
+        }
+        None => Config::load(args.preset.as_deref(), args.config.as_deref(), &set),
+    }
 }
 
 /// What a run that goes on may have otherwise, beside its steps: where its optimizer lies.
@@ -153,21 +159,4 @@ fn shard(args: &Args) -> Result<Option<bool>> {
         return Err(Error::setting("--resume", what));
     }
     Ok(set.last().copied().flatten())
-}
-
-/// A flag that Ctrl-C or SIGTERM sets; a second Ctrl-C ends at once.
-pub fn stop_on_signal() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    let handler = move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping: after this step, if one has begun, with a checkpoint (again to end at once)");
-    };
-    match ctrlc::set_handler(handler) {
-        // A test or a program that embeds us may have its own handler.
-        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(stop),
-        Err(e) => Err(Error::Stopped(format!("no signal handler: {e}"))),
-    }
 }

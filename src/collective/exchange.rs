@@ -18,9 +18,17 @@ pub struct Exchange<'a> {
     ranks: &'a Ranks,
     /// What this rank wants of the means.
     share: Share,
-    /// On a device: the pieces, all gradients, and as what they travel.
-    sent: Option<(Pieces, Tensor, Tensor)>,
+    /// On a device.
+    sent: Option<Sent>,
     failed: Result<()>,
+}
+
+struct Sent {
+    pieces: Pieces,
+    /// All gradients, `[L]` f32.
+    grads: Tensor,
+    /// As what they travel: the same, or `[L]` bf16.
+    travelling: Tensor,
 }
 
 impl<'a> Exchange<'a> {
@@ -31,19 +39,19 @@ impl<'a> Exchange<'a> {
                 Real::F32 => grads.clone(),
                 Real::Bf16 => Tensor::on(gpu, "gradients as they travel", &[params.len()], Real::Bf16),
             };
-            (params.table().pieces(share), grads, travelling)
+            Sent { pieces: params.table().pieces(share), grads, travelling }
         });
         Exchange { ranks, share: share.clone(), sent, failed: Ok(()) }
     }
 
     /// The gradient of that entry is final: what that completes sets off.
     pub fn finish(&mut self, entry: usize) {
-        let whole = self.sent.as_mut().map_or(Vec::new(), |(pieces, ..)| pieces.finish(entry));
+        let whole = self.sent.as_mut().map_or(Vec::new(), |sent| sent.pieces.finish(entry));
         whole.into_iter().for_each(|range| self.send(range));
     }
 
     fn send(&mut self, range: Range<usize>) {
-        let Some((_, grads, travelling)) = &self.sent else { return };
+        let Some(Sent { grads, travelling, .. }) = &self.sent else { return };
         if self.failed.is_err() {
             return;
         }
@@ -74,20 +82,16 @@ impl<'a> Exchange<'a> {
         if self.ranks.count() == 1 {
             return Ok(());
         }
-        let Some((pieces, ..)) = &self.sent else {
+        let Some(sent) = &self.sent else {
             let Exchange { ranks, share, .. } = &self;
-            let mean = |numbers: &mut [f32]| {
-                share
-                    .pieces()
-                    .iter()
-                    .try_for_each(|piece| ranks.mean_part(share, &mut numbers[piece.clone()]))
-            };
-            return params.edit_grads(mean);
+            let numbers = params.grads_mut();
+            let mut mean = |piece: &Range<usize>| ranks.mean_part(share, &mut numbers[piece.clone()]);
+            return share.pieces().iter().try_for_each(&mut mean);
         };
-        let rest: Vec<Range<usize>> = pieces.unfinished().collect();
+        let (grads, travelling) = (sent.grads.clone(), sent.travelling.clone());
+        let rest: Vec<Range<usize>> = sent.pieces.unfinished().collect();
         rest.into_iter().for_each(|range| self.send(range));
         self.ranks.blame(self.failed)?;
-        let (_, grads, travelling) = self.sent.expect("just seen");
         if let Some(nccl) = &self.ranks.nccl {
             self.ranks.blame(nccl.end().map_err(Error::Device))?;
             for own in self.share.parts().into_iter().filter(|_| travelling.real() != grads.real()) {

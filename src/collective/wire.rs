@@ -222,7 +222,10 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     while links.len() + 1 < launch.ranks {
         let came = match listener.accept() {
             Ok((stream, _)) => stream.set_nonblocking(false).ok().and_then(|()| greet(stream)),
-            Err(_) => None,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+            // It came, and went before it was asked in.
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => None,
+            Err(e) => return Err(said(e)),
         };
         match came {
             Some((stream, hello)) => links.push(welcome(launch, stream, hello, &links)?),

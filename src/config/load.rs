@@ -130,46 +130,33 @@ impl Config {
     ///
     /// `preset` is the command line's, `--preset`; a file that names another is refused. Errors name the file or field.
     pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
-        let mut over = Table::new();
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).at(path)?;
-            over = text.parse().map_err(|e: toml::de::Error| Error::format(path, e.to_string()))?;
-        }
-        let named = |table: &Table, key: &str| table.get(key).and_then(Value::as_str).map(str::to_string);
+        let mut over = Over::read(file, set)?;
         // A config that a run has written has all sizes of its preset, and would keep them under the other's name.
-        if let (Some(path), Some(asked), Some(own)) = (file, preset, named(&over, "preset"))
+        if let (Some(path), Some(asked), Some(own)) = (file, preset, name(&over.of_file, "preset"))
             && asked != own
         {
             let what =
                 format!("{asked}, and {} says preset = {own:?}; leave one of them out", path.display());
             return Err(Error::setting("--preset", what));
         }
-        let (of_file, mut of_set) = (over.clone(), Table::new());
-        for item in set {
-            lay(&mut of_set, parse_set(item)?);
+        let preset = preset.or(name(&over.whole, "preset")).unwrap_or("tiny").to_string();
+        let recipe = name(&over.whole, "recipe").unwrap_or("default").to_string();
+        over.whole.insert("preset".into(), Value::String(preset.clone()));
+        over.lay_on(&Config::new(&preset, &recipe)?)
+    }
+
+    /// The same over the config of another run.
+    pub fn load_over(&self, file: Option<&Path>, set: &[String]) -> Result<Config> {
+        let over = Over::read(file, set)?;
+        for (field, own) in [("preset", &self.preset), ("recipe", &self.recipe)] {
+            // Its fields stay, and would be those of the one under the other's name.
+            if let Some(asked) = name(&over.whole, field).filter(|asked| asked != own) {
+                let what =
+                    format!("{asked}, where the run begins with the config of one of {own}; leave it out");
+                return Err(Error::setting(field, what));
+            }
         }
-        lay(&mut over, of_set.clone());
-        let preset = preset.map(str::to_string).or(named(&over, "preset")).unwrap_or("tiny".into());
-        let recipe = named(&over, "recipe").unwrap_or("default".into());
-        over.insert("preset".into(), Value::String(preset.clone()));
-        let base = Table::try_from(Config::new(&preset, &recipe)?)
-            .map_err(|e| Error::setting("config", e.to_string()))?;
-        let mut whole = base.clone();
-        lay(&mut whole, over.clone());
-        // A field that the file has, and no setting, is told with the file.
-        let is_the_files = |field: &str| holds(&of_file, field) && !holds(&of_set, field);
-        let told = |field: String, what: String| match file.filter(|_| is_the_files(&field)) {
-            Some(path) => Error::setting(format!("{}: {field}", path.display()), what),
-            None => Error::setting(field, what),
-        };
-        let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
-            told(wrong(&base, &over).unwrap_or("config".into()), e.message().to_string())
-        })?;
-        config.validate().map_err(|error| match error {
-            Error::Setting { field, what } => told(field, what),
-            error => error,
-        })?;
-        Ok(config)
+        over.lay_on(self)
     }
 
     /// The config as a TOML text, every field present.
@@ -246,6 +233,58 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+/// What is laid over a config: a file, and settings over it.
+struct Over<'a> {
+    file: Option<&'a Path>,
+    of_file: Table,
+    of_set: Table,
+    whole: Table,
+}
+
+impl<'a> Over<'a> {
+    fn read(file: Option<&'a Path>, set: &[String]) -> Result<Over<'a>> {
+        let mut of_file = Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).at(path)?;
+            of_file = text.parse().map_err(|e: toml::de::Error| Error::format(path, e.to_string()))?;
+        }
+        let mut of_set = Table::new();
+        for item in set {
+            lay(&mut of_set, parse_set(item)?);
+        }
+        let mut whole = of_file.clone();
+        lay(&mut whole, of_set.clone());
+        Ok(Over { file, of_file, of_set, whole })
+    }
+
+    fn lay_on(&self, config: &Config) -> Result<Config> {
+        let base = Table::try_from(config).map_err(|e| Error::setting("config", e.to_string()))?;
+        let mut whole = base.clone();
+        lay(&mut whole, self.whole.clone());
+        let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
+            self.wrong(wrong(&base, &self.whole).unwrap_or("config".into()), e.message().to_string())
+        })?;
+        config.validate().map_err(|error| match error {
+            Error::Setting { field, what } => self.wrong(field, what),
+            error => error,
+        })?;
+        Ok(config)
+    }
+
+    /// A field that the file has, and no setting, is told with the file.
+    fn wrong(&self, field: String, what: String) -> Error {
+        match self.file.filter(|_| holds(&self.of_file, &field) && !holds(&self.of_set, &field)) {
+            Some(path) => Error::setting(format!("{}: {field}", path.display()), what),
+            None => Error::setting(field, what),
+        }
+    }
+}
+
+/// A text among the fields of no section.
+fn name<'a>(table: &'a Table, field: &str) -> Option<&'a str> {
+    table.get(field).and_then(Value::as_str)
 }
 
 /// Whether a table has `section.field`, or a field of no section.

@@ -123,7 +123,7 @@ impl Default for Settings {
 pub enum Genes {
     /// So many of the most variable, in source order.
     Top(usize),
-    /// Those of a file with one name a line, in its order.
+    /// Those of a file with one name a line, in its order, or of a data directory.
     Listed(PathBuf),
 }
 

@@ -118,10 +118,10 @@ impl Arena {
         std::mem::replace(&mut self.aside, aside)
     }
 
-    /// Takes what was made beforehand.
-    pub fn made_ready(&mut self, made: VecDeque<(usize, u64)>) {
+    /// Takes what was made beforehand: so many bytes at this address.
+    pub fn made_ready(&mut self, bytes: usize, address: u64) {
         if let Some(block) = &mut self.block {
-            block.ready = made;
+            block.ready.push_back((bytes, address));
         }
     }
 
@@ -252,8 +252,7 @@ mod tests {
                 arena.take_block(1 << 40);
             }
         }
-        let made = arena.begin().sizes.into_iter().map(|bytes| (bytes, elsewhere(heap, bytes))).collect();
-        arena.made_ready(made);
+        arena.begin().sizes.into_iter().for_each(|bytes| arena.made_ready(bytes, elsewhere(heap, bytes)));
         let done = act(arena, story, heap);
         assert!(arena.end().is_empty() || arena.plan.is_none(), "what outlives a step was asked for");
         done
@@ -336,7 +335,7 @@ mod tests {
         let (mut arena, mut heap, story) = (Arena::default(), 0, story(4, 200));
         play(&mut arena, &story, &mut heap).1.into_iter().for_each(|at| _ = arena.give(at));
         let sizes = arena.begin().sizes;
-        arena.made_ready(sizes.into_iter().map(|bytes| (bytes, 1 << 50)).collect());
+        sizes.into_iter().for_each(|bytes| arena.made_ready(bytes, 1 << 50));
         let mut live = BTreeMap::new();
         for (i, (bytes, dropped)) in story.iter().enumerate() {
             arena.set_aside(true);

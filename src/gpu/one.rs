@@ -161,11 +161,10 @@ impl<'a> Step<'a> {
     fn begin(gpu: &'a Gpu) -> Step<'a> {
         let turn = gpu.arena().begin();
         let mut step = Step { gpu, written: false };
-        let make = |bytes| {
-            (bytes, gpu.0.driver.allocate(bytes).unwrap_or_else(|why| stop(gpu.no_room(bytes, &why))))
-        };
-        let made = turn.sizes.into_iter().map(make).collect();
-        gpu.arena().made_ready(made);
+        for bytes in turn.sizes {
+            let made = gpu.0.driver.allocate(bytes).unwrap_or_else(|why| stop(gpu.no_room(bytes, &why)));
+            gpu.arena().made_ready(bytes, made);
+        }
         // What is timed, or looked at when it is given back as a guarded buffer is, is waited for.
         if turn.tried && !gpu.0.guarded {
             or_stop(gpu.0.driver.write_down());

@@ -43,6 +43,7 @@ impl Pinned {
 
     /// All of it, as plain numbers; bytes that make no whole number are left out. Waits for the copies from and to it.
     pub fn numbers<T: Pod>(&mut self) -> &mut [T] {
+        const { assert!(align_of::<T>() <= 256, "page-locked memory begins at multiples of 256 bytes") };
         self.wait();
         // SAFETY: `address` begins as many bytes, zeroed when made, aligned to more than any plain number; they are ours alone while
         // `self` is borrowed, since the device has read what was sent.

@@ -16,6 +16,20 @@ pub enum Kind {
     Batch,
 }
 
+impl Kind {
+    /// All, in the order of a group's ids.
+    pub const ALL: [Kind; 3] = [Kind::CellType, Kind::Perturbation, Kind::Batch];
+
+    /// Name of its table of rows among the weights.
+    pub fn table(self) -> &'static str {
+        match self {
+            Kind::CellType => "conditions.cell_type",
+            Kind::Perturbation => "conditions.perturbation",
+            Kind::Batch => "conditions.batch",
+        }
+    }
+}
+
 /// Sizes of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -32,8 +46,8 @@ pub type Tokens = Vec<(Kind, Vec<u32>)>;
 
 /// The three tokens of a set today: cell type, perturbation, batch.
 pub fn three(ids: &[[u32; 3]]) -> Tokens {
-    let column = |i: usize| ids.iter().map(|id| id[i]).collect();
-    vec![(Kind::CellType, column(0)), (Kind::Perturbation, column(1)), (Kind::Batch, column(2))]
+    let column = |(i, kind): (usize, Kind)| (kind, ids.iter().map(|id| id[i]).collect());
+    Kind::ALL.into_iter().enumerate().map(column).collect()
 }
 
 /// T tokens a set -> one row of width D.
@@ -55,14 +69,13 @@ impl Condition {
     /// Adds its weights.
     pub fn new(build: &mut Build, config: &Config, vocabulary: &Vocabulary) -> Self {
         let (c, d) = (config.conditions.width, config.flow.width);
-        let mut b = build.within("conditions");
-        let mut table = |name: &str, rows: usize| b.normal(name, &[rows, c], 1.0, false);
+        let mut table = |kind: Kind, rows: usize| build.normal(kind.table(), &[rows, c], 1.0, false);
         let tables = [
-            table("cell_type", vocabulary.cell_types),
-            table("perturbation", vocabulary.perturbations),
-            table("batch", vocabulary.batches),
+            table(Kind::CellType, vocabulary.cell_types),
+            table(Kind::Perturbation, vocabulary.perturbations),
+            table(Kind::Batch, vocabulary.batches),
         ];
-        let project = b.matrix("project", d, c);
+        let project = build.within("conditions").matrix("project", d, c);
         let mut b = build.within("fusion");
         let fusion = match config.flow.fusion {
             Fusion::Seed => {

@@ -13,7 +13,7 @@ use crate::model::losses::{Draws, Examples, Losses};
 use crate::model::{Model, Statistics};
 use crate::ops::adamw;
 use crate::optim::Optimizer;
-use crate::params::{Params, Share};
+use crate::params::{Params, Share, Table};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -27,8 +27,21 @@ pub struct Learner {
     pub params: Params,
     /// Moments and averaged weights.
     pub optimizer: Optimizer,
+    /// CRC-32 of the weights that it started with.
+    pub checksum: u32,
     /// Where each op's cost is written down, if anywhere.
     pub laps: Option<Laps>,
+}
+
+/// What a learner starts with; flat, on the host.
+#[derive(Clone)]
+pub enum Numbers {
+    /// Weights drawn from the config's seed.
+    Drawn,
+    /// These weights, of which none has moved yet.
+    Given(Tensor),
+    /// As a checkpoint left it: weights, averaged weights and both moments.
+    Left([Tensor; 4]),
 }
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device before he reads one.
@@ -82,18 +95,17 @@ fn kept(config: &Config, genes: u64) -> u64 {
 impl Learner {
     /// First weights, drawn from the config's seed.
     pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
-        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), None)
+        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), Numbers::Drawn)
     }
 
-    /// The same for one of several ranks, which share the optimizer where the config says so; or as a checkpoint left it: weights,
-    /// averaged weights and both moments, flat on the host.
+    /// The same for one of several ranks, which share the optimizer where the config says so, and from any numbers.
     pub fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
         statistics: Statistics,
         gpu: Option<&Gpu>,
         ranks: &Ranks,
-        numbers: Option<[Tensor; 4]>,
+        numbers: Numbers,
     ) -> Learner {
         let (mut model, mut table) = Model::new(config, sizes, statistics);
         let share = match config.optim.shard {
@@ -101,9 +113,11 @@ impl Learner {
             false => Share::whole(table.len()),
         };
         let (weights, flats) = match numbers {
-            Some([weights, flats @ ..]) => (own(weights, table.len()), Some(flats)),
-            None => (table.draw(Rng::new(config.train.seed).at(3)), None),
+            Numbers::Drawn => (first_weights(config, &table), None),
+            Numbers::Given(weights) => (own(weights, table.len()), None),
+            Numbers::Left([weights, flats @ ..]) => (own(weights, table.len()), Some(flats)),
         };
+        let checksum = crc32fast::hash(bytemuck::cast_slice(weights.data()));
         let mut params = Params::new(table, weights).with_gradients();
         if let Some(gpu) = gpu {
             (model, params) = (model.to_gpu(gpu), params.to_gpu(gpu));
@@ -112,7 +126,7 @@ impl Learner {
             Some([average, m, v]) => Optimizer::resume(&mut params, share, [&m, &v, &average]),
             None => Optimizer::new(&mut params, share),
         };
-        Learner { model, params, optimizer, laps: None }
+        Learner { model, params, optimizer, checksum, laps: None }
     }
 
     /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, `[1]`. Several ranks have a
@@ -256,6 +270,11 @@ fn shape(examples: &Examples) -> Vec<usize> {
     let mut shape = examples.cells.shape().to_vec();
     shape.push(usize::from(examples.effect.is_some()));
     shape
+}
+
+/// Drawn weights, `[L]`.
+pub fn first_weights(config: &Config, table: &Table) -> Tensor {
+    table.draw(Rng::new(config.train.seed).at(3))
 }
 
 /// Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more zeros behind

@@ -33,7 +33,7 @@ impl Metrics {
             crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
-        Ok(Metrics(Some(Log { path, file, events: Events::create(dir)? })))
+        Ok(Metrics(Some(Log { path, file, events: Events::create(dir, step)? })))
     }
 
     /// One that writes nothing.

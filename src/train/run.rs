@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::learner::Learner;
+use super::learner::{Learner, Numbers};
 use super::line::Line;
 use super::metrics::Metrics;
 use super::start::{Start, renew_config};
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{self, Frame, Header, vocabulary};
+use crate::checkpoint::{self, Frame, Header, Origin, vocabulary};
 use crate::collective::Ranks;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
@@ -45,6 +45,7 @@ pub struct Run {
     pub saved: Option<u64>,
     /// As a checkpoint's header has them.
     untrained: Vec<String>,
+    init_from: Option<Origin>,
     writer: Writer,
     /// The folder of checkpoints, which is this process's while it runs.
     _claim: Option<Arc<fs::File>>,
@@ -54,19 +55,22 @@ pub struct Run {
 impl Run {
     /// The run as it starts, on the host or on a GPU.
     pub fn new(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
-        if let Some(gpu) = gpu.filter(|_| start.numbers.is_some()) {
+        let resumed = matches!(start.numbers, Numbers::Left(_));
+        if let Some(gpu) = gpu.filter(|_| resumed) {
             adopt_choices(&start.out, ranks.rank(), gpu)?;
         }
-        let resumed = start.numbers.is_some();
         if resumed && ranks.is_first() {
             renew_config(&start.out, &start.config)?;
         }
         let sizes = vocabulary(start.data.manifest());
         let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
+        // Gradients alone are exchanged: ranks that begin with other weights would keep them.
+        ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {
             learner,
             effects: start.effects,
-            untrained: start.split.untrained(&start.data),
+            untrained: start.untrained,
+            init_from: start.init_from,
             split: start.split,
             data: start.data,
             step: start.step,
@@ -173,6 +177,7 @@ impl Run {
             split: self.split.hash.clone(),
             best: self.best,
             untrained: self.untrained.clone(),
+            init_from: self.init_from.clone(),
         };
         let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());
         let frame = Frame { header, statistics, effects };
@@ -182,6 +187,11 @@ impl Run {
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
         self.writer.begin(frame, self.learner.params.entries().to_vec(), names);
         Ok(())
+    }
+
+    /// Hears of a checkpoint that could not be written, as soon as that is known.
+    pub fn look(&mut self) -> Result<()> {
+        self.writer.look()
     }
 
     /// Waits until the last checkpoint is written.

@@ -1,14 +1,15 @@
-//! Where a run starts: measured anew, or as its last checkpoint left it. Read once a process, whatever the number of its ranks.
+//! Where a run starts: measured anew, from another run, or as its last checkpoint left it. Read once a process, whatever the number of its ranks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Settings;
-use super::learner;
+use super::first::First;
+use super::learner::{self, Numbers};
 use super::writer::claim;
+use super::{Begin, Settings};
 use crate::aside;
-use crate::checkpoint::{self, Checkpoint, Frame, Header, vocabulary};
+use crate::checkpoint::{self, Checkpoint, Frame, Header, Origin, vocabulary};
 use crate::config::{Config, Observe};
 use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
@@ -17,7 +18,6 @@ use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::Statistics;
-use crate::tensor::Tensor;
 
 /// What every rank starts from.
 #[derive(Clone)]
@@ -27,8 +27,10 @@ pub struct Start {
     pub split: Arc<Split>,
     pub effects: Arc<Effects>,
     pub statistics: Statistics,
-    /// Weights, averaged weights and both moments of a run that goes on.
-    pub numbers: Option<[Tensor; 4]>,
+    pub numbers: Numbers,
+    /// As a checkpoint's header has them.
+    pub untrained: Vec<String>,
+    pub init_from: Option<Origin>,
     pub step: u64,
     pub best: Option<(f64, u64)>,
     pub out: PathBuf,
@@ -46,14 +48,22 @@ impl Start {
         if settings.is_first() {
             split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         }
-        match &settings.config {
-            Some(config) => Start::new(config, data, split, settings),
-            None => Start::resume(data, split, settings),
+        match &settings.begin {
+            Begin::Anew { config, init_from } => {
+                Start::new(config, init_from.as_deref(), data, split, settings)
+            }
+            &Begin::Resume { steps, shard } => Start::resume(steps, shard, data, split, settings),
         }
     }
 
     /// A new run: statistics, mean effects. Refuses a folder that holds one already.
-    fn new(config: &Config, data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
+    fn new(
+        config: &Config,
+        init_from: Option<&Path>,
+        data: Arc<Data>,
+        split: Arc<Split>,
+        settings: &Settings,
+    ) -> Result<Start> {
         let [usable, _] = split.usable(&data);
         if usable.is_empty() {
             let what =
@@ -64,6 +74,7 @@ impl Start {
         let (sizes, genes) = (vocabulary(data.manifest()), data.manifest().genes.len());
         let here = config.data.sets / settings.launch.as_ref().map_or(1, |launch| launch.ranks);
         learner::fits(config, &sizes, genes, here, on_gpu)?;
+        let inherited = init_from.map(|run| First::of_run(run, config, &data, &split)).transpose()?;
         let claim = match settings.is_first() {
             true => make_folder(config, settings)?,
             false => None,
@@ -72,7 +83,11 @@ impl Start {
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
             eprintln!("note: predict will write decoded means: {UNTOLD_TOTAL}");
         }
-        let moments = data.training_moments(split.part(Part::Train));
+        let First { numbers, statistics, untrained, init_from, note } =
+            inherited.unwrap_or_else(|| First::drawn(&data, &split));
+        if let Some(note) = note.filter(|_| settings.is_first()) {
+            eprintln!("note: {note}");
+        }
         let effects = match config.wants_shift() {
             true => Effects::measure(&data, split.part(Part::Train)),
             false => Effects::default(),
@@ -82,8 +97,10 @@ impl Start {
             data,
             split,
             effects: Arc::new(effects),
-            statistics: Statistics { mean: moments.mean, std: moments.std },
-            numbers: None,
+            statistics,
+            numbers,
+            untrained,
+            init_from,
             step: 0,
             best: None,
             out: settings.out.clone(),
@@ -92,7 +109,13 @@ impl Start {
     }
 
     /// The run as its last checkpoint left it.
-    fn resume(data: Arc<Data>, split: Arc<Split>, settings: &Settings) -> Result<Start> {
+    fn resume(
+        steps: Option<u64>,
+        shard: Option<bool>,
+        data: Arc<Data>,
+        split: Arc<Split>,
+        settings: &Settings,
+    ) -> Result<Start> {
         let path = checkpoint::named(&settings.out, "last");
         if !path.exists() && settings.out.is_dir() {
             let what = "holds no checkpoints/last.safetensors to go on with; begin anew, without --resume";
@@ -104,13 +127,14 @@ impl Start {
         };
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
+        header.has_steps_for(steps)?;
         if settings.is_first() {
             header.tell_changes(data.manifest(), settings);
         }
-        if let Some(steps) = settings.steps {
+        if let Some(steps) = steps {
             header.config.train.steps = steps;
         }
-        if let Some(shard) = settings.shard {
+        if let Some(shard) = shard {
             header.config.optim.shard = shard;
         }
         Ok(Start {
@@ -119,7 +143,9 @@ impl Start {
             split,
             effects: Arc::new(effects),
             statistics,
-            numbers: Some(flats),
+            numbers: Numbers::Left(flats),
+            untrained: header.untrained,
+            init_from: header.init_from,
             step: header.step,
             best: header.best,
             out: settings.out.clone(),
@@ -168,7 +194,7 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
 }
 
 impl Header {
-    /// Refuses to go on with other data, another split file or fewer steps than are done. `path` is the checkpoint.
+    /// Refuses to go on with other data or another split file. `path` is the checkpoint.
     fn goes_on_with(&self, path: &Path, here: &Manifest, split: &str, settings: &Settings) -> Result<()> {
         if let Some(what) = self.data.other_numbers(here).or_else(|| self.data.other_ids(here)) {
             let what = format!("is not what {} was trained on: {what}", path.display());
@@ -183,7 +209,12 @@ impl Header {
             );
             return Err(Error::format(path, what));
         }
-        match settings.steps.filter(|&steps| steps < self.step) {
+        Ok(())
+    }
+
+    /// Refuses fewer steps than are done.
+    fn has_steps_for(&self, steps: Option<u64>) -> Result<()> {
+        match steps.filter(|&steps| steps < self.step) {
             Some(steps) => {
                 let what = format!("{steps} is below the {} steps already done", self.step);
                 Err(Error::setting("--steps", what))

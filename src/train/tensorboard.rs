@@ -1,7 +1,7 @@
 //! Curves for TensorBoard: an events file of scalars.
 //!
 //! A record is its length, a checksum of the length, the bytes, a checksum of the bytes. The bytes are an `Event` message of
-//! TensorFlow's event.proto; scalars need five of its fields, which are written here by hand.
+//! TensorFlow's event.proto; scalars need five of its fields, a run that goes on two more, which are written here by hand.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,14 +17,24 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts a new events file in a run's folder; TensorBoard joins all of a folder's.
-    pub fn create(dir: &Path) -> Result<Events> {
+    /// Starts a new events file in a run's folder; TensorBoard joins all of a folder's. What the others hold of steps after the first
+    /// `done` is done again, and TensorBoard is told to drop it.
+    pub fn create(dir: &Path, done: u64) -> Result<Events> {
         let path = dir.join(format!("events.out.tfevents.{:.6}.scale-engine", now()));
         let mut events = Events { file: File::create(&path).at(&path)?, path };
         let mut event = Message::default();
         event.double(1, now());
         event.bytes(3, b"brain.Event:2");
         events.record(&event.0)?;
+        if done > 0 {
+            let mut started = Message::default();
+            started.whole(1, 1); // SessionLog.START
+            let mut event = Message::default();
+            event.double(1, now());
+            event.whole(2, done + 1);
+            event.bytes(7, &started.0);
+            events.record(&event.0)?;
+        }
         Ok(events)
     }
 

@@ -67,5 +67,12 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         .map(|[predicted, measured]| pearson(predicted, measured))
         .filter(|r| !r.is_nan())
         .collect();
+    if scores.is_empty() && !pairs.is_empty() {
+        eprintln!(
+            "note: step {}: no PDCorr, since each of {} predicted changes is constant or no number",
+            run.step,
+            pairs.len()
+        );
+    }
     (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
 }

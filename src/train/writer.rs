@@ -44,6 +44,17 @@ impl Writer {
         }));
     }
 
+    /// Hears of a checkpoint whose writing has ended; does not wait.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn look(&mut self) -> Result<()> {
+        match self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
+            true => self.finish(),
+            false => Ok(()),
+        }
+    }
+
     /// Waits until what was begun is written.
     ///
     /// # Errors
@@ -56,10 +67,12 @@ impl Writer {
     }
 }
 
-/// A run that ends by an error leaves nothing half-written either.
+/// A run that ends by an error leaves nothing half-written either, and says where there is a second one.
 impl Drop for Writer {
     fn drop(&mut self) {
-        drop(self.writing.take().map(JoinHandle::join));
+        if let Some(Ok((_, Err(error)))) = self.writing.take().map(JoinHandle::join) {
+            eprintln!("error: {error}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use scale_engine::data::h5ad::H5ad;
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::predict::{self, Source, predict};
 use scale_engine::selftest::feed;
-use scale_engine::train::{Settings, train};
+use scale_engine::train::{Begin, Settings, train};
 use serde_json::Value;
 
 use crate::train::{last, names, set, small};
@@ -25,9 +25,8 @@ fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
         Config::load(Some("tiny"), None, &set).expect("a good config")
     });
     let (data, split) = (small().data.clone(), small().split.clone());
-    let (steps, places) = (Some(steps), places.to_vec());
-    let settings =
-        Settings { data, split, out: out.into(), config, steps, places, launch: None, shard: None };
+    let begin = config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn);
+    let settings = Settings { data, split, out: out.into(), begin, places: places.to_vec(), launch: None };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));

@@ -11,8 +11,7 @@ use super::scale::Found;
 use super::seurat_v3::{self, Expected};
 use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
-use crate::data::shard::Scale;
-use crate::data::shard::low_bits;
+use crate::data::shard::{Manifest, Scale, low_bits};
 use crate::error::{At, Error, Result, some_of, unknown};
 
 /// Gene ids in shards are 16 bits wide, and one is kept free.
@@ -304,7 +303,10 @@ fn by_clipped_counts(
 
 /// The genes of a list, one name a line, in its order.
 pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
-    let text = std::fs::read_to_string(list).at(list)?;
+    let text = match list.is_dir() {
+        true => Manifest::read(list)?.genes.join("\n"),
+        false => std::fs::read_to_string(list).at(list)?,
+    };
     let names: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let places: HashMap<&str, u32> =
         inputs.genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();

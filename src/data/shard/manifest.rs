@@ -97,7 +97,7 @@ impl Manifest {
     pub const VERSION: u32 = 1;
 
     /// Reads and checks the manifest of a directory.
-    pub(super) fn read(dir: &Path) -> Result<Manifest> {
+    pub(crate) fn read(dir: &Path) -> Result<Manifest> {
         let path = dir.join(FILE);
         if dir.is_dir() && !path.exists() {
             let what =

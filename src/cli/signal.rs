@@ -1,0 +1,39 @@
+//! What Ctrl-C and SIGTERM do, where they do not just end the program.
+
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+/// The exit code of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// A flag that the first sets; a second ends the program at once.
+pub fn stop() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    handle(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            exit(INTERRUPTED);
+        }
+        eprintln!("stopping: after this step, if one has begun, with a checkpoint (again to end at once)");
+    })?;
+    Ok(stop)
+}
+
+/// Ends the program, and says this before.
+pub fn tell(what: &'static str) -> Result<()> {
+    handle(move || {
+        eprintln!("{what}");
+        exit(INTERRUPTED);
+    })
+}
+
+fn handle(what: impl FnMut() + 'static + Send) -> Result<()> {
+    match ctrlc::set_handler(what) {
+        // A test or a program that embeds us may have its own handler.
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        Err(e) => Err(Error::Stopped(format!("no signal handler: {e}"))),
+    }
+}

@@ -1,0 +1,121 @@
+//! What a new run starts with: drawn weights, or those of another run. Of that, each weight is taken by its name, and the rows of
+//! conditions by what they stand for.
+
+use std::path::Path;
+
+use super::learner::{Numbers, first_weights};
+use crate::checkpoint::{Header, Origin, Trained, of_run, vocabulary};
+use crate::config::Config;
+use crate::data::shard::{Data, Manifest, Moments};
+use crate::data::split::{Part, Split};
+use crate::error::{Error, Result};
+use crate::model::condition::Kind;
+use crate::model::{Model, Statistics};
+use crate::params::Entry;
+use crate::tensor::Tensor;
+
+/// What a new run starts with.
+pub struct First {
+    pub numbers: Numbers,
+    pub statistics: Statistics,
+    /// As a checkpoint's header has them.
+    pub untrained: Vec<String>,
+    pub init_from: Option<Origin>,
+    /// What of the data another run knows, and what begins anew.
+    pub note: Option<String>,
+}
+
+impl First {
+    /// Drawn weights, and what the training cells tell.
+    pub fn drawn(data: &Data, split: &Split) -> First {
+        let Moments { mean, std, .. } = data.training_moments(split.part(Part::Train));
+        let (numbers, statistics) = (Numbers::Drawn, Statistics { mean, std });
+        First { numbers, statistics, untrained: split.untrained(data), init_from: None, note: None }
+    }
+
+    /// The averaged weights of another run, of its best checkpoint or else its last, or of the checkpoint that is named. Statistics are
+    /// its own too: by those its weights have learned to see.
+    ///
+    /// # Errors
+    /// It learned from other genes or from values on another scale; a weight has not the shape that `config` gives it.
+    pub fn of_run(run: &Path, config: &Config, data: &Data, split: &Split) -> Result<First> {
+        let path = of_run(run)?;
+        let Trained { header, model, params, .. } = Trained::load(&path)?;
+        let here = data.manifest();
+        if let Some(what) = header.data.other_numbers(here) {
+            let what = format!("is not what {} was trained on: {what}", path.display());
+            let hint = "preprocess --genes DATA takes the genes of another data directory";
+            return Err(Error::format(data.dir(), format!("{what}; {hint}")));
+        }
+        let statistics = model.statistics().clone();
+        let (_, table) = Model::new(config, &vocabulary(here), statistics.clone());
+        let mut weights = first_weights(config, &table).into_vec();
+        let (numbers, mut anew) = (params.weights(), Vec::new());
+        for entry in table.entries() {
+            let Some(from) = params.entries().iter().find(|from| from.name == entry.name) else {
+                anew.push(entry.name.as_str());
+                continue;
+            };
+            let (own, others) = (&mut weights[entry.range()], &numbers.data()[from.range()]);
+            match Kind::ALL.into_iter().find(|kind| kind.table() == entry.name) {
+                Some(kind) if from.shape[1..] == entry.shape[1..] => {
+                    let width = entry.shape[1];
+                    for (row, other) in rows(kind, here, &header) {
+                        own[row * width..][..width].copy_from_slice(&others[other * width..][..width]);
+                    }
+                }
+                None if from.shape == entry.shape => own.copy_from_slice(others),
+                _ => return Err(other_shape(&path, from, entry)),
+            }
+        }
+        let origin = Origin { checkpoint: path.display().to_string(), step: header.step };
+        let note = note(&origin, here, &header, &anew);
+        let mut untrained = split.untrained(data);
+        let is_known = |name: &String| header.data.perturbations.binary_search(name).is_ok();
+        untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
+        let numbers = Numbers::Given(Tensor::new(&[weights.len()], weights));
+        Ok(First { numbers, statistics, untrained, init_from: Some(origin), note: Some(note) })
+    }
+}
+
+/// Rows of a table, here and there, that stand for the same: for one name, or for the control label whatever its name.
+fn rows(kind: Kind, here: &Manifest, there: &Header) -> Vec<(usize, usize)> {
+    let (names, others) = (names(kind, here), names(kind, &there.data));
+    let row = |(row, name): (usize, &String)| {
+        let is_control = kind == Kind::Perturbation && *name == here.control;
+        let name = if is_control { &there.data.control } else { name };
+        Some((row, others.binary_search(name).ok()?))
+    };
+    names.iter().enumerate().filter_map(row).collect()
+}
+
+/// A kind's vocabulary, sorted.
+fn names(kind: Kind, data: &Manifest) -> &[String] {
+    match kind {
+        Kind::CellType => &data.cell_types,
+        Kind::Perturbation => &data.perturbations,
+        Kind::Batch => &data.batches,
+    }
+}
+
+fn note(origin: &Origin, here: &Manifest, there: &Header, anew: &[&str]) -> String {
+    let known = |kind: Kind| rows(kind, here, there).len();
+    let all = |kind: Kind| names(kind, here).len();
+    let [cell_types, perturbations, batches] =
+        Kind::ALL.map(|kind| format!("{} of {}", known(kind), all(kind)));
+    let Origin { checkpoint, step } = origin;
+    let mut note = format!(
+        "begins with the weights of {checkpoint}, step {step}, which knows {cell_types} cell types, {perturbations} \
+         perturbations (the control label among them) and {batches} batches of the data"
+    );
+    if !anew.is_empty() {
+        note.push_str(&format!("; drawn anew: {}", anew.join(", ")));
+    }
+    note
+}
+
+fn other_shape(path: &Path, there: &Entry, here: &Entry) -> Error {
+    let Entry { name, shape, .. } = here;
+    let what = format!("{} has {name} as {:?}, this run {shape:?}", path.display(), there.shape);
+    Error::setting("--init-from", format!("{what}; leave the sizes of its model as they are"))
+}
