@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 mod load;
+mod presets;
 
-pub use load::PRESETS;
+pub use presets::PRESETS;
 
 /// Element-wise non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,12 +242,6 @@ pub struct DataConfig {
     pub alpha: f64,
     /// Control -> control examples, as in cell-load: they teach a held-out context's resting state.
     pub control_examples: bool,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        DataConfig { sets: 16, cells: 512, order: SetOrder::Drawn, alpha: 0.5, control_examples: true }
-    }
 }
 
 /// AdamW and its schedule.

@@ -5,12 +5,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::*;
-use crate::error::{At, Error, Result, unknown};
-
-/// Names of the presets.
-pub const PRESETS: [&str; 4] = ["tiny", "s40", "s184", "s280"];
-
-const RECIPES: [&str; 2] = ["default", "paper"];
+use crate::error::{At, Error, Result};
 
 /// No size may be above these: what a model and a step hold can then be counted in 64 bits, and its table of weights ends. What is
 /// too much for a machine is far below, and told by its memory.
@@ -18,114 +13,7 @@ const WIDEST: usize = 1 << 23;
 const DEEPEST: usize = 512;
 const LARGEST: usize = 1 << 20;
 
-/// The sizes of a preset: gene encoder S, E x L (F), pooling; flow D x L (F), heads; decoder.
-struct Size {
-    encoder: [usize; 4],
-    pool: Pooling,
-    flow: [usize; 4],
-    decoder: usize,
-    batch: [usize; 2],
-    lr: f64,
-    steps: u64,
-}
-
-fn size(preset: &str) -> Result<Size> {
-    let (encoder, pool, flow, decoder, batch, lr, steps) = match preset {
-        "tiny" => ([128, 64, 1, 176], Pooling::Flatten, [128, 2, 320, 2], 256, [16, 32], 2e-3, 1_000),
-        "s40" => ([256, 512, 2, 1408], Pooling::Flatten, [512, 8, 1280, 8], 1024, [16, 128], 2e-4, 20_000),
-        "s184" => ([128, 512, 3, 1408], Pooling::Flatten, [1024, 12, 2560, 8], 2048, [8, 256], 2e-4, 100_000),
-        "s280" => ([128, 768, 4, 2048], Pooling::Query, [1280, 12, 3072, 10], 2048, [8, 256], 2e-4, 100_000),
-        other => {
-            return Err(Error::setting("preset", unknown("preset", other, &PRESETS.map(String::from))));
-        }
-    };
-    Ok(Size { encoder, pool, flow, decoder, batch, lr, steps })
-}
-
 impl Config {
-    /// The paper's recipe at a preset's size (`recipe = "paper"`), or with what a prototype showed to work (`"default"`).
-    pub fn new(preset: &str, recipe: &str) -> Result<Config> {
-        let Size { encoder: [patch, width, layers, ffn], pool, flow, decoder, batch, lr, steps } =
-            size(preset)?;
-        let works = match recipe {
-            "default" => true,
-            "paper" => false,
-            other => {
-                return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES.map(String::from))));
-            }
-        };
-        // A larger model's checkpoint takes as long to reach a disk as tens of its steps.
-        let every = if preset == "tiny" { 200 } else { 1_000 };
-        Ok(Config {
-            preset: preset.into(),
-            recipe: recipe.into(),
-            encoder: EncoderConfig {
-                kind: EncoderKind::Llama,
-                patch,
-                width,
-                layers,
-                heads: width / 64,
-                ffn,
-                pool,
-                standardize: works,
-            },
-            flow: FlowConfig {
-                width: flow[0],
-                layers: flow[1],
-                heads: flow[3],
-                ffn: flow[2],
-                fusion: Fusion::Seed,
-                prediction: Space::X,
-                loss: Space::X,
-                conversion: Conversion::Displacement,
-                target_gradient: false,
-                start: Start::Control,
-                mask: 0.0,
-                add_condition: works,
-                t_zero: if works { 0.5 } else { 0.0 },
-            },
-            decoder: DecoderConfig {
-                width: decoder,
-                activation: if works { Activation::Softplus } else { Activation::Relu },
-                start_at_mean: works,
-            },
-            conditions: ConditionsConfig { width: 512 },
-            loss: LossConfig {
-                w_mmd: 1.0,
-                w_flow: 1.0,
-                w_endpoint: 0.0,
-                effect: if works { 30.0 } else { 0.0 },
-                kernel: MmdKernel::Gaussian,
-            },
-            data: DataConfig { sets: batch[0], cells: batch[1], ..DataConfig::default() },
-            optim: OptimConfig {
-                lr,
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                clip: 1.0,
-                warmup: 0.02,
-                final_lr: 0.1,
-                ema: 0.999,
-                shard: false,
-            },
-            train: TrainConfig {
-                steps,
-                seed: 0,
-                log_every: 10,
-                val_every: every,
-                checkpoint_every: every,
-                keep_all: false,
-            },
-            predict: PredictConfig {
-                steps: 1,
-                calibrate: works,
-                observe: if works { Observe::Poisson } else { Observe::None },
-            },
-        })
-    }
-
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
     ///
     /// `preset` is the command line's, `--preset`; a file that names another is refused. Errors name the file or field.
@@ -214,6 +102,12 @@ impl Config {
         if let Some((_, field, what)) = checks.into_iter().find(|(right, ..)| !right) {
             return Err(Error::setting(field, what));
         }
+        self.fits()
+    }
+
+    /// Refuses sizes that no machine has.
+    fn fits(&self) -> Result<()> {
+        let (e, f) = (&self.encoder, &self.flow);
         let sizes = [
             ("encoder.patch", e.patch, WIDEST),
             ("encoder.width", e.width, WIDEST),

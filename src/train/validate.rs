@@ -62,17 +62,15 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
             }
         }
     }
-    let scores: Vec<f64> = pairs
-        .values()
-        .map(|[predicted, measured]| pearson(predicted, measured))
-        .filter(|r| !r.is_nan())
-        .collect();
-    if scores.is_empty() && !pairs.is_empty() {
-        eprintln!(
-            "note: step {}: no PDCorr, since each of {} predicted changes is constant or no number",
-            run.step,
-            pairs.len()
-        );
+    let scores: Vec<f64> = pairs.values().map(|[predicted, measured]| pearson(predicted, measured)).collect();
+    mean_of(&scores, run.step)
+}
+
+/// Of those that are defined. Where none is, a model predicts the same for every gene, or no numbers.
+fn mean_of(scores: &[f64], step: u64) -> Option<f64> {
+    let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
+    if defined.is_empty() && !scores.is_empty() {
+        eprintln!("note: step {step}: PDCorr is undefined for all {} predicted changes", scores.len());
     }
-    (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+    (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64)
 }
