@@ -9,15 +9,15 @@ use crate::error::{Error, Result};
 /// The exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// A flag that the first sets; a second ends the program at once.
-pub fn stop() -> Result<Arc<AtomicBool>> {
+/// A flag that the first one sets, with a message that says what happens next; a second one ends the program at once.
+pub fn stop(what: &'static str) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     handle(move || {
         if flag.swap(true, Ordering::Relaxed) {
             exit(INTERRUPTED);
         }
-        eprintln!("stopping: after this step, if one has begun, with a checkpoint (again to end at once)");
+        eprintln!("stopping {what}; press Ctrl-C again to stop at once");
     })?;
     Ok(stop)
 }

@@ -94,7 +94,7 @@ pub fn run(args: Args) -> Result<()> {
     let places = args.device.places(args.gpus, launch.as_ref())?;
     let settings =
         Settings { data: args.data, split: args.split, out: args.out.clone(), begin, places, launch };
-    let stop = signal::stop()?;
+    let stop = signal::stop("after this step, with a checkpoint")?;
     let outcome = train(&settings, &stop)?;
     if settings.is_first() {
         match args.json {
