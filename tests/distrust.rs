@@ -92,7 +92,7 @@ fn a_folder_that_may_not_be_written_is_named() {
         command.output()
     };
     if !run("--version").is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: the super user runs this test, and nobody may not run the program");
+        crate::shared::skipped("the super user runs this test, and nobody may not run the program");
         return;
     }
     let output = run(&format!("preprocess cells.h5ad --out closed/data {COLUMNS}")).expect("started");

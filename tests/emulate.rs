@@ -29,7 +29,7 @@ type Asked = (&'static str, Option<&'static str>);
 
 fn build(sources: &str, only: Option<&str>) -> Option<PathBuf> {
     if Command::new("g++").arg("--version").output().is_err() {
-        eprintln!("skipped: no g++ to compile the kernels for the CPU");
+        crate::shared::skipped("no g++ to compile the kernels for the CPU");
         return None;
     }
     let kind = if sanitized() { "sanitized" } else { "emulated" };

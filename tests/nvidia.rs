@@ -97,7 +97,7 @@ fn libraries() -> Option<&'static Path> {
             }
         }
         if table.is_empty() {
-            eprintln!("skipped: the program was built without nvcc and holds no kernels");
+            crate::shared::skipped("the program was built without nvcc and holds no kernels");
             return None;
         }
         fs::write(&aside, table).expect("the target folder can be written");

@@ -168,7 +168,7 @@ fn parts_that_do_not_belong_together_are_refused() {
 fn snakemake_makes_the_same_bytes() {
     let found = Command::new("snakemake").arg("--version").stdout(Stdio::null()).status();
     if !found.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no snakemake (pip install snakemake)");
+        crate::shared::skipped("there is no snakemake (pip install snakemake)");
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");

@@ -219,7 +219,7 @@ fn chromium() -> Option<PathBuf> {
         .chain(installed)
         .find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("skipped: neither chromium nor google-chrome was found; $CHROME names another");
+        crate::shared::skipped("neither chromium nor google-chrome was found; $CHROME names another");
     }
     found
 }
