@@ -229,7 +229,7 @@ fn loading() {
 
 #[test]
 fn rank_sums() {
-    let raw = raw("peers-de.json");
+    let raw = raw("peers-evaluate.json");
     let ours = median(all(&raw["runs"]["ours DE"], "/wall_s")) / 2.0;
     let peak = |who: &str| most(all(&raw["runs"][who], "/peak_mib"));
     let row = |who: &str| {
@@ -247,5 +247,21 @@ fn rank_sums() {
         row("illico 0.6.0"),
         row("pdex 0.3.0"),
         row("pdex 0.1.27"),
+    ]);
+}
+
+#[test]
+fn the_whole_profile() {
+    let raw = raw("peers-evaluate.json");
+    let ours = median(all(&raw["runs"]["ours full"], "/wall_s"));
+    let row = |words: &str, who: &str, seconds: f64| {
+        let (times, peak) = (three(seconds / ours), most(all(&raw["runs"][who], "/peak_mib")));
+        format!("| {words} | {} | {times} | {peak:.0} |", three(seconds))
+    };
+    let peer = |who: &str| row(who, who, least(all(&raw["runs"][who], "/wall_s")));
+    told(&[
+        row("ours", "ours full", ours).replace("1.00", "1"),
+        peer("cell-eval 0.8.2"),
+        peer("cell-eval 0.6.6"),
     ]);
 }
