@@ -133,7 +133,12 @@ impl Gpu {
 
     /// Kernels compiled for the CPU, in `folder` as `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
     pub fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
-        Gpu::new(Box::new(emulated::Emulated::new(folder, seed)), real, true)
+        Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Hopper, seed)), real, true)
+    }
+
+    /// The same of compute capability 8.9: without Hopper's kernels, 99 KiB of shared memory per block.
+    pub fn emulated_ada(folder: &Path, real: Real, seed: u64) -> Gpu {
+        Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Ada, seed)), real, true)
     }
 
     /// No device: buffers and launches are counted, nothing is computed.

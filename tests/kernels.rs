@@ -33,14 +33,14 @@ pub fn emulated() -> Option<&'static Path> {
     FOLDER.as_deref()
 }
 
-/// Holds every small row of an op to its bounds, in one storage.
-fn hold(op: &str, real: Real) {
+/// Holds every small row of an op to its bounds, in one storage, on the devices that `make` makes of a seed.
+fn hold(op: &str, real: Real, make: fn(&Path, Real, u64) -> Gpu) {
     let Some(folder) = emulated() else { return };
     let mut missed = Vec::new();
     let rows: Vec<_> = table().into_iter().filter(|row| row.op() == op && row.size() <= SMALL).collect();
     assert!(!rows.is_empty(), "no row of {op} is small enough to be emulated");
     for row in rows {
-        let gpus = SEEDS.map(|seed| Gpu::emulated(folder, real, seed));
+        let gpus = SEEDS.map(|seed| make(folder, real, seed));
         let name = format!("{} {:?}, {real:?}", row.name, row.shapes);
         match gpu::guard(|| Ok(row.judge_each(&gpus))) {
             Err(e) => missed.push(format!("{name}: {e}")),
@@ -63,14 +63,16 @@ macro_rules! emulated_ops {
     ($($op:ident)*) => {
         const EMULATED: &[&str] = &[$(stringify!($op)),*];
         $(mod $op {
+            use scale_engine::gpu::{Gpu, Real};
+
             #[test]
             fn matches_its_reference_in_f32() {
-                super::hold(stringify!($op), scale_engine::gpu::Real::F32);
+                super::hold(stringify!($op), Real::F32, Gpu::emulated);
             }
 
             #[test]
             fn matches_its_reference_in_bf16() {
-                super::hold(stringify!($op), scale_engine::gpu::Real::Bf16);
+                super::hold(stringify!($op), Real::Bf16, Gpu::emulated);
             }
         })*
     };
@@ -79,6 +81,13 @@ macro_rules! emulated_ops {
 emulated_ops! {
     activation attention cast cells column_sums elementwise embedding flow layer_norm matmul matmul_swiglu mmd patch_embed pool rms_norm
     seed_attention squared_error swiglu time tokens
+}
+
+#[test]
+fn kernels_of_other_gpus_match_their_references() {
+    for op in ["attention", "matmul_swiglu", "mmd"] {
+        hold(op, Real::Bf16, Gpu::emulated_ada);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::{Arg, Driver, Grid, Map, Operand, Product, Real};
 
 pub struct Emulated {
     folder: PathBuf,
+    kind: Kind,
     seed: AtomicU64,
     files: Mutex<HashMap<(&'static str, Real), &'static Library>>,
     /// Size of every live allocation, by address.
@@ -68,10 +69,20 @@ const MOST: usize = 1 << 38;
 /// As `cudaMalloc` aligns.
 const ALIGN: usize = 256;
 
+/// Which of the kernels there are to be run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Compute capability 9.0: all of them.
+    Hopper,
+    /// 8.9: without Hopper's, and without those that ask for more shared memory than a block has there.
+    Ada,
+}
+
 impl Emulated {
-    pub fn new(folder: &Path, seed: u64) -> Emulated {
+    pub fn new(folder: &Path, kind: Kind, seed: u64) -> Emulated {
         Emulated {
             folder: folder.into(),
+            kind,
             seed: AtomicU64::new(seed),
             files: Mutex::default(),
             live: Mutex::default(),
@@ -259,7 +270,14 @@ impl Driver for Emulated {
     }
 
     fn hopper(&self) -> Option<usize> {
-        Some(PROCESSORS)
+        (self.kind == Kind::Hopper).then_some(PROCESSORS)
+    }
+
+    fn shared(&self) -> usize {
+        match self.kind {
+            Kind::Hopper => 227 << 10,
+            Kind::Ada => 99 << 10,
+        }
     }
 }
 
