@@ -13,6 +13,7 @@ fn tiny_limits() -> Limits {
 fn assert_holds(data: &Data, world: &World) {
     let order = world.order();
     assert_eq!(data.cells(), order.len() as u64);
+    assert_eq!(data.stored(), world.cells.iter().map(|cell| cell.genes.len() as u64).sum::<u64>());
     for (group_number, group) in data.groups().iter().enumerate() {
         for number in group.range() {
             let cell = &world.cells[order[number as usize]];

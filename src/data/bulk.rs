@@ -9,6 +9,8 @@ use crate::data::shard::Data;
 
 /// Sums are taken over this many fixed parts of the work, so that threads share it and the order never changes.
 const PARTS: usize = 64;
+/// Cells whose rows the disk is asked for at once: a group may be larger than memory.
+const SWEPT: u64 = 2048;
 
 /// Mean log1p profile of the cells of these groups, `[G]`, and their number; zeros without cells.
 pub fn mean(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
@@ -28,10 +30,13 @@ fn sum(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
     let (mut sum, mut cells) = (vec![0.0; data.manifest().genes.len()], 0);
     for &group in groups {
         let group = &data.groups()[group as usize];
-        for cell in group.range() {
-            let row = data.row(cell);
-            for (&gene, x) in row.genes.iter().zip(log1p(data, &row)) {
-                sum[usize::from(gene)] += f64::from(x);
+        for piece in group.pieces(SWEPT) {
+            let _sweep = data.sweep(piece.clone());
+            for cell in piece {
+                let row = data.row(cell);
+                for (&gene, x) in row.genes.iter().zip(log1p(data, &row)) {
+                    sum[usize::from(gene)] += f64::from(x);
+                }
             }
         }
         cells += u64::from(group.cells);

@@ -13,7 +13,7 @@ use crate::data::preprocess::normalise::log_value;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
-/// Rows made in parallel before they are appended, in order.
+/// Rows made in parallel before they are appended, in order, and measured rows that the disk is asked for at once.
 const BLOCK: usize = 2048;
 
 /// Column of obs that names the control cell behind a predicted one.
@@ -136,24 +136,27 @@ impl Population {
         }
     }
 
-    /// Appends measured cells of `data` in this population's unit. Fails on counts of a log source.
+    /// Appends measured cells of `data`, in rising order, in this population's unit. Fails on counts of a log source.
     pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: &[u64]) -> Result<()> {
         let manifest = data.manifest();
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
             let what = "the data holds log values, counts cannot be had from it; choose log1p or scaled";
             return Err(Error::setting("values", what));
         }
-        for &cell in cells {
-            let row = data.row(cell);
-            let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
-            let values: Vec<f32> = match self.unit {
-                Unit::Counts => (0..genes.len()).map(|i| row.values.get(i)).collect(),
-                Unit::Log1p => log1p(data, &row).collect(),
-                Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
-            };
-            self.push_sparse(data.name(cell), labels, &genes, &values);
-            if self.unit == Unit::Counts {
-                self.totals.push(f64::from(row.library));
+        for block in cells.chunks(BLOCK) {
+            let _sweep = data.sweep(block.iter().copied());
+            for &cell in block {
+                let row = data.row(cell);
+                let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
+                let values: Vec<f32> = match self.unit {
+                    Unit::Counts => (0..genes.len()).map(|i| row.values.get(i)).collect(),
+                    Unit::Log1p => log1p(data, &row).collect(),
+                    Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
+                };
+                self.push_sparse(data.name(cell), labels, &genes, &values);
+                if self.unit == Unit::Counts {
+                    self.totals.push(f64::from(row.library));
+                }
             }
         }
         Ok(())

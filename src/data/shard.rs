@@ -35,6 +35,8 @@ mod scale;
 mod spill;
 mod writer;
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 pub use describe::describe;
@@ -77,8 +79,14 @@ pub struct Group {
 
 impl Group {
     /// The group's cell numbers.
-    pub fn range(&self) -> std::ops::Range<u64> {
+    pub fn range(&self) -> Range<u64> {
         self.first..self.first + u64::from(self.cells)
+    }
+
+    /// The same in pieces of so many cells at most: what a task sums, or what the disk is asked for at once.
+    pub(crate) fn pieces(&self, cells: u64) -> impl Iterator<Item = Range<u64>> {
+        let end = self.range().end;
+        self.range().step_by(cells as usize).map(move |at| at..end.min(at + cells))
     }
 }
 

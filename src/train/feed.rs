@@ -53,7 +53,7 @@ impl Feed {
         let place = match gpu {
             None => Place::Host,
             Some(gpu) => {
-                let stored: u64 = (0..data.cells()).map(|cell| data.row(cell).genes.len() as u64).sum();
+                let stored = data.stored();
                 let bytes = stored * if data.narrow() { 4 } else { 6 };
                 if bytes > gpu.memory().0 / SHARE {
                     return Feed::streamed(gpu, shift);

@@ -68,6 +68,11 @@ impl Shard {
         self.rows
     }
 
+    /// Stored numbers of all rows.
+    pub(super) fn stored(&self) -> u64 {
+        self.section::<u16>(Part::Genes).len() as u64
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }

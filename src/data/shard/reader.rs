@@ -92,6 +92,11 @@ impl Data {
         self.firsts[self.firsts.len() - 1]
     }
 
+    /// Stored numbers of all cells.
+    pub fn stored(&self) -> u64 {
+        self.shards.iter().map(Shard::stored).sum()
+    }
+
     /// Number of genes, G.
     pub fn genes(&self) -> usize {
         self.manifest.genes.len()
@@ -185,11 +190,8 @@ impl Data {
     /// The same bits whatever the number of threads. No groups: zeros.
     pub fn training_moments(&self, groups: &[u32]) -> Moments {
         let genes = self.genes();
-        let ranges = |&g: &u32| {
-            let cells = self.groups[g as usize].range();
-            cells.clone().step_by(MOMENT_CELLS as usize).map(move |at| at..(at + MOMENT_CELLS).min(cells.end))
-        };
-        let tasks: Vec<_> = groups.iter().flat_map(ranges).collect();
+        let tasks: Vec<_> =
+            groups.iter().flat_map(|&g| self.groups[g as usize].pieces(MOMENT_CELLS)).collect();
         let mut totals = vec![[0.0f64; 2]; genes];
         for some in tasks.chunks(MOMENT_TASKS) {
             let parts: Vec<_> = some.par_iter().map(|cells| self.sums(cells.clone())).collect();
