@@ -23,14 +23,24 @@ pub fn poisson(rate: f64, v: f64, more: impl FnOnce() -> Rng) -> u32 {
     if rate >= LARGE {
         return poisson_by_rejection(rate, more());
     }
-    let mut term = (-rate).exp();
-    // expm1, for 1 - e^-rate has no digits left where the rate is tiny.
-    let mut tail = -(-rate).exp_m1();
+    search(v, rate, -rate, |k| rate / k)
+}
+
+/// The smallest k with P(K > k) <= v, of ln P(0) and of P(k) / P(k - 1), which fall below 1 behind the mean.
+fn search(v: f64, mean: f64, log_zero: f64, ratio: impl Fn(f64) -> f64) -> u32 {
+    let mut term = log_zero.exp();
+    // expm1, for 1 - P(0) has no digits left where the mean is tiny.
+    let mut tail = -log_zero.exp_m1();
     let mut k = 0u32;
     while v < tail {
         k += 1;
-        term *= rate / f64::from(k);
-        tail -= term;
+        term *= ratio(f64::from(k));
+        let left = tail - term;
+        // What the roundings of all terms left may lie above v for ever: smaller terms change it no more.
+        if left == tail && f64::from(k) > mean {
+            break;
+        }
+        tail = left;
     }
     k
 }
@@ -79,17 +89,8 @@ pub fn negative_binomial(rate: f64, dispersion: f64, v: f64) -> u32 {
     }
     let size = 1.0 / dispersion;
     let odds = dispersion * rate;
-    let log_zero = -size * odds.ln_1p();
     let ratio = odds / (1.0 + odds);
-    let mut term = log_zero.exp();
-    let mut tail = -log_zero.exp_m1();
-    let mut k = 0u32;
-    while v < tail {
-        term *= ratio * (f64::from(k) + size) / f64::from(k + 1);
-        k += 1;
-        tail -= term;
-    }
-    k
+    search(v, rate, -size * odds.ln_1p(), |k| ratio * (k - 1.0 + size) / k)
 }
 
 #[cfg(test)]
@@ -114,6 +115,18 @@ mod tests {
             let (sd_mean, sd_variance) = ((rate / 2e5).sqrt(), ((rate + 2.0 * rate * rate) / 2e5).sqrt());
             assert!((mean - rate).abs() < 4.5 * sd_mean, "rate {rate}: mean {mean}");
             assert!((variance - rate).abs() < 4.5 * sd_variance, "rate {rate}: variance {variance}");
+        }
+    }
+
+    #[test]
+    fn the_search_ends_where_rounding_has_left_more_than_was_drawn() {
+        // The least that `Rng::uniform64` gives.
+        let least = 0.5f64.powi(53);
+        for rate in (1..240).map(|tenth| f64::from(tenth) / 10.0) {
+            let k = poisson(rate, least, || unreachable!("a rate below 24 is searched"));
+            assert!((1..200).contains(&k), "rate {rate}: {k}");
+            let k = negative_binomial(rate, 0.4, least);
+            assert!((1..2000).contains(&k), "rate {rate}: {k}");
         }
     }
 
