@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DataConfig, SetOrder};
+use crate::data::folder::paths_in;
 use crate::data::loader::{Batch, Carry, Loader};
 use crate::data::preprocess::{self, preprocess};
 use crate::data::sampler::Sampler;
@@ -241,9 +242,9 @@ fn copy() -> f64 {
 }
 
 fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir).at(dir)?.map(|entry| Ok(entry.at(dir)?.path()));
-    let all: Vec<PathBuf> = entries.collect::<Result<_>>()?;
-    Ok(all.into_iter().filter(|path| path.extension().is_some_and(|end| end == "shard")).collect())
+    let mut shards = paths_in(dir)?;
+    shards.retain(|path| path.extension().is_some_and(|end| end == "shard"));
+    Ok(shards)
 }
 
 /// Asks the system to forget what it holds of the shards.

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::Cells;
 use super::sparse::{BLOCK_ENTRIES, Sparse, by_rows, slice};
@@ -40,7 +40,8 @@ impl Csc {
     }
 
     pub(super) fn rows(&self, path: &Path, range: Range<usize>) -> Result<Cells> {
-        let mut window = self.window.lock().expect("no panic while the window is held");
+        // Emptied before it is filled anew: what a thread that panicked has left is whole.
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((held, cells)) = window.as_ref()
             && held.start <= range.start
             && range.end <= held.end

@@ -31,6 +31,8 @@ struct Collection {
 /// Text of each entry; `None` where the type is no text. What is no UTF-8 is replaced.
 pub(super) fn texts(kind: &Datatype, bytes: &[u8], path: &Path) -> Result<Option<Vec<String>>> {
     match kind {
+        // A field of a record can tell that it has no bytes; its entries could not be counted.
+        Datatype::String { size: 0, .. } => Ok(None),
         Datatype::String { size, padding, .. } => {
             let text = |entry: &[u8]| String::from_utf8_lossy(trimmed(entry, padding)).into_owned();
             Ok(Some(bytes.chunks_exact(*size as usize).map(text).collect()))
@@ -127,4 +129,18 @@ impl Heap {
 
 fn broken(what: String) -> Error {
     Error::new(ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use hdf5_pure::CharacterSet;
+
+    use super::*;
+
+    #[test]
+    fn text_of_no_bytes_is_no_text() {
+        let (padding, charset) = (StringPadding::NullPad, CharacterSet::Ascii);
+        let kind = Datatype::String { size: 0, padding, charset };
+        assert_eq!(texts(&kind, &[], Path::new("")).expect("no heap is asked"), None);
+    }
 }

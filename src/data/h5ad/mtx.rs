@@ -13,6 +13,7 @@ use super::matrix::Matrix;
 use super::sparse::by_rows;
 use super::tenx::Features;
 use super::{Cells, Format, Frame, H5ad, number};
+use crate::data::folder::paths_in;
 use crate::error::{At, Error, Result, some_of};
 
 const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
@@ -28,10 +29,8 @@ pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
     if !path.is_dir() {
         return Ok(is_matrix(path).then(|| path.to_path_buf()));
     }
-    let entries = std::fs::read_dir(path).at(path)?;
-    let mut found: Vec<PathBuf> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_matrix(path)).collect();
-    found.sort();
+    let mut found = paths_in(path)?;
+    found.retain(|path| is_matrix(path));
     if found.len() > 1 {
         let names: Vec<String> = found.iter().map(|path| name(path)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -43,12 +42,9 @@ pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
 
 /// Reads the matrix with the two tables beside it. Messages and summaries name what the user gave.
 pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
-    let index = column(&beside(matrix, &["barcodes.tsv"])?, 0)?;
-    let table = beside(matrix, &["features.tsv", "genes.tsv"])?;
-    let ids = column(&table, 0)?;
-    let names = column(&table, 1)?;
-    let kinds = if fields(&table)? > 2 { Some(column(&table, 2)?) } else { None };
-    let (kept, var, notes) = Features { ids, names, kinds }.genes(given)?;
+    let barcodes = beside(matrix, &["barcodes.tsv"])?;
+    let index = column(&barcodes, &text(&barcodes)?, 0)?;
+    let (kept, var, notes) = features(&beside(matrix, &["features.tsv", "genes.tsv"])?)?.genes(given)?;
     let counts = read(matrix, [kept.all, index.len()])?;
     let matrix = Matrix::in_memory(counts, kept);
     Ok(H5ad {
@@ -88,77 +84,92 @@ fn text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn fields(path: &Path) -> Result<usize> {
-    Ok(text(path)?.lines().next().map_or(0, |line| line.split('\t').count()))
+/// The features by their table: ids, names and, from Cell Ranger 3 on, kinds.
+fn features(path: &Path) -> Result<Features> {
+    let text = text(path)?;
+    let told = text.lines().next().map_or(0, |line| line.split('\t').count());
+    Ok(Features {
+        ids: column(path, &text, 0)?,
+        names: column(path, &text, 1)?,
+        kinds: if told > 2 { Some(column(path, &text, 2)?) } else { None },
+    })
 }
 
-/// One column of a table without a header.
-fn column(path: &Path, column: usize) -> Result<Vec<String>> {
+/// One column of a table without a header; `path` is what errors name.
+fn column(path: &Path, text: &str, column: usize) -> Result<Vec<String>> {
     let field = |(i, line): (usize, &str)| match line.split('\t').nth(column) {
         Some(field) => Ok(field.trim_end().to_string()),
         None => Err(Error::format(path, format!("line {} has no column {}", i + 1, column + 1))),
     };
-    text(path)?.lines().enumerate().map(field).collect()
+    text.lines().enumerate().map(field).collect()
 }
 
 /// The counts as cells times features; `shape` is features and barcodes, as the file must say.
 fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
-    let wrong = |number: u64, what: &str| Error::format(path, format!("line {number}: {what}"));
+    let wrong = |what: String| Error::format(path, what);
     let mut file = lines(path)?;
-    let (mut line, mut number) = (String::new(), 0u64);
-    let mut next = |line: &mut String| -> Result<bool> {
-        line.clear();
-        number += 1;
-        Ok(file.read_line(line).at(path)? > 0)
-    };
-    next(&mut line)?;
-    let header = line.to_ascii_lowercase();
-    if !header.starts_with("%%matrixmarket matrix coordinate") || !header.trim_end().ends_with("general") {
-        return Err(wrong(
-            1,
-            "is no head of a MatrixMarket file of coordinates (\"%%MatrixMarket matrix coordinate integer general\")",
-        ));
-    }
-    while next(&mut line)? && line.starts_with('%') {}
-    let sizes: Vec<usize> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
-    let [rows, columns, entries] = sizes[..] else {
-        return Err(Error::format(path, "does not tell its rows, columns and entries after its head"));
-    };
+    let mut line = String::new();
+    let [rows, columns, entries] = sizes(path, &mut *file, &mut line)?;
     if [rows, columns] != shape {
-        let what = format!(
+        return Err(wrong(format!(
             "is {rows} x {columns}, but the tables beside it name {} features and {} barcodes",
             shape[0], shape[1]
-        );
-        return Err(Error::format(path, what));
+        )));
     }
     let mut found: Vec<(u32, u32, f32)> = Vec::with_capacity(entries.min(1 << 24));
     let mut bounds = vec![0usize; columns + 1];
-    while next(&mut line)? {
-        let mut words = line.split_ascii_whitespace();
-        let Some(first) = words.next() else { continue };
-        let place = |word: Option<&str>, most: usize| {
-            word.and_then(|word| word.parse::<usize>().ok()).filter(|place| (1..=most).contains(place))
-        };
-        let at = (place(Some(first), rows), place(words.next(), columns));
-        let word = words.next().unwrap_or_default();
-        let (Some(feature), Some(cell), Ok(value)) = (at.0, at.1, word.parse::<f32>()) else {
-            let what = format!(
-                "entry {:?} is no feature, barcode and count within {rows} x {columns}",
-                line.trim_end()
-            );
-            return Err(Error::format(path, what));
-        };
-        if value.abs() >= number::EXACT_BELOW
-            && word.parse::<i128>().is_ok_and(|stored| value as i128 != stored)
-        {
-            return Err(Error::format(path, format!("holds {}", number::too_large(word))));
+    while next(path, &mut *file, &mut line)? {
+        if line.trim_ascii().is_empty() {
+            continue;
         }
-        found.push((cell as u32 - 1, feature as u32 - 1, value));
-        bounds[cell] += 1;
+        let (cell, feature, value) = entry(&line, shape).map_err(wrong)?;
+        found.push((cell as u32, feature as u32, value));
+        bounds[cell + 1] += 1;
     }
     if found.len() != entries {
         let what = format!("has {} entries where its head tells of {entries}: cut off?", found.len());
-        return Err(Error::format(path, what));
+        return Err(wrong(what));
     }
     by_rows(path, 0, found, bounds, rows)
+}
+
+/// The next line; false behind the last.
+fn next(path: &Path, file: &mut dyn BufRead, line: &mut String) -> Result<bool> {
+    line.clear();
+    Ok(file.read_line(line).at(path)? > 0)
+}
+
+/// Rows, columns and entries, as a file tells before its first entry.
+fn sizes(path: &Path, file: &mut dyn BufRead, line: &mut String) -> Result<[usize; 3]> {
+    next(path, file, line)?;
+    let head = line.to_ascii_lowercase();
+    if !head.starts_with("%%matrixmarket matrix coordinate") || !head.trim_end().ends_with("general") {
+        let what = "line 1: is no head of a MatrixMarket file of coordinates (\"%%MatrixMarket matrix coordinate integer general\")";
+        return Err(Error::format(path, what));
+    }
+    while next(path, file, line)? && line.starts_with('%') {}
+    let sizes: Vec<usize> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
+    sizes
+        .try_into()
+        .map_err(|_| Error::format(path, "does not tell its rows, columns and entries after its head"))
+}
+
+/// Cell, feature and count of an entry's line; `shape` is features and barcodes.
+fn entry(line: &str, [rows, columns]: [usize; 2]) -> std::result::Result<(usize, usize, f32), String> {
+    let mut words = line.split_ascii_whitespace();
+    let mut place = |most: usize| {
+        let place = words.next().and_then(|word| word.parse::<usize>().ok());
+        place.filter(|place| (1..=most).contains(place))
+    };
+    let (feature, cell) = (place(rows), place(columns));
+    let word = words.next().unwrap_or_default();
+    let (Some(feature), Some(cell), Ok(value)) = (feature, cell, word.parse::<f32>()) else {
+        let line = line.trim_end();
+        return Err(format!("entry {line:?} is no feature, barcode and count within {rows} x {columns}"));
+    };
+    if value.abs() >= number::EXACT_BELOW && word.parse::<i128>().is_ok_and(|stored| value as i128 != stored)
+    {
+        return Err(format!("holds {}", number::too_large(word)));
+    }
+    Ok((cell - 1, feature - 1, value))
 }

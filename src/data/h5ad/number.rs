@@ -76,8 +76,8 @@ pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
             (8, 11) => Some("f64"),
             _ => None,
         },
-        // h5py stores a boolean as an enumeration of FALSE and TRUE over int8.
-        Datatype::Enumeration { members, .. }
+        // h5py stores a boolean as an enumeration of FALSE and TRUE over int8; a wider one is no truth value that anybody writes.
+        Datatype::Enumeration { size: 1, members, .. }
             if members.iter().all(|member| member.name == "FALSE" || member.name == "TRUE") =>
         {
             Some("bool")
@@ -156,4 +156,19 @@ fn each<const N: usize, T>(bytes: &[u8], swapped: bool, of: impl Fn([u8; N]) -> 
         of(number)
     };
     whole.iter().map(|&number| turned(number)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hdf5_pure::{EnumTypeBuilder, make_i8_type, make_i32_type};
+
+    use super::word;
+
+    #[test]
+    fn a_truth_value_is_one_byte() {
+        for (base, told) in [(make_i8_type(), Some("bool")), (make_i32_type(), None)] {
+            let kind = EnumTypeBuilder::with_base(base).value("FALSE", 0).value("TRUE", 1).build();
+            assert_eq!(word(&kind.expect("two small values")), told);
+        }
+    }
 }

@@ -23,8 +23,9 @@ use super::matrix::Matrix;
 use super::sparse::{BLOCK_ENTRIES, compress};
 use super::tenx::Features;
 use super::{Cells, Column, Format, Frame, H5ad, Labels};
+use crate::data::folder::paths_in;
 use crate::data::parquet::{Pairs, Parquet, is_parquet};
-use crate::error::{At, Error, Result, unknown};
+use crate::error::{Error, Result, unknown};
 
 const GENES: &str = "genes";
 const COUNTS: &str = "expressions";
@@ -62,15 +63,11 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(if is_parquet(path) { vec![path.to_path_buf()] } else { Vec::new() });
     }
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(path).at(path)? {
-        let shard = entry.at(path)?.path();
-        let name = shard.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".parquet") && !name.ends_with("_metadata.parquet") {
-            found.push(shard);
-        }
-    }
-    found.sort();
+    let mut found = paths_in(path)?;
+    found.retain(|shard| {
+        let name = shard.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".parquet") && !name.ends_with("_metadata.parquet")
+    });
     Ok(found)
 }
 

@@ -24,6 +24,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::Settings;
 use super::input::Inputs;
 use crate::aside;
+use crate::data::folder::paths_in;
 use crate::data::shard;
 use crate::error::{At, Error, Result};
 
@@ -239,7 +240,7 @@ fn command(settings: &Settings, cells: usize) -> Result<String> {
     let mut sources: Vec<PathBuf> = lists.into_iter().flatten().map(Path::to_path_buf).collect();
     for input in &settings.inputs {
         match input.is_dir() {
-            true => sources.extend(fs::read_dir(input).at(input)?.flatten().map(|entry| entry.path())),
+            true => sources.extend(paths_in(input)?),
             false => sources.push(input.clone()),
         }
     }
