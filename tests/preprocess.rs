@@ -144,6 +144,16 @@ fn a_gene_list_is_kept_in_its_order() {
 }
 
 #[test]
+fn the_genes_of_a_data_directory_are_taken_as_they_are_named_there() {
+    let (dir, mut settings) = small(|_, var, _| var.index[2] = "MYC ".to_string());
+    run(&settings).expect("made");
+    settings.genes = Genes::Listed(settings.out.clone());
+    settings.out = dir.path().join("other");
+    run(&settings).expect("made");
+    assert!(Data::open(&settings.out).expect("opened").manifest().genes.contains(&"MYC ".to_string()));
+}
+
+#[test]
 fn each_mistake_has_its_own_message() {
     type Change = fn(&mut Frame, &mut Frame, &mut [[f32; 5]; 6]);
     let values: [(Change, &[&str]); 6] = [

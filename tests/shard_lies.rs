@@ -244,6 +244,7 @@ fn a_manifest_that_lies_is_refused() {
         ("repeats or stands before", |m| m["shards"].as_array_mut().expect("a list").reverse()),
         ("repeats or stands before", |m| m["shards"][1] = m["shards"][0].clone()),
         ("target is -1", |m| m["target"] = (-1.0).into()),
+        ("genes: 65536 names", |m| m["genes"] = (0..65_536).map(|i| format!("gene{i:05}")).collect()),
         ("genes: \"gene001\" is named twice", |m| m["genes"][0] = "gene001".into()),
     ];
     for (expected, change) in cases {

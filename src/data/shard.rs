@@ -50,6 +50,9 @@ pub(crate) use scale::Normalise;
 pub use spill::{Rows, RowsWriter};
 pub use writer::{Limits, merge, write_cells};
 
+/// Genes of a data directory, at most: their ids are 16 bits wide, and one is kept free.
+pub const MOST_GENES: usize = u16::MAX as usize;
+
 /// What the stored values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -11,6 +11,7 @@ pub use cells::Draw;
 pub use truth::Truth;
 
 use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X};
+use crate::data::shard::MOST_GENES;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
@@ -23,7 +24,7 @@ const RULES: &str = include_str!("simulate/rules.md");
 pub struct Settings {
     /// Cells in all, controls included, 1 or more.
     pub cells: usize,
-    /// Genes, 10 to 65,535 (what a shard can number).
+    /// Genes, 10 to [`MOST_GENES`].
     pub genes: usize,
     /// Perturbations without the control, 1 or more.
     pub perturbations: usize,
@@ -45,7 +46,7 @@ impl Settings {
     fn check(&self) -> Result<()> {
         let fields = [
             ("cells", self.cells, 1, u32::MAX as usize),
-            ("genes", self.genes, 10, 65_535),
+            ("genes", self.genes, 10, MOST_GENES),
             ("perturbations", self.perturbations, 1, 100_000),
             ("cell-types", self.cell_types, 1, 10_000),
             ("batches", self.batches, 1, 10_000),

@@ -11,11 +11,8 @@ use super::scale::Found;
 use super::seurat_v3::{self, Expected};
 use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
-use crate::data::shard::{Manifest, Scale, low_bits};
+use crate::data::shard::{MOST_GENES, Manifest, Scale, low_bits};
 use crate::error::{At, Error, Result, some_of, unknown};
-
-/// Gene ids in shards are 16 bits wide, and one is kept free.
-const MOST_GENES: usize = 65_535;
 
 /// Counts below this are transformed once a cell.
 const KNOWN: usize = 32;
@@ -303,11 +300,14 @@ fn by_clipped_counts(
 
 /// The genes of a list, one name a line, in its order.
 pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
-    let text = match list.is_dir() {
-        true => Manifest::read(list)?.genes.join("\n"),
-        false => std::fs::read_to_string(list).at(list)?,
+    let names = match list.is_dir() {
+        true => Manifest::read(list)?.genes,
+        false => {
+            let text = std::fs::read_to_string(list).at(list)?;
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect()
+        }
     };
-    let names: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let places: HashMap<&str, u32> =
         inputs.genes.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
     let mut seen = HashSet::new();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Scale;
+use super::{MOST_GENES, Scale};
 use crate::error::{At, Error, Result, unknown};
 
 /// Name of the manifest in a data directory.
@@ -223,8 +223,8 @@ impl Manifest {
             let what = crate::error::unknown("perturbation", &self.control, &self.perturbations);
             return Err(format!("control: {what}"));
         }
-        if self.genes.is_empty() || self.genes.len() > 1 << 16 {
-            return Err(format!("genes: {} names, where 1 to 65536 can be told apart", self.genes.len()));
+        if !(1..=MOST_GENES).contains(&self.genes.len()) {
+            return Err(format!("genes: {} names, where there can be 1 to {MOST_GENES}", self.genes.len()));
         }
         let mut names: Vec<&String> = self.genes.iter().collect();
         names.sort_unstable();
