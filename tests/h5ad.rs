@@ -146,9 +146,9 @@ fn extras_lie_where_they_were_put_and_inspect_sees_them() {
     let (obs, var) = frames();
     let extras = [
         ("uns/log1p/base".to_string(), Extra::Text("e".into())),
-        ("uns/simulation/effects".to_string(), Extra::Numbers { shape: vec![2, 4], values: vec![0.5; 8] }),
+        ("uns/simulation/effects".to_string(), Extra::Numbers { shape: vec![2, 4], values: &[0.5; 8] }),
         ("uns/simulation/names".to_string(), Extra::Strings(vec!["x".into(), "y".into()])),
-        ("varm/loadings".to_string(), Extra::Numbers { shape: vec![4, 1], values: vec![1.0; 4] }),
+        ("varm/loadings".to_string(), Extra::Numbers { shape: vec![4, 1], values: &[1.0; 4] }),
     ];
     write(&path, &obs, &var, X::Sparse(&cells()), &extras).expect("written");
     assert!(H5ad::open(&path).expect("opened").is_logged());
@@ -192,7 +192,7 @@ fn what_would_be_written_wrongly_is_refused() {
         obs
     };
     let codes = |codes: &[i32]| Column::Categorical(Labels { codes: codes.to_vec(), names: named("x", 2) });
-    let loadings = Extra::Numbers { shape: vec![4, 2], values: vec![1.0; 4] };
+    let loadings = Extra::Numbers { shape: vec![4, 2], values: &[1.0; 4] };
     let x = cells();
     for (told, expected) in [
         (refused(&obs, X::Sparse(&x.to_csc()), &[]), "X is CSC"),

@@ -374,7 +374,7 @@ fn the_scale_mark_alone_decides_for_a_subset_of_genes() {
     assert!(summary.why.contains("uns/log1p"));
     // What `sc.pp.log1p(base=2)` leaves.
     let binary = dir.path().join("binary.h5ad");
-    let mark = [("uns/log1p/base".to_string(), Extra::Numbers { shape: vec![1], values: vec![2.0] })];
+    let mark = [("uns/log1p/base".to_string(), Extra::Numbers { shape: vec![1], values: &[2.0] })];
     write(&binary, &obs(), &var(&GENES), X::Sparse(&sparse(&x)), &mark).expect("written");
     (settings.inputs, settings.out) = (vec![binary], dir.path().join("other"));
     let error = run(&settings).expect_err("other logarithms").to_string();

@@ -7,7 +7,6 @@ use serde_json::json;
 use crate::data::h5ad::H5ad;
 use crate::data::simulate::{CONTROL, Settings, simulate};
 use crate::error::Result;
-use crate::memory;
 
 /// Write an h5ad of simulated cells whose truth is known
 #[derive(Debug, clap::Args)]
@@ -54,8 +53,6 @@ pub fn run(args: Args) -> Result<()> {
         batches: args.batches,
         seed: args.seed,
     };
-    // About one number in eight is not zero, and takes eight bytes.
-    memory::fits("--cells", "the simulated cells", (args.cells as u64).saturating_mul(args.genes as u64))?;
     H5ad::replaceable(&args.out)?;
     let world = simulate(&settings)?;
     world.write(&args.out)?;

@@ -209,6 +209,7 @@ impl Population {
         make_unique(&mut index);
         let obs = Frame { index, columns };
         let var = Frame { index: self.genes.clone(), columns: Vec::new() };
+        let target = self.target.map(|target| target as f32);
         let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let mut extras: Vec<(String, Extra)> = told
             .chain([("program", crate::aside::PROGRAM)])
@@ -216,8 +217,8 @@ impl Population {
             .collect();
         if self.unit == Unit::Log1p {
             // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may stand here.
-            let target = match self.target {
-                Some(target) => Extra::Numbers { shape: vec![1], values: vec![target as f32] },
+            let target = match &target {
+                Some(target) => Extra::Numbers { shape: vec![1], values: std::slice::from_ref(target) },
                 None => Extra::Text("unknown".into()),
             };
             extras.push(("uns/log1p/target_sum".into(), target));

@@ -13,6 +13,7 @@ pub use truth::Truth;
 use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X};
 use crate::data::shard::MOST_GENES;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::rng::Rng;
 
 /// The label of control cells.
@@ -43,6 +44,7 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Refuses what is out of range, and a world that memory does not hold.
     fn check(&self) -> Result<()> {
         let fields = [
             ("cells", self.cells, 1, u32::MAX as usize),
@@ -57,13 +59,24 @@ impl Settings {
             }
         }
         // Effects are held whole: 2^31 numbers are 8 GiB.
-        if self.genes * (self.perturbations + 1) * self.cell_types > 1 << 31 {
+        if self.effects() > 1 << 31 {
             return Err(Error::setting(
                 "perturbations",
                 "genes x perturbations x cell types is above 2^31; lower one of them",
             ));
         }
-        Ok(())
+        // About one number in eight is not zero, and takes eight bytes.
+        let cells = self.cells as u64 * self.genes as u64;
+        memory::fits(
+            "--cells",
+            "the simulated cells and their true effects",
+            cells + self.effects() * size_of::<f32>() as u64,
+        )
+    }
+
+    /// Numbers of the truth's effects.
+    fn effects(&self) -> u64 {
+        self.genes as u64 * (self.perturbations as u64 + 1) * self.cell_types as u64
     }
 }
 
@@ -78,7 +91,7 @@ pub struct Simulated {
     settings: Settings,
 }
 
-/// Draws a world and its cells. Fails on settings out of range.
+/// Draws a world and its cells. Fails on settings out of range, and on a world that memory does not hold.
 pub fn simulate(settings: &Settings) -> Result<Simulated> {
     settings.check()?;
     let truth = Truth::draw(settings, CONTROL);
@@ -107,25 +120,23 @@ impl Simulated {
             ],
         };
         let var = Frame { index: truth.genes.clone(), columns: Vec::new() };
-        h5ad::write(path, &obs, &var, X::Sparse(&self.counts), &self.extras())
+        let library: Vec<f32> = self.cells.iter().map(|cell| cell.library).collect();
+        let responds: Vec<f32> = self.cells.iter().map(|cell| f32::from(u8::from(cell.responds))).collect();
+        h5ad::write(path, &obs, &var, X::Sparse(&self.counts), &self.extras(&library, &responds))
     }
 
-    fn extras(&self) -> Vec<(String, Extra)> {
+    /// `library` and `responds` are those of the cells.
+    fn extras<'a>(&'a self, library: &'a [f32], responds: &'a [f32]) -> Vec<(String, Extra<'a>)> {
         let truth = &self.truth;
         let (genes, perturbations) = (truth.genes.len(), truth.perturbations.len());
         let (types, batches) = (truth.cell_types.len(), truth.batches.len());
         let programs = truth.programs.len() / genes;
-        let numbers = |name: &str, shape: &[usize], values: &[f32]| {
-            (
-                format!("uns/simulation/{name}"),
-                Extra::Numbers { shape: shape.to_vec(), values: values.to_vec() },
-            )
+        let numbers = |name: &str, shape: &[usize], values: &'a [f32]| {
+            (format!("uns/simulation/{name}"), Extra::Numbers { shape: shape.to_vec(), values })
         };
         let strings = |name: &str, values: &[String]| {
             (format!("uns/simulation/{name}"), Extra::Strings(values.to_vec()))
         };
-        let library: Vec<f32> = self.cells.iter().map(|cell| cell.library).collect();
-        let responds: Vec<f32> = self.cells.iter().map(|cell| f32::from(u8::from(cell.responds))).collect();
         vec![
             ("uns/simulation/rules".into(), Extra::Text(RULES.into())),
             ("uns/simulation/settings".into(), Extra::Text(format!("{:?}", self.settings))),
@@ -142,8 +153,8 @@ impl Simulated {
             numbers("batch", &[batches, genes], &truth.batch),
             numbers("loadings", &[truth::LATENT, genes], &truth.loadings),
             numbers("dispersion", &[genes], &truth.dispersion),
-            numbers("library", &[self.cells.len()], &library),
-            numbers("responds", &[self.cells.len()], &responds),
+            numbers("library", &[self.cells.len()], library),
+            numbers("responds", &[self.cells.len()], responds),
         ]
     }
 }

@@ -25,13 +25,13 @@ pub enum X<'a> {
 }
 
 /// Something beside X, `obs` and `var`: written under a path such as `uns/simulation/effects` or `varm/loadings`.
-pub enum Extra {
+pub enum Extra<'a> {
     /// A dense array.
     Numbers {
         /// Its axes.
         shape: Vec<usize>,
         /// Row-major.
-        values: Vec<f32>,
+        values: &'a [f32],
     },
     /// A list of words.
     Strings(Vec<String>),
@@ -252,11 +252,11 @@ fn categorical(mut group: GroupBuilder, labels: &Labels) -> FinishedGroup {
 #[derive(Default)]
 struct Node<'a> {
     groups: BTreeMap<String, Node<'a>>,
-    leaves: BTreeMap<String, &'a Extra>,
+    leaves: BTreeMap<String, &'a Extra<'a>>,
 }
 
 impl<'a> Node<'a> {
-    fn insert(&mut self, path: &Path, place: &str, extra: &'a Extra) -> Result<()> {
+    fn insert(&mut self, path: &Path, place: &str, extra: &'a Extra<'a>) -> Result<()> {
         let mut parts: Vec<&str> = place.split('/').collect();
         let leaf = parts.pop().unwrap_or_default();
         let known = parts.first().is_some_and(|first| MAPPINGS.contains(first));

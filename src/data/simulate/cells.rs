@@ -26,7 +26,7 @@ pub struct Draw {
 
 /// CSR parts of the counts: row starts, genes, counts.
 pub struct Counts {
-    /// `[cells + 1]`.
+    /// `[cells + 1]`, the first 0.
     pub starts: Vec<usize>,
     /// Rising within a cell.
     pub genes: Vec<u32>,
@@ -64,31 +64,29 @@ pub fn labels(truth: &Truth, cells: usize, rng: Rng) -> Vec<Draw> {
 /// Counts of the cells, in their order, whatever the number of threads.
 pub fn counts(truth: &Truth, cells: &[Draw], rng: Rng) -> Counts {
     let loadings = Loadings::of(truth);
-    let blocks: Vec<(Vec<usize>, Vec<u32>, Vec<f32>)> = cells
+    let blocks: Vec<Counts> = cells
         .par_chunks(BLOCK)
         .enumerate()
         .map(|(block, cells)| {
-            let (mut lengths, mut genes, mut values) = (Vec::new(), Vec::new(), Vec::new());
+            let mut counts = Counts { starts: vec![0], genes: Vec::new(), values: Vec::new() };
             let mut rates = vec![0.0; truth.genes.len()];
             for (i, cell) in cells.iter().enumerate() {
                 let own = rng.at((block * BLOCK + i) as u64);
                 fill_rates(truth, &loadings, cell, own, &mut rates);
-                let before = genes.len();
-                draw_counts(&rates, &truth.dispersion, own, &mut genes, &mut values);
-                lengths.push(genes.len() - before);
+                draw_counts(&rates, &truth.dispersion, own, &mut counts);
+                counts.starts.push(counts.genes.len());
             }
-            (lengths, genes, values)
+            counts
         })
         .collect();
-    let stored = blocks.iter().map(|(_, genes, _)| genes.len()).sum();
+    let stored = blocks.iter().map(|block| block.genes.len()).sum();
     let mut counts =
         Counts { starts: vec![0], genes: Vec::with_capacity(stored), values: Vec::with_capacity(stored) };
-    for (lengths, genes, values) in blocks {
-        for length in lengths {
-            counts.starts.push(counts.starts[counts.starts.len() - 1] + length);
-        }
-        counts.genes.extend(genes);
-        counts.values.extend(values);
+    for block in blocks {
+        let before = counts.genes.len();
+        counts.starts.extend(block.starts[1..].iter().map(|start| before + start));
+        counts.genes.extend(block.genes);
+        counts.values.extend(block.values);
     }
     counts
 }
@@ -132,7 +130,8 @@ fn fill_rates(truth: &Truth, loadings: &Loadings, cell: &Draw, rng: Rng, rates: 
     rates.iter_mut().for_each(|rate| *rate = rate.exp());
 }
 
-fn draw_counts(rates: &[f32], dispersion: &[f32], rng: Rng, genes: &mut Vec<u32>, values: &mut Vec<f32>) {
+/// Appends one cell's counts.
+fn draw_counts(rates: &[f32], dispersion: &[f32], rng: Rng, counts: &mut Counts) {
     let uniform = rng.at(2);
     for first in (0..rates.len()).step_by(4) {
         let words = uniform.block(first as u64 / 4);
@@ -140,8 +139,8 @@ fn draw_counts(rates: &[f32], dispersion: &[f32], rng: Rng, genes: &mut Vec<u32>
             let count =
                 negative_binomial(f64::from(rates[gene]), f64::from(dispersion[gene]), open_unit(word));
             if count > 0 {
-                genes.push(gene as u32);
-                values.push(count as f32);
+                counts.genes.push(gene as u32);
+                counts.values.push(count as f32);
             }
         }
     }
