@@ -59,14 +59,28 @@ pub enum Source {
     /// A list of populations over control cells of an .h5ad, whose genes are aligned by name.
     File {
         /// Control cells.
-        controls: PathBuf,
+        controls: ControlFile,
         /// CSV with columns perturbation, cell_type, batch, cells.
         request: PathBuf,
-        /// obs column of the control cells' total counts, instead of the run's own.
-        size: Option<String>,
-        /// What the values are, where the file does not tell.
-        scale: Option<Scale>,
     },
+}
+
+/// A file of control cells, and how it is read.
+#[derive(Clone, Debug)]
+pub struct ControlFile {
+    /// The .h5ad.
+    pub path: PathBuf,
+    /// obs column of the cells' total counts, instead of the run's own.
+    pub size: Option<String>,
+    /// What the values are; found out where it is not told.
+    pub scale: Option<Scale>,
+}
+
+impl ControlFile {
+    /// A file that is read as the run and its values tell.
+    pub fn new(path: impl Into<PathBuf>) -> ControlFile {
+        ControlFile { path: path.into(), size: None, scale: None }
+    }
 }
 
 impl Source {
@@ -74,7 +88,7 @@ impl Source {
     fn apart_from(&self, out: &Path, run: &Path, checkpoint: &Path) -> Result<()> {
         let (inputs, real) = match self {
             Source::Data { data, split, real_out, .. } => ([data, split], real_out.as_deref()),
-            Source::File { controls, request, .. } => ([controls, request], None),
+            Source::File { controls, request } => ([&controls.path, request], None),
         };
         let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
         aside::apart(&outputs, &[checkpoint, run, inputs[0], inputs[1]])?;
@@ -165,9 +179,7 @@ fn write(settings: &Settings) -> Result<Report> {
             let held_out = HeldOut::open(data, split, *part)?;
             (held_out.job(&header, settings, &mut report)?, Some(held_out))
         }
-        Source::File { controls, request, size, scale } => {
-            (request::job(&header, (controls, size.as_deref(), *scale), request, &mut report)?, None)
-        }
+        Source::File { controls, request } => (request::job(&header, controls, request, &mut report)?, None),
     };
     let predictor =
         Predictor { model: &model, params: &params, effects: &effects, data: manifest, seed: settings.seed };

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use scale_engine::data::preprocess::{Genes, Parts, Settings, Target, plan, preprocess_parts};
+use scale_engine::data::preprocess::{Genes, PartName, Parts, Settings, Target, plan, preprocess_parts};
 use scale_engine::data::simulate;
 
 use crate::preprocess::{contents, settings};
@@ -27,7 +27,7 @@ fn two_files(dir: &Path) -> Settings {
 }
 
 fn parts(work: &Path, only: Option<(&str, usize)>) -> Parts {
-    let only = only.map(|(pass, part)| (pass.to_string(), part));
+    let only = only.map(|(pass, number)| PartName { pass: pass.to_string(), number });
     Parts { cells: 200, work: Some(work.to_path_buf()), only }
 }
 

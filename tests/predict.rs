@@ -9,7 +9,7 @@ use scale_engine::data::h5ad::{self, Cells, Column, Frame, H5ad, Labels, X};
 use scale_engine::data::observe::Observer;
 use scale_engine::data::split::Part;
 use scale_engine::error::Result;
-use scale_engine::predict::{self, Report, Source, predict};
+use scale_engine::predict::{self, ControlFile, Report, Source, predict};
 use scale_engine::predictor::{ControlCells, Predictor, Request};
 use scale_engine::tensor::Tensor;
 
@@ -29,7 +29,7 @@ fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, Vec<S
         gpu: None,
         run: small().run.clone(),
         out: out.clone(),
-        source: Source::File { controls: controls.into(), request: csv, size: None, scale: None },
+        source: Source::File { controls: ControlFile::new(controls), request: csv },
         with_controls: false,
         observe: Some(Observe::Poisson),
         seed: 5,
@@ -71,10 +71,7 @@ fn what_is_read_is_not_written_over() {
         // The best checkpoint is the one that is read.
         let out =
             if out.ends_with("last.safetensors") { &out.with_file_name("best.safetensors") } else { out };
-        let told = refused(
-            out,
-            Source::File { controls: controls.clone(), request: csv.clone(), size: None, scale: None },
-        );
+        let told = refused(out, Source::File { controls: ControlFile::new(&controls), request: csv.clone() });
         assert!(told.contains("which is read"), "{told}");
     }
     let (data, split, part) = (small.data.clone(), small.split.clone(), Part::Val);
@@ -228,9 +225,8 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     let request = place("request.csv");
     let line = format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[3], types[0]);
     std::fs::write(&request, line).expect("written");
-    let controls = small.cells.clone();
-    let told =
-        ask(Source::File { controls, request, size: None, scale: None }).expect_err("noise").to_string();
+    let controls = ControlFile::new(&small.cells);
+    let told = ask(Source::File { controls, request }).expect_err("noise").to_string();
     assert!(told.contains("line 2: ") && told.contains("trained on no cell"), "{told}");
     let data = small.data.clone();
     let report =
@@ -303,7 +299,7 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
         gpu: None,
         run: small.run.clone(),
         out: out.clone(),
-        source: Source::File { controls, request, size: None, scale: None },
+        source: Source::File { controls: ControlFile::new(controls), request },
         with_controls: true,
         observe: None,
         seed: 0,

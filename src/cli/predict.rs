@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::device;
-use super::preprocess::scale;
+use super::preprocess::AskedScale;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
-use crate::predict::{Settings, Source, predict};
+use crate::predict::{ControlFile, Settings, Source, predict};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -52,8 +52,8 @@ pub struct Args {
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
     /// What the control cells' values are; auto finds out
-    #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"], requires = "controls")]
-    scale: String,
+    #[arg(long, value_enum, default_value_t = AskedScale::Auto, requires = "controls")]
+    scale: AskedScale,
     /// Write the control cells into the output too, as `evaluate` needs (`baseline` does, unless told otherwise)
     #[arg(long)]
     with_controls: bool,
@@ -77,8 +77,8 @@ pub fn run(args: Args) -> Result<()> {
             Source::Data { data, split, part: args.subset, real_out: args.real_out }
         }
         (_, _, Some(controls), Some(request)) => {
-            let scale = scale(&args.scale);
-            Source::File { controls, request, size: args.size_col, scale }
+            let controls = ControlFile { path: controls, size: args.size_col, scale: args.scale.told() };
+            Source::File { controls, request }
         }
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),
     };

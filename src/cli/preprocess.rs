@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::signal;
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{
-    Filtered, Filters, Genes, Joined, Knockdown, Parts, Settings, SharedGenes, Summary, Target, plan,
-    preprocess_parts,
+    Filtered, Filters, Genes, Joined, Knockdown, PartName, Parts, Plan, Settings, SharedGenes, Summary,
+    Target, plan, preprocess_parts,
 };
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
@@ -89,8 +89,8 @@ pub struct Args {
     #[arg(long, default_value = "auto")]
     source: String,
     /// What the values are; auto finds out
-    #[arg(long, default_value = "auto", value_parser = ["auto", "counts", "log1p", "log1p10"])]
-    scale: String,
+    #[arg(long, value_enum, default_value_t = AskedScale::Auto)]
+    scale: AskedScale,
     /// Tell what would be done and how much disk it takes at most, without doing it
     #[arg(long)]
     dry_run: bool,
@@ -103,6 +103,27 @@ pub struct Args {
     parts: PartArgs,
 }
 
+/// What values are, as the user may tell.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum AskedScale {
+    Auto,
+    Counts,
+    Log1p,
+    Log1p10,
+}
+
+impl AskedScale {
+    /// None where it is to be found out.
+    pub(super) fn told(self) -> Option<Scale> {
+        match self {
+            AskedScale::Auto => None,
+            AskedScale::Counts => Some(Scale::Counts),
+            AskedScale::Log1p => Some(Scale::Log1p),
+            AskedScale::Log1p10 => Some(Scale::Log1p10),
+        }
+    }
+}
+
 /// How the work is cut.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "In parts")]
@@ -112,16 +133,11 @@ struct PartArgs {
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Make this part alone, the first is 0: the passes and the number of parts are told by --dry-run
-    #[arg(long, value_name = "PASS/K", requires = "work", value_parser = part)]
-    part: Option<(String, usize)>,
+    #[arg(long, value_name = "PASS/K", requires = "work")]
+    part: Option<PartName>,
     /// Cells of a part, at most
     #[arg(long, value_name = "N", default_value_t = Parts::default().cells, value_parser = positive)]
     part_cells: usize,
-}
-
-fn part(text: &str) -> std::result::Result<(String, usize), String> {
-    let told = text.split_once('/').and_then(|(pass, part)| Some((pass.to_string(), part.parse().ok()?)));
-    told.ok_or_else(|| "give a pass and a number, such as moments/0".to_string())
 }
 
 /// What is left out before the counts are normalised.
@@ -215,7 +231,8 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     print_labels(plan.joined.as_ref(), plan.dropped, &plan.missing);
     println!("genes           {} of {}", plan.genes, plan.source_genes);
     print_shared(plan.shared.as_ref());
-    print_groups([plan.perturbations, plan.cell_types, plan.batches, plan.groups]);
+    let Plan { groups, perturbations, cell_types, batches, .. } = plan;
+    print_groups(&Counted { perturbations, cell_types, batches, groups });
     println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes.len());
     println!("passes          {}, of {} parts each", plan.passes.join(", "), plan.parts);
     println!("shards          at most {:.1} MB, twice that while they are made", plan.bytes as f64 / 1e6);
@@ -246,11 +263,19 @@ fn print_labels(joined: Option<&Joined>, dropped: u64, missing: &[(String, u64)]
     }
 }
 
-fn print_groups([perturbations, cell_types, batches, groups]: [usize; 4]) {
-    println!("perturbations   {perturbations} with the control");
-    println!("cell types      {cell_types}");
-    println!("batches         {batches}");
-    println!("groups          {groups}");
+/// Labels that occur, and groups of cells that share all three.
+struct Counted {
+    perturbations: usize,
+    cell_types: usize,
+    batches: usize,
+    groups: usize,
+}
+
+fn print_groups(counted: &Counted) {
+    println!("perturbations   {} with the control", counted.perturbations);
+    println!("cell types      {}", counted.cell_types);
+    println!("batches         {}", counted.batches);
+    println!("groups          {}", counted.groups);
 }
 
 fn print_shared(shared: Option<&SharedGenes>) {
@@ -290,18 +315,8 @@ fn settings(args: Args) -> Result<Settings> {
         size: args.size_col,
         target: args.target_sum,
         source,
-        scale: scale(&args.scale),
+        scale: args.scale.told(),
     })
-}
-
-/// What values are, as options name it; none of `auto`.
-pub(super) fn scale(name: &str) -> Option<Scale> {
-    match name {
-        "counts" => Some(Scale::Counts),
-        "log1p" => Some(Scale::Log1p),
-        "log1p10" => Some(Scale::Log1p10),
-        _ => None,
-    }
 }
 
 fn print(settings: &Settings, summary: &Summary) {
@@ -317,7 +332,8 @@ fn print(settings: &Settings, summary: &Summary) {
     }
     println!("genes           {} of {}", summary.genes, summary.source_genes);
     print_shared(summary.shared.as_ref());
-    print_groups([summary.perturbations, summary.cell_types, summary.batches, summary.groups]);
+    let Summary { groups, perturbations, cell_types, batches, .. } = *summary;
+    print_groups(&Counted { perturbations, cell_types, batches, groups });
     println!("shards          {:.1} MB", summary.bytes as f64 / 1e6);
     for note in &summary.notes {
         println!("note            {note}");

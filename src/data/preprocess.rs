@@ -45,7 +45,7 @@ pub use align::SharedGenes;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
 pub use labels::Joined;
 pub use plan::{Plan, plan};
-pub use work::Parts;
+pub use work::{PartName, Parts};
 
 /// The batch of every cell where no batch column is named.
 pub const ONE_BATCH: &str = "all";
@@ -239,8 +239,8 @@ fn make(
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
             let ranked = genes::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
-            let how = (ranked, *count, settings.hvg_batch.is_some());
-            genes::most_variable(&inputs, &found, total, how, work)?
+            let choice = genes::Choice { ranked, count: *count, by_batch: settings.hvg_batch.is_some() };
+            genes::most_variable(&inputs, &found, total, &choice, work)?
         }
     };
     let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work)?;
@@ -250,15 +250,21 @@ fn make(
         genes::write_table(&dir.join("var.csv"), &inputs.genes, &chosen)?;
         store.merge(dir)
     })?;
-    Ok(summary(settings, inputs, found, (target, filtered, chosen, bytes)))
+    Ok(summary(settings, inputs, found, Made { target, filtered, chosen, bytes }))
 }
 
-fn summary(
-    settings: &Settings,
-    inputs: Inputs,
-    found: Found,
-    (target, filtered, chosen, bytes): (Option<f64>, Option<Filtered>, genes::Chosen, u64),
-) -> Summary {
+/// What the passes came to.
+struct Made {
+    /// Total to which cells are scaled.
+    target: Option<f64>,
+    filtered: Option<Filtered>,
+    chosen: genes::Chosen,
+    /// Size of the shards.
+    bytes: u64,
+}
+
+fn summary(settings: &Settings, inputs: Inputs, found: Found, made: Made) -> Summary {
+    let Made { target, filtered, chosen, bytes } = made;
     let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
     let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
     let mut notes = inputs.notes.clone();

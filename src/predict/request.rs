@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Ask, Context, Job, Report, controls_fit};
+use super::{Ask, Context, ControlFile, Job, Report, controls_fit};
 use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::preprocess::scale::{Found, of_file};
@@ -28,19 +28,14 @@ struct Row {
 }
 
 /// Reads the request and gathers the control cells it needs.
-pub fn job(
-    header: &Header,
-    (controls, size, scale): (&Path, Option<&str>, Option<Scale>),
-    request: &Path,
-    report: &mut Report,
-) -> Result<Job> {
+pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut Report) -> Result<Job> {
     let manifest = &header.data;
     let rows = read(manifest, request)?;
     // A number that is not zero takes eight bytes; of counts one in thirty may be.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let bytes = cells.saturating_mul(manifest.genes.len() as u64) / 4;
     memory::fits(&request.display().to_string(), "the cells it asks for", bytes)?;
-    let file = H5ad::open(controls)?;
+    let file = H5ad::open(&controls.path)?;
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
     let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
@@ -60,14 +55,14 @@ pub fn job(
             let what = format!(
                 "holds no control cells ({control:?}) of cell type {cell_type:?}, which {asked} asks for"
             );
-            return Err(Error::format(controls, what));
+            return Err(Error::format(&controls.path, what));
         };
         job.asks.push(Ask { request: Request { conditions, cells: row.cells }, context });
     }
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
     let held = members.iter().map(|cells| cells.len() as u64).sum();
-    controls_fit(&controls.display().to_string(), held, manifest)?;
-    let read = gather(manifest, &file, (size, scale), &members, report)?;
+    controls_fit(&controls.path.display().to_string(), held, manifest)?;
+    let read = gather(manifest, &file, controls, &members, report)?;
     for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(read) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
@@ -216,21 +211,21 @@ impl ControlLabels {
 fn gather(
     manifest: &Manifest,
     file: &H5ad,
-    (size, scale): (Option<&str>, Option<Scale>),
+    controls: &ControlFile,
     members: &[Vec<usize>],
     report: &mut Report,
 ) -> Result<Vec<ControlCells>> {
     let wrong = |what: String| Error::format(file.path(), what);
     let first = file.blocks().next().transpose()?;
     let first = first.ok_or_else(|| wrong("holds no cells".into()))?.1;
-    let found = match scale {
+    let found = match controls.scale {
         Some(scale) => Found::told(scale, file, &first)?,
         None => of_file(file, &first)?,
     };
     report.notes.push(format!("{}: {}", file.path().display(), found.why));
     let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
     (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
-    let sizes = match totals(manifest, file, size, found.scale)? {
+    let sizes = match totals(manifest, file, controls.size.as_deref(), found.scale)? {
         None => {
             let note = reading.part_of_genes(file.shape().1).map_err(wrong)?;
             report.notes.extend(note.map(|what| format!("{}: {what}", file.path().display())));

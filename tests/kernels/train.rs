@@ -7,7 +7,7 @@ use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::{Config, Observe};
 use scale_engine::data::h5ad::H5ad;
 use scale_engine::gpu::{self, Gpu, Real};
-use scale_engine::predict::{self, Source, predict};
+use scale_engine::predict::{self, ControlFile, Source, predict};
 use scale_engine::selftest::feed;
 use scale_engine::train::{Begin, Settings, train};
 use serde_json::Value;
@@ -81,12 +81,7 @@ fn a_device_predicts_the_cpus_cells() {
     let gpu = Gpu::emulated(folder, Real::F32, 1);
     let [told, found] = [None, Some(gpu.clone())].map(|gpu| {
         let out = dir.path().join("out.h5ad");
-        let source = Source::File {
-            controls: small().cells.clone(),
-            request: request.clone(),
-            size: None,
-            scale: None,
-        };
+        let source = Source::File { controls: ControlFile::new(&small().cells), request: request.clone() };
         let (run, observe) = (small().run.clone(), Some(Observe::None));
         let settings =
             predict::Settings { gpu, run, out: out.clone(), source, with_controls: false, observe, seed: 5 };

@@ -110,8 +110,8 @@ pub(super) fn apply(
         filters.knockdown.as_ref().map(|_| knockdown::Targets::of(inputs, control)).transpose()?;
     let mut keep = Vec::with_capacity(inputs.labels.len());
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
-    let find =
-        |part: &Part, _: &Path| judge(inputs, part, (filters, found), targets.as_ref(), &work.progress);
+    let judge = Judge { filters, scale: found.scale, inputs, targets: targets.as_ref() };
+    let find = |part: &Part, _: &Path| judge.part(part, &work.progress);
     let mut sums = Vec::new();
     work.pass("filters", inputs, find, |part, judged| {
         let genes = inputs.genes.len();
@@ -135,45 +135,57 @@ pub(super) fn apply(
         filtered.knockdown = Some(targets.judge(limits, &rare, &inputs.labels, &mut keep));
     }
     small_groups(inputs, control, filters.min_cells_per_pert, &mut keep, &mut filtered);
-    left(settings, inputs, control, (&keep, &rare), &filtered)?;
+    left(settings, inputs, &keep, &rare, &filtered)?;
     inputs.retain(&keep, &rare);
     Ok(Some(filtered))
 }
 
-/// One part: checks every value, and judges each cell by itself.
-fn judge(
-    inputs: &Inputs,
-    part: &Part,
-    (filters, found): (&Filters, &Found),
-    targets: Option<&knockdown::Targets>,
-    progress: &ProgressBar,
-) -> Result<Judged> {
-    let mut cells = Vec::with_capacity(part.cells.len());
-    let mut cells_of_gene = vec![0u64; inputs.genes.len()];
-    let mut sums = targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
-    let check = |block: &Block| block.check(found.scale);
-    inputs.walk(part, progress, check, |block, ()| {
-        for (row, genes, values) in block.used() {
-            let judged = if f64::from(block.total(row, values)) < filters.min_counts as f64 {
-                FEW_COUNTS
-            } else if (genes.len() as u64) < filters.min_genes {
-                FEW_GENES
-            } else {
-                KEPT
-            };
-            if judged == KEPT {
-                genes.iter().for_each(|&gene| cells_of_gene[block.place(gene)] += 1);
-                if let Some((targets, sums)) = targets.zip(sums.as_mut()) {
-                    let places = genes.iter().map(|&gene| block.place(gene));
-                    let perturbation = inputs.labels[part.cells.start + cells.len()][1];
-                    targets.add(sums, perturbation, places.zip(values.iter().copied()));
+/// What judges each cell by itself.
+struct Judge<'a> {
+    filters: &'a Filters,
+    /// What the values are.
+    scale: Scale,
+    inputs: &'a Inputs,
+    /// What knock-down is judged by, where it is asked for.
+    targets: Option<&'a knockdown::Targets>,
+}
+
+impl Judge<'_> {
+    /// One part, whose every value is checked.
+    fn part(&self, part: &Part, progress: &ProgressBar) -> Result<Judged> {
+        let Judge { scale, inputs, .. } = *self;
+        let mut cells = Vec::with_capacity(part.cells.len());
+        let mut cells_of_gene = vec![0u64; inputs.genes.len()];
+        let mut sums = self.targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
+        let check = |block: &Block| block.check(scale);
+        inputs.walk(part, progress, check, |block, ()| {
+            for (row, genes, values) in block.used() {
+                let judged = self.cell(block.total(row, values), genes.len());
+                if judged == KEPT {
+                    genes.iter().for_each(|&gene| cells_of_gene[block.place(gene)] += 1);
+                    if let Some((targets, sums)) = self.targets.zip(sums.as_mut()) {
+                        let places = genes.iter().map(|&gene| block.place(gene));
+                        let perturbation = inputs.labels[part.cells.start + cells.len()][1];
+                        targets.add(sums, perturbation, places.zip(values.iter().copied()));
+                    }
                 }
+                cells.push(judged);
             }
-            cells.push(judged);
+            Ok(())
+        })?;
+        Ok(Judged { cells, cells_of_gene, targets: sums })
+    }
+
+    /// A cell of so many counts, and genes that it expresses.
+    fn cell(&self, counts: f32, genes: usize) -> u8 {
+        if f64::from(counts) < self.filters.min_counts as f64 {
+            FEW_COUNTS
+        } else if (genes as u64) < self.filters.min_genes {
+            FEW_GENES
+        } else {
+            KEPT
         }
-        Ok(())
-    })?;
-    Ok(Judged { cells, cells_of_gene, targets: sums })
+    }
 }
 
 /// Leaves out perturbations with few cells left.
@@ -198,10 +210,11 @@ fn small_groups(inputs: &Inputs, control: u32, least: u64, keep: &mut [bool], fi
 fn left(
     settings: &Settings,
     inputs: &Inputs,
-    control: u32,
-    (keep, rare): (&[bool], &[bool]),
+    keep: &[bool],
+    rare: &[bool],
     filtered: &Filtered,
 ) -> Result<()> {
+    let control = inputs.control(&settings.control);
     let kept = || inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]);
     let what = if rare.iter().all(|&rare| rare) {
         "no gene is in so many cells".to_string()

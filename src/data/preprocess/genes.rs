@@ -195,6 +195,15 @@ pub(super) struct Ranked {
     pub rescaled: bool,
 }
 
+/// Which genes are chosen.
+pub(super) struct Choice {
+    pub ranked: Ranked,
+    /// How many.
+    pub count: usize,
+    /// Whether they are ranked within each batch, and the ranks merged.
+    pub by_batch: bool,
+}
+
 /// The values a flavour ranks, for every stored value of a block.
 fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<f32> {
     let flavor = ranked.flavor;
@@ -237,14 +246,15 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
     numbers
 }
 
-/// The `count` most variable genes, in the order of the source. One pass, two for seurat_v3.
+/// The most variable genes, in the order of the source. One pass, two for seurat_v3.
 pub(super) fn most_variable(
     inputs: &Inputs,
     found: &Found,
     target: f32,
-    (ranked, count, merged): (Ranked, usize, bool),
+    choice: &Choice,
     work: &Work,
 ) -> std::result::Result<Chosen, Halt> {
+    let Choice { ranked, count, by_batch } = *choice;
     let flavor = ranked.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
         let what = format!("seurat_v3 ranks raw counts, and the source holds logs ({})", found.why);
@@ -258,8 +268,8 @@ pub(super) fn most_variable(
     let mut moments = moments(inputs, found, target, ranked, work)?;
     let rest = moments.pop().expect("one more than there are batches");
     let mut table = match flavor {
-        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, (count, merged), work)?,
-        _ if merged => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
+        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, choice, work)?,
+        _ if by_batch => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
         _ => hvg::table(&moments[0], flavor, count)?,
     };
     if count >= genes {
@@ -287,7 +297,7 @@ fn by_clipped_counts(
     inputs: &Inputs,
     moments: Vec<Moments>,
     mut whole: Moments,
-    (count, merged): (usize, bool),
+    choice: &Choice,
     work: &Work,
 ) -> std::result::Result<Table, Halt> {
     let expected: Vec<Expected> = moments.iter().map(Expected::of).collect();
@@ -295,7 +305,7 @@ fn by_clipped_counts(
     moments.iter().for_each(|batch| whole.join(batch));
     let batches: Vec<(Expected, Moments)> =
         expected.into_iter().zip(clipped).filter(|(expected, _)| expected.cells > 1.0).collect();
-    Ok(seurat_v3::table(&whole, &batches, count, merged))
+    Ok(seurat_v3::table(&whole, &batches, choice.count, choice.by_batch))
 }
 
 /// The genes of a list, one name a line, in its order.

@@ -53,15 +53,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
     let named = named(&files, &mut notes);
-    let read = |column: &str| -> Result<Vec<Labels>> {
-        match table.as_ref().filter(|table| table.has(column)) {
-            Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
-            None => {
-                let of = |file: &H5ad| file.obs().labels(file.path(), column).map(Labels::without_empty);
-                files.iter().map(of).collect()
-            }
-        }
-    };
+    let read = |column: &str| read_labels(column, &files, table.as_ref());
     let labels: Vec<Vec<Labels>> = columns.iter().map(|column| read(column)).collect::<Result<_>>()?;
     let mut hvg_batches = vec![Vec::new(); files.len()];
     let mut hvg_names = Vec::new();
@@ -73,9 +65,6 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let mut sizes = sizes::read(settings.size.as_deref(), &files, table.as_ref())?;
     // They are all read: no pass needs them, and there is an entry a cell in each.
     files.iter_mut().for_each(H5ad::forget_columns);
-    let missing =
-        |column: &[Labels]| column.iter().flat_map(|l| &l.codes).filter(|&&code| code < 0).count() as u64;
-    let missing = columns.iter().zip(&labels).map(|(column, labels)| (column.to_string(), missing(labels)));
     let used = labelled(&labels, files.len());
     let mut inputs = Inputs {
         files: Vec::new(),
@@ -84,7 +73,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         vocabularies: vocabularies(&labels, &used),
         hvg_batches: hvg_names.len().max(1),
         dropped: 0,
-        missing: missing.filter(|(_, cells)| *cells > 0).collect(),
+        missing: missing(&columns, &labels),
         joined,
         shared,
         memo: Memo::default(),
@@ -102,6 +91,24 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     check_control(settings, &inputs, &labels[1])?;
     inputs.notes.extend(doubtful(&columns, &inputs.vocabularies, &settings.control));
     Ok(inputs)
+}
+
+/// A column of labels of each file: of the table where it has the column, else of obs.
+fn read_labels(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Vec<Labels>> {
+    match table.filter(|table| table.has(column)) {
+        Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
+        None => {
+            let of = |file: &H5ad| file.obs().labels(file.path(), column).map(Labels::without_empty);
+            files.iter().map(of).collect()
+        }
+    }
+}
+
+/// The columns that some cells lack a label of, and how many.
+fn missing(columns: &[&str], labels: &[Vec<Labels>]) -> Vec<(String, u64)> {
+    let cells = |of: &[Labels]| of.iter().flat_map(|l| &l.codes).filter(|&&code| code < 0).count() as u64;
+    let told = columns.iter().zip(labels).map(|(column, labels)| (column.to_string(), cells(labels)));
+    told.filter(|(_, cells)| *cells > 0).collect()
 }
 
 /// Which cells of each file have all their labels.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
+use indicatif::ProgressBar;
 
 use super::block::{Block, Input};
 use super::input::Inputs;
@@ -74,39 +75,11 @@ pub(super) fn rows(
         .map_err(|what| Error::format(&settings.out, what))?;
     let mut ids = vec![LEFT_OUT; inputs.genes.len()];
     kept.iter().enumerate().for_each(|(id, &gene)| ids[gene as usize] = id as u16);
-    let find = |part: &Part, path: &Path| {
-        let input = &inputs.files[part.input];
-        let genes = 0..input.file.shape().1 as u32;
-        // A gene that is left out has no common place.
-        let ids: Vec<u16> =
-            genes.map(|gene| ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
-        let mut names = input.names(part.rows.clone())?;
-        if inputs.files.len() > 1 {
-            // As anndata.concat's index_unique: samples share barcodes.
-            let named = names.iter_mut().filter(|name| !name.is_empty());
-            named.for_each(|name| name.push_str(&format!("-{}", part.input)));
-        }
-        let mut print = Print::default();
-        let prepare = |block: &Block| {
-            block.check(found.scale)?;
-            Ok((Packed::of(block, &ids, found, target), Print::of(&block.cells)))
-        };
-        let rows = aside::scratch(&path.with_extension("rows"), |aside| {
-            let mut writer = RowsWriter::new(aside, &manifest, &piles, part.cells.clone())?;
-            inputs.walk(part, &work.progress, prepare, |block, (packed, more)| {
-                print.join(&more);
-                let used = block.rows.filter(|&row| input.used[row]);
-                packed.rows().zip(used).try_for_each(|((genes, values, library), row)| {
-                    writer.push(&names[row - part.rows.start], genes, values, library)
-                })
-            })?;
-            writer.finish()
-        })?;
-        Ok(PartRows { rows, print })
-    };
+    let sorting = Sorting { inputs, found, target, ids, manifest: &manifest, piles: &piles };
     let mut prints: Vec<Print> = inputs.files.iter().map(|_| Print::default()).collect();
     let mut rows = Vec::new();
     inputs.memo.set_keeping(false);
+    let find = |part: &Part, path: &Path| sorting.part(part, path, &work.progress);
     work.pass("rows", inputs, find, |part, mut found: PartRows| {
         found.rows.path = work.dir().join("rows").join(format!("{:05}.rows", part.number));
         let length = found.rows.path.metadata().at(&found.rows.path)?.len();
@@ -123,6 +96,51 @@ pub(super) fn rows(
     });
     manifest.sources = sources.collect();
     Ok(Store { manifest, piles, rows })
+}
+
+/// What sorts the rows of a part.
+struct Sorting<'a> {
+    inputs: &'a Inputs,
+    found: &'a Found,
+    target: Option<f64>,
+    /// Of the genes in their common places.
+    ids: Vec<u16>,
+    manifest: &'a Manifest,
+    piles: &'a Piles,
+}
+
+impl Sorting<'_> {
+    /// Writes the rows of a part beside `path`.
+    fn part(&self, part: &Part, path: &Path, progress: &ProgressBar) -> Result<PartRows> {
+        let input = &self.inputs.files[part.input];
+        let genes = 0..input.file.shape().1 as u32;
+        // A gene that is left out has no common place.
+        let ids: Vec<u16> =
+            genes.map(|gene| self.ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
+        let mut names = input.names(part.rows.clone())?;
+        if self.inputs.files.len() > 1 {
+            // As anndata.concat's index_unique: samples share barcodes.
+            let named = names.iter_mut().filter(|name| !name.is_empty());
+            named.for_each(|name| name.push_str(&format!("-{}", part.input)));
+        }
+        let mut print = Print::default();
+        let prepare = |block: &Block| {
+            block.check(self.found.scale)?;
+            Ok((Packed::of(block, &ids, self.found, self.target), Print::of(&block.cells)))
+        };
+        let rows = aside::scratch(&path.with_extension("rows"), |aside| {
+            let mut writer = RowsWriter::new(aside, self.manifest, self.piles, part.cells.clone())?;
+            self.inputs.walk(part, progress, prepare, |block, (packed, more)| {
+                print.join(&more);
+                let used = block.rows.filter(|&row| input.used[row]);
+                packed.rows().zip(used).try_for_each(|((genes, values, library), row)| {
+                    writer.push(&names[row - part.rows.start], genes, values, library)
+                })
+            })?;
+            writer.finish()
+        })?;
+        Ok(PartRows { rows, print })
+    }
 }
 
 impl Store {

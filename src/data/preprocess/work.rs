@@ -14,6 +14,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
 use bytemuck::Pod;
@@ -39,7 +40,26 @@ pub struct Parts {
     /// Folder of the findings, which stays on errors; without one, `.NAME.parts` beside the data directory, which does not.
     pub work: Option<PathBuf>,
     /// Make only this part of this pass.
-    pub only: Option<(String, usize)>,
+    pub only: Option<PartName>,
+}
+
+/// A part of a pass, as `moments/0` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartName {
+    /// One of those that [`Plan::passes`](super::Plan::passes) tells.
+    pub pass: String,
+    /// Which of its parts, from 0.
+    pub number: usize,
+}
+
+impl FromStr for PartName {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<PartName, String> {
+        let told = text.split_once('/').and_then(|(pass, number)| Some((pass, number.parse().ok()?)));
+        let (pass, number) = told.ok_or("give a pass and a number, such as moments/0")?;
+        Ok(PartName { pass: pass.to_string(), number })
+    }
 }
 
 impl Default for Parts {
@@ -140,7 +160,7 @@ impl Work {
         fs::create_dir_all(&dir).at(&dir)?;
         let parts = cut(inputs, self.parts.cells);
         let only = self.parts.only.as_ref();
-        let here = only.filter(|(pass, _)| pass == name).map(|(_, part)| *part);
+        let here = only.filter(|part| part.pass == name).map(|part| part.number);
         if let Some(part) = here.filter(|&part| part >= parts.len()) {
             let what = format!("{name}/{part}: there are {} parts, the first is 0", parts.len());
             return Err(Error::setting("--part", what).into());
@@ -172,7 +192,7 @@ impl Work {
     /// After the last pass: the part that was asked for is of none.
     pub fn all_done(&self, passes: &[&str]) -> Result<()> {
         match &self.parts.only {
-            Some((pass, _)) => {
+            Some(PartName { pass, .. }) => {
                 let what = format!("{pass} is no pass of this command; it has: {}", passes.join(", "));
                 Err(Error::setting("--part", what))
             }
