@@ -1,4 +1,4 @@
-//! Correlations, in f64.
+//! Correlations and medians, in f64.
 
 /// Pearson's r of two equally long slices. NaN if either is constant or shorter than 2.
 pub fn pearson<T: Copy + Into<f64> + PartialEq>(a: &[T], b: &[T]) -> f64 {
@@ -42,9 +42,28 @@ pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
+/// Median; of an even number the mean of the two in the middle. `None` of nothing. Leaves the numbers in another order; NaN count as
+/// largest.
+pub fn median(numbers: &mut [f64]) -> Option<f64> {
+    if numbers.is_empty() {
+        return None;
+    }
+    let (half, odd) = (numbers.len() / 2, numbers.len() % 2 == 1);
+    let (below, &mut upper, _) = numbers.select_nth_unstable_by(half, f64::total_cmp);
+    let lower = below.iter().copied().max_by(f64::total_cmp).unwrap_or(upper);
+    Some(if odd { upper } else { (lower + upper) / 2.0 })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::pearson;
+    use super::{median, pearson};
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 0.0]), Some(2.0));
+        assert_eq!(median(&mut [4.0, 1.0, 3.0]), Some(3.0));
+        assert_eq!(median(&mut []), None);
+    }
 
     #[test]
     fn a_line_correlates_fully_and_a_constant_not_at_all() {

@@ -5,6 +5,7 @@
 //! of equal width over ln(1 + mean), `cell_ranger` by distance from the median within 20 bins of equal size, in units of the
 //! median absolute deviation.
 
+use crate::correlation::median;
 use crate::error::{Error, Result};
 
 /// How genes are ranked.
@@ -275,14 +276,9 @@ fn mean_and_deviation(inside: &[f64]) -> (f64, f64) {
 /// Median, and the median absolute deviation scaled to a normal distribution's standard deviation.
 fn median_and_deviation(inside: &[f64]) -> (f64, f64) {
     const NORMAL_QUARTILE: f64 = 0.674_489_750_196_081_7;
-    let centre = median(inside.to_vec());
-    (centre, median(inside.iter().map(|d| (d - centre).abs()).collect()) / NORMAL_QUARTILE)
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    let half = numbers.len() / 2;
-    if numbers.len() % 2 == 1 { numbers[half] } else { (numbers[half - 1] + numbers[half]) / 2.0 }
+    let of = |mut numbers: Vec<f64>| median(&mut numbers).unwrap_or(f64::NAN);
+    let centre = of(inside.to_vec());
+    (centre, of(inside.iter().map(|d| (d - centre).abs()).collect()) / NORMAL_QUARTILE)
 }
 
 /// All genes whose score reaches the `count`-th greatest. Those without one count as -inf: they join only where the cut is -inf.

@@ -36,7 +36,7 @@ pub fn exp_m1(log: f32) -> f32 {
     f64::from(log).exp_m1() as f32
 }
 
-/// Median; of an even number the mean of the two in the middle, in f32. `None` of nothing.
+/// [`median`](crate::correlation::median) in f32, which is half the memory where there is a total a cell.
 pub fn median(mut totals: Vec<f32>) -> Option<f32> {
     if totals.is_empty() {
         return None;

@@ -9,6 +9,7 @@
 
 use super::hvg::{Moments, Table};
 use super::loess;
+use crate::correlation::median;
 
 /// What a batch expects of its genes, `[G]` each.
 pub struct Expected {
@@ -58,7 +59,7 @@ pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, mer
         variances_norm.iter_mut().zip(&variances).for_each(|(sum, v)| *sum += v / batches.len() as f64);
     }
     let chosen_in: Vec<u32> = ranks.iter().map(|ranks| ranks.len() as u32).collect();
-    let rank: Vec<f64> = ranks.into_iter().map(middle).collect();
+    let rank: Vec<f64> = ranks.iter_mut().map(|ranks| median(ranks).unwrap_or(f64::NAN)).collect();
     let mut order: Vec<usize> = (0..genes).collect();
     // NaN, no rank at all, sorts last among positive numbers.
     order.sort_by(|&a, &b| rank[a].total_cmp(&rank[b]).then(chosen_in[b].cmp(&chosen_in[a])));
@@ -72,13 +73,4 @@ pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, mer
         ("highly_variable_rank", rank),
     ];
     Table { columns, highly_variable, batches: if merged { chosen_in } else { Vec::new() } }
-}
-
-fn middle(mut ranks: Vec<f64>) -> f64 {
-    ranks.sort_by(f64::total_cmp);
-    match (ranks.len() / 2, ranks.len() % 2) {
-        (0, 0) => f64::NAN,
-        (half, 0) => (ranks[half - 1] + ranks[half]) / 2.0,
-        (half, _) => ranks[half],
-    }
 }
