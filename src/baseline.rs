@@ -143,7 +143,7 @@ fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
         let what = format!(
             "cell type {cell_type:?} has no control cells, so {perturbation:?} cannot be predicted there"
         );
-        return Err(Error::setting("subset", what));
+        return Err(Error::setting("--subset", what));
     };
     let cells = data.groups()[group as usize].cells as usize;
     let mut drawn = Vec::with_capacity(cells);
@@ -200,7 +200,7 @@ enum Fitted {
 impl Fitted {
     fn to(data: &Data, train: &[u32], kind: Kind, fallbacks: &mut BTreeMap<String, usize>) -> Result<Fitted> {
         let train = perturbed_groups(data, train);
-        let nothing = || Error::setting("split", "the training part has no perturbed cells to learn from");
+        let nothing = || Error::setting("--split", "the training part has no perturbed cells to learn from");
         if train.is_empty() {
             return Err(nothing());
         }

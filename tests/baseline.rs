@@ -301,3 +301,17 @@ fn measured_cells_are_the_data_on_each_scale_and_survive_the_file() {
     counts.extend_measured(&data, ["p", "B", "1"], &[group.first]).expect("counts");
     assert!(row(&counts, 0).iter().all(|k| k.fract() == 0.0));
 }
+
+#[test]
+fn what_cannot_be_had_is_refused_by_the_option_that_asks_for_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let logged = data(dir.path(), Scale::Log1p, &small());
+    let mut counts = Population::like(logged.manifest());
+    counts.unit = Unit::Counts;
+    let refused = counts.extend_measured(&logged, logged.names(0), &[0]).expect_err("logs").to_string();
+    assert!(refused.starts_with("--values: "), "{refused}");
+    let (unperturbed, asked) = (groups(&logged, &[("A", "control")]), groups(&logged, &[("B", "q")]));
+    let answered = baseline(&logged, &unperturbed, &asked, &settings(Kind::Mean));
+    let refused = answered.err().expect("nothing to learn from").to_string();
+    assert!(refused.starts_with("--split: "), "{refused}");
+}

@@ -40,7 +40,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Fits the training pairs (at least one).
+    /// Fits the training pairs, at least one, sorted by cell type as [`bulk::pairs`](crate::data::bulk::pairs) gives them.
     pub fn fit(pairs: &[Pair], resting: &Resting) -> Linear {
         assert!(!pairs.is_empty(), "linear: no training pairs");
         let effects: Vec<&[f64]> = pairs.iter().map(|pair| pair.effect.as_slice()).collect();
@@ -131,6 +131,7 @@ fn perturbation_factors(pairs: &[Pair], centred: &Matrix, axes: &Matrix) -> BTre
 /// Every cell type that has controls; axes and scale from the training types.
 fn cell_type_factors(pairs: &[Pair], resting: &Resting) -> BTreeMap<u32, Vec<f64>> {
     let mut trained: Vec<u32> = pairs.iter().map(|pair| pair.cell_type).collect();
+    // Pairs come by cell type.
     trained.dedup();
     let profiles: Vec<&[f64]> = trained.iter().map(|c| resting.by_type[c].as_slice()).collect();
     let (mean, centred) = centre(&profiles);

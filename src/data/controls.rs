@@ -1,4 +1,5 @@
-//! Which unperturbed cells stand for a condition before it was perturbed (model.md, section 2).
+//! Which unperturbed cells stand for a condition before it was perturbed: those of its cell type and batch, or, where its batch has
+//! none, of its cell type in all batches.
 
 use std::ops::Range;
 

@@ -144,7 +144,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts at a step, keeping up to `ahead` batches (at least one) in hand, each made by a thread of its own.
+    /// Starts at a step, keeping up to `ahead` batches (at least one) in hand, made by as many threads, or one a core where those are
+    /// fewer.
     pub fn start(data: Arc<Data>, sampler: Sampler, first_step: u64, ahead: usize, carry: Carry) -> Loader {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let ahead = ahead.max(1);

@@ -141,7 +141,7 @@ impl Population {
         let manifest = data.manifest();
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
             let what = "the data holds log values, counts cannot be had from it; choose log1p or scaled";
-            return Err(Error::setting("values", what));
+            return Err(Error::setting("--values", what));
         }
         for block in cells.chunks(BLOCK) {
             let _sweep = data.sweep(block.iter().copied());

@@ -9,8 +9,8 @@
 //!
 //! In epochs (`SetOrder::Epoch`, see `epoch`) the sets hold every cell of the groups once, and only control cells are drawn.
 //!
-//! Source: model.md, section 2 (SCALE v1 leaves the weights open). Cells come in random order: the flow pairs control i with
-//! perturbed cell i, and a pairing by place in the file would mean something.
+//! SCALE v1 leaves the weights open; these are ours. Cells come in random order: the flow pairs control i with perturbed cell i,
+//! and a pairing by place in the file would mean something.
 
 mod epoch;
 
@@ -71,7 +71,7 @@ impl Sampler {
         check(data, &settings)?;
         if let Some(group) = groups.iter().find(|&&group| group as usize >= data.groups().len()) {
             let what = format!("group {group} of {}", data.groups().len());
-            return Err(Error::setting("split", what));
+            return Err(Error::setting("--split", what));
         }
         let control = data.control_id();
         let (mut sources, mut pools, mut unmatched) = (Vec::new(), Vec::new(), Vec::new());
@@ -103,7 +103,7 @@ impl Sampler {
                 groups.len(),
                 unmatched.len()
             );
-            return Err(Error::setting("split", what));
+            return Err(Error::setting("--split", what));
         }
         let mut total = 0.0;
         let weigh = |source: &Source| {
@@ -214,7 +214,7 @@ fn check(data: &Data, settings: &DataConfig) -> Result<()> {
             "{sets} sets of 2 x {cells} cells of {} genes can hold more than 4294967295 values",
             data.genes()
         );
-        return Err(Error::setting("sets", what));
+        return Err(Error::setting("data.sets", what));
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ const NO_GENE: u32 = u32::MAX;
 /// Counts of all shards, by rows.
 pub(super) struct Tokens {
     shards: Vec<Parquet>,
-    /// Row groups: shard, number in it, first cell, numbers stored.
+    /// Row groups, by their first cells.
     groups: Vec<Group>,
     cells: usize,
     /// The gene of each token.
@@ -50,11 +50,15 @@ pub(super) struct Tokens {
     readers: Mutex<Vec<(usize, Pairs)>>,
 }
 
+/// A row group: cells that are read together.
 struct Group {
     shard: usize,
+    /// Which of the shard's.
     number: usize,
+    /// First cell, of all shards.
     first: usize,
     rows: usize,
+    /// Numbers stored.
     stored: u64,
 }
 

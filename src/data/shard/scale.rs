@@ -1,4 +1,4 @@
-//! From a stored value to the number the network sees (model.md, section 1).
+//! From a stored value to the number the network sees (SCALE v1, section 4.1).
 //!
 //!   counts    x = ln(1 + value / (library / target)) / factor
 //!   log1p     x = value / factor
