@@ -1,6 +1,6 @@
 //! Differential expression of every perturbation against the control: rank sums, ratios of means, Benjamini-Hochberg.
 //!
-//! By default as cell-eval 0.6.6 has pdex 0.1.27 do it (../shared/spec/cell-eval.md, section 4); [`super::rules`] has the rest.
+//! By default as cell-eval 0.6.6 has pdex 0.1.27 do it (`parallel_differential_expression`); [`super::rules`] has the rest.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Measures of agreement between two differential expression tables (../shared/spec/cell-eval.md, section 7).
+//! Measures of agreement between two differential expression tables, those of cell-eval 0.6.6's `metrics._de`.
 //!
 //! R, Q: significant genes of real and pred, largest |log2 fold change| first. `None` is null (nothing to measure, left out of
 //! means), NaN is undefined; only cell-eval's rules ([`Definitions::quirks`]) let NaN stand.
@@ -90,7 +90,7 @@ fn recall(real: &Genes, pred: &Genes) -> Option<f64> {
 /// How sure pred is of each gene; only the order matters.
 fn scores(pred: &Genes, quirks: bool) -> Vec<f64> {
     match quirks {
-        // -log10 fdr in f32. What stands for infinity puts the surest genes below many others; cell-eval 0.6.6 does so (spec, Q11).
+        // -log10 fdr in f32. What stands for infinity puts the surest genes below many others; cell-eval 0.6.6 does so (`compute_generic_auc`).
         true => {
             pred.fdr.iter().map(|&q| if q == 0.0 { 10.0 } else { f64::from(-q.log10() as f32) }).collect()
         }

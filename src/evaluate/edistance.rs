@@ -1,4 +1,4 @@
-//! Energy distances between single cells (Székely & Rizzo 2013), as cell-eval 0.6.6 has them (../shared/spec/cell-eval.md, section 6.2).
+//! Energy distances between single cells (Székely & Rizzo 2013), as cell-eval 0.6.6 has them (`edistance`).
 //!
 //!   E(p) = 2 mean d(x, c) - mean d(x, x') - mean d(c, c')      x cells of p, c control cells, d Euclidean over all genes
 //!

@@ -1,4 +1,4 @@
-//! Counts or logs? What is stored decides, as in cell-eval 0.6.6 (../shared/spec/cell-eval.md, section 2).
+//! Counts or logs? What is stored decides, as in cell-eval 0.6.6 (`guess_is_lognorm`, `_convert_to_normlog`).
 //!
 //! A stored value with a fractional part above 1e-3 makes the matrix log1p values, used as they are. Without one it is raw
 //! counts: each cell is scaled to the median of this side's own totals, then log1p.

@@ -19,9 +19,9 @@
 //! | `pearson_edistance` | left out below two perturbations | NaN is left out | as fixed (not in the paper) |
 //! | `r2` | | | 1 - SSE / SST of the profiles over genes |
 //!
-//! "Left out" is null: an empty field of results.csv, not in the mean, counted in `null_count`. cell-eval's quirks are those of
-//! ../shared/spec/cell-eval.md. Of the paper's words two do not hold for cell-eval and are not followed: "as many control as
-//! perturbed cells" (all control cells are used) and an epsilon whose value is not given.
+//! "Left out" is null: an empty field of results.csv, not in the mean, counted in `null_count`. cell-eval's quirks are what the
+//! code of cell-eval 0.6.6 and pdex 0.1.27 does, meant or not. Of the paper's words two do not hold for cell-eval and are not
+//! followed: "as many control as perturbed cells" (all control cells are used) and an epsilon whose value is not given.
 //!
 //! 0.01 is the smallest mean worth telling from zero: a gene found once in a hundred cells of 10,000 counts each.
 //!

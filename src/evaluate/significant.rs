@@ -1,5 +1,5 @@
-//! A differential expression table as the measures see it: perturbations sorted, significant genes ranked
-//! (../shared/spec/cell-eval.md, sections 4.1 and 7.1). cell-eval rounds it to f32 first.
+//! A differential expression table as the measures see it: perturbations sorted, significant genes ranked.
+//! cell-eval 0.6.6 (`DEResults`) rounds it to f32 first.
 
 use rayon::prelude::*;
 

@@ -1,4 +1,4 @@
-//! results.csv and agg_results.csv, as polars writes them for cell-eval (../shared/spec/cell-eval.md, section 5).
+//! results.csv and agg_results.csv, as polars writes them for cell-eval 0.6.6 (`MetricPipeline.get_results`, `get_agg_results`).
 
 use std::path::Path;
 
