@@ -15,8 +15,8 @@ use crate::data::simulate::{CONTROL, Settings as World, simulate};
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
 use crate::evaluate::Settings as Evaluate;
-use crate::evaluate::board::{pooled, write_table};
 use crate::evaluate::files::{Files, Sample, evaluate_files, fingerprints};
+use crate::evaluate::scores::{self, Scores};
 use crate::predict::{self, Source};
 use crate::progress;
 use crate::train::{self, train};
@@ -41,13 +41,11 @@ pub const CONFIG: [&str; 6] = [
     "optim.lr=0.002",
 ];
 
-/// One line of the table: a predictor and its score by each measure, the mean over the held-out pairs for which that is defined.
+/// Runs the demo; `say` gets a line a stage. Returns the table, which is also DIR/table.csv: a predictor each, means over the held-out
+/// pairs for which a measure is defined.
 ///
-/// The name is `model`, or a kind of baseline; `, decoded means` or `, observed` where it is not what the command does by default.
-pub type Row = (String, Vec<(String, f64)>);
-
-/// Runs the demo; `say` gets a line a stage. Returns the table, which is also DIR/table.csv.
-pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Row>> {
+/// The names are `model`, or a kind of baseline; `, decoded means` or `, observed` where it is not what the command does by default.
+pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Scores>> {
     let dir = &settings.out;
     aside::free(dir)?;
     let began = Instant::now();
@@ -102,9 +100,9 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     let boards = evaluate_files(&files, &beside, &rules)?;
     let sources = fingerprints(&files)?;
     boards.iter().try_for_each(|board| board.write(scores, &sources).map(drop))?;
-    let mut table = pooled(&boards);
-    table[0].0 = "model".into();
-    write_table(&dir.join("table.csv"), &table)?;
+    let mut table = scores::predictors(&boards);
+    table[0].name = "model".into();
+    scores::write(&dir.join("table.csv"), &table)?;
     stage("done");
     Ok(table)
 }

@@ -52,6 +52,7 @@ pub mod ranksum;
 pub mod registry;
 pub mod report;
 pub mod rules;
+pub mod scores;
 pub mod side;
 pub mod significant;
 pub mod table;

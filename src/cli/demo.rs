@@ -6,9 +6,10 @@ use super::device;
 use serde_json::{Map, Value, json};
 
 use super::signal;
-use crate::demo::{CONFIG, Row, Settings, demo};
+use crate::demo::{CONFIG, Settings, demo};
 use crate::error::Result;
 use crate::evaluate::registry::metric_of;
+use crate::evaluate::scores::Scores;
 
 const EXAMPLE: &str = "\
 Example:
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn print(table: &[Row]) {
+fn print(table: &[Scores]) {
     let title = |name: &str| match metric_of(name).map_or("", |m| m.paper) {
         "" => name.to_string(),
         paper => paper.to_string(),
@@ -77,22 +78,20 @@ fn print(table: &[Row]) {
     print!("\n{:30}", "");
     SHOWN.iter().for_each(|name| print!("{:>10}", title(name)));
     println!();
-    for (predictor, scores) in table {
-        print!("{predictor:30}");
-        for name in SHOWN {
-            match scores.iter().find(|(n, _)| n == name) {
-                Some((_, score)) if !score.is_nan() => print!("{score:>10.4}"),
-                _ => print!("{:>10}", "-"),
-            }
+    for predictor in table {
+        print!("{:30}", predictor.name);
+        for measure in SHOWN {
+            let mean = predictor.mean(measure).map_or("-".to_string(), |mean| format!("{mean:.4}"));
+            print!("{mean:>10}");
         }
         println!();
     }
 }
 
-fn as_json(table: &[Row]) -> Value {
-    let row = |(name, scores): &Row| {
-        let scores = scores.iter().map(|(name, score)| (name.clone(), json!(score)));
-        (name.clone(), Value::Object(scores.collect()))
+fn as_json(table: &[Scores]) -> Value {
+    let row = |predictor: &Scores| {
+        let means = predictor.scores.iter().map(|score| (score.measure.clone(), json!(score.mean)));
+        (predictor.name.clone(), Value::Object(means.collect()))
     };
     Value::Object(table.iter().map(row).collect::<Map<_, _>>())
 }

@@ -14,11 +14,11 @@ use crate::data::h5ad::H5ad;
 use crate::data::split::Part;
 use crate::error::{At, Error, Result, some_of};
 use crate::evaluate::Settings;
-use crate::evaluate::board::{Board, notes, pooled, write_table};
+use crate::evaluate::board::{Board, notes};
 use crate::evaluate::files::{Files, evaluate_files, fingerprints};
 use crate::evaluate::registry::Profile;
 use crate::evaluate::rules::Rules;
-use crate::evaluate::{figures, page};
+use crate::evaluate::{figures, page, scores};
 use crate::memory;
 
 const EXAMPLE: &str = "\
@@ -160,7 +160,7 @@ pub fn run(args: Args) -> Result<()> {
     })?;
     if boards.iter().any(|board| board.rows.len() > 1) {
         let table = args.out.join("table.csv");
-        write_table(&table, &pooled(&boards))?;
+        scores::write(&table, &scores::predictors(&boards))?;
         written.push(table);
     }
     if H5ad::open(&args.real)?.told("observe").is_some() {

@@ -142,42 +142,6 @@ impl Row {
     }
 }
 
-/// The rows of all boards as one table: (name, mean of numbers over all perturbations of all boards, a column each).
-pub fn pooled(boards: &[Board]) -> Vec<(String, Vec<(String, f64)>)> {
-    let Some(first) = boards.first() else { return Vec::new() };
-    let mean = |row: &str, column: &str| {
-        let rows = boards.iter().flat_map(|board| board.rows.iter().filter(|r| r.name == row));
-        let columns = rows.flat_map(|row| row.columns.iter().filter(|c| c.name == column));
-        let numbers: Vec<f64> =
-            columns.flat_map(|c| c.values.iter().copied().flatten()).filter(|v| !v.is_nan()).collect();
-        numbers.iter().sum::<f64>() / numbers.len() as f64
-    };
-    let mut names: Vec<&String> = Vec::new();
-    for row in boards.iter().flat_map(|board| &board.rows) {
-        if !names.contains(&&row.name) {
-            names.push(&row.name);
-        }
-    }
-    let row = |name: &String| {
-        let columns = first.report.columns.iter().map(|c| (c.name.clone(), mean(name, &c.name)));
-        (name.clone(), columns.collect())
-    };
-    names.into_iter().map(row).collect()
-}
-
-/// Writes a pooled table: `name` and one column a measure.
-pub fn write_table(path: &Path, rows: &[(String, Vec<(String, f64)>)]) -> Result<()> {
-    let Some((_, columns)) = rows.first() else { return Ok(()) };
-    let heads: String = columns.iter().map(|(name, _)| format!(",{name}")).collect();
-    let mut text = format!("name{heads}\n");
-    for (name, scores) in rows {
-        text += &table::quoted(name);
-        scores.iter().for_each(|(_, score)| text += &format!(",{score}"));
-        text.push('\n');
-    }
-    aside::file(path, |aside| std::fs::write(aside, text).at(aside))
-}
-
 /// What a reader of the boards should know about the inputs and about what is not there.
 pub fn notes(boards: &[Board]) -> Vec<String> {
     let of = |board: &Board| {

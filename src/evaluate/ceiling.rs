@@ -6,7 +6,7 @@
 
 use super::judge::Judge;
 use super::side::{Groups, Side};
-use super::table::Column;
+use super::table::{Column, Joined};
 use super::{Settings, report::Report};
 use crate::error::Result;
 use crate::rng::Rng;
@@ -41,11 +41,10 @@ fn halves(real: &Side, groups: &Groups) -> Option<[Side; 2]> {
 fn aligned(report: Report, perturbations: &[String]) -> Vec<Column> {
     let place = |name: &String| report.perturbations.binary_search(name).ok();
     let places: Vec<Option<usize>> = perturbations.iter().map(place).collect();
+    let pairs = |whole: &Joined| places.iter().map(|place| place.and_then(|p| whole.pairs[p])).collect();
     let align = |column: Column| Column {
         values: places.iter().map(|place| place.and_then(|p| column.values[p])).collect(),
-        whole: column
-            .whole
-            .map(|(pairs, join)| (places.iter().map(|place| place.and_then(|p| pairs[p])).collect(), join)),
+        whole: column.whole.map(|whole| Joined { pairs: pairs(&whole), ..whole }),
         name: column.name,
     };
     report.columns.into_iter().map(align).collect()

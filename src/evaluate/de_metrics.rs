@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::rules::Definitions;
 use super::significant::Genes;
-use super::table::{Column, Whole};
+use super::table::{Column, Joined};
 use crate::correlation::spearman;
 
 /// The perturbations of `real` and `pred` are the same, in the same order. `name` is a column of a measure of
@@ -29,7 +29,10 @@ pub fn column(name: &str, real: &[Genes], pred: &[Genes], definitions: &Definiti
         });
     }
     match name {
-        "de_spearman_sig" => Column::whole(name, count_pairs(real, pred), count_correlation, quirks),
+        "de_spearman_sig" => {
+            let whole = Joined { pairs: count_pairs(real, pred), join: count_correlation };
+            Column::whole(name, whole, quirks)
+        }
         "de_direction_match" => each(&|real, pred| direction_match(real, pred, definitions.appendix)),
         "de_spearman_lfc_sig" => each(&fold_correlation),
         "de_sig_genes_recall" => each(&recall),
@@ -52,7 +55,7 @@ fn top(overlap: bool, limit: Option<usize>, real: &Genes, pred: &Genes) -> Optio
 }
 
 /// |R| and |Q| of the perturbations with any R.
-fn count_pairs(real: &[Genes], pred: &[Genes]) -> Whole {
+fn count_pairs(real: &[Genes], pred: &[Genes]) -> Vec<Option<[f64; 2]>> {
     let pair = |(real, pred): (&Genes, &Genes)| {
         let [r, q] = [real, pred].map(|genes| genes.ranked.len() as f64);
         (r > 0.0).then_some([r, q])

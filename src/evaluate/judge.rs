@@ -12,7 +12,7 @@ use super::registry::{self, EDISTANCE, Metric};
 use super::report::{Counts, Report};
 use super::rules::{Controls, Definitions};
 use super::side::{Groups, Matrix, Rows, Side, check_match};
-use super::table::Column;
+use super::table::{Column, Joined};
 use super::{Settings, de_metrics, significant};
 use crate::correlation::pearson;
 use crate::error::Result;
@@ -126,5 +126,6 @@ fn find(rows: Rows, genes: &[String], settings: &Settings, metrics: &[&Metric]) 
 /// Pearson's r of the two sides' energy distances. cell-eval leaves the column out below two perturbations.
 fn edistance_column((real, pred): &(Vec<f64>, Vec<f64>), quirks: bool) -> Option<Column> {
     let pairs = real.iter().zip(pred).map(|(&real, &pred)| Some([real, pred])).collect();
-    (real.len() > 1 || !quirks).then(|| Column::whole(EDISTANCE, pairs, |a, b, _| pearson(a, b), quirks))
+    let whole = Joined { pairs, join: |a, b, _| pearson(a, b) };
+    (real.len() > 1 || !quirks).then(|| Column::whole(EDISTANCE, whole, quirks))
 }

@@ -1,5 +1,6 @@
 //! results.csv and agg_results.csv, as polars writes them for cell-eval 0.6.6 (`MetricPipeline.get_results`, `get_agg_results`).
 
+use std::iter::Sum;
 use std::path::Path;
 
 use crate::aside;
@@ -13,14 +14,32 @@ pub struct Column {
     /// One a perturbation.
     pub values: Vec<Option<f64>>,
     /// Of a measure of all perturbations at once, whose value stands in every row: what it is made of.
-    pub whole: Option<(Whole, Join)>,
+    pub whole: Option<Joined>,
 }
 
-/// Two numbers a perturbation, if it counts.
-pub type Whole = Vec<Option<[f64; 2]>>;
+/// What a measure of all perturbations at once is made of.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Two numbers a perturbation, real and pred, if it counts.
+    pub pairs: Vec<Option<[f64; 2]>>,
+    /// Real and pred numbers to one; the last is [`super::rules::Definitions::quirks`].
+    pub join: fn(&[f64], &[f64], bool) -> f64,
+}
 
-/// Real and pred numbers to one; the last is [`super::rules::Definitions::quirks`].
-pub type Join = fn(&[f64], &[f64], bool) -> f64;
+/// How many perturbations a mean over numbers leaves out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// There is no value.
+    pub null: usize,
+    /// The value is undefined.
+    pub nan: usize,
+}
+
+impl Sum for Gaps {
+    fn sum<I: Iterator<Item = Gaps>>(all: I) -> Gaps {
+        all.fold(Gaps::default(), |a, b| Gaps { null: a.null + b.null, nan: a.nan + b.nan })
+    }
+}
 
 impl Column {
     /// One value a perturbation; NaN stays with cell-eval's `quirks`, and is left out without them.
@@ -32,27 +51,35 @@ impl Column {
     }
 
     /// One value of all perturbations.
-    pub fn whole(name: &str, pairs: Whole, join: Join, quirks: bool) -> Column {
-        let value = joined(&pairs, 0..pairs.len(), join, quirks);
-        let column = Column::new(name, vec![Some(value); pairs.len()], quirks);
-        Column { whole: Some((pairs, join)), ..column }
+    pub fn whole(name: &str, whole: Joined, quirks: bool) -> Column {
+        let count = whole.pairs.len();
+        let value = whole.over(0..count, quirks);
+        Column { whole: Some(whole), ..Column::new(name, vec![Some(value); count], quirks) }
     }
 
     /// The measure's mean over the perturbations `chosen` (with repeats), or its value for them; NaN if nothing is defined.
     pub fn over(&self, chosen: &[usize], quirks: bool) -> f64 {
-        if let Some((pairs, join)) = &self.whole {
-            return joined(pairs, chosen.iter().copied(), *join, quirks);
+        if let Some(whole) = &self.whole {
+            return whole.over(chosen.iter().copied(), quirks);
         }
         let numbers = chosen.iter().filter_map(|&p| self.values[p]).filter(|v| !v.is_nan());
         let (sum, count) = numbers.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
         sum / count
     }
+
+    /// How many values a mean over numbers leaves out.
+    pub fn gaps(&self) -> Gaps {
+        let count = |of: fn(&Option<f64>) -> bool| self.values.iter().filter(|value| of(value)).count();
+        Gaps { null: count(|value| value.is_none()), nan: count(|value| value.is_some_and(f64::is_nan)) }
+    }
 }
 
-fn joined(pairs: &Whole, chosen: impl Iterator<Item = usize>, join: Join, quirks: bool) -> f64 {
-    let (real, pred): (Vec<f64>, Vec<f64>) =
-        chosen.filter_map(|p| pairs[p]).map(|[real, pred]| (real, pred)).unzip();
-    join(&real, &pred, quirks)
+impl Joined {
+    fn over(&self, chosen: impl Iterator<Item = usize>, quirks: bool) -> f64 {
+        let (real, pred): (Vec<f64>, Vec<f64>) =
+            chosen.filter_map(|p| self.pairs[p]).map(|[real, pred]| (real, pred)).unzip();
+        (self.join)(&real, &pred, quirks)
+    }
 }
 
 /// What `describe` says of a column; `None` is an empty field.
@@ -81,6 +108,7 @@ pub struct Summary {
 impl Column {
     /// The column in short.
     pub fn summary(&self) -> Summary {
+        let Gaps { null, nan } = self.gaps();
         let mut values: Vec<f64> = self.values.iter().copied().flatten().collect();
         let numbers: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
         let n = values.len();
@@ -102,8 +130,8 @@ impl Column {
         };
         Summary {
             count: n,
-            null: self.values.len() - n,
-            nan: n - numbers.len(),
+            null,
+            nan,
             mean,
             mean_of_numbers: mean_of(&numbers),
             std,

@@ -2,13 +2,17 @@
 
 use std::borrow::Cow;
 
-use scale_engine::evaluate::board::{Board, CEILING, PREDICTION, pooled};
+use scale_engine::evaluate::board::{Board, CEILING, PREDICTION};
 use scale_engine::evaluate::bootstrap::Draws;
 use scale_engine::evaluate::edistance::edistances;
+use scale_engine::evaluate::page;
+use scale_engine::evaluate::registry::EDISTANCE;
+use scale_engine::evaluate::scores::{cell_types, predictors};
 use scale_engine::evaluate::side::{Groups, Rows, Side};
 use scale_engine::evaluate::table::Column;
 use scale_engine::evaluate::{Rules, Settings};
 use scale_engine::rng::Rng;
+use serde_json::Value;
 
 use super::{settings, simulated, sparse};
 
@@ -125,6 +129,26 @@ fn a_board_holds_every_predictor_scored_alike() {
     assert!(json["metrics"]["mae"]["interval"].is_array());
     assert!(json["beside"]["none"]["mae"]["prediction_minus_this"].is_array());
     assert_eq!(json["controls"], "each side's own control cells");
-    let table = pooled(&[board]);
-    assert_eq!(table.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [PREDICTION, "none", "same"]);
+    let table = predictors(&[board]);
+    assert_eq!(table.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), [PREDICTION, "none", "same"]);
+}
+
+/// cell-eval has no correlation of the energy distances of one perturbation: its board, and a ceiling of one, have a column less.
+#[test]
+fn boards_and_ceilings_that_lack_a_measure_stand_beside_others() {
+    let settings = Settings { ceiling: true, ..settings() };
+    let board = |name: &str, sizes: &[usize]| {
+        Board::of(Some(name.into()), &effects(sizes, 1), &effects(sizes, 2), &[], &settings).expect("a board")
+    };
+    let (two, one) = (board("two", &[60, 20, 1]), board("one", &[60, 20]));
+    assert!(two.report.column(EDISTANCE).is_some() && one.report.column(EDISTANCE).is_none());
+    let measures = two.report.columns.len();
+    for boards in [vec![two.clone()], vec![two.clone(), one.clone()], vec![one, two]] {
+        for column in [predictors(&boards), cell_types(&boards)].concat() {
+            assert_eq!(column.scores.len(), measures, "{}", column.name);
+            let has = [PREDICTION, "two"].contains(&column.name.as_str());
+            assert_eq!(column.mean(EDISTANCE).is_some(), has, "{}", column.name);
+        }
+        assert!(page::html(&boards, &Value::Null).contains("</html>"));
+    }
 }
