@@ -61,7 +61,7 @@ use crate::error::Result;
 use registry::Profile;
 
 pub use crate::correlation::{pearson, spearman};
-pub use expression::{mae, mse, pearson_delta};
+pub use expression::{mae, mse};
 pub use judge::Judge;
 pub use report::Report;
 pub use rules::Rules;

@@ -15,7 +15,7 @@ use scale_engine::evaluate::null::Counted;
 use scale_engine::evaluate::pseudobulk::Pseudobulk;
 use scale_engine::evaluate::registry::{ABSENT, Profile};
 use scale_engine::evaluate::side::{Groups, Matrix, Rows, Side};
-use scale_engine::evaluate::{Report, Rules, Settings, evaluate, pearson, pearson_delta, spearman};
+use scale_engine::evaluate::{Report, Rules, Settings, evaluate, pearson, spearman};
 use scale_engine::rng::Rng;
 
 use crate::shared::shared;
@@ -510,7 +510,6 @@ fn correlations_of_constants_are_undefined_and_of_lines_one() {
             && pearson::<f64>(&[], &[]).is_nan()
     );
     assert!((spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0]) - 1.0).abs() < 1e-15);
-    assert!((pearson_delta(&x, &[0.0; 4], &line, &[1.0; 4]) - 1.0).abs() < 1e-6);
 }
 
 // ---- files ----

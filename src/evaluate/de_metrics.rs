@@ -3,6 +3,8 @@
 //! R, Q: significant genes of real and pred, largest |log2 fold change| first. `None` is null (nothing to measure, left out of
 //! means), NaN is undefined; only cell-eval's rules ([`Definitions::quirks`]) let NaN stand.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
 use super::rules::Definitions;
@@ -10,37 +12,62 @@ use super::significant::Genes;
 use super::table::{Column, Joined};
 use crate::correlation::spearman;
 
-/// The perturbations of `real` and `pred` are the same, in the same order. `name` is a column of a measure of
-/// [`super::registry::METRICS`] that needs the tables.
-pub fn column(name: &str, real: &[Genes], pred: &[Genes], definitions: &Definitions) -> Column {
-    let each = |value: &(dyn Fn(&Genes, &Genes) -> Option<f64> + Sync)| -> Column {
-        let values = real.par_iter().zip(pred).map(|(real, pred)| value(real, pred)).collect();
-        Column::new(name, values, definitions.quirks)
-    };
-    let quirks = definitions.quirks;
-    if let Some((kind, k)) = name.split_once("_at_") {
-        let none = |side: &[Genes]| side.iter().all(|genes| genes.ranked.is_empty());
-        let silent = quirks && (none(real) || none(pred));
-        let (overlap, limit) = (kind == "overlap", k.parse().ok());
-        return each(&move |real, pred| match top(overlap, limit, real, pred) {
-            _ if silent => Some(0.0),
-            None if quirks => Some(0.0),
-            share => share,
-        });
+/// The lists of both sides.
+pub struct Lists {
+    real: Vec<Genes>,
+    pred: Vec<Genes>,
+    /// Two columns are of them.
+    areas: OnceLock<Vec<Areas>>,
+    definitions: Definitions,
+}
+
+impl Lists {
+    /// Of real and pred, `[P]` each, perturbations in the same order.
+    pub fn new([real, pred]: [Vec<Genes>; 2], definitions: Definitions) -> Lists {
+        Lists { real, pred, areas: OnceLock::new(), definitions }
     }
-    match name {
-        "de_spearman_sig" => {
-            let whole = Joined { pairs: count_pairs(real, pred), join: count_correlation };
-            Column::whole(name, whole, quirks)
+
+    /// `name` is a column of a measure of [`super::registry::METRICS`] that needs the tables.
+    pub fn column(&self, name: &str) -> Column {
+        let Lists { real, pred, definitions, .. } = self;
+        let quirks = definitions.quirks;
+        let each = |value: &(dyn Fn(&Genes, &Genes) -> Option<f64> + Sync)| -> Column {
+            let values = real.par_iter().zip(pred).map(|(real, pred)| value(real, pred)).collect();
+            Column::new(name, values, quirks)
+        };
+        if let Some((kind, k)) = name.split_once("_at_") {
+            let none = |side: &[Genes]| side.iter().all(|genes| genes.ranked.is_empty());
+            let silent = quirks && (none(real) || none(pred));
+            let (overlap, limit) = (kind == "overlap", k.parse().ok());
+            return each(&move |real, pred| match top(overlap, limit, real, pred) {
+                _ if silent => Some(0.0),
+                None if quirks => Some(0.0),
+                share => share,
+            });
         }
-        "de_direction_match" => each(&|real, pred| direction_match(real, pred, definitions.appendix)),
-        "de_spearman_lfc_sig" => each(&fold_correlation),
-        "de_sig_genes_recall" => each(&recall),
-        "de_nsig_counts_real" => each(&|real, _| Some(real.ranked.len() as f64)),
-        "de_nsig_counts_pred" => each(&|_, pred| Some(pred.ranked.len() as f64)),
-        "pr_auc" => each(&|real, pred| Some(areas(real, &scores(pred, quirks)).0)),
-        "roc_auc" => each(&|real, pred| Some(areas(real, &scores(pred, quirks)).1)),
-        _ => panic!("de_metrics: no measure {name:?}"),
+        match name {
+            "de_spearman_sig" => {
+                let whole = Joined { pairs: count_pairs(real, pred), join: count_correlation };
+                Column::whole(name, whole, quirks)
+            }
+            "de_direction_match" => each(&|real, pred| direction_match(real, pred, definitions.appendix)),
+            "de_spearman_lfc_sig" => each(&fold_correlation),
+            "de_sig_genes_recall" => each(&recall),
+            "de_nsig_counts_real" => each(&|real, _| Some(real.ranked.len() as f64)),
+            "de_nsig_counts_pred" => each(&|_, pred| Some(pred.ranked.len() as f64)),
+            "pr_auc" => self.area(name, |areas| areas.precision_recall),
+            "roc_auc" => self.area(name, |areas| areas.roc),
+            _ => panic!("de_metrics: no measure {name:?}"),
+        }
+    }
+
+    fn area(&self, name: &str, of: fn(&Areas) -> f64) -> Column {
+        let quirks = self.definitions.quirks;
+        let areas = self.areas.get_or_init(|| {
+            let pairs = self.real.par_iter().zip(&self.pred);
+            pairs.map(|(real, pred)| Areas::of(real, &scores(pred, quirks))).collect()
+        });
+        Column::new(name, areas.iter().map(|areas| Some(of(areas))).collect(), quirks)
     }
 }
 
@@ -101,25 +128,34 @@ fn scores(pred: &Genes, quirks: bool) -> Vec<f64> {
     }
 }
 
-/// Areas under the precision-recall steps and the ROC curve of the scores for R against the rest.
-fn areas(real: &Genes, scores: &[f64]) -> (f64, f64) {
-    let positives = real.ranked.len();
-    let negatives = real.fdr.len() - positives;
-    if positives == 0 || negatives == 0 {
-        return (f64::NAN, f64::NAN);
+/// Areas under the curves of the scores for R against the rest; NaN where R is no gene or all.
+struct Areas {
+    /// Under the steps of precision over recall.
+    precision_recall: f64,
+    roc: f64,
+}
+
+impl Areas {
+    fn of(real: &Genes, scores: &[f64]) -> Areas {
+        let positives = real.ranked.len();
+        let negatives = real.fdr.len() - positives;
+        if positives == 0 || negatives == 0 {
+            return Areas { precision_recall: f64::NAN, roc: f64::NAN };
+        }
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        let (mut hits, mut misses) = (0, 0);
+        let mut areas = Areas { precision_recall: 0.0, roc: 0.0 };
+        for tied in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
+            let new_hits = tied.iter().filter(|&&g| real.significant(g)).count();
+            let new_misses = tied.len() - new_hits;
+            let half = (2 * hits + new_hits) as f64 / 2.0;
+            hits += new_hits;
+            misses += new_misses;
+            let precision = hits as f64 / (hits + misses) as f64;
+            areas.precision_recall += new_hits as f64 / positives as f64 * precision;
+            areas.roc += new_misses as f64 / negatives as f64 * (half / positives as f64);
+        }
+        areas
     }
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    let (mut hits, mut misses) = (0, 0);
-    let (mut precision_area, mut roc_area) = (0.0, 0.0);
-    for tied in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
-        let new_hits = tied.iter().filter(|&&g| real.significant(g)).count();
-        let new_misses = tied.len() - new_hits;
-        let half = (2 * hits + new_hits) as f64 / 2.0;
-        hits += new_hits;
-        misses += new_misses;
-        precision_area += new_hits as f64 / positives as f64 * (hits as f64 / (hits + misses) as f64);
-        roc_area += new_misses as f64 / negatives as f64 * (half / positives as f64);
-    }
-    (precision_area, roc_area)
 }

@@ -7,11 +7,6 @@ use super::rules::{Definitions, Discrimination};
 use super::table::Column;
 use crate::correlation::pearson;
 
-/// Pearson's r of the real and the predicted change over genes, `[G]` each. NaN if either change is the same for all genes.
-pub fn pearson_delta(real: &[f32], real_control: &[f32], pred: &[f32], pred_control: &[f32]) -> f64 {
-    pearson(&minus(pred, pred_control), &minus(real, real_control))
-}
-
 /// Mean squared difference over genes.
 pub fn mse(real: &[f32], pred: &[f32]) -> f64 {
     mean(real, pred, |d| d * d)
@@ -32,11 +27,6 @@ pub fn r2(real: &[f32], pred: &[f32]) -> f64 {
 fn mean(real: &[f32], pred: &[f32], of: impl Fn(f64) -> f64) -> f64 {
     assert_eq!(real.len(), pred.len(), "mean difference: {} genes against {}", real.len(), pred.len());
     real.iter().zip(pred).map(|(&r, &p)| of(f64::from(p) - f64::from(r))).sum::<f64>() / real.len() as f64
-}
-
-fn minus(a: &[f32], b: &[f32]) -> Vec<f32> {
-    assert_eq!(a.len(), b.len(), "difference: {} genes against {}", a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
 /// Everything the columns need, made once.

@@ -20,6 +20,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::board::Board;
+use super::significant::{Genes, places};
 use crate::aside;
 use crate::error::{At, Result};
 use chart::{Svg, escape};
@@ -56,6 +57,8 @@ pub struct Seen<'a> {
     /// Perturbations, the largest effect first.
     pub order: Vec<usize>,
     lengths: Option<Vec<f64>>,
+    /// Of each perturbation in the tables of real and pred, `[P]` each.
+    places: Option<[Vec<usize>; 2]>,
 }
 
 impl<'a> Seen<'a> {
@@ -64,7 +67,14 @@ impl<'a> Seen<'a> {
         let one = |board: &'a Board| {
             let lengths =
                 board.report.changes.as_ref().map(|[real, _]| real.iter().map(|x| length(x)).collect());
-            Seen { board, overlaps: overlaps(board), effect: None, order: Vec::new(), lengths }
+            let report = &board.report;
+            let places = report
+                .tables
+                .as_ref()
+                .map(|tables| tables.each_ref().map(|table| places(table, &report.perturbations)));
+            let mut seen = Seen { board, overlaps: None, effect: None, order: Vec::new(), lengths, places };
+            seen.overlaps = seen.overlaps();
+            seen
         };
         let mut all: Vec<Seen> = boards.iter().map(one).collect();
         let tables = all.iter().all(|seen| seen.overlaps.is_some());
@@ -93,6 +103,22 @@ impl<'a> Seen<'a> {
         }
     }
 
+    /// The significant genes of a perturbation, if there is differential expression: real and pred.
+    pub fn tables(&self, p: usize) -> Option<[Genes; 2]> {
+        let ([real, pred], places) = (self.board.report.tables.as_ref()?, self.places.as_ref()?);
+        let definitions = self.board.report.settings.rules.definitions();
+        Some([Genes::of(real, places[0][p], &definitions), Genes::of(pred, places[1][p], &definitions)])
+    }
+
+    fn overlaps(&self) -> Option<Vec<Overlap>> {
+        let count = |p: usize| {
+            let kinds = genes::kinds(&self.tables(p)?);
+            let of = |kind: Kind| kinds.iter().filter(|&&k| k == kind).count();
+            Some(Overlap { real: of(Kind::Real), both: of(Kind::Both), pred: of(Kind::Pred) })
+        };
+        (0..self.board.report.perturbations.len()).into_par_iter().map(count).collect()
+    }
+
     /// Opens a perturbation's group; with `links` it is a link to the address that chooses it.
     fn open(&self, p: usize, links: bool, said: &str) -> String {
         if !links {
@@ -114,15 +140,6 @@ impl<'a> Seen<'a> {
 
 fn length(change: &[f32]) -> f64 {
     change.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
-}
-
-fn overlaps(board: &Board) -> Option<Vec<Overlap>> {
-    let count = |p: usize| {
-        let kinds = genes::kinds(&genes::tables(&board.report, p)?);
-        let of = |kind: Kind| kinds.iter().filter(|&&k| k == kind).count();
-        Some(Overlap { real: of(Kind::Real), both: of(Kind::Both), pred: of(Kind::Pred) })
-    };
-    (0..board.report.perturbations.len()).into_par_iter().map(count).collect()
 }
 
 /// A name in an address: all but letters and digits of ASCII as bytes.
@@ -173,7 +190,7 @@ pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
 
 /// Scatter, real and predicted volcano of a perturbation, at most `most` genes drawn in each.
 pub fn details(seen: &Seen, p: usize, most: usize) -> [Option<Svg>; 3] {
-    let shown = Shown::of(&seen.board.report, p, most);
+    let shown = Shown::of(seen, p, most);
     let name = &seen.board.report.perturbations[p];
     let [real, pred] = volcano::pair(name, &shown).map_or([None, None], |pair| pair.map(Some));
     [scatter::figure(name, &shown), real, pred]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::de::Table;
+use super::de_metrics::Lists;
 use super::edistance::edistances;
 use super::expression::Profiles;
 use super::lognorm::{Held, log_normalised};
@@ -13,7 +14,7 @@ use super::report::{Counts, Report};
 use super::rules::{Controls, Definitions};
 use super::side::{Groups, Matrix, Rows, Side, check_match};
 use super::table::{Column, Joined};
-use super::{Settings, de_metrics, significant};
+use super::{Settings, significant};
 use crate::correlation::pearson;
 use crate::error::Result;
 
@@ -81,11 +82,9 @@ impl<'a> Judge<'a> {
         let mut columns = Vec::new();
         let tables = real.table.zip(pred.table).map(|(real, pred)| [real, pred]);
         if let Some(tables) = &tables {
-            let [a, b] =
-                tables.each_ref().map(|table| significant::view(table, perturbations, &self.definitions));
-            for name in of(true).flat_map(|metric| metric.columns()) {
-                columns.push(de_metrics::column(&name, &a, &b, &self.definitions));
-            }
+            let view = |table: &Arc<Table>| significant::view(table, perturbations, &self.definitions);
+            let lists = Lists::new(tables.each_ref().map(view), self.definitions);
+            columns.extend(of(true).flat_map(|metric| metric.columns()).map(|name| lists.column(&name)));
         }
         let bulks = real.bulk.zip(pred.bulk).map(|(real, pred)| [real, pred]);
         let profiles =

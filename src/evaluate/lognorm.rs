@@ -98,13 +98,13 @@ fn from_counts(side: &Side) -> Result<Matrix> {
         return Err(side.error("counts whose median cell is empty; drop the empty cells"));
     }
     let mut x = side.x.clone();
-    for (cell, &total) in totals.iter().enumerate() {
-        let row = x.row(cell);
+    let mut rest = x.values_mut();
+    let row = |cell: usize| rest.split_off_mut(..side.x.row(cell).len()).expect("rows make up the values");
+    let rows: Vec<&mut [f32]> = (0..cells).map(row).collect();
+    rows.into_par_iter().zip(totals).for_each(|(row, total)| {
         let scale = if total > 0.0 { total / median } else { 1.0 };
-        for value in &mut x.values_mut()[row] {
-            *value = libm::log1pf(*value / scale);
-        }
-    }
+        row.iter_mut().for_each(|value| *value = libm::log1pf(*value / scale));
+    });
     Ok(x)
 }
 

@@ -1,6 +1,8 @@
 //! A differential expression table as the measures see it: perturbations sorted, significant genes ranked.
 //! cell-eval 0.6.6 (`DEResults`) rounds it to f32 first.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
 use super::de::Table;
@@ -28,7 +30,8 @@ impl Genes {
         self.significant[g]
     }
 
-    fn of(table: &Table, target: usize, definitions: &Definitions) -> Genes {
+    /// Those of target number `target` of the table.
+    pub fn of(table: &Table, target: usize, definitions: &Definitions) -> Genes {
         let width = table.genes.len();
         let rows = target * width..(target + 1) * width;
         let round = |x: f64| if definitions.quirks { f64::from(x as f32) } else { x };
@@ -43,8 +46,13 @@ impl Genes {
     }
 }
 
+/// Where the table has each of the given perturbations, all of which it holds: a number of a target for [`Genes::of`].
+pub fn places(table: &Table, perturbations: &[String]) -> Vec<usize> {
+    let place: HashMap<&String, usize> = table.targets.iter().zip(0..).collect();
+    perturbations.iter().map(|name| place[name]).collect()
+}
+
 /// The table's perturbations in the given order, each of which the table holds.
 pub fn view(table: &Table, perturbations: &[String], definitions: &Definitions) -> Vec<Genes> {
-    let place: std::collections::HashMap<&String, usize> = table.targets.iter().zip(0..).collect();
-    perturbations.par_iter().map(|name| Genes::of(table, place[name], definitions)).collect()
+    places(table, perturbations).par_iter().map(|&target| Genes::of(table, target, definitions)).collect()
 }

@@ -2,9 +2,9 @@
 
 use std::array::from_fn;
 
+use super::Seen;
 use super::chart::{Mark, Svg, legend, thousands};
-use crate::evaluate::report::Report;
-use crate::evaluate::significant::{self, Genes};
+use crate::evaluate::significant::Genes;
 
 /// How many genes are named.
 const NAMED: usize = 9;
@@ -55,14 +55,6 @@ pub struct Shown<'a> {
     pub named: Vec<usize>,
 }
 
-/// The significant genes of perturbation `p`, if there is differential expression: real and pred.
-pub fn tables(report: &Report, p: usize) -> Option<[Genes; 2]> {
-    let definitions = report.settings.rules.definitions();
-    let name = std::slice::from_ref(&report.perturbations[p]);
-    let one = |i: usize| significant::view(&report.tables.as_ref()?[i], name, &definitions).pop();
-    Some([one(0)?, one(1)?])
-}
-
 /// On which sides each gene is significant.
 pub fn kinds([real, pred]: &[Genes; 2]) -> Vec<Kind> {
     let kind = |g: usize| match (real.significant(g), pred.significant(g)) {
@@ -77,8 +69,9 @@ pub fn kinds([real, pred]: &[Genes; 2]) -> Vec<Kind> {
 impl<'a> Shown<'a> {
     /// Of perturbation `p`, at most `most` of them drawn: significant ones, the largest change first, and every so-manieth of the
     /// others.
-    pub fn of(report: &'a Report, p: usize, most: usize) -> Shown<'a> {
-        let tables = tables(report, p);
+    pub fn of(seen: &Seen<'a>, p: usize, most: usize) -> Shown<'a> {
+        let report = &seen.board.report;
+        let tables = seen.tables(p);
         let changes = report.changes.as_ref().map(|changes| from_fn(|side| changes[side][p].as_slice()));
         let genes = report.genes.len();
         let kinds = tables.as_ref().map_or(vec![Kind::None; genes], kinds);
