@@ -440,8 +440,8 @@ fn unknown_names_of_measures_and_rules_are_refused() {
     let skip = Settings { skip: vec!["maee".to_string()], ..settings() };
     let message = evaluate(&side, &side, &skip).expect_err("refused").to_string();
     assert!(message.contains("did you mean \"mae\""), "{message}");
-    assert!(Rules::parse("cell-eval-0.6.7").expect_err("refused").to_string().contains("cell-eval-0.6.6"));
-    assert!(Rules::ALL.iter().all(|rules| Rules::parse(rules.name()).is_ok_and(|found| found == *rules)));
+    assert!("cell-eval-0.6.7".parse::<Rules>().expect_err("refused").contains("cell-eval-0.6.6"));
+    assert!(Rules::ALL.iter().all(|rules| rules.name().parse() == Ok(*rules)));
 }
 
 #[test]

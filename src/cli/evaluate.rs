@@ -3,7 +3,6 @@
 mod beside;
 mod table;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -12,7 +11,7 @@ use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
 use crate::data::split::Part;
-use crate::error::{At, Error, Result, some_of};
+use crate::error::{Error, Result, some_of};
 use crate::evaluate::Settings;
 use crate::evaluate::board::{Board, notes};
 use crate::evaluate::files::{Files, evaluate_files, fingerprints};
@@ -64,7 +63,7 @@ pub struct Args {
     out: PathBuf,
     /// Whose definitions: cell-eval-0.6.6, fixed or paper
     #[arg(long, default_value = "cell-eval-0.6.6")]
-    rules: String,
+    rules: Rules,
     /// Which measures; full: all of cell-eval but clustering_agreement
     #[arg(long, value_enum, default_value = "full")]
     profile: Profile,
@@ -119,16 +118,10 @@ fn resamples(text: &str) -> std::result::Result<usize, String> {
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
     memory::keep(); // every block of genes and of rows asks for what the last one gave back
-    let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
-    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
-    let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
-    aside::apart(&report, &inputs)?;
-    if args.out.join("manifest.json").exists() {
-        return Err(Error::format(&args.out, "is a data directory; name another folder for the scores"));
-    }
+    check(&args)?;
     let settings = Settings {
         control: args.control_pert.clone(),
-        rules: Rules::parse(&args.rules)?,
+        rules: args.rules,
         profile: args.profile,
         skip: args.skip_metrics.clone(),
         ceiling: args.ceiling,
@@ -140,35 +133,8 @@ pub fn run(args: Args) -> Result<()> {
         perturbation: args.pert_col.clone(),
         cell_type: args.celltype_col.clone(),
     };
-    let (boards, sources, mut written) = pool(args.threads)?.install(|| -> Result<_> {
-        let beside = match (&args.baselines, &args.split) {
-            (Some(data), Some(split)) => beside::baselines(data, split, args.subset, args.observe, &files)?,
-            _ => Vec::new(),
-        };
-        let (boards, sources) =
-            rayon::join(|| evaluate_files(&files, &beside, &settings), || fingerprints(&files));
-        let (boards, sources) = (boards?, sources?);
-        let written = boards.iter().map(|board| board.write(&args.out, &sources));
-        let written = written.collect::<Result<Vec<_>>>()?.concat();
-        if let Some(path) = &args.report {
-            page::write(path, &boards, &sources)?;
-        }
-        if let Some(dir) = &args.plots {
-            figures::write(dir, &boards)?;
-        }
-        Ok((boards, sources, written))
-    })?;
-    if boards.iter().any(|board| board.rows.len() > 1) {
-        let table = args.out.join("table.csv");
-        scores::write(&table, &scores::predictors(&boards))?;
-        written.push(table);
-    }
-    if H5ad::open(&args.real)?.told("observe").is_some() {
-        eprintln!(
-            "note: {} says that it is a prediction: are --real and --pred swapped?",
-            args.real.display()
-        );
-    }
+    let Outcome { boards, sources, written } =
+        pool(args.threads)?.install(|| evaluate(&args, &files, &settings))?;
     notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
     let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
@@ -182,20 +148,63 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// What is better known before long work than after it.
+fn check(args: &Args) -> Result<()> {
+    let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
+    aside::apart(&report, &inputs)?;
+    if args.out.join("manifest.json").exists() {
+        return Err(Error::format(&args.out, "is a data directory; name another folder for the scores"));
+    }
+    if H5ad::open_columns(&args.real, &[], "X")?.told("observe").is_some() {
+        let real = args.real.display();
+        eprintln!("note: {real} says that it is a prediction: are --real and --pred swapped?");
+    }
+    Ok(())
+}
+
+/// What was found, and what of it lies in files.
+struct Outcome {
+    boards: Vec<Board>,
+    /// The files that were read.
+    sources: Value,
+    /// Results in the folder of the scores.
+    written: Vec<PathBuf>,
+}
+
+fn evaluate(args: &Args, files: &Files, settings: &Settings) -> Result<Outcome> {
+    let beside = match (&args.baselines, &args.split) {
+        (Some(data), Some(split)) => beside::baselines(data, split, args.subset, args.observe, files)?,
+        _ => Vec::new(),
+    };
+    let (boards, sources) = rayon::join(|| evaluate_files(files, &beside, settings), || fingerprints(files));
+    let (boards, sources) = (boards?, sources?);
+    let written = boards.iter().map(|board| board.write(&args.out, &sources));
+    let mut written = written.collect::<Result<Vec<_>>>()?.concat();
+    if boards.iter().any(|board| board.rows.len() > 1) {
+        let table = args.out.join("table.csv");
+        scores::write(&table, &scores::predictors(&boards))?;
+        written.push(table);
+    }
+    if let Some(path) = &args.report {
+        page::write(path, &boards, &sources)?;
+    }
+    if let Some(dir) = &args.plots {
+        figures::write(dir, &boards)?;
+    }
+    Ok(Outcome { boards, sources, written })
+}
+
+/// The files that a run leaves, prefixed with a cell type or not.
+const RESULTS: [&str; 6] =
+    ["results.csv", "agg_results.csv", "real_de.csv", "pred_de.csv", "results.json", "table.csv"];
+
 /// Results in a folder that are not among those that were written.
 fn earlier(dir: &Path, written: &[PathBuf]) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let ours =
-            ["results.csv", "agg_results.csv", "real_de.csv", "pred_de.csv", "results.json", "table.csv"];
-        if ours.iter().any(|end| name.ends_with(end)) && !written.contains(&path) {
-            found.push(name);
-        }
-    }
-    found.sort();
-    Ok(found)
+    let mut names = aside::names_in(dir)?;
+    names.retain(|name| RESULTS.iter().any(|end| name.ends_with(end)) && !written.contains(&dir.join(name)));
+    Ok(names)
 }
 
 /// More than any machine has; each costs a stack.

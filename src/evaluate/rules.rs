@@ -28,9 +28,11 @@
 //! `clustering_agreement` has no rule set: it is a Leiden clustering of a UMAP graph, whose random numbers are igraph's; two
 //! environments in which cell-eval 0.6.6 runs gave 0.015 and 0.65 for the same two files.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, unknown};
+use crate::error::unknown;
 
 /// Added to both means of a fold change where a rule set asks for it.
 pub const PSEUDOCOUNT: f64 = 0.01;
@@ -125,14 +127,6 @@ impl Rules {
         }
     }
 
-    /// The rule set of a name. Errors: an unknown one.
-    pub fn parse(name: &str) -> Result<Rules> {
-        Rules::ALL.into_iter().find(|rules| rules.name() == name).ok_or_else(|| {
-            let names = Rules::ALL.map(|rules| rules.name().to_string());
-            Error::setting("--rules", unknown("rule set", name, &names))
-        })
-    }
-
     /// What it says.
     pub fn definitions(self) -> Definitions {
         let fixed = Definitions {
@@ -160,6 +154,16 @@ impl Rules {
                 ..fixed
             },
         }
+    }
+}
+
+impl FromStr for Rules {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Rules, String> {
+        let names = Rules::ALL.map(|rules| rules.name().to_string());
+        let found = Rules::ALL.into_iter().find(|rules| rules.name() == name);
+        found.ok_or_else(|| unknown("rule set", name, &names))
     }
 }
 

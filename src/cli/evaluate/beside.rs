@@ -42,7 +42,7 @@ pub fn baselines(
 
 /// How the prediction's cells were made, where the file says so; said on stderr.
 fn observed(files: &Files) -> Result<Observe> {
-    let told = H5ad::open(&files.pred)?.told("observe");
+    let told = H5ad::open_columns(&files.pred, &[], "X")?.told("observe");
     let Some(observe) = told.and_then(|told| Observe::from_str(&told, true).ok()) else {
         return Ok(Observe::None);
     };
@@ -54,7 +54,7 @@ fn observed(files: &Files) -> Result<Observe> {
 
 /// What tells that the part of the split is not what was measured: a perturbation of which one has more cells than the other.
 fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<Option<String>> {
-    let real = H5ad::open(&files.real)?;
+    let real = H5ad::open_columns(&files.real, &[&files.perturbation], "X")?;
     let labels = real.obs().labels(&files.real, &files.perturbation)?;
     let mut measured: BTreeMap<&str, u64> = BTreeMap::new();
     (0..labels.len()).filter_map(|i| labels.get(i)).for_each(|name| *measured.entry(name).or_default() += 1);
