@@ -4,7 +4,9 @@ use scale_engine::evaluate::rules::PSEUDOCOUNT;
 use scale_engine::evaluate::side::{Groups, Side};
 use scale_engine::evaluate::{Report, Rules, Settings, evaluate, spearman};
 
-use super::{plain_test, refused, settings, simulated, sparse, values};
+use super::ranksum::plain_test;
+use super::refused::refused;
+use super::{settings, simulated, sparse, values};
 
 const GENES: usize = 60;
 

@@ -1,0 +1,53 @@
+//! From file to file: cell types, columns.
+
+use scale_engine::evaluate::evaluate;
+use scale_engine::evaluate::files::{Files, evaluate_files};
+
+use super::{files, settings, simulated, sparse, write_h5ad};
+
+#[test]
+fn a_split_by_cell_type_judges_each_part_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let real = simulated(&[60, 20, 30], 12, 0.3, 0, 1);
+    let pred = simulated(&[60, 20, 30], 12, 0.3, 0, 2);
+    let types: Vec<&str> = (0..110).map(|i| if i % 3 == 0 { "T/b" } else { "A" }).collect();
+    let files = Files { cell_type: Some("line".to_string()), ..files(dir.path()) };
+    write_h5ad(&files.real, &sparse(&real, false), &types);
+    write_h5ad(&files.pred, &pred, &types);
+    let parts = evaluate_files(&files, &[], &settings()).expect("both parts");
+    let names: Vec<Option<&str>> = parts.iter().map(|board| board.cell_type.as_deref()).collect();
+    assert_eq!(names, [Some("T/b"), Some("A")]);
+    for (name, board) in names.into_iter().zip(&parts) {
+        board.write(dir.path(), &serde_json::Value::Null).expect("written");
+        let report = &board.report;
+        let cells: Vec<u32> = (0..110).filter(|&i| Some(types[i as usize]) == name).collect();
+        let alone = evaluate(&real.subset(&cells), &pred.subset(&cells), &settings()).expect("a report");
+        assert_eq!(alone.tables, report.tables);
+    }
+    for file in ["T-b_results.csv", "A_agg_results.csv", "A_real_de.csv", "T-b_pred_de.csv", "A_results.json"]
+    {
+        assert!(dir.path().join(file).exists(), "{file}");
+    }
+    // One file's name stands for both.
+    let alike: Vec<&str> = types.iter().map(|t| if *t == "A" { "T-b" } else { t }).collect();
+    write_h5ad(&files.real, &sparse(&real, false), &alike);
+    write_h5ad(&files.pred, &pred, &alike);
+    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(message.contains("one results file"), "{message}");
+    write_h5ad(&files.real, &sparse(&real, false), &types);
+    let others: Vec<&str> = types.iter().map(|t| if *t == "A" { "B" } else { t }).collect();
+    write_h5ad(&files.pred, &pred, &others);
+    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(message.contains("pred.h5ad") && message.contains("\"B\" only here"), "{message}");
+}
+
+#[test]
+fn a_missing_column_is_named_with_those_that_exist() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let side = simulated(&[6, 4], 3, 0.3, 0, 1);
+    let files = Files { perturbation: "target".to_string(), ..files(dir.path()) };
+    write_h5ad(&files.real, &side, &["A"; 10]);
+    write_h5ad(&files.pred, &side, &["A"; 10]);
+    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(message.contains("real.h5ad") && message.contains("target_gene"), "{message}");
+}
