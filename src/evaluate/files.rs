@@ -63,7 +63,7 @@ pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Set
     compare(&real, &pred, beside, settings)
 }
 
-/// The same from memory.
+/// The same from memory. Errors: also measured cells with cell types, and others without.
 pub fn compare<'a>(
     real: &Sample,
     pred: &Sample,
@@ -75,8 +75,12 @@ pub fn compare<'a>(
         let beside: Vec<_> = beside.iter().map(whole).collect();
         return Ok(vec![Board::of(None, &real.side, &pred.side, &beside, settings)?]);
     };
-    for (_, sample) in beside {
-        let theirs = sample.types.as_ref().expect("compare: cell types on both sides");
+    for sample in std::iter::once(pred).chain(beside.iter().map(|(_, sample)| sample)) {
+        let untold = || {
+            let what = format!("has no cell types, by which {} is split", real.side.source.display());
+            Error::format(&sample.side.source, what)
+        };
+        let theirs = sample.types.as_ref().ok_or_else(untold)?;
         check_types(types, &real.side.source, theirs, &sample.side.source)?;
     }
     let one = |name: String| {

@@ -1,7 +1,10 @@
 //! From file to file: cell types, columns.
 
+use std::path::PathBuf;
+
+use scale_engine::data::h5ad::Labels;
 use scale_engine::evaluate::evaluate;
-use scale_engine::evaluate::files::{Files, evaluate_files};
+use scale_engine::evaluate::files::{Files, Sample, compare, evaluate_files};
 
 use super::{files, settings, simulated, sparse, write_h5ad};
 
@@ -50,4 +53,20 @@ fn a_missing_column_is_named_with_those_that_exist() {
     write_h5ad(&files.pred, &side, &["A"; 10]);
     let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
     assert!(message.contains("real.h5ad") && message.contains("target_gene"), "{message}");
+}
+
+#[test]
+fn cells_without_types_are_refused_where_the_measured_ones_are_split() {
+    let sample = |name: &str, typed: bool| {
+        let mut side = simulated(&[20, 8], 5, 0.3, 0, 1);
+        side.source = PathBuf::from(name);
+        Sample { side, types: typed.then(|| Labels::of(&["A"; 28])) }
+    };
+    let (real, pred) = (sample("real", true), sample("pred", true));
+    let beside = ("mean".to_string(), sample("mean", false));
+    for (pred, beside, untyped) in [(&sample("pred", false), vec![], "pred"), (&pred, vec![beside], "mean")] {
+        let said = compare(&real, pred, &beside, &settings()).expect_err("refused").to_string();
+        assert!(said.starts_with(&format!("{untyped}: has no cell types")), "{said}");
+    }
+    assert_eq!(compare(&real, &pred, &[], &settings()).expect("both typed").len(), 1);
 }
