@@ -1,5 +1,7 @@
 //! `inspect` knows every kind of file that the program reads or writes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -92,6 +94,44 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     let output = inspect(&path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("none of"), "{said}");
+}
+
+/// It is all hole: nothing of it is read.
+#[test]
+fn a_file_that_is_too_long_for_a_text_is_not_read() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("reads.fastq");
+    std::fs::File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("made");
+    let output = inspect(&path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("longer than the 1 GiB"), "{said}");
+}
+
+#[test]
+fn names_of_a_folder_that_are_no_text_are_told_too() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let name = OsStr::from_bytes(b"caf\xe9.txt");
+    std::fs::write(dir.path().join(name), "").expect("written");
+    assert_eq!(told(dir.path())["holds"][0], "caf\u{fffd}.txt");
+}
+
+#[test]
+#[cfg(feature = "parquet")]
+fn unlike_parquet_files_of_a_folder_are_told_apart() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tahoe");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let copy = |from: &str, to: &str| std::fs::copy(golden.join(from), dir.path().join(to)).expect("copied");
+    copy("labels.parquet", "a.parquet");
+    copy("labels.parquet", "b.parquet");
+    let [one, two] = [told(&dir.path().join("a.parquet")), told(dir.path())];
+    assert_eq!((&two["kind"], two["rows"].as_u64()), (&one["kind"], one["rows"].as_u64().map(|n| 2 * n)));
+    copy("metadata/gene_metadata.parquet", "c.parquet");
+    let three = told(dir.path());
+    assert_eq!(
+        (three["kind"].as_str(), three.get("rows")),
+        (Some("folder of parquet files with different columns"), None)
+    );
+    assert_eq!((&three["holds"][1]["rows"], &three["holds"][2]["name"]), (&one["rows"], &"c.parquet".into()));
 }
 
 #[test]

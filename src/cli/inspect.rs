@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::aside::names_in;
 use crate::checkpoint::{self, Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
@@ -56,8 +57,11 @@ fn describe(path: &Path) -> Result<Value> {
     if checkpoint::folder(path).exists() {
         return run_folder(path);
     }
-    if h5ad::find_mtx(path)?.is_some() || h5ad::is_parquet(path) {
+    if h5ad::find_mtx(path)?.is_some() {
         return h5ad::describe(path);
+    }
+    if h5ad::is_parquet(path) {
+        return parquet(path);
     }
     if path.is_dir() {
         return folder(path);
@@ -95,13 +99,26 @@ fn folder(path: &Path) -> Result<Value> {
     Ok(json!({ "kind": if all(".svg") { "figures" } else { "folder" }, "holds": names }))
 }
 
-/// Names of what a folder holds, sorted.
-fn names_in(path: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(path).at(path)?;
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    names.sort();
-    Ok(names)
+/// A parquet file or a folder of them. Files of a folder that are no shards of Tahoe's may be of one table or of several, which are
+/// then told apart.
+fn parquet(path: &Path) -> Result<Value> {
+    let whole = h5ad::describe(path)?;
+    if whole["kind"] != "parquet table" || whole["files"].as_u64() < Some(2) {
+        return Ok(whole);
+    }
+    let mut names = names_in(path)?;
+    names.retain(|name| name.ends_with(".parquet"));
+    let each = names.iter().map(|name| h5ad::describe(&path.join(name))).collect::<Result<Vec<_>>>()?;
+    if each.iter().all(|told| told["columns"] == whole["columns"]) {
+        return Ok(whole);
+    }
+    let one = |(name, told): (&String, &Value)| {
+        let columns = told["columns"].as_array().into_iter().flatten();
+        let columns: Vec<&Value> = columns.map(|column| &column["name"]).collect();
+        json!({ "name": name, "kind": told["kind"], "rows": told["rows"], "columns": columns })
+    };
+    let each: Vec<Value> = names.iter().zip(&each).map(one).collect();
+    Ok(json!({ "kind": "folder of parquet files with different columns", "holds": each }))
 }
 
 fn events(path: &Path) -> Result<Value> {

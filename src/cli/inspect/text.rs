@@ -1,5 +1,6 @@
 //! Files of text: tables, logs, settings, lists.
 
+use std::fs::File;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -20,14 +21,17 @@ const TABLES: [(&str, &str, &str); 6] = [
     ("name", "pearson_delta", "table of predictors, by `demo` or `evaluate`"),
 ];
 
+/// Longer than any text that is told of whole; what is longer is something else.
+const MOST: u64 = 1 << 30;
+
 /// What a file of text holds, by its ending and first line.
 pub fn describe(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).at(path)?;
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Error::format(path, "is no text, and none of: .h5ad, .shard, .safetensors, a data directory, a run")
-    })?;
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("csv") => csv(path, &text),
+    let kind = path.extension().and_then(|e| e.to_str());
+    if kind == Some("csv") {
+        return csv(path);
+    }
+    let text = read(path)?;
+    match kind {
         Some("jsonl") => log(path, &text),
         Some("json") => json(path, &text),
         Some("toml") => toml(path, &text),
@@ -41,11 +45,31 @@ pub fn describe(path: &Path) -> Result<Value> {
     }
 }
 
-fn csv(path: &Path, text: &str) -> Result<Value> {
+fn read(path: &Path) -> Result<String> {
+    let known = "none of: .h5ad, .shard, .safetensors, a data directory, a run";
+    if path.metadata().at(path)?.len() > MOST {
+        return Err(Error::format(
+            path,
+            format!("is longer than the 1 GiB that a text may have here, and {known}"),
+        ));
+    }
+    let bytes = std::fs::read(path).at(path)?;
+    String::from_utf8(bytes).map_err(|_| Error::format(path, format!("is no text, and {known}")))
+}
+
+/// Row by row: a table of differential expression has millions.
+fn csv(path: &Path) -> Result<Value> {
     let bad = |e: csv::Error| Error::format(path, e.to_string());
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let mut reader = csv::Reader::from_reader(File::open(path).at(path)?);
     let columns: Vec<String> = reader.headers().map_err(bad)?.iter().map(String::from).collect();
-    let rows = reader.records().collect::<std::result::Result<Vec<_>, _>>().map_err(bad)?;
+    let (mut rows, mut first) = (0, Vec::new());
+    for row in reader.records() {
+        let row = row.map_err(bad)?;
+        if first.len() < SHOWN {
+            first.push(row.iter().collect::<Vec<_>>().join(","));
+        }
+        rows += 1;
+    }
     let is = |(first, other, _): &&(&str, &str, &str)| {
         columns.first().is_some_and(|c| c == first)
             && (other.is_empty() || columns.iter().any(|c| c == other))
@@ -53,9 +77,9 @@ fn csv(path: &Path, text: &str) -> Result<Value> {
     Ok(json!({
         "kind": "table",
         "of": TABLES.iter().find(is).map_or("unknown", |(.., what)| what),
-        "rows": rows.len(),
+        "rows": rows,
         "columns": columns,
-        "first": rows.iter().take(SHOWN).map(|row| row.iter().collect::<Vec<_>>().join(",")).collect::<Vec<_>>(),
+        "first": first,
     }))
 }
 
