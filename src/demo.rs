@@ -50,7 +50,8 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     aside::free(dir)?;
     let began = Instant::now();
     let mut stage = |what: &str| say(&format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64()));
-    let Places { cells, data, split, run, real, scores } = &Places::within(dir);
+    let places = &Places::within(dir);
+    let Places { cells, data, split, .. } = places;
 
     stage("simulate: 4 cell types x 20 perturbations x 2 batches, 16,000 cells x 2,000 genes");
     let world = World { cells: 16_000, seed: settings.seed, ..World::default() };
@@ -64,25 +65,11 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
 
     stage("train: preset tiny, recipe default, encoder mlp, shifted start");
-    let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
-    set.push(format!("train.seed={}", settings.seed));
-    let config = Config::load(Some("tiny"), None, &set)?;
-    let training = train::Settings {
-        data: data.clone(),
-        split: split.clone(),
-        out: run.clone(),
-        places: vec![settings.gpu.clone()],
-        launch: None,
-        begin: train::Begin::drawn(config),
-    };
-    let outcome = train(&training, stop)?;
-    if !outcome.finished {
-        return Err(Error::Stopped(format!("stopped in training; {} can be resumed", run.display())));
-    }
+    trained(settings, places, stop)?;
 
     go_on(stop)?;
     stage("predict the held-out pairs, with the model and with every baseline");
-    let pred = |observe| predicted(settings, &Places::within(dir), observe);
+    let pred = |observe| predicted(settings, places, observe);
     let [observed, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
     let mut beside =
         vec![("model, decoded means".to_string(), Sample::read(&means, "perturbation", Some("cell_type"))?)];
@@ -90,18 +77,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
 
     go_on(stop)?;
     stage("evaluate");
-    let files = Files {
-        real: real.clone(),
-        pred: observed,
-        perturbation: "perturbation".into(),
-        cell_type: Some("cell_type".into()),
-    };
-    let rules = Evaluate { control: CONTROL.into(), ceiling: true, ..Evaluate::default() };
-    let boards = evaluate_files(&files, &beside, &rules)?;
-    let sources = fingerprints(&files)?;
-    boards.iter().try_for_each(|board| board.write(scores, &sources).map(drop))?;
-    let mut table = scores::predictors(&boards);
-    table[0].name = "model".into();
+    let table = scored(places, observed, &beside)?;
     scores::write(&dir.join("table.csv"), &table)?;
     stage("done");
     Ok(table)
@@ -112,6 +88,44 @@ fn go_on(stop: &AtomicBool) -> Result<()> {
         true => Err(Error::Stopped("stopped between two stages; begin anew in another folder".into())),
         false => Ok(()),
     }
+}
+
+fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()> {
+    let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
+    set.push(format!("train.seed={}", settings.seed));
+    let config = Config::load(Some("tiny"), None, &set)?;
+    let training = train::Settings {
+        data: places.data.clone(),
+        split: places.split.clone(),
+        out: places.run.clone(),
+        places: vec![settings.gpu.clone()],
+        launch: None,
+        begin: train::Begin::drawn(config),
+    };
+    match train(&training, stop)?.finished {
+        true => Ok(()),
+        false => {
+            let run = places.run.display();
+            Err(Error::Stopped(format!("stopped in training; {run} can be resumed")))
+        }
+    }
+}
+
+/// The table of the model and what is beside it; each cell type's scores as files.
+fn scored(places: &Places, pred: PathBuf, beside: &[(String, Sample)]) -> Result<Vec<Scores>> {
+    let files = Files {
+        real: places.real.clone(),
+        pred,
+        perturbation: "perturbation".into(),
+        cell_type: Some("cell_type".into()),
+    };
+    let rules = Evaluate { control: CONTROL.into(), ceiling: true, ..Evaluate::default() };
+    let boards = evaluate_files(&files, beside, &rules)?;
+    let sources = fingerprints(&files)?;
+    boards.iter().try_for_each(|board| board.write(&places.scores, &sources).map(drop))?;
+    let mut table = scores::predictors(&boards);
+    table[0].name = "model".into();
+    Ok(table)
 }
 
 /// The model's prediction of the held-out pairs, as a file; the measured cells beside it.
