@@ -1,4 +1,4 @@
-//! Training: batch -> losses -> gradients -> weights, with everything needed to stop and go on.
+//! Training: batch -> losses -> gradients -> weights, with everything needed to stop and resume.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -43,11 +43,11 @@ use part_norms::part_norms;
 use run::Run;
 use start::Start;
 
-/// What to train on, and where to.
+/// What to train on, and where.
 pub struct Settings {
-    /// Where to compute, a rank each: a GPU, or `None` for the CPU. Ranks share each step's sets.
+    /// Where to compute, one place per rank: a GPU, or `None` for the CPU. Ranks share each step's sets.
     pub places: Vec<Option<Gpu>>,
-    /// This process among others, each of which then has one place.
+    /// This process among those that a launcher started, each of which then has exactly one place.
     pub launch: Option<Launch>,
     /// Data directory.
     pub data: PathBuf,
@@ -55,41 +55,41 @@ pub struct Settings {
     pub split: PathBuf,
     /// Run directory.
     pub out: PathBuf,
-    /// What it begins with.
+    /// What the run begins with.
     pub begin: Begin,
 }
 
 /// What a run begins with.
 pub enum Begin {
-    /// Weights that are drawn, or those of another run.
+    /// Drawn weights, or those of another run.
     Anew {
         /// Every setting.
         config: Box<Config>,
-        /// The other run's directory, of which the best checkpoint is taken or else the last, or a checkpoint. Genes, scale and the
-        /// model's sizes must be its own; cell types, perturbations and batches are matched by name.
+        /// The other run's directory (its best checkpoint is taken, or else its last), or a checkpoint. Genes, scale and model
+        /// sizes must match; cell types, perturbations and batches are matched by name.
         init_from: Option<PathBuf>,
     },
-    /// Its own last checkpoint and config.
+    /// The run's own last checkpoint and config.
     Resume {
-        /// Another number of steps in all.
+        /// A different total number of steps.
         steps: Option<u64>,
-        /// Another `optim.shard`.
+        /// A different `optim.shard`.
         shard: Option<bool>,
     },
 }
 
 impl Begin {
-    /// With weights that are drawn.
+    /// A new run with drawn weights.
     pub fn drawn(config: Config) -> Begin {
         Begin::Anew { config: Box::new(config), init_from: None }
     }
 
-    /// Where it was left.
+    /// A run resumed with nothing changed.
     pub const RESUME: Begin = Begin::Resume { steps: None, shard: None };
 }
 
 impl Settings {
-    /// Whether this process holds the rank that writes.
+    /// Whether this process holds the rank that writes files.
     pub fn is_first(&self) -> bool {
         self.launch.as_ref().is_none_or(|launch| launch.rank == 0)
     }
@@ -100,30 +100,30 @@ impl Settings {
 pub struct Outcome {
     /// Steps done.
     pub step: u64,
-    /// False if it was asked to stop before the last step.
+    /// False if the run was asked to stop before the last step.
     pub finished: bool,
     /// Best validation PDCorr and its step.
     pub best: Option<(f64, u64)>,
     /// Loss of the last step in the log, NaN if there is none.
     pub loss: f32,
-    /// Control and perturbed cells trained on, per second, by all ranks.
+    /// Control and perturbed cells trained on per second, over all ranks.
     pub cells_per_second: f64,
-    /// Count of weights.
+    /// Number of weights.
     pub parameters: usize,
     /// Groups left out because their cell type has no control cells.
     pub unmatched: usize,
 }
 
-/// Trains until the last step, or until `stop` is set: then a checkpoint is written and the outcome says so. Memory that is
-/// freed stays with the process from here on ([`memory::keep`]).
+/// Trains until the last step or until `stop` is set; in the latter case a checkpoint is written and the outcome says so. From here
+/// on the process keeps the memory that it frees ([`memory::keep`]).
 ///
-/// Sets are numbered within a step, not within a rank, so that the number of ranks changes nothing but the order in which
-/// gradients are added.
+/// Sets are numbered within a step, not within a rank, so that the number of ranks changes only the order in which gradients are
+/// added.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
     match (&settings.launch, settings.places.as_slice()) {
         (Some(launch), [place]) => {
-            // Before data is read: a rank that finds none can then say so to the others.
+            // Before any data is read: a rank that finds none can then tell the others.
             let seat = Arc::new(Wire::join(launch, stop)?);
             rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
@@ -134,7 +134,7 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     }
 }
 
-/// A rank for each place, in threads of their own: rank 0's outcome, or the error of the rank that failed first.
+/// One rank per place, each in its own thread. Returns rank 0's outcome, or the error of the rank that failed first.
 fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Result<Outcome> {
     let seats: Vec<Arc<Threads>> = Threads::seats(places.len()).into_iter().map(Arc::new).collect();
     let mut outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
@@ -148,7 +148,7 @@ fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Res
     outcomes.swap_remove(seats[0].failed().unwrap_or(0))
 }
 
-/// One of several ranks; the others hear of its end if it is an early one.
+/// One of several ranks. If it ends early, it tells the others.
 fn rank(
     start: impl FnOnce() -> Result<Start>,
     gpu: Option<&Gpu>,
@@ -182,10 +182,10 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Re
     walk.end()
 }
 
-/// Batches that the loader makes before they are asked for.
+/// Batches that the loader prepares ahead.
 const AHEAD: usize = 4;
 
-/// A run on its way: batch after batch, and where their numbers go.
+/// A run in progress: batch after batch, and where their numbers go.
 struct Walk<'a> {
     config: Config,
     run: Run,
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
         Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks })
     }
 
-    /// The next step, and what is due after it. True if all are to stop.
+    /// Does the next step and what is due after it. True if all ranks are to stop.
     fn step(&mut self, stop: &AtomicBool) -> Result<bool> {
         let Walk { config, run, loader, feed, log, gpu, ranks, .. } = self;
         let batch = loader.next();
@@ -231,7 +231,7 @@ impl<'a> Walk<'a> {
             log.metrics.part_norms(run.step + 1, &norms)?;
         }
         let (found, norm) = run.learner.step(&examples, run.step, ranks)?;
-        // A device has this step before it while the numbers of one before are read.
+        // The device already has this step queued while the previous one's numbers are read.
         log.tell(run, ranks)?;
         let (done, last) = (run.step + 1, run.step + 1 == config.train.steps);
         let logs = done.is_multiple_of(config.train.log_every) || last;
@@ -248,7 +248,7 @@ impl<'a> Walk<'a> {
         Ok(stopping)
     }
 
-    /// Validation and checkpoint, where they are due.
+    /// Validation and checkpoint, if due.
     fn after(&mut self, saves: bool) -> Result<()> {
         let Walk { config, run, log, gpu, ranks, .. } = self;
         let validates = config.train.validates_after(run.step);
@@ -271,7 +271,7 @@ impl<'a> Walk<'a> {
     fn end(self) -> Result<Outcome> {
         let Walk { config, mut run, log, unmatched, gpu, ranks, .. } = self;
         log.bar.finish_and_clear();
-        // Not one step was to be done.
+        // The run was asked to stop before its first step.
         if run.saved != Some(run.step) {
             run.save(true, false, ranks)?;
         }
@@ -290,7 +290,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where the numbers of steps go.
+/// Where the numbers of each step go.
 struct Log {
     metrics: Metrics,
     bar: ProgressBar,
@@ -298,19 +298,19 @@ struct Log {
     /// Steps done when this process began.
     first: u64,
     began: Instant,
-    /// Of the last step in the log.
+    /// Loss of the last step in the log.
     loss: f32,
 }
 
 impl Log {
-    /// Tells the step that was sent, if there is one.
+    /// Logs the step whose numbers were sent, if there is one.
     ///
     /// # Errors
     /// Its loss or the gradient's norm is not finite; the log cannot be written; a rank is gone.
     fn tell(&mut self, run: &mut Run, ranks: &Ranks) -> Result<()> {
         let Some(mut line) = self.lines.take() else { return Ok(()) };
         ranks.whole()?;
-        // The norm is of all ranks' gradients: where it is no number, no rank goes on to write a checkpoint of what it made.
+        // The norm is that of all ranks' gradients: if it is not finite, no rank continues and writes a checkpoint of the result.
         if !(line.loss.is_finite() && line.norm.is_finite()) {
             return Err(run.diverged(&line));
         }
@@ -327,7 +327,7 @@ impl Log {
     }
 }
 
-/// Waits until every rank has done its last sum and the run is written.
+/// Waits until every rank has finished its last sum and the run is written.
 fn leave(ranks: &Ranks, gpu: Option<&Gpu>) -> Result<()> {
     gpu.inspect(|gpu| gpu.wait());
     ranks.any(false).map(|_| ())

@@ -1,7 +1,7 @@
-//! From a batch to what a step reads: dense cells on the network's scale.
+//! Turns a batch into what a step reads: dense cells on the network's scale.
 //!
-//! On the host the rows are laid out here. A GPU lays them out itself, from rows that are sent with each step or, where all cells
-//! of the data directory fit beside the model, from its own copy of them: then a step sends 16 bytes a cell.
+//! The host lays its rows out here. A GPU does so itself, from rows sent with each step or, if all cells of the data directory fit
+//! next to the model, from its own copy of them: a step then sends 16 bytes per cell.
 
 use crate::data::effects::Effects;
 use crate::data::loader::{Batch, Carry, Counts, Rows};
@@ -30,7 +30,7 @@ struct Own {
     genes: Buffer,
     values: Buffer,
     wide: bool,
-    /// Where each of them lies.
+    /// Where each cell's numbers are.
     spans: Vec<Span>,
 }
 
@@ -41,10 +41,10 @@ impl Own {
     }
 }
 
-/// Of a GPU's free memory, what the cells may take: most of a model's memory is activations, which are not there yet.
+/// Cells may take 1 / SHARE of a GPU's free memory: most of a model's memory is activations, which are not there yet.
 const SHARE: u64 = 4;
 
-/// Stored numbers that are sent at once.
+/// Stored numbers sent at a time.
 const PIECE: usize = 8 << 20;
 
 impl Feed {
@@ -69,7 +69,7 @@ impl Feed {
         Feed { place: Place::Streamed(Post::new(gpu)), shift }
     }
 
-    /// What the loader must bring.
+    /// What the loader must provide.
     pub fn carry(&self) -> Carry {
         match self.place {
             Place::Host | Place::Streamed(_) => Carry::Rows,
@@ -77,7 +77,7 @@ impl Feed {
         }
     }
 
-    /// Where the cells lie, in words; nothing to say on the host.
+    /// Where the cells are, in words; `None` on the host.
     pub fn describe(&self) -> Option<String> {
         match &self.place {
             Place::Host => None,
@@ -89,7 +89,7 @@ impl Feed {
         }
     }
 
-    /// The batch as dense tensors, with the mean effects where the start is shifted by them.
+    /// The batch as dense tensors, with the mean effects if the start is shifted by them.
     pub fn examples(&mut self, batch: &Batch, effects: &Effects) -> Examples {
         let (b, n, g) = (batch.sets, batch.cells, batch.genes);
         let cells = match &mut self.place {
@@ -166,7 +166,7 @@ fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
     Place::Resident(Post::new(gpu), own)
 }
 
-/// Rows to number `at` of the arrays on.
+/// Writes rows into the arrays, from number `at` onwards.
 fn send(own: &Own, at: usize, rows: &Rows) {
     let write = |buffer: &Buffer, bytes: usize, numbers: &[u8]| buffer.write(at * bytes, numbers);
     write(&own.genes, 2, bytemuck::cast_slice(&rows.genes));
@@ -176,7 +176,7 @@ fn send(own: &Own, at: usize, rows: &Rows) {
     }
 }
 
-/// What the stored values become.
+/// How stored values become the network's.
 pub(crate) fn scaling(rows: &Rows) -> Scaling {
     match rows.kind {
         Scale::Counts => Scaling { log: true, by: 1.0 / rows.factor },

@@ -1,5 +1,5 @@
-//! What a new run starts with: drawn weights, or those of another run. Of that, each weight is taken by its name, and the rows of
-//! conditions by what they stand for.
+//! What a new run starts with: drawn weights, or those of another run. The latter are matched by name, and rows of the condition
+//! tables by what they stand for.
 
 use std::path::Path;
 
@@ -18,26 +18,26 @@ use crate::tensor::Tensor;
 pub struct First {
     pub numbers: Numbers,
     pub statistics: Statistics,
-    /// As a checkpoint's header has them.
+    /// As in a checkpoint's header, like `init_from`.
     pub untrained: Vec<String>,
     pub init_from: Option<Origin>,
-    /// What of the data another run knows, and what begins anew.
+    /// Which of the data's names the other run knows, and which begin anew.
     pub note: Option<String>,
 }
 
 impl First {
-    /// Drawn weights, and what the training cells tell.
+    /// Drawn weights, and the statistics of the training cells.
     pub fn drawn(data: &Data, split: &Split) -> First {
         let Moments { mean, std, .. } = data.training_moments(split.part(Part::Train));
         let (numbers, statistics) = (Numbers::Drawn, Statistics { mean, std });
         First { numbers, statistics, untrained: split.untrained(data), init_from: None, note: None }
     }
 
-    /// The averaged weights of another run, of its best checkpoint or else its last, or of the checkpoint that is named. Statistics are
-    /// its own too: by those its weights have learned to see.
+    /// The averaged weights of another run: those of its best checkpoint or else its last, or of the checkpoint that is named. Its
+    /// statistics are taken too: its weights were trained on inputs standardised by them.
     ///
     /// # Errors
-    /// It learned from other genes or from values on another scale; a weight has not the shape that `config` gives it.
+    /// It was trained on other genes or on values on another scale; a weight does not have the shape that `config` gives it.
     pub fn of_run(run: &Path, config: &Config, data: &Data, split: &Split) -> Result<First> {
         let path = of_run(run)?;
         let Trained { header, model, params, .. } = Trained::load(&path)?;
@@ -78,7 +78,7 @@ impl First {
     }
 }
 
-/// Rows of a table, here and there, that stand for the same: for one name, or for the control label whatever its name.
+/// Pairs of rows, here and there, that stand for the same thing: the same name, or the control label whatever it is called.
 fn rows(kind: Kind, here: &Manifest, there: &Header) -> Vec<(usize, usize)> {
     let (names, others) = (names(kind, here), names(kind, &there.data));
     let row = |(row, name): (usize, &String)| {

@@ -27,9 +27,9 @@ pub struct Learner {
     pub params: Params,
     /// Moments and averaged weights.
     pub optimizer: Optimizer,
-    /// CRC-32 of the weights that it started with.
+    /// CRC-32 of the weights it started with.
     pub checksum: u32,
-    /// Where each op's cost is written down, if anywhere.
+    /// Where each op's cost is recorded, if anywhere.
     pub laps: Option<Laps>,
 }
 
@@ -38,13 +38,13 @@ pub struct Learner {
 pub enum Numbers {
     /// Weights drawn from the config's seed.
     Drawn,
-    /// These weights, of which none has moved yet.
+    /// These weights, before their first step.
     Given(Tensor),
-    /// As a checkpoint left it: weights, averaged weights and both moments.
+    /// A checkpoint's: weights, averaged weights and both moments.
     Left([Tensor; 4]),
 }
 
-/// What a step found. The numbers stay where they were computed, so that nobody waits for a device before he reads one.
+/// What a step found. The numbers stay where they were computed, so that nobody waits for a device until they read one.
 pub struct Found {
     /// The loss, `[1]`.
     pub loss: Tensor,
@@ -54,9 +54,9 @@ pub struct Found {
     pub latents: Tensor,
 }
 
-/// Refuses a model whose weights this machine's memory does not hold, with gradients, averages and moments, which a checkpoint has
-/// once more, or with what a step leaves for its backward pass. On a GPU the host has a checkpoint's alone, and the first weights;
-/// what a step takes there is told when it is laid out.
+/// Refuses a model that this machine's memory cannot hold: its weights with gradients, averages and moments, and a checkpoint's
+/// copy of them, or what a step keeps for its backward pass. On a GPU the host holds only the checkpoint's copy and the first
+/// weights; what a step takes on the device is reported when it is laid out.
 pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, sets: usize, on_gpu: bool) -> Result<()> {
     let zeros = vec![0.0; genes];
     let (_, table) = Model::new(config, sizes, Statistics { mean: zeros.clone(), std: zeros });
@@ -74,12 +74,12 @@ pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, sets: usize, on_g
     )
 }
 
-/// Numbers that a CPU keeps of a pair of cells from the forward to the backward pass, without the smaller ones: a step takes more.
+/// Numbers that a CPU keeps per pair of cells from the forward to the backward pass. Smaller ones are left out: a step takes more.
 fn kept(config: &Config, genes: u64) -> u64 {
     let (encoder, flow) = (&config.encoder, &config.flow);
     let [patch, e, f, d, ffn] =
         [encoder.patch, encoder.width, encoder.ffn, flow.width, flow.ffn].map(|n| n as u64);
-    // Of a token: two norms, queries, keys and values, attention's answer, two sums; the MLP.
+    // Per token: two norms, queries, keys and values, attention's output, two sums; the MLP.
     let token = match encoder.kind {
         EncoderKind::Llama => 8 * e + 3 * f,
         EncoderKind::Attention => 8 * e + 8 * e,
@@ -87,18 +87,18 @@ fn kept(config: &Config, genes: u64) -> u64 {
     };
     let cell = 3 * genes + genes.div_ceil(patch) * encoder.layers as u64 * token;
     let pair = 2 * cell + flow.layers as u64 * (6 * d + 3 * ffn);
-    // What is not counted was measured to be a third more (tiny, 256 to 1,024 cells a set); less is added, so that nothing is
-    // refused that would fit.
+    // What is not counted was measured to be a third more (tiny, 256 to 1,024 cells per set); less than that is added, so that
+    // nothing that would fit is refused.
     pair + pair / 4
 }
 
 impl Learner {
-    /// First weights, drawn from the config's seed.
+    /// Starts with weights drawn from the config's seed.
     pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
         Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), Numbers::Drawn)
     }
 
-    /// The same for one of several ranks, which share the optimizer where the config says so, and from any numbers.
+    /// As [`Learner::new`], for one of several ranks, which share the optimizer if the config says so, and from any numbers.
     pub fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
@@ -129,8 +129,8 @@ impl Learner {
         Learner { model, params, optimizer, checksum, laps: None }
     }
 
-    /// Step k: losses of a batch, their gradients, the update; and the gradients' norm before the clip, `[1]`. Several ranks have a
-    /// share of the batch each. Steps of one shape are one piece of a device's work ([`Gpu::as_one`]).
+    /// Step k: losses of a batch, their gradients, the update. Also returns the gradients' norm before the clip, `[1]`. With
+    /// several ranks each has a share of the batch. Steps of one shape run as one piece of work on a device ([`Gpu::as_one`]).
     ///
     /// # Errors
     /// A rank that failed or is gone.
@@ -143,11 +143,11 @@ impl Learner {
         ranks.blame(stepped)
     }
 
-    /// Lays out the memory of such steps on a device, where they are one piece of its work: for other work that comes before the
-    /// first of them ([`Gpu::in_block`]).
+    /// Lays out the memory of such steps on a device, if they run as one piece of work: for other work that comes before the first
+    /// of them ([`Gpu::in_block`]).
     ///
     /// # Errors
-    /// As of a step; it does not fit.
+    /// As for [`Learner::step`]; or the memory does not suffice.
     pub fn lay_out(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<()> {
         match self.params.gpu().cloned().filter(|_| self.is_one_piece(ranks)) {
             Some(gpu) => gpu.lay_out(&shape(examples), || self.plain_step(examples, k, ranks)),
@@ -155,12 +155,12 @@ impl Learner {
         }
     }
 
-    /// Ops that are timed are timed one by one, and what the host sums is read from the device.
+    /// False if ops are timed, which is done one by one, or if the host sums, which must then read from the device.
     fn is_one_piece(&self, ranks: &Ranks) -> bool {
         self.laps.is_none() && ranks.queue_sums()
     }
 
-    /// Gradients are sent to other ranks as the backward pass finishes them.
+    /// Sends gradients to the other ranks as the backward pass finishes them.
     fn plain_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
         let mut exchange = ranks.exchange(&self.params, self.optimizer.share());
         let found = match self.params.gpu() {
@@ -173,8 +173,8 @@ impl Learner {
         Ok((found, clip.slice(0..1)))
     }
 
-    /// Norm of all gradients and the factor that clips it to `limit`, `[2]`, where the gradients lie: of a share's norm and the
-    /// others'.
+    /// Norm of all gradients and the factor that clips it to `limit`, `[2]`, where the gradients are: combined from this share and
+    /// the others'.
     ///
     /// # Errors
     /// A rank that failed or is gone.
@@ -184,12 +184,12 @@ impl Learner {
         Ok(adamw::clip(&squares, limit))
     }
 
-    /// Losses of the batch of step k; their gradients are left in the parameters.
+    /// Computes the losses of step k's batch and leaves their gradients in the parameters.
     pub fn gradients(&mut self, examples: &Examples, k: u64) -> Found {
         self.gradients_of(examples, k, |losses| losses.total)
     }
 
-    /// The same for one of the losses.
+    /// As [`Learner::gradients`], for one of the losses.
     pub fn gradients_of(
         &mut self,
         examples: &Examples,
@@ -198,12 +198,13 @@ impl Learner {
     ) -> Found {
         match self.params.gpu() {
             Some(_) => self.compute(examples, k, which, &mut |_| {}),
-            // Inside the pool: an op that cuts its work in blocks then wakes one core fewer, and waits for none to wake it.
+            // Inside the pool: an op that splits its work into blocks then wakes one core fewer, and need not wait for one to wake
+            // up.
             None => rayon::scope(|_| self.compute(examples, k, which, &mut |_| {})),
         }
     }
 
-    /// `finished` is told, on a device, each parameter whose gradient is final.
+    /// On a device, `finished` is called with each parameter whose gradient is final.
     fn compute(
         &mut self,
         examples: &Examples,
@@ -229,15 +230,14 @@ impl Learner {
         let _phase = trace::range(format_args!("gradients"));
         let gradients = tape.backward_telling(which(&losses), &mut |var| finished(vars.entry(var)));
         self.params.collect(&vars, gradients);
-        // On a device they are there already.
+        // On a device they are already in place.
         if let Some(laps) = self.laps.as_ref().filter(|_| self.params.gpu().is_none()) {
             laps.lap("gradients gathered", &[], Way::Backward, (2 * self.params.grads().bytes(), 0));
         }
         found
     }
 
-    /// Moves the weights by the gradients of step k. Of those of which the optimizer has a share each piece is fetched while the next
-    /// one is moved.
+    /// Moves the weights by the gradients of step k. If the optimizer is shared, each piece is fetched while the next one is moved.
     fn advance(&mut self, clip: &Tensor, k: u64, ranks: &Ranks) -> Result<()> {
         let _phase = trace::range(format_args!("update"));
         let config = self.model.config();
@@ -256,7 +256,7 @@ impl Learner {
             laps.lap("adamw", &[], Way::Update, (40 * self.params.len() as u64, 0));
         }
         let share = self.optimizer.share();
-        // Also behind a failure: what was begun writes into the weights.
+        // After a failure too: gathers that have begun still write into the weights.
         let ended = match share.is_whole() {
             true => Ok(()),
             false => ranks.end_gather(share, self.params.read_mut()),
@@ -265,7 +265,7 @@ impl Learner {
     }
 }
 
-/// What steps that are alike have in common.
+/// What alike steps have in common.
 fn shape(examples: &Examples) -> Vec<usize> {
     let mut shape = examples.cells.shape().to_vec();
     shape.push(usize::from(examples.effect.is_some()));
@@ -277,8 +277,8 @@ pub fn first_weights(config: &Config, table: &Table) -> Tensor {
     table.draw(Rng::new(config.train.seed).at(3))
 }
 
-/// Several ranks start from the same numbers, and each changes its own. Those that share the optimizer have some more zeros behind
-/// the last parameter.
+/// This rank's own copy of numbers that all ranks start from. Ranks that share the optimizer have some extra zeros behind the last
+/// parameter.
 fn own(flat: Tensor, len: usize) -> Tensor {
     let mut numbers = flat.into_vec();
     numbers.resize(len, 0.0);

@@ -1,6 +1,6 @@
-//! Numbers of a step on their way to the log.
+//! A step's numbers on their way to the log.
 //!
-//! On a device they are queued behind the step and read when the next one is queued: a device that waited for the host to read,
+//! On a device they are queued behind the step and read once the next one is queued: a device that waited for the host to read,
 //! write and prepare would idle for longer than a small step takes.
 
 use super::learner::Found;
@@ -22,14 +22,14 @@ pub struct Line {
     pub norm: f32,
     /// Cell type, perturbation and batch of the step's sets.
     pub conditions: Vec<[u32; 3]>,
-    /// Whether it is one for the log.
+    /// Whether this step goes into the log.
     pub logs: bool,
     /// Means over cells of each latent number and of its square, `[2, D]`.
     moments: Vec<f32>,
 }
 
 impl Line {
-    /// Means over all ranks in the place of this rank's numbers.
+    /// Replaces this rank's numbers by their means over all ranks.
     pub fn mean_over(&mut self, ranks: &Ranks) -> Result<()> {
         let mut numbers = vec![self.loss];
         numbers.extend(self.parts.iter().map(|(_, part)| part));
@@ -47,7 +47,7 @@ impl Line {
     }
 }
 
-/// One line at a time, on its way.
+/// The line on its way; there is at most one.
 #[derive(Default)]
 pub struct Lines {
     sending: Option<Sending>,
@@ -55,18 +55,18 @@ pub struct Lines {
     numbers: Sent,
 }
 
-/// What is known of a line before its numbers have come.
+/// What is known of a line before its numbers arrive.
 struct Sending {
     step: u64,
     parts: Vec<&'static str>,
     conditions: Vec<[u32; 3]>,
     logs: bool,
-    /// Over how many the sums of its latents go.
+    /// How many cells the sums of latents are over.
     cells: usize,
 }
 
 impl Lines {
-    /// Sends the numbers of the step that was done, the `step`-th; those sent before have been taken.
+    /// Sends the numbers of the step just done, the `step`-th; the line sent before must have been taken.
     pub fn send(&mut self, found: &Found, norm: &Tensor, step: u64, conditions: &[[u32; 3]], logs: bool) {
         assert!(self.sending.is_none(), "lines: one was sent and not taken");
         let sums = latent_sums(&found.latents);
@@ -83,7 +83,7 @@ impl Lines {
         self.sending = Some(Sending { step, parts, conditions, logs, cells });
     }
 
-    /// The line that was sent, if there is one; waits until it has come.
+    /// The line that was sent, if there is one; waits until its numbers have arrived.
     pub fn take(&mut self) -> Option<Line> {
         let Sending { step, parts, conditions, logs, cells } = self.sending.take()?;
         let (scalars, sums) = self.numbers.numbers().split_at(2 + parts.len());

@@ -1,4 +1,4 @@
-//! What a run tells while it trains: metrics.jsonl, one line a logged step or validation, and the same for TensorBoard.
+//! What a run reports while it trains: metrics.jsonl, one line per logged step or validation, and the same for TensorBoard.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -10,7 +10,7 @@ use super::line::Line;
 use super::tensorboard::Events;
 use crate::error::{At, Result};
 
-/// The log; open where this rank is the one that writes.
+/// The log; open only on the rank that writes.
 pub struct Metrics(Option<Log>);
 
 struct Log {
@@ -20,7 +20,7 @@ struct Log {
 }
 
 impl Metrics {
-    /// Opens the log of a run that stands at `step`, dropping lines of steps that will be done again.
+    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated.
     pub fn open(dir: &Path, step: u64) -> Result<Metrics> {
         let path = dir.join("metrics.jsonl");
         if path.exists() {
@@ -36,7 +36,7 @@ impl Metrics {
         Ok(Metrics(Some(Log { path, file, events: Events::create(dir, step)? })))
     }
 
-    /// One that writes nothing.
+    /// A log that writes nothing.
     pub fn silent() -> Metrics {
         Metrics(None)
     }
@@ -48,7 +48,7 @@ impl Metrics {
             value[name] = json!(part);
         }
         let latent_variance = line.latent_variance();
-        // L_flow is small where latents hardly differ: the ratio is the share of them that is missed.
+        // L_flow is small if latents hardly differ: the ratio is the share of their variance that is missed.
         if let Some((_, flow)) = line.parts.iter().find(|(name, _)| *name == "flow") {
             value["flow_over_variance"] = json!(flow / latent_variance);
         }

@@ -1,14 +1,14 @@
 //! How hard each part of the loss pulls: the norm of its own gradient, before its weight.
 //!
-//! The parts differ by orders of magnitude and the clip sees only their sum, so that nothing else tells which of them the weights
-//! listen to (model.md, section 8). Each part costs a pass of its own: this is for rare steps.
+//! The parts differ by orders of magnitude and the clip sees only their sum, so nothing else shows which of them the weights follow
+//! (model.md, section 8). Each part costs a pass of its own: this is for rare steps.
 
 use super::learner::Learner;
 use crate::collective::Ranks;
 use crate::error::Result;
 use crate::model::losses::Examples;
 
-/// Norm of each part's gradient by all weights, over all ranks, at step k. Overwrites the gradients in the parameters.
+/// Norm of each part's gradient with respect to all weights, over all ranks, at step k. Overwrites the gradients in the parameters.
 pub fn part_norms(
     learner: &mut Learner,
     examples: &Examples,
@@ -16,7 +16,7 @@ pub fn part_norms(
     ranks: &Ranks,
 ) -> Result<Vec<(&'static str, f32)>> {
     let gpu = learner.params.gpu().cloned();
-    // What lies in a step's block needs no memory beside it.
+    // What runs in a step's block needs no further memory.
     learner.lay_out(examples, k, ranks)?;
     let mut all = || {
         let mut norms = Vec::new();

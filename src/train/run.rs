@@ -1,4 +1,4 @@
-//! One rank's run: the model, its weights and where they stand; what it writes.
+//! One rank's run: the model, its weights, how far it is, and what it writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::tensor::Tensor;
 
-/// A run's file of what its GPU was timed to do quickest.
+/// The file of a run for what its GPU timed as quickest.
 fn choices_of(out: &Path, rank: usize) -> PathBuf {
     out.join(match rank {
         0 => "choices.json".to_string(),
@@ -30,7 +30,7 @@ fn choices_of(out: &Path, rank: usize) -> PathBuf {
     })
 }
 
-/// The model, its weights and where they stand.
+/// The model, its weights, and how far training is.
 pub struct Run {
     pub learner: Learner,
     pub effects: Arc<Effects>,
@@ -41,13 +41,13 @@ pub struct Run {
     pub best: Option<(f64, u64)>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
-    /// The step of the checkpoint named `last`, as it lies there or is being written; the same on all ranks.
+    /// The step of the checkpoint named `last`, whether on disk or being written; the same on all ranks.
     pub saved: Option<u64>,
-    /// As a checkpoint's header has them.
+    /// As in a checkpoint's header, like `init_from`.
     untrained: Vec<String>,
     init_from: Option<Origin>,
     writer: Writer,
-    /// The folder of checkpoints, which is this process's while it runs.
+    /// The folder of checkpoints, claimed by this process while it runs.
     _claim: Option<Arc<fs::File>>,
     out: PathBuf,
 }
@@ -64,7 +64,7 @@ impl Run {
         }
         let sizes = vocabulary(start.data.manifest());
         let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
-        // Gradients alone are exchanged: ranks that begin with other weights would keep them.
+        // Only gradients are exchanged: ranks that began with different weights would keep them different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {
             learner,
@@ -85,7 +85,7 @@ impl Run {
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
     pub fn diverged(&mut self, line: &Line) -> Error {
-        // What is being written may be the last good checkpoint; if that fails too, this is still the error to tell.
+        // What is being written may be the last good checkpoint; if that fails too, this is still the error to report.
         let _ = self.writer.finish();
         let names = self.data.manifest();
         let mut sets: Vec<String> = line
@@ -113,8 +113,8 @@ impl Run {
         ))
     }
 
-    /// Scores the averaged weights on the validation groups and logs it; true, on every rank, if they are the best so far. The rank
-    /// that writes does so; the others give it what they have and wait.
+    /// Scores the averaged weights on the validation groups and logs the score; true, on every rank, if it is the best so far. The
+    /// rank that writes does the work; the others give it what they have and wait.
     pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<bool> {
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
         let scored = |average| match self.learner.params.gpu() {
@@ -132,7 +132,7 @@ impl Run {
         ranks.any(found.is_some())
     }
 
-    /// Flat numbers of the optimizer where they lie, those that other ranks keep among them; for the rank that writes.
+    /// Flat numbers of the optimizer where they are, including those that other ranks keep; for the rank that writes.
     fn gathered(&self, of: impl Fn(&Optimizer, &Params) -> Tensor, ranks: &Ranks) -> Result<Option<Tensor>> {
         let Learner { optimizer, params, .. } = &self.learner;
         if !self.writes && optimizer.share().is_whole() {
@@ -143,7 +143,7 @@ impl Run {
         Ok(self.writes.then_some(flat))
     }
 
-    /// Begins to write checkpoints/last.safetensors, where this rank writes, and best or step-N beside it where it is the best or
+    /// On the rank that writes, begins to write checkpoints/last.safetensors, and best or step-N next to it if it is the best or
     /// all are kept. All ranks call it.
     pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
         self.saved = self.saved.max(last.then_some(self.step));
@@ -155,13 +155,13 @@ impl Run {
             |optimizer, _| optimizer.v(),
         ];
         let (len, gpu) = (self.learner.params.len(), self.learner.params.gpu().cloned());
-        // One after the other: gathered on a device each is as large as all weights. A copy of each: steps go on meanwhile.
+        // One at a time: gathered on a device, each is as large as all weights. Each is copied: steps continue meanwhile.
         for (i, of) in flats.into_iter().enumerate() {
             if let Some(flat) = self.gathered(of, ranks)? {
                 self.writer.room(len, gpu.as_ref()).put(i * len, &flat);
             }
         }
-        // What is gathered is only queued so far, and a sum that is ended because a rank is gone leaves numbers that are nobody's.
+        // What is gathered is only queued so far, and a sum that ends because a rank is gone leaves meaningless numbers.
         if let Some(gpu) = gpu.filter(|_| !self.learner.optimizer.share().is_whole()) {
             gpu.wait();
         }
@@ -189,7 +189,7 @@ impl Run {
         Ok(())
     }
 
-    /// Hears of a checkpoint that could not be written, as soon as that is known.
+    /// Reports a checkpoint that could not be written, as soon as that is known.
     pub fn look(&mut self) -> Result<()> {
         self.writer.look()
     }
@@ -199,20 +199,20 @@ impl Run {
         self.writer.finish()
     }
 
-    /// Writes down what this rank's GPU was timed to do quickest: a process that goes on from a checkpoint must do the same.
+    /// Records what this rank's GPU timed as quickest: a process that resumes from a checkpoint must do the same.
     fn keep_choices(&self, rank: usize) -> Result<()> {
         let Some(choices) = self.learner.params.gpu().map(Gpu::choices).filter(|found| !found.is_empty())
         else {
             return Ok(());
         };
         let text = serde_json::to_string(&choices).expect("plain values");
-        // Another rank's machine need not have it.
+        // Another rank's machine need not have the folder.
         fs::create_dir_all(&self.out).at(&self.out)?;
         aside::file(&choices_of(&self.out, rank), |path| fs::write(path, &text).at(path))
     }
 }
 
-/// Reads them for a run that goes on, and says so where they are of no use.
+/// Reads those choices for a resumed run, and says so if they are of no use.
 fn adopt_choices(out: &Path, rank: usize, gpu: &Gpu) -> Result<()> {
     let path = choices_of(out, rank);
     if !path.exists() {

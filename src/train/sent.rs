@@ -1,27 +1,27 @@
-//! Numbers on their way from where a step leaves them to the host.
+//! Numbers on their way to the host from where a step leaves them.
 
 use crate::gpu::{Gpu, Pinned};
 use crate::tensor::Tensor;
 
-/// On a device copies are queued behind its work, and nobody waits before the numbers are read.
+/// On a device copies are queued behind its work, and nobody waits until the numbers are read.
 #[derive(Default)]
 pub enum Sent {
     /// Nothing was sent yet.
     #[default]
     None,
-    /// There at once: of the host, or of a device that was waited for.
+    /// Here at once: from the host, or from a device that was waited for.
     Here(Vec<f32>),
-    /// What a device writes by itself.
+    /// Memory that a device writes in its own time.
     Coming(Pinned),
 }
 
 impl Sent {
-    /// A place for `len` numbers that lie on `gpu`, or on the host: this one, if it is one. What was sent before has been read.
+    /// Room for `len` numbers that are on `gpu` or on the host; this one is reused if it fits. What was sent before has been read.
     pub fn room(self, len: usize, gpu: Option<&Gpu>) -> Sent {
         match (self, gpu) {
             (Sent::Here(numbers), _) if numbers.len() == len => Sent::Here(numbers),
             (Sent::Coming(pinned), Some(_)) if pinned.bytes() == 4 * len => Sent::Coming(pinned),
-            // Where a system locks no more pages, the device is waited for.
+            // If the system cannot lock more pages, the device is waited for.
             (_, gpu) => match gpu.and_then(|gpu| gpu.try_pinned(4 * len).ok()) {
                 Some(pinned) => Sent::Coming(pinned),
                 None => Sent::Here(vec![0.0; len]),
@@ -29,7 +29,7 @@ impl Sent {
         }
     }
 
-    /// Sends the numbers of `x`, to number `at` and those behind it.
+    /// Sends the numbers of `x` to positions `at` onwards.
     pub fn put(&mut self, at: usize, x: &Tensor) {
         match self {
             Sent::None => panic!("sent: {:?} has no room", x.shape()),
@@ -38,7 +38,7 @@ impl Sent {
         }
     }
 
-    /// All numbers; waits until they have come.
+    /// All numbers; waits until they have arrived.
     pub fn numbers(&mut self) -> &[f32] {
         match self {
             Sent::None => &[],

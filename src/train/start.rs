@@ -1,4 +1,5 @@
-//! Where a run starts: measured anew, from another run, or as its last checkpoint left it. Read once a process, whatever the number of its ranks.
+//! Where a run starts: measured anew, from another run, or from its own last checkpoint. Read once per process, however many ranks
+//! it has.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub struct Start {
     pub effects: Arc<Effects>,
     pub statistics: Statistics,
     pub numbers: Numbers,
-    /// As a checkpoint's header has them.
+    /// As in a checkpoint's header, like `init_from`.
     pub untrained: Vec<String>,
     pub init_from: Option<Origin>,
     pub step: u64,
@@ -56,7 +57,7 @@ impl Start {
         }
     }
 
-    /// A new run: statistics, mean effects. Refuses a folder that holds one already.
+    /// A new run, with statistics and mean effects. Refuses a folder that already holds a run.
     fn new(
         config: &Config,
         init_from: Option<&Path>,
@@ -153,7 +154,7 @@ impl Start {
         })
     }
 
-    /// What ranks must have in common, in numbers.
+    /// What ranks must have in common, as numbers.
     pub fn agreed(&self, gpu: Option<&Gpu>) -> [(&'static str, u64); 6] {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
         [
@@ -162,7 +163,7 @@ impl Start {
             ("split", hash(&self.split.hash)),
             ("data", hash(&self.data.manifest().to_json())),
             ("first step", self.step),
-            // A rank without a GPU where others have one, or that stores otherwise.
+            // Tells apart a rank without a GPU among ranks that have one, or a rank of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ]
     }
@@ -181,8 +182,8 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     is_free()?;
     let folder = checkpoint::folder(out);
     let claim = claim(&folder)?.map(Arc::new);
-    is_free()?; // another process may have made a run of it until now
-    // One that ended before its first checkpoint leaves the folder free, a `best` without a `last` does not.
+    is_free()?; // another process may have made it a run's meanwhile
+    // A run that ended before its first checkpoint leaves the folder free; a `best` without a `last` does not.
     if fs::read_dir(&folder).at(&folder)?.next().is_some() {
         let what = "holds files, but no last.safetensors to go on with; move them, or name another folder";
         return Err(Error::format(&folder, what));
@@ -194,7 +195,7 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
 }
 
 impl Header {
-    /// Refuses to go on with other data or another split file. `path` is the checkpoint.
+    /// Refuses to resume with other data or another split file. `path` is the checkpoint.
     fn goes_on_with(&self, path: &Path, here: &Manifest, split: &str, settings: &Settings) -> Result<()> {
         if let Some(what) = self.data.other_numbers(here).or_else(|| self.data.other_ids(here)) {
             let what = format!("is not what {} was trained on: {what}", path.display());
@@ -212,7 +213,7 @@ impl Header {
         Ok(())
     }
 
-    /// Refuses fewer steps than are done.
+    /// Refuses fewer steps than are already done.
     fn has_steps_for(&self, steps: Option<u64>) -> Result<()> {
         match steps.filter(|&steps| steps < self.step) {
             Some(steps) => {
@@ -223,7 +224,7 @@ impl Header {
         }
     }
 
-    /// Notes what is not as it was when the run began, and does not matter.
+    /// Notes what has changed since the run began and does not matter.
     fn tell_changes(&self, here: &Manifest, settings: &Settings) {
         if self.data != *here {
             eprintln!("note: the run began on other cells than those of {}", settings.data.display());
@@ -238,7 +239,7 @@ impl Header {
     }
 }
 
-/// Has config.toml tell the steps, and whose the optimizer is, of a run that goes on, where nobody else has written into it.
+/// Updates steps and `optim.shard` in a resumed run's config.toml, unless somebody else has edited the file.
 pub fn renew_config(out: &Path, config: &Config) -> Result<()> {
     let path = out.join("config.toml");
     let told =
@@ -253,8 +254,7 @@ fn keep_config(out: &Path, config: &Config) -> Result<()> {
     aside::file(&out.join("config.toml"), |aside| fs::write(aside, config.to_toml()).at(aside))
 }
 
-/// Whether the folder's config.toml, where it is there, still says what a run goes on with: its steps and where its optimizer lies
-/// may be others.
+/// Whether the folder's config.toml, if present, is still that of the run to resume; steps and `optim.shard` may differ.
 fn is_config_of(run: &Path, config: &Config) -> bool {
     let path = run.join("config.toml");
     let Ok(text) = fs::read_to_string(&path) else { return true };

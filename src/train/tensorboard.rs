@@ -1,7 +1,7 @@
 //! Curves for TensorBoard: an events file of scalars.
 //!
 //! A record is its length, a checksum of the length, the bytes, a checksum of the bytes. The bytes are an `Event` message of
-//! TensorFlow's event.proto; scalars need five of its fields, a run that goes on two more, which are written here by hand.
+//! TensorFlow's event.proto; scalars need five of its fields, a resumed run two more, all of which are encoded here by hand.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,8 +17,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts a new events file in a run's folder; TensorBoard joins all of a folder's. What the others hold of steps after the first
-    /// `done` is done again, and TensorBoard is told to drop it.
+    /// Starts a new events file in a run's folder; TensorBoard joins all files of a folder. Steps after the first `done` will be
+    /// repeated, so TensorBoard is told to drop what the other files hold of them.
     pub fn create(dir: &Path, done: u64) -> Result<Events> {
         let path = dir.join(format!("events.out.tfevents.{:.6}.scale-engine", now()));
         let mut events = Events { file: File::create(&path).at(&path)?, path };
@@ -71,7 +71,7 @@ fn masked(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
-/// A protocol buffer message in the making.
+/// A protocol buffer message under construction.
 #[derive(Default)]
 struct Message(Vec<u8>);
 

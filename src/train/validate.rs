@@ -9,10 +9,10 @@ use crate::data::split::Part;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::tensor::Tensor;
 
-/// Groups scored at most: an even choice of them.
+/// At most this many groups are scored, evenly chosen.
 const GROUPS: usize = 64;
 
-/// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effect; `None` without
+/// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effects; `None` without
 /// validation groups. `average`: the averaged weights.
 pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     let data = &run.data;
@@ -32,7 +32,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         let group = data.groups()[g as usize];
         (group.cell_type, group.batch)
     };
-    // Those of one context side by side: its controls are laid out once.
+    // Groups of one context next to each other: its controls are laid out once.
     let mut groups: Vec<u32> = perturbed.iter().step_by(stride).copied().collect();
     groups.sort_by_key(|&g| context_of(g));
     // Sums of predicted and measured effects over the batches of a pair, weighted by cells.

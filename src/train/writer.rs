@@ -1,4 +1,4 @@
-//! Checkpoints are written while training goes on: a file of all weights and moments takes longer to reach a disk than many steps.
+//! Writes checkpoints while training continues: a file of all weights and moments takes longer to reach a disk than many steps.
 
 use std::fs::{self, File};
 use std::mem;
@@ -17,25 +17,25 @@ use crate::params::Entry;
 pub struct Writer {
     folder: PathBuf,
     writing: Option<JoinHandle<(Sent, Result<()>)>>,
-    /// Weights, averaged weights and both moments, one behind the other, while they are not being written. As large as the file, and
-    /// kept: on a device it is page-locked, so that it goes on while they come.
+    /// Weights, averaged weights and both moments, one after the other, while they are not being written. As large as the file, and
+    /// kept: for a device it is page-locked, so that the device continues while they arrive.
     numbers: Sent,
 }
 
 impl Writer {
-    /// Nothing is written yet to `folder`.
+    /// A writer to `folder` that has written nothing yet.
     pub fn new(folder: PathBuf) -> Writer {
         Writer { folder, writing: None, numbers: Sent::None }
     }
 
-    /// Where four times `len` numbers go that lie on `gpu`, or on the host; the checkpoint before is finished.
+    /// Room for four times `len` numbers from `gpu` or the host; the previous checkpoint must be finished.
     pub fn room(&mut self, len: usize, gpu: Option<&Gpu>) -> &mut Sent {
         assert!(self.writing.is_none(), "writer: begun before the last one was finished");
         self.numbers = mem::take(&mut self.numbers).room(4 * len, gpu);
         &mut self.numbers
     }
 
-    /// Begins to write FOLDER/NAME.safetensors, for each name the same file: what was sent to `room`. `table` names the numbers.
+    /// Begins to write what was sent to `room` to FOLDER/NAME.safetensors, the same file for each name. `table` names the numbers.
     pub fn begin(&mut self, frame: Frame, table: Vec<Entry>, names: Vec<String>) {
         let (folder, mut numbers) = (self.folder.clone(), mem::take(&mut self.numbers));
         self.writing = Some(std::thread::spawn(move || {
@@ -44,7 +44,7 @@ impl Writer {
         }));
     }
 
-    /// Hears of a checkpoint whose writing has ended; does not wait.
+    /// Reports whether a checkpoint whose writing has ended failed; does not wait.
     ///
     /// # Errors
     /// It could not be written.
@@ -55,10 +55,10 @@ impl Writer {
         }
     }
 
-    /// Waits until what was begun is written.
+    /// Waits until the checkpoint that was begun is written.
     ///
     /// # Errors
-    /// It could not be.
+    /// It could not be written.
     pub fn finish(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
         let (numbers, written) = writing.join().unwrap_or_else(|panic| resume_unwind(panic));
@@ -67,7 +67,7 @@ impl Writer {
     }
 }
 
-/// A run that ends by an error leaves nothing half-written either, and says where there is a second one.
+/// A run that ends with an error leaves nothing half-written either, and reports a second error if there is one.
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(Ok((_, Err(error)))) = self.writing.take().map(JoinHandle::join) {
@@ -84,22 +84,21 @@ fn write(folder: &Path, frame: &Frame, table: &[Entry], numbers: &[f32], names: 
     paths.try_for_each(|path| link(&first, &path))
 }
 
-/// A second name for a file that is never changed, only replaced; a copy where the file system knows no second names.
+/// A second name for a file that is never changed, only replaced; a copy if the file system has no hard links.
 fn link(first: &Path, path: &Path) -> Result<()> {
     aside::named(path, |aside| {
         fs::hard_link(first, aside).or_else(|_| fs::copy(first, aside).map(drop)).at(aside)
     })
 }
 
-/// Makes `folder` this process's as long as what is returned lives, and clears it of what a process that was killed left
-/// half-written.
+/// Claims `folder` for this process as long as the result lives, and clears it of what a killed process left half-written.
 ///
 /// # Errors
 /// Another process trains into this run.
 pub fn claim(folder: &Path) -> Result<Option<File>> {
     fs::create_dir_all(folder).at(folder)?;
     let claimed = aside::claim(folder, "another process trains into this run")?;
-    // Without locks there are none to break, and what lies there may be another process's.
+    // Where the file system has no locks nothing was claimed, and the files may be another process's.
     if claimed.is_some() {
         sweep(folder)?;
     }
@@ -111,7 +110,7 @@ fn sweep(folder: &Path) -> Result<()> {
         let path = entry.at(folder)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(".tmp") || name.starts_with('.') && name.ends_with(".partial") {
-            let _ = fs::remove_file(&path); // a folder is somebody else's
+            let _ = fs::remove_file(&path); // a folder is not ours
         }
     }
     Ok(())
