@@ -1,4 +1,4 @@
-//! Every setting of a run: plain structs with defaults, one comment a field with unit and range.
+//! Every setting of a run: plain structs with defaults. Each field's comment gives its meaning, unit and range.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,21 +33,21 @@ pub enum Start {
     Gaussian,
     /// Z_s = e + 0.5 Z0.
     Mixed,
-    /// Z_s = Enc(relu(X0 + e_p)), e_p the training mean effect of the perturbation over the other contexts.
+    /// Z_s = Enc(relu(X0 + e_p)), where e_p is the perturbation's mean training effect over the other contexts.
     Shifted,
 }
 
-/// The space of the network's answer, or of its error (SCALE v1, eq. 22-30).
+/// The space in which the network answers, or in which its error is measured (SCALE v1, eq. 22-30).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Space {
     /// The endpoint Z1.
     X,
-    /// The displacement or velocity.
+    /// The displacement or the velocity, see [`Conversion`].
     V,
 }
 
-/// How an endpoint and a velocity are turned into each other.
+/// How to convert between an endpoint and a displacement or velocity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conversion {
@@ -70,13 +70,13 @@ pub enum MmdKernel {
 /// Which of the four variants of the flow is trained (SCALE v1, eq. 27-30).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowVariant {
-    /// What the head answers.
+    /// What the head predicts.
     pub prediction: Space,
     /// Where the error is measured.
     pub loss: Space,
-    /// How the two spaces are turned into each other.
+    /// How to convert between the two spaces.
     pub conversion: Conversion,
-    /// True if the target carries gradient to the encoder.
+    /// True if gradient flows through the target to the encoder.
     pub target_gradient: bool,
 }
 
@@ -116,24 +116,24 @@ pub enum Fusion {
     Mean,
 }
 
-/// What a predicted cell is.
+/// What a predicted cell contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observe {
-    /// The means themselves.
+    /// The predicted means themselves.
     None,
-    /// Counts drawn around the means at the library size of the control cell, then normalised and log1p-transformed again.
+    /// Counts drawn around the means at the control cell's library size, then normalised and log1p-transformed again.
     Poisson,
 }
 
-/// Which sets follow each other.
+/// How sets are formed, one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetOrder {
     /// Groups and cells are drawn anew for each set, whatever was drawn before.
     #[default]
     Drawn,
-    /// Every cell once an epoch, as cell-load has it.
+    /// Every cell is used once per epoch, as in cell-load.
     Epoch,
 }
 
@@ -143,19 +143,19 @@ pub enum SetOrder {
 pub struct EncoderConfig {
     /// llama | attention | mlp.
     pub kind: EncoderKind,
-    /// S, genes in a patch (token), 1 or more.
+    /// S, genes per patch (token), 1 to 2^23.
     pub patch: usize,
-    /// E, width of a gene token.
+    /// E, width of a gene token, 1 to 2^23.
     pub width: usize,
-    /// Blocks.
+    /// Transformer blocks, 1 to 512.
     pub layers: usize,
-    /// Attention heads; divides the width.
+    /// Attention heads, 1 or more; must divide the width.
     pub heads: usize,
-    /// Width of SwiGLU (kind llama; kind attention has 4 E).
+    /// Hidden width of SwiGLU, 1 to 2^23; for kind llama only (kind attention uses 4 E).
     pub ffn: usize,
-    /// flatten | query.
+    /// flatten | query: how gene tokens become one vector.
     pub pool: Pooling,
-    /// The encoder sees (x - mean_g) / (std_g + 0.05) of the training cells.
+    /// True lets the encoder see (x - mean_g) / (std_g + 0.05), with the mean and standard deviation of the training cells.
     pub standardize: bool,
 }
 
@@ -163,29 +163,29 @@ pub struct EncoderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowConfig {
-    /// D, width of the latent cells.
+    /// D, width of a cell's latent vector, 1 to 2^23.
     pub width: usize,
-    /// Blocks.
+    /// Transformer blocks, 1 to 512.
     pub layers: usize,
-    /// Attention heads; divides the width.
+    /// Attention heads, 1 or more; must divide the width.
     pub heads: usize,
-    /// Width of SwiGLU.
+    /// Hidden width of SwiGLU, 1 to 2^23.
     pub ffn: usize,
-    /// seed | basic | token | mean.
+    /// seed | basic | token | mean: how the condition tokens of a set become one.
     pub fusion: Fusion,
-    /// x | v: what the head answers.
+    /// x | v: what the head predicts.
     pub prediction: Space,
     /// x | v: where the error is measured.
     pub loss: Space,
-    /// displacement | jit.
+    /// displacement | jit: how x and v are converted into each other.
     pub conversion: Conversion,
-    /// True lets the target pass gradient to the encoder, which can then make its own target easy.
+    /// True lets gradient flow through the target to the encoder, which can then make its own target easy.
     pub target_gradient: bool,
-    /// control | gaussian | mixed | shifted.
+    /// control | gaussian | mixed | shifted: where the path of the flow starts.
     pub start: Start,
-    /// Share of the start's entries set to zero, 0 to 1; the paper's ablation has 0.15.
+    /// Share of the start's entries set to zero, 0 to 1; the paper's ablation uses 0.15.
     pub mask: f32,
-    /// The condition is also added to every cell token at the input.
+    /// True also adds the condition to every cell token at the input.
     pub add_condition: bool,
     /// Share of the sets trained at t = 0, where prediction starts, 0 to 1.
     pub t_zero: f32,
@@ -195,11 +195,11 @@ pub struct FlowConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
-    /// Width of the hidden layer.
+    /// Width of the hidden layer, 1 to 2^23.
     pub width: usize,
-    /// relu | softplus | identity.
+    /// relu | softplus | identity: applied to the output.
     pub activation: Activation,
-    /// The last bias is set so that the output starts at the training mean.
+    /// True sets the last bias so that the output starts at the training mean.
     pub start_at_mean: bool,
 }
 
@@ -207,40 +207,41 @@ pub struct DecoderConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConditionsConfig {
-    /// d_c, width of a row.
+    /// d_c, width of a row, 1 to 2^23.
     pub width: usize,
 }
 
-/// Weights of the losses (SCALE v1, eq. 13-16, 21); treat them as open, the encoder listens to L_MSE above all.
+/// Weights of the losses (SCALE v1, eq. 13-16, 21). Treat them as unsettled: the encoder responds to L_MSE above all.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossConfig {
-    /// Of MMD between decoded and true cells.
+    /// Weight of the MMD between decoded and true cells, 0 or more.
     pub w_mmd: f32,
-    /// Of the flow's error.
+    /// Weight of the flow's error, 0 or more.
     pub w_flow: f32,
-    /// Of MMD between the decoded endpoint and the perturbed cells; beyond the paper.
+    /// Weight of the MMD between the decoded endpoint and the perturbed cells, 0 or more; not in the paper.
     pub w_endpoint: f32,
-    /// Of the squared error of the mean effect of a set, summed over genes; beyond the paper.
+    /// Weight of the squared error of a set's mean effect, summed over genes, 0 or more; not in the paper.
     pub effect: f32,
-    /// gaussian | energy.
+    /// gaussian | energy: the kernel of every MMD.
     pub kernel: MmdKernel,
 }
 
-/// What a step holds.
+/// What one step trains on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// B, sets a step.
+    /// B, sets per step, 1 to 2^20.
     pub sets: usize,
-    /// N, cells a set: N control cells and N perturbed ones.
+    /// N, cells per set, 2 to 2^20: N control cells and N perturbed ones.
     pub cells: usize,
-    /// drawn | epoch: sets are drawn by weight, or hold every cell once before any comes again.
+    /// drawn | epoch: sets are drawn by weight, or every cell is used once before any is used again.
     #[serde(default)]
     pub order: SetOrder,
-    /// A group is drawn with weight cells^alpha: 1 natural, 0 uniform. Of no effect in epochs, where groups are as frequent as their cells.
+    /// A group is drawn with weight cells^alpha, 0 (uniform) to 1 (natural). No effect with order epoch, where groups are as
+    /// frequent as their cells.
     pub alpha: f64,
-    /// Control -> control examples, as in cell-load: they teach a held-out context's resting state.
+    /// True adds control -> control examples, as in cell-load: they teach the resting state of a held-out context.
     pub control_examples: bool,
 }
 
@@ -248,45 +249,45 @@ pub struct DataConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
-    /// Peak learning rate.
+    /// Peak learning rate, above 0.
     pub lr: f64,
-    /// Decay of the first moment.
+    /// Decay of the first moment, 0 to below 1.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment, 0 to below 1.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the root of the second moment, above 0.
     pub eps: f64,
-    /// Decoupled decay, on matrices only.
+    /// Decoupled weight decay, on matrices only, 0 to below 1.
     pub weight_decay: f64,
-    /// Largest global gradient norm.
+    /// Largest global gradient norm, above 0.
     pub clip: f64,
-    /// Share of the steps with a rising rate.
+    /// Share of the steps in which the rate rises, 0 to below 1.
     pub warmup: f64,
-    /// The rate towards which it falls, as a share of the peak.
+    /// The rate that the schedule falls towards, as a share of the peak, 0 to 1.
     pub final_lr: f64,
-    /// Largest decay of the averaged weights; at step k it is min(ema, (1+k)/(10+k)).
+    /// Largest decay of the averaged weights, 0 to below 1; at step k the decay is min(ema, (1+k)/(10+k)).
     pub ema: f64,
-    /// Several ranks share the optimizer (ZeRO): each keeps moments, averaged weights and lower halves of its part alone. Of no
-    /// effect on the result.
+    /// True shares the optimizer among ranks (ZeRO): each keeps moments, averaged weights and lower halves only for its part of the
+    /// weights. Does not change the result.
     #[serde(default)]
     pub shard: bool,
 }
 
-/// The walk.
+/// Length of the run, validations and checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Steps in all.
+    /// Steps in total, 1 or more.
     pub steps: u64,
-    /// Of weights, sets and start noise.
+    /// Seed of weights, sets and start noise.
     pub seed: u64,
-    /// Steps between lines of metrics.jsonl.
+    /// Steps between lines of metrics.jsonl, 1 or more.
     pub log_every: u64,
-    /// Steps between validations; 0 never.
+    /// Steps between validations; 0 for none.
     pub val_every: u64,
-    /// Steps between checkpoints.
+    /// Steps between checkpoints, 1 or more.
     pub checkpoint_every: u64,
-    /// Also keep every checkpoint as step-N.safetensors.
+    /// True also keeps every checkpoint, as step-N.safetensors.
     pub keep_all: bool,
 }
 
@@ -294,21 +295,21 @@ pub struct TrainConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PredictConfig {
-    /// 1: the endpoint from t = 0 in one evaluation; K: Euler steps along the path.
+    /// 1 to 2^20. 1: the endpoint from t = 0 in one evaluation; K: K Euler steps along the path.
     pub steps: usize,
-    /// Moves decoded cells by mean X0 - mean Dec(Z0) per gene, so that the decoder's own bias cancels.
+    /// True shifts decoded cells by mean X0 - mean Dec(Z0) per gene, which cancels the decoder's own bias.
     pub calibrate: bool,
-    /// none | poisson.
+    /// none | poisson: what a predicted cell contains.
     pub observe: Observe,
 }
 
-/// Everything that decides a run. Stored whole in its checkpoints.
+/// Everything that decides a run. Stored in full in its checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// tiny | s40 | s184 | s280: the sizes the fields below start from.
+    /// tiny | s40 | s184 | s280: the sizes that the fields below start from.
     pub preset: String,
-    /// default | paper: the choices the fields below start from.
+    /// default | paper: the choices that the fields below start from.
     pub recipe: String,
     /// Gene encoder and DeepSets.
     pub encoder: EncoderConfig,
@@ -324,14 +325,14 @@ pub struct Config {
     pub data: DataConfig,
     /// AdamW and its schedule.
     pub optim: OptimConfig,
-    /// The walk.
+    /// Length of the run, validations and checkpoints.
     pub train: TrainConfig,
     /// Prediction.
     pub predict: PredictConfig,
 }
 
 impl TrainConfig {
-    /// True if a validation follows when `step` steps are done.
+    /// True if a validation is due once `step` steps are done.
     pub fn validates_after(&self, step: u64) -> bool {
         self.val_every > 0 && (step.is_multiple_of(self.val_every) || step == self.steps)
     }
@@ -344,7 +345,7 @@ impl Config {
         FlowVariant { prediction, loss, conversion, target_gradient }
     }
 
-    /// True if the flow starts from cells that their perturbation's mean effect has shifted.
+    /// True if the flow starts from cells shifted by their perturbation's mean effect.
     pub fn wants_shift(&self) -> bool {
         self.flow.start == Start::Shifted
     }

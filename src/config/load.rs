@@ -1,4 +1,4 @@
-//! Presets, recipes, a TOML file and `--set`, laid over each other in this order; then one check of the whole.
+//! Lays preset, recipe, TOML file and `--set` over each other, in this order, then checks the result as a whole.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use toml::{Table, Value};
 use super::*;
 use crate::error::{At, Error, Result};
 
-/// No size may be above these: what a model and a step hold can then be counted in 64 bits, and its table of weights ends. What is
-/// too much for a machine is far below, and told by its memory.
+/// No size may exceed these: a model's and a step's numbers can then be counted in 64 bits, and building the table of weights ends.
+/// What a machine cannot hold is far smaller, and is reported by the memory check.
 const WIDEST: usize = 1 << 23;
 const DEEPEST: usize = 512;
 const LARGEST: usize = 1 << 20;
@@ -16,10 +16,10 @@ const LARGEST: usize = 1 << 20;
 impl Config {
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
     ///
-    /// `preset` is the command line's, `--preset`; a file that names another is refused. Errors name the file or field.
+    /// `preset` is that of `--preset`; a file that names a different one is refused. Errors name the file or field.
     pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let mut over = Over::read(file, set)?;
-        // A config that a run has written has all sizes of its preset, and would keep them under the other's name.
+        // A config written by a run lists all sizes of its preset, and would keep them under the other preset's name.
         if let (Some(path), Some(asked), Some(own)) = (file, preset, name(&over.of_file, "preset"))
             && asked != own
         {
@@ -33,11 +33,11 @@ impl Config {
         over.lay_on(&Config::new(&preset, &recipe)?)
     }
 
-    /// The same over the config of another run.
+    /// As [`Config::load`], but over this config, which is that of another run.
     pub fn load_over(&self, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let over = Over::read(file, set)?;
         for (field, own) in [("preset", &self.preset), ("recipe", &self.recipe)] {
-            // Its fields stay, and would be those of the one under the other's name.
+            // The fields of this config would stay, under the other's name.
             if let Some(asked) = name(&over.whole, field).filter(|asked| asked != own) {
                 let what =
                     format!("{asked}, where the run begins with the config of one of {own}; leave it out");
@@ -47,17 +47,17 @@ impl Config {
         over.lay_on(self)
     }
 
-    /// The config as a TOML text, every field present.
+    /// The config as TOML text, with every field present.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("plain structs of numbers and names")
     }
 
-    /// Reads back what [`Config::to_toml`] wrote; `path` is for the error.
+    /// Reads back what [`Config::to_toml`] wrote; `path` only serves the error.
     pub fn from_toml(text: &str, path: &Path) -> Result<Config> {
         toml::from_str(text).map_err(|e| Error::format(path, format!("config: {}", e.message())))
     }
 
-    /// Refuses what cannot run, with the field's name.
+    /// Refuses settings that cannot run, naming the field.
     pub fn validate(&self) -> Result<()> {
         let (e, f, o, l) = (&self.encoder, &self.flow, &self.optim, &self.loss);
         let share = |x: f32| (0.0..=1.0).contains(&x);
@@ -129,7 +129,7 @@ impl Config {
     }
 }
 
-/// What is laid over a config: a file, and settings over it.
+/// What is laid over a config: a file, then settings.
 struct Over<'a> {
     file: Option<&'a Path>,
     of_file: Table,
@@ -167,7 +167,7 @@ impl<'a> Over<'a> {
         Ok(config)
     }
 
-    /// A field that the file has, and no setting, is told with the file.
+    /// The error names the file too if the field comes from there and not from a setting.
     fn wrong(&self, field: String, what: String) -> Error {
         match self.file.filter(|_| holds(&self.of_file, &field) && !holds(&self.of_set, &field)) {
             Some(path) => Error::setting(format!("{}: {field}", path.display()), what),
@@ -176,12 +176,12 @@ impl<'a> Over<'a> {
     }
 }
 
-/// A text among the fields of no section.
+/// The text value of a top-level field.
 fn name<'a>(table: &'a Table, field: &str) -> Option<&'a str> {
     table.get(field).and_then(Value::as_str)
 }
 
-/// Whether a table has `section.field`, or a field of no section.
+/// Whether a table has `section.field`, or a top-level field.
 fn holds(table: &Table, field: &str) -> bool {
     match field.split_once('.') {
         Some((section, field)) => table.get(section).is_some_and(|fields| fields.get(field).is_some()),
@@ -189,7 +189,7 @@ fn holds(table: &Table, field: &str) -> bool {
     }
 }
 
-/// The first field that does not fit by itself: the error of the whole tells its value, not its name.
+/// The first field that does not fit on its own: the error for the whole config gives the value, not the field's name.
 fn wrong(base: &Table, over: &Table) -> Option<String> {
     let fits = |over: Table| {
         let mut one = base.clone();
@@ -235,7 +235,7 @@ fn lay(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(below)), Value::Table(above)) => lay(below, above),
-            // Whole numbers are welcome where a real one is meant: optim.lr=1.
+            // Integers are accepted where a float is meant: optim.lr=1.
             (Some(Value::Float(below)), Value::Integer(above)) => *below = above as f64,
             (_, value) => {
                 base.insert(key, value);
