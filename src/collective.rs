@@ -1,9 +1,9 @@
 //! Several ranks train one model: each takes its share of a step's sets, and what they find is summed.
 //!
-//! A rank is a GPU or, on a machine without one, a process. What ranks have to tell each other is mostly a sum: gradients, losses, "I
-//! was asked to stop", the bytes by which NCCL's ranks find each other. A [`Collective`] adds in one order of ranks, and every rank
-//! has the same bits afterwards. Where ranks share the optimizer each wants its part of a sum alone, and parts are gathered.
-//! Numbers on GPUs go through NCCL where it is there, else the same way.
+//! A rank is a GPU or, on a machine without one, a process. What ranks exchange is mostly sums: gradients, losses, "I was asked to
+//! stop", the bytes by which NCCL's ranks find each other. A [`Collective`] adds in one order of ranks, and every rank has the same
+//! bits afterwards. If ranks share the optimizer, each wants only its part of a sum, and parts are gathered. Numbers on GPUs go
+//! through NCCL if it is there, else the same way.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub use wire::Wire;
 
 use watch::{PATIENCE, Watch};
 
-/// Between two looks at whether all ranks are there.
+/// Time between two checks that all ranks are there.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// How ranks reach each other.
@@ -36,16 +36,17 @@ pub trait Collective: Send + Sync {
     fn rank(&self) -> usize;
     /// How many there are.
     fn ranks(&self) -> usize;
-    /// Replaces the numbers by their sum over ranks, ((x0 + x1) + x2) and so on. All ranks call with as many numbers. Fails, on
-    /// every rank, once one has failed or is gone.
+    /// Replaces the numbers by their sum over ranks, ((x0 + x1) + x2) and so on. All ranks call it with equally many numbers.
+    /// Fails, on every rank, once one has failed or is gone.
     fn sum(&self, numbers: &mut [f32]) -> Result<()>;
-    /// The same for this rank's part, of as many equal ones as there are ranks; what is then in the others is worth nothing.
+    /// The same for this rank's part, one of as many equal parts as there are ranks; the contents of the other parts are then
+    /// meaningless.
     fn sum_part(&self, numbers: &mut [f32]) -> Result<()>;
-    /// Fetches the other ranks' parts of the numbers, of which this rank has its own; equal ones, moved bit by bit.
+    /// Fetches the other ranks' parts of the numbers; this rank has its own. Parts are equal, and moved bit by bit.
     fn gather(&self, numbers: &mut [f32]) -> Result<()>;
-    /// Tells the others that this rank ends, and why: their sums fail from here on.
+    /// Tells the others that this rank ends, and why: from then on their sums fail.
     fn fail(&self, why: &str);
-    /// True once another rank has failed or is gone. Does not wait; from any thread.
+    /// True once another rank has failed or is gone. Does not wait; may be called from any thread.
     fn lost(&self) -> bool;
 }
 
@@ -80,7 +81,7 @@ impl Collective for Alone {
     }
 }
 
-/// What a training step asks of the other ranks.
+/// What a training step needs from the other ranks.
 pub struct Ranks {
     host: Arc<dyn Collective>,
     nccl: Option<Arc<Nccl>>,
@@ -93,10 +94,10 @@ impl Ranks {
         Ranks { host: Arc::new(Alone), nccl: None, _watch: None }
     }
 
-    /// Joins the others; with a GPU, through NCCL if every rank can. All ranks call it.
+    /// Joins the others; with a GPU, through NCCL if every rank can use it. All ranks call it.
     ///
     /// # Errors
-    /// A rank that is gone, or NCCL's own.
+    /// A rank is gone, or NCCL failed.
     pub fn join(host: Arc<dyn Collective>, gpu: Option<&Gpu>) -> Result<Ranks> {
         let mut ranks = Ranks { host, nccl: None, _watch: None };
         if ranks.count() == 1 {
@@ -112,7 +113,7 @@ impl Ranks {
             return Ok(ranks);
         }
         let gpu = gpu.expect("a rank without one is not able");
-        // Bytes are whole numbers, which a sum of f32 keeps; all but rank 0 add nothing.
+        // Bytes are whole numbers, which a sum of f32 keeps exact; all ranks but 0 add zeros.
         let mut bytes = [0.0; NCCL_ID];
         if ranks.rank() == 0 {
             bytes = gpu.new_id().map_err(Error::Device)?.map(f32::from);
@@ -123,7 +124,7 @@ impl Ranks {
             eprintln!("error: {why}");
             gpu::end_process(1)
         };
-        // To be joined, too, a rank that is gone would be waited for.
+        // Joining, too, would wait for a rank that is gone.
         let nothing_can = || std::thread::sleep(2 * PATIENCE);
         let joining = Watch::over(ranks.host.clone(), nothing_can, PATIENCE, give_up);
         let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
@@ -149,38 +150,39 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// Begins a step's exchange of gradients, of which nothing is sent yet; `share` is what this rank wants of their means.
+    /// Begins a step's exchange of gradients, without sending any yet; `share` is the part of their means that this rank wants.
     pub fn exchange(&self, params: &Params, share: &Share) -> Exchange<'_> {
         Exchange::begin(self, params, share)
     }
 
-    /// Gradients of the mean of all ranks' losses in the place of those of this rank's, in the share.
+    /// Replaces this rank's gradients, in the share, by those of the mean of all ranks' losses.
     pub fn mean_gradients(&self, params: &mut Params, share: &Share) -> Result<()> {
         self.exchange(params, share).end(params)
     }
 
-    /// Fetches what the other ranks have of these numbers, of which this rank has its share. NCCL's are queued: nobody waits.
+    /// Fetches the other ranks' shares of these numbers; this rank has its own. With NCCL this is queued: nobody waits.
     ///
     /// # Errors
-    /// A rank that failed or is gone; NCCL's own.
+    /// A rank failed or is gone; or NCCL failed.
     pub fn gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
         share.pieces().iter().try_for_each(|piece| self.begin_gather(share, piece, numbers))?;
         self.end_gather(share, numbers)
     }
 
-    /// Begins to fetch a piece of them, behind what is queued so far and beside what follows, which touches no number of it. Without
-    /// NCCL all pieces are fetched at the end.
+    /// Begins to fetch a piece of them, after what is queued so far and alongside what follows, which touches none of its numbers.
+    /// Without NCCL all pieces are fetched at the end.
     pub(crate) fn begin_gather(&self, share: &Share, piece: &Range<usize>, numbers: &Tensor) -> Result<()> {
         let Some(nccl) = self.nccl.as_ref().filter(|_| numbers.gpu().is_some() && !share.is_whole()) else {
             return Ok(());
         };
         let part = numbers.part(piece.start, &[piece.len()]);
-        // SAFETY: the caller's word, up to `end_gather`, which orders the device's next work behind this.
+        // SAFETY: by the caller's promise nothing touches these numbers until `end_gather`, which orders the device's next work
+        // behind this.
         let begun = unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) };
         self.blame(begun.map_err(Error::Device))
     }
 
-    /// What is queued from here on comes behind all pieces, each of which was begun.
+    /// Orders what is queued from here on behind all pieces, each of which was begun.
     pub(crate) fn end_gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
         if share.is_whole() {
             return Ok(());
@@ -199,17 +201,17 @@ impl Ranks {
         self.blame(nccl.end().map_err(Error::Device))
     }
 
-    /// The error, unless a rank is gone: who, and why, says more than that a sum could not be begun.
+    /// The error, unless a rank is gone: who is gone, and why, says more than that a sum could not be begun.
     pub fn blame<T>(&self, outcome: Result<T>) -> Result<T> {
         outcome.or_else(|error| self.whole().and(Err(error)))
     }
 
-    /// True if a device's numbers are summed by work that is queued on it: nobody reads them before.
+    /// True if a device's numbers are summed by work queued on it: nobody reads them first.
     pub fn queue_sums(&self) -> bool {
         self.count() == 1 || self.nccl.is_some()
     }
 
-    /// Means of a device's numbers in this rank's part of them, by way of the host; f32 on the same device.
+    /// Means over ranks of this rank's part of a device's numbers, by way of the host; f32 on the same device.
     fn mean_on_host(&self, share: &Share, numbers: &Tensor) -> Result<Tensor> {
         let mut mean = numbers.to_host().into_vec();
         self.mean_part(share, &mut mean)?;
@@ -217,7 +219,7 @@ impl Ranks {
         Ok(Tensor::new(&[own.len()], own).to_gpu(numbers.device(), "means of gradients", Real::F32))
     }
 
-    /// Means over the ranks in the place of this rank's part of the numbers.
+    /// Replaces this rank's part of the numbers by their means over the ranks.
     fn mean_part(&self, share: &Share, numbers: &mut [f32]) -> Result<()> {
         if share.is_whole() {
             return self.mean(numbers);
@@ -228,7 +230,7 @@ impl Ranks {
         Ok(())
     }
 
-    /// Means over the ranks in the place of their numbers.
+    /// Replaces the numbers by their means over the ranks.
     pub fn mean(&self, numbers: &mut [f32]) -> Result<()> {
         if self.count() == 1 {
             return Ok(());
@@ -238,22 +240,22 @@ impl Ranks {
         Ok(())
     }
 
-    /// Of a sum over ranks the mean.
+    /// Turns a sum over ranks into the mean.
     fn divide(&self, numbers: &mut [f32]) {
         let one = 1.0 / self.count() as f32;
         numbers.iter_mut().for_each(|x| *x *= one);
     }
 
-    /// Holds where all ranks have these numbers, by name: hashes of what they are about to do.
+    /// Fails unless all ranks have the same numbers, by name: hashes of what they are about to do.
     pub fn agree(&self, what: &[(&str, u64)]) -> Result<()> {
-        // Bytes, which a sum over up to 65,793 ranks keeps to the last bit.
+        // Bytes, whose sum over up to 65,793 ranks is exact to the last bit.
         let pieces = |(_, number): &(&str, u64)| number.to_le_bytes().map(f32::from);
         let own: Vec<f32> = what.iter().flat_map(pieces).collect();
         let mut sum = own.clone();
         self.host.sum(&mut sum)?;
         let other = |i: usize| (8 * i..8 * i + 8).any(|k| sum[k] != own[k] * self.count() as f32);
         let differ: Vec<&str> = (0..what.len()).filter(|&i| other(i)).map(|i| what[i].0).collect();
-        // A rank that has the mean of the others' numbers would see nothing; so all are asked.
+        // A rank whose numbers are the mean of the others' would see no difference, so all are asked.
         match self.any(!differ.is_empty())? {
             false => Ok(()),
             true if differ.is_empty() => {
@@ -263,7 +265,7 @@ impl Ranks {
         }
     }
 
-    /// Holds where what a device's sums have made so far is of all ranks: to be asked after waiting for the device, before its
+    /// Fails if what a device's sums have made so far is not of all ranks: to be asked after waiting for the device, before its
     /// numbers are used.
     pub fn whole(&self) -> Result<()> {
         if self.nccl.as_ref().is_none_or(|nccl| !nccl.aborted()) {
@@ -273,7 +275,7 @@ impl Ranks {
         self.any(false).and_then(|_| Err(Error::Stopped("another rank is gone: this one stops too".into())))
     }
 
-    /// True on every rank if it is on one.
+    /// True on every rank if `flag` is true on any.
     pub fn any(&self, flag: bool) -> Result<bool> {
         let mut flags = [f32::from(flag)];
         self.host.sum(&mut flags)?;
@@ -281,13 +283,13 @@ impl Ranks {
     }
 }
 
-/// A rank's part of so many numbers.
+/// A rank's part of `len` numbers.
 fn part(len: usize, rank: usize, ranks: usize) -> Range<usize> {
     assert!(len.is_multiple_of(ranks), "collective: {len} numbers for {ranks} ranks");
     rank * (len / ranks)..(rank + 1) * (len / ranks)
 }
 
-/// What a rank hears of another that has failed.
+/// The error of a rank that is told that another has failed.
 fn stopped(rank: usize, why: &str) -> Error {
     Error::Stopped(format!("rank {rank} stopped, and this one with it: {why}"))
 }

@@ -92,7 +92,7 @@ impl Model {
     pub fn encode(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let [b, n, g] = t.value(x).dims("encode");
         t.part(|t| {
-            // Without it the latents of different cells stay nearly the same for thousands of steps.
+            // Without this the latents of different cells stay nearly the same for thousands of steps.
             let [mean, scale] = &self.standard;
             let seen = if self.config.encoder.standardize { t.standardize(x, mean, scale) } else { x };
             let seen = t.reshape(seen, &[b * n, g]);

@@ -1,9 +1,9 @@
 //! AdamW over the flat buffers (Loshchilov & Hutter 2019), its schedule, the clip and the averaged weights.
 //!
-//! Ranks may share it (ZeRO, Rajbhandari et al. 2020, stage 1, gradients arriving as in stage 2): then this rank moves the weights
-//! of its share alone, and has moments, averages and lower halves of no others.
+//! Ranks may share it (ZeRO, Rajbhandari et al. 2020, stage 1, gradients arriving as in stage 2): this rank then moves only the
+//! weights of its share, and holds moments, averages and lower halves only for those.
 //!
-//! It moves any weights that a tape has bound, not this crate's model alone:
+//! It moves any weights bound to a tape, not only this crate's model:
 //!
 //! ```
 //! use scale_engine::config::Config;
@@ -54,10 +54,10 @@ use crate::ops::adamw::{self, Decay, Rates, State, Stretches};
 use crate::params::{Entry, Params, Share};
 use crate::tensor::Tensor;
 
-/// Moments and averaged weights: f32, where the weights lie.
+/// Moments and averaged weights: f32, where the weights are.
 pub struct Optimizer {
     share: Share,
-    /// One for each piece of the share.
+    /// One per piece of the share.
     parts: Vec<Part>,
     /// Where the share's gradients are.
     stretches: Stretches,
@@ -71,13 +71,13 @@ struct Part {
     m: Tensor,
     v: Tensor,
     average: Tensor,
-    /// Lower halves of the weights, where ranks share them.
+    /// Lower halves of the weights, if ranks share them.
     low: Option<Tensor>,
     decay: Decay,
 }
 
 impl Part {
-    /// Those numbers of moments and averaged weights, flat on the host, that belong to this range.
+    /// Takes this range's part of moments and averaged weights, which are flat on the host.
     fn new(params: &Params, range: Range<usize>, flats: [&Tensor; 3], low: Option<&Tensor>) -> Part {
         let (at, gpu) = (range.start, params.gpu());
         let own = |flat: &Tensor, what| {
@@ -127,7 +127,7 @@ impl Optimizer {
         Optimizer::resume(params, share, [&zeros, &zeros, &weights])
     }
 
-    /// As a checkpoint left it: both moments and averaged weights, flat on the host. The weights are the checkpoint's already.
+    /// Continues a checkpoint: both moments and averaged weights, flat on the host. The weights are already the checkpoint's.
     pub fn resume(params: &mut Params, share: Share, flats: [&Tensor; 3]) -> Self {
         let end = share.pieces().last().map_or(0, |piece| piece.end);
         assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());
@@ -138,13 +138,13 @@ impl Optimizer {
         Optimizer { parts, stretches, len: params.len(), share }
     }
 
-    /// What of the flat buffers it moves.
+    /// The part of the flat buffers that it moves.
     pub fn share(&self) -> &Share {
         &self.share
     }
 
-    /// Step k (from 0) of `steps` of one who shares with nobody: clips the gradient, moves the weights, updates the average. Returns
-    /// the norm before the clip, `[1]`, where the weights lie: reading it waits for the step.
+    /// Step k (from 0) of `steps`, for an optimizer that is not shared: clips the gradient, moves the weights, updates the average.
+    /// Returns the norm before the clip, `[1]`, where the weights are: reading it waits for the step.
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
@@ -152,14 +152,14 @@ impl Optimizer {
         clip.slice(0..1)
     }
 
-    /// Sums of squares of the share's gradients, for [`adamw::clip`]; those of the other shares are to be gathered first.
+    /// Sums of squares of the share's gradients, for [`adamw::clip`]; those of the other shares must be gathered first.
     pub fn squares(&self, grads: &Tensor) -> Tensor {
         let (rank, ranks) = self.share.place();
         adamw::squares(grads, &self.stretches, rank, ranks)
     }
 
-    /// Step k of `steps` for the share, with the clip of all gradients. `moved` is told, one after the other, the pieces of the share of
-    /// which this rank's part has been moved: the others' are to be gathered, as products read them.
+    /// Step k of `steps` for the share, with the clip of all gradients. `moved` is called with each piece of the share in turn,
+    /// once this rank's part of it has been moved: the other parts are to be gathered, as products read them.
     pub fn advance(
         &mut self,
         params: &mut Params,
@@ -189,7 +189,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// All weights in full precision, `[L]`, of a share only those that it moves: the others are to be gathered.
+    /// All weights in full precision, `[L]`; for a share only those that it moves: the others must be gathered.
     pub fn weights(&self, params: &Params) -> Tensor {
         match self.share.is_whole() {
             true => params.weights(),
@@ -197,22 +197,22 @@ impl Optimizer {
         }
     }
 
-    /// Averaged weights, used for prediction: `[L]`, those of a share as above.
+    /// Averaged weights, used for prediction: `[L]`, for a share as above.
     pub fn average(&self) -> Tensor {
         self.flat(|part| part.average.clone())
     }
 
-    /// First moments, alike.
+    /// First moments, likewise.
     pub fn m(&self) -> Tensor {
         self.flat(|part| part.m.clone())
     }
 
-    /// Second moments, alike.
+    /// Second moments, likewise.
     pub fn v(&self) -> Tensor {
         self.flat(|part| part.v.clone())
     }
 
-    /// Bytes that it holds where the weights lie.
+    /// Bytes that it holds where the weights are.
     pub fn bytes(&self) -> u64 {
         let of = |part: &Part| {
             let low = part.low.as_ref().map_or(0, Tensor::bytes);

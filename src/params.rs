@@ -3,9 +3,9 @@
 //! Norm, AdamW and average are each one loop over flat buffers, on the host or on a device. The names and shapes are those of the
 //! checkpoint; linear weights are `[out, in]`, as PyTorch has them.
 //!
-//! Every parameter begins at a multiple of [`PACK`](crate::gpu::PACK) numbers, zeros between, so that its window is aligned for the
-//! widest loads and no load holds numbers of two. On a device that stores bf16 the weights lie there in two halves: rounded, which
-//! products read, and what rounding took away, so that steps are added to f32.
+//! Every parameter begins at a multiple of [`PACK`](crate::gpu::PACK) numbers, with zeros between, so that its window is aligned
+//! for the widest loads and no load holds numbers of two parameters. A device that stores bf16 holds the weights in two halves: the
+//! rounded weights, which products read, and what rounding took away, so that steps are added in f32.
 
 use std::ops::Index;
 
@@ -27,13 +27,13 @@ pub struct Params {
     table: Table,
     /// `[L]`.
     weights: Weights,
-    /// `[L]` f32; empty where none are wanted.
+    /// `[L]` f32; empty if none are wanted.
     grads: Tensor,
 }
 
 /// What the optimizer reads and writes: flat buffers of L numbers.
 pub struct Flat<'a> {
-    /// Those that are moved.
+    /// The weights to move.
     pub weights: &'a mut Weights,
     /// f32.
     pub grads: &'a Tensor,
@@ -51,7 +51,7 @@ impl Params {
         Params { grads: Tensor::zeros(&[self.table.len()]), ..self }
     }
 
-    /// The same table over other weights, without gradients: `[L]` f32, on the host or where these lie; e.g. their average.
+    /// The same table over other weights, e.g. their average, without gradients: `[L]` f32, on the host or where these weights are.
     pub fn over(&self, weights: Tensor) -> Params {
         let weights = match self.gpu() {
             Some(gpu) if weights.gpu().is_none() => weights.to_gpu(gpu, "weights", Real::F32),
@@ -80,7 +80,7 @@ impl Params {
         self.table.entries()
     }
 
-    /// The device that the weights lie on.
+    /// The device that holds the weights.
     pub fn gpu(&self) -> Option<&Gpu> {
         self.weights.read().gpu()
     }
@@ -90,7 +90,7 @@ impl Params {
         self.table.len()
     }
 
-    /// True of an empty table.
+    /// True for an empty table.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
@@ -101,17 +101,17 @@ impl Params {
         self.weights.read().part(entry.offset, &entry.shape)
     }
 
-    /// All weights, `[L]` f32, where they lie. Panics where ranks share their lower halves.
+    /// All weights, `[L]` f32, where they are. Panics if ranks share their lower halves.
     pub fn weights(&self) -> Tensor {
         self.weights.whole()
     }
 
-    /// Weights `at..at + len` as f32, where they lie; `low` are the lower halves of these where ranks share them.
+    /// Weights `at..at + len` as f32, where they are; `low` holds their lower halves if ranks share them.
     pub fn master(&self, at: usize, len: usize, low: Option<&Tensor>) -> Tensor {
         self.weights.window(at, len, low).whole()
     }
 
-    /// Gives the lower halves of all weights to the one who will keep a share of them; none where weights are whole.
+    /// Hands the lower halves of all weights to whoever will keep a share of them; `None` if the weights are whole.
     pub fn take_low(&mut self) -> Option<Tensor> {
         self.weights.take_low()
     }
@@ -121,7 +121,7 @@ impl Params {
         self.weights.read()
     }
 
-    /// The same, to be written. Panics where they have lower halves here.
+    /// The same, for writing. Panics if the weights have their lower halves here.
     pub fn read_mut(&mut self) -> &mut Tensor {
         self.weights.read_mut()
     }
@@ -131,7 +131,7 @@ impl Params {
         &self.grads
     }
 
-    /// The same, `[L]`, to be changed. Panics where they lie on a device.
+    /// All gradients, `[L]`, for writing. Panics if they are on a device.
     pub fn grads_mut(&mut self) -> &mut [f32] {
         self.grads.data_mut()
     }
@@ -142,7 +142,7 @@ impl Params {
         Flat { weights: &mut self.weights, grads: &self.grads }
     }
 
-    /// Puts every parameter on the tape as a leaf. No copy; on a device gradients go straight to the flat buffer.
+    /// Puts every parameter on the tape as a leaf, without a copy; on a device gradients go straight to the flat buffer.
     pub fn bind(&self, tape: &mut Tape) -> Vars {
         let place = |entry: &Entry| Sink::new(self.grads.part(entry.offset, &entry.shape));
         let sinks: Vec<Sink> = match self.grads.gpu() {
@@ -156,7 +156,7 @@ impl Params {
         Vars { vars: (0..self.entries().len()).map(leaf).collect(), sinks }
     }
 
-    /// Replaces the flat gradients by what a backward pass found; zero where nothing flowed.
+    /// Replaces the flat gradients by what a backward pass found; zero for parameters that no gradient reached.
     pub fn collect(&mut self, vars: &Vars, mut found: Gradients) {
         if self.grads.gpu().is_some() {
             return vars.sinks.iter().for_each(Sink::close);

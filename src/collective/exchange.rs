@@ -1,8 +1,9 @@
 //! Gradients on their way to the other ranks, piece by piece, while a device still computes those of earlier layers.
 //!
-//! A piece is a stretch of the flat gradients. It is sent when the backward pass has finished all in it, which it does at the same
-//! point on every rank, so that pieces meet in one order. On a device that stores bf16 gradients travel as bf16: half the bytes,
-//! 8 bits of precision in what AdamW divides by its own size. Where ranks share the optimizer each receives its part of a piece.
+//! A piece is a stretch of the flat gradients. It is sent once the backward pass has finished everything in it, which happens at
+//! the same point on every rank, so that pieces meet in one order. On a device that stores bf16, gradients travel as bf16: half the
+//! bytes, and 8 bits of precision in what AdamW divides by its own size. If ranks share the optimizer, each receives its part of a
+//! piece.
 
 use std::ops::Range;
 
@@ -16,9 +17,9 @@ use crate::tensor::Tensor;
 /// The gradients of one step on their way.
 pub struct Exchange<'a> {
     ranks: &'a Ranks,
-    /// What this rank wants of the means.
+    /// The part of the means that this rank wants.
     share: Share,
-    /// On a device.
+    /// `None` on the host.
     sent: Option<Sent>,
     failed: Result<()>,
 }
@@ -27,7 +28,7 @@ struct Sent {
     pieces: Pieces,
     /// All gradients, `[L]` f32.
     grads: Tensor,
-    /// As what they travel: the same, or `[L]` bf16.
+    /// What they travel as: the same tensor, or `[L]` bf16.
     travelling: Tensor,
 }
 
@@ -44,7 +45,7 @@ impl<'a> Exchange<'a> {
         Exchange { ranks, share: share.clone(), sent, failed: Ok(()) }
     }
 
-    /// The gradient of that entry is final: what that completes sets off.
+    /// The gradient of that entry is final: sends the pieces that this completes.
     pub fn finish(&mut self, entry: usize) {
         let whole = self.sent.as_mut().map_or(Vec::new(), |sent| sent.pieces.finish(entry));
         whole.into_iter().for_each(|range| self.send(range));
@@ -74,10 +75,10 @@ impl<'a> Exchange<'a> {
         };
     }
 
-    /// Sends the rest; the device's work that is queued after this finds the means in the place of the share's gradients.
+    /// Sends the rest; work that is queued on the device after this finds the means in place of the share's gradients.
     ///
     /// # Errors
-    /// A rank that failed or is gone; NCCL's own.
+    /// A rank failed or is gone; or NCCL failed.
     pub fn end(mut self, params: &mut Params) -> Result<()> {
         if self.ranks.count() == 1 {
             return Ok(());

@@ -1,8 +1,8 @@
-//! Which rank a launcher has made this process: torchrun, srun or mpirun say so in the environment.
+//! Which rank this process is: torchrun, srun or mpirun say so in the environment.
 
 use crate::error::{Error, Result};
 
-/// This process among those that a launcher has started.
+/// This process among those that a launcher started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// This rank, from 0.
@@ -13,11 +13,11 @@ pub struct Launch {
     pub local: usize,
     /// Where rank 0 listens: host and port.
     pub address: (String, u16),
-    /// Who started it, in words.
+    /// Who started it, for messages.
     pub by: &'static str,
 }
 
-/// A launcher's words for rank, ranks and rank on this machine.
+/// A launcher's variables for the rank, the number of ranks and the rank on this machine.
 struct Words {
     by: &'static str,
     rank: &'static str,
@@ -25,7 +25,7 @@ struct Words {
     local: &'static str,
 }
 
-/// In the order in which they are believed: mpirun may be called within a job of Slurm.
+/// In order of precedence: mpirun may be called within a Slurm job.
 const LAUNCHERS: [Words; 4] = [
     Words { by: "torchrun", rank: "RANK", ranks: "WORLD_SIZE", local: "LOCAL_RANK" },
     Words {
@@ -35,23 +35,23 @@ const LAUNCHERS: [Words; 4] = [
         local: "OMPI_COMM_WORLD_LOCAL_RANK",
     },
     Words { by: "mpirun", rank: "PMI_RANK", ranks: "PMI_SIZE", local: "MPI_LOCALRANKID" },
-    // Of the step, not of the job: a script that sbatch runs is no rank, whatever the job has room for.
+    // Of the step, not of the job: a script run by sbatch is no rank, whatever the job has room for.
     Words { by: "srun", rank: "SLURM_PROCID", ranks: "SLURM_STEP_NUM_TASKS", local: "SLURM_LOCALID" },
 ];
 
-/// Where nothing else is said.
+/// The port if nothing else is said.
 const PORT: u16 = 29_517;
 
 impl Launch {
     /// What the environment says; `None` for a process that is alone.
     ///
     /// # Errors
-    /// Words that are no numbers, a rank that is out of range, no address of rank 0.
+    /// Values that are not numbers, a rank out of range, no address of rank 0.
     pub fn find(word: &dyn Fn(&str) -> Option<String>) -> Result<Option<Launch>> {
         let Some(words) =
             LAUNCHERS.iter().find(|words| word(words.ranks).is_some() && word(words.rank).is_some())
         else {
-            // Half of it would have every process train alone.
+            // One of the two alone would make every process train by itself.
             return match (word("RANK"), word("WORLD_SIZE")) {
                 (None, Some(ranks)) if ranks.trim() != "1" => Err(Error::setting(
                     "RANK",
@@ -113,7 +113,7 @@ fn port(word: &dyn Fn(&str) -> Option<String>) -> Result<u16> {
     Ok(PORT + (job % 1000) as u16)
 }
 
-/// `n[07-09,12],m3` is n07, n08 ...: the first.
+/// The first node of a list: `n[07-09,12],m3` is n07, n08, ...
 fn first_node(nodes: &str) -> String {
     let Some((name, rest)) = nodes.split_once('[').filter(|(name, _)| !name.contains(',')) else {
         return nodes.split(',').next().unwrap_or_default().to_string();
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(found("").expect("nothing said"), None);
         assert_eq!(found("RANK=0 WORLD_SIZE=1").expect("one rank"), None);
         assert_eq!(found("WORLD_SIZE=1").expect("one rank"), None);
-        // A script that sbatch runs.
+        // A script run by sbatch.
         assert_eq!(found("SLURM_PROCID=0 SLURM_NTASKS=8").expect("no step"), None);
     }
 

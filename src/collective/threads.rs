@@ -1,11 +1,11 @@
-//! Ranks that are threads of this process: a GPU each, or, in tests, none.
+//! Ranks that are threads of this process: with a GPU each or, in tests, without.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{Collective, part, stopped};
 use crate::error::Result;
 
-/// One thread's seat at the table where all lay down what they have.
+/// One thread's seat at the table where all ranks lay down what they have.
 pub struct Threads {
     rank: usize,
     table: Arc<Table>,
@@ -20,13 +20,13 @@ struct Table {
 struct State {
     laid: Vec<Option<Vec<f32>>>,
     rounds: u64,
-    /// What the last round made of what was laid.
+    /// What the last round made of what was laid down.
     made: Arc<Vec<f32>>,
     failed: Option<(usize, String)>,
 }
 
 impl Threads {
-    /// The seats of so many ranks.
+    /// The seats of `ranks` ranks.
     pub fn seats(ranks: usize) -> Vec<Threads> {
         let state = State { laid: vec![None; ranks], rounds: 0, made: Arc::default(), failed: None };
         let table = Arc::new(Table { state: Mutex::new(state), news: Condvar::new() });
@@ -38,7 +38,7 @@ impl Threads {
         self.lock().failed.as_ref().map(|(rank, _)| *rank)
     }
 
-    /// Lays down what this rank has and waits for what is made of all ranks'.
+    /// Lays down what this rank has and waits for what is made of all ranks' numbers.
     fn round(&self, own: Vec<f32>, make: impl FnOnce(Vec<Vec<f32>>) -> Vec<f32>) -> Result<Arc<Vec<f32>>> {
         let mut state = self.lock();
         let round = state.rounds;
@@ -54,11 +54,11 @@ impl Threads {
             let (rank, why) = state.failed.as_ref().expect("the round is not over");
             return Err(stopped(*rank, why));
         }
-        // The next round ends only when this rank has laid down again, so this is still made of its own.
+        // The next round cannot end before this rank lays down again, so `made` is still this round's.
         Ok(state.made.clone())
     }
 
-    /// Nothing panics while the lock is held, so that a poisoned lock still guards a whole state.
+    /// Nothing panics while the lock is held, so a poisoned lock still guards a consistent state.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.table.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,7 +104,7 @@ impl Collective for Threads {
 }
 
 impl State {
-    /// All have laid down: makes one of it, in the order of ranks, and clears the table.
+    /// All have laid down: combines their numbers, in the order of ranks, and clears the table.
     fn close(&mut self, make: impl FnOnce(Vec<Vec<f32>>) -> Vec<f32>) {
         self.made = Arc::new(make(self.laid.iter_mut().filter_map(Option::take).collect()));
         self.rounds += 1;

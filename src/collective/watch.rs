@@ -1,4 +1,4 @@
-//! A thread that ends a device's sums once a rank is gone: they would wait for it forever.
+//! A thread that ends a device's sums once a rank is gone: they would wait for that rank forever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 use super::{Collective, GLANCE};
 use crate::error::Error;
 
-/// What the end of a device's sums may take. A rank has six times as long to end by itself: it may be writing a checkpoint.
+/// How long ending a device's sums may take. A rank has six times as long to end on its own: it may be writing a checkpoint.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const TO_END: u32 = 6;
-/// What the others may take to say why they ended.
+/// How long the others may take to say why they ended.
 const WORDS: Duration = Duration::from_secs(1);
 
-/// Watches as long as it lives.
+/// Watches for as long as it lives.
 pub struct Watch {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
-    /// `abort` ends the sums, and who waits for them then hears of it. NCCL may be waiting itself, on the host in the middle of a
-    /// call, and what waits for the end of that call never comes: where `abort` has not come back after `patience`, or this rank has
-    /// not ended long after it, the rank is given up, with what the others say.
+    /// `abort` ends the sums, and whoever waits for them then gets an error. NCCL itself may be stuck on the host in the middle of
+    /// a call, and whatever waits for that call waits forever: if `abort` has not returned after `patience`, or this rank has not
+    /// ended long after it, the rank is given up, with the reason that the others give.
     pub fn over(
         host: Arc<dyn Collective>,
         abort: impl FnOnce() + Send + 'static,
@@ -41,7 +41,7 @@ impl Watch {
                 }
                 std::thread::park_timeout(GLANCE);
             }
-            // It may not come back.
+            // `abort` may not return.
             let (began, aborting) = (Instant::now(), std::thread::spawn(abort));
             while !(is_over() && aborting.is_finished()) {
                 let allowed = if aborting.is_finished() { TO_END * patience } else { patience };
@@ -61,13 +61,13 @@ impl Drop for Watch {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // It cannot panic: what it calls answers.
+            // The thread cannot panic: all it calls returns.
             let _ = thread.join();
         }
     }
 }
 
-/// What the others say, if they say it: a sum of this rank's own may be waiting for one that says nothing.
+/// The reason that the others give, if they give one: a sum of this rank may be waiting for one that says nothing.
 fn why(host: Arc<dyn Collective>) -> Error {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(host.sum(&mut [0.0])));
@@ -85,7 +85,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(300);
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Two seats, of which the second is watched; what its abort and its end say.
+    /// Watches the second of two seats; the receiver gets the reason if it is given up.
     fn watched(
         seats: &[Arc<Threads>],
         abort: impl FnOnce() + Send + 'static,
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_rank_that_cannot_end_is_given_up_with_what_the_other_said() {
         let seats = seats();
-        // Of a library that never answers.
+        // A library that never returns.
         let (watch, told) = watched(&seats, || {
             loop {
                 std::thread::park();

@@ -1,8 +1,8 @@
 //! Ranks that are processes, on one machine or several: a star of TCP connections with rank 0 in the middle.
 //!
-//! Rank 0 reads every other rank's numbers, adds them in the order of ranks and sends the sum, or its parts, back. That is for gradients of
-//! CPUs and for the few numbers that ranks with GPUs exchange a step. A process that dies closes its connections, which the rest
-//! see at their next sum; a machine that dies is missed within seconds, by probes of the system's TCP.
+//! Rank 0 reads every other rank's numbers, adds them in the order of ranks and sends back the sum, or its parts. This is for
+//! gradients of CPUs and for the few numbers that ranks with GPUs exchange per step. A process that dies closes its connections,
+//! which the others see at their next sum; a machine that dies is noticed within seconds, by TCP's keepalive probes.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -20,25 +20,25 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a caller may take to say who it is.
 const GREETING: Duration = Duration::from_secs(5);
-/// What rank 0 may take to validate, others to compute; after that a user is told who is waited for.
+/// How long rank 0 may take to validate, or others to compute; after that the user is told which rank is awaited.
 const SILENCE: Duration = Duration::from_secs(300);
-/// Between two tries.
+/// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
-/// What a rank says first.
+/// What a rank sends first.
 const MAGIC: &[u8; 16] = b"scale-engine 1\0\0";
 /// A frame of numbers.
 const NUMBERS: u8 = 0;
-/// A frame of text: why its sender ends.
+/// A frame of text: why its sender is ending.
 const END: u8 = 1;
-/// No reason to end is longer.
+/// No reason has more bytes.
 const LONGEST: u64 = 1 << 16;
 
-/// A rank's connections: rank 0 has one to each other, in their order, the others one to rank 0.
+/// A rank's connections: rank 0 has one to each other rank, in their order; each other rank has one to rank 0.
 pub struct Wire {
     rank: usize,
     ranks: usize,
     links: Mutex<Vec<Link>>,
-    /// The same connections, for `lost`: a sum that waits holds the lock.
+    /// The same connections, for `lost`: a sum holds the lock while it waits.
     ends: Vec<TcpStream>,
 }
 
@@ -48,10 +48,10 @@ struct Link {
 }
 
 impl Wire {
-    /// Meets the other ranks, unless `stop` is set meanwhile.
+    /// Connects to the other ranks, unless `stop` is set meanwhile.
     ///
     /// # Errors
-    /// Ranks that do not come within a minute, two of one number, or of another number of ranks; `stop`.
+    /// A rank does not come within a minute, two have the same number, or one expects another number of ranks; `stop` is set.
     pub fn join(launch: &Launch, stop: &AtomicBool) -> Result<Wire> {
         let links = match launch.rank {
             0 => receive(launch, stop)?,
@@ -66,7 +66,7 @@ impl Wire {
         Ok(Wire { rank: launch.rank, ranks: launch.ranks, links: Mutex::new(links), ends })
     }
 
-    /// Nothing panics while the lock is held, so that a poisoned lock still guards whole connections.
+    /// Nothing panics while the lock is held, so a poisoned lock still guards intact connections.
     fn lock(&self) -> MutexGuard<'_, Vec<Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,14 +119,14 @@ impl Collective for Wire {
     fn fail(&self, why: &str) {
         let why: String = why.chars().take(LONGEST as usize / 4).collect();
         for link in self.lock().iter_mut() {
-            // One that is gone needs no reason.
+            // A rank that is gone needs no reason.
             let _ = link.frame(END, why.as_bytes());
             let _ = link.stream.shutdown(Shutdown::Write);
         }
     }
 
     fn lost(&self) -> bool {
-        // The other side writes no more, whatever of it has not been read yet.
+        // The other side will write no more, whether or not all it wrote has been read.
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut ends: Vec<PollFd> = self.ends.iter().map(|end| PollFd::new(end, PollFlags::RDHUP)).collect();
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -154,7 +154,7 @@ impl Link {
     }
 
     fn send(&mut self, numbers: &[f32]) -> Result<()> {
-        // What cannot be written may be read: the other side said why before it left.
+        // If it cannot be written to, it can perhaps be read: the other side said why before it left.
         self.frame(NUMBERS, bytemuck::cast_slice(numbers)).map_err(|e| match self.head() {
             Err(said @ Error::Stopped(_)) => said,
             _ => self.gone(&e),
@@ -171,7 +171,7 @@ impl Link {
         self.stream.read_exact(bytes).map_err(|e| self.gone(&e))
     }
 
-    /// Length of the numbers that follow; the other's last words are an error.
+    /// Length of the numbers that follow; if the other rank ends instead, its reason is the error.
     fn head(&mut self) -> Result<u64> {
         let mut head = [0; 9];
         while !hears(&self.stream, SILENCE) {
@@ -197,10 +197,10 @@ impl Link {
     }
 }
 
-/// True once there is something to read, or an end; false after so long a silence.
+/// True once there is something to read or the connection has ended; false after a silence of `within`.
 fn hears(stream: &TcpStream, within: Duration) -> bool {
     let limit = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: i64::from(within.subsec_nanos()) };
-    // What cannot be asked is found out by reading.
+    // If it cannot be polled, reading finds out why.
     poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)).map_or(true, |ready| ready > 0)
 }
 
@@ -210,7 +210,7 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     let said = |e: std::io::Error| {
         Error::Stopped(format!("rank 0 cannot listen on port {port} (MASTER_PORT is the one below): {e}"))
     };
-    // A name may lead elsewhere from other machines; these are of this machine for all.
+    // Other machines may resolve a name differently; loopback means this machine to all.
     let here = host == "localhost" || host.parse().is_ok_and(|at: IpAddr| at.is_loopback());
     let listener = match here {
         true => TcpListener::bind((host.as_str(), *port)),
@@ -223,7 +223,7 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
         let came = match listener.accept() {
             Ok((stream, _)) => stream.set_nonblocking(false).ok().and_then(|()| greet(stream)),
             Err(e) if e.kind() == ErrorKind::WouldBlock => None,
-            // It came, and went before it was asked in.
+            // The caller hung up before it was accepted.
             Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => None,
             Err(e) => return Err(said(e)),
         };
@@ -237,7 +237,7 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     Ok(links)
 }
 
-/// Hears IPv4 too; fails where the machine has no IPv6.
+/// Accepts IPv4 too; fails if the machine has no IPv6.
 fn both(port: u16) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
     socket.set_only_v6(false)?;
@@ -263,7 +263,7 @@ fn missing(launch: &Launch, links: &[Link]) -> Error {
     ))
 }
 
-/// What a caller says first: rank and ranks. `None` for one that is none of ours.
+/// What a caller says first: its rank and number of ranks. `None` if it is not one of ours.
 fn greet(mut stream: TcpStream) -> Option<(TcpStream, [u64; 2])> {
     stream.set_read_timeout(Some(GREETING)).ok()?;
     let mut hello = [0; 32];
@@ -290,7 +290,7 @@ fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &
     Err(Error::Stopped(wrong))
 }
 
-/// Another rank looks for rank 0.
+/// A rank other than 0 calls rank 0.
 fn call(launch: &Launch, stop: &AtomicBool) -> Result<Link> {
     let began = Instant::now();
     let mut hello = MAGIC.to_vec();
@@ -308,7 +308,7 @@ fn call(launch: &Launch, stop: &AtomicBool) -> Result<Link> {
     }
 }
 
-/// Between two tries, of which there is no further one once `stop` is set.
+/// Waits between two attempts; fails once `stop` is set.
 fn pause(stop: &AtomicBool) -> Result<()> {
     std::thread::sleep(PAUSE);
     match stop.load(Ordering::Relaxed) {
@@ -328,7 +328,7 @@ fn reach((host, port): &(String, u16)) -> std::io::Result<TcpStream> {
     Err(last)
 }
 
-/// Small frames go at once; a machine that no longer answers is missed after about ten seconds.
+/// Sends small frames at once, and notices within about ten seconds that a machine no longer answers.
 fn watch(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let probes = TcpKeepalive::new()

@@ -1,4 +1,4 @@
-//! How weights come into being: names, shapes and first values.
+//! How weights are created: names, shapes and first values.
 
 use crate::params::{Init, Param, Piece, Table, Vars};
 use crate::tape::{Tape, Var};
@@ -69,7 +69,7 @@ impl<'a> Build<'a> {
         self.add(name, &[width], Init::Constant(0.0), false)
     }
 
-    /// A bias that starts at these; not decayed.
+    /// A bias that starts at these values; not decayed.
     pub fn bias_at(&mut self, name: &str, values: Vec<f32>) -> Param {
         self.add(name, &[values.len()], Init::Values(values), false)
     }
@@ -97,7 +97,7 @@ impl<'a> Build<'a> {
     }
 }
 
-/// Of a matrix that ends a residual branch.
+/// Standard deviation of a matrix that ends a residual branch.
 fn branch_std(width: usize, layers: usize) -> f32 {
     (width as f32).powf(-0.5) / (2.0 * layers as f32).sqrt()
 }

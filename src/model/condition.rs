@@ -1,4 +1,4 @@
-//! Conditions: rows of tables, fused into one seed token a set (SCALE v1, eq. 31-33; section 3.4).
+//! Conditions: rows of tables, fused into one seed token per set (SCALE v1, eq. 31-33; section 3.4).
 
 use super::build::{Build, Linear};
 use crate::config::{Config, Fusion};
@@ -17,10 +17,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All, in the order of a group's ids.
+    /// All kinds, in the order of a group's ids.
     pub const ALL: [Kind; 3] = [Kind::CellType, Kind::Perturbation, Kind::Batch];
 
-    /// Name of its table of rows among the weights.
+    /// Name of its table among the weights.
     pub fn table(self) -> &'static str {
         match self {
             Kind::CellType => "conditions.cell_type",
@@ -41,16 +41,16 @@ pub struct Vocabulary {
     pub batches: usize,
 }
 
-/// The T condition tokens of B sets, token by token: what it names and one row number a set.
+/// The T condition tokens of B sets, token by token: its kind, and one row number per set.
 pub type Tokens = Vec<(Kind, Vec<u32>)>;
 
-/// The three tokens of a set today: cell type, perturbation, batch.
+/// The three tokens that a set has today: cell type, perturbation, batch.
 pub fn three(ids: &[[u32; 3]]) -> Tokens {
     let column = |(i, kind): (usize, Kind)| (kind, ids.iter().map(|id| id[i]).collect());
     Kind::ALL.into_iter().enumerate().map(column).collect()
 }
 
-/// T tokens a set -> one row of width D.
+/// T tokens per set -> one row of width D.
 pub struct Condition {
     tables: [Param; 3],
     project: Param,

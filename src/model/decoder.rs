@@ -12,7 +12,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Adds its weights. Where a mean `[G]` is given its output starts there: where a gene is rare, a random start leaves it dead.
+    /// Adds its weights. Given a mean `[G]`, the output starts there: a random start leaves rare genes dead.
     pub fn new(
         build: &mut Build,
         config: &DecoderConfig,
@@ -23,7 +23,7 @@ impl Decoder {
         let mut inner = build.within("decoder");
         let up = inner.linear("0", config.width, latent);
         let mut last = inner.within("1");
-        // A gene that is never seen would ask for -infinity.
+        // A gene that is never seen would need -infinity.
         let start = |m: &f32| match config.activation {
             Activation::Softplus => m.max(1e-4).exp_m1().ln(),
             _ => m.max(1e-4),

@@ -1,4 +1,4 @@
-//! Flow transformer g_theta: cells and one seed token a set, parallel blocks (SCALE v1, eq. 17-23, 34-36).
+//! Flow transformer g_theta: cells and one seed token per set, parallel blocks (SCALE v1, eq. 17-23, 34-36).
 
 use super::build::{Build, Linear, Mlp};
 use super::condition::{Condition, Tokens, Vocabulary};
@@ -22,11 +22,11 @@ struct Block {
     norm: Param,
     /// `[3D + 2F, D]`: Q | K | V | gate | up.
     w_in: Param,
-    /// `[D, D + F]`: of attention, of the MLP.
+    /// `[D, D + F]`: attention's | the MLP's.
     w_out: Param,
 }
 
-/// Sinusoidal features of t.
+/// Number of sinusoidal features of t.
 const TIME_FEATURES: usize = 256;
 
 impl Flow {
@@ -51,7 +51,7 @@ impl Flow {
         Flow { time, condition, blocks, head, heads, add_condition: config.flow.add_condition }
     }
 
-    /// Z_t `[B, N, D]`, one time and T tokens a set -> `[B, N, D]`: Z1^ or U^, as the config's variant says.
+    /// Z_t `[B, N, D]`, one time and T tokens per set -> `[B, N, D]`: Z1^ or U^, as the config's variant says.
     pub fn forward(&self, t: &mut Tape, p: &Vars, z: Var, times: &[f32], tokens: &Tokens) -> Var {
         let features = t.time(times);
         let tau = self.time.forward(t, p, features); // [B, D]
@@ -68,7 +68,7 @@ impl Flow {
 }
 
 impl Block {
-    /// The seed serves as one more key and value; its own row of the output is dropped (eq. 36), so it is never made.
+    /// The seed serves as one extra key and value; its own row of the output is dropped (eq. 36), so it is never computed.
     fn forward(&self, t: &mut Tape, p: &Vars, h: Var, seed: Var, heads: usize) -> Var {
         let d = t.value(h).width();
         let w_kv = t.slice(p[self.w_in], d..3 * d);

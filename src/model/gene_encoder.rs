@@ -1,4 +1,5 @@
-//! Gene encoder: one vector a cell, no cell sees another (SCALE v1, eq. 3-6; the architecture is ours where the paper is silent).
+//! Gene encoder: one vector per cell, and no cell sees another (SCALE v1, eq. 3-6; the architecture is ours where the paper is
+//! silent).
 
 use super::build::{Build, Linear, Mlp};
 use crate::config::{Activation, EncoderConfig, EncoderKind, Pooling};
@@ -49,7 +50,7 @@ enum Pool {
 }
 
 impl GeneEncoder {
-    /// Adds its weights: G genes in, D numbers a cell out.
+    /// Adds its weights: G genes in, D numbers per cell out.
     pub fn new(build: &mut Build, config: &EncoderConfig, genes: usize, latent: usize) -> Self {
         let mut b = build.within("gene_encoder");
         if config.kind == EncoderKind::Mlp {

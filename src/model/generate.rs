@@ -9,9 +9,9 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 impl Model {
-    /// Predicts B sets of N cells: x0 `[B, N, G]`, `effect` `[B, G]` for a shifted start, T tokens a set, one stream of start
-    /// noise a set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Answers Dec(Z1^) `[B, N, G]`, network's
-    /// scale, where the weights lie. Sets do not see each other.
+    /// Predicts B sets of N cells from x0 `[B, N, G]`, `effect` `[B, G]` for a shifted start, T tokens per set and one stream of
+    /// start noise per set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Returns Dec(Z1^) `[B, N, G]` on the
+    /// network's scale, where the weights are. Sets do not see each other.
     pub fn generate(
         &self,
         params: &Params,
@@ -35,14 +35,14 @@ impl Model {
             }
             _ => self.encode(&mut t, &p, x0),
         };
-        // Each set has a stream of its own, so that its noise does not depend on its place in the batch.
+        // Each set has its own stream, so that its noise does not depend on its place in the batch.
         let streams: Vec<_> = starts.iter().map(|&stream| (stream, 0)).collect();
         let mut z = t.flow_start(from, flow.start, flow.mask, &streams);
         for k in 0..steps {
             let times = vec![k as f32 / steps as f32; b];
             let next = t.part(|t| {
                 let answer = self.flow.forward(t, &p, z, &times, tokens);
-                // u / K, with u = (Z1^ - Z_t) / (1 - t) where the head answers Z1^: the last step ends at Z1^ itself.
+                // u / K, with u = (Z1^ - Z_t) / (1 - t) if the head predicts Z1^: the last step ends at Z1^ itself.
                 let (ahead, share) = match flow.prediction {
                     Space::X if k + 1 == steps => return answer,
                     Space::X => (t.sub(answer, z), 1.0 / (steps - k) as f32),
@@ -58,7 +58,7 @@ impl Model {
         t.value(decoded).clone()
     }
 
-    /// Dec(Enc(x)) of sets of cells `[B, N, G]`: what the decoder makes of the cells themselves, where the weights lie.
+    /// Dec(Enc(x)) of sets of cells `[B, N, G]`, where the weights are: what the decoder makes of the cells themselves.
     pub fn reconstruct(&self, params: &Params, x: &Tensor) -> Tensor {
         let mut t = Tape::off().on(params.gpu());
         let p = params.bind(&mut t);

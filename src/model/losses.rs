@@ -15,16 +15,16 @@ use crate::tensor::Tensor;
 pub struct Examples {
     /// Controls, then perturbed cells: `[2B, N, G]`.
     pub cells: Tensor,
-    /// The perturbation's mean effect in other contexts `[B, G]`; used by `flow.start = "shifted"` alone.
+    /// The perturbation's mean effect in other contexts `[B, G]`; used only by `flow.start = "shifted"`.
     pub effect: Option<Tensor>,
-    /// T condition tokens a set.
+    /// T condition tokens per set.
     pub tokens: Tokens,
-    /// Place of the first set among the step's: above 0 where ranks share the step.
+    /// Number of the first set within the step: above 0 if ranks share the step.
     pub first: usize,
 }
 
 impl Examples {
-    /// Examples of three condition tokens: cell type, perturbation, batch ids a set.
+    /// Examples with three condition tokens per set: cell type, perturbation and batch ids.
     pub fn new(cells: Tensor, effect: Option<Tensor>, conditions: &[[u32; 3]]) -> Self {
         Examples { cells, effect, tokens: condition::three(conditions), first: 0 }
     }
@@ -37,7 +37,7 @@ impl Examples {
 
 /// The loss and its parts, as scalars on the tape.
 pub struct Losses {
-    /// L = L_MSE + w_mmd L_MMD + w_flow L_flow (+ what is beyond the paper).
+    /// L = L_MSE + w_mmd L_MMD + w_flow L_flow (+ terms that are not in the paper).
     pub total: Var,
     /// The parts with their weights, by the names used in metrics.jsonl.
     pub parts: Vec<(&'static str, Var, f32)>,
@@ -45,19 +45,19 @@ pub struct Losses {
     pub latents: Var,
 }
 
-/// The random choices of a step: one time a set, and the stream of the start's noise.
+/// The random choices of a step: one time per set, and the stream of the start's noise.
 pub struct Draws {
     /// t of each set, 0 to 1.
     pub times: Vec<f32>,
     /// Noise and mask of the start.
     pub start: Rng,
-    /// Place of the first set among the step's.
+    /// Number of the first set within the step.
     pub first: usize,
 }
 
 impl Draws {
-    /// Those of some of a step's sets, a pure function of seed, step and set: `t_zero` of the sets are drawn at t = 0, where
-    /// prediction starts.
+    /// The draws for some of a step's sets, a pure function of seed, step and set: a share `t_zero` of the sets is drawn at t = 0,
+    /// where prediction starts.
     pub fn at(seed: u64, step: u64, sets: Range<usize>, t_zero: f32) -> Draws {
         let rng = Rng::new(seed).at(1).at(step);
         let time = |b: u64| if rng.at(1).uniform(b) < t_zero { 0.0 } else { rng.at(0).uniform(b) };
@@ -79,7 +79,7 @@ impl Model {
 
         let decoded = self.decode(t, p, z); // [2B, N, G]
         let resting = t.slice(decoded, 0..b);
-        // Means over 2B sets, twice: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
+        // Means over 2B sets, doubled: the paper adds the mean over the controls' B sets and that over the perturbed ones'.
         let mse = t.squared_error(decoded, cells);
         let mmd = t.mmd(decoded, cells, weights.kernel);
         let (mse, mmd) = (t.scale(mse, 2.0), t.scale(mmd, 2.0));
@@ -110,7 +110,7 @@ impl Model {
                 parts.push(("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
             }
             if weights.effect > 0.0 {
-                // Differences first: an effect is far smaller than the means, whose rounding to bf16 would be most of it.
+                // Differences first: an effect is far smaller than the means, whose rounding to bf16 would drown it.
                 let [change, truth] = [(predicted, resting), (x1, x0)].map(|(after, before)| {
                     let moved = t.sub(after, before);
                     t.pool(moved) // [B, G]
@@ -123,13 +123,13 @@ impl Model {
     }
 }
 
-/// Sums over cells of each latent number and of its square, `[D]` f32 each, where the latents lie.
+/// Sums over cells of each latent number and of its square, `[D]` f32 each, where the latents are.
 pub fn latent_sums(z: &Tensor) -> [Tensor; 2] {
     [column_sums(z), column_squares(z)]
 }
 
-/// Share of the latent variance that lies between cells, of their moments, means of numbers and of squares, `[2, D]`: near zero,
-/// the encoder has collapsed. Latents have mean square 1, so their variance over cells, averaged over D, is a share.
+/// Share of the latent variance that lies between cells, from the means of each latent number and of its square, `[2, D]`: near
+/// zero, the encoder has collapsed. Latents have mean square 1, so their variance over cells, averaged over D, is a share.
 pub fn variance_between_cells(moments: &[f32]) -> f32 {
     let (means, squares) = moments.split_at(moments.len() / 2);
     let between: f64 = means.iter().zip(squares).map(|(m, s)| f64::from(*s) - f64::from(*m).powi(2)).sum();

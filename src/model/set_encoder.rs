@@ -1,4 +1,4 @@
-//! DeepSets over the cells of a set (SCALE v1, eq. 7-9): every cell learns what population it stands in.
+//! DeepSets over the cells of a set (SCALE v1, eq. 7-9): every cell learns which population it is in.
 
 use super::build::{Build, Linear, Mlp};
 use crate::config::Activation;
@@ -37,7 +37,7 @@ impl SetEncoder {
         let both = t.add_to_set(from_cell, from_set);
         let both = t.activation(both, Activation::Silu);
         let z = t.linear_add(h, both, p[self.psi_out.w], self.psi_out.b.map(|b| p[b]));
-        // Without gain (ours): latents cannot shrink to make the flow's target easy.
+        // No gain (ours): latents cannot shrink to make the flow's target easy.
         t.rms_norm(z, None)
     }
 }

@@ -1,8 +1,8 @@
-//! The flat buffers cut in pieces, and what of each piece is one rank's own.
+//! The flat buffers cut into pieces, and which part of each piece belongs to one rank.
 //!
-//! Gradients leave for the other ranks piece by piece, each when the backward pass has finished all in it. Where ranks share the
-//! optimizer each keeps an equal part of every piece, not one stretch of the whole: then every piece brings each rank as much, and
-//! its sum can begin long before the last gradient is there.
+//! Gradients are sent to the other ranks piece by piece, each when the backward pass has finished everything in it. If ranks share
+//! the optimizer, each keeps an equal part of every piece, not one stretch of the whole: every piece then brings each rank the same
+//! amount, and its sum can begin long before the last gradient is there.
 //!
 //!   all    |------- piece 0 -------|------- piece 1 -------| ..      a multiple of ranks x PACK numbers each
 //!          |rank 0 |rank 1 |rank 2 |rank 0 |rank 1 |rank 2 | ..
@@ -16,10 +16,11 @@ use crate::gpu::PACK;
 /// Numbers at which a piece is full, 16 MiB of bf16: long enough for a network's full rate, short enough that little is left to
 /// send when the last gradient is there.
 const PIECE: usize = 8 << 20;
-/// A smaller model's pieces are full at this part of it.
+/// In a smaller model a piece is full at 1 / PIECES of the length.
 const PIECES: usize = 8;
 
-/// Stretches of `len` numbers, a multiple of so many packs each; one begins with an entry, or less than that multiple before it.
+/// Cuts `len` numbers into stretches of a multiple of `packs` packs each; each begins at an entry, or less than that multiple
+/// before one.
 pub(super) fn cut(entries: &[Entry], len: usize, packs: usize) -> Vec<Range<usize>> {
     cut_at(entries, len, (len / PIECES).min(PIECE), packs * PACK)
 }
@@ -36,7 +37,7 @@ fn cut_at(entries: &[Entry], len: usize, least: usize, grain: usize) -> Vec<Rang
     cuts.windows(2).map(|ends| ends[0]..ends[1]).collect()
 }
 
-/// What of the flat buffers a rank keeps for itself.
+/// The part of the flat buffers that a rank keeps for itself.
 #[derive(Clone, Debug)]
 pub struct Share {
     pieces: Vec<Range<usize>>,
@@ -45,7 +46,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// All of them.
+    /// Everything, kept by a single rank.
     pub fn whole(len: usize) -> Share {
         Share { pieces: once(0..len).collect(), rank: 0, ranks: 1 }
     }
@@ -55,45 +56,45 @@ impl Share {
         Share { pieces, rank, ranks }
     }
 
-    /// The same rank's share of other numbers, in one piece.
+    /// The same rank's share of `len` other numbers, in one piece.
     pub fn of(&self, len: usize) -> Share {
         Share::new(once(0..len).collect(), self.rank, self.ranks)
     }
 
-    /// True if nothing is kept by others alone.
+    /// True if there is nothing that only others keep.
     pub fn is_whole(&self) -> bool {
         self.ranks == 1
     }
 
-    /// Which of the shares this is, and how many there are.
+    /// The number of this share, and how many there are.
     pub fn place(&self) -> (usize, usize) {
         (self.rank, self.ranks)
     }
 
-    /// The pieces, one behind the other.
+    /// The pieces, one after the other.
     pub fn pieces(&self) -> &[Range<usize>] {
         &self.pieces
     }
 
-    /// What is kept of a piece.
+    /// This rank's part of a piece.
     pub fn part(&self, piece: &Range<usize>) -> Range<usize> {
         let len = piece.len() / self.ranks;
         let start = piece.start + self.rank * len;
         start..start + len
     }
 
-    /// What is kept of each piece.
+    /// This rank's part of every piece.
     pub fn parts(&self) -> Vec<Range<usize>> {
         self.pieces.iter().map(|piece| self.part(piece)).collect()
     }
 }
 
-/// The pieces of the flat gradients, and what of each is not finished yet.
+/// The pieces of the flat gradients, and what is unfinished in each.
 pub struct Pieces {
     ranges: Vec<Range<usize>>,
-    /// The pieces of each entry.
+    /// The pieces that each entry reaches into.
     of: Vec<Range<usize>>,
-    /// Entries of each piece that are not finished.
+    /// Number of unfinished entries in each piece.
     left: Vec<usize>,
 }
 
@@ -107,7 +108,7 @@ impl Pieces {
         Pieces { ranges, of, left }
     }
 
-    /// An entry is finished: the pieces that now are too.
+    /// Marks an entry as finished; returns the pieces that this completes.
     pub fn finish(&mut self, entry: usize) -> Vec<Range<usize>> {
         let mut whole = Vec::new();
         for piece in self.of[entry].clone() {
@@ -119,7 +120,7 @@ impl Pieces {
         whole
     }
 
-    /// The pieces that are not finished.
+    /// The unfinished pieces.
     pub fn unfinished(&self) -> impl Iterator<Item = Range<usize>> {
         self.ranges.iter().zip(&self.left).filter(|&(_, &left)| left > 0).map(|(range, _)| range.clone())
     }
@@ -152,7 +153,8 @@ mod tests {
                 assert!(all.iter().all(|piece| piece.len().is_multiple_of(ranks * PACK)), "{all:?}");
                 let mut pieces = Pieces::new(entries, all.clone());
                 assert!(pieces.unfinished().eq(all.iter().cloned()));
-                // Finished from the last to the first, an entry completes the pieces that reach from it to behind it.
+                // Finished from last to first, an entry completes the pieces that begin in it, or that begin in the zeros before it
+                // and reach it.
                 let mut told = Vec::new();
                 for i in (0..entries.len()).rev() {
                     for piece in pieces.finish(i) {

@@ -1,4 +1,4 @@
-//! The table of a model's weights: names, shapes, first values, and their places in the flat buffers. It holds no numbers.
+//! The table of a model's weights: names, shapes, first values and places in the flat buffers. It holds no numbers.
 
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Where the parameter's numbers lie in the flat buffers.
+    /// Where the parameter's numbers are in the flat buffers.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.shape.iter().product::<usize>()
     }
@@ -47,17 +47,17 @@ impl Entry {
 pub enum Init {
     /// Normal with this standard deviation.
     Normal(f32),
-    /// All the same.
+    /// One value for all.
     Constant(f32),
-    /// These.
+    /// These values.
     Values(Vec<f32>),
-    /// A matrix of others one above the other, each of so many rows.
+    /// A matrix of others on top of each other, with so many rows each.
     Above(Vec<Piece>),
-    /// A matrix of others side by side, each of so many columns.
+    /// A matrix of others side by side, with so many columns each.
     Beside(Vec<Piece>),
 }
 
-/// A normal matrix that is drawn under a name of its own and is a part of another.
+/// A normal matrix that is part of another and is drawn under its own name.
 #[derive(Clone, Debug)]
 pub struct Piece {
     /// The name that keys its draws.
@@ -69,7 +69,7 @@ pub struct Piece {
 }
 
 impl Init {
-    /// Writes the first values of a parameter of that name, its last axis of length `width`.
+    /// Writes the first values of the parameter `name`, whose last axis has length `width`.
     fn fill(&self, name: &str, width: usize, numbers: &mut [f32], rng: Rng) {
         match self {
             Init::Normal(std) => normal(name, *std, numbers, rng),
@@ -97,7 +97,7 @@ impl Init {
     }
 }
 
-/// Draws are keyed by the name: another parameter more changes no other weight.
+/// Draws are keyed by the name: adding a parameter changes no other weight.
 fn normal(name: &str, std: f32, numbers: &mut [f32], rng: Rng) {
     let stream = rng.at(u64::from(crc32fast::hash(name.as_bytes())));
     numbers.par_chunks_mut(4).with_min_len(1024).enumerate().for_each(|(i, four)| {
@@ -109,7 +109,7 @@ fn normal(name: &str, std: f32, numbers: &mut [f32], rng: Rng) {
 #[derive(Clone, Default)]
 pub struct Table {
     entries: Vec<Entry>,
-    /// The buffers' length is a multiple of as many packs; 0 as 1.
+    /// The buffers' length is a multiple of this many packs; 0 counts as 1.
     packs: usize,
 }
 
@@ -148,7 +148,7 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// A flat buffer's windows, one a row, without the zeros between them.
+    /// A flat buffer's windows, one per row of the table, without the zeros between them.
     pub(super) fn windows<'a>(&self, flat: &'a mut [f32]) -> Vec<&'a mut [f32]> {
         let (mut rest, mut at) = (flat, 0);
         let window = |entry: &Entry| {
@@ -171,8 +171,8 @@ impl Table {
         Tensor::new(&[flat.len()], flat)
     }
 
-    /// What this rank keeps of the optimizer where `ranks` share it: the flat buffers get some more zeros behind the last parameter, so
-    /// that shares are equal.
+    /// This rank's share of the optimizer among `ranks`: the flat buffers get some extra zeros behind the last parameter, so that
+    /// shares are equal.
     pub fn share(&mut self, rank: usize, ranks: usize) -> Share {
         if ranks == 1 {
             return Share::whole(self.len());
@@ -181,7 +181,7 @@ impl Table {
         Share::new(share::cut(&self.entries, self.len(), ranks), rank, ranks)
     }
 
-    /// The pieces in which gradients leave for the other ranks: those of the share, or whole parameters where nothing is shared.
+    /// The pieces in which gradients are sent to the other ranks: those of the share, or whole parameters if nothing is shared.
     pub fn pieces(&self, share: &Share) -> Pieces {
         match share.is_whole() {
             true => Pieces::new(&self.entries, share::cut(&self.entries, self.len(), 1)),
