@@ -1,8 +1,8 @@
-//! One file that is the whole run: weights, their average, the optimizer, and all that is needed to use them.
+//! One file that holds the whole run: weights, their average, the optimizer, and all that is needed to use them.
 //!
-//! A safetensors file, so that any framework opens it: `<name>` are the weights, `average.<name>` the averaged ones (used for
-//! prediction), `moment1.<name>` and `moment2.<name>` AdamW's. Config, step, gene names, vocabularies, preprocessing and the
-//! split's hash are one JSON text in the metadata, under `scale_engine`, and so is the CRC-32 of every tensor.
+//! A safetensors file, so that any framework can open it: `<name>` are the weights, `average.<name>` the averaged ones (used for
+//! prediction), `moment1.<name>` and `moment2.<name>` AdamW's. Config, step, gene names, vocabularies, preprocessing, the split's
+//! hash and the CRC-32 of every tensor are one JSON text in the metadata, under `scale_engine`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::model::{Model, Statistics};
 use crate::params::{Entry, Params, Table};
 use crate::tensor::Tensor;
 
-/// What a checkpoint says of itself.
+/// What a checkpoint says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Header {
     /// Steps done.
@@ -38,27 +38,27 @@ pub struct Header {
     pub split: String,
     /// Best validation PDCorr so far and its step.
     pub best: Option<(f64, u64)>,
-    /// Perturbations of the data that training never saw, here or in the run it began from: what stands for them in the model are
-    /// drawn numbers.
+    /// Perturbations of the data that training never saw, neither here nor in the run it began from: the model has only drawn
+    /// numbers for them.
     #[serde(default)]
     pub untrained: Vec<String>,
-    /// The run whose weights it began with, where it did not begin with drawn ones.
+    /// The run whose weights it began with, unless it began with drawn ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<Origin>,
 }
 
-/// A run whose weights another began with.
+/// A run whose weights another run began with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// Its checkpoint, as it was found.
+    /// Path of its checkpoint, as it was found.
     pub checkpoint: String,
     /// Steps it had done.
     pub step: u64,
 }
 
-/// A model as a run trained it, to predict with.
+/// A model as a run trained it, for prediction.
 pub struct Trained {
-    /// What the checkpoint says of itself.
+    /// What the checkpoint says about itself.
     pub header: Header,
     /// Mean effects, for a shifted start; empty otherwise.
     pub effects: Effects,
@@ -68,9 +68,9 @@ pub struct Trained {
     pub params: Params,
 }
 
-/// All of a run at one step but its flat numbers.
+/// All of a run at one step except its flat numbers.
 pub struct Frame {
-    /// What it says of itself.
+    /// What the checkpoint says about itself.
     pub header: Header,
     /// Gene-wise statistics of the training cells.
     pub statistics: Statistics,
@@ -86,17 +86,17 @@ pub struct Checkpoint {
     pub flats: [Tensor; 4],
 }
 
-/// What can be told of a checkpoint without reading its numbers.
+/// What is known of a checkpoint without reading its numbers.
 pub struct Described {
-    /// What it says of itself.
+    /// What the checkpoint says about itself.
     pub header: Header,
-    /// Program that wrote it.
+    /// The program that wrote it.
     pub program: String,
     /// Its tensors' names and shapes, sorted.
     pub tensors: Vec<(String, Vec<usize>)>,
 }
 
-/// The text beside the tensors.
+/// The JSON text next to the tensors.
 #[derive(Serialize, Deserialize)]
 struct Text {
     version: u32,
@@ -109,14 +109,14 @@ struct Text {
     sums: BTreeMap<String, u32>,
 }
 
-/// The layout that this program writes and reads.
+/// Version of the layout that this program writes and reads.
 const VERSION: u32 = 3;
 const KEY: &str = "scale_engine";
 const AVERAGE: &str = "average.";
 const FLATS: [&str; 4] = ["", AVERAGE, "moment1.", "moment2."];
 
 impl Checkpoint {
-    /// Reads a whole run, to go on with it.
+    /// Reads a whole run, to resume it.
     pub fn load(path: &Path) -> Result<Checkpoint> {
         let map = map(path)?;
         let read = Read::of(path, &map)?;
@@ -124,7 +124,7 @@ impl Checkpoint {
         Ok(Checkpoint { flats: [weights?, average?, m?, v?], frame: read.frame })
     }
 
-    /// Reads only what the file says of itself.
+    /// Reads only what the file says about itself.
     pub fn describe(path: &Path) -> Result<Described> {
         let map = map(path)?;
         let Text { header, program, .. } = read_text(path, &map)?;
@@ -135,7 +135,7 @@ impl Checkpoint {
         Ok(Described { header, program, tensors })
     }
 
-    /// Refuses a file of which a tensor is not as it was written, by the tensor's name.
+    /// Refuses a file with a tensor that is not as it was written, naming the tensor.
     pub fn check(path: &Path) -> Result<()> {
         let map = map(path)?;
         let Text { sums, .. } = read_text(path, &map)?;
@@ -145,8 +145,8 @@ impl Checkpoint {
 }
 
 impl Frame {
-    /// Writes a checkpoint aside, then renames. `table` names the numbers of each of `flats`: weights, averaged weights, first and
-    /// second moments.
+    /// Writes a checkpoint aside, then renames it. `table` names the numbers of each of `flats`: weights, averaged weights, first
+    /// and second moments.
     pub fn save(&self, path: &Path, table: &[Entry], flats: [&[f32]; 4]) -> Result<()> {
         let mut views: Vec<(String, TensorView)> = Vec::new();
         for (prefix, flat) in FLATS.iter().zip(flats) {
@@ -172,7 +172,7 @@ impl Frame {
         let text = serde_json::to_string(&text).expect("plain structs serialise");
         let metadata = HashMap::from([(KEY.to_string(), text)]);
         aside::named(path, |aside| {
-            // The library makes the file by another name, for its owner alone.
+            // The library creates the file under another name, for its owner only.
             let open_to = File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
             safetensors::serialize_to_file(views, Some(metadata), aside)
                 .map_err(|e| Error::format(path, format!("could not be written: {e}")))?;
@@ -181,7 +181,7 @@ impl Frame {
     }
 }
 
-/// Not what is in it, which is long.
+/// Without its contents, which are long.
 impl fmt::Debug for Trained {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Trained")
@@ -192,7 +192,7 @@ impl fmt::Debug for Trained {
 }
 
 impl Trained {
-    /// Reads a checkpoint, or of a run the one that [`of_run`] finds, and builds the model it describes.
+    /// Reads a checkpoint, or for a run the one that [`of_run`] finds, and builds the model it describes.
     pub fn load(path: &Path) -> Result<Trained> {
         let path = of_run(path)?;
         let map = map(&path)?;
@@ -215,7 +215,7 @@ impl Trained {
     }
 }
 
-/// What both ways of reading have in common: all but the long flat buffers.
+/// What both ways of reading share: all but the long flat buffers.
 struct Read<'a> {
     path: &'a Path,
     file: SafeTensors<'a>,
@@ -243,10 +243,10 @@ impl<'a> Read<'a> {
         Ok(Read { path, file, sums, frame: Frame { header, statistics, effects }, model, table })
     }
 
-    /// One number for each of the table's.
+    /// One number for each of the table's, from the tensors with this prefix.
     fn flat(&self, prefix: &str) -> Result<Tensor> {
         let name = |entry: &Entry| format!("{prefix}{}", entry.name);
-        // Before memory is asked for: a config that lies asks for more than the file has.
+        // Before memory is allocated: a false config asks for more than the file has.
         for entry in self.table.entries() {
             view_of(self.path, &self.file, &name(entry), &entry.shape)?;
         }
@@ -270,7 +270,7 @@ pub fn named(run: &Path, name: &str) -> PathBuf {
     folder(run).join(format!("{name}.safetensors"))
 }
 
-/// The checkpoint meant by a path: the file itself, or a run's best, or its last.
+/// The checkpoint that a path means: the file itself, or a run's best, or else its last.
 pub fn of_run(run: &Path) -> Result<PathBuf> {
     if !run.is_dir() {
         return Ok(run.to_path_buf());
@@ -296,8 +296,8 @@ fn map(path: &Path) -> Result<Mmap> {
     if file.metadata().at(path)?.len() == 0 {
         return Err(Error::format(path, "is empty; not a checkpoint"));
     }
-    // SAFETY: a checkpoint is written aside and takes its name when it is whole; one that is replaced stays as it is for who has
-    // it open. A program that writes into one breaks that promise, and gets what it would get from changing our memory.
+    // SAFETY: a checkpoint is written aside and takes its name once it is complete; one that is replaced stays as it is for whoever
+    // has it open. A program that writes into one breaks that promise, with the same effect as changing our memory.
     unsafe { Mmap::map(&file) }.at(path)
 }
 

@@ -265,8 +265,8 @@ impl Ranks {
         }
     }
 
-    /// Fails if what a device's sums have made so far is not of all ranks: to be asked after waiting for the device, before its
-    /// numbers are used.
+    /// Fails if a device's sums so far are not over all ranks: to be asked after waiting for the device, before its numbers are
+    /// used.
     pub fn whole(&self) -> Result<()> {
         if self.nccl.as_ref().is_none_or(|nccl| !nccl.aborted()) {
             return Ok(());
@@ -289,7 +289,7 @@ fn part(len: usize, rank: usize, ranks: usize) -> Range<usize> {
     rank * (len / ranks)..(rank + 1) * (len / ranks)
 }
 
-/// The error of a rank that is told that another has failed.
+/// The error of a rank that stops because another has failed.
 fn stopped(rank: usize, why: &str) -> Error {
     Error::Stopped(format!("rank {rank} stopped, and this one with it: {why}"))
 }

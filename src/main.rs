@@ -14,13 +14,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            // 2: the words were wrong; 1: the work failed.
+            // 2: the command line was wrong; 1: the work failed.
             ExitCode::from(if matches!(error, Error::Setting { .. }) { 2 } else { 1 })
         }
     }
 }
 
-/// A full disk behind stdout is an error like any other; `println!` knows no way to tell but a panic.
+/// A full disk behind stdout is an error like any other, which `println!` can only report by a panic.
 fn fail_with_the_output() {
     let other = panic::take_hook();
     panic::set_hook(Box::new(move |told| {
@@ -33,10 +33,10 @@ fn fail_with_the_output() {
     }));
 }
 
-/// `scale-engine inspect F | head`: who writes to a reader that has seen enough ends quietly, as other tools do. Rust's own
-/// choice is a panic.
+/// `scale-engine inspect F | head`: a program whose reader has seen enough ends quietly, as other tools do. Rust's default is a
+/// panic.
 fn end_with_the_reader() {
-    // SAFETY: no other thread runs yet; the signal gets back what the system has it do.
+    // SAFETY: no other thread runs yet; the signal gets back the system's default action.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }

@@ -77,7 +77,7 @@ struct Part {
 }
 
 impl Part {
-    /// Takes this range's part of moments and averaged weights, which are flat on the host.
+    /// This range's part of moments and averaged weights, which are given flat on the host.
     fn new(params: &Params, range: Range<usize>, flats: [&Tensor; 3], low: Option<&Tensor>) -> Part {
         let (at, gpu) = (range.start, params.gpu());
         let own = |flat: &Tensor, what| {
@@ -127,7 +127,7 @@ impl Optimizer {
         Optimizer::resume(params, share, [&zeros, &zeros, &weights])
     }
 
-    /// Continues a checkpoint: both moments and averaged weights, flat on the host. The weights are already the checkpoint's.
+    /// Continues from a checkpoint: both moments and averaged weights, flat on the host. The weights are already the checkpoint's.
     pub fn resume(params: &mut Params, share: Share, flats: [&Tensor; 3]) -> Self {
         let end = share.pieces().last().map_or(0, |piece| piece.end);
         assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());

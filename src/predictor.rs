@@ -1,6 +1,6 @@
-//! A trained model asked for populations: control cells of one context in, perturbed cells out.
+//! Asks a trained model for populations: control cells of one context in, perturbed cells out.
 //!
-//! An answer is a function of (weights, controls, request, seed) alone: requests are never mixed in a batch, and their random
+//! An answer is a function of (weights, controls, request, seed) only: requests are never mixed in a batch, and their random
 //! choices are keyed by the names they ask for.
 //!
 //! ```no_run
@@ -52,11 +52,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// By the names of the data that the model was trained on. Of the perturbations among them a split may have kept some from training:
-    /// [`Header::untrained`](crate::checkpoint::Header::untrained), which `predict` refuses.
+    /// A request by the names of the data that the model was trained on. A split may have kept some of its perturbations out of
+    /// training: [`Header::untrained`](crate::checkpoint::Header::untrained), which `predict` refuses.
     ///
     /// # Errors
-    /// A name that the model does not know; the nearest are told.
+    /// A name that the model does not know; the error lists the nearest ones.
     pub fn named(
         data: &Manifest,
         cell_type: &str,
@@ -79,19 +79,19 @@ pub struct Predictor<'a> {
     pub effects: &'a Effects,
     /// What the model was trained on: names, genes, scale.
     pub data: &'a Manifest,
-    /// Of control draws, start noise and counts.
+    /// Seed of control draws, start noise and counts.
     pub seed: u64,
 }
 
-/// Control cells of one context, with what is added to all that is predicted from them.
+/// Control cells of one context, with the correction for everything predicted from them.
 pub struct Context<'a> {
     predictor: &'a Predictor<'a>,
     controls: &'a ControlCells,
-    /// `[G]`.
+    /// `[G]`, added to every decoded cell.
     calibration: Vec<f32>,
 }
 
-/// Cells that measure the decoder's own bias in a context: more would not move the mean.
+/// Cells used to measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;
 
 impl Predictor<'_> {
@@ -99,10 +99,10 @@ impl Predictor<'_> {
         self.model.genes()
     }
 
-    /// Control cells to predict from, and what the decoder itself makes of them.
+    /// Takes control cells to predict from, and measures what the decoder itself makes of them.
     ///
     /// # Errors
-    /// No cells, or cells of another number of genes.
+    /// No cells, or cells with another number of genes.
     pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
         let (cells, numbers) = (controls.library.len(), controls.rows.len());
         if cells == 0 || numbers != cells * self.genes() {
@@ -115,7 +115,7 @@ impl Predictor<'_> {
         Ok(Context { predictor: self, controls, calibration: self.calibration(controls) })
     }
 
-    /// mean X0 - mean Dec(Z0) per gene over the context's controls, network's scale; zero where the config does not calibrate.
+    /// mean X0 - mean Dec(Z0) per gene over the context's controls, on the network's scale; zero if the config does not calibrate.
     fn calibration(&self, controls: &ControlCells) -> Vec<f32> {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         if !self.model.config().predict.calibrate {
@@ -135,7 +135,7 @@ impl Predictor<'_> {
         offset.iter().map(|o| (o / used as f64) as f32).collect()
     }
 
-    /// Sets of one pass.
+    /// Number of sets in one pass.
     fn batch(&self) -> usize {
         self.model.config().data.sets
     }
@@ -153,8 +153,7 @@ impl Predictor<'_> {
 
 impl Context<'_> {
     /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
-    /// cell each was made from. Weights that are no numbers make cells that are none: NaN. Panics on ids that the model does not
-    /// know.
+    /// cell that they were made from. NaN weights give NaN cells. Panics on ids that the model does not know.
     pub fn predict(
         &self,
         request: Request,
@@ -186,7 +185,7 @@ impl Context<'_> {
             let mut rows = made.into_vec();
             rows.par_chunks_mut(g).zip(chunk).enumerate().for_each(|(i, (row, &control))| {
                 for (y, offset) in row.iter_mut().zip(calibration) {
-                    // Not max, which would make a zero of what is no number.
+                    // Not max, which would turn NaN into zero.
                     *y = ((*y + offset) * predictor.data.factor).clamp(0.0, f32::INFINITY);
                 }
                 if let Some(observer) = observer {
@@ -202,7 +201,7 @@ impl Context<'_> {
     }
 }
 
-/// `count` control cells out of `pool`: every cell once before any is drawn again.
+/// Draws `count` control cells out of `pool`: every cell once before any is drawn again.
 fn draws(pool: usize, count: usize, rng: Rng) -> Vec<usize> {
     let mut picks = Vec::with_capacity(count + pool);
     let mut round = 0;

@@ -1,4 +1,4 @@
-//! Where a training step's time goes: op by op, beside what this machine can do.
+//! Where a training step's time goes: op by op, compared with what this machine can do.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -26,80 +26,80 @@ pub struct Profile {
     pub threads: usize,
     /// What was trained.
     pub sizes: Sizes,
-    /// Count of weights.
+    /// Number of weights.
     pub weights: usize,
-    /// Pairs of a control and a perturbed cell in a step.
+    /// Pairs of a control and a perturbed cell per step.
     pub pairs: usize,
-    /// Median seconds of a step that nobody watches.
+    /// Median seconds of a step whose ops are not timed.
     pub step_s: f64,
     /// Mean seconds of a step whose ops are timed: what the rows add up to.
     pub watched_s: f64,
-    /// What the same machine reached a moment before.
+    /// What the same machine reached just before.
     pub ceilings: Ceilings,
-    /// Share of the watched step in which the device did nothing; none on the CPU.
+    /// Share of the watched step in which the device did nothing; `None` on the CPU.
     pub idle: Option<f64>,
-    /// Of a device.
+    /// Memory of a device.
     pub memory: Option<Memory>,
-    /// The slowest first.
+    /// Ops, the slowest first.
     pub rows: Vec<Row>,
     /// Kernels of a device, the slowest first.
     pub kernels: Vec<Kernel>,
 }
 
-/// What a step holds of a device's memory: bytes that were asked for, without the matrix products' workspace.
+/// What a step holds of a device's memory: requested bytes, without the matrix products' workspace.
 #[derive(Clone, Debug, Serialize)]
 pub struct Memory {
     /// Between steps: weights, gradients, moments, average, the cells of a batch.
     pub between: u64,
     /// What the forward pass leaves for the backward pass.
     pub kept: u64,
-    /// The most at a time.
+    /// The most held at any time.
     pub peak: Peak,
     /// The block in which a step's buffers are laid out.
     pub block: usize,
 }
 
-/// An op, one way, over a step.
+/// An op in one direction, over a step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// The op's file.
     pub op: String,
-    /// Of its value, where the op is told apart by it.
+    /// Shape of its value, if the op's rows are told apart by it.
     pub shape: Vec<usize>,
     /// Forward, backward or update.
     pub way: Way,
-    /// A step.
+    /// Calls per step.
     pub calls: f64,
-    /// A step, in seconds.
+    /// Seconds per step.
     pub seconds: f64,
-    /// Of the watched step.
+    /// Share of the watched step.
     pub share: f64,
-    /// That must be moved a step: inputs and outputs, once each.
+    /// Bytes that must be moved per step: inputs and outputs, once each.
     pub bytes: f64,
-    /// Multiplications and additions a step, of ops that are made of them.
+    /// Multiplications and additions per step, for ops that are made of them.
     pub flops: f64,
-    /// Bytes that must be moved a second, in GB.
+    /// Bytes that must be moved per second, in GB.
     pub gb_per_s: f64,
-    /// The same as a share of the copy.
+    /// The same as a share of the copy ceiling.
     pub of_copy: f64,
-    /// Of ops that are made of arithmetic.
+    /// For ops that are made of arithmetic.
     pub tflop_per_s: Option<f64>,
-    /// The same as a share of the matrix product.
+    /// The same as a share of the matrix product ceiling.
     pub of_matmul: Option<f64>,
 }
 
 /// A kernel over a step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kernel {
-    /// As it is launched; a matrix product with its sizes.
+    /// Its name at launch; a matrix product with its sizes.
     pub name: String,
-    /// A step.
+    /// Launches per step.
     pub launches: f64,
-    /// A step, in seconds.
+    /// Seconds per step.
     pub seconds: f64,
 }
 
-/// Steps before the clock starts: a GPU chooses its algorithms and lays out its memory in them.
+/// Steps before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
 const WARM: u64 = 5;
 
 /// Times `steps` steps unwatched and as many watched, on made-up cells.

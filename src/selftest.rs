@@ -1,7 +1,7 @@
-//! Every op on this machine's device, against its plain reference; then the whole model, against the CPU.
+//! Runs every op on this machine's device, against its plain reference; then the whole model, against the CPU.
 //!
-//! The same rows that `cargo test` holds the CPU and the emulator to. It needs nothing but the program itself, so it can be
-//! carried to a machine that has a GPU and nothing else.
+//! These are the rows that `cargo test` runs on the CPU and the emulator. The check needs nothing but the program itself, so it can
+//! be carried to a machine that has a GPU and nothing else.
 
 mod case;
 mod feed;
@@ -25,13 +25,13 @@ pub use walk::{Size, beside_cpu as model, in_pieces as graph};
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// Op, or what was asked of the model.
+    /// Op, or what was checked of the model.
     pub name: String,
     /// How the device stored numbers.
     pub real: Real,
     /// Rows of the table, gradients or steps that were compared.
     pub rows: usize,
-    /// The output that came nearest to its bound.
+    /// The output that came closest to its bound.
     pub output: String,
     /// Its error, as a relative norm.
     pub error: f64,
@@ -46,7 +46,7 @@ impl Check {
     }
 }
 
-/// Rows of the table on a device; one check an op, its worst output.
+/// Runs rows of the table on a device; one check per op, with its worst output.
 pub fn ops(gpu: &Gpu, rows: &[Case], mut say: impl FnMut(&str)) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
     for row in rows {
@@ -74,7 +74,7 @@ pub fn ops(gpu: &Gpu, rows: &[Case], mut say: impl FnMut(&str)) -> Result<Vec<Ch
         let check = &mut checks[at];
         check.rows += 1;
         for Verdict { output, error, allowed } in verdicts {
-            // NaN is worse than anything; where nothing is off the last one is told.
+            // NaN is worse than anything; if nothing is off, the last output is reported.
             if error.is_nan() || error / allowed >= check.error / check.allowed {
                 check.output = format!("{output} of {} {:?}", row.name, row.shapes);
                 (check.error, check.allowed) = (error, allowed);

@@ -310,7 +310,8 @@ impl Log {
     fn tell(&mut self, run: &mut Run, ranks: &Ranks) -> Result<()> {
         let Some(mut line) = self.lines.take() else { return Ok(()) };
         ranks.whole()?;
-        // The norm is that of all ranks' gradients: if it is not finite, no rank continues and writes a checkpoint of the result.
+        // The norm is that of all ranks' gradients: if it is not finite, every rank stops before it writes a checkpoint of the
+        // result.
         if !(line.loss.is_finite() && line.norm.is_finite()) {
             return Err(run.diverged(&line));
         }

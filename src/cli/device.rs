@@ -20,11 +20,11 @@ pub struct Choice {
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// A GPU where there is one.
+    /// A GPU if there is one.
     Auto,
     /// All cores.
     Cpu,
-    /// The NVIDIA GPU of that number.
+    /// The NVIDIA GPU with this number.
     Cuda(usize),
 }
 
@@ -63,12 +63,12 @@ impl Choice {
     }
 }
 
-/// How many GPUs of this machine.
+/// How many GPUs of this machine to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gpus {
-    /// Those there are.
+    /// All of them.
     All,
-    /// The first so many.
+    /// The first N.
     First(usize),
 }
 
@@ -85,8 +85,8 @@ impl FromStr for Gpus {
 }
 
 impl Choice {
-    /// Where the ranks of this process compute: one place, the first GPUs, or, of a launcher's process, the GPU of its number
-    /// on this machine.
+    /// Where the ranks of this process compute: one place, the first GPUs, or, for a launcher's process, the GPU of its number on
+    /// this machine.
     pub fn places(&self, gpus: Option<Gpus>, launch: Option<&Launch>) -> Result<Vec<Option<Gpu>>> {
         let real = self.precision;
         match (gpus, launch) {
@@ -118,7 +118,7 @@ impl Choice {
     }
 }
 
-/// The GPU of a launcher's process of this number on its machine. Where it is shown one alone, that is its own.
+/// The GPU for a launcher's process with this number on its machine. If the process sees only one GPU, it takes that one.
 fn own(local: usize, count: usize) -> Result<usize> {
     match local {
         _ if count == 1 => Ok(0),

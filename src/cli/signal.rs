@@ -1,4 +1,4 @@
-//! What Ctrl-C and SIGTERM do, where they do not just end the program.
+//! What Ctrl-C and SIGTERM do when they do not simply end the program.
 
 use std::process::exit;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// The exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// A flag that the first one sets, with a message that says what happens next; a second one ends the program at once.
+/// A flag that the first signal sets, with a message that says what happens next; a second signal ends the program at once.
 pub fn stop(what: &'static str) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
@@ -22,7 +22,7 @@ pub fn stop(what: &'static str) -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Ends the program, and says this before.
+/// Ends the program on a signal, after printing `what`.
 pub fn tell(what: &'static str) -> Result<()> {
     handle(move || {
         eprintln!("{what}");

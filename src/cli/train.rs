@@ -102,7 +102,7 @@ pub fn run(args: Args) -> Result<()> {
             false => print(&args.out, &outcome),
         }
     }
-    // What follows in a script would take the run for finished.
+    // A script would otherwise take the run for finished.
     match outcome.finished {
         true => Ok(()),
         false => Err(Error::Stopped(format!("stopped after step {}; --resume goes on", outcome.step))),
@@ -149,7 +149,7 @@ fn config(args: &Args) -> Result<Config> {
     }
 }
 
-/// What a run that goes on may have otherwise, beside its steps: where its optimizer lies.
+/// What a resumed run may change besides its steps: where its optimizer is kept.
 fn shard(args: &Args) -> Result<Option<bool>> {
     let set: Vec<Option<bool>> =
         args.set.iter().map(|set| set.strip_prefix("optim.shard=")?.trim().parse().ok()).collect();

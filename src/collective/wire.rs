@@ -30,7 +30,7 @@ const MAGIC: &[u8; 16] = b"scale-engine 1\0\0";
 const NUMBERS: u8 = 0;
 /// A frame of text: why its sender is ending.
 const END: u8 = 1;
-/// No reason has more bytes.
+/// Longest reason, in bytes.
 const LONGEST: u64 = 1 << 16;
 
 /// A rank's connections: rank 0 has one to each other rank, in their order; each other rank has one to rank 0.
@@ -154,7 +154,7 @@ impl Link {
     }
 
     fn send(&mut self, numbers: &[f32]) -> Result<()> {
-        // If it cannot be written to, it can perhaps be read: the other side said why before it left.
+        // Even if it cannot be written to, it may be readable: the other side said why before it left.
         self.frame(NUMBERS, bytemuck::cast_slice(numbers)).map_err(|e| match self.head() {
             Err(said @ Error::Stopped(_)) => said,
             _ => self.gone(&e),

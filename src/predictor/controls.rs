@@ -1,4 +1,4 @@
-//! Control cells of one context, on the network's scale: of a data directory, or of a matrix whose genes stand in any order.
+//! Control cells of one context, on the network's scale: from a data directory, or from a matrix with its genes in any order.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use crate::data::preprocess::sizes::refusal;
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::error::{Error, Result};
 
-/// A model that is blind to more of its genes than this share guesses.
+/// A model that lacks values for more than this share of its genes is guessing.
 const MISSING_SHARE: f64 = 0.2;
 
 /// Control cells of one context.
 pub struct ControlCells {
     /// Dense rows `[cells, G]`, log1p divided by the data's factor.
     pub(crate) rows: Vec<f32>,
-    /// Total counts of each cell over all genes of its source; NaN where unknown.
+    /// Total counts of each cell over all genes of its source; NaN if unknown.
     pub(crate) library: Vec<f32>,
 }
 
@@ -31,12 +31,13 @@ impl ControlCells {
         ControlCells { rows, library: cells.iter().map(|&cell| data.row(cell).library).collect() }
     }
 
-    /// Takes cells from memory: `x` `[cells, genes]`, counts or natural log1p values (told apart as `preprocess` does), `genes` the
-    /// names of its columns, `totals` each cell's counts over all genes that were measured, where their sum in `x` is not that.
+    /// Takes cells from memory: `x` `[cells, genes]` holds counts or natural log1p values (told apart as `preprocess` does),
+    /// `genes` names its columns, `totals` holds each cell's counts over all genes that were measured, if their sum in `x` is not
+    /// that.
     ///
     /// # Errors
-    /// Sizes that disagree, values that are neither counts nor log values, another total than the run's, too few of its genes (a few
-    /// that are missing are zero), totals that are wanted: where the run's are not the sums of all genes, or `x` has fewer.
+    /// Sizes that disagree; values that are neither counts nor log values; another total than the run's; too many of its genes
+    /// missing (a few missing ones are zero); no totals, if the run's are not the sums over all genes, or `x` has fewer genes.
     pub fn of_matrix(
         manifest: &Manifest,
         genes: &[String],
@@ -70,23 +71,23 @@ impl ControlCells {
         Ok(controls)
     }
 
-    /// So many empty cells, to be written.
+    /// `cells` empty cells, to be written.
     pub(crate) fn blank(cells: usize, genes: usize) -> ControlCells {
         ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells] }
     }
 
-    /// The numbers of a cell, `[G]`.
+    /// One cell's numbers, `[G]`.
     pub(crate) fn place(&mut self, cell: usize) -> &mut [f32] {
         let genes = self.rows.len() / self.library.len();
         &mut self.rows[cell * genes..][..genes]
     }
 
-    /// How many.
+    /// Number of cells.
     pub fn len(&self) -> usize {
         self.library.len()
     }
 
-    /// True of none.
+    /// True if there are no cells.
     pub fn is_empty(&self) -> bool {
         self.library.is_empty()
     }
@@ -102,18 +103,18 @@ impl ControlCells {
     }
 }
 
-/// How rows of a matrix become what the network sees: where its genes stand in the model, and on what scale its values are.
+/// How rows of a matrix become what the network sees: where its genes are in the model, and on what scale its values are.
 pub(crate) struct Reading<'a> {
     manifest: &'a Manifest,
     scale: Scale,
-    /// Place of each column in the model, `None` where it does not know the gene.
+    /// Place of each column in the model, `None` if the model does not know the gene.
     places: Vec<Option<u32>>,
-    /// Genes of the model that the matrix lacks: zero.
+    /// Genes of the model that the matrix lacks: they are zero.
     pub missing: Vec<String>,
 }
 
 impl<'a> Reading<'a> {
-    /// Of columns of these names. The error says why they cannot be the model's, or why the scale is another.
+    /// For columns with these names. The error says why they cannot be the model's, or why the scale is another.
     pub fn new(
         manifest: &'a Manifest,
         genes: &[String],
@@ -148,13 +149,13 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Genes that the model does not know.
+    /// Number of genes that the model does not know.
     pub fn ignored(&self) -> usize {
         self.places.iter().filter(|place| place.is_none()).count()
     }
 
-    /// Counts of a part of the genes over whose sum the run's cells were scaled would be scaled to too much: refused where it is less
-    /// than half of them, else what is to be said of it.
+    /// A matrix with only part of the genes over whose sum the run's cells were scaled would have its counts scaled up too much:
+    /// refused if it has less than half of them, otherwise returns what to say about it.
     pub fn part_of_genes(&self, here: usize) -> std::result::Result<Option<String>, String> {
         let there = self.manifest.source_genes.unwrap_or(0);
         if self.scale != Scale::Counts || here >= there {
@@ -169,8 +170,8 @@ impl<'a> Reading<'a> {
         Err(format!("{what}; {way}"))
     }
 
-    /// A cell of which these values are stored, in the model's order: out `[G]`, zero before. Returns its total counts, NaN where log
-    /// values hide them; `told`: by who knows better than the sum.
+    /// Reads a cell with these stored values into `out` `[G]`, zero before, in the model's order. Returns its total counts, NaN if
+    /// log values hide them; `told` is the total from someone who knows better than the sum.
     pub fn cell(
         &self,
         genes: &[u32],
@@ -203,7 +204,7 @@ impl<'a> Reading<'a> {
         Ok(match self.scale {
             Scale::Counts => library,
             _ if told.is_some() => library,
-            // The smallest value of a cell is one count: target / library.
+            // A cell's smallest value is one count: target / library.
             _ if smallest.is_finite() => target / smallest.exp_m1(),
             _ => f32::NAN,
         })

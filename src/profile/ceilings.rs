@@ -10,12 +10,12 @@ use crate::ops::matmul;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
-/// Best of a few tries.
+/// The best of a few tries.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ceilings {
-    /// Read and written bytes a second, in GB, of a copy far larger than the caches.
+    /// Bytes read and written per second, in GB, by a copy far larger than the caches.
     pub copy_gb_per_s: f64,
-    /// Multiplications and additions a second, in 1e12, of the library's product of square matrices in the device's storage.
+    /// Multiplications and additions per second, in 1e12, of the library's product of square matrices in the device's storage.
     pub matmul_tflop_per_s: f64,
 }
 
@@ -24,11 +24,11 @@ const TRIES: usize = 5;
 const PIECE: usize = 1 << 18;
 
 impl Ceilings {
-    /// Measures both where a step would run; a second or two.
+    /// Measures both where a step would run; takes a second or two.
     pub fn measure(gpu: Option<&Gpu>) -> Ceilings {
         let (copied, edge) = match gpu {
             None => (1 << 26, 2048),
-            // An emulated device, whose memory has no end: its ceilings say nothing and should cost nothing.
+            // An emulated device, whose memory is unlimited: its ceilings say nothing and should cost nothing.
             Some(gpu) if gpu.memory().0 == u64::MAX => (1 << 16, 16),
             Some(_) => (1 << 28, 8192),
         };
@@ -66,7 +66,7 @@ fn copy(gpu: Option<&Gpu>, numbers: usize) -> f64 {
 
 fn multiply(gpu: Option<&Gpu>, edge: usize) -> f64 {
     let rng = Rng::new(2);
-    // A small pattern over and over: as hard to multiply, quick to draw.
+    // A small pattern repeated: as hard to multiply, quick to draw.
     let drawn: Vec<f32> = (0..1 << 16).map(|i| rng.normal(i)).collect();
     let numbers = drawn.iter().copied().cycle().take(edge * edge).collect();
     let x = Tensor::new(&[edge, edge], numbers);

@@ -1,4 +1,4 @@
-//! A model in training on made-up cells, which lie where the step is computed.
+//! A model in training on made-up cells, which are where the step is computed.
 
 use serde::Serialize;
 
@@ -33,13 +33,13 @@ pub struct Sizes {
     pub genes: usize,
 }
 
-/// A count of at least one, as an option gives it.
+/// Parses a count of at least one, given as an option.
 pub fn positive(text: &str) -> std::result::Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "expected a whole number".to_string())?;
     if count == 0 { Err("expected at least 1".into()) } else { Ok(count) }
 }
 
-/// Of fewer cells a set has no spread.
+/// A set of fewer cells has no spread.
 fn two_or_more(text: &str) -> std::result::Result<usize, String> {
     match positive(text)? {
         1 => Err("expected at least 2".into()),
@@ -47,8 +47,8 @@ fn two_or_more(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-/// Bytes of a step's cells, as f32, up to which a step is counted without a device: kernels number more of their rows in 32 bits, and
-/// no GPU holds what the larger presets make of as many.
+/// Bytes of a step's cells, as f32, up to which a step is counted without a device: kernels number a step's rows in 32 bits, and no
+/// GPU holds what the larger presets make of more cells.
 const MOST_COUNTED: u64 = 1 << 33;
 
 /// The model and its one batch.
@@ -60,12 +60,12 @@ pub struct MadeUp {
 }
 
 impl MadeUp {
-    /// First weights and cells. Memory that is freed stays with the process, as in training.
+    /// Draws first weights and cells. The process keeps the memory that it frees, as in training.
     pub fn new(sizes: &Sizes, gpu: Option<&Gpu>) -> Result<MadeUp> {
         MadeUp::made(sizes, gpu, true)
     }
 
-    /// The same on the host for who only predicts, and keeps nothing for a backward pass.
+    /// The same on the host, to predict only: nothing is kept for a backward pass.
     pub fn to_predict(sizes: &Sizes) -> Result<MadeUp> {
         MadeUp::made(sizes, None, false)
     }
@@ -84,7 +84,7 @@ impl MadeUp {
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
-        // The vocabularies that the presets' sizes are told for.
+        // The vocabularies for which the presets' sizes are stated.
         let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
         let sets = if trains { sizes.sets } else { 0 };
         fits(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;

@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 /// Numbers of each input, in f64.
 pub type Values = Vec<Vec<f64>>;
 type Op = Box<dyn Fn(&mut Tape, &[Var]) -> Var + Send + Sync>;
-/// The second argument is what carries no gradient: the inputs as they were before a difference was taken.
+/// The second argument holds what carries no gradient: the inputs as they were before a difference was taken.
 type Forward = Box<dyn Fn(&[Vec<f64>], &[Vec<f64>]) -> Vec<f64> + Send + Sync>;
 type Backward = Box<dyn Fn(&[f64], &[Vec<f64>]) -> Values + Send + Sync>;
 
@@ -18,7 +18,7 @@ type Backward = Box<dyn Fn(&[f64], &[Vec<f64>]) -> Values + Send + Sync>;
 pub struct Case {
     /// The op's name, and what is special about the row.
     pub name: &'static str,
-    /// Of each input.
+    /// Shape of each input.
     pub shapes: Vec<Vec<usize>>,
     /// The plain reference's forward and backward; an op without one is linear.
     pub reference: Option<(Forward, Backward)>,
@@ -44,7 +44,7 @@ pub struct Run {
 pub struct Verdict {
     /// `y`, or `d` and the number of the input.
     pub output: String,
-    /// |found - truth| / |truth|; NaN where either holds one.
+    /// |found - truth| / |truth|; NaN if either holds one.
     pub error: f64,
     /// Its bound.
     pub allowed: f64,
@@ -57,7 +57,7 @@ impl Verdict {
     }
 }
 
-/// A row: inputs are standard normal.
+/// A row whose inputs are standard normal.
 pub fn case(
     name: &'static str,
     shapes: &[&[usize]],
@@ -84,17 +84,17 @@ impl Case {
         Case { losses: true, ..self }
     }
 
-    /// The file of its op: the name's first word.
+    /// The file of its op: the first word of the name.
     pub fn op(&self) -> &str {
         self.name.split(' ').next().unwrap_or(self.name)
     }
 
-    /// Numbers of all inputs together.
+    /// Count of numbers in all inputs together.
     pub fn size(&self) -> usize {
         self.shapes.iter().map(|s| s.iter().product::<usize>()).sum()
     }
 
-    /// The op on values of a tape.
+    /// Records the op on values of a tape.
     pub fn record(&self, tape: &mut Tape, inputs: &[Var]) -> Var {
         (self.op)(tape, inputs)
     }
@@ -106,12 +106,12 @@ impl Case {
         self.shapes.iter().enumerate().map(|(i, s)| Tensor::new(s, numbers(i, s.iter().product()))).collect()
     }
 
-    /// The op on some inputs, on the host or on a device; its backward is given random numbers.
+    /// Runs the op on some inputs, on the host or on a device; its backward gets random numbers.
     pub fn run(&self, inputs: &[Tensor], gpu: Option<&Gpu>) -> Run {
         self.run_back(inputs, gpu, None)
     }
 
-    /// The same; its backward is given `dy`, where that is not to be drawn.
+    /// The same; its backward gets `dy`, if there is one, instead of random numbers.
     fn run_back(&self, inputs: &[Tensor], gpu: Option<&Gpu>, dy: Option<&Tensor>) -> Run {
         let place = |x: &Tensor, real: Real| match gpu {
             Some(gpu) => x.to_gpu(gpu, self.name, real),
@@ -136,15 +136,15 @@ impl Case {
         Run { y: value, dy, gradients }
     }
 
-    /// The device's value and gradients against the reference.
+    /// Compares the device's value and gradients with the reference.
     ///
-    /// f32: 1e-5, sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
-    /// rounded to bf16, a bound that knows how well conditioned the row is.
+    /// f32: 1e-5, for sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
+    /// rounded to bf16, a bound that reflects how well conditioned the row is.
     pub fn judge(&self, gpu: &Gpu) -> Vec<Verdict> {
         self.judge_each(std::slice::from_ref(gpu)).remove(0)
     }
 
-    /// The same on several devices of one storage, for the price of one truth.
+    /// The same on several devices of one storage, with the truth computed once.
     pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<Verdict>> {
         let inputs = self.inputs();
         let runs: Vec<Run> = gpus.iter().map(|gpu| self.run(&inputs, Some(gpu))).collect();
@@ -159,7 +159,7 @@ impl Case {
         runs.iter().map(|run| verdicts(run, &truth, rounded.as_ref())).collect()
     }
 
-    /// Value and gradients by the reference; by the host's own op where there is none.
+    /// Value and gradients by the reference, or by the host's own op if there is none.
     fn truth(&self, inputs: &[Tensor], dy: &Tensor) -> Values {
         let Some((forward, backward)) = &self.reference else {
             let run = self.run_back(inputs, None, Some(dy));
@@ -171,7 +171,7 @@ impl Case {
     }
 }
 
-/// One verdict an output: `truth` and what the reference makes of rounded inputs are its value, then the gradients.
+/// One verdict per output. `truth`, and `rounded` from the reference on rounded inputs, hold the value first, then the gradients.
 fn verdicts(run: &Run, truth: &Values, rounded: Option<&Values>) -> Vec<Verdict> {
     let outputs = [&run.y].into_iter().chain(&run.gradients);
     let names = [String::from("y")].into_iter().chain((0..run.gradients.len()).map(|i| format!("d{i}")));
@@ -198,7 +198,7 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// |a - b| / |b|; NaN where either holds one.
+/// |a - b| / |b|; NaN if either holds one.
 pub fn error(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len(), "lengths");
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();

@@ -1,4 +1,4 @@
-//! A step's cells on a device, sent with each step or read from its own copy, against the host's layout.
+//! A step's cells on a device, sent with each step or read from the device's own copy, compared with the host's layout.
 
 use std::path::Path;
 
@@ -18,11 +18,11 @@ use crate::ops::matmul;
 use crate::tensor::Tensor;
 use crate::train::Feed;
 
-/// Steps in a row; pinned pages are two.
+/// Steps in a row, more than the two pinned pages.
 const STEPS: u64 = 6;
 
-/// All steps are sent before the first is read. With `busy` the device has some milliseconds of products before them, so that a
-/// page which is written too early would be seen. Cells sent and cells of its own copy must be the same bits.
+/// All steps are sent before the first is read. With `busy` the device has some milliseconds of products to do first, so that a
+/// page that is written too early would be seen. Cells that were sent and cells of the device's own copy must have the same bits.
 pub fn check(gpu: &Gpu, busy: bool) -> Result<Check> {
     let dir = tempfile::tempdir().at(std::env::temp_dir())?;
     let data = shards(dir.path(), if busy { 6_000 } else { 150 })?;
@@ -33,7 +33,7 @@ pub fn check(gpu: &Gpu, busy: bool) -> Result<Check> {
     let sampling = DataConfig { sets, cells, ..DataConfig::default() };
     let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 3)?;
     let all = |feed: &mut Feed| -> Vec<Tensor> {
-        // Where numbers are enough the rows stay those of step 0.
+        // If numbers are enough, the rows stay those of step 0.
         let mut batch = Batch::of(&data, 0, &sampler.step(0));
         let step = |k| {
             batch.refill(&data, k, &sampler.step(k), feed.carry());

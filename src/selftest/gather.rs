@@ -1,4 +1,4 @@
-//! Dense rows made on a device against the host's. No tape records it, so it is no row of the table.
+//! Dense rows made on a device, compared with the host's. No tape records this, so it is no row of the table.
 
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
@@ -9,7 +9,7 @@ use crate::train::scaling;
 
 use super::Check;
 
-/// Cells and genes of what is made: one gene, odd ones, the model's, more than a tile of shared memory holds.
+/// Cells and genes to make: one gene, odd ones, the model's, more than a tile of shared memory holds.
 const SIZES: [[usize; 2]; 5] = [[3, 1], [13, 97], [11, 2000], [6, 8200], [3, 20_011]];
 
 /// How cells are stored.
@@ -50,7 +50,7 @@ fn cells(count: usize, genes: usize, stored: Stored) -> Rows {
     Rows { starts, genes: ids, values, scale, kind, factor: 7.3 }
 }
 
-/// Makes some of the rows, in that order, from arrays that hold all of them.
+/// Makes some of the rows, in the given order, from arrays that hold all of them.
 fn gathered(gpu: &Gpu, all: &Rows, order: &[usize], genes: usize) -> Vec<f32> {
     let (values, wide) = match &all.values {
         Counts::U16(values) => (gpu.upload("values", values), false),
@@ -67,7 +67,7 @@ fn gathered(gpu: &Gpu, all: &Rows, order: &[usize], genes: usize) -> Vec<f32> {
     gather(&resident, &spans, order.len(), genes, scaling(all)).to_host().into_vec()
 }
 
-/// Every storage and size; the error is the largest of any number, relative to what the host has there.
+/// Checks every storage and size; the error is the largest of any number, relative to the host's.
 pub fn check(gpu: &Gpu) -> Check {
     let allowed = if gpu.real() == Real::F32 { 1e-6 } else { 1.0 / 256.0 };
     let mut check = Check {

@@ -1,4 +1,4 @@
-//! NCCL with one rank: the library is found, joined, sums beside the device's work, in a graph too, and can be left.
+//! NCCL with one rank: the library is found and joined, sums alongside the device's work, in a graph too, and can be left.
 
 use super::Check;
 use crate::error::{Error, Result};
@@ -9,11 +9,11 @@ use crate::tensor::Tensor;
 /// Numbers of a piece.
 const LEN: usize = 100_003;
 
-/// Times that sums are one piece of the device's work: the first is done as it comes, the second becomes a graph, the others update it.
+/// How often the sums run as one piece of the device's work: at first directly, then as a new graph, then by updating it.
 const PIECES: usize = 4;
 
-/// The mean over one rank is what was there, to the bit, and so is its only part; none where this device cannot sum with others. The
-/// device is to be one that is not guarded: its work is written down.
+/// The mean over one rank is what was there, to the bit, and so is its only part; `None` if this device cannot sum with others. The
+/// device must not be a guarded one: its work is recorded.
 pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     if gpu.can_join().is_err() {
         return Ok(None);
@@ -29,7 +29,7 @@ pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
         let none = Tensor::zeros(&[LEN]).to_gpu(gpu, "zeros", real);
         let sums = || {
             made.copy_from(0, &first);
-            // SAFETY: so many numbers, which live until they are read below, behind `end`.
+            // SAFETY: the tensor has LEN numbers, which live until they are read below, behind `end`.
             unsafe {
                 nccl.begin_mean(made.address(), LEN, real)
                     .and_then(|()| nccl.begin_mean_part(made.address(), LEN, real))
@@ -51,7 +51,7 @@ pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     }
     nccl.abort();
     gpu.wait();
-    // SAFETY: of no numbers.
+    // SAFETY: it is given no numbers.
     off += usize::from(unsafe { nccl.begin_mean(0, 0, Real::F32) }.is_ok());
     let (name, output) = ("nccl".into(), "means over one rank and their parts, in graphs too".into());
     Ok(Some(Check { name, real: gpu.real(), rows, output, error: off as f64, allowed: 0.0 }))

@@ -1,4 +1,4 @@
-//! The table: every op at awkward sizes and the model's own. The first word of a row is its op's file.
+//! The table: every op at awkward sizes and at the model's own. The first word of a row's name is its op's file.
 
 use super::case::{Case, Values, case};
 use crate::config::{Activation, Start};
@@ -17,7 +17,7 @@ pub fn table() -> Vec<Case> {
     parts.into_iter().flatten().collect()
 }
 
-/// Matrix products, and what is made in their epilogues.
+/// Matrix products, and what is computed in their epilogues.
 fn products() -> Vec<Case> {
     let mut rows = Vec::new();
     for [m, i, j] in
@@ -26,8 +26,8 @@ fn products() -> Vec<Case> {
         rows.extend(linear(m, i, j));
     }
     // Rows that end inside a tile and inside a panel's second half; sizes that the copy engine cannot read; sums in several steps;
-    // eleven tiles one below the other, so that of the emulator's five blocks one has three, and rows too long to stay in shared
-    // memory; several panels a block of the hundreds that a GPU has; more rows than two steps take at a time.
+    // eleven tiles one below the other, so that one of the emulator's five blocks has three, and rows too long to stay in shared
+    // memory; several panels for each of a GPU's hundreds of blocks; more rows than two steps take at a time.
     for [m, e, f] in [
         [1, 72, 200],
         [63, 16, 24],
@@ -44,7 +44,7 @@ fn products() -> Vec<Case> {
     ] {
         rows.push(gated(m, e, f));
     }
-    // The last patch of the third begins at 4 bytes beyond a multiple of 8, as f32 at 8 beyond one of 16.
+    // The last patch of the third size begins 4 bytes beyond a multiple of 8; in f32, 8 bytes beyond a multiple of 16.
     for [m, g, s, e] in
         [[1, 1, 1, 1], [5, 97, 33, 7], [64, 200, 33, 8], [257, 64, 32, 9], [300, 2000, 128, 64]]
     {
@@ -53,23 +53,23 @@ fn products() -> Vec<Case> {
     rows
 }
 
-/// What takes each row for itself.
+/// Ops that treat each row on its own.
 fn of_rows() -> Vec<Case> {
     let mut rows = Vec::new();
     for [m, d] in [[1, 1], [5, 33], [257, 97], [2048, 128]] {
-        // A row of one or two has next to no gradient through its own norm: what is left after cancelling is rounding.
+        // A row of one or two numbers has next to no gradient through its own norm: what is left after cancelling is rounding.
         rows.extend(norms(m, d.max(3)));
         rows.extend(elementwise(m, d));
         rows.push(squared(m, d));
     }
-    // Rows that a warp holds in its registers, many of them or wide; rows too wide for that.
+    // Rows that a warp holds in its registers, many or wide ones; rows too wide for that.
     for [m, d] in [[700, 64], [33, 520], [9, 1280], [5, 2056]] {
         rows.extend(norms(m, d));
     }
     rows
 }
 
-/// Ops that only move and add: no reference, differences of the op itself.
+/// Ops that only move and add: no reference, only differences of the op itself.
 fn moves() -> Vec<Case> {
     vec![
         case("elementwise add", &[&[5, 33], &[5, 33]], |t, v| t.add(v[0], v[1])),
@@ -104,7 +104,7 @@ fn moves() -> Vec<Case> {
         case("flow start control", &[&[3, 5, 33]], |t, v| {
             t.flow_start(v[0], Start::Control, 0.3, &[1, 2, 3].map(|seed| (Rng::new(seed), 0)))
         }),
-        // 97 x 97 numbers a set: each begins at another of the four places of a block of random words.
+        // 97 x 97 numbers per set: each set begins at a different one of the four places of a block of random words.
         case("flow start mixed", &[&[3, 97, 97]], |t, v| {
             t.flow_start(v[0], Start::Mixed, 0.15, &[0, 1, 2].map(|set| (Rng::new(2), set * 97 * 97)))
         }),
@@ -148,7 +148,7 @@ fn norms(m: usize, d: usize) -> Vec<Case> {
             move |x, _| rms_norm::reference::forward(&x[0], &ones()),
             move |dy, x| vec![rms_norm::reference::backward(dy, &x[0], &ones()).0],
         ),
-        // Its gradient is added to what another op has found: to a tensor of its own, and to one that others share.
+        // Its gradient is added to what other ops have found: in a tensor of its own, and in one that others share.
         case("rms_norm beside other uses", &[&[m, d], &[d]], |t, v| {
             let y = t.rms_norm(v[0], Some(v[1]));
             let twice = t.scale(v[0], 2.0);
@@ -206,7 +206,7 @@ fn elementwise(m: usize, d: usize) -> Vec<Case> {
     activations.into_iter().chain([gated]).collect()
 }
 
-/// Weights are scaled as first weights are, so that gates are not all open or shut.
+/// Weights are scaled like first weights, so that gates are not all open or shut.
 fn gated(m: usize, e: usize, f: usize) -> Case {
     let shrink = (e as f32).powf(-0.5);
     case("matmul_swiglu", &[&[m, e], &[m, e], &[2 * f, e], &[e, f]], move |t, v| {

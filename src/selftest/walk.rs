@@ -1,5 +1,5 @@
-//! The whole model on a device beside the CPU: the loss, every gradient, some steps of training; and steps of training twice, the
-//! second time each as one piece of the device's work.
+//! The whole model on a device, compared with the CPU: the loss, every gradient, some steps of training. Then steps of training
+//! twice, the second time each as one piece of the device's work.
 
 use crate::collective::Ranks;
 use crate::config::Config;
@@ -15,12 +15,12 @@ use crate::train::Learner;
 use super::Check;
 use super::case::{error, wide};
 
-/// Sizes that the emulator can take, or those of preset tiny.
+/// Sizes that the emulator can handle, or those of preset tiny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// A few thousand weights.
     Small,
-    /// Two million.
+    /// Two million weights.
     Tiny,
 }
 
@@ -66,7 +66,7 @@ impl Walk {
     fn new(size: Size, steps: u64, gpu: Option<&Gpu>) -> Result<Walk> {
         let ([b, n, g], rng) = (size.batch(), Rng::new(11));
         let vocabulary = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
-        // About a third of a cell's genes are zero, as in real ones.
+        // About a third of a cell's genes are zero, as in real cells.
         let cell = |i: u64| (0.1 + 0.2 * rng.at(0).normal(i)).max(0.0);
         let statistics = Statistics { mean: vec![0.15; g], std: vec![0.12; g] };
         let learner = Learner::new(&size.config(steps)?, &vocabulary, statistics, gpu);
@@ -76,7 +76,7 @@ impl Walk {
         Ok(Walk { learner, examples: Examples::new(cells, Some(effect), &ids) })
     }
 
-    /// The loss of step k; its gradients are left in the parameters.
+    /// The loss of step k; leaves its gradients in the parameters.
     fn loss(&mut self, k: u64) -> f32 {
         self.learner.gradients(&self.examples, k).loss.item()
     }
@@ -98,7 +98,7 @@ impl Walk {
         (0..steps).map(|k| Ok(self.learner.step(&self.examples, k, &ranks)?.0.loss.item())).collect()
     }
 
-    /// What the first weights predict of the first half of the cells, in two steps.
+    /// What the first weights predict from the first half of the cells, in two steps.
     fn predict(&self) -> Vec<f64> {
         let Examples { cells, tokens, .. } = &self.examples;
         let b = cells.shape()[0] / 2;
@@ -124,7 +124,7 @@ struct Bounds {
 
 impl Bounds {
     /// f32: the bounds that the CPU itself is held to against the twin. bf16: every number that passes between ops is rounded to
-    /// 2^-9 of itself; some thirty of them in a row make about 1 % of a loss and, there and back, a few per cent of a gradient.
+    /// 2^-9 of itself; some thirty roundings in a row make about 1 % of a loss and, there and back, a few per cent of a gradient.
     fn of(real: Real) -> Bounds {
         match real {
             Real::F32 => Bounds { loss: 2e-5, cells: 1e-4, gradient: 1e-3, after_steps: 1e-3 },
@@ -137,7 +137,7 @@ fn relative(found: f32, truth: f32) -> f64 {
     (f64::from(found) - f64::from(truth)).abs() / f64::from(truth).abs()
 }
 
-/// The device beside the CPU: checks, each with its worst error.
+/// Compares the device with the CPU: checks, each with its worst error.
 pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     let bounds = Bounds::of(gpu.real());
     let (mut host, mut device) = (Walk::new(size, steps, None)?, Walk::new(size, steps, Some(gpu))?);
@@ -167,11 +167,11 @@ pub fn beside_cpu(gpu: &Gpu, size: Size, steps: u64) -> Result<Vec<Check>> {
     Ok(made)
 }
 
-/// Training op by op and in pieces gives the same bits. `second`: the same device again, opened for work as in training.
+/// Training op by op and in pieces must give the same bits. `second`: the same device, opened again for work as in training.
 pub fn in_pieces(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Check> {
     let mut once = Walk::new(size, steps, Some(gpu))?;
     let losses = once.train(steps);
-    // Another algorithm would round otherwise.
+    // Another algorithm would round differently.
     second.adopt(&gpu.choices());
     let mut again = Walk::new(size, steps, Some(second))?;
     let pieces = again.train_in_pieces(steps)?;
@@ -196,7 +196,7 @@ fn worst_gradient(host: &Learner, device: &Learner) -> (String, f64) {
     let mut worst = (String::new(), 0.0f64);
     for entry in host.params.entries() {
         let (found, told) = (wide(&found.data()[entry.range()]), wide(&told.data()[entry.range()]));
-        // A gradient that is next to nothing beside the others is judged by them.
+        // A gradient that is next to nothing compared with the others is judged on their scale.
         let size = norm(&told);
         let off = error(&found, &told) * (size / size.max(1e-4 * whole));
         if off.is_nan() || off > worst.1 {

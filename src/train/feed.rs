@@ -1,7 +1,7 @@
 //! Turns a batch into what a step reads: dense cells on the network's scale.
 //!
-//! The host lays its rows out here. A GPU does so itself, from rows sent with each step or, if all cells of the data directory fit
-//! next to the model, from its own copy of them: a step then sends 16 bytes per cell.
+//! On the host the rows are laid out here. A GPU lays them out itself, from rows sent with each step or, if all cells of the data
+//! directory fit next to the model, from its own copy of them: a step then sends 16 bytes per cell.
 
 use crate::data::effects::Effects;
 use crate::data::loader::{Batch, Carry, Counts, Rows};
@@ -176,7 +176,7 @@ fn send(own: &Own, at: usize, rows: &Rows) {
     }
 }
 
-/// How stored values become the network's.
+/// How stored values become the network's values.
 pub(crate) fn scaling(rows: &Rows) -> Scaling {
     match rows.kind {
         Scale::Counts => Scaling { log: true, by: 1.0 / rows.factor },

@@ -21,7 +21,7 @@ pub struct First {
     /// As in a checkpoint's header, like `init_from`.
     pub untrained: Vec<String>,
     pub init_from: Option<Origin>,
-    /// Which of the data's names the other run knows, and which begin anew.
+    /// Which of the data's names the other run knows, and what begins anew.
     pub note: Option<String>,
 }
 

@@ -40,7 +40,7 @@ pub enum Numbers {
     Drawn,
     /// These weights, before their first step.
     Given(Tensor),
-    /// A checkpoint's: weights, averaged weights and both moments.
+    /// What a checkpoint holds: weights, averaged weights and both moments.
     Left([Tensor; 4]),
 }
 
@@ -265,7 +265,7 @@ impl Learner {
     }
 }
 
-/// What alike steps have in common.
+/// The sizes that alike steps have in common.
 fn shape(examples: &Examples) -> Vec<usize> {
     let mut shape = examples.cells.shape().to_vec();
     shape.push(usize::from(examples.effect.is_some()));

@@ -61,7 +61,7 @@ struct Sending {
     parts: Vec<&'static str>,
     conditions: Vec<[u32; 3]>,
     logs: bool,
-    /// How many cells the sums of latents are over.
+    /// Number of cells that the sums of latents run over.
     cells: usize,
 }
 

@@ -1,4 +1,4 @@
-//! One rank's run: the model, its weights, how far it is, and what it writes.
+//! One rank's run: the model, its weights, its progress, and what it writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::tensor::Tensor;
 
-/// The file of a run for what its GPU timed as quickest.
+/// The file in which a run keeps what its GPU timed as quickest.
 fn choices_of(out: &Path, rank: usize) -> PathBuf {
     out.join(match rank {
         0 => "choices.json".to_string(),
@@ -30,7 +30,7 @@ fn choices_of(out: &Path, rank: usize) -> PathBuf {
     })
 }
 
-/// The model, its weights, and how far training is.
+/// The model, its weights and the progress of training.
 pub struct Run {
     pub learner: Learner,
     pub effects: Arc<Effects>,
@@ -64,7 +64,7 @@ impl Run {
         }
         let sizes = vocabulary(start.data.manifest());
         let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
-        // Only gradients are exchanged: ranks that began with different weights would keep them different.
+        // Only gradients are exchanged: ranks that began with different weights would stay different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {
             learner,

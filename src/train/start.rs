@@ -163,7 +163,7 @@ impl Start {
             ("split", hash(&self.split.hash)),
             ("data", hash(&self.data.manifest().to_json())),
             ("first step", self.step),
-            // Tells apart a rank without a GPU among ranks that have one, or a rank of another precision.
+            // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ]
     }

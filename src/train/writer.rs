@@ -44,7 +44,7 @@ impl Writer {
         }));
     }
 
-    /// Reports whether a checkpoint whose writing has ended failed; does not wait.
+    /// Reports a checkpoint whose writing has failed; does not wait for one that is still being written.
     ///
     /// # Errors
     /// It could not be written.

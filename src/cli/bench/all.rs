@@ -1,4 +1,4 @@
-//! `bench` by itself: everything that this machine can run, in one table.
+//! `bench` without a subcommand: everything that this machine can run, in one table.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ struct Row {
     what: String,
     sizes: String,
     seconds: Option<f64>,
-    /// How much a second, and of what.
+    /// How much per second, and of what.
     rate: (f64, &'static str),
     /// Share of the ceiling that the rate is measured against.
     share: Option<f64>,
@@ -76,13 +76,13 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Of the paper's model on a GPU, of the smallest on a CPU.
+/// Sizes of the paper's model on a GPU, of the smallest on a CPU.
 fn sizes(gpu: Option<&Gpu>) -> Sizes {
     let (preset, sets, cells) = if gpu.is_some() { ("s184", 32, 512) } else { ("tiny", 16, 32) };
     Sizes { preset: preset.into(), sets, cells, genes: 2000 }
 }
 
-/// Against the ceiling that it comes nearer to.
+/// A row for an op, against the ceiling that it comes closer to.
 fn of_op(timing: &ops::Timing, ceilings: &Ceilings) -> Row {
     let [gb, tflop] = timing.rates();
     let shares = [gb / ceilings.copy_gb_per_s, tflop / ceilings.matmul_tflop_per_s];

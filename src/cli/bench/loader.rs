@@ -75,13 +75,13 @@ struct Line {
     cells_per_s: Option<f64>,
     cells_per_core_s: Option<f64>,
     mb_per_s: f64,
-    /// Bytes read from the disk for each that the rows have.
+    /// Bytes read from the disk per byte that the rows need.
     #[serde(skip_serializing_if = "Option::is_none")]
     read_per_needed: Option<f64>,
 }
 
 impl Line {
-    /// Bytes alone.
+    /// A line with only a rate of bytes.
     fn of(name: &'static str, mb_per_s: f64) -> Line {
         Line { name, cells_per_s: None, cells_per_core_s: None, mb_per_s, read_per_needed: None }
     }
@@ -126,7 +126,8 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The lines `sparse`, `dense` and `loader` of 10,000 made-up cells, which lie in the system's folder for a while: name and cells/s.
+/// The lines `sparse`, `dense` and `loader` for 10,000 made-up cells, kept in the system's temporary folder meanwhile: name and
+/// cells/s.
 pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
     let dir = tempfile::tempdir().at(std::env::temp_dir())?;
     let (cells, data) = (dir.path().join("cells.h5ad"), dir.path().join("data"));
@@ -146,7 +147,7 @@ pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
     Ok(rates.into_iter().filter_map(|line| Some((line.name, line.cells_per_s?))).collect())
 }
 
-/// The rates at which steps' cells come.
+/// The rates at which the cells of steps are loaded.
 fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
     let order = if args.epoch { SetOrder::Epoch } else { SetOrder::Drawn };
@@ -175,11 +176,11 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     let draw = |batch: &mut Batch, k: u64| batch.refill(data, k, &sampler.step(k), Carry::Rows);
     let of_cold = args.cold.then(|| cold(args, data, &sampler, &mut batch)).transpose()?;
     if args.cold {
-        // The lines below are of pages in memory.
+        // The lines below are for pages in memory.
         read_plainly(&args.data)?;
     }
     let of_sparse = timed("sparse", sparse, ClockId::ThreadCPUTime, &mut |k| draw(&mut batch, k));
-    // A set at a time, as a CPU that goes on to compute with it takes it.
+    // One set at a time, as for a CPU that then computes with it.
     let mut out = vec![0.0; 2 * args.cells * genes];
     let of_dense = timed("dense", cells * genes as f64 * 4.0, ClockId::ThreadCPUTime, &mut |k| {
         draw(&mut batch, k);
@@ -194,11 +195,11 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     Ok(of_cold.into_iter().chain([of_sparse, of_dense, of_loader]).collect())
 }
 
-/// Steps whose pages were all dropped before.
+/// Steps whose pages were all dropped beforehand.
 fn cold(args: &Args, data: &Data, sampler: &Sampler, batch: &mut Batch) -> Result<Line> {
     let (mut seconds, mut spent, mut read, mut needed) = (0.0, 0.0, 0, 0);
     let steps = args.steps;
-    // One more that does not count: until rows have come from the disk they are not asked for.
+    // One extra step that does not count: rows are asked for ahead only once some have come from the disk.
     for k in 0..=steps {
         data.let_go();
         drop_pages(&args.data)?;
@@ -223,13 +224,13 @@ fn cold(args: &Args, data: &Data, sampler: &Sampler, batch: &mut Batch) -> Resul
     })
 }
 
-/// Seconds that a thread or the process has computed for.
+/// Seconds that a thread or the process has spent computing.
 fn processor_time(clock: ClockId) -> f64 {
     let time = clock_gettime(clock);
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// MB/s of one thread, read and written.
+/// MB/s of one thread, counting both reads and writes.
 fn copy() -> f64 {
     let (from, mut to) = (vec![1u8; COPIED], vec![0u8; COPIED]);
     let mut best = f64::INFINITY;

@@ -1,4 +1,4 @@
-//! `bench ops`: single ops, forward and backward apart.
+//! `bench ops`: single ops, forward and backward separately.
 
 use serde_json::{Map, json};
 
@@ -48,7 +48,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Turns before those that count: first calls choose algorithms and fill the pool of memory.
+/// Turns before those that count: the first calls choose algorithms and fill the memory pool.
 const WARM: usize = 5;
 
 /// A direction of an op at one size, timed.
@@ -57,13 +57,13 @@ pub struct Timing {
     pub name: &'static str,
     /// Names and sizes.
     pub shape: Vec<(&'static str, usize)>,
-    /// What it cannot do without.
+    /// The least that it must move and compute.
     pub cost: Cost,
     /// Seconds, sorted.
     pub took: Vec<f64>,
 }
 
-/// Times the ops that were asked for and prints each as it is done.
+/// Times the requested ops and prints each when it is done.
 pub fn run(args: &Args) -> Result<()> {
     memory::keep(); // as `train` does
     let mut rows = if args.small { rows::small() } else { rows::of_preset(&args.preset)? };
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let gpu = args.device.open()?;
     if gpu.is_none() {
-        // The least that an op of such sizes holds.
+        // The least that an op of these sizes holds.
         let bytes = args.shape.iter().fold(4u64, |all, &size| all.saturating_mul(size as u64));
         memory::fits("--shape", "its numbers", bytes)?;
     }
@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
     let print = |timing: &Timing| if args.json { timing.print_json(&place) } else { timing.print() };
     time_all(&place, &rows, args.turns, print);
     if let Some(gpu) = gpu.filter(|_| !args.json) {
-        // Hopper's kernel and any device's; or what the first is called after, and what it is else.
+        // Hopper's kernel and any device's; or the way that `what` names, and the alternative.
         for (what, size, [first, other]) in gpu.timed_ways() {
             println!("{what} {size:?}: {:.2} us, else {:.2} us", 1e6 * first, 1e6 * other);
         }
@@ -110,14 +110,14 @@ fn time_all(place: &Place, rows: &[Row], turns: usize, mut told: impl FnMut(&Tim
     for row in rows {
         let timed = match place.gpu() {
             Some(_) => time(place, row, turns),
-            // As a step does, inside the pool: an op then wakes one core fewer.
+            // Inside the pool, as in a step: an op then wakes one core fewer.
             None => rayon::in_place_scope(|_| time(place, row, turns)),
         };
         timed.iter().for_each(&mut told);
     }
 }
 
-/// Every op at sizes for a try, on a device or the host.
+/// Every op at small sizes, to try it, on a device or the host.
 pub fn tried(gpu: Option<&Gpu>, turns: usize) -> Vec<Timing> {
     let place = Place::new(gpu);
     rows::small().iter().flat_map(|row| time(&place, row, turns)).collect()
@@ -136,7 +136,7 @@ fn time(place: &Place, (kind, sizes): &Row, turns: usize) -> Vec<Timing> {
     .collect()
 }
 
-/// Seconds of so many turns, sorted. All are queued before the first is read.
+/// Seconds of each of `turns` turns, sorted. All are queued before the first is read.
 fn seconds_of(place: &Place, mut turn: Turn, turns: usize) -> Vec<f64> {
     let warm = WARM.min(turns);
     (0..warm).for_each(|i| drop(turn(i)));
@@ -149,7 +149,7 @@ fn seconds_of(place: &Place, mut turn: Turn, turns: usize) -> Vec<f64> {
 }
 
 impl Timing {
-    /// Seconds.
+    /// Median seconds.
     pub fn median(&self) -> f64 {
         self.took[self.took.len() / 2]
     }

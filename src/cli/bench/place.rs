@@ -1,4 +1,4 @@
-//! Inputs of a timed op, where it is computed: random, and in so many copies that a GPU finds none in its cache.
+//! Inputs of a timed op, placed where it is computed: random, and in so many copies that a GPU finds none in its cache.
 
 use std::rc::Rc;
 
@@ -13,25 +13,25 @@ use crate::selftest::Case;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// Does the timed work once, with the copy of that number, counted round and round. What only prepares it lies outside its clock.
+/// Does the timed work once, with the copy of this number, modulo the number of copies. What only prepares it is not timed.
 pub type Turn = Box<dyn FnMut(usize) -> Took>;
 
-/// Between two uses of a copy lie others of this many times the level-2 cache.
+/// Between two uses of a copy, other copies fill the level-2 cache this many times.
 const CACHES: usize = 3;
 
-/// Copies at most: the inputs of an op that needs more are so small that it is all launch.
+/// Most copies to make: an op whose inputs need more is so small that its time is all launch.
 const COPIES: usize = 1024;
 
-/// Random numbers, repeated where more are asked for. Odd, so that a row is not the row above it.
+/// Random numbers, repeated if more are needed. An odd count, so that a row differs from the row above it.
 const BLOCK: usize = (1 << 20) - 1;
 
 /// Bytes of one piece of work that keeps a device busy while the host queues the first timings.
 const AHEAD: usize = 256 << 20;
 
-/// The place.
+/// Where ops are timed.
 pub struct Place {
     gpu: Option<Gpu>,
-    /// As f32 and, on a device that stores bf16, as that.
+    /// Random numbers as f32 and, on a device that stores bf16, as bf16 too.
     block: Tensor,
     rounded: Option<Tensor>,
 }
@@ -56,13 +56,13 @@ impl Place {
         self.gpu().map_or(Real::F32, Gpu::real)
     }
 
-    /// How many copies of so many bytes are turned over.
+    /// How many copies of so many bytes are used in turn.
     pub fn copies(&self, bytes: usize) -> usize {
         let cache = self.gpu().map_or(0, Gpu::cache);
         (1 + (CACHES * cache).div_ceil(bytes.max(1))).min(if cache == 0 { 1 } else { COPIES })
     }
 
-    /// Standard normal numbers; another `which` begins elsewhere.
+    /// Standard normal numbers; a different `which` begins elsewhere in the block.
     fn numbers(&self, shape: &[usize], real: Real, which: usize) -> Tensor {
         let block =
             if real == Real::Bf16 { self.rounded.as_ref().unwrap_or(&self.block) } else { &self.block };
@@ -86,7 +86,7 @@ impl Place {
         x
     }
 
-    /// Gives a device work of some milliseconds, in which the host queues what is timed.
+    /// Gives a device some milliseconds of work, during which the host queues what is timed.
     pub fn run_ahead(&self) {
         let Some(gpu) = self.gpu().filter(|gpu| gpu.cache() > 0) else { return };
         let scratch = gpu.buffer("work ahead of what is timed", AHEAD);
@@ -167,7 +167,7 @@ impl Place {
         })
     }
 
-    /// Sparse counts to dense rows: on a device from arrays that lie there, on the host as the loader does.
+    /// Sparse counts to dense rows: on a device from arrays that are there, on the host as the loader does.
     pub fn gather(&self, rows: usize, genes: usize) -> Turn {
         let cells = counts(rows, genes);
         let Some(gpu) = self.gpu.clone() else {
@@ -199,7 +199,7 @@ impl Place {
     }
 }
 
-/// What one of its steps reads and writes.
+/// What one step of AdamW reads and writes.
 struct AdamW {
     weights: Weights,
     grads: Tensor,
@@ -222,7 +222,7 @@ impl AdamW {
     }
 }
 
-/// The share of its genes that a cell stores: [`counts`] has this one in every row, give or take a few.
+/// The share of its genes that a cell stores, as a fraction: [`counts`] has it in every row, give or take a few genes.
 pub const STORED: [usize; 2] = [3, 20];
 
 /// Cells that store about [`STORED`] of their genes as small counts.

@@ -1,7 +1,7 @@
 //! The ops that are timed: sizes, what a direction must move and compute, and how it is run.
 //!
-//! Bytes and FLOPs are those of `bound by` in the heads of the kernels: what no implementation can do without. Times beside them
-//! say how far from a floor an op is, so a re-read or a stored score is not counted as work done.
+//! Bytes and FLOPs are those of `bound by` in the heads of the kernels: what no implementation can do without. Times compared with
+//! them say how far from a floor an op is, so a re-read or a stored score is not counted as work done.
 
 use super::place::{Place, STORED, Turn};
 use crate::config::{Config, MmdKernel};
@@ -10,24 +10,24 @@ use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
 use crate::selftest::case;
 
-/// An op: how its sizes are called, what they are where it is only tried, and the rest as functions of them.
+/// An op: the names of its sizes, small ones for a try, and the rest as functions of them.
 pub struct Kind {
-    /// Its file's, with what is special.
+    /// Its file's name, with what is special.
     pub name: &'static str,
     /// Names of the sizes.
     pub letters: &'static [&'static str],
     small: &'static [usize],
-    /// Of each direction; the second argument is the bytes of a number.
+    /// Costs of each direction; the second argument is the bytes per number.
     pub costs: fn(&[usize], usize) -> Vec<Cost>,
-    /// One turn a direction, in the order of the costs.
+    /// One turn per direction, in the order of the costs.
     pub turns: fn(&Place, &[usize]) -> Vec<Turn>,
 }
 
-/// What a direction cannot do without.
+/// The least that a direction must move and compute.
 pub struct Cost {
     /// forward, backward or step.
     pub direction: &'static str,
-    /// Read and written.
+    /// Bytes read and written.
     pub bytes: usize,
     /// Multiplications and additions.
     pub flops: usize,
@@ -103,7 +103,7 @@ const KINDS: [Kind; 9] = [
             both([2 * numbers * e, 4 * products], [3 * numbers * e, 4 * products])
         },
         turns: |place, z| {
-            // Both as the decoder and the loader make them: of one storage, the data without gradient.
+            // Both as the decoder and the loader make them: in one storage, the data without gradient.
             let op = case("mmd", &[&[z[0], z[1], z[2]], &[z[0], z[1], z[2]]], |t, v| {
                 t.mmd(v[0], v[1], MmdKernel::Gaussian)
             });
@@ -114,7 +114,7 @@ const KINDS: [Kind; 9] = [
         name: "adamw",
         letters: &["L"],
         small: &[8192],
-        // 9 numbers of f32 and the norm's 1; two halves of a weight are as much as a whole one.
+        // 9 numbers of f32 and 1 for the norm; the two halves of a weight together are as large as a whole one.
         costs: |z, _| vec![Cost { direction: "step", bytes: 40 * z[0], flops: 15 * z[0] }],
         turns: |place, z| vec![place.adamw(z[0])],
     },
@@ -165,7 +165,7 @@ const KINDS: [Kind; 9] = [
     },
 ];
 
-/// Cells whose tokens an op of the gene encoder gets, and those an op of the flow gets.
+/// Cells whose tokens an op of the gene encoder gets, and cells that an op of the flow gets.
 const ENCODED: usize = 8192;
 const LATENT: usize = 16_384;
 /// G of the presets.
@@ -180,7 +180,7 @@ pub fn kind(name: &str) -> Result<&'static Kind> {
         .ok_or_else(|| Error::setting("--case", unknown("op", name, &names)))
 }
 
-/// Every op once, at sizes for a try.
+/// Every op once, at small sizes for a try.
 pub fn small() -> Vec<Row> {
     KINDS.iter().map(|kind| (kind, kind.small.to_vec())).collect()
 }
@@ -194,7 +194,7 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
     let mut rows = vec![("attention_cell", vec![ENCODED, patches, encoder.heads, e / encoder.heads])];
     let sets = [64, 128, 256, 512].map(|n| vec![LATENT / n, n, flow.heads, d / flow.heads]);
     rows.extend(sets.map(|sizes| ("attention_set", sizes)));
-    rows.push(("attention_set", vec![4, 512, flow.heads, d / flow.heads])); // a rank's sets where eight share a step
+    rows.push(("attention_set", vec![4, 512, flow.heads, d / flow.heads])); // a rank's sets if eight share a step
     rows.extend([[tokens, e], [LATENT, d]].map(|sizes| ("rms_norm", sizes.to_vec())));
     rows.extend([[tokens, f], [LATENT, wide]].map(|sizes| ("swiglu", sizes.to_vec())));
     rows.extend([[64, 512, 2048], [64, 64, 2048]].map(|sizes| ("mmd", sizes.to_vec())));
@@ -218,7 +218,7 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
     rows.into_iter().map(|(name, sizes)| Ok((kind(name)?, sizes))).collect()
 }
 
-/// L, the flat buffer of a preset's weights.
+/// L, the length of the flat buffer of a preset's weights.
 fn weights(config: &Config) -> usize {
     let statistics = Statistics { mean: vec![0.1; GENES], std: vec![0.1; GENES] };
     let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };

@@ -1,4 +1,4 @@
-//! `bench step` and `bench predict`: the whole model on made-up cells that lie where it is computed.
+//! `bench step` and `bench predict`: the whole model on made-up cells that are where it is computed.
 
 use serde_json::json;
 
@@ -48,7 +48,7 @@ pub struct Predict {
     of: Args,
 }
 
-/// Turns before the clock starts: a GPU chooses its algorithms and lays out its memory in them.
+/// Turns before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
 const WARM: u64 = 5;
 
 /// Times training steps.
@@ -59,7 +59,7 @@ pub fn steps(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Seconds of so many steps, sorted, and the number of weights.
+/// Seconds of each of `steps` steps, sorted, and the number of weights.
 pub fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
     let mut made = MadeUp::new(sizes, gpu)?;
     let took = time(steps, gpu, |k| made.step(k))?;
@@ -74,9 +74,9 @@ pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
     Ok(())
 }
 
-/// The same of predictions.
+/// The same for predictions.
 pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
-    // Made on the host: a device has what predicting needs, no moments, no gradients, no cells to compare with.
+    // Made on the host, so that a device holds only what predicting needs: no moments, no gradients, no cells to compare with.
     let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
     let (Examples { cells, tokens, .. }, params) = (examples, params.over(params.weights()));
     let controls = cells.slice(0..sizes.sets);
@@ -92,8 +92,8 @@ pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<
     Ok((took, params.table().count()))
 }
 
-/// Seconds of each turn, sorted: on a device from its end of the turn before to its end of this one. Nobody waits in between, as
-/// in training.
+/// Seconds of each turn, sorted: on a device from the end of the turn before to the end of this one. Nobody waits in between, as in
+/// training.
 fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
     let warm = WARM.min(turns);
     (0..warm).try_for_each(&mut turn)?;

@@ -1,4 +1,4 @@
-//! Rows of attention: in cells and sets, from a seed, beside a gate, and of the seed itself.
+//! Rows of attention: in cells and sets, with a seed, next to a gate, and of the seed itself.
 
 use crate::ops::{attention, seed_attention, swiglu};
 use crate::selftest::case::{Case, case};
@@ -6,7 +6,7 @@ use crate::selftest::case::{Case, case};
 /// All of them.
 pub fn rows() -> Vec<Case> {
     let mut rows = plain();
-    // Beside a SwiGLU: of odd widths, of rows that tensor cores take, of rows whose gates alone make them odd.
+    // Next to a SwiGLU: odd widths, rows that tensor cores take, rows that only the gates make odd.
     for (sizes, gate) in [
         ([2, 5, 2, 9], 7),
         ([3, 33, 1, 33], 1),
@@ -33,7 +33,7 @@ pub fn rows() -> Vec<Case> {
     rows
 }
 
-/// One for each path: on any device, in cells, in sets, on Hopper.
+/// One row for each path: on any device, in cells, in sets, on Hopper.
 fn plain() -> Vec<Case> {
     let mut rows = Vec::new();
     for (sizes, seeded) in [
@@ -45,7 +45,8 @@ fn plain() -> Vec<Case> {
         ([300, 16, 1, 64], false),
         ([5, 4, 1, 128], false),
         ([2, 257, 2, 64], true),
-        // Small enough to be emulated, one and more for each path on tensor cores: in cells of up to 16, 32, 64 rows; in sets
+        // Small enough to be emulated, one or more for each path on tensor cores: in cells of up to 16, 32, 64 rows; in sets with
+        // one or more blocks of queries and of keys.
         // with one or more blocks of queries and of keys.
         ([7, 16, 2, 64], false),
         ([3, 13, 1, 64], false),
@@ -58,7 +59,7 @@ fn plain() -> Vec<Case> {
         ([1, 70, 1, 128], true),
         ([1, 150, 1, 128], true),
         ([1, 300, 1, 64], true),
-        // And for Hopper's own kernel: sets that end inside a tile, two steps of keys; not for it; several tiles a block.
+        // For Hopper's own kernel too: sets that end inside a tile, two steps of keys; sizes not for it; several tiles per block.
         ([5, 35, 1, 128], true),
         ([1, 70, 2, 128], false),
         ([1, 180, 1, 128], false),
@@ -67,8 +68,8 @@ fn plain() -> Vec<Case> {
     ] {
         rows.push(attend(sizes, seeded));
     }
-    // Of an H200's 132 blocks each takes two heads, one after the other, in three passes over keys. By the CPU's op: loops over f64
-    // would take half a minute.
+    // Each of an H200's 132 blocks takes two heads, one after the other, in three passes over keys. Judged by the CPU's op: the
+    // reference's loops over f64 would take half a minute.
     let [b, n, h, k] = [33, 257, 8, 128];
     rows.push(case("attention of many heads", &[&[b, n, 3 * h * k], &[b, 2 * h * k]], move |t, v| {
         t.attention(v[0], Some(v[1]), h)
@@ -97,7 +98,7 @@ fn attend([b, n, h, k]: [usize; 4], seeded: bool) -> Case {
 fn beside([b, n, h, k]: [usize; 4], f: usize) -> Case {
     let (z, d) = (attention::reference::Sizes { rows: n, heads: h, width: k }, h * k);
     let shapes: [&[usize]; 2] = [&[b, n, 3 * d + 2 * f], &[b, 2 * d]];
-    // The two branches read and write columns of their own.
+    // The two branches read and write separate columns.
     let cut = |x: &[f64], width: usize, at: usize| -> [Vec<f64>; 2] {
         let part =
             |first| x.chunks(width).flat_map(move |row| if first { &row[..at] } else { &row[at..] }).copied();

@@ -30,7 +30,7 @@ fn point(x: &[Vec<f64>], i: usize) -> Point {
     Point { y: x[0][i], zs: x[1][i], z1: x[2][i], zt: x[3][i], t: f64::from(TIMES[i / SET]) }
 }
 
-/// Slopes of a function of one element by its y, zs, z1, zt; exact, since it is linear.
+/// Slopes of a function of one element with respect to its y, zs, z1, zt; exact, since it is linear.
 fn slopes(x: &[Vec<f64>], i: usize, f: impl Fn(Point) -> f64) -> [f64; 4] {
     let at = |k: usize, by: f64| {
         let moved: Values = (0..4).map(|j| vec![x[j][i] + if j == k { by } else { 0.0 }]).collect();
@@ -44,7 +44,7 @@ trait RoundOff {
 }
 
 impl RoundOff for f64 {
-    /// Zero where only rounding is left.
+    /// Zero if only rounding is left.
     fn round_off(self) -> f64 {
         if self.abs() < 1e-12 { 0.0 } else { self }
     }

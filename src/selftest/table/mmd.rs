@@ -13,8 +13,8 @@ use crate::tensor::Tensor;
 /// Every row of them.
 pub fn rows() -> Vec<Case> {
     let mut rows = Vec::new();
-    // Of those that Hopper's kernels take: one side of rows, two, three; part of a step of genes, several. An odd number in all: what
-    // takes longest stands last, and every other row is another test's.
+    // Among them sizes for Hopper's kernels: one side of rows, two, three; part of a step of genes, several. Their number is odd:
+    // of two tests each runs every other row, so that each gets the slowest size, the last one, with one of the kernels.
     for kernel in [MmdKernel::Gaussian, MmdKernel::Energy] {
         for sizes in [
             [1, 1, 33],
@@ -35,18 +35,18 @@ pub fn rows() -> Vec<Case> {
     rows
 }
 
-/// Of decoded cells [B, N, G] from as many others.
+/// The discrepancy of decoded cells [B, N, G] from as many others.
 fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
     let rng = Rng::new(9);
-    // Other cells than the decoded ones: moved and narrower. A device may hold them as bf16, and its bound speaks of y alone.
+    // The others are moved and narrower than the decoded ones. A device may hold them as bf16, and its bound is about y alone.
     let stored = |v: f32| half::bf16::from_f32(v).to_f32();
-    // When the row is run: the table is made whole for its names.
+    // Made when the row is run: the whole table is also built for its names alone.
     let data = Arc::new(LazyLock::new(move || -> Vec<f32> {
         (0..(b * n * g) as u64).map(|i| stored(0.5 + 0.7 * rng.normal(i))).collect()
     }));
     let (data_too, data_again) = (data.clone(), data.clone());
     let name = if kernel == MmdKernel::Gaussian { "mmd gaussian" } else { "mmd energy" };
-    // Side by side: the largest row's reference takes a minute of one core.
+    // In parallel: the largest row's reference takes a minute on one core.
     let sets = move |y: &[f64], of: &(dyn Fn(&[f64], usize) -> Vec<f64> + Sync)| -> Vec<f64> {
         y.par_chunks(n * g).enumerate().flat_map_iter(|(i, y)| of(y, i * n * g)).collect()
     };

@@ -1,4 +1,4 @@
-//! Rows of what moves numbers between cells, tokens and sets, of data as the network is shown them, and of what ops share.
+//! Rows of ops that move numbers between cells, tokens and sets, of data as the network sees them, and of what ops share.
 
 use super::{Case, Values, case};
 use crate::gpu::{Gpu, Real};
@@ -12,7 +12,7 @@ pub fn rows() -> Vec<Case> {
     [sets(), shown(), shared()].into_iter().flatten().collect()
 }
 
-/// From cells and tokens to sets and back: no reference either.
+/// From cells and tokens to sets and back: no reference here either.
 fn sets() -> Vec<Case> {
     let many: Vec<u32> = (0..70).map(|b| b * b % 7).collect();
     vec![
@@ -31,7 +31,7 @@ fn sets() -> Vec<Case> {
     ]
 }
 
-/// Data as the network is shown them: no gradient flows.
+/// Data as the network sees them: no gradient flows.
 fn shown() -> Vec<Case> {
     let mut rows = vec![case("time", &[], |t, _| t.time(&[0.0, 0.25, 0.37, 0.999, 1.0]))];
     for size in [[1, 1, 1], [3, 5, 97], [2, 3, 2000]] {
@@ -72,7 +72,7 @@ fn shifted([b, n, g]: [usize; 3]) -> Case {
         .without_gradient(&[0, 1])
 }
 
-/// What ops share, as if it were one: a sum of columns is the gradient of a bias, and has none of its own.
+/// What ops share, as if it were an op: a sum of columns is the gradient of a bias, and has no gradient of its own.
 fn shared() -> Vec<Case> {
     let mut rows: Vec<Case> = [[1, 1], [257, 97], [1000, 64], [70, 600]]
         .map(|[m, j]| {
