@@ -56,12 +56,12 @@ fn a_run_begins_where_another_ends_but_for_names_that_are_new() {
     let described = Checkpoint::describe(&to).expect("readable");
     let origin = described.header.init_from.expect("where it began");
     assert_eq!((Path::new(&origin.checkpoint), origin.step > 0), (from.as_path(), true));
-    // Its config is the other's, but for what was said.
+    // Its config is the other run's, except for what was set.
     let theirs = Checkpoint::describe(&from).expect("readable").header;
     assert_eq!(described.header.config.flow, theirs.config.flow);
     assert_eq!((described.header.config.train.steps, described.header.config.optim.lr), (1, 1e-30));
 
-    // The average is of two equal numbers, rounded; the weights have moved by less than any of them has digits.
+    // The average is that of two equal numbers, rounded; the weights have moved by less than their last digit.
     let near =
         |a: &[f32], b: &[f32], off: f32| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= off * a.abs() + 1e-25);
     let names = described.tensors.iter().filter_map(|(name, _)| name.strip_prefix("average."));
@@ -82,7 +82,7 @@ fn a_run_begins_where_another_ends_but_for_names_that_are_new() {
             .collect::<Vec<_>>()
     };
     assert_eq!(known("conditions.cell_type"), [Some(0), Some(1)]);
-    // The control label is the last of the names there, and the last here: it sorts behind GENE...
+    // The control label is the last of the names there, and the last here: it sorts after GENE...
     let order: Vec<_> = (0..all.1.len() + 1).map(Some).collect();
     assert_eq!(known("conditions.perturbation"), order);
     assert_eq!(known("conditions.batch"), [Some(0), None]);
@@ -105,7 +105,7 @@ fn what_another_run_was_trained_on_is_known() {
             told(command.arg("--out").arg(place(out)).arg("--init-from").arg(from).args(STILL));
         assert!(code == Some(0), "{said}");
     };
-    // The small run has seen it in one of the cell types.
+    // The small run has seen the perturbation in one of the cell types.
     begin("tuned", &small().run);
     assert_eq!(untrained("tuned"), [""; 0]);
     let more = ["train.steps=2"];

@@ -1,4 +1,4 @@
-//! What must hold of the model whatever its weights.
+//! What must hold for the model whatever its weights.
 
 use scale_engine::config::{Config, EncoderKind};
 use scale_engine::model::condition::{Vocabulary, three};

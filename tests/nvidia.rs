@@ -1,5 +1,6 @@
-//! The program on GPUs where there is none: NVIDIA's driver, cuBLASLt and NCCL are stood in for (tests/nvidia/library.cpp), and the
-//! fatbins that the program holds are replaced by the same kernels compiled by g++. Work is done late and in a drawn order.
+//! The program on GPUs, on a machine without one: NVIDIA's driver, cuBLASLt and NCCL are replaced by stand-ins
+//! (tests/nvidia/library.cpp), and the program's fatbins by the same kernels compiled with g++. Work is done late and in a random
+//! order.
 
 use std::fs;
 use std::net::TcpListener;
@@ -21,14 +22,14 @@ const MODEL: &str = "encoder.patch=16 encoder.width=32 encoder.heads=1 encoder.l
     flow.ffn=48 flow.layers=1 decoder.width=32 conditions.width=16 data.sets=4 data.cells=9 train.log_every=1 \
     train.checkpoint_every=4 train.val_every=4";
 
-/// A test's machine: the folder of the libraries, and one of its own.
+/// A test's machine: the folder of the libraries, and a folder of its own.
 struct Machine {
     libraries: &'static Path,
     dir: tempfile::TempDir,
 }
 
 impl Machine {
-    /// `None`, said, where the libraries cannot be made.
+    /// `None`, with a message, if the libraries cannot be made.
     fn new() -> Option<Machine> {
         Some(Machine { libraries: libraries()?, dir: tempfile::tempdir().expect("a temporary folder") })
     }
@@ -37,7 +38,7 @@ impl Machine {
         self.dir.path().join(name)
     }
 
-    /// The program with so many GPUs, told more about them by `settings`.
+    /// The program with so many GPUs, which `settings` describe further.
     fn program(&self, gpus: usize, settings: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
         command
@@ -62,12 +63,12 @@ impl Machine {
     }
 }
 
-/// Ranks meet one port above this one.
+/// Ranks meet on the port above this one.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port() - 1
 }
 
-/// Made once a build; by every process for itself, aside, so that none sees half of it.
+/// Made once per build, by every process for itself and aside, so that none sees half of it.
 fn libraries() -> Option<&'static Path> {
     static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let kernels = emulate::folder("kernels", None)?;
@@ -107,7 +108,7 @@ fn libraries() -> Option<&'static Path> {
     FOLDER.as_deref()
 }
 
-/// `train` from the start, in f32, with these words behind.
+/// `train` from the start, in f32, with these words appended.
 fn train(command: &mut Command, out: &Path, words: &str) -> Output {
     training(command, out, STEPS, words).end()
 }
@@ -165,7 +166,7 @@ fn same_checkpoint(one: &Path, other: &Path) -> bool {
 #[test]
 fn the_selftest_holds() {
     let Some(machine) = Machine::new() else { return };
-    // The whole of it where all kernels are; what other GPUs do otherwise.
+    // The whole of it on the GPU that has all kernels; on the others, what they do differently.
     for (capability, cases) in [
         ("90", &[""][..]),
         ("80", &["model", "graph", "matmul_swiglu", "mmd", "attention"]),
@@ -198,7 +199,7 @@ fn a_run_is_the_cpus_in_any_order_and_however_cells_come() {
         assert!(alike(&losses(&place(seed)), &losses(&place("cpu"))), "seed {seed}");
         assert!(same_checkpoint(&place(seed), &place("1")), "seed {seed}: other bits");
     }
-    // Cells that do not lie on the device are sent beside the steps.
+    // Cells that are not on the device are sent alongside the steps.
     let sent = train(&mut machine.program(1, &[("STAND_IN_LEFT", "1000")]), &place("sent"), "--device cuda");
     assert!(said(&sent).contains("are sent to"), "{}", said(&sent));
     assert!(same_checkpoint(&place("sent"), &place("1")), "sent cells: other bits");
@@ -217,7 +218,7 @@ fn several_gpus_are_one() {
         assert!(ended.status.success(), "{name}: {}", said(&ended));
         assert!(alike(&losses(&place(name)), &losses(&place("one"))), "{name}: other losses");
     }
-    // Processes are threads to the bit.
+    // Processes give the same bits as threads.
     let port = free_port();
     let ranks = [0, 1]
         .map(|rank| training(&mut machine.rank_of_two(rank, port, &[]), &place("processes"), STEPS, ""));
@@ -234,7 +235,7 @@ fn several_gpus_go_on_to_the_same_bits() {
     let ended =
         train(&mut machine.program(2, &[]), &whole, "--gpus 2 --precision bf16 --set train.keep_all=true");
     assert!(ended.status.success(), "{}", said(&ended));
-    // Each GPU is timed for itself, and what is quickest rounds in its own way.
+    // Each GPU makes its own timings, and what is quickest rounds in its own way.
     fs::create_dir_all(halves.join("checkpoints")).expect("made");
     fs::copy(whole.join("checkpoints/step-4.safetensors"), last(&halves)).expect("copied");
     for choices in ["choices.json", "choices-1.json"] {
@@ -258,7 +259,7 @@ fn a_wait_that_is_forgotten_is_seen() {
     for (name, gpus, left, words) in
         [("sums", 2, "1000000000", "--gpus 2"), ("sent cells", 1, "1000", "--device cuda")]
     {
-        // An order may be right by chance.
+        // A wrong order may give the right result by chance.
         let seen = ["1", "2", "3", "4", "5", "6"].iter().any(|seed| {
             let out = place(&format!("{name} {seed}"));
             let settings = [("STAND_IN_FORGETS", "1"), ("STAND_IN_LEFT", left), ("STAND_IN_SEED", seed)];
@@ -278,7 +279,7 @@ fn a_gpu_that_fails_and_a_rank_that_is_killed_stop_all() {
     let place = |name: &str| machine.place(name);
     let ended = train(&mut machine.program(2, &[("STAND_IN_FAILS", "700")]), &place("fails"), "--gpus 2");
     assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
-    // By whichever call hears of it first.
+    // Reported by whichever call meets it first.
     assert!(
         ["LAUNCH_FAILED", "EXECUTION_FAILED", "ncclUnhandledCudaError"]
             .iter()
@@ -331,7 +332,7 @@ fn a_rank_that_never_joins_is_not_waited_for() {
     let (port, out) = (free_port(), machine.place("stuck"));
     let whole = training(&mut machine.rank_of_two(0, port, &[]), &out, STEPS, "");
     let stuck = training(&mut machine.rank_of_two(1, port, &[("STAND_IN_STUCK", "1")]), &out, STEPS, "");
-    // Rank 0 has come to where it waits for the other.
+    // Rank 0 has reached the point where it waits for the other.
     let begun = Instant::now();
     let joined = |entry: fs::DirEntry| entry.path().join("joined.0").exists();
     while !fs::read_dir(machine.dir.path()).expect("a folder").any(|entry| entry.is_ok_and(joined)) {

@@ -22,7 +22,7 @@ mod shard;
 
 const STEPS: u64 = 12;
 
-/// The small run's settings, with noise and holes in the start: their numbers must not depend on the rank.
+/// The small run's settings, with noise and masked entries in the start: their numbers must not depend on the rank.
 fn words(steps: u64) -> Vec<String> {
     let more = "flow.start=mixed flow.mask=0.1 train.val_every=5 train.log_every=1 train.checkpoint_every=6";
     let mut set = set();
@@ -31,7 +31,7 @@ fn words(steps: u64) -> Vec<String> {
     set
 }
 
-/// Trains with so many ranks, from the start or from where the run stands.
+/// Trains with `ranks` ranks, from the start or from where the run left off.
 fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| Config::load(Some("tiny"), None, &words(steps)).expect("a good config"));
@@ -88,7 +88,7 @@ fn so_many_ranks_train_as_one_does() {
 fn a_run_goes_on_with_another_number_of_ranks() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
-    // A schedule of twelve steps, stopped after six: its checkpoint of step 6 is what a killed run leaves.
+    // A schedule of twelve steps, stopped after six: the checkpoint of step 6 is what a killed run leaves.
     run(&place("one"), 1, STEPS).expect("a run");
     let mut set = words(STEPS);
     set.push("train.keep_all=true".into());
@@ -150,7 +150,7 @@ fn threads(ranks: usize) -> Vec<Arc<dyn Collective>> {
     Threads::seats(ranks).into_iter().map(|seat| Arc::new(seat) as Arc<dyn Collective>).collect()
 }
 
-/// What each rank ends with.
+/// What each rank returns.
 fn each<T: Send>(seats: &[Arc<dyn Collective>], work: impl Fn(&dyn Collective) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let work = &work;
@@ -164,7 +164,7 @@ fn every_rank_has_the_same_sum_to_the_bit() {
     for seats in [threads(3), wires(3)] {
         let sums = each(&seats, |seat| {
             let mut all = Vec::new();
-            // Longer than what a socket holds, so that ranks must read while others write.
+            // Longer than a socket's buffer, so that ranks must read while others write.
             for round in 0..5 {
                 let mut x: Vec<f32> = (0..300_000)
                     .map(|i| 1.0 / (1 + (i * 7 + round * 3 + seat.rank() * 11) % 97) as f32)
@@ -214,7 +214,7 @@ fn a_rank_that_is_lost_is_seen_without_a_sum() {
     for mut seats in [threads(3), wires(3)] {
         each(&seats, |seat| seat.sum(&mut [1.0]).expect("a sum"));
         assert!(seats.iter().all(|seat| !seat.lost()), "all are there");
-        // Its last words lie unread before the others.
+        // Its last words are still unread by the others.
         let gone = seats.pop().expect("a rank");
         gone.fail("the disk is full");
         drop(gone);
@@ -242,7 +242,7 @@ fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
         })
     };
     let first = join(0);
-    // One that speaks another language, once rank 0 listens.
+    // A caller that speaks another language, once rank 0 listens.
     let mut stranger = loop {
         match std::net::TcpStream::connect((address.0.as_str(), address.1)) {
             Ok(stream) => break stream,
@@ -365,7 +365,7 @@ fn a_process_that_is_asked_to_stop_stops_all_with_a_checkpoint_and_none_takes_th
 #[test]
 fn processes_that_cannot_begin_tell_each_other_why() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    // Another rate on rank 1: another config.
+    // Another learning rate on rank 1: another config.
     let port = free_port();
     let mut other = words(STEPS);
     other.push("optim.lr=0.5".into());
@@ -378,7 +378,7 @@ fn processes_that_cannot_begin_tell_each_other_why() {
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(said(&output).contains("ranks differ in their config"), "{}", said(&output));
     }
-    // A folder that holds a run already is rank 0's finding.
+    // Only rank 0 finds that a folder already holds a run.
     let began = Instant::now();
     let outputs = pair(&small().run, &words(STEPS)).map(|child| child.wait_with_output().expect("an end"));
     outputs

@@ -1,4 +1,4 @@
-//! Training stops and goes on: on a small simulated world.
+//! Training stops and resumes, on a small simulated world.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -77,7 +77,7 @@ fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Resu
     trained_by(small, &small.split, out, extra, stop)
 }
 
-/// The same by another split file.
+/// The same with another split file.
 pub fn trained_by(
     small: &Small,
     split: &Path,
@@ -123,7 +123,7 @@ pub fn program() -> Command {
     command
 }
 
-/// The program in training, as the small run was, when its first checkpoint has appeared.
+/// The program in training, set up like the small run, once its first checkpoint has appeared.
 fn in_training(small: &Small, run: &Path) -> Child {
     let mut command = program();
     command.args(["train", "--preset", "tiny", "--data"]).arg(&small.data).arg("--split").arg(&small.split);
@@ -216,7 +216,7 @@ fn a_run_is_one_processs_and_one_without_a_checkpoint_begins_anew() {
     assert!(error.contains("another process"), "{error}");
 }
 
-/// It is written while steps go on, and is missed no later than at the next one or the run's end.
+/// A checkpoint is written while steps continue; a failure is noticed no later than at the next checkpoint or the run's end.
 #[test]
 fn a_checkpoint_that_cannot_be_written_ends_the_run() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));

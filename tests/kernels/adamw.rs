@@ -1,4 +1,4 @@
-//! Ten steps of AdamW on the emulated device against the host's own.
+//! Ten steps of AdamW on the emulated device, compared with the host's own.
 
 use scale_engine::config::Config;
 use scale_engine::gpu::{self, Gpu, Real};
@@ -35,7 +35,7 @@ impl Trained {
     }
 }
 
-/// Parameters of awkward lengths, every other one a matrix that decays, moved by random gradients of about that norm.
+/// Parameters of awkward lengths, every other one a matrix that decays, moved by random gradients of norm about `size`.
 fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
     let mut named = Table::default();
     let mut add = |len: usize, decay: bool| named.add(&format!("p{len}"), &[len], Init::Normal(0.1), decay);
@@ -58,7 +58,7 @@ fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
             let shape = params.entries()[p.index()].shape.clone();
             let rng = Rng::new(2).at(k).at(p.index() as u64);
             let scale = size / 91.0;
-            // Nothing flows to one parameter at every other step.
+            // One parameter gets no gradient at every other step.
             let flows = p.index() != 2 || k % 2 == 0;
             let numbers =
                 (0..shape.iter().product::<usize>() as u64).map(|i| scale * rng.normal(i)).collect();
@@ -75,10 +75,10 @@ fn trained(gpu: Option<&Gpu>, size: f32) -> Trained {
     Trained { params, table, optimizer, norms }
 }
 
-/// Holds ten steps in one storage to the host's.
+/// Compares ten steps in one storage with the host's.
 fn hold(real: Real) {
     let Some(folder) = super::emulated() else { return };
-    // The limit is 1: a gradient that is clipped, and one that is not.
+    // The limit is 1: one gradient is clipped, the other is not.
     for size in [7.0, 0.3] {
         let host = trained(None, size);
         for seed in super::SEEDS {
@@ -133,7 +133,7 @@ fn other_weights_take_the_place_of_those_on_a_device() {
 fn weights_in_halves_are_whole_again_to_the_bit() {
     let Some(folder) = super::emulated() else { return };
     let gpu = Gpu::emulated(folder, Real::Bf16, 1);
-    // Ties up and down, the least and the greatest, both infinities, and any other bits that are a number.
+    // Ties up and down, the smallest and the largest, both infinities, and any other bits that are a number.
     let ties = [0x3F80_8000, 0x3F81_8000, 0xBF80_8000, 0xBF81_8000, 0x0000_8000, 0x7F7F_8000, 0x7F7F_FFFF];
     let ends = [0, 0x8000_0000, 1, 0x8000_0001, 0x7F80_0000, 0xFF80_0000];
     let any = (0..8179).map(|i| Rng::new(3).below(i, 1 << 32) as u32).map(|bits| bits & !(1 << 30));
@@ -145,7 +145,7 @@ fn weights_in_halves_are_whole_again_to_the_bit() {
     assert!(again == bits);
     let read = halves.read().to_host();
     assert!(read.data().iter().zip(weights.data()).all(|(read, &w)| read.to_bits() == rounded(w).to_bits()));
-    // A weight that is none stays none, in what products read too.
+    // A NaN weight stays NaN, also in what products read.
     let nan = Tensor::new(
         &[8],
         [0x7FFF_FFFF, 0xFFFF_FFFF, 0x7F80_0001, 0x7FC0_0000]

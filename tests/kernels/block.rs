@@ -8,7 +8,7 @@ use scale_engine::tensor::Tensor;
 
 const LEN: usize = 1000;
 
-/// Three buffers of which the last outlives the step; how often it was done is counted.
+/// Three buffers, the last of which outlives the step; counts how often the step is done.
 fn step(gpu: &Gpu, done: &RefCell<usize>, more: usize) -> Result<Tensor> {
     *done.borrow_mut() += 1;
     let make = |what, len| Tensor::on(gpu, what, &[len], Real::F32);
@@ -31,17 +31,17 @@ fn a_step_is_laid_out_before_it_is_done_and_again_where_it_goes_another_way() {
         *done.borrow()
     };
     assert!(gpu.block().is_none());
-    // Counted and done.
+    // Counted, then done.
     assert_eq!(run(1, 0), 2);
     let block = gpu.block().expect("laid out");
     assert!(gpu.went_as_laid_out() && (12 * LEN..16 * LEN).contains(&block), "{block} bytes");
     assert_eq!(run(1, 0), 3);
-    // Larger than what was laid out: served from elsewhere, and counted at the next one.
+    // Larger than what was laid out: served from elsewhere, and counted again at the next one.
     assert_eq!(run(1, 10 * LEN), 4);
     assert!(!gpu.went_as_laid_out());
     assert_eq!(run(1, 10 * LEN), 6);
     assert!(gpu.went_as_laid_out() && gpu.block() > Some(48 * LEN));
-    // Of another shape.
+    // Another shape.
     assert_eq!(run(2, 0), 8);
     assert!(gpu.went_as_laid_out() && gpu.block() == Some(block));
     assert_eq!(gpu.overrun(), None);
@@ -60,7 +60,7 @@ fn a_step_that_does_not_fit_says_what_is_largest_before_it_is_begun() {
     let said = gpu::guard(|| gpu.as_one(&[1], work)).expect_err("no machine has an exbibyte").to_string();
     assert!(said.contains("scores of all pairs 1073741824.00 GiB") && said.contains("data.sets"), "{said}");
     assert_eq!((done, gpu.held()), (1, 0));
-    // The device is as it was.
+    // The device is as it was before.
     let numbers = gpu.upload("numbers", &[1.0f32, 2.0]);
     let mut back = [0.0f32; 2];
     numbers.download(0, &mut back);

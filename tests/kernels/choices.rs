@@ -1,4 +1,4 @@
-//! What one process has timed is what the next one does.
+//! What one process timed as quickest is what the next one does.
 
 use std::cell::Cell;
 
@@ -21,7 +21,7 @@ fn choices_are_taken_over_by_the_same_device_alone() {
         let way = || asked.set(asked.get() + 1);
         gpu.quicker("gate", size, [&way, &way])
     };
-    // Of another GPU, another cuBLASLt, a program that worded products otherwise.
+    // From another GPU, another cuBLASLt, a program that worded products differently.
     for other in [told("another GPU", 0, 3), told(&gpu.name(), 1, 3), told(&gpu.name(), 0, 2)] {
         assert!(!gpu.adopt(&other));
     }

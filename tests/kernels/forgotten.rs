@@ -1,14 +1,14 @@
-//! What is forgotten on the way there and made again on the way back is the same to the bit, on the host and on a device.
+//! What is forgotten in the forward pass and made again in the backward pass is the same to the bit, on the host and on a device.
 
 use scale_engine::gpu::{Gpu, Real};
 use scale_engine::rng::Rng;
 use scale_engine::tape::{Tape, Var};
 use scale_engine::tensor::Tensor;
 
-/// An op on inputs of these shapes whose value a product reads.
+/// An op on inputs of these shapes, whose value a product reads.
 struct Story {
     shapes: Vec<Vec<usize>>,
-    /// Of a row of its value.
+    /// Width of a row of its value.
     width: usize,
     op: fn(&mut Tape, &[Var]) -> Var,
 }

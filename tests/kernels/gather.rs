@@ -1,4 +1,4 @@
-//! Dense rows made on the emulated device against the host's.
+//! Dense rows made on the emulated device, compared with the host's.
 
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::selftest::gather;

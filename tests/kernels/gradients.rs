@@ -28,7 +28,7 @@ fn gradients(gpu: Option<&Gpu>) -> Vec<f32> {
         let vars = params.bind(&mut tape);
         let t = &mut tape;
         let x = t.constant(normals(&[5, 8], 10 + pass));
-        // Twice as a whole; in two parts and never as a whole; a part before, and one behind, the whole.
+        // The whole used twice; two parts and never the whole; a part before and a part after the whole.
         let once = t.linear(x, vars[whole], Some(vars[bias]));
         let normed = t.rms_norm(once, Some(vars[gain]));
         let twice = t.linear(normed, vars[whole], None);
@@ -45,7 +45,7 @@ fn gradients(gpu: Option<&Gpu>) -> Vec<f32> {
             let genes = t.constant(normals(&[5, 7], seed + pass));
             outs.push(t.patch_embed(genes, vars[patches], vars[places]));
         }
-        // By way of another shape, whose gradient comes stored as activations are.
+        // By way of another shape, whose gradient arrives stored as activations are.
         let row = t.reshape(vars[row], &[1, 8]);
         outs.push(t.linear(row, vars[both], None));
         let squares: Vec<_> = outs

@@ -1,4 +1,4 @@
-//! A loss from its parts on the emulated device, against their sum.
+//! A loss from its parts on the emulated device, compared with their sum.
 
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::ops::loss;

@@ -1,4 +1,4 @@
-//! More sets than there are groups of lanes, or blocks: too large for a row of the table, which is run in every order.
+//! More sets than groups of lanes, or than blocks: too large for a row of the table, which is run in every order.
 
 use half::bf16;
 use scale_engine::gpu::{self, Gpu, Real};
@@ -34,7 +34,7 @@ fn seed_attention_deals_sets_out_to_groups() {
     assert_eq!(gpu.overrun(), None);
 }
 
-/// More than a grid may have blocks along y; two layers, of which the second has one to spare.
+/// More sets than a grid may have blocks along y: two layers, of which the second has one block to spare.
 #[test]
 fn sets_have_blocks_of_their_own_along_y_and_z() {
     let Some(folder) = super::emulated() else { return };
@@ -55,8 +55,8 @@ fn sets_have_blocks_of_their_own_along_y_and_z() {
     }
 }
 
-/// Several tiles of queries and several heads a block, in rings that go round more than once; a block's second head in several passes
-/// over keys, and one with four of them; and once more in other orders.
+/// Several tiles of queries and several heads per block, in rings that wrap around more than once; a block's second head in several
+/// passes over keys, and one with four passes; all once more in other orders.
 #[test]
 fn attention_deals_heads_out_to_blocks() {
     let Some(folder) = super::emulated() else { return };
@@ -108,8 +108,8 @@ fn attention_deals_heads_out_to_blocks() {
     }
 }
 
-/// Three panels of three tiles: blocks go from one to the next in its middle, with x that is fetched anew, in part to slots that are
-/// taken. In two orders to the same bits.
+/// Three panels of three tiles: blocks move from one to the next in its middle and fetch x anew, in part to slots that are taken.
+/// Two orders must give the same bits.
 #[test]
 fn a_gate_goes_on_to_another_panel() {
     let Some(folder) = super::emulated() else { return };
@@ -135,7 +135,8 @@ fn a_gate_goes_on_to_another_panel() {
     assert!(found[0].iter().zip(&found[1]).all(|(a, b)| a.data() == b.data()), "another order, other bits");
 }
 
-/// More rows than two steps take at a time, in what no kernel for Hopper can read; a prediction, which keeps nothing between, too.
+/// More rows than two steps take at a time, of sizes that no kernel for Hopper can read; also a prediction, which keeps nothing in
+/// between.
 #[test]
 fn a_gate_in_two_steps_goes_over_its_rows_in_parts() {
     let Some(folder) = super::emulated() else { return };
@@ -166,7 +167,8 @@ fn a_gate_in_two_steps_goes_over_its_rows_in_parts() {
     }
 }
 
-/// Few heads: blocks take 128 keys of one at a time, and what they leave of dq is added. Keys and values do not tell the difference.
+/// Few heads: blocks take 128 keys of one head at a time, and what they leave of dq is added. For keys and values this makes no
+/// difference.
 #[test]
 fn attentions_keys_may_be_taken_apart() {
     let Some(folder) = super::emulated() else { return };

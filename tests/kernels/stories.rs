@@ -1,4 +1,4 @@
-//! What the discrepancy promises beyond its rows, on the emulated device: the twins of the host's stories.
+//! What the discrepancy promises beyond its rows in the table, on the emulated device: the twins of the host's stories.
 
 use half::bf16;
 use scale_engine::config::MmdKernel;
@@ -11,7 +11,7 @@ use serde_json::{from_value, json};
 
 const KERNELS: [MmdKernel; 2] = [MmdKernel::Gaussian, MmdKernel::Energy];
 
-/// Cells and genes of a set: of the kernels of any device, and of Hopper's, which know bf16 alone.
+/// Cells and genes of a set: for the kernels of any device, and for Hopper's, which take only bf16.
 const SIZES: [[usize; 2]; 2] = [[8, 257], [136, 264]];
 
 fn cases(size: [usize; 2]) -> impl Iterator<Item = (MmdKernel, Real)> {
@@ -19,7 +19,7 @@ fn cases(size: [usize; 2]) -> impl Iterator<Item = (MmdKernel, Real)> {
     KERNELS.iter().flat_map(|&kernel| storages.iter().map(move |&real| (kernel, real)))
 }
 
-/// A set of cells, as both storages hold them exactly.
+/// A set of cells that both storages hold exactly.
 fn cells([n, g]: [usize; 2], number: impl Fn(u64) -> f32) -> Tensor {
     Tensor::new(&[1, n, g], (0..(n * g) as u64).map(|i| bf16::from_f32(number(i)).to_f32()).collect())
 }
@@ -28,7 +28,7 @@ fn normals(size: [usize; 2], seed: u64, shift: f32) -> Tensor {
     cells(size, |i| shift + Rng::new(seed).normal(i))
 }
 
-/// The loss and its gradient by y on an emulated device.
+/// The loss and its gradient with respect to y on an emulated device.
 fn on_device(y: &Tensor, x: &Tensor, kernel: MmdKernel, real: Real) -> Option<(f32, Tensor)> {
     let gpu = Gpu::emulated(super::emulated()?, real, 1);
     let [y, x] = [y, x].map(|t| t.to_gpu(&gpu, "cells", real));
@@ -38,7 +38,7 @@ fn on_device(y: &Tensor, x: &Tensor, kernel: MmdKernel, real: Real) -> Option<(f
     Some((loss.item(), dy.to_host()))
 }
 
-/// Holds both to the reference: the loss to 1e-4 of it, the gradient to 1e-4, or to what its storage rounds away.
+/// Compares both with the reference: the loss to 1e-4 of it, the gradient to 1e-4, or to what its storage rounds away.
 fn held(y: &Tensor, x: &Tensor, what: &str) {
     let [_, rows, width] = y.dims("cells");
     for (kernel, real) in cases([rows, width]) {
@@ -69,7 +69,7 @@ fn equal_populations_have_no_discrepancy_and_no_gradient() {
 #[test]
 fn cells_drawn_twice_and_far_from_the_origin_are_measured_exactly() {
     for size @ [_, g] in SIZES {
-        // Decoded cells are equal where a control was drawn twice.
+        // Decoded cells are equal if a control was drawn twice.
         let mut y = normals(size, 6, 3.0).into_vec();
         let copy = y[..g].to_vec();
         y[g..2 * g].copy_from_slice(&copy);
@@ -116,7 +116,7 @@ fn a_loss_without_gradient_is_the_same() {
     }
 }
 
-/// Either backward takes what either forward has left, and all four come to the same.
+/// Either backward takes what either forward has left, and all four combinations agree.
 #[test]
 fn hoppers_kernels_and_the_others_can_be_mixed() {
     let Some(folder) = super::emulated() else { return };

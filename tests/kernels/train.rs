@@ -1,4 +1,4 @@
-//! Training on the emulated device: the loop, the cells' way to the device, checkpoints.
+//! Training on the emulated device: the loop, how cells get to the device, checkpoints.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::train::{last, names, set, small};
 
-/// Trains the small run for some steps, from the start or from where it stands, and returns its losses.
+/// Trains the small run for some steps, from the start or from where it left off, and returns its losses.
 fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| {
@@ -56,7 +56,7 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
     run(&halves, &[Some(gpu.clone())], 4);
     let checkpoint = |run: &Path| std::fs::read(last(run)).expect("a checkpoint");
     assert!(checkpoint(&halves) == checkpoint(&place("whole")), "it went on to other bits");
-    // A device's run goes on without it.
+    // A run begun on a device continues without it.
     let longer = run(&place("whole"), &[None], 6);
     assert!(longer.len() == 6 && longer.iter().all(|loss| loss.is_finite()));
     assert_eq!(gpu.overrun(), None);
@@ -102,7 +102,7 @@ fn two_devices_share_a_step() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
     let cpu = run(&place("cpu"), &[None], 3);
-    // bf16 rounds what passes between ops, and the gradients on their way.
+    // bf16 rounds what passes between ops, and the gradients in transit.
     for (real, allowed) in [(Real::F32, 1e-4), (Real::Bf16, 2e-2)] {
         let gpus = [1, 2].map(|seed| Some(Gpu::emulated(folder, real, seed)));
         let found = run(&place(&format!("{real:?}")), &gpus, 3);

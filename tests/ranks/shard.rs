@@ -1,4 +1,4 @@
-//! Ranks that share the optimizer train as those that do not, with less memory each.
+//! Ranks that share the optimizer train like those that do not, with less memory each.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ use scale_engine::train::{Begin, Settings, train};
 
 use super::{STEPS, assert_alike, each, last, log, pair, said, small, threads, wires, words};
 
-/// Trains with a rank for each place, from the start or from where the run stands.
+/// Trains with one rank per place, from the start or from where the run left off.
 fn run(out: &Path, places: &[Option<Gpu>], shard: bool, more: &str) {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| {
@@ -45,8 +45,8 @@ fn numbers(run: &Path) -> [Vec<u32>; 4] {
     checkpoint.flats.map(|flat| flat.data().iter().map(|x| x.to_bits()).collect())
 }
 
-// A share's norm is summed in another order than the whole's, but in f64 and rounded to f32 once: only a sum within 1e-15 of
-// halfway between two of these would differ. All else is done in one order, so that bits are the same.
+// A share's norm is summed in a different order than the whole's, but in f64 and rounded to f32 once: only a sum within 1e-15 of
+// halfway between two f32 would differ. All else is done in one order, so the bits are the same.
 
 #[test]
 fn ranks_that_share_the_optimizer_train_as_those_that_do_not() {
@@ -71,7 +71,7 @@ fn a_run_goes_on_whether_its_ranks_share_the_optimizer_or_not() {
     let place = |name: &str| dir.path().join(name);
     run(&place("whole"), &cpus(2), false, "");
     run(&place("shared"), &cpus(2), true, "");
-    // From the checkpoint that a run leaves which is killed after six steps.
+    // From the checkpoint that a run leaves when it is killed after six steps.
     let on = |from: &str, ranks: usize, shard: bool| {
         let out = place(&format!("{from} on {ranks} {shard}"));
         std::fs::create_dir_all(out.join("checkpoints")).expect("made");
@@ -119,7 +119,7 @@ fn devices_share_the_optimizer() {
         });
         assert!(numbers(&shared) == numbers(&whole), "{real:?}: other bits");
         assert_eq!(log(&shared), log(&whole), "{real:?}");
-        // Goes on, from step 1, on one device: its bits are others, since gradients are added in another order.
+        // Resumes, from step 1, on one device: its bits differ, since gradients are added in another order.
         let one = dir.path().join(format!("{real:?} one"));
         std::fs::create_dir_all(one.join("checkpoints")).expect("made");
         std::fs::copy(shared.join("checkpoints/step-1.safetensors"), last(&one)).expect("copied");
@@ -150,7 +150,7 @@ fn each_rank_holds_its_share_of_the_optimizer() {
     for ranks in [1, 2, 3, 8] {
         for rank in [0, ranks - 1] {
             let (mut params, share) = table(None, rank, ranks);
-            // Both moments and the average, and a byte for each pack that says whether it decays.
+            // Both moments and the average, and one byte per pack that says whether it decays.
             let own = (params.len() / ranks) as u64;
             assert_eq!(Optimizer::new(&mut params, share).bytes(), own * 12 + own / PACK as u64);
             let Some(folder) = crate::kernels::emulated() else { continue };
@@ -159,7 +159,7 @@ fn each_rank_holds_its_share_of_the_optimizer() {
                 let (mut params, share) = table(Some(&gpu), rank, ranks);
                 let stretches = 16 * share.pieces().len() as u64;
                 let optimizer = Optimizer::new(&mut params, share);
-                // Weights and gradients of all; in bf16 the weights' lower halves are a share too.
+                // Weights and gradients of everything; in bf16 the weights' lower halves are shared too.
                 let (all, own, flags) = (params.len() as u64, own, own / PACK as u64);
                 let told = match real {
                     Real::F32 => 8 * all + 12 * own + flags + stretches,
@@ -177,7 +177,7 @@ fn each_rank_holds_its_share_of_the_optimizer() {
 fn parts_of_a_sum_are_the_sums_and_are_gathered_to_the_bit() {
     for seats in [threads(3), wires(3)] {
         let found = each(&seats, |seat| {
-            // Longer than what a socket holds.
+            // Longer than a socket's buffer.
             let number = |i: usize| 1.0 / (1 + (i * 7 + seat.rank() * 11) % 97) as f32;
             let own: Vec<f32> = (0..300_000).map(number).collect();
             let (mut whole, mut parts) = (own.clone(), own);
@@ -185,7 +185,7 @@ fn parts_of_a_sum_are_the_sums_and_are_gathered_to_the_bit() {
             seat.sum_part(&mut parts).expect("a part");
             seat.gather(&mut parts).expect("all parts");
             assert!(parts == whole, "rank {}", seat.rank());
-            // Bits that are no number, and a zero with a sign.
+            // Bits of NaN, and a negative zero.
             let mut odd = [f32::NAN; 6];
             let at = 2 * seat.rank();
             odd[at..at + 2].copy_from_slice(&[f32::from_bits(0x7fa0_0001 + at as u32), -0.0]);
