@@ -39,8 +39,7 @@ pub trait Collective: Send + Sync {
     /// Replaces the numbers by their sum over ranks, ((x0 + x1) + x2) and so on. All ranks call it with equally many numbers.
     /// Fails, on every rank, once one has failed or is gone.
     fn sum(&self, numbers: &mut [f32]) -> Result<()>;
-    /// The same for this rank's part, one of as many equal parts as there are ranks; the contents of the other parts are then
-    /// meaningless.
+    /// The same for this rank's part, one of as many equal parts as there are ranks; the others then hold nothing of use.
     fn sum_part(&self, numbers: &mut [f32]) -> Result<()>;
     /// Fetches the other ranks' parts of the numbers; this rank has its own. Parts are equal, and moved bit by bit.
     fn gather(&self, numbers: &mut [f32]) -> Result<()>;
@@ -265,8 +264,7 @@ impl Ranks {
         }
     }
 
-    /// Fails if a device's sums so far are not over all ranks: to be asked after waiting for the device, before its numbers are
-    /// used.
+    /// Fails if a device's sums so far are not over all ranks: ask after waiting for the device, before its numbers are used.
     pub fn whole(&self) -> Result<()> {
         if self.nccl.as_ref().is_none_or(|nccl| !nccl.aborted()) {
             return Ok(());

@@ -126,7 +126,7 @@ pub enum Observe {
     Poisson,
 }
 
-/// How sets are formed, one after the other.
+/// How a run's sets follow one another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetOrder {

@@ -33,8 +33,7 @@ fn fail_with_the_output() {
     }));
 }
 
-/// `scale-engine inspect F | head`: a program whose reader has seen enough ends quietly, as other tools do. Rust's default is a
-/// panic.
+/// `scale-engine inspect F | head`: a program whose reader has seen enough ends quietly, as other tools do. Rust would panic.
 fn end_with_the_reader() {
     // SAFETY: no other thread runs yet; the signal gets back the system's default action.
     unsafe {

@@ -117,13 +117,12 @@ pub struct Outcome {
 /// Trains until the last step or until `stop` is set; in the latter case a checkpoint is written and the outcome says so. From here
 /// on the process keeps the memory that it frees ([`memory::keep`]).
 ///
-/// Sets are numbered within a step, not within a rank, so that the number of ranks changes only the order in which gradients are
-/// added.
+/// Sets are numbered within a step, not within a rank, so the number of ranks changes only the order in which gradients are added.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
     match (&settings.launch, settings.places.as_slice()) {
         (Some(launch), [place]) => {
-            // Before any data is read: a rank that finds none can then tell the others.
+            // Before any data is read: a rank that finds no data can then tell the others.
             let seat = Arc::new(Wire::join(launch, stop)?);
             rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
@@ -310,8 +309,7 @@ impl Log {
     fn tell(&mut self, run: &mut Run, ranks: &Ranks) -> Result<()> {
         let Some(mut line) = self.lines.take() else { return Ok(()) };
         ranks.whole()?;
-        // The norm is that of all ranks' gradients: if it is not finite, every rank stops before it writes a checkpoint of the
-        // result.
+        // The norm is that of all ranks' gradients: if it is not finite, every rank stops before it writes a checkpoint.
         if !(line.loss.is_finite() && line.norm.is_finite()) {
             return Err(run.diverged(&line));
         }

@@ -1,6 +1,5 @@
 //! The program on GPUs, on a machine without one: NVIDIA's driver, cuBLASLt and NCCL are replaced by stand-ins
-//! (tests/nvidia/library.cpp), and the program's fatbins by the same kernels compiled with g++. Work is done late and in a random
-//! order.
+//! (tests/nvidia/library.cpp), and the program's fatbins by the same kernels compiled with g++. Work is done late, in random order.
 
 use std::fs;
 use std::net::TcpListener;

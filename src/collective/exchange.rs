@@ -2,8 +2,8 @@
 //!
 //! A piece is a stretch of the flat gradients. It is sent once the backward pass has finished everything in it, which happens at
 //! the same point on every rank, so that pieces meet in one order. On a device that stores bf16, gradients travel as bf16: half the
-//! bytes, and 8 bits of precision in what AdamW divides by its own size. If ranks share the optimizer, each receives its part of a
-//! piece.
+//! bytes, and 8 bits of precision in what AdamW divides by its own size. If ranks share the optimizer, each receives only its part
+//! of each piece.
 
 use std::ops::Range;
 

@@ -1,5 +1,4 @@
-//! Gene encoder: one vector per cell, and no cell sees another (SCALE v1, eq. 3-6; the architecture is ours where the paper is
-//! silent).
+//! Gene encoder: one vector per cell, no cell sees another (SCALE v1, eq. 3-6; where the paper is silent, the design is ours).
 
 use super::build::{Build, Linear, Mlp};
 use crate::config::{Activation, EncoderConfig, EncoderKind, Pooling};

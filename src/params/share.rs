@@ -19,8 +19,8 @@ const PIECE: usize = 8 << 20;
 /// In a smaller model a piece is full at 1 / PIECES of the length.
 const PIECES: usize = 8;
 
-/// Cuts `len` numbers into stretches, each a multiple of `packs` packs, that begin at an entry or less than that multiple before
-/// one.
+/// Cuts `len` numbers into stretches, each a multiple of `packs` packs, that begin at an entry or less than one such multiple
+/// before it.
 pub(super) fn cut(entries: &[Entry], len: usize, packs: usize) -> Vec<Range<usize>> {
     cut_at(entries, len, (len / PIECES).min(PIECE), packs * PACK)
 }

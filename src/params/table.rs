@@ -20,7 +20,7 @@ impl Param {
     }
 }
 
-/// What the table says of one parameter.
+/// What the table says about one parameter.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Name in the checkpoint, e.g. `flow.blocks.3.w_in`.

@@ -32,8 +32,7 @@ impl ControlCells {
     }
 
     /// Takes cells from memory: `x` `[cells, genes]` holds counts or natural log1p values (told apart as `preprocess` does),
-    /// `genes` names its columns, `totals` holds each cell's counts over all genes that were measured, if their sum in `x` is not
-    /// that.
+    /// `genes` names its columns, `totals` holds each cell's counts over all measured genes, if their sum in `x` is not that.
     ///
     /// # Errors
     /// Sizes that disagree; values that are neither counts nor log values; another total than the run's; too many of its genes
@@ -171,7 +170,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Reads a cell with these stored values into `out` `[G]`, zero before, in the model's order. Returns its total counts, NaN if
-    /// log values hide them; `told` is the total from someone who knows better than the sum.
+    /// log values hide them; `told` is the total from a source that knows better than the sum.
     pub fn cell(
         &self,
         genes: &[u32],

@@ -1,4 +1,4 @@
-//! A model in training on made-up cells, which are where the step is computed.
+//! A model in training on made-up cells, placed where the step is computed.
 
 use serde::Serialize;
 

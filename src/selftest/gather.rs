@@ -21,7 +21,7 @@ enum Stored {
     Log10,
 }
 
-/// Cells that store about a share of their genes: the first none, the second all of them.
+/// Cells that each store about a certain share of their genes: the first none, the second all of them.
 fn cells(count: usize, genes: usize, stored: Stored) -> Rows {
     let rng = Rng::new(genes as u64);
     let (mut starts, mut ids, mut values, mut scale) = (vec![0u32], Vec::new(), Vec::new(), Vec::new());

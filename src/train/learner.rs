@@ -173,8 +173,8 @@ impl Learner {
         Ok((found, clip.slice(0..1)))
     }
 
-    /// Norm of all gradients and the factor that clips it to `limit`, `[2]`, where the gradients are: combined from this share and
-    /// the others'.
+    /// Norm of all gradients, this share's and the others', and the factor that clips it to `limit`, `[2]`, where the gradients
+    /// are.
     ///
     /// # Errors
     /// A rank that failed or is gone.
@@ -198,8 +198,7 @@ impl Learner {
     ) -> Found {
         match self.params.gpu() {
             Some(_) => self.compute(examples, k, which, &mut |_| {}),
-            // Inside the pool: an op that splits its work into blocks then wakes one core fewer, and need not wait for one to wake
-            // up.
+            // Inside the pool: an op that splits its work into blocks then wakes one core fewer, and need not wait for one to wake.
             None => rayon::scope(|_| self.compute(examples, k, which, &mut |_| {})),
         }
     }
@@ -277,7 +276,7 @@ pub fn first_weights(config: &Config, table: &Table) -> Tensor {
     table.draw(Rng::new(config.train.seed).at(3))
 }
 
-/// This rank's own copy of numbers that all ranks start from. Ranks that share the optimizer have some extra zeros behind the last
+/// This rank's own copy of numbers that all ranks start from. If the optimizer is shared, some extra zeros follow the last
 /// parameter.
 fn own(flat: Tensor, len: usize) -> Tensor {
     let mut numbers = flat.into_vec();

@@ -1,5 +1,5 @@
-//! Where a run starts: measured anew, from another run, or from its own last checkpoint. Read once per process, however many ranks
-//! it has.
+//! Where a run starts: measured anew, from another run, or from its own last checkpoint. Read once per process, whatever its number
+//! of ranks.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -135,8 +135,7 @@ fn a_gate_goes_on_to_another_panel() {
     assert!(found[0].iter().zip(&found[1]).all(|(a, b)| a.data() == b.data()), "another order, other bits");
 }
 
-/// More rows than two steps take at a time, of sizes that no kernel for Hopper can read; also a prediction, which keeps nothing in
-/// between.
+/// More rows than two steps take at a time, of sizes that no kernel for Hopper can read; also a prediction, which keeps nothing.
 #[test]
 fn a_gate_in_two_steps_goes_over_its_rows_in_parts() {
     let Some(folder) = super::emulated() else { return };
@@ -167,8 +166,7 @@ fn a_gate_in_two_steps_goes_over_its_rows_in_parts() {
     }
 }
 
-/// Few heads: blocks take 128 keys of one head at a time, and what they leave of dq is added. For keys and values this makes no
-/// difference.
+/// Few heads: blocks take 128 keys of one head at a time, and what they leave of dq is added. Keys and values are unaffected.
 #[test]
 fn attentions_keys_may_be_taken_apart() {
     let Some(folder) = super::emulated() else { return };

@@ -126,7 +126,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The lines `sparse`, `dense` and `loader` for 10,000 made-up cells, kept in the system's temporary folder meanwhile: name and
+/// The lines `sparse`, `dense` and `loader` for 10,000 made-up cells, kept meanwhile in a temporary folder of the system: name,
 /// cells/s.
 pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
     let dir = tempfile::tempdir().at(std::env::temp_dir())?;

@@ -1,4 +1,4 @@
-//! `bench step` and `bench predict`: the whole model on made-up cells that are where it is computed.
+//! `bench step` and `bench predict`: the whole model on made-up cells, placed where it is computed.
 
 use serde_json::json;
 
@@ -92,8 +92,8 @@ pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<
     Ok((took, params.table().count()))
 }
 
-/// Seconds of each turn, sorted: on a device from the end of the turn before to the end of this one. Nobody waits in between, as in
-/// training.
+/// Seconds of each turn, sorted: on a device from the end of the previous turn to the end of this one. As in training, nobody waits
+/// in between.
 fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
     let warm = WARM.min(turns);
     (0..warm).try_for_each(&mut turn)?;

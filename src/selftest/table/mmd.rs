@@ -38,7 +38,7 @@ pub fn rows() -> Vec<Case> {
 /// The discrepancy of decoded cells [B, N, G] from as many others.
 fn discrepancy([b, n, g]: [usize; 3], kernel: MmdKernel) -> Case {
     let rng = Rng::new(9);
-    // The others are moved and narrower than the decoded ones. A device may hold them as bf16, and its bound is about y alone.
+    // The others are moved and narrower than the decoded ones. A device may hold them as bf16, and its bound is for y alone.
     let stored = |v: f32| half::bf16::from_f32(v).to_f32();
     // Made when the row is run: the whole table is also built for its names alone.
     let data = Arc::new(LazyLock::new(move || -> Vec<f32> {
