@@ -104,7 +104,7 @@ impl FlowSize {
 }
 
 impl Config {
-    /// The paper's recipe at a preset's size (`recipe = "paper"`), or with what a prototype showed to work (`"default"`).
+    /// The sizes of a preset with the paper's recipe (`recipe = "paper"`), or with what worked in a prototype (`"default"`).
     pub fn new(preset: &str, recipe: &str) -> Result<Config> {
         let Size { encoder, flow, decoder, batch: [sets, cells], lr, steps } = size(preset)?;
         let works = match recipe {
@@ -114,7 +114,7 @@ impl Config {
                 return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES.map(String::from))));
             }
         };
-        // A larger model's checkpoint takes as long to reach a disk as tens of its steps.
+        // Writing a larger model's checkpoint to disk takes as long as tens of its steps.
         let every = if preset == "tiny" { 200 } else { 1_000 };
         Ok(Config {
             preset: preset.into(),
@@ -148,7 +148,7 @@ impl Config {
 }
 
 impl Default for LossConfig {
-    /// The paper's.
+    /// The paper's weights.
     fn default() -> Self {
         LossConfig { w_mmd: 1.0, w_flow: 1.0, w_endpoint: 0.0, effect: 0.0, kernel: MmdKernel::Gaussian }
     }
