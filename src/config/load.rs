@@ -105,7 +105,7 @@ impl Config {
         self.fits()
     }
 
-    /// Refuses sizes that no machine has.
+    /// Refuses sizes that are too large for any machine.
     fn fits(&self) -> Result<()> {
         let (e, f) = (&self.encoder, &self.flow);
         let sizes = [

@@ -66,7 +66,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     mean_of(&scores, run.step)
 }
 
-/// Of those that are defined. Where none is, a model predicts the same for every gene, or no numbers.
+/// Mean of the defined scores. If none is defined, the model predicts the same for every gene, or NaN.
 fn mean_of(scores: &[f64], step: u64) -> Option<f64> {
     let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     if defined.is_empty() && !scores.is_empty() {
