@@ -13,11 +13,12 @@ use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
 
-/// Predict a part of a split without a model, to have something to beat
+/// Predict a part of a split with a simple baseline, for a model to beat
 ///
-/// mean: the perturbation's mean training effect over cell types, added to control cells of the context.
-/// mean-per-cell-type, mean-per-batch, mean-overall: copies of the mean perturbed training cell.
-/// linear: the linear model of Ahlmann-Eltze, Huber & Anders (2025), its effect added to control cells.
+/// mean: control cells plus the perturbation's mean effect over the training cell types.
+/// mean-per-cell-type, mean-per-batch, mean-overall: copies of the mean perturbed training cell of the cell type, of the batch, or of all.
+/// linear: control cells plus the effect by the linear model of Ahlmann-Eltze, Huber & Anders (2025).
+/// Control cells are those of the same cell type and batch; where the batch has none, of the cell type.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: predict the held-out groups and score them
 
@@ -32,25 +33,26 @@ pub struct Args {
     /// Data directory
     #[arg(long, value_name = "DATA")]
     pub data: PathBuf,
-    /// Split file; only its training part is learnt from
+    /// Split file; baselines learn from its training part only
     #[arg(long, value_name = "S.toml")]
     pub split: PathBuf,
     /// Part to predict
     #[arg(long, value_name = "train|val|test", default_value = "test")]
     pub subset: Part,
-    /// The predicted cells, log1p scale, followed by the control cells of their contexts
+    /// File to write: the predicted cells (log1p values), then the control cells of their cell types and batches
     #[arg(long, value_name = "PRED.h5ad")]
     pub out: PathBuf,
-    /// Also write what was measured, for evaluate
+    /// Also write the measured cells, to compare with in `evaluate`
     #[arg(long, value_name = "REAL.h5ad")]
     pub real_out: Option<PathBuf>,
-    /// Draw counts around the predicted means, so that rank tests meet zeros as in measured cells: what a model of the default recipe does
+    /// poisson draws counts around the predicted means, as a model of the default recipe does, so that rank tests see as many zeros
+    /// as in measured cells
     #[arg(long, value_name = "none|poisson", default_value = "none")]
     pub observe: Observe,
-    /// Leave the control cells out
+    /// Do not write the control cells
     #[arg(long)]
     pub without_controls: bool,
-    /// Seed of the drawn control cells and counts
+    /// Seed for drawing control cells and counts
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Print the outcome as JSON

@@ -15,17 +15,17 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine demo --out demo
 
-The folder then holds the simulated cells, the shards, the split file, the run, predictions, scores and table.csv. \
-Each stage is what a command does (`scale-engine --help` lists them), so that every command can be tried on its files.";
+The folder then holds cells.h5ad (simulated), data, split.toml, run, the predictions (*.h5ad), real.h5ad, scores and table.csv. \
+Each step is also a command of its own (`scale-engine --help` lists them), so that every command can be tried on these files.";
 
-/// Go the whole way on simulated cells, and end with a table: the model beside the baselines
+/// Run every step on simulated cells and print a table of scores: the model beside the baselines
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Folder to make [default: runs/demo-SEED]
+    /// Folder to write, new or empty [default: runs/demo-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Of the world, the weights and all draws
+    /// Seed for the simulated cells, the weights and everything that is drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     print(&table);
     let path = |name: &str| out.join(name).display().to_string();
     println!(
-        "\nMeans over the held-out pairs of a cell type and a perturbation; both were seen in training, apart."
+        "\nMeans over the held-out combinations of a cell type and a perturbation; training has seen both, but never together."
     );
     println!("`observed`: counts are drawn around the predicted means, as the model does by default.");
     println!("all measures   {}", path("table.csv"));

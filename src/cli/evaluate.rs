@@ -26,20 +26,20 @@ Example:
       --control-pert non-targeting --celltype-col cell_line --out scores --report scores.html
 
 Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
-(`predict --with-controls --real-out` writes such a pair). The numbers are those of cell-eval 0.6.6: a gene list is \
-significant at an fdr below 0.05, adjusted over all perturbations and genes together; a prediction's changes are taken \
-from its own control cells. `--rules fixed` mends that rule set's defects, `--rules paper` follows the paper's appendix A; \
-both take the measured control cells for both sides.
+(`predict --with-controls --real-out` writes such a pair). The scores are those of cell-eval 0.6.6: a gene counts \
+as changed at an fdr below 0.05, adjusted over all perturbations and genes together, and predicted cells are compared \
+with the control cells of their own file. `--rules fixed` mends the defects of these rules, `--rules paper` follows the \
+paper's appendix A; both compare the cells of both files with the measured control cells.
 
-scores then holds results.csv (a row a perturbation), agg_results.csv, results.json, real_de.csv and pred_de.csv; with \
---baselines or --ceiling also table.csv, a row a predictor.
+The folder `scores` then holds results.csv (one row per perturbation), agg_results.csv, results.json, real_de.csv and \
+pred_de.csv; with --baselines or --ceiling also table.csv, one row per predictor.
 
-With something to read the scores beside:
+The same with baselines, a ceiling and intervals to compare with:
   scale-engine evaluate --real real.h5ad --pred pred.h5ad \\
       --pert-col perturbation --control-pert control --out scores \\
       --baselines DATA --split split.toml --ceiling --bootstrap 1000";
 
-/// Score predicted against measured cells by the field's measures
+/// Score predicted cells against measured ones, by cell-eval's measures
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
@@ -55,46 +55,46 @@ pub struct Args {
     /// Label of the control cells
     #[arg(long, value_name = "L", default_value = "non-targeting", allow_hyphen_values = true)]
     control_pert: String,
-    /// obs column of cell types: each is scored by itself, its files prefixed with its name; without it all are one
+    /// obs column of cell types; each is scored separately, into files prefixed with its name. Without it all cells are scored together
     #[arg(long, value_name = "C")]
     celltype_col: Option<String>,
-    /// Folder of the results; those of an earlier run are replaced where they have the same names, and told where not
+    /// Folder for the results; files of an earlier run are replaced if they have the same name, else kept and listed
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Whose definitions: cell-eval-0.6.6, fixed or paper
+    /// Definitions of the measures: cell-eval-0.6.6, fixed or paper
     #[arg(long, default_value = "cell-eval-0.6.6")]
     rules: Rules,
-    /// Which measures; full: all of cell-eval but clustering_agreement
+    /// Measures to compute; full is all of cell-eval's except clustering_agreement
     #[arg(long, value_enum, default_value = "full")]
     profile: Profile,
-    /// Measures to leave out, by their names in results.csv (de_nsig_counts for both counts)
+    /// Measures to leave out, by their names in results.csv (de_nsig_counts stands for its two columns)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     skip_metrics: Vec<String>,
-    /// Score every baseline too, learnt from the training part of this data directory
+    /// Also score every baseline, trained on the training part of this data directory
     #[arg(long, value_name = "DATA", requires = "split")]
     baselines: Option<PathBuf>,
-    /// Split file of the baselines
+    /// Split file for --baselines
     #[arg(long, value_name = "S.toml", requires = "baselines")]
     split: Option<PathBuf>,
-    /// Part that the baselines predict
+    /// Part of the split that the baselines predict: the same one that PRED.h5ad predicts
     #[arg(long, value_name = "train|val|test", default_value = "test", requires = "baselines")]
     subset: Part,
-    /// Draw counts around the baselines' means, or not [default: as the prediction says it was made, else none]
+    /// Whether to draw counts around the baselines' means [default: as PRED.h5ad was made, if it says so; else none]
     #[arg(long, value_name = "none|poisson", requires = "baselines")]
     observe: Option<Observe>,
-    /// Score one half of the measured cells against the other
+    /// Also score one half of the measured cells against the other: about what a perfect prediction would score
     #[arg(long)]
     ceiling: bool,
-    /// Resample the perturbations N times for 95 % intervals of the means
+    /// Resample the perturbations N times (1,000 is usual) for 95 % intervals of the means
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = resamples)]
     bootstrap: usize,
-    /// Page of tables and figures to write, complete in itself
+    /// HTML report to write: tables and figures in one self-contained file
     #[arg(long, value_name = "F.html")]
     report: Option<PathBuf>,
-    /// Folder of the same figures, each an .svg file
+    /// Folder to write the figures of the report to, as .svg files
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Threads; all cores if not given. The numbers do not depend on it
+    /// Number of threads [default: all cores]; the scores do not depend on it
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Print results.json instead of a table

@@ -19,11 +19,11 @@ Examples:
   scale-engine inspect RUN/metrics.jsonl
   scale-engine inspect RUN --json
 
-Any file or folder that the program reads or writes: .h5ad, 10x output, parquet, data directories and their \
-shards, runs and their checkpoints and logs, configs, split files, requests, scores with their pages and figures. \
-Shards are checked against their checksums, data directories wholly.";
+Describes .h5ad files, 10x output, parquet, data directories and their shards, runs with their checkpoints and logs, \
+configs, split files, requests, and scores with their reports and figures. Shards are verified against their checksums, \
+for a data directory all of them.";
 
-/// Say what a file or folder holds, of any kind the program reads or writes
+/// Describe any file or folder that the program reads or writes
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {

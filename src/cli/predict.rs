@@ -15,52 +15,53 @@ Examples:
       --with-controls --out pred.h5ad --real-out real.h5ad
   scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv --out pred.h5ad
 
-The first predicts what a split held out, for `evaluate`; the second anything a run knows, from your own control cells:
+The first predicts what a split holds out, for `evaluate`. The second predicts perturbations that the run was trained on, from your own control cells:
   wanted.csv         perturbation,cell_type,batch,cells
                      IFNB1,B,1,200
-  my_controls.h5ad   counts or log1p values, with the label columns the run was trained with
-Genes are aligned by name; what is missing is reported. An answer does not depend on what else is asked for.";
+  my_controls.h5ad   counts or log1p values, with the obs columns of labels that the run was trained with
+Genes are aligned by name and missing ones reported. The prediction of a population does not depend on the other rows.";
 
 /// Predict perturbed populations with a trained run
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Run directory (its best checkpoint, else its last), or a checkpoint
+    /// Run directory (uses its best checkpoint, or its last if there is no best), or a checkpoint file
     run: PathBuf,
-    /// The file to write, log1p values
+    /// File to write, with log1p values
     #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
-    /// Data directory whose groups are predicted
+    /// Data directory; the groups of one part of its split are predicted
     #[arg(long, value_name = "DATA", requires = "split", conflicts_with = "controls")]
     data: Option<PathBuf>,
     /// Split file
     #[arg(long, value_name = "S.toml")]
     split: Option<PathBuf>,
-    /// Part of the split
+    /// Part of the split to predict
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
-    /// Also write what was measured for these groups, with their controls
+    /// Also write the measured cells of these groups and their control cells, to compare with in `evaluate`
     #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
     real_out: Option<PathBuf>,
     /// Control cells to predict from, instead of a data directory
     #[arg(long, value_name = "F.h5ad", requires = "request")]
     controls: Option<PathBuf>,
-    /// Populations wanted: perturbation,cell_type,batch,cells
+    /// Populations to predict, a .csv with the columns perturbation,cell_type,batch,cells
     #[arg(long, value_name = "R.csv", requires = "controls", conflicts_with = "data")]
     request: Option<PathBuf>,
-    /// obs column of the control cells' total counts, where their file lacks genes [default: as the run was preprocessed]
+    /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the run's own
+    /// --size-col]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
-    /// What the control cells' values are; auto finds out
+    /// Scale of the control cells' values; auto detects it
     #[arg(long, value_enum, default_value_t = AskedScale::Auto, requires = "controls")]
     scale: AskedScale,
-    /// Write the control cells into the output too, as `evaluate` needs (`baseline` does, unless told otherwise)
+    /// Also write the control cells, which `evaluate` needs (`baseline` writes them by default)
     #[arg(long)]
     with_controls: bool,
-    /// Instead of the run's own setting: `none` writes decoded means, `poisson` draws counts around them [default: the run's predict.observe]
+    /// `none` writes decoded means, `poisson` draws counts around them [default: the run's own predict.observe]
     #[arg(long)]
     observe: Option<Observe>,
-    /// Seed of control draws, start noise and counts
+    /// Seed for drawing control cells, start noise and counts
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]

@@ -22,27 +22,29 @@ Examples:
   scale-engine preprocess Tahoe-100M/data --out DATA --pert-col drugname_drugconc \\
       --control-pert \"[('DMSO_TF', 0.0, 'uM')]\" --celltype-col cell_line_id --batch-col plate
 
-Files may be .h5ad of any age, Cell Ranger's .h5, a folder with matrix.mtx, or Tahoe's parquet shards: one, or a folder of them beside the release's folder metadata. X may hold raw counts or log1p of normalised counts; which of them is found out, said and recorded, and anything else is \
-refused. Cells without a perturbation, cell type or batch label are left out and counted.
+Inputs may be .h5ad files of any anndata version, Cell Ranger's .h5 files, folders with matrix.mtx, or Tahoe's parquet shards: one file, or \
+a folder of them beside the release's folder `metadata`. X may hold raw counts or log1p of normalised counts; the program detects which, \
+says so and records it, and refuses anything else. Cells without a perturbation, cell type or batch label are left out and counted.
 
-A run that was killed goes on where the same command is given again. On a cluster each part is a job: first those of a pass, in any \
-order and on any machine, then those of the next; the command without --part does what is missing, and merges.
+To continue a run that was killed, give the same command again. On a cluster each part can be a job: first all parts of one pass, in any \
+order and on any machine, then those of the next. At the end, the command without --part makes what is missing and merges the parts.
 
   scale-engine preprocess plate*.h5ad ... --out DATA --work WORK --part moments/0
 
-DATA then serves split, train, predict, baseline and export. DATA/var.csv tells of every gene how variable it is.";
+split, train, predict, baseline and export then read DATA. DATA/var.csv says how variable each gene is.";
 
-/// Turn h5ad files or 10x output into a data directory: genes chosen, cells grouped by condition, in shards
+/// Turn h5ad files or 10x output into a data directory: choose genes, group cells by condition, write shards
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// h5ad files, .h5 files or mtx folders of 10x, parquet shards of Tahoe or a folder of them; genes are matched by name
+    /// h5ad files, 10x .h5 files or mtx folders, Tahoe's parquet shards or a folder of them; genes are matched by name
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Data directory to make
     #[arg(long, value_name = "DATA")]
     out: PathBuf,
-    /// Table of labels, .parquet, or .csv or .tsv with a header, cell names first: its columns go before those of obs
+    /// Table of labels: .csv or .tsv with a header, or .parquet; cell names in the first column. Its columns take precedence over
+    /// those of obs
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// obs column of perturbations
@@ -54,44 +56,44 @@ pub struct Args {
     /// obs column of cell types
     #[arg(long, value_name = "COLUMN")]
     celltype_col: String,
-    /// obs column of batches; without it all cells are of one batch
+    /// obs column of batches; without it all cells form one batch
     #[arg(long, value_name = "COLUMN")]
     batch_col: Option<String>,
     /// Align the genes of several files by this column of var, such as gene_ids, instead of by name
     #[arg(long, value_name = "COLUMN")]
     gene_id: Option<String>,
-    /// Take zeros for genes that a file lacks, instead of refusing it
+    /// Treat genes that a file lacks as zeros, instead of refusing the file
     #[arg(long)]
     fill_missing: bool,
     /// Keep this many of the most variable genes
     #[arg(long, value_name = "N", default_value_t = 2000)]
     n_top_genes: usize,
-    /// Keep the genes of this file instead, one name a line, in its order; or those of another data directory
+    /// Keep these genes instead: those of a file with one name per line, in its order, or those of another data directory
     #[arg(long, value_name = "FILE|DATA", conflicts_with = "n_top_genes")]
     genes: Option<PathBuf>,
-    /// How genes are ranked, as scanpy does
+    /// How genes are ranked: scanpy's flavors
     #[arg(long, value_enum, default_value_t = Flavor::Seurat)]
     flavor: Flavor,
-    /// Rank genes within the batches of this obs column, then merge
+    /// Rank genes within each batch of this obs column, then merge the ranks
     #[arg(long, value_name = "COLUMN")]
     hvg_batch_key: Option<String>,
-    /// Rank genes by log1p / 10, as the paper's words have it, instead of by log1p
+    /// Rank genes by log1p / 10, as the paper describes, instead of by log1p
     #[arg(long, conflicts_with = "genes")]
     rescale_before_hvg: bool,
-    /// obs column of a cell's total counts, where the file holds a part of the genes that were measured; else they are summed
+    /// obs column with each cell's total counts, for files that hold only part of the measured genes [default: the sum of the counts]
     #[arg(long, value_name = "COLUMN")]
     size_col: Option<String>,
-    /// Total to which counts are scaled: a number, median (all cells) or median-nonzero (cells with counts) [default: 10000]; of
-    /// log values the number to which they were scaled, where their cells do not tell
+    /// Total to which counts are scaled: a number, median (of all cells) or median-nonzero (of cells with counts) [default: 10000].
+    /// For log values: the total to which they were scaled, if the values do not show it
     #[arg(long, value_name = "TOTAL", value_parser = target)]
     target_sum: Option<Target>,
     /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
     #[arg(long, default_value = "auto")]
     source: String,
-    /// What the values are; auto finds out
+    /// Scale of the values; auto detects it
     #[arg(long, value_enum, default_value_t = AskedScale::Auto)]
     scale: AskedScale,
-    /// Tell what would be done and how much disk it takes at most, without doing it
+    /// Only say what would be done and how much disk space it would take at most
     #[arg(long)]
     dry_run: bool,
     /// Print the summary as JSON
@@ -126,16 +128,16 @@ impl AskedScale {
 
 /// How the work is cut.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "In parts")]
+#[command(next_help_heading = "Work in parts")]
 struct PartArgs {
-    /// Folder of what is made before DATA; the same command goes on with what lies there. Without it `.DATA.parts`, which only a
-    /// killed run leaves
+    /// Folder for intermediate results; the same command continues from what is there [default: `.DATA.parts`, which stays only if
+    /// the run is killed]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
-    /// Make this part alone, the first is 0: the passes and the number of parts are told by --dry-run
+    /// Make only part K (from 0) of this pass; --dry-run lists the passes and the number of parts
     #[arg(long, value_name = "PASS/K", requires = "work")]
     part: Option<PartName>,
-    /// Cells of a part, at most
+    /// Cells per part, at most
     #[arg(long, value_name = "N", default_value_t = Parts::default().cells, value_parser = positive)]
     part_cells: usize,
 }
@@ -150,19 +152,20 @@ struct FilterArgs {
     /// Leave out cells that express fewer genes
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_genes: u64,
-    /// Leave out genes that fewer of those cells express
+    /// Leave out genes that fewer of the remaining cells express
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_cells: u64,
-    /// Keep perturbations and cells that lower the gene they are named for, by cell-load's rules
+    /// Keep only perturbations that lower the expression of the gene they are named after, and only cells in which it is low, by
+    /// cell-load's rules
     #[arg(long)]
     knockdown_filter: bool,
-    /// What a perturbation may leave of its gene, as a share of the control cells' mean
+    /// Highest expression of its gene that a perturbation may leave, as a share of the control cells' mean
     #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "knockdown_filter")]
     residual_expression: f64,
-    /// What one cell may leave of it
+    /// The same limit for a single cell
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "knockdown_filter")]
     cell_residual_expression: f64,
-    /// Leave out perturbations with fewer cells, over all cell types [default: 30 with --knockdown-filter]
+    /// Leave out perturbations with fewer cells in all cell types together [default: 30 with --knockdown-filter, else 0]
     #[arg(long, value_name = "N")]
     min_cells_per_pert: Option<u64>,
 }

@@ -8,14 +8,16 @@ use crate::data::h5ad::H5ad;
 use crate::data::simulate::{CONTROL, Settings, simulate};
 use crate::error::Result;
 
-/// Write an h5ad of simulated cells whose truth is known
+/// Write an h5ad of simulated cells whose true effects are known
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: a small world, its truth under uns/simulation of the file
+#[command(
+    after_help = "Example: a small data set, with its true effects under uns/simulation, and its data directory
 
   scale-engine simulate --out sim.h5ad --cells 5000 --genes 500 --perturbations 10
   scale-engine preprocess sim.h5ad --out data/sim --pert-col perturbation \\
       --control-pert non-targeting --celltype-col cell_type --batch-col batch \\
-      --n-top-genes 500")]
+      --n-top-genes 500"
+)]
 pub struct Args {
     /// The file to write
     #[arg(long, value_name = "F.h5ad")]
@@ -35,7 +37,7 @@ pub struct Args {
     /// Batches
     #[arg(long, default_value_t = Settings::default().batches)]
     pub batches: usize,
-    /// Same seed, same file
+    /// Seed; the same seed gives the same file
     #[arg(long, default_value_t = Settings::default().seed)]
     pub seed: u64,
     /// Print the outcome as JSON

@@ -14,29 +14,29 @@ Examples:
   scale-engine split held_out.toml --data DATA
   scale-engine split --preset tahoe --data DATA --out tahoe.toml
 
-The second writes the contexts that a benchmark holds out.
+The second writes a split file that holds out what the benchmark holds out.
 
-held_out.toml, in cell-load's format, for a data set `kang` (the stem of its h5ad's name):
+An example of held_out.toml, in cell-load's format. Its one data set, here `kang`, stands for DATA, whatever its name:
   [datasets]
-  kang = \"kang.h5ad\"           # the path is cell-load's
+  kang = \"kang.h5ad\"           # for cell-load, not opened here
   [training]
-  kang = \"train\"               # all that is not named below
+  kang = \"train\"               # everything not named below
   [zeroshot]
-  \"kang.B cells\" = \"val\"       # a whole cell type
+  \"kang.B cells\" = \"val\"       # a whole cell type, to choose the best checkpoint
   [fewshot.\"kang.CD4 T cells\"]
   test = [\"IFNB1\"]             # some perturbations of a cell type
 
-Refused: clauses that match nothing, overlapping parts, held-out cell types without control cells. A run keeps the file and its \
-SHA-256, and does not go on with another.";
+Clauses that match nothing, overlapping parts, and held-out cell types without control cells are refused. A run keeps the file and its \
+SHA-256 and cannot be resumed with another.";
 
-/// Check a split file: cells and groups of each part, or the clause that is wrong; or write that of a benchmark
+/// Check a split file and count the cells of each part, or write the split file of a benchmark
 #[derive(ClapArgs, Debug)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Split file in cell-load's TOML
     #[arg(value_name = "S.toml", required_unless_present = "preset")]
     pub split: Option<PathBuf>,
-    /// Write the split of a benchmark instead
+    /// Write this benchmark's split file instead of checking one
     #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
     pub preset: Option<Preset>,
     /// File to write, with --preset

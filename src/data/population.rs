@@ -27,7 +27,7 @@ pub enum Unit {
     /// ln(1 + counts scaled to the target): what evaluate reads.
     #[default]
     Log1p,
-    /// The same divided by the data's factor (10): what the network sees.
+    /// The log1p values divided by the data's factor (10): what the network sees.
     Scaled,
 }
 

@@ -12,13 +12,13 @@ pub enum Profile {
     /// All.
     #[default]
     Full,
-    /// pearson_delta, mse, mae, discrimination_score_l1, overlap_at_N, precision_at_N, de_nsig_counts: those that need little time.
+    /// The quick ones: pearson_delta, mse, mae, discrimination_score_l1, overlap_at_N, precision_at_N, de_nsig_counts.
     Minimal,
     /// mae, discrimination_score_l1, overlap_at_N: those of the Virtual Cell Challenge.
     Vcc,
-    /// Those of the differential expression tables.
+    /// Measures of differential expression.
     De,
-    /// Those of mean profiles. No differential expression is computed, where cell-eval computes and writes it.
+    /// Measures of mean profiles. Unlike cell-eval's, it does not compute or write differential expression.
     Anndata,
     /// discrimination_score_l1.
     Pds,

@@ -26,16 +26,17 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine bench loader --data DATA --cold
 
-open    every byte of the shards is read and checked, as each command does first; with --cold their
-        pages are dropped before, and a plain read of the same files, dropped again, stands beside it
-cold    a step's sets are drawn and their rows copied, all pages dropped before each;
-        with --cold. MB/s are those of the disk
-sparse  the same from pages in memory, by one thread
-dense   the same, then normalised to rows of all genes, by one thread
-loader  what the loader of training hands out, by its own threads
+The rows of the output:
+open    all shards are read and checked, as every command does first; with --cold their pages are
+        dropped from memory before, and a plain read of the same files is timed for comparison
+cold    with --cold: a step's sets are drawn and their rows copied, with all pages dropped before
+        each step; MB/s are those of the disk
+sparse  the same from pages in memory, on one thread
+dense   the same, then normalised into dense rows of all genes, on one thread
+loader  what the training loader delivers, on its own threads
 copy    memory copied by one thread, for comparison
 
-`a core`: by processor time instead of the clock, which other work on the machine stretches";
+`a core`: per second of processor time, not of the clock, which other programs make longer";
 
 /// Time reading from a data directory
 #[derive(clap::Args)]
@@ -44,19 +45,19 @@ pub struct Args {
     /// Data directory, as `preprocess` writes it
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
-    /// B, sets a step
+    /// B, sets per step
     #[arg(long, default_value_t = 16, value_parser = positive)]
     sets: usize,
-    /// N, cells a set on each side
+    /// N: a set has N control cells and N perturbed cells
     #[arg(long, default_value_t = 512, value_parser = positive)]
     cells: usize,
     /// Timed steps
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Every cell once before any comes again, instead of sets drawn by weight
+    /// Take every cell once before any comes again, instead of drawing sets by weight
     #[arg(long)]
     epoch: bool,
-    /// Drop the shards from the page cache before they are opened
+    /// Drop the shards from the page cache before they are opened, and before each step of the row `cold`
     #[arg(long)]
     cold: bool,
     /// Print the figures as JSON

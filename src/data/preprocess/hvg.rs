@@ -13,11 +13,11 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Flavor {
-    /// Of the normalised counts: log dispersion, z-score within bins of equal width.
+    /// From normalised counts: log dispersion, z-scored within bins of equal width.
     Seurat,
-    /// Of the log values: dispersion, robust z-score within bins of equal size.
+    /// From log values: dispersion, robust z-score within bins of equal size.
     CellRanger,
-    /// Of the raw counts: variance after division by what genes of like mean deviate.
+    /// From raw counts: variance after dividing by the standard deviation usual for the gene's mean.
     SeuratV3,
 }
 

@@ -9,11 +9,11 @@ use crate::error::{Error, Result, some_of, unknown};
 /// A benchmark and the contexts it holds out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
-    /// Tahoe-100M: five cell lines
+    /// Tahoe-100M: holds out five cell lines
     Tahoe,
-    /// Parse 10M PBMC cytokines: four donors
+    /// Parse 10M PBMC cytokines: holds out four donors
     Pbmc,
-    /// Replogle-Nadig: the cell line hepg2
+    /// Replogle-Nadig: holds out the cell line hepg2
     Replogle,
 }
 
