@@ -1,10 +1,10 @@
 //! The only place that knows CUDA: memory, launches and matrix products on a device.
 //!
-//! A [`Gpu`] is one of three drivers behind one handle: an NVIDIA GPU (`cuda`), the same kernels compiled for the CPU and run
-//! under an emulator (`emulated`), so that every line from an op's dispatch to its kernel is tested where there is no GPU, or
-//! nothing at all (`dry`), to count what a step needs.
-//! One stream orders all work, but for copies and sums that are said to go beside it: work is queued and the host goes on. What waits
-//! says so: [`Buffer::download`], [`Gpu::wait`], pinned numbers that are read, and memory that is sent from where pages may move.
+//! A [`Gpu`] is one of three drivers behind one handle: an NVIDIA GPU (`cuda`); the same kernels compiled for the CPU and run under
+//! an emulator (`emulated`), so that every line from an op's dispatch to its kernel is tested without a GPU; or nothing at all
+//! (`dry`), to count what a step needs.
+//! One stream orders all work, except copies and sums that are documented to run beside it. Work is queued and the host continues.
+//! A call that waits says so: [`Buffer::download`], [`Gpu::wait`], reading pinned numbers, sending from pageable memory.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -62,7 +62,7 @@ pub enum Real {
 }
 
 impl Real {
-    /// Bytes of a number.
+    /// Bytes per number.
     pub fn bytes(self) -> usize {
         match self {
             Real::F32 => 4,
@@ -79,7 +79,8 @@ impl Real {
     }
 }
 
-/// Numbers in 16 bytes of the narrowest storage: what begins at a multiple of this is aligned for the widest loads in any.
+/// Numbers in 16 bytes of the narrowest storage: an offset that is a multiple of this is aligned for the widest loads in any
+/// storage.
 pub const PACK: usize = 8;
 
 /// A device, its stream and its kernels. Clones share it.
@@ -89,49 +90,50 @@ pub struct Gpu(Arc<Inner>);
 struct Inner {
     driver: Box<dyn Driver>,
     real: Real,
-    /// Buffers are filled with NaN when made and followed by bytes that nobody may write: on for tests and `selftest`.
+    /// Set in tests and `selftest`: new buffers are filled with NaN and followed by bytes that nothing may write.
     guarded: bool,
-    /// The first overrun that a guard has seen.
+    /// The first overrun that a guard detected.
     overrun: Mutex<Option<String>>,
     heard: stamp::Heard,
     held: held::Held,
     chosen: choices::Chosen,
     arena: Mutex<Arena>,
-    /// What stands in for the driver while a step is counted, and whether it does.
+    /// Stands in for the driver while a step is counted; `rehearsing` says whether it does now.
     dry: dry::Dry,
     rehearsing: Arc<AtomicBool>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Nobody waits for a lock of what is dropped; buffers hold the device, so none lies in the block.
+        // Nobody else can hold the lock of a value being dropped. Every buffer holds the device, so none is left in the block.
         let block = self.arena.get_mut().ok().and_then(Arena::give_block).flatten();
-        // SAFETY: from `allocate`, and given away.
+        // SAFETY: from `allocate`, and the arena has given it up.
         block.inspect(|&block| unsafe { self.driver.free(block) });
     }
 }
 
-/// Bytes behind a guarded buffer. A multiple of what the pool aligns to.
+/// Bytes after a guarded buffer: a multiple of the pool's alignment.
 const GUARD: usize = 256;
 const GUARD_BYTE: u8 = 0xA5;
 
 impl Gpu {
-    /// The NVIDIA GPU of that number. Says what is missing: no driver, an old one, no such device, no kernels for it.
+    /// Opens NVIDIA GPU `index`. The error says what is missing: no driver, an old one, no such device, no kernels for it.
     pub fn open(index: usize, real: Real) -> Result<Gpu> {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, false))
     }
 
-    /// How many NVIDIA GPUs the driver shows; 0 without a driver.
+    /// How many NVIDIA GPUs the driver reports; 0 without a driver.
     pub fn count() -> usize {
         probe::count()
     }
 
-    /// The same with guarded buffers: slower, for `selftest`.
+    /// [`Gpu::open`] with guarded buffers: slower, for `selftest`.
     pub fn guarded(index: usize, real: Real) -> Result<Gpu> {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, true))
     }
 
-    /// Kernels compiled for the CPU, in `folder` as `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
+    /// The emulator, with kernels compiled for the CPU in `folder`: `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and
+    /// blocks.
     pub fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
         Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Hopper, seed)), real, true)
     }
@@ -156,7 +158,7 @@ impl Gpu {
         self.0.rehearsing.load(Ordering::Relaxed)
     }
 
-    /// Who does what is asked for now: in a rehearsal nobody.
+    /// The driver in use now: in a rehearsal the dry one.
     fn driver(&self) -> &dyn Driver {
         match self.rehearsing() {
             true => &self.0.dry,
@@ -174,17 +176,17 @@ impl Gpu {
         self.0.driver.name()
     }
 
-    /// False for one that only counts.
+    /// False for a device that only counts.
     pub fn computes(&self) -> bool {
         self.0.driver.computes()
     }
 
-    /// Free and total bytes of its memory.
+    /// Free and total bytes of device memory.
     pub fn memory(&self) -> (u64, u64) {
         self.0.driver.memory()
     }
 
-    /// The most bytes of it that were taken for this process: with what the allocator keeps between buffers, where there is one.
+    /// The most bytes of device memory taken for this process, including what an allocator, if there is one, keeps between buffers.
     pub fn reserved(&self) -> u64 {
         self.0.driver.reserved().unwrap_or_else(|| self.peak().bytes)
     }
@@ -194,7 +196,7 @@ impl Gpu {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Memory for `bytes`; `what` names it if there is no room. Its content is not yet written.
+    /// Memory for `bytes`, not yet written; `what` names it in the error if there is no room.
     pub fn buffer(&self, what: &'static str, bytes: usize) -> Buffer {
         let guard = if self.0.guarded { GUARD } else { 0 };
         let address = self.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
@@ -216,11 +218,11 @@ impl Gpu {
         buffer
     }
 
-    /// Plain numbers to the device.
+    /// A new buffer that holds these numbers.
     pub fn upload<T: bytemuck::NoUninit>(&self, what: &'static str, numbers: &[T]) -> Buffer {
         let bytes = bytemuck::cast_slice(numbers);
         let buffer = self.buffer(what, bytes.len());
-        // SAFETY: the buffer was made for them.
+        // SAFETY: the buffer was made for these bytes.
         or_stop(unsafe { self.driver().upload(buffer.address, bytes) });
         buffer
     }
@@ -228,21 +230,22 @@ impl Gpu {
     /// Queues a kernel of `file`, compiled for this device's [`Real`].
     ///
     /// # Safety
-    /// The arguments are the kernel's own, in its order, and every pointer begins as many live numbers as the kernel reads or writes.
+    /// The arguments match the kernel's parameters in order, and every pointer is to as many live numbers as the kernel reads or
+    /// writes.
     pub unsafe fn launch(&self, file: &'static str, kernel: &'static str, grid: Grid, args: &[Arg]) {
         if grid.blocks.contains(&0) {
             return;
         }
         let _range = trace::range(format_args!("{kernel}"));
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         let launch = || unsafe { self.driver().launch(file, kernel, self.0.real, grid, args) };
         or_stop(self.timed(|| kernel.to_string(), launch));
     }
 
-    /// Queues a matrix product. False if `sums` were asked for and must be made by someone else: not every library fuses them.
+    /// Queues a matrix product. False if `sums` were requested but the library did not fuse them: the caller must compute them.
     ///
     /// # Safety
-    /// Every operand lies in live memory of this device and the written ones overlap no other.
+    /// Every operand is in live memory of this device, and those written overlap no other.
     pub unsafe fn product(&self, product: &Product) -> bool {
         let [rows, cols, depth] = product.size;
         if rows == 0 || cols == 0 || product.batch == 0 {
@@ -253,32 +256,32 @@ impl Gpu {
             return self.0.driver.fuses(product);
         }
         let _range = trace::range(format_args!("product {:?}", product.size));
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         let multiply = || unsafe { self.driver().product(product) };
         or_stop(self.timed(|| format!("product {:?}", product.size), multiply))
     }
 
-    /// Waits until the device has done all that was queued; then an error of any of it is seen.
+    /// Waits until the device has finished everything queued; an error in any of it surfaces here.
     pub fn wait(&self) {
         or_stop(self.driver().wait());
     }
 
-    /// Whether it can sum with the GPUs of other ranks, or why not.
+    /// Whether this device can sum with the GPUs of other ranks; if not, why.
     pub fn can_join(&self) -> std::result::Result<(), String> {
         self.0.driver.can_join()
     }
 
-    /// Fresh bytes by which ranks whose GPUs can join find each other.
+    /// A fresh identifier by which ranks whose GPUs can join find each other.
     pub fn new_id(&self) -> std::result::Result<[u8; NCCL_ID], String> {
         nccl::new_id()
     }
 
-    /// Joins the GPUs of the other ranks, which all call with the same bytes. Waits for them.
+    /// Joins the GPUs of the other ranks; all ranks pass the same `id`. Waits for them.
     pub fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> std::result::Result<Nccl, String> {
         self.0.driver.join(id, rank, ranks).map(|nccl| nccl.resting(&self.0.rehearsing))
     }
 
-    /// What a kernel wrote beyond its buffer, if anything did so since the device was opened (guarded devices only).
+    /// Which buffer a kernel first wrote past, if any since the device was opened (guarded devices only).
     pub fn overrun(&self) -> Option<String> {
         self.0.overrun.lock().expect("no panic under this lock").clone()
     }
@@ -290,7 +293,7 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// Memory on a device, given back when dropped.
+/// Device memory, freed when dropped.
 pub struct Buffer {
     gpu: Gpu,
     address: u64,
@@ -314,7 +317,7 @@ impl Buffer {
         self.bytes
     }
 
-    /// Bytes `from..` of it, as plain numbers. Waits for the device.
+    /// Reads plain numbers from byte `from` on. Waits for the device.
     pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, from: usize, numbers: &mut [T]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
         assert!(
@@ -328,7 +331,7 @@ impl Buffer {
         self.gpu.wait();
     }
 
-    /// Overwrites bytes `at..` of it with plain numbers.
+    /// Writes plain numbers from byte `at` on.
     pub fn write<T: bytemuck::NoUninit>(&self, at: usize, numbers: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         assert!(at + bytes.len() <= self.bytes, "upload: {} bytes at {at} of {}", bytes.len(), self.bytes);
@@ -351,7 +354,7 @@ impl Buffer {
         });
     }
 
-    /// Sets `bytes` from byte `at` on to zero.
+    /// Zeroes `bytes` bytes from byte `at` on.
     pub fn zero(&self, at: usize, bytes: usize) {
         assert!(at + bytes <= self.bytes, "zero: {bytes} bytes at {at} of {}", self.bytes);
         // SAFETY: the range was checked.
@@ -360,7 +363,7 @@ impl Buffer {
 
     fn overrun(&self) -> bool {
         let mut guard = [0u8; GUARD];
-        // SAFETY: a guarded buffer has that many bytes behind it, and `guard` is looked at after the wait.
+        // SAFETY: a guarded buffer is followed by that many bytes, and `guard` is read only after the wait.
         let read = unsafe { self.gpu.0.driver.download(&mut guard, self.address + self.bytes as u64) };
         read.and_then(|()| self.gpu.0.driver.wait()).is_ok() && guard != [GUARD_BYTE; GUARD]
     }
@@ -373,12 +376,12 @@ impl Drop for Buffer {
             self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
         }
         self.gpu.gave(self.what, self.bytes);
-        // SAFETY: this is the only owner, and the stream's order lets queued work end first.
+        // SAFETY: this is the only owner, and the stream's order lets queued work finish first.
         unsafe { self.gpu.free(self.address) };
     }
 }
 
-/// Leaves whatever is running, up to the nearest [`guard`]: an op answers a value, not a `Result`, and a device can fail in any.
+/// Unwinds to the nearest [`guard`]: an op returns a value, not a `Result`, and the device can fail in any op.
 pub(crate) fn stop(error: Error) -> ! {
     resume_unwind(Box::new(error))
 }
@@ -387,9 +390,9 @@ fn or_stop<T>(result: std::result::Result<T, String>) -> T {
     result.unwrap_or_else(|what| stop(Error::Device(what)))
 }
 
-/// Runs work that may use a device and turns the device's failure into an error. Other panics go on.
+/// Runs work that may use a device and turns the device's failure into an error. Other panics propagate.
 pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    // What the work borrowed is not used again after an error, or is overwritten whole.
+    // After an error, what the work borrowed is not used again or is completely overwritten.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match panic.downcast::<Error>() {
         Ok(error) => Err(*error),
         Err(panic) => resume_unwind(panic),

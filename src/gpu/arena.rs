@@ -1,28 +1,28 @@
-//! A step's buffers in one block, each at a place of its own for as long as it lives.
+//! Places a step's buffers in one block; no two that live at the same time overlap.
 //!
-//! Steps of one shape ask for the same buffers in the same order. A step is counted before the first of them: then the lives of its
-//! buffers are known and are laid out in one block, in which two share bytes only if one is given back before the other is asked for.
-//! What outlives its step has memory of its own. A step that turns out otherwise is not wrong: what is not asked for as planned, or
-//! would lie over a live buffer, is served from what is free in the block, if it fits there, and the next step is counted anew. Other
-//! work of a step's size may use the block while no step does.
+//! Steps of one shape request the same buffers in the same order. Before the first of them a step is counted: its buffers'
+//! lifetimes are then known, and they are laid out in one block, where two share bytes only if one is freed before the other is
+//! requested. A buffer that outlives its step has memory of its own. A step that departs from the plan is still correct: a request
+//! that was not planned, or whose place overlaps a live buffer, is served from free room in the block, if it fits there, and the
+//! next step is counted again. Other work of a step's size may use the block while no step does.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::layout::{ALIGN, Life, Plan};
 
-/// What steps ask for, and the block that they are served from.
+/// What steps request, and the block that serves them.
 #[derive(Default)]
 pub struct Arena {
     shape: Vec<usize>,
     phase: Phase,
-    /// What the step that is counted asks for, and numbers of what is live, by address.
+    /// Requests of the step being counted; `own` has the numbers of the live ones, by address.
     lives: Vec<Life>,
     own: HashMap<u64, usize>,
-    /// Of steps of that shape, once they were counted.
+    /// The layout for steps of that shape, once one was counted.
     plan: Option<Plan>,
-    /// A step went as planned.
+    /// A step has gone as planned.
     tried: bool,
-    /// What is asked for now is not the step's.
+    /// Requests made now are not the step's own.
     aside: bool,
     block: Option<Block>,
 }
@@ -32,7 +32,7 @@ enum Phase {
     #[default]
     Between,
     Counting,
-    /// How many were asked for, and whether all were as planned.
+    /// How many requests there were, and whether all were as planned.
     Serving(usize, bool),
     /// Other work.
     Loose,
@@ -41,9 +41,9 @@ enum Phase {
 struct Block {
     address: u64,
     bytes: usize,
-    /// Ends of what is live in it, by where they begin.
+    /// End of each live buffer, by its begin.
     live: BTreeMap<usize, usize>,
-    /// Memory for what is to outlive the step, in its order, with its sizes.
+    /// Memory for buffers that will outlive the step, in order of request: bytes, address.
     ready: VecDeque<(usize, u64)>,
 }
 
@@ -53,7 +53,7 @@ impl Block {
         self.address + at as u64
     }
 
-    /// The lowest place with so much room.
+    /// Takes the lowest place with that much room.
     fn fit(&mut self, bytes: usize) -> Option<u64> {
         let mut at = 0;
         for (&begin, &end) in &self.live {
@@ -66,10 +66,10 @@ impl Block {
     }
 }
 
-/// How a step begins: what outlives it is made beforehand, in these sizes.
+/// How a step begins: buffers that outlive it are allocated beforehand, in these sizes.
 pub struct Turn {
     pub sizes: Vec<usize>,
-    /// One before it went as planned.
+    /// An earlier step went as planned.
     pub tried: bool,
 }
 
@@ -82,14 +82,14 @@ impl Arena {
         self.plan.is_some()
     }
 
-    /// Begins to count a step, which is not done.
+    /// Begins to count a step, which is not executed.
     pub fn begin_count(&mut self) {
         self.phase = Phase::Counting;
         self.lives.clear();
         self.own.clear();
     }
 
-    /// Ends it, while what outlives the step is still there: how many bytes its block takes.
+    /// Ends the count, while what outlives the step is still live. Returns the bytes that the block needs.
     pub fn end_count(&mut self) -> usize {
         self.phase = Phase::Between;
         self.tried = false;
@@ -97,7 +97,7 @@ impl Arena {
         self.plan.insert(plan).bytes
     }
 
-    /// Begins a step of the shape that is laid out; without a layout it is other work.
+    /// Begins a step of the shape that is laid out; without a layout it is treated as other work.
     pub fn begin(&mut self) -> Turn {
         let Some(plan) = &self.plan else {
             self.phase = Phase::Loose;
@@ -108,24 +108,24 @@ impl Arena {
         Turn { sizes: outlive.map(|life| life.bytes).collect(), tried: self.tried }
     }
 
-    /// Begins work that is no such step: it finds room in the block as it comes.
+    /// Begins other work: its requests take any free room in the block.
     pub fn begin_loose(&mut self) {
         self.phase = Phase::Loose;
     }
 
-    /// What is asked for from here on is the step's, or is not.
+    /// Sets whether requests from here on are not the step's own; returns the previous setting.
     pub fn set_aside(&mut self, aside: bool) -> bool {
         std::mem::replace(&mut self.aside, aside)
     }
 
-    /// Takes what was made beforehand: so many bytes at this address.
+    /// Takes memory that was allocated beforehand.
     pub fn made_ready(&mut self, bytes: usize, address: u64) {
         if let Some(block) = &mut self.block {
             block.ready.push_back((bytes, address));
         }
     }
 
-    /// Something is asked for: its address, if it is served from here.
+    /// Serves a request: its address, or none if it must be allocated elsewhere.
     pub fn take(&mut self, bytes: usize) -> Option<u64> {
         match self.phase {
             Phase::Between | Phase::Counting => None,
@@ -144,16 +144,16 @@ impl Arena {
             return None;
         }
         let Some(at) = plan.offsets[number] else {
-            // After one that was not as planned the next in line may be another's.
+            // After a request that was not as planned, the next in line may be meant for another.
             let next = block.ready.front().is_some_and(|&(made, _)| made == bytes);
             return if next { block.ready.pop_front().map(|(_, address)| address) } else { None };
         };
-        // Nothing live begins before this one's end and ends behind its begin.
+        // Free if no live buffer begins before this one's end and ends after its begin.
         let free = block.live.range(..at + bytes).next_back().is_none_or(|(_, &end)| end <= at);
         free.then(|| block.put(at, bytes))
     }
 
-    /// Something was made elsewhere.
+    /// Notes a buffer that was allocated elsewhere.
     pub fn made(&mut self, bytes: usize, address: u64) {
         if self.phase == Phase::Counting {
             self.own.insert(address, self.lives.len());
@@ -161,7 +161,7 @@ impl Arena {
         }
     }
 
-    /// Something is given back. True if it lay in the block: then there is nothing to free.
+    /// Takes a buffer back. True if it was in the block: then there is nothing to free.
     pub fn give(&mut self, address: u64) -> bool {
         if self.phase == Phase::Counting
             && let Some(number) = self.own.remove(&address)
@@ -173,27 +173,27 @@ impl Arena {
         at < block.bytes && block.live.remove(&at).is_some()
     }
 
-    /// Ends a step, or other work, or a count that came to nothing: what was made beforehand and not asked for.
+    /// Ends a step, other work or an abandoned count. Returns what was allocated beforehand but not requested.
     pub fn end(&mut self) -> VecDeque<(usize, u64)> {
         self.aside = false;
         match std::mem::take(&mut self.phase) {
             Phase::Serving(_, true) => self.tried = true,
-            // It went another way: the next one is counted.
+            // It departed from the plan: the next step is counted.
             Phase::Serving(_, false) => self.plan = None,
             Phase::Counting | Phase::Loose | Phase::Between => {}
         }
         self.block.as_mut().map(|block| std::mem::take(&mut block.ready)).unwrap_or_default()
     }
 
-    /// The layout is not what steps will ask for. A step that is being served finds out by itself.
+    /// Drops a layout that steps will not follow any more. A step being served finds that out on its own.
     pub fn forget(&mut self) {
         if !matches!(self.phase, Phase::Serving(..)) {
             self.plan = None;
         }
     }
 
-    /// Hands out the block to be freed. Something of it may be live, if other work left it: then the block stays, and steps are done
-    /// without a layout.
+    /// Hands out the block, if there is one, to be freed. None if other work left a live buffer in it: then the block stays, and
+    /// steps run without a layout.
     pub fn give_block(&mut self) -> Option<Option<u64>> {
         if self.block.as_ref().is_some_and(|block| !block.live.is_empty()) {
             self.plan = None;
@@ -202,17 +202,17 @@ impl Arena {
         Some(self.block.take().map(|block| block.address))
     }
 
-    /// Whether a step was laid out and went so, and no other way since.
+    /// Whether there is a layout that a step has followed, and none has departed from since.
     pub fn tried(&self) -> bool {
         self.plan.is_some() && self.tried
     }
 
-    /// How large the block is.
+    /// Bytes of the block.
     pub fn block(&self) -> Option<usize> {
         self.block.as_ref().map(|block| block.bytes)
     }
 
-    /// Takes a block for the layout.
+    /// Takes over a block allocated for the layout.
     pub fn take_block(&mut self, address: u64) {
         let bytes = self.plan.as_ref().map_or(0, |plan| plan.bytes);
         self.block = Some(Block { address, bytes, live: BTreeMap::new(), ready: VecDeque::new() });
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    /// What a step asks for and gives back: sizes, and numbers of what is given back before the next.
+    /// A step's requests: the size of each, and the numbers of the buffers freed before the next.
     fn story(seed: u64, count: usize) -> Vec<(usize, Vec<usize>)> {
         let rng = Rng::new(seed);
         let mut live: Vec<usize> = Vec::new();
@@ -240,8 +240,8 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    /// Plays a step, counted before if need be; addresses from `heap` on are no block's. How many were served from the block; what is
-    /// left at its end is handed back.
+    /// Plays a step, counting it first if needed; addresses from `heap` on are outside any block. Returns how many requests the
+    /// arena served, and the addresses still live at the end.
     fn play(arena: &mut Arena, story: &[(usize, Vec<usize>)], heap: &mut u64) -> (usize, Vec<u64>) {
         if !arena.knows(&[1]) {
             arena.begin_count();
@@ -299,7 +299,7 @@ mod tests {
                 assert_eq!(served, story.len(), "step {step}");
                 assert!(arena.tried());
             }
-            // The block is hardly larger than what lives at a time.
+            // The block is hardly larger than the most that is live at once.
             let (mut now, mut most, mut sizes) = (0, 0, BTreeMap::new());
             for (i, (bytes, dropped)) in story.iter().enumerate() {
                 let dies = story.iter().any(|(_, dropped)| dropped.contains(&i));
@@ -360,7 +360,7 @@ mod tests {
         assert_eq!(arena.take(512), Some(a), "the lowest place");
         arena.end();
         assert!(arena.take(1).is_none(), "nobody asked for the block");
-        // What other work leaves in it keeps it where it is: steps of another shape find room as they come.
+        // A buffer that other work leaves behind keeps the block in place: steps of another shape run without a layout.
         assert!(!arena.knows(&[2]));
         arena.begin_count();
         arena.end_count();

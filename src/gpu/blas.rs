@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   out[r, c] = sum_d a[r, d] b[d, c]  (+ bias[c])  (+ plus[r, c] or out[r, c])          sums in f32
-//!   sums[r]   = sum_d a[r, d]                                               where asked: the gradient of a bias
+//!   sums[r]   = sum_d a[r, d]                                               if requested: the gradient of a bias
 //! ```
 //!
-//! A kernel of ours can take the place of cuBLASLt for any of them: nothing above knows who multiplies.
+//! A kernel of our own can replace cuBLASLt for any of them: nothing above this module knows which one multiplies.
 
 use super::Real;
 
@@ -16,11 +16,11 @@ pub struct Operand {
     pub address: u64,
     /// How the numbers are stored.
     pub real: Real,
-    /// Numbers between stored rows.
+    /// Numbers from one stored row to the next.
     pub down: usize,
     /// True if the stored rows are the matrix's columns.
     pub transposed: bool,
-    /// Numbers between one matrix of a batch and the next.
+    /// Numbers from one matrix of a batch to the next.
     pub step: usize,
 }
 
@@ -45,7 +45,7 @@ impl Operand {
         Operand { step, ..self }
     }
 
-    /// Bytes from the address to element (i, j) of batch item n.
+    /// Address of element (i, j) of batch item n.
     pub(super) fn at(&self, n: usize, i: usize, j: usize) -> u64 {
         let (i, j) = if self.transposed { (j, i) } else { (i, j) };
         self.address + ((n * self.step + i * self.down + j) * self.real.bytes()) as u64
@@ -69,9 +69,9 @@ pub struct Product {
     pub bias: Option<Operand>,
     /// `[R, C]`, not `out` itself.
     pub plus: Option<Operand>,
-    /// True where it is added to what `out` holds: only where there is no `plus`.
+    /// True if the product is added to what `out` holds; only without `plus`.
     pub more: bool,
-    /// Written, `[R]`, f32: only where there is no bias.
+    /// Written, `[R]`, f32; only without a bias.
     pub sums: Option<u64>,
 }
 
@@ -81,7 +81,7 @@ impl Product {
         Product { size, batch: 1, out, a, b, bias: None, plus: None, more: false, sums: None }
     }
 
-    /// What cuBLASLt can take; a violation is our own bug.
+    /// What cuBLASLt accepts; a violation is our own bug.
     pub(super) fn check(&self) {
         let fits = !self.out.transposed
             && self

@@ -1,5 +1,5 @@
-//! What a device was timed to do quickest, of two ways to one result, and in a form that outlives the process. Another way rounds its
-//! sums otherwise, so a run that goes on in another process to the same bits must not choose anew.
+//! Which of two ways to the same result was timed to be quicker on a device, in a form that outlives the process. Different ways
+//! round their sums differently, so a run that resumes in another process with the same bits must not choose again.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Clock, Gpu, Stamp};
 
-/// How cuBLASLt names one of its ways to a product; means something to the same version of it, on the same kind of device.
+/// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
 
-/// How products are worded among the choices; raised where one would be looked for under other words.
+/// Version of the text keys under which products are stored; raised whenever a product's key changes.
 const WORDS: u32 = 3;
 
 /// The choices of a device so far.
@@ -20,19 +20,19 @@ const WORDS: u32 = 3;
 pub struct Choices {
     /// The device, in words.
     device: String,
-    /// Version of the library of matrix products.
+    /// Version of the matrix-product library.
     library: u64,
-    /// [`WORDS`] of who chose.
+    /// [`WORDS`] of the program that chose.
     #[serde(default)]
     words: u32,
-    /// Of products, by all that they may depend on.
+    /// The algorithm of each product, by everything it may depend on.
     algorithms: Vec<(String, Algorithm)>,
-    /// Of two ways to one result: what is made, its sizes, seconds of each way.
+    /// Two ways to one result: what is made, its sizes, seconds of each way.
     ways: Vec<(String, [usize; 3], [f64; 2])>,
 }
 
 impl Choices {
-    /// True where nothing was timed: on a CPU, and on devices that are no GPU.
+    /// True if nothing was timed: on a CPU, and on devices that are not GPUs.
     pub fn is_empty(&self) -> bool {
         self.algorithms.is_empty() && self.ways.is_empty()
     }
@@ -45,8 +45,9 @@ pub(super) type Chosen = Mutex<HashMap<(Cow<'static, str>, [usize; 3]), [f64; 2]
 const RUNS: usize = 3;
 
 impl Gpu {
-    /// Does it by a kernel for Hopper, given how many blocks run at once, or in any device's way: the quicker. The first wants a
-    /// device that has it, and what it must `fit`: matrices that the copy engine can read, among others. True if it was the first.
+    /// Runs the quicker of `hopper`, a kernel for Hopper that is given how many blocks run at once, and `any`, which works on any
+    /// device. `hopper` needs a device that supports it, and `fits`: matrices that the copy engine can read, among other things.
+    /// True if `hopper` ran.
     pub fn either(
         &self,
         what: &'static str,
@@ -61,8 +62,8 @@ impl Gpu {
         taken.is_some()
     }
 
-    /// Which of two ways to one result is the quicker, by timing both when the sizes are first seen. The first on a device whose
-    /// time says nothing, and where a step is only counted.
+    /// Which of two ways to the same result is quicker, found by timing both when the sizes are first seen. Sizes not yet timed get
+    /// the first way on a device whose timing means nothing, and while a step is only counted.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
         let chosen = || self.0.chosen.lock().expect("no panic under this lock");
         let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
@@ -82,7 +83,7 @@ impl Gpu {
         };
         let took = self.aside(|| ways.map(time));
         chosen().insert(key, took);
-        // A step that is counted takes the first way where nothing is known.
+        // The step was counted with the first way, as nothing was known yet.
         if quicker(took) == 1 {
             self.count_anew();
         }
@@ -103,15 +104,15 @@ impl Gpu {
         chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone().into(), *size), *took)));
     }
 
-    /// What was chosen until now, in a fixed order.
+    /// The choices so far, in a fixed order.
     pub fn choices(&self) -> Choices {
         let (library, mut algorithms) = self.0.driver.algorithms();
         algorithms.sort();
         Choices { device: self.name(), library, words: WORDS, algorithms, ways: self.timed_ways() }
     }
 
-    /// Chooses as it was chosen. False, and nothing is done, where that was another kind of device, or another version of the library or
-    /// of this program.
+    /// Adopts these choices. False, and nothing is done, if they come from another kind of device, or from another version of the
+    /// library or of this program.
     pub fn adopt(&self, choices: &Choices) -> bool {
         let (library, _) = self.0.driver.algorithms();
         if (&choices.device, choices.library, choices.words) != (&self.name(), library, WORDS) {

@@ -1,8 +1,8 @@
 //! The driver of an NVIDIA GPU: a context, memory from the stream-ordered pool, kernels from embedded fatbins, and streams.
 //!
-//! One stream has all the work and orders it. Copies beside have a second, which `hold_beside` puts behind a point of the first and
-//! `meet_beside` before what follows there; memory that is asked for while the first is written down comes from a third, which is
-//! waited for at once; sums with other devices have a fourth ([`Nccl`]).
+//! One stream carries all the work and orders it. Copies beside it use a second: `hold_beside` makes them wait for a point of the
+//! first, and `meet_beside` makes what follows on the first wait for them. Memory requested while the first is captured comes from
+//! a third, which is waited for at once. Sums with other devices use a fourth ([`Nccl`]).
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 // (file, storage, fatbin) of every kernel file, as build.rs compiled them; empty without nvcc.
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// Dynamic shared memory that a kernel may have without asking for it.
+/// Bytes of dynamic shared memory that a kernel may use without opting in.
 const ALWAYS_SHARED: u32 = 48 << 10;
 
 pub struct Cuda {
@@ -31,13 +31,13 @@ pub struct Cuda {
     modules: Mutex<HashMap<(&'static str, Real), Module>>,
     plans: Mutex<Plans>,
     graph: Arc<Mutex<Graph>>,
-    /// For memory that is asked for while the stream is written down.
+    /// For memory requested while the stream is captured.
     allocator: Arc<CudaStream>,
     /// For copies beside the stream's work.
     copies: Arc<CudaStream>,
-    /// Multiprocessors of a Hopper GPU.
+    /// Multiprocessors, if this is a Hopper GPU.
     processors: Option<usize>,
-    /// The most bytes of shared memory that a block may ask for.
+    /// The most bytes of shared memory that a block may request.
     shared: usize,
 }
 
@@ -52,13 +52,14 @@ unsafe impl Send for Function {}
 unsafe impl Send for Module {}
 
 impl Cuda {
-    /// Device `index`, after the probe has found that it can be used.
+    /// Device `index`, once the probe has found it usable.
     pub fn open(index: usize) -> Result<Cuda> {
         probe::probe(index)?;
         let open = || -> Outcome<Cuda> {
             let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
-            // One stream orders everything but copies beside, which say what they wait for: cudarc's own events would only cost.
-            // SAFETY: what two streams use is ordered by `hold_beside` and `meet_beside`, by a wait, or by events of `Nccl`.
+            // One stream orders everything except copies beside it, which state what they wait for: cudarc's own events would only
+            // cost time.
+            // SAFETY: what two streams share is ordered by `hold_beside` and `meet_beside`, by a wait, or by `Nccl`'s events.
             unsafe { context.disable_event_tracking() };
             let new_stream = || context.new_stream().map_err(said("cuStreamCreate"));
             let (stream, allocator, copies) = (new_stream()?, new_stream()?, new_stream()?);
@@ -92,7 +93,7 @@ impl Cuda {
         }
         let module = self.module(file, real)?;
         let name = CString::new(kernel).expect("a kernel's name has no NUL");
-        // SAFETY: the module stays loaded as long as the process.
+        // SAFETY: the module stays loaded for the life of the process.
         let found = unsafe { result::module::get_function(module.0, name) }
             .map_err(|e| format!("kernel {kernel} of {file}.cu: {e}"))?;
         functions.insert((kernel, real), Function(found));
@@ -138,7 +139,7 @@ fn mark(stream: &CudaStream) -> Outcome<Mark> {
     Ok(Box::new(move || event.synchronize().map_err(|e| format!("the GPU failed: {e}"))))
 }
 
-/// Lets the pool keep what is freed: a step's buffers are those of the step before.
+/// Lets the pool keep freed memory: a step needs the same buffers as the step before.
 fn keep_memory(context: &CudaContext) -> std::result::Result<(), DriverError> {
     let mut all = u64::MAX;
     // SAFETY: the pool is the device's own; the attribute is a u64.
@@ -177,13 +178,13 @@ impl Driver for Cuda {
             unsafe { result::malloc_async(stream.cu_stream(), bytes) }.map_err(said("cuMemAllocAsync"))
         };
         if !self.graph().writing() {
-            // What the pool keeps may be enough, but in pieces.
+            // The pool may hold enough memory, but in pieces.
             return ask(&self.stream).or_else(|_| {
                 self.trim();
                 ask(&self.stream)
             });
         }
-        // A graph that allocates cannot be brought up to date.
+        // A graph that allocates cannot be updated in place.
         let address = ask(&self.allocator)?;
         self.allocator.synchronize().map_err(said("cuStreamSynchronize"))?;
         Ok(address)
@@ -195,7 +196,7 @@ impl Driver for Cuda {
             return graph.free_later(address);
         }
         // A buffer may outlive a failed context; there is nobody left to tell.
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         let _ = self
             .context
             .bind_to_thread()
@@ -204,7 +205,7 @@ impl Driver for Cuda {
 
     fn pin(&self, bytes: usize) -> Outcome<u64> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // Without write-combining, which would make every read of it slow.
+        // Not write-combined: that would make host reads slow.
         // SAFETY: fresh memory of that many bytes.
         unsafe {
             let address = result::malloc_host(bytes, 0).map_err(said("cuMemHostAlloc"))?;
@@ -215,7 +216,7 @@ impl Driver for Cuda {
 
     unsafe fn unpin(&self, address: u64) {
         // As with `free`.
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         let _ =
             self.context.bind_to_thread().and_then(|()| unsafe { result::free_host(address as *mut c_void) });
     }
@@ -224,7 +225,7 @@ impl Driver for Cuda {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
         let mut graph = self.graph();
         let copy = if graph.writing() { Some(graph.copy(from)?) } else { None };
-        // SAFETY: the caller's; pageable memory has been read when the call returns, and a graph reads the copy.
+        // SAFETY: the caller's contract; pageable memory has been read when the call returns, and a graph reads the copy.
         unsafe {
             let from = copy.map_or(from, |at| std::slice::from_raw_parts(at as *const u8, from.len()));
             result::memcpy_htod_async(to, from, self.stream.cu_stream())
@@ -234,7 +235,7 @@ impl Driver for Cuda {
 
     unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { result::memcpy_htod_async(to, from, self.copies.cu_stream()) }
             .map_err(said("cuMemcpyHtoDAsync"))
     }
@@ -255,21 +256,21 @@ impl Driver for Cuda {
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .map_err(said("cuMemcpyDtoHAsync"))
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(said("cuMemcpyDtoDAsync"))
     }
 
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
             .map_err(said("cuMemsetD8Async"))
     }
@@ -293,7 +294,7 @@ impl Driver for Cuda {
         let mut packed = args.iter().map(pack).collect::<Outcome<Vec<Packed>>>()?;
         let mut pointers: Vec<*mut c_void> = packed.iter_mut().map(|arg| (&raw mut *arg).cast()).collect();
         let [x, y, z] = grid.blocks;
-        // SAFETY: the caller's; `packed` lives until the driver has copied the arguments.
+        // SAFETY: the caller's contract; `packed` lives until the driver has copied the arguments.
         unsafe {
             result::launch_kernel(
                 function,
@@ -309,7 +310,7 @@ impl Driver for Cuda {
 
     unsafe fn product(&self, product: &Product) -> Outcome<bool> {
         self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { self.plans.lock().expect("no panic under this lock").run(product) }
     }
 
@@ -335,7 +336,7 @@ impl Driver for Cuda {
     }
 
     fn trim(&self) {
-        // What is not given back is there for the next buffer.
+        // A failure is harmless: memory that is not given back serves the next buffer.
         // SAFETY: the pool is the device's own.
         let _ = self.wait().map(|()| unsafe {
             result::device::get_default_mem_pool(self.context.cu_device())
@@ -344,7 +345,7 @@ impl Driver for Cuda {
     }
 
     fn stamp(&self) -> Outcome<Stamp> {
-        // cudarc's own default makes events that cannot time.
+        // cudarc's default events cannot measure time.
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         self.stream.record_event(flags).map(Stamp::Event).map_err(said("cuEventRecord"))
     }

@@ -8,26 +8,26 @@ use super::{Arg, Grid, NCCL_ID, Nccl, Product, Real, Stamp};
 
 pub(super) type Outcome<T> = std::result::Result<T, String>;
 
-/// What the driver answered to a call.
+/// Error text: the call, and what the driver answered.
 pub(super) fn said<E: Display>(call: &str) -> impl FnOnce(E) -> String {
     move |e| format!("{call}: {e}")
 }
 
-/// Waits until the work queued before it is done.
+/// A point in the queue; calling it waits until the work queued before it is done.
 pub(super) type Mark = Box<dyn FnOnce() -> Outcome<()> + Send + Sync>;
 
-/// What a device can do. Addresses are of memory from `allocate`; everything but what goes beside is done in the order of the
-/// calls. What is not asked of a device whose calls return when their work is done has a default.
+/// What a device can do. Addresses are in memory from `allocate`. Everything except what runs beside is done in the order of the
+/// calls. Methods that a device with synchronous calls need not implement have a default.
 pub(super) trait Driver: Send + Sync {
     /// The device, in words.
     fn name(&self) -> String;
-    /// Whether there is anything behind its addresses.
+    /// Whether there is memory behind its addresses.
     fn computes(&self) -> bool {
         true
     }
     /// Free and total bytes.
     fn memory(&self) -> (u64, u64);
-    /// The most bytes that the allocator held for this process; nothing where there is none.
+    /// The most bytes that the allocator has held for this process; none if there is no such allocator.
     fn reserved(&self) -> Option<u64> {
         None
     }
@@ -35,48 +35,49 @@ pub(super) trait Driver: Send + Sync {
     /// # Safety
     /// The address is from `allocate` and is not used again.
     unsafe fn free(&self, address: u64);
-    /// Host memory that `upload` reads after it has returned, zeroed.
+    /// Zeroed host memory, which `upload` may still read after it has returned.
     fn pin(&self, bytes: usize) -> Outcome<u64>;
     /// # Safety
     /// The address is from `pin` and is not used again.
     unsafe fn unpin(&self, address: u64);
     /// # Safety
-    /// `to` begins that many bytes of live device memory. What lies in pinned memory must lie there until a `mark` that follows.
+    /// `to` points to that many bytes of live device memory. Data in pinned memory must stay unchanged until a later `mark` is
+    /// reached.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()>;
-    /// The same from pinned memory, beside what is queued and not behind it: in order with other copies beside alone.
+    /// The same from pinned memory, beside the queued work and not after it: ordered only with other copies beside.
     /// # Safety
-    /// As above. What reads or writes `to` is done, or before a point of `hold_beside`, or behind `meet_beside`.
+    /// As above. All other work on `to` is done, or comes before a point given to `hold_beside`, or after `meet_beside`.
     unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { self.upload(to, from) }
     }
-    /// Copies beside begin behind that point from here on.
+    /// From here on, copies beside wait for that point.
     fn hold_beside(&self, _point: &Stamp) -> Outcome<()> {
         Ok(())
     }
-    /// What is queued from here on begins behind the copies beside so far.
+    /// What is queued from here on waits for the copies beside so far.
     fn meet_beside(&self) -> Outcome<()> {
         Ok(())
     }
-    /// The copies beside so far.
+    /// A mark after the copies beside so far.
     fn mark_beside(&self) -> Outcome<Mark> {
         self.mark()
     }
-    /// The work queued so far.
+    /// A mark after the work queued so far.
     fn mark(&self) -> Outcome<Mark> {
         Ok(Box::new(|| Ok(())))
     }
     /// # Safety
-    /// `from` begins that many bytes of live device memory; `to` is not looked at before a `mark` or a `wait` that follows.
+    /// `from` points to that many bytes of live device memory; `to` is not read before a later `mark` or `wait` has returned.
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()>;
     /// # Safety
-    /// Both begin that many bytes of live device memory and do not overlap.
+    /// Both point to that many bytes of live device memory and do not overlap.
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()>;
     /// # Safety
-    /// `at` begins that many bytes of live device memory.
+    /// `at` points to that many bytes of live device memory.
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()>;
     /// # Safety
-    /// The arguments are those of the kernel and every pointer begins as many live numbers as the kernel touches.
+    /// The arguments match the kernel's parameters, and every pointer is to as many live numbers as the kernel touches.
     unsafe fn launch(
         &self,
         file: &'static str,
@@ -85,11 +86,11 @@ pub(super) trait Driver: Send + Sync {
         grid: Grid,
         args: &[Arg],
     ) -> Outcome<()>;
-    /// True if `sums` were written too, where they were asked for.
+    /// Whether `sums` were written, if they were requested.
     /// # Safety
-    /// Every operand lies in live device memory; the written one overlaps no other.
+    /// Every operand is in live device memory; the written one overlaps no other.
     unsafe fn product(&self, product: &Product) -> Outcome<bool>;
-    /// What that would answer, as far as it is known before.
+    /// What `product` would return, as far as that is known beforehand.
     fn fuses(&self, product: &Product) -> bool {
         product.check();
         true
@@ -97,46 +98,46 @@ pub(super) trait Driver: Send + Sync {
     fn wait(&self) -> Outcome<()> {
         Ok(())
     }
-    /// What is queued from here on runs as one, once `play` queues it; a device whose calls return when their work is done does it at
-    /// once. Nothing may be read from it until then.
+    /// What is queued from here on runs as one unit once `play` queues it; a device with synchronous calls runs it at once. Nothing
+    /// may be read from the device until then.
     fn write_down(&self) -> Outcome<()> {
         Ok(())
     }
-    /// Queues what was written down.
+    /// Queues what was recorded since `write_down`.
     fn play(&self) -> Outcome<()> {
         Ok(())
     }
-    /// Forgets what was written down.
+    /// Discards what was recorded.
     fn forget(&self) {}
-    /// Gives back the memory that the allocator keeps.
+    /// Gives back unused memory that the allocator keeps.
     fn trim(&self) {}
-    /// The point behind all that is queued.
+    /// The point after everything queued so far.
     fn stamp(&self) -> Outcome<Stamp> {
         Ok(Stamp::Clock(Instant::now()))
     }
-    /// How many multiprocessors, if they have Hopper's copy engine and wgmma.
+    /// Number of multiprocessors, if they have Hopper's copy engine and wgmma.
     fn hopper(&self) -> Option<usize> {
         None
     }
-    /// The most bytes of shared memory that a block may ask for; here as Hopper has it.
+    /// The most bytes of shared memory that a block may request; the default is Hopper's.
     fn shared(&self) -> usize {
         227 << 10
     }
-    /// The library of matrix products and its version, and what it was timed to be quickest by.
+    /// Version of the matrix-product library, and the algorithm of each product that was timed to be quickest.
     fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
         (0, Vec::new())
     }
-    /// Takes these where they are asked for, instead of timing.
+    /// Uses these algorithms instead of timing.
     fn adopt(&self, _algorithms: &[(String, Algorithm)]) {}
-    /// Bytes of the level-2 cache; 0 where nobody knows.
+    /// Bytes of the level-2 cache; 0 if unknown.
     fn cache(&self) -> usize {
         0
     }
-    /// Whether it can sum with other devices by itself, or why not.
+    /// Whether it can sum with other devices directly; if not, why.
     fn can_join(&self) -> Outcome<()> {
         Err(format!("{} cannot sum with other devices", self.name()))
     }
-    /// Waits for the other ranks. Only of one that can.
+    /// Joins the other ranks and waits for them; only after `can_join`.
     fn join(&self, _id: &[u8; NCCL_ID], _rank: usize, _ranks: usize) -> Outcome<Nccl> {
         Err(format!("{} cannot sum with other devices", self.name()))
     }

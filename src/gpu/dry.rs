@@ -1,13 +1,13 @@
 //! The driver of a device that does nothing: its addresses have no memory behind them, its kernels do not run, and what is read
-//! from it is zero. Everything above works as on a GPU, so buffers and their sizes, launches and bytes can be counted for models
-//! of any size, where there is no GPU.
+//! from it is zero. Everything above works as on a GPU, so buffers and their sizes, launches and bytes can be counted for models of
+//! any size without a GPU.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::driver::Outcome;
 use super::{Arg, Driver, Grid, Product, Real};
 
-/// As `cudaMalloc` aligns.
+/// The alignment of `cudaMalloc`.
 const ALIGN: u64 = 256;
 
 pub struct Dry {
@@ -15,14 +15,14 @@ pub struct Dry {
 }
 
 impl Dry {
-    /// No other device's memory begins here, or behind it.
+    /// No other device has memory at or above this address.
     pub const FAR: u64 = 1 << 62;
 
     pub fn near() -> Dry {
         Dry { next: AtomicU64::new(ALIGN) }
     }
 
-    /// One whose addresses are told from another device's.
+    /// One whose addresses can be told apart from any other device's.
     pub fn far() -> Dry {
         Dry { next: AtomicU64::new(Dry::FAR) }
     }

@@ -1,4 +1,4 @@
-//! The driver of no device: the same kernels compiled by g++ with `kernels/emulator.h`, run in this process.
+//! A driver without a device: the same kernels compiled by g++ with `kernels/emulator.h`, run in this process.
 //!
 //! Far too slow to train with. It is how CI executes every kernel, and every launch, without a GPU.
 
@@ -23,14 +23,14 @@ pub struct Emulated {
     files: Mutex<HashMap<(&'static str, Real), &'static Library>>,
     /// Size of every live allocation, by address.
     live: Mutex<HashMap<u64, usize>>,
-    /// Copies beside that have not landed: to, from, bytes.
+    /// Copies beside that are still under way: to, from, bytes.
     beside: Mutex<Vec<(u64, u64, usize)>>,
 }
 
-/// Over what a copy beside will land on: who reads it too early reads NaN, and ids of no gene.
+/// Fills the target of a copy that is under way: reading it too early gives NaN, or ids of no gene.
 const UNDERWAY: u8 = 0xFF;
 
-/// As `emulator.h` has it.
+/// As in `emulator.h`.
 #[repr(C)]
 struct Launch {
     grid: [u32; 3],
@@ -40,7 +40,7 @@ struct Launch {
     seed: u64,
 }
 
-/// As `emulator.h` has it.
+/// As in `emulator.h`.
 #[repr(C)]
 struct Argument {
     kind: u32,
@@ -48,7 +48,7 @@ struct Argument {
     bits: u64,
 }
 
-/// As `emulator_hopper.h` has it.
+/// As in `emulator_hopper.h`.
 #[repr(C)]
 struct TensorMap {
     base: u64,
@@ -61,12 +61,13 @@ struct TensorMap {
 
 type Kernel = unsafe extern "C" fn(*const Launch, *const Argument, c_int, *mut c_char, usize) -> c_int;
 
-/// Multiprocessors that kernels are told of: few, so that what can be emulated has blocks of several tiles, enough for two clusters.
+/// Multiprocessors reported to kernels: few, so that blocks get several tiles at sizes that can be emulated; enough for two
+/// clusters.
 const PROCESSORS: usize = 5;
 
-/// Bytes that no device has: an allocator would look for them, and a sanitizer's ends the process.
+/// More bytes than any device has: the allocator would try to find them, and a sanitizer's ends the process.
 const MOST: usize = 1 << 38;
-/// As `cudaMalloc` aligns.
+/// The alignment of `cudaMalloc`.
 const ALIGN: usize = 256;
 
 /// Which of the kernels there are to be run.
@@ -92,7 +93,7 @@ impl Emulated {
 }
 
 impl TensorMap {
-    /// What a map is to the kernel; nothing of other arguments.
+    /// A map as the kernel reads it; none for other arguments.
     fn of(arg: &Arg) -> Option<TensorMap> {
         let Arg::Map(map) = arg else { return None };
         let [width, height] = map.size.map(|n| n as u64);
@@ -158,12 +159,12 @@ impl Driver for Emulated {
     }
 
     unsafe fn unpin(&self, address: u64) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { self.free(address) };
     }
 
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
@@ -171,30 +172,30 @@ impl Driver for Emulated {
     unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
         let mut beside = self.beside.lock().expect("no panic under this lock");
         beside.push((to, from.as_ptr() as u64, from.len()));
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { self.fill(to, UNDERWAY, from.len()) }
     }
 
     fn meet_beside(&self) -> Outcome<()> {
         let landed = std::mem::take(&mut *self.beside.lock().expect("no panic under this lock"));
-        // SAFETY: the callers' of `upload_beside`: both are there until a mark, and this is before it.
+        // SAFETY: the contract of `upload_beside`: both stay valid until a mark, and this comes before it.
         landed.into_iter().try_for_each(|(to, from, bytes)| unsafe { self.copy(to, from, bytes) })
     }
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         Ok(())
     }
 
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { std::ptr::write_bytes(at as *mut u8, byte, bytes) };
         Ok(())
     }
@@ -215,11 +216,11 @@ impl Driver for Emulated {
                 // SAFETY: compiled from our kernels; it runs nothing when loaded.
                 let library =
                     unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?;
-                // Never closed: the next device of this process finds it open, its threads' stacks made.
+                // Never closed: the next device of this process finds it open, with its threads' stacks allocated.
                 free.insert(Box::leak(Box::new(library)))
             }
         };
-        // Another order of warps and blocks at each launch, the same in each run.
+        // A different order of warps and blocks at each launch, the same in every run.
         let seed = self.seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         let launch =
             Launch { grid: grid.blocks, block: [grid.threads, 1, 1], shared: grid.shared, reserved: 0, seed };
@@ -227,7 +228,7 @@ impl Driver for Emulated {
         let arguments: Vec<Argument> =
             args.iter().zip(&maps).map(|(arg, map)| Argument::of(arg, map)).collect();
         let mut message = [0 as c_char; 2048];
-        // SAFETY: the symbol is one that `EMULATED` of emulator.h defines, with this signature; the pointers are the caller's.
+        // SAFETY: `EMULATED` of emulator.h defines the symbol with this signature; the pointers are the caller's contract.
         unsafe {
             let entry = library
                 .get::<Kernel>(format!("emulate_{kernel}\0").as_bytes())
@@ -249,7 +250,7 @@ impl Driver for Emulated {
         let [rows, cols, depth] = p.size;
         for n in 0..p.batch {
             for r in 0..rows {
-                // SAFETY: the caller's, here and below: every operand lies in live memory.
+                // SAFETY: the caller's contract, here and below: every operand is in live memory.
                 let a: Vec<f64> = (0..depth).map(|d| unsafe { read(&p.a, n, r, d) }).collect();
                 for c in 0..cols {
                     let mut sum: f64 = (0..depth).map(|d| a[d] * unsafe { read(&p.b, n, d, c) }).sum();
@@ -282,10 +283,10 @@ impl Driver for Emulated {
 }
 
 /// # Safety
-/// The element lies in live memory.
+/// The element is in live memory.
 unsafe fn read(m: &Operand, n: usize, i: usize, j: usize) -> f64 {
     let address = m.at(n, i, j);
-    // SAFETY: the caller's.
+    // SAFETY: the caller's contract.
     match m.real {
         Real::F32 => f64::from(unsafe { *(address as *const f32) }),
         Real::Bf16 => unsafe { *(address as *const bf16) }.to_f64(),
@@ -293,10 +294,10 @@ unsafe fn read(m: &Operand, n: usize, i: usize, j: usize) -> f64 {
 }
 
 /// # Safety
-/// The element lies in live memory.
+/// The element is in live memory.
 unsafe fn write(m: &Operand, n: usize, i: usize, j: usize, x: f32) {
     let address = m.at(n, i, j);
-    // SAFETY: the caller's.
+    // SAFETY: the caller's contract.
     match m.real {
         Real::F32 => unsafe { *(address as *mut f32) = x },
         Real::Bf16 => unsafe { *(address as *mut bf16) = bf16::from_f32(x) },

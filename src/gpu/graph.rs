@@ -1,7 +1,7 @@
-//! A step as one CUDA graph: what is queued is written down by the driver and then launched at once.
+//! A step as one CUDA graph: the driver captures what is queued, which is then launched as one.
 //!
-//! Each step is written down anew, with its own addresses and numbers, while the device is busy with the step before; the graph of
-//! the step before is then brought up to date in place, which is quick where the two are of one form.
+//! Each step is captured afresh, with its own addresses and numbers, while the device is busy with the step before. The graph of
+//! the step before is then updated in place, which is quick if the two have the same form.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 use super::driver::{Outcome, said};
 use super::nccl::Communicator;
 
-/// Bytes of a page that is made for what is sent; a page for what is longer is as long.
+/// Bytes of a page for data to send; longer data gets a page of its own length.
 const PAGE: usize = 64 << 10;
 
 pub struct Graph {
     stream: Arc<CudaStream>,
     writing: bool,
-    /// The last step's, ready to be launched again.
+    /// The last step's graph, ready to be launched again.
     ready: Option<sys::CUgraphExec>,
-    /// What steps send, in turns: a graph reads it when it runs.
+    /// What steps send, alternately: a graph reads its sheet when it runs.
     sheets: [Sheet; 2],
     turn: usize,
-    /// Memory of before the step that was given back in it.
+    /// Memory from before the step that was freed during it.
     late: Vec<u64>,
-    /// Whose sums are among what is written down.
+    /// The communicator whose sums were captured.
     sums: Option<Arc<Communicator>>,
 }
 
@@ -34,7 +34,7 @@ struct Sheet {
     pages: Vec<(u64, usize)>,
     page: usize,
     used: usize,
-    /// Behind the graph that reads them.
+    /// Reached after the graph that reads them.
     read: Option<CudaEvent>,
 }
 
@@ -59,7 +59,7 @@ impl Graph {
         self.writing
     }
 
-    /// What is queued from here on is written down. Waits until the step before the last has run: the host is never further ahead.
+    /// Captures what is queued from here on. First waits until the step before last has run: the host is never further ahead.
     pub fn begin(&mut self) -> Outcome<()> {
         self.turn = 1 - self.turn;
         let sheet = &mut self.sheets[self.turn];
@@ -68,7 +68,7 @@ impl Graph {
         }
         (sheet.page, sheet.used) = (0, 0);
         self.sums = None;
-        // Other threads, with GPUs of their own, go on as they like.
+        // Other threads, with GPUs of their own, are not restricted.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: a live stream.
         unsafe { result::stream::begin_capture(self.stream.cu_stream(), mode) }
@@ -92,28 +92,28 @@ impl Graph {
             sheet.pages.push((page as u64, room));
         }
         let at = sheet.pages[sheet.page].0 + sheet.used as u64;
-        // SAFETY: the page has room for them behind what is used.
+        // SAFETY: the page has room for them after what is used.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
         sheet.used += bytes.len().next_multiple_of(16);
         Ok(at)
     }
 
-    /// Sums of this communicator are among what is written down.
+    /// Notes that sums of this communicator were captured.
     pub fn hold(&mut self, communicator: &Arc<Communicator>) {
         self.sums = Some(communicator.clone());
     }
 
-    /// Memory that is to be given back when the step has run.
+    /// Frees this memory once the step has run.
     pub fn free_later(&mut self, address: u64) {
         self.late.push(address);
     }
 
-    /// Queues what was written down, as one. Refused where its sums were aborted meanwhile.
+    /// Queues what was captured, as one. Fails if its sums were aborted meanwhile.
     pub fn launch(&mut self) -> Outcome<()> {
         let graph = self.end().inspect_err(|_| self.free_late())?;
         let launched = self.bring_up_to_date(graph).and_then(|ready| {
             let sums = self.sums.take();
-            // Held until the graph is queued, no longer: what it sums with may not be freed before.
+            // Locked only until the graph is queued: before that, the communicator it sums with must not be freed.
             let communicator = sums.as_ref().map(|sums| sums.live());
             if matches!(communicator.as_deref(), Some(None)) {
                 return Err("another rank is gone".into());
@@ -121,7 +121,7 @@ impl Graph {
             // SAFETY: both live.
             unsafe { result::graph::launch(ready, self.stream.cu_stream()) }.map_err(said("cuGraphLaunch"))
         });
-        // SAFETY: a live graph, of which what is launched holds a copy.
+        // SAFETY: a live graph; the launched one holds its own copy.
         let destroyed = unsafe { result::graph::destroy(graph) }.map_err(said("cuGraphDestroy"));
         self.free_late();
         launched.and(destroyed)?;
@@ -130,7 +130,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Forgets what was written down.
+    /// Discards what was captured.
     pub fn forget(&mut self) {
         if let Ok(graph) = self.end() {
             // SAFETY: a live graph.
@@ -141,7 +141,7 @@ impl Graph {
 
     fn end(&mut self) -> Outcome<sys::CUgraph> {
         self.writing = false;
-        // SAFETY: a live stream that `begin` let write.
+        // SAFETY: a live stream, on which `begin` started the capture.
         unsafe { result::stream::end_capture(self.stream.cu_stream()) }.map_err(said("cuStreamEndCapture"))
     }
 
@@ -153,7 +153,7 @@ impl Graph {
             if unsafe { sys::cuGraphExecUpdate_v2(ready, graph, &mut info) }.result().is_ok() {
                 return Ok(ready);
             }
-            // Another form: a new one.
+            // The form differs: make a new one.
             self.let_go();
         }
         // SAFETY: a live graph.
@@ -163,10 +163,10 @@ impl Graph {
         Ok(ready)
     }
 
-    /// Lets go of the graph that could be launched again, and with it of the sums in it; one that was launched is let run.
+    /// Releases the graph that could be launched again, and with it its sums; a launch already queued still completes.
     pub fn let_go(&mut self) {
         if let Some(ready) = self.ready.take() {
-            // A context that has failed has nobody left to tell.
+            // After a context has failed there is nobody left to tell.
             // SAFETY: made here, and nobody launches it again.
             let _ = self
                 .stream
@@ -186,7 +186,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // A process that ends has nobody to tell of a failure.
+        // At the end of the process there is nobody to tell of a failure.
         let _ = self.stream.synchronize();
         self.let_go();
         for &(page, _) in self.sheets.iter().flat_map(|sheet| &sheet.pages) {

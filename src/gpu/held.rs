@@ -1,7 +1,7 @@
-//! What a device's memory holds: bytes now, most bytes, and of what the most was made.
+//! What a device's memory holds: bytes now, the peak, and what the peak consisted of.
 //!
-//! Counted where buffers are made and given back, so it is exact and the same on every device: bytes that were asked for,
-//! without what an allocator adds and without the matrix products' workspace.
+//! Counted where buffers are made and freed, so it is exact and the same on every device: requested bytes, without what an
+//! allocator adds and without the workspace of matrix products.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::Gpu;
 
-/// The most that was held at a time.
+/// The most that was held at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Peak {
     /// Bytes.
     pub bytes: u64,
-    /// Bytes then held under each name, the largest first.
+    /// Bytes held under each name at that time, largest first.
     pub of: Vec<(&'static str, u64)>,
 }
 
@@ -29,12 +29,12 @@ struct Book {
     most: u64,
     /// `of` at the time of `most`.
     then: HashMap<&'static str, u64>,
-    /// True once there was less than the most: until then `then` need not be written.
+    /// True once less than `most` is held; until then `then` need not be updated.
     fell: bool,
 }
 
 impl Book {
-    /// Writes down what the most was made of, when it is over.
+    /// Records what the peak consisted of, once it is over.
     fn settle(&mut self) {
         if !std::mem::replace(&mut self.fell, true) {
             self.then.clone_from(&self.of);
@@ -74,7 +74,7 @@ impl Gpu {
         Peak { bytes: book.most, of }
     }
 
-    /// Looks for the most anew, from what is held now.
+    /// Restarts the search for the peak, from what is held now.
     pub fn forget_peak(&self) {
         let mut book = self.book();
         (book.most, book.fell) = (book.now, false);

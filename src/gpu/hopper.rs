@@ -1,25 +1,25 @@
-//! What a Hopper GPU has besides: its copy engine reads boxes of a matrix.
+//! What a Hopper GPU adds: a copy engine that reads boxes of a matrix.
 
 use super::{Gpu, Operand, Real};
 
-/// A matrix of bf16, contiguous in its rows, as the copy engine sees it: an argument of a kernel.
+/// A bf16 matrix with contiguous rows, as the copy engine sees it: an argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Map {
     /// Device address of the first number.
     pub address: u64,
-    /// Numbers of a row, and rows. What a box holds outside of them is zero.
+    /// Numbers per row, and rows. A box reads zeros outside them.
     pub size: [usize; 2],
     /// Bytes from one row to the next.
     pub down: usize,
-    /// Rows of a box, at most 256; each brings [`Map::COLUMNS`] numbers.
+    /// Rows per box, at most 256, each of [`Map::COLUMNS`] numbers.
     pub rows: usize,
 }
 
 impl Map {
-    /// Numbers of a box's row: 128 bytes, the widest that are swizzled.
+    /// Numbers per row of a box: 128 bytes, the widest that can be swizzled.
     pub const COLUMNS: usize = 64;
 
-    /// `matrix` of `height` rows of `width` numbers. Panics where it is not one that [`Map::can`] see.
+    /// `matrix` of `height` rows of `width` numbers, in boxes of `rows` rows. Panics if [`Map::can`] is false.
     pub fn new(matrix: Operand, [height, width]: [usize; 2], rows: usize) -> Map {
         assert!(
             Map::can(&matrix) && !matrix.transposed && rows <= 256,
@@ -35,7 +35,7 @@ impl Map {
 }
 
 impl Gpu {
-    /// How many multiprocessors, on a device that runs the kernels written for Hopper.
+    /// Number of multiprocessors, if the device runs the kernels written for Hopper.
     pub fn hopper(&self) -> Option<usize> {
         self.0.driver.hopper()
     }

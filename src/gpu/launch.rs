@@ -61,18 +61,18 @@ impl From<&Buffer> for Arg {
     }
 }
 
-/// Blocks, threads a block, dynamic shared memory a block.
+/// Blocks, threads per block, dynamic shared memory per block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
     /// Blocks along x, y, z.
     pub blocks: [u32; 3],
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
-    /// Bytes.
+    /// Bytes of dynamic shared memory per block.
     pub shared: u32,
 }
 
-/// Blocks that a device takes along y.
+/// The most blocks that a device accepts along y.
 const MOST_ALONG_Y: usize = 65_535;
 
 impl Grid {
@@ -81,24 +81,24 @@ impl Grid {
         Grid { blocks: [count(blocks), 1, 1], threads, shared: 0 }
     }
 
-    /// As many blocks along x for each of some sets, which lie along y and z: see the kernels' `OfSet`.
+    /// `blocks` blocks along x for each of `sets` sets, which are spread along y and z: see `OfSet` in the kernels.
     pub fn of_sets(sets: usize, blocks: usize, threads: u32) -> Grid {
         let layers = sets.div_ceil(MOST_ALONG_Y).max(1);
         Grid { blocks: [blocks, sets.div_ceil(layers), layers].map(count), threads, shared: 0 }
     }
 
-    /// Blocks along x and, at most 65,535, along y.
+    /// `x` blocks along x and `y`, at most 65,535, along y.
     pub fn plane(x: usize, y: usize, threads: u32) -> Grid {
         assert!(y <= MOST_ALONG_Y, "launch: {y} blocks along y");
         Grid { blocks: [count(x), count(y), 1], threads, shared: 0 }
     }
 
-    /// One thread a number (or a pack of them), 256 threads a block.
+    /// One thread per number (or pack of numbers), 256 threads per block.
     pub fn elements(count: usize) -> Grid {
         Grid::new(count.div_ceil(256), 256)
     }
 
-    /// One warp a row, 8 warps a block.
+    /// One warp per row, 8 warps per block.
     pub fn rows(rows: usize) -> Grid {
         Grid::new(rows.div_ceil(8), 256)
     }
@@ -110,7 +110,7 @@ impl Grid {
 }
 
 impl Gpu {
-    /// Whether a block may have as much shared memory as that: of compute capability 8.6, 8.9 and 12.0 it has 99 KiB at most.
+    /// Whether a block may have that much shared memory: on compute capability 8.6, 8.9 and 12.0 the limit is 99 KiB.
     pub fn holds(&self, grid: Grid) -> bool {
         grid.shared as usize <= self.0.driver.shared()
     }

@@ -1,39 +1,39 @@
-//! Where buffers of known lives lie in one block.
+//! Places buffers of known lifetimes in one block.
 
 use std::cmp::Reverse;
 
-/// As the pool aligns: what a product's algorithm was chosen for stays true.
+/// The pool's alignment: a product finds the one that its algorithm was chosen for.
 pub const ALIGN: usize = 256;
 
-/// A buffer's life; time is counted in buffers asked for.
+/// A buffer's life; time is counted in buffers requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
     /// Its length.
     pub bytes: usize,
-    /// How many had been asked for when it was given back; none if the step ended before.
+    /// How many had been requested when it was freed; none if it outlived the step.
     pub died: Option<usize>,
 }
 
-/// Where buffers lie.
+/// The place of each buffer.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Of all that a step asks for, in its order.
+    /// Lives of all buffers that a step requests, in order.
     pub lives: Vec<Life>,
-    /// From the block's first byte; none for what outlives the step.
+    /// Bytes from the start of the block; none for what outlives the step.
     pub offsets: Vec<Option<usize>>,
-    /// Of the block.
+    /// Bytes of the block.
     pub bytes: usize,
 }
 
 impl Plan {
-    /// The largest first, each at the lowest place that is free while it lives.
+    /// Places the largest first, each at the lowest offset that is free while it lives.
     pub fn of(lives: Vec<Life>) -> Plan {
         let room: Vec<usize> = lives.iter().map(|life| life.bytes.next_multiple_of(ALIGN)).collect();
         let mut order: Vec<(usize, usize)> =
             lives.iter().enumerate().filter_map(|(i, life)| Some((i, life.died?))).collect();
         order.sort_by_key(|&(i, _)| (Reverse(room[i]), i));
         let (mut offsets, mut bytes) = (vec![None; lives.len()], 0);
-        // Offset, number and death, by offset.
+        // (offset, number, death), sorted by offset.
         let mut placed: Vec<(usize, usize, usize)> = Vec::new();
         for (i, died) in order {
             let mut at = 0;

@@ -1,4 +1,4 @@
-//! Sums over the GPUs of several ranks, by NVIDIA's library (libnccl.so.2), found at run time as the driver is.
+//! Sums over the GPUs of several ranks, by NVIDIA's library (libnccl.so.2), which is found at run time, like the driver.
 
 use std::env;
 use std::ffi::{c_int, c_void};
@@ -15,24 +15,24 @@ use super::graph::Graph;
 
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
 
-/// Bytes by which ranks find each other.
+/// Bytes of the identifier by which ranks find each other.
 pub const NCCL_ID: usize = 128;
 
 /// One rank's part of a communicator.
 pub struct Nccl {
     communicator: Arc<Communicator>,
-    /// The device's work, and the sums beside it.
+    /// `stream` carries the device's work, `sums` the sums beside it.
     stream: Arc<CudaStream>,
     sums: Arc<CudaStream>,
-    /// Where both may be written down.
+    /// Both may be captured into it.
     graph: Arc<Mutex<Graph>>,
     rank: usize,
     ranks: usize,
-    /// A step is counted: nothing is to be summed.
+    /// True while a step is only counted: nothing is summed then.
     resting: Arc<AtomicBool>,
 }
 
-/// The library's handle; none once it was aborted, which frees it: nobody may ask anything of it then.
+/// The library's handle; none once it was aborted, which frees it: it must not be used after that.
 pub(super) struct Communicator(Mutex<Option<sys::ncclComm_t>>);
 
 // SAFETY: a handle of the library, which the lock gives to one thread at a time.
@@ -59,35 +59,35 @@ impl Last {
     }
 }
 
-/// Before the library is first asked: it makes the memory of a written-down sum known to the other ranks, for which each waits for
-/// all in the middle of writing. A rank that is gone would then be waited for on the host, and so would one that runs the same
-/// step as it comes.
+/// Call before the library is first used. By default it makes the memory of a captured sum known to the other ranks, for which each
+/// rank waits for all others in the middle of the capture. The host would then wait for a rank that is gone, and for one that runs
+/// the same step without capturing it.
 fn keep_buffers_private() {
     const SETTING: &str = "NCCL_GRAPH_REGISTER";
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if env::var_os(SETTING).is_none() {
-            // SAFETY: no thread of ours that runs here reads or sets a variable: rank 0 alone comes first, the other ranks of its process
-            // wait for its id or in this very call, and loaders begin after it. The driver's threads wait for the device.
+            // SAFETY: no thread of ours that runs now reads or sets a variable: rank 0 gets here first, alone; the other ranks of
+            // its process wait for its id or in this very call, and loaders start later. The driver's threads wait for the device.
             unsafe { env::set_var(SETTING, "0") };
         }
     });
 }
 
-/// Fresh bytes for a new communicator.
+/// A fresh identifier for a new communicator.
 pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
     keep_buffers_private();
     let id = result::get_uniqueid().map_err(refused("ncclGetUniqueId"))?;
     Ok(id.internal.map(|byte| byte as u8))
 }
 
-/// Ends the process without its libraries' farewells, which would wait for what one of them waits for.
+/// Ends the process without its libraries' exit handlers, which would wait for whatever one of them is stuck on.
 pub fn end_process(code: i32) -> ! {
-    // SAFETY: returns to nobody; what is written lies aside until it is whole.
+    // SAFETY: never returns; a file being written stays aside until it is complete.
     unsafe { libc::_exit(code) }
 }
 
-/// Whether the library is there, and why not.
+/// Whether the library is present; if not, why.
 pub fn present() -> Outcome<()> {
     // SAFETY: opens the library and closes it again.
     match unsafe { sys::is_culib_present() } {
@@ -99,7 +99,7 @@ pub fn present() -> Outcome<()> {
 }
 
 impl Nccl {
-    /// Waits until all ranks have come. The stream's device is this rank's, and is current.
+    /// Waits until all ranks have joined. The stream's device is this rank's, and is current.
     pub(super) fn join(
         stream: Arc<CudaStream>,
         graph: Arc<Mutex<Graph>>,
@@ -113,7 +113,7 @@ impl Nccl {
         // SAFETY: writes one handle.
         unsafe { result::comm_init_rank(&mut communicator, ranks as c_int, id, rank as c_int) }
             .map_err(refused("ncclCommInitRank"))?;
-        // Sums wait for nothing that can wait for them: of blocks that are ready theirs come first.
+        // Sums take precedence over work that can wait for them: among blocks that are ready, theirs run first.
         let (_, first) = stream::get_priority_range().map_err(said("cuCtxGetStreamPriorityRange"))?;
         let sums = stream.context().new_stream_with_priority(first);
         let sums = sums.map_err(said("cuStreamCreateWithPriority"))?;
@@ -121,7 +121,7 @@ impl Nccl {
         Ok(Nccl { communicator, stream, sums, graph, rank, ranks, resting: Default::default() })
     }
 
-    /// The same, which sums nothing while this is true.
+    /// The same communicator, which sums nothing while `resting` is true.
     pub(super) fn resting(mut self, resting: &Arc<AtomicBool>) -> Nccl {
         self.resting = resting.clone();
         self
@@ -131,21 +131,22 @@ impl Nccl {
         self.resting.load(Ordering::Relaxed)
     }
 
-    /// Begins to put means over all ranks in the place of `count` numbers at this address, behind the device's work so far and
-    /// beside what follows.
+    /// Begins to replace `count` numbers at this address by their means over all ranks, after the device's work so far and beside
+    /// what follows.
     ///
     /// # Safety
-    /// So many numbers of live memory of this rank's device, which nobody touches before [`Nccl::end`]. All ranks call with as many.
+    /// `at` points to `count` numbers in live memory of this rank's device, which nothing touches before [`Nccl::end`]. All ranks
+    /// pass the same `count`.
     pub unsafe fn begin_mean(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
         let (all, mean) = (at as *mut c_void, sys::ncclRedOp_t::ncclAvg);
         self.begin("ncclAllReduce", |communicator, stream| {
-            // SAFETY: the caller's; in place is what the library allows, here and below.
+            // SAFETY: the caller's contract; in place is what the library allows, here and below.
             unsafe { result::all_reduce(all, all, count, kind(real), mean, communicator, stream) }
         })
     }
 
-    /// The same in the place of this rank's part of the numbers, of as many equal ones as there are ranks; what is then in the other
-    /// parts is worth nothing.
+    /// The same for this rank's part of the numbers alone, which are split into one equal part per rank; the other parts are then
+    /// undefined.
     ///
     /// # Safety
     /// As above.
@@ -153,31 +154,31 @@ impl Nccl {
         let (all, mean) = (at as *const c_void, sys::ncclRedOp_t::ncclAvg);
         let (own, part) = self.part(at, count, real);
         self.begin("ncclReduceScatter", |communicator, stream| {
-            // SAFETY: the caller's; the part lies within the numbers.
+            // SAFETY: the caller's contract; the part lies within the numbers.
             unsafe { result::reduce_scatter(all, own, part, kind(real), mean, communicator, stream) }
         })
     }
 
-    /// Begins to fetch the other ranks' parts of the numbers, of which this rank has its own.
+    /// Begins to fetch the other ranks' parts of the numbers; this rank holds its own.
     ///
     /// # Safety
     /// As above.
     pub unsafe fn begin_gather(&self, at: u64, count: usize, real: Real) -> Outcome<()> {
         let (own, part) = self.part(at, count, real);
         self.begin("ncclAllGather", |communicator, stream| {
-            // SAFETY: the caller's; the part lies within the numbers.
+            // SAFETY: the caller's contract; the part lies within the numbers.
             unsafe { result::all_gather(own, at as *mut c_void, part, kind(real), communicator, stream) }
         })
     }
 
-    /// Where this rank's part of so many numbers begins, and how many it has.
+    /// Where this rank's part of `count` numbers begins, and how many it has.
     fn part(&self, at: u64, count: usize, real: Real) -> (*mut c_void, usize) {
         assert!(count.is_multiple_of(self.ranks), "nccl: {count} numbers for {} ranks", self.ranks);
         let part = count / self.ranks;
         ((at + (self.rank * part * real.bytes()) as u64) as *mut c_void, part)
     }
 
-    /// Queues a call on the stream beside the device's, behind the device's work so far.
+    /// Queues a call on the stream beside the device's, after the device's work so far.
     fn begin(
         &self,
         call: &str,
@@ -198,7 +199,7 @@ impl Nccl {
         queue(communicator, self.sums.cu_stream().cast()).map(|_| ()).map_err(refused(call))
     }
 
-    /// The device's work from here on comes behind all that was begun. Does not wait.
+    /// Makes the device's work from here on wait for everything begun so far. The host does not wait.
     pub fn end(&self) -> Outcome<()> {
         if self.rests() {
             return Ok(());
@@ -207,10 +208,11 @@ impl Nccl {
         self.stream.wait(&summed).map_err(said("cuStreamWaitEvent"))
     }
 
-    /// Ends all sums, also those that wait for a rank that is gone; their numbers are worth nothing. From any thread.
+    /// Ends all sums, including those that wait for a rank that is gone; their results are undefined. Callable from any thread.
     pub fn abort(&self) {
         let Some(communicator) = self.communicator.live().take() else { return };
-        // The library first ends the sums, for which whoever holds the graph may be waiting, and then waits until no graph holds one.
+        // The library first ends the sums, which the holder of the graph's lock may be waiting for, and then waits until no graph
+        // holds one.
         let last = Last(communicator);
         std::thread::scope(|scope| {
             scope.spawn(move || last.abort());
@@ -230,8 +232,8 @@ impl Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // Abort, not destroy: that would wait for a rank that is gone. Queued sums were waited for when the last checkpoint was
-        // read, or nobody wants them.
+        // Abort, not destroy: destroy would wait for a rank that is gone. Queued sums were waited for when the last checkpoint was
+        // read from the device, or are not wanted.
         self.abort();
     }
 }
@@ -243,7 +245,7 @@ fn kind(real: Real) -> sys::ncclDataType_t {
     }
 }
 
-/// As [`said`], of the library's errors, which have no words of their own.
+/// As [`said`], for the library's errors, which have no text of their own.
 fn refused(call: &str) -> impl FnOnce(result::NcclError) -> String {
     move |e| format!("{call}: {:?}", e.0)
 }

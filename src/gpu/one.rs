@@ -1,4 +1,4 @@
-//! A step as one piece of the device's work: its buffers in one block ([`Arena`]), its kernels in one graph.
+//! A step as one unit of device work: its buffers in one block ([`Arena`]), its kernels in one graph.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -9,16 +9,16 @@ use super::dry::Dry;
 use super::{Gpu, or_stop, stop};
 use crate::error::{Error, Result};
 
-/// Names that are told where a step does not fit.
+/// Buffers named in the error when a step does not fit.
 const LARGEST: usize = 4;
 
 impl Gpu {
-    /// Does a step's work; steps of one shape do alike. Before the first it is done once on no device, which counts its buffers and
-    /// lays them out. The first chooses, by timing, among ways to one result; those that follow are written down and then queued
-    /// whole. Nothing may be read from the device in it.
+    /// Does a step's work, which must be alike for steps of one shape. Before the first step it runs once on no device, which
+    /// counts its buffers and lays them out. The first step chooses, by timing, among ways to one result; later ones are recorded
+    /// and then queued whole. The work may read nothing from the device.
     ///
     /// # Errors
-    /// Those of the work, of which nothing is queued then; the driver's, or sums with other ranks that were aborted; no room.
+    /// The work's own, and then none of it is queued; the driver's; sums with other ranks that were aborted; no room.
     pub fn as_one<T>(&self, shape: &[usize], mut work: impl FnMut() -> Result<T>) -> Result<T> {
         self.lay_out(shape, &mut work)?;
         let step = Step::begin(self);
@@ -27,11 +27,11 @@ impl Gpu {
         Ok(made)
     }
 
-    /// Counts a step's buffers and takes the block that they will lie in, unless steps of this shape are laid out: for what comes
-    /// before the first of them and can use the block.
+    /// Counts a step's buffers and allocates their block, unless steps of this shape are laid out: for work that precedes the first
+    /// step and can use the block.
     ///
     /// # Errors
-    /// Those of the work; no room for the block.
+    /// The work's own; no room for the block.
     pub fn lay_out<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<()> {
         if self.arena().knows(shape) {
             return Ok(());
@@ -44,45 +44,45 @@ impl Gpu {
         self.move_block(bytes)
     }
 
-    /// Does other work with the block's memory, as far as there is one; what it makes is to be given back before the next step.
+    /// Does other work in the block's memory, if there is a block; what it makes must be freed before the next step.
     pub fn in_block<T>(&self, work: impl FnOnce() -> T) -> T {
         self.arena().begin_loose();
         let _step = Step { gpu: self, written: false };
         work()
     }
 
-    /// What steps ask for is not what was counted: another way to a result was found to be the quicker.
+    /// Drops the layout: another way to a result proved quicker, so steps will not request what was counted.
     pub(super) fn count_anew(&self) {
         self.arena().forget();
     }
 
-    /// Does work within a step that is not the step's own, and of which nothing is left.
+    /// Does work within a step that is not the step's own and leaves no buffer behind.
     pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
-        // It may be done within other such work.
+        // Calls may nest.
         let outer = self.arena().set_aside(true);
         let done = work();
         self.arena().set_aside(outer);
         done
     }
 
-    /// Bytes of the block that steps are served from, once they are laid out.
+    /// Bytes of the block that serves steps, once they are laid out.
     pub fn block(&self) -> Option<usize> {
         self.arena().block()
     }
 
-    /// True once steps are laid out and the last one went as it was: it asked for no other memory.
+    /// True once steps are laid out and the last one followed the layout: it requested no other memory.
     pub fn went_as_laid_out(&self) -> bool {
         self.arena().tried()
     }
 
-    /// A block of another size in the place of the one there is.
+    /// Replaces the block by one of another size.
     fn move_block(&self, bytes: usize) -> Result<()> {
         let Some(old) = self.arena().give_block() else { return Ok(()) };
         let driver = &self.0.driver;
         if let Some(old) = old {
             // SAFETY: nothing in it is live.
             unsafe { driver.free(old) };
-            // The pool keeps it, and the new one may be larger.
+            // The pool would keep the old block, and the new one may be larger.
             driver.trim();
         }
         let block = driver.allocate(bytes.max(1)).map_err(|why| {
@@ -121,9 +121,9 @@ impl Gpu {
     /// # Safety
     /// The address is from `allocate` and is not used again.
     pub(super) unsafe fn free(&self, address: u64) {
-        // What was there before a rehearsal may be given back in it.
+        // Memory from before a rehearsal may be freed during it.
         if !self.arena().give(address) && address < Dry::FAR {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe { self.0.driver.free(address) };
         }
     }
@@ -133,7 +133,7 @@ impl Gpu {
     }
 }
 
-/// A step that is done on no device.
+/// A step that runs on no device.
 struct Rehearsal<'a>(&'a Gpu);
 
 impl<'a> Rehearsal<'a> {
@@ -151,7 +151,7 @@ impl Drop for Rehearsal<'_> {
     }
 }
 
-/// A step that was begun. Left early, by an error, what was written down is forgotten.
+/// A step in progress. If an error leaves it early, what was recorded is discarded.
 struct Step<'a> {
     gpu: &'a Gpu,
     written: bool,
@@ -165,7 +165,7 @@ impl<'a> Step<'a> {
             let made = gpu.0.driver.allocate(bytes).unwrap_or_else(|why| stop(gpu.no_room(bytes, &why)));
             gpu.arena().made_ready(bytes, made);
         }
-        // What is timed, or looked at when it is given back as a guarded buffer is, is waited for.
+        // Timing waits for the device, and so does the check of a guarded buffer when it is freed: neither can be recorded.
         if turn.tried && !gpu.0.guarded {
             or_stop(gpu.0.driver.write_down());
             step.written = true;
@@ -188,7 +188,7 @@ impl Drop for Step<'_> {
             driver.forget();
         }
         let left = self.gpu.arena().end();
-        // SAFETY: from `allocate`, and nobody has seen them.
+        // SAFETY: from `allocate`, and never handed out.
         left.into_iter().for_each(|(_, address)| unsafe { driver.free(address) });
     }
 }

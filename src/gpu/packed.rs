@@ -1,4 +1,4 @@
-//! A launch's arguments as an NVIDIA GPU's kernels read them.
+//! A launch's arguments as the kernels of an NVIDIA GPU read them.
 
 use std::ffi::c_void;
 
@@ -7,7 +7,7 @@ use cudarc::driver::sys;
 use super::driver::Outcome;
 use super::{Arg, Map};
 
-/// An argument as the kernel reads it: its first bytes, little-endian. A map wants 64-byte alignment and gets 128.
+/// An argument as the kernel reads it: its first bytes, little-endian. A map needs 64-byte alignment and gets 128.
 pub(super) type Packed = sys::CUtensorMap;
 
 pub(super) fn pack(arg: &Arg) -> Outcome<Packed> {

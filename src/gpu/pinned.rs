@@ -1,7 +1,7 @@
-//! Host memory that a device reads and writes by itself.
+//! Host memory that a device reads and writes directly.
 //!
-//! A copy from other memory is over when its call returns, and a device that has a step's work before it makes that call wait.
-//! A copy from here is only queued: the host goes on, and waits where it would write over what has not been read.
+//! A copy from other memory is complete when its call returns, so the call waits if the device still has a step's work to do. A
+//! copy from here is only queued: the host continues, and waits only before overwriting what has not been read.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use super::{Buffer, Gpu, Mark, or_stop, stop};
 use crate::error::Error;
 
-/// Page-locked memory, given back when dropped. Two of them, used in turns, let a step's data be written while the last is sent.
+/// Page-locked memory, freed when dropped. Two, used alternately, let a step's data be written while the previous step's are sent.
 pub struct Pinned {
     gpu: Gpu,
     address: u64,
@@ -20,7 +20,7 @@ pub struct Pinned {
 }
 
 impl Gpu {
-    /// Zeroed host memory of so many bytes; `what` names it if there is no room.
+    /// Zeroed host memory of that many bytes; `what` names it in the error if there is no room.
     pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {
         self.try_pinned(bytes).unwrap_or_else(|why| {
             let mib = bytes as f64 / (1 << 20) as f64;
@@ -41,11 +41,11 @@ impl Pinned {
         self.bytes
     }
 
-    /// All of it, as plain numbers; bytes that make no whole number are left out. Waits for the copies from and to it.
+    /// All of it, as plain numbers; trailing bytes that make no whole number are left out. Waits for copies from and to it.
     pub fn numbers<T: Pod>(&mut self) -> &mut [T] {
         const { assert!(align_of::<T>() <= 256, "page-locked memory begins at multiples of 256 bytes") };
         self.wait();
-        // SAFETY: `address` begins as many bytes, zeroed when made, aligned to more than any plain number; they are ours alone while
+        // SAFETY: `address` points to that many bytes, zeroed when made and aligned for any plain number; they are ours alone while
         // `self` is borrowed, since the device has read what was sent.
         unsafe { std::slice::from_raw_parts_mut(self.address as *mut T, self.bytes / size_of::<T>().max(1)) }
     }
@@ -61,7 +61,7 @@ impl Pinned {
         self.sent = Some(or_stop(self.gpu.0.driver.mark()));
     }
 
-    /// Queues a copy of some of its bytes to the begin of a buffer of its device, beside the work that is queued there: see
+    /// Queues a copy of some of its bytes to the start of a buffer of its device, beside the work queued there: see
     /// [`Post`](super::Post).
     pub(super) fn send_beside(&mut self, bytes: Range<usize>, to: &Buffer) {
         self.check("send", &bytes, to, 0);
@@ -76,7 +76,7 @@ impl Pinned {
     /// Queues a copy of a buffer of its device, from byte `at` there on, to some of its bytes. Does not wait.
     pub fn receive(&mut self, bytes: Range<usize>, from: &Buffer, at: usize) {
         self.check("receive", &bytes, from, at);
-        // SAFETY: the ranges were checked; nobody looks here before `numbers` or `drop` has waited for the mark.
+        // SAFETY: the ranges were checked; nobody reads here before `numbers` or `drop` has waited for the mark.
         unsafe {
             let to = std::slice::from_raw_parts_mut((self.address as *mut u8).add(bytes.start), bytes.len());
             or_stop(self.gpu.0.driver.download(to, from.address() + at as u64));

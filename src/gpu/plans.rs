@@ -1,6 +1,6 @@
-//! cuBLASLt: one plan a shape, its algorithm chosen by timing when the shape is first seen.
+//! cuBLASLt: one plan per shape, its algorithm chosen by timing when the shape is first seen.
 //!
-//! cuBLASLt stores columns, so out^T = b^T a^T is asked for: its columns are our rows.
+//! cuBLASLt is column-major, so it is asked for out^T = b^T a^T: its columns are our rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ mod plan;
 
 use plan::{Plan, WORKSPACE, refused};
 
-/// Timed runs of each; the fastest counts.
+/// Timed runs of each algorithm; the fastest counts.
 const RUNS: usize = 3;
 
 pub struct Plans {
     stream: Arc<CudaStream>,
-    /// `Err`: why there is no cuBLASLt; said when the first product is asked for.
+    /// `Err` says why there is no cuBLASLt; reported when the first product is requested.
     library: Outcome<sys::cublasLtHandle_t>,
     workspace: u64,
     plans: HashMap<Key, Option<Plan>>,
-    /// Chosen by another process, by the key in words.
+    /// Algorithms chosen by another process, by the key as text.
     adopted: HashMap<String, Algorithm>,
 }
 
@@ -71,7 +71,7 @@ impl Plans {
         })
     }
 
-    /// Version of the library, and the algorithm of every product that was asked for, here or where these were taken from.
+    /// Version of the library, and the algorithm of every product that was planned here or adopted.
     pub fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
         // SAFETY: the library is there.
         let version = self.library.as_ref().map_or(0, |_| unsafe { sys::cublasLtGetVersion() } as u64);
@@ -82,7 +82,7 @@ impl Plans {
         (version, all.into_iter().collect())
     }
 
-    /// Takes these for products that are not planned yet.
+    /// Uses these for products that are not planned yet.
     pub fn adopt(&mut self, algorithms: &[(String, Algorithm)]) {
         self.adopted.extend(algorithms.iter().cloned());
     }
@@ -90,7 +90,7 @@ impl Plans {
     /// Queues a product; false if its `sums` were not made.
     ///
     /// # Safety
-    /// Every operand lies in live device memory; the written ones overlap no other.
+    /// Every operand is in live device memory; those written overlap no other.
     pub unsafe fn run(&mut self, product: &Product) -> Outcome<bool> {
         product.check();
         let library = self.library.clone()?;
@@ -98,7 +98,7 @@ impl Plans {
         if !self.plans.contains_key(&key) {
             let plan = match self.adopted.get(&format!("{key:?}")) {
                 Some(&data) => Some(Plan::describe(product)?.by(data)),
-                // SAFETY: the caller's.
+                // SAFETY: the caller's contract.
                 None => unsafe { self.choose_apart(library, product, key.alignments)? },
             };
             self.plans.insert(key.clone(), plan);
@@ -107,21 +107,21 @@ impl Plans {
             if product.sums.is_none() {
                 return Err(format!("cuBLASLt has no algorithm for {product:?}"));
             }
-            // Without the sums there is always one.
-            // SAFETY: the caller's.
+            // Without the sums there is always an algorithm.
+            // SAFETY: the caller's contract.
             return unsafe { self.run(&Product { sums: None, ..*product }) }.map(|_| false);
         };
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe { plan.run(library, product, &plan.algorithm, self.workspace, &self.stream) }?;
         Ok(product.sums.is_some())
     }
 
-    /// False for a product that was asked for and has no algorithm that makes its sums.
+    /// False for a product that was requested and has no algorithm that makes its sums.
     pub fn fuses(&self, product: &Product) -> bool {
         !matches!(self.plans.get(&Key::of(product)), Some(None))
     }
 
-    /// [`Plans::choose`], which computes many times over, for a product that may add to `out`: then it writes elsewhere.
+    /// [`Plans::choose`], which computes the product many times: one that adds to `out` is tried with another output.
     unsafe fn choose_apart(
         &self,
         library: sys::cublasLtHandle_t,
@@ -129,13 +129,13 @@ impl Plans {
         alignments: Alignments,
     ) -> Outcome<Option<Plan>> {
         if !product.more {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             return unsafe { self.choose(library, product, alignments) };
         }
         let Product { size: [rows, _, _], batch, out, .. } = *product;
         let bytes = ((batch - 1) * out.step + rows * out.down) * out.real.bytes();
         let stream = self.stream.cu_stream();
-        // SAFETY: memory for all of `out`, given back behind the work that writes it; the rest is the caller's.
+        // SAFETY: memory for all of `out`, freed after the work that writes it; the rest is the caller's contract.
         unsafe {
             let address = driver::malloc_async(stream, bytes)
                 .map_err(|e| format!("no room to try a product that adds ({bytes} bytes): {e}"))?;
@@ -146,7 +146,7 @@ impl Plans {
         }
     }
 
-    /// `alignments` are those of where it will be made, which may be less than those of where it is tried.
+    /// `alignments` are those of the product's own addresses, which may be smaller than those of the trial.
     unsafe fn choose(
         &self,
         library: sys::cublasLtHandle_t,
@@ -166,7 +166,7 @@ impl Plans {
         for algorithm in &found {
             for _ in 0..RUNS {
                 record(&start)?;
-                // SAFETY: the caller's.
+                // SAFETY: the caller's contract.
                 let run = unsafe { plan.run(library, product, algorithm, self.workspace, &self.stream) };
                 if run.is_err() {
                     break;
@@ -186,7 +186,7 @@ impl Plans {
 impl Drop for Plans {
     fn drop(&mut self) {
         self.plans.clear();
-        // A process that ends has nobody to tell of a failure.
+        // At the end of the process there is nobody to tell of a failure.
         // SAFETY: made by `new`, used by nobody else.
         unsafe {
             let _ = driver::free_async(self.workspace, self.stream.cu_stream());
@@ -216,7 +216,7 @@ impl Key {
     }
 }
 
-/// 256, 16, or the greatest power of two below. Not those between: each would be one more plan of the same product to be timed.
+/// 256, 16, or the greatest power of two below. None in between: each would be one more plan to time for the same product.
 fn alignment(address: u64) -> u32 {
     match address {
         _ if address.is_multiple_of(256) => 256,

@@ -1,12 +1,12 @@
-//! What a step reads, on its way to a device beside the work of the step before.
+//! Sends what a step reads to a device, beside the work of the step before.
 //!
-//! A copy that is queued like a kernel begins when all before it is done: the next step's data would travel when the device has
-//! nothing else to do. These copies have a queue of their own. Two pages take turns: one is written and sent while what lies in the
-//! other is read. A page's copies wait for the work that last read it, and the work that reads it waits for them.
+//! A copy queued like a kernel starts when everything before it is done: the next step's data would travel while the device has
+//! nothing else to do. These copies have a queue of their own. Two pages take turns: one is written and sent while the other is
+//! read. A page's copies wait for the work that last read the page, and the work that reads it waits for them.
 
 use super::{Buffer, Gpu, Pinned, Stamp, or_stop};
 
-/// Two pages in turns.
+/// Two pages that take turns.
 pub struct Post {
     gpu: Gpu,
     pages: [Page; 2],
@@ -15,11 +15,11 @@ pub struct Post {
 
 #[derive(Default)]
 struct Page {
-    /// The host's side, one part behind the other.
+    /// The host's side, one part after the other.
     here: Option<Pinned>,
-    /// The device's, a buffer a part. They stay: memory that is asked for is there when the work before it is done.
+    /// The device's side, one buffer per part. They are kept: new memory is available only once the work queued before it is done.
     there: Vec<Buffer>,
-    /// Behind the work that last read them.
+    /// After the work that last read them.
     read: Option<Stamp>,
 }
 
@@ -34,8 +34,8 @@ impl Post {
         &self.gpu
     }
 
-    /// Sends named bytes, each to the begin of a buffer that may be longer; `read` queues what reads them. Waits only for what the
-    /// same page held two turns ago.
+    /// Sends each named part to the start of a buffer that may be longer; `read` queues what reads them. Waits only for what the
+    /// same page sent two turns ago.
     pub fn send<const N: usize, T>(
         &mut self,
         parts: [(&'static str, &[u8]); N],
@@ -68,7 +68,7 @@ impl Post {
 }
 
 impl Page {
-    /// Steps differ by some per cent: a little more than is wanted spares the next ones from asking again.
+    /// Steps differ by a few per cent in size: some spare room saves later ones from allocating again.
     fn make_room(&mut self, gpu: &Gpu, parts: &[(&'static str, &[u8])]) {
         let with_spare = |bytes: usize| bytes + bytes / 4;
         let total = parts.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -77,7 +77,8 @@ impl Page {
         }
         let fits = |(there, (_, bytes)): (&Buffer, &(&str, &[u8]))| there.bytes() >= bytes.len();
         if self.there.len() != parts.len() || !self.there.iter().zip(parts).all(fits) {
-            // What is still on its way to the old ones has been waited for with the page-locked memory it came from.
+            // Copies to the old buffers must have landed: waits for them, as a page-locked memory that was replaced did when
+            // dropped.
             self.here.as_mut().expect("made above").numbers::<u8>();
             self.there =
                 parts.iter().map(|(what, bytes)| gpu.buffer(what, with_spare(bytes.len()))).collect();

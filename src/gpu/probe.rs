@@ -1,16 +1,17 @@
-//! Is there a GPU this program can use? Asked once, before anything else touches the driver's library, which panics when absent.
+//! Is there a GPU this program can use? Checked once, before anything else touches the driver's library: cudarc panics if it is
+//! absent.
 
 use cudarc::driver::{result, sys};
 
 use crate::error::{Error, Result};
 
-/// The oldest driver whose CUDA version runs our kernels (1000 * major + 10 * minor).
+/// The oldest CUDA version of a driver that runs our kernels (1000 * major + 10 * minor).
 const CUDA: i32 = 13000;
 
-/// The oldest GPU that the kernels are compiled for.
+/// The oldest compute capability that the kernels are compiled for.
 const CAPABILITY: (i32, i32) = (8, 0);
 
-/// Holds if device `index` can run the kernels; says what is missing otherwise.
+/// Succeeds if device `index` can run the kernels; otherwise says what is missing.
 pub fn probe(index: usize) -> Result<()> {
     // SAFETY: opens the library and closes it again.
     if !unsafe { sys::is_culib_present() } {
@@ -51,7 +52,7 @@ pub fn probe(index: usize) -> Result<()> {
     Ok(())
 }
 
-/// How many devices the driver shows; 0 without a driver.
+/// How many devices the driver reports; 0 without a driver.
 pub fn count() -> usize {
     // SAFETY: opens the library and closes it again.
     if !unsafe { sys::is_culib_present() } {
@@ -61,7 +62,7 @@ pub fn count() -> usize {
     usize::try_from(devices).unwrap_or(0)
 }
 
-/// Major and minor.
+/// Compute capability: major and minor.
 pub fn capability(index: usize) -> std::result::Result<(i32, i32), result::DriverError> {
     use sys::CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,

@@ -9,14 +9,14 @@ use super::{Gpu, or_stop};
 
 /// A point in the device's time, reached when the work queued before it is done.
 pub enum Stamp {
-    /// A GPU's.
+    /// On a GPU.
     Event(CudaEvent),
-    /// The host's, or that of a device that does its work at once.
+    /// On the host, or on a device that does its work at once.
     Clock(Instant),
 }
 
 impl Stamp {
-    /// The point behind all that is queued on a device; this moment without one.
+    /// The point after everything queued on the device; without one, this moment.
     pub fn now(gpu: Option<&Gpu>) -> Stamp {
         gpu.map_or_else(|| Stamp::Clock(Instant::now()), Gpu::stamp)
     }
@@ -39,7 +39,7 @@ pub struct Clock {
     begin: Stamp,
 }
 
-/// A stopped one.
+/// A stopped clock.
 pub struct Took {
     begin: Stamp,
     end: Stamp,
@@ -58,8 +58,8 @@ impl Clock {
 }
 
 impl Took {
-    /// Seconds between the two. Waits for the device: read it long after it was stopped, so that the device and not the host
-    /// is what the timed work waits for.
+    /// Seconds between start and stop. Waits for the device: call it long after stopping, so that the device, not the host, limits
+    /// the timed work.
     pub fn seconds(self) -> f64 {
         self.begin.until(&self.end)
     }
@@ -67,11 +67,11 @@ impl Took {
 
 /// A kernel or product that ran.
 pub struct Ran {
-    /// Its name; a product's sizes.
+    /// The kernel's name, or a product's sizes.
     pub name: String,
     /// Before it.
     pub begin: Stamp,
-    /// Behind it.
+    /// After it.
     pub end: Stamp,
 }
 
@@ -80,17 +80,17 @@ pub struct Ran {
 pub(super) struct Heard(Mutex<Option<Vec<Ran>>>);
 
 impl Gpu {
-    /// Bytes of its level-2 cache; 0 where nobody knows.
+    /// Bytes of its level-2 cache; 0 if unknown.
     pub fn cache(&self) -> usize {
         self.0.driver.cache()
     }
 
-    /// The point behind all that is queued.
+    /// The point after everything queued so far.
     pub fn stamp(&self) -> Stamp {
         or_stop(self.driver().stamp())
     }
 
-    /// Remembers, from here on, every kernel that is launched: two stamps each, which cost a few microseconds.
+    /// Records every kernel launch from here on: two stamps each, which cost a few microseconds.
     pub fn listen(&self) {
         *self.heard() = Some(Vec::new());
     }
@@ -100,7 +100,7 @@ impl Gpu {
         self.heard().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Forgets, and remembers no more.
+    /// Forgets them and stops recording.
     pub fn unlisten(&self) {
         *self.heard() = None;
     }

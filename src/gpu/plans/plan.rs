@@ -1,4 +1,4 @@
-//! One product as cuBLASLt is told of it: descriptors, candidates, the call.
+//! One product as described to cuBLASLt: descriptors, candidates, the call.
 
 use std::ffi::c_void;
 use std::mem::{MaybeUninit, size_of};
@@ -12,13 +12,13 @@ use crate::gpu::choices::Algorithm;
 use crate::gpu::driver::Outcome;
 use crate::gpu::{Operand, Product, Real};
 
-/// Scratch for split sums; what NVIDIA advises for Hopper.
+/// Bytes of scratch for split sums; what NVIDIA advises for Hopper.
 pub const WORKSPACE: usize = 32 << 20;
 
-/// Algorithms that are timed, best guess first.
+/// How many algorithms are timed at most, best guess first.
 const TRIED: usize = 8;
 
-/// How cuBLASLt is asked for a product, and the algorithm that was chosen.
+/// A product's descriptors, and the algorithm that was chosen.
 pub struct Plan {
     work: Work,
     a: Layout,
@@ -32,7 +32,7 @@ struct Work(sys::cublasLtMatmulDesc_t);
 struct Layout(sys::cublasLtMatrixLayout_t);
 struct Preference(sys::cublasLtMatmulPreference_t);
 
-// What is let go of has nobody left to tell of a failure.
+// When a descriptor is released there is nobody to tell of a failure.
 impl Drop for Work {
     fn drop(&mut self) {
         // SAFETY: made by `Work::new`, used by nobody else.
@@ -54,7 +54,7 @@ impl Drop for Preference {
     }
 }
 
-/// What the library answered, which has no words of its own.
+/// Error text: the call, and the library's status, which has no text of its own.
 pub fn refused(call: &str) -> impl FnOnce(CublasError) -> String {
     move |e| format!("{call}: {:?}", e.0)
 }
@@ -72,7 +72,7 @@ impl Plan {
         let [rows, cols, depth] = p.size;
         let work = Work::new()?;
         // cuBLASLt's first operand is our b, its second our a; a stored row of ours is a column of theirs.
-        // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h.
+        // 0 and 1 are CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h.
         let operation = |m: &Operand| i32::from(m.transposed);
         work.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &operation(&p.b))?;
         work.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &operation(&p.a))?;
@@ -100,12 +100,12 @@ impl Plan {
         })
     }
 
-    /// The same by an algorithm that was chosen before.
+    /// The same with an algorithm that was chosen before.
     pub fn by(self, data: Algorithm) -> Plan {
         Plan { algorithm: sys::cublasLtMatmulAlgo_t { data }, ..self }
     }
 
-    /// Algorithms whose result is repeatable, and which can do with such addresses, best guess first.
+    /// Algorithms with repeatable results that accept addresses of this alignment, best guess first.
     pub fn candidates(
         &self,
         library: sys::cublasLtHandle_t,
@@ -118,14 +118,14 @@ impl Plan {
         let (workspace, preference) = (WORKSPACE, Preference::new()?);
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes)?;
-        // Nothing said, it takes 256 for granted.
+        // By default it assumes 256.
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &b)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &a)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &plus)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &out)?;
         let mut found = [const { MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit() }; TRIED];
         let mut count = 0;
-        // SAFETY: `found` has room for what is asked; only the first `count` are read.
+        // SAFETY: `found` has room for what is requested; only the first `count` are read.
         unsafe {
             let asked = sys::cublasLtMatmulAlgoGetHeuristic(
                 library,
@@ -160,7 +160,7 @@ impl Plan {
     ) -> Outcome<()> {
         self.work.point(p)?;
         let (one, beta) = (1.0f32, if p.plus.is_some() || p.more { 1.0f32 } else { 0.0 });
-        // SAFETY: the caller's; descriptors fit the operands.
+        // SAFETY: the caller's contract; descriptors fit the operands.
         unsafe {
             result::matmul(
                 library,
@@ -199,7 +199,7 @@ impl Work {
         .map_err(refused("cublasLtMatmulDescSetAttribute"))
     }
 
-    /// Where the bias is read, or a bias's gradient written. The heuristic looks at it too: it may not be null.
+    /// Sets where the bias is read, or its gradient written. The heuristic inspects the pointer too: it may not be null.
     fn point(&self, p: &Product) -> Outcome<()> {
         match p.bias.map(|b| b.address).or(p.sums) {
             Some(address) => {
