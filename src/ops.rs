@@ -1,12 +1,13 @@
-//! One op a file: record on the tape, the tuned CPU path, and the plain reference that judges it.
+//! One op per file: recording on the tape, the tuned CPU path, and the plain reference that judges it.
 //!
-//! A reference is loops over f64 that a student can check against the paper; the tests hold the tuned path to it and it to
-//! central differences. Ops that only move or add numbers are their own reference and have none. Whatever the number of threads,
-//! an op gives the same bits: work is cut into blocks whose size knows nothing of threads, and partial sums are added in order.
+//! A reference is loops over f64 that a student can check against the paper. Tests check the tuned path against the reference, and
+//! the reference against central differences. Ops that only move or add numbers are their own reference and have none. Whatever the
+//! number of threads, an op gives the same bits: work is cut into blocks whose size does not depend on threads, and partial sums
+//! are added in order.
 //!
-//! Seven files are not ops but what ops are made of: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler
-//! vectorises, with exp and its kin), [`gemm`] (matrix products), [`gate`] (SwiGLU within wider rows), [`column_sums`], [`loss`]
-//! (the end of one) and [`cast`] (from one storage to the other).
+//! Seven files are not ops but parts of ops: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler vectorises,
+//! with exp and its kin), [`gemm`] (matrix products), [`gate`] (SwiGLU within wider rows), [`column_sums`], [`loss`] (a loss's last
+//! pass) and [`cast`] (from one storage to the other).
 
 pub mod blocks;
 pub mod cast;

@@ -6,7 +6,7 @@
 //!   backward   dx = dy f'(x)    relu [x > 0] · softplus s(x) · silu s(x) (1 + x (1 - s(x)))
 //!                               gelu Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)                                        =
 //!   tensors    x, y, dx, dy [..]
-//!   bound by   memory: forward moves 2, backward 3 numbers an element
+//!   bound by   memory: forward moves 2, backward 3 numbers per element
 //! ```
 
 use crate::config::Activation;
@@ -35,7 +35,7 @@ pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
         launch_forward(gpu, &y, x, number);
         return y;
     }
-    // One loop a kind: the choice inside a loop would keep it from being vectorised.
+    // One loop per kind: a choice inside the loop would prevent vectorisation.
     let y = match kind {
         Activation::Identity => return x.clone(),
         Activation::Relu => blocks::elements(x.data(), |x| if x < 0.0 { 0.0 } else { x }),
@@ -70,7 +70,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, kind: Activation) -> Tensor {
     Tensor::new(dy.shape(), dx)
 }
 
-/// As activation.cu counts them; the identity needs no kernel.
+/// The kind's number in activation.cu; the identity needs no kernel.
 fn number(kind: Activation) -> Option<usize> {
     match kind {
         Activation::Identity => None,
@@ -83,13 +83,13 @@ fn number(kind: Activation) -> Option<usize> {
 
 fn launch_forward(gpu: &Gpu, y: &Tensor, x: &Tensor, number: usize) {
     let args = [y.into(), x.into(), number.into(), (x.len() as u64).into()];
-    // SAFETY: y was made as x.
+    // SAFETY: y was made like x.
     unsafe { gpu.launch("activation", "activation_forward", Grid::elements(x.len().div_ceil(8)), &args) };
 }
 
 fn launch_backward(gpu: &Gpu, dx: &Tensor, dy: &Tensor, x: &Tensor, number: usize) {
     let args = [dx.into(), dy.into(), x.into(), number.into(), (x.len() as u64).into()];
-    // SAFETY: dx was made as x; the tape gives dy the shape of y.
+    // SAFETY: dx was made like x; the tape gives dy the shape of y.
     unsafe { gpu.launch("activation", "activation_backward", Grid::elements(x.len().div_ceil(8)), &args) };
 }
 

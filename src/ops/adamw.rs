@@ -4,10 +4,10 @@
 //!   norm     n     = sqrt(sum_i g[i]^2)              c = min(1, limit / (n + 1e-6))
 //!   update   g     = c g[i]
 //!            m[i]  = b1 m[i] + (1 - b1) g            v[i] = b2 v[i] + (1 - b2) g^2
-//!            w[i]  = shrink w[i] - step m[i] / (sqrt(v[i]) root + eps)            shrink is 1 where there is no decay
+//!            w[i]  = shrink w[i] - step m[i] / (sqrt(v[i]) root + eps)            shrink is 1 without decay
 //!            a[i]  = keep a[i] + (1 - keep) w[i]     the average
 //!   tensors  w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes
-//!            on a device that stores bf16 w lies in two halves, of which products read the upper
+//!            on a device that stores bf16, w is two halves, of which products read the upper
 //!   bound by memory: 36 L bytes moved, 4 L more for the norm
 //! ```
 
@@ -25,13 +25,13 @@ pub use weights::{Halves, Weights};
 /// Numbers a thread takes at once: fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 
-/// Partial sums of a rank's norm, or a little more; fixed, so that every device adds in one order.
+/// Partial sums of a rank's norm, or slightly more; fixed, so that every device adds in the same order.
 const PARTIALS: usize = 1024;
 
-/// Numbers of a block of the norm: a thread's four packs of four.
+/// Numbers per block of the norm: four packs of four per thread.
 const BLOCK: usize = 256 * 16;
 
-/// Where weight decay applies: one byte, 1 or 0, for each [`PACK`] numbers.
+/// Where weight decay applies: one byte, 1 or 0, per [`PACK`] numbers.
 pub enum Decay {
     /// For buffers on the host.
     Host(Vec<u8>),
@@ -39,13 +39,13 @@ pub enum Decay {
     Device(Buffer),
 }
 
-/// What a step moves: K weights of L, and what belongs to them, `[K]` each.
+/// What a step updates: K weights of L, and their state, `[K]` each.
 pub struct State<'a> {
-    /// All `[L]`, of which K are moved.
+    /// All `[L]`, of which K are updated.
     pub weights: &'a mut Weights,
-    /// The first that is moved.
+    /// The first that is updated.
     pub at: usize,
-    /// Lower halves of those that are moved, where the weights have them not.
+    /// Lower halves of the updated weights, if `weights` does not hold them.
     pub low: Option<&'a Tensor>,
     /// First moment, f32.
     pub m: &'a mut Tensor,
@@ -66,7 +66,7 @@ pub struct Rates {
     pub step: f32,
     /// 1 / sqrt(1 - b2^k).
     pub root: f32,
-    /// Below the fraction.
+    /// Added to the denominator.
     pub eps: f32,
     /// 1 - learning rate * weight decay.
     pub shrink: f32,
@@ -74,14 +74,14 @@ pub struct Rates {
     pub keep: f32,
 }
 
-/// Stretches of the flat buffers; where these lie on a device, they are known there.
+/// Stretches of the flat buffers; if those are on a device, a table of the stretches is there too.
 pub struct Stretches {
     ranges: Vec<Range<usize>>,
     table: Option<Buffer>,
 }
 
 impl Stretches {
-    /// One or more, each a multiple of [`PACK`] numbers from such a multiple on.
+    /// One or more ranges; begin and length of each are multiples of [`PACK`].
     pub fn new(ranges: Vec<Range<usize>>, gpu: Option<&Gpu>) -> Stretches {
         let table: Vec<u64> =
             ranges.iter().flat_map(|range| [range.start as u64, range.len() as u64]).collect();
@@ -89,14 +89,14 @@ impl Stretches {
         Stretches { ranges, table }
     }
 
-    /// Bytes that they take on a device.
+    /// Bytes of their table on a device.
     pub fn bytes(&self) -> u64 {
         self.table.as_ref().map_or(0, |table| table.bytes() as u64)
     }
 }
 
-/// Sums of squares of these stretches of the gradients, in f64, each in the place of two numbers: of `ranks` equal parts of what is
-/// returned the one of this rank; the others are to be gathered.
+/// Sums of squares of these stretches of the gradients, in f64, each in the place of two numbers. The result has `ranks` equal
+/// parts, of which only this rank's is written; the others are to be gathered.
 pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Tensor {
     let Stretches { ranges, table } = of;
     let Some(gpu) = grads.gpu() else {
@@ -120,7 +120,8 @@ pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Ten
     sums
 }
 
-/// Norm of the gradients whose sums of squares these are, and the factor that clips it to `limit`: `[2]` f32, where they lie.
+/// Norm of the gradients, from their sums of squares, and the factor that clips it to `limit`: `[2]` f32, on the device of
+/// `squares`.
 pub fn clip(squares: &Tensor, limit: f64) -> Tensor {
     if let Some(gpu) = squares.gpu() {
         let clip = Tensor::on(gpu, "the norm", &[2], Real::F32);
@@ -132,7 +133,7 @@ pub fn clip(squares: &Tensor, limit: f64) -> Tensor {
     Tensor::new(&[2], vec![norm as f32, (limit / (norm + 1e-6)).min(1.0) as f32])
 }
 
-/// Sum of squares in f64, in a fixed order. Sixteen sums side by side: one alone would wait for each addition.
+/// Sum of squares in f64, in a fixed order. Sixteen independent sums: a single one would wait for each addition.
 fn squared(x: &[f32]) -> f64 {
     let (wide, rest) = x.as_chunks::<16>();
     let mut lanes = [0.0f64; 16];
@@ -144,7 +145,7 @@ fn squared(x: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()
 }
 
-/// One step. All buffers lie on the host, or all on one device; gradients `[L]`, decay of the K that are moved.
+/// One step. All buffers are on the host, or all on one device; gradients `[L]`, decay of the K updated weights.
 pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates: Rates) {
     let State { weights, at, low, m, v, average } = state;
     let (len, all) = (m.len(), weights.read().len());
@@ -200,7 +201,7 @@ fn pack(
 
 fn launch_norm(partial: &Tensor, grads: &Tensor, stretches: &Buffer, [blocks, rows]: [usize; 2]) {
     let args = [partial.into(), grads.into(), stretches.into()];
-    // SAFETY: one partial sum, in f64, a block; as many stretches as rows of blocks, which lie within the gradients.
+    // SAFETY: one partial sum per block, in f64; as many stretches as rows of blocks, all within the gradients.
     unsafe { partial.device().launch("adamw", "adamw_norm", Grid::plane(blocks, rows, 256), &args) };
 }
 
@@ -238,6 +239,6 @@ fn launch_update(weights: &Weights, flats: [&Tensor; 4], decay: &Buffer, clip: &
         shrink.into(),
         keep.into(),
     ];
-    // SAFETY: every buffer holds `len` numbers, decay a byte for each 8 of them; the weights are whole or in halves.
+    // SAFETY: every buffer holds `len` numbers, decay one byte per 8 of them; the weights are whole or in halves.
     unsafe { m.device().launch("adamw", "adamw_update", Grid::elements(len / 4), &args) };
 }

@@ -2,7 +2,7 @@
 //! eq. 34-36).
 //!
 //! ```text
-//!   forward    s[i,j]  = q_i . k_j / sqrt(K)                                j over the N rows and, where given, the seed
+//!   forward    s[i,j]  = q_i . k_j / sqrt(K)                                j over the N rows and, if given, the seed
 //!              lse[i]  = ln sum_j exp(s[i,j])        p[i,j] = exp(s[i,j] - lse[i])
 //!              y_i     = sum_j p[i,j] v_j
 //!   backward   delta_i = dy_i . y_i                  ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
@@ -11,7 +11,7 @@
 //!   tensors    x, dx [B, N, 3HK + 2F] q | k | v | gate | up, heads are consecutive slices; F = 0 without a seed
 //!              y, dy [B, N, HK + F] attention | silu(gate) up, as in swiglu.rs
 //!              seed, dseed [B, 2HK] k | v: one more row
-//!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward; small sets (in a cell) by memory
+//!   bound by   compute: 4 N^2 K per head forward, 10 N^2 K backward; small sets (in a cell) by memory
 //! ```
 
 use crate::ops::gate;
@@ -25,7 +25,8 @@ pub mod reference;
 
 impl Tape {
     /// Softmax attention of the rows of each set: qkv `[B, N, 3HK]` to `[B, N, HK]`. With a seed `[B, 2HK]`, its key and value,
-    /// rows may go on with gate | up `[.., 2F]`, and those of the answer then go on with silu(gate) up `[.., F]`. May be forgotten.
+    /// rows may continue with gate | up `[.., 2F]`; rows of the result then continue with silu(gate) up `[.., F]`. The value may be
+    /// forgotten.
     pub fn attention(&mut self, qkv: Var, seed: Option<Var>, heads: usize) -> Var {
         let xs = self.value(qkv).clone();
         let ss = seed.map(|s| self.value(s).clone());
@@ -33,7 +34,7 @@ impl Tape {
         let (mixed, lse) = forward(&xs, ss.as_ref(), heads);
         let y = if z.gate > 0 { gate::forward(Some(&mixed), &xs, 3 * z.out()) } else { mixed.clone() };
         let inputs: Vec<Var> = [qkv].into_iter().chain(seed).collect();
-        // Two products of N x N x K a head forward, five backward.
+        // Two products of N x N x K per head forward, five backward.
         let product = 2 * z.sets * z.rows * z.rows * z.out();
         let op = Op::of("attention", [2 * product, 5 * product, 0]);
         self.record_remade(op, &inputs, y, move |back| {
@@ -70,12 +71,12 @@ impl Sizes {
         Sizes { sets, rows, heads, width, gate: gates.unwrap_or(0) / 2, scale: 1.0 / (width as f32).sqrt() }
     }
 
-    /// By which what was timed is remembered.
+    /// Key under which timings are remembered.
     fn size(&self) -> [usize; 3] {
         [self.sets, self.rows, self.heads]
     }
 
-    /// Numbers of all heads in a row: from q to k, from k to v.
+    /// Numbers of all heads in a row: the distance from q to k, and from k to v.
     fn out(&self) -> usize {
         self.heads * self.width
     }
@@ -112,13 +113,13 @@ pub struct Given<'a> {
     pub lse: &'a Tensor,
 }
 
-/// What it finds.
+/// What a backward returns.
 pub struct Found {
     /// As qkv.
     pub dx: Tensor,
     /// As the seed.
     pub dseed: Option<Tensor>,
-    /// All of y, where it was asked for.
+    /// All of y, if requested.
     pub y: Option<Tensor>,
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Numbers in a block of element-wise work: large enough to hide the hand-over, small enough for the level-2 cache.
+/// Numbers in a block of element-wise work: large enough to hide the cost of handing it over, small enough for the level-2 cache.
 pub const GRAIN: usize = 1 << 14;
 
 /// Rows in a block of about [`GRAIN`] numbers.
@@ -32,10 +32,10 @@ pub fn each(out: &mut [f32], size: usize, work: impl Fn(usize, &mut [f32]) + Syn
     out.par_chunks_mut(size).enumerate().for_each(|(i, block)| work(i, block));
 }
 
-/// A vector of `len` numbers, each block of `size` written by `work(i, block)`, which finds zeros.
+/// A vector of `len` numbers, each block of `size` written by `work(i, block)`, which receives it zeroed.
 ///
-/// The core that works on a block puts the zeros there just before, so that they are still in its cache; to zero the whole
-/// vector first would be a walk through memory by one core.
+/// The core that works on a block zeroes it just before, so that the zeros are still in its cache; zeroing the whole vector first
+/// would be a walk through memory by one core.
 pub fn make(len: usize, size: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
     make_fold(len, size, work).0
 }
@@ -57,8 +57,8 @@ pub fn make_fold<T: Send>(
     (out, answers)
 }
 
-/// A vector of `parts` parts of `part` numbers, each part in blocks of `size`; `work(part, first, block)` writes a block and finds
-/// zeros, `first` being the block's place in its part.
+/// A vector of `parts` parts of `part` numbers, each part in blocks of `size`; `work(part, first, block)` writes a block, which it
+/// receives zeroed; `first` is the block's place in its part.
 pub fn make_within(
     parts: usize,
     part: usize,
@@ -85,11 +85,11 @@ pub fn make_within(
 /// The block, all zero.
 fn zeroed(block: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     block.fill(MaybeUninit::new(0.0));
-    // SAFETY: every number has just been written, and `MaybeUninit<f32>` lies in memory as f32 does.
+    // SAFETY: every number has just been written, and `MaybeUninit<f32>` has the layout of f32.
     unsafe { &mut *(std::ptr::from_mut(block) as *mut [f32]) }
 }
 
-/// Runs `work(i)` for `i < count` and returns the answers in order.
+/// Runs `work(i)` for `i < count` and returns the results in order.
 pub fn map<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     if count == 1 {
         return vec![work(0)];

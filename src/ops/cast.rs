@@ -1,14 +1,14 @@
-//! Numbers from one storage to the other: a gradient that arrives as f32 where the device's own storage is wanted, and back.
+//! Converts numbers between storages: a gradient that arrives as f32 where the device's own storage is needed, and back.
 //!
 //! ```text
-//!   forward    y[i] = x[i], rounded to the nearest, ties to even, where y is bf16
-//!   bound by   memory: 6 bytes an element between f32 and bf16
+//!   forward    y[i] = x[i], rounded to the nearest, ties to even, if y is bf16
+//!   bound by   memory: 6 bytes per element between f32 and bf16
 //! ```
 
 use crate::gpu::{Gpu, Grid, Real};
 use crate::tensor::Tensor;
 
-/// x stored as `real`; x itself where it is so already, or lies on the host, which stores f32 alone.
+/// x stored as `real`; x itself if it already is, or if it is on the host, which stores only f32.
 pub fn cast(x: &Tensor, real: Real) -> Tensor {
     let Some(gpu) = x.gpu().filter(|_| x.real() != real) else { return x.clone() };
     let y = Tensor::on(gpu, "cast y", x.shape(), real);
@@ -16,7 +16,7 @@ pub fn cast(x: &Tensor, real: Real) -> Tensor {
     y
 }
 
-/// Writes x to y of as many numbers, which is stored otherwise; both lie on one device.
+/// Writes x to y, which holds as many numbers in the other storage; both are on one device.
 pub fn cast_into(y: &Tensor, x: &Tensor) {
     assert!(y.len() == x.len() && y.real() != x.real(), "cast: {:?} into {:?}", x.shape(), y.shape());
     launch(x.device(), y, x);

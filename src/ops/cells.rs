@@ -1,10 +1,10 @@
-//! Cells as they are shown to the encoder: standardised, or moved by their set's mean effect. Data: there is no backward.
+//! Cells as the encoder sees them: standardised, or shifted by their set's mean effect. They are data: there is no backward.
 //!
 //! ```text
 //!   forward    standardize   y[m,g]   = (x[m,g] - mean[g]) scale[g]
 //!              shifted       y[b,i,g] = max(x[b,i,g] + e[b,g], 0)
 //!   tensors    x, y [.., G], shifted [B, N, G]     mean, scale [G], f32 on a device too     e [B, G]
-//!   bound by   memory: 2 numbers an element
+//!   bound by   memory: 2 numbers per element
 //! ```
 
 use crate::gpu::{Gpu, Grid};
@@ -13,7 +13,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]` where x lies, f32, to a constant `[.., G]`.
+    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]` f32 on x's device, to a constant `[.., G]`.
     pub fn standardize(&mut self, x: Var, mean: &Tensor, scale: &Tensor) -> Var {
         let y = standardized(self.value(x), mean, scale);
         self.constant(y)
@@ -70,19 +70,19 @@ fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
     Tensor::new(x.shape(), y)
 }
 
-/// Cells along x, one thread 16 bytes of a cell along y.
+/// Cells along x; along y one thread per 16 bytes of a cell.
 fn grid(x: &Tensor) -> Grid {
     Grid::plane(x.rows(), (x.width() * x.real().bytes()).div_ceil(16 * 256), 256)
 }
 
 fn launch_standardize(gpu: &Gpu, y: &Tensor, x: &Tensor, mean: &Tensor, scale: &Tensor) {
     let args = [y.into(), x.into(), mean.into(), scale.into(), x.width().into()];
-    // SAFETY: y was made as x; mean and scale hold an f32 for each number of a row.
+    // SAFETY: y was made like x; mean and scale hold an f32 for each number of a row.
     unsafe { gpu.launch("cells", "cells_standardize", grid(x), &args) };
 }
 
 fn launch_shifted(gpu: &Gpu, y: &Tensor, x: &Tensor, effect: &Tensor, [cells, genes]: [usize; 2]) {
     let args = [y.into(), x.into(), effect.into(), cells.into(), genes.into()];
-    // SAFETY: y was made as x; effect holds a row for each set of `cells` rows.
+    // SAFETY: y was made like x; effect holds one row for each set of `cells` rows.
     unsafe { gpu.launch("cells", "cells_shifted", grid(x), &args) };
 }

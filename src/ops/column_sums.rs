@@ -1,7 +1,7 @@
 //! Sums over the rows of a matrix: the gradient of a bias, and of a gain from its parts.
 //!
 //! ```text
-//!   forward    y[j] = sum_m x[m,j], or of its square
+//!   forward    y[j] = sum_m x[m,j], or of x[m,j]^2
 //!   tensors    x [.., J]     y [J], f32 on a device too
 //!   bound by   memory: reads M J numbers
 //!   repeatable yes: parts of rows are summed in order, then part by part
@@ -13,10 +13,10 @@ use crate::ops::cast::cast;
 use crate::tape::Sink;
 use crate::tensor::Tensor;
 
-/// Blocks of a first pass: two for each of an H100's 132 multiprocessors, all of them at work at once.
+/// Blocks of a first pass: two for each of an H100's 132 multiprocessors, all running at once.
 pub const BLOCKS: usize = 264;
 
-/// Blocks side by side where each takes `COLUMNS` of columns.cuh.
+/// Blocks across a row if each takes `COLUMNS` (columns.cuh) of it.
 pub fn groups(gpu: &Gpu, width: usize) -> usize {
     width.div_ceil(32 * 16 / gpu.real().bytes())
 }
@@ -29,7 +29,7 @@ pub fn column_sums(x: &Tensor) -> Tensor {
     }
 }
 
-/// The same as a gradient; `None` where it went to its place.
+/// The same as a gradient; `None` if it was written to its place.
 pub fn gradient(x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     match x.gpu() {
         Some(gpu) => gradient_of(&parts(gpu, x, false), sink),
@@ -43,7 +43,7 @@ pub fn column_sums_to(y: &Tensor, x: &Tensor) {
     launch_total(gpu, y, &parts(gpu, x, false));
 }
 
-/// The same of squares.
+/// The same for squares.
 pub fn column_squares(x: &Tensor) -> Tensor {
     match x.gpu() {
         Some(gpu) => total(&parts(gpu, x, true)),
@@ -55,7 +55,7 @@ pub fn column_squares(x: &Tensor) -> Tensor {
 
 fn parts(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
     let width = x.width();
-    // A part of fewer rows would leave warps without one.
+    // A part of fewer than 64 rows would leave warps without a row.
     let most = (BLOCKS / groups(gpu, width)).clamp(1, x.rows().div_ceil(64).max(1));
     let height = x.rows().div_ceil(most).max(1);
     let parts = Tensor::on(gpu, "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
@@ -74,7 +74,7 @@ pub fn total(parts: &Tensor) -> Tensor {
     y
 }
 
-/// The same as a gradient; `None` where it went to its place.
+/// The same as a gradient; `None` if it was written to its place.
 pub fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     match sink.and_then(Sink::free) {
         Some(place) => {
@@ -90,7 +90,7 @@ fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: b
     let squared = usize::from(squared);
     let args = [parts.into(), x.into(), rows.into(), width.into(), height.into(), squared.into()];
     let grid = Grid::plane(groups(gpu, width), parts.rows(), 512);
-    // SAFETY: a row of parts for each `height` rows of x, the last ones fewer; x is stored as the device's numbers.
+    // SAFETY: one row of parts for each `height` rows of x, fewer for the last; x is in the device's storage.
     unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };
 }
 

@@ -1,4 +1,4 @@
-//! Sums and the shapes of what lies still: add, sub, scale, weighted_sum, slice, reshape.
+//! Sums, and other shapes for the same numbers: add, sub, scale, weighted_sum, slice, reshape.
 //!
 //! ```text
 //!   forward    y = a + b      y = a - b       y = c a     y = sum_i c_i s_i
@@ -90,7 +90,7 @@ fn weighted(terms: &[(&Tensor, f32)]) -> Tensor {
         terms.iter().for_each(|&(s, c)| launch_term(gpu, &y, s, c));
         return y;
     }
-    // In f64: a total of losses of very different size is what the run is judged by.
+    // In f64: the run is judged by this total, whose losses differ widely in size.
     let sum: f64 = terms.iter().map(|&(s, c)| f64::from(s.item()) * f64::from(c)).sum();
     Tensor::scalar(sum as f32)
 }
@@ -99,14 +99,14 @@ fn launch_both(gpu: &Gpu, kernel: &'static str, y: &Tensor, a: &Tensor, b: &Tens
     let stored = a.real() == y.real() && b.real() == y.real();
     assert!(stored, "{kernel}: numbers stored as {:?} and {:?}", a.real(), b.real());
     let args = [y.into(), a.into(), b.into(), (y.len() as u64).into()];
-    // SAFETY: all three are of one shape, stored as the device's numbers.
+    // SAFETY: all three have one shape and the device's storage.
     unsafe { gpu.launch("elementwise", kernel, Grid::elements(y.len().div_ceil(8)), &args) };
 }
 
 fn launch_scale(gpu: &Gpu, y: &Tensor, x: &Tensor, c: f32) {
     let kernel = if x.real() == gpu.real() { "scale" } else { "scale_f32" };
     let args = [y.into(), x.into(), c.into(), (x.len() as u64).into()];
-    // SAFETY: y was made as x; what is not stored as the device's numbers is f32.
+    // SAFETY: y was made like x; what is not in the device's storage is f32.
     unsafe { gpu.launch("elementwise", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
 }
 

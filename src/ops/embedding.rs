@@ -47,13 +47,13 @@ impl Tape {
 fn launch_forward(gpu: &Gpu, y: &Tensor, table: &Tensor, ids: &Buffer) {
     let args = [y.into(), table.into(), ids.into(), y.width().into()];
     let grid = Grid::plane(y.rows(), y.width().div_ceil(256), 256);
-    // SAFETY: a row of y for each number, each of which is a row of the table; their widths are one.
+    // SAFETY: one row of y per id, each id a row of the table; both have one width.
     unsafe { gpu.launch("embedding", "embedding_forward", grid, &args) };
 }
 
 fn launch_backward(gpu: &Gpu, dtable: &Tensor, dy: &Tensor, ids: &Buffer) {
     let args = [dtable.into(), dy.into(), ids.into(), dy.rows().into(), dy.width().into()];
     let grid = Grid::plane(dtable.rows(), dy.width().div_ceil(256), 256);
-    // SAFETY: a number for each row of dy; dtable and dy are of one width.
+    // SAFETY: one id per row of dy; dtable and dy have one width.
     unsafe { gpu.launch("embedding", "embedding_backward", grid, &args) };
 }

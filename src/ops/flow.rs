@@ -12,10 +12,10 @@
 //!              v           x       e = a + c y - z1'
 //!              v           v       e = y - (z1' - a') / c
 //!
-//!   backward   every e is linear: its gradient is 2 e / (B N D) times the factor of each input. The primed ones are the target;
-//!              they carry gradient only where `target_gradient` says so.                               all =
+//!   backward   every e is linear: its gradient is 2 e / (B N D) times the factor of each input. The primed inputs are the target;
+//!              they carry gradient only if `target_gradient` is set.                                   all =
 //!   tensors    z0, zs, z1, zt, y and their gradients [B, N, D]     t [B]     L [1]
-//!   bound by   memory: the loss moves at most 4 numbers an element forward, 7 backward
+//!   bound by   memory: the loss moves at most 4 numbers per element forward, 7 backward
 //! ```
 
 use crate::config::{Conversion, FlowVariant, Space, Start};
@@ -28,9 +28,9 @@ use crate::tensor::Tensor;
 mod device;
 
 impl Tape {
-    /// Where the path starts: z0 `[B, N, D]` to `[B, N, D]`. `mask` is the probability of an entry to be set to 0. Element i of
-    /// set b takes number `first + i` of its stream. [`Start::Shifted`] is [`Start::Control`] here: the shifted cells were
-    /// encoded before.
+    /// Where the path starts: z0 `[B, N, D]` to `[B, N, D]`. `mask` is the probability that an entry is set to 0. Element i of set
+    /// b takes number `first + i` of the set's stream. [`Start::Shifted`] is [`Start::Control`] here: z0 already encodes the
+    /// shifted cells.
     pub fn flow_start(&mut self, z0: Var, start: Start, mask: f32, streams: &[(Rng, u64)]) -> Var {
         let share = match start {
             Start::Control | Start::Shifted => 1.0,
@@ -48,7 +48,7 @@ impl Tape {
         self.record("flow", &[z0], y, move |dy| vec![Some(start.backward(dy))])
     }
 
-    /// The point at time t between zs and z1, both `[B, N, D]`; one time a set.
+    /// The point at time t between zs and z1, both `[B, N, D]`; one time per set.
     pub fn flow_path(&mut self, zs: Var, z1: Var, times: &[f32]) -> Var {
         let before = beside(self.value(zs), times.iter().map(|t| 1.0 - t).collect());
         let times = beside(self.value(z1), times.to_vec());
@@ -59,7 +59,7 @@ impl Tape {
         })
     }
 
-    /// Mean squared error of the answer y in the variant's space: y, zs, z1, zt `[B, N, D]`, one time a set, to `[1]`.
+    /// Mean squared error of the answer y in the variant's space: y, zs, z1, zt `[B, N, D]`, one time per set, to `[1]`.
     pub fn flow_loss(
         &mut self,
         y: Var,
@@ -95,7 +95,7 @@ impl Tape {
         })
     }
 
-    /// The endpoint that the answer y means: y, zs, zt `[B, N, D]`, one time a set, to `[B, N, D]`.
+    /// The endpoint implied by the answer y: y, zs, zt `[B, N, D]`, one time per set, to `[B, N, D]`.
     pub fn flow_endpoint(&mut self, y: Var, zs: Var, zt: Var, times: &[f32], variant: FlowVariant) -> Var {
         if variant.prediction == Space::X {
             return y;
@@ -111,7 +111,7 @@ impl Tape {
     }
 }
 
-/// Numbers of the sets, where the tensor lies that they multiply.
+/// One number per set, on the device of the tensor that they multiply.
 fn beside(x: &Tensor, numbers: Vec<f32>) -> Tensor {
     let numbers = Tensor::new(&[numbers.len()], numbers);
     match x.gpu() {
@@ -120,21 +120,21 @@ fn beside(x: &Tensor, numbers: Vec<f32>) -> Tensor {
     }
 }
 
-/// True unless a factor takes its input out of the sum.
+/// False if all factors are zero: then their input drops out of the sum.
 fn any(factors: &[f32]) -> bool {
     factors.iter().any(|&f| f != 0.0)
 }
 
-/// How the start is made of z0 and random numbers.
+/// How the start is made from z0 and random numbers.
 struct Begin {
-    /// Of z0; where it is 1 there is no noise.
+    /// Share of z0; if it is 1 there is no noise.
     share: f32,
     mask: f32,
-    /// Streams of noise and mask and the index of the first number, a set.
+    /// Per set: streams of noise and mask, and the index of the first number.
     streams: Streams,
 }
 
-/// The streams, beside the tensor that they are drawn for.
+/// The streams, on the device of the tensor that they are drawn for.
 enum Streams {
     Host(Vec<(Rng, Rng, u64)>),
     Device(Buffer),
@@ -190,7 +190,7 @@ fn speed(t: f32, conversion: Conversion) -> f32 {
     }
 }
 
-/// What y, the anchor (z_s or z_t) and z1 are multiplied by in the error; one number a set.
+/// What y, the anchor (z_s or z_t) and z1 are multiplied by in the error; one number per set.
 struct Factors {
     /// Through the answer.
     answer: [Vec<f32>; 3],
@@ -221,7 +221,7 @@ impl Factors {
     }
 }
 
-/// Sum of one or two tensors `[B, N, D]`, each times its factor `[B]` of the set; of more, on the host.
+/// Sum of one or two tensors `[B, N, D]` (on the host also of more), each times its set's factor `[B]`.
 fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
     let (first, factors) = *terms.first().expect("flow: at least one term");
     let [sets, rows, width] = first.dims("flow");
@@ -272,7 +272,7 @@ pub mod reference {
         pub zs: f64,
         /// End.
         pub z1: f64,
-        /// On the way.
+        /// Point on the path.
         pub zt: f64,
         /// Time in [0, 1].
         pub t: f64,
@@ -286,7 +286,7 @@ pub mod reference {
         }
     }
 
-    /// The endpoint that the answer means.
+    /// The endpoint implied by the answer.
     pub fn endpoint(p: Point, variant: FlowVariant) -> f64 {
         match (variant.prediction, variant.conversion) {
             (Space::X, _) => p.y,
@@ -295,7 +295,7 @@ pub mod reference {
         }
     }
 
-    /// Answer less target. The target is taken from `fixed`, which equals `p` unless a gradient is asked for that stops there.
+    /// Answer less target. The target is taken from `fixed`, which equals `p` unless the gradient is to stop at the target.
     pub fn error(p: Point, fixed: Point, variant: FlowVariant) -> f64 {
         match (variant.prediction, variant.loss) {
             (_, Space::X) => endpoint(p, variant) - fixed.z1,

@@ -1,4 +1,4 @@
-//! SwiGLU of the last 2F columns of rows, and beside it what a row's other branch has made: what ops swiglu and attention share.
+//! SwiGLU of the last 2F columns of each row, next to the result of the row's other branch: what ops swiglu and attention share.
 //! The formula is in `swiglu.rs`.
 
 use crate::gpu::Grid;
@@ -6,13 +6,13 @@ use crate::ops::blocks;
 use crate::ops::vector::sigmoid;
 use crate::tensor::Tensor;
 
-/// How rows of x, `[.., C + 2F]`, and of y, `[.., E + F]`, are cut.
+/// How rows of x, `[.., C + 2F]`, and of y, `[.., E + F]`, are split.
 #[derive(Clone, Copy)]
 struct Cut {
     rows: usize,
     /// C: columns of x before gate and value.
     first: usize,
-    /// E: columns of y before their product.
+    /// E: columns of y before the product of the two.
     beside: usize,
     /// F.
     width: usize,
@@ -25,7 +25,7 @@ impl Cut {
         Cut { rows: x.rows(), first, beside, width: gated / 2 }
     }
 
-    /// Numbers that a thread of the device moves at once: 16 bytes where all parts are whole ones.
+    /// Numbers that a thread of the device moves at once: 16 bytes if all parts are multiples of that, else one.
     fn pack(&self, x: &Tensor) -> usize {
         let pack = 16 / x.real().bytes();
         let whole = [self.first, self.beside, self.width].iter().all(|n| n.is_multiple_of(pack));
@@ -33,7 +33,7 @@ impl Cut {
     }
 }
 
-/// y = left beside silu(gate) value, `[.., E + F]`: left `[.., E]`, where given, and x `[.., C + 2F]`, gate from column C on.
+/// y = `[left | silu(gate) value]`, `[.., E + F]`: left `[.., E]`, if given, and x `[.., C + 2F]`, gate from column C on.
 pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
     let cut = Cut::of(x, first, left.map_or(0, Tensor::width));
     let out = cut.beside + cut.width;
@@ -61,7 +61,7 @@ pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
     Tensor::new(&shape, y)
 }
 
-/// The same on a device, into a tensor of that shape.
+/// The same on a device, into a tensor y of that shape.
 pub fn forward_into(y: &Tensor, left: Option<&Tensor>, x: &Tensor, first: usize) {
     for part in blocks::parts(x.rows(), most_rows(y.width())) {
         let of = |x: &Tensor| x.part_of_rows(&part);
@@ -70,7 +70,7 @@ pub fn forward_into(y: &Tensor, left: Option<&Tensor>, x: &Tensor, first: usize)
     }
 }
 
-/// On the host, of one row: dx `[2F]` from dy `[F]` and x `[2F]`.
+/// On the host, for one row: dx `[2F]` from dy `[F]` and x `[2F]`.
 pub fn backward_row(dx: &mut [f32], dy: &[f32], x: &[f32]) {
     let (da, du) = dx.split_at_mut(dy.len());
     let (a, u) = x.split_at(dy.len());
@@ -81,8 +81,8 @@ pub fn backward_row(dx: &mut [f32], dy: &[f32], x: &[f32]) {
     }
 }
 
-/// On a device: the last 2F columns of dx, which is as x, from the last F of dy `[.., E + F]`; the others are left as they are.
-/// Where `again` asks for it, y as [`forward`] made it from the same `left`.
+/// On a device: the last 2F columns of dx, which is shaped as x, from the last F of dy `[.., E + F]`; the others are left as they
+/// are. With `again`, also returns y as [`forward`] made it from the same `left`.
 pub fn backward_on(
     dx: &Tensor,
     dy: &Tensor,
@@ -96,7 +96,7 @@ pub fn backward_on(
     y
 }
 
-/// The same, with y, where it is asked for, into a tensor as dy.
+/// The same, with y, if requested, written into a tensor shaped as dy.
 pub fn backward_into(
     dx: &Tensor,
     y: Option<&Tensor>,
@@ -113,14 +113,14 @@ pub fn backward_into(
     }
 }
 
-/// Rows that one launch takes: it numbers their packs, which may be single numbers, in 32 bits.
+/// Most rows per launch: it numbers their packs, which may be single numbers, in 32 bits.
 fn most_rows(across: usize) -> usize {
     (u32::MAX as usize / across.max(1)).max(1)
 }
 
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
     let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
-    let grid = Grid::elements(rows * ((beside + width) / pack)); // a thread a pack
+    let grid = Grid::elements(rows * ((beside + width) / pack)); // one thread per pack
     let args = [
         y.into(),
         left.into(),
@@ -151,6 +151,6 @@ fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&
         pack.into(),
     ];
     let grid = Grid::elements(rows * (columns / pack));
-    // SAFETY: dx was made as x, rows of C + 2F numbers; dy and y have E + F in each, left E.
+    // SAFETY: dx was made like x, rows of C + 2F numbers; dy and y have E + F in each, left E.
     unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
 }

@@ -1,40 +1,40 @@
-//! Sparse cells to dense rows on the network's scale, on a device. The host's own path is `data::loader::Rows::dense`.
+//! Sparse cells to dense rows on the network's scale, on a device. The host's counterpart is `data::loader::Rows::dense`.
 //!
 //! ```text
 //!   formula    y[r,g]  = by ln(1 + v / scale[r])     for counts
 //!              y[r,g]  = by v                        for log values
-//!              y[r,g]  = 0                           where the row stores nothing of gene g
+//!              y[r,g]  = 0                           if the row stores nothing for gene g
 //!   tensors    y [R, G]
-//!   bound by   memory: writes R G numbers, reads 4 bytes (6 with f32 values) a stored one
+//!   bound by   memory: writes R G numbers, reads 4 bytes (6 with f32 values) per stored one
 //! ```
 //!
-//! The arrays of a whole data set may lie on the device for a run: then a step sends its spans alone.
+//! The arrays of a whole data set may stay on the device for a run: then a step sends only its spans.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::gpu::{Arg, Buffer, Grid};
 use crate::tensor::Tensor;
 
-/// Genes of a line that are laid out at once.
+/// Genes of a row that are expanded at once.
 const TILE: usize = 8192;
 
-/// Shared memory of a block: what every device gives unasked.
+/// Shared memory per block: what every device grants without opting in.
 const SHARED: usize = 48 << 10;
 
 /// Stored numbers of many cells, row after row, on a device.
 #[derive(Clone, Copy)]
 pub struct Cells<'a> {
-    /// How many; the buffers may be longer.
+    /// How many are stored; the buffers may be longer.
     pub stored: usize,
     /// Gene ids, u16, ascending inside a row.
     pub genes: &'a Buffer,
-    /// One for each of them.
+    /// One value per gene id.
     pub values: &'a Buffer,
     /// True if the values are f32, false if they are counts in u16.
     pub wide: bool,
 }
 
-/// Where a row lies among them.
+/// Where a row's stored numbers are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 pub struct Span {
@@ -51,11 +51,11 @@ pub struct Span {
 pub struct Scaling {
     /// True for counts: ln(1 + v / scale). False for values that are logarithms already.
     pub log: bool,
-    /// Times this.
+    /// Factor of the result.
     pub by: f32,
 }
 
-/// y `[rows, genes]`, stored as the device's numbers, from the first `rows` of `spans`, which hold [`Span`]s.
+/// y `[rows, genes]`, in the device's storage, from the first `rows` of `spans`, a buffer of [`Span`]s.
 pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling: Scaling) -> Tensor {
     let width = if cells.wide { 4 } else { 2 };
     let fits = cells.genes.bytes() / 2 >= cells.stored
@@ -77,7 +77,7 @@ pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling:
 
 fn launch(y: &Tensor, cells: &Cells, spans: &Buffer, [rows, genes]: [usize; 2], scaling: Scaling) {
     let (tile, bytes) = (genes.min(TILE), y.real().bytes());
-    // A line may begin at any number of a pack of 16 bytes, as its place in y does.
+    // A row may begin at any number within a pack of 16 bytes, as its place in y does.
     let room = (tile + 16 / bytes - 1).next_multiple_of(16 / bytes);
     let warps = (SHARED / (room * bytes)).clamp(1, 8);
     let grid = Grid::new(rows.div_ceil(warps), 32 * warps as u32).with_shared(warps * room * bytes);
@@ -100,7 +100,7 @@ fn launch(y: &Tensor, cells: &Cells, spans: &Buffer, [rows, genes]: [usize; 2], 
         scaling.log.into(),
         scaling.by.into(),
     ];
-    // SAFETY: y was made for rows x genes; both arrays hold `stored` numbers, and nothing is read behind them; `spans` holds a
-    // span for each row. An id that is no gene of y is passed over.
+    // SAFETY: y was made for rows x genes; both arrays hold `stored` numbers, and nothing is read past them; `spans` holds one span
+    // per row. An id that is not a gene of y is skipped.
     unsafe { y.device().launch("gather", "gather_rows", grid, &args) };
 }

@@ -4,7 +4,7 @@
 //!   C[i, j] = sum_l A[i, l] B[l, j]        or += with `Keep::Add`
 //! ```
 //!
-//! The work is the crate `gemm-f32`'s, which picks AVX-512, AVX2 or NEON at run time. It cuts rows and columns between threads but
+//! The crate `gemm-f32` does the work; it picks AVX-512, AVX2 or NEON at run time. It splits rows and columns between threads but
 //! never the sum over l, so the bits do not depend on the number of threads.
 
 use gemm_common::Parallelism;
@@ -25,7 +25,7 @@ impl<'a> Mat<'a> {
         Mat::strided(numbers, rows, cols, cols)
     }
 
-    /// Rows of contiguous numbers, `down` apart. Panics where the matrix leaves the numbers.
+    /// Rows of contiguous numbers, `down` apart. Panics if the matrix exceeds the numbers.
     pub fn strided(numbers: &'a [f32], rows: usize, cols: usize, down: usize) -> Self {
         check(numbers.len(), rows, cols, down);
         Mat { numbers, rows, cols, down, across: 1 }
@@ -52,7 +52,7 @@ impl<'a> MatMut<'a> {
         MatMut::strided(numbers, rows, cols, cols)
     }
 
-    /// Rows of contiguous numbers, `down` apart. Panics where the matrix leaves the numbers.
+    /// Rows of contiguous numbers, `down` apart. Panics if the matrix exceeds the numbers.
     pub fn strided(numbers: &'a mut [f32], rows: usize, cols: usize, down: usize) -> Self {
         check(numbers.len(), rows, cols, down);
         MatMut { numbers, rows, cols, down }
@@ -76,12 +76,12 @@ pub enum Keep {
     Add,
 }
 
-/// Who works.
+/// Which threads work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// The caller alone: it is one of many that work at the same time.
+    /// The caller's alone: it is one of many that work at the same time.
     One,
-    /// All cores where the product is large enough.
+    /// All cores, if the product is large enough.
     All,
 }
 
@@ -103,9 +103,9 @@ pub fn product(c: MatMut, a: Mat, b: Mat, keep: Keep, threads: Threads) {
     let alone = threads == Threads::One || c.rows * c.cols * a.cols < ALONE;
     let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(0) };
     let gemm = gemm_f32::gemm::f32::get_gemm_fn();
-    // The kernels store columns, so C^T = B^T A^T is asked for: its columns are our contiguous rows.
-    // SAFETY: `check` has held every element of A, B and C inside their slices; transposing swaps rows with columns and their
-    // strides together. C is borrowed mutably, so it overlaps neither A nor B. `read_dst` false never reads C.
+    // The kernels are column-major, so they are asked for C^T = B^T A^T: its columns are our contiguous rows.
+    // SAFETY: `check` has found every element of A, B and C inside its slice; transposing swaps rows with columns and their strides
+    // together. C is borrowed mutably, so it overlaps neither A nor B. With `read_dst` false C is never read.
     unsafe {
         gemm(
             c.cols,

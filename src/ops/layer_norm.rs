@@ -65,7 +65,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) -> [Tenso
     let width = x.width();
     if let Some(gpu) = x.gpu() {
         let dx = Tensor::on(gpu, "layer_norm dx", x.shape(), x.real());
-        // At least two rows a warp: a block's parts cost as much memory as two rows of f32.
+        // At least two rows per warp: a block's parts cost as much memory as two rows of f32.
         let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
         let parts = Tensor::on(gpu, "layer_norm parts of dw and db", &[count, 2 * width], Real::F32);
         launch_backward(gpu, &dx, &parts, dy, x, w, moments);
@@ -98,7 +98,7 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, moments: &Tensor, x: &Tensor, w: &Tenso
     let (rows, width) = (x.rows(), x.width());
     let args =
         [y.into(), moments.into(), x.into(), w.into(), b.into(), rows.into(), width.into(), EPS.into()];
-    // SAFETY: y was made as x, two moments for each of its rows; w and b hold a row.
+    // SAFETY: y was made like x, two moments for each of its rows; w and b hold a row.
     unsafe { gpu.launch("layer_norm", "layer_norm_forward", Grid::rows(rows), &args) };
 }
 
@@ -114,7 +114,7 @@ fn launch_backward(
     let (rows, width) = (x.rows(), x.width());
     let args =
         [dx.into(), parts.into(), dy.into(), x.into(), w.into(), moments.into(), rows.into(), width.into()];
-    // SAFETY: dx was made as x, two rows of parts for each block; the tape gives dy the shape of y; w holds a row.
+    // SAFETY: dx was made like x, two rows of parts for each block; the tape gives dy the shape of y; w holds a row.
     unsafe { gpu.launch("layer_norm", "layer_norm_backward", Grid::new(parts.rows(), 256), &args) };
 }
 

@@ -1,4 +1,4 @@
-//! The last pass of a loss on a device: one number from the sums of a pass's blocks.
+//! The last pass of a loss on a device: one number from the partial sums of blocks.
 //!
 //! ```text
 //!   forward    L = scale sum_p parts[p]
@@ -10,7 +10,7 @@
 use crate::gpu::{Buffer, Grid, Real};
 use crate::tensor::Tensor;
 
-/// L `[1]`, named so where memory is told of, from `count` parts.
+/// L `[1]` from `count` parts; `what` names it in reports of memory.
 pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Tensor {
     let loss = Tensor::on(parts.gpu(), what, &[1], Real::F32);
     launch_total(&loss, parts, count, scale);
@@ -19,6 +19,6 @@ pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Te
 
 fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
     let args = [loss.into(), parts.into(), count.into(), scale.into()];
-    // SAFETY: one number from `count` of them.
+    // SAFETY: the loss is one number, and there are `count` parts.
     unsafe { parts.gpu().launch("loss", "loss_total", Grid::new(1, 256), &args) };
 }

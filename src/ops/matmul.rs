@@ -1,13 +1,13 @@
 //! A linear map of the last axis, with bias and residual.
 //!
 //! ```text
-//!   forward    y[m, j]  = r[m, j] + sum_i x[m, i] w[j, i] + b[j]        r and b where given
+//!   forward    y[m, j]  = r[m, j] + sum_i x[m, i] w[j, i] + b[j]        r and b if given
 //!   backward   dr       = dy                                            =
 //!              dx[m, i] = sum_j dy[m, j] w[j, i]                        =
-//!              dw[j, i] = sum_m dy[m, j] x[m, i]                        =, on a device += where a weight has its place
+//!              dw[j, i] = sum_m dy[m, j] x[m, i]                        =, on a device += if it has a place of its own
 //!              db[j]    = sum_m dy[m, j]                                =
 //!   tensors    x, dx [.., I]   w, dw [J, I]   b, db [J]   r, y, dr, dy [.., J]
-//!   bound by   compute: 2 M I J a product, three products with the backward
+//!   bound by   compute: 2 M I J per product, three products with the backward
 //! ```
 
 use crate::ops::blocks;
@@ -40,7 +40,7 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     let product = 2 * xs.rows() * ws.len();
     let [of_x, of_w] = [x_needs, tape.needs(w)].map(|needs| product * usize::from(needs));
     let (shape, real) = (xs.shape().to_vec(), xs.real());
-    drop(xs); // the tape keeps it, or makes it again
+    drop(xs); // the tape keeps it, or remakes it
     let (weights, sinks) = (ws.clone(), [tape.sink(w), bias.and_then(|b| tape.sink(b))]);
     let backward = move |dy: &Tensor| {
         let dx = x_needs.then(|| backward_x(&cast(dy, real), &shape, &ws));
@@ -57,7 +57,7 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     })
 }
 
-/// y `[.., J]` from x `[.., I]`, w `[J, I]` and, where given, residual `[.., J]` and bias `[J]`.
+/// y `[.., J]` from x `[.., I]`, w `[J, I]` and, if given, residual `[.., J]` and bias `[J]`.
 pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let [outputs, inputs] = w.dims("linear");
     assert!(x.width() == inputs, "linear: x {:?}, w {:?}", x.shape(), w.shape());
@@ -105,12 +105,12 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
 /// Rows that one thread takes at a time: their x and y stay in the level-2 cache.
 const ROWS: usize = 256;
 
-/// Rows of a block, and who works on it: few rows are one block, which all cores share by its columns.
+/// Rows of a block, and which threads work on it: few rows make one block, whose columns all cores share.
 fn cut(rows: usize) -> (usize, Threads) {
     if rows < 2 * ROWS { (rows.max(1), Threads::All) } else { (ROWS, Threads::One) }
 }
 
-/// dx of that shape, `[.., I]`, from dy `[.., J]`, stored as the activations are.
+/// dx of that shape, `[.., I]`, from dy `[.., J]`, which is stored as the activations are.
 pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
     if let Some(gpu) = dy.gpu() {
         return device::backward_x(gpu, dy, shape, w);
@@ -126,7 +126,7 @@ pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
     Tensor::new(shape, dx)
 }
 
-/// dw `[J, I]` and, where wanted, db `[J]` from dy `[.., J]`. On a device both go to their places, where they have such.
+/// dw `[J, I]` and, if wanted, db `[J]` from dy `[.., J]`. On a device each is written to its place, if it has one.
 pub fn backward_w(
     dy: &Tensor,
     x: &Tensor,
@@ -142,7 +142,7 @@ pub fn backward_w(
 
 /// dw `[J, I]` on the host.
 ///
-/// Rows of dw are cut in slices, and where that makes few tasks the sum over m in parts, added in order.
+/// Rows of dw are cut into slices and, if that makes too few tasks, the sum over m into parts, which are added in order.
 fn weights(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     const SLICE: usize = 128;
     const TASKS: usize = 8;

@@ -1,4 +1,4 @@
-//! A gated MLP on a residual: two products around SwiGLU (Shazeer 2020, eq. 5), on a device with what lies between them fused.
+//! A gated MLP with a residual: two products around SwiGLU (Shazeer 2020, eq. 5); on a device what lies between them is fused.
 //!
 //! ```text
 //!   forward    [a | u] = x w^T     y = silu(a) u     z[m, e] = r[m, e] + sum_f y[m, f] v[e, f]
@@ -10,9 +10,9 @@
 //!   bound by   compute: 6 M E F forward, 12 M E F backward
 //! ```
 //!
-//! Between forward and backward a device keeps [a | u] alone; y is made again. On Hopper one kernel makes y with its first product,
-//! another [da | du] with the product that makes dy (matmul_swiglu.cu); elsewhere, and where that is quicker, the
-//! library's products and swiglu.cu do it in two steps.
+//! Between forward and backward a device keeps only [a | u]; y is recomputed. On Hopper one kernel fuses the first product with y,
+//! another the product dy with [da | du] (matmul_swiglu.cu); elsewhere, and where that is quicker, the library's products and
+//! swiglu.cu do it in two steps.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -42,7 +42,7 @@ impl Tape {
             let gated = self.swiglu(gate_up);
             return self.linear_add(residual, gated, w_down, None);
         };
-        // x first: it may be forgotten, and is then made again for the last product.
+        // x first: it may be forgotten, and is then remade for the last product.
         let inputs = [x, w_gate_up, w_down, residual];
         let keep = inputs.iter().any(|&var| self.needs(var));
         let (y, gate_up) = gate(&gpu, &xs, &w, keep);
@@ -59,7 +59,7 @@ impl Tape {
         let found = left.clone();
         let backward = move |dz: &Tensor| {
             let gate_up = gate_up.expect("kept where a gradient is needed");
-            // A gradient that was summed over sets comes as f32.
+            // A gradient that was summed over sets arrives as f32.
             let stored = cast(dz, real);
             let (d_gate_up, y) = gate_backward(&gpu, &stored, &gate_up, &v);
             let dx = Tensor::on(&gpu, "matmul_swiglu dx", &shape, real);
@@ -76,10 +76,10 @@ impl Tape {
     }
 }
 
-/// Rows that two steps take at a time, where what lies between them is not kept.
+/// Rows that the two steps take at a time if what lies between them is not kept.
 const ROWS: usize = 1 << 14;
 
-/// y `[.., F]` and, where it is kept, gate_up `[.., 2F]`.
+/// y `[.., F]` and, if it is kept, gate_up `[.., 2F]`.
 fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor>) {
     let size @ [m, e, width] = [x.rows(), x.width(), w.rows() / 2];
     let make = |what, width| {
@@ -115,7 +115,7 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
     (y, gate_up)
 }
 
-/// d_gate_up `[.., 2F]` from dz `[.., E]`; y `[.., F]` once more.
+/// d_gate_up `[.., 2F]` from dz `[.., E]`, and y `[.., F]` recomputed.
 fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
     let size @ [m, e, width] = [dz.rows(), dz.width(), v.width()];
     let d_gate_up = Tensor::on(gpu, "matmul_swiglu d_gate_up", &[m, 2 * width], dz.real());
@@ -125,7 +125,7 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
             [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)].map(Into::into);
         let args =
             [(&d_gate_up).into(), (&y).into(), gate_up.into(), dzs, vs, m.into(), e.into(), width.into()];
-        // SAFETY: y and d_gate_up were made for m rows, as gate_up; the maps end where dz and v do.
+        // SAFETY: y and d_gate_up were made for m rows, like gate_up; the maps end where dz and v do.
         unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_backward", grid(blocks, size, 128), &args) };
     };
     let plain = || {
@@ -142,13 +142,13 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
     (d_gate_up, y)
 }
 
-/// What the fused kernels want: whole steps of the copy engine, of matrices that it can read.
+/// What the fused kernels need: whole steps of the copy engine, on matrices that it can read.
 fn fits(width: usize, read: [&Tensor; 2]) -> bool {
     width.is_multiple_of(8) && read.iter().all(|x| Map::can(&x.operand()))
 }
 
-/// A block a multiprocessor, no more than there are tiles of 128 rows and some columns. As `SHARED_BYTES` of
-/// panels.cuh has it: 14 slots of 16 KiB, two barriers each, and what rounds it up to multiples of 1024.
+/// One block per multiprocessor, but no more than there are tiles of 128 rows and `columns` columns. Shared memory as in
+/// `SHARED_BYTES` of panels.cuh: 14 slots of 16 KiB, two barriers each, and slack to align to 1024 bytes.
 fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
     let tiles = m.div_ceil(128) * width.div_ceil(columns);
     Grid::new(tiles.min(blocks), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
@@ -159,7 +159,7 @@ fn multiply(gpu: &Gpu, product: Product) {
     unsafe { gpu.product(&product) };
 }
 
-/// dw `[J, I]`, f32, from dy `[M, J]` and x `[M, I]`; `None` where it went to its place.
+/// dw `[J, I]`, f32, from dy `[M, J]` and x `[M, I]`; `None` if it was written to its place.
 fn weights(gpu: &Gpu, dy: &Tensor, x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     let fresh = || (Tensor::on(gpu, "matmul_swiglu dw", &[dy.width(), x.width()], Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);

@@ -3,12 +3,12 @@
 //! ```text
 //!   forward    L       = mean_b 1/N^2 sum_{i,j} (k(y_i, y_j) + k(x_i, x_j) - 2 k(y_i, x_j))       biased: all pairs, i = j too
 //!              gaussian  k(a, b) = mean over s in {1/4, 1/2, 1, 2, 4} of exp(-|a - b|^2 / (2 s v))
-//!                        v = max(2 (mean |a|^2 - |mean a|^2), 1e-12) over the set's 2N rows: their mean squared distance, no gradient
+//!                        v = max(2 (mean |a|^2 - |mean a|^2), 1e-12) over a set's 2N rows: mean squared distance, no gradient
 //!              energy    k(a, b) = -sqrt(|a - b|^2 + 1e-12)
 //!   backward   c[i,j]  = 4 / (B N^2) k'(d2[i,j])              k' by the squared distance; negative for pairs (y, x)
 //!              dy_i    = dL sum_j c[i,j] (y_i - a_j)          a over the 2N rows                          =
 //!   tensors    y, x, dy [B, N, G]     L [1]     x is data: no gradient
-//!   work       a set a task. |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, with products by gemm of rows moved to the set's mean: distances
+//!   work       one set per task. |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, by gemm, with rows centred on the set's mean: distances
 //!              stay the same, and what cancels is of the size of the spread, not of the mean. Forward keeps c, [B, N, 2N].
 //!   bound by   compute: forward 6 B N^2 G, backward 4 B N^2 G
 //!   repeatable yes: sums run in the order of the rows, in f64
@@ -38,15 +38,15 @@ impl Tape {
     }
 }
 
-/// What forward leaves for the gradient of y.
+/// What forward saves for the gradient of y.
 pub struct Saved {
-    /// `[B, N, 2N]`: what each of the rows `[y | x]` weighs in the gradient of each y; on a device without a row in its own.
+    /// `[B, N, 2N]`: the weight of each row of `[y | x]` in the gradient of each y; on a device without that of a row in its own.
     weights: Tensor,
-    /// `[B, N, tiles]`, on a device alone: what a row weighs in its own gradient, in parts of a sum.
+    /// `[B, N, tiles]`, on a device only: the weight of a row in its own gradient, in parts of a sum.
     pulls: Option<Tensor>,
 }
 
-/// The loss `[1]`, and what its gradient needs, where that is wanted.
+/// The loss `[1]`, and what its gradient needs, if that is wanted.
 pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Option<Saved>) {
     let [sets, rows, _] = y.dims("mmd");
     assert!(y.shape() == x.shape() && !y.is_empty(), "mmd: {:?} and {:?}", y.shape(), x.shape());
@@ -103,7 +103,7 @@ impl Pairs {
         let width = y.len() / rows;
         let a = centred(y, x, width);
         let norms: Vec<f32> = a.chunks_exact(width).map(|row| dot(row, row)).collect();
-        // The rows' mean is now next to zero, so the closed form of v is left with its first term.
+        // The rows' mean is now next to zero, so only the first term of v's closed form remains.
         let mean = norms.iter().map(|&n| f64::from(n)).sum::<f64>() / norms.len() as f64;
         let scale = (2.0 * mean).max(1e-12) as f32;
         let (mut from_y, mut from_x) = (vec![0.0; 2 * rows * rows], vec![0.0; rows * rows]);
@@ -124,7 +124,7 @@ impl Pairs {
         pairs
     }
 
-    /// Near pairs again, by their difference: the root of what cancellation leaves would be far from zero.
+    /// Measures near pairs again, by their difference: the root of what cancellation leaves would be far from zero.
     fn measure_neighbours(&mut self, a: &[f32], norms: &[f32]) {
         const NEAR: f32 = 1e-4;
         let (n, width) = (self.rows, a.len() / norms.len());
@@ -194,7 +194,7 @@ impl Pairs {
             }
             MmdKernel::Energy => {
                 for (w, &d2) in w.iter_mut().zip(d2) {
-                    // Equal rows pull nowhere; their huge slope would only add the noise of two sums that cancel.
+                    // Equal rows exert no pull; their huge slope would only add the noise of two sums that cancel.
                     *w = if d2 == 0.0 { 0.0 } else { -0.5 * factor / (d2 + 1e-12).sqrt() };
                 }
             }
@@ -227,7 +227,7 @@ fn centred(y: &[f32], x: &[f32], width: usize) -> Vec<f32> {
     a
 }
 
-/// Products with one row to squared distances from it.
+/// Turns products with one row into squared distances from it.
 fn distances(products: &mut [f32], norm: f32, norms: &[f32]) {
     for (p, n) in products.iter_mut().zip(norms) {
         let d2 = norm + n - 2.0 * *p;
@@ -246,7 +246,7 @@ pub mod reference {
         (pairs / (rows.len() * rows.len()) as f64).max(1e-12)
     }
 
-    /// In eight sums side by side: one would wait for each addition, and the largest check makes ten thousand million of them.
+    /// In eight independent sums: a single one would wait for each addition, and the largest check makes 10^10 of them.
     fn distance(a: &[f64], b: &[f64]) -> f64 {
         let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
         let mut sums = [0.0; 8];
@@ -287,7 +287,7 @@ pub mod reference {
         mean(y, y) + mean(x, x) - 2.0 * mean(y, x)
     }
 
-    /// Its gradient by y.
+    /// Its gradient with respect to y.
     pub fn backward(y: &[f64], x: &[f64], width: usize, v: f64, kernel: MmdKernel) -> Vec<f64> {
         let rows = (y.len() / width) as f64;
         let mut dy = vec![0.0; y.len()];

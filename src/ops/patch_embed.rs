@@ -1,4 +1,4 @@
-//! A cell cut in patches, each with a linear map of its own: gene tokens (SCALE v1, eq. 3).
+//! A cell cut into patches, each with a linear map of its own: gene tokens (SCALE v1, eq. 3).
 //!
 //! ```text
 //!   forward    y[m,p,e]  = sum_s x[m, p S + s] w[p,s,e] + b[p,e]         x is zero beyond G
@@ -7,7 +7,7 @@
 //!              db[p,e]   = sum_m dy[m,p,e]                               =
 //!   tensors    x, dx [M, G]     w, dw [P, S, E]     b, db [P, E]     y, dy [M, P, E]     (P - 1) S < G <= P S
 //!   work       no padded copy: a patch is a window of x with row stride G, and the last one is shorter
-//!   bound by   compute: 2 M G E a product
+//!   bound by   compute: 2 M G E per product
 //! ```
 
 use crate::ops::blocks;
@@ -92,7 +92,7 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     Tensor::new(x.shape(), dx)
 }
 
-/// dw `[P, S, E]`; on a device it goes to its place, where it has one.
+/// dw `[P, S, E]`; on a device it is written to its place, if it has one.
 pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = sizes(x, w);
     if let Some(gpu) = x.gpu() {

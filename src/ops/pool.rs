@@ -89,26 +89,26 @@ fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
 }
 
 fn launch_sums(gpu: &Gpu, y: &Tensor, x: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
-    // As many warps as there are rows to share, and no fewer threads than a block has columns.
+    // As many warps as there are rows to share out, and no fewer threads than a block has columns.
     let grid = Grid::plane(sets, column_sums::groups(gpu, width), 32 * rows.clamp(8, 32) as u32);
     let args = [y.into(), x.into(), rows.into(), width.into(), scale.into()];
-    // SAFETY: x is [sets, rows, width], y was made for a row a set.
+    // SAFETY: x is [sets, rows, width], y was made for one row per set.
     unsafe { gpu.launch("pool", "pool_forward", grid, &args) };
 }
 
 fn launch_spread(gpu: &Gpu, dx: &Tensor, dy: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
     let args = [dx.into(), dy.into(), sets.into(), rows.into(), width.into(), scale.into()];
-    // SAFETY: dx was made as [sets, rows, width], dy holds a row a set.
+    // SAFETY: dx was made as [sets, rows, width], dy holds one row per set.
     unsafe { gpu.launch("pool", "pool_backward", by_packs(gpu, sets, rows * width), &args) };
 }
 
 fn launch_add(gpu: &Gpu, y: &Tensor, x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) {
     let args = [y.into(), x.into(), s.into(), sets.into(), rows.into(), width.into()];
-    // SAFETY: y was made as x, [sets, rows, width]; s holds a row a set.
+    // SAFETY: y was made like x, [sets, rows, width]; s holds one row per set.
     unsafe { gpu.launch("pool", "add_to_set_forward", by_packs(gpu, sets, rows * width), &args) };
 }
 
-/// One thread 16 bytes of a set's `size` numbers.
+/// One thread per 16 bytes of a set's `size` numbers.
 fn by_packs(gpu: &Gpu, sets: usize, size: usize) -> Grid {
     Grid::of_sets(sets, (size * gpu.real().bytes()).div_ceil(16 * 256), 256)
 }

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   forward    rstd[m]  = 1 / sqrt(mean_d x[m,d]^2 + eps)                             eps = 1e-5
-//!              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 where no gain is given
+//!              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 without a gain
 //!   backward   g        = dy w
 //!              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =
 //!              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =
-//!              dx on top of what other ops have found for x; y again, from x and rstd, where it was forgotten
+//!              dx is added to what other ops have found for x; y is remade from x and rstd if it was forgotten
 //!   tensors    x, y, dx, dy [.., D]     w, dw [D]     rstd [M], f32 on a device too, as dw is
-//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with either
+//!   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more for adding to dx, and for y
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 //! ```
 
@@ -22,7 +22,7 @@ use crate::tensor::Tensor;
 const EPS: f32 = 1e-5;
 
 impl Tape {
-    /// x over its root mean square, times gain: x `[.., D]`, gain `[D]` to `[.., D]`. May be forgotten.
+    /// x over its root mean square, times gain: x `[.., D]`, gain `[D]` to `[.., D]`. The value may be forgotten.
     pub fn rms_norm(&mut self, x: Var, gain: Option<Var>) -> Var {
         let xs = self.value(x).clone();
         let w = gain.map(|w| self.value(w).clone());
@@ -79,8 +79,7 @@ fn remake(x: &Tensor, w: Option<&Tensor>, rstd: &Tensor) -> Tensor {
     Tensor::new(x.shape(), y)
 }
 
-/// dx, the sum so far with it, dw where there is a gain (on a device it goes to its place, where it has one), and y where it is
-/// asked for.
+/// dx, including the sum so far; dw if there is a gain (on a device it is written to its place, if it has one); and y if requested.
 pub fn backward(
     back: &mut Back,
     x: &Tensor,
@@ -89,14 +88,14 @@ pub fn backward(
     sink: Option<&Sink>,
 ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
     let (width, dy, again) = (x.width(), back.dy, back.again);
-    // One that was summed over sets is f32.
+    // A gradient that was summed over sets is f32 and is not taken.
     let before = back.so_far.take_if(|sum| sum.real() == x.real());
     if let Some(gpu) = x.gpu() {
-        // Where nobody else reads what was found before, the sum takes its place.
+        // If nobody else reads the sum so far, the new one takes its place.
         let fresh = || Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
         let dx =
             before.as_ref().filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
-        // At least two rows a warp: a block's parts cost as much memory as a row of f32.
+        // At least two rows per warp: a block's parts cost as much memory as a row of f32.
         let kernel = Kernel::of(x, &[Some(x), Some(dy), before.as_ref(), w]);
         let count = x.rows().div_ceil(16).min(kernel.blocks);
         let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
@@ -111,7 +110,7 @@ pub fn backward(
         let rows = block.chunks_exact_mut(width).zip(dy.data()[i * size..].chunks_exact(width));
         let rows = rows.zip(x.data()[i * size..].chunks_exact(width)).zip(&rstd.data()[i * size / width..]);
         for (((dx, dy), x), &rstd) in rows {
-            // g = dy w is kept where dx will stand.
+            // dx holds g = dy w until it is computed itself.
             match w {
                 Some(w) => {
                     for ((((g, dw), dy), x), w) in dx.iter_mut().zip(&mut dw).zip(dy).zip(x).zip(w.data()) {
@@ -136,7 +135,7 @@ pub fn backward(
 fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&Tensor>) {
     let (rows, width) = (x.rows(), x.width());
     let args = [y.into(), rstd.into(), x.into(), w.into(), rows.into(), width.into(), EPS.into()];
-    // SAFETY: y was made as x, rstd for its rows; w holds a row.
+    // SAFETY: y was made like x, rstd for its rows; w holds a row.
     unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
 }
 
@@ -147,7 +146,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// `read`: what is read beside x in the same packs; what is written begins on a multiple of 16 bytes.
+    /// `read`: all that is read in packs, x included; what is written begins on a multiple of 16 bytes.
     fn of(x: &Tensor, read: &[Option<&Tensor>]) -> Kernel {
         let row = x.width() * x.real().bytes();
         let packed = read.iter().flatten().all(|x| x.address().is_multiple_of(16)) && row.is_multiple_of(16);
@@ -158,7 +157,7 @@ impl Kernel {
     }
 }
 
-/// Written: dx, parts, y. Read: what is added to dx, dy, x, w, rstd.
+/// `written`: dx, parts, y. `read`: the sum to add to dx; then dy, x, w, rstd.
 fn launch_backward(
     kernel: &'static str,
     written: [Option<&Tensor>; 3],
@@ -168,8 +167,8 @@ fn launch_backward(
     let x = read[2].expect("rms_norm: x");
     let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
     let args = [&args[..], &[x.rows().into(), x.width().into()]].concat();
-    // SAFETY: dx, what is added to it, and y are as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a row,
-    // rstd a number a row. What is added may be dx itself: a thread reads a number before it writes it.
+    // SAFETY: dx, what is added to it, and y are shaped as x, parts for `count` blocks; the tape gives dy the shape of y; w holds a
+    // row, rstd one number per row. What is added may be dx itself: a thread reads a number before it writes it.
     unsafe { x.device().launch("rms_norm", kernel, Grid::new(count, 256), &args) };
 }
 

@@ -117,17 +117,17 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) 
     (Tensor::new(q.shape(), blocks::sum(&parts, out)), Tensor::new(kv.shape(), dkv))
 }
 
-/// Lanes that share a head: as many as have a pack of its columns, a power of two, up to a warp.
+/// Lanes that share a head: one per pack of its columns, rounded up to a power of two, at most a warp.
 fn lanes(width: usize, real: Real) -> usize {
     let pack = 16 / real.bytes();
     let packs = if width.is_multiple_of(pack) { width / pack } else { width };
     packs.next_power_of_two().min(32)
 }
 
-/// Groups among which the sets are dealt out, where a set takes so many lanes. Sizes alone decide, so that every device sums
-/// dq in one order.
+/// Groups among which the sets are dealt out, if a set takes `lanes` lanes. Only sizes decide, so that every device sums dq in the
+/// same order.
 fn slots(sets: usize, lanes: usize) -> usize {
-    // Enough threads for a few waves of blocks on any GPU, few enough that the slots' sums are no traffic to speak of.
+    // Enough threads for a few waves of blocks on any GPU, few enough that the traffic of the slots' sums is negligible.
     const THREADS: usize = 1 << 18;
     let rounds = sets.div_ceil((THREADS / lanes).max(1)).max(1);
     sets.div_ceil(rounds)
@@ -148,7 +148,7 @@ fn launch_forward(y: &Tensor, p: &Tensor, q: &Tensor, kv: &Tensor, [sets, tokens
         (1.0 / (width as f32).sqrt()).into(),
     ];
     let grid = Grid::elements(sets * heads * lanes);
-    // SAFETY: forward's asserts hold kv to [sets, tokens, 2 heads width] and q to its columns; y and p were made for them.
+    // SAFETY: forward asserts that kv is [sets, tokens, 2 heads width] and q has its columns; y and p were made for them.
     unsafe { y.device().launch("seed_attention", "seed_attention_forward", grid, &args) };
 }
 
@@ -178,7 +178,7 @@ fn launch_backward(
         (1.0 / (width as f32).sqrt()).into(),
     ];
     let grid = Grid::elements(slots * heads * lanes);
-    // SAFETY: dkv was made as kv, ds as p, partial for `slots` rows of q's columns; the tape gives dy the shape of y.
+    // SAFETY: dkv was made like kv, ds like p, partial for `slots` rows of q's columns; the tape gives dy the shape of y.
     unsafe { dkv.device().launch("seed_attention", "seed_attention_backward", grid, &args) };
 }
 

@@ -5,7 +5,7 @@
 //!   backward   dy[m,g]  = dL 2/M (y[m,g] - x[m,g])         dx = -dy          =
 //!   tensors    y, x, dy, dx [.., G], leading axes folded to M     L, dL [1]
 //!   bound by   memory: forward moves 2 M G, backward 3 M G numbers
-//!   repeatable yes: pieces are summed in f32, pieces and blocks in f64, in order
+//!   repeatable yes: sums are f32 within a piece, f64 over pieces and blocks, in order
 //! ```
 
 use crate::gpu::{Buffer, Gpu, Grid};
@@ -43,7 +43,7 @@ pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
     Tensor::scalar((parts.iter().sum::<f64>() / y.rows() as f64) as f32)
 }
 
-/// dy and dx, those that are wanted, from dL `[1]`.
+/// dy and dx, each if wanted, from dL `[1]`.
 pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, wanted: [bool; 2]) -> [Option<Tensor>; 2] {
     if let Some(gpu) = y.gpu() {
         let [dy, dx] =

@@ -5,7 +5,7 @@
 //!   backward   da[m,f] = dy[m,f] u[m,f] s (1 + a (1 - s))                       =
 //!              du[m,f] = dy[m,f] silu(a[m,f])                                   =
 //!   tensors    x, dx [.., 2F]     y, dy [.., F]
-//!              y again, where it was forgotten
+//!              y again, if it was forgotten
 //!   bound by   memory: forward moves 3 M F, backward 5 M F numbers, 6 M F with y
 //! ```
 
@@ -15,7 +15,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// silu(first half) times second half of the last axis: `[.., 2F]` to `[.., F]`. May be forgotten.
+    /// silu(first half) times second half of the last axis: `[.., 2F]` to `[.., F]`. The value may be forgotten.
     pub fn swiglu(&mut self, gate_up: Var) -> Var {
         let x = self.value(gate_up).clone();
         let y = gate::forward(None, &x, 0);
@@ -26,7 +26,7 @@ impl Tape {
     }
 }
 
-/// dx `[.., 2F]` from dy `[.., F]`, and y where it is asked for.
+/// dx `[.., 2F]` from dy `[.., F]`, and y if requested.
 pub fn backward(dy: &Tensor, x: &Tensor, again: bool) -> (Tensor, Option<Tensor>) {
     if let Some(gpu) = x.gpu() {
         let dx = Tensor::on(gpu, "swiglu dx", x.shape(), x.real());

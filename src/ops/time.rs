@@ -3,7 +3,7 @@
 //! ```text
 //!   forward    y[b] = [cos(1000 t_b f_i), sin(1000 t_b f_i)],  f_i = 10^(-4 i / 128),  i < 128          no backward: t is data
 //!   tensors    y [B, 256]
-//!   reference  the loop below, in f64: the argument reaches 1000, where f32 has lost four digits of the angle
+//!   reference  the loop below, in f64: the argument reaches 1000, where f32 loses four digits of the angle
 //! ```
 
 use crate::gpu::{Buffer, Gpu, Grid};
@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 const FREQUENCIES: usize = 128;
 
 impl Tape {
-    /// Features of one time a set, each in [0, 1], to `[B, 256]`.
+    /// Features of one time per set, each in [0, 1], to `[B, 256]`.
     pub fn time(&mut self, times: &[f32]) -> Var {
         let shape = [times.len(), 2 * FREQUENCIES];
         if let Some(gpu) = self.gpu().cloned() {
@@ -37,6 +37,6 @@ impl Tape {
 
 fn launch(gpu: &Gpu, y: &Tensor, times: &Buffer) {
     let grid = Grid::new(y.rows(), FREQUENCIES as u32);
-    // SAFETY: a row of y for each time, of a cosine and a sine for each thread.
+    // SAFETY: one row of y per time, with a cosine and a sine per thread.
     unsafe { gpu.launch("time", "time_forward", grid, &[y.into(), times.into()]) };
 }

@@ -1,4 +1,4 @@
-//! Tokens of a set side by side: stacked, picked out, joined by a learned one (SCALE v1, eq. 31).
+//! Tokens of a set: stacked, picked out, preceded by a learned one (SCALE v1, eq. 31).
 //!
 //! ```text
 //!   forward    tokens   y[b,t] = part_t[b]        token   y[b] = x[b,i]         prepend   y[b,0] = w, y[b,1+t] = x[b,t]
@@ -29,7 +29,7 @@ impl Tape {
         self.record("tokens", &[x], y, move |dy| vec![Some(amid_zeros(dy, i, count))])
     }
 
-    /// The same token before those of each set: token `[D]`, x `[B, T, D]` to `[B, T + 1, D]`.
+    /// Puts the same token before those of each set: token `[D]`, x `[B, T, D]` to `[B, T + 1, D]`.
     pub fn prepend(&mut self, token: Var, x: Var) -> Var {
         let y = joined(self.value(token), self.value(x));
         self.record("tokens", &[token, x], y, |dy| parted(dy).map(Some).into())
@@ -72,7 +72,7 @@ fn pick(x: &Tensor, i: usize) -> Tensor {
     Tensor::new(&[sets, width], rows.copied().collect())
 }
 
-/// `count` tokens a set, all zero but the `i`-th: row `[B, D]` to `[B, T, D]`.
+/// `count` tokens per set, all zero but the `i`-th: row `[B, D]` to `[B, T, D]`.
 fn amid_zeros(row: &Tensor, i: usize, count: usize) -> Tensor {
     let [sets, width] = row.dims("token");
     if let Some(gpu) = row.gpu() {
@@ -126,14 +126,14 @@ fn parted(dy: &Tensor) -> [Tensor; 2] {
     [Tensor::new(&[width], dw), Tensor::new(&shape, dx)]
 }
 
-/// Rows of a tensor: its number that the first begins with, and the numbers from one to the next.
+/// Rows of a tensor: the number at which the first begins, and the numbers from one row to the next.
 type Rows<'a> = (&'a Tensor, usize, usize);
 
 fn launch_copy(gpu: &Gpu, (y, y_from, y_step): Rows, (x, x_from, x_step): Rows, [rows, width]: [usize; 2]) {
     let (y, x) = (y.part(y_from, &[y.len() - y_from]), x.part(x_from, &[x.len() - x_from]));
     let args = [(&y).into(), (&x).into(), width.into(), (y_step as u64).into(), (x_step as u64).into()];
     let grid = Grid::plane(rows, (width * gpu.real().bytes()).div_ceil(16 * 256), 256);
-    // SAFETY: the callers' rows lie in their tensors, which are stored as the device's numbers.
+    // SAFETY: the callers' rows are inside their tensors, which are in the device's storage.
     unsafe { gpu.launch("tokens", "tokens_copy", grid, &args) };
 }
 

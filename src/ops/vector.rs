@@ -1,8 +1,8 @@
 //! Loops that the compiler turns into vector instructions, and the functions that they need.
 //!
-//! Sums keep 32 accumulators (four registers of eight lanes), since one alone would wait for each addition. The functions have no
-//! branches and no calls, because the C library's `expf` cannot be vectorised. Their polynomials are Chebyshev fits of our own;
-//! a NaN that goes in comes out.
+//! Sums keep 32 accumulators (four registers of eight lanes), since a single one would wait for each addition. The functions have
+//! no branches and no calls, because the C library's `expf` cannot be vectorised. Their polynomials are Chebyshev fits of our own;
+//! a NaN argument gives NaN.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
@@ -75,7 +75,7 @@ fn fold_eight(x: [f32; 8]) -> f32 {
     ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]))
 }
 
-/// The largest number; minus infinity for none. A NaN may be passed over.
+/// The largest number; minus infinity for none. A NaN may be skipped.
 #[inline]
 pub fn max(x: &[f32]) -> f32 {
     let (eights, rest) = x.as_chunks::<8>();
@@ -101,7 +101,7 @@ pub fn add_scaled(y: &mut [f32], c: f32, x: &[f32]) {
     }
 }
 
-/// e^x within 2 units in the last place. Below -86.9 the answer is 0, so that no denormal slows what follows.
+/// e^x within 2 units in the last place. Below -86.9 the result is 0, so that no denormal slows what follows.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to a whole number and leaves that number in the low bits.
@@ -142,7 +142,7 @@ pub fn softplus(x: f32) -> f32 {
     (if x < 0.0 { 0.0 } else { x }) + log
 }
 
-/// 1 - erf(x), relative error under 1e-6 down to the underflow.
+/// 1 - erf(x), relative error under 1e-6 down to underflow.
 #[inline(always)]
 pub fn erfc(x: f32) -> f32 {
     const P: [f32; 10] = [

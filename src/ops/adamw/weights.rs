@@ -1,16 +1,16 @@
-//! Weights as a device stores them: f32, or two halves of 16 bits of which products read the upper.
+//! Weights as a device stores them: f32, or two halves of 16 bits, of which products read the upper.
 
 use crate::gpu::{Grid, PACK, Real};
 use crate::tensor::Tensor;
 
-/// f32 weights `[L]` where they are updated.
+/// f32 weights `[L]` on the host or device that updates them.
 #[derive(Clone)]
 pub enum Weights {
-    /// As they are.
+    /// As plain f32.
     Whole(Tensor),
     /// On a device that stores bf16.
     Split(Halves),
-    /// The upper halves alone: each rank's optimizer has the lower ones of its share.
+    /// The upper halves alone: each rank's optimizer holds the lower halves of its share.
     Rounded(Tensor),
 }
 
@@ -19,12 +19,12 @@ pub enum Weights {
 pub struct Halves {
     /// As products read them.
     pub rounded: Tensor,
-    /// 16 bits each, no numbers by themselves.
+    /// 16 bits each, not numbers on their own.
     pub low: Tensor,
 }
 
 impl Weights {
-    /// f32 weights in the form that products on their device want.
+    /// f32 weights in the form that products on their device need.
     pub fn of(weights: Tensor) -> Weights {
         match weights.gpu() {
             Some(gpu) if gpu.real() == Real::Bf16 => {
@@ -37,7 +37,7 @@ impl Weights {
         }
     }
 
-    /// All of them as f32, where they lie. Panics where the lower halves are elsewhere.
+    /// All of them as f32, on their device. Panics if the lower halves are elsewhere.
     pub fn whole(&self) -> Tensor {
         match self {
             Weights::Whole(weights) => weights.clone(),
@@ -60,7 +60,7 @@ impl Weights {
         }
     }
 
-    /// The same, to be written; what is written as bf16 has no lower half here. Panics where it would have one.
+    /// The same, for writing; what is written as bf16 has no lower half here. Panics if it would have one.
     pub fn read_mut(&mut self) -> &mut Tensor {
         match self {
             Weights::Whole(weights) => weights,
@@ -69,7 +69,7 @@ impl Weights {
         }
     }
 
-    /// Gives the lower halves away, where there are some: only what products read stays.
+    /// Gives the lower halves away, if there are any: only what products read stays.
     pub fn take_low(&mut self) -> Option<Tensor> {
         match std::mem::take(self) {
             Weights::Split(Halves { rounded, low }) => {
@@ -83,7 +83,7 @@ impl Weights {
         }
     }
 
-    /// Number `at` and those behind it, `len` in all; `low` are their lower halves where those are elsewhere. No copy.
+    /// `len` weights from number `at` on; `low` holds their lower halves if those are elsewhere. No copy.
     pub fn window(&self, at: usize, len: usize, low: Option<&Tensor>) -> Weights {
         let part = |flat: &Tensor| flat.part(at, &[len]);
         match (self, low) {

@@ -1,9 +1,9 @@
 //! Attention on a device: which kernels take a call, and their launches.
 //!
 //! ```text
-//!   cell       attention_cell.cu: bf16, few rows, no seed; a warp a head of a set
-//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; a block 128 queries, backward a head of a set.
-//!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, where they are the quicker
+//!   cell       attention_cell.cu: bf16, few rows, no seed; one warp per head of a set
+//!   set        attention.cu, attention_backward.cu: bf16, K = 64 or 128; one block per 128 queries, backward per head of a set.
+//!              On Hopper attention_hopper.cu and attention_hopper_backward.cu, if they are quicker
 //!   plain      attention_plain.cu: everything else
 //!   queries    attention_queries.cu, before the backwards of set and plain: row sums, and all of the seed's gradient
 //! ```
@@ -25,7 +25,7 @@ enum Kernels {
     Plain,
 }
 
-/// Two kernels for heads of one width and sets of up to so many rows.
+/// Two kernels for heads of one width and sets of up to `rows` rows.
 struct Kernel {
     width: usize,
     rows: usize,
@@ -76,7 +76,7 @@ const SETS: [Kernel; 2] = [
 ];
 
 impl Kernels {
-    /// Tensor cores want bf16, rows at multiples of 16 bytes, and a width that there is a kernel for.
+    /// Tensor cores need bf16, rows at multiples of 16 bytes, and a width that there is a kernel for.
     fn of(z: Sizes, seed: Option<&Tensor>, tensors: &[&Tensor]) -> Kernels {
         let fits = |x: &Tensor| x.real() == Real::Bf16 && x.address().is_multiple_of(16);
         let takes = |kernel: &&Kernel| kernel.width == z.width && z.rows <= kernel.rows;
@@ -116,7 +116,7 @@ fn set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueri
     dqkv.device().either("attention backward", z.size(), fits, ours, any);
 }
 
-/// What attention_queries.cu leaves: delta, and t where there is a seed.
+/// What attention_queries.cu computes: delta, and t if there is a seed.
 pub(super) struct OfQueries {
     /// `[B, H, N]`.
     pub delta: Tensor,
@@ -124,7 +124,7 @@ pub(super) struct OfQueries {
     pub t: Option<Tensor>,
 }
 
-/// dqkv, dseed, and y where it is asked for.
+/// dqkv, dseed, and y if requested.
 pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     let Given { dy, qkv, seed, y, lse } = *given;
     let gpu = qkv.device();
@@ -152,17 +152,17 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     Found { dx: dqkv, dseed, y }
 }
 
-/// Queries and keys that a block of attention_backward.cu, or of Hopper's, holds at a time.
+/// Queries and keys that a block of attention_backward.cu, or of the Hopper kernel, holds at a time.
 pub(super) const QUERIES: usize = 64;
 pub(super) const KEYS: usize = 128;
 
-/// Room for sums of so many heads' dq. None for sets of one pass over their keys, which keep none from pass to pass.
+/// Room for the sums of dq of `heads` heads. None for sets that take one pass over their keys: no sums last from pass to pass.
 pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, heads: usize, keys: usize) -> Option<Tensor> {
     let shape = [heads, z.rows.next_multiple_of(QUERIES), z.width];
     (z.rows > keys).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32))
 }
 
-/// Four warps a block, or two where their tiles would leave room for one block alone.
+/// Four warps per block, or two if the tiles of four leave a multiprocessor room for only one block.
 fn cell_grid(z: Sizes, bytes: usize) -> Grid {
     let warps = if 4 * bytes <= 100 << 10 { 4 } else { 2 };
     Grid::new((z.sets * z.heads).div_ceil(warps), 32 * warps as u32).with_shared(warps * bytes)
@@ -173,12 +173,13 @@ fn launch_cell_forward(cell: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, z:
     let items = z.sets * z.heads;
     let args =
         [y.into(), lse.into(), qkv.into(), items.into(), z.rows.into(), z.heads.into(), z.scale.into()];
-    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv to them, `Kernels::of` to bf16 and its addresses.
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked qkv against them, `Kernels::of` for bf16 and its
+    // address.
     unsafe { y.device().launch("attention_cell", cell.forward, grid, &args) };
 }
 
 fn launch_cell_backward(cell: &Kernel, dqkv: &Tensor, given: &Given, z: Sizes) {
-    // Tiles of q, k, v and dy, 16 rows of dq on their way out; lse and delta.
+    // Tiles of q, k, v and dy, 16 rows of dq to be written; lse and delta.
     let grid = cell_grid(z, (4 * cell.rows + 16) * z.width * 2 + 2 * cell.rows * 4);
     let items = z.sets * z.heads;
     let args = [
@@ -191,7 +192,7 @@ fn launch_cell_backward(cell: &Kernel, dqkv: &Tensor, given: &Given, z: Sizes) {
         z.heads.into(),
         z.scale.into(),
     ];
-    // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse is the forward's.
+    // SAFETY: dqkv was made like qkv; the tape gives dy the shape of y; lse is the forward's.
     unsafe { dqkv.device().launch("attention_cell", cell.backward, grid, &args) };
 }
 
@@ -209,11 +210,12 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
         z.packed().into(),
         z.scale.into(),
     ];
-    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them, `Kernels::of` to bf16 and addresses.
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked qkv and seed against them, `Kernels::of` for bf16 and
+    // addresses.
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
 }
 
-/// Keys and values; queries and dy, in one buffer or two; p and ds.
+/// Shared memory for keys and values; queries and dy, in one buffer or two; p and ds.
 fn set_backward_grid(z: Sizes, keys: usize, buffers: usize) -> Grid {
     let shared = (2 * keys + 2 * buffers * QUERIES) * z.width * 2 + 2 * QUERIES * keys * 2;
     Grid::new(z.sets * z.heads, 256).with_shared(shared)
@@ -222,7 +224,7 @@ fn set_backward_grid(z: Sizes, keys: usize, buffers: usize) -> Grid {
 fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let gpu = dqkv.device();
     let wide = set_backward_grid(z, KEYS, 2);
-    // Of K = 128 that is 160 KiB, and some devices have 99 for a block.
+    // For K = 128 that is 160 KiB, and some devices have 99 per block.
     let (kernel, keys, grid) = match gpu.holds(wide) {
         true => (set.backward, KEYS, wide),
         false => ("attention_backward_128_small", 64, set_backward_grid(z, 64, 1)),
@@ -243,8 +245,8 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
         z.slope().into(),
         z.scale.into(),
     ];
-    // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head;
-    // sums has whole blocks of queries, and is given wherever there is more than one pass over keys.
+    // SAFETY: dqkv was made like qkv; the tape gives dy the shape of y; lse, delta and t have one number per query of a head; sums
+    // has whole blocks of queries, and is given if there is more than one pass over keys.
     unsafe { gpu.launch("attention_backward", kernel, grid, &args) };
 }
 
@@ -255,13 +257,13 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    // Four blocks a multiprocessor, all at work at once: some read while others sum. Each with rows enough for its warps.
+    // Four blocks per multiprocessor, all running at once: some read while others sum. Each has enough rows for its warps.
     const SLICE: usize = 32;
     const SLICES: usize = 32;
     let heads = z.sets * z.heads;
     let wanted = (4 * PROCESSORS).div_ceil((heads * columns).max(1));
     let slices = wanted.clamp(1, (z.rows / SLICE).clamp(1, SLICES));
-    let warps = z.rows.div_ceil(slices).div_ceil(2).clamp(1, 8) as u32; // of two rows at a time
+    let warps = z.rows.div_ceil(slices).div_ceil(2).clamp(1, 8) as u32; // each takes two rows at a time
     let grid = Grid::plane(heads, slices * columns, 32 * warps);
     let gpu = given.qkv.device();
     let parts = given.seed.filter(|_| slices > 1).map(|seed| {
@@ -286,12 +288,12 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
         slices.into(),
         z.scale.into(),
     ];
-    // SAFETY: delta and t were made as lse, a number a query of a head; dseed as seed, parts as dseed for each
-    // slice; t, dseed and, of several slices, parts are there if seed is.
+    // SAFETY: delta and t were made like lse, one number per query of a head; dseed like seed, parts like dseed for each slice; t,
+    // dseed and, for several slices, parts are given if seed is.
     unsafe { gpu.launch("attention_queries", "attention_queries", grid, &args) };
     if let (Some(dseed), Some(parts)) = (dseed, parts) {
         let args = [dseed.into(), (&parts).into(), slices.into(), dseed.len().into()];
-        // SAFETY: a number of dseed a thread, and as many of each slice's part.
+        // SAFETY: one number of dseed per thread, and as many of each slice's part.
         unsafe {
             gpu.launch(
                 "attention_queries",
@@ -303,8 +305,8 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     }
 }
 
-/// A warp a row of a head; in shared memory a tile and, for each row that a warp meets, `weights` numbers. Stops where a device's
-/// blocks cannot have as many: of 99 KiB from 12,145 rows on, backward.
+/// One warp per row of a head; shared memory holds a tile and, per warp, `weights` numbers for each row it meets. Stops with an
+/// error if the device's blocks cannot hold that many: with 99 KiB, from 12,145 rows on, backward.
 fn plain_grid(gpu: &Gpu, z: Sizes, weights: usize) -> Grid {
     let (tile, bytes) = (32 * 33 * 4, weights * z.rows * 4);
     let warps = ((64 << 10) / bytes.max(1)).clamp(1, 8);
@@ -332,7 +334,7 @@ fn launch_plain_forward(y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Te
         z.scale.into(),
     ];
     let (gpu, grid) = (y.device(), plain_grid(y.device(), z, 1));
-    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held qkv and seed to them.
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked qkv and seed against them.
     unsafe { gpu.launch("attention_plain", "attention_plain_forward", grid, &args) };
 }
 
@@ -353,7 +355,7 @@ fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Size
         z.scale.into(),
     ];
     let (gpu, grid) = (dqkv.device(), plain_grid(dqkv.device(), z, 2));
-    // SAFETY: dqkv was made as qkv; the tape gives dy the shape of y; lse, delta and t have a number a query of a head.
+    // SAFETY: dqkv was made like qkv; the tape gives dy the shape of y; lse, delta and t have one number per query of a head.
     unsafe { gpu.launch("attention_plain", "attention_plain_dq", grid, &args) };
 }
 

@@ -1,18 +1,18 @@
-//! Attention's kernels for Hopper: when they are taken, and their launches.
+//! Attention's kernels for Hopper: when they are used, and their launches.
 
 use super::device::{KEYS, OfQueries, QUERIES, sums_of_dq};
 use super::{Given, Sizes};
 use crate::gpu::{Arg, Grid, Map};
 use crate::tensor::Tensor;
 
-/// Whether they can be asked for. Of up to 32 rows a warp of attention.cu does all, and Hopper's has nothing to win.
+/// Whether they can be used. Up to 32 rows, one warp of attention.cu does everything, and the Hopper kernels have nothing to gain.
 pub fn fits(z: Sizes, read: &[&Tensor]) -> bool {
     z.width == 128 && z.rows > 32 && read.iter().all(|x| Map::can(&x.operand()))
 }
 
-/// A block a multiprocessor, no more than there are tiles: of 128 queries, or of two heads of up to 64. As `Slots` of
-/// attention_hopper.cu has it: two tiles of queries and five of keys or values, or four, 32 KiB each; two keys and four values of
-/// seeds; barriers; and what rounds it up to multiples of 1024.
+/// One block per multiprocessor, but no more than there are tiles: of 128 queries, or of two heads of up to 64. Shared memory as in
+/// `Slots` of attention_hopper.cu: two tiles of queries and five of keys or values, or four, 32 KiB each; two keys and four values
+/// of seeds; barriers; and slack to align to 1024 bytes.
 pub fn launch_forward(
     blocks: usize,
     y: &Tensor,
@@ -40,19 +40,19 @@ pub fn launch_forward(
         z.heads.into(),
         z.scale.into(),
     ];
-    // SAFETY: y and lse were made for these sizes; `Sizes::of` has held seed to them; the map ends where qkv does.
+    // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked seed against them; the map ends where qkv does.
     unsafe { y.device().launch("attention_hopper", kernel, grid, &args) };
 }
 
-/// Passes over keys, 128 each, of the longest sets whose keys are taken apart.
+/// Passes over keys, 128 each, of the longest sets whose keys are split between blocks.
 const APART_PASSES: usize = 8;
 
-/// dqkv. Blocks take whole heads, or 128 of their keys at a time where that leaves fewer blocks without work and is the quicker.
+/// dqkv. A block takes a whole head, or 128 of its keys at a time if that leaves fewer blocks idle and is quicker.
 pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
     let (heads, passes) = (z.sets * z.heads, z.rows.div_ceil(KEYS));
     let whole = || launch_backward(blocks, dqkv, given, of_queries, z);
     let apart = || launch_backward_apart(blocks, dqkv, given, of_queries, z);
-    // What is left of dq grows with N^2: of longer sets it is not for memory to hold.
+    // The sums of dq left to add grow with N^2: for longer sets they would take too much memory.
     let fits = passes <= APART_PASSES;
     let pays = fits && (heads * passes).div_ceil(blocks) < heads.div_ceil(blocks) * passes;
     match pays && dqkv.device().quicker("attention backward: keys apart", z.size(), [&apart, &whole]) == 0 {
@@ -61,8 +61,8 @@ pub fn backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQuer
     }
 }
 
-/// A block a multiprocessor, no more than there are tasks. As `Slots` of attention_hopper_backward.cuh has it: values and dq once;
-/// keys, queries, dy, ds, lse and delta twice; barriers; and what rounds it up to multiples of 1024.
+/// One block per multiprocessor, but no more than there are tasks. Shared memory as in `Slots` of attention_hopper_backward.cuh:
+/// values and dq once; keys, queries, dy, ds, lse and delta twice; barriers; and slack to align to 1024 bytes.
 fn backward_grid(blocks: usize, tasks: usize) -> Grid {
     let shared = 4 * (32 << 10) + 2 * (3 * (16 << 10) + 2 * 64 * 4) + 20 * 8 + 1024;
     Grid::new(blocks.min(tasks), 384).with_shared(shared)
@@ -73,8 +73,8 @@ fn launch_backward(blocks: usize, dqkv: &Tensor, given: &Given, of_queries: &OfQ
     let sums = sums_of_dq(dqkv.device(), z, blocks.min(heads), KEYS);
     let grid = backward_grid(blocks, heads);
     let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
-    // SAFETY: dqkv was made as qkv; lse, delta and t have a number a query of a head; sums has whole blocks of 64 queries for
-    // each block, and is given wherever there is more than one pass over keys; the maps end where qkv and dy do.
+    // SAFETY: dqkv was made like qkv; lse, delta and t have one number per query of a head; sums has whole blocks of 64 queries for
+    // each block, and is given if there is more than one pass over keys; the maps end where qkv and dy do.
     unsafe {
         dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward", grid, &args);
     };
@@ -97,7 +97,7 @@ fn launch_backward_apart(blocks: usize, dqkv: &Tensor, given: &Given, of_queries
         z.scale.into(),
     ];
     let tiles = Grid::plane(heads, z.rows.div_ceil(QUERIES), 256);
-    // SAFETY: as for whole heads, and sums has as much for every 128 keys; one stream runs one after the other.
+    // SAFETY: as for whole heads, but sums has as much for every 128 keys; one stream runs the kernels one after the other.
     unsafe {
         dqkv.device().launch("attention_hopper_backward", "attention_hopper_backward_apart", grid, &args);
         dqkv.device().launch("attention_hopper_backward", "attention_hopper_sum_dq", tiles, &of_sum);

@@ -1,8 +1,8 @@
 //! Attention on the host.
 //!
 //! ```text
-//!   work       one set a task; scores exist for 64 queries at a time, and the backward makes them again from lse
-//!   bound by   compute: 4 N^2 K a head forward, 10 N^2 K backward
+//!   work       whole sets per task; scores exist for 64 queries at a time, and the backward recomputes them from lse
+//!   bound by   compute: 4 N^2 K per head forward, 10 N^2 K backward
 //! ```
 
 use super::{Found, Given, Sizes};
@@ -12,7 +12,7 @@ use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::ops::vector::{add_scaled, dot, exp, max, sum};
 use crate::tensor::Tensor;
 
-/// Queries whose scores exist at the same time: 64 x 512 of them fill an eighth of a level-2 cache.
+/// Queries whose scores exist at the same time: 64 x 512 scores fill an eighth of a level-2 cache.
 const QUERIES: usize = 64;
 
 impl Sizes {
@@ -39,7 +39,7 @@ impl Sizes {
         MatMut::strided(&mut set[first..], to - from, self.width, self.packed())
     }
 
-    /// The same columns of one packed row; of a seed, which has no q, part 0 is k.
+    /// The same columns of one packed row; in a seed, which has no q, part 0 is k.
     fn columns(&self, part: usize, head: usize) -> std::ops::Range<usize> {
         let first = part * self.out() + head * self.width;
         first..first + self.width
@@ -108,7 +108,7 @@ fn softmax(row: &mut [f32], first: Option<f32>, scale: f32) -> (f32, f32) {
     (scale * top + total.ln(), first * share)
 }
 
-/// dx `[B, N, 3HK + 2F]`, dseed `[B, 2HK]` where there is a seed, and y where it is asked for.
+/// dx `[B, N, 3HK + 2F]`, dseed `[B, 2HK]` if there is a seed, and y if requested.
 pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     let Given { dy, qkv, seed, y, lse } = *given;
     let group = z.group();
@@ -139,7 +139,7 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     Found { dx: Tensor::new(qkv.shape(), dx), dseed, y }
 }
 
-/// Gate and up of a set's rows.
+/// Gradients of gate and up of a set's rows.
 fn gates_backward(z: &Sizes, set: &Set, dx: &mut [f32]) {
     let rows = dx.chunks_exact_mut(z.packed()).zip(set.x.chunks_exact(z.packed()));
     for ((dx, x), dy) in rows.zip(set.dy.chunks_exact(z.slope())) {
@@ -203,7 +203,7 @@ fn head_backward(
                 add_scaled(&mut dseed[z.columns(1, head)], p, slope);
             }
         }
-        // The first block of queries writes what the later ones add to; a seed has written dq before.
+        // The first block of queries writes what the later ones add to; with a seed, dq was already written.
         let keep = if from == 0 { Keep::Nothing } else { Keep::Add };
         let keep_q = if set.seed.is_some() { Keep::Add } else { Keep::Nothing };
         let (p, ds) = (Mat::new(p, to - from, z.rows), Mat::new(ds, to - from, z.rows));

@@ -12,13 +12,13 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Where number `c` of part 0, 1 or 2 (q, k, v) of a head lies in a packed row.
+    /// Position of number `c` of part 0, 1 or 2 (q, k, v) of a head in a packed row.
     fn at(&self, part: usize, head: usize, c: usize) -> usize {
         (part * self.heads + head) * self.width + c
     }
 }
 
-/// The keys' rows of set `b`: its own and, last, the seed's k | v behind a q of zeros.
+/// The rows of set `b` as keys: its own and, last, the seed's k | v after a q of zeros.
 fn keys(qkv: &[f64], seed: Option<&[f64]>, z: Sizes, b: usize) -> Vec<Vec<f64>> {
     let out = z.heads * z.width;
     let own = qkv[b * z.rows * 3 * out..(b + 1) * z.rows * 3 * out].chunks(3 * out).map(<[f64]>::to_vec);

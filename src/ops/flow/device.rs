@@ -5,7 +5,7 @@ use crate::ops::loss;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
-/// Streams of noise and mask and the index of the first number, one entry a set, as `flow_start` takes them.
+/// Streams of noise and mask and the index of the first number, one entry per set, as kernel `flow_start` takes them.
 pub fn upload(gpu: &Gpu, streams: &[(Rng, Rng, u64)]) -> Buffer {
     let words = |&(noise, holes, first): &(Rng, Rng, u64)| {
         let ((seed, noise), (_, holes)) = (noise.words(), holes.words());
@@ -14,14 +14,14 @@ pub fn upload(gpu: &Gpu, streams: &[(Rng, Rng, u64)]) -> Buffer {
     gpu.upload("streams of the flow's start", &streams.iter().map(words).collect::<Vec<_>>())
 }
 
-/// The start made of z `[B, N, D]`, or, without noise, its gradient made of dy.
+/// The start from z `[B, N, D]`, or, without noise, its gradient from dy.
 pub fn start(z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) -> Tensor {
     let y = Tensor::on(z.device(), "flow start", z.shape(), z.real());
     launch_start(&y, z, streams, share, noisy, mask);
     y
 }
 
-/// Sum of one or two tensors `[B, N, D]`, each times its factor `[B]` of the set.
+/// Sum of one or two tensors `[B, N, D]`, each times its set's factor `[B]`.
 pub fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
     assert!(terms.len() <= 2, "flow: a sum of {} tensors on a device", terms.len());
     let (p, by_p) = terms[0];
@@ -30,17 +30,17 @@ pub fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
     y
 }
 
-/// Three inputs `[B, N, D]` and what they are multiplied by in the error, and in its gradient.
+/// Three inputs `[B, N, D]` and their factors in the error, and in its gradient.
 pub struct SquaredError {
     inputs: [Tensor; 3],
     /// `[2, 3, B]`: zero for an input that does not count.
     factors: Tensor,
-    /// True for an input that has a factor in the error, and in its gradient.
+    /// True for an input with a factor other than zero in the error, and in its gradient.
     counts: [[bool; 3]; 2],
 }
 
 impl SquaredError {
-    /// `factors` are those of the error and of its gradient, one number a set.
+    /// `factors` are those of the error and of its gradient, one number per set.
     pub fn new(gpu: &Gpu, inputs: &[Tensor; 3], factors: [&[Vec<f32>; 3]; 2]) -> SquaredError {
         let [sets, _, _] = inputs[0].dims("flow loss");
         assert!(inputs.iter().all(|x| x.shape() == inputs[0].shape()), "flow loss: {inputs:?}");
@@ -78,14 +78,14 @@ impl SquaredError {
         std::array::from_fn(|k| self.counts[0][k].then_some(&self.inputs[k]))
     }
 
-    /// Sets, and numbers of a set.
+    /// Sets, and numbers per set.
     fn size(&self) -> [usize; 2] {
         let [sets, rows, width] = self.inputs[0].dims("flow loss");
         [sets, rows * width]
     }
 }
 
-/// One thread eight neighbours of a set; sets, and numbers of one.
+/// A grid of one thread per eight neighbours of a set; sets, and numbers per set.
 fn eights(x: &Tensor) -> (Grid, [usize; 2]) {
     let [sets, rows, width] = x.dims("flow");
     (Grid::of_sets(sets, (rows * width).div_ceil(8 * 256), 256), [sets, rows * width])
@@ -106,7 +106,7 @@ fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: boo
         sets.into(),
         size.into(),
     ];
-    // SAFETY: y was made as z; four words of `streams` a set.
+    // SAFETY: y was made like z; four words of `streams` per set.
     unsafe { y.device().launch("flow", "flow_start", grid, &args) };
 }
 
@@ -114,7 +114,7 @@ fn launch_combine(y: &Tensor, (p, by_p): (&Tensor, &Tensor), second: Option<(&Te
     let (grid, [sets, size]) = eights(y);
     let (q, by_q) = second.unzip();
     let args = [y.into(), p.into(), by_p.into(), q.into(), by_q.into(), sets.into(), size.into()];
-    // SAFETY: all tensors have one shape, their factors one number a set.
+    // SAFETY: all tensors have one shape, their factors one number per set.
     unsafe { y.device().launch("flow", "flow_combine", grid, &args) };
 }
 
@@ -122,7 +122,7 @@ fn launch_loss_forward(parts: &Buffer, error: &SquaredError, blocks: usize) {
     let ([a, b, c], [sets, size]) = (error.terms(), error.size());
     let args =
         [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), sets.into(), size.into()];
-    // SAFETY: a sum for each of `blocks` a set; the inputs have one shape, the factors [2, 3, B].
+    // SAFETY: one sum for each of `blocks` blocks per set; the inputs have one shape, the factors [2, 3, B].
     unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::of_sets(sets, blocks, 256), &args) };
 }
 
@@ -135,6 +135,6 @@ fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &Squ
         .chain(read)
         .chain([(&error.factors).into(), scale.into(), sets.into(), size.into()])
         .collect();
-    // SAFETY: gradients were made as the inputs, the factors are [2, 3, B]; d is one number.
+    // SAFETY: gradients were made like the inputs, the factors are [2, 3, B]; d is one number.
     unsafe { d.device().launch("flow", "flow_loss_backward", grid, &args) };
 }

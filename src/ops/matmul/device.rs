@@ -27,12 +27,12 @@ pub fn forward(
 pub fn backward_x(gpu: &Gpu, dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
     let dx = Tensor::on(gpu, "linear dx", shape, dy.real());
     let product = Product::new(dx.operand(), dy.operand(), w.operand(), [dy.rows(), dx.width(), dy.width()]);
-    // SAFETY: the tape gives dy the shape of y; dx is fresh and as x.
+    // SAFETY: the tape gives dy the shape of y; dx is fresh and shaped as x.
     unsafe { gpu.product(&product) };
     dx
 }
 
-/// dw `[J, I]` and, where wanted, db `[J]`, both f32; `None` for what went to its place.
+/// dw `[J, I]` and, if wanted, db `[J]`, both f32; `None` for what was written to its place.
 pub fn backward_w(
     gpu: &Gpu,
     dy: &Tensor,
@@ -43,7 +43,7 @@ pub fn backward_w(
 ) -> (Option<Tensor>, Option<Tensor>) {
     let fresh = || (Tensor::on(gpu, "linear dw", w.shape(), Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);
-    // A product that sums writes, and does not add.
+    // A product writes its sums and cannot add to them.
     let place = sink_of_bias.and_then(Sink::free);
     let fresh_db = || Tensor::on(gpu, "linear db", &[dy.width()], Real::F32);
     let db = with_bias.then(|| place.clone().unwrap_or_else(fresh_db));

@@ -1,5 +1,4 @@
-//! The discrepancy on a device: kernels/mmd.cu. On Hopper mmd_hopper.cu and mmd_hopper_backward.cu multiply, where they are the
-//! quicker.
+//! The discrepancy on a device: kernels/mmd.cu. On Hopper mmd_hopper.cu and mmd_hopper_backward.cu multiply, if they are quicker.
 
 use super::{Saved, hopper};
 use crate::config::MmdKernel;
@@ -7,12 +6,12 @@ use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::ops::loss;
 use crate::tensor::Tensor;
 
-/// Rows and columns of a tile of pairs, rows of a block of sums, and bytes of a tile's operands: as the kernels have them.
+/// Rows and columns of a tile of pairs, rows of a block of sums, and bytes of a tile's operands: as in the kernels.
 const TILE: usize = 128;
 const CHUNK: usize = 32;
 const TILE_SHARED: usize = 96 << 10;
 
-/// The loss `[1]`, and what its gradient needs, where that is wanted.
+/// The loss `[1]`, and what its gradient needs, if that is wanted.
 pub fn forward(
     gpu: &Gpu,
     y: &Tensor,
@@ -81,14 +80,14 @@ fn launch_rows(
         rows.into(),
         width.into(),
     ];
-    // SAFETY: norms hold the 2 `rows` of each set, columns `width` sums and spreads one for each block of rows.
+    // SAFETY: norms hold one number for each of the 2 `rows` of a set, columns `width` sums and spreads one sum per block of rows.
     unsafe { y.device().launch("mmd", "mmd_rows", grid, &args) };
 }
 
 fn launch_scale(scale: &Tensor, columns: &Tensor, spreads: &Buffer, [sets, rows, width]: [usize; 3]) {
     let chunks = (2 * rows).div_ceil(CHUNK);
     let args = [scale.into(), columns.into(), spreads.into(), chunks.into(), rows.into(), width.into()];
-    // SAFETY: one number a set from what `launch_rows` wrote.
+    // SAFETY: one number per set, from what `launch_rows` wrote.
     unsafe { scale.device().launch("mmd", "mmd_scale", Grid::new(sets, 1024), &args) };
 }
 
@@ -117,7 +116,7 @@ fn launch_pairs(
         rows.into(),
         width.into(),
     ];
-    // SAFETY: a sum for each block; weights and pulls were made for `rows` and `tiles`; y and x have one shape.
+    // SAFETY: one sum per block; weights and pulls were made for `rows` and `tiles`; y and x have one shape.
     unsafe { y.device().launch("mmd", "mmd_pairs", grid, &args) };
 }
 

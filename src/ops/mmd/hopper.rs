@@ -1,19 +1,19 @@
-//! The discrepancy's kernels for Hopper: when they are taken, and their launches.
+//! The discrepancy's kernels for Hopper: when they are used, and their launches.
 
 use crate::config::MmdKernel;
 use crate::gpu::{Arg, Buffer, Grid, Map};
 use crate::tensor::Tensor;
 
-/// Rows of a tile of pairs and of dy, its columns of dy, and its multiplying warps: as the kernels have them.
+/// Rows of a tile, of pairs and of dy; its columns, of dy; and its multiplying warps: as in the kernels.
 const SIDE: usize = 128;
 const COLUMNS: usize = 256;
 const WARPS: usize = 8;
 
-/// Of mmd_hopper.cuh, `Slots`: four slots of three boxes of 16 KiB, sums of columns, their barriers, and what rounds it up to
-/// multiples of 1024.
+/// As in `Slots` of mmd_hopper.cuh: four slots of three boxes of 16 KiB, sums of columns, barriers, and slack to align to 1024
+/// bytes.
 const SHARED: usize = 12 * (16 << 10) + 16 * SIDE * 4 + 10 * 8 + 1024;
 
-/// Whether they can be asked for. Of up to 64 rows most of a tile would be empty, and Hopper's has nothing to win.
+/// Whether they can be used. Up to 64 rows most of a tile would be empty, and the Hopper kernels have nothing to gain.
 pub fn fits([_, rows, width]: [usize; 3], read: &[&Tensor]) -> bool {
     let whole = rows.is_multiple_of(8) && width.is_multiple_of(8);
     rows > 64 && whole && read.iter().all(|x| Map::can(&x.operand()))
@@ -24,18 +24,18 @@ fn grid(blocks: usize, tiles: usize) -> Grid {
     Grid::new((blocks / 2 * 2).min(tiles), 384).with_shared(SHARED)
 }
 
-/// Tiles of pairs: two a square of 256 rows by 256 columns, which are those of the upper triangle.
+/// Tiles of pairs: two for each square of 256 rows by 256 columns in the upper triangle.
 fn tiles([sets, rows, _]: [usize; 3]) -> usize {
     let across = rows.div_ceil(SIDE);
     sets * across * (across + 1)
 }
 
-/// How many sums `launch_pairs` leaves.
+/// How many sums `launch_pairs` writes.
 pub fn parts(sizes: [usize; 3]) -> usize {
     tiles(sizes) * WARPS
 }
 
-/// Weights and pulls are `None` where no gradient is wanted.
+/// Weights and pulls are `None` if no gradient is wanted.
 pub fn launch_pairs(
     blocks: usize,
     parts: &Buffer,
@@ -64,12 +64,12 @@ pub fn launch_pairs(
         rows.into(),
         width.into(),
     ];
-    // SAFETY: a sum for each warp of each tile; weights and pulls were made for `rows` and its sides; y and x have one shape, and
-    // the maps end where they do.
+    // SAFETY: one sum for each warp of each tile; weights and pulls were made for `rows` and its tiles; y and x have one shape, and
+    // the maps end where y and x do.
     unsafe { y.device().launch("mmd_hopper", "mmd_hopper_pairs", grid(blocks, tiles), &args) };
 }
 
-/// dy from dL and what either kernel of pairs has left.
+/// dy from dL and what either kernel of pairs has written.
 pub fn launch_backward(
     blocks: usize,
     dy: &Tensor,
@@ -80,7 +80,7 @@ pub fn launch_backward(
 ) {
     let tiles = sets * rows.div_ceil(SIDE).next_multiple_of(2) * width.div_ceil(COLUMNS);
     let map = |x: &Tensor| Arg::Map(Map::new(x.operand(), [sets * rows, width], 64));
-    // Each a matrix of its own, so that beyond the rows of y, and of x, a box has zeros.
+    // Two matrices, so that a box reads zeros beyond the rows of y, and of x.
     let half = |first| Arg::Map(Map::new(weights.operand().skip(first), [sets * rows, rows], SIDE));
     let args = [
         dy.into(),
@@ -95,7 +95,7 @@ pub fn launch_backward(
         rows.into(),
         width.into(),
     ];
-    // SAFETY: dy has the shape of y; weights and pulls are what pairs were left for it; d is one number; the maps end where the
-    // tensors do.
+    // SAFETY: dy has the shape of y; weights and pulls are what the kernel of pairs wrote for it; d is one number; the maps end
+    // where the tensors do.
     unsafe { y.device().launch("mmd_hopper_backward", "mmd_hopper_backward", grid(blocks, tiles), &args) };
 }

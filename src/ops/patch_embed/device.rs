@@ -1,4 +1,4 @@
-//! The products of the patches on a device: one batch over the whole patches, one product for a last one that is shorter.
+//! The products of the patches on a device: one batch over the whole patches, and one product for the last patch if it is shorter.
 
 use crate::gpu::{Gpu, Operand, Product, Real};
 use crate::tape::Sink;
@@ -40,7 +40,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, e: &Tensor, z: Sizes) -> Tenso
     cut(z, |batch, depth, p| {
         let product = Product::new(of_y(&y, z, p), of_x(x, z, p), of_w(w, z, p), [rows, width, depth]);
         let bias = Some(e.operand().skip(p * width).every(width));
-        // SAFETY: the windows lie inside tensors whose shapes were asserted; y is fresh.
+        // SAFETY: the windows are inside tensors whose shapes were asserted; y is fresh.
         unsafe { gpu.product(&Product { batch, bias, ..product }) };
     });
     y
@@ -58,7 +58,7 @@ pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> T
     dx
 }
 
-/// dw `[P, S, E]`, f32; zero beyond G. `None` where it went to its place.
+/// dw `[P, S, E]`, f32; zero beyond G. `None` if it was written to its place.
 pub fn backward_w(
     gpu: &Gpu,
     dy: &Tensor,
