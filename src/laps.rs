@@ -1,7 +1,7 @@
 //! What each op of a step costs: time, bytes and arithmetic.
 //!
-//! Ops run one after the other, so an op's time is that since the op before it was recorded. On a device the same points are stamps
-//! in its stream, which nobody waits for before the end.
+//! Ops run one after the other, so an op's time runs from when the op before it was recorded. On a device the same points are
+//! stamps in its stream, which are waited for only at the end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +24,7 @@ pub enum Way {
 pub struct Lap {
     /// The op's file.
     pub op: String,
-    /// Of its value; empty where the op is not told apart by it.
+    /// Shape of its value; empty if the op's runs are not distinguished by it.
     pub shape: Vec<usize>,
     /// Forward, backward or update.
     pub way: Way,
@@ -32,15 +32,15 @@ pub struct Lap {
     pub seconds: f64,
     /// Bytes it must read and write: its inputs and outputs, once each.
     pub bytes: u64,
-    /// Its multiplications and additions, where arithmetic is what it is made of.
+    /// Its multiplications and additions, if it is mainly arithmetic.
     pub flops: u64,
     /// Name and seconds of each kernel it launched.
     pub kernels: Vec<(String, f64)>,
-    /// Bytes of the device's memory held behind it; 0 on the host.
+    /// Bytes of device memory held after it; 0 on the host.
     pub held: u64,
 }
 
-/// A lap whose times are still to be read off a device.
+/// A lap whose times have yet to be read from a device.
 struct Open {
     lap: Lap,
     begin: Arc<Stamp>,
@@ -48,7 +48,7 @@ struct Open {
     ran: Vec<Ran>,
 }
 
-/// A record that a tape and those around it write; clones share it.
+/// A record written by a tape and the code around it; clones share it.
 #[derive(Clone)]
 pub struct Laps(Arc<Mutex<Book>>);
 
@@ -67,19 +67,19 @@ impl Laps {
         Laps(Arc::new(Mutex::new(Book { gpu: gpu.cloned(), since, laps: Vec::new() })))
     }
 
-    /// What took place since the last lap was none: the next one runs from here.
+    /// Ignores what happened since the last lap: the next one runs from here.
     pub fn skip(&self) {
         let mut book = self.lock();
         book.gpu.as_ref().map(Gpu::ran);
         book.since = Arc::new(Stamp::now(book.gpu.as_ref()));
     }
 
-    /// An op has run. `cost` are bytes and FLOPs.
+    /// Notes that an op has run. `cost` is bytes and FLOPs.
     pub fn lap(&self, op: &str, shape: &[usize], way: Way, cost: (u64, u64)) {
         let mut book = self.lock();
         let lap = Lap {
             op: op.to_string(),
-            // Ops that only move numbers differ in their bytes alone, which are counted anyway.
+            // Runs of ops that only move numbers differ only in their bytes, which are counted anyway.
             shape: if cost.1 > 0 { shape.to_vec() } else { Vec::new() },
             way,
             seconds: 0.0,

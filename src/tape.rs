@@ -16,22 +16,22 @@ pub use var::Var;
 
 use var::Number;
 
-/// Gradients of an op's inputs, in the order they were recorded. `None` where one does not flow.
+/// Gradients of an op's inputs, in the order they were recorded. `None` if there is none.
 pub type Grads = Vec<Option<Tensor>>;
 
 type Backward = Box<dyn FnOnce(&Tensor) -> Grads>;
 
-/// The same; it makes the op's value again where that is asked for.
+/// The same, which also remakes the op's value if requested.
 type Remake = Box<dyn FnOnce(&mut Back) -> (Grads, Option<Tensor>)>;
 
-/// What the backward of a value that can be made again is given.
+/// What the backward of a value that can be remade is given.
 pub struct Back<'a> {
     /// Gradient of the value.
     pub dy: &'a Tensor,
-    /// True where the value is to be answered too.
+    /// True if the value is to be returned too.
     pub again: bool,
-    /// The gradient that other ops have found for the first input. An op that takes it answers the sum of both, which spares a
-    /// pass over memory.
+    /// The gradient that other ops have found for the first input. An op that takes it returns the sum of both, which saves a pass
+    /// over memory.
     pub so_far: Option<Tensor>,
 }
 
@@ -39,7 +39,7 @@ pub struct Back<'a> {
 type Reading = Box<dyn FnOnce(&Tensor, &Tensor) -> Grads>;
 
 struct Node {
-    /// None once it was forgotten.
+    /// None once forgotten.
     value: Option<Tensor>,
     shape: Vec<usize>,
     bytes: u64,
@@ -47,15 +47,15 @@ struct Node {
     needs: bool,
     inputs: Vec<Var>,
     way_back: WayBack,
-    /// Who waits for the value to be made again.
+    /// Readers that wait for the value to be remade.
     waiting: Vec<Reader>,
     /// Where a leaf's gradient is written, instead of being kept for the caller.
     sink: Option<Sink>,
     op: Op,
 }
 
-/// What an op is called, by its file, and the multiplications and additions it is made of: of a forward, of a backward, and of the
-/// part of one that reads its first input. An op that only moves numbers is its name.
+/// An op's name, after its file, and its multiplications and additions: of the forward, of the backward, and of the part of the
+/// backward that reads the first input. An op that only moves numbers is given by its name alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Op {
     name: &'static str,
@@ -75,13 +75,13 @@ impl From<&'static str> for Op {
     }
 }
 
-/// An op that will read its first input, and the gradient of its value.
+/// An op that has yet to read its first input, and the gradient of its value.
 struct Reader {
     inputs: Vec<Var>,
     dy: Tensor,
     reading: Reading,
     op: Op,
-    /// Of its value.
+    /// Shape of its value.
     shape: Vec<usize>,
 }
 
@@ -91,7 +91,7 @@ enum WayBack {
     Ends,
     /// The op turns it into its inputs' gradients.
     Op(Backward),
-    /// The same, and makes its value again.
+    /// The same, and the op can remake its value.
     Remade(Remake),
     /// The same, in two parts: the second reads the first input.
     Read(Backward, Reading),
@@ -120,12 +120,12 @@ impl Tape {
         Tape { off: true, ..Tape::default() }
     }
 
-    /// The same on a device, where one is given: constants are moved there, and the ops follow.
+    /// This tape on a device, if one is given: constants are moved there, and the ops follow.
     pub fn on(self, gpu: Option<&Gpu>) -> Self {
         Tape { gpu: gpu.cloned(), ..self }
     }
 
-    /// The same, writing down what each op costs where a record is given.
+    /// This tape, which notes what each op costs if a record is given.
     pub fn timed(self, laps: Option<&Laps>) -> Self {
         Tape { laps: laps.cloned(), ..self }
     }
@@ -140,15 +140,15 @@ impl Tape {
         self.push("leaf".into(), value, !self.off, &[], WayBack::Ends)
     }
 
-    /// The same; what is found is written, and added up, in a buffer of the caller's.
+    /// The same; its gradient is written, and added up, in a buffer of the caller's.
     pub fn leaf_into(&mut self, value: Tensor, sink: Sink) -> Var {
         let x = self.leaf(value);
         self.nodes[x.at].sink = Some(sink);
         x
     }
 
-    /// Where an op may write, or add, the gradient of `x` itself, answering none: of a leaf that was given a place, and of its
-    /// windows.
+    /// Where an op may itself write or add the gradient of `x`, and then return none: for a leaf that was given a place, and for
+    /// its windows.
     pub fn sink(&self, x: Var) -> Option<Sink> {
         let node = self.nodes.get(self.place(x))?;
         match node.way_back {
@@ -177,7 +177,7 @@ impl Tape {
         node.value.as_ref().unwrap_or_else(|| panic!("value: {:?} was forgotten", node.shape))
     }
 
-    /// True if a gradient must reach `x`: an op may skip the work of one that is not needed.
+    /// True if a gradient must reach `x`: an op may skip the work for a gradient that is not needed.
     pub fn needs(&self, x: Var) -> bool {
         self.nodes[self.place(x)].needs
     }
@@ -199,8 +199,8 @@ impl Tape {
         self.push(op.into(), value, needs, inputs, way_back)
     }
 
-    /// Adds a value that can be made again, so that it may be forgotten: `backward` is told whether it must be, and answers it
-    /// beside the gradients.
+    /// Adds a value that can be remade, so that it may be forgotten: `backward` is told whether to remake it, and then returns it
+    /// with the gradients.
     pub fn record_remade(
         &mut self,
         op: impl Into<Op>,
@@ -213,8 +213,8 @@ impl Tape {
         self.push(op.into(), value, needs, inputs, way_back)
     }
 
-    /// Adds the value of an op whose backward has two parts: `backward` as ever, and `reading`, which gets the first input's
-    /// value as well, at once or, where that was forgotten, when it has been made again. Each answers one entry an input.
+    /// Adds the value of an op whose backward has two parts: `backward` as usual, and `reading`, which also gets the first input's
+    /// value, at once or, if that was forgotten, once it is remade. Each returns one entry per input.
     pub fn record_read(
         &mut self,
         op: impl Into<Op>,
@@ -231,27 +231,27 @@ impl Tape {
         self.push(op.into(), value, needs, inputs, way_back)
     }
 
-    /// Gives up the memory of a value whose readers have all been recorded: the backward pass makes it again from what is kept
-    /// anyway. Weights that its readers multiply by must have been recorded before it. Panics on a value that cannot be made again.
+    /// Frees the memory of a value whose readers have all been recorded: the backward pass remakes it from what is kept anyway.
+    /// Weights that its readers multiply by must have been recorded before it. Panics on a value that cannot be remade.
     pub fn forget(&mut self, x: Var) {
         let at = self.place(x);
         let node = &mut self.nodes[at];
         let remade = matches!(node.way_back, WayBack::Remade(_));
         assert!(remade || !node.needs, "forget: {:?} cannot be made again", node.shape);
-        // Without a gradient of its own nothing asks for it on the way back, but its readers may.
+        // A value without a gradient is never remade on the way back, but its readers may still read it.
         if remade || self.off {
             node.value = None;
         }
     }
 
-    /// [`Tape::forget`] on a device. A host has memory enough and would make the value again for nothing.
+    /// [`Tape::forget`] on a device. A host has enough memory and would remake the value for nothing.
     pub fn forget_on_device(&mut self, x: Var) {
         if self.gpu.is_some() {
             self.forget(x);
         }
     }
 
-    /// A part of a forward pass of which only the answer is read afterwards: a tape that is off gives up the memory of all else.
+    /// Runs a part of a forward pass of which only the result is read afterwards: a tape that is off frees the memory of all else.
     pub fn part(&mut self, work: impl FnOnce(&mut Tape) -> Var) -> Var {
         let first = self.nodes.len();
         let answer = work(self);
@@ -262,8 +262,8 @@ impl Tape {
         answer
     }
 
-    /// Adds a window of `x`: `value` holds its numbers from number `at` on. Its gradient is added where it lies, without a
-    /// tensor of zeros around it, if that of `x` is known by then; so take windows before `x` goes elsewhere.
+    /// Adds a window of `x`: `value` holds its numbers from number `at` on. If the gradient of `x` exists by the time the window's
+    /// is found, the latter is added in place, without a tensor of zeros around it; so take windows before other uses of `x`.
     pub fn record_window(&mut self, op: impl Into<Op>, x: Var, value: Tensor, at: usize) -> Var {
         let needs = self.needs(x);
         let way_back = if needs { WayBack::Window(at) } else { WayBack::Ends };
@@ -282,12 +282,12 @@ impl Tape {
         self.number.var(self.nodes.len() - 1)
     }
 
-    /// Those of the inputs that are there.
+    /// The values of the inputs that still exist.
     fn values(&self, inputs: &[Var]) -> impl Iterator<Item = &Tensor> {
         inputs.iter().filter_map(|&x| self.nodes.get(self.place(x))?.value.as_ref())
     }
 
-    /// An op has read and written so many bytes; one that only shows its input in another way has moved none.
+    /// Notes the bytes that an op has read and written; one that only presents its input in another way has moved none.
     fn lap(&self, op: &str, shape: &[usize], way: Way, flops: u64, [read, written]: [u64; 2]) {
         let Some(laps) = &self.laps else { return };
         let bytes = if written == 0 { 0 } else { written + read };
@@ -295,7 +295,7 @@ impl Tape {
     }
 }
 
-/// Bytes of what was written and is not what was given.
+/// Bytes of what was written, without what shares a buffer with an input.
 fn fresh(written: &[&Tensor], given: &[&Tensor]) -> u64 {
     written.iter().filter(|x| !given.iter().any(|other| x.shares(other))).map(|x| x.bytes()).sum()
 }
@@ -307,7 +307,7 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Gradient of the loss by a leaf; `None` where the loss does not depend on it.
+    /// Gradient of the loss with respect to a leaf; `None` if the loss does not depend on it.
     pub fn take(&mut self, leaf: Var) -> Option<Tensor> {
         self.found[self.tape.place(leaf)].take()
     }
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(tape.backward(cube).take(x).map(|g| g.item()), Some(27.0));
     }
 
-    /// x^2, which can be made again, and w x, which reads x on the way back.
+    /// x^2, which can be remade, and w x, which reads x on the way back.
     fn square_then_product(forget: bool) -> [Option<f32>; 2] {
         let mut tape = Tape::new();
         let (x, w) = (tape.leaf(Tensor::scalar(3.0)), tape.leaf(Tensor::scalar(5.0)));

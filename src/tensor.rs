@@ -1,11 +1,11 @@
 //! Shape + contiguous numbers.
 //!
 //! A tensor is a contiguous window of a shared buffer: copying one costs a count, a reshape costs a shape, and the weights of a
-//! whole model can lie in one buffer and still be tensors. There are no strides and no broadcasting: an op names the shapes it
-//! takes and refuses others.
+//! whole model can share one buffer and still be tensors. There are no strides and no broadcasting: an op names the shapes it takes
+//! and refuses others.
 //!
-//! The numbers lie on the host as f32, or on a device as f32 or bf16. Nothing moves between the two but by
-//! [`Tensor::to_gpu`], [`Tensor::to_host`] and [`Tensor::send_to`].
+//! The numbers are on the host as f32, or on a device as f32 or bf16. They move between the two only by [`Tensor::to_gpu`],
+//! [`Tensor::to_host`] and [`Tensor::send_to`].
 
 use std::fmt;
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub struct Tensor {
     storage: Storage,
 }
 
-/// Where the numbers lie; `offset` counts numbers.
+/// Where the numbers are; `offset` counts numbers.
 #[derive(Clone)]
 enum Storage {
     Host { buffer: Arc<Vec<f32>>, offset: usize },
@@ -30,7 +30,7 @@ enum Storage {
 }
 
 impl Tensor {
-    /// Takes the numbers over. Panics if their count is not the shape's.
+    /// Takes over the numbers. Panics if their count does not match the shape.
     pub fn new(shape: &[usize], numbers: Vec<f32>) -> Self {
         assert_eq!(
             numbers.len(),
@@ -48,7 +48,7 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), storage: Storage::Host { buffer, offset } }
     }
 
-    /// Numbers on a device, not yet written: an op's output. `what` names them if there is no room.
+    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room.
     pub fn on(gpu: &Gpu, what: &'static str, shape: &[usize], real: Real) -> Self {
         let len: usize = shape.iter().product();
         let buffer = Arc::new(gpu.buffer(what, len * real.bytes()));
@@ -98,7 +98,7 @@ impl Tensor {
             .unwrap_or_else(|s: Vec<usize>| panic!("{op}: {R} axes expected, got {s:?}"))
     }
 
-    /// The numbers, row-major. Panics where they lie on a device.
+    /// The numbers, row-major. Panics if they are on a device.
     pub fn data(&self) -> &[f32] {
         match &self.storage {
             Storage::Host { buffer, offset } => &buffer[*offset..*offset + self.len()],
@@ -106,7 +106,7 @@ impl Tensor {
         }
     }
 
-    /// The numbers to write. Panics where they lie on a device, or where another tensor shares them.
+    /// The numbers, for writing. Panics if they are on a device, or if another tensor shares them.
     pub fn data_mut(&mut self) -> &mut [f32] {
         let len = self.len();
         match &mut self.storage {
@@ -118,13 +118,13 @@ impl Tensor {
         }
     }
 
-    /// The only number of a one-element tensor. Waits, where it lies on a device.
+    /// The only number of a one-element tensor. Waits for the device if it is on one.
     pub fn item(&self) -> f32 {
         assert_eq!(self.len(), 1, "item: shape {:?}", self.shape);
         self.to_host().data()[0]
     }
 
-    /// The device that the numbers lie on.
+    /// The device that the numbers are on.
     pub fn gpu(&self) -> Option<&Gpu> {
         match &self.storage {
             Storage::Host { .. } => None,
@@ -132,7 +132,7 @@ impl Tensor {
         }
     }
 
-    /// The device that the numbers lie on. Panics on the host.
+    /// The device that the numbers are on. Panics if they are on the host.
     pub fn device(&self) -> &Gpu {
         self.gpu().unwrap_or_else(|| panic!("device: {:?} lies on the host", self.shape))
     }
@@ -145,12 +145,12 @@ impl Tensor {
         }
     }
 
-    /// Their size as they are stored.
+    /// Size of the numbers as stored.
     pub fn bytes(&self) -> u64 {
         (self.len() * self.real().bytes()) as u64
     }
 
-    /// True if both lie in one buffer.
+    /// True if both share one buffer.
     pub fn shares(&self, other: &Tensor) -> bool {
         match (&self.storage, &other.storage) {
             (Storage::Host { buffer: a, .. }, Storage::Host { buffer: b, .. }) => Arc::ptr_eq(a, b),
@@ -172,7 +172,7 @@ impl Tensor {
         Operand::rows(self.address(), self.real(), self.width())
     }
 
-    /// A copy of host numbers on a device, rounded where they are stored as bf16.
+    /// A copy of host numbers on a device, rounded if stored as bf16.
     pub fn to_gpu(&self, gpu: &Gpu, what: &'static str, real: Real) -> Self {
         let buffer = match real {
             Real::F32 => gpu.upload(what, self.data()),
@@ -187,7 +187,7 @@ impl Tensor {
         }
     }
 
-    /// The same numbers on the host: a copy, after waiting, where they lie on a device.
+    /// The same numbers on the host; if they are on a device, a copy, after waiting for it.
     pub fn to_host(&self) -> Self {
         let Storage::Device { buffer, offset, real } = &self.storage else { return self.clone() };
         let numbers = match real {
@@ -205,7 +205,7 @@ impl Tensor {
         Tensor::new(&self.shape, numbers)
     }
 
-    /// Queues its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.
+    /// Queues a copy of its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.
     pub fn send_to(&self, to: &mut Pinned, at: usize) {
         let Storage::Device { buffer, offset, real: Real::F32 } = &self.storage else {
             panic!("send: {:?} is not f32 on a device", self.shape)
@@ -213,7 +213,7 @@ impl Tensor {
         to.receive(4 * at..4 * (at + self.len()), buffer, 4 * offset);
     }
 
-    /// Copies the numbers of `other`, stored alike on the same device, over these, from number `at` on.
+    /// Copies the numbers of `other`, in the same storage on the same device, over these, from number `at` on.
     pub fn copy_from(&self, at: usize, other: &Tensor) {
         let (
             Storage::Device { buffer, offset, real },
@@ -273,7 +273,7 @@ impl Tensor {
         part
     }
 
-    /// Numbers `from..` of a flat tensor under a shape of their own. No copy.
+    /// Numbers of the flattened tensor, from number `from` on, in this shape. No copy.
     pub fn part(&self, from: usize, shape: &[usize]) -> Self {
         let len: usize = shape.iter().product();
         self.reshape(&[self.len()]).slice(from..from + len).reshape(shape)
@@ -284,10 +284,10 @@ impl Tensor {
         self.part(rows.start * self.width(), &[rows.len(), self.width()])
     }
 
-    /// The numbers as a vector: moved out where this is the only owner of the whole buffer, copied otherwise.
+    /// The numbers as a vector: moved out if this is the only owner of the whole buffer, copied otherwise.
     pub fn into_vec(self) -> Vec<f32> {
         let len = self.len();
-        // `to_host` would be a second owner of what already lies there.
+        // `to_host` would add a second owner of numbers already on the host.
         let host = if self.gpu().is_some() { self.to_host() } else { self };
         let Storage::Host { buffer, offset } = host.storage else { unreachable!("to_host") };
         if offset == 0 && buffer.len() == len {

@@ -7,12 +7,13 @@ use crate::laps::Way;
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// Gradients of the scalar `loss` by every leaf. Values and closures are dropped on the way, as soon as they are used up.
+    /// Gradients of the scalar `loss` with respect to every leaf. Values and closures are dropped on the way, as soon as they are
+    /// used up.
     pub fn backward(self, loss: Var) -> Gradients {
         self.backward_telling(loss, &mut |_| {})
     }
 
-    /// The same; tells each leaf whose gradient goes to a [`Sink`] as soon as that is final.
+    /// The same; calls `finished` with each leaf whose gradient goes to a [`Sink`], as soon as that is final.
     ///
     /// [`Sink`]: super::Sink
     pub fn backward_telling(self, loss: Var, finished: &mut dyn FnMut(Var)) -> Gradients {
@@ -27,17 +28,17 @@ impl Tape {
 /// A walk back over a tape; nodes are taken off its end.
 struct Walk<'a> {
     tape: Tape,
-    /// What was found for each node so far.
+    /// The gradient found for each node so far.
     grads: Vec<Option<Tensor>>,
-    /// How many answers are still to come for each node: every op gives its inputs one, one whose backward has two parts two.
+    /// How many answers are still to come for each node: an op gives each of its inputs one, or two if its backward has two parts.
     answers: Vec<usize>,
     finished: &'a mut dyn FnMut(Var),
 }
 
-/// A backward, or a part of one, that answers.
+/// A backward, or a part of one, that returns gradients.
 struct Part<'a> {
     op: &'static str,
-    /// Of the op's value.
+    /// Shape of the op's value.
     shape: &'a [usize],
     flops: u64,
     inputs: &'a [Var],
@@ -67,7 +68,7 @@ impl<'a> Walk<'a> {
         Walk { tape, grads, answers, finished }
     }
 
-    /// Turns what was found for a node, the last there was, into gradients of its inputs.
+    /// Turns what was found for `node`, until now the last on the tape, into gradients of its inputs.
     fn pass(&mut self, node: Node) {
         let Node { value, shape, inputs, way_back, waiting, op, .. } = node;
         let Some(dy) = self.grads[self.tape.nodes.len()].take() else {
@@ -91,7 +92,7 @@ impl<'a> Walk<'a> {
                 }
             }
             WayBack::Read(backward, reading) => {
-                // Of the other inputs only the second is read, w of a product.
+                // Of the inputs this part reads only the second, w of a product.
                 let (dx, read) = (backward(&dy), self.bytes(&inputs[1..2]));
                 self.answer(part, read, dx);
                 self.read_or_wait(Reader { inputs, dy, reading, op, shape });
@@ -99,7 +100,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Adds the gradient of a window where it lies.
+    /// Adds the gradient of a window in place.
     fn window(&mut self, Part { shape, inputs, dy, .. }: Part, at: usize) {
         let moved = match self.tape.sink(inputs[0]) {
             Some(sink) => sink.window(at, shape).add(dy),
@@ -113,7 +114,7 @@ impl<'a> Walk<'a> {
         self.answered(inputs);
     }
 
-    /// The backward of a value that can be made again; that value, where it is asked for.
+    /// Runs the backward of a value that can be remade; returns that value if `again`.
     fn remake(&mut self, part: Part, backward: Remake, again: bool) -> Option<Tensor> {
         let (inputs, first) = (part.inputs, part.inputs[0].at);
         let so_far = self.grads[first].take();
@@ -126,7 +127,7 @@ impl<'a> Walk<'a> {
         value
     }
 
-    /// The second part of an op's backward, at once or, where the op's first input was forgotten, when it has been made again.
+    /// Runs the second part of an op's backward, at once or, if the op's first input was forgotten, once it is remade.
     fn read_or_wait(&mut self, reader: Reader) {
         let x = reader.inputs[0].at;
         if let Some(value) = self.tape.nodes[x].value.clone() {
@@ -137,7 +138,7 @@ impl<'a> Walk<'a> {
         self.tape.nodes[x].waiting.push(reader);
     }
 
-    /// The second part of an op's backward, which reads its first input, `x`.
+    /// Runs the second part of an op's backward, which reads its first input, `x`.
     fn read(&mut self, reader: Reader, x: &Tensor) {
         let Reader { inputs, dy, reading, op, shape } = reader;
         let (dx, [_, _, flops]) = (reading(&dy, x), op.flops);
@@ -148,8 +149,8 @@ impl<'a> Walk<'a> {
         inputs.iter().map(|x| self.tape.nodes[x.at].bytes).sum()
     }
 
-    /// Writes down and passes on what was found, one entry an input. `moved`: bytes of the inputs that were read, and of what was made
-    /// besides the answer.
+    /// Logs and passes on what was found, one entry per input. `moved`: bytes of the inputs that were read, and of what was made
+    /// besides the gradients.
     fn answer(&mut self, part: Part, moved: u64, dx: Grads) {
         let Part { op, shape, flops, inputs, dy } = part;
         let tape = &self.tape;
@@ -164,7 +165,7 @@ impl<'a> Walk<'a> {
         self.answered(inputs);
     }
 
-    /// An op has added what it found for its inputs, or has nothing to add.
+    /// Notes that an op has added what it found for its inputs, or had nothing to add.
     fn answered(&mut self, inputs: &[Var]) {
         for &input in inputs {
             self.answers[input.at] -= 1;
@@ -177,7 +178,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Sums of gradients have moved so many bytes.
+    /// Notes that sums of gradients have moved that many bytes.
     fn summed(&self, bytes: u64) {
         if let Some(laps) = self.tape.laps.as_ref().filter(|_| bytes > 0) {
             laps.lap("gradient sums", &[], Way::Backward, (bytes, 0));
@@ -190,7 +191,7 @@ impl<'a> Walk<'a> {
         let nodes = &self.tape.nodes;
         assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", nodes.len());
         for (&input, dx) in inputs.iter().zip(dx) {
-            // A value that was just made again is no node any more; its readers answer nothing for it.
+            // A value that was just remade is no node any more; its readers return nothing for it.
             let Some((dx, node)) = dx.map(|dx| (dx, &nodes[input.at])).filter(|(_, node)| node.needs) else {
                 continue;
             };

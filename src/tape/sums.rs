@@ -1,4 +1,4 @@
-//! Sums of gradients: in tensors that come and go, and in buffers that lie ready for those of weights.
+//! Sums of gradients: in temporary tensors, and, for those of weights, in buffers made beforehand.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,19 +8,19 @@ use rayon::prelude::*;
 use crate::gpu::{Gpu, Grid, Real};
 use crate::tensor::Tensor;
 
-/// A place on a device for the gradient of a weight, or of a window of it. The first that comes is written, the others are added
-/// in the order of the backward pass. Clones are one place.
+/// A place on a device for the gradient of a weight, or of a window of it. The first gradient to arrive is written, the others are
+/// added in the order of the backward pass. Clones share one place.
 #[derive(Clone)]
 pub struct Sink {
     whole: Tensor,
     part: Tensor,
     written: Rc<Cell<bool>>,
-    /// Bytes that ops have moved there and nobody has written down.
+    /// Bytes that ops have moved there and that are not logged yet.
     moved: Rc<Cell<u64>>,
 }
 
 impl Sink {
-    /// f32 numbers on a device that hold nothing yet.
+    /// A place of f32 numbers on a device, which hold nothing yet.
     pub fn new(whole: Tensor) -> Sink {
         Sink { part: whole.clone(), whole, written: Rc::default(), moved: Rc::default() }
     }
@@ -30,14 +30,15 @@ impl Sink {
         Sink { part: self.part.part(at, shape), ..self.clone() }
     }
 
-    /// The numbers that an op is to write, and whether it adds to what lies there.
+    /// The numbers that an op is to write, and whether it adds to what is there.
     pub fn open(&self) -> (Tensor, bool) {
         let (part, more) = self.place();
         self.moved.set(self.moved.get() + part.bytes() * if more { 2 } else { 1 });
         (part, more)
     }
 
-    /// The numbers that an op may write and not add to: `None` once something lies there, and for a window of more.
+    /// The numbers, for an op that can write but not add: `None` once something was written there, and for a window of a larger
+    /// place.
     pub fn free(&self) -> Option<Tensor> {
         (self.is_whole() && !self.written.get()).then(|| self.open().0)
     }
@@ -58,7 +59,7 @@ impl Sink {
         self.part.len() == self.whole.len()
     }
 
-    /// Takes a gradient that was made elsewhere. Returns the bytes that moved.
+    /// Writes or adds a gradient that was made elsewhere. Returns the bytes moved.
     pub fn add(&self, dx: &Tensor) -> u64 {
         let (to, more) = self.place();
         let dx = &widened(dx);
@@ -69,7 +70,7 @@ impl Sink {
         dx.bytes() * if more { 3 } else { 2 }
     }
 
-    /// Zeros, where nothing was written.
+    /// Writes zeros if nothing was written.
     pub fn close(&self) {
         if !self.written.replace(true) {
             self.whole.zero();
@@ -77,7 +78,7 @@ impl Sink {
     }
 }
 
-/// x as f32; a gradient of a weight comes rounded where an op made it as that of an activation.
+/// x as f32: the gradient of a weight arrives rounded if an op made it like that of an activation.
 fn widened(x: &Tensor) -> Tensor {
     if x.real() == Real::F32 {
         return x.clone();
@@ -99,13 +100,13 @@ fn launch_add(y: &Tensor, a: &Tensor, b: &Tensor) {
 /// Numbers that one thread adds at a time.
 const PIECE: usize = 1 << 14;
 
-/// Sum of two gradients of one value; in place where the first has no other owner.
+/// Sum of two gradients of one value; in place if the first has no other owner.
 pub fn add(sum: Tensor, dx: &Tensor) -> Tensor {
     let shape = sum.shape().to_vec();
     add_window(Some(sum), &shape, 0, dx)
 }
 
-/// `whole`, zeros where there is none yet, plus `part` from number `at` on; in place where `whole` has no other owner.
+/// `whole`, or zeros if there is none yet, plus `part` from number `at` on; in place if `whole` has no other owner.
 pub fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
     if let Some(gpu) = part.gpu() {
         return add_window_on(gpu, whole, shape, at, part);
@@ -120,7 +121,7 @@ pub fn add_window(whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tens
     Tensor::new(shape, numbers)
 }
 
-/// The same on a device, where both are stored alike: gradients of weights as f32, others as the device's numbers.
+/// The same on a device, where both have one storage: gradients of weights f32, others the device's own.
 fn add_window_on(gpu: &Gpu, whole: Option<Tensor>, shape: &[usize], at: usize, part: &Tensor) -> Tensor {
     let fresh = || Tensor::on(gpu, "a sum of gradients", shape, part.real());
     let Some(whole) = whole else {

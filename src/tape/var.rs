@@ -1,15 +1,15 @@
-//! What a value on a tape is called.
+//! Names of values on a tape.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A value on a tape; no other tape takes it.
+/// A value on a tape; no other tape accepts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Var {
     pub(super) at: usize,
     tape: u64,
 }
 
-/// What tells a tape from all others of the process.
+/// Distinguishes a tape from all others of the process.
 #[derive(Clone, Copy)]
 pub(super) struct Number(u64);
 
@@ -26,7 +26,7 @@ impl Number {
         Var { at, tape: self.0 }
     }
 
-    /// Where among this tape's nodes. Panics on another's variable, which would name any value here.
+    /// Index among this tape's nodes. Panics on another tape's variable, which would name an arbitrary value here.
     pub fn place(self, x: Var) -> usize {
         assert_eq!(x.tape, self.0, "tape: a variable of another one");
         x.at
