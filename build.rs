@@ -1,8 +1,8 @@
-//! Compiles kernels/*.cu to fatbins, once for f32 and once for bf16 storage, where nvcc is found; the program holds them.
+//! If nvcc is found, compiles kernels/*.cu to fatbins, once for f32 and once for bf16 storage, and embeds them in the program.
 //!
 //! Order of search: SCALE_NVCC, PATH, /usr/local/cuda, .cuda (filled by tools/cuda.sh). Without nvcc, or with an empty SCALE_NVCC,
-//! the program is built for the CPU alone and says so once. A kernel that spills registers, or whose wgmma instructions wait for
-//! each other, fails the build.
+//! the program is built for the CPU alone, and the build says so once. A kernel that spills registers, or whose wgmma instructions
+//! are serialised, fails the build.
 
 use std::env;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use std::thread;
 const TARGETS: [&str; 3] =
     ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"];
 
-/// Of a file that includes this header, whose instructions only Hopper itself knows.
+/// Targets of a file that includes this header, whose instructions only Hopper itself has.
 const HOPPER: (&str, [&str; 1]) = ("#include \"hopper.cuh\"", ["arch=compute_90a,code=sm_90a"]);
 
 struct Job {
@@ -58,7 +58,7 @@ fn nvcc() -> Option<PathBuf> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let local = here.join(".cuda/nvidia/cu13/bin");
     if local.exists() {
-        // A path that is missing would make cargo run this at every build: tools/cuda.sh touches build.rs instead.
+        // Watching a missing path would make cargo run this at every build: tools/cuda.sh touches build.rs instead.
         println!("cargo:rerun-if-changed={}", local.display());
     }
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/local/cuda/bin"), local]);
@@ -85,7 +85,7 @@ fn jobs(out: &Path) -> Vec<Job> {
     jobs
 }
 
-/// All jobs, as many side by side as cargo allows.
+/// Runs all jobs, as many in parallel as cargo allows.
 fn compile(nvcc: &Path, jobs: &[Job]) {
     let workers =
         env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).clamp(1, jobs.len().max(1));
@@ -117,7 +117,7 @@ fn compile_one(nvcc: &Path, job: &Job) {
     let done = command.output().unwrap_or_else(|e| panic!("{}: {e}", nvcc.display()));
     let report = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "nvcc {} ({}):\n{report}", job.source.display(), job.storage);
-    // One line a kernel and target; `cargo build -vv` shows them, tools/kernels.py makes a table of them.
+    // One line per kernel and target; `cargo build -vv` shows them, tools/kernels.py tabulates them.
     for line in report.lines().filter(|line| line.contains("registers") || line.contains("Compiling entry")) {
         println!("{} {}: {line}", job.file, job.storage);
     }

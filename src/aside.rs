@@ -1,4 +1,4 @@
-//! Outputs appear whole or not at all: written under another name beside their place, synced, then renamed.
+//! Outputs appear whole or not at all: they are written under another name in the same folder, synced, then renamed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, TryLockError};
@@ -14,8 +14,8 @@ use crate::error::{At, Error, Result};
 /// The program's name and version, as written into outputs.
 pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
 
-/// Writes a file through `write`, which gets the temporary path. On any error nothing is left at `path` or beside it. What is
-/// replaced is the file itself, or the one that a link names; devices, pipes and folders are not.
+/// Writes a file through `write`, which gets the temporary path. On any error nothing new is left at `path` or beside it. Replaces
+/// the file itself, or the one that a link names; refuses to replace devices, pipes and folders.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return Err(Error::format(path, "is no regular file and cannot be replaced; name another"));
@@ -23,20 +23,20 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
     named(&named_by(path), write)
 }
 
-/// The same for a name that may be a link and is replaced as one.
+/// The same, but a link is itself replaced.
 pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     put(path, true, write)
 }
 
-/// The same for what the next run makes again where a machine that fails has lost it: nobody waits for the disk.
+/// The same for what the next run remakes if a machine failure loses it: does not wait for the disk.
 pub fn scratch<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     put(path, false, write)
 }
 
 fn put<T>(path: &Path, sync: bool, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    // Each process has a name of its own: two that write one output both write a whole one.
+    // Each process uses a name of its own: two that write the same output both write a whole one.
     let aside = beside(path, &format!("{}.{}.partial", machine(), process::id()))?;
-    let _ = fs::remove_file(&aside); // what a process that was killed left may be another file's second name
+    let _ = fs::remove_file(&aside); // a killed process may have left another file's second name here
     forget_the_dead(aside.parent().unwrap_or(Path::new(".")));
     let written = write(&aside).and_then(|value| {
         if sync {
@@ -51,13 +51,13 @@ fn put<T>(path: &Path, sync: bool, write: impl FnOnce(&Path) -> Result<T>) -> Re
     written
 }
 
-/// Its name: several may share a disk.
+/// The machine's name: several may share a disk.
 fn machine() -> String {
     rustix::system::uname().nodename().to_string_lossy().replace('/', "-")
 }
 
-/// Removes what processes of this machine that are no more have left in a folder of outputs; looked at once, for there may be
-/// thousands of files in it.
+/// Removes what dead processes of this machine have left in a folder of outputs. Each folder is searched once, as it may hold
+/// thousands of files.
 fn forget_the_dead(folder: &Path) {
     static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf()) {
@@ -77,7 +77,7 @@ fn forget_the_dead(folder: &Path) {
     }
 }
 
-/// Where a path leads: through links, also one that names nothing yet.
+/// Where a path leads, through links, even one whose target does not exist yet.
 fn named_by(path: &Path) -> PathBuf {
     let beside = |to: PathBuf| path.parent().map_or(to.clone(), |folder| folder.join(to));
     match fs::read_link(path) {
@@ -86,9 +86,9 @@ fn named_by(path: &Path) -> PathBuf {
     }
 }
 
-/// Refuses outputs that would replace what is read, a file of a folder that is read among it, and two that are the same.
+/// Refuses outputs that would replace an input, or a file of a folder that is an input, and two outputs that are the same.
 pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
-    // One that is not there yet is known by its folder.
+    // A file that does not exist yet is identified by its folder.
     let whole = |path: &Path| {
         let path = named_by(path);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -116,7 +116,7 @@ pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a folder that exists and is not empty: what cannot be replaced is better known before long work than after it.
+/// Refuses a folder that exists and is not empty: better to know before long work than after it.
 pub fn free(path: &Path) -> Result<()> {
     if path.exists() && fs::read_dir(path).at(path)?.next().is_some() {
         return Err(Error::format(path, "exists and is not empty; name another folder or remove it"));
@@ -124,11 +124,11 @@ pub fn free(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A process that was killed may still be ending: the disk has what it last wrote to take.
+/// A killed process may still be ending, while the disk takes what it last wrote.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Makes a folder this process's as long as what is returned lives; nothing where the file system knows no locks. `taken` is told
-/// where another process has it, or has had it and put it elsewhere.
+/// Claims a folder for this process as long as the returned file lives; `None` if the file system has no locks. `taken` is the
+/// error if another process holds it, or held it and moved it elsewhere.
 pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
     let claimed = match fs::File::open(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::format(folder, taken)),
@@ -148,7 +148,7 @@ pub fn claim(folder: &Path, taken: &str) -> Result<Option<fs::File>> {
     }
 }
 
-/// True if the path still leads to what was opened by it.
+/// True if the path still leads to the file that was opened through it.
 fn is_at(open: &fs::File, path: &Path) -> bool {
     let place = |told: std::io::Result<fs::Metadata>| told.ok().map(|told| (told.dev(), told.ino()));
     place(open.metadata()) == place(path.metadata())
@@ -266,7 +266,7 @@ mod tests {
     fn what_another_process_writes_is_left_to_it_and_what_the_dead_left_goes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("out.txt");
-        // The first process lives; no process has a number as high as the other.
+        // Process 1 lives; no process has a number as high as the other.
         let of = |writer: i32| dir.path().join(format!(".out.txt.{}.{writer}.partial", machine()));
         let [theirs, left] = [of(1), of(i32::MAX)];
         fs::write(&theirs, "half").expect("written");

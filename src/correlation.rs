@@ -3,7 +3,7 @@
 /// Pearson's r of two equally long slices. NaN if either is constant or shorter than 2.
 pub fn pearson<T: Copy + Into<f64> + PartialEq>(a: &[T], b: &[T]) -> f64 {
     assert_eq!(a.len(), b.len(), "pearson: {} numbers against {}", a.len(), b.len());
-    // Told by the values: the mean of equal numbers need not be that number.
+    // Decided by the values, not by the variance: the mean of equal numbers need not be exactly that number.
     let constant = |x: &[T]| x.iter().all(|v| *v == x[0]);
     if constant(a) || constant(b) {
         return f64::NAN;
@@ -17,7 +17,7 @@ pub fn pearson<T: Copy + Into<f64> + PartialEq>(a: &[T], b: &[T]) -> f64 {
         sbb += y * y;
         sab += x * y;
     }
-    // Roots apart: the product of two small sums may underflow.
+    // Roots taken separately: the product of two small sums may underflow.
     (sab / saa.sqrt() / sbb.sqrt()).clamp(-1.0, 1.0)
 }
 

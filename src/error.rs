@@ -41,10 +41,10 @@ pub enum Error {
     Stopped(String),
 }
 
-/// What stands in the way, where the system's own word for it would not tell.
+/// What went wrong: in the system's words, or in clearer ones where those do not say what is in the way.
 fn words(source: &io::Error) -> String {
     match source.kind() {
-        // Of a folder that is to be made: there is one already if it is one.
+        // Both come from making a folder, which is no error if one is already there.
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file where a folder is wanted".into(),
         ErrorKind::IsADirectory => "is a folder where a file is wanted".into(),
         _ => source.to_string(),
@@ -86,7 +86,7 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a String>) ->
     scored.into_iter().take(3).filter(|(score, _)| *score > 0.6).map(|(_, name)| name).collect()
 }
 
-/// `unknown perturbation "X"; did you mean "Y" or "Z"?`, or, where nothing is near, some of the names there are.
+/// `unknown perturbation "X"; did you mean "Y" or "Z"?`, or, if nothing is near, some of the known names.
 pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a String> + Clone) -> String {
     let near: Vec<String> = nearest(wanted, names.clone()).iter().map(|name| format!("{name:?}")).collect();
     if !near.is_empty() {
@@ -96,7 +96,7 @@ pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a
     format!("unknown {kind} {wanted:?}; known: {}", some_of(&known))
 }
 
-/// [`unknown`] for the label of the control cells: names that mean as much come first.
+/// [`unknown`] for the label of the control cells: names that mean a control come first.
 pub fn unknown_control<'a>(
     kind: &str,
     wanted: &str,
@@ -115,7 +115,7 @@ pub fn unknown_control<'a>(
     }
 }
 
-/// `"a", "b", "c" and 4 more`; `none` of nothing.
+/// `"a", "b", "c" and 4 more`; `none` if there are no names.
 pub fn some_of(names: &[&str]) -> String {
     const SHOWN: usize = 5;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();

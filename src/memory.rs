@@ -1,19 +1,19 @@
-//! Memory: what is freed and asked for again at each step, and what there is at most.
+//! Memory: keeping what each step frees and requests again, and how much the machine has.
 //!
-//! glibc gives large blocks back to the system when they are freed; their pages are faulted in and cleared anew when a block of
-//! that size is asked for a moment later. A training step frees and asks for the same few dozen blocks, a pass over row blocks for
-//! the same few, block by block.
+//! glibc returns large blocks to the system when they are freed; when a block of that size is requested a moment later, its pages
+//! are faulted in and cleared again. A training step frees and requests the same few dozen blocks, a pass over row blocks the same
+//! few for each of them.
 
 use crate::error::{Error, Result};
 
-/// Tells the C library's allocator, for the whole process, to keep what is freed. [`crate::train::train`] and `preprocess` call it; a
-/// program with a loop of its own may. Does nothing where the C library is not glibc.
+/// Makes the C library's allocator keep what is freed, for the whole process. [`crate::train::train`] and `preprocess` call it; a
+/// program with its own loop may too. Does nothing if the C library is not glibc.
 pub fn keep() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock.
     unsafe {
-        // In bytes. An older glibc takes no more than half of a thread's heap; one that refuses would stay at its first 128 KiB for
-        // good, since the second call ends that the threshold grows by itself.
+        // In bytes. An older glibc accepts at most half of a thread's heap; if it refused, the threshold would stay at its initial
+        // 128 KiB for good, since setting the trim threshold ends its automatic growth.
         if libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30) == 0 {
             libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         }
@@ -21,9 +21,9 @@ pub fn keep() {
     }
 }
 
-/// Has all threads share one heap, but for those that have a heap already: to be called early. Of several, each keeps what it once
-/// held, with gaps of its own between pieces of all sizes; one is waited for where threads ask at once. So this is for work that asks
-/// seldom, and for much. Does nothing where the C library is not glibc.
+/// Makes all threads share one heap, except those that already have one: call it early. Of several heaps, each keeps what it once
+/// held, with its own gaps between pieces of all sizes; a single heap makes threads wait that allocate at once. So this is for work
+/// that allocates rarely, but much. Does nothing if the C library is not glibc.
 pub fn share() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: as above.
@@ -32,8 +32,8 @@ pub fn share() {
     }
 }
 
-/// Refuses what needs more memory than this machine has, by the option or field that asks for it: an allocation that fails ends a
-/// program without a word.
+/// Refuses what needs more memory than this machine has, naming the option or field that asks for it: a failed allocation would end
+/// the program without a word.
 pub fn fits(field: &str, what: &str, bytes: u64) -> Result<()> {
     let gb = |bytes: u64| bytes as f64 / 1e9;
     match installed() {
@@ -45,7 +45,7 @@ pub fn fits(field: &str, what: &str, bytes: u64) -> Result<()> {
     }
 }
 
-/// Bytes that this machine has, or a container of it may have; as many as there are numbers where nobody tells.
+/// Bytes of memory that this machine has, or that its container may use; `u64::MAX` if unknown.
 fn installed() -> u64 {
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let told = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
@@ -53,7 +53,7 @@ fn installed() -> u64 {
 }
 
 fn of_machine() -> u64 {
-    // SAFETY: two questions about constants of the system.
+    // SAFETY: two queries of constants of the system.
     let [pages, bytes] = unsafe { [libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)] };
     if pages > 0 && bytes > 0 { pages as u64 * bytes as u64 } else { u64::MAX }
 }

@@ -69,7 +69,7 @@ impl Rng {
         if i.is_multiple_of(2) { radius * angle.cos() } else { radius * angle.sin() }
     }
 
-    /// Elements `4 i` to `4 i + 3` of [`Rng::normal`], for one block's work.
+    /// Elements `4 i` to `4 i + 3` of [`Rng::normal`], for the work of one block.
     pub fn normals(self, i: u64) -> [f32; 4] {
         let [a, b, c, d] = self.block(i);
         let ((first, angle), (second, other)) = (polar(a, b), polar(c, d));
@@ -128,10 +128,10 @@ fn polar(u: u32, v: u32) -> (f32, f32) {
     ((-2.0 * u.ln()).sqrt(), std::f32::consts::TAU * v)
 }
 
-/// A random order of `0..n` that needs no memory: each place is worked out alone.
+/// A random order of `0..n` that needs no memory: each place is computed on its own.
 ///
-/// A Feistel network over the binary numbers that hold n, walked until it lands below n (Black & Rogaway 2002): less than two
-/// rounds through it in the mean. Its round function is the finaliser of SplitMix64.
+/// A Feistel network over the smallest power-of-two range that holds `0..n`, repeated until it lands below n (Black & Rogaway
+/// 2002): for n > 2 fewer than two passes on average. Its round function is the finaliser of SplitMix64.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     n: u64,
@@ -141,7 +141,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// What stands at place `i`, below n.
+    /// The number at place `i`, which must be below n.
     pub fn at(&self, i: u64) -> u64 {
         assert!(i < self.n, "rng: place {i} of an order of {}", self.n);
         let mask = self.widths.map(|width| (1u64 << width) - 1);
@@ -179,7 +179,7 @@ mod tests {
             found.sort_unstable();
             assert_eq!(found, (0..n).collect::<Vec<_>>());
         }
-        // Where each number stands, over many orders: within five deviations of chance.
+        // Where each number stands, over many orders: within five standard deviations of chance.
         let (n, orders) = (11u64, 22_000);
         let mut seen = [[0u32; 11]; 11];
         for seed in 0..orders {

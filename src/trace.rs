@@ -1,6 +1,6 @@
 //! Names for what a profiler sees: NVTX ranges by op, layer and phase, in nsys and ncu.
 //!
-//! With the feature `nvtx` alone: the crate behind it needs libclang to build. Without it a range costs nothing.
+//! Only with the feature `nvtx`: the crate behind it needs libclang to build. Without it a range costs nothing.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ pub struct Range {
     _open: nvtx::LocalRange,
 }
 
-/// Begins one: `let _range = trace::range(format_args!("flow.blocks.{i}"));`
+/// Begins a range: `let _range = trace::range(format_args!("flow.blocks.{i}"));`
 #[cfg(feature = "nvtx")]
 pub fn range(name: fmt::Arguments) -> Range {
     Range { _open: nvtx::LocalRange::new(nvtx::Str::from_str_lossy(&name.to_string())) }
 }
 
-/// Begins one: `let _range = trace::range(format_args!("flow.blocks.{i}"));`
+/// Begins a range: `let _range = trace::range(format_args!("flow.blocks.{i}"));`
 #[cfg(not(feature = "nvtx"))]
 #[inline(always)]
 pub fn range(_name: fmt::Arguments) -> Range {
