@@ -230,8 +230,8 @@ impl Gpu {
     /// Queues a kernel of `file`, compiled for this device's [`Real`].
     ///
     /// # Safety
-    /// The arguments match the kernel's parameters in order, and every pointer is to as many live numbers as the kernel reads or
-    /// writes.
+    /// The arguments match the kernel's parameters in order, and every pointer points to as many live numbers as the kernel reads
+    /// or writes.
     pub unsafe fn launch(&self, file: &'static str, kernel: &'static str, grid: Grid, args: &[Arg]) {
         if grid.blocks.contains(&0) {
             return;

@@ -41,7 +41,7 @@ enum Phase {
 struct Block {
     address: u64,
     bytes: usize,
-    /// End of each live buffer, by its begin.
+    /// End of each live buffer, by its start.
     live: BTreeMap<usize, usize>,
     /// Memory for buffers that will outlive the step, in order of request: bytes, address.
     ready: VecDeque<(usize, u64)>,
@@ -148,7 +148,7 @@ impl Arena {
             let next = block.ready.front().is_some_and(|&(made, _)| made == bytes);
             return if next { block.ready.pop_front().map(|(_, address)| address) } else { None };
         };
-        // Free if no live buffer begins before this one's end and ends after its begin.
+        // Free if no live buffer begins before this one's end and ends after its start.
         let free = block.live.range(..at + bytes).next_back().is_none_or(|(_, &end)| end <= at);
         free.then(|| block.put(at, bytes))
     }

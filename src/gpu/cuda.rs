@@ -1,8 +1,8 @@
 //! The driver of an NVIDIA GPU: a context, memory from the stream-ordered pool, kernels from embedded fatbins, and streams.
 //!
-//! One stream carries all the work and orders it. Copies beside it use a second: `hold_beside` makes them wait for a point of the
-//! first, and `meet_beside` makes what follows on the first wait for them. Memory requested while the first is captured comes from
-//! a third, which is waited for at once. Sums with other devices use a fourth ([`Nccl`]).
+//! One stream carries all the work and orders it. Side copies use a second: `hold_beside` makes them wait for a point of the first,
+//! and `meet_beside` makes what follows on the first wait for them. Memory requested while the first is captured comes from a
+//! third, which is waited for at once. Sums with other devices use a fourth ([`Nccl`]).
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -33,7 +33,7 @@ pub struct Cuda {
     graph: Arc<Mutex<Graph>>,
     /// For memory requested while the stream is captured.
     allocator: Arc<CudaStream>,
-    /// For copies beside the stream's work.
+    /// For side copies.
     copies: Arc<CudaStream>,
     /// Multiprocessors, if this is a Hopper GPU.
     processors: Option<usize>,
@@ -57,8 +57,8 @@ impl Cuda {
         probe::probe(index)?;
         let open = || -> Outcome<Cuda> {
             let context = CudaContext::new(index).map_err(said("cuCtxCreate"))?;
-            // One stream orders everything except copies beside it, which state what they wait for: cudarc's own events would only
-            // cost time.
+            // One stream orders everything except side copies, which state what they wait for: cudarc's own events would only cost
+            // time.
             // SAFETY: what two streams share is ordered by `hold_beside` and `meet_beside`, by a wait, or by `Nccl`'s events.
             unsafe { context.disable_event_tracking() };
             let new_stream = || context.new_stream().map_err(said("cuStreamCreate"));
@@ -111,7 +111,7 @@ impl Cuda {
         }
         let image = KERNELS.iter().find(|(name, storage, _)| *name == file && *storage == real.suffix());
         let (_, _, image) = image.unwrap_or_else(|| panic!("launch: no kernel file {file}.cu for {real:?}"));
-        // The driver wants the image aligned, which `include_bytes!` does not promise.
+        // The driver needs the image aligned, which `include_bytes!` does not promise.
         let image: Vec<u64> = image
             .chunks(8)
             .map(|c| {

@@ -16,8 +16,9 @@ pub(super) fn said<E: Display>(call: &str) -> impl FnOnce(E) -> String {
 /// A point in the queue; calling it waits until the work queued before it is done.
 pub(super) type Mark = Box<dyn FnOnce() -> Outcome<()> + Send + Sync>;
 
-/// What a device can do. Addresses are in memory from `allocate`. Everything except what runs beside is done in the order of the
-/// calls. Methods that a device with synchronous calls need not implement have a default.
+/// What a device can do. Addresses are in memory from `allocate`. Everything is done in the order of the calls, except side copies
+/// (`upload_beside`), which have a queue of their own. Methods that a device with synchronous calls need not implement have a
+/// default.
 pub(super) trait Driver: Send + Sync {
     /// The device, in words.
     fn name(&self) -> String;
@@ -44,22 +45,22 @@ pub(super) trait Driver: Send + Sync {
     /// `to` points to that many bytes of live device memory. Data in pinned memory must stay unchanged until a later `mark` is
     /// reached.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()>;
-    /// The same from pinned memory, beside the queued work and not after it: ordered only with other copies beside.
+    /// A side copy: the same from pinned memory, beside the queued work and not after it, ordered only with other side copies.
     /// # Safety
     /// As above. All other work on `to` is done, or comes before a point given to `hold_beside`, or after `meet_beside`.
     unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
         // SAFETY: the caller's contract.
         unsafe { self.upload(to, from) }
     }
-    /// From here on, copies beside wait for that point.
+    /// From here on, side copies wait for that point.
     fn hold_beside(&self, _point: &Stamp) -> Outcome<()> {
         Ok(())
     }
-    /// What is queued from here on waits for the copies beside so far.
+    /// What is queued from here on waits for the side copies so far.
     fn meet_beside(&self) -> Outcome<()> {
         Ok(())
     }
-    /// A mark after the copies beside so far.
+    /// A mark after the side copies so far.
     fn mark_beside(&self) -> Outcome<Mark> {
         self.mark()
     }
@@ -77,7 +78,7 @@ pub(super) trait Driver: Send + Sync {
     /// `at` points to that many bytes of live device memory.
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()>;
     /// # Safety
-    /// The arguments match the kernel's parameters, and every pointer is to as many live numbers as the kernel touches.
+    /// The arguments match the kernel's parameters, and every pointer points to as many live numbers as the kernel touches.
     unsafe fn launch(
         &self,
         file: &'static str,
@@ -137,7 +138,7 @@ pub(super) trait Driver: Send + Sync {
     fn can_join(&self) -> Outcome<()> {
         Err(format!("{} cannot sum with other devices", self.name()))
     }
-    /// Joins the other ranks and waits for them; only after `can_join`.
+    /// Joins the other ranks and waits for them; only if `can_join`.
     fn join(&self, _id: &[u8; NCCL_ID], _rank: usize, _ranks: usize) -> Outcome<Nccl> {
         Err(format!("{} cannot sum with other devices", self.name()))
     }

@@ -23,11 +23,11 @@ pub struct Emulated {
     files: Mutex<HashMap<(&'static str, Real), &'static Library>>,
     /// Size of every live allocation, by address.
     live: Mutex<HashMap<u64, usize>>,
-    /// Copies beside that are still under way: to, from, bytes.
+    /// Side copies that are still under way: to, from, bytes.
     beside: Mutex<Vec<(u64, u64, usize)>>,
 }
 
-/// Fills the target of a copy that is under way: reading it too early gives NaN, or ids of no gene.
+/// Fills the target of a side copy under way: reading it too early gives NaN, or ids of no gene.
 const UNDERWAY: u8 = 0xFF;
 
 /// As in `emulator.h`.

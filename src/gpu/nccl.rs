@@ -59,9 +59,9 @@ impl Last {
     }
 }
 
-/// Call before the library is first used. By default it makes the memory of a captured sum known to the other ranks, for which each
-/// rank waits for all others in the middle of the capture. The host would then wait for a rank that is gone, and for one that runs
-/// the same step without capturing it.
+/// Sets NCCL_GRAPH_REGISTER to 0, unless it is set, before the library is first used. Otherwise the library makes the memory of a
+/// captured sum known to the other ranks, which makes each rank wait for all others in the middle of the capture. The host would
+/// then wait for a rank that is gone, and for one that runs the same step without capturing it.
 fn keep_buffers_private() {
     const SETTING: &str = "NCCL_GRAPH_REGISTER";
     static ONCE: Once = Once::new();

@@ -18,7 +18,7 @@ impl Gpu {
     /// and then queued whole. The work may read nothing from the device.
     ///
     /// # Errors
-    /// The work's own, and then none of it is queued; the driver's; sums with other ranks that were aborted; no room.
+    /// The work's own errors, after which none of it is queued; the driver's; sums with other ranks that were aborted; no room.
     pub fn as_one<T>(&self, shape: &[usize], mut work: impl FnMut() -> Result<T>) -> Result<T> {
         self.lay_out(shape, &mut work)?;
         let step = Step::begin(self);
@@ -31,7 +31,7 @@ impl Gpu {
     /// step and can use the block.
     ///
     /// # Errors
-    /// The work's own; no room for the block.
+    /// The work's own errors; no room for the block.
     pub fn lay_out<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<()> {
         if self.arena().knows(shape) {
             return Ok(());

@@ -77,7 +77,7 @@ impl Page {
         }
         let fits = |(there, (_, bytes)): (&Buffer, &(&str, &[u8]))| there.bytes() >= bytes.len();
         if self.there.len() != parts.len() || !self.there.iter().zip(parts).all(fits) {
-            // Copies to the old buffers must have landed: waits for them, as a page-locked memory that was replaced did when
+            // Waits until copies to the old buffers have landed; page-locked memory that was just replaced waited when it was
             // dropped.
             self.here.as_mut().expect("made above").numbers::<u8>();
             self.there =
