@@ -81,7 +81,7 @@ pub struct Stretches {
 }
 
 impl Stretches {
-    /// One or more ranges; begin and length of each are multiples of [`PACK`].
+    /// One or more ranges; start and length of each are multiples of [`PACK`].
     pub fn new(ranges: Vec<Range<usize>>, gpu: Option<&Gpu>) -> Stretches {
         let table: Vec<u64> =
             ranges.iter().flat_map(|range| [range.start as u64, range.len() as u64]).collect();
@@ -120,8 +120,8 @@ pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Ten
     sums
 }
 
-/// Norm of the gradients, from their sums of squares, and the factor that clips it to `limit`: `[2]` f32, on the device of
-/// `squares`.
+/// Norm of the gradients, from their sums of squares, and the factor that clips it to `limit`: `[2]` f32, on the host or
+/// device of `squares`.
 pub fn clip(squares: &Tensor, limit: f64) -> Tensor {
     if let Some(gpu) = squares.gpu() {
         let clip = Tensor::on(gpu, "the norm", &[2], Real::F32);

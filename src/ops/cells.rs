@@ -13,7 +13,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]` f32 on x's device, to a constant `[.., G]`.
+    /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]` f32, where x is, to a constant `[.., G]`.
     pub fn standardize(&mut self, x: Var, mean: &Tensor, scale: &Tensor) -> Var {
         let y = standardized(self.value(x), mean, scale);
         self.constant(y)

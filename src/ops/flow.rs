@@ -111,7 +111,7 @@ impl Tape {
     }
 }
 
-/// One number per set, on the device of the tensor that they multiply.
+/// One number per set, on the host or device of the tensor that they multiply.
 fn beside(x: &Tensor, numbers: Vec<f32>) -> Tensor {
     let numbers = Tensor::new(&[numbers.len()], numbers);
     match x.gpu() {
@@ -134,7 +134,7 @@ struct Begin {
     streams: Streams,
 }
 
-/// The streams, on the device of the tensor that they are drawn for.
+/// The streams, on the host or device of the tensor that they are drawn for.
 enum Streams {
     Host(Vec<(Rng, Rng, u64)>),
     Device(Buffer),

@@ -146,7 +146,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// `read`: all that is read in packs, x included; what is written begins on a multiple of 16 bytes.
+    /// `read`: all that is read in packs, x included; what is written begins at a multiple of 16 bytes.
     fn of(x: &Tensor, read: &[Option<&Tensor>]) -> Kernel {
         let row = x.width() * x.real().bytes();
         let packed = read.iter().flatten().all(|x| x.address().is_multiple_of(16)) && row.is_multiple_of(16);

@@ -156,7 +156,8 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
 pub(super) const QUERIES: usize = 64;
 pub(super) const KEYS: usize = 128;
 
-/// Room for the sums of dq of `heads` heads. None for sets that take one pass over their keys: no sums last from pass to pass.
+/// Room for the sums of dq of `heads` heads. None for sets that take one pass over their keys: they carry no sums from pass to
+/// pass.
 pub(super) fn sums_of_dq(gpu: &Gpu, z: Sizes, heads: usize, keys: usize) -> Option<Tensor> {
     let shape = [heads, z.rows.next_multiple_of(QUERIES), z.width];
     (z.rows > keys).then(|| Tensor::on(gpu, "attention sums of dq", &shape, Real::F32))
