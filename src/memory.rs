@@ -22,7 +22,7 @@ pub fn keep() {
 }
 
 /// Makes all threads share one heap, except those that already have one: call it early. Of several heaps, each keeps what it once
-/// held, with its own gaps between pieces of all sizes; a single heap makes threads wait that allocate at once. So this is for work
+/// held, with its own gaps between pieces of all sizes; with a single one, threads that allocate at once wait. So this is for work
 /// that allocates rarely, but much. Does nothing if the C library is not glibc.
 pub fn share() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

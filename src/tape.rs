@@ -16,7 +16,7 @@ pub use var::Var;
 
 use var::Number;
 
-/// Gradients of an op's inputs, in the order they were recorded. `None` if there is none.
+/// Gradients of an op's inputs, in the order they were recorded. `None` if none flows.
 pub type Grads = Vec<Option<Tensor>>;
 
 type Backward = Box<dyn FnOnce(&Tensor) -> Grads>;

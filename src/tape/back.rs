@@ -191,7 +191,7 @@ impl<'a> Walk<'a> {
         let nodes = &self.tape.nodes;
         assert_eq!(dx.len(), inputs.len(), "backward: one gradient an input, op {}", nodes.len());
         for (&input, dx) in inputs.iter().zip(dx) {
-            // A value that was just remade is no node any more; its readers return nothing for it.
+            // A value that was just remade is no longer a node; its readers return nothing for it.
             let Some((dx, node)) = dx.map(|dx| (dx, &nodes[input.at])).filter(|(_, node)| node.needs) else {
                 continue;
             };
