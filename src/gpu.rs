@@ -79,8 +79,7 @@ impl Real {
     }
 }
 
-/// Numbers in 16 bytes of the narrowest storage: an offset that is a multiple of this is aligned for the widest loads in any
-/// storage.
+/// Numbers in 16 bytes of the narrowest storage: an offset at a multiple of it is aligned for the widest loads of any storage.
 pub const PACK: usize = 8;
 
 /// A device, its stream and its kernels. Clones share it.
@@ -132,8 +131,7 @@ impl Gpu {
         Ok(Gpu::new(Box::new(cuda::Cuda::open(index)?), real, true))
     }
 
-    /// The emulator, with kernels compiled for the CPU in `folder`: `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and
-    /// blocks.
+    /// The emulator, with CPU kernels in `folder`: `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
     pub fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
         Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Hopper, seed)), real, true)
     }
@@ -230,8 +228,7 @@ impl Gpu {
     /// Queues a kernel of `file`, compiled for this device's [`Real`].
     ///
     /// # Safety
-    /// The arguments match the kernel's parameters in order, and every pointer points to as many live numbers as the kernel reads
-    /// or writes.
+    /// The arguments match the kernel's parameters in order; every pointer points to as many live numbers as the kernel touches.
     pub unsafe fn launch(&self, file: &'static str, kernel: &'static str, grid: Grid, args: &[Arg]) {
         if grid.blocks.contains(&0) {
             return;
