@@ -4,18 +4,18 @@
 //                               gelu x Phi(x), Phi the standard normal distribution (exact, Hendrycks & Gimpel 2016)
 //   backward   dx = dy f'(x)                                                          =
 //   tensors    x, y, dx, dy [..] real
-//   needs      nothing; 16-byte moves where all addresses are multiples of them
-//   work       one thread eight neighbours
-//   bound by   memory: forward moves 2, backward 3 numbers an element
+//   needs      nothing; 16-byte accesses if all addresses are 16-byte aligned
+//   work       one thread per eight neighbours
+//   bound by   memory: forward moves 2 numbers per element, backward 3
 //   repeatable yes: no sums
 //   reference  src/ops/activation.rs
 #include "common.cuh"
 
-// As src/ops/activation.rs counts them.
+// Numbered as in src/ops/activation.rs.
 enum Kind { RELU, SOFTPLUS, SILU, GELU };
 
 template <Kind KIND> __device__ __forceinline__ float value(float x) {
-    if (KIND == RELU) return x < 0.0f ? 0.0f : x;   // a NaN stays one
+    if (KIND == RELU) return x < 0.0f ? 0.0f : x;   // a NaN stays NaN
     if (KIND == SOFTPLUS) return softplus(x);
     return KIND == SILU ? silu(x) : gelu(x);
 }

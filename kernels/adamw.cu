@@ -3,23 +3,23 @@
 //   norm       n       = sqrt(sum_i g[i]^2)          c = min(1, limit / (n + 1e-6))
 //   update     g       = c g[i]
 //              m[i]    = b1 m[i] + (1 - b1) g        v[i] = b2 v[i] + (1 - b2) g^2
-//              w[i]    = shrink w[i] - step m[i] / (sqrt(v[i]) root + eps)          shrink is 1 where there is no decay
+//              w[i]    = shrink w[i] - step m[i] / (sqrt(v[i]) root + eps)          shrink is 1 without weight decay
 //              a[i]    = keep a[i] + (1 - keep) w[i]                                the average
 //   split      rounded = w to the nearest bf16, ties away from zero                  low = the lower 16 bits of w
-//   join       w       = rounded + low, taken as 16 bits with a sign: the same bits again
-//   tensors    w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes     rounded [L] bf16, low [L] 16 bits; in an
-//              update either w or these two     stretches [P, 2] 64 bits: the first of g, how many
-//   needs      L % 8 == 0, stretches too
-//   work       norm: a row of blocks strides over each stretch, one partial sum a block, added by one block;
-//              update: one thread a pack of 4
+//   join       w       = rounded + low, read as a signed 16-bit integer: exactly the bits that were split
+//   tensors    w, a, m, v, g [L] f32     clip [2] f32: n, c     decay [L / 8] bytes     rounded [L] bf16, low [L] 16 bits: an
+//              update takes either w or these two     stretches [P, 2] 64 bits: first index in g, count
+//   needs      L % 8 == 0, and the same for stretches
+//   work       norm: a row of blocks strides over each stretch, one partial sum per block; one block adds these.
+//              update: one thread per pack of 4
 //   bound by   memory: norm moves 4 L bytes, update 36 L
-//   repeatable yes: the number of partial sums and the order in which they are added know L, ranks and pieces alone
+//   repeatable yes: the number and order of the partial sums depend only on L, ranks and pieces
 //   reference  src/ops/adamw.rs
 #include "common.cuh"
 
 constexpr int THREADS = 256;
 
-// Sum over the block, half onto half; every thread gets it. Not block_total's order: a run that was saved goes on to the same bits.
+// Sum over the block by halving; every thread gets it. Not in block_total's order: a resumed run must reproduce the same bits.
 static __device__ double tree_sum(double x) {
     __shared__ double part[THREADS];
     part[threadIdx.x] = x;
@@ -31,9 +31,9 @@ static __device__ double tree_sum(double x) {
     return part[0];
 }
 
-// In double, which costs nothing beside the memory and cannot overflow where a gradient explodes.
+// In double: free next to the memory traffic, and exploding gradients cannot overflow it.
 extern "C" __global__ void __launch_bounds__(THREADS) adamw_norm(double* partial, const float* g, const uint64_t* stretches) {
-    constexpr int LOADS = 4;   // on their way at once
+    constexpr int LOADS = 4;   // in flight at once
     constexpr int CHUNK = LOADS * THREADS * 4;
     g += stretches[2 * blockIdx.y];
     const uint64_t count = stretches[2 * blockIdx.y + 1];
@@ -63,8 +63,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw_clip(float* clip, co
     clip[1] = static_cast<float>(fmin(1.0, limit / (norm + 1e-6)));
 }
 
-// Four weights of which products read the upper halves. What rounding up has added, the sign of `low` takes away: ties go up, so
-// that nothing is lost. A NaN is made the common one, whose upper half is a NaN too.
+// Four weights, of which matrix products read the upper halves. `low`, as a signed number, takes back what rounding up has added;
+// ties round up, so that its sign says so and nothing is lost. A NaN becomes the canonical one, whose upper half is a NaN too.
 struct Halves { uint2 rounded, low; };
 
 __device__ __forceinline__ Floats<4> join(const Halves& halves) {
@@ -116,7 +116,8 @@ adamw_update(float* w, uint16_t* rounded, uint16_t* low, float* m, float* v, flo
              float shrink, float keep) {
     const size_t at = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4;
     if (at >= count) return;
-    Floats<4> ws = w ? load_pack<4>(w + at) : join(load_halves(rounded, low, at)), ms = load_pack<4>(m + at), vs = load_pack<4>(v + at);
+    Floats<4> ws = w ? load_pack<4>(w + at) : join(load_halves(rounded, low, at)),
+              ms = load_pack<4>(m + at), vs = load_pack<4>(v + at);
     Floats<4> averages = load_pack<4>(average + at);
     const Floats<4> gs = load_pack<4>(g + at);
     const float factor = clip[1], shrunk = decay[at / 8] ? shrink : 1.0f;

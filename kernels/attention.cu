@@ -1,33 +1,33 @@
-// Softmax attention within a set on tensor cores (FlashAttention-2, Dao 2023, alg. 1), with a seed token as start state
+// Softmax attention within a set on tensor cores (FlashAttention-2, Dao 2023, alg. 1), with a seed token as initial state
 // (SCALE v1, eq. 34-36).
 //
-//   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and, where given, the seed
+//   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and the seed, if given
 //              lse[i]  = ln sum_j exp(s[i,j])        y_i = sum_j exp(s[i,j] - lse[i]) v_j
 //   tensors    qkv [B, N, R] rows that begin with q | k | v, y [B, N, HK] bf16     seed [B, 2HK] k | v, bf16 or null
 //              lse [B, H, N] f32
 //   needs      bf16, K = 64 or 128, addresses and rows that are multiples of 16 bytes; any N
-//   work       a block 128 queries of a head, a warp 32 of them: with fewer, reading keys would take longer than multiplying
-//              by them. 64 keys at a time, the next ones on their way. The running softmax starts from the seed: its score
-//              is the top, its weight one, its value the sum
-//   bound by   compute: 4 N^2 K a head
+//   work       one block per 128 queries of a head, 32 per warp: with fewer, reading the keys would take longer than multiplying
+//              by them. Keys come 64 at a time, the next 64 prefetched. The running softmax starts from the seed: its score
+//              is the top, its weight 1, its value the sum
+//   bound by   compute: 4 N^2 K per head
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 #include "attention.cuh"
 
 constexpr int WARPS = 4, QUERIES = 32 * WARPS, KEYS = 64;
 
-// Weights are exp(score - top), so top may lag behind the greatest score as long as f32 and bf16 hold the weights: rescaling
-// waits until a score is above it by this many powers of two, and after the first keys hardly ever happens.
+// Weights are exp(score - top), so top may lag behind the greatest score as long as the weights fit f32 and bf16: rescaling
+// waits until a score exceeds it by this many powers of two, which hardly ever happens after the first keys.
 constexpr float SLACK = 8.0f;
 
-// Softmax of a warp's 32 rows so far, in base 2; [m][h] is row 16 m + 8 h + lane / 4.
+// Running softmax of a warp's 32 rows, in base 2; [m][h] is row 16 m + 8 h + lane / 4.
 template <int K> struct Running {
-    float sum[2][K / 8][4];    // of weights times values
-    float weight[2][2];        // sum of weights, of this lane's keys alone
+    float sum[2][K / 8][4];    // sum of weights times values
+    float weight[2][2];        // sum of weights, over this lane's keys only
     float top[2][2];
 };
 
-// From nothing, or from a seed's key and value. `q` begins with the warp's rows.
+// Starts empty, or from a seed's key and value. `q` begins with the warp's rows.
 template <int K>
 __device__ __forceinline__ void start(Running<K>& run, Tile<K> q, const real* key, const real* value, float scale) {
     float score = 0.0f;   // of row `lane`
@@ -50,7 +50,7 @@ __device__ __forceinline__ void start(Running<K>& run, Tile<K> q, const real* ke
     }
 }
 
-// Turns products into weights. All rows of the warp move to a new top together: a row's own is not worth a branch.
+// Turns products into weights. All rows of the warp move to new tops together: deciding per row is not worth a branch.
 template <int K> __device__ __forceinline__ void weigh(Running<K>& run, float (&s)[2][KEYS / 8][4], float scale) {
     float high[2][2];
     bool far = false;
@@ -97,7 +97,7 @@ __device__ __forceinline__ void hide(float (&s)[2][KEYS / 8][4], int valid) {
             if (8 * n + lane() % 4 * 2 + i % 2 >= valid) s[i / 4][n][i % 4] = -INFINITY;
 }
 
-// y and lse of the warp's rows, by way of `rows`, which it alone still reads.
+// Writes y and lse of the warp's rows; y goes through `rows`, which only this warp still reads.
 template <int K>
 __device__ __forceinline__ void finish(real* y, size_t stride, float* lse, int valid, Running<K>& run, Tile<K> rows) {
 #pragma unroll
@@ -110,7 +110,7 @@ __device__ __forceinline__ void finish(real* y, size_t stride, float* lse, int v
 #pragma unroll
             for (int n = 0; n < K / 8; n++) run.sum[m][n][2 * h] *= share, run.sum[m][n][2 * h + 1] *= share;
         }
-    __syncwarp();   // `rows` have been read, by lanes other than those that write there now
+    __syncwarp();   // other lanes have read `rows`, which is overwritten now
     put(rows, 0, 0, run.sum);
     __syncwarp();
     store_rows<32>(y, stride, rows, min(valid, 32), lane());
@@ -119,7 +119,7 @@ __device__ __forceinline__ void finish(real* y, size_t stride, float* lse, int v
 template <int K>
 __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, const real* seed, int n, int heads,
                                         size_t stride, float scale) {
-    SHARED(real, memory);   // queries, then keys and values, twice
+    SHARED(real, memory);   // queries, then two buffers of keys and values
     const Tile<K> queries{memory};
     const int blocks = ceil_div(n, QUERIES), head = blockIdx.x / blocks % heads, first = blockIdx.x % blocks * QUERIES;
     const size_t set = blockIdx.x / blocks / heads, part = static_cast<size_t>(heads) * K;
@@ -127,7 +127,7 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, co
     const auto keys = [&](int buffer) { return queries.below(QUERIES + 2 * KEYS * buffer); };
     const auto load_keys = [&](int from, int buffer) {
 #pragma unroll 1
-        for (int which = 0; which < 2; which++) {   // a loop: the addresses of two calls do not fit the registers of K = 128
+        for (int which = 0; which < 2; which++) {   // a loop: with K = 128 the addresses of two calls do not fit the registers
             const real* const rows = q + (1 + which) * part + from * stride;
             load_rows<32 * WARPS>(keys(buffer).below(KEYS * which), rows, stride, KEYS, n - from, threadIdx.x);
         }
@@ -139,14 +139,14 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, co
     __syncthreads();
 
     const Tile<K> mine = queries.below(32 * warp());
-    const int valid = n - first - 32 * warp();   // none or less: the warp only loads
+    const int valid = n - first - 32 * warp();   // zero or less: the warp only loads
     const real* const token = seed ? seed + set * 2 * part + head * K : nullptr;
     scale *= LOG2E;
     Running<K> run;
     start(run, mine, token, token + part, scale);
     for (int from = 0, buffer = 0; from < n; from += KEYS, buffer ^= 1) {
         cp_async_wait<0>();
-        __syncthreads();   // these keys are there, and the ones before are no longer read
+        __syncthreads();   // these keys have landed, and nobody reads the previous ones any more
         if (from + KEYS < n) load_keys(from + KEYS, buffer ^ 1);
         if (valid <= 0) continue;
         float s[2][KEYS / 8][4] = {};

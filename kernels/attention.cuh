@@ -1,22 +1,22 @@
 // What attention's tensor-core kernels share: tiles of bf16 rows in shared memory, and products of them by one warp.
 //
-//   tile       rows of WIDTH numbers in chunks of 16 bytes; chunk c of row r lies at place c ^ r % 8, so that one chunk of
-//              eight neighbouring rows, which is what ldmatrix reads, lies in all 32 banks
+//   tile       rows of WIDTH numbers in 16-byte chunks; chunk c of row r is stored at place c ^ r % 8, so that the same chunk
+//              of eight neighbouring rows, which is what ldmatrix reads, covers all 32 banks
 //   product    d [16 M, 8 N] += a b over DEPTH, d as mma_16x8x16 holds it: with g = lane / 4, t = 2 (lane % 4),
 //              d[m][n][0], [1] = (16 m + g, 8 n + t), (.., + 1)     d[m][n][2], [3] = the same, eight rows below
-//   needs      bf16, WIDTH % 64 == 0, rows from multiples of 16 bytes
+//   needs      bf16, WIDTH % 64 == 0, rows that begin at multiples of 16 bytes
 #pragma once
 #include "ptx.cuh"
 
-// Kernels on tensor cores are of bf16 alone: with f32 storage they do nothing, and are never launched.
+// Tensor-core kernels are for bf16 only: built with f32 storage they do nothing, and are never launched.
 constexpr bool TENSOR_CORES = sizeof(real) == 2;
 
 constexpr float LOG2E = 1.44269504f, LN2 = 0.69314718f;
 
 template <int WIDTH> struct Tile {
     real* at;
-    // Of row `eight` + `low`, where `eight` and `column` are multiples of 8 and `low` is below 8: said apart, so that the
-    // compiler sees that rows eight apart lie a constant apart.
+    // The chunk in row `eight` + `low`, where `eight` and `column` are multiples of 8 and `low` is below 8: passed separately,
+    // so that the compiler sees that rows eight apart are a constant distance apart.
     __device__ __forceinline__ real* chunk(int eight, int low, int column) const {
         return at + (eight + low) * WIDTH + (column ^ low * 8);
     }
@@ -24,9 +24,9 @@ template <int WIDTH> struct Tile {
     __device__ __forceinline__ Tile below(int row) const { return Tile{at + row * WIDTH}; }
 };
 
-// ---- between global memory and tiles; this is thread `thread` of THREADS
+// ---- between global memory and tiles; the caller is thread `thread` of THREADS
 
-// Queues rows 0 .. rows - 1; those from `valid` (at least 1) on are zero. Not unrolled: the addresses would take registers.
+// Queues copies of rows 0 .. rows - 1; rows from `valid` (at least 1) on become zero. Not unrolled: addresses take registers.
 template <int THREADS, int WIDTH>
 __device__ __forceinline__ void load_rows(Tile<WIDTH> to, const real* from, size_t stride, int rows, int valid, int thread) {
     constexpr int CHUNKS = WIDTH / 8;
@@ -51,7 +51,7 @@ __device__ __forceinline__ void store_rows(real* to, size_t stride, Tile<WIDTH> 
 
 // ---- between registers and tiles; every lane of the warp takes part
 
-// d times `scale`, rounded, to rows `row` and columns `column` on.
+// Stores d times `scale`, rounded, from row `row` and column `column` on.
 template <int M, int N, int WIDTH>
 __device__ __forceinline__ void put(Tile<WIDTH> to, int row, int column, const float (&d)[M][N][4], float scale = 1.0f) {
     const int g = lane() / 4, t = lane() % 4 * 2;
@@ -66,8 +66,8 @@ __device__ __forceinline__ void put(Tile<WIDTH> to, int row, int column, const f
             }
 }
 
-// d times `scale`, rounded, straight to global memory; rows from `rows` on are left out. Two lanes swap halves of two
-// neighbours along N, so that 16 numbers of a row leave together: memory takes 32 bytes as one.
+// Stores d times `scale`, rounded, straight to global memory; rows from `rows` on are skipped. Two lanes swap halves of two
+// neighbours along N, so that 16 numbers of a row are written together: memory is accessed in sectors of 32 bytes.
 template <int M, int N>
 __device__ __forceinline__ void store(real* to, size_t stride, int rows, const float (&d)[M][N][4], float scale) {
     const bool odd = lane() % 2;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void load_a(uint32_t (&a)[4], Tile<WIDTH> from, int r
     else ldmatrix_x4(a, from.chunk(row + second, low, depth ^ third));
 }
 
-// b [16, 16], two of mma's, from row `depth` and column `column` on; TRANSPOSED: the tile holds b's transpose.
+// b [16, 16], two operands of mma, from row `depth` and column `column` on; TRANSPOSED: the tile holds b's transpose.
 template <bool TRANSPOSED, int WIDTH>
 __device__ __forceinline__ void load_b(uint32_t (&b)[2][2], Tile<WIDTH> from, int depth, int column) {
     const int low = lane() & 7, second = lane() & 8, third = lane() / 16 * 8;
@@ -105,12 +105,12 @@ __device__ __forceinline__ void load_b(uint32_t (&b)[2][2], Tile<WIDTH> from, in
     b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
 }
 
-// ---- products of a warp
+// ---- products by one warp
 
 enum Side { AS_IT_LIES, TRANSPOSED };
 
-// Rows of d from `row` of a on, columns from `column` of b on. Four steps at a time are enough to hide ldmatrix, and spare
-// the registers that all addresses would take.
+// d's rows are a's from `row` on, its columns b's from `column` on. Four steps at a time are enough to hide ldmatrix, and save
+// the registers that the addresses of all steps would take.
 template <Side A, Side B, int DEPTH, int M, int N, int WIDTH_A, int WIDTH_B>
 __device__ __forceinline__ void product(float (&d)[M][N][4], Tile<WIDTH_A> a, int row, Tile<WIDTH_B> b, int column) {
 #pragma unroll 4
@@ -131,7 +131,8 @@ __device__ __forceinline__ void product(float (&d)[M][N][4], Tile<WIDTH_A> a, in
     }
 }
 
-// a, rounded, from the registers that a product left it in: mma's d of two neighbours along N is its next a. b as it lies.
+// a is rounded from the registers in which a product left it: mma's d of two neighbours along N is laid out as the next mma's a.
+// b is not transposed.
 template <int M, int N, int DEPTH, int WIDTH>
 __device__ __forceinline__ void product(float (&d)[M][N][4], const float (&a)[M][DEPTH][4], Tile<WIDTH> b) {
 #pragma unroll
@@ -154,7 +155,7 @@ __device__ __forceinline__ void product(float (&d)[M][N][4], const float (&a)[M]
     }
 }
 
-// ---- rows of d lie in four neighbouring lanes
+// ---- over the four neighbouring lanes that share a row of d
 
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(0xFFFFFFFFu, x, 1);

@@ -6,23 +6,24 @@
 //              dk_j    = sum_i ds[i,j] q_i                      dv_j = sum_i p[i,j] dy_i             =
 //   tensors    qkv, dqkv [B, N, R] rows that begin with q | k | v, dy [B, N, S] rows that begin with y's HK numbers: bf16
 //              seed [B, 2HK] k | v, bf16 or null: k_s is its key
-//              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
-//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128 (small: 64)
+//              lse, delta, t [B, H, N] f32, as attention_queries.cu writes them
+//              sums [B, H, ceil(N / 64), 64, K] f32, in the threads' own order; null if N <= 128 (small: 64)
 //   needs      bf16, K = 64 or 128, addresses and rows that are multiples of 16 bytes; any N
-//   work       a block a head of a set. For each 128 keys it walks over all queries, 64 at a time, the next ones on their
-//              way; of K = 128 that takes 160 KiB, so where a block may have 99 it is 64 keys, and queries that are waited
-//              for. dk and dv grow in registers, dq from keys to keys in `sums`, where a thread finds what it left there
-//              itself: no atomics, no barrier. That is 10 N^2 K a head; a pass for dk and dv and another for dq would make
-//              p and ds twice and take 14. It wants a head of a set for each multiprocessor
-//   bound by   compute, and about as much shared memory: 64 x 128 scores at K = 128 are 2,560 mma of a warp, which read
-//              576 KiB there
+//   work       one block per head of a set. For each 128 keys it walks over all queries, 64 at a time, the next 64
+//              prefetched. At K = 128 that takes 160 KiB of shared memory; where a block may have only 99 (small), it takes
+//              64 keys at a time and does not prefetch queries. dk and dv accumulate in registers, dq across
+//              tiles of keys in `sums`, where each thread reads only what it wrote itself: no atomics, no barrier. That is
+//              10 N^2 K per head; one pass for dk and dv and another for dq would compute p and ds twice and take 14.
+//              Filling the GPU takes one head of a set per multiprocessor
+//   bound by   compute, and shared memory about equally: 64 x 128 scores at K = 128 take 2,560 warp-wide mma, which read
+//              576 KiB of shared memory
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 #include "attention.cuh"
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, QUERIES = 64;
 
-// A block's shared memory; of queries and their dy there are one or two buffers.
+// A block's shared memory, with one or two buffers for queries and their dy.
 template <int K, int KEYS, int BUFFERS> struct Shared {
     Tile<K> k, v, q, dy;
     Tile<KEYS> p, ds;
@@ -33,20 +34,20 @@ template <int K, int KEYS, int BUFFERS> struct Shared {
     }
 };
 
-// A head of a set. All pointers are the kernel's own, and the head's numbers begin at one of three places in them:
-// that is fewer registers than a pointer each.
+// A head of a set. Apart from sums and seed_key, pointers are the kernel's own, and the head begins at one of three offsets
+// into them: that takes fewer registers than a pointer each.
 template <int K> struct Head {
     real* dqkv;
     float* sums;
     const real *dy, *qkv, *seed_key;
     const float *lse, *delta, *t;
-    size_t packed, plain, token;   // in qkv, in dy, in lse
+    size_t packed, plain, token;   // offsets into qkv, into dy, into lse
     size_t part;                   // from q to k, from k to v
-    size_t row, slope;             // of qkv; of dy
+    size_t row, slope;             // from row to row of qkv; of dy
     int n;
     float scale;
 
-    // Part 1 or 2: keys or values, so many.
+    // Loads `keys` keys (part 1) or values (part 2).
     __device__ __forceinline__ void load_keys(Tile<K> to, int which, int from, int keys) const {
         load_rows<THREADS>(to, qkv + packed + which * part + from * row, row, keys, n - from, threadIdx.x);
         cp_async_commit();
@@ -59,7 +60,7 @@ template <int K> struct Head {
     }
 };
 
-// A number of each of this thread's four rows: [m][h] is of row 16 m + 8 h + lane / 4 from `row` on.
+// One number for each of this thread's four rows: [m][h] is for row 16 m + 8 h + lane / 4 from `row` on.
 __device__ __forceinline__ void load_of_rows(float (&to)[2][2], const float* from, int row, int rows, float none) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -68,7 +69,7 @@ __device__ __forceinline__ void load_of_rows(float (&to)[2][2], const float* fro
     }
 }
 
-// p and ds of 64 queries and so many keys, a warp 32 rows by a quarter. They are 0 for queries and keys that do not exist.
+// p and ds of 64 queries by KEYS keys, per warp 32 rows by a quarter of the keys; 0 for queries and keys that do not exist.
 template <int K, int KEYS, int BUFFERS>
 __device__ __forceinline__ void weights(const Shared<K, KEYS, BUFFERS>& in, const Head<K>& head, int query, int key, int buffer) {
     constexpr int TILES = KEYS / 32;
@@ -93,18 +94,18 @@ __device__ __forceinline__ void weights(const Shared<K, KEYS, BUFFERS>& in, cons
     put(in.ds, row, column, ds);
 }
 
-// dq of 64 queries, a warp 32 rows by K / 4 columns.
+// dq of 64 queries, per warp 32 rows by K / 4 columns.
 template <int K> struct QueryGradient {
     float sum[2][K / 32][4];
 
     static __device__ __forceinline__ int row() { return warp() / 4 * 32; }
     static __device__ __forceinline__ int column() { return warp() % 4 * (K / 4); }
-    // Where this thread keeps its numbers from keys to keys.
+    // Where this thread keeps its numbers between tiles of keys.
     static __device__ __forceinline__ float4* place(const Head<K>& head, int query, int i) {
         return reinterpret_cast<float4*>(head.sums + static_cast<size_t>(query) * K) + i * THREADS + threadIdx.x;
     }
 
-    // What the keys before gave; first of all, the seed.
+    // Starts with what the keys before gave; at first, with the seed.
     __device__ __forceinline__ void start(const Head<K>& head, int query, int key) {
 #pragma unroll
         for (int m = 0; m < 2; m++)
@@ -127,7 +128,7 @@ template <int K> struct QueryGradient {
             }
     }
 
-    // Leaves it for the next keys; after the last ones it goes out.
+    // Leaves the sum for the next keys; after the last ones, writes dq.
     __device__ __forceinline__ void finish(const Head<K>& head, int query, bool last) const {
         if (last) {
             const int first = query + row();
@@ -145,7 +146,7 @@ template <int K> struct QueryGradient {
 template <int K, int KEYS, int BUFFERS> __device__ __forceinline__ void backward(const Head<K>& head) {
     SHARED(real, memory);
     const Shared<K, KEYS, BUFFERS> in(memory);
-    constexpr int ACROSS = WARPS * 32 / KEYS, WIDTH = K / ACROSS;   // a warp's part of dk and dv: 32 keys by as much of K
+    constexpr int ACROSS = WARPS * 32 / KEYS, WIDTH = K / ACROSS;   // a warp's part of dk and dv: 32 keys by WIDTH of K columns
     const int row = warp() / ACROSS * 32, column = warp() % ACROSS * WIDTH;
     head.load_keys(in.k, 1, 0, KEYS);
     head.load_keys(in.v, 2, 0, KEYS);
@@ -158,19 +159,19 @@ template <int K, int KEYS, int BUFFERS> __device__ __forceinline__ void backward
             const bool last = query + QUERIES >= head.n, others = !last || more;
             const int next = last ? 0 : query + QUERIES;
             cp_async_wait<0>();
-            __syncthreads();   // what was on its way is there; the other buffer, p and ds are no longer read
+            __syncthreads();   // all copies have landed; the other buffer, p and ds are no longer read
             if (BUFFERS > 1 && others) head.load_queries(in, next, buffer ^ 1);
             weights(in, head, query, key, buffer);
             QueryGradient<K> dq;
             dq.start(head, query, key);
-            __syncthreads();   // p and ds are there; v is no longer read
+            __syncthreads();   // p and ds are complete; v is no longer read
             if (last && more) head.load_keys(in.v, 2, key + KEYS, KEYS);
             product<TRANSPOSED, AS_IT_LIES, QUERIES>(dv, in.p, row, in.dy.below(QUERIES * buffer), column);
             product<TRANSPOSED, AS_IT_LIES, QUERIES>(dk, in.ds, row, in.q.below(QUERIES * buffer), column);
             product<AS_IT_LIES, AS_IT_LIES, KEYS>(dq.sum, in.ds, dq.row(), in.k, dq.column());
             dq.finish(head, query, !more);
             if (BUFFERS > 1 || !others) continue;
-            __syncthreads();   // the one buffer is no longer read
+            __syncthreads();   // the single buffer is no longer read
             head.load_queries(in, next, 0);
         }
         __syncthreads();   // k is no longer read

@@ -8,15 +8,15 @@
 //              dk_j    = sum_i ds[i,j] q_i                  dv_j    = sum_i p[i,j] dy_i    =
 //   tensors    qkv, dqkv [M, P, 3HK] packed q | k | v, y, dy [M, P, HK] bf16     lse [M, H, P] f32
 //   needs      bf16, K = 64 and P <= 64 or K = 128 and P <= 16, addresses that are multiples of 16 bytes
-//   work       a warp a head of a cell, whose numbers fit in its share of shared memory; neighbours take neighbouring
-//              heads, so a block reads whole rows. The backward makes its scores twice, by queries for dq and by keys for dk
-//              and dv: tensor cores have time to spare here, and weights then go from registers to registers
+//   work       one warp per head of a cell, whose numbers fit in its share of shared memory; neighbouring warps take
+//              neighbouring heads, so a block reads whole rows. The backward computes its scores twice, by queries for dq and
+//              by keys for dk and dv: tensor cores have time to spare here, and the weights then stay in registers
 //   bound by   memory: forward moves 4 M P H K numbers, backward 7 (not y: delta comes from p)
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 #include "attention.cuh"
 
-// A warp's head of a cell: where its numbers begin in qkv, in y and in lse; from q to k, and from row to row of y.
+// Where a warp's head of a cell begins in qkv, in y and in lse; `part`: from q to k, and from row to row of y.
 struct Place {
     size_t packed, plain, token, part;
 };
@@ -26,8 +26,8 @@ __device__ __forceinline__ Place place(int item, int n, int heads, int width) {
     return {cell * n * 3 * part + head * width, cell * n * part + head * width, static_cast<size_t>(item) * n, part};
 }
 
-// Products of 16 queries with all keys become probabilities, those of keys that do not exist 0; lse, of rows 8 h + lane / 4,
-// is in base 2, as `scale` is.
+// Turns products of 16 queries with all keys into probabilities, 0 for keys that do not exist; lse[h], of row 8 h + lane / 4,
+// is in base 2, as is `scale`.
 template <int N>
 __device__ __forceinline__ void softmax(float (&s)[1][N][4], float (&lse)[2], float scale, int keys) {
 #pragma unroll
@@ -71,7 +71,7 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, in
         product<AS_IT_LIES, TRANSPOSED, K>(p, q, row, k, 0);
         softmax(p, row_lse, scale * LOG2E, n);
         product(sum, p, v);
-        __syncwarp();   // these queries have been read, by lanes other than those that write there now
+        __syncwarp();   // other lanes have read these queries, which are overwritten now
         put(q, row, 0, sum);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -83,9 +83,9 @@ __device__ __forceinline__ void forward(real* y, float* lse, const real* qkv, in
     store_rows<32>(y + at.plain, at.part, q, n, lane());
 }
 
-// Inputs of the backward in a warp's share of shared memory, and what its queries share: lse in base 2, delta.
+// The backward's inputs in a warp's share of shared memory, with lse in base 2 and delta per query.
 template <int K, int ROWS> struct Inputs {
-    Tile<K> q, k, v, dy, out;   // out: 16 rows of dq on their way
+    Tile<K> q, k, v, dy, out;   // out: staging for 16 rows of dq
     float *lse, *delta;
     int n;
     static constexpr int SIZE = (4 * ROWS + 16) * K + 2 * ROWS * static_cast<int>(sizeof(float) / sizeof(real));
@@ -96,7 +96,7 @@ template <int K, int ROWS> struct Inputs {
     }
 };
 
-// Of 16 queries: dq, and delta for those who come by keys.
+// dq of 16 queries; leaves their delta for by_keys.
 template <int K, int ROWS>
 __device__ __forceinline__ void by_queries(float (&dq)[1][K / 8][4], const Inputs<K, ROWS>& in, int row, float scale) {
     float p[1][ROWS / 8][4] = {}, ds[1][ROWS / 8][4] = {};
@@ -125,7 +125,7 @@ __device__ __forceinline__ void by_queries(float (&dq)[1][K / 8][4], const Input
     product(dq, ds, in.k);
 }
 
-// Of 16 keys: dk and dv. Rows of p and ds are keys here. A query that does not exist has lse = inf, so p = 0.
+// dk and dv of 16 keys. Rows of p and ds are keys here. A query that does not exist has lse = inf, so p = 0.
 template <int K, int ROWS>
 __device__ __forceinline__ void by_keys(float (&dk)[1][K / 8][4], float (&dv)[1][K / 8][4], const Inputs<K, ROWS>& in,
                                         int row, float scale) {
@@ -175,7 +175,7 @@ __device__ __forceinline__ void backward(real* dqkv, const real* dy, const real*
     for (int row = 0; row < n; row += 16) {
         float dk[1][K / 8][4] = {}, dv[1][K / 8][4] = {};
         by_keys(dk, dv, in, row, scale);
-        __syncwarp();   // these keys and values have been read, by lanes other than those that write there now
+        __syncwarp();   // other lanes have read these keys and values, which are overwritten now
         put(in.k, row, 0, dk, scale);
         put(in.v, row, 0, dv);
     }
@@ -184,7 +184,7 @@ __device__ __forceinline__ void backward(real* dqkv, const real* dy, const real*
     store_rows<32>(dqkv + at.packed + 2 * at.part, stride, in.v, n, lane());
 }
 
-// ---- of width K and up to so many rows
+// ---- for width K, up to so many rows: K x ROWS
 
 extern "C" __global__ void __launch_bounds__(128, 4)
 attention_cell_forward_64x16(real* y, float* lse, const real* qkv, int items, int n, int heads, float scale) {

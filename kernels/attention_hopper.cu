@@ -1,45 +1,45 @@
-// Softmax attention within a set on Hopper's tensor cores (FlashAttention-3, Shah 2024, alg. 2), with a seed token as start
+// Softmax attention within a set on Hopper's tensor cores (FlashAttention-3, Shah 2024, alg. 2), with a seed token as initial
 // state (SCALE v1, eq. 34-36).
 //
-//   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and, where given, the seed
+//   forward    s[i,j]  = q_i . k_j / sqrt(K)                         j over the N rows and the seed, if given
 //              lse[i]  = ln sum_j exp(s[i,j])        y_i = sum_j exp(s[i,j] - lse[i]) v_j
-//   tensors    qkv [B * N, R] rows that begin with q | k | v, as a map in boxes of 128 rows, pairs: 64     y [B, N, HK] bf16
+//   tensors    qkv [B * N, R] rows that begin with q | k | v, as a map in boxes of 128 rows (pairs: 64)     y [B, N, HK] bf16
 //              seed [B, 2HK] k | v, bf16 or null     lse [B, H, N] f32
-//   needs      sm_90a, bf16, K = 128, R % 8 == 0, addresses that are multiples of 16 bytes; any N, pairs: up to 64. Finite
-//              numbers in qkv: boxes reach beyond a set, and no weight times what lies there must be nothing
-//   work       a block a multiprocessor, which takes tiles of 128 queries of a head, or of two heads, 64 each. One warpgroup
-//              fetches, by one thread; two multiply, 64 queries each, 128 keys a step (pairs: the 64 of their head), their
-//              scores and weights in registers
-//   bound by   compute: 4 N^2 K a head; below N = 256 by memory: 4 N K numbers a head
+//   needs      sm_90a, bf16, K = 128, R % 8 == 0, addresses that are multiples of 16 bytes; any N, pairs: up to 64. qkv must be
+//              finite: boxes reach beyond a set, and weight 0 times what they find there must be 0
+//   work       one block per multiprocessor, which takes tiles of 128 queries of a head, or (pairs) of two heads, 64 each. One
+//              thread of one warpgroup fetches; two warpgroups multiply, 64 queries each, 128 keys per step (pairs: the 64 of
+//              their head), with scores and weights in registers
+//   bound by   compute: 4 N^2 K per head; below N = 256 memory: 4 N K numbers per head
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 //
-// A warpgroup begins scores of the next keys and then the product of weights and values of these; while the second runs it
-// makes weights of the first. It goes on so from tile to tile, whose sums it writes while the next one's first scores
-// are there already. The two warpgroups begin their products by turns, so that one has the tensor cores while the other has
-// its exponentials.
+// A warpgroup issues the scores of the next keys, then the product of the current weights and values; while the latter runs, it
+// turns the new scores into weights. The pipeline continues across tiles: a tile's sums are written when the first scores of
+// the next one are already done. The two warpgroups take turns issuing their products, so that one has the tensor cores while
+// the other computes exponentials.
 #include "hopper.cuh"
 #include "attention_hopper_softmax.cuh"
 
-constexpr int QUERIES = 128, SHARE = BOX / 2;    // of a tile; a warpgroup's share of a box, in bytes
-constexpr int TILE = 2 * BOX;                    // bytes of 128 rows of K
+constexpr int QUERIES = 128, SHARE = BOX / 2;    // queries of a tile; a warpgroup's share of a box, in bytes
+constexpr int TILE = 2 * BOX;                    // bytes of 128 rows of K numbers
 constexpr int TOKEN = 2 * K;                     // bytes of a seed's key, or value
-constexpr int FEW = 40, MANY = 232;              // registers of a thread that fetches, and of one that multiplies
+constexpr int FEW = 40, MANY = 232;              // registers per thread that fetches, that multiplies
 
-// HEADS: of a tile. Beside a tile's queries lies its seed's key. The value is read when the next tile's queries are there
-// already, and the one after that may be on its way: four of them.
+// HEADS: heads of a tile. A tile's queries come with its seed's key. The seed's value is read only when the next tile's queries
+// have already landed, and those of the one after may be in flight: hence four slots for it.
 template <int HEADS> struct Slots {
-    static constexpr int RING = HEADS == 1 ? 5 : 4;   // of keys or values
+    static constexpr int RING = HEADS == 1 ? 5 : 4;   // slots of keys or values
     unsigned char q[2][TILE], kv[RING][TILE];
     real seed_key[2][HEADS][K], seed_value[4][HEADS][K];
     uint64_t q_full[2], q_empty[2], full[RING], empty[RING];
-    uint64_t turn[2];   // of a warpgroup, given by the other
+    uint64_t turn[2];   // of each warpgroup, passed to it by the other
 };
 
-// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; neighbours share their keys. An item is a head of a
-// set. The second of the last pair may be none: its place is taken by the one before it, which is not written twice.
+// A block's work: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; neighbouring tiles share their keys. An item is a head of
+// a set. The last pair may lack its second item: the first takes its place, and is not written twice.
 template <int HEADS> struct Work {
-    static constexpr int KEYS = 128 / HEADS;   // of a step
+    static constexpr int KEYS = 128 / HEADS;   // keys of a step
     int tiles, items, n, heads;
     __device__ __forceinline__ int part() const { return heads * K; }   // from q to k, from k to v
     __device__ __forceinline__ int blocks() const { return HEADS == 1 ? ceil_div(n, QUERIES) : 1; }
@@ -52,7 +52,7 @@ template <int HEADS> struct Work {
     __device__ __forceinline__ int column(int item) const { return item % heads * K; }
 };
 
-// The thread that fetches.
+// The fetching thread.
 template <int HEADS> struct Fetcher {
     Slots<HEADS>& slots;
     const Work<HEADS>& work;
@@ -62,7 +62,7 @@ template <int HEADS> struct Fetcher {
     Turn<4> value;
     Turn<Slots<HEADS>::RING> kv;
 
-    // Of the tile's heads, rows from `row` on, columns from `left` on.
+    // For each head of the tile: rows from `row` on, columns from `left` on.
     __device__ __forceinline__ void load(unsigned char* to, int tile, int left, int row, uint64_t* full) const {
         for (int head = 0; head < HEADS; head++) {
             const int item = work.item(tile, head), x = left + work.column(item), y = work.set(item) * work.n + row;
@@ -91,9 +91,9 @@ template <int HEADS> struct Fetcher {
         q.next(), value.next();
     }
 
-    // Keys of a step come before values of the step before, as they are used.
+    // Keys of a step come before values of the previous one: the order in which they are used.
     __device__ __forceinline__ void fetch() {
-        int before = -1, row = 0;   // the tile and first key whose values are to come
+        int before = -1, row = 0;   // the tile and first key of the values to fetch next
         for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
             load_queries(tile);
             for (int key = 0; key < work.n; key += work.KEYS) {
@@ -133,7 +133,7 @@ template <int HEADS> struct Multiplier {
     }
     __device__ __forceinline__ void wait(const Ring& at) const { mbarrier_wait(&slots.full[at.slot], at.phase); }
 
-    // s = q k^T, begun.
+    // Issues s = q k^T.
     __device__ __forceinline__ void begin_scores(float (&s)[KEYS / 2], int slot) const {
         const uint64_t left = wgmma_matrix(slots.q[q.slot] + group * SHARE, 1024);
         const uint64_t right = wgmma_matrix(slots.kv[slot] + head() * SHARE, 1024);
@@ -147,25 +147,25 @@ template <int HEADS> struct Multiplier {
         wgmma_commit();
     }
 
-    // sum += p v, begun.
+    // Issues sum += p v; without `more`, sum = p v.
     __device__ __forceinline__ void begin_values(float (&sum)[64], const uint32_t (&p)[KEYS / 16][4], int slot, bool more) const {
         begin_product(sum, p, slots.kv[slot] + head() * SHARE, more, BOX);
     }
 
-    // From a tile's queries, which are there.
+    // Starts from a tile's queries, which have landed.
     __device__ __forceinline__ void start(Running& run) const {
         const real* const key = seeded ? slots.seed_key[q.slot][head()] : nullptr;
         run.start(slots.q[q.slot] + warp() * 16 * ROW, key, scale);
     }
 
-    // Scores of keys from `key` on have come: the keys are read no more, and after the last ones the queries.
+    // The scores of the keys from `key` on are done: gives back the keys and, after the tile's last ones, the queries.
     __device__ __forceinline__ void came(float (&s)[KEYS / 2], int slot, int key) const {
         arrive_as_warp(&slots.empty[slot]);
         if (key + KEYS >= work.n) arrive_as_warp(&slots.q_empty[q.slot]);
         if (key + KEYS > work.n) hide(s, work.n - key);
     }
 
-    // y and lse of a tile, with the seed's part.
+    // Writes y and lse of a tile, with the seed's part.
     __device__ __forceinline__ void finish(const float (&sum)[64], const Running& run, int tile) {
         const int item = work.item(tile, group), row = work.first(tile) + (HEADS == 1 ? warp() : warp() % 4) * 16;
         const int end = work.written(tile, group) ? work.n : 0;
@@ -220,7 +220,7 @@ template <int HEADS> struct Multiplier {
             wgmma_wait<1>(s);
             came(s, keys, next_key);
             const bool far = run.weigh(s, scale, shrink);
-            wait(values);   // they are there: a loop, which the compiler moves no exponentials across, to behind the product
+            wait(values);   // already there: this loop keeps the compiler from moving exponentials to behind the product
             wgmma_wait<0>(sum, p);
             arrive_as_warp(&slots.empty[values.slot]);
             if (last) {

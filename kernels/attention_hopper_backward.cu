@@ -1,4 +1,4 @@
-// Backward of softmax attention within a set on Hopper's tensor cores (FlashAttention-3, Shah 2024, its sums in one order).
+// Backward of softmax attention within a set on Hopper's tensor cores (FlashAttention-3, Shah 2024, with sums in a fixed order).
 //
 //   backward   p[i,j]  = exp(q_i . k_j / sqrt(K) - lse[i])
 //              ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
@@ -7,25 +7,25 @@
 //   tensors    qkv [B * N, R] rows that begin with q | k | v, as maps in boxes of 64 rows (of_q) and of 128 (of_kv)
 //              dy [B * N, S] rows that begin with y's HK numbers, as a map in boxes of 64 rows     dqkv [B, N, R]: bf16
 //              seed [B, 2HK] k | v, bf16 or null: k_s is its key
-//              lse, delta, t [B, H, N] f32, as attention_queries.cu leaves them
-//              sums [blocks, ceil(N / 64), 64, K] f32, in the threads' own order; null where N <= 128; where keys are apart
+//              lse, delta, t [B, H, N] f32, as attention_queries.cu writes them
+//              sums [blocks, ceil(N / 64), 64, K] f32, in the threads' own order; null if N <= 128; apart:
 //              [ceil(N / 128), B, H, ..]
-//   needs      sm_90a, bf16, K = 128, R and S % 8 == 0, addresses that are multiples of 16 bytes; any N. Finite numbers in
-//              qkv and dy: boxes reach beyond a set, and no weight times what lies there must be nothing
-//   work       a block a multiprocessor, which takes heads of sets. For each 128 keys it walks over all queries, 64 at a time.
-//              One warpgroup fetches; two multiply, 64 keys each, with p and ds transposed, so that they go from one product's
-//              sums to the next one's left side in registers. dk and dv grow in registers. dq, of which each warpgroup
-//              makes half of the columns, needs ds of both, by way of shared memory; the copy engine adds it up in `sums`,
-//              from keys to keys, and for the last ones brings it back. A block uses one place for all its heads
-//              apart: a block takes 128 keys of a head, so that few heads are work for all; their dq are left in `sums`, and
-//              sum_dq adds them and the seed's in the order of keys, a block 64 queries
-//   bound by   compute: 10 N^2 K a head. sum_dq by memory: N^2 K / 128 f32 a head
-//   repeatable yes: what is added to a number of `sums` comes from one thread, which waits in between
+//   needs      sm_90a, bf16, K = 128, R and S % 8 == 0, addresses that are multiples of 16 bytes; any N. qkv and dy must be
+//              finite: boxes reach beyond a set, and weight 0 times what they find there must be 0
+//   work       one block per multiprocessor, which takes heads of sets. For each 128 keys it walks over all queries, 64 at a
+//              time. One warpgroup fetches; two multiply, 64 keys each, with p and ds transposed, so that they pass in
+//              registers from one product's sums to the next one's left operand. dk and dv accumulate in registers. dq, of
+//              which each warpgroup computes half the columns, needs ds of both, through shared memory; TMA adds it up in
+//              `sums` across tiles of keys, and loads it back for the last one. A block uses one place for all its heads
+//              apart: a block takes 128 keys of a head, so that a few heads keep all blocks busy; their parts of dq stay in
+//              `sums`, and sum_dq adds them to the seed's in the order of keys, one block per 64 queries
+//   bound by   compute: 10 N^2 K per head. sum_dq by memory: N^2 K / 128 f32 per head
+//   repeatable yes: all that is added to a number of `sums` comes from one thread, which waits for each before the next
 //   reference  src/ops/attention/reference.rs
 #include "hopper.cuh"
 #include "attention_hopper_backward.cuh"
 
-// A multiplying warpgroup: 0 or 1, which 64 keys, and which 64 columns of dq.
+// A multiplying warpgroup; `group` (0 or 1) selects its 64 keys and its 64 columns of dq.
 template <bool APART> struct Multiplier {
     Slots& slots;
     const Work& work;
@@ -37,14 +37,14 @@ template <bool APART> struct Multiplier {
     float scale;
     int group;
     Turn<2> k, q;
-    Turn<1> v, back;   // of values, and of dq that comes back
+    Turn<1> v, back;   // of values, and of dq loaded back
     float dk[64], dv[64], dq[32];
     uint32_t p[4][4], ds[4][4];
 
     // The first of the 16 keys of a warp.
     static __device__ __forceinline__ int warp_key() { return 16 * warp(); }
 
-    // s = a b^T, begun: 64 keys or values by 64 queries or their dy.
+    // Issues s = a b^T: 64 keys by 64 queries, or 64 values by their dy.
     __device__ __forceinline__ void begin_scores(float (&s)[32], const unsigned char* a, const unsigned char* b) const {
         const uint64_t left = wgmma_matrix(a + group * 64 * ROW, 1024), right = wgmma_matrix(b, 1024);
         wgmma_fence();
@@ -56,7 +56,7 @@ template <bool APART> struct Multiplier {
         wgmma_commit();
     }
 
-    // Scores become weights, those of keys that do not exist 0.
+    // Turns scores into weights, 0 for keys that do not exist.
     __device__ __forceinline__ void weigh(float (&s)[32], int key) const {
         const int of_lane = anew(lane());
         const float* const lse = slots.lse[q.slot] + of_lane % 4 * 2;
@@ -73,8 +73,8 @@ template <bool APART> struct Multiplier {
         }
     }
 
-    // ds from weights and dy v, to `ds` and to shared memory. The weights are those that dv is made of, rounded: the others
-    // would take the registers that there are not.
+    // ds from weights and dy v, to `ds` and to shared memory. It uses the rounded weights that dv is computed from: there are
+    // no registers left to keep the others.
     __device__ __forceinline__ void slopes(float (&dp)[32]) {
         const int of_lane = anew(lane());
         const float* const delta = slots.delta[q.slot] + of_lane % 4 * 2;
@@ -99,8 +99,8 @@ template <bool APART> struct Multiplier {
         proxy_fence();
     }
 
-    // dq begins with what the seed gives it; for other keys with nothing. (Not by a product that keeps nothing: the compiler would
-    // hold on to the dq before.)
+    // For the first keys dq starts from the seed's part, for others from zero. (Not by a product with keep = false: then the
+    // compiler would hold on to the previous dq.)
     __device__ __forceinline__ void start_dq(const Share<APART>& head, int query, int key) {
         if (key == 0) return start_from_seed(dq, seed, t, head, work, query, group);
 #pragma unroll
@@ -116,12 +116,12 @@ template <bool APART> struct Multiplier {
         wgmma_commit();
     }
 
-    // What lies in `sums` of this head or share and these queries.
+    // The part of `sums` for this head or share and these queries.
     __device__ __forceinline__ float* of_sums(const Share<APART>& head, int query) const {
         return place(sums, APART ? head.number : blockIdx.x, work.n, query);
     }
 
-    // After the last keys dq goes out, with what the keys before gave it; that is asked for before it is needed.
+    // With the last keys dq is written, including what the keys before gave it: ask_back loads that before it is needed.
     __device__ __forceinline__ bool last(int key) const { return !APART && key + KEYS >= work.n; }
 
     __device__ __forceinline__ void ask_back(const Share<APART>& head, int query) const {
@@ -146,7 +146,7 @@ template <bool APART> struct Multiplier {
         const bool first = APART || key == 0;
         if (lane() == 0) {
             if (query > 0) bulk_read<0>();
-            else bulk_done<0>();   // what is added now comes after all that was added for the keys before
+            else bulk_done<0>();   // all that was added for the keys before has landed before anything is added now
         }
         __syncwarp();
 #pragma unroll
@@ -177,7 +177,7 @@ template <bool APART> struct Multiplier {
         if (!APART) start_dq(head, query, key);
         mbarrier_wait(&slots.ds_full[q.slot], q.phase);
         begin_dq();
-        // No warp writes this ds again before all have come here: the next one is another, for which all must arrive.
+        // No warp overwrites this ds before all have come here: the next step fills the other one, and waits for all warps.
         wgmma_wait<0>(dv, p), wgmma_wait<0>(dk, ds), wgmma_wait<0>(dq);
         arrive_as_warp(&slots.q_empty[q.slot]);
         q.next();
@@ -207,7 +207,7 @@ __device__ __forceinline__ Slots& open_slots() {
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbarrier_init(&slots.k_full[i], 1), mbarrier_init(&slots.k_empty[i], WARPS);
-            mbarrier_init(&slots.q_full[i], 2), mbarrier_init(&slots.q_empty[i], WARPS);   // 2: the copies, the numbers
+            mbarrier_init(&slots.q_full[i], 2), mbarrier_init(&slots.q_empty[i], WARPS);   // 2: the copies; lse and delta
             mbarrier_init(&slots.ds_full[i], WARPS);
         }
         mbarrier_init(&slots.v_full, 1), mbarrier_init(&slots.v_empty, WARPS);

@@ -1,17 +1,17 @@
-// What moves in attention's backward on Hopper: what is fetched for the warpgroups that multiply, and dq, of which a warp holds 16
-// queries of 64 and a warpgroup 64 columns of K.
+// Data movement in attention's backward on Hopper: what is fetched for the multiplying warpgroups, and dq, of which a warp holds
+// 16 of 64 queries and a warpgroup 64 of K columns.
 #pragma once
 #include "attention_hopper.cuh"
 
 constexpr int QUERIES = 64, KEYS = 128;
-constexpr int KEY_BOX = KEYS * ROW, QUERY_BOX = QUERIES * ROW;   // 64 columns of keys or values, of queries or dy
-constexpr int PART = QUERIES * K / WARPS;   // numbers of dq that are a warp's
-constexpr int FEW = 24, MANY = 240;   // registers of a thread that fetches, and of one that multiplies
+constexpr int KEY_BOX = KEYS * ROW, QUERY_BOX = QUERIES * ROW;   // bytes of 64 columns of keys or values, of queries or dy
+constexpr int PART = QUERIES * K / WARPS;   // numbers of dq per warp
+constexpr int FEW = 24, MANY = 240;   // registers per thread that fetches, that multiplies
 
 struct Slots {
     unsigned char k[2][2 * KEY_BOX], v[2 * KEY_BOX], q[2][2 * QUERY_BOX], dy[2][2 * QUERY_BOX];
-    unsigned char ds[2][KEYS * ROW];                   // rows of keys, 64 queries each, swizzled as a box
-    float dq[WARPS][PART];                             // on its way to `sums` or back
+    unsigned char ds[2][KEYS * ROW];                   // a row per key, 64 queries each, swizzled like a box
+    float dq[WARPS][PART];                             // staging, to `sums` or back
     float lse[2][QUERIES], delta[2][QUERIES];          // lse in base 2, and inf for queries that do not exist
     uint64_t k_full[2], k_empty[2], v_full, v_empty, q_full[2], q_empty[2], ds_full[2], dq_full[WARPS];
 };
@@ -22,7 +22,7 @@ struct Work {
     template <bool APART> __device__ __forceinline__ int shares() const { return APART ? items * ceil_div(n, KEYS) : items; }
 };
 
-// What a block takes at a time: a head of a set, and all of its keys or 128 of them. Its first row and column, of [B * N] and HK.
+// What a block takes at a time: a head of a set, with all of its keys or (APART) 128. Its first row and column, of [B * N] and HK.
 template <bool APART> struct Share {
     int number, item, set, row, column;
     __device__ __forceinline__ Share(int number, const Work& work)
@@ -35,8 +35,8 @@ private:
     int pass;
 };
 
-// One thread. The next values come once the last of queries have been multiplied with these; keys are wanted a little longer, so
-// they have two places.
+// By one thread. The next values are fetched once the last queries have been multiplied with these; keys are needed a little
+// longer, so they have two slots.
 template <bool APART>
 __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, const TensorMap* of_q, const TensorMap* dy,
                                       const Work& work) {
@@ -75,7 +75,7 @@ __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, cons
     }
 }
 
-// One warp: what else queries bring.
+// By one warp: lse and delta of the queries.
 template <bool APART>
 __device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, const float* delta, const Work& work) {
     Turn<2> q;
@@ -87,7 +87,7 @@ __device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, co
 #pragma unroll
                 for (int i = 0; i < QUERIES; i += 32) {
                     const bool exists = query + i < work.n;
-                    const int at = anew(head.item * work.n + query) + i;   // no registers for pointers that walk
+                    const int at = anew(head.item * work.n + query) + i;   // recomputed: running pointers would take registers
                     slots.lse[q.slot][lane() + i] = exists ? LOG2E * lse[at] : INFINITY;
                     slots.delta[q.slot][lane() + i] = exists ? delta[at] : 0.0f;
                 }
@@ -97,8 +97,8 @@ __device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, co
     }
 }
 
-// Where a warp's part of dq lies: of a block, which takes one head after the other, or of a share. Four numbers of each lane after
-// four of the one before.
+// Where a warp's part of dq is kept: `number` is the block, which takes one head after the other, or the share. Four numbers of
+// each lane follow four of the lane before.
 __device__ __forceinline__ float* place(float* sums, int number, int n, int query) {
     const size_t block = static_cast<size_t>(number) * ceil_div(n, QUERIES) + query / QUERIES;
     return sums + (block * WARPS + warp()) * PART;
@@ -115,7 +115,7 @@ __device__ __forceinline__ void add_part(float (&dq)[32], float* part) {
     }
 }
 
-// What the seed gives dq, 0 without one.
+// The seed's part of dq, 0 without a seed.
 template <bool APART>
 __device__ __forceinline__ void start_from_seed(float (&dq)[32], const real* seed, const float* t, const Share<APART>& head,
                                                 const Work& work, int query, int group) {

@@ -1,5 +1,5 @@
-// The running softmax of attention_hopper.cu: of the two rows of a tile that a thread has a share of, in base 2, [h] row
-// 8 h + lane / 4 of its warp's 16. What a thread holds of a warpgroup's scores s [64, 2 D] is as hopper.cuh says.
+// The running softmax of attention_hopper.cu, in base 2, of the two rows of a tile that a thread has a share of: [h] is row
+// 8 h + lane / 4 of its warp's 16. hopper.cuh says which of a warpgroup's scores s [64, 2 D] a thread holds.
 #pragma once
 #include "attention_hopper.cuh"
 
@@ -7,17 +7,17 @@
 constexpr float SLACK = 8.0f;
 
 struct Running {
-    float top[2], weight[2];   // weight: of this lane's keys alone, and without the seed
-    float seed[2];             // its score
+    float top[2], weight[2];   // weight: over this lane's keys only, without the seed
+    float seed[2];             // the seed's score
 
-    // From nothing, or from a seed's key in shared memory. `q` is the warp's 16 rows of the tile: two lanes a row, a box each.
+    // Starts empty, or from a seed's key in shared memory. `q`: the warp's 16 rows of the tile, two lanes per row, a box each.
     __device__ __forceinline__ void start(const unsigned char* q, const real* key, float scale) {
         float score = 0.0f;
         const int row = lane() / 2, box = lane() % 2;
         const real* const mine = reinterpret_cast<const real*>(q + box * BOX + row * ROW);
 #pragma unroll 2
         for (int i = 0; key && i < 8; i++) {
-            const int c = i ^ box * 4;   // the two boxes lie in the same banks
+            const int c = i ^ box * 4;   // the two boxes share the same banks
             const Floats<8> a = load_pack<8>(mine + (c ^ row % 8) * 8), b = load_pack<8>(key + box * 64 + c * 8);
 #pragma unroll
             for (int j = 0; j < 8; j++) score += a[j] * b[j];
@@ -31,7 +31,7 @@ struct Running {
         }
     }
 
-    // Turns scores into weights. True if the warp's rows have moved to new tops, and sums before are to shrink.
+    // Turns scores into weights. True if the warp's rows have moved to new tops: earlier sums must then be scaled by `shrink`.
     template <int D> __device__ __forceinline__ bool weigh(float (&s)[D], float scale, float (&shrink)[2]) {
         float high[2];
         bool far = false;

@@ -1,6 +1,6 @@
-// Softmax attention within a set in either storage, of any width: the path of f32, of odd widths and of odd addresses.
+// Softmax attention within a set, in either storage type, of any width: the path for f32, odd widths and odd addresses.
 //
-//   forward    s[i,j]  = q_i . k_j / sqrt(K)                                j over the N rows and, where given, the seed
+//   forward    s[i,j]  = q_i . k_j / sqrt(K)                                j over the N rows and the seed, if given
 //              lse[i]  = ln sum_j exp(s[i,j])        p[i,j] = exp(s[i,j] - lse[i])
 //              y_i     = sum_j p[i,j] v_j
 //   backward   ds[i,j] = p[i,j] (dy_i . v_j - delta_i) / sqrt(K)
@@ -8,17 +8,17 @@
 //              dk_j    = sum_i ds[i,j] q_i           dv_j   = sum_i p[i,j] dy_i                         =
 //   tensors    qkv, dqkv [B, N, R] rows that begin with q | k | v, y [B, N, HK], dy [B, N, S] rows that begin with y's HK
 //              numbers, seed [B, 2HK] k | v or null, k_s its key: all real
-//              lse, delta, t [B, H, N] f32, the last two as attention_queries leaves them
-//   needs      shared memory for a tile and N f32 a warp, 2 N for the backward
-//   work       a warp a query, for dk and dv a key; its weights lie in shared memory, where the rows of the other side come
-//              32 x 32 numbers at a time
-//   bound by   reads of shared memory: two a multiplication
+//              lse, delta, t [B, H, N] f32, the last two as attention_queries writes them
+//   needs      shared memory for a tile and, per warp, N f32 (backward: 2 N)
+//   work       one warp per query, for dk and dv per key; its weights are in shared memory, where the rows of the other side
+//              come 32 x 32 numbers at a time
+//   bound by   reads of shared memory: two per multiplication
 //   repeatable yes: no atomics
 //   reference  src/ops/attention/reference.rs
 #include "common.cuh"
 
 constexpr int TILE = 32;
-typedef float Tile[TILE][TILE + 1];   // one more: a column lies in as many banks as a row. A block's weights lie behind it
+typedef float Tile[TILE][TILE + 1];   // padded by one: a column covers as many banks as a row. The block's weights follow the tile
 
 // Rows of q, k, v or dy of a head of a set.
 struct Rows {
@@ -27,7 +27,7 @@ struct Rows {
     __device__ __forceinline__ const real* operator[](int i) const { return at + i * stride; }
 };
 
-// A head of a set, and the query or key of it that is this warp's. A warp too many works along, for the barriers.
+// A head of a set, and this warp's query or key of it. A surplus warp takes part without writing, for the barriers.
 struct Head {
     size_t part;            // from q to k, from k to v
     size_t row, slope;      // from row to row of qkv; of y or dy
@@ -53,9 +53,9 @@ struct Head {
     }
 };
 
-// Zeros beyond the last row and the last column.
+// Loads zeros beyond the last row and the last column.
 static __device__ void load(Tile& tile, Rows rows, int first, int count, int column, int width) {
-    __syncthreads();   // the tile before is no longer read
+    __syncthreads();   // the previous tile is no longer read
     for (int i = warp(); i < TILE; i += blockDim.x / 32) {
         const bool exists = first + i < count && column + lane() < width;
         tile[i][lane()] = exists ? to_float(rows[first + i][column + lane()]) : 0.0f;
@@ -63,7 +63,7 @@ static __device__ void load(Tile& tile, Rows rows, int first, int count, int col
     __syncthreads();
 }
 
-// to[j] = x . rows[j], lane by lane; x is the warp's own.
+// to[j] = x . rows[j], one j per lane; x is the warp's own row.
 static __device__ void dots(float* to, Tile& tile, const real* x, Rows rows, int count, int width) {
     for (int first = 0; first < count; first += TILE) {
         float sum = 0.0f;
@@ -75,7 +75,7 @@ static __device__ void dots(float* to, Tile& tile, const real* x, Rows rows, int
     }
 }
 
-// to = scale (sum_j weights[j] rows[j] + extra also); nowhere, if `to` is null.
+// to = scale (sum_j weights[j] rows[j] + extra also); nothing is written if `to` is null.
 static __device__ void weigh(real* to, Tile& tile, const float* weights, Rows rows, int count, int width, float scale,
                              float extra = 0.0f, const real* also = nullptr) {
     for (int column = 0; column < width; column += TILE) {

@@ -1,4 +1,4 @@
-// What each query brings to attention's backward, and the whole backward of a seed token: sums along rows, either storage.
+// What attention's backward needs of each query, and the whole backward of a seed token: sums along rows, in either storage type.
 //
 //   backward   delta_i = dy_i . y_i
 //              t_i     = p_i (dy_i . v_s - delta_i)          p_i  = exp(q_i . k_s / sqrt(K) - lse[i]), the seed's
@@ -6,16 +6,16 @@
 //   tensors    qkv [B, N, R] rows that begin with q | k | v, y [B, N, HK], dy [B, N, S] rows that begin with y's HK numbers,
 //              seed, dseed [B, 2HK] k | v or null: all real
 //              lse, delta, t [B, H, N] f32, t null without a seed     parts [slices, B, 2HK] f32 or null
-//   needs      nothing; packs of four where K, R, S and all addresses are multiples of them
-//   work       a block a slice of a head's rows and 128 columns of dseed (32 without packs), with up to 8 warps: a warp takes
-//              two rows at a time, and reads them once where a head has no more columns than the block. Of more slices than
-//              one each leaves its part of dseed, and attention_queries_total adds them
-//   bound by   memory: 2 N K numbers a head, with a seed 3 N K
+//   needs      nothing; packs of four if K, R, S and all addresses are multiples of them
+//   work       one block per slice of a head's rows and 128 columns of dseed (32 without packs), with up to 8 warps: a warp
+//              takes two rows at a time, and reads them once if the head has no more columns than the block. With more than
+//              one slice, each leaves its part of dseed, and attention_queries_total adds them
+//   bound by   memory: 2 N K numbers per head, with a seed 3 N K
 //   repeatable yes: a warp's rows in order, then the warps' sums in order, then the slices' in order
 //   reference  src/ops/attention/reference.rs
 #include "common.cuh"
 
-constexpr int WARPS = 8, ROWS = 2;   // warps of a block at the most, rows of a warp at a time
+constexpr int WARPS = 8, ROWS = 2;   // most warps of a block; rows a warp takes at a time
 
 // A head of a set, and the seed's key and value for it, or null.
 struct Head {
@@ -30,8 +30,8 @@ template <int N> __device__ __forceinline__ Pack<real, N> stored(const real* fro
     return *reinterpret_cast<const Pack<real, N>*>(from);
 }
 
-// N columns of ROWS rows, as they are stored: the values would take twice the registers. Rows that do not exist are taken as the
-// last one.
+// N columns of ROWS rows, kept as they are stored: as floats they would take twice the registers. Rows that do not exist are
+// read as the last one.
 template <int N> struct Rows {
     Pack<real, N> at[ROWS];
     __device__ __forceinline__ void load(const real* from, size_t stride, int row, int n) {
@@ -41,7 +41,7 @@ template <int N> struct Rows {
     __device__ __forceinline__ float operator()(int r, int j) const { return to_float(at[r].at[j]); }
 };
 
-// A lane's N columns of the seed's key and value, as they are stored.
+// A lane's N columns of the seed's key and value, kept as they are stored.
 template <int N> struct Seed {
     Pack<real, N> key = {}, value = {};
     __device__ __forceinline__ void load(const Head& head, int column) {
@@ -49,7 +49,7 @@ template <int N> struct Seed {
     }
 };
 
-// Sums along ROWS rows: dy y, q k_s, dy v_s. ONE: q, dy and the seed are all there is of them.
+// Sums along ROWS rows: dy y, q k_s, dy v_s. ONE: one pass covers all columns, so q, dy and the seed stay loaded.
 template <int N, bool ONE>
 __device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS], float (&slope)[ROWS], Rows<N>& q,
                                      Rows<N>& dy, Seed<N>& seed, const Head& head, int row) {
@@ -76,7 +76,7 @@ __device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS],
     }
 }
 
-// What is written of a head: delta and t from its first row on, dseed, or its parts if there are any, from its k on; v lies
+// Where a head's results go: delta and t from its first row on; dseed, or its parts if there are any, from its k on, with v
 // `part` further.
 struct Found {
     float *delta, *t;
@@ -85,7 +85,7 @@ struct Found {
     size_t part;
 };
 
-// Rows `first` to `end` of a head, and which columns of dseed.
+// Rows `first` to `end` of a head, and which group of columns of dseed.
 struct Slice { int first, end, columns; };
 
 template <int N, bool ONE>
@@ -99,7 +99,7 @@ static __device__ void queries(const Found& found, const float* lse, const Head&
     for (int row = slice.first + warp() * ROWS; row < end; row += warps * ROWS) {
         Rows<N> q = {}, dy = {};
         float sum[ROWS] = {}, score[ROWS] = {}, slope[ROWS] = {}, level[ROWS] = {};
-        // Asked for with the rows: behind them it would be waited for once more.
+        // Loaded together with the rows: after them it would mean one more wait.
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
             if (head.key) level[r] = lse[min(row + r, end - 1)];
