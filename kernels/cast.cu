@@ -1,10 +1,10 @@
-// Numbers from one storage to the other.
+// Numbers from one storage type to the other.
 //
-//   forward    y[i] = x[i], rounded to the nearest, ties to even, where y is bf16
-//   tensors    cast_to_f32: x real, y f32     cast_to_real: x f32, y real     [..] of one length
-//   needs      nothing; 16-byte moves where both addresses are multiples of them
-//   work       one thread eight neighbours
-//   bound by   memory: 6 bytes an element between f32 and bf16
+//   forward    y[i] = x[i], rounded to the nearest, ties to even, if y is bf16
+//   tensors    cast_to_f32: x real, y f32     cast_to_real: x f32, y real     [..] of equal length
+//   needs      nothing; 16-byte accesses if both addresses are 16-byte aligned
+//   work       one thread per eight neighbours
+//   bound by   memory: 6 bytes per element between f32 and bf16
 //   repeatable yes: no sums
 //   reference  src/ops/cast.rs
 #include "common.cuh"

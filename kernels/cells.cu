@@ -1,11 +1,11 @@
-// Cells as they are shown to the encoder: standardised, or moved by their set's mean effect. Data: there is no backward.
+// Cells as the encoder sees them: standardised, or moved by their set's mean effect. They are data: there is no backward.
 //
 //   forward    standardize   y[m,g]   = (x[m,g] - mean[g]) scale[g]
 //              shifted       y[b,i,g] = max(x[b,i,g] + e[b,g], 0)
 //   tensors    x, y [M, G] or [B, N, G] real     mean, scale [G] f32     e [B, G] real
-//   needs      nothing; 16-byte moves where G and all addresses are multiples of them
-//   work       one thread a pack of neighbours; rows along x
-//   bound by   memory: 2 numbers an element
+//   needs      nothing; 16-byte accesses if G (in bytes) and all addresses are multiples of 16
+//   work       one thread per pack of neighbours; rows along x
+//   bound by   memory: 2 numbers per element
 //   repeatable yes: no sums
 //   reference  src/ops/cells.rs
 #include "common.cuh"

@@ -3,9 +3,9 @@
 //   forward    parts[p,j] = sum of x[m,j], or of its square, over the p-th `height` rows
 //              y[j]       = sum_p parts[p,j]
 //   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
-//   needs      nothing; 16-byte moves where J and the address are multiples of them
-//   work       a block takes COLUMNS columns, 512 bytes of x, or 32 of parts, of which there are few; its warps take the rows in
-//              turns; blocks along y: parts
+//   needs      nothing; 16-byte accesses if J (in bytes) and the address are multiples of 16
+//   work       a block takes COLUMNS columns, 512 bytes, of x, or 32 of parts, which have few rows; its warps take the rows in
+//              turn; blocks along y: parts
 //   bound by   memory: reads M J numbers
 //   repeatable yes: a warp adds its rows in order, a block its warps, the total the parts
 //   reference  src/ops/column_sums.rs

@@ -1,4 +1,4 @@
-// Sums over rows: a block takes up to 32 packs of columns that lie side by side, its warps take the rows in turns.
+// Sums over rows: a block takes up to 32 adjacent packs of columns, its warps take the rows in turn.
 //
 //   repeatable  yes: a warp adds its rows in order, then the warps are added in order
 #pragma once
@@ -6,14 +6,14 @@
 
 constexpr int COLUMNS = 32 * VECTOR;
 
-// Adds every row of this lane's pack of columns that is this warp's, or its square.
+// Adds this warp's rows of this lane's pack of columns, or their squares.
 template <int N, class T>
 __device__ __forceinline__ void sum_packs(Floats<N>& sum, const T* x, int rows, size_t stride, bool squared) {
     const auto add = [&](const Floats<N>& values) {
 #pragma unroll
         for (int i = 0; i < N; i++) sum[i] = squared ? fmaf(values[i], values[i], sum[i]) : sum[i] + values[i];
     };
-    constexpr int AT_ONCE = 4;   // loads that are on their way before the first is added
+    constexpr int AT_ONCE = 4;   // loads in flight before the first is added
     const int warps = blockDim.x / 32;
     int row = warp();
     for (; row + (AT_ONCE - 1) * warps < rows; row += AT_ONCE * warps) {

@@ -1,7 +1,7 @@
 // What every kernel file includes first: the storage type, 16-byte loads, sums over warps and blocks, random numbers.
 //
-//   real        what tensors are stored as: f32, or bf16 if SCALE_BF16 is 1; arithmetic is always f32
-//   blocks      have one dimension and whole warps
+//   real        the type that tensors are stored in: f32, or bf16 if SCALE_BF16 is 1; arithmetic is always f32
+//   blocks      are one-dimensional and consist of whole warps
 //   repeatable  yes: sums have one fixed order
 #pragma once
 #ifdef __CUDACC__
@@ -34,14 +34,14 @@ __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / 
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
-// Which of a set's blocks this is. Those of a set lie along x, sets along y and, since no more than 65,535 fit there, along z:
-// there may be a few behind the last one, which have nothing to do.
+// Which of a set's blocks this is. A set's blocks run along x; sets run along y and, since at most 65,535 fit there, along z:
+// there may be a few blocks beyond the last set, which have nothing to do.
 struct OfSet {
     uint32_t set, block;
     bool missing;
     __device__ __forceinline__ explicit OfSet(int sets)
         : set(blockIdx.z * gridDim.y + blockIdx.y), block(blockIdx.x), missing(set >= static_cast<uint32_t>(sets)) {}
-    // The number of the block, counted through all sets.
+    // The block's number, counted over all sets.
     __device__ __forceinline__ size_t number() const { return static_cast<size_t>(set) * gridDim.x + block; }
 };
 
@@ -51,7 +51,7 @@ extern __shared__ __align__(16) unsigned char dynamic_shared[];
 #endif
 #define SHARED(type, name) type* const name = reinterpret_cast<type*>(dynamic_shared)
 
-// ---- packs: N neighbours in as few moves as it takes; the address is a multiple of 16 bytes, or of a smaller pack
+// ---- packs: N neighbours in as few accesses as possible; the address is a multiple of 16 bytes, or of the pack if smaller
 
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 
@@ -67,7 +67,7 @@ template <class T, int N> __device__ __forceinline__ void check_pack(const T* at
 #endif
 }
 
-// True if packs of any width may be moved from or to all of these addresses.
+// True if packs of any width may be loaded from or stored to all of these addresses.
 template <class... T> __device__ __forceinline__ bool aligned16(const T*... at) {
     return (reinterpret_cast<uintptr_t>(at) | ...) % 16 == 0;
 }
@@ -97,8 +97,8 @@ template <int N, class T> __device__ __forceinline__ void store_pack(T* to, cons
     }
 }
 
-// The same, to global memory that is not read soon. One move also where two packs go to one tensor at a distance the compiler does
-// not know: there it splits a store_pack in words.
+// The same, to global memory that is not read soon. Always one access: where two packs go to one tensor at a distance unknown to
+// the compiler, it splits a store_pack into words.
 template <int N, class T> __device__ __forceinline__ void stream_pack(T* to, const Floats<N>& values) {
     if constexpr (N * sizeof(T) != 16) return store_pack(to, values);
     check_pack<T, N>(to);
@@ -125,7 +125,7 @@ __device__ __forceinline__ float warp_max(float x) {
 static __device__ __forceinline__ float block_sum(float x) {
     __shared__ float partial[32];
     x = warp_sum(x);
-    __syncthreads();   // the call before may still read `partial`
+    __syncthreads();   // the previous call may still be reading `partial`
     if (lane() == 0) partial[warp()] = x;
     __syncthreads();
     return warp_sum(lane() < static_cast<int>(blockDim.x / 32) ? partial[lane()] : 0.0f);

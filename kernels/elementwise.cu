@@ -3,9 +3,9 @@
 //   forward    add   y = a + b       sub   y = a - b       scale   y = c x       weighted_sum   y = sum_k c_k s_k
 //   backward   by the same kernels: da = dy, db = dy or -dy, dx = c dy, ds_k = c_k dy                           =
 //   tensors    a, b, x, y [..] real, or f32 where the kernel's name says so     weighted_sum: s_k, y [1] f32
-//   needs      nothing; 16-byte moves where all addresses are multiples of them. y may be a, or x
-//   work       one thread eight neighbours; weighted_sum: one launch a term, which are as few as the losses
-//   bound by   memory: add and sub move 3 numbers an element, scale 2
+//   needs      nothing; 16-byte accesses if all addresses are 16-byte aligned. y may be a, or x
+//   work       one thread per eight neighbours; weighted_sum: one launch per term, as there are only as many as losses
+//   bound by   memory: add and sub move 3 numbers per element, scale 2
 //   repeatable yes: terms are added in the order of their launches
 //   reference  src/ops/elementwise.rs
 #include "common.cuh"
@@ -18,7 +18,7 @@ template <int N, class T> __device__ __forceinline__ void combine(T* y, const T*
     store_pack(y, out);
 }
 
-// y = a + c b, exact in b for the c of 1 and -1 that it is called with.
+// y = a + c b; called only with c = 1 or -1, for which c b is exact.
 template <class T> __device__ __forceinline__ void combine(T* y, const T* a, const T* b, float c, size_t count) {
     const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
     if (at + 8 <= count && aligned16(y, a, b)) return combine<8>(y + at, a + at, b + at, c);

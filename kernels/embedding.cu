@@ -1,11 +1,11 @@
 // Rows of a table by number: one-hot times matrix (SCALE v1, eq. 31).
 //
 //   forward    y[b,c]      = table[id[b], c]
-//   backward   dtable[v,c] = sum over b with id[b] = v of dy[b,c]         =, zero where there is none
+//   backward   dtable[v,c] = sum over b with id[b] = v of dy[b,c]         =, zero if there is none
 //   tensors    table [V, C] real     y, dy [B, C] real     id [B] u32, each below V     dtable [V, C] f32
 //   needs      nothing
-//   work       one thread a column, columns along y. Forward: rows b along x. Backward: rows v along x, a warp looks for v
-//              among 32 ids at once
+//   work       one thread per column, columns along y. Forward: rows b along x. Backward: rows v along x; a warp searches 32
+//              ids at once for v
 //   bound by   memory: forward moves 2 B C numbers, backward writes V C
 //   repeatable yes: rows are added in the order of b
 //   reference  src/ops/embedding.rs

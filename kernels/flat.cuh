@@ -1,6 +1,6 @@
 // Flat tensors: eight neighbours at a time, wherever a tensor begins and ends; the sum of a block's numbers.
 //
-//   load_eight(from, left)           8 numbers, zeros from the `left`-th on; 16-byte moves where the address allows them
+//   load_eight(from, left)           8 numbers, zeros from the `left`-th on; a 16-byte access if the address allows it
 //   store_eight(to, values, left)    the first `left` of them
 //   block_total(x)                   the sum over a block's threads, in f64; every thread gets it
 //
@@ -28,7 +28,7 @@ template <class T> __device__ __forceinline__ void store_eight(T* to, const Floa
 static __device__ __forceinline__ double block_total(double x) {
     __shared__ double partial[32];
     x = warp_sum(x);
-    __syncthreads();   // the call before may still read `partial`
+    __syncthreads();   // the previous call may still be reading `partial`
     if (lane() == 0) partial[warp()] = x;
     __syncthreads();
     double sum = 0.0;

@@ -1,19 +1,19 @@
-// The flow between populations: its start, sums of tensors times one factor a set, and the squared error (SCALE v1, eq. 18-30).
+// The flow between populations: its start, sums of tensors weighted by one factor per set, the squared error (SCALE v1, eq. 18-30).
 //
-//   forward    start    y[b,i] = share z[b,i] + e, or 0 where u < mask         e ~ N(0, 1) where noisy, u uniform: numbers
+//   forward    start    y[b,i] = share z[b,i] + e, or 0 where u < mask         e ~ N(0, 1) if noisy, u uniform: numbers
 //                                                                              first[b] + i of the set's two streams
-//              combine  y[b,i] = f[b] p[b,i] + g[b] q[b,i]                     path, endpoint, and what goes back through them
+//              combine  y[b,i] = f[b] p[b,i] + g[b] q[b,i]                     path, endpoint, and gradients through them
 //              loss     L = 1/(B I) sum e[b,i]^2,  e[b,i] = sum_k f_k[b] x_k[b,i] over those of three that are given
 //   backward   start    dz[b,i]   = share dy[b,i], or 0 where u < mask: the start without its noise                 =
 //              loss     dx_k[b,i] = dL 2/(B I) g_k[b] e[b,i]                                                        =
 //   tensors    p, q, x_k, y, z and their gradients [B, I = N D] real     f, g [B] f32     streams [B, 4]     L, dL [1] f32
 //              parts [blocks] f64
-//   needs      nothing; 16-byte moves where a set's address is a multiple of them
-//   work       a set has blocks of its own; one thread eight neighbours, of the start the four that share a block of random words. The loss:
-//              blocks stride over their set, a thread sums in f32 and a block in f64; loss.cu adds the blocks' sums. e is made
-//              again by the backward: that costs about what loading it would, and it is neither stored nor rounded
-//   bound by   memory: the loss moves at most 3 numbers an element forward, 6 backward; a noisy start by arithmetic
-//   repeatable yes: sums have one fixed order, random numbers are functions of their place
+//   needs      nothing; 16-byte accesses if a set's address is 16-byte aligned
+//   work       each set has its own blocks; one thread per eight neighbours (start: per four that share a block of random words).
+//              The loss: blocks stride over their set, a thread sums in f32 and a block in f64; loss.cu adds the blocks' sums.
+//              The backward recomputes e: that costs about as much as loading it, and e is neither stored nor rounded
+//   bound by   memory: the loss moves at most 3 numbers per element forward, 6 backward; a noisy start by arithmetic
+//   repeatable yes: sums have one fixed order, random numbers depend only on their position
 //   reference  src/ops/flow.rs
 #include "flat.cuh"
 
@@ -21,14 +21,14 @@ constexpr int TERMS = 3;
 
 __device__ __forceinline__ bool on_pack(const real* at) { return reinterpret_cast<uintptr_t>(at) % (4 * sizeof(real)) == 0; }
 
-// Four words of a set: the seed, the addresses of the noise's and the mask's stream, the index of its first number.
+// Four words per set: the seed, the addresses of the noise's and of the mask's stream, the index of the set's first number.
 extern "C" __global__ void __launch_bounds__(256)
 flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int sets, int size) {
     const OfSet of(sets);
     if (of.missing) return;
     const uint64_t* of_set = streams + 4 * static_cast<size_t>(of.set);
     const uint64_t first = of_set[3], counter = first / 4 + static_cast<uint64_t>(of.block) * blockDim.x + threadIdx.x;
-    const int64_t at = static_cast<int64_t>(4 * counter - first);   // below 0 where the set begins inside a block
+    const int64_t at = static_cast<int64_t>(4 * counter - first);   // negative if the set begins inside a block of random words
     if (at >= size) return;
     z += static_cast<size_t>(of.set) * size;
     y += static_cast<size_t>(of.set) * size;
@@ -55,7 +55,7 @@ flow_start(real* y, const real* z, const uint64_t* streams, float share, int noi
         if (at + i >= 0 && at + i < size) y[at + i] = to_real(values[i]);
 }
 
-// Eight neighbours times their factor, of a tensor that is given.
+// Adds eight neighbours times their factor, if the tensor is given.
 __device__ __forceinline__ void add(Floats<8>& sum, const real* x, size_t at, size_t left, float factor) {
     if (!x) return;
     const Floats<8> values = load_eight(x + at, left);
@@ -87,7 +87,8 @@ flow_loss_forward(double* parts, const real* a, const real* b, const real* c, co
     for (size_t at = (static_cast<size_t>(of.block) * blockDim.x + threadIdx.x) * 8; at < size; at += stride) {
         Floats<8> error{};
 #pragma unroll
-        for (int k = 0; k < TERMS; k++) add(error, from[k], set * size + at, size - at, factors[static_cast<size_t>(k) * sets + set]);
+        for (int k = 0; k < TERMS; k++)
+            add(error, from[k], set * size + at, size - at, factors[static_cast<size_t>(k) * sets + set]);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum = fmaf(error[i], error[i], sum);
     }

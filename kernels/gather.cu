@@ -2,29 +2,29 @@
 //
 //   formula    y[r,g]  = by ln(1 + v / scale[r])     for counts
 //              y[r,g]  = by v                        for log values
-//              y[r,g]  = 0                           where the row stores nothing of gene g
+//              y[r,g]  = 0                           where the row stores nothing for gene g
 //   tensors    y [R, G] real     genes [Z] u16, ascending inside a row     counts [Z] u16 or values [Z] f32, the other null
-//              spans [R]: where in these a row begins, how many it has, its scale
+//              spans [R]: a row's first entry in these, its number of entries, its scale
 //   needs      genes, counts, values 16-byte aligned
-//   work       one warp a row: zeros in shared memory, values scattered over them, the line written out; wide lines tile by tile
-//   bound by   memory: writes R G numbers, reads 4 bytes (6 with values) a stored one
+//   work       one warp per row: zeros in shared memory, values scattered over them, the line written out; wide lines by tiles
+//   bound by   memory: writes R G numbers, reads 4 bytes (6 with values) per stored entry
 //   repeatable yes: no sums
 //   reference  src/ops/gather.rs, held to the path of the host in src/data/shard/scale.rs
 #include "common.cuh"
 
 struct alignas(16) Span { uint64_t begin; uint32_t count; float scale; };
 
-// Rows; genes of y, of a tile; numbers of shared memory a line has.
+// Rows; genes per row of y, per tile; numbers of shared memory per line.
 struct Sizes { int rows, width, tile, room; };
 
-// The entries begin..end of one row, counted from the pack that holds the first, and how many the arrays hold from there on.
+// Entries begin..end of one row, counted from the pack that holds the first; `stored`: how many the arrays hold from there on.
 template <class T> struct Row {
     const uint16_t* genes;
     const T* values;
     int begin, end, stored;
 };
 
-constexpr int ENTRIES = 8;   // that a lane takes at once: 16 bytes of genes
+constexpr int ENTRIES = 8;   // per lane at once: 16 bytes of genes
 
 template <class T> __device__ __forceinline__ void load_entries(Pack<T, ENTRIES>& pack, const T* from, int at, int stored) {
     constexpr int STEP = 16 / sizeof(T);
@@ -38,11 +38,11 @@ template <class T> __device__ __forceinline__ void load_entries(Pack<T, ENTRIES>
     }
 }
 
-// A logarithm costs more than the rest of an entry, and nearly all counts are small: each lane holds that of its own number.
+// A logarithm costs more than the rest of an entry, and nearly all counts are small: lane i holds the result for count i.
 struct Counts {
     float per, by, own;
     __device__ Counts(float per, float by, int) : per(per), by(by), own(log1pf(lane() * per) * by) {}
-    __device__ __forceinline__ float operator()(uint16_t count) const {   // of the whole warp
+    __device__ __forceinline__ float operator()(uint16_t count) const {   // by the whole warp
         const float small = __shfl_sync(0xFFFFFFFFu, own, count % 32);
         return count < 32 ? small : log1pf(count * per) * by;
     }
@@ -55,7 +55,7 @@ struct Values {
     __device__ __forceinline__ float operator()(float v) const { return log ? log1pf(v * per) * by : v * by; }
 };
 
-// Puts a row's genes first.., `count` of them, into their line, from entry `at` on; returns where the next tile must begin.
+// Scatters a row's genes first.., `count` of them, into their line, from entry `at` on; returns where the next tile must begin.
 template <class T, class Scaled>
 __device__ __forceinline__ int scatter(real* line, const Row<T>& row, int at, int first, int count, const Scaled& scaled) {
     for (; at < row.end; at += 32 * ENTRIES) {
@@ -80,7 +80,7 @@ __device__ __forceinline__ int scatter(real* line, const Row<T>& row, int at, in
     return at;
 }
 
-// Numbers shift.., `count` of them, of a line to their place; `to` is where its number 0 would lie, a multiple of 16 bytes.
+// Writes `count` numbers of a line, from its number `shift` on; `to`, 16-byte aligned, is where its number 0 would go.
 __device__ __forceinline__ void write_out(real* to, const real* line, int shift, int count) {
     for (int i = lane() * VECTOR; i < shift + count; i += 32 * VECTOR) {
         if (i >= shift && i + VECTOR <= shift + count) {
@@ -100,7 +100,7 @@ __device__ __forceinline__ void gather(real* y, const uint16_t* genes, const T* 
     const int r = blockIdx.x * (blockDim.x / 32) + warp();
     if (r >= sizes.rows) return;
     const Span span = spans[r];
-    // Packs are aligned; entries of the row before are passed over.
+    // Packs are aligned; entries of the row before are skipped.
     const uint64_t pack = span.begin / ENTRIES * ENTRIES;
     const int begin = static_cast<int>(span.begin - pack), end = begin + static_cast<int>(span.count);
     const uint64_t left = min(stored - pack, static_cast<uint64_t>(INT32_MAX));
@@ -109,7 +109,7 @@ __device__ __forceinline__ void gather(real* y, const uint16_t* genes, const T* 
     for (int first = 0, at = 0; first < sizes.width; first += sizes.tile) {
         const int count = min(sizes.tile, sizes.width - first);
         const size_t start = static_cast<size_t>(r) * sizes.width + first;
-        const int shift = static_cast<int>(start % VECTOR);   // the line lies to 16 bytes as its place in y does
+        const int shift = static_cast<int>(start % VECTOR);   // the line has the same 16-byte alignment as its place in y
         for (int i = lane() * VECTOR; i < shift + count; i += 32 * VECTOR) store_pack(line + i, Floats<VECTOR>{});
         __syncwarp();
         at = scatter(line + shift, row, at, first, count, scaled);

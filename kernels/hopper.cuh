@@ -1,46 +1,48 @@
-// The words of Hopper (sm_90a), the only inline PTX beside ptx.cuh; below, the same words for the emulator. A file that
+// Primitives of Hopper (sm_90a): with ptx.cuh the only inline PTX; below, the same functions for the emulator. A file that
 // includes this one is compiled for sm_90a alone.
 //
-//   mbarrier_init(b, count)       a barrier whose phase ends after `count` arrivals and when all expected bytes have landed
-//   mbarrier_init_done()          by the thread that made them, before a __syncthreads
+//   mbarrier_init(b, count)       a barrier whose phase ends after `count` arrivals, once all expected bytes have landed
+//   mbarrier_init_done()          by the thread that initialised the barriers, before a __syncthreads
 //   mbarrier_arrive(b)            one arrival
-//   mbarrier_expect(b, bytes)     one arrival, and so many bytes more in this phase
-//   mbarrier_wait(b, parity)      until the phase of that parity has ended; of a fresh barrier that of parity 1 has
-//   tma_load(to, map, x, y, b)    starts the copy of a box whose first element is (x, y), x along the row; outside of the
-//                                 tensor are zeros. Its bytes land on b. `to` is a multiple of 1024: there the box lies in
+//   mbarrier_expect(b, bytes)     one arrival, and `bytes` more are expected in this phase
+//   mbarrier_wait(b, parity)      waits until the phase of that parity has ended; on a fresh barrier that of parity 1 has
+//   tma_load(to, map, x, y, b)    starts the copy of the box whose first element is (x, y), x along the row; outside the
+//                                 tensor are zeros. Its bytes are counted on b. `to` is a multiple of 1024: there the box is in
 //                                 rows of 128 bytes whose 16-byte chunks are swizzled (chunk c of row r at c ^ r % 8)
-//   bulk_load(to, from, bytes, b)   the same of bytes as they lie; all three are multiples of 16
-//   bulk_store(to, from, bytes), bulk_add(to, from, bytes)   starts the way back: f32 in shared memory, behind a proxy_fence
-//                                 of who wrote them, become those in global memory, or are added to them (each number by one
-//                                 atomic step, denormal ones as 0); multiples of 16 again. In no order, so to one place one
-//                                 after the other has been waited for
-//   bulk_read<N>(), bulk_done<N>()   until at most the N newest that this thread has started are still to be read from shared
-//                                 memory, or to land. Who has started any ends with bulk_done<0>
+//   bulk_load(to, from, bytes, b)   the same for plain bytes; all three are multiples of 16
+//   bulk_store(to, from, bytes), bulk_add(to, from, bytes)   start the way back: f32 in shared memory, whose writers have
+//                                 called proxy_fence, are copied to global memory or added to it (each number by one atomic
+//                                 step, denormals as 0); multiples of 16 again. They are unordered: before a second one to
+//                                 the same place, wait for the first
+//   bulk_read<N>(), bulk_done<N>()   wait until all but the N newest that this thread has started have been read from shared
+//                                 memory, or have landed. A thread that has started any ends with bulk_done<0>
 //   cluster_rank()                which block of its cluster this one is
-//   cluster_barrier()             all threads of the cluster meet: what was written before, its blocks see after. So a cluster
-//                                 begins, when its barriers are made, and ends: nothing may go to a block that has ended
-//   mbarrier_arrive_at(b, rank)   one arrival at the barrier that lies in block `rank` where b does in this one. It gives back
-//                                 what this thread has read; of what it has written it promises that block nothing
-//   tma_load(to, map, x, y, b, blocks)   the box lands at the same place in each block of a mask, its bytes on each one's b. So
-//                                 each expects all that comes to it, whoever fetches; bytes may come before they are expected
-//   wgmma_matrix(at, eights, columns)   such rows as an operand: bytes from eight rows to the next eight, and from 64
-//                                 columns to the next 64 where it is wider than a row
-//   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, d += a b if keep: a [64, 16] in rows of k, b [128, 16] in rows of k, or
-//                                 [16, 128] in rows of n if T; bf16 in, f32 sums. a may be four registers as mma_16x8x16 takes
-//                                 them, a warp's 16 rows in its own; they stay as they are until the wait that names them
-//   wgmma_64x64x16<A_T, T>(d, a, b, keep)   the same of b [64, 16]; a is [16, 64] in rows of m if A_T
-//   proxy_fence()                 what this thread has written to shared memory, wgmma and the copy engine may read after a
-//                                 barrier
-//   wgmma_fence()                 before the first of a group: registers and shared memory are as written
+//   cluster_barrier()             all threads of the cluster meet: what was written before is visible to its blocks after. A
+//                                 cluster begins with one, once its barriers are initialised, and ends with one: nothing may
+//                                 be sent to a block that has exited
+//   mbarrier_arrive_at(b, rank)   one arrival at the barrier in block `rank` that is at b's place. It gives back what this
+//                                 thread has read; it does not make this thread's writes visible to that block
+//   tma_load(to, map, x, y, b, blocks)   the box lands at the same place in each block of the mask, its bytes counting on that
+//                                 block's b. So each block expects all bytes that come to it, whichever block fetches them;
+//                                 they may land before they are expected
+//   wgmma_matrix(at, eights, columns)   descriptor of such rows as an operand: bytes from eight rows to the next eight, and
+//                                 from 64 columns to the next 64 if it is wider than a row
+//   wgmma_64x128x16<T>(d, a, b, keep)   d = a b, or d += a b if keep: a [64, 16] and b [128, 16] with k contiguous, or
+//                                 b [16, 128] with n contiguous if T; bf16 in, f32 sums. a may be four registers as
+//                                 mma_16x8x16 takes them, each warp holding its 16 rows; they must not change until the
+//                                 wait that names them
+//   wgmma_64x64x16<A_T, T>(d, a, b, keep)   the same with b [64, 16]; a is [16, 64] with m contiguous if A_T
+//   proxy_fence()                 after a barrier, wgmma and TMA may read what this thread has written to shared memory
+//   wgmma_fence()                 before the first wgmma of a group, which then sees registers and shared memory as written
 //   wgmma_commit()                closes a group
-//   wgmma_wait<N>(), wgmma_wait<N>(d), wgmma_wait<N>(d, a)   until at most the N newest groups are on their way; d may be read
-//                                 then, and a written
-//   give_registers<N>(), take_registers<N>()   a warpgroup goes down or up to N registers a thread
+//   wgmma_wait<N>(), wgmma_wait<N>(d), wgmma_wait<N>(d, a)   wait until at most the N newest groups are in flight; then d may
+//                                 be read, and a written
+//   give_registers<N>(), take_registers<N>()   lower or raise a warpgroup to N registers per thread
 //
 // Of d [64, 128], warp w of the warpgroup holds rows 16 w to 16 w + 15: d[4 j + i] is row g + 8 (i / 2), column
 // 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4).
 //
-// The words of wgmma are of four warps, from a warp whose number is a multiple of four.
+// The wgmma functions are called by four warps together, the first of which has a number that is a multiple of four.
 #pragma once
 #include "ptx.cuh"
 
@@ -53,7 +55,7 @@ __device__ __forceinline__ void mbarrier_init(uint64_t* b, uint32_t count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
 }
 
-// The copy engine is another observer of shared memory than the threads.
+// TMA accesses shared memory through another proxy than the threads do.
 __device__ __forceinline__ void mbarrier_init_done() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -123,8 +125,8 @@ __device__ __forceinline__ void cluster_barrier() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Without `.release.cluster`, which is a MEMBAR of the whole GPU at each arrival, and without its twin at the wait, which
-// empties the L1 cache: what was read is in registers, or was read by a wgmma that was waited for, and who waits starts a copy.
+// Without `.release.cluster`, which is a GPU-wide MEMBAR at each arrival, and without its counterpart at the wait, which
+// empties the L1 cache: what was read is in registers, or was read by a wgmma that was waited for, and the waiter starts a copy.
 __device__ __forceinline__ void mbarrier_arrive_at(uint64_t* b, uint32_t rank) {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
@@ -142,7 +144,7 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
 
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// The compiler does not know that the wait writes d: told here, it moves no reading of it above.
+// The compiler does not know that the wait writes d: the empty asm keeps it from moving reads of d above the wait.
 template <int N, int D> __device__ __forceinline__ void wgmma_wait(float (&d)[D]) {
     wgmma_wait<N>();
 #pragma unroll
@@ -219,7 +221,7 @@ template <int N> __device__ __forceinline__ void take_registers() {
 #include "emulator_hopper.h"
 #endif
 
-// Bits 0 to 13: the address; 16 to 29 and 32 to 45: the two steps; all in 16 bytes. Bit 62: rows of 128 bytes, swizzled.
+// Bits 0 to 13: the address; 16 to 29 and 32 to 45: the two strides; all in units of 16 bytes. Bit 62: 128-byte swizzle.
 __device__ __forceinline__ uint64_t wgmma_matrix(const void* at, uint32_t eights, uint32_t columns = 16) {
     return (shared_address(at) >> 4 & 0x3FFF) | static_cast<uint64_t>(columns >> 4) << 16 |
            static_cast<uint64_t>(eights >> 4) << 32 | 1ull << 62;

@@ -5,19 +5,19 @@
 //              y[m,d]   = n[m,d] w[d] + b[d]
 //   backward   g        = dy w
 //              dx[m,d]  = rstd[m] (g[m,d] - mean_d g - n[m,d] mean_d(g n))            =
-//              dw[d]    = sum_m dy[m,d] n[m,d]      db[d] = sum_m dy[m,d]             =, parts[p] of both for the rows of block p
+//              dw[d]    = sum_m dy[m,d] n[m,d]      db[d] = sum_m dy[m,d]             =, parts[p]: both over the rows of block p
 //   tensors    x, y, dx, dy [M, D] real     w, b [D] real     moments [M, 2] f32: mean, rstd     parts [P, 2, D] f32
-//   needs      nothing; rows of up to 1280 numbers forward and 768 backward, D a multiple of 16 bytes, are read once and held
-//              in registers
-//   work       one warp a row; other rows are read again: forward by a warp, backward by a block.
-//              dw, db: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums
+//   needs      nothing; rows of up to 1280 numbers forward and 768 backward, if D (in bytes) is a multiple of 16, are read once
+//              and held in registers
+//   work       one warp per row; other rows are read more than once: forward by a warp, backward by a block.
+//              dw, db: a warp keeps its columns' sums in registers over its rows; column_sums adds the blocks' parts
 //   bound by   memory: forward moves 2 M D, backward 3 M D numbers
 //   repeatable yes: no atomics, fixed order
 //   reference  src/ops/layer_norm.rs
 #include "rows.cuh"
 
 constexpr int PACKS = 40 / VECTOR;
-constexpr int BACK = 24 / VECTOR;   // two sums a column leave room for no more
+constexpr int BACK = 24 / VECTOR;   // two sums per column leave no room for more
 
 // Both return mean and rstd.
 __device__ __forceinline__ float2 forward(real* y, const real* x, const real* w, const real* b, int width, float eps) {
@@ -101,7 +101,7 @@ __device__ __forceinline__ void backward(real* dx, Columns<BACK>& dw, Columns<BA
     });
 }
 
-// By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
+// By the whole block; a thread adds to the parts of its own columns, which it initialised at the block's first row.
 __device__ __forceinline__ void backward_reading_again(real* dx, float* parts, const real* dy, const real* x, const real* w,
                                                        float mean, float rstd, int width, bool first_row) {
     float level = 0.0f, tilt = 0.0f;

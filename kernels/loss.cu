@@ -1,10 +1,10 @@
-// The last pass of a loss: one number from what each block of the pass before has summed.
+// The last pass of a loss: one number from the sums of the previous pass's blocks.
 //
 //   forward    L = scale sum_p parts[p]
 //   tensors    parts [P] f64     L [1] f32
 //   needs      nothing
 //   work       one block
-//   bound by   its launch: P is at most some thousands
+//   bound by   its launch: P is at most a few thousand
 //   repeatable yes: a thread adds its parts in order, the block its threads
 //   reference  src/ops/loss.rs
 #include "flat.cuh"

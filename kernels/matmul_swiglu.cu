@@ -4,19 +4,19 @@
 //   backward   dy      = dh v                      rounded to bf16, as if it were stored
 //              da[m,f] = dy u s (1 + a (1 - s))    =
 //              du[m,f] = dy silu(a)                =
-//              y[m,f]  = silu(a[m,f]) u[m,f]       =   again, the same bits: forward need not keep it
+//              y[m,f]  = silu(a[m,f]) u[m,f]       =   recomputed, the same bits: forward need not keep it
 //   tensors    x, dh [M, E]   w [2F, E]   v [E, F]   y [M, F]   gate_up = [a | u], d_gate_up = [da | du] [M, 2F]   all bf16
 //   needs      sm_90a, bf16, E % 8 == 0, F % 8 == 0, addresses that are multiples of 16 bytes; any M. gate_up may be null
-//              where there is no backward
-//   work       as panels.cuh; a forward tile is 128 rows by 64 of a and the same 64 of u, a backward tile 128 rows by 128
-//              of dy. One warpgroup of a block does what is not a product; a block a multiprocessor
+//              if there is no backward
+//   work       as in panels.cuh, one block per multiprocessor; a forward tile is 128 rows by 64 of a and the same 64 of u, a
+//              backward tile 128 rows by 128 of dy. One warpgroup of a block does all that is not a product
 //   bound by   forward: compute, 4 M E F; it moves M E + 3 M F numbers. Backward: memory, M E + 5 M F numbers
 //   repeatable yes: no atomics
 //   reference  src/ops/matmul_swiglu.rs
 #include "hopper.cuh"
 #include "panels.cuh"
 
-// Eight numbers of bf16 in four registers.
+// Eight bf16 numbers in four registers.
 struct Eight {
     uint32_t word[4];
 
@@ -36,10 +36,10 @@ struct Eight {
     }
 };
 
-// Of bf16, and in code that every tile runs through once, an exponential of one instruction: the instruction cache is small.
+// The values are bf16, and every tile runs through this code: a one-instruction exponential, as the instruction cache is small.
 __device__ __forceinline__ float sigmoid_approx(float x) { return reciprocal(1.0f + exp2_approx(-1.4426950f * x)); }
 
-// Slots in the ring: all there are; in backward two of them hold gates.
+// Slots in the ring: all there are; in backward, all but two, which hold gates.
 constexpr int FORWARD_RING = RING_MOST, BACKWARD_RING = RING_MOST - 2;
 
 struct Forward {
@@ -69,7 +69,7 @@ struct Forward {
     }
 };
 
-// Where a thread's eights of a piece lie: a warp takes 16 rows, two at a time, 256 bytes each.
+// Where a thread's eights of a piece are: a warp takes 16 rows, two at a time, 256 bytes each.
 struct Place {
     int m, end;   // the first row, and where rows end
     size_t f, line;
@@ -86,11 +86,11 @@ struct Backward {
     const real* gate_up;
     int rows, width;
     const Run& run;
-    // This thread's eights of a and u, EIGHTS of each, copied a piece ahead: 32 KiB a block, enough to keep the memory busy.
+    // This thread's eights of a and u, EIGHTS of each, copied one piece ahead: 32 KiB per block, enough to keep memory busy.
     unsigned char* ahead;
     static constexpr int EIGHTS = 8, LINE = RECEIVERS * 16, UPS = EIGHTS * LINE;
 
-    // The copies of eight i; `from` is its a.
+    // Starts copying eight i of a and u; `from` is its a.
     __device__ __forceinline__ void copy(const real* from, int i, bool any) const {
         if (any) cp_async16(ahead + i * LINE, from), cp_async16(ahead + i * LINE + UPS, from + width);
         cp_async_commit();
@@ -110,7 +110,7 @@ struct Backward {
         const size_t down = 2 * static_cast<size_t>(width);
         const real* from = gate_up + 2 * next.line + next.f;
         real *to = d_gate_up + 2 * at.line + at.f, *to_y = y + at.line + at.f;
-        // Two at a time: a warp is alone on its scheduler, and one's exponentials are on their way while the other's are used.
+        // Two at a time: a warp is alone on its scheduler, so one's exponentials are in flight while the other's are used.
 #pragma unroll 1
         for (int i = 0; i < EIGHTS; i += 2) {
             cp_async_wait<EIGHTS - 2>();

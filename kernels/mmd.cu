@@ -4,28 +4,28 @@
 //              gaussian  k = mean over s in {1/4, 1/2, 1, 2, 4} of exp(-d2 / (2 s v)),  d2 = |a - b|^2
 //                        v = max(2 (mean |a|^2 - |mean a|^2), 1e-12) over the set's 2N rows, no gradient
 //              energy    k = -sqrt(d2 + 1e-12)
-//   backward   w[i,j] = -+ 4 / (B N^2) k'(d2[i,j])              - where j is a row of y, + where of x, 0 where j is i
+//   backward   w[i,j] = -+ 4 / (B N^2) k'(d2[i,j])              - if j is a row of y, + if of x, 0 if j is i
 //              dy_i   = dL (sum_j w[i,j] a_j - p[i] y_i)        p[i] = sum_j w[i,j]; a_j: the 2N rows          =
 //   tensors    y, x, dy [B, N, G] real     w [B, N, 2N] real     pulls [B, N, 2T] f32: p by tile of j, T = ceil(N / 128)
 //              norms [B, 2N] f32: |a|^2     columns [B, C, G] f32, spreads [B, C] f64: sums of 32 rows, of their squares
 //              scale [B] f32: v     L, dL [1] f32     parts f64
-//   needs      nothing; cp.async where G (for w: N) is a multiple of 16 bytes
-//   work       rows: a block 32 rows, read once; for v they are counted from the set's first x, since a shift changes no distance
-//              and what cancels in v is then of the size of the spread. pairs: a block a tile of 128 x 128 of the upper triangle
-//              of all 2N x 2N pairs; it writes w, where wanted, and the mirror image of it. backward: a block a tile of dy
+//   needs      nothing; cp.async if G (for w: N) is a multiple of 16 bytes
+//   work       rows: one block per 32 rows, read once; for v they are relative to the set's first x: a shift changes no distance,
+//              and what cancels in v is then only as large as the spread. pairs: one block per 128 x 128 tile of the upper triangle
+//              of all 2N x 2N pairs; it writes w, if wanted, and its mirror image. backward: one block per tile of dy
 //   bound by   compute: pairs 4 B N^2 G (each pair once), backward 4 B N^2 G; rows by memory: 2 B N G numbers
 //   repeatable yes: sums have one fixed order
 //   reference  src/ops/mmd.rs
 //
-// In bf16 d2 = |a|^2 + |b|^2 - 2 a.b of the stored numbers, whose products are exact; rows moved to their mean would have to be
-// rounded again, and that costs more than cancelling does: 1e-6 |a|^2, where rounding the rows when they were stored has cost
-// 3e-6 |a|^2 already. Pairs whose k hangs on less than 1e-4 (|a|^2 + |b|^2) are measured again by their difference. w is rounded;
-// p sums what was rounded, so that dy does not see how far the rows lie from the origin.
+// In bf16 d2 = |a|^2 + |b|^2 - 2 a.b of the stored numbers, whose products are exact; centred rows would have to be rounded again,
+// which loses more than cancellation: 1e-6 |a|^2, whereas rounding the rows for storage has already cost 3e-6 |a|^2. Pairs
+// whose k depends on less than 1e-4 (|a|^2 + |b|^2) are computed again from their difference. w is rounded; p sums the rounded
+// values, so that dy does not depend on how far the rows are from the origin.
 #include "mmd.cuh"
 #include "tiles.cuh"
 
-constexpr int CHUNK = 32;         // rows of a block of mmd_rows
-constexpr int PITCH = TILE + 5;   // of a tile in shared memory: its rows and its columns are read without bank conflicts
+constexpr int CHUNK = 32;         // rows per block of mmd_rows
+constexpr int PITCH = TILE + 5;   // row stride of a tile in shared memory: rows and columns are read without bank conflicts
 static_assert(TILE == SIDE);
 static_assert(TILE * PITCH * sizeof(float) <= TILE_SHARED, "the tile takes the place of the stages");
 
@@ -64,7 +64,7 @@ mmd_rows(float* norms, float* columns, double* spreads, const real* y, const rea
         }
         store_eight(columns + block * width + g, sums, left);
     }
-    const double of_block = block_total(spread);   // after its barriers `of_warps` is whole
+    const double of_block = block_total(spread);   // its barriers also complete `of_warps`
     if (threadIdx.x == 0) spreads[block] = of_block;
     if (threadIdx.x < count) {
         float norm = 0.0f;
@@ -73,12 +73,12 @@ mmd_rows(float* norms, float* columns, double* spreads, const real* y, const rea
     }
 }
 
-// Few blocks, so that many loads of each must be on their way.
+// There are few blocks, so each must keep many loads in flight.
 extern "C" __global__ void __launch_bounds__(1024)
 mmd_scale(float* scale, const float* columns, const double* spreads, int chunks, int rows, int width) {
     const size_t first = static_cast<size_t>(blockIdx.x) * chunks;
     const double n = 2.0 * rows;
-    double spread = 0.0, squares = 0.0;   // of the numbers, of the columns' sums
+    double spread = 0.0, squares = 0.0;   // squares of the numbers, of the columns' sums
     for (int c = threadIdx.x; c < chunks; c += blockDim.x) spread += spreads[first + c];
     for (int g = threadIdx.x; g < width; g += blockDim.x) {
         double sum = 0.0;
@@ -92,7 +92,7 @@ mmd_scale(float* scale, const float* columns, const double* spreads, int chunks,
 
 #if SCALE_BF16
 
-// From the product in the tile, or by the difference. By a whole warp, whose lanes hold neighbouring j, not all of them rows.
+// From the product in the tile, or from the difference. By a whole warp, whose lanes hold consecutive j, some past the last row.
 __device__ __forceinline__ float distance(float product, const Set& set, const Kernel& kernel, int i, int j, bool there,
                                           float norms) {
     const float d2 = norms - 2.0f * product;
@@ -112,7 +112,7 @@ __device__ __forceinline__ float distance(float d2, const Set&, const Kernel&, i
 
 #endif
 
-// weights and pulls are null where no gradient is wanted. `slope` is 4 / (B N^2).
+// weights and pulls are null if no gradient is wanted. `slope` is 4 / (B N^2).
 extern "C" __global__ void __launch_bounds__(256, 2)
 mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real* x, const float* norms, const float* scale,
           float slope, int energy, int sets, int rows, int width) {
@@ -121,7 +121,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
     if (of.missing) return;
     const Set set(y, x, of.set, rows, width);
     const int tiles = 2 * ceil_div(rows, TILE);
-    int row = 0, column = of.block;   // in the upper triangle of tiles, counted row after row
+    int row = 0, column = of.block;   // in the upper triangle of tiles, counted row by row
     while (column >= tiles - row) column -= tiles - row++;
     const Side a(row, rows), b(row + column, rows);
     {
@@ -163,7 +163,7 @@ mmd_pairs(double* parts, real* weights, float* pulls, const real* y, const real*
         sum += values;
         if (wanted) keep_sum(i, b, pull);
     }
-    sum = block_total(sum) * (cross ? -2.0 : mirrored ? 2.0 : 1.0);   // after its barriers the tile holds the weights
+    sum = block_total(sum) * (cross ? -2.0 : mirrored ? 2.0 : 1.0);   // its barriers also complete the weights in the tile
     if (threadIdx.x == 0) parts[of.number()] = sum;
     if (!mirrored || !wanted) return;
     for (int c = warp(); c < b.count; c += 8) {
@@ -193,7 +193,7 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
         Sums<DOWN> sums;
         const size_t stride = 2 * static_cast<size_t>(rows);
         const real* of_tile = weights + first * stride;
-        for (int from = 0; from <= rows; from += rows) {   // the rows of y, of x
+        for (int from = 0; from <= rows; from += rows) {   // the rows of y, then of x
             const Window w{of_tile + from, a.count, rows, stride, rows % VECTOR == 0 && on_sixteen(of_tile)};
             add_depth(sums, reinterpret_cast<real*>(tile), w, window(set, from, rows, left));
         }
@@ -206,6 +206,6 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
         Floats<8> own = load_eight(set.row(a.first + r) + left + c, there);
 #pragma unroll
         for (int i = 0; i < 8; i++) own[i] = *d * (tile[r * PITCH + c + i] - pull[r] * own[i]);
-        store_eight(dy + (set.row(a.first + r) - y) + left + c, own, there);   // it lies as y does
+        store_eight(dy + (set.row(a.first + r) - y) + left + c, own, there);   // dy is laid out as y is
     }
 }

@@ -59,7 +59,7 @@ struct Kernel {
     }
 };
 
-// By a whole warp.
+// Called by a whole warp.
 __device__ __forceinline__ float squared_distance(const real* a, const real* b, int width) {
     float sum = 0.0f;
     for (int g = 8 * lane(); g < width; g += 8 * 32) {

@@ -1,49 +1,49 @@
 // Maximum mean discrepancy on Hopper's tensor cores: the pairs of mmd.cu, whose head has the formulas.
 //
-//   forward    parts  = sums of k(a_i, a_j), negative and twice for pairs (y, x), twice for those that stand for their mirror image
-//              w, p   where they are wanted
+//   forward    parts  = sums of k(a_i, a_j), times -2 for pairs (y, x), times 2 for those that stand for their mirror image too
+//              w, p   if they are wanted
 //   tensors    y, x [B, N, G] bf16, also as maps [B N, G] in boxes of 128 rows     w [B, N, 2N] bf16
-//              pulls [B, N, 2T], norms [B, 2N], scale [B] f32 as in mmd.cu     parts [tiles, 8] f64: a warp's
+//              pulls [B, N, 2T], norms [B, 2N], scale [B] f32 as in mmd.cu     parts [tiles, 8] f64: one per warp
 //   needs      sm_90a, bf16, N % 8 == 0, G % 8 == 0, addresses that are multiples of 16 bytes
-//   work       as mmd_hopper.cuh: a block a multiprocessor. The two tiles of a cluster lie below each other: together they are a
-//              square of 256 x 256 in the upper triangle of all 2N x 2N pairs. On the diagonal the left side is one of the right
-//              one's boxes, and what lies below the diagonal is left out
-//   bound by   compute, 4 B N^2 G (each pair once), if the level-2 cache would bring 32 bytes a cycle; it brings 25 to 30
+//   work       as in mmd_hopper.cuh, one block per multiprocessor. The two tiles of a cluster are one above the other: together a
+//              square of 256 x 256 in the upper triangle of all 2N x 2N pairs. On the diagonal the left operand is one of the
+//              right one's boxes, and what is below the diagonal is left out
+//   bound by   compute, 4 B N^2 G (each pair once), if the level-2 cache delivered 32 bytes per cycle; it delivers 25 to 30
 //   repeatable yes: no atomics
 //   reference  src/ops/mmd.rs
 //
 // A thread holds the sums of four rows and 32 columns of its warpgroup's 128 x 128 pairs: 4 j + i of half m is row 64 m + 16 warp +
-// g + 8 (i / 2), column 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4). They become distances, then weights, where they
-// are. Rounded, in twos, these are operands of mma_16x8x16, which sums them: times ones along the rows, and, transposed, ones times
-// them down the columns.
+// g + 8 (i / 2), column 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4). They become distances, then weights, in place.
+// Rounded and packed in pairs, the weights are operands of mma_16x8x16, which sums them: times ones along the rows and,
+// transposed, ones times them down the columns.
 #include "hopper.cuh"
 #include "mmd_hopper.cuh"
 
-constexpr uint32_t ONES = 0x3F803F80u;   // two of bf16
+constexpr uint32_t ONES = 0x3F803F80u;   // two ones in bf16
 
-// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; a cluster's two are neighbours, an even one first.
+// A block's work: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; a cluster's two are neighbours, the even one first.
 struct Pairs {
     int tiles, rows, width;
-    __device__ __forceinline__ int across() const { return ceil_div(rows, SIDE); }   // squares; sides are twice as many
+    __device__ __forceinline__ int across() const { return ceil_div(rows, SIDE); }   // in squares; there are twice as many sides
     __device__ __forceinline__ int steps() const { return ceil_div(width, STEP); }
 };
 
 // A tile: a side of rows and two of columns.
 struct Tile {
-    int set, row, column;   // sides, counted in a set
+    int set, row, column;   // row and column: sides, counted within the set
     __device__ __forceinline__ Tile(int tile, const Pairs& work) {
         const int across = work.across(), squares = across * (across + 1) / 2, square = tile / 2 % squares;
-        int down = 0, along = square;   // in the upper triangle of squares, counted row after row
+        int down = 0, along = square;   // in the upper triangle of squares, counted row by row
         while (along >= across - down) along -= across - down++;
         set = tile / 2 / squares, row = 2 * down + tile % 2, column = 2 * (down + along);
     }
     __device__ __forceinline__ bool diagonal() const { return column <= row; }
     __device__ __forceinline__ int left() const { return diagonal() ? FIRST + row - column : LEFT; }
-    // Whether the columns of a warpgroup are not below the diagonal.
+    // Whether a warpgroup's columns are not below the diagonal.
     __device__ __forceinline__ bool has(int group) const { return column + group >= row; }
 };
 
-// One thread.
+// By one thread.
 __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* y, const TensorMap* x, const Pairs& work) {
     Filler fill{slots, {}};
     const int rank = cluster_rank();
@@ -60,7 +60,7 @@ __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* y, const Te
     }
 }
 
-// What a warpgroup makes of 128 x 128 products.
+// What a warpgroup computes from 128 x 128 products.
 struct Found {
     const Set set;
     const Side a, b;
@@ -91,7 +91,7 @@ struct Found {
         return (ENERGY ? d2 : kernel.v) < 1e-4f * norms;
     }
 
-    // Products become squared distances.
+    // Turns products into squared distances.
     template <bool ENERGY> __device__ __forceinline__ void measure(float (&s)[64], int m) const {
         bool any = false;
 #pragma unroll
@@ -103,14 +103,14 @@ struct Found {
         if (a.tile == b.tile) clear_diagonal(s, m), any = any_near<ENERGY>(s, m);
         if (__any_sync(0xFFFFFFFFu, any)) measure_near<ENERGY>(s, m);
         if (a.count == SIDE && b.count == SIDE) return;
-        // Pairs that do not exist: at such a distance k and k' are 0.
+        // Pairs that do not exist get a distance at which k and k' are 0.
         const int of_lane = anew(lane());
 #pragma unroll
         for (int i = 0; i < 64; i++)
             if (row(m, i, of_lane) >= a.count || column(i, of_lane) >= b.count) s[i] = ENERGY ? -1.0f : INFINITY;
     }
 
-    // Zeros where a row meets itself.
+    // Zeroes the pairs of a row with itself.
     __device__ __forceinline__ void clear_diagonal(float (&s)[64], int m) const {
         const int of_lane = anew(lane());
 #pragma unroll
@@ -118,7 +118,7 @@ struct Found {
             if (row(m, i, of_lane) == column(i, of_lane)) s[i] = 0.0f;
     }
 
-    // Whether any pair is near but a row and itself.
+    // Whether any pair is near, other than a row with itself.
     template <bool ENERGY> __device__ __forceinline__ bool any_near(const float (&s)[64], int m) const {
         const int of_lane = anew(lane());
         bool any = false;
@@ -127,8 +127,8 @@ struct Found {
         return any;
     }
 
-    // Once more, by their difference, where it hangs on what cancels: by the warp, one pair after the other, with the distances in
-    // memory meanwhile. It is rare, and takes no registers from what is not.
+    // Computes distances that depend on what cancels once more, from the difference: by the whole warp, one pair after the other,
+    // with the distances in local memory meanwhile. It is rare, and takes no registers from the common path.
     template <bool ENERGY> __device__ __forceinline__ void measure_near(float (&s)[64], int m) const {
         float all[64];
 #pragma unroll
@@ -150,7 +150,7 @@ struct Found {
         for (int i = 0; i < 64; i++) s[i] = all[i];
     }
 
-    // Distances become weights; the sum of their k.
+    // Turns distances into weights; returns the sum of their k.
     template <bool ENERGY> __device__ __forceinline__ double weigh(float (&s)[64], int m) const {
         double sum = 0.0;
 #pragma unroll
@@ -183,15 +183,15 @@ struct OfPairs {
     const float *norms, *scale;
     float slope;
     bool energy;
-    uint32_t turn = 0;   // of `columns`
+    uint32_t turn = 0;   // which half of `columns`
 
-    // 16 weights of eight rows, two registers of each lane, to `to`: the place of row g's first one in memory.
+    // Stores 16 weights of each of eight rows, two registers per lane; `to` is the place of row g's first one in memory.
     static __device__ __forceinline__ void store(real* to, uint32_t left, uint32_t right, bool there) {
         const uint2 own = swap_out(left, right);
         if (there) *reinterpret_cast<uint2*>(to + own_four()) = own;
     }
 
-    // w as it lies, and its sums along the rows.
+    // Writes w, and its sums along the rows.
     __device__ __forceinline__ void keep(const uint32_t (&w)[8][4], int m, const Side& a, const Side& b, size_t first) const {
         const int of_lane = anew(lane()), top = 64 * m + warp() % 4 * 16 + of_lane / 4, sides = 2 * work.across();
         const int there = b.count - of_lane % 2 * 8;
@@ -210,7 +210,7 @@ struct OfPairs {
         }
     }
 
-    // Its mirror image, and the sums along the rows of that.
+    // Writes the mirror image of w, and its sums along the rows.
     __device__ __forceinline__ void keep_mirrored(const uint32_t (&w)[2][8][4], const Side& a, const Side& b, size_t first) {
         const int of_lane = anew(lane()), g = of_lane / 4, top = warp() % 4 * 16, sides = 2 * work.across();
         const int there = a.count - top - of_lane % 2 * 8;
@@ -228,9 +228,9 @@ struct OfPairs {
             }
             if (g == 0) *reinterpret_cast<float2*>(&columns[warp() % 4][8 * j + 2 * of_lane]) = make_float2(sums[0], sums[1]);
         }
-        mbarrier_arrive(&of.slots.summed[of.group]);   // every lane: racecheck credits an arrival to its own lane alone
+        mbarrier_arrive(&of.slots.summed[of.group]);   // every lane: racecheck credits an arrival to its own lane only
         mbarrier_wait(&of.slots.summed[of.group], turn);
-        turn ^= 1;   // who writes to the other half now has read all that was in it: it has come here
+        turn ^= 1;   // the other half is free to write: all lanes had read it before they arrived here
         const int c = threadIdx.x % GROUP;
         const float sum = columns[0][c] + columns[1][c] + (columns[2][c] + columns[3][c]);
         if (c < b.count) pulls[(first + b.first + c) * sides + a.tile] = sum;
@@ -285,5 +285,5 @@ mmd_hopper_pairs(double* parts, real* weights, float* pulls, const real* y, cons
         take_registers<MANY>();
         OfPairs{{slots, warpgroup(), {}}, work, parts, weights, pulls, y, x, norms, scale, slope, energy != 0}.run();
     }
-    cluster_barrier();   // the other block may still give back
+    cluster_barrier();   // the other block may still arrive at this one's barriers
 }

@@ -1,29 +1,29 @@
-// Products of MMD on Hopper's tensor cores: sums of 128 rows by 256 columns, of which a step brings 64 numbers of depth.
+// MMD's products on Hopper's tensor cores: sums of 128 rows by 256 columns, to which a step adds 64 numbers of depth.
 //
-// A block has three warpgroups. Two multiply, 128 columns each: all sums of a tile are in their registers. The third fetches, by
-// one thread. A step's boxes lie in a slot of a ring: one of rows (LEFT), two of columns, of which the left side may be one. Two
-// blocks, a cluster, have two tiles of the same columns: each fetches rows of its own and, for both, half of the columns.
+// A block has three warpgroups. Two multiply, 128 columns each, and hold all sums of a tile in registers. One thread of the third
+// fetches. A step's boxes are in one slot of a ring: one of rows (LEFT), two of columns, one of which may serve as the left
+// operand. The two blocks of a cluster have tiles of the same columns: each fetches its own rows and, for both, half the columns.
 //
-// Why: what comes from the level-2 cache, 25 to 30 bytes a cycle, is what there is too little of. 128 x 128 sums want 64 of them,
-// 128 x 256, all that two warpgroups hold, 48, and two such that share their columns 32. While a tile's sums are made use of,
-// the ring fills.
+// Why: the bandwidth of the level-2 cache, 25 to 30 bytes per cycle, is what is scarce. 128 x 128 sums need 64 of them; 128 x 256,
+// all that two warpgroups can hold, 48; and two such tiles that share their columns 32. While a tile's sums are being used, the
+// ring fills.
 #pragma once
 #include "hopper.cuh"
 #include "ring.cuh"
 #include "mmd.cuh"
 
 constexpr int STEP = 64;                          // numbers of depth
-constexpr int BOX = SIDE * STEP * 2;              // bytes: of 128 rows, or of 128 columns, a step
-constexpr int SLOTS = 4, BLOCKS = 2;              // of a ring, of a cluster
+constexpr int BOX = SIDE * STEP * 2;              // bytes of 128 rows, or of 128 columns, per step
+constexpr int SLOTS = 4, BLOCKS = 2;              // slots of a ring, blocks of a cluster
 constexpr int GROUP = 128, MULTIPLIERS = 2 * GROUP, WARPS = MULTIPLIERS / 32;
-constexpr int FEW = 40, MANY = 232;               // registers of a thread that fetches, and of one that multiplies
+constexpr int FEW = 40, MANY = 232;               // registers per thread that fetches, that multiplies
 static_assert(2 * MANY + FEW <= 3 * 168, "what 384 threads are launched with");
 
-enum Box { LEFT, FIRST, SECOND };                 // of a slot; the columns of warpgroup g are in FIRST + g
+enum Box { LEFT, FIRST, SECOND };                 // boxes of a slot; the columns of warpgroup g are in FIRST + g
 
 struct Slots {
     unsigned char box[SLOTS][3][BOX];
-    float columns[2][2][4][SIDE];                 // of a warpgroup, in turns: what its warps have summed down
+    float columns[2][2][4][SIDE];                 // [warpgroup][turn][warp]: sums down the columns
     uint64_t full[SLOTS], empty[SLOTS], summed[2];
 };
 
@@ -38,12 +38,12 @@ __device__ __forceinline__ Slots& open_slots() {
     return slots;
 }
 
-// The side of the ring that fills it.
+// The filling side of the ring.
 struct Filler {
     Slots& slots;
     Turn<SLOTS> ring;
 
-    // Where the next step's boxes go. It is free in both blocks, and the bytes of those that come to this one are expected.
+    // The slot for the next step's boxes, once it is free in both blocks; the bytes that come to this one are then expected.
     __device__ __forceinline__ int open(int boxes) {
         const int slot = ring.slot;
         mbarrier_wait(&slots.empty[slot], ring.phase ^ 1);
@@ -51,11 +51,11 @@ struct Filler {
         ring.next();
         return slot;
     }
-    // A box of this block alone: rows from (x, y) of a map.
+    // Loads a box for this block alone: rows from (x, y) of a map.
     __device__ __forceinline__ void load(int slot, int box, const TensorMap* map, int x, int y) const {
         tma_load(slots.box[slot][box], map, x, y, &slots.full[slot]);
     }
-    // Part of a box of both blocks, from some byte on.
+    // Loads part of a box for both blocks, from offset `byte` on.
     __device__ __forceinline__ void share(int slot, int box, int byte, const TensorMap* map, int x, int y) const {
         tma_load(slots.box[slot][box] + byte, map, x, y, &slots.full[slot], (1 << BLOCKS) - 1);
     }
@@ -67,10 +67,10 @@ struct Multiplier {
     int group;   // 0 or 1
     Turn<SLOTS> ring;
 
-    // To both blocks: either fills it.
+    // In both blocks, since either fills it.
     __device__ __forceinline__ void give_back(int slot) const { arrive_as_warp_at_all<BLOCKS>(&slots.empty[slot]); }
 
-    // Steps of a tile in which this warpgroup has nothing to do.
+    // Passes over the steps of a tile in which this warpgroup has nothing to do.
     __device__ __forceinline__ void skip(int steps) {
         for (int step = 0; step < steps; step++, ring.next()) {
             mbarrier_wait(&slots.full[ring.slot], ring.phase);
@@ -78,7 +78,7 @@ struct Multiplier {
         }
     }
 
-    // A step, begun: sums[m], 64 rows each, = a b, += if `keep`.
+    // Issues a step: sums[m] = a b, or += if `keep`, 64 rows each.
     template <bool TRANSPOSED> __device__ __forceinline__ void begin(float (&sums)[2][64], int left, bool keep) const {
         mbarrier_wait(&slots.full[ring.slot], ring.phase);
         const uint64_t a = wgmma_matrix(slots.box[ring.slot][left], 1024);
@@ -94,8 +94,8 @@ struct Multiplier {
     }
 
     // sums = a b over the steps of a tile. TRANSPOSED: a box of columns is 64 rows of depth, its first 64 columns before the
-    // others; else it is 128 rows of columns. meanwhile(): what may be loaded while the last step is on its way. The first step
-    // stands alone: so the compiler sees that no sums are kept from the tile before, and has their registers in between.
+    // others; otherwise it is 128 rows, one per column. meanwhile(): loads to make while the last step runs. The first step is
+    // not in the loop: so the compiler sees that no sums survive from the previous tile, and has their registers in between.
     template <bool TRANSPOSED, class Meanwhile>
     __device__ __forceinline__ void multiply(float (&sums)[2][64], int steps, int left, Meanwhile meanwhile) {
         begin<TRANSPOSED>(sums, left, false);
@@ -111,12 +111,12 @@ struct Multiplier {
         meanwhile();
         wgmma_wait<0>();
         give_back(used);
-        wgmma_wait<0>(sums[0]), wgmma_wait<0>(sums[1]);   // told of both, the compiler reads them below
+        wgmma_wait<0>(sums[0]), wgmma_wait<0>(sums[1]);   // naming both keeps the compiler from reading them earlier
     }
 };
 
-// What a lane holds of 16 neighbours of a row, two registers as mma_16x8x16 has them of its left side, is swapped with the lane
-// beside it for eight bytes that lie together: memory takes 32 bytes of a row as one. Where a lane's own four numbers begin:
+// Of 16 neighbours of a row a lane holds two registers, in the layout of mma_16x8x16's left operand. It swaps with the lane next
+// to it for eight contiguous bytes: four lanes then fill a 32-byte sector of memory. Where a lane's own four numbers begin:
 __device__ __forceinline__ int own_four() { return lane() % 2 * 8 + lane() % 4 / 2 * 4; }
 
 __device__ __forceinline__ uint2 swap_out(uint32_t left, uint32_t right) {

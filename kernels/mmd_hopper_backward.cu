@@ -4,11 +4,11 @@
 //   tensors    y, dy [B, N, G] bf16, y and x as maps [B N, G] in boxes of 64 rows     w [B, N, 2N] bf16 as two maps [B N, N], of
 //              its columns of y and of x, in boxes of 128 rows     pulls [B, N, 2T] f32: p by tile, T = ceil(N / 128)
 //              dL [1] f32
-//   needs      sm_90a, bf16, N % 8 == 0, G % 8 == 0, addresses that are multiples of 16 bytes. Finite numbers in y and x: boxes
-//              reach beyond a set, and no weight times what lies there must be nothing
-//   work       as mmd_hopper.cuh: a block a multiprocessor. The two tiles of a cluster, 128 rows of dy by 256 columns, lie below
-//              each other; where the sides of a set are an odd number, its last tiles have a neighbour without rows
-//   bound by   compute, 4 B N^2 G, if the level-2 cache would bring 32 bytes a cycle; it brings 25 to 30
+//   needs      sm_90a, bf16, N % 8 == 0, G % 8 == 0, addresses that are multiples of 16 bytes. y and x must be finite: boxes
+//              reach beyond a set, and weight 0 times what they find there must be 0
+//   work       as in mmd_hopper.cuh, one block per multiprocessor. The two tiles of a cluster, 128 rows of dy by 256 columns, are
+//              one above the other; if a set has an odd number of sides, its last tiles have a neighbour without rows
+//   bound by   compute, 4 B N^2 G, if the level-2 cache delivered 32 bytes per cycle; it delivers 25 to 30
 //   repeatable yes: no atomics
 //   reference  src/ops/mmd.rs
 #include "hopper.cuh"
@@ -16,7 +16,7 @@
 
 constexpr int COLUMNS = 2 * SIDE;
 
-// What there is to do: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; a cluster's two are neighbours, an even one first.
+// A block's work: tiles blockIdx.x, blockIdx.x + gridDim.x and so on; a cluster's two are neighbours, the even one first.
 struct Work {
     int tiles, rows, width;
     __device__ __forceinline__ int sides() const { return ceil_div(rows, SIDE); }
@@ -25,7 +25,7 @@ struct Work {
 };
 
 struct Tile {
-    int set, row, column;   // its first ones
+    int set, row, column;   // row and column: its first ones
     __device__ __forceinline__ Tile(int tile, const Work& work) {
         const int down = ceil_div(work.sides(), BLOCKS) * BLOCKS, across = work.across();
         row = tile % down * SIDE, column = tile / down % across * COLUMNS, set = tile / down / across;
@@ -34,7 +34,7 @@ struct Tile {
     __device__ __forceinline__ bool has(int group, const Work& work) const { return column + group * SIDE < work.width; }
 };
 
-// One thread.
+// By one thread.
 __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* const (&weights)[2], const TensorMap* const (&rows)[2],
                                       const Work& work) {
     Filler fill{slots, {}};
@@ -72,7 +72,7 @@ struct OfBackward {
             return (first + row + 64 * m + 8 * h) * work.width + column + 16 * k + own_four();
         };
         float sums[2][64], pull[2][2];
-        uint2 own[2][8];   // of y: of one half m, and where that is used, of the next
+        uint2 own[2][8];   // of y: those of half m = 0, each replaced after use by that of m = 1
         const auto load = [&](int m, int h, int k) {
             own[h][k] = there(m, h, k) ? *reinterpret_cast<const uint2*>(y + place(m, h, k)) : uint2{0, 0};
         };
@@ -97,7 +97,7 @@ struct OfBackward {
         }
     }
 
-    // p of a row, by four lanes.
+    // p of a row, summed by four lanes.
     __device__ __forceinline__ float total(size_t first, int row) const {
         const int sides = 2 * work.sides();
         float sum = 0.0f;
@@ -131,5 +131,5 @@ mmd_hopper_backward(real* dy, const float* d, const __grid_constant__ TensorMap 
         take_registers<MANY>();
         OfBackward{{slots, warpgroup(), {}}, work, dy, d, pulls, y}.run();
     }
-    cluster_barrier();   // the other block may still give back
+    cluster_barrier();   // the other block may still arrive at this one's barriers
 }

@@ -1,51 +1,52 @@
 // Products whose sums go from the tensor cores to other warps: sums = x w, 128 x 128 at a time, rounded to bf16.
 //
-//   sums[m, n] = sum_k x[m,k] w[n,k]        or w[k,n] where it is TRANSPOSED; by wgmma, w from shared memory that the copy
-//                                           engine fills, x mostly from registers
+//   sums[m, n] = sum_k x[m,k] w[n,k]        or w[k,n] if W_TRANSPOSED; by wgmma, w from shared memory filled by TMA, x mostly
+//                                           from registers
 //
-// Block b of the grid takes a contiguous run of tiles, which go along a panel of 128 rows before they go down. (Two blocks that
-// shared the stream of w in a cluster were no faster: NOTES.md.) Its warpgroups:
+// Each block takes a contiguous run of tiles, which go along a panel of 128 rows before they go down. (Two blocks of a cluster
+// that shared the stream of w were no faster: NOTES.md.) Its warpgroups:
 //
-//   0, 1   multiply, 64 rows each. A panel of up to STEPS * 64 numbers a row is fetched once and stays, the first IN_REGISTERS
-//          steps in registers, the others in slots; w streams by. (Of longer rows x streams too, STEPS steps at a time.)
-//          Finished sums go to a hand, and on to the next tile
-//   2      makes something of them, piece by piece: 64 rows of a tile (`receive`)
+//   0, 1   multiply, 64 rows each. A panel of x of up to STEPS * 64 numbers per row is fetched once and stays, the first
+//          IN_REGISTERS steps in registers, the others in slots; w streams by. (If rows are longer, x streams too, STEPS steps
+//          at a time.) They write finished sums to a hand, a buffer for handing over, and begin the next tile
+//   2      uses the sums piece by piece, 64 rows of a tile each (`receive`)
 //   3      fetches, by one thread
 //
 // w, and x on its way to registers, come through one ring of slots: `full` when a box has landed, `empty` when the eight
-// multiplying warps are done with it; so with the slots where x stays, `there` and `left`.
-// Hands, two a multiplying warpgroup: `held` when it has written, `taken` when the one that receives has read. There every lane
-// arrives: racecheck credits an arrival to its own lane alone, and it is two of some twenty a tile.
+// multiplying warps are done with it; likewise `there` and `left` for the slots where x stays.
+// Each multiplying warpgroup has two hands: `held` when it has written one, `taken` when warpgroup 2 has read it. There every
+// lane arrives: racecheck credits an arrival to its own lane only, and these are two of some twenty arrivals per tile.
 //
-// Why x is in registers: as an operand in shared memory it costs 32 of its 128 bytes a cycle, of which w, written once and read
-// twice, wants 96; and it would take the room that lets enough of w be on its way. Two steps of eight are not: so receivers get
-// registers enough to work on several numbers at once. Why one set of sums does: while one multiplying warpgroup hands its sums
-// over, the other's wgmma fill the tensor cores; and who waits for them falls behind, so that the two get out of step and stay so.
+// Why x is in registers: as an operand in shared memory it would take 32 of the 128 bytes per cycle that it delivers, of which w,
+// written once and read twice, needs 96; and it would take the room that lets enough of w be in flight. Two steps of eight are
+// not in registers, so that receivers have enough to work on several numbers at once. Why one set of sums is enough: while one
+// multiplying warpgroup hands its sums over, the other's wgmma fill the tensor cores; whichever waits for them falls behind, so
+// that the two get out of step and stay so.
 #pragma once
 #include "hopper.cuh"
 #include "ring.cuh"
 
-constexpr int ROWS = 128, DEPTH = 64;                      // of a tile; numbers of k a step
-constexpr int STEPS = 8, IN_REGISTERS = 6, STAYS = STEPS - IN_REGISTERS;   // of x
-constexpr int SLOT = 128 * DEPTH * 2;                      // bytes: of a step of x, of w, and of half a tile of sums
+constexpr int ROWS = 128, DEPTH = 64;                      // rows of a tile; numbers of k per step
+constexpr int STEPS = 8, IN_REGISTERS = 6, STAYS = STEPS - IN_REGISTERS;   // steps of x: all, in registers, in slots
+constexpr int SLOT = 128 * DEPTH * 2;                      // bytes of a step of x, of a step of w, and of half a tile of sums
 constexpr int SLOTS = 14, HANDS = 4, RING_MOST = SLOTS - STAYS - HANDS;
 constexpr int MULTIPLIERS = 256, RECEIVERS = 128;
 
-// Registers of a thread that multiplies, receives, fetches: 256, 128 and 128 of them share 64 Ki.
+// Registers per thread that multiplies, receives, fetches: 256, 128 and 128 of these threads share 64 Ki.
 constexpr int MANY = 192, SOME = 104, FEW = 24;
 static_assert(2 * MANY + SOME + FEW == 512, "all registers, and no more");
 
-// The first slots are where x stays, then come the hands, then the ring; what it leaves is the receivers' own.
+// First the slots where x stays, then the hands, then the ring; slots beyond RING belong to the receivers.
 struct Slots {
     unsigned char stay[STAYS][SLOT], hand[HANDS][SLOT], ring[RING_MOST][SLOT];
     uint64_t there[STAYS], left[STAYS], held[HANDS], taken[HANDS], full[RING_MOST], empty[RING_MOST];
 };
-// Slots begin at a multiple of 1024, which dynamic shared memory need not.
+// Slots begin at a multiple of 1024; dynamic shared memory need not.
 constexpr int SHARED_BYTES = sizeof(Slots) + 1024 - 16;
 
 struct Tile { int number, panel, column; };
 
-// What a block has to do: tiles `first` to `end`, `across` of them in a panel, `steps` of k each. Only start() divides.
+// A block's work: tiles `first` to `end`, `across` of them per panel, each of `steps` steps of k. Only start() divides.
 struct Run {
     int first, end, across, steps;
     __device__ __forceinline__ Run(int rows, int across, int depth) : across(across), steps(ceil_div(depth, DEPTH)) {
@@ -58,7 +59,7 @@ struct Run {
         tile.number++;
         if (++tile.column == across) tile.column = 0, tile.panel++;
     }
-    // Whether x must be fetched for a tile, and whether it is used no more after it.
+    // Whether x must be fetched for a tile, and whether the tile is the last to use it.
     __device__ __forceinline__ bool begins(const Tile& tile) const {
         return steps > STEPS || tile.number == first || tile.column == 0;
     }
@@ -79,20 +80,20 @@ __device__ __forceinline__ Slots& open_slots() {
     return slots;
 }
 
-// Where chunk c of row r lies in a box of 64 rows or more and 64 columns of bf16; a slot of sums is two boxes, the first 64
+// Where chunk c of row r is in a box of 64 rows or more and 64 columns of bf16; a slot of sums is two boxes, the first 64
 // columns before the others.
 __device__ __forceinline__ int swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
 
-// One thread. A slot of w is two boxes; `box(k, column, half)` is the first element of one.
+// By one thread. A slot of w is two boxes; `box(k, column, half)` is the first element of one.
 template <int RING, class Box>
 __device__ __forceinline__ void fetch(Slots& slots, const Run& run, const TensorMap* x, const TensorMap* w, Box box) {
     Turn<RING> ring;
-    uint32_t stays = 0;   // a bit a slot: the phase of its barriers
+    uint32_t stays = 0;   // one bit per slot: the phase of its barriers
     for (Tile tile = run.start(); tile.number < run.end; run.next(tile))
         for (int first = 0; first < run.steps; first += STEPS) {
             const int steps = min(STEPS, run.steps - first), row = tile.panel * ROWS;
             const bool begins = run.begins(tile);
-            // Before all of w: x for registers. What stays, only before its own step: its slots are free when the last panel is done.
+            // Before all of w: x for registers. What stays, just before its step: its slots are free when the old panel is done.
             const int before = begins ? min(steps, IN_REGISTERS) : 0;
 #pragma unroll 1
             for (int i = -before; i < steps; i++, ring.next()) {
@@ -120,8 +121,8 @@ __device__ __forceinline__ void fetch(Slots& slots, const Run& run, const Tensor
         }
 }
 
-// A multiplying warpgroup. W_TRANSPOSED: a slot of w is 64 rows of k, the first 64 columns before the others; else it is 128
-// rows of columns.
+// A multiplying warpgroup. W_TRANSPOSED: a slot of w is 64 rows of k, the first 64 columns before the others; otherwise it is
+// 128 rows, one per column.
 template <int RING, bool W_TRANSPOSED> struct Multiplier {
     Slots& slots;
     const Run& run;
@@ -143,7 +144,7 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
         }
     }
 
-    // sums += 64 numbers of k, begun; what was begun before is done, and its slot given back. left(k): 16 of x.
+    // Issues sums += 64 numbers of k; then waits for the previous step and gives its slot back. left(k): the operand of 16 of x.
     template <class Left> __device__ __forceinline__ void step(float (&sums)[64], Left left, bool keep, int& used) {
         mbarrier_wait(&slots.full[ring.slot], ring.phase);
         const unsigned char* const w = slots.ring[ring.slot];
@@ -162,7 +163,7 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
         ring.next();
     }
 
-    // Conflict-free: lanes of a quad write neighbours, and rows that lie a whole turn of the banks apart other chunks.
+    // Conflict-free: lanes of a quad write neighbouring words; rows are a full turn of the banks apart, and write different chunks.
     __device__ __forceinline__ void hand_over(const float (&sums)[64]) {
         const int at = 2 * hand.slot + group, row = warp() % 4 * 16 + lane() / 4;
         unsigned char* const to = slots.hand[at] + lane() % 4 * 4;
@@ -206,7 +207,7 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
     }
 };
 
-// The warpgroup that receives: use(piece, tile, group) for the 64 rows of each multiplying warpgroup, of each tile.
+// The receiving warpgroup: use(piece, tile, group) for the 64 rows of each multiplying warpgroup, of each tile.
 template <class Use> __device__ __forceinline__ void receive(Slots& slots, const Run& run, Use use) {
     Turn<HANDS / 2> hand;
     for (Tile tile = run.start(); tile.number < run.end; run.next(tile), hand.next())

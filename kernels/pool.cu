@@ -5,9 +5,9 @@
 //   backward   pool        dx[b,i,d] = scale dy[b,d]                                  =
 //              add_to_set  dx = dy,  ds = pool of dy with scale = 1                   =
 //   tensors    pool: x, dx [B, N, D], y, dy [B, D]     add_to_set: x, y [B, N, D], s [B, D]     all real
-//   needs      nothing; 16-byte moves where D and all addresses are multiples of them
-//   work       sums: a block takes 512 bytes of a set's rows, its warps take the rows in turns. Else: one thread a pack of
-//              neighbours of a set
+//   needs      nothing; 16-byte accesses if D (in bytes) and all addresses are multiples of 16
+//   work       sums: a block takes 512 bytes of each of a set's rows, its warps take the rows in turn. Else: one thread per
+//              pack of neighbours in a set
 //   bound by   memory: pool moves B N D numbers either way, add_to_set 2 B N D
 //   repeatable yes: a warp adds its rows in order, a block its warps
 //   reference  src/ops/pool.rs

@@ -1,26 +1,26 @@
-// The only inline PTX but Hopper's (hopper.cuh), as named words; below, the same words for the emulator.
+// The only inline PTX apart from Hopper's (hopper.cuh), as named functions; below, the same functions for the emulator.
 //
-//   cp_async16(to, from)     16 bytes from global to shared memory, not through registers; lands at a cp_async_wait
-//   cp_async16_or_zero(to, from, ok)   the same, or 16 zeros and `from` is not read
+//   cp_async16(to, from)     16 bytes from global to shared memory, bypassing registers; has landed after a cp_async_wait
+//   cp_async16_or_zero(to, from, ok)   the same; unless ok, 16 zeros, and `from` is not read
 //   cp_async_commit()        closes a group of this thread's copies
-//   cp_async_wait<N>()       until at most the N newest groups are on their way. Others may read after a barrier
+//   cp_async_wait<N>()       waits until at most the N newest groups are in flight. Other threads may read after a barrier
 //   ldmatrix_x4(r, row)      four 8x8 matrices of bf16: lane l gives the address of row l % 8 of matrix l / 8, and gets
 //                            in r[i] elements t, t + 1 of row g of matrix i; ldmatrix_x4_trans: of its transpose
-//   transpose_8x8(x)         of an 8x8 matrix of bf16, of which each lane holds elements t, t + 1 of row g: its transpose, held so
+//   transpose_8x8(x)         transposes an 8x8 matrix of bf16 of which each lane holds elements t, t + 1 of row g, before and after
 //   mma_16x8x16(d, a, b)     d += a b, bf16 in, f32 sums:
 //                            a [16, 16]   a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 8)   a[3] = (g + 8, t + 8)
 //                            b [16, 8]    b[0] = (t, g)   b[1] = (t + 8, g)
 //                            d [16, 8]    d[0], d[1] = (g, t), (g, t + 1)     d[2], d[3] = (g + 8, t), (g + 8, t + 1)
 //   pack_bf16(low, high)     two f32 rounded into one register, as mma takes them
 //   exp2_approx(x)           2^x in one instruction, to 2 ulp; zero below 2^-126
-//   anew(x)                  x, of which the compiler knows nothing: what is made of it in a loop is made anew each time, and takes
-//                            no registers meanwhile
+//   anew(x)                  x, hidden from the optimiser: what a loop computes from it is recomputed each time, and takes no
+//                            registers in between
 //
-// where g = lane / 4 and t = 2 (lane % 4). A register of a holds the element named and the next of its row in the upper
-// half, a register of b the next of its column. So x4 of a row-major a is an a; x4_trans of a row-major b, or x4 of a
-// row-major transpose of b, is two b.
+// where g = lane / 4 and t = 2 (lane % 4). A register of a holds the named element and, in its upper half, the next in its
+// row; a register of b, the next in its column. So ldmatrix_x4 of a row-major a gives one a; ldmatrix_x4_trans of a row-major
+// b, or ldmatrix_x4 of a row-major transpose of b, gives two b.
 //
-// The words from ldmatrix to mma are of the whole warp. Shared addresses are multiples of 16 bytes. Needs sm_80.
+// ldmatrix to mma are called by the whole warp. Shared addresses are multiples of 16 bytes. Needs sm_80.
 #pragma once
 #include "common.cuh"
 
@@ -30,7 +30,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* at) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(at));
 }
 
-// .cg: past L1, which would only keep a second copy of what shared memory holds.
+// .cg bypasses L1, which would only keep a second copy of what shared memory holds.
 __device__ __forceinline__ void cp_async16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }

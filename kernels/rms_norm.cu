@@ -1,24 +1,24 @@
 // RMS normalisation over the last axis (Zhang & Sennrich 2019, eq. 4).
 //
 //   forward    rstd[m]  = 1 / sqrt(mean_d x[m,d]^2 + eps)
-//              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 where no gain is given
+//              y[m,d]   = x[m,d] rstd[m] w[d]                                         w = 1 if no gain is given
 //   backward   g        = dy w
 //              dx[m,d]  = rstd[m] (g[m,d] - x[m,d] rstd[m]^2 mean_d(g x))             =, or + before[m,d]
-//              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =, parts[p,d] of it for the rows of block p
-//              y as the forward's, where it was not kept                              =
-//   tensors    x, y, dx, dy [M, D] real, in a backward y none if it is not to be made     before [M, D] real, none, or dx itself
-//              w [D] real or none     rstd [M] f32
-//              parts [P, D] f32, none without w
-//   needs      nothing; rows of up to 1280 numbers, D a multiple of 16 bytes, are read once and held in registers
-//   work       one warp a row; other rows are read again: forward by a warp, backward by a block.
-//              dw: a warp keeps its columns' sums in registers over its rows; the parts of blocks are added by column_sums.
-//              backward_narrow: rows of up to 1024 bytes, which leave registers for one block more
+//              dw[d]    = sum_m dy[m,d] x[m,d] rstd[m]                                =, parts[p,d]: over the rows of block p
+//              y as the forward's, if it was not kept                                 =
+//   tensors    x, y, dx, dy [M, D] real; in a backward y is null if not wanted     before [M, D] real, null, or dx itself
+//              w [D] real or null     rstd [M] f32
+//              parts [P, D] f32, null without w
+//   needs      nothing; rows of up to 1280 numbers, if D (in bytes) is a multiple of 16, are read once and held in registers
+//   work       one warp per row; other rows are read more than once: forward by a warp, backward by a block.
+//              dw: a warp keeps its columns' sums in registers over its rows; column_sums adds the blocks' parts.
+//              backward_narrow: rows of up to 1024 bytes, which leave registers for one more block
 //   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with y or before
 //   repeatable yes: no atomics, fixed order
 //   reference  src/ops/rms_norm.rs
 #include "rows.cuh"
 
-constexpr int WIDE = 40 / VECTOR, NARROW = 2;   // packs a lane
+constexpr int WIDE = 40 / VECTOR, NARROW = 2;   // packs per lane
 
 __device__ __forceinline__ Floats<VECTOR> gain(const real* w, int column) {
     if (w) return load_pack(w + column);
@@ -67,21 +67,21 @@ rms_norm_forward(real* y, float* rstd, const real* x, const real* w, int rows, i
     if (lane() == 0) rstd[row] = r;
 }
 
-// What a backward writes and reads; y, before and w where they are given.
+// What a backward writes and reads; y, before and w may be null.
 struct Tensors {
     real *dx, *y;
     const real *before, *dy, *x, *w;
 
-    // From the row on that begins with element `first`.
+    // Those of the row that begins with element `first`.
     __device__ __forceinline__ Tensors at(size_t first) const {
         return {dx + first, y ? y + first : nullptr, before ? before + first : nullptr, dy + first, x + first, w};
     }
 };
 
-// dx of a row, and y; adds its share to dw where there is a gain. All that is read is on its way before any of it is used.
+// dx of a row, and y; adds its share to dw if there is a gain. All loads are in flight before any of their results is used.
 template <int PACKS>
 __device__ __forceinline__ void backward(Columns<PACKS>& dw, const Tensors& of, float rstd, int width) {
-    constexpr bool EARLY = PACKS == NARROW;   // registers of wide rows have no room for `before`
+    constexpr bool EARLY = PACKS == NARROW;   // wide rows leave no registers for `before`
     Row<PACKS> row, slope, sum;
     row.load(of.x, width);
     slope.load(of.dy, width);
@@ -123,7 +123,7 @@ __device__ __forceinline__ void backward_rows(float* parts, const Tensors& of, c
     if (of.w) write_parts<PACKS>(parts, dw, width);
 }
 
-// By the whole block; a thread adds to the parts of its own columns, which it wrote at the block's first row.
+// By the whole block; a thread adds to the parts of its own columns, which it initialised at the block's first row.
 __device__ __forceinline__ void backward_reading_again(float* parts, const Tensors& of, float rstd, int width, bool first_row) {
     float dot = 0.0f;
     for (int d = threadIdx.x; d < width; d += blockDim.x)
@@ -150,7 +150,7 @@ rms_norm_backward(real* dx, float* parts, real* y, const real* before, const rea
         backward_reading_again(parts, of.at(static_cast<size_t>(row) * width), rstd[row], width, row < gridDim.x);
 }
 
-// Of rows that fit.
+// For rows that fit.
 extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 3 : 2)
 rms_norm_backward_narrow(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
                          const float* rstd, int rows, int width) {

@@ -1,14 +1,14 @@
-// A row in the registers of a warp, as it is stored; sums over rows that a warp keeps for its columns.
+// A row in the registers of a warp, as it is stored; sums over rows that a warp keeps for each of its columns.
 //
 //   Row<PACKS>       up to 32 PACKS VECTOR numbers: lane l has the packs l, l + 32, ..
 //   Columns<PACKS>   one f32 for each column, held the same way
-//   fits<PACKS>(..)  true if rows of that width can be held: they are no wider, and all of them may be moved in packs
+//   fits<PACKS>(..)  true if rows of that width fit and all of them may be accessed in packs
 //
 //   repeatable  yes: write_parts adds the warps of a block in order
 #pragma once
 #include "common.cuh"
 
-// 16 bytes as they are stored. As words: of bf16 numbers, the compiler would give each a register.
+// 16 bytes as they are stored, in words: the compiler would give each bf16 number a register.
 struct alignas(16) Stored { uint32_t word[4]; };
 
 __device__ __forceinline__ Floats<VECTOR> to_floats(const Stored& pack) {
@@ -22,7 +22,7 @@ __device__ __forceinline__ Floats<VECTOR> to_floats(const Stored& pack) {
     return values;
 }
 
-// work(p, column) for each pack of this lane that a row of `width` numbers has; column is its first.
+// Calls work(p, column) for each of this lane's packs in a row of `width` numbers; column is the pack's first.
 template <int PACKS, class Work> __device__ __forceinline__ void each_pack(int width, Work work) {
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
@@ -57,7 +57,7 @@ template <int PACKS> static __device__ void write_parts(float* parts, const Colu
     for (int p = 0; p < PACKS; p++) {
         const int first = p * 32 * VECTOR;
         if (first >= width) break;
-        __syncthreads();   // others may still read the pack before
+        __syncthreads();   // others may still be reading the previous pack
         store_pack(&of_warp[warp()][lane() * VECTOR], sums[p]);
         __syncthreads();
         if (threadIdx.x >= min(32 * VECTOR, width - first)) continue;

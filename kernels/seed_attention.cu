@@ -6,14 +6,14 @@
 //              dq      = sum_{b,t} ds[b,t] k[b,t]                                                     =
 //   tensors    q [HK] real     kv, dkv [B, T, 2HK] real, packed k | v     y, dy [B, HK] real     p, ds [B, H, T] f32
 //              dq [HK] f32     partial [S, HK] f32: what each of S slots adds to dq
-//   needs      nothing; 16-byte moves where K is a multiple of them
-//   work       a group of 1 to 32 lanes a (set, head), neighbours a head's columns; backward: a group takes every S-th set
+//   needs      nothing; 16-byte accesses if K (in bytes) is a multiple of 16
+//   work       one group of 1 to 32 lanes per (set, head), neighbours on a head's columns; backward: a group takes every S-th set
 //   bound by   memory: forward reads kv once, backward reads it once and writes dkv
 //   repeatable yes: dq is summed over a slot's sets, then over slots, in order
 //   reference  src/ops/seed_attention.rs
 #include "common.cuh"
 
-constexpr int TOKENS = 4;   // rows of k or v that are on their way at once
+constexpr int TOKENS = 4;   // rows of k or v in flight at once
 
 struct Sizes {
     int sets, tokens, heads, width;
@@ -25,7 +25,7 @@ struct Sizes {
     __device__ __forceinline__ size_t step() const { return 2 * columns(); }
 };
 
-// `lanes` neighbours, a power of two, that share a head and a slot. One beyond the last repeats it and writes nothing.
+// `lanes` neighbours, a power of two, that share a head and a slot. Groups beyond the last repeat it and write nothing.
 struct Group {
     int slot, head, lane, lanes;
     bool live;
@@ -36,7 +36,7 @@ struct Group {
         lane = thread % lanes, live = thread / lanes <= last;
     }
 
-    // Of the whole warp, as all shuffles.
+    // By the whole warp, as all shuffles.
     template <int N> __device__ __forceinline__ void sum(float (&x)[N]) const {
 #pragma unroll 1
         for (int flip = lanes / 2; flip > 0; flip /= 2)
@@ -45,7 +45,7 @@ struct Group {
     }
 };
 
-// N columns of TOKENS rows of k or v, from token t on; a row beyond the last repeats it.
+// N columns of TOKENS rows of k or v, from token t on; rows beyond the last repeat it.
 template <int N> struct Rows {
     Floats<N> row[TOKENS];
     __device__ __forceinline__ Rows(const real* first, int t, const Sizes& z) {
@@ -72,7 +72,7 @@ __device__ __forceinline__ void products(float (&x)[TOKENS], const real* a, cons
     g.sum(x);
 }
 
-// p of one set. T has no bound: a lane keeps every lanes-th token's score in p itself until all are known.
+// p of one set. T is unbounded: a lane keeps the score of every `lanes`-th token in p itself until all are known.
 template <int N>
 __device__ __forceinline__ void softmax(float* p, const real* q, const real* k, const Sizes& z, const Group& g) {
     float top = -INFINITY;
@@ -123,7 +123,7 @@ __device__ __forceinline__ void forward(real* y, float* p, const real* q, const 
     }
 }
 
-// ds of one set; dp lies there until its mean is known.
+// ds of one set; it holds dp until the mean of dp is known.
 template <int N>
 __device__ __forceinline__ void by_scores(float* ds, const real* dy, const real* v, const float* p, const Sizes& z,
                                           const Group& g, bool live) {
@@ -174,7 +174,7 @@ __device__ __forceinline__ void backward(real* dkv, float* partial, float* ds, c
     const int first = g.head * z.width;
     const auto at = [&](int b) { return static_cast<size_t>(b) * z.heads + g.head; };   // (set, head)
 #pragma unroll 1
-    for (int round = 0; round < z.sets; round += slots) {   // as many for every lane: it shuffles
+    for (int round = 0; round < z.sets; round += slots) {   // the same number of rounds for every lane: they shuffle
         const int b = min(round + g.slot, z.sets - 1);
         const bool live = g.live && round + g.slot < z.sets;
         const real* const v = kv + z.set(b) + z.columns() + first;
@@ -205,7 +205,7 @@ seed_attention_forward(real* y, float* p, const real* q, const real* kv, int set
     else forward<1>(y, p, q, kv, z, g);
 }
 
-// Three blocks an SM: more loads on their way are worth the registers.
+// Three blocks per SM: more loads in flight are worth the registers.
 extern "C" __global__ void __launch_bounds__(256, 3)
 seed_attention_backward(real* dkv, float* partial, float* ds, const real* dy, const real* q, const real* kv, const float* p,
                         int sets, int tokens, int heads, int width, int lanes, int slots, float scale) {
@@ -215,7 +215,7 @@ seed_attention_backward(real* dkv, float* partial, float* ds, const real* dy, co
     else backward<1>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
 }
 
-// 32 columns a block; its 32 warps take the slots in turns.
+// 32 columns per block; its 32 warps take the slots in turn.
 extern "C" __global__ void __launch_bounds__(1024)
 seed_attention_query(float* dq, const float* partial, int slots, int columns) {
     __shared__ float part[32][32];

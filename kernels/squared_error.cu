@@ -3,9 +3,9 @@
 //   forward    L     = 1/M sum_i (y[i] - x[i])^2                over all M G numbers
 //   backward   dy[i] = dL 2/M (y[i] - x[i])         dx = -dy                          =
 //   tensors    y, x, dy, dx [M G] real     L, dL [1] f32     parts [blocks] f64
-//   needs      nothing; 16-byte moves where a tensor's address is a multiple of them
+//   needs      nothing; 16-byte accesses if a tensor's address is 16-byte aligned
 //   work       forward: blocks stride over the numbers, a thread sums in f32 and a block in f64; loss.cu adds the blocks' sums.
-//              backward: one thread eight neighbours, and either gradient alone where only one is wanted
+//              backward: one thread per eight neighbours, and either gradient alone if only one is wanted
 //   bound by   memory: forward moves 2 M G numbers, backward 3 M G, or 4 M G for both gradients
 //   repeatable yes: sums have one fixed order
 //   reference  src/ops/squared_error.rs

@@ -1,20 +1,20 @@
-// Gated SiLU (Shazeer 2020, eq. 5), gate and value packed side by side, anywhere in a row; beside it, what a row's other branch
-// has made (SCALE v1, eq. 35).
+// Gated SiLU (Shazeer 2020, eq. 5), gate and value packed side by side, anywhere in a row; next to its output in y, that of the
+// row's other branch (SCALE v1, eq. 35).
 //
 //   forward    y[m]    = [l[m] | silu(a[m,f]) u[m,f]]       a, u = x[m, C + f], x[m, C + F + f]       silu(a) = a s(a)
 //   backward   da[m,f] = dy[m,E+f] u[m,f] s (1 + a (1 - s))                s(a) = 1 / (1 + e^-a)      =
 //              du[m,f] = dy[m,E+f] silu(a[m,f])                                                       =
-//              y as the forward's, where it was not kept                                              =
-//   tensors    x, dx [M, C + 2F]     l [M, E], null where E = 0     y, dy [M, E + F], y null in a backward that is not to make it
+//              y as the forward's, if it was not kept                                                 =
+//   tensors    x, dx [M, C + 2F]     l [M, E], null if E = 0     y, dy [M, E + F], y null in a backward that need not compute it
 //              all real
-//   needs      fewer than 2^32 packs of y; 16-byte moves where C, E and F are multiples of them
-//   work       one thread a pack of neighbours of y
-//   bound by   memory: forward moves 2 E + 3 F numbers a row, backward 5 F, with y 2 E + 6 F
+//   needs      fewer than 2^32 packs of y; 16-byte accesses if C, E and F are whole packs of 16 bytes
+//   work       one thread per pack of neighbours of y
+//   bound by   memory: forward moves 2 E + 3 F numbers per row, backward 5 F, with y 2 E + 6 F
 //   repeatable yes: no sums
 //   reference  src/ops/swiglu.rs
 #include "common.cuh"
 
-// Where a thread's pack lies. Packs are counted in 32 bits: a division of 64 takes as long as all else.
+// Where a thread's pack is. Packs are counted in 32 bits: a 64-bit division takes as long as everything else.
 template <int N> struct Place {
     uint32_t row;
     int column;   // of y; below E it is of l
@@ -43,7 +43,7 @@ __device__ void forward(real* y, const real* left, const real* x, int rows, int 
 template <int N>
 __device__ void backward(real* dx, real* y, const real* dy, const real* left, const real* x, int rows, int first, int beside,
                          int width) {
-    // Without y there is nothing to do for what lies beside.
+    // Without y there is nothing to do for l.
     const Place<N> at(y ? beside + width : width);
     if (at.row >= static_cast<uint32_t>(rows)) return;
     const int column = y ? at.column : beside + at.column;

@@ -5,9 +5,9 @@
 //             but nothing cancels
 //   DOWN      sums(i, j) = sum_d a(i, d) b(d, j): bf16 by mma.sync, f32 by FMA
 //
-// A stage is 128 bytes of depth of both operands. Three are in flight; two blocks of three stages fit a multiprocessor of
-// sm_90. Rows are cut in chunks of 16 bytes, and chunk c of row r lies at place c ^ r % 8 of it: eight neighbouring rows at
-// one depth are in different banks. Chunks come by cp.async where every row begins on 16 bytes, else by plain stores.
+// A stage is 128 bytes of depth of both operands. Three are in flight; two blocks of three stages fit on a multiprocessor of
+// sm_90. Rows are cut into 16-byte chunks, and chunk c of row r is stored at place c ^ r % 8 of it: eight neighbouring rows at
+// one depth are in different banks. Chunks come by cp.async if every row is 16-byte aligned, otherwise by plain stores.
 #pragma once
 #include "flat.cuh"
 #include "ptx.cuh"
@@ -20,7 +20,7 @@ constexpr int STAGES = 3;
 constexpr int AREA = TILE * DEPTH;             // numbers of one operand in a stage
 constexpr int TILE_SHARED = STAGES * 2 * AREA * sizeof(real);
 
-// Where number `column` of row `row` lies, in rows of WIDTH numbers.
+// Where number `column` of row `row` is, in rows of WIDTH numbers.
 template <int WIDTH> __device__ __forceinline__ int place(int row, int column) {
     return row * WIDTH + ((column / VECTOR) ^ (row % 8)) * VECTOR + column % VECTOR;
 }
@@ -29,12 +29,12 @@ struct Window {
     const real* at;
     int rows, columns;
     size_t stride;   // numbers from one row to the next
-    bool aligned;    // every row begins on 16 bytes, and its columns are whole chunks
+    bool aligned;    // every row is 16-byte aligned and consists of whole chunks
 };
 
 // A stage [ROWS, WIDTH] of a window, from row `top` and column `left` on.
 template <int ROWS, int WIDTH> __device__ __forceinline__ void fetch(real* to, const Window& from, int top, int left) {
-    constexpr int CHUNKS = WIDTH / VECTOR, TURN = 256 / CHUNKS;   // of a row; rows that the block fetches at once
+    constexpr int CHUNKS = WIDTH / VECTOR, TURN = 256 / CHUNKS;   // chunks of a row; rows that the block fetches at once
     const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS * VECTOR, there = from.columns - left - chunk;
     const real* const first = from.at + (top + row) * from.stride + left + chunk;
     if (from.aligned) {
@@ -53,17 +53,17 @@ template <int ROWS, int WIDTH> __device__ __forceinline__ void fetch(real* to, c
     }
 }
 
-// This thread's share of the tile: 64 sums, and where they stand.
+// This thread's share of the tile: 64 sums, and their positions.
 template <Across ACROSS> struct Sums;
 
 #if SCALE_BF16
 
 // Eight warps as 2 x 4, each 64 x 32.
 template <Across ACROSS> struct Sums {
-    float at[4][4][4] = {};   // by 16 rows, by 8 columns, as mma has them
+    float at[4][4][4] = {};   // by 16 rows, by 8 columns, as mma holds them
 
     __device__ __forceinline__ void add(const real* a, const real* b) {
-        const int top = warp() / 4 * 64, left = warp() % 4 * 32, l = lane();   // of ldmatrix: row l % 8 of matrix l / 8
+        const int top = warp() / 4 * 64, left = warp() % 4 * 32, l = lane();   // for ldmatrix: row l % 8 of matrix l / 8
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
             uint32_t of_b[2][4];
@@ -172,7 +172,7 @@ __device__ __forceinline__ void add_depth(Sums<ACROSS>& sums, real* stages, cons
     for (int step = 0; step < STAGES - 1; step++) start(step);
     for (int step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
-        __syncthreads();   // all copies of this stage are there, and nobody reads the one that is filled next
+        __syncthreads();   // all copies of this stage have landed, and nobody reads the stage that is filled next
         start(step + STAGES - 1);
         const real* of_a = stages + step % STAGES * 2 * AREA;
         sums.add(of_a, of_a + AREA);

@@ -3,9 +3,9 @@
 //   forward    y[b] = [cos(1000 t_b f_i), sin(1000 t_b f_i)],  f_i = 10^(-4 i / 128),  i < 128
 //   tensors    y [B, 256] real     t [B] f32
 //   needs      nothing
-//   work       one thread a frequency, 128 threads a set, in f64 as the reference has it: the argument reaches 1000, where f32
+//   work       one thread per frequency, 128 threads per set, in f64 like the reference: the argument reaches 1000, where f32
 //              has lost four digits of the angle
-//   bound by   f64 arithmetic: a few thousand angles a step
+//   bound by   f64 arithmetic: a few thousand angles per step
 //   repeatable yes: no sums
 //   reference  src/ops/time.rs
 #include "common.cuh"

@@ -1,12 +1,12 @@
 // Tokens of a set side by side: stacked, picked out, joined by a learned one (SCALE v1, eq. 31).
 //
-//   forward    y[r y_step + d] = x[r x_step + d],  r < R, d < W: tokens moves a part so, token one of T, prepend w and x
-//   backward   the same the other way; dw[d] = sum_b dy[b step + d] for the w of prepend                       =
+//   forward    y[r y_step + d] = x[r x_step + d],  r < R, d < W: so tokens moves each part, token one of T, prepend w and x
+//   backward   the same in the other direction; dw[d] = sum_b dy[b step + d] for the w of prepend              =
 //   tensors    x, y, dy real     dw [D] f32
-//   needs      nothing; 16-byte moves where W, the steps and the addresses are multiples of them
-//   work       copy: one thread a pack of neighbours, rows along x. dw: a block takes 512 bytes of a row, its warps take the
-//              rows in turns
-//   bound by   launches: a few rows a set
+//   needs      nothing; 16-byte accesses if W, the steps and the addresses are multiples of them
+//   work       copy: one thread per pack of neighbours, rows along x. dw: a block takes 512 bytes of each row, its warps take
+//              the rows in turn
+//   bound by   launches: a few rows per set
 //   repeatable yes: a warp adds its rows in order, a block its warps
 //   reference  src/ops/tokens.rs
 #include "columns.cuh"
