@@ -1,22 +1,21 @@
-// The words of CUDA on the CPU: g++ compiles the same .cu text, and every CUDA thread is a fiber (emulator_blocks.h).
+// CUDA's functions on the CPU: g++ compiles the same .cu text, and every CUDA thread is a fiber (emulator_blocks.h).
 //
 //   g++ -std=c++17 -O1 -g -fPIC -shared -I kernels -DSCALE_BF16=0 -x c++ wrapper.cpp -o swiglu_f32.so
-//   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it, EMULATED(name, 2, 1, 1) if it stands so in a
-//   __cluster_dims__
+//   wrapper.cpp: #include "swiglu.cu", then EMULATED(name) for each kernel of it, or EMULATED(name, 2, 1, 1) for one with
+//   __cluster_dims__(2, 1, 1)
 //
-// EMULATED makes `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`, which
-// returns 0, or 1 and a message that says what was wrong. After a failed launch the library can be used again.
+// EMULATED defines `int emulate_<name>(const Launch*, const Argument*, int count, char* message, size_t capacity)`, which
+// returns 0, or 1 and a message that says what was wrong. After a failed launch the library can still be used.
 //
 // With -fsanitize=address the sanitizer names a `__shared__` array that is overrun.
 //
 // How a kernel is written: `extern "C" __global__ void __launch_bounds__(n) name(plain arguments)`, `__cluster_dims__` before the
-// bounds; PTX through ptx.cuh and hopper.cuh,
-// dynamic shared memory through SHARED, 16-byte moves through packs. A device function that holds a `__shared__` array
-// is `static`, so that the array is of this library alone. Not offered, on purpose: fast-math intrinsics (what they
-// return cannot be promised), __activemask, cooperative groups, <<<>>>.
+// bounds; PTX through ptx.cuh and hopper.cuh, dynamic shared memory through SHARED, 16-byte accesses through packs. A device
+// function that holds a `__shared__` array is `static`, so that the array belongs to this library alone. Not offered, on purpose:
+// fast-math intrinsics (their results cannot be promised), __activemask, cooperative groups, <<<>>>.
 //
-// Seen on the device alone: a `__shared__` array without __align__(16) under 16-byte moves (here it is aligned anyway),
-// more threads than __launch_bounds__ says, waiting for another block.
+// Only a device detects: a `__shared__` array without __align__(16) under 16-byte accesses (here it is aligned anyway), more
+// threads than __launch_bounds__ says, waiting for another block.
 #pragma once
 #include <cmath>
 #include <mutex>
@@ -54,7 +53,7 @@ static inline float __uint_as_float(uint32_t bits) { float x; memcpy(&x, &bits, 
 static inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
 static inline float __int_as_float(int bits) { return __uint_as_float(static_cast<uint32_t>(bits)); }
 
-// The upper half of an f32, rounded to nearest even; a NaN becomes CUDA's one NaN.
+// The upper half of an f32, rounded to nearest even; a NaN becomes CUDA's canonical NaN.
 struct __nv_bfloat16 {
     uint16_t bits;
     __nv_bfloat16() = default;
@@ -81,7 +80,7 @@ template <class T> static inline T __ldg(const T* from) { return *from; }
 template <class T> static inline T __ldcs(const T* from) { return *from; }
 template <class T> static inline void __stcs(T* to, T value) { *to = value; }
 
-// Of numbers of one kind; as in CUDA, a NaN loses.
+// Both are converted to one type; as in CUDA, NaN loses.
 template <class A, class B, class T = std::common_type_t<A, B>> static inline T min(A x, B y) {
     if constexpr (std::is_floating_point_v<T>) return std::fmin(x, y);
     return static_cast<T>(y) < static_cast<T>(x) ? y : x;
@@ -91,13 +90,13 @@ template <class A, class B, class T = std::common_type_t<A, B>> static inline T 
     return static_cast<T>(x) < static_cast<T>(y) ? y : x;
 }
 
-// One thread runs at a time, so an atomic is a plain update. Their order is drawn; on the device it is open.
+// One thread runs at a time, so an atomic is a plain update. Their order is drawn; on the device it is not defined.
 template <class T, class F> static inline T update(T* at, F change) {
     const T old = *at;
     *at = change(old);
     return old;
 }
-template <class T> using Same = std::common_type_t<T>;   // takes no part in finding T
+template <class T> using Same = std::common_type_t<T>;   // takes no part in deducing T
 template <class T> static inline T atomicAdd(T* at, Same<T> by) { return update(at, [=](T x) { return x + by; }); }
 template <class T> static inline T atomicMax(T* at, Same<T> by) { return update(at, [=](T x) { return max(x, by); }); }
 template <class T> static inline T atomicMin(T* at, Same<T> by) { return update(at, [=](T x) { return min(x, by); }); }
@@ -108,7 +107,7 @@ template <class T> static inline T atomicCAS(T* at, Same<T> was, Same<T> to) {
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
-// The line of a word in the kernel, as its last argument.
+// The source line of a call in the kernel, as its last argument.
 #define EMULATOR_SITE emulator::Site site = emulator::Site::here()
 
 namespace emulator __attribute__((visibility("hidden"))) {
@@ -117,7 +116,7 @@ static inline bool in_shared(const void* at, size_t bytes) {
     const char* first = static_cast<const char*>(at);
     const char* last = first + bytes;
 #ifdef __SANITIZE_ADDRESS__
-    if (first < dynamic_shared || first > dynamic_shared + dynamic_bytes) return true;   // who knows: statics are anywhere
+    if (first < dynamic_shared || first > dynamic_shared + dynamic_bytes) return true;   // cannot tell: statics may be anywhere
 #endif
     return (first >= dynamic_shared && last <= dynamic_shared + dynamic_bytes) ||
            (first >= static_shared && last <= static_shared_end);
@@ -163,14 +162,14 @@ static inline uint32_t vote(uint32_t mask, bool value, const char* word, Site si
     return offer.ballot;
 }
 
-// What a warp has to answer for when all its lanes meet (emulator_ptx.h).
+// What is checked of a warp when all its lanes meet (emulator_ptx.h).
 static void (*meetings)(uint32_t warp);
 
 static void meet(void**, uint32_t mask) {
     if (meetings && mask == ~0u) meetings(current->number / 32);
 }
 
-// At a barrier a warp meets when its last lane comes; until all warps have come nobody goes on.
+// At a barrier a warp meets when its last lane arrives; no thread continues until all warps have arrived.
 static void meet_at_barrier() {
     static uint64_t block;
     static uint32_t came[MAX_THREADS / 32];
@@ -199,7 +198,7 @@ static inline int __any_sync(uint32_t mask, bool value, EMULATOR_SITE) {
     return emulator::vote(mask, value, "__any_sync", site) != 0;
 }
 
-// `width` parts a warp into segments; xor may read an earlier segment but no later one, as the hardware has it.
+// `width` divides a warp into segments; xor may read an earlier segment but no later one, as on the hardware.
 template <class T> static T __shfl_sync(uint32_t mask, T value, int source, int width = 32, EMULATOR_SITE) {
     const int first = emulator::current->number % 32 & -width, last = first + width - 1;
     return emulator::shuffle(mask, value, first + (source & (width - 1)), first, last, "__shfl_sync", site);
@@ -224,7 +223,8 @@ static const char* const KINDS[] = {"pointer", "int32", "uint32", "int64", "uint
 
 template <class T> constexpr uint32_t kind_of() {
     if (std::is_class_v<T>) return 6;   // the only class that kernels take
-    static_assert(std::is_class_v<T> || std::is_pointer_v<T> || std::is_same_v<T, float> || (std::is_integral_v<T> && sizeof(T) >= 4),
+    static_assert(std::is_class_v<T> || std::is_pointer_v<T> || std::is_same_v<T, float> ||
+                      (std::is_integral_v<T> && sizeof(T) >= 4),
                   "a kernel's arguments are pointers, integers of 32 or 64 bits, floats, and tensor maps");
     if (std::is_pointer_v<T>) return 0;
     if (std::is_same_v<T, float>) return 5;
@@ -265,7 +265,7 @@ template <class... P> static int describe(void (*)(P...), uint32_t* kinds, int r
 
 }  // namespace emulator
 
-// After the name: what stands in the kernel's __cluster_dims__, if it has them.
+// After the name: the arguments of the kernel's __cluster_dims__, if it has them.
 #define EMULATED(name, ...)                                                                                           \
     extern "C" __attribute__((visibility("default"))) int emulate_##name(                                             \
         const Launch* shape, const Argument* arguments, int count, char* message, size_t capacity) {                  \
@@ -276,5 +276,5 @@ template <class... P> static int describe(void (*)(P...), uint32_t* kinds, int r
         return emulator::describe(name, kinds, room);                                                                 \
     }
 
-// From here on: nothing but the launchers leaves the library, so that two libraries of one kernel file share no array.
+// From here on only the launchers are visible outside the library, so that two libraries of one kernel file share no array.
 #pragma GCC visibility push(hidden)

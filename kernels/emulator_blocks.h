@@ -1,13 +1,13 @@
-// Blocks: runs the threads of a block, or of a cluster of blocks, on the CPU, every thread a fiber. emulator_grid.h runs a grid.
+// Blocks: runs the threads of a block, or of a cluster of blocks, on the CPU, each thread a fiber. emulator_grid.h runs a grid.
 //
-//   order      A drawn warp runs until it waits; at each barrier, and at some of the warp operations, another warp is drawn,
-//              of any block of the cluster. So a missing __syncthreads gives a wrong result under some seeds, and the same
-//              seed always gives the same run.
+//   order      A warp, drawn at random, runs until it waits; at each barrier, and at some of the warp operations, another warp is
+//              drawn, from any block of the cluster. So a missing __syncthreads gives a wrong result under some seeds, and the
+//              same seed always gives the same run.
 //   checked    A barrier must be reached by every thread of the block (or cluster) at one source line, a warp operation by
-//              every lane of its mask at one source line. What cannot go on is reported: who waits where, who has exited.
-//   not seen   races inside a warp between two operations of it (but see emulator_ptx.h), bank conflicts, memory order, speed
+//              every lane of its mask at one source line. A deadlock is reported: who waits where, who has exited.
+//   not seen   races within a warp between two of its operations (but see emulator_ptx.h), bank conflicts, memory order, speed
 //
-// All state is static, so each library has its own, and one launch at a time runs in a library.
+// All state is static, so each library has its own, and a library runs one launch at a time.
 #pragma once
 #include "emulator_fibers.h"
 #include <cstdarg>
@@ -21,16 +21,16 @@ typedef uint3 dim3;
 static dim3 blockDim, gridDim;
 #define threadIdx (emulator::current->index)
 #define blockIdx (emulator::current->block->index)
-#define dynamic_shared (emulator::current->block->shared)   // what SHARED in common.cuh names
+#define dynamic_shared (emulator::current->block->shared)   // used by SHARED in common.cuh
 
-// As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (in the low 32 bits), 6 address of a map.
+// As the host passes them. Kinds: 0 pointer, 1 int32, 2 uint32, 3 int64, 4 uint64, 5 float (low 32 bits), 6 address of a map.
 struct Launch { uint32_t grid[3], block[3], shared_bytes, reserved; uint64_t seed; };
 struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
 // `__shared__` arrays are thread-local, for one reason: the library's thread-local memory holds nothing else, so it can be
-// found and poisoned whole. (A section would do, but g++ puts no static of a template in one.) The sanitizer guards no
-// thread-local array, so for it they are plain statics, and not poisoned. The blocks of a cluster would all have the same array:
-// a kernel of clusters writes none (emulator_grid.h).
+// found and poisoned as a whole. (A section would do, but g++ puts no static of a template in one.) The sanitizer guards no
+// thread-local array, so with it they are plain statics, and not poisoned. The blocks of a cluster would all share one array,
+// so a kernel with clusters writes none (emulator_grid.h).
 #ifdef __SANITIZE_ADDRESS__
 #define __shared__ static
 #else
@@ -39,23 +39,23 @@ struct Argument { uint32_t kind, reserved; uint64_t bits; };
 
 namespace emulator __attribute__((visibility("hidden"))) {
 
-constexpr int MAX_THREADS = 1024, MAX_CLUSTER = 8;   // threads of a cluster, where on a device they are of a block
+constexpr int MAX_THREADS = 1024, MAX_CLUSTER = 8;   // threads of a cluster; on a device the limit is per block
 
-// Where a word of a kernel stands. As a default argument it tells the caller's line.
+// Where in a kernel a function is called. As a default argument it yields the caller's line.
 struct Site {
     const char* file;
     int line;
     static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
         return {file, line};
     }
-    // The names of one file are one string of the library.
+    // A file's name is one string in the library: pointers suffice.
     bool operator==(const Site& other) const { return line == other.line && file == other.file; }
 };
 
 // What the last lane to arrive does for all lanes of `mask`; offers[lane] is what that lane brought.
 typedef void (*Act)(void** offers, uint32_t mask);
 
-struct Copy { char* to; uint32_t group; unsigned char bytes[16]; };   // a cp.async on its way
+struct Copy { char* to; uint32_t group; unsigned char bytes[16]; };   // a cp.async in flight
 
 struct Block {
     uint3 index;
@@ -79,20 +79,20 @@ struct Thread : Fiber {
 
 struct Warp { uint32_t ready, waiting; void* offers[32]; };
 
-static Block blocks[MAX_CLUSTER];   // of the cluster that runs; a block alone is one too
+static Block blocks[MAX_CLUSTER];   // of the cluster that runs; a single block counts as one
 static Thread threads[MAX_THREADS];
 static Warp warps[MAX_THREADS / 32];
 static Thread* current;             // the thread that runs
 static Fiber launcher;              // the launch, on the caller's stack
-static uint32_t cluster_size, block_threads, thread_count;   // the last is of a cluster
+static uint32_t cluster_size, block_threads, thread_count;   // the last counts a cluster's
 static uint32_t live, at_barrier;                            // of the cluster
 static uint32_t awake;              // warps that have a ready lane, one bit each
-static uint32_t turn;               // where the lanes of the drawn warp begin
+static uint32_t turn;               // the lane at which the drawn warp begins to look for a ready one
 static uint32_t patience;           // a warp operation draws another warp if draw() & patience is 0
 static bool entered, failed;
-static uint64_t random_state, block_count;   // clusters begun, ever
-static bool (*arrivals)();          // lands something that was still on its way, if there is anything (emulator_hopper.h)
-static void (*leaving)();           // refuses a thread that ends with something on its way (emulator_hopper.h)
+static uint64_t random_state, block_count;   // clusters begun, over all launches
+static bool (*arrivals)();          // lands something still in flight, if there is anything (emulator_hopper.h)
+static void (*leaving)();           // refuses a thread that exits with something in flight (emulator_hopper.h)
 static const std::function<void()>* kernel_body;
 static const char* kernel_name;
 static char* message;
@@ -105,7 +105,7 @@ static inline uint32_t draw() {   // xorshift64*
     return static_cast<uint32_t>((random_state * 0x2545F4914F6CDD1Dull) >> 32);
 }
 
-// The first set bit at or after a place, going round.
+// The first set bit at or after a place, wrapping around.
 static inline int bit_from(uint32_t bits, uint32_t place) {
     place &= 31;
     const uint32_t turned = place ? bits >> place | bits << (32 - place) : bits;
@@ -123,8 +123,8 @@ __attribute__((format(printf, 1, 2))) static int refuse(const char* format, ...)
     return 1;
 }
 
-// Ends the launch from inside a kernel: its fibers are left as they stand, the next launch begins them anew. So nothing
-// here may own memory: no destructor runs.
+// Ends the launch from inside a kernel: its fibers are abandoned, and the next launch begins them anew. So nothing here may own
+// memory: no destructor runs.
 __attribute__((noreturn)) static void stop() {
     current->go_to(launcher);
     abort();
@@ -149,7 +149,7 @@ static std::string state(const Thread& thread) {
     return std::string("wait at ") + thread.word + " (" + thread.site.file + ":" + line + ")" + mask;
 }
 
-// Nothing can run, yet threads are left: says who waits where, neighbours in the same state together.
+// Nothing can run, yet threads are left: says who waits where, with neighbours in the same state as one group.
 static void report_stuck() {
     std::string text;
     for (uint32_t first = 0, next; first < thread_count; first = next) {
@@ -185,7 +185,7 @@ static void draw_a_warp() {
     resume(bit_from(awake, draw()));
 }
 
-// Until another thread makes this one ready. A warp keeps running until none of its lanes can.
+// Sleeps until another thread makes this one ready. A warp keeps running until none of its lanes can.
 static void sleep(Thread& self) {
     const int number = self.number / 32;
     warps[number].ready &= ~self.bit;
@@ -194,7 +194,7 @@ static void sleep(Thread& self) {
     draw_a_warp();
 }
 
-// All threads from `first` to `end` meet; so many have come.
+// All threads from `first` to `end` meet; `came` counts those that have arrived.
 static void barrier(uint32_t& came, uint32_t first, uint32_t end, const char* word, Site site) {
     Thread& self = *current;
     self.word = word, self.site = site, self.mask = 0;
@@ -206,7 +206,7 @@ static void barrier(uint32_t& came, uint32_t first, uint32_t end, const char* wo
         warps[i / 32].ready = end - i < 32 ? (1u << (end - i)) - 1 : ~0u;
         awake |= 1u << i / 32;
     }
-    // Between two barriers warps run either far apart or finely mixed: both find races that the other does not.
+    // Between two barriers warps run either far apart or finely interleaved: each finds races that the other does not.
     patience = (1u << draw() % 8) - 1;
     draw_a_warp();
 }
@@ -243,7 +243,7 @@ static void thread_entry() {
     abort();   // a thread that has exited is never ready
 }
 
-// Where a block stands in the grid, and where its memory lies, is known.
+// Expects blocks[] to hold each block's index and the address of its shared memory.
 static void run_cluster() {
     for (uint32_t i = 0; i < thread_count; i++) {
         Thread& thread = threads[i];

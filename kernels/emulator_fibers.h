@@ -1,10 +1,10 @@
 // Fibers: many threads of control on one OS thread, switched by hand.
 //
 //   prepare(context, stack, bytes, entry)   the next switch to `context` begins `entry` on that stack
-//   swap(from, to)                          stops here, goes on there; comes back when another fiber swaps to `from`
+//   swap(from, to)                          stops here and continues there; returns when another fiber swaps to `from`
 //
 // A switch costs a few ns on x86-64. Elsewhere, and with -DEMULATOR_UCONTEXT, ucontext does the same, much slower: it
-// saves the signal mask by a system call. AddressSanitizer is told of each switch, else it would take a fiber's stack
+// saves the signal mask by a system call. AddressSanitizer is informed of each switch, else it would take a fiber's stack
 // for a wild pointer.
 #pragma once
 #include <cstddef>
@@ -24,9 +24,9 @@ namespace emulator __attribute__((visibility("hidden"))) {
 
 struct Context { void* stack_pointer; };
 
-// The compiler saves what is live: every register but two is named as lost. The frame pointer cannot be named; vector
-// registers need not be, see go_to. Goes on by a jump, not by a return, which the processor would predict from the
-// calls of the fiber that is left.
+// The compiler saves what is live: every register but two is listed as clobbered. The frame pointer cannot be listed; vector
+// registers need not be, see go_to. It continues by a jump, not by a return, which the processor would predict from the
+// calls of the fiber that it leaves.
 static inline __attribute__((always_inline)) void swap(Context& from, Context& to) {
     void *keep = &from.stack_pointer, *load = to.stack_pointer;
     asm volatile(R"(
@@ -45,7 +45,7 @@ static inline __attribute__((always_inline)) void swap(Context& from, Context& t
 }
 
 static inline void prepare(Context& context, char* stack, size_t bytes, void (*entry)()) {
-    // What swap pops: where to go on. Above it a null return address, which ends every backtrace; the ABI wants the
+    // What swap pops: where to continue. Above it a null return address, which ends every backtrace; the ABI wants the
     // stack pointer at 8 modulo 16 when a function begins.
     void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t(15));
     *--top = nullptr;
@@ -73,9 +73,9 @@ static inline void prepare(Context& context, char* stack, size_t bytes, void (*e
 
 #endif
 
-// One mapping for all stacks of the library, made at the first launch and given back when the library is closed. Untouched
-// pages cost nothing. The lowest page of each warp's stacks is closed, so that a runaway recursion faults soon; one a stack would
-// be more mappings than a process with forty such libraries may have.
+// One mapping for all stacks of the library, made at the first launch and unmapped when the library is closed. Untouched
+// pages cost nothing. The lowest page of each warp's stacks is inaccessible, so that a runaway recursion soon faults; one per stack
+// would be more mappings than a process with forty such libraries may have.
 constexpr size_t STACK = 256 << 10, PAGE = 4096;
 
 struct Stacks {
@@ -95,7 +95,7 @@ struct Stacks {
 
     ~Stacks() {
 #ifdef __SANITIZE_ADDRESS__
-        __asan_unpoison_memory_region(memory, bytes);   // whoever is given these addresses next finds no old frames there
+        __asan_unpoison_memory_region(memory, bytes);   // whatever is put at these addresses next must find no old frames
 #endif
         munmap(memory, bytes);
     }
@@ -111,11 +111,11 @@ struct Fiber {
     Context context;
     const void* stack = nullptr;   // the lowest usable byte
     size_t bytes = 0;
-    void* sanitizer = nullptr;     // AddressSanitizer's own note of a fiber that is switched away
+    void* sanitizer = nullptr;     // AddressSanitizer's own record of a fiber that is switched away
 
     void begin(char* memory, int number, void (*entry)()) {
         stack = memory + PAGE;
-        // Stacks lie a power of two apart: without a shift the 32 lanes of a warp would share one set of the L1 cache.
+        // Stacks are a power of two apart: without a shift the 32 lanes of a warp would share one set of the L1 cache.
         bytes = STACK - PAGE - (number % 32) * 192;
         sanitizer = nullptr;
 #ifdef __SANITIZE_ADDRESS__
@@ -124,7 +124,7 @@ struct Fiber {
         prepare(context, memory + PAGE, bytes, entry);
     }
 
-    // noipa: callers must not look inside and find a vector register that it seems to keep.
+    // noipa: the compiler must not look inside and conclude that a vector register is preserved.
     __attribute__((noipa)) void go_to(Fiber& to) {
 #ifdef __SANITIZE_ADDRESS__
         __sanitizer_start_switch_fiber(&sanitizer, to.stack, to.bytes);
@@ -136,7 +136,7 @@ struct Fiber {
     }
 };
 
-// The first act of a new fiber. `launcher` learns where its stack lies when a fiber is first entered from it.
+// The first act of a new fiber. `launcher` learns where its own stack is when a fiber is first entered from it.
 static inline void arrive(Fiber& launcher, bool from_launcher) {
 #ifdef __SANITIZE_ADDRESS__
     const void* stack;

@@ -1,13 +1,13 @@
-// Grids: runs a kernel's blocks one after the other, or its clusters; inside one, emulator_blocks.h.
+// Grids: runs a kernel's blocks, or its clusters, one after the other; emulator_blocks.h runs each of them.
 //
 //   order      Blocks, or clusters, run in an order drawn from the launch's seed. The blocks of a cluster run interleaved, as
 //              the warps of one block do.
-//   clusters   A kernel marked __cluster_dims__(n, 1, 1) runs in clusters of n blocks that lie side by side along x. They have
-//              at most 1024 threads together, each whole warpgroups; dynamic shared memory is each block's own.
-//   checked    The grid is a multiple of the cluster. No `__shared__` array is written in a kernel of clusters: here all of its
-//              blocks would have the same one (the sanitizer hides where it lies).
+//   clusters   A kernel marked __cluster_dims__(n, 1, 1) runs in clusters of n blocks, neighbours along x. A cluster has at most
+//              1024 threads, each block whole warpgroups; dynamic shared memory is each block's own.
+//   checked    The grid is a multiple of the cluster. A kernel with clusters writes no `__shared__` array: here all its blocks
+//              would share it (not checked with the sanitizer, which hides where it is).
 //   poison     Shared memory holds 0xFF bytes (NaN in f32 and bf16) when a block begins. So do the guard bytes around
-//              it: what is read there is NaN, and what is written there ends the launch.
+//              it: a read there gives NaN, and a write there ends the launch.
 #pragma once
 #include "emulator_blocks.h"
 #include <algorithm>
@@ -16,15 +16,15 @@
 namespace emulator __attribute__((visibility("hidden"))) {
 
 constexpr int MAX_BLOCKS = 1 << 24;
-constexpr uint32_t MAX_DOWN = 65535;   // blocks along y, or z, as a device has them
-constexpr size_t MAX_SHARED = 227 << 10;   // what a block may ask for on sm_90
+constexpr uint32_t MAX_DOWN = 65535;   // blocks along y, or z, as on a device
+constexpr size_t MAX_SHARED = 227 << 10;   // the most that a block may ask for on sm_90
 #ifdef __SANITIZE_ADDRESS__
 constexpr size_t GUARD = 0;   // the sanitizer has its own, right behind the last byte
 #else
 constexpr size_t GUARD = 64;
 #endif
 
-// Blocks of a cluster, from what stands in __cluster_dims__.
+// Blocks per cluster, from the arguments of __cluster_dims__.
 static constexpr uint32_t cluster_of(uint32_t x = 1, uint32_t y = 1, uint32_t z = 1) { return y == 1 && z == 1 ? x : 0; }
 
 static thread_local char mark;   // makes sure that there is thread-local memory
@@ -49,7 +49,7 @@ static bool poisoned(const char* first, const char* last) {
     return std::all_of(first, last, [](char byte) { return byte == char(0xFF); });
 }
 
-// What the blocks of a cluster have written where they may not.
+// Refuses a cluster whose blocks have written where they may not.
 static void check_memory() {
     for (uint32_t rank = 0; rank < cluster_size && !failed; rank++) {
         const Block& block = blocks[rank];

@@ -1,29 +1,29 @@
-// The words of hopper.cuh on the CPU: what the copy engine and wgmma do by themselves happens late, and what may not be
-// touched meanwhile is watched.
+// The functions of hopper.cuh on the CPU: what TMA and wgmma do asynchronously happens late, and what must not be touched
+// meanwhile is watched.
 //
-//   tma_load     The target is poison from the call on. The box lands, swizzled, at a drawn moment: while others run, or as
-//                late as when nothing else can; in each block of a cluster that it goes to at another. Bytes beyond those
-//                expected end the launch; those that another block fetches may come before, while an arrival is still due.
-//                Bytes that are missing leave their waiters stuck, which is reported. bulk_load alike, as the bytes lie.
-//                Bytes as they lie are read when they land, no sooner.
-//   bulk_store   What it starts from is read at a drawn moment, and lands, or is added, at a later one, in any order; at the
-//                latest when bulk_read or bulk_done asks. Refused: one to a place where another may still be on its way, for
-//                nobody has waited for it; a thread that ends and has not waited for all.
-//   mbarrier     lives in its 8 bytes of shared memory; used before mbarrier_init, or arrived at too often, it is refused.
-//   clusters     What goes to a block that has ended is refused: a copy when it lands, an arrival when it is made.
+//   tma_load     The target is poison from the call on. The box lands, swizzled, at a random moment: while others run, or at
+//                the latest when nothing else can; at a moment of its own in each block of a cluster that it goes to. Bytes
+//                beyond those expected end the launch; those that another block fetches may land early, while an arrival is
+//                still due. Missing bytes leave their waiters stuck, which is reported. bulk_load does the same with plain
+//                bytes, which are read when they land, no sooner.
+//   bulk_store   Its source is read at a random moment, and lands, or is added (bulk_add), at a later one, in any order; at the
+//                latest when bulk_read or bulk_done asks. Refused: one to a place where another that nobody has waited for
+//                may still be in flight; a thread that exits without having waited for all.
+//   mbarrier     is kept in its 8 bytes of shared memory; use before mbarrier_init and surplus arrivals are refused.
+//   clusters     Whatever is sent to a block that has exited is refused: a copy when it lands, an arrival when it is made.
 //   wgmma        see emulator_wgmma.h
-//   not seen     what a missing proxy fence does, and a missing release or acquire: an arrival is seen at once, in another block
-//                too, with all that was written before it; a warpgroup that parts; how many registers there are
+//   not seen     a missing proxy fence, release or acquire: an arrival is visible at once, in another block too, with all that
+//                was written before it; a warpgroup that diverges; register limits
 #pragma once
 
 #define __grid_constant__
 
-// What the driver's tensor map stands for: rows of bf16, `stride` bytes apart, of which boxes are copied.
+// What the driver's tensor map describes: rows of bf16, `stride` bytes apart, of which boxes are copied.
 struct TensorMap { uint64_t base, width, height, stride; uint32_t box_width, box_height; };
 
 namespace emulator __attribute__((visibility("hidden"))) {
 
-// Where dynamic shared memory begins. On the device too it need not be a multiple of 1024.
+// Where dynamic shared memory begins. On a device it need not be a multiple of 1024 either.
 constexpr uint32_t SHARED_BASE = 0x410;
 
 static inline uint32_t address_of(const void* at) {
@@ -44,13 +44,13 @@ static Block& block_of(uint32_t rank, const char* word) {
     return blocks[rank];
 }
 
-// ---- barriers: `phase` is the parity of the one under way
+// ---- barriers: `phase` is the parity of the current phase
 
 struct Barrier { uint8_t made, phase, count, pending; int32_t bytes; };
 constexpr uint8_t MADE = 0xB5;
 static const Barrier* waits_on[MAX_THREADS];
 
-// The one that lies in `block` where b does in this one.
+// The barrier in `block` that is at b's place.
 static Barrier& barrier_at(uint64_t* b, const char* word, const Block& block = *current->block) {
     Barrier& barrier = *reinterpret_cast<Barrier*>(in_block(address_of(b), 8, word, block));
     if (barrier.made != MADE) fail("%s on a barrier that was not made", word);
@@ -62,7 +62,7 @@ static void maybe_turn() {
     if (!(draw() & patience)) draw_a_warp();
 }
 
-// `early`: bytes may be ahead of those expected.
+// `early`: bytes may land before they are expected.
 static void settle(Barrier& barrier, bool early = true) {
     if (barrier.bytes < 0 && !(early && barrier.pending))
         fail("a tma_load brings %d bytes more than its barrier expects", -barrier.bytes);
@@ -80,7 +80,7 @@ static void arrive_at(uint64_t* b, uint32_t bytes, const char* word, const Block
     maybe_turn();
 }
 
-// ---- copies on their way
+// ---- copies in flight
 
 struct Flight {
     uint64_t begun;
@@ -88,7 +88,7 @@ struct Flight {
     char* to;
     Barrier* barrier;
     std::vector<char> box;
-    const char* source = nullptr;   // of bytes that are still to be read
+    const char* source = nullptr;   // of plain bytes, which are still to be read
 };
 static std::vector<Flight> flights;
 
@@ -113,9 +113,9 @@ static bool land_a_flight() {
     return true;
 }
 
-// ---- and on their way back
+// ---- copies back to global memory
 
-// The copy engine takes numbers that are none of the normal ones for 0.
+// TMA takes denormals for 0.
 static float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? 0.0f * x : x; }
 
 struct Parting {
@@ -137,7 +137,7 @@ struct Parting {
         landed = true;
     }
 };
-static std::vector<Parting> partings;   // all that nobody has waited for; of a thread, in the order in which it started them
+static std::vector<Parting> partings;   // all not waited for yet; each thread's in the order in which it started them
 
 static void forget_failed() {
     for (size_t i = partings.size(); i-- > 0;)
@@ -173,7 +173,7 @@ static void part(float* to, const float* from, uint32_t bytes, bool adds, const 
     maybe_land();
 }
 
-// All but the `newest` that this thread has started: read, or landed too.
+// All but the `newest` that this thread has started are read, or land too.
 static void finish_partings(size_t newest, bool land) {
     maybe_land();
     std::vector<Parting*> mine;
@@ -200,7 +200,7 @@ static void load_box(void* to, const TensorMap* map, int x, int y, uint64_t* b, 
     const uint32_t address = address_of(to), bytes = map->box_width * 2 * map->box_height;
     if (address % 1024) fail("tma_load to address %u, no multiple of 1024", address);
     if (map->box_width != 64) fail("tma_load of rows of %u numbers; swizzled rows have 64", map->box_width);
-    for (uint32_t rest = mask; rest; rest &= rest - 1) {   // nothing may fail while the box is held
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {   // nothing may fail once the box is allocated
         const Block& block = block_of(__builtin_ctz(rest), "tma_load");
         in_block(address, bytes, "tma_load", block), barrier_at(b, "tma_load", block);
     }

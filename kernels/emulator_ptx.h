@@ -1,10 +1,10 @@
-// The words of ptx.cuh on the CPU, with the fragment layouts that the PTX manual gives.
+// The functions of ptx.cuh on the CPU, with the fragment layouts that the PTX manual gives.
 //
 // A copy lands at the wait that covers it and no sooner; until then its 16 bytes are poison, so that a missing wait or
-// commit gives NaN, and so does a buffer that is filled again while others still read it.
+// commit gives NaN, as does a buffer that is refilled while others still read it.
 //
-// What ldmatrix reads for a lane, another lane has addressed. Until the warp meets at a __syncwarp or a __syncthreads, that read
-// is in no order with what the lanes write: rows that have changed by then were written too early.
+// What ldmatrix reads for a lane is addressed by another lane. Until the warp meets at a __syncwarp or a __syncthreads, that read
+// is unordered with what the lanes write: rows that have changed by then were written too early.
 #pragma once
 
 namespace emulator __attribute__((visibility("hidden"))) {

@@ -1,8 +1,8 @@
-// wgmma on the CPU, below emulator_hopper.h.
+// wgmma on the CPU; included by emulator_hopper.h.
 //
-//   operands     Shared memory is read through its descriptors, swizzle and all, at the call and once more when it is waited for:
-//                what changed in between was given free too early. Registers that hold an operand must be the same then.
-//   sums         lie beside the registers, which hold poison, until the wait that covers them
+//   operands     Shared memory is read through its descriptors, swizzle and all, at the call and once more at the wait: what
+//                changed in between was given free too early. Registers that hold an operand must be unchanged then, too.
+//   sums         are kept aside, and their registers hold poison, until the wait that covers them
 #pragma once
 
 namespace emulator __attribute__((visibility("hidden"))) {
@@ -12,7 +12,7 @@ struct Sum { float* d; uint32_t group, count; float values[64]; };   // `count` 
 struct Operands { uint64_t a, b; bool in_registers, a_transposed, transposed; int columns; uint32_t group; uint64_t seen; };
 struct Held { const uint32_t* a; uint32_t group, was[4]; };   // an operand in registers
 
-// Of a thread: what it has begun and not yet waited for. The operands are those of its warp.
+// What a thread has begun and not yet waited for. The operands are those of its warp.
 struct Matrix {
     uint64_t block;
     bool fenced;
@@ -30,7 +30,7 @@ static Matrix& matrix_of(const Thread& thread) {
     return m;
 }
 
-// Element (row, k) of an operand, as the PTX manual lays its core matrices: rows of k, or rows of `row` if transposed.
+// Element (row, k) of an operand, as the PTX manual lays out core matrices: k contiguous, or `row` if transposed.
 static float element(uint64_t matrix, bool transposed, uint32_t row, uint32_t k) {
     const uint32_t start = (matrix & 0x3FFF) << 4, leading = (matrix >> 16 & 0x3FFF) << 4, stride = (matrix >> 32 & 0x3FFF) << 4;
     const uint32_t mode = matrix >> 62, bits = mode ? 4 - mode : 0, width = 16 << bits;   // 0: none, 1: 128, 2: 64, 3: 32 bytes
@@ -49,7 +49,7 @@ static float element(uint64_t matrix, bool transposed, uint32_t row, uint32_t k)
 
 struct Read { float a[16][16], b[16][128]; };
 
-// What lies in shared memory, hashed.
+// Returns a hash of what it reads in shared memory.
 static uint64_t read_operands(Read& read, const Operands& o, uint32_t warp) {
     for (uint32_t row = 0; row < 16; row++)
         for (uint32_t k = 0; k < 16; k++) read.a[row][k] = o.in_registers ? 0.0f : element(o.a, o.a_transposed, 16 * warp + row, k);
@@ -115,7 +115,7 @@ static void wgmma_begin(Multiply offer, Site site) {
     together(~0u, "wgmma", wgmma_act, &offer, site);
 }
 
-// `newest` groups may stay on their way.
+// `newest` groups may stay in flight.
 static void wgmma_land(uint32_t newest) {
     Matrix& m = matrix_of(*current);
     static Read read;

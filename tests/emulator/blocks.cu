@@ -1,13 +1,13 @@
-// Right: indices, the order of blocks, fresh shared memory for each block.
+// Right: indices, the order of blocks, shared memory fresh for each block.
 //
 //   places     y[linear place of the thread in the grid] = its block's linear index * 10000 + its own in the block
 //   order      y[block] = how many blocks ran before; counter [1] u32 begins at 0
-//   leftover   y[block] = the number of threads that find other bytes than 0xFF in shared memory when the block begins
+//   leftover   y[block] = the number of threads that find bytes other than 0xFF in shared memory when the block begins
 //   tensors    places: y [grid, block] i32     order, leftover: y [grid] i32
 //   needs      places: any shape     leftover: 64 threads, 256 bytes of dynamic shared memory
 //
-// Seen: places right for a grid (2, 3, 2) of blocks (4, 2, 5). order is a permutation, the same one under the same
-// seed, others under other seeds. leftover is 0 everywhere (not so on a device: it tests the emulator alone).
+// Seen: places is right for a grid (2, 3, 2) of blocks (4, 2, 5). order is a permutation, the same under the same seed,
+// different under others. leftover is 0 everywhere (not so on a device: it tests the emulator alone).
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(1024) places(int* y) {

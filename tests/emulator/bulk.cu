@@ -1,18 +1,18 @@
-// Right: y = x by way of shared memory, fetched by one thread in two pieces. Planted: what bulk_load forbids.
+// Right: y = x through shared memory, fetched by one thread in two pieces. Planted: what bulk_load forbids.
 //
 //   fault         Seen
 //   NONE          y = x under every seed
-//   NO_WAIT       NaN under some seed: read before it is there
+//   NO_WAIT       NaN under some seed: read before it has landed
 //   MORE_BYTES    "diverged", at mbarrier_wait
 //   MISALIGNED    "no multiple of 16": a piece that begins at an odd place
-//   OUTSIDE       "outside of": more than the block's shared memory holds
+//   OUTSIDE       "outside of": beyond the block's shared memory
 //
 // And back: y = x + 2 x, stored and added to by one thread. Planted:
 //
 //   fault         Seen
 //   NONE          y = 3 x under every seed
-//   NO_READ       another y under some seed: what is stored is written over before it is read
-//   NO_ORDER      "on its way": added to what was stored, and nobody has waited for it
+//   NO_READ       another y under some seed: what is stored is overwritten before it is read
+//   NO_ORDER      "on its way": an addition to what is being stored, without waiting for it
 //   NO_END        "on its way": nobody waits for the sum
 //   MISALIGNED    "no multiple of 16"
 #include "hopper.cuh"

@@ -1,4 +1,4 @@
-// Right: c = a b by clusters of two blocks, each with 64 rows of a of its own, which share b: each fetches half of a slot for both.
+// Right: c = a b by clusters of two blocks, each with its own 64 rows of a, sharing b: each fetches half of a slot for both.
 // Planted: what clusters forbid.
 //
 //   forward    c[m,n] = sum_k a[m,k] b[n,k]
@@ -7,16 +7,16 @@
 //
 //   fault                       Seen
 //   NONE                        relative error below 1e-6, the same bits under every seed
-//   NO_FIRST_MEETING            "not made" under some seed: the other block's barriers are used before they are made
-//   NO_LAST_MEETING             "which has ended" under some seed: a slot is given back to a block that is gone
-//   COPY_OUTLIVES               "on its way to it" under some seed: the other block's copy comes when this one is gone
+//   NO_FIRST_MEETING            "not made" under some seed: the other block's barriers are used before they are initialised
+//   NO_LAST_MEETING             "which has ended" under some seed: a slot is given back to a block that has exited
+//   COPY_OUTLIVES               "on its way to it" under some seed: the other block's copy lands after this one has exited
 //   ASKS_ITSELF                 wrong, or refused, under some seed: a slot is filled that the other block still reads
 //   WRONG_BLOCK                 "more arrivals", or "diverged" where the other waits: both arrivals go to block 0
-//   HALF_EXPECTED               "more than its barrier expects": only what the block itself fetches
-//   TOO_MUCH_EXPECTED           "diverged": the other block's half twice
+//   HALF_EXPECTED               "more than its barrier expects": only the bytes that the block itself fetches are expected
+//   TOO_MUCH_EXPECTED           "diverged": the other block's half is expected twice
 //   NO_SUCH_BLOCK               "to block 2 of a cluster of 2"
 //   MISSED_MEETING              "diverged": one thread does not come to a cluster_barrier
-//   SHARED_ARRAY                "a __shared__ array", where the sanitizer has not made it a plain static
+//   SHARED_ARRAY                "a __shared__ array", unless the sanitizer has made it a plain static
 //   (a grid that is no multiple) "no multiple of the 2"
 #include "hopper.cuh"
 
@@ -65,7 +65,7 @@ shared_stream(float* c, const __grid_constant__ TensorMap a, const __grid_consta
         mbarrier_init(&slots.more, 1);
         mbarrier_init_done();
     }
-    if (cluster_rank() == 1) __syncthreads();   // each block has its own
+    if (cluster_rank() == 1) __syncthreads();   // each block has its own barrier
     if (fault == SHARED_ARRAY) {
         __shared__ int array[32];
         array[lane()] = steps;

@@ -1,11 +1,11 @@
-// Planted: a cp.async whose wait, commit or barrier is missing; each beside the right kernel.
+// Planted: a cp.async whose wait, commit or barrier is missing; each next to the right kernel.
 //
 //   forward    y[i] = x[(i + 4) % 1024] through shared memory; every thread reads what its neighbour copied
 //   tensors    x, y [1024] f32
 //   needs      one block of 256 threads, 4096 bytes of dynamic shared memory
 //
 // Seen: copies is right under every seed. Without the wait, or the commit, each y is NaN. Without the barrier some are
-// NaN. Waiting for all but one group, where one is on its way, is as no wait. copies_or_zero: odd threads copy zeros.
+// NaN. With one group in flight, waiting for all but one is like not waiting. copies_or_zero: odd threads copy zeros.
 #include "ptx.cuh"
 
 enum Plant { NOTHING, NO_WAIT, NO_COMMIT, NO_BARRIER, ALL_BUT_ONE };

@@ -1,17 +1,17 @@
-// Right: c = a b by the copy engine and wgmma, two slots of a and b going round. Planted: what the words of Hopper forbid.
+// Right: c = a b by TMA and wgmma, with two slots of a and b in turn. Planted: what Hopper's functions forbid.
 //
-//   forward    c[m,n] = sum_k a[m,k] b[n,k]        product_transposed: b[k,n]; product_registers: so too, a by way of registers;
-//              product_columns: so too, a[k,m], and 64 of n at a time
+//   forward    c[m,n] = sum_k a[m,k] b[n,k]        product_transposed: b[k,n]; product_registers: likewise, a through registers;
+//              product_columns: likewise, a[k,m], and 64 of n at a time
 //   tensors    a [64, K] or [K, 64], b [128, K] or [K, 128] bf16 as maps, in boxes of 64 columns     c [64, 128] f32
 //   needs      160 threads, SHARED bytes of dynamic shared memory; K = 64 steps
 //
 //   fault                       Seen
 //   NONE                        relative error below 1e-6, the same bits under every seed
-//   NO_WAIT                     wrong, or refused: the data is read before it is there, and its slot given back
+//   NO_WAIT                     wrong, or refused: the data is read before it has landed, and its slot given back
 //   FEWER_BYTES                 "more than its barrier expects"
 //   MORE_BYTES                  "diverged", at mbarrier_wait: bytes that never come
-//   NO_SWIZZLE, WRONG_STEP      wrong numbers, or "outside": descriptors that do not lie as the data does
-//   GIVEN_BACK_EARLY            "changed while a wgmma read it" under some seed: the step is still on its way
+//   NO_SWIZZLE, WRONG_STEP      wrong numbers, or "outside": descriptors that do not match the layout of the data
+//   GIVEN_BACK_EARLY            "changed while a wgmma read it" under some seed: the step is still in flight
 //   NOT_ASKED                   wrong, or refused, under some seed: a slot is filled without waiting for `empty`
 //   SUMS_TOO_EARLY              NaN: registers are read before wgmma_wait
 //   NO_FENCE                    "without a wgmma_fence"

@@ -9,7 +9,7 @@
 #include "ptx.cuh"
 
 constexpr int ROWS = 64, COLUMNS = 32, DEPTH = 32;
-constexpr int PAD = 8;   // one 16-byte step, so that the eight rows of a matrix lie in different banks
+constexpr int PAD = 8;   // 16 bytes, so that the eight rows of a matrix are in different banks
 
 typedef __nv_bfloat16 bf16;
 
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(128) matmul(float* c, const bf16* a
             }
             for (int i = 0; i < COLUMNS / 8; i++) mma_16x8x16(sums[i], left, right[i]);
         }
-        __syncthreads();   // the stage is filled again in the next round
+        __syncthreads();   // the stage is refilled in the next round
     }
     for (int i = 0; i < COLUMNS / 8; i++)
         for (int j = 0; j < 4; j++)

@@ -1,12 +1,12 @@
-// Planted: a __syncthreads that is missing, twice; each beside the right kernel.
+// Planted: a missing __syncthreads, in two ways; each next to the right kernel.
 //
 //   reverse    y[i] = x[n - 1 - i] through shared memory
-//   rounds     y[i] = sum over r of x[r, the thread after i], round by round through one array
+//   rounds     y[i] = sum over r of x[r, the next thread], round by round through one array
 //   tensors    reverse: x, y [256] f32     rounds: x [R, 256], y [256] f32
 //   needs      one block of 256 threads
 //
 // Seen: reverse and rounds are right under every seed. reverse_broken reads what is not yet written: NaN. rounds_broken
-// writes what others have still to read: a wrong sum. Each under some of 8 seeds at the least.
+// overwrites what others have still to read: a wrong sum. Each under at least one of 8 seeds.
 #include "common.cuh"
 
 template <bool BROKEN> static __device__ void reverse_by_block(float* y, const float* x) {

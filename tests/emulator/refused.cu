@@ -6,14 +6,14 @@
 //   mask_without_itself   every lane shuffles with the mask of lanes 0 to 15     "leaves this lane out"
 //   reads_outside_mask    lanes 0 to 15 read lanes 16 to 31                      "outside its mask"
 //   misaligned_pack       a 16-byte load one element too late                    "no multiple of 16"
-//   misaligned_copy       a cp.async from one element too late                   "no multiple of 16"
+//   misaligned_copy       a cp.async from an address one element too far         "no multiple of 16"
 //   copy_to_global        a cp.async whose target is not shared memory           "not in shared memory"
 //   written_too_early     a row that the warp's ldmatrix has read, no __syncwarp     "before the warp met"
-//   nothing_wrong         y[i] = i: the library can be used after each of these
+//   nothing_wrong         y[i] = i: the library can still be used after each of these
 //   tensors               y [256] f32, at least 16-byte aligned
 //   needs                 one block of 64 threads, 4096 bytes of dynamic shared memory
 //
-// Seen: each but the last is refused under every seed; the message holds the kernel's name and the words to the right.
+// Seen: each but the last is refused under every seed; the message holds the kernel's name and the words on the right.
 #include "ptx.cuh"
 
 extern "C" __global__ void __launch_bounds__(64) barrier_in_branch(float* y) {
@@ -64,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(64) written_too_early(float* y) {
     for (int i = 0; i < 4; i++) mine[i] = 1.0f;
     __syncwarp();
     ldmatrix_x4(r, mine);
-    mine[0] = y[0] + __uint_as_float(r[0]) + 1.0f;   // another number than it was
+    mine[0] = y[0] + __uint_as_float(r[0]) + 1.0f;   // a different number
     __syncthreads();
 }
 

@@ -1,12 +1,12 @@
-// Planted: writes behind the end of shared memory.
+// Planted: writes beyond the end of shared memory.
 //
-//   static_overrun     one float behind a `__shared__` array of 32
-//   dynamic_overrun    one float behind the dynamic shared memory, whatever its size
+//   static_overrun     one float beyond a `__shared__` array of 32
+//   dynamic_overrun    one float beyond the dynamic shared memory, whatever its size
 //   tensors            y [32] f32
 //   needs              one block of 32 threads; dynamic_overrun: bytes is the launch's dynamic size
 //
-// Seen: with by = 0 both are right. With by = 1 AddressSanitizer ends the process: at static_overrun it names `narrow`,
-// at dynamic_overrun it says "heap-buffer-overflow". Without it dynamic_overrun is refused with a message that says
+// Seen: with by = 0 both are right. With by = 1 AddressSanitizer ends the process: for static_overrun it names `narrow`,
+// for dynamic_overrun it says "heap-buffer-overflow". Without it dynamic_overrun is refused with a message that says
 // "wrote outside", and static_overrun is not seen.
 #include "common.cuh"
 

@@ -1,7 +1,7 @@
-// Right: packs and roundings of the storage type, and the words for activations.
+// Right: packs and rounding of the storage type, and the activation functions.
 //
-//   scale      y = s x, VECTOR elements a thread, the last threads of the grid idle
-//   mixed      y = x + w, x and y real, w f32: eight elements a thread
+//   scale      y = s x, VECTOR elements per thread, the last threads of the grid idle
+//   mixed      y = x + w, x and y real, w f32: eight elements per thread
 //   curves     y[0] = silu, [1] = its derivative, [2] = gelu, [3] = its derivative, [4] = softplus, [5] = sigmoid, f32
 //   tensors    scale, mixed: x, y [M] real, w [M] f32     curves: y [6, M], x [M] f32
 //   needs      M % 8 == 0, 256 threads

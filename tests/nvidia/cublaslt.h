@@ -10,7 +10,7 @@ namespace nvidia {
 enum : int { LT_SUCCESS = 0, LT_INVALID = 7, LT_FAILED = 13, LT_UNSUPPORTED = 15 };
 enum : int { LT_F32 = 0, LT_BF16 = 14, BIAS = 4, BGRADB = 512 };
 
-// Handles of the library, and descriptors of any kind, that were not given back.
+// Handles of the library, and descriptors of any kind, that have not been given back.
 inline std::atomic<int> handles, described;
 
 struct Description { int transposed[2] = {0, 0}, epilogue = 1, bias_type = 0; char* bias = nullptr; int64_t bias_step = 0; };
@@ -22,12 +22,12 @@ struct Guess { Algorithm algorithm; size_t workspace; int state; float waves; in
 inline float lt_get(const char* at, size_t i, int type) { return get(at, i, type == LT_F32 ? FLOAT32 : BFLOAT16); }
 inline void lt_put(char* at, size_t i, int type, float x) { put(at, i, type == LT_F32 ? FLOAT32 : BFLOAT16, x); }
 
-// What a matrix covers, in bytes, of its first batch to its last.
+// The bytes that a matrix covers, from its first batch to its last.
 inline size_t covers(const Layout& m) {
     return ((m.batch - 1) * m.step + (m.cols - 1) * m.lead + m.rows) * (m.type == LT_F32 ? 4 : 2);
 }
 
-// d = op(a) op(b) + beta c, columns behind each other.
+// d = op(a) op(b) + beta c, column-major.
 inline void multiply(const Description& how, const char* a, const Layout& la, const char* b, const Layout& lb, float beta,
                      const char* c, const Layout& lc, char* d, const Layout& ld) {
     const size_t rows = ld.rows, cols = ld.cols, depth = how.transposed[0] ? la.rows : la.cols;
@@ -107,7 +107,7 @@ int cublasLtMatmulPreferenceSetAttribute(Preference* of, int attribute, const vo
     return memcpy(&of->alignments[attribute - 5], value, bytes), LT_SUCCESS;
 }
 
-// Two algorithms; none that makes a bias's gradient of a batch, as of some shapes on a device.
+// Two algorithms; none for the bias gradient of a batch, or of some shapes, as on a device.
 int cublasLtMatmulAlgoGetHeuristic(void*, Description* how, Layout*, Layout*, Layout*, Layout* d, Preference* asked, int room,
                                    Guess* guesses, int* count) {
     if (how->epilogue == BGRADB && (d->batch > 1 || d->rows % 16 != 0)) return LT_UNSUPPORTED;
@@ -124,7 +124,7 @@ int cublasLtMatmul(void*, Description* how, const float* alpha, const char* a, L
                    size_t workspace_bytes, Stream* stream) {
     Lock lock(house);
     if (devices[stream->device].failed) return LT_FAILED;
-    // An algorithm may count on what was said of its addresses.
+    // An algorithm may rely on the alignments that were declared.
     uint32_t aligned[4];
     memcpy(aligned, &algorithm->data[1], sizeof aligned);
     const void* const at[4] = {a, b, c, d};
@@ -132,7 +132,7 @@ int cublasLtMatmul(void*, Description* how, const float* alpha, const char* a, L
         if (uint64_t(at[i]) % aligned[i]) misused("cublasLtMatmul: %p is no multiple of %u", at[i], aligned[i]);
     if (*alpha != 1 || algorithm->data[0] < 1 || algorithm->data[0] > 2) return LT_INVALID;
     static const char form = 0;
-    // By value: descriptors may be changed and freed before the product is made.
+    // By value: descriptors may be changed and freed before the product is computed.
     add_plain(stream, &form,
               [=, how = *how, la = *la, lb = *lb, lc = *lc, ld = *ld, beta = *beta, scratch = algorithm->data[0] == 2] {
                   if (scratch) {

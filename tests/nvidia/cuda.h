@@ -1,4 +1,4 @@
-// libcuda: devices, memory, copies, streams, events. What the program does not call is not here.
+// libcuda: devices, memory, copies, streams, events. Only what the program calls.
 #pragma once
 #include "device.h"
 #include "graphs.h"
@@ -18,7 +18,8 @@ int cuCtxSetCurrent(void* context) { return current = int(static_cast<Device*>(c
 int cuCtxGetCurrent(void** context) { return *context = current < 0 ? nullptr : &devices[current], SUCCESS; }
 
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-    const std::map<int, int> known = {{16, 5}, {38, 50 << 20}, {75, capability() / 10}, {76, capability() % 10}, {97, most_shared()},
+    const std::map<int, int> known = {{16, 5}, {38, 50 << 20}, {75, capability() / 10}, {76, capability() % 10},
+                                      {97, most_shared()},
                                       {115, 1}};
     const auto found = known.find(attribute);
     return found == known.end() ? INVALID_VALUE : (*value = found->second, SUCCESS);
@@ -69,12 +70,12 @@ int cuMemFreeHost(char* at) {
     Lock lock(house);
     const auto found = pinned.find(at);
     if (found == pinned.end()) misused("cuMemFreeHost: %p was given back before, or never made", at);
-    // Who still reads it reads NaN.
+    // Anyone who still reads it reads NaN.
     memset(at, 0xFF, found->second), discard(at, found->second);
     return pinned.erase(found), SUCCESS;
 }
 
-// Which sides of a copy are a device's.
+// Which sides of a copy are on a device.
 enum : int { FROM = 1, TO = 2 };
 
 static int copy(const char* call, char* to, const char* from, size_t bytes, Stream* stream, int sides) {
@@ -93,7 +94,7 @@ int cuMemcpyHtoDAsync_v2(char* to, const char* from, size_t bytes, Stream* strea
     Lock lock(house);
     const char* const call = "cuMemcpyHtoDAsync";
     if (is_pinned(from) || writes(stream)) return copy(call, to, from, bytes, stream, TO);
-    // What may move is read before the call returns.
+    // Memory that is not pinned is read before the call returns.
     static const char form = 0;
     if (devices[stream->device].failed) return LAUNCH_FAILED;
     need(to, bytes, call, true);
@@ -140,7 +141,7 @@ int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
     const auto found = captures.find(event->capture);
     if (event->capture && found == captures.end()) return CAPTURED_EVENT;
     if (stream->graph && (!event->capture || found->second != stream->graph)) return CAPTURE_ISOLATION;
-    // From here on that stream is written down too.
+    // From here on that stream is captured too.
     if (event->capture && !stream->graph) write_down(stream, found->second);
     static const bool forgets = setting("STAND_IN_FORGETS", 0);
     if (!forgets || stream->graph) stream->more.push_back(event->point);

@@ -1,4 +1,4 @@
-// What every call of libcuda begins with: its answers, the device that a thread has chosen, whether a stream is written down.
+// What every call of libcuda begins with: its return codes, the thread's current device, whether a stream is being captured.
 #pragma once
 #include "memory.h"
 #include "queue.h"

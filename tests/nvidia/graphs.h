@@ -1,18 +1,18 @@
-// libcuda: streams that are written down, and run as one.
+// libcuda: streams that are captured, and run as one graph.
 #pragma once
 #include "device.h"
 #include "nccl.h"
 
 namespace nvidia {
 
-// What was queued before is what the stream goes on behind when it is no longer written down.
+// The stream keeps what was queued before: it continues after that once the capture ends.
 inline void write_down(Stream* stream, Graph* graph) {
     stream->kept = std::move(stream->more), stream->kept.push_back(std::move(stream->last));
     stream->more.clear(), stream->last = nullptr;
     stream->graph = graph, graph->streams.insert(stream);
 }
 
-// Every work of a graph that this one waits for, itself among them.
+// Adds this work and all works of its graph that it waits for.
 inline void collect(const Ref& work, std::set<Work*>& found) {
     if (work && found.insert(work.get()).second)
         for (const Ref& earlier : work->after) collect(earlier, found);
@@ -65,7 +65,7 @@ int cuGraphInstantiateWithFlags(Graph** made, Graph* of, unsigned long long) {
     return *made = new Graph(*of), SUCCESS;
 }
 
-// Succeeds where the two are of one form.
+// Succeeds if the two have the same form.
 int cuGraphExecUpdate_v2(Graph* ready, Graph* to, int* info) {
     Lock lock(house);
     *info = 1;
@@ -89,7 +89,7 @@ int cuGraphLaunch(Graph* graph, Stream* stream) {
         for (size_t k : waits_for(*graph, i)) after.push_back(made[k]);
         queue(work, after), made.push_back(work);
     }
-    // The stream goes on behind all of it.
+    // The stream continues after all of it.
     stream->more = made, stream->last = nullptr;
     static const char form = 0;
     return add(stream, nullptr, &form), SUCCESS;

@@ -1,4 +1,4 @@
-// libcuda: the program's kernels, which are those of the emulator.
+// libcuda: the program's kernels, run by the emulator.
 #pragma once
 #include <dlfcn.h>
 #include <fstream>
@@ -7,7 +7,7 @@
 
 namespace nvidia {
 
-// As the kernels' emulator has them.
+// As in the kernels' emulator.
 struct Launch { uint32_t grid[3], block[3], shared, reserved; uint64_t seed; };
 struct Argument { uint32_t kind, reserved; uint64_t bits; };
 struct TensorMap { uint64_t base, width, height, stride; uint32_t box_width, box_height; };
@@ -16,7 +16,7 @@ using Describe = int (*)(uint32_t*, int);
 
 struct Function { std::string name; Emulate emulate; std::vector<uint32_t> kinds; uint32_t shared = 48 << 10; };
 
-// Which launch of a device fails: STAND_IN_FAILS, of the device with the greatest number.
+// At which launch a device fails: STAND_IN_FAILS, for the device with the greatest number.
 inline int fails_at(const Device& on) {
     static const int at = int(setting("STAND_IN_FAILS", 0));
     return &on == &devices[device_count() - 1] ? at : 0;
@@ -59,7 +59,7 @@ extern "C" {
 
 int cuModuleLoadData(void** made, const char* image) {
     Lock lock(house);
-    // The program's own fatbins, each beside the same file compiled by g++: FILE,KERNELS a line.
+    // The program's own fatbins, each with the library that g++ made of the same file: FILE,LIBRARY per line.
     std::ifstream table(getenv("STAND_IN_KERNELS"));
     for (std::string fatbin, library; std::getline(table, fatbin, ',') && std::getline(table, library);) {
         std::ifstream file(fatbin, std::ios::binary);

@@ -1,4 +1,4 @@
-// Memory of devices: the host's, counted for each, full of NaN before it is written and after it was given back.
+// Device memory: the host's, counted per device, full of NaN before it is written and after it has been given back.
 #pragma once
 #include <cstring>
 #include <deque>
@@ -8,11 +8,11 @@
 namespace nvidia {
 
 constexpr size_t ALIGN = 256;
-constexpr size_t KEPT = size_t(256) << 20;   // of what was given back, so that who reads it still reads NaN
+constexpr size_t KEPT = size_t(256) << 20;   // of what was given back, so that anyone who reads it still reads NaN
 
 struct Device {
     size_t used = 0, most = 0, launches = 0;
-    int failed = 0;                          // no call succeeds behind a kernel that failed
+    int failed = 0;                          // nothing succeeds after a kernel that failed
 };
 struct Live { size_t bytes; int device; bool given_back; };
 
@@ -23,8 +23,8 @@ inline std::map<char*, size_t> pinned;
 inline std::deque<std::pair<char*, size_t>> gone;
 inline size_t gone_bytes = 0;
 
-// Ends the process where not all of these bytes are memory of a device: at the work, until it is released in its turn; at a call,
-// until it was given back.
+// Ends the process unless all of these bytes are memory of a device. Work may use them until they are released in stream order; a
+// call, until they are given back.
 inline void need(const void* at, size_t bytes, const char* what, bool at_call = false) {
     const char* first = static_cast<const char*>(at);
     auto found = live.upper_bound(const_cast<char*>(first));
@@ -40,7 +40,7 @@ inline bool is_pinned(const void* at) {
 
 inline char* allocate(int device, size_t bytes) {
     Device& on = devices[device];
-    // What was given back is there again when the device has come so far.
+    // What was given back is free again once the device has got that far.
     while (on.used + bytes > memory() && step()) {}
     if (bytes == 0 || on.used + bytes > memory()) return nullptr;
     char* made = static_cast<char*>(aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN));
@@ -50,7 +50,7 @@ inline char* allocate(int device, size_t bytes) {
     return made;
 }
 
-// Whether nobody gave it back before.
+// False if it was given back before.
 inline bool give_back(char* at) {
     const auto found = live.find(at);
     if (found == live.end() || found->second.given_back) return false;

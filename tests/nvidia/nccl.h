@@ -1,4 +1,4 @@
-// libnccl: sums between devices. A sum is done when all ranks have come to it.
+// libnccl: sums between devices. A sum is done when all ranks have arrived at it.
 #pragma once
 #include <cstring>
 #include <fstream>
@@ -54,7 +54,7 @@ inline void put(char* at, size_t i, int type, float x) {
     reinterpret_cast<uint16_t*>(at)[i] = x != x ? 0x7FFF : uint16_t((u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
 
-// What one rank makes of all ranks' numbers: means of all or of its part, or all of them side by side.
+// One rank's result from all ranks' numbers: means of all or of its part, or all of them one after the other.
 inline void combine(const std::string& call, const std::vector<std::string>& all, int rank, char* to, size_t count, int type) {
     const size_t bytes = count * (type == FLOAT32 ? 4 : 2);
     if (call == "ncclAllGather") {
@@ -79,7 +79,7 @@ inline int meet(const std::string& call, const char* from, char* to, size_t coun
     const size_t numbers = call == "ncclReduceScatter" ? count * own->ranks : count;
     const size_t bytes = numbers * (type == FLOAT32 ? 4 : 2), made = call == "ncclAllGather" ? own->ranks * bytes : bytes;
     auto come = [=, &on](const Ref& work) {
-        // What has failed brings nothing, and the others wait.
+        // A failed device contributes nothing, and the others wait.
         if (own->aborted || on.failed) return finish(work);
         need(from, bytes, call.c_str()), need(to, call == "ncclReduceScatter" ? bytes / own->ranks : made, call.c_str());
         const std::string place = own->folder + "/" + std::to_string(own->sums++) + ".";
@@ -126,7 +126,7 @@ int ncclCommInitRank(Communicator** made, int ranks, NcclId id, int rank) {
     return *made = new Communicator{folder, rank, ranks}, NCCL_SUCCESS;
 }
 
-// As from 2.26 on: ends what waits, then waits until no graph holds a sum.
+// As from version 2.26 on: ends what waits, then waits until no graph holds a sum.
 int ncclCommAbort(Communicator* own) {
     Lock lock(house);
     own->aborted = true;

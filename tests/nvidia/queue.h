@@ -1,7 +1,7 @@
 // Work that is queued and done later: in any order that streams and events allow, drawn from a seed.
 //
-// Nothing runs until somebody waits or the draw says so, so that memory which the host reuses too early, a missing wait between two
-// streams, or a buffer that is given back too early is read wrong here, however seldom it would be on a device.
+// Nothing runs until somebody waits or the draw says so. So memory that the host reuses too early, a missing wait between two
+// streams, or a buffer that is given back too early shows up as wrong data here, however rare that would be on a device.
 #pragma once
 #include <cstdarg>
 #include <chrono>
@@ -24,7 +24,7 @@ inline uint64_t setting(const char* name, uint64_t otherwise) {
     return text ? strtoull(text, nullptr, 10) : otherwise;
 }
 
-// What no caller may do: the process ends there, with words.
+// What no caller may do: ends the process with a message.
 [[noreturn]] inline void misused(const char* format, ...) {
     va_list words;
     va_start(words, format);
@@ -49,12 +49,12 @@ struct Work;
 using Ref = std::shared_ptr<Work>;
 struct Communicator;
 
-// One piece of work, queued or written down.
+// One piece of work, queued or captured.
 struct Work {
-    std::function<void(const Ref&)> act;    // empty: a point in a stream. It calls `done`, at once or later
-    const void* form = nullptr;             // what kind it is, for graphs that are brought up to date
+    std::function<void(const Ref&)> act;    // empty: a point in a stream. It calls `finish`, at once or later
+    const void* form = nullptr;             // its kind, for graphs that are updated
     Communicator* sums = nullptr;           // of a sum with other devices
-    std::vector<Ref> after;                 // written down: what it waits for
+    std::vector<Ref> after;                 // captured: what it waits for
     std::vector<Ref> before;                // queued: what waits for it
     size_t waits_for = 0;
     bool is_done = false;
@@ -77,10 +77,10 @@ inline void queue(const Ref& work, const std::vector<Ref>& after) {
     if (work->waits_for == 0) ready.push_back(work), changed.notify_all();
 }
 
-// Work that waits for others than this process: each is asked, and is true once it is done.
+// Work that waits for something outside this process: each is polled, and returns true once it is done.
 inline std::vector<std::function<bool()>> watched;
 
-// Does one piece of work, if any may begin.
+// Does one piece of work, if any is ready.
 inline bool step() {
     if (ready.empty()) {
         const size_t before = watched.size();
@@ -100,15 +100,15 @@ template <class Holds> void wait_until(Lock& lock, Holds holds) {
         if (!step()) changed.wait_for(lock, std::chrono::milliseconds(1));
 }
 
-// Some of what is ready, at any call.
+// Does some of what is ready, at any call.
 inline void go_on() {
     if (draw() % 4 == 0)
         for (uint64_t n = draw() % 8; n > 0 && step(); n--) {}
 }
 
-// A stream that is written down, and those that wait for it.
+// A captured stream, and those that wait for it.
 struct Graph {
-    std::vector<Ref> works;                 // each behind what it waits for
+    std::vector<Ref> works;                 // each after those it waits for
     std::set<struct Stream*> streams;
     uint64_t number = 0;                    // of its capture
     ~Graph();
@@ -119,15 +119,15 @@ struct Graph {
 struct Stream {
     int device = 0;
     Ref last = nullptr;
-    std::vector<Ref> more = {};             // events that were waited for since
-    std::vector<Ref> kept = {};             // what it goes on behind when it is no longer written down
-    Graph* graph = nullptr;                 // where it is written down
+    std::vector<Ref> more = {};             // events waited for since
+    std::vector<Ref> kept = {};             // what it continues after once the capture ends
+    Graph* graph = nullptr;                 // the capture it is in
 };
 
 struct Event {
     bool times;
     Ref point;
-    uint64_t capture = 0;                   // in which that was written down
+    uint64_t capture = 0;                   // the capture that recorded it
     int device = 0;
 };
 
@@ -148,7 +148,7 @@ inline Ref add(Stream* stream, std::function<void(const Ref&)> act, const void* 
     return work;
 }
 
-// Work that is done when it has been called.
+// Work that is done once it has been called.
 template <class Act> Ref add_plain(Stream* stream, const void* form, Act act) {
     return add(stream, [act](const Ref& work) { act(), finish(work); }, form);
 }
