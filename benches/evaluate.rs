@@ -17,7 +17,7 @@ const CELLS: usize = 10_000;
 const GENES: usize = 2000;
 const PERTURBATIONS: u64 = 50;
 
-/// Measured cells: a fifth of the values above zero, few different ones a cell. A fifth of the cells are controls.
+/// Measured cells: a fifth of the values above zero, few distinct ones per cell. A fifth of the cells are controls.
 fn measured() -> Matrix {
     let rng = Rng::new(1);
     let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());

@@ -1,11 +1,11 @@
-//! Cells a second and core from a data directory in the page cache: `cargo bench --bench loader`.
+//! Cells per second per core from a data directory in the page cache: `cargo bench --bench loader`.
 //!
 //! 40,000 cells of 2,000 genes, a fifth of which are stored, in 60 groups; steps of 16 sets of 2 x 512 cells. The lines:
 //!   sample   which cells make up a step
 //!   sparse   the step's rows, sampled and copied out of the map, on one core: the goal is 1 M cells/s
 //!   dense    the same, then normalised to [2BN, G], on one core: the goal is 0.5 M cells/s
 //!   dense_rows   the normalisation alone
-//! these by the thread's CPU time, so that others on the machine do not count; and by the clock
+//! These are in CPU time of the thread, so that other load on the machine does not count; in wall time
 //!   loader   what `Loader::next` delivers with two threads
 
 use std::hint::black_box;
@@ -34,7 +34,7 @@ fn write(dir: &std::path::Path) {
     assert_eq!(groups.len(), 60);
     let labels: Vec<_> =
         (0..CELLS).map(|i| groups[i % 60]).map(|(c, p, b)| small_data::label(c, p, b)).collect();
-    // A hundred different cells over and over: what a cell holds does not change how fast it is read.
+    // A hundred distinct cells over and over: what a cell holds does not change how fast it is read.
     let kinds: Vec<_> =
         (0..100).map(|i| small_data::cell(Rng::new(1).at(i), labels[0], GENES, 0.2)).collect();
     let fill = |rows: &mut RowsWriter| {
@@ -45,7 +45,7 @@ fn write(dir: &std::path::Path) {
     write_cells(dir, header, &labels, Limits::default(), fill).expect("written");
 }
 
-/// CPU time of this thread where the system tells (Linux), else the clock.
+/// CPU time of this thread if the system reports it (Linux), else wall time.
 fn cpu_time(start: Instant) -> Duration {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let nanoseconds = told.and_then(|text| text.split_whitespace().next()?.parse().ok());
@@ -79,7 +79,7 @@ fn loader(c: &mut Criterion) {
     group.bench_function("sparse", |b| {
         on_one_core(b, |k| batch.refill(&data, k, &sampler.step(k), Carry::Rows))
     });
-    // One set at a time, as a CPU that goes on to compute with it would take it: 8 MB, written over and over.
+    // One set at a time, as a CPU that then computes with it would take it: 8 MB, overwritten again and again.
     let mut out = vec![0.0; 512 * 2 * GENES];
     group.bench_function("dense_sets", |b| {
         on_one_core(b, |k| {

@@ -1,6 +1,6 @@
 //! Times of the CPU ops at the shapes of the preset `tiny`: 16 sets of 64 control and 64 perturbed cells, 2000 genes.
 //!
-//!   cargo bench --bench ops [-- FILTER]        forward alone, and forward with backward; elements a second are FLOPs a second
+//!   cargo bench --bench ops [-- FILTER]        forward alone, and forward with backward; elements per second are FLOP/s
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use scale_engine::config::{Activation, MmdKernel};
@@ -14,7 +14,7 @@ const CELLS: usize = 2048;
 /// Gene tokens of those cells.
 const TOKENS: usize = CELLS * 16;
 
-/// Times `op` over inputs of these shapes; `flops` of the forward alone, three times as many with the backward.
+/// Times `op` on inputs of these shapes; `flops` is for the forward alone, with the backward it counts three times.
 fn measure(
     c: &mut Criterion,
     name: &str,
@@ -22,7 +22,7 @@ fn measure(
     flops: usize,
     op: impl Fn(&mut Tape, &[Var]) -> Var,
 ) {
-    // Cheap and without equal rows: every bench makes its inputs, also those that a filter leaves out.
+    // Cheap and without equal rows: every bench makes its inputs, even those that a filter leaves out.
     let number = |i: usize| move |at: usize| ((at * 7919 + i * 31) % 100_003) as f32 / 100_003.0 - 0.5;
     let inputs: Vec<Tensor> = shapes
         .iter()

@@ -29,7 +29,7 @@ def make(path, cells, genes, packing=None):
     rng = np.random.default_rng(7)
     share = rng.lognormal(0, 2.0, genes)
     edges = np.cumsum(share / share.sum())
-    # Draws a cell for which so many genes are hit at least once on average.
+    # The number of draws per cell that hits, on average, at least that many genes.
     draws, wanted = genes // 16, DENSITY * genes
     while (1 - np.exp(-draws * share / share.sum())).sum() < wanted:
         draws += genes // 100
@@ -120,7 +120,7 @@ def scanpy(path, out, genes=2000):
         sc.pp.highly_variable_genes(cells, n_top_genes=genes)
         return cells[:, cells.var["highly_variable"]]
 
-    # What numba compiles on the way is not counted, nor are the imports.
+    # Imports are not timed, nor is what numba compiles at the first call.
     few = scipy.sparse.random(200, 4 * genes, 0.1, "csr", "f4", random_state=0)
     chosen(anndata.AnnData(few))
     began, used = time.perf_counter(), time.process_time()

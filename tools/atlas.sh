@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# `preprocess` beside scanpy: seconds, processor time and peak memory on the same files and threads, taking turns in one run.
+# `preprocess` against scanpy: seconds, processor time and peak memory on the same files and threads, taking turns in one run.
 #
 #   tools/atlas.sh [THREADS] [CELLS GENES] [TIMES]     default 2, 100000 20000 and 10; about ten minutes and 5 GB of disk
 #
 # Ours       h5ad to shards: check, normalise, choose 2,000 genes, write, verify
 # scanpy     read_h5ad, normalize_total, log1p, highly_variable_genes, write_h5ad, in memory
-# TIMES      as many cells in a last file, that only we preprocess: how memory grows
+# TIMES      factor by which a last file has more cells; only we preprocess it: how memory grows
 #
 # Needs python3 and PyPI. The environment and the files are made once under WORK (default target/atlas). ENGINE names a built
 # scale-engine; without it cargo builds one. Prints a Markdown table; atlas.json under WORK holds every run.

@@ -4,7 +4,7 @@
 #   tools/cuda.sh            the compiler
 #   tools/cuda.sh --tools    and the disassemblers, for tools/kernels.py
 #
-# 13.0 it stays: PTX of a newer one is refused by drivers of the 580 series.
+# Keep 13.0: drivers of the 580 series refuse the PTX of a newer version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ packages=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.8
     nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
 [[ ${1:-} == --tools ]] && packages+=(nvidia-cuda-cuobjdump==13.5.37 nvidia-cuda-nvdisasm==13.5.37)
 
-# Written aside and renamed: an interrupted fetch leaves nothing that looks whole.
+# Fetched into a folder that is then renamed: an interrupted fetch leaves nothing that looks complete.
 aside=.cuda.new
 rm -rf "$aside"
 "${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$aside" "${packages[@]}"

@@ -69,7 +69,7 @@ def refused():
     with h5py.File(OUT / "blosc.h5ad", "w", libver=("v110", "v110")) as file:
         for place, part in zip(["obs", "var"], frames()):
             io.write_elem(file, place, part)
-        # Filters are left out of chunks that they do not shrink.
+        # A filter is skipped for chunks that it does not shrink.
         file.create_dataset("X", data=COUNTS.astype("float64"), **hdf5plugin.Blosc())
     with h5py.File(OUT / "hdf5_2.h5ad", "w", libver="latest") as file:
         io.write_elem(file, "obs", frames()[0], dataset_kwargs={"compression": "gzip"})
@@ -148,7 +148,7 @@ def main():
     warnings.simplefilter("ignore")
     settings.allow_write_nullable_strings = True
     OUT.mkdir(parents=True, exist_ok=True)
-    # h5py gives an array its chunks where it has a filter; these cut both axes.
+    # h5py chooses an array's chunks if it has a filter; these cut both axes.
     zstd, lzf = dict(hdf5plugin.Zstd()), {"compression": "lzf"}
     checked = {**zstd, "shuffle": True, "fletcher32": True, "chunks": (4, 3)}
     current("filters", filters=(zstd, lzf, checked))

@@ -32,7 +32,7 @@ ABOUT = {
     "full": "true where golden.safetensors has every gradient and the values on the way",
 }
 SIZES = {"sets": 2, "cells": 5, "genes": 37, "cell_types": 3, "perturbations": 4, "batches": 2}
-CONDITIONS = [[2, 1, 0], [0, 3, 1]]  # ids of cell type, perturbation, batch; a row a set
+CONDITIONS = [[2, 1, 0], [0, 3, 1]]  # ids of cell type, perturbation, batch; one row per set
 OPTIMIZER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "decay": 0.01, "clip": 1.0, "steps": 10}
 BASE = {
     "encoder": {"kind": "llama", "patch": 8, "width": 16, "layers": 2, "heads": 2, "ffn": 24,
@@ -81,8 +81,8 @@ CASES = {
                "flow.start=mixed flow.mask=0.15 loss.kernel=energy loss.w_endpoint=0.5",
 }
 FULL = ("paper", "default", "encoder-attention", "jit-x-v", "mixture")
-SEED, STEP = 5, 17  # t = 0.65, 0.50, and one of the two is set to 0 where t_zero = 0.5
-LATE = 19  # t = 0.967, 0.10: the first set meets the floor of 1 - t
+SEED, STEP = 5, 17  # t = 0.65, 0.50, and one of the two is set to 0 if t_zero = 0.5
+LATE = 19  # t = 0.967, 0.10: the first set reaches the floor of 1 - t
 PRESET_COUNTS = 2000, (50, 1200, 14)  # genes; cell types, perturbations, batches
 PRESETS = {  # patch, encoder width, layers, heads, ffn, pool; flow width, layers, heads, ffn; decoder width
     "tiny": (128, 64, 1, 1, 176, "flatten", 128, 2, 2, 320, 256),
@@ -219,7 +219,7 @@ def write(page, tensors):
     """One line a probe, so that a change shows as few lines."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     text = json.dumps(page, indent=1)
-    for opener, closer in ("{}", "[]"):  # a list or object without inner ones goes on one line
+    for opener, closer in ("{}", "[]"):  # a list or object without nested ones goes on one line
         parts = text.split(opener)
         for i, part in enumerate(parts[1:], 1):
             inside, found, after = part.partition(closer)
@@ -268,7 +268,7 @@ def check_symmetries():
     order = torch.tensor([3, 0, 4, 1, 2])
     for name in CASES:
         if any(word in CASES[name] for word in ("mask", "gaussian", "mixed")):
-            continue  # noise belongs to a place, not to a cell
+            continue  # noise depends on the place, not on the cell
         model, data = build(CASES[name])
         total, _, values = twin.loss(model, data, SEED, STEP)
         moved = data | {"x0": data["x0"][:, order], "x1": data["x1"][:, order]}

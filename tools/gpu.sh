@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything a machine with an NVIDIA GPU has to show: checks and memory checks, then timings and counters, then the peers.
+# Everything to run on a machine with an NVIDIA GPU: checks and memory checks, then timings and counters, then the peers.
 #
-#   tools/gpu.sh [OUT [PART ..]]    raw output goes to the folder OUT, default benches/results/HOST-DATE; parts are checks, timings and
-#                                   peers, all by default
-#   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and said; default 540
-#   PRESETS="s184 s40" tools/gpu.sh of the whole model beside its peers; default s184
+#   tools/gpu.sh [OUT [PART ..]]    raw output goes to the folder OUT, default benches/results/HOST-DATE; parts are checks, timings
+#                                   and peers, all by default
+#   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and reported; default 540
+#   PRESETS="s184 s40" tools/gpu.sh presets for the whole model and its peers; default s184
 #
 # Needs a driver of the 580 series or newer and cuBLASLt 13. Takes target/release/scale-engine, or $PROGRAM, as it is (build it with
-# nvcc at hand: tools/cuda.sh && cargo build --release), so it can be carried to a machine without Rust. cuBLASLt is looked for in
-# PyTorch's wheels where the system has none. Checks work side by side, and torch.compile, which takes minutes, beside them; what is
+# nvcc at hand: tools/cuda.sh && cargo build --release), so it can be copied to a machine without Rust. cuBLASLt is looked for in
+# PyTorch's wheels if the system has none. Checks run in parallel, together with torch.compile, which takes minutes; whatever is
 # timed has the machine to itself.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -47,7 +47,7 @@ run() { # name, command ..
     tail -n 60 "$OUT/$name.txt"
 }
 
-# Checks of single ops are processes of their own: all processors work, and one that fails leaves the others their device.
+# Each op is checked in its own process: all processors are busy, and one that fails does not take the device from the others.
 each_op() { # function, first argument
     "$PROGRAM" selftest --list | xargs -P "$(nproc)" -I{} bash -c "$1 $2 {}"
 }
@@ -58,9 +58,9 @@ check() { # word that is said, op
     return $code
 }
 sanitize() { # tool, op
-    # A graph's kernels are the model's, and racecheck takes minutes for each of its updates.
+    # A graph's kernels are the model's, and racecheck takes minutes for each update of one.
     [[ $1-$2 == racecheck-graph ]] && return
-    # NCCL asks for kernels of devices that are not there.
+    # NCCL asks for kernels of devices that are not present.
     [[ $2 == nccl ]] && set -- "$@" --report-api-errors no
     compute-sanitizer --tool "$1" "${@:3}" --error-exitcode 9 --print-limit 1000 "$PROGRAM" selftest --device cuda --small --case "$2" >"$WORK/$1-$2" 2>&1
     local code=$?
@@ -71,7 +71,7 @@ sanitize() { # tool, op
 demo() {
     [[ -d $WORK/demo ]] || "$PROGRAM" demo --device cuda --out "$WORK/demo"
 }
-# A run that goes on in another process ends with the same bytes.
+# A run that is resumed in another process ends with the same bytes.
 resume() {
     local asked=(--data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda)
     "$PROGRAM" train "${asked[@]}" --preset tiny --steps 40 --set train.checkpoint_every=20 --set train.keep_all=true --out "$WORK/whole" || return
@@ -81,8 +81,8 @@ resume() {
     "$PROGRAM" train "${asked[@]}" --resume --out "$WORK/half" || return
     cmp "$WORK"/{whole,half}/checkpoints/last.safetensors && echo "the same bytes after 20 + 20 steps in two processes as after 40 in one"
 }
-# A run as users have it: log, checkpoint and loader among its steps. Beside `bench step` it tells how long the GPU waits.
-walk() { # sets a step, steps
+# A run as users have it: log, checkpoint and loader among its steps. Compared with `bench step` it shows how long the GPU waits.
+walk() { # sets per step, steps
     demo >/dev/null || return
     "$PROGRAM" train --data "$WORK/demo/data" --split "$WORK/demo/split.toml" --device cuda --preset s184 --steps "$2" --set data.sets="$1" \
         --set data.cells=512 --set train.checkpoint_every=$(($2 / 3)) --set train.val_every=0 --out "$WORK/walk-$1" || return
@@ -106,7 +106,7 @@ export -f check sanitize demo resume walk each_op
 presets=$(printf -- '--preset %s ' ${PRESETS:-s184})
 if [[ $parts == *" checks "* ]]; then
     if [[ $parts == *" peers "* ]] && python3 -c 'import torch' 2>/dev/null; then
-        # A group of its own, with the compiler's workers.
+        # A process group of its own, which includes the compiler's workers.
         set -m
         python3 benches/gpu/model.py --program "$PROGRAM" $presets --compile >"$OUT/compile.txt" 2>&1 &
         compiling=$!
@@ -120,7 +120,7 @@ if [[ $parts == *" checks "* ]]; then
     run resume bash -c resume
     if [[ -n $compiling ]]; then
         run compiled timeout 150 tail --pid="$compiling" -f "$OUT/compile.txt"
-        # What is timed has the machine to itself.
+        # Whatever is timed has the machine to itself.
         kill -- -"$compiling" 2>/dev/null && echo "   torch.compile was not done"
         wait "$compiling" || failed=1
         compiling=
@@ -144,7 +144,7 @@ if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
     run peers python3 benches/gpu/run.py --program "$PROGRAM" --out "$OUT/peers" --minutes "$(((until - SECONDS) / 60)).$(((until - SECONDS) % 60 * 10 / 60))" $presets
 fi
 if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
-    # The clocks are left as they are; the second launch of each kernel that the whole step spends most in.
+    # The clocks are left as they are; profiles the second launch of each kernel that takes most of the step's time.
     for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow; do
         case=${kernel%_forward*} case=${case%_backward*} case=${case/attention_hopper/attention_set} case=${case/mmd_hopper*/mmd}
         run ncu-$kernel ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section WarpStateStats \

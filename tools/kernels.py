@@ -11,7 +11,7 @@ import argparse, concurrent.futures, pathlib, re, subprocess, sys, tempfile
 HERE = pathlib.Path(__file__).resolve().parent.parent
 CUDA = HERE / ".cuda/nvidia/cu13/bin"
 
-# Of one multiprocessor: registers, threads, blocks, bytes of shared memory (and what each block is charged).
+# Limits of one multiprocessor: registers, threads, blocks, bytes of shared memory (and what each block is charged).
 LIMITS = {"sm_80": (65536, 2048, 32, 164 << 10, 1 << 10), "sm_90": (65536, 2048, 32, 228 << 10, 1 << 10)}
 
 # Bytes of dynamic shared memory at the shapes of preset s184, bf16.
@@ -32,7 +32,7 @@ DYNAMIC = {
 
 SHOWN = ["HMMA", "LDSM", "LDGSTS", "HGMMA", "UTMALDG", "MULTICAST"]
 
-# What marks a file whose instructions only sm_90a has, as build.rs tells it.
+# The include that marks a file for sm_90a alone, as in build.rs.
 HOPPER = '#include "hopper.cuh"'
 
 

@@ -173,7 +173,7 @@ def time_peer(work, name):
                       "version": importlib.metadata.version(package)}), flush=True)
     import psutil
     for worker in psutil.Process().children(recursive=True):
-        worker.kill()  # it holds our standard output, on whose end the caller waits
+        worker.kill()  # it holds our standard output open, and the caller waits for its end
     os._exit(0)
 
 

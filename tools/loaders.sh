@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# `scale-engine bench loader` beside its peers: sets of cells of one condition out of a file, on the same cells and threads.
+# `scale-engine bench loader` against its peers: sets of cells of one condition from a file, on the same cells and threads.
 #
 #   tools/loaders.sh [THREADS] [CELLS GENES]     default 2, 40000 2000; about five minutes
 #
 # Every loader hands out dense float32 rows, 4 sets of 256 random cells of one cell type and perturbation at a time, from a
-# file that is in memory already. Ours are counts, normalised on the way; the others hand out what is stored.
+# file that is in memory already. Ours reads counts and normalises them; the others hand out what is stored.
 #
-# Needs python3 (3.11), python3.12 for annbatch, and PyPI; a peer that cannot be installed is said to be absent. Environments
+# Needs python3 (3.11), python3.12 for annbatch, and PyPI; a peer that cannot be installed is reported as absent. Environments
 # are made once under LOADERS (default target/loaders) or found there: v311 (cell-load, bionemo-scdl, anndata, and torch, which
 # is large) and v312 (annbatch). ENGINE names a built scale-engine; without it cargo builds one.
-# Prints a Markdown table; loaders.json beside the cells holds every run. See loaders.py for the rules.
+# Prints a Markdown table; loaders.json next to the cells holds every run. See loaders.py for the rules.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 threads=${1:-2} cells=${2:-40000} genes=${3:-2000}

@@ -3,7 +3,7 @@
 #
 #   tools/sanitize.sh [FILTER]     default: every op and the whole model; needs g++ with its libasan
 #
-# The tests see the sanitizer's runtime in their process and compile the kernels for it.
+# The tests find the sanitizer's runtime in their process and compile the kernels for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runtime=$(g++ -print-file-name=libasan.so)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Training steps of `tiny` and `s40`, ours beside the PyTorch twin's, in one run on the same threads.
+# Training steps of `tiny` and `s40`, ours and the PyTorch twin's, in one run on the same threads.
 #
 #   tools/step.sh [THREADS]        default 2; needs python3 with torch, numpy and safetensors (pip install torch numpy safetensors)
 #
-# Ours and theirs take turns, twice, so that a machine whose speed drifts treats both alike. Prints seconds a step.
+# The two take turns, twice, so that a machine whose speed drifts treats both alike. Prints seconds per step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 threads=${1:-2}

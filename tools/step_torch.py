@@ -26,7 +26,7 @@ import twin
 
 
 def norm(x, gain):
-    # Of one type, under autocast too: PyTorch fuses no other.
+    # In one type, under autocast too: otherwise PyTorch does not fuse it.
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), twin.EPS)
 
 

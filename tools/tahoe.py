@@ -26,7 +26,7 @@ CELLS, GENES, LINES = 48, 90, ["CVCL_0023", "CVCL_0480", "CVCL_1097"]
 def main(metadata: Path, out: Path) -> None:
     rng = np.random.default_rng(5)
     genes = pd.read_parquet(metadata / "gene_metadata.parquet")
-    # Some from all over the table, and two that share a symbol, if there are such.
+    # Some from all over the table, and two that share a symbol, if any do.
     twins = genes[genes.gene_symbol.duplicated(keep=False)].sort_values("gene_symbol").head(2)
     genes = pd.concat([genes.iloc[:: len(genes) // (GENES - 2)].head(GENES - 2), twins]).drop_duplicates("token_id")
     genes = genes.sample(frac=1, random_state=3)
@@ -41,14 +41,14 @@ def main(metadata: Path, out: Path) -> None:
     samples.to_parquet(out / "metadata/sample_metadata.parquet", compression="gzip")
 
     counts = rng.poisson(rng.gamma(0.4, 2.0, (1, len(genes))), (CELLS, len(genes))).astype(np.float32)
-    counts[3] = 0  # a cell with the marker alone
+    counts[3] = 0  # a cell with nothing but the marker
     of = samples.iloc[np.arange(CELLS) % len(samples)]
     lines = [LINES[i] for i in rng.integers(0, len(LINES), CELLS)]
     names = [f"{i:02}_001_{i % 7:03}-lib_841" for i in range(CELLS)]
     tokens, expressions = [], []
     for i, row in enumerate(counts):
-        stored = rng.permutation(np.flatnonzero(row))  # lists are in no order
-        marker = i % 5 != 0  # and where there is no marker, nothing is dropped
+        stored = rng.permutation(np.flatnonzero(row))  # lists are unordered
+        marker = i % 5 != 0  # and without a marker nothing is dropped
         tokens.append([1] * marker + genes.token_id.to_numpy()[stored].tolist())
         expressions.append([-2.0] * marker + row[stored].tolist())
     table = pa.table({
@@ -87,7 +87,7 @@ def large(metadata: Path, out: Path, cells: int, rows: int) -> None:
     (out / "metadata").mkdir(exist_ok=True)
     for name in ("gene_metadata.parquet", "sample_metadata.parquet"):
         (out / "metadata" / name).write_bytes((metadata / name).read_bytes())
-    # Some genes are found in most cells, most in few, as in cells.
+    # Some genes are found in most cells, most in few, as in real cells.
     weights = rng.gamma(0.15, 1.0, len(tokens))
     weights /= weights.sum()
     stored = [np.unique(rng.choice(len(tokens), 1600, p=weights)) for _ in range(500)]

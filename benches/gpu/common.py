@@ -192,7 +192,7 @@ def of_peer(bench, slot, peer, direction, row):
         prepared = slot[1]
         found.update(prepared.get("note", {}))
         found["us"].append(measure(bench, prepared[direction]))
-    except Exception as error:  # whatever a peer cannot do is told, not fatal
+    except Exception as error:  # what a peer cannot do is reported, not fatal
         if not found["us"]:  # timed in the first round, it stays timed
             row["peers"][peer] = {"absent": why(error)}
         free(bench)

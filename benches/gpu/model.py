@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import common
 from common import compiled, microseconds, now, torch
 
-CELLS = 512  # of a set, each side
+CELLS = 512  # per set, on each side
 CONDITION_SEED = 3
 
 
@@ -41,10 +41,10 @@ class Twin:
                 groups[golden.decays(name, w)].append(w)
         groups = [{"params": weights, "weight_decay": 0.01 * on} for on, weights in groups.items()]
         self.optimizer = torch.optim.AdamW(groups, lr=2e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
-        # The averaged weights that ours keeps too.
+        # The averaged weights, since ours keeps them too.
         self.weights = list(self.model.parameters())
         self.average = [w.detach().clone() for w in self.weights]
-        # Compiled once for both rounds; a size is compiled when it is first seen.
+        # Compiled once for both rounds; each size is compiled when first seen.
         self.forwards = {"step": (step_torch.loss, compiled(step_torch.loss)),
                          "prediction": (self.predict, compiled(self.predict))}
 
@@ -164,7 +164,7 @@ def fill_cache(bench, preset, what, sets, cells):
         Twin(bench, preset).turn(what, True, sets, cells)()
         if bench.cuda:
             torch.cuda.synchronize()
-    except Exception as error:  # no room, most likely: others are at work
+    except Exception as error:  # most likely no memory: others use the device
         said = common.why(error)
     common.free(bench)
     print(f"{preset} {what} of {sets * cells} pairs: {said}, {time.monotonic() - began:.0f} s", flush=True)

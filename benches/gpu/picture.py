@@ -22,7 +22,7 @@ def text(x, y, what, more=""):
 
 def bar(y, share, us, colour):
     width = WIDE * min(share, 1)
-    # Beside the bar, or in it where there is no room.
+    # Next to the bar, or inside it if there is no room.
     inside = width > WIDE - 70
     beside, anchor = (-5, "end") if inside else (5, "start")
     ink = "white" if inside and colour == OURS else "#444"

@@ -30,9 +30,9 @@ import report
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# Share of the time of each family; what one leaves over goes to those after it. The model comes last: it takes what there is.
+# Each family's share of the time; what it leaves over goes to those after it. The model comes last and takes what there is.
 FAMILIES = {"attention": 30, "rows": 12, "mmd": 8, "adamw": 8, "gather": 6, "matmul": 6, "model": 45}
-CEILINGS = 20  # seconds that are kept for them, at each end; they may take twice as long
+CEILINGS = 20  # seconds reserved for them, at each end; they may take twice as long
 PACKAGES = "torch", "triton", "geomloss", "pykeops", "cupy"
 
 
@@ -80,10 +80,10 @@ def family(name, asked, seconds):
     told = asked.out / f"{name}.rows.json"
     told.unlink(missing_ok=True)
     command = [sys.executable, HERE / f"{name}.py", "--out", told, "--program", asked.program]
-    # What is begun late is stopped with the file, so nothing begins in the last part.
+    # What begins late is stopped with the file, so nothing begins in the last part.
     command += ["--seconds", f"{0.85 * seconds:.0f}"] + ["--smoke"] * asked.smoke + [word for preset in asked.preset if name == "model" for word in ("--preset", preset)]
     with open(asked.out / f"{name}.log", "w") as log:
-        # A group of its own: a compiler's workers must not outlive it.
+        # A process group of its own: a compiler's workers must not outlive it.
         child = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, start_new_session=True)
         try:
             code, early = child.wait(timeout=seconds), ""
@@ -156,7 +156,7 @@ def main():
         result["rows"] = merge(result["rows"], rows)
         if early:
             result["skipped"][name] = early
-        write()  # as far as it is, if the machine goes away
+        write()  # what there is so far, in case the machine goes away
     ceilings()
     write()
     print((asked.out / "gpu.md").read_text())
