@@ -15,8 +15,8 @@
 //   reference  src/ops/attention/reference.rs
 //
 // A warpgroup issues the scores of the next keys, then the product of the current weights and values; while the latter runs, it
-// turns the new scores into weights. The pipeline continues across tiles: a tile's sums are written when the first scores of
-// the next one are already done. The two warpgroups take turns issuing their products, so that one has the tensor cores while
+// turns the new scores into weights. The pipeline continues across tiles: a tile's sums are written once the first scores of
+// the next one are done. The two warpgroups take turns issuing their products, so that one has the tensor cores while
 // the other computes exponentials.
 #include "hopper.cuh"
 #include "attention_hopper_softmax.cuh"

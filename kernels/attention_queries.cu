@@ -15,7 +15,7 @@
 //   reference  src/ops/attention/reference.rs
 #include "common.cuh"
 
-constexpr int WARPS = 8, ROWS = 2;   // most warps of a block; rows a warp takes at a time
+constexpr int WARPS = 8, ROWS = 2;   // most warps per block; rows a warp takes at a time
 
 // A head of a set, and the seed's key and value for it, or null.
 struct Head {

@@ -5,7 +5,7 @@
 //   tensors    x [M, J] real     parts [P, J] f32     y [J] f32
 //   needs      nothing; 16-byte accesses if J (in bytes) and the address are multiples of 16
 //   work       a block takes COLUMNS columns, 512 bytes, of x, or 32 of parts, which have few rows; its warps take the rows in
-//              turn; blocks along y: parts
+//              turn; each block along y makes one of parts
 //   bound by   memory: reads M J numbers
 //   repeatable yes: a warp adds its rows in order, a block its warps, the total the parts
 //   reference  src/ops/column_sums.rs

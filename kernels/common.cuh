@@ -97,8 +97,8 @@ template <int N, class T> __device__ __forceinline__ void store_pack(T* to, cons
     }
 }
 
-// The same, to global memory that is not read soon. Always one access: where two packs go to one tensor at a distance unknown to
-// the compiler, it splits a store_pack into words.
+// The same, to global memory that is not read soon. A 16-byte pack always takes one access: where two packs go to one tensor at a
+// distance that the compiler does not know, it splits a store_pack into words.
 template <int N, class T> __device__ __forceinline__ void stream_pack(T* to, const Floats<N>& values) {
     if constexpr (N * sizeof(T) != 16) return store_pack(to, values);
     check_pack<T, N>(to);

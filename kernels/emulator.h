@@ -90,7 +90,7 @@ template <class A, class B, class T = std::common_type_t<A, B>> static inline T 
     return static_cast<T>(x) < static_cast<T>(y) ? y : x;
 }
 
-// One thread runs at a time, so an atomic is a plain update. Their order is drawn; on the device it is not defined.
+// One thread runs at a time, so an atomic is a plain update. Their order is drawn at random; on the device it is undefined.
 template <class T, class F> static inline T update(T* at, F change) {
     const T old = *at;
     *at = change(old);

@@ -42,7 +42,7 @@
 // Of d [64, 128], warp w of the warpgroup holds rows 16 w to 16 w + 15: d[4 j + i] is row g + 8 (i / 2), column
 // 8 j + t + i % 2, where g = lane / 4 and t = 2 (lane % 4).
 //
-// The wgmma functions are called by four warps together, the first of which has a number that is a multiple of four.
+// The wgmma functions are called by four warps together, from a warp whose number is a multiple of four.
 #pragma once
 #include "ptx.cuh"
 

@@ -78,7 +78,7 @@ struct Tensors {
     }
 };
 
-// dx of a row, and y; adds its share to dw if there is a gain. All loads are in flight before any of their results is used.
+// dx of a row, and y; adds its share to dw if there is a gain. All of x, dy and (EARLY) before is in flight before any is used.
 template <int PACKS>
 __device__ __forceinline__ void backward(Columns<PACKS>& dw, const Tensors& of, float rstd, int width) {
     constexpr bool EARLY = PACKS == NARROW;   // wide rows leave no registers for `before`

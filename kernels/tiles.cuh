@@ -99,7 +99,7 @@ template <Across ACROSS> struct Sums {
 
 #else
 
-// Sixteen by sixteen threads, each eight rows and eight columns that lie apart, so that neighbours read neighbouring banks.
+// Sixteen by sixteen threads, each with eight rows and eight columns spaced so that neighbours read neighbouring banks.
 template <Across ACROSS> struct Sums {
     float at[8][8] = {};
 
