@@ -16,7 +16,7 @@ use scale_engine::tensor::Tensor;
 
 const GENES: usize = 2000;
 
-/// As `train::train` does it: memory is reused, the step runs inside the pool.
+/// As `train::train` does it: memory is kept, the step runs inside the pool.
 fn step(c: &mut Criterion) {
     memory::keep();
     let mut group = c.benchmark_group("step");

@@ -11,10 +11,10 @@
 //   needs      bf16, K = 64 or 128, addresses and rows that are multiples of 16 bytes; any N
 //   work       one block per head of a set. For each 128 keys it walks over all queries, 64 at a time, the next 64
 //              prefetched. At K = 128 that takes 160 KiB of shared memory; where a block may have only 99 (small), it takes
-//              64 keys at a time and does not prefetch queries. dk and dv accumulate in registers, dq across
-//              tiles of keys in `sums`, where each thread reads only what it wrote itself: no atomics, no barrier. That is
-//              10 N^2 K per head; one pass for dk and dv and another for dq would compute p and ds twice and take 14.
-//              Filling the GPU takes one head of a set per multiprocessor
+//              64 keys at a time and does not prefetch queries. dk and dv accumulate in registers, dq in `sums` across
+//              tiles of keys; each thread reads there only what it wrote itself: no atomics, no barrier. That is 10 N^2 K
+//              per head; one pass for dk and dv and another for dq would compute p and ds twice and take 14. Filling the
+//              GPU takes one head of a set per multiprocessor
 //   bound by   compute, and shared memory about equally: 64 x 128 scores at K = 128 take 2,560 warp-wide mma, which read
 //              576 KiB of shared memory
 //   repeatable yes: no atomics
