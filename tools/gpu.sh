@@ -51,7 +51,7 @@ run() { # name, command ..
 each_op() { # function, first argument
     "$PROGRAM" selftest --list | xargs -P "$(nproc)" -I{} bash -c "$1 $2 {}"
 }
-check() { # word that is said, op
+check() { # what each_op was given, op
     "$PROGRAM" selftest --device cuda --case "$2" >"$WORK/$2" 2>&1
     local code=$?
     if [[ $code == 0 ]]; then grep ' ok ' "$WORK/$2"; else echo "$2: exit code $code" && cat "$WORK/$2"; fi
