@@ -29,7 +29,7 @@ pub struct Args {
     /// Write only this part of the split, with the control cells that the split puts into it
     #[arg(long, value_name = "train|val|test", requires = "split")]
     pub subset: Option<Part>,
-    /// Split file, with --subset, with --subset
+    /// Split file, with --subset
     #[arg(long, value_name = "S.toml", requires = "subset")]
     pub split: Option<PathBuf>,
     /// Print the outcome as JSON
