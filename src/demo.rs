@@ -1,6 +1,6 @@
-//! The whole way on simulated cells: simulate, preprocess, split, train, predict, evaluate, baselines, one table.
+//! The whole pipeline on simulated cells: simulate, preprocess, split, train, predict, evaluate, baselines, one table.
 //!
-//! It calls what the commands call. Held out are pairs of a cell type and a perturbation that are both seen, apart.
+//! It calls what the commands call. Held out are pairs whose cell type and perturbation are both seen in training, never together.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,13 +25,13 @@ use crate::train::{self, train};
 pub struct Settings {
     /// Where to train and predict; `None` is the CPU.
     pub gpu: Option<crate::gpu::Gpu>,
-    /// Folder for everything that is made.
+    /// Folder for everything the demo makes.
     pub out: PathBuf,
-    /// Of the world, the weights and all draws.
+    /// Seed of the world, the weights and all draws.
     pub seed: u64,
 }
 
-/// What the demo trains with, over the preset `tiny`.
+/// What the demo trains with, on top of the preset `tiny`.
 pub const CONFIG: [&str; 6] = [
     "train.steps=600",
     "train.val_every=150",
@@ -41,10 +41,10 @@ pub const CONFIG: [&str; 6] = [
     "optim.lr=0.002",
 ];
 
-/// Runs the demo; `say` gets a line a stage. Returns the table, which is also DIR/table.csv: a predictor each, means over the held-out
-/// pairs for which a measure is defined.
+/// Runs the demo; `say` gets a line per stage. Returns the table, also written to DIR/table.csv: one row per predictor, means over
+/// the held-out pairs for which a measure is defined.
 ///
-/// The names are `model`, or a kind of baseline; `, decoded means` or `, observed` where it is not what the command does by default.
+/// The names are `model`, or a kind of baseline; `, decoded means` or `, observed` marks what is not the command's default.
 pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Scores>> {
     let dir = &settings.out;
     aside::free(dir)?;
@@ -111,7 +111,7 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
     }
 }
 
-/// The table of the model and what is beside it; each cell type's scores as files.
+/// The table of the model and the baselines; each cell type's scores become files.
 fn scored(places: &Places, pred: PathBuf, beside: &[(String, Sample)]) -> Result<Vec<Scores>> {
     let files = Files {
         real: places.real.clone(),
@@ -128,7 +128,7 @@ fn scored(places: &Places, pred: PathBuf, beside: &[(String, Sample)]) -> Result
     Ok(table)
 }
 
-/// The model's prediction of the held-out pairs, as a file; the measured cells beside it.
+/// The model's prediction of the held-out pairs, as a file; the measured cells go into another next to it.
 fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<PathBuf> {
     let name = if observe == Observe::Poisson { "model.h5ad" } else { "model-decoded-means.h5ad" };
     let out = settings.out.join(name);
@@ -150,7 +150,7 @@ fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<P
     Ok(out)
 }
 
-/// Every baseline, its file written too.
+/// Every baseline, also written as a file.
 fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(String, Sample)>> {
     let mut samples = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {

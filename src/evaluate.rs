@@ -5,8 +5,8 @@
 //!                                                      -> mean profiles           -> agreement of profiles  ──┼> Report
 //!                                                      -> distances of cells      -> one correlation        ──┘
 //! ```
-//! Three rule sets say what a measure is, cell-eval 0.6.6's by default: see [`rules`]. A [`board::Board`] sets baselines, a
-//! ceiling and intervals beside the report.
+//! Three rule sets say what a measure is, by default cell-eval 0.6.6's: see [`rules`]. A [`board::Board`] adds baselines, a
+//! ceiling and intervals to the report.
 //!
 //! From matrices and labels, without files:
 //!
@@ -72,9 +72,9 @@ pub use side::{Matrix, Side};
 pub struct Settings {
     /// Label of the control cells.
     pub control: String,
-    /// Whose definitions.
+    /// Whose definitions to follow.
     pub rules: Rules,
-    /// Which measures.
+    /// Which measures to compute.
     pub profile: Profile,
     /// Measures to leave out, by registry name.
     pub skip: Vec<String>,

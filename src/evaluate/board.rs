@@ -1,4 +1,4 @@
-//! A prediction and what to read its scores beside: baselines, the ceiling, intervals.
+//! A prediction and what its scores are compared with: baselines, the ceiling, intervals.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -18,30 +18,30 @@ use crate::error::{At, Result};
 /// What the prediction is called among the rows.
 pub const PREDICTION: &str = "prediction";
 
-/// What the ceiling is called.
+/// What the ceiling is called among the rows.
 pub const CEILING: &str = "ceiling";
 
 /// The scores of one predictor.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// [`PREDICTION`], a baseline, [`CEILING`].
+    /// [`PREDICTION`], [`CEILING`], or a baseline's.
     pub name: String,
-    /// As those of the prediction's report.
+    /// The same columns as in the prediction's report.
     pub columns: Vec<Column>,
-    /// 95 % of resampled means, one a column; empty without `bootstrap`.
+    /// 95 % intervals of the resampled means, one per column; empty without `bootstrap`.
     pub intervals: Vec<[f64; 2]>,
-    /// The same of the prediction's mean minus this one's.
+    /// The same for the prediction's mean minus this one's.
     pub behind: Vec<[f64; 2]>,
 }
 
 /// The predictions of one cell type, or of all cells together.
 #[derive(Clone, Debug)]
 pub struct Board {
-    /// `None` where the cells were not split.
+    /// `None` if the cells were not split.
     pub cell_type: Option<String>,
     /// The prediction.
     pub report: Report,
-    /// The prediction first.
+    /// The prediction's first.
     pub rows: Vec<Row>,
 }
 
@@ -85,8 +85,8 @@ impl Board {
         Ok(Board { cell_type, report, rows })
     }
 
-    /// Writes results.csv, agg_results.csv, results.json, and real_de.csv, pred_de.csv where there are tables; returns their paths. The
-    /// cell type goes before each file's name, as cell-eval does. `sources` are the files that were read.
+    /// Writes results.csv, agg_results.csv, results.json, and, if there are tables, real_de.csv and pred_de.csv; returns their
+    /// paths. The cell type goes before each file's name, as in cell-eval. `sources` are the files that were read.
     pub fn write(&self, dir: &Path, sources: &Value) -> Result<Vec<PathBuf>> {
         let path = |file: &str| path(dir, self.cell_type.as_deref(), file);
         let mut written = ["results.csv", "agg_results.csv", "results.json"].map(path).to_vec();
@@ -105,7 +105,7 @@ impl Board {
         Ok(written)
     }
 
-    /// The report's JSON, with what stands beside it.
+    /// The report's JSON, with the other rows and the intervals.
     pub fn json(&self) -> Value {
         let mut all = self.report.json();
         let settings = &self.report.settings;
@@ -142,7 +142,7 @@ impl Row {
     }
 }
 
-/// What a reader of the boards should know about the inputs and about what is not there.
+/// What a reader of the boards should know about the inputs and about what is missing.
 pub fn notes(boards: &[Board]) -> Vec<String> {
     let of = |board: &Board| {
         let of = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));

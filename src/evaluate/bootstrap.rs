@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::table::Column;
 use crate::rng::Rng;
 
-/// Drawn perturbations.
+/// Samples of perturbations.
 pub struct Draws {
     chosen: Vec<Vec<usize>>,
     quirks: bool,
@@ -24,12 +24,12 @@ impl Draws {
         Draws { chosen: (0..draws).into_par_iter().map(draw).collect(), quirks }
     }
 
-    /// 95 % of a column's means lie within. NaN where no draw has a mean, or one perturbation alone has a value.
+    /// 95 % of a column's means lie within. NaN if no draw has a mean, or only one perturbation has a value.
     pub fn interval(&self, column: &Column) -> [f64; 2] {
         self.percentiles(&[column], |chosen| column.over(chosen, self.quirks))
     }
 
-    /// The same of the difference `a - b` of two predictions' columns.
+    /// The same for the difference `a - b` of two predictions' columns.
     pub fn difference(&self, a: &Column, b: &Column) -> [f64; 2] {
         self.percentiles(&[a, b], |chosen| a.over(chosen, self.quirks) - b.over(chosen, self.quirks))
     }

@@ -1,8 +1,8 @@
 //! What a perfect prediction would score: one half of the measured cells against the other.
 //!
-//! Each perturbation's cells are dealt into two halves at random; the control cells, which a prediction shares with the
-//! measurement as well, are in both. A half has half the cells, so its lists of significant genes are shorter than those that a
-//! prediction is held to: the ceiling is a little low.
+//! Each perturbation's cells are dealt into two halves at random; the control cells are in both, as a prediction shares them with
+//! the measurement too. A half has only half the cells, so its lists of significant genes are shorter than those a prediction is
+//! compared with: the ceiling is a little low.
 
 use super::judge::Judge;
 use super::side::{Groups, Side};
@@ -11,8 +11,8 @@ use super::{Settings, report::Report};
 use crate::error::Result;
 use crate::rng::Rng;
 
-/// Scores of one half against the other, one row for each of `perturbations`; none in any column for those of a single cell.
-/// `None` where every perturbation has one.
+/// Scores of one half against the other, one row for each of `perturbations`; a perturbation of a single cell has no score in any
+/// column. `None` if every perturbation has only one.
 pub fn ceiling(real: &Side, perturbations: &[String], settings: &Settings) -> Result<Option<Vec<Column>>> {
     let groups = Groups::of(real, &settings.control)?;
     let Some([measured, predicted]) = halves(real, &groups) else { return Ok(None) };
@@ -20,7 +20,7 @@ pub fn ceiling(real: &Side, perturbations: &[String], settings: &Settings) -> Re
     Ok(Some(aligned(report, perturbations)))
 }
 
-/// Two sides with all control cells and half of each perturbation's; the first has the odd cell.
+/// Two sides with all control cells and half of each perturbation's; the first gets the odd cell.
 fn halves(real: &Side, groups: &Groups) -> Option<[Side; 2]> {
     let mut cells = [groups.group(0).to_vec(), groups.group(0).to_vec()];
     for g in (1..groups.starts.len() - 1).filter(|&g| groups.size(g) > 1) {

@@ -1,31 +1,31 @@
-//! The cells' values gene by gene, block after block. The matrix as a whole stays as it is, cell by cell.
+//! The cells' values gene by gene, one block after another. The matrix itself stays as it is, cell by cell.
 
 use std::ops::Range;
 
 use super::side::{Matrix, Rows};
 
-/// Genes turned at once: few enough that what is written to them side by side stays near, many enough that a cell's next
-/// values are worth the walk to them.
+/// Genes transposed at once: few enough that the places written next to each other stay in the cache, many enough that a cell's
+/// next values are worth the walk to them.
 const BLOCK: usize = 256;
 
 /// A walk over a range of genes.
 pub struct Columns<'a> {
     rows: Rows<'a>,
-    /// Genes that are still to come.
+    /// Genes still to come.
     ahead: Range<usize>,
     /// Where the values of the genes ahead begin, for each of the groups' cells.
     next: Vec<usize>,
-    /// How many values are stored of each gene of the whole range, from gene `first` on.
+    /// How many values are stored for each gene of the whole range, from gene `first` on.
     counts: Vec<usize>,
     first: usize,
-    /// The block at hand: where each of its genes begins and ends. Zeros that are stored leave room between.
+    /// The current block: where each of its genes begins and ends. Stored zeros leave gaps in between.
     spans: Vec<Range<usize>>,
-    /// Place and value side by side: one write each, where the writes jump from gene to gene.
+    /// Place and value together: one write instead of two, as the writes jump from gene to gene.
     stored: Vec<(u32, f32)>,
 }
 
 impl<'a> Columns<'a> {
-    /// Before the first block of these genes.
+    /// Starts before the first block of these genes.
     pub fn new(rows: Rows<'a>, genes: Range<usize>) -> Columns<'a> {
         let mut counts = vec![0; genes.len()];
         let mut next = Vec::with_capacity(rows.groups.cells.len());
@@ -36,7 +36,7 @@ impl<'a> Columns<'a> {
                     Matrix::Sparse(x) => x.indices()[window.clone()]
                         .iter()
                         .for_each(|&gene| counts[gene as usize - genes.start] += 1),
-                    // A count of zeros too would ask for room that is never used.
+                    // Counting zeros as well would reserve room that is never used.
                     Matrix::Dense { values, .. } => {
                         let found = values[window.clone()].iter().map(|&value| usize::from(value != 0.0));
                         counts.iter_mut().zip(found).for_each(|(count, found)| *count += found);
@@ -49,7 +49,7 @@ impl<'a> Columns<'a> {
         Columns { rows, ahead: genes, next, counts, first, spans: Vec::new(), stored: Vec::new() }
     }
 
-    /// Turns to the next block: the number of its genes, `None` behind the last.
+    /// Turns to the next block: returns the number of its genes, `None` after the last.
     pub fn turn(&mut self) -> Option<usize> {
         let genes = self.ahead.start..self.ahead.end.min(self.ahead.start + BLOCK);
         self.ahead.start = genes.end;
@@ -76,13 +76,13 @@ impl<'a> Columns<'a> {
         (!genes.is_empty()).then_some(genes.len())
     }
 
-    /// Places (indices into the groups' cells, rising) and values of gene `i` of the block: its non-zeros.
+    /// The non-zeros of gene `i` of the block: places (indices into the groups' cells, rising) and values.
     pub fn gene(&self, i: usize) -> &[(u32, f32)] {
         &self.stored[self.spans[i].clone()]
     }
 }
 
-/// Two runs of places: the control's cells may lie in a matrix of their own.
+/// Two runs of places: the control's cells may be in a matrix of their own.
 fn runs<'a>(rows: &Rows<'a>) -> [(&'a Matrix, Range<usize>); 2] {
     let groups = rows.groups;
     [(rows.matrix(0), 0..groups.starts[1]), (rows.matrix(1), groups.starts[1]..groups.cells.len())]
@@ -101,8 +101,8 @@ fn window(x: &Matrix, cell: usize, genes: &Range<usize>) -> Range<usize> {
     }
 }
 
-/// Calls `take(gene, value)` for a cell's values of `genes`, which begin at `start`, that are not zero: stored and unstored
-/// zeros are one. Returns where they end.
+/// Calls `take(gene, value)` for each non-zero value of a cell's `genes`, whose values begin at `start`: stored and unstored zeros
+/// are treated alike. Returns where they end.
 #[inline]
 fn walk(
     x: &Matrix,

@@ -1,6 +1,6 @@
 //! Differential expression of every perturbation against the control: rank sums, ratios of means, Benjamini-Hochberg.
 //!
-//! By default as cell-eval 0.6.6 has pdex 0.1.27 do it (`parallel_differential_expression`); [`super::rules`] has the rest.
+//! By default done as cell-eval 0.6.6 has pdex 0.1.27 do it (`parallel_differential_expression`); the rest is in [`super::rules`].
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,10 +17,10 @@ use super::table::number;
 use crate::aside;
 use crate::error::{At, Result};
 
-/// Stands for the ratio where only the control's mean is zero; its inverse where only the perturbed mean is.
+/// Stands for the ratio if only the control's mean is zero; its inverse if only the perturbed mean is.
 const ONE_SIDED: f64 = 20.0;
 
-/// One row a (target, gene): target-major, genes in file order.
+/// One row per (target, gene): target-major, genes in file order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// The control's label.
@@ -31,15 +31,15 @@ pub struct Table {
     pub genes: Vec<String>,
     /// Mean of the control cells, `[G]`: expm1 of the mean log1p value, or the latter itself ([`Fold`]).
     pub reference_mean: Vec<f32>,
-    /// The same of the target's cells, `[T, G]`.
+    /// The same for the target's cells, `[T, G]`.
     pub target_mean: Vec<f32>,
     /// Ratio of the two means ([`Fold`]), `[T, G]`.
     pub fold_change: Vec<f64>,
     /// Mann-Whitney U of the target's cells, `[T, G]`.
     pub statistic: Vec<f64>,
-    /// Two-sided p, `[T, G]`.
+    /// Its two-sided p, `[T, G]`.
     pub p_value: Vec<f64>,
-    /// Benjamini-Hochberg over all rows or each target's ([`Family`]), `[T, G]`.
+    /// Benjamini-Hochberg over all rows or each target's own ([`Family`]), `[T, G]`.
     pub fdr: Vec<f64>,
 }
 
@@ -83,7 +83,7 @@ impl Table {
         }
     }
 
-    /// `(target_mean - reference_mean) / reference_mean` of a row, NaN without a reference.
+    /// `(target_mean - reference_mean) / reference_mean` of a row, NaN if the reference is zero.
     pub fn percent_change(&self, row: usize) -> f32 {
         let reference = self.reference_mean[row % self.genes.len()];
         if reference == 0.0 { f32::NAN } else { (self.target_mean[row] - reference) / reference }
@@ -124,10 +124,10 @@ impl Table {
     }
 }
 
-/// For every gene the control's mean and the groups' entries.
+/// For every gene, the control's mean and the groups' entries.
 fn entries(rows: Rows, fold: Fold) -> Vec<(f32, Vec<Entry>)> {
     let genes = rows.genes();
-    // A few walks a thread: each begins with a look at all cells, and the last to end should not be waited for long.
+    // Two walks per thread: each begins with a look at all cells, and nobody should wait long for the last one.
     let part = genes.div_ceil(rayon::current_num_threads() * 2).max(1);
     let counted = counted(rows.groups);
     let compare = |p: usize| -> Vec<(f32, Vec<Entry>)> {

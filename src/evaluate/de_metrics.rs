@@ -1,7 +1,7 @@
 //! Measures of agreement between two differential expression tables, those of cell-eval 0.6.6's `metrics._de`.
 //!
 //! R, Q: significant genes of real and pred, largest |log2 fold change| first. `None` is null (nothing to measure, left out of
-//! means), NaN is undefined; only cell-eval's rules ([`Definitions::quirks`]) let NaN stand.
+//! means), NaN is undefined; only cell-eval's rules ([`Definitions::quirks`]) keep NaN.
 
 use std::sync::OnceLock;
 
@@ -12,22 +12,22 @@ use super::significant::Genes;
 use super::table::{Column, Joined};
 use crate::correlation::spearman;
 
-/// The lists of both sides.
+/// The gene lists of both sides.
 pub struct Lists {
     real: Vec<Genes>,
     pred: Vec<Genes>,
-    /// Two columns are of them.
+    /// Kept, as two columns need them.
     areas: OnceLock<Vec<Areas>>,
     definitions: Definitions,
 }
 
 impl Lists {
-    /// Of real and pred, `[P]` each, perturbations in the same order.
+    /// From real and pred, `[P]` each, perturbations in the same order.
     pub fn new([real, pred]: [Vec<Genes>; 2], definitions: Definitions) -> Lists {
         Lists { real, pred, areas: OnceLock::new(), definitions }
     }
 
-    /// `name` is a column of a measure of [`super::registry::METRICS`] that needs the tables.
+    /// `name`: a column of a measure of [`super::registry::METRICS`] that needs the tables.
     pub fn column(&self, name: &str) -> Column {
         let Lists { real, pred, definitions, .. } = self;
         let quirks = definitions.quirks;
@@ -90,7 +90,7 @@ fn count_pairs(real: &[Genes], pred: &[Genes]) -> Vec<Option<[f64; 2]>> {
     real.iter().zip(pred).map(pair).collect()
 }
 
-/// Spearman of |R| and |Q|; cell-eval's 1 where no perturbation has any R.
+/// Spearman of |R| and |Q|; cell-eval gives 1 if no perturbation has any R.
 fn count_correlation(real: &[f64], pred: &[f64], quirks: bool) -> f64 {
     if real.is_empty() && quirks { 1.0 } else { spearman(real, pred) }
 }
@@ -120,7 +120,8 @@ fn recall(real: &Genes, pred: &Genes) -> Option<f64> {
 /// How sure pred is of each gene; only the order matters.
 fn scores(pred: &Genes, quirks: bool) -> Vec<f64> {
     match quirks {
-        // -log10 fdr in f32. What stands for infinity puts the surest genes below many others; cell-eval 0.6.6 does so (`compute_generic_auc`).
+        // -log10 fdr in f32. What stands for infinity ranks the surest genes below many others, as in cell-eval 0.6.6
+        // (`compute_generic_auc`).
         true => {
             pred.fdr.iter().map(|&q| if q == 0.0 { 10.0 } else { f64::from(-q.log10() as f32) }).collect()
         }
@@ -128,9 +129,9 @@ fn scores(pred: &Genes, quirks: bool) -> Vec<f64> {
     }
 }
 
-/// Areas under the curves of the scores for R against the rest; NaN where R is no gene or all.
+/// Areas under the curves of the scores for R against the rest; NaN if R is no gene or every gene.
 struct Areas {
-    /// Under the steps of precision over recall.
+    /// Area under the steps of precision over recall.
     precision_recall: f64,
     roc: f64,
 }

@@ -1,10 +1,10 @@
-//! Energy distances between single cells (Székely & Rizzo 2013), as cell-eval 0.6.6 has them (`edistance`).
+//! Energy distances between single cells (Székely & Rizzo 2013), as in cell-eval 0.6.6 (`edistance`).
 //!
 //!   E(p) = 2 mean d(x, c) - mean d(x, x') - mean d(c, c')      x cells of p, c control cells, d Euclidean over all genes
 //!
-//! Means are over all pairs, a cell with itself included. |x - y|^2 = |x|^2 + |y|^2 - 2 x y: the products are matrix products of
-//! blocks of cells in f32, a block of a sparse matrix being made dense for the purpose. Where the three terms cancel, the
-//! difference is taken gene by gene instead.
+//! Means are over all pairs, including a cell with itself. |x - y|^2 = |x|^2 + |y|^2 - 2 x y: the products are matrix products of
+//! blocks of cells in f32; blocks of a sparse matrix are made dense for them. If the three terms cancel, the difference is taken
+//! gene by gene instead.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::side::{Matrix, Rows};
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 
-/// Cells of a block on the left, which stays, and on the right.
+/// Cells of a block on the left, which stays, and of one on the right.
 const BLOCKS: [usize; 2] = [512, 256];
 
 /// Below this share of |x|^2 + |y|^2 a squared distance has lost too many of its digits.
@@ -42,8 +42,8 @@ pub fn edistances(rows: Rows) -> Vec<f64> {
     (1..count).map(|g| 2.0 * mean(g, 0) - mean(g, g) - control).collect()
 }
 
-/// Sum of the distances of `cells` of group `a` to the cells of group `b`: all of them, or, within a group, those of this
-/// block and, counted twice, of later blocks.
+/// Sum of the distances from `cells` of group `a` to the cells of group `b`: to all of them, or, within a group, to those of this
+/// block and, counted twice, to those of later blocks.
 fn sum(rows: Rows, a: usize, cells: Range<usize>, b: usize) -> f64 {
     let within = a == b;
     let left = Block::of(rows, a, cells.clone());
@@ -86,7 +86,7 @@ impl Block {
         Block { genes, x, squares }
     }
 
-    /// Sum of the distances of each cell here to each there.
+    /// Sum of the distances from each cell here to each in `other`.
     fn distances(&self, other: &Block) -> f64 {
         let (n, m, genes) = (self.squares.len(), other.squares.len(), self.genes);
         let mut products = vec![0.0f32; n * m];
@@ -106,14 +106,14 @@ impl Block {
         sum
     }
 
-    /// The distance of cell `i` here to `j` there, gene by gene.
+    /// The distance from cell `i` here to `j` in `other`, gene by gene.
     fn apart(&self, i: usize, other: &Block, j: usize) -> f64 {
         let [x, y] = [(self, i), (other, j)].map(|(block, i)| &block.x[i * self.genes..][..self.genes]);
         sum_of(x, y, |x, y| (x - y) * (x - y)).sqrt()
     }
 }
 
-/// Sum over the genes of two cells, in eight parts: one alone would wait for each addition.
+/// Sum over the genes of two cells, in eight partial sums: a single one would wait for each addition.
 fn sum_of(x: &[f32], y: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
     let of = |x: f32, y: f32| of(f64::from(x), f64::from(y));

@@ -29,7 +29,7 @@ fn mean(real: &[f32], pred: &[f32], of: impl Fn(f64) -> f64) -> f64 {
     real.iter().zip(pred).map(|(&r, &p)| of(f64::from(p) - f64::from(r))).sum::<f64>() / real.len() as f64
 }
 
-/// Everything the columns need, made once.
+/// Everything the columns need, computed once.
 pub struct Profiles {
     real: Pseudobulk,
     pred: Pseudobulk,
@@ -67,7 +67,7 @@ impl Profiles {
         [self.real_delta, self.pred_delta]
     }
 
-    /// `name` is a measure of [`super::registry::METRICS`] that needs mean profiles alone.
+    /// `name`: a measure of [`super::registry::METRICS`] that needs only mean profiles.
     pub fn column(&self, name: &str) -> Column {
         type Profile = [Vec<f32>];
         let pairs = |value: &(dyn Fn(&[f32], &[f32]) -> f64 + Sync), real: &Profile, pred: &Profile| {
@@ -132,7 +132,7 @@ impl Distance {
     }
 }
 
-/// The genes before and after the one that is left out.
+/// The genes before and after the one left out.
 fn parts(x: &[f32], without: Option<usize>) -> [&[f32]; 2] {
     match without {
         Some(gene) => [&x[..gene], &x[gene + 1..]],

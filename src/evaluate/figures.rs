@@ -1,8 +1,8 @@
-//! What a [`Board`] shows, as SVG text: for the page ([`super::page`]), and as files.
+//! A [`Board`] drawn as SVG text: for the page ([`super::page`]), and as files.
 //!
 //! ```text
-//!   Board -> Seen: overlaps, effect sizes, their order -> score, overlap       one a cell type
-//!         -> Shown: the genes of one perturbation      -> scatter, volcano     one a perturbation
+//!   Board -> Seen: overlaps, effect sizes, their order -> score, overlap       one per cell type
+//!         -> Shown: the genes of one perturbation      -> scatter, volcano     one per perturbation
 //! ```
 
 pub mod chart;
@@ -37,7 +37,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// For an axis.
+    /// In words, for an axis.
     pub fn words(self) -> &'static str {
         match self {
             Effect::Significant => "significant real genes",
@@ -50,14 +50,14 @@ impl Effect {
 pub struct Seen<'a> {
     /// The scores.
     pub board: &'a Board,
-    /// Significant genes, one a perturbation, if there is differential expression.
+    /// Significant genes, one entry per perturbation, if there is differential expression.
     pub overlaps: Option<Vec<Overlap>>,
-    /// The same for all boards; `None` where nothing measures it.
+    /// The same for all boards; `None` if nothing measures it.
     pub effect: Option<Effect>,
     /// Perturbations, the largest effect first.
     pub order: Vec<usize>,
     lengths: Option<Vec<f64>>,
-    /// Of each perturbation in the tables of real and pred, `[P]` each.
+    /// Number of each perturbation in the tables of real and pred, `[P]` each.
     places: Option<[Vec<usize>; 2]>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Seen<'a> {
         for seen in &mut all {
             seen.effect = effect;
             let mut order: Vec<usize> = (0..seen.board.report.perturbations.len()).collect();
-            // Effects of the same size stay in the order of their names.
+            // Effects of the same size stay in order of their names.
             let size = |p: &usize| seen.size(*p).unwrap_or(0.0);
             order.sort_by(|a, b| size(b).total_cmp(&size(a)));
             seen.order = order;
@@ -119,13 +119,13 @@ impl<'a> Seen<'a> {
         (0..self.board.report.perturbations.len()).into_par_iter().map(count).collect()
     }
 
-    /// Opens a perturbation's group; with `links` it is a link to the address that chooses it.
+    /// Opens a perturbation's group; with `links`, as a link to the address that chooses it.
     fn open(&self, p: usize, links: bool, said: &str) -> String {
         if !links {
             return "<g>".to_string();
         }
         let address = self.address(p);
-        // Hundreds of stops for the tab key help nobody: the list of perturbations is the way of the keyboard.
+        // Hundreds of stops for the tab key help nobody: keyboard users have the list of perturbations.
         format!("<a href=\"#{address}\" data-p=\"{p}\" tabindex=\"-1\" aria-label=\"{}\">", escape(said))
     }
 
@@ -142,7 +142,7 @@ fn length(change: &[f32]) -> f64 {
     change.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }
 
-/// A name in an address: all but letters and digits of ASCII as bytes.
+/// A name in an address: all but ASCII letters, digits and `-_.` as bytes.
 fn encoded(name: &str) -> String {
     let mut text = String::new();
     for byte in name.bytes() {
@@ -154,7 +154,7 @@ fn encoded(name: &str) -> String {
     text
 }
 
-/// Writes all figures to a folder, one an .svg file; returns how many. Files of an earlier run are replaced.
+/// Writes all figures to a folder, one per .svg file; returns how many. Files of an earlier run are replaced.
 pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
     let mut names = Names::default();
     let mut written = 0;
@@ -188,7 +188,7 @@ pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
     Ok(written)
 }
 
-/// Scatter, real and predicted volcano of a perturbation, at most `most` genes drawn in each.
+/// Scatter, real and predicted volcano of a perturbation, each with at most `most` genes drawn.
 pub fn details(seen: &Seen, p: usize, most: usize) -> [Option<Svg>; 3] {
     let shown = Shown::of(seen, p, most);
     let name = &seen.board.report.perturbations[p];
@@ -206,7 +206,7 @@ fn save(dir: &Path, name: &str, svg: &Svg) -> Result<()> {
 struct Names(HashSet<String>);
 
 impl Names {
-    /// `type_name_figure.svg`, of letters that every file system takes.
+    /// `type_name_figure.svg`, in characters that every file system takes.
     fn of(&mut self, cell_type: Option<&str>, name: &str, figure: &str) -> String {
         let parts = cell_type.into_iter().chain([name, figure]).filter(|part| !part.is_empty());
         let plain = |c: char| if c.is_alphanumeric() || "-+._".contains(c) { c } else { '-' };

@@ -25,22 +25,22 @@ pub struct Files {
     pub pred: PathBuf,
     /// `obs` column of the perturbations, in both.
     pub perturbation: String,
-    /// `obs` column to split by, in both; each part is judged alone.
+    /// `obs` column to split by, in both; each part is judged separately.
     pub cell_type: Option<String>,
 }
 
-/// Cells of a side, and their cell types where they are to be split.
+/// Cells of a side, and their cell types if they are to be split.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The cells.
     pub side: Side,
-    /// One a cell.
+    /// One per cell.
     pub types: Option<Labels>,
 }
 
-/// Reads both files and evaluates them, all of `beside` with them: one board, or one a cell type, in the order in which the
+/// Reads both files and evaluates them, together with all of `beside`: one board, or one per cell type, in the order in which the
 /// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split. Errors: what
-/// [`Board::of`] refuses, and cell types in one file only.
+/// [`Board::of`] refuses, and cell types that are in only one of the files.
 pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
     let real = H5ad::open(&files.real)?;
@@ -63,7 +63,7 @@ pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Set
     compare(&real, &pred, beside, settings)
 }
 
-/// The same from memory. Errors: also measured cells with cell types, and others without.
+/// The same from memory. Errors: also measured cells that have cell types, while others have none.
 pub fn compare<'a>(
     real: &Sample,
     pred: &Sample,
@@ -92,7 +92,7 @@ pub fn compare<'a>(
 }
 
 impl Sample {
-    /// Cells from memory, with their cell types where they are to be split; `name` is what messages call them.
+    /// Cells from memory, with their cell types if they are to be split; `name` is what messages call them.
     pub fn of(name: &str, population: Population, split: bool) -> Sample {
         let types = split.then(|| Labels::of(&population.cell_type));
         let labels = Labels::of(&population.perturbation);
@@ -118,7 +118,7 @@ impl Sample {
     }
 }
 
-/// Path and SHA-256, as `sha256sum` prints it, of both files.
+/// Path and SHA-256 of both files, the latter as `sha256sum` prints it.
 pub fn fingerprints(files: &Files) -> Result<Value> {
     let of = |path: &Path| -> Result<Value> {
         let mut file = std::fs::File::open(path).at(path)?;
@@ -131,7 +131,7 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
     Ok(json!({ "real": real?, "pred": pred? }))
 }
 
-/// A file's X as it is stored: dense stays dense, for its memory and for the median of its totals.
+/// A file's X as it is stored: dense stays dense, which affects its memory and the median of its totals.
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {
@@ -148,7 +148,7 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
     } else {
         let mut starts = vec![0];
         let (mut columns, mut values) = (Vec::new(), Vec::new());
-        // Growing would copy; a file that promises more than there is memory for is met where it is read.
+        // Growing would copy; a file that promises more than fits in memory is caught when it is read.
         if let Some(most) = file.stored().and_then(|most| usize::try_from(most).ok()) {
             let _ = columns.try_reserve_exact(most).and_then(|()| values.try_reserve_exact(most));
         }

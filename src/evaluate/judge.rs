@@ -1,4 +1,4 @@
-//! The measured side, prepared once, and the predictions scored against it.
+//! The measured side, prepared once, and the scoring of predictions against it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct Judge<'a> {
     found: Found,
 }
 
-/// What measures are made of, where one of them asks for it.
+/// What measures are computed from, if one of them needs it.
 #[derive(Clone)]
 struct Found {
     table: Option<Arc<Table>>,
@@ -39,8 +39,8 @@ struct Found {
 }
 
 impl<'a> Judge<'a> {
-    /// Prepares the measured side. Errors: no control, cells without label, values that are no expression (`lognorm`), a
-    /// measure's name that is unknown.
+    /// Prepares the measured side. Errors: no control, cells without label, values that are not expression (`lognorm`), an unknown
+    /// measure.
     pub fn new(real: &'a Side, settings: &Settings) -> Result<Judge<'a>> {
         let metrics = registry::choose(settings.rules, settings.profile, &settings.skip)?;
         let definitions = settings.rules.definitions();
@@ -50,7 +50,7 @@ impl<'a> Judge<'a> {
         Ok(Judge { settings: settings.clone(), definitions, metrics, real, groups, x, held, found })
     }
 
-    /// Scores a prediction. Errors: what [`Judge::new`] refuses, other genes or labels than the measured side's.
+    /// Scores a prediction. Errors: what [`Judge::new`] refuses, and genes or labels that differ from the measured side's.
     pub fn score(&self, pred: &Side) -> Result<Report> {
         let control = &self.settings.control;
         let own = Groups::perturbed(pred, control)?;
@@ -122,7 +122,7 @@ fn find(rows: Rows, genes: &[String], settings: &Settings, metrics: &[&Metric]) 
     }
 }
 
-/// Pearson's r of the two sides' energy distances. cell-eval leaves the column out below two perturbations.
+/// Pearson's r of the two sides' energy distances. With fewer than two perturbations, cell-eval leaves the column out.
 fn edistance_column((real, pred): &(Vec<f64>, Vec<f64>), quirks: bool) -> Option<Column> {
     let pairs = real.iter().zip(pred).map(|(&real, &pred)| Some([real, pred])).collect();
     let whole = Joined { pairs, join: |a, b, _| pearson(a, b) };

@@ -1,7 +1,7 @@
 //! Counts or logs? What is stored decides, as in cell-eval 0.6.6 (`guess_is_lognorm`, `_convert_to_normlog`).
 //!
-//! A stored value with a fractional part above 1e-3 makes the matrix log1p values, used as they are. Without one it is raw
-//! counts: each cell is scaled to the median of this side's own totals, then log1p.
+//! If a stored value has a fractional part above 1e-3, the matrix holds log1p values, used as they are. Otherwise it holds raw
+//! counts: each cell is scaled to the median of this side's own totals, then log1p is taken.
 
 use std::borrow::Cow;
 
@@ -11,23 +11,23 @@ use serde::Serialize;
 use super::side::{Matrix, Side};
 use crate::error::Result;
 
-/// Above this no log1p value of a cell is plausible.
+/// From here on, no log1p value of a cell is plausible.
 const LARGEST_LOG: f32 = 15.0;
 
 /// What a side held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Held {
-    /// Natural log1p of normalised counts, by assumption: nothing in a matrix tells its target total.
+    /// Natural log1p of normalised counts, by assumption: nothing in a matrix shows the total it was normalised to.
     Logs,
     /// Raw counts, converted here.
     Counts,
 }
 
-/// Numbers that one thread looks at in a row.
+/// Numbers that one thread looks at in one go.
 const PIECE: usize = 1 << 16;
 
-/// The side's values on the log1p scale. Errors: not finite, negative, or logs of 15 and more.
+/// The side's values on the log1p scale. Errors: values that are not finite or negative, and logs of 15 or more.
 pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
     let values = side.x.values();
     let seen = Seen::of(values);
@@ -52,7 +52,7 @@ pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
     Ok((Cow::Borrowed(&side.x), Held::Logs))
 }
 
-/// What some values are, found in one pass over them; where one stands is looked up only to be told.
+/// What was found in one pass over some values; where a bad one is, is looked up only for the message.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     infinite: bool,
@@ -62,7 +62,7 @@ struct Seen {
 
 impl Seen {
     fn of(values: &[f32]) -> Seen {
-        // Without a branch, so that it is done eight numbers at a time.
+        // Without a branch, so that eight numbers are done at a time.
         let look = |seen: Seen, &v: &f32| Seen {
             infinite: seen.infinite | !v.is_finite(),
             negative: seen.negative | (v < 0.0),
@@ -83,7 +83,7 @@ impl Seen {
 /// ln(1 + x / (total / median)), every step rounded to f32 as scanpy 1.11 does, so that equal values stay equal.
 ///
 /// Equal shares of different totals (1 of 100, 3 of 300 counts) may differ in the last bit; the rounding of log1p decides
-/// whether they tie. This one is the C library's (fdlibm), which numpy calls where it has no vector code of its own.
+/// whether they tie. The log1p here is the C library's (fdlibm), which numpy calls where it has no vector code of its own.
 fn from_counts(side: &Side) -> Result<Matrix> {
     let cells = side.x.shape().0;
     let values = side.x.values();

@@ -1,6 +1,6 @@
 //! The null distribution of the Mann-Whitney U: normal for large samples, counted for small ones without ties.
 
-/// Samples this small are counted, if no two values are equal; the rule of scipy's `method="auto"`.
+/// Samples up to this size are counted, if no two values are equal; the rule of scipy's `method="auto"`.
 pub const SMALL: usize = 8;
 
 /// Two-sided p of `u` (the larger of the two U) by the normal approximation, corrected for ties and continuity.
@@ -29,8 +29,8 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// The distribution for samples of `n1` and `n2` values, the smaller at most [`SMALL`]. `None` where the counts would
-    /// pass 128 bits: above some 200,000 cells the normal approximation is as good as exact.
+    /// The distribution for samples of `n1` and `n2` values, the smaller at most [`SMALL`]. `None` if the counts would exceed 128
+    /// bits: above some 200,000 cells the normal approximation is as good as exact.
     pub fn new(n1: usize, n2: usize) -> Option<Counted> {
         let (m, n) = (n1.min(n2), n1.max(n2));
         let orders: f64 = (1..=m).map(|k| (n + k) as f64 / k as f64).product();

@@ -1,7 +1,7 @@
-//! One page, complete in itself, on which boards are seen: the figures of [`super::figures`], the scores as a table.
+//! One self-contained page that shows boards: the figures of [`super::figures`], and the scores as a table.
 //!
-//! All is drawn before the page is opened; the script only chooses what is shown. Without it, all cell types stand below each other,
-//! each with the perturbation of the largest effect.
+//! Everything is drawn before the page is opened; the script only chooses what is shown. Without it, all cell types follow one
+//! another, each with the perturbation of the largest effect.
 
 mod head;
 mod tables;
@@ -17,10 +17,10 @@ use super::figures::{Effect, Seen, details, overlap, score};
 use crate::aside;
 use crate::error::{At, Result};
 
-/// Points drawn on a page; what is beyond makes a browser slow.
+/// Points drawn on a page; more would make a browser slow.
 const BUDGET: usize = 240_000;
 
-/// Fewer genes than this say nothing of a perturbation: rather, those of small effect are left out.
+/// Fewer genes than this say nothing about a perturbation: perturbations of small effect are left out instead.
 const LEAST: usize = 80;
 
 /// Writes the page of all boards. `sources` are the files that were read, as [`super::files::fingerprints`] gives them.
@@ -112,7 +112,7 @@ fn section(seen: &Seen, budget: &Budget, many: bool) -> String {
     )
 }
 
-/// Effect sizes and, of a single board, overlaps.
+/// Effect sizes and overlaps.
 fn perturbations(seen: &[Seen]) -> String {
     let measures = score::measures(seen);
     let figures = measures.iter().filter_map(|measure| score::figure(seen, measure, true));
@@ -150,7 +150,7 @@ fn figure(svg: &str) -> String {
     format!("<figure>{svg}</figure>\n")
 }
 
-/// The genes of every perturbation, the largest effect shown first.
+/// The genes of every perturbation; the one with the largest effect is shown first.
 fn one_perturbation(seen: &Seen, budget: &Budget) -> String {
     let report = &seen.board.report;
     let head = "<h3>One perturbation</h3>\n";
@@ -198,7 +198,7 @@ fn picker(seen: &Seen, drawn: &[usize], first: Option<usize>) -> String {
     )
 }
 
-/// What the figures of genes are, and what they leave out.
+/// What the figures of genes show, and what they leave out.
 fn said(seen: &Seen, drawn: usize, budget: &Budget) -> String {
     let report = &seen.board.report;
     let mut said = vec![

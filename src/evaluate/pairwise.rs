@@ -1,8 +1,8 @@
 //! The order in which numpy adds f32 numbers, for means that agree bit for bit.
 //!
-//! Fewer than 8 numbers: one after the other. Up to 128: eight interleaved partial sums, added as a tree, then the rest one
-//! after the other. More: two halves, the first a multiple of 8 long (Higham 1993, pairwise summation). A zero changes no
-//! partial sum, so the zeros of a sparse column need not be there.
+//! Fewer than 8 numbers: one after another. Up to 128: eight interleaved partial sums, added as a tree, then the rest one after
+//! another. More: two halves, the first a multiple of 8 long (Higham 1993, pairwise summation). A zero changes no partial sum,
+//! so the zeros of a sparse column can be left out.
 
 /// Longest run summed by eight interleaved partial sums.
 const BLOCK: usize = 128;

@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use super::side::{Matrix, Rows};
 
-/// Rows summed by one task; a fixed number, so that sums do not depend on the number of threads.
+/// Rows summed by one task; fixed, so that sums do not depend on the number of threads.
 const ROWS: usize = 1024;
 
-/// Mean profiles, f64 sums rounded to f32: the control's and one a perturbation.
+/// Mean profiles, f64 sums rounded to f32: the control's and one per perturbation.
 #[derive(Clone, Debug)]
 pub struct Pseudobulk {
     /// `[G]`.

@@ -1,14 +1,14 @@
 //! Wilcoxon rank sums of every group against the control, one gene at a time (Mann & Whitney 1947).
 //!
 //! All values of a gene are sorted once, each with its group. One walk over the sorted values then serves every group: a
-//! value's place among the control's is known when it is met, so no group is ever pooled and sorted with the control again.
+//! value's place among the control's is known as soon as it is reached, so no group need be pooled and sorted with the control.
 //!
 //! ```text
 //!   2 U_g  = sum over x of g   2 #{y of control: y < x} + #{y = x}
 //!   T_g    = sum over values v (c_v + a_v)^3 - (c_v + a_v)       c_v, a_v: how often v stands in control and g
 //!          = T_control + sum over v in g [...(c_v + a_v) - ...(c_v)]
 //! ```
-//! Both are whole numbers. Zeros are one block below all other values: expression is not negative.
+//! Both are whole numbers. Zeros are one block below all other values, as expression is not negative.
 
 use super::null::{Counted, SMALL, normal};
 use super::side::Groups;
@@ -23,11 +23,11 @@ const BUCKETS: usize = 1 << DIGIT;
 pub struct Test {
     /// U of the group: pairs in which the group's cell is higher, ties counting a half.
     pub u: f64,
-    /// Two-sided.
+    /// Two-sided p.
     pub p: f64,
 }
 
-/// The test for a grouping, and the room it works in; one a thread.
+/// The test for a grouping, and its work space; one per thread.
 pub struct RankSum<'a> {
     groups: &'a Groups,
     counted: &'a [Option<Counted>],
@@ -47,7 +47,7 @@ pub fn counted(groups: &Groups) -> Vec<Option<Counted>> {
 }
 
 impl<'a> RankSum<'a> {
-    /// `counted` comes from [`counted`] of the same groups.
+    /// `counted` comes from [`counted`] for the same groups.
     pub fn new(groups: &'a Groups, counted: &'a [Option<Counted>]) -> Self {
         let count = groups.starts.len() - 1;
         RankSum {
@@ -66,8 +66,8 @@ impl<'a> RankSum<'a> {
         self.groups
     }
 
-    /// Tests one gene: the places among the groups' cells, rising, of its positive values, and these. One test a
-    /// perturbation is handed to `take`.
+    /// Tests one gene. `stored`: its positive values, each with its place among the groups' cells, places rising. `take` gets one
+    /// test per perturbation.
     pub fn gene(&mut self, stored: &[(u32, f32)], mut take: impl FnMut(Test)) {
         self.load(stored);
         sort(&mut self.sorted, &mut self.spare);
@@ -152,8 +152,7 @@ fn cubic(t: u64) -> u128 {
     t * t * t - t
 }
 
-/// Sorts by value, then group. The groups arrive in order and radix passes keep order, so only the value's digits are
-/// sorted by.
+/// Sorts by value, then group. The groups arrive in order and radix passes keep it, so only the value's digits need sorting.
 fn sort(keys: &mut Vec<u64>, spare: &mut Vec<u64>) {
     if keys.len() < RADIX_FROM {
         keys.sort_unstable();

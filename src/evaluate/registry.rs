@@ -1,4 +1,4 @@
-//! Which measures there are, in the order of the result's columns, and who asks for which.
+//! Which measures there are, in the order of the result's columns, and which profile has which.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct Metric {
     pub de: bool,
     /// The paper's name (SCALE v1, appendix A).
     pub paper: &'static str,
-    /// Best value; `None` for counts, which have none.
+    /// Best value; `None` for counts, which have no best.
     pub best: Option<f64>,
 }
 
@@ -75,13 +75,13 @@ pub const METRICS: [Metric; 27] = [
     expression(R2, "R2", 1.0),
 ];
 
-/// The one measure with two columns, `_real` and `_pred`.
+/// The only measure with two columns, `_real` and `_pred`.
 const NSIG: &str = "de_nsig_counts";
 
-/// The one measure of single cells instead of means.
+/// The only measure on single cells instead of means.
 pub const EDISTANCE: &str = "pearson_edistance";
 
-/// The one measure that cell-eval lacks; the paper's rules have it.
+/// The only measure that cell-eval lacks; it belongs to the paper's rules.
 const R2: &str = "r2";
 
 /// cell-eval's measure that is not computed here; [`super::rules`] says why.
@@ -109,7 +109,7 @@ impl Profile {
     }
 }
 
-/// The measures to compute. Errors: a name to skip that no measure has, or nothing left.
+/// The measures to compute. Errors: a name to skip that is no measure's, or nothing left.
 pub fn choose(rules: Rules, profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
     let names: Vec<String> = METRICS.iter().map(|m| m.name).chain([ABSENT]).map(String::from).collect();
     if let Some(name) = skip.iter().find(|name| !names.contains(name)) {
@@ -132,7 +132,7 @@ pub fn metric_of(column: &str) -> Option<&'static Metric> {
 }
 
 impl Metric {
-    /// The columns of results.csv that hold it.
+    /// The columns of results.csv that hold this measure.
     pub fn columns(&self) -> Vec<String> {
         match self.name {
             NSIG => ["real", "pred"].map(|side| format!("{NSIG}_{side}")).to_vec(),

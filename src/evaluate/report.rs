@@ -1,4 +1,4 @@
-//! What one prediction scored, and how that was found.
+//! What one prediction scored, and how.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use super::registry;
 use super::side::{Groups, Matrix, Side};
 use super::table::Column;
 
-/// What a side was.
+/// What a side contained.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Counts {
     /// The file it came from.
     pub source: PathBuf,
     /// Cells of all labels.
     pub cells: usize,
-    /// Its own cells of the control, whether or not they are what it is compared with.
+    /// Its own control cells, whether or not it is compared with them.
     pub control_cells: usize,
     /// Cells of the smallest perturbation.
     pub fewest_cells: usize,
@@ -46,7 +46,7 @@ impl Counts {
     }
 }
 
-/// Numbers that are added in a row: fixed, so that the sum does not depend on the number of threads.
+/// Numbers added in one go: fixed, so that the sum does not depend on the number of threads.
 const PIECE: usize = 1 << 16;
 
 fn sum(values: &[f32]) -> f64 {
@@ -61,17 +61,17 @@ const FAR: f64 = 1.3;
 pub struct Report {
     /// How it was made.
     pub settings: Settings,
-    /// Sorted; the rows of the columns, `[P]`.
+    /// Sorted; the rows of `columns`, `[P]`.
     pub perturbations: Vec<String>,
-    /// Their names, `[G]`.
+    /// Gene names, `[G]`.
     pub genes: Vec<String>,
     /// Real and pred.
     pub sides: [Counts; 2],
-    /// One a measure, in cell-eval's order.
+    /// In cell-eval's order.
     pub columns: Vec<Column>,
-    /// Differential expression of real and pred, where a measure needed it.
+    /// Differential expression of real and pred, if a measure needed it.
     pub tables: Option<[Arc<Table>; 2]>,
-    /// Perturbed minus control mean profiles of real and pred, `[P, G]` each, where a measure needed them.
+    /// Perturbed minus control mean profiles of real and pred, `[P, G]` each, if a measure needed them.
     pub changes: Option<[Vec<Vec<f32>>; 2]>,
 }
 
@@ -115,8 +115,8 @@ impl Report {
         notes
     }
 
-    /// Rules, settings, counts and the mean of every column. `mean` is cell-eval's (null where it is NaN); `mean_of_numbers`
-    /// leaves out what is NaN.
+    /// Rules, settings, counts and the mean of every column. `mean` is cell-eval's (null if it is NaN); `mean_of_numbers` leaves
+    /// out NaN values.
     pub fn json(&self) -> Value {
         let metrics: Map<String, Value> =
             self.columns.iter().map(|c| (c.name.clone(), metric_json(c))).collect();
@@ -158,13 +158,13 @@ fn metric_json(column: &Column) -> Value {
     entry
 }
 
-/// results.json's name among the files of `dir`, and of the others: `name` goes before, as cell-eval does.
+/// The path of results.json or another file in `dir`; `name`, if any, goes before the file's name, as in cell-eval.
 pub(super) fn path(dir: &Path, name: Option<&str>, file: &str) -> PathBuf {
     let prefix = name.map_or(String::new(), |name| prefix(name) + "_");
     dir.join(format!("{prefix}{file}"))
 }
 
-/// A cell type as its files' names begin.
+/// A cell type, as its files' names begin with it.
 pub(super) fn prefix(name: &str) -> String {
     name.replace('/', "-")
 }

@@ -20,8 +20,8 @@
 //! | `r2` | | | 1 - SSE / SST of the profiles over genes |
 //!
 //! "Left out" is null: an empty field of results.csv, not in the mean, counted in `null_count`. cell-eval's quirks are what the
-//! code of cell-eval 0.6.6 and pdex 0.1.27 does, meant or not. Of the paper's words two do not hold for cell-eval and are not
-//! followed: "as many control as perturbed cells" (all control cells are used) and an epsilon whose value is not given.
+//! code of cell-eval 0.6.6 and pdex 0.1.27 does, intended or not. Two of the paper's statements do not hold for cell-eval and are
+//! not followed: "as many control as perturbed cells" (all control cells are used) and an epsilon whose value is not given.
 //!
 //! 0.01 is the smallest mean worth telling from zero: a gene found once in a hundred cells of 10,000 counts each.
 //!
@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::unknown;
 
-/// Added to both means of a fold change where a rule set asks for it.
+/// Added to both means of a fold change if the rule set has it so.
 pub const PSEUDOCOUNT: f64 = 0.01;
 
 /// A rule set.
@@ -44,7 +44,7 @@ pub enum Rules {
     #[default]
     #[serde(rename = "cell-eval-0.6.6")]
     CellEval066,
-    /// The same measures, their documented defects mended.
+    /// The same measures with their documented defects mended.
     #[serde(rename = "fixed")]
     Fixed,
     /// The formulas of the paper's appendix A.
@@ -56,7 +56,7 @@ pub enum Rules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Controls {
-    /// Those of its own file.
+    /// Those of the prediction's own file.
     Own,
     /// The measured ones.
     Real,
@@ -68,15 +68,15 @@ pub enum Controls {
 pub enum Family {
     /// All perturbations and genes.
     Table,
-    /// The genes of a perturbation.
+    /// The genes of each perturbation.
     Perturbation,
 }
 
-/// What a fold change divides.
+/// What a fold change is the ratio of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fold {
-    /// expm1 of mean logs; 20, 1/20 or 1 where a zero forbids it.
+    /// expm1 of mean logs; 20, 1/20 or 1 if a zero rules out a ratio.
     Substitutes,
     /// expm1 of mean logs, [`PSEUDOCOUNT`] added.
     Counts,
@@ -84,7 +84,7 @@ pub enum Fold {
     Logs,
 }
 
-/// How the right change ranks among all.
+/// How the right change is ranked among all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Discrimination {
@@ -92,7 +92,7 @@ pub enum Discrimination {
     ByName,
     /// Without the perturbation's own gene, ties share the mean of their ranks, out of P - 1.
     Shared,
-    /// All genes, only nearer ones count, out of P.
+    /// All genes, only nearer changes count, out of P.
     Strict,
 }
 
@@ -103,19 +103,19 @@ pub struct Definitions {
     pub controls: Controls,
     /// Which tests are adjusted together.
     pub family: Family,
-    /// What a fold change divides.
+    /// What a fold change is the ratio of.
     pub fold: Fold,
-    /// How the right change ranks among all.
+    /// How the right change is ranked among all.
     pub discrimination: Discrimination,
-    /// Whether cell-eval's numbers stand for what is undefined (0, 1, NaN), tables are rounded to f32 before they are compared, and
-    /// an fdr of zero is taken for 1e-10. Otherwise what is undefined is left out.
+    /// Whether undefined values become cell-eval's numbers (0, 1, NaN), tables are rounded to f32 before they are compared, and an
+    /// fdr of zero counts as 1e-10. Otherwise undefined values are left out.
     pub quirks: bool,
-    /// Whether `mse`, `mae` and `de_direction_match` are appendix A's, and `r2` is there.
+    /// Whether `mse`, `mae` and `de_direction_match` are appendix A's, and `r2` is computed.
     pub appendix: bool,
 }
 
 impl Rules {
-    /// All, the default first.
+    /// All rule sets, the default first.
     pub const ALL: [Rules; 3] = [Rules::CellEval066, Rules::Fixed, Rules::Paper];
 
     /// The name users write.
@@ -127,7 +127,7 @@ impl Rules {
         }
     }
 
-    /// What it says.
+    /// What it prescribes.
     pub fn definitions(self) -> Definitions {
         let fixed = Definitions {
             controls: Controls::Real,

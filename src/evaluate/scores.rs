@@ -1,4 +1,4 @@
-//! Scores side by side: a column a predictor or a cell type, a row a measure. For table.csv, the terminal and the page.
+//! Scores side by side: a column per predictor or cell type, a row per measure. For table.csv, the terminal and the page.
 
 use std::borrow::Borrow;
 use std::path::Path;
@@ -12,28 +12,28 @@ use crate::error::{At, Result};
 /// One column.
 #[derive(Clone, Debug)]
 pub struct Scores {
-    /// Of the predictor or the cell type.
+    /// The predictor's or the cell type's.
     pub name: String,
-    /// One a measure; the same measures in all columns that are made together.
+    /// One per measure; the same measures in all columns of a table.
     pub scores: Vec<Score>,
 }
 
-/// What a column has of one measure.
+/// What a column holds for one measure.
 #[derive(Clone, Debug)]
 pub struct Score {
     /// As in the header of results.csv.
     pub measure: String,
-    /// Mean of the numbers over all perturbations of all boards; `None` where there are none.
+    /// Mean of the numbers over all perturbations of all boards; `None` if there are none.
     pub mean: Option<f64>,
-    /// 95 % of the resampled means, where a single board was resampled.
+    /// 95 % interval of the resampled means, if there is a single board and it was resampled.
     pub interval: Option<[f64; 2]>,
-    /// The same of the prediction's mean minus this one.
+    /// The same for the prediction's mean minus this one.
     pub behind: Option<[f64; 2]>,
     /// What the mean leaves out.
     pub gaps: Gaps,
 }
 
-/// Every predictor over all boards, the prediction first.
+/// Every predictor's scores over all boards, the prediction first.
 pub fn predictors<B: Borrow<Board>>(boards: &[B]) -> Vec<Scores> {
     let measures = measures(boards);
     let mut names: Vec<&String> = Vec::new();
@@ -59,8 +59,8 @@ pub fn cell_types<B: Borrow<Board>>(boards: &[B]) -> Vec<Scores> {
     boards.iter().map(|board| of(board.borrow())).collect()
 }
 
-/// The measures of all boards. cell-eval has no correlation of the energy distances of a single perturbation, so that a board or a
-/// ceiling may lack what another has.
+/// The measures of all boards. cell-eval has no correlation of energy distances for a single perturbation, so a board or a ceiling
+/// may lack what another has.
 fn measures<B: Borrow<Board>>(boards: &[B]) -> Vec<&str> {
     let reports = boards.iter().map(|board| &board.borrow().report);
     let most = reports.max_by_key(|report| report.columns.len());
@@ -96,7 +96,7 @@ impl Scores {
     }
 }
 
-/// What the means of measure `i` leave out: once, where it is the same for all columns.
+/// What the means of measure `i` leave out: said once if it is the same for all columns.
 pub fn left_out(columns: &[Scores], i: usize) -> String {
     let gap = |column: &Scores| {
         let Gaps { null, nan } = column.scores[i].gaps;
@@ -127,7 +127,7 @@ pub fn left_out(columns: &[Scores], i: usize) -> String {
     said.join("; ")
 }
 
-/// Writes table.csv: `name` and one column a measure.
+/// Writes table.csv: `name` and one column per measure.
 pub fn write(path: &Path, rows: &[Scores]) -> Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
     let heads: String = first.scores.iter().map(|score| format!(",{}", score.measure)).collect();

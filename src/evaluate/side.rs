@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::data::h5ad::{Cells, Labels};
 use crate::error::{Error, Result, some_of, unknown_control};
 
-/// Expression of `n` cells over `G` genes, as the file stored it: the two kinds are normalised by different medians.
+/// Expression of `n` cells over `G` genes, in the form the file has it: the two forms are normalised by different medians.
 #[derive(Clone, Debug)]
 pub enum Matrix {
     /// Rows of stored values, `[n, G]`, CSR.
@@ -46,7 +46,7 @@ impl Matrix {
         }
     }
 
-    /// Where the values of a cell stand in [`Matrix::values`].
+    /// Where the values of a cell are in [`Matrix::values`].
     pub fn row(&self, cell: usize) -> Range<usize> {
         match self {
             Matrix::Sparse(x) => x.indptr().outer_inds_sz(cell),
@@ -87,12 +87,12 @@ impl Matrix {
     }
 }
 
-/// Cells with their labels and genes. `labels` has one entry a cell, `genes` one name a column.
+/// Cells with their labels and genes. `labels` has one entry per cell, `genes` one name per column.
 #[derive(Clone, Debug)]
 pub struct Side {
     /// What messages call it: the file it came from, or "real", "pred".
     pub source: PathBuf,
-    /// Expression, `[n, G]`: log1p values, or raw counts, which are then converted (`lognorm`).
+    /// Expression, `[n, G]`: log1p values, or raw counts, which are converted later (`lognorm`).
     pub x: Matrix,
     /// The perturbation of each cell.
     pub labels: Labels,
@@ -101,7 +101,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// A side from memory: x `[n, G]`, one label a cell, one name a gene; `name` is what messages call it.
+    /// A side from memory: x `[n, G]`, one label per cell, one name per gene; `name` is what messages call it.
     pub fn new<S: AsRef<str>>(name: &str, x: Matrix, labels: &[S], genes: Vec<String>) -> Side {
         Side { source: PathBuf::from(name), x, labels: Labels::of(labels), genes }
     }
@@ -175,7 +175,7 @@ impl Groups {
         Ok(fill(side, perturbations, starts))
     }
 
-    /// These perturbations, with the control cells of another side in place of this one's.
+    /// The same perturbations, with the control cells of another side instead of this one's.
     pub fn with_controls_of(&self, other: &Groups) -> Groups {
         let (own, theirs) = (self.size(0), other.size(0));
         let cells = other.group(0).iter().chain(&self.cells[own..]).copied().collect();
@@ -194,7 +194,7 @@ impl Groups {
     }
 }
 
-/// The rows of sorted cells: the control's may lie in another matrix than the perturbed ones'.
+/// The rows of sorted cells: the control's may be in another matrix than the perturbed cells'.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// Which cells.
@@ -204,7 +204,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// All of one matrix.
+    /// All groups in one matrix.
     pub fn of(x: &'a Matrix, groups: &'a Groups) -> Self {
         Rows { groups, control: x, perturbed: x }
     }
@@ -219,7 +219,7 @@ impl<'a> Rows<'a> {
         self.control.shape().1
     }
 
-    /// The matrix that group `g` lies in.
+    /// The matrix that holds group `g`.
     pub fn matrix(&self, g: usize) -> &'a Matrix {
         if g == 0 { self.control } else { self.perturbed }
     }
@@ -264,7 +264,7 @@ fn fill(side: &Side, perturbations: Vec<String>, starts: Vec<usize>) -> Groups {
     Groups { perturbations, appearance, cells, starts }
 }
 
-/// The same genes in the same order, the same labels. Errors name what differs.
+/// Requires the same genes in the same order and the same labels. Errors name what differs.
 pub fn check_match(real: &Side, pred: &Side, real_groups: &Groups, pred_groups: &Groups) -> Result<()> {
     if let Some(i) =
         (0..real.genes.len().max(pred.genes.len())).find(|&i| real.genes.get(i) != pred.genes.get(i))

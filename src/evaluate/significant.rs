@@ -1,5 +1,5 @@
 //! A differential expression table as the measures see it: perturbations sorted, significant genes ranked.
-//! cell-eval 0.6.6 (`DEResults`) rounds it to f32 first.
+//! cell-eval 0.6.6 (`DEResults`) first rounds it to f32.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub struct Genes {
     pub log_fold: Vec<f64>,
     /// Adjusted p.
     pub fdr: Vec<f64>,
-    /// Significant genes, the largest |log2 fold change| first. Ties keep the order of the genes; polars leaves it open.
+    /// Significant genes, the largest |log2 fold change| first. Ties keep the order of the genes; polars leaves their order open.
     pub ranked: Vec<u32>,
     significant: Vec<bool>,
 }
@@ -30,7 +30,7 @@ impl Genes {
         self.significant[g]
     }
 
-    /// Those of target number `target` of the table.
+    /// The genes of the table's target number `target`.
     pub fn of(table: &Table, target: usize, definitions: &Definitions) -> Genes {
         let width = table.genes.len();
         let rows = target * width..(target + 1) * width;
@@ -46,13 +46,13 @@ impl Genes {
     }
 }
 
-/// Where the table has each of the given perturbations, all of which it holds: a number of a target for [`Genes::of`].
+/// The number of each given perturbation among the table's targets, for [`Genes::of`]. The table holds all of them.
 pub fn places(table: &Table, perturbations: &[String]) -> Vec<usize> {
     let place: HashMap<&String, usize> = table.targets.iter().zip(0..).collect();
     perturbations.iter().map(|name| place[name]).collect()
 }
 
-/// The table's perturbations in the given order, each of which the table holds.
+/// The table's perturbations in the given order; the table holds all of them.
 pub fn view(table: &Table, perturbations: &[String], definitions: &Definitions) -> Vec<Genes> {
     places(table, perturbations).par_iter().map(|&target| Genes::of(table, target, definitions)).collect()
 }

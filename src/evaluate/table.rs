@@ -6,23 +6,23 @@ use std::path::Path;
 use crate::aside;
 use crate::error::{At, Result};
 
-/// A measure for every perturbation. `None`: the measure leaves it out; NaN: undefined.
+/// A measure's value for every perturbation. `None`: the measure leaves it out; NaN: undefined.
 #[derive(Clone, Debug)]
 pub struct Column {
     /// As in the header of results.csv.
     pub name: String,
-    /// One a perturbation.
+    /// One per perturbation.
     pub values: Vec<Option<f64>>,
-    /// Of a measure of all perturbations at once, whose value stands in every row: what it is made of.
+    /// Set if the measure is one of all perturbations at once, whose value is in every row: what that value is made of.
     pub whole: Option<Joined>,
 }
 
 /// What a measure of all perturbations at once is made of.
 #[derive(Clone, Debug)]
 pub struct Joined {
-    /// Two numbers a perturbation, real and pred, if it counts.
+    /// Two numbers per perturbation, real and pred, if it counts.
     pub pairs: Vec<Option<[f64; 2]>>,
-    /// Real and pred numbers to one; the last is [`super::rules::Definitions::quirks`].
+    /// Makes one number of the real and pred numbers; the flag is [`super::rules::Definitions::quirks`].
     pub join: fn(&[f64], &[f64], bool) -> f64,
 }
 
@@ -42,7 +42,7 @@ impl Sum for Gaps {
 }
 
 impl Column {
-    /// One value a perturbation; NaN stays with cell-eval's `quirks`, and is left out without them.
+    /// One value per perturbation; NaN stays with cell-eval's `quirks`, and is left out without them.
     pub fn new(name: &str, mut values: Vec<Option<f64>>, quirks: bool) -> Column {
         if !quirks {
             values.iter_mut().for_each(|value| *value = value.filter(|v| !v.is_nan()));
@@ -50,14 +50,14 @@ impl Column {
         Column { name: name.to_string(), values, whole: None }
     }
 
-    /// One value of all perturbations.
+    /// One value for all perturbations.
     pub fn whole(name: &str, whole: Joined, quirks: bool) -> Column {
         let count = whole.pairs.len();
         let value = whole.over(0..count, quirks);
         Column { whole: Some(whole), ..Column::new(name, vec![Some(value); count], quirks) }
     }
 
-    /// The measure's mean over the perturbations `chosen` (with repeats), or its value for them; NaN if nothing is defined.
+    /// The measure's mean over the perturbations `chosen` (with repeats), or its one value for them; NaN if nothing is defined.
     pub fn over(&self, chosen: &[usize], quirks: bool) -> f64 {
         if let Some(whole) = &self.whole {
             return whole.over(chosen.iter().copied(), quirks);
@@ -82,12 +82,12 @@ impl Joined {
     }
 }
 
-/// What `describe` says of a column; `None` is an empty field.
+/// What polars' `describe` says about a column; `None` is an empty field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// Values that are there, NaN included.
+    /// Values present, NaN included.
     pub count: usize,
-    /// Values that are not.
+    /// Values missing.
     pub null: usize,
     /// How many of the values are NaN.
     pub nan: usize,
@@ -106,7 +106,7 @@ pub struct Summary {
 }
 
 impl Column {
-    /// The column in short.
+    /// Summarises the column.
     pub fn summary(&self) -> Summary {
         let Gaps { null, nan } = self.gaps();
         let mut values: Vec<f64> = self.values.iter().copied().flatten().collect();
@@ -119,7 +119,7 @@ impl Column {
             let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
             (squares / (n - 1) as f64).sqrt()
         });
-        // All of them NaN: NaN is what there is.
+        // If all of them are NaN, min and max are NaN too.
         let among = if numbers.is_empty() { &values } else { &numbers };
         let min = among.iter().copied().reduce(f64::min);
         let max = among.iter().copied().reduce(f64::max);
@@ -142,7 +142,7 @@ impl Column {
     }
 }
 
-/// Writes a row a perturbation and a column a measure.
+/// Writes a row per perturbation and a column per measure.
 pub fn write_results(path: &Path, perturbations: &[String], columns: &[Column]) -> Result<()> {
     let mut text = header("perturbation", columns);
     for (p, name) in perturbations.iter().enumerate() {

@@ -1,15 +1,15 @@
 //! A small kit for charts: scales, round ticks, axes, marks, labels, and the SVG text they become.
 //!
-//! Lengths are px of a drawing that is [`WIDTH`] wide: a third of a desktop page or a whole phone, so that its letters keep their
-//! size on both. Colours are classes of `style.css`, which the page and every file carry.
+//! Lengths are in px of a drawing [`WIDTH`] wide: a third of a desktop page or a whole phone, so its letters have the same size on
+//! both. Colours are classes of `style.css`, which the page and every file include.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-/// Of every drawing.
+/// Width of every drawing.
 pub const WIDTH: f64 = 380.0;
 
-/// Around a drawing that stands alone.
+/// Margin of a drawing that stands alone.
 const MARGIN: f64 = 14.0;
 
 /// What the drawings look like, in both colour schemes.
@@ -24,7 +24,7 @@ pub struct Svg {
 }
 
 impl Svg {
-    /// An empty one under its title.
+    /// An empty drawing with its title.
     pub fn new(height: f64, title: &str, description: &str) -> Svg {
         let mut svg = Svg {
             height,
@@ -41,7 +41,7 @@ impl Svg {
         self.element("", 0.0, "")
     }
 
-    /// As a file of its own, with a ground and a margin.
+    /// As a file of its own, with a background and a margin.
     pub fn file(&self) -> String {
         let style = format!("<style>{STYLE}svg.chart {{ background: var(--panel); }}</style>");
         let [width, height] = [WIDTH, self.height].map(|length| px(length + 2.0 * MARGIN));
@@ -54,7 +54,7 @@ impl Svg {
         let Svg { height, title, description, body } = self;
         let (title, description) = (escape(title), escape(description));
         let view = [-margin, -margin, WIDTH + 2.0 * margin, height + 2.0 * margin].map(px).join(" ");
-        // A screen reader hides what is inside an image, links too.
+        // A screen reader hides what is inside an image, including links.
         let role = if body.contains("<a ") { "group" } else { "img" };
         format!(
             "<svg{attributes} class=\"chart\" viewBox=\"{view}\" role=\"{role}\" aria-label=\"{title}\">\
@@ -79,7 +79,7 @@ impl Svg {
         self.body += &format!("<path class=\"{class}\" d=\"M{x1} {y1}L{x2} {y2}\"/>");
     }
 
-    /// Many marks as one element. Those that fall on the same tenth of a px are drawn once: it looks the same.
+    /// Many marks as one element. Those that fall on the same tenth of a px are drawn once, which looks the same.
     pub fn points(&mut self, class: &str, mark: Mark, places: impl IntoIterator<Item = [f64; 2]>) {
         let mut drawn = HashSet::new();
         let mut d = String::new();
@@ -102,38 +102,38 @@ impl Svg {
 /// What a point looks like.
 #[derive(Clone, Copy)]
 pub enum Mark {
-    /// The cap of a line without length: round or square, as its class says.
+    /// The cap of a line without length: round or square, depending on its class.
     Cap,
     /// An oblique cross.
     Cross,
 }
 
-/// Numbers to px.
+/// Maps numbers to px.
 #[derive(Clone, Copy)]
 pub struct Scale {
     /// First and last number.
     pub domain: [f64; 2],
-    /// Where they lie.
+    /// The pixels they map to.
     pub pixels: [f64; 2],
-    /// Whether lengths are those of log10(1 + x), for counts over several orders of magnitude.
+    /// Whether distances are those of log10(1 + x), for counts over several orders of magnitude.
     pub log: bool,
 }
 
 impl Scale {
-    /// Even lengths, from round number to round number.
+    /// Linear, from round number to round number.
     pub fn linear([low, high]: [f64; 2], pixels: [f64; 2]) -> Scale {
         let (low, high) = if low < high { (low, high) } else { (low - 0.5, high + 0.5) };
         let step = step((high - low) / 5.0);
         Scale { domain: [(low / step).floor() * step, (high / step).ceil() * step], pixels, log: false }
     }
 
-    /// Counts, from a power of ten or, with very small ones, from nought.
+    /// For counts: from a power of ten or, if there are very small ones, from zero.
     pub fn counts([low, high]: [f64; 2], pixels: [f64; 2]) -> Scale {
         let low = if low >= 10.0 { 10f64.powf(low.log10().floor()) } else { 0.0 };
         Scale { domain: [low, (high * 1.15).max(low + 1.0)], pixels, log: true }
     }
 
-    /// Where a number lies.
+    /// The pixel of a number.
     pub fn at(&self, x: f64) -> f64 {
         let bend = |x: f64| if self.log { (1.0 + x).log10() } else { x };
         let [low, high] = self.domain.map(bend);
@@ -144,7 +144,7 @@ impl Scale {
     pub fn ticks(&self) -> Vec<f64> {
         let [low, high] = self.domain;
         if self.log {
-            // Over few powers of ten there is room for their double and fivefold.
+            // Over few powers of ten there is room for twice and five times each.
             let between: &[f64] = if high < 300.0 * low { &[1.0, 2.0, 5.0] } else { &[1.0] };
             let powers = (0..12).flat_map(|power| between.iter().map(move |m| m * 10f64.powi(power)));
             return std::iter::once(0.0).chain(powers).filter(|&x| (low..=high).contains(&x)).collect();
@@ -156,7 +156,7 @@ impl Scale {
     }
 }
 
-/// The smallest of 1, 2, 5 times a power of ten that is no less.
+/// The smallest 1, 2 or 5 times a power of ten that is not less than `least`.
 fn step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     let step = [1.0, 2.0, 5.0].into_iter().find(|m| m * power >= least * (1.0 - 1e-9)).unwrap_or(10.0);
@@ -170,9 +170,9 @@ pub struct Axes<'a> {
     pub x: Scale,
     /// Bottom to top.
     pub y: Scale,
-    /// Below the field.
+    /// Name of the x axis, below the field.
     pub below: &'a str,
-    /// Beside it.
+    /// Name of the y axis, to its left.
     pub beside: &'a str,
 }
 
@@ -180,7 +180,7 @@ impl Axes<'_> {
     /// Grid, numbers and names.
     pub fn draw(&self, svg: &mut Svg) {
         let ([left, right], [bottom, top]) = (self.x.pixels, self.y.pixels);
-        // A page holds thousands of charts: the lines of one are one element, and its numbers share their class.
+        // A page holds thousands of charts: a chart's lines are one element, and its numbers share their class.
         let mut lines = [String::new(), String::new()];
         let mut numbers = [String::new(), String::new()];
         for tick in self.x.ticks() {
@@ -207,13 +207,13 @@ impl Axes<'_> {
         ));
     }
 
-    /// Where a pair of numbers lies.
+    /// The pixel of a pair of numbers.
     pub fn at(&self, x: f64, y: f64) -> [f64; 2] {
         [self.x.at(x), self.y.at(y)]
     }
 
-    /// Names beside their points, each where no other name, no edge and no place of `full` is in the way; one without such a
-    /// place is left out.
+    /// Names next to their points, each where no other name, no edge and no place of `full` is in the way; a name without such a
+    /// spot is left out.
     pub fn names(&self, svg: &mut Svg, names: &[(&str, [f64; 2])], full: &[[f64; 2]]) {
         let ([left, right], [bottom, top]) = (self.x.pixels, self.y.pixels);
         let mut taken: Vec<[f64; 4]> =
@@ -245,7 +245,7 @@ impl Axes<'_> {
     }
 }
 
-/// A legend in one line: class and kind of mark, word.
+/// A legend in one line: class and kind of each mark, and its word.
 pub fn legend(svg: &mut Svg, y: f64, entries: &[(&str, Mark, String)]) {
     let mut x = 5.0;
     for (class, mark, word) in entries {
@@ -276,14 +276,14 @@ pub fn thousands(n: impl Into<i64>) -> String {
     format!("{}{}", if n < 0 { "-" } else { "" }, grouped.join(","))
 }
 
-/// A length to a tenth of a px, in as few letters as that takes.
+/// A length to a tenth of a px, in as few characters as possible.
 pub fn px(x: f64) -> String {
     let text = format!("{x:.1}");
     let text = text.strip_suffix(".0").unwrap_or(&text);
     if text == "-0" { "0".to_string() } else { text.to_string() }
 }
 
-/// At most `most` letters, the last of them an ellipsis where some are missing.
+/// At most `most` letters, the last of them an ellipsis if some are missing.
 pub fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_string();
@@ -291,7 +291,7 @@ pub fn cut(text: &str, most: usize) -> String {
     text.chars().take(most - 1).chain(['\u{2026}']).collect()
 }
 
-/// Text between tags and in quotes, of HTML and of XML, which has no control characters.
+/// Text between tags and in quotes, for HTML and for XML, which allows no control characters.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,4 +1,4 @@
-//! Which genes of a perturbation its figures draw and name, and as what.
+//! Which genes of a perturbation its figures draw and name, and with which marks.
 
 use std::array::from_fn;
 
@@ -14,16 +14,16 @@ const NAMED: usize = 9;
 pub enum Kind {
     /// Neither.
     None,
-    /// The measured one alone.
+    /// Only the measured one.
     Real,
-    /// The predicted one alone.
+    /// Only the predicted one.
     Pred,
     /// Both.
     Both,
 }
 
 impl Kind {
-    /// In the order in which they are drawn, the most telling last, over the others.
+    /// In drawing order, the most telling last, on top of the others.
     pub const ALL: [Kind; 4] = [Kind::None, Kind::Real, Kind::Pred, Kind::Both];
 
     fn class(self) -> &'static str {
@@ -41,17 +41,17 @@ impl Kind {
 
 /// The genes of one perturbation.
 pub struct Shown<'a> {
-    /// Their names, `[G]`.
+    /// Gene names, `[G]`.
     pub names: &'a [String],
-    /// Real and pred, if there is differential expression.
+    /// Those of real and pred, if there is differential expression.
     pub tables: Option<[Genes; 2]>,
     /// Real and pred change, `[G]` each, if there are profiles.
     pub changes: Option<[&'a [f32]; 2]>,
     /// `[G]`.
     pub kinds: Vec<Kind>,
-    /// The genes that are drawn, all or a part.
+    /// The genes that are drawn, all or some.
     pub drawn: Vec<usize>,
-    /// Those named, the largest first.
+    /// Those named, the largest change first.
     pub named: Vec<usize>,
 }
 
@@ -67,8 +67,8 @@ pub fn kinds([real, pred]: &[Genes; 2]) -> Vec<Kind> {
 }
 
 impl<'a> Shown<'a> {
-    /// Of perturbation `p`, at most `most` of them drawn: significant ones, the largest change first, and every so-manieth of the
-    /// others.
+    /// The genes of perturbation `p`, at most `most` of them drawn: significant ones, the largest change first, and every n-th of
+    /// the others.
     pub fn of(seen: &Seen<'a>, p: usize, most: usize) -> Shown<'a> {
         let report = &seen.board.report;
         let tables = seen.tables(p);
@@ -95,19 +95,19 @@ impl<'a> Shown<'a> {
         }
         let mut named = ranked;
         named.truncate(NAMED);
-        // A gene that is named is drawn.
+        // A named gene is always drawn.
         let missing: Vec<usize> =
             named.iter().copied().filter(|g| genes > most && !drawn.contains(g)).collect();
         drawn.extend(missing);
         Shown { names: &report.genes, tables, changes, kinds, drawn, named }
     }
 
-    /// How many genes are of a kind.
+    /// How many genes are of one kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.kinds.iter().filter(|&&k| k == kind).count()
     }
 
-    /// What the marks mean; nothing where all are alike.
+    /// What the marks mean; nothing if all look alike.
     pub fn legend(&self, svg: &mut Svg) {
         if self.tables.is_none() {
             return;
@@ -123,7 +123,7 @@ impl<'a> Shown<'a> {
     pub fn draw(&self, svg: &mut Svg, place: impl Fn(usize) -> [f64; 2]) {
         for kind in Kind::ALL {
             let genes = self.drawn.iter().copied().filter(|&g| self.kinds[g] == kind);
-            // Alone, the grey of the background is too little.
+            // On their own, points in the background's grey would be too faint.
             let class = if self.tables.is_none() { "plain" } else { kind.class() };
             svg.points(class, kind.mark(), genes.map(&place));
         }

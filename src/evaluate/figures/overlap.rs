@@ -1,15 +1,15 @@
-//! Significant genes of each perturbation: missed, found, and predicted alone.
+//! Significant genes of each perturbation: missed, found, and only predicted.
 
 use super::Seen;
 use super::chart::{Axes, Mark, Scale, Svg, WIDTH, cut, escape, legend, px, thousands};
 
-/// Rows that stay readable; those of the largest effects are shown.
+/// As many rows as stay readable; those of the largest effects are shown.
 pub const ROWS: usize = 26;
 
 const ROW: f64 = 14.0;
 const TOP: f64 = 48.0;
 
-/// A row a perturbation of a board or of several; `None` where there is no differential expression. With `links`, a click chooses
+/// A row per perturbation of one board or several; `None` if there is no differential expression. With `links`, a click chooses
 /// the perturbation.
 pub fn figure(seen: &[Seen], links: bool) -> Option<Svg> {
     let mut rows: Vec<Row> = Vec::new();
@@ -38,7 +38,7 @@ pub fn figure(seen: &[Seen], links: bool) -> Option<Svg> {
         entry("key-pred", Mark::Cap, "predicted only"),
     ];
     legend(&mut svg, 34.0, &entries);
-    // Left of 0 stands a count too.
+    // Left of 0 are counts too: no sign.
     for tick in axes.x.ticks() {
         let x = axes.x.at(tick);
         svg.line(if tick == 0.0 { "zero" } else { "grid" }, [x, TOP - 4.0], [x, bottom]);
@@ -54,11 +54,11 @@ pub fn figure(seen: &[Seen], links: bool) -> Option<Svg> {
 /// Numbers of significant genes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overlap {
-    /// In real cells alone.
+    /// In real cells only.
     pub real: usize,
     /// In both.
     pub both: usize,
-    /// In predicted cells alone.
+    /// In predicted cells only.
     pub pred: usize,
 }
 

@@ -1,10 +1,10 @@
-//! Predicted against real change, a point a gene.
+//! Predicted against real change, one point per gene.
 
 use super::chart::{Axes, Scale, Svg, thousands};
 use super::genes::Shown;
 use crate::correlation::pearson;
 
-/// `None` where there are no changes.
+/// `None` if there are no changes.
 pub fn figure(perturbation: &str, shown: &Shown) -> Option<Svg> {
     let [real, pred] = shown.changes?;
     let r = pearson(pred, real);
@@ -14,7 +14,7 @@ pub fn figure(perturbation: &str, shown: &Shown) -> Option<Svg> {
         thousands(shown.names.len() as i64)
     );
     let mut svg = Svg::new(392.0, &format!("{perturbation}: predicted against real change"), &description);
-    // One scale for both: on the dashed line a prediction is right, not only in proportion.
+    // The same scale for both: on the dashed line a prediction is right, not merely proportional.
     let both = || real.iter().chain(pred).map(|&x| f64::from(x));
     let range = [both().fold(0.0, f64::min), both().fold(0.0, f64::max)];
     let axes = Axes {
@@ -28,7 +28,7 @@ pub fn figure(perturbation: &str, shown: &Shown) -> Option<Svg> {
     svg.line("guide", axes.at(low, low), axes.at(high, high));
     let place = |g: usize| axes.at(f64::from(real[g]), f64::from(pred[g]));
     shown.draw(&mut svg, place);
-    // The corner of r is taken.
+    // The corner where r is written is taken.
     let mut full: Vec<[f64; 2]> = shown.named.iter().map(|&g| place(g)).collect();
     full.extend((0..9).map(|i| [312.0 + 7.0 * f64::from(i), 341.0]));
     axes.names(&mut svg, &shown.labels(place), &full);

@@ -1,4 +1,4 @@
-//! Size of the real effect against a score, a dot a perturbation.
+//! Size of the real effect against a score, one dot per perturbation.
 
 use super::chart::{Axes, Mark, Scale, Svg, escape, legend, px};
 use super::{Effect, Seen};
@@ -9,7 +9,7 @@ use crate::evaluate::table::Column;
 /// How many of the largest effects are named.
 const NAMED: usize = 6;
 
-/// Measures worth a figure, the first two of which that are there get one.
+/// Measures worth a figure; the first two that are present get one.
 const MEASURES: [&str; 6] =
     ["pearson_delta", "overlap_at_N", "discrimination_score_l1", "mae", "mse", "de_direction_match"];
 
@@ -27,7 +27,7 @@ struct Dot<'a> {
     score: f64,
 }
 
-/// `None` where there is nothing to measure an effect by, or no number. With `links`, a click chooses the perturbation.
+/// `None` if there is nothing to measure an effect by, or no score. With `links`, a click chooses the perturbation.
 pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
     let effect = seen.first()?.effect?;
     let dots: Vec<Dot> = seen.iter().flat_map(|seen| dots(seen, measure)).collect();

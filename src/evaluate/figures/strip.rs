@@ -1,14 +1,14 @@
-//! One measure of all predictors on a line, better to the right.
+//! One measure of all predictors on a line, better values to the right.
 
 use super::chart::px;
 
 const WIDTH: f64 = 132.0;
 
-/// What stands on the line.
+/// What is marked on the line.
 pub struct Strip<'a> {
     /// Mean of the prediction.
     pub prediction: f64,
-    /// Its interval.
+    /// Interval of that mean.
     pub interval: Option<[f64; 2]>,
     /// Means of the baselines.
     pub baselines: &'a [f64],
@@ -19,7 +19,7 @@ pub struct Strip<'a> {
 }
 
 impl Strip<'_> {
-    /// As an element of a table; the numbers stand beside it, so readers of the screen pass it by.
+    /// As an element of a table; the numbers are next to it, so screen readers skip it.
     pub fn draw(&self) -> String {
         let interval = self.interval.into_iter().flatten();
         let all: Vec<f64> = self

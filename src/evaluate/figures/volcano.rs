@@ -4,13 +4,13 @@ use super::chart::{Axes, Scale, Svg, thousands};
 use super::genes::Shown;
 use crate::evaluate::significant::{Genes, THRESHOLD};
 
-/// Real, then pred; `None` where there is no differential expression.
+/// Real, then pred; `None` if there is no differential expression.
 pub fn pair(perturbation: &str, shown: &Shown) -> Option<[Svg; 2]> {
     let tables = shown.tables.as_ref()?;
     let all = |of: fn(&Genes) -> &Vec<f64>| tables.iter().flat_map(of).copied();
     let widest =
         all(|genes| &genes.log_fold).filter(|x| x.is_finite()).fold(0.5, |most, x| x.abs().max(most));
-    // The surest fdr that is not 0: where 0 stands would be arbitrary, so it stands above all others.
+    // The smallest fdr that is not 0: any place for 0 would be arbitrary, so zeros are put above all others.
     let surest = all(|genes| &genes.fdr).filter(|&q| q > 0.0).fold(THRESHOLD, f64::min);
     let certain = -surest.log10() * 1.08;
     let zeros = all(|genes| &genes.fdr).any(|q| q == 0.0);

@@ -70,7 +70,7 @@ fn notes(boards: &[Board]) -> String {
     }
 }
 
-/// How much one board compares, as a line of HTML.
+/// What one board compares and how much of it, as a line of HTML.
 pub fn facts(board: &Board) -> String {
     let side = |name: &str, side: &Counts| {
         let held = if side.held == Held::Counts { "counts" } else { "log1p values" };
@@ -90,7 +90,7 @@ pub fn facts(board: &Board) -> String {
     ))
 }
 
-/// Who made the page.
+/// What made the page.
 pub fn footer(boards: &[Board]) -> String {
     let rules = boards.first().map_or("", |board| board.report.settings.rules.name());
     format!(

@@ -1,12 +1,12 @@
-// Chooses what is shown: a cell type, and in it a perturbation. The choice stands in the address, #type=B&perturbation=P003, so
-// that a view can be kept, sent and gone back to. What came of it stands on <html> as data-type, data-perturbation, data-fits.
+// Chooses what is shown: a cell type, and in it a perturbation. The choice is in the address, #type=B&perturbation=P003, so that
+// a view can be kept, sent and returned to. What is shown is noted on <html> as data-type, data-perturbation, data-fits.
 "use strict";
 (() => {
   const root = document.documentElement;
   const boards = [...document.querySelectorAll("section.board")];
   const chooser = document.getElementById("type");
 
-  // The options of a board's perturbations; none where no figures of genes were drawn.
+  // The options of a board's perturbations; none if no figures of genes were drawn.
   const options = (board) => [...(board.querySelector("select.perturbation")?.options ?? [])];
 
   const go = (type, perturbation) => {
@@ -16,7 +16,7 @@
     location.hash = parts.join("&");
   };
 
-  // Without a name there is one board, which needs no name in the address.
+  // If there is no name, there is one board, which needs none in the address.
   const typeOf = (board) => (chooser ? board.dataset.type : undefined);
 
   const pick = (board, name) => {
@@ -46,7 +46,7 @@
     measure();
   };
 
-  // Only the boxes of tables may scroll sideways.
+  // The page itself must not scroll sideways, only the boxes of its tables may.
   const measure = () => {
     root.dataset.fits = String(root.scrollWidth <= window.innerWidth);
     root.dataset.width = String(window.innerWidth);
@@ -65,7 +65,7 @@
     }
     board.addEventListener("click", (event) => {
       if (!event.target.closest?.("a[data-p]")) return;
-      // The genes of the one that was clicked on, wherever they are.
+      // To the genes of the perturbation that was clicked on, wherever they are.
       setTimeout(() => {
         const shown = document.querySelector("section.board:not([hidden]) .genes:not([hidden])");
         shown?.scrollIntoView({ behavior: "smooth", block: "nearest" });

@@ -1,4 +1,4 @@
-//! The scores: a row a measure, a column a predictor or a cell type.
+//! The scores: one row per measure, one column per predictor or cell type.
 
 use crate::evaluate::board::{Board, CEILING, PREDICTION};
 use crate::evaluate::figures::chart::{escape, thousands};
@@ -6,7 +6,7 @@ use crate::evaluate::figures::strip::Strip;
 use crate::evaluate::registry::{Metric, metric_of};
 use crate::evaluate::scores::{self, Score, Scores};
 
-/// The predictors of one board, or of all together.
+/// The predictors of one board, or of all boards together.
 pub fn predictors(boards: &[&Board]) -> String {
     let columns = scores::predictors(boards);
     let beside = columns.len() > 1;
@@ -33,7 +33,7 @@ pub fn predictors(boards: &[&Board]) -> String {
     format!("<h3>Scores</h3>\n{said}{}", table("Scores", &columns, beside))
 }
 
-/// The prediction of each board beside each other.
+/// The predictions of all boards, next to each other.
 pub fn cell_types(boards: &[&Board]) -> String {
     let title = "Prediction by cell type";
     format!("<h3>{title}</h3>\n{}", table(title, &scores::cell_types(boards), false))
@@ -81,7 +81,7 @@ fn row(name: &str, metric: Option<&Metric>, i: usize, columns: &[Scores], beside
     let distance = |cell: &Score| Some((cell.mean? - goal?).abs());
     let rivals = columns.iter().filter(|column| column.name != CEILING);
     let best = rivals.clone().filter_map(|column| distance(&column.scores[i])).reduce(f64::min);
-    // Alone, or as good as all others, nothing is best; cell types are no rivals.
+    // Nothing is best if it is alone or all are equally good; cell types are not rivals.
     let worst = rivals.clone().filter_map(|column| distance(&column.scores[i])).reduce(f64::max);
     let contest = beside && best < worst;
     let decimals = decimals(i, goal, columns);
@@ -128,8 +128,8 @@ fn html(score: &Score, prediction: bool, judged: bool, decimals: usize) -> Strin
     format!("<span title=\"prediction minus this: {} to {}\">{same}{mean}</span>", number(low), number(high))
 }
 
-/// Decimals of a row: three of shares and correlations; of errors, whose smallest is the best, enough to tell them apart; of counts
-/// none, or one where they are small.
+/// Decimals of a row: three for shares and correlations; for errors, the smallest of which is best, enough to tell them apart; for
+/// counts none, or one if they are small.
 fn decimals(i: usize, goal: Option<f64>, columns: &[Scores]) -> usize {
     let largest =
         columns.iter().filter_map(|column| column.scores[i].mean).fold(0.0, |most, x| x.abs().max(most));
@@ -148,7 +148,7 @@ fn number(x: f64, decimals: usize) -> String {
         0 => thousands(x.round() as i64),
         _ => format!("{x:.decimals$}"),
     };
-    // What is rounded to zero has no sign.
+    // A number rounded to zero has no sign.
     let zero = !text.contains(|c: char| ('1'..='9').contains(&c));
     text.replacen('-', if zero { "" } else { "\u{2212}" }, 1)
 }
