@@ -60,7 +60,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Predicts, writes, and says what had to be replaced.
+/// Predicts, writes, and reports what had to be replaced.
 pub fn run(args: Args) -> Result<()> {
     let outputs: Vec<&Path> = [&args.out].into_iter().chain(&args.real_out).map(PathBuf::as_path).collect();
     aside::apart(&outputs, &[&args.data, &args.split])?;

@@ -36,7 +36,7 @@ enum What {
     Loader(loader::Args),
 }
 
-/// Runs what was asked for.
+/// Times everything, or one part.
 pub fn run(args: Args) -> Result<()> {
     guard(|| match args.what {
         None => all::run(&args.all),

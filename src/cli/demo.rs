@@ -35,7 +35,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Measures of the printed table, those of the paper; table.csv has all.
+/// Measures in the printed table, those of the paper; table.csv has all.
 const SHOWN: [&str; 7] = [
     "pearson_delta",
     "overlap_at_N",

@@ -102,10 +102,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Their choices are all held: 800 MB for 1,000 perturbations.
+/// All draws are kept in memory: 800 MB for 1,000 perturbations.
 const MOST_RESAMPLES: usize = 100_000;
 
-/// Of one resample every interval has no width.
+/// With a single resample every interval would have no width.
 fn resamples(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(count) if count > MOST_RESAMPLES => Err(format!("at most {MOST_RESAMPLES}; 1,000 are usual")),
@@ -117,7 +117,7 @@ fn resamples(text: &str) -> std::result::Result<usize, String> {
 
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
-    memory::keep(); // every block of genes and of rows asks for what the last one gave back
+    memory::keep(); // each block of genes or of rows needs as much as the last one gave back
     check(&args)?;
     let settings = Settings {
         control: args.control_pert.clone(),
@@ -148,7 +148,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What is better known before long work than after it.
+/// Refuses what is better known before long work than after it.
 fn check(args: &Args) -> Result<()> {
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
@@ -164,12 +164,12 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What was found, and what of it lies in files.
+/// What was found, and the files that hold it.
 struct Outcome {
     boards: Vec<Board>,
     /// The files that were read.
     sources: Value,
-    /// Results in the folder of the scores.
+    /// Files written to the folder of the scores.
     written: Vec<PathBuf>,
 }
 
@@ -196,18 +196,18 @@ fn evaluate(args: &Args, files: &Files, settings: &Settings) -> Result<Outcome> 
     Ok(Outcome { boards, sources, written })
 }
 
-/// The files that a run leaves, prefixed with a cell type or not.
+/// The files that a run writes, with a cell type before their names or not.
 const RESULTS: [&str; 6] =
     ["results.csv", "agg_results.csv", "real_de.csv", "pred_de.csv", "results.json", "table.csv"];
 
-/// Results in a folder that are not among those that were written.
+/// Results in a folder that this run did not write.
 fn earlier(dir: &Path, written: &[PathBuf]) -> Result<Vec<String>> {
     let mut names = aside::names_in(dir)?;
     names.retain(|name| RESULTS.iter().any(|end| name.ends_with(end)) && !written.contains(&dir.join(name)));
     Ok(names)
 }
 
-/// More than any machine has; each costs a stack.
+/// More than any machine has cores; each thread costs a stack.
 const MOST_THREADS: usize = 1024;
 
 fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {

@@ -78,7 +78,7 @@ fn describe(path: &Path) -> Result<Value> {
     }
 }
 
-/// A folder that is neither data nor run: scores, figures, checkpoints, or all that a demo made.
+/// A folder that is neither data nor run: scores, figures, checkpoints, or everything a demo made.
 fn folder(path: &Path) -> Result<Value> {
     let names = names_in(path)?;
     let ending = |end: &str| names.iter().filter(|name| name.ends_with(end)).collect::<Vec<_>>();
@@ -99,8 +99,8 @@ fn folder(path: &Path) -> Result<Value> {
     Ok(json!({ "kind": if all(".svg") { "figures" } else { "folder" }, "holds": names }))
 }
 
-/// A parquet file or a folder of them. Files of a folder that are no shards of Tahoe's may be of one table or of several, which are
-/// then told apart.
+/// A parquet file or a folder of them. Files of a folder that are not Tahoe's shards may be of one table or of several; tables that
+/// differ are listed one by one.
 fn parquet(path: &Path) -> Result<Value> {
     let whole = h5ad::describe(path)?;
     if whole["kind"] != "parquet table" || whole["files"].as_u64() < Some(2) {
@@ -194,7 +194,7 @@ fn run_folder(path: &Path) -> Result<Value> {
     Ok(json!({ "kind": "run directory", "checkpoints": names, "last": state }))
 }
 
-/// `key: value`, nested values indented, long lists cut.
+/// `key: value`, with nested values indented and long lists cut.
 fn print(value: &Value, depth: usize) {
     let Value::Object(fields) = value else { return };
     let pad = "  ".repeat(depth);
@@ -218,7 +218,7 @@ fn print(value: &Value, depth: usize) {
     }
 }
 
-/// An entry of a list in one line: its name and kind, then what else is told of it.
+/// An entry of a list in one line: its name and kind, then everything else about it.
 fn line(item: &Value) -> String {
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
     let told = |(key, value): (&String, &Value)| match value {

@@ -105,7 +105,7 @@ pub struct Args {
     parts: PartArgs,
 }
 
-/// What values are, as the user may tell.
+/// What the user may say the values are.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(super) enum AskedScale {
     Auto,
@@ -115,7 +115,7 @@ pub(super) enum AskedScale {
 }
 
 impl AskedScale {
-    /// None where it is to be found out.
+    /// `None` if it is to be detected.
     pub(super) fn told(self) -> Option<Scale> {
         match self {
             AskedScale::Auto => None,
@@ -266,7 +266,7 @@ fn print_labels(joined: Option<&Joined>, dropped: u64, missing: &[(String, u64)]
     }
 }
 
-/// Labels that occur, and groups of cells that share all three.
+/// Numbers of the labels that occur, and of the groups of cells that share all three.
 struct Counted {
     perturbations: usize,
     cell_types: usize,

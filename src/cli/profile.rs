@@ -39,7 +39,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Rows below this share of the step are told together.
+/// Rows below this share of the step are added up into one line.
 const SMALL: f64 = 0.005;
 
 /// Profiles and prints.
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
 
 const MB: f64 = 1e6;
 
-/// Without times: they are nobody's.
+/// Without times: nothing was computed.
 fn print_counts(found: &Profile) {
     let Profile { storage, sizes, weights, pairs, .. } = found;
     let real = storage.map_or(String::new(), |real| format!(", {real:?}"));

@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Ops, and what is no row of the table.
+/// Ops, and the checks that are not rows of the table.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = table().iter().map(|row| row.op().to_string()).collect();
     names.extend(["gather", "feed", "nccl", "model", "graph"].map(String::from));

@@ -1,4 +1,4 @@
-//! `scale-engine split`: what a split file comes to, or the clause that is wrong.
+//! `scale-engine split`: what a split file amounts to, or the clause that is wrong.
 
 use std::path::PathBuf;
 

@@ -13,7 +13,7 @@ use crate::data::split::{Part, Split};
 use crate::error::Result;
 use crate::evaluate::files::{Files, Sample};
 
-/// Every kind of baseline for a part of a split; what had to be replaced is said on stderr.
+/// Every kind of baseline for a part of a split; what had to be replaced is reported on stderr.
 pub fn baselines(
     data: &Path,
     split: &Path,
@@ -40,7 +40,7 @@ pub fn baselines(
     Kind::ALL.into_iter().map(one).collect()
 }
 
-/// How the prediction's cells were made, where the file says so; said on stderr.
+/// How the prediction's cells were made, if the file says so; drawn counts are reported on stderr.
 fn observed(files: &Files) -> Result<Observe> {
     let told = H5ad::open_columns(&files.pred, &[], "X")?.told("observe");
     let Some(observe) = told.and_then(|told| Observe::from_str(&told, true).ok()) else {
@@ -52,7 +52,7 @@ fn observed(files: &Files) -> Result<Observe> {
     Ok(observe)
 }
 
-/// What tells that the part of the split is not what was measured: a perturbation of which one has more cells than the other.
+/// A note if the part of the split is not what was measured: some perturbation has other numbers of cells in the two.
 fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<Option<String>> {
     let real = H5ad::open_columns(&files.real, &[&files.perturbation], "X")?;
     let labels = real.obs().labels(&files.real, &files.perturbation)?;

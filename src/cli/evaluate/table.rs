@@ -1,4 +1,4 @@
-//! The printed table: a row a measure; a column a predictor, or a cell type where there is nothing beside the prediction.
+//! The printed table: a row per measure; a column per predictor, or per cell type if the prediction is compared with nothing.
 
 use crate::evaluate::board::{Board, PREDICTION, title};
 use crate::evaluate::registry::metric_of;
@@ -54,7 +54,7 @@ fn cells(column: &Scores) -> Vec<String> {
     let mut cells = Vec::new();
     for score in &column.scores {
         let mean = score.mean.map_or("-".to_string(), |mean| format!("{mean:.4}"));
-        // Intervals of the others would double the width; results.json has them.
+        // Intervals of the others would double the width; they are in results.json.
         cells.push(match score.interval.filter(|_| column.name == PREDICTION) {
             Some([low, high]) => format!("{mean} [{low:.3}, {high:.3}]"),
             None => mean,

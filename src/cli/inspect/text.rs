@@ -8,10 +8,10 @@ use toml::Table;
 
 use crate::error::{At, Error, Result};
 
-/// Lines shown of a file.
+/// How many lines of a file are shown.
 const SHOWN: usize = 5;
 
-/// Tables by two of their columns.
+/// Tables, recognised by two of their columns.
 const TABLES: [(&str, &str, &str); 6] = [
     ("gene", "highly_variable", "genes of a source (var.csv)"),
     ("perturbation", "cells", "request for predict"),
@@ -21,7 +21,7 @@ const TABLES: [(&str, &str, &str); 6] = [
     ("name", "pearson_delta", "table of predictors, by `demo` or `evaluate`"),
 ];
 
-/// Longer than any text that is told of whole; what is longer is something else.
+/// Longer than any text that is read as a whole here; a longer file is something else.
 const MOST: u64 = 1 << 30;
 
 /// What a file of text holds, by its ending and first line.
@@ -83,7 +83,7 @@ fn csv(path: &Path) -> Result<Value> {
     }))
 }
 
-/// metrics.jsonl: how far it goes, and the last value of each number.
+/// metrics.jsonl: how far it has got, and the last value of each number.
 fn log(path: &Path, text: &str) -> Result<Value> {
     let (mut last, mut first) = (Map::new(), Value::Null);
     for (i, line) in text.lines().enumerate() {
@@ -103,7 +103,7 @@ fn json(path: &Path, text: &str) -> Result<Value> {
     Ok(json!({ "kind": if scores { "scores (results.json)" } else { "JSON" }, "holds": value }))
 }
 
-/// A results.json in a line of a list.
+/// A results.json, as one entry of a list.
 pub fn scores(name: &str, path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).at(path)?;
     let found: Value = serde_json::from_str(&text).map_err(|e| Error::format(path, e.to_string()))?;
