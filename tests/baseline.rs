@@ -13,7 +13,7 @@ use scale_engine::rng::Rng;
 /// Cell type, perturbation, batch (vocabularies below), values.
 type Cell<'a> = (&'a str, &'a str, &'a str, Vec<f32>);
 
-/// A data directory of these cells; values are log1p or counts.
+/// A data directory of these cells, with log1p values or counts.
 fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
     let vocabulary = |label: &dyn Fn(&Cell) -> String| {
         let mut names: Vec<String> = cells.iter().map(label).collect();
@@ -133,7 +133,7 @@ fn the_mean_baseline_adds_the_mean_effect_of_the_cell_types_and_cuts_at_zero() {
     for i in 0..2 {
         close(&row(&p.population, i), &[1.375, 2.5, 0.0]);
     }
-    // A perturbation that was never seen: the mean of the three pairs, (11/12, 1/3, 1/4); batch 3 has no controls, so C's others.
+    // A perturbation never seen: the mean of the three pairs, (11/12, 1/3, 1/4); batch 3 has no controls, so C's others are used.
     let r = answer(Kind::Mean, &[("C", "r")]);
     close(&row(&r.population, 0), &[11.0 / 12.0, 2.0 + 1.0 / 3.0, 0.75]);
     assert!(
@@ -231,7 +231,7 @@ fn predicted_cells_are_as_many_as_measured_and_use_each_control_evenly() {
     assert_eq!(found.cells(), again.cells());
 }
 
-/// 200 control cells and as many perturbed ones of 50 genes, gene 0 doubled in type A, and B's controls.
+/// 200 control cells and as many of p in each of A and B, of 50 genes; p doubles the last ten genes.
 fn counted(dir: &Path) -> Data {
     let mut cells = Vec::new();
     for (t, cell_type) in ["A", "B"].into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! `bench` tells a time, and what was done in it, for every op and for the loader.
+//! `bench` reports a time, and what was done in it, for every op and for the loader.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::emulate;
 use crate::train::small;
 
-/// The rows at sizes for a try: seven ops with two directions, two with one.
+/// Rows at trial sizes: seven ops in two directions, two in one.
 const ROWS: usize = 16;
 
 fn timed(words: &[&str]) -> Vec<Value> {
@@ -60,7 +60,7 @@ fn the_loader_is_timed_on_a_users_own_shards() {
     let lines = figures["lines"].as_array().expect("lines");
     let names: Vec<&str> = lines.iter().filter_map(|line| line["name"].as_str()).collect();
     assert_eq!(names, ["open", "plain read", "cold", "sparse", "dense", "loader", "copy"]);
-    // A disk in memory reads nothing.
+    // If the disk is in memory, no megabytes are read.
     let rate = |line: &Value| line[if line["name"] == "cold" { "cells_per_s" } else { "mb_per_s" }].as_f64();
     assert!(lines.iter().all(|line| rate(line).is_some_and(|rate| rate > 0.0)), "{figures}");
 }

@@ -17,7 +17,7 @@ use crate::train::{program, small};
 fn names_follow_their_cells_and_those_of_two_files_are_told_apart() {
     let dir = tempfile::tempdir().expect("a folder");
     let place = |name: &str| dir.path().join(name);
-    // The second file holds the cells the other way round, and one of them without a label: it is left out.
+    // The second file holds the cells in reverse order, one of them without a label: that one is left out.
     let mut turned = COUNTS;
     turned.reverse();
     let mut second = obs().rows(&[5, 4, 3, 2, 1, 0]);

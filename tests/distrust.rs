@@ -1,11 +1,11 @@
-//! What files and disks do wrong: refused in words, and nothing half-written is left.
+//! What goes wrong with files and disks: refused in words, and nothing half-written is left.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use scale_engine::data::simulate::{Settings as World, simulate};
 
-/// What lies in a folder, hidden files too.
+/// What a folder contains, hidden files too.
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("an entry").file_name());
     let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
@@ -13,7 +13,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A folder with cells.h5ad of a small world.
+/// A folder with the cells.h5ad of a small world.
 fn cells() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let world = World { cells: 600, genes: 200, perturbations: 3, cell_types: 2, batches: 1, seed: 2 };
@@ -24,7 +24,7 @@ fn cells() -> tempfile::TempDir {
 const COLUMNS: &str =
     "--pert-col perturbation --control-pert non-targeting --celltype-col cell_type --n-top-genes 200";
 
-/// A line of the shell in a folder; `ENGINE` is the program.
+/// Runs a line of shell in a folder; `ENGINE` is the program.
 fn shell(dir: &Path, line: &str) -> Output {
     let mut command = Command::new("sh");
     command.current_dir(dir).env("ENGINE", env!("CARGO_BIN_EXE_scale-engine")).args(["-c", line]);
@@ -69,7 +69,7 @@ fn a_disk_that_fills_up_leaves_no_half_data_set() {
     }
 }
 
-/// The super user may write anywhere; the program is then run as nobody, where nobody can reach it.
+/// The superuser may write anywhere: the program is then run as `nobody`, if that user can reach it.
 #[test]
 fn a_folder_that_may_not_be_written_is_named() {
     use std::os::unix::fs::PermissionsExt;
@@ -160,7 +160,7 @@ fn numbers_that_are_no_counts_are_refused_by_cell_and_gene() {
     }
 }
 
-/// Unsorted entries are sorted; the same cells in order give the same bytes.
+/// Unsorted entries are sorted: the same cells in any order give the same bytes.
 #[test]
 fn entries_in_any_order_are_the_same_cells() {
     let bytes = |entries: &str| {
@@ -194,7 +194,7 @@ mod shards {
         required binary sample (UTF8);
     }";
 
-    /// Values and levels of a column of lists: `None` is a missing number.
+    /// Writes a column of lists as values and levels; `None` is a missing number.
     fn lists<T: DataType>(out: &mut SerializedFileWriterOf<'_>, rows: &[Vec<Option<T::T>>]) {
         let (mut values, mut defined, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
@@ -260,7 +260,7 @@ mod shards {
             (vec![a, Some(2)], vec![Some(1.0), Some(2.0)], "cell \"cell0\": token 2 is no gene"),
             (vec![a, Some(-7)], vec![Some(1.0), Some(2.0)], "token -7 is no gene"),
             (vec![a, Some(i64::MAX)], vec![Some(1.0), Some(2.0)], "token 9223372036854775807 is no gene"),
-            // A token that is one only below 2^32.
+            // A token that is a known one only modulo 2^32.
             (vec![a, Some(51_979 + (1 << 32))], vec![Some(1.0), Some(2.0)], "is no gene"),
             (vec![a, b], vec![Some(1.0)], "genes and expressions are of different lengths"),
             (vec![a, None], vec![Some(1.0), Some(2.0)], "column \"genes\" lacks a number in row 0"),

@@ -17,8 +17,8 @@ pub fn sanitized() -> bool {
     fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libasan"))
 }
 
-/// The folder with the compiled kernels of `sources`, a folder of this project: all of them, or those of one file. `None`, said,
-/// without g++.
+/// The folder with the compiled kernels of `sources`, a folder of this project: all of them, or those of one file. `None`, with a
+/// note, if there is no g++.
 pub fn folder(sources: &'static str, only: Option<&'static str>) -> Option<PathBuf> {
     static MADE: LazyLock<Mutex<HashMap<Asked, Option<PathBuf>>>> = LazyLock::new(Mutex::default);
     let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -59,14 +59,14 @@ fn build(sources: &str, only: Option<&str>) -> Option<PathBuf> {
     Some(out)
 }
 
-/// What EMULATED is told of each kernel in a file's text: its name, and the numbers of its `__cluster_dims__`.
+/// What EMULATED needs for each kernel in a file's text: its name, and the numbers of its `__cluster_dims__`.
 fn kernels(text: &str) -> Vec<String> {
     let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = code.join("\n");
     let after = code.split("__global__").skip(1);
     let told = |signature: &str| {
         let head = signature.split("__launch_bounds__").last().expect("a split has a last part");
-        // After `__launch_bounds__(..)` comes the name; before it `void`.
+        // The name follows `__launch_bounds__(..)`, if there is one, otherwise `void`.
         let head = if signature.contains("__launch_bounds__") {
             head.split_once(')').expect("closed").1
         } else {

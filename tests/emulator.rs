@@ -1,5 +1,5 @@
-//! The emulator itself: right kernels come out right, and each planted fault is seen. What is planted, and what must be seen,
-//! stands at the head of each file of tests/emulator.
+//! The emulator itself: right kernels come out right, and each planted fault is seen. Each file of tests/emulator says at its head
+//! what is planted and what must be seen.
 
 use std::process::Command;
 
@@ -13,14 +13,14 @@ use super::emulate::{folder, sanitized};
 mod clusters;
 mod hopper;
 
-/// Orders of warps in which a fault must show.
+/// Orders of warps in one of which a fault must show.
 const SEEDS: std::ops::Range<u64> = 0..8;
 
 fn emulator(file: &'static str, real: Real, seed: u64) -> Option<Gpu> {
     folder("tests/emulator", Some(file)).map(|folder| Gpu::emulated(&folder, real, seed))
 }
 
-/// Runs one block of a kernel with `shared` bytes; what the device said if it was refused.
+/// Runs one block of a kernel with `shared` bytes; returns what the device said if it refused.
 fn block(
     gpu: &Gpu,
     file: &'static str,
@@ -50,8 +50,9 @@ fn blocks(
     })
 }
 
-/// Each of a file's faults, numbered from 1, is seen under some seed: by what is said, or, where that is nothing, by wrong numbers
-/// too; and the device can then be used again. `run` is told the words and the fault, 0 for none, and tells whether the numbers are right.
+/// Each of a file's faults, numbered from 1, is seen under some seed: by its words, or, if it has none, also by wrong numbers; and
+/// the device can be used again afterwards. `run` gets the words and the fault, 0 for none, and returns whether the numbers are
+/// right.
 fn faults_are_seen(
     file: &'static str,
     faults: &[(&str, &str)],
@@ -183,7 +184,7 @@ fn a_write_behind_a_buffer_is_seen_by_its_guard() {
     assert!(seen.contains("what is too short"), "{seen}");
 }
 
-/// Runs itself in a child process with the sanitizer's runtime; there the planted kernel must end the process.
+/// Runs itself in a child process with the sanitizer's runtime; there the faulty kernel must end the process.
 #[test]
 fn the_sanitizer_names_the_shared_array_that_is_overrun() {
     let Some(gpu) = emulator("shared_overrun", Real::F32, 0) else { return };
@@ -294,7 +295,7 @@ fn random_numbers_are_the_hosts() {
 #[test]
 fn a_matrix_in_the_registers_of_a_warp_is_transposed() {
     let Some(gpu) = emulator("warps", Real::F32, 1) else { return };
-    // Element (r, c) is 8 r + c, two a register, a lane after the other along the rows.
+    // Element (r, c) is 8 r + c, two per register, one lane after another along the rows.
     let pair = |low: u32, high: u32| low | high << 16;
     let x: Vec<u32> = (0..64).map(|lane| pair(2 * lane, 2 * lane + 1)).collect();
     let (given, y) = (gpu.upload("x", &x), gpu.buffer("y", 4 * x.len()));

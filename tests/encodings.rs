@@ -1,4 +1,4 @@
-//! The same six cells in every encoding give the same cells and labels. Files of tests/golden/encodings: tools/encodings.py.
+//! The same six cells give the same values and labels in every encoding. Files of tests/golden/encodings: tools/encodings.py.
 
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ fn every_encoding_gives_the_same_cells_and_labels() {
             assert_eq!(file.cell_name(4), "cell4", "{name}");
             let (_, names) = file.cell_names(2..5).expect("names");
             assert_eq!(names, ["cell2", "cell3", "cell4"], "{name}");
-            // The last block's window alone: not every chunk is asked for.
+            // Only a window of the last block: not every chunk is needed.
             let last = file.rows(5..6).expect("a row");
             assert_eq!(
                 (last.indices(), last.data()),
@@ -80,7 +80,7 @@ fn every_encoding_gives_the_same_cells_and_labels() {
         assert_eq!(file.obs().index, (0..6).map(|i| format!("cell{i}")).collect::<Vec<_>>(), "{name}");
         assert!(file.obs().columns.iter().all(|(column, _)| column != "__categories"), "{name}");
         for (column, mut wanted) in LABELS {
-            // Where masks can be, they are.
+            // Where there are masks, labels are missing.
             match (name, column) {
                 ("nullable", "plate") => wanted[2] = None,
                 ("nullable", "kept") => wanted[1] = None,
@@ -221,7 +221,7 @@ fn entries() -> (Vec<f64>, Vec<i64>, Vec<i64>) {
     (values, places, starts)
 }
 
-/// Half-precision numbers, which the writer has no word for.
+/// Half-precision numbers, for which the writer has no method.
 fn halves(dataset: &mut DatasetBuilder, values: &[f64]) {
     let layout = FloatingPointLayout {
         bit_offset: 0,
@@ -274,7 +274,7 @@ fn every_width_of_values_indices_and_pointers_is_read() {
         let x = |file: &mut hdf5_pure::FileBuilder| {
             let mut group = file.create_group("X");
             group.set_attr("encoding-type", AttrValue::VarLenString("csr_matrix".into()));
-            // Some writers store the shape beside the three arrays.
+            // Some writers store the shape next to the three arrays.
             if data == "f16" {
                 group.create_dataset("shape").with_i64_data(&[6, 5]);
             } else {

@@ -26,8 +26,8 @@ fn files(dir: &Path) -> Files {
     }
 }
 
-/// `cells[0]` control cells, then as many as said of each perturbation, the file's order mixed. A value is zero with
-/// chance `zeros`, else one of `levels` levels (0: any number).
+/// `cells[0]` control cells, then `cells[p]` cells of perturbation p, in mixed order. A value is zero with chance `zeros`, else one
+/// of `levels` levels (0: any number).
 fn simulated(cells: &[usize], genes: usize, zeros: f32, levels: u64, seed: u64) -> Side {
     let rng = Rng::new(seed);
     let mut labels: Vec<String> = Vec::new();
@@ -53,7 +53,7 @@ fn simulated(cells: &[usize], genes: usize, zeros: f32, levels: u64, seed: u64) 
     }
 }
 
-/// The same side in CSR; stored zeros stay stored where `keep` is true.
+/// The same side in CSR; stored zeros stay stored if `keep` is true.
 fn sparse(side: &Side, keep: bool) -> Side {
     let (cells, genes) = side.x.shape();
     let (mut starts, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! README's tables hold what the raw files beside it hold: whoever measures anew is told the rows that changed.
+//! README's tables hold what the raw files in the repository hold: after a new measurement this lists the rows that changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn raw(file: &str) -> Value {
     serde_json::from_str(&text).expect("raw figures are JSON")
 }
 
-/// Three digits count; thousands are set apart.
+/// Three significant digits; thousands are separated.
 fn three(x: f64) -> String {
     let unit = 10f64.powi(x.abs().log10().floor() as i32 - 2);
     match unit < 1.0 {
@@ -63,7 +63,7 @@ fn told(rows: &[String]) {
     assert!(missing.is_empty(), "README.md has no such rows, which the raw files ask for:\n{missing:#?}");
 }
 
-/// Of both days: each preset's rows are of one.
+/// Measured on two days: each preset's rows are from one.
 struct Models([Value; 2]);
 
 impl Models {
@@ -94,7 +94,7 @@ impl Models {
         format!("| {words} | **{ms}** | {rate} {unit}s/s{flops} | {compiled} ({times:.2}{long}) | {eager} |")
     }
 
-    /// Of s184 ours was measured alone, the day after its peers.
+    /// For s184 ours was measured alone, the day after its peers.
     fn memory(&self, words: &str, name: &str, alone: &str) -> String {
         let text =
             fs::read_to_string(root("benches/results/h200-2026-11-27").join(alone)).expect("a raw file");
@@ -139,7 +139,7 @@ fn kernels() {
         found.unwrap_or_else(|| panic!("{name} {way} is in the raw file")).clone()
     };
     let copy = raw["ceilings"]["copy_gb_per_s"].as_f64().expect("a ceiling");
-    // Ours, its share of a copy, and the best of some peers.
+    // Our time, its share of a copy's speed, and the best time of some peers.
     let cells = |name: &str, first: (&str, u64), peers: &[&str]| {
         ["forward", "backward"].map(|way| {
             let row = row(name, way, first);

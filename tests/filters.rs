@@ -1,4 +1,4 @@
-//! Cells, genes and perturbations that are left out: as scanpy's and cell-load's filters do.
+//! Leaving out cells, genes and perturbations, as scanpy's and cell-load's filters do.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use scale_engine::data::shard::Data;
 
 use crate::preprocess::{refusal, run, settings, small};
 
-/// Cells left of each perturbation.
+/// How many cells of each perturbation are left.
 fn cells_of(settings: &Settings) -> BTreeMap<String, u32> {
     let data = Data::open(&settings.out).expect("opened");
     let mut cells = BTreeMap::new();
@@ -72,7 +72,7 @@ fn counts_are_not_counted_among_logs_and_something_must_be_left() {
     assert_eq!(cells_of(&settings), counted(&[("a", 2), ("none", 3)]));
 }
 
-/// Ten cells of the control with 8 counts of each gene; of each perturbation, cells with so many of its own gene.
+/// Ten control cells with 8 counts each of CD3E and MYC, none of TP53; of each perturbation, cells with these counts of its gene.
 fn screen(perturbations: &[(&str, &[f32])], index: [&str; 3], names: &str) -> (tempfile::TempDir, Settings) {
     let genes = ["CD3E", "MYC", "TP53"];
     let (mut drugs, mut rows) = (vec!["none"; 10], vec![[8.0, 8.0, 0.0]; 10]);
@@ -105,7 +105,7 @@ fn screen(perturbations: &[(&str, &[f32])], index: [&str; 3], names: &str) -> (t
 #[test]
 fn perturbations_that_do_not_lower_their_gene_are_left_out_and_then_such_cells() {
     // The mean of CD3E is 2.25 of 8, below 0.3; one of its cells has half of 8, which is not below 0.5. MYC's is 2.4, not
-    // below 0.3; control cells do not express TP53; "drug" is no gene.
+    // below 0.3; control cells do not express TP53; "drug" is not a gene.
     let groups: [(&str, &[f32]); 4] = [
         ("CD3E", &[1.0, 1.0, 3.0, 4.0]),
         ("MYC", &[2.0, 2.0, 2.0, 2.0, 4.0]),

@@ -1,4 +1,4 @@
-//! The architecture is a test: a module uses only floors below its own.
+//! The architecture as a test: a module uses only floors below its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ fn files() -> Vec<(String, String)> {
     paths.iter().map(|p| (name(p), fs::read_to_string(p).expect("readable"))).collect()
 }
 
-/// Paths after `crate::` in a file, comments and tests of the file aside.
+/// Paths after `crate::` in a file, not counting its comments and tests.
 fn uses(text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]").next().unwrap_or(text);
     code.lines()
@@ -82,9 +82,9 @@ fn a_module_uses_only_floors_below_its_own() {
         let room = file.split(['/', '.']).next().expect("a name");
         for path in uses(text) {
             let other = path.split(':').next().expect("a name");
-            // Every room may fail.
+            // Every room may use `error`.
             let up = other != room && other != "error" && floor(other) >= floor(room);
-            // It knows no tape and no model, nor anything else that computes.
+            // `data` knows no tape and no model, nor anything else that computes.
             let data_knows_more = room == "data" && other != "data" && floor(other) > 0;
             if up || data_knows_more {
                 wrong.push(format!("{file} (floor {}) uses {path} (floor {})", floor(room), floor(other)));
@@ -135,7 +135,7 @@ fn files_stay_small_and_nothing_is_left_undone() {
     }
 }
 
-/// Lines of the longest function of a text that rustfmt has laid out, and its first line.
+/// Number of lines of the longest function in a text that rustfmt has laid out, and its first line.
 fn longest_function(text: &str) -> (usize, &str) {
     let lines: Vec<&str> = text.lines().collect();
     let begins = |line: &str| {
@@ -176,7 +176,7 @@ fn kernel_files() -> Vec<(String, String)> {
     paths.iter().map(|p| (name(p), fs::read_to_string(p).expect("readable"))).collect()
 }
 
-/// Fields of a kernel file's head, in their order; the first two are dropped where a file has no such direction.
+/// Fields of a kernel file's head, in their order; the first two may be missing if the file has no such direction.
 const HEAD: [&str; 8] =
     ["forward", "backward", "tensors", "needs", "work", "bound by", "repeatable", "reference"];
 

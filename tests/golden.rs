@@ -44,7 +44,7 @@ impl Golden {
     }
 }
 
-/// The base config with the case's settings over it.
+/// The base config with the case's settings on top.
 fn config(golden: &Golden, case: &Value) -> Config {
     let mut set = vec!["recipe=paper".to_string(), "conditions.width=12".into()];
     for (section, fields) in golden.cases["base"].as_object().expect("sections") {
@@ -61,8 +61,8 @@ fn config(golden: &Golden, case: &Value) -> Config {
     Config::load(None, None, &set).expect("a good config")
 }
 
-/// The twin's parameters that one of ours is made of, each with the places of its numbers in ours. The twin has the matrices of
-/// a flow block apart; ours stand one above the other (`w_in`) or side by side (`w_out`).
+/// The twin's parameters that make up one of ours, each with the places of its numbers in ours. The twin keeps the matrices of a
+/// flow block apart; ours are stacked (`w_in`) or side by side (`w_out`).
 fn twins(entry: &Entry) -> Vec<(Entry, Vec<usize>)> {
     let part = |name: &str, shape: &[usize], places: Vec<usize>| {
         (Entry { name: name.into(), shape: shape.into(), offset: 0, ..entry.clone() }, places)
@@ -87,7 +87,7 @@ fn twins(entry: &Entry) -> Vec<(Entry, Vec<usize>)> {
     ]
 }
 
-/// The twin's weights: drawn by name, so that the file need not carry them.
+/// The twin's weights: drawn by name, so that the file need not contain them.
 fn weight(entry: &Entry) -> Vec<f32> {
     let rng = Rng::new(1234).at(u64::from(crc32fast::hash(entry.name.as_bytes())));
     let name = entry.name.as_str();
@@ -147,7 +147,7 @@ impl Walk {
         Walk { model, params, examples, seed: number("seed"), step: number("step") }
     }
 
-    /// Loss, parts and gradients (in the parameters) at `ahead` steps from the case's.
+    /// Loss, parts and gradients (in the parameters), `ahead` steps after the case's.
     fn losses(&mut self, ahead: u64) -> (f64, Vec<(&'static str, f64)>) {
         let config = self.model.config();
         let sets = self.examples.tokens[0].1.len();
@@ -168,7 +168,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// The relative norm error of a gradient, from the full tensor where the golden file has it, else from its norm and one random
+/// The relative norm error of a gradient, from the full tensor if the golden file has it, else from its norm and one random
 /// projection.
 fn gradient_error(golden: &Golden, case: &Value, entry: &Entry, found: &[f32]) -> f64 {
     let truth = &case["grad"][&entry.name];

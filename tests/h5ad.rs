@@ -12,7 +12,7 @@ fn cells() -> Cells {
     Cells::new((3, 4), vec![0, 2, 2, 5], vec![1, 3, 0, 2, 3], vec![1.0, 2.5, 3.0, 4.0, 70_000.0])
 }
 
-/// Its last cell alone.
+/// The last of these cells, alone.
 fn last() -> Cells {
     Cells::new((1, 4), vec![0, 3], vec![0, 2, 3], vec![3.0, 4.0, 70_000.0])
 }
@@ -346,7 +346,7 @@ fn nullable_and_legacy_columns_are_labels() {
     let labels = H5ad::open(&path).expect("opened").obs().labels(&path, "kept").expect("labels");
     assert_eq!(labels, Labels { codes: vec![1, -1, 0], names: vec!["a".into(), "bc".into()] });
 
-    // A category that is named twice is one.
+    // A category that is listed twice is one.
     raw_file(&path, [3, 4], matrix(), |obs| {
         obs.create_dataset("kept").with_i8_data(&[2, 1, 0]);
         let mut group = obs.create_group("__categories");

@@ -1,4 +1,4 @@
-//! What goes into a data directory: labels from a table, genes of several files, cells and genes that are left out.
+//! What goes into a data directory: labels from a table, genes of several files; and which cells and genes are left out.
 
 use std::path::Path;
 
@@ -74,7 +74,7 @@ fn output_of_10x_gets_its_labels_from_a_table() {
 fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     let (dir, mut settings) = small(|_, _, _| ());
     let table = dir.path().join("labels.tsv");
-    // The column that is called as the index of obs holds the names, wherever it stands.
+    // The column with the same name as the index of obs holds the cell names, wherever it is.
     std::fs::write(
         &table,
         "donor\tdrug\t_index\nD1\tnone\tcell0\nD1\ta\tcell1\nD2\ta\tcell2\nD2\tnone\tcell3\nD2\t\tcell4\n",
@@ -113,7 +113,7 @@ fn two_files(genes: [&str; 5], ids: [[&str; 5]; 2]) -> (tempfile::TempDir, Setti
     (dir, settings)
 }
 
-/// Genes and values of the two cells of perturbation b, one a file.
+/// Genes and values of the two cells of perturbation b, one per file.
 fn pair(out: &Path) -> [(Vec<u16>, Vec<f32>, f32); 2] {
     let data = Data::open(out).expect("opened");
     let group = *data.groups().iter().find(|group| group.perturbation == 1).expect("b");
@@ -169,7 +169,7 @@ fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
     assert_eq!(first, (vec![0, 1, 3], vec![2.0, 70_000.0, 1.0], 70_003.0));
     assert_eq!(second, (vec![1, 3, 5], vec![70_000.0, 1.0, 2.0], 70_003.0));
 
-    // By id the second file brings another gene of a name that is taken: it goes by its id.
+    // By id the second file adds a gene whose name is taken: it is named by its id.
     let (_dir, mut settings) = two_files(GENES, [IDS, ["E9", "E2", "E3", "E4", "E5"]]);
     (settings.fill_missing, settings.gene_id) = (true, Some("gene_id".into()));
     let summary = run(&settings).expect("made");

@@ -96,7 +96,7 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     assert!(output.status.code() == Some(1) && said.contains("none of"), "{said}");
 }
 
-/// It is all hole: nothing of it is read.
+/// The file is one hole: nothing of it is read.
 #[test]
 fn a_file_that_is_too_long_for_a_text_is_not_read() {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -57,7 +57,7 @@ fn a_set_holds_cells_of_its_context_only() {
         assert!(set.perturbed.iter().all(|&cell| group_of(&data, cell) == (cell_type, perturbation, batch)));
         for &cell in &set.controls {
             let (c, p, b) = group_of(&data, cell);
-            // Type 0 has no controls in batch 1: those of batch 0 stand in.
+            // Type 0 has no controls in batch 1: those of batch 0 are used.
             let expected = if cell_type == 0 { 0 } else { batch };
             assert_eq!((c, p, b), (cell_type, 0, expected));
         }
@@ -96,7 +96,7 @@ fn groups_without_controls_are_reported_and_not_drawn() {
     let only: Vec<u32> = sampler.unmatched().to_vec();
     let message = Sampler::new(&data, &only, sampling(1, 1), 0).expect_err("refused").to_string();
     assert!(message.starts_with("--split: none of 1 groups can be used: 1 have no controls"), "{message}");
-    // Fields as the user writes them.
+    // Messages name fields as the user writes them.
     let message = Sampler::new(&data, &only, sampling(1 << 20, 1 << 20), 0).expect_err("refused").to_string();
     assert!(message.starts_with("data.sets: ") && message.contains("can hold more than"), "{message}");
 }
@@ -275,7 +275,7 @@ fn a_worker_that_panics_is_heard() {
     // A sampler of a larger directory asks for cells that this one does not have.
     let (_other, larger) = World::of_groups(header(25, 3, 2, 2), &[(0, 0, 0, 50), (0, 1, 0, 9000)]).open();
     let data = Arc::new(data);
-    // Both workers fail; the second one may do so before the first one's panic was heard, or after.
+    // Both workers fail; the second one before the first one's panic is noticed, or after.
     for _ in 0..40 {
         let sampler = Sampler::new(&larger, &all_groups(&larger), sampling(3, 50), 9).expect("a sampler");
         let mut loader = Loader::start(data.clone(), sampler, 0, 2, Carry::Rows);
@@ -295,7 +295,7 @@ fn a_worker_that_panics_is_heard() {
     }
 }
 
-/// Sets of an epoch, and how often each cell is perturbed in it.
+/// Sets of an epoch, and how often each cell is among their perturbed ones.
 fn epoch_of(sampler: &Sampler, epoch: u64) -> (Vec<SetOfCells>, HashMap<u64, usize>) {
     let (all, sets) = (sampler.epoch().expect("epochs"), sampler.settings().sets as u64);
     let steps = epoch * all / sets..((epoch + 1) * all).div_ceil(sets);

@@ -1,5 +1,5 @@
-//! Ops: one row in the table, every check. The plain reference is held to central differences, the tuned path to the reference,
-//! and both to the same bits under any number of threads.
+//! Ops: one row in the table, every check. The plain reference must agree with central differences, the tuned path with the
+//! reference, and the tuned path must give the same bits with any number of threads.
 
 mod stories;
 
@@ -26,7 +26,7 @@ fn project(y: &[f64], weights: &[f64]) -> f64 {
     y.iter().zip(weights).map(|(y, w)| y * w).sum()
 }
 
-/// Coordinates of a gradient that are differenced: all of a small one, some of a large one.
+/// Coordinates of a gradient that are compared with differences: all of a small one, some of a large one.
 fn sampled(len: usize) -> Vec<usize> {
     if len <= 32 { (0..len).collect() } else { (0..32).map(|i| (i * 7919 + 13) % len).collect() }
 }
@@ -54,7 +54,7 @@ fn differences(name: &str, x: &Values, gradient: &Values, step: f64, f: impl Fn(
     }
 }
 
-/// Numbers up to which a row is differenced too.
+/// Rows with fewer numbers are compared with differences too.
 const SMALL: usize = 30_000;
 
 fn against_reference(case: &Case) {
@@ -91,7 +91,7 @@ fn against_reference(case: &Case) {
     }
 }
 
-/// Bits of the value and of every gradient under a pool of `threads`.
+/// Bits of the value and of every gradient, computed with `threads` threads.
 fn bits(case: &Case, inputs: &[Tensor], threads: usize) -> Vec<Vec<u32>> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
     let inputs: Vec<Vec<f32>> = inputs.iter().map(|t| t.data().to_vec()).collect();

@@ -1,4 +1,4 @@
-//! A run meets data that are not those it learned from: what would mean something else is refused.
+//! A run meets data other than those it learned from: whatever would then mean something else is refused.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn other_total(out: &Path) {
     preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
 }
 
-/// A data directory, with another word in its manifest.
+/// A copy of a data directory, with one word of its manifest replaced.
 pub fn renamed(data: &Path, out: &Path, from: &str, to: &str) {
     fs::create_dir(out).expect("made");
     for entry in fs::read_dir(data).expect("a folder") {
@@ -105,7 +105,7 @@ fn a_damaged_checkpoint_is_refused_with_the_tensor_that_is_damaged() {
     let (path, out) = (dir.path().join("damaged.safetensors"), dir.path().join("out.h5ad"));
     let mut bytes = fs::read(last(&small().run)).expect("readable");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-    // Every tensor is hit: the averaged weights, which a prediction reads, among them.
+    // Every tensor is hit, including the averaged weights, which a prediction reads.
     for at in (8 + header..bytes.len()).step_by(64) {
         bytes[at] ^= 1;
     }
@@ -166,7 +166,7 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
     let place = |name: &str| dir.path().join(name);
     let file = H5ad::open(&small().cells).expect("readable");
     let mut x = file.rows(0..file.shape().0).expect("X");
-    // Each cell scaled to another total: none can be told.
+    // Each cell is scaled to another total, so no total can be detected.
     let totals: Vec<f32> = x.outer_iterator().map(|row| row.data().iter().sum::<f32>()).collect();
     for (i, mut row) in x.outer_iterator_mut().enumerate() {
         row.iter_mut().for_each(|(_, v)| *v = (*v / totals[i] * (5e3 + i as f32)).ln_1p());
@@ -204,7 +204,7 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
     let (code, said) = predict(&["--observe", "poisson"]);
     assert!(code == Some(2) && said.contains("--observe"), "{code:?} {said}");
 
-    // A told total is taken, unless the cells tell another.
+    // A total given by the user is accepted, unless the cells show another.
     (settings.out, settings.target) = (place("told"), Some(Target::Sum(5e3)));
     assert_eq!(preprocess::preprocess(&settings, &progress).expect("shards").target, Some(5e3));
 }

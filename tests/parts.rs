@@ -1,4 +1,4 @@
-//! Preprocessing in parts: made apart, in any order, or by a run that was killed, they give the same bytes.
+//! Preprocessing in parts: made separately, in any order, or by a run that was killed, they give the same bytes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use scale_engine::data::simulate;
 
 use crate::preprocess::{contents, settings};
 
-/// Two files of simulated cells, and settings that need every pass that a dispersion flavour has.
+/// Two files of simulated cells, and settings that need every pass that a dispersion flavour can have.
 fn two_files(dir: &Path) -> Settings {
     let mut all = settings(&dir.join("a.h5ad"), &dir.join("data"));
     for (seed, cells) in [(0, 700), (1, 450)] {
@@ -76,7 +76,7 @@ fn a_part_that_is_there_is_not_made_again() {
                 .expect("a part");
         }
     }
-    // As if the second part had been found in the first too: only one who looks again would notice.
+    // The second part takes the place of the first: the table shows it only if the first is not made again.
     let moments = work.join("moments");
     std::fs::copy(moments.join("00001"), moments.join("00000")).expect("copied");
     let told = made(&settings, &parts(&work, None));
@@ -109,7 +109,7 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
     };
     let left: PathBuf = dir.path().join(".killed.parts");
     let mut killed = 0;
-    // Each time a little later, until a run comes to its end.
+    // Killed a little later each time, until a run reaches its end.
     for part in (0..288).step_by(60) {
         let mut child = run();
         let marks =
@@ -148,7 +148,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     assert!(what.contains("00000") && what.contains("remove it"), "{what}");
     assert!(work.exists(), "a folder that was named stays");
 
-    // Made by itself, each part but of a pass that this command has not.
+    // Parts can be made one by one, but not those of a pass that this command lacks.
     settings.filters.min_genes = 0;
     (settings.target, settings.genes) = (None, Genes::Listed(dir.path().join("genes.txt")));
     std::fs::write(dir.path().join("genes.txt"), "GENE0001\nGENE0002\n").expect("written");

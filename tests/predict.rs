@@ -15,12 +15,12 @@ use scale_engine::tensor::Tensor;
 
 use crate::train::{last, names, small, trained_by};
 
-/// Asks the small run for populations over some control cells; returns X and the report.
+/// Asks the small run for populations from some control cells; returns X, the perturbations and the report.
 fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
     ask_for(controls, request, "perturbation")
 }
 
-/// The same with another column than the perturbations.
+/// The same with the labels of another column than the perturbations.
 fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, Vec<String>, Report)> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
@@ -68,7 +68,7 @@ fn what_is_read_is_not_written_over() {
     };
     let before = std::fs::read(&controls).expect("readable");
     for out in [&controls, &csv, &last(&small.run)] {
-        // The best checkpoint is the one that is read.
+        // If the run is given, its best checkpoint is what is read.
         let out =
             if out.ends_with("last.safetensors") { &out.with_file_name("best.safetensors") } else { out };
         let told = refused(out, Source::File { controls: ControlFile::new(&controls), request: csv.clone() });
@@ -182,7 +182,7 @@ fn unknown_names_are_refused_with_the_nearest() {
     let error = ask(&small.cells, &wrong).expect_err("unknown").to_string();
     assert!(error.contains("unknown perturbation") && error.contains(&perturbations[0]), "{error}");
     assert!(error.contains("request.csv: line 2: "), "{error}");
-    // Lines as an editor counts them, whatever ends them and whichever are empty.
+    // Lines are counted as an editor counts them, whatever their endings, empty ones included.
     let error = ask(&small.cells, &format!("\r\n{wrong}")).expect_err("unknown").to_string();
     assert!(error.contains("request.csv: line 3: "), "{error}");
     let right = wrong.replace("x,", ",");
@@ -234,7 +234,7 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     assert!(report.notes.iter().any(|note| note.contains(&perturbations[3])), "{:?}", report.notes);
 }
 
-/// Predicts the small run's test part, with its controls and what was measured.
+/// Predicts the small run's test part, with its controls, and writes what was measured.
 pub fn held_out(out: &Path, real: &Path) -> Report {
     let small = small();
     let (data, split) = (small.data.clone(), small.split.clone());
@@ -273,7 +273,7 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
     let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
     let file = H5ad::open(&small.cells).expect("readable");
     let label = |name: &str| file.obs().labels(&small.cells, name).expect("a column");
-    // A file with controls of the first batch alone, asked for populations in the second.
+    // A file with controls of the first batch only, asked for populations in the second.
     let (batch, x) = (label("batch"), file.rows(0..file.shape().0).expect("X"));
     let kept: Vec<usize> = (0..batch.len()).filter(|&i| batch.get(i) == Some(&batches[0])).collect();
     let mut dense = Vec::new();
@@ -391,7 +391,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     let predictor = Predictor { model: &model, params: &params, effects: &effects, data, seed: 5 };
     let none = ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[])).expect("no cells");
     assert!(predictor.context(&none).is_err());
-    // Weights that are no numbers make no zeros.
+    // NaN weights must not become zeros.
     let broken = Tensor::new(&[params.table().len()], vec![f32::NAN; params.table().len()]);
     let broken = Predictor { params: &params.over(broken), ..predictor };
     let controls = ControlCells::of_matrix(data, genes, &x, None).expect("controls");

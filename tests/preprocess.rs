@@ -1,4 +1,4 @@
-//! Preprocessing: the same directory from every storage, and each refusal by name.
+//! Preprocessing: the same directory from every kind of storage, and each refusal by name.
 
 use std::path::Path;
 
@@ -74,7 +74,7 @@ pub fn sparse(rows: &[[f32; 5]]) -> Cells {
     Cells::new((rows.len(), 5), starts, genes, values)
 }
 
-/// A folder with `in.h5ad`, changed as told, and settings that read it.
+/// A folder with `in.h5ad`, changed by `change`, and settings that read it.
 pub fn small(
     change: impl FnOnce(&mut Frame, &mut Frame, &mut [[f32; 5]; 6]),
 ) -> (tempfile::TempDir, Settings) {
@@ -298,7 +298,7 @@ fn a_told_scale_is_believed() {
     settings.scale = Some(Scale::Counts);
     settings.out.set_file_name("other");
     assert!(refusal(&settings).contains("which is no count"));
-    // So is the total that log values were scaled to, where their cells do not tell another.
+    // So is the stated total to which log values were scaled, unless their cells show another.
     (settings.scale, settings.target) = (Some(Scale::Log1p), Some(Target::Sum(5e3)));
     assert_eq!(run(&settings).expect("made").target, Some(5e3));
     settings.out.set_file_name("third");
@@ -372,7 +372,7 @@ fn the_scale_mark_alone_decides_for_a_subset_of_genes() {
     let summary = run(&settings).expect("made");
     assert_eq!((summary.scale, summary.target), (Scale::Log1p, None));
     assert!(summary.why.contains("uns/log1p"));
-    // What `sc.pp.log1p(base=2)` leaves.
+    // What `sc.pp.log1p(base=2)` leaves in a file.
     let binary = dir.path().join("binary.h5ad");
     let mark = [("uns/log1p/base".to_string(), Extra::Numbers { shape: vec![1], values: &[2.0] })];
     write(&binary, &obs(), &var(&GENES), X::Sparse(&sparse(&x)), &mark).expect("written");
@@ -403,7 +403,7 @@ fn the_checksum_of_a_source_covers_every_value_of_it() {
 
 #[test]
 fn a_plan_tells_what_is_then_made_and_makes_nothing() {
-    // Every passage over the sources that there can be, and the fewest.
+    // The most passes over the sources that there can be, and the fewest.
     for (many, passes) in [(true, 5), (false, 2)] {
         let (_dir, mut settings) = small(|_, _, _| ());
         if many {

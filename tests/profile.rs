@@ -1,4 +1,4 @@
-//! What a step is made of: counted right, and all of it.
+//! What a step is made of: counted correctly and completely.
 
 use scale_engine::config::Config;
 use scale_engine::gpu::{Gpu, Real};
@@ -32,10 +32,10 @@ fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
     assert_eq!(forward.bytes, 4 * (m * i + j * i + m * j) as u64);
     assert_eq!(forward.shape, [m, j]);
     let (backward, _) = of("matmul", Way::Backward);
-    // x is data: only dw is made, of dy and x.
+    // x is data: only dw is made, from dy and x.
     assert_eq!(backward.flops, (2 * m * i * j) as u64);
     assert_eq!(backward.bytes, 4 * (m * i + m * j + j * i) as u64);
-    // A slice shows what is there.
+    // A slice copies nothing.
     assert_eq!(of("elementwise", Way::Forward).0.bytes, 0);
     assert!(laps.iter().any(|lap| lap.op == "gradient sums"), "a window's gradient is added");
     assert!(laps.iter().all(|lap| lap.seconds >= 0.0 && lap.kernels.is_empty()));
@@ -122,7 +122,7 @@ fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
     assert_eq!((held.between, held.kept, held.peak), (memory.between, memory.kept, memory.peak));
 }
 
-/// Bytes that a prediction of preset tiny holds at most beside weights and cells, on a device.
+/// The most bytes that a prediction of preset tiny holds besides weights and cells, on a device.
 fn held_to_predict(set: &[String], steps: usize) -> u64 {
     let gpu = Gpu::dry(Real::Bf16);
     let config = Config::load(Some("tiny"), None, set).expect("settings");

@@ -1,4 +1,4 @@
-//! What is asked for and cannot be had, or would be passed over in silence, is told.
+//! What cannot be done, or would be passed over in silence, is reported.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::train::{program, small};
 
-/// Runs the program -> exit code and what it said on stderr.
+/// Runs the program; returns its exit code and what it said on stderr.
 pub fn told(command: &mut Command) -> (Option<i32>, String) {
     let done = command.stderr(Stdio::piped()).output().expect("the program starts");
     (done.status.code(), String::from_utf8(done.stderr).expect("text"))
@@ -54,7 +54,7 @@ fn what_memory_cannot_hold_is_refused_before_anything_is_written() {
     assert!(code == Some(2) && said.contains("data.cells") && !run.exists(), "{code:?} {said}");
     let (code, said) = told(program().args(["profile", "--dry", "--sets", "100000000"]));
     assert!(code == Some(2) && said.contains("--sets"), "{code:?} {said}");
-    // Half a million pairs, whose cells nobody draws.
+    // Half a million pairs, whose cells are never drawn.
     let (code, said) = told(program().args(["profile", "--dry", "--sets", "500", "--cells", "1024"]));
     assert!(code == Some(0), "{code:?} {said}");
     let request = dir.path().join("request.csv");
@@ -208,7 +208,7 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
     split.args(["split", "--preset", "tahoe", "--data"]).arg(&small().data);
     let (code, said) = told(split.arg("--out").arg(small().data.join("manifest.json")));
     assert!(code == Some(1) && said.contains("is a file of"), "{code:?} {said}");
-    // What another program wrote may be the only copy; what this one wrote is replaced.
+    // A file of another program may be the only copy; one that this program wrote is replaced.
     let (theirs, ours) = (dir.path().join("theirs.h5ad"), dir.path().join("ours.h5ad"));
     std::fs::write(&theirs, "measured").expect("written");
     for (out, expected) in [(&theirs, 1), (&ours, 0), (&ours, 0)] {

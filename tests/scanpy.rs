@@ -1,4 +1,4 @@
-//! Preprocessing against scanpy 1.11: the same genes, the same numbers.
+//! Preprocessing compared with scanpy 1.11: the same genes, the same numbers.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -50,7 +50,7 @@ fn fixture_settings(input: PathBuf, out: &Path, table: &str, count: usize) -> Se
 /// Relative and absolute tolerances of a table's numbers.
 ///
 /// numpy's f32 logarithm differs by one ulp between instruction sets, and one ulp of a logarithm between 4 and 8 moves the
-/// normalised count by 4.8e-7: that is all a gene seen in one cell has (numpy against itself without AVX-512: 1.8e-7 in the
+/// normalised count by 4.8e-7, and so the mean of a gene seen in one cell (numpy against itself without AVX-512: 1.8e-7 in the
 /// means). A dispersion moves by 1e-6, its score by as much over the deviation of its bin, which is above 0.2 here.
 const TOLERANCES: [(&str, f64, f64); 3] =
     [("means", 4.8e-7, 0.0), ("dispersions", 0.0, 1e-6), ("dispersions_norm", 0.0, 5e-6)];
@@ -141,9 +141,9 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
     }
 }
 
-/// Genes chosen here or there alone. scanpy breaks ties of the variance by numpy's unstable sort, whose order is the processor's
-/// affair; with `kind="stable"` in its place scanpy's own steps differ from its oracle in exactly as many genes. Low counts tie
-/// often: in the batches 36 to 58 genes have the variance of the 2,000th.
+/// Genes chosen only here or only there. scanpy breaks ties of the variance by numpy's unstable sort, whose order depends on the
+/// processor; with `kind="stable"` instead, scanpy's own steps differ from its oracle in exactly as many genes. Low counts tie
+/// often: in the batches, 36 to 58 genes have the variance of the 2,000th.
 const TIED: [(&str, usize, usize); 6] = [
     ("all", 2000, 6),
     ("all", 500, 0),

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::small_data::{World, header};
 
-/// A written directory whose files a test may change, and put right again up to the lie it wants to tell.
+/// A written directory whose files a test may change, and then make consistent again except for the lie it wants to tell.
 struct Forgery {
     dir: tempfile::TempDir,
 }
@@ -217,7 +217,7 @@ fn numbers_that_lie_are_refused() {
         ("name 2 ends at 3, before its start at 4", |h, b| put(b, at(h, 5, 3, 8), [3])),
         ("the last name ends at 11, the shard stores 12 bytes", |h, b| put(b, at(h, 5, 6, 8), [11])),
         ("name 2 is no UTF-8", |h, b| put(b, at(h, 6, 5, 1), [0xC3])),
-        // Two letters that are text together, cut in the middle of one.
+        // Two letters, valid together but cut in the middle of one.
         ("name 2 is no UTF-8", |h, b| put(b, at(h, 6, 4, 1), [b'a', 0xC3, 0xA4])),
         ("row 4: library size -1", |h, b| put(b, at(h, 4, 4, 4), (-1.0f32).to_le_bytes())),
     ];
@@ -262,7 +262,7 @@ fn counts_that_lie_are_refused() {
         ("row 1: a count is not a whole number", |h, b| put(b, at(h, 3, 4, 4), 1.5f32.to_le_bytes())),
         ("row 1: library size NaN", |h, b| put(b, at(h, 4, 1, 4), f32::NAN.to_le_bytes())),
         ("row 1: library size 0 with stored counts", |h, b| put(b, at(h, 4, 1, 4), [0u8; 4])),
-        // Above zero, but what is divided by it is no number.
+        // Above zero, but dividing by it does not give a number.
         ("row 1: library size 0.0000000", |h, b| put(b, at(h, 4, 1, 4), 1e-40f32.to_le_bytes())),
     ];
     for (expected, change) in cases {

@@ -1,4 +1,4 @@
-//! Data directories: what is written is read.
+//! Data directories: what is written is what is read.
 
 use std::path::Path;
 
@@ -84,7 +84,7 @@ fn one_row(scale: Scale, values: &[f32]) -> World {
 fn counts_are_stored_as_narrow_as_the_shard_allows() {
     let kind = |values: &[f32], scale| {
         let (_dir, data) = one_row(scale, values).open();
-        // The other shard holds ones only: its width is its own.
+        // The other shard holds only ones: it has a width of its own.
         let small = matches!(data.row(1).values, Values::U8(_)) || scale != Scale::Counts;
         assert!(small && data.row(0).values.get(0) == values[0]);
         match data.row(0).values {

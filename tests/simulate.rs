@@ -7,7 +7,7 @@ fn world(cells: usize, genes: usize, perturbations: usize, cell_types: usize) ->
     simulate(&settings).expect("settings in range")
 }
 
-/// Mean of count / library over the cells of a pair, `[G]`, and how many there are.
+/// Mean of count / library over the cells of a pair, `[G]`, and the number of these cells.
 fn mean_share(world: &Simulated, cell_type: u32, perturbation: u32) -> (Vec<f64>, usize) {
     let (mut sums, mut cells) = (vec![0.0; world.truth.genes.len()], 0);
     for (i, cell) in world.cells.iter().enumerate() {

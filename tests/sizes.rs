@@ -1,4 +1,4 @@
-//! Files that hold a part of the genes that were measured: what tells a cell's total counts then, and what is refused.
+//! Files that hold only part of the measured genes: where a cell's total counts then come from, and what is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use scale_engine::data::simulate::{Settings as World, simulate};
 use crate::refused::told;
 use crate::train::{names, program, set, small};
 
-/// The small world's cells with the genes that are kept, and their totals over all genes, times `wrong`, in a column.
+/// The small world's cells with only the kept genes, and their totals over all genes, times `wrong`, in a column.
 fn panel(path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) {
     panel_of(&small().cells, path, kept, wrong);
 }
@@ -35,7 +35,7 @@ fn panel_of(cells: &Path, path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) 
     h5ad::write(path, &obs, &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
 }
 
-/// `preprocess` of the simulated world's columns.
+/// `preprocess` with the simulated world's columns.
 fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = program();
     command.arg("preprocess").args(cells).arg("--out").arg(out);
@@ -50,7 +50,7 @@ fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) 
     told(command.args(["--batch-col", "batch"]).args(words))
 }
 
-/// Shards of 20 genes of the whole world; their names.
+/// Shards of 20 genes of the whole world; returns their names.
 fn whole(out: &Path) -> Vec<String> {
     let (code, said) = shards(&[&small().cells], out, &["--n-top-genes", "20"]);
     assert_eq!(code, Some(0), "{said}");
@@ -67,7 +67,7 @@ fn our_own_log_values_tell_their_total_also_of_a_part_of_the_genes() {
     let (code, said) = shards(&[&place("own.h5ad")], &place("again"), &["--n-top-genes", "10"]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(Data::open(&place("again")).expect("a data directory").manifest().target, Some(1e4));
-    // What is told must be possible.
+    // What the user states must be possible.
     let (code, said) = shards(&[&place("own.h5ad")], &place("tenths"), &["--scale", "log1p10"]);
     assert!(code == Some(1) && said.contains("is it another?"), "{code:?} {said}");
     let mut predict = program();
@@ -106,12 +106,12 @@ fn a_panel_with_its_totals_is_the_same_data() {
     assert_eq!(code, Some(0), "{said}");
     assert!(rows(&place("panel")) == rows(&place("whole")));
 
-    // Totals that are less than what is stored are no totals.
+    // Totals that are less than what is stored cannot be right.
     panel(&place("less.h5ad"), &|gene| genes.iter().any(|g| g == gene), 0.1);
     let (code, said) = shards(&[&place("less.h5ad")], &place("less"), &listed);
     assert!(code == Some(1) && said.contains("--size-col") && said.contains("less than"), "{code:?} {said}");
 
-    // What is exported as counts comes back, with the totals that are written beside them.
+    // What is exported as counts comes back, with the totals that are written with it.
     let out = place("counts.h5ad");
     let (code, said) =
         told(program().arg("export").arg(place("whole")).args(["--values", "counts", "--out"]).arg(&out));
@@ -160,7 +160,7 @@ fn controls_of_a_panel_need_their_totals() {
     let x = |name: &str| H5ad::open(&place(name)).expect("readable").rows(0..20).expect("X");
     assert!(x("a.h5ad") == x("b.h5ad"));
 
-    // A population is asked for once.
+    // A population may be asked for only once.
     let line = request.lines().last().expect("a line").to_string();
     fs::write(place("request.csv"), format!("{request}{line}\n")).expect("written");
     let (code, said) = predict(&small().cells, &place("c.h5ad"), &[]);
@@ -179,7 +179,7 @@ fn totals_of_several_files_in_parts_or_from_a_table_are_the_same() {
         let world = World { cells: 500, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed };
         let whole = place(&format!("{name}.h5ad"));
         simulate(&world).and_then(|world| world.write(&whole)).expect("a world");
-        // Names that are a cell's own in both files, for a table.
+        // Names that are unique across both files, for a table.
         let file = H5ad::open(&whole).expect("readable");
         let (mut obs, x) = (file.obs().clone(), file.rows(0..500).expect("X"));
         obs.index = (0..500).map(|i| format!("{name}{i}")).collect();

@@ -91,7 +91,7 @@ impl World {
         World { cells: (0..cells as u64).map(make).collect(), header }
     }
 
-    /// Cells of given groups (cell type, perturbation, batch, cells), one group after the other.
+    /// Cells of given groups (cell type, perturbation, batch, cells), one group after another.
     pub fn of_groups(header: Manifest, groups: &[(u32, u32, u32, usize)]) -> World {
         let labels = groups.iter().flat_map(|&(c, p, b, n)| std::iter::repeat_n(label(c, p, b), n));
         let genes = header.genes.len();
@@ -108,7 +108,7 @@ impl World {
         })
     }
 
-    /// Written to a new folder and opened.
+    /// Writes it to a new folder and opens that.
     pub fn open(&self) -> (TempDir, Data) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         self.write(dir.path(), Limits::default()).expect("written");

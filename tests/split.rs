@@ -90,7 +90,7 @@ fn a_fewshot_cell_type_gives_its_controls_to_each_part_it_is_in() {
     let split = load(&data, &text).expect("a split");
     assert_eq!(part(&split, Part::Val, &data), [(1, 0, 0), (1, 0, 1), (1, 3, 1)]);
     assert_eq!(part(&split, Part::Test, &data), [(1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)]);
-    // The other cell types are named nowhere, and the data set is not [training]: dropped, and said.
+    // The other cell types are named nowhere, and the data set is not in [training]: dropped, with a warning.
     assert_eq!(part(&split, Part::Train, &data), [(1, 0, 0), (1, 0, 1), (1, 2, 0)]);
     let said = split.warnings.join("\n");
     assert!(said.contains("in no part") && said.contains("\"type.2\", \"type001\", \"type003\""), "{said}");
@@ -287,7 +287,7 @@ fn the_command_prints_a_split_and_refuses_a_wrong_one() {
     assert!(notes.contains("unknown data set \"other\""), "{notes}");
 }
 
-/// A directory whose cell types are those given, each with controls and one perturbation.
+/// A directory with the given cell types, each with controls and one perturbation.
 fn contexts(cell_types: &[&str], batches: &[&str]) -> World {
     let mut header = header(10, cell_types.len(), 1, batches.len());
     header.cell_types = cell_types.iter().map(|name| name.to_string()).collect();

@@ -1,4 +1,4 @@
-//! Shards in the shape of Tahoe-100M's release give what the same cells give as h5ad; what is wrong with them is told.
+//! Shards in the form of Tahoe-100M's release give what the same cells give as h5ad; what is wrong with them is reported.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -158,7 +158,7 @@ fn a_damaged_shard_is_refused_and_never_a_panic() {
         assert!(message.contains(name), "{message}");
         assert!(!out.exists());
     }
-    // A flipped bit may pass for other counts: parquet has no checksum that is always there. But it ends in words.
+    // A flipped bit may pass for other counts, as parquet need not have a checksum. But a failure comes with a message.
     for place in (4..whole.len()).step_by(37) {
         let mut flipped = whole.clone();
         flipped[place] ^= 1 << (place % 8);
@@ -171,7 +171,7 @@ fn a_damaged_shard_is_refused_and_never_a_panic() {
     }
 }
 
-/// One damaged page, found by fuzzing: its header asks for more than the file has.
+/// One damaged page, found by fuzzing: its header asks for more bytes than the file has.
 #[test]
 fn a_page_that_runs_past_the_end_is_refused_in_time() {
     let dir = copied();
@@ -180,13 +180,13 @@ fn a_page_that_runs_past_the_end_is_refused_in_time() {
     let settings =
         Settings { batch: None, cell_type: "plate".into(), ..settings(&[shard], &dir.path().join("out")) };
     let (tell, told) = std::sync::mpsc::channel();
-    // In a thread of its own: should it never end, the test does.
+    // In a thread of its own: even if it never ended, the test would.
     std::thread::spawn(move || tell.send(made(&settings).err().map(|error| error.to_string())));
     let what = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer").expect("a refusal");
     assert!(what.contains("endless.parquet: "), "{what}");
 }
 
-/// Another: it tells of more entries of a dictionary than there is memory for.
+/// Another: it announces more entries of a dictionary than fit in memory.
 #[test]
 fn a_dictionary_that_promises_too_much_is_refused() {
     let dir = copied();
@@ -199,7 +199,7 @@ fn a_dictionary_that_promises_too_much_is_refused() {
     assert!(made(&shards).is_err());
 }
 
-/// Another, on which the parquet crate panics: refused like others, and nothing else is told on stderr.
+/// Another, on which the parquet crate panics: refused like others, with nothing else on stderr.
 #[test]
 fn a_page_on_which_the_crate_panics_is_refused() {
     let dir = copied();
@@ -232,7 +232,7 @@ fn other_parquet_is_told_of_as_a_table() {
     assert!(table["preprocess"].as_str().expect("words").contains("--labels"));
     assert!(inspect(&golden("labels.parquet")).contains("parquet table"));
     assert!(inspect(&golden("data")).contains("Tahoe parquet"));
-    // A shard whose release's tables are not there.
+    // A shard without the tables of its release.
     let dir = tempfile::tempdir().expect("a temporary folder");
     let shard = dir.path().join("shard.parquet");
     std::fs::copy(golden("data/train-00000-of-00002.parquet"), &shard).expect("copied");

@@ -1,4 +1,4 @@
-//! What 10x writes is read as cells times genes: Cell Ranger's `.h5` of both layouts, and `mtx` folders.
+//! What 10x writes is read as cells times genes: both layouts of Cell Ranger's `.h5`, and `mtx` folders.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use flate2::{Compression, write::GzEncoder};
 use hdf5_pure::{DatasetBuilder, FileBuilder, GroupBuilder};
 use scale_engine::data::h5ad::{H5ad, describe};
 
-/// Four barcodes times five features; the second name stands twice, the last feature is an antibody.
+/// Four barcodes times five features; the second name occurs twice, the last feature is an antibody.
 const COUNTS: [[i32; 5]; 4] = [[3, 0, 1, 0, 40], [0, 100, 2, 0, 0], [0, 0, 0, 0, 7], [2, 70_000, 0, 1, 0]];
 const BARCODES: [&str; 4] = ["AAAC-1", "AAAG-1", "AACA-1", "AACC-1"];
 const IDS: [&str; 5] = ["ENSG01", "ENSG02", "ENSG03", "ENSG04", "CD3"];
@@ -50,7 +50,7 @@ pub fn cell_ranger(path: &Path) {
     file.write(path).expect("written");
 }
 
-/// The layout of Cell Ranger 2, for each genome.
+/// The layout of Cell Ranger 2, with a group for each genome.
 fn cell_ranger_2(path: &Path, genomes: &[&str]) {
     let mut file = FileBuilder::new();
     for genome in genomes {
@@ -69,7 +69,7 @@ fn gzip(path: &Path, text: &str) {
     file.finish().expect("finished");
 }
 
-/// Entries by feature, so not in the order of cells.
+/// Entries ordered by feature, so not by cell.
 fn market(features: usize) -> String {
     let mut entries = Vec::new();
     for feature in 0..features {
@@ -86,7 +86,7 @@ fn features(features: usize, kinds: bool) -> String {
     (0..features).map(|i| format!("{}\t{}{}\n", IDS[i], NAMES[i], kind(i))).collect()
 }
 
-/// A folder as Cell Ranger 3 and later write it, with a prefix as GEO has.
+/// A folder as Cell Ranger 3 and later write it, with a prefix as on GEO.
 fn folder(dir: &Path, prefix: &str) {
     gzip(&dir.join(format!("{prefix}matrix.mtx.gz")), &market(5));
     gzip(&dir.join(format!("{prefix}barcodes.tsv.gz")), &(BARCODES.join("\n") + "\n"));

@@ -1,4 +1,4 @@
-//! What a prediction's scores are read beside: energy distances of cells, the ceiling, intervals, baselines.
+//! What a prediction's scores are compared with: energy distances of cells, the ceiling, intervals, baselines.
 
 use std::borrow::Cow;
 
@@ -121,7 +121,7 @@ fn a_board_holds_every_predictor_scored_alike() {
     }
     let at = prediction.columns.iter().position(|column| column.name == "pearson_delta").expect("a column");
     assert!(baseline.behind[at][0] > 0.0, "the prediction is surely better: {:?}", baseline.behind[at]);
-    // Energy distances are correlated anew for the drawn perturbations.
+    // Energy distances are correlated again for each draw of perturbations.
     let at =
         prediction.columns.iter().position(|column| column.name == "pearson_edistance").expect("a column");
     assert!(prediction.intervals[at][0] < prediction.columns[at].values[0].expect("a number"));
@@ -133,7 +133,7 @@ fn a_board_holds_every_predictor_scored_alike() {
     assert_eq!(table.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), [PREDICTION, "none", "same"]);
 }
 
-/// cell-eval has no correlation of the energy distances of one perturbation: its board, and a ceiling of one, have a column less.
+/// cell-eval has no correlation of energy distances for one perturbation: its board, and a ceiling of one, have one column fewer.
 #[test]
 fn boards_and_ceilings_that_lack_a_measure_stand_beside_others() {
     let settings = Settings { ceiling: true, ..settings() };

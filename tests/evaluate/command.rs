@@ -57,7 +57,7 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
         dir,
     );
     assert!(shown.contains("the measured control cells, for both sides"), "{shown}");
-    // Baselines of another part than the one that was predicted.
+    // Baselines of another part than the one predicted.
     for (part, is_other) in [("test", false), ("train", true)] {
         let words = format!(
             "evaluate --pred mean.h5ad --real real.h5ad --out other {labels} --baselines data --split split.toml --subset {part}"
@@ -65,7 +65,7 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
         let said = text(&scale_engine(&words.split_whitespace().collect::<Vec<_>>(), dir).stderr);
         assert_eq!(said.contains("note: --subset has"), is_other, "{said}");
     }
-    // Whatever else is wrong: a file that is said to be measured and says that it is predicted is told first.
+    // Before anything else that is wrong: the file passed as measured says that it is a prediction.
     let words = ["evaluate", "--pred", "real.h5ad", "--real", "mean.h5ad", "--out", "swapped"];
     let swapped = scale_engine(&words, dir);
     let said = text(&swapped.stderr);
@@ -147,7 +147,7 @@ fn an_unused_category_is_no_perturbation() {
     assert_eq!(evaluate(&side, &side, &settings()).expect("a report").perturbations, ["P001"]);
 }
 
-/// Whatever small numbers and labels come: an error or a board, never a panic; and no NaN where the rules leave it out.
+/// Any small numbers and labels give an error or a board, never a panic, and no NaN if the rules leave it out.
 #[test]
 fn no_input_panics() {
     let (mut boards, mut errors) = (0, 0);
@@ -158,7 +158,7 @@ fn no_input_panics() {
             let cells = rng.below(0, 9) as usize;
             let label = |i: u64| ["ctrl", "A", "B", "C"][rng.at(1).below(i, 4) as usize];
             let labels: Vec<&str> = (0..cells as u64).map(label).collect();
-            // Rarely something that is no expression; half of the sides are constant, a fifth whole numbers.
+            // Rarely something that is not expression; half of the sides are constant, a fifth of the others whole numbers.
             let odd = [f32::NAN, -1.0, f32::INFINITY, 16.0][rng.below(1, 4) as usize];
             let (flat, whole, wrong) = (rng.below(2, 2), rng.below(3, 5), rng.below(4, 6));
             let value = |i: u64| match rng.at(2).below(i, 20) {
@@ -173,7 +173,7 @@ fn no_input_panics() {
             Side::new("side", Matrix::Dense { genes, values }, &labels, names.collect())
         };
         let real = side(rng.at(1));
-        // As it is, twice, or against something else.
+        // Compared with itself, or with another side.
         let pred = if seed % 3 == 0 { real.clone() } else { side(rng.at(2)) };
         for rules in Rules::ALL {
             let settings = Settings { rules, ceiling: true, bootstrap: 3, ..settings() };

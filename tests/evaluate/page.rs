@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::{settings, simulated, write_h5ad};
 
-/// Names as a file may hold them, and as nobody should.
+/// Names that a file may hold, though nobody should use them.
 const BAD: [&str; 2] = ["<script>alert('P')</script>", "a & \"b\" ü"];
 
 /// A board of three perturbations and 30 genes; with `beside`, a baseline and the ceiling.
 fn board(cell_type: Option<&str>, seed: u64, beside: bool, settings: &Settings) -> Board {
     let name = |mut side: scale_engine::evaluate::Side| {
-        // Even seeds hold a real effect.
+        // An effect on six genes, other for each label.
         let codes = side.labels.codes.clone();
         for (row, code) in side.x.values_mut().chunks_mut(30).zip(&codes) {
             row[..6].iter_mut().for_each(|x| *x += 0.5 * *code as f32);
@@ -49,7 +49,7 @@ fn drawings(html: &str) -> Vec<&str> {
     from("<svg").into_iter().zip(from("</svg>")).map(|(start, end)| &html[start..end + 6]).collect()
 }
 
-/// Tags that close in the order in which they open, quoted attributes, no bare `&` and no number that is none.
+/// Tags that close in reverse order of opening, quoted attributes, no bare `&`, no NaN and no infinity.
 fn well_formed(xml: &str) -> Result<(), String> {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = xml.trim();
@@ -95,7 +95,7 @@ fn a_page_holds_its_figures_and_asks_the_network_for_nothing() {
     let svgs = drawings(&html);
     svgs.iter().for_each(|svg| well_formed(svg).unwrap_or_else(|wrong| panic!("{wrong} in {svg}")));
     let count = |title: &str| svgs.iter().filter(|svg| svg.contains(title)).count();
-    // Overview and two boards; of each of a board's three perturbations three figures.
+    // One for the overview and each of the two boards; three for each of a board's three perturbations.
     assert_eq!(count("aria-label=\"Effect size against PDCorr"), 3);
     assert_eq!(count("aria-label=\"Effect size against DEOver"), 3);
     assert_eq!(count("aria-label=\"Overlap of significant genes"), 3);
@@ -136,7 +136,7 @@ fn what_a_profile_leaves_out_is_said_and_not_drawn() {
     );
 }
 
-/// A board's measure undefined, its changes and tables at their extremes.
+/// A board with an undefined measure, and with changes and tables at their extremes.
 #[test]
 fn flat_and_single_perturbations_are_drawn() {
     let real = simulated(&[1, 1], 3, 0.2, 0, 3);
@@ -208,7 +208,7 @@ fn the_command_writes_page_and_plots() {
 
 // ---- in a browser ----
 
-/// Chromium, by $CHROME or by its names; `None` (said on stderr) where there is none.
+/// Chromium, from $CHROME or by its usual names; `None` (noted on stderr) if there is none.
 fn chromium() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
@@ -238,13 +238,13 @@ fn opened(browser: &Path, address: &str) -> String {
     dom
 }
 
-/// The first tag that begins so.
+/// The first tag that begins with `start`.
 fn tag<'a>(dom: &'a str, start: &str) -> &'a str {
     let at = dom.find(start).unwrap_or_else(|| panic!("no {start} in the document"));
     &dom[at..at + dom[at..].find('>').expect("its end") + 1]
 }
 
-/// A page that shows `html` as a phone of 390 px would, and reports what its root element says: a window is never that narrow.
+/// A page that shows `html` as a phone of 390 px would, and reports the data of its root element: a window is never that narrow.
 fn phone(html: &str) -> String {
     let inside = html.replace('&', "&amp;").replace('"', "&quot;");
     let report = "const said = frame.contentDocument.documentElement.dataset; Object.assign(document.documentElement.dataset, said)";
@@ -281,7 +281,7 @@ fn a_browser_shows_the_chosen_cell_type_and_perturbation() {
     assert!(tag(&dom, "<section class=\"board\" aria-label=\"All").contains("hidden"));
     assert!(tag(&dom, &format!("{section}\"T/b")).contains("hidden"));
     assert!(!tag(&dom, &format!("{section}\"A\"")).contains("hidden"));
-    // Of this board's three perturbations one is shown, and marked where it is a dot or a bar.
+    // One of this board's three perturbations is shown, and marked wherever it is a dot or a bar.
     let shown = &dom[dom.find(&format!("{section}\"A\"")).expect("the board")..];
     let genes: Vec<&str> = shown.split("<div class=\"row genes\"").skip(1).collect();
     let hidden: Vec<bool> = genes.iter().map(|div| tag(div, " data-p").contains("hidden")).collect();
@@ -289,10 +289,10 @@ fn a_browser_shows_the_chosen_cell_type_and_perturbation() {
     let place = hidden.iter().position(|hidden| !hidden).expect("one shown");
     assert!(genes[place].contains("P003: predicted against real change"));
     assert_eq!(shown.matches("class=\"picked\"").count(), 3);
-    // The last perturbation of the list has none after it.
+    // The last perturbation of the list has no next one.
     assert!(tag(shown, "<button type=\"button\" data-step=\"1\"").contains("disabled"));
 
-    // A name that looks like a script is a name.
+    // A name that looks like a script is treated as a name.
     let dom = at("#type=T%2Fb%20%3Ci%3E&perturbation=%3Cscript%3Ealert(%27P%27)%3C%2Fscript%3E");
     let root = tag(&dom, "<html");
     let said = ["<", "&lt;"].map(|open| format!("data-perturbation=\"{open}script"));

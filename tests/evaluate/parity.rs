@@ -34,14 +34,14 @@ fn agrees(found: &str, expected: &str, relative: f64, absolute: f64) -> bool {
     }
 }
 
-/// Means of logs agree bit for bit before expm1; ours is rounded correctly, numpy's on a machine with AVX-512 is not (and otherwise
-/// elsewhere), which moves a mean by up to this.
+/// Means of logs agree bit for bit before expm1; our expm1 is rounded correctly, numpy's on a machine with AVX-512 is not (and
+/// differently so elsewhere), which moves a mean by up to this.
 const MEAN: f64 = 2e-7;
 /// The quotient of two such means: two units in the last place of f32.
 const EXPM1: f64 = 1.0 / (1 << 22) as f64;
 
 /// Genes of counts-mini in which two cells' scaled counts differ in the last bit (3 of 300 against 1 of 100 counts): whether
-/// they tie is decided by the rounding of log1p, where numpy's AVX-512 code and the C library's part.
+/// they tie is decided by the rounding of log1p, in which numpy's AVX-512 code and the C library differ.
 const DECIDED_BY_LOG1P: [(&str, &str); 2] = [("real_de.csv", "GENE0059"), ("pred_de.csv", "GENE0036")];
 
 /// Relative tolerances of the columns of a table; texts and U are exact. p and fdr inherit the last bits of two libraries'
@@ -76,7 +76,7 @@ fn tables_of_differential_expression_are_those_of_cell_eval() {
     }
 }
 
-/// The f32 that a text stands for, all its digits: the shortest ones that tell it from its neighbours are off by half a unit.
+/// The f32 that a text stands for, with all its digits: the shortest that tell it from its neighbours may be off by half a unit.
 fn single(text: &str) -> String {
     text.parse::<f32>().map_or(text.to_string(), |x| f64::from(x).to_string())
 }
@@ -86,7 +86,7 @@ fn compare_row(name: &str, found: &[String], expected: &[String], counts: bool) 
     let fold: f64 = expected[6].parse().expect("a number");
     for (i, (header, relative)) in DE_COLUMNS.iter().enumerate() {
         let (relative, absolute) = match *header {
-            // A change is a fold change minus one, in f32: its error is the fold change's, whatever is left of it.
+            // A change is a fold change minus one, in f32: its error is the fold change's, however small the rest.
             "percent_change" => (0.0, 4.0 * EXPM1 * fold.max(1.0)),
             "statistic" if tie => (0.0, 0.5),
             "p_value" | "fdr" if tie => (2e-3, 0.0),
@@ -106,7 +106,7 @@ fn compare_row(name: &str, found: &[String], expected: &[String], counts: bool) 
     }
 }
 
-/// `cargo test --release -- every_column --nocapture` prints the largest difference a column.
+/// `cargo test --release -- every_column --nocapture` prints the largest difference in each column.
 #[test]
 fn every_column_of_the_results_is_that_of_cell_eval() {
     for dir in FIXTURES.iter().filter_map(|dir| shared(dir)) {

@@ -1,4 +1,4 @@
-//! Rank sums and their p-values, by the textbook and by other programs.
+//! Rank sums and their p-values, compared with the textbook and with other programs.
 
 use scale_engine::evaluate::de::{Table, benjamini_hochberg};
 use scale_engine::evaluate::null::{Counted, upper_tail};
@@ -14,7 +14,7 @@ fn table(side: &Side) -> (Table, Groups) {
     (table, groups)
 }
 
-/// U by comparing every pair, the ties by counting, p by the textbook; small samples without ties by trying every choice.
+/// U by comparing every pair, ties by counting, p by the textbook; for small samples without ties, p from all orders.
 pub fn plain_test(x: &[f32], y: &[f32]) -> (f64, f64) {
     let pairs = x.iter().flat_map(|a| y.iter().map(move |b| (a, b)));
     let u: f64 = pairs.map(|(a, b)| f64::from(a > b) + 0.5 * f64::from(a == b)).sum();
@@ -32,7 +32,7 @@ pub fn plain_test(x: &[f32], y: &[f32]) -> (f64, f64) {
     (u, if variance > 0.0 { libm::erfc(z / 2.0f64.sqrt()).min(1.0) } else { 1.0 })
 }
 
-/// Share of the orders of n1 + n2 different values in which U is at least `u`, by the recursion over the largest value.
+/// Share of the orders of n1 + n2 different values in which U is at least `u`, by recursion over the largest value.
 fn share_of_orders_above(n1: usize, n2: usize, u: f64) -> f64 {
     fn orders(
         n1: usize,
@@ -46,7 +46,7 @@ fn share_of_orders_above(n1: usize, n2: usize, u: f64) -> f64 {
             return known.clone();
         }
         let mut all = vec![0.0; n1 * n2 + 1];
-        // The largest is an x: it stands above all n2; or a y.
+        // The largest value is an x, above all n2 of the others; or a y.
         orders(n1 - 1, n2, counts).iter().enumerate().for_each(|(u, c)| all[u + n2] += c);
         orders(n1, n2 - 1, counts).iter().enumerate().for_each(|(u, c)| all[u] += c);
         counts.insert((n1, n2), all.clone());

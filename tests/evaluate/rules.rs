@@ -1,4 +1,4 @@
-//! The rule sets, each measure said again in plain loops from the table in `evaluate::rules`.
+//! The rule sets: each measure again, in plain loops written from the table in `evaluate::rules`.
 
 use scale_engine::evaluate::rules::PSEUDOCOUNT;
 use scale_engine::evaluate::side::{Groups, Side};
@@ -14,8 +14,8 @@ fn by(rules: Rules) -> Settings {
     Settings { rules, ..settings() }
 }
 
-/// Measured cells with effects from strong to none, and a prediction that has some of them, with control cells of its own.
-/// Perturbation P002 is called as its target, gene G7.
+/// Measured cells with effects from strong to none, and a prediction that has some of each effect, with control cells of its own.
+/// Perturbation P002 is named after its target, gene G7.
 fn pair() -> [Side; 2] {
     let sizes = [90, 40, 30, 25, 35, 1];
     let effect = |p: usize, gene: usize| match (p, gene) {
@@ -84,7 +84,7 @@ fn both_first(a: &Plain, b: &Plain, k: usize) -> Option<f64> {
     (k > 0).then(|| a.iter().filter(|gene| b.contains(gene)).count() as f64 / k as f64)
 }
 
-/// Chance that a significant gene is surer than another one, by comparing every pair.
+/// Chance that a significant gene is surer than one that is not, by comparing every pair.
 fn roc(real: &Plain, pred: &Plain) -> Option<f64> {
     let (yes, no): (Vec<usize>, Vec<usize>) = (0..GENES).partition(|gene| real.significant.contains(gene));
     let pair = |a: usize, b: usize| match pred.fdr[a].total_cmp(&pred.fdr[b]) {
@@ -96,11 +96,11 @@ fn roc(real: &Plain, pred: &Plain) -> Option<f64> {
     (!yes.is_empty() && !no.is_empty()).then(|| wins / (yes.len() * no.len()) as f64)
 }
 
-/// Rank of the right change among all by the sum of absolute differences, ties before and among.
+/// How many other changes are nearer than the right one, and how many as near, by the sum of absolute differences.
 fn rank(reals: &[Plain], p: usize, query: &Plain, leave: Option<usize>) -> [f64; 2] {
     let distance = |real: &Plain| -> f64 {
         let genes = (0..GENES).filter(|&gene| Some(gene) != leave);
-        // As f32, which the changes are kept in: else equal changes are not equally far.
+        // In f32, as the changes are kept: otherwise equal changes would not be equally far.
         genes.map(|g| (f64::from(real.change[g] as f32) - f64::from(query.change[g] as f32)).abs()).sum()
     };
     let own = distance(&reals[p]);
@@ -201,7 +201,7 @@ fn what_is_undefined_is_left_out_and_counted_unless_cell_eval_has_a_number() {
     let first = |name: &str| quirks.column(name).expect(name).values[0];
     assert_eq!((first("overlap_at_N"), first("de_spearman_sig")), (Some(0.0), Some(1.0)));
     assert!(["roc_auc", "pearson_delta"].iter().all(|name| first(name).is_some_and(f64::is_nan)));
-    // All changes are alike: by name the first is best; shared, all are in the middle; strictly, none is nearer.
+    // All changes are alike: by name the first is best; if ties are shared, all are in the middle; strictly, none is nearer.
     let scores = |rules: Rules| of(rules).column("discrimination_score_l1").expect("a column").values.clone();
     assert_eq!(scores(Rules::CellEval066), [Some(1.0), Some(0.5)]);
     assert_eq!(scores(Rules::Fixed), [Some(0.5), Some(0.5)]);
@@ -216,7 +216,7 @@ fn what_is_undefined_is_left_out_and_counted_unless_cell_eval_has_a_number() {
     assert_eq!(column(Rules::Fixed), Some(vec![None]));
 }
 
-/// With 900 cells a group and one gene far off, its fdr is zero even in f64: cell-eval ranks it below less sure genes.
+/// With 3,000 cells per group and genes far off, their fdr is zero even in f64: cell-eval ranks them below less sure genes.
 #[test]
 fn the_surest_genes_rank_first_but_by_cell_eval() {
     let mut side = simulated(&[3000, 3000], 30, 0.2, 0, 8);
@@ -228,7 +228,7 @@ fn the_surest_genes_rank_first_but_by_cell_eval() {
         }
     }
     let mut real = side.clone();
-    // What is less sure in the prediction is not there in the measurement.
+    // The genes that are less sure in the prediction are not changed in the measurement.
     for (cell, row) in real.x.values_mut().chunks_mut(30).enumerate() {
         if side.labels.codes[cell] != side.labels.names.iter().position(|name| name == "ctrl").unwrap() as i32
         {

@@ -80,7 +80,7 @@ fn equal_populations_have_no_discrepancy_and_no_gradient() {
 
 #[test]
 fn a_cell_drawn_twice_leaves_the_energy_finite_and_exact() {
-    // Decoded cells are equal where a control was drawn twice; far from the origin, as expression is.
+    // Decoded cells are equal if a control was drawn twice; these are far from the origin, as expression is.
     let mut y = normals(&[1, 8, 257], 6).into_vec();
     let copy = y[..257].to_vec();
     y[257..514].copy_from_slice(&copy);
