@@ -1,4 +1,4 @@
-//! What goes wrong with files and disks: refused in words, and nothing half-written is left.
+//! What goes wrong with files and disks: refused with a message, and nothing half-written is left.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -160,7 +160,7 @@ fn numbers_that_are_no_counts_are_refused_by_cell_and_gene() {
     }
 }
 
-/// Unsorted entries are sorted: the same cells in any order give the same bytes.
+/// Unsorted entries are sorted: the same entries in any order give the same bytes.
 #[test]
 fn entries_in_any_order_are_the_same_cells() {
     let bytes = |entries: &str| {

@@ -13,7 +13,7 @@ use super::emulate::{folder, sanitized};
 mod clusters;
 mod hopper;
 
-/// Orders of warps in one of which a fault must show.
+/// Orders of warps, in one of which a fault must show.
 const SEEDS: std::ops::Range<u64> = 0..8;
 
 fn emulator(file: &'static str, real: Real, seed: u64) -> Option<Gpu> {

@@ -166,7 +166,7 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
     let place = |name: &str| dir.path().join(name);
     let file = H5ad::open(&small().cells).expect("readable");
     let mut x = file.rows(0..file.shape().0).expect("X");
-    // Each cell is scaled to another total, so no total can be detected.
+    // Each cell is scaled to a different total, so none can be detected.
     let totals: Vec<f32> = x.outer_iterator().map(|row| row.data().iter().sum::<f32>()).collect();
     for (i, mut row) in x.outer_iterator_mut().enumerate() {
         row.iter_mut().for_each(|(_, v)| *v = (*v / totals[i] * (5e3 + i as f32)).ln_1p());

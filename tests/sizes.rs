@@ -111,7 +111,7 @@ fn a_panel_with_its_totals_is_the_same_data() {
     let (code, said) = shards(&[&place("less.h5ad")], &place("less"), &listed);
     assert!(code == Some(1) && said.contains("--size-col") && said.contains("less than"), "{code:?} {said}");
 
-    // What is exported as counts comes back, with the totals that are written with it.
+    // Exported counts come back, with the totals that are written alongside them.
     let out = place("counts.h5ad");
     let (code, said) =
         told(program().arg("export").arg(place("whole")).args(["--values", "counts", "--out"]).arg(&out));

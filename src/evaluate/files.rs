@@ -131,7 +131,7 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
     Ok(json!({ "real": real?, "pred": pred? }))
 }
 
-/// A file's X as it is stored: dense stays dense, which affects its memory and the median of its totals.
+/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals.
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {

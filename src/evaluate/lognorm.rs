@@ -27,7 +27,7 @@ pub enum Held {
 /// Numbers that one thread looks at in one go.
 const PIECE: usize = 1 << 16;
 
-/// The side's values on the log1p scale. Errors: values that are not finite or negative, and logs of 15 or more.
+/// The side's values on the log1p scale. Errors: values that are negative or not finite, and logs of 15 or more.
 pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
     let values = side.x.values();
     let seen = Seen::of(values);

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   2 U_g  = sum over x of g   2 #{y of control: y < x} + #{y = x}
-//!   T_g    = sum over values v (c_v + a_v)^3 - (c_v + a_v)       c_v, a_v: how often v stands in control and g
+//!   T_g    = sum over values v (c_v + a_v)^3 - (c_v + a_v)       c_v, a_v: how often v occurs in control and g
 //!          = T_control + sum over v in g [...(c_v + a_v) - ...(c_v)]
 //! ```
 //! Both are whole numbers. Zeros are one block below all other values, as expression is not negative.

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::unknown;
 
-/// Added to both means of a fold change if the rule set has it so.
+/// Added to both means of a fold change if the rule set says so.
 pub const PSEUDOCOUNT: f64 = 0.01;
 
 /// A rule set.

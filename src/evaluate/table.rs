@@ -29,9 +29,9 @@ pub struct Joined {
 /// How many perturbations a mean over numbers leaves out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// There is no value.
+    /// Those without a value.
     pub null: usize,
-    /// The value is undefined.
+    /// Those whose value is undefined.
     pub nan: usize,
 }
 

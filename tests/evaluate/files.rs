@@ -31,7 +31,7 @@ fn a_split_by_cell_type_judges_each_part_alone() {
     {
         assert!(dir.path().join(file).exists(), "{file}");
     }
-    // Both would have the same file names.
+    // Both types would have the same file names.
     let alike: Vec<&str> = types.iter().map(|t| if *t == "A" { "T-b" } else { t }).collect();
     write_h5ad(&files.real, &sparse(&real, false), &alike);
     write_h5ad(&files.pred, &pred, &alike);

@@ -17,7 +17,7 @@ const BAD: [&str; 2] = ["<script>alert('P')</script>", "a & \"b\" ü"];
 /// A board of three perturbations and 30 genes; with `beside`, a baseline and the ceiling.
 fn board(cell_type: Option<&str>, seed: u64, beside: bool, settings: &Settings) -> Board {
     let name = |mut side: scale_engine::evaluate::Side| {
-        // An effect on six genes, other for each label.
+        // An effect on six genes that grows with the label's code.
         let codes = side.labels.codes.clone();
         for (row, code) in side.x.values_mut().chunks_mut(30).zip(&codes) {
             row[..6].iter_mut().for_each(|x| *x += 0.5 * *code as f32);

@@ -86,7 +86,7 @@ fn compare_row(name: &str, found: &[String], expected: &[String], counts: bool) 
     let fold: f64 = expected[6].parse().expect("a number");
     for (i, (header, relative)) in DE_COLUMNS.iter().enumerate() {
         let (relative, absolute) = match *header {
-            // A change is a fold change minus one, in f32: its error is the fold change's, however small the rest.
+            // A change is a fold change minus one, in f32: its error is the fold change's, however small the change.
             "percent_change" => (0.0, 4.0 * EXPM1 * fold.max(1.0)),
             "statistic" if tie => (0.0, 0.5),
             "p_value" | "fdr" if tie => (2e-3, 0.0),

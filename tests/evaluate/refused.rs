@@ -97,7 +97,7 @@ fn a_prediction_without_any_change_has_no_correlation() {
     let report = evaluate(&real, &pred, &settings()).expect("a report");
     let values = |name: &str| report.column(name).expect("a column").values.clone();
     assert!(values("pearson_delta").iter().all(|v| v.is_some_and(f64::is_nan)));
-    // All real changes are equally far by cosine: the first name ranks first.
+    // All real changes are equally far by cosine distance: the first name ranks first.
     assert_eq!(values("discrimination_score_cosine"), [Some(1.0), Some(0.5)]);
     let summary = report.column("pearson_delta").expect("a column").summary();
     assert!(summary.mean.is_some_and(f64::is_nan) && summary.mean_of_numbers.is_none() && summary.nan == 2);

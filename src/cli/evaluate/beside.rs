@@ -52,7 +52,7 @@ fn observed(files: &Files) -> Result<Observe> {
     Ok(observe)
 }
 
-/// A note if the part of the split is not what was measured: some perturbation has other numbers of cells in the two.
+/// A note if the part of the split is not what was measured: a perturbation has a different number of cells in the two.
 fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<Option<String>> {
     let real = H5ad::open_columns(&files.real, &[&files.perturbation], "X")?;
     let labels = real.obs().labels(&files.real, &files.perturbation)?;

@@ -51,7 +51,7 @@ pub struct Shown<'a> {
     pub kinds: Vec<Kind>,
     /// The genes that are drawn, all or some.
     pub drawn: Vec<usize>,
-    /// Those named, the largest change first.
+    /// Those named: significant first, then by size of change.
     pub named: Vec<usize>,
 }
 
