@@ -1,4 +1,4 @@
-//! From the field's files to sets of cells.
+//! From input files in the field's formats to sets of cells.
 
 pub mod bulk;
 pub mod controls;

@@ -1,4 +1,4 @@
-//! Means over cells: of contexts at rest, of profiles, and the effects of (cell type, perturbation) pairs.
+//! Means over cells: profiles, contexts at rest, and the effects of (cell type, perturbation) pairs.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use rayon::prelude::*;
 use crate::data::population::log1p;
 use crate::data::shard::Data;
 
-/// Sums are taken over this many fixed parts of the work, so that threads share it and the order never changes.
+/// Sums are split into this many fixed parts, so that threads can share the work while the order of addition never changes.
 const PARTS: usize = 64;
-/// Cells whose rows the disk is asked for at once: a group may be larger than memory.
+/// Cells whose rows are requested from disk at once: a group may be larger than memory.
 const SWEPT: u64 = 2048;
 
-/// Mean log1p profile of the cells of these groups, `[G]`, and their number; zeros without cells.
+/// Mean log1p profile of the cells of these groups, `[G]`, and the number of cells; zeros if there are none.
 pub fn mean(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
     let genes = data.manifest().genes.len();
     let part = groups.len().div_ceil(PARTS).max(1);
@@ -44,7 +44,7 @@ fn sum(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
     (sum, cells)
 }
 
-/// Mean control profiles: of a cell type in a batch, and of a cell type over all its control cells.
+/// Mean control profiles: per cell type and batch, and per cell type over all its control cells.
 pub struct Resting {
     by_batch: BTreeMap<(u32, u32), Vec<f64>>,
     /// `[G]` for each cell type that has controls.
@@ -52,7 +52,7 @@ pub struct Resting {
 }
 
 impl Resting {
-    /// The controls of the whole directory: a split gives those of a held-out context to training too.
+    /// From the controls of the whole directory: a split gives the controls of a held-out context to training too.
     pub fn of(data: &Data) -> Resting {
         let control = data.control_id();
         let (mut by_batch, mut by_type) = (BTreeMap::new(), BTreeMap::<u32, Vec<u32>>::new());
@@ -63,7 +63,8 @@ impl Resting {
         Resting { by_batch: means(data, by_batch), by_type: means(data, by_type) }
     }
 
-    /// The rest that a group is compared with: its own batch's, else its cell type's, else none. The same rule as for drawn controls.
+    /// The resting mean that a group is compared with: its own batch's, else its cell type's, else
+    /// none. The same rule as for drawn controls.
     pub fn at(&self, cell_type: u32, batch: u32) -> Option<&[f64]> {
         let own = self.by_batch.get(&(cell_type, batch));
         own.or_else(|| self.by_type.get(&cell_type)).map(Vec::as_slice)
@@ -77,17 +78,17 @@ pub fn means<K: Ord + Send>(data: &Data, groups: BTreeMap<K, Vec<u32>>) -> BTree
 
 /// What a perturbation did to a cell type in training.
 pub struct Pair {
-    /// Id.
+    /// Its id.
     pub cell_type: u32,
-    /// Id.
+    /// Its id.
     pub perturbation: u32,
-    /// Mean over its cells of log1p value minus the resting mean of the cell's context, `[G]`.
+    /// Mean of its cells' log1p values minus the resting mean of each cell's context, `[G]`.
     pub effect: Vec<f64>,
 }
 
-/// The pairs that these groups cover, by cell type, then perturbation. Batches count by their cells, each against its own
-/// controls, so that a batch's own offset drops out. Control groups are passed over; so are groups without controls of
-/// their cell type, whose number comes second.
+/// The pairs that these groups cover, sorted by cell type, then perturbation. Each batch is weighted by its number of cells
+/// and compared with its own controls, so that its offset cancels. Control groups are skipped; so are groups whose cell type
+/// has no controls, which the second value counts.
 pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> (Vec<Pair>, usize) {
     let mut keys = BTreeMap::<(u32, u32), Vec<u32>>::new();
     let mut unmatched = 0;

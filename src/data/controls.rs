@@ -1,17 +1,17 @@
-//! Which unperturbed cells stand for a condition before it was perturbed: those of its cell type and batch, or, where its batch has
-//! none, of its cell type in all batches.
+//! Which unperturbed cells represent a condition before its perturbation: those of its cell type and batch or, if its batch
+//! has none, those of its cell type in all batches.
 
 use std::ops::Range;
 
 use super::shard::{Data, Group};
 use crate::rng::Rng;
 
-/// The control cells of a context, as stretches of cell numbers.
+/// The control cells of a context, as ranges of cell numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controls {
-    /// Control groups the cells are of.
+    /// The control groups that the cells belong to.
     pub groups: Vec<u32>,
-    /// False if the context's own batch has no controls, and those of all batches of the cell type are meant.
+    /// False if the context's own batch has no controls, so that those of its cell type in all batches are used.
     pub same_batch: bool,
     ranges: Vec<Range<u64>>,
     cells: u64,
@@ -29,7 +29,7 @@ impl Controls {
         self.cells
     }
 
-    /// Cell `i` of them. Panics if there are fewer.
+    /// Cell number of the `i`-th control. Panics if there are fewer.
     pub fn cell(&self, mut i: u64) -> u64 {
         for range in &self.ranges {
             let len = range.end - range.start;
@@ -47,7 +47,7 @@ impl Controls {
     }
 }
 
-/// Control cells for a group: those of its cell type and batch, else of its cell type in any batch, else none.
+/// Control cells for a group: those of its cell type and batch, else those of its cell type in any batch, else none.
 pub fn control_pool(data: &Data, group: u32) -> Option<Controls> {
     let Group { cell_type, batch, .. } = data.groups()[group as usize];
     context_controls(data, cell_type, batch)
@@ -56,7 +56,7 @@ pub fn control_pool(data: &Data, group: u32) -> Option<Controls> {
 /// The same for a context that need not have perturbed cells; ids as in the manifest.
 pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Controls> {
     let control = data.control_id();
-    // Controls stand first and are sorted by cell type: a stretch of the groups' list, found without looking at the rest.
+    // Controls come first and are sorted by cell type: they are one range of the group list, found without scanning the rest.
     let groups = data.groups();
     let controls = groups.partition_point(|group| group.perturbation == control);
     let begin = groups[..controls].partition_point(|group| group.cell_type < cell_type);
@@ -69,7 +69,7 @@ pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Contr
     }
 }
 
-/// `count` numbers below `n` in random order: all different where there are that many, else each drawn from all.
+/// `count` numbers below `n` in random order: all different if there are enough, else each drawn from all `n`.
 pub fn draw(rng: Rng, n: u64, count: usize) -> Vec<u64> {
     if count as u64 <= n {
         rng.sample(n, count)

@@ -3,11 +3,11 @@
 //! Most genes of a cell have rates far below one, so the draws take the uniform number from the upper tail:
 //!   K = the smallest k with P(K > k) <= v,   v uniform in (0, 1)
 //! and since P(K > 0) <= E K (Markov), v >= rate settles K = 0 with one comparison and no exponential.
-//! A word of 32 bits stands behind v: tails below 2^-33 are never drawn, which moves no mean by more than about 1e-8.
+//! v is made from a 32-bit word: tails below 2^-33 are never drawn, which shifts no mean by more than about 1e-8.
 
 use crate::rng::Rng;
 
-/// Rates from here on are drawn by rejection: the search from zero would cost as many steps as the rate.
+/// Rates from here up are drawn by rejection: the search from zero would take as many steps as the rate.
 const LARGE: f64 = 24.0;
 
 /// The middle of the `word`-th of 2^32 equal parts of (0, 1).
@@ -26,17 +26,17 @@ pub fn poisson(rate: f64, v: f64, more: impl FnOnce() -> Rng) -> u32 {
     search(v, rate, -rate, |k| rate / k)
 }
 
-/// The smallest k with P(K > k) <= v, of ln P(0) and of P(k) / P(k - 1), which fall below 1 behind the mean.
+/// The smallest k with P(K > k) <= v, given ln P(0) and the ratios P(k) / P(k - 1), which are below 1 beyond the mean.
 fn search(v: f64, mean: f64, log_zero: f64, ratio: impl Fn(f64) -> f64) -> u32 {
     let mut term = log_zero.exp();
-    // expm1, for 1 - P(0) has no digits left where the mean is tiny.
+    // expm1, because 1 - P(0) has no digits left if the mean is tiny.
     let mut tail = -log_zero.exp_m1();
     let mut k = 0u32;
     while v < tail {
         k += 1;
         term *= ratio(f64::from(k));
         let left = tail - term;
-        // What the roundings of all terms left may lie above v for ever: smaller terms change it no more.
+        // Accumulated rounding errors may keep the tail above v for ever: stop once further terms no longer change it.
         if left == tail && f64::from(k) > mean {
             break;
         }
@@ -71,7 +71,7 @@ fn poisson_by_rejection(rate: f64, rng: Rng) -> u32 {
     unreachable!("each trial is accepted with probability above 0.7")
 }
 
-/// ln k! for a whole k >= 0: the product below 10, Stirling's series (error below 1e-10) from there.
+/// ln k! for a whole k >= 0: the product below 10, Stirling's series (error below 1e-10) from 10 up.
 fn ln_factorial(k: f64) -> f64 {
     if k < 10.0 {
         return (2..=k as u32).map(f64::from).product::<f64>().ln();
@@ -82,7 +82,7 @@ fn ln_factorial(k: f64) -> f64 {
 }
 
 /// A negative binomial count of mean `rate` and variance rate + dispersion * rate^2, from `v` in (0, 1).
-/// Steps of the search grow with the count: meant for counts of up to some thousands. `dispersion` > 0.
+/// The search takes as many steps as the count: meant for counts up to a few thousand. `dispersion` > 0.
 pub fn negative_binomial(rate: f64, dispersion: f64, v: f64) -> u32 {
     if v >= rate {
         return 0;
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_search_ends_where_rounding_has_left_more_than_was_drawn() {
-        // The least that `Rng::uniform64` gives.
+        // The smallest value that `Rng::uniform64` returns.
         let least = 0.5f64.powi(53);
         for rate in (1..240).map(|tenth| f64::from(tenth) / 10.0) {
             let k = poisson(rate, least, || unreachable!("a rate below 24 is searched"));

@@ -1,4 +1,4 @@
-//! Mean effects of the training perturbations, context by context: what a shifted start is shifted by.
+//! Mean effects of the training perturbations, per context: the amount by which a shifted start is shifted.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub struct Effects {
     sums: BTreeMap<u32, Sum>,
 }
 
-/// A perturbation's effects over all its cell types, so that those without one of them need not be added up for every set.
+/// A perturbation's effects summed over all its cell types, so that leaving one of them out needs no new sum for every set.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Sum {
     cell_types: f64,
@@ -44,7 +44,7 @@ impl Effects {
         Effects { pairs, values, sums }
     }
 
-    /// Measures the effects over the given groups, each batch against its own controls; a cell type without controls has none.
+    /// Measures the effects over the given groups, each batch against its own controls; a cell type without controls gets none.
     pub fn measure(data: &Data, groups: &[u32]) -> Effects {
         let factor = f64::from(data.manifest().factor);
         let measured = pairs(data, groups, &Resting::of(data)).0;
@@ -63,7 +63,7 @@ impl Effects {
         &self.values
     }
 
-    /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, `[G]`; zero where there are none.
+    /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, `[G]`; zeros if there are none.
     pub fn elsewhere(&self, cell_type: u32, perturbation: u32, genes: usize) -> Vec<f32> {
         let Some(sum) = self.sums.get(&perturbation) else { return vec![0.0; genes] };
         match self.pairs.binary_search(&(cell_type, perturbation)) {

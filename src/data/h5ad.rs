@@ -1,10 +1,10 @@
-//! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5; what 10x writes, `.h5` and `mtx` folders, as
-//! such a file without labels; and the parquet shards of Tahoe-100M as one with.
+//! AnnData files (`.h5ad`): cells, genes and an expression matrix in HDF5. 10x output (`.h5` files and `mtx` folders) is read
+//! as such a file without labels, the parquet shards of Tahoe-100M as one with labels.
 //!
-//! Reads what every anndata has written: X as CSR, CSC or dense numbers of any width, `obs` and `var` as frames of
-//! categorical, text, numeric, boolean and nullable columns or as compound tables (before 0.7), packed with gzip, lzf or
-//! zstd. X is never read whole: [`H5ad::blocks`] walks it in row blocks of bounded size, whatever the number of cells.
-//! Numbers arrive as f32; a stored zero is dropped, NaN and infinities pass.
+//! Reads everything that any version of anndata has written: X as CSR, CSC or dense numbers of any width, `obs` and `var` as
+//! frames of categorical, text, numeric, boolean and nullable columns or as compound tables (before 0.7), compressed with
+//! gzip, lzf or zstd. X is never read whole: [`H5ad::blocks`] reads it in row blocks of bounded size, whatever the number of
+//! cells. Numbers are read as f32; a stored zero is dropped, NaN and infinities are kept.
 //!
 //! ```
 //! use scale_engine::data::h5ad::{Cells, Column, Frame, H5ad, Labels, X, write};
@@ -66,7 +66,7 @@ pub use describe::describe;
 pub use mtx::find_mtx;
 pub use write::{Extra, X, write};
 
-/// Whether a path is parquet, or a folder with parquet files.
+/// Whether a path is a parquet file, or a folder with parquet files.
 pub fn is_parquet(path: &Path) -> bool {
     tahoe::shards(path).is_ok_and(|shards| !shards.is_empty())
 }
@@ -74,7 +74,7 @@ pub fn is_parquet(path: &Path) -> bool {
 /// Expression of some cells: `[cells, genes]` CSR, column indices rising within a row, no stored zeros.
 pub type Cells = sprs::CsMatI<f32, u32, usize>;
 
-/// What a file is.
+/// The file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     H5ad,
@@ -83,22 +83,22 @@ enum Format {
     Tahoe,
 }
 
-/// An open h5ad file, or one of 10x.
+/// An open h5ad file, or an opened input of another format that is read as one.
 pub struct H5ad {
     path: PathBuf,
     format: Format,
-    /// `None` where all is in memory.
+    /// `None` if everything is in memory.
     file: Option<File>,
     obs: Frame,
     var: Frame,
     cells: usize,
     genes: usize,
     matrix: Matrix,
-    /// What the user should know.
+    /// Messages for the user.
     notes: Vec<String>,
 }
 
-/// Not what is in it, which is long.
+/// Leaves out the contents, which are long.
 impl fmt::Debug for H5ad {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("H5ad")
@@ -111,7 +111,7 @@ impl fmt::Debug for H5ad {
 }
 
 impl H5ad {
-    /// Opens a file with all its columns and its X.
+    /// Opens a file with all columns and X.
     ///
     /// # Errors
     /// Not an h5ad file, an encoding this program does not read, or parts whose sizes disagree.
@@ -119,7 +119,7 @@ impl H5ad {
         Self::open_part(path, None, "X")
     }
 
-    /// Opens a file with some columns of `obs` only and without the cells' names: what a pass over many cells needs.
+    /// Opens a file with only some columns of `obs` and without the cell names, as suits a pass over many cells.
     /// `source` is `X`, `raw`, `layers/NAME` or `obsm/NAME`; `raw` and `obsm` bring their own genes.
     ///
     /// # Errors
@@ -170,7 +170,7 @@ impl H5ad {
         &self.obs
     }
 
-    /// Gives back the memory of the columns of `obs`.
+    /// Frees the memory of the columns of `obs`.
     pub(crate) fn forget_columns(&mut self) {
         self.obs.columns = Vec::new();
     }
@@ -185,21 +185,21 @@ impl H5ad {
         (self.cells, self.genes)
     }
 
-    /// Whether there are counts in `raw`.
+    /// Whether the file has a `raw` matrix.
     pub fn has_raw(&self) -> bool {
         self.holds("raw") || self.holds("raw.var")
     }
 
-    /// Name of cell `i`, read from the file where the names were not kept; its number where that fails.
+    /// Name of cell `i`, read from the file if the names were not kept; its number if that fails.
     pub fn cell_name(&self, i: usize) -> String {
         let read = || self.cell_names(i..i + 1).ok()?.1.pop();
         self.obs.index.get(i).cloned().or_else(read).unwrap_or_else(|| format!("#{i}"))
     }
 
-    /// What the index of `obs` is called, and the names of some cells, read from the file where they were not kept.
+    /// The name of the `obs` index, and the names of some cells, read from the file if they were not kept.
     ///
     /// # Errors
-    /// An index that is no text or cannot be read.
+    /// An index that is not text or cannot be read.
     pub fn cell_names(&self, rows: Range<usize>) -> Result<(String, Vec<String>)> {
         assert!(rows.end <= self.cells, "names of cells {rows:?} of {}", self.cells);
         match (&self.file, self.matrix.tokens()) {
@@ -222,19 +222,20 @@ impl H5ad {
         self.matrix.rows(&self.path, range, self.genes)
     }
 
-    /// All of X, in row blocks of at most about 50 MB; CSC is transposed in windows that take under 1 GB, one pass over the
-    /// file a window. Ends after the first error.
+    /// All of X, in row blocks of at most about 50 MB; CSC is transposed in windows that take under 1 GB, with one pass over
+    /// the file per window. Ends after the first error.
     pub fn blocks(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
         self.ranges(0..self.cells)
             .map(|range| range.and_then(|range| Ok((range.clone(), self.rows(range)?))))
             .scan(false, ended)
     }
 
-    /// The bounds of the same blocks of some rows go through `make`, which may read them, side by side (of CSC, whose blocks share a
-    /// window, one after the other), and what it makes to `take`, in order. In memory are twice as many as there are threads.
+    /// Cuts some rows into the same blocks as [`H5ad::blocks`] and passes each block's bounds to `make`, which may read it,
+    /// in parallel (for CSC, whose blocks share a window, one after another); passes the results to `take`, in order. Memory
+    /// holds twice as many as there are threads.
     ///
     /// # Errors
-    /// The first in the order of the rows.
+    /// The first in row order.
     pub fn blocks_ahead<T: Send>(
         &self,
         rows: Range<usize>,
@@ -260,19 +261,19 @@ impl H5ad {
         })
     }
 
-    /// Whether `uns/log1p` exists: the field's mark for X on the log scale. Not a proof.
+    /// Whether `uns/log1p` exists: the field's mark for X on the log scale. It proves nothing.
     pub fn is_logged(&self) -> bool {
         self.holds("uns/log1p")
     }
 
-    /// The base of the logarithm, where the file names one (`uns/log1p/base`, as scanpy writes it); none stands for e.
+    /// The base of the logarithm if the file names one (`uns/log1p/base`, as scanpy writes it); an absent base means e.
     pub fn log_base(&self) -> Option<f64> {
         let base = self.file.as_ref()?.dataset("uns/log1p/base").ok()?;
         let float = base.read_f64().ok().and_then(|read| read.first().copied());
         float.or_else(|| base.read_i64().ok()?.first().map(|&base| base as f64))
     }
 
-    /// Total to which the cells were scaled before the logarithm, where one of our own commands wrote the file and knew it.
+    /// Total to which the cells were scaled before the logarithm, if one of our own commands wrote the file and knew it.
     pub fn log_target(&self) -> Option<f64> {
         self.told("program")?;
         let told = self.file.as_ref()?.dataset("uns/log1p/target_sum").ok()?;
@@ -280,7 +281,7 @@ impl H5ad {
         (told > 0.0 && told.is_finite()).then_some(told)
     }
 
-    /// Refuses to replace an h5ad that another program wrote: it may hold cells that lie nowhere else.
+    /// Refuses to replace an h5ad that another program wrote: it may hold cells that exist nowhere else.
     pub fn replaceable(path: &Path) -> Result<()> {
         if !path.metadata().is_ok_and(|there| there.is_file() && there.len() > 0) {
             return Ok(());
@@ -296,7 +297,7 @@ impl H5ad {
         }
     }
 
-    /// What one of our own commands wrote of the file under `uns/scale_engine`.
+    /// What one of our own commands recorded about the file under `uns/scale_engine`.
     pub fn told(&self, name: &str) -> Option<String> {
         let told = self.file.as_ref()?.dataset(&format!("uns/scale_engine/{name}")).ok()?;
         told.read_string().ok()?.into_iter().next()
@@ -307,12 +308,12 @@ impl H5ad {
         self.file.as_ref().is_some_and(|file| file.group(name).is_ok() || file.dataset(name).is_ok())
     }
 
-    /// What the user should know of how the file was read.
+    /// What the user should know about how the file was read.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Entries that X stores, zeros among them; `None` where it is dense or absent.
+    /// Entries that X stores, explicit zeros included; `None` if it is dense or absent.
     pub fn stored(&self) -> Option<u64> {
         self.matrix.entries()
     }
@@ -323,7 +324,7 @@ impl H5ad {
     }
 }
 
-/// Appends `-1`, `-2`, ... to names that stand before already, as anndata's `var_names_make_unique`; returns to how many.
+/// Appends `-1`, `-2`, ... to names that occurred before, as anndata's `var_names_make_unique` does; returns how many it changed.
 pub(crate) fn make_unique(names: &mut [String]) -> usize {
     if names.iter().collect::<HashSet<_>>().len() == names.len() {
         return 0;
@@ -350,7 +351,7 @@ pub(crate) fn make_unique(names: &mut [String]) -> usize {
     renamed
 }
 
-/// Lets items through up to the first error.
+/// Passes items on up to and including the first error.
 fn ended<T>(over: &mut bool, item: Result<T>) -> Option<Result<T>> {
     let before = std::mem::replace(over, item.is_err());
     (!before).then_some(item)
@@ -360,8 +361,8 @@ fn open_hdf5(path: &Path) -> Result<File> {
     use crate::error::At;
     std::fs::File::open(path).at(path)?;
     hdf5::whole(path)?;
-    // Metadata is asked for again and again (each column walks its group); data chunks are read once, but for the one a row
-    // block ends in.
+    // Metadata is requested again and again (each column walks its group); data chunks are read once,
+    // except the one that a row block ends in.
     let access = FileAccessProperties::new()
         .with_metadata_cache(MetadataCacheConfig::new(32 << 20).with_max_entry_bytes(1 << 20))
         .with_chunk_cache(ChunkCacheConfig::new().with_max_bytes(64 << 20).with_max_slots(4096));

@@ -1,7 +1,8 @@
-//! Work side by side, its results taken one by one in order.
+//! Parallel work whose results are consumed one at a time, in order.
 //!
-//! Each thread takes what is next in order where that is made and nobody else takes, and makes another where not. So none waits for
-//! the slowest of a batch, and none is kept for taking alone. In hand at once: twice as many as are made at once.
+//! Each thread consumes the next result in order if it is ready and no other thread is consuming; otherwise it makes
+//! another result. So no thread waits for the slowest of a batch, and none is reserved for consuming. At most twice as
+//! many results are in hand as are made at once.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,8 +10,9 @@ use std::thread;
 
 use crate::error::{Error, Result};
 
-/// Hands what `next` gives through `make`, on up to `at_once` threads, to `take` in the order of `next`. The first error in that order
-/// ends it. `make` may use rayon: the threads are none of its pool, and wait in none of its jobs.
+/// Passes the items of `next` through `make`, on up to `at_once` threads at a time, to `take` in the order of
+/// `next`. The first error in that order ends the work. `make` may use rayon: these threads are not in its
+/// pool and never wait inside one of its jobs.
 pub(crate) fn in_order<I, T: Send>(
     threads: usize,
     at_once: usize,
@@ -43,16 +45,16 @@ pub(crate) fn in_order<I, T: Send>(
 
 struct State<N, T> {
     next: N,
-    /// Items asked for, and results taken.
+    /// Items fetched from `next`, and results consumed.
     begun: u64,
     taken: u64,
     /// Items being made.
     making: usize,
-    /// Whether a thread takes a result.
+    /// Whether a thread is consuming a result.
     taking: bool,
-    /// Nothing more is to be made.
+    /// Nothing more will be started.
     ended: bool,
-    /// Nothing more is to be done.
+    /// Nothing more will be done at all.
     over: bool,
     made: BTreeMap<u64, Result<T>>,
     failure: Option<Error>,
@@ -66,7 +68,7 @@ struct Work<N, T, M, K> {
     at_once: usize,
 }
 
-/// Ends the others where a thread panics: they would wait for its result for ever.
+/// Stops the other threads if one panics: they would wait for its result for ever.
 struct Alarm<'a, N, T, M, K>(&'a Work<N, T, M, K>);
 
 impl<N, T, M, K> Drop for Alarm<'_, N, T, M, K> {
@@ -79,7 +81,7 @@ impl<N, T, M, K> Drop for Alarm<'_, N, T, M, K> {
 }
 
 impl<N, T, M, K> Work<N, T, M, K> {
-    /// A panic is passed on when the threads are joined; until then a poisoned lock only says that there was one.
+    /// A panic propagates when the threads are joined; until then a poisoned lock only says that there was one.
     fn lock(&self) -> MutexGuard<'_, State<N, T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +124,7 @@ where
                 let result = item.and_then(&self.make);
                 state = self.lock();
                 state.making -= 1;
-                // What comes behind an error is nobody's.
+                // Results after an error are never consumed.
                 state.ended |= result.is_err();
                 state.made.insert(number, result);
             } else if state.ended && state.taken == state.begun {

@@ -1,8 +1,8 @@
-//! Batches ahead of the step that needs them.
+//! Prepares batches ahead of the step that needs them.
 //!
-//! Worker threads claim step numbers in order, draw the step's sets, copy their rows out of the map, and lay the batch on a
-//! shelf; `next` takes them in step order. No worker claims a step more than `ahead` beyond the one taken last, which bounds
-//! the memory however uneven the workers are (a channel with a reordering reader would bound the channel only).
+//! Worker threads claim step numbers in order, draw the step's sets, copy their rows out of the map, and put the batch on a shelf,
+//! from which `next` takes them in step order. No worker claims a step more than `ahead` beyond the last one taken. This bounds
+//! memory however unevenly the workers run (with a channel and a reordering reader, only the channel would be bounded).
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -46,7 +46,7 @@ use super::shard::Data;
 pub struct Batch {
     /// Step the batch is for.
     pub step: u64,
-    /// Place of its first set among the step's: above 0 where ranks share the step.
+    /// Index of its first set within the step: above 0 if ranks share the step.
     pub first: usize,
     /// Sets, B.
     pub sets: usize,
@@ -54,9 +54,9 @@ pub struct Batch {
     pub cells: usize,
     /// Genes, G.
     pub genes: usize,
-    /// The cells, by number.
+    /// Cell numbers.
     pub numbers: Vec<u64>,
-    /// The cells; none where the loader carries numbers alone.
+    /// The cells' rows; empty if the loader carries only numbers.
     pub rows: Rows,
     /// Cell type, perturbation and batch ids of each set, `[B]`.
     pub conditions: Vec<[u32; 3]>,
@@ -86,7 +86,7 @@ impl Batch {
         }
     }
 
-    /// The same, in the memory of a batch of the same data that is no longer needed.
+    /// The same, reusing the memory of a batch of the same data that is no longer needed.
     pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells], carry: Carry) {
         let controls = sets.iter().flat_map(|set| &set.controls);
         self.numbers.clear();
@@ -103,12 +103,12 @@ impl Batch {
     }
 }
 
-/// What a batch brings of its cells.
+/// What a batch carries for its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carry {
     /// Their rows.
     Rows,
-    /// Their numbers: the rows lie where the step is computed.
+    /// Their numbers only: the rows are already where the step is computed.
     Numbers,
 }
 
@@ -117,7 +117,7 @@ struct Shelf {
     state: Mutex<State>,
     /// A worker may claim a step, or must stop.
     room: Condvar,
-    /// A batch was laid down, or a worker has failed.
+    /// A worker may claim a step, or must stop.
     laid: Condvar,
 }
 
@@ -131,21 +131,21 @@ struct State {
 }
 
 impl Shelf {
-    /// Nothing panics while the lock is held, so that a poisoned lock still guards a whole state.
+    /// Nothing panics while the lock is held, so even a poisoned lock guards a consistent state.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes batches on its own threads and hands them out in step order. Stops when dropped.
+/// Makes batches on its own threads and returns them in step order. Stops when dropped.
 pub struct Loader {
     shelf: Arc<Shelf>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Loader {
-    /// Starts at a step, keeping up to `ahead` batches (at least one) in hand, made by as many threads, or one a core where those are
-    /// fewer.
+    /// Starts at a step and keeps up to `ahead` batches (at least one) in hand, made by as many threads, or by
+    /// one per core if there are fewer cores.
     pub fn start(data: Arc<Data>, sampler: Sampler, first_step: u64, ahead: usize, carry: Carry) -> Loader {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let ahead = ahead.max(1);
@@ -167,7 +167,7 @@ impl Loader {
         Loader { shelf, workers }
     }
 
-    /// The batch of the next step; waits where it is not ready. A panic of a worker goes on here.
+    /// The batch of the next step; waits until it is ready. Resumes a worker's panic.
     #[expect(clippy::should_implement_trait, reason = "batches never end")]
     pub fn next(&mut self) -> Batch {
         let mut state = self.shelf.lock();
@@ -189,7 +189,7 @@ impl Loader {
         }
     }
 
-    /// Gives a used batch's memory back, which spares the system from clearing new pages for each step.
+    /// Returns a used batch's memory, which saves the system from clearing new pages at each step.
     pub fn give_back(&mut self, batch: Batch) {
         self.shelf.lock().spare.push(batch);
     }
@@ -200,7 +200,7 @@ impl Drop for Loader {
         self.shelf.lock().stop = true;
         self.shelf.room.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker's panic is kept on the shelf; one that nobody came for has nobody to tell.
+            // A worker's panic is kept on the shelf; if `next` never fetched it, there is nobody to report it to.
             let _ = worker.join();
         }
     }
@@ -229,7 +229,7 @@ fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64, carry: Carry)
         let mut state = shelf.lock();
         match made {
             Ok(batch) => drop(state.ready.insert(step, batch)),
-            // The first failure alone is told: the others are of workers that had begun before it.
+            // Only the first failure is reported: any others come from workers that had started before it.
             Err(failure) if !state.stop => (state.failure, state.stop) = (Some(failure), true),
             Err(_) => {}
         }

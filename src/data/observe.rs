@@ -1,15 +1,16 @@
-//! From the mean of what is measured to a measurement (`predict.observe = "poisson"`).
+//! From the mean of a measurement to a single measurement (`predict.observe = "poisson"`).
 //!
-//! A decoded value is the mean m, over cells, of x = log1p(k * target / n), k the counts of a gene in a cell of n counts in all. One cell
-//! is drawn by finding the Poisson rate whose expected x is m, drawing k, and transforming back: the mean is kept and
-//! zeros become real ones.
+//! A decoded value is the mean m over cells of x = log1p(k * target / n), where k is a gene's count in a cell of n counts
+//! in all. A cell is drawn by finding the Poisson rate whose expected x is m, drawing k, and transforming back: the mean
+//! is preserved and zeros become real zeros.
 //!
 //!   f_s(r)   = sum_k e^-r r^k / k! * log1p(s k),   s = target / n            expected x at rate r; rising and concave in r
-//!   rate     = f_s^-1(m) = expm1(m) / s * q_s(m)                             q_s: how far the mean of logs lies below the log of the mean
+//!   rate     = f_s^-1(m) = expm1(m) / s * q_s(m)                             q_s: how far the mean
+//! of logs is below the log of the mean
 //!
-//! q_s runs smoothly from s / log1p(s) at m = 0 to 1 at large m, so it is what the tables hold: one a library-size bin
-//! (eight an octave), every 1/32 of m, linear in between both ways. Worst error of the rate over libraries of 30 to
-//! 100,000 counts (target 10,000): 0.1 %, tested. A library far from those only costs accuracy.
+//! q_s runs smoothly from s / log1p(s) at m = 0 to 1 at large m, so it is what the tables hold: one table per library-size bin
+//! (eight per octave), with an entry every 1/32 of m, interpolated linearly in both directions. Worst error of the rate over
+//! libraries of 30 to 100,000 counts (target 10,000): 0.1 %, tested. A library far outside that range costs accuracy, nothing else.
 
 mod table;
 
@@ -21,17 +22,17 @@ use crate::error::{Error, Result};
 use crate::rng::Rng;
 use table::{STEP, Table};
 
-/// Bins an octave of library size.
+/// Bins per octave of library size.
 const BINS_AN_OCTAVE: f64 = 8.0;
 /// Octaves of target / library covered on either side of 1.
 const OCTAVES: f64 = 20.0;
 
-/// False of the library size of a cell that holds nothing.
+/// False for the library size of an empty cell.
 pub fn known(library: f32) -> bool {
     library > 0.0 && library.is_finite()
 }
 
-/// Draws measured-like cells around decoded means. Tables are made when a library size first needs them.
+/// Draws measurement-like cells around decoded means. Each table is made when a library size first needs it.
 pub struct Observer {
     target: f64,
     bins: Vec<OnceLock<Table>>,
@@ -42,8 +43,8 @@ pub const UNTOLD_TOTAL: &str = "counts can only be drawn where it is known to ho
                                 not tell; `preprocess --target-sum N` would, or take none";
 
 impl Observer {
-    /// The observer that is asked for, if one is: the same rule for a model and for baselines. Counts are drawn only where the data
-    /// tells its `target`; a control cell that holds nothing, whose library size nobody knows, is taken for one of `target` counts.
+    /// The observer that was requested, if any: the same rule for a model and for baselines. Counts are drawn only if the data
+    /// record their `target`; an empty control cell, whose library size is unknown, is treated as one of `target` counts.
     pub fn asked(observe: Observe, target: Option<f64>) -> Result<Option<Observer>> {
         match (observe, target) {
             (Observe::None, _) => Ok(None),
@@ -61,8 +62,8 @@ impl Observer {
 
     /// Replaces decoded means by a measurement of them, both log1p(count * target / library), `[G]`.
     ///
-    /// Means below 0 count as 0, above log1p(target) (all counts of the cell in one gene) as that; NaN stays NaN. A
-    /// `library` that is no positive number (a cell that holds nothing) is taken as `target`.
+    /// Means below 0 count as 0, those above log1p(target) (all counts of the cell in one gene) as log1p(target); NaN stays
+    /// NaN. A `library` that is not a positive number (an empty cell) is taken as `target`.
     pub fn observe(&self, mean_log1p: &mut [f32], library: f32, rng: Rng) {
         let rates = self.rates(library);
         each_rate(mean_log1p.len(), rng, |gene, v| {
@@ -75,7 +76,7 @@ impl Observer {
         });
     }
 
-    /// The table of one library size: its two neighbour bins, mixed.
+    /// The table for one library size: an interpolation of its two neighbouring bins.
     fn rates(&self, library: f32) -> Rates {
         let scale = if known(library) { self.target / f64::from(library) } else { 1.0 };
         let place = ((scale.log2() + OCTAVES) * BINS_AN_OCTAVE).clamp(0.0, (self.bins.len() - 2) as f64);
@@ -110,7 +111,7 @@ impl Rates {
     }
 }
 
-/// Calls `draw(gene, v)` with gene's own uniform number; a block of the generator serves four genes.
+/// Calls `draw(gene, v)` with each gene's own uniform number; one block of the generator serves four genes.
 fn each_rate(genes: usize, rng: Rng, mut draw: impl FnMut(usize, f64)) {
     for first in (0..genes).step_by(4) {
         let words = rng.block(first as u64 / 4);

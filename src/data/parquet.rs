@@ -1,7 +1,7 @@
-//! Parquet files: flat columns as labels, lists of numbers by rows.
+//! Parquet files: flat columns read as labels, and lists of numbers read by rows.
 //!
-//! A file is opened anew for each read and its footer parsed again: a release has thousands of files, more than a process may
-//! hold open, and their footers together take gigabytes.
+//! Each read opens the file and parses its footer again: a release has thousands of files, more than a process may hold open,
+//! and their footers together take gigabytes.
 
 mod fence;
 mod lists;
@@ -37,11 +37,11 @@ const ROWS: usize = 8192;
 #[derive(Clone, Debug)]
 pub(crate) struct Parquet {
     path: PathBuf,
-    /// Number of rows of each group.
+    /// Number of rows of each row group.
     groups: Vec<usize>,
 }
 
-/// Whether a file starts as parquet does.
+/// Whether a file starts with the parquet magic.
 pub(crate) fn is_parquet(path: &Path) -> bool {
     let mut start = [0; MAGIC.len()];
     path.is_file()
@@ -52,7 +52,7 @@ impl Parquet {
     /// Reads the footer.
     ///
     /// # Errors
-    /// No parquet file, or a damaged one.
+    /// Not a parquet file, or a damaged one.
     pub(crate) fn open(path: &Path) -> Result<Parquet> {
         let mut parquet = Parquet { path: path.to_path_buf(), groups: Vec::new() };
         let reader = parquet.reader()?;
@@ -79,7 +79,7 @@ impl Parquet {
         &self.groups
     }
 
-    /// Rows, row groups and columns, as the footer has them.
+    /// Rows, row groups and columns, as recorded in the footer.
     ///
     /// # Errors
     /// A file that has changed since it was opened.
@@ -101,7 +101,7 @@ impl Parquet {
         }))
     }
 
-    /// The columns that can be labels: text, numbers and truth values, no lists.
+    /// The columns that can be labels: text, numbers and booleans, no lists.
     ///
     /// # Errors
     /// A file that has changed since it was opened.
@@ -111,7 +111,7 @@ impl Parquet {
         Ok(columns.iter().filter(|column| is_flat(column)).map(|column| column.name().to_string()).collect())
     }
 
-    /// The column that pandas had as its index, where it wrote the file and the index was no count.
+    /// The column that pandas used as its index, if pandas wrote the file and the index was not just row numbers.
     pub(crate) fn index(&self) -> Result<Option<String>> {
         let reader = self.reader()?;
         let notes = reader.metadata().file_metadata().key_value_metadata();
@@ -124,10 +124,10 @@ impl Parquet {
         Ok(pandas.and_then(|pandas| pandas["index_columns"][0].as_str().map(String::from)))
     }
 
-    /// A flat column; null and empty text are missing labels, numbers are written as Python writes them.
+    /// A flat column; null and empty text are missing labels, and numbers are written as Python writes them.
     ///
     /// # Errors
-    /// No such column, or one that is damaged or no text.
+    /// No such column, or one that is damaged or not text.
     pub(crate) fn labels(&self, column: &str) -> Result<Labels> {
         let mut labels = Labels::growing();
         self.each(column, 0..self.groups.len(), |text| labels.push(text.unwrap_or_default()))?;
@@ -152,17 +152,17 @@ impl Parquet {
         }
     }
 
-    /// The same of some row groups, where a missing entry is an empty one.
+    /// The same for some row groups, where a missing entry becomes an empty one.
     ///
     /// # Errors
-    /// No such column, or one that is damaged or no text.
+    /// No such column, or one that is damaged or not text.
     pub(crate) fn names(&self, column: &str, groups: Range<usize>) -> Result<Vec<String>> {
         let mut names = Vec::new();
         self.each(column, groups, |text| names.push(text.unwrap_or_default().to_string()))?;
         Ok(names)
     }
 
-    /// Every entry of some row groups, as many as the footer tells.
+    /// Visits every entry of some row groups, as many as the footer records.
     fn each(&self, column: &str, groups: Range<usize>, mut work: impl FnMut(Option<&str>)) -> Result<()> {
         let reader = self.reader()?;
         let number = self.position(&reader, column)?;
@@ -197,7 +197,7 @@ impl Parquet {
             .wrong(format!("column {column:?} has {found} entries where the footer tells of {rows} rows")))
     }
 
-    /// Which of the stored columns one is.
+    /// Position of a column among the stored ones.
     fn position(&self, reader: &SerializedFileReader<Source>, column: &str) -> Result<usize> {
         let columns = reader.metadata().file_metadata().schema_descr().columns();
         columns.iter().position(|stored| is_flat(stored) && stored.name() == column).ok_or_else(|| {
@@ -247,7 +247,7 @@ fn words(kind: Type) -> &'static str {
     }
 }
 
-/// Neither a list nor a part of something, and of a kind that has words.
+/// Neither a list nor part of a nested value, and of a type that can be written as text.
 fn is_flat(column: &ColumnDescriptor) -> bool {
     let words = match column.physical_type() {
         Type::INT32 | Type::INT64 => column.converted_type() != ConvertedType::DECIMAL,
@@ -272,7 +272,7 @@ fn flat<T: DataType>(
         if rows == 0 {
             return Ok(());
         }
-        // A column that must not be empty has no levels.
+        // A required column has no definition levels.
         let present = |row: usize| kind.max_def_level() == 0 || levels[row] == kind.max_def_level();
         let mut next = values.iter();
         for row in 0..rows {

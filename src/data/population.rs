@@ -1,6 +1,6 @@
-//! Cells with their labels, ready to be written: what predict, baseline and export make and evaluate reads.
+//! Cells with their labels, ready to be written: what predict, baseline and export produce and evaluate reads.
 //!
-//! Held sparse: 50,000 cells x 2000 genes at 25 % non-zeros are 200 MB, dense they would be 400 MB.
+//! Held sparse: 50,000 cells x 2000 genes with 25 % non-zeros take 200 MB; dense they would take 400 MB.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::data::preprocess::normalise::log_value;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
-/// Rows made in parallel before they are appended, in order, and measured rows that the disk is asked for at once.
+/// Rows made in parallel before they are appended in order; also the measured rows requested from disk at once.
 const BLOCK: usize = 2048;
 
 /// Column of obs that names the control cell behind a predicted one.
@@ -36,13 +36,13 @@ pub enum Unit {
 pub struct Population {
     /// Names, `[G]`.
     pub genes: Vec<String>,
-    /// Names of the label columns; without one of batches, batches are not written.
+    /// Names of the label columns; if none is named for batches, batches are not written.
     pub columns: Columns,
     /// What the numbers are.
     pub unit: Unit,
-    /// Counts that cells are scaled to, where known.
+    /// Total to which cells are scaled, if known.
     pub target: Option<f64>,
-    /// Name of each cell: of a measured one that in its source, or empty where it had none.
+    /// Name of each cell: for a measured cell the name in its source, or empty if it had none.
     pub names: Vec<String>,
     /// Label of each cell.
     pub perturbation: Vec<String>,
@@ -50,9 +50,9 @@ pub struct Population {
     pub cell_type: Vec<String>,
     /// Label of each cell.
     pub batch: Vec<String>,
-    /// Total counts of each cell, over all genes that were measured: of cells as they were counted, none of others.
+    /// Total counts of each cell over all measured genes, if the cells are held as measured counts; else empty.
     pub totals: Vec<f64>,
-    /// Name of the control cell that a model made each of, empty of measured ones; none where no model did.
+    /// Name of the control cell that a model made each cell from, empty for measured cells; no entries if no model was used.
     pub predicted_from: Vec<String>,
     /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`.
     pub notes: Vec<(String, String)>,
@@ -93,7 +93,7 @@ impl Population {
         self.push_sparse(name, labels, &genes, &values);
     }
 
-    /// Appends a cell of which only the non-zeros are given, genes rising.
+    /// Appends a cell given only its non-zeros, genes ascending.
     pub fn push_sparse(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
         let row = sprs::CsVecViewI::new(self.genes.len(), genes, values);
         let cells = std::mem::replace(&mut self.cells, Cells::empty(sprs::CompressedStorage::CSR, 0));
@@ -115,7 +115,8 @@ impl Population {
         format!("predicted{}", self.len() + 1)
     }
 
-    /// Appends `count` predicted cells of the same labels, on all threads: `fill(i, x)` writes every number of cell i, x `[G]`.
+    /// Appends `count` predicted cells with the same labels, using all threads: `fill(i, x)` writes
+    /// every number of cell i, x `[G]`.
     pub fn extend(&mut self, labels: [&str; 3], count: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
         let genes = self.genes.len();
         for first in (0..count).step_by(BLOCK) {
@@ -136,7 +137,8 @@ impl Population {
         }
     }
 
-    /// Appends measured cells of `data`, in rising order, in this population's unit. Fails on counts of a log source.
+    /// Appends measured cells of `data`, in ascending order, in this population's unit. Fails if
+    /// counts are requested from a log source.
     pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: &[u64]) -> Result<()> {
         let manifest = data.manifest();
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
@@ -167,7 +169,7 @@ impl Population {
         self.perturbation.len()
     }
 
-    /// True without cells.
+    /// True if there are no cells.
     pub fn is_empty(&self) -> bool {
         self.perturbation.is_empty()
     }
@@ -177,14 +179,14 @@ impl Population {
         &self.cells
     }
 
-    /// The numbers, taken out.
+    /// The numbers, moved out.
     pub fn into_cells(self) -> Cells {
         self.cells
     }
 
-    /// Writes an h5ad: X CSR f32, obs the label columns under their own names, and beside counts the cells' totals; `uns/log1p` where
-    /// the unit is log1p. Nameless cells are numbered, and names that come again get `-1`, `-2` .., as anndata's
-    /// `obs_names_make_unique` does.
+    /// Writes an h5ad: X as CSR f32; in obs the label columns under their own names and, if X holds counts, the cells'
+    /// totals; `uns/log1p` if the unit is log1p. Unnamed cells are numbered, and repeated names get `-1`, `-2` .., as
+    /// anndata's `obs_names_make_unique` does.
     pub fn write(&self, path: &Path) -> Result<()> {
         let column = |labels: &[String]| Column::Categorical(Labels::of(labels));
         let mut columns = vec![
@@ -216,7 +218,7 @@ impl Population {
             .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
             .collect();
         if self.unit == Unit::Log1p {
-            // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may stand here.
+            // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may be used here.
             let target = match &target {
                 Some(target) => Extra::Numbers { shape: vec![1], values: std::slice::from_ref(target) },
                 None => Extra::Text("unknown".into()),
@@ -227,7 +229,7 @@ impl Population {
     }
 }
 
-/// The non-zeros of a dense row (NaN is one).
+/// The non-zeros of a dense row (NaN counts as one).
 fn nonzero(x: &[f32]) -> (Vec<u32>, Vec<f32>) {
     x.iter().enumerate().filter(|(_, x)| **x != 0.0).map(|(gene, x)| (gene as u32, *x)).unzip()
 }
@@ -238,8 +240,8 @@ pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + u
     (0..row.genes.len()).map(move |i| log_value(row.values.get(i), scale, to_target))
 }
 
-/// What was really measured, log1p scale: the perturbed cells of the groups, group by group, then, where asked, the control cells of their
-/// contexts, each once. Control groups among `groups` are passed over.
+/// What was really measured, on the log1p scale: the perturbed cells of the groups, group by group, then, on request, the
+/// control cells of their contexts, each once. Control groups among `groups` are skipped.
 pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population {
     let mut population = Population::like(data.manifest());
     let perturbed = perturbed_groups(data, groups);
@@ -250,7 +252,7 @@ pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population 
     population
 }
 
-/// Writes what was really measured for a part of a split, named by its hash; returns the number of cells.
+/// Writes what was really measured for a part of a split, identified by its hash; returns the number of cells.
 pub fn write_measured(
     path: &Path,
     data: &Data,
@@ -264,7 +266,7 @@ pub fn write_measured(
     Ok(real.len())
 }
 
-/// Appends the control cells that the groups' contexts draw from, each once, by rising cell number.
+/// Appends the control cells that the groups' contexts draw from, each once, in ascending cell number.
 pub fn push_controls(population: &mut Population, data: &Data, groups: &[u32]) {
     let pools = groups.iter().filter_map(|&group| control_pool(data, group));
     let controls: BTreeSet<u32> = pools.flat_map(|pool| pool.groups).collect();
@@ -280,7 +282,7 @@ fn push_groups(population: &mut Population, data: &Data, groups: impl IntoIterat
     }
 }
 
-/// Those of the groups that are not control.
+/// The groups that are not controls.
 pub fn perturbed_groups(data: &Data, groups: &[u32]) -> Vec<u32> {
     let control = data.control_id();
     groups.iter().copied().filter(|&group| data.groups()[group as usize].perturbation != control).collect()

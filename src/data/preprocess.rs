@@ -1,11 +1,12 @@
 //! From h5ad files or 10x output to a data directory: check, normalise, choose genes, write shards.
 //!
-//! Two passes over the row blocks of the sources (one where the genes are given, one more each for filters, for a median target and for
-//! seurat_v3): the first checks every value and sums what the choice of genes needs, the second sorts what is kept by group, part by part
-//! (`work`); then the parts are merged. A block that finds room in 384 MiB is read and unpacked for the first pass alone (`memo`).
-//! Memory: those blocks, which go as the last pass comes by them; up to 256 MiB of rows, which come then; up to 100 MB a thread of row
-//! blocks. It grows with the number of cells only by their labels, about 50 bytes a cell while they are read and 20 after, and 4 more
-//! for a median. Shards keep counts as they are; normalisation is redone where a cell is read, with the same roundings.
+//! Two passes over the row blocks of the sources (one if the genes are given; one more each for filters, for a median target
+//! and for seurat_v3): the first checks every value and accumulates the sums that the choice of genes needs, the second sorts
+//! what is kept by group, part by part (`work`); then the parts are merged. Blocks that fit within 384 MiB are read and
+//! unpacked in the first pass only (`memo`). Memory: those blocks, each freed as the last pass uses it; up to 256 MiB of
+//! rows, which accumulate meanwhile; up to 100 MB of row blocks per thread. Only the labels grow with the number of cells:
+//! about 50 bytes per cell while they are read and 20 after, and 4 more for a median. Shards keep counts as they are;
+//! normalisation is redone when a cell is read, with the same rounding.
 
 mod align;
 mod block;
@@ -47,7 +48,7 @@ pub use labels::Joined;
 pub use plan::{Plan, plan};
 pub use work::{PartName, Parts};
 
-/// The batch of every cell where no batch column is named.
+/// The batch of every cell if no batch column is named.
 pub const ONE_BATCH: &str = "all";
 
 /// What `preprocess` is asked to do.
@@ -55,11 +56,11 @@ pub const ONE_BATCH: &str = "all";
 pub struct Settings {
     /// h5ad files or 10x output, all with the same genes in any order.
     pub inputs: Vec<PathBuf>,
-    /// Table of labels, a row a cell; its columns go before those of obs.
+    /// Table of labels, one row per cell; its columns take precedence over those of obs.
     pub labels: Option<PathBuf>,
     /// Column of var by which the genes of several files are aligned, instead of by name.
     pub gene_id: Option<String>,
-    /// Whether a gene that a file lacks is zeros there, instead of an error.
+    /// Whether a gene that a file lacks is filled with zeros there, instead of being an error.
     pub fill_missing: bool,
     /// Data directory to make.
     pub out: PathBuf,
@@ -71,7 +72,7 @@ pub struct Settings {
     pub cell_type: String,
     /// obs column of batches, if there are any.
     pub batch: Option<String>,
-    /// Which cells and genes are left out before.
+    /// Which cells and genes are left out beforehand.
     pub filters: Filters,
     /// Which genes to keep.
     pub genes: Genes,
@@ -79,20 +80,21 @@ pub struct Settings {
     pub flavor: Flavor,
     /// obs column within whose batches genes are ranked before the ranks are merged.
     pub hvg_batch: Option<String>,
-    /// Whether log values are divided by ten before genes are ranked, as the paper's words have it (SCALE v1, section 4.1), not
-    /// after, as the code it follows does. Only `seurat` then chooses other genes.
+    /// Whether log values are divided by ten before genes are ranked, as the paper's text says (SCALE v1, section 4.1),
+    /// rather than after, as its reference code does. Changes the chosen genes only for `seurat`.
     pub rescale_before_hvg: bool,
-    /// obs column of a cell's total counts, where its genes are a part of those that were measured; else their sum is its total.
+    /// obs column of a cell's total counts, for sources that hold only some of the measured genes; without
+    /// it the total is the sum over the genes.
     pub size: Option<String>,
-    /// Total to which counts are scaled, 10,000 where none is told; of log values the one they were scaled to.
+    /// Total to which counts are scaled, 10,000 by default; for log values the total they were scaled to.
     pub target: Option<Target>,
     /// Matrix to read: `X`, `raw` or `layers/NAME`.
     pub source: String,
-    /// What the values are; found out where it is not told.
+    /// What the values are; detected if not given.
     pub scale: Option<Scale>,
 }
 
-/// What the command does where it is told no more than files and columns, which are empty here.
+/// The command's defaults; files and columns, which have none, are empty here.
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -121,16 +123,16 @@ impl Default for Settings {
 /// Which genes to keep.
 #[derive(Clone, Debug)]
 pub enum Genes {
-    /// So many of the most variable, in source order.
+    /// This many of the most variable genes, in source order.
     Top(usize),
-    /// Those of a file with one name a line, in its order, or of a data directory.
+    /// The genes of a file with one name per line, in its order, or of a data directory.
     Listed(PathBuf),
 }
 
 /// Total to which the counts of a cell are scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// This many.
+    /// This number.
     Sum(f64),
     /// The median total of all cells, empty ones included (what scanpy 1.11 does with CSR).
     Median,
@@ -159,17 +161,17 @@ pub struct Summary {
     pub batches: usize,
     /// What the stored values are.
     pub scale: Scale,
-    /// How that was told.
+    /// How the scale was determined.
     pub why: String,
-    /// Total to which cells are scaled, where it is known.
+    /// Total to which cells are scaled, if known.
     pub target: Option<f64>,
-    /// How cells found their rows in the table of labels, where there is one.
+    /// How cells were matched to rows of the table of labels, if there is one.
     pub joined: Option<Joined>,
     /// Cells left out because a label is missing.
     pub dropped: u64,
-    /// Of those, how many lack the label of each column.
+    /// For each column, how many of those lack its label.
     pub missing: Vec<(String, u64)>,
-    /// What the filters left out, where there are any.
+    /// What the filters left out, if there are any.
     pub filtered: Option<Filtered>,
     /// Size of the shards in bytes.
     pub bytes: u64,
@@ -177,8 +179,8 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-/// Makes a data directory; nothing is left on failure. A run that was killed leaves its parts, and the next goes on behind them.
-/// `progress` counts rows read.
+/// Makes a data directory; nothing is left on failure. A killed run leaves its parts, and the next run
+/// continues after them. `progress` counts rows read.
 ///
 /// # Errors
 /// Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
@@ -188,10 +190,10 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
     Ok(summary.expect("no part was asked for by itself"))
 }
 
-/// The same in parts of a given size, in a folder of one's own, or one part alone; then there is no summary.
+/// The same in parts of a given size, in a separate work folder, or only one of the parts; then there is no summary.
 ///
 /// # Errors
-/// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are not whole.
+/// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are incomplete.
 pub fn preprocess_parts(
     settings: &Settings,
     parts: &Parts,
@@ -200,15 +202,15 @@ pub fn preprocess_parts(
     check(settings)?;
     aside::free(&settings.out)?;
     let inputs = input::open(settings)?;
-    // One part alone reads its rows once.
+    // A run of a single part reads its rows only once.
     inputs.memo.set_keeping(parts.only.is_none());
-    // Every row block asks for what the one before it freed.
+    // Every row block reuses the memory that the one before it freed.
     memory::keep();
     let found = scale::find(&inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
     let work = Work::open(settings, parts, progress)?;
-    // Another process may have made it meanwhile.
+    // Another process may have created it meanwhile.
     let still_free = aside::free(&settings.out).map_err(Halt::Failed);
     let made = still_free.and_then(|()| make(settings, inputs, found, &work));
     progress.finish_and_clear();
@@ -225,7 +227,7 @@ pub fn preprocess_parts(
     }
 }
 
-/// The passes, and the directory from what they found.
+/// Runs the passes and makes the directory from their results.
 fn make(
     settings: &Settings,
     mut inputs: Inputs,
@@ -253,7 +255,7 @@ fn make(
     Ok(summary(settings, inputs, found, Made { target, filtered, chosen, bytes }))
 }
 
-/// What the passes came to.
+/// The results of the passes.
 struct Made {
     /// Total to which cells are scaled.
     target: Option<f64>,
@@ -312,7 +314,7 @@ fn check(settings: &Settings) -> Result<()> {
     target::check(settings.target)
 }
 
-/// What zeros for genes that a file lacks mean.
+/// Explains what zeros mean for genes that a file lacks.
 fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
     let partial = inputs.shared.as_ref().filter(|shared| shared.partial > 0)?.partial;
     let totals = match found.scale {
@@ -324,7 +326,7 @@ fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
     ))
 }
 
-/// Cell types whose perturbed cells have nothing to be compared with.
+/// Names cell types whose perturbed cells have nothing to be compared with.
 fn without_controls(settings: &Settings, inputs: &Inputs) -> Option<String> {
     let control = inputs.vocabularies[1].binary_search(&settings.control).ok()? as u32;
     let with: BTreeSet<u32> =

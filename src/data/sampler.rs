@@ -1,4 +1,4 @@
-//! Which cells make up step k: a pure function of (seed, k), so that resuming needs no state but k.
+//! Which cells make up step k: a pure function of (seed, k), so that resuming needs no state except k.
 //!
 //! ```text
 //! weight of a group   cells^alpha                       alpha = 1 natural, 0 uniform
@@ -7,10 +7,10 @@
 //! control -> control  two draws from the controls of (c, b), disjoint where there are 2 N
 //! ```
 //!
-//! In epochs (`SetOrder::Epoch`, see `epoch`) the sets hold every cell of the groups once, and only control cells are drawn.
+//! With epochs (`SetOrder::Epoch`, see `epoch`) the sets cover every cell of the groups once, and only control cells are drawn.
 //!
-//! SCALE v1 leaves the weights open; these are ours. Cells come in random order: the flow pairs control i with perturbed cell i,
-//! and a pairing by place in the file would mean something.
+//! SCALE v1 leaves the weights open; these are ours. Cells come in random order: the flow pairs control i with perturbed cell
+//! i, and pairing by position in the file would carry meaning.
 
 mod epoch;
 
@@ -23,7 +23,7 @@ use crate::config::{DataConfig, SetOrder};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
-/// The sampler's stream of a seed; the flow's is 1.
+/// The sampler's random stream of a seed; the flow's is 1.
 const STREAM: u64 = 0;
 
 /// One set: N control cells and N perturbed cells of a context.
@@ -53,9 +53,9 @@ struct Source {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sources: Vec<Source>,
-    /// Sum of the weights up to and with each source.
+    /// Sum of the weights up to and including each source.
     cumulative: Vec<f64>,
-    /// Sets of an epoch up to and with each source.
+    /// Sets per epoch up to and including each source.
     tiles: Vec<u64>,
     pools: Vec<Controls>,
     unmatched: Vec<u32>,
@@ -66,7 +66,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Over the groups of a part of the data. Refuses empty sets, weights that are no numbers, and groups none of which can be used.
+    /// A sampler over the given groups. Refuses empty sets, weights that are not numbers, and groups none of which can be used.
     pub fn new(data: &Data, groups: &[u32], settings: DataConfig, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
         if let Some(group) = groups.iter().find(|&&group| group as usize >= data.groups().len()) {
@@ -116,7 +116,7 @@ impl Sampler {
         Ok(Sampler { sources, cumulative, tiles, pools, unmatched, settings, own, rng })
     }
 
-    /// Draws only the sets that fall to one of `ranks`: as many to each, none to two, all of them together.
+    /// Draws only the sets of one of `ranks`: each rank gets equally many, no set is drawn twice, and together they draw all.
     pub fn share(mut self, rank: usize, ranks: usize) -> Result<Sampler> {
         let sets = self.settings.sets;
         assert!(rank < ranks, "sampler: rank {rank} of {ranks}");
@@ -130,7 +130,7 @@ impl Sampler {
         Ok(self)
     }
 
-    /// The sets of step `k`, `[B]`, or those of this rank's share.
+    /// The sets of step `k`, `[B]`, or this rank's share of them.
     pub fn step(&self, k: u64) -> Vec<SetOfCells> {
         let rng = self.rng.at(k);
         let set = |set| match self.settings.order {
@@ -140,12 +140,12 @@ impl Sampler {
         self.own.clone().map(set).collect()
     }
 
-    /// Sets of an epoch, where there are epochs.
+    /// Sets per epoch, if the order has epochs.
     pub fn epoch(&self) -> Option<u64> {
         (self.settings.order == SetOrder::Epoch).then(|| self.tiles[self.tiles.len() - 1])
     }
 
-    /// Place of the first set that is drawn here among the step's.
+    /// Index within the step of the first set that is drawn here.
     pub fn first(&self) -> usize {
         self.own.start as usize
     }
@@ -185,7 +185,7 @@ impl Sampler {
                 let controls = both.split_off(n);
                 (both, controls)
             }
-            // Two draws may share cells: there are fewer than 2 N controls.
+            // With fewer than 2 N controls the two draws may share cells.
             None => {
                 let side = |stream| draw(rng.at(stream), size, n).into_iter().map(number).collect();
                 (side(1), side(2))
@@ -207,7 +207,7 @@ fn check(data: &Data, settings: &DataConfig) -> Result<()> {
             format!("is {alpha}, it must be from 0 (uniform) to 1 (natural)"),
         ));
     }
-    // A batch numbers its stored values in 32 bits.
+    // A batch indexes its stored values with 32 bits.
     let values = (sets as u128 * cells as u128).saturating_mul(2 * data.genes() as u128);
     if values > u128::from(u32::MAX) {
         let what = format!(

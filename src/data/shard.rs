@@ -1,4 +1,4 @@
-//! A data directory: cells grouped by condition, in files that are mapped, not read.
+//! A data directory: cells grouped by condition, in files that are mapped into memory, not read.
 //!
 //! ```text
 //! DATA/  manifest.json             genes, vocabularies, columns, scale, sources, and the shards with their sizes and checksums
@@ -14,10 +14,10 @@
 //!        names    [bytes]     u8   names of the cells in their sources (barcodes), UTF-8; training never touches them
 //! ```
 //!
-//! All cells of a condition lie together, so that a set of cells is read from one stretch of one file. Everything that a file
-//! could lie about is checked once, in [`Data::open`]; afterwards a row is three slices of the map. The check reads every byte
-//! before any is used, sums first and then rows: it is the price of never meeting a broken row in the middle of a run. It keeps none
-//! of them: memory may be smaller.
+//! All cells of a condition are adjacent, so that a set of cells is read from one range of one file. Everything that a file
+//! could misstate is checked once, in [`Data::open`]; afterwards a row is three slices of the map. The check reads every byte
+//! before any is used, checksums first and then rows: the price of never meeting a broken row in the middle of a run. It
+//! keeps none of them in memory, which may be smaller than the data.
 
 #[cfg(target_endian = "big")]
 compile_error!(
@@ -50,7 +50,7 @@ pub(crate) use scale::Normalise;
 pub use spill::{Rows, RowsWriter};
 pub use writer::{Limits, merge, write_cells};
 
-/// Genes of a data directory, at most: their ids are 16 bits wide, and one is kept free.
+/// Most genes that a data directory can hold: ids are 16 bits wide, and one is reserved.
 pub const MOST_GENES: usize = u16::MAX as usize;
 
 /// What the stored values are.
@@ -86,7 +86,7 @@ impl Group {
         self.first..self.first + u64::from(self.cells)
     }
 
-    /// The same in pieces of so many cells at most: what a task sums, or what the disk is asked for at once.
+    /// The same in pieces of at most `cells` cells: what one task sums, or what is requested from disk at once.
     pub(crate) fn pieces(&self, cells: u64) -> impl Iterator<Item = Range<u64>> {
         let end = self.range().end;
         self.range().step_by(cells as usize).map(move |at| at..end.min(at + cells))
@@ -114,7 +114,7 @@ impl Values<'_> {
         }
     }
 
-    /// True of a cell without any stored value.
+    /// True for a cell without stored values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -129,14 +129,14 @@ impl Values<'_> {
     }
 }
 
-/// One cell, as it lies in the map.
+/// One cell, as stored in the map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row<'a> {
     /// Gene ids, ascending.
     pub genes: &'a [u16],
     /// One value for each of them.
     pub values: Values<'a>,
-    /// Total counts over all genes of the source. For log sources an estimate or NaN: target / smallest positive expm1(x).
+    /// Total counts over all genes of the source. For log sources an estimate, target / smallest positive expm1(x), or NaN.
     pub library: f32,
 }
 

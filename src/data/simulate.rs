@@ -20,7 +20,7 @@ use crate::rng::Rng;
 pub const CONTROL: &str = "non-targeting";
 const RULES: &str = include_str!("simulate/rules.md");
 
-/// How large a world.
+/// The size of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Cells in all, controls included, 1 or more.
@@ -33,7 +33,7 @@ pub struct Settings {
     pub cell_types: usize,
     /// Batches, 1 or more.
     pub batches: usize,
-    /// Same seed, same bytes.
+    /// The same seed gives the same bytes.
     pub seed: u64,
 }
 
@@ -44,7 +44,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses what is out of range, and a world that memory does not hold.
+    /// Refuses what is out of range, and a world that does not fit in memory.
     fn check(&self) -> Result<()> {
         let fields = [
             ("cells", self.cells, 1, u32::MAX as usize),
@@ -58,14 +58,14 @@ impl Settings {
                 return Err(Error::setting(field, format!("is {value}; can be {least} to {most}")));
             }
         }
-        // Effects are held whole: 2^31 numbers are 8 GiB.
+        // Effects are held in full: 2^31 numbers are 8 GiB.
         if self.effects() > 1 << 31 {
             return Err(Error::setting(
                 "perturbations",
                 "genes x perturbations x cell types is above 2^31; lower one of them",
             ));
         }
-        // About one number in eight is not zero, and takes eight bytes.
+        // About one number in eight is non-zero and takes eight bytes.
         let cells = self.cells as u64 * self.genes as u64;
         memory::fits(
             "--cells",
@@ -74,7 +74,7 @@ impl Settings {
         )
     }
 
-    /// Numbers of the truth's effects.
+    /// How many numbers the truth's effects hold.
     fn effects(&self) -> u64 {
         self.genes as u64 * (self.perturbations as u64 + 1) * self.cell_types as u64
     }
@@ -91,7 +91,7 @@ pub struct Simulated {
     settings: Settings,
 }
 
-/// Draws a world and its cells. Fails on settings out of range, and on a world that memory does not hold.
+/// Draws a world and its cells. Fails if settings are out of range, or if the world does not fit in memory.
 pub fn simulate(settings: &Settings) -> Result<Simulated> {
     settings.check()?;
     let truth = Truth::draw(settings, CONTROL);
@@ -103,8 +103,8 @@ pub fn simulate(settings: &Settings) -> Result<Simulated> {
 }
 
 impl Simulated {
-    /// Writes an h5ad: X raw counts (CSR), obs `perturbation`, `cell_type`, `batch`; the truth under `uns/simulation`, arrays
-    /// named as the fields of [`Truth`], their first axes in the order of `uns/simulation/{cell_types,perturbations,batches}`.
+    /// Writes an h5ad: X raw counts (CSR), obs `perturbation`, `cell_type`, `batch`; the truth under `uns/simulation`, in arrays
+    /// named like the fields of [`Truth`], with first axes in the order of `uns/simulation/{cell_types,perturbations,batches}`.
     pub fn write(&self, path: &Path) -> Result<()> {
         let truth = &self.truth;
         let column = |names: &[String], code: &dyn Fn(&Draw) -> u32| {
@@ -125,7 +125,7 @@ impl Simulated {
         h5ad::write(path, &obs, &var, X::Sparse(&self.counts), &self.extras(&library, &responds))
     }
 
-    /// `library` and `responds` are those of the cells.
+    /// `library` and `responds` hold one number per cell.
     fn extras<'a>(&'a self, library: &'a [f32], responds: &'a [f32]) -> Vec<(String, Extra<'a>)> {
         let truth = &self.truth;
         let (genes, perturbations) = (truth.genes.len(), truth.perturbations.len());

@@ -1,4 +1,4 @@
-//! Which cells are trained on, chosen on and tested on: cell-load's split files, read strictly.
+//! Which cells are used for training, validation and testing: cell-load's split files, read strictly.
 //!
 //! ```toml
 //! [datasets]
@@ -11,9 +11,9 @@
 //! test = ["IFNB1"]                         # some perturbations of a cell type; its others go to train
 //! ```
 //!
-//! Controls go where cell-load puts them: those of a zeroshot cell type to its part and to train, those of a fewshot cell type
-//! to train and to each part that holds perturbations of it. What cell-load passes over in silence (names that occur nowhere,
-//! overlapping lists, contradictory tables) is an error here that names the clause; what may be meant is a warning.
+//! Controls go where cell-load puts them: those of a zeroshot cell type to its part and to train, those of a fewshot cell
+//! type to train and to each part that holds perturbations of it. What cell-load silently ignores (names that occur nowhere,
+//! overlapping lists, contradictory tables) is an error here that names the clause; what may be intended is a warning.
 
 mod clauses;
 mod paths;
@@ -39,7 +39,7 @@ use clauses::{Clauses, Place};
 pub enum Part {
     /// Seen in training.
     Train,
-    /// Chooses among checkpoints.
+    /// Used to choose among checkpoints.
     Val,
     /// Scored once, at the end.
     Test,
@@ -68,7 +68,7 @@ impl std::str::FromStr for Part {
     }
 }
 
-/// The groups of each part, ascending. Control groups can be in several parts, perturbed groups are in one.
+/// The groups of each part, ascending. Control groups can be in several parts, perturbed groups in only one.
 #[derive(Clone, Debug)]
 pub struct Split {
     /// Group numbers of the training part.
@@ -79,7 +79,7 @@ pub struct Split {
     pub test: Vec<u32>,
     /// SHA-256 of the file, as `sha256sum` prints it.
     pub hash: String,
-    /// What is allowed but may not be meant.
+    /// What is allowed but may not be intended.
     pub warnings: Vec<String>,
 }
 
@@ -94,7 +94,7 @@ impl Split {
         Split::of_text(text, path, data)
     }
 
-    /// The same of a file's text; `path` is what errors call it.
+    /// The same from a file's text; errors name `path` as its source.
     pub fn of_text(text: &str, path: &Path, data: &Data) -> Result<Split> {
         Split::parse(text, data).map_err(|what| Error::format(path, what))
     }
@@ -143,13 +143,13 @@ impl Split {
         self.part(part).iter().filter(perturbed).copied().collect()
     }
 
-    /// Perturbed groups of training that can be used, and those without controls of their cell type.
+    /// Perturbed groups of the training part: those that can be used, and those without controls of their cell type.
     pub fn usable(&self, data: &Data) -> [Vec<u32>; 2] {
         let train = self.perturbed(Part::Train, data).into_iter();
         train.partition::<Vec<u32>, _>(|&group| control_pool(data, group).is_some()).into()
     }
 
-    /// Names of the perturbations of which no cell can be trained on.
+    /// Names of the perturbations for which no cell can be used in training.
     pub fn untrained(&self, data: &Data) -> Vec<String> {
         let [usable, _] = self.usable(data);
         let seen = usable.iter().map(|&group| data.groups()[group as usize].perturbation);
