@@ -232,7 +232,7 @@ impl H5ad {
 
     /// Cuts some rows into the same blocks as [`H5ad::blocks`] and passes each block's bounds to `make`, which may read it,
     /// in parallel (for CSC, whose blocks share a window, one after another); passes the results to `take`, in order. Memory
-    /// holds twice as many as there are threads.
+    /// holds up to twice as many results as there are threads.
     ///
     /// # Errors
     /// The first in row order.

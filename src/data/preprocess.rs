@@ -81,7 +81,7 @@ pub struct Settings {
     /// obs column within whose batches genes are ranked before the ranks are merged.
     pub hvg_batch: Option<String>,
     /// Whether log values are divided by ten before genes are ranked, as the paper's text says (SCALE v1, section 4.1),
-    /// rather than after, as its reference code does. Changes the chosen genes only for `seurat`.
+    /// rather than after, as the code that it follows does. Changes the chosen genes only for `seurat`.
     pub rescale_before_hvg: bool,
     /// obs column of a cell's total counts, for sources that hold only some of the measured genes; without
     /// it the total is the sum over the genes.
@@ -190,7 +190,7 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
     Ok(summary.expect("no part was asked for by itself"))
 }
 
-/// The same in parts of a given size, in a separate work folder, or only one of the parts; then there is no summary.
+/// The same in parts of a given size, in a given work folder, or only one of the parts; then there is no summary.
 ///
 /// # Errors
 /// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are incomplete.

@@ -1,4 +1,4 @@
-//! One dataset: numbers of any width and text, from whatever its chunks are packed with.
+//! One dataset: numbers of any width and text, however its chunks are compressed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::error::{At, Error, Result};
 
 pub(super) struct Array {
     path: PathBuf,
-    /// Its place in the file, for messages.
+    /// Its path in the file, for messages.
     name: String,
     dataset: Dataset,
     kind: Datatype,
     shape: Vec<u64>,
-    /// Where hdf5-pure cannot unpack them.
+    /// Present if its chunks are unpacked here rather than by hdf5-pure.
     chunks: Option<Chunks>,
 }
 
@@ -38,7 +38,7 @@ impl Array {
         &self.shape
     }
 
-    /// Entries of an array with one axis.
+    /// Number of entries of a one-axis array.
     pub(super) fn length(&self) -> Result<u64> {
         match self.shape.as_slice() {
             [length] => Ok(*length),
@@ -46,7 +46,7 @@ impl Array {
         }
     }
 
-    /// Rows that are packed together.
+    /// Rows that share a chunk.
     pub(super) fn chunk_rows(&self) -> Result<usize> {
         let chunk = self.dataset.chunk_shape().named(&self.path, &self.name)?;
         Ok(chunk.map_or(1, |axes| axes[0].max(1) as usize))
@@ -62,7 +62,7 @@ impl Array {
 
     /// Numbers of some rows.
     pub(super) fn numbers<T: Number>(&self, start: u64, count: u64) -> Result<Vec<T>> {
-        // Most files hold what is wanted as it is wanted: no copy.
+        // Most files already store the wanted type: no conversion, no copy.
         if let (Some(chunks), true) = (&self.chunks, number::is_same::<T>(&self.kind)) {
             return chunks.rows(&self.path, &self.name, start as usize, count as usize);
         }
@@ -70,11 +70,11 @@ impl Array {
         number::decode(&self.kind, &bytes).ok_or_else(|| self.no_numbers())
     }
 
-    /// Values of expression: numbers of some rows as f32. Whole numbers that it would round are refused.
+    /// Expression values: numbers of some rows as f32. Whole numbers that f32 would round are refused.
     pub(super) fn values(&self, start: u64, count: u64) -> Result<Vec<f32>> {
         let values: Vec<f32> = self.numbers(start, count)?;
         if number::may_round(&self.kind) && values.iter().any(|value| value.abs() >= number::EXACT_BELOW) {
-            // Seldom: read again, for what was stored.
+            // Rare: read again to find what was stored.
             if let Some(stored) = number::rounded(&self.kind, &self.bytes(start, count)?) {
                 return Err(self.wrong(format!("holds {}", number::too_large(&stored))));
             }
@@ -82,7 +82,7 @@ impl Array {
         Ok(values)
     }
 
-    /// The stored number type in one word; refuses what is no number.
+    /// The stored number type in one word; refuses what is not a number.
     pub(super) fn word(&self) -> Result<&'static str> {
         number::word(&self.kind).ok_or_else(|| self.no_numbers())
     }
@@ -92,17 +92,17 @@ impl Array {
         self.wrong(format!("holds {kind}, not numbers of 8 to 64 bits"))
     }
 
-    /// The one entry of an array without axes as text, `None` where it is none.
+    /// The one entry of an array without axes as text, `None` if it is not text.
     pub(super) fn text(&self) -> Option<String> {
         heap::texts(&self.kind, &self.bytes(0, 1).ok()?, &self.path).ok()??.pop()
     }
 
-    /// The whole array, which has one axis, as a column.
+    /// The whole of a one-axis array, as a column.
     pub(super) fn column(&self) -> Result<Column> {
         self.some(None)
     }
 
-    /// Some rows of an array of one axis as a column, or all.
+    /// Some rows of a one-axis array as a column, or all.
     pub(super) fn some(&self, rows: Option<Range<usize>>) -> Result<Column> {
         let (start, count) = self.span(rows)?;
         self.decode(&self.kind, &self.bytes(start, count)?, &self.name)

@@ -1,4 +1,4 @@
-//! Chunks unpacked on all cores. hdf5-pure finds them; it unpacks one after the other, and zstd (HDF5 filter 32015) not at all.
+//! Unpacks chunks on all cores. hdf5-pure finds them, but unpacks them one after another, and zstd (HDF5 filter 32015) not at all.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,20 +20,20 @@ const SHUFFLE: u16 = 2;
 const FLETCHER: u16 = 3;
 const ZSTD: u16 = 32015;
 
-/// Where the chunks of an array of one or two axes lie, and how they are unpacked.
+/// Where the chunks of an array of one or two axes are stored, and how they are unpacked.
 pub(super) struct Chunks {
-    /// By rising offset.
+    /// By ascending offset.
     list: Vec<Chunk>,
     filters: Vec<u16>,
-    /// Rows and columns, of the array and of a chunk; one column where there is one axis.
+    /// Rows and columns of the array and of a chunk; one column if there is only one axis.
     shape: [usize; 2],
     chunk: [usize; 2],
-    /// Bytes a number.
+    /// Bytes per number.
     width: usize,
 }
 
 impl Chunks {
-    /// `None` where hdf5-pure must read it: not in chunks, not all of them stored, an index it cannot list, other filters.
+    /// `None` if hdf5-pure must read it: not chunked, some chunks not stored, an index that cannot be listed, or other filters.
     pub(super) fn of(dataset: &Dataset, path: &Path, what: &str) -> Result<Option<Chunks>> {
         let filters = dataset.filters();
         let zstd = filters.contains(&ZSTD);
@@ -68,18 +68,18 @@ impl Chunks {
         let width = dataset.element_size().named(path, what)? as usize;
         let (shape, chunk) = (plane(&shape)?, plane(&chunk)?);
         let whole = (0..2).map(|axis| shape[axis].div_ceil(chunk[axis].max(1))).product::<usize>();
-        // What is not stored has a value that only hdf5-pure looks up.
+        // Chunks that are not stored have a fill value, which only hdf5-pure looks up.
         let usable = zstd || list.len() == whole;
         Ok(usable.then_some(Chunks { list, filters, shape, chunk, width }))
     }
 
-    /// Some rows as they would lie without chunks: bytes, or numbers of the stored width.
+    /// Some rows as they would be laid out without chunks: bytes, or numbers of the stored width.
     pub(super) fn rows<T: Pod>(&self, path: &Path, what: &str, start: usize, count: usize) -> Result<Vec<T>> {
         assert!(self.width.is_multiple_of(size_of::<T>()), "{what}: {} bytes a number", self.width);
         let end = start.saturating_add(count).min(self.shape[0]);
         let line = self.shape[1].saturating_mul(self.width);
         let size = end.saturating_sub(start).saturating_mul(line);
-        // Before memory is asked for.
+        // Checked before memory is allocated.
         if size > self.list.len().saturating_mul(self.size()) {
             return Err(Error::format(
                 path,
@@ -91,7 +91,7 @@ impl Chunks {
         let source = Packed { file: &File::open(path).at(path)?, path, what };
         let first = self.list.partition_point(|chunk| self.row(chunk).saturating_add(self.chunk[0]) <= start);
         let after = self.list.partition_point(|chunk| self.row(chunk) < end);
-        // Chunks side by side fill whole rows: a band, which is one stretch of `out`.
+        // Chunks next to each other fill whole rows: a band, which is one contiguous range of `out`.
         let (mut bands, mut rest, mut done) = (Vec::new(), out, start);
         for band in self.list[first..after.max(first)].chunk_by(|a, b| self.row(a) == self.row(b)) {
             let rows =
@@ -110,12 +110,12 @@ impl Chunks {
         Ok(numbers)
     }
 
-    /// Row at which a chunk begins.
+    /// First row of a chunk.
     fn row(&self, chunk: &Chunk) -> usize {
         chunk.offset.first().map_or(0, |&at| at as usize)
     }
 
-    /// Writes a chunk's part of some rows into them.
+    /// Writes a chunk's part of some rows into `out`.
     fn place(&self, source: &Packed, chunk: &Chunk, rows: Range<usize>, out: &mut [u8]) -> Result<()> {
         let (row, line) = (self.row(chunk), self.shape[1] * self.width);
         if self.chunk[1] == 1 && line == self.width && out.len() == self.size() {
@@ -141,16 +141,16 @@ impl Chunks {
         self.chunk[0].saturating_mul(self.chunk[1]).saturating_mul(self.width)
     }
 
-    /// A whole chunk into `out`, which holds just its bytes.
+    /// Unpacks a whole chunk into `out`, which has exactly its size.
     fn unpack(&self, source: &Packed, chunk: &Chunk, out: &mut [u8]) -> Result<()> {
-        // Data that no packing shrinks is a little longer than unpacked.
+        // Incompressible data become slightly longer when packed.
         if chunk.storage_size / 2 > out.len() as u64 + 512 {
             return Err(source.broken(chunk, "is longer than what it holds"));
         }
         let used = |place: usize| chunk.filter_mask.checked_shr(place as u32).unwrap_or(0) & 1 == 0;
         let mut filters =
             (0..self.filters.len()).rev().filter(|&place| used(place)).map(|place| self.filters[place]);
-        // The commonest packings need no other copy.
+        // The most common packings need no second copy.
         if self.filters.is_empty() && chunk.storage_size == out.len() as u64 {
             return source.file.read_exact_at(out, chunk.address).at(source.path);
         }
@@ -168,7 +168,7 @@ impl Chunks {
                     inflated(&bytes, out.len()).ok_or_else(|| source.broken(chunk, "is no zstd frame"))?
                 }
                 DEFLATE => {
-                    // Fletcher's four bytes, where they were packed too.
+                    // Four more bytes for the Fletcher checksum, if it was packed too.
                     let mut whole = vec![0; out.len() + if self.filters[0] == FLETCHER { 4 } else { 0 }];
                     inflate(&bytes, &mut whole).ok_or_else(|| source.broken(chunk, "does not inflate"))?;
                     whole
@@ -184,7 +184,7 @@ impl Chunks {
     }
 }
 
-/// Where chunks are read from, and what errors call them.
+/// Where chunks are read from, and what errors name.
 struct Packed<'a> {
     file: &'a File,
     path: &'a Path,
@@ -198,21 +198,22 @@ impl Packed<'_> {
     }
 }
 
-/// Fills `out` from a zlib stream of just so many bytes.
+/// Fills `out` from a zlib stream that must unpack to exactly as many bytes.
 fn inflate(packed: &[u8], out: &mut [u8]) -> Option<()> {
     let mut stream = Decompress::new(true);
     let status = stream.decompress(packed, out, FlushDecompress::Finish).ok()?;
     (status == Status::StreamEnd && stream.total_out() == out.len() as u64).then_some(())
 }
 
-/// At most a little more than a whole chunk, whatever the frame promises.
+/// Unpacks at most slightly more than a whole chunk, whatever size the frame promises.
 fn inflated(packed: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(size.min(16 * packed.len()));
     StreamingDecoder::new(packed).ok()?.take((size as u64).saturating_add(5)).read_to_end(&mut out).ok()?;
     Some(out)
 }
 
-/// Undoes HDF5's shuffle: first bytes of all numbers, then the second ones and so on; a rest stays as it is.
+/// Undoes HDF5's shuffle: the first bytes of all numbers, then the second bytes, and so on; an
+/// incomplete number at the end stays as it is.
 fn unshuffled(bytes: &[u8], width: usize) -> Vec<u8> {
     let numbers = bytes.len() / width;
     let mut out = bytes.to_vec();
@@ -224,7 +225,7 @@ fn unshuffled(bytes: &[u8], width: usize) -> Vec<u8> {
     out
 }
 
-/// Without its Fletcher-32 checksum, `None` where that does not match.
+/// The bytes without their Fletcher-32 checksum, `None` if it does not match.
 fn checked(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     let stored = bytes.split_off(bytes.len().checked_sub(4)?);
     let (mut low, mut high) = (0u64, 0u64);
@@ -233,7 +234,7 @@ fn checked(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
         high = (high + low) % 65_535;
     }
     let stored = u32::from_le_bytes(stored.try_into().ok()?);
-    // HDF5 folds sums so that 65535 stands where a remainder is 0.
+    // HDF5 folds its sums so that 65535 can stand for a remainder of 0.
     let same = |sum: u64, half: u32| sum == u64::from(half) % 65_535;
     (same(low, stored & 0xffff) && same(high, stored >> 16)).then_some(bytes)
 }

@@ -32,14 +32,14 @@ pub enum Column {
 /// Labels of cells: `codes[i]` indexes `names`; -1 is a missing label.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// One code a cell, -1 or below `names.len()`.
+    /// One code per cell, -1 or below `names.len()`.
     pub codes: Vec<i32>,
     /// The different labels, each once.
     pub names: Vec<String>,
 }
 
 impl Labels {
-    /// Labels of a list; names are sorted.
+    /// Labels from a list; names are sorted.
     pub fn of<S: AsRef<str>>(items: &[S]) -> Labels {
         let mut names: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
         names.sort_unstable();
@@ -49,12 +49,12 @@ impl Labels {
         Labels { codes, names: names.into_iter().map(String::from).collect() }
     }
 
-    /// Labels that are told one by one.
+    /// Labels that arrive one by one.
     pub(crate) fn growing() -> Growing {
         Growing::default()
     }
 
-    /// Those of other cells behind these.
+    /// Appends the labels of other cells.
     pub(crate) fn append(&mut self, other: Labels) {
         let mut place: HashMap<String, i32> =
             self.names.iter().enumerate().map(|(code, name)| (name.clone(), code as i32)).collect();
@@ -70,7 +70,7 @@ impl Labels {
             .extend(other.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])));
     }
 
-    /// The same, where a file names a category twice.
+    /// The same labels with every name once, for files that name a category twice.
     pub(crate) fn with_names_once(self) -> Labels {
         let mut seen = HashSet::with_capacity(self.names.len());
         if self.names.iter().all(|name| seen.insert(name)) {
@@ -81,7 +81,7 @@ impl Labels {
         once
     }
 
-    /// The same, with empty and blank ones missing, as they are in a table of text.
+    /// The same labels, with empty and blank ones treated as missing, as in a table of text.
     pub(crate) fn without_empty(mut self) -> Labels {
         let empty: Vec<bool> = self.names.iter().map(|name| name.trim().is_empty()).collect();
         if empty.contains(&true) {
@@ -91,10 +91,10 @@ impl Labels {
         self
     }
 
-    /// The labels as numbers, NaN where one is missing.
+    /// The labels as numbers, NaN for missing ones.
     ///
     /// # Errors
-    /// A label that is no number.
+    /// A label that is not a number.
     pub fn numbers(&self, path: &Path, column: &str) -> Result<Vec<f32>> {
         let number = |name: &String| {
             let what =
@@ -109,7 +109,7 @@ impl Labels {
             .collect())
     }
 
-    /// Label of cell `i`, `None` where it is missing.
+    /// Label of cell `i`, `None` if it is missing.
     pub fn get(&self, i: usize) -> Option<&str> {
         usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
     }
@@ -125,7 +125,7 @@ impl Labels {
     }
 }
 
-/// Labels that grow cell by cell; a different one is stored once, and an empty one is missing.
+/// Labels that grow cell by cell; each distinct label is stored once, and an empty one is missing.
 #[derive(Default)]
 pub(crate) struct Growing {
     labels: Labels,
@@ -133,7 +133,7 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    /// The next cell's.
+    /// Adds the next cell's label.
     pub(crate) fn push(&mut self, label: &str) {
         let next = self.labels.names.len() as i32;
         let code = match self.code_of.get(label) {
@@ -148,7 +148,7 @@ impl Growing {
         self.labels.codes.push(code);
     }
 
-    /// All of them.
+    /// All labels so far.
     pub(crate) fn finish(self) -> Labels {
         self.labels
     }
@@ -215,7 +215,7 @@ impl Frame {
     /// A column as numbers: whole, decimal, or labels that can be read as such.
     ///
     /// # Errors
-    /// No such column, or labels that are no numbers.
+    /// No such column, or labels that are not numbers.
     pub fn numbers(&self, path: &Path, column: &str) -> Result<Vec<f32>> {
         match self.column(column) {
             Some(Column::Integer(items)) => Ok(items.iter().map(|&item| item as f32).collect()),
@@ -224,7 +224,7 @@ impl Frame {
         }
     }
 
-    /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). `path` is named in errors.
+    /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). Errors name `path`.
     ///
     /// # Errors
     /// No such column (the message lists those that exist), or decimal numbers.
@@ -253,7 +253,7 @@ impl Frame {
     }
 }
 
-/// What is said of a column that a frame lacks.
+/// The message for a column that a frame lacks.
 pub(super) fn missing_column(column: &str, names: &[String]) -> String {
     let near = nearest(column, names);
     let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
@@ -261,7 +261,7 @@ pub(super) fn missing_column(column: &str, names: &[String]) -> String {
     format!("unknown column {column:?}{hint} (the file has{there})")
 }
 
-/// Python's words.
+/// As Python writes it.
 pub(super) fn truth(value: bool) -> &'static str {
     if value { "True" } else { "False" }
 }

@@ -1,5 +1,5 @@
-//! `obs` and `var` of anndata before 0.7: one table of records. The first field is the index, the categories of a field `F`
-//! lie in `uns/F_categories`.
+//! `obs` and `var` of anndata before 0.7: one table of records. The first field is the index; the categories
+//! of a field `F` are in `uns/F_categories`.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::array::Array;
 use super::{Column, Frame, frame};
 use crate::error::{Error, Result};
 
-/// The table as a frame, and its length; of the columns only `wanted` and no index where that is given.
+/// The table as a frame, and its length; if `wanted` is given, only those columns and no index.
 pub(super) fn read(
     file: &File,
     table: &Array,
@@ -28,7 +28,7 @@ pub(super) fn read(
         let what = format!("{name}/{}", member.name);
         let stored = table.decode(&member.datatype, &field(&bytes, size, member), &what)?;
         match (stored, categories(file, path, &member.name)?) {
-            // As anndata did: other numbers than codes stay what they are.
+            // As anndata did: integers that are not all codes stay as they are.
             (Column::Integer(codes), Some(names)) if codes.iter().all(|&code| code < names.len() as i64) => {
                 frame::categorical(codes, names, path, &what)
             }
@@ -42,7 +42,7 @@ pub(super) fn read(
     for member in members.iter().filter(|m| wanted.is_none_or(|names| names.contains(&m.name.as_str()))) {
         match column(member) {
             Ok(read) => frame.columns.push((member.name.clone(), read)),
-            // A field of an exotic kind is no reason to refuse a file whose other fields are asked for.
+            // A field of an unsupported type is no reason to refuse a file when other fields are needed.
             Err(_) if wanted.is_none() => continue,
             Err(error) => return Err(error),
         }
@@ -50,7 +50,7 @@ pub(super) fn read(
     Ok((frame, rows as usize))
 }
 
-/// What the index is called, and the names of some rows.
+/// The name of the index, and the names of some rows.
 pub(super) fn index(
     table: &Array,
     path: &Path,
@@ -67,7 +67,7 @@ fn no_table(path: &Path, name: &str) -> Error {
     Error::format(path, format!("{name} is neither a group nor a table of records"))
 }
 
-/// Bytes of a record, and its fields, of which there is at least one.
+/// Bytes per record, and its fields, of which there is at least one.
 fn fields(table: &Array) -> Option<(usize, &[CompoundMember])> {
     match table.kind() {
         Datatype::Compound { size, members } if !members.is_empty() => Some((*size as usize, members)),
@@ -89,7 +89,7 @@ fn field(bytes: &[u8], size: usize, member: &CompoundMember) -> Vec<u8> {
 fn categories(file: &File, path: &Path, column: &str) -> Result<Option<Vec<String>>> {
     let name = format!("uns/{column}_categories");
     match file.dataset(&name) {
-        // A single category was stored as one word without an axis.
+        // A single category was stored as one string without an axis.
         Ok(names) if names.shape().is_ok_and(|axes| axes.len() == 1) => {
             Ok(Some(frame::texts(Array::new(names, path, &name)?.column()?)))
         }

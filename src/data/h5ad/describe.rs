@@ -1,4 +1,4 @@
-//! What an h5ad file, or one that is read as such, holds, for `scale-engine inspect`.
+//! The contents of an h5ad file, or of one that is read as such, for `scale-engine inspect`.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::{Column, Format, Frame, H5ad, tahoe};
 use crate::error::Result;
 
-/// Values shown of a column.
+/// Example values shown per column.
 const SHOWN: usize = 5;
 
-/// Sizes, storage, columns and what else lies in the file, as JSON.
+/// Sizes, storage, columns and other contents of the file, as JSON.
 ///
 /// # Errors
-/// As [`H5ad::open`]; but a parquet file without cells, or without the tables that name its genes, is told of as a table.
+/// As [`H5ad::open`]; but a parquet file without cells, or without the tables that name its genes, is described as a table.
 pub fn describe(path: &Path) -> Result<Value> {
     let shards = tahoe::shards(path)?;
     let parquet = match shards.is_empty() {
@@ -23,7 +23,7 @@ pub fn describe(path: &Path) -> Result<Value> {
             Err(table) => return Ok(table),
         },
     };
-    // Of a release the first shard's labels stand for all: the others are read when they are wanted.
+    // For a release the first shard's labels stand for all: the others are read only when needed.
     let file = match shards.first() {
         Some(first) => tahoe::open(path, std::slice::from_ref(first), None, "X")?,
         None => H5ad::open(path)?,

@@ -1,5 +1,5 @@
-//! `obs` and `var`: groups with one child a column (anndata dataframe 0.2.0, and 0.1.0 of anndata 0.7), or the tables of
-//! [`super::compound`].
+//! `obs` and `var`: groups with one child per column (anndata dataframe 0.2.0, and 0.1.0 of anndata
+//! 0.7), or the tables of [`super::compound`].
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::hdf5::{Named, array, attributes, encoding};
 use super::{Column, Frame, Labels, compound, missing_column};
 use crate::error::{Error, Result};
 
-/// Reads a frame and its length; of the columns only `wanted` and no index where that is given.
+/// Reads a frame and its length; if `wanted` is given, only those columns and no index.
 pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>) -> Result<(Frame, usize)> {
     if let Ok(table) = file.dataset(name) {
         return compound::read(file, &Array::new(table, path, name)?, path, name, wanted);
@@ -39,7 +39,7 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
         }
         let column = match read_column(&group, path, name, &column_name, None) {
             Ok(column) => column,
-            // A column of an exotic kind is no reason to refuse a file whose other columns are asked for.
+            // A column of an unsupported type is no reason to refuse a file when other columns are needed.
             Err(_) if wanted.is_none() => continue,
             Err(error) => return Err(error),
         };
@@ -64,7 +64,7 @@ pub(super) fn all_there(path: &Path, name: &str, wanted: Option<&[&str]>, there:
     }
 }
 
-/// What a frame's index is called, and the names of some rows.
+/// The name of a frame's index, and the names of some rows.
 pub(super) fn index(
     file: &File,
     path: &Path,
@@ -113,7 +113,7 @@ fn read_column(
     let what = format!("{frame_name}/{name}");
     let Ok(group) = frame.group(name) else {
         let stored = array(frame, path, frame_name, name)?;
-        // anndata 0.7 keeps the categories of a frame beside its columns.
+        // anndata 0.7 keeps the categories of a frame next to its columns.
         return match frame.dataset(&format!("__categories/{name}")) {
             Ok(names) => {
                 let names =
@@ -127,7 +127,7 @@ fn read_column(
         "categorical" => {
             let codes = array(&group, path, &what, "codes")?;
             let names = match group.group("categories") {
-                // As newer writers store text.
+                // Newer writers store text this way.
                 Ok(inner) => nullable(&inner, path, &format!("{what}/categories"), None)?,
                 Err(_) => array(&group, path, &what, "categories")?.column()?,
             };
@@ -154,7 +154,7 @@ pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what
     Ok(Column::Categorical(Labels { codes, names }.with_names_once()))
 }
 
-/// `values` and `mask` (true = missing). Without missing entries a plain column, else labels with code -1.
+/// `values` and `mask` (true = missing). A plain column if nothing is missing, else labels with code -1.
 fn nullable(group: &Group, path: &Path, what: &str, rows: Option<Range<usize>>) -> Result<Column> {
     let values = array(group, path, what, "values")?.some(rows.clone())?;
     let mask = array(group, path, what, "mask")?;
@@ -182,7 +182,7 @@ fn nullable(group: &Group, path: &Path, what: &str, rows: Option<Range<usize>>) 
     Ok(Column::Categorical(Labels { codes: spread.collect(), names: labels.names }))
 }
 
-/// Any column as text, as Python's `str` would write its entries.
+/// Any column as text, with entries as Python's `str` writes them.
 pub(super) fn texts(column: Column) -> Vec<String> {
     match column {
         Column::Text(items) => items,

@@ -1,4 +1,4 @@
-//! What every reader here needs from HDF5: attributes, and errors that name file, place and way out.
+//! What every reader here needs from HDF5: attributes, and errors that name the file, the place and the way out.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -12,7 +12,7 @@ use crate::error::{At, Error, Result};
 /// First bytes of a superblock.
 const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
-/// Names file and place in an HDF5 error.
+/// Adds file and place to an HDF5 error.
 pub(super) trait Named<T> {
     fn named(self, path: &Path, what: &str) -> Result<T>;
 }
@@ -41,7 +41,7 @@ fn explain(what: &str, error: &Hdf5Error) -> String {
     }
 }
 
-/// What people call a filter.
+/// The common name of a filter.
 pub(super) fn filter_name(id: u16) -> &'static str {
     match id {
         1 => "gzip",
@@ -63,7 +63,7 @@ pub(super) fn attributes(group: &Group, path: &Path, what: &str) -> Result<HashM
     group.attrs().named(path, &format!("the attributes of {what}"))
 }
 
-/// The attribute `encoding-type`, empty where there is none (anndata 0.7 leaves it out on plain arrays).
+/// The attribute `encoding-type`, empty if absent (anndata 0.7 omits it on plain arrays).
 pub(super) fn encoding(attributes: &HashMap<String, AttrValue>) -> String {
     attributes.get("encoding-type").and_then(|value| value.as_str()).unwrap_or_default().to_string()
 }
@@ -74,16 +74,16 @@ pub(super) fn array(group: &Group, path: &Path, place: &str, name: &str) -> Resu
     Array::new(group.dataset(name).named(path, &what)?, path, &what)
 }
 
-/// Refuses a file that is shorter than it says itself, as the C library does: what is missing may be what nobody reads today.
+/// Refuses a file that is shorter than it claims to be, as the C library does: the missing part may be one that is not read today.
 pub(super) fn whole(path: &Path) -> Result<()> {
     let mut file = std::fs::File::open(path).at(path)?;
     let length = file.metadata().at(path)?.len();
     let mut head = [0; 52];
     if file.read_exact(&mut head).is_err() || !head.starts_with(SIGNATURE) {
-        // No superblock at the start: whoever opens the file says so, or finds it behind a block of the user's.
+        // No superblock at the start: opening the file reports that, or finds it after a user block.
         return Ok(());
     }
-    // Where the superblock (file format 3.0, section II.A) has the end of the file; addresses of 8 bytes are the rule.
+    // Where the superblock (file format 3.0, section II.A) stores the end of the file; 8-byte addresses are the rule.
     let (width, end) = match head[8] {
         0 => (head[13], 40),
         1 => (head[13], 44),

@@ -1,4 +1,4 @@
-//! Text of a dataset: of fixed length in place, of variable length in HDF5's global heap (file format 3.0, section III.E).
+//! Text of a dataset: fixed-length in place, variable-length in HDF5's global heap (file format 3.0, section III.E).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,9 +7,9 @@ use std::path::Path;
 
 use hdf5_pure::{Datatype, StringPadding};
 
-/// Length, address of the collection and number of the object there.
+/// Length, address of the collection, and number of the object in it.
 const REFERENCE: usize = 16;
-/// Collections kept: neighbours in a dataset lie in one, or in a few that filled up side by side.
+/// Collections kept in memory: neighbours in a dataset share one, or a few that filled up in parallel.
 const KEPT: usize = 64;
 const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
@@ -17,21 +17,21 @@ const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 pub(super) struct Heap {
     file: File,
     length: u64,
-    /// Where addresses count from: behind a user block.
+    /// Where addresses count from: after a user block.
     base: u64,
     kept: HashMap<u64, Collection>,
 }
 
 struct Collection {
     bytes: Vec<u8>,
-    /// Start and length by number.
+    /// Start and length by object number.
     objects: HashMap<u32, (usize, usize)>,
 }
 
-/// Text of each entry; `None` where the type is no text. What is no UTF-8 is replaced.
+/// Text of each entry; `None` if the type is not text. Invalid UTF-8 is replaced.
 pub(super) fn texts(kind: &Datatype, bytes: &[u8], path: &Path) -> Result<Option<Vec<String>>> {
     match kind {
-        // A field of a record can tell that it has no bytes; its entries could not be counted.
+        // A record field can claim to have no bytes; its entries could not be counted.
         Datatype::String { size: 0, .. } => Ok(None),
         Datatype::String { size, padding, .. } => {
             let text = |entry: &[u8]| String::from_utf8_lossy(trimmed(entry, padding)).into_owned();
@@ -64,7 +64,7 @@ impl Heap {
             file.seek(SeekFrom::Start(base))?;
             file.read_exact(&mut start)?;
             if start.starts_with(SIGNATURE) {
-                // Superblocks 0 and 1 tell the width of addresses further back than 2 and 3.
+                // Superblocks 0 and 1 store the width of addresses further back than 2 and 3.
                 let width = if start[8] < 2 { start[13] } else { start[9] };
                 if width != 8 {
                     return Err(broken(format!("addresses of {width} bytes instead of 8")));

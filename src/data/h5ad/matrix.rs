@@ -1,4 +1,4 @@
-//! X in row windows: dense and the columns of a table here, CSR through [`super::sparse`], CSC through [`super::csc`].
+//! X in row windows: dense matrices and columns of a table here, CSR through [`super::sparse`], CSC through [`super::csc`].
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,15 +13,15 @@ use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
 use super::tahoe::Tokens;
 use crate::error::{Error, Result};
 
-/// Rows of a sparse block, however empty they are.
+/// Most rows of a sparse block, however empty they are.
 const BLOCK_ROWS: usize = 16_384;
-/// Numbers of a dense row block.
+/// Numbers per dense row block.
 const BLOCK_NUMBERS: usize = 4 << 20;
 
 pub(super) struct Matrix {
     kind: Kind,
     storage: String,
-    /// Which columns are genes, where not all are.
+    /// Which columns are genes, if not all are.
     kept: Option<Kept>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Matrix {
 pub(super) struct Kept {
     /// Stored columns.
     pub all: usize,
-    /// Which gene each of them is, `u32::MAX` for none.
+    /// Gene of each stored column, `u32::MAX` for none.
     pub place: Vec<u32>,
 }
 
@@ -37,7 +37,7 @@ enum Kind {
     Csr(Sparse),
     Csc(Csc),
     Dense(Array),
-    /// A table of numbers, one array a gene.
+    /// A table of numbers, one array per gene.
     Columns(Vec<Array>),
     Memory(Cells),
     Tokens(Tokens),
@@ -45,7 +45,7 @@ enum Kind {
 }
 
 impl Matrix {
-    /// Opens the matrix `name` (`X`, `layers/counts`) and checks its sizes; a file without X opens, its rows do not.
+    /// Opens the matrix `name` (`X`, `layers/counts`) and checks its sizes; a file without X opens, but its rows cannot be read.
     pub(super) fn open(file: &File, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         if let Ok(dataset) = file.dataset(name) {
             let dense = Array::new(dataset, path, name)?;
@@ -83,7 +83,7 @@ impl Matrix {
         Ok(Matrix { kind, storage, kept: None })
     }
 
-    /// The three arrays of a group as rows of cells, whatever the group says of itself; `shape` is cells and stored columns.
+    /// The three arrays of a group as rows of cells, whatever layout the group claims; `shape` is cells and stored columns.
     pub(super) fn by_cells(
         group: &Group,
         path: &Path,
@@ -100,7 +100,7 @@ impl Matrix {
         Ok(Matrix { kind: Kind::Csr(sparse), storage, kept: Some(kept) })
     }
 
-    /// A matrix that was read whole.
+    /// A matrix that was read in full.
     pub(super) fn in_memory(cells: Cells, kept: Kept) -> Matrix {
         Matrix { kind: Kind::Memory(cells), storage: "MatrixMarket".to_string(), kept: Some(kept) }
     }
@@ -117,7 +117,7 @@ impl Matrix {
         }
     }
 
-    /// A table of numbers: one column a gene.
+    /// A table of numbers: one column per gene.
     fn columns(group: &Group, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         let names = column_names(group, path, name)?;
         let columns: Vec<Array> =
@@ -134,7 +134,7 @@ impl Matrix {
         &self.storage
     }
 
-    /// Stored entries, where the matrix is sparse.
+    /// Stored entries, if the matrix is sparse.
     pub(super) fn entries(&self) -> Option<u64> {
         match &self.kind {
             Kind::Csr(sparse) => Some(sparse.entries),
@@ -145,7 +145,7 @@ impl Matrix {
         }
     }
 
-    /// Some rows; `genes` are those of the source.
+    /// Some rows; `genes` is the source's number of genes.
     pub(super) fn rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         match &self.kept {
             Some(kept) => Ok(genes_of(&self.stored_rows(path, range, kept.all)?, kept, genes)),
@@ -176,7 +176,7 @@ impl Matrix {
         }
     }
 
-    /// Whether row blocks can be read side by side: CSC shares one window.
+    /// Whether row blocks can be read in parallel: those of CSC share one window.
     pub(super) fn independent(&self) -> bool {
         !matches!(self.kind, Kind::Csc(_))
     }
@@ -206,7 +206,7 @@ impl Matrix {
     }
 }
 
-/// The genes among the columns of some rows; their order stays.
+/// Keeps the columns that are genes, in their order.
 fn genes_of(rows: &Cells, kept: &Kept, genes: usize) -> Cells {
     let (mut indptr, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
     for row in rows.outer_iterator() {
@@ -219,7 +219,7 @@ fn genes_of(rows: &Cells, kept: &Kept, genes: usize) -> Cells {
     Cells::new((rows.rows(), genes), indptr, columns, values)
 }
 
-/// Numbers of some rows as [`Cells`]; `at` gives that of a row and a gene.
+/// Numbers of some rows as [`Cells`]; `at` returns the number for a row and a gene.
 fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Cells {
     let mut indptr = Vec::with_capacity(rows + 1);
     let (mut columns, mut values) = (Vec::new(), Vec::new());
@@ -237,7 +237,7 @@ fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Ce
     Cells::new((rows, genes), indptr, columns, values)
 }
 
-/// How a group stores a matrix (`csr`, `csc`, `dataframe` or what else it says), and its shape where that is told.
+/// How a group stores a matrix (`csr`, `csc`, `dataframe` or whatever else it states), and its shape if stated.
 fn layout(group: &Group, path: &Path, name: &str) -> Result<(String, Vec<u64>)> {
     let attributes = attributes(group, path, name)?;
     let kind = match encoding(&attributes).as_str() {
@@ -250,7 +250,7 @@ fn layout(group: &Group, path: &Path, name: &str) -> Result<(String, Vec<u64>)> 
     let stored = attributes.get("shape").or(attributes.get("h5sparse_shape"));
     match stored.and_then(|value| value.to_u64s()) {
         Some(shape) => Ok((kind, shape)),
-        // Some writers store the shape as an array beside the three.
+        // Some writers store the shape as an array next to the three.
         None if group.dataset("shape").is_ok() => {
             let shape: Vec<i64> = array(group, path, name, "shape")?.numbers(0, 2)?;
             Ok((kind, shape.into_iter().map(|axis| axis as u64).collect()))
@@ -259,7 +259,7 @@ fn layout(group: &Group, path: &Path, name: &str) -> Result<(String, Vec<u64>)> 
     }
 }
 
-/// Columns of a matrix of any storage, and their names where it is a table.
+/// Number of columns of a matrix of any storage, and their names if it is a table.
 pub(super) fn width(file: &File, path: &Path, name: &str) -> Result<(usize, Option<Vec<String>>)> {
     let axes = match file.dataset(name) {
         Ok(dataset) => dataset.shape().named(path, name)?,
@@ -298,7 +298,7 @@ fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Re
     Ok(())
 }
 
-/// What else lies where the matrix was looked for.
+/// What else is stored where the matrix was expected.
 fn others(file: &File, name: &str) -> String {
     let place = name.split('/').next().unwrap_or_default();
     let Ok(group) = file.group(place) else { return String::new() };

@@ -1,5 +1,5 @@
-//! Folders of 10x: `matrix.mtx`, `barcodes.tsv` and `features.tsv` (before Cell Ranger 3 `genes.tsv`), each perhaps with
-//! `.gz` and behind a prefix that all three share, as GEO has them.
+//! 10x folders: `matrix.mtx`, `barcodes.tsv` and `features.tsv` (before Cell Ranger 3 `genes.tsv`), each optionally with
+//! `.gz` and with a prefix that all three share, as on GEO.
 //!
 //! A MatrixMarket file can only be read from its start, so the counts are held in memory: 8 bytes each, 20 while they are read.
 
@@ -19,7 +19,7 @@ use crate::error::{At, Error, Result, some_of};
 const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// The matrix of a folder, or the file itself where it is one; `None` where there is none.
+/// The matrix file of a folder, or the path itself if it is one; `None` if there is none.
 ///
 /// # Errors
 /// A folder with the matrices of several samples.
@@ -40,7 +40,7 @@ pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
     Ok(found.pop())
 }
 
-/// Reads the matrix with the two tables beside it. Messages and summaries name what the user gave.
+/// Reads the matrix with its two tables. Messages and summaries name the path that the user gave.
 pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
     let barcodes = beside(matrix, &["barcodes.tsv"])?;
     let index = column(&barcodes, &text(&barcodes)?, 0)?;
@@ -60,7 +60,7 @@ pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
     })
 }
 
-/// A table of the same prefix, under one of some names, with or without `.gz`.
+/// A table with the same prefix, under one of some names, with or without `.gz`.
 fn beside(matrix: &Path, names: &[&str]) -> Result<PathBuf> {
     let own = matrix.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let prefix = MATRIX.iter().find_map(|end| own.strip_suffix(end)).unwrap_or_default();
@@ -70,7 +70,7 @@ fn beside(matrix: &Path, names: &[&str]) -> Result<PathBuf> {
     found.ok_or_else(|| Error::format(matrix, format!("lacks its table beside it: {}", tried.join(" or "))))
 }
 
-/// A file as text, unpacked where it is gzip.
+/// A file as text, decompressed if it is gzip.
 fn lines(path: &Path) -> Result<Box<dyn BufRead>> {
     let mut start = BufReader::with_capacity(1 << 20, File::open(path).at(path)?);
     let packed = start.fill_buf().at(path)?.starts_with(&GZIP);
@@ -84,7 +84,7 @@ fn text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The features by their table: ids, names and, from Cell Ranger 3 on, kinds.
+/// The features from their table: ids, names and, from Cell Ranger 3 on, kinds.
 fn features(path: &Path) -> Result<Features> {
     let text = text(path)?;
     let told = text.lines().next().map_or(0, |line| line.split('\t').count());
@@ -95,7 +95,7 @@ fn features(path: &Path) -> Result<Features> {
     })
 }
 
-/// One column of a table without a header; `path` is what errors name.
+/// One column of a table without a header; errors name `path`.
 fn column(path: &Path, text: &str, column: usize) -> Result<Vec<String>> {
     let field = |(i, line): (usize, &str)| match line.split('\t').nth(column) {
         Some(field) => Ok(field.trim_end().to_string()),
@@ -104,7 +104,7 @@ fn column(path: &Path, text: &str, column: usize) -> Result<Vec<String>> {
     text.lines().enumerate().map(field).collect()
 }
 
-/// The counts as cells times features; `shape` is features and barcodes, as the file must say.
+/// The counts as cells times features; `shape` is features and barcodes, and the file must agree with it.
 fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
     let wrong = |what: String| Error::format(path, what);
     let mut file = lines(path)?;
@@ -133,13 +133,13 @@ fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
     by_rows(path, 0, found, bounds, rows)
 }
 
-/// The next line; false behind the last.
+/// Reads the next line; false after the last.
 fn next(path: &Path, file: &mut dyn BufRead, line: &mut String) -> Result<bool> {
     line.clear();
     Ok(file.read_line(line).at(path)? > 0)
 }
 
-/// Rows, columns and entries, as a file tells before its first entry.
+/// Rows, columns and entries, as a file states them before its first entry.
 fn sizes(path: &Path, file: &mut dyn BufRead, line: &mut String) -> Result<[usize; 3]> {
     next(path, file, line)?;
     let head = line.to_ascii_lowercase();
@@ -154,7 +154,7 @@ fn sizes(path: &Path, file: &mut dyn BufRead, line: &mut String) -> Result<[usiz
         .map_err(|_| Error::format(path, "does not tell its rows, columns and entries after its head"))
 }
 
-/// Cell, feature and count of an entry's line; `shape` is features and barcodes.
+/// Cell, feature and count from an entry's line; `shape` is features and barcodes.
 fn entry(line: &str, [rows, columns]: [usize; 2]) -> std::result::Result<(usize, usize, f32), String> {
     let mut words = line.split_ascii_whitespace();
     let mut place = |most: usize| {

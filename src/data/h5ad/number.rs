@@ -7,9 +7,9 @@ use hdf5_pure::{Datatype, DatatypeByteOrder};
 /// f32 holds every whole number up to here, and not every one above.
 pub(super) const EXACT_BELOW: f32 = 16_777_216.0;
 
-/// What stored numbers are turned into.
+/// A type to which stored numbers are converted.
 pub(super) trait Number: Pod {
-    /// Stored words (as [`word`] has them) whose bytes, the lowest first, are already right.
+    /// Stored types (as named by [`word`]) whose little-endian bytes need no conversion.
     const SAME: &[&str];
     fn signed(value: i64) -> Self;
     fn unsigned(value: u64) -> Self;
@@ -34,12 +34,12 @@ macro_rules! cast {
 }
 cast!(f32, &["f32"]);
 cast!(f64, &["f64"]);
-// Above 2^63 it wraps to negative, which no pointer and no code may be.
+// Above 2^63 it wraps to a negative number, which no valid pointer or code can be.
 cast!(i64, &["i64", "u64"]);
 
-/// Positions, which are below 2^31: what cannot be one becomes a number from there on.
+/// Positions, which are below 2^31: what cannot be a position becomes a number from 2^31 up.
 impl Number for u32 {
-    // Negative numbers of 32 bits begin at 2^31.
+    // Negative 32-bit numbers become 2^31 and above.
     const SAME: &[&str] = &["i32", "u32"];
     fn signed(value: i64) -> u32 {
         u32::try_from(value).unwrap_or(u32::MAX)
@@ -52,7 +52,7 @@ impl Number for u32 {
     }
 }
 
-/// The stored type in one word, `None` where it is no number of 8 to 64 bits.
+/// The stored type in one word, `None` if it is not a number of 8 to 64 bits.
 pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
     match kind {
         Datatype::FixedPoint { size, layout, .. }
@@ -76,7 +76,7 @@ pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
             (8, 11) => Some("f64"),
             _ => None,
         },
-        // h5py stores a boolean as an enumeration of FALSE and TRUE over int8; a wider one is no truth value that anybody writes.
+        // h5py stores a boolean as an enumeration of FALSE and TRUE over int8; nobody writes a wider one as a boolean.
         Datatype::Enumeration { size: 1, members, .. }
             if members.iter().all(|member| member.name == "FALSE" || member.name == "TRUE") =>
         {
@@ -86,7 +86,7 @@ pub(super) fn word(kind: &Datatype) -> Option<&'static str> {
     }
 }
 
-/// Whether the stored bytes are the numbers in memory.
+/// Whether the stored bytes are the same as the numbers in memory.
 pub(super) fn is_same<T: Number>(kind: &Datatype) -> bool {
     let order = match kind {
         Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => byte_order,
@@ -96,12 +96,12 @@ pub(super) fn is_same<T: Number>(kind: &Datatype) -> bool {
     little && word(kind).is_some_and(|word| T::SAME.contains(&word))
 }
 
-/// Whether there are whole numbers of this kind that f32 does not hold.
+/// Whether this type has whole numbers that f32 cannot hold.
 pub(super) fn may_round(kind: &Datatype) -> bool {
     matches!(word(kind), Some("i32" | "u32" | "i64" | "u64" | "f64"))
 }
 
-/// The first stored whole number that f32 does not hold.
+/// The first stored whole number that f32 cannot hold.
 pub(super) fn rounded(kind: &Datatype, bytes: &[u8]) -> Option<String> {
     if word(kind) == Some("f64") {
         let rounded = |number: &&f64| number.fract() == 0.0 && f64::from(**number as f32) != **number;
@@ -119,7 +119,7 @@ pub(super) fn too_large(stored: &str) -> String {
     )
 }
 
-/// The stored numbers, truth values as 0 and 1; `None` where [`word`] has none.
+/// The stored numbers, booleans as 0 and 1; `None` if [`word`] gives none.
 pub(super) fn decode<T: Number>(kind: &Datatype, bytes: &[u8]) -> Option<Vec<T>> {
     let swapped = match kind {
         Datatype::FixedPoint { byte_order, .. } | Datatype::FloatingPoint { byte_order, .. } => {

@@ -1,4 +1,4 @@
-//! Where the matrix of a source lies, and which genes its columns are.
+//! Where the matrix of a source is stored, and which genes its columns are.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub(super) fn read(file: &File, path: &Path, source: &str, cells: usize) -> Resu
     Ok((var, matrix))
 }
 
-/// The genes of an array beside X: those of a table are its columns, those of `X_hvg` the highly variable ones.
+/// The genes of an array other than X: those of a table are its columns, those of `X_hvg` the highly variable ones.
 fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
     let (columns, names) = width(file, path, source)?;
     if let Some(index) = names {

@@ -7,7 +7,7 @@ use super::Cells;
 use super::array::Array;
 use crate::error::{Error, Result};
 
-/// Stored entries of a sparse row block, up to 20 bytes each while they are read.
+/// Stored entries of a sparse row block, which take up to 20 bytes each while they are read.
 pub(super) const BLOCK_ENTRIES: u64 = 2 << 20;
 
 /// The three arrays of a compressed matrix.
@@ -45,7 +45,7 @@ impl Sparse {
         Ok(sparse)
     }
 
-    /// Where the outer lines of `range` start in the data, and where the last ends: `range.len() + 1` rising offsets.
+    /// Where each outer line of `range` starts in the data, and where the last one ends: `range.len() + 1` ascending offsets.
     pub(super) fn starts(&self, range: Range<usize>) -> Result<Vec<u64>> {
         let starts: Vec<i64> = self.indptr.numbers(range.start as u64, range.len() as u64 + 1)?;
         let rising = starts.windows(2).all(|pair| pair[0] <= pair[1]);
@@ -60,7 +60,7 @@ impl Sparse {
     /// Inner positions (below `inner`) of a range of entries.
     pub(super) fn positions(&self, range: Range<u64>, inner: usize) -> Result<Vec<u32>> {
         let (start, count) = (range.start, range.end - range.start);
-        // Half the memory of 64-bit positions; what is none has become the greatest number.
+        // Half the memory of 64-bit positions; an invalid one has become the largest number.
         let places: Vec<u32> = self.indices.numbers(start, count)?;
         let most = places.iter().fold(0, |most, &place| most.max(place));
         if most as usize >= inner
@@ -77,11 +77,11 @@ impl Sparse {
         self.data.values(range.start, range.end - range.start)
     }
 
-    /// Rows, where the outer lines are cells.
+    /// Rows, if the outer lines are cells.
     pub(super) fn csr_rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         let starts = self.starts(range.clone())?;
         let (first, last) = (starts[0], starts[starts.len() - 1]);
-        // Unpacking is what costs, and the two arrays are independent.
+        // Decompression dominates the cost, and the two arrays are independent.
         let (columns, values) =
             rayon::join(|| self.positions(first..last, genes), || self.values(first..last));
         let (columns, values) = (columns?, values?);
@@ -90,7 +90,7 @@ impl Sparse {
     }
 }
 
-/// Rows as [`Cells`]: sorted within a row, zeros dropped, an entry stored twice refused. `first` is the number of row 0.
+/// Rows as [`Cells`]: sorted within a row, zeros dropped, duplicate entries refused. `first` is the number of row 0.
 pub(super) fn compress(
     path: &Path,
     first: usize,
@@ -99,7 +99,7 @@ pub(super) fn compress(
     mut values: Vec<f32>,
     genes: usize,
 ) -> Result<Cells> {
-    // Here and below, all is looked at: without an early end, a few at a time.
+    // Here and below every value is examined: a loop without early exit processes several at a time.
     let zeros = values.iter().fold(false, |any, &value| any | (value == 0.0));
     let mut kept = 0;
     let mut indptr = Vec::with_capacity(bounds.len());
@@ -144,7 +144,7 @@ pub(super) fn compress(
     Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
 }
 
-/// Entries (row, column, value) in any order as rows; `bounds` holds the number of those of row `i` at `i + 1`.
+/// Entries (row, column, value) in any order as rows; `bounds[i + 1]` is the number of entries of row `i`.
 pub(super) fn by_rows(
     path: &Path,
     first: usize,

@@ -4,11 +4,11 @@
 //!   a row     a cell: `genes` list<int64>, token ids; `expressions` list<float32>, counts; labels in flat columns
 //!   marker    the first entry of both lists, where its expression is below zero; no count
 //!   genes     gene_metadata.parquet: `token_id`, `gene_symbol`, `ensembl_id`
-//!   labels    sample_metadata.parquet: more of a cell by its `sample`, among it `drugname_drugconc`, drug with dose
+//!   labels    sample_metadata.parquet: more about a cell, joined by its `sample`, including `drugname_drugconc`, drug with dose
 //! ```
 //!
-//! The two tables lie in the release's folder `metadata`, which is looked for beside the shards and beside their folder. Cells
-//! are read a row group at a time, or a part of one where it holds many numbers.
+//! The two tables are in the release's folder `metadata`, which is searched for next to the shards and next to their folder.
+//! Cells are read one row group at a time, or part of one if it holds many numbers.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,39 +30,40 @@ use crate::error::{Error, Result, unknown};
 const GENES: &str = "genes";
 const COUNTS: &str = "expressions";
 const SAMPLE: &str = "sample";
-/// Names of the cells.
+/// Column of the cell names.
 const BARCODE: &str = "BARCODE_SUB_LIB_ID";
 const TABLES: [&str; 2] = ["gene_metadata.parquet", "sample_metadata.parquet"];
-/// Tokens are small numbers; what is not is no token.
+/// Tokens are small numbers; anything above this is not a token.
 const MOST_TOKENS: i64 = 1 << 24;
-/// Mark of a token without a gene.
+/// Marks a token without a gene.
 const NO_GENE: u32 = u32::MAX;
 
 /// Counts of all shards, by rows.
 pub(super) struct Tokens {
     shards: Vec<Parquet>,
-    /// Row groups, by their first cells.
+    /// Row groups, in the order of their first cells.
     groups: Vec<Group>,
     cells: usize,
     /// The gene of each token.
     genes: Vec<u32>,
-    /// Readers inside a row group, by its place in `groups`: the next rows of a large one go on where the last ones ended.
+    /// Readers inside a row group, by its position in `groups`: reading the next rows of a large
+    /// group continues where the last read ended.
     readers: Mutex<Vec<(usize, Pairs)>>,
 }
 
 /// A row group: cells that are read together.
 struct Group {
     shard: usize,
-    /// Which of the shard's.
+    /// Its number within the shard.
     number: usize,
-    /// First cell, of all shards.
+    /// First cell, counted over all shards.
     first: usize,
     rows: usize,
-    /// Numbers stored.
+    /// Numbers stored, markers included.
     stored: u64,
 }
 
-/// The shards that a path means: itself, or those of a folder, but for tables of metadata; none where it is no such thing.
+/// The shards that a path stands for: itself, or those of a folder, without metadata tables; empty if it is neither.
 pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(if is_parquet(path) { vec![path.to_path_buf()] } else { Vec::new() });
@@ -75,7 +76,7 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Opens shards as one data set; `given` is what errors and summaries name.
+/// Opens shards as one data set; errors and summaries name `given`.
 pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, source: &str) -> Result<H5ad> {
     if source != "X" {
         let what = format!("is of parquet, which has one matrix and no {source}: leave out --source");
@@ -107,7 +108,7 @@ pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, s
     })
 }
 
-/// What [`super::describe()`] adds of shards, and what it tells of other parquet files: `Ok` where cells can be read.
+/// What [`super::describe()`] adds for shards, and what it reports for other parquet files: `Ok` if cells can be read.
 pub(super) fn about(given: &Path, shards: &[PathBuf]) -> Result<std::result::Result<Value, Value>> {
     let opened: Vec<Parquet> = shards.par_iter().map(|shard| Parquet::open(shard)).collect::<Result<_>>()?;
     let first = &opened[0];
@@ -169,13 +170,13 @@ fn tokens(path: &Path) -> Result<(Vec<u32>, Frame, Vec<String>)> {
     Ok((genes, var, notes))
 }
 
-/// The columns of labels that are asked for, or all; what the shards lack is joined by the sample.
+/// The requested label columns, or all; those that the shards lack are joined by sample.
 fn labels(shards: &[Parquet], columns: Option<&[&str]>, samples: &Path) -> Result<Frame> {
     let Some(first) = shards.first() else { return Ok(Frame::default()) };
     let own = first.columns()?;
     let table = Parquet::open(samples)?;
     let mut more = table.columns()?;
-    // pandas' row numbers are no labels.
+    // pandas' row numbers are not labels.
     more.retain(|name| !own.contains(name) && !name.starts_with("__index_level_"));
     let all = own.iter().chain(&more).filter(|name| *name != BARCODE).cloned();
     let wanted = columns
@@ -212,7 +213,7 @@ fn names(shards: &[Parquet]) -> Result<Vec<String>> {
     Ok(parts.concat())
 }
 
-/// What the table of samples says of each cell's sample. Every sample must have its row.
+/// The table's label for each cell's sample. Every sample must have a row.
 fn by_sample(samples: &Labels, table: &Parquet, column: &str, shard: &Path) -> Result<Labels> {
     let (keys, told) = (table.texts(SAMPLE)?, table.labels(column)?);
     let mut row_of: HashMap<&str, usize> = HashMap::with_capacity(keys.len());
@@ -238,12 +239,12 @@ fn by_sample(samples: &Labels, table: &Parquet, column: &str, shard: &Path) -> R
 }
 
 impl Tokens {
-    /// Numbers stored, markers among them.
+    /// Numbers stored, markers included.
     pub(super) fn entries(&self) -> u64 {
         self.groups.iter().map(|group| group.stored).sum()
     }
 
-    /// End of the row block that starts at `start`: inside one row group.
+    /// End of the row block that starts at `start`: within one row group.
     pub(super) fn block_end(&self, start: usize) -> usize {
         let Some(group) = self.groups.get(self.group_of(start)) else { return self.cells };
         let rows = u128::from(BLOCK_ENTRIES) * group.rows as u128 / u128::from(group.stored.max(1));
@@ -251,7 +252,7 @@ impl Tokens {
         (group.first + group.rows).min(start + rows)
     }
 
-    /// What the names of cells are called, and those of some cells.
+    /// The name of the column of cell names, and the names of some cells.
     pub(super) fn names(&self, rows: Range<usize>) -> Result<(String, Vec<String>)> {
         let (first, end) = (self.group_of(rows.start), self.groups.partition_point(|g| g.first < rows.end));
         let groups = self.groups.get(first..end).unwrap_or_default();
@@ -269,7 +270,7 @@ impl Tokens {
         self.groups.partition_point(|group| group.first <= cell).saturating_sub(1)
     }
 
-    /// Some rows: the gene of each token, markers dropped.
+    /// Some rows: tokens mapped to genes, markers dropped.
     pub(super) fn rows(&self, range: Range<usize>, genes: usize) -> Result<Cells> {
         let (mut columns, mut values, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
         let mut path = Path::new("");
@@ -312,7 +313,7 @@ impl Tokens {
         compress(path, range.start, &bounds, columns, values, genes)
     }
 
-    /// A reader of a row group that stands at a row or, as near as can be, before it.
+    /// A reader of a row group, positioned at a row or, as near as possible, before it.
     fn reader(&self, place: usize, row: usize) -> Result<Pairs> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting =
@@ -326,7 +327,7 @@ impl Tokens {
         self.shards[group.shard].pairs([GENES, COUNTS], group.number)
     }
 
-    /// Keeps a reader for the rows behind, if there are any; one a thread, which holds a page of each column.
+    /// Keeps a reader for the following rows, if there are any; at most one per thread, each of which holds a page of each column.
     fn put_back(&self, place: usize, reader: Pairs) {
         if reader.row() < self.groups[place].rows {
             let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);

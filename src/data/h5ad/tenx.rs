@@ -1,7 +1,7 @@
 //! What Cell Ranger writes as `.h5`: genes times barcodes by columns, so the three arrays are the rows of cells times genes.
 //!
-//! Version 3 and later: group `matrix` with `barcodes` and `features`; version 2: a group a genome, with `barcodes`, `genes`
-//! and `gene_names`. Of the features those of kind "Gene Expression" are kept, as scanpy does. Cells carry no labels.
+//! Version 3 and later: group `matrix` with `barcodes` and `features`; version 2: one group per genome, with `barcodes`,
+//! `genes` and `gene_names`. Only features of kind "Gene Expression" are kept, as scanpy does. Cells carry no labels.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result, some_of};
 /// Kind of the features that are genes.
 const EXPRESSION: &str = "Gene Expression";
 
-/// Names of the group or groups that make a file one of Cell Ranger's; empty where it is none.
+/// Names of the group or groups that make a file one of Cell Ranger's; empty if it is not.
 pub(super) fn groups(file: &File) -> Vec<String> {
     let mut names = file.root().groups().unwrap_or_default();
     names.retain(|name| {
@@ -27,7 +27,7 @@ pub(super) fn groups(file: &File) -> Vec<String> {
     names
 }
 
-/// Opens one of Cell Ranger's files; `groups` as [`groups`] found them.
+/// Opens one of Cell Ranger's files; `groups` as returned by [`groups`].
 pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
     let [name] = groups else {
         let names: Vec<&str> = groups.iter().map(String::as_str).collect();
@@ -71,16 +71,16 @@ fn texts(group: &Group, path: &Path, place: &str, name: &str) -> Result<Vec<Stri
     Ok(frame::texts(array(group, path, place, name)?.column()?))
 }
 
-/// What a matrix of 10x has in its rows, each a list of equal length.
+/// What a 10x matrix has in its rows, as lists of equal length.
 pub(super) struct Features {
     pub ids: Vec<String>,
     pub names: Vec<String>,
-    /// Genes, antibodies, guides; all are genes where it is not told.
+    /// Genes, antibodies, guides; `None`, if not stated, means all are genes.
     pub kinds: Option<Vec<String>>,
 }
 
 impl Features {
-    /// The genes among them, as a frame with `gene_ids`, and what the user should know.
+    /// The genes among them, as a frame with `gene_ids`, and messages for the user.
     pub(super) fn genes(&self, path: &Path) -> Result<(Kept, Frame, Vec<String>)> {
         let all = self.ids.len();
         if self.names.len() != all || self.kinds.as_ref().is_some_and(|kinds| kinds.len() != all) {
@@ -119,7 +119,7 @@ impl Features {
     }
 }
 
-/// Refuses what 10x output does not have: columns of labels, and other matrices.
+/// Refuses requests for what 10x output does not have: label columns, and other matrices.
 pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<()> {
     if source != "X" {
         let what = format!("is 10x output, which has one matrix and no {source}: leave out --source");

@@ -24,7 +24,7 @@ pub enum X<'a> {
     },
 }
 
-/// Something beside X, `obs` and `var`: written under a path such as `uns/simulation/effects` or `varm/loadings`.
+/// Something other than X, `obs` and `var`: written under a path such as `uns/simulation/effects` or `varm/loadings`.
 pub enum Extra<'a> {
     /// A dense array.
     Numbers {
@@ -39,19 +39,19 @@ pub enum Extra<'a> {
     Text(String),
 }
 
-/// h5py opens no file with a chunk axis above 65,535 from this writer; well below is also faster to read in part.
+/// h5py cannot open a file from this writer with a chunk axis above 65,535; well below that is also faster for partial reads.
 const CHUNK_AXIS: u64 = 16_384;
 const CHUNK_NUMBERS: u64 = 65_536;
-/// zlib's scale; 4 is anndata's own choice.
+/// On zlib's scale; 4 is anndata's own choice.
 const DEFLATE: u32 = 4;
-/// The mappings every h5ad file has, empty or not.
+/// The mappings that every h5ad file has, empty or not.
 const MAPPINGS: [&str; 6] = ["layers", "obsm", "obsp", "uns", "varm", "varp"];
 
-/// Writes an h5ad file, whole or not at all.
+/// Writes an h5ad file, completely or not at all.
 ///
 /// # Errors
-/// X by columns, a size that disagrees with X or with an extra's axes, codes without a name, two columns of one name, an extra outside
-/// `layers obsm obsp uns varm varp`, or a file that cannot be written.
+/// X by columns, a size that disagrees with X or with an extra's axes, codes without a name, two columns of the same name, an
+/// extra outside `layers obsm obsp uns varm varp`, or a file that cannot be written.
 pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Extra)]) -> Result<()> {
     let shape = match &x {
         X::Sparse(cells) if cells.is_csc() => {
@@ -133,7 +133,7 @@ fn encode_group(group: &mut GroupBuilder, kind: &str, version: &str) {
     group.set_attr("encoding-version", word(version));
 }
 
-/// Shape, encoding and, where it pays, chunks and compression of a numeric array.
+/// Shape, encoding and, if worthwhile, chunks and compression of a numeric array.
 fn finish_array(dataset: &mut DatasetBuilder, shape: &[u64]) {
     encode(dataset, "array", "0.2.0");
     compress(dataset, shape);
@@ -160,7 +160,7 @@ fn sparse(mut group: GroupBuilder, cells: &Cells) -> FinishedGroup {
     let starts = cells.indptr();
     let starts = starts.to_proper();
     let entries = cells.nnz();
-    // scipy keeps both index arrays at one width.
+    // scipy keeps both index arrays at the same width.
     let wide = entries.max(cells.cols()) > i32::MAX as usize;
     let axes = [entries as u64];
     let data = group.create_dataset("data");
@@ -185,7 +185,7 @@ fn sparse(mut group: GroupBuilder, cells: &Cells) -> FinishedGroup {
 
 fn write_frame(mut group: GroupBuilder, frame: &Frame) -> FinishedGroup {
     encode_group(&mut group, "dataframe", "0.2.0");
-    // Another name only where a column has taken this one.
+    // A different name only if a column has taken this one.
     let taken = |name: &str| frame.columns.iter().any(|(column, _)| column == name);
     let index =
         ["_index", "_index_of_rows"].into_iter().find(|name| !taken(name)).unwrap_or("_names_of_rows");

@@ -1,13 +1,13 @@
-//! Rows of many cells in one piece, as a device takes them: starts, gene ids, values, and what normalises each cell.
+//! Rows of many cells packed together, as a device takes them: starts, gene ids, values, and each cell's normalisation.
 
 use rayon::prelude::*;
 
 use crate::data::shard::{Data, Normalise, Row, Scale, Values};
 
-/// Rows a task of `dense` writes.
+/// Rows per task of `dense`.
 const TASK: usize = 64;
 
-/// The stored values, one kind a data directory.
+/// The stored values, of one type per data directory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Counts {
     /// Counts below 65536.
@@ -34,7 +34,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// No rows, of a directory's kind.
+    /// No rows, of the type that a directory needs.
     pub fn empty(data: &Data) -> Rows {
         let values = if data.narrow() { Counts::U16(Vec::new()) } else { Counts::F32(Vec::new()) };
         let (kind, factor) = (data.manifest().scale, data.manifest().factor);
@@ -48,11 +48,11 @@ impl Rows {
         rows
     }
 
-    /// Replaces the rows, keeping the memory. Panics where they hold more than 2^32 - 1 values.
+    /// Replaces the rows, reusing the memory. Panics if they hold more than 2^32 - 1 values.
     pub fn refill(&mut self, data: &Data, cells: &[u64]) {
         let mut order: Vec<(u64, u32)> = cells.iter().copied().zip(0..).collect();
-        // By place in the file: what is not in memory is fetched in one sweep, and neighbours share pages. Where a row goes does not
-        // depend on it.
+        // In file order: what is not in memory is fetched in one sweep, and neighbours share pages. The order does not
+        // affect where a row goes in the result.
         order.sort_unstable();
         let _sweep = data.sweep(order.iter().map(|&(cell, _)| cell));
         let rows: Vec<Row> = order.iter().map(|&(cell, _)| data.row(cell)).collect();
@@ -67,7 +67,7 @@ impl Rows {
             stored += u64::from(*start);
             *start = u32::try_from(stored).expect("a batch holds less than 2^32 values");
         }
-        // Grown or cut, never cleared: every number is written below.
+        // Resized, never cleared: every number is written below.
         self.genes.resize(stored as usize, 0);
         match &mut self.values {
             Counts::U16(values) => values.resize(stored as usize, 0),
@@ -99,7 +99,7 @@ impl Rows {
         self.scale.is_empty()
     }
 
-    /// The cells as the network sees them: out `[rows, G]`, the bits of `Data::fill`, on all cores.
+    /// The cells as the network sees them: out `[rows, G]`, bit for bit as from `Data::fill`, using all cores.
     pub fn dense(&self, genes: usize, out: &mut [f32]) {
         assert_eq!(
             out.len(),
@@ -116,7 +116,7 @@ impl Rows {
             .for_each(|(task, out)| self.dense_rows(task * TASK, genes, out));
     }
 
-    /// Rows `first..` as many as fit in `out`, on this thread.
+    /// As many rows from `first` on as fit in `out`, on this thread.
     pub fn dense_rows(&self, first: usize, genes: usize, out: &mut [f32]) {
         let normalise = Normalise::new(self.kind, self.factor);
         for (row, out) in (first..).zip(out.chunks_exact_mut(genes)) {

@@ -1,14 +1,14 @@
-//! The correction q_s(m) of one library-size bin: f_s inverted on a grid of means.
+//! The correction q_s(m) for one library-size bin: f_s inverted on a grid of means.
 
-/// Distance of the grid's means.
+/// Spacing of the grid of means.
 pub const STEP: f64 = 1.0 / 32.0;
-/// From this rate on f_s is taken by its series: the next term is of order rate^-3.
+/// From this rate up f_s is computed by its series: the next term is of order rate^-3.
 const SERIES_FROM: f64 = 400.0;
 
 /// q_s at the means 0, STEP, 2 STEP, ...
 pub type Table = Vec<f64>;
 
-/// The table for `scale` = target / library over means of 0 to `top`, and one point more so that `top` has a right neighbour.
+/// The table for `scale` = target / library over means of 0 to `top`, plus one point so that `top` has a right neighbour.
 pub fn make(scale: f64, top: f64) -> Table {
     let mut last = scale / scale.ln_1p();
     let mut table = vec![last];
@@ -20,7 +20,7 @@ pub fn make(scale: f64, top: f64) -> Table {
     table
 }
 
-/// The rate whose expected log1p(scale * count) is `mean` > 0, by Newton from `guess`.
+/// The rate whose expected log1p(scale * count) is `mean` > 0, by Newton's method from `guess`.
 pub fn rate_of(mean: f64, scale: f64, guess: f64) -> f64 {
     let mut rate = guess;
     for _ in 0..50 {
@@ -41,7 +41,7 @@ fn expected(rate: f64, scale: f64) -> (f64, f64) {
     if rate >= SERIES_FROM {
         return series(rate, scale);
     }
-    // From the most probable count outwards, so that nothing underflows; probabilities relative to the mode's.
+    // From the most probable count outwards, so that nothing underflows; probabilities are relative to the mode's.
     let mode = rate.floor();
     let (mut mass, mut value, mut slope) = (0.0, 0.0, 0.0);
     let mut add = |weight: f64, k: f64| {

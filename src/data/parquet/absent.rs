@@ -1,4 +1,4 @@
-//! What stands for parquet where the program is built without it: the same words, of which the first refuses.
+//! Stands in for parquet if the program is built without it: the same interface, whose first call is refused.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::h5ad::Labels;
 use crate::error::{Error, Result};
 
-/// A parquet file, of which there are none.
+/// A parquet file; without the feature there can be none.
 pub(crate) enum Parquet {}
 
 /// Lists end to end.
@@ -15,7 +15,7 @@ pub(crate) struct Lists<T> {
     pub values: Vec<T>,
 }
 
-/// By the name alone.
+/// Judged by the name alone.
 pub(crate) fn is_parquet(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|end| end == "parquet")
 }
@@ -68,7 +68,7 @@ impl Parquet {
     }
 }
 
-/// Two columns of lists, of which there are none.
+/// Two columns of lists; without the feature there can be none.
 pub(crate) enum Pairs {}
 
 impl Pairs {

@@ -1,7 +1,7 @@
-//! A fence around the parquet crate: 60.1 panics on some damaged pages, where an error would be right.
+//! A fence around the parquet crate: version 60.1 panics on some damaged pages, where it should return an error.
 //!
-//! Rust tells of every panic on stderr before anybody can catch it. The hook that does so is the process's: it is wrapped once by one
-//! that is silent inside the fence and calls the one before elsewhere.
+//! Rust reports every panic on stderr before it can be caught. The hook that does so belongs to the whole process: it is
+//! wrapped once by a hook that is silent inside the fence and calls the previous one elsewhere.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,7 +15,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// One call into the crate: its panic is an error like its others.
+/// Calls into the crate, turning a panic into an error like its others.
 pub(super) fn fenced<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -27,7 +27,7 @@ pub(super) fn fenced<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
         }));
     });
     INSIDE.set(true);
-    // After an error nothing asks the reader again.
+    // After an error the reader is not used again.
     let done = catch_unwind(AssertUnwindSafe(call));
     INSIDE.set(false);
     done.unwrap_or_else(|panic| {
@@ -36,7 +36,7 @@ pub(super) fn fenced<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn words(panic: &(dyn Any + Send)) -> &str {
     let owned = || panic.downcast_ref::<String>().map(String::as_str);
     panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("no reason given")

@@ -21,7 +21,7 @@ pub(crate) struct Lists<T> {
 }
 
 impl Parquet {
-    /// Numbers that the lists of each row group hold together.
+    /// How many numbers the lists of each row group hold in total.
     ///
     /// # Errors
     /// No such column.
@@ -32,7 +32,7 @@ impl Parquet {
         Ok(groups.iter().map(|group| group.column(number).num_values().max(0) as u64).collect())
     }
 
-    /// Two columns of lists of a row group, of 64-bit whole and of 32-bit decimal numbers, from its first row on.
+    /// Two list columns of a row group, of 64-bit integers and of 32-bit floats, from its first row on.
     ///
     /// # Errors
     /// No such columns of these kinds, or damage.
@@ -72,7 +72,7 @@ impl Parquet {
     }
 }
 
-/// Two columns side by side. Rows are read forwards: what was read is not unpacked again.
+/// Two columns read in step. Rows are read forwards: what was read is not unpacked again.
 pub(crate) struct Pairs {
     file: Parquet,
     /// The next row.
@@ -82,15 +82,15 @@ pub(crate) struct Pairs {
 }
 
 impl Pairs {
-    /// The next row, in its row group.
+    /// The next row within its row group.
     pub(crate) fn row(&self) -> usize {
         self.row
     }
 
-    /// The lists of some rows, none of them before [`Pairs::row`]. After an error there are no more.
+    /// The lists of some rows, none of them before [`Pairs::row`]. After an error, no more can be read.
     ///
     /// # Errors
-    /// Damage, fewer rows than the footer tells of, and lists with missing numbers.
+    /// Damage, fewer rows than the footer claims, and lists with missing numbers.
     pub(crate) fn rows(&mut self, rows: Range<usize>) -> Result<(Lists<i64>, Lists<f32>)> {
         let lists = (
             self.first.rows(&self.file, self.row, rows.clone())?,
@@ -105,13 +105,13 @@ struct ListColumn<D: DataType> {
     reader: ColumnReaderImpl<D>,
     column: String,
     group: usize,
-    /// Level of a number that is there, and of one that is missing in its list.
+    /// Definition level of a number that is present, and of one that is missing in its list.
     full: i16,
     empty_number: Option<i16>,
 }
 
 impl<D: DataType> ListColumn<D> {
-    /// Some rows; the reader stands before row `at`.
+    /// Some rows; the reader is positioned at row `at`.
     fn rows(&mut self, file: &Parquet, at: usize, rows: Range<usize>) -> Result<Lists<D::T>> {
         let ListColumn { reader, column, group, full, empty_number } = self;
         let broken = |error| file.broken(column, error);

@@ -1,5 +1,5 @@
-//! Pages that do not promise more than they hold: the crate asks for the memory of as many dictionary entries as a page's header
-//! tells of, before it reads one, and a program that gets no memory ends.
+//! Refuses pages that promise more than they hold: before reading any entry, the crate allocates memory for as many
+//! dictionary entries as the page's header claims, and a failed allocation aborts the program.
 
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
@@ -19,7 +19,7 @@ impl PageReader for Pages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let page = self.0.get_next_page()?;
         if let Some(Page::DictionaryPage { buf, num_values, .. }) = &page
-            // An entry takes a byte at the least.
+            // An entry takes at least one byte.
             && *num_values as usize > buf.len()
         {
             let what = format!("a dictionary of {num_values} entries in {} bytes: damaged", buf.len());

@@ -1,4 +1,4 @@
-//! A file that says where it ends: the crate's reader of page headers asks a file that is at its end again and again.
+//! A file that reports its end: the crate's reader of page headers otherwise retries for ever at the end of a file.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Result};
@@ -9,7 +9,7 @@ use parquet::file::reader::{ChunkReader, Length};
 /// An open file.
 pub(super) struct Source(pub File);
 
-/// Its bytes from some place on; to ask for more than there are is an error.
+/// The file's bytes from some offset on; reading past the end is an error.
 pub(super) struct Ended(BufReader<File>);
 
 impl Length for Source {

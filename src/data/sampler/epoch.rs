@@ -1,24 +1,24 @@
-//! Epochs: sets that hold every cell once before any comes again, in an order that needs no memory.
+//! Epochs: sets that cover every cell once before any is repeated, in an order that needs no memory.
 //!
 //! ```text
-//! tile j of a group   cells j N .. (j + 1) N of the group in the epoch's order; behind the last cell the first ones come again, so
-//!                     that the last tile is topped up with the group's own cells, all different where it has N
+//! tile j of a group   cells j N .. (j + 1) N of the group in the epoch's order, wrapping around to its first cells, so that
+//!                     the last tile is filled up with the group's own cells, all different if it has N
 //! set q of a run      tile q mod S of epoch q / S, the S tiles of all groups in the epoch's order
 //! step k              sets k B .. (k + 1) B: an epoch may end within a step, and no set is ever short
 //! ```
 //!
-//! Ranks share the sets of a step, so that they draw equally many and none twice. cell-load makes its sets once and keeps
-//! them for the whole run; here the cells of a group meet others in each epoch.
+//! Ranks share the sets of a step, so that each draws equally many and none is drawn twice. cell-load makes its sets once and
+//! keeps them for the whole run; here the cells of a group are regrouped in each epoch.
 
 use super::{Sampler, SetOfCells, Source, draw};
 use crate::rng::Rng;
 
-/// Stream of the orders of epochs, which no step's number reaches.
+/// Random stream of the epochs' orders, a number that no step reaches.
 const EPOCHS: u64 = u64::MAX;
-/// The order of an epoch's tiles, beside those of the groups.
+/// Stream of the order of an epoch's tiles, apart from those of the groups.
 const TILES: u64 = u64::MAX;
 
-/// Number of tiles up to and with each group.
+/// Number of tiles up to and including each group.
 pub(super) fn tiles(sources: &[Source], n: usize) -> Vec<u64> {
     let mut sum = 0;
     let add = |source: &Source| {
@@ -47,7 +47,7 @@ impl Sampler {
                 let pool = &self.pools[*pool as usize];
                 draw(rng.at(2), pool.cells(), n as usize).into_iter().map(|i| pool.cell(i)).collect()
             }
-            // The next cells in the order: others than those of this tile where there are 2 N.
+            // The next cells in the order: different from those of this tile if there are 2 N.
             None => some(begin + n),
         };
         SetOfCells { group: *group, conditions: *conditions, controls, perturbed: some(begin) }

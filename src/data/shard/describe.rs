@@ -1,4 +1,4 @@
-//! What a lone shard holds, for `scale-engine inspect`.
+//! What a single shard holds, for `scale-engine inspect`.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::file::{check_bytes, map, place};
 use super::format::Header;
 use crate::error::{Error, Result};
 
-/// What the shard says of itself, as JSON. Layout and checksums are checked; ids and rows only with the directory's manifest.
+/// What the shard states about itself, as JSON. Layout and checksums are checked; ids and rows only with the directory's manifest.
 ///
 /// # Errors
-/// A file that is no shard, or one that is damaged.
+/// A file that is not a shard, or a damaged one.
 pub fn describe(path: &Path) -> Result<Value> {
     let map = map(path)?;
     let wrong = |what| Error::format(path, what);

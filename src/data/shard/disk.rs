@@ -1,50 +1,50 @@
-//! Between a mapped shard and the disk: what is asked for before it is needed, and what is let go of.
+//! Between a mapped shard and the disk: what is requested before it is needed, and what is released.
 //!
-//! Rows of a directory that memory holds are copied out of it, and nothing here is in their way. Where it does not, each row that is
-//! touched would be waited for by itself, and the system would read a stretch around it that can be megabytes long. So while rows
-//! come from the disk, all rows of a step are asked for at once, in the order in which they lie: the disk reads side by side, and
-//! little more than what is needed.
+//! If a directory fits in memory, its rows are copied from there and nothing here gets in their way. If it does not, each row would
+//! stall on its own when touched, and the system would read a range around it that can be megabytes long. So while rows come from
+//! disk, all rows of a step are requested at once, in file order: the disk reads them in parallel, and little more than is needed.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::Mmap;
 
-/// Bytes between two rows below which they are read in one piece.
+/// Two rows closer than this many bytes are read in one piece.
 pub(super) const NEAR: usize = 16 << 10;
 
-/// Asks the disk for a stretch of a file. Nothing waits for it.
+/// Requests a range of a file from disk, without waiting for it.
 pub(super) fn ask(map: &Mmap, bytes: Range<usize>) {
-    // A system that will not reads when the rows are touched.
+    // A system that refuses the advice reads when the rows are touched.
     let _ = map.advise_range(memmap2::Advice::WillNeed, bytes.start, bytes.len());
 }
 
-/// Counts a stretch no longer to this process's memory. It stays in the system's cache for as long as that has room.
+/// Releases a range from this process's memory. It stays in the system's cache while that has room.
 pub(super) fn let_go(map: &Mmap, bytes: Range<usize>) {
-    // SAFETY: the file is mapped for reading alone and does not change, so that what is touched again comes back as it was.
+    // SAFETY: the file is mapped read-only and does not change, so that pages touched again come back as they were.
     let _ =
         unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
 }
 
-/// Bytes that this thread has had read from disks. Zero where the system does not tell.
+/// Bytes that this thread has had read from disk. Zero if the system does not report it.
 pub(crate) fn bytes_read() -> u64 {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: zeros are a `rusage`.
+        // SAFETY: all zeros are a valid `rusage`.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the system writes no more than one.
+        // SAFETY: the system writes no more than one `rusage`.
         unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
-        // In blocks of 512 bytes, whatever the disk's are.
+        // In blocks of 512 bytes, whatever the disk's block size.
         usage.ru_inblock as u64 * 512
     }
     #[cfg(not(target_os = "linux"))]
     0
 }
 
-/// Whether rows come from the disk: until some were copied that did not. On a system that does not tell, only the first are asked for.
+/// Whether rows come from disk: assumed until a sweep reads none from there. If the system reports no reads,
+/// only the first sweep's rows are requested.
 pub(super) struct FromDisk(AtomicBool);
 
-/// While this lives a thread copies rows; what it reads from disks meanwhile tells where the next ones are.
+/// Held while a thread copies rows; whether it reads from disk meanwhile predicts where the next rows will come from.
 pub(crate) struct Sweep<'a> {
     from_disk: &'a FromDisk,
     before: u64,
@@ -55,7 +55,7 @@ impl FromDisk {
         FromDisk(AtomicBool::new(true))
     }
 
-    /// Rows are about to be copied; `ask` is called where they should be asked for.
+    /// Rows are about to be copied; calls `ask` if they should be requested first.
     pub(super) fn sweep(&self, ask: impl FnOnce()) -> Sweep<'_> {
         let before = bytes_read();
         if self.0.load(Ordering::Relaxed) {
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_in_memory_are_asked_for_once() {
-        // The code itself may come from the disk when it first runs.
+        // The code itself may come from disk when it first runs.
         drop(FromDisk::unknown().sweep(|| ()));
         let (from_disk, asked) = (FromDisk::unknown(), Cell::new(0));
         for _ in 0..3 {

@@ -12,9 +12,9 @@ use super::format::{ALIGN, Header, Kind, Part, SECTIONS};
 use super::{Manifest, Row, Scale, ShardEntry, Values};
 use crate::error::{At, Error, Result};
 
-/// Bytes a checksum task takes.
+/// Bytes per checksum task.
 const CHUNK: usize = 1 << 24;
-/// Rows that are checked before their pages are let go of: a check holds little more than this of a shard in memory.
+/// Rows that are checked before their pages are released: a check holds little more of a shard than this in memory.
 const STRETCH: usize = 1 << 15;
 
 /// A mapped shard whose every byte has been checked.
@@ -25,7 +25,7 @@ pub(super) struct Shard {
     sections: Places,
 }
 
-/// Where each section lies in the file.
+/// Byte range of each section in the file.
 pub(super) type Places = [Range<usize>; SECTIONS.len()];
 
 impl Shard {
@@ -68,7 +68,7 @@ impl Shard {
         self.rows
     }
 
-    /// Stored numbers of all rows.
+    /// Number of values stored in all rows.
     pub(super) fn stored(&self) -> u64 {
         self.section::<u16>(Part::Genes).len() as u64
     }
@@ -77,7 +77,7 @@ impl Shard {
         self.kind
     }
 
-    /// Cell type, perturbation, batch and cells of each group.
+    /// Cell type, perturbation, batch and number of cells of each group.
     pub(super) fn groups(&self) -> &[[u32; 4]] {
         self.section(Part::Groups)
     }
@@ -102,36 +102,36 @@ impl Shard {
         }
     }
 
-    /// Name of the cell of row `row`.
+    /// Name of the cell in row `row`.
     pub(super) fn name(&self, row: usize) -> &str {
         let starts: &[u64] = self.section(Part::NameStarts);
         let bytes = &self.section(Part::Names)[starts[row] as usize..starts[row + 1] as usize];
         std::str::from_utf8(bytes).expect("names were checked at the door")
     }
 
-    /// Asks the disk for where some rows begin.
+    /// Requests the starts and library sizes of some rows from disk.
     pub(super) fn ask_places(&self, rows: Range<usize>) {
         let [starts, library] = [Part::Starts, Part::Library].map(|part| self.sections[part as usize].start);
         ask(&self.map, starts + rows.start * 8..starts + (rows.end + 1) * 8);
         ask(&self.map, library + rows.start * 4..library + rows.end * 4);
     }
 
-    /// Asks the disk for the genes and values of some rows.
+    /// Requests the genes and values of some rows from disk.
     pub(super) fn ask_rows(&self, rows: Range<usize>) {
         self.stretches(rows).into_iter().for_each(|bytes| ask(&self.map, bytes));
     }
 
-    /// Rows between two that are read in one piece with them.
+    /// Two requested rows with at most this many between them are read in one piece.
     pub(super) fn near(&self) -> usize {
         NEAR * self.rows as usize / self.sections[Part::Genes as usize].len().max(1)
     }
 
-    /// Counts no page to this process's memory.
+    /// Releases all pages from this process's memory.
     pub(super) fn let_go(&self) {
         let_go(&self.map, 0..self.map.len());
     }
 
-    /// Where the genes and the values of some rows lie in the file.
+    /// Byte ranges of the genes and of the values of some rows.
     fn stretches(&self, rows: Range<usize>) -> [Range<usize>; 2] {
         let [genes, values] = [Part::Genes, Part::Values].map(|part| self.sections[part as usize].start);
         let starts = self.starts();
@@ -141,7 +141,7 @@ impl Shard {
     }
 
     fn section<T: bytemuck::Pod>(&self, part: Part) -> &[T] {
-        // The map begins at a page and sections at multiples of 64 in it, so that every element type is aligned.
+        // The map begins at a page and sections at multiples of 64 bytes in it, so that every element type is aligned.
         bytemuck::cast_slice(&self.map[self.sections[part as usize].clone()])
     }
 
@@ -200,7 +200,7 @@ impl Shard {
     }
 }
 
-/// Whether rows, or what else begins at `starts`, lie one behind the other and end with the last of `total`.
+/// Checks that rows, or whatever else begins at `starts`, are contiguous and that the last one ends at `total`.
 fn check_starts(starts: &[u64], what: &str, unit: &str, total: u64) -> std::result::Result<(), String> {
     if starts[0] != 0 {
         return Err(format!("{what} 0 begins at {}, not at the first {unit}", starts[0]));
@@ -224,7 +224,7 @@ pub(super) fn map(path: &Path) -> Result<Mmap> {
         return Err(Error::format(path, "is empty"));
     }
     // SAFETY: shards are written once, under another name, and never changed; we opened this one read-only. A program that
-    // rewrites a shard while we run breaks that promise, and gets what it would get from changing our memory.
+    // rewrites a shard while we run breaks that promise, with the same effect as changing our memory.
     unsafe { Mmap::map(&file) }.at(path)
 }
 
@@ -253,8 +253,8 @@ fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
     library_error(row.library, most, scale)
 }
 
-/// What is wrong with a library size, if anything; `most` is the greatest value that is stored. Counts are whole, so beside one the
-/// size is at least 1; far below a count it would leave no finite numbers.
+/// What is wrong with a library size, if anything; `most` is the largest stored value. Counts are whole, so a cell with one
+/// has a size of at least 1; a size far below a count would not leave finite numbers.
 pub(super) fn library_error(library: f32, most: Option<f32>, scale: Scale) -> Option<String> {
     match scale {
         Scale::Counts if !library.is_finite() || library < 0.0 => {
@@ -264,7 +264,7 @@ pub(super) fn library_error(library: f32, most: Option<f32>, scale: Scale) -> Op
             let most = most.filter(|most| library < (most * 1e-30).max(1.0))?;
             Some(format!("library size {library} with stored counts up to {most}"))
         }
-        // Where the source was already on a log scale the size may be unknown: NaN.
+        // If the source was already on a log scale, the size may be unknown: NaN.
         Scale::Log1p | Scale::Log1p10 if library < 0.0 || library.is_infinite() => {
             Some(format!("library size {library} is neither a number from zero up nor NaN"))
         }
@@ -272,7 +272,7 @@ pub(super) fn library_error(library: f32, most: Option<f32>, scale: Scale) -> Op
     }
 }
 
-/// The header's copy of what the manifest says.
+/// Checks the header's copy of facts in the manifest.
 fn agrees(header: &Header, manifest: &Manifest) -> std::result::Result<(), String> {
     let counts = [
         ("genes", header.genes, manifest.genes.len()),
@@ -296,7 +296,7 @@ fn agrees(header: &Header, manifest: &Manifest) -> std::result::Result<(), Strin
     Ok(())
 }
 
-/// Where the sections lie in the file, if header and file length allow it.
+/// Where the sections are in the file, if the header and the file length allow it.
 pub(super) fn place(header: &Header, begin: usize, len: usize) -> std::result::Result<Places, String> {
     let layout = header.layout().ok_or_else(|| {
         let Header { groups, rows, nonzeros, names, .. } = header;
@@ -338,7 +338,7 @@ pub(super) fn place(header: &Header, begin: usize, len: usize) -> std::result::R
     Ok(places)
 }
 
-/// Checksums of the sections, zeros between them.
+/// Checks the checksums of the sections, and the zeros between them.
 pub(super) fn check_bytes(
     map: &Mmap,
     header: &Header,
@@ -362,7 +362,7 @@ pub(super) fn check_bytes(
     Ok(())
 }
 
-/// CRC-32, in parallel; what is read is let go of.
+/// CRC-32, in parallel; pages are released once read.
 fn checksum(map: &Mmap, bytes: Range<usize>) -> u32 {
     let hash = |start: usize| {
         let chunk = start..bytes.end.min(start + CHUNK);

@@ -1,8 +1,8 @@
-//! The bytes of a shard that are not numbers: prelude, header, and where the sections lie.
+//! The bytes of a shard that are not numbers: prelude, header, and where the sections are.
 //!
-//! A fixed 64-byte prelude leads to a header in JSON: the prelude is enough to refuse a foreign file, the JSON can be read by
-//! eye (`head -c 1000`) and tells its own field names, and neither is touched again once the file is open. Group tables can be
-//! long, so they are a section, not JSON. Offsets count from the end of the header, so that they do not depend on its length.
+//! A fixed 64-byte prelude leads to a JSON header: the prelude is enough to refuse a foreign file, the JSON is human-readable
+//! (`head -c 1000`) and names its own fields, and neither is touched again once the file is open. Group tables can be long,
+//! so they are a section, not JSON. Offsets count from the end of the header, so that they do not depend on its length.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,26 +12,26 @@ use super::Scale;
 pub(super) const MAGIC: [u8; 8] = *b"scalecel";
 /// Format version of a shard.
 pub(crate) const VERSION: u32 = 2;
-/// Every section begins at a multiple of this: a cache line, and more than any element needs.
+/// Every section begins at a multiple of this: a cache line, and more than any element's alignment.
 pub(super) const ALIGN: u64 = 64;
 /// Bytes before the header.
 pub(super) const PRELUDE: usize = 64;
-/// No honest header comes near this.
+/// No genuine header comes near this.
 pub(super) const HEADER_LIMIT: u32 = 1 << 20;
 /// The sections' names, in file order.
 pub(super) const SECTIONS: [&str; 7] =
     ["groups", "starts", "genes", "values", "library", "name_starts", "names"];
 
-/// A section, by its place among them.
+/// A section, by its index.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
-    /// Of each group its ids and cells.
+    /// The ids and number of cells of each group.
     Groups,
     /// Where each row's genes and values begin.
     Starts,
     Genes,
     Values,
-    /// Of each row the cell's total counts.
+    /// Each row's total counts.
     Library,
     /// Where each row's name begins.
     NameStarts,
@@ -47,7 +47,7 @@ pub(super) enum Kind {
     F32,
 }
 
-/// The last bits of a whole number below 2^23, as those of what 2^23 above it is: a conversion would ask for its range.
+/// The low bits of a whole number below 2^23, taken from the bits of the number plus 2^23: a conversion would check its range.
 #[inline]
 pub(crate) fn low_bits(count: f32) -> u32 {
     (count + 8_388_608.0).to_bits()
@@ -63,7 +63,7 @@ impl Kind {
         }
     }
 
-    /// Bytes a value.
+    /// Bytes per value.
     pub(super) fn width(self) -> u64 {
         match self {
             Kind::U8 => 1,
@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// Appends values; those of the integer kinds are whole and fit.
+    /// Appends values; for the integer kinds they are whole and fit.
     pub(super) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
             Kind::U8 => out.extend(values.iter().map(|&v| low_bits(v) as u8)),
@@ -95,7 +95,7 @@ impl Kind {
     }
 }
 
-/// Where a section lies, and its checksum.
+/// Where a section is, and its checksum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
@@ -122,13 +122,13 @@ pub(super) struct Header {
     pub(super) groups: u64,
     pub(super) rows: u64,
     pub(super) nonzeros: u64,
-    /// Bytes.
+    /// Bytes of all names.
     pub(super) names: u64,
     pub(super) sections: Vec<Section>,
 }
 
 impl Header {
-    /// Offset and length of each section for these counts; `None` where a sum overflows.
+    /// Offset and length of each section for these counts; `None` if a sum overflows.
     pub(super) fn layout(&self) -> Option<[(u64, u64); SECTIONS.len()]> {
         let starts = self.rows.checked_add(1).and_then(|n| n.checked_mul(8));
         let lengths = [
@@ -150,7 +150,7 @@ impl Header {
         Some(sections)
     }
 
-    /// The prelude and header as they stand at the head of the file, and the header's checksum.
+    /// The prelude and header as written at the start of the file, and the header's checksum.
     pub(super) fn encode(&self) -> (Vec<u8>, u32) {
         let mut json = serde_json::to_vec(self).expect("a shard header is plain JSON");
         json.resize(json.len().next_multiple_of(ALIGN as usize), b' ');
@@ -164,7 +164,7 @@ impl Header {
         (bytes, crc)
     }
 
-    /// Reads prelude and header. Returns the header, its checksum and where the sections begin.
+    /// Reads prelude and header. Returns the header, its checksum and the offset at which the sections begin.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Header, u32, usize), String> {
         if bytes.len() < PRELUDE {
             return Err(format!("is {} bytes long; a shard begins with {PRELUDE}", bytes.len()));

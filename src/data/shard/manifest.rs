@@ -10,7 +10,7 @@ use crate::error::{At, Error, Result, unknown};
 /// Name of the manifest in a data directory.
 pub(super) const FILE: &str = "manifest.json";
 
-/// Whether cells that were scaled to these totals are on one scale: to one part in a hundred.
+/// Whether cells scaled to these totals are on the same scale: the totals agree to one part in a hundred.
 pub(crate) fn same_total(a: f64, b: f64) -> bool {
     (a / b - 1.0).abs() <= 0.01
 }
@@ -23,9 +23,9 @@ pub struct Columns {
     pub perturbation: String,
     /// Column of cell types.
     pub cell_type: String,
-    /// Column of batches; without one, all cells are of one batch.
+    /// Column of batches; without it, all cells are in one batch.
     pub batch: Option<String>,
-    /// Column of total counts, where not the stored genes' sum is a cell's total.
+    /// Column of total counts, if a cell's total is not the sum over its stored genes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
 }
@@ -36,8 +36,8 @@ pub struct Columns {
 pub struct Source {
     /// File name, without its folder.
     pub path: String,
-    /// CRC-32 of what was read, to tell two files of one name apart: gene names, which cells were taken, and every value of the
-    /// matrix. Not the file's own checksum: the same cells, stored or compressed in another way, have the same.
+    /// CRC-32 of what was read, to tell apart two files of the same name: gene names, which cells were taken, and every value
+    /// of the matrix. Not the file's own checksum: the same cells stored or compressed differently have the same CRC.
     pub crc: u32,
     /// Cells taken from it.
     pub cells: u64,
@@ -53,7 +53,7 @@ pub struct ShardEntry {
     pub bytes: u64,
     /// Its rows.
     pub cells: u64,
-    /// CRC-32 of its header, which holds the CRC-32 of every section: one number vouches for every byte.
+    /// CRC-32 of its header, which holds the CRC-32 of every section: this one number vouches for every byte.
     pub crc: u32,
 }
 
@@ -67,7 +67,7 @@ pub struct Manifest {
     pub dataset: String,
     /// What the shards' values are.
     pub scale: Scale,
-    /// Counts a cell is scaled to; `None` where the source was already on a log scale and does not tell.
+    /// Total to which a cell's counts are scaled; `None` if the source was already on a log scale and does not state it.
     pub target: Option<f64>,
     /// The network sees log1p values divided by this, 10 in SCALE v1.
     pub factor: f32,
@@ -77,17 +77,17 @@ pub struct Manifest {
     pub columns: Columns,
     /// Where the cells came from.
     pub sources: Vec<Source>,
-    /// The files, in the order of cell numbers; none before they are written.
+    /// The files, in the order of cell numbers; empty before they are written.
     pub shards: Vec<ShardEntry>,
     /// Cell types, sorted.
     pub cell_types: Vec<String>,
-    /// Perturbations with the control label, sorted.
+    /// Perturbations including the control label, sorted.
     pub perturbations: Vec<String>,
     /// Batches, sorted.
     pub batches: Vec<String>,
     /// Genes in the order of their ids.
     pub genes: Vec<String>,
-    /// Genes of the sources, over which totals were taken; `None` in directories of before.
+    /// Number of genes of the sources, over which totals were taken; `None` in older directories.
     #[serde(default)]
     pub source_genes: Option<usize>,
 }
@@ -111,14 +111,14 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Position of the control label; `check` has seen that there is one.
+    /// Position of the control label; `check` has made sure that it exists.
     pub(super) fn control_position(&self) -> u32 {
         let position =
             self.perturbations.binary_search(&self.control).expect("the control label is a perturbation");
         position as u32
     }
 
-    /// Names of ids: cell type, perturbation, batch.
+    /// Names for ids: cell type, perturbation, batch.
     pub(crate) fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
         [
             &self.cell_types[cell_type as usize],
@@ -127,7 +127,7 @@ impl Manifest {
         ]
     }
 
-    /// Ids of names: cell type, perturbation, batch. Of an unknown one the error tells the nearest.
+    /// Ids for names: cell type, perturbation, batch. For an unknown name the error suggests the nearest.
     pub fn ids(
         &self,
         cell_type: &str,
@@ -145,7 +145,7 @@ impl Manifest {
         ])
     }
 
-    /// Why numbers of another directory would mean something else to a model that learned from this one, if they would.
+    /// Why the numbers of another directory would mean something else to a model that learned from this one, if they would.
     pub fn other_numbers(&self, other: &Manifest) -> Option<String> {
         if self.genes != other.genes {
             let alike = self.genes.iter().zip(&other.genes).take_while(|(a, b)| a == b).count();
@@ -163,7 +163,7 @@ impl Manifest {
         self.other_total(other.scale, other.target)
     }
 
-    /// The same of cells on `scale`, scaled to `target` counts before log1p where that is known.
+    /// The same for cells on `scale`, scaled to `target` counts before log1p if known.
     pub fn other_total(&self, scale: Scale, target: Option<f64>) -> Option<String> {
         match (self.target, target) {
             (None, _) if scale == Scale::Counts => Some(
@@ -178,7 +178,7 @@ impl Manifest {
         }
     }
 
-    /// Why ids of another directory would mean something else, if they would.
+    /// Why the ids of another directory would mean something else, if they would.
     pub fn other_ids(&self, other: &Manifest) -> Option<String> {
         let lists = [
             ("cell types", &self.cell_types, &other.cell_types),
@@ -197,7 +197,7 @@ impl Manifest {
             .then(|| format!("its controls are {:?}, the run's {:?}", other.control, self.control))
     }
 
-    /// The text of manifest.json: with every shard's checksum in it, it vouches for every byte of the directory.
+    /// The text of manifest.json: since it holds every shard's checksum, it vouches for every byte of the directory.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a manifest is plain JSON");
         text.push('\n');
@@ -211,7 +211,7 @@ impl Manifest {
         std::fs::File::open(&path).and_then(|file| file.sync_all()).at(&path)
     }
 
-    /// What can be judged without the shards.
+    /// Checks what can be judged without the shards.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         if self.version != Manifest::VERSION {
             return Err(format!("version is {}, this program reads {}", self.version, Manifest::VERSION));

@@ -1,4 +1,4 @@
-//! The groups of a directory to be: known from the labels, before any cell is read.
+//! The groups of a future directory: known from the labels, before any cell is read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub(super) struct Pile {
     pub(super) sizes: Sizes,
 }
 
-/// What the rows of some cells take.
+/// The space that the rows of some cells take.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sizes {
     /// Stored values.
@@ -36,7 +36,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// With those of other cells.
+    /// Combined with the sizes of other cells.
     pub(super) fn and(self, other: Sizes) -> Sizes {
         Sizes {
             nonzeros: self.nonzeros + other.nonzeros,
@@ -46,14 +46,14 @@ impl Sizes {
     }
 }
 
-/// The groups in the directory's order, controls first, and the group of each cell: 4 bytes a cell.
+/// The groups in the directory's order, controls first, and the group of each cell: 4 bytes per cell.
 pub struct Piles {
     pub(super) all: Vec<Pile>,
     of_cell: Vec<u32>,
 }
 
 impl Piles {
-    /// From the labels of every cell, in source order. The error says which cell has a label that the manifest lacks.
+    /// From the labels of every cell, in source order. The error names the cell whose label the manifest lacks.
     pub fn of(
         manifest: &Manifest,
         labels: impl Iterator<Item = CellLabel> + Clone,
@@ -92,7 +92,7 @@ impl Piles {
         self.of_cell[cell]
     }
 
-    /// The piles of each shard: controls apart, closed at so many bytes.
+    /// The piles of each shard: controls kept separate, each shard closed at `limit` bytes.
     pub(super) fn divide(&self, control: u32, scale: Scale, limit: u64) -> Vec<Range<usize>> {
         let mut shards = Vec::new();
         let (mut begin, mut rows, mut sizes) = (0, 0u64, Sizes::default());

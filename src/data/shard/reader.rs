@@ -1,4 +1,4 @@
-//! A data directory, open: manifest, groups and rows.
+//! An open data directory: manifest, groups and rows.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::scale::Normalise;
 use super::{Group, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
-/// Cells a task of `training_moments` sums; part of the result's bits, since sums of sums are rounded.
+/// Cells per task of `training_moments`; affects the result's bits, since partial sums are rounded.
 const MOMENT_CELLS: u64 = 2048;
-/// Tasks whose sums are held at once.
+/// Tasks whose sums are held at the same time.
 const MOMENT_TASKS: usize = 64;
 
-/// An open data directory. Cells are numbered through all shards, in the order of the groups.
+/// An open data directory. Cells are numbered across all shards, in the order of the groups.
 pub struct Data {
     dir: PathBuf,
     manifest: Manifest,
@@ -29,7 +29,7 @@ pub struct Data {
     from_disk: FromDisk,
 }
 
-/// Per gene mean and standard deviation (population) of x, the numbers the network sees.
+/// Per-gene mean and (population) standard deviation of x, the numbers that the network sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     /// Cells averaged.
@@ -40,7 +40,7 @@ pub struct Moments {
     pub std: Vec<f32>,
 }
 
-/// Not what is in it, which is long.
+/// Leaves out the contents, which are long.
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Data")
@@ -52,8 +52,8 @@ impl fmt::Debug for Data {
 }
 
 impl Data {
-    /// Opens a directory and checks everything in it, on all cores: every byte against its checksum, then every row against what
-    /// rows must be.
+    /// Opens a directory and checks everything in it, using all cores: every byte against its checksum, then
+    /// every row against the format's rules.
     ///
     /// Errors name the file and what in it cannot be true.
     pub fn open(dir: &Path) -> Result<Data> {
@@ -65,7 +65,7 @@ impl Data {
             }
         }
         let open = |entry| Shard::open(dir, entry, &manifest);
-        // Collected in order, so that of several damaged shards the same one is always named.
+        // Collected in order, so that with several damaged shards the same one is always named.
         let opened: Vec<Result<Shard>> = manifest.shards.par_iter().map(open).collect();
         let shards = opened.into_iter().collect::<Result<Vec<Shard>>>()?;
         let (groups, firsts) = number_cells(dir, &manifest, &shards)?;
@@ -82,7 +82,7 @@ impl Data {
         &self.manifest
     }
 
-    /// All groups, controls first; inside both sorted by cell type, perturbation, batch.
+    /// All groups, controls first; within both parts sorted by cell type, perturbation, batch.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
@@ -92,7 +92,7 @@ impl Data {
         self.firsts[self.firsts.len() - 1]
     }
 
-    /// Stored numbers of all cells.
+    /// Number of values stored for all cells.
     pub fn stored(&self) -> u64 {
         self.shards.iter().map(Shard::stored).sum()
     }
@@ -118,7 +118,7 @@ impl Data {
         self.names(group).join(" / ")
     }
 
-    /// A cell's stored genes and values, as they lie in the map. Panics if there is no such cell.
+    /// A cell's stored genes and values, as slices of the map. Panics if there is no such cell.
     pub fn row(&self, cell: u64) -> Row<'_> {
         let (shard, row) = self.place(cell);
         self.shards[shard].row(row)
@@ -130,23 +130,23 @@ impl Data {
         self.shards[shard].name(row)
     }
 
-    /// To be held while rows of some cells, in rising order, are copied by this thread: where such rows come from the disk, it is
-    /// asked for all of them first.
+    /// Hold this while the current thread copies the rows of some cells, in ascending order: if rows come from
+    /// disk, all of them are requested first.
     pub(crate) fn sweep(&self, cells: impl Iterator<Item = u64>) -> Sweep<'_> {
         self.from_disk.sweep(|| {
             let spans = self.spans(cells);
-            // Places first: where rows lie is read from them.
+            // Starts first: they say where the rows are.
             spans.iter().for_each(|(shard, rows)| self.shards[*shard].ask_places(rows.clone()));
             spans.iter().for_each(|(shard, rows)| self.shards[*shard].ask_rows(rows.clone()));
         })
     }
 
-    /// Counts no page of the shards to this process's memory.
+    /// Releases the shards' pages from this process's memory.
     pub(crate) fn let_go(&self) {
         self.shards.iter().for_each(Shard::let_go);
     }
 
-    /// The shards' rows of some cells, in rising order, and what lies between those that are near.
+    /// The shards' row ranges for some cells, in ascending order, including the gaps between nearby rows.
     fn spans(&self, cells: impl Iterator<Item = u64>) -> Vec<(usize, Range<usize>)> {
         let mut spans: Vec<(usize, Range<usize>)> = Vec::new();
         for cell in cells {
@@ -205,7 +205,7 @@ impl Data {
         let cells: u64 = tasks.iter().map(|cells| cells.end - cells.start).sum();
         let n = cells.max(1) as f64;
         let mean = totals.iter().map(|sums| (sums[0] / n) as f32).collect();
-        // Rounding can leave a constant gene a hair below zero.
+        // Rounding can leave the variance of a constant gene slightly below zero.
         let std = totals.iter().map(|[s, ss]| (ss / n - (s / n).powi(2)).max(0.0).sqrt() as f32).collect();
         Moments { cells, mean, std }
     }

@@ -4,14 +4,14 @@
 //!   log1p     x = value / factor
 //!   log1p10   x = value * 10 / factor
 //!
-//! One function serves single rows and whole batches, so that both give the same bits. The logarithm is our own arithmetic and
-//! no library's: eight values at a time, and the same bits on every machine.
+//! One function serves single rows and whole batches, so that both give the same bits. The logarithm is our own code, not a
+//! library's: it takes eight values at a time and gives the same bits on every machine.
 
 use super::{Scale, Values};
 
 /// Values transformed together, on the stack.
 const BLOCK: usize = 32;
-/// Counts below this are looked up in a table of the row: nearly all are.
+/// Counts below this, which are nearly all, are looked up in a table computed per row.
 const TABLE: usize = 32;
 
 /// The transform of a data directory.
@@ -44,7 +44,7 @@ impl Normalise {
     }
 }
 
-/// A row of narrow counts: by the table where all of a block are small, else one by one.
+/// A row of narrow counts: by table lookup for blocks whose counts are all small, else computed one by one.
 fn whole<T: Copy + Default + Into<u16>>(
     out: &mut [f32],
     genes: &[u16],
@@ -66,12 +66,12 @@ fn whole<T: Copy + Default + Into<u16>>(
     });
 }
 
-/// A loop the compiler can give wide registers.
+/// A loop that the compiler can vectorise.
 fn each<T: Copy>(values: &[T; BLOCK], block: &mut [f32; BLOCK], x: impl Fn(T) -> f32) {
     block.iter_mut().zip(values).for_each(|(x_i, &value)| *x_i = x(value));
 }
 
-/// `out[genes[i]] = x_i`, where `transform` makes the x of a block of values.
+/// `out[genes[i]] = x_i`, where `transform` computes the x of a block of values.
 fn blocks<T: Copy + Default>(
     out: &mut [f32],
     genes: &[u16],
@@ -100,7 +100,7 @@ fn put(out: &mut [f32], genes: &[u16], x: &[f32]) {
 /// ln(1 + x) for x >= 0, to 2e-7 relative. Branch-free.
 ///
 /// 1 + x = 2^k (1 + f) with 1 + f between sqrt(1/2) and sqrt(2); ln(1 + f) = 2 atanh(s), s = f / (2 + f), by its series up to s^9.
-/// What rounding took from 1 + x is given back to f, so that small x keep their digits.
+/// What rounding lost from 1 + x is added back to f, so that small x keep their digits.
 #[inline(always)]
 fn ln_1p(x: f32) -> f32 {
     const HALF_ROOT: u32 = 0x3F35_04F3;

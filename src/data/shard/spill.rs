@@ -1,9 +1,9 @@
 //! Rows in source order in, rows by group out, in bounded memory: an external merge sort.
 //!
-//! Rows gather in a buffer; a full buffer is written to a file as a run, its rows ordered by group. When all cells have come,
-//! every run is read from front to back, a chunk (one group's rows of one run) at a time, so that disks see long reads, memory
-//! holds one buffer and a small window a run, and a group's rows come out in source order: runs are in order, and rows inside a
-//! chunk too. Several files of runs, whose cells follow each other, are merged alike.
+//! Rows are collected in a buffer; a full buffer is written to a file as a run, its rows ordered by group. Once all cells have been
+//! added, every run is read from front to back, one chunk (one group's rows of one run) at a time, so that disk reads are long,
+//! memory holds one buffer and a small window per run, and a group's rows come out in source order, because runs are in source
+//! order and so are the rows inside a chunk. Several files of runs, whose cells follow each other, are merged in the same way.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -22,7 +22,7 @@ const WINDOW: usize = 64 << 10;
 /// Bytes of a gene and its value.
 const ENTRY: usize = 2 + 4;
 
-/// Bytes of a cell's name, at most: no honest one comes near this.
+/// Most bytes of a cell's name: no genuine one comes near this.
 const NAME: usize = 1 << 16;
 
 /// Bytes of rows held in memory before they are written as a run.
@@ -38,7 +38,7 @@ struct Stored {
     library: f32,
 }
 
-/// Rows as they came.
+/// Rows as they arrived.
 #[derive(Default)]
 pub(super) struct Buffer {
     rows: Vec<Stored>,
@@ -47,7 +47,7 @@ pub(super) struct Buffer {
     names: Vec<u8>,
 }
 
-/// Rows of one group: `lengths[i]` genes and values each, and `name_lengths[i]` bytes of its cell's name.
+/// Rows of one group: row i has `lengths[i]` genes and values, and `name_lengths[i]` bytes of its cell's name.
 #[derive(Default)]
 pub(super) struct Chunk {
     pub(super) lengths: Vec<u32>,
@@ -59,7 +59,8 @@ pub(super) struct Chunk {
 }
 
 impl Buffer {
-    /// For so many bytes of rows. Memory that is not written to is only an address, and grows without a copy beside it.
+    /// With room for this many bytes of rows. Memory that is never written is only address space, and
+    /// reserving it spares a copy on growth.
     fn of(bytes: usize) -> Buffer {
         let entries = bytes / ENTRY;
         let (genes, values) = (Vec::with_capacity(entries), Vec::with_capacity(entries));
@@ -128,34 +129,34 @@ impl Buffer {
     }
 }
 
-/// The rows of some cells that follow each other, on the disk as runs.
+/// The rows of consecutive cells, on disk as runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rows {
     /// File of the runs.
     pub path: PathBuf,
-    /// End of each run in it, in bytes.
+    /// End of each run in the file, in bytes.
     pub ends: Vec<u64>,
-    /// Number and sizes of each group that has anything here.
+    /// Number and sizes of each group that has rows here.
     pub groups: Vec<(u32, Sizes)>,
 }
 
-/// Writes [`Rows`]: `new`, a `push` a cell, `finish`.
+/// Writes [`Rows`]: `new`, one `push` per cell, `finish`.
 pub struct RowsWriter<'a> {
     manifest: &'a Manifest,
     piles: &'a Piles,
     path: PathBuf,
-    /// Cells that are yet to come.
+    /// Cells yet to be pushed.
     cells: Range<usize>,
     memory: usize,
     buffer: Buffer,
     file: BufWriter<File>,
     ends: Vec<u64>,
-    /// Of each group.
+    /// Sizes of each group so far.
     found: Vec<Sizes>,
 }
 
 impl<'a> RowsWriter<'a> {
-    /// Begins a file for cells `cells` of the source; one that is there is written over.
+    /// Starts a file for cells `cells` of the source; an existing one is overwritten.
     pub fn new(
         path: &Path,
         manifest: &'a Manifest,
@@ -178,8 +179,8 @@ impl<'a> RowsWriter<'a> {
         Ok(RowsWriter { manifest, piles, path, cells, memory, buffer, file, ends, found })
     }
 
-    /// The next cell: its name (empty: it has none), gene ids ascending, one value each (counts as f32 when the scale is counts; zeros
-    /// are dropped), and its total counts over all genes of the source.
+    /// Adds the next cell: its name (empty if it has none), gene ids ascending, one value each (counts as f32 when the scale
+    /// is counts; zeros are dropped), and its total counts over all genes of the source.
     pub fn push(&mut self, name: &str, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
         let Some(cell) = self.cells.next() else {
             let what = format!("labels were given for {} cells only", self.piles.cells());
@@ -205,7 +206,7 @@ impl<'a> RowsWriter<'a> {
         Ok(())
     }
 
-    /// Writes what is left. Every cell must have come.
+    /// Writes what is left. Every cell must have been pushed.
     pub fn finish(mut self) -> Result<Rows> {
         if !self.cells.is_empty() {
             let what = format!("{} cells did not come, {} were to", self.cells.len(), self.piles.cells());
@@ -245,7 +246,7 @@ fn refuse(manifest: &Manifest, name: &str, genes: &[u16], values: &[f32], librar
     library_error(library, most, manifest.scale)
 }
 
-/// A run in a file. It is opened for each read: there can be more files than a process may hold open.
+/// A run in a file. The file is opened for each read: there can be more files than a process may hold open.
 struct Window {
     path: PathBuf,
     at: u64,
@@ -318,7 +319,7 @@ impl Run {
 pub(super) struct Runs(Vec<Run>);
 
 impl Runs {
-    /// Of cells in the order of `rows`.
+    /// Opens the runs of cells in the order of `rows`.
     pub(super) fn open(rows: &[Rows]) -> Result<Runs> {
         let mut runs = Vec::new();
         for Rows { path, ends, .. } in rows {
@@ -331,7 +332,7 @@ impl Runs {
         Ok(Runs(runs))
     }
 
-    /// Hands the rows of `group` to `take`, in source order. Groups must be asked for in ascending order.
+    /// Passes the rows of `group` to `take`, in source order. Groups must be requested in ascending order.
     pub(super) fn group(&mut self, group: u32, mut take: impl FnMut(&Chunk) -> Result<()>) -> Result<()> {
         let mut chunk = Chunk::default();
         for run in &mut self.0 {

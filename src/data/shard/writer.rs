@@ -1,9 +1,9 @@
-//! Writes a data directory: rows sorted by group outside memory (`spill.rs`), then merged into shards.
+//! Writes a data directory: rows are sorted by group on disk (`spill.rs`), then merged into shards.
 //!
-//! The labels of all cells are known first, so every cell's group is; how many genes it stores is not, so where it lies in its
-//! shard is not. The shards are therefore written in one go when all sizes are known. Memory: one buffer, 8 bytes a cell for the
-//! labels, and a window a run. Disk: for a while, twice the shards. The files depend on the cells alone, not on memory, threads,
-//! time, or into how many parts the cells were cut.
+//! The labels of all cells are known first, and so is every cell's group; how many genes it stores is not, and so neither is
+//! its place in its shard. The shards are therefore written in one go once all sizes are known. Memory: one buffer, 8 bytes
+//! per cell for the labels, and one window per run. Disk: temporarily twice the shards. The files depend only on the cells,
+//! not on memory, threads, time, or the number of parts that the cells were cut into.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -31,8 +31,8 @@ impl Default for Limits {
     }
 }
 
-/// Writes shards and manifest into `dir`. `manifest`: all but the shards; `rows`: of all cells, in their order; `shard`: bytes after
-/// which a shard is closed.
+/// Writes shards and manifest into `dir`. `manifest` is complete except for the shards; `rows` are those of all cells, in
+/// order; `shard` is the number of bytes after which a shard is closed.
 pub fn merge(
     dir: &Path,
     mut manifest: Manifest,
@@ -60,8 +60,8 @@ pub fn merge(
     Ok(manifest)
 }
 
-/// Writes a data directory into `dir`, the folder that `aside::folder` made, in one go: `fill` pushes the cells, whose labels are
-/// given in their order. What is written does not depend on `limits.memory`.
+/// Writes a data directory into `dir`, the folder that `aside::folder` made, in one go: `fill` pushes the cells in the order
+/// of their labels. The result does not depend on `limits.memory`.
 pub fn write_cells(
     dir: &Path,
     manifest: Manifest,
@@ -82,7 +82,7 @@ pub fn write_cells(
     Ok(manifest)
 }
 
-/// Writes the shard of some piles. Sections are written side by side, the header last, when the checksums are known.
+/// Writes the shard of some piles. Sections are written alongside one another, the header last, once the checksums are known.
 fn write_shard(
     dir: &Path,
     file: String,

@@ -91,7 +91,7 @@ pub fn counts(truth: &Truth, cells: &[Draw], rng: Rng) -> Counts {
     counts
 }
 
-/// The latent loadings as a list of what is not zero, and half their sum of squares.
+/// The latent loadings as a list of the non-zeros, and half the sum of squares per gene.
 struct Loadings {
     entries: Vec<(u32, u8, f32)>,
     half_square: Vec<f32>,

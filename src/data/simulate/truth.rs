@@ -1,4 +1,4 @@
-//! Draws what is true of a simulated world before any cell: base profiles, programs, effects.
+//! Draws what is true of a simulated world before any cells are drawn: base profiles, programs, effects.
 
 use super::Settings;
 use crate::rng::Rng;
@@ -7,12 +7,12 @@ use crate::rng::Rng;
 pub const LATENT: usize = 6;
 /// Share of genes in a perturbation program, and in a pair's own part.
 const PROGRAM_SHARE: f32 = 0.1;
-/// Root of the variance of a pair's own part: 15 % of the whole.
+/// Standard deviation of a pair's own part, which is 15 % of the variance.
 const OWN: f32 = 0.489_897_95;
 /// 1 + 0.36 + 0.24: the variance of all three parts before the strength.
 const VARIANCE: f32 = 1.6;
 
-/// Everything the counts are drawn from. Index 0 of the perturbations is the control, whose effects are all 0.
+/// Everything that the counts are drawn from. Index 0 of the perturbations is the control, whose effects are all 0.
 #[derive(Clone, Debug)]
 pub struct Truth {
     /// Names, `[G]`.
@@ -33,9 +33,9 @@ pub struct Truth {
     pub dispersion: Vec<f32>,
     /// Perturbation programs, `[K, G]`.
     pub programs: Vec<f32>,
-    /// What each perturbation mixes, `[P, K]`; squares of a row sum to 1 (control: 0).
+    /// Mixing weights of each perturbation, `[P, K]`; squares of a row sum to 1 (control: 0).
     pub weights: Vec<f32>,
-    /// How strongly a type answers to a program, `[C, K]`.
+    /// How strongly a type responds to a program, `[C, K]`.
     pub gains: Vec<f32>,
     /// Scale of the log folds, `[P]`; 0 for the control and the null perturbations.
     pub strengths: Vec<f32>,
@@ -50,7 +50,7 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// The world of these settings: a pure function of them.
+    /// The world for these settings: a pure function of them.
     pub fn draw(settings: &Settings, control: &str) -> Truth {
         let rng = Rng::new(settings.seed).at(1);
         let (genes, types) = (settings.genes, settings.cell_types);
@@ -138,7 +138,7 @@ fn base(rng: Rng, types: usize, genes: usize) -> Vec<f32> {
     base
 }
 
-/// One to three programs a perturbation, squares of the weights summing to 1.
+/// One to three programs per perturbation, squares of the weights summing to 1.
 fn weights(rng: Rng, perturbations: usize, programs: usize) -> Vec<f32> {
     let mut weights = vec![0.0; perturbations * programs];
     for (p, row) in weights.chunks_exact_mut(programs).enumerate().skip(1) {
@@ -175,7 +175,7 @@ fn responders(rng: Rng, p: u64) -> f32 {
     if p == 0 || rng.at(1).uniform(p) < 0.5 { 1.0 } else { 0.5 + 0.4 * rng.at(2).uniform(p) }
 }
 
-/// Log-normal weights; the control has 0.15 of the cells whatever the number of perturbations.
+/// Log-normal weights; the control has 0.15 of the cells, whatever the number of perturbations.
 fn chances(rng: Rng, settings: &Settings) -> [Vec<f64>; 3] {
     let draw = |stream: u64, count: usize, sd: f64| -> Vec<f64> {
         let weights: Vec<f64> =

@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-/// A split file, read.
+/// A parsed split file.
 pub(super) struct Clauses {
     /// By cell type id.
     pub(super) places: Vec<Place>,
@@ -79,7 +79,7 @@ impl Clauses {
         }
         let [datasets, training, zeroshot, fewshot] = [0, 1, 2, 3].map(|i| table(&file, &tables[i]));
         let datasets = datasets?;
-        // The directory is one data set: where the file has one too, it is that, whatever its name.
+        // The directory is one data set: if the file names just one too, that is the one, whatever its name.
         let dataset = match datasets.len() {
             1 => datasets.keys().next().cloned().unwrap_or_default(),
             _ => data.manifest().dataset.clone(),
@@ -115,7 +115,7 @@ fn table(file: &Table, name: &str) -> Checked<Table> {
     }
 }
 
-/// What a value is, with its article.
+/// The type of a value, with its article.
 fn form(value: &Value) -> String {
     match value.type_str() {
         name @ ("integer" | "array") => format!("an {name}"),
@@ -126,7 +126,7 @@ fn form(value: &Value) -> String {
 struct Reader<'a> {
     data: &'a Data,
     datasets: Table,
-    /// What the file calls the directory.
+    /// The file's name for the directory.
     dataset: String,
     clauses: Clauses,
 }
@@ -159,7 +159,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A data set named by a clause: it must have a path, as cell-load wants it, and be this directory's.
+    /// Checks a data set named by a clause: it must have a path, as cell-load requires, and be this directory's.
     fn dataset(&self, clause: &str, name: &str) -> Checked<()> {
         let dataset = &self.dataset;
         if name != dataset {
@@ -173,10 +173,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// `data set.cell type`, cut at the first dot.
+    /// Splits `data set.cell type` at the first dot.
     fn cell_type(&mut self, clause: &str, key: &str) -> Checked<usize> {
         let dataset = &self.dataset;
-        // A data set with a dot in its name could not be named at all if the first dot always counted.
+        // The directory's own name is tried first: a name with a dot could never be matched by cutting at the first dot.
         let own = key.strip_prefix(dataset.as_str()).and_then(|rest| rest.strip_prefix('.'));
         let (dataset, cell_type) = match own {
             Some(cell_type) => (dataset.as_str(), cell_type),
@@ -310,7 +310,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Perturbed cells of a cell type, of one perturbation or of all.
+    /// Number of perturbed cells of a cell type, for one perturbation or for all.
     fn cells(&self, cell_type: usize, perturbation: Option<u32>) -> u64 {
         let control = self.data.control_id();
         let meant = |p: u32| perturbation.map_or(p != control, |wanted| p == wanted);

@@ -1,19 +1,19 @@
 //! The paths of `[datasets]`, as cell-load expands them: a file, a folder, or a pattern with `*`, `?`, `[]` and `{a,b}`.
 //!
-//! This program opens none of them, its cells are in the data directory. But a file that says one thing to cell-load and
-//! another to us is a trap, so the names are held against those of the files the directory was made from.
+//! This program opens none of them: its cells are in the data directory. But a file that means one thing to cell-load and
+//! another to us is a trap, so the names are compared with those of the files that the directory was made from.
 
 use glob::Pattern;
 
 use crate::error::some_of;
 
-/// What cell-load reads of a folder, and of a pattern that names no files of these endings itself.
+/// The endings that cell-load reads in a folder, or for a pattern that does not itself name files with these endings.
 const ENDINGS: [&str; 2] = [".h5", ".h5ad"];
-/// Alternatives of a pattern with braces; more are no honest path.
+/// Most alternatives of a pattern with braces; no genuine path needs more.
 const MOST: usize = 4096;
 
-/// What may not be meant by the path of a data set that was made from `sources` (file names). The error says what is wrong
-/// with a pattern.
+/// What may be unintended in the path of a data set that was made from `sources` (file names). The
+/// error says what is wrong with a pattern.
 pub(super) fn doubts(clause: &str, path: &str, sources: &[String]) -> Result<Vec<String>, String> {
     let mut said = Vec::new();
     let patterns = patterns(path).map_err(|what| format!("{clause} = {path:?}: {what}"))?;
@@ -57,7 +57,7 @@ fn patterns(path: &str) -> Result<Vec<Pattern>, String> {
     Ok(all)
 }
 
-/// `a{b,c{d,e}}` as `ab`, `acd`, `ace`.
+/// Expands `a{b,c{d,e}}` to `ab`, `acd`, `ace`.
 fn alternatives(path: &str) -> Result<Vec<String>, String> {
     let (mut done, mut open) = (Vec::new(), vec![path.to_string()]);
     while let Some(one) = open.pop() {
@@ -73,7 +73,7 @@ fn alternatives(path: &str) -> Result<Vec<String>, String> {
     Ok(done)
 }
 
-/// The first pair of braces without another inside: what stands before, in and after it.
+/// Splits at the first pair of braces without another inside: the text before, in and after it.
 fn innermost(path: &str) -> Option<(&str, &str, &str)> {
     let close = path.find('}')?;
     let open = path[..close].rfind('{')?;

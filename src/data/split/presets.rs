@@ -18,7 +18,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// The contexts that are held out whole, all for the test.
+    /// The contexts that are held out entirely, all for the test part.
     pub fn contexts(self) -> &'static [&'static str] {
         match self {
             Preset::Tahoe => &["CVCL_1097", "CVCL_1285", "CVCL_1098", "CVCL_0334", "CVCL_0480"],
@@ -27,8 +27,8 @@ impl Preset {
         }
     }
 
-    /// How `preprocess` makes these contexts the cell types. Split files know no other column, so donors have to stand there,
-    /// and what the cells are in the place of the batch: controls are matched by both, so that they stay the same.
+    /// The `preprocess` options that make these contexts the cell types. Split files hold out no other column, so donors must
+    /// take that role, and the actual cell type that of the batch: controls are matched by both, so they stay the same.
     fn columns(self) -> &'static str {
         match self {
             Preset::Tahoe => {
@@ -46,7 +46,7 @@ impl Preset {
     /// The split file for a data directory.
     ///
     /// # Errors
-    /// A context that is not among its cell types, and a directory that holds no other.
+    /// A context that is not among its cell types, or a directory that holds no others.
     pub fn text(self, data: &Data) -> Result<String> {
         let Manifest { dataset, cell_types, sources, .. } = data.manifest();
         self.check(data.manifest())?;

@@ -1,4 +1,4 @@
-//! What a split comes to, for people and scripts.
+//! What a split amounts to, for people and scripts.
 
 use std::collections::HashSet;
 
@@ -16,13 +16,13 @@ pub struct Report {
     pub hash: String,
     /// Seen in training.
     pub train: PartReport,
-    /// Chooses among checkpoints.
+    /// Used to choose among checkpoints.
     pub val: PartReport,
     /// Scored.
     pub test: PartReport,
     /// What is in no part.
     pub dropped: PartReport,
-    /// What is allowed but may not be meant.
+    /// What is allowed but may not be intended.
     pub warnings: Vec<String>,
 }
 

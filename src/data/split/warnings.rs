@@ -1,4 +1,4 @@
-//! What a split allows but its author may not have meant.
+//! What a split allows but its author may not have intended.
 
 use std::collections::BTreeSet;
 
