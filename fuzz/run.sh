@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for some seconds, two at a time, and says what each did.
+# Runs every fuzz target for some seconds, two at a time, and reports what each did.
 #
 #   fuzz/run.sh [SECONDS]        default 600; needs a nightly toolchain and cargo-fuzz
 #
-# Built without a sanitizer: what is looked for are panics, broken promises, endless loops and memory without bound (1 GB). Inputs
-# that were of interest stay in fuzz/corpus, those that broke something in fuzz/artifacts, both ignored by git.
+# Built without a sanitizer: the targets look for panics, broken promises, endless loops and unbounded memory (1 GB). Interesting
+# inputs are kept in fuzz/corpus, those that broke something in fuzz/artifacts, both ignored by git.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-600}
@@ -14,7 +14,7 @@ run() { # target, folders of seeds
     shift
     mkdir -p "fuzz/corpus/$target"
     for seed in "$@"; do [ -e "$seed" ] && seeds+=("$seed"); done
-    # Files of a few kilobytes are all a format needs to be wrong.
+    # A few kilobytes are enough to get any format wrong.
     if cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "${seeds[@]}" -- \
         -max_total_time="$seconds" -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=20 -max_len=65536 >"$log" 2>&1; then
         echo "$target: $(grep -a '^Done' "$log" | tail -1), $(grep -a -o 'cov: [0-9]*' "$log" | tail -1), no crash"

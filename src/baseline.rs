@@ -1,6 +1,6 @@
 //! Simple predictions that a model has to beat, written as populations of cells like a model's.
 //!
-//! All of them answer for the groups of a part of the split and know only its training groups and the controls:
+//! All of them predict the groups of a part of the split and know only its training groups and the controls:
 //!
 //! | kind | a predicted cell |
 //! |---|---|
@@ -11,13 +11,13 @@
 //! | mean-overall | the mean of all perturbed training cells |
 //!
 //! The effect of a perturbation on a cell type is the mean of its cells minus that of the controls of the same context
-//! ([`bulk::pairs`]); cell types count equally. Sums of control and effect are cut at 0. A group gets as many cells as were
-//! measured; control cells are drawn without replacement while there are enough, else each as often as any other, give or take one. With
-//! [`Observe::Poisson`] counts are drawn around every predicted cell with the library of its control cell.
+//! ([`bulk::pairs`]); cell types are weighted equally. Sums of control and effect are clipped at 0. A group gets as many cells as
+//! were measured; control cells are drawn without replacement while there are enough, otherwise each equally often, give or take
+//! one. With [`Observe::Poisson`] counts are drawn around every predicted cell with the library size of its control cell.
 //!
-//! Where training does not hold what a kind asks for, the group gets the nearest thing that it does hold, and the answer says so:
-//! an unseen perturbation the mean effect over all pairs (linear: factors 0), a cell type or batch without perturbed training
-//! cells the overall mean.
+//! If training lacks what a kind needs, the group gets the nearest substitute that it does have, and the answer reports
+//! this: an unseen perturbation gets the mean effect over all pairs (linear: factors 0), a cell type or batch without
+//! perturbed training cells the overall mean.
 
 pub mod algebra;
 pub mod linear;
@@ -51,11 +51,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All, in the order of tables.
+    /// All kinds, in the order of tables.
     pub const ALL: [Kind; 5] =
         [Kind::Mean, Kind::MeanPerCellType, Kind::MeanPerBatch, Kind::MeanOverall, Kind::Linear];
 
-    /// As the user writes it.
+    /// The name as the user writes it.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Mean => "mean",
@@ -78,7 +78,7 @@ impl FromStr for Kind {
     }
 }
 
-/// How to answer.
+/// How to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Which baseline.
@@ -87,22 +87,23 @@ pub struct Settings {
     pub observe: Observe,
     /// Whether the measured control cells of the contexts follow the predicted cells, as evaluate needs them.
     pub with_controls: bool,
-    /// Of the drawn control cells and counts.
+    /// Seeds the draws of control cells and counts.
     pub seed: u64,
 }
 
 /// Predicted cells.
 pub struct Answer {
-    /// Log1p scale; perturbed groups in the order asked for, then the controls.
+    /// On the log1p scale; perturbed groups in the requested order, then the controls.
     pub population: Population,
-    /// Groups that got something else than the kind promises: what, and how many groups; empty if all is well.
+    /// Groups that got something other than the kind promises: what, and how many groups; empty if there are none.
     pub fallbacks: Vec<String>,
 }
 
 /// Predicts the perturbed groups among `asked` from the groups `train`.
 ///
 /// # Errors
-/// No perturbed training cells, a group asked for without any control of its cell type, observation of data with unknown target.
+/// No perturbed training cells, a requested group without any control of its cell type, or counts
+/// to be drawn from data with unknown target.
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
     let observer = Observer::asked(settings.observe, data.manifest().target)?;
     let asked = perturbed_groups(data, asked);
@@ -158,11 +159,11 @@ fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
     Ok(drawn)
 }
 
-/// What is done to a control cell.
+/// How a control cell is changed.
 enum Change {
     /// max(0, control + effect), `[G]`.
     Add(Vec<f32>),
-    /// The profile instead of the cell, `[G]`.
+    /// The profile in place of the cell, `[G]`.
     Become(Vec<f32>),
 }
 
@@ -181,7 +182,7 @@ impl Change {
     }
 }
 
-/// What training gave the kind.
+/// What the kind learned from training.
 enum Fitted {
     /// Mean effects by perturbation, and over all pairs.
     Mean {

@@ -25,7 +25,7 @@ mod request;
 
 use held_out::HeldOut;
 
-/// What to predict, with which weights.
+/// What to predict, and with which weights.
 pub struct Settings {
     /// Where to compute; `None` is the CPU.
     pub gpu: Option<crate::gpu::Gpu>,
@@ -37,9 +37,9 @@ pub struct Settings {
     pub source: Source,
     /// Also write the control cells, under the control label: evaluation needs them.
     pub with_controls: bool,
-    /// Instead of the run's own `predict.observe`.
+    /// Used instead of the run's own `predict.observe`.
     pub observe: Option<Observe>,
-    /// Of control draws, start noise and counts.
+    /// Seeds control draws, start noise and counts.
     pub seed: u64,
 }
 
@@ -72,12 +72,12 @@ pub struct ControlFile {
     pub path: PathBuf,
     /// obs column of the cells' total counts, instead of the run's own.
     pub size: Option<String>,
-    /// What the values are; found out where it is not told.
+    /// What the values are; detected if not given.
     pub scale: Option<Scale>,
 }
 
 impl ControlFile {
-    /// A file that is read as the run and its values tell.
+    /// A file that is read as the run and its values indicate.
     pub fn new(path: impl Into<PathBuf>) -> ControlFile {
         ControlFile { path: path.into(), size: None, scale: None }
     }
@@ -105,7 +105,7 @@ pub struct Report {
     pub populations: usize,
     /// Perturbed cells predicted.
     pub cells: usize,
-    /// Control cells written beside them.
+    /// Control cells written with them.
     pub control_cells: usize,
     /// Genes of the model that the control file lacks: taken as zero.
     pub missing_genes: Vec<String>,
@@ -115,7 +115,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// A population asked for.
+/// A requested population.
 struct Ask {
     request: Request,
     /// Context of its controls.
@@ -128,14 +128,14 @@ struct Job {
     asks: Vec<Ask>,
 }
 
-/// Control cells that stand for one or more (cell type, batch), and the names they are written under.
+/// Control cells that represent one or more (cell type, batch), and the names they are written under.
 struct Context {
     cell_type: String,
     /// Numbers of the cells in their file or data directory.
     cells: Vec<u64>,
     /// Names of the cells there.
     names: Vec<String>,
-    /// The batch each cell was measured in: not the context's where that has no controls of its own.
+    /// The batch in which each cell was measured: not the context's if that has no controls of its own.
     batches: Vec<String>,
     controls: ControlCells,
 }
@@ -155,8 +155,8 @@ impl Context {
     }
 }
 
-/// Predicts and writes; nothing is left at an output that fails. What was measured is written last, when memory holds no prediction any
-/// more.
+/// Predicts and writes; an output that fails leaves nothing behind. What was measured is written last,
+/// when memory no longer holds any prediction.
 pub fn predict(settings: &Settings) -> Result<Report> {
     guard(|| write(settings))
 }
@@ -206,7 +206,7 @@ fn write(settings: &Settings) -> Result<Report> {
     Ok(report)
 }
 
-/// The run's own `predict.observe`; where its data do not tell to what counts add up, none.
+/// The run's own `predict.observe`, or none if its data do not record the total to which counts are scaled.
 fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
     match header.config.predict.observe {
         Observe::Poisson if header.data.target.is_none() => {
@@ -217,14 +217,14 @@ fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
     }
 }
 
-/// What is to be known of a checkpoint that is not the run's end.
+/// What the user should know about a checkpoint that is not the run's last.
 fn unfinished(header: &Header) -> Option<String> {
     let (step, steps) = (header.step, header.config.train.steps);
     let best = if header.best.is_some_and(|(_, best)| best == step) { ", the best so far" } else { "" };
     (step < steps).then(|| format!("the checkpoint is of step {step} of {steps}{best}"))
 }
 
-/// Refuses more control cells, laid out gene by gene, than memory holds.
+/// Refuses more control cells, held as dense rows, than fit in memory.
 fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
     memory::fits(field, &format!("the {cells} control cells of what is to be predicted"), bytes)

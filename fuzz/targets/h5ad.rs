@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = describe(&path);
     let Ok(file) = H5ad::open(&path) else { return };
     let (cells, genes) = file.shape();
-    // What is small enough that a file of this size could hold it.
+    // Beyond what a file of this size could plausibly hold.
     if cells.saturating_mul(genes) > 1 << 20 {
         return;
     }

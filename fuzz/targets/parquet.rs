@@ -1,4 +1,4 @@
-//! The bytes of a shard of Tahoe's release beside honest tables of metadata: described and read through, or refused.
+//! The bytes of a shard of Tahoe's release, next to valid tables of metadata: described and read through, or refused.
 #![no_main]
 
 use std::path::{Path, PathBuf};

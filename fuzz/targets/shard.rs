@@ -1,7 +1,7 @@
-//! A shard whose header and numbers lie under checksums that are right: refused, or every row is what the format promises.
+//! A shard whose header and numbers have correct checksums: refused, or every row is what the format promises.
 //!
-//! The input is a list of changes of five bytes, place (little-endian, 32 bits) and byte, in the JSON of the header and in what
-//! follows it; the checksums and the manifest's entry are made to agree with them.
+//! The input is a list of five-byte changes, each a position (little-endian, 32 bits) and a byte, in the header's JSON and in
+//! what follows it; the checksums and the manifest's entry are then made to match.
 #![no_main]
 
 #[path = "../../tests/small_data.rs"]
@@ -19,7 +19,7 @@ use small_data::{World, header};
 const PRELUDE: usize = 64;
 const NAME: &str = "perturbed-0000.shard";
 
-/// A directory, its manifest, and one shard of it: what stands before its header's length, header, rest.
+/// A directory, its manifest, and one shard of it, as the bytes before the header's length, the header, and the rest.
 struct Honest {
     dir: tempfile::TempDir,
     manifest: Value,

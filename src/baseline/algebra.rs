@@ -1,15 +1,15 @@
-//! The little dense linear algebra that baselines need, in f64, row-major, with fixed orders of summation.
+//! The small amount of dense linear algebra that baselines need, in f64, row-major, with a fixed order of summation.
 
 use rayon::prelude::*;
 
 use crate::rng::Rng;
 
-/// Numbers in rows.
+/// A dense matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Numbers a row.
+    /// Numbers per row.
     pub cols: usize,
     /// Row after row.
     pub data: Vec<f64>,
@@ -27,7 +27,7 @@ impl Matrix {
         Matrix { rows, cols, data }
     }
 
-    /// One row.
+    /// Row `i`.
     pub fn row(&self, i: usize) -> &[f64] {
         &self.data[i * self.cols..(i + 1) * self.cols]
     }
@@ -109,7 +109,7 @@ fn rotate(a: &mut Matrix, vectors: &mut Matrix, p: usize, q: usize) {
         return;
     }
     let theta = (a.data[q * n + q] - a.data[p * n + p]) / (2.0 * apq);
-    // The smaller of the two angles.
+    // The smaller of the two possible angles.
     let tan = theta.signum() / (theta.abs() + theta.hypot(1.0));
     let cos = 1.0 / tan.hypot(1.0);
     let sin = tan * cos;
@@ -127,12 +127,12 @@ fn rotate(a: &mut Matrix, vectors: &mut Matrix, p: usize, q: usize) {
     }
 }
 
-/// The `count` largest eigenpairs of a symmetric positive semi-definite matrix, as [`eigen`] gives them: subspace iteration
+/// The `count` largest eigenpairs of a symmetric positive semi-definite matrix, as returned by [`eigen`]: subspace iteration
 /// with Rayleigh-Ritz, from a fixed random start. Each vector's largest entry is positive.
 pub fn top_eigen(symmetric: &Matrix, count: usize) -> (Vec<f64>, Matrix) {
     let n = symmetric.rows;
     let count = count.min(n);
-    // A few more than asked for: the wanted ones then converge at the rate of the gap to the last of these.
+    // A few more than requested: the wanted ones then converge at the rate of the gap to the last of these.
     let block = (count + 8).min(n);
     let start = Rng::new(0);
     let mut basis = Matrix::from_fn(block, n, |i, j| f64::from(start.normal((i * n + j) as u64)));
@@ -161,7 +161,7 @@ pub fn top_eigen(symmetric: &Matrix, count: usize) -> (Vec<f64>, Matrix) {
     (values, vectors)
 }
 
-/// Gram-Schmidt, twice over, row after row. A row without anything of its own becomes zero.
+/// Gram-Schmidt, applied twice to each row in turn. A row that depends on those before it becomes zero.
 fn orthonormalise(rows: &mut Matrix) {
     let n = rows.cols;
     for i in 0..rows.rows {

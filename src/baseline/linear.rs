@@ -1,11 +1,11 @@
 //! The linear baseline of Ahlmann-Eltze, Huber & Anders (Nature Methods 2025), for pairs of cell type and perturbation.
 //!
-//! Their model predicts the mean profile Y of each condition from known factors of genes and of conditions by one small matrix,
+//! Their model predicts the mean profile Y of each condition from known factors of genes and conditions through one small matrix,
 //!
 //!   Y ~ A W F^T + b,     W = (A^T A + 0.1 I)^-1 A^T (Y - b) F (F^T F + 0.1 I)^-1.
 //!
 //! Here, with M training pairs (c, p) and G genes:
-//! - Y `[G, M]` holds effects, that is, means minus the controls of the same context, not profiles; b `[G]` is their mean over pairs.
+//! - Y `[G, M]` holds effects (means minus the controls of the same context), not profiles; b `[G]` is their mean over pairs.
 //! - A `[G, K]`, the gene factors: the principal components of Y - b over pairs, scaled as scores (unit vector times singular
 //!   value), K = 10 or as many as differ from zero.
 //! - F `[M, K + L]`, the factors of a pair: those of its perturbation, then those of its cell type.
@@ -14,9 +14,9 @@
 //!   types, L at most 10 and below their number. Known before any perturbed cell of the type is seen.
 //!   Each column is scaled to a mean square of 1 over the training pairs, so that the ridge means the same for both kinds.
 //!
-//! A pair never seen is predicted as A W f + b with its perturbation's and its cell type's factors. The model is additive in the two: it
-//! shares what a perturbation does to all cell types and what a cell type does under all perturbations, and has no term for
-//! the pair. A perturbation never seen has factors 0 (that of the average one).
+//! An unseen pair is predicted as A W f + b with the factors of its perturbation and its cell type. The model is additive in
+//! the two: it captures what a perturbation does across cell types and what a cell type does across perturbations, and has no
+//! term for the pair. An unseen perturbation has factors 0 (those of the average one).
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Fits the training pairs, at least one, sorted by cell type as [`bulk::pairs`](crate::data::bulk::pairs) gives them.
+    /// Fits the training pairs, at least one, sorted by cell type as returned by [`bulk::pairs`](crate::data::bulk::pairs).
     pub fn fit(pairs: &[Pair], resting: &Resting) -> Linear {
         assert!(!pairs.is_empty(), "linear: no training pairs");
         let effects: Vec<&[f64]> = pairs.iter().map(|pair| pair.effect.as_slice()).collect();
@@ -55,7 +55,7 @@ impl Linear {
         let width = factors[0].len();
         let f = Matrix::from_fn(pairs.len(), width, |i, j| factors[i][j]);
         let a = Matrix::from_fn(axes.cols, axes.rows, |g, k| axes.row(k)[g] * sizes[k]);
-        // A^T (Y - b) F, then one ridge from each side.
+        // A^T (Y - b) F, then one ridge solve from each side.
         let middle = a.transposed().times(&centred.transposed()).times(&f);
         let left = solve_ridge(&a.transposed().gram(), RIDGE, &middle);
         let w = solve_ridge(&f.transposed().gram(), RIDGE, &left.transposed()).transposed();
@@ -94,7 +94,7 @@ fn centre(rows: &[&[f64]]) -> (Vec<f64>, Matrix) {
     (mean, centred)
 }
 
-/// Singular values and right singular vectors (rows) of `x`, the largest `most` that are not zero. Through the smaller Gram matrix.
+/// Singular values and right singular vectors (rows) of `x`, the largest `most` that are not zero. Uses the smaller Gram matrix.
 fn components(x: &Matrix, most: usize) -> (Vec<f64>, Matrix) {
     let wide = x.rows <= x.cols;
     let (squares, vectors) = top_eigen(&if wide { x.gram() } else { x.transposed().gram() }, most);
@@ -128,10 +128,10 @@ fn perturbation_factors(pairs: &[Pair], centred: &Matrix, axes: &Matrix) -> BTre
     scaled(factors, pairs.iter().map(|pair| pair.perturbation))
 }
 
-/// Every cell type that has controls; axes and scale from the training types.
+/// Factors of every cell type that has controls; axes and scale come from the training types.
 fn cell_type_factors(pairs: &[Pair], resting: &Resting) -> BTreeMap<u32, Vec<f64>> {
     let mut trained: Vec<u32> = pairs.iter().map(|pair| pair.cell_type).collect();
-    // Pairs come by cell type.
+    // Pairs are sorted by cell type.
     trained.dedup();
     let profiles: Vec<&[f64]> = trained.iter().map(|c| resting.by_type[c].as_slice()).collect();
     let (mean, centred) = centre(&profiles);

@@ -1,4 +1,4 @@
-//! What a split holds out of a data directory: every perturbed group of a part, to be predicted and to be compared with.
+//! What a split holds out of a data directory: every perturbed group of a part, to be predicted and compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,7 +20,7 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
-    /// Opens and checks both.
+    /// Opens and checks the data directory and the split.
     pub fn open(data: &Path, split: &Path, part: Part) -> Result<HeldOut> {
         let data = Data::open(data)?;
         let split = Split::load(split, &data)?;
@@ -42,7 +42,7 @@ impl HeldOut {
             report.notes.push(self.other_split(&settings.run));
         }
         let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
-        // By their groups: batches without controls of their own share those of the cell type.
+        // By control groups: batches without controls of their own share those of the cell type.
         let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
         let mut held = 0;
         for &g in groups {
@@ -86,7 +86,7 @@ impl HeldOut {
         }
     }
 
-    /// What another split than the run's own means for what is predicted.
+    /// What it means for the predictions that the split is not the run's own.
     fn other_split(&self, run: &Path) -> String {
         let HeldOut { data, groups, .. } = self;
         let other = "the split file is not the one the run was trained with";

@@ -1,4 +1,4 @@
-//! A user's request: populations over control cells of an .h5ad whose genes need not stand in the model's order.
+//! A user's request: populations over control cells of an .h5ad whose genes need not be in the model's order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::predictor::{ControlCells, Reading, Request};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
-    /// Where it stands there.
+    /// Its line in the file.
     #[serde(skip)]
     line: u64,
     perturbation: String,
@@ -31,7 +31,7 @@ struct Row {
 pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut Report) -> Result<Job> {
     let manifest = &header.data;
     let rows = read(manifest, request)?;
-    // A number that is not zero takes eight bytes; of counts one in thirty may be.
+    // A non-zero number takes eight bytes; of counts, one in thirty may be non-zero.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let bytes = cells.saturating_mul(manifest.genes.len() as u64) / 4;
     memory::fits(&request.display().to_string(), "the cells it asks for", bytes)?;
@@ -78,7 +78,7 @@ pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut
 struct Pools {
     /// By cell type and batch.
     of_name: BTreeMap<(String, String), usize>,
-    /// Cell type and batch that first asked for it, and the control cells, of each.
+    /// For each, the cell type and batch that first needed it, and the control cells.
     all: Vec<((String, String), Vec<usize>)>,
 }
 
@@ -115,7 +115,7 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     let text = std::fs::read(path).at(path)?;
     let mut reader = csv::Reader::from_reader(&text[..]);
     let columns = reader.headers().map_err(bad)?.clone();
-    // A record's place may be the end of the line before it, or empty lines that are passed over.
+    // A record's position may be the end of the line before it, or that of skipped empty lines.
     let (mut read, mut line) = (0, 1);
     let row = |record: csv::Result<csv::StringRecord>| {
         let record = record?;
@@ -156,7 +156,7 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
 struct ControlLabels {
     cell_type: Labels,
     batch: Option<Labels>,
-    /// Which cells are controls: all where the file does not tell.
+    /// Which cells are controls: all of them if the file does not say.
     control: Vec<bool>,
     all_controls: bool,
 }
@@ -175,7 +175,7 @@ impl ControlLabels {
         Ok(ControlLabels { cell_type, batch, control, all_controls: perturbation.is_none() })
     }
 
-    /// Says what the file does not tell.
+    /// Reports what the file does not say.
     fn tell(&self, manifest: &Manifest, file: &H5ad, report: &mut Report) {
         let columns = &manifest.columns;
         let lacks = |column: &str| format!("{}: obs has no column {column:?}", file.path().display());
@@ -189,7 +189,7 @@ impl ControlLabels {
         }
     }
 
-    /// The batch of a cell, where the file tells.
+    /// The batch of a cell, if the file has it.
     fn batch(&self, cell: usize) -> Option<&str> {
         self.batch.as_ref().and_then(|labels| labels.get(cell))
     }
@@ -257,7 +257,7 @@ fn gather(
     Ok(contexts)
 }
 
-/// Total counts of each cell by the column that tells them, where there is one.
+/// Total counts of each cell from the column that gives them, if there is one.
 fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) -> Result<Option<Vec<f32>>> {
     let own = manifest.columns.size.as_deref().filter(|_| scale == Scale::Counts);
     let Some(column) = size.or(own) else { return Ok(None) };

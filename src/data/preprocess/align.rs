@@ -11,26 +11,26 @@ use crate::error::{Error, Result};
 /// What the genes of several files have in common.
 #[derive(Clone, Debug, Serialize)]
 pub struct SharedGenes {
-    /// Genes of every file.
+    /// Genes that every file has.
     pub common: usize,
-    /// Genes that some file lacks, where they are zeros.
+    /// Genes that some file lacks and that are zeros there.
     pub partial: usize,
-    /// Of each file that lacks some, its name and how many.
+    /// For each file that lacks some, its name and how many.
     pub lacking: Vec<(String, usize)>,
 }
 
 /// The genes of all files.
 pub(super) struct Aligned {
-    /// Names, in the order of the first file and then of the files that brought more.
+    /// Names, in the order of the first file and then of the files that added more.
     pub genes: Vec<String>,
-    /// Where the genes of each file stand in that list; `None` where the lists are the same.
+    /// Position of each file's genes in that list; `None` if the two lists are the same.
     pub places: Vec<Option<Vec<u32>>>,
-    /// `None` of a single file.
+    /// `None` for a single file.
     pub shared: Option<SharedGenes>,
     pub notes: Vec<String>,
 }
 
-/// Aligns by the index of var, or by its column `id`. All files must have the same genes, but where `fill` is asked for.
+/// Aligns by the index of var, or by its column `id`. All files must have the same genes, unless `fill` is set.
 pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Aligned> {
     let keys: Vec<Vec<String>> = files.iter().map(|file| keys(file, id)).collect::<Result<_>>()?;
     let mut place_of: HashMap<&str, u32> = HashMap::new();
@@ -66,7 +66,7 @@ pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Alig
     Ok(Aligned { places, shared, notes: names.notes(), genes: names.list })
 }
 
-/// What genes are aligned by, each once in a file.
+/// The keys by which genes are aligned, each once per file.
 fn keys(file: &H5ad, id: Option<&str>) -> Result<Vec<String>> {
     let keys = match id {
         None => file.var().index.clone(),
@@ -116,7 +116,7 @@ fn unequal(files: &[H5ad], keys: &[Vec<String>]) -> Error {
     (1..files.len()).find_map(other).expect("some file lacks a gene of the first, or the first one of it")
 }
 
-/// Unique names of the common genes: where another id has taken a name, the id itself.
+/// Unique names of the common genes: if another gene has taken a name, the id itself.
 #[derive(Default)]
 struct Names {
     list: Vec<String>,

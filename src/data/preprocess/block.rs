@@ -10,9 +10,9 @@ use crate::error::Result;
 /// One input file.
 pub(super) struct Input {
     pub file: H5ad,
-    /// Where each of its genes stands in the common list; `None` where the lists are the same.
+    /// Position of each of its genes in the common list; `None` if the two lists are the same.
     pub(super) places: Option<Vec<u32>>,
-    /// Which of its genes are left out; none is where there is no list.
+    /// Which of its genes are left out; `None` if none are.
     pub(super) left_out: Option<Vec<bool>>,
     /// Which cells have all labels and pass the filters.
     pub used: Vec<bool>,
@@ -20,13 +20,13 @@ pub(super) struct Input {
     pub cells: u64,
     /// Whether its cells have names that can be read.
     pub(super) named: bool,
-    /// Total counts of each cell, where a column tells them.
+    /// Total counts of each cell, if a column gives them.
     pub sizes: Option<Vec<f32>>,
     /// Batch for the choice of genes, -1 for none; empty without such a column.
     pub hvg_batch: Vec<i32>,
 }
 
-/// Row block of an input: its genes already in common order.
+/// Row block of an input, its genes numbered as in the file.
 pub(super) struct Block<'a> {
     pub input: &'a Input,
     /// Row numbers in the file.
@@ -35,17 +35,17 @@ pub(super) struct Block<'a> {
 }
 
 impl Input {
-    /// Common place of a gene of this file.
+    /// Position of a gene of this file in the common list.
     pub fn place(&self, gene: u32) -> usize {
         self.places.as_ref().map_or(gene, |places| places[gene as usize]) as usize
     }
 
-    /// Those of all genes; `None` where each gene stands where it does in the file.
+    /// Those positions for all genes; `None` if each is the same as in the file.
     pub fn places(&self) -> Option<&[u32]> {
         self.places.as_deref()
     }
 
-    /// Names of some rows' cells, empty ones where the file has none.
+    /// Names of the cells of some rows, empty if the file has none.
     pub fn names(&self, rows: Range<usize>) -> Result<Vec<String>> {
         if self.named { Ok(self.file.cell_names(rows)?.1) } else { Ok(vec![String::new(); rows.len()]) }
     }
@@ -66,23 +66,23 @@ impl Input {
 }
 
 impl Block<'_> {
-    /// Refuses what is neither count nor log value, and totals that are none.
+    /// Refuses values that are neither counts nor log values, and invalid totals.
     pub fn check(&self, scale: Scale) -> Result<()> {
         scale::check(self.input, self.rows.clone(), &self.cells, scale)?;
         sizes::check(self, scale)
     }
 
-    /// Total counts of a row of the file that holds these.
+    /// Total counts of a row of the file that holds these counts.
     pub fn total(&self, row: usize, counts: &[f32]) -> f32 {
         self.input.sizes.as_ref().map_or_else(|| normalise::total(counts), |sizes| sizes[row])
     }
 
-    /// Common place of a gene of this file.
+    /// Position of a gene of this file in the common list.
     pub fn place(&self, gene: u32) -> usize {
         self.input.place(gene)
     }
 
-    /// Row, genes and values of each cell that is used.
+    /// Row, genes and values of each used cell.
     pub fn used(&self) -> impl Iterator<Item = (usize, &[u32], &[f32])> {
         let starts = self.cells.indptr();
         let starts = starts.as_slice().expect("blocks are whole matrices").to_vec();

@@ -1,14 +1,14 @@
-//! Labels that are hardly what they seem.
+//! Labels that are probably not what they seem.
 
 use std::collections::BTreeMap;
 
 use crate::error::some_of;
 
-/// What tools write where there is no label. As text it is a label like any other.
+/// What tools write for a missing label. Read as text it is a label like any other.
 const NOTHING: [&str; 6] = ["nan", "na", "n/a", "none", "null", "<na>"];
 
-/// What a user should know of a column's labels: those that are one but for case and blanks, and words for "no label", if they are not
-/// what control cells are called.
+/// Warnings about a column's labels: labels that differ only in case and blanks, and words for "no
+/// label", unless such a word is the control label.
 pub fn doubts(column: &str, labels: &[String], control: &str) -> Vec<String> {
     let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for label in labels {

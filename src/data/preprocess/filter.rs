@@ -1,8 +1,8 @@
-//! Which cells and genes are left out before anything is normalised: one pass, only where a filter is asked for.
+//! Which cells and genes are left out before anything is normalised: one pass, run only if a filter is set.
 //!
-//! In this order: cells by counts, then by genes (scanpy's `filter_cells`), genes by the cells that are left
-//! (`filter_genes`), perturbations and cells by knock-down (cell-load), perturbations by the cells that are left. Control
-//! cells pass the last two.
+//! In this order: cells by counts, then by genes (scanpy's `filter_cells`), genes by the remaining cells
+//! (`filter_genes`), perturbations and cells by knock-down (cell-load), perturbations by the remaining cells.
+//! Control cells are exempt from the last two.
 
 mod knockdown;
 
@@ -21,18 +21,18 @@ use crate::error::{Error, Result};
 
 pub use knockdown::{Knockdown, KnockedDown};
 
-/// What is asked for; 0 is no limit.
+/// The requested limits; 0 is no limit.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
-    /// Least counts of a cell.
+    /// Fewest counts of a cell.
     pub min_counts: u64,
-    /// Least expressed genes of a cell.
+    /// Fewest expressed genes of a cell.
     pub min_genes: u64,
-    /// Least cells that express a gene.
+    /// Fewest cells that express a gene.
     pub min_cells: u64,
     /// Keep only perturbations and cells whose own gene is knocked down.
     pub knockdown: Option<Knockdown>,
-    /// Least cells of a perturbation, the control aside.
+    /// Fewest cells of a perturbation, other than the control.
     pub min_cells_per_pert: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct Filters {
 pub struct Filtered {
     /// Cells with too few counts.
     pub few_counts: u64,
-    /// Of the others, cells with too few genes.
+    /// Among the others, cells with too few genes.
     pub few_genes: u64,
     /// Genes in too few cells.
     pub rare_genes: usize,
@@ -62,11 +62,11 @@ impl Filters {
 
 /// What the filters find in a part.
 struct Judged {
-    /// Of each used cell: [`KEPT`], [`FEW_COUNTS`] or [`FEW_GENES`].
+    /// For each used cell: [`KEPT`], [`FEW_COUNTS`] or [`FEW_GENES`].
     cells: Vec<u8>,
     /// Kept cells that express each gene.
     cells_of_gene: Vec<u64>,
-    /// What knock-down is judged by, where it is asked for.
+    /// The sums by which knock-down is judged, if requested.
     targets: Option<knockdown::Sums>,
 }
 
@@ -89,7 +89,7 @@ impl Findings for Judged {
     }
 }
 
-/// Leaves out cells and genes; `None` where nothing is asked for.
+/// Leaves out cells and genes; `None` if no filter is set.
 pub(super) fn apply(
     settings: &Settings,
     inputs: &mut Inputs,
@@ -140,18 +140,18 @@ pub(super) fn apply(
     Ok(Some(filtered))
 }
 
-/// What judges each cell by itself.
+/// Judges each cell on its own.
 struct Judge<'a> {
     filters: &'a Filters,
     /// What the values are.
     scale: Scale,
     inputs: &'a Inputs,
-    /// What knock-down is judged by, where it is asked for.
+    /// The target genes by which knock-down is judged, if requested.
     targets: Option<&'a knockdown::Targets>,
 }
 
 impl Judge<'_> {
-    /// One part, whose every value is checked.
+    /// Judges one part, checking every value.
     fn part(&self, part: &Part, progress: &ProgressBar) -> Result<Judged> {
         let Judge { scale, inputs, .. } = *self;
         let mut cells = Vec::with_capacity(part.cells.len());
@@ -176,7 +176,7 @@ impl Judge<'_> {
         Ok(Judged { cells, cells_of_gene, targets: sums })
     }
 
-    /// A cell of so many counts, and genes that it expresses.
+    /// Judges a cell with this many counts and expressed genes.
     fn cell(&self, counts: f32, genes: usize) -> u8 {
         if f64::from(counts) < self.filters.min_counts as f64 {
             FEW_COUNTS
@@ -188,7 +188,7 @@ impl Judge<'_> {
     }
 }
 
-/// Leaves out perturbations with few cells left.
+/// Leaves out perturbations with too few remaining cells.
 fn small_groups(inputs: &Inputs, control: u32, least: u64, keep: &mut [bool], filtered: &mut Filtered) {
     let mut cells = vec![0u64; inputs.vocabularies[1].len()];
     let kept = |keep: &[bool]| -> Vec<u32> {
@@ -206,7 +206,7 @@ fn small_groups(inputs: &Inputs, control: u32, least: u64, keep: &mut [bool], fi
     }
 }
 
-/// Refuses to leave out all that can be learned from.
+/// Refuses to leave out everything that can be learned from.
 fn left(
     settings: &Settings,
     inputs: &Inputs,

@@ -14,18 +14,18 @@ use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::shard::{MOST_GENES, Manifest, Scale, low_bits};
 use crate::error::{At, Error, Result, some_of, unknown};
 
-/// Counts below this are transformed once a cell.
+/// Counts below this are transformed only once per cell.
 const KNOWN: usize = 32;
 
-/// The kept genes and what was found out about all of them.
+/// The kept genes and what was found about all of them.
 pub(super) struct Chosen {
-    /// Places in the common list of genes, in the order of their ids.
+    /// Positions in the common list of genes, in the order of their ids.
     pub kept: Vec<u32>,
     pub table: Option<Table>,
     pub notes: Vec<String>,
 }
 
-/// Moments of a part, a set a batch that has cells there, and one of the cells without a batch.
+/// Moments of a part: one set per batch that has cells there, and one for the cells without a batch.
 struct PartMoments(Vec<(usize, Moments)>);
 
 impl Findings for PartMoments {
@@ -61,12 +61,12 @@ impl Findings for PartMoments {
 }
 
 impl PartMoments {
-    /// Those of the batches that have cells.
+    /// Keeps the moments of the batches that have cells.
     fn of(moments: Vec<Option<Moments>>) -> PartMoments {
         PartMoments(moments.into_iter().enumerate().filter_map(|(i, moments)| Some((i, moments?))).collect())
     }
 
-    /// Adds them to those of the parts before.
+    /// Adds these moments to those of the parts before.
     fn join(self, all: &mut [Moments], path: &Path) -> Result<()> {
         for (batch, moments) in self.0 {
             let known = all.get_mut(batch).filter(|known| known.sum.len() == moments.sum.len());
@@ -78,7 +78,8 @@ impl PartMoments {
     }
 }
 
-/// One pass: checks every value and sums what the flavour needs, a set of moments a batch, and one of the cells without a batch.
+/// One pass: checks every value and accumulates what the flavour needs, one set of moments per
+/// batch and one for the cells without a batch.
 pub(super) fn moments(
     inputs: &Inputs,
     found: &Found,
@@ -110,7 +111,7 @@ pub(super) fn moments(
     Ok(all)
 }
 
-/// Moments of values of zero and above, on the way: what is added for one value lies in one line of the cache.
+/// Moments of non-negative values, being summed: both numbers that a value is added to share a cache line.
 struct Sums {
     cells: u64,
     /// Sum and sum of squares of each gene.
@@ -122,7 +123,7 @@ impl Sums {
         Sums { cells: 0, of: vec![[0.0; 2]; genes] }
     }
 
-    /// Adds a cell; `places` are those of its file's genes in the common list.
+    /// Adds a cell; `places` are the positions of its file's genes in the common list.
     fn add(&mut self, genes: &[u32], values: &[f32], places: Option<&[u32]>) {
         self.cells += 1;
         let mut add = |gene: u32, value: f32| {
@@ -149,7 +150,8 @@ impl Sums {
     }
 }
 
-/// The batch in which a cell's genes are ranked. Like scanpy's, a cell without this label is in none: the place behind the last.
+/// The batch in which a cell's genes are ranked. As in scanpy, a cell without this label is in
+/// none: the index after the last batch.
 fn batch_of(block: &Block, row: usize, batches: usize) -> usize {
     match block.input.hvg_batch.get(row) {
         None => 0,
@@ -157,7 +159,7 @@ fn batch_of(block: &Block, row: usize, batches: usize) -> usize {
     }
 }
 
-/// One more pass over counts: sums of those that no batch's gene lets pass its limit, a set a batch.
+/// One more pass over counts: sums of the counts clipped to their gene's limit in the batch, one set per batch.
 fn clipped(inputs: &Inputs, expected: &[Expected], work: &Work) -> std::result::Result<Vec<Moments>, Halt> {
     let mut all = vec![Moments::new(inputs.genes.len()); expected.len()];
     let find = |part: &Part, _: &Path| {
@@ -187,24 +189,24 @@ fn clipped(inputs: &Inputs, expected: &[Expected], work: &Work) -> std::result::
     Ok(all)
 }
 
-/// What genes are ranked by.
+/// The quantity by which genes are ranked.
 #[derive(Clone, Copy)]
 pub(super) struct Ranked {
     pub flavor: Flavor,
-    /// Whether log values are divided by [`FACTOR`] before.
+    /// Whether log values are divided by [`FACTOR`] first.
     pub rescaled: bool,
 }
 
-/// Which genes are chosen.
+/// Which genes to choose.
 pub(super) struct Choice {
     pub ranked: Ranked,
     /// How many.
     pub count: usize,
-    /// Whether they are ranked within each batch, and the ranks merged.
+    /// Whether genes are ranked within each batch, and the ranks merged.
     pub by_batch: bool,
 }
 
-/// The values a flavour ranks, for every stored value of a block.
+/// The values that a flavour ranks, for every stored value of a block.
 fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<f32> {
     let flavor = ranked.flavor;
     let stored = block.cells.data();
@@ -230,7 +232,7 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
             numbers.extend(stored.iter().map(|&value| transform(value)));
             continue;
         }
-        // A cell holds few different counts, and `check` has seen that they are whole.
+        // A cell holds few distinct counts, and `check` has made sure that they are whole.
         let mut known = [f32::NAN; KNOWN];
         numbers.extend(stored.iter().map(|&value| {
             if value >= KNOWN as f32 {
@@ -308,7 +310,7 @@ fn by_clipped_counts(
     Ok(seurat_v3::table(&whole, &batches, choice.count, choice.by_batch))
 }
 
-/// The genes of a list, one name a line, in its order.
+/// The genes of a list, one name per line, in its order.
 pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
     let names = match list.is_dir() {
         true => Manifest::read(list)?.genes,
@@ -355,7 +357,7 @@ fn few_enough(option: &str, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// var.csv: every gene in the order of the source.
+/// Writes var.csv: every gene in the order of the source.
 pub(super) fn write_table(path: &Path, genes: &[String], chosen: &Chosen) -> Result<()> {
     let broken = |error: csv::Error| Error::format(path, format!("cannot write: {error}"));
     let mut kept = vec![false; genes.len()];

@@ -1,9 +1,9 @@
 //! Highly variable genes as scanpy 1.11 finds them: flavours `seurat` (Satija et al. 2015) and `cell_ranger` (Zheng et al.
-//! 2017), over all cells or merged over batches; `super::seurat_v3` is a way of its own.
+//! 2017), over all cells or merged over batches; `super::seurat_v3` is a separate method.
 //!
-//! Both rank genes by dispersion (variance / mean) against genes of like mean: `seurat` by the z-score within one of 20 bins
-//! of equal width over ln(1 + mean), `cell_ranger` by distance from the median within 20 bins of equal size, in units of the
-//! median absolute deviation.
+//! Both rank genes by dispersion (variance / mean) relative to genes of similar mean: `seurat` by the z-score within one
+//! of 20 bins of equal width over ln(1 + mean), `cell_ranger` by the distance from the median within 20 bins of equal
+//! size, in units of the median absolute deviation.
 
 use crate::correlation::median;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub enum Flavor {
     SeuratV3,
 }
 
-/// Sums over cells, a number a gene: of the values and of their squares.
+/// Sums over cells, one number per gene: of the values and of their squares.
 ///
 /// Each square is rounded to f32 before it is added: scanpy does so, and it decides ties.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl Moments {
         Moments { cells: 0, sum: vec![0.0; genes], squares: vec![0.0; genes], expressed: vec![false; genes] }
     }
 
-    /// Adds those of other cells.
+    /// Adds the moments of other cells.
     pub fn join(&mut self, other: &Moments) {
         self.cells += other.cells;
         self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
@@ -59,13 +59,13 @@ impl Moments {
     }
 }
 
-/// What a flavour says of each gene, `[G]` each.
+/// A flavour's results for each gene, `[G]` each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// By scanpy's names. `seurat`, `cell_ranger`: means, dispersions, dispersions_norm; `seurat_v3`: means, variances,
     /// variances_norm, highly_variable_rank. NaN where one is undefined.
     pub columns: Vec<(&'static str, Vec<f64>)>,
-    /// Chosen genes. By dispersion and without batches, genes that tie with the last one are all chosen.
+    /// Chosen genes. If ranked by dispersion without batches, genes that tie with the last one are all chosen.
     pub highly_variable: Vec<bool>,
     /// Batches that chose the gene; empty without batches.
     pub batches: Vec<u32>,
@@ -77,7 +77,7 @@ struct Ranked {
     means: Vec<f64>,
     /// `seurat`: ln(variance / mean); `cell_ranger`: variance / mean.
     dispersions: Vec<f64>,
-    /// Dispersion against genes of like mean; NaN where that is undefined.
+    /// Dispersion relative to genes of similar mean; NaN if undefined.
     norm: Vec<f64>,
     highly_variable: Vec<bool>,
 }
@@ -96,8 +96,8 @@ pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<Table> {
     Ok(Table { columns: columns(means, dispersions, norm), highly_variable, batches: Vec::new() })
 }
 
-/// Ranks the genes in each batch and merges: most batches that chose it first, then the mean normalised dispersion, then the
-/// name. Chooses exactly `count`. Batches without cells take no part.
+/// Ranks the genes in each batch and merges: first by the number of batches that chose the gene, then by the mean normalised
+/// dispersion, then by name. Chooses exactly `count`. Batches without cells are ignored.
 ///
 /// # Errors
 /// As [`table`], in any batch.
@@ -140,7 +140,7 @@ pub fn table_over_batches(
     Ok(Table { columns: columns(means, dispersions, dispersions_norm), highly_variable, batches: chosen_in })
 }
 
-/// A mean that skips NaN; NaN where nothing else came.
+/// A mean that skips NaN; NaN if there was nothing else.
 struct Mean {
     sum: Vec<f64>,
     count: Vec<u32>,
@@ -207,7 +207,7 @@ fn ranked(moments: &Moments, genes: &[usize], flavor: Flavor, count: usize) -> R
     Ok(Ranked { means, dispersions, norm, highly_variable })
 }
 
-/// 20 bins of equal width from the least to the greatest mean, the first a little wider so that it holds its own edge.
+/// 20 bins of equal width from the smallest to the largest mean, the first slightly wider so that it includes its own edge.
 fn equal_width(means: &[f64]) -> Result<Vec<f64>> {
     const BINS: usize = 20;
     let (mut low, mut high) =
@@ -235,7 +235,7 @@ fn equal_width(means: &[f64]) -> Result<Vec<f64>> {
     Ok(edges)
 }
 
-/// Below the 10th percentile, then steps of 5, to above the greatest mean.
+/// Below the 10th percentile, then in steps of 5, up to above the largest mean.
 fn equal_size(means: &[f64]) -> Result<Vec<f64>> {
     let mut sorted = means.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -261,7 +261,7 @@ fn equal_size(means: &[f64]) -> Result<Vec<f64>> {
     Ok(edges)
 }
 
-/// Mean and sample deviation; a bin of one gene gives it the score 1 (centre 0, spread its own dispersion).
+/// Mean and sample deviation; a bin with a single gene gives it the score 1 (centre 0, spread its own dispersion).
 fn mean_and_deviation(inside: &[f64]) -> (f64, f64) {
     let n = inside.len() as f64;
     let mean = inside.iter().sum::<f64>() / n;
@@ -269,7 +269,7 @@ fn mean_and_deviation(inside: &[f64]) -> (f64, f64) {
         return (0.0, mean);
     }
     let deviation = (inside.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-    // Equal dispersions: what is left is rounding noise, and a score made of it would be noise too.
+    // Equal dispersions: the remainder is rounding noise, and a score made of it would be noise too.
     if deviation < 1e-12 * mean.abs() { (mean, f64::NAN) } else { (mean, deviation) }
 }
 
@@ -281,7 +281,8 @@ fn median_and_deviation(inside: &[f64]) -> (f64, f64) {
     (centre, of(inside.iter().map(|d| (d - centre).abs()).collect()) / NORMAL_QUARTILE)
 }
 
-/// All genes whose score reaches the `count`-th greatest. Those without one count as -inf: they join only where the cut is -inf.
+/// All genes whose score reaches the `count`-th largest. Those without a score count as -inf: they
+/// are included only if the cut is -inf.
 fn choose(scores: &[f64], count: usize) -> Vec<bool> {
     let mut sorted: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     sorted.sort_by(|a, b| b.total_cmp(a));

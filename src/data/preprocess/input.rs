@@ -1,4 +1,4 @@
-//! The input files side by side: one list of genes, one vocabulary a label column, and the cells that can be used.
+//! All input files together: one list of genes, one vocabulary per label column, and the cells that can be used.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -28,22 +28,22 @@ pub(super) struct Inputs {
     pub vocabularies: [Vec<String>; 3],
     /// Number of batches for the choice of genes.
     pub hvg_batches: usize,
-    /// Cells left out for want of a label: of any, and of each column.
+    /// Cells left out for lack of a label, and how many lack that of each column.
     pub dropped: u64,
     pub missing: Vec<(String, u64)>,
-    /// How cells found their rows in the table of labels.
+    /// How cells were matched to rows of the table of labels.
     pub joined: Option<Joined>,
     /// What the genes of several files have in common.
     pub shared: Option<SharedGenes>,
     /// Row blocks that an earlier pass has read.
     pub memo: Memo,
-    /// What the user should know.
+    /// Messages for the user.
     pub notes: Vec<String>,
 }
 
 /// Opens the files and reads their labels.
 pub(super) fn open(settings: &Settings) -> Result<Inputs> {
-    // Cell types, perturbations and, where there is such a column, batches: the order of `Inputs::labels`.
+    // Cell types, perturbations and, if there is such a column, batches: the order of `Inputs::labels`.
     let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
     columns.extend(settings.batch.as_deref());
     let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
@@ -63,7 +63,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
     let mut sizes = sizes::read(settings.size.as_deref(), &files, table.as_ref())?;
-    // They are all read: no pass needs them, and there is an entry a cell in each.
+    // All columns have been read: no pass needs them, and each has an entry per cell.
     files.iter_mut().for_each(H5ad::forget_columns);
     let used = labelled(&labels, files.len());
     let mut inputs = Inputs {
@@ -93,7 +93,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     Ok(inputs)
 }
 
-/// A column of labels of each file: of the table where it has the column, else of obs.
+/// A label column for each file: from the table if it has the column, else from obs.
 fn read_labels(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Vec<Labels>> {
     match table.filter(|table| table.has(column)) {
         Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
@@ -104,7 +104,7 @@ fn read_labels(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Ve
     }
 }
 
-/// The columns that some cells lack a label of, and how many.
+/// The columns in which some cells lack a label, and how many.
 fn missing(columns: &[&str], labels: &[Vec<Labels>]) -> Vec<(String, u64)> {
     let cells = |of: &[Labels]| of.iter().flat_map(|l| &l.codes).filter(|&&code| code < 0).count() as u64;
     let told = columns.iter().zip(labels).map(|(column, labels)| (column.to_string(), cells(labels)));
@@ -117,7 +117,7 @@ fn labelled(labels: &[Vec<Labels>], files: usize) -> Vec<Vec<bool>> {
     (0..files).map(|f| (0..labels[0][f].len()).map(|i| has_all(f, i)).collect()).collect()
 }
 
-/// Cell types, perturbations and batches of the used cells, sorted; where no column tells batches, all cells are of one.
+/// Cell types, perturbations and batches of the used cells, sorted; without a batch column, all cells are in one batch.
 fn vocabularies(labels: &[Vec<Labels>], used: &[Vec<bool>]) -> [Vec<String>; 3] {
     std::array::from_fn(|i| match labels.get(i) {
         Some(column) => occurring(column.iter().zip(used.iter().map(Some))),
@@ -125,7 +125,7 @@ fn vocabularies(labels: &[Vec<Labels>], used: &[Vec<bool>]) -> [Vec<String>; 3] 
     })
 }
 
-/// Of which files the cells' names can be read; the others are noted.
+/// Whether each file's cell names can be read; a note is added for those that cannot.
 fn named(files: &[H5ad], notes: &mut Vec<String>) -> Vec<bool> {
     let named = |file: &H5ad| {
         let error = file.cell_names(0..file.shape().0.min(1)).err();
@@ -135,7 +135,7 @@ fn named(files: &[H5ad], notes: &mut Vec<String>) -> Vec<bool> {
     files.iter().map(named).collect()
 }
 
-/// What of the label columns may not be meant.
+/// Warnings about what may be unintended in the label columns.
 fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Vec<String> {
     let of_column = |(column, names): (&&str, &Vec<String>)| doubts(column, names, control);
     let mut told: Vec<String> = columns.iter().zip(vocabularies).flat_map(of_column).collect();
@@ -144,13 +144,13 @@ fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Ve
     told
 }
 
-/// The files, with those columns of obs that the table of labels has not.
+/// The files, with those columns of obs that the table of labels does not have.
 fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
     let wanted = columns.iter().copied().chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref());
     let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
     let open = |path: &PathBuf| {
         H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {
-            // A column that is nowhere.
+            // The column is in neither.
             (Error::Setting { field, what }, Some(table)) => {
                 Error::Setting { field, what: format!("{what}; {}", table.told()) }
             }
@@ -166,7 +166,7 @@ fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result
     if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
 }
 
-/// The control label must be a label, and some cell must carry it.
+/// The control label must exist, and some used cell must carry it.
 fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels]) -> Result<()> {
     let control = &settings.control;
     if inputs.labels.is_empty() {
@@ -191,7 +191,7 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
     Err(Error::setting("--control-pert", format!("{what} (column {:?})", settings.perturbation)))
 }
 
-/// Sorted labels that occur, among the used cells only where they are told.
+/// Sorted labels that occur; among the used cells only, if those are given.
 fn occurring<'a>(columns: impl Iterator<Item = (&'a Labels, Option<&'a Vec<bool>>)>) -> Vec<String> {
     let mut names = BTreeSet::new();
     for (labels, used) in columns {
@@ -206,7 +206,7 @@ fn occurring<'a>(columns: impl Iterator<Item = (&'a Labels, Option<&'a Vec<bool>
     names.into_iter().collect()
 }
 
-/// Codes of labels in a sorted vocabulary, -1 for what it lacks.
+/// Codes of labels in a sorted vocabulary, -1 for labels that it lacks.
 fn recode(labels: &Labels, names: &[String]) -> Vec<i32> {
     let code: Vec<i32> =
         labels.names.iter().map(|name| names.binary_search(name).map_or(-1, |place| place as i32)).collect();
@@ -214,13 +214,13 @@ fn recode(labels: &Labels, names: &[String]) -> Vec<i32> {
 }
 
 impl Inputs {
-    /// The next file, with the labels of its cells a column.
+    /// Adds the next file, with its cells' labels for each column.
     fn add<'a>(&mut self, mut input: Input, labels: impl Iterator<Item = &'a Labels>) {
         let codes: Vec<Vec<i32>> =
             labels.zip(&self.vocabularies).map(|(column, names)| recode(column, names)).collect();
         let before = self.labels.len();
         for i in (0..input.used.len()).filter(|&i| input.used[i]) {
-            // Without a batch column there are two lists of codes, and every cell is of batch 0.
+            // Without a batch column there are only two lists of codes, and every cell is in batch 0.
             self.labels.push([0, 1, 2].map(|column| codes.get(column).map_or(0, |codes| codes[i] as u32)));
         }
         input.cells = (self.labels.len() - before) as u64;
@@ -228,14 +228,14 @@ impl Inputs {
         self.files.push(input);
     }
 
-    /// Place of the control among the perturbations.
+    /// Index of the control among the perturbations.
     pub fn control(&self, label: &str) -> u32 {
         let place = self.vocabularies[1].iter().position(|name| name == label);
         place.expect("checked when the files were opened") as u32
     }
 
-    /// Keeps some of the used cells, in their order, and leaves out some of the common genes; what no longer occurs leaves
-    /// the vocabularies.
+    /// Keeps some of the used cells, in their order, and leaves out some of the common genes; labels that no longer
+    /// occur are removed from the vocabularies.
     pub fn retain(&mut self, keep: &[bool], left_out: &[bool]) {
         let mut kept = keep.iter();
         for input in &mut self.files {
@@ -260,7 +260,7 @@ impl Inputs {
         }
     }
 
-    /// A batch without a used cell ranks no genes.
+    /// Removes batches without used cells, which rank no genes.
     fn retain_hvg_batches(&mut self) {
         let used = |input: &Input| -> Vec<usize> {
             let codes = input.hvg_batch.iter().zip(&input.used).filter(|(_, used)| **used);
@@ -290,7 +290,7 @@ impl Inputs {
         self.files.iter().map(|input| input.used.len() as u64).sum()
     }
 
-    /// The row blocks of a part: `prepare` looks at them side by side, `work` one by one and in order.
+    /// The row blocks of a part: `prepare` sees them in parallel, `work` one by one and in order.
     pub fn walk<T: Send>(
         &self,
         part: &Part,
@@ -322,7 +322,7 @@ impl Inputs {
     }
 }
 
-/// New numbers for those of `0..count` that occur, in their order; `None` for the others.
+/// New numbers for those of `0..count` that occur, in ascending order; `None` for the others.
 fn renumber(count: usize, occurring: impl Iterator<Item = usize>) -> Vec<Option<u32>> {
     let mut seen = vec![false; count];
     occurring.for_each(|number| seen[number] = true);

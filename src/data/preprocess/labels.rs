@@ -1,4 +1,4 @@
-//! Labels of cells from a table beside the data, joined by the cells' names.
+//! Labels of cells from a separate table, joined by the cells' names.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,36 +9,36 @@ use crate::data::h5ad::{H5ad, Labels};
 use crate::data::parquet::{Parquet, is_parquet};
 use crate::error::{Error, Result, some_of};
 
-/// Mark of a cell without a row.
+/// Marks a cell without a row.
 const NO_ROW: u32 = u32::MAX;
 
-/// How cells and rows found each other.
+/// How cells were matched to rows.
 #[derive(Clone, Debug, Serialize)]
 pub struct Joined {
-    /// Cells with a row of the table.
+    /// Cells with a row in the table.
     pub matched: u64,
     /// Cells without one; their labels are missing.
     pub unmatched: u64,
     /// Rows without a cell.
     pub unused: u64,
-    /// Some of those.
+    /// Examples of those.
     pub first_unused: Vec<String>,
 }
 
-/// A table of labels: a row a cell.
+/// A table of labels: one row per cell.
 pub(super) struct Table {
     path: PathBuf,
     header: Vec<String>,
-    /// The column of cell names, where no other bears the name of a file's index.
+    /// The column of cell names, unless another is named like a file's index.
     key: usize,
-    /// Column by column; an empty field is a missing label.
+    /// Stored by column; an empty field is a missing label.
     columns: Vec<Labels>,
-    /// Row of each cell, file by file.
+    /// Row of each cell, per file.
     rows: Vec<Vec<u32>>,
 }
 
 impl Table {
-    /// Reads a parquet file, a `.csv`, or with tabs `.tsv` or `.txt`, of which the first line names the columns.
+    /// Reads a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`; the first line of a text file names the columns.
     pub(super) fn read(path: &Path) -> Result<Table> {
         if is_parquet(path) {
             return Table::of_parquet(&Parquet::open(path)?);
@@ -80,14 +80,15 @@ impl Table {
         self.header.iter().any(|name| name == column)
     }
 
-    /// The columns, for the message that one is nowhere.
+    /// Lists the columns, for the message about a column found nowhere.
     pub(super) fn told(&self) -> String {
         let named: Vec<&str> =
             self.header.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         format!("{} has: {}", self.path.display(), named.join(", "))
     }
 
-    /// Finds the row of each cell: by the column that bears the name of a file's index, else by what was pandas' index or by the first.
+    /// Finds the row of each cell: by the column named like a file's index, else by what was
+    /// pandas' index, else by the first column.
     pub(super) fn join(&mut self, files: &[H5ad]) -> Result<Joined> {
         let cells: Vec<(String, Vec<String>)> =
             files.iter().map(|file| file.cell_names(0..file.shape().0)).collect::<Result<_>>()?;

@@ -1,16 +1,16 @@
 //! Local regression of one number on another (Cleveland & Devlin 1988), interpolated as the netlib program does by default.
 //!
-//! Around a point x0 a parabola is fitted to the nearest `SPAN` of the points, weighted by (1 - (d / d_q)^3)^3, d_q the distance of the
-//! farthest of them. That is done at the cuts of a k-d tree alone: a cell with more than SPAN * CELL of the points is cut at its
-//! median point. Between two cuts the fit is the cubic with the two parabolas' values and slopes there (Hermite).
+//! Around a point x0 a parabola is fitted to the nearest `SPAN` of the points, weighted by (1 - (d / d_q)^3)^3, where d_q is the
+//! distance of the farthest of them. That is done only at the cuts of a k-d tree: a cell with more than SPAN * CELL of the points
+//! is cut at its median point. Between two cuts the fit is the cubic with the two parabolas' values and slopes there (Hermite).
 //!
-//! scanpy's seurat_v3 flavour rests on this interpolation: the regression itself, at every point, differs by up to 0.03.
+//! scanpy's seurat_v3 flavour depends on this interpolation: running the regression at every point differs by up to 0.03.
 
-/// Share of the points that a fit sees.
+/// Share of the points used in a fit.
 const SPAN: f64 = 0.3;
-/// Share of those that a cell of the tree may hold.
+/// A cell of the tree may hold up to this share of those points.
 const CELL: f64 = 0.2;
-/// Room around the points, in parts of their range.
+/// Margin around the points, as a share of their range.
 const MARGIN: f64 = 0.005;
 
 /// The fit at a cut.
@@ -29,7 +29,7 @@ pub fn fitted(x: &[f64], y: &[f64]) -> Vec<f64> {
     x.iter().map(|&x| between(&vertices, x)).collect()
 }
 
-/// Where the tree cuts the sorted points, its two ends included, rising.
+/// Where the tree cuts the sorted points, including its two ends, ascending.
 fn cuts(points: &[(f64, f64)]) -> Vec<f64> {
     let n = points.len();
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return Vec::new() };
@@ -44,7 +44,7 @@ fn cuts(points: &[(f64, f64)]) -> Vec<f64> {
         }
         let place = untied(points, from, to);
         let at = points[place].0;
-        // All of the cell's points are alike, or a cut is there already.
+        // All of the cell's points are equal, or there is a cut already.
         if !cuts.contains(&at) {
             cuts.push(at);
             cells.extend([(from, place + 1), (place + 1, to)]);
@@ -54,9 +54,9 @@ fn cuts(points: &[(f64, f64)]) -> Vec<f64> {
     cuts
 }
 
-/// The median place, or the nearest to it, looking alternately above and below, whose point differs from the next one.
+/// The median index, or else the nearest one, searching alternately above and below, whose point differs from the next.
 fn untied(points: &[(f64, f64)], from: usize, to: usize) -> usize {
-    // The middle as numbers counted from 1 have it.
+    // The middle as computed with numbering from 1.
     let middle = (from + to - 1) / 2;
     let mut offset = 0i64;
     loop {
@@ -77,7 +77,7 @@ fn fit(points: &[(f64, f64)], at: f64) -> Vertex {
     let near = (((n as f64) * SPAN + 1e-5) as usize).clamp(1, n);
     let mut distances: Vec<f64> = points.iter().map(|p| (p.0 - at).abs()).collect();
     let reach = *distances.select_nth_unstable_by(near - 1, f64::total_cmp).1;
-    // Rows sqrt(w) (1, u, u^2 | y), u = (x - at) / reach: of size one, so that the columns can be told apart.
+    // Rows sqrt(w) (1, u, u^2 | y), u = (x - at) / reach: of order one, so that the columns can be told apart.
     let mut rows: Vec<[f64; 4]> = Vec::with_capacity(near);
     for &(x, y) in points {
         let u = (x - at) / reach;
@@ -87,7 +87,7 @@ fn fit(points: &[(f64, f64)], at: f64) -> Vertex {
         }
     }
     if rows.is_empty() {
-        // Too few points for the farthest to be left out: their mean.
+        // Too few points to leave out the farthest: use their mean.
         let near: Vec<f64> = points.iter().filter(|p| (p.0 - at).abs() <= reach).map(|p| p.1).collect();
         return Vertex { x: at, value: near.iter().sum::<f64>() / near.len() as f64, slope: 0.0 };
     }
@@ -95,12 +95,12 @@ fn fit(points: &[(f64, f64)], at: f64) -> Vertex {
     Vertex { x: at, value, slope: slope / reach }
 }
 
-/// Coefficients of three columns for a fourth, by Householder reflections. A column that depends on those before it gets 0.
+/// Coefficients of three columns for a fourth, by Householder reflections. A column that depends on earlier ones gets 0.
 fn least_squares(mut rows: Vec<[f64; 4]>) -> [f64; 3] {
     let size =
         |rows: &[[f64; 4]], column: usize| rows.iter().map(|r| r[column] * r[column]).sum::<f64>().sqrt();
     let whole: [f64; 3] = std::array::from_fn(|column| size(&rows, column));
-    // Place in the triangle of each column that counts.
+    // Columns that are not dependent, in the order of their rows in the triangle.
     let mut used = Vec::new();
     for column in 0..3 {
         let top = used.len();

@@ -1,10 +1,10 @@
-//! Row blocks kept from one pass to the next: what fits is read and unpacked once.
+//! Row blocks kept from one pass to the next: those that fit are read and unpacked only once.
 //!
-//! Most counts are below 256 and most sources have fewer than 65,536 genes, so an entry takes three bytes instead of eight. What
-//! is kept depends on the time each block took, what is computed from it does not.
+//! Most counts are below 256 and most sources have fewer than 65,536 genes, so an entry takes three bytes instead of eight.
+//! Which blocks are kept depends on the time each one took; the results do not.
 //!
-//! Blocks lie in pages of their own, but for counts above 255, and not in the allocator's memory, which is kept when it is freed
-//! (`memory.rs`): in the last pass they go back to the system one by one, while the rows to be written grow.
+//! Except for counts above 255, blocks have pages of their own, outside the allocator, which keeps freed memory
+//! (`memory.rs`): in the last pass they return to the system one by one, while the rows to be written grow.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ const ROOM: usize = 384 << 20;
 #[derive(Default)]
 pub(super) struct Memo {
     kept: Mutex<Kept>,
-    /// Whether there is a pass to come that will ask for them.
+    /// Whether a later pass will use them.
     keeping: AtomicBool,
 }
 
@@ -33,33 +33,33 @@ struct Kept {
     bytes: usize,
 }
 
-/// A row block.
+/// A compactly stored row block.
 struct Tight {
     rows: usize,
     stored: usize,
-    /// Where each row ends, u32; genes, u16; values, a byte each.
+    /// End of each row, u32; genes, u16; values, one byte each.
     pages: MmapMut,
-    /// Values that a byte does not hold: where they stand and what they are.
+    /// Values that do not fit in a byte: index and value.
     others: Vec<(u32, f32)>,
 }
 
 impl Memo {
-    /// Whether what is read from now on will be read again.
+    /// Sets whether blocks read from now on will be read again.
     pub fn set_keeping(&self, keeping: bool) {
         self.keeping.store(keeping, Ordering::Relaxed);
     }
 
-    /// The block of a file that starts at a row, where it is kept; in the last pass it is forgotten.
+    /// The block of a file that starts at a row, if it was kept; in the last pass it is then dropped.
     pub fn block(&self, place: (usize, usize), genes: usize) -> Option<Cells> {
         if self.keeping.load(Ordering::Relaxed) {
             return self.lock().blocks.get(&place).map(|block| block.cells(genes));
         }
-        // Unpacked when the lock is free again.
+        // The lock is released before unpacking.
         let block = self.lock().blocks.remove(&place)?;
         Some(block.cells(genes))
     }
 
-    /// Keeps a block, if there is room and a use for it.
+    /// Keeps a block if there is room for it and it will be used.
     pub fn keep(&self, place: (usize, usize), cells: &Cells) {
         if !self.keeping.load(Ordering::Relaxed) || self.lock().bytes + Tight::pages(cells) > ROOM {
             return;
@@ -79,7 +79,7 @@ impl Memo {
 }
 
 impl Tight {
-    /// `None` of a block that is not worth it: of too many genes, or values that are no small counts.
+    /// `None` for a block that is not worth keeping: too many genes, or values that are not small counts.
     fn of(cells: &Cells) -> Option<Tight> {
         let (starts, values) = (cells.indptr(), cells.data());
         let starts = starts.as_slice()?;
@@ -87,7 +87,7 @@ impl Tight {
         if cells.cols() > 1 << 16 || u32::try_from(stored).is_err() {
             return None;
         }
-        // Where there are no pages to be had the block is read again.
+        // If no pages can be had, the block is read again.
         let mut pages = MmapMut::map_anon(Tight::pages(cells).max(1)).ok()?;
         let (ends, rest) = pages.split_at_mut(rows * 4);
         let (genes, rest) = rest.split_at_mut(stored * 2);
@@ -96,10 +96,10 @@ impl Tight {
         cast_slice_mut(ends).iter_mut().zip(&starts[1..]).for_each(narrow);
         let narrow = |(gene, &wide): (&mut u16, &u32)| *gene = wide as u16;
         cast_slice_mut(genes).iter_mut().zip(cells.indices()).for_each(narrow);
-        // Of what is no small whole number this is some byte.
+        // For anything but a small whole number this is an arbitrary byte.
         let low = |(byte, &value): (&mut u8, &f32)| *byte = low_bits(value) as u8;
         bytes.iter_mut().zip(values).for_each(low);
-        // By their bits: -0 is not 0.
+        // Compared bit by bit: -0 is not 0.
         let differs = |(byte, value): (&u8, &f32)| f32::from(*byte).to_bits() != value.to_bits();
         let mut others = Vec::new();
         for (run, (bytes, values)) in bytes.chunks(64).zip(values.chunks(64)).enumerate() {
@@ -111,7 +111,7 @@ impl Tight {
         (others.len() <= stored / 4).then_some(Tight { rows, stored, pages, others })
     }
 
-    /// Bytes of its pages.
+    /// Bytes that the pages of a block take.
     fn pages(cells: &Cells) -> usize {
         cells.rows() * 4 + cells.nnz() * 3
     }

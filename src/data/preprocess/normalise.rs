@@ -1,10 +1,10 @@
-//! Library-size normalisation and log1p of one cell, with scanpy's roundings.
+//! Library-size normalisation and log1p of one cell, rounded as in scanpy.
 
 use crate::data::shard::Scale;
 
 /// Total of a cell's counts: summed in f64, kept in f32.
 pub fn total(counts: &[f32]) -> f32 {
-    // Of whole numbers f64 holds every sum of some, so the order is free: eight sums at once do not wait for each other.
+    // f64 holds every partial sum of whole numbers exactly, so the order is free: eight sums at once do not wait for each other.
     let (eights, rest) = counts.as_chunks::<8>();
     let mut sums = [0.0; 8];
     for eight in eights {
@@ -13,15 +13,15 @@ pub fn total(counts: &[f32]) -> f32 {
     (sums.iter().sum::<f64>() + rest.iter().map(|&count| f64::from(count)).sum::<f64>()) as f32
 }
 
-/// What a cell's counts are divided by to reach `target` in total; 1 for a cell without counts, which stays empty.
+/// The divisor that brings a cell's counts to `target` in total; 1 for a cell without counts, which stays empty.
 pub fn factor(total: f32, target: f32) -> f32 {
     let factor = total / target;
     if factor == 0.0 { 1.0 } else { factor }
 }
 
-/// log1p-scale value of a stored value; `factor` as [`factor`] gives it, used for counts only.
+/// log1p-scale value of a stored value; `factor` as returned by [`factor`], used only for counts.
 ///
-/// Taken in f64 and rounded once: the f32 functions of different systems differ in the last bit, and so would the genes.
+/// Computed in f64 and rounded once: the f32 functions of different systems differ in the last bit, and so would the chosen genes.
 pub fn log_value(stored: f32, scale: Scale, factor: f32) -> f32 {
     match scale {
         // One division by a rounded factor, not a product: this is where scanpy rounds.
@@ -36,7 +36,7 @@ pub fn exp_m1(log: f32) -> f32 {
     f64::from(log).exp_m1() as f32
 }
 
-/// [`median`](crate::correlation::median) in f32, which is half the memory where there is a total a cell.
+/// [`median`](crate::correlation::median) in f32, which halves the memory for one total per cell.
 pub fn median(mut totals: Vec<f32>) -> Option<f32> {
     if totals.is_empty() {
         return None;

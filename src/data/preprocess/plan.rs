@@ -1,4 +1,4 @@
-//! What preprocessing would do, told without reading more than labels and a sample of values.
+//! What preprocessing would do, found by reading only labels and a sample of values.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +16,17 @@ use crate::error::{At, Result};
 pub struct Plan {
     /// Cells with all their labels, before filters.
     pub cells: u64,
-    /// Cells left out because a label is missing, and how many lack that of each column.
+    /// Cells left out because a label is missing.
     pub dropped: u64,
-    /// Column and cells.
+    /// Columns with missing labels, and how many cells lack each.
     pub missing: Vec<(String, u64)>,
-    /// Genes of the sources, and how many would be kept.
+    /// Genes of the sources.
     pub source_genes: usize,
-    /// At most.
+    /// Most genes that would be kept.
     pub genes: usize,
-    /// What several files have in common.
+    /// What the genes of several files have in common.
     pub shared: Option<SharedGenes>,
-    /// What the table of labels matched.
+    /// How the table of labels was matched.
     pub joined: Option<Joined>,
     /// Groups: cells of one perturbation, cell type and batch.
     pub groups: usize,
@@ -38,31 +38,31 @@ pub struct Plan {
     pub batches: usize,
     /// What the values are.
     pub scale: Scale,
-    /// How that was told.
+    /// How the scale was determined.
     pub why: String,
-    /// How often the sources would be read from end to end, and what for: what `--part PASS/K` names.
+    /// How often the sources would be read from end to end, and what for: the names used in `--part PASS/K`.
     pub passes: Vec<&'static str>,
     /// Parts of each pass.
     pub parts: usize,
     /// Size of the sources in bytes.
     pub source_bytes: u64,
-    /// Size of the shards in bytes, at most.
+    /// Largest possible size of the shards in bytes.
     pub bytes: u64,
     /// What else the user should know.
     pub notes: Vec<String>,
 }
 
-/// Bytes of a stored number: its gene, and the widest value there is.
+/// Bytes of a stored number: its gene, and the widest value type.
 const NUMBER: u64 = 2 + 4;
 /// Bytes of a cell: where its numbers and its name begin, and its library size.
 const CELL: u64 = 8 + 8 + 4;
-/// Cells of a file whose names tell how long names are.
+/// Cells per file from whose names the length of names is estimated.
 const NAMES: usize = 1000;
 /// Bytes of a group, and of the headers.
 const GROUP: u64 = 16;
 const HEADERS: u64 = 8192;
 
-/// Opens the sources and tells what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
+/// Opens the sources and reports what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
 pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     super::check(settings)?;
     let inputs = input::open(settings)?;
@@ -113,7 +113,7 @@ pub(super) fn passes(settings: &Settings, scale: Scale) -> Vec<&'static str> {
     work::PASSES.into_iter().zip(made).filter(|(_, made)| *made).map(|(name, _)| name).collect()
 }
 
-/// Numbers that the sources store, at most.
+/// Upper bound of the numbers that the sources store.
 fn stored(inputs: &Inputs) -> u64 {
     let of = |input: &Input| {
         let (cells, genes) = input.file.shape();
@@ -122,9 +122,9 @@ fn stored(inputs: &Inputs) -> u64 {
     inputs.files.iter().map(of).sum()
 }
 
-/// Bytes of all names, if no other cell has a longer one than the first of its file.
+/// Bytes of all names, assuming that no cell has a longer one than the first of its file.
 fn names(inputs: &Inputs) -> Result<u64> {
-    // Behind each, where there are several files, stands the file's number.
+    // With several files, each name is followed by the file's number.
     let more = if inputs.files.len() > 1 { 1 + inputs.files.len().ilog10() as usize + 1 } else { 0 };
     let of = |input: &Input| {
         let first = input.names(0..input.file.shape().0.min(NAMES))?;
@@ -133,7 +133,7 @@ fn names(inputs: &Inputs) -> Result<u64> {
     inputs.files.iter().map(of).sum()
 }
 
-/// Of a file, or of the files of a folder.
+/// Size of a file, or of the files of a folder.
 fn size(path: &std::path::Path) -> Result<u64> {
     let about = path.metadata().at(path)?;
     if !about.is_dir() {

@@ -10,19 +10,19 @@ use crate::data::h5ad::{Cells, H5ad};
 use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
 
-/// The scale of a source and how it was told.
+/// The scale of a source and how it was determined.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// What the values are.
     pub scale: Scale,
-    /// How it was told, for people.
+    /// How it was determined, for people.
     pub why: String,
-    /// Total to which log sources were normalised, where their totals show it, or files that we have written tell it.
+    /// Total to which log sources were normalised, if the cells' totals show it or a file written by this program records it.
     pub target: Option<f64>,
 }
 
 impl Found {
-    /// Of two files: a total that both have been scaled to.
+    /// For two files: the total to which both have been scaled, if known.
     fn and(self, other: Found, file: &H5ad) -> Result<Found> {
         match (self.target, other.target) {
             (Some(before), Some(here)) if !same_total(before, here) => {
@@ -35,7 +35,8 @@ impl Found {
         }
     }
 
-    /// As the user says; refuses what no logarithms can be, from some cells of the file. Counts are looked at cell by cell, later.
+    /// As the user states; refuses, judging by some cells of the file, what cannot be logarithms.
+    /// Counts are checked cell by cell, later.
     pub fn told(scale: Scale, file: &H5ad, cells: &Cells) -> Result<Found> {
         let divisor = match scale {
             Scale::Counts => return Ok(Found { scale, why: TOLD.into(), target: None }),
@@ -56,20 +57,20 @@ impl Found {
     }
 }
 
-/// Totals of normalised cells agree this well, f32 roundings included.
+/// Totals of normalised cells agree this closely, f32 rounding included.
 const SAME_TOTAL: f64 = 1e-3;
 /// Relative error of a total of f32 logarithms.
 const ROUNDING: f64 = 1e-6;
 /// Cells whose totals must agree before agreement means anything.
 const ENOUGH_CELLS: usize = 3;
-/// How a scale was told that the user tells.
+/// How the scale was determined if the user states it.
 const TOLD: &str = "as told by --scale";
-/// No cell's count of a gene, scaled to any target in use, has a log1p above this: of 3.3 million.
+/// No cell's count of a gene, scaled to any target in use, has a log1p above this, that of 3.3 million.
 const GREATEST_LOG: f64 = 15.0;
-/// Log1p values below this everywhere may as well be log1p / 10: no total tells them apart in a subset of genes.
+/// If all log1p values are below this they may as well be log1p / 10: in a subset of genes no total tells them apart.
 const SURELY_UNDIVIDED: f32 = 1.2;
 
-/// The scale of all files together: told by the user, or found from the first row block of each.
+/// The scale of all files together: stated by the user, or found from the first row block of each.
 pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
     let mut first: Option<Found> = None;
     for (number, input) in inputs.files.iter().enumerate() {
@@ -126,8 +127,8 @@ pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Sca
     Err(Error::format(input.file.path(), format!("cell {cell:?}, gene {gene:?} holds {what}")))
 }
 
-/// Whether there may be a value that [`check`] refuses, without a branch or a call for any: a whole number below 2^23 is what
-/// comes back from 2^23 above it, and a larger f32 is whole.
+/// Whether there may be a value that [`check`] refuses, without a branch or a call per value: a number below 2^23 is whole if
+/// adding and subtracting 2^23 returns it, and a larger f32 is always whole.
 fn suspicious(values: &[f32], whole: bool) -> bool {
     const WHOLE_FROM: f32 = 8_388_608.0;
     let wrong = |value: f32| !(0.0..f32::INFINITY).contains(&value);
@@ -138,7 +139,7 @@ fn suspicious(values: &[f32], whole: bool) -> bool {
     }
 }
 
-/// Tells the scale of a file from its first cells; refuses logarithms to another base than e, by what the file says of itself,
+/// Determines the scale of a file from its first cells; refuses logarithms to a base other than e, if the file states one,
 /// unless the cells' totals prove that they are natural.
 pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
     let found = detect(cells, file.is_logged());
@@ -150,7 +151,7 @@ pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
     }
 }
 
-/// Refuses a file that says that its logarithms are to another base, where nothing proves otherwise.
+/// Refuses a file that states another base for its logarithms, unless proven otherwise.
 fn natural(file: &H5ad, proven: bool) -> Result<()> {
     match file.log_base().filter(|base| !proven && (base - std::f64::consts::E).abs() > 1e-6) {
         Some(base) => {
@@ -165,7 +166,7 @@ fn natural(file: &H5ad, proven: bool) -> Result<()> {
     }
 }
 
-/// What all cells' totals of these numbers are, where they are alike.
+/// The common value of all cells' totals of these numbers, if they agree.
 fn common_total(cells: &Cells, of: impl Fn(f32) -> f64 + Sync) -> Option<f64> {
     let rows: Vec<usize> = (0..cells.rows()).collect();
     let starts = cells.indptr();
@@ -176,12 +177,13 @@ fn common_total(cells: &Cells, of: impl Fn(f32) -> f64 + Sync) -> Option<f64> {
     totals.last().filter(|greatest| greatest.is_finite())?;
     let middle = *totals.get(totals.len() / 2)?;
     let same = (middle - totals[0]).max(totals[totals.len() - 1] - middle) <= SAME_TOTAL * middle;
-    // What was meant: f32 logarithms move a total of 10000 by 0.001.
+    // The intended total: f32 logarithms move a total of 10000 by 0.001.
     let meant = if (middle - middle.round()).abs() < ROUNDING * middle { middle.round() } else { middle };
     (same && totals.len() >= ENOUGH_CELLS).then_some(meant)
 }
 
-/// Tells the scale from the values of some cells; `logged`: the file carries `uns/log1p`. The error says why it cannot be told.
+/// Determines the scale from the values of some cells; `logged`: the file has `uns/log1p`. The
+/// error says why it cannot be determined.
 pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String> {
     if let Some(bad) = cells.data().iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
         return Err(format!("X holds {bad}; counts or log1p values are finite and not negative"));

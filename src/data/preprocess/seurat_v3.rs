@@ -1,23 +1,23 @@
 //! Highly variable genes by the variance of standardised counts: scanpy's flavour `seurat_v3` (Stuart et al. 2019).
 //!
 //!   log10 variance = loess(log10 mean)      over the genes that vary, in each batch
-//!   s              = 10^(fit / 2)           what a gene of this mean is expected to deviate
-//!   variance       of (min(x, m + s sqrt(n)) - m) / s      m: mean of the counts as they are, n: cells
+//!   s              = 10^(fit / 2)           expected deviation of a gene of this mean
+//!   variance       of (min(x, m + s sqrt(n)) - m) / s      m: mean of the unclipped counts, n: cells
 //!
-//! Genes rank by that variance within each batch; those that are among the first `count` in some batch are chosen by the median of
+//! Genes rank by that variance within each batch; those among the first `count` in some batch are chosen by the median of
 //! their ranks there. scanpy breaks ties by an unstable sort; here the earlier gene comes first.
 
 use super::hvg::{Moments, Table};
 use super::loess;
 use crate::correlation::median;
 
-/// What a batch expects of its genes, `[G]` each.
+/// The means and deviations expected of a batch's genes, `[G]` each.
 pub struct Expected {
     /// Cells of the batch.
     pub cells: f64,
     means: Vec<f64>,
     deviations: Vec<f64>,
-    /// Counts above it are taken for it.
+    /// Larger counts are clipped to this.
     pub limits: Vec<f64>,
 }
 
@@ -45,8 +45,8 @@ impl Expected {
     }
 }
 
-/// Ranks the genes and chooses `count`. `whole`: moments of all cells; `batches`: what each batch of two cells or more expects, and the
-/// sums of its clipped counts. `merged` where the batches were asked for.
+/// Ranks the genes and chooses `count`. `whole`: moments of all cells; `batches`: for each batch of two cells or more, its
+/// expectations and the sums of its clipped counts. `merged`: whether ranking by batch was requested.
 pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, merged: bool) -> Table {
     let genes = whole.sum.len();
     let mut variances_norm = vec![0.0; genes];
@@ -61,7 +61,7 @@ pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, mer
     let chosen_in: Vec<u32> = ranks.iter().map(|ranks| ranks.len() as u32).collect();
     let rank: Vec<f64> = ranks.iter_mut().map(|ranks| median(ranks).unwrap_or(f64::NAN)).collect();
     let mut order: Vec<usize> = (0..genes).collect();
-    // NaN, no rank at all, sorts last among positive numbers.
+    // NaN, which means no rank at all, sorts after all positive numbers.
     order.sort_by(|&a, &b| rank[a].total_cmp(&rank[b]).then(chosen_in[b].cmp(&chosen_in[a])));
     let mut highly_variable = vec![false; genes];
     order.iter().take(count).for_each(|&gene| highly_variable[gene] = true);

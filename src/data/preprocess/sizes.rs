@@ -1,5 +1,5 @@
-//! Total counts of cells as a column of obs or of the table of labels tells them (`--size-col`): where a file holds a part of the genes
-//! that were measured, their sum is not the cell's total.
+//! Total counts of cells as given by a column of obs or of the table of labels (`--size-col`): if a file holds only some of
+//! the measured genes, their sum is not the cell's total.
 
 use super::block::Block;
 use super::labels::Table;
@@ -8,10 +8,10 @@ use crate::data::h5ad::H5ad;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 
-/// What a total that was kept as f32 may lack.
+/// Relative amount by which a total that was kept as f32 may be too low.
 const LESS: f32 = 1e-4;
 
-/// Total counts of each cell of each file, where a column tells them.
+/// Total counts of each cell of each file, if a column gives them.
 pub(super) fn read(
     column: Option<&str>,
     files: &[H5ad],
@@ -26,7 +26,8 @@ pub(super) fn read(
     files.iter().enumerate().map(of).collect()
 }
 
-/// Why a told total cannot be that of a cell with such stored values, if it cannot: it is no number, or less than the counts there are.
+/// Why a given total cannot be that of a cell with these stored values, if it cannot: not a valid
+/// number, or less than the stored counts.
 pub(crate) fn refusal(told: f32, stored: &[f32], scale: Scale) -> Option<String> {
     if !(told.is_finite() && told >= 0.0) {
         return Some(format!("{told}, which is no total of counts"));
@@ -36,7 +37,7 @@ pub(crate) fn refusal(told: f32, stored: &[f32], scale: Scale) -> Option<String>
     less.then(|| format!("{told}, less than the {stored} counts that are stored"))
 }
 
-/// Refuses told totals that are none.
+/// Refuses given totals that are impossible.
 pub(super) fn check(block: &Block, scale: Scale) -> Result<()> {
     let Some(sizes) = &block.input.sizes else { return Ok(()) };
     for (row, _, values) in block.used() {

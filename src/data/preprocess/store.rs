@@ -1,4 +1,4 @@
-//! The last pass, kept genes of each cell by group, and the shards from it.
+//! The last pass, which sorts the kept genes of each cell by group, and the shards made from it.
 
 use std::path::{Path, PathBuf};
 
@@ -19,10 +19,10 @@ use crate::error::{At, Error, Result};
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
 pub(super) const FACTOR: f32 = 10.0;
-/// Mark of a gene that is not kept: one more id than there can be.
+/// Marks a gene that is not kept: an id that no gene can have.
 const LEFT_OUT: u16 = u16::MAX;
 
-/// What the last pass leaves: all of the data directory, but in parts.
+/// The result of the last pass: the whole data directory, but in parts.
 pub(super) struct Store {
     manifest: Manifest,
     piles: Piles,
@@ -31,7 +31,7 @@ pub(super) struct Store {
 
 /// What the last pass finds in a part.
 struct PartRows {
-    /// Its path is not saved: the folder may have moved.
+    /// The path is not saved: the folder may have moved.
     rows: Rows,
     print: Print,
 }
@@ -98,28 +98,28 @@ pub(super) fn rows(
     Ok(Store { manifest, piles, rows })
 }
 
-/// What sorts the rows of a part.
+/// Sorts the rows of a part.
 struct Sorting<'a> {
     inputs: &'a Inputs,
     found: &'a Found,
     target: Option<f64>,
-    /// Of the genes in their common places.
+    /// Gene id for each position in the common list.
     ids: Vec<u16>,
     manifest: &'a Manifest,
     piles: &'a Piles,
 }
 
 impl Sorting<'_> {
-    /// Writes the rows of a part beside `path`.
+    /// Writes the rows of a part next to `path`.
     fn part(&self, part: &Part, path: &Path, progress: &ProgressBar) -> Result<PartRows> {
         let input = &self.inputs.files[part.input];
         let genes = 0..input.file.shape().1 as u32;
-        // A gene that is left out has no common place.
+        // A gene that is left out has no position in the common list.
         let ids: Vec<u16> =
             genes.map(|gene| self.ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
         let mut names = input.names(part.rows.clone())?;
         if self.inputs.files.len() > 1 {
-            // As anndata.concat's index_unique: samples share barcodes.
+            // Like anndata.concat's index_unique: samples share barcodes.
             let named = names.iter_mut().filter(|name| !name.is_empty());
             named.for_each(|name| name.push_str(&format!("-{}", part.input)));
         }
@@ -144,7 +144,7 @@ impl Sorting<'_> {
 }
 
 impl Store {
-    /// Sources that hold the same cells.
+    /// Warns about sources that hold the same cells.
     pub fn twice(&self) -> Option<String> {
         let sources = &self.manifest.sources;
         let twin = |i: usize| sources[..i].iter().find(|other| other.crc == sources[i].crc);
@@ -152,7 +152,7 @@ impl Store {
         Some(format!("{} and {} hold the same counts: do their cells count twice?", one.path, other.path))
     }
 
-    /// Writes the shards and the manifest into `dir`, and reads them again as every command will; returns the size of the shards.
+    /// Writes the shards and the manifest into `dir`, and reads them back as every command will; returns the size of the shards.
     pub fn merge(self, dir: &Path) -> Result<u64> {
         let manifest = merge(dir, self.manifest, self.piles, &self.rows, Limits::default().shard)?;
         Data::open(dir)?;
@@ -160,7 +160,7 @@ impl Store {
     }
 }
 
-/// All that is known before the values are read.
+/// Everything that is known before the values are read.
 fn manifest(
     settings: &Settings,
     inputs: &Inputs,
@@ -193,8 +193,8 @@ fn manifest(
     }
 }
 
-/// CRC-32 of a source's cells: of the lengths of the rows, their genes and their values, and of how many bytes each is. It grows
-/// with the blocks of a pass and does not depend on where they are cut, nor on whether the matrix is CSR, CSC or dense.
+/// CRC-32 of a source's cells: of the row lengths, the genes and the values, each with its number of bytes. It is extended
+/// block by block and does not depend on where blocks are cut, nor on whether the matrix is CSR, CSC or dense.
 #[derive(Default)]
 struct Print([(u32, u64); 3]);
 
@@ -211,7 +211,7 @@ impl Print {
         ])
     }
 
-    /// Takes that of the next cells.
+    /// Appends the CRC of the next cells.
     fn join(&mut self, next: &Print) {
         for ((crc, bytes), &(more, length)) in self.0.iter_mut().zip(&next.0) {
             let mut all = Hasher::new_with_initial_len(*crc, *bytes);
@@ -220,7 +220,7 @@ impl Print {
         }
     }
 
-    /// With the names of the genes and which cells are used.
+    /// The CRC including the names of the genes and which cells are used.
     fn of_source(&self, input: &Input) -> u32 {
         let mut all = Hasher::new();
         for name in &input.file.var().index {
@@ -233,7 +233,8 @@ impl Print {
     }
 }
 
-/// Total counts of a cell over all genes of the source. Of log values an estimate, where none is told: the smallest is one count.
+/// Total counts of a cell over all genes of the source. For log values an estimate, unless a total
+/// is given: the smallest value is one count.
 fn library(block: &Block, row: usize, values: &[f32], found: &Found, target: Option<f64>) -> f32 {
     if found.scale == Scale::Counts || block.input.sizes.is_some() {
         return block.total(row, values);
@@ -243,7 +244,7 @@ fn library(block: &Block, row: usize, values: &[f32], found: &Found, target: Opt
     target.map_or(f32::NAN, |target| if smallest.is_finite() { target as f32 / one } else { f32::NAN })
 }
 
-/// The kept genes of a block's used cells, by rising id.
+/// The kept genes of a block's used cells, by ascending id.
 #[derive(Default)]
 struct Packed {
     ends: Vec<usize>,
@@ -253,13 +254,13 @@ struct Packed {
 }
 
 impl Packed {
-    /// `ids` of the genes of the file.
+    /// `ids`: the id of each gene of the file.
     fn of(block: &Block, ids: &[u16], found: &Found, target: Option<f64>) -> Packed {
         let mut packed = Packed::default();
         let (mut own_ids, mut own_values) = (Vec::new(), Vec::new());
         for (row, genes, values) in block.used() {
-            // Each is written, and the next one over it where its gene is not kept: which ones are kept cannot be foreseen, and a
-            // branch would be taken wrongly for most that are.
+            // Every gene is written, and overwritten by the next one if it is not kept: which ones are kept is unpredictable,
+            // and a branch would be mispredicted for most of those that are.
             own_ids.resize(genes.len(), 0);
             own_values.resize(genes.len(), 0.0);
             let mut kept = 0;
@@ -269,7 +270,7 @@ impl Packed {
                 kept += usize::from(id != LEFT_OUT);
             }
             let (own_ids, own_values) = (&mut own_ids[..kept], &mut own_values[..kept]);
-            // Genes of a list, or of a file in another order, do not rise by themselves.
+            // Genes of a list, or of a file in another order, are not ascending by themselves.
             if !own_ids.is_sorted() {
                 let mut pairs: Vec<(u16, f32)> =
                     own_ids.iter().copied().zip(own_values.iter().copied()).collect();

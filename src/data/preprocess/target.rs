@@ -1,4 +1,4 @@
-//! The total to which the counts of a cell are scaled: as told, a median, or what log values were scaled to.
+//! The total to which the counts of a cell are scaled: a given number, a median, or what log values were scaled to.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// More than any cell holds; f32 still has room above.
 const LARGEST: f64 = 1e12;
 
-/// Refuses what is no total.
+/// Refuses an invalid total.
 pub(super) fn check(target: Option<Target>) -> Result<()> {
     match target {
         Some(Target::Sum(total)) if !(total > 0.0 && total <= LARGEST) => {
@@ -38,7 +38,7 @@ impl Findings for Totals {
     }
 }
 
-/// Total to which cells are scaled: as told, a median (one pass over the data), or what log values were scaled to.
+/// Total to which cells are scaled: a given number, a median (one pass over the data), or what log values were scaled to.
 pub(super) fn find(
     settings: &Settings,
     inputs: &Inputs,
@@ -81,7 +81,7 @@ pub(super) fn find(
     }
 }
 
-/// Total that log values were scaled to, as their files tell, or the user; refuses what they do not agree on.
+/// Total that log values were scaled to, as stated by their files or by the user; refuses disagreement between them.
 pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> {
     let wrong = |what: String| Err(Error::setting("--target-sum", what));
     match (found.target, asked) {

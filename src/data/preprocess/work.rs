@@ -1,14 +1,14 @@
-//! What passes find out, part by part, in a folder that lasts until the data directory stands: a run that was killed goes on
-//! behind the parts that are there, and any number of processes, on any number of machines, can make them.
+//! The findings of passes, part by part, in a folder that lasts until the data directory is complete: a killed run continues
+//! after the parts that exist, and any number of processes, on any number of machines, can make them.
 //!
 //! ```text
-//! WORK/  command          what the parts belong to: the settings, and size and time of each source
-//!        moments/00003    findings of the pass `moments` in part 3, a safetensors file; so for each pass
-//!        rows/00003.rows  the last pass leaves the rows themselves beside its findings
+//! WORK/  command          what the parts belong to: the settings, and the size and time of each source
+//!        moments/00003    findings of the pass `moments` in part 3, a safetensors file; likewise for each pass
+//!        rows/00003.rows  the rows themselves, which the last pass leaves next to its findings
 //! ```
 //!
-//! A part is some rows of one file. Findings are joined in the order of parts, wherever they were made, so that the data directory
-//! is the same to the byte.
+//! A part is a range of rows of one file. Findings are joined in the order of parts, wherever they were made, so that the
+//! data directory is the same byte for byte.
 
 use std::fs;
 use std::ops::Range;
@@ -29,26 +29,26 @@ use crate::data::folder::paths_in;
 use crate::data::shard;
 use crate::error::{At, Error, Result};
 
-/// All passes that there are, in their order; the last one writes.
+/// All possible passes, in order; the last one writes.
 pub(super) const PASSES: [&str; 5] = ["filters", "totals", "moments", "clipped", "rows"];
 
-/// How the work is cut, and where it lies meanwhile.
+/// How the work is divided, and where it is kept meanwhile.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Cells of a part, at most. Two runs with as many give the same bytes.
+    /// Most cells of a part. Two runs with the same number give the same bytes.
     pub cells: usize,
-    /// Folder of the findings, which stays on errors; without one, `.NAME.parts` beside the data directory, which does not.
+    /// Folder of the findings, which is kept on errors; without one, `.NAME.parts` next to the data directory, which is not.
     pub work: Option<PathBuf>,
     /// Make only this part of this pass.
     pub only: Option<PartName>,
 }
 
-/// A part of a pass, as `moments/0` names it.
+/// A part of a pass, written as in `moments/0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartName {
-    /// One of those that [`Plan::passes`](super::Plan::passes) tells.
+    /// One of the names in [`Plan::passes`](super::Plan::passes).
     pub pass: String,
-    /// Which of its parts, from 0.
+    /// Index of the part, from 0.
     pub number: usize,
 }
 
@@ -74,13 +74,13 @@ pub(super) struct Part {
     /// Which file.
     pub input: usize,
     pub rows: Range<usize>,
-    /// Which of all used cells they are.
+    /// Their range among all used cells.
     pub cells: Range<usize>,
 }
 
-/// Why preprocessing ends before there is a data directory.
+/// Why preprocessing stops before there is a data directory.
 pub(super) enum Halt {
-    /// The part that was asked for is made.
+    /// The requested part is made.
     Made,
     Failed(Error),
 }
@@ -94,7 +94,7 @@ impl From<Error> for Halt {
 /// What a pass finds in a part.
 pub(super) trait Findings: Sized {
     fn save(&self, to: &mut Saved);
-    /// `None` of what `save` did not write.
+    /// `None` if `save` did not write it.
     fn load(from: &Saved) -> Option<Self>;
 }
 
@@ -104,12 +104,12 @@ pub(super) struct Work {
     parts: Parts,
     /// Counts rows.
     pub progress: ProgressBar,
-    /// One that was named may be shared; our own is this process's.
+    /// A named folder may be shared; our own belongs to this process.
     _claim: Option<fs::File>,
 }
 
 impl Work {
-    /// Opens or makes the folder. One with parts of another command is emptied where it is our own, and refused where it was named.
+    /// Opens or makes the folder. If it has parts of another command, our own folder is emptied and a named one refused.
     pub fn open(settings: &Settings, parts: &Parts, progress: &ProgressBar) -> Result<Work> {
         let dir = match &parts.work {
             Some(dir) => dir.clone(),
@@ -147,8 +147,8 @@ impl Work {
         &self.dir
     }
 
-    /// One pass: what `find` finds in each part, unless it is there already, goes to `join` in the order of parts. `find` may leave
-    /// files at the path it gets, with an ending of their own.
+    /// One pass: what `find` finds in each part, unless it exists already, is passed to `join` in the order of parts. `find`
+    /// may leave files at the path it is given, with an extension of their own.
     pub fn pass<F: Findings>(
         &self,
         name: &str,
@@ -189,7 +189,7 @@ impl Work {
         if here.is_some() { Err(Halt::Made) } else { Ok(()) }
     }
 
-    /// After the last pass: the part that was asked for is of none.
+    /// Called after the last pass: a part that is still requested belongs to no pass.
     pub fn all_done(&self, passes: &[&str]) -> Result<()> {
         match &self.parts.only {
             Some(PartName { pass, .. }) => {
@@ -200,18 +200,18 @@ impl Work {
         }
     }
 
-    /// Removes what was made where the data directory stands, or where nobody asked to keep it.
+    /// Removes what was made, unless there is no data directory and the user named the folder.
     pub fn end(self, failed: bool) {
         if failed && self.parts.work.is_some() {
             return;
         }
-        // The folder may be anybody's: only what is ours goes. What cannot be removed is in nobody's way.
+        // The folder may be anyone's: only our own files are removed. What cannot be removed is in nobody's way.
         PASSES.iter().for_each(|pass| drop(fs::remove_dir_all(self.dir.join(pass))));
         let _ = fs::remove_file(self.dir.join("command")).and_then(|()| fs::remove_dir(&self.dir));
     }
 }
 
-/// The parts of all files, each of so many cells at most.
+/// The parts of all files, each of at most `cells` cells.
 pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
     let (mut parts, mut before, cells) = (Vec::new(), 0, cells.max(1));
     for (input, file) in inputs.files.iter().enumerate() {
@@ -225,9 +225,9 @@ pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
     parts
 }
 
-/// Makes the folder and says in it what its parts will belong to.
+/// Makes the folder and records in it what its parts will belong to.
 fn begin(dir: &Path, command: &str) -> Result<()> {
-    // Jobs may begin at once: each writes the same words under a name of its own, and the last one stays.
+    // Several jobs may start at once: each writes the same text under its own name, and the last rename stays.
     let own = dir.join(format!(".command-{}-{}", process::id(), now()));
     let begun = fs::create_dir_all(dir).at(dir).and_then(|()| {
         fs::write(&own, command).and_then(|()| fs::rename(&own, dir.join("command"))).at(&own)
@@ -243,7 +243,7 @@ fn now() -> u128 {
     UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos()
 }
 
-/// What parts belong to, in words.
+/// A description of what the parts belong to.
 fn command(settings: &Settings, cells: usize) -> Result<String> {
     let mut text = format!(
         "{}, shards of format {}\n{cells} cells a part\n{settings:#?}\n",

@@ -1,8 +1,8 @@
-//! Whether a perturbation lowers the gene it is named for, by the rules of cell-load's `filter_on_target_knockdown`.
+//! Whether a perturbation lowers the gene it is named after, by the rules of cell-load's `filter_on_target_knockdown`.
 //!
-//! On the values as they are stored, counts or logs. With m the mean of a gene over all control cells, whatever their cell
-//! type and file: a perturbation stays where the mean of its own gene over its cells is below `residual` of m, and of its cells those
-//! with less than `cell_residual` of m. Perturbations whose name is no gene go.
+//! Uses the values as they are stored, counts or logs. With m the mean of a gene over all control cells, whatever their cell
+//! type and file: a perturbation is kept if the mean of its own gene over its cells is below `residual` of m, and then only
+//! its cells with less than `cell_residual` of m. Perturbations whose name is not a gene are left out.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -13,14 +13,14 @@ use crate::data::preprocess::input::Inputs;
 use crate::data::preprocess::work::{Findings, Saved};
 use crate::error::{Error, Result};
 
-/// Means up to this are 0, as numpy's `isclose` has it.
+/// Means up to this count as 0, as in numpy's `isclose`.
 const ZERO: f64 = 1e-8;
-/// Columns of var that may hold the names of genes where its index holds ids.
+/// Columns of var that may hold gene names if its index holds ids.
 const NAMES: [&str; 5] = ["gene_name", "gene_names", "gene_symbol", "gene_symbols", "feature_name"];
-/// Mark of a label that names no gene.
+/// Marks a label that names no gene.
 const NO_GENE: u32 = u32::MAX;
 
-/// The limits, as shares of what control cells express.
+/// The limits, as shares of the expression in control cells.
 #[derive(Clone, Debug)]
 pub struct Knockdown {
     /// A perturbation's mean must be below this.
@@ -29,29 +29,29 @@ pub struct Knockdown {
     pub cell_residual: f64,
 }
 
-/// cell-load's.
+/// cell-load's limits.
 impl Default for Knockdown {
     fn default() -> Knockdown {
         Knockdown { residual: 0.3, cell_residual: 0.5 }
     }
 }
 
-/// What the filter found, the control aside.
+/// What the filter found, not counting the control.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct KnockedDown {
-    /// Where the names of genes stand: `index` or a column of var.
+    /// Where the gene names were found: `index` or a column of var.
     pub names: String,
     /// Perturbations that lower their gene.
     pub kept: usize,
-    /// Perturbations that are no gene of the data.
+    /// Perturbations that are not genes of the data.
     pub no_gene: usize,
     /// Perturbations whose gene no control cell expresses.
     pub not_expressed: usize,
     /// Perturbations that do not lower their gene enough.
     pub not_lowered: usize,
-    /// Cells of those three.
+    /// Cells of those three groups.
     pub cells_of_others: u64,
-    /// Cells of kept perturbations that do not lower it enough.
+    /// Cells of kept perturbations that do not lower the gene enough.
     pub cells_not_lowered: u64,
 }
 
@@ -66,7 +66,7 @@ impl Display for KnockedDown {
     }
 }
 
-/// The gene each perturbation is named for, and what was summed of them.
+/// The gene that each perturbation is named after, and the sums so far.
 pub(super) struct Targets {
     names: String,
     control: u32,
@@ -77,10 +77,10 @@ pub(super) struct Targets {
 
 /// Sums over some cells.
 pub(super) struct Sums {
-    /// Over the control cells, of every gene.
+    /// Sum of every gene over the control cells.
     controls_of_gene: Vec<f64>,
     controls: u64,
-    /// Of each cell that was added: its perturbation, and its value of that gene.
+    /// For each added cell: its perturbation, and its value of the perturbation's gene.
     perturbation: Vec<u32>,
     own: Vec<f32>,
 }
@@ -116,7 +116,7 @@ impl Targets {
             inputs.genes.iter().enumerate().map(|(gene, name)| (name.clone(), gene as u32)).collect();
         let columns = NAMES.iter().filter_map(|column| Some((*column, named(inputs, column)?)));
         let matches = |names: &HashMap<String, u32>| labels.iter().filter(|l| names.contains_key(*l)).count();
-        // The first of those that know most labels.
+        // The first of the columns that match the most labels.
         let (mut best, mut names) = ("index", index);
         for (column, other) in columns {
             if matches(&other) > matches(&names) {
@@ -155,7 +155,7 @@ impl Targets {
         sums.own.push(own);
     }
 
-    /// Takes the sums of the next cells.
+    /// Adds the sums of the next cells.
     pub(super) fn join(&mut self, part: Sums) {
         self.all.controls += part.controls;
         self.all.controls_of_gene.iter_mut().zip(part.controls_of_gene).for_each(|(sum, more)| *sum += more);
@@ -163,8 +163,8 @@ impl Targets {
         self.all.own.extend(part.own);
     }
 
-    /// Takes out of `keep` what is not knocked down. The cells that `keep` has now are those that were added; genes that
-    /// are `left_out` are none.
+    /// Clears `keep` for cells that are not knocked down. The cells that `keep` holds now are those that were added; genes
+    /// that are `left_out` do not count as genes.
     pub(super) fn judge(
         mut self,
         limits: &Knockdown,
@@ -217,7 +217,7 @@ impl Targets {
     }
 }
 
-/// Places of genes by a column of names; of a name that stands twice the first. `None` where no file has the column.
+/// Positions of genes by a column of names; for a repeated name the first. `None` if no file has the column.
 fn named(inputs: &Inputs, column: &str) -> Option<HashMap<String, u32>> {
     let mut places = HashMap::new();
     for input in &inputs.files {
