@@ -261,7 +261,7 @@ impl H5ad {
         })
     }
 
-    /// Whether `uns/log1p` exists: the field's mark for X on the log scale. It proves nothing.
+    /// Whether `uns/log1p` exists: the field's mark for X on the log scale. A hint, not a proof.
     pub fn is_logged(&self) -> bool {
         self.holds("uns/log1p")
     }

@@ -117,7 +117,7 @@ struct Shelf {
     state: Mutex<State>,
     /// A worker may claim a step, or must stop.
     room: Condvar,
-    /// A worker may claim a step, or must stop.
+    /// A batch was laid down, or a worker has failed.
     laid: Condvar,
 }
 

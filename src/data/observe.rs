@@ -5,8 +5,7 @@
 //! is preserved and zeros become real zeros.
 //!
 //!   f_s(r)   = sum_k e^-r r^k / k! * log1p(s k),   s = target / n            expected x at rate r; rising and concave in r
-//!   rate     = f_s^-1(m) = expm1(m) / s * q_s(m)                             q_s: how far the mean
-//! of logs is below the log of the mean
+//!   rate     = f_s^-1(m) = expm1(m) / s * q_s(m)                             q_s: since the mean of logs is < the log of the mean
 //!
 //! q_s runs smoothly from s / log1p(s) at m = 0 to 1 at large m, so it is what the tables hold: one table per library-size bin
 //! (eight per octave), with an entry every 1/32 of m, interpolated linearly in both directions. Worst error of the rate over

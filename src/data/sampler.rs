@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! weight of a group   cells^alpha                       alpha = 1 natural, 0 uniform
-//! perturbed cells     N of the group (c, p, b)          all different where it has N
-//! control cells       N of (c, b), else of c            all different where there are N
-//! control -> control  two draws from the controls of (c, b), disjoint where there are 2 N
+//! perturbed cells     N of the group (c, p, b)          all different if it has N
+//! control cells       N of (c, b), else of c            all different if there are N
+//! control -> control  two draws from the controls of (c, b), disjoint if there are 2 N
 //! ```
 //!
 //! With epochs (`SetOrder::Epoch`, see `epoch`) the sets cover every cell of the groups once, and only control cells are drawn.

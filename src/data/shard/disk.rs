@@ -40,7 +40,7 @@ pub(crate) fn bytes_read() -> u64 {
     0
 }
 
-/// Whether rows come from disk: assumed until a sweep reads none from there. If the system reports no reads,
+/// Whether rows come from disk: as the last sweep found, assumed at first. If the system reports no reads,
 /// only the first sweep's rows are requested.
 pub(super) struct FromDisk(AtomicBool);
 

@@ -82,7 +82,7 @@ impl Data {
         &self.manifest
     }
 
-    /// All groups, controls first; within both parts sorted by cell type, perturbation, batch.
+    /// All groups, controls first; each of the two sorted by cell type, perturbation, batch.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
