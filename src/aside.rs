@@ -18,7 +18,7 @@ pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
 /// the file itself, or the one that a link names; refuses to replace devices, pipes and folders.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     if path.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(Error::format(path, "is no regular file and cannot be replaced; name another"));
+        return Err(Error::format(path, "is not a regular file and cannot be replaced; choose another path"));
     }
     named(&named_by(path), write)
 }
@@ -100,16 +100,17 @@ pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
     for output in outputs {
         let place = whole(output);
         if let Some(input) = inputs.iter().find(|input| whole(input) == place) {
-            let what = format!("is {}, which is read; write to another file", input.display());
+            let what = format!("is {}, which is an input; write to another file", input.display());
             return Err(Error::format(output, what));
         }
         let holds = |input: &&&Path| input.is_dir() && output.exists() && place.starts_with(whole(input));
         if let Some(input) = inputs.iter().find(holds) {
-            let what = format!("is a file of {}, which is read; write to another folder", input.display());
+            let what =
+                format!("is a file in {}, which is an input; write to another folder", input.display());
             return Err(Error::format(output, what));
         }
         if seen.contains(&place) {
-            return Err(Error::format(output, "is to be written twice; name two files"));
+            return Err(Error::format(output, "is given twice as an output; choose two files"));
         }
         seen.push(place);
     }
@@ -119,7 +120,7 @@ pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
 /// Refuses a folder that exists and is not empty: better to know before long work than after it.
 pub fn free(path: &Path) -> Result<()> {
     if path.exists() && fs::read_dir(path).at(path)?.next().is_some() {
-        return Err(Error::format(path, "exists and is not empty; name another folder or remove it"));
+        return Err(Error::format(path, "exists and is not empty; choose another folder or remove it"));
     }
     Ok(())
 }
@@ -179,7 +180,8 @@ pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<
     free(path)?;
     let aside = beside(path, "partial")?;
     fs::create_dir_all(&aside).at(&aside)?;
-    let _ours = claim(&aside, "another process writes into it; wait for it, or give another folder")?;
+    let _ours =
+        claim(&aside, "another process is writing to it; wait for it to finish, or choose another folder")?;
     empty(&aside)?;
     let written = write(&aside).and_then(|value| {
         if path.exists() {
@@ -196,7 +198,9 @@ pub fn folder<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<
 
 /// `dir/.name.END`, with `dir` made if it is missing.
 pub fn beside(path: &Path, end: &str) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| Error::format(path, "is not the name of an output"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::format(path, "does not name a file or folder that can be written"))?;
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),

@@ -201,7 +201,7 @@ impl Trained {
         if average.data().iter().any(|weight| !weight.is_finite()) {
             return Err(Error::format(
                 &path,
-                "holds weights that are no numbers; take an earlier checkpoint",
+                "contains weights that are NaN or infinite; use an earlier checkpoint",
             ));
         }
         let Read { frame: Frame { header, effects, .. }, model, table, .. } = read;
@@ -235,7 +235,7 @@ impl<'a> Read<'a> {
         let statistics = Statistics { mean, std };
         let values = numbers("effects.values", &[pairs.len(), genes])?;
         if !pairs.is_sorted_by(|a, b| a < b) {
-            let what = "header: the pairs of `effects` are not sorted and unique";
+            let what = "header: the pairs in `effects` are not sorted and unique";
             return Err(Error::format(path, what));
         }
         let effects = Effects::new(pairs, values);
@@ -277,7 +277,7 @@ pub fn of_run(run: &Path) -> Result<PathBuf> {
     }
     let found = ["best", "last"].map(|name| named(run, name));
     found.into_iter().find(|path| path.exists()).ok_or_else(|| {
-        Error::format(run, "holds no checkpoints/best.safetensors or last.safetensors; train first")
+        Error::format(run, "has no checkpoints/best.safetensors or checkpoints/last.safetensors; train first")
     })
 }
 
@@ -294,7 +294,7 @@ pub fn vocabulary(data: &Manifest) -> Vocabulary {
 fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).at(path)?;
     if file.metadata().at(path)?.len() == 0 {
-        return Err(Error::format(path, "is empty; not a checkpoint"));
+        return Err(Error::format(path, "is empty, so not a checkpoint"));
     }
     // SAFETY: a checkpoint is written aside and takes its name once it is complete; one that is replaced stays as it is for whoever
     // has it open. A program that writes into one breaks that promise, with the same effect as changing our memory.
@@ -317,11 +317,11 @@ fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
         .metadata()
         .as_ref()
         .and_then(|m| m.get(KEY))
-        .ok_or_else(|| bad("a safetensors file, but not one of scale-engine's checkpoints".into()))?;
+        .ok_or_else(|| bad("is a safetensors file, but not a scale-engine checkpoint".into()))?;
     let wrong = |e: serde_json::Error| bad(format!("header: {e}"));
     let Layout { version } = serde_json::from_str(text).map_err(wrong)?;
     if version != VERSION {
-        return Err(bad(format!("checkpoint layout {version}; this program reads layout {VERSION}")));
+        return Err(bad(format!("has checkpoint layout {version}, but this program reads layout {VERSION}")));
     }
     let text: Text = serde_json::from_str(text).map_err(wrong)?;
     text.header.config.validate().map_err(|e| bad(e.to_string()))?;
@@ -348,7 +348,7 @@ fn check_sum(path: &Path, sums: &BTreeMap<String, u32>, name: &str, view: &Tenso
     match sums.get(name) == Some(&crc32fast::hash(view.data())) {
         true => Ok(()),
         false => {
-            let what = format!("tensor {name:?} is not as it was written; the file is damaged");
+            let what = format!("tensor {name:?} does not match its checksum; the file is damaged");
             Err(Error::format(path, what))
         }
     }

@@ -107,7 +107,7 @@ impl Ranks {
         ranks.host.sum(&mut missing)?;
         if missing != [0.0] {
             if let (Err(why), true) = (&able, gpu.is_some()) {
-                eprintln!("note: rank {}: gradients are summed by the CPU: {why}", ranks.rank());
+                eprintln!("note: rank {}: gradients are summed on the CPU: {why}", ranks.rank());
             }
             return Ok(ranks);
         }
@@ -270,7 +270,7 @@ impl Ranks {
             return Ok(());
         }
         // The next sum says who is gone, and why.
-        self.any(false).and_then(|_| Err(Error::Stopped("another rank is gone: this one stops too".into())))
+        self.any(false).and_then(|_| Err(Error::Stopped("another rank was lost; this one stops too".into())))
     }
 
     /// True on every rank if `flag` is true on any.
@@ -289,5 +289,5 @@ fn part(len: usize, rank: usize, ranks: usize) -> Range<usize> {
 
 /// The error of a rank that stops because another has failed.
 fn stopped(rank: usize, why: &str) -> Error {
-    Error::Stopped(format!("rank {rank} stopped, and this one with it: {why}"))
+    Error::Stopped(format!("rank {rank} stopped, so this one stops too: {why}"))
 }

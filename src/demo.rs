@@ -85,7 +85,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
 
 fn go_on(stop: &AtomicBool) -> Result<()> {
     match stop.load(Ordering::Relaxed) {
-        true => Err(Error::Stopped("stopped between two stages; begin anew in another folder".into())),
+        true => Err(Error::Stopped("stopped between two stages; start again in another folder".into())),
         false => Ok(()),
     }
 }
@@ -106,7 +106,7 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
         true => Ok(()),
         false => {
             let run = places.run.display();
-            Err(Error::Stopped(format!("stopped in training; {run} can be resumed")))
+            Err(Error::Stopped(format!("stopped during training; {run} can be resumed")))
         }
     }
 }

@@ -45,8 +45,8 @@ pub enum Error {
 fn words(source: &io::Error) -> String {
     match source.kind() {
         // Both come from making a folder, which is no error if one is already there.
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file where a folder is wanted".into(),
-        ErrorKind::IsADirectory => "is a folder where a file is wanted".into(),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file, but a folder is needed".into(),
+        ErrorKind::IsADirectory => "is a folder, but a file is needed".into(),
         _ => source.to_string(),
     }
 }
@@ -111,7 +111,7 @@ pub fn unknown_control<'a>(
         names.clone().into_iter().filter(means_it).take(3).map(|name| format!("{name:?}")).collect();
     match likely.is_empty() {
         true => unknown(kind, wanted, names),
-        false => format!("unknown {kind} {wanted:?}; is it {}?", likely.join(" or ")),
+        false => format!("unknown {kind} {wanted:?}; did you mean {}?", likely.join(" or ")),
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
         let labels: Vec<String> = ["A1", "B2", "C3", "D4", "E5", "non-targeting"].map(String::from).to_vec();
         assert_eq!(
             unknown_control("label", "control", &labels),
-            r#"unknown label "control"; is it "non-targeting"?"#
+            r#"unknown label "control"; did you mean "non-targeting"?"#
         );
         assert_eq!(unknown_control("label", "A2", &labels[..5]), unknown("label", "A2", &labels[..5]));
     }

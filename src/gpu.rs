@@ -199,7 +199,7 @@ impl Gpu {
         let guard = if self.0.guarded { GUARD } else { 0 };
         let address = self.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
             stop(Error::Device(format!(
-                "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or take a smaller preset",
+                "no room for {what} ({:.1} MiB) on {}: {why}; lower data.sets or data.cells, or use a smaller preset",
                 bytes as f64 / (1 << 20) as f64,
                 self.name()
             )))
@@ -369,7 +369,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.gpu.0.guarded && !self.gpu.rehearsing() && self.overrun() {
-            let seen = format!("a kernel wrote behind {} ({} bytes)", self.what, self.bytes);
+            let seen = format!("a kernel wrote past the end of {} ({} bytes)", self.what, self.bytes);
             self.gpu.0.overrun.lock().expect("no panic under this lock").get_or_insert(seen);
         }
         self.gpu.gave(self.what, self.bytes);

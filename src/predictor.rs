@@ -107,7 +107,7 @@ impl Predictor<'_> {
         let (cells, numbers) = (controls.library.len(), controls.rows.len());
         if cells == 0 || numbers != cells * self.genes() {
             let what = format!(
-                "{cells} cells with {numbers} numbers; a model of {} genes needs as many a cell",
+                "{cells} cells with {numbers} values; expected one or more cells, each with {} values (one per gene of the model)",
                 self.genes()
             );
             return Err(Error::setting("controls", what));

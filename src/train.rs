@@ -126,8 +126,8 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
             let seat = Arc::new(Wire::join(launch, stop)?);
             rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
-        (Some(_), _) => Err(Error::setting("--gpus", "a launcher's processes have one GPU each")),
-        (None, []) => Err(Error::setting("--gpus", "0 leave nothing to train on")),
+        (Some(_), _) => Err(Error::setting("--gpus", "each process of a launcher uses exactly one GPU")),
+        (None, []) => Err(Error::setting("--gpus", "0 GPUs leave nothing to train on")),
         (None, [place]) => guard(|| walk(Start::of(settings)?, place.as_ref(), &Ranks::alone(), stop)),
         (None, places) => side_by_side(&Start::of(settings)?, places, stop),
     }

@@ -194,7 +194,7 @@ fn a_run_is_the_cpus_in_any_order_and_however_cells_come() {
         let mut command = machine.program(1, &[("STAND_IN_SEED", seed)]);
         let ended = train(&mut command, &place(seed), "--device cuda");
         assert!(ended.status.success(), "{}", said(&ended));
-        assert!(said(&ended).contains("cells lie on a GPU of no silicon"), "{}", said(&ended));
+        assert!(said(&ended).contains("cells are kept on a GPU of no silicon"), "{}", said(&ended));
         assert!(alike(&losses(&place(seed)), &losses(&place("cpu"))), "seed {seed}");
         assert!(same_checkpoint(&place(seed), &place("1")), "seed {seed}: other bits");
     }
@@ -298,7 +298,7 @@ fn a_gpu_that_fails_and_a_rank_that_is_killed_stop_all() {
     let killed = Instant::now();
     let ended = second.end();
     assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
-    assert!(said(&ended).contains("rank 0 is gone"), "{}", said(&ended));
+    assert!(said(&ended).contains("rank 0 was lost"), "{}", said(&ended));
     assert!(killed.elapsed() < Duration::from_secs(20), "after {:?}", killed.elapsed());
 }
 
@@ -308,7 +308,7 @@ fn what_is_missing_is_told_apart() {
     let scarce = ("STAND_IN_MEMORY", "34200000");
     let cases: [(usize, (&str, &str), &[&str]); 5] = [
         (1, ("LD_LIBRARY_PATH", "/"), if Gpu::count() > 0 { &[] } else { &["no NVIDIA driver"] }),
-        (1, ("STAND_IN_VERSION", "12080"), &["knows CUDA 12.8", "update the driver"]),
+        (1, ("STAND_IN_VERSION", "12080"), &["supports CUDA 12.8", "update the driver"]),
         (0, ("STAND_IN_SEED", "1"), &["no CUDA device 0"]),
         (1, ("STAND_IN_CAPABILITY", "75"), &["compute capability 7.5"]),
         (1, scarce, &["no room for", "MiB", "lower data.sets"]),
@@ -342,6 +342,6 @@ fn a_rank_that_never_joins_is_not_waited_for() {
     let killed = Instant::now();
     let ended = whole.end();
     assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
-    assert!(said(&ended).contains("rank 1 is gone"), "{}", said(&ended));
+    assert!(said(&ended).contains("rank 1 was lost"), "{}", said(&ended));
     assert!(killed.elapsed() < Duration::from_secs(40), "after {:?}", killed.elapsed());
 }

@@ -72,7 +72,7 @@ fn what_is_read_is_not_written_over() {
         let out =
             if out.ends_with("last.safetensors") { &out.with_file_name("best.safetensors") } else { out };
         let told = refused(out, Source::File { controls: ControlFile::new(&controls), request: csv.clone() });
-        assert!(told.contains("which is read"), "{told}");
+        assert!(told.contains("which is an input"), "{told}");
     }
     let (data, split, part) = (small.data.clone(), small.split.clone(), Part::Val);
     let out = place("out.h5ad");
@@ -372,11 +372,11 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     broken.data_mut()[3] = f32::NAN;
     let others: Vec<String> = genes.iter().map(|gene| format!("not-{gene}")).collect();
     for (told, expected) in [
-        (refused(&x.to_csc(), genes, None), "and it is CSC"),
-        (refused(&x, &genes[1..], None), "a name a column"),
+        (refused(&x.to_csc(), genes, None), "stored as CSC"),
+        (refused(&x, &genes[1..], None), "one name per column"),
         (refused(&x, genes, Some(&[1.0])), "1 totals"),
         (refused(&x, genes, Some(&[0.5; 40])), "the column of totals has 0.5, less than the"),
-        (refused(&broken, genes, None), "holds NaN"),
+        (refused(&broken, genes, None), "contains NaN"),
         (refused(&x, &others, None), "of the model's"),
     ] {
         assert!(told.contains(expected), "{told:?} should say {expected:?}");
@@ -386,7 +386,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     of_panel.columns.size = Some("ncounts".into());
     let told =
         ControlCells::of_matrix(&of_panel, genes, &x, None).err().expect("totals are wanted").to_string();
-    assert!(told.contains("the run's totals are of column \"ncounts\""), "{told}");
+    assert!(told.contains("the run's totals come from column \"ncounts\""), "{told}");
 
     let predictor = Predictor { model: &model, params: &params, effects: &effects, data, seed: 5 };
     let none = ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[])).expect("no cells");

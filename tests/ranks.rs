@@ -252,7 +252,7 @@ fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     std::io::Write::write_all(&mut stranger, &[b'?'; 64]).expect("written");
     let others = [join(1), join(1)];
     let message = first.join().expect("a thread").expect_err("refused").to_string();
-    assert!(message.contains("two processes of rank 1"), "{message}");
+    assert!(message.contains("two processes with rank 1"), "{message}");
     for other in others {
         let heard = other.join().expect("a thread");
         assert!(heard.is_err() || heard.is_ok_and(|sum| sum.is_err()), "it went on alone");
@@ -329,7 +329,7 @@ fn a_process_that_is_killed_stops_the_other_within_seconds() {
         let output = survivor.wait_with_output().expect("an end");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains(&format!("rank {killed} is gone")), "{}", said(&output));
+        assert!(said(&output).contains(&format!("rank {killed} was lost")), "{}", said(&output));
     }
 }
 
@@ -358,7 +358,7 @@ fn a_process_that_is_asked_to_stop_stops_all_with_a_checkpoint_and_none_takes_th
     for child in children {
         let output = child.wait_with_output().expect("an end");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains("--resume goes on"), "{}", said(&output));
+        assert!(said(&output).contains("continue with --resume"), "{}", said(&output));
     }
 }
 
@@ -383,6 +383,6 @@ fn processes_that_cannot_begin_tell_each_other_why() {
     let outputs = pair(&small().run, &words(STEPS)).map(|child| child.wait_with_output().expect("an end"));
     outputs
         .iter()
-        .for_each(|output| assert!(said(output).contains("holds a run already"), "{}", said(output)));
+        .for_each(|output| assert!(said(output).contains("already contains a run"), "{}", said(output)));
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }

@@ -80,10 +80,10 @@ fn options_that_would_be_passed_over_are_refused() {
     let (run, config) = (dir.path().join("run"), small().run.join("config.toml"));
     let mut train = over_data(&["train", "--preset", "s40"]);
     let (code, said) = told(train.arg("--config").arg(&config).arg("--out").arg(&run));
-    assert!(code == Some(2) && said.contains("leave one of them out") && !run.exists(), "{code:?} {said}");
+    assert!(code == Some(2) && said.contains("give only one of them") && !run.exists(), "{code:?} {said}");
     let both = ["train", "--steps", "2", "--set", "train.steps=7"];
     let (code, said) = told(over_data(&both).arg("--out").arg(&run));
-    assert!(code == Some(2) && said.contains("beside --set train.steps"), "{code:?} {said}");
+    assert!(code == Some(2) && said.contains("cannot be combined with --set train.steps"), "{code:?} {said}");
     let wrong = dir.path().join("wrong.toml");
     std::fs::write(&wrong, "[optim]\nlr = -1.0\n").expect("written");
     let (code, said) = told(over_data(&["train"]).arg("--config").arg(&wrong).arg("--out").arg(&run));
@@ -203,11 +203,11 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (code, said) =
         told(program().arg("export").arg(&small().data).arg("--out").arg(small().data.join("manifest.json")));
-    assert!(code == Some(1) && said.contains("is a file of"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("is a file in"), "{code:?} {said}");
     let mut split = program();
     split.args(["split", "--preset", "tahoe", "--data"]).arg(&small().data);
     let (code, said) = told(split.arg("--out").arg(small().data.join("manifest.json")));
-    assert!(code == Some(1) && said.contains("is a file of"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("is a file in"), "{code:?} {said}");
     // A file of another program may be the only copy; one that this program wrote is replaced.
     let (theirs, ours) = (dir.path().join("theirs.h5ad"), dir.path().join("ours.h5ad"));
     std::fs::write(&theirs, "measured").expect("written");
@@ -233,5 +233,5 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").expect("written");
     let (code, said) = told(&mut preprocess(&[&small().cells], &file.join("data")));
-    assert!(code == Some(1) && said.contains("is a file where a folder is wanted"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("is a file, but a folder is needed"), "{code:?} {said}");
 }

@@ -81,7 +81,7 @@ fn our_own_log_values_tell_their_total_also_of_a_part_of_the_genes() {
     fs::write(place("request.csv"), request).expect("written");
     predict.arg("--request").arg(place("request.csv")).arg("--out").arg(place("out.h5ad"));
     let (code, said) = told(predict.args(["--scale", "counts"]));
-    assert!(code == Some(1) && said.contains("which is no count"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("which is not a count"), "{code:?} {said}");
 }
 
 /// Every row of a directory, as the network sees it.

@@ -50,7 +50,7 @@ const SHOWN: [&str; 7] = [
 pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
     let settings = Settings { out: out.clone(), seed: args.seed, gpu: args.device.open()? };
-    let stop = signal::stop("after this stage, or after this step of training with a checkpoint")?;
+    let stop = signal::stop("after this stage (while training: after this step, with a checkpoint)")?;
     let table = demo(&settings, &stop, |line| eprintln!("{line}"))?;
     if args.json {
         println!("{}", as_json(&table));

@@ -37,9 +37,9 @@ impl FromStr for Device {
             None if text == "cpu" => Ok(Device::Cpu),
             None if text == "cuda" => Ok(Device::Cuda(0)),
             Some(("cuda", number)) => {
-                number.parse().map(Device::Cuda).map_err(|_| format!("{number:?} is not the number of a GPU"))
+                number.parse().map(Device::Cuda).map_err(|_| format!("{number:?} is not a GPU number"))
             }
-            _ => Err("give auto, cpu, cuda or cuda:NUMBER".into()),
+            _ => Err("expected auto, cpu, cuda or cuda:NUMBER".into()),
         }
     }
 }
@@ -79,7 +79,7 @@ impl FromStr for Gpus {
         match text.parse() {
             Ok(count) if count > 0 => Ok(Gpus::First(count)),
             _ if text == "all" => Ok(Gpus::All),
-            _ => Err("give a number of GPUs, or all".into()),
+            _ => Err("expected a number of GPUs, or all".into()),
         }
     }
 }
@@ -91,10 +91,10 @@ impl Choice {
         let real = self.precision;
         match (gpus, launch) {
             (Some(_), _) if self.device == Device::Cpu => {
-                Err(Error::setting("--gpus", "with --device cpu there are none"))
+                Err(Error::setting("--gpus", "cannot be used with --device cpu"))
             }
             (Some(_), Some(launch)) => {
-                let what = format!("{} starts a process for each GPU; leave it out", launch.by);
+                let what = format!("{} already starts one process per GPU; omit this option", launch.by);
                 Err(Error::setting("--gpus", what))
             }
             (Some(gpus), None) => {
@@ -110,7 +110,7 @@ impl Choice {
                 Ok(vec![Some(Gpu::open(own(launch.local, Gpu::count())?, real)?)])
             }
             (None, Some(launch)) if launch.local > 0 && matches!(self.device, Device::Cuda(_)) => {
-                let what = "is one GPU for all processes of a machine; leave it out, and each takes its own";
+                let what = "gives all processes of a machine the same GPU; omit it, and each uses its own";
                 Err(Error::setting("--device", what))
             }
             (None, _) => Ok(vec![self.open()?]),
@@ -124,8 +124,10 @@ fn own(local: usize, count: usize) -> Result<usize> {
         _ if count == 1 => Ok(0),
         local if local < count => Ok(local),
         local => {
-            let what =
-                format!("{} processes or more on a machine of {count} GPUs; start one for each", local + 1);
+            let what = format!(
+                "at least {} processes on a machine with {count} GPUs; start one process per GPU",
+                local + 1
+            );
             Err(Error::setting("--device", what))
         }
     }

@@ -61,8 +61,8 @@ const MB: f64 = 1e6;
 fn print_counts(found: &Profile) {
     let Profile { storage, sizes, weights, pairs, .. } = found;
     let real = storage.map_or(String::new(), |real| format!(", {real:?}"));
-    println!("{} ({weights} weights), {pairs} pairs a step, only counted{real}\n", sizes.preset);
-    println!("{:<34} {:<9} {:>6} {:>10} {:>10} {:>9}", "op", "way", "calls", "MB", "kB a pair", "GFLOP");
+    println!("{} ({weights} weights), {pairs} pairs per step, counted only{real}\n", sizes.preset);
+    println!("{:<34} {:<9} {:>6} {:>10} {:>10} {:>9}", "op", "way", "calls", "MB", "kB/pair", "GFLOP");
     let mut rows: Vec<&Row> = found.rows.iter().collect();
     rows.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
     let line = |name: &str, way: &str, calls: f64, bytes: f64, flops: f64| {
@@ -81,11 +81,11 @@ fn print_memory(memory: &Memory, pairs: usize) {
     let line = |name: &str, bytes: u64| {
         println!("{name:<51} {:>10.1} {:>10.2}", bytes as f64 / MB, bytes as f64 / 1e3 / pairs as f64);
     };
-    println!("\n{:<51} {:>10} {:>10}", "memory", "MB", "kB a pair");
+    println!("\n{:<51} {:>10} {:>10}", "memory", "MB", "kB/pair");
     line("between steps", memory.between);
     line("kept from forward to backward", memory.kept);
-    line("the block of a step's buffers", memory.block as u64);
-    line("the most at a time", memory.peak.bytes);
+    line("block of a step's buffers", memory.block as u64);
+    line("peak", memory.peak.bytes);
     let share = |&&(_, bytes): &&(&str, u64)| bytes as f64 >= SMALL * memory.peak.bytes as f64;
     for (what, bytes) in memory.peak.of.iter().filter(share) {
         line(&format!("  {what}"), *bytes);
@@ -95,10 +95,10 @@ fn print_memory(memory: &Memory, pairs: usize) {
 fn print(found: &Profile) {
     let Profile { device, storage, threads, sizes, weights, pairs, .. } = found;
     let stored = storage.map_or(format!("{threads} threads"), |real| format!("{real:?}"));
-    println!("{} ({weights} weights), {pairs} pairs a step, {device}, {stored}", sizes.preset);
+    println!("{} ({weights} weights), {pairs} pairs per step, {device}, {stored}", sizes.preset);
     let idle = found.idle.map_or(String::new(), |share| format!(", of which {:.1} % idle", 100.0 * share));
     println!(
-        "step     {:.2} ms, {:.2} ms while its ops are timed{idle}",
+        "step     {:.2} ms, {:.2} ms with its ops timed{idle}",
         1e3 * found.step_s,
         1e3 * found.watched_s
     );

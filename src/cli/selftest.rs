@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         Device::Cpu => {
             return Err(Error::setting(
                 "--device",
-                "the CPU's own checks are `cargo test`; give cuda or cuda:NUMBER",
+                "the CPU is checked by `cargo test`; give cuda or cuda:NUMBER",
             ));
         }
     };
@@ -82,7 +82,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     match checks.iter().filter(|check| !check.holds()).count() {
         0 => Ok(()),
-        missed => Err(Error::Device(format!("{missed} of {} checks miss their bound", checks.len()))),
+        missed => Err(Error::Device(format!("{missed} of {} checks exceed their bound", checks.len()))),
     }
 }
 

@@ -34,6 +34,6 @@ fn handle(what: impl FnMut() + 'static + Send) -> Result<()> {
     match ctrlc::set_handler(what) {
         // A test or a program that embeds us may have its own handler.
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-        Err(e) => Err(Error::Stopped(format!("no signal handler: {e}"))),
+        Err(e) => Err(Error::Stopped(format!("cannot set up the signal handler: {e}"))),
     }
 }

@@ -105,7 +105,7 @@ pub fn run(args: Args) -> Result<()> {
     // A script would otherwise take the run for finished.
     match outcome.finished {
         true => Ok(()),
-        false => Err(Error::Stopped(format!("stopped after step {}; --resume goes on", outcome.step))),
+        false => Err(Error::Stopped(format!("stopped after step {}; continue with --resume", outcome.step))),
     }
 }
 
@@ -118,7 +118,7 @@ fn print(out: &Path, outcome: &Outcome) {
     }
     let state = if finished { "trained" } else { "not finished" };
     match loss.is_nan() {
-        true => println!("{state}: {step} steps, {parameters} weights; none was logged now"),
+        true => println!("{state}: {step} steps, {parameters} weights; no step was logged this time"),
         false => println!(
             "{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
         ),
@@ -135,7 +135,10 @@ fn config(args: &Args) -> Result<Config> {
     {
         if given && args.set.iter().any(|set| set.split('=').next().is_some_and(|name| name.trim() == field))
         {
-            return Err(Error::setting(option, format!("beside --set {field}; leave one of them out")));
+            return Err(Error::setting(
+                option,
+                format!("cannot be combined with --set {field}; give only one of them"),
+            ));
         }
     }
     let mut set = args.set.clone();
@@ -155,7 +158,7 @@ fn shard(args: &Args) -> Result<Option<bool>> {
         args.set.iter().map(|set| set.strip_prefix("optim.shard=")?.trim().parse().ok()).collect();
     if args.preset.is_some() || args.config.is_some() || args.seed.is_some() || set.contains(&None) {
         let what =
-            "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change";
+            "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change it";
         return Err(Error::setting("--resume", what));
     }
     Ok(set.last().copied().flatten())

@@ -69,7 +69,7 @@ impl Launch {
             return Ok(None);
         }
         if rank >= ranks {
-            let what = format!("is {rank}, but {} says {ranks}; ranks count from 0", words.ranks);
+            let what = format!("is {rank}, but {} is {ranks}; ranks count from 0", words.ranks);
             return Err(Error::setting(words.rank, what));
         }
         let local = if word(words.local).is_some() { number(word, words.local)? } else { rank };
@@ -80,7 +80,7 @@ impl Launch {
 
 fn number(word: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<usize> {
     let text = word(name).unwrap_or_default();
-    text.trim().parse().map_err(|_| Error::setting(name, format!("{text:?} is no whole number")))
+    text.trim().parse().map_err(|_| Error::setting(name, format!("{text:?} is not a whole number")))
 }
 
 fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> {
@@ -95,7 +95,7 @@ fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> 
         return Ok("127.0.0.1".into());
     }
     let what = format!(
-        "is not set: {} does not say on which machine rank 0 runs; set it to that machine's name",
+        "is not set, and {} does not say which machine rank 0 runs on; set it to that machine's name",
         words.by
     );
     Err(Error::setting("MASTER_ADDR", what))
@@ -106,7 +106,9 @@ fn port(word: &dyn Fn(&str) -> Option<String>) -> Result<u16> {
     if word("MASTER_PORT").is_some() {
         let port = number(word, "MASTER_PORT")?;
         let above = port.checked_add(1).and_then(|port| u16::try_from(port).ok());
-        return above.ok_or_else(|| Error::setting("MASTER_PORT", format!("{port} is no port below 65535")));
+        return above.ok_or_else(|| {
+            Error::setting("MASTER_PORT", format!("{port} is not a port number below 65535"))
+        });
     }
     // Jobs that share a machine must not share a port.
     let job = word("SLURM_JOB_ID").and_then(|job| job.parse::<u64>().ok()).unwrap_or(0);

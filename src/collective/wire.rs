@@ -165,7 +165,7 @@ impl Link {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
         let length = self.head()?;
         if length != bytes.len() as u64 {
-            let what = format!("rank {} sent {length} bytes for a sum of {}", self.rank, bytes.len());
+            let what = format!("rank {} sent {length} bytes where {} were expected", self.rank, bytes.len());
             return Err(Error::Stopped(what));
         }
         self.stream.read_exact(bytes).map_err(|e| self.gone(&e))
@@ -175,7 +175,7 @@ impl Link {
     fn head(&mut self) -> Result<u64> {
         let mut head = [0; 9];
         while !hears(&self.stream, SILENCE) {
-            eprintln!("note: rank {} has said nothing for {} minutes", self.rank, SILENCE.as_secs() / 60);
+            eprintln!("note: nothing heard from rank {} for {} minutes", self.rank, SILENCE.as_secs() / 60);
         }
         self.stream.read_exact(&mut head).map_err(|e| self.gone(&e))?;
         let length = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
@@ -193,7 +193,7 @@ impl Link {
         } else {
             e.to_string()
         };
-        Error::Stopped(format!("rank {} is gone ({how}): this one stops too", self.rank))
+        Error::Stopped(format!("rank {} was lost ({how}); this one stops too", self.rank))
     }
 }
 
@@ -208,7 +208,7 @@ fn hears(stream: &TcpStream, within: Duration) -> bool {
 fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     let (host, port) = &launch.address;
     let said = |e: std::io::Error| {
-        Error::Stopped(format!("rank 0 cannot listen on port {port} (MASTER_PORT is the one below): {e}"))
+        Error::Stopped(format!("rank 0 cannot listen on port {port} (one above MASTER_PORT): {e}"))
     };
     // Other machines may resolve a name differently; loopback means this machine to all.
     let here = host == "localhost" || host.parse().is_ok_and(|at: IpAddr| at.is_loopback());
@@ -252,7 +252,7 @@ fn missing(launch: &Launch, links: &[Link]) -> Error {
     let missing: Vec<String> =
         (1..launch.ranks).filter(|rank| !came(rank)).map(|rank| rank.to_string()).collect();
     Error::Stopped(format!(
-        "{} of {} ranks did not come within {} s: {} (of {}; are they started, and can they reach {}:{}?)",
+        "{} of {} ranks did not connect within {} s: {} (launcher: {}; did they start, and can they reach {}:{}?)",
         missing.len(),
         launch.ranks,
         PATIENCE.as_secs(),
@@ -278,9 +278,9 @@ fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &
     let known = links.iter().any(|link| link.rank as u64 == rank);
     let wrong = match () {
         () if ranks != launch.ranks as u64 => {
-            format!("rank {rank} counts {ranks} ranks, rank 0 {}", launch.ranks)
+            format!("rank {rank} expects {ranks} ranks, but rank 0 expects {}", launch.ranks)
         }
-        () if rank == 0 || rank >= ranks || known => format!("there are two processes of rank {rank}"),
+        () if rank == 0 || rank >= ranks || known => format!("there are two processes with rank {rank}"),
         () => return Ok(link),
     };
     let _ = link.frame(END, wrong.as_bytes());
@@ -312,7 +312,7 @@ fn call(launch: &Launch, stop: &AtomicBool) -> Result<Link> {
 fn pause(stop: &AtomicBool) -> Result<()> {
     std::thread::sleep(PAUSE);
     match stop.load(Ordering::Relaxed) {
-        true => Err(Error::Stopped("asked to stop before all ranks had come".into())),
+        true => Err(Error::Stopped("asked to stop before all ranks had connected".into())),
         false => Ok(()),
     }
 }

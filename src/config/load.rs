@@ -23,8 +23,7 @@ impl Config {
         if let (Some(path), Some(asked), Some(own)) = (file, preset, name(&over.of_file, "preset"))
             && asked != own
         {
-            let what =
-                format!("{asked}, and {} says preset = {own:?}; leave one of them out", path.display());
+            let what = format!("{asked}, but {} has preset = {own:?}; give only one of them", path.display());
             return Err(Error::setting("--preset", what));
         }
         let preset = preset.or(name(&over.whole, "preset")).unwrap_or("tiny").to_string();
@@ -39,8 +38,7 @@ impl Config {
         for (field, own) in [("preset", &self.preset), ("recipe", &self.recipe)] {
             // The fields of this config would stay, under the other's name.
             if let Some(asked) = name(&over.whole, field).filter(|asked| asked != own) {
-                let what =
-                    format!("{asked}, where the run begins with the config of one of {own}; leave it out");
+                let what = format!("{asked}, but the run starts from a config with {own}; omit this setting");
                 return Err(Error::setting(field, what));
             }
         }
@@ -64,40 +62,52 @@ impl Config {
         let weight = |x: f32| x >= 0.0 && x.is_finite();
         let decoders = [Activation::Relu, Activation::Softplus, Activation::Identity];
         let checks = [
-            (e.patch >= 1, "encoder.patch", "at least one gene in a patch"),
-            (e.layers >= 1, "encoder.layers", "at least one block"),
-            (e.ffn >= 1, "encoder.ffn", "at least 1"),
-            (e.width >= 1, "encoder.width", "at least 1"),
+            (e.patch >= 1, "encoder.patch", "must be at least one gene per patch"),
+            (e.layers >= 1, "encoder.layers", "must be at least one block"),
+            (e.ffn >= 1, "encoder.ffn", "must be at least 1"),
+            (e.width >= 1, "encoder.width", "must be at least 1"),
             (e.heads >= 1 && e.width.is_multiple_of(e.heads), "encoder.heads", "must divide encoder.width"),
-            (f.layers >= 1, "flow.layers", "at least one block"),
-            (f.ffn >= 1, "flow.ffn", "at least 1"),
-            (f.width >= 1, "flow.width", "at least 1"),
+            (f.layers >= 1, "flow.layers", "must be at least one block"),
+            (f.ffn >= 1, "flow.ffn", "must be at least 1"),
+            (f.width >= 1, "flow.width", "must be at least 1"),
             (f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width"),
-            (share(f.mask), "flow.mask", "a share from 0 to 1"),
-            (share(f.t_zero), "flow.t_zero", "a share from 0 to 1"),
-            (self.decoder.width >= 1, "decoder.width", "at least 1"),
-            (decoders.contains(&self.decoder.activation), "decoder.activation", "relu, softplus or identity"),
-            (self.conditions.width >= 1, "conditions.width", "at least 1"),
-            (weight(l.w_mmd), "loss.w_mmd", "a number from 0 up"),
-            (weight(l.w_flow), "loss.w_flow", "a number from 0 up"),
-            (weight(l.w_endpoint), "loss.w_endpoint", "a number from 0 up"),
-            (weight(l.effect), "loss.effect", "a number from 0 up"),
-            (self.data.sets >= 1, "data.sets", "at least one set a step"),
-            (self.data.cells >= 2, "data.cells", "at least two cells a set"),
-            ((0.0..=1.0).contains(&self.data.alpha), "data.alpha", "from 0 (uniform) to 1 (natural)"),
-            (o.lr > 0.0 && o.lr.is_finite(), "optim.lr", "a positive number"),
-            (o.clip > 0.0, "optim.clip", "a positive number"),
-            ((0.0..1.0).contains(&(o.beta1 as f32)), "optim.beta1", "from 0 to below 1, as f32"),
-            ((0.0..1.0).contains(&(o.beta2 as f32)), "optim.beta2", "from 0 to below 1, as f32"),
-            (o.eps as f32 > 0.0, "optim.eps", "a positive number, as f32"),
-            ((0.0..1.0).contains(&o.weight_decay), "optim.weight_decay", "from 0 to below 1"),
-            ((0.0..1.0).contains(&o.warmup), "optim.warmup", "a share of the steps"),
-            ((0.0..=1.0).contains(&o.final_lr), "optim.final_lr", "a share of the peak rate"),
-            ((0.0..1.0).contains(&o.ema), "optim.ema", "from 0 to below 1"),
-            (self.train.steps >= 1, "train.steps", "at least one"),
-            (self.train.log_every >= 1, "train.log_every", "at least one step"),
-            (self.train.checkpoint_every >= 1, "train.checkpoint_every", "at least one step"),
-            (self.predict.steps >= 1, "predict.steps", "at least one"),
+            (share(f.mask), "flow.mask", "must be a fraction from 0 to 1"),
+            (share(f.t_zero), "flow.t_zero", "must be a fraction from 0 to 1"),
+            (self.decoder.width >= 1, "decoder.width", "must be at least 1"),
+            (
+                decoders.contains(&self.decoder.activation),
+                "decoder.activation",
+                "must be relu, softplus or identity",
+            ),
+            (self.conditions.width >= 1, "conditions.width", "must be at least 1"),
+            (weight(l.w_mmd), "loss.w_mmd", "must be finite and not negative"),
+            (weight(l.w_flow), "loss.w_flow", "must be finite and not negative"),
+            (weight(l.w_endpoint), "loss.w_endpoint", "must be finite and not negative"),
+            (weight(l.effect), "loss.effect", "must be finite and not negative"),
+            (self.data.sets >= 1, "data.sets", "must be at least one set per step"),
+            (self.data.cells >= 2, "data.cells", "must be at least two cells per set"),
+            ((0.0..=1.0).contains(&self.data.alpha), "data.alpha", "must be from 0 (uniform) to 1 (natural)"),
+            (o.lr > 0.0 && o.lr.is_finite(), "optim.lr", "must be a positive number"),
+            (o.clip > 0.0, "optim.clip", "must be a positive number"),
+            ((0.0..1.0).contains(&(o.beta1 as f32)), "optim.beta1", "must be at least 0 and below 1, as f32"),
+            ((0.0..1.0).contains(&(o.beta2 as f32)), "optim.beta2", "must be at least 0 and below 1, as f32"),
+            (o.eps as f32 > 0.0, "optim.eps", "must be a positive number, as f32"),
+            ((0.0..1.0).contains(&o.weight_decay), "optim.weight_decay", "must be at least 0 and below 1"),
+            (
+                (0.0..1.0).contains(&o.warmup),
+                "optim.warmup",
+                "must be a fraction of the steps, at least 0 and below 1",
+            ),
+            (
+                (0.0..=1.0).contains(&o.final_lr),
+                "optim.final_lr",
+                "must be a fraction of the peak rate, from 0 to 1",
+            ),
+            ((0.0..1.0).contains(&o.ema), "optim.ema", "must be at least 0 and below 1"),
+            (self.train.steps >= 1, "train.steps", "must be at least 1"),
+            (self.train.log_every >= 1, "train.log_every", "must be at least one step"),
+            (self.train.checkpoint_every >= 1, "train.checkpoint_every", "must be at least one step"),
+            (self.predict.steps >= 1, "predict.steps", "must be at least 1"),
         ];
         if let Some((_, field, what)) = checks.into_iter().find(|(right, ..)| !right) {
             return Err(Error::setting(field, what));
@@ -123,7 +133,7 @@ impl Config {
             ("predict.steps", self.predict.steps, LARGEST),
         ];
         match sizes.into_iter().find(|(_, size, most)| size > most) {
-            Some((field, _, most)) => Err(Error::setting(field, format!("at most {most}"))),
+            Some((field, _, most)) => Err(Error::setting(field, format!("must be at most {most}"))),
             None => Ok(()),
         }
     }
@@ -278,7 +288,7 @@ mod tests {
             ("flow.layers=0", "flow.layers"),
             ("data.alpha=2", "data.alpha"),
             ("loss.w_mmd=nan", "loss.w_mmd"),
-            ("flow.layers=1000000", "flow.layers: at most 512"),
+            ("flow.layers=1000000", "flow.layers: must be at most 512"),
             ("data.cells", "section.field=value"),
             ("recipe=papr", "papr"),
         ] {

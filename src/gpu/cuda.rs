@@ -122,7 +122,7 @@ impl Cuda {
             .collect();
         // SAFETY: a whole fatbin, alive during the call.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| format!("kernels of {file}.cu do not load: {e}"))?;
+            .map_err(|e| format!("cannot load the kernels of {file}.cu: {e}"))?;
         modules.insert((file, real), Module(module));
         Ok(Module(module))
     }
@@ -289,7 +289,7 @@ impl Driver for Cuda {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a live function.
             unsafe { result::function::set_function_attribute(function, most, grid.shared as i32) }
-                .map_err(|e| format!("{kernel} wants {} bytes of shared memory: {e}", grid.shared))?;
+                .map_err(|e| format!("{kernel} needs {} bytes of shared memory: {e}", grid.shared))?;
         }
         let mut packed = args.iter().map(pack).collect::<Outcome<Vec<Packed>>>()?;
         let mut pointers: Vec<*mut c_void> = packed.iter_mut().map(|arg| (&raw mut *arg).cast()).collect();

@@ -116,7 +116,7 @@ impl Graph {
             // Locked only until the graph is queued: before that, the communicator it sums with must not be freed.
             let communicator = sums.as_ref().map(|sums| sums.live());
             if matches!(communicator.as_deref(), Some(None)) {
-                return Err("another rank is gone".into());
+                return Err("another rank was lost".into());
             }
             // SAFETY: both live.
             unsafe { result::graph::launch(ready, self.stream.cu_stream()) }.map_err(said("cuGraphLaunch"))

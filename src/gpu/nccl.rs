@@ -195,7 +195,7 @@ impl Nccl {
         }
         drop(graph);
         let communicator = self.communicator.live();
-        let Some(communicator) = *communicator else { return Err("another rank is gone".into()) };
+        let Some(communicator) = *communicator else { return Err("another rank was lost".into()) };
         queue(communicator, self.sums.cu_stream().cast()).map(|_| ()).map_err(refused(call))
     }
 

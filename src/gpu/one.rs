@@ -98,7 +98,7 @@ impl Gpu {
         let most = self.peak().of;
         let most = most.iter().take(LARGEST).map(|&(what, bytes)| format!("{what} {}", gib(bytes)));
         Error::Device(format!(
-            "no room for a step's buffers ({}) on {}: {why}; the largest at a time are {}; lower data.sets or data.cells, or take a \
+            "no room for a step's buffers ({}) on {}: {why}; the largest at peak are {}; lower data.sets or data.cells, or use a \
              smaller preset",
             gib(bytes as u64),
             self.name(),
@@ -111,7 +111,7 @@ impl Gpu {
             return Ok(address);
         }
         if self.rehearsing() && self.held().saturating_add(bytes as u64) > self.memory().1 {
-            return Err("with what a step holds before it that is more than the device has".into());
+            return Err("together with what the step already holds, this is more than the device has".into());
         }
         let address = self.driver().allocate(bytes)?;
         self.arena().made(bytes, address);

@@ -24,7 +24,9 @@ impl Gpu {
     pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {
         self.try_pinned(bytes).unwrap_or_else(|why| {
             let mib = bytes as f64 / (1 << 20) as f64;
-            stop(Error::Device(format!("no page-locked host memory for {what} ({mib:.1} MiB): {why}")))
+            stop(Error::Device(format!(
+                "cannot allocate page-locked host memory for {what} ({mib:.1} MiB): {why}"
+            )))
         })
     }
 

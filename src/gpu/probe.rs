@@ -22,7 +22,7 @@ pub fn probe(index: usize) -> Result<()> {
     let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
     if asked != sys::CUresult::CUDA_SUCCESS || version < CUDA {
         return refuse(format!(
-            "the NVIDIA driver knows CUDA {}.{}, the kernels need {}.{}: update the driver to 580 or newer",
+            "the NVIDIA driver supports CUDA {}.{}, but the kernels need {}.{}; update the driver to 580 or newer",
             version / 1000,
             version % 1000 / 10,
             CUDA / 1000,
@@ -32,20 +32,20 @@ pub fn probe(index: usize) -> Result<()> {
     let devices = count();
     if devices <= index {
         return refuse(format!(
-            "no CUDA device {index}: the driver shows {devices} (is CUDA_VISIBLE_DEVICES set?)"
+            "no CUDA device {index}: the driver reports {devices} (is CUDA_VISIBLE_DEVICES set?)"
         ));
     }
     let found = capability(index)
-        .map_err(|e| Error::Device(format!("CUDA device {index} does not answer: {e:?}")))?;
+        .map_err(|e| Error::Device(format!("CUDA device {index} does not respond: {e:?}")))?;
     if super::cuda::KERNELS.is_empty() {
         return refuse(
-            "this program was built without nvcc, so it holds no kernels: run tools/cuda.sh and build again"
+            "this program was built without nvcc, so it has no kernels; run tools/cuda.sh and build again"
                 .into(),
         );
     }
     if found < CAPABILITY {
         return refuse(format!(
-            "CUDA device {index} has compute capability {}.{}; the kernels are compiled for {}.{} and newer",
+            "CUDA device {index} has compute capability {}.{}; the kernels are compiled for {}.{} or newer",
             found.0, found.1, CAPABILITY.0, CAPABILITY.1
         ));
     }

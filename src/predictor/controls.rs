@@ -48,17 +48,18 @@ impl ControlCells {
             let (cells, columns) = x.shape();
             let told = totals.map_or(String::new(), |totals| format!(", {} totals", totals.len()));
             let what = format!(
-                "CSR rows [{cells}, {columns}] are wanted with a name a column; {} names",
+                "expected a CSR matrix with one name per column and, if there are totals, one total per cell; found [{cells}, {columns}] with {} names",
                 genes.len()
             );
-            return Err(wrong(format!("{what}{told}{}", if x.is_csr() { "" } else { ", and it is CSC" })));
+            return Err(wrong(format!("{what}{told}{}", if x.is_csr() { "" } else { ", stored as CSC" })));
         }
         let reading = Reading::new(manifest, genes, &detect(x, false).map_err(wrong)?).map_err(wrong)?;
         if totals.is_none() && reading.scale == Scale::Counts {
-            let of_column = manifest.columns.size.as_ref().map(|column| format!("are of column {column:?}"));
+            let of_column =
+                manifest.columns.size.as_ref().map(|column| format!("come from column {column:?}"));
             let part = reading.part_of_genes(genes.len()).map_err(wrong)?;
             if let Some(what) = of_column.map(|of| format!("the run's totals {of}")).or(part) {
-                return Err(Error::setting("totals", format!("{what}: tell each cell's total counts")));
+                return Err(Error::setting("totals", format!("{what}; give each cell's total counts")));
             }
         }
         let mut controls = ControlCells::blank(x.rows(), manifest.genes.len());
@@ -127,7 +128,7 @@ impl<'a> Reading<'a> {
             if let Some(g) = column
                 && std::mem::replace(&mut seen[g as usize], true)
             {
-                return Err(format!("gene {name:?} stands twice in var; make names unique"));
+                return Err(format!("gene {name:?} appears twice in var; make the names unique"));
             }
             places.push(column);
         }
@@ -160,7 +161,7 @@ impl<'a> Reading<'a> {
         if self.scale != Scale::Counts || here >= there {
             return Ok(None);
         }
-        let what = format!("its cells' totals are over {here} genes, those of the run were over {there}");
+        let what = format!("its cells' totals are over {here} genes, but those of the run were over {there}");
         if 2 * here >= there {
             return Ok(Some(what));
         }
@@ -179,10 +180,10 @@ impl<'a> Reading<'a> {
         out: &mut [f32],
     ) -> std::result::Result<f32, String> {
         if let Some(bad) = values.iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
-            return Err(format!("holds {bad}; counts or log1p values are finite and not negative"));
+            return Err(format!("contains {bad}; counts and log1p values must be finite and not negative"));
         }
         if let Some(bad) = values.iter().find(|v| self.scale == Scale::Counts && v.fract() != 0.0) {
-            return Err(format!("holds {bad}, which is no count, as others are"));
+            return Err(format!("contains {bad}, which is not a count, unlike other values"));
         }
         if let Some(what) = told.and_then(|told| refusal(told, values, self.scale)) {
             return Err(format!("the column of totals has {what}"));

@@ -79,7 +79,7 @@ impl MadeUp {
         if gpu.is_none_or(Gpu::computes) {
             memory::fits(fields, "the cells of a step", bytes)?;
         } else if bytes > MOST_COUNTED {
-            return Err(Error::setting(fields, "more cells than any GPU trains on at a time"));
+            return Err(Error::setting(fields, "more cells per step than any GPU can train on"));
         }
         let set = [format!("data.sets={}", sizes.sets), format!("data.cells={}", sizes.cells)];
         let config = Config::load(Some(&sizes.preset), None, &set)?;

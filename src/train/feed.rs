@@ -84,7 +84,11 @@ impl Feed {
             Place::Streamed(post) => Some(format!("cells are sent to {} with each step", post.gpu().name())),
             Place::Resident(post, own) => {
                 let mib = (own.genes.bytes() + own.values.bytes()) as f64 / (1 << 20) as f64;
-                Some(format!("all {} cells lie on {} ({mib:.1} MiB)", own.spans.len(), post.gpu().name()))
+                Some(format!(
+                    "all {} cells are kept on {} ({mib:.1} MiB)",
+                    own.spans.len(),
+                    post.gpu().name()
+                ))
             }
         }
     }
@@ -101,7 +105,7 @@ impl Feed {
             Place::Streamed(post) => streamed(post, &batch.rows, g),
             Place::Resident(post, own) => {
                 let spans: Vec<Span> = batch.numbers.iter().map(|&cell| own.spans[cell as usize]).collect();
-                post.send([("where a step's cells lie", bytemuck::cast_slice(&spans))], |[sent]| {
+                post.send([("positions of a step's cells", bytemuck::cast_slice(&spans))], |[sent]| {
                     gather(&own.cells(), sent, spans.len(), g, scaling(&batch.rows))
                 })
             }
@@ -126,7 +130,7 @@ fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
         .map(|(ends, &scale)| Span { begin: u64::from(ends[0]), count: ends[1] - ends[0], scale })
         .collect();
     let parts = [
-        ("where a step's cells lie", bytemuck::cast_slice(&spans)),
+        ("positions of a step's cells", bytemuck::cast_slice(&spans)),
         ("a step's values", values),
         ("a step's gene ids", bytemuck::cast_slice(&rows.genes)),
     ];

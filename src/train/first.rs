@@ -44,7 +44,7 @@ impl First {
         let here = data.manifest();
         if let Some(what) = header.data.other_numbers(here) {
             let what = format!("is not what {} was trained on: {what}", path.display());
-            let hint = "preprocess --genes DATA takes the genes of another data directory";
+            let hint = "use preprocess --genes DATA to take the genes from another data directory";
             return Err(Error::format(data.dir(), format!("{what}; {hint}")));
         }
         let statistics = model.statistics().clone();
@@ -105,17 +105,18 @@ fn note(origin: &Origin, here: &Manifest, there: &Header, anew: &[&str]) -> Stri
         Kind::ALL.map(|kind| format!("{} of {}", known(kind), all(kind)));
     let Origin { checkpoint, step } = origin;
     let mut note = format!(
-        "begins with the weights of {checkpoint}, step {step}, which knows {cell_types} cell types, {perturbations} \
+        "starts from the weights of {checkpoint}, step {step}, which knows {cell_types} cell types, {perturbations} \
          perturbations (the control label among them) and {batches} batches of the data"
     );
     if !anew.is_empty() {
-        note.push_str(&format!("; drawn anew: {}", anew.join(", ")));
+        note.push_str(&format!("; drawn at random: {}", anew.join(", ")));
     }
     note
 }
 
 fn other_shape(path: &Path, there: &Entry, here: &Entry) -> Error {
     let Entry { name, shape, .. } = here;
-    let what = format!("{} has {name} as {:?}, this run {shape:?}", path.display(), there.shape);
-    Error::setting("--init-from", format!("{what}; leave the sizes of its model as they are"))
+    let what =
+        format!("{} has {name} of shape {:?}, but this run needs {shape:?}", path.display(), there.shape);
+    Error::setting("--init-from", format!("{what}; keep the model sizes of the run it starts from"))
 }

@@ -69,7 +69,7 @@ pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, sets: usize, on_g
     let all = pairs.saturating_mul(4 * kept(config, genes as u64)).saturating_add(weights);
     memory::fits(
         "data.sets, data.cells or --preset",
-        "the model and what a step's cells leave for its backward pass",
+        "the model and what a step keeps for its backward pass",
         all,
     )
 }

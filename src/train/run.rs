@@ -101,10 +101,10 @@ impl Run {
         let last = checkpoint::named(&self.out, "last");
         let good = match last.exists() {
             true => format!("the last good checkpoint is {}", last.display()),
-            false => "no checkpoint was written yet".to_string(),
+            false => "no checkpoint has been written yet".to_string(),
         };
         Error::Stopped(format!(
-            "step {}: the loss is {} ({}), the gradient's norm {}; batch of {}; {good}; a run begun anew with a lower optim.lr or optim.clip may get further (one that is resumed keeps its own)",
+            "step {}: the loss is {} ({}), the gradient norm is {}; batch of {}; {good}; a new run with a lower optim.lr or optim.clip may get further (a resumed run keeps its own)",
             line.step - 1,
             line.loss,
             line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
@@ -222,7 +222,7 @@ fn adopt_choices(out: &Path, rank: usize, gpu: &Gpu) -> Result<()> {
     let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
     if !gpu.adopt(&choices) {
         eprintln!(
-            "note: {} is of another GPU, cuBLASLt or version of this program, so sums may be rounded otherwise from here on",
+            "note: {} comes from another GPU, cuBLASLt or version of this program, so sums may be rounded differently from here on",
             path.display()
         );
     }

@@ -39,7 +39,7 @@ pub struct Start {
     pub claim: Option<Arc<fs::File>>,
 }
 
-const HOLDS_A_RUN: &str = "holds a run already; go on with it by --resume, or name another folder";
+const HOLDS_A_RUN: &str = "already contains a run; continue it with --resume, or choose another folder";
 
 impl Start {
     /// Opens data and split; a new run's folder is made by the rank that writes.
@@ -67,8 +67,7 @@ impl Start {
     ) -> Result<Start> {
         let [usable, _] = split.usable(&data);
         if usable.is_empty() {
-            let what =
-                "its training part holds no perturbed cells that can be used: there is nothing to learn from";
+            let what = "its training part has no usable perturbed cells, so there is nothing to learn from";
             return Err(Error::format(&settings.split, what));
         }
         let on_gpu = settings.places.iter().all(Option::is_some);
@@ -119,7 +118,7 @@ impl Start {
     ) -> Result<Start> {
         let path = checkpoint::named(&settings.out, "last");
         if !path.exists() && settings.out.is_dir() {
-            let what = "holds no checkpoints/last.safetensors to go on with; begin anew, without --resume";
+            let what = "has no checkpoints/last.safetensors to continue from; start again without --resume";
             return Err(Error::format(&settings.out, what));
         }
         let claim = match settings.is_first() && path.exists() {
@@ -173,7 +172,7 @@ impl Start {
 fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::File>>> {
     let out = settings.out.as_path();
     if out.join("manifest.json").exists() {
-        return Err(Error::format(out, "is a data directory; name another folder for the run"));
+        return Err(Error::format(out, "is a data directory; choose another folder for the run"));
     }
     let is_free = || match checkpoint::named(out, "last").exists() {
         true => Err(Error::format(out, HOLDS_A_RUN)),
@@ -185,7 +184,8 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     is_free()?; // another process may have made it a run's meanwhile
     // A run that ended before its first checkpoint leaves the folder free; a `best` without a `last` does not.
     if fs::read_dir(&folder).at(&folder)?.next().is_some() {
-        let what = "holds files, but no last.safetensors to go on with; move them, or name another folder";
+        let what =
+            "contains files, but no last.safetensors to continue from; move them, or choose another folder";
         return Err(Error::format(&folder, what));
     }
     keep_config(out, config)?;
@@ -203,7 +203,7 @@ impl Header {
         }
         if self.split != split {
             let what = format!(
-                "was trained with another split file, of SHA-256 {}, and {} has {split}; the run's own is {}",
+                "was trained with another split file, with SHA-256 {}, but {} has {split}; the run's own is {}",
                 self.split,
                 settings.split.display(),
                 settings.out.join("split.toml").display()
@@ -227,12 +227,12 @@ impl Header {
     /// Notes what has changed since the run began and does not matter.
     fn tell_changes(&self, here: &Manifest, settings: &Settings) {
         if self.data != *here {
-            eprintln!("note: the run began on other cells than those of {}", settings.data.display());
+            eprintln!("note: the run was started on other cells than those in {}", settings.data.display());
         }
         if !is_config_of(&settings.out, &self.config) {
             let file = settings.out.join("config.toml");
             eprintln!(
-                "note: {} is not the run's own config any more, which the checkpoint keeps; it is not read",
+                "note: {} is no longer the run's own config, so it is ignored; the checkpoint keeps the run's own, which is used",
                 file.display()
             );
         }

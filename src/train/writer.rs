@@ -97,7 +97,7 @@ fn link(first: &Path, path: &Path) -> Result<()> {
 /// Another process trains into this run.
 pub fn claim(folder: &Path) -> Result<Option<File>> {
     fs::create_dir_all(folder).at(folder)?;
-    let claimed = aside::claim(folder, "another process trains into this run")?;
+    let claimed = aside::claim(folder, "another process is training this run")?;
     // Where the file system has no locks nothing was claimed, and the files may be another process's.
     if claimed.is_some() {
         sweep(folder)?;

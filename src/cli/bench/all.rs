@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
     let name = gpu.map_or("cpu".into(), Gpu::name);
     if !args.json {
         println!(
-            "{name}; preset {}, {} x {} pairs a step, {} genes\n",
+            "{name}; preset {}, {} x {} pairs per step, {} genes\n",
             sizes.preset, sizes.sets, sizes.cells, sizes.genes
         );
         println!("{:<24} {:<34} {:>12} {:>20} {:>8}", "", "", "time", "rate", "of most");

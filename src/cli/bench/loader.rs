@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
             .map(|rate| rate.map_or(String::new(), |rate| format!("{rate:.0}")));
         let read = line
             .read_per_needed
-            .map_or(String::new(), |read| format!("   {read:.1} bytes read for one that is needed"));
+            .map_or(String::new(), |read| format!("   {read:.1} bytes read per byte needed"));
         println!("{:<12} {cells:>12} {core:>12} {:>10.0}{read}", line.name, line.mb_per_s);
     }
     Ok(())

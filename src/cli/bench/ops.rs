@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         rows.retain(|row| row.0.name == kind.name);
         if !args.shape.is_empty() {
             if args.shape.len() != kind.letters.len() || args.shape.contains(&0) {
-                let what = format!("{name} has the sizes {}, each above 0", kind.letters.join(","));
+                let what = format!("{name} takes the sizes {}, each above 0", kind.letters.join(","));
                 return Err(Error::setting("--shape", what));
             }
             rows = vec![(kind, args.shape.clone())];
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     if gpu.is_none() {
         // The least that an op of these sizes holds.
         let bytes = args.shape.iter().fold(4u64, |all, &size| all.saturating_mul(size as u64));
-        memory::fits("--shape", "its numbers", bytes)?;
+        memory::fits("--shape", "tensors of this shape", bytes)?;
     }
     if !args.json {
         let device = gpu.as_ref().map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));

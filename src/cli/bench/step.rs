@@ -125,14 +125,14 @@ fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu
         return;
     }
     let device = gpu.map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
-    println!("{preset} ({weights} weights), {pairs} {many} a {what}, {device}");
+    println!("{preset} ({weights} weights), {pairs} {many} per {what}, {device}");
     println!(
-        "{:.2} ms a {what}, {:.0} {many}/s (median of {})",
+        "{:.2} ms per {what}, {:.0} {many}/s (median of {})",
         1e3 * median,
         pairs as f64 / median,
         took.len()
     );
     if let Some(used) = used {
-        println!("{used:.1} GiB of the GPU's memory taken at most");
+        println!("{used:.1} GiB of GPU memory used at peak");
     }
 }
