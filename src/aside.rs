@@ -230,7 +230,7 @@ mod tests {
         for path in [&folder, Path::new("/dev/null")] {
             let told =
                 file(path, |aside| fs::write(aside, "new").at(aside)).expect_err("no file").to_string();
-            assert!(told.contains("no regular file"), "{told}");
+            assert!(told.contains("not a regular file"), "{told}");
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
         let manifest = dir.path().join("manifest.json");
         fs::write(&manifest, "").expect("written");
         let told = apart(&[&manifest], &[dir.path()]).expect_err("one of its files").to_string();
-        assert!(told.contains("a file of"), "{told}");
+        assert!(told.contains("a file in"), "{told}");
         for outputs in [[&input, &fresh], [&fresh, &input], [&fresh, &same]] {
             apart(&outputs.map(PathBuf::as_path), &inputs).expect_err("one of them is not free");
         }

@@ -98,7 +98,7 @@ fn print(found: &Profile) {
     println!("{} ({weights} weights), {pairs} pairs per step, {device}, {stored}", sizes.preset);
     let idle = found.idle.map_or(String::new(), |share| format!(", of which {:.1} % idle", 100.0 * share));
     println!(
-        "step     {:.2} ms, {:.2} ms with its ops timed{idle}",
+        "step     {:.2} ms, {:.2} ms while its ops are timed{idle}",
         1e3 * found.step_s,
         1e3 * found.watched_s
     );

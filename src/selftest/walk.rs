@@ -181,7 +181,7 @@ pub fn in_pieces(gpu: &Gpu, second: &Gpu, size: Size, steps: u64) -> Result<Chec
         Some(bytes) if second.went_as_laid_out() => {
             format!("a step's buffers in {:.1} MiB", bytes as f64 / (1 << 20) as f64)
         }
-        _ => "a step went otherwise than it was laid out".into(),
+        _ => "a step did not run as it was laid out".into(),
     };
     let error = if same && second.went_as_laid_out() { 0.0 } else { 1.0 };
     let (name, rows) = ("graph, the same bits".into(), steps as usize);
