@@ -184,7 +184,7 @@ fn baselines_are_made_as_the_prediction_was_and_older_results_are_told() {
     let (code, said) = told(swapped.arg("--out").arg(place("swapped")));
     assert!(code == Some(0) && said.contains("are --real and --pred swapped?"), "{code:?} {said}");
     let said = evaluate(dir.path(), &[]);
-    assert!(said.contains("earlier run too: \"table.csv\""), "{said}");
+    assert!(said.contains("contains results of an earlier run: \"table.csv\""), "{said}");
 }
 
 #[cfg(target_os = "linux")]

@@ -108,8 +108,8 @@ const MOST_RESAMPLES: usize = 100_000;
 /// With a single resample every interval would have no width.
 fn resamples(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
-        Ok(count) if count > MOST_RESAMPLES => Err(format!("at most {MOST_RESAMPLES}; 1,000 are usual")),
-        Ok(1) => Err("an interval takes two or more; 1,000 are usual, 0 makes none".into()),
+        Ok(count) if count > MOST_RESAMPLES => Err(format!("at most {MOST_RESAMPLES}; 1,000 is usual")),
+        Ok(1) => Err("needs two or more resamples; 1,000 is usual, 0 turns intervals off".into()),
         Ok(count) => Ok(count),
         Err(_) => Err("expected a whole number".into()),
     }
@@ -139,7 +139,11 @@ pub fn run(args: Args) -> Result<()> {
     let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
         let names: Vec<&str> = left.iter().map(String::as_str).collect();
-        eprintln!("note: {} holds results of an earlier run too: {}", args.out.display(), some_of(&names));
+        eprintln!(
+            "note: {} also contains results of an earlier run: {}",
+            args.out.display(),
+            some_of(&names)
+        );
     }
     match args.json {
         true => println!("{:#}", combined_json(&boards, sources)),
@@ -155,11 +159,11 @@ fn check(args: &Args) -> Result<()> {
     let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
     aside::apart(&report, &inputs)?;
     if args.out.join("manifest.json").exists() {
-        return Err(Error::format(&args.out, "is a data directory; name another folder for the scores"));
+        return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
     }
     if H5ad::open_columns(&args.real, &[], "X")?.told("observe").is_some() {
         let real = args.real.display();
-        eprintln!("note: {real} says that it is a prediction: are --real and --pred swapped?");
+        eprintln!("note: {real} is marked as a prediction: are --real and --pred swapped?");
     }
     Ok(())
 }
@@ -212,11 +216,11 @@ const MOST_THREADS: usize = 1024;
 
 fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
     if threads.is_some_and(|threads| !(1..=MOST_THREADS).contains(&threads)) {
-        return Err(Error::setting("--threads", format!("from 1 to {MOST_THREADS}")));
+        return Err(Error::setting("--threads", format!("must be from 1 to {MOST_THREADS}")));
     }
     let threads = threads.unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|e| Error::setting("--threads", format!("{threads} threads do not start: {e}")))
+    pool.map_err(|e| Error::setting("--threads", format!("cannot start {threads} threads: {e}")))
 }
 
 /// One board's JSON, or an object of them by cell type.

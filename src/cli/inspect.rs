@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let of_run = value.get("last").unwrap_or(&value);
     match of_run.get("damaged").and_then(Value::as_str) {
-        Some(_) => Err(Error::format(&args.path, "is damaged, as told above")),
+        Some(_) => Err(Error::format(&args.path, "is damaged; see \"damaged\" above")),
         None => Ok(()),
     }
 }
@@ -126,7 +126,7 @@ fn events(path: &Path) -> Result<Value> {
     Ok(json!({
         "kind": "TensorBoard events",
         "bytes": bytes,
-        "read_by": "tensorboard --logdir RUN; metrics.jsonl beside it holds the same numbers",
+        "read_by": "tensorboard --logdir RUN; metrics.jsonl beside it has the same numbers",
     }))
 }
 

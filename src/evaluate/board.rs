@@ -156,7 +156,7 @@ pub fn notes(boards: &[Board]) -> Vec<String> {
     if boards.first().is_some_and(|board| board.report.settings.profile == registry::Profile::Full) {
         let absent = registry::ABSENT;
         notes.push(format!(
-            "cell-eval's {absent} is not computed: its random numbers cannot be had outside its libraries"
+            "cell-eval's {absent} is not computed: its random numbers cannot be reproduced outside its libraries"
         ));
     }
     notes

@@ -77,7 +77,7 @@ pub fn compare<'a>(
     };
     for sample in std::iter::once(pred).chain(beside.iter().map(|(_, sample)| sample)) {
         let untold = || {
-            let what = format!("has no cell types, by which {} is split", real.side.source.display());
+            let what = format!("has no cell types, but {} is split by cell type", real.side.source.display());
             Error::format(&sample.side.source, what)
         };
         let theirs = sample.types.as_ref().ok_or_else(untold)?;
@@ -174,14 +174,15 @@ fn check_types(real: &Labels, real_path: &Path, pred: &Labels, pred_path: &Path)
         if let Some(names) = names {
             return Err(Error::format(
                 path,
-                format!("cell type {names} only here; both sides need the same"),
+                format!("cell types only here: {names}; both sides need the same cell types"),
             ));
         }
     }
     let mut files = BTreeMap::new();
     for name in &a {
         if let Some(other) = files.insert(report::prefix(name), name) {
-            let what = format!("cell types {other:?} and {name:?} would have one results file; rename one");
+            let what =
+                format!("cell types {other:?} and {name:?} would share one results file; rename one of them");
             return Err(Error::format(real_path, what));
         }
     }

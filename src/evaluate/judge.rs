@@ -55,8 +55,7 @@ impl<'a> Judge<'a> {
         let control = &self.settings.control;
         let own = Groups::perturbed(pred, control)?;
         if self.definitions.controls == Controls::Own && own.size(0) == 0 {
-            let what =
-                format!("holds no control cells ({control:?}); `predict` writes them by --with-controls");
+            let what = format!("has no control cells ({control:?}); `predict --with-controls` writes them");
             return Err(pred.error(what));
         }
         check_match(self.real, pred, &self.groups, &own)?;

@@ -34,7 +34,7 @@ pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
     let refuse = |bad: fn(f32) -> bool, what: &str| {
         let i = values.iter().position(|&v| bad(v)).expect("one was seen");
         let (cell, gene) = side.x.place(i);
-        Err(side.error(format!("cell {cell}, gene {:?} holds {}; {what}", side.genes[gene], values[i])))
+        Err(side.error(format!("cell {cell}, gene {:?} is {}; {what}", side.genes[gene], values[i])))
     };
     if seen.infinite {
         return refuse(|v| !v.is_finite(), "expression must be finite");
@@ -46,7 +46,7 @@ pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
         return Ok((Cow::Owned(from_counts(side)?), Held::Counts));
     }
     if seen.large {
-        let what = "log1p values stay below 15: is this normalised but not log-transformed?";
+        let what = "log1p values should be below 15: is the data normalised but not log-transformed?";
         return refuse(|v| v >= LARGEST_LOG, what);
     }
     Ok((Cow::Borrowed(&side.x), Held::Logs))
@@ -95,7 +95,9 @@ fn from_counts(side: &Side) -> Result<Matrix> {
     }
     let median = median(&mut sorted);
     if median.is_nan() || median <= 0.0 {
-        return Err(side.error("counts whose median cell is empty; drop the empty cells"));
+        return Err(
+            side.error("raw counts cannot be scaled because the median cell is empty; drop the empty cells")
+        );
     }
     let mut x = side.x.clone();
     let mut rest = x.values_mut();

@@ -88,7 +88,7 @@ fn overview(seen: &[Seen]) -> String {
     let count: usize = boards.iter().map(|board| board.report.perturbations.len()).sum();
     format!(
         "<section class=\"board\" aria-label=\"All cell types\">\n<h2>All cell types</h2>\n<p class=\"facts\">{} cell types, {} \
-         pairs of a cell type and a perturbation</p>\n{}{}{}</section>\n",
+         pairs of cell type and perturbation</p>\n{}{}{}</section>\n",
         boards.len(),
         thousands(count as i64),
         tables::predictors(&boards),
@@ -119,8 +119,8 @@ fn perturbations(seen: &[Seen]) -> String {
     let mut svgs: Vec<String> = figures.map(|svg| figure(&svg.inline())).collect();
     let mut said = Vec::new();
     match svgs.is_empty() {
-        true => said.push("No effect size against score: there is no measure of single perturbations, or nothing to measure an effect by.".to_string()),
-        false => said.push("A click on a perturbation shows its genes.".to_string()),
+        true => said.push("No effect size against score: there is no measure with a value per perturbation, or nothing to measure an effect by.".to_string()),
+        false => said.push("Click a perturbation to see its genes.".to_string()),
     }
     if seen.first().is_some_and(|seen| seen.effect == Some(Effect::Significant)) {
         said.push("Effect sizes are on a scale of log10(1 + genes).".to_string());
@@ -135,7 +135,7 @@ fn perturbations(seen: &[Seen]) -> String {
     if seen.iter().all(|seen| seen.overlaps.is_some()) && all > overlap::ROWS {
         let all = thousands(all as i64);
         said.push(format!(
-            "The overlap shows the {} largest effects of {all}; results.csv has all.",
+            "The overlap shows the {} largest effects of {all}; results.csv has all of them.",
             overlap::ROWS
         ));
     }
@@ -202,25 +202,28 @@ fn picker(seen: &Seen, drawn: &[usize], first: Option<usize>) -> String {
 fn said(seen: &Seen, drawn: usize, budget: &Budget) -> String {
     let report = &seen.board.report;
     let mut said = vec![
-        "The genes that change most are named; on the dashed diagonal a prediction is right.".to_string(),
+        "The genes that change most are named; a point on the dashed diagonal is predicted exactly."
+            .to_string(),
     ];
     if report.changes.is_none() {
         said[0] = "No scatter of changes: this profile computes no mean profiles.".to_string();
     }
     if report.tables.is_none() {
-        said.push("No volcanoes: this profile computes no differential expression.".to_string());
+        said.push("No volcano plots: this profile computes no differential expression.".to_string());
     }
     let (genes, all) = (report.genes.len(), report.perturbations.len());
     if genes > budget.genes {
         let (some, genes) = (thousands(budget.genes as i64), thousands(genes as i64));
         said.push(format!(
             "About {some} of {genes} genes are drawn: the significant ones with the largest changes, and a regular sample of the \
-             others; r and the counts are of all."
+             others; r and the counts include all genes."
         ));
     }
     if drawn < all {
         let all = thousands(all as i64);
-        said.push(format!("The {drawn} largest effects of {all} can be chosen; --plots draws all."));
+        said.push(format!(
+            "Only the {drawn} largest effects of {all} can be chosen; --plots draws them all."
+        ));
     }
     escape(&said.join(" "))
 }

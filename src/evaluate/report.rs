@@ -93,13 +93,13 @@ impl Report {
         }
         if real.held != pred.held {
             let what =
-                "one side held counts, the other logs: their totals may differ, and with them every mean";
+                "one side has counts, the other log values: their totals may differ, and so may every mean";
             notes.push(what.to_string());
         }
         let (most, least) = if pred.mean > real.mean { (pred, real) } else { (real, pred) };
         if most.mean > FAR * least.mean {
             notes.push(format!(
-                "the mean value of {} is {:.2}, of {} {:.2}: are both the natural log1p of cells of one total?",
+                "the mean value of {} is {:.2} and that of {} is {:.2}: are both the natural log1p of cells scaled to the same total?",
                 most.source.display(),
                 most.mean,
                 least.source.display(),
@@ -110,7 +110,9 @@ impl Report {
         names.sort_unstable();
         let repeated = names.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).count();
         if repeated > 0 {
-            notes.push(format!("{repeated} gene names stand more than once; each column counts as a gene"));
+            notes.push(format!(
+                "gene names that appear more than once: {repeated}; each column counts as a separate gene"
+            ));
         }
         notes
     }

@@ -120,7 +120,7 @@ pub fn left_out(columns: &[Scores], i: usize) -> String {
         };
         let (with, without) = (names(true), names(false));
         said.push(match with.len() > 2 * without.len() {
-            true => format!("{kind}, not in {}", without.join(", ")),
+            true => format!("{kind} except in {}", without.join(", ")),
             false => format!("{kind} in {}", with.join(", ")),
         });
     }

@@ -228,10 +228,10 @@ impl<'a> Rows<'a> {
 fn check_shape(side: &Side, n: usize) -> Result<()> {
     match &side.x {
         Matrix::Sparse(x) if x.is_csc() => {
-            return Err(side.error("X is CSC, rows are read: give its to_csr()"));
+            return Err(side.error("X is in CSC form, but must be in CSR form: convert it with to_csr()"));
         }
         Matrix::Dense { genes, values } if !values.len().is_multiple_of((*genes).max(1)) => {
-            let what = format!("{} numbers are no whole cells of {genes} genes", values.len());
+            let what = format!("{} numbers do not make up whole cells of {genes} genes", values.len());
             return Err(side.error(what));
         }
         _ => (),
@@ -280,7 +280,7 @@ pub fn check_match(real: &Side, pred: &Side, real_groups: &Groups, pred_groups: 
     if here.is_none() && there.is_none() {
         return Ok(());
     }
-    let mut what = "both files must hold the same perturbations".to_string();
+    let mut what = "both files must have the same perturbations".to_string();
     for (names, file) in [(here, pred), (there, real)] {
         if let Some(names) = names {
             what += &format!("; only in {}: {names}", file.source.display());
@@ -299,12 +299,12 @@ fn gene_difference(real: &Side, pred: &Side, first: usize) -> String {
     let mut what = format!("genes differ from {}: ", real.source.display());
     if missing.is_none() && extra.is_none() && a == b {
         what += &format!("gene {first} is {} here and {} there", name(pred), name(real));
-        return what + "; the same names in another order: reorder the columns";
+        return what + "; the names are the same but in another order: reorder the columns";
     }
     what += &format!("{b} here, {a} there");
     let mut seen = HashSet::new();
     let twice = some(pred.genes.iter().filter(|g| !seen.insert(*g)).map(String::as_str));
-    for (names, word) in [(missing, "missing here"), (extra, "only here"), (twice, "twice here")] {
+    for (names, word) in [(missing, "missing here"), (extra, "only here"), (twice, "more than once here")] {
         if let Some(names) = names {
             what += &format!("; {word}: {names}");
         }

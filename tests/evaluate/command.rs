@@ -69,7 +69,7 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
     let words = ["evaluate", "--pred", "real.h5ad", "--real", "mean.h5ad", "--out", "swapped"];
     let swapped = scale_engine(&words, dir);
     let said = text(&swapped.stderr);
-    let asked = "mean.h5ad says that it is a prediction: are --real and --pred swapped?";
+    let asked = "mean.h5ad is marked as a prediction: are --real and --pred swapped?";
     assert!(!swapped.status.success() && said.contains(asked), "{said}");
     let mut table = csv::Reader::from_path(dir.join("scores/table.csv")).expect("table.csv");
     let rows: Vec<Vec<String>> =
@@ -120,7 +120,7 @@ fn counts_against_logs_are_said() {
     let counts = Side { x: Matrix::Dense { genes: 6, values }, ..counts };
     let notes = evaluate(&real, &counts, &settings()).expect("a report").notes().join("\n");
     assert!(
-        notes.contains("raw counts, scaled to the median") && notes.contains("one side held counts"),
+        notes.contains("raw counts, scaled to the median") && notes.contains("one side has counts"),
         "{notes}"
     );
 }

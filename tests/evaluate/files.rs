@@ -41,7 +41,7 @@ fn a_split_by_cell_type_judges_each_part_alone() {
     let others: Vec<&str> = types.iter().map(|t| if *t == "A" { "B" } else { t }).collect();
     write_h5ad(&files.pred, &pred, &others);
     let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
-    assert!(message.contains("pred.h5ad") && message.contains("\"B\" only here"), "{message}");
+    assert!(message.contains("pred.h5ad") && message.contains("cell types only here: \"B\""), "{message}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn what_a_profile_leaves_out_is_said_and_not_drawn() {
             && !anndata.contains(tables)
             && anndata.contains("length of the real change")
     );
-    assert!(anndata.contains("No volcanoes") && anndata.contains("No overlap of significant genes"));
+    assert!(anndata.contains("No volcano plots") && anndata.contains("No overlap of significant genes"));
     let de = text(Profile::De);
     assert!(!de.contains(changes) && de.contains(tables) && de.contains("No scatter of changes"));
     assert!(text(Profile::Pds).contains("Effect size against PDS_L1"));

@@ -34,7 +34,7 @@ fn genes_must_be_the_same_in_the_same_order() {
     let real = simulated(&[20, 10], 5, 0.3, 0, 1);
     let mut pred = real.clone();
     pred.genes.swap(1, 3);
-    assert!(refused(&real, &pred).contains("gene 1 is \"G3\" here and \"G1\" there; the same names"));
+    assert!(refused(&real, &pred).contains("gene 1 is \"G3\" here and \"G1\" there; the names are the same"));
     pred.genes[1] = "NEW".to_string();
     let message = refused(&real, &pred);
     assert!(message.contains("missing here: \"G3\"") && message.contains("only here: \"NEW\""), "{message}");
@@ -42,7 +42,7 @@ fn genes_must_be_the_same_in_the_same_order() {
         refused(&real, &simulated(&[20, 10], 6, 0.3, 0, 1)).contains("6 here, 5 there; only here: \"G5\"")
     );
     pred.genes[1] = "G0".to_string();
-    assert!(refused(&real, &pred).contains("twice here: \"G0\""), "{}", refused(&real, &pred));
+    assert!(refused(&real, &pred).contains("more than once here: \"G0\""), "{}", refused(&real, &pred));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn labels_must_be_the_same_and_hold_the_control() {
     let less = simulated(&[20, 10], 5, 0.3, 0, 1);
     assert!(refused(&real, &less).contains("only in simulated: \"P002\""));
     let none = simulated(&[0, 10, 10], 5, 0.3, 0, 1);
-    assert!(refused(&real, &none).contains("holds no control cells (\"ctrl\")"));
+    assert!(refused(&real, &none).contains("has no control cells (\"ctrl\")"));
     assert!(refused(&none, &real).contains("--control-pert: simulated: unknown control label \"ctrl\""));
     assert!(refused(&simulated(&[20], 5, 0.3, 0, 1), &real).contains("nothing is perturbed"));
     let mut missing = real.clone();
@@ -151,5 +151,5 @@ fn a_matrix_that_is_no_rows_of_cells_is_refused() {
     assert!(Groups::of(&more(dense(&values)), "ctrl").is_ok());
     assert!(refused(Matrix::Sparse(cells.to_csc())).contains("CSC"));
     let odd = [values, vec![0.0; 7]].concat();
-    assert!(refused(dense(&odd)).contains("427 numbers are no whole cells of 20 genes"));
+    assert!(refused(dense(&odd)).contains("427 numbers do not make up whole cells of 20 genes"));
 }

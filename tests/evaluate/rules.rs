@@ -175,7 +175,7 @@ fn only_cell_eval_asks_for_the_predictions_own_control_cells() {
         .filter(|&cell| pred.labels.get(cell as usize) != Some("ctrl"))
         .collect();
     let without = pred.subset(&without);
-    assert!(refused(&real, &without).contains("holds no control cells (\"ctrl\")"));
+    assert!(refused(&real, &without).contains("has no control cells (\"ctrl\")"));
     for rules in [Rules::Fixed, Rules::Paper] {
         let [with, without] =
             [&pred, &without].map(|pred| evaluate(&real, pred, &by(rules)).expect("a report").columns);

@@ -47,7 +47,10 @@ fn observed(files: &Files) -> Result<Observe> {
         return Ok(Observe::None);
     };
     if observe == Observe::Poisson {
-        eprintln!("note: counts are drawn around the baselines' means, as {} was made", files.pred.display());
+        eprintln!(
+            "note: counts are drawn around the baselines' means, as they were for {}",
+            files.pred.display()
+        );
     }
     Ok(observe)
 }
@@ -66,7 +69,7 @@ fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<
     Ok(other.map(|(name, cells)| {
         let here = measured.get(name).copied().unwrap_or(0);
         format!(
-            "--subset has {cells} cells of {name:?} and {} {here}: is it the part that was predicted? The baselines predict it",
+            "--subset has {cells} cells of {name:?}, but {} has {here}: is it the part that was predicted? The baselines will predict it",
             files.real.display()
         )
     }))

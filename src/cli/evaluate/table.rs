@@ -20,14 +20,16 @@ pub fn print(boards: &[Board]) {
     let by_type = boards.len() > 1 && boards.iter().all(|board| board.rows.len() == 1);
     of_columns(&if by_type { cell_types(boards) } else { predictors(boards) });
     println!(
-        "\nMeans leave out null (nothing to measure) and NaN (undefined); in agg_results.csv a NaN makes the mean NaN."
+        "\nMeans leave out null (nothing to measure) and NaN (undefined); in agg_results.csv any NaN makes the mean NaN."
     );
     if boards.len() > 1 && !by_type {
-        println!("Means over all perturbations of all cell types; results.json of each has its own.");
+        println!(
+            "Means are over all perturbations of all cell types; each cell type's results.json has its own means."
+        );
     }
     if boards.len() == 1 && !first.rows[0].intervals.is_empty() {
         println!(
-            "[95 % of the means of resampled perturbations]; results.json has those of the other columns and of the differences."
+            "[low, high]: 95 % interval of the mean, found by resampling the perturbations; results.json has the intervals of the other columns and of the differences."
         );
     }
 }

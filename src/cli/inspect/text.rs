@@ -18,7 +18,7 @@ const TABLES: [(&str, &str, &str); 6] = [
     ("perturbation", "", "scores by perturbation (results.csv)"),
     ("statistic", "", "summary of scores (agg_results.csv)"),
     ("target", "p_value", "differential expression"),
-    ("name", "pearson_delta", "table of predictors, by `demo` or `evaluate`"),
+    ("name", "pearson_delta", "table of predictors, from `demo` or `evaluate`"),
 ];
 
 /// Longer than any text that is read as a whole here; a longer file is something else.
@@ -38,7 +38,7 @@ pub fn describe(path: &Path) -> Result<Value> {
         Some("html") => Ok(page("page", &text)),
         Some("svg") => Ok(page("figure", &text)),
         _ => Ok(json!({
-            "kind": "list, one name a line",
+            "kind": "list, one name per line",
             "lines": text.lines().filter(|line| !line.trim().is_empty()).count(),
             "first": text.lines().take(SHOWN).collect::<Vec<_>>(),
         })),
@@ -46,15 +46,15 @@ pub fn describe(path: &Path) -> Result<Value> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let known = "none of: .h5ad, .shard, .safetensors, a data directory, a run";
+    let known = "not a .h5ad, .shard or .safetensors file, data directory or run";
     if path.metadata().at(path)?.len() > MOST {
         return Err(Error::format(
             path,
-            format!("is longer than the 1 GiB that a text may have here, and {known}"),
+            format!("is larger than the 1 GiB that a text file may have here, and {known}"),
         ));
     }
     let bytes = std::fs::read(path).at(path)?;
-    String::from_utf8(bytes).map_err(|_| Error::format(path, format!("is no text, and {known}")))
+    String::from_utf8(bytes).map_err(|_| Error::format(path, format!("is not text, and {known}")))
 }
 
 /// Row by row: a table of differential expression has millions.

@@ -26,7 +26,7 @@ pub fn figure(seen: &[Seen], links: bool) -> Option<Svg> {
     let axes = Axes {
         x: Scale::linear([-most(|o| o.real), most(|o| o.both + o.pred).max(1.0)], [104.0, 326.0]),
         y: Scale { domain: [0.0, 1.0], pixels: [bottom, TOP - 4.0], log: false },
-        below: "genes: missed \u{2190} 0 \u{2192} found, then predicted alone",
+        below: "genes: missed \u{2190} 0 \u{2192} found, then predicted only",
         beside: "",
     };
     let description = "Genes significant in real cells only (left of 0), in both (right of 0), and in predicted cells only.";

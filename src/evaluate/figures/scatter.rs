@@ -10,7 +10,7 @@ pub fn figure(perturbation: &str, shown: &Shown) -> Option<Svg> {
     let r = pearson(pred, real);
     let said = if r.is_nan() { "r undefined".to_string() } else { format!("r = {r:.3}") };
     let description = format!(
-        "Change of mean log1p expression against the control, predicted over real, {} genes, {said}.",
+        "Change of mean log1p expression from the control, predicted against real, {} genes, {said}.",
         thousands(shown.names.len() as i64)
     );
     let mut svg = Svg::new(392.0, &format!("{perturbation}: predicted against real change"), &description);

@@ -60,11 +60,7 @@ pub fn figure(seen: &[Seen], measure: &str, links: bool) -> Option<Svg> {
     axes.draw(&mut svg);
     let mut entries = vec![("both", Mark::Cap, "perturbation".to_string())];
     if !ceilings.is_empty() {
-        entries.push((
-            "ceiling",
-            Mark::Cross,
-            "ceiling: half of the real cells against the other".to_string(),
-        ));
+        entries.push(("ceiling", Mark::Cross, "ceiling: real cells, one half against the other".to_string()));
     }
     legend(&mut svg, 34.0, &entries);
     svg.points("ceiling", Mark::Cross, ceilings.iter().map(|&[x, y]| axes.at(x, y)));

@@ -34,7 +34,7 @@ pub fn header(boards: &[Board], sources: &Value, title: &str) -> String {
         let draws = thousands(settings.bootstrap as i64);
         let said = match single {
             true => "none: a single perturbation cannot be resampled".to_string(),
-            false => format!("95 % of the means of {draws} resamplings of the perturbations"),
+            false => format!("95 % intervals of the means, from {draws} resamplings of the perturbations"),
         };
         facts.push(("Intervals", said));
     }
@@ -58,7 +58,7 @@ fn notes(boards: &[Board]) -> String {
     let settings = boards.first().map(|board| &board.report.settings);
     if let Some(skipped) = settings.map(|settings| settings.skip.join(", ")).filter(|names| !names.is_empty())
     {
-        notes.push(format!("left out as asked: {skipped}"));
+        notes.push(format!("left out as requested: {skipped}"));
     }
     let items: String = notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
     let open = if notes.len() < 4 { " open" } else { "" };
@@ -76,7 +76,9 @@ pub fn facts(board: &Board) -> String {
         let held = if side.held == Held::Counts { "counts" } else { "log1p values" };
         let [cells, controls, fewest] =
             [side.cells, side.control_cells, side.fewest_cells].map(|n| thousands(n as i64));
-        format!("{name} {cells} cells as {held}, of them {controls} control, {fewest} or more a perturbation")
+        format!(
+            "{name} {cells} cells as {held}, {controls} of them control, {fewest} or more per perturbation"
+        )
     };
     let [real, pred] = &board.report.sides;
     let n = board.report.perturbations.len();
@@ -95,7 +97,7 @@ pub fn footer(boards: &[Board]) -> String {
     let rules = boards.first().map_or("", |board| board.report.settings.rules.name());
     format!(
         "<footer>{}, rules {rules}. Means leave out null (nothing to measure) and NaN (undefined); in \
-         agg_results.csv a NaN makes the mean NaN.</footer>\n",
+         agg_results.csv any NaN makes the mean NaN.</footer>\n",
         crate::aside::PROGRAM
     )
 }

@@ -13,19 +13,19 @@ pub fn predictors(boards: &[&Board]) -> String {
     let intervals = columns.iter().flat_map(|column| &column.scores).any(|cell| cell.interval.is_some());
     let mut said = Vec::new();
     if columns.iter().filter(|column| column.name != CEILING).count() > 1 {
-        said.push("<b class=\"best\">Bold</b>: the best of prediction and baselines.");
+        said.push("<b class=\"best\">Bold</b>: the best among the prediction and the baselines.");
     }
     if intervals && beside {
         said.push(
-            "\u{2248}: not told apart from the prediction, 95 % of the resampled differences include 0.",
+            "\u{2248}: cannot be told apart from the prediction; the 95 % interval of the resampled differences includes 0.",
         );
     }
     if boards.len() > 1 {
-        said.push("Means over all perturbations of all cell types.");
+        said.push("Means are over all perturbations of all cell types.");
     }
     if beside {
         said.push(
-            "Lines: dot prediction, ticks baselines, diamond ceiling (half of the real cells against the other); better is right.",
+            "Lines: the dot is the prediction, the ticks are the baselines, the diamond is the ceiling (one half of the real cells against the other); further right is better.",
         );
     }
     let said =
