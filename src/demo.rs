@@ -58,7 +58,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     simulate(&world)?.write(cells)?;
 
     go_on(stop)?;
-    stage("preprocess: normalise, log1p, shards");
+    stage("preprocess: normalise, log1p, write shards");
     preprocess(&to_shards(cells, data), &progress::bar("preprocess", 0, "rows"))?;
     let opened = Data::open(data)?;
     let text = held_out(opened.manifest());
@@ -68,7 +68,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
     trained(settings, places, stop)?;
 
     go_on(stop)?;
-    stage("predict the held-out pairs, with the model and with every baseline");
+    stage("predict the held-out combinations, with the model and with every baseline");
     let pred = |observe| predicted(settings, places, observe);
     let [observed, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
     let mut beside =
