@@ -212,7 +212,8 @@ impl Fitted {
                 return Err(nothing());
             }
             if unmatched > 0 {
-                fallbacks.insert("training groups left out: no control of their cell type".into(), unmatched);
+                fallbacks
+                    .insert("training groups left out: no controls of their cell type".into(), unmatched);
             }
             return Ok(match kind {
                 Kind::Linear => Fitted::Linear(Linear::fit(&pairs, &resting)),
@@ -238,14 +239,16 @@ impl Fitted {
         match self {
             Fitted::Mean { effects, any } => {
                 Change::Add(narrow(effects.get(&found.perturbation).unwrap_or_else(|| {
-                    missed(format!("{perturbation:?} is not in training: mean effect of all perturbations"));
+                    missed(format!(
+                        "{perturbation:?} is not in training: using the mean effect of all perturbations"
+                    ));
                     any
                 })))
             }
             Fitted::Linear(linear) => {
                 if !linear.knows(found.perturbation) {
                     missed(format!(
-                        "{perturbation:?} is not in training: factors of the average perturbation"
+                        "{perturbation:?} is not in training: using the factors of the average perturbation"
                     ));
                 }
                 Change::Add(narrow(&linear.effect(found.cell_type, found.perturbation)))
@@ -257,7 +260,9 @@ impl Fitted {
                     _ => (found.cell_type, format!("cell type {cell_type:?}")),
                 };
                 Change::Become(narrow(profiles.get(&key).unwrap_or_else(|| {
-                    missed(format!("{name} has no perturbed training cells: mean of all perturbed cells"));
+                    missed(format!(
+                        "{name} has no perturbed training cells: using the mean of all perturbed cells"
+                    ));
                     any
                 })))
             }

@@ -186,7 +186,7 @@ fn write(settings: &Settings) -> Result<Report> {
     let mut population = Population::like(manifest);
     fill(&predictor, &job, observer.as_ref(), &mut population, &mut report)?;
     if population.cells().data().iter().any(|x| !x.is_finite()) {
-        return Err(Error::format(&path, "predicts values that are no finite numbers"));
+        return Err(Error::format(&path, "predicts values that are not finite"));
     }
     if settings.with_controls {
         report.control_cells = push_controls(&job, manifest, &mut population);
@@ -210,7 +210,7 @@ fn write(settings: &Settings) -> Result<Report> {
 fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
     match header.config.predict.observe {
         Observe::Poisson if header.data.target.is_none() => {
-            notes.push(format!("decoded means, as --observe none writes them: {UNTOLD_TOTAL}"));
+            notes.push(format!("decoded means are written, as with --observe none: {UNTOLD_TOTAL}"));
             Observe::None
         }
         own => own,
@@ -221,13 +221,13 @@ fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
 fn unfinished(header: &Header) -> Option<String> {
     let (step, steps) = (header.step, header.config.train.steps);
     let best = if header.best.is_some_and(|(_, best)| best == step) { ", the best so far" } else { "" };
-    (step < steps).then(|| format!("the checkpoint is of step {step} of {steps}{best}"))
+    (step < steps).then(|| format!("the checkpoint is from step {step} of {steps}{best}"))
 }
 
 /// Refuses more control cells, held as dense rows, than fit in memory.
 fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
-    memory::fits(field, &format!("the {cells} control cells of what is to be predicted"), bytes)
+    memory::fits(field, &format!("the {cells} control cells to predict from"), bytes)
 }
 
 /// Predicts each population into `population`.
@@ -242,7 +242,7 @@ fn fill(
         job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
     if observer.is_some() && empty > 0 {
         report.notes.push(format!(
-            "{empty} control cells hold nothing: counts are drawn as for cells of the usual total"
+            "{empty} control cells are empty: counts are drawn as for cells with the usual total"
         ));
     }
     let contexts: Vec<_> =

@@ -142,10 +142,10 @@ fn market(entries: &str) -> tempfile::TempDir {
 #[test]
 fn numbers_that_are_no_counts_are_refused_by_cell_and_gene() {
     for (entries, expected) in [
-        ("1 1 1\n2 2 nan\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" holds NaN"),
-        ("1 1 1\n2 2 inf\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" holds inf"),
-        ("1 1 1\n2 2 1e39\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" holds inf"),
-        ("1 1 1\n2 2 -3\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" holds -3; negative values"),
+        ("1 1 1\n2 2 nan\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" is NaN"),
+        ("1 1 1\n2 2 inf\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" is inf"),
+        ("1 1 1\n2 2 1e39\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" is inf"),
+        ("1 1 1\n2 2 -3\n3 3 4\n", "cell \"CCC\", gene \"ACTB\" is -3; negative values"),
         ("1 1 1\n2 2 2\n2 2 3\n3 3 4\n", "gene number 1 of cell number 1 twice"),
         ("1 1 1\n0 2 2\n3 3 4\n", "entry \"0 2 2\""),
         ("1 1 1\n2 4 2\n3 3 4\n", "entry \"2 4 2\""),
@@ -257,12 +257,12 @@ mod shards {
         assert_eq!(read(&[], &[]), Ok(vec![]));
         for (tokens, counts, expected) in [
             (vec![a, a], vec![Some(1.0), Some(2.0)], "twice"),
-            (vec![a, Some(2)], vec![Some(1.0), Some(2.0)], "cell \"cell0\": token 2 is no gene"),
-            (vec![a, Some(-7)], vec![Some(1.0), Some(2.0)], "token -7 is no gene"),
-            (vec![a, Some(i64::MAX)], vec![Some(1.0), Some(2.0)], "token 9223372036854775807 is no gene"),
+            (vec![a, Some(2)], vec![Some(1.0), Some(2.0)], "cell \"cell0\": token 2 is not a gene"),
+            (vec![a, Some(-7)], vec![Some(1.0), Some(2.0)], "token -7 is not a gene"),
+            (vec![a, Some(i64::MAX)], vec![Some(1.0), Some(2.0)], "token 9223372036854775807 is not a gene"),
             // A token that is a known one only modulo 2^32.
-            (vec![a, Some(51_979 + (1 << 32))], vec![Some(1.0), Some(2.0)], "is no gene"),
-            (vec![a, b], vec![Some(1.0)], "genes and expressions are of different lengths"),
+            (vec![a, Some(51_979 + (1 << 32))], vec![Some(1.0), Some(2.0)], "is not a gene"),
+            (vec![a, b], vec![Some(1.0)], "genes and expressions have different lengths"),
             (vec![a, None], vec![Some(1.0), Some(2.0)], "column \"genes\" lacks a number in row 0"),
             (vec![a, b], vec![None, Some(2.0)], "column \"expressions\" lacks a number in row 0"),
         ] {
@@ -274,8 +274,7 @@ mod shards {
     #[test]
     fn counts_that_are_none_are_refused_by_cell_and_gene() {
         let token = [Some(47_707), Some(51_979)];
-        for (count, expected) in
-            [(f32::NAN, "holds NaN"), (f32::INFINITY, "holds inf"), (-3.0, "holds -3; negative")]
+        for (count, expected) in [(f32::NAN, "is NaN"), (f32::INFINITY, "is inf"), (-3.0, "is -3; negative")]
         {
             let dir = release(&token, &[Some(1.0), Some(count)]);
             let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));

@@ -140,7 +140,7 @@ fn an_array_beside_x_brings_the_genes_it_holds() {
         H5ad::open_columns(&golden(name), &[], source).expect_err("a refusal").to_string()
     };
     let what = refused("obsm", "obsm/X_pca");
-    assert!(what.contains("obsm/X_pca does not tell which genes its 2 columns are"), "{what}");
+    assert!(what.contains("obsm/X_pca does not say which genes its 2 columns are"), "{what}");
     let what = refused("obsm", "obsm/X_hgv");
     assert!(what.contains("has no matrix obsm/X_hgv; obsm has: X_hvg, X_pca, csc, csr, table"), "{what}");
     let what = refused("filters", "layers/counts");
@@ -310,13 +310,13 @@ fn what_is_no_number_is_refused_by_name() {
     };
     raw_file(&path, [2, 1], complex, obs);
     let what = H5ad::open(&path).expect_err("complex numbers").to_string();
-    assert!(what.contains("X holds compound{") && what.contains("not numbers of 8 to 64 bits"), "{what}");
+    assert!(what.contains("X contains compound{") && what.contains("not numbers of 8 to 64 bits"), "{what}");
     let text = |file: &mut hdf5_pure::FileBuilder| {
         file.create_dataset("X").with_vlen_strings(&["1", "2"]).with_shape(&[2, 1]);
     };
     raw_file(&path, [2, 1], text, obs);
     let what = H5ad::open(&path).expect_err("text").to_string();
-    assert!(what.contains("X holds vlen_string"), "{what}");
+    assert!(what.contains("X contains vlen_string"), "{what}");
 }
 
 #[test]

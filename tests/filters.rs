@@ -39,7 +39,7 @@ fn cells_with_few_counts_or_genes_and_genes_in_few_cells_are_left_out() {
 
     settings.out.set_file_name("genes");
     settings.filters = Filters { min_genes: 3, min_counts: 10, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-counts, --min-genes: no cell that is left is \"none\""));
+    assert!(refusal(&settings).contains("--min-counts, --min-genes: no \"none\" cell is left"));
     settings.filters = Filters { min_genes: 1, min_cells: 3, ..Filters::default() };
     let summary = run(&settings).expect("made");
     let filtered = summary.filtered.expect("filters");
@@ -62,7 +62,7 @@ fn counts_are_not_counted_among_logs_and_something_must_be_left() {
     settings.filters.min_counts = 3;
     assert!(refusal(&settings).contains("--min-counts: the values are logs"));
     settings.filters = Filters { min_cells: 7, ..Filters::default() };
-    assert!(refusal(&settings).contains("--min-cells: no gene is in so many cells"));
+    assert!(refusal(&settings).contains("--min-cells: no gene is in that many cells"));
     settings.filters = Filters { min_cells_per_pert: 3, ..Filters::default() };
     assert!(refusal(&settings).contains("--min-cells-per-pert: no perturbed cell is left"));
     settings.filters.min_cells_per_pert = 2;
@@ -134,8 +134,8 @@ fn perturbations_that_do_not_lower_their_gene_are_left_out_and_then_such_cells()
     assert_eq!((filtered.small_groups, filtered.small_group_cells), (0, 0));
     assert_eq!(cells_of(&settings), counted(&[("CD3E", 4), ("MYC", 5), ("none", 10)]));
     let (_dir, settings) = screen(&[("drug", &[0.0])], ["CD3E", "MYC", "TP53"], "other");
-    assert!(refusal(&settings).contains("no perturbation is named as a gene"));
+    assert!(refusal(&settings).contains("no perturbation has the name of a gene"));
     let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
     settings.filters.knockdown = Some(Knockdown { residual: 0.0, cell_residual: 0.5 });
-    assert!(refusal(&settings).contains("shares above 0"));
+    assert!(refusal(&settings).contains("numbers above 0: shares of"));
 }

@@ -200,7 +200,10 @@ fn what_would_be_written_wrongly_is_refused() {
         // Stored in a byte, 256 would be 0: another category.
         (refused(&with("bad", codes(&[0, 256, 0])), X::Sparse(&x), &[]), "outside its 2 categories"),
         (refused(&with("bad", codes(&[0, 1, -7])), X::Sparse(&x), &[]), "outside its 2 categories"),
-        (refused(&with("note", Column::Integer(vec![1, 2, 3])), X::Sparse(&x), &[]), "\"note\" stands twice"),
+        (
+            refused(&with("note", Column::Integer(vec![1, 2, 3])), X::Sparse(&x), &[]),
+            "\"note\" appears twice",
+        ),
         (refused(&obs, X::Sparse(&x), &[("varm/l".into(), loadings)]), "4 numbers for shape [4, 2]"),
     ] {
         assert!(told.contains(expected), "{told:?} should say {expected:?}");

@@ -54,12 +54,12 @@ fn output_of_10x_gets_its_labels_from_a_table() {
 
     settings.out = dir.path().join("other");
     let cases = [
-        ("cell,drug,line\nAACC-1,none,T\nAACC-1,a,T\n", "cell \"AACC-1\" stands twice"),
+        ("cell,drug,line\nAACC-1,none,T\nAACC-1,a,T\n", "cell \"AACC-1\" appears twice"),
         (
             "cell,drug,line\nAACC-2,none,T\n",
-            "no cell has a row: its column \"cell\" starts with \"AACC-2\", and the cells with \"AAAC-1\"",
+            "no cell has a row: its column \"cell\" starts with \"AACC-2\", but the cells with \"AAAC-1\"",
         ),
-        ("cell\tdrug\tline\nAACC-1\tnone\tT\n", "needs a header and two columns"),
+        ("cell\tdrug\tline\nAACC-1\tnone\tT\n", "needs a header and at least two columns"),
         ("cell,drug\nAACC-1,none\n", "labels.csv has: cell, drug"),
         ("cell,drug,line\nAACC-1,none\n", "labels.csv"),
     ];
@@ -96,7 +96,7 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     settings.inputs.push(second);
     settings.out = dir.path().join("other");
     let what = refusal(&settings);
-    assert!(what.contains("second.h5ad") && what.contains("\"cell0\" is there a second time"), "{what}");
+    assert!(what.contains("second.h5ad") && what.contains("\"cell0\" appears a second time"), "{what}");
 }
 
 /// A second file of five genes with the counts of the first, and both as inputs.
@@ -160,7 +160,7 @@ fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
     let shared = summary.shared.expect("two files");
     assert_eq!((shared.common, shared.partial), (4, 2));
     assert_eq!(shared.lacking, [("in.h5ad".to_string(), 1), ("second.h5ad".to_string(), 1)]);
-    assert!(summary.notes.iter().any(|note| note.contains("2 genes are zeros")), "{:?}", summary.notes);
+    assert!(summary.notes.iter().any(|note| note.contains("2 genes are set to zero")), "{:?}", summary.notes);
     assert_eq!(
         Data::open(&settings.out).expect("opened").manifest().genes,
         ["CD3E", "ACTB", "MYC", "TP53", "GATA1", "NEW"]

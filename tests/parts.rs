@@ -136,7 +136,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     let mut settings = two_files(dir.path());
     let work = dir.path().join("work");
     let what = refusal(&settings, &parts(&work, Some(("moments", 0))));
-    assert!(what.contains("--part: filters/0 must be made before"), "{what}");
+    assert!(what.contains("--part: filters/0 must be made first"), "{what}");
     let what = refusal(&settings, &parts(&work, Some(("filters", 7))));
     assert!(what.contains("filters/7: there are 7 parts"), "{what}");
     let what = refusal(&settings, &Parts { cells: 201, ..parts(&work, None) });
@@ -158,7 +158,7 @@ fn parts_that_do_not_belong_together_are_refused() {
             .expect("a part");
     }
     let what = refusal(&settings, &parts(&work, Some(("moments", 0))));
-    assert!(what.contains("moments is no pass of this command; it has: rows"), "{what}");
+    assert!(what.contains("moments is not a pass of this command, which has: rows"), "{what}");
     std::fs::write(work.join("rows/00003.rows"), "half").expect("written");
     let what = refusal(&settings, &parts(&work, None));
     assert!(what.contains("00003.rows: is cut off"), "{what}");

@@ -166,9 +166,9 @@ fn logged_controls_answer_as_counts_do_empty_cells_too_and_another_total_is_refu
         path
     };
     let (.., report) = ask(&write("logs.h5ad", 1e4, 0..0), &request).expect("an answer");
-    assert!(report.notes.iter().all(|note| !note.contains("hold nothing")), "{:?}", report.notes);
+    assert!(report.notes.iter().all(|note| !note.contains("are empty")), "{:?}", report.notes);
     let (.., report) = ask(&write("empty.h5ad", 1e4, 0..450), &request).expect("an answer");
-    assert!(report.notes.iter().any(|note| note.contains("hold nothing")), "{:?}", report.notes);
+    assert!(report.notes.iter().any(|note| note.contains("are empty")), "{:?}", report.notes);
     let error = ask(&write("other.h5ad", 1e6, 0..0), &request).expect_err("another total").to_string();
     assert!(error.contains("1000000") && error.contains("10000"), "{error}");
 }
@@ -227,7 +227,7 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     std::fs::write(&request, line).expect("written");
     let controls = ControlFile::new(&small.cells);
     let told = ask(Source::File { controls, request }).expect_err("noise").to_string();
-    assert!(told.contains("line 2: ") && told.contains("trained on no cell"), "{told}");
+    assert!(told.contains("line 2: ") && told.contains("not trained on any cell"), "{told}");
     let data = small.data.clone();
     let report =
         ask(Source::Data { data, split, part: Part::Test, real_out: None }).expect("predicted all the same");

@@ -216,7 +216,7 @@ fn cells_without_a_label_are_left_out_and_counted() {
     let (_dir, settings) = small(|obs, _, _| {
         obs.columns[0].1 = labels(&[-1, 0, -1, 0, 1, -1], &["a", "b", "none"]);
     });
-    assert!(refusal(&settings).contains("no cell with all its labels is \"none\""));
+    assert!(refusal(&settings).contains("no \"none\" cell has all its labels"));
     let (_dir, settings) = small(|obs, _, _| obs.columns[0].1 = labels(&[-1; 6], &["none"]));
     assert!(refusal(&settings).contains("no cell has all its labels"));
 }
@@ -297,7 +297,7 @@ fn a_told_scale_is_believed() {
     assert_eq!((summary.scale, summary.target), (Scale::Log1p, None));
     settings.scale = Some(Scale::Counts);
     settings.out.set_file_name("other");
-    assert!(refusal(&settings).contains("which is no count"));
+    assert!(refusal(&settings).contains("which is not a count"));
     // So is the stated total to which log values were scaled, unless their cells show another.
     (settings.scale, settings.target) = (Some(Scale::Log1p), Some(Target::Sum(5e3)));
     assert_eq!(run(&settings).expect("made").target, Some(5e3));

@@ -221,7 +221,7 @@ fn files_of_what_is_read_and_data_directories_are_not_written_over() {
     let (code, said) = told(over_data(&["train", "--steps", "1"]).arg("--out").arg(&small().data));
     assert!(code == Some(1) && said.contains("is a data directory"), "{code:?} {said}");
     let (code, said) = told(&mut preprocess(&[&small().cells; 2], &dir.path().join("data")));
-    assert!(code == Some(1) && said.contains("is named twice"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("is given twice"), "{code:?} {said}");
     let mut evaluate = program();
     evaluate.arg("evaluate").arg("--real").arg(&small().cells).arg("--pred").arg(&small().cells);
     evaluate.args(["--pert-col", "perturbation", "--control-pert", "non-targeting"]);

@@ -63,11 +63,11 @@ fn training_takes_every_cell_type() {
     assert!(split.val.is_empty() && split.test.is_empty());
     let said = split.warnings.join("\n");
     assert!(
-        said.contains("val holds no perturbed cells") && said.contains("test holds no perturbed cells"),
+        said.contains("val has no perturbed cells") && said.contains("test has no perturbed cells"),
         "{said}"
     );
     assert!(
-        said.contains("groups without controls of their cell type, not used: 1 in train, such as type003"),
+        said.contains("groups without controls of their cell type are not used: 1 in train, such as type003"),
         "{said}"
     );
 }
@@ -94,7 +94,7 @@ fn a_fewshot_cell_type_gives_its_controls_to_each_part_it_is_in() {
     assert_eq!(part(&split, Part::Train, &data), [(1, 0, 0), (1, 0, 1), (1, 2, 0)]);
     let said = split.warnings.join("\n");
     assert!(said.contains("in no part") && said.contains("\"type.2\", \"type001\", \"type003\""), "{said}");
-    assert!(said.contains("val holds perturbations that train never sees: \"p003\""), "{said}");
+    assert!(said.contains("val has perturbations that train never sees: \"p003\""), "{said}");
 }
 
 #[test]
@@ -170,8 +170,8 @@ fn clauses_that_match_nothing_are_refused() {
             "[fewshot.\"small.type.2\"] val: no cells in this cell type for \"p002\"",
         ),
         ("[fewshot.\"small.type000\"]\ntets = [\"p001\"]", "unknown list \"tets\"; did you mean \"test\"?"),
-        ("[fewshot.\"small.type000\"]\ntest = []", "lists no perturbation"),
-        ("", "puts no cell into any part"),
+        ("[fewshot.\"small.type000\"]\ntest = []", "lists no perturbations"),
+        ("", "puts no cells into any part"),
     ]);
 }
 
@@ -184,7 +184,7 @@ fn contradictions_and_leaks_are_refused() {
         ),
         (
             "[fewshot.\"small.type000\"]\nval = [\"p001\"]\ntest = [\"p001\"]",
-            "\"p001\" is in val and in test",
+            "\"p001\" is in both val and test",
         ),
         ("[fewshot.\"small.type000\"]\ntest = [\"ctrl\"]", "\"ctrl\" is the control label"),
         (
@@ -199,7 +199,7 @@ fn contradictions_and_leaks_are_refused() {
 fn clauses_of_the_wrong_form_say_the_right_one() {
     refused(&[
         ("[training]\nsmall = \"tarin\"", "[training] small = \"tarin\": the only value is \"train\""),
-        ("[zeroshot]\n\"small.type000\" = \"dev\"", "the value is \"train\", \"val\" or \"test\""),
+        ("[zeroshot]\n\"small.type000\" = \"dev\"", "the value must be \"train\", \"val\" or \"test\""),
         ("[zeroshot]\nsmall.type000 = \"val\"", "put quotes around the whole name"),
         ("[fewshot.small.type000]\ntest = [\"p001\"]", "put quotes around the whole name"),
         ("[fewshot]\n\"small.type000\" = [\"p001\"]", "it must be a table with val and test"),
@@ -224,7 +224,7 @@ fn a_data_set_needs_a_path_as_in_cell_load() {
     let message = load(&data, TRAINING).expect_err("refused");
     assert!(message.contains("[datasets] has no path for \"small\""), "{message}");
     let message = load(&data, "datasets = 3").expect_err("refused");
-    assert!(message.contains("datasets is an integer, it must be a table"), "{message}");
+    assert!(message.contains("datasets is an integer; it must be a table"), "{message}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn the_command_prints_a_split_and_refuses_a_wrong_one() {
     let good = format!("{DATASETS}{TRAINING}");
     let (code, table, notes) = run(&good, &[]);
     assert!(code == Some(0) && table.lines().count() == 6, "{table}");
-    assert!(notes.contains("warning: val holds no perturbed cells"), "{notes}");
+    assert!(notes.contains("warning: val has no perturbed cells"), "{notes}");
     let (code, json, _) = run(&good, &["--json"]);
     let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((code, report["train"]["groups"].as_u64()), (Some(0), Some(8)));
@@ -327,7 +327,7 @@ fn a_preset_without_its_contexts_says_where_they_could_be() {
         (&["B", "T"][..], &donors[..], Preset::Pbmc, "--celltype-col donor --batch-col cell_type"),
         (&["HepG2", "k562"][..], &["1"][..], Preset::Replogle, "did you mean \"HepG2\""),
         (&["A", "B"][..], &["1"][..], Preset::Tahoe, "no \"CVCL_1097\", \"CVCL_1285\""),
-        (&["hepg2"][..], &["1"][..], Preset::Replogle, "holds no other context"),
+        (&["hepg2"][..], &["1"][..], Preset::Replogle, "has no other context"),
     ] {
         let (_dir, data) = contexts(cell_types, batches).open();
         let message = preset(&data, benchmark).expect_err("refused");
@@ -351,7 +351,9 @@ fn a_path_that_means_other_files_to_cell_load_is_told() {
         "{other}"
     );
     assert!(
-        said("sm[.h5ad").expect_err("no pattern").contains("[datasets] small = \"sm[.h5ad\": is no pattern")
+        said("sm[.h5ad")
+            .expect_err("no pattern")
+            .contains("[datasets] small = \"sm[.h5ad\": not a valid pattern")
     );
 }
 

@@ -82,7 +82,7 @@ fn a_shard_is_told_of_and_read_in_any_pieces() {
     assert_eq!((told["kind"].as_str(), told["cells"].as_u64()), (Some("Tahoe parquet"), Some(48)));
     assert_eq!(told["x"]["storage"], "parquet lists");
     assert_eq!((told["parquet"]["files"].as_u64(), told["parquet"]["rows"].as_u64()), (Some(2), Some(48)));
-    assert!(told["parquet"]["preprocess"].as_str().expect("words").starts_with("takes it as it is"));
+    assert!(told["parquet"]["preprocess"].as_str().expect("words").starts_with("reads it as it is"));
     let columns = told["obs"].to_string();
     assert!(columns.contains("drugname_drugconc") && !columns.contains("__index"), "{columns}");
     let (shards, cells) =
@@ -135,7 +135,7 @@ fn what_is_missing_is_told_with_the_way_out() {
     };
     refused(&swapped, &as_is, "unknown column \"drugname_drugconc\"");
     refused(&nothing, &|settings| settings.cell_type = "cell_lin".into(), "did you mean \"cell_line_id\"");
-    refused(&nothing, &|settings| settings.source = "raw".into(), "leave out --source");
+    refused(&nothing, &|settings| settings.source = "raw".into(), "omit --source");
     let no_lists = |dir: &Path| {
         std::fs::copy(golden("labels.parquet"), dir.join("data/train-00000-of-00002.parquet"))
             .map(drop)

@@ -125,7 +125,7 @@ fn both_layouts_of_cell_ranger_are_read() {
     cell_ranger(&path);
     let notes = check(&path, "3");
     assert!(
-        notes[0].contains("1 features that are no genes are left out (Antibody Capture: 1)"),
+        notes[0].contains("1 features that are not genes are left out (Antibody Capture: 1)"),
         "{notes:?}"
     );
     assert!(notes[1].contains("1 genes share a name"), "{notes:?}");
@@ -185,7 +185,7 @@ fn a_bad_folder_is_refused_by_file_and_line() {
         ("matrix.mtx", good.replace("\n1 1 3", "\n1 4 3"), "twice"),
         ("barcodes.tsv", "A\nB\n".to_string(), "5 features and 2 barcodes"),
         ("features.tsv", "CD3E\n".to_string(), "line 1 has no column 2"),
-        ("features.tsv", "1\ta\tb\n".repeat(5), "no feature of kind \"Gene Expression\""),
+        ("features.tsv", "1\ta\tb\n".repeat(5), "no features of type \"Gene Expression\""),
     ];
     for (name, text, said) in cases {
         let what = refused(name, &text);

@@ -207,7 +207,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     crate::memory::keep();
     crate::memory::share();
-    signal::tell("stopped; the same command goes on where it was")?;
+    signal::tell("stopped; the same command will continue from here")?;
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
     if summary.perturbations < 2 {
@@ -237,7 +237,7 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     let Plan { groups, perturbations, cell_types, batches, .. } = plan;
     print_groups(&Counted { perturbations, cell_types, batches, groups });
     println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes.len());
-    println!("passes          {}, of {} parts each", plan.passes.join(", "), plan.parts);
+    println!("passes          {}, in {} parts each", plan.passes.join(", "), plan.parts);
     println!("shards          at most {:.1} MB, twice that while they are made", plan.bytes as f64 / 1e6);
     plan.notes.iter().for_each(|note| println!("note            {note}"));
     Ok(())
@@ -275,7 +275,7 @@ struct Counted {
 }
 
 fn print_groups(counted: &Counted) {
-    println!("perturbations   {} with the control", counted.perturbations);
+    println!("perturbations   {} including the control", counted.perturbations);
     println!("cell types      {}", counted.cell_types);
     println!("batches         {}", counted.batches);
     println!("groups          {}", counted.groups);
@@ -351,7 +351,7 @@ fn print_filtered(filtered: &Filtered) {
     if let Some(found) = &filtered.knockdown {
         println!("knock-down      {found}");
         println!(
-            "                {} cells of those left out, {} of the kept that do not lower it",
+            "                {} cells of those left out, {} cells of the kept ones that do not lower it",
             found.cells_of_others, found.cells_not_lowered
         );
     }

@@ -78,8 +78,8 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{}: {cells} cells x {genes} genes, {perturbations} perturbations and {CONTROL:?}, {cell_types} cell types, {batches} \
-         batches; {counts:.0} counts a cell, {:.1} % zeros",
+        "{}: {cells} cells x {genes} genes, {perturbations} perturbations and {CONTROL:?}, {cell_types} cell \
+         types, {batches} batches; {counts:.0} counts per cell, {:.1} % zeros",
         args.out.display(),
         100.0 * zeros
     );

@@ -138,7 +138,8 @@ impl H5ad {
             return tahoe::open(path, &shards, columns, source);
         }
         if path.is_dir() {
-            let what = "is a folder without a matrix.mtx or parquet files: name a file, a folder of 10x or of Tahoe's shards";
+            let what = "is a folder without a matrix.mtx or parquet files: name a file, a 10x folder or a \
+                        folder of Tahoe's shards";
             return Err(Error::format(path, what));
         }
         let file = open_hdf5(path)?;
@@ -292,7 +293,8 @@ impl H5ad {
             true => Ok(()),
             false => Err(Error::format(
                 path,
-                "does not say that scale-engine wrote it, and is not replaced; remove it or name another file",
+                "does not say that scale-engine wrote it, so it is not replaced; remove it or name another \
+                 file",
             )),
         }
     }

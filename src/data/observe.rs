@@ -38,8 +38,9 @@ pub struct Observer {
 }
 
 /// Why no counts can be drawn.
-pub const UNTOLD_TOTAL: &str = "counts can only be drawn where it is known to how many a cell was scaled before log1p, and these data do \
-                                not tell; `preprocess --target-sum N` would, or take none";
+pub const UNTOLD_TOTAL: &str = "counts can only be drawn if it is known what total each cell was scaled to \
+                                before log1p, and these data do not say; give it with \
+                                `preprocess --target-sum N`, or choose none";
 
 impl Observer {
     /// The observer that was requested, if any: the same rule for a model and for baselines. Counts are drawn only if the data

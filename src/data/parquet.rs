@@ -62,7 +62,7 @@ impl Parquet {
         }
         match parquet.groups.iter().try_fold(0usize, |sum, &rows| sum.checked_add(rows)) {
             Some(rows) if rows < i32::MAX as usize => Ok(parquet),
-            _ => Err(Error::format(path, "has more rows than fit into labels of 32 bits; split it")),
+            _ => Err(Error::format(path, "has more rows than 32-bit labels can count; split it")),
         }
     }
 
@@ -193,8 +193,7 @@ impl Parquet {
         if found == rows {
             return Ok(());
         }
-        Err(self
-            .wrong(format!("column {column:?} has {found} entries where the footer tells of {rows} rows")))
+        Err(self.wrong(format!("column {column:?} has {found} entries, but the footer says {rows} rows")))
     }
 
     /// Position of a column among the stored ones.

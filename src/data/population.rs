@@ -142,7 +142,8 @@ impl Population {
     pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: &[u64]) -> Result<()> {
         let manifest = data.manifest();
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
-            let what = "the data holds log values, counts cannot be had from it; choose log1p or scaled";
+            let what =
+                "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
             return Err(Error::setting("--values", what));
         }
         for block in cells.chunks(BLOCK) {

@@ -300,16 +300,16 @@ fn check(settings: &Settings) -> Result<()> {
     if knockdown.is_some_and(|limits| !(share(limits.residual) && share(limits.cell_residual))) {
         return Err(Error::setting(
             "--knockdown-filter",
-            "give shares above 0 of what control cells express",
+            "give numbers above 0: shares of what control cells express",
         ));
     }
     if settings.rescale_before_hvg && v3 {
-        let what =
-            "seurat_v3 ranks raw counts, which nothing rescales; leave it out, or give another --flavor";
+        let what = "seurat_v3 ranks raw counts, which are never rescaled; omit this option, or give another \
+                    --flavor";
         return Err(Error::setting("--rescale-before-hvg", what));
     }
     if matches!(settings.genes, Genes::Top(0)) {
-        return Err(Error::setting("--n-top-genes", "0 genes leave nothing to learn from"));
+        return Err(Error::setting("--n-top-genes", "is 0, which leaves nothing to learn from"));
     }
     target::check(settings.target)
 }
@@ -318,11 +318,12 @@ fn check(settings: &Settings) -> Result<()> {
 fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
     let partial = inputs.shared.as_ref().filter(|shared| shared.partial > 0)?.partial;
     let totals = match found.scale {
-        Scale::Counts => "the totals of its cells are those of the genes it has",
-        _ => "its logs were taken without them",
+        Scale::Counts => "the cell totals of those files cover only the genes they have",
+        _ => "the logs of those files were taken without them",
     };
     Some(format!(
-        "{partial} genes are zeros in the files that lack them: not measured looks like not expressed, and {totals}"
+        "{partial} genes are set to zero in the files that lack them: unmeasured looks like unexpressed, and \
+         {totals}"
     ))
 }
 

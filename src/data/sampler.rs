@@ -70,7 +70,7 @@ impl Sampler {
     pub fn new(data: &Data, groups: &[u32], settings: DataConfig, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
         if let Some(group) = groups.iter().find(|&&group| group as usize >= data.groups().len()) {
-            let what = format!("group {group} of {}", data.groups().len());
+            let what = format!("there is no group {group}: the data has {}", data.groups().len());
             return Err(Error::setting("--split", what));
         }
         let control = data.control_id();
@@ -121,8 +121,9 @@ impl Sampler {
         let sets = self.settings.sets;
         assert!(rank < ranks, "sampler: rank {rank} of {ranks}");
         if !sets.is_multiple_of(ranks) {
-            let what =
-                format!("{sets} sets a step cannot be shared by {ranks} ranks; give a multiple of {ranks}");
+            let what = format!(
+                "{sets} sets per step cannot be shared evenly by {ranks} ranks; give a multiple of {ranks}"
+            );
             return Err(Error::setting("data.sets", what));
         }
         let share = (sets / ranks) as u64;
@@ -199,19 +200,20 @@ fn check(data: &Data, settings: &DataConfig) -> Result<()> {
     let DataConfig { sets, cells, alpha, .. } = *settings;
     if sets == 0 || cells == 0 {
         let field = if sets == 0 { "data.sets" } else { "data.cells" };
-        return Err(Error::setting(field, "is 0, a step holds at least one set of one cell"));
+        return Err(Error::setting(field, "is 0, but a step needs at least one set of one cell"));
     }
     if !(0.0..=1.0).contains(&alpha) {
         return Err(Error::setting(
             "data.alpha",
-            format!("is {alpha}, it must be from 0 (uniform) to 1 (natural)"),
+            format!("is {alpha}; it must be from 0 (uniform) to 1 (natural)"),
         ));
     }
     // A batch indexes its stored values with 32 bits.
     let values = (sets as u128 * cells as u128).saturating_mul(2 * data.genes() as u128);
     if values > u128::from(u32::MAX) {
         let what = format!(
-            "{sets} sets of 2 x {cells} cells of {} genes can hold more than 4294967295 values",
+            "{sets} sets of 2 x {cells} cells of {} genes can have more than 4294967295 values; lower \
+             data.sets or data.cells",
             data.genes()
         );
         return Err(Error::setting("data.sets", what));

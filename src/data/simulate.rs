@@ -55,7 +55,7 @@ impl Settings {
         ];
         for (field, value, least, most) in fields {
             if !(least..=most).contains(&value) {
-                return Err(Error::setting(field, format!("is {value}; can be {least} to {most}")));
+                return Err(Error::setting(field, format!("is {value}; it must be from {least} to {most}")));
             }
         }
         // Effects are held in full: 2^31 numbers are 8 GiB.

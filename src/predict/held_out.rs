@@ -78,10 +78,10 @@ impl HeldOut {
             let names = some_of(&untrained);
             report
                 .notes
-                .push(format!("of no meaning, since the run was trained on no cell of them: {names}"));
+                .push(format!("meaningless, since the run was not trained on any of their cells: {names}"));
         }
         match job.asks.is_empty() {
-            true => Err(Error::setting("--subset", "holds no perturbed cells in this split")),
+            true => Err(Error::setting("--subset", "has no perturbed cells in this split")),
             false => Ok(job),
         }
     }

@@ -47,13 +47,13 @@ pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut
         if header.untrained.contains(&row.perturbation) {
             let name = &row.perturbation;
             return Err(wrong(format!(
-                "the run was trained on no cell of {name:?}: it knows its name alone"
+                "the run was not trained on any cell of {name:?}: it knows only the name"
             )));
         }
         let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
             let (control, cell_type, asked) = (&manifest.control, &row.cell_type, request.display());
             let what = format!(
-                "holds no control cells ({control:?}) of cell type {cell_type:?}, which {asked} asks for"
+                "has no control cells ({control:?}) of cell type {cell_type:?}, which {asked} asks for"
             );
             return Err(Error::format(&controls.path, what));
         };
@@ -106,7 +106,7 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     let bad = |e: csv::Error| {
         let what = match e.kind() {
             csv::ErrorKind::Deserialize { pos: Some(pos), err } if err.field().is_some() => {
-                format!("line {}: cells is no whole number from 1 up", pos.line())
+                format!("line {}: cells is not a whole number of 1 or more", pos.line())
             }
             _ => e.to_string(),
         };
@@ -129,7 +129,7 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
     if rows.is_empty() {
         return Err(Error::format(
             path,
-            "asks for nothing; one line a population: perturbation,cell_type,batch,cells",
+            "asks for nothing; give one line per population: perturbation,cell_type,batch,cells",
         ));
     }
     let mut seen = HashSet::new();
@@ -145,7 +145,8 @@ fn read(manifest: &Manifest, path: &Path) -> Result<Vec<Row>> {
         let batch = row.batch.as_ref().unwrap_or(&manifest.batches[0]);
         if !seen.insert((&row.perturbation, &row.cell_type, batch)) {
             return wrong(
-                "asks for a population a second time, and would get the same cells; ask for more cells once",
+                "asks for a population a second time, which would give the same cells; ask once, for more \
+                 cells",
             );
         }
     }
@@ -185,7 +186,7 @@ impl ControlLabels {
                 .push(format!("{}; all its cells are taken as controls", lacks(&columns.perturbation)));
         }
         if let Some(column) = columns.batch.as_deref().filter(|_| self.batch.is_none()) {
-            report.notes.push(format!("{}; controls are taken from all of a cell type", lacks(column)));
+            report.notes.push(format!("{}; controls are taken from the whole cell type", lacks(column)));
         }
     }
 
@@ -217,7 +218,7 @@ fn gather(
 ) -> Result<Vec<ControlCells>> {
     let wrong = |what: String| Error::format(file.path(), what);
     let first = file.blocks().next().transpose()?;
-    let first = first.ok_or_else(|| wrong("holds no cells".into()))?.1;
+    let first = first.ok_or_else(|| wrong("contains no cells".into()))?.1;
     let found = match controls.scale {
         Some(scale) => Found::told(scale, file, &first)?,
         None => of_file(file, &first)?,
@@ -264,7 +265,7 @@ fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) ->
     let untold = |error| match (error, size) {
         (Error::Format { path, what }, None) => {
             let way =
-                "the run's totals are of that column: name another with --size-col, or give log1p values";
+                "the run's totals are from that column: name another with --size-col, or give log1p values";
             Error::Format { path, what: format!("{what}; {way}") }
         }
         (error, _) => error,

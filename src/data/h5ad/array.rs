@@ -42,7 +42,7 @@ impl Array {
     pub(super) fn length(&self) -> Result<u64> {
         match self.shape.as_slice() {
             [length] => Ok(*length),
-            shape => Err(self.wrong(format!("has shape {shape:?} where one axis is right"))),
+            shape => Err(self.wrong(format!("has shape {shape:?}, but one axis is expected"))),
         }
     }
 
@@ -76,7 +76,7 @@ impl Array {
         if number::may_round(&self.kind) && values.iter().any(|value| value.abs() >= number::EXACT_BELOW) {
             // Rare: read again to find what was stored.
             if let Some(stored) = number::rounded(&self.kind, &self.bytes(start, count)?) {
-                return Err(self.wrong(format!("holds {}", number::too_large(&stored))));
+                return Err(self.wrong(format!("contains {}", number::too_large(&stored))));
             }
         }
         Ok(values)
@@ -89,7 +89,7 @@ impl Array {
 
     fn no_numbers(&self) -> Error {
         let kind = self.dataset.dtype().map_or("something unknown".to_string(), |kind| kind.to_string());
-        self.wrong(format!("holds {kind}, not numbers of 8 to 64 bits"))
+        self.wrong(format!("contains {kind}, not numbers of 8 to 64 bits"))
     }
 
     /// The one entry of an array without axes as text, `None` if it is not text.
@@ -118,7 +118,7 @@ impl Array {
         let length = self.length()?;
         match rows {
             Some(rows) if rows.end as u64 > length => {
-                Err(self.wrong(format!("has {length} entries where {} are right", rows.end)))
+                Err(self.wrong(format!("has {length} entries, but {} are expected", rows.end)))
             }
             Some(rows) => Ok((rows.start as u64, rows.len() as u64)),
             None => Ok((0, length)),
@@ -140,11 +140,11 @@ impl Array {
             Some(word) => {
                 let whole: Vec<i64> = number::decode(kind, bytes).unwrap_or_default();
                 if word == "u64" && whole.iter().any(|&number| number < 0) {
-                    return Err(numbers("holds whole numbers above 2^63; store them as text"));
+                    return Err(numbers("contains whole numbers above 2^63; store them as text"));
                 }
                 Ok(Column::Integer(whole))
             }
-            None => Err(numbers("is no column of labels or numbers")),
+            None => Err(numbers("is not a column of labels or numbers")),
         }
     }
 

@@ -43,8 +43,10 @@ impl Chunks {
             if !zstd {
                 return Ok(None);
             }
-            let what =
-                format!("{what} is packed by zstd and {}, a pair that is not read", filter_name(*other));
+            let what = format!(
+                "{what} is compressed with zstd and {}, a combination that cannot be read",
+                filter_name(*other)
+            );
             return Err(Error::format(path, what));
         }
         let chunk = dataset.chunk_shape().named(path, what)?.unwrap_or_default();
@@ -52,9 +54,10 @@ impl Chunks {
         let plane = |axes: &[u64]| match axes {
             [rows] => Ok([*rows as usize, 1]),
             [rows, columns] => Ok([*rows as usize, *columns as usize]),
-            _ => {
-                Err(Error::format(path, format!("{what} has shape {axes:?} where one or two axes are right")))
-            }
+            _ => Err(Error::format(
+                path,
+                format!("{what} has shape {axes:?}, but one or two axes are expected"),
+            )),
         };
         if !zstd && (chunk.len() != shape.len() || !(1..=2).contains(&chunk.len()) || chunk.contains(&0)) {
             return Ok(None);
@@ -83,7 +86,7 @@ impl Chunks {
         if size > self.list.len().saturating_mul(self.size()) {
             return Err(Error::format(
                 path,
-                format!("{what} holds fewer chunks than its shape needs: cut off?"),
+                format!("{what} has fewer chunks than its shape needs: was the file cut off?"),
             ));
         }
         let mut numbers: Vec<T> = bytemuck::zeroed_vec(size / size_of::<T>());
@@ -97,7 +100,7 @@ impl Chunks {
             let rows =
                 self.row(&band[0]).max(start)..self.row(&band[0]).saturating_add(self.chunk[0]).min(end);
             let Some(gap) = rows.start.checked_sub(done) else {
-                return Err(source.broken(&band[0], "lies over another"));
+                return Err(source.broken(&band[0], "overlaps another"));
             };
             let own;
             (own, rest) = std::mem::take(&mut rest)[gap * line..].split_at_mut(rows.len() * line);
@@ -145,7 +148,7 @@ impl Chunks {
     fn unpack(&self, source: &Packed, chunk: &Chunk, out: &mut [u8]) -> Result<()> {
         // Incompressible data become slightly longer when packed.
         if chunk.storage_size / 2 > out.len() as u64 + 512 {
-            return Err(source.broken(chunk, "is longer than what it holds"));
+            return Err(source.broken(chunk, "is longer than its contents"));
         }
         let used = |place: usize| chunk.filter_mask.checked_shr(place as u32).unwrap_or(0) & 1 == 0;
         let mut filters =
@@ -157,7 +160,7 @@ impl Chunks {
         let mut bytes = vec![0; chunk.storage_size as usize];
         source.file.read_exact_at(&mut bytes, chunk.address).at(source.path)?;
         if self.filters == [DEFLATE] && filters.next() == Some(DEFLATE) {
-            return inflate(&bytes, out).ok_or_else(|| source.broken(chunk, "does not inflate"));
+            return inflate(&bytes, out).ok_or_else(|| source.broken(chunk, "cannot be decompressed"));
         }
         for filter in filters {
             bytes = match filter {
@@ -165,19 +168,20 @@ impl Chunks {
                     checked(bytes).ok_or_else(|| source.broken(chunk, "does not match its checksum"))?
                 }
                 ZSTD => {
-                    inflated(&bytes, out.len()).ok_or_else(|| source.broken(chunk, "is no zstd frame"))?
+                    inflated(&bytes, out.len()).ok_or_else(|| source.broken(chunk, "is not a zstd frame"))?
                 }
                 DEFLATE => {
                     // Four more bytes for the Fletcher checksum, if it was packed too.
                     let mut whole = vec![0; out.len() + if self.filters[0] == FLETCHER { 4 } else { 0 }];
-                    inflate(&bytes, &mut whole).ok_or_else(|| source.broken(chunk, "does not inflate"))?;
+                    inflate(&bytes, &mut whole)
+                        .ok_or_else(|| source.broken(chunk, "cannot be decompressed"))?;
                     whole
                 }
                 _ => unshuffled(&bytes, self.width),
             };
         }
         if bytes.len() != out.len() {
-            return Err(source.broken(chunk, "has another length than the others"));
+            return Err(source.broken(chunk, "has a different length from the others"));
         }
         out.copy_from_slice(&bytes);
         Ok(())

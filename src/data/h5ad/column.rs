@@ -98,7 +98,7 @@ impl Labels {
     pub fn numbers(&self, path: &Path, column: &str) -> Result<Vec<f32>> {
         let number = |name: &String| {
             let what =
-                || Error::format(path, format!("column {column:?} holds {name:?}, which is no number"));
+                || Error::format(path, format!("column {column:?} contains {name:?}, which is not a number"));
             name.trim().parse::<f32>().map_err(|_| what())
         };
         let names: Vec<f32> = self.names.iter().map(number).collect::<Result<_>>()?;
@@ -242,7 +242,7 @@ impl Frame {
             Some(Column::Float(_)) => Err(Error::format(
                 path,
                 format!(
-                    "column {column:?} holds decimal numbers, not labels; store it as text or categories"
+                    "column {column:?} contains decimal numbers, not labels; store it as text or categories"
                 ),
             )),
             None => {

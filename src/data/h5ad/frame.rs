@@ -23,7 +23,10 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
         // A frame without columns stores an empty array of numbers here.
         Some(value) => value.as_strings().map(<[String]>::to_vec).unwrap_or_default(),
         None => {
-            return Err(Error::format(path, format!("{name} lacks the attribute column-order: not a frame")));
+            return Err(Error::format(
+                path,
+                format!("{name} lacks the attribute column-order: it is not a data frame"),
+            ));
         }
     };
     let index = index_name(&group, path, name)?;
@@ -88,7 +91,9 @@ fn open(file: &File, path: &Path, name: &str) -> Result<Group> {
 fn index_name(group: &Group, path: &Path, name: &str) -> Result<String> {
     let attributes = attributes(group, path, name)?;
     let index = attributes.get("_index").and_then(|value| value.as_str()).map(String::from);
-    index.ok_or_else(|| Error::format(path, format!("{name} lacks the attribute _index: not a frame")))
+    index.ok_or_else(|| {
+        Error::format(path, format!("{name} lacks the attribute _index: it is not a data frame"))
+    })
 }
 
 fn index_length(group: &Group, path: &Path, name: &str, index: &str) -> Result<usize> {
@@ -98,7 +103,7 @@ fn index_length(group: &Group, path: &Path, name: &str, index: &str) -> Result<u
     }
     let inner = group.group(index).named(path, &what)?;
     let parts = ["values", "codes"].into_iter().find(|part| inner.dataset(part).is_ok());
-    let part = parts.ok_or_else(|| Error::format(path, format!("{what} is no list of names")))?;
+    let part = parts.ok_or_else(|| Error::format(path, format!("{what} is not a list of names")))?;
     Ok(array(&inner, path, &what, part)?.length()? as usize)
 }
 
@@ -137,7 +142,8 @@ fn read_column(
         kind => Err(Error::format(
             path,
             format!(
-                "{what} has encoding {kind:?}; read are categorical, text, numbers, booleans and nullable arrays"
+                "{what} has encoding {kind:?}; only categorical, text, numbers, booleans and nullable arrays \
+                 can be read"
             ),
         )),
     }
@@ -160,7 +166,7 @@ fn nullable(group: &Group, path: &Path, what: &str, rows: Option<Range<usize>>) 
     let mask = array(group, path, what, "mask")?;
     let mask: Vec<i64> = mask.numbers_of(rows)?;
     if mask.len() != values.len() {
-        let what = format!("{what} has {} values and {} mask entries", values.len(), mask.len());
+        let what = format!("{what} has {} values, but {} mask entries", values.len(), mask.len());
         return Err(Error::format(path, what));
     }
     if mask.iter().all(|&missing| missing == 0) {

@@ -27,14 +27,14 @@ fn explain(what: &str, error: &Hdf5Error) -> String {
     match error {
         Hdf5Error::Format(FormatError::UnsupportedFilter(id)) => {
             format!(
-                "{what} is compressed with {} (HDF5 filter {id}), which this program does not read; write the file again \
-                 with compression=\"gzip\"",
+                "{what} is compressed with {} (HDF5 filter {id}), which this program cannot read; write the \
+                 file again with compression=\"gzip\"",
                 filter_name(*id)
             )
         }
         Hdf5Error::Format(FormatError::InvalidLayoutVersion(version)) => format!(
-            "{what} is laid out as only HDF5 2 can (version {version}); write the file again without libver=\"latest\", or with \
-             libver=\"v114\""
+            "{what} has a layout that only HDF5 2 can read (version {version}); write the file again without \
+             libver=\"latest\", or with libver=\"v114\""
         ),
         Hdf5Error::Format(FormatError::PathNotFound(_)) => format!("{what} is missing"),
         other => format!("cannot read {what}: {other}"),

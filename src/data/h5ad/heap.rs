@@ -67,7 +67,7 @@ impl Heap {
                 // Superblocks 0 and 1 store the width of addresses further back than 2 and 3.
                 let width = if start[8] < 2 { start[13] } else { start[9] };
                 if width != 8 {
-                    return Err(broken(format!("addresses of {width} bytes instead of 8")));
+                    return Err(broken(format!("has addresses of {width} bytes instead of 8")));
                 }
                 return Ok(Heap { file, length, base, kept: HashMap::new() });
             }

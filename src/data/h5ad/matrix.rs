@@ -70,7 +70,7 @@ impl Matrix {
             "dataframe" => return Matrix::columns(&group, path, name, shape),
             other => {
                 let what = format!(
-                    "{name} has encoding {other:?}; read are csr_matrix, csc_matrix and dense arrays"
+                    "{name} has encoding {other:?}; only csr_matrix, csc_matrix and dense arrays can be read"
                 );
                 return Err(Error::format(path, what));
             }
@@ -169,9 +169,9 @@ impl Matrix {
             Kind::Memory(cells) => Ok(slice(cells, range)),
             Kind::Tokens(tokens) => tokens.rows(range, genes),
             Kind::Absent(name) => {
-                let way =
-                    "`preprocess --source` takes another matrix, raw or layers/NAME, which `inspect` lists";
-                Err(Error::format(path, format!("has no {name}, so no expression to read; {way}")))
+                let way = "choose another matrix with `preprocess --source` (raw or layers/NAME; `inspect` \
+                           lists them)";
+                Err(Error::format(path, format!("has no {name}, and so no expression to read; {way}")))
             }
         }
     }
@@ -277,7 +277,7 @@ pub(super) fn width(file: &File, path: &Path, name: &str) -> Result<(usize, Opti
     };
     match axes.as_slice() {
         [_, columns] => Ok((*columns as usize, None)),
-        axes => Err(Error::format(path, format!("{name} has shape {axes:?} where two axes are right"))),
+        axes => Err(Error::format(path, format!("{name} has shape {axes:?}, but two axes are expected"))),
     }
 }
 

@@ -34,7 +34,8 @@ pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
     if found.len() > 1 {
         let names: Vec<String> = found.iter().map(|path| name(path)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let what = format!("holds several matrices ({}); name the one to read, or each", some_of(&names));
+        let what =
+            format!("contains several matrices ({}); name the one to read, or each of them", some_of(&names));
         return Err(Error::format(path, what));
     }
     Ok(found.pop())
@@ -67,7 +68,7 @@ fn beside(matrix: &Path, names: &[&str]) -> Result<PathBuf> {
     let tried: Vec<String> =
         names.iter().flat_map(|name| [format!("{prefix}{name}.gz"), format!("{prefix}{name}")]).collect();
     let found = tried.iter().map(|name| matrix.with_file_name(name)).find(|path| path.exists());
-    found.ok_or_else(|| Error::format(matrix, format!("lacks its table beside it: {}", tried.join(" or "))))
+    found.ok_or_else(|| Error::format(matrix, format!("needs a table beside it: {}", tried.join(" or "))))
 }
 
 /// A file as text, decompressed if it is gzip.
@@ -127,7 +128,7 @@ fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
         bounds[cell + 1] += 1;
     }
     if found.len() != entries {
-        let what = format!("has {} entries where its head tells of {entries}: cut off?", found.len());
+        let what = format!("has {} entries, but its header says {entries}: was it cut off?", found.len());
         return Err(wrong(what));
     }
     by_rows(path, 0, found, bounds, rows)
@@ -144,14 +145,15 @@ fn sizes(path: &Path, file: &mut dyn BufRead, line: &mut String) -> Result<[usiz
     next(path, file, line)?;
     let head = line.to_ascii_lowercase();
     if !head.starts_with("%%matrixmarket matrix coordinate") || !head.trim_end().ends_with("general") {
-        let what = "line 1: is no head of a MatrixMarket file of coordinates (\"%%MatrixMarket matrix coordinate integer general\")";
+        let what = "line 1 is not the header of a MatrixMarket coordinate file (\"%%MatrixMarket matrix \
+                    coordinate integer general\")";
         return Err(Error::format(path, what));
     }
     while next(path, file, line)? && line.starts_with('%') {}
     let sizes: Vec<usize> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
     sizes
         .try_into()
-        .map_err(|_| Error::format(path, "does not tell its rows, columns and entries after its head"))
+        .map_err(|_| Error::format(path, "does not give its rows, columns and entries after its header"))
 }
 
 /// Cell, feature and count from an entry's line; `shape` is features and barcodes.
@@ -165,11 +167,11 @@ fn entry(line: &str, [rows, columns]: [usize; 2]) -> std::result::Result<(usize,
     let word = words.next().unwrap_or_default();
     let (Some(feature), Some(cell), Ok(value)) = (feature, cell, word.parse::<f32>()) else {
         let line = line.trim_end();
-        return Err(format!("entry {line:?} is no feature, barcode and count within {rows} x {columns}"));
+        return Err(format!("entry {line:?} is not a feature, barcode and count within {rows} x {columns}"));
     };
     if value.abs() >= number::EXACT_BELOW && word.parse::<i128>().is_ok_and(|stored| value as i128 != stored)
     {
-        return Err(format!("holds {}", number::too_large(word)));
+        return Err(format!("contains {}", number::too_large(word)));
     }
     Ok((cell - 1, feature - 1, value))
 }

@@ -114,8 +114,8 @@ pub(super) fn rounded(kind: &Datatype, bytes: &[u8]) -> Option<String> {
 /// What is wrong with such a number, and the way out.
 pub(super) fn too_large(stored: &str) -> String {
     format!(
-        "{stored}, a whole number above 2^24 that would be rounded: no gene has so many counts in one cell (a sum over cells, an \
-         overflow?); leave such cells out, or give log1p values"
+        "{stored}, a whole number above 2^24 that would be rounded: no gene has that many counts in one cell \
+         (a sum over cells, or an overflow?); leave such cells out, or give log1p values"
     )
 }
 

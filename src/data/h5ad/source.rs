@@ -38,21 +38,23 @@ fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
     }
     if source.rsplit('/').next() != Some("X_hvg") {
         let what = format!(
-            "{source} does not tell which genes its {columns} columns are; read are tables with named columns (a pandas \
-             DataFrame) and X_hvg"
+            "{source} does not say which genes its {columns} columns are; only tables with named columns (a \
+             pandas DataFrame) and X_hvg can be read"
         );
         return Err(Error::format(path, what));
     }
     let Some(Column::Boolean(variable)) = var.column("highly_variable") else {
         let what = format!(
-            "{source} holds the genes with var/highly_variable, a column of truth values that var lacks"
+            "{source} contains the genes marked in var/highly_variable, but var has no such column of true \
+             and false"
         );
         return Err(Error::format(path, what));
     };
     let kept: Vec<usize> = (0..variable.len()).filter(|&gene| variable[gene]).collect();
     if kept.len() != columns {
         let what = format!(
-            "{source} has {columns} columns, but var/highly_variable is true of {} genes: which they are cannot be told",
+            "{source} has {columns} columns, but var/highly_variable is true for {} genes: there is no way \
+             to tell which genes they are",
             kept.len()
         );
         return Err(Error::format(path, what));

@@ -24,8 +24,8 @@ impl Sparse {
         let (entries, indexed, pointers) = (data.length()?, indices.length()?, indptr.length()?);
         if indexed != entries || pointers != outer as u64 + 1 {
             let what = format!(
-                "{name} has {entries} values, {indexed} indices and {pointers} pointers; right are equal numbers of the first \
-                 two and {} pointers",
+                "{name} has {entries} values, {indexed} indices and {pointers} pointers; there must be as \
+                 many indices as values, and {} pointers",
                 outer + 1
             );
             return Err(Error::format(path, what));
@@ -34,7 +34,7 @@ impl Sparse {
             .into_iter()
             .find(|part| !matches!(part.word(), Ok(word) if !word.starts_with('f')))
         {
-            return Err(part.wrong("holds no whole numbers".to_string()));
+            return Err(part.wrong("does not contain whole numbers".to_string()));
         }
         let sparse = Sparse { data, indices, indptr, entries };
         let ends = [sparse.starts(0..0)?[0], sparse.starts(outer..outer)?[0]];
@@ -67,7 +67,7 @@ impl Sparse {
             && let Some(at) = places.iter().position(|&place| place as usize >= inner)
         {
             let stored: Vec<i64> = self.indices.numbers(start + at as u64, 1)?;
-            return Err(self.indices.wrong(format!("holds {}, outside 0..{inner}", stored[0])));
+            return Err(self.indices.wrong(format!("contains {}, outside 0..{inner}", stored[0])));
         }
         Ok(places)
     }

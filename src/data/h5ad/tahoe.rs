@@ -79,7 +79,7 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
 /// Opens shards as one data set; errors and summaries name `given`.
 pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, source: &str) -> Result<H5ad> {
     if source != "X" {
-        let what = format!("is of parquet, which has one matrix and no {source}: leave out --source");
+        let what = format!("is parquet, which has a single matrix and no {source}: omit --source");
         return Err(Error::format(given, what));
     }
     let opened: Vec<Parquet> = shards.par_iter().map(|shard| Parquet::open(shard)).collect::<Result<_>>()?;
@@ -120,11 +120,10 @@ pub(super) fn about(given: &Path, shards: &[PathBuf]) -> Result<std::result::Res
     let lists = [GENES, COUNTS].iter().all(|column| first.stored(column).is_ok());
     let missing = metadata(given).err().filter(|_| lists);
     told["preprocess"] = json!(match &missing {
-        _ if !lists =>
-            "takes its labels with --labels; it holds no lists of genes and expressions".to_string(),
+        _ if !lists => "reads its labels with --labels; it has no lists of genes and expressions".to_string(),
         Some(error) => error.to_string(),
         None =>
-            "takes it as it is: genes and expressions, labels of its columns and of the samples".to_string(),
+            "reads it as it is: genes and expressions, labels of its columns and of the samples".to_string(),
     });
     told["kind"] = json!(if lists { "Tahoe parquet" } else { "parquet table" });
     Ok(if lists && missing.is_none() { Ok(told) } else { Err(told) })
@@ -137,8 +136,8 @@ fn metadata(given: &Path) -> Result<PathBuf> {
     let has = |place: &&PathBuf| TABLES.iter().all(|table| place.join(table).is_file());
     places.iter().find(has).cloned().ok_or_else(|| {
         let what = format!(
-            "is read with {} and {} of the release, which are neither beside it nor in a folder metadata there or one above; \
-             download or link that folder",
+            "needs {} and {} of the release, which are neither beside it nor in a folder named metadata \
+             there or one level up; download or link that folder",
             TABLES[0], TABLES[1]
         );
         Error::format(given, what)
@@ -157,7 +156,7 @@ fn tokens(path: &Path) -> Result<(Vec<u32>, Frame, Vec<String>)> {
         let Some(token) = token.map(|token: i64| token as usize) else {
             return Err(Error::format(
                 path,
-                format!("row {gene}: {text:?} is no token id from 0 to {MOST_TOKENS}"),
+                format!("row {gene}: {text:?} is not a token id from 0 to {MOST_TOKENS}"),
             ));
         };
         if genes.len() <= token {
@@ -219,14 +218,15 @@ fn by_sample(samples: &Labels, table: &Parquet, column: &str, shard: &Path) -> R
     let mut row_of: HashMap<&str, usize> = HashMap::with_capacity(keys.len());
     for (row, key) in keys.iter().enumerate() {
         if row_of.insert(key, row).is_some() {
-            return Err(Error::format(table.path(), format!("sample {key:?} stands in it twice")));
+            return Err(Error::format(table.path(), format!("sample {key:?} appears twice")));
         }
     }
     let mut code_of = Vec::with_capacity(samples.names.len());
     for sample in &samples.names {
         let Some(&row) = row_of.get(sample.as_str()) else {
             let what = format!(
-                "its cells are of {}, so that their {column} is not known: shards and metadata are of different releases",
+                "the {column} of its cells is not known, as shards and metadata are from different releases: \
+                 {}",
                 unknown("sample", sample, &keys)
             );
             return Err(Error::format(shard, format!("{what} ({})", table.path().display())));
@@ -292,7 +292,7 @@ impl Tokens {
             for row in 0..to - from {
                 let span = tokens.bounds[row]..tokens.bounds[row + 1];
                 if span != (counts.bounds[row]..counts.bounds[row + 1]) {
-                    let what = format!("{GENES} and {COUNTS} are of different lengths");
+                    let what = format!("{GENES} and {COUNTS} have different lengths");
                     return Err(self.wrong(path, from + row, what));
                 }
                 let marker =
@@ -301,7 +301,7 @@ impl Tokens {
                     let token = tokens.values[entry];
                     let gene = usize::try_from(token).ok().and_then(|token| self.genes.get(token)).copied();
                     let Some(gene) = gene.filter(|&gene| gene != NO_GENE) else {
-                        let what = format!("token {token} is no gene of {}", TABLES[0]);
+                        let what = format!("token {token} is not a gene in {}", TABLES[0]);
                         return Err(self.wrong(path, from + row, what));
                     };
                     columns.push(gene);

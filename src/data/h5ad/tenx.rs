@@ -31,7 +31,7 @@ pub(super) fn groups(file: &File) -> Vec<String> {
 pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
     let [name] = groups else {
         let names: Vec<&str> = groups.iter().map(String::as_str).collect();
-        let what = format!("holds several genomes ({}); give a file of one", some_of(&names));
+        let what = format!("contains several genomes ({}); give a file with only one", some_of(&names));
         return Err(Error::format(path, what));
     };
     let group = file.group(name).map_err(|_| Error::format(path, format!("has no group {name}")))?;
@@ -84,7 +84,7 @@ impl Features {
     pub(super) fn genes(&self, path: &Path) -> Result<(Kept, Frame, Vec<String>)> {
         let all = self.ids.len();
         if self.names.len() != all || self.kinds.as_ref().is_some_and(|kinds| kinds.len() != all) {
-            return Err(Error::format(path, "tells of its features in lists of different lengths"));
+            return Err(Error::format(path, "describes its features in lists of different lengths"));
         }
         let is_gene = |&i: &usize| self.kinds.as_ref().is_none_or(|kinds| kinds[i] == EXPRESSION);
         let genes: Vec<usize> = (0..all).filter(is_gene).collect();
@@ -96,19 +96,22 @@ impl Features {
             kinds.for_each(|kind| *others.entry(kind).or_default() += 1);
             let others: Vec<String> = others.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
             notes.push(format!(
-                "{name}: {} features that are no genes are left out ({})",
+                "{name}: {} features that are not genes are left out ({})",
                 all - genes.len(),
                 others.join(", ")
             ));
         }
         if genes.is_empty() {
-            return Err(Error::format(path, format!("has no feature of kind {EXPRESSION:?}: no genes")));
+            return Err(Error::format(
+                path,
+                format!("has no features of type {EXPRESSION:?}, and so no genes"),
+            ));
         }
         let mut index: Vec<String> = genes.iter().map(|&i| self.names[i].clone()).collect();
         let renamed = make_unique(&mut index);
         if renamed > 0 {
             notes.push(format!(
-                "{name}: {renamed} genes share a name with another; -1, -2, ... follow theirs"
+                "{name}: {renamed} genes share a name with another; -1, -2, ... are appended to theirs"
             ));
         }
         let ids = genes.iter().map(|&i| self.ids[i].clone()).collect();
@@ -122,7 +125,7 @@ impl Features {
 /// Refuses requests for what 10x output does not have: label columns, and other matrices.
 pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Result<()> {
     if source != "X" {
-        let what = format!("is 10x output, which has one matrix and no {source}: leave out --source");
+        let what = format!("is 10x output, which has a single matrix and no {source}: omit --source");
         return Err(Error::format(path, what));
     }
     match columns.and_then(|columns| columns.first()) {

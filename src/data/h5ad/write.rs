@@ -55,7 +55,7 @@ const MAPPINGS: [&str; 6] = ["layers", "obsm", "obsp", "uns", "varm", "varp"];
 pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Extra)]) -> Result<()> {
     let shape = match &x {
         X::Sparse(cells) if cells.is_csc() => {
-            return Err(Error::format(path, "X is CSC, cells are written as CSR: give its to_csr()"));
+            return Err(Error::format(path, "X is CSC, but cells are written as CSR: give its to_csr()"));
         }
         X::Sparse(cells) => cells.shape(),
         X::Dense { shape, numbers } if numbers.len() != shape.0 * shape.1 => {
@@ -93,7 +93,7 @@ pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Ext
         file.add_group(group);
     }
     aside::file(path, |aside| {
-        file.write(aside).map_err(|error| Error::format(path, format!("cannot write: {error}")))
+        file.write(aside).map_err(|error| Error::format(path, format!("cannot be written: {error}")))
     })
 }
 
@@ -108,7 +108,7 @@ fn check_frame(path: &Path, name: &str, frame: &Frame, rows: usize) -> Result<()
             return wrong(format!("column {column_name:?} has {} entries", column.len()));
         }
         if frame.columns[..i].iter().any(|(other, _)| other == column_name) {
-            return bad("stands twice");
+            return bad("appears twice");
         }
         if let Column::Categorical(Labels { codes, names }) = column
             && codes.iter().any(|&code| code < -1 || code >= names.len() as i32)
@@ -261,7 +261,7 @@ impl<'a> Node<'a> {
         let leaf = parts.pop().unwrap_or_default();
         let known = parts.first().is_some_and(|first| MAPPINGS.contains(first));
         if !known || leaf.is_empty() || parts.iter().any(|part| part.is_empty()) {
-            let what = format!("cannot hold {place:?}: extras go under {}", MAPPINGS.join(", "));
+            let what = format!("cannot contain {place:?}: extras go under {}", MAPPINGS.join(", "));
             return Err(Error::format(path, what));
         }
         if let Extra::Numbers { shape, values } = extra

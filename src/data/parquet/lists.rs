@@ -53,7 +53,7 @@ impl Parquet {
         let kind = reader.metadata().file_metadata().schema_descr().column(number);
         if kind.physical_type() != D::get_physical_type() {
             let what = format!(
-                "column {column:?} holds lists of {}, not of {}",
+                "column {column:?} contains lists of {}, not of {}",
                 kind.physical_type(),
                 D::get_physical_type()
             );

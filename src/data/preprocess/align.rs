@@ -87,7 +87,7 @@ fn keys(file: &H5ad, id: Option<&str>) -> Result<Vec<String>> {
         (None, _) => Ok(keys),
         (Some(twice), Some(column)) => {
             let what =
-                format!("{twice:?} appears twice in var/{column}, so that genes cannot be told apart by it");
+                format!("{twice:?} appears twice in var/{column}, so genes cannot be told apart by it");
             Err(Error::format(file.path(), what))
         }
         (Some(twice), None) => {
@@ -106,8 +106,9 @@ fn unequal(files: &[H5ad], keys: &[Vec<String>]) -> Error {
     let lacks = |lacking: usize, having: usize| {
         let gene = keys[having].iter().find(|key| !sets[lacking].contains(key.as_str()))?;
         let what = format!(
-            "gene {gene:?} is missing; {} has it, and all files must have the same genes: give --fill-missing for zeros \
-             where one is missing, or --gene-id where files name genes otherwise",
+            "gene {gene:?} is missing; {} has it, and all files must have the same genes: give \
+             --fill-missing to fill missing genes with zeros, or --gene-id if the files name genes \
+             differently",
             files[having].path().display()
         );
         Some(Error::format(files[lacking].path(), what))

@@ -17,7 +17,7 @@ pub fn doubts(column: &str, labels: &[String], control: &str) -> Vec<String> {
     }
     let of_one = alike.values().filter(|names| names.len() > 1).map(|names| {
         format!(
-            "column {column:?}: {} differ in case or blanks alone, and are taken for different",
+            "column {column:?}: {} differ only in case or blanks, and are taken as different labels",
             some_of(names)
         )
     });
@@ -25,7 +25,7 @@ pub fn doubts(column: &str, labels: &[String], control: &str) -> Vec<String> {
         |(same, names): &(&String, &Vec<&str>)| NOTHING.contains(&same.as_str()) && !names.contains(&control);
     let nothing = alike.iter().filter(empty).map(|(_, names)| {
         format!(
-            "column {column:?}: {} is taken for a name; cells without a label are left out",
+            "column {column:?}: {} is taken as a name; only cells without a label are left out",
             some_of(names)
         )
     });
@@ -45,10 +45,10 @@ mod tests {
         assert_eq!(told(&["TP53", "TP63", "NANOG", "None"]), "");
         let said = told(&["Ctrl", "TP53", "ctrl", "ctrl "]);
         assert!(
-            said.contains(r#""Ctrl", "ctrl", "ctrl " differ in case"#) && said.lines().count() == 1,
+            said.contains(r#""Ctrl", "ctrl", "ctrl " differ only in case"#) && said.lines().count() == 1,
             "{said}"
         );
         let said = told(&["A", "nan"]);
-        assert!(said.contains(r#"column "gene": "nan" is taken for a name"#), "{said}");
+        assert!(said.contains(r#"column "gene": "nan" is taken as a name"#), "{said}");
     }
 }

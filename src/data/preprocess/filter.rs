@@ -101,7 +101,7 @@ pub(super) fn apply(
         return Ok(None);
     }
     if filters.min_counts > 0 && found.scale != Scale::Counts {
-        let what = format!("the values are logs ({}), and a sum of them is no number of counts", found.why);
+        let what = format!("the values are logs ({}), and their sum is not a number of counts", found.why);
         return Err(Error::setting("--min-counts", what).into());
     }
     let control = inputs.control(&settings.control);
@@ -116,7 +116,7 @@ pub(super) fn apply(
     work.pass("filters", inputs, find, |part, judged| {
         let genes = inputs.genes.len();
         if judged.cells.len() != part.cells.len() || judged.cells_of_gene.len() != genes {
-            return Err(Error::format(work.dir(), "has a part of other cells or genes; remove it"));
+            return Err(Error::format(work.dir(), "has a part made from other cells or genes; remove it"));
         }
         keep.extend(judged.cells.iter().map(|&cell| cell == KEPT));
         let count = |of: u8| judged.cells.iter().filter(|&&cell| cell == of).count() as u64;
@@ -217,12 +217,9 @@ fn left(
     let control = inputs.control(&settings.control);
     let kept = || inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]);
     let what = if rare.iter().all(|&rare| rare) {
-        "no gene is in so many cells".to_string()
+        "no gene is in that many cells".to_string()
     } else if !kept().any(|perturbation| perturbation == control) {
-        format!(
-            "no cell that is left is {:?}: there is nothing to compare perturbed cells with",
-            settings.control
-        )
+        format!("no {:?} cell is left: there is nothing to compare perturbed cells with", settings.control)
     } else if inputs.vocabularies[1].len() > 1 && !kept().any(|perturbation| perturbation != control) {
         match &filtered.knockdown {
             Some(found) => format!("no perturbed cell is left: {found}"),

@@ -71,7 +71,9 @@ impl PartMoments {
         for (batch, moments) in self.0 {
             let known = all.get_mut(batch).filter(|known| known.sum.len() == moments.sum.len());
             known
-                .ok_or_else(|| Error::format(path, "has parts of other genes or batches; remove them"))?
+                .ok_or_else(|| {
+                    Error::format(path, "has parts made from other genes or batches; remove them")
+                })?
                 .join(&moments);
         }
         Ok(())
@@ -259,13 +261,14 @@ pub(super) fn most_variable(
     let Choice { ranked, count, by_batch } = *choice;
     let flavor = ranked.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
-        let what = format!("seurat_v3 ranks raw counts, and the source holds logs ({})", found.why);
+        let what = format!("seurat_v3 ranks raw counts, but the source contains logs ({})", found.why);
         return Err(Error::setting("--flavor", what).into());
     }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
     if ranked.rescaled {
-        notes.push("genes are ranked by log1p / 10, which chooses others than log1p does".to_string());
+        notes
+            .push("genes are ranked by log1p / 10, which chooses different ones than log1p does".to_string());
     }
     let mut moments = moments(inputs, found, target, ranked, work)?;
     let rest = moments.pop().expect("one more than there are batches");
@@ -283,7 +286,7 @@ pub(super) fn most_variable(
     let kept: Vec<u32> = (0..genes as u32).filter(|&gene| table.highly_variable[gene as usize]).collect();
     let made = kept.len();
     if count < genes && made > count {
-        notes.push(format!("{made} genes are kept instead of {count}: the last of them tie"));
+        notes.push(format!("{made} genes are kept instead of {count}: the last of them are tied"));
     }
     if count < genes && made < count {
         notes.push(format!("{made} genes are kept instead of {count}: the others never vary"));
@@ -337,12 +340,12 @@ pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
     for name in names {
         let place = places[name];
         if !seen.insert(place) {
-            return Err(Error::format(list, format!("gene {name:?} stands twice in the list")));
+            return Err(Error::format(list, format!("gene {name:?} appears twice in the list")));
         }
         kept.push(place);
     }
     if kept.is_empty() {
-        return Err(Error::format(list, "names no gene; write one name a line"));
+        return Err(Error::format(list, "names no genes; write one name per line"));
     }
     few_enough("--genes", kept.len())?;
     Ok(Chosen { kept, table: None, notes: Vec::new() })
@@ -350,8 +353,9 @@ pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
 
 fn few_enough(option: &str, count: usize) -> Result<()> {
     if count > MOST_GENES {
-        let what =
-            format!("{count} genes would be kept, a data directory holds at most {MOST_GENES}: keep fewer");
+        let what = format!(
+            "{count} genes would be kept, but a data directory can have at most {MOST_GENES}: keep fewer"
+        );
         return Err(Error::setting(option, what));
     }
     Ok(())
@@ -359,7 +363,7 @@ fn few_enough(option: &str, count: usize) -> Result<()> {
 
 /// Writes var.csv: every gene in the order of the source.
 pub(super) fn write_table(path: &Path, genes: &[String], chosen: &Chosen) -> Result<()> {
-    let broken = |error: csv::Error| Error::format(path, format!("cannot write: {error}"));
+    let broken = |error: csv::Error| Error::format(path, format!("cannot be written: {error}"));
     let mut kept = vec![false; genes.len()];
     chosen.kept.iter().for_each(|&gene| kept[gene as usize] = true);
     let mut file = csv::Writer::from_path(path).map_err(broken)?;

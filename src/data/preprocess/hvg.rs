@@ -254,8 +254,8 @@ fn equal_size(means: &[f64]) -> Result<Vec<f64>> {
     if edges.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::setting(
             "--flavor",
-            "cell_ranger ranks within bins of equal size, which collapse here: too many genes have the same mean (15 % without \
-             any expression are enough); use seurat, or remove the unexpressed genes",
+            "cell_ranger ranks within bins of equal size, which collapse here: too many genes have the same \
+             mean (15 % without any expression is enough); use seurat, or remove the unexpressed genes",
         ));
     }
     Ok(edges)

@@ -140,7 +140,9 @@ fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Ve
     let of_column = |(column, names): (&&str, &Vec<String>)| doubts(column, names, control);
     let mut told: Vec<String> = columns.iter().zip(vocabularies).flat_map(of_column).collect();
     let again = (1..columns.len()).find(|&i| columns[..i].contains(&columns[i]));
-    told.extend(again.map(|i| format!("column {:?} stands for two kinds of label: is it both?", columns[i])));
+    told.extend(
+        again.map(|i| format!("column {:?} is used for two kinds of label: is it both?", columns[i])),
+    );
     told
 }
 
@@ -160,7 +162,7 @@ fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result
     let mut seen = HashSet::new();
     let again = |path: &&PathBuf| path.canonicalize().is_ok_and(|place| !seen.insert(place));
     if let Some(path) = settings.inputs.iter().find(again) {
-        return Err(Error::format(path, "is named twice; its cells would count twice"));
+        return Err(Error::format(path, "is given twice; its cells would count twice"));
     }
     let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
     if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
@@ -173,8 +175,8 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
         let lacking: Vec<String> =
             inputs.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
         let what = match lacking.is_empty() {
-            true => "holds no cells".to_string(),
-            false => format!("no cell has all its labels; without one are ({})", lacking.join(", ")),
+            true => "contains no cells".to_string(),
+            false => format!("no cell has all its labels; cells without one: {}", lacking.join(", ")),
         };
         return Err(Error::format(&settings.inputs[0], what));
     }
@@ -183,7 +185,7 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
     }
     if perturbations.iter().any(|labels| labels.names.contains(control)) {
         let what = format!(
-            "no cell with all its labels is {control:?}: there is nothing to compare perturbed cells with"
+            "no {control:?} cell has all its labels: there is nothing to compare perturbed cells with"
         );
         return Err(Error::setting("--control-pert", what));
     }

@@ -50,7 +50,7 @@ impl Table {
         let header: Vec<String> = file.headers().map_err(broken)?.iter().map(String::from).collect();
         if header.len() < 2 {
             let what = format!(
-                "needs a header and two columns or more, cell names and labels, between {}",
+                "needs a header and at least two columns, cell names and labels, separated by {}",
                 if tabs { "tabs (.csv: commas)" } else { "commas (.tsv: tabs)" }
             );
             return Err(Error::format(path, what));
@@ -67,7 +67,7 @@ impl Table {
     fn of_parquet(file: &Parquet) -> Result<Table> {
         let header = file.columns()?;
         if header.len() < 2 {
-            let what = "needs two columns of text or numbers or more, cell names and labels";
+            let what = "needs at least two columns of text or numbers, cell names and labels";
             return Err(Error::format(file.path(), what));
         }
         let columns = header.iter().map(|column| file.labels(column)).collect::<Result<_>>()?;
@@ -100,7 +100,7 @@ impl Table {
             let name = keys.get(row).unwrap_or_default();
             if row_of.insert(name, row as u32).is_some() {
                 let what = format!(
-                    "cell {name:?} stands twice in column {:?}; keep one row a cell",
+                    "cell {name:?} appears twice in column {:?}; keep one row per cell",
                     self.header[key]
                 );
                 return Err(Error::format(&self.path, what));
@@ -116,8 +116,8 @@ impl Table {
                     joined.unmatched += 1;
                 } else if std::mem::replace(&mut taken[row as usize], true) {
                     let what = format!(
-                        "cell {name:?} is there a second time, so that a row of {} would label two cells; make the names \
-                         unique, over all files",
+                        "cell {name:?} appears a second time, so one row of {} would label two cells; make \
+                         the names unique across all files",
                         self.path.display()
                     );
                     return Err(Error::format(file.path(), what));
@@ -131,7 +131,7 @@ impl Table {
         if joined.matched == 0 {
             let first = cells.iter().find_map(|(_, names)| names.first()).map_or("", String::as_str);
             let what = format!(
-                "no cell has a row: its column {:?} starts with {}, and the cells with {:?}",
+                "no cell has a row: its column {:?} starts with {}, but the cells with {:?}",
                 self.header[key],
                 some_of(&[keys.get(0).unwrap_or_default()]),
                 first

@@ -27,7 +27,8 @@ impl Found {
         match (self.target, other.target) {
             (Some(before), Some(here)) if !same_total(before, here) => {
                 let what = format!(
-                    "was scaled to {here} a cell, the files before to {before}: preprocess them apart"
+                    "was scaled to {here} per cell, but the files before it to {before}: preprocess them \
+                     separately"
                 );
                 Err(Error::format(file.path(), what))
             }
@@ -47,9 +48,10 @@ impl Found {
         let log = divisor * f64::from(greatest);
         if log > GREATEST_LOG {
             let (option, count) = (format!("{scale:?}").to_lowercase(), log.exp_m1());
-            let what =
-                format!("{count:.1e} counts of one gene in one cell by --scale {option}: is it another?");
-            return Err(Error::format(file.path(), format!("holds {greatest}, {what}")));
+            let what = format!(
+                "which is {count:.1e} counts of one gene in one cell by --scale {option}: is that right?"
+            );
+            return Err(Error::format(file.path(), format!("contains {greatest}, {what}")));
         }
         let target = common_total(cells, |x| (divisor * f64::from(x)).exp_m1());
         natural(file, target.is_some())?;
@@ -64,7 +66,7 @@ const ROUNDING: f64 = 1e-6;
 /// Cells whose totals must agree before agreement means anything.
 const ENOUGH_CELLS: usize = 3;
 /// How the scale was determined if the user states it.
-const TOLD: &str = "as told by --scale";
+const TOLD: &str = "as given by --scale";
 /// No cell's count of a gene, scaled to any target in use, has a log1p above this, that of 3.3 million.
 const GREATEST_LOG: f64 = 15.0;
 /// If all log1p values are below this they may as well be log1p / 10: in a subset of genes no total tells them apart.
@@ -87,14 +89,15 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
             Some(before) if before.scale == found.scale => first = Some(before.and(found, &input.file)?),
             Some(before) => {
                 let what = format!(
-                    "holds {:?} values ({}), but the first file holds {:?} ({}); preprocess them apart",
+                    "contains {:?} values ({}), but the first file contains {:?} ({}); preprocess them \
+                     separately",
                     found.scale, found.why, before.scale, before.why
                 );
                 return Err(Error::format(input.file.path(), what));
             }
         }
     }
-    first.ok_or_else(|| Error::format(inputs.files[0].file.path(), "holds no cells"))
+    first.ok_or_else(|| Error::format(inputs.files[0].file.path(), "contains no cells"))
 }
 
 /// Refuses NaN, infinities and negatives, and fractions among counts; the message names cell and gene.
@@ -115,16 +118,17 @@ pub(super) fn check(input: &Input, rows: Range<usize>, cells: &Cells, scale: Sca
         format!("{value}; neither counts nor logs are infinite")
     } else if value < 0.0 {
         format!(
-            "{value}; negative values are no counts and no log1p (scaled or centred data?): give counts or log1p values, where the \
-             file has some by --source raw or --source layers/NAME"
+            "{value}; negative values are neither counts nor log1p (scaled or centred data?): give counts or \
+             log1p values, with --source raw or --source layers/NAME if the file has some"
         )
     } else {
         format!(
-            "{value}, which is no count; where the values are on a log scale, say so with --scale; where they are counts that a \
-             tool made fractional (SoupX, CellBender), round them first or take others with --source layers/NAME"
+            "{value}, which is not a count; if the values are on a log scale, say so with --scale; if they \
+             are counts that a tool made fractional (SoupX, CellBender), round them first or choose others \
+             with --source layers/NAME"
         )
     };
-    Err(Error::format(input.file.path(), format!("cell {cell:?}, gene {gene:?} holds {what}")))
+    Err(Error::format(input.file.path(), format!("cell {cell:?}, gene {gene:?} is {what}")))
 }
 
 /// Whether there may be a value that [`check`] refuses, without a branch or a call per value: a number below 2^23 is whole if
@@ -156,8 +160,9 @@ fn natural(file: &H5ad, proven: bool) -> Result<()> {
     match file.log_base().filter(|base| !proven && (base - std::f64::consts::E).abs() > 1e-6) {
         Some(base) => {
             let what = format!(
-                "uns/log1p/base says that values are logarithms to base {base}; the program takes natural ones: multiply X by \
-                 ln({base}) = {:.6}, and delete uns/log1p/base there or where it is not true",
+                "uns/log1p/base says that values are logarithms to base {base}, but natural ones are needed: \
+                 multiply X by ln({base}) = {:.6} and delete uns/log1p/base, or just delete it if it is \
+                 wrong",
                 base.ln()
             );
             Err(Error::format(file.path(), what))
@@ -186,7 +191,7 @@ fn common_total(cells: &Cells, of: impl Fn(f32) -> f64 + Sync) -> Option<f64> {
 /// error says why it cannot be determined.
 pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String> {
     if let Some(bad) = cells.data().iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
-        return Err(format!("X holds {bad}; counts or log1p values are finite and not negative"));
+        return Err(format!("X contains {bad}; counts or log1p values are finite and not negative"));
     }
     let found = |scale, why: String, target| Ok(Found { scale, why, target });
     if cells.data().par_iter().all(|value| value.fract() == 0.0) {
@@ -203,8 +208,8 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
     }
     if let Some(total) = common_total(cells, f64::from) {
         return Err(format!(
-            "X is normalised to {total} a cell but not logged; give the counts, or take log1p of it (scanpy: \
-             sc.pp.log1p) and pass --scale log1p"
+            "X is normalised to {total} per cell but not logged; give the counts, or take log1p of it \
+             (scanpy: sc.pp.log1p) and pass --scale log1p"
         ));
     }
     let greatest = cells.data().iter().copied().fold(0.0, f32::max);
@@ -215,9 +220,9 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
         return found(Scale::Log1p, why, None);
     }
     Err(format!(
-        "X is neither whole counts nor log1p of normalised counts: values reach {greatest}, expm1 of them sums differently in \
-         each cell, and uns/log1p {}; say what it is with --scale counts, log1p or log1p10, or choose another matrix \
-         (`preprocess` reads raw and layers/NAME by --source)",
+        "X is neither whole counts nor log1p of normalised counts: values reach {greatest}, expm1 of them \
+         sums differently in each cell, and uns/log1p {}; say what it is with --scale counts, log1p or \
+         log1p10, or choose another matrix (`preprocess --source` reads raw and layers/NAME)",
         if logged { "does not tell log1p from log1p / 10" } else { "is missing" }
     ))
 }

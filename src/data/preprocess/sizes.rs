@@ -30,11 +30,11 @@ pub(super) fn read(
 /// number, or less than the stored counts.
 pub(crate) fn refusal(told: f32, stored: &[f32], scale: Scale) -> Option<String> {
     if !(told.is_finite() && told >= 0.0) {
-        return Some(format!("{told}, which is no total of counts"));
+        return Some(format!("{told}, which is not a total of counts"));
     }
     let stored = normalise::total(stored);
     let less = scale == Scale::Counts && told < stored * (1.0 - LESS);
-    less.then(|| format!("{told}, less than the {stored} counts that are stored"))
+    less.then(|| format!("{told}, less than the {stored} counts stored"))
 }
 
 /// Refuses given totals that are impossible.
@@ -42,7 +42,7 @@ pub(super) fn check(block: &Block, scale: Scale) -> Result<()> {
     let Some(sizes) = &block.input.sizes else { return Ok(()) };
     for (row, _, values) in block.used() {
         if let Some(what) = refusal(sizes[row], values, scale) {
-            let what = format!("cell {:?}: --size-col tells {what}", block.input.file.cell_name(row));
+            let what = format!("cell {:?}: --size-col gives {what}", block.input.file.cell_name(row));
             return Err(Error::format(block.input.file.path(), what));
         }
     }

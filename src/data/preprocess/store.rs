@@ -149,7 +149,10 @@ impl Store {
         let sources = &self.manifest.sources;
         let twin = |i: usize| sources[..i].iter().find(|other| other.crc == sources[i].crc);
         let (one, other) = (0..sources.len()).find_map(|i| Some((twin(i)?, &sources[i])))?;
-        Some(format!("{} and {} hold the same counts: do their cells count twice?", one.path, other.path))
+        Some(format!(
+            "{} and {} contain the same counts: are their cells counted twice?",
+            one.path, other.path
+        ))
     }
 
     /// Writes the shards and the manifest into `dir`, and reads them back as every command will; returns the size of the shards.

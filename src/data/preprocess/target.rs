@@ -18,7 +18,7 @@ pub(super) fn check(target: Option<Target>) -> Result<()> {
     match target {
         Some(Target::Sum(total)) if !(total > 0.0 && total <= LARGEST) => {
             let what =
-                format!("{total:e} is no total of counts; give a number above 0, and at most {LARGEST:e}");
+                format!("{total:e} is not a total of counts; give a number above 0 and at most {LARGEST:e}");
             Err(Error::setting("--target-sum", what))
         }
         _ => Ok(()),
@@ -76,7 +76,8 @@ pub(super) fn find(
         Some(median) if median > 0.0 => Ok(Some(f64::from(median))),
         _ => Err(Halt::Failed(Error::setting(
             "--target-sum",
-            "the median cell has no counts at all; give a number, or median-nonzero where some cells have counts",
+            "the median cell has no counts at all; give a number, or median-nonzero if some cells have \
+             counts",
         ))),
     }
 }
@@ -87,12 +88,12 @@ pub(super) fn told(found: &Found, asked: Option<Target>) -> Result<Option<f64>> 
     match (found.target, asked) {
         _ if found.scale == Scale::Counts => Ok(None),
         (Some(own), Some(Target::Sum(told))) if !same_total(own, told) => {
-            wrong(format!("{told}, but the values were scaled to {own}: leave it out"))
+            wrong(format!("is {told}, but the values were scaled to {own}: omit this option"))
         }
         (own, Some(Target::Sum(told))) => Ok(own.or(Some(told))),
-        (_, Some(_)) => wrong(
-            "the values are logarithms already; give the number to which their cells were scaled".into(),
-        ),
+        (_, Some(_)) => {
+            wrong("the values are already logarithms; give the number their cells were scaled to".into())
+        }
         (own, None) => Ok(own),
     }
 }

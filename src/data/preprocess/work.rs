@@ -122,14 +122,15 @@ impl Work {
                 fs::create_dir_all(&dir).at(&dir)?;
                 aside::claim(
                     &dir,
-                    "another process makes this data directory; wait for it, or give another --out",
+                    "another process is making this data directory; wait for it, or give another --out",
                 )?
             }
         };
         match fs::read_to_string(&told) {
             Ok(stored) if stored == wanted => {}
             Ok(_) if parts.work.is_some() => {
-                let what = "holds parts of another command, or a source has changed since; remove it or give another --work";
+                let what = "contains parts of another command, or a source has changed since; remove it or \
+                            give another --work";
                 return Err(Error::format(&dir, what));
             }
             _ => {
@@ -162,14 +163,14 @@ impl Work {
         let only = self.parts.only.as_ref();
         let here = only.filter(|part| part.pass == name).map(|part| part.number);
         if let Some(part) = here.filter(|&part| part >= parts.len()) {
-            let what = format!("{name}/{part}: there are {} parts, the first is 0", parts.len());
+            let what = format!("{name}/{part}: there are {} parts, numbered from 0", parts.len());
             return Err(Error::setting("--part", what).into());
         }
         for part in parts.iter().filter(|part| here.is_none_or(|here| part.number == here)) {
             let path = dir.join(format!("{:05}", part.number));
             let made = path.exists();
             if !made && only.is_some() && here.is_none() {
-                let what = format!("{name}/{} must be made before", part.number);
+                let what = format!("{name}/{} must be made first", part.number);
                 return Err(Error::setting("--part", what).into());
             }
             let found = if made {
@@ -193,7 +194,7 @@ impl Work {
     pub fn all_done(&self, passes: &[&str]) -> Result<()> {
         match &self.parts.only {
             Some(PartName { pass, .. }) => {
-                let what = format!("{pass} is no pass of this command; it has: {}", passes.join(", "));
+                let what = format!("{pass} is not a pass of this command, which has: {}", passes.join(", "));
                 Err(Error::setting("--part", what))
             }
             None => Ok(()),
@@ -274,7 +275,7 @@ fn command(settings: &Settings, cells: usize) -> Result<String> {
 }
 
 fn load<F: Findings>(path: &Path) -> Result<F> {
-    let broken = || Error::format(path, "is no part of this command; remove it");
+    let broken = || Error::format(path, "is not a part of this command; remove it");
     let bytes = fs::read(path).at(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|_| broken())?;
     let array = |(name, view): (&str, TensorView)| (name.to_string(), view.dtype(), view.data().to_vec());

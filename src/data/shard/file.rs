@@ -41,7 +41,8 @@ impl Shard {
         let sections = place(&header, begin, map.len())?;
         if (map.len() as u64, header.rows, crc) != (entry.bytes, entry.cells, entry.crc) {
             return Err(format!(
-                "has {} bytes, {} cells and checksum {crc:08x}; the manifest names {}, {} and {:08x}: it is of another directory",
+                "has {} bytes, {} cells and checksum {crc:08x}, but the manifest says {}, {} and {:08x}: it \
+                 is from another directory",
                 map.len(),
                 header.rows,
                 entry.bytes,
@@ -155,7 +156,7 @@ impl Shard {
                 ("batch", batch, header.batches),
             ];
             if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| u64::from(id) >= len) {
-                return Err(format!("group {i} has {what} {id}, the vocabulary holds {len}"));
+                return Err(format!("group {i} has {what} {id}, but the vocabulary has only {len}"));
             }
             if header.controls != (perturbation == control) {
                 let (is, shard) =
@@ -168,7 +169,7 @@ impl Shard {
             rows += u64::from(cells);
         }
         if rows != header.rows {
-            return Err(format!("groups hold {rows} cells, the shard has {} rows", header.rows));
+            return Err(format!("groups have {rows} cells in all, but the shard has {} rows", header.rows));
         }
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Shard {
         let (starts, names): (&[u64], &[u8]) = (self.section(Part::NameStarts), self.section(Part::Names));
         let broken = |pair: &[u64]| std::str::from_utf8(&names[pair[0] as usize..pair[1] as usize]).is_err();
         match starts.par_windows(2).position_first(broken) {
-            Some(row) => Err(format!("name {row} is no UTF-8")),
+            Some(row) => Err(format!("name {row} is not UTF-8")),
             None => Ok(()),
         }
     }
@@ -211,7 +212,7 @@ fn check_starts(starts: &[u64], what: &str, unit: &str, total: u64) -> std::resu
     }
     match starts[starts.len() - 1] {
         end if end != total => {
-            Err(format!("the last {what} ends at {end}, the shard stores {total} {unit}s"))
+            Err(format!("the last {what} ends at {end}, but the shard stores {total} {unit}s"))
         }
         _ => Ok(()),
     }
@@ -231,15 +232,20 @@ pub(super) fn map(path: &Path) -> Result<Mmap> {
 /// What is wrong with a row, if anything.
 fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
     if let Some(pair) = row.genes.windows(2).find(|pair| pair[0] >= pair[1]) {
-        return Some(format!("gene {} stands before gene {}; ids ascend and are unique", pair[0], pair[1]));
+        return Some(format!(
+            "gene {} is followed by gene {}; ids must ascend and be unique",
+            pair[0], pair[1]
+        ));
     }
     match row.genes.last() {
-        Some(&last) if usize::from(last) >= genes => return Some(format!("gene {last} of {genes}")),
+        Some(&last) if usize::from(last) >= genes => {
+            return Some(format!("gene {last} is out of range: there are {genes}"));
+        }
         _ => {}
     }
     if let Values::F32(values) = row.values {
         if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
-            return Some(format!("value {value} is not a finite number from zero up"));
+            return Some(format!("value {value} is negative or not finite"));
         }
         if scale == Scale::Counts && values.iter().any(|v| v.fract() != 0.0) {
             return Some("a count is not a whole number".into());
@@ -258,15 +264,15 @@ fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
 pub(super) fn library_error(library: f32, most: Option<f32>, scale: Scale) -> Option<String> {
     match scale {
         Scale::Counts if !library.is_finite() || library < 0.0 => {
-            Some(format!("library size {library} is not a finite number from zero up"))
+            Some(format!("library size {library} is negative or not finite"))
         }
         Scale::Counts => {
             let most = most.filter(|most| library < (most * 1e-30).max(1.0))?;
-            Some(format!("library size {library} with stored counts up to {most}"))
+            Some(format!("library size {library} is too small for stored counts up to {most}"))
         }
         // If the source was already on a log scale, the size may be unknown: NaN.
         Scale::Log1p | Scale::Log1p10 if library < 0.0 || library.is_infinite() => {
-            Some(format!("library size {library} is neither a number from zero up nor NaN"))
+            Some(format!("library size {library} is negative or infinite; an unknown one is NaN"))
         }
         _ => None,
     }
@@ -281,17 +287,20 @@ fn agrees(header: &Header, manifest: &Manifest) -> std::result::Result<(), Strin
         ("batches", header.batches, manifest.batches.len()),
     ];
     if let Some((what, found, named)) = counts.into_iter().find(|&(_, found, named)| found != named as u64) {
-        return Err(format!("was written for {found} {what}, the manifest names {named}"));
+        return Err(format!("was written for {found} {what}, but the manifest lists {named}"));
     }
     if header.scale != manifest.scale {
-        return Err(format!("holds {:?}, the manifest says {:?}", header.scale, manifest.scale));
+        return Err(format!("contains {:?}, but the manifest says {:?}", header.scale, manifest.scale));
     }
     if (header.target, header.factor) != (manifest.target, manifest.factor) {
         let (target, factor) = (header.target, header.factor);
-        return Err(format!("has target {target:?} and factor {factor}, the manifest other ones"));
+        return Err(format!("has target {target:?} and factor {factor}, but the manifest has others"));
     }
     if header.scale != Scale::Counts && header.values != Kind::F32 {
-        return Err(format!("stores {:?} values as {:?}; log values are F32", header.scale, header.values));
+        return Err(format!(
+            "stores {:?} values as {:?}; log values must be F32",
+            header.scale, header.values
+        ));
     }
     Ok(())
 }
@@ -301,7 +310,8 @@ pub(super) fn place(header: &Header, begin: usize, len: usize) -> std::result::R
     let layout = header.layout().ok_or_else(|| {
         let Header { groups, rows, nonzeros, names, .. } = header;
         format!(
-            "{groups} groups, {rows} rows, {nonzeros} values and names of {names} bytes overflow any file"
+            "{groups} groups, {rows} rows, {nonzeros} values and names of {names} bytes are too much for any \
+             file"
         )
     })?;
     if header.sections.len() != SECTIONS.len() {
@@ -315,14 +325,14 @@ pub(super) fn place(header: &Header, begin: usize, len: usize) -> std::result::R
             return Err(format!("section {i} is {name:?}, expected {:?}", SECTIONS[i]));
         }
         if section.bytes != bytes {
-            return Err(format!("section {name} has {} bytes, its numbers need {bytes}", section.bytes));
+            return Err(format!("section {name} has {} bytes, but its numbers need {bytes}", section.bytes));
         }
         if !section.offset.is_multiple_of(ALIGN) {
             return Err(format!("section {name} begins at {}, not at a multiple of {ALIGN}", section.offset));
         }
         if section.offset != offset {
             return Err(format!(
-                "section {name} begins at {}, the one before it ends for {offset}",
+                "section {name} begins at {}, but after the one before it {offset} is expected",
                 section.offset
             ));
         }
@@ -333,7 +343,7 @@ pub(super) fn place(header: &Header, begin: usize, len: usize) -> std::result::R
         places[i] = (end - bytes) as usize..end as usize;
     }
     if end != len as u64 {
-        return Err(format!("the last section ends at byte {end}, the file at byte {len}"));
+        return Err(format!("the last section ends at byte {end}, but the file at byte {len}"));
     }
     Ok(places)
 }
@@ -348,13 +358,13 @@ pub(super) fn check_bytes(
     let mut end = begin;
     for (section, range) in header.sections.iter().zip(sections) {
         if map[end..range.start].iter().any(|&b| b != 0) {
-            return Err(format!("has bytes other than zero before section {}", section.name));
+            return Err(format!("has non-zero bytes before section {}", section.name));
         }
         let found = format!("{:08x}", checksum(map, range.clone()));
         if found != section.crc {
             let (name, written) = (&section.name, &section.crc);
             return Err(format!(
-                "section {name} has checksum {found}, written was {written}; the file is damaged"
+                "section {name} has checksum {found} instead of {written}; the file is damaged"
             ));
         }
         end = range.end;

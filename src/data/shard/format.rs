@@ -167,7 +167,7 @@ impl Header {
     /// Reads prelude and header. Returns the header, its checksum and the offset at which the sections begin.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Header, u32, usize), String> {
         if bytes.len() < PRELUDE {
-            return Err(format!("is {} bytes long; a shard begins with {PRELUDE}", bytes.len()));
+            return Err(format!("is {} bytes long, but a shard begins with {PRELUDE}", bytes.len()));
         }
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         if bytes[..8] != MAGIC {
@@ -176,11 +176,11 @@ impl Header {
         let (version, length, crc) = (word(8), word(12), word(16));
         if version != VERSION {
             return Err(format!(
-                "is a shard of format {version}, this program reads {VERSION}; run preprocess again"
+                "is a shard of format {version}, but this program reads {VERSION}; run preprocess again"
             ));
         }
         if bytes[20..PRELUDE].iter().any(|&b| b != 0) {
-            return Err("has bytes other than zero in the reserved part of its prelude".into());
+            return Err("has non-zero bytes in the reserved part of its prelude".into());
         }
         if length == 0 || length > HEADER_LIMIT || !u64::from(length).is_multiple_of(ALIGN) {
             return Err(format!("header length {length} is not a multiple of {ALIGN} up to {HEADER_LIMIT}"));
@@ -191,9 +191,7 @@ impl Header {
         })?;
         let found = crc32fast::hash(json);
         if found != crc {
-            return Err(format!(
-                "header checksum is {found:08x}, written was {crc:08x}; the file is damaged"
-            ));
+            return Err(format!("header checksum is {found:08x} instead of {crc:08x}; the file is damaged"));
         }
         let header = serde_json::from_slice(json).map_err(|e| format!("header: {e}"))?;
         Ok((header, crc, end))

@@ -152,7 +152,7 @@ impl Manifest {
             let at =
                 |genes: &[String]| genes.get(alike).map_or("none".to_string(), |gene| format!("{gene:?}"));
             let (there, here) = (at(&self.genes), at(&other.genes));
-            return Some(format!("gene {alike} is {here}, in the run it is {there}"));
+            return Some(format!("gene {alike} is {here}, but in the run it is {there}"));
         }
         if self.factor != other.factor {
             return Some(format!(
@@ -167,12 +167,13 @@ impl Manifest {
     pub fn other_total(&self, scale: Scale, target: Option<f64>) -> Option<String> {
         match (self.target, target) {
             (None, _) if scale == Scale::Counts => Some(
-                "holds counts, but the run learned from log values that do not tell to what total they were scaled; give log1p \
-                 values made as those were"
+                "contains counts, but the run learned from log values that do not say what total they were \
+                 scaled to; give log1p values made in the same way"
                     .into(),
             ),
             (Some(known), Some(own)) if !same_total(own, known) => Some(format!(
-                "its cells are scaled to {own} counts before log1p, the run's to {known}; give the counts, or scale to {known}"
+                "its cells are scaled to {own} counts before log1p, but the run's to {known}; give the \
+                 counts, or scale to {known}"
             )),
             _ => None,
         }
@@ -194,7 +195,7 @@ impl Manifest {
             }
         }
         (self.control != other.control)
-            .then(|| format!("its controls are {:?}, the run's {:?}", other.control, self.control))
+            .then(|| format!("its controls are {:?}, but the run's are {:?}", other.control, self.control))
     }
 
     /// The text of manifest.json: since it holds every shard's checksum, it vouches for every byte of the directory.
@@ -214,7 +215,7 @@ impl Manifest {
     /// Checks what can be judged without the shards.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         if self.version != Manifest::VERSION {
-            return Err(format!("version is {}, this program reads {}", self.version, Manifest::VERSION));
+            return Err(format!("version is {}, but this program reads {}", self.version, Manifest::VERSION));
         }
         vocabulary("cell_types", &self.cell_types)?;
         vocabulary("perturbations", &self.perturbations)?;
@@ -224,19 +225,19 @@ impl Manifest {
             return Err(format!("control: {what}"));
         }
         if !(1..=MOST_GENES).contains(&self.genes.len()) {
-            return Err(format!("genes: {} names, where there can be 1 to {MOST_GENES}", self.genes.len()));
+            return Err(format!("genes: {} names, but there must be 1 to {MOST_GENES}", self.genes.len()));
         }
         let mut names: Vec<&String> = self.genes.iter().collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("genes: {:?} is named twice", twice[0]));
+            return Err(format!("genes: {:?} appears twice", twice[0]));
         }
         if !(self.factor.is_finite() && self.factor > 0.0) {
-            return Err(format!("factor is {}, it must be a positive number", self.factor));
+            return Err(format!("factor is {}; it must be a positive number", self.factor));
         }
         match self.target {
             Some(target) if !(target.is_finite() && target > 0.0) => {
-                Err(format!("target is {target}, it must be a positive number of counts"))
+                Err(format!("target is {target}; it must be a positive number of counts"))
             }
             None if self.scale == Scale::Counts => {
                 Err("target is missing: counts need a total to scale to".into())
@@ -248,12 +249,13 @@ impl Manifest {
 
 fn vocabulary(field: &str, names: &[String]) -> std::result::Result<(), String> {
     if names.is_empty() || names.len() > u32::MAX as usize {
-        return Err(format!("{field}: {} names, where at least one is needed", names.len()));
+        return Err(format!("{field}: {} names, but at least one is needed", names.len()));
     }
     match names.windows(2).find(|pair| pair[0] >= pair[1]) {
-        Some(pair) => {
-            Err(format!("{field}: {:?} stands before {:?}; names are sorted and unique", pair[0], pair[1]))
-        }
+        Some(pair) => Err(format!(
+            "{field}: {:?} is followed by {:?}; names must be sorted and unique",
+            pair[0], pair[1]
+        )),
         None => Ok(()),
     }
 }

@@ -68,7 +68,9 @@ impl Piles {
                 ("batch", label.batch, manifest.batches.len()),
             ];
             if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| id as usize >= len) {
-                return Err(format!("cell {cell} of the source has {what} {id}, the vocabulary holds {len}"));
+                return Err(format!(
+                    "cell {cell} of the source has {what} {id}, but the vocabulary has only {len}"
+                ));
             }
             let (_, cells) = counts.entry(key(&label)).or_insert((label, 0u32));
             *cells = cells.checked_add(1).ok_or("a condition has more than 4294967295 cells")?;

@@ -246,7 +246,8 @@ fn number_cells(dir: &Path, manifest: &Manifest, shards: &[Shard]) -> Result<(Ve
             let group = Group { cell_type, perturbation, batch, first, cells };
             if groups.last().is_some_and(|last| order(last) >= order(&group)) {
                 let what = format!(
-                    "group {i} repeats or stands before the group ahead of it; groups are sorted and unique"
+                    "group {i} repeats or belongs before the group ahead of it; groups must be sorted and \
+                     unique"
                 );
                 return Err(Error::format(dir.join(&entry.file), what));
             }
@@ -263,7 +264,7 @@ fn number_cells(dir: &Path, manifest: &Manifest, shards: &[Shard]) -> Result<(Ve
     if groups.is_empty() {
         return Err(Error::format(
             dir.join(super::manifest::FILE),
-            "shards: none, a data directory holds cells",
+            "shards: there are none, but a data directory must have cells",
         ));
     }
     Ok((groups, firsts))

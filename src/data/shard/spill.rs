@@ -183,7 +183,7 @@ impl<'a> RowsWriter<'a> {
     /// is counts; zeros are dropped), and its total counts over all genes of the source.
     pub fn push(&mut self, name: &str, genes: &[u16], values: &[f32], library: f32) -> Result<()> {
         let Some(cell) = self.cells.next() else {
-            let what = format!("labels were given for {} cells only", self.piles.cells());
+            let what = format!("labels were given for only {} cells", self.piles.cells());
             return Err(Error::format(&self.path, what));
         };
         if let Some(what) = refuse(self.manifest, name, genes, values, library) {
@@ -209,7 +209,7 @@ impl<'a> RowsWriter<'a> {
     /// Writes what is left. Every cell must have been pushed.
     pub fn finish(mut self) -> Result<Rows> {
         if !self.cells.is_empty() {
-            let what = format!("{} cells did not come, {} were to", self.cells.len(), self.piles.cells());
+            let what = format!("{} of {} cells are missing", self.cells.len(), self.piles.cells());
             return Err(Error::format(&self.path, what));
         }
         if self.buffer.bytes() > 0 {
@@ -224,19 +224,22 @@ impl<'a> RowsWriter<'a> {
 fn refuse(manifest: &Manifest, name: &str, genes: &[u16], values: &[f32], library: f32) -> Option<String> {
     let known = manifest.genes.len();
     if name.len() > NAME {
-        return Some(format!("a name of {} bytes, where {NAME} is the most", name.len()));
+        return Some(format!("its name has {} bytes; at most {NAME} are allowed", name.len()));
     }
     if genes.len() != values.len() {
-        return Some(format!("{} genes with {} values", genes.len(), values.len()));
+        return Some(format!("{} genes, but {} values", genes.len(), values.len()));
     }
     if let Some(pair) = genes.windows(2).find(|pair| pair[0] >= pair[1]) {
-        return Some(format!("gene {} stands before gene {}; ids ascend and are unique", pair[0], pair[1]));
+        return Some(format!(
+            "gene {} is followed by gene {}; ids must ascend and be unique",
+            pair[0], pair[1]
+        ));
     }
     if let Some(last) = genes.last().filter(|last| usize::from(**last) >= known) {
-        return Some(format!("gene {last} of {known}"));
+        return Some(format!("gene {last} is out of range: there are {known}"));
     }
     if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
-        return Some(format!("value {value} is not a finite number from zero up"));
+        return Some(format!("value {value} is negative or not finite"));
     }
     let whole = manifest.scale == Scale::Counts;
     if let Some(value) = values.iter().find(|v| whole && v.fract() != 0.0) {

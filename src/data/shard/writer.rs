@@ -94,7 +94,8 @@ fn write_shard(
 ) -> Result<ShardEntry> {
     let path = dir.join(&file);
     let mut header = shard_header(manifest, &piles[range.clone()], controls);
-    let layout = header.layout().ok_or_else(|| Error::format(&path, "its sections overflow any file"))?;
+    let layout =
+        header.layout().ok_or_else(|| Error::format(&path, "its sections are too large for any file"))?;
     for (section, (offset, bytes)) in header.sections.iter_mut().zip(layout) {
         (section.offset, section.bytes) = (offset, bytes);
     }

@@ -99,7 +99,7 @@ impl Clauses {
         reader.fewshot(&fewshot?)?;
         if reader.clauses.places.iter().all(Place::dropped) {
             return Err(
-                "puts no cell into any part; add [training], [zeroshot] or [fewshot.\"data set.cell type\"]"
+                "puts no cells into any part; add [training], [zeroshot] or [fewshot.\"data set.cell type\"]"
                     .into(),
             );
         }
@@ -111,7 +111,7 @@ fn table(file: &Table, name: &str) -> Checked<Table> {
     match file.get(name) {
         None => Ok(Table::new()),
         Some(Value::Table(table)) => Ok(table.clone()),
-        Some(other) => Err(format!("{name} is {}, it must be a table: [{name}]", form(other))),
+        Some(other) => Err(format!("{name} is {}; it must be a table: [{name}]", form(other))),
     }
 }
 
@@ -143,7 +143,7 @@ impl Reader<'_> {
     fn datasets(&mut self) -> Checked<()> {
         for (name, path) in self.datasets.clone() {
             let Some(path) = path.as_str() else {
-                return Err(format!("[datasets] {name} is {}, it must be a path in quotes", form(&path)));
+                return Err(format!("[datasets] {name} is {}; it must be a path in quotes", form(&path)));
             };
             if name == self.dataset {
                 let sources: Vec<String> = self.manifest().sources.iter().map(|s| s.path.clone()).collect();
@@ -151,7 +151,7 @@ impl Reader<'_> {
                 self.clauses.warnings.extend(said);
             } else {
                 self.warn(format!(
-                    "[datasets] {name:?} is not in this directory, which holds {:?}",
+                    "[datasets] {name:?} is not in this directory, which contains {:?}",
                     self.dataset
                 ));
             }
@@ -192,7 +192,8 @@ impl Reader<'_> {
         let found = found.ok_or_else(|| format!("{clause}: {}", unknown("cell type", cell_type, names)))?;
         if dataset.contains('.') {
             let what = format!(
-                "{clause}: cell-load would cut {key:?} at the first dot; name the data set without one"
+                "{clause}: cell-load would cut {key:?} at the first dot; give the data set a name without \
+                 dots"
             );
             self.warn(what);
         }
@@ -205,7 +206,7 @@ impl Reader<'_> {
             self.dataset(&clause, name)?;
             if value.as_str() != Some("train") {
                 return Err(format!(
-                    "{clause} = {value}: the only value is \"train\"; leave the line out otherwise"
+                    "{clause} = {value}: the only value is \"train\"; otherwise, leave the line out"
                 ));
             }
             self.clauses.places.fill(Place::Train);
@@ -223,8 +224,9 @@ impl Reader<'_> {
             }
             let cell_type = self.cell_type(&clause, key)?;
             let part = value.as_str().and_then(|name| name.parse::<Part>().ok());
-            let part = part
-                .ok_or_else(|| format!("{clause} = {value}: the value is \"train\", \"val\" or \"test\""))?;
+            let part = part.ok_or_else(|| {
+                format!("{clause} = {value}: the value must be \"train\", \"val\" or \"test\"")
+            })?;
             if part != Part::Train && self.cells(cell_type, None) == 0 {
                 return Err(format!("{clause}: the cell type has no perturbed cells to hold out"));
             }
@@ -237,7 +239,7 @@ impl Reader<'_> {
         for (key, value) in fewshot {
             let clause = format!("[fewshot.{key:?}]");
             let Some(lists) = value.as_table() else {
-                return Err(format!("{clause} is {}, it must be a table with val and test", form(value)));
+                return Err(format!("{clause} is {}; it must be a table with val and test", form(value)));
             };
             if !key.contains('.') && lists.values().any(Value::is_table) {
                 return Err(format!(
@@ -262,12 +264,12 @@ impl Reader<'_> {
             if let Some(&both) = val.intersection(&test).min() {
                 let name = &self.manifest().perturbations[both as usize];
                 return Err(format!(
-                    "{clause}: {name:?} is in val and in test; a cell belongs to one of them"
+                    "{clause}: {name:?} is in both val and test; a cell can be in only one of them"
                 ));
             }
             if val.is_empty() && test.is_empty() {
                 return Err(format!(
-                    "{clause}: lists no perturbation; remove it, or list some in val or test"
+                    "{clause}: lists no perturbations; remove it, or list some in val or test"
                 ));
             }
             self.clauses.places[cell_type] = Place::Listed { val, test, clause };
@@ -291,7 +293,7 @@ impl Reader<'_> {
             let Manifest { perturbations, control, .. } = self.manifest();
             if name == control {
                 return Err(format!(
-                    "{clause}: {name:?} is the control label; controls go to every part by themselves"
+                    "{clause}: {name:?} is the control label; controls go to every part automatically"
                 ));
             }
             let id = perturbations.binary_search_by(|p| p.as_str().cmp(name));

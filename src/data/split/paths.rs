@@ -26,15 +26,15 @@ pub(super) fn doubts(clause: &str, path: &str, sources: &[String]) -> Result<Vec
         readable.iter().copied().partition(|name| patterns.iter().any(|pattern| pattern.matches(name)));
     if !lacking.is_empty() {
         said.push(format!(
-            "{clause} = {path:?}: cell-load would not read {}, of which this directory was made",
+            "{clause} = {path:?}: cell-load would not read {}, from which this directory was made",
             some_of(&lacking)
         ));
     }
     for name in found.iter().filter_map(|name| name.strip_suffix(".h5")) {
         if let Some(later) = found.iter().find(|other| other.strip_suffix(".h5ad") == Some(name)) {
             said.push(format!(
-                "{clause} = {path:?}: cell-load knows files by their stem, so that of {name}.h5 and {later} it reads the \
-                 second alone; this directory holds both"
+                "{clause} = {path:?}: cell-load identifies files by their stem, so of {name}.h5 and {later} \
+                 it reads only the second; this directory contains both"
             ));
         }
     }
@@ -51,7 +51,9 @@ fn patterns(path: &str) -> Result<Vec<Pattern>, String> {
             false => ENDINGS.map(|end| format!("*{end}")).to_vec(),
         };
         for name in names {
-            all.push(Pattern::new(&name).map_err(|e| format!("is no pattern: {} at {}", e.msg, e.pos))?);
+            all.push(
+                Pattern::new(&name).map_err(|e| format!("not a valid pattern: {} at {}", e.msg, e.pos))?,
+            );
         }
     }
     Ok(all)
@@ -67,7 +69,7 @@ fn alternatives(path: &str) -> Result<Vec<String>, String> {
         };
         open.extend(inside.split(',').map(|choice| format!("{head}{choice}{tail}")));
         if open.len() + done.len() > MOST {
-            return Err(format!("its braces stand for more than {MOST} paths"));
+            return Err(format!("its braces expand to more than {MOST} paths"));
         }
     }
     Ok(done)
@@ -105,7 +107,7 @@ mod tests {
     fn files_of_one_stem_and_broken_patterns_are_told() {
         assert!(doubts_of("in", &["a.h5", "a.h5ad"]).contains("a.h5 and a.h5ad"));
         assert_eq!(doubts_of("in", &["a.h5", "b.h5ad", "train-00000.parquet"]), "");
-        assert!(doubts_of("in/[a.h5ad", &["a.h5ad"]).contains("is no pattern"));
+        assert!(doubts_of("in/[a.h5ad", &["a.h5ad"]).contains("not a valid pattern"));
         assert!(doubts_of(&"{a,b}".repeat(20), &["a.h5ad"]).contains("more than 4096 paths"));
         assert_eq!(doubts_of("in/}a{", &["a.h5ad"]), "");
     }

@@ -79,16 +79,16 @@ impl Preset {
             self.contexts().iter().copied().filter(|context| !has(cell_types, context)).collect();
         let what = match absent.as_slice() {
             [] if cell_types.len() > self.contexts().len() => return Ok(()),
-            [] => "the directory holds no other context to learn from".to_string(),
+            [] => "the directory has no other context to learn from".to_string(),
             absent if absent.iter().any(|context| has(batches, context)) => format!(
-                "{} stand in column {:?}, which this directory has as its batches; preprocess with {}",
+                "{} are in column {:?}, which this directory uses as its batches; preprocess with {}",
                 some_of(absent),
                 columns.batch.as_deref().unwrap_or_default(),
                 self.columns()
             ),
             [one] => format!("{} (column {:?})", unknown("context", one, cell_types), columns.cell_type),
             absent => format!(
-                "no {} in column {:?}, which holds {}; the benchmark is preprocessed with {}",
+                "no {} in column {:?}, which contains {}; preprocess the benchmark with {}",
                 some_of(absent),
                 columns.cell_type,
                 some_of(&cell_types.iter().map(String::as_str).collect::<Vec<_>>()),

@@ -14,11 +14,11 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
     if let Some(&first) = unusable.first() {
         let (count, example) = (unusable.len(), data.describe(first));
         said.push(format!(
-            "groups without controls of their cell type, not used: {count} in train, such as {example}"
+            "groups without controls of their cell type are not used: {count} in train, such as {example}"
         ));
     }
     if trained.is_empty() {
-        said.push("train holds no perturbed cells that can be used: there is nothing to learn from".into());
+        said.push("train has no perturbed cells that can be used: there is nothing to learn from".into());
     }
     for (part, consequence) in [
         (Part::Val, "no checkpoint can be chosen as the best; the test part is never used for that"),
@@ -26,13 +26,13 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
     ] {
         let held = split.perturbed(part, data);
         if held.is_empty() {
-            said.push(format!("{} holds no perturbed cells: {consequence}", part.name()));
+            said.push(format!("{} has no perturbed cells: {consequence}", part.name()));
         }
         let (seen, held) = (perturbations(data, &trained), perturbations(data, &held));
         let unseen: Vec<&str> = held.difference(&seen).copied().collect();
         if !unseen.is_empty() {
             said.push(format!(
-                "{} holds perturbations that train never sees: {}",
+                "{} has perturbations that train never sees: {}",
                 part.name(),
                 some_of(&unseen)
             ));
@@ -47,7 +47,7 @@ fn dropped(data: &Data, places: &[Place]) -> Option<String> {
         names.filter(|(_, place)| place.dropped()).map(|(name, _)| name.as_str()).collect();
     let names = some_of(&dropped);
     (!dropped.is_empty())
-        .then(|| format!("in no part, since neither [training] nor a clause names them: {names}"))
+        .then(|| format!("in no part, since neither [training] nor any clause names them: {names}"))
 }
 
 fn perturbations<'a>(data: &'a Data, groups: &[u32]) -> BTreeSet<&'a str> {

@@ -60,8 +60,8 @@ impl Display for KnockedDown {
         let KnockedDown { names, kept, no_gene, not_expressed, not_lowered, .. } = self;
         write!(
             f,
-            "{kept} perturbations kept; {not_lowered} do not lower their gene, {not_expressed} have none that control cells express, \
-             {no_gene} are no gene (var: {names})"
+            "{kept} perturbations kept; {not_lowered} do not lower their gene, {not_expressed} have one that \
+             control cells do not express, {no_gene} are not genes (var: {names})"
         )
     }
 }
@@ -128,7 +128,7 @@ impl Targets {
         genes[control as usize] = NO_GENE;
         if genes.iter().all(|&gene| gene == NO_GENE) {
             let what = format!(
-                "no perturbation is named as a gene, neither in the index of var nor in its columns {}",
+                "no perturbation has the name of a gene, either in the index of var or in its columns {}",
                 NAMES.join(", ")
             );
             return Err(Error::setting("--knockdown-filter", what));
