@@ -99,7 +99,11 @@ fn counts_arrive_whole_with_their_labels_and_totals() {
     let summary = run(&settings).expect("made");
     assert_eq!((summary.cells, summary.genes, summary.source_genes, summary.groups), (6, 5, 5, 6));
     assert_eq!((summary.scale, summary.target, summary.dropped), (Scale::Counts, Some(1e4), 0));
-    assert!(summary.notes[0].contains("1000 genes were asked for, the source has 5"), "{:?}", summary.notes);
+    assert!(
+        summary.notes[0].contains("1000 genes were asked for, but the source has 5"),
+        "{:?}",
+        summary.notes
+    );
     let data = Data::open(&settings.out).expect("opened");
     let manifest = data.manifest();
     assert_eq!(manifest.genes, GENES);

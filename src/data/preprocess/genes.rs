@@ -280,7 +280,7 @@ pub(super) fn most_variable(
     if count >= genes {
         table.highly_variable.fill(true);
         if count > genes {
-            notes.push(format!("{count} genes were asked for, the source has {genes}: all are kept"));
+            notes.push(format!("{count} genes were asked for, but the source has {genes}: all are kept"));
         }
     }
     let kept: Vec<u32> = (0..genes as u32).filter(|&gene| table.highly_variable[gene as usize]).collect();
