@@ -61,7 +61,9 @@ pub fn run(args: Args) -> Result<()> {
     println!(
         "\nMeans over the held-out combinations of a cell type and a perturbation; training has seen both, but never together."
     );
-    println!("`observed`: counts are drawn around the predicted means, as the model does by default (first row).");
+    println!(
+        "`observed`: counts are drawn around the predicted means, as the model does by default (first row)."
+    );
     println!("`decoded means`: the means that the model predicts, without drawing counts.");
     println!("all measures   {}", path("table.csv"));
     println!("split file     {}", path("split.toml"));
