@@ -155,16 +155,6 @@ fn is_at(open: &fs::File, path: &Path) -> bool {
     place(open.metadata()) == place(path.metadata())
 }
 
-/// Names of what a folder holds, sorted; what is no UTF-8 in one is told as such.
-pub fn names_in(folder: &Path) -> Result<Vec<String>> {
-    let name = |entry: std::io::Result<fs::DirEntry>| -> Result<String> {
-        Ok(entry.at(folder)?.file_name().to_string_lossy().into_owned())
-    };
-    let mut names = fs::read_dir(folder).at(folder)?.map(name).collect::<Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
-}
-
 /// Removes all that a folder holds.
 pub fn empty(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).at(folder)? {

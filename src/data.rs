@@ -4,7 +4,6 @@ pub mod bulk;
 pub mod controls;
 pub mod counts;
 pub mod effects;
-pub(crate) mod folder;
 pub mod h5ad;
 mod in_order;
 pub mod loader;

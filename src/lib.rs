@@ -21,6 +21,7 @@ pub mod aside;
 pub mod config;
 pub mod correlation;
 pub mod error;
+mod folder;
 pub mod memory;
 pub mod progress;
 pub mod rng;

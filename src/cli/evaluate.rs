@@ -18,6 +18,7 @@ use crate::evaluate::files::{Files, evaluate_files, fingerprints};
 use crate::evaluate::registry::Profile;
 use crate::evaluate::rules::Rules;
 use crate::evaluate::{figures, page, scores};
+use crate::folder::names_in;
 use crate::memory;
 
 const EXAMPLE: &str = "\
@@ -206,7 +207,7 @@ const RESULTS: [&str; 6] =
 
 /// Results in a folder that this run did not write.
 fn earlier(dir: &Path, written: &[PathBuf]) -> Result<Vec<String>> {
-    let mut names = aside::names_in(dir)?;
+    let mut names = names_in(dir)?;
     names.retain(|name| RESULTS.iter().any(|end| name.ends_with(end)) && !written.contains(&dir.join(name)));
     Ok(names)
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::aside::names_in;
 use crate::checkpoint::{self, Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
+use crate::folder::names_in;
 
 mod text;
 

@@ -83,6 +83,14 @@ pub struct Split {
     pub warnings: Vec<String>,
 }
 
+/// The perturbed groups of the training part.
+pub struct Usable {
+    /// Those that can be trained on.
+    pub groups: Vec<u32>,
+    /// Those whose cell type has no control cells.
+    pub unmatched: Vec<u32>,
+}
+
 impl Split {
     /// Reads a split file for a data directory.
     ///
@@ -143,16 +151,17 @@ impl Split {
         self.part(part).iter().filter(perturbed).copied().collect()
     }
 
-    /// Perturbed groups of the training part: those that can be used, and those without controls of their cell type.
-    pub fn usable(&self, data: &Data) -> [Vec<u32>; 2] {
+    /// The perturbed groups of the training part, by whether they can be used.
+    pub fn usable(&self, data: &Data) -> Usable {
         let train = self.perturbed(Part::Train, data).into_iter();
-        train.partition::<Vec<u32>, _>(|&group| control_pool(data, group).is_some()).into()
+        let (groups, unmatched) = train.partition(|&group| control_pool(data, group).is_some());
+        Usable { groups, unmatched }
     }
 
     /// Names of the perturbations for which no cell can be used in training.
     pub fn untrained(&self, data: &Data) -> Vec<String> {
-        let [usable, _] = self.usable(data);
-        let seen = usable.iter().map(|&group| data.groups()[group as usize].perturbation);
+        let seen =
+            self.usable(data).groups.into_iter().map(|group| data.groups()[group as usize].perturbation);
         let seen: BTreeSet<u32> = seen.chain([data.control_id()]).collect();
         let names = (0..).zip(&data.manifest().perturbations);
         names.filter(|(id, _)| !seen.contains(id)).map(|(_, name)| name.clone()).collect()

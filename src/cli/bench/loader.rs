@@ -13,13 +13,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{DataConfig, SetOrder};
-use crate::data::folder::paths_in;
 use crate::data::loader::{Batch, Carry, Loader};
 use crate::data::preprocess::{self, preprocess};
 use crate::data::sampler::Sampler;
 use crate::data::shard::{Data, disk_bytes_read};
 use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
+use crate::folder::paths_in;
 use crate::profile::positive;
 
 const EXAMPLE: &str = "\

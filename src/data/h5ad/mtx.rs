@@ -13,8 +13,8 @@ use super::matrix::Matrix;
 use super::sparse::by_rows;
 use super::tenx::Features;
 use super::{Cells, Format, Frame, H5ad, number};
-use crate::data::folder::paths_in;
 use crate::error::{At, Error, Result, some_of};
+use crate::folder::paths_in;
 
 const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
 const GZIP: [u8; 2] = [0x1f, 0x8b];

@@ -23,9 +23,9 @@ use super::matrix::Matrix;
 use super::sparse::{BLOCK_ENTRIES, compress};
 use super::tenx::Features;
 use super::{Cells, Column, Format, Frame, H5ad, Labels};
-use crate::data::folder::paths_in;
 use crate::data::parquet::{Pairs, Parquet, is_parquet};
 use crate::error::{Error, Result, unknown};
+use crate::folder::paths_in;
 
 const GENES: &str = "genes";
 const COUNTS: &str = "expressions";

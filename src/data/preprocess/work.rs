@@ -25,9 +25,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::Settings;
 use super::input::Inputs;
 use crate::aside;
-use crate::data::folder::paths_in;
 use crate::data::shard;
 use crate::error::{At, Error, Result};
+use crate::folder::paths_in;
 
 /// All possible passes, in order; the last one writes.
 pub(super) const PASSES: [&str; 5] = ["filters", "totals", "moments", "clipped", "rows"];

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::clauses::Place;
-use super::{Part, Split};
+use super::{Part, Split, Usable};
 use crate::data::shard::Data;
 use crate::error::some_of;
 
 pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
-    let [trained, unusable] = split.usable(data);
+    let Usable { groups: trained, unmatched: unusable } = split.usable(data);
     let mut said = Vec::new();
     said.extend(dropped(data, places));
     if let Some(&first) = unusable.first() {

@@ -1,0 +1,20 @@
+//! What a folder contains: a folder that cannot be listed completely is an error, not a smaller folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{At, Result};
+
+/// The paths of all entries, sorted.
+pub(crate) fn paths_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).at(dir)?.map(|entry| Ok(entry.at(dir)?.path()));
+    let mut paths: Vec<PathBuf> = entries.collect::<Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The names of all entries, sorted. Bytes that are not UTF-8 are shown as `\u{FFFD}`.
+pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(paths_in(dir)?.into_iter().map(name).collect())
+}
