@@ -132,6 +132,16 @@ fn a_run_that_began_with_anothers_weights_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn weights_that_only_one_of_two_models_has_are_named() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let words = [&STILL[..], &["--set", "flow.fusion=mean"]].concat();
+    let (code, said) = told(&mut train(&small().data, &run, &words));
+    assert!(code == Some(0) && said.contains("drawn at random: fusion.w_v"), "{said}");
+    assert!(said.contains("not used: fusion.seed, fusion.w_qkv"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_inherited_is_told() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let out = dir.path().join("run");

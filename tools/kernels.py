@@ -18,6 +18,7 @@ LIMITS = {"sm_80": (65536, 2048, 32, 164 << 10, 1 << 10), "sm_90": (65536, 2048,
 DYNAMIC = {
     "attention_forward_64": 48 << 10, "attention_forward_128": 96 << 10,
     "attention_backward_64": 96 << 10, "attention_backward_128": 160 << 10,
+    "attention_backward_128_small": 80 << 10,
     "attention_hopper_forward": (7 * 32 << 10) + 6 * 256 + 16 * 8 + 1024, "attention_hopper_backward": (225 << 10) + 20 * 8 + 1024,
     "attention_hopper_backward_apart": (225 << 10) + 20 * 8 + 1024,
     "attention_hopper_forward_pairs": (6 * 32 << 10) + 12 * 256 + 14 * 8 + 1024,

@@ -107,9 +107,11 @@ impl Choice {
             (None, Some(launch))
                 if matches!(self.device, Device::Auto | Device::Cuda(0)) && Gpu::count() > 0 =>
             {
-                Ok(vec![Some(Gpu::open(own(launch.local, Gpu::count())?, real)?)])
+                Ok(vec![Some(Gpu::open(own(launch.local, Gpu::count()), real)?)])
             }
-            (None, Some(launch)) if launch.local > 0 && matches!(self.device, Device::Cuda(_)) => {
+            (None, Some(launch))
+                if launch.local > 0 && matches!(self.device, Device::Cuda(1..)) && Gpu::count() > 0 =>
+            {
                 let what = "gives all processes of a machine the same GPU; omit it, and each uses its own";
                 Err(Error::setting("--device", what))
             }
@@ -118,19 +120,17 @@ impl Choice {
     }
 }
 
-/// The GPU for a launcher's process with this number on its machine. If the process sees only one GPU, it takes that one.
-fn own(local: usize, count: usize) -> Result<usize> {
-    match local {
-        _ if count == 1 => Ok(0),
-        local if local < count => Ok(local),
-        local => {
-            let what = format!(
-                "at least {} processes on a machine with {count} GPUs; start one process per GPU",
-                local + 1
-            );
-            Err(Error::setting("--device", what))
-        }
+/// The GPU for a launcher's process with this number on its machine. A launcher may show each process only GPUs of its own, so a
+/// number beyond those that are visible is no error, but may also mean that there are too many processes.
+fn own(local: usize, visible: usize) -> usize {
+    let index = local % visible;
+    if local >= visible && visible > 1 {
+        eprintln!(
+            "note: process {local} of this machine sees {visible} GPUs and uses number {index}; if other processes see the same \
+             GPUs, start one process per GPU"
+        );
     }
+    index
 }
 
 #[cfg(test)]
@@ -138,11 +138,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_processes_of_a_machine_share_a_gpu() {
-        assert_eq!(
-            [own(0, 1).ok(), own(5, 1).ok(), own(3, 4).ok(), own(4, 4).ok()],
-            [Some(0), Some(0), Some(3), None]
-        );
+    fn each_process_of_a_machine_takes_a_gpu_that_it_sees() {
+        assert_eq!([own(0, 1), own(5, 1), own(3, 4), own(5, 4)], [0, 0, 3, 1]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct Args {
     /// Scale of the control cells' values; auto detects it
     #[arg(long, value_enum, default_value_t = AskedScale::Auto, requires = "controls")]
     scale: AskedScale,
-    /// Also write the control cells, which `evaluate` needs (`baseline` writes them by default)
+    /// Also write the control cells, which `evaluate` needs under cell-eval's rules (`baseline` writes them by default)
     #[arg(long)]
     with_controls: bool,
     /// `none` writes decoded means, `poisson` draws counts around them [default: the run's own predict.observe]

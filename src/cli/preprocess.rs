@@ -207,7 +207,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     crate::memory::keep();
     crate::memory::share();
-    signal::tell("stopped; the same command will continue from here")?;
+    signal::tell("stopped; the same command continues what was begun")?;
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
     if summary.perturbations < 2 {

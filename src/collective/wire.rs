@@ -218,18 +218,20 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     };
     let listener = listener.map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
-    let (mut links, began) = (Vec::<Link>::new(), Instant::now());
+    let (mut links, began, mut refused) = (Vec::<Link>::new(), Instant::now(), None);
     while links.len() + 1 < launch.ranks {
         let came = match listener.accept() {
             Ok((stream, _)) => stream.set_nonblocking(false).ok().and_then(|()| greet(stream)),
             Err(e) if e.kind() == ErrorKind::WouldBlock => None,
-            // The caller hung up before it was accepted.
-            Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => None,
-            Err(e) => return Err(said(e)),
+            // Most of these are of one connection, which may come again; the others last, and are reported below.
+            Err(e) => {
+                refused = Some(e);
+                None
+            }
         };
         match came {
             Some((stream, hello)) => links.push(welcome(launch, stream, hello, &links)?),
-            None if began.elapsed() > PATIENCE => return Err(missing(launch, &links)),
+            None if began.elapsed() > PATIENCE => return Err(missing(launch, &links, refused)),
             None => pause(stop)?,
         }
     }
@@ -247,12 +249,13 @@ fn both(port: u16) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn missing(launch: &Launch, links: &[Link]) -> Error {
+fn missing(launch: &Launch, links: &[Link], refused: Option<std::io::Error>) -> Error {
     let came = |rank: &usize| links.iter().any(|link| link.rank == *rank);
     let missing: Vec<String> =
         (1..launch.ranks).filter(|rank| !came(rank)).map(|rank| rank.to_string()).collect();
+    let refused = refused.map_or(String::new(), |e| format!("; a connection could not be accepted: {e}"));
     Error::Stopped(format!(
-        "{} of {} ranks did not connect within {} s: {} (launcher: {}; did they start, and can they reach {}:{}?)",
+        "{} of {} ranks did not connect within {} s: {} (launcher: {}; did they start, and can they reach {}:{}?){refused}",
         missing.len(),
         launch.ranks,
         PATIENCE.as_secs(),

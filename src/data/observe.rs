@@ -40,7 +40,7 @@ pub struct Observer {
 /// Why no counts can be drawn.
 pub const UNTOLD_TOTAL: &str = "counts can only be drawn if it is known what total each cell was scaled to \
                                 before log1p, and these data do not say; give it with \
-                                `preprocess --target-sum N`, or choose none";
+                                `preprocess --target-sum N`, or use `--observe none`";
 
 impl Observer {
     /// The observer that was requested, if any: the same rule for a model and for baselines. Counts are drawn only if the data

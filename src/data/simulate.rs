@@ -47,11 +47,11 @@ impl Settings {
     /// Refuses what is out of range, and a world that does not fit in memory.
     fn check(&self) -> Result<()> {
         let fields = [
-            ("cells", self.cells, 1, u32::MAX as usize),
-            ("genes", self.genes, 10, MOST_GENES),
-            ("perturbations", self.perturbations, 1, 100_000),
-            ("cell-types", self.cell_types, 1, 10_000),
-            ("batches", self.batches, 1, 10_000),
+            ("--cells", self.cells, 1, u32::MAX as usize),
+            ("--genes", self.genes, 10, MOST_GENES),
+            ("--perturbations", self.perturbations, 1, 100_000),
+            ("--cell-types", self.cell_types, 1, 10_000),
+            ("--batches", self.batches, 1, 10_000),
         ];
         for (field, value, least, most) in fields {
             if !(least..=most).contains(&value) {
@@ -61,7 +61,7 @@ impl Settings {
         // Effects are held in full: 2^31 numbers are 8 GiB.
         if self.effects() > 1 << 31 {
             return Err(Error::setting(
-                "perturbations",
+                "--perturbations",
                 "genes x perturbations x cell types is above 2^31; lower one of them",
             ));
         }

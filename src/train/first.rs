@@ -43,9 +43,11 @@ impl First {
         let Trained { header, model, params, .. } = Trained::load(&path)?;
         let here = data.manifest();
         if let Some(what) = header.data.other_numbers(here) {
-            let what = format!("is not what {} was trained on: {what}", path.display());
-            let hint = "use preprocess --genes DATA to take the genes from another data directory";
-            return Err(Error::format(data.dir(), format!("{what}; {hint}")));
+            let mut what = format!("is not what {} was trained on: {what}", path.display());
+            if header.data.genes != here.genes {
+                what.push_str("; use preprocess --genes DATA to take the genes from another data directory");
+            }
+            return Err(Error::format(data.dir(), what));
         }
         let statistics = model.statistics().clone();
         let (_, table) = Model::new(config, &vocabulary(here), statistics.clone());
@@ -69,9 +71,14 @@ impl First {
             }
         }
         let origin = Origin { checkpoint: path.display().to_string(), step: header.step };
-        let note = note(&origin, here, &header, &anew);
+        let used = |name: &str| table.find(name).is_some();
+        let unused =
+            params.entries().iter().map(|from| from.name.as_str()).filter(|name| !used(name)).collect();
+        let note = note(&origin, here, &header, [("drawn at random", anew), ("not used", unused)]);
         let mut untrained = split.untrained(data);
-        let is_known = |name: &String| header.data.perturbations.binary_search(name).is_ok();
+        let is_known = |name: &String| {
+            *name != header.data.control && header.data.perturbations.binary_search(name).is_ok()
+        };
         untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
         let numbers = Numbers::Given(Tensor::new(&[weights.len()], weights));
         Ok(First { numbers, statistics, untrained, init_from: Some(origin), note: Some(note) })
@@ -83,7 +90,12 @@ fn rows(kind: Kind, here: &Manifest, there: &Header) -> Vec<(usize, usize)> {
     let (names, others) = (names(kind, here), names(kind, &there.data));
     let row = |(row, name): (usize, &String)| {
         let is_control = kind == Kind::Perturbation && *name == here.control;
-        let name = if is_control { &there.data.control } else { name };
+        let name = match is_control {
+            true => &there.data.control,
+            // Not a control here, whatever it is called.
+            false if kind == Kind::Perturbation && *name == there.data.control => return None,
+            false => name,
+        };
         Some((row, others.binary_search(name).ok()?))
     };
     names.iter().enumerate().filter_map(row).collect()
@@ -98,7 +110,7 @@ fn names(kind: Kind, data: &Manifest) -> &[String] {
     }
 }
 
-fn note(origin: &Origin, here: &Manifest, there: &Header, anew: &[&str]) -> String {
+fn note(origin: &Origin, here: &Manifest, there: &Header, weights: [(&str, Vec<&str>); 2]) -> String {
     let known = |kind: Kind| rows(kind, here, there).len();
     let all = |kind: Kind| names(kind, here).len();
     let [cell_types, perturbations, batches] =
@@ -108,8 +120,8 @@ fn note(origin: &Origin, here: &Manifest, there: &Header, anew: &[&str]) -> Stri
         "starts from the weights of {checkpoint}, step {step}, which knows {cell_types} cell types, {perturbations} \
          perturbations (the control label among them) and {batches} batches of the data"
     );
-    if !anew.is_empty() {
-        note.push_str(&format!("; drawn at random: {}", anew.join(", ")));
+    for (what, names) in weights.iter().filter(|(_, names)| !names.is_empty()) {
+        note.push_str(&format!("; {what}: {}", names.join(", ")));
     }
     note
 }

@@ -130,6 +130,11 @@ impl Start {
         if settings.is_first() {
             header.tell_changes(data.manifest(), settings);
         }
+        // Older checkpoints do not list them.
+        let untrained = match header.init_from {
+            Some(_) => header.untrained,
+            None => split.untrained(&data),
+        };
         if let Some(steps) = steps {
             header.config.train.steps = steps;
         }
@@ -143,7 +148,7 @@ impl Start {
             effects: Arc::new(effects),
             statistics,
             numbers: Numbers::Left(flats),
-            untrained: header.untrained,
+            untrained,
             init_from: header.init_from,
             step: header.step,
             best: header.best,

@@ -36,7 +36,7 @@ dense   the same, then normalised into dense rows of all genes, on one thread
 loader  what the training loader delivers, on its own threads
 copy    memory copied by one thread, for comparison
 
-`a core`: per second of processor time, not of the clock, which other programs make longer";
+`a core`: per second of processor time; elapsed time grows while other programs run";
 
 /// Time reading from a data directory
 #[derive(clap::Args)]

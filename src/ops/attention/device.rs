@@ -228,6 +228,7 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
     // For K = 128 that is 160 KiB, and some devices have 99 per block.
     let (kernel, keys, grid) = match gpu.holds(wide) {
         true => (set.backward, KEYS, wide),
+        false if z.width != 128 => unreachable!("every device with bf16 has 96 KiB for K = {}", z.width),
         false => ("attention_backward_128_small", 64, set_backward_grid(z, 64, 1)),
     };
     let sums = sums_of_dq(gpu, z, z.sets * z.heads, keys);
