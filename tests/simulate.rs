@@ -138,5 +138,5 @@ fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
 #[test]
 fn sizes_out_of_range_are_refused_by_name() {
     let refused = simulate(&Settings { genes: 70_000, ..Settings::default() }).err().expect("refused");
-    assert!(refused.to_string().starts_with("genes: is 70000"), "{refused}");
+    assert!(refused.to_string().starts_with("--genes: is 70000"), "{refused}");
 }
