@@ -89,11 +89,13 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     let output = inspect(&path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("checksum"), "{said}");
-    let path = dir.path().join("some.bin");
-    std::fs::write(&path, [0xff, 0xfe, 0x00]).expect("written");
-    let output = inspect(&path);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(1) && said.contains("is not text, and not a .h5ad"), "{said}");
+    for name in ["some.bin", "some.csv"] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [0xff, 0xfe, 0x00]).expect("written");
+        let output = inspect(&path);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("is not text, and not a .h5ad"), "{said}");
+    }
 }
 
 /// The file is one hole: nothing of it is read.

@@ -8,7 +8,7 @@ use crate::checkpoint::{self, Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
-use crate::folder::names_in;
+use crate::folder::{names_in, paths_in};
 
 mod text;
 
@@ -106,18 +106,19 @@ fn parquet(path: &Path) -> Result<Value> {
     if whole["kind"] != "parquet table" || whole["files"].as_u64() < Some(2) {
         return Ok(whole);
     }
-    let mut names = names_in(path)?;
-    names.retain(|name| name.ends_with(".parquet"));
-    let each = names.iter().map(|name| h5ad::describe(&path.join(name))).collect::<Result<Vec<_>>>()?;
+    let mut files = paths_in(path)?;
+    files.retain(|file| file.extension().is_some_and(|end| end == "parquet"));
+    let each = files.iter().map(|file| h5ad::describe(file)).collect::<Result<Vec<_>>>()?;
     if each.iter().all(|told| told["columns"] == whole["columns"]) {
         return Ok(whole);
     }
-    let one = |(name, told): (&String, &Value)| {
+    let one = |(file, told): (&PathBuf, &Value)| {
         let columns = told["columns"].as_array().into_iter().flatten();
         let columns: Vec<&Value> = columns.map(|column| &column["name"]).collect();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
         json!({ "name": name, "kind": told["kind"], "rows": told["rows"], "columns": columns })
     };
-    let each: Vec<Value> = names.iter().zip(&each).map(one).collect();
+    let each: Vec<Value> = files.iter().zip(&each).map(one).collect();
     Ok(json!({ "kind": "folder of parquet files with different columns", "holds": each }))
 }
 

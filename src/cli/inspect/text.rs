@@ -24,6 +24,9 @@ const TABLES: [(&str, &str, &str); 6] = [
 /// Longer than any text that is read as a whole here; a longer file is something else.
 const MOST: u64 = 1 << 30;
 
+/// What other files could have been.
+const KNOWN: &str = "not a .h5ad, .shard or .safetensors file, data directory or run";
+
 /// What a file of text holds, by its ending and first line.
 pub fn describe(path: &Path) -> Result<Value> {
     let kind = path.extension().and_then(|e| e.to_str());
@@ -46,20 +49,26 @@ pub fn describe(path: &Path) -> Result<Value> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let known = "not a .h5ad, .shard or .safetensors file, data directory or run";
     if path.metadata().at(path)?.len() > MOST {
         return Err(Error::format(
             path,
-            format!("is larger than the 1 GiB that a text file may have here, and {known}"),
+            format!("is larger than the 1 GiB that a text file may have here, and {KNOWN}"),
         ));
     }
     let bytes = std::fs::read(path).at(path)?;
-    String::from_utf8(bytes).map_err(|_| Error::format(path, format!("is not text, and {known}")))
+    String::from_utf8(bytes).map_err(|_| not_text(path))
+}
+
+fn not_text(path: &Path) -> Error {
+    Error::format(path, format!("is not text, and {KNOWN}"))
 }
 
 /// Row by row: a table of differential expression has millions.
 fn csv(path: &Path) -> Result<Value> {
-    let bad = |e: csv::Error| Error::format(path, e.to_string());
+    let bad = |e: csv::Error| match e.kind() {
+        csv::ErrorKind::Utf8 { .. } => not_text(path),
+        _ => Error::format(path, e.to_string()),
+    };
     let mut reader = csv::Reader::from_reader(File::open(path).at(path)?);
     let columns: Vec<String> = reader.headers().map_err(bad)?.iter().map(String::from).collect();
     let (mut rows, mut first) = (0, Vec::new());
