@@ -36,8 +36,8 @@ pub struct Header {
     pub data: Manifest,
     /// Hash of the split file's text.
     pub split: String,
-    /// Best validation PDCorr so far and its step.
-    pub best: Option<(f64, u64)>,
+    /// The best validation so far.
+    pub best: Option<Best>,
     /// Perturbations of the data that training never saw, neither here nor in the run it began from: the model has only drawn
     /// numbers for them.
     #[serde(default)]
@@ -45,6 +45,15 @@ pub struct Header {
     /// The run whose weights it began with, unless it began with drawn ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<Origin>,
+}
+
+/// The validation with the highest score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Its PDCorr.
+    pub pdcorr: f64,
+    /// Steps done when it was scored.
+    pub step: u64,
 }
 
 /// A run whose weights another run began with.

@@ -220,7 +220,7 @@ fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
 /// What the user should know about a checkpoint that is not the run's last.
 fn unfinished(header: &Header) -> Option<String> {
     let (step, steps) = (header.step, header.config.train.steps);
-    let best = if header.best.is_some_and(|(_, best)| best == step) { ", the best so far" } else { "" };
+    let best = if header.best.is_some_and(|best| best.step == step) { ", the best so far" } else { "" };
     (step < steps).then(|| format!("the checkpoint is from step {step} of {steps}{best}"))
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use crate::checkpoint::Best;
 use crate::collective::{Collective, Launch, Ranks, Threads, Wire};
 use crate::config::Config;
 use crate::data::loader::Loader;
@@ -102,8 +103,8 @@ pub struct Outcome {
     pub step: u64,
     /// False if the run was asked to stop before the last step.
     pub finished: bool,
-    /// Best validation PDCorr and its step.
-    pub best: Option<(f64, u64)>,
+    /// The best validation.
+    pub best: Option<Best>,
     /// Loss of the last step in the log, NaN if there is none.
     pub loss: f32,
     /// Control and perturbed cells trained on per second, over all ranks.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{device, signal};
-use crate::checkpoint::{Checkpoint, of_run};
+use crate::checkpoint::{Best, Checkpoint, of_run};
 use crate::collective::Launch;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -123,8 +123,8 @@ fn print(out: &Path, outcome: &Outcome) {
             "{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
         ),
     }
-    if let Some((score, step)) = best {
-        println!("best validation PDCorr {score:.4} at step {step}");
+    if let Some(Best { pdcorr, step }) = best {
+        println!("best validation PDCorr {pdcorr:.4} at step {step}");
     }
     println!("{}", out.display());
 }

@@ -11,7 +11,7 @@ use super::start::{Start, renew_config};
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{self, Frame, Header, Origin, vocabulary};
+use crate::checkpoint::{self, Best, Frame, Header, Origin, vocabulary};
 use crate::collective::Ranks;
 use crate::data::effects::Effects;
 use crate::data::shard::Data;
@@ -38,7 +38,7 @@ pub struct Run {
     pub data: Arc<Data>,
     /// Steps done.
     pub step: u64,
-    pub best: Option<(f64, u64)>,
+    pub best: Option<Best>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
     /// The step of the checkpoint named `last`, whether on disk or being written; the same on all ranks.
@@ -126,8 +126,8 @@ impl Run {
         if let Some(score) = score {
             metrics.validation(self.step, score)?;
         }
-        let better = |score: &f64| score.is_finite() && self.best.is_none_or(|(best, _)| *score > best);
-        let found = score.filter(better).map(|score| (score, self.step));
+        let better = |score: &f64| score.is_finite() && self.best.is_none_or(|best| *score > best.pdcorr);
+        let found = score.filter(better).map(|pdcorr| Best { pdcorr, step: self.step });
         self.best = found.or(self.best);
         ranks.any(found.is_some())
     }

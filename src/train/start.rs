@@ -10,7 +10,7 @@ use super::learner::{self, Numbers};
 use super::writer::claim;
 use super::{Begin, Settings};
 use crate::aside;
-use crate::checkpoint::{self, Checkpoint, Frame, Header, Origin, vocabulary};
+use crate::checkpoint::{self, Best, Checkpoint, Frame, Header, Origin, vocabulary};
 use crate::config::{Config, Observe};
 use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
@@ -33,7 +33,7 @@ pub struct Start {
     pub untrained: Vec<String>,
     pub init_from: Option<Origin>,
     pub step: u64,
-    pub best: Option<(f64, u64)>,
+    pub best: Option<Best>,
     pub out: PathBuf,
     /// Held by the process that writes, so that no other does.
     pub claim: Option<Arc<fs::File>>,

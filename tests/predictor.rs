@@ -1,0 +1,100 @@
+//! Predictions from cells in memory, and what is refused there.
+
+use scale_engine::checkpoint::Trained;
+use scale_engine::config::Observe;
+use scale_engine::data::h5ad::{Cells, H5ad};
+use scale_engine::data::observe::Observer;
+use scale_engine::predictor::{ControlCells, Predictor, Request};
+use scale_engine::tensor::Tensor;
+
+use crate::predict::{ask_for, rows};
+use crate::train::{names, small};
+
+/// Some rows of X.
+fn some(x: &Cells, cells: &[usize]) -> Cells {
+    let mut made = Cells::empty(sprs::CompressedStorage::CSR, x.cols());
+    for &cell in cells {
+        made = made.append_outer_csvec(x.outer_view(cell).expect("a row"));
+    }
+    made
+}
+
+#[test]
+fn from_memory_come_the_cells_that_the_program_writes() {
+    let small = small();
+    let (types, perturbations) = names();
+    let Trained { header, effects, model, params } = Trained::load(&small.run).expect("the run's best");
+    let data = &header.data;
+    let (cell_type, perturbation, batch) = (&types[0], &perturbations[1], &data.batches[1]);
+    let file = H5ad::open(&small.cells).expect("readable");
+    let x = file.rows(0..file.shape().0).expect("X");
+    let of = |column: &str, cell: usize, wanted: &str| {
+        file.obs().labels(&small.cells, column).expect("a column").get(cell) == Some(wanted)
+    };
+    let is_control = |&cell: &usize| {
+        of("perturbation", cell, &data.control)
+            && of("cell_type", cell, cell_type)
+            && of("batch", cell, batch)
+    };
+    let pool: Vec<usize> = (0..x.rows()).filter(is_control).collect();
+    let controls =
+        ControlCells::of_matrix(data, &file.var().index, &some(&x, &pool), None).expect("controls");
+
+    let predictor = Predictor { model: &model, params: &params, effects: &effects, data, seed: 5 };
+    let observer = Observer::asked(Observe::Poisson, data.target).expect("a total");
+    let request = Request::named(data, cell_type, perturbation, batch, 33).expect("known names");
+    let mut made = Vec::new();
+    let mut from = Vec::new();
+    predictor.context(&controls).expect("controls").predict(request, observer.as_ref(), |row, control| {
+        from.push(file.cell_name(pool[control]));
+        let stored = row.iter().enumerate().filter(|(_, x)| **x != 0.0);
+        made.push(stored.map(|(gene, &x)| (gene, x)).collect::<Vec<_>>());
+    });
+    let line = format!("{perturbation},{cell_type},{batch},33\n");
+    let (written, told, _) = ask_for(&small.cells, &line, "predicted_from").expect("an answer");
+    assert!(made == rows(&written, 0..33));
+    assert_eq!(from, told);
+}
+
+#[test]
+fn cells_from_memory_that_a_model_cannot_read_are_refused() {
+    let small = small();
+    let Trained { header, effects, model, params } = Trained::load(&small.run).expect("the run's best");
+    let data = &header.data;
+    let file = H5ad::open(&small.cells).expect("readable");
+    let (x, genes) = (file.rows(0..40).expect("X"), &file.var().index);
+    let refused = |x: &Cells, genes: &[String], totals: Option<&[f32]>| {
+        ControlCells::of_matrix(data, genes, x, totals).err().expect("a refusal").to_string()
+    };
+    let mut broken = x.clone();
+    broken.data_mut()[3] = f32::NAN;
+    let others: Vec<String> = genes.iter().map(|gene| format!("not-{gene}")).collect();
+    for (told, expected) in [
+        (refused(&x.to_csc(), genes, None), "stored as CSC"),
+        (refused(&x, &genes[1..], None), "one name per column"),
+        (refused(&x, genes, Some(&[1.0])), "1 totals"),
+        (refused(&x, genes, Some(&[0.5; 40])), "the column of totals has 0.5, less than the"),
+        (refused(&broken, genes, None), "contains NaN"),
+        (refused(&x, &others, None), "of the model's"),
+    ] {
+        assert!(told.contains(expected), "{told:?} should say {expected:?}");
+    }
+
+    let mut of_panel = data.clone();
+    of_panel.columns.size = Some("ncounts".into());
+    let told =
+        ControlCells::of_matrix(&of_panel, genes, &x, None).err().expect("totals are wanted").to_string();
+    assert!(told.contains("the run's totals come from column \"ncounts\""), "{told}");
+
+    let predictor = Predictor { model: &model, params: &params, effects: &effects, data, seed: 5 };
+    let none = ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[])).expect("no cells");
+    assert!(predictor.context(&none).is_err());
+    // NaN weights must not become zeros.
+    let broken = Tensor::new(&[params.table().len()], vec![f32::NAN; params.table().len()]);
+    let broken = Predictor { params: &params.over(broken), ..predictor };
+    let controls = ControlCells::of_matrix(data, genes, &x, None).expect("controls");
+    let request = Request { conditions: [0, 1, 0], cells: 3 };
+    broken.context(&controls).expect("controls").predict(request, None, |row, _| {
+        assert!(row.iter().all(|x| x.is_nan()), "a number of no numbers");
+    });
+}
