@@ -7,6 +7,9 @@ mod presets;
 
 pub use presets::PRESETS;
 
+/// The largest seed or number of steps: a TOML file holds no larger whole number.
+pub const LARGEST_NUMBER: u64 = i64::MAX as u64;
+
 /// Element-wise non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -6,8 +6,11 @@ use std::process::{self, ExitCode};
 use clap::Parser;
 use scale_engine::cli::{self, Cli};
 use scale_engine::error::Error;
+use scale_engine::gpu;
 
 fn main() -> ExitCode {
+    // SAFETY: no other thread runs yet.
+    unsafe { gpu::keep_nccl_buffers_private() };
     end_with_the_reader();
     fail_with_the_output();
     match cli::run(Cli::parse()) {

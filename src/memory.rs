@@ -4,6 +4,8 @@
 //! are faulted in and cleared again. A training step frees and requests the same few dozen blocks, a pass over row blocks the same
 //! few for each of them.
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 
 /// Makes the C library's allocator keep what is freed, for the whole process. [`crate::train::train`] and `preprocess` call it; a
@@ -45,10 +47,17 @@ pub fn fits(field: &str, what: &str, bytes: u64) -> Result<()> {
     }
 }
 
-/// Bytes of memory that this machine has, or that its container may use; `u64::MAX` if unknown.
+/// Bytes of memory that this machine has, or that its container or job may use; `u64::MAX` if unknown.
 fn installed() -> u64 {
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let told = limits.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+    let root = Path::new("/sys/fs/cgroup");
+    // A job of a cluster is a group some levels down, and each level may have a limit; a container sees itself as the root.
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
+    let own = root.join(own);
+    let levels =
+        own.ancestors().take_while(|path| path.starts_with(root)).map(|path| path.join("memory.max"));
+    let limits = levels.chain([root.join("memory/memory.limit_in_bytes")]);
+    let told = limits.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
     told.fold(of_machine(), u64::min)
 }
 

@@ -102,8 +102,12 @@ pub struct Kernel {
 /// Steps before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
 const WARM: u64 = 5;
 
-/// Times `steps` steps unwatched and as many watched, on made-up cells.
+/// Times `steps` steps unwatched and as many watched, on made-up cells. Panics if there are none.
+///
+/// # Errors
+/// Sizes that cannot run, or do not fit in memory.
 pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> {
+    assert!(steps > 0, "profile: no steps");
     let ceilings = Ceilings::measure(gpu);
     let mut made = MadeUp::new(sizes, gpu)?;
     (0..WARM).try_for_each(|k| made.step(k))?;

@@ -6,6 +6,7 @@ use super::device;
 use serde_json::{Map, Value, json};
 
 use super::signal;
+use crate::config::LARGEST_NUMBER;
 use crate::demo::{CONFIG, Settings, demo};
 use crate::error::Result;
 use crate::evaluate::registry::metric_of;
@@ -26,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Seed for the simulated cells, the weights and everything that is drawn
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=LARGEST_NUMBER))]
     seed: u64,
     #[command(flatten)]
     device: device::Choice,

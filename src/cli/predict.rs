@@ -6,7 +6,7 @@ use super::device;
 use super::preprocess::AskedScale;
 use crate::config::Observe;
 use crate::data::split::Part;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of};
 use crate::predict::{ControlFile, Settings, Source, predict};
 
 const EXAMPLE: &str = "\
@@ -101,11 +101,11 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: {note}");
     }
     if !report.missing_genes.is_empty() {
-        let some: Vec<&str> = report.missing_genes.iter().take(5).map(String::as_str).collect();
+        let names: Vec<&str> = report.missing_genes.iter().map(String::as_str).collect();
         eprintln!(
-            "note: {} genes of the model are missing and taken as zero: {} ..",
-            report.missing_genes.len(),
-            some.join(", ")
+            "note: genes of the model that are missing and taken as zero: {} ({})",
+            names.len(),
+            some_of(&names)
         );
     }
     println!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{device, signal};
 use crate::checkpoint::{Best, Checkpoint, of_run};
 use crate::collective::Launch;
-use crate::config::Config;
+use crate::config::{Config, LARGEST_NUMBER};
 use crate::error::{Error, Result};
 use crate::train::{Begin, Outcome, Settings, train};
 
@@ -58,10 +58,10 @@ pub struct Args {
     #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
     set: Vec<String>,
     /// Total number of steps (train.steps)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=LARGEST_NUMBER))]
     steps: Option<u64>,
     /// Seed for weights, sets and noise (train.seed)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=LARGEST_NUMBER))]
     seed: Option<u64>,
     #[command(flatten)]
     device: device::Choice,
@@ -112,9 +112,7 @@ pub fn run(args: Args) -> Result<()> {
 fn print(out: &Path, outcome: &Outcome) {
     let &Outcome { step, finished, best, loss, cells_per_second, parameters, unmatched } = outcome;
     if unmatched > 0 {
-        eprintln!(
-            "note: {unmatched} groups were not used: their cell type has no control cells in the training part"
-        );
+        eprintln!("note: {unmatched} groups were not used: their cell type has no control cells in the data");
     }
     let state = if finished { "trained" } else { "not finished" };
     match loss.is_nan() {

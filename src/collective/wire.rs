@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 /// How long ranks wait for each other at the start.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a caller may take to say who it is.
+/// How long a caller may take to say who it is, and rank 0 to answer a call.
 const GREETING: Duration = Duration::from_secs(5);
 /// How long rank 0 may take to validate, or others to compute; after that the user is told which rank is awaited.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -218,22 +218,34 @@ fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     };
     let listener = listener.map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
-    let (mut links, began, mut refused) = (Vec::<Link>::new(), Instant::now(), None);
-    while links.len() + 1 < launch.ranks {
-        let came = match listener.accept() {
-            Ok((stream, _)) => stream.set_nonblocking(false).ok().and_then(|()| greet(stream)),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => None,
-            // Most of these are of one connection, which may come again; the others last, and are reported below.
-            Err(e) => {
-                refused = Some(e);
-                None
+    let (mut links, mut callers, began, mut refused) = (Vec::new(), Vec::new(), Instant::now(), None);
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                callers.push((stream, Instant::now()));
+                continue;
             }
-        };
-        match came {
-            Some((stream, hello)) => links.push(welcome(launch, stream, hello, &links)?),
-            None if began.elapsed() > PATIENCE => return Err(missing(launch, &links, refused)),
-            None => pause(stop)?,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            // Most of these are of one connection, which may come again; the others last, and are reported below.
+            Err(e) => refused = Some(e),
         }
+        // All are heard in turn: one that says nothing does not keep the others waiting.
+        for (stream, since) in std::mem::take(&mut callers) {
+            match greet(&stream) {
+                Ok(hello) => links.push(welcome(launch, stream, hello, &links)?),
+                Err(e) if e.kind() == ErrorKind::WouldBlock && since.elapsed() < GREETING => {
+                    callers.push((stream, since));
+                }
+                Err(_) => {}
+            }
+        }
+        if links.len() + 1 == launch.ranks {
+            break;
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(missing(launch, &links, refused));
+        }
+        pause(stop)?;
     }
     links.sort_by_key(|link| link.rank);
     Ok(links)
@@ -266,14 +278,22 @@ fn missing(launch: &Launch, links: &[Link], refused: Option<std::io::Error>) -> 
     ))
 }
 
-/// What a caller says first: its rank and number of ranks. `None` if it is not one of ours.
-fn greet(mut stream: TcpStream) -> Option<(TcpStream, [u64; 2])> {
-    stream.set_read_timeout(Some(GREETING)).ok()?;
+/// What a caller says first: its rank and number of ranks. `WouldBlock` until it has said all of that; another error if it is not
+/// one of ours, or gone.
+fn greet(mut stream: &TcpStream) -> std::io::Result<[u64; 2]> {
     let mut hello = [0; 32];
-    stream.read_exact(&mut hello).ok()?;
-    stream.set_read_timeout(None).ok()?;
+    stream.set_nonblocking(true)?;
+    match stream.peek(&mut hello)? {
+        0 => return Err(ErrorKind::UnexpectedEof.into()),
+        32 => stream.read_exact(&mut hello)?,
+        _ => return Err(ErrorKind::WouldBlock.into()),
+    }
+    if hello[..16] != *MAGIC {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    stream.set_nonblocking(false)?;
     let word = |i: usize| u64::from_le_bytes(hello[16 + 8 * i..24 + 8 * i].try_into().expect("eight bytes"));
-    (hello[..16] == *MAGIC).then(|| (stream, [word(0), word(1)]))
+    Ok([word(0), word(1)])
 }
 
 fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &[Link]) -> Result<Link> {
@@ -344,6 +364,29 @@ fn watch(stream: &TcpStream) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_that_says_nothing_keeps_nobody_waiting() {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+        let launch =
+            |rank| Launch { rank, ranks: 2, local: 0, address: ("127.0.0.1".into(), free), by: "a test" };
+        let (began, stop) = (Instant::now(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| Wire::join(&launch(0), &stop));
+            let call = || loop {
+                match TcpStream::connect(("127.0.0.1", free)) {
+                    Ok(stream) => return stream,
+                    Err(_) => std::thread::sleep(PAUSE),
+                }
+            };
+            let (_mute, mut slow, mut other) = (call(), call(), call());
+            slow.write_all(&MAGIC[..5]).expect("sent");
+            other.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+            Wire::join(&launch(1), &stop).expect("rank 1 is in");
+            first.join().expect("no panic").expect("rank 0 is in");
+        });
+        assert!(began.elapsed() < GREETING, "{:?}", began.elapsed());
+    }
 
     #[test]
     fn a_silence_ends_with_words_or_with_the_connection() {

@@ -71,6 +71,8 @@ impl Config {
             (f.ffn >= 1, "flow.ffn", "must be at least 1"),
             (f.width >= 1, "flow.width", "must be at least 1"),
             (f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width"),
+            (self.train.steps <= LARGEST_NUMBER, "train.steps", "must be below 2^63"),
+            (self.train.seed <= LARGEST_NUMBER, "train.seed", "must be below 2^63"),
             (share(f.mask), "flow.mask", "must be a fraction from 0 to 1"),
             (share(f.t_zero), "flow.t_zero", "must be a fraction from 0 to 1"),
             (self.decoder.width >= 1, "decoder.width", "must be at least 1"),

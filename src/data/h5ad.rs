@@ -287,15 +287,11 @@ impl H5ad {
         if !path.metadata().is_ok_and(|there| there.is_file() && there.len() > 0) {
             return Ok(());
         }
-        match H5ad::open(path)
-            .is_ok_and(|file| file.holds("uns/scale_engine") || file.holds("uns/simulation"))
-        {
-            true => Ok(()),
-            false => Err(Error::format(
-                path,
-                "does not say that scale-engine wrote it, so it is not replaced; remove it or name another \
-                 file",
-            )),
+        let kept = "so it is not replaced; remove it or name another file";
+        match H5ad::open(path) {
+            Ok(file) if file.holds("uns/scale_engine") || file.holds("uns/simulation") => Ok(()),
+            Ok(_) => Err(Error::format(path, format!("does not say that scale-engine wrote it, {kept}"))),
+            Err(why) => Err(Error::format(path, format!("cannot be read ({why}), {kept}"))),
         }
     }
 

@@ -6,7 +6,7 @@
 //! unpacked in the first pass only (`memo`). Memory: those blocks, each freed as the last pass uses it; up to 256 MiB of
 //! rows, which accumulate meanwhile; up to 100 MB of row blocks per thread. Only the labels grow with the number of cells:
 //! about 50 bytes per cell while they are read and 20 after, and 4 more for a median. Shards keep counts as they are;
-//! normalisation is redone when a cell is read, with the same rounding.
+//! normalisation is redone when a cell is read.
 
 mod align;
 mod block;

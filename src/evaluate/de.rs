@@ -174,6 +174,7 @@ fn fold_change(target: f32, reference: f32, fold: Fold) -> f64 {
 /// Benjamini & Hochberg 1995: `p_(i) m / i`, the running minimum from the largest, at most 1.
 pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
     let m = p.len() as f64;
+    assert!(u32::try_from(p.len()).is_ok(), "fdr: {} p-values, at most 2^32 - 1", p.len());
     // p >= 0, so its bits sort as it does; equal p get equal fdr, whatever their order.
     let mut order: Vec<(u64, u32)> = p.iter().zip(0..).map(|(p, i)| (p.to_bits(), i)).collect();
     order.par_sort_unstable();

@@ -26,25 +26,24 @@ pub fn edistances(rows: Rows) -> Vec<f64> {
     // (group, other group): the control with itself, then each perturbation with itself and with the control.
     let pairs: Vec<(usize, usize)> =
         std::iter::once((0, 0)).chain((1..count).flat_map(|g| [(g, g), (g, 0)])).collect();
-    let jobs: Vec<(usize, usize, Range<usize>)> = pairs
-        .iter()
-        .flat_map(|&(a, b)| {
-            let n = groups.size(a);
-            (0..n).step_by(BLOCKS[0]).map(move |first| (a, b, first..(first + BLOCKS[0]).min(n)))
-        })
-        .collect();
-    let sums: Vec<f64> = jobs.par_iter().map(|(a, b, cells)| sum(rows, *a, cells.clone(), *b)).collect();
-    let mean = |a: usize, b: usize| {
-        let parts = jobs.iter().zip(&sums).filter(|((i, j, _), _)| (*i, *j) == (a, b)).map(|(_, sum)| sum);
-        parts.sum::<f64>() / (groups.size(a) as f64 * groups.size(b) as f64)
+    let blocks = |pair: usize| {
+        let n = groups.size(pairs[pair].0);
+        (0..n).step_by(BLOCKS[0]).map(move |first| (pair, first..(first + BLOCKS[0]).min(n)))
     };
-    let control = mean(0, 0);
-    (1..count).map(|g| 2.0 * mean(g, 0) - mean(g, g) - control).collect()
+    let jobs: Vec<(usize, Range<usize>)> = (0..pairs.len()).flat_map(blocks).collect();
+    let sum_of = |(pair, cells): &(usize, Range<usize>)| sum(rows, pairs[*pair], cells.clone());
+    let sums: Vec<f64> = jobs.par_iter().map(sum_of).collect();
+    let mut means = vec![0.0; pairs.len()];
+    jobs.iter().zip(&sums).for_each(|((pair, _), sum)| means[*pair] += sum);
+    for (mean, &(a, b)) in means.iter_mut().zip(&pairs) {
+        *mean /= groups.size(a) as f64 * groups.size(b) as f64;
+    }
+    means[1..].chunks_exact(2).map(|mean| 2.0 * mean[1] - mean[0] - means[0]).collect()
 }
 
-/// Sum of the distances from `cells` of group `a` to the cells of group `b`: to all of them, or, within a group, to those of this
+/// Sum of the distances from `cells` of the first group to the cells of the other: to all of them, or, within a group, to those of this
 /// block and, counted twice, to those of later blocks.
-fn sum(rows: Rows, a: usize, cells: Range<usize>, b: usize) -> f64 {
+fn sum(rows: Rows, (a, b): (usize, usize), cells: Range<usize>) -> f64 {
     let within = a == b;
     let left = Block::of(rows, a, cells.clone());
     let to = |range: Range<usize>| left.distances(&Block::of(rows, b, range));

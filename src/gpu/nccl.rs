@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::CudaStream;
 use cudarc::driver::result::stream;
@@ -59,24 +59,22 @@ impl Last {
     }
 }
 
-/// Sets NCCL_GRAPH_REGISTER to 0, unless it is set, before the library is first used. Otherwise the library makes the memory of a
-/// captured sum known to the other ranks, which makes each rank wait for all others in the middle of the capture. The host would
-/// then wait for a rank that is gone, and for one that runs the same step without capturing it.
-fn keep_buffers_private() {
+/// Sets NCCL_GRAPH_REGISTER to 0, unless it is set. Otherwise the library makes the memory of a captured sum known to the other
+/// ranks, which makes each rank wait for all others in the middle of the capture. The host would then wait for a rank that is gone,
+/// and for one that runs the same step without capturing it. A program that trains on several GPUs calls it first of all.
+///
+/// # Safety
+/// No other thread runs yet: any may read a variable.
+pub unsafe fn keep_nccl_buffers_private() {
     const SETTING: &str = "NCCL_GRAPH_REGISTER";
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if env::var_os(SETTING).is_none() {
-            // SAFETY: no thread of ours that runs now reads or sets a variable: rank 0 gets here first, alone; the other ranks of
-            // its process wait for its id or in this very call, and loaders start later. The driver's threads wait for the device.
-            unsafe { env::set_var(SETTING, "0") };
-        }
-    });
+    if env::var_os(SETTING).is_none() {
+        // SAFETY: by the caller's promise.
+        unsafe { env::set_var(SETTING, "0") };
+    }
 }
 
 /// A fresh identifier for a new communicator.
 pub fn new_id() -> Outcome<[u8; NCCL_ID]> {
-    keep_buffers_private();
     let id = result::get_uniqueid().map_err(refused("ncclGetUniqueId"))?;
     Ok(id.internal.map(|byte| byte as u8))
 }
@@ -107,7 +105,6 @@ impl Nccl {
         rank: usize,
         ranks: usize,
     ) -> Outcome<Nccl> {
-        keep_buffers_private();
         let mut communicator = std::ptr::null_mut();
         let id = sys::ncclUniqueId { internal: id.map(|byte| byte as std::ffi::c_char) };
         // SAFETY: writes one handle.

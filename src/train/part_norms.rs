@@ -1,7 +1,7 @@
 //! How hard each part of the loss pulls: the norm of its own gradient, before its weight.
 //!
-//! The parts differ by orders of magnitude and the clip sees only their sum, so nothing else shows which of them the weights follow
-//! (model.md, section 8). Each part costs a pass of its own: this is for rare steps.
+//! The parts differ by orders of magnitude and the clip sees only their sum, so nothing else shows which of them the weights follow.
+//! Each part costs a pass of its own: this is for rare steps.
 
 use super::learner::Learner;
 use crate::collective::Ranks;

@@ -65,6 +65,7 @@ impl Start {
         split: Arc<Split>,
         settings: &Settings,
     ) -> Result<Start> {
+        config.validate()?;
         if split.usable(&data).groups.is_empty() {
             let what = "its training part has no usable perturbed cells, so there is nothing to learn from";
             return Err(Error::format(&settings.split, what));

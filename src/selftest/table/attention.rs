@@ -47,7 +47,6 @@ fn plain() -> Vec<Case> {
         ([2, 257, 2, 64], true),
         // Small enough to be emulated, one or more for each path on tensor cores: in cells of up to 16, 32, 64 rows; in sets with
         // one or more blocks of queries and of keys.
-        // with one or more blocks of queries and of keys.
         ([7, 16, 2, 64], false),
         ([3, 13, 1, 64], false),
         ([3, 19, 2, 64], false),
