@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 /// Rows made in parallel before they are appended in order; also the measured rows requested from disk at once.
 const BLOCK: usize = 2048;
 
+/// Under `uns/scale_engine`: the column of the cells' total counts.
+pub(crate) const TOTALS: &str = "totals";
 /// Column of obs that names the control cell behind a predicted one.
 const PREDICTED_FROM: &str = "predicted_from";
 
@@ -197,9 +199,9 @@ impl Population {
         if let Some(name) = &self.columns.batch {
             columns.push((name.clone(), column(&self.batch)));
         }
+        let totals = self.columns.size.clone().unwrap_or("total_counts".into());
         if self.unit == Unit::Counts {
-            let name = self.columns.size.as_deref().unwrap_or("total_counts");
-            columns.push((name.to_string(), Column::Float(self.totals.clone())));
+            columns.push((totals.clone(), Column::Float(self.totals.clone())));
         }
         if !self.predicted_from.is_empty() {
             columns.push((PREDICTED_FROM.to_string(), Column::Text(self.predicted_from.clone())));
@@ -216,6 +218,7 @@ impl Population {
         let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let mut extras: Vec<(String, Extra)> = told
             .chain([("program", crate::aside::PROGRAM)])
+            .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())))
             .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
             .collect();
         if self.unit == Unit::Log1p {

@@ -201,12 +201,12 @@ pub fn preprocess_parts(
 ) -> Result<Option<Summary>> {
     check(settings)?;
     aside::free(&settings.out)?;
-    let inputs = input::open(settings)?;
+    let mut inputs = input::open(settings)?;
     // A run of a single part reads its rows only once.
     inputs.memo.set_keeping(parts.only.is_none());
     // Every row block reuses the memory that the one before it freed.
     memory::keep();
-    let found = scale::find(&inputs, settings.scale)?;
+    let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
     let work = Work::open(settings, parts, progress)?;

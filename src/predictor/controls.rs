@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::data::h5ad::Cells;
 use crate::data::preprocess::normalise::{factor, log_value, total};
-use crate::data::preprocess::scale::{Found, detect};
+use crate::data::preprocess::scale::{Found, MIXED, detect};
 use crate::data::preprocess::sizes::refusal;
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl ControlCells {
             return Err(wrong(format!("{what}{told}{}", if x.is_csr() { "" } else { ", stored as CSC" })));
         }
         let reading = Reading::new(manifest, genes, &detect(x, false).map_err(wrong)?).map_err(wrong)?;
-        if totals.is_none() && reading.scale == Scale::Counts {
+        if totals.is_none() && reading.found.scale == Scale::Counts {
             let of_column =
                 manifest.columns.size.as_ref().map(|column| format!("come from column {column:?}"));
             let part = reading.part_of_genes(genes.len()).map_err(wrong)?;
@@ -106,7 +106,8 @@ impl ControlCells {
 /// How rows of a matrix become what the network sees: where its genes are in the model, and on what scale its values are.
 pub(crate) struct Reading<'a> {
     manifest: &'a Manifest,
-    scale: Scale,
+    /// What the values are.
+    found: Found,
     /// Place of each column in the model, `None` if the model does not know the gene.
     places: Vec<Option<u32>>,
     /// Genes of the model that the matrix lacks: they are zero.
@@ -145,7 +146,7 @@ impl<'a> Reading<'a> {
         }
         match manifest.other_total(found.scale, found.target) {
             Some(what) => Err(what),
-            None => Ok(Reading { manifest, scale: found.scale, places, missing }),
+            None => Ok(Reading { manifest, found: found.clone(), places, missing }),
         }
     }
 
@@ -158,7 +159,7 @@ impl<'a> Reading<'a> {
     /// refused if it has less than half of them, otherwise returns what to say about it.
     pub fn part_of_genes(&self, here: usize) -> std::result::Result<Option<String>, String> {
         let there = self.manifest.source_genes.unwrap_or(0);
-        if self.scale != Scale::Counts || here >= there {
+        if self.found.scale != Scale::Counts || here >= there {
             return Ok(None);
         }
         let what = format!("its cells' totals are over {here} genes, but those of the run were over {there}");
@@ -179,13 +180,17 @@ impl<'a> Reading<'a> {
         told: Option<f32>,
         out: &mut [f32],
     ) -> std::result::Result<f32, String> {
+        let scale = self.found.scale;
         if let Some(bad) = values.iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
             return Err(format!("contains {bad}; counts and log1p values must be finite and not negative"));
         }
-        if let Some(bad) = values.iter().find(|v| self.scale == Scale::Counts && v.fract() != 0.0) {
+        if let Some(bad) = values.iter().find(|v| scale == Scale::Counts && v.fract() != 0.0) {
             return Err(format!("contains {bad}, which is not a count, unlike other values"));
         }
-        if let Some(what) = told.and_then(|told| refusal(told, values, self.scale)) {
+        if let Some(what) = self.found.refusal(values) {
+            return Err(format!("{what}: {MIXED}"));
+        }
+        if let Some(what) = told.and_then(|told| refusal(told, values, scale)) {
             return Err(format!("the column of totals has {what}"));
         }
         let target = self.manifest.target.unwrap_or(f64::NAN) as f32;
@@ -193,7 +198,7 @@ impl<'a> Reading<'a> {
         let size = factor(library, target);
         let mut smallest = f32::INFINITY;
         for (&gene, &value) in genes.iter().zip(values) {
-            let log = log_value(value, self.scale, size);
+            let log = log_value(value, scale, size);
             if log > 0.0 {
                 smallest = smallest.min(log);
             }
@@ -201,7 +206,7 @@ impl<'a> Reading<'a> {
                 out[g as usize] = log / self.manifest.factor;
             }
         }
-        Ok(match self.scale {
+        Ok(match scale {
             Scale::Counts => library,
             _ if told.is_some() => library,
             // A cell's smallest value is one count: target / library.

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::scale::Found;
 use super::{normalise, scale, sizes};
 use crate::data::h5ad::{Cells, H5ad};
-use crate::data::shard::Scale;
 use crate::error::Result;
 
 /// One input file.
@@ -66,10 +66,11 @@ impl Input {
 }
 
 impl Block<'_> {
-    /// Refuses values that are neither counts nor log values, and invalid totals.
-    pub fn check(&self, scale: Scale) -> Result<()> {
-        scale::check(self.input, self.rows.clone(), &self.cells, scale)?;
-        sizes::check(self, scale)
+    /// Refuses values that are not on this scale, and invalid totals.
+    pub fn check(&self, found: &Found) -> Result<()> {
+        scale::check(self.input, self.rows.clone(), &self.cells, found.scale)?;
+        scale::fits(self.input, self.rows.clone(), &self.cells, found, self.input.left_out.is_none())?;
+        sizes::check(self, found.scale)
     }
 
     /// Total counts of a row of the file that holds these counts.

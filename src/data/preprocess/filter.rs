@@ -110,7 +110,7 @@ pub(super) fn apply(
         filters.knockdown.as_ref().map(|_| knockdown::Targets::of(inputs, control)).transpose()?;
     let mut keep = Vec::with_capacity(inputs.labels.len());
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
-    let judge = Judge { filters, scale: found.scale, inputs, targets: targets.as_ref() };
+    let judge = Judge { filters, found, inputs, targets: targets.as_ref() };
     let find = |part: &Part, _: &Path| judge.part(part, &work.progress);
     let mut sums = Vec::new();
     work.pass("filters", inputs, find, |part, judged| {
@@ -144,7 +144,7 @@ pub(super) fn apply(
 struct Judge<'a> {
     filters: &'a Filters,
     /// What the values are.
-    scale: Scale,
+    found: &'a Found,
     inputs: &'a Inputs,
     /// The target genes by which knock-down is judged, if requested.
     targets: Option<&'a knockdown::Targets>,
@@ -153,11 +153,11 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// Judges one part, checking every value.
     fn part(&self, part: &Part, progress: &ProgressBar) -> Result<Judged> {
-        let Judge { scale, inputs, .. } = *self;
+        let Judge { found, inputs, .. } = *self;
         let mut cells = Vec::with_capacity(part.cells.len());
         let mut cells_of_gene = vec![0u64; inputs.genes.len()];
         let mut sums = self.targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
-        let check = |block: &Block| block.check(scale);
+        let check = |block: &Block| block.check(found);
         inputs.walk(part, progress, check, |block, ()| {
             for (row, genes, values) in block.used() {
                 let judged = self.cell(block.total(row, values), genes.len());

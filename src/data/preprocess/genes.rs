@@ -94,7 +94,7 @@ pub(super) fn moments(
     let find = |part: &Part, _: &Path| {
         let mut sums: Vec<Option<Sums>> = (0..=batches).map(|_| None).collect();
         let prepare = |block: &Block| {
-            block.check(found.scale)?;
+            block.check(found)?;
             Ok(transformed(block, found.scale, target, ranked))
         };
         inputs.walk(part, &work.progress, prepare, |block, numbers| {
@@ -319,6 +319,7 @@ pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
         true => Manifest::read(list)?.genes,
         false => {
             let text = std::fs::read_to_string(list).at(list)?;
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect()
         }
     };

@@ -96,7 +96,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
 /// A label column for each file: from the table if it has the column, else from obs.
 fn read_labels(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Vec<Labels>> {
     match table.filter(|table| table.has(column)) {
-        Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column)).collect()),
+        Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column).without_empty()).collect()),
         None => {
             let of = |file: &H5ad| file.obs().labels(file.path(), column).map(Labels::without_empty);
             files.iter().map(of).collect()

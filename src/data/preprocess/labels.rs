@@ -61,7 +61,7 @@ impl Table {
             columns.iter_mut().zip(&record).for_each(|(column, field)| column.push(field));
         }
         let columns = columns.into_iter().map(|column| column.finish()).collect();
-        Ok(Table { path: path.to_path_buf(), header, key: 0, columns, rows: Vec::new() })
+        Table::new(path, header, 0, columns)
     }
 
     fn of_parquet(file: &Parquet) -> Result<Table> {
@@ -73,7 +73,17 @@ impl Table {
         let columns = header.iter().map(|column| file.labels(column)).collect::<Result<_>>()?;
         let index = file.index()?;
         let key = header.iter().position(|name| Some(name) == index.as_ref()).unwrap_or(0);
-        Ok(Table { path: file.path().to_path_buf(), header, key, columns, rows: Vec::new() })
+        Table::new(file.path(), header, key, columns)
+    }
+
+    fn new(path: &Path, header: Vec<String>, key: usize, columns: Vec<Labels>) -> Result<Table> {
+        if columns[key].is_empty() {
+            return Err(Error::format(path, "has no rows, and so no cells to give labels to"));
+        }
+        if let Some(twice) = (1..header.len()).find(|&i| header[..i].contains(&header[i])) {
+            return Err(Error::format(path, format!("has two columns {:?}; rename one", header[twice])));
+        }
+        Ok(Table { path: path.to_path_buf(), header, key, columns, rows: Vec::new() })
     }
 
     pub(super) fn has(&self, column: &str) -> bool {

@@ -65,8 +65,8 @@ const HEADERS: u64 = 8192;
 /// Opens the sources and reports what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
 pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     super::check(settings)?;
-    let inputs = input::open(settings)?;
-    let found = scale::find(&inputs, settings.scale)?;
+    let mut inputs = input::open(settings)?;
+    let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     let kept = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?.kept.len(),

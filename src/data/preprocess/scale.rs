@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::block::Input;
 use super::input::Inputs;
+use super::sizes;
 use crate::data::h5ad::{Cells, H5ad};
 use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
@@ -19,9 +20,43 @@ pub struct Found {
     pub why: String,
     /// Total to which log sources were normalised, if the cells' totals show it or a file written by this program records it.
     pub target: Option<f64>,
+    /// The total that expm1 of the values gives in each of the cells looked at, if it is one: other cells must have it too.
+    pub total: Option<f64>,
 }
 
 impl Found {
+    /// On this scale, with the total of the cells looked at.
+    fn by(scale: Scale, why: String, total: Option<f64>) -> Found {
+        Found { scale, why, target: total, total }
+    }
+
+    /// Why a cell with these values cannot be on this scale: a value that is no logarithm, or another total than in the cells that
+    /// were looked at, as where counts were appended to log values.
+    pub fn refusal(&self, values: &[f32]) -> Option<String> {
+        let divisor = divisor(self.scale)?;
+        let greatest = values.iter().copied().fold(0.0, f32::max);
+        if divisor * f64::from(greatest) > GREATEST_LOG {
+            let count = (divisor * f64::from(greatest)).exp_m1();
+            return Some(format!(
+                "contains {greatest}, which is {count:.1e} counts of one gene as {}",
+                self.name()
+            ));
+        }
+        let expected = self.total?;
+        let total: f64 = values.iter().map(|&x| (divisor * f64::from(x)).exp_m1()).sum();
+        let other = total > 0.0 && (total - expected).abs() > OTHER_TOTAL * expected;
+        other.then(|| {
+            let name = self.name();
+            format!(
+                "has values that sum to {total:.4} as {name}, but those of the first cells to {expected} each"
+            )
+        })
+    }
+
+    /// As `--scale` calls it.
+    fn name(&self) -> String {
+        format!("{:?}", self.scale).to_lowercase()
+    }
     /// For two files: the total to which both have been scaled, if known.
     fn and(self, other: Found, file: &H5ad) -> Result<Found> {
         match (self.target, other.target) {
@@ -32,39 +67,49 @@ impl Found {
                 );
                 Err(Error::format(file.path(), what))
             }
-            (target, here) => Ok(Found { target: target.filter(|_| here.is_some()), ..self }),
+            (target, here) => Ok(Found {
+                target: target.filter(|_| here.is_some()),
+                total: self.total.filter(|_| other.total.is_some()),
+                why: self.why,
+                scale: self.scale,
+            }),
         }
     }
 
-    /// As the user states; refuses, judging by some cells of the file, what cannot be logarithms.
-    /// Counts are checked cell by cell, later.
+    /// As the user states; refuses, judging by some cells of the file, logarithms to another base. Whether each value can be what
+    /// it is said to be is checked cell by cell, later.
     pub fn told(scale: Scale, file: &H5ad, cells: &Cells) -> Result<Found> {
-        let divisor = match scale {
-            Scale::Counts => return Ok(Found { scale, why: TOLD.into(), target: None }),
-            Scale::Log1p => 1.0,
-            Scale::Log1p10 => 10.0,
-        };
-        let greatest = cells.data().iter().copied().fold(0.0, f32::max);
-        let log = divisor * f64::from(greatest);
-        if log > GREATEST_LOG {
-            let (option, count) = (format!("{scale:?}").to_lowercase(), log.exp_m1());
-            let what = format!(
-                "which is {count:.1e} counts of one gene in one cell by --scale {option}: is that right?"
-            );
-            return Err(Error::format(file.path(), format!("contains {greatest}, {what}")));
+        let Some(divisor) = divisor(scale) else { return Ok(Found::by(scale, TOLD.into(), None)) };
+        let total = common_total(cells, |x| (divisor * f64::from(x)).exp_m1());
+        natural(file, total.is_some())?;
+        if let Some(what) = other_base(cells).filter(|_| total.is_none()) {
+            return Err(Error::format(file.path(), what));
         }
-        let target = common_total(cells, |x| (divisor * f64::from(x)).exp_m1());
-        natural(file, target.is_some())?;
-        Ok(Found { scale, why: TOLD.into(), target: target.or_else(|| file.log_target()) })
+        let found = Found::by(scale, TOLD.into(), total);
+        Ok(Found { target: total.or_else(|| file.log_target()), ..found })
+    }
+}
+
+/// What log values were divided by; `None` for counts.
+fn divisor(scale: Scale) -> Option<f64> {
+    match scale {
+        Scale::Counts => None,
+        Scale::Log1p => Some(1.0),
+        Scale::Log1p10 => Some(10.0),
     }
 }
 
 /// Totals of normalised cells agree this closely, f32 rounding included.
 const SAME_TOTAL: f64 = 1e-3;
+/// A total that differs by more is of another scale, not of a cell whose rare genes were left out after normalisation.
+const OTHER_TOTAL: f64 = 0.05;
 /// Relative error of a total of f32 logarithms.
 const ROUNDING: f64 = 1e-6;
 /// Cells whose totals must agree before agreement means anything.
 const ENOUGH_CELLS: usize = 3;
+/// What to do about a matrix in which not all cells are on one scale.
+pub const MIXED: &str = "not all cells are on the scale that was found or stated; preprocess the parts separately, or choose \
+                         another matrix (`--source raw` or `layers/NAME`)";
 /// How the scale was determined if the user states it.
 const TOLD: &str = "as given by --scale";
 /// No cell's count of a gene, scaled to any target in use, has a log1p above this, that of 3.3 million.
@@ -73,8 +118,9 @@ const GREATEST_LOG: f64 = 15.0;
 const SURELY_UNDIVIDED: f32 = 1.2;
 
 /// The scale of all files together: stated by the user, or found from the first row block of each.
-pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
+pub(super) fn find(inputs: &mut Inputs, told: Option<Scale>) -> Result<Found> {
     let mut first: Option<Found> = None;
+    let mut notes = Vec::new();
     for (number, input) in inputs.files.iter().enumerate() {
         let Some(block) = input.file.blocks().next() else { continue };
         let (rows, cells) = block?;
@@ -84,6 +130,9 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
             Some(scale) => Found::told(scale, &input.file, &cells)?,
             None => of_file(&input.file, &cells)?,
         };
+        if found.scale == Scale::Counts && input.sizes.is_none() {
+            notes.extend(sizes::unasked(&input.file, &cells));
+        }
         match first.take() {
             None => first = Some(found),
             Some(before) if before.scale == found.scale => first = Some(before.and(found, &input.file)?),
@@ -97,7 +146,26 @@ pub(super) fn find(inputs: &Inputs, told: Option<Scale>) -> Result<Found> {
             }
         }
     }
+    inputs.notes.extend(notes);
     first.ok_or_else(|| Error::format(inputs.files[0].file.path(), "contains no cells"))
+}
+
+/// Refuses log values of a cell that the scale found does not fit; the message names the cell. `whole`: no genes were left out.
+pub(super) fn fits(
+    input: &Input,
+    rows: Range<usize>,
+    cells: &Cells,
+    found: &Found,
+    whole: bool,
+) -> Result<()> {
+    let found = Found { total: found.total.filter(|_| whole), ..found.clone() };
+    for (row, values) in rows.zip(cells.outer_iterator()) {
+        if let Some(what) = found.refusal(values.data()) {
+            let what = format!("cell {:?} {what}: {MIXED}", input.file.cell_name(row));
+            return Err(Error::format(input.file.path(), what));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses NaN, infinities and negatives, and fractions among counts; the message names cell and gene.
@@ -193,7 +261,7 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
     if let Some(bad) = cells.data().iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
         return Err(format!("X contains {bad}; counts or log1p values are finite and not negative"));
     }
-    let found = |scale, why: String, target| Ok(Found { scale, why, target });
+    let found = |scale, why: String, total| Ok(Found::by(scale, why, total));
     if cells.data().par_iter().all(|value| value.fract() == 0.0) {
         let mark = if logged { ", though uns/log1p is present" } else { "" };
         return found(Scale::Counts, format!("every value is a whole number{mark}"), None);
@@ -206,6 +274,9 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
         let why = format!("expm1 of ten times the values sums to {total} in every cell");
         return found(Scale::Log1p10, why, Some(total));
     }
+    if let Some(what) = other_base(cells) {
+        return Err(what);
+    }
     if let Some(total) = common_total(cells, f64::from) {
         return Err(format!(
             "X is normalised to {total} per cell but not logged; give the counts, or take log1p of it \
@@ -213,7 +284,7 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
         ));
     }
     let greatest = cells.data().iter().copied().fold(0.0, f32::max);
-    if logged && greatest > SURELY_UNDIVIDED {
+    if logged && greatest > SURELY_UNDIVIDED && f64::from(greatest) <= GREATEST_LOG {
         let why = format!(
             "uns/log1p is present and values reach {greatest}; the cells' totals differ (a subset of genes?)"
         );
@@ -223,7 +294,22 @@ pub fn detect(cells: &Cells, logged: bool) -> std::result::Result<Found, String>
         "X is neither whole counts nor log1p of normalised counts: values reach {greatest}, expm1 of them \
          sums differently in each cell, and uns/log1p {}; say what it is with --scale counts, log1p or \
          log1p10, or choose another matrix (`preprocess --source` reads raw and layers/NAME)",
-        if logged { "does not tell log1p from log1p / 10" } else { "is missing" }
+        match logged {
+            true if f64::from(greatest) > GREATEST_LOG => "is present, although no log1p is that large",
+            true => "does not tell log1p from log1p / 10",
+            false => "is missing",
+        }
+    ))
+}
+
+/// What to say if the values are log(1 + x) to another base than e, as the cells' totals show.
+fn other_base(cells: &Cells) -> Option<String> {
+    let total_by = |base: f64| common_total(cells, |x| base.powf(f64::from(x)) - 1.0);
+    let (base, total) = [2.0, 10.0].into_iter().find_map(|base| Some((base, total_by(base)?)))?;
+    Some(format!(
+        "contains log values to base {base}: {base}^x - 1 sums to {total} in every cell; natural logarithms are needed: \
+         multiply X by ln({base}) = {:.6}",
+        base.ln()
     ))
 }
 

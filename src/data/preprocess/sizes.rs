@@ -4,12 +4,25 @@
 use super::block::Block;
 use super::labels::Table;
 use super::normalise;
-use crate::data::h5ad::H5ad;
+use crate::data::h5ad::{Cells, H5ad};
+use crate::data::population::TOTALS;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 
 /// Relative amount by which a total that was kept as f32 may be too low.
 const LESS: f32 = 1e-4;
+/// What tools call the column of each cell's total counts.
+const NAMES: [&str; 7] = [
+    "total_counts",
+    "n_counts",
+    "ncounts",
+    "nCount_RNA",
+    "UMI_count",
+    "tscp_count",
+    "core_adjusted_UMI_count",
+];
+/// Totals this many times as large mean that the matrix is a part of the genes, not that a few were removed from it.
+const FAR_MORE: f32 = 1.25;
 
 /// Total counts of each cell of each file, if a column gives them.
 pub(super) fn read(
@@ -24,6 +37,29 @@ pub(super) fn read(
         None => file.obs().numbers(file.path(), column).map(Some),
     };
     files.iter().enumerate().map(of).collect()
+}
+
+/// What to say if a column, not asked for, holds far more counts of each of these first cells than the matrix does.
+pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
+    let own = file.told(TOTALS);
+    let ratio = |name: &str| {
+        let columns = H5ad::open_columns(file.path(), &[name], "X").ok()?;
+        let told = columns.obs().numbers(file.path(), name).ok()?;
+        let stored = cells.outer_iterator().map(|cell| normalise::total(cell.data()));
+        let mut ratios = Vec::with_capacity(cells.rows());
+        for (told, stored) in told.into_iter().zip(stored).filter(|(_, stored)| *stored > 0.0) {
+            // Not the cell's total, whatever the name says.
+            (told >= stored * (1.0 - LESS)).then(|| ratios.push(told / stored))?;
+        }
+        normalise::median(ratios).filter(|ratio| *ratio >= FAR_MORE)
+    };
+    let names = own.iter().map(String::as_str).chain(NAMES);
+    let (name, ratio) = names.into_iter().find_map(|name| Some((name, ratio(name)?)))?;
+    Some(format!(
+        "{}: obs column {name:?} has {ratio:.1} times the counts of the matrix; if it holds the cells' totals over all measured \
+         genes, give --size-col {name}",
+        file.path().display()
+    ))
 }
 
 /// Why a given total cannot be that of a cell with these stored values, if it cannot: not a valid

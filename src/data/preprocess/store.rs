@@ -125,7 +125,7 @@ impl Sorting<'_> {
         }
         let mut print = Print::default();
         let prepare = |block: &Block| {
-            block.check(self.found.scale)?;
+            block.check(self.found)?;
             Ok((Packed::of(block, &ids, self.found, self.target), Print::of(&block.cells)))
         };
         let rows = aside::scratch(&path.with_extension("rows"), |aside| {

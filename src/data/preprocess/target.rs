@@ -55,7 +55,7 @@ pub(super) fn find(
     let find = |part: &Part, _: &Path| {
         let mut totals = Vec::with_capacity(part.cells.len());
         let sum = |block: &Block| {
-            block.check(found.scale)?;
+            block.check(found)?;
             Ok(block.used().map(|(row, _, values)| block.total(row, values)).collect::<Vec<f32>>())
         };
         inputs.walk(part, &work.progress, sum, |_, sums| {
