@@ -18,6 +18,7 @@ mod input;
 mod labels;
 mod loess;
 mod memo;
+mod moments;
 pub mod normalise;
 mod plan;
 pub mod scale;
@@ -240,7 +241,7 @@ fn make(
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
             let total = target.unwrap_or(1.0) as f32;
-            let ranked = genes::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
+            let ranked = moments::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
             let choice = genes::Choice { ranked, count: *count, by_batch: settings.hvg_batch.is_some() };
             genes::most_variable(&inputs, &found, total, &choice, work)?
         }
