@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::hvg::{self, Flavor, Moments, Table};
+use super::hvg::{self, Flavor, GeneTable, Moments};
 use super::input::Inputs;
 use super::moments::{self, Ranked};
 use super::scale::Found;
@@ -16,7 +16,7 @@ use crate::error::{At, Error, Result, some_of, unknown};
 pub(super) struct Chosen {
     /// Positions in the common list of genes, in the order of their ids.
     pub kept: Vec<u32>,
-    pub table: Option<Table>,
+    pub table: Option<GeneTable>,
     pub notes: Vec<String>,
 }
 
@@ -83,7 +83,7 @@ fn by_clipped_counts(
     mut whole: Moments,
     choice: &Choice,
     work: &Work,
-) -> std::result::Result<Table, Halt> {
+) -> std::result::Result<GeneTable, Halt> {
     let expected: Vec<Expected> = moments.iter().map(Expected::of).collect();
     let clipped = moments::clipped(inputs, &expected, work)?;
     moments.iter().for_each(|batch| whole.join(batch));

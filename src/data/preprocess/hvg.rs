@@ -61,7 +61,7 @@ impl Moments {
 
 /// A flavour's results for each gene, `[G]` each.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Table {
+pub struct GeneTable {
     /// By scanpy's names. `seurat`, `cell_ranger`: means, dispersions, dispersions_norm; `seurat_v3`: means, variances,
     /// variances_norm, highly_variable_rank. NaN where one is undefined.
     pub columns: Vec<(&'static str, Vec<f64>)>,
@@ -90,10 +90,10 @@ fn columns(means: Vec<f64>, dispersions: Vec<f64>, norm: Vec<f64>) -> Vec<(&'sta
 ///
 /// # Errors
 /// Means that are not finite, or (`cell_ranger`) so many unexpressed genes that the bins of equal size collapse.
-pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<Table> {
+pub fn table(moments: &Moments, flavor: Flavor, count: usize) -> Result<GeneTable> {
     let every: Vec<usize> = (0..moments.sum.len()).collect();
     let Ranked { means, dispersions, norm, highly_variable } = ranked(moments, &every, flavor, count)?;
-    Ok(Table { columns: columns(means, dispersions, norm), highly_variable, batches: Vec::new() })
+    Ok(GeneTable { columns: columns(means, dispersions, norm), highly_variable, batches: Vec::new() })
 }
 
 /// Ranks the genes in each batch and merges: first by the number of batches that chose the gene, then by the mean normalised
@@ -106,7 +106,7 @@ pub fn table_over_batches(
     names: &[String],
     flavor: Flavor,
     count: usize,
-) -> Result<Table> {
+) -> Result<GeneTable> {
     let genes = names.len();
     let mut merged = [Mean::new(genes), Mean::new(genes), Mean::new(genes)];
     let mut chosen_in = vec![0u32; genes];
@@ -137,7 +137,11 @@ pub fn table_over_batches(
     });
     let mut highly_variable = vec![false; genes];
     order.iter().take(count).for_each(|&gene| highly_variable[gene] = true);
-    Ok(Table { columns: columns(means, dispersions, dispersions_norm), highly_variable, batches: chosen_in })
+    Ok(GeneTable {
+        columns: columns(means, dispersions, dispersions_norm),
+        highly_variable,
+        batches: chosen_in,
+    })
 }
 
 /// A mean that skips NaN; NaN if there was nothing else.

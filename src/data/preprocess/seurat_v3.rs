@@ -7,7 +7,7 @@
 //! Genes rank by that variance within each batch; those among the first `count` in some batch are chosen by the median of
 //! their ranks there. scanpy breaks ties by an unstable sort; here the earlier gene comes first.
 
-use super::hvg::{Moments, Table};
+use super::hvg::{GeneTable, Moments};
 use super::loess;
 use crate::correlation::median;
 
@@ -47,7 +47,7 @@ impl Expected {
 
 /// Ranks the genes and chooses `count`. `whole`: moments of all cells; `batches`: for each batch of two cells or more, its
 /// expectations and the sums of its clipped counts. `merged`: whether ranking by batch was requested.
-pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, merged: bool) -> Table {
+pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, merged: bool) -> GeneTable {
     let genes = whole.sum.len();
     let mut variances_norm = vec![0.0; genes];
     let mut ranks: Vec<Vec<f64>> = vec![Vec::new(); genes];
@@ -72,5 +72,5 @@ pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, mer
         ("variances_norm", variances_norm),
         ("highly_variable_rank", rank),
     ];
-    Table { columns, highly_variable, batches: if merged { chosen_in } else { Vec::new() } }
+    GeneTable { columns, highly_variable, batches: if merged { chosen_in } else { Vec::new() } }
 }
