@@ -63,6 +63,7 @@ use matrix::Matrix;
 use column::missing_column;
 pub use column::{Column, Frame, Labels};
 pub use describe::describe;
+pub(crate) use matrix::keep_columns;
 pub use mtx::find_mtx;
 pub use write::{Extra, X, write};
 

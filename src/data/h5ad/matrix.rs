@@ -148,7 +148,10 @@ impl Matrix {
     /// Some rows; `genes` is the source's number of genes.
     pub(super) fn rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         match &self.kept {
-            Some(kept) => Ok(genes_of(&self.stored_rows(path, range, kept.all)?, kept, genes)),
+            Some(kept) => {
+                let gene = |column: usize| Some(kept.place[column]).filter(|&gene| gene != u32::MAX);
+                Ok(keep_columns(&self.stored_rows(path, range, kept.all)?, genes, gene))
+            }
             None => self.stored_rows(path, range, genes),
         }
     }
@@ -206,17 +209,17 @@ impl Matrix {
     }
 }
 
-/// Keeps the columns that are genes, in their order.
-fn genes_of(rows: &Cells, kept: &Kept, genes: usize) -> Cells {
+/// The entries of those columns that have a place among the `width` columns of the result; places rise with the columns.
+pub(crate) fn keep_columns(rows: &Cells, width: usize, place: impl Fn(usize) -> Option<u32>) -> Cells {
     let (mut indptr, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
     for row in rows.outer_iterator() {
-        for (column, &value) in row.iter().filter(|(column, _)| kept.place[*column] != u32::MAX) {
-            columns.push(kept.place[column]);
+        for (column, &value) in row.iter().filter_map(|(stored, value)| Some((place(stored)?, value))) {
+            columns.push(column);
             values.push(value);
         }
         indptr.push(values.len());
     }
-    Cells::new((rows.rows(), genes), indptr, columns, values)
+    Cells::new((rows.rows(), width), indptr, columns, values)
 }
 
 /// Numbers of some rows as [`Cells`]; `at` returns the number for a row and a gene.

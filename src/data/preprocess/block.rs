@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::scale::Found;
 use super::{normalise, scale, sizes};
-use crate::data::h5ad::{Cells, H5ad};
+use crate::data::h5ad::{Cells, H5ad, keep_columns};
 use crate::error::Result;
 
 /// One input file.
@@ -53,15 +53,7 @@ impl Input {
     /// A row block without the genes that are left out.
     pub(super) fn without(&self, cells: Cells) -> Cells {
         let Some(left_out) = &self.left_out else { return cells };
-        let (mut starts, mut genes, mut values) = (vec![0], Vec::new(), Vec::new());
-        for row in cells.outer_iterator() {
-            for (gene, &value) in row.iter().filter(|(gene, _)| !left_out[*gene]) {
-                genes.push(gene as u32);
-                values.push(value);
-            }
-            starts.push(values.len());
-        }
-        Cells::new(cells.shape(), starts, genes, values)
+        keep_columns(&cells, cells.cols(), |gene| (!left_out[gene]).then_some(gene as u32))
     }
 }
 
