@@ -59,7 +59,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
 
     go_on(stop)?;
     stage("preprocess: normalise, log1p, write shards");
-    preprocess(&to_shards(cells, data), &progress::bar("preprocess", 0, "rows"))?;
+    preprocess(&Preprocess::of_simulated(cells, data), &progress::bar("preprocess", 0, "rows"))?;
     let opened = Data::open(data)?;
     let text = held_out(opened.manifest());
     aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
@@ -187,18 +187,6 @@ impl Places {
             real: place("real.h5ad"),
             scores: place("scores"),
         }
-    }
-}
-
-fn to_shards(cells: &Path, data: &Path) -> Preprocess {
-    Preprocess {
-        inputs: vec![cells.to_path_buf()],
-        out: data.to_path_buf(),
-        perturbation: "perturbation".into(),
-        control: CONTROL.into(),
-        cell_type: "cell_type".into(),
-        batch: Some("batch".into()),
-        ..Preprocess::default()
     }
 }
 

@@ -14,15 +14,9 @@ use crate::train::{last, program, set, small};
 /// The small world's cells, scaled to another total.
 fn other_total(out: &Path) {
     let settings = preprocess::Settings {
-        inputs: vec![small().cells.clone()],
-        out: out.into(),
-        perturbation: "perturbation".into(),
-        control: CONTROL.into(),
-        cell_type: "cell_type".into(),
-        batch: Some("batch".into()),
         genes: Genes::Top(60),
         target: Some(Target::Sum(5e3)),
-        ..Default::default()
+        ..preprocess::Settings::of_simulated(&small().cells, out)
     };
     preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
 }
@@ -173,14 +167,10 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
     }
     h5ad::write(&place("logs.h5ad"), file.obs(), file.var(), X::Sparse(&x), &[]).expect("written");
     let mut settings = preprocess::Settings {
-        inputs: vec![place("logs.h5ad")],
-        out: place("data"),
-        perturbation: "perturbation".into(),
-        control: CONTROL.into(),
-        cell_type: "cell_type".into(),
+        batch: None,
         genes: Genes::Top(60),
         scale: Some(Scale::Log1p),
-        ..Default::default()
+        ..preprocess::Settings::of_simulated(&place("logs.h5ad"), &place("data"))
     };
     let progress = indicatif::ProgressBar::hidden();
     assert_eq!(preprocess::preprocess(&settings, &progress).expect("shards").target, None);

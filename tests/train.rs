@@ -35,14 +35,8 @@ pub fn small() -> &'static Small {
         let world = World { cells: 900, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed: 1 };
         simulate(&world).and_then(|w| w.write(&cells)).expect("a world");
         let settings = preprocess::Settings {
-            inputs: vec![cells.clone()],
-            out: data.clone(),
-            perturbation: "perturbation".into(),
-            control: CONTROL.into(),
-            cell_type: "cell_type".into(),
-            batch: Some("batch".into()),
             genes: Genes::Top(60),
-            ..Default::default()
+            ..preprocess::Settings::of_simulated(&cells, &data)
         };
         preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
         let perturbed = names().1;

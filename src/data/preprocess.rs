@@ -29,13 +29,14 @@ mod target;
 mod work;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::aside;
 use crate::data::shard::Scale;
+use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
 use crate::memory;
 use hvg::Flavor;
@@ -117,6 +118,21 @@ impl Default for Settings {
             target: None,
             source: "X".to_string(),
             scale: None,
+        }
+    }
+}
+
+impl Settings {
+    /// For a file of simulated cells, with its columns and its control; `out` is the data directory to make.
+    pub fn of_simulated(cells: &Path, out: &Path) -> Settings {
+        Settings {
+            inputs: vec![cells.to_path_buf()],
+            out: out.to_path_buf(),
+            perturbation: "perturbation".to_string(),
+            control: CONTROL.to_string(),
+            cell_type: "cell_type".to_string(),
+            batch: Some("batch".to_string()),
+            ..Settings::default()
         }
     }
 }

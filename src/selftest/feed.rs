@@ -10,7 +10,7 @@ use crate::data::loader::Batch;
 use crate::data::preprocess::{Settings as Preprocess, preprocess};
 use crate::data::sampler::Sampler;
 use crate::data::shard::Data;
-use crate::data::simulate::{CONTROL, Settings, simulate};
+use crate::data::simulate::{Settings, simulate};
 use crate::data::split::{Part, Split};
 use crate::error::{At, Result};
 use crate::gpu::{Gpu, Real};
@@ -68,15 +68,6 @@ fn shards(dir: &Path, cells: usize) -> Result<Data> {
     let (file, out) = (dir.join("cells.h5ad"), dir.join("data"));
     let world = Settings { cells, genes: 500, perturbations: 5, cell_types: 2, batches: 1, seed: 0 };
     simulate(&world)?.write(&file)?;
-    let asked = Preprocess {
-        inputs: vec![file],
-        out: out.clone(),
-        perturbation: "perturbation".into(),
-        control: CONTROL.into(),
-        cell_type: "cell_type".into(),
-        batch: Some("batch".into()),
-        ..Preprocess::default()
-    };
-    preprocess(&asked, &indicatif::ProgressBar::hidden())?;
+    preprocess(&Preprocess::of_simulated(&file, &out), &indicatif::ProgressBar::hidden())?;
     Data::open(&out)
 }

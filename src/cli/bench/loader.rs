@@ -133,14 +133,8 @@ pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
     let dir = tempfile::tempdir().at(std::env::temp_dir())?;
     let (cells, data) = (dir.path().join("cells.h5ad"), dir.path().join("data"));
     simulate(&simulate::Settings { cells: 10_000, ..Default::default() })?.write(&cells)?;
-    let settings = preprocess::Settings {
-        inputs: vec![cells],
-        out: data.clone(),
-        perturbation: "perturbation".into(),
-        control: simulate::CONTROL.into(),
-        cell_type: "cell_type".into(),
-        ..Default::default()
-    };
+    // One batch, as in earlier figures: with two, sets would be drawn from smaller groups.
+    let settings = preprocess::Settings { batch: None, ..preprocess::Settings::of_simulated(&cells, &data) };
     preprocess(&settings, &ProgressBar::hidden())?;
     let (sets, cells) = (DataConfig::default().sets, 64);
     let args = Args { data: data.clone(), sets, cells, steps: 20, epoch: false, cold: false, json: false };
