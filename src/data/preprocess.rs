@@ -40,7 +40,7 @@ use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
 use crate::memory;
 use hvg::Flavor;
-use input::Inputs;
+use input::{CELL_TYPE, Inputs, PERTURBATION};
 use scale::Found;
 use work::{Halt, Work};
 
@@ -346,13 +346,12 @@ fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
 
 /// Names cell types whose perturbed cells have nothing to be compared with.
 fn without_controls(settings: &Settings, inputs: &Inputs) -> Option<String> {
-    let control = inputs.vocabularies[1].binary_search(&settings.control).ok()? as u32;
-    let with: BTreeSet<u32> =
-        inputs.labels.iter().filter(|label| label[1] == control).map(|label| label[0]).collect();
-    let without: Vec<&str> = (0..inputs.vocabularies[0].len() as u32)
-        .filter(|cell_type| !with.contains(cell_type))
-        .map(|cell_type| inputs.vocabularies[0][cell_type as usize].as_str())
-        .collect();
+    let [cell_types, perturbations, _] = &inputs.vocabularies;
+    let control = perturbations.binary_search(&settings.control).ok()? as u32;
+    let controls = inputs.labels.iter().filter(|label| label[PERTURBATION] == control);
+    let with: BTreeSet<u32> = controls.map(|label| label[CELL_TYPE]).collect();
+    let without = cell_types.iter().zip(0u32..).filter(|(_, cell_type)| !with.contains(cell_type));
+    let without: Vec<&str> = without.map(|(name, _)| name.as_str()).collect();
     if without.is_empty() {
         return None;
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Settings;
 use super::block::Block;
-use super::input::Inputs;
+use super::input::{Inputs, PERTURBATION};
 use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::shard::Scale;
@@ -165,7 +165,7 @@ impl Judge<'_> {
                     genes.iter().for_each(|&gene| cells_of_gene[block.place(gene)] += 1);
                     if let Some((targets, sums)) = self.targets.zip(sums.as_mut()) {
                         let places = genes.iter().map(|&gene| block.place(gene));
-                        let perturbation = inputs.labels[part.cells.start + cells.len()][1];
+                        let perturbation = inputs.labels[part.cells.start + cells.len()][PERTURBATION];
                         targets.add(sums, perturbation, places.zip(values.iter().copied()));
                     }
                 }
@@ -188,18 +188,21 @@ impl Judge<'_> {
     }
 }
 
+/// Perturbation of each cell that is kept.
+fn perturbations(inputs: &Inputs, keep: &[bool]) -> impl Iterator<Item = u32> {
+    let kept = inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep);
+    kept.map(|(label, _)| label[PERTURBATION])
+}
+
 /// Leaves out perturbations with too few remaining cells.
 fn small_groups(inputs: &Inputs, control: u32, least: u64, keep: &mut [bool], filtered: &mut Filtered) {
-    let mut cells = vec![0u64; inputs.vocabularies[1].len()];
-    let kept = |keep: &[bool]| -> Vec<u32> {
-        inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]).collect()
-    };
-    kept(keep).iter().for_each(|&perturbation| cells[perturbation as usize] += 1);
+    let mut cells = vec![0u64; inputs.vocabularies[PERTURBATION].len()];
+    perturbations(inputs, keep).for_each(|perturbation| cells[perturbation as usize] += 1);
     cells[control as usize] = 0;
     let small = |perturbation: u32| (1..least).contains(&cells[perturbation as usize]);
     filtered.small_groups = (0..cells.len() as u32).filter(|&perturbation| small(perturbation)).count();
     for (label, keep) in inputs.labels.iter().zip(keep) {
-        if *keep && small(label[1]) {
+        if *keep && small(label[PERTURBATION]) {
             *keep = false;
             filtered.small_group_cells += 1;
         }
@@ -215,12 +218,13 @@ fn left(
     filtered: &Filtered,
 ) -> Result<()> {
     let control = inputs.control(&settings.control);
-    let kept = || inputs.labels.iter().zip(keep).filter(|(_, keep)| **keep).map(|(label, _)| label[1]);
+    let kept = || perturbations(inputs, keep);
+    let several = inputs.vocabularies[PERTURBATION].len() > 1;
     let what = if rare.iter().all(|&rare| rare) {
         "no gene is in that many cells".to_string()
     } else if !kept().any(|perturbation| perturbation == control) {
         format!("no {:?} cell is left: there is nothing to compare perturbed cells with", settings.control)
-    } else if inputs.vocabularies[1].len() > 1 && !kept().any(|perturbation| perturbation != control) {
+    } else if several && !kept().any(|perturbation| perturbation != control) {
         match &filtered.knockdown {
             Some(found) => format!("no perturbed cell is left: {found}"),
             None => "no perturbed cell is left".to_string(),

@@ -17,6 +17,10 @@ use super::work::Part;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::error::{Error, Result, unknown_control};
 
+// Places of the columns in `Inputs::labels` and `Inputs::vocabularies`. Batches come last: there may be no column of them.
+pub(super) const CELL_TYPE: usize = 0;
+pub(super) const PERTURBATION: usize = 1;
+
 /// All input files.
 pub(super) struct Inputs {
     pub files: Vec<Input>,
@@ -43,7 +47,7 @@ pub(super) struct Inputs {
 
 /// Opens the files and reads their labels.
 pub(super) fn open(settings: &Settings) -> Result<Inputs> {
-    // Cell types, perturbations and, if there is such a column, batches: the order of `Inputs::labels`.
+    // In the order of `Inputs::labels`.
     let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
     columns.extend(settings.batch.as_deref());
     let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
@@ -88,7 +92,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
             labels.iter().map(|column| &column[f]),
         );
     }
-    check_control(settings, &inputs, &labels[1])?;
+    check_control(settings, &inputs, &labels[PERTURBATION])?;
     inputs.notes.extend(doubtful(&columns, &inputs.vocabularies, &settings.control));
     Ok(inputs)
 }
@@ -180,7 +184,7 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
         };
         return Err(Error::format(&settings.inputs[0], what));
     }
-    if inputs.vocabularies[1].contains(control) {
+    if inputs.vocabularies[PERTURBATION].contains(control) {
         return Ok(());
     }
     if perturbations.iter().any(|labels| labels.names.contains(control)) {
@@ -189,7 +193,7 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
         );
         return Err(Error::setting("--control-pert", what));
     }
-    let what = unknown_control("label", control, &inputs.vocabularies[1]);
+    let what = unknown_control("label", control, &inputs.vocabularies[PERTURBATION]);
     Err(Error::setting("--control-pert", format!("{what} (column {:?})", settings.perturbation)))
 }
 
@@ -232,7 +236,7 @@ impl Inputs {
 
     /// Index of the control among the perturbations.
     pub fn control(&self, label: &str) -> u32 {
-        let place = self.vocabularies[1].iter().position(|name| name == label);
+        let place = self.vocabularies[PERTURBATION].iter().position(|name| name == label);
         place.expect("checked when the files were opened") as u32
     }
 

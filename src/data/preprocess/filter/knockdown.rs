@@ -9,7 +9,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
-use crate::data::preprocess::input::Inputs;
+use crate::data::preprocess::input::{Inputs, PERTURBATION};
 use crate::data::preprocess::work::{Findings, Saved};
 use crate::error::{Error, Result};
 
@@ -111,7 +111,7 @@ impl Findings for Sums {
 
 impl Targets {
     pub(super) fn of(inputs: &Inputs, control: u32) -> Result<Targets> {
-        let labels = &inputs.vocabularies[1];
+        let labels = &inputs.vocabularies[PERTURBATION];
         let index: HashMap<String, u32> =
             inputs.genes.iter().enumerate().map(|(gene, name)| (name.clone(), gene as u32)).collect();
         let columns = NAMES.iter().filter_map(|column| Some((*column, named(inputs, column)?)));
@@ -202,9 +202,9 @@ impl Targets {
         }
         let added = labels.iter().zip(keep).filter(|(_, keep)| **keep);
         for ((label, keep), own) in
-            added.zip(&self.all.own).filter(|((label, _), _)| label[1] != self.control)
+            added.zip(&self.all.own).filter(|((label, _), _)| label[PERTURBATION] != self.control)
         {
-            let perturbation = label[1] as usize;
+            let perturbation = label[PERTURBATION] as usize;
             if !passes[perturbation] {
                 *keep = false;
                 found.cells_of_others += 1;
