@@ -112,8 +112,8 @@ fn preprocess_and_evaluate_take_every_encoding() {
         let mut settings = settings(&golden(name), &dir.path().join(name));
         (settings.perturbation, settings.control) = ("line".into(), "T".into());
         settings.cell_type = "drug".into();
-        let summary = run(&settings).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!((summary.cells, summary.dropped, summary.groups), (5, 1, 4), "{name}");
+        let kept = run(&settings).unwrap_or_else(|e| panic!("{name}: {e}")).contents;
+        assert_eq!((kept.cells, kept.dropped, kept.groups), (5, 1, 4), "{name}");
         let data = Data::open(&settings.out).expect("opened");
         assert_eq!(data.manifest().cell_types, ["b", "none", "é"], "{name}");
         checksums.push(data.manifest().sources[0].crc);

@@ -44,7 +44,7 @@ fn cells_with_few_counts_or_genes_and_genes_in_few_cells_are_left_out() {
     let summary = run(&settings).expect("made");
     let filtered = summary.filtered.expect("filters");
     // CD3E is in 3 cells, ACTB in 4, MYC in 3, TP53 in 2 and GATA1 in none.
-    assert_eq!((filtered.few_genes, filtered.rare_genes, summary.source_genes), (1, 2, 3));
+    assert_eq!((filtered.few_genes, filtered.rare_genes, summary.contents.source_genes), (1, 2, 3));
     let data = Data::open(&settings.out).expect("opened");
     assert_eq!(data.manifest().genes, ["CD3E", "ACTB", "MYC"]);
     let group = *data.groups().iter().find(|group| group.perturbation == 1).expect("b");

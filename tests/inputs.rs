@@ -42,13 +42,13 @@ fn output_of_10x_gets_its_labels_from_a_table() {
     let mut settings = settings(&input, &dir.path().join("data"));
     assert!(refusal(&settings).contains("--labels"));
     settings.labels = Some(table.clone());
-    let summary = run(&settings).expect("made");
-    let joined = summary.joined.expect("a table");
+    let kept = run(&settings).expect("made").contents;
+    let joined = kept.joined.expect("a table");
     assert_eq!((joined.matched, joined.unmatched, joined.unused), (4, 0, 1));
     assert_eq!(joined.first_unused, ["elsewhere"]);
-    assert_eq!((summary.cells, summary.dropped, summary.source_genes), (3, 1, 4));
+    assert_eq!((kept.cells, kept.dropped, kept.source_genes), (3, 1, 4));
     assert_eq!(conditions(&settings.out), pairs(&[("T", "a, b"), ("T", "none"), ("T", "none")]));
-    assert!(summary.notes.iter().any(|note| note.contains("Antibody Capture: 1")), "{:?}", summary.notes);
+    assert!(kept.notes.iter().any(|note| note.contains("Antibody Capture: 1")), "{:?}", kept.notes);
     let data = Data::open(&settings.out).expect("opened");
     assert_eq!(data.row(0).library, 4.0, "antibodies are no part of a cell's total");
 
@@ -82,11 +82,11 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     .expect("written");
     settings.labels = Some(table.clone());
     settings.batch = Some("donor".into());
-    let summary = run(&settings).expect("made");
-    let joined = summary.joined.expect("a table");
+    let kept = run(&settings).expect("made").contents;
+    let joined = kept.joined.expect("a table");
     assert_eq!((joined.matched, joined.unmatched, joined.unused), (5, 1, 0));
-    assert_eq!((summary.cells, summary.dropped), (4, 2), "cell4 has no drug, cell5 no row");
-    assert_eq!(summary.missing, [("drug".to_string(), 2), ("donor".to_string(), 1)]);
+    assert_eq!((kept.cells, kept.dropped), (4, 2), "cell4 has no drug, cell5 no row");
+    assert_eq!(kept.missing, [("drug".to_string(), 2), ("donor".to_string(), 1)]);
     assert_eq!(conditions(&settings.out), pairs(&[("B", "a"), ("B", "none"), ("T", "a"), ("T", "none")]));
     assert_eq!(Data::open(&settings.out).expect("opened").manifest().batches, ["D1", "D2"]);
 
@@ -129,9 +129,9 @@ fn genes_are_aligned_by_an_id_where_files_name_them_otherwise() {
     let (_dir, mut settings) = two_files(["CD3E", "b", "c", "d", "e"], [IDS, ["E2", "E1", "E3", "E4", "E5"]]);
     assert!(refusal(&settings).contains("--gene-id"));
     settings.gene_id = Some("gene_id".into());
-    let summary = run(&settings).expect("made");
+    let kept = run(&settings).expect("made").contents;
     assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes, GENES);
-    let shared = summary.shared.expect("two files");
+    let shared = kept.shared.expect("two files");
     assert_eq!((shared.common, shared.partial, shared.lacking), (5, 0, Vec::new()));
     let [first, second] = pair(&settings.out);
     assert_eq!(first, (vec![0, 1, 3], vec![2.0, 70_000.0, 1.0], 70_003.0));
@@ -156,11 +156,11 @@ fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
         "{what}"
     );
     settings.fill_missing = true;
-    let summary = run(&settings).expect("made");
-    let shared = summary.shared.expect("two files");
+    let kept = run(&settings).expect("made").contents;
+    let shared = kept.shared.expect("two files");
     assert_eq!((shared.common, shared.partial), (4, 2));
     assert_eq!(shared.lacking, [("in.h5ad".to_string(), 1), ("second.h5ad".to_string(), 1)]);
-    assert!(summary.notes.iter().any(|note| note.contains("2 genes are set to zero")), "{:?}", summary.notes);
+    assert!(kept.notes.iter().any(|note| note.contains("2 genes are set to zero")), "{:?}", kept.notes);
     assert_eq!(
         Data::open(&settings.out).expect("opened").manifest().genes,
         ["CD3E", "ACTB", "MYC", "TP53", "GATA1", "NEW"]
@@ -172,11 +172,7 @@ fn a_gene_that_a_file_lacks_is_zeros_where_that_is_asked_for() {
     // By id the second file adds a gene whose name is taken: it is named by its id.
     let (_dir, mut settings) = two_files(GENES, [IDS, ["E9", "E2", "E3", "E4", "E5"]]);
     (settings.fill_missing, settings.gene_id) = (true, Some("gene_id".into()));
-    let summary = run(&settings).expect("made");
+    let kept = run(&settings).expect("made").contents;
     assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes[5], "E9");
-    assert!(
-        summary.notes.iter().any(|note| note.contains("1 genes are named by their id")),
-        "{:?}",
-        summary.notes
-    );
+    assert!(kept.notes.iter().any(|note| note.contains("1 genes are named by their id")), "{:?}", kept.notes);
 }

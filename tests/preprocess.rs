@@ -97,13 +97,10 @@ fn counts_arrive_whole_with_their_labels_and_totals() {
     let (_dir, mut settings) = small(|_, _, _| ());
     settings.batch = Some("plate".into());
     let summary = run(&settings).expect("made");
-    assert_eq!((summary.cells, summary.genes, summary.source_genes, summary.groups), (6, 5, 5, 6));
-    assert_eq!((summary.scale, summary.target, summary.dropped), (Scale::Counts, Some(1e4), 0));
-    assert!(
-        summary.notes[0].contains("1000 genes were asked for, but the source has 5"),
-        "{:?}",
-        summary.notes
-    );
+    let kept = &summary.contents;
+    assert_eq!((kept.cells, kept.genes, kept.source_genes, kept.groups), (6, 5, 5, 6));
+    assert_eq!((kept.scale, summary.target, kept.dropped), (Scale::Counts, Some(1e4), 0));
+    assert!(kept.notes[0].contains("1000 genes were asked for, but the source has 5"), "{:?}", kept.notes);
     let data = Data::open(&settings.out).expect("opened");
     let manifest = data.manifest();
     assert_eq!(manifest.genes, GENES);
@@ -212,9 +209,9 @@ fn cells_without_a_label_are_left_out_and_counted() {
         obs.columns[0].1 = labels(&[2, 0, -1, 0, 1, 2], &["a", "b", "none"]);
         obs.columns[1].1 = labels(&[1, -1, -1, 1, 1, 1], &["B", "T"]);
     });
-    let summary = run(&settings).expect("made");
-    assert_eq!((summary.cells, summary.dropped, summary.cell_types), (4, 2, 1));
-    assert_eq!(summary.missing, [("line".to_string(), 2), ("drug".to_string(), 1)]);
+    let kept = run(&settings).expect("made").contents;
+    assert_eq!((kept.cells, kept.dropped, kept.cell_types), (4, 2, 1));
+    assert_eq!(kept.missing, [("line".to_string(), 2), ("drug".to_string(), 1)]);
     assert_eq!(Data::open(&settings.out).expect("opened").cells(), 4);
 
     let (_dir, settings) = small(|obs, _, _| {
@@ -228,8 +225,8 @@ fn cells_without_a_label_are_left_out_and_counted() {
 #[test]
 fn a_cell_type_without_controls_is_told() {
     let (_dir, settings) = small(|obs, _, _| obs.columns[0].1 = words(&["none", "a", "a", "a", "b", "none"]));
-    let summary = run(&settings).expect("made");
-    assert!(summary.notes.iter().any(|note| note.contains("no control cells in B")), "{:?}", summary.notes);
+    let kept = run(&settings).expect("made").contents;
+    assert!(kept.notes.iter().any(|note| note.contains("no control cells in B")), "{:?}", kept.notes);
 }
 
 #[test]
@@ -255,8 +252,8 @@ fn files_are_joined_by_the_names_of_their_genes() {
     });
     write(&second, &obs(), &var(&turned), X::Sparse(&sparse(&counts)), &[]).expect("written");
     settings.inputs.push(second.clone());
-    let summary = run(&settings).expect("made");
-    assert_eq!((summary.cells, summary.groups), (12, 5));
+    let kept = run(&settings).expect("made").contents;
+    assert_eq!((kept.cells, kept.groups), (12, 5));
     let data = Data::open(&settings.out).expect("opened");
     let group = data.groups().iter().find(|group| group.perturbation == 1).expect("b");
     assert_eq!((group.cells, row(&data, group.first)), (2, row(&data, group.first + 1)));
@@ -360,8 +357,9 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
             continue; // seurat_v3 has too few cells here to fit anything
         }
         let made = run(&settings).expect("made");
-        assert_eq!((plan.cells, plan.groups, plan.genes), (made.cells, made.groups, made.genes));
-        assert_eq!((plan.perturbations, plan.source_genes), (made.perturbations, made.source_genes));
+        let (told, kept) = (&plan.contents, &made.contents);
+        assert_eq!((told.cells, told.groups, told.genes), (kept.cells, kept.groups, kept.genes));
+        assert_eq!((told.perturbations, told.source_genes), (kept.perturbations, kept.source_genes));
         assert!(made.bytes <= plan.bytes, "{} bytes, at most {}", made.bytes, plan.bytes);
     }
     let (_dir, mut settings) = small(|_, _, _| ());

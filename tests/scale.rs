@@ -16,7 +16,7 @@ fn log_values_are_recognised_and_kept() {
             }
         });
         let summary = run(&settings).expect("made");
-        assert_eq!((summary.scale, summary.target), (scale, Some(1e4)), "{}", summary.why);
+        assert_eq!((summary.contents.scale, summary.target), (scale, Some(1e4)), "{}", summary.contents.why);
         let data = Data::open(&settings.out).expect("opened");
         let group = data.groups().iter().find(|group| group.perturbation == 1).expect("b");
         let mut x = [0.0; 5];
@@ -35,7 +35,7 @@ fn a_told_scale_is_believed() {
     let (_dir, mut settings) = small(halves);
     settings.scale = Some(Scale::Log1p);
     let summary = run(&settings).expect("made");
-    assert_eq!((summary.scale, summary.target), (Scale::Log1p, None));
+    assert_eq!((summary.contents.scale, summary.target), (Scale::Log1p, None));
     settings.scale = Some(Scale::Counts);
     settings.out.set_file_name("other");
     assert!(refusal(&settings).contains("which is not a count"));
@@ -57,8 +57,8 @@ fn the_scale_mark_alone_decides_for_a_subset_of_genes() {
     write(&marked, &obs(), &var(&GENES), X::Sparse(&sparse(&x)), &mark).expect("written");
     settings.inputs = vec![marked];
     let summary = run(&settings).expect("made");
-    assert_eq!((summary.scale, summary.target), (Scale::Log1p, None));
-    assert!(summary.why.contains("uns/log1p"));
+    assert_eq!((summary.contents.scale, summary.target), (Scale::Log1p, None));
+    assert!(summary.contents.why.contains("uns/log1p"));
     // What `sc.pp.log1p(base=2)` leaves in a file.
     let binary = dir.path().join("binary.h5ad");
     let mark = [("uns/log1p/base".to_string(), Extra::Numbers { shape: vec![1], values: &[2.0] })];

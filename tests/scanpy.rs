@@ -101,7 +101,7 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
         };
         for count in [2000, 500, 115] {
             let out = dir.path().join(format!("{table}-{count}"));
-            let summary = run(&fixture_settings(input.clone(), &out, table, count)).expect("made");
+            let kept = run(&fixture_settings(input.clone(), &out, table, count)).expect("made").contents;
             let column = format!("highly_variable@{count}");
             let mut file = csv::Reader::from_path(out.join("var.csv")).expect("var.csv");
             let found: Vec<HashMap<String, String>> =
@@ -130,12 +130,12 @@ fn scanpys_genes_are_chosen_and_its_numbers_found() {
             }
             parity.print(table, count, 0);
             let selected = wanted.iter().filter(|row| row[&column] == "1").count();
-            assert_eq!(summary.genes, selected, "{table}@{count}");
+            assert_eq!(kept.genes, selected, "{table}@{count}");
             assert_eq!(
-                summary.notes.iter().any(|note| note.contains("tie")),
+                kept.notes.iter().any(|note| note.contains("tie")),
                 selected > count,
                 "{:?}",
-                summary.notes
+                kept.notes
             );
         }
     }
@@ -168,7 +168,7 @@ fn seurat_v3_is_scanpys_with_its_interpolated_fit() {
         let out = dir.path().join(format!("{table}-{count}"));
         let mut settings = fixture_settings(input.clone(), &out, table, count);
         settings.flavor = Flavor::SeuratV3;
-        assert_eq!(run(&settings).expect("made").genes, count, "{table}@{count}");
+        assert_eq!(run(&settings).expect("made").contents.genes, count, "{table}@{count}");
         let mut file = csv::Reader::from_path(out.join("var.csv")).expect("var.csv");
         let columns = ["means", "variances", "variances_norm"];
         let (mut chosen_apart, mut ranked_apart) = (0, 0);

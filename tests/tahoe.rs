@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use scale_engine::data::h5ad::{H5ad, describe};
-use scale_engine::data::preprocess::{Genes, Settings, Summary, preprocess};
+use scale_engine::data::preprocess::{Contents, Genes, Settings, preprocess};
 use scale_engine::data::shard::{Data, Manifest};
 use scale_engine::error::Result;
 
@@ -28,9 +28,9 @@ fn settings(inputs: &[PathBuf], out: &Path) -> Settings {
     }
 }
 
-fn made(settings: &Settings) -> Result<(Summary, Data)> {
-    let summary = preprocess(settings, &indicatif::ProgressBar::hidden())?;
-    Ok((summary, Data::open(&settings.out)?))
+fn made(settings: &Settings) -> Result<(Contents, Data)> {
+    let kept = preprocess(settings, &indicatif::ProgressBar::hidden())?.contents;
+    Ok((kept, Data::open(&settings.out)?))
 }
 
 /// Labels, genes and every row; not which files they came from.
@@ -64,10 +64,9 @@ fn copied() -> tempfile::TempDir {
 fn a_folder_of_shards_gives_what_the_same_cells_give_as_h5ad() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let of_h5ad = made(&settings(&[golden("cells.h5ad")], &dir.path().join("h5ad"))).expect("shards").1;
-    let (summary, of_folder) =
-        made(&settings(&[golden("data")], &dir.path().join("folder"))).expect("shards");
+    let (kept, of_folder) = made(&settings(&[golden("data")], &dir.path().join("folder"))).expect("shards");
     assert_eq!(told(&of_h5ad), told(&of_folder));
-    assert_eq!((summary.cells, summary.dropped, summary.perturbations), (48, 0, 5));
+    assert_eq!((kept.cells, kept.dropped, kept.perturbations), (48, 0, 5));
     let blank = "[('Erdafitinib ', 0.05, 'uM')]".to_string();
     assert!(of_folder.manifest().perturbations.contains(&blank), "{:?}", of_folder.manifest().perturbations);
     // Shards one by one, as files of one data set.
@@ -107,8 +106,8 @@ fn labels_come_from_a_parquet_table_by_what_was_its_index() {
     let mut with_table = settings(&[golden("data")], &dir.path().join("table"));
     with_table.labels = Some(golden("labels.parquet"));
     with_table.cell_type = "line".into();
-    let (summary, of_table) = made(&with_table).expect("shards");
-    assert_eq!(summary.joined.map(|joined| (joined.matched, joined.unused)), Some((48, 0)));
+    let (kept, of_table) = made(&with_table).expect("shards");
+    assert_eq!(kept.joined.map(|joined| (joined.matched, joined.unused)), Some((48, 0)));
     assert_eq!(told(&of_h5ad).1, told(&of_table).1);
 }
 

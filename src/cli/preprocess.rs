@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::signal;
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{
-    Filtered, Filters, Genes, Joined, Knockdown, PartName, Parts, Plan, Settings, SharedGenes, Summary,
-    Target, plan, preprocess_parts,
+    Contents, Filtered, Filters, Genes, Knockdown, PartName, Parts, Plan, Settings, Summary, Target, plan,
+    preprocess_parts,
 };
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
@@ -210,7 +210,7 @@ pub fn run(args: Args) -> Result<()> {
     signal::tell("stopped; the same command continues what was begun")?;
     let bar = progress::bar("preprocess", 0, "cells");
     let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
-    if summary.perturbations < 2 {
+    if summary.contents.perturbations < 2 {
         eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
     }
     if json {
@@ -228,18 +228,16 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&plan).expect("a plan is plain JSON"));
         return Ok(());
     }
+    let Plan { contents, passes, parts, source_bytes, bytes } = &plan;
     println!("would make      {}", settings.out.display());
-    println!("values          {}: {}", words(plan.scale), plan.why);
-    println!("cells           {} before filters", plan.cells);
-    print_labels(plan.joined.as_ref(), plan.dropped, &plan.missing);
-    println!("genes           {} of {}", plan.genes, plan.source_genes);
-    print_shared(plan.shared.as_ref());
-    let Plan { groups, perturbations, cell_types, batches, .. } = plan;
-    print_groups(&Counted { perturbations, cell_types, batches, groups });
-    println!("reads           {:.1} MB {} times", plan.source_bytes as f64 / 1e6, plan.passes.len());
-    println!("passes          {}, in {} parts each", plan.passes.join(", "), plan.parts);
-    println!("shards          at most {:.1} MB, twice that while they are made", plan.bytes as f64 / 1e6);
-    plan.notes.iter().for_each(|note| println!("note            {note}"));
+    println!("values          {}: {}", words(contents.scale), contents.why);
+    println!("cells           {} before filters", contents.cells);
+    print_labels(contents);
+    print_genes_and_groups(contents);
+    println!("reads           {:.1} MB {} times", *source_bytes as f64 / 1e6, passes.len());
+    println!("passes          {}, in {parts} parts each", passes.join(", "));
+    println!("shards          at most {:.1} MB, twice that while they are made", *bytes as f64 / 1e6);
+    print_notes(contents);
     Ok(())
 }
 
@@ -251,43 +249,37 @@ fn words(scale: Scale) -> &'static str {
     }
 }
 
-fn print_labels(joined: Option<&Joined>, dropped: u64, missing: &[(String, u64)]) {
-    if let Some(joined) = joined {
+fn print_labels(contents: &Contents) {
+    if let Some(joined) = &contents.joined {
         println!("labels          {} cells with a row, {} without", joined.matched, joined.unmatched);
         if joined.unused > 0 {
             let first: Vec<&str> = joined.first_unused.iter().map(String::as_str).collect();
             println!("                {} rows without a cell, such as {}", joined.unused, some_of(&first));
         }
     }
-    if dropped > 0 {
-        let columns: Vec<String> =
-            missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
-        println!("left out        {dropped} cells without a label ({})", columns.join(", "));
+    if contents.dropped > 0 {
+        let missing = contents.missing.iter();
+        let columns: Vec<String> = missing.map(|(column, cells)| format!("{column}: {cells}")).collect();
+        println!("left out        {} cells without a label ({})", contents.dropped, columns.join(", "));
     }
 }
 
-/// Numbers of the labels that occur, and of the groups of cells that share all three.
-struct Counted {
-    perturbations: usize,
-    cell_types: usize,
-    batches: usize,
-    groups: usize,
-}
-
-fn print_groups(counted: &Counted) {
-    println!("perturbations   {} including the control", counted.perturbations);
-    println!("cell types      {}", counted.cell_types);
-    println!("batches         {}", counted.batches);
-    println!("groups          {}", counted.groups);
-}
-
-fn print_shared(shared: Option<&SharedGenes>) {
-    if let Some(shared) = shared {
+fn print_genes_and_groups(contents: &Contents) {
+    println!("genes           {} of {}", contents.genes, contents.source_genes);
+    if let Some(shared) = &contents.shared {
         let lacking: Vec<String> =
             shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
         let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
         println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
     }
+    println!("perturbations   {} including the control", contents.perturbations);
+    println!("cell types      {}", contents.cell_types);
+    println!("batches         {}", contents.batches);
+    println!("groups          {}", contents.groups);
+}
+
+fn print_notes(contents: &Contents) {
+    contents.notes.iter().for_each(|note| println!("note            {note}"));
 }
 
 fn settings(args: Args) -> Result<Settings> {
@@ -323,24 +315,20 @@ fn settings(args: Args) -> Result<Settings> {
 }
 
 fn print(settings: &Settings, summary: &Summary) {
+    let Summary { contents, target, filtered, bytes } = summary;
     println!("data directory  {}", settings.out.display());
-    println!("values          {}: {}", words(summary.scale), summary.why);
-    if let Some(target) = summary.target {
+    println!("values          {}: {}", words(contents.scale), contents.why);
+    if let Some(target) = target {
         println!("cell total      {target}");
     }
-    println!("cells           {}", summary.cells);
-    print_labels(summary.joined.as_ref(), summary.dropped, &summary.missing);
-    if let Some(filtered) = &summary.filtered {
+    println!("cells           {}", contents.cells);
+    print_labels(contents);
+    if let Some(filtered) = filtered {
         print_filtered(filtered);
     }
-    println!("genes           {} of {}", summary.genes, summary.source_genes);
-    print_shared(summary.shared.as_ref());
-    let Summary { groups, perturbations, cell_types, batches, .. } = *summary;
-    print_groups(&Counted { perturbations, cell_types, batches, groups });
-    println!("shards          {:.1} MB", summary.bytes as f64 / 1e6);
-    for note in &summary.notes {
-        println!("note            {note}");
-    }
+    print_genes_and_groups(contents);
+    println!("shards          {:.1} MB", *bytes as f64 / 1e6);
+    print_notes(contents);
 }
 
 fn print_filtered(filtered: &Filtered) {

@@ -10,6 +10,7 @@
 
 mod align;
 mod block;
+mod contents;
 mod doubts;
 mod filter;
 mod genes;
@@ -28,7 +29,6 @@ mod store;
 mod target;
 mod work;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
@@ -40,11 +40,12 @@ use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
 use crate::memory;
 use hvg::Flavor;
-use input::{CELL_TYPE, Inputs, PERTURBATION};
+use input::Inputs;
 use scale::Found;
 use work::{Halt, Work};
 
 pub use align::SharedGenes;
+pub use contents::Contents;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
 pub use labels::Joined;
 pub use plan::{Plan, plan};
@@ -160,40 +161,15 @@ pub enum Target {
 /// What was made.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// Cells kept.
-    pub cells: u64,
-    /// Genes kept.
-    pub genes: usize,
-    /// Genes of the sources.
-    pub source_genes: usize,
-    /// What the genes of several files have in common.
-    pub shared: Option<SharedGenes>,
-    /// Groups: cells of one perturbation, cell type and batch.
-    pub groups: usize,
-    /// Perturbations, the control among them.
-    pub perturbations: usize,
-    /// Cell types.
-    pub cell_types: usize,
-    /// Batches.
-    pub batches: usize,
-    /// What the stored values are.
-    pub scale: Scale,
-    /// How the scale was determined.
-    pub why: String,
+    /// What was kept of the sources.
+    #[serde(flatten)]
+    pub contents: Contents,
     /// Total to which cells are scaled, if known.
     pub target: Option<f64>,
-    /// How cells were matched to rows of the table of labels, if there is one.
-    pub joined: Option<Joined>,
-    /// Cells left out because a label is missing.
-    pub dropped: u64,
-    /// For each column, how many of those lack its label.
-    pub missing: Vec<(String, u64)>,
     /// What the filters left out, if there are any.
     pub filtered: Option<Filtered>,
     /// Size of the shards in bytes.
     pub bytes: u64,
-    /// What else the user should know.
-    pub notes: Vec<String>,
 }
 
 /// Makes a data directory; nothing is left on failure. A killed run leaves its parts, and the next run
@@ -269,46 +245,10 @@ fn make(
         genes::write_table(&dir.join("var.csv"), &inputs.genes, &chosen)?;
         store.merge(dir)
     })?;
-    Ok(summary(settings, inputs, found, Made { target, filtered, chosen, bytes }))
-}
-
-/// The results of the passes.
-struct Made {
-    /// Total to which cells are scaled.
-    target: Option<f64>,
-    filtered: Option<Filtered>,
-    chosen: genes::Chosen,
-    /// Size of the shards.
-    bytes: u64,
-}
-
-fn summary(settings: &Settings, inputs: Inputs, found: Found, made: Made) -> Summary {
-    let Made { target, filtered, chosen, bytes } = made;
-    let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
-    let groups: BTreeSet<&[u32; 3]> = inputs.labels.iter().collect();
-    let mut notes = inputs.notes.clone();
-    notes.extend(chosen.notes);
+    let genes::Chosen { kept, mut notes, .. } = chosen;
     notes.extend(filled(&inputs, &found));
-    notes.extend(without_controls(settings, &inputs));
-    Summary {
-        cells: inputs.labels.len() as u64,
-        genes: chosen.kept.len(),
-        source_genes: inputs.genes.len(),
-        groups: groups.len(),
-        shared: inputs.shared,
-        perturbations,
-        cell_types,
-        batches,
-        scale: found.scale,
-        why: found.why,
-        target,
-        joined: inputs.joined,
-        dropped: inputs.dropped,
-        missing: inputs.missing,
-        filtered,
-        bytes,
-        notes,
-    }
+    let contents = Contents::of(inputs, found, &settings.control, kept.len(), notes);
+    Ok(Summary { contents, target, filtered, bytes })
 }
 
 fn check(settings: &Settings) -> Result<()> {
@@ -342,18 +282,4 @@ fn filled(inputs: &Inputs, found: &Found) -> Option<String> {
         "{partial} genes are set to zero in the files that lack them: unmeasured looks like unexpressed, and \
          {totals}"
     ))
-}
-
-/// Names cell types whose perturbed cells have nothing to be compared with.
-fn without_controls(settings: &Settings, inputs: &Inputs) -> Option<String> {
-    let [cell_types, perturbations, _] = &inputs.vocabularies;
-    let control = perturbations.binary_search(&settings.control).ok()? as u32;
-    let controls = inputs.labels.iter().filter(|label| label[PERTURBATION] == control);
-    let with: BTreeSet<u32> = controls.map(|label| label[CELL_TYPE]).collect();
-    let without = cell_types.iter().zip(0u32..).filter(|(_, cell_type)| !with.contains(cell_type));
-    let without: Vec<&str> = without.map(|(name, _)| name.as_str()).collect();
-    if without.is_empty() {
-        return None;
-    }
-    Some(format!("no control cells in {}: perturbations there cannot be learned", without.join(", ")))
 }

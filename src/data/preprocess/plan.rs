@@ -1,45 +1,20 @@
 //! What preprocessing would do, found by reading only labels and a sample of values.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use super::block::Input;
 use super::hvg::Flavor;
 use super::input::{self, Inputs};
-use super::{Genes, Joined, Parts, Settings, SharedGenes, Target, genes, scale, target, work};
+use super::{Contents, Genes, Parts, Settings, Target, genes, scale, target, work};
 use crate::data::shard::Scale;
 use crate::error::{At, Result};
 
 /// What [`super::preprocess`] would do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// Cells with all their labels, before filters.
-    pub cells: u64,
-    /// Cells left out because a label is missing.
-    pub dropped: u64,
-    /// Columns with missing labels, and how many cells lack each.
-    pub missing: Vec<(String, u64)>,
-    /// Genes of the sources.
-    pub source_genes: usize,
-    /// Most genes that would be kept.
-    pub genes: usize,
-    /// What the genes of several files have in common.
-    pub shared: Option<SharedGenes>,
-    /// How the table of labels was matched.
-    pub joined: Option<Joined>,
-    /// Groups: cells of one perturbation, cell type and batch.
-    pub groups: usize,
-    /// Perturbations, the control among them.
-    pub perturbations: usize,
-    /// Cell types.
-    pub cell_types: usize,
-    /// Batches.
-    pub batches: usize,
-    /// What the values are.
-    pub scale: Scale,
-    /// How the scale was determined.
-    pub why: String,
+    /// What the sources hold.
+    #[serde(flatten)]
+    pub contents: Contents,
     /// How often the sources would be read from end to end, and what for: the names used in `--part PASS/K`.
     pub passes: Vec<&'static str>,
     /// Parts of each pass.
@@ -48,8 +23,6 @@ pub struct Plan {
     pub source_bytes: u64,
     /// Largest possible size of the shards in bytes.
     pub bytes: u64,
-    /// What else the user should know.
-    pub notes: Vec<String>,
 }
 
 /// Bytes of a stored number: its gene, and the widest value type.
@@ -68,7 +41,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     let mut inputs = input::open(settings)?;
     let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
-    let kept = match &settings.genes {
+    let genes = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?.kept.len(),
         Genes::Top(count) => (*count).min(inputs.genes.len()),
     };
@@ -76,32 +49,12 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     for path in &settings.inputs {
         source_bytes += size(path)?;
     }
-    let cells = inputs.labels.len() as u64;
-    let numbers = stored(&inputs).min(cells * kept as u64);
-    let [cell_types, perturbations, batches] = inputs.vocabularies.each_ref().map(Vec::len);
-    let mut notes = inputs.notes.clone();
-    notes.extend(super::without_controls(settings, &inputs));
-    let groups = inputs.labels.iter().collect::<BTreeSet<_>>().len();
-    Ok(Plan {
-        cells,
-        source_genes: inputs.genes.len(),
-        genes: kept,
-        groups,
-        perturbations,
-        cell_types,
-        batches,
-        passes: passes(settings, found.scale),
-        parts: work::cut(&inputs, parts.cells).len(),
-        scale: found.scale,
-        why: found.why,
-        source_bytes,
-        bytes: numbers * NUMBER + cells * CELL + names(&inputs)? + groups as u64 * GROUP + HEADERS,
-        dropped: inputs.dropped,
-        missing: inputs.missing,
-        shared: inputs.shared,
-        joined: inputs.joined,
-        notes,
-    })
+    let (stored, names) = (stored(&inputs), names(&inputs)?);
+    let (passes, parts) = (passes(settings, found.scale), work::cut(&inputs, parts.cells).len());
+    let contents = Contents::of(inputs, found, &settings.control, genes, Vec::new());
+    let numbers = stored.min(contents.cells * genes as u64);
+    let bytes = numbers * NUMBER + contents.cells * CELL + names + contents.groups as u64 * GROUP + HEADERS;
+    Ok(Plan { contents, passes, parts, source_bytes, bytes })
 }
 
 /// Names of the passes over the sources, in order.
