@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::aside;
@@ -130,26 +130,34 @@ impl Checkpoint {
         let map = map(path)?;
         let read = Read::of(path, &map)?;
         let [weights, average, m, v] = FLATS.map(|prefix| read.flat(prefix));
-        Ok(Checkpoint { flats: [weights?, average?, m?, v?], frame: read.frame })
+        let flats = [weights?, average?, m?, v?];
+        let Read { file, statistics, effects, .. } = read;
+        Ok(Checkpoint { frame: Frame { header: file.text.header, statistics, effects }, flats })
     }
 
     /// Reads only what the file says about itself.
     pub fn describe(path: &Path) -> Result<Described> {
         let map = map(path)?;
-        let Text { header, program, .. } = read_text(path, &map)?;
-        let file = tensors(path, &map)?;
-        let mut tensors: Vec<_> =
-            file.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec())).collect();
+        let file = File::of(path, &map)?;
+        let shapes = file.tensors.iter().map(|(name, view)| (name.to_string(), view.shape().to_vec()));
+        let mut tensors: Vec<_> = shapes.collect();
         tensors.sort();
-        Ok(Described { header, program, tensors })
+        Ok(Described { header: file.text.header, program: file.text.program, tensors })
     }
 
     /// Refuses a file with a tensor that is not as it was written, naming the tensor.
     pub fn check(path: &Path) -> Result<()> {
         let map = map(path)?;
-        let Text { sums, .. } = read_text(path, &map)?;
-        let views = tensors(path, &map)?.tensors();
-        views.par_iter().try_for_each(|(name, view)| check_sum(path, &sums, name, view))
+        let file = File::of(path, &map)?;
+        file.tensors.tensors().par_iter().try_for_each(|(name, view)| file.check(name, view))
+    }
+}
+
+impl Described {
+    /// Names and shapes of the weights, sorted.
+    pub fn weights(&self) -> impl Iterator<Item = &(String, Vec<usize>)> {
+        let others = || FLATS[1..].iter().chain(&["statistics.", "effects."]);
+        self.tensors.iter().filter(move |(name, _)| !others().any(|prefix| name.starts_with(prefix)))
     }
 }
 
@@ -182,10 +190,10 @@ impl Frame {
         let metadata = HashMap::from([(KEY.to_string(), text)]);
         aside::named(path, |aside| {
             // The library creates the file under another name, for its owner only.
-            let open_to = File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
+            let open_to = fs::File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
             safetensors::serialize_to_file(views, Some(metadata), aside)
                 .map_err(|e| Error::format(path, format!("could not be written: {e}")))?;
-            std::fs::set_permissions(aside, open_to).at(aside)
+            fs::set_permissions(aside, open_to).at(aside)
         })
     }
 }
@@ -213,8 +221,8 @@ impl Trained {
                 "contains weights that are NaN or infinite; use an earlier checkpoint",
             ));
         }
-        let Read { frame: Frame { header, effects, .. }, model, table, .. } = read;
-        Ok(Trained { header, effects, model, params: Params::new(table, average) })
+        let Read { file, effects, model, table, .. } = read;
+        Ok(Trained { header: file.text.header, effects, model, params: Params::new(table, average) })
     }
 
     /// The same on a device.
@@ -226,30 +234,28 @@ impl Trained {
 
 /// What both ways of reading share: all but the long flat buffers.
 struct Read<'a> {
-    path: &'a Path,
-    file: SafeTensors<'a>,
-    sums: BTreeMap<String, u32>,
-    frame: Frame,
+    file: File<'a>,
+    statistics: Statistics,
+    effects: Effects,
     model: Model,
     table: Table,
 }
 
 impl<'a> Read<'a> {
     fn of(path: &'a Path, bytes: &'a [u8]) -> Result<Read<'a>> {
-        let Text { header, effects: pairs, sums, .. } = read_text(path, bytes)?;
-        let file = tensors(path, bytes)?;
+        let file = File::of(path, bytes)?;
+        let Text { header, effects: pairs, .. } = &file.text;
         let genes = header.data.genes.len();
-        let numbers = |name: &str, shape: &[usize]| numbers(path, &file, &sums, name, shape);
-        let (mean, std) = (numbers("statistics.mean", &[genes])?, numbers("statistics.std", &[genes])?);
+        let (mean, std) =
+            (file.numbers("statistics.mean", &[genes])?, file.numbers("statistics.std", &[genes])?);
         let statistics = Statistics { mean, std };
-        let values = numbers("effects.values", &[pairs.len(), genes])?;
+        let values = file.numbers("effects.values", &[pairs.len(), genes])?;
         if !pairs.is_sorted_by(|a, b| a < b) {
-            let what = "header: the pairs in `effects` are not sorted and unique";
-            return Err(Error::format(path, what));
+            return Err(file.wrong("header: the pairs in `effects` are not sorted and unique"));
         }
-        let effects = Effects::new(pairs, values);
+        let effects = Effects::new(pairs.clone(), values);
         let (model, table) = Model::new(&header.config, &vocabulary(&header.data), statistics.clone());
-        Ok(Read { path, file, sums, frame: Frame { header, statistics, effects }, model, table })
+        Ok(Read { file, statistics, effects, model, table })
     }
 
     /// One number for each of the table's, from the tensors with this prefix.
@@ -257,15 +263,61 @@ impl<'a> Read<'a> {
         let name = |entry: &Entry| format!("{prefix}{}", entry.name);
         // Before memory is allocated: a false config asks for more than the file has.
         for entry in self.table.entries() {
-            view_of(self.path, &self.file, &name(entry), &entry.shape)?;
+            self.file.view(&name(entry), &entry.shape)?;
         }
         let mut flat = vec![0.0; self.table.len()];
         for entry in self.table.entries() {
-            let name = name(entry);
-            let found = numbers(self.path, &self.file, &self.sums, &name, &entry.shape)?;
-            flat[entry.range()].copy_from_slice(&found);
+            flat[entry.range()].copy_from_slice(&self.file.numbers(&name(entry), &entry.shape)?);
         }
         Ok(Tensor::new(&[flat.len()], flat))
+    }
+}
+
+/// A checkpoint's bytes, taken apart but not yet believed: a tensor is checked when it is read.
+struct File<'a> {
+    path: &'a Path,
+    text: Text,
+    tensors: SafeTensors<'a>,
+}
+
+impl<'a> File<'a> {
+    fn of(path: &'a Path, bytes: &'a [u8]) -> Result<File<'a>> {
+        let text = read_text(path, bytes)?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| foreign(path, e))?;
+        Ok(File { path, text, tensors })
+    }
+
+    /// A tensor, its shape checked.
+    fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
+        let view =
+            self.tensors.tensor(name).map_err(|_| self.wrong(format!("tensor {name:?} is missing")))?;
+        if view.dtype() == Dtype::F32 && view.shape() == shape {
+            return Ok(view);
+        }
+        let what =
+            format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
+        Err(self.wrong(what))
+    }
+
+    /// A tensor as f32, its shape and its bytes checked.
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let view = self.view(name, shape)?;
+        self.check(name, &view)?;
+        Ok(bytemuck::pod_collect_to_vec(view.data()))
+    }
+
+    /// Refuses a tensor whose bytes are not those that were written.
+    fn check(&self, name: &str, view: &TensorView) -> Result<()> {
+        match self.text.sums.get(name) == Some(&crc32fast::hash(view.data())) {
+            true => Ok(()),
+            false => {
+                Err(self.wrong(format!("tensor {name:?} does not match its checksum; the file is damaged")))
+            }
+        }
+    }
+
+    fn wrong(&self, what: impl Into<String>) -> Error {
+        Error::format(self.path, what)
     }
 }
 
@@ -301,7 +353,7 @@ pub fn vocabulary(data: &Manifest) -> Vocabulary {
 
 /// The file's bytes, of which only those that are looked at are read.
 fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).at(path)?;
+    let file = fs::File::open(path).at(path)?;
     if file.metadata().at(path)?.len() == 0 {
         return Err(Error::format(path, "is empty, so not a checkpoint"));
     }
@@ -310,8 +362,8 @@ fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.at(path)
 }
 
-fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))
+fn foreign(path: &Path, error: SafeTensorError) -> Error {
+    Error::format(path, format!("not a safetensors file: {error}"))
 }
 
 fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
@@ -320,8 +372,7 @@ fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
         version: u32,
     }
     let bad = |what: String| Error::format(path, what);
-    let (_, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| foreign(path, e))?;
     let text = metadata
         .metadata()
         .as_ref()
@@ -341,37 +392,4 @@ fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
 fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
     TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers))
         .expect("a shape of its numbers")
-}
-
-/// A tensor of the file, its shape checked.
-fn view_of<'a>(path: &Path, file: &SafeTensors<'a>, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
-    let view = file.tensor(name).map_err(|_| Error::format(path, format!("tensor {name:?} is missing")))?;
-    if view.dtype() == Dtype::F32 && view.shape() == shape {
-        return Ok(view);
-    }
-    let what = format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
-    Err(Error::format(path, what))
-}
-
-fn check_sum(path: &Path, sums: &BTreeMap<String, u32>, name: &str, view: &TensorView) -> Result<()> {
-    match sums.get(name) == Some(&crc32fast::hash(view.data())) {
-        true => Ok(()),
-        false => {
-            let what = format!("tensor {name:?} does not match its checksum; the file is damaged");
-            Err(Error::format(path, what))
-        }
-    }
-}
-
-/// A tensor of the file as f32, its shape and its bytes checked.
-fn numbers(
-    path: &Path,
-    file: &SafeTensors,
-    sums: &BTreeMap<String, u32>,
-    name: &str,
-    shape: &[usize],
-) -> Result<Vec<f32>> {
-    let view = view_of(path, file, name, shape)?;
-    check_sum(path, sums, name, &view)?;
-    Ok(bytemuck::pod_collect_to_vec(view.data()))
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use scale_engine::checkpoint::Checkpoint;
 use scale_engine::data::h5ad::{self, H5ad, X};
 use scale_engine::data::preprocess::{self, Genes, Target};
 use scale_engine::data::shard::Scale;
@@ -113,25 +114,46 @@ fn a_damaged_checkpoint_is_refused_with_the_tensor_that_is_damaged() {
     assert!(code == Some(1) && said.contains("damaged") && said.contains("tensor"), "{code:?} {said}");
 }
 
+/// A checkpoint's bytes, with a part of its header replaced.
+fn reworded(mut bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).expect("in the header");
+    bytes.splice(at..at + from.len(), to.bytes());
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let length = length + to.len() - from.len();
+    // The header is padded with blanks to a multiple of eight.
+    let pad = length.next_multiple_of(8) - length;
+    bytes.splice(8 + length..8 + length, std::iter::repeat_n(b' ', pad));
+    bytes[..8].copy_from_slice(&((length + pad) as u64).to_le_bytes());
+    bytes
+}
+
 #[test]
 fn a_checkpoint_whose_config_asks_for_more_than_it_holds_is_refused_before_memory_is_taken() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (path, out) = (dir.path().join("lies.safetensors"), dir.path().join("out.h5ad"));
-    let mut bytes = fs::read(last(&small().run)).expect("readable");
-    let (from, to) = (r#"\"ffn\":48"#, r#"\"ffn\":8388608"#);
-    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("in the header");
-    bytes.splice(at..at + from.len(), to.bytes());
-    // The header is padded with blanks to a multiple of eight.
-    let length =
-        u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) + (to.len() - from.len()) as u64;
-    let pad = length.next_multiple_of(8) - length;
-    bytes.splice(8 + length as usize..8 + length as usize, std::iter::repeat_n(b' ', pad as usize));
-    bytes[..8].copy_from_slice(&(length + pad).to_le_bytes());
-    fs::write(&path, &bytes).expect("written");
+    let bytes = fs::read(last(&small().run)).expect("readable");
+    fs::write(&path, reworded(bytes, r#"\"ffn\":48"#, r#"\"ffn\":8388608"#)).expect("written");
     let mut predict = program();
     predict.arg("predict").arg(&path).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
     let (code, said) = told(predict.arg("--out").arg(&out));
     assert!(code == Some(1) && said.contains("expected F32 [16777"), "{code:?} {said}");
+}
+
+/// Before its fields had names it was a pair.
+#[test]
+fn a_checkpoint_whose_best_validation_is_a_pair_is_read() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("pair.safetensors");
+    let bytes = fs::read(last(&small().run)).expect("readable");
+    let text = String::from_utf8_lossy(&bytes);
+    let (_, rest) = text.split_once(r#"\"best\":{\"pdcorr\":"#).expect("a best validation");
+    let (score, rest) = rest.split_once(r#",\"step\":"#).expect("its step");
+    let (step, _) = rest.split_once('}').expect("an end");
+    let named = format!(r#"{{\"pdcorr\":{score},\"step\":{step}}}"#);
+    let pair = reworded(bytes.clone(), &named, &format!("[{score},{step}]"));
+    fs::write(&path, pair).expect("written");
+    let best = |path: &Path| Checkpoint::load(path).expect("readable").frame.header.best;
+    assert_eq!(best(&path).expect("found"), best(&last(&small().run)).expect("found"));
 }
 
 #[test]

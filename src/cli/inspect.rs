@@ -158,12 +158,9 @@ fn data(path: &Path) -> Result<Value> {
 }
 
 fn checkpoint(path: &Path) -> Result<Value> {
-    let Described { header, program, tensors } = Checkpoint::describe(path)?;
-    let weights = |name: &str| {
-        !["average.", "moment1.", "moment2.", "statistics.", "effects."].iter().any(|p| name.starts_with(p))
-    };
-    let of_model: Vec<_> = tensors.iter().filter(|(name, _)| weights(name)).collect();
-    let count: usize = of_model.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let described = Checkpoint::describe(path)?;
+    let Described { header, program, .. } = &described;
+    let count: usize = described.weights().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     let mut told = json!({
         "kind": "checkpoint",
         "program": program,
@@ -178,7 +175,7 @@ fn checkpoint(path: &Path) -> Result<Value> {
         "sources": header.data.sources,
         "split_sha256": header.split,
         "init_from": header.init_from,
-        "tensors": of_model.iter().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
+        "tensors": described.weights().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
     });
     if let Err(error) = Checkpoint::check(path) {
         told["damaged"] = json!(error.to_string());
