@@ -30,6 +30,7 @@ pub use presets::Preset;
 pub use report::{PartReport, Report};
 
 use super::controls::control_pool;
+use super::population::perturbed_groups;
 use super::shard::{Data, Manifest};
 use crate::error::{At, Error, Result};
 use clauses::{Clauses, Place};
@@ -71,12 +72,8 @@ impl std::str::FromStr for Part {
 /// The groups of each part, ascending. Control groups can be in several parts, perturbed groups in only one.
 #[derive(Clone, Debug)]
 pub struct Split {
-    /// Group numbers of the training part.
-    pub train: Vec<u32>,
-    /// Group numbers of the validation part; may be empty.
-    pub val: Vec<u32>,
-    /// Group numbers of the test part.
-    pub test: Vec<u32>,
+    /// In the order of [`Part::ALL`]; each may be empty.
+    parts: [Vec<u32>; 3],
     /// SHA-256 of the file, as `sha256sum` prints it.
     pub hash: String,
     /// What is allowed but may not be intended.
@@ -110,7 +107,7 @@ impl Split {
     fn parse(text: &str, data: &Data) -> std::result::Result<Split, String> {
         let Clauses { places, warnings } = Clauses::parse(text, data)?;
         let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut split = Split { train: Vec::new(), val: Vec::new(), test: Vec::new(), hash, warnings };
+        let mut split = Split { parts: Default::default(), hash, warnings };
         for (number, group) in data.groups().iter().enumerate() {
             let place = &places[group.cell_type as usize];
             let parts = if group.perturbation == data.control_id() {
@@ -119,7 +116,7 @@ impl Split {
                 place.perturbed(group.perturbation).into_iter().collect()
             };
             for part in parts {
-                split.part_mut(part).push(number as u32);
+                split.parts[part as usize].push(number as u32);
             }
         }
         split.check_controls(data, &places)?;
@@ -128,27 +125,14 @@ impl Split {
         Ok(split)
     }
 
-    /// The groups of a part.
+    /// The groups of a part; may be empty.
     pub fn part(&self, part: Part) -> &[u32] {
-        match part {
-            Part::Train => &self.train,
-            Part::Val => &self.val,
-            Part::Test => &self.test,
-        }
-    }
-
-    fn part_mut(&mut self, part: Part) -> &mut Vec<u32> {
-        match part {
-            Part::Train => &mut self.train,
-            Part::Val => &mut self.val,
-            Part::Test => &mut self.test,
-        }
+        &self.parts[part as usize]
     }
 
     /// The groups of a part that are not controls.
     pub fn perturbed(&self, part: Part, data: &Data) -> Vec<u32> {
-        let perturbed = |g: &&u32| data.groups()[**g as usize].perturbation != data.control_id();
-        self.part(part).iter().filter(perturbed).copied().collect()
+        perturbed_groups(data, self.part(part))
     }
 
     /// The perturbed groups of the training part, by whether they can be used.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{Part, Split};
+use super::Split;
 use crate::data::shard::Data;
 
 /// The three parts in numbers.
@@ -45,14 +45,15 @@ pub struct PartReport {
 
 impl Report {
     pub(super) fn of(split: &Split, data: &Data) -> Report {
-        let kept: HashSet<u32> = Part::ALL.iter().flat_map(|&part| split.part(part)).copied().collect();
+        let kept: HashSet<u32> = split.parts.iter().flatten().copied().collect();
         let dropped: Vec<u32> = (0..data.groups().len() as u32).filter(|g| !kept.contains(g)).collect();
+        let [train, val, test] = split.parts.each_ref().map(|groups| PartReport::of(groups, data));
         Report {
             dataset: data.manifest().dataset.clone(),
             hash: split.hash.clone(),
-            train: PartReport::of(&split.train, data),
-            val: PartReport::of(&split.val, data),
-            test: PartReport::of(&split.test, data),
+            train,
+            val,
+            test,
             dropped: PartReport::of(&dropped, data),
             warnings: split.warnings.clone(),
         }
