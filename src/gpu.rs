@@ -105,7 +105,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Nobody else can hold the lock of a value being dropped. Every buffer holds the device, so none is left in the block.
-        let block = self.arena.get_mut().ok().and_then(Arena::give_block).flatten();
+        let block = self.arena.get_mut().ok().and_then(|arena| arena.give_block().ok()?);
         // SAFETY: from `allocate`, and the arena has given it up.
         block.inspect(|&block| unsafe { self.driver.free(block) });
     }

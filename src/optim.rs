@@ -148,7 +148,7 @@ impl Optimizer {
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
-        self.advance(params, &clip, config, [k, steps], |_, _, _| Ok(())).expect("nobody else is asked");
+        self.advance(params, &clip, config, k, steps, |_, _, _| Ok(())).expect("nobody else is asked");
         clip.slice(0..1)
     }
 
@@ -165,7 +165,8 @@ impl Optimizer {
         params: &mut Params,
         clip: &Tensor,
         config: &OptimConfig,
-        [k, steps]: [u64; 2],
+        k: u64,
+        steps: u64,
         mut moved: impl FnMut(&Share, &Range<usize>, &Params) -> Result<()>,
     ) -> Result<()> {
         let rate = learning_rate(config, k, steps);

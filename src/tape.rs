@@ -8,9 +8,11 @@ use crate::laps::{Laps, Way};
 use crate::tensor::Tensor;
 
 mod back;
+mod op;
 mod sums;
 mod var;
 
+pub use op::{Flops, Op};
 pub use sums::Sink;
 pub use var::Var;
 
@@ -52,27 +54,6 @@ struct Node {
     /// Where a leaf's gradient is written, instead of being kept for the caller.
     sink: Option<Sink>,
     op: Op,
-}
-
-/// An op's name, after its file, and its multiplications and additions: of the forward, of the backward, and of the part of the
-/// backward that reads the first input. An op that only moves numbers is given by its name alone.
-#[derive(Clone, Copy, Debug)]
-pub struct Op {
-    name: &'static str,
-    flops: [u64; 3],
-}
-
-impl Op {
-    /// An op made of arithmetic.
-    pub fn of(name: &'static str, flops: [usize; 3]) -> Op {
-        Op { name, flops: flops.map(|flops| flops as u64) }
-    }
-}
-
-impl From<&'static str> for Op {
-    fn from(name: &'static str) -> Op {
-        Op::of(name, [0; 3])
-    }
 }
 
 /// An op that has yet to read its first input, and the gradient of its value.
@@ -275,7 +256,7 @@ impl Tape {
         if !inputs.is_empty() {
             let given: Vec<&Tensor> = self.values(inputs).collect();
             let read = given.iter().map(|x| x.bytes()).sum();
-            self.lap(op.name, &shape, Way::Forward, op.flops[0], [read, fresh(&[&value], &given)]);
+            self.lap(op.name, &shape, Way::Forward, op.flops.forward, [read, fresh(&[&value], &given)]);
         }
         let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
         self.nodes.push(Node { value, shape, bytes, needs, inputs, way_back, waiting, sink, op });
@@ -288,10 +269,10 @@ impl Tape {
     }
 
     /// Notes the bytes that an op has read and written; one that only presents its input in another way has moved none.
-    fn lap(&self, op: &str, shape: &[usize], way: Way, flops: u64, [read, written]: [u64; 2]) {
+    fn lap(&self, op: &str, shape: &[usize], way: Way, flops: usize, [read, written]: [u64; 2]) {
         let Some(laps) = &self.laps else { return };
         let bytes = if written == 0 { 0 } else { written + read };
-        laps.lap(op, shape, way, (bytes, flops));
+        laps.lap(op, shape, way, (bytes, flops as u64));
     }
 }
 

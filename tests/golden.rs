@@ -156,7 +156,7 @@ impl Walk {
         let vars = self.params.bind(&mut tape);
         let losses = self.model.losses(&mut tape, &vars, &self.examples, &draws);
         let item = |var| f64::from(tape.value(var).item());
-        let parts = losses.parts.iter().map(|&(name, var, _)| (name, item(var))).collect();
+        let parts = losses.parts.iter().map(|part| (part.name, item(part.value))).collect();
         let loss = item(losses.total);
         let found = tape.backward(losses.total);
         self.params.collect(&vars, found);

@@ -73,6 +73,9 @@ pub struct Turn {
     pub tried: bool,
 }
 
+/// Other work left a live buffer in the block, which therefore stays where it is.
+pub struct InUse;
+
 impl Arena {
     /// Whether steps of this shape are laid out.
     pub fn knows(&mut self, shape: &[usize]) -> bool {
@@ -192,14 +195,13 @@ impl Arena {
         }
     }
 
-    /// Hands out the block, if there is one, to be freed. None if other work left a live buffer in it: then the block stays, and
-    /// steps run without a layout.
-    pub fn give_block(&mut self) -> Option<Option<u64>> {
+    /// Hands out the block, if there is one, to be freed. If it is in use, steps run without a layout.
+    pub fn give_block(&mut self) -> Result<Option<u64>, InUse> {
         if self.block.as_ref().is_some_and(|block| !block.live.is_empty()) {
             self.plan = None;
-            return None;
+            return Err(InUse);
         }
-        Some(self.block.take().map(|block| block.address))
+        Ok(self.block.take().map(|block| block.address))
     }
 
     /// Whether there is a layout that a step has followed, and none has departed from since.
@@ -248,7 +250,7 @@ mod tests {
             let (served, _) = act(arena, story, heap);
             assert_eq!(served, 0, "a step that is counted has no block");
             arena.end_count();
-            if arena.give_block().is_some() {
+            if arena.give_block().is_ok() {
                 arena.take_block(1 << 40);
             }
         }
@@ -364,7 +366,7 @@ mod tests {
         assert!(!arena.knows(&[2]));
         arena.begin_count();
         arena.end_count();
-        assert!(arena.give_block().is_none() && arena.begin().sizes.is_empty());
+        assert!(arena.give_block().is_err() && arena.begin().sizes.is_empty());
         assert_eq!(arena.phase, Phase::Loose);
     }
 }

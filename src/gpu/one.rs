@@ -77,7 +77,7 @@ impl Gpu {
 
     /// Replaces the block by one of another size.
     fn move_block(&self, bytes: usize) -> Result<()> {
-        let Some(old) = self.arena().give_block() else { return Ok(()) };
+        let Ok(old) = self.arena().give_block() else { return Ok(()) };
         let driver = &self.0.driver;
         if let Some(old) = old {
             // SAFETY: nothing in it is live.

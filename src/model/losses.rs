@@ -39,10 +39,21 @@ impl Examples {
 pub struct Losses {
     /// L = L_MSE + w_mmd L_MMD + w_flow L_flow (+ terms that are not in the paper).
     pub total: Var,
-    /// The parts with their weights, by the names used in metrics.jsonl.
-    pub parts: Vec<(&'static str, Var, f32)>,
+    /// The weighted sum's terms.
+    pub parts: Vec<LossPart>,
     /// Latents of the batch, `[2B, N, D]`.
     pub latents: Var,
+}
+
+/// One term of the loss.
+#[derive(Clone, Copy, Debug)]
+pub struct LossPart {
+    /// As in metrics.jsonl.
+    pub name: &'static str,
+    /// Before its weight, `[1]`.
+    pub value: Var,
+    /// What it is multiplied by in the sum.
+    pub weight: f32,
 }
 
 /// The random choices of a step: one time per set, and the stream of the start's noise.
@@ -83,7 +94,8 @@ impl Model {
         let mse = t.squared_error(decoded, cells);
         let mmd = t.mmd(decoded, cells, weights.kernel);
         let (mse, mmd) = (t.scale(mse, 2.0), t.scale(mmd, 2.0));
-        let mut parts = vec![("mse", mse, 1.0), ("mmd", mmd, weights.w_mmd)];
+        let part = |name, value, weight| LossPart { name, value, weight };
+        let mut parts = vec![part("mse", mse, 1.0), part("mmd", mmd, weights.w_mmd)];
 
         let from = match config.flow.start {
             Start::Shifted => {
@@ -101,13 +113,14 @@ impl Model {
         let zt = t.flow_path(zs, z1, &draws.times);
         let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
         let variant = config.variant();
-        parts.push(("flow", t.flow_loss(answer, zs, z1, zt, &draws.times, variant), weights.w_flow));
+        let flow = t.flow_loss(answer, zs, z1, zt, &draws.times, variant);
+        parts.push(part("flow", flow, weights.w_flow));
 
         if weights.effect > 0.0 || weights.w_endpoint > 0.0 {
             let endpoint = t.flow_endpoint(answer, zs, zt, &draws.times, variant);
             let predicted = self.decode(t, p, endpoint); // [B, N, G]
             if weights.w_endpoint > 0.0 {
-                parts.push(("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
+                parts.push(part("endpoint", t.mmd(predicted, x1, weights.kernel), weights.w_endpoint));
             }
             if weights.effect > 0.0 {
                 // Differences first: an effect is far smaller than the means, whose rounding to bf16 would drown it.
@@ -115,10 +128,10 @@ impl Model {
                     let moved = t.sub(after, before);
                     t.pool(moved) // [B, G]
                 });
-                parts.push(("effect", t.squared_error(change, truth), weights.effect));
+                parts.push(part("effect", t.squared_error(change, truth), weights.effect));
             }
         }
-        let weighted: Vec<(Var, f32)> = parts.iter().map(|&(_, part, weight)| (part, weight)).collect();
+        let weighted: Vec<(Var, f32)> = parts.iter().map(|part| (part.value, part.weight)).collect();
         Losses { total: t.weighted_sum(&weighted), parts, latents: z }
     }
 }

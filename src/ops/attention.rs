@@ -15,7 +15,7 @@
 //! ```
 
 use crate::ops::gate;
-use crate::tape::{Op, Tape, Var};
+use crate::tape::{Flops, Op, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -36,7 +36,7 @@ impl Tape {
         let inputs: Vec<Var> = [qkv].into_iter().chain(seed).collect();
         // Two products of N x N x K per head forward, five backward.
         let product = 2 * z.sets * z.rows * z.rows * z.out();
-        let op = Op::of("attention", [2 * product, 5 * product, 0]);
+        let op = Op::of("attention", Flops { forward: 2 * product, backward: 5 * product, reading: 0 });
         self.record_remade(op, &inputs, y, move |back| {
             let given = Given { dy: back.dy, qkv: &xs, seed: ss.as_ref(), y: &mixed, lse: &lse };
             let Found { dx, dseed, y } = backward(&given, heads, back.again);

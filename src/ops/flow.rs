@@ -130,13 +130,22 @@ struct Begin {
     /// Share of z0; if it is 1 there is no noise.
     share: f32,
     mask: f32,
-    /// Per set: streams of noise and mask, and the index of the first number.
+    /// One per set.
     streams: Streams,
+}
+
+/// Where a set's random numbers come from.
+struct Stream {
+    noise: Rng,
+    /// Decides which entries are masked.
+    holes: Rng,
+    /// Index of the set's first number in both.
+    first: u64,
 }
 
 /// The streams, on the host or device of the tensor that they are drawn for.
 enum Streams {
-    Host(Vec<(Rng, Rng, u64)>),
+    Host(Vec<Stream>),
     Device(Buffer),
 }
 
@@ -144,7 +153,8 @@ impl Begin {
     fn new(z: &Tensor, share: f32, mask: f32, streams: &[(Rng, u64)]) -> Begin {
         let [sets, _, _] = z.dims("flow start");
         assert_eq!(streams.len(), sets, "flow start: one stream a set");
-        let streams: Vec<_> = streams.iter().map(|&(rng, first)| (rng.at(0), rng.at(1), first)).collect();
+        let stream = |&(rng, first): &(Rng, u64)| Stream { noise: rng.at(0), holes: rng.at(1), first };
+        let streams: Vec<Stream> = streams.iter().map(stream).collect();
         let streams = match z.gpu() {
             Some(gpu) => Streams::Device(device::upload(gpu, &streams)),
             None => Streams::Host(streams),
@@ -169,9 +179,9 @@ impl Begin {
         };
         let size = z.len() / streams.len();
         let y = blocks::make_within(streams.len(), size, blocks::GRAIN, |set, first, y| {
-            let (noise, holes, start) = streams[set];
+            let Stream { noise, holes, first: number } = streams[set];
             let z = &z.data()[set * size + first..];
-            for ((i, y), z) in (start + first as u64..).zip(y).zip(z) {
+            for ((i, y), z) in (number + first as u64..).zip(y).zip(z) {
                 if self.mask == 0.0 || holes.uniform(i) >= self.mask {
                     let e = if noisy { noise.normal(i) } else { 0.0 };
                     *y = e + self.share * z;

@@ -14,7 +14,7 @@ use crate::ops::blocks;
 use crate::ops::cast::cast;
 use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::tape::{Op, Sink, Tape, Var};
+use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -47,7 +47,8 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
         let others = [with_bias.then_some(None), with_residual.then(|| Some(dy.clone()))];
         [dx, None].into_iter().chain(others.into_iter().flatten()).collect()
     };
-    tape.record_read(Op::of("matmul", [product, of_x, of_w]), &inputs, y, backward, move |dy, x| {
+    let op = Op::of("matmul", Flops { forward: product, backward: of_x, reading: of_w });
+    tape.record_read(op, &inputs, y, backward, move |dy, x| {
         let (dw, db) = match w_needs {
             true => backward_w(&cast(dy, real), x, &weights, with_bias, sinks.each_ref().map(Option::as_ref)),
             false => (None, None),

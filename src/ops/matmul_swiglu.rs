@@ -21,7 +21,7 @@ use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
 use crate::ops::blocks;
 use crate::ops::cast::cast;
 use crate::ops::gate;
-use crate::tape::{Op, Sink, Tape, Var};
+use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
@@ -51,7 +51,8 @@ impl Tape {
         let size = [xs.rows(), e, width];
         multiply(&gpu, Product { plus, ..Product::new(z.operand(), y.operand(), v.operand().t(), size) });
         let product = 2 * xs.rows() * e * width;
-        let op = Op::of("matmul_swiglu", [3 * product, 4 * product, 2 * product]);
+        let flops = Flops { forward: 3 * product, backward: 4 * product, reading: 2 * product };
+        let op = Op::of("matmul_swiglu", flops);
         let (shape, real, on) = (xs.shape().to_vec(), xs.real(), gpu.clone());
         drop(xs);
         let [of_w, of_v] = [w_gate_up, w_down].map(|w| self.sink(w));

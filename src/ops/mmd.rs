@@ -18,7 +18,7 @@ use crate::config::MmdKernel;
 use crate::ops::blocks;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::ops::vector::{dot, exp, squared_distance};
-use crate::tape::{Op, Tape, Var};
+use crate::tape::{Flops, Op, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -31,7 +31,8 @@ impl Tape {
         let (loss, saved) = forward(&ys, &xs, kernel, self.needs(y));
         let [_, rows, _] = ys.dims("mmd");
         let product = 4 * rows * ys.len(); // each pair once
-        self.record(Op::of("mmd", [product, product, 0]), &[y, x], loss, move |d| {
+        let op = Op::of("mmd", Flops { forward: product, backward: product, reading: 0 });
+        self.record(op, &[y, x], loss, move |d| {
             let saved = saved.expect("kept where a gradient is needed");
             vec![Some(backward(d, &ys, &xs, &saved)), None]
         })

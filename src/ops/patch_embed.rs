@@ -13,7 +13,7 @@
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
-use crate::tape::{Op, Sink, Tape, Var};
+use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 mod device;
@@ -27,7 +27,8 @@ impl Tape {
         let sinks = [w, e].map(|x| self.sink(x));
         let product = 2 * xs.len() * y.width();
         let wanted = usize::from(x_needs) + usize::from(w_needs);
-        self.record(Op::of("patch_embed", [product, product * wanted, 0]), &[x, w, e], y, move |dy| {
+        let op = Op::of("patch_embed", Flops { forward: product, backward: product * wanted, reading: 0 });
+        self.record(op, &[x, w, e], y, move |dy| {
             let [_, patches, width] = dy.dims("patch_embed");
             let [to_w, to_e] = sinks.each_ref().map(Option::as_ref);
             let cells = dy.reshape(&[dy.rows() / patches, patches * width]);

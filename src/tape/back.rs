@@ -40,7 +40,7 @@ struct Part<'a> {
     op: &'static str,
     /// Shape of the op's value.
     shape: &'a [usize],
-    flops: u64,
+    flops: usize,
     inputs: &'a [Var],
     dy: &'a Tensor,
 }
@@ -76,8 +76,7 @@ impl<'a> Walk<'a> {
             return (0..way_back.answers()).for_each(|_| self.answered(&inputs));
         };
         drop(value);
-        let [_, flops, _] = op.flops;
-        let part = Part { op: op.name, shape: &shape, flops, inputs: &inputs, dy: &dy };
+        let part = Part { op: op.name, shape: &shape, flops: op.flops.backward, inputs: &inputs, dy: &dy };
         match way_back {
             WayBack::Ends => self.grads[self.tape.nodes.len()] = Some(dy),
             WayBack::Window(at) => self.window(part, at),
@@ -141,8 +140,9 @@ impl<'a> Walk<'a> {
     /// Runs the second part of an op's backward, which reads its first input, `x`.
     fn read(&mut self, reader: Reader, x: &Tensor) {
         let Reader { inputs, dy, reading, op, shape } = reader;
-        let (dx, [_, _, flops]) = (reading(&dy, x), op.flops);
-        self.answer(Part { op: op.name, shape: &shape, flops, inputs: &inputs, dy: &dy }, x.bytes(), dx);
+        let dx = reading(&dy, x);
+        let part = Part { op: op.name, shape: &shape, flops: op.flops.reading, inputs: &inputs, dy: &dy };
+        self.answer(part, x.bytes(), dx);
     }
 
     fn bytes(&self, inputs: &[Var]) -> u64 {

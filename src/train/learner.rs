@@ -223,7 +223,7 @@ impl Learner {
         let value = |var| tape.value(var).clone();
         let found = Found {
             loss: value(losses.total),
-            parts: losses.parts.iter().map(|&(name, var, _)| (name, value(var))).collect(),
+            parts: losses.parts.iter().map(|part| (part.name, value(part.value))).collect(),
             latents: value(losses.latents),
         };
         let _phase = trace::range(format_args!("gradients"));
@@ -245,7 +245,7 @@ impl Learner {
             ranks.begin_gather(share, piece, params.read())
         };
         let mut step =
-            || self.optimizer.advance(&mut self.params, clip, &config.optim, [k, config.train.steps], fetch);
+            || self.optimizer.advance(&mut self.params, clip, &config.optim, k, config.train.steps, fetch);
         let stepped = match on_host {
             true => rayon::scope(|_| step()),
             false => step(),

@@ -22,7 +22,7 @@ pub fn part_norms(
         let mut norms = Vec::new();
         loop {
             let at = norms.len();
-            let parts = learner.gradients_of(examples, k, |losses| losses.parts[at].1).parts;
+            let parts = learner.gradients_of(examples, k, |losses| losses.parts[at].value).parts;
             ranks.mean_gradients(&mut learner.params, learner.optimizer.share())?;
             norms.push((parts[at].0, learner.clip(f64::INFINITY, ranks)?.slice(0..1).item()));
             if norms.len() == parts.len() {

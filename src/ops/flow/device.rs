@@ -1,15 +1,15 @@
 //! The flow on a device: kernels/flow.cu.
 
+use super::Stream;
 use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::ops::loss;
-use crate::rng::Rng;
 use crate::tensor::Tensor;
 
-/// Streams of noise and mask and the index of the first number, one entry per set, as kernel `flow_start` takes them.
-pub fn upload(gpu: &Gpu, streams: &[(Rng, Rng, u64)]) -> Buffer {
-    let words = |&(noise, holes, first): &(Rng, Rng, u64)| {
-        let ((seed, noise), (_, holes)) = (noise.words(), holes.words());
-        [seed, noise, holes, first]
+/// The streams, one per set, as kernel `flow_start` takes them.
+pub fn upload(gpu: &Gpu, streams: &[Stream]) -> Buffer {
+    let words = |stream: &Stream| {
+        let ((seed, noise), (_, holes)) = (stream.noise.words(), stream.holes.words());
+        [seed, noise, holes, stream.first]
     };
     gpu.upload("streams of the flow's start", &streams.iter().map(words).collect::<Vec<_>>())
 }
