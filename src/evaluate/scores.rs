@@ -5,9 +5,8 @@ use std::path::Path;
 
 use super::board::{Board, Row};
 use super::figures::chart::thousands;
-use super::table::{Gaps, quoted};
-use crate::aside;
-use crate::error::{At, Result};
+use super::table::{self, Gaps};
+use crate::error::Result;
 
 /// One column.
 #[derive(Clone, Debug)]
@@ -130,12 +129,7 @@ pub fn left_out(columns: &[Scores], i: usize) -> String {
 /// Writes table.csv: `name` and one column per measure.
 pub fn write(path: &Path, rows: &[Scores]) -> Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
-    let heads: String = first.scores.iter().map(|score| format!(",{}", score.measure)).collect();
-    let mut text = format!("name{heads}\n");
-    for row in rows {
-        text += &quoted(&row.name);
-        row.scores.iter().for_each(|score| text += &format!(",{}", score.mean.unwrap_or(f64::NAN)));
-        text.push('\n');
-    }
-    aside::file(path, |aside| std::fs::write(aside, text).at(aside))
+    let measures = first.scores.iter().map(|score| &score.measure);
+    let means = |row: &Scores| row.scores.iter().map(|score| Some(score.mean.unwrap_or(f64::NAN))).collect();
+    table::write(path, "name", measures, rows.iter().map(|row| (row.name.as_str(), means(row))))
 }

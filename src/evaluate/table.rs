@@ -144,16 +144,9 @@ impl Column {
 
 /// Writes a row per perturbation and a column per measure.
 pub fn write_results(path: &Path, perturbations: &[String], columns: &[Column]) -> Result<()> {
-    let mut text = header("perturbation", columns);
-    for (p, name) in perturbations.iter().enumerate() {
-        text += &quoted(name);
-        for column in columns {
-            text.push(',');
-            text += &optional(column.values[p]);
-        }
-        text.push('\n');
-    }
-    write(path, &text)
+    let values = |p: usize| columns.iter().map(|column| column.values[p]).collect();
+    let rows = perturbations.iter().enumerate().map(|(p, name)| (name.as_str(), values(p)));
+    write(path, "perturbation", columns.iter().map(|column| &column.name), rows)
 }
 
 /// Writes count, null_count, mean, std, min, quartiles and max of every column.
@@ -171,29 +164,28 @@ pub fn write_summary(path: &Path, columns: &[Column]) -> Result<()> {
         ("75%", |s| s.quartiles[2]),
         ("max", |s| s.max),
     ];
-    let mut text = header("statistic", columns);
-    for (name, value) in rows {
-        text += name;
-        for summary in &summaries {
-            text.push(',');
-            text += &optional(value(summary));
-        }
-        text.push('\n');
+    let rows = rows.iter().map(|&(name, value)| (name, summaries.iter().map(value).collect()));
+    write(path, "statistic", columns.iter().map(|column| &column.name), rows)
+}
+
+/// Writes a header, `corner` and the measures, and rows of a name and a value per measure; `None` is an empty field.
+pub fn write<'a>(
+    path: &Path,
+    corner: &str,
+    measures: impl Iterator<Item = &'a String>,
+    rows: impl Iterator<Item = (&'a str, Vec<Option<f64>>)>,
+) -> Result<()> {
+    let mut text = csv::Writer::from_writer(Vec::new());
+    let mut line = |first: &str, others: Vec<String>| {
+        let fields = [first.to_string()].into_iter().chain(others);
+        text.write_record(fields).expect("a row has a value per measure");
+    };
+    line(corner, measures.cloned().collect());
+    for (name, values) in rows {
+        line(name, values.into_iter().map(|value| value.map_or(String::new(), number)).collect());
     }
-    write(path, &text)
-}
-
-fn header(first: &str, columns: &[Column]) -> String {
-    let names = columns.iter().map(|column| format!(",{}", column.name)).collect::<String>();
-    format!("{first}{names}\n")
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
+    let text = text.into_inner().expect("memory takes any text");
     aside::file(path, |aside| std::fs::write(aside, text).at(aside))
-}
-
-fn optional(value: Option<f64>) -> String {
-    value.map_or(String::new(), number)
 }
 
 /// The shortest digits that read back as the same number: `1.0`, `2.5e-7`, `NaN`.
