@@ -16,7 +16,7 @@ pub use op::{Flops, Op};
 pub use sums::Sink;
 pub use var::Var;
 
-use var::Number;
+use var::TapeId;
 
 /// Gradients of an op's inputs, in the order they were recorded. `None` if none flows.
 pub type Grads = Vec<Option<Tensor>>;
@@ -83,7 +83,7 @@ enum WayBack {
 /// The record of one forward pass.
 #[derive(Default)]
 pub struct Tape {
-    number: Number,
+    id: TapeId,
     nodes: Vec<Node>,
     off: bool,
     gpu: Option<Gpu>,
@@ -164,7 +164,7 @@ impl Tape {
     }
 
     fn place(&self, x: Var) -> usize {
-        self.number.place(x)
+        self.id.place(x)
     }
 
     /// Adds an op's value. `backward` maps the gradient of `value` to those of `inputs`, one entry each.
@@ -260,7 +260,7 @@ impl Tape {
         }
         let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
         self.nodes.push(Node { value, shape, bytes, needs, inputs, way_back, waiting, sink, op });
-        self.number.var(self.nodes.len() - 1)
+        self.id.var(self.nodes.len() - 1)
     }
 
     /// The values of the inputs that still exist.
@@ -283,7 +283,7 @@ fn fresh(written: &[&Tensor], given: &[&Tensor]) -> u64 {
 
 /// What [`Tape::backward`] found.
 pub struct Gradients {
-    tape: Number,
+    tape: TapeId,
     found: Vec<Option<Tensor>>,
 }
 

@@ -21,7 +21,7 @@ impl Tape {
         while let Some(node) = walk.tape.nodes.pop() {
             walk.pass(node);
         }
-        Gradients { tape: walk.tape.number, found: walk.grads }
+        Gradients { tape: walk.tape.id, found: walk.grads }
     }
 }
 

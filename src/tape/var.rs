@@ -11,16 +11,16 @@ pub struct Var {
 
 /// Distinguishes a tape from all others of the process.
 #[derive(Clone, Copy)]
-pub(super) struct Number(u64);
+pub(super) struct TapeId(u64);
 
-impl Default for Number {
-    fn default() -> Number {
+impl Default for TapeId {
+    fn default() -> TapeId {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Number(NEXT.fetch_add(1, Ordering::Relaxed))
+        TapeId(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-impl Number {
+impl TapeId {
     /// The value of this tape's node `at`.
     pub fn var(self, at: usize) -> Var {
         Var { at, tape: self.0 }
