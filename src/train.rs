@@ -36,7 +36,7 @@ mod writer;
 
 pub use feed::Feed;
 pub(crate) use feed::scaling;
-pub use learner::{Found, Learner, Numbers, fits};
+pub use learner::{Found, InitialWeights, Learner, fits};
 
 use line::Lines;
 use metrics::Metrics;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::learner::{Numbers, first_weights};
+use super::learner::{InitialWeights, first_weights};
 use crate::checkpoint::{Header, Origin, Trained, of_run, vocabulary};
 use crate::config::Config;
 use crate::data::shard::{Data, Manifest, Moments};
@@ -16,7 +16,7 @@ use crate::tensor::Tensor;
 
 /// What a new run starts with.
 pub struct First {
-    pub numbers: Numbers,
+    pub weights: InitialWeights,
     pub statistics: Statistics,
     /// As in a checkpoint's header, like `init_from`.
     pub untrained: Vec<String>,
@@ -29,8 +29,8 @@ impl First {
     /// Drawn weights, and the statistics of the training cells.
     pub fn drawn(data: &Data, split: &Split) -> First {
         let Moments { mean, std, .. } = data.training_moments(split.part(Part::Train));
-        let (numbers, statistics) = (Numbers::Drawn, Statistics { mean, std });
-        First { numbers, statistics, untrained: split.untrained(data), init_from: None, note: None }
+        let (weights, statistics) = (InitialWeights::Drawn, Statistics { mean, std });
+        First { weights, statistics, untrained: split.untrained(data), init_from: None, note: None }
     }
 
     /// The averaged weights of another run: those of its best checkpoint or else its last, or of the checkpoint that is named. Its
@@ -80,8 +80,8 @@ impl First {
             *name != header.data.control && header.data.perturbations.binary_search(name).is_ok()
         };
         untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
-        let numbers = Numbers::Given(Tensor::new(&[weights.len()], weights));
-        Ok(First { numbers, statistics, untrained, init_from: Some(origin), note: Some(note) })
+        let weights = InitialWeights::Given(Tensor::new(&[weights.len()], weights));
+        Ok(First { weights, statistics, untrained, init_from: Some(origin), note: Some(note) })
     }
 }
 

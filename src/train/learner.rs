@@ -33,15 +33,15 @@ pub struct Learner {
     pub laps: Option<Laps>,
 }
 
-/// What a learner starts with; flat, on the host.
+/// The weights that a learner starts with; flat, on the host.
 #[derive(Clone)]
-pub enum Numbers {
-    /// Weights drawn from the config's seed.
+pub enum InitialWeights {
+    /// Drawn from the config's seed.
     Drawn,
-    /// These weights, before their first step.
+    /// These, before their first step.
     Given(Tensor),
     /// What a checkpoint holds: weights, averaged weights and both moments.
-    Left([Tensor; 4]),
+    Resumed([Tensor; 4]),
 }
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device until they read one.
@@ -95,27 +95,27 @@ fn kept(config: &Config, genes: u64) -> u64 {
 impl Learner {
     /// Starts with weights drawn from the config's seed.
     pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
-        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), Numbers::Drawn)
+        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), InitialWeights::Drawn)
     }
 
-    /// As [`Learner::new`], for one of several ranks, which share the optimizer if the config says so, and from any numbers.
+    /// As [`Learner::new`], for one of several ranks, which share the optimizer if the config says so, and from any weights.
     pub fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
         statistics: Statistics,
         gpu: Option<&Gpu>,
         ranks: &Ranks,
-        numbers: Numbers,
+        weights: InitialWeights,
     ) -> Learner {
         let (mut model, mut table) = Model::new(config, sizes, statistics);
         let share = match config.optim.shard {
             true => table.share(ranks.rank(), ranks.count()),
             false => Share::whole(table.len()),
         };
-        let (weights, flats) = match numbers {
-            Numbers::Drawn => (first_weights(config, &table), None),
-            Numbers::Given(weights) => (own(weights, table.len()), None),
-            Numbers::Left([weights, flats @ ..]) => (own(weights, table.len()), Some(flats)),
+        let (weights, flats) = match weights {
+            InitialWeights::Drawn => (first_weights(config, &table), None),
+            InitialWeights::Given(weights) => (own(weights, table.len()), None),
+            InitialWeights::Resumed([weights, flats @ ..]) => (own(weights, table.len()), Some(flats)),
         };
         let checksum = crc32fast::hash(bytemuck::cast_slice(weights.data()));
         let mut params = Params::new(table, weights).with_gradients();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::learner::{Learner, Numbers};
+use super::learner::{InitialWeights, Learner};
 use super::line::Line;
 use super::metrics::Metrics;
 use super::start::{Start, renew_config};
@@ -55,7 +55,7 @@ pub struct Run {
 impl Run {
     /// The run as it starts, on the host or on a GPU.
     pub fn new(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
-        let resumed = matches!(start.numbers, Numbers::Left(_));
+        let resumed = matches!(start.weights, InitialWeights::Resumed(_));
         if let Some(gpu) = gpu.filter(|_| resumed) {
             adopt_choices(&start.out, ranks.rank(), gpu)?;
         }
@@ -63,7 +63,7 @@ impl Run {
             renew_config(&start.out, &start.config)?;
         }
         let sizes = vocabulary(start.data.manifest());
-        let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.numbers);
+        let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.weights);
         // Only gradients are exchanged: ranks that began with different weights would stay different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::first::First;
-use super::learner::{self, Numbers};
+use super::learner::{self, InitialWeights};
 use super::writer::claim;
 use super::{Begin, Settings};
 use crate::aside;
@@ -28,7 +28,7 @@ pub struct Start {
     pub split: Arc<Split>,
     pub effects: Arc<Effects>,
     pub statistics: Statistics,
-    pub numbers: Numbers,
+    pub weights: InitialWeights,
     /// As in a checkpoint's header, like `init_from`.
     pub untrained: Vec<String>,
     pub init_from: Option<Origin>,
@@ -83,7 +83,7 @@ impl Start {
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
             eprintln!("note: predict will write decoded means: {UNTOLD_TOTAL}");
         }
-        let First { numbers, statistics, untrained, init_from, note } =
+        let First { weights, statistics, untrained, init_from, note } =
             inherited.unwrap_or_else(|| First::drawn(&data, &split));
         if let Some(note) = note.filter(|_| settings.is_first()) {
             eprintln!("note: {note}");
@@ -98,7 +98,7 @@ impl Start {
             split,
             effects: Arc::new(effects),
             statistics,
-            numbers,
+            weights,
             untrained,
             init_from,
             step: 0,
@@ -148,7 +148,7 @@ impl Start {
             split,
             effects: Arc::new(effects),
             statistics,
-            numbers: Numbers::Left(flats),
+            weights: InitialWeights::Resumed(flats),
             untrained,
             init_from: header.init_from,
             step: header.step,
