@@ -9,7 +9,8 @@
 //   needs      sm_90a, bf16, E % 8 == 0, F % 8 == 0, addresses that are multiples of 16 bytes; any M. gate_up may be null
 //              if there is no backward
 //   work       as in panels.cuh, one block per multiprocessor; a forward tile is 128 rows by 64 of a and the same 64 of u, a
-//              backward tile 128 rows by 128 of dy. One warpgroup of a block does all that is not a product
+//              backward tile 128 rows by 128 of dy. One warpgroup of a block does all that is not a product. Rows of x and dh
+//              are read once if E <= 512, in the `_wide` ones if E <= 768; otherwise once per tile
 //   bound by   forward: compute, 4 M E F; it moves M E + 3 M F numbers. Backward: memory, M E + 5 M F numbers
 //   repeatable yes: no atomics
 //   reference  src/ops/matmul_swiglu.rs
@@ -38,9 +39,6 @@ struct Eight {
 
 // The values are bf16, and every tile runs through this code: a one-instruction exponential, as the instruction cache is small.
 __device__ __forceinline__ float sigmoid_approx(float x) { return reciprocal(1.0f + exp2_approx(-1.4426950f * x)); }
-
-// Slots in the ring: all there are; in backward, all but two, which hold gates.
-constexpr int FORWARD_RING = RING_MOST, BACKWARD_RING = RING_MOST - 2;
 
 struct Forward {
     real *y, *gate_up;
@@ -148,42 +146,46 @@ struct Backward {
     }
 };
 
+template <int STEPS>
 __device__ __forceinline__ void forward(real* y, real* gate_up, const TensorMap* x, const TensorMap* w, int rows, int depth,
                                         int width) {
-    Slots& slots = open_slots();
+    constexpr int RING = Slots<STEPS>::RING_MOST;
+    Slots<STEPS>& slots = open_slots<STEPS>();
     const Run run(rows, ceil_div(width, 64), depth);
     if (threadIdx.x < MULTIPLIERS) {
         take_registers<MANY>();
-        Multiplier<FORWARD_RING, false>{slots, run, warp() / 4}.multiply();
+        Multiplier<STEPS, RING, false>{slots, run, warp() / 4}.multiply();
     } else if (threadIdx.x < MULTIPLIERS + RECEIVERS) {
         give_registers<SOME>();
         receive(slots, run, Forward{y, gate_up, rows, width, run});
     } else {
         give_registers<FEW>();
         if (threadIdx.x == MULTIPLIERS + RECEIVERS)
-            fetch<FORWARD_RING>(slots, run, x, w, [=](int k, int column, int half) {
+            fetch<RING>(slots, run, x, w, [=](int k, int column, int half) {
                 return make_int2(k, half * width + column * 64);
             });
     }
 }
 
+template <int STEPS>
 __device__ __forceinline__ void backward(real* d_gate_up, real* y, const real* gate_up, const TensorMap* dh,
                                          const TensorMap* v, int rows, int depth, int width) {
-    Slots& slots = open_slots();
+    constexpr int RING = Slots<STEPS>::RING_MOST - 2;   // two slots hold gates
+    Slots<STEPS>& slots = open_slots<STEPS>();
     const Run run(rows, ceil_div(width, 128), depth);
     if (threadIdx.x < MULTIPLIERS) {
         take_registers<MANY>();
-        Multiplier<BACKWARD_RING, true>{slots, run, warp() / 4}.multiply();
+        Multiplier<STEPS, RING, true>{slots, run, warp() / 4}.multiply();
     } else if (threadIdx.x < MULTIPLIERS + RECEIVERS) {
         give_registers<SOME>();
-        const Backward use{d_gate_up, y, gate_up, rows, width, run, slots.ring[BACKWARD_RING] + threadIdx.x % RECEIVERS * 16};
+        const Backward use{d_gate_up, y, gate_up, rows, width, run, slots.ring[RING] + threadIdx.x % RECEIVERS * 16};
         use.begin();
         receive(slots, run, use);
         cp_async_wait<0>();
     } else {
         give_registers<FEW>();
         if (threadIdx.x == MULTIPLIERS + RECEIVERS)
-            fetch<BACKWARD_RING>(slots, run, dh, v, [=](int k, int column, int half) {
+            fetch<RING>(slots, run, dh, v, [=](int k, int column, int half) {
                 return make_int2(column * 128 + half * 64, k);
             });
     }
@@ -192,11 +194,23 @@ __device__ __forceinline__ void backward(real* d_gate_up, real* y, const real* g
 extern "C" __global__ void __launch_bounds__(512, 1)
 matmul_swiglu_forward(real* y, real* gate_up, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w,
                       int rows, int depth, int width) {
-    if (SCALE_BF16) forward(y, gate_up, &x, &w, rows, depth, width);
+    if (SCALE_BF16) forward<8>(y, gate_up, &x, &w, rows, depth, width);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+matmul_swiglu_forward_wide(real* y, real* gate_up, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w,
+                           int rows, int depth, int width) {
+    if (SCALE_BF16) forward<12>(y, gate_up, &x, &w, rows, depth, width);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1)
 matmul_swiglu_backward(real* d_gate_up, real* y, const real* gate_up, const __grid_constant__ TensorMap dh,
                        const __grid_constant__ TensorMap v, int rows, int depth, int width) {
-    if (SCALE_BF16) backward(d_gate_up, y, gate_up, &dh, &v, rows, depth, width);
+    if (SCALE_BF16) backward<8>(d_gate_up, y, gate_up, &dh, &v, rows, depth, width);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+matmul_swiglu_backward_wide(real* d_gate_up, real* y, const real* gate_up, const __grid_constant__ TensorMap dh,
+                            const __grid_constant__ TensorMap v, int rows, int depth, int width) {
+    if (SCALE_BF16) backward<12>(d_gate_up, y, gate_up, &dh, &v, rows, depth, width);
 }

@@ -8,28 +8,29 @@
 //
 //   0, 1   multiply, 64 rows each. A panel of x of up to STEPS * 64 numbers per row is fetched once and stays, the first
 //          IN_REGISTERS steps in registers, the others in slots; w streams by. (If rows are longer, x streams too, STEPS steps
-//          at a time.) They write finished sums to a hand, a buffer for handing over, and begin the next tile
+//          at a time.) They write finished sums to a hand, a buffer for handing over, and begin the next tile. STEPS is 8 or 12
 //   2      uses the sums piece by piece, 64 rows of a tile each (`receive`)
 //   3      fetches, by one thread
 //
 // w, and x on its way to registers, come through one ring of slots: `full` when a box has landed, `empty` when the eight
 // multiplying warps are done with it; likewise `there` and `left` for the slots where x stays.
-// Each multiplying warpgroup has two hands: `held` when it has written one, `taken` when warpgroup 2 has read it. There every
-// lane arrives: racecheck credits an arrival to its own lane only, and these are two of some twenty arrivals per tile.
+// Each multiplying warpgroup has two hands, with 12 steps one: `held` when it has written one, `taken` when warpgroup 2 has read
+// it. There every lane arrives: racecheck credits an arrival to its own lane only, and these are two of some twenty arrivals per
+// tile.
 //
 // Why x is in registers: as an operand in shared memory it would take 32 of the 128 bytes per cycle that it delivers, of which w,
 // written once and read twice, needs 96; and it would take the room that lets enough of w be in flight. Two steps of eight are
-// not in registers, so that receivers have enough to work on several numbers at once. Why one set of sums is enough: while one
-// multiplying warpgroup hands its sums over, the other's wgmma fill the tensor cores; whichever waits for them falls behind, so
-// that the two get out of step and stay so.
+// not in registers, so that receivers have enough to work on several numbers at once; six of twelve, which with the hands makes
+// 123 of the 128 bytes. Why one set of sums is enough: while one multiplying warpgroup hands its sums over, the other's wgmma fill
+// the tensor cores; whichever waits for them falls behind, so that the two get out of step and stay so.
 #pragma once
 #include "hopper.cuh"
 #include "ring.cuh"
 
 constexpr int ROWS = 128, DEPTH = 64;                      // rows of a tile; numbers of k per step
-constexpr int STEPS = 8, IN_REGISTERS = 6, STAYS = STEPS - IN_REGISTERS;   // steps of x: all, in registers, in slots
+constexpr int IN_REGISTERS = 6;                            // steps of x in registers
 constexpr int SLOT = 128 * DEPTH * 2;                      // bytes of a step of x, of a step of w, and of half a tile of sums
-constexpr int SLOTS = 14, HANDS = 4, RING_MOST = SLOTS - STAYS - HANDS;
+constexpr int SLOTS = 14;
 constexpr int MULTIPLIERS = 256, RECEIVERS = 128;
 
 // Registers per thread that multiplies, receives, fetches: 256, 128 and 128 of these threads share 64 Ki.
@@ -37,12 +38,14 @@ constexpr int MANY = 192, SOME = 104, FEW = 24;
 static_assert(2 * MANY + SOME + FEW == 512, "all registers, and no more");
 
 // First the slots where x stays, then the hands, then the ring; slots beyond RING belong to the receivers.
-struct Slots {
+template <int STEPS> struct Slots {
+    static constexpr int STAYS = STEPS - IN_REGISTERS, HANDS = STEPS > 8 ? 2 : 4, RING_MOST = SLOTS - STAYS - HANDS;
     unsigned char stay[STAYS][SLOT], hand[HANDS][SLOT], ring[RING_MOST][SLOT];
     uint64_t there[STAYS], left[STAYS], held[HANDS], taken[HANDS], full[RING_MOST], empty[RING_MOST];
 };
 // Slots begin at a multiple of 1024; dynamic shared memory need not.
-constexpr int SHARED_BYTES = sizeof(Slots) + 1024 - 16;
+constexpr int SHARED_BYTES = sizeof(Slots<8>) + 1024 - 16;
+static_assert(sizeof(Slots<8>) == sizeof(Slots<12>), "as many slots and barriers, however they are used");
 
 struct Tile { int number, panel, column; };
 
@@ -60,20 +63,22 @@ struct Run {
         if (++tile.column == across) tile.column = 0, tile.panel++;
     }
     // Whether x must be fetched for a tile, and whether the tile is the last to use it.
-    __device__ __forceinline__ bool begins(const Tile& tile) const {
+    template <int STEPS> __device__ __forceinline__ bool begins(const Tile& tile) const {
         return steps > STEPS || tile.number == first || tile.column == 0;
     }
-    __device__ __forceinline__ bool ends(const Tile& tile) const {
+    template <int STEPS> __device__ __forceinline__ bool ends(const Tile& tile) const {
         return steps > STEPS || tile.number + 1 == end || tile.column + 1 == across;
     }
 };
 
-__device__ __forceinline__ Slots& open_slots() {
-    Slots& slots = place_slots<Slots>();
+template <int STEPS> __device__ __forceinline__ Slots<STEPS>& open_slots() {
+    using All = Slots<STEPS>;
+    All& slots = place_slots<All>();
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAYS; i++) mbarrier_init(&slots.there[i], 1), mbarrier_init(&slots.left[i], MULTIPLIERS / 32);
-        for (int i = 0; i < RING_MOST; i++) mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], MULTIPLIERS / 32);
-        for (int i = 0; i < HANDS; i++) mbarrier_init(&slots.held[i], 128), mbarrier_init(&slots.taken[i], RECEIVERS);
+        for (int i = 0; i < All::STAYS; i++) mbarrier_init(&slots.there[i], 1), mbarrier_init(&slots.left[i], MULTIPLIERS / 32);
+        for (int i = 0; i < All::RING_MOST; i++)
+            mbarrier_init(&slots.full[i], 1), mbarrier_init(&slots.empty[i], MULTIPLIERS / 32);
+        for (int i = 0; i < All::HANDS; i++) mbarrier_init(&slots.held[i], 128), mbarrier_init(&slots.taken[i], RECEIVERS);
         mbarrier_init_done();
     }
     __syncthreads();
@@ -85,14 +90,14 @@ __device__ __forceinline__ Slots& open_slots() {
 __device__ __forceinline__ int swizzled(int row, int chunk) { return row * 128 + ((chunk ^ row % 8) << 4); }
 
 // By one thread. A slot of w is two boxes; `box(k, column, half)` is the first element of one.
-template <int RING, class Box>
-__device__ __forceinline__ void fetch(Slots& slots, const Run& run, const TensorMap* x, const TensorMap* w, Box box) {
+template <int RING, int STEPS, class Box>
+__device__ __forceinline__ void fetch(Slots<STEPS>& slots, const Run& run, const TensorMap* x, const TensorMap* w, Box box) {
     Turn<RING> ring;
     uint32_t stays = 0;   // one bit per slot: the phase of its barriers
     for (Tile tile = run.start(); tile.number < run.end; run.next(tile))
         for (int first = 0; first < run.steps; first += STEPS) {
             const int steps = min(STEPS, run.steps - first), row = tile.panel * ROWS;
-            const bool begins = run.begins(tile);
+            const bool begins = run.begins<STEPS>(tile);
             // Before all of w: x for registers. What stays, just before its step: its slots are free when the old panel is done.
             const int before = begins ? min(steps, IN_REGISTERS) : 0;
 #pragma unroll 1
@@ -123,12 +128,12 @@ __device__ __forceinline__ void fetch(Slots& slots, const Run& run, const Tensor
 
 // A multiplying warpgroup. W_TRANSPOSED: a slot of w is 64 rows of k, the first 64 columns before the others; otherwise it is
 // 128 rows, one per column.
-template <int RING, bool W_TRANSPOSED> struct Multiplier {
-    Slots& slots;
+template <int STEPS, int RING, bool W_TRANSPOSED> struct Multiplier {
+    Slots<STEPS>& slots;
     const Run& run;
     const int group;                 // 0 or 1: which 64 rows
     Turn<RING> ring;
-    Turn<HANDS / 2> hand;
+    Turn<Slots<STEPS>::HANDS / 2> hand;
     uint32_t stays = 0;              // as in fetch
 
     __device__ __forceinline__ void read_x(uint32_t (&x)[IN_REGISTERS][DEPTH / 16][4], int steps) {
@@ -182,7 +187,7 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
         uint32_t x[IN_REGISTERS][DEPTH / 16][4];
         float sums[64];
         for (Tile tile = run.start(); tile.number < run.end; run.next(tile)) {
-            const bool begins = run.begins(tile), ends = run.ends(tile);
+            const bool begins = run.begins<STEPS>(tile), ends = run.ends<STEPS>(tile);
             for (int first = 0; first < run.steps; first += STEPS) {
                 const int steps = min(STEPS, run.steps - first);
                 if (begins) read_x(x, steps);
@@ -192,7 +197,7 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
                     if (i == 0 || i < steps)
                         step(sums, [&](int k) -> const uint32_t (&)[4] { return x[i][k]; }, i > 0 || first > 0, used);
 #pragma unroll
-                for (int s = 0; s < STAYS; s++) {
+                for (int s = 0; s < Slots<STEPS>::STAYS; s++) {
                     if (IN_REGISTERS + s >= steps) break;
                     if (begins) mbarrier_wait(&slots.there[s], stays >> s & 1), stays ^= 1 << s;
                     const unsigned char* const rows = slots.stay[s] + group * (SLOT / 2);
@@ -208,8 +213,8 @@ template <int RING, bool W_TRANSPOSED> struct Multiplier {
 };
 
 // The receiving warpgroup: use(piece, tile, group) for the 64 rows of each multiplying warpgroup, of each tile.
-template <class Use> __device__ __forceinline__ void receive(Slots& slots, const Run& run, Use use) {
-    Turn<HANDS / 2> hand;
+template <int STEPS, class Use> __device__ __forceinline__ void receive(Slots<STEPS>& slots, const Run& run, Use use) {
+    Turn<Slots<STEPS>::HANDS / 2> hand;
     for (Tile tile = run.start(); tile.number < run.end; run.next(tile), hand.next())
         for (int group = 0; group < 2; group++) {
             const int at = 2 * hand.slot + group;

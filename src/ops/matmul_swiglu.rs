@@ -93,8 +93,9 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
         let kept = gate_up.as_ref().map_or(Arg::Pointer(0), Into::into);
         let [xs, ws] = maps.map(Into::into);
         let args = [(&y).into(), kept, xs, ws, m.into(), e.into(), width.into()];
+        let kernel = instance(e, ["matmul_swiglu_forward", "matmul_swiglu_forward_wide"]);
         // SAFETY: y and gate_up were made for m rows; the maps end where x and w do.
-        unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_forward", grid(blocks, size, 64), &args) };
+        unsafe { gpu.launch("matmul_swiglu", kernel, grid(blocks, size, 64), &args) };
     };
     let plain = || {
         let two_steps = |y: &Tensor, x: &Tensor, x_w: &Tensor| {
@@ -126,8 +127,9 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
             [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)].map(Into::into);
         let args =
             [(&d_gate_up).into(), (&y).into(), gate_up.into(), dzs, vs, m.into(), e.into(), width.into()];
+        let kernel = instance(e, ["matmul_swiglu_backward", "matmul_swiglu_backward_wide"]);
         // SAFETY: y and d_gate_up were made for m rows, like gate_up; the maps end where dz and v do.
-        unsafe { gpu.launch("matmul_swiglu", "matmul_swiglu_backward", grid(blocks, size, 128), &args) };
+        unsafe { gpu.launch("matmul_swiglu", kernel, grid(blocks, size, 128), &args) };
     };
     let plain = || {
         let between = Tensor::on(gpu, "matmul_swiglu dy", &[m.min(ROWS), width], dz.real());
@@ -148,8 +150,14 @@ fn fits(width: usize, read: [&Tensor; 2]) -> bool {
     width.is_multiple_of(8) && read.iter().all(|x| Map::can(&x.operand()))
 }
 
+/// Of a fused kernel's two instances the one for rows of `e` numbers: they keep up to 512 and up to 768 for all tiles of a row.
+/// What neither keeps the first reads again for each tile.
+fn instance(e: usize, [narrow, wide]: [&'static str; 2]) -> &'static str {
+    if (513..=768).contains(&e) { wide } else { narrow }
+}
+
 /// One block per multiprocessor, but no more than there are tiles of 128 rows and `columns` columns. Shared memory as in
-/// `SHARED_BYTES` of panels.cuh: 14 slots of 16 KiB, two barriers each, and slack to align to 1024 bytes.
+/// `SHARED_BYTES` of panels.cuh, for both instances: 14 slots of 16 KiB, two barriers each, and slack to align to 1024 bytes.
 fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
     let tiles = m.div_ceil(128) * width.div_ceil(columns);
     Grid::new(tiles.min(blocks), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)

@@ -26,8 +26,9 @@ fn products() -> Vec<Case> {
         rows.extend(linear(m, i, j));
     }
     // Rows that end inside a tile and inside a panel's second half; sizes that the copy engine cannot read; sums in several steps;
-    // eleven tiles one below the other, so that one of the emulator's five blocks has three, and rows too long to stay in shared
-    // memory; several panels for each of a GPU's hundreds of blocks; more rows than two steps take at a time.
+    // eleven tiles one below the other, so that one of the emulator's five blocks has three; rows of 513 to 768 numbers, which have
+    // kernels of their own, and rows too long to stay in shared memory; several panels for each of a GPU's hundreds of blocks; more
+    // rows than two steps take at a time.
     for [m, e, f] in [
         [1, 72, 200],
         [63, 16, 24],
@@ -35,9 +36,13 @@ fn products() -> Vec<Case> {
         [65, 136, 72],
         [200, 64, 200],
         [1290, 16, 24],
-        [5, 584, 16],
+        [5, 520, 16],
+        [7, 648, 24],
+        [20, 768, 16],
+        [5, 776, 16],
         [8600, 24, 264],
         [300, 512, 264],
+        [300, 768, 264],
         [650, 440, 72],
         [3, 968, 16],
         [16_500, 9, 5],
