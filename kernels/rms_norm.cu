@@ -12,13 +12,14 @@
 //   needs      nothing; rows of up to 1280 numbers, if D (in bytes) is a multiple of 16, are read once and held in registers
 //   work       one warp per row; other rows are read more than once: forward by a warp, backward by a block.
 //              dw: a warp keeps its columns' sums in registers over its rows; column_sums adds the blocks' parts.
-//              backward_narrow: rows of up to 1024 bytes, which leave registers for one more block
+//              backward_narrow: rows of up to 1024 bytes, which leave registers for one more block; backward_middle: of up
+//              to 1536, which leave enough to read `before` early
 //   bound by   memory: forward moves 2 M D, backward 3 M D numbers, M D more with y or before
 //   repeatable yes: no atomics, fixed order
 //   reference  src/ops/rms_norm.rs
 #include "rows.cuh"
 
-constexpr int WIDE = 40 / VECTOR, NARROW = 2;   // packs per lane
+constexpr int WIDE = 40 / VECTOR, NARROW = 2, MIDDLE = 3;   // packs per lane
 
 __device__ __forceinline__ Floats<VECTOR> gain(const real* w, int column) {
     if (w) return load_pack(w + column);
@@ -81,7 +82,7 @@ struct Tensors {
 // dx of a row, and y; adds its share to dw if there is a gain. All of x, dy and (EARLY) before is in flight before any is used.
 template <int PACKS>
 __device__ __forceinline__ void backward(Columns<PACKS>& dw, const Tensors& of, float rstd, int width) {
-    constexpr bool EARLY = PACKS == NARROW;   // wide rows leave no registers for `before`
+    constexpr bool EARLY = PACKS < WIDE;   // wide rows leave no registers for `before`
     Row<PACKS> row, slope, sum;
     row.load(of.x, width);
     slope.load(of.dy, width);
@@ -150,10 +151,17 @@ rms_norm_backward(real* dx, float* parts, real* y, const real* before, const rea
         backward_reading_again(parts, of.at(static_cast<size_t>(row) * width), rstd[row], width, row < gridDim.x);
 }
 
-// For rows that fit.
+// These two for rows that fit.
 extern "C" __global__ void __launch_bounds__(256, SCALE_BF16 ? 3 : 2)
 rms_norm_backward_narrow(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
                          const float* rstd, int rows, int width) {
     if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
     backward_rows<NARROW>(parts, {dx, y, before, dy, x, w}, rstd, rows, width);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+rms_norm_backward_middle(real* dx, float* parts, real* y, const real* before, const real* dy, const real* x, const real* w,
+                         const float* rstd, int rows, int width) {
+    if (parts) parts += static_cast<size_t>(blockIdx.x) * width;
+    backward_rows<MIDDLE>(parts, {dx, y, before, dy, x, w}, rstd, rows, width);
 }

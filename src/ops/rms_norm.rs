@@ -150,9 +150,12 @@ impl Kernel {
     fn of(x: &Tensor, read: &[Option<&Tensor>]) -> Kernel {
         let row = x.width() * x.real().bytes();
         let packed = read.iter().flatten().all(|x| x.address().is_multiple_of(16)) && row.is_multiple_of(16);
-        match packed && row <= 1024 {
-            true => Kernel { name: "rms_norm_backward_narrow", blocks: column_sums::BLOCKS / 2 * 3 },
-            false => Kernel { name: "rms_norm_backward", blocks: column_sums::BLOCKS },
+        match row {
+            0..=1024 if packed => {
+                Kernel { name: "rms_norm_backward_narrow", blocks: column_sums::BLOCKS / 2 * 3 }
+            }
+            0..=1536 if packed => Kernel { name: "rms_norm_backward_middle", blocks: column_sums::BLOCKS },
+            _ => Kernel { name: "rms_norm_backward", blocks: column_sums::BLOCKS },
         }
     }
 }

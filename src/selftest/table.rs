@@ -67,8 +67,8 @@ fn of_rows() -> Vec<Case> {
         rows.extend(elementwise(m, d));
         rows.push(squared(m, d));
     }
-    // Rows that a warp holds in its registers, many or wide ones; rows too wide for that.
-    for [m, d] in [[700, 64], [33, 520], [9, 1280], [5, 2056]] {
+    // Rows that a warp holds in its registers, many or wide ones (up to 1,024 bytes, 1,536 and more); rows too wide for that.
+    for [m, d] in [[700, 64], [40, 376], [33, 520], [41, 768], [17, 1000], [9, 1280], [5, 2056]] {
         rows.extend(norms(m, d));
     }
     rows
