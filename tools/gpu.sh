@@ -139,16 +139,24 @@ if [[ $parts == *" timings "* ]]; then
     for sets in 32 4; do
         run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
     done
+    # Its encoder's rows of 768 numbers have kernels of their own; `ops` ends with the times of both ways, `profile` tells which one
+    # the step took.
+    for case in matmul_swiglu rms_norm; do
+        run ops-s280-$case "$PROGRAM" bench ops --preset s280 --case $case --device cuda
+    done
+    run step-s280-16384 "$PROGRAM" bench step --preset s280 --sets 32 --cells 512 --device cuda --json
+    run profile-s280-16384 "$PROGRAM" profile --preset s280 --sets 32 --cells 512 --device cuda
 fi
 if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
     run peers python3 benches/gpu/run.py --program "$PROGRAM" --out "$OUT/peers" --minutes "$(((until - SECONDS) / 60)).$(((until - SECONDS) % 60 * 10 / 60))" $presets
 fi
 if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
     # The clocks are left as they are; profiles the second launch of each kernel that takes most of the step's time.
-    for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow; do
-        case=${kernel%_forward*} case=${case%_backward*} case=${case/attention_hopper/attention_set} case=${case/mmd_hopper*/mmd}
+    for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow matmul_swiglu_forward_wide matmul_swiglu_backward_wide rms_norm_backward_middle; do
+        case=${kernel%_forward*} case=${case%_backward*} case=${case/attention_hopper/attention_set} case=${case/mmd_hopper*/mmd} preset=s184
+        [[ $kernel == *_wide || $kernel == *_middle ]] && preset=s280
         run ncu-$kernel ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section WarpStateStats \
-            -k "$kernel" -s 1 -c 1 "$PROGRAM" bench ops --case "$case" --turns 1 --device cuda
+            -k "$kernel" -s 1 -c 1 "$PROGRAM" bench ops --preset $preset --case "$case" --turns 1 --device cuda
     done
 fi
 exit $failed

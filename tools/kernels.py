@@ -26,7 +26,7 @@ DYNAMIC = {
     "attention_cell_forward_64x64": 96 << 10, "attention_cell_forward_128x16": 48 << 10,
     "attention_cell_backward_64x16": 41472, "attention_cell_backward_64x32": 73 << 10,
     "attention_cell_backward_64x64": 69 << 10, "attention_cell_backward_128x16": 82432,
-    "matmul_swiglu_forward": 14 * (16 << 10) + 2 * 14 * 8 + 1024, "matmul_swiglu_backward": 14 * (16 << 10) + 2 * 14 * 8 + 1024,
+    **{f"matmul_swiglu_{way}": 14 * (16 << 10) + 2 * 14 * 8 + 1024 for way in ("forward", "backward", "forward_wide", "backward_wide")},
     "mmd_pairs": 96 << 10, "mmd_backward": 96 << 10,
     "mmd_hopper_pairs": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "mmd_hopper_backward": (12 * 16 << 10) + 16 * 128 * 4 + 10 * 8 + 1024, "gather_rows": 8 * 2008 * 2,
 }
