@@ -16,6 +16,7 @@ use crate::tensor::Tensor;
 
 mod exchange;
 mod launch;
+mod meet;
 mod threads;
 mod watch;
 mod wire;

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { gpu::keep_nccl_buffers_private() };
     end_with_the_reader();
+    fail_at_the_limit_of_files();
     fail_with_the_output();
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,5 +42,13 @@ fn end_with_the_reader() {
     // SAFETY: no other thread runs yet; the signal gets back the system's default action.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// A file that outgrows the limit of its user (`ulimit -f`) is an error like any other, not a signal that ends the program.
+fn fail_at_the_limit_of_files() {
+    // SAFETY: no other thread runs yet; writes then return EFBIG.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }

@@ -62,6 +62,8 @@ fn output_of_10x_gets_its_labels_from_a_table() {
         ("cell\tdrug\tline\nAACC-1\tnone\tT\n", "needs a header and at least two columns"),
         ("cell,drug\nAACC-1,none\n", "labels.csv has: cell, drug"),
         ("cell,drug,line\nAACC-1,none\n", "labels.csv"),
+        ("cell,drug,line\n", "has no rows"),
+        ("cell,drug,line,drug\nAACC-1,none,T,a\n", "two columns \"drug\""),
     ];
     for (text, said) in cases {
         std::fs::write(&table, text).expect("written");
@@ -77,7 +79,7 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     // The column with the same name as the index of obs holds the cell names, wherever it is.
     std::fs::write(
         &table,
-        "donor\tdrug\t_index\nD1\tnone\tcell0\nD1\ta\tcell1\nD2\ta\tcell2\nD2\tnone\tcell3\nD2\t\tcell4\n",
+        "donor\tdrug\t_index\nD1\tnone\tcell0\nD1\ta\tcell1\nD2\ta\tcell2\nD2\tnone\tcell3\nD2\t \tcell4\n",
     )
     .expect("written");
     settings.labels = Some(table.clone());

@@ -136,7 +136,7 @@ fn free_port() -> u16 {
 fn wires(ranks: usize) -> Vec<Arc<dyn Collective>> {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
-        let launch = Launch { rank, ranks, local: rank, address: address.clone(), by: "a test" };
+        let launch = Launch { rank, ranks, local: rank, address: address.clone(), job: 0, by: "a test" };
         std::thread::spawn(move || Wire::join(&launch, &AtomicBool::new(false)).expect("they meet"))
     };
     let joining: Vec<_> = (0..ranks).map(join).collect();
@@ -236,7 +236,7 @@ fn a_rank_that_is_lost_is_seen_without_a_sum() {
 fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
-        let launch = Launch { rank, ranks: 3, local: rank, address: address.clone(), by: "a test" };
+        let launch = Launch { rank, ranks: 3, local: rank, address: address.clone(), job: 0, by: "a test" };
         std::thread::spawn(move || {
             Wire::join(&launch, &AtomicBool::new(false)).map(|wire| wire.sum(&mut [0.0]))
         })
@@ -337,7 +337,7 @@ fn a_process_that_is_killed_stops_the_other_within_seconds() {
 fn a_rank_that_waits_for_others_can_be_stopped() {
     for rank in [0, 1] {
         let address = ("127.0.0.1".to_string(), free_port());
-        let launch = Launch { rank, ranks: 2, local: rank, address, by: "a test" };
+        let launch = Launch { rank, ranks: 2, local: rank, address, job: 0, by: "a test" };
         let said = Wire::join(&launch, &AtomicBool::new(true)).err().expect("nobody comes").to_string();
         assert!(said.contains("asked to stop"), "{said}");
     }

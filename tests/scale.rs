@@ -1,10 +1,10 @@
 //! Counts or logarithms: what `preprocess` takes a matrix's values for.
 
-use scale_engine::data::h5ad::{Extra, Frame, X, write};
+use scale_engine::data::h5ad::{Column, Extra, Frame, X, write};
 use scale_engine::data::preprocess::{Target, normalise};
 use scale_engine::data::shard::{Data, Scale};
 
-use crate::preprocess::{COUNTS, GENES, obs, refusal, run, small, sparse, var};
+use crate::preprocess::{COUNTS, GENES, obs, refusal, run, small, sparse, var, words};
 
 #[test]
 fn log_values_are_recognised_and_kept() {
@@ -45,6 +45,67 @@ fn a_told_scale_is_believed() {
     settings.out.set_file_name("third");
     settings.target = Some(Target::Median);
     assert!(refusal(&settings).contains("--target-sum"));
+}
+
+/// A matrix of two data sets that were put together before they were brought to one scale.
+#[test]
+fn a_cell_on_another_scale_than_the_first_is_named() {
+    let log = |row: &[f32; 5], total: f32| {
+        let factor = normalise::factor(row.iter().sum(), total);
+        row.map(|value| (value / factor).ln_1p())
+    };
+    let (dir, mut settings) = small(|_, _, _| ());
+    let n = 20_000; // more than a block holds
+    let write_with = |last: [f32; 5]| {
+        let rows: Vec<[f32; 5]> =
+            (0..n).map(|i| if i < n - 1 { log(&COUNTS[i % 3], 1e4) } else { last }).collect();
+        let label = |names: [&str; 2]| words(&(0..n).map(|i| names[i % 2]).collect::<Vec<_>>());
+        let columns =
+            vec![("drug".to_string(), label(["none", "a"])), ("line".to_string(), label(["T", "T"]))];
+        let obs = Frame { index: (0..n).map(|i| format!("cell{i}")).collect(), columns };
+        let path = dir.path().join("many.h5ad");
+        write(&path, &obs, &var(&GENES), X::Sparse(&sparse(&rows)), &[]).expect("written");
+        path
+    };
+    for (last, told) in [(COUNTS[1], "contains 300"), (log(&COUNTS[1], 1e6), "sum to 1000000")] {
+        settings.inputs = vec![write_with(last)];
+        let what = refusal(&settings);
+        assert!(what.contains("\"cell19999\"") && what.contains(told), "{what}");
+    }
+    settings.inputs = vec![write_with(log(&COUNTS[2], 1e4))];
+    run(&settings).expect("all on one scale");
+}
+
+#[test]
+fn logarithms_to_another_base_are_recognised_without_a_mark() {
+    let (_dir, mut settings) = small(|_, _, x| {
+        for row in x.iter_mut() {
+            let factor = normalise::factor(row.iter().sum(), 1e4);
+            row.iter_mut().for_each(|value| *value = (*value / factor + 1.0).log2());
+        }
+    });
+    for told in [None, Some(Scale::Log1p)] {
+        settings.scale = told;
+        let what = refusal(&settings);
+        assert!(what.contains("base 2") && what.contains("0.693147"), "{what}");
+    }
+}
+
+#[test]
+fn totals_that_a_column_holds_are_pointed_out() {
+    let (_dir, mut settings) = small(|obs, _, x| {
+        let totals = x.iter().map(|row| f64::from(row.iter().sum::<f32>()) * 3.0).collect();
+        obs.columns.push(("n_counts".into(), Column::Float(totals)));
+    });
+    let notes = run(&settings).expect("made").contents.notes;
+    assert!(
+        notes.iter().any(|note| note.contains("--size-col n_counts") && note.contains("3.0 times")),
+        "{notes:?}"
+    );
+    settings.out.set_file_name("other");
+    settings.size = Some("n_counts".into());
+    let notes = run(&settings).expect("made").contents.notes;
+    assert!(notes.iter().all(|note| !note.contains("--size-col")), "{notes:?}");
 }
 
 #[test]

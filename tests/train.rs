@@ -210,6 +210,32 @@ fn a_run_is_one_processs_and_one_without_a_checkpoint_begins_anew() {
     assert!(error.contains("another process"), "{error}");
 }
 
+#[test]
+fn a_run_without_a_sound_last_checkpoint_names_another() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let more = ["train.steps=20", "train.val_every=10", "train.keep_all=true"];
+    trained(small, dir.path(), &more, &AtomicBool::new(false)).expect("trained");
+    let in_folder = |name: &str| dir.path().join("checkpoints").join(name);
+    // Two names of one file would be damaged together.
+    let copy = bytes(&last(dir.path()));
+    std::fs::remove_file(last(dir.path())).expect("removed");
+    let error = resumed(small, dir.path()).expect_err("no last").to_string();
+    assert!(error.contains("copy") && error.contains("step-20.safetensors (step 20)"), "{error}");
+    let begun = trained(small, dir.path(), &more, &AtomicBool::new(false)).expect_err("not free").to_string();
+    assert!(begun.contains("step-20.safetensors (step 20) to last.safetensors"), "{begun}");
+    std::fs::write(last(dir.path()), &copy[..copy.len() / 2]).expect("written");
+    let error = resumed(small, dir.path()).expect_err("half a file").to_string();
+    assert!(error.contains("last.safetensors") && error.contains("step-10.safetensors (step 10)"), "{error}");
+    // A best checkpoint of a step that the run will not reach again is not the best of this run.
+    std::fs::copy(in_folder("step-10.safetensors"), last(dir.path())).expect("copied");
+    std::fs::copy(in_folder("step-20.safetensors"), in_folder("best.safetensors")).expect("copied");
+    std::fs::remove_file(in_folder("step-20.safetensors")).expect("removed");
+    resumed_to(small, dir.path(), Some(12)).expect("two more steps");
+    let best = Checkpoint::describe(&in_folder("best.safetensors")).map(|told| told.header.step);
+    assert!(best.is_err() || best.as_ref().is_ok_and(|step| *step <= 12), "{best:?}");
+    assert!(in_folder("step-20.safetensors").exists());
+}
+
 /// A checkpoint is written while steps continue; a failure is noticed no later than at the next checkpoint or the run's end.
 #[test]
 fn a_checkpoint_that_cannot_be_written_ends_the_run() {

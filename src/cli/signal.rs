@@ -3,21 +3,28 @@
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
 /// The exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// A flag that the first signal sets, with a message that says what happens next; a second signal ends the program at once.
+/// Signals closer together than this are one wish: `timeout` sends one to the program and one to its group.
+const ONE_WISH: Duration = Duration::from_secs(1);
+
+/// A flag that the first signal sets, with a message that says what happens next; a later one ends the program at once.
 pub fn stop(what: &'static str) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    handle(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            exit(INTERRUPTED);
+    let (flag, mut first) = (stop.clone(), None::<Instant>);
+    handle(move || match first {
+        None => {
+            flag.store(true, Ordering::Relaxed);
+            first = Some(Instant::now());
+            eprintln!("stopping {what}; press Ctrl-C again to stop at once");
         }
-        eprintln!("stopping {what}; press Ctrl-C again to stop at once");
+        Some(first) if first.elapsed() < ONE_WISH => {}
+        Some(_) => exit(INTERRUPTED),
     })?;
     Ok(stop)
 }

@@ -13,32 +13,50 @@ pub struct Launch {
     pub local: usize,
     /// Where rank 0 listens: host and port.
     pub address: (String, u16),
+    /// Tells jobs apart that meet at one port, where the launcher numbers them; else 0.
+    pub job: u64,
     /// Who started it, for messages.
     pub by: &'static str,
 }
 
-/// A launcher's variables for the rank, the number of ranks and the rank on this machine.
+/// A launcher's variables for the rank, the number of ranks, the rank on this machine and the job.
 struct Words {
     by: &'static str,
     rank: &'static str,
     ranks: &'static str,
     local: &'static str,
+    job: &'static [&'static str],
 }
 
 /// In order of precedence: mpirun may be called within a Slurm job.
 const LAUNCHERS: [Words; 4] = [
-    Words { by: "torchrun", rank: "RANK", ranks: "WORLD_SIZE", local: "LOCAL_RANK" },
+    Words {
+        by: "torchrun",
+        rank: "RANK",
+        ranks: "WORLD_SIZE",
+        local: "LOCAL_RANK",
+        job: &["TORCHELASTIC_RUN_ID"],
+    },
     Words {
         by: "mpirun",
         rank: "OMPI_COMM_WORLD_RANK",
         ranks: "OMPI_COMM_WORLD_SIZE",
         local: "OMPI_COMM_WORLD_LOCAL_RANK",
+        job: &["PMIX_NAMESPACE"],
     },
-    Words { by: "mpirun", rank: "PMI_RANK", ranks: "PMI_SIZE", local: "MPI_LOCALRANKID" },
+    Words { by: "mpirun", rank: "PMI_RANK", ranks: "PMI_SIZE", local: "MPI_LOCALRANKID", job: &[] },
     // Of the step, not of the job: a script run by sbatch is no rank, whatever the job has room for.
-    Words { by: "srun", rank: "SLURM_PROCID", ranks: "SLURM_STEP_NUM_TASKS", local: "SLURM_LOCALID" },
+    Words {
+        by: "srun",
+        rank: "SLURM_PROCID",
+        ranks: "SLURM_STEP_NUM_TASKS",
+        local: "SLURM_LOCALID",
+        job: &["SLURM_JOB_ID", "SLURM_STEP_ID"],
+    },
 ];
 
+/// Ranks whose bytes a sum of f32 adds without rounding: 2^24 / 255, see [`super::Ranks::agree`].
+const MOST: usize = 65_793;
 /// The port if nothing else is said.
 const PORT: u16 = 29_517;
 
@@ -68,13 +86,19 @@ impl Launch {
         if ranks == 1 {
             return Ok(None);
         }
+        if ranks > MOST {
+            return Err(Error::setting(
+                words.ranks,
+                format!("is {ranks}, but at most {MOST} ranks can be summed"),
+            ));
+        }
         if rank >= ranks {
             let what = format!("is {rank}, but {} is {ranks}; ranks count from 0", words.ranks);
             return Err(Error::setting(words.rank, what));
         }
         let local = if word(words.local).is_some() { number(word, words.local)? } else { rank };
         let address = (host(word, words)?, port(word)?);
-        Ok(Some(Launch { rank, ranks, local, address, by: words.by }))
+        Ok(Some(Launch { rank, ranks, local, address, job: job(word, words), by: words.by }))
     }
 }
 
@@ -85,7 +109,12 @@ fn number(word: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<usize> {
 
 fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> {
     if let Some(host) = word("MASTER_ADDR") {
-        return Ok(host);
+        // An IPv6 address may stand in brackets, as in a URL.
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        return match bare.unwrap_or(&host).trim() {
+            "" => Err(Error::setting("MASTER_ADDR", "is empty; set it to the name of rank 0's machine")),
+            host => Ok(host.to_string()),
+        };
     }
     if let (true, Some(nodes)) = (words.by == "srun", word("SLURM_STEP_NODELIST")) {
         return Ok(first_node(&nodes));
@@ -105,14 +134,20 @@ fn host(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> Result<String> 
 fn port(word: &dyn Fn(&str) -> Option<String>) -> Result<u16> {
     if word("MASTER_PORT").is_some() {
         let port = number(word, "MASTER_PORT")?;
-        let above = port.checked_add(1).and_then(|port| u16::try_from(port).ok());
+        let above = port.checked_add(1).and_then(|port| u16::try_from(port).ok()).filter(|_| port > 0);
         return above.ok_or_else(|| {
-            Error::setting("MASTER_PORT", format!("{port} is not a port number below 65535"))
+            Error::setting("MASTER_PORT", format!("{port} is not a port number from 1 to 65534"))
         });
     }
     // Jobs that share a machine must not share a port.
     let job = word("SLURM_JOB_ID").and_then(|job| job.parse::<u64>().ok()).unwrap_or(0);
     Ok(PORT + (job % 1000) as u16)
+}
+
+/// A number of the job, the same on all its ranks.
+fn job(word: &dyn Fn(&str) -> Option<String>, words: &Words) -> u64 {
+    let told: Vec<String> = words.job.iter().filter_map(|name| word(name)).collect();
+    if told.is_empty() { 0 } else { u64::from(crc32fast::hash(told.join(" ").as_bytes())) }
 }
 
 /// The first node of a list: `n[07-09,12],m3` is n07, n08, ...
@@ -153,7 +188,9 @@ mod tests {
         assert_eq!(srun.address, ("n07".into(), PORT + 456));
         let open = "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2";
         assert_eq!(launch(open).address.0, "127.0.0.1");
-        assert_eq!(launch("PMI_RANK=0 PMI_SIZE=2 MASTER_ADDR=a").local, 0);
+        assert_eq!(launch("PMI_RANK=0 PMI_SIZE=2 MASTER_ADDR=[::1]").address.0, "::1");
+        let job = |step: &str| launch(&format!("{slurm} SLURM_STEP_NODELIST=n1 SLURM_STEP_ID={step}")).job;
+        assert!(job("0") != job("1") && job("0") == job("0") && torchrun.job == 0);
     }
 
     #[test]
@@ -174,6 +211,9 @@ mod tests {
             "RANK=2 WORLD_SIZE=2 MASTER_ADDR=a",
             "RANK=0 WORLD_SIZE=2",
             "RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=65535",
+            "RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=0",
+            "RANK=0 WORLD_SIZE=2 MASTER_ADDR=[]",
+            "RANK=0 WORLD_SIZE=1000000000 MASTER_ADDR=a",
         ] {
             assert!(found(words).is_err(), "{words}");
         }

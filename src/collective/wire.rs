@@ -2,34 +2,33 @@
 //!
 //! Rank 0 reads every other rank's numbers, adds them in the order of ranks and sends back the sum, or its parts. This is for
 //! gradients of CPUs and for the few numbers that ranks with GPUs exchange per step. A process that dies closes its connections,
-//! which the others see at their next sum; a machine that dies is noticed within seconds, by TCP's keepalive probes.
+//! which the others see at their next sum; a machine that dies, or can no longer be reached, is noticed within seconds: by TCP's
+//! keepalive probes or, while something that was sent is not acknowledged, by the lack of that.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 
+use super::meet::{call, receive};
 use super::{Collective, Launch, part, stopped};
 use crate::error::{Error, Result};
 
-/// How long ranks wait for each other at the start.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a caller may take to say who it is, and rank 0 to answer a call.
-const GREETING: Duration = Duration::from_secs(5);
 /// How long rank 0 may take to validate, or others to compute; after that the user is told which rank is awaited.
 const SILENCE: Duration = Duration::from_secs(300);
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
-/// What a rank sends first.
-const MAGIC: &[u8; 16] = b"scale-engine 1\0\0";
+/// How often a rank that waits for another looks whether that one still answers.
+const LOOK: Duration = Duration::from_secs(1);
+/// Milliseconds without an acknowledgement after which a machine counts as gone.
+const UNANSWERED: u32 = 10_000;
 /// A frame of numbers.
 const NUMBERS: u8 = 0;
 /// A frame of text: why its sender is ending.
-const END: u8 = 1;
+pub(super) const END: u8 = 1;
 /// Longest reason, in bytes.
 const LONGEST: u64 = 1 << 16;
 
@@ -42,9 +41,10 @@ pub struct Wire {
     ends: Vec<TcpStream>,
 }
 
-struct Link {
-    rank: usize,
-    stream: TcpStream,
+/// A connection to another rank.
+pub(super) struct Link {
+    pub rank: usize,
+    pub stream: TcpStream,
 }
 
 impl Wire {
@@ -126,11 +126,7 @@ impl Collective for Wire {
     }
 
     fn lost(&self) -> bool {
-        // The other side will write no more, whether or not all it wrote has been read.
-        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        let mut ends: Vec<PollFd> = self.ends.iter().map(|end| PollFd::new(end, PollFlags::RDHUP)).collect();
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut ends, Some(&at_once)).is_ok() && ends.iter().any(|end| end.revents().intersects(gone))
+        self.ends.iter().any(|end| has_ended(end) || is_unanswered(end))
     }
 }
 
@@ -145,12 +141,28 @@ fn add(links: &mut [Link], numbers: &mut [f32]) -> Result<()> {
 }
 
 impl Link {
-    fn frame(&mut self, kind: u8, bytes: &[u8]) -> std::io::Result<()> {
+    /// Sends text or numbers with their length.
+    pub fn frame(&mut self, kind: u8, bytes: &[u8]) -> std::io::Result<()> {
         let mut head = [0; 9];
         head[0] = kind;
         head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        self.stream.write_all(&head)?;
-        self.stream.write_all(bytes)
+        self.write(&head)?;
+        self.write(bytes)
+    }
+
+    /// Waits as long as the other rank takes what it is sent, or at least acknowledges it.
+    fn write(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(taken) => bytes = &bytes[taken..],
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock && !is_unanswered(&self.stream) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, numbers: &[f32]) -> Result<()> {
@@ -173,9 +185,16 @@ impl Link {
 
     /// Length of the numbers that follow; if the other rank ends instead, its reason is the error.
     fn head(&mut self) -> Result<u64> {
-        let mut head = [0; 9];
-        while !hears(&self.stream, SILENCE) {
-            eprintln!("note: nothing heard from rank {} for {} minutes", self.rank, SILENCE.as_secs() / 60);
+        let (mut head, began, mut notes) = ([0; 9], Instant::now(), 0);
+        while !hears(&self.stream, LOOK) {
+            if is_unanswered(&self.stream) {
+                return Err(self.gone(&ErrorKind::TimedOut.into()));
+            }
+            if began.elapsed() >= (notes + 1) * SILENCE {
+                notes += 1;
+                let minutes = (notes * SILENCE).as_secs() / 60;
+                eprintln!("note: nothing heard from rank {} for {minutes} minutes", self.rank);
+            }
         }
         self.stream.read_exact(&mut head).map_err(|e| self.gone(&e))?;
         let length = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
@@ -188,10 +207,10 @@ impl Link {
     }
 
     fn gone(&self, e: &std::io::Error) -> Error {
-        let how = if e.kind() == ErrorKind::UnexpectedEof {
-            "its connection was closed".into()
-        } else {
-            e.to_string()
+        let how = match e.kind() {
+            ErrorKind::UnexpectedEof => "its connection was closed".into(),
+            ErrorKind::TimedOut => "its machine no longer answers".into(),
+            _ => e.to_string(),
         };
         Error::Stopped(format!("rank {} was lost ({how}); this one stops too", self.rank))
     }
@@ -204,156 +223,30 @@ fn hears(stream: &TcpStream, within: Duration) -> bool {
     poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)).map_or(true, |ready| ready > 0)
 }
 
-/// Rank 0 waits for all others.
-fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
-    let (host, port) = &launch.address;
-    let said = |e: std::io::Error| {
-        Error::Stopped(format!("rank 0 cannot listen on port {port} (one above MASTER_PORT): {e}"))
-    };
-    // Other machines may resolve a name differently; loopback means this machine to all.
-    let here = host == "localhost" || host.parse().is_ok_and(|at: IpAddr| at.is_loopback());
-    let listener = match here {
-        true => TcpListener::bind((host.as_str(), *port)),
-        false => both(*port).or_else(|_| TcpListener::bind(("0.0.0.0", *port))),
-    };
-    let listener = listener.map_err(said)?;
-    listener.set_nonblocking(true).map_err(said)?;
-    let (mut links, mut callers, began, mut refused) = (Vec::new(), Vec::new(), Instant::now(), None);
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                callers.push((stream, Instant::now()));
-                continue;
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            // Most of these are of one connection, which may come again; the others last, and are reported below.
-            Err(e) => refused = Some(e),
-        }
-        // All are heard in turn: one that says nothing does not keep the others waiting.
-        for (stream, since) in std::mem::take(&mut callers) {
-            match greet(&stream) {
-                Ok(hello) => links.push(welcome(launch, stream, hello, &links)?),
-                Err(e) if e.kind() == ErrorKind::WouldBlock && since.elapsed() < GREETING => {
-                    callers.push((stream, since));
-                }
-                Err(_) => {}
-            }
-        }
-        if links.len() + 1 == launch.ranks {
-            break;
-        }
-        if began.elapsed() > PATIENCE {
-            return Err(missing(launch, &links, refused));
-        }
-        pause(stop)?;
-    }
-    links.sort_by_key(|link| link.rank);
-    Ok(links)
+/// Whether the other side will write no more, whether or not all it wrote has been read. Does not wait.
+pub(super) fn has_ended(stream: &TcpStream) -> bool {
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let (mut end, at_once) = ([PollFd::new(stream, PollFlags::RDHUP)], Timespec { tv_sec: 0, tv_nsec: 0 });
+    poll(&mut end, Some(&at_once)).is_ok() && end[0].revents().intersects(gone)
 }
 
-/// Accepts IPv4 too; fails if the machine has no IPv6.
-fn both(port: u16) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-    socket.set_only_v6(false)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from(([0u16; 8], port)).into())?;
-    socket.listen(128)?;
-    Ok(socket.into())
-}
-
-fn missing(launch: &Launch, links: &[Link], refused: Option<std::io::Error>) -> Error {
-    let came = |rank: &usize| links.iter().any(|link| link.rank == *rank);
-    let missing: Vec<String> =
-        (1..launch.ranks).filter(|rank| !came(rank)).map(|rank| rank.to_string()).collect();
-    let refused = refused.map_or(String::new(), |e| format!("; a connection could not be accepted: {e}"));
-    Error::Stopped(format!(
-        "{} of {} ranks did not connect within {} s: {} (launcher: {}; did they start, and can they reach {}:{}?){refused}",
-        missing.len(),
-        launch.ranks,
-        PATIENCE.as_secs(),
-        missing.join(", "),
-        launch.by,
-        launch.address.0,
-        launch.address.1,
-    ))
-}
-
-/// What a caller says first: its rank and number of ranks. `WouldBlock` until it has said all of that; another error if it is not
-/// one of ours, or gone.
-fn greet(mut stream: &TcpStream) -> std::io::Result<[u64; 2]> {
-    let mut hello = [0; 32];
-    stream.set_nonblocking(true)?;
-    match stream.peek(&mut hello)? {
-        0 => return Err(ErrorKind::UnexpectedEof.into()),
-        32 => stream.read_exact(&mut hello)?,
-        _ => return Err(ErrorKind::WouldBlock.into()),
-    }
-    if hello[..16] != *MAGIC {
-        return Err(ErrorKind::InvalidData.into());
-    }
-    stream.set_nonblocking(false)?;
-    let word = |i: usize| u64::from_le_bytes(hello[16 + 8 * i..24 + 8 * i].try_into().expect("eight bytes"));
-    Ok([word(0), word(1)])
-}
-
-fn welcome(launch: &Launch, stream: TcpStream, [rank, ranks]: [u64; 2], links: &[Link]) -> Result<Link> {
-    let mut link = Link { rank: rank as usize, stream };
-    let known = links.iter().any(|link| link.rank as u64 == rank);
-    let wrong = match () {
-        () if ranks != launch.ranks as u64 => {
-            format!("rank {rank} expects {ranks} ranks, but rank 0 expects {}", launch.ranks)
-        }
-        () if rank == 0 || rank >= ranks || known => format!("there are two processes with rank {rank}"),
-        () => return Ok(link),
-    };
-    let _ = link.frame(END, wrong.as_bytes());
-    links.iter().for_each(|link| {
-        let _ = link.stream.shutdown(Shutdown::Both);
-    });
-    Err(Error::Stopped(wrong))
-}
-
-/// A rank other than 0 calls rank 0.
-fn call(launch: &Launch, stop: &AtomicBool) -> Result<Link> {
-    let began = Instant::now();
-    let mut hello = MAGIC.to_vec();
-    [launch.rank as u64, launch.ranks as u64].iter().for_each(|word| hello.extend(word.to_le_bytes()));
-    loop {
-        match reach(&launch.address).and_then(|mut stream| stream.write_all(&hello).map(|()| stream)) {
-            Ok(stream) => return Ok(Link { rank: 0, stream }),
-            Err(e) if began.elapsed() > PATIENCE => {
-                let (host, port) = &launch.address;
-                let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
-                return Err(Error::Stopped(what));
-            }
-            Err(_) => pause(stop)?,
-        }
-    }
-}
-
-/// Waits between two attempts; fails once `stop` is set.
-fn pause(stop: &AtomicBool) -> Result<()> {
-    std::thread::sleep(PAUSE);
-    match stop.load(Ordering::Relaxed) {
-        true => Err(Error::Stopped("asked to stop before all ranks had connected".into())),
-        false => Ok(()),
-    }
-}
-
-fn reach((host, port): &(String, u16)) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::new(ErrorKind::NotFound, "no address");
-    for address in (host.as_str(), *port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, GREETING) {
-            Ok(stream) => return Ok(stream),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
+/// Whether something that was sent is not acknowledged although nothing was heard for a while: the other machine, or the way to it,
+/// is gone. A rank that is merely busy acknowledges what its system has room for. The system itself waits for a quarter of an hour,
+/// and sends no probes meanwhile.
+fn is_unanswered(stream: &TcpStream) -> bool {
+    // SAFETY: numbers, all of which may be zero.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut bytes = size_of_val(&info) as libc::socklen_t;
+    let (of, to) = (stream.as_raw_fd(), (&raw mut info).cast());
+    // SAFETY: the socket is open, and at most `bytes` are written.
+    let failed = unsafe { libc::getsockopt(of, libc::IPPROTO_TCP, libc::TCP_INFO, to, &mut bytes) };
+    failed == 0 && info.tcpi_unacked > 0 && info.tcpi_last_ack_recv > UNANSWERED
 }
 
 /// Sends small frames at once, and notices within about ten seconds that a machine no longer answers.
 fn watch(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(LOOK))?;
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(4))
         .with_interval(Duration::from_secs(2))
@@ -363,30 +256,9 @@ fn watch(stream: &TcpStream) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::TcpListener;
 
-    #[test]
-    fn a_caller_that_says_nothing_keeps_nobody_waiting() {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-        let launch =
-            |rank| Launch { rank, ranks: 2, local: 0, address: ("127.0.0.1".into(), free), by: "a test" };
-        let (began, stop) = (Instant::now(), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            let first = scope.spawn(|| Wire::join(&launch(0), &stop));
-            let call = || loop {
-                match TcpStream::connect(("127.0.0.1", free)) {
-                    Ok(stream) => return stream,
-                    Err(_) => std::thread::sleep(PAUSE),
-                }
-            };
-            let (_mute, mut slow, mut other) = (call(), call(), call());
-            slow.write_all(&MAGIC[..5]).expect("sent");
-            other.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
-            Wire::join(&launch(1), &stop).expect("rank 1 is in");
-            first.join().expect("no panic").expect("rank 0 is in");
-        });
-        assert!(began.elapsed() < GREETING, "{:?}", began.elapsed());
-    }
+    use super::*;
 
     #[test]
     fn a_silence_ends_with_words_or_with_the_connection() {

@@ -26,6 +26,11 @@ impl Config {
             let what = format!("{asked}, but {} has preset = {own:?}; give only one of them", path.display());
             return Err(Error::setting("--preset", what));
         }
+        for field in ["preset", "recipe"] {
+            if over.whole.get(field).is_some_and(|value| !value.is_str()) {
+                return Err(over.wrong(field.into(), "must be a name in quotes".into()));
+            }
+        }
         let preset = preset.or(name(&over.whole, "preset")).unwrap_or("tiny").to_string();
         let recipe = name(&over.whole, "recipe").unwrap_or("default").to_string();
         over.whole.insert("preset".into(), Value::String(preset.clone()));
@@ -93,7 +98,11 @@ impl Config {
             (o.clip > 0.0, "optim.clip", "must be a positive number"),
             ((0.0..1.0).contains(&(o.beta1 as f32)), "optim.beta1", "must be at least 0 and below 1, as f32"),
             ((0.0..1.0).contains(&(o.beta2 as f32)), "optim.beta2", "must be at least 0 and below 1, as f32"),
-            (o.eps as f32 > 0.0, "optim.eps", "must be a positive number, as f32"),
+            (
+                o.eps as f32 > 0.0 && (o.eps as f32).is_finite(),
+                "optim.eps",
+                "must be a positive number, as f32",
+            ),
             ((0.0..1.0).contains(&o.weight_decay), "optim.weight_decay", "must be at least 0 and below 1"),
             (
                 (0.0..1.0).contains(&o.warmup),
@@ -231,6 +240,12 @@ fn parse_set(item: &str) -> Result<Table> {
     let (path, value) = item
         .split_once('=')
         .ok_or_else(|| Error::setting("--set", format!("{item:?} is not section.field=value")))?;
+    if value.contains(['\n', '\r']) {
+        return Err(Error::setting(
+            "--set",
+            format!("{item:?} has several lines; give one setting at a time"),
+        ));
+    }
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
     let mut value = parsed.unwrap_or_else(|| Value::String(value.to_string()));
     for key in path.trim().rsplit('.') {

@@ -24,7 +24,8 @@ impl Metrics {
     pub fn open(dir: &Path, step: u64) -> Result<Metrics> {
         let path = dir.join("metrics.jsonl");
         if path.exists() {
-            let text = std::fs::read_to_string(&path).at(&path)?;
+            // What is no JSON is dropped below, text or not.
+            let text = String::from_utf8_lossy(&std::fs::read(&path).at(&path)?).into_owned();
             let done = |line: &&str| {
                 let parsed: Option<Value> = serde_json::from_str(line).ok();
                 parsed.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step)

@@ -10,13 +10,14 @@ use super::learner::{self, InitialWeights};
 use super::writer::claim;
 use super::{Begin, Settings};
 use crate::aside;
-use crate::checkpoint::{self, Best, Checkpoint, Frame, Header, Origin, vocabulary};
+use crate::checkpoint::{self, Best, Checkpoint, Described, Frame, Header, Origin, vocabulary};
 use crate::config::{Config, Observe};
 use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{At, Error, Result};
+use crate::folder;
 use crate::gpu::Gpu;
 use crate::model::Statistics;
 
@@ -118,14 +119,18 @@ impl Start {
     ) -> Result<Start> {
         let path = checkpoint::named(&settings.out, "last");
         if !path.exists() && settings.out.is_dir() {
-            let what = "has no checkpoints/last.safetensors to continue from; start again without --resume";
-            return Err(Error::format(&settings.out, what));
+            let what = "has no checkpoints/last.safetensors to continue from";
+            let way = other_ways(&settings.out).unwrap_or("; start again without --resume".into());
+            return Err(Error::format(&settings.out, format!("{what}{way}")));
         }
         let claim = match settings.is_first() && path.exists() {
             true => claim(&checkpoint::folder(&settings.out))?.map(Arc::new),
             false => None,
         };
-        let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = Checkpoint::load(&path)?;
+        let loaded = Checkpoint::load(&path).map_err(|error| {
+            Error::Stopped(format!("{error}{}", other_ways(&settings.out).unwrap_or_default()))
+        });
+        let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = loaded?;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
         if settings.is_first() {
@@ -138,6 +143,9 @@ impl Start {
         };
         if let Some(steps) = steps {
             header.config.train.steps = steps;
+            if settings.is_first() {
+                set_best_aside(&settings.out, steps)?;
+            }
         }
         if let Some(shard) = shard {
             header.config.optim.shard = shard;
@@ -173,6 +181,32 @@ impl Start {
     }
 }
 
+/// What to do if `last` cannot be continued from: the run's other checkpoints that can, if any.
+fn other_ways(out: &Path) -> Option<String> {
+    let entries = folder::paths_in(&checkpoint::folder(out)).ok()?;
+    let others = entries.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    let whole: Vec<String> = others
+        .filter(|path| Checkpoint::check(path).is_ok())
+        .filter_map(|path| Some((path.file_name()?.to_string_lossy(), Checkpoint::describe(path).ok()?)))
+        .map(|(name, told)| format!("{name} (step {})", told.header.step))
+        .collect();
+    let some = whole.join(" or ");
+    (!whole.is_empty())
+        .then(|| format!("; to continue from another checkpoint, copy {some} to last.safetensors"))
+}
+
+/// Gives the best checkpoint the name of its step if the run will not reach that step again: it would be taken for this run's.
+fn set_best_aside(out: &Path, steps: u64) -> Result<()> {
+    let best = checkpoint::named(out, "best");
+    let Ok(Described { header, .. }) = Checkpoint::describe(&best) else { return Ok(()) };
+    if header.step <= steps {
+        return Ok(());
+    }
+    let aside = checkpoint::named(out, &format!("step-{}", header.step));
+    eprintln!("note: {} is of step {}, beyond --steps: now {}", best.display(), header.step, aside.display());
+    fs::rename(&best, &aside).at(&best)
+}
+
 /// A new run's folder, claimed, with its config and split file.
 fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::File>>> {
     let out = settings.out.as_path();
@@ -189,9 +223,10 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     is_free()?; // another process may have made it a run's meanwhile
     // A run that ended before its first checkpoint leaves the folder free; a `best` without a `last` does not.
     if fs::read_dir(&folder).at(&folder)?.next().is_some() {
+        let way = other_ways(out).map_or(String::new(), |way| format!("{way} and use --resume"));
         let what =
             "contains files, but no last.safetensors to continue from; move them, or choose another folder";
-        return Err(Error::format(&folder, what));
+        return Err(Error::format(&folder, format!("{what}{way}")));
     }
     keep_config(out, config)?;
     let split = &settings.split;

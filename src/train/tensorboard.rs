@@ -17,8 +17,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts a new events file in a run's folder; TensorBoard joins all files of a folder. Steps after the first `done` will be
-    /// repeated, so TensorBoard is told to drop what the other files hold of them.
+    /// Starts a new events file in a run's folder; TensorBoard joins all files of a folder. Steps after the first `done` are
+    /// still to come, so TensorBoard is told to drop what the other files hold of them.
     pub fn create(dir: &Path, done: u64) -> Result<Events> {
         let path = dir.join(format!("events.out.tfevents.{:.6}.scale-engine", now()));
         let mut events = Events { file: File::create(&path).at(&path)?, path };
@@ -26,15 +26,13 @@ impl Events {
         event.double(1, now());
         event.bytes(3, b"brain.Event:2");
         events.record(&event.0)?;
-        if done > 0 {
-            let mut started = Message::default();
-            started.whole(1, 1); // SessionLog.START
-            let mut event = Message::default();
-            event.double(1, now());
-            event.whole(2, done + 1);
-            event.bytes(7, &started.0);
-            events.record(&event.0)?;
-        }
+        let mut started = Message::default();
+        started.whole(1, 1); // SessionLog.START
+        let mut event = Message::default();
+        event.double(1, now());
+        event.whole(2, done + 1);
+        event.bytes(7, &started.0);
+        events.record(&event.0)?;
         Ok(events)
     }
 
