@@ -16,7 +16,9 @@
 //              time. One warpgroup fetches; two multiply, 64 keys each, with p and ds transposed, so that they pass in
 //              registers from one product's sums to the next one's left operand. dk and dv accumulate in registers. dq, of
 //              which each warpgroup computes half the columns, needs ds of both, through shared memory; TMA adds it up in
-//              `sums` across tiles of keys, and loads it back for the last one. A block uses one place for all its heads
+//              `sums` across tiles of keys, and loads it back for the last one. A block uses one place for all its heads.
+//              Every other tile of keys walks its queries backwards: q, dy and sums of all blocks are more than the level-2
+//              cache holds, and what it read last is what it still has
 //              apart: a block takes 128 keys of a head, so that a few heads keep all blocks busy; their parts of dq stay in
 //              `sums`, and sum_dq adds them to the seed's in the order of keys, one block per 64 queries
 //   bound by   compute: 10 N^2 K per head. sum_dq by memory: N^2 K / 128 f32 per head
@@ -132,7 +134,7 @@ template <bool APART> struct Multiplier {
         bulk_load(slots.dq[warp()], of_sums(head, query), sizeof slots.dq[0], full);
     }
 
-    __device__ __forceinline__ void finish_dq(const Share<APART>& head, int query, int key) {
+    __device__ __forceinline__ void finish_dq(const Share<APART>& head, int query, int key, bool begins) {
         float* const part = slots.dq[warp()];
         if (last(key)) {
             if (key > 0) {
@@ -145,7 +147,7 @@ template <bool APART> struct Multiplier {
         }
         const bool first = APART || key == 0;
         if (lane() == 0) {
-            if (query > 0) bulk_read<0>();
+            if (!begins) bulk_read<0>();
             else bulk_done<0>();   // all that was added for the keys before has landed before anything is added now
         }
         __syncwarp();
@@ -158,22 +160,23 @@ template <bool APART> struct Multiplier {
         else bulk_add(of_sums(head, query), part, sizeof slots.dq[0]);
     }
 
-    __device__ __forceinline__ void step(const Share<APART>& head, int query, int key) {
+    __device__ __forceinline__ void step(const Share<APART>& head, int step, int key) {
+        const int query = query_of(step, key, work.n);
         float s[32], dp[32];
         if (last(key) && key > 0) ask_back(head, query);
         mbarrier_wait(&slots.q_full[q.slot], q.phase);
         begin_scores(s, slots.k[k.slot], slots.q[q.slot]);
-        if (query == 0) mbarrier_wait(&slots.v_full, v.phase);
+        if (step == 0) mbarrier_wait(&slots.v_full, v.phase);
         begin_scores(dp, slots.v, slots.dy[q.slot]);
         wgmma_wait<1>(s);
         weigh(s, key);
         round_sums(p, s);
-        begin_product(dv, p, slots.dy[q.slot], query > 0);
+        begin_product(dv, p, slots.dy[q.slot], step > 0);
         wgmma_wait<1>(dp);
-        if (query + QUERIES >= work.n) arrive_as_warp(&slots.v_empty), v.next();
+        if ((step + 1) * QUERIES >= work.n) arrive_as_warp(&slots.v_empty), v.next();
         slopes(dp);
         arrive_as_warp(&slots.ds_full[q.slot]);
-        begin_product(dk, ds, slots.q[q.slot], query > 0);
+        begin_product(dk, ds, slots.q[q.slot], step > 0);
         if (!APART) start_dq(head, query, key);
         mbarrier_wait(&slots.ds_full[q.slot], q.phase);
         begin_dq();
@@ -181,7 +184,7 @@ template <bool APART> struct Multiplier {
         wgmma_wait<0>(dv, p), wgmma_wait<0>(dk, ds), wgmma_wait<0>(dq);
         arrive_as_warp(&slots.q_empty[q.slot]);
         q.next();
-        finish_dq(head, query, key);
+        finish_dq(head, query, key, step == 0);
     }
 
     __device__ __forceinline__ void multiply() {
@@ -189,7 +192,7 @@ template <bool APART> struct Multiplier {
             const Share<APART> head(number, work);
             for (int key = head.first(); key < head.end(work); key += KEYS) {
                 mbarrier_wait(&slots.k_full[k.slot], k.phase);
-                for (int query = 0; query < work.n; query += QUERIES) step(head, query, key);
+                for (int at = 0; at * QUERIES < work.n; at++) step(head, at, key);
                 arrive_as_warp(&slots.k_empty[k.slot]);
                 k.next();
                 const int first = key + warp_key();

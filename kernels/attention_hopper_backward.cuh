@@ -35,6 +35,11 @@ private:
     int pass;
 };
 
+// The first query of a step. Every other tile of keys walks backwards: it begins with the q, dy and sums that were read last.
+__device__ __forceinline__ int query_of(int step, int key, int n) {
+    return QUERIES * (key / KEYS % 2 ? ceil_div(n, QUERIES) - 1 - step : step);
+}
+
 // By one thread. The next values are fetched once the last queries have been multiplied with these; keys are needed a little
 // longer, so they have two slots.
 template <bool APART>
@@ -53,7 +58,8 @@ __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, cons
                 tma_load(slots.k[k.slot] + box * KEY_BOX, of_kv, work.part() + column + 64 * box, row + key,
                          &slots.k_full[k.slot]);
             k.next();
-            for (int query = 0; query < work.n; query += QUERIES) {
+            for (int step = 0; step * QUERIES < work.n; step++) {
+                const int query = query_of(step, key, work.n);
                 uint64_t* const here = &slots.q_full[q.slot];
                 mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
                 mbarrier_expect(here, 4 * QUERY_BOX);
@@ -63,7 +69,7 @@ __device__ __forceinline__ void fetch(Slots& slots, const TensorMap* of_kv, cons
                     tma_load(slots.dy[q.slot] + box * QUERY_BOX, dy, column + 64 * box, row + query, here);
                 }
                 q.next();
-                if (query > 0) continue;
+                if (step > 0) continue;
                 mbarrier_wait(&slots.v_empty, v.phase ^ 1);
                 mbarrier_expect(&slots.v_full, 2 * KEY_BOX);
 #pragma unroll 1
@@ -82,7 +88,8 @@ __device__ __forceinline__ void fetch_numbers(Slots& slots, const float* lse, co
     for (int number = blockIdx.x; number < work.shares<APART>(); number += gridDim.x) {
         const Share<APART> head(number, work);
         for (int key = head.first(); key < head.end(work); key += KEYS)
-            for (int query = lane(); query - lane() < work.n; query += QUERIES) {
+            for (int step = 0; step * QUERIES < work.n; step++) {
+                const int query = query_of(step, key, work.n) + lane();
                 mbarrier_wait(&slots.q_empty[q.slot], q.phase ^ 1);
 #pragma unroll
                 for (int i = 0; i < QUERIES; i += 32) {
