@@ -10,9 +10,10 @@
 //              norms [B, 2N] f32: |a|^2     columns [B, C, G] f32, spreads [B, C] f64: sums of 32 rows, of their squares
 //              scale [B] f32: v     L, dL [1] f32     parts f64
 //   needs      nothing; cp.async if G (for w: N) is a multiple of 16 bytes
-//   work       rows: one block per 32 rows, read once; for v they are relative to the set's first x: a shift changes no distance,
-//              and what cancels in v is then only as large as the spread. pairs: one block per 128 x 128 tile of the upper triangle
-//              of all 2N x 2N pairs; it writes w, if wanted, and its mirror image. backward: one block per tile of dy
+//   work       rows: one block per 32 rows, read once, four at a time by a warp; for v they are relative to the set's first x: a
+//              shift changes no distance, and what cancels in v is then only as large as the spread. pairs: one block per
+//              128 x 128 tile of the upper triangle of all 2N x 2N pairs; it writes w, if wanted, and its mirror image.
+//              backward: one block per tile of dy
 //   bound by   compute: pairs 4 B N^2 G (each pair once), backward 4 B N^2 G; rows by memory: 2 B N G numbers
 //   repeatable yes: sums have one fixed order
 //   reference  src/ops/mmd.rs
@@ -24,7 +25,7 @@
 #include "mmd.cuh"
 #include "tiles.cuh"
 
-constexpr int CHUNK = 32;         // rows per block of mmd_rows
+constexpr int CHUNK = 32, OWN = CHUNK / 8, SLAB = 8 * 32;   // of mmd_rows: rows per block and per warp, columns at a time
 constexpr int PITCH = TILE + 5;   // row stride of a tile in shared memory: rows and columns are read without bank conflicts
 static_assert(TILE == SIDE);
 static_assert(TILE * PITCH * sizeof(float) <= TILE_SHARED, "the tile takes the place of the stages");
@@ -35,42 +36,62 @@ __device__ __forceinline__ Window window(const Set& set, int first, int count, i
     return {set.row(first) + left, count, set.width - left, static_cast<size_t>(set.width), aligned};
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// A set's rows from `first` on, every eighth one by a warp, whose loads of all of them are in flight together. PACKS: each row
+// begins at a multiple of 16 bytes; a test at each load would keep the next one behind it. Rows that do not exist are read as
+// the first of x, from which they are no distance.
+template <bool PACKS>
+__device__ __forceinline__ void sum_rows(float* norms, float* columns, double* spread_of, const Set& set, int first, int count,
+                                         float (&of_warps)[2][8][SLAB]) {
+    const real* row[OWN];
+    float norm[OWN] = {}, spread = 0.0f;
+#pragma unroll
+    for (int r = 0; r < OWN; r++) row[r] = warp() + 8 * r < count ? set.row(first + warp() + 8 * r) : set.x;
+    for (int slab = 0, turn = 0; slab < set.width; slab += SLAB, turn ^= 1) {
+        const int g = slab + 8 * lane(), left = max(0, set.width - g);
+        const auto load = [&](const real* from) {
+            if (!PACKS) return load_eight(from + g, left);
+            return left > 0 ? load_pack<8>(from + g) : Floats<8>{};
+        };
+        Floats<8> values[OWN], sums{};
+#pragma unroll
+        for (int r = 0; r < OWN; r++) values[r] = load(row[r]);
+        const Floats<8> origin = load(set.x);
+#pragma unroll
+        for (int r = 0; r < OWN; r++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const float apart = values[r][i] - origin[i];
+                norm[r] = fmaf(values[r][i], values[r][i], norm[r]);
+                spread = fmaf(apart, apart, spread);
+                sums[i] += apart;
+            }
+        store_pack(&of_warps[turn][warp()][8 * lane()], sums);
+        __syncthreads();   // all had read the other half before they came here: it is free for the next slab
+        float sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < 8; w++) sum += of_warps[turn][w][threadIdx.x];
+        if (slab + static_cast<int>(threadIdx.x) < set.width) columns[slab + threadIdx.x] = sum;
+    }
+#pragma unroll
+    for (int r = 0; r < OWN; r++) {
+        norm[r] = warp_sum(norm[r]);
+        if (lane() == 0 && warp() + 8 * r < count) norms[warp() + 8 * r] = norm[r];
+    }
+    const double of_block = block_total(spread);
+    if (threadIdx.x == 0) *spread_of = of_block;
+}
+
+extern "C" __global__ void __launch_bounds__(256, 3)
 mmd_rows(float* norms, float* columns, double* spreads, const real* y, const real* x, int sets, int rows, int width) {
-    __shared__ float of_warps[CHUNK][8];
+    __shared__ __align__(16) float of_warps[2][8][SLAB];
     const OfSet of(sets);
     if (of.missing) return;
     const Set set(y, x, of.set, rows, width);
     const int first = of.block * CHUNK, count = min(CHUNK, 2 * rows - first);
     const size_t block = of.number();
-    float spread = 0.0f;
-    for (int slab = 0; slab < width; slab += 8 * 256) {
-        const int g = slab + 8 * threadIdx.x, left = max(0, width - g);
-        const Floats<8> origin = load_eight(set.x + g, left);
-        Floats<8> sums{};
-#pragma unroll 4
-        for (int r = 0; r < count; r++) {
-            const Floats<8> values = load_eight(set.row(first + r) + g, left);
-            float norm = 0.0f;
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const float apart = values[i] - origin[i];
-                norm = fmaf(values[i], values[i], norm);
-                spread = fmaf(apart, apart, spread);
-                sums[i] += apart;
-            }
-            norm = warp_sum(norm);
-            if (lane() == 0) of_warps[r][warp()] = slab ? of_warps[r][warp()] + norm : norm;
-        }
-        store_eight(columns + block * width + g, sums, left);
-    }
-    const double of_block = block_total(spread);   // its barriers also complete `of_warps`
-    if (threadIdx.x == 0) spreads[block] = of_block;
-    if (threadIdx.x < count) {
-        float norm = 0.0f;
-        for (int i = 0; i < 8; i++) norm += of_warps[threadIdx.x][i];
-        norms[static_cast<size_t>(of.set) * 2 * rows + first + threadIdx.x] = norm;
-    }
+    norms += static_cast<size_t>(of.set) * 2 * rows + first, columns += block * width, spreads += block;
+    if (width % 8 == 0 && aligned16(y, x)) sum_rows<true>(norms, columns, spreads, set, first, count, of_warps);
+    else sum_rows<false>(norms, columns, spreads, set, first, count, of_warps);
 }
 
 // There are few blocks, so each must keep many loads in flight.
