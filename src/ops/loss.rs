@@ -20,5 +20,5 @@ pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Te
 fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
     let args = [loss.into(), parts.into(), count.into(), scale.into()];
     // SAFETY: the loss is one number, and there are `count` parts.
-    unsafe { parts.gpu().launch("loss", "loss_total", Grid::new(1, 256), &args) };
+    unsafe { parts.gpu().launch("loss", "loss_total", Grid::new(1, 1024), &args) };
 }
