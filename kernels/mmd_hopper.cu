@@ -199,6 +199,7 @@ struct OfPairs {
         float sums[4] = {};
 #pragma unroll
         for (int k = 0; k < 8; k++) mma_16x8x16(sums, w[k], ones);
+        computed_here(sums);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const bool exists = top + 8 * h < a.count;
@@ -226,6 +227,7 @@ struct OfPairs {
                 mma_16x8x16(sums, ones, turned);
                 store(to + 64 * m, turned[0], turned[1], 8 * j + g < b.count && 64 * m < there);
             }
+            computed_here(sums);
             if (g == 0) *reinterpret_cast<float2*>(&columns[warp() % 4][8 * j + 2 * of_lane]) = make_float2(sums[0], sums[1]);
         }
         mbarrier_arrive(&of.slots.summed[of.group]);   // every lane: racecheck credits an arrival to its own lane only

@@ -11,6 +11,7 @@
 //                            a [16, 16]   a[0] = (g, t)   a[1] = (g + 8, t)   a[2] = (g, t + 8)   a[3] = (g + 8, t + 8)
 //                            b [16, 8]    b[0] = (t, g)   b[1] = (t + 8, g)
 //                            d [16, 8]    d[0], d[1] = (g, t), (g, t + 1)     d[2], d[3] = (g + 8, t), (g + 8, t + 1)
+//   computed_here(d)         keeps the mma that makes d in front of a branch that only some lanes take
 //   pack_bf16(low, high)     two f32 rounded into one register, as mma takes them
 //   exp2_approx(x)           2^x in one instruction, to 2 ulp; zero below 2^-126
 //   anew(x)                  x, hidden from the optimiser: what a loop computes from it is recomputed each time, and takes no
@@ -69,6 +70,8 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+__device__ __forceinline__ void computed_here(float (&d)[4]) { asm volatile("" : "+f"(d[0])); }
 
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
