@@ -8,7 +8,7 @@
 //   work       as in mmd_hopper.cuh, one block per multiprocessor. The two tiles of a cluster are one above the other: together a
 //              square of 256 x 256 in the upper triangle of all 2N x 2N pairs. On the diagonal the left operand is one of the
 //              right one's boxes, and what is below the diagonal is left out
-//   bound by   compute, 4 B N^2 G (each pair once), if the level-2 cache delivered 32 bytes per cycle; it delivers 25 to 30
+//   bound by   compute, 4 B N^2 G (each pair once), if the level-2 cache delivers 32 bytes per cycle to each multiprocessor
 //   repeatable yes: no atomics
 //   reference  src/ops/mmd.rs
 //

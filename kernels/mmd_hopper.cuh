@@ -4,9 +4,8 @@
 // fetches. A step's boxes are in one slot of a ring: one of rows (LEFT), two of columns, one of which may serve as the left
 // operand. The two blocks of a cluster have tiles of the same columns: each fetches its own rows and, for both, half the columns.
 //
-// Why: the bandwidth of the level-2 cache, 25 to 30 bytes per cycle, is what is scarce. 128 x 128 sums need 64 of them; 128 x 256,
-// all that two warpgroups can hold, 48; and two such tiles that share their columns 32. While a tile's sums are being used, the
-// ring fills.
+// Why: at the tensor cores' full rate 128 x 128 sums need 64 bytes per cycle from the level-2 cache; 128 x 256, all that two
+// warpgroups can hold, 48; and two such tiles that share their columns 32. While a tile's sums are being used, the ring fills.
 #pragma once
 #include "hopper.cuh"
 #include "ring.cuh"

@@ -8,7 +8,7 @@
 //              reach beyond a set, and weight 0 times what they find there must be 0
 //   work       as in mmd_hopper.cuh, one block per multiprocessor. The two tiles of a cluster, 128 rows of dy by 256 columns, are
 //              one above the other; if a set has an odd number of sides, its last tiles have a neighbour without rows
-//   bound by   compute, 4 B N^2 G, if the level-2 cache delivered 32 bytes per cycle; it delivers 25 to 30
+//   bound by   compute, 4 B N^2 G, if the level-2 cache delivers 32 bytes per cycle to each multiprocessor
 //   repeatable yes: no atomics
 //   reference  src/ops/mmd.rs
 #include "hopper.cuh"

@@ -205,7 +205,7 @@ seed_attention_forward(real* y, float* p, const real* q, const real* kv, int set
     else forward<1>(y, p, q, kv, z, g);
 }
 
-// Three blocks per SM: more loads in flight are worth the registers.
+// Three blocks per multiprocessor: in the registers of four it would spill.
 extern "C" __global__ void __launch_bounds__(256, 3)
 seed_attention_backward(real* dkv, float* partial, float* ds, const real* dy, const real* q, const real* kv, const float* p,
                         int sets, int tokens, int heads, int width, int lanes, int slots, float scale) {
