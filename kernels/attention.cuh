@@ -66,12 +66,10 @@ __device__ __forceinline__ void put(Tile<WIDTH> to, int row, int column, const f
             }
 }
 
-// Stores d times `scale`, rounded, straight to global memory; rows from `rows` on are skipped. Two lanes swap halves of two
-// neighbours along N, so that 16 numbers of a row are written together: memory is accessed in sectors of 32 bytes.
+// Stores d times `scale`, rounded, straight to global memory; rows from `rows` on are skipped.
 template <int M, int N>
 __device__ __forceinline__ void store(real* to, size_t stride, int rows, const float (&d)[M][N][4], float scale) {
-    const bool odd = lane() % 2;
-    real* const at = to + lane() / 4 * stride + (odd ? 8 : 0) + lane() % 4 / 2 * 4;
+    real* const at = to + lane() / 4 * stride + own_four();
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -80,10 +78,9 @@ __device__ __forceinline__ void store(real* to, size_t stride, int rows, const f
             for (int n = 0; n < N; n += 2) {
                 const uint32_t left = pack_bf16(scale * d[m][n][2 * half], scale * d[m][n][2 * half + 1]);
                 const uint32_t right = pack_bf16(scale * d[m][n + 1][2 * half], scale * d[m][n + 1][2 * half + 1]);
-                const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, odd ? left : right, 1);
+                const uint2 own = swap_out(left, right);
                 if (16 * m + 8 * half + lane() / 4 >= rows) continue;
-                const uint2 pair = odd ? make_uint2(other, right) : make_uint2(left, other);
-                *reinterpret_cast<uint2*>(at + (16 * m + 8 * half) * stride + 8 * n) = pair;
+                *reinterpret_cast<uint2*>(at + (16 * m + 8 * half) * stride + 8 * n) = own;
             }
 }
 

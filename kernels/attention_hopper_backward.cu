@@ -85,8 +85,7 @@ template <bool APART> struct Multiplier {
             const float2 of = *reinterpret_cast<const float2*>(delta + 8 * n);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const uint32_t pair = p[n / 2][n % 2 * 2 + i / 2];
-                const float weight = __uint_as_float(i % 2 ? pair & 0xFFFF0000u : pair << 16);
+                const float weight = half_of(p[n / 2][n % 2 * 2 + i / 2], i);
                 dp[4 * n + i] = weight * (dp[4 * n + i] - (i % 2 ? of.y : of.x));
             }
         }

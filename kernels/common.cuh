@@ -30,6 +30,9 @@ template <> __device__ __forceinline__ float from_float<float>(float x) { return
 template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
 __device__ __forceinline__ real to_real(float x) { return from_float<real>(x); }
 
+// The bf16 number `i` (even: the lower one) of a word that holds two: it is the upper half of an f32.
+__device__ __forceinline__ float half_of(uint32_t word, int i) { return __uint_as_float(i % 2 ? word & 0xFFFF0000u : word << 16); }
+
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp() { return threadIdx.x / 32; }

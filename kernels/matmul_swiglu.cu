@@ -29,9 +29,7 @@ struct Eight {
         check_pack<real, 8>(to);
         __stcs(reinterpret_cast<uint4*>(to), make_uint4(word[0], word[1], word[2], word[3]));
     }
-    __device__ __forceinline__ float operator[](int i) const {
-        return __uint_as_float(i % 2 ? word[i / 2] & 0xFFFF0000u : word[i / 2] << 16);
-    }
+    __device__ __forceinline__ float operator[](int i) const { return half_of(word[i / 2], i); }
     static __device__ __forceinline__ Eight pack(const float (&x)[8]) {
         return {{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])}};
     }

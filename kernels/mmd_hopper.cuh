@@ -113,23 +113,3 @@ struct Multiplier {
         wgmma_wait<0>(sums[0]), wgmma_wait<0>(sums[1]);   // naming both keeps the compiler from reading them earlier
     }
 };
-
-// Of 16 neighbours of a row a lane holds two registers, in the layout of mma_16x8x16's left operand. It swaps with the lane next
-// to it for eight contiguous bytes: four lanes then fill a 32-byte sector of memory. Where a lane's own four numbers begin:
-__device__ __forceinline__ int own_four() { return lane() % 2 * 8 + lane() % 4 / 2 * 4; }
-
-__device__ __forceinline__ uint2 swap_out(uint32_t left, uint32_t right) {
-    const bool odd = lane() % 2;
-    const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, odd ? left : right, 1);
-    return odd ? make_uint2(other, right) : make_uint2(left, other);
-}
-
-// And back: x is the left register, y the right one.
-__device__ __forceinline__ uint2 swap_in(uint2 own) {
-    const bool odd = lane() % 2;
-    const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, odd ? own.x : own.y, 1);
-    return odd ? make_uint2(other, own.y) : make_uint2(own.x, other);
-}
-
-__device__ __forceinline__ float low_number(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high_number(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }

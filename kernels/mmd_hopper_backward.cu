@@ -90,8 +90,8 @@ struct OfBackward {
             if (m == 0) load(1, h, k);
             const float* const sum = sums[m] + 8 * k + 2 * h;
             const float p = pull[m][h];
-            const uint32_t left = pack_bf16(by * (sum[0] - p * low_number(pair.x)), by * (sum[1] - p * high_number(pair.x)));
-            const uint32_t right = pack_bf16(by * (sum[4] - p * low_number(pair.y)), by * (sum[5] - p * high_number(pair.y)));
+            const uint32_t left = pack_bf16(by * (sum[0] - p * half_of(pair.x, 0)), by * (sum[1] - p * half_of(pair.x, 1)));
+            const uint32_t right = pack_bf16(by * (sum[4] - p * half_of(pair.y, 0)), by * (sum[5] - p * half_of(pair.y, 1)));
             const uint2 out = swap_out(left, right);
             if (there(m, h, k)) *reinterpret_cast<uint2*>(dy + place(m, h, k)) = out;
         }

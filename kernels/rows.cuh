@@ -16,8 +16,7 @@ __device__ __forceinline__ Floats<VECTOR> to_floats(const Stored& pack) {
 #pragma unroll
     for (int i = 0; i < VECTOR; i++) {
         const uint32_t word = pack.word[i * sizeof(real) / 4];
-        // A bf16 is the upper half of an f32, and the lower address comes first.
-        values[i] = __uint_as_float(VECTOR == 4 ? word : i % 2 ? word & 0xFFFF0000u : word << 16);
+        values[i] = VECTOR == 4 ? __uint_as_float(word) : half_of(word, i);
     }
     return values;
 }
