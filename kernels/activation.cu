@@ -9,7 +9,7 @@
 //   bound by   memory: forward moves 2 numbers per element, backward 3
 //   repeatable yes: no sums
 //   reference  src/ops/activation.rs
-#include "common.cuh"
+#include "flat.cuh"
 
 // Numbered as in src/ops/activation.rs.
 enum Kind { RELU, SOFTPLUS, SILU, GELU };
@@ -26,31 +26,12 @@ template <Kind KIND> __device__ __forceinline__ float slope(float x) {
     return KIND == SILU ? silu_derivative(x) : gelu_derivative(x);
 }
 
-template <Kind KIND, int N> __device__ __forceinline__ void forward(real* y, const real* x) {
-    Floats<N> values = load_pack<N>(x);
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] = value<KIND>(values[i]);
-    store_pack(y, values);
-}
-
-template <Kind KIND, int N> __device__ __forceinline__ void backward(real* dx, const real* dy, const real* x) {
-    const Floats<N> d = load_pack<N>(dy), values = load_pack<N>(x);
-    Floats<N> out;
-#pragma unroll
-    for (int i = 0; i < N; i++) out[i] = d[i] * slope<KIND>(values[i]);
-    store_pack(dx, out);
-}
-
 template <Kind KIND> __device__ __forceinline__ void forward(real* y, const real* x, size_t count) {
-    const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    if (at + 8 <= count && aligned16(y, x)) return forward<KIND, 8>(y + at, x + at);
-    for (size_t i = at; i < at + 8 && i < count; i++) forward<KIND, 1>(y + i, x + i);
+    each_eight(y, count, [](float u) { return value<KIND>(u); }, x);
 }
 
 template <Kind KIND> __device__ __forceinline__ void backward(real* dx, const real* dy, const real* x, size_t count) {
-    const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    if (at + 8 <= count && aligned16(dx, dy, x)) return backward<KIND, 8>(dx + at, dy + at, x + at);
-    for (size_t i = at; i < at + 8 && i < count; i++) backward<KIND, 1>(dx + i, dy + i, x + i);
+    each_eight(dx, count, [](float d, float u) { return d * slope<KIND>(u); }, dy, x);
 }
 
 extern "C" __global__ void __launch_bounds__(256) activation_forward(real* y, const real* x, int kind, uint64_t count) {

@@ -8,32 +8,17 @@
 //   bound by   memory: 2 numbers per element
 //   repeatable yes: no sums
 //   reference  src/ops/cells.rs
-#include "common.cuh"
-
-template <int N> __device__ __forceinline__ void standardize(real* y, const real* x, const float* mean, const float* scale) {
-    Floats<N> values = load_pack<N>(x);
-    const Floats<N> m = load_pack<N>(mean), s = load_pack<N>(scale);
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] = (values[i] - m[i]) * s[i];
-    store_pack(y, values);
-}
+#include "flat.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
 cells_standardize(real* y, const real* x, const float* mean, const float* scale, int genes) {
     const int gene = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
     y += static_cast<size_t>(blockIdx.x) * genes;
     x += static_cast<size_t>(blockIdx.x) * genes;
-    if (gene + VECTOR <= genes && aligned16(y, x, mean, scale))
-        return standardize<VECTOR>(y + gene, x + gene, mean + gene, scale + gene);
-    for (int i = gene; i < gene + VECTOR && i < genes; i++) standardize<1>(y + i, x + i, mean + i, scale + i);
-}
-
-template <int N> __device__ __forceinline__ void shift(real* y, const real* x, const real* effect) {
-    Floats<N> values = load_pack<N>(x);
-    const Floats<N> e = load_pack<N>(effect);
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] = fmaxf(values[i] + e[i], 0.0f);
-    store_pack(y, values);
+    const auto standard = [](float u, float m, float s) { return (u - m) * s; };
+    if (gene + VECTOR <= genes && aligned(y, x, mean, scale))
+        return each_of<VECTOR>(y + gene, standard, x + gene, mean + gene, scale + gene);
+    for (int i = gene; i < gene + VECTOR && i < genes; i++) each_of<1>(y + i, standard, x + i, mean + i, scale + i);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -42,6 +27,7 @@ cells_shifted(real* y, const real* x, const real* effect, int cells, int genes) 
     y += static_cast<size_t>(blockIdx.x) * genes;
     x += static_cast<size_t>(blockIdx.x) * genes;
     effect += static_cast<size_t>(blockIdx.x / cells) * genes;
-    if (gene + VECTOR <= genes && aligned16(y, x, effect)) return shift<VECTOR>(y + gene, x + gene, effect + gene);
-    for (int i = gene; i < gene + VECTOR && i < genes; i++) shift<1>(y + i, x + i, effect + i);
+    const auto shifted = [](float u, float e) { return fmaxf(u + e, 0.0f); };
+    if (gene + VECTOR <= genes && aligned(y, x, effect)) return each_of<VECTOR>(y + gene, shifted, x + gene, effect + gene);
+    for (int i = gene; i < gene + VECTOR && i < genes; i++) each_of<1>(y + i, shifted, x + i, effect + i);
 }

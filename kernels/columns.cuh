@@ -33,7 +33,7 @@ static __device__ float sum_rows(const T* x, int rows, size_t stride, int column
     __shared__ __align__(16) float partial[1024 * N];
     const int first = lane() * N, warps = blockDim.x / 32;
     Floats<N> sum{};
-    if (columns % N == 0 && stride % N == 0 && (N == 1 || aligned16(x))) {
+    if (columns % N == 0 && stride % N == 0 && (N == 1 || aligned(x))) {
         if (first < columns) sum_packs<N>(sum, x + first, rows, stride, squared);
     } else {
         for (int row = warp(); row < rows; row += warps) {

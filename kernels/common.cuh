@@ -70,9 +70,9 @@ template <class T, int N> __device__ __forceinline__ void check_pack(const T* at
 #endif
 }
 
-// True if packs of any width may be loaded from or stored to all of these addresses.
-template <class... T> __device__ __forceinline__ bool aligned16(const T*... at) {
-    return (reinterpret_cast<uintptr_t>(at) | ...) % 16 == 0;
+// True if all of these addresses are multiples of BYTES: of 16, packs of any width may be loaded and stored there.
+template <int BYTES = 16, class... T> __device__ __forceinline__ bool aligned(const T*... at) {
+    return (reinterpret_cast<uintptr_t>(at) | ...) % BYTES == 0;
 }
 
 template <int N = VECTOR, class T> __device__ __forceinline__ Floats<N> load_pack(const T* from) {

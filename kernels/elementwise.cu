@@ -8,54 +8,26 @@
 //   bound by   memory: add and sub move 3 numbers per element, scale 2
 //   repeatable yes: terms are added in the order of their launches
 //   reference  src/ops/elementwise.rs
-#include "common.cuh"
-
-template <int N, class T> __device__ __forceinline__ void combine(T* y, const T* a, const T* b, float c) {
-    const Floats<N> u = load_pack<N>(a), v = load_pack<N>(b);
-    Floats<N> out;
-#pragma unroll
-    for (int i = 0; i < N; i++) out[i] = fmaf(c, v[i], u[i]);
-    store_pack(y, out);
-}
-
-// y = a + c b; called only with c = 1 or -1, for which c b is exact.
-template <class T> __device__ __forceinline__ void combine(T* y, const T* a, const T* b, float c, size_t count) {
-    const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    if (at + 8 <= count && aligned16(y, a, b)) return combine<8>(y + at, a + at, b + at, c);
-    for (size_t i = at; i < at + 8 && i < count; i++) combine<1>(y + i, a + i, b + i, c);
-}
-
-template <int N, class T> __device__ __forceinline__ void multiply(T* y, const T* x, float c) {
-    Floats<N> values = load_pack<N>(x);
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] *= c;
-    store_pack(y, values);
-}
-
-template <class T> __device__ __forceinline__ void multiply(T* y, const T* x, float c, size_t count) {
-    const size_t at = (static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    if (at + 8 <= count && aligned16(y, x)) return multiply<8>(y + at, x + at, c);
-    for (size_t i = at; i < at + 8 && i < count; i++) multiply<1>(y + i, x + i, c);
-}
+#include "flat.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) add(real* y, const real* a, const real* b, uint64_t count) {
-    combine(y, a, b, 1.0f, count);
+    each_eight(y, count, [](float u, float v) { return u + v; }, a, b);
 }
 
 extern "C" __global__ void __launch_bounds__(256) add_f32(float* y, const float* a, const float* b, uint64_t count) {
-    combine(y, a, b, 1.0f, count);
+    each_eight(y, count, [](float u, float v) { return u + v; }, a, b);
 }
 
 extern "C" __global__ void __launch_bounds__(256) sub(real* y, const real* a, const real* b, uint64_t count) {
-    combine(y, a, b, -1.0f, count);
+    each_eight(y, count, [](float u, float v) { return u - v; }, a, b);
 }
 
 extern "C" __global__ void __launch_bounds__(256) scale(real* y, const real* x, float c, uint64_t count) {
-    multiply(y, x, c, count);
+    each_eight(y, count, [&](float u) { return c * u; }, x);
 }
 
 extern "C" __global__ void __launch_bounds__(256) scale_f32(float* y, const float* x, float c, uint64_t count) {
-    multiply(y, x, c, count);
+    each_eight(y, count, [&](float u) { return c * u; }, x);
 }
 
 // y += c s, by one thread.

@@ -19,8 +19,6 @@
 
 constexpr int TERMS = 3;
 
-__device__ __forceinline__ bool on_pack(const real* at) { return reinterpret_cast<uintptr_t>(at) % (4 * sizeof(real)) == 0; }
-
 // Four words per set: the seed, the addresses of the noise's and of the mask's stream, the index of the set's first number.
 extern "C" __global__ void __launch_bounds__(256)
 flow_start(real* y, const real* z, const uint64_t* streams, float share, int noisy, float mask, int sets, int size) {
@@ -32,7 +30,7 @@ flow_start(real* y, const real* z, const uint64_t* streams, float share, int noi
     if (at >= size) return;
     z += static_cast<size_t>(of.set) * size;
     y += static_cast<size_t>(of.set) * size;
-    const bool whole = at >= 0 && at + 4 <= size && on_pack(z + at) && on_pack(y + at);
+    const bool whole = at >= 0 && at + 4 <= size && aligned<4 * sizeof(real)>(z + at, y + at);
     Floats<4> values;
     if (whole) values = load_pack<4>(z + at);
     else

@@ -32,8 +32,8 @@ static_assert(TILE * PITCH * sizeof(float) <= TILE_SHARED, "the tile takes the p
 
 // Some rows of y, or of x, from column `left` on.
 __device__ __forceinline__ Window window(const Set& set, int first, int count, int left) {
-    const bool aligned = set.width % VECTOR == 0 && on_sixteen(set.row(first));
-    return {set.row(first) + left, count, set.width - left, static_cast<size_t>(set.width), aligned};
+    const bool whole = set.width % VECTOR == 0 && aligned(set.row(first));
+    return {set.row(first) + left, count, set.width - left, static_cast<size_t>(set.width), whole};
 }
 
 // A set's rows from `first` on, every eighth one by a warp, whose loads of all of them are in flight together. PACKS: each row
@@ -90,7 +90,7 @@ mmd_rows(float* norms, float* columns, double* spreads, const real* y, const rea
     const int first = of.block * CHUNK, count = min(CHUNK, 2 * rows - first);
     const size_t block = of.number();
     norms += static_cast<size_t>(of.set) * 2 * rows + first, columns += block * width, spreads += block;
-    if (width % 8 == 0 && aligned16(y, x)) sum_rows<true>(norms, columns, spreads, set, first, count, of_warps);
+    if (width % 8 == 0 && aligned(y, x)) sum_rows<true>(norms, columns, spreads, set, first, count, of_warps);
     else sum_rows<false>(norms, columns, spreads, set, first, count, of_warps);
 }
 
@@ -215,7 +215,7 @@ mmd_backward(real* dy, const float* d, const real* weights, const float* pulls, 
         const size_t stride = 2 * static_cast<size_t>(rows);
         const real* of_tile = weights + first * stride;
         for (int from = 0; from <= rows; from += rows) {   // the rows of y, then of x
-            const Window w{of_tile + from, a.count, rows, stride, rows % VECTOR == 0 && on_sixteen(of_tile)};
+            const Window w{of_tile + from, a.count, rows, stride, rows % VECTOR == 0 && aligned(of_tile)};
             add_depth(sums, reinterpret_cast<real*>(tile), w, window(set, from, rows, left));
         }
         sums.each([&](int r, int c, float sum) { tile[r * PITCH + c] = sum; });

@@ -12,19 +12,13 @@
 //   repeatable yes: a warp adds its rows in order, a block its warps
 //   reference  src/ops/pool.rs
 #include "columns.cuh"
+#include "flat.cuh"
 
 extern "C" __global__ void __launch_bounds__(1024, 1) pool_forward(real* y, const real* x, int rows, int width, float scale) {
     const size_t set = blockIdx.x;
     const int first = blockIdx.y * COLUMNS, columns = min(COLUMNS, width - first);
     const float sum = sum_rows(x + set * rows * width + first, rows, width, columns);
     if (threadIdx.x < columns) y[set * width + first + threadIdx.x] = to_real(scale * sum);
-}
-
-template <int N> __device__ __forceinline__ void spread(real* dx, const real* dy, float scale) {
-    Floats<N> values = load_pack<N>(dy);
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] *= scale;
-    store_pack(dx, values);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -34,16 +28,9 @@ pool_backward(real* dx, const real* dy, int sets, int rows, int width, float sca
     const uint32_t size = static_cast<uint32_t>(rows) * width, at = (of.block * blockDim.x + threadIdx.x) * VECTOR;
     dx += static_cast<size_t>(of.set) * size;
     dy += static_cast<size_t>(of.set) * width;
-    if (at < size && width % VECTOR == 0 && aligned16(dx, dy)) return spread<VECTOR>(dx + at, dy + at % width, scale);
-    for (uint32_t i = at; i < at + VECTOR && i < size; i++) spread<1>(dx + i, dy + i % width, scale);
-}
-
-template <int N> __device__ __forceinline__ void add(real* y, const real* x, const real* s) {
-    Floats<N> values = load_pack<N>(x);
-    const Floats<N> more = load_pack<N>(s);
-#pragma unroll
-    for (int i = 0; i < N; i++) values[i] += more[i];
-    store_pack(y, values);
+    const auto spread = [&](float d) { return scale * d; };
+    if (at < size && width % VECTOR == 0 && aligned(dx, dy)) return each_of<VECTOR>(dx + at, spread, dy + at % width);
+    for (uint32_t i = at; i < at + VECTOR && i < size; i++) each_of<1>(dx + i, spread, dy + i % width);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -55,6 +42,7 @@ add_to_set_forward(real* y, const real* x, const real* s, int sets, int rows, in
     s += static_cast<size_t>(of.set) * width;
     y += first;
     x += first;
-    if (at < size && width % VECTOR == 0 && aligned16(y, x, s)) return add<VECTOR>(y + at, x + at, s + at % width);
-    for (uint32_t i = at; i < at + VECTOR && i < size; i++) add<1>(y + i, x + i, s + i % width);
+    const auto add = [](float u, float v) { return u + v; };
+    if (at < size && width % VECTOR == 0 && aligned(y, x, s)) return each_of<VECTOR>(y + at, add, x + at, s + at % width);
+    for (uint32_t i = at; i < at + VECTOR && i < size; i++) each_of<1>(y + i, add, x + i, s + i % width);
 }

@@ -46,7 +46,7 @@ template <int PACKS> struct Row {
 template <int PACKS> using Columns = Floats<VECTOR>[PACKS];
 
 template <int PACKS, class... T> __device__ __forceinline__ bool fits(int width, const T*... at) {
-    return width <= 32 * PACKS * VECTOR && width % VECTOR == 0 && aligned16(at...);
+    return width <= 32 * PACKS * VECTOR && width % VECTOR == 0 && aligned(at...);
 }
 
 // parts[column] = the sum over the block's eight warps.

@@ -201,7 +201,7 @@ seed_attention_forward(real* y, float* p, const real* q, const real* kv, int set
                        float scale) {
     const Sizes z{sets, tokens, heads, width, scale};
     const Group g(sets, heads, lanes);
-    if (width % VECTOR == 0 && aligned16(q, kv)) forward<VECTOR>(y, p, q, kv, z, g);
+    if (width % VECTOR == 0 && aligned(q, kv)) forward<VECTOR>(y, p, q, kv, z, g);
     else forward<1>(y, p, q, kv, z, g);
 }
 
@@ -211,7 +211,7 @@ seed_attention_backward(real* dkv, float* partial, float* ds, const real* dy, co
                         int sets, int tokens, int heads, int width, int lanes, int slots, float scale) {
     const Sizes z{sets, tokens, heads, width, scale};
     const Group g(slots, heads, lanes);
-    if (width % VECTOR == 0 && aligned16(dy, q, kv)) backward<VECTOR>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
+    if (width % VECTOR == 0 && aligned(dy, q, kv)) backward<VECTOR>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
     else backward<1>(dkv, partial, ds, dy, q, kv, p, slots, z, g);
 }
 

@@ -16,7 +16,7 @@ tokens_copy(real* y, const real* x, int width, uint64_t y_step, uint64_t x_step)
     const uint32_t at = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
     y += blockIdx.x * y_step;
     x += blockIdx.x * x_step;
-    if (at + VECTOR <= width && aligned16(y, x)) return store_pack(y + at, load_pack(x + at));
+    if (at + VECTOR <= width && aligned(y, x)) return store_pack(y + at, load_pack(x + at));
     for (uint32_t i = at; i < at + VECTOR && i < width; i++) y[i] = x[i];
 }
 
