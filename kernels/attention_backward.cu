@@ -47,6 +47,18 @@ template <int K> struct Head {
     int n;
     float scale;
 
+    // The block's; the arguments are the kernels' own, in their order.
+    __device__ __forceinline__ Head(real* dqkv, float* all_sums, const real* dy, const real* qkv, const real* seed,
+                                    const float* lse, const float* delta, const float* t, int n, int heads, size_t row,
+                                    size_t slope, float scale)
+        : dqkv(dqkv), dy(dy), qkv(qkv), lse(lse), delta(delta), t(t), row(row), slope(slope), n(n), scale(scale) {
+        const size_t set = blockIdx.x / heads, column = blockIdx.x % heads * K;
+        part = static_cast<size_t>(heads) * K;
+        packed = set * n * row + column, plain = set * n * slope + column, token = static_cast<size_t>(blockIdx.x) * n;
+        sums = all_sums + static_cast<size_t>(blockIdx.x) * ceil_div(n, QUERIES) * QUERIES * K;
+        seed_key = seed ? seed + set * 2 * part + column : nullptr;
+    }
+
     // Loads `keys` keys (part 1) or values (part 2).
     __device__ __forceinline__ void load_keys(Tile<K> to, int which, int from, int keys) const {
         load_rows<THREADS>(to, qkv + packed + which * part + from * row, row, keys, n - from, threadIdx.x);
@@ -183,30 +195,20 @@ template <int K, int KEYS, int BUFFERS> __device__ __forceinline__ void backward
     }
 }
 
-template <int K>
-__device__ __forceinline__ Head<K> head_of(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed,
-                                           const float* lse, const float* delta, const float* t, int n, int heads,
-                                           size_t row, size_t slope, float scale) {
-    const size_t set = blockIdx.x / heads, column = blockIdx.x % heads * K, part = static_cast<size_t>(heads) * K;
-    const size_t sum = static_cast<size_t>(blockIdx.x) * ceil_div(n, QUERIES) * QUERIES * K;
-    return {dqkv, sums + sum, dy, qkv, seed ? seed + set * 2 * part + column : nullptr, lse, delta, t,
-            set * n * row + column, set * n * slope + column, static_cast<size_t>(blockIdx.x) * n, part, row, slope, n, scale};
-}
-
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_64(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
                       const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
-    if (TENSOR_CORES) backward<64, 128, 2>(head_of<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
+    if (TENSOR_CORES) backward<64, 128, 2>(Head<64>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_128(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
                        const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
-    if (TENSOR_CORES) backward<128, 128, 2>(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
+    if (TENSOR_CORES) backward<128, 128, 2>(Head<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 attention_backward_128_small(real* dqkv, float* sums, const real* dy, const real* qkv, const real* seed, const float* lse,
                              const float* delta, const float* t, int n, int heads, int row, int slope, float scale) {
-    if (TENSOR_CORES) backward<128, 64, 1>(head_of<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
+    if (TENSOR_CORES) backward<128, 64, 1>(Head<128>(dqkv, sums, dy, qkv, seed, lse, delta, t, n, heads, row, slope, scale));
 }

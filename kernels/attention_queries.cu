@@ -51,7 +51,7 @@ template <int N> struct Seed {
 
 // Sums along ROWS rows: dy y, q k_s, dy v_s. ONE: one pass covers all columns, so q, dy and the seed stay loaded.
 template <int N, bool ONE>
-__device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS], float (&slope)[ROWS], Rows<N>& q,
+__device__ __forceinline__ void dots(float (&delta)[ROWS], float (&of_key)[ROWS], float (&of_value)[ROWS], Rows<N>& q,
                                      Rows<N>& dy, Seed<N>& seed, const Head& head, int row) {
     for (int c = lane() * N; c < head.width; c += 32 * N) {
         Rows<N> y;
@@ -65,14 +65,14 @@ __device__ __forceinline__ void dots(float (&delta)[ROWS], float (&score)[ROWS],
             for (int j = 0; j < N; j++) {
                 delta[r] += dy(r, j) * y(r, j);
                 if (head.key)
-                    score[r] += q(r, j) * to_float(seed.key.at[j]), slope[r] += dy(r, j) * to_float(seed.value.at[j]);
+                    of_key[r] += q(r, j) * to_float(seed.key.at[j]), of_value[r] += dy(r, j) * to_float(seed.value.at[j]);
             }
         if (ONE) break;
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         delta[r] = warp_sum(delta[r]);
-        if (head.key) score[r] = warp_sum(score[r]), slope[r] = warp_sum(slope[r]);
+        if (head.key) of_key[r] = warp_sum(of_key[r]), of_value[r] = warp_sum(of_value[r]);
     }
 }
 
@@ -98,12 +98,12 @@ static __device__ void queries(const Found& found, const float* lse, const Head&
     if (ONE) seed.load(head, lane() * N);
     for (int row = slice.first + warp() * ROWS; row < end; row += warps * ROWS) {
         Rows<N> q = {}, dy = {};
-        float sum[ROWS] = {}, score[ROWS] = {}, slope[ROWS] = {}, level[ROWS] = {};
+        float delta[ROWS] = {}, of_key[ROWS] = {}, of_value[ROWS] = {}, lse_of[ROWS] = {};
         // Loaded together with the rows: after them it would mean one more wait.
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
-            if (head.key) level[r] = lse[min(row + r, end - 1)];
-        dots<N, ONE>(sum, score, slope, q, dy, seed, head, row);
+            if (head.key) lse_of[r] = lse[min(row + r, end - 1)];
+        dots<N, ONE>(delta, of_key, of_value, q, dy, seed, head, row);
         if (!ONE && head.key && column < head.width) {
             q.load(head.q + column, head.packed, row, head.n);
             dy.load(head.dy + column, head.slope, row, head.n);
@@ -112,12 +112,12 @@ static __device__ void queries(const Found& found, const float* lse, const Head&
         for (int r = 0; r < ROWS; r++) {
             if (row + r >= end) break;
             const size_t i = row + r;
-            if (writes) found.delta[i] = sum[r];
+            if (writes) found.delta[i] = delta[r];
             if (!head.key) continue;
-            const float p = expf(scale * score[r] - level[r]), mine = p * (slope[r] - sum[r]);
-            if (writes) found.t[i] = mine;
+            const float p = expf(scale * of_key[r] - lse_of[r]), t = p * (of_value[r] - delta[r]);
+            if (writes) found.t[i] = t;
 #pragma unroll
-            for (int j = 0; j < N; j++) dk[j] += mine * q(r, j), dv[j] += p * dy(r, j);
+            for (int j = 0; j < N; j++) dk[j] += t * q(r, j), dv[j] += p * dy(r, j);
         }
     }
     if (!head.key) return;

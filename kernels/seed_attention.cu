@@ -172,13 +172,15 @@ template <int N>
 __device__ __forceinline__ void backward(real* dkv, float* partial, float* ds, const real* dy, const real* q, const real* kv,
                                          const float* p, int slots, const Sizes& z, const Group& g) {
     const int first = g.head * z.width;
-    const auto at = [&](int b) { return static_cast<size_t>(b) * z.heads + g.head; };   // (set, head)
+    // Where a set's part of the head begins in p and ds; in dy.
+    const auto of_tokens = [&](int b) { return (static_cast<size_t>(b) * z.heads + g.head) * z.tokens; };
+    const auto of_columns = [&](int b) { return (static_cast<size_t>(b) * z.heads + g.head) * z.width; };
 #pragma unroll 1
     for (int round = 0; round < z.sets; round += slots) {   // the same number of rounds for every lane: they shuffle
         const int b = min(round + g.slot, z.sets - 1);
         const bool live = g.live && round + g.slot < z.sets;
         const real* const v = kv + z.set(b) + z.columns() + first;
-        by_scores<N>(ds + at(b) * z.tokens, dy + at(b) * z.width, v, p + at(b) * z.tokens, z, g, live);
+        by_scores<N>(ds + of_tokens(b), dy + of_columns(b), v, p + of_tokens(b), z, g, live);
     }
     __syncwarp();
     if (!g.live) return;
@@ -189,8 +191,8 @@ __device__ __forceinline__ void backward(real* dkv, float* partial, float* ds, c
 #pragma unroll 1
         for (int b = g.slot; b < z.sets; b += slots) {
             const size_t rows = z.set(b) + first + c;
-            const Floats<N> dys = load_pack<N>(dy + at(b) * z.width + c);
-            by_rows(dkv + rows, dq, ds + at(b) * z.tokens, dys, qs, kv + rows, p + at(b) * z.tokens, z);
+            const Floats<N> dys = load_pack<N>(dy + of_columns(b) + c);
+            by_rows(dkv + rows, dq, ds + of_tokens(b), dys, qs, kv + rows, p + of_tokens(b), z);
         }
         store_pack(partial + static_cast<size_t>(g.slot) * z.columns() + first + c, dq);
     }
