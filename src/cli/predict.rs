@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
     /// Scale of the control cells' values; auto detects it
-    #[arg(long, value_enum, default_value_t = AskedScale::Auto, requires = "controls")]
+    #[arg(long, value_enum, default_value_t = AskedScale::Auto, requires = "controls", conflicts_with = "data")]
     scale: AskedScale,
     /// Also write the control cells, which `evaluate` needs under cell-eval's rules (`baseline` writes them by default)
     #[arg(long)]

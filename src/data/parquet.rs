@@ -226,7 +226,14 @@ impl Parquet {
 
     fn broken(&self, column: &str, error: ParquetError) -> Error {
         let place = if column.is_empty() { String::new() } else { format!("column {column:?}: ") };
-        self.wrong(format!("{place}{error}"))
+        let said = error.to_string();
+        match said.split_once("Disabled feature at compile time: ") {
+            Some((_, packing)) => {
+                let way = "write it with snappy or gzip, or as .csv";
+                self.wrong(format!("{place}is packed with {packing}, which is not read here; {way}"))
+            }
+            None => self.wrong(format!("{place}{said}")),
+        }
     }
 
     fn wrong(&self, what: String) -> Error {

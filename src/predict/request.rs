@@ -60,6 +60,12 @@ pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut
         job.asks.push(Ask { request: Request { conditions, cells: row.cells }, context });
     }
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
+    for ((cell_type, batch), cells) in keys.iter().zip(&members) {
+        if labels.batch.is_some() && labels.batch(cells[0]) != Some(batch) {
+            let what = format!("no control cells of cell type {cell_type:?} in batch {batch:?}");
+            report.notes.push(format!("{}: {what}; those of all its batches are used", controls.path.display()));
+        }
+    }
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     controls_fit(&controls.path.display().to_string(), held, manifest)?;
     let read = gather(manifest, &file, controls, &members, report)?;

@@ -58,6 +58,9 @@ impl FromStr for PartName {
     fn from_str(text: &str) -> std::result::Result<PartName, String> {
         let told = text.split_once('/').and_then(|(pass, number)| Some((pass, number.parse().ok()?)));
         let (pass, number) = told.ok_or("give a pass and a number, such as moments/0")?;
+        if !PASSES.contains(&pass) {
+            return Err(format!("{pass:?} is not a pass; there are {}", PASSES.join(", ")));
+        }
         Ok(PartName { pass: pass.to_string(), number })
     }
 }
