@@ -27,7 +27,7 @@ const LABELS: [(&str, [Option<&str>; 6]); 4] = [
     ("kept", [Some("True"), Some("False"), Some("True"), Some("True"), Some("False"), Some("True")]),
 ];
 
-fn golden(name: &str) -> PathBuf {
+pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/encodings/{name}.h5ad"))
 }
 

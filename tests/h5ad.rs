@@ -7,6 +7,8 @@ use scale_engine::data::h5ad::{Cells, Column, Extra, Frame, H5ad, Labels, X, des
 
 use crate::shared::shared;
 
+mod unread;
+
 /// Three cells, four genes: an empty row, and a row that ends in the last gene.
 fn cells() -> Cells {
     Cells::new((3, 4), vec![0, 2, 2, 5], vec![1, 3, 0, 2, 3], vec![1.0, 2.5, 3.0, 4.0, 70_000.0])

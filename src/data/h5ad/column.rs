@@ -27,6 +27,8 @@ pub enum Column {
     Float(Vec<f64>),
     /// Truth values.
     Boolean(Vec<bool>),
+    /// No entries, but why they could not be read: only whoever needs them is refused.
+    Unread(String),
 }
 
 /// Labels of cells: `codes[i]` indexes `names`; -1 is a missing label.
@@ -163,6 +165,7 @@ impl Column {
             Column::Integer(items) => items.len(),
             Column::Float(items) => items.len(),
             Column::Boolean(items) => items.len(),
+            Column::Unread(_) => 0,
         }
     }
 
@@ -184,6 +187,7 @@ impl Column {
             Column::Integer(items) => Column::Integer(pick(items, rows)),
             Column::Float(items) => Column::Float(pick(items, rows)),
             Column::Boolean(items) => Column::Boolean(pick(items, rows)),
+            Column::Unread(why) => Column::Unread(why.clone()),
         }
     }
 
@@ -195,6 +199,7 @@ impl Column {
             Column::Integer(_) => "integer",
             Column::Float(_) => "float",
             Column::Boolean(_) => "boolean",
+            Column::Unread(_) => "unread",
         }
     }
 }
@@ -215,7 +220,7 @@ impl Frame {
     /// A column as numbers: whole, decimal, or labels that can be read as such.
     ///
     /// # Errors
-    /// No such column, or labels that are not numbers.
+    /// No such column, one that could not be read, or labels that are not numbers.
     pub fn numbers(&self, path: &Path, column: &str) -> Result<Vec<f32>> {
         match self.column(column) {
             Some(Column::Integer(items)) => Ok(items.iter().map(|&item| item as f32).collect()),
@@ -227,7 +232,7 @@ impl Frame {
     /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). Errors name `path`.
     ///
     /// # Errors
-    /// No such column (the message lists those that exist), or decimal numbers.
+    /// No such column (the message lists those that exist), one that could not be read (it says why), or decimal numbers.
     pub fn labels(&self, path: &Path, column: &str) -> Result<Labels> {
         match self.column(column) {
             Some(Column::Categorical(labels)) => Ok(labels.clone()),
@@ -245,6 +250,7 @@ impl Frame {
                     "column {column:?} contains decimal numbers, not labels; store it as text or categories"
                 ),
             )),
+            Some(Column::Unread(why)) => Err(Error::format(path, why)),
             None => {
                 let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
                 Err(Error::setting(path.display().to_string(), missing_column(column, &names)))

@@ -40,12 +40,11 @@ pub(super) fn read(
         frame.index = frame::texts(column(index)?);
     }
     for member in members.iter().filter(|m| wanted.is_none_or(|names| names.contains(&m.name.as_str()))) {
-        match column(member) {
-            Ok(read) => frame.columns.push((member.name.clone(), read)),
-            // A field of an unsupported type is no reason to refuse a file when other fields are needed.
-            Err(_) if wanted.is_none() => continue,
-            Err(error) => return Err(error),
-        }
+        let read = match column(member) {
+            Err(error) if wanted.is_none() => frame::unread(&error, path),
+            read => read?,
+        };
+        frame.columns.push((member.name.clone(), read));
     }
     Ok((frame, rows as usize))
 }

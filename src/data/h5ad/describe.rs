@@ -65,6 +65,7 @@ pub fn describe(path: &Path) -> Result<Value> {
 }
 
 fn columns(frame: &Frame) -> Vec<Value> {
+    let read = |(_, column): &&(String, Column)| !matches!(column, Column::Unread(_));
     let describe = |(name, column): &(String, Column)| match column {
         Column::Categorical(labels) => json!({
             "name": name,
@@ -75,7 +76,7 @@ fn columns(frame: &Frame) -> Vec<Value> {
         }),
         _ => json!({ "name": name, "kind": column.kind(), "first": first(column) }),
     };
-    frame.columns.iter().map(describe).collect()
+    frame.columns.iter().filter(read).map(describe).collect()
 }
 
 fn first(column: &Column) -> Value {
@@ -84,6 +85,6 @@ fn first(column: &Column) -> Value {
         Column::Integer(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
         Column::Float(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
         Column::Boolean(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
-        Column::Categorical(_) => Value::Null,
+        Column::Categorical(_) | Column::Unread(_) => Value::Null,
     }
 }

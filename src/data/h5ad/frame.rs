@@ -41,19 +41,25 @@ pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>
             continue;
         }
         let column = match read_column(&group, path, name, &column_name, None) {
-            Ok(column) => column,
-            // A column of an unsupported type is no reason to refuse a file when other columns are needed.
-            Err(_) if wanted.is_none() => continue,
-            Err(error) => return Err(error),
+            Ok(column) if column.len() != rows => {
+                let what =
+                    format!("{name}/{column_name} has {} entries, but {name} has {rows} rows", column.len());
+                return Err(Error::format(path, what));
+            }
+            Err(error) if wanted.is_none() => unread(&error, path),
+            read => read?,
         };
-        if column.len() != rows {
-            let what =
-                format!("{name}/{column_name} has {} entries, but {name} has {rows} rows", column.len());
-            return Err(Error::format(path, what));
-        }
         frame.columns.push((column_name, column));
     }
     Ok((frame, rows))
+}
+
+/// What stands for a column that cannot be read, which is no reason to refuse a file when other columns are needed.
+pub(super) fn unread(error: &Error, path: &Path) -> Column {
+    let told = error.to_string();
+    // The path is named again when the column is asked for.
+    let why = told.strip_prefix(&format!("{}: ", path.display()));
+    Column::Unread(why.unwrap_or(&told).to_string())
 }
 
 /// Refuses columns that a frame lacks.
@@ -198,5 +204,6 @@ pub(super) fn texts(column: Column) -> Vec<String> {
         Column::Categorical(labels) => {
             (0..labels.len()).map(|i| labels.get(i).unwrap_or_default().to_string()).collect()
         }
+        Column::Unread(_) => Vec::new(),
     }
 }

@@ -43,12 +43,16 @@ fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
         );
         return Err(Error::format(path, what));
     }
-    let Some(Column::Boolean(variable)) = var.column("highly_variable") else {
-        let what = format!(
-            "{source} contains the genes marked in var/highly_variable, but var has no such column of true \
-             and false"
-        );
-        return Err(Error::format(path, what));
+    let variable = match var.column("highly_variable") {
+        Some(Column::Boolean(variable)) => variable,
+        Some(Column::Unread(why)) => return Err(Error::format(path, why)),
+        _ => {
+            let what = format!(
+                "{source} contains the genes marked in var/highly_variable, but var has no such column of \
+                 true and false"
+            );
+            return Err(Error::format(path, what));
+        }
     };
     let kept: Vec<usize> = (0..variable.len()).filter(|&gene| variable[gene]).collect();
     if kept.len() != columns {

@@ -50,8 +50,8 @@ const MAPPINGS: [&str; 6] = ["layers", "obsm", "obsp", "uns", "varm", "varp"];
 /// Writes an h5ad file, completely or not at all.
 ///
 /// # Errors
-/// X by columns, a size that disagrees with X or with an extra's axes, codes without a name, two columns of the same name, an
-/// extra outside `layers obsm obsp uns varm varp`, or a file that cannot be written.
+/// X by columns, a size that disagrees with X or with an extra's axes, codes without a name, two columns of the same name, a
+/// column that was not read, an extra outside `layers obsm obsp uns varm varp`, or a file that cannot be written.
 pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Extra)]) -> Result<()> {
     let shape = match &x {
         X::Sparse(cells) if cells.is_csc() => {
@@ -104,6 +104,9 @@ fn check_frame(path: &Path, name: &str, frame: &Frame, rows: usize) -> Result<()
     }
     for (i, (column_name, column)) in frame.columns.iter().enumerate() {
         let bad = |what: &str| Err(Error::format(path, format!("{name}: column {column_name:?} {what}")));
+        if let Column::Unread(why) = column {
+            return bad(&format!("could not be read: {why}"));
+        }
         if column.len() != rows {
             return wrong(format!("column {column_name:?} has {} entries", column.len()));
         }
@@ -220,6 +223,7 @@ fn write_frame(mut group: GroupBuilder, frame: &Frame) -> FinishedGroup {
                     &[bytes.len() as u64],
                 );
             }
+            Column::Unread(_) => unreachable!("refused before anything is written"),
         }
     }
     group.finish()

@@ -1,0 +1,81 @@
+//! A column that cannot be read does not close its file: only whoever asks for the column is refused, and told why.
+
+use std::path::Path;
+
+use hdf5_pure::AttrValue;
+use scale_engine::data::h5ad::{H5ad, X, describe, write};
+
+use super::{cells, raw_file, sparse_group};
+use crate::encodings::golden;
+
+/// Why a column of a file that opens is not read: the same whether all columns were asked for, or only this one.
+fn told(path: &Path, column: &str) -> String {
+    let file = H5ad::open(path).expect("opened");
+    let what = file.obs().labels(path, column).expect_err("no labels").to_string();
+    assert_eq!(what, file.obs().numbers(path, column).expect_err("no numbers").to_string());
+    assert_eq!(what, H5ad::open_columns(path, &[column], "X").expect_err("only this one").to_string());
+    what
+}
+
+#[test]
+fn codes_without_a_category_are_told_and_not_written_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("codes.h5ad");
+    raw_file(&path, [3, 4], sparse_group("csr_matrix", [3, 4], &[0, 0, 0, 0], &[], &[]), |obs| {
+        let mut group = obs.create_group("kept");
+        group.set_attr("encoding-type", AttrValue::VarLenString("categorical".into()));
+        group.create_dataset("codes").with_i8_data(&[0, 5, 1]);
+        group.create_dataset("categories").with_strings(&["a", "b"]).expect("categories");
+        obs.add_group(group.finish());
+    });
+    let what = told(&path, "kept");
+    let expected = "obs/kept: code 5 of row 1 is outside its 2 categories";
+    assert_eq!(what, format!("{}: {expected}", path.display()));
+    assert_eq!(describe(&path).expect("described")["obs"], serde_json::json!([]));
+    let (file, copy) = (H5ad::open(&path).expect("opened"), dir.path().join("copy.h5ad"));
+    let what =
+        write(&copy, file.obs(), file.var(), X::Sparse(&cells()), &[]).expect_err("a hole").to_string();
+    assert!(what.contains(expected) && !copy.exists(), "{what}");
+}
+
+#[test]
+fn a_filter_that_is_not_read_is_told_column_by_column() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("blosc.h5ad");
+    let bytes = std::fs::read(golden("filters")).expect("read");
+    // Number and name of zstd, as each packed array of this file has them; 32001 is blosc.
+    let packed =
+        |&at: &usize| bytes[at..].starts_with(b"\x0f\x7d") && bytes[at + 8..].starts_with(b"HDF5 zstd");
+    let mut refused = Vec::new();
+    for at in (0..bytes.len() - 20).filter(packed) {
+        let mut bytes = bytes.clone();
+        bytes[at] = 1;
+        std::fs::write(&path, bytes).expect("written");
+        // What every reader needs, the names of the cells, may be what is packed.
+        let Ok(file) = H5ad::open(&path) else { continue };
+        for column in ["drug", "line", "plate", "kept"] {
+            if file.obs().labels(&path, column).is_err() {
+                let what = told(&path, column);
+                assert!(what.contains("is compressed with blosc") && what.contains("gzip"), "{what}");
+                refused.push(column);
+            }
+        }
+    }
+    refused.dedup();
+    assert_eq!(refused, ["drug", "line", "plate", "kept"]);
+}
+
+#[test]
+fn a_field_of_a_table_of_records_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("table.h5ad");
+    let mut bytes = std::fs::read(golden("compound_fixed")).expect("read");
+    // The cell without a drug: its code, -1, follows its name.
+    let name = b"cell2\0\0\0\0\xff";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("a record");
+    bytes[at + name.len() - 1] = -7i8 as u8;
+    std::fs::write(&path, bytes).expect("written");
+    let what = told(&path, "drug");
+    assert!(what.ends_with("obs/drug: code -7 of row 2 is outside its 3 categories"), "{what}");
+    H5ad::open(&path).expect("opened").obs().labels(&path, "line").expect("another field");
+}
