@@ -57,7 +57,7 @@ use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfi
 
 use crate::data::in_order::in_order;
 use crate::error::{Error, Result};
-use hdf5::Named;
+use hdf5::{Named, Node};
 use matrix::Matrix;
 
 use column::missing_column;
@@ -149,14 +149,12 @@ impl H5ad {
             tenx::plain(path, columns, source)?;
             return tenx::open(file, path, &groups);
         }
-        let root = hdf5::attributes(&file.root(), path, "the root")?;
-        if let Some(kind) = root.get("encoding-type").and_then(|value| value.as_str())
-            && kind != "anndata"
-        {
-            return Err(Error::format(path, format!("is HDF5 with encoding {kind:?}, not an h5ad file")));
+        let root = Node::root(&file, path);
+        if let Some(kind) = root.word("encoding-type")?.filter(|kind| kind != "anndata") {
+            return Err(root.wrong(format!("is HDF5 with encoding {kind:?}, not an h5ad file")));
         }
-        let (obs, cells) = frame::read(&file, path, "obs", columns)?;
-        let (var, matrix) = source::read(&file, path, source, cells)?;
+        let (obs, cells) = frame::read(&root, "obs", columns)?;
+        let (var, matrix) = source::read(&root, source, cells)?;
         let genes = var.index.len();
         let (path, format, file, notes) = (path.to_path_buf(), Format::H5ad, Some(file), Vec::new());
         Ok(H5ad { path, format, file, obs, var, cells, genes, matrix, notes })
@@ -206,7 +204,9 @@ impl H5ad {
         assert!(rows.end <= self.cells, "names of cells {rows:?} of {}", self.cells);
         match (&self.file, self.matrix.tokens()) {
             (_, Some(tokens)) => tokens.names(rows),
-            (Some(file), None) if self.format == Format::H5ad => frame::index(file, &self.path, "obs", rows),
+            (Some(file), None) if self.format == Format::H5ad => {
+                frame::index(&Node::root(file, &self.path), "obs", rows)
+            }
             _ => Ok(("barcode".to_string(), self.obs.index[rows].to_vec())),
         }
     }

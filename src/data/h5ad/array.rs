@@ -30,6 +30,10 @@ impl Array {
         Ok(Array { path: path.to_path_buf(), name: name.to_string(), dataset, kind, shape, chunks })
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn kind(&self) -> &Datatype {
         &self.kind
     }

@@ -2,23 +2,18 @@
 //! of a field `F` are in `uns/F_categories`.
 
 use std::ops::Range;
-use std::path::Path;
 
-use hdf5_pure::{CompoundMember, Datatype, File};
+use hdf5_pure::{CompoundMember, Datatype};
 
 use super::array::Array;
+use super::hdf5::Node;
 use super::{Column, Frame, frame};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The table as a frame, and its length; if `wanted` is given, only those columns and no index.
-pub(super) fn read(
-    file: &File,
-    table: &Array,
-    path: &Path,
-    name: &str,
-    wanted: Option<&[&str]>,
-) -> Result<(Frame, usize)> {
-    let (size, members) = fields(table).ok_or_else(|| no_table(path, name))?;
+pub(super) fn read(root: &Node, table: &Array, wanted: Option<&[&str]>) -> Result<(Frame, usize)> {
+    let (path, name) = (root.path, table.name());
+    let (size, members) = fields(table)?;
     let (index, members) = members.split_first().expect("a table has an index");
     let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
     frame::all_there(path, name, wanted, &names)?;
@@ -27,7 +22,7 @@ pub(super) fn read(
     let column = |member: &CompoundMember| -> Result<Column> {
         let what = format!("{name}/{}", member.name);
         let stored = table.decode(&member.datatype, &field(&bytes, size, member), &what)?;
-        match (stored, categories(file, path, &member.name)?) {
+        match (stored, categories(root, &member.name)?) {
             // As anndata did: integers that are not all codes stay as they are.
             (Column::Integer(codes), Some(names)) if codes.iter().all(|&code| code < names.len() as i64) => {
                 frame::categorical(codes, names, path, &what)
@@ -50,27 +45,18 @@ pub(super) fn read(
 }
 
 /// The name of the index, and the names of some rows.
-pub(super) fn index(
-    table: &Array,
-    path: &Path,
-    name: &str,
-    rows: Range<usize>,
-) -> Result<(String, Vec<String>)> {
-    let (size, members) = fields(table).ok_or_else(|| no_table(path, name))?;
+pub(super) fn index(table: &Array, rows: Range<usize>) -> Result<(String, Vec<String>)> {
+    let (size, members) = fields(table)?;
     let bytes = table.bytes(rows.start as u64, rows.len() as u64)?;
-    let names = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), name)?;
+    let names = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), table.name())?;
     Ok((members[0].name.clone(), frame::texts(names)))
 }
 
-fn no_table(path: &Path, name: &str) -> Error {
-    Error::format(path, format!("{name} is neither a group nor a table of records"))
-}
-
 /// Bytes per record, and its fields, of which there is at least one.
-fn fields(table: &Array) -> Option<(usize, &[CompoundMember])> {
+fn fields(table: &Array) -> Result<(usize, &[CompoundMember])> {
     match table.kind() {
-        Datatype::Compound { size, members } if !members.is_empty() => Some((*size as usize, members)),
-        _ => None,
+        Datatype::Compound { size, members } if !members.is_empty() => Ok((*size as usize, members)),
+        _ => Err(table.wrong("is neither a group nor a table of records".to_string())),
     }
 }
 
@@ -85,14 +71,10 @@ fn field(bytes: &[u8], size: usize, member: &CompoundMember) -> Vec<u8> {
         .collect()
 }
 
-fn categories(file: &File, path: &Path, column: &str) -> Result<Option<Vec<String>>> {
-    let name = format!("uns/{column}_categories");
-    match file.dataset(&name) {
+fn categories(root: &Node, column: &str) -> Result<Option<Vec<String>>> {
+    match root.find(&format!("uns/{column}_categories"))? {
+        Some(names) if names.shape().len() == 1 => Ok(Some(frame::texts(names.column()?))),
         // A single category was stored as one string without an axis.
-        Ok(names) if names.shape().is_ok_and(|axes| axes.len() == 1) => {
-            Ok(Some(frame::texts(Array::new(names, path, &name)?.column()?)))
-        }
-        Ok(names) => Ok(Array::new(names, path, &name)?.text().map(|name| vec![name])),
-        Err(_) => Ok(None),
+        names => Ok(names.and_then(|name| name.text()).map(|name| vec![name])),
     }
 }

@@ -4,49 +4,36 @@
 use std::ops::Range;
 use std::path::Path;
 
-use hdf5_pure::{File, Group};
-
-use super::array::Array;
 use super::column::truth;
-use super::hdf5::{Named, array, attributes, encoding};
+use super::hdf5::Node;
 use super::{Column, Frame, Labels, compound, missing_column};
 use crate::error::{Error, Result};
 
 /// Reads a frame and its length; if `wanted` is given, only those columns and no index.
-pub(super) fn read(file: &File, path: &Path, name: &str, wanted: Option<&[&str]>) -> Result<(Frame, usize)> {
-    if let Ok(table) = file.dataset(name) {
-        return compound::read(file, &Array::new(table, path, name)?, path, name, wanted);
+pub(super) fn read(root: &Node, name: &str, wanted: Option<&[&str]>) -> Result<(Frame, usize)> {
+    if let Some(table) = root.find(name)? {
+        return compound::read(root, &table, wanted);
     }
-    let group = open(file, path, name)?;
-    let attributes = attributes(&group, path, name)?;
-    let order = match attributes.get("column-order") {
-        // A frame without columns stores an empty array of numbers here.
-        Some(value) => value.as_strings().map(<[String]>::to_vec).unwrap_or_default(),
-        None => {
-            return Err(Error::format(
-                path,
-                format!("{name} lacks the attribute column-order: it is not a data frame"),
-            ));
-        }
-    };
-    let index = index_name(&group, path, name)?;
-    let rows = index_length(&group, path, name, &index)?;
+    let node = open(root, name)?;
+    let lacks = || node.wrong("lacks the attribute column-order: it is not a data frame");
+    let order = node.columns()?.ok_or_else(lacks)?;
+    let index = index_name(&node)?;
+    let rows = index_length(&node, &index)?;
     let mut frame = Frame::default();
     if wanted.is_none() {
-        frame.index = texts(read_column(&group, path, name, &index, None)?);
+        frame.index = texts(read_column(&node, &index, None)?);
     }
-    all_there(path, name, wanted, &order)?;
+    all_there(root.path, name, wanted, &order)?;
     for column_name in order {
         if wanted.is_some_and(|names| !names.contains(&column_name.as_str())) {
             continue;
         }
-        let column = match read_column(&group, path, name, &column_name, None) {
+        let column = match read_column(&node, &column_name, None) {
             Ok(column) if column.len() != rows => {
-                let what =
-                    format!("{name}/{column_name} has {} entries, but {name} has {rows} rows", column.len());
-                return Err(Error::format(path, what));
+                let what = format!("has {} entries, but {name} has {rows} rows", column.len());
+                return Err(root.wrong(format!("{} {what}", node.of(&column_name))));
             }
-            Err(error) if wanted.is_none() => unread(&error, path),
+            Err(error) if wanted.is_none() => unread(&error, root.path),
             read => read?,
         };
         frame.columns.push((column_name, column));
@@ -74,84 +61,65 @@ pub(super) fn all_there(path: &Path, name: &str, wanted: Option<&[&str]>, there:
 }
 
 /// The name of a frame's index, and the names of some rows.
-pub(super) fn index(
-    file: &File,
-    path: &Path,
-    name: &str,
-    rows: Range<usize>,
-) -> Result<(String, Vec<String>)> {
-    if let Ok(table) = file.dataset(name) {
-        return compound::index(&Array::new(table, path, name)?, path, name, rows);
+pub(super) fn index(root: &Node, name: &str, rows: Range<usize>) -> Result<(String, Vec<String>)> {
+    if let Some(table) = root.find(name)? {
+        return compound::index(&table, rows);
     }
-    let group = open(file, path, name)?;
-    let index = index_name(&group, path, name)?;
-    let names = texts(read_column(&group, path, name, &index, Some(rows))?);
+    let node = open(root, name)?;
+    let index = index_name(&node)?;
+    let names = texts(read_column(&node, &index, Some(rows))?);
     Ok((index, names))
 }
 
-fn open(file: &File, path: &Path, name: &str) -> Result<Group> {
-    let missing = |_| Error::format(path, format!("has no {name}: not an h5ad file, or an incomplete one"));
-    file.group(name).map_err(missing)
+fn open<'a>(root: &Node<'a>, name: &str) -> Result<Node<'a>> {
+    let missing = |_| root.wrong(format!("has no {name}: not an h5ad file, or an incomplete one"));
+    root.inner(name).map_err(missing)
 }
 
-fn index_name(group: &Group, path: &Path, name: &str) -> Result<String> {
-    let attributes = attributes(group, path, name)?;
-    let index = attributes.get("_index").and_then(|value| value.as_str()).map(String::from);
-    index.ok_or_else(|| {
-        Error::format(path, format!("{name} lacks the attribute _index: it is not a data frame"))
-    })
+fn index_name(frame: &Node) -> Result<String> {
+    let lacks = || frame.wrong("lacks the attribute _index: it is not a data frame");
+    frame.word("_index")?.ok_or_else(lacks)
 }
 
-fn index_length(group: &Group, path: &Path, name: &str, index: &str) -> Result<usize> {
-    let what = format!("{name}/{index}");
-    if group.dataset(index).is_ok() {
-        return Ok(array(group, path, name, index)?.length()? as usize);
-    }
-    let inner = group.group(index).named(path, &what)?;
-    let parts = ["values", "codes"].into_iter().find(|part| inner.dataset(part).is_ok());
-    let part = parts.ok_or_else(|| Error::format(path, format!("{what} is not a list of names")))?;
-    Ok(array(&inner, path, &what, part)?.length()? as usize)
+fn index_length(frame: &Node, index: &str) -> Result<usize> {
+    let names = match frame.find(index)? {
+        Some(names) => names,
+        None => {
+            let inner = frame.inner(index)?;
+            let part = ["values", "codes"].into_iter().find(|part| inner.group.dataset(part).is_ok());
+            inner.array(part.ok_or_else(|| inner.wrong("is not a list of names"))?)?
+        }
+    };
+    Ok(names.length()? as usize)
 }
 
 /// Some rows of a column, or all.
-fn read_column(
-    frame: &Group,
-    path: &Path,
-    frame_name: &str,
-    name: &str,
-    rows: Option<Range<usize>>,
-) -> Result<Column> {
-    let what = format!("{frame_name}/{name}");
-    let Ok(group) = frame.group(name) else {
-        let stored = array(frame, path, frame_name, name)?;
+fn read_column(frame: &Node, name: &str, rows: Option<Range<usize>>) -> Result<Column> {
+    let Ok(column) = frame.inner(name) else {
+        let stored = frame.array(name)?;
         // anndata 0.7 keeps the categories of a frame next to its columns.
-        return match frame.dataset(&format!("__categories/{name}")) {
-            Ok(names) => {
-                let names =
-                    Array::new(names, path, &format!("{frame_name}/__categories/{name}"))?.column()?;
-                categorical(stored.numbers_of(rows)?, texts(names), path, &what)
+        return match frame.find(&format!("__categories/{name}"))? {
+            Some(names) => {
+                let names = texts(names.column()?);
+                categorical(stored.numbers_of(rows)?, names, frame.path, stored.name())
             }
-            Err(_) => stored.some(rows),
+            None => stored.some(rows),
         };
     };
-    match encoding(&attributes(&group, path, &what)?).as_str() {
+    match column.encoding()?.as_str() {
         "categorical" => {
-            let codes = array(&group, path, &what, "codes")?;
-            let names = match group.group("categories") {
+            let codes = column.array("codes")?;
+            let names = match column.inner("categories") {
                 // Newer writers store text this way.
-                Ok(inner) => nullable(&inner, path, &format!("{what}/categories"), None)?,
-                Err(_) => array(&group, path, &what, "categories")?.column()?,
+                Ok(inner) => nullable(&inner, None)?,
+                Err(_) => column.array("categories")?.column()?,
             };
-            categorical(codes.numbers_of(rows)?, texts(names), path, &what)
+            categorical(codes.numbers_of(rows)?, texts(names), column.path, &column.place)
         }
-        kind if kind.starts_with("nullable-") => nullable(&group, path, &what, rows),
-        kind => Err(Error::format(
-            path,
-            format!(
-                "{what} has encoding {kind:?}; only categorical, text, numbers, booleans and nullable arrays \
-                 can be read"
-            ),
-        )),
+        kind if kind.starts_with("nullable-") => nullable(&column, rows),
+        kind => Err(column.wrong(format!(
+            "has encoding {kind:?}; only categorical, text, numbers, booleans and nullable arrays can be read"
+        ))),
     }
 }
 
@@ -167,13 +135,12 @@ pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what
 }
 
 /// `values` and `mask` (true = missing). A plain column if nothing is missing, else labels with code -1.
-fn nullable(group: &Group, path: &Path, what: &str, rows: Option<Range<usize>>) -> Result<Column> {
-    let values = array(group, path, what, "values")?.some(rows.clone())?;
-    let mask = array(group, path, what, "mask")?;
-    let mask: Vec<i64> = mask.numbers_of(rows)?;
+fn nullable(column: &Node, rows: Option<Range<usize>>) -> Result<Column> {
+    let values = column.array("values")?.some(rows.clone())?;
+    let mask = column.array("mask")?.numbers_of(rows)?;
     if mask.len() != values.len() {
-        let what = format!("{what} has {} values, but {} mask entries", values.len(), mask.len());
-        return Err(Error::format(path, what));
+        let what = format!("has {} values, but {} mask entries", values.len(), mask.len());
+        return Err(column.wrong(what));
     }
     if mask.iter().all(|&missing| missing == 0) {
         return Ok(values);

@@ -3,12 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use hdf5_pure::{File, Group};
-
 use super::Cells;
 use super::array::Array;
 use super::csc::Csc;
-use super::hdf5::{Named, array, attributes, encoding};
+use super::hdf5::{Named, Node};
 use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
 use super::tahoe::Tokens;
 use crate::error::{Error, Result};
@@ -46,56 +44,43 @@ enum Kind {
 
 impl Matrix {
     /// Opens the matrix `name` (`X`, `layers/counts`) and checks its sizes; a file without X opens, but its rows cannot be read.
-    pub(super) fn open(file: &File, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
-        if let Ok(dataset) = file.dataset(name) {
-            let dense = Array::new(dataset, path, name)?;
-            check_shape(path, name, dense.shape(), shape)?;
+    pub(super) fn open(root: &Node, name: &str, shape: [usize; 2]) -> Result<Matrix> {
+        if let Some(dense) = root.find(name)? {
+            check_shape(dense.shape(), shape).map_err(|what| dense.wrong(what))?;
             let storage = format!("dense {}", dense.word()?);
             return Ok(Matrix { kind: Kind::Dense(dense), storage, kept: None });
         }
-        let Ok(group) = file.group(name) else {
+        let Ok(node) = root.inner(name) else {
             if name != "X" {
-                return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
+                return Err(missing(root, name));
             }
-            return Ok(Matrix {
-                kind: Kind::Absent(name.to_string()),
-                storage: "none".to_string(),
-                kept: None,
-            });
+            let (kind, storage) = (Kind::Absent(name.to_string()), "none".to_string());
+            return Ok(Matrix { kind, storage, kept: None });
         };
-        let (kind, stored) = layout(&group, path, name)?;
+        let (kind, stored) = layout(&node)?;
         let outer = match kind.as_str() {
             "csr" => shape[0],
             "csc" => shape[1],
-            "dataframe" => return Matrix::columns(&group, path, name, shape),
+            "dataframe" => return Matrix::columns(&node, shape),
             other => {
-                let what = format!(
-                    "{name} has encoding {other:?}; only csr_matrix, csc_matrix and dense arrays can be read"
-                );
-                return Err(Error::format(path, what));
+                return Err(node.wrong(format!(
+                    "has encoding {other:?}; only csr_matrix, csc_matrix and dense arrays can be read"
+                )));
             }
         };
-        check_shape(path, name, &stored, shape)?;
-        let part = |part: &str| array(&group, path, name, part);
-        let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, outer)?;
+        check_shape(&stored, shape).map_err(|what| node.wrong(what))?;
+        let sparse = Sparse::open(&node, outer)?;
         let storage = format!("{} {}", kind.to_uppercase(), sparse.data.word()?);
         let kind = if kind == "csr" { Kind::Csr(sparse) } else { Kind::Csc(Csc::new(sparse, shape)) };
         Ok(Matrix { kind, storage, kept: None })
     }
 
     /// The three arrays of a group as rows of cells, whatever layout the group claims; `shape` is cells and stored columns.
-    pub(super) fn by_cells(
-        group: &Group,
-        path: &Path,
-        name: &str,
-        shape: [usize; 2],
-        kept: Kept,
-    ) -> Result<Matrix> {
-        let part = |part: &str| array(group, path, name, part);
-        let stored: Vec<i64> = part("shape")?.numbers(0, 2)?;
+    pub(super) fn by_cells(node: &Node, shape: [usize; 2], kept: Kept) -> Result<Matrix> {
+        let stored: Vec<i64> = node.array("shape")?.numbers(0, 2)?;
         let stored: Vec<u64> = stored.iter().rev().map(|&axis| axis as u64).collect();
-        check_shape(path, name, &stored, shape)?;
-        let sparse = Sparse::open([part("data")?, part("indices")?, part("indptr")?], path, name, shape[0])?;
+        check_shape(&stored, shape).map_err(|what| node.wrong(what))?;
+        let sparse = Sparse::open(node, shape[0])?;
         let storage = format!("CSR {}", sparse.data.word()?);
         Ok(Matrix { kind: Kind::Csr(sparse), storage, kept: Some(kept) })
     }
@@ -118,13 +103,13 @@ impl Matrix {
     }
 
     /// A table of numbers: one column per gene.
-    fn columns(group: &Group, path: &Path, name: &str, shape: [usize; 2]) -> Result<Matrix> {
-        let names = column_names(group, path, name)?;
-        let columns: Vec<Array> =
-            names.iter().map(|column| array(group, path, name, column)).collect::<Result<_>>()?;
+    fn columns(node: &Node, shape: [usize; 2]) -> Result<Matrix> {
+        let names = node.columns()?.unwrap_or_default();
+        let columns: Vec<Array> = names.iter().map(|column| node.array(column)).collect::<Result<_>>()?;
         let mut storage = "table".to_string();
         for column in &columns {
-            check_shape(path, name, &[column.length()?, names.len() as u64], shape)?;
+            let stored = [column.length()?, names.len() as u64];
+            check_shape(&stored, shape).map_err(|what| node.wrong(what))?;
             storage = format!("table {}", column.word()?);
         }
         Ok(Matrix { kind: Kind::Columns(columns), storage, kept: None })
@@ -241,38 +226,34 @@ fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Ce
 }
 
 /// How a group stores a matrix (`csr`, `csc`, `dataframe` or whatever else it states), and its shape if stated.
-fn layout(group: &Group, path: &Path, name: &str) -> Result<(String, Vec<u64>)> {
-    let attributes = attributes(group, path, name)?;
-    let kind = match encoding(&attributes).as_str() {
+fn layout(node: &Node) -> Result<(String, Vec<u64>)> {
+    let kind = match node.encoding()?.as_str() {
         "csr_matrix" => "csr".to_string(),
         "csc_matrix" => "csc".to_string(),
         // Before anndata 0.7.
-        "" => attributes.get("h5sparse_format").and_then(|v| v.as_str()).unwrap_or_default().to_string(),
+        "" => node.word("h5sparse_format")?.unwrap_or_default(),
         other => return Ok((other.to_string(), Vec::new())),
     };
+    let attributes = node.attributes()?;
     let stored = attributes.get("shape").or(attributes.get("h5sparse_shape"));
-    match stored.and_then(|value| value.to_u64s()) {
-        Some(shape) => Ok((kind, shape)),
-        // Some writers store the shape as an array next to the three.
-        None if group.dataset("shape").is_ok() => {
-            let shape: Vec<i64> = array(group, path, name, "shape")?.numbers(0, 2)?;
-            Ok((kind, shape.into_iter().map(|axis| axis as u64).collect()))
-        }
-        None => Err(Error::format(path, format!("{name} lacks the attribute shape"))),
+    if let Some(shape) = stored.and_then(|value| value.to_u64s()) {
+        return Ok((kind, shape));
     }
+    // Some writers store the shape as an array next to the three.
+    let shape = node.find("shape")?.ok_or_else(|| node.wrong("lacks the attribute shape"))?;
+    let shape: Vec<i64> = shape.numbers(0, 2)?;
+    Ok((kind, shape.into_iter().map(|axis| axis as u64).collect()))
 }
 
 /// Number of columns of a matrix of any storage, and their names if it is a table.
-pub(super) fn width(file: &File, path: &Path, name: &str) -> Result<(usize, Option<Vec<String>>)> {
-    let axes = match file.dataset(name) {
-        Ok(dataset) => dataset.shape().named(path, name)?,
+pub(super) fn width(root: &Node, name: &str) -> Result<(usize, Option<Vec<String>>)> {
+    let axes = match root.group.dataset(name) {
+        Ok(dataset) => dataset.shape().named(root.path, name)?,
         Err(_) => {
-            let Ok(group) = file.group(name) else {
-                return Err(Error::format(path, format!("has no matrix {name}{}", others(file, name))));
-            };
-            let (kind, shape) = layout(&group, path, name)?;
+            let node = root.inner(name).map_err(|_| missing(root, name))?;
+            let (kind, shape) = layout(&node)?;
             if kind == "dataframe" {
-                let names = column_names(&group, path, name)?;
+                let names = node.columns()?.unwrap_or_default();
                 return Ok((names.len(), Some(names)));
             }
             shape
@@ -280,33 +261,31 @@ pub(super) fn width(file: &File, path: &Path, name: &str) -> Result<(usize, Opti
     };
     match axes.as_slice() {
         [_, columns] => Ok((*columns as usize, None)),
-        axes => Err(Error::format(path, format!("{name} has shape {axes:?}, but two axes are expected"))),
+        axes => Err(root.wrong(format!("{name} has shape {axes:?}, but two axes are expected"))),
     }
 }
 
-fn column_names(group: &Group, path: &Path, name: &str) -> Result<Vec<String>> {
-    let attributes = attributes(group, path, name)?;
-    let names = attributes.get("column-order").and_then(|value| value.as_strings());
-    Ok(names.map(<[String]>::to_vec).unwrap_or_default())
-}
-
-fn check_shape(path: &Path, name: &str, stored: &[u64], shape: [usize; 2]) -> Result<()> {
+/// What is wrong with a shape, if it is not `shape`.
+fn check_shape(stored: &[u64], shape: [usize; 2]) -> std::result::Result<(), String> {
     if stored != shape.map(|axis| axis as u64) {
-        let what = format!(
-            "{name} has shape {stored:?}, but there are {} cells in obs and {} genes in var",
-            shape[0], shape[1]
-        );
-        return Err(Error::format(path, what));
+        let [cells, genes] = shape;
+        return Err(format!(
+            "has shape {stored:?}, but there are {cells} cells in obs and {genes} genes in var"
+        ));
     }
     Ok(())
 }
 
-/// What else is stored where the matrix was expected.
-fn others(file: &File, name: &str) -> String {
+/// The error for a matrix that is not there: it names what else is stored where it was expected.
+fn missing(root: &Node, name: &str) -> Error {
     let place = name.split('/').next().unwrap_or_default();
-    let Ok(group) = file.group(place) else { return String::new() };
-    let mut names = group.groups().unwrap_or_default();
-    names.extend(group.datasets().unwrap_or_default());
-    names.sort();
-    if names.is_empty() { String::new() } else { format!("; {place} has: {}", names.join(", ")) }
+    let mut names = Vec::new();
+    if let Ok(group) = root.group.group(place) {
+        names = group.groups().unwrap_or_default();
+        names.extend(group.datasets().unwrap_or_default());
+        names.sort();
+    }
+    let others =
+        if names.is_empty() { String::new() } else { format!("; {place} has: {}", names.join(", ")) };
+    root.wrong(format!("has no matrix {name}{others}"))
 }

@@ -1,38 +1,32 @@
 //! Where the matrix of a source is stored, and which genes its columns are.
 
-use std::path::Path;
-
-use hdf5_pure::File;
-
+use super::hdf5::Node;
 use super::matrix::{Matrix, width};
 use super::{Column, Frame, frame};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Genes and matrix of `X`, `raw`, `layers/NAME` or `obsm/NAME`.
-pub(super) fn read(file: &File, path: &Path, source: &str, cells: usize) -> Result<(Frame, Matrix)> {
+pub(super) fn read(root: &Node, source: &str, cells: usize) -> Result<(Frame, Matrix)> {
     let (genes, matrix) = match source {
         // Before anndata 0.7.
-        "raw" if file.dataset("raw.var").is_ok() => ("raw.var", "raw.X"),
-        "raw" if file.group("raw").is_err() => {
-            return Err(Error::format(
-                path,
-                "has no raw; choose X, layers/NAME or obsm/NAME (`inspect` lists them)",
-            ));
+        "raw" if root.group.dataset("raw.var").is_ok() => ("raw.var", "raw.X"),
+        "raw" if root.group.group("raw").is_err() => {
+            return Err(root.wrong("has no raw; choose X, layers/NAME or obsm/NAME (`inspect` lists them)"));
         }
         "raw" => ("raw/var", "raw/X"),
         other => ("var", other),
     };
-    let mut var = frame::read(file, path, genes, None)?.0;
+    let mut var = frame::read(root, genes, None)?.0;
     if source.starts_with("obsm/") {
-        var = obsm(file, path, source, var)?;
+        var = obsm(root, source, var)?;
     }
-    let matrix = Matrix::open(file, path, matrix, [cells, var.index.len()])?;
+    let matrix = Matrix::open(root, matrix, [cells, var.index.len()])?;
     Ok((var, matrix))
 }
 
 /// The genes of an array other than X: those of a table are its columns, those of `X_hvg` the highly variable ones.
-fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
-    let (columns, names) = width(file, path, source)?;
+fn obsm(root: &Node, source: &str, var: Frame) -> Result<Frame> {
+    let (columns, names) = width(root, source)?;
     if let Some(index) = names {
         return Ok(Frame { index, columns: Vec::new() });
     }
@@ -41,17 +35,17 @@ fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
             "{source} does not say which genes its {columns} columns are; only tables with named columns (a \
              pandas DataFrame) and X_hvg can be read"
         );
-        return Err(Error::format(path, what));
+        return Err(root.wrong(what));
     }
     let variable = match var.column("highly_variable") {
         Some(Column::Boolean(variable)) => variable,
-        Some(Column::Unread(why)) => return Err(Error::format(path, why)),
+        Some(Column::Unread(why)) => return Err(root.wrong(why)),
         _ => {
             let what = format!(
                 "{source} contains the genes marked in var/highly_variable, but var has no such column of \
                  true and false"
             );
-            return Err(Error::format(path, what));
+            return Err(root.wrong(what));
         }
     };
     let kept: Vec<usize> = (0..variable.len()).filter(|&gene| variable[gene]).collect();
@@ -61,7 +55,7 @@ fn obsm(file: &File, path: &Path, source: &str, var: Frame) -> Result<Frame> {
              to tell which genes they are",
             kept.len()
         );
-        return Err(Error::format(path, what));
+        return Err(root.wrong(what));
     }
     Ok(var.rows(&kept))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Cells;
 use super::array::Array;
+use super::hdf5::Node;
 use crate::error::{Error, Result};
 
 /// Stored entries of a sparse row block, which take up to 20 bytes each while they are read.
@@ -19,16 +20,16 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    pub(super) fn open(parts: [Array; 3], path: &Path, name: &str, outer: usize) -> Result<Sparse> {
-        let [data, indices, indptr] = parts;
+    /// `outer` is the number of rows of CSR, of columns of CSC.
+    pub(super) fn open(node: &Node, outer: usize) -> Result<Sparse> {
+        let [data, indices, indptr] = [node.array("data")?, node.array("indices")?, node.array("indptr")?];
         let (entries, indexed, pointers) = (data.length()?, indices.length()?, indptr.length()?);
         if indexed != entries || pointers != outer as u64 + 1 {
-            let what = format!(
-                "{name} has {entries} values, {indexed} indices and {pointers} pointers; there must be as \
-                 many indices as values, and {} pointers",
+            return Err(node.wrong(format!(
+                "has {entries} values, {indexed} indices and {pointers} pointers; there must be as many \
+                 indices as values, and {} pointers",
                 outer + 1
-            );
-            return Err(Error::format(path, what));
+            )));
         }
         if let Some(part) = [&indices, &indptr]
             .into_iter()
@@ -39,8 +40,8 @@ impl Sparse {
         let sparse = Sparse { data, indices, indptr, entries };
         let ends = [sparse.starts(0..0)?[0], sparse.starts(outer..outer)?[0]];
         if ends != [0, entries] {
-            let what = format!("{name}/indptr runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
-            return Err(Error::format(path, what));
+            let what = format!("runs from {} to {}, not from 0 to {entries}", ends[0], ends[1]);
+            return Err(sparse.indptr.wrong(what));
         }
         Ok(sparse)
     }

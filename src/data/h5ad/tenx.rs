@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hdf5_pure::{File, Group};
+use hdf5_pure::File;
 
-use super::hdf5::array;
+use super::hdf5::Node;
 use super::matrix::{Kept, Matrix};
 use super::{Column, Format, Frame, H5ad, frame, make_unique};
 use crate::error::{Error, Result, some_of};
@@ -34,26 +34,21 @@ pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
         let what = format!("contains several genomes ({}); give a file with only one", some_of(&names));
         return Err(Error::format(path, what));
     };
-    let group = file.group(name).map_err(|_| Error::format(path, format!("has no group {name}")))?;
-    let index = texts(&group, path, name, "barcodes")?;
-    let features = match group.group("features") {
+    let node = Node::root(&file, path).inner(name)?;
+    let index = texts(&node, "barcodes")?;
+    let features = match node.inner("features") {
         Ok(inner) => {
-            let place = format!("{name}/features");
-            let kinds = inner.dataset("feature_type").is_ok();
+            let kinds = inner.group.dataset("feature_type").is_ok();
             Features {
-                ids: texts(&inner, path, &place, "id")?,
-                names: texts(&inner, path, &place, "name")?,
-                kinds: if kinds { Some(texts(&inner, path, &place, "feature_type")?) } else { None },
+                ids: texts(&inner, "id")?,
+                names: texts(&inner, "name")?,
+                kinds: if kinds { Some(texts(&inner, "feature_type")?) } else { None },
             }
         }
-        Err(_) => Features {
-            ids: texts(&group, path, name, "genes")?,
-            names: texts(&group, path, name, "gene_names")?,
-            kinds: None,
-        },
+        Err(_) => Features { ids: texts(&node, "genes")?, names: texts(&node, "gene_names")?, kinds: None },
     };
     let (kept, var, notes) = features.genes(path)?;
-    let matrix = Matrix::by_cells(&group, path, name, [index.len(), kept.all], kept)?;
+    let matrix = Matrix::by_cells(&node, [index.len(), kept.all], kept)?;
     Ok(H5ad {
         path: path.to_path_buf(),
         format: Format::TenX,
@@ -67,8 +62,8 @@ pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
     })
 }
 
-fn texts(group: &Group, path: &Path, place: &str, name: &str) -> Result<Vec<String>> {
-    Ok(frame::texts(array(group, path, place, name)?.column()?))
+fn texts(node: &Node, name: &str) -> Result<Vec<String>> {
+    Ok(frame::texts(node.array(name)?.column()?))
 }
 
 /// What a 10x matrix has in its rows, as lists of equal length.
