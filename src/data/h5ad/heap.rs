@@ -28,13 +28,14 @@ struct Collection {
     objects: HashMap<u32, (usize, usize)>,
 }
 
-/// Text of each entry; `None` if the type is not text. Invalid UTF-8 is replaced.
+/// Text of each entry; `None` if the type is not text. What is no UTF-8 is taken as Latin-1, as some programs
+/// write it: names that differ stay different.
 pub(super) fn texts(kind: &Datatype, bytes: &[u8], path: &Path) -> Result<Option<Vec<String>>> {
     match kind {
         // A record field can claim to have no bytes; its entries could not be counted.
         Datatype::String { size: 0, .. } => Ok(None),
         Datatype::String { size, padding, .. } => {
-            let text = |entry: &[u8]| String::from_utf8_lossy(trimmed(entry, padding)).into_owned();
+            let text = |entry: &[u8]| decoded(trimmed(entry, padding));
             Ok(Some(bytes.chunks_exact(*size as usize).map(text).collect()))
         }
         Datatype::VariableLength { is_string: true, .. } => {
@@ -43,6 +44,13 @@ pub(super) fn texts(kind: &Datatype, bytes: &[u8], path: &Path) -> Result<Option
             bytes.chunks_exact(REFERENCE).map(text).collect::<Result<_>>().map(Some)
         }
         _ => Ok(None),
+    }
+}
+
+fn decoded(text: &[u8]) -> String {
+    match std::str::from_utf8(text) {
+        Ok(text) => text.to_string(),
+        Err(_) => text.iter().map(|&byte| char::from(byte)).collect(),
     }
 }
 
@@ -93,7 +101,7 @@ impl Heap {
         match collection.objects.get(&number) {
             Some(&(start, size)) if length <= size => {
                 let text = trimmed(&collection.bytes[start..start + length], &StringPadding::NullPad);
-                Ok(String::from_utf8_lossy(text).into_owned())
+                Ok(decoded(text))
             }
             _ => Err(broken(format!("no text number {number} at address {address}"))),
         }
