@@ -40,8 +40,8 @@ enum What {
 pub fn run(args: Args) -> Result<()> {
     guard(|| match args.what {
         None => all::run(&args.all),
-        Some(What::Step(args)) => step::steps(&args),
-        Some(What::Predict(args)) => step::predictions(&args),
+        Some(What::Step(args)) => step::run(&step::STEP, &args),
+        Some(What::Predict(args)) => step::run(&step::PREDICTION, &args.of),
         Some(What::Ops(args)) => ops::run(&args),
         Some(What::Loader(args)) => loader::run(&args),
     })

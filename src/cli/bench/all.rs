@@ -59,13 +59,11 @@ pub fn run(args: &Args) -> Result<()> {
     print(&rate("matmul", (ceilings.matmul_tflop_per_s, "TFLOP/s")));
     ops::of_preset(&sizes.preset, gpu, turns, |timing| print(&of_op(timing, &ceilings)))?;
     let pairs = format!("{} pairs", sizes.sets * sizes.cells);
-    for (what, unit, took) in [
-        ("step", "pairs/s", step::time_steps(&sizes, steps, gpu)?.0),
-        ("prediction", "cells/s", step::time_predictions(&sizes, steps, gpu)?.0),
-    ] {
+    for step::Work { name, unit, time, .. } in [step::STEP, step::PREDICTION] {
+        let (took, _) = time(&sizes, steps, gpu)?;
         let seconds = took[took.len() / 2];
         let rate = ((sizes.sets * sizes.cells) as f64 / seconds, unit);
-        print(&Row { what: what.into(), sizes: pairs.clone(), seconds: Some(seconds), rate, share: None });
+        print(&Row { what: name.into(), sizes: pairs.clone(), seconds: Some(seconds), rate, share: None });
     }
     for (what, cells_per_s) in loader::made_up()? {
         print(&Row {

@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
                 let what = format!("{name} takes the sizes {}, each above 0", kind.letters.join(","));
                 return Err(Error::setting("--shape", what));
             }
-            rows = vec![(kind, args.shape.clone())];
+            rows = vec![(kind, rows::padded(&args.shape))];
         }
     }
     let gpu = args.device.open()?;
@@ -124,9 +124,9 @@ pub fn tried(gpu: Option<&Gpu>, turns: usize) -> Vec<Timing> {
 }
 
 fn time(place: &Place, (kind, sizes): &Row, turns: usize) -> Vec<Timing> {
-    let costs = (kind.costs)(sizes, place.real().bytes());
+    let costs = (kind.costs)(*sizes, place.real().bytes());
     let shape: Vec<_> = kind.letters.iter().copied().zip(sizes.iter().copied()).collect();
-    let each = costs.into_iter().zip((kind.turns)(place, sizes));
+    let each = costs.into_iter().zip((kind.turns)(place, *sizes));
     each.map(|(cost, turn)| Timing {
         name: kind.name,
         shape: shape.clone(),

@@ -158,7 +158,9 @@ impl Place {
                 None => Decay::Host(decays.clone()),
             },
         };
-        let mut sets: Vec<AdamW> = (0..self.copies(26 * len)).map(set).collect();
+        // A weight has its gradient, its average and two moments; all five are f32, or as large.
+        let bytes = 5 * Real::F32.bytes() * len;
+        let mut sets: Vec<AdamW> = (0..self.copies(bytes)).map(set).collect();
         let copies = sets.len();
         Box::new(move |i| {
             let clock = Clock::start(gpu.as_ref());

@@ -18,10 +18,13 @@ pub struct Kind {
     pub letters: &'static [&'static str],
     small: &'static [usize],
     /// Costs of each direction; the second argument is the bytes per number.
-    pub costs: fn(&[usize], usize) -> Vec<Cost>,
+    pub costs: fn(Sizes, usize) -> Vec<Cost>,
     /// One turn per direction, in the order of the costs.
-    pub turns: fn(&Place, &[usize]) -> Vec<Turn>,
+    pub turns: fn(&Place, Sizes) -> Vec<Turn>,
 }
+
+/// As many sizes as an op has letters, then zeros: each function of an op names those it uses.
+pub type Sizes = [usize; 4];
 
 /// The least that a direction must move and compute.
 pub struct Cost {
@@ -34,7 +37,12 @@ pub struct Cost {
 }
 
 /// An op at one size.
-pub type Row = (&'static Kind, Vec<usize>);
+pub type Row = (&'static Kind, Sizes);
+
+/// Sizes and the zeros behind them.
+pub fn padded(sizes: &[usize]) -> Sizes {
+    std::array::from_fn(|i| sizes.get(i).copied().unwrap_or(0))
+}
 
 fn both([bytes, flops]: [usize; 2], [bytes_back, flops_back]: [usize; 2]) -> Vec<Cost> {
     vec![
@@ -48,15 +56,12 @@ const KINDS: [Kind; 9] = [
         name: "attention_cell",
         letters: &["M", "P", "H", "K"],
         small: &[8, 16, 2, 64],
-        costs: |z, e| {
-            let (numbers, products) = (z[0] * z[1] * z[2] * z[3], z[0] * z[2] * z[1] * z[1] * z[3]);
+        costs: |[m, p, h, k], e| {
+            let (numbers, products) = (m * p * h * k, m * h * p * p * k);
             both([4 * numbers * e, 4 * products], [7 * numbers * e, 10 * products])
         },
-        turns: |place, z| {
-            let heads = z[2];
-            let op = case("attention", &[&[z[0], z[1], 3 * z[2] * z[3]]], move |t, v| {
-                t.attention(v[0], None, heads)
-            });
+        turns: |place, [m, p, h, k]| {
+            let op = case("attention", &[&[m, p, 3 * h * k]], move |t, v| t.attention(v[0], None, h));
             place.tape(op, 1)
         },
     },
@@ -64,17 +69,13 @@ const KINDS: [Kind; 9] = [
         name: "attention_set",
         letters: &["B", "N", "H", "K"],
         small: &[2, 33, 2, 64],
-        costs: |z, e| {
-            let (numbers, products) = (z[0] * z[1] * z[2] * z[3], z[0] * z[2] * z[1] * (z[1] + 1) * z[3]);
+        costs: |[b, n, h, k], e| {
+            let (numbers, products) = (b * n * h * k, b * h * n * (n + 1) * k);
             both([4 * numbers * e, 4 * products], [8 * numbers * e, 10 * products])
         },
-        turns: |place, z| {
-            let (heads, packed) = (z[2], 3 * z[2] * z[3]);
-            let op = case(
-                "attention from a seed",
-                &[&[z[0], z[1], packed], &[z[0], 2 * z[2] * z[3]]],
-                move |t, v| t.attention(v[0], Some(v[1]), heads),
-            );
+        turns: |place, [b, n, h, k]| {
+            let shapes: [&[usize]; 2] = [&[b, n, 3 * h * k], &[b, 2 * h * k]];
+            let op = case("attention from a seed", &shapes, move |t, v| t.attention(v[0], Some(v[1]), h));
             place.tape(op, 2)
         },
     },
@@ -82,31 +83,29 @@ const KINDS: [Kind; 9] = [
         name: "rms_norm",
         letters: &["M", "D"],
         small: &[64, 128],
-        costs: |z, e| both([2 * z[0] * z[1] * e, 4 * z[0] * z[1]], [3 * z[0] * z[1] * e, 8 * z[0] * z[1]]),
-        turns: |place, z| {
-            place.tape(case("rms_norm", &[&[z[0], z[1]], &[z[1]]], |t, v| t.rms_norm(v[0], Some(v[1]))), 2)
+        costs: |[m, d, ..], e| both([2 * m * d * e, 4 * m * d], [3 * m * d * e, 8 * m * d]),
+        turns: |place, [m, d, ..]| {
+            place.tape(case("rms_norm", &[&[m, d], &[d]], |t, v| t.rms_norm(v[0], Some(v[1]))), 2)
         },
     },
     Kind {
         name: "swiglu",
         letters: &["M", "F"],
         small: &[64, 176],
-        costs: |z, e| both([3 * z[0] * z[1] * e, 5 * z[0] * z[1]], [5 * z[0] * z[1] * e, 9 * z[0] * z[1]]),
-        turns: |place, z| place.tape(case("swiglu", &[&[z[0], 2 * z[1]]], |t, v| t.swiglu(v[0])), 1),
+        costs: |[m, f, ..], e| both([3 * m * f * e, 5 * m * f], [5 * m * f * e, 9 * m * f]),
+        turns: |place, [m, f, ..]| place.tape(case("swiglu", &[&[m, 2 * f]], |t, v| t.swiglu(v[0])), 1),
     },
     Kind {
         name: "mmd",
         letters: &["B", "N", "G"],
         small: &[2, 16, 64],
-        costs: |z, e| {
-            let (numbers, products) = (z[0] * z[1] * z[2], z[0] * z[1] * z[1] * z[2]);
+        costs: |[b, n, g, _], e| {
+            let (numbers, products) = (b * n * g, b * n * n * g);
             both([2 * numbers * e, 4 * products], [3 * numbers * e, 4 * products])
         },
-        turns: |place, z| {
+        turns: |place, [b, n, g, _]| {
             // Both as the decoder and the loader make them: in one storage, the data without gradient.
-            let op = case("mmd", &[&[z[0], z[1], z[2]], &[z[0], z[1], z[2]]], |t, v| {
-                t.mmd(v[0], v[1], MmdKernel::Gaussian)
-            });
+            let op = case("mmd", &[&[b, n, g], &[b, n, g]], |t, v| t.mmd(v[0], v[1], MmdKernel::Gaussian));
             place.tape(op, 1)
         },
     },
@@ -115,33 +114,31 @@ const KINDS: [Kind; 9] = [
         letters: &["L"],
         small: &[8192],
         // 9 numbers of f32 and 1 for the norm; the two halves of a weight together are as large as a whole one.
-        costs: |z, _| vec![Cost { direction: "step", bytes: 40 * z[0], flops: 15 * z[0] }],
-        turns: |place, z| vec![place.adamw(z[0])],
+        costs: |[l, ..], _| vec![Cost { direction: "step", bytes: 40 * l, flops: 15 * l }],
+        turns: |place, [l, ..]| vec![place.adamw(l)],
     },
     Kind {
         name: "gather",
         letters: &["R", "G"],
         small: &[64, 200],
-        costs: |z, e| {
-            let numbers = z[0] * z[1];
-            let bytes = numbers * e + 4 * numbers * STORED[0] / STORED[1];
+        costs: |[r, g, ..], e| {
+            let bytes = r * g * e + 4 * r * g * STORED[0] / STORED[1];
             vec![Cost { direction: "forward", bytes, flops: 0 }]
         },
-        turns: |place, z| vec![place.gather(z[0], z[1])],
+        turns: |place, [r, g, ..]| vec![place.gather(r, g)],
     },
     Kind {
         name: "matmul",
         letters: &["M", "I", "J"],
         small: &[64, 128, 64],
         // Backward is two products; the gradient of the weights is f32.
-        costs: |z, e| {
-            let ([m, i, j], products) = ([z[0], z[1], z[2]], 2 * z[0] * z[1] * z[2]);
+        costs: |[m, i, j, _], e| {
+            let products = 2 * m * i * j;
             let back = e * (2 * m * i + 2 * m * j + i * j) + 4 * i * j;
             both([e * (m * i + i * j + m * j), products], [back, 2 * products])
         },
-        turns: |place, z| {
-            let op = case("matmul", &[&[z[0], z[1]], &[z[2], z[1]]], |t, v| t.linear(v[0], v[1], None));
-            place.tape(op, 2)
+        turns: |place, [m, i, j, _]| {
+            place.tape(case("matmul", &[&[m, i], &[j, i]], |t, v| t.linear(v[0], v[1], None)), 2)
         },
     },
     Kind {
@@ -149,14 +146,13 @@ const KINDS: [Kind; 9] = [
         letters: &["M", "E", "F"],
         small: &[64, 64, 48],
         // Gate and up are kept from forward to backward; gradients of weights are f32.
-        costs: |z, e| {
-            let (row, kept, weights) = (z[0] * z[1], 2 * z[0] * z[2], 3 * z[1] * z[2]);
-            let products = 2 * z[0] * weights;
+        costs: |[m, width, f, _], e| {
+            let (row, kept, weights) = (m * width, 2 * m * f, 3 * width * f);
+            let products = 2 * m * weights;
             let bytes = e * (3 * row + kept + weights);
             both([bytes, products], [bytes + 4 * weights, 2 * products])
         },
-        turns: |place, z| {
-            let [m, e, f] = [z[0], z[1], z[2]];
+        turns: |place, [m, e, f, _]| {
             let op = case("matmul_swiglu", &[&[m, e], &[m, e], &[2 * f, e], &[e, f]], |t, v| {
                 t.matmul_swiglu(v[0], v[1], v[2], v[3])
             });
@@ -182,7 +178,7 @@ pub fn kind(name: &str) -> Result<&'static Kind> {
 
 /// Every op once, at small sizes for a try.
 pub fn small() -> Vec<Row> {
-    KINDS.iter().map(|kind| (kind, kind.small.to_vec())).collect()
+    KINDS.iter().map(|kind| (kind, padded(kind.small))).collect()
 }
 
 /// Every op at the sizes it has in a preset; MMD, which has none, at 64 problems of 2048 genes.
@@ -215,7 +211,7 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
     ];
     rows.extend(products.map(|sizes| ("matmul", sizes.to_vec())));
     rows.push(("matmul_swiglu", vec![tokens, e, f]));
-    rows.into_iter().map(|(name, sizes)| Ok((kind(name)?, sizes))).collect()
+    rows.into_iter().map(|(name, sizes)| Ok((kind(name)?, padded(&sizes)))).collect()
 }
 
 /// L, the length of the flat buffer of a preset's weights.

@@ -45,37 +45,49 @@ pub struct Args {
 #[command(after_help = PREDICT_EXAMPLE)]
 pub struct Predict {
     #[command(flatten)]
-    of: Args,
+    pub of: Args,
 }
 
 /// Turns before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
 const WARM: u64 = 5;
 
-/// Times training steps.
-pub fn steps(args: &Args) -> Result<()> {
+/// What is timed of the whole model.
+pub struct Work {
+    /// One turn of it.
+    pub name: &'static str,
+    /// What it handles sets x cells of.
+    many: &'static str,
+    /// Of its rate.
+    pub unit: &'static str,
+    /// Times so many turns.
+    pub time: fn(&Sizes, u64, Option<&Gpu>) -> Result<Times>,
+}
+
+/// Seconds of each turn, sorted, and the number of weights.
+type Times = (Vec<f64>, usize);
+
+/// A step trains pairs of a control and a perturbed cell.
+pub const STEP: Work = Work { name: "step", many: "pairs", unit: "pairs/s", time: time_steps };
+
+/// A prediction makes cells.
+pub const PREDICTION: Work =
+    Work { name: "prediction", many: "cells", unit: "cells/s", time: time_predictions };
+
+/// Times as many turns of it as asked for and prints their median.
+pub fn run(work: &Work, args: &Args) -> Result<()> {
     let gpu = args.device.open()?;
-    let (took, weights) = time_steps(&args.sizes, args.steps, gpu.as_ref())?;
-    print(args, "step", &took, weights, gpu.as_ref());
+    let (took, weights) = (work.time)(&args.sizes, args.steps, gpu.as_ref())?;
+    print(args, work, &took, weights, gpu.as_ref());
     Ok(())
 }
 
-/// Seconds of each of `steps` steps, sorted, and the number of weights.
-pub fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
+fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Times> {
     let mut made = MadeUp::new(sizes, gpu)?;
     let took = time(steps, gpu, |k| made.step(k))?;
     Ok((took, made.learner.params.table().count()))
 }
 
-/// Times predictions.
-pub fn predictions(Predict { of: args }: &Predict) -> Result<()> {
-    let gpu = args.device.open()?;
-    let (took, weights) = time_predictions(&args.sizes, args.steps, gpu.as_ref())?;
-    print(args, "prediction", &took, weights, gpu.as_ref());
-    Ok(())
-}
-
-/// The same for predictions.
-pub fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<(Vec<f64>, usize)> {
+fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Times> {
     // Made on the host, so that a device holds only what predicting needs: no moments, no gradients, no cells to compare with.
     let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
     let (Examples { cells, tokens, .. }, params) = (examples, params.over(params.weights()));
@@ -107,11 +119,10 @@ fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) 
     Ok(took)
 }
 
-fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu>) {
+fn print(args: &Args, work: &Work, took: &[f64], weights: usize, gpu: Option<&Gpu>) {
     let Sizes { preset, sets, cells, genes } = &args.sizes;
     let median = took[took.len() / 2];
-    // A step trains pairs, a prediction makes cells.
-    let (many, pairs) = (if what == "step" { "pairs" } else { "cells" }, sets * cells);
+    let (Work { name, many, unit, .. }, pairs) = (work, sets * cells);
     let used = gpu.map(|gpu| gpu.reserved() as f64 / (1u64 << 30) as f64);
     if args.json {
         let mut figures = json!({
@@ -125,9 +136,9 @@ fn print(args: &Args, what: &str, took: &[f64], weights: usize, gpu: Option<&Gpu
         return;
     }
     let device = gpu.map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
-    println!("{preset} ({weights} weights), {pairs} {many} per {what}, {device}");
+    println!("{preset} ({weights} weights), {pairs} {many} per {name}, {device}");
     println!(
-        "{:.2} ms per {what}, {:.0} {many}/s (median of {})",
+        "{:.2} ms per {name}, {:.0} {unit} (median of {})",
         1e3 * median,
         pairs as f64 / median,
         took.len()
