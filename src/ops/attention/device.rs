@@ -33,46 +33,20 @@ struct Kernel {
     backward: &'static str,
 }
 
+const fn kernel(width: usize, rows: usize, forward: &'static str, backward: &'static str) -> Kernel {
+    Kernel { width, rows, forward, backward }
+}
+
 const CELLS: [Kernel; 4] = [
-    Kernel {
-        width: 64,
-        rows: 16,
-        forward: "attention_cell_forward_64x16",
-        backward: "attention_cell_backward_64x16",
-    },
-    Kernel {
-        width: 64,
-        rows: 32,
-        forward: "attention_cell_forward_64x32",
-        backward: "attention_cell_backward_64x32",
-    },
-    Kernel {
-        width: 64,
-        rows: 64,
-        forward: "attention_cell_forward_64x64",
-        backward: "attention_cell_backward_64x64",
-    },
-    Kernel {
-        width: 128,
-        rows: 16,
-        forward: "attention_cell_forward_128x16",
-        backward: "attention_cell_backward_128x16",
-    },
+    kernel(64, 16, "attention_cell_forward_64x16", "attention_cell_backward_64x16"),
+    kernel(64, 32, "attention_cell_forward_64x32", "attention_cell_backward_64x32"),
+    kernel(64, 64, "attention_cell_forward_64x64", "attention_cell_backward_64x64"),
+    kernel(128, 16, "attention_cell_forward_128x16", "attention_cell_backward_128x16"),
 ];
 
 const SETS: [Kernel; 2] = [
-    Kernel {
-        width: 64,
-        rows: usize::MAX,
-        forward: "attention_forward_64",
-        backward: "attention_backward_64",
-    },
-    Kernel {
-        width: 128,
-        rows: usize::MAX,
-        forward: "attention_forward_128",
-        backward: "attention_backward_128",
-    },
+    kernel(64, usize::MAX, "attention_forward_64", "attention_backward_64"),
+    kernel(128, usize::MAX, "attention_forward_128", "attention_backward_128"),
 ];
 
 impl Kernels {
