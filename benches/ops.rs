@@ -78,7 +78,7 @@ fn matmul(c: &mut Criterion) {
     }
     let flops = 2 * CELLS * 2000 * 64;
     measure(c, "patch_embed", &[&[CELLS, 2000], &[16, 128, 64], &[16, 64]], flops, |t, v| {
-        let x = t.detach(v[0]);
+        let x = t.constant(t.value(v[0]).clone());
         t.patch_embed(x, v[1], v[2])
     });
 }
@@ -105,12 +105,12 @@ fn losses(c: &mut Criterion) {
         ("mmd_gaussian_512", 512, MmdKernel::Gaussian),
     ] {
         measure(c, name, &[&[16, n, 2000], &[16, n, 2000]], 6 * 16 * n * n * 2000, |t, v| {
-            let x = t.detach(v[1]);
+            let x = t.constant(t.value(v[1]).clone());
             t.mmd(v[0], x, kernel)
         });
     }
     measure(c, "squared_error", &[&[CELLS, 2000], &[CELLS, 2000]], 3 * CELLS * 2000, |t, v| {
-        let x = t.detach(v[1]);
+        let x = t.constant(t.value(v[1]).clone());
         t.squared_error(v[0], x)
     });
 }

@@ -147,11 +147,6 @@ impl Tape {
         self.push("constant".into(), value, false, &[], WayBack::Ends)
     }
 
-    /// The same value, cut off from what made it: no gradient passes.
-    pub fn detach(&mut self, x: Var) -> Var {
-        self.constant(self.value(x).clone())
-    }
-
     /// The number(s) behind a variable. Panics once they are forgotten.
     pub fn value(&self, x: Var) -> &Tensor {
         let node = &self.nodes[self.place(x)];
@@ -175,9 +170,7 @@ impl Tape {
         value: Tensor,
         backward: impl FnOnce(&Tensor) -> Grads + 'static,
     ) -> Var {
-        let needs = inputs.iter().any(|&x| self.needs(x));
-        let way_back = if needs { WayBack::Op(Box::new(backward)) } else { WayBack::Ends };
-        self.push(op.into(), value, needs, inputs, way_back)
+        self.push_op(op.into(), inputs, value, || WayBack::Op(Box::new(backward)))
     }
 
     /// Adds a value that can be remade, so that it may be forgotten: `backward` is told whether to remake it, and then returns it
@@ -189,9 +182,7 @@ impl Tape {
         value: Tensor,
         backward: impl FnOnce(&mut Back) -> (Grads, Option<Tensor>) + 'static,
     ) -> Var {
-        let needs = inputs.iter().any(|&x| self.needs(x));
-        let way_back = if needs { WayBack::Remade(Box::new(backward)) } else { WayBack::Ends };
-        self.push(op.into(), value, needs, inputs, way_back)
+        self.push_op(op.into(), inputs, value, || WayBack::Remade(Box::new(backward)))
     }
 
     /// Adds the value of an op whose backward has two parts: `backward` as usual, and `reading`, which also gets the first input's
@@ -204,12 +195,7 @@ impl Tape {
         backward: impl FnOnce(&Tensor) -> Grads + 'static,
         reading: impl FnOnce(&Tensor, &Tensor) -> Grads + 'static,
     ) -> Var {
-        let needs = inputs.iter().any(|&x| self.needs(x));
-        let way_back = match needs {
-            true => WayBack::Read(Box::new(backward), Box::new(reading)),
-            false => WayBack::Ends,
-        };
-        self.push(op.into(), value, needs, inputs, way_back)
+        self.push_op(op.into(), inputs, value, || WayBack::Read(Box::new(backward), Box::new(reading)))
     }
 
     /// Frees the memory of a value whose readers have all been recorded: the backward pass remakes it from what is kept anyway.
@@ -246,9 +232,14 @@ impl Tape {
     /// Adds a window of `x`: `value` holds its numbers from number `at` on. If the gradient of `x` exists by the time the window's
     /// is found, the latter is added in place, without a tensor of zeros around it; so take windows before other uses of `x`.
     pub fn record_window(&mut self, op: impl Into<Op>, x: Var, value: Tensor, at: usize) -> Var {
-        let needs = self.needs(x);
-        let way_back = if needs { WayBack::Window(at) } else { WayBack::Ends };
-        self.push(op.into(), value, needs, &[x], way_back)
+        self.push_op(op.into(), &[x], value, || WayBack::Window(at))
+    }
+
+    /// A value that needs a gradient, and then a way back, if one of its inputs does.
+    fn push_op(&mut self, op: Op, inputs: &[Var], value: Tensor, way_back: impl FnOnce() -> WayBack) -> Var {
+        let needs = inputs.iter().any(|&x| self.needs(x));
+        let way_back = if needs { way_back() } else { WayBack::Ends };
+        self.push(op, value, needs, inputs, way_back)
     }
 
     fn push(&mut self, op: Op, value: Tensor, needs: bool, inputs: &[Var], way_back: WayBack) -> Var {
@@ -363,10 +354,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_flows_through_a_detached_value_or_on_a_tape_that_is_off() {
+    fn nothing_flows_through_a_constant_or_on_a_tape_that_is_off() {
         let mut tape = Tape::new();
         let x = tape.leaf(Tensor::scalar(3.0));
-        let cut = tape.detach(x);
+        let cut = tape.constant(Tensor::scalar(3.0));
         let y = product(&mut tape, x, cut);
         assert_eq!(tape.backward(y).take(x).map(|g| g.item()), Some(3.0));
 
