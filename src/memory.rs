@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Makes the C library's allocator keep what is freed, for the whole process. [`crate::train::train`] and `preprocess` call it; a
 /// program with its own loop may too. Does nothing if the C library is not glibc.
 pub fn keep() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock.
     unsafe {
         // In bytes. An older glibc accepts at most half of a thread's heap; if it refused, the threshold would stay at its initial
@@ -27,7 +27,7 @@ pub fn keep() {
 /// held, with its own gaps between pieces of all sizes; with a single one, threads that allocate at once wait. So this is for work
 /// that allocates rarely, but much. Does nothing if the C library is not glibc.
 pub fn share() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(target_env = "gnu")]
     // SAFETY: as above.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);

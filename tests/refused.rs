@@ -187,7 +187,6 @@ fn baselines_are_made_as_the_prediction_was_and_older_results_are_told() {
     assert!(said.contains("contains results of an earlier run: \"table.csv\""), "{said}");
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_behind_stdout_is_an_error_and_no_panic() {
     let full = File::options().write(true).open("/dev/full").expect("there on Linux");

@@ -52,17 +52,6 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts_mut(self.address as *mut T, self.bytes / size_of::<T>().max(1)) }
     }
 
-    /// Queues a copy of some of its bytes to a buffer of its device, from byte `at` there on. Does not wait.
-    pub fn send(&mut self, bytes: Range<usize>, to: &Buffer, at: usize) {
-        self.check("send", &bytes, to, at);
-        // SAFETY: the ranges were checked; nobody writes here before `numbers` or `drop` has waited for the mark.
-        unsafe {
-            let from = std::slice::from_raw_parts((self.address as *const u8).add(bytes.start), bytes.len());
-            or_stop(self.gpu.0.driver.upload(to.address() + at as u64, from));
-        }
-        self.sent = Some(or_stop(self.gpu.0.driver.mark()));
-    }
-
     /// Queues a copy of some of its bytes to the start of a buffer of its device, beside the work queued there: see
     /// [`Post`](super::Post).
     pub(super) fn send_beside(&mut self, bytes: Range<usize>, to: &Buffer) {

@@ -1,27 +1,45 @@
-//! Page-locked memory: what is sent from it arrives, and it can be written again.
+//! Page-locked memory: what is sent from it, or to it, arrives, and it can be written again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use scale_engine::gpu::{Gpu, Real};
+use scale_engine::gpu::{Gpu, Post, Real};
 
 #[test]
-fn pinned_memory_is_sent_in_parts_and_written_again() {
+fn a_post_sends_parts_that_grow_from_pages_written_again() {
     let Some(folder) = super::emulated() else { return };
     let gpu = Gpu::emulated(folder, Real::F32, 1);
-    let mut host = gpu.pinned("a step's data", 101);
+    let mut post = Post::new(&gpu);
+    for step in 1..7u16 {
+        let parts = [24, 40 * step].map(|count| (100 * step..100 * step + count).collect::<Vec<u16>>());
+        let [first, second] = parts.each_ref().map(|part| bytemuck::cast_slice(part));
+        post.send([("first", first), ("second", second)], |buffers| {
+            for (part, buffer) in parts.iter().zip(buffers) {
+                let mut found = vec![0u16; part.len()];
+                buffer.download(0, &mut found);
+                assert_eq!(found, *part, "step {step}");
+            }
+        });
+    }
+    drop(post);
+    assert_eq!(gpu.overrun(), None);
+}
+
+#[test]
+fn pinned_memory_receives_parts_and_is_read_again() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let mut host = gpu.pinned("a step's losses", 101);
     assert!(host.bytes() == 101 && host.numbers::<u8>().iter().all(|&byte| byte == 0));
     assert_eq!(host.numbers::<u64>().len(), 12);
-    let device = gpu.buffer("a step's data", 64);
     for step in 0..3u16 {
-        host.numbers::<u16>()[..40].iter_mut().zip(0..).for_each(|(x, i)| *x = 100 * step + i);
-        host.send(16..80, &device, 0);
-        host.send(0..16, &device, 48);
-        let mut found = [0u16; 32];
-        device.download(0, &mut found);
-        let told = (8..32).chain(0..8).map(|i| 100 * step + i);
-        assert!(found.iter().copied().eq(told), "step {step}: {found:?}");
+        let told: Vec<u16> = (0..32).map(|i| 100 * step + i).collect();
+        let device = gpu.upload("a step's losses", &told);
+        host.receive(16..64, &device, 0);
+        host.receive(0..16, &device, 48);
+        let found = &host.numbers::<u16>()[..32];
+        assert!(found[8..].iter().chain(&found[..8]).eq(&told), "step {step}: {found:?}");
     }
-    drop((host, device));
+    drop(host);
     assert_eq!(gpu.overrun(), None);
 }
 
@@ -29,8 +47,8 @@ fn pinned_memory_is_sent_in_parts_and_written_again() {
 fn more_than_a_buffer_holds_is_refused() {
     let Some(folder) = super::emulated() else { return };
     let gpu = Gpu::emulated(folder, Real::F32, 1);
-    let send = || gpu.pinned("numbers", 24).send(8..24, &gpu.buffer("numbers", 16), 4);
-    let refused = catch_unwind(AssertUnwindSafe(send)).expect_err("a send beyond the buffer");
+    let receive = || gpu.pinned("numbers", 24).receive(8..24, &gpu.buffer("numbers", 16), 4);
+    let refused = catch_unwind(AssertUnwindSafe(receive)).expect_err("more than the buffer holds");
     let told = refused.downcast_ref::<String>().expect("words");
-    assert!(told.contains("send: bytes 8..24"), "{told}");
+    assert!(told.contains("receive: bytes 8..24"), "{told}");
 }

@@ -249,7 +249,6 @@ fn drop_pages(dir: &Path) -> Result<()> {
         let file = File::open(&path).at(&path)?;
         // What is not yet on the disk cannot be dropped.
         file.sync_all().at(&path)?;
-        #[cfg(target_os = "linux")]
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
             .map_err(std::io::Error::from)
             .at(&path)?;

@@ -27,17 +27,12 @@ pub(super) fn let_go(map: &Mmap, bytes: Range<usize>) {
 
 /// Bytes that this thread has had read from disk. Zero if the system does not report it.
 pub(crate) fn bytes_read() -> u64 {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: all zeros are a valid `rusage`.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the system writes no more than one `rusage`.
-        unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
-        // In blocks of 512 bytes, whatever the disk's block size.
-        usage.ru_inblock as u64 * 512
-    }
-    #[cfg(not(target_os = "linux"))]
-    0
+    // SAFETY: all zeros are a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the system writes no more than one `rusage`.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    // In blocks of 512 bytes, whatever the disk's block size.
+    usage.ru_inblock as u64 * 512
 }
 
 /// Whether rows come from disk: as the last sweep found, assumed at first. If the system reports no reads,

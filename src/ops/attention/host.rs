@@ -118,12 +118,12 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
         let mut dseed = vec![0.0; if seed.is_some() { sets * 2 * z.out() } else { 0 }];
         for (at, dx) in block.chunks_exact_mut(z.rows * z.packed()).enumerate() {
             let b = i * group + at;
-            let row = |t: &'_ Tensor, width: usize| b * width..b * width + width.min(t.len());
+            let row = |width: usize| b * width..(b + 1) * width;
             let set = Set {
-                x: &qkv.data()[row(qkv, z.rows * z.packed())],
-                y: &y.data()[row(y, z.rows * z.out())],
-                dy: &dy.data()[row(dy, z.rows * z.slope())],
-                seed: seed.map(|s| &s.data()[row(s, 2 * z.out())]),
+                x: &qkv.data()[row(z.rows * z.packed())],
+                y: &y.data()[row(z.rows * z.out())],
+                dy: &dy.data()[row(z.rows * z.slope())],
+                seed: seed.map(|s| &s.data()[row(2 * z.out())]),
             };
             for head in 0..z.heads {
                 let lse = &lse.data()[(b * z.heads + head) * z.rows..][..z.rows];
