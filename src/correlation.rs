@@ -42,16 +42,17 @@ pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Median; of an even number the mean of the two in the middle. `None` of nothing. Leaves the numbers in another order; NaN count as
-/// largest.
-pub fn median(numbers: &mut [f64]) -> Option<f64> {
+/// Median; of an even number the mean of the two in the middle. `None` of nothing. Leaves the numbers in another order; NaN count
+/// as largest. Rounded to f32, that of f32 is what sums in f32 would give: f64 is wide enough for rounding twice not to matter.
+pub fn median<T: Copy + Into<f64>>(numbers: &mut [T]) -> Option<f64> {
     if numbers.is_empty() {
         return None;
     }
+    let by_size = |a: &T, b: &T| f64::total_cmp(&(*a).into(), &(*b).into());
     let (half, odd) = (numbers.len() / 2, numbers.len() % 2 == 1);
-    let (below, &mut upper, _) = numbers.select_nth_unstable_by(half, f64::total_cmp);
-    let lower = below.iter().copied().max_by(f64::total_cmp).unwrap_or(upper);
-    Some(if odd { upper } else { (lower + upper) / 2.0 })
+    let (below, &mut upper, _) = numbers.select_nth_unstable_by(half, by_size);
+    let lower = below.iter().copied().max_by(by_size).unwrap_or(upper);
+    Some(if odd { upper.into() } else { (lower.into() + upper.into()) / 2.0 })
 }
 
 #[cfg(test)]
@@ -62,7 +63,8 @@ mod tests {
     fn the_median_of_an_even_number_lies_between() {
         assert_eq!(median(&mut [4.0, 1.0, 3.0, 0.0]), Some(2.0));
         assert_eq!(median(&mut [4.0, 1.0, 3.0]), Some(3.0));
-        assert_eq!(median(&mut []), None);
+        assert_eq!(median(&mut [16_777_218.0f32, 16_777_220.0]).map(|m| m as f32), Some(16_777_220.0));
+        assert_eq!(median::<f64>(&mut []), None);
     }
 
     #[test]

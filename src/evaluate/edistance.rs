@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::expression::sum_over_genes;
 use super::side::{Matrix, Rows};
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 
@@ -81,7 +82,7 @@ impl Block {
                 Matrix::Dense { .. } => x.copy_from_slice(values),
             }
         }
-        let squares = x.chunks_exact(genes).map(|x| sum_of(x, x, |x, _| x * x) as f32).collect();
+        let squares = x.chunks_exact(genes).map(|x| sum_over_genes(x, x, |x, _| x * x) as f32).collect();
         Block { genes, x, squares }
     }
 
@@ -108,20 +109,6 @@ impl Block {
     /// The distance from cell `i` here to `j` in `other`, gene by gene.
     fn apart(&self, i: usize, other: &Block, j: usize) -> f64 {
         let [x, y] = [(self, i), (other, j)].map(|(block, i)| &block.x[i * self.genes..][..self.genes]);
-        sum_of(x, y, |x, y| (x - y) * (x - y)).sqrt()
+        sum_over_genes(x, y, |x, y| (x - y) * (x - y)).sqrt()
     }
-}
-
-/// Sum over the genes of two cells, in eight partial sums: a single one would wait for each addition.
-fn sum_of(x: &[f32], y: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
-    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
-    let of = |x: f32, y: f32| of(f64::from(x), f64::from(y));
-    let mut part = [0.0f64; 8];
-    for (x, y) in x.iter().zip(y) {
-        for k in 0..8 {
-            part[k] += of(x[k], y[k]);
-        }
-    }
-    let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| of(x, y)).sum();
-    part.iter().sum::<f64>() + rest
 }

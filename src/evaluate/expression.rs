@@ -140,12 +140,14 @@ fn parts(x: &[f32], without: Option<usize>) -> [&[f32]; 2] {
     }
 }
 
-/// Sum over pairs in eight partial sums, which the compiler keeps in one vector register.
+/// [`sum_over_genes`] of both parts.
 fn reduce(a: [&[f32]; 2], b: [&[f32]; 2], of: impl Fn(f64, f64) -> f64 + Copy) -> f64 {
-    a.iter().zip(b).map(|(a, b)| reduce_part(a, b, of)).sum()
+    a.iter().zip(b).map(|(a, b)| sum_over_genes(a, b, of)).sum()
 }
 
-fn reduce_part(a: &[f32], b: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
+/// Sum over the genes of two profiles or cells, `[G]` each, in eight partial sums: the compiler keeps them in one vector register,
+/// and a single one would wait for each addition.
+pub(super) fn sum_over_genes(a: &[f32], b: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
     let (a, a_rest) = a.as_chunks::<8>();
     let (b, b_rest) = b.as_chunks::<8>();
     let mut part = [0.0f64; 8];

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::side::{Matrix, Side};
+use crate::correlation::median;
 use crate::error::Result;
 
 /// From here on, no log1p value of a cell is plausible.
@@ -93,12 +94,10 @@ fn from_counts(side: &Side) -> Result<Matrix> {
     if matches!(side.x, Matrix::Dense { .. }) {
         sorted.retain(|&total| total > 0.0);
     }
-    let median = median(&mut sorted);
-    if median.is_nan() || median <= 0.0 {
-        return Err(
-            side.error("raw counts cannot be scaled because the median cell is empty; drop the empty cells")
-        );
-    }
+    let empty =
+        || side.error("raw counts cannot be scaled because the median cell is empty; drop the empty cells");
+    let median = median(&mut sorted).map(|median| median as f32);
+    let median = median.filter(|&median| median > 0.0).ok_or_else(empty)?;
     let mut x = side.x.clone();
     let mut rest = x.values_mut();
     let row = |cell: usize| rest.split_off_mut(..side.x.row(cell).len()).expect("rows make up the values");
@@ -108,13 +107,4 @@ fn from_counts(side: &Side) -> Result<Matrix> {
         row.iter_mut().for_each(|value| *value = libm::log1pf(*value / scale));
     });
     Ok(x)
-}
-
-fn median(values: &mut [f32]) -> f32 {
-    values.sort_unstable_by(f32::total_cmp);
-    match values.len() {
-        0 => f32::NAN,
-        n if n.is_multiple_of(2) => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-        n => values[n / 2],
-    }
 }

@@ -1,5 +1,6 @@
 //! Library-size normalisation and log1p of one cell, rounded as in scanpy.
 
+use crate::correlation;
 use crate::data::shard::Scale;
 
 /// Total of a cell's counts: summed in f64, kept in f32.
@@ -36,27 +37,14 @@ pub fn exp_m1(log: f32) -> f32 {
     f64::from(log).exp_m1() as f32
 }
 
-/// [`median`](crate::correlation::median) in f32, which halves the memory for one total per cell.
+/// [`median`](correlation::median) of f32, rounded to f32.
 pub fn median(mut totals: Vec<f32>) -> Option<f32> {
-    if totals.is_empty() {
-        return None;
-    }
-    let (half, odd) = (totals.len() / 2, totals.len() % 2 == 1);
-    let (below, &mut upper, _) = totals.select_nth_unstable_by(half, f32::total_cmp);
-    let lower = below.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    Some(if odd { upper } else { (lower + upper) / 2.0 })
+    correlation::median(&mut totals).map(|median| median as f32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between() {
-        assert_eq!(median(vec![4.0, 1.0, 3.0, 0.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 3.0]), Some(3.0));
-        assert_eq!(median(Vec::new()), None);
-    }
 
     #[test]
     fn totals_above_two_to_the_24_are_summed_exactly() {
