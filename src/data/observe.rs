@@ -2,7 +2,8 @@
 //!
 //! A decoded value is the mean m over cells of x = log1p(k * target / n), where k is a gene's count in a cell of n counts
 //! in all. A cell is drawn by finding the Poisson rate whose expected x is m, drawing k, and transforming back: the mean
-//! is preserved and zeros become real zeros.
+//! is preserved and zeros become real zeros. Counts become logs by the f32 steps of measured ones, so that equal counts of cells
+//! with equal totals tie in a rank test.
 //!
 //!   f_s(r)   = sum_k e^-r r^k / k! * log1p(s k),   s = target / n            expected x at rate r; rising and concave in r
 //!   rate     = f_s^-1(m) = expm1(m) / s * q_s(m)                             q_s: since the mean of logs is < the log of the mean
@@ -17,6 +18,8 @@ use std::sync::OnceLock;
 
 use crate::config::Observe;
 use crate::data::counts::{open_unit, poisson};
+use crate::data::preprocess::normalise::{factor, log_value};
+use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use table::{STEP, Table};
@@ -70,20 +73,23 @@ impl Observer {
             let mean = mean_log1p[gene];
             if !mean.is_nan() {
                 let count = poisson(rates.at(mean), v, || rng.at(gene as u64));
-                mean_log1p[gene] =
-                    if count == 0 { 0.0 } else { (f64::from(count) * rates.scale).ln_1p() as f32 };
+                mean_log1p[gene] = log_value(count as f32, Scale::Counts, rates.divisor);
             }
         });
     }
 
     /// The table for one library size: an interpolation of its two neighbouring bins.
     fn rates(&self, library: f32) -> Rates {
-        let scale = if known(library) { self.target / f64::from(library) } else { 1.0 };
+        let target = self.target as f32;
+        let (scale, divisor) = match known(library) {
+            true => (self.target / f64::from(library), factor(library, target)),
+            false => (1.0, 1.0),
+        };
         let place = ((scale.log2() + OCTAVES) * BINS_AN_OCTAVE).clamp(0.0, (self.bins.len() - 2) as f64);
         let (below, share) = (place.floor() as usize, place.fract());
         let (low, high) = (self.bin(below), self.bin(below + 1));
         let correction = low.iter().zip(high).map(|(a, b)| a + share * (b - a)).collect();
-        Rates { scale, top: self.target.ln_1p(), correction }
+        Rates { scale, divisor, top: self.target.ln_1p(), correction }
     }
 
     fn bin(&self, i: usize) -> &Table {
@@ -96,6 +102,8 @@ impl Observer {
 struct Rates {
     /// target / library.
     scale: f64,
+    /// library / target, as measured counts are divided by it.
+    divisor: f32,
     /// Largest possible mean.
     top: f64,
     correction: Table,
@@ -178,6 +186,20 @@ mod tests {
         for x in draw(4) {
             let count = f64::from(x).exp_m1() / 4.0;
             assert!((count - count.round()).abs() < 1e-5 * (1.0 + count), "{count}");
+        }
+    }
+
+    #[test]
+    fn drawn_counts_have_the_bits_of_measured_ones() {
+        let observer = Observer::new(1e4);
+        let means: Vec<f32> = (0..200).map(|g| 0.03 * g as f32).collect();
+        for library in [733.0f32, 2_537.0, 7_919.0, 31_117.0] {
+            let mut x = means.clone();
+            observer.observe(&mut x, library, Rng::new(3));
+            for x in x {
+                let count = (f64::from(x).exp_m1() * f64::from(library) / 1e4).round() as f32;
+                assert_eq!(x, log_value(count, Scale::Counts, factor(library, 1e4)), "{count} of {library}");
+            }
         }
     }
 
