@@ -1,6 +1,6 @@
 //! Predicts populations with a trained run: the held-out part of a data directory, or any request over a user's control cells.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -123,35 +123,41 @@ struct Ask {
 }
 
 /// All populations of a prediction, with their contexts' controls.
+#[derive(Default)]
 struct Job {
     contexts: Vec<Context>,
     asks: Vec<Ask>,
+    /// Log1p values of the control cells by number, if they come from a file and are to be written.
+    logs: Logs,
 }
 
-/// Control cells that represent one or more (cell type, batch), and the names they are written under.
+/// Genes and values of the non-zeros of some cells, by cell number.
+type Logs = BTreeMap<u64, (Vec<u32>, Vec<f32>)>;
+
+/// Control cells that represent one or more (cell type, batch).
 struct Context {
-    cell_type: String,
-    /// Numbers of the cells in their file or data directory.
-    cells: Vec<u64>,
-    /// Names of the cells there.
+    /// Names of the cells.
     names: Vec<String>,
+    controls: ControlCells,
+    /// How they are written, if they come from a file: a data directory writes its own.
+    labels: Option<Labels>,
+}
+
+/// What control cells of a file are written under.
+struct Labels {
+    cell_type: String,
+    /// Numbers of the cells in the file.
+    cells: Vec<u64>,
     /// The batch in which each cell was measured: not the context's if that has no controls of its own.
     batches: Vec<String>,
-    controls: ControlCells,
 }
 
 impl Context {
     /// The cells of a pool of a data directory.
-    fn of(data: &Data, pool: &Controls, cell_type: &str) -> Context {
+    fn of(data: &Data, pool: &Controls) -> Context {
         let cells: Vec<u64> = pool.iter().collect();
-        let controls = ControlCells::of(data, &cells);
-        let of_group = |&group: &u32| {
-            let [_, _, batch] = data.names(group);
-            std::iter::repeat_n(batch.to_string(), data.groups()[group as usize].cells as usize)
-        };
-        let batches = pool.groups.iter().flat_map(of_group).collect();
         let names = cells.iter().map(|&cell| data.name(cell).to_string()).collect();
-        Context { cell_type: cell_type.to_string(), cells, names, batches, controls }
+        Context { names, controls: ControlCells::of(data, &cells), labels: None }
     }
 }
 
@@ -179,7 +185,9 @@ fn write(settings: &Settings) -> Result<Report> {
             let held_out = HeldOut::open(data, split, *part)?;
             (held_out.job(&header, settings, &mut report)?, Some(held_out))
         }
-        Source::File { controls, request } => (request::job(&header, controls, request, &mut report)?, None),
+        Source::File { controls, request } => {
+            (request::job(&header, controls, request, settings.with_controls, &mut report)?, None)
+        }
     };
     let predictor =
         Predictor { model: &model, params: &params, effects: &effects, data: manifest, seed: settings.seed };
@@ -189,7 +197,10 @@ fn write(settings: &Settings) -> Result<Report> {
         return Err(Error::format(&path, "predicts values that are not finite"));
     }
     if settings.with_controls {
-        report.control_cells = push_controls(&job, manifest, &mut population);
+        report.control_cells = match &measured {
+            Some(held_out) => held_out.push_controls(&mut population),
+            None => push_controls(job, &manifest.control, &mut population),
+        };
     }
     population.notes = vec![
         ("checkpoint".into(), path.display().to_string()),
@@ -263,20 +274,17 @@ fn fill(
     Ok(())
 }
 
-/// Writes each control cell once, under the control label; returns how many.
-fn push_controls(job: &Job, manifest: &Manifest, population: &mut Population) -> usize {
-    let genes = manifest.genes.len();
-    let mut row = vec![0.0; genes];
-    let mut written = HashSet::new();
-    for Context { cell_type, cells, names, batches, controls } in &job.contexts {
-        for (((x, &cell), name), batch) in controls.rows.chunks(genes).zip(cells).zip(names).zip(batches) {
+/// Writes each control cell of a file once, under the control label; returns how many.
+fn push_controls(mut job: Job, control: &str, population: &mut Population) -> usize {
+    let before = population.len();
+    for Context { names, labels, .. } in &job.contexts {
+        let Some(Labels { cell_type, cells, batches }) = labels else { continue };
+        for ((cell, name), batch) in cells.iter().zip(names).zip(batches) {
             // Contexts without controls of their own share those of other batches.
-            if written.insert(cell) {
-                row.iter_mut().zip(x).for_each(|(y, x)| *y = x * manifest.factor);
-                population.push(name, [cell_type, &manifest.control, batch], &row);
-                population.predicted_from.push(String::new());
+            if let Some((genes, values)) = job.logs.remove(cell) {
+                population.push_control(name, [cell_type, control, batch], &genes, &values);
             }
         }
     }
-    written.len()
+    population.len() - before
 }

@@ -263,6 +263,47 @@ fn held_out_pairs_are_predicted_with_as_many_cells_as_measured() {
     assert!(count(&out) == count(&real));
 }
 
+/// X of a file, cell by cell under its name: genes and the bits of their values.
+fn by_name(path: &Path) -> std::collections::BTreeMap<String, Vec<(usize, u32)>> {
+    let file = H5ad::open(path).expect("readable");
+    let x = file.rows(0..file.shape().0).expect("X");
+    let row = |i: usize| x.outer_view(i).expect("a row").iter().map(|(g, v)| (g, v.to_bits())).collect();
+    file.obs().index.iter().enumerate().map(|(i, name)| (name.clone(), row(i))).collect()
+}
+
+#[test]
+fn control_cells_are_written_with_the_bits_that_were_measured() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let place = |name: &str| dir.path().join(name);
+    let (out, real) = (place("pred.h5ad"), place("real.h5ad"));
+    held_out(&out, &real);
+    let measured = by_name(&real);
+    let same = |path: &Path| {
+        let made = by_name(path);
+        let controls: Vec<_> = made.iter().filter(|(name, _)| measured.contains_key(*name)).collect();
+        assert!(controls.len() > 20, "{}: {} control cells", path.display(), controls.len());
+        controls.into_iter().for_each(|(name, row)| assert_eq!(*row, measured[name], "{name}"));
+    };
+    same(&out);
+    // From the file of counts, which has the same cells.
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
+    let (request, asked) = (place("request.csv"), place("asked.h5ad"));
+    let line = format!("{},{},{},5\n", perturbations[0], types[0], batches[0]);
+    std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
+    let settings = predict::Settings {
+        gpu: None,
+        run: small.run.clone(),
+        out: asked.clone(),
+        source: Source::File { controls: ControlFile::new(&small.cells), request },
+        with_controls: true,
+        observe: None,
+        seed: 0,
+    };
+    predict(&settings).expect("an answer");
+    same(&asked);
+}
+
 #[test]
 fn control_cells_keep_the_batch_they_were_measured_in() {
     let small = small();

@@ -106,6 +106,12 @@ impl Population {
         self.batch.push(labels[2].to_string());
     }
 
+    /// Appends a measured control cell to predicted ones, given only its non-zeros, genes ascending.
+    pub fn push_control(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
+        self.push_sparse(name, labels, genes, values);
+        self.predicted_from.push(String::new());
+    }
+
     /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
     pub fn push_predicted(&mut self, labels: [&str; 3], x: &[f32], from: &str) {
         self.push(&self.next_name(), labels, x);
@@ -234,7 +240,7 @@ impl Population {
 }
 
 /// The non-zeros of a dense row (NaN counts as one).
-fn nonzero(x: &[f32]) -> (Vec<u32>, Vec<f32>) {
+pub(crate) fn nonzero(x: &[f32]) -> (Vec<u32>, Vec<f32>) {
     x.iter().enumerate().filter(|(_, x)| **x != 0.0).map(|(gene, x)| (gene as u32, *x)).unzip()
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Ask, Context, Job, Report, Settings, controls_fit};
 use crate::checkpoint::Header;
 use crate::data::controls::control_pool;
-use crate::data::population::write_measured;
+use crate::data::population::{Population, perturbed_groups, push_controls, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -41,7 +41,7 @@ impl HeldOut {
         if split.hash != header.split {
             report.notes.push(self.other_split(&settings.run));
         }
-        let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
+        let mut job = Job::default();
         // By control groups: batches without controls of their own share those of the cell type.
         let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
         let mut held = 0;
@@ -61,7 +61,7 @@ impl HeldOut {
                 None => {
                     held += pool.cells();
                     controls_fit("--data", held, here)?;
-                    job.contexts.push(Context::of(data, &pool, c));
+                    job.contexts.push(Context::of(data, &pool));
                     places.insert(pool.groups, job.contexts.len() - 1);
                     job.contexts.len() - 1
                 }
@@ -100,6 +100,15 @@ impl HeldOut {
             0 => format!("{other}, but the run was trained on none of these cells"),
             cells => format!("{other}: it was trained on {cells} of these perturbed cells"),
         }
+    }
+
+    /// Appends the control cells of the predicted contexts, with the very numbers that [`HeldOut::write`] gives them; returns how
+    /// many.
+    pub fn push_controls(&self, population: &mut Population) -> usize {
+        let before = population.len();
+        push_controls(population, &self.data, &perturbed_groups(&self.data, &self.groups));
+        population.predicted_from.resize(population.len(), String::new());
+        population.len() - before
     }
 
     /// Writes what was measured, with the controls of its contexts.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Ask, Context, ControlFile, Job, Report, controls_fit};
+use super::{Ask, Context, ControlFile, Job, Logs, Report, controls_fit};
 use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
+use crate::data::population::nonzero;
 use crate::data::preprocess::scale::{Found, of_file};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{At, Error, Result};
@@ -27,8 +28,14 @@ struct Row {
     cells: usize,
 }
 
-/// Reads the request and gathers the control cells it needs.
-pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut Report) -> Result<Job> {
+/// Reads the request and gathers the control cells it needs; `keep`: their log1p values too, to be written.
+pub fn job(
+    header: &Header,
+    controls: &ControlFile,
+    request: &Path,
+    keep: bool,
+    report: &mut Report,
+) -> Result<Job> {
     let manifest = &header.data;
     let rows = read(manifest, request)?;
     // A non-zero number takes eight bytes; of counts, one in thirty may be non-zero.
@@ -38,7 +45,7 @@ pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut
     let file = H5ad::open(&controls.path)?;
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
-    let mut job = Job { contexts: Vec::new(), asks: Vec::new() };
+    let mut job = Job::default();
     let mut pools = Pools::default();
     for row in rows {
         let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
@@ -68,13 +75,16 @@ pub fn job(header: &Header, controls: &ControlFile, request: &Path, report: &mut
     }
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     controls_fit(&controls.path.display().to_string(), held, manifest)?;
-    let read = gather(manifest, &file, controls, &members, report)?;
-    for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(read) {
+    let mut cells = Wanted::of(&members, manifest, keep);
+    cells.gather(manifest, &file, controls, report)?;
+    job.logs = cells.logs;
+    for (((cell_type, batch), members), controls) in keys.into_iter().zip(&members).zip(cells.contexts) {
         let cells = members.iter().map(|&cell| cell as u64).collect();
         let measured_in = |&cell: &usize| labels.batch(cell).unwrap_or(&batch).to_string();
         let batches = members.iter().map(measured_in).collect();
         let names = members.iter().map(|&cell| file.cell_name(cell)).collect();
-        job.contexts.push(Context { cell_type, cells, names, batches, controls });
+        let labels = Some(super::Labels { cell_type, cells, batches });
+        job.contexts.push(Context { names, controls, labels });
     }
     Ok(job)
 }
@@ -214,54 +224,84 @@ impl ControlLabels {
     }
 }
 
-/// Reads the file once, block by block, and keeps the wanted cells, each context's in the order of `members`.
-fn gather(
-    manifest: &Manifest,
-    file: &H5ad,
-    controls: &ControlFile,
-    members: &[Vec<usize>],
-    report: &mut Report,
-) -> Result<Vec<ControlCells>> {
-    let wrong = |what: String| Error::format(file.path(), what);
-    let first = file.blocks().next().transpose()?;
-    let first = first.ok_or_else(|| wrong("contains no cells".into()))?.1;
-    let found = match controls.scale {
-        Some(scale) => Found::told(scale, file, &first)?,
-        None => of_file(file, &first)?,
-    };
-    report.notes.push(format!("{}: {}", file.path().display(), found.why));
-    let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
-    (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
-    let sizes = match totals(manifest, file, controls.size.as_deref(), found.scale)? {
-        None => {
-            let note = reading.part_of_genes(file.shape().1).map_err(wrong)?;
-            report.notes.extend(note.map(|what| format!("{}: {what}", file.path().display())));
-            None
-        }
-        told => told,
-    };
-    let blank = |cells: &Vec<usize>| ControlCells::blank(cells.len(), manifest.genes.len());
-    let mut contexts: Vec<ControlCells> = members.iter().map(blank).collect();
-    let mut wanted: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
-    for (context, cells) in members.iter().enumerate() {
-        for (row, &cell) in cells.iter().enumerate() {
-            wanted.entry(cell).or_default().push((context, row));
-        }
-    }
-    for block in file.blocks() {
-        let (range, cells) = block?;
-        for (i, cell) in range.enumerate() {
-            for &(context, row) in wanted.get(&cell).into_iter().flatten() {
-                let told = sizes.as_ref().map(|sizes| sizes[cell]);
-                let stored = cells.outer_view(i).expect("a row of the block");
-                let context = &mut contexts[context];
-                let read = reading.cell(stored.indices(), stored.data(), told, context.place(row));
-                context.library[row] =
-                    read.map_err(|what| wrong(format!("cell {:?}: {what}", file.cell_name(cell))))?;
+/// The control cells to read.
+struct Wanted {
+    /// For each cell, the contexts that want it and its row there.
+    places: HashMap<usize, Vec<(usize, usize)>>,
+    contexts: Vec<ControlCells>,
+    keep: bool,
+    /// Filled if `keep` is true.
+    logs: Logs,
+}
+
+impl Wanted {
+    /// Each context's cells in the order of `members`, still empty.
+    fn of(members: &[Vec<usize>], manifest: &Manifest, keep: bool) -> Wanted {
+        let blank = |cells: &Vec<usize>| ControlCells::blank(cells.len(), manifest.genes.len());
+        let contexts = members.iter().map(blank).collect();
+        let mut places: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
+        for (context, cells) in members.iter().enumerate() {
+            for (row, &cell) in cells.iter().enumerate() {
+                places.entry(cell).or_default().push((context, row));
             }
         }
+        Wanted { places, contexts, keep, logs: Logs::new() }
     }
-    Ok(contexts)
+
+    /// Reads the file once, block by block.
+    fn gather(
+        &mut self,
+        manifest: &Manifest,
+        file: &H5ad,
+        controls: &ControlFile,
+        report: &mut Report,
+    ) -> Result<()> {
+        let wrong = |what: String| Error::format(file.path(), what);
+        let first = file.blocks().next().transpose()?;
+        let first = first.ok_or_else(|| wrong("contains no cells".into()))?.1;
+        let found = match controls.scale {
+            Some(scale) => Found::told(scale, file, &first)?,
+            None => of_file(file, &first)?,
+        };
+        report.notes.push(format!("{}: {}", file.path().display(), found.why));
+        let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
+        (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
+        let sizes = match totals(manifest, file, controls.size.as_deref(), found.scale)? {
+            None => {
+                let note = reading.part_of_genes(file.shape().1).map_err(wrong)?;
+                report.notes.extend(note.map(|what| format!("{}: {what}", file.path().display())));
+                None
+            }
+            told => told,
+        };
+        for block in file.blocks() {
+            let (range, cells) = block?;
+            for (stored, cell) in cells.outer_iterator().zip(range) {
+                let told = sizes.as_ref().map(|sizes| sizes[cell]);
+                self.take(cell, |out| reading.cell(stored.indices(), stored.data(), told, out), manifest)
+                    .map_err(|what| wrong(format!("cell {:?}: {what}", file.cell_name(cell))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `read` write a cell wherever it is wanted.
+    fn take(
+        &mut self,
+        cell: usize,
+        read: impl Fn(&mut [f32]) -> std::result::Result<f32, String>,
+        manifest: &Manifest,
+    ) -> std::result::Result<(), String> {
+        for &(context, row) in self.places.get(&cell).into_iter().flatten() {
+            let context = &mut self.contexts[context];
+            context.library[row] = read(context.place(row))?;
+            if self.keep {
+                self.logs.entry(cell as u64).or_insert_with(|| nonzero(context.place(row)));
+            }
+            context.divide(row, manifest.factor);
+        }
+        Ok(())
+    }
 }
 
 /// Total counts of each cell from the column that gives them, if there is one.

@@ -67,6 +67,7 @@ impl ControlCells {
             let told = totals.map(|totals| totals[cell]);
             let read = reading.cell(row.indices(), row.data(), told, controls.place(cell));
             controls.library[cell] = read.map_err(|what| wrong(format!("cell {cell}: {what}")))?;
+            controls.divide(cell, manifest.factor);
         }
         Ok(controls)
     }
@@ -80,6 +81,11 @@ impl ControlCells {
     pub(crate) fn place(&mut self, cell: usize) -> &mut [f32] {
         let genes = self.rows.len() / self.library.len();
         &mut self.rows[cell * genes..][..genes]
+    }
+
+    /// Brings one cell's log1p values to the network's scale.
+    pub(crate) fn divide(&mut self, cell: usize, factor: f32) {
+        self.place(cell).iter_mut().for_each(|x| *x /= factor);
     }
 
     /// Number of cells.
@@ -171,7 +177,8 @@ impl<'a> Reading<'a> {
         Err(format!("{what}; {way}"))
     }
 
-    /// Reads a cell with these stored values into `out` `[G]`, zero before, in the model's order. Returns its total counts, NaN if
+    /// Reads the log1p values of a cell into `out` `[G]`, zero before, in the model's order: not yet divided by the factor, as a
+    /// division and a product would not give back the bits that evaluation compares. Returns its total counts, NaN if
     /// log values hide them; `told` is the total from a source that knows better than the sum.
     pub fn cell(
         &self,
@@ -203,7 +210,7 @@ impl<'a> Reading<'a> {
                 smallest = smallest.min(log);
             }
             if let Some(g) = self.places[gene as usize] {
-                out[g as usize] = log / self.manifest.factor;
+                out[g as usize] = log;
             }
         }
         Ok(match scale {
