@@ -102,17 +102,62 @@ impl HeldOut {
         }
     }
 
+    /// The perturbed groups that can be predicted: those whose cell type has control cells.
+    fn predicted(&self) -> Vec<u32> {
+        let HeldOut { data, groups, .. } = self;
+        let mut asked = perturbed_groups(data, groups);
+        asked.retain(|&group| control_pool(data, group).is_some());
+        asked
+    }
+
     /// Appends the control cells of the predicted contexts, with the very numbers that [`HeldOut::write`] gives them; returns how
     /// many.
     pub fn push_controls(&self, population: &mut Population) -> usize {
         let before = population.len();
-        push_controls(population, &self.data, &perturbed_groups(&self.data, &self.groups));
+        push_controls(population, &self.data, &self.predicted());
         population.predicted_from.resize(population.len(), String::new());
         population.len() - before
     }
 
-    /// Writes what was measured, with the controls of its contexts.
+    /// Writes what was measured of the predicted groups, with the controls of their contexts.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_measured(path, &self.data, &self.groups, true, &self.split.hash).map(drop)
+        write_measured(path, &self.data, &self.predicted(), true, &self.split.hash).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::h5ad::H5ad;
+    use crate::data::preprocess::{Genes, Settings, preprocess};
+    use crate::data::simulate::{CONTROL, Settings as World, simulate};
+
+    #[test]
+    fn what_was_measured_is_written_of_the_predicted_groups_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let place = |name: &str| dir.path().join(name);
+        let (cells, data, split, real) =
+            (place("cells.h5ad"), place("data"), place("split.toml"), place("real.h5ad"));
+        let world = World { cells: 300, genes: 30, perturbations: 3, cell_types: 2, ..World::default() };
+        let mut world = simulate(&world).expect("a world");
+        let perturbations = world.truth.perturbations.clone();
+        let control = perturbations.iter().position(|name| name == CONTROL).expect("a control") as u32;
+        // The second cell type keeps no control cell.
+        let first = (control + 1) % perturbations.len() as u32;
+        for cell in world.cells.iter_mut().filter(|cell| cell.cell_type == 1 && cell.perturbation == control)
+        {
+            cell.perturbation = first;
+        }
+        world.write(&cells).expect("written");
+        let settings = Settings { genes: Genes::Top(30), ..Settings::of_simulated(&cells, &data) };
+        preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+        std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n")
+            .expect("written");
+        HeldOut::open(&data, &split, Part::Train).and_then(|held| held.write(&real)).expect("written");
+        let file = H5ad::open(&real).expect("readable");
+        let types = file.obs().labels(&real, "cell_type").expect("a column");
+        assert_eq!(types.names, world.truth.cell_types[..1]);
+        let all = world.cells.iter().filter(|cell| cell.cell_type == 0).count();
+        assert_eq!(types.len(), all);
     }
 }
