@@ -1,18 +1,17 @@
 //! The measured side, prepared once, and the scoring of predictions against it.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::de::Table;
 use super::de_metrics::Lists;
 use super::edistance::edistances;
 use super::expression::Profiles;
-use super::lognorm::{Held, log_normalised};
+use super::lognorm::{Logs, log_normalised};
 use super::pseudobulk::Pseudobulk;
 use super::registry::{self, EDISTANCE, Metric};
 use super::report::{Counts, Report};
 use super::rules::{Controls, Definitions};
-use super::side::{Groups, Matrix, Rows, Side, check_match};
+use super::side::{Groups, Rows, Side, check_match};
 use super::table::{Column, Joined};
 use super::{Settings, significant};
 use crate::correlation::pearson;
@@ -25,8 +24,7 @@ pub struct Judge<'a> {
     metrics: Vec<&'static Metric>,
     real: &'a Side,
     groups: Groups,
-    x: Cow<'a, Matrix>,
-    held: Held,
+    logs: Logs<'a>,
     found: Found,
 }
 
@@ -45,9 +43,9 @@ impl<'a> Judge<'a> {
         let metrics = registry::choose(settings.rules, settings.profile, &settings.skip)?;
         let definitions = settings.rules.definitions();
         let groups = Groups::of(real, &settings.control)?;
-        let (x, held) = log_normalised(real)?;
-        let found = find(Rows::of(&x, &groups), &real.genes, settings, &metrics);
-        Ok(Judge { settings: settings.clone(), definitions, metrics, real, groups, x, held, found })
+        let logs = log_normalised(real, None)?;
+        let found = find(Rows::of(&logs.x, &groups), &real.genes, settings, &metrics);
+        Ok(Judge { settings: settings.clone(), definitions, metrics, real, groups, logs, found })
     }
 
     /// Scores a prediction. Errors: what [`Judge::new`] refuses, and genes or labels that differ from the measured side's.
@@ -59,19 +57,23 @@ impl<'a> Judge<'a> {
             return Err(pred.error(what));
         }
         check_match(self.real, pred, &self.groups, &own)?;
-        let (x, held) = log_normalised(pred)?;
+        let logs = log_normalised(pred, self.shared_total())?;
         let groups = match self.definitions.controls {
             Controls::Own => own.clone(),
             Controls::Real => own.with_controls_of(&self.groups),
         };
         let rows = match self.definitions.controls {
-            Controls::Own => Rows::of(&x, &groups),
-            Controls::Real => Rows::of_two(&self.x, &x, &groups),
+            Controls::Own => Rows::of(&logs.x, &groups),
+            Controls::Real => Rows::of_two(&self.logs.x, &logs.x, &groups),
         };
         let found = find(rows, &self.real.genes, &self.settings, &self.metrics);
-        let sides =
-            [Counts::of(self.real, &self.groups, &self.x, self.held), Counts::of(pred, &own, &x, held)];
+        let sides = [Counts::of(self.real, &self.groups, &self.logs), Counts::of(pred, &own, &logs)];
         Ok(self.report(found, sides))
+    }
+
+    /// Total for a prediction's counts, if it is compared with the measured control cells: then it must be theirs.
+    fn shared_total(&self) -> Option<f32> {
+        self.logs.total.filter(|_| self.definitions.controls == Controls::Real)
     }
 
     fn report(&self, pred: Found, sides: [Counts; 2]) -> Report {

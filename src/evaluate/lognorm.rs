@@ -1,7 +1,9 @@
 //! Counts or logs? What is stored decides, as in cell-eval 0.6.6 (`guess_is_lognorm`, `_convert_to_normlog`).
 //!
 //! If a stored value has a fractional part above 1e-3, the matrix holds log1p values, used as they are. Otherwise it holds raw
-//! counts: each cell is scaled to the median of this side's own totals, then log1p is taken.
+//! counts: each cell is scaled to the median of this side's own totals, then log1p is taken. Where a prediction is compared with the
+//! measured control cells (rules `fixed` and `paper`), its counts are scaled to the measured side's median: one total for all cells
+//! that are compared.
 
 use std::borrow::Cow;
 
@@ -25,11 +27,23 @@ pub enum Held {
     Counts,
 }
 
+/// A side's values on the log1p scale, `[n, G]`.
+#[derive(Clone, Debug)]
+pub struct Logs<'a> {
+    /// The values.
+    pub x: Cow<'a, Matrix>,
+    /// What the side held.
+    pub held: Held,
+    /// Total to which counts were scaled; `None` if the side held logs.
+    pub total: Option<f32>,
+}
+
 /// Numbers that one thread looks at in one go.
 const PIECE: usize = 1 << 16;
 
-/// The side's values on the log1p scale. Errors: values that are negative or not finite, and logs of 15 or more.
-pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
+/// The side's values on the log1p scale; counts are scaled to `total`, or else to the median of their own totals. Errors: values that
+/// are negative or not finite, and logs of 15 or more.
+pub fn log_normalised(side: &Side, total: Option<f32>) -> Result<Logs<'_>> {
     let values = side.x.values();
     let seen = Seen::of(values);
     let refuse = |bad: fn(f32) -> bool, what: &str| {
@@ -44,13 +58,14 @@ pub fn log_normalised(side: &Side) -> Result<(Cow<'_, Matrix>, Held)> {
         return refuse(|v| v < 0.0, "expression cannot be negative: clip predictions at 0");
     }
     if !values.par_iter().any(|&v| v.fract() > 1e-3) {
-        return Ok((Cow::Owned(from_counts(side)?), Held::Counts));
+        let (x, total) = from_counts(side, total)?;
+        return Ok(Logs { x: Cow::Owned(x), held: Held::Counts, total: Some(total) });
     }
     if seen.large {
         let what = "log1p values should be below 15: is the data normalised but not log-transformed?";
         return refuse(|v| v >= LARGEST_LOG, what);
     }
-    Ok((Cow::Borrowed(&side.x), Held::Logs))
+    Ok(Logs { x: Cow::Borrowed(&side.x), held: Held::Logs, total: None })
 }
 
 /// What was found in one pass over some values; where a bad one is, is looked up only for the message.
@@ -81,30 +96,32 @@ impl Seen {
     }
 }
 
-/// ln(1 + x / (total / median)), every step rounded to f32 as scanpy 1.11 does, so that equal values stay equal.
+/// ln(1 + x / (total / target)), every step rounded to f32 as scanpy 1.11 does, so that equal values stay equal.
 ///
 /// Equal shares of different totals (1 of 100, 3 of 300 counts) may differ in the last bit; the rounding of log1p decides
 /// whether they tie. The log1p here is the C library's (fdlibm), which numpy calls where it has no vector code of its own.
-fn from_counts(side: &Side) -> Result<Matrix> {
+fn log_counts(counts: &mut [f32], total: f32, target: f32) {
+    let scale = if total > 0.0 { total / target } else { 1.0 };
+    counts.iter_mut().for_each(|value| *value = libm::log1pf(*value / scale));
+}
+
+/// Logs of a side's counts, scaled to `told` or to the median of their totals, and that total.
+fn from_counts(side: &Side, told: Option<f32>) -> Result<(Matrix, f32)> {
     let cells = side.x.shape().0;
     let values = side.x.values();
     let total = |cell: usize| values[side.x.row(cell)].iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
     let totals: Vec<f32> = (0..cells).into_par_iter().map(total).collect();
-    let mut sorted = totals.clone();
-    if matches!(side.x, Matrix::Dense { .. }) {
-        sorted.retain(|&total| total > 0.0);
-    }
+    let middle = || {
+        let mut sorted = totals.clone();
+        if matches!(side.x, Matrix::Dense { .. }) {
+            sorted.retain(|&total| total > 0.0);
+        }
+        median(&mut sorted).map(|median| median as f32)
+    };
     let empty =
         || side.error("raw counts cannot be scaled because the median cell is empty; drop the empty cells");
-    let median = median(&mut sorted).map(|median| median as f32);
-    let median = median.filter(|&median| median > 0.0).ok_or_else(empty)?;
+    let target = told.or_else(middle).filter(|&target| target > 0.0).ok_or_else(empty)?;
     let mut x = side.x.clone();
-    let mut rest = x.values_mut();
-    let row = |cell: usize| rest.split_off_mut(..side.x.row(cell).len()).expect("rows make up the values");
-    let rows: Vec<&mut [f32]> = (0..cells).map(row).collect();
-    rows.into_par_iter().zip(totals).for_each(|(row, total)| {
-        let scale = if total > 0.0 { total / median } else { 1.0 };
-        row.iter_mut().for_each(|value| *value = libm::log1pf(*value / scale));
-    });
-    Ok(x)
+    x.rows_mut().into_par_iter().zip(totals).for_each(|(row, total)| log_counts(row, total, target));
+    Ok((x, target))
 }

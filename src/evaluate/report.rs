@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::Settings;
 use super::de::Table;
-use super::lognorm::Held;
+use super::lognorm::{Held, Logs};
 use super::registry;
-use super::side::{Groups, Matrix, Side};
+use super::rules::Controls;
+use super::side::{Groups, Side};
 use super::table::Column;
 
 /// What a side contained.
@@ -26,21 +27,24 @@ pub struct Counts {
     pub fewest_cells: usize,
     /// Raw counts or logs.
     pub held: Held,
+    /// Total to which counts were scaled.
+    pub total: Option<f32>,
     /// Mean over all cells and genes, on the log1p scale.
     pub mean: f64,
 }
 
 impl Counts {
-    /// `x` holds the side's values on the log1p scale.
-    pub(super) fn of(side: &Side, groups: &Groups, x: &Matrix, held: Held) -> Counts {
-        let (cells, genes) = x.shape();
-        let sum: f64 = x.values().par_chunks(PIECE).map(sum).collect::<Vec<f64>>().iter().sum();
+    /// `logs`: the side's values on the log1p scale.
+    pub(super) fn of(side: &Side, groups: &Groups, logs: &Logs) -> Counts {
+        let (cells, genes) = logs.x.shape();
+        let sum: f64 = logs.x.values().par_chunks(PIECE).map(sum).collect::<Vec<f64>>().iter().sum();
         Counts {
             source: side.source.clone(),
             cells: groups.cells.len(),
             control_cells: groups.size(0),
             fewest_cells: (1..=groups.perturbations.len()).map(|g| groups.size(g)).min().unwrap_or(0),
-            held,
+            held: logs.held,
+            total: logs.total,
             mean: sum / (cells * genes).max(1) as f64,
         }
     }
@@ -85,11 +89,14 @@ impl Report {
     pub fn notes(&self) -> Vec<String> {
         let [real, pred] = &self.sides;
         let mut notes = Vec::new();
-        for side in self.sides.iter().filter(|side| side.held == Held::Counts) {
-            let source = side.source.display();
-            notes.push(format!(
-                "{source}: raw counts, scaled to the median total of its own cells, then log1p"
-            ));
+        let shared = self.settings.rules.definitions().controls == Controls::Real && real.held == pred.held;
+        for (side, whose) in [(real, "its own"), (pred, if shared { "the measured" } else { "its own" })] {
+            if side.held == Held::Counts {
+                let source = side.source.display();
+                notes.push(format!(
+                    "{source}: raw counts, scaled to the median total of {whose} cells, then log1p"
+                ));
+            }
         }
         if real.held != pred.held {
             let what =

@@ -3,6 +3,7 @@
 //! | | `cell-eval-0.6.6` (default) | `fixed` | `paper` (SCALE v1, appendix A) |
 //! |---|---|---|---|
 //! | control cells of a prediction | the prediction's own | the measured ones | the measured ones |
+//! | raw counts of a prediction are scaled to | the median of its own totals | the median of the measured totals | as fixed (not in the paper) |
 //! | `fdr` | Benjamini-Hochberg over all perturbations and genes together | each perturbation alone | each perturbation alone (not said) |
 //! | significant | f32(fdr) < f32(0.05) | fdr < 0.05 | fdr < 0.05 |
 //! | fold change | m / m', m = expm1(mean log1p); 20 or 1/20 where one is zero, 1 where both are | (m + e) / (m' + e), e = 0.01 | the same of mean log1p values; e = 0.01 (not given) |

@@ -46,6 +46,14 @@ impl Matrix {
         }
     }
 
+    /// Stored values of each cell, to change in place.
+    pub(super) fn rows_mut(&mut self) -> Vec<&mut [f32]> {
+        let lengths: Vec<usize> = (0..self.shape().0).map(|cell| self.row(cell).len()).collect();
+        let mut rest = self.values_mut();
+        let row = |length: usize| rest.split_off_mut(..length).expect("rows make up the values");
+        lengths.into_iter().map(row).collect()
+    }
+
     /// Where the values of a cell are in [`Matrix::values`].
     pub fn row(&self, cell: usize) -> Range<usize> {
         match self {

@@ -185,6 +185,35 @@ fn only_cell_eval_asks_for_the_predictions_own_control_cells() {
     }
 }
 
+/// The measured perturbed cells themselves, without their controls, have half the depth of the controls.
+#[test]
+fn counts_that_are_compared_with_the_measured_controls_are_scaled_as_these_are() {
+    let mut real = pair()[0].clone();
+    let names = real.labels.clone();
+    for (cell, row) in real.x.values_mut().chunks_mut(GENES).enumerate() {
+        let depth = if names.get(cell) == Some("ctrl") { 8.0 } else { 4.0 };
+        row.iter_mut().for_each(|x| *x = (*x * depth).round());
+    }
+    let perturbed: Vec<u32> =
+        (0..names.len()).filter(|&i| names.get(i) != Some("ctrl")).map(|i| i as u32).collect();
+    let pred = real.subset(&perturbed);
+    for rules in [Rules::Fixed, Rules::Paper] {
+        for pred in [pred.clone(), sparse(&pred, false)] {
+            let report = evaluate(&real, &pred, &by(rules)).expect("a report");
+            let [of_real, of_pred] = report.tables.as_ref().expect("tables");
+            assert_eq!(of_real, of_pred, "{}", rules.name());
+            assert!(report.column("mae").expect("a column").values.iter().all(|mae| *mae == Some(0.0)));
+            assert!(report.notes().iter().any(|note| note.contains("median total of the measured cells")));
+            assert_eq!(report.sides[0].total, report.sides[1].total);
+        }
+    }
+    // cell-eval scales each file by itself.
+    let half: Vec<u32> =
+        (0..names.len() as u32).filter(|i| i % 2 == 0 || names.get(*i as usize) != Some("ctrl")).collect();
+    let report = evaluate(&real, &real.subset(&half), &settings()).expect("a report");
+    assert_ne!(report.sides[0].total, report.sides[1].total);
+}
+
 #[test]
 fn what_is_undefined_is_left_out_and_counted_unless_cell_eval_has_a_number() {
     let side = simulated(&[40, 12, 12], 8, 0.3, 0, 3);
