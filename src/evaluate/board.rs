@@ -63,7 +63,7 @@ impl Board {
             scored.push((name.to_string(), judge.score(side)?.columns));
         }
         if settings.ceiling
-            && let Some(columns) = ceiling(real, &report.perturbations, settings)?
+            && let Some(columns) = ceiling(&judge, &report.perturbations, settings)?
         {
             scored.push((CEILING.to_string(), columns));
         }

@@ -2,26 +2,27 @@
 //!
 //! Each perturbation's cells are dealt into two halves at random; the control cells are in both, as a prediction shares them with
 //! the measurement too. A half has only half the cells, so its lists of significant genes are shorter than those a prediction is
-//! compared with: the ceiling is a little low.
+//! compared with: the ceiling is a little low. Raw counts are scaled before the cells are dealt, so that both halves have one total.
 
 use super::judge::Judge;
-use super::side::{Groups, Side};
+use super::side::Side;
 use super::table::{Column, Joined};
 use super::{Settings, report::Report};
 use crate::error::Result;
 use crate::rng::Rng;
 
-/// Scores of one half against the other, one row for each of `perturbations`; a perturbation of a single cell has no score in any
-/// column. `None` if every perturbation has only one.
-pub fn ceiling(real: &Side, perturbations: &[String], settings: &Settings) -> Result<Option<Vec<Column>>> {
-    let groups = Groups::of(real, &settings.control)?;
-    let Some([measured, predicted]) = halves(real, &groups) else { return Ok(None) };
-    let report = Judge::new(&measured, settings)?.score(&predicted)?;
+/// Scores of one half of the judge's cells against the other, one row for each of its `perturbations`; a perturbation of a single
+/// cell has no score in any column. `None` if every perturbation has only one.
+pub fn ceiling(judge: &Judge, perturbations: &[String], settings: &Settings) -> Result<Option<Vec<Column>>> {
+    let Some([measured, predicted]) = halves(judge) else { return Ok(None) };
+    let [of_measured, of_predicted] = [&measured, &predicted].map(|half| judge.logs.part(&half.x));
+    let report = Judge::of_logs(&measured, of_measured, settings)?.score_logs(&predicted, &of_predicted)?;
     Ok(Some(aligned(report, perturbations)))
 }
 
-/// Two sides with all control cells and half of each perturbation's; the first gets the odd cell.
-fn halves(real: &Side, groups: &Groups) -> Option<[Side; 2]> {
+/// Two sides with all control cells and half of each perturbation's, as logs; the first gets the odd cell.
+fn halves(judge: &Judge) -> Option<[Side; 2]> {
+    let Judge { groups, real, logs, .. } = judge;
     let mut cells = [groups.group(0).to_vec(), groups.group(0).to_vec()];
     for g in (1..groups.starts.len() - 1).filter(|&g| groups.size(g) > 1) {
         let mut dealt = groups.group(g).to_vec();
@@ -33,7 +34,7 @@ fn halves(real: &Side, groups: &Groups) -> Option<[Side; 2]> {
     (cells[0].len() > groups.size(0)).then(|| {
         cells.map(|mut cells| {
             cells.sort_unstable();
-            real.subset(&cells)
+            real.subset_of(&logs.x, &cells)
         })
     })
 }

@@ -22,9 +22,9 @@ pub struct Judge<'a> {
     settings: Settings,
     definitions: Definitions,
     metrics: Vec<&'static Metric>,
-    real: &'a Side,
-    groups: Groups,
-    logs: Logs<'a>,
+    pub(super) real: &'a Side,
+    pub(super) groups: Groups,
+    pub(super) logs: Logs<'a>,
     found: Found,
 }
 
@@ -40,16 +40,40 @@ impl<'a> Judge<'a> {
     /// Prepares the measured side. Errors: no control, cells without label, values that are not expression (`lognorm`), an unknown
     /// measure.
     pub fn new(real: &'a Side, settings: &Settings) -> Result<Judge<'a>> {
+        Judge::prepared(real, settings, || log_normalised(real, None))
+    }
+
+    /// The same of cells whose logs are known.
+    pub(super) fn of_logs(real: &'a Side, logs: Logs<'a>, settings: &Settings) -> Result<Judge<'a>> {
+        Judge::prepared(real, settings, || Ok(logs))
+    }
+
+    fn prepared(
+        real: &'a Side,
+        settings: &Settings,
+        logs: impl FnOnce() -> Result<Logs<'a>>,
+    ) -> Result<Judge<'a>> {
         let metrics = registry::choose(settings.rules, settings.profile, &settings.skip)?;
         let definitions = settings.rules.definitions();
         let groups = Groups::of(real, &settings.control)?;
-        let logs = log_normalised(real, None)?;
+        let logs = logs()?;
         let found = find(Rows::of(&logs.x, &groups), &real.genes, settings, &metrics);
         Ok(Judge { settings: settings.clone(), definitions, metrics, real, groups, logs, found })
     }
 
     /// Scores a prediction. Errors: what [`Judge::new`] refuses, and genes or labels that differ from the measured side's.
     pub fn score(&self, pred: &Side) -> Result<Report> {
+        let own = self.checked(pred)?;
+        Ok(self.scored(pred, &own, &log_normalised(pred, self.shared_total())?))
+    }
+
+    /// The same of cells whose logs are known.
+    pub(super) fn score_logs(&self, pred: &Side, logs: &Logs) -> Result<Report> {
+        Ok(self.scored(pred, &self.checked(pred)?, logs))
+    }
+
+    /// A prediction's groups, once it is known to be comparable.
+    fn checked(&self, pred: &Side) -> Result<Groups> {
         let control = &self.settings.control;
         let own = Groups::perturbed(pred, control)?;
         if self.definitions.controls == Controls::Own && own.size(0) == 0 {
@@ -57,7 +81,10 @@ impl<'a> Judge<'a> {
             return Err(pred.error(what));
         }
         check_match(self.real, pred, &self.groups, &own)?;
-        let logs = log_normalised(pred, self.shared_total())?;
+        Ok(own)
+    }
+
+    fn scored(&self, pred: &Side, own: &Groups, logs: &Logs) -> Report {
         let groups = match self.definitions.controls {
             Controls::Own => own.clone(),
             Controls::Real => own.with_controls_of(&self.groups),
@@ -67,8 +94,8 @@ impl<'a> Judge<'a> {
             Controls::Real => Rows::of_two(&self.logs.x, &logs.x, &groups),
         };
         let found = find(rows, &self.real.genes, &self.settings, &self.metrics);
-        let sides = [Counts::of(self.real, &self.groups, &self.logs), Counts::of(pred, &own, &logs)];
-        Ok(self.report(found, sides))
+        let sides = [Counts::of(self.real, &self.groups, &self.logs), Counts::of(pred, own, logs)];
+        self.report(found, sides)
     }
 
     /// Total for a prediction's counts, if it is compared with the measured control cells: then it must be theirs.

@@ -38,6 +38,13 @@ pub struct Logs<'a> {
     pub total: Option<f32>,
 }
 
+impl Logs<'_> {
+    /// The values of some of the cells, `x`, on the same scale.
+    pub(super) fn part<'b>(&self, x: &'b Matrix) -> Logs<'b> {
+        Logs { x: Cow::Borrowed(x), ..*self }
+    }
+}
+
 /// Numbers that one thread looks at in one go.
 const PIECE: usize = 1 << 16;
 

@@ -116,10 +116,15 @@ impl Side {
 
     /// The given cells, in the given order.
     pub fn subset(&self, cells: &[u32]) -> Side {
+        self.subset_of(&self.x, cells)
+    }
+
+    /// The same with the cells' values in another matrix `[n, G]` than the side's own.
+    pub(super) fn subset_of(&self, x: &Matrix, cells: &[u32]) -> Side {
         let codes = cells.iter().map(|&cell| self.labels.codes[cell as usize]).collect();
         Side {
             source: self.source.clone(),
-            x: self.x.subset(cells),
+            x: x.subset(cells),
             labels: Labels { codes, names: self.labels.names.clone() },
             genes: self.genes.clone(),
         }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use scale_engine::evaluate::board::{Board, CEILING, PREDICTION};
 use scale_engine::evaluate::bootstrap::Draws;
 use scale_engine::evaluate::edistance::edistances;
+use scale_engine::evaluate::lognorm::log_normalised;
 use scale_engine::evaluate::page;
 use scale_engine::evaluate::registry::EDISTANCE;
 use scale_engine::evaluate::scores::{cell_types, predictors};
@@ -84,6 +85,34 @@ fn the_ceiling_is_near_one_and_leaves_out_what_cannot_be_halved() {
     let single = effects(&[200, 1, 1], 1);
     let settings = Settings { ceiling: true, ..settings() };
     assert_eq!(Board::of(None, &single, &single, &[], &settings).expect("a board").rows.len(), 1);
+}
+
+/// One perturbation's cells have a quarter of the others' counts, so that the medians of the halves would differ.
+#[test]
+fn the_ceiling_of_counts_is_that_of_their_logs() {
+    let mut counts = effects(&[21, 6, 5, 4], 1);
+    let codes = counts.labels.codes.clone();
+    for (i, (row, code)) in counts.x.values_mut().chunks_mut(40).zip(codes).enumerate() {
+        let depth = if code == 1 { 2.0 } else { 5.0 + (i * i % 7) as f32 };
+        row.iter_mut().for_each(|x| *x = (*x * depth).round());
+    }
+    let logs = Side { x: log_normalised(&counts, None).expect("counts").x.into_owned(), ..counts.clone() };
+    for rules in Rules::ALL {
+        let settings = Settings { ceiling: true, rules, ..settings() };
+        let [a, b] = [&counts, &logs].map(|side| {
+            let board = Board::of(None, side, side, &[], &settings).expect("a board");
+            board.rows.into_iter().find(|row| row.name == CEILING).expect("a ceiling").columns
+        });
+        for (a, b) in a.iter().zip(&b) {
+            assert_eq!(
+                format!("{:?}", a.values),
+                format!("{:?}", b.values),
+                "{} by {}",
+                a.name,
+                rules.name()
+            );
+        }
+    }
 }
 
 #[test]
