@@ -56,7 +56,8 @@ fn differential_expression(c: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Elements(GENES as u64 * PERTURBATIONS));
     for (name, x) in [("measured", measured()), ("predicted", predicted())] {
         let genes = (0..GENES).map(|g| format!("G{g}")).collect();
-        let side = Side { source: PathBuf::from(name), x, labels: Labels::of(&labels), genes };
+        let (source, labels) = (PathBuf::from(name), Labels::of(&labels));
+        let side = Side { source, x, labels, genes, total: None };
         let groups = Groups::of(&side, "control").expect("a control");
         let rows = Rows::of(&side.x, &groups);
         group.bench_function(format!("de/{name}"), |b| {

@@ -56,6 +56,7 @@ pub mod scores;
 pub mod side;
 pub mod significant;
 pub mod table;
+pub mod totals;
 
 use crate::error::Result;
 use registry::Profile;

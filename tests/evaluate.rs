@@ -50,6 +50,7 @@ fn simulated(cells: &[usize], genes: usize, zeros: f32, levels: u64, seed: u64) 
         x: Matrix::Dense { genes, values },
         labels: Labels::of(&labels),
         genes: (0..genes).map(|g| format!("G{g}")).collect(),
+        total: None,
     }
 }
 

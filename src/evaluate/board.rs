@@ -11,6 +11,7 @@ use super::judge::Judge;
 use super::report::{Report, path};
 use super::side::Side;
 use super::table::{self, Column};
+use super::totals::Fit;
 use super::{Settings, registry};
 use crate::aside;
 use crate::error::{At, Result};
@@ -20,6 +21,14 @@ pub const PREDICTION: &str = "prediction";
 
 /// What the ceiling is called among the rows.
 pub const CEILING: &str = "ceiling";
+
+/// Said where baselines were on another scale than the measured cells.
+const BROUGHT: &str =
+    "the baselines' log values were brought to the total that the measured cells are scaled to";
+
+/// Said, with names, where baselines may be on another scale.
+const UNSURE: &str = "the files do not tell the total that the measured cells were scaled to, so it could not be compared with \
+                      that of the baselines";
 
 /// The scores of one predictor.
 #[derive(Clone, Debug)]
@@ -43,10 +52,12 @@ pub struct Board {
     pub report: Report,
     /// The prediction's first.
     pub rows: Vec<Row>,
+    /// What a reader should know about the rows beside the prediction's.
+    pub notes: Vec<String>,
 }
 
 impl Board {
-    /// Scores `pred` and all of `beside` against `real`.
+    /// Scores `pred` and all of `beside` against `real`. Log values of `beside` are brought to the total of `real` (`totals`).
     ///
     /// Errors: what [`Judge`] refuses.
     pub fn of(
@@ -59,9 +70,8 @@ impl Board {
         let judge = Judge::new(real, settings)?;
         let report = judge.score(pred)?;
         let mut scored = vec![(PREDICTION.to_string(), report.columns.clone())];
-        for (name, side) in beside {
-            scored.push((name.to_string(), judge.score(side)?.columns));
-        }
+        let (others, notes) = score_beside(&judge, &report, beside)?;
+        scored.extend(others);
         if settings.ceiling
             && let Some(columns) = ceiling(&judge, &report.perturbations, settings)?
         {
@@ -82,7 +92,7 @@ impl Board {
             Row { name, columns, intervals, behind }
         };
         let rows = scored.into_iter().map(row).collect();
-        Ok(Board { cell_type, report, rows })
+        Ok(Board { cell_type, report, rows, notes })
     }
 
     /// Writes results.csv, agg_results.csv, results.json, and, if there are tables, real_de.csv and pred_de.csv; returns their
@@ -122,6 +132,30 @@ impl Board {
     }
 }
 
+/// Columns of each of `beside`, and what a reader should know about them that the prediction's report does not say.
+fn score_beside(
+    judge: &Judge,
+    report: &Report,
+    beside: &[(&str, Cow<'_, Side>)],
+) -> Result<(Vec<(String, Vec<Column>)>, Vec<String>)> {
+    let said = report.notes();
+    let (mut scored, mut notes, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, side) in beside {
+        let (found, fit) = judge.score_beside(side)?;
+        match fit {
+            Fit::Same => {}
+            Fit::Brought => notes.push(BROUGHT.to_string()),
+            Fit::Unknown => unsure.push(*name),
+        }
+        notes.extend(found.notes().into_iter().filter(|note| !said.contains(note)));
+        scored.push((name.to_string(), found.columns));
+    }
+    if !unsure.is_empty() {
+        notes.push(format!("{UNSURE}: {}", unsure.join(", ")));
+    }
+    Ok((scored, notes))
+}
+
 impl Row {
     fn json(&self) -> Value {
         let metric = |(i, column): (usize, &Column)| {
@@ -153,6 +187,11 @@ pub fn notes(boards: &[Board]) -> Vec<String> {
         said.into_iter().map(move |note| format!("{of}{note}"))
     };
     let mut notes: Vec<String> = boards.iter().flat_map(of).collect();
+    for note in boards.iter().flat_map(|board| &board.notes) {
+        if !notes.contains(note) {
+            notes.push(note.clone());
+        }
+    }
     if boards.first().is_some_and(|board| board.report.settings.profile == registry::Profile::Full) {
         let absent = registry::ABSENT;
         notes.push(format!(

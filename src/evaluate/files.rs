@@ -96,9 +96,9 @@ impl Sample {
     pub fn of(name: &str, population: Population, split: bool) -> Sample {
         let types = split.then(|| Labels::of(&population.cell_type));
         let labels = Labels::of(&population.perturbation);
-        let genes = population.genes.clone();
+        let (genes, total) = (population.genes.clone(), population.target);
         let x = Matrix::Sparse(population.into_cells());
-        Sample { side: Side { source: PathBuf::from(name), x, labels, genes }, types }
+        Sample { side: Side { source: PathBuf::from(name), x, labels, genes, total }, types }
     }
 
     /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs.
@@ -163,7 +163,8 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
         }
         Matrix::Sparse(Cells::new((cells, genes), starts, columns, values))
     };
-    Ok(Side { source: file.path().to_path_buf(), x, labels, genes: file.var().index.clone() })
+    let (source, genes, total) = (file.path().to_path_buf(), file.var().index.clone(), file.log_target());
+    Ok(Side { source, x, labels, genes, total })
 }
 
 fn check_types(real: &Labels, real_path: &Path, pred: &Labels, pred_path: &Path) -> Result<()> {

@@ -13,6 +13,7 @@ use super::report::{Counts, Report};
 use super::rules::{Controls, Definitions};
 use super::side::{Groups, Rows, Side, check_match};
 use super::table::{Column, Joined};
+use super::totals::{Fit, Total};
 use super::{Settings, significant};
 use crate::correlation::pearson;
 use crate::error::Result;
@@ -25,6 +26,7 @@ pub struct Judge<'a> {
     pub(super) real: &'a Side,
     pub(super) groups: Groups,
     pub(super) logs: Logs<'a>,
+    total: Total,
     found: Found,
 }
 
@@ -58,13 +60,22 @@ impl<'a> Judge<'a> {
         let groups = Groups::of(real, &settings.control)?;
         let logs = logs()?;
         let found = find(Rows::of(&logs.x, &groups), &real.genes, settings, &metrics);
-        Ok(Judge { settings: settings.clone(), definitions, metrics, real, groups, logs, found })
+        let (settings, total) = (settings.clone(), Total::of(real, &logs));
+        Ok(Judge { settings, definitions, metrics, real, groups, logs, total, found })
     }
 
     /// Scores a prediction. Errors: what [`Judge::new`] refuses, and genes or labels that differ from the measured side's.
     pub fn score(&self, pred: &Side) -> Result<Report> {
         let own = self.checked(pred)?;
         Ok(self.scored(pred, &own, &log_normalised(pred, self.shared_total())?))
+    }
+
+    /// The same of what stands beside a prediction, whose log values are brought to the total of the measured cells if that is known.
+    pub fn score_beside(&self, side: &Side) -> Result<(Report, Fit)> {
+        let own = self.checked(side)?;
+        let logs = log_normalised(side, self.shared_total())?;
+        let (logs, fit) = self.total.bring(self.logs.held, side, own.group(0), logs);
+        Ok((self.scored(side, &own, &logs), fit))
     }
 
     /// The same of cells whose logs are known.

@@ -34,7 +34,7 @@ pub struct Logs<'a> {
     pub x: Cow<'a, Matrix>,
     /// What the side held.
     pub held: Held,
-    /// Total to which counts were scaled; `None` if the side held logs.
+    /// Total to which counts were scaled, or logs were brought (`totals`); `None` for logs as they were.
     pub total: Option<f32>,
 }
 
@@ -107,7 +107,7 @@ impl Seen {
 ///
 /// Equal shares of different totals (1 of 100, 3 of 300 counts) may differ in the last bit; the rounding of log1p decides
 /// whether they tie. The log1p here is the C library's (fdlibm), which numpy calls where it has no vector code of its own.
-fn log_counts(counts: &mut [f32], total: f32, target: f32) {
+pub(super) fn log_counts(counts: &mut [f32], total: f32, target: f32) {
     let scale = if total > 0.0 { total / target } else { 1.0 };
     counts.iter_mut().for_each(|value| *value = libm::log1pf(*value / scale));
 }

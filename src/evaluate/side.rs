@@ -106,12 +106,14 @@ pub struct Side {
     pub labels: Labels,
     /// Names of the columns.
     pub genes: Vec<String>,
+    /// Total to which cells of log values were scaled, as their maker recorded it.
+    pub total: Option<f64>,
 }
 
 impl Side {
     /// A side from memory: x `[n, G]`, one label per cell, one name per gene; `name` is what messages call it.
     pub fn new<S: AsRef<str>>(name: &str, x: Matrix, labels: &[S], genes: Vec<String>) -> Side {
-        Side { source: PathBuf::from(name), x, labels: Labels::of(labels), genes }
+        Side { source: PathBuf::from(name), x, labels: Labels::of(labels), genes, total: None }
     }
 
     /// The given cells, in the given order.
@@ -127,6 +129,7 @@ impl Side {
             x: x.subset(cells),
             labels: Labels { codes, names: self.labels.names.clone() },
             genes: self.genes.clone(),
+            total: self.total,
         }
     }
 

@@ -115,6 +115,70 @@ fn the_ceiling_of_counts_is_that_of_their_logs() {
     }
 }
 
+/// Counts of cells of different depths, and their logs at a total over all genes, of which these hold a part.
+fn counts_and_logs(total: f32) -> [Side; 2] {
+    let mut counts = effects(&[60, 20, 25], 1);
+    let mut logs = counts.clone();
+    let rows = counts.x.values_mut().chunks_mut(40).zip(logs.x.values_mut().chunks_mut(40));
+    for (i, (row, logs)) in rows.enumerate() {
+        row.iter_mut().for_each(|x| *x = (*x * (2 + i % 7) as f32).round());
+        row[39] = 1.0; // found once in every cell, as some gene is
+        let library = row.iter().sum::<f32>() + (i % 5 * 40) as f32;
+        logs.iter_mut().zip(row).for_each(|(x, k)| *x = f64::from(*k / (library / total)).ln_1p() as f32);
+    }
+    [counts, Side { total: Some(f64::from(total)), ..logs }]
+}
+
+#[test]
+fn baselines_are_brought_to_the_total_of_measured_counts_bit_for_bit() {
+    let [counts, logs] = counts_and_logs(1e4);
+    for rules in Rules::ALL {
+        let settings = Settings { rules, ..settings() };
+        for beside in [logs.clone(), sparse(&logs, false)] {
+            let others = [("same", Cow::Borrowed(&beside))];
+            let board = Board::of(None, &counts, &counts, &others, &settings).expect("a board");
+            for (a, b) in board.rows[0].columns.iter().zip(&board.rows[1].columns) {
+                assert_eq!(
+                    format!("{:?}", a.values),
+                    format!("{:?}", b.values),
+                    "{} by {}",
+                    a.name,
+                    rules.name()
+                );
+            }
+            let [note] = &board.notes[..] else { panic!("one note: {:?}", board.notes) };
+            assert!(note.contains("were brought to the total"), "{note}");
+        }
+    }
+}
+
+#[test]
+fn baselines_are_brought_to_the_total_of_measured_logs_or_the_reader_is_told() {
+    let [_, real] = counts_and_logs(500.0);
+    let [_, other] = counts_and_logs(1e4);
+    let mae = |real: &Side, other: &Side| {
+        let board =
+            Board::of(None, real, real, &[("other", Cow::Borrowed(other))], &settings()).expect("a board");
+        let mae = board.rows[1].columns.iter().find(|column| column.name == "mae").expect("a column");
+        (mae.values[0].expect("a number"), board.notes.join("\n"))
+    };
+    let (far, said) = mae(&real, &other);
+    assert!(far < 1e-6 && said.contains("were brought to the total"), "recorded: {far} {said}");
+    assert_eq!(mae(&real, &real), (0.0, String::new()));
+    let untold = Side { total: None, ..real.clone() };
+    let (far, said) = mae(&untold, &other);
+    assert!(far > 0.1 && said.contains("could not be compared with that of the baselines: other"), "{said}");
+    assert!(said.contains("the mean value of"), "no note of a baseline is lost: {said}");
+    // Cells that show a total over these very genes.
+    let mut whole = untold;
+    for row in whole.x.values_mut().chunks_mut(40) {
+        let sum: f32 = row.iter().map(|x| x.exp_m1()).sum();
+        row.iter_mut().for_each(|x| *x = (x.exp_m1() / sum * 800.0).ln_1p());
+    }
+    let (far, said) = mae(&whole, &other);
+    assert!(far < 1e-6 && said.contains("were brought to the total"), "shown: {far} {said}");
+}
+
 #[test]
 fn intervals_are_as_wide_as_the_theory_of_means_has_them() {
     let rng = Rng::new(5);

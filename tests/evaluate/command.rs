@@ -92,6 +92,35 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
     }
 }
 
+/// Measured cells as counts and as logs: the baselines score nearly alike.
+#[test]
+fn the_baselines_are_on_the_scale_of_the_measured_cells() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    world(dir);
+    let of = |values: &str| {
+        must(
+            &format!("export data --split split.toml --subset test --values {values} --out {values}.h5ad"),
+            dir,
+        );
+        let labels =
+            format!("--pert-col perturbation --control-pert {CONTROL} --baselines data --split split.toml");
+        let files = format!("--pred {values}.h5ad --real {values}.h5ad --out {values} --rules fixed");
+        let words = format!("evaluate {files} {labels} --observe poisson");
+        let output = scale_engine(&words.split_whitespace().collect::<Vec<_>>(), dir);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.contains("were brought to the total"), values == "counts", "{said}");
+        let mut table = csv::Reader::from_path(dir.join(values).join("table.csv")).expect("table.csv");
+        let at = table.headers().expect("names").iter().position(|name| name == "mae").expect("a column");
+        let mae = |row: csv::Result<csv::StringRecord>| row.expect("a row")[at].parse().expect("a number");
+        table.records().map(mae).collect::<Vec<f64>>()
+    };
+    for (logs, counts) in of("log1p").into_iter().zip(of("counts")) {
+        assert!((logs - counts).abs() <= 0.25 * logs, "{logs} of logs, {counts} of counts");
+    }
+}
+
 #[test]
 fn words_that_need_each_other_are_asked_for_and_failures_have_their_codes() {
     let dir = tempfile::tempdir().expect("a temporary folder");

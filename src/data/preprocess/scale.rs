@@ -245,7 +245,11 @@ fn common_total(cells: &Cells, of: impl Fn(f32) -> f64 + Sync) -> Option<f64> {
     let starts = cells.indptr();
     let starts = starts.to_proper();
     let sum = |&row: &usize| cells.data()[starts[row]..starts[row + 1]].iter().map(|&x| of(x)).sum::<f64>();
-    let mut totals: Vec<f64> = rows.par_iter().map(sum).filter(|&total| total > 0.0).collect();
+    agreed(rows.par_iter().map(sum).filter(|&total| total > 0.0).collect())
+}
+
+/// The common value of some cells' totals, all above zero, if they agree.
+pub(crate) fn agreed(mut totals: Vec<f64>) -> Option<f64> {
     totals.sort_by(f64::total_cmp);
     totals.last().filter(|greatest| greatest.is_finite())?;
     let middle = *totals.get(totals.len() / 2)?;

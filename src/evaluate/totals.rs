@@ -1,0 +1,147 @@
+//! Log values of baselines, brought to the total of the measured cells.
+//!
+//! Measures compare log1p values, which depend on the total that cells were scaled to. Baselines have that of their data directory;
+//! the measured side has another one if it holds raw counts (the median M of their totals) or logs of other cells:
+//!
+//!   whole counts k of a cell    log1p(k / (sum k / R))         by the steps of `lognorm`, so that controls keep their bits
+//!   other cells                 log1p(expm1(x) * R / B)        R: total of measured cells, B: median total of the baseline's controls
+//!
+//! Both totals are sums over the genes of the measured side. Where a subset of the genes hides them, the totals over all genes that
+//! the makers of the files recorded are compared instead, and values become log1p(expm1(x) * R / B).
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
+use super::lognorm::{Held, Logs, log_counts};
+use super::side::{Matrix, Side};
+use crate::data::preprocess::scale::agreed;
+use crate::data::shard::same_total;
+
+/// Cells that are looked at for a common total.
+const LOOKED_AT: usize = 512;
+
+/// What the measured cells were scaled to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Total {
+    /// Counts over the side's genes: the median of its raw counts, or what the logs of every cell add up to.
+    Here(f64),
+    /// Counts over all genes of the source, as the file's maker recorded.
+    Recorded(f64),
+    /// The genes are a subset and nothing is recorded.
+    Unknown,
+}
+
+/// How log values beside the prediction stand to the measured ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Scaled to the same total, or by the same rule.
+    Same,
+    /// Brought to the measured cells' total.
+    Brought,
+    /// The measured cells' total, or theirs, is unknown.
+    Unknown,
+}
+
+impl Total {
+    /// Of a side with these logs.
+    pub fn of(side: &Side, logs: &Logs) -> Total {
+        if let Some(median) = logs.total {
+            return Total::Here(f64::from(median));
+        }
+        match (shown(&logs.x), side.total) {
+            (Some(shown), _) => Total::Here(shown),
+            (None, Some(told)) => Total::Recorded(told),
+            (None, None) => Total::Unknown,
+        }
+    }
+
+    /// Brings the log values of a side, of which `controls` are control cells, to this total of measured cells that held `held`.
+    pub fn bring<'a>(self, held: Held, side: &Side, controls: &[u32], logs: Logs<'a>) -> (Logs<'a>, Fit) {
+        if logs.held == Held::Counts {
+            return (logs, Fit::Same); // scaled to their median already
+        }
+        let (each, total, factor) = match (self, side.total) {
+            (Total::Here(total), _) => {
+                let mut own = sums(&logs.x, controls);
+                own.sort_unstable_by(f64::total_cmp);
+                let Some(&typical) = own.get(own.len() / 2) else { return (logs, Fit::Unknown) };
+                if held == Held::Logs && agreed(own).is_some_and(|own| same_total(own, total)) {
+                    return (logs, Fit::Same);
+                }
+                (true, total, total / typical)
+            }
+            (Total::Recorded(total), Some(own)) if same_total(own, total) => return (logs, Fit::Same),
+            (Total::Recorded(total), Some(own)) => (false, total, total / own),
+            _ => return (logs, Fit::Unknown),
+        };
+        let total = total as f32;
+        let x = Cow::Owned(brought(&logs.x, each.then_some(total), factor));
+        (Logs { x, total: Some(total), ..logs }, Fit::Brought)
+    }
+}
+
+/// The total to which the cells of log values were scaled, if some of them show one.
+pub(super) fn shown(x: &Matrix) -> Option<f64> {
+    let cells = x.shape().0;
+    let some: Vec<u32> = (0..cells as u32).step_by(cells.div_ceil(LOOKED_AT).max(1)).collect();
+    agreed(sums(x, &some))
+}
+
+/// Sums of expm1 over the genes of some cells, without those of empty cells.
+fn sums(x: &Matrix, cells: &[u32]) -> Vec<f64> {
+    let sum = |&cell: &u32| x.values()[x.row(cell as usize)].iter().map(|&v| f64::from(v).exp_m1()).sum();
+    cells.par_iter().map(sum).filter(|&sum: &f64| sum > 0.0).collect()
+}
+
+/// Cells of whole counts are scaled to `total` each, if there is one; all others by `factor`.
+fn brought(x: &Matrix, total: Option<f32>, factor: f64) -> Matrix {
+    let mut x = x.clone();
+    x.rows_mut().into_par_iter().for_each(|row| match total.and_then(|total| Some((total, counts(row)?))) {
+        Some((total, counts)) => {
+            let own = counts.iter().map(|&count| f64::from(count)).sum::<f64>() as f32;
+            row.copy_from_slice(&counts);
+            log_counts(row, own, total);
+        }
+        None => row.iter_mut().for_each(|x| *x = (f64::from(*x).exp_m1() * factor).ln_1p() as f32),
+    });
+    x
+}
+
+/// How far from a whole number a count may be that is found from f32 logs: a part of it, and a little more.
+const NEARLY_WHOLE: [f64; 2] = [4e-6, 1e-4];
+
+/// The counts that log values of one cell are of, if its smallest value is that of one count and all others are of whole ones.
+fn counts(logs: &[f32]) -> Option<Vec<f32>> {
+    let one = logs.iter().filter(|x| **x > 0.0).copied().fold(f32::INFINITY, f32::min);
+    let one = f64::from(one).exp_m1();
+    let [part, rest] = NEARLY_WHOLE;
+    let whole = |&x: &f32| {
+        let count = f64::from(x).exp_m1() / one;
+        let off = (count - count.round()).abs();
+        (off <= part * count + rest).then_some(count.round() as f32)
+    };
+    logs.iter().map(whole).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn counts_are_found_from_their_logs_and_means_are_no_counts() {
+        let rng = Rng::new(1);
+        for (cell, target) in [(0, 1e4f64), (1, 1e4), (2, 1e6), (3, 750.0)] {
+            let mut drawn: Vec<f32> = (0..300).map(|g| rng.at(cell).below(g, 40) as f32).collect();
+            drawn[..3].copy_from_slice(&[1.0, 2_000.0, 0.0]);
+            let library = drawn.iter().sum::<f32>() * 1.7; // some genes were left out
+            let log = |k: &f32| f64::from(k / (library / target as f32)).ln_1p() as f32;
+            let logs: Vec<f32> = drawn.iter().map(log).collect();
+            assert_eq!(counts(&logs).expect("counts"), drawn);
+            let mean: Vec<f32> = logs.iter().map(|x| 0.9 * x).collect();
+            assert_eq!(counts(&mean), None);
+        }
+        assert_eq!(counts(&[0.0, 0.0]), Some(vec![0.0, 0.0]));
+    }
+}
