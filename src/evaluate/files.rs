@@ -9,10 +9,13 @@ use sha2::{Digest, Sha256};
 
 use super::Settings;
 use super::board::Board;
+use super::lognorm::holds_counts;
 use super::report;
 use super::side::{Matrix, Side, some};
+use super::totals::shown;
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::population::Population;
+use crate::data::preprocess::scale::natural;
 use crate::error::{At, Error, Result};
 use crate::memory;
 
@@ -131,7 +134,8 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
     Ok(json!({ "real": real?, "pred": pred? }))
 }
 
-/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals.
+/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals. Errors: also logarithms to
+/// another base than e, if the file states one and the cells' totals do not prove otherwise.
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {
@@ -164,6 +168,9 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
         Matrix::Sparse(Cells::new((cells, genes), starts, columns, values))
     };
     let (source, genes, total) = (file.path().to_path_buf(), file.var().index.clone(), file.log_target());
+    if file.log_base().is_some() {
+        natural(&file, holds_counts(&x) || shown(&x).is_some())?;
+    }
     Ok(Side { source, x, labels, genes, total })
 }
 

@@ -64,7 +64,7 @@ pub fn log_normalised(side: &Side, total: Option<f32>) -> Result<Logs<'_>> {
     if seen.negative {
         return refuse(|v| v < 0.0, "expression cannot be negative: clip predictions at 0");
     }
-    if !values.par_iter().any(|&v| v.fract() > 1e-3) {
+    if holds_counts(&side.x) {
         let (x, total) = from_counts(side, total)?;
         return Ok(Logs { x: Cow::Owned(x), held: Held::Counts, total: Some(total) });
     }
@@ -73,6 +73,11 @@ pub fn log_normalised(side: &Side, total: Option<f32>) -> Result<Logs<'_>> {
         return refuse(|v| v >= LARGEST_LOG, what);
     }
     Ok(Logs { x: Cow::Borrowed(&side.x), held: Held::Logs, total: None })
+}
+
+/// Whether no stored value has a fractional part: raw counts, by cell-eval's rule.
+pub(super) fn holds_counts(x: &Matrix) -> bool {
+    !x.values().par_iter().any(|&v| v.fract() > 1e-3)
 }
 
 /// What was found in one pass over some values; where a bad one is, is looked up only for the message.

@@ -1,10 +1,11 @@
 //! From file to file: cell types, columns.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use scale_engine::data::h5ad::Labels;
+use scale_engine::data::h5ad::{self, Column, Extra, Frame, Labels, X};
 use scale_engine::evaluate::evaluate;
 use scale_engine::evaluate::files::{Files, Sample, compare, evaluate_files};
+use scale_engine::evaluate::side::Side;
 
 use super::{files, settings, simulated, sparse, write_h5ad};
 
@@ -69,4 +70,43 @@ fn cells_without_types_are_refused_where_the_measured_ones_are_split() {
         assert!(said.starts_with(&format!("{untyped}: has no cell types")), "{said}");
     }
     assert_eq!(compare(&real, &pred, &[], &settings()).expect("both typed").len(), 1);
+}
+
+#[test]
+fn logarithms_that_are_said_to_have_another_base_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let files = files(dir.path());
+    let side = simulated(&[20, 8], 6, 0.3, 0, 1);
+    let base = |path: &Path, side: &Side, base: f32| {
+        let (cells, genes) = side.x.shape();
+        let obs = Frame {
+            index: (0..cells).map(|i| format!("cell{i}")).collect(),
+            columns: vec![("target_gene".to_string(), Column::Categorical(side.labels.clone()))],
+        };
+        let var = Frame { index: side.genes.clone(), columns: Vec::new() };
+        let told = Extra::Numbers { shape: vec![1], values: &[base] };
+        let x = X::Dense { shape: (cells, genes), numbers: side.x.values() };
+        h5ad::write(path, &obs, &var, x, &[("uns/log1p/base".to_string(), told)]).expect("written");
+    };
+    base(&files.real, &side, std::f32::consts::E);
+    base(&files.pred, &side, 2.0);
+    let said = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(said.contains("pred.h5ad") && said.contains("logarithms to base 2"), "{said}");
+    // Counts are no logarithms, whatever the file says, and a common total proves natural ones.
+    let with = |value: fn(f32) -> f32| {
+        let mut side = side.clone();
+        side.x.values_mut().iter_mut().for_each(|x| *x = value(*x));
+        side
+    };
+    let counts = with(|x| (5.0 * x).round());
+    let mut whole = with(f32::exp_m1);
+    for row in whole.x.values_mut().chunks_mut(6) {
+        let sum: f32 = row.iter().sum();
+        row.iter_mut().for_each(|x| *x = (*x * 50.0 / sum.max(1e-3)).ln_1p());
+    }
+    for side in [counts, whole] {
+        base(&files.real, &side, 2.0);
+        base(&files.pred, &side, 2.0);
+        evaluate_files(&files, &[], &settings()).expect("a board");
+    }
 }

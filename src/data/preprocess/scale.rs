@@ -224,7 +224,7 @@ pub fn of_file(file: &H5ad, cells: &Cells) -> Result<Found> {
 }
 
 /// Refuses a file that states another base for its logarithms, unless proven otherwise.
-fn natural(file: &H5ad, proven: bool) -> Result<()> {
+pub(crate) fn natural(file: &H5ad, proven: bool) -> Result<()> {
     match file.log_base().filter(|base| !proven && (base - std::f64::consts::E).abs() > 1e-6) {
         Some(base) => {
             let what = format!(
