@@ -162,9 +162,19 @@ fn check(args: &Args) -> Result<()> {
     if args.out.join("manifest.json").exists() {
         return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
     }
-    if H5ad::open_columns(&args.real, &[], "X")?.told("observe").is_some() {
+    let real = H5ad::open_columns(&args.real, &[], "X")?;
+    if real.told("observe").is_some() {
         let real = args.real.display();
         eprintln!("note: {real} is marked as a prediction: are --real and --pred swapped?");
+    }
+    for file in [real, H5ad::open_columns(&args.pred, &[], "X")?] {
+        if args.rules == Rules::CellEval066 && file.storage().ends_with("f64") {
+            eprintln!(
+                "note: {}: X is float64 and is read as float32: values that cell-eval tells apart may tie here, which moves \
+                 their p-values",
+                file.path().display()
+            );
+        }
     }
     Ok(())
 }

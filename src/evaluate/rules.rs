@@ -24,6 +24,14 @@
 //! code of cell-eval 0.6.6 and pdex 0.1.27 does, intended or not. Two of the paper's statements do not hold for cell-eval and are
 //! not followed: "as many control as perturbed cells" (all control cells are used) and an epsilon whose value is not given.
 //!
+//! What differs from cell-eval's files by any rule set:
+//!
+//! - Values are f32. From a file of float64, cell-eval computes in f64, where fewer values tie: its p-values differ then.
+//! - cell-eval leaves out the columns `de_direction_match`, `de_spearman_lfc_sig` and `de_sig_genes_recall` if no perturbation has a
+//!   significant gene in the measurement, and `pearson_delta` if there is one gene; here they stay, empty or NaN.
+//! - In agg_results.csv, `max` of a column that has only nulls and NaN is NaN; cell-eval leaves it empty.
+//! - Columns of one gene name are separate genes; pdex mixes them up.
+//!
 //! 0.01 is the smallest mean worth telling from zero: a gene found once in a hundred cells of 10,000 counts each.
 //!
 //! `clustering_agreement` has no rule set: it is a Leiden clustering of a UMAP graph, whose random numbers are igraph's; two

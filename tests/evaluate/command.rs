@@ -92,6 +92,23 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
     }
 }
 
+/// What is read does not matter: the files are told of before they are compared.
+#[test]
+fn numbers_that_cell_eval_does_not_round_are_said() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/encodings/FILE.h5ad");
+    let said = |file: &str, rules: &str| {
+        let path = golden.replace("FILE", file);
+        let files = ["evaluate", "--pred", &path, "--real", &path, "--out", "scores", "--rules", rules];
+        text(&scale_engine(&files, dir.path()).stderr)
+    };
+    let note = "X is float64 and is read as float32";
+    assert!(said("fixed_text", "cell-eval-0.6.6").contains(note));
+    assert!(
+        !said("fixed_text", "fixed").contains(note) && !said("nullable", "cell-eval-0.6.6").contains(note)
+    );
+}
+
 /// Measured cells as counts and as logs: the baselines score nearly alike.
 #[test]
 fn the_baselines_are_on_the_scale_of_the_measured_cells() {
