@@ -132,12 +132,15 @@ impl Board {
     }
 }
 
+/// Names and columns of predictors.
+type Scored = Vec<(String, Vec<Column>)>;
+
 /// Columns of each of `beside`, and what a reader should know about them that the prediction's report does not say.
 fn score_beside(
     judge: &Judge,
     report: &Report,
     beside: &[(&str, Cow<'_, Side>)],
-) -> Result<(Vec<(String, Vec<Column>)>, Vec<String>)> {
+) -> Result<(Scored, Vec<String>)> {
     let said = report.notes();
     let (mut scored, mut notes, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
     for (name, side) in beside {
