@@ -2,7 +2,7 @@
 //!
 //! Each perturbation's cells are dealt into two halves at random; the control cells are in both, as a prediction shares them with
 //! the measurement too. A half has only half the cells, so its lists of significant genes are shorter than those a prediction is
-//! compared with: the ceiling is a little low. Raw counts are scaled before the cells are dealt, so that both halves have one total.
+//! compared with: the ceiling is a little low. Raw counts are scaled before they are dealt, so that both halves have one total.
 
 use super::judge::Judge;
 use super::side::Side;

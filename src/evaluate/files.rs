@@ -134,8 +134,8 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
     Ok(json!({ "real": real?, "pred": pred? }))
 }
 
-/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals. Errors: also logarithms to
-/// another base than e, if the file states one and the cells' totals do not prove otherwise.
+/// A file's X as it is stored: dense stays dense, for the sake of memory and of the median of its totals. Errors: also
+/// logarithms to another base than e, if the file states one and the cells' totals do not prove otherwise.
 fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {

@@ -60,7 +60,7 @@ impl<'a> Judge<'a> {
         let groups = Groups::of(real, &settings.control)?;
         let logs = logs()?;
         let found = find(Rows::of(&logs.x, &groups), &real.genes, settings, &metrics);
-        let (settings, total) = (settings.clone(), Total::of(real, &logs));
+        let (settings, total) = (settings.clone(), Total::of(real, groups.group(0), &logs));
         Ok(Judge { settings, definitions, metrics, real, groups, logs, total, found })
     }
 
@@ -70,7 +70,7 @@ impl<'a> Judge<'a> {
         Ok(self.scored(pred, &own, &log_normalised(pred, self.shared_total())?))
     }
 
-    /// The same of what stands beside a prediction, whose log values are brought to the total of the measured cells if that is known.
+    /// The same of what stands beside a prediction: its log values are brought to the measured cells' total, if that is known.
     pub fn score_beside(&self, side: &Side) -> Result<(Report, Fit)> {
         let own = self.checked(side)?;
         let logs = log_normalised(side, self.shared_total())?;

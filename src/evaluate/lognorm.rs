@@ -1,9 +1,9 @@
 //! Counts or logs? What is stored decides, as in cell-eval 0.6.6 (`guess_is_lognorm`, `_convert_to_normlog`).
 //!
 //! If a stored value has a fractional part above 1e-3, the matrix holds log1p values, used as they are. Otherwise it holds raw
-//! counts: each cell is scaled to the median of this side's own totals, then log1p is taken. Where a prediction is compared with the
-//! measured control cells (rules `fixed` and `paper`), its counts are scaled to the measured side's median: one total for all cells
-//! that are compared.
+//! counts: each cell is scaled to the median of this side's own totals, then log1p is taken. Where a prediction is compared with
+//! the measured control cells (rules `fixed` and `paper`), its counts are scaled to the measured side's median: one total for all
+//! cells that are compared.
 
 use std::borrow::Cow;
 
@@ -48,8 +48,8 @@ impl Logs<'_> {
 /// Numbers that one thread looks at in one go.
 const PIECE: usize = 1 << 16;
 
-/// The side's values on the log1p scale; counts are scaled to `total`, or else to the median of their own totals. Errors: values that
-/// are negative or not finite, and logs of 15 or more.
+/// The side's values on the log1p scale; counts are scaled to `total`, or else to the median of their own totals. Errors: values
+/// that are negative or not finite, and logs of 15 or more.
 pub fn log_normalised(side: &Side, total: Option<f32>) -> Result<Logs<'_>> {
     let values = side.x.values();
     let seen = Seen::of(values);

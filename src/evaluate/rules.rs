@@ -27,8 +27,8 @@
 //! What differs from cell-eval's files by any rule set:
 //!
 //! - Values are f32. From a file of float64, cell-eval computes in f64, where fewer values tie: its p-values differ then.
-//! - cell-eval leaves out the columns `de_direction_match`, `de_spearman_lfc_sig` and `de_sig_genes_recall` if no perturbation has a
-//!   significant gene in the measurement, and `pearson_delta` if there is one gene; here they stay, empty or NaN.
+//! - cell-eval leaves out the columns `de_direction_match`, `de_spearman_lfc_sig` and `de_sig_genes_recall` if no perturbation has
+//!   a significant gene in the measurement, and `pearson_delta` if there is one gene; here they stay, empty or NaN.
 //! - In agg_results.csv, `max` of a column that has only nulls and NaN is NaN; cell-eval leaves it empty.
 //! - Columns of one gene name are separate genes; pdex mixes them up.
 //!

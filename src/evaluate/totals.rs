@@ -3,11 +3,12 @@
 //! Measures compare log1p values, which depend on the total that cells were scaled to. Baselines have that of their data directory;
 //! the measured side has another one if it holds raw counts (the median M of their totals) or logs of other cells:
 //!
-//!   whole counts k of a cell    log1p(k / (sum k / R))         by the steps of `lognorm`, so that controls keep their bits
-//!   other cells                 log1p(expm1(x) * R / B)        R: total of measured cells, B: median total of the baseline's controls
+//!   whole counts k of a cell    log1p(k / (sum k / R))     by the steps of `lognorm`, so that equal counts tie
+//!   other cells                 log1p(expm1(x) * R / B)    R: total of measured cells; B: median total of the baseline's controls
 //!
 //! Both totals are sums over the genes of the measured side. Where a subset of the genes hides them, the totals over all genes that
-//! the makers of the files recorded are compared instead, and values become log1p(expm1(x) * R / B).
+//! the makers of the files recorded are compared instead, and all values become log1p(expm1(x) * R / B). Where nothing is recorded,
+//! control cells that add up to the same on both sides show that the scales are the same.
 
 use std::borrow::Cow;
 
@@ -28,8 +29,8 @@ pub enum Total {
     Here(f64),
     /// Counts over all genes of the source, as the file's maker recorded.
     Recorded(f64),
-    /// The genes are a subset and nothing is recorded.
-    Unknown,
+    /// The genes are a subset and nothing is recorded; the control cells add up to this in the median.
+    Unknown(f64),
 }
 
 /// How log values beside the prediction stand to the measured ones.
@@ -44,15 +45,15 @@ pub enum Fit {
 }
 
 impl Total {
-    /// Of a side with these logs.
-    pub fn of(side: &Side, logs: &Logs) -> Total {
+    /// Of a side with these logs, of which `controls` are control cells.
+    pub fn of(side: &Side, controls: &[u32], logs: &Logs) -> Total {
         if let Some(median) = logs.total {
             return Total::Here(f64::from(median));
         }
         match (shown(&logs.x), side.total) {
             (Some(shown), _) => Total::Here(shown),
             (None, Some(told)) => Total::Recorded(told),
-            (None, None) => Total::Unknown,
+            (None, None) => Total::Unknown(middle(&mut sums(&logs.x, controls))),
         }
     }
 
@@ -61,18 +62,18 @@ impl Total {
         if logs.held == Held::Counts {
             return (logs, Fit::Same); // scaled to their median already
         }
+        let mut own = sums(&logs.x, controls);
+        let typical = middle(&mut own);
+        let common = agreed(own);
+        let same = |own, total| held == Held::Logs && same_total(own, total);
         let (each, total, factor) = match (self, side.total) {
-            (Total::Here(total), _) => {
-                let mut own = sums(&logs.x, controls);
-                own.sort_unstable_by(f64::total_cmp);
-                let Some(&typical) = own.get(own.len() / 2) else { return (logs, Fit::Unknown) };
-                if held == Held::Logs && agreed(own).is_some_and(|own| same_total(own, total)) {
-                    return (logs, Fit::Same);
-                }
-                (true, total, total / typical)
+            (Total::Here(total), _) if common.is_some_and(|own| same(own, total)) => {
+                return (logs, Fit::Same);
             }
-            (Total::Recorded(total), Some(own)) if same_total(own, total) => return (logs, Fit::Same),
+            (Total::Here(total), _) if typical > 0.0 => (true, total, total / typical),
+            (Total::Recorded(total), Some(own)) if same(own, total) => return (logs, Fit::Same),
             (Total::Recorded(total), Some(own)) => (false, total, total / own),
+            (Total::Unknown(total), _) if same(typical, total) => return (logs, Fit::Same),
             _ => return (logs, Fit::Unknown),
         };
         let total = total as f32;
@@ -92,6 +93,12 @@ pub(super) fn shown(x: &Matrix) -> Option<f64> {
 fn sums(x: &Matrix, cells: &[u32]) -> Vec<f64> {
     let sum = |&cell: &u32| x.values()[x.row(cell as usize)].iter().map(|&v| f64::from(v).exp_m1()).sum();
     cells.par_iter().map(sum).filter(|&sum: &f64| sum > 0.0).collect()
+}
+
+/// The middle one of some totals; NaN without any.
+fn middle(totals: &mut [f64]) -> f64 {
+    totals.sort_unstable_by(f64::total_cmp);
+    totals.get(totals.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Cells of whole counts are scaled to `total` each, if there is one; all others by `factor`.

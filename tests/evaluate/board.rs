@@ -166,6 +166,7 @@ fn baselines_are_brought_to_the_total_of_measured_logs_or_the_reader_is_told() {
     assert!(far < 1e-6 && said.contains("were brought to the total"), "recorded: {far} {said}");
     assert_eq!(mae(&real, &real), (0.0, String::new()));
     let untold = Side { total: None, ..real.clone() };
+    assert_eq!(mae(&untold, &untold), (0.0, String::new()), "controls that add up to the same");
     let (far, said) = mae(&untold, &other);
     assert!(far > 0.1 && said.contains("could not be compared with that of the baselines: other"), "{said}");
     assert!(said.contains("the mean value of"), "no note of a baseline is lost: {said}");
