@@ -1,5 +1,7 @@
 //! h5ad files: what is written comes back, in every storage; what cannot be used is refused by name.
 
+mod refused;
+
 use std::path::Path;
 
 use hdf5_pure::{AttrValue, FileBuilder, GroupBuilder};
@@ -176,40 +178,6 @@ fn a_frame_of_another_length_is_refused() {
     let path = dir.path().join("a.h5ad");
     let wrong = write(&path, &obs, &var, X::Sparse(&cells()), &[]).expect_err("short column").to_string();
     assert!(wrong.contains("short") && !path.exists(), "{wrong}");
-}
-
-#[test]
-fn what_would_be_written_wrongly_is_refused() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("a.h5ad");
-    let (obs, var) = frames();
-    let refused = |obs: &Frame, x: X, extras: &[(String, Extra)]| {
-        let what = write(&path, obs, &var, x, extras).expect_err("a refusal").to_string();
-        assert!(!path.exists(), "{what}: left a file");
-        what
-    };
-    let with = |name: &str, column: Column| {
-        let mut obs = obs.clone();
-        obs.columns.push((name.into(), column));
-        obs
-    };
-    let codes = |codes: &[i32]| Column::Categorical(Labels { codes: codes.to_vec(), names: named("x", 2) });
-    let loadings = Extra::Numbers { shape: vec![4, 2], values: &[1.0; 4] };
-    let x = cells();
-    for (told, expected) in [
-        (refused(&obs, X::Sparse(&x.to_csc()), &[]), "X is CSC"),
-        (refused(&obs, X::Dense { shape: (3, 4), numbers: &[1.0; 11] }, &[]), "11 numbers for shape (3, 4)"),
-        // Stored in a byte, 256 would be 0: another category.
-        (refused(&with("bad", codes(&[0, 256, 0])), X::Sparse(&x), &[]), "outside its 2 categories"),
-        (refused(&with("bad", codes(&[0, 1, -7])), X::Sparse(&x), &[]), "outside its 2 categories"),
-        (
-            refused(&with("note", Column::Integer(vec![1, 2, 3])), X::Sparse(&x), &[]),
-            "\"note\" appears twice",
-        ),
-        (refused(&obs, X::Sparse(&x), &[("varm/l".into(), loadings)]), "4 numbers for shape [4, 2]"),
-    ] {
-        assert!(told.contains(expected), "{told:?} should say {expected:?}");
-    }
 }
 
 /// A file whose X group is written number by number; columns of obs may be added.

@@ -1,6 +1,6 @@
 //! Writes h5ad files that Python's anndata opens (current encoding, gzip).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use hdf5_pure::{
@@ -12,6 +12,7 @@ use crate::aside;
 use crate::error::{Error, Result};
 
 /// What is written as X.
+#[derive(Clone, Copy, Debug)]
 pub enum X<'a> {
     /// Stored as CSR.
     Sparse(&'a Cells),
@@ -25,6 +26,8 @@ pub enum X<'a> {
 }
 
 /// Something other than X, `obs` and `var`: written under a path such as `uns/simulation/effects` or `varm/loadings`.
+/// Shapes begin with the cells in `obsm`, the genes in `varm`, both in `layers`, either twice in `obsp` and `varp`.
+#[derive(Clone, Debug)]
 pub enum Extra<'a> {
     /// A dense array.
     Numbers {
@@ -44,27 +47,36 @@ const CHUNK_AXIS: u64 = 16_384;
 const CHUNK_NUMBERS: u64 = 65_536;
 /// On zlib's scale; 4 is anndata's own choice.
 const DEFLATE: u32 = 4;
-/// The mappings that every h5ad file has, empty or not.
-const MAPPINGS: [&str; 6] = ["layers", "obsm", "obsp", "uns", "varm", "varp"];
+/// The mappings that every h5ad file has, empty or not, and the axes that each entry has in common with X: 0 the cells, 1 the genes.
+const MAPPINGS: [(&str, &[usize]); 6] =
+    [("layers", &[0, 1]), ("obsm", &[0]), ("obsp", &[0, 0]), ("uns", &[]), ("varm", &[1]), ("varp", &[1, 1])];
 
-/// Writes an h5ad file, completely or not at all.
+/// Writes an h5ad file, completely or not at all. Makes the folders it lacks, and replaces a file that is there, whoever made it:
+/// [`H5ad::replaceable`](super::H5ad::replaceable) tells whether one of our own commands did.
 ///
 /// # Errors
-/// X by columns, a size that disagrees with X or with an extra's axes, codes without a name, two columns of the same name, a
-/// column that was not read, an extra outside `layers obsm obsp uns varm varp`, or a file that cannot be written.
+/// What anndata could not open: X by columns, a size that disagrees with X or with an extra's axes, codes without a name, a name of
+/// a category, column or extra that comes twice, a column name that is empty or contains `/`, text that contains a NUL, a column that was not read; an extra
+/// outside `layers obsm obsp uns varm varp`; text or folders in another of them than `uns`. And a file that cannot be written.
 pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Extra)]) -> Result<()> {
     let shape = match &x {
         X::Sparse(cells) if cells.is_csc() => {
             return Err(Error::format(path, "X is CSC, but cells are written as CSR: give its to_csr()"));
         }
         X::Sparse(cells) => cells.shape(),
-        X::Dense { shape, numbers } if numbers.len() != shape.0 * shape.1 => {
+        X::Dense { shape, numbers } if shape.0.checked_mul(shape.1) != Some(numbers.len()) => {
             return Err(Error::format(path, format!("X has {} numbers for shape {shape:?}", numbers.len())));
         }
         X::Dense { shape, .. } => *shape,
     };
     check_frame(path, "obs", obs, shape.0)?;
     check_frame(path, "var", var, shape.1)?;
+    let mut root = Node::default();
+    for (place, extra) in extras {
+        check_extra(place, extra, [shape.0, shape.1])
+            .and_then(|()| root.insert(place, extra))
+            .map_err(|what| Error::format(path, what))?;
+    }
     let mut file = FileBuilder::new();
     file.set_attr("encoding-type", word("anndata"));
     file.set_attr("encoding-version", word("0.1.0"));
@@ -84,11 +96,7 @@ pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Ext
         let group = write_frame(file.create_group(name), frame);
         file.add_group(group);
     }
-    let mut root = Node::default();
-    for (place, extra) in extras {
-        root.insert(path, place, extra)?;
-    }
-    for name in MAPPINGS {
+    for (name, _) in MAPPINGS {
         let group = root.groups.remove(name).unwrap_or_default().build(file.create_group(name));
         file.add_group(group);
     }
@@ -98,26 +106,82 @@ pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Ext
 }
 
 fn check_frame(path: &Path, name: &str, frame: &Frame, rows: usize) -> Result<()> {
-    let wrong = |what: String| Err(Error::format(path, format!("{name}: {what}, but X has {rows} of them")));
+    let wrong = |what: String| Err(Error::format(path, format!("{name}: {what}")));
+    let mut taken = HashSet::new();
     if frame.index.len() != rows {
-        return wrong(format!("{} names", frame.index.len()));
+        return wrong(format!("{} names, but X has {rows} of them", frame.index.len()));
     }
-    for (i, (column_name, column)) in frame.columns.iter().enumerate() {
-        let bad = |what: &str| Err(Error::format(path, format!("{name}: column {column_name:?} {what}")));
+    if let Some(text) = with_nul(&frame.index) {
+        return wrong(format!("the name {text:?} contains a NUL, at which readers end it"));
+    }
+    for (column_name, column) in &frame.columns {
+        let bad = |what: String| wrong(format!("column {column_name:?} {what}"));
         if let Column::Unread(why) = column {
-            return bad(&format!("could not be read: {why}"));
+            return bad(format!("could not be read: {why}"));
         }
         if column.len() != rows {
-            return wrong(format!("column {column_name:?} has {} entries", column.len()));
+            return bad(format!("has {} entries, but X has {rows} of them", column.len()));
         }
-        if frame.columns[..i].iter().any(|(other, _)| other == column_name) {
-            return bad("appears twice");
+        if !taken.insert(column_name) {
+            return bad("appears twice".into());
         }
-        if let Column::Categorical(Labels { codes, names }) = column
-            && codes.iter().any(|&code| code < -1 || code >= names.len() as i32)
-        {
-            return bad(&format!("has codes outside its {} categories", names.len()));
+        if column_name.is_empty() || column_name.contains(['/', '\0']) {
+            return bad("cannot be stored under that name: it is empty, or contains / or NUL".into());
         }
+        let texts = match column {
+            Column::Categorical(Labels { codes, names }) => {
+                if codes.iter().any(|&code| code < -1 || i64::from(code) >= names.len() as i64) {
+                    return bad(format!("has codes outside its {} categories", names.len()));
+                }
+                let mut seen = HashSet::new();
+                if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+                    return bad(format!("names the category {twice:?} twice"));
+                }
+                names
+            }
+            Column::Text(items) => items,
+            _ => continue,
+        };
+        if let Some(text) = with_nul(texts) {
+            return bad(format!("has {text:?}, which contains a NUL, at which readers end it"));
+        }
+    }
+    Ok(())
+}
+
+/// The first text that HDF5 would cut off, if any: its texts of any length end with a NUL.
+fn with_nul(texts: &[String]) -> Option<&String> {
+    texts.iter().find(|text| text.contains('\0'))
+}
+
+/// Why an extra cannot be stored at its place, beside an X of `[cells, genes]`.
+fn check_extra(place: &str, extra: &Extra, x: [usize; 2]) -> std::result::Result<(), String> {
+    let (first, rest) = place.split_once('/').unwrap_or((place, ""));
+    let known = MAPPINGS.iter().find(|(name, _)| *name == first);
+    let Some((mapping, common)) = known.filter(|_| rest.split('/').all(|part| !part.is_empty())) else {
+        let names: Vec<&str> = MAPPINGS.iter().map(|(name, _)| *name).collect();
+        return Err(format!("cannot contain {place:?}: extras go under {}", names.join(", ")));
+    };
+    let (shape, texts) = match extra {
+        Extra::Numbers { shape, values } => {
+            let count = shape.iter().try_fold(1usize, |count, &axis| count.checked_mul(axis));
+            if count != Some(values.len()) {
+                return Err(format!("{place} has {} numbers for shape {shape:?}", values.len()));
+            }
+            (shape.clone(), &[][..])
+        }
+        Extra::Strings(items) => (vec![items.len()], &items[..]),
+        Extra::Text(text) => (Vec::new(), std::slice::from_ref(text)),
+    };
+    if place.contains('\0') || with_nul(texts).is_some() {
+        return Err(format!("{place:?}: its name or text contains a NUL, at which readers end it"));
+    }
+    if *mapping != "uns" && rest.contains('/') {
+        return Err(format!("cannot contain {place:?}: only uns has folders"));
+    }
+    let wanted: Vec<usize> = common.iter().map(|&axis| x[axis]).collect();
+    if !shape.starts_with(&wanted) {
+        return Err(format!("{place} has shape {shape:?}, but in {mapping} shapes begin with {wanted:?}"));
     }
     Ok(())
 }
@@ -260,25 +324,21 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn insert(&mut self, path: &Path, place: &str, extra: &'a Extra<'a>) -> Result<()> {
+    /// Places an extra that [`check_extra`] has let pass. The error says what is there already.
+    fn insert(&mut self, place: &str, extra: &'a Extra<'a>) -> std::result::Result<(), String> {
         let mut parts: Vec<&str> = place.split('/').collect();
         let leaf = parts.pop().unwrap_or_default();
-        let known = parts.first().is_some_and(|first| MAPPINGS.contains(first));
-        if !known || leaf.is_empty() || parts.iter().any(|part| part.is_empty()) {
-            let what = format!("cannot contain {place:?}: extras go under {}", MAPPINGS.join(", "));
-            return Err(Error::format(path, what));
-        }
-        if let Extra::Numbers { shape, values } = extra
-            && values.len() != shape.iter().product::<usize>()
-        {
-            let what = format!("{place} has {} numbers for shape {shape:?}", values.len());
-            return Err(Error::format(path, what));
-        }
+        let twice = || format!("{place} is there twice, or as a folder and as something in it");
         let mut node = self;
         for part in parts {
+            if node.leaves.contains_key(part) {
+                return Err(twice());
+            }
             node = node.groups.entry(part.to_string()).or_default();
         }
-        node.leaves.insert(leaf.to_string(), extra);
+        if node.groups.contains_key(leaf) || node.leaves.insert(leaf.to_string(), extra).is_some() {
+            return Err(twice());
+        }
         Ok(())
     }
 
