@@ -114,6 +114,30 @@ fn blocks_hold_every_row_once_and_in_order() {
 }
 
 #[test]
+#[expect(clippy::reversed_empty_ranges, reason = "they are what is refused")]
+fn rows_that_a_file_does_not_have_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("a.h5ad");
+    let (obs, var) = frames();
+    write(&path, &obs, &var, X::Sparse(&cells()), &[]).expect("written");
+    for file in [H5ad::open(&path), H5ad::open_columns(&path, &[], "X")].map(|file| file.expect("opened")) {
+        for rows in [0..4, 2..1, 3..4, 5..5, usize::MAX..usize::MAX] {
+            let told = [
+                file.rows(rows.clone()).err(),
+                file.cell_names(rows.clone()).err(),
+                file.blocks_ahead(rows, Ok, |_| Ok(())).err(),
+            ];
+            for told in told.map(|told| told.expect("a refusal").to_string()) {
+                assert!(told.contains("a.h5ad: has 3 cells, but rows"), "{told}");
+            }
+        }
+        assert_eq!(file.rows(3..3).expect("no rows").rows(), 0);
+        assert_eq!((file.cell_name(2), file.cell_name(3)), ("cell2".into(), "#3".into()));
+        assert_eq!(file.cell_name(usize::MAX), format!("#{}", usize::MAX));
+    }
+}
+
+#[test]
 fn labels_are_read_from_text_numbers_and_truth_values() {
     let (obs, _) = frames();
     let path = Path::new("a.h5ad");

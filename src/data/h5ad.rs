@@ -7,21 +7,24 @@
 //! cells. Numbers are read as f32; a stored zero is dropped, NaN and infinities are kept.
 //!
 //! ```
-//! use scale_engine::data::h5ad::{Cells, Column, Frame, H5ad, Labels, X, write};
+//! use std::path::Path;
+//!
+//! use scale_engine::data::h5ad::{Column, Frame, H5ad, Labels, X, cells, write};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
+//! let path = Path::new("cells.h5ad");
 //! # let dir = tempfile::tempdir().expect("a folder");
-//! # let path = dir.path().join("cells.h5ad");
+//! # let path = &dir.path().join(path);
 //! let named = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
 //! let drug = ("drug".to_string(), Column::Categorical(Labels::of(&["DMSO", "A"])));
 //! let obs = Frame { index: named(&["AAAC-1", "AAAG-1"]), columns: vec![drug] };
 //! let var = Frame { index: named(&["MYC", "TP53", "ACTB"]), columns: Vec::new() };
 //! // CSR: where rows end, genes and values.
-//! let x = Cells::new((2, 3), vec![0, 2, 3], vec![0, 2, 1], vec![3.0, 1.0, 7.0]);
-//! write(&path, &obs, &var, X::Sparse(&x), &[])?;
+//! let x = cells((2, 3), vec![0, 2, 3], vec![0, 2, 1], vec![3.0, 1.0, 7.0])?;
+//! write(path, &obs, &var, X::Sparse(&x), &[])?;
 //!
-//! let file = H5ad::open(&path)?;
-//! assert_eq!(file.obs().labels(&path, "drug")?.get(1), Some("A"));
+//! let file = H5ad::open(path)?;
+//! assert_eq!(file.obs().labels(path, "drug")?.get(1), Some("A"));
 //! for block in file.blocks() {
 //!     let (rows, cells) = block?;
 //!     assert_eq!((rows, cells), (0..2, x.clone()));
@@ -31,6 +34,7 @@
 //! ```
 
 mod array;
+mod cells;
 mod chunks;
 mod column;
 mod compound;
@@ -60,6 +64,7 @@ use crate::error::{Error, Result};
 use hdf5::{Named, Node};
 use matrix::Matrix;
 
+pub use cells::{Cells, cells};
 use column::missing_column;
 pub use column::{Column, Frame, Labels};
 pub use describe::describe;
@@ -71,9 +76,6 @@ pub use write::{Extra, X, write};
 pub fn is_parquet(path: &Path) -> bool {
     tahoe::shards(path).is_ok_and(|shards| !shards.is_empty())
 }
-
-/// Expression of some cells: `[cells, genes]` CSR, column indices rising within a row, no stored zeros.
-pub type Cells = sprs::CsMatI<f32, u32, usize>;
 
 /// The file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,16 +194,16 @@ impl H5ad {
 
     /// Name of cell `i`, read from the file if the names were not kept; its number if that fails.
     pub fn cell_name(&self, i: usize) -> String {
-        let read = || self.cell_names(i..i + 1).ok()?.1.pop();
+        let read = || self.cell_names(i..i.checked_add(1)?).ok()?.1.pop();
         self.obs.index.get(i).cloned().or_else(read).unwrap_or_else(|| format!("#{i}"))
     }
 
     /// The name of the `obs` index, and the names of some cells, read from the file if they were not kept.
     ///
     /// # Errors
-    /// An index that is not text or cannot be read.
+    /// Rows that the file does not have; an index that is not text or cannot be read.
     pub fn cell_names(&self, rows: Range<usize>) -> Result<(String, Vec<String>)> {
-        assert!(rows.end <= self.cells, "names of cells {rows:?} of {}", self.cells);
+        self.check(&rows)?;
         match (&self.file, self.matrix.tokens()) {
             (_, Some(tokens)) => tokens.names(rows),
             (Some(file), None) if self.format == Format::H5ad => {
@@ -214,14 +216,18 @@ impl H5ad {
     /// Some rows of X.
     ///
     /// # Errors
-    /// A file without X, row pointers out of order, gene numbers out of range, or an entry that is stored twice.
+    /// Rows that the file does not have, a file without X, row pointers out of order, gene numbers out of range, or an entry that is stored twice.
     pub fn rows(&self, range: Range<usize>) -> Result<Cells> {
-        assert!(
-            range.start <= range.end && range.end <= self.cells,
-            "rows {range:?} of {} cells",
-            self.cells
-        );
+        self.check(&range)?;
         self.matrix.rows(&self.path, range, self.genes)
+    }
+
+    /// Refuses rows that the file does not have.
+    fn check(&self, rows: &Range<usize>) -> Result<()> {
+        if rows.start <= rows.end && rows.end <= self.cells {
+            return Ok(());
+        }
+        Err(Error::format(&self.path, format!("has {} cells, but rows {rows:?} are wanted", self.cells)))
     }
 
     /// All of X, in row blocks of at most about 50 MB; CSC is transposed in windows that take under 1 GB, with one pass over
@@ -237,13 +243,14 @@ impl H5ad {
     /// holds up to twice as many results as there are threads.
     ///
     /// # Errors
-    /// The first in row order.
+    /// Rows that the file does not have, or else the first in row order.
     pub fn blocks_ahead<T: Send>(
         &self,
         rows: Range<usize>,
         make: impl Fn(Range<usize>) -> Result<T> + Sync,
         take: impl FnMut(T) -> Result<()> + Send,
     ) -> Result<()> {
+        self.check(&rows)?;
         let threads = rayon::current_num_threads();
         let at_once = if self.matrix.independent() { threads } else { 1 };
         let mut ranges = self.ranges(rows);
