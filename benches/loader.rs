@@ -84,21 +84,20 @@ fn loader(c: &mut Criterion) {
     group.bench_function("dense_sets", |b| {
         on_one_core(b, |k| {
             batch.refill(&data, k, &sampler.step(k), Carry::Rows);
-            (0..16).for_each(|set| batch.rows.dense_rows(set * 1024, GENES, black_box(&mut out)));
+            (0..16).for_each(|set| batch.rows.dense_rows(set * 1024, black_box(&mut out)));
         })
     });
     let mut out = vec![0.0; 16 * 512 * 2 * GENES];
-    group.bench_function("dense_rows", |b| {
-        on_one_core(b, |_| batch.rows.dense_rows(0, GENES, black_box(&mut out)))
-    });
+    group.bench_function("dense_rows", |b| on_one_core(b, |_| batch.rows.dense_rows(0, black_box(&mut out))));
     group.bench_function("zeros", |b| on_one_core(b, |_| black_box(&mut out).fill(0.0)));
     group.bench_function("dense", |b| {
         on_one_core(b, |k| {
             batch.refill(&data, k, &sampler.step(k), Carry::Rows);
-            batch.rows.dense_rows(0, GENES, black_box(&mut out));
+            batch.rows.dense_rows(0, black_box(&mut out));
         })
     });
-    let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 2, Carry::Rows);
+    let mut loader =
+        Loader::start(data.clone(), sampler.clone(), 0, 2, Carry::Rows).expect("the sampler's data");
     group.bench_function("loader", |b| {
         b.iter(|| {
             let batch = loader.next();

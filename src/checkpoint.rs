@@ -253,7 +253,7 @@ impl<'a> Read<'a> {
         if !pairs.is_sorted_by(|a, b| a < b) {
             return Err(file.wrong("header: the pairs in `effects` are not sorted and unique"));
         }
-        let effects = Effects::new(pairs.clone(), values);
+        let effects = Effects::new(genes, pairs.clone(), values);
         let (model, table) = Model::new(&header.config, &vocabulary(&header.data), statistics.clone());
         Ok(Read { file, statistics, effects, model, table })
     }

@@ -102,14 +102,16 @@ impl Predictor<'_> {
     /// Takes control cells to predict from, and measures what the decoder itself makes of them.
     ///
     /// # Errors
-    /// No cells, or cells with another number of genes.
+    /// No cells, or cells for data of other genes or another factor.
     pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
-        let (cells, numbers) = (controls.library.len(), controls.rows.len());
-        if cells == 0 || numbers != cells * self.genes() {
-            let what = format!(
-                "{cells} cells with {numbers} values; expected one or more cells, each with {} values (one per gene of the model)",
-                self.genes()
-            );
+        if controls.is_empty() {
+            return Err(Error::setting(
+                "controls",
+                "there are none; a prediction begins at one or more control cells",
+            ));
+        }
+        if !controls.fit(self.data) {
+            let what = "were made for another run's genes or factor; make them with the manifest of this one";
             return Err(Error::setting("controls", what));
         }
         Ok(Context { predictor: self, controls, calibration: self.calibration(controls) })
@@ -170,7 +172,7 @@ impl Context<'_> {
         let picks = draws(controls.library.len(), sets * n, rng.at(0));
         let [cell_type, perturbation, _] = request.conditions;
         let shift =
-            predictor.model.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation, g));
+            predictor.model.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
         let mut left = request.cells;
         for (batch, chunk) in picks.chunks(predictor.batch() * n).enumerate() {
             let b = chunk.len() / n;

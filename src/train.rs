@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
         if let Some(what) = feed.describe() {
             eprintln!("note: {what}");
         }
-        let loader = Loader::start(run.data.clone(), sampler, first, AHEAD, feed.carry());
+        let loader = Loader::start(run.data.clone(), sampler, first, AHEAD, feed.carry())?;
         let metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
         let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
         let log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };

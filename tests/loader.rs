@@ -168,7 +168,7 @@ fn controls_come_from_the_batch_then_from_the_cell_type() {
 
 fn loader(data: &Arc<Data>, first: u64, ahead: usize) -> Loader {
     let sampler = Sampler::new(data, &all_groups(data), sampling(3, 5), 9).expect("a sampler");
-    Loader::start(data.clone(), sampler, first, ahead, Carry::Rows)
+    Loader::start(data.clone(), sampler, first, ahead, Carry::Rows).expect("the sampler's data")
 }
 
 fn batches(data: &Arc<Data>, first: u64, ahead: usize, count: usize) -> Vec<Batch> {
@@ -228,7 +228,7 @@ fn assert_dense_is_fill(world: &World) {
     let cells: Vec<u64> = (0..data.cells()).rev().chain(0..5).collect();
     let rows = Rows::of(&data, &cells);
     let mut dense = vec![f32::NAN; cells.len() * genes];
-    rows.dense(genes, &mut dense);
+    rows.dense(&mut dense);
     let mut one = vec![f32::NAN; genes];
     for (cell, row) in cells.iter().zip(dense.chunks_exact(genes)) {
         data.fill(*cell, &mut one);
@@ -271,16 +271,22 @@ fn a_batch_is_as_narrow_as_its_directory() {
 
 #[test]
 fn a_worker_that_panics_is_heard() {
-    let (_dir, data) = uneven().open();
-    // A sampler of a larger directory asks for cells that this one does not have.
-    let (_other, larger) = World::of_groups(header(25, 3, 2, 2), &[(0, 0, 0, 50), (0, 1, 0, 9000)]).open();
-    let data = Arc::new(data);
+    // Counts of one directory are narrow, those of the other are not.
+    let (_dir, narrow) = uneven().open();
+    let mut world = uneven();
+    world.cells.iter_mut().for_each(|cell| cell.values.iter_mut().for_each(|v| *v += 70_000.0));
+    let (_other, wide) = world.open();
+    let wide = Arc::new(wide);
+    let sampler = Sampler::new(&wide, &all_groups(&wide), sampling(3, 5), 9).expect("a sampler");
+    let foreign = Batch::of(&narrow, 0, &sampler.step(0));
     // Both workers fail; the second one before the first one's panic is noticed, or after.
     for _ in 0..40 {
-        let sampler = Sampler::new(&larger, &all_groups(&larger), sampling(3, 50), 9).expect("a sampler");
-        let mut loader = Loader::start(data.clone(), sampler, 0, 2, Carry::Rows);
+        let mut loader = loader(&wide, 0, 2);
+        (0..4).for_each(|_| loader.give_back(foreign.clone()));
         let mut heard = || {
-            let panic = catch_unwind(AssertUnwindSafe(|| loader.next())).expect_err("a panic");
+            // What was made before the batches were given back is whole.
+            let panic = (0..4).find_map(|_| catch_unwind(AssertUnwindSafe(|| loader.next())).err());
+            let panic = panic.expect("a panic");
             panic
                 .downcast_ref::<String>()
                 .cloned()
@@ -288,10 +294,26 @@ fn a_worker_that_panics_is_heard() {
                 .expect("a message")
         };
         let first = heard();
-        assert!(first.contains("of 126"), "{first}");
+        assert!(first.contains("directory of narrow counts"), "{first}");
         std::thread::sleep(std::time::Duration::from_millis(2));
         let second = heard();
         assert!(second.contains("asked again"), "{second}");
+    }
+}
+
+#[test]
+fn a_sampler_of_other_data_is_refused() {
+    let (_dir, data) = uneven().open();
+    let (_other, larger) = World::of_groups(header(25, 3, 2, 2), &[(0, 0, 0, 50), (0, 1, 0, 9000)]).open();
+    let sampler = |of: &Data| Sampler::new(of, &all_groups(of), sampling(3, 5), 9).expect("a sampler");
+    let [own, other] = [sampler(&data), sampler(&larger)];
+    let data = Arc::new(data);
+    let told = Loader::start(data.clone(), other, 0, 2, Carry::Rows).err().expect("refused").to_string();
+    assert!(told.contains("is not the data directory that the sampler draws from"), "{told}");
+    let again = Arc::new(Data::open(data.dir()).expect("opened"));
+    assert!(Loader::start(again, own.clone(), 0, 2, Carry::Rows).is_ok(), "the same, opened again");
+    for (rank, ranks) in [(2, 2), (0, 0)] {
+        assert!(own.clone().share(rank, ranks).is_err());
     }
 }
 

@@ -64,7 +64,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     let file = H5ad::open(&small.cells).expect("readable");
     let (x, genes) = (file.rows(0..40).expect("X"), &file.var().index);
     let refused = |x: &Cells, genes: &[String], totals: Option<&[f32]>| {
-        ControlCells::of_matrix(data, genes, x, totals).err().expect("a refusal").to_string()
+        ControlCells::of_matrix(data, genes, x, totals).expect_err("a refusal").to_string()
     };
     let mut broken = x.clone();
     broken.data_mut()[3] = f32::NAN;
@@ -83,10 +83,15 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     let mut of_panel = data.clone();
     of_panel.columns.size = Some("ncounts".into());
     let told =
-        ControlCells::of_matrix(&of_panel, genes, &x, None).err().expect("totals are wanted").to_string();
+        ControlCells::of_matrix(&of_panel, genes, &x, None).expect_err("totals are wanted").to_string();
     assert!(told.contains("the run's totals come from column \"ncounts\""), "{told}");
 
     let predictor = Predictor { model: &model, params: &params, effects: &effects, data, seed: 5 };
+    let mut other = data.clone();
+    other.genes.swap(3, 4);
+    let of_other = ControlCells::of_matrix(&other, genes, &x, None).expect("controls of another run");
+    let told = predictor.context(&of_other).err().expect("a refusal").to_string();
+    assert!(told.contains("another run's genes"), "{told}");
     let none = ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[])).expect("no cells");
     assert!(predictor.context(&none).is_err());
     // NaN weights must not become zeros.

@@ -18,11 +18,11 @@
 //! let split = Split::load("held_out.toml".as_ref(), &data)?;
 //! let sampling = DataConfig { sets: 8, cells: 32, ..DataConfig::default() };
 //! let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 0)?;
-//! let mut loader = Loader::start(data, sampler, 0, 2, Carry::Rows);
+//! let mut loader = Loader::start(data, sampler, 0, 2, Carry::Rows)?;
 //! let batch = loader.next();
 //! // Controls first, then perturbed cells: [2, sets, cells, genes].
 //! let mut x = vec![0.0; 2 * batch.sets * batch.cells * batch.genes];
-//! batch.rows.dense(batch.genes, &mut x);
+//! batch.rows.dense(&mut x);
 //! loader.give_back(batch);
 //! # Ok(())
 //! # }
@@ -40,6 +40,7 @@ pub use rows::{Counts, Rows};
 
 use super::sampler::{Sampler, SetOfCells};
 use super::shard::Data;
+use crate::error::{Error, Result};
 
 /// Sparse rows of 2 B N cells: the B * N controls first, set by set, then the B * N perturbed cells.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,7 +147,19 @@ pub struct Loader {
 impl Loader {
     /// Starts at a step and keeps up to `ahead` batches (at least one) in hand, made by as many threads, or by
     /// one per core if there are fewer cores.
-    pub fn start(data: Arc<Data>, sampler: Sampler, first_step: u64, ahead: usize, carry: Carry) -> Loader {
+    ///
+    /// # Errors
+    /// A sampler of another data directory, whose cells are numbered otherwise.
+    pub fn start(
+        data: Arc<Data>,
+        sampler: Sampler,
+        first_step: u64,
+        ahead: usize,
+        carry: Carry,
+    ) -> Result<Loader> {
+        if !sampler.is_of(&data) {
+            return Err(Error::format(data.dir(), "is not the data directory that the sampler draws from"));
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let ahead = ahead.max(1);
         let state = State {
@@ -164,7 +177,7 @@ impl Loader {
             std::thread::spawn(move || work(&shelf, &data, &sampler, ahead as u64, carry))
         };
         let workers = (0..ahead.min(cores)).map(spawn).collect();
-        Loader { shelf, workers }
+        Ok(Loader { shelf, workers })
     }
 
     /// The batch of the next step; waits until it is ready. Resumes a worker's panic.

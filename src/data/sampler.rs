@@ -7,7 +7,7 @@
 //! control -> control  two draws from the controls of (c, b), disjoint if there are 2 N
 //! ```
 //!
-//! With epochs (`SetOrder::Epoch`, see `epoch`) the sets cover every cell of the groups once, and only control cells are drawn.
+//! With epochs ([`SetOrder::Epoch`]) the sets cover every cell of the groups once, and only control cells are drawn.
 //!
 //! SCALE v1 leaves the weights open; these are ours. Cells come in random order: the flow pairs control i with perturbed cell
 //! i, and pairing by position in the file would carry meaning.
@@ -52,6 +52,8 @@ struct Source {
 /// Draws sets of cells.
 #[derive(Clone, Debug)]
 pub struct Sampler {
+    /// CRC-32 of the data's manifest, which vouches for every byte of it.
+    data: u32,
     sources: Vec<Source>,
     /// Sum of the weights up to and including each source.
     cumulative: Vec<f64>,
@@ -113,13 +115,24 @@ impl Sampler {
         let cumulative = sources.iter().map(weigh).collect();
         let tiles = epoch::tiles(&sources, settings.cells);
         let (own, rng) = (0..settings.sets as u64, Rng::new(seed).at(STREAM));
-        Ok(Sampler { sources, cumulative, tiles, pools, unmatched, settings, own, rng })
+        let data = of(data);
+        Ok(Sampler { data, sources, cumulative, tiles, pools, unmatched, settings, own, rng })
+    }
+
+    /// Whether the cell numbers that it draws are those of this data directory.
+    pub(super) fn is_of(&self, data: &Data) -> bool {
+        self.data == of(data)
     }
 
     /// Draws only the sets of one of `ranks`: each rank gets equally many, no set is drawn twice, and together they draw all.
+    ///
+    /// # Errors
+    /// A rank that is not one of them, or sets that cannot be shared evenly.
     pub fn share(mut self, rank: usize, ranks: usize) -> Result<Sampler> {
         let sets = self.settings.sets;
-        assert!(rank < ranks, "sampler: rank {rank} of {ranks}");
+        if rank >= ranks {
+            return Err(Error::setting("rank", format!("is {rank}, but {ranks} ranks count from 0")));
+        }
         if !sets.is_multiple_of(ranks) {
             let what = format!(
                 "{sets} sets per step cannot be shared evenly by {ranks} ranks; give a multiple of {ranks}"
@@ -194,6 +207,11 @@ impl Sampler {
         };
         SetOfCells { group: *group, conditions: *conditions, controls, perturbed }
     }
+}
+
+/// What tells a data directory from others.
+fn of(data: &Data) -> u32 {
+    crc32fast::hash(data.manifest().to_json().as_bytes())
 }
 
 fn check(data: &Data, settings: &DataConfig) -> Result<()> {

@@ -237,7 +237,7 @@ struct Wanted {
 impl Wanted {
     /// Each context's cells in the order of `members`, still empty.
     fn of(members: &[Vec<usize>], manifest: &Manifest, keep: bool) -> Wanted {
-        let blank = |cells: &Vec<usize>| ControlCells::blank(cells.len(), manifest.genes.len());
+        let blank = |cells: &Vec<usize>| ControlCells::blank(cells.len(), manifest);
         let contexts = members.iter().map(blank).collect();
         let mut places: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
         for (context, cells) in members.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Control cells of one context, on the network's scale: from a data directory, or from a matrix with its genes in any order.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use rayon::prelude::*;
 
@@ -14,21 +15,37 @@ use crate::error::{Error, Result};
 /// A model that lacks values for more than this share of its genes is guessing.
 const MISSING_SHARE: f64 = 0.2;
 
-/// Control cells of one context.
+/// Control cells of one context, for models that learned from the data whose genes and factor they have.
+#[derive(Clone)]
 pub struct ControlCells {
     /// Dense rows `[cells, G]`, log1p divided by the data's factor.
     pub(crate) rows: Vec<f32>,
     /// Total counts of each cell over all genes of its source; NaN if unknown.
     pub(crate) library: Vec<f32>,
+    /// G.
+    genes: usize,
+    /// What the numbers stand for, [`Manifest::numbers_hash`].
+    numbers: u32,
+}
+
+/// Leaves out the numbers, which are long.
+impl fmt::Debug for ControlCells {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let [cells, genes] = [self.len(), self.genes];
+        f.debug_struct("ControlCells").field("cells", &cells).field("genes", &genes).finish_non_exhaustive()
+    }
 }
 
 impl ControlCells {
     /// Gathers cells of a data directory.
     pub fn of(data: &Data, cells: &[u64]) -> ControlCells {
-        let genes = data.manifest().genes.len();
-        let mut rows = vec![0.0; cells.len() * genes];
-        rows.par_chunks_mut(genes).zip(cells).for_each(|(row, &cell)| data.fill(cell, row));
-        ControlCells { rows, library: cells.iter().map(|&cell| data.row(cell).library).collect() }
+        let mut controls = ControlCells::blank(cells.len(), data.manifest());
+        let rows = controls.rows.par_chunks_mut(controls.genes).zip(&mut controls.library);
+        rows.zip(cells).for_each(|((row, library), &cell)| {
+            data.fill(cell, row);
+            *library = data.row(cell).library;
+        });
+        controls
     }
 
     /// Takes cells from memory: `x` `[cells, genes]` holds counts or natural log1p values (told apart as `preprocess` does),
@@ -62,7 +79,7 @@ impl ControlCells {
                 return Err(Error::setting("totals", format!("{what}; give each cell's total counts")));
             }
         }
-        let mut controls = ControlCells::blank(x.rows(), manifest.genes.len());
+        let mut controls = ControlCells::blank(x.rows(), manifest);
         for (cell, row) in x.outer_iterator().enumerate() {
             let told = totals.map(|totals| totals[cell]);
             let read = reading.cell(row.indices(), row.data(), told, controls.place(cell));
@@ -72,15 +89,21 @@ impl ControlCells {
         Ok(controls)
     }
 
-    /// `cells` empty cells, to be written.
-    pub(crate) fn blank(cells: usize, genes: usize) -> ControlCells {
-        ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells] }
+    /// `cells` empty cells, to be written, for models of data with this manifest.
+    pub(crate) fn blank(cells: usize, manifest: &Manifest) -> ControlCells {
+        let (genes, numbers) = (manifest.genes.len(), manifest.numbers_hash());
+        ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells], genes, numbers }
+    }
+
+    /// Whether a model that learned from data with this manifest can read the numbers: the same genes in the same order, divided by
+    /// the same factor.
+    pub(super) fn fit(&self, manifest: &Manifest) -> bool {
+        self.numbers == manifest.numbers_hash()
     }
 
     /// One cell's numbers, `[G]`.
     pub(crate) fn place(&mut self, cell: usize) -> &mut [f32] {
-        let genes = self.rows.len() / self.library.len();
-        &mut self.rows[cell * genes..][..genes]
+        &mut self.rows[cell * self.genes..][..self.genes]
     }
 
     /// Brings one cell's log1p values to the network's scale.
@@ -98,10 +121,10 @@ impl ControlCells {
         self.library.is_empty()
     }
 
-    /// Mean over the cells, `[G]`.
-    pub fn mean(&self, genes: usize) -> Vec<f64> {
-        let mut sum = vec![0.0; genes];
-        for row in self.rows.chunks(genes) {
+    /// Mean over the cells, `[G]`: log1p divided by the data's factor; zeros if there are no cells.
+    pub fn mean(&self) -> Vec<f64> {
+        let mut sum = vec![0.0; self.genes];
+        for row in self.rows.chunks(self.genes) {
             sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
         }
         sum.iter_mut().for_each(|s| *s /= self.len().max(1) as f64);

@@ -47,7 +47,7 @@ fn cells(count: usize, genes: usize, stored: Stored) -> Rows {
         Stored::Log => (Counts::F32(values), Scale::Log1p),
         Stored::Log10 => (Counts::F32(values), Scale::Log1p10),
     };
-    Rows { starts, genes: ids, values, scale, kind, factor: 7.3 }
+    Rows { starts, genes: ids, values, scale, kind, factor: 7.3, width: genes }
 }
 
 /// Makes some of the rows, in the given order, from arrays that hold all of them.
@@ -82,7 +82,7 @@ pub fn check(gpu: &Gpu) -> Check {
         for stored in [Stored::Narrow, Stored::Wide, Stored::Log, Stored::Log10] {
             let all = cells(count, genes, stored);
             let mut told = vec![0.0; count * genes];
-            all.dense(genes, &mut told);
+            all.dense(&mut told);
             let order: Vec<usize> = (0..count).rev().chain([1, 1]).collect();
             let found = gathered(gpu, &all, &order, genes);
             let told = order.iter().flat_map(|&r| &told[r * genes..][..genes]);

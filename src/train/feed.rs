@@ -99,7 +99,7 @@ impl Feed {
         let cells = match &mut self.place {
             Place::Host => {
                 let mut dense = vec![0.0; 2 * b * n * g];
-                batch.rows.dense(g, &mut dense);
+                batch.rows.dense(&mut dense);
                 Tensor::new(&[2 * b * n, g], dense)
             }
             Place::Streamed(post) => streamed(post, &batch.rows, g),
@@ -111,7 +111,7 @@ impl Feed {
             }
         };
         let effect = self.shift.then(|| {
-            let rows = batch.conditions.iter().flat_map(|&[c, p, _]| effects.elsewhere(c, p, g));
+            let rows = batch.conditions.iter().flat_map(|&[c, p, _]| effects.elsewhere(c, p));
             Tensor::new(&[b, g], rows.collect())
         });
         let examples = Examples::new(cells.reshape(&[2 * b, n, g]), effect, &batch.conditions);

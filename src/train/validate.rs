@@ -41,7 +41,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         let Some(pool) = control_pool(data, groups[0]) else { continue };
         let controls = ControlCells::of(data, &pool.iter().collect::<Vec<_>>());
         let (context, resting) =
-            (predictor.context(&controls).expect("a pool of the data's own cells"), controls.mean(genes));
+            (predictor.context(&controls).expect("a pool of the data's own cells"), controls.mean());
         for &g in groups {
             let group = data.groups()[g as usize];
             let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
@@ -50,7 +50,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
             context.predict(Request { conditions, cells }, None, |row, _| {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
             });
-            let after = ControlCells::of(data, &group.range().collect::<Vec<_>>()).mean(genes);
+            let after = ControlCells::of(data, &group.range().collect::<Vec<_>>()).mean();
             let factor = f64::from(manifest.factor);
             let sums = pairs
                 .entry((group.cell_type, group.perturbation))

@@ -180,9 +180,9 @@ fn steps(args: &Args, data: &Arc<Data>) -> Result<Vec<Line>> {
     let of_dense = timed("dense", cells * genes as f64 * 4.0, ClockId::ThreadCPUTime, &mut |k| {
         draw(&mut batch, k);
         let rows = &batch.rows;
-        (0..args.sets).for_each(|set| rows.dense_rows(set * 2 * args.cells, genes, black_box(&mut out)));
+        (0..args.sets).for_each(|set| rows.dense_rows(set * 2 * args.cells, black_box(&mut out)));
     });
-    let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 4, Carry::Rows);
+    let mut loader = Loader::start(data.clone(), sampler.clone(), 0, 4, Carry::Rows)?;
     let of_loader = timed("loader", sparse, ClockId::ProcessCPUTime, &mut |_| {
         let batch = loader.next();
         loader.give_back(black_box(batch));

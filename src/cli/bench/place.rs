@@ -176,7 +176,7 @@ impl Place {
             let mut dense = vec![0.0; rows * genes];
             return Box::new(move |_| {
                 let clock = Clock::start(None);
-                cells.dense(genes, &mut dense);
+                cells.dense(&mut dense);
                 clock.stop()
             });
         };
@@ -244,5 +244,6 @@ fn counts(rows: usize, genes: usize) -> Rows {
         starts.push(ids.len() as u32);
     }
     let scale = vec![1.0; rows];
-    Rows { starts, genes: ids, values: Counts::U16(values), scale, kind: Scale::Counts, factor: 10.0 }
+    let values = Counts::U16(values);
+    Rows { starts, genes: ids, values, scale, kind: Scale::Counts, factor: 10.0, width: genes }
 }

@@ -31,6 +31,8 @@ pub struct Rows {
     pub kind: Scale,
     /// The network sees log1p values divided by this.
     pub factor: f32,
+    /// Genes, G: the width of a dense row.
+    pub width: usize,
 }
 
 impl Rows {
@@ -38,7 +40,15 @@ impl Rows {
     pub fn empty(data: &Data) -> Rows {
         let values = if data.narrow() { Counts::U16(Vec::new()) } else { Counts::F32(Vec::new()) };
         let (kind, factor) = (data.manifest().scale, data.manifest().factor);
-        Rows { starts: vec![0], genes: Vec::new(), values, scale: Vec::new(), kind, factor }
+        Rows {
+            starts: vec![0],
+            genes: Vec::new(),
+            values,
+            scale: Vec::new(),
+            kind,
+            factor,
+            width: data.genes(),
+        }
     }
 
     /// The rows of some cells, by number.
@@ -100,24 +110,18 @@ impl Rows {
     }
 
     /// The cells as the network sees them: out `[rows, G]`, bit for bit as from `Data::fill`, using all cores.
-    pub fn dense(&self, genes: usize, out: &mut [f32]) {
-        assert_eq!(
-            out.len(),
-            self.len() * genes,
-            "dense: {} rows of {genes} genes into {} numbers",
-            self.len(),
-            out.len()
-        );
-        if genes == 0 {
-            return;
-        }
-        out.par_chunks_mut(TASK * genes)
+    /// Panics if `out` has another size.
+    pub fn dense(&self, out: &mut [f32]) {
+        let (rows, width, len) = (self.len(), self.width, out.len());
+        assert_eq!(len, rows * width, "dense: {rows} rows of {width} genes into {len} numbers");
+        out.par_chunks_mut(TASK * width)
             .enumerate()
-            .for_each(|(task, out)| self.dense_rows(task * TASK, genes, out));
+            .for_each(|(task, out)| self.dense_rows(task * TASK, out));
     }
 
-    /// As many rows from `first` on as fit in `out`, on this thread.
-    pub fn dense_rows(&self, first: usize, genes: usize, out: &mut [f32]) {
+    /// As many rows from `first` on as fit in `out`, on this thread. Panics if there are fewer.
+    pub fn dense_rows(&self, first: usize, out: &mut [f32]) {
+        let genes = self.width;
         let normalise = Normalise::new(self.kind, self.factor);
         for (row, out) in (first..).zip(out.chunks_exact_mut(genes)) {
             let range = self.starts[row] as usize..self.starts[row + 1] as usize;

@@ -179,6 +179,17 @@ impl Manifest {
         }
     }
 
+    /// CRC-32 of the genes and the factor: of two directories with the same, a cell's numbers mean the same to a network.
+    pub(crate) fn numbers_hash(&self) -> u32 {
+        let mut hash = crc32fast::Hasher::new();
+        for gene in &self.genes {
+            hash.update(gene.as_bytes());
+            hash.update(&[0]);
+        }
+        hash.update(&self.factor.to_le_bytes());
+        hash.finalize()
+    }
+
     /// Why the ids of another directory would mean something else, if they would.
     pub fn other_ids(&self, other: &Manifest) -> Option<String> {
         let lists = [
