@@ -47,7 +47,7 @@ const CHUNK_AXIS: u64 = 16_384;
 const CHUNK_NUMBERS: u64 = 65_536;
 /// On zlib's scale; 4 is anndata's own choice.
 const DEFLATE: u32 = 4;
-/// The mappings that every h5ad file has, empty or not, and the axes that each entry has in common with X: 0 the cells, 1 the genes.
+/// The mappings that every h5ad file has, empty or not, and the axes that their entries share with X: 0 the cells, 1 the genes.
 const MAPPINGS: [(&str, &[usize]); 6] =
     [("layers", &[0, 1]), ("obsm", &[0]), ("obsp", &[0, 0]), ("uns", &[]), ("varm", &[1]), ("varp", &[1, 1])];
 
