@@ -216,7 +216,8 @@ impl H5ad {
     /// Some rows of X.
     ///
     /// # Errors
-    /// Rows that the file does not have, a file without X, row pointers out of order, gene numbers out of range, or an entry that is stored twice.
+    /// Rows that the file does not have, a file without X, row pointers out of order, gene numbers out of range, or an entry that
+    /// is stored twice.
     pub fn rows(&self, range: Range<usize>) -> Result<Cells> {
         self.check(&range)?;
         self.matrix.rows(&self.path, range, self.genes)

@@ -20,13 +20,11 @@ pub fn cells(
     let wrong = |what: String| Error::setting("cells", what);
     let (entries, (rows, genes)) = (data.len(), shape);
     if indices.len() != entries || indptr.len().checked_sub(1) != Some(rows) {
-        let what = format!(
-            "{} values, {} indices and {} row pointers for shape {shape:?}; expected as many indices as values and {rows} + 1 pointers",
-            entries,
-            indices.len(),
-            indptr.len()
-        );
-        return Err(wrong(what));
+        let (places, pointers) = (indices.len(), indptr.len());
+        return Err(wrong(format!(
+            "{entries} values, {places} indices and {pointers} row pointers for shape {shape:?}; expected as many \
+             indices as values, and {rows} + 1 pointers"
+        )));
     }
     if indptr[0] != 0 || indptr[rows] != entries || !indptr.is_sorted() {
         return Err(wrong(format!("row pointers do not rise from 0 to the {entries} values")));
