@@ -60,8 +60,8 @@ impl Effects {
         &self.values
     }
 
-    /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, `[G]`, on the network's scale; zeros if there
-    /// are none.
+    /// Mean over the contexts other than `cell_type` in which `perturbation` was seen, `[G]`, on the network's scale; zeros if
+    /// there are none.
     pub fn elsewhere(&self, cell_type: u32, perturbation: u32) -> Vec<f32> {
         let genes = self.genes;
         let Some(sum) = self.sums.get(&perturbation) else { return vec![0.0; genes] };
