@@ -48,17 +48,25 @@ pub const UNTOLD_TOTAL: &str = "counts can only be drawn if it is known what tot
 impl Observer {
     /// The observer that was requested, if any: the same rule for a model and for baselines. Counts are drawn only if the data
     /// record their `target`; an empty control cell, whose library size is unknown, is treated as one of `target` counts.
+    ///
+    /// # Errors
+    /// Counts are asked for, but the target is unknown or not a positive number.
     pub fn asked(observe: Observe, target: Option<f64>) -> Result<Option<Observer>> {
         match (observe, target) {
             (Observe::None, _) => Ok(None),
-            (Observe::Poisson, Some(target)) => Ok(Some(Observer::new(target))),
+            (Observe::Poisson, Some(target)) if target > 0.0 && target.is_finite() => {
+                Ok(Some(Observer::new(target)))
+            }
+            (Observe::Poisson, Some(target)) => {
+                Err(Error::setting("target", format!("is {target}; it must be a positive number of counts")))
+            }
             (Observe::Poisson, None) => Err(Error::setting("--observe", UNTOLD_TOTAL)),
         }
     }
 
-    /// `target`: counts to which every cell was scaled before log1p, > 0.
+    /// `target`: counts to which every cell was scaled before log1p. Panics if that is not a positive number.
     pub fn new(target: f64) -> Observer {
-        assert!(target > 0.0, "observer: target {target} is not above zero");
+        assert!(target > 0.0 && target.is_finite(), "observer: target {target} is not a positive number");
         let bins = (2.0 * OCTAVES * BINS_AN_OCTAVE) as usize + 2;
         Observer { target, bins: (0..bins).map(|_| OnceLock::new()).collect() }
     }
@@ -200,6 +208,15 @@ mod tests {
                 let count = (f64::from(x).exp_m1() * f64::from(library) / 1e4).round() as f32;
                 assert_eq!(x, log_value(count, Scale::Counts, factor(library, 1e4)), "{count} of {library}");
             }
+        }
+    }
+
+    #[test]
+    fn totals_that_are_no_numbers_of_counts_are_refused() {
+        for target in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let told = Observer::asked(Observe::Poisson, Some(target)).err().expect("a refusal").to_string();
+            assert!(told.contains("a positive number of counts"), "{told}");
+            assert!(Observer::asked(Observe::None, Some(target)).is_ok_and(|asked| asked.is_none()));
         }
     }
 

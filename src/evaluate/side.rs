@@ -257,6 +257,11 @@ fn check_shape(side: &Side, n: usize) -> Result<()> {
         let what = format!("{n} cells by {columns} genes, but {labels} labels and {genes} gene names");
         return Err(side.error(what));
     }
+    let names = side.labels.names.len();
+    if let Some(cell) = side.labels.codes.iter().position(|&code| code >= 0 && code as usize >= names) {
+        let code = side.labels.codes[cell];
+        return Err(side.error(format!("the label of cell {cell} is number {code} of {names} names")));
+    }
     if n == 0 || genes == 0 {
         return Err(side.error(format!("{n} cells by {genes} genes: nothing to compare")));
     }

@@ -57,6 +57,8 @@ fn labels_must_be_the_same_and_hold_the_control() {
     let mut missing = real.clone();
     missing.labels.codes[4] = -1;
     assert!(refused(&real, &missing).contains("1 cells have no perturbation label (the first is cell 4)"));
+    missing.labels.codes[4] = 9;
+    assert!(refused(&real, &missing).contains("the label of cell 4 is number 9 of 3 names"));
 }
 
 #[test]
