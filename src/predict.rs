@@ -171,26 +171,26 @@ fn write(settings: &Settings) -> Result<Report> {
     let path = checkpoint::of_run(&settings.run)?;
     settings.source.apart_from(&settings.out, &settings.run, &path)?;
     let trained = Trained::load(&path)?;
-    let Trained { header, effects, model, params } = match &settings.gpu {
+    let trained = match &settings.gpu {
         Some(gpu) => trained.to_gpu(gpu),
         None => trained,
     };
+    let header = &trained.header;
     let mut report = Report { checkpoint: path.clone(), ..Report::default() };
     let manifest = &header.data;
-    let observe = settings.observe.unwrap_or_else(|| own_observe(&header, &mut report.notes));
+    let observe = settings.observe.unwrap_or_else(|| own_observe(header, &mut report.notes));
     let observer = Observer::asked(observe, manifest.target)?;
-    report.notes.extend(unfinished(&header));
+    report.notes.extend(unfinished(header));
     let (job, measured) = match &settings.source {
         Source::Data { data, split, part, .. } => {
             let held_out = HeldOut::open(data, split, *part)?;
-            (held_out.job(&header, settings, &mut report)?, Some(held_out))
+            (held_out.job(header, settings, &mut report)?, Some(held_out))
         }
         Source::File { controls, request } => {
-            (request::job(&header, controls, request, settings.with_controls, &mut report)?, None)
+            (request::job(header, controls, request, settings.with_controls, &mut report)?, None)
         }
     };
-    let predictor =
-        Predictor { model: &model, params: &params, effects: &effects, data: manifest, seed: settings.seed };
+    let predictor = trained.predictor(settings.seed);
     let mut population = Population::like(manifest);
     fill(&predictor, &job, observer.as_ref(), &mut population, &mut report)?;
     if population.cells().data().iter().any(|x| !x.is_finite()) {
@@ -265,7 +265,7 @@ fn fill(
         contexts[*context].predict(*request, observer, |row, control| {
             let from = &job.contexts[*context].names[control];
             population.push_predicted(labels, row, from);
-        });
+        })?;
         report.populations += 1;
         report.cells += request.cells;
         bar.inc(request.cells as u64);

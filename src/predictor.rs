@@ -7,20 +7,20 @@
 //! use scale_engine::checkpoint::Trained;
 //! use scale_engine::data::h5ad::H5ad;
 //! use scale_engine::data::observe::Observer;
-//! use scale_engine::predictor::{ControlCells, Predictor, Request};
+//! use scale_engine::predictor::{ControlCells, Request};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
-//! let Trained { header, effects, model, params } = Trained::load("RUN".as_ref())?;
-//! let predictor = Predictor { model: &model, params: &params, effects: &effects, data: &header.data, seed: 0 };
+//! let trained = Trained::load("RUN".as_ref())?;
+//! let predictor = trained.predictor(0);
 //! // Any CSR matrix and its genes' names will do.
 //! let file = H5ad::open("controls.h5ad".as_ref())?;
 //! let x = file.rows(0..file.shape().0)?;
-//! let controls = ControlCells::of_matrix(&header.data, &file.var().index, &x, None)?;
-//! let observer = Observer::asked(header.config.predict.observe, header.data.target)?;
-//! let request = Request::named(&header.data, "K562", "MYC", "all", 500)?;
+//! let controls = ControlCells::of_matrix(predictor.data, &file.var().index, &x, None)?;
+//! let observer = Observer::asked(trained.header.config.predict.observe, predictor.data.target)?;
+//! let request = Request::named(predictor.data, "K562", "MYC", "all", 500)?;
 //! predictor.context(&controls)?.predict(request, observer.as_ref(), |cell, control| {
 //!     println!("{} genes, from control cell {control}", cell.len());
-//! });
+//! })?;
 //! # Ok(())
 //! # }
 //! ```
@@ -32,6 +32,7 @@ use rayon::prelude::*;
 pub use controls::ControlCells;
 pub(crate) use controls::Reading;
 
+use crate::checkpoint::Trained;
 use crate::data::effects::Effects;
 use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
@@ -69,7 +70,8 @@ impl Request {
     }
 }
 
-/// A model with the weights used for prediction.
+/// A model with the weights used for prediction; [`Trained::predictor`] makes one of a run.
+#[derive(Clone, Copy)]
 pub struct Predictor<'a> {
     /// Where each weight is.
     pub model: &'a Model,
@@ -81,6 +83,15 @@ pub struct Predictor<'a> {
     pub data: &'a Manifest,
     /// Seed of control draws, start noise and counts.
     pub seed: u64,
+}
+
+impl Trained {
+    /// The run's model, ready to predict. `seed` is that of control draws, start noise and counts. Costs nothing: a program may
+    /// keep the `Trained` and ask for this whenever it is needed.
+    pub fn predictor(&self, seed: u64) -> Predictor<'_> {
+        let Trained { header, effects, model, params } = self;
+        Predictor { model, params, effects, data: &header.data, seed }
+    }
 }
 
 /// Control cells of one context, with the correction for everything predicted from them.
@@ -155,37 +166,41 @@ impl Predictor<'_> {
 
 impl Context<'_> {
     /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
-    /// cell that they were made from. NaN weights give NaN cells. Panics on ids that the model does not know.
+    /// cell that they were made from. Memory holds one pass of the model, however many cells are wanted.
+    /// NaN weights give NaN cells.
+    ///
+    /// # Errors
+    /// Ids that the model does not know.
     pub fn predict(
         &self,
         request: Request,
         observer: Option<&Observer>,
         mut take: impl FnMut(&[f32], usize),
-    ) {
+    ) -> Result<()> {
         let Context { predictor, controls, calibration } = self;
         let (g, config) = (predictor.genes(), predictor.model.config());
         let n = config.data.cells;
+        predictor.data.check_ids(request.conditions).map_err(|what| Error::setting("request", what))?;
         let [cell_type, perturbation, batch] = predictor.data.names_of(request.conditions);
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
         let rng = Rng::new(predictor.seed).at(2).at(u64::from(crc32fast::hash(name.as_bytes())));
-        let sets = request.cells.div_ceil(n);
-        let picks = draws(controls.library.len(), sets * n, rng.at(0));
+        let mut picks = draws(controls.len(), rng.at(0));
         let [cell_type, perturbation, _] = request.conditions;
         let shift =
             predictor.model.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
-        let mut left = request.cells;
-        for (batch, chunk) in picks.chunks(predictor.batch() * n).enumerate() {
-            let b = chunk.len() / n;
-            let x0 = predictor.gather(controls, chunk);
+        let (mut left, mut first) = (request.cells, 0);
+        while left > 0 {
+            let b = left.div_ceil(n).min(predictor.batch());
+            let chunk: Vec<usize> = picks.by_ref().take(b * n).collect();
+            let x0 = predictor.gather(controls, &chunk);
             let effect = shift.as_ref().map(|e| Tensor::new(&[b, g], e.repeat(b)));
             let tokens = condition::three(&vec![request.conditions; b]);
-            let first = (batch * predictor.batch()) as u64;
             let starts: Vec<Rng> = (0..b as u64).map(|set| rng.at(1).at(first + set)).collect();
             let steps = config.predict.steps;
             let made =
                 predictor.model.generate(predictor.params, &x0, effect.as_ref(), &tokens, steps, &starts);
             let mut rows = made.into_vec();
-            rows.par_chunks_mut(g).zip(chunk).enumerate().for_each(|(i, (row, &control))| {
+            rows.par_chunks_mut(g).zip(&chunk).enumerate().for_each(|(i, (row, &control))| {
                 for (y, offset) in row.iter_mut().zip(calibration) {
                     // Not max, which would turn NaN into zero.
                     *y = ((*y + offset) * predictor.data.factor).clamp(0.0, f32::INFINITY);
@@ -195,24 +210,21 @@ impl Context<'_> {
                     observer.observe(row, controls.library[control], stream);
                 }
             });
-            for (row, &control) in rows.chunks(g).zip(chunk).take(left) {
+            for (row, &control) in rows.chunks(g).zip(&chunk).take(left) {
                 take(row, control);
             }
             left = left.saturating_sub(chunk.len());
+            first += b as u64;
         }
+        Ok(())
     }
 }
 
-/// Draws `count` control cells out of `pool`: every cell once before any is drawn again.
-fn draws(pool: usize, count: usize, rng: Rng) -> Vec<usize> {
-    let mut picks = Vec::with_capacity(count + pool);
-    let mut round = 0;
-    while picks.len() < count {
+/// Draws control cells out of `pool`, without end: every cell once before any is drawn again.
+fn draws(pool: usize, rng: Rng) -> impl Iterator<Item = usize> {
+    (0..).flat_map(move |round| {
         let mut order: Vec<usize> = (0..pool).collect();
         rng.at(round).shuffle(&mut order);
-        picks.extend(order);
-        round += 1;
-    }
-    picks.truncate(count);
-    picks
+        order
+    })
 }

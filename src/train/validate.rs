@@ -47,9 +47,10 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
             let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
             let mut predicted = vec![0.0f64; genes];
             let conditions = [group.cell_type, group.perturbation, group.batch];
-            context.predict(Request { conditions, cells }, None, |row, _| {
+            let answered = context.predict(Request { conditions, cells }, None, |row, _| {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
             });
+            answered.expect("a group of the data's own");
             let after = ControlCells::of(data, &group.range().collect::<Vec<_>>()).mean();
             let factor = f64::from(manifest.factor);
             let sums = pairs

@@ -127,8 +127,21 @@ impl Manifest {
         ]
     }
 
+    /// Refuses ids that these data do not have: cell type, perturbation, batch.
+    pub(crate) fn check_ids(&self, ids: [u32; 3]) -> std::result::Result<(), String> {
+        let lists = [
+            ("cell type", &self.cell_types),
+            ("perturbation", &self.perturbations),
+            ("batch", &self.batches),
+        ];
+        match lists.iter().zip(ids).find(|((_, names), id)| *id as usize >= names.len()) {
+            Some(((kind, names), id)) => Err(format!("there is no {kind} {id}: the run had {}", names.len())),
+            None => Ok(()),
+        }
+    }
+
     /// Ids for names: cell type, perturbation, batch. For an unknown name the error suggests the nearest.
-    pub fn ids(
+    pub(crate) fn ids(
         &self,
         cell_type: &str,
         perturbation: &str,
