@@ -22,7 +22,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
-use crate::params::{Entry, Params, Table};
+use crate::params::{self, Entry, Params, Table, tensor_view};
 use crate::tensor::Tensor;
 
 /// What a checkpoint says about itself.
@@ -168,15 +168,18 @@ impl Frame {
         let mut views: Vec<(String, TensorView)> = Vec::new();
         for (prefix, flat) in FLATS.iter().zip(flats) {
             for entry in table {
-                views.push((format!("{prefix}{}", entry.name), view(&entry.shape, &flat[entry.range()])));
+                views.push((
+                    format!("{prefix}{}", entry.name),
+                    tensor_view(&entry.shape, &flat[entry.range()]),
+                ));
             }
         }
         let genes = self.statistics.mean.len();
-        views.push(("statistics.mean".into(), view(&[genes], &self.statistics.mean)));
-        views.push(("statistics.std".into(), view(&[genes], &self.statistics.std)));
+        views.push(("statistics.mean".into(), tensor_view(&[genes], &self.statistics.mean)));
+        views.push(("statistics.std".into(), tensor_view(&[genes], &self.statistics.std)));
         views.push((
             "effects.values".into(),
-            view(&[self.effects.pairs().len(), genes], self.effects.values()),
+            tensor_view(&[self.effects.pairs().len(), genes], self.effects.values()),
         ));
         let sum = |(name, view): &(String, TensorView)| (name.clone(), crc32fast::hash(view.data()));
         let text = Text {
@@ -188,13 +191,7 @@ impl Frame {
         };
         let text = serde_json::to_string(&text).expect("plain structs serialise");
         let metadata = HashMap::from([(KEY.to_string(), text)]);
-        aside::named(path, |aside| {
-            // The library creates the file under another name, for its owner only.
-            let open_to = fs::File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
-            safetensors::serialize_to_file(views, Some(metadata), aside)
-                .map_err(|e| Error::format(path, format!("could not be written: {e}")))?;
-            fs::set_permissions(aside, open_to).at(aside)
-        })
+        params::write(path, views, Some(metadata))
     }
 }
 
@@ -387,9 +384,4 @@ fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
     text.header.config.validate().map_err(|e| bad(e.to_string()))?;
     text.header.data.check().map_err(|what| bad(format!("header: {what}")))?;
     Ok(text)
-}
-
-fn view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
-    TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers))
-        .expect("a shape of its numbers")
 }

@@ -16,9 +16,11 @@ use crate::ops::adamw::Weights;
 use crate::tape::{Gradients, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
+mod file;
 mod share;
 mod table;
 
+pub(crate) use file::{tensor_view, write};
 pub use share::{Pieces, Share};
 pub use table::{Entry, Init, Param, Piece, Table};
 

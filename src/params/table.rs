@@ -106,7 +106,7 @@ fn normal(name: &str, std: f32, numbers: &mut [f32], rng: Rng) {
 }
 
 /// All parameters, in flat order.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     entries: Vec<Entry>,
     /// The buffers' length is a multiple of this many packs; 0 counts as 1.

@@ -1,0 +1,104 @@
+//! Weights in a safetensors file: each parameter under its name, as any framework can open it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::{Params, Table};
+use crate::aside;
+use crate::error::{At, Error, Result};
+use crate::tensor::Tensor;
+
+impl Params {
+    /// Writes the weights, f32 and without gradients, completely or not at all. Panics if ranks share their lower halves.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let weights = self.weights().to_host();
+        let numbers = |entry: &super::Entry| tensor_view(&entry.shape, &weights.data()[entry.range()]);
+        write(path, self.entries().iter().map(|entry| (entry.name.clone(), numbers(entry))).collect(), None)
+    }
+
+    /// Weights that [`Params::save`] wrote for the same table, on the host and without gradients.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not of safetensors; a parameter that it lacks, has in another shape or type, or has beyond
+    /// the table's.
+    pub fn load(path: &Path, table: Table) -> Result<Params> {
+        let wrong = |what: String| Error::format(path, what);
+        let bytes = fs::read(path).at(path)?;
+        let file =
+            SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
+        if let Some(other) = file.names().into_iter().find(|name| table.find(name).is_none()) {
+            return Err(wrong(format!("tensor {other:?} is not a parameter of this model")));
+        }
+        let mut flat = vec![0.0f32; table.len()];
+        for entry in table.entries() {
+            let (name, shape) = (&entry.name, &entry.shape);
+            let found = file.tensor(name).map_err(|_| wrong(format!("tensor {name:?} is missing")))?;
+            if found.dtype() != Dtype::F32 || found.shape() != shape {
+                let is = format!("{:?} {:?}", found.dtype(), found.shape());
+                return Err(wrong(format!("tensor {name:?} is {is}; expected F32 {shape:?}")));
+            }
+            flat[entry.range()].copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(found.data()));
+        }
+        Ok(Params::new(table, Tensor::new(&[flat.len()], flat)))
+    }
+}
+
+/// A tensor to be written.
+pub(crate) fn tensor_view<'a>(shape: &[usize], numbers: &'a [f32]) -> TensorView<'a> {
+    TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(numbers))
+        .expect("a shape of its numbers")
+}
+
+/// Writes a safetensors file aside, then renames it.
+pub(crate) fn write(
+    path: &Path,
+    views: Vec<(String, TensorView)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    aside::named(path, |aside| {
+        // The library creates the file under another name, for its owner only.
+        let open_to = fs::File::create(aside).and_then(|file| file.metadata()).at(aside)?.permissions();
+        safetensors::serialize_to_file(views, metadata, aside)
+            .map_err(|e| Error::format(path, format!("could not be written: {e}")))?;
+        fs::set_permissions(aside, open_to).at(aside)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::params::{Init, Params, Table};
+    use crate::rng::Rng;
+
+    fn table(names: &[(&str, usize)]) -> Table {
+        let mut table = Table::default();
+        for (name, width) in names {
+            table.add(name, &[3, *width], Init::Normal(1.0), true);
+        }
+        table
+    }
+
+    #[test]
+    fn weights_come_back_and_those_of_another_table_do_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("w.safetensors");
+        let made = table(&[("a", 5), ("b", 2)]);
+        let params = Params::new(made.clone(), made.draw(Rng::new(1)));
+        params.save(&path).expect("written");
+        let read = Params::load(&path, made).expect("read");
+        assert_eq!(read.weights().data(), params.weights().data());
+        for (names, expected) in [
+            (table(&[("a", 5)]), "\"b\" is not a parameter"),
+            (table(&[("a", 5), ("b", 2), ("c", 1)]), "\"c\" is missing"),
+            (table(&[("a", 4), ("b", 2)]), "\"a\" is F32 [3, 5]; expected F32 [3, 4]"),
+        ] {
+            let told = Params::load(&path, names).err().expect("a refusal").to_string();
+            assert!(told.contains(expected), "{told:?} should say {expected:?}");
+        }
+    }
+}
