@@ -6,23 +6,20 @@
 //! It moves any weights bound to a tape, not only this crate's model:
 //!
 //! ```
-//! use scale_engine::config::Config;
+//! use scale_engine::config::OptimConfig;
 //! use scale_engine::model::build::Build;
 //! use scale_engine::optim::Optimizer;
-//! use scale_engine::params::{Params, Share, Table};
+//! use scale_engine::params::{Params, Table};
 //! use scale_engine::rng::Rng;
 //! use scale_engine::tape::Tape;
 //! use scale_engine::tensor::Tensor;
 //!
-//! # fn main() -> scale_engine::error::Result<()> {
 //! let mut table = Table::default();
 //! let linear = Build::new(&mut table).linear("linear", 1, 2);
 //! let first = table.draw(Rng::new(0));
 //! let mut params = Params::new(table, first).with_gradients();
-//! let share = Share::whole(params.len());
-//! let mut optimizer = Optimizer::new(&mut params, share);
-//! let mut config = Config::new("tiny", "default")?.optim;
-//! config.lr = 0.05;
+//! let mut optimizer = Optimizer::alone(&mut params);
+//! let config = OptimConfig { lr: 0.05, ..OptimConfig::default() };
 //!
 //! // The sum of two numbers, from four examples.
 //! let x = Tensor::new(&[4, 2], vec![0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]);
@@ -40,8 +37,6 @@
 //!     optimizer.step(&mut params, &config, step, 200);
 //! }
 //! assert!(last < 1e-2, "{last}");
-//! # Ok(())
-//! # }
 //! ```
 
 use std::f64::consts::PI;
@@ -120,7 +115,13 @@ fn decay(entries: &[Entry], range: Range<usize>, gpu: Option<&Gpu>) -> Decay {
 }
 
 impl Optimizer {
-    /// Zero moments; the average starts at the weights.
+    /// An optimizer that no other rank shares: zero moments, the average starts at the weights.
+    pub fn alone(params: &mut Params) -> Self {
+        let share = Share::whole(params.len());
+        Optimizer::new(params, share)
+    }
+
+    /// The same for a share of the weights.
     pub fn new(params: &mut Params, share: Share) -> Self {
         let zeros = Tensor::zeros(&[params.len()]);
         let weights = params.weights().to_host();
@@ -144,9 +145,15 @@ impl Optimizer {
     }
 
     /// Step k (from 0) of `steps`, for an optimizer that is not shared: clips the gradient, moves the weights, updates the average.
-    /// Returns the norm before the clip, `[1]`, where the weights are: reading it waits for the step.
+    /// Returns the norm before the clip, `[1]`, where the weights are: reading it waits for the step. A gradient that is NaN makes
+    /// all weights NaN: whoever wants to stop before that looks at [`Params::grads`] first. Panics if the parameters have no
+    /// room for gradients.
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
+        assert!(
+            params.grads().len() == self.len,
+            "optim: no gradients; make the parameters `with_gradients`"
+        );
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
         self.advance(params, &clip, config, k, steps, |_, _, _| Ok(())).expect("nobody else is asked");
         clip.slice(0..1)
@@ -286,7 +293,7 @@ mod tests {
         });
         let found = tape.backward(loss);
         params.collect(&vars, found);
-        let mut optimizer = Optimizer::new(&mut params, Share::whole(8));
+        let mut optimizer = Optimizer::alone(&mut params);
         let norm = optimizer.step(&mut params, &config, 0, 1);
         assert_eq!(norm.item(), 5.0);
         // At the first step the corrected moments make the update the sign of the gradient.

@@ -43,6 +43,7 @@ impl Tensor {
 
     /// A window of a shared buffer, from `offset` on.
     pub fn window(buffer: Arc<Vec<f32>>, offset: usize, shape: &[usize]) -> Self {
+        assert!(!shape.is_empty(), "tensor: a shape without axes; one number has the shape [1]");
         let len: usize = shape.iter().product();
         assert!(offset + len <= buffer.len(), "tensor: {shape:?} at {offset} of {} numbers", buffer.len());
         Tensor { shape: shape.to_vec(), storage: Storage::Host { buffer, offset } }

@@ -18,6 +18,7 @@ impl Tape {
     /// Mean over the cells of each set: x `[B, N, D]` to `[B, D]`.
     pub fn pool(&mut self, x: Var) -> Var {
         let [_, rows, _] = self.value(x).dims("pool");
+        assert!(!self.value(x).is_empty(), "pool: no mean of {:?}", self.value(x).shape());
         let scale = 1.0 / rows as f32;
         let y = sums(self.value(x), scale);
         self.record("pool", &[x], y, move |dy| vec![Some(spread(dy, rows, scale))])

@@ -7,8 +7,8 @@ use crate::laps::Way;
 use crate::tensor::Tensor;
 
 impl Tape {
-    /// Gradients of the scalar `loss` with respect to every leaf. Values and closures are dropped on the way, as soon as they are
-    /// used up.
+    /// Gradients of the scalar `loss` with respect to every leaf; there are none if it depends on no leaf, as on [`Tape::off`].
+    /// Values and closures are dropped on the way, as soon as they are used up.
     pub fn backward(self, loss: Var) -> Gradients {
         self.backward_telling(loss, &mut |_| {})
     }
