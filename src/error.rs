@@ -10,12 +10,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system refused a file operation.
-    #[error("{}: {}", path.display(), words(source))]
+    #[error("{}: {}", path.display(), words(cause))]
     Io {
         /// File or folder concerned.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. It is part of the message, so not a source: who prints those too would say it twice.
+        cause: io::Error,
     },
     /// A file is not what it claims to be, or holds what cannot be used.
     #[error("{}: {what}", path.display())]
@@ -42,12 +42,12 @@ pub enum Error {
 }
 
 /// What went wrong: in the system's words, or in clearer ones where those do not say what is in the way.
-fn words(source: &io::Error) -> String {
-    match source.kind() {
+fn words(cause: &io::Error) -> String {
+    match cause.kind() {
         // Both come from making a folder, which is no error if one is already there.
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file, but a folder is needed".into(),
         ErrorKind::IsADirectory => "is a folder, but a file is needed".into(),
-        _ => source.to_string(),
+        _ => cause.to_string(),
     }
 }
 
@@ -71,7 +71,7 @@ pub trait At<T> {
 
 impl<T> At<T> for io::Result<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|source| Error::Io { path: path.as_ref().to_path_buf(), source })
+        self.map_err(|cause| Error::Io { path: path.as_ref().to_path_buf(), cause })
     }
 }
 
@@ -128,7 +128,14 @@ pub fn some_of(names: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{unknown, unknown_control};
+    use super::{At, unknown, unknown_control};
+
+    #[test]
+    fn what_the_system_said_is_told_once() {
+        let error = std::fs::read("/no/such/file").at("/no/such/file").expect_err("there is none");
+        assert!(error.to_string().starts_with("/no/such/file: No such file"), "{error}");
+        assert!(std::error::Error::source(&error).is_none());
+    }
 
     #[test]
     fn an_unknown_name_is_answered_by_the_nearest_or_else_by_some_there_are() {
