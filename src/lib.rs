@@ -4,10 +4,23 @@
 //! file), kernel (that op's CUDA file), [`tape::Tape`] (records ops, then runs them backwards once), [`params::Params`] (all weights
 //! in one flat buffer, with names), [`data::loader::Batch`] (sets of cells, read from shards) and [`config::Config`].
 //!
-//! Where to start; each of these has an example: [`data::loader`] draws sets of cells from a data directory, [`optim`] trains a model
-//! of your own on the tape, [`predictor`] predicts from cells in memory with a trained run, [`mod@evaluate`] scores two matrices, and
-//! [`data::h5ad`] reads and writes h5ad. The functions behind the commands are in [`data::preprocess`], [`train`], [`predict`] and
-//! [`baseline`].
+//! Where to start; the first five have examples, the others are the functions behind the commands:
+//!
+//! | to                                                     | see                  |
+//! |--------------------------------------------------------|----------------------|
+//! | predict from cells in memory with a trained run        | [`predictor`]        |
+//! | read and write h5ad                                    | [`data::h5ad`]       |
+//! | score two matrices                                     | [`mod@evaluate`]     |
+//! | draw sets of cells from a data directory               | [`data::loader`]     |
+//! | train a model of your own on the tape                  | [`optim`]            |
+//! | make a data directory of h5ad files                    | [`data::preprocess`] |
+//! | say which cells are for training                       | [`data::split`]      |
+//! | train the model                                        | [`train`]            |
+//! | open a run's checkpoint                                | [`checkpoint`]       |
+//! | predict a file                                         | [`predict`]          |
+//! | compare with simple models                             | [`baseline`]         |
+//!
+//! Signatures show matrices of [`sprs`] and progress bars of [`indicatif`]; both crates are handed on.
 
 #![deny(missing_docs)]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
@@ -15,20 +28,26 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("scale-engine runs on Linux");
 
+pub use {indicatif, sprs};
+
 // Floors, lowest first: a module uses only those below its own; tests/floors.rs enforces it.
 // 0
+#[doc(hidden)]
 pub mod aside;
 pub mod config;
 pub mod correlation;
 pub mod error;
 mod folder;
 pub mod memory;
+#[doc(hidden)]
 pub mod progress;
 pub mod rng;
+#[doc(hidden)]
 pub mod trace;
 // 1
 pub mod gpu;
 // 2
+#[doc(hidden)]
 pub mod laps;
 pub mod tensor;
 // 3
@@ -44,13 +63,14 @@ pub mod model;
 pub mod checkpoint;
 pub mod collective;
 pub mod optim;
-pub mod predictor;
+pub mod predictor; // made of a checkpoint
 // 8
 pub mod baseline;
 pub mod evaluate;
 pub mod predict;
 pub mod train;
 // 9 and above
+#[doc(hidden)]
 pub mod cli;
 pub mod demo;
 pub mod profile;

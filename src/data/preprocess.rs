@@ -2,8 +2,8 @@
 //!
 //! Two passes over the row blocks of the sources (one if the genes are given; one more each for filters, for a median target
 //! and for seurat_v3): the first checks every value and accumulates the sums that the choice of genes needs, the second sorts
-//! what is kept by group, part by part (`work`); then the parts are merged. Blocks that fit within 384 MiB are read and
-//! unpacked in the first pass only (`memo`). Memory: those blocks, each freed as the last pass uses it; up to 256 MiB of
+//! what is kept by group, part by part; then the parts are merged. Blocks that fit within 384 MiB are read and
+//! unpacked in the first pass only. Memory: those blocks, each freed as the last pass uses it; up to 256 MiB of
 //! rows, which accumulate meanwhile; up to 100 MB of row blocks per thread. Only the labels grow with the number of cells:
 //! about 50 bytes per cell while they are read and 20 after, and 4 more for a median. Shards keep counts as they are;
 //! normalisation is redone when a cell is read.
@@ -173,7 +173,8 @@ pub struct Summary {
 }
 
 /// Makes a data directory; nothing is left on failure. A killed run leaves its parts, and the next run
-/// continues after them. `progress` counts rows read.
+/// continues after them. `progress` counts rows read. From then on this process's allocator keeps what is freed
+/// ([`memory::keep`]).
 ///
 /// # Errors
 /// Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and

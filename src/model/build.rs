@@ -103,6 +103,7 @@ fn branch_std(width: usize, layers: usize) -> f32 {
 }
 
 /// y = x w^T + b.
+#[derive(Clone, Copy, Debug)]
 pub struct Linear {
     /// `[out, in]`.
     pub w: Param,
@@ -118,6 +119,7 @@ impl Linear {
 }
 
 /// Linear-SiLU-Linear.
+#[derive(Clone, Copy, Debug)]
 pub struct Mlp {
     /// in -> hidden.
     pub up: Linear,

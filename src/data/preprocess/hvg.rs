@@ -1,5 +1,5 @@
 //! Highly variable genes as scanpy 1.11 finds them: flavours `seurat` (Satija et al. 2015) and `cell_ranger` (Zheng et al.
-//! 2017), over all cells or merged over batches; `super::seurat_v3` is a separate method.
+//! 2017), over all cells or merged over batches; `seurat_v3` is a separate method.
 //!
 //! Both rank genes by dispersion (variance / mean) relative to genes of similar mean: `seurat` by the z-score within one
 //! of 20 bins of equal width over ln(1 + mean), `cell_ranger` by the distance from the median within 20 bins of equal
