@@ -70,7 +70,9 @@ pub fn job(
     for ((cell_type, batch), cells) in keys.iter().zip(&members) {
         if labels.batch.is_some() && labels.batch(cells[0]) != Some(batch) {
             let what = format!("no control cells of cell type {cell_type:?} in batch {batch:?}");
-            report.notes.push(format!("{}: {what}; those of all its batches are used", controls.path.display()));
+            report
+                .notes
+                .push(format!("{}: {what}; those of all its batches are used", controls.path.display()));
         }
     }
     let held = members.iter().map(|cells| cells.len() as u64).sum();
