@@ -281,7 +281,7 @@ fn control_cells_are_written_with_the_bits_that_were_measured() {
     let same = |path: &Path| {
         let made = by_name(path);
         let controls: Vec<_> = made.iter().filter(|(name, _)| measured.contains_key(*name)).collect();
-        assert!(controls.len() > 20, "{}: {} control cells", path.display(), controls.len());
+        assert!(controls.len() > 10, "{}: {} control cells", path.display(), controls.len());
         controls.into_iter().for_each(|(name, row)| assert_eq!(*row, measured[name], "{name}"));
     };
     same(&out);

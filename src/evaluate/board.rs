@@ -27,8 +27,8 @@ const BROUGHT: &str =
     "the baselines' log values were brought to the total that the measured cells are scaled to";
 
 /// Said, with names, where baselines may be on another scale.
-const UNSURE: &str = "the files do not tell the total that the measured cells were scaled to, so it could not be compared with \
-                      that of the baselines";
+const UNSURE: &str = "it is not known what total the measured cells were scaled to, so it could not be compared with that of \
+                      the baselines";
 
 /// The scores of one predictor.
 #[derive(Clone, Debug)]
@@ -154,7 +154,7 @@ fn score_beside(
         scored.push((name.to_string(), found.columns));
     }
     if !unsure.is_empty() {
-        notes.push(format!("{UNSURE}: {}", unsure.join(", ")));
+        notes.insert(0, format!("{UNSURE}: {}", unsure.join(", ")));
     }
     Ok((scored, notes))
 }

@@ -7,8 +7,8 @@
 //!   other cells                 log1p(expm1(x) * R / B)    R: total of measured cells; B: median total of the baseline's controls
 //!
 //! Both totals are sums over the genes of the measured side. Where a subset of the genes hides them, the totals over all genes that
-//! the makers of the files recorded are compared instead, and all values become log1p(expm1(x) * R / B). Where nothing is recorded,
-//! control cells that add up to the same on both sides show that the scales are the same.
+//! the makers of the files recorded are compared instead, and all values become log1p(expm1(x) * R / B), unless the control cells
+//! contradict the records. Control cells that add up to the same on both sides show that the scales are the same.
 
 use std::borrow::Cow;
 
@@ -19,18 +19,21 @@ use super::side::{Matrix, Side};
 use crate::data::preprocess::scale::agreed;
 use crate::data::shard::same_total;
 
-/// Cells that are looked at for a common total.
-const LOOKED_AT: usize = 512;
+/// Control cells of two files on one scale do not add up to sums this far apart.
+const FAR: f64 = 1.3;
+
+/// Cells of which totals are found, evenly spread: all of a large file would take seconds.
+const LOOKED_AT: usize = 4096;
 
 /// What the measured cells were scaled to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Total {
+pub struct Total {
     /// Counts over the side's genes: the median of its raw counts, or what the logs of every cell add up to.
-    Here(f64),
+    here: Option<f64>,
     /// Counts over all genes of the source, as the file's maker recorded.
-    Recorded(f64),
-    /// The genes are a subset and nothing is recorded; the control cells add up to this in the median.
-    Unknown(f64),
+    recorded: Option<f64>,
+    /// What its control cells add up to in the median.
+    controls: f64,
 }
 
 /// How log values beside the prediction stand to the measured ones.
@@ -47,14 +50,8 @@ pub enum Fit {
 impl Total {
     /// Of a side with these logs, of which `controls` are control cells.
     pub fn of(side: &Side, controls: &[u32], logs: &Logs) -> Total {
-        if let Some(median) = logs.total {
-            return Total::Here(f64::from(median));
-        }
-        match (shown(&logs.x), side.total) {
-            (Some(shown), _) => Total::Here(shown),
-            (None, Some(told)) => Total::Recorded(told),
-            (None, None) => Total::Unknown(middle(&mut sums(&logs.x, controls))),
-        }
+        let here = logs.total.map(f64::from).or_else(|| shown(&logs.x));
+        Total { here, recorded: side.total, controls: middle(&mut sums(&logs.x, controls)) }
     }
 
     /// Brings the log values of a side, of which `controls` are control cells, to this total of measured cells that held `held`.
@@ -66,14 +63,19 @@ impl Total {
         let typical = middle(&mut own);
         let common = agreed(own);
         let same = |own, total| held == Held::Logs && same_total(own, total);
-        let (each, total, factor) = match (self, side.total) {
-            (Total::Here(total), _) if common.is_some_and(|own| same(own, total)) => {
-                return (logs, Fit::Same);
-            }
-            (Total::Here(total), _) if typical > 0.0 => (true, total, total / typical),
-            (Total::Recorded(total), Some(own)) if same(own, total) => return (logs, Fit::Same),
-            (Total::Recorded(total), Some(own)) => (false, total, total / own),
-            (Total::Unknown(total), _) if same(typical, total) => return (logs, Fit::Same),
+        // A record may be older than the values: other programs keep it when they change them.
+        let believed = |factor: f64| {
+            let off = self.controls / typical / factor;
+            off.is_nan() || (1.0 / FAR..FAR).contains(&off)
+        };
+        let (each, total, factor) = match (self.here, self.recorded.zip(side.total)) {
+            (Some(total), _) if common.is_some_and(|own| same(own, total)) => return (logs, Fit::Same),
+            (Some(total), _) if typical > 0.0 => (true, total, total / typical),
+            (None, _) if same(typical, self.controls) => return (logs, Fit::Same),
+            (None, Some((total, own))) if believed(total / own) => match same(own, total) {
+                true => return (logs, Fit::Same),
+                false => (false, total, total / own),
+            },
             _ => return (logs, Fit::Unknown),
         };
         let total = total as f32;
@@ -84,15 +86,15 @@ impl Total {
 
 /// The total to which the cells of log values were scaled, if some of them show one.
 pub(super) fn shown(x: &Matrix) -> Option<f64> {
-    let cells = x.shape().0;
-    let some: Vec<u32> = (0..cells as u32).step_by(cells.div_ceil(LOOKED_AT).max(1)).collect();
-    agreed(sums(x, &some))
+    let all: Vec<u32> = (0..x.shape().0 as u32).collect();
+    agreed(sums(x, &all))
 }
 
-/// Sums of expm1 over the genes of some cells, without those of empty cells.
+/// Sums of expm1 over the genes of some of the cells, without those of empty cells.
 fn sums(x: &Matrix, cells: &[u32]) -> Vec<f64> {
     let sum = |&cell: &u32| x.values()[x.row(cell as usize)].iter().map(|&v| f64::from(v).exp_m1()).sum();
-    cells.par_iter().map(sum).filter(|&sum: &f64| sum > 0.0).collect()
+    let apart = cells.len().div_ceil(LOOKED_AT).max(1);
+    cells.par_iter().step_by(apart).map(sum).filter(|&sum: &f64| sum > 0.0).collect()
 }
 
 /// The middle one of some totals; NaN without any.

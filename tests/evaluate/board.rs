@@ -169,6 +169,8 @@ fn baselines_are_brought_to_the_total_of_measured_logs_or_the_reader_is_told() {
     assert_eq!(mae(&untold, &untold), (0.0, String::new()), "controls that add up to the same");
     let (far, said) = mae(&untold, &other);
     assert!(far > 0.1 && said.contains("could not be compared with that of the baselines: other"), "{said}");
+    let stale = Side { total: Some(1e4), ..real.clone() };
+    assert_eq!(mae(&stale, &other), (far, said.clone()), "a record that the values contradict");
     assert!(said.contains("the mean value of"), "no note of a baseline is lost: {said}");
     // Cells that show a total over these very genes.
     let mut whole = untold;

@@ -109,7 +109,7 @@ fn numbers_that_cell_eval_does_not_round_are_said() {
     );
 }
 
-/// Measured cells as counts and as logs: the baselines score nearly alike.
+/// Measured cells as counts and as logs: at a total of some hundreds values are smaller than at 10,000, and so are errors.
 #[test]
 fn the_baselines_are_on_the_scale_of_the_measured_cells() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -134,7 +134,7 @@ fn the_baselines_are_on_the_scale_of_the_measured_cells() {
         table.records().map(mae).collect::<Vec<f64>>()
     };
     for (logs, counts) in of("log1p").into_iter().zip(of("counts")) {
-        assert!((logs - counts).abs() <= 0.25 * logs, "{logs} of logs, {counts} of counts");
+        assert!(counts <= logs, "{logs} of logs, {counts} of counts");
     }
 }
 
