@@ -76,8 +76,6 @@ impl Config {
             (f.ffn >= 1, "flow.ffn", "must be at least 1"),
             (f.width >= 1, "flow.width", "must be at least 1"),
             (f.heads >= 1 && f.width.is_multiple_of(f.heads), "flow.heads", "must divide flow.width"),
-            (self.train.steps <= LARGEST_NUMBER, "train.steps", "must be below 2^63"),
-            (self.train.seed <= LARGEST_NUMBER, "train.seed", "must be below 2^63"),
             (share(f.mask), "flow.mask", "must be a fraction from 0 to 1"),
             (share(f.t_zero), "flow.t_zero", "must be a fraction from 0 to 1"),
             (self.decoder.width >= 1, "decoder.width", "must be at least 1"),
@@ -98,11 +96,7 @@ impl Config {
             (o.clip > 0.0, "optim.clip", "must be a positive number"),
             ((0.0..1.0).contains(&(o.beta1 as f32)), "optim.beta1", "must be at least 0 and below 1, as f32"),
             ((0.0..1.0).contains(&(o.beta2 as f32)), "optim.beta2", "must be at least 0 and below 1, as f32"),
-            (
-                o.eps as f32 > 0.0 && (o.eps as f32).is_finite(),
-                "optim.eps",
-                "must be a positive number, as f32",
-            ),
+            (o.eps as f32 > 0.0 && weight(o.eps as f32), "optim.eps", "must be a positive number, as f32"),
             ((0.0..1.0).contains(&o.weight_decay), "optim.weight_decay", "must be at least 0 and below 1"),
             (
                 (0.0..1.0).contains(&o.warmup),
@@ -142,6 +136,8 @@ impl Config {
             ("data.sets", self.data.sets, LARGEST),
             ("data.cells", self.data.cells, LARGEST),
             ("predict.steps", self.predict.steps, LARGEST),
+            ("train.steps", self.train.steps as usize, LARGEST_NUMBER as usize),
+            ("train.seed", self.train.seed as usize, LARGEST_NUMBER as usize),
         ];
         match sizes.into_iter().find(|(_, size, most)| size > most) {
             Some((field, _, most)) => Err(Error::setting(field, format!("must be at most {most}"))),
