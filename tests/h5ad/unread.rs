@@ -31,7 +31,8 @@ fn codes_without_a_category_are_told_and_not_written_again() {
     let what = told(&path, "kept");
     let expected = "obs/kept: code 5 of row 1 is outside its 2 categories";
     assert_eq!(what, format!("{}: {expected}", path.display()));
-    assert_eq!(describe(&path).expect("described")["obs"], serde_json::json!([]));
+    let unread = serde_json::json!([{ "name": "kept", "kind": "unread", "why": expected }]);
+    assert_eq!(describe(&path).expect("described")["obs"], unread);
     let (file, copy) = (H5ad::open(&path).expect("opened"), dir.path().join("copy.h5ad"));
     let what =
         write(&copy, file.obs(), file.var(), X::Sparse(&cells()), &[]).expect_err("a hole").to_string();

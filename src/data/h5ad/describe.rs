@@ -65,7 +65,6 @@ pub fn describe(path: &Path) -> Result<Value> {
 }
 
 fn columns(frame: &Frame) -> Vec<Value> {
-    let read = |(_, column): &&(String, Column)| !matches!(column, Column::Unread(_));
     let describe = |(name, column): &(String, Column)| match column {
         Column::Categorical(labels) => json!({
             "name": name,
@@ -74,9 +73,10 @@ fn columns(frame: &Frame) -> Vec<Value> {
             "missing": labels.codes.iter().filter(|&&code| code < 0).count(),
             "first": labels.names.iter().take(SHOWN).collect::<Vec<_>>(),
         }),
+        Column::Unread(why) => json!({ "name": name, "kind": column.kind(), "why": why }),
         _ => json!({ "name": name, "kind": column.kind(), "first": first(column) }),
     };
-    frame.columns.iter().filter(read).map(describe).collect()
+    frame.columns.iter().map(describe).collect()
 }
 
 fn first(column: &Column) -> Value {

@@ -5,6 +5,7 @@ use super::block::Block;
 use super::labels::Table;
 use super::normalise;
 use crate::data::h5ad::{Cells, H5ad};
+use crate::data::parquet::is_parquet;
 use crate::data::population::TOTALS;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
@@ -41,6 +42,10 @@ pub(super) fn read(
 
 /// What to say if a column, not asked for, holds far more counts of each of these first cells than the matrix does.
 pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
+    // A release in parquet keeps its labels in many files: too long to read for a note.
+    if !file.path().is_file() || is_parquet(file.path()) {
+        return None;
+    }
     let own = file.told(TOTALS);
     let ratio = |name: &str| {
         let columns = H5ad::open_columns(file.path(), &[name], "X").ok()?;
