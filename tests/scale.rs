@@ -1,7 +1,7 @@
 //! Counts or logarithms: what `preprocess` takes a matrix's values for.
 
 use scale_engine::data::h5ad::{Column, Extra, Frame, X, write};
-use scale_engine::data::preprocess::{Target, normalise};
+use scale_engine::data::preprocess::{Genes, Target, normalise};
 use scale_engine::data::shard::{Data, Scale};
 
 use crate::preprocess::{COUNTS, GENES, obs, refusal, run, small, sparse, var, words};
@@ -56,6 +56,8 @@ fn a_cell_on_another_scale_than_the_first_is_named() {
     };
     let (dir, mut settings) = small(|_, _, _| ());
     let n = 20_000; // more than a block holds
+    let list = dir.path().join("genes.txt");
+    std::fs::write(&list, "MYC\nACTB\n").expect("written");
     let write_with = |last: [f32; 5]| {
         let rows: Vec<[f32; 5]> =
             (0..n).map(|i| if i < n - 1 { log(&COUNTS[i % 3], 1e4) } else { last }).collect();
@@ -69,8 +71,12 @@ fn a_cell_on_another_scale_than_the_first_is_named() {
     };
     for (last, told) in [(COUNTS[1], "contains 300"), (log(&COUNTS[1], 1e6), "sum to 1000000")] {
         settings.inputs = vec![write_with(last)];
-        let what = refusal(&settings);
-        assert!(what.contains("\"cell19999\"") && what.contains(told), "{what}");
+        // By the pass that chooses genes; by the only pass, if they are given.
+        for genes in [Genes::Top(1000), Genes::Listed(list.clone())] {
+            settings.genes = genes;
+            let what = refusal(&settings);
+            assert!(what.contains("\"cell19999\"") && what.contains(told), "{what}");
+        }
     }
     settings.inputs = vec![write_with(log(&COUNTS[2], 1e4))];
     run(&settings).expect("all on one scale");

@@ -239,6 +239,9 @@ fn make(
             genes::most_variable(&inputs, &found, total, &choice, work)?
         }
     };
+    // An earlier pass has held every cell against the common total, if there is one.
+    let looked_at = filtered.is_some() || matches!(settings.genes, Genes::Top(_));
+    let found = Found { total: found.total.filter(|_| !looked_at), ..found };
     let store = store::rows(settings, &inputs, &found, target, &chosen.kept, work)?;
     chosen.notes.extend(store.twice());
     work.all_done(&plan::passes(settings, found.scale))?;
