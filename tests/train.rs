@@ -225,7 +225,7 @@ fn a_run_without_a_sound_last_checkpoint_names_another() {
     assert!(begun.contains("step-20.safetensors (step 20) to last.safetensors"), "{begun}");
     std::fs::write(last(dir.path()), &copy[..copy.len() / 2]).expect("written");
     let error = resumed(small, dir.path()).expect_err("half a file").to_string();
-    assert!(error.contains("last.safetensors") && error.contains("step-10.safetensors (step 10)"), "{error}");
+    assert!(error.contains("last.safetensors") && error.contains("step-20.safetensors (step 20)"), "{error}");
     // A best checkpoint of a step that the run will not reach again is not the best of this run.
     std::fs::copy(in_folder("step-10.safetensors"), last(dir.path())).expect("copied");
     let twentieth = bytes(&in_folder("step-20.safetensors"));

@@ -120,7 +120,7 @@ impl Start {
         let path = checkpoint::named(&settings.out, "last");
         if !path.exists() && settings.out.is_dir() {
             let what = "has no checkpoints/last.safetensors to continue from";
-            let way = other_ways(&settings.out).unwrap_or("; start again without --resume".into());
+            let way = other_way(&settings.out).unwrap_or("; start again without --resume".into());
             return Err(Error::format(&settings.out, format!("{what}{way}")));
         }
         let claim = match settings.is_first() && path.exists() {
@@ -128,7 +128,7 @@ impl Start {
             false => None,
         };
         let loaded = Checkpoint::load(&path).map_err(|error| {
-            Error::Stopped(format!("{error}{}", other_ways(&settings.out).unwrap_or_default()))
+            Error::Stopped(format!("{error}{}", other_way(&settings.out).unwrap_or_default()))
         });
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = loaded?;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
@@ -181,18 +181,16 @@ impl Start {
     }
 }
 
-/// What to do if `last` cannot be continued from: the run's other checkpoints that can, if any.
-fn other_ways(out: &Path) -> Option<String> {
+/// What to do if `last` cannot be continued from: the newest of the run's other checkpoints that can, if any.
+fn other_way(out: &Path) -> Option<String> {
     let entries = folder::paths_in(&checkpoint::folder(out)).ok()?;
-    let others = entries.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
-    let whole: Vec<String> = others
-        .filter(|path| Checkpoint::check(path).is_ok())
-        .filter_map(|path| Some((path.file_name()?.to_string_lossy(), Checkpoint::describe(path).ok()?)))
-        .map(|(name, told)| format!("{name} (step {})", told.header.step))
-        .collect();
-    let some = whole.join(" or ");
-    (!whole.is_empty())
-        .then(|| format!("; to continue from another checkpoint, copy {some} to last.safetensors"))
+    let told = |path: &PathBuf| Some((Checkpoint::describe(path).ok()?.header.step, path.clone()));
+    let mut others: Vec<(u64, PathBuf)> = entries.iter().filter_map(told).collect();
+    others.sort();
+    // Each is read whole, and there may be many.
+    let (step, path) = others.into_iter().rev().find(|(_, path)| Checkpoint::check(path).is_ok())?;
+    let name = path.file_name()?.to_string_lossy();
+    Some(format!("; to continue from another checkpoint, copy {name} (step {step}) to last.safetensors"))
 }
 
 /// Gives the best checkpoint the name of its step if the run will not reach that step again: it would be taken for this run's.
@@ -223,7 +221,7 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     is_free()?; // another process may have made it a run's meanwhile
     // A run that ended before its first checkpoint leaves the folder free; a `best` without a `last` does not.
     if fs::read_dir(&folder).at(&folder)?.next().is_some() {
-        let way = other_ways(out).map_or(String::new(), |way| format!("{way} and use --resume"));
+        let way = other_way(out).map_or(String::new(), |way| format!("{way} and use --resume"));
         let what =
             "contains files, but no last.safetensors to continue from; move them, or choose another folder";
         return Err(Error::format(&folder, format!("{what}{way}")));

@@ -43,7 +43,7 @@ impl Found {
             ));
         }
         let expected = self.total?;
-        // In f32, which is twice as fast and far closer than what is asked for.
+        // In f32, which is far closer than what is asked for.
         let total: f64 = values.iter().map(|&x| f64::from((divisor as f32 * x).exp() - 1.0)).sum();
         let other = total > 0.0 && (total - expected).abs() > OTHER_TOTAL * expected;
         other.then(|| {
@@ -58,6 +58,7 @@ impl Found {
     fn name(&self) -> String {
         format!("{:?}", self.scale).to_lowercase()
     }
+
     /// For two files: the total to which both have been scaled, if known.
     fn and(self, other: Found, file: &H5ad) -> Result<Found> {
         match (self.target, other.target) {
