@@ -67,14 +67,7 @@ pub fn job(
         job.asks.push(Ask { request: Request { conditions, cells: row.cells }, context });
     }
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
-    for ((cell_type, batch), cells) in keys.iter().zip(&members) {
-        if labels.batch.is_some() && labels.batch(cells[0]) != Some(batch) {
-            let what = format!("no control cells of cell type {cell_type:?} in batch {batch:?}");
-            report
-                .notes
-                .push(format!("{}: {what}; those of all its batches are used", controls.path.display()));
-        }
-    }
+    labels.tell_of_batches(&keys, &members, controls, report);
     let held = members.iter().map(|cells| cells.len() as u64).sum();
     controls_fit(&controls.path.display().to_string(), held, manifest)?;
     let mut cells = Wanted::of(&members, manifest, keep);
@@ -205,6 +198,23 @@ impl ControlLabels {
         }
         if let Some(column) = columns.batch.as_deref().filter(|_| self.batch.is_none()) {
             report.notes.push(format!("{}; controls are taken from the whole cell type", lacks(column)));
+        }
+    }
+
+    /// Reports batches without controls of their own; `keys` and `members` are the contexts' names and cells.
+    fn tell_of_batches(
+        &self,
+        keys: &[(String, String)],
+        members: &[Vec<usize>],
+        controls: &ControlFile,
+        report: &mut Report,
+    ) {
+        for ((cell_type, batch), cells) in keys.iter().zip(members) {
+            if self.batch.is_some() && self.batch(cells[0]) != Some(batch) {
+                let what = format!("no control cells of cell type {cell_type:?} in batch {batch:?}");
+                let path = controls.path.display();
+                report.notes.push(format!("{path}: {what}; those of all its batches are used"));
+            }
         }
     }
 
