@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::lognorm::{Held, Logs, log_counts};
 use super::side::{Matrix, Side};
+use crate::correlation::median;
 use crate::data::preprocess::scale::agreed;
 use crate::data::shard::same_total;
 
@@ -99,8 +100,7 @@ fn sums(x: &Matrix, cells: &[u32]) -> Vec<f64> {
 
 /// The middle one of some totals; NaN without any.
 fn middle(totals: &mut [f64]) -> f64 {
-    totals.sort_unstable_by(f64::total_cmp);
-    totals.get(totals.len() / 2).copied().unwrap_or(f64::NAN)
+    median(totals).unwrap_or(f64::NAN)
 }
 
 /// Cells of whole counts are scaled to `total` each, if there is one; all others by `factor`.

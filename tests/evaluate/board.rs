@@ -103,15 +103,16 @@ fn the_ceiling_of_counts_is_that_of_their_logs() {
             let board = Board::of(None, side, side, &[], &settings).expect("a board");
             board.rows.into_iter().find(|row| row.name == CEILING).expect("a ceiling").columns
         });
-        for (a, b) in a.iter().zip(&b) {
-            assert_eq!(
-                format!("{:?}", a.values),
-                format!("{:?}", b.values),
-                "{} by {}",
-                a.name,
-                rules.name()
-            );
-        }
+        assert_same(&a, &b, rules);
+    }
+}
+
+/// The same scores to the bit; NaN is equal to itself.
+fn assert_same(a: &[Column], b: &[Column], rules: Rules) {
+    assert_eq!(a.len(), b.len(), "{}", rules.name());
+    for (a, b) in a.iter().zip(b) {
+        let [left, right] = [a, b].map(|column| format!("{:?}", column.values));
+        assert_eq!(left, right, "{} by {}", a.name, rules.name());
     }
 }
 
@@ -137,15 +138,7 @@ fn baselines_are_brought_to_the_total_of_measured_counts_bit_for_bit() {
         for beside in [logs.clone(), sparse(&logs, false)] {
             let others = [("same", Cow::Borrowed(&beside))];
             let board = Board::of(None, &counts, &counts, &others, &settings).expect("a board");
-            for (a, b) in board.rows[0].columns.iter().zip(&board.rows[1].columns) {
-                assert_eq!(
-                    format!("{:?}", a.values),
-                    format!("{:?}", b.values),
-                    "{} by {}",
-                    a.name,
-                    rules.name()
-                );
-            }
+            assert_same(&board.rows[0].columns, &board.rows[1].columns, rules);
             let [note] = &board.notes[..] else { panic!("one note: {:?}", board.notes) };
             assert!(note.contains("were brought to the total"), "{note}");
         }
