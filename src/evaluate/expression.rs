@@ -140,14 +140,14 @@ fn parts(x: &[f32], without: Option<usize>) -> [&[f32]; 2] {
     }
 }
 
-/// [`sum_over_genes`] of both parts.
+/// [`sum_of_pairs`] of both parts.
 fn reduce(a: [&[f32]; 2], b: [&[f32]; 2], of: impl Fn(f64, f64) -> f64 + Copy) -> f64 {
-    a.iter().zip(b).map(|(a, b)| sum_over_genes(a, b, of)).sum()
+    a.iter().zip(b).map(|(a, b)| sum_of_pairs(a, b, of)).sum()
 }
 
-/// Sum over the genes of two profiles or cells, `[G]` each, in eight partial sums: the compiler keeps them in one vector register,
+/// Sum over the pairs of two rows of equal length, such as two cells' genes, in eight partial sums: the compiler keeps them in one vector register,
 /// and a single one would wait for each addition.
-pub(super) fn sum_over_genes(a: &[f32], b: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
+pub(super) fn sum_of_pairs(a: &[f32], b: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
     let (a, a_rest) = a.as_chunks::<8>();
     let (b, b_rest) = b.as_chunks::<8>();
     let mut part = [0.0f64; 8];
