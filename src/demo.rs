@@ -94,13 +94,11 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
     let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
     set.push(format!("train.seed={}", settings.seed));
     let config = Config::load(Some("tiny"), None, &set)?;
+    let begin = train::Begin::drawn(config);
     let training = train::Settings {
-        data: places.data.clone(),
-        split: places.split.clone(),
-        out: places.run.clone(),
         places: vec![settings.gpu.clone()],
-        launch: None,
-        begin: train::Begin::drawn(config),
+        reporter: train::Reporter::terminal(),
+        ..train::Settings::new(&places.data, &places.split, &places.run, begin)
     };
     match train(&training, stop)?.finished {
         true => Ok(()),

@@ -1,12 +1,11 @@
 //! Training: batch -> losses -> gradients -> weights, with everything needed to stop and resume.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::checkpoint::Best;
@@ -19,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
 use crate::memory;
 use crate::optim::learning_rate;
-use crate::progress;
 
 mod feed;
 mod first;
@@ -27,6 +25,7 @@ mod learner;
 mod line;
 mod metrics;
 mod part_norms;
+mod report;
 mod run;
 mod sent;
 mod start;
@@ -37,6 +36,7 @@ mod writer;
 pub use feed::Feed;
 pub(crate) use feed::scaling;
 pub use learner::{Found, InitialWeights, Learner, fits};
+pub use report::{Event, Reporter};
 
 use line::Lines;
 use metrics::Metrics;
@@ -58,6 +58,8 @@ pub struct Settings {
     pub out: PathBuf,
     /// What the run begins with.
     pub begin: Begin,
+    /// Who is told what happens.
+    pub reporter: Reporter,
 }
 
 /// What a run begins with.
@@ -90,6 +92,19 @@ impl Begin {
 }
 
 impl Settings {
+    /// A run of this process alone, on the CPU, that tells nobody.
+    pub fn new(data: &Path, split: &Path, out: &Path, begin: Begin) -> Settings {
+        Settings {
+            places: vec![None],
+            launch: None,
+            data: data.into(),
+            split: split.into(),
+            out: out.into(),
+            begin,
+            reporter: Reporter::silent(),
+        }
+    }
+
     /// Whether this process holds the rank that writes files.
     pub fn is_first(&self) -> bool {
         self.launch.as_ref().is_none_or(|launch| launch.rank == 0)
@@ -207,16 +222,20 @@ impl<'a> Walk<'a> {
             .share(ranks.rank(), ranks.count())?;
         let unmatched = sampler.unmatched().len();
         if let Some(sets) = sampler.epoch().filter(|_| run.writes) {
-            eprintln!("note: an epoch is {sets} sets, {:.1} steps", sets as f64 / config.data.sets as f64);
+            let steps = sets as f64 / config.data.sets as f64;
+            run.reporter.note(format_args!("an epoch is {sets} sets, {steps:.1} steps"));
         }
         let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
         if let Some(what) = feed.describe() {
-            eprintln!("note: {what}");
+            run.reporter.note(what);
         }
         let loader = Loader::start(run.data.clone(), sampler, first, AHEAD, feed.carry())?;
-        let metrics = if run.writes { Metrics::open(&out, first)? } else { Metrics::silent() };
-        let bar = if run.writes { progress::bar("train", steps, "steps") } else { ProgressBar::hidden() };
-        let log = Log { metrics, bar, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
+        let metrics = match run.writes {
+            true => Metrics::open(&out, first, run.reporter.clone())?,
+            false => Metrics::silent(),
+        };
+        run.tell(Event::Begins { done: first, steps });
+        let log = Log { metrics, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
         Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks })
     }
 
@@ -243,7 +262,7 @@ impl<'a> Walk<'a> {
         ranks.whole()?;
         run.step = done;
         loader.give_back(batch);
-        log.bar.set_position(done);
+        run.tell(Event::Step(done));
         self.after(saves)?;
         Ok(stopping)
     }
@@ -270,7 +289,7 @@ impl<'a> Walk<'a> {
 
     fn end(self) -> Result<Outcome> {
         let Walk { config, mut run, log, unmatched, gpu, ranks, .. } = self;
-        log.bar.finish_and_clear();
+        run.tell(Event::Ends);
         // The run was asked to stop before its first step.
         if run.saved != Some(run.step) {
             run.save(true, false, ranks)?;
@@ -293,7 +312,6 @@ impl<'a> Walk<'a> {
 /// Where the numbers of each step go.
 struct Log {
     metrics: Metrics,
-    bar: ProgressBar,
     lines: Lines,
     /// Steps done when this process began.
     first: u64,
@@ -322,7 +340,6 @@ impl Log {
         let config = run.learner.model.config();
         let cells = 2 * config.data.sets * config.data.cells;
         let rate = cells as f64 * (line.step - self.first) as f64 / self.began.elapsed().as_secs_f64();
-        self.bar.set_message(format!("loss {:.3}  {rate:.0} cells/s", line.loss));
         self.metrics.step(&line, learning_rate(&config.optim, line.step - 1, config.train.steps), rate)
     }
 }

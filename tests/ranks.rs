@@ -35,14 +35,9 @@ fn words(steps: u64) -> Vec<String> {
 fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| Config::load(Some("tiny"), None, &words(steps)).expect("a good config"));
-    let settings = Settings {
-        places: vec![None; ranks],
-        launch: None,
-        data: small().data.clone(),
-        split: small().split.clone(),
-        out: out.into(),
-        begin: config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn),
-    };
+    let begin = config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn);
+    let settings =
+        Settings { places: vec![None; ranks], ..Settings::new(&small().data, &small().split, out, begin) };
     train(&settings, &AtomicBool::new(false))
 }
 
@@ -92,14 +87,9 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     run(&place("one"), 1, STEPS).expect("a run");
     let mut set = words(STEPS);
     set.push("train.keep_all=true".into());
-    let settings = Settings {
-        places: vec![None; 2],
-        launch: None,
-        data: small().data.clone(),
-        split: small().split.clone(),
-        out: place("two"),
-        begin: Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config")),
-    };
+    let begin = Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config"));
+    let alone = Settings::new(&small().data, &small().split, &place("two"), begin);
+    let settings = Settings { places: vec![None; 2], ..alone };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     std::fs::copy(place("two").join("checkpoints/step-6.safetensors"), last(&place("two"))).expect("copied");
     run(&place("two"), 1, STEPS).expect("it goes on");

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use scale_engine::checkpoint::Checkpoint;
@@ -11,7 +11,7 @@ use scale_engine::config::Config;
 use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::error::{Error, Result};
-use scale_engine::train::{Begin, Outcome, Settings, train};
+use scale_engine::train::{Begin, Event, Outcome, Reporter, Settings, train};
 use serde_json::Value;
 
 const STEPS: u64 = 120;
@@ -82,8 +82,7 @@ pub fn trained_by(
     let mut set = set();
     set.extend(extra.iter().map(|s| s.to_string()));
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &set)?);
-    let (data, split) = (small.data.clone(), split.into());
-    train(&Settings { data, split, out: out.into(), begin, places: vec![None], launch: None }, stop)
+    train(&Settings::new(&small.data, split, out, begin), stop)
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
@@ -91,16 +90,8 @@ fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
 }
 
 fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
-    let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = Settings {
-        data,
-        split,
-        out: out.into(),
-        begin: Begin::Resume { steps, shard: None },
-        places: vec![None],
-        launch: None,
-    };
-    train(&settings, &AtomicBool::new(false))
+    let begin = Begin::Resume { steps, shard: None };
+    train(&Settings::new(&small.data, &small.split, out, begin), &AtomicBool::new(false))
 }
 
 pub fn last(run: &Path) -> PathBuf {
@@ -285,9 +276,7 @@ fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let other = dir.path().join("other.toml");
     let text = String::from_utf8(bytes(&small.split)).expect("text");
     std::fs::write(&other, text + "# a word\n").expect("written");
-    let (data, out) = (small.data.clone(), small.run.clone());
-    let begin = Begin::RESUME;
-    let settings = Settings { data, split: other, out, begin, places: vec![None], launch: None };
+    let settings = Settings::new(&small.data, &other, &small.run, Begin::RESUME);
     let error = train(&settings, &AtomicBool::new(false)).expect_err("another split").to_string();
     assert!(error.contains("another split file") && error.contains(&hash), "{error}");
 }
@@ -342,6 +331,37 @@ fn a_run_asked_to_stop_writes_a_checkpoint_and_says_so() {
     assert!(error.contains("--resume"), "{error}");
     resumed(small, &run).expect("it goes on");
     assert!(bytes(&last(&run)) == bytes(&last(&small.run)));
+}
+
+#[test]
+fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let begin = Begin::drawn(Config::load(Some("tiny"), None, &set()).expect("a good config"));
+    let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let reporter = {
+        let (stop, told) = (stop.clone(), told.clone());
+        Reporter::new(move |event| {
+            let event = match event {
+                Event::Logged(line) => line.to_string(),
+                event => format!("{event:?}"),
+            };
+            // The third step is done, a fourth is not begun.
+            stop.store(stop.load(Ordering::Relaxed) || event == "Step(2)", Ordering::Relaxed);
+            told.lock().expect("one thread trains").push(event);
+        })
+    };
+    let settings = Settings { reporter, ..Settings::new(&small.data, &small.split, &run, begin) };
+    let outcome = train(&settings, &stop).expect("a run");
+    assert_eq!((outcome.step, outcome.finished), (3, false));
+    let told = told.lock().expect("one thread trains").clone();
+    let (lines, others): (Vec<&str>, Vec<&str>) =
+        told.iter().map(String::as_str).partition(|e| e.starts_with('{'));
+    let others: Vec<&str> = others.into_iter().filter(|event| !event.starts_with("Note")).collect();
+    assert_eq!(others, ["Begins { done: 0, steps: 120 }", "Step(1)", "Step(2)", "Step(3)", "Ends"]);
+    let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    assert_eq!(lines, log.lines().collect::<Vec<_>>());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::checkpoint::{Best, Checkpoint, of_run};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
 use crate::error::{Error, Result};
-use crate::train::{Begin, Outcome, Settings, train};
+use crate::train::{Begin, Outcome, Reporter, Settings, train};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -92,8 +92,9 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
     }
     let places = args.device.places(args.gpus, launch.as_ref())?;
+    let reporter = Reporter::terminal();
     let settings =
-        Settings { data: args.data, split: args.split, out: args.out.clone(), begin, places, launch };
+        Settings { places, launch, reporter, ..Settings::new(&args.data, &args.split, &args.out, begin) };
     let stop = signal::stop("after this step, with a checkpoint")?;
     let outcome = train(&settings, &stop)?;
     if settings.is_first() {

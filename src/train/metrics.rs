@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::line::Line;
+use super::report::{Event, Reporter};
 use super::tensorboard::Events;
 use crate::error::{At, Result};
 
@@ -17,11 +18,13 @@ struct Log {
     path: PathBuf,
     file: File,
     events: Events,
+    reporter: Reporter,
 }
 
 impl Metrics {
-    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated.
-    pub fn open(dir: &Path, step: u64) -> Result<Metrics> {
+    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated. `reporter` is told every
+    /// line.
+    pub fn open(dir: &Path, step: u64, reporter: Reporter) -> Result<Metrics> {
         let path = dir.join("metrics.jsonl");
         if path.exists() {
             // What is no JSON is dropped below, text or not.
@@ -34,7 +37,7 @@ impl Metrics {
             crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
-        Ok(Metrics(Some(Log { path, file, events: Events::create(dir, step)? })))
+        Ok(Metrics(Some(Log { path, file, events: Events::create(dir, step)?, reporter })))
     }
 
     /// A log that writes nothing.
@@ -75,7 +78,7 @@ impl Metrics {
     }
 
     fn write(&mut self, value: &Value) -> Result<()> {
-        let Some(Log { path, file, events }) = &mut self.0 else { return Ok(()) };
+        let Some(Log { path, file, events, reporter }) = &mut self.0 else { return Ok(()) };
         writeln!(file, "{value}").and_then(|()| file.flush()).at(path)?;
         let fields = value.as_object().expect("a line is an object");
         let scalars: Vec<(String, f64)> = fields
@@ -83,6 +86,8 @@ impl Metrics {
             .filter(|(name, _)| *name != "step")
             .filter_map(|(name, x)| Some((name.clone(), x.as_f64()?)))
             .collect();
-        events.scalars(value["step"].as_u64().expect("a line has a step"), &scalars)
+        events.scalars(value["step"].as_u64().expect("a line has a step"), &scalars)?;
+        reporter.tell(Event::Logged(value));
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::learner::{InitialWeights, Learner};
 use super::line::Line;
 use super::metrics::Metrics;
+use super::report::{Event, Reporter};
 use super::start::{Start, renew_config};
 use super::validate;
 use super::writer::Writer;
@@ -41,6 +42,7 @@ pub struct Run {
     pub best: Option<Best>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
+    pub reporter: Reporter,
     /// The step of the checkpoint named `last`, whether on disk or being written; the same on all ranks.
     pub saved: Option<u64>,
     /// As in a checkpoint's header, like `init_from`.
@@ -57,7 +59,7 @@ impl Run {
     pub fn new(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Run> {
         let resumed = matches!(start.weights, InitialWeights::Resumed(_));
         if let Some(gpu) = gpu.filter(|_| resumed) {
-            adopt_choices(&start.out, ranks.rank(), gpu)?;
+            adopt_choices(&start, ranks.rank(), gpu)?;
         }
         if resumed && ranks.is_first() {
             renew_config(&start.out, &start.config)?;
@@ -76,11 +78,19 @@ impl Run {
             step: start.step,
             best: start.best,
             writes: ranks.is_first(),
+            reporter: start.reporter,
             saved: resumed.then_some(start.step),
             writer: Writer::new(checkpoint::folder(&start.out)),
             _claim: start.claim,
             out: start.out,
         })
+    }
+
+    /// Tells the event, on the rank that writes.
+    pub fn tell(&self, event: Event) {
+        if self.writes {
+            self.reporter.tell(event);
+        }
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
@@ -213,18 +223,18 @@ impl Run {
 }
 
 /// Reads those choices for a resumed run, and says so if they are of no use.
-fn adopt_choices(out: &Path, rank: usize, gpu: &Gpu) -> Result<()> {
-    let path = choices_of(out, rank);
+fn adopt_choices(start: &Start, rank: usize, gpu: &Gpu) -> Result<()> {
+    let path = choices_of(&start.out, rank);
     if !path.exists() {
         return Ok(());
     }
     let text = fs::read_to_string(&path).at(&path)?;
     let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
     if !gpu.adopt(&choices) {
-        eprintln!(
-            "note: {} comes from another GPU, cuBLASLt or version of this program, so sums may be rounded differently from here on",
+        start.reporter.note(format_args!(
+            "{} comes from another GPU, cuBLASLt or version of this program, so sums may be rounded differently from here on",
             path.display()
-        );
+        ));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::first::First;
 use super::learner::{self, InitialWeights};
+use super::report::{Event, Reporter};
 use super::writer::claim;
 use super::{Begin, Settings};
 use crate::aside;
@@ -38,6 +39,7 @@ pub struct Start {
     pub out: PathBuf,
     /// Held by the process that writes, so that no other does.
     pub claim: Option<Arc<fs::File>>,
+    pub reporter: Reporter,
 }
 
 const HOLDS_A_RUN: &str = "already contains a run; continue it with --resume, or choose another folder";
@@ -48,7 +50,7 @@ impl Start {
         let data = Arc::new(Data::open(&settings.data)?);
         let split = Arc::new(Split::load(&settings.split, &data)?);
         if settings.is_first() {
-            split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            split.warnings.iter().for_each(|warning| settings.reporter.tell(Event::Warning(warning)));
         }
         match &settings.begin {
             Begin::Anew { config, init_from } => {
@@ -82,12 +84,12 @@ impl Start {
         };
         let draws_counts = config.predict.observe == Observe::Poisson;
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
-            eprintln!("note: predict will write decoded means: {UNTOLD_TOTAL}");
+            settings.reporter.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
         let First { weights, statistics, untrained, init_from, note } =
             inherited.unwrap_or_else(|| First::drawn(&data, &split));
         if let Some(note) = note.filter(|_| settings.is_first()) {
-            eprintln!("note: {note}");
+            settings.reporter.note(note);
         }
         let effects = match config.wants_shift() {
             true => Effects::measure(&data, split.part(Part::Train)),
@@ -106,6 +108,7 @@ impl Start {
             best: None,
             out: settings.out.clone(),
             claim,
+            reporter: settings.reporter.clone(),
         })
     }
 
@@ -144,7 +147,7 @@ impl Start {
         if let Some(steps) = steps {
             header.config.train.steps = steps;
             if settings.is_first() {
-                set_best_aside(&settings.out, steps)?;
+                set_best_aside(settings, steps)?;
             }
         }
         if let Some(shard) = shard {
@@ -163,6 +166,7 @@ impl Start {
             best: header.best,
             out: settings.out.clone(),
             claim,
+            reporter: settings.reporter.clone(),
         })
     }
 
@@ -194,14 +198,19 @@ fn other_way(out: &Path) -> Option<String> {
 }
 
 /// Gives the best checkpoint the name of its step if the run will not reach that step again: it would be taken for this run's.
-fn set_best_aside(out: &Path, steps: u64) -> Result<()> {
-    let best = checkpoint::named(out, "best");
+fn set_best_aside(settings: &Settings, steps: u64) -> Result<()> {
+    let best = checkpoint::named(&settings.out, "best");
     let Ok(Described { header, .. }) = Checkpoint::describe(&best) else { return Ok(()) };
     if header.step <= steps {
         return Ok(());
     }
-    let aside = checkpoint::named(out, &format!("step-{}", header.step));
-    eprintln!("note: {} is of step {}, beyond --steps: now {}", best.display(), header.step, aside.display());
+    let aside = checkpoint::named(&settings.out, &format!("step-{}", header.step));
+    settings.reporter.note(format_args!(
+        "{} is of step {}, beyond --steps: now {}",
+        best.display(),
+        header.step,
+        aside.display()
+    ));
     fs::rename(&best, &aside).at(&best)
 }
 
@@ -265,14 +274,17 @@ impl Header {
     /// Notes what has changed since the run began and does not matter.
     fn tell_changes(&self, here: &Manifest, settings: &Settings) {
         if self.data != *here {
-            eprintln!("note: the run was started on other cells than those in {}", settings.data.display());
+            settings.reporter.note(format_args!(
+                "the run was started on other cells than those in {}",
+                settings.data.display()
+            ));
         }
         if !is_config_of(&settings.out, &self.config) {
             let file = settings.out.join("config.toml");
-            eprintln!(
-                "note: {} is no longer the run's own config, so it is ignored; the checkpoint keeps the run's own, which is used",
+            settings.reporter.note(format_args!(
+                "{} is no longer the run's own config, so it is ignored; the checkpoint keeps the run's own, which is used",
                 file.display()
-            );
+            ));
         }
     }
 }

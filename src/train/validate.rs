@@ -64,14 +64,11 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         }
     }
     let scores: Vec<f64> = pairs.values().map(|[predicted, measured]| pearson(predicted, measured)).collect();
-    mean_of(&scores, run.step)
-}
-
-/// Mean of the defined scores. If none is defined, the model predicts the same for every gene, or NaN.
-fn mean_of(scores: &[f64], step: u64) -> Option<f64> {
     let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     if defined.is_empty() && !scores.is_empty() {
-        eprintln!("note: step {step}: PDCorr is undefined for all {} predicted changes", scores.len());
+        // The model predicts the same for every gene, or NaN.
+        let (step, pairs) = (run.step, scores.len());
+        run.reporter.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
     }
     (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64)
 }

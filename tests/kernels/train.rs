@@ -24,9 +24,9 @@ fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
         set.push(format!("train.steps={steps}"));
         Config::load(Some("tiny"), None, &set).expect("a good config")
     });
-    let (data, split) = (small().data.clone(), small().split.clone());
     let begin = config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn);
-    let settings = Settings { data, split, out: out.into(), begin, places: places.to_vec(), launch: None };
+    let settings =
+        Settings { places: places.to_vec(), ..Settings::new(&small().data, &small().split, out, begin) };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));

@@ -23,14 +23,9 @@ fn run(out: &Path, places: &[Option<Gpu>], shard: bool, more: &str) {
         set.extend(more.split_whitespace().map(String::from));
         Config::load(Some("tiny"), None, &set).expect("a good config")
     });
-    let settings = Settings {
-        places: places.to_vec(),
-        launch: None,
-        data: small().data.clone(),
-        split: small().split.clone(),
-        out: out.into(),
-        begin: config.map_or(Begin::Resume { steps: None, shard: Some(shard) }, Begin::drawn),
-    };
+    let begin = config.map_or(Begin::Resume { steps: None, shard: Some(shard) }, Begin::drawn);
+    let settings =
+        Settings { places: places.to_vec(), ..Settings::new(&small().data, &small().split, out, begin) };
     let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
     assert!(outcome.finished);
 }
