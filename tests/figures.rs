@@ -154,11 +154,18 @@ fn kernels() {
             "| {words}, forward / backward | {f} / {b} us | {fs} / {bs} of a copy | {whose} {fp} / {bp} us |"
         )
     };
+    let gated = ["forward", "backward"].map(|way| {
+        let row = row("matmul_swiglu", way, ("M", 131_072));
+        let (ours, peer) = micros(&row);
+        let rate = row["flops"].as_f64().expect("FLOPs") / ours / 1e6;
+        [ours, rate, peer("compiled")].map(|x| thousands(x.round() as u64))
+    });
+    let gated = std::array::from_fn::<String, 3, _>(|i| format!("{} / {}", gated[0][i], gated[1][i]));
     let adamw = micros(&row("adamw", "step", ("L", 184_022_992))).0 / 1e3;
     let gather = micros(&row("gather", "forward", ("R", 32_768))).0;
     told(&[
         pair(
-            "attention in a cell, P 16",
+            "attention in a cell, M 8,192, P 16, H 8, K 64",
             "the best of SDPA and compiled math",
             cells(
                 "attention_cell",
@@ -166,11 +173,15 @@ fn kernels() {
                 &["SDPA efficient", "SDPA cuDNN", "SDPA flash", "compiled math"],
             ),
         ),
-        pair("SwiGLU", "compiled", cells("swiglu", ("M", 131_072), &["compiled"])),
+        pair("SwiGLU, 131,072 x 1,408", "compiled", cells("swiglu", ("M", 131_072), &["compiled"])),
         pair(
             "RMSNorm, 131,072 x 512",
             "compiled",
             cells("rms_norm", ("M", 131_072), &["compiled", "compiled by hand"]),
+        ),
+        format!(
+            "| gated MLP, M 131,072, 512 -> 1,408 (first day), forward / backward | {} us | {} TFLOP/s | compiled {} us |",
+            gated[0], gated[1], gated[2]
         ),
         format!("| AdamW with norm, clip and average, 184 M weights | {adamw:.2} ms |"),
         format!("| counts to normalised rows, 32,768 x 2,000 | {gather:.0} us |"),

@@ -32,8 +32,9 @@ as changed at an fdr below 0.05, adjusted over all perturbations and genes toget
 with the control cells of their own file. `--rules fixed` mends the defects of these rules, `--rules paper` follows the \
 paper's appendix A; both compare the cells of both files with the measured control cells.
 
-The folder `scores` then holds results.csv (one row per perturbation), agg_results.csv, results.json, real_de.csv and \
-pred_de.csv; with --baselines or --ceiling also table.csv, one row per predictor.
+The folder `scores` then holds, for each cell type T, T_results.csv (one row per perturbation), T_agg_results.csv, T_real_de.csv and \
+T_pred_de.csv and T_results.json (without --celltype-col the names have no prefix); with --baselines or --ceiling also table.csv, one row \
+per predictor.
 
 The same with baselines, a ceiling and intervals to compare with:
   scale-engine evaluate --real real.h5ad --pred pred.h5ad \\

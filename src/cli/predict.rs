@@ -17,8 +17,9 @@ Examples:
 
 The first predicts what a split holds out, for `evaluate`. The second predicts perturbations that the run was trained on, from your own control cells:
   wanted.csv         perturbation,cell_type,batch,cells
-                     IFNB1,B,1,200
-  my_controls.h5ad   counts or log1p values, with the obs columns of labels that the run was trained with
+                     IFNB1,B,all,200             (batch: one of the run's, `all` if it was trained without)
+  my_controls.h5ad   counts or log1p values, with the obs columns of labels that the run was trained with; without the column of \
+perturbations all cells count as controls
 Genes are aligned by name and missing ones reported. The prediction of a population does not depend on the other rows.";
 
 /// Predict perturbed populations with a trained run
@@ -48,8 +49,8 @@ pub struct Args {
     /// Populations to predict, a .csv with the columns perturbation,cell_type,batch,cells
     #[arg(long, value_name = "R.csv", requires = "controls", conflicts_with = "data")]
     request: Option<PathBuf>,
-    /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the run's own
-    /// --size-col]
+    /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the --size-col of
+    /// the data that the run was trained on]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
     size_col: Option<String>,
     /// Scale of the control cells' values; auto detects it

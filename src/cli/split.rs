@@ -14,7 +14,9 @@ Examples:
   scale-engine split held_out.toml --data DATA
   scale-engine split --preset tahoe --data DATA --out tahoe.toml
 
-The second writes a split file that holds out what the benchmark holds out.
+The second writes a split file that holds out what the benchmark holds out. DATA must have been made with these columns: for tahoe \
+--celltype-col cell_line (cell_line_id from parquet), for pbmc --celltype-col donor --batch-col cell_type, for replogle --celltype-col \
+cell_line. The file has no validation part, so that no best checkpoint is chosen.
 
 An example of held_out.toml, in cell-load's format. Its one data set, here `kang`, stands for DATA, whatever its name:
   [datasets]
