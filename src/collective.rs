@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, NCCL_ID, Nccl, Real};
 use crate::params::{Params, Share};
+use crate::progress::{Event, Reporter};
 use crate::tensor::Tensor;
 
 mod exchange;
@@ -98,7 +99,7 @@ impl Ranks {
     ///
     /// # Errors
     /// A rank is gone, or NCCL failed.
-    pub fn join(host: Arc<dyn Collective>, gpu: Option<&Gpu>) -> Result<Ranks> {
+    pub fn join(host: Arc<dyn Collective>, gpu: Option<&Gpu>, reporter: &Reporter) -> Result<Ranks> {
         let mut ranks = Ranks { host, nccl: None, _watch: None };
         if ranks.count() == 1 {
             return Ok(ranks);
@@ -108,7 +109,7 @@ impl Ranks {
         ranks.host.sum(&mut missing)?;
         if missing != [0.0] {
             if let (Err(why), true) = (&able, gpu.is_some()) {
-                eprintln!("note: rank {}: gradients are summed on the CPU: {why}", ranks.rank());
+                reporter.note(format_args!("rank {}: gradients are summed on the CPU: {why}", ranks.rank()));
             }
             return Ok(ranks);
         }
@@ -120,13 +121,14 @@ impl Ranks {
         }
         ranks.host.sum(&mut bytes)?;
         let id = bytes.map(|byte| byte as u8);
-        let give_up = |why| {
-            eprintln!("error: {why}");
+        let told = reporter.clone();
+        let give_up = move |why: Error| {
+            told.tell(Event::Error(&why.to_string()));
             gpu::end_process(1)
         };
         // Joining, too, would wait for a rank that is gone.
         let nothing_can = || std::thread::sleep(2 * PATIENCE);
-        let joining = Watch::over(ranks.host.clone(), nothing_can, PATIENCE, give_up);
+        let joining = Watch::over(ranks.host.clone(), nothing_can, PATIENCE, give_up.clone());
         let nccl = Arc::new(gpu.join(&id, ranks.rank(), ranks.count()).map_err(Error::Device)?);
         drop(joining);
         let sums = nccl.clone();

@@ -19,6 +19,7 @@ use crate::evaluate::files::{Files, Sample, evaluate_files, fingerprints};
 use crate::evaluate::scores::{self, Scores};
 use crate::predict::{self, Source};
 use crate::progress;
+use crate::progress::Reporter;
 use crate::train::{self, train};
 
 /// Where to, and which world.
@@ -97,7 +98,7 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
     let begin = train::Begin::drawn(config);
     let training = train::Settings {
         places: vec![settings.gpu.clone()],
-        reporter: train::Reporter::terminal(),
+        reporter: Reporter::terminal(),
         ..train::Settings::new(&places.data, &places.split, &places.run, begin)
     };
     match train(&training, stop)?.finished {

@@ -1,4 +1,32 @@
 //! Training: batch -> losses -> gradients -> weights, with everything needed to stop and resume.
+//!
+//! From a program, which is told what happens and may stop the run:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicBool, Ordering};
+//!
+//! use scale_engine::config::Config;
+//! use scale_engine::progress::{Event, Reporter};
+//! use scale_engine::train::{Begin, Settings, train};
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! let stop = Arc::new(AtomicBool::new(false));
+//! let enough = stop.clone();
+//! let reporter = Reporter::new(move |event| {
+//!     if let Event::Logged { step, numbers } = event {
+//!         let loss = numbers.iter().find(|(name, _)| name == "loss");
+//!         println!("{step}: {loss:?}");
+//!         enough.fetch_or(loss.is_some_and(|(_, loss)| *loss < 0.1), Ordering::Relaxed);
+//!     }
+//! });
+//! let config = Config::load(Some("tiny"), None, &["train.steps=300".to_string()])?;
+//! let run = Settings::new("DATA".as_ref(), "held_out.toml".as_ref(), "RUN".as_ref(), Begin::drawn(config));
+//! let outcome = train(&Settings { reporter, ..run }, &stop)?;
+//! println!("{} steps, {:?}", outcome.step, outcome.best);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -18,6 +46,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
 use crate::memory;
 use crate::optim::learning_rate;
+use crate::progress::{Event, Reporter};
 
 mod feed;
 mod first;
@@ -25,7 +54,6 @@ mod learner;
 mod line;
 mod metrics;
 mod part_norms;
-mod report;
 mod run;
 mod sent;
 mod start;
@@ -36,7 +64,6 @@ mod writer;
 pub use feed::Feed;
 pub(crate) use feed::scaling;
 pub use learner::{Found, InitialWeights, Learner, fits};
-pub use report::{Event, Reporter};
 
 use line::Lines;
 use metrics::Metrics;
@@ -131,15 +158,24 @@ pub struct Outcome {
 }
 
 /// Trains until the last step or until `stop` is set; in the latter case a checkpoint is written and the outcome says so. From here
-/// on the process keeps the memory that it frees ([`memory::keep`]).
+/// on the process keeps the memory that it frees ([`memory::keep`]). A rank whose NCCL does not let go of it once another rank is
+/// gone ends its process, with exit code 1.
 ///
 /// Sets are numbered within a step, not within a rank, so the number of ranks changes only the order in which gradients are added.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
+    let outcome = trained(settings, stop);
+    if settings.is_first() {
+        settings.reporter.tell(Event::Ends);
+    }
+    outcome
+}
+
+fn trained(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     match (&settings.launch, settings.places.as_slice()) {
         (Some(launch), [place]) => {
             // Before any data is read: a rank that finds no data can then tell the others.
-            let seat = Arc::new(Wire::join(launch, stop)?);
+            let seat = Arc::new(Wire::join(launch, stop, &settings.reporter)?);
             rank(|| Start::of(settings), place.as_ref(), seat, stop)
         }
         (Some(_), _) => Err(Error::setting("--gpus", "each process of a launcher uses exactly one GPU")),
@@ -173,7 +209,7 @@ fn rank(
     let work = || {
         guard(|| {
             let start = start()?;
-            let ranks = Ranks::join(seat.clone(), gpu)?;
+            let ranks = Ranks::join(seat.clone(), gpu, &start.reporter)?;
             ranks.agree(&start.agreed(gpu))?;
             walk(start, gpu, &ranks, stop)
         })
@@ -234,7 +270,7 @@ impl<'a> Walk<'a> {
             true => Metrics::open(&out, first, run.reporter.clone())?,
             false => Metrics::silent(),
         };
-        run.tell(Event::Begins { done: first, steps });
+        run.tell(Event::Begins { what: "train", done: first, all: steps, unit: "steps" });
         let log = Log { metrics, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
         Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks })
     }
@@ -262,7 +298,7 @@ impl<'a> Walk<'a> {
         ranks.whole()?;
         run.step = done;
         loader.give_back(batch);
-        run.tell(Event::Step(done));
+        run.tell(Event::Done(done));
         self.after(saves)?;
         Ok(stopping)
     }
@@ -289,7 +325,6 @@ impl<'a> Walk<'a> {
 
     fn end(self) -> Result<Outcome> {
         let Walk { config, mut run, log, unmatched, gpu, ranks, .. } = self;
-        run.tell(Event::Ends);
         // The run was asked to stop before its first step.
         if run.saved != Some(run.step) {
             run.save(true, false, ranks)?;

@@ -210,3 +210,18 @@ fn a_kernel_file_has_its_head_its_op_and_its_rows() {
         assert!(tested, "{file}: no row of the table and no test of its own");
     }
 }
+
+#[test]
+fn only_the_program_prints() {
+    let prints = |text: &str| {
+        let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+        code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains("println!"))
+    };
+    let program = |file: &str| file == "main.rs" || file == "progress.rs" || file.starts_with("cli");
+    let found: Vec<String> = files()
+        .into_iter()
+        .filter(|(file, text)| !program(file) && prints(text))
+        .map(|(file, _)| file)
+        .collect();
+    assert!(found.is_empty(), "a library that prints cannot be embedded: {found:?}");
+}

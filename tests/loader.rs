@@ -193,6 +193,22 @@ fn a_resumed_loader_goes_on_where_the_other_stopped() {
 }
 
 #[test]
+fn a_loader_that_may_go_ahead_without_end_does_not_wait_for_ever() {
+    let (_dir, data) = uneven().open();
+    assert_eq!(batches(&Arc::new(data), 1, usize::MAX, 2)[0].step, 1);
+}
+
+#[test]
+fn a_batch_of_numbers_has_no_rows_of_an_earlier_step() {
+    let (_dir, data) = uneven().open();
+    let sampler = Sampler::new(&data, &all_groups(&data), sampling(3, 5), 9).expect("a sampler");
+    let mut batch = Batch::of(&data, 0, &sampler.step(0));
+    batch.first = 2;
+    batch.refill(&data, 1, &sampler.step(1), Carry::Numbers);
+    assert!(batch.rows.is_empty() && batch.numbers.len() == 2 * 3 * 5 && batch.first == 0);
+}
+
+#[test]
 fn used_memory_changes_no_batch() {
     let (_dir, data) = uneven().open();
     let data = Arc::new(data);

@@ -13,6 +13,7 @@ use scale_engine::data::sampler::Sampler;
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
+use scale_engine::progress::Reporter;
 use scale_engine::train::{Begin, Outcome, Settings, train};
 use serde_json::Value;
 
@@ -127,7 +128,9 @@ fn wires(ranks: usize) -> Vec<Arc<dyn Collective>> {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
         let launch = Launch { rank, ranks, local: rank, address: address.clone(), job: 0, by: "a test" };
-        std::thread::spawn(move || Wire::join(&launch, &AtomicBool::new(false)).expect("they meet"))
+        std::thread::spawn(move || {
+            Wire::join(&launch, &AtomicBool::new(false), &Reporter::silent()).expect("they meet")
+        })
     };
     let joining: Vec<_> = (0..ranks).map(join).collect();
     joining
@@ -228,7 +231,7 @@ fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     let join = |rank| {
         let launch = Launch { rank, ranks: 3, local: rank, address: address.clone(), job: 0, by: "a test" };
         std::thread::spawn(move || {
-            Wire::join(&launch, &AtomicBool::new(false)).map(|wire| wire.sum(&mut [0.0]))
+            Wire::join(&launch, &AtomicBool::new(false), &Reporter::silent()).map(|wire| wire.sum(&mut [0.0]))
         })
     };
     let first = join(0);
@@ -254,7 +257,7 @@ fn ranks_agree_on_what_they_are_about_to_do_or_do_not_begin() {
     for seats in [threads(3), wires(3)] {
         let found = each(&seats, |seat| {
             let seat = seats[seat.rank()].clone();
-            let ranks = Ranks::join(seat, None).expect("they meet");
+            let ranks = Ranks::join(seat, None, &Reporter::silent()).expect("they meet");
             let same = ranks.agree(&[("data", 0xfedc_ba98_7654_3210), ("config", 0)]).is_ok();
             let other = ranks.agree(&[("data", 5), ("config", if ranks.rank() == 2 { 1 << 63 } else { 0 })]);
             same && other.expect_err("they differ").to_string().contains("ranks differ")
@@ -328,7 +331,10 @@ fn a_rank_that_waits_for_others_can_be_stopped() {
     for rank in [0, 1] {
         let address = ("127.0.0.1".to_string(), free_port());
         let launch = Launch { rank, ranks: 2, local: rank, address, job: 0, by: "a test" };
-        let said = Wire::join(&launch, &AtomicBool::new(true)).err().expect("nobody comes").to_string();
+        let said = Wire::join(&launch, &AtomicBool::new(true), &Reporter::silent())
+            .err()
+            .expect("nobody comes")
+            .to_string();
         assert!(said.contains("asked to stop"), "{said}");
     }
 }

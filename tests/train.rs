@@ -11,8 +11,9 @@ use scale_engine::config::Config;
 use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::error::{Error, Result};
-use scale_engine::train::{Begin, Event, Outcome, Reporter, Settings, train};
-use serde_json::Value;
+use scale_engine::progress::{Event, Reporter};
+use scale_engine::train::{Begin, Outcome, Settings, train};
+use serde_json::{Value, json};
 
 const STEPS: u64 = 120;
 
@@ -335,6 +336,7 @@ fn a_run_asked_to_stop_writes_a_checkpoint_and_says_so() {
 
 #[test]
 fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
+    const BEGINS: &str = "Begins { what: \"train\", done: 0, all: 120, unit: \"steps\" }";
     let small = small();
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");
@@ -344,11 +346,15 @@ fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
         let (stop, told) = (stop.clone(), told.clone());
         Reporter::new(move |event| {
             let event = match event {
-                Event::Logged(line) => line.to_string(),
+                Event::Logged { step, numbers } => {
+                    let mut line = json!({ "step": step });
+                    numbers.iter().for_each(|(name, number)| line[name] = json!(number));
+                    line.to_string()
+                }
                 event => format!("{event:?}"),
             };
             // The third step is done, a fourth is not begun.
-            stop.store(stop.load(Ordering::Relaxed) || event == "Step(2)", Ordering::Relaxed);
+            stop.store(stop.load(Ordering::Relaxed) || event == "Done(2)", Ordering::Relaxed);
             told.lock().expect("one thread trains").push(event);
         })
     };
@@ -359,7 +365,7 @@ fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
     let (lines, others): (Vec<&str>, Vec<&str>) =
         told.iter().map(String::as_str).partition(|e| e.starts_with('{'));
     let others: Vec<&str> = others.into_iter().filter(|event| !event.starts_with("Note")).collect();
-    assert_eq!(others, ["Begins { done: 0, steps: 120 }", "Step(1)", "Step(2)", "Step(3)", "Ends"]);
+    assert_eq!(others, [BEGINS, "Done(1)", "Done(2)", "Done(3)", "Ends"]);
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
     assert_eq!(lines, log.lines().collect::<Vec<_>>());
 }

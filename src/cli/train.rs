@@ -7,12 +7,13 @@ use crate::checkpoint::{Best, Checkpoint, of_run};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
 use crate::error::{Error, Result};
-use crate::train::{Begin, Outcome, Reporter, Settings, train};
+use crate::progress::Reporter;
+use crate::train::{Begin, Outcome, Settings, train};
 
 const EXAMPLE: &str = "\
 Examples:
   scale-engine train --data DATA --split held_out.toml --out RUN --preset tiny \\
-      --steps 1000 --set flow.start=shifted --set optim.lr=0.002
+      --steps 1000 --set encoder.kind=mlp --set flow.start=shifted
   scale-engine train --data DATA --split held_out.toml --out RUN --resume
   scale-engine train --data MINE --split mine.toml --out TUNED --init-from RUN --steps 300 --set optim.lr=0.0005
 
@@ -29,7 +30,7 @@ Common settings, given with --set (of several choices the first is the default; 
   train.val_every=200  train.checkpoint_every=200 (larger presets: 1000)  train.log_every=10
 
 Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which tell each process its rank; the \
-processes meet at MASTER_ADDR, one port above MASTER_PORT. The ranks divide the data.sets sets of a step among themselves, so their number \
+processes meet at MASTER_ADDR, one port above MASTER_PORT. The ranks divide the data.sets sets of a step, a multiple of their number, among themselves, so their number \
 changes nothing but rounding, and a run can be resumed with another number. With --set optim.shard=true each rank keeps only its own part \
 of the optimizer's state.
 
@@ -153,8 +154,11 @@ fn config(args: &Args) -> Result<Config> {
 
 /// What a resumed run may change besides its steps: where its optimizer is kept.
 fn shard(args: &Args) -> Result<Option<bool>> {
-    let set: Vec<Option<bool>> =
-        args.set.iter().map(|set| set.strip_prefix("optim.shard=")?.trim().parse().ok()).collect();
+    let shard = |set: &String| {
+        let (field, value) = set.split_once('=')?;
+        (field.trim() == "optim.shard").then(|| value.trim().parse().ok())?
+    };
+    let set: Vec<Option<bool>> = args.set.iter().map(shard).collect();
     if args.preset.is_some() || args.config.is_some() || args.seed.is_some() || set.contains(&None) {
         let what =
             "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change it";

@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, Type};
 use super::Launch;
 use super::wire::{END, Link, has_ended};
 use crate::error::{Error, Result};
+use crate::progress::Reporter;
 
 /// How long ranks wait for each other at the start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,9 +26,9 @@ const MAGIC: &[u8; 16] = b"scale-engine 2\0\0";
 const HELLO: usize = 40;
 
 /// Rank 0 waits for all others; if that fails, those that have come are told why.
-pub(super) fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
+pub(super) fn receive(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> Result<Vec<Link>> {
     let mut links = Vec::new();
-    let received = receive_all(launch, stop, &mut links);
+    let received = receive_all(launch, stop, reporter, &mut links);
     if let Err(error) = &received {
         links.iter_mut().for_each(|link| drop(link.frame(END, error.to_string().as_bytes())));
     }
@@ -35,7 +36,7 @@ pub(super) fn receive(launch: &Launch, stop: &AtomicBool) -> Result<Vec<Link>> {
     received.map(|()| links)
 }
 
-fn receive_all(launch: &Launch, stop: &AtomicBool, links: &mut Vec<Link>) -> Result<()> {
+fn receive_all(launch: &Launch, stop: &AtomicBool, reporter: &Reporter, links: &mut Vec<Link>) -> Result<()> {
     let (host, port) = &launch.address;
     let said = |e: std::io::Error| {
         let way = "set MASTER_PORT so that the port above it is free";
@@ -63,7 +64,10 @@ fn receive_all(launch: &Launch, stop: &AtomicBool, links: &mut Vec<Link>) -> Res
         // All are heard in turn: one that says nothing does not keep the others waiting.
         for (stream, since) in std::mem::take(&mut callers) {
             match greet(&stream) {
-                Ok(hello) => welcome(launch, stream, hello, links)?,
+                Ok(hello) => {
+                    let link = Link { rank: hello[0] as usize, stream, reporter: reporter.clone() };
+                    welcome(launch, link, hello, links)?;
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock && since.elapsed() < GREETING => {
                     callers.push((stream, since));
                 }
@@ -127,9 +131,8 @@ fn greet(mut stream: &TcpStream) -> std::io::Result<[u64; 3]> {
     Ok([word(0), word(1), word(2)])
 }
 
-fn welcome(launch: &Launch, stream: TcpStream, hello: [u64; 3], links: &mut Vec<Link>) -> Result<()> {
+fn welcome(launch: &Launch, mut link: Link, hello: [u64; 3], links: &mut Vec<Link>) -> Result<()> {
     let [rank, ranks, job] = hello;
-    let mut link = Link { rank: rank as usize, stream };
     if job != launch.job {
         let what =
             "it belongs to another job, which uses the same port; set MASTER_PORT, for each job another";
@@ -154,14 +157,14 @@ fn welcome(launch: &Launch, stream: TcpStream, hello: [u64; 3], links: &mut Vec<
 }
 
 /// A rank other than 0 calls rank 0.
-pub(super) fn call(launch: &Launch, stop: &AtomicBool) -> Result<Link> {
+pub(super) fn call(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> Result<Link> {
     let began = Instant::now();
     let mut hello = MAGIC.to_vec();
     let words = [launch.rank as u64, launch.ranks as u64, launch.job];
     words.iter().for_each(|word| hello.extend(word.to_le_bytes()));
     loop {
         match reach(&launch.address).and_then(|stream| introduce(stream, &hello)) {
-            Ok(stream) => return Ok(Link { rank: 0, stream }),
+            Ok(stream) => return Ok(Link { rank: 0, stream, reporter: reporter.clone() }),
             Err(e) if began.elapsed() > PATIENCE => {
                 let (host, port) = &launch.address;
                 let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
@@ -220,7 +223,7 @@ mod tests {
         let port = listener.local_addr().expect("bound").port();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let called = scope.spawn(|| Wire::join(&launch(1, port, 0), &stop));
+            let called = scope.spawn(|| Wire::join(&launch(1, port, 0), &stop, &Reporter::silent()));
             let (mut stream, _) = listener.accept().expect("a call");
             stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").expect("sent");
             stop.store(true, Ordering::Relaxed);
@@ -230,8 +233,8 @@ mod tests {
         drop(listener);
         stop.store(false, Ordering::Relaxed);
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| Wire::join(&launch(0, port, 1), &stop));
-            let other = Wire::join(&launch(1, port, 2), &stop).expect("greeted");
+            let first = scope.spawn(|| Wire::join(&launch(0, port, 1), &stop, &Reporter::silent()));
+            let other = Wire::join(&launch(1, port, 2), &stop, &Reporter::silent()).expect("greeted");
             let why = other.sum(&mut [0.0]).expect_err("of another job").to_string();
             assert!(why.contains("another job") && why.contains("MASTER_PORT"), "{why}");
             stop.store(true, Ordering::Relaxed);
@@ -244,7 +247,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
         let (began, stop) = (Instant::now(), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| Wire::join(&launch(0, free, 7), &stop));
+            let first = scope.spawn(|| Wire::join(&launch(0, free, 7), &stop, &Reporter::silent()));
             let call = || loop {
                 match TcpStream::connect(("127.0.0.1", free)) {
                     Ok(stream) => return stream,
@@ -254,7 +257,7 @@ mod tests {
             let (_mute, mut slow, mut other) = (call(), call(), call());
             slow.write_all(&MAGIC[..5]).expect("sent");
             other.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
-            Wire::join(&launch(1, free, 7), &stop).expect("rank 1 is in");
+            Wire::join(&launch(1, free, 7), &stop, &Reporter::silent()).expect("rank 1 is in");
             first.join().expect("no panic").expect("rank 0 is in");
         });
         assert!(began.elapsed() < GREETING, "{:?}", began.elapsed());

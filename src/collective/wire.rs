@@ -18,6 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::meet::{call, receive};
 use super::{Collective, Launch, part, stopped};
 use crate::error::{Error, Result};
+use crate::progress::Reporter;
 
 /// How long rank 0 may take to validate, or others to compute; after that the user is told which rank is awaited.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -45,17 +46,19 @@ pub struct Wire {
 pub(super) struct Link {
     pub rank: usize,
     pub stream: TcpStream,
+    /// Is told when nothing is heard for long.
+    pub reporter: Reporter,
 }
 
 impl Wire {
-    /// Connects to the other ranks, unless `stop` is set meanwhile.
+    /// Connects to the other ranks, unless `stop` is set meanwhile. `reporter` is told when one is waited for long.
     ///
     /// # Errors
     /// A rank does not come within a minute, two have the same number, or one expects another number of ranks; `stop` is set.
-    pub fn join(launch: &Launch, stop: &AtomicBool) -> Result<Wire> {
+    pub fn join(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> Result<Wire> {
         let links = match launch.rank {
-            0 => receive(launch, stop)?,
-            _ => vec![call(launch, stop)?],
+            0 => receive(launch, stop, reporter)?,
+            _ => vec![call(launch, stop, reporter)?],
         };
         let watched = |link: &Link| {
             watch(&link.stream)
@@ -193,7 +196,8 @@ impl Link {
             if began.elapsed() >= (notes + 1) * SILENCE {
                 notes += 1;
                 let minutes = (notes * SILENCE).as_secs() / 60;
-                eprintln!("note: nothing heard from rank {} for {minutes} minutes", self.rank);
+                let what = format_args!("nothing heard from rank {} for {minutes} minutes", self.rank);
+                self.reporter.note(what);
             }
         }
         self.stream.read_exact(&mut head).map_err(|e| self.gone(&e))?;

@@ -87,15 +87,16 @@ impl Batch {
         }
     }
 
-    /// The same, reusing the memory of a batch of the same data that is no longer needed.
+    /// The same, reusing the memory of a batch of the same data that is no longer needed. The step's first set is the first here.
     pub fn refill(&mut self, data: &Data, step: u64, sets: &[SetOfCells], carry: Carry) {
         let controls = sets.iter().flat_map(|set| &set.controls);
         self.numbers.clear();
         self.numbers.extend(controls.chain(sets.iter().flat_map(|set| &set.perturbed)));
-        if carry == Carry::Rows {
-            self.rows.refill(data, &self.numbers);
+        match carry {
+            Carry::Rows => self.rows.refill(data, &self.numbers),
+            Carry::Numbers => self.rows.refill(data, &[]),
         }
-        (self.step, self.sets) = (step, sets.len());
+        (self.step, self.first, self.sets) = (step, 0, sets.len());
         self.cells = sets.first().map_or(0, |set| set.perturbed.len());
         self.conditions.clear();
         self.conditions.extend(sets.iter().map(|set| set.conditions));
@@ -202,7 +203,7 @@ impl Loader {
         }
     }
 
-    /// Returns a used batch's memory, which saves the system from clearing new pages at each step.
+    /// Returns a used batch's memory, which saves the system from clearing new pages at each step. The batch must be this loader's.
     pub fn give_back(&mut self, batch: Batch) {
         self.shelf.lock().spare.push(batch);
     }
@@ -222,7 +223,7 @@ impl Drop for Loader {
 fn work(shelf: &Shelf, data: &Data, sampler: &Sampler, ahead: u64, carry: Carry) {
     loop {
         let mut state = shelf.lock();
-        while !state.stop && state.claim >= state.taken + ahead {
+        while !state.stop && state.claim - state.taken >= ahead {
             state = shelf.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stop {

@@ -33,7 +33,7 @@ pub fn check(gpu: &Gpu, busy: bool) -> Result<Check> {
     let sampling = DataConfig { sets, cells, ..DataConfig::default() };
     let sampler = Sampler::new(&data, split.part(Part::Train), sampling, 3)?;
     let all = |feed: &mut Feed| -> Vec<Tensor> {
-        // If numbers are enough, the rows stay those of step 0.
+        // If numbers are enough, only step 0 has rows.
         let mut batch = Batch::of(&data, 0, &sampler.step(0));
         let step = |k| {
             batch.refill(&data, k, &sampler.step(k), feed.carry());

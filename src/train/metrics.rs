@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::line::Line;
-use super::report::{Event, Reporter};
 use super::tensorboard::Events;
 use crate::error::{At, Result};
+use crate::progress::{Event, Reporter};
 
 /// The log; open only on the rank that writes.
 pub struct Metrics(Option<Log>);
@@ -86,8 +86,8 @@ impl Metrics {
             .filter(|(name, _)| *name != "step")
             .filter_map(|(name, x)| Some((name.clone(), x.as_f64()?)))
             .collect();
-        events.scalars(value["step"].as_u64().expect("a line has a step"), &scalars)?;
-        reporter.tell(Event::Logged(value));
-        Ok(())
+        let step = value["step"].as_u64().expect("a line has a step");
+        reporter.tell(Event::Logged { step, numbers: &scalars });
+        events.scalars(step, &scalars)
     }
 }

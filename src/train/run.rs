@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::learner::{InitialWeights, Learner};
 use super::line::Line;
 use super::metrics::Metrics;
-use super::report::{Event, Reporter};
 use super::start::{Start, renew_config};
 use super::validate;
 use super::writer::Writer;
@@ -21,6 +20,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
 use crate::params::Params;
+use crate::progress::{Event, Reporter};
 use crate::tensor::Tensor;
 
 /// The file in which a run keeps what its GPU timed as quickest.
@@ -78,9 +78,9 @@ impl Run {
             step: start.step,
             best: start.best,
             writes: ranks.is_first(),
-            reporter: start.reporter,
+            reporter: start.reporter.clone(),
             saved: resumed.then_some(start.step),
-            writer: Writer::new(checkpoint::folder(&start.out)),
+            writer: Writer::new(checkpoint::folder(&start.out), start.reporter.clone()),
             _claim: start.claim,
             out: start.out,
         })

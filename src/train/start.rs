@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::first::First;
 use super::learner::{self, InitialWeights};
-use super::report::{Event, Reporter};
 use super::writer::claim;
 use super::{Begin, Settings};
 use crate::aside;
@@ -21,6 +20,7 @@ use crate::error::{At, Error, Result};
 use crate::folder;
 use crate::gpu::Gpu;
 use crate::model::Statistics;
+use crate::progress::{Event, Reporter};
 
 /// What every rank starts from.
 #[derive(Clone)]
@@ -73,10 +73,7 @@ impl Start {
             let what = "its training part has no usable perturbed cells, so there is nothing to learn from";
             return Err(Error::format(&settings.split, what));
         }
-        let on_gpu = settings.places.iter().all(Option::is_some);
-        let (sizes, genes) = (vocabulary(data.manifest()), data.manifest().genes.len());
-        let here = config.data.sets / settings.launch.as_ref().map_or(1, |launch| launch.ranks);
-        learner::fits(config, &sizes, genes, here, on_gpu)?;
+        settings.has_memory_for(config, data.manifest())?;
         let inherited = init_from.map(|run| First::of_run(run, config, &data, &split)).transpose()?;
         let claim = match settings.is_first() {
             true => make_folder(config, settings)?,
@@ -136,6 +133,7 @@ impl Start {
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = loaded?;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
+        settings.has_memory_for(&header.config, data.manifest())?;
         if settings.is_first() {
             header.tell_changes(data.manifest(), settings);
         }
@@ -239,6 +237,15 @@ fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::Fi
     let split = &settings.split;
     aside::file(&out.join("split.toml"), |aside| fs::copy(split, aside).map(drop).at(split))?;
     Ok(claim)
+}
+
+impl Settings {
+    /// Refuses a model and batch that this machine's memory cannot hold.
+    fn has_memory_for(&self, config: &Config, data: &Manifest) -> Result<()> {
+        let on_gpu = self.places.iter().all(Option::is_some);
+        let here = config.data.sets / self.launch.as_ref().map_or(1, |launch| launch.ranks);
+        learner::fits(config, &vocabulary(data), data.genes.len(), here, on_gpu)
+    }
 }
 
 impl Header {

@@ -216,15 +216,21 @@ fn a_rank_that_fails_stops_those_that_wait_for_its_part() {
 
 #[test]
 fn a_run_that_goes_on_changes_nothing_else() {
-    let resume = |set: &str| {
+    let resume = |run: &Path, set: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
         command.args(["train", "--device", "cpu", "--resume", "--set", set, "--data"]).arg(&small().data);
-        let output = command.arg("--split").arg(&small().split).arg("--out").arg(&small().run).output();
+        let output = command.arg("--split").arg(&small().split).arg("--out").arg(run).output();
         output.expect("the program starts")
     };
     for set in ["optim.shard=maybe", "optim.lr=0.5"] {
-        let output = resume(set);
+        let output = resume(&small().run, set);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains("--set optim.shard=true|false"), "{}", said(&output));
     }
+    // Spaces are allowed here as in any other --set. A copy, since only one process may go on with a run.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(dir.path().join("checkpoints")).expect("made");
+    std::fs::copy(last(&small().run), last(dir.path())).expect("copied");
+    let output = resume(dir.path(), "optim.shard = false");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
