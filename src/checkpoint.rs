@@ -22,7 +22,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
-use crate::params::{self, Entry, Params, Table, tensor_view};
+use crate::params::{self, Entry, Flats, Params, Table, tensor_view};
 use crate::tensor::Tensor;
 
 /// What a checkpoint says about itself.
@@ -91,8 +91,8 @@ pub struct Frame {
 pub struct Checkpoint {
     /// All but the flat numbers.
     pub frame: Frame,
-    /// Weights, averaged weights, first and second moments, each flat as [`Params`] has them, on the host.
-    pub flats: [Tensor; 4],
+    /// What it holds of each weight, on the host.
+    pub flats: Flats<Tensor>,
 }
 
 /// What is known of a checkpoint without reading its numbers.
@@ -122,6 +122,7 @@ struct Text {
 const VERSION: u32 = 3;
 const KEY: &str = "scale_engine";
 const AVERAGE: &str = "average.";
+/// What stands before a weight's name, in the order of [`Flats::each`].
 const FLATS: [&str; 4] = ["", AVERAGE, "moment1.", "moment2."];
 
 impl Checkpoint {
@@ -129,8 +130,8 @@ impl Checkpoint {
     pub fn load(path: &Path) -> Result<Checkpoint> {
         let map = map(path)?;
         let read = Read::of(path, &map)?;
-        let [weights, average, m, v] = FLATS.map(|prefix| read.flat(prefix));
-        let flats = [weights?, average?, m?, v?];
+        let [weights, average, moment1, moment2] = FLATS.map(|prefix| read.flat(prefix));
+        let flats = Flats { weights: weights?, average: average?, moment1: moment1?, moment2: moment2? };
         let Read { file, statistics, effects, .. } = read;
         Ok(Checkpoint { frame: Frame { header: file.text.header, statistics, effects }, flats })
     }
@@ -162,11 +163,10 @@ impl Described {
 }
 
 impl Frame {
-    /// Writes a checkpoint aside, then renames it. `table` names the numbers of each of `flats`: weights, averaged weights, first
-    /// and second moments.
-    pub fn save(&self, path: &Path, table: &[Entry], flats: [&[f32]; 4]) -> Result<()> {
+    /// Writes a checkpoint aside, then renames it. `table` names the numbers of each of `flats`.
+    pub fn save(&self, path: &Path, table: &[Entry], flats: Flats<&[f32]>) -> Result<()> {
         let mut views: Vec<(String, TensorView)> = Vec::new();
-        for (prefix, flat) in FLATS.iter().zip(flats) {
+        for (prefix, flat) in FLATS.iter().zip(flats.each()) {
             for entry in table {
                 views.push((
                     format!("{prefix}{}", entry.name),

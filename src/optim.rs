@@ -73,7 +73,13 @@ struct Part {
 
 impl Part {
     /// This range's part of moments and averaged weights, which are given flat on the host.
-    fn new(params: &Params, range: Range<usize>, flats: [&Tensor; 3], low: Option<&Tensor>) -> Part {
+    fn new(
+        params: &Params,
+        range: Range<usize>,
+        average: &Tensor,
+        moments: [&Tensor; 2],
+        low: Option<&Tensor>,
+    ) -> Part {
         let (at, gpu) = (range.start, params.gpu());
         let own = |flat: &Tensor, what| {
             let part = flat.part(at, &[range.len()]);
@@ -87,11 +93,10 @@ impl Part {
             own.copy_from(0, &low.part(at, &[range.len()]));
             own
         });
-        let [m, v, average] = flats;
         Part {
             at,
-            m: own(m, "first moments"),
-            v: own(v, "second moments"),
+            m: own(moments[0], "first moments"),
+            v: own(moments[1], "second moments"),
             average: own(average, "averaged weights"),
             low,
             decay: decay(params.entries(), range, gpu),
@@ -125,15 +130,16 @@ impl Optimizer {
     pub fn new(params: &mut Params, share: Share) -> Self {
         let zeros = Tensor::zeros(&[params.len()]);
         let weights = params.weights().to_host();
-        Optimizer::resume(params, share, [&zeros, &zeros, &weights])
+        Optimizer::resume(params, share, &weights, [&zeros, &zeros])
     }
 
-    /// Continues from a checkpoint: both moments and averaged weights, flat on the host. The weights are already the checkpoint's.
-    pub fn resume(params: &mut Params, share: Share, flats: [&Tensor; 3]) -> Self {
+    /// Continues from a checkpoint's averaged weights and first and second moments, flat on the host; `params` already holds its
+    /// weights.
+    pub fn resume(params: &mut Params, share: Share, average: &Tensor, moments: [&Tensor; 2]) -> Self {
         let end = share.pieces().last().map_or(0, |piece| piece.end);
         assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());
         let low = if share.is_whole() { None } else { params.take_low() };
-        let part = |range| Part::new(params, range, flats, low.as_ref());
+        let part = |range| Part::new(params, range, average, moments, low.as_ref());
         let parts = share.parts().into_iter().map(part).collect();
         let stretches = Stretches::new(share.parts(), params.gpu());
         Optimizer { parts, stretches, len: params.len(), share }

@@ -17,10 +17,12 @@ use crate::tape::{Gradients, Sink, Tape, Var};
 use crate::tensor::Tensor;
 
 mod file;
+mod flats;
 mod share;
 mod table;
 
 pub(crate) use file::{tensor_view, write};
+pub use flats::Flats;
 pub use share::{Pieces, Share};
 pub use table::{Entry, Init, Param, Piece, Table};
 

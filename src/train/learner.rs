@@ -13,7 +13,7 @@ use crate::model::losses::{Draws, Examples, Losses};
 use crate::model::{Model, Statistics};
 use crate::ops::adamw;
 use crate::optim::Optimizer;
-use crate::params::{Params, Share, Table};
+use crate::params::{Flats, Params, Share, Table};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -41,7 +41,7 @@ pub enum InitialWeights {
     /// These, before their first step.
     Given(Tensor),
     /// What a checkpoint holds: weights, averaged weights and both moments.
-    Resumed([Tensor; 4]),
+    Resumed(Flats<Tensor>),
 }
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device until they read one.
@@ -112,18 +112,21 @@ impl Learner {
             true => table.share(ranks.rank(), ranks.count()),
             false => Share::whole(table.len()),
         };
-        let (weights, flats) = match weights {
+        let (weights, resumed) = match weights {
             InitialWeights::Drawn => (first_weights(config, &table), None),
             InitialWeights::Given(weights) => (own(weights, table.len()), None),
-            InitialWeights::Resumed([weights, flats @ ..]) => (own(weights, table.len()), Some(flats)),
+            InitialWeights::Resumed(flats) => {
+                let Flats { weights, average, moment1, moment2 } = flats.map(|flat| own(flat, table.len()));
+                (weights, Some((average, [moment1, moment2])))
+            }
         };
         let checksum = crc32fast::hash(bytemuck::cast_slice(weights.data()));
         let mut params = Params::new(table, weights).with_gradients();
         if let Some(gpu) = gpu {
             (model, params) = (model.to_gpu(gpu), params.to_gpu(gpu));
         }
-        let optimizer = match flats.map(|flats| flats.map(|flat| own(flat, params.len()))) {
-            Some([average, m, v]) => Optimizer::resume(&mut params, share, [&m, &v, &average]),
+        let optimizer = match &resumed {
+            Some((average, moments)) => Optimizer::resume(&mut params, share, average, moments.each_ref()),
             None => Optimizer::new(&mut params, share),
         };
         Learner { model, params, optimizer, checksum, laps: None }

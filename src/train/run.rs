@@ -19,7 +19,7 @@ use crate::data::split::Split;
 use crate::error::{At, Error, Result};
 use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
-use crate::params::Params;
+use crate::params::{Flats, Params};
 use crate::progress::{Event, Reporter};
 use crate::tensor::Tensor;
 
@@ -158,15 +158,15 @@ impl Run {
     pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
         self.saved = self.saved.max(last.then_some(self.step));
         self.writer.finish()?;
-        let flats: [fn(&Optimizer, &Params) -> Tensor; 4] = [
-            |optimizer, params| optimizer.weights(params),
-            |optimizer, _| optimizer.average(),
-            |optimizer, _| optimizer.m(),
-            |optimizer, _| optimizer.v(),
-        ];
+        let flats: Flats<fn(&Optimizer, &Params) -> Tensor> = Flats {
+            weights: |optimizer, params| optimizer.weights(params),
+            average: |optimizer, _| optimizer.average(),
+            moment1: |optimizer, _| optimizer.m(),
+            moment2: |optimizer, _| optimizer.v(),
+        };
         let (len, gpu) = (self.learner.params.len(), self.learner.params.gpu().cloned());
         // One at a time: gathered on a device, each is as large as all weights. Each is copied: steps continue meanwhile.
-        for (i, of) in flats.into_iter().enumerate() {
+        for (i, of) in flats.each().into_iter().enumerate() {
             if let Some(flat) = self.gathered(of, ranks)? {
                 self.writer.room(len, gpu.as_ref()).put(i * len, &flat);
             }

@@ -11,7 +11,7 @@ use crate::aside;
 use crate::checkpoint::Frame;
 use crate::error::{At, Result};
 use crate::gpu::Gpu;
-use crate::params::Entry;
+use crate::params::{Entry, Flats};
 use crate::progress::{Event, Reporter};
 
 /// Writes one checkpoint at a time.
@@ -82,7 +82,8 @@ fn write(folder: &Path, frame: &Frame, table: &[Entry], numbers: &[f32], names: 
     let mut paths = names.iter().map(|name| folder.join(format!("{name}.safetensors")));
     let Some(first) = paths.next() else { return Ok(()) };
     let len = numbers.len() / 4;
-    frame.save(&first, table, std::array::from_fn(|i| &numbers[i * len..(i + 1) * len]))?;
+    let flats = Flats::of(std::array::from_fn(|i| &numbers[i * len..(i + 1) * len]));
+    frame.save(&first, table, flats)?;
     paths.try_for_each(|path| link(&first, &path))
 }
 

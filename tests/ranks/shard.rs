@@ -8,7 +8,7 @@ use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Config;
 use scale_engine::gpu::{Gpu, PACK, Real};
 use scale_engine::optim::Optimizer;
-use scale_engine::params::{Init, Params, Share, Table};
+use scale_engine::params::{Flats, Init, Params, Share, Table};
 use scale_engine::rng::Rng;
 use scale_engine::train::{Begin, Settings, train};
 
@@ -35,7 +35,7 @@ fn cpus(ranks: usize) -> Vec<Option<Gpu>> {
 }
 
 /// Weights, their average and both moments of a run's last checkpoint, bit by bit.
-fn numbers(run: &Path) -> [Vec<u32>; 4] {
+fn numbers(run: &Path) -> Flats<Vec<u32>> {
     let checkpoint = Checkpoint::load(&last(run)).expect("a checkpoint");
     checkpoint.flats.map(|flat| flat.data().iter().map(|x| x.to_bits()).collect())
 }
