@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -84,7 +85,7 @@ pub struct Frame {
     /// Gene-wise statistics of the training cells.
     pub statistics: Statistics,
     /// Mean effects, for a shifted start; empty otherwise.
-    pub effects: Effects,
+    pub effects: Arc<Effects>,
 }
 
 /// A run at one step.
@@ -133,7 +134,8 @@ impl Checkpoint {
         let [weights, average, moment1, moment2] = FLATS.map(|prefix| read.flat(prefix));
         let flats = Flats { weights: weights?, average: average?, moment1: moment1?, moment2: moment2? };
         let Read { file, statistics, effects, .. } = read;
-        Ok(Checkpoint { frame: Frame { header: file.text.header, statistics, effects }, flats })
+        let frame = Frame { header: file.text.header, statistics, effects: Arc::new(effects) };
+        Ok(Checkpoint { frame, flats })
     }
 
     /// Reads only what the file says about itself.

@@ -189,7 +189,7 @@ impl Run {
             untrained: self.untrained.clone(),
             init_from: self.init_from.clone(),
         };
-        let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.as_ref().clone());
+        let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.clone());
         let frame = Frame { header, statistics, effects };
         let all = last && self.learner.model.config().train.keep_all;
         let step = format!("step-{}", self.step);

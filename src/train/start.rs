@@ -155,7 +155,7 @@ impl Start {
             config: header.config,
             data,
             split,
-            effects: Arc::new(effects),
+            effects,
             statistics,
             weights: InitialWeights::Resumed(flats),
             untrained,
