@@ -36,7 +36,7 @@ pub enum Error {
     /// A GPU is missing, full or failed.
     #[error("{0}")]
     Device(String),
-    /// Training stopped itself.
+    /// The work cannot go on, through no setting or file alone: it was asked to stop, its loss is not finite, another rank is gone.
     #[error("{0}")]
     Stopped(String),
 }
@@ -55,6 +55,17 @@ impl Error {
     /// A file problem that is not the system's.
     pub fn format(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
         Error::Format { path: path.as_ref().to_path_buf(), what: what.into() }
+    }
+
+    /// The same with a way out behind it.
+    pub fn with_way(self, way: &str) -> Self {
+        match self {
+            Error::Io { path, cause } => Error::Format { path, what: words(&cause) + way },
+            Error::Format { path, what } => Error::Format { path, what: what + way },
+            Error::Setting { field, what } => Error::Setting { field, what: what + way },
+            Error::Device(what) => Error::Device(what + way),
+            Error::Stopped(what) => Error::Stopped(what + way),
+        }
     }
 
     /// A problem with an option or a config field.

@@ -127,10 +127,9 @@ impl Start {
             true => claim(&checkpoint::folder(&settings.out))?.map(Arc::new),
             false => None,
         };
-        let loaded = Checkpoint::load(&path).map_err(|error| {
-            Error::Stopped(format!("{error}{}", other_way(&settings.out).unwrap_or_default()))
-        });
-        let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } = loaded?;
+        let with_way = |error: Error| error.with_way(&other_way(&settings.out).unwrap_or_default());
+        let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } =
+            Checkpoint::load(&path).map_err(with_way)?;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
         settings.has_memory_for(&header.config, data.manifest())?;
