@@ -12,12 +12,15 @@ use crate::tensor::Tensor;
 /// At most this many groups are scored, evenly chosen.
 const GROUPS: usize = 64;
 
+/// At most this many control cells of a context are predicted from and this many cells of a group measured, evenly chosen: they
+/// are laid out dense, and more would not move their means.
+const CELLS: usize = 4096;
+
 /// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effects; `None` without
 /// validation groups. `average`: the averaged weights.
 pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     let data = &run.data;
     let perturbed = run.split.perturbed(Part::Val, data);
-    let stride = perturbed.len().div_ceil(GROUPS).max(1);
     let params = run.learner.params.over(average);
     let manifest = data.manifest();
     let predictor = Predictor {
@@ -33,13 +36,13 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         (group.cell_type, group.batch)
     };
     // Groups of one context next to each other: its controls are laid out once.
-    let mut groups: Vec<u32> = perturbed.iter().step_by(stride).copied().collect();
+    let mut groups = evenly(perturbed, GROUPS);
     groups.sort_by_key(|&g| context_of(g));
     // Sums of predicted and measured effects over the batches of a pair, weighted by cells.
     let mut pairs: BTreeMap<(u32, u32), [Vec<f64>; 2]> = BTreeMap::new();
     for groups in groups.chunk_by(|&a, &b| context_of(a) == context_of(b)) {
         let Some(pool) = control_pool(data, groups[0]) else { continue };
-        let controls = ControlCells::of(data, &pool.iter().collect::<Vec<_>>());
+        let controls = ControlCells::of(data, &evenly(pool.iter().collect(), CELLS));
         let (context, resting) =
             (predictor.context(&controls).expect("a pool of the data's own cells"), controls.mean());
         for &g in groups {
@@ -51,7 +54,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
             });
             answered.expect("a group of the data's own");
-            let after = ControlCells::of(data, &group.range().collect::<Vec<_>>()).mean();
+            let after = ControlCells::of(data, &evenly(group.range().collect(), CELLS)).mean();
             let factor = f64::from(manifest.factor);
             let sums = pairs
                 .entry((group.cell_type, group.perturbation))
@@ -71,4 +74,24 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         run.reporter.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
     }
     (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64)
+}
+
+/// At most `most` of them, at equal distances; all of them, if they are no more.
+fn evenly<T: Copy>(all: Vec<T>, most: usize) -> Vec<T> {
+    let stride = all.len().div_ceil(most).max(1);
+    all.into_iter().step_by(stride).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_thinned_over_its_whole_length() {
+        let all = |n: u64| (0..n).collect::<Vec<_>>();
+        assert_eq!(evenly(all(4096), CELLS), all(4096));
+        assert_eq!(evenly(all(0), CELLS), all(0));
+        let few = evenly(all(10_000), CELLS);
+        assert_eq!((few.len(), few[1], *few.last().expect("some")), (3334, 3, 9999));
+    }
 }
