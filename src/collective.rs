@@ -249,14 +249,14 @@ impl Ranks {
     }
 
     /// Fails unless all ranks have the same numbers, by name: hashes of what they are about to do.
-    pub fn agree(&self, what: &[(&str, u64)]) -> Result<()> {
+    pub fn agree<S: AsRef<str>>(&self, what: &[(S, u64)]) -> Result<()> {
         // Bytes, whose sum over up to 65,793 ranks is exact to the last bit.
-        let pieces = |(_, number): &(&str, u64)| number.to_le_bytes().map(f32::from);
+        let pieces = |(_, number): &(S, u64)| number.to_le_bytes().map(f32::from);
         let own: Vec<f32> = what.iter().flat_map(pieces).collect();
         let mut sum = own.clone();
         self.host.sum(&mut sum)?;
         let other = |i: usize| (8 * i..8 * i + 8).any(|k| sum[k] != own[k] * self.count() as f32);
-        let differ: Vec<&str> = (0..what.len()).filter(|&i| other(i)).map(|i| what[i].0).collect();
+        let differ: Vec<&str> = (0..what.len()).filter(|&i| other(i)).map(|i| what[i].0.as_ref()).collect();
         // A rank whose numbers are the mean of the others' would see no difference, so all are asked.
         match self.any(!differ.is_empty())? {
             false => Ok(()),

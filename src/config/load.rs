@@ -55,6 +55,19 @@ impl Config {
         toml::to_string_pretty(self).expect("plain structs of numbers and names")
     }
 
+    /// Name and value of every field, as `--set` names it: the same names in the same order for all configs.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let all = toml::Table::try_from(self).expect("plain structs of numbers and names");
+        let of = |(name, value): (String, toml::Value)| match value {
+            toml::Value::Table(section) => section
+                .into_iter()
+                .map(|(field, value)| (format!("{name}.{field}"), value.to_string()))
+                .collect(),
+            value => vec![(name, value.to_string())],
+        };
+        all.into_iter().flat_map(of).collect()
+    }
+
     /// Reads back what [`Config::to_toml`] wrote; `path` only serves the error.
     pub fn from_toml(text: &str, path: &Path) -> Result<Config> {
         toml::from_str(text).map_err(|e| Error::format(path, format!("config: {}", e.message())))

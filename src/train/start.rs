@@ -168,17 +168,19 @@ impl Start {
     }
 
     /// What ranks must have in common, as numbers.
-    pub fn agreed(&self, gpu: Option<&Gpu>) -> [(&'static str, u64); 6] {
+    pub fn agreed(&self, gpu: Option<&Gpu>) -> Vec<(String, u64)> {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
-        [
+        let others = [
             ("program", hash(aside::PROGRAM)),
-            ("config", hash(&self.config.to_toml())),
             ("split", hash(&self.split.hash)),
             ("data", hash(&self.data.manifest().to_json())),
             ("first step", self.step),
             // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
-        ]
+        ];
+        let fields = self.config.fields().into_iter();
+        let fields = fields.map(|(name, value)| (format!("config's {name}"), hash(&value)));
+        others.into_iter().map(|(name, number)| (name.to_string(), number)).chain(fields).collect()
     }
 }
 
