@@ -13,6 +13,7 @@ mod parquet;
 pub mod population;
 pub mod preprocess;
 pub mod sampler;
+pub mod scale;
 pub mod shard;
 pub mod simulate;
 pub mod split;

@@ -7,15 +7,17 @@
 //! use scale_engine::checkpoint::Trained;
 //! use scale_engine::data::h5ad::H5ad;
 //! use scale_engine::data::observe::Observer;
+//! use scale_engine::data::scale::Told;
 //! use scale_engine::predictor::{ControlCells, Request};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
 //! let trained = Trained::load("RUN".as_ref())?;
 //! let predictor = trained.predictor(0);
-//! // Any CSR matrix and its genes' names will do.
+//! // Any CSR matrix and its genes' names will do; `Told::default()` is for values that show by themselves what they are.
 //! let file = H5ad::open("controls.h5ad".as_ref())?;
 //! let x = file.rows(0..file.shape().0)?;
-//! let controls = ControlCells::of_matrix(predictor.data, &file.var().index, &x, None)?;
+//! let told = Told::of(&file, None);
+//! let controls = ControlCells::of_matrix(predictor.data, &file.var().index, &x, None, told)?;
 //! let observer = Observer::asked(trained.header.config.predict.observe, predictor.data.target)?;
 //! let request = Request::named(predictor.data, "K562", "MYC", "all", 500)?;
 //! predictor.context(&controls)?.predict(request, observer.as_ref(), |cell, control| {

@@ -6,11 +6,14 @@ use scale_engine::checkpoint::Trained;
 use scale_engine::config::Observe;
 use scale_engine::data::h5ad::{Cells, H5ad};
 use scale_engine::data::observe::Observer;
+use scale_engine::data::scale::Told;
+use scale_engine::data::shard::Scale;
 use scale_engine::predictor::{ControlCells, Predictor, Request};
 use scale_engine::tensor::Tensor;
 
 use crate::predict::{ask_for, rows};
-use crate::train::{names, small};
+use crate::refused::told;
+use crate::train::{names, program, small};
 
 /// Some rows of X.
 fn some(x: &Cells, cells: &[usize]) -> Cells {
@@ -39,8 +42,8 @@ fn from_memory_come_the_cells_that_the_program_writes() {
             && of("batch", cell, batch)
     };
     let pool: Vec<usize> = (0..x.rows()).filter(is_control).collect();
-    let controls =
-        ControlCells::of_matrix(data, &file.var().index, &some(&x, &pool), None).expect("controls");
+    let controls = ControlCells::of_matrix(data, &file.var().index, &some(&x, &pool), None, Told::default())
+        .expect("controls");
 
     let predictor = trained.predictor(5);
     let observer = Observer::asked(Observe::Poisson, data.target).expect("a total");
@@ -68,7 +71,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     let file = H5ad::open(&small.cells).expect("readable");
     let (x, genes) = (file.rows(0..40).expect("X"), &file.var().index);
     let refused = |x: &Cells, genes: &[String], totals: Option<&[f32]>| {
-        ControlCells::of_matrix(data, genes, x, totals).expect_err("a refusal").to_string()
+        ControlCells::of_matrix(data, genes, x, totals, Told::default()).expect_err("a refusal").to_string()
     };
     let mut broken = x.clone();
     broken.data_mut()[3] = f32::NAN;
@@ -77,7 +80,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
         (refused(&x.to_csc(), genes, None), "stored as CSC"),
         (refused(&x, &genes[1..], None), "one name per column"),
         (refused(&x, genes, Some(&[1.0])), "1 totals"),
-        (refused(&x, genes, Some(&[0.5; 40])), "the column of totals has 0.5, less than the"),
+        (refused(&x, genes, Some(&[0.5; 40])), "has a given total of 0.5, less than the"),
         (refused(&broken, genes, None), "contains NaN"),
         (refused(&x, &others, None), "of the model's"),
     ] {
@@ -86,23 +89,26 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
 
     let mut of_panel = data.clone();
     of_panel.columns.size = Some("ncounts".into());
-    let told =
-        ControlCells::of_matrix(&of_panel, genes, &x, None).expect_err("totals are wanted").to_string();
+    let told = ControlCells::of_matrix(&of_panel, genes, &x, None, Told::default())
+        .expect_err("totals are wanted")
+        .to_string();
     assert!(told.contains("the run's totals come from column \"ncounts\""), "{told}");
 
     let predictor = trained.predictor(5);
     let mut other = data.clone();
     other.genes.swap(3, 4);
-    let of_other = ControlCells::of_matrix(&other, genes, &x, None).expect("controls of another run");
+    let of_other =
+        ControlCells::of_matrix(&other, genes, &x, None, Told::default()).expect("controls of another run");
     let told = predictor.context(&of_other).err().expect("a refusal").to_string();
     assert!(told.contains("another run's genes"), "{told}");
-    let none = ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[])).expect("no cells");
+    let none =
+        ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[]), Told::default()).expect("no cells");
     assert!(predictor.context(&none).is_err());
     // NaN weights must not become zeros.
     let weights = trained.params.len();
     let broken = trained.params.over(Tensor::new(&[weights], vec![f32::NAN; weights]));
     let broken = Predictor { params: &broken, ..predictor };
-    let controls = ControlCells::of_matrix(data, genes, &x, None).expect("controls");
+    let controls = ControlCells::of_matrix(data, genes, &x, None, Told::default()).expect("controls");
     let request = Request { conditions: [0, 1, 0], cells: 3 };
     let answered = broken.context(&controls).expect("controls").predict(request, None, |row, _| {
         assert!(row.iter().all(|x| x.is_nan()), "a number of no numbers");
@@ -117,7 +123,8 @@ fn any_number_of_cells_may_be_asked_for_but_no_unknown_ids() {
     let data = &trained.header.data;
     let file = H5ad::open(&small.cells).expect("readable");
     let x = file.rows(0..40).expect("X");
-    let controls = ControlCells::of_matrix(data, &file.var().index, &x, None).expect("controls");
+    let controls =
+        ControlCells::of_matrix(data, &file.var().index, &x, None, Told::default()).expect("controls");
     let predictor = trained.predictor(5);
     let context = predictor.context(&controls).expect("controls");
     for conditions in [[9999, 1, 0], [0, 9999, 0], [0, 1, 9999]] {
@@ -145,4 +152,46 @@ fn any_number_of_cells_may_be_asked_for_but_no_unknown_ids() {
     }));
     let why = endless.expect_err("it was stopped");
     assert_eq!((place, why.downcast_ref::<&str>()), (70, Some(&"enough")));
+}
+
+/// Logs of the kept genes alone, which no total tells apart from anything else.
+#[test]
+fn logs_of_some_genes_are_taken_if_they_are_said_to_be_logs() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let trained = Trained::load(&small.run).expect("the run's best");
+    let data = &trained.header.data;
+    let logs = dir.path().join("logs.h5ad");
+    let mut export = program();
+    export.arg("export").arg(&small.data).arg("--out").arg(&logs);
+    let (code, said) = told(&mut export);
+    assert_eq!(code, Some(0), "{said}");
+    let file = H5ad::open(&logs).expect("readable");
+    let genes = &file.var().index;
+    // Without the last genes, so that no cell has the total of the run.
+    let kept = genes.len() - 5;
+    let x = file.rows(0..40).expect("X");
+    let (mut starts, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+    for row in x.outer_iterator() {
+        let stored = row.iter().filter(|(gene, _)| *gene < kept);
+        stored.for_each(|(gene, &value)| {
+            columns.push(gene as u32);
+            values.push(value);
+        });
+        starts.push(columns.len());
+    }
+    let x = Cells::new((40, kept), starts, columns, values);
+    let taken = |told: Told| ControlCells::of_matrix(data, &genes[..kept], &x, None, told);
+    let unsaid = taken(Told::default()).expect_err("nothing is said").to_string();
+    assert!(unsaid.contains("`Told::scale`") && !unsaid.contains("--"), "{unsaid}");
+    let of_file = Told::of(&file, None);
+    assert!(of_file.logged && of_file.target == Some(1e4), "{of_file:?}");
+    for said in [of_file, Told { scale: Some(Scale::Log1p), ..Told::default() }] {
+        let controls = taken(said).expect("logs");
+        assert_eq!(controls.len(), 40);
+    }
+    let other = taken(Told { target: Some(5e3), ..of_file }).expect_err("another total").to_string();
+    assert!(other.contains("5000") && other.contains("10000"), "{other}");
+    let binary = taken(Told { base: Some(2.0), ..of_file }).expect_err("another base").to_string();
+    assert!(binary.contains("0.693147") && binary.contains("`Told::base`"), "{binary}");
 }

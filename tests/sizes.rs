@@ -70,8 +70,6 @@ fn our_own_log_values_tell_their_total_also_of_a_part_of_the_genes() {
     // What the user states must be possible.
     let (code, said) = shards(&[&place("own.h5ad")], &place("tenths"), &["--scale", "log1p10"]);
     assert!(code == Some(1) && said.contains("counts of one gene as log1p10"), "{code:?} {said}");
-    let mut predict = program();
-    predict.arg("predict").arg(&small().run).arg("--controls").arg(place("logs.h5ad"));
     let everything = ["export".as_ref(), small().data.as_os_str(), "--out".as_ref()];
     let (code, said) = told(program().args(everything).arg(place("logs.h5ad")));
     assert_eq!(code, Some(0), "{said}");
@@ -79,9 +77,17 @@ fn our_own_log_values_tell_their_total_also_of_a_part_of_the_genes() {
     let request =
         format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[0], types[0]);
     fs::write(place("request.csv"), request).expect("written");
-    predict.arg("--request").arg(place("request.csv")).arg("--out").arg(place("out.h5ad"));
-    let (code, said) = told(predict.args(["--scale", "counts"]));
-    assert!(code == Some(1) && said.contains("which is not a count"), "{code:?} {said}");
+    for (scale, what) in
+        [("counts", "which is not a count"), ("log1p10", "all on one scale"), ("log1p", "as stated")]
+    {
+        let mut predict = program();
+        predict.arg("predict").arg(&small().run).arg("--controls").arg(place("logs.h5ad")).arg("--request");
+        predict.arg(place("request.csv")).arg("--out").arg(place("out.h5ad")).args(["--scale", scale]);
+        let (code, said) = told(&mut predict);
+        assert!(code == Some(i32::from(scale != "log1p")) && said.contains(what), "{code:?} {said}");
+        // `predict` reads X alone, and has no way to another matrix.
+        assert!(!said.contains("--source"), "{said}");
+    }
 }
 
 /// Every row of a directory, as the network sees it.

@@ -22,9 +22,9 @@ mod memo;
 mod moments;
 pub mod normalise;
 mod plan;
-pub mod scale;
+mod scale;
 mod seurat_v3;
-pub(crate) mod sizes;
+mod sizes;
 mod store;
 mod target;
 mod work;
@@ -35,13 +35,13 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::aside;
+use crate::data::scale::Found;
 use crate::data::shard::Scale;
 use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
 use crate::memory;
 use hvg::Flavor;
 use input::Inputs;
-use scale::Found;
 use work::{Halt, Work};
 
 pub use align::SharedGenes;

@@ -15,7 +15,7 @@ use super::side::{Matrix, Side, some};
 use super::totals::shown;
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::population::Population;
-use crate::data::preprocess::scale::natural;
+use crate::data::scale::natural;
 use crate::error::{At, Error, Result};
 use crate::memory;
 
@@ -169,7 +169,8 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
     };
     let (source, genes, total) = (file.path().to_path_buf(), file.var().index.clone(), file.log_target());
     if file.log_base().is_some() {
-        natural(&file, holds_counts(&x) || shown(&x).is_some())?;
+        let proven = holds_counts(&x) || shown(&x).is_some();
+        natural(file.log_base(), proven).map_err(|unclear| unclear.of_file(file.path(), ""))?;
     }
     Ok(Side { source, x, labels, genes, total })
 }

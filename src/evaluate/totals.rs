@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::lognorm::{Held, Logs, log_counts};
 use super::side::{Matrix, Side};
 use crate::correlation::median;
-use crate::data::preprocess::scale::agreed;
+use crate::data::scale::agreed;
 use crate::data::shard::same_total;
 
 /// Control cells of two files on one scale do not add up to sums this far apart.

@@ -9,11 +9,17 @@ use super::{Ask, Context, ControlFile, Job, Logs, Report, controls_fit};
 use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::population::nonzero;
-use crate::data::preprocess::scale::{Found, of_file};
+use crate::data::scale::{Found, Told};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{At, Error, Result};
 use crate::memory;
 use crate::predictor::{ControlCells, Reading, Request};
+
+/// What to do if the control cells do not say what their values are.
+const SAY: &str = "say what they are with --scale counts, log1p or log1p10";
+/// What to do if they lack many of the genes over which the run's totals were taken.
+const TOTALS: &str =
+    "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
 
 /// A population that the request file asks for.
 #[derive(Debug, Deserialize)]
@@ -271,16 +277,15 @@ impl Wanted {
         let wrong = |what: String| Error::format(file.path(), what);
         let first = file.blocks().next().transpose()?;
         let first = first.ok_or_else(|| wrong("contains no cells".into()))?.1;
-        let found = match controls.scale {
-            Some(scale) => Found::told(scale, file, &first)?,
-            None => of_file(file, &first)?,
-        };
+        let found = Found::of(&first, &Told::of(file, controls.scale));
+        let found = found.map_err(|unclear| unclear.of_file(file.path(), SAY))?;
         report.notes.push(format!("{}: {}", file.path().display(), found.why));
         let reading = Reading::new(manifest, &file.var().index, &found).map_err(wrong)?;
         (report.ignored_genes, report.missing_genes) = (reading.ignored(), reading.missing.clone());
         let sizes = match totals(manifest, file, controls.size.as_deref(), found.scale)? {
             None => {
-                let note = reading.part_of_genes(file.shape().1).map_err(wrong)?;
+                let note = reading.part_of_genes(file.shape().1);
+                let note = note.map_err(|what| wrong(format!("{what}; {TOTALS}")))?;
                 report.notes.extend(note.map(|what| format!("{}: {what}", file.path().display())));
                 None
             }

@@ -7,8 +7,7 @@ use rayon::prelude::*;
 
 use crate::data::h5ad::Cells;
 use crate::data::preprocess::normalise::{factor, log_value, total};
-use crate::data::preprocess::scale::{Found, MIXED, detect};
-use crate::data::preprocess::sizes::refusal;
+use crate::data::scale::{Found, Refusal, Told};
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::error::{Error, Result};
 
@@ -48,8 +47,10 @@ impl ControlCells {
         controls
     }
 
-    /// Takes cells from memory: `x` `[cells, genes]` holds counts or natural log1p values (told apart as `preprocess` does),
-    /// `genes` names its columns, `totals` holds each cell's counts over all measured genes, if their sum in `x` is not that.
+    /// Takes cells from memory: `x` `[cells, genes]` holds counts or natural log1p values, `genes` names its columns, `totals`
+    /// holds each cell's counts over all measured genes, if their sum in `x` is not that. `told` is what is known of the values:
+    /// [`Told::of`] a file, or else by default nothing. Then the values tell what they are, as in `preprocess`, which log values
+    /// of only some genes cannot.
     ///
     /// # Errors
     /// Sizes that disagree; values that are neither counts nor log values; another total than the run's; too many of its genes
@@ -59,6 +60,7 @@ impl ControlCells {
         genes: &[String],
         x: &Cells,
         totals: Option<&[f32]>,
+        told: Told,
     ) -> Result<ControlCells> {
         let wrong = |what: String| Error::setting("controls", what);
         if !x.is_csr() || x.cols() != genes.len() || totals.is_some_and(|totals| totals.len() != x.rows()) {
@@ -70,11 +72,15 @@ impl ControlCells {
             );
             return Err(wrong(format!("{what}{told}{}", if x.is_csr() { "" } else { ", stored as CSC" })));
         }
-        let reading = Reading::new(manifest, genes, &detect(x, false).map_err(wrong)?).map_err(wrong)?;
+        let found = Found::of(x, &told).map_err(|unclear| {
+            let recorded = "and leave out `Told::base`, or just leave it out if it is wrong";
+            wrong(unclear.with(recorded, "say what they are (`Told::scale`, or `Told::logged`)"))
+        })?;
+        let reading = Reading::new(manifest, genes, &found).map_err(wrong)?;
         if totals.is_none() && reading.found.scale == Scale::Counts {
             let of_column =
                 manifest.columns.size.as_ref().map(|column| format!("come from column {column:?}"));
-            let part = reading.part_of_genes(genes.len()).map_err(wrong)?;
+            let part = reading.part_of_genes(genes.len()).unwrap_or_else(Some);
             if let Some(what) = of_column.map(|of| format!("the run's totals {of}")).or(part) {
                 return Err(Error::setting("totals", format!("{what}; give each cell's total counts")));
             }
@@ -184,8 +190,8 @@ impl<'a> Reading<'a> {
         self.places.iter().filter(|place| place.is_none()).count()
     }
 
-    /// A matrix with only part of the genes over whose sum the run's cells were scaled would have its counts scaled up too much:
-    /// refused if it has less than half of them, otherwise returns what to say about it.
+    /// What to say of counts of only part of the genes over whose sum the run's cells were scaled: by their own sums they are
+    /// scaled up too much. An error if there are less than half of the genes.
     pub fn part_of_genes(&self, here: usize) -> std::result::Result<Option<String>, String> {
         let there = self.manifest.source_genes.unwrap_or(0);
         if self.found.scale != Scale::Counts || here >= there {
@@ -195,9 +201,7 @@ impl<'a> Reading<'a> {
         if 2 * here >= there {
             return Ok(Some(what));
         }
-        let way =
-            "give all genes, a column of total counts with --size-col, or log1p values scaled by all genes";
-        Err(format!("{what}; {way}"))
+        Err(what)
     }
 
     /// Reads the log1p values of a cell into `out` `[G]`, zero before, in the model's order: not yet divided by the factor, as a
@@ -211,17 +215,12 @@ impl<'a> Reading<'a> {
         out: &mut [f32],
     ) -> std::result::Result<f32, String> {
         let scale = self.found.scale;
-        if let Some(bad) = values.iter().find(|v| !(v.is_finite() && **v >= 0.0)) {
-            return Err(format!("contains {bad}; counts and log1p values must be finite and not negative"));
-        }
-        if let Some(bad) = values.iter().find(|v| scale == Scale::Counts && v.fract() != 0.0) {
-            return Err(format!("contains {bad}, which is not a count, unlike other values"));
-        }
-        if let Some(what) = self.found.refusal(values) {
-            return Err(format!("{what}: {MIXED}"));
-        }
-        if let Some(what) = told.and_then(|told| refusal(told, values, scale)) {
-            return Err(format!("the column of totals has {what}"));
+        if let Some(refusal) = self.found.refusal(values, told) {
+            let way = match refusal {
+                Refusal::Scale(_) => "; give control cells that are all on one scale",
+                _ => "",
+            };
+            return Err(format!("{refusal}{way}"));
         }
         let target = self.manifest.target.unwrap_or(f64::NAN) as f32;
         let library = told.unwrap_or_else(|| total(values));

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::scale::Found;
-use super::{normalise, scale, sizes};
+use super::{normalise, scale};
 use crate::data::h5ad::{Cells, H5ad, keep_columns};
+use crate::data::scale::Found;
 use crate::error::Result;
 
 /// One input file.
@@ -60,9 +60,7 @@ impl Input {
 impl Block<'_> {
     /// Refuses values that are not on this scale, and invalid totals.
     pub fn check(&self, found: &Found) -> Result<()> {
-        scale::check(self.input, self.rows.clone(), &self.cells, found.scale)?;
-        scale::fits(self.input, self.rows.clone(), &self.cells, found, self.input.left_out.is_none())?;
-        sizes::check(self, found.scale)
+        scale::check(self, found)
     }
 
     /// Total counts of a row of the file that holds these counts.

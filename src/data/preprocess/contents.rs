@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::align::SharedGenes;
 use super::input::{CELL_TYPE, Inputs, PERTURBATION};
 use super::labels::Joined;
-use super::scale::Found;
+use crate::data::scale::Found;
 use crate::data::shard::Scale;
 
 /// Cells, genes and labels of the sources, or of what was kept of them.

@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::Settings;
 use super::block::Block;
 use super::input::{Inputs, PERTURBATION};
-use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
+use crate::data::scale::Found;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 

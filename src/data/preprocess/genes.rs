@@ -6,9 +6,9 @@ use std::path::Path;
 use super::hvg::{self, Flavor, GeneTable, Moments};
 use super::input::Inputs;
 use super::moments::{self, Ranked};
-use super::scale::Found;
 use super::seurat_v3::{self, Expected};
 use super::work::{Halt, Work};
+use crate::data::scale::Found;
 use crate::data::shard::{MOST_GENES, Manifest, Scale};
 use crate::error::{At, Error, Result, some_of, unknown};
 

@@ -6,10 +6,10 @@ use super::block::Block;
 use super::hvg::{Flavor, Moments};
 use super::input::Inputs;
 use super::normalise::{exp_m1, factor, log_value};
-use super::scale::Found;
 use super::seurat_v3::Expected;
 use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
+use crate::data::scale::Found;
 use crate::data::shard::{Scale, low_bits};
 use crate::error::{Error, Result};
 

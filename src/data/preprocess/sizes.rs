@@ -1,17 +1,14 @@
 //! Total counts of cells as given by a column of obs or of the table of labels (`--size-col`): if a file holds only some of
 //! the measured genes, their sum is not the cell's total.
 
-use super::block::Block;
 use super::labels::Table;
 use super::normalise;
 use crate::data::h5ad::{Cells, H5ad};
 use crate::data::parquet::is_parquet;
 use crate::data::population::TOTALS;
-use crate::data::shard::Scale;
-use crate::error::{Error, Result};
+use crate::data::scale::covers;
+use crate::error::Result;
 
-/// Relative amount by which a total that was kept as f32 may be too low.
-const LESS: f32 = 1e-4;
 /// What tools call the column of each cell's total counts.
 const NAMES: [&str; 7] = [
     "total_counts",
@@ -54,7 +51,7 @@ pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
         let mut ratios = Vec::with_capacity(cells.rows());
         for (told, stored) in told.into_iter().zip(stored).filter(|(_, stored)| *stored > 0.0) {
             // Not the cell's total, whatever the name says.
-            (told >= stored * (1.0 - LESS)).then(|| ratios.push(told / stored))?;
+            covers(told, stored).then(|| ratios.push(told / stored))?;
         }
         normalise::median(ratios).filter(|ratio| *ratio >= FAR_MORE)
     };
@@ -65,27 +62,4 @@ pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
          genes, give --size-col {name}",
         file.path().display()
     ))
-}
-
-/// Why a given total cannot be that of a cell with these stored values, if it cannot: not a valid
-/// number, or less than the stored counts.
-pub(crate) fn refusal(told: f32, stored: &[f32], scale: Scale) -> Option<String> {
-    if !(told.is_finite() && told >= 0.0) {
-        return Some(format!("{told}, which is not a total of counts"));
-    }
-    let stored = normalise::total(stored);
-    let less = scale == Scale::Counts && told < stored * (1.0 - LESS);
-    less.then(|| format!("{told}, less than the {stored} counts stored"))
-}
-
-/// Refuses given totals that are impossible.
-pub(super) fn check(block: &Block, scale: Scale) -> Result<()> {
-    let Some(sizes) = &block.input.sizes else { return Ok(()) };
-    for (row, _, values) in block.used() {
-        if let Some(what) = refusal(sizes[row], values, scale) {
-            let what = format!("cell {:?}: --size-col gives {what}", block.input.file.cell_name(row));
-            return Err(Error::format(block.input.file.path(), what));
-        }
-    }
-    Ok(())
 }

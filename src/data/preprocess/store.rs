@@ -7,11 +7,11 @@ use indicatif::ProgressBar;
 
 use super::block::{Block, Input};
 use super::input::Inputs;
-use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, normalise};
 use crate::aside;
 use crate::data::h5ad::Cells;
+use crate::data::scale::Found;
 use crate::data::shard::{
     CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Sizes, Source, merge,
 };

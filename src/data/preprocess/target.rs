@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::block::Block;
 use super::input::Inputs;
-use super::scale::Found;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use super::{Settings, Target, normalise};
+use crate::data::scale::Found;
 use crate::data::shard::{Scale, same_total};
 use crate::error::{Error, Result};
 
