@@ -7,6 +7,7 @@ pub mod effects;
 pub mod h5ad;
 mod in_order;
 pub mod loader;
+pub mod normalise;
 pub mod observe;
 #[cfg_attr(not(feature = "parquet"), path = "data/parquet/absent.rs")]
 mod parquet;

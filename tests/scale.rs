@@ -1,8 +1,15 @@
 //! Counts or logarithms: what `preprocess` takes a matrix's values for.
 
+use scale_engine::config::Observe;
 use scale_engine::data::h5ad::{Column, Extra, Frame, X, write};
-use scale_engine::data::preprocess::{Genes, Target, normalise};
+use scale_engine::data::normalise;
+use scale_engine::data::observe::Observer;
+use scale_engine::data::population::log1p;
+use scale_engine::data::preprocess::{Genes, Target};
+use scale_engine::data::scale::Told;
 use scale_engine::data::shard::{Data, Scale};
+use scale_engine::predictor::ControlCells;
+use scale_engine::rng::Rng;
 
 use crate::preprocess::{COUNTS, GENES, obs, refusal, run, small, sparse, var, words};
 
@@ -11,7 +18,7 @@ fn log_values_are_recognised_and_kept() {
     for (divisor, scale) in [(1.0, Scale::Log1p), (10.0, Scale::Log1p10)] {
         let (_dir, settings) = small(|_, _, x| {
             for row in x.iter_mut() {
-                let factor = normalise::factor(row.iter().sum(), 1e4);
+                let factor = normalise::divisor(row.iter().sum(), 1e4);
                 row.iter_mut().for_each(|value| *value = (*value / factor).ln_1p() / divisor);
             }
         });
@@ -50,8 +57,8 @@ fn a_told_scale_is_believed() {
 /// A matrix of two data sets that were put together before they were brought to one scale.
 #[test]
 fn a_cell_on_another_scale_than_the_first_is_named() {
-    let log = |row: &[f32; 5], total: f32| {
-        let factor = normalise::factor(row.iter().sum(), total);
+    let log = |row: &[f32; 5], total: f64| {
+        let factor = normalise::divisor(row.iter().sum(), total);
         row.map(|value| (value / factor).ln_1p())
     };
     let (dir, mut settings) = small(|_, _, _| ());
@@ -86,7 +93,7 @@ fn a_cell_on_another_scale_than_the_first_is_named() {
 fn logarithms_to_another_base_are_recognised_without_a_mark() {
     let (_dir, mut settings) = small(|_, _, x| {
         for row in x.iter_mut() {
-            let factor = normalise::factor(row.iter().sum(), 1e4);
+            let factor = normalise::divisor(row.iter().sum(), 1e4);
             row.iter_mut().for_each(|value| *value = (*value / factor + 1.0).log2());
         }
     });
@@ -133,4 +140,37 @@ fn the_scale_mark_alone_decides_for_a_subset_of_genes() {
     (settings.inputs, settings.out) = (vec![binary], dir.path().join("other"));
     let error = run(&settings).expect_err("other logarithms").to_string();
     assert!(error.contains("uns/log1p/base") && error.contains("0.693147"), "{error}");
+}
+
+/// 10000.01 lies between two numbers of f32.
+#[test]
+fn counts_have_the_same_logs_wherever_they_come_from_whatever_the_total() {
+    let counts = [5.0, 20.0, 975.0, 1500.0, 2500.0];
+    let (_dir, mut settings) = small(|_, _, x| x[0] = counts);
+    settings.target = Some(Target::Sum(10_000.01));
+    run(&settings).expect("made");
+    let data = Data::open(&settings.out).expect("opened");
+    let cell = (0..data.cells()).find(|&cell| data.row(cell).library == 5000.0).expect("the cell");
+    let row = data.row(cell);
+    let measured: Vec<f32> = log1p(&data, &row).collect();
+
+    // A matrix in memory.
+    let names: Vec<String> = GENES.map(String::from).to_vec();
+    let x = sparse(&[counts]);
+    let manifest = data.manifest();
+    let controls = ControlCells::of_matrix(manifest, &names, &x, None, Told::default()).expect("counts");
+    let from_memory = controls.mean();
+    for (&gene, &log) in row.genes.iter().zip(&measured) {
+        assert_eq!(from_memory[usize::from(gene)], f64::from(log / manifest.factor), "gene {gene}");
+    }
+
+    // Counts that are drawn.
+    let observer = Observer::asked(Observe::Poisson, manifest.target).expect("a total").expect("asked for");
+    let mut drawn: Vec<f32> = (0..200).map(|i| (i as f32).ln_1p()).collect();
+    observer.observe(&mut drawn, 5000.0, Rng::new(1));
+    let known: Vec<f32> = (0..5000)
+        .map(|count| normalise::log_value(count as f32, Scale::Counts, data.row_scale(5000.0)))
+        .collect();
+    let apart = drawn.iter().filter(|log| !known.contains(log)).count();
+    assert_eq!(apart, 0, "of 200 counts drawn differ from the same counts measured");
 }

@@ -6,8 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use scale_engine::data::h5ad::H5ad;
+use scale_engine::data::normalise;
 use scale_engine::data::preprocess::hvg::Flavor;
-use scale_engine::data::preprocess::{Genes, Settings, Target, normalise};
+use scale_engine::data::preprocess::{Genes, Settings, Target};
 use scale_engine::data::shard::Scale;
 
 use crate::preprocess::{run, settings};
@@ -212,7 +213,7 @@ fn normalised_values_are_scanpys() {
     for line in &wanted {
         let (row, column): (usize, usize) =
             (line["row"].parse().expect("a row"), line["col"].parse().expect("a column"));
-        let factor = normalise::factor(totals[row], targets[line["target"].as_str()]);
+        let factor = normalise::divisor(totals[row], f64::from(targets[line["target"].as_str()]));
         let stored = *cells.get(row, column).expect("a stored value");
         let log = normalise::log_value(stored, Scale::Counts, factor);
         for (found, name) in [(stored / factor, "norm"), (log, "log1p"), (log / 10.0, "log1p_div10")] {

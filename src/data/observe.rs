@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 use crate::config::Observe;
 use crate::data::counts::{open_unit, poisson};
-use crate::data::preprocess::normalise::{factor, log_value};
+use crate::data::normalise::{divisor, log_value};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -88,9 +88,8 @@ impl Observer {
 
     /// The table for one library size: an interpolation of its two neighbouring bins.
     fn rates(&self, library: f32) -> Rates {
-        let target = self.target as f32;
         let (scale, divisor) = match known(library) {
-            true => (self.target / f64::from(library), factor(library, target)),
+            true => (self.target / f64::from(library), divisor(library, self.target)),
             false => (1.0, 1.0),
         };
         let place = ((scale.log2() + OCTAVES) * BINS_AN_OCTAVE).clamp(0.0, (self.bins.len() - 2) as f64);
@@ -206,7 +205,7 @@ mod tests {
             observer.observe(&mut x, library, Rng::new(3));
             for x in x {
                 let count = (f64::from(x).exp_m1() * f64::from(library) / 1e4).round() as f32;
-                assert_eq!(x, log_value(count, Scale::Counts, factor(library, 1e4)), "{count} of {library}");
+                assert_eq!(x, log_value(count, Scale::Counts, divisor(library, 1e4)), "{count} of {library}");
             }
         }
     }

@@ -20,7 +20,6 @@ mod labels;
 mod loess;
 mod memo;
 mod moments;
-pub mod normalise;
 mod plan;
 mod scale;
 mod seurat_v3;
@@ -44,6 +43,7 @@ use hvg::Flavor;
 use input::Inputs;
 use work::{Halt, Work};
 
+pub use super::normalise;
 pub use align::SharedGenes;
 pub use contents::Contents;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
@@ -233,7 +233,7 @@ fn make(
     let mut chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(&inputs, list)?,
         Genes::Top(count) => {
-            let total = target.unwrap_or(1.0) as f32;
+            let total = target.unwrap_or(1.0);
             let ranked = moments::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
             let choice = genes::Choice { ranked, count: *count, by_batch: settings.hvg_batch.is_some() };
             genes::most_variable(&inputs, &found, total, &choice, work)?

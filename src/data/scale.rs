@@ -11,7 +11,7 @@ use rayon::prelude::*;
 pub use refusal::{Refusal, Unclear};
 
 use crate::data::h5ad::{Cells, H5ad};
-use crate::data::preprocess::normalise::total;
+use crate::data::normalise::total;
 use crate::data::shard::Scale;
 
 /// What is said of values before they are looked at, by their source or by who reads them; nothing by default.

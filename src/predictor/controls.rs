@@ -6,7 +6,7 @@ use std::fmt;
 use rayon::prelude::*;
 
 use crate::data::h5ad::Cells;
-use crate::data::preprocess::normalise::{factor, log_value, total};
+use crate::data::normalise::{divisor, library_of_logs, log_value, total};
 use crate::data::scale::{Found, Refusal, Told};
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::error::{Error, Result};
@@ -222,25 +222,18 @@ impl<'a> Reading<'a> {
             };
             return Err(format!("{refusal}{way}"));
         }
-        let target = self.manifest.target.unwrap_or(f64::NAN) as f32;
-        let library = told.unwrap_or_else(|| total(values));
-        let size = factor(library, target);
-        let mut smallest = f32::INFINITY;
+        let target = self.manifest.target;
+        let library = match (told, scale) {
+            (Some(told), _) => told,
+            (None, Scale::Counts) => total(values),
+            (None, _) => library_of_logs(values, scale, target),
+        };
+        let divisor = target.map_or(1.0, |target| divisor(library, target));
         for (&gene, &value) in genes.iter().zip(values) {
-            let log = log_value(value, scale, size);
-            if log > 0.0 {
-                smallest = smallest.min(log);
-            }
             if let Some(g) = self.places[gene as usize] {
-                out[g as usize] = log;
+                out[g as usize] = log_value(value, scale, divisor);
             }
         }
-        Ok(match scale {
-            Scale::Counts => library,
-            _ if told.is_some() => library,
-            // A cell's smallest value is one count: target / library.
-            _ if smallest.is_finite() => target / smallest.exp_m1(),
-            _ => f32::NAN,
-        })
+        Ok(library)
     }
 }

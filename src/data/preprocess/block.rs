@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::{normalise, scale};
+use super::scale;
 use crate::data::h5ad::{Cells, H5ad, keep_columns};
+use crate::data::normalise;
 use crate::data::scale::Found;
 use crate::error::Result;
 

@@ -33,7 +33,7 @@ pub(super) struct Choice {
 pub(super) fn most_variable(
     inputs: &Inputs,
     found: &Found,
-    target: f32,
+    target: f64,
     choice: &Choice,
     work: &Work,
 ) -> std::result::Result<Chosen, Halt> {

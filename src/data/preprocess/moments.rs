@@ -5,10 +5,10 @@ use std::path::Path;
 use super::block::Block;
 use super::hvg::{Flavor, Moments};
 use super::input::Inputs;
-use super::normalise::{exp_m1, factor, log_value};
 use super::seurat_v3::Expected;
 use super::store::FACTOR;
 use super::work::{Findings, Halt, Part, Saved, Work};
+use crate::data::normalise::{divisor, exp_m1, log_value};
 use crate::data::scale::Found;
 use crate::data::shard::{Scale, low_bits};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub(super) struct Ranked {
 pub(super) fn find(
     inputs: &Inputs,
     found: &Found,
-    target: f32,
+    target: f64,
     ranked: Ranked,
     work: &Work,
 ) -> std::result::Result<Vec<Moments>, Halt> {
@@ -58,7 +58,7 @@ pub(super) fn find(
 }
 
 /// The values that a flavour ranks, for every stored value of a block.
-fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<f32> {
+fn transformed(block: &Block, scale: Scale, target: f64, ranked: Ranked) -> Vec<f32> {
     let flavor = ranked.flavor;
     let stored = block.cells.data();
     if flavor == Flavor::SeuratV3 {
@@ -69,12 +69,12 @@ fn transformed(block: &Block, scale: Scale, target: f32, ranked: Ranked) -> Vec<
     let mut numbers = Vec::with_capacity(stored.len());
     for (row, span) in block.rows.clone().zip(starts.windows(2)) {
         let stored = &stored[span[0]..span[1]];
-        let factor = if scale == Scale::Counts { factor(block.total(row, stored), target) } else { 1.0 };
+        let divisor = if scale == Scale::Counts { divisor(block.total(row, stored), target) } else { 1.0 };
         let transform = |value: f32| {
             let log = match (ranked.rescaled, scale) {
-                (false, _) => log_value(value, scale, factor),
+                (false, _) => log_value(value, scale, divisor),
                 (true, Scale::Log1p10) => value,
-                (true, _) => log_value(value, scale, factor) / FACTOR,
+                (true, _) => log_value(value, scale, divisor) / FACTOR,
             };
             // Not the normalised count itself: scanpy takes expm1 of the f32 logarithm, and so do we.
             if flavor == Flavor::Seurat { exp_m1(log) } else { log }

@@ -2,8 +2,8 @@
 //! the measured genes, their sum is not the cell's total.
 
 use super::labels::Table;
-use super::normalise;
 use crate::data::h5ad::{Cells, H5ad};
+use crate::data::normalise;
 use crate::data::parquet::is_parquet;
 use crate::data::population::TOTALS;
 use crate::data::scale::covers;

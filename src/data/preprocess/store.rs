@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use crc32fast::Hasher;
 use indicatif::ProgressBar;
 
+use super::Settings;
 use super::block::{Block, Input};
 use super::input::Inputs;
 use super::work::{Findings, Halt, Part, Saved, Work};
-use super::{Settings, normalise};
 use crate::aside;
 use crate::data::h5ad::Cells;
+use crate::data::normalise;
 use crate::data::scale::Found;
 use crate::data::shard::{
     CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Sizes, Source, merge,
@@ -237,14 +238,12 @@ impl Print {
 }
 
 /// Total counts of a cell over all genes of the source. For log values an estimate, unless a total
-/// is given: the smallest value is one count.
+/// is given.
 fn library(block: &Block, row: usize, values: &[f32], found: &Found, target: Option<f64>) -> f32 {
     if found.scale == Scale::Counts || block.input.sizes.is_some() {
         return block.total(row, values);
     }
-    let smallest = values.iter().copied().filter(|&value| value > 0.0).fold(f32::INFINITY, f32::min);
-    let one = normalise::exp_m1(normalise::log_value(smallest, found.scale, 1.0));
-    target.map_or(f32::NAN, |target| if smallest.is_finite() { target as f32 / one } else { f32::NAN })
+    normalise::library_of_logs(values, found.scale, target)
 }
 
 /// The kept genes of a block's used cells, by ascending id.

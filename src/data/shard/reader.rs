@@ -11,6 +11,7 @@ use super::file::Shard;
 use super::format::Kind;
 use super::scale::Normalise;
 use super::{Group, Manifest, Row, Scale};
+use crate::data::normalise::divisor;
 use crate::error::{Error, Result};
 
 /// Cells per task of `training_moments`; affects the result's bits, since partial sums are rounded.
@@ -169,7 +170,7 @@ impl Data {
     /// What a cell's values are divided by before the logarithm: library / target for counts, 1 for log values.
     pub fn row_scale(&self, library: f32) -> f32 {
         match (self.manifest.scale, self.manifest.target) {
-            (Scale::Counts, Some(target)) => (f64::from(library) / target) as f32,
+            (Scale::Counts, Some(target)) => divisor(library, target),
             _ => 1.0,
         }
     }
