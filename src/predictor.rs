@@ -115,7 +115,7 @@ impl Predictor<'_> {
     /// Takes control cells to predict from, and measures what the decoder itself makes of them.
     ///
     /// # Errors
-    /// No cells, or cells for data of other genes or another factor.
+    /// No cells, or cells made for data of other genes, another factor or another total.
     pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
         if controls.is_empty() {
             return Err(Error::setting(
@@ -123,8 +123,8 @@ impl Predictor<'_> {
                 "there are none; a prediction begins at one or more control cells",
             ));
         }
-        if !controls.fit(self.data) {
-            let what = "were made for another run's genes or factor; make them with the manifest of this one";
+        if let Some(what) = self.data.meaning().differs(&controls.meaning) {
+            let what = format!("were made for other data than the run's: {what}");
             return Err(Error::setting("controls", what));
         }
         Ok(Context { predictor: self, controls, calibration: self.calibration(controls) })

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use scale_engine::checkpoint::Checkpoint;
+use scale_engine::checkpoint::{Checkpoint, Trained};
 use scale_engine::data::h5ad::{self, H5ad, X};
 use scale_engine::data::preprocess::{self, Genes, Target};
-use scale_engine::data::shard::Scale;
+use scale_engine::data::shard::{Data, Scale};
 use scale_engine::data::simulate::CONTROL;
+use scale_engine::predictor::{ControlCells, Predictor};
 
 use crate::refused::told;
 use crate::train::{last, program, set, small};
@@ -74,6 +75,29 @@ fn a_prediction_from_data_with_another_total_is_refused() {
     predict.arg("predict").arg(&small().run).arg("--data").arg(&data).arg("--split").arg(&small().split);
     let (code, said) = told(predict.arg("--out").arg(&out));
     assert!(code == Some(1) && said.contains("5000 counts") && !out.exists(), "{code:?} {said}");
+}
+
+#[test]
+fn control_cells_of_data_with_another_total_or_factor_are_refused_with_the_reason() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let trained = Trained::load(&small().run).expect("the run's best");
+    let predictor = trained.predictor(0);
+    let controls = |data: &Path| {
+        let data = Data::open(data).expect("a data directory");
+        ControlCells::of(&data, &(0..8).collect::<Vec<u64>>())
+    };
+    assert!(predictor.context(&controls(&small().data)).is_ok());
+    other_total(&dir.path().join("total"));
+    let of_other = controls(&dir.path().join("total"));
+    let why = predictor.context(&of_other).err().expect("another total").to_string();
+    assert!(why.contains("5000 counts") && why.contains("10000"), "{why}");
+    // A run whose logs are divided by something else.
+    let mut other = trained.header.data.clone();
+    other.factor = 5.0;
+    let other = Predictor { data: &other, ..predictor };
+    let of_own = controls(&small().data);
+    let why = other.context(&of_own).err().expect("another factor").to_string();
+    assert!(why.contains("divided by 10, the run's by 5"), "{why}");
 }
 
 #[test]

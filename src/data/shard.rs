@@ -43,7 +43,7 @@ pub use describe::describe;
 pub(crate) use disk::bytes_read as disk_bytes_read;
 pub(crate) use format::{VERSION, low_bits};
 pub(crate) use manifest::same_total;
-pub use manifest::{Columns, Manifest, ShardEntry, Source};
+pub use manifest::{Columns, Manifest, Meaning, ShardEntry, Source};
 pub use piles::{CellLabel, Piles, Sizes};
 pub use reader::{Data, Moments};
 pub(crate) use scale::Normalise;

@@ -8,13 +8,13 @@ use rayon::prelude::*;
 use crate::data::h5ad::Cells;
 use crate::data::normalise::{divisor, library_of_logs, log_value, total};
 use crate::data::scale::{Found, Refusal, Told};
-use crate::data::shard::{Data, Manifest, Scale};
+use crate::data::shard::{Data, Manifest, Meaning, Scale};
 use crate::error::{Error, Result};
 
 /// A model that lacks values for more than this share of its genes is guessing.
 const MISSING_SHARE: f64 = 0.2;
 
-/// Control cells of one context, for models that learned from the data whose genes and factor they have.
+/// Control cells of one context, for models that learned from data whose numbers mean the same: genes, factor, total.
 #[derive(Clone)]
 pub struct ControlCells {
     /// Dense rows `[cells, G]`, log1p divided by the data's factor.
@@ -23,8 +23,8 @@ pub struct ControlCells {
     pub(crate) library: Vec<f32>,
     /// G.
     genes: usize,
-    /// What the numbers stand for, [`Manifest::numbers_hash`].
-    numbers: u32,
+    /// What the numbers stand for.
+    pub(super) meaning: Meaning,
 }
 
 /// Leaves out the numbers, which are long.
@@ -97,14 +97,8 @@ impl ControlCells {
 
     /// `cells` empty cells, to be written, for models of data with this manifest.
     pub(crate) fn blank(cells: usize, manifest: &Manifest) -> ControlCells {
-        let (genes, numbers) = (manifest.genes.len(), manifest.numbers_hash());
-        ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells], genes, numbers }
-    }
-
-    /// Whether a model that learned from data with this manifest can read the numbers: the same genes in the same order, divided by
-    /// the same factor.
-    pub(super) fn fit(&self, manifest: &Manifest) -> bool {
-        self.numbers == manifest.numbers_hash()
+        let (genes, meaning) = (manifest.genes.len(), manifest.meaning());
+        ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells], genes, meaning }
     }
 
     /// One cell's numbers, `[G]`.
@@ -179,7 +173,9 @@ impl<'a> Reading<'a> {
                 manifest.genes[0]
             ));
         }
-        match manifest.other_total(found.scale, found.target) {
+        // The genes and the factor become the run's here; the total must be it already.
+        let own = manifest.meaning();
+        match own.differs(&own.on(found.scale, found.target)) {
             Some(what) => Err(what),
             None => Ok(Reading { manifest, found: found.clone(), places, missing }),
         }

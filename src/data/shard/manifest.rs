@@ -15,6 +15,49 @@ pub(crate) fn same_total(a: f64, b: f64) -> bool {
     (a / b - 1.0).abs() <= 0.01
 }
 
+/// What a cell's numbers stand for, as far as it must be the same for all cells that a model reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Meaning {
+    /// CRC-32 of the genes' names, in order.
+    genes: u32,
+    /// What log1p values are divided by.
+    factor: f32,
+    /// What the stored values are: counts can only be brought to a known total.
+    scale: Scale,
+    /// Counts to which each cell is scaled before log1p; `None` if unknown.
+    target: Option<f64>,
+}
+
+impl Meaning {
+    /// The same genes and factor, of cells on `scale` that were scaled to `target` counts before log1p, if that is known.
+    pub fn on(self, scale: Scale, target: Option<f64>) -> Meaning {
+        Meaning { scale, target, ..self }
+    }
+
+    /// Why cells of `other` would mean something else to a model that learned from these, if they would.
+    pub fn differs(&self, other: &Meaning) -> Option<String> {
+        if self.genes != other.genes {
+            return Some("the genes are others than the run's, or in another order".into());
+        }
+        if self.factor != other.factor {
+            let (here, there) = (other.factor, self.factor);
+            return Some(format!("log1p values are divided by {here}, the run's by {there}"));
+        }
+        match (self.target, other.target) {
+            (None, _) if other.scale == Scale::Counts => Some(
+                "contains counts, but the run learned from log values that do not say what total they were \
+                 scaled to; give log1p values made in the same way"
+                    .into(),
+            ),
+            (Some(known), Some(own)) if !same_total(own, known) => Some(format!(
+                "its cells are scaled to {own} counts before log1p, but the run's to {known}; give the \
+                 counts, or scale to {known}"
+            )),
+            _ => None,
+        }
+    }
+}
+
 /// The obs columns the labels came from, under the names the user knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -167,40 +210,17 @@ impl Manifest {
             let (there, here) = (at(&self.genes), at(&other.genes));
             return Some(format!("gene {alike} is {here}, but in the run it is {there}"));
         }
-        if self.factor != other.factor {
-            return Some(format!(
-                "log1p values are divided by {}, the run's by {}",
-                other.factor, self.factor
-            ));
-        }
-        self.other_total(other.scale, other.target)
+        self.meaning().differs(&other.meaning())
     }
 
-    /// The same for cells on `scale`, scaled to `target` counts before log1p if known.
-    pub fn other_total(&self, scale: Scale, target: Option<f64>) -> Option<String> {
-        match (self.target, target) {
-            (None, _) if scale == Scale::Counts => Some(
-                "contains counts, but the run learned from log values that do not say what total they were \
-                 scaled to; give log1p values made in the same way"
-                    .into(),
-            ),
-            (Some(known), Some(own)) if !same_total(own, known) => Some(format!(
-                "its cells are scaled to {own} counts before log1p, but the run's to {known}; give the \
-                 counts, or scale to {known}"
-            )),
-            _ => None,
-        }
-    }
-
-    /// CRC-32 of the genes and the factor: of two directories with the same, a cell's numbers mean the same to a network.
-    pub(crate) fn numbers_hash(&self) -> u32 {
-        let mut hash = crc32fast::Hasher::new();
+    /// What the numbers of its cells stand for.
+    pub fn meaning(&self) -> Meaning {
+        let mut names = crc32fast::Hasher::new();
         for gene in &self.genes {
-            hash.update(gene.as_bytes());
-            hash.update(&[0]);
+            names.update(gene.as_bytes());
+            names.update(&[0]);
         }
-        hash.update(&self.factor.to_le_bytes());
-        hash.finalize()
+        Meaning { genes: names.finalize(), factor: self.factor, scale: self.scale, target: self.target }
     }
 
     /// Why the ids of another directory would mean something else, if they would.
