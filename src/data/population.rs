@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::data::controls::control_pool;
 use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X, make_unique};
-use crate::data::preprocess::normalise::log_value;
+use crate::data::normalise::log_value;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 

@@ -43,7 +43,6 @@ use hvg::Flavor;
 use input::Inputs;
 use work::{Halt, Work};
 
-pub use super::normalise;
 pub use align::SharedGenes;
 pub use contents::Contents;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};

@@ -10,6 +10,7 @@ use crate::profile::{Ceilings, Sizes, positive};
 
 /// What to run on, and how to print.
 #[derive(clap::Args)]
+#[group(id = "everything")] // clap names groups by their type, and `bench` has Args of its own
 pub struct Args {
     #[command(flatten)]
     device: device::Choice,
