@@ -184,20 +184,20 @@ fn a_checkpoint_whose_best_validation_is_a_pair_is_read() {
 fn another_split_is_told_with_what_was_trained_on() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let split = fs::read_to_string(&small().split).expect("readable");
-    let predict = |text: &str, subset: &str| {
+    let predict = |run: &Path, text: &str, subset: &str| {
         let path = dir.path().join("other.toml");
         fs::write(&path, text).expect("written");
         let mut predict = program();
-        predict.arg("predict").arg(&small().run).arg("--data").arg(&small().data).arg("--split").arg(&path);
+        predict.arg("predict").arg(run).arg("--data").arg(&small().data).arg("--split").arg(&path);
         told(predict.args(["--subset", subset, "--out"]).arg(dir.path().join("out.h5ad")))
     };
-    let (code, said) = predict(&format!("{split}# a word\n"), "test");
-    assert!(code == Some(0) && said.contains("trained on none of these cells"), "{code:?} {said}");
-    let (code, said) = predict(
-        &split.replace("test = ", "val2 = ").replace("val = ", "test = ").replace("val2", "val"),
-        "train",
-    );
-    assert!(code == Some(0) && said.contains("it was trained on"), "{code:?} {said}");
+    let exchanged = split.replace("test = ", "val2 = ").replace("val = ", "test = ").replace("val2", "val");
+    for run in [small().run.clone(), last(&small().run)] {
+        let (code, said) = predict(&run, &format!("{split}# a word\n"), "test");
+        assert!(code == Some(0) && said.contains("trained on none of these cells"), "{code:?} {said}");
+        let (code, said) = predict(&run, &exchanged, "train");
+        assert!(code == Some(0) && said.contains("it was trained on"), "{code:?} {said}");
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl HeldOut {
             return Err(other(what));
         }
         if split.hash != header.split {
-            report.notes.push(self.other_split(&settings.run));
+            report.notes.push(self.other_split(&settings.run, &header.split));
         }
         let mut job = Job::default();
         // By control groups: batches without controls of their own share those of the cell type.
@@ -86,11 +86,14 @@ impl HeldOut {
         }
     }
 
-    /// What it means for the predictions that the split is not the run's own.
-    fn other_split(&self, run: &Path) -> String {
+    /// What it means for the predictions that the split is not the run's own, which has the hash `own`. `run` may be a checkpoint
+    /// of the run.
+    fn other_split(&self, run: &Path, own: &str) -> String {
         let HeldOut { data, groups, .. } = self;
         let other = "the split file is not the one the run was trained with";
-        let Ok(own) = Split::load(&run.join("split.toml"), data) else { return other.into() };
+        let folder = if run.is_file() { run.with_file_name("..") } else { run.to_path_buf() };
+        let found = Split::load(&folder.join("split.toml"), data);
+        let Some(own) = found.ok().filter(|found| found.hash == own) else { return other.into() };
         let trained = own.part(Part::Train);
         let control = data.control_id();
         let known = groups.iter().map(|&g| (g, data.groups()[g as usize]));
