@@ -27,9 +27,9 @@ use std::str::FromStr;
 
 use crate::config::Observe;
 use crate::data::bulk::{self, Pair, Resting};
-use crate::data::controls::control_pool;
+use crate::data::controls::{Usable, control_pool};
 use crate::data::observe::Observer;
-use crate::data::population::{Population, log1p, perturbed_groups, push_controls};
+use crate::data::population::{Population, log1p, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
 use crate::rng::Rng;
@@ -95,21 +95,22 @@ pub struct Settings {
 pub struct Answer {
     /// On the log1p scale; perturbed groups in the requested order, then the controls.
     pub population: Population,
+    /// The requested perturbed groups, by whether they were predicted.
+    pub asked: Usable,
     /// Groups that got something other than the kind promises: what, and how many groups; empty if there are none.
     pub fallbacks: Vec<String>,
 }
 
-/// Predicts the perturbed groups among `asked` from the groups `train`.
+/// Predicts the perturbed groups among `asked` from the groups `train`. Those without any control of their cell type are left
+/// out, as a model leaves them out.
 ///
 /// # Errors
-/// No perturbed training cells, a requested group without any control of its cell type, or counts
-/// to be drawn from data with unknown target.
+/// No perturbed training cells, nothing requested that can be predicted, a group that the data does not have, or counts to be drawn
+/// from data with unknown target.
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
     let observer = Observer::asked(settings.observe, data.manifest().target)?;
-    let asked = perturbed_groups(data, asked);
-    if asked.is_empty() {
-        return Err(Error::setting("--subset", "the split leaves no perturbed cells in this part"));
-    }
+    let asked = Usable::of(data, asked)?;
+    asked.check_some(data)?;
     let mut fallbacks = BTreeMap::<String, usize>::new();
     let mut fitted = Fitted::to(data, train, settings.kind, &mut fallbacks)?;
     let mut population = Population::like(data.manifest());
@@ -118,9 +119,9 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
         ("observe".into(), format!("{:?}", settings.observe).to_lowercase()),
         ("seed".into(), settings.seed.to_string()),
     ];
-    for &group in &asked {
+    for &group in &asked.groups {
         let rng = Rng::new(settings.seed).at(u64::from(group));
-        let controls = draw_controls(data, group, rng)?;
+        let controls = draw_controls(data, group, rng);
         let change = fitted.change(data, group, &mut fallbacks);
         population.extend(data.names(group), controls.len(), |i, x| {
             let row = data.row(controls[i]);
@@ -131,21 +132,15 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
         });
     }
     if settings.with_controls {
-        push_controls(&mut population, data, &asked);
+        push_controls(&mut population, data, &asked.groups)?;
     }
     let fallbacks = fallbacks.into_iter().map(|(what, groups)| format!("{what} ({groups} groups)")).collect();
-    Ok(Answer { population, fallbacks })
+    Ok(Answer { population, asked, fallbacks })
 }
 
 /// As many control cells as the group has cells, in random order.
-fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
-    let Some(pool) = control_pool(data, group) else {
-        let [cell_type, perturbation, _] = data.names(group);
-        let what = format!(
-            "cell type {cell_type:?} has no control cells, so {perturbation:?} cannot be predicted there"
-        );
-        return Err(Error::setting("--subset", what));
-    };
+fn draw_controls(data: &Data, group: u32, rng: Rng) -> Vec<u64> {
+    let pool = control_pool(data, group).expect("groups without controls were left out before");
     let cells = data.groups()[group as usize].cells as usize;
     let mut drawn = Vec::with_capacity(cells);
     for round in 0.. {
@@ -156,7 +151,7 @@ fn draw_controls(data: &Data, group: u32, rng: Rng) -> Result<Vec<u64>> {
         let sample = rng.at(1).at(round).sample(pool.cells(), left);
         drawn.extend(sample.into_iter().map(|i| pool.cell(i)));
     }
-    Ok(drawn)
+    drawn
 }
 
 /// How a control cell is changed.
@@ -200,14 +195,14 @@ enum Fitted {
 
 impl Fitted {
     fn to(data: &Data, train: &[u32], kind: Kind, fallbacks: &mut BTreeMap<String, usize>) -> Result<Fitted> {
-        let train = perturbed_groups(data, train);
+        let train = data.perturbed(train)?;
         let nothing = || Error::setting("--split", "the training part has no perturbed cells to learn from");
         if train.is_empty() {
             return Err(nothing());
         }
         if matches!(kind, Kind::Mean | Kind::Linear) {
             let resting = Resting::of(data);
-            let (pairs, unmatched) = bulk::pairs(data, &train, &resting);
+            let (pairs, unmatched) = bulk::pairs(data, &train, &resting)?;
             if pairs.is_empty() {
                 return Err(nothing());
             }
@@ -229,7 +224,7 @@ impl Fitted {
                 _ => {}
             }
         }
-        Ok(Fitted::Profiles { kind, profiles: bulk::means(data, keys), any: bulk::mean(data, &train).0 })
+        Ok(Fitted::Profiles { kind, profiles: bulk::means(data, keys)?, any: bulk::mean(data, &train)?.0 })
     }
 
     fn change(&mut self, data: &Data, group: u32, fallbacks: &mut BTreeMap<String, usize>) -> Change {

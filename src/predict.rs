@@ -45,7 +45,7 @@ pub struct Settings {
 
 /// Where controls and requests come from.
 pub enum Source {
-    /// Every perturbed group of one part of a split, with as many cells as were measured.
+    /// Every perturbed group of one part of a split whose cell type has control cells, with as many cells as were measured.
     Data {
         /// Data directory.
         data: PathBuf,
@@ -198,7 +198,7 @@ fn write(settings: &Settings) -> Result<Report> {
     }
     if settings.with_controls {
         report.control_cells = match &measured {
-            Some(held_out) => held_out.push_controls(&mut population),
+            Some(held_out) => held_out.push_controls(&mut population)?,
             None => push_controls(job, &manifest.control, &mut population),
         };
     }

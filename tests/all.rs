@@ -13,6 +13,7 @@ mod filters;
 mod floors;
 mod golden;
 mod h5ad;
+mod held_out;
 mod init_from;
 mod inputs;
 mod inspect;

@@ -5,6 +5,8 @@ use std::path::Path;
 use scale_engine::aside;
 use scale_engine::baseline::{Answer, Kind, Settings, baseline};
 use scale_engine::config::Observe;
+use scale_engine::data::bulk;
+use scale_engine::data::controls::{Usable, control_pool};
 use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::population::{Population, Unit, measured};
 use scale_engine::data::shard::{CellLabel, Columns, Data, Limits, Manifest, Scale, write_cells};
@@ -200,7 +202,7 @@ fn the_linear_baseline_learns_what_a_cell_type_adds_under_every_perturbation() {
     let data = data(dir.path(), Scale::Log1p, &cells);
     let asked = groups(&data, &[("C", "r")]);
     let train: Vec<u32> = (0..data.groups().len() as u32).filter(|i| !asked.contains(i)).collect();
-    let truth = row(&measured(&data, &asked, false), 0);
+    let truth = row(&measured(&data, &asked, false).expect("cells"), 0);
     let error = |kind| -> f32 {
         let found = baseline(&data, &train, &asked, &settings(kind)).expect("answered");
         row(&found.population, 0).iter().zip(&truth).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt()
@@ -282,7 +284,7 @@ fn measured_cells_are_the_data_on_each_scale_and_survive_the_file() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let data = counted(dir.path());
     let asked = groups(&data, &[("B", "p"), ("B", "control")]);
-    let found = measured(&data, &asked, true);
+    let found = measured(&data, &asked, true).expect("cells");
     assert_eq!(found.len(), 400);
     let group = &data.groups()[groups(&data, &[("B", "p")])[0] as usize];
     let mut x = vec![0.0; 50];
@@ -314,4 +316,26 @@ fn what_cannot_be_had_is_refused_by_the_option_that_asks_for_it() {
     let answered = baseline(&logged, &unperturbed, &asked, &settings(Kind::Mean));
     let refused = answered.err().expect("nothing to learn from").to_string();
     assert!(refused.starts_with("--split: "), "{refused}");
+}
+
+#[test]
+fn a_group_that_the_data_does_not_have_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let data = data(dir.path(), Scale::Log1p, &small());
+    let (all, with) = ((0..data.groups().len() as u32).collect::<Vec<_>>(), settings(Kind::Mean));
+    let resting = bulk::Resting::of(&data);
+    let none = [all[0], 9999];
+    let refusals = [
+        baseline(&data, &all, &none, &with).err(),
+        baseline(&data, &none, &all, &with).err(),
+        measured(&data, &none, true).err(),
+        bulk::mean(&data, &none).err(),
+        bulk::pairs(&data, &none, &resting).err(),
+        Usable::of(&data, &none).err(),
+    ];
+    for refusal in refusals {
+        let what = refusal.expect("there is no such group").to_string();
+        assert!(what.contains("there is no group 9999: the data has 11"), "{what}");
+    }
+    assert!(control_pool(&data, 9999).is_none());
 }

@@ -68,20 +68,21 @@ pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
     split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let asked = split.part(args.subset);
     let settings = Settings {
         kind: args.kind,
         observe: args.observe,
         with_controls: !args.without_controls,
         seed: args.seed,
     };
-    let mut answer = baseline(&data, split.part(Part::Train), asked, &settings)?;
+    let mut answer = baseline(&data, split.part(Part::Train), split.part(args.subset), &settings)?;
+    let notes: Vec<String> = answer.asked.note(&data).into_iter().chain(answer.fallbacks).collect();
     if !args.json {
-        answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {fallback}"));
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     answer.population.notes.push(("split".into(), split.hash.clone()));
     answer.population.write(&args.out)?;
-    let measure = |path| write_measured(path, &data, asked, settings.with_controls, &split.hash);
+    let groups = &answer.asked.groups;
+    let measure = |path| write_measured(path, &data, groups, settings.with_controls, &split.hash);
     let measured = args.real_out.as_deref().map(measure).transpose()?;
     let cells = answer.population.len();
     if args.json {
@@ -91,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
             "cells": cells,
             "real_out": args.real_out,
             "measured_cells": measured,
-            "notes": answer.fallbacks,
+            "notes": notes,
         });
         println!("{told}");
         return Ok(());

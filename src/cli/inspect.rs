@@ -134,9 +134,8 @@ fn events(path: &Path) -> Result<Value> {
 fn data(path: &Path) -> Result<Value> {
     let data = Data::open(path)?;
     let m = data.manifest();
-    let control = data.control_id();
-    let controls = data.groups().iter().filter(|g| g.perturbation == control);
-    let control_cells: u64 = controls.map(|g| u64::from(g.cells)).sum();
+    let groups = (0..).zip(data.groups()).filter(|(number, _)| data.is_control(*number));
+    let control_cells: u64 = groups.map(|(_, group)| u64::from(group.cells)).sum();
     Ok(json!({
         "kind": "data directory",
         "dataset": m.dataset,

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::data::population::log1p;
 use crate::data::shard::Data;
+use crate::error::Result;
 
 /// Sums are split into this many fixed parts, so that threads can share the work while the order of addition never changes.
 const PARTS: usize = 64;
@@ -13,7 +14,11 @@ const PARTS: usize = 64;
 const SWEPT: u64 = 2048;
 
 /// Mean log1p profile of the cells of these groups, `[G]`, and the number of cells; zeros if there are none.
-pub fn mean(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
+///
+/// # Errors
+/// The number of a group that the data does not have.
+pub fn mean(data: &Data, groups: &[u32]) -> Result<(Vec<f64>, u64)> {
+    data.check_groups(groups)?;
     let genes = data.manifest().genes.len();
     let part = groups.len().div_ceil(PARTS).max(1);
     let sums: Vec<(Vec<f64>, u64)> = groups.par_chunks(part).map(|part| sum(data, part)).collect();
@@ -23,7 +28,7 @@ pub fn mean(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
         cells += count;
     }
     total.iter_mut().for_each(|t| *t /= (cells as f64).max(1.0));
-    (total, cells)
+    Ok((total, cells))
 }
 
 fn sum(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
@@ -54,13 +59,13 @@ pub struct Resting {
 impl Resting {
     /// From the controls of the whole directory: a split gives the controls of a held-out context to training too.
     pub fn of(data: &Data) -> Resting {
-        let control = data.control_id();
         let (mut by_batch, mut by_type) = (BTreeMap::new(), BTreeMap::<u32, Vec<u32>>::new());
-        for (i, group) in data.groups().iter().enumerate().filter(|(_, g)| g.perturbation == control) {
-            by_batch.insert((group.cell_type, group.batch), vec![i as u32]);
-            by_type.entry(group.cell_type).or_default().push(i as u32);
+        for (number, group) in (0..).zip(data.groups()).filter(|(number, _)| data.is_control(*number)) {
+            by_batch.insert((group.cell_type, group.batch), vec![number]);
+            by_type.entry(group.cell_type).or_default().push(number);
         }
-        Resting { by_batch: means(data, by_batch), by_type: means(data, by_type) }
+        let own = "groups of this data";
+        Resting { by_batch: means(data, by_batch).expect(own), by_type: means(data, by_type).expect(own) }
     }
 
     /// The resting mean that a group is compared with: its own batch's, else its cell type's, else
@@ -72,8 +77,11 @@ impl Resting {
 }
 
 /// The mean profile of each key's groups.
-pub fn means<K: Ord + Send>(data: &Data, groups: BTreeMap<K, Vec<u32>>) -> BTreeMap<K, Vec<f64>> {
-    groups.into_par_iter().map(|(key, groups)| (key, mean(data, &groups).0)).collect()
+///
+/// # Errors
+/// The number of a group that the data does not have.
+pub fn means<K: Ord + Send>(data: &Data, groups: BTreeMap<K, Vec<u32>>) -> Result<BTreeMap<K, Vec<f64>>> {
+    groups.into_par_iter().map(|(key, groups)| Ok((key, mean(data, &groups)?.0))).collect()
 }
 
 /// What a perturbation did to a cell type in training.
@@ -89,14 +97,14 @@ pub struct Pair {
 /// The pairs that these groups cover, sorted by cell type, then perturbation. Each batch is weighted by its number of cells
 /// and compared with its own controls, so that its offset cancels. Control groups are skipped; so are groups whose cell type
 /// has no controls, which the second value counts.
-pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> (Vec<Pair>, usize) {
+///
+/// # Errors
+/// The number of a group that the data does not have.
+pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> Result<(Vec<Pair>, usize)> {
     let mut keys = BTreeMap::<(u32, u32), Vec<u32>>::new();
     let mut unmatched = 0;
-    for &group in groups {
+    for group in data.perturbed(groups)? {
         let found = &data.groups()[group as usize];
-        if found.perturbation == data.control_id() {
-            continue;
-        }
         match resting.at(found.cell_type, found.batch) {
             Some(_) => keys.entry((found.cell_type, found.perturbation)).or_default().push(group),
             None => unmatched += 1,
@@ -121,5 +129,5 @@ pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> (Vec<Pair>, usiz
             Pair { cell_type, perturbation, effect }
         })
         .collect();
-    (pairs, unmatched)
+    Ok((pairs, unmatched))
 }

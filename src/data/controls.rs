@@ -1,10 +1,88 @@
 //! Which unperturbed cells represent a condition before its perturbation: those of its cell type and batch or, if its batch
-//! has none, those of its cell type in all batches.
+//! has none, those of its cell type in all batches. A perturbed group whose cell type has none at all cannot be used.
 
 use std::ops::Range;
 
 use super::shard::{Data, Group};
+use crate::error::{Error, Result};
 use crate::rng::Rng;
+
+impl Data {
+    /// Whether the cells of a group are controls. Panics if there is no such group.
+    pub fn is_control(&self, group: u32) -> bool {
+        self.groups()[group as usize].perturbation == self.control_id()
+    }
+
+    /// Whether the groups are this data's.
+    ///
+    /// # Errors
+    /// The number of a group that the data does not have.
+    pub fn check_groups(&self, groups: &[u32]) -> Result<()> {
+        let all = self.groups().len();
+        match groups.iter().find(|&&group| group as usize >= all) {
+            Some(group) => {
+                Err(Error::setting("groups", format!("there is no group {group}: the data has {all}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Those of some groups that are not controls.
+    ///
+    /// # Errors
+    /// The number of a group that the data does not have.
+    pub fn perturbed(&self, groups: &[u32]) -> Result<Vec<u32>> {
+        self.check_groups(groups)?;
+        Ok(groups.iter().copied().filter(|&group| !self.is_control(group)).collect())
+    }
+}
+
+/// Perturbed groups, by whether their cell type has control cells: a model or a baseline learns from and predicts only those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usable {
+    /// Those that can be used.
+    pub groups: Vec<u32>,
+    /// Those whose cell type has no control cells.
+    pub unmatched: Vec<u32>,
+}
+
+impl Usable {
+    /// The perturbed ones among some groups; both lists keep their order.
+    ///
+    /// # Errors
+    /// The number of a group that the data does not have.
+    pub fn of(data: &Data, groups: &[u32]) -> Result<Usable> {
+        let perturbed = data.perturbed(groups)?.into_iter();
+        let (groups, unmatched) = perturbed.partition(|&group| control_pool(data, group).is_some());
+        Ok(Usable { groups, unmatched })
+    }
+
+    /// What is not predicted, if anything: `2 groups are not predicted: no control cells of their cell type, such as B / MYC / 1`.
+    pub fn note(&self, data: &Data) -> Option<String> {
+        let example = data.describe(*self.unmatched.first()?);
+        let groups = match self.unmatched.len() {
+            1 => "1 group is".to_string(),
+            count => format!("{count} groups are"),
+        };
+        Some(format!("{groups} not predicted: no control cells of their cell type, such as {example}"))
+    }
+
+    /// Refuses to predict nothing.
+    ///
+    /// # Errors
+    /// No group can be used, in the words of `--subset`.
+    pub fn check_some(&self, data: &Data) -> Result<()> {
+        let what = match self.unmatched.first() {
+            _ if !self.groups.is_empty() => return Ok(()),
+            None => "this part of the split has no perturbed cells".to_string(),
+            Some(&first) => format!(
+                "no perturbed group of this part of the split has control cells of its cell type, such as {}",
+                data.describe(first)
+            ),
+        };
+        Err(Error::setting("--subset", what))
+    }
+}
 
 /// The control cells of a context, as ranges of cell numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +125,10 @@ impl Controls {
     }
 }
 
-/// Control cells for a group: those of its cell type and batch, else those of its cell type in any batch, else none.
+/// Control cells for a group: those of its cell type and batch, else those of its cell type in any batch, else none. None also
+/// for a group that the data does not have.
 pub fn control_pool(data: &Data, group: u32) -> Option<Controls> {
-    let Group { cell_type, batch, .. } = data.groups()[group as usize];
+    let &Group { cell_type, batch, .. } = data.groups().get(group as usize)?;
     context_controls(data, cell_type, batch)
 }
 

@@ -41,9 +41,10 @@ impl Effects {
     }
 
     /// Measures the effects over the given groups, each batch against its own controls; a cell type without controls gets none.
+    /// Panics on a group that the data does not have.
     pub fn measure(data: &Data, groups: &[u32]) -> Effects {
         let factor = f64::from(data.manifest().factor);
-        let measured = pairs(data, groups, &Resting::of(data)).0;
+        let measured = pairs(data, groups, &Resting::of(data)).expect("groups of this data").0;
         let values = measured.iter().flat_map(|pair| pair.effect.iter().map(|&e| (e / factor) as f32));
         let values = values.collect();
         let pairs = measured.iter().map(|pair| (pair.cell_type, pair.perturbation)).collect();

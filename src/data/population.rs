@@ -252,17 +252,23 @@ pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + u
 
 /// What was really measured, on the log1p scale: the perturbed cells of the groups, group by group, then, on request, the
 /// control cells of their contexts, each once. Control groups among `groups` are skipped.
-pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Population {
+///
+/// # Errors
+/// The number of a group that the data does not have.
+pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Result<Population> {
     let mut population = Population::like(data.manifest());
-    let perturbed = perturbed_groups(data, groups);
+    let perturbed = data.perturbed(groups)?;
     push_groups(&mut population, data, perturbed.iter().copied());
     if with_controls {
-        push_controls(&mut population, data, &perturbed);
+        push_controls(&mut population, data, &perturbed)?;
     }
-    population
+    Ok(population)
 }
 
-/// Writes what was really measured for a part of a split, identified by its hash; returns the number of cells.
+/// Writes what was really measured of some groups of a split, identified by its hash; returns the number of cells.
+///
+/// # Errors
+/// As [`measured`]; a file that cannot be written.
 pub fn write_measured(
     path: &Path,
     data: &Data,
@@ -270,17 +276,22 @@ pub fn write_measured(
     with_controls: bool,
     split: &str,
 ) -> Result<usize> {
-    let mut real = measured(data, groups, with_controls);
+    let mut real = measured(data, groups, with_controls)?;
     real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.into())];
     real.write(path)?;
     Ok(real.len())
 }
 
 /// Appends the control cells that the groups' contexts draw from, each once, in ascending cell number.
-pub fn push_controls(population: &mut Population, data: &Data, groups: &[u32]) {
+///
+/// # Errors
+/// The number of a group that the data does not have.
+pub fn push_controls(population: &mut Population, data: &Data, groups: &[u32]) -> Result<()> {
+    data.check_groups(groups)?;
     let pools = groups.iter().filter_map(|&group| control_pool(data, group));
     let controls: BTreeSet<u32> = pools.flat_map(|pool| pool.groups).collect();
     push_groups(population, data, controls);
+    Ok(())
 }
 
 fn push_groups(population: &mut Population, data: &Data, groups: impl IntoIterator<Item = u32>) {
@@ -290,10 +301,4 @@ fn push_groups(population: &mut Population, data: &Data, groups: impl IntoIterat
             .extend_measured(data, data.names(group), &cells)
             .expect("log1p can be had from every source");
     }
-}
-
-/// The groups that are not controls.
-pub fn perturbed_groups(data: &Data, groups: &[u32]) -> Vec<u32> {
-    let control = data.control_id();
-    groups.iter().copied().filter(|&group| data.groups()[group as usize].perturbation != control).collect()
 }

@@ -68,21 +68,18 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler over the given groups. Refuses empty sets, weights that are not numbers, and groups none of which can be used.
+    /// A sampler over the given groups. Refuses empty sets, weights that are not numbers, groups that the data does not have, and
+    /// groups none of which can be used.
     pub fn new(data: &Data, groups: &[u32], settings: DataConfig, seed: u64) -> Result<Sampler> {
         check(data, &settings)?;
-        if let Some(group) = groups.iter().find(|&&group| group as usize >= data.groups().len()) {
-            let what = format!("there is no group {group}: the data has {}", data.groups().len());
-            return Err(Error::setting("--split", what));
-        }
-        let control = data.control_id();
+        data.check_groups(groups)?;
         let (mut sources, mut pools, mut unmatched) = (Vec::new(), Vec::new(), Vec::new());
         let mut pool_of = HashMap::new();
         for &number in groups {
             let group = &data.groups()[number as usize];
             let conditions = [group.cell_type, group.perturbation, group.batch];
             let source = |pool| Source { group: number, conditions, cells: group.range(), pool };
-            if group.perturbation == control {
+            if data.is_control(number) {
                 if settings.control_examples {
                     sources.push(source(None));
                 }

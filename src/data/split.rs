@@ -29,8 +29,7 @@ use sha2::{Digest, Sha256};
 pub use presets::Preset;
 pub use report::{PartReport, Report};
 
-use super::controls::control_pool;
-use super::population::perturbed_groups;
+use super::controls::Usable;
 use super::shard::{Data, Manifest};
 use crate::error::{At, Error, Result};
 use clauses::{Clauses, Place};
@@ -80,14 +79,6 @@ pub struct Split {
     pub warnings: Vec<String>,
 }
 
-/// The perturbed groups of the training part.
-pub struct Usable {
-    /// Those that can be trained on.
-    pub groups: Vec<u32>,
-    /// Those whose cell type has no control cells.
-    pub unmatched: Vec<u32>,
-}
-
 impl Split {
     /// Reads a split file for a data directory.
     ///
@@ -110,7 +101,7 @@ impl Split {
         let mut split = Split { parts: Default::default(), hash, warnings };
         for (number, group) in data.groups().iter().enumerate() {
             let place = &places[group.cell_type as usize];
-            let parts = if group.perturbation == data.control_id() {
+            let parts = if data.is_control(number as u32) {
                 place.controls()
             } else {
                 place.perturbed(group.perturbation).into_iter().collect()
@@ -130,16 +121,14 @@ impl Split {
         &self.parts[part as usize]
     }
 
-    /// The groups of a part that are not controls.
+    /// The groups of a part that are not controls. Panics if the split was not loaded for this data.
     pub fn perturbed(&self, part: Part, data: &Data) -> Vec<u32> {
-        perturbed_groups(data, self.part(part))
+        data.perturbed(self.part(part)).expect("a split of this data")
     }
 
-    /// The perturbed groups of the training part, by whether they can be used.
+    /// The perturbed groups of the training part, by whether they can be used. Panics if the split was not loaded for this data.
     pub fn usable(&self, data: &Data) -> Usable {
-        let train = self.perturbed(Part::Train, data).into_iter();
-        let (groups, unmatched) = train.partition(|&group| control_pool(data, group).is_some());
-        Usable { groups, unmatched }
+        Usable::of(data, self.part(Part::Train)).expect("a split of this data")
     }
 
     /// Names of the perturbations for which no cell can be used in training.

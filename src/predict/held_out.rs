@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::{Ask, Context, Job, Report, Settings, controls_fit};
 use crate::checkpoint::Header;
-use crate::data::controls::control_pool;
-use crate::data::population::{Population, perturbed_groups, push_controls, write_measured};
+use crate::data::controls::{Usable, control_pool};
+use crate::data::population::{Population, push_controls, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -15,7 +15,8 @@ use crate::predictor::Request;
 /// One part of a split of a data directory.
 pub struct HeldOut {
     data: Data,
-    groups: Vec<u32>,
+    /// Its perturbed groups; those with control cells are predicted.
+    part: Usable,
     split: Split,
 }
 
@@ -24,12 +25,12 @@ impl HeldOut {
     pub fn open(data: &Path, split: &Path, part: Part) -> Result<HeldOut> {
         let data = Data::open(data)?;
         let split = Split::load(split, &data)?;
-        Ok(HeldOut { groups: split.part(part).to_vec(), data, split })
+        Ok(HeldOut { part: Usable::of(&data, split.part(part))?, data, split })
     }
 
-    /// Every perturbed group, with as many cells as were measured.
+    /// Every perturbed group whose cell type has control cells, with as many cells as were measured.
     pub fn job(&self, header: &Header, settings: &Settings, report: &mut Report) -> Result<Job> {
-        let HeldOut { data, groups, split } = self;
+        let HeldOut { data, part, split } = self;
         let other = |what: String| {
             let what = format!("is not what {} was trained on: {what}", settings.run.display());
             Error::format(data.dir(), format!("{what}; predict from an .h5ad with --controls instead"))
@@ -41,21 +42,16 @@ impl HeldOut {
         if split.hash != header.split {
             report.notes.push(self.other_split(&settings.run, &header.split));
         }
+        part.check_some(data)?;
+        report.notes.extend(part.note(data));
         let mut job = Job::default();
         // By control groups: batches without controls of their own share those of the cell type.
         let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
         let mut held = 0;
-        for &g in groups {
+        for &g in &part.groups {
             let group = data.groups()[g as usize];
-            if group.perturbation == data.control_id() {
-                continue;
-            }
             let [c, p, b] = data.names(g);
-            let Some(pool) = control_pool(data, g) else {
-                let what = "no control cells of this cell type; not predicted";
-                report.notes.push(format!("{c} / {p} / {b}: {what}"));
-                continue;
-            };
+            let pool = control_pool(data, g).expect("groups without controls were left out above");
             let context = match places.get(&pool.groups) {
                 Some(&context) => context,
                 None => {
@@ -80,51 +76,37 @@ impl HeldOut {
                 .notes
                 .push(format!("meaningless, since the run was not trained on any of their cells: {names}"));
         }
-        match job.asks.is_empty() {
-            true => Err(Error::setting("--subset", "has no perturbed cells in this split")),
-            false => Ok(job),
-        }
+        Ok(job)
     }
 
     /// What it means for the predictions that the split is not the run's own, which has the hash `own`. `run` may be a checkpoint
     /// of the run.
     fn other_split(&self, run: &Path, own: &str) -> String {
-        let HeldOut { data, groups, .. } = self;
+        let HeldOut { data, part, .. } = self;
         let other = "the split file is not the one the run was trained with";
         let folder = if run.is_file() { run.with_file_name("..") } else { run.to_path_buf() };
         let found = Split::load(&folder.join("split.toml"), data);
         let Some(own) = found.ok().filter(|found| found.hash == own) else { return other.into() };
         let trained = own.part(Part::Train);
-        let control = data.control_id();
-        let known = groups.iter().map(|&g| (g, data.groups()[g as usize]));
-        let known =
-            known.filter(|(g, group)| group.perturbation != control && trained.binary_search(g).is_ok());
-        match known.map(|(_, group)| u64::from(group.cells)).sum::<u64>() {
+        let known = part.groups.iter().filter(|g| trained.binary_search(g).is_ok());
+        match known.map(|&g| u64::from(data.groups()[g as usize].cells)).sum::<u64>() {
             0 => format!("{other}, but the run was trained on none of these cells"),
             cells => format!("{other}: it was trained on {cells} of these perturbed cells"),
         }
     }
 
-    /// The perturbed groups that can be predicted: those whose cell type has control cells.
-    fn predicted(&self) -> Vec<u32> {
-        let HeldOut { data, groups, .. } = self;
-        let mut asked = perturbed_groups(data, groups);
-        asked.retain(|&group| control_pool(data, group).is_some());
-        asked
-    }
-
     /// Appends the control cells of the predicted contexts, with the very numbers that [`HeldOut::write`] gives them; returns how
     /// many.
-    pub fn push_controls(&self, population: &mut Population) -> usize {
+    pub fn push_controls(&self, population: &mut Population) -> Result<usize> {
         let before = population.len();
-        push_controls(population, &self.data, &self.predicted());
+        push_controls(population, &self.data, &self.part.groups)?;
         population.predicted_from.resize(population.len(), String::new());
-        population.len() - before
+        Ok(population.len() - before)
     }
 
     /// Writes what was measured of the predicted groups, with the controls of their contexts.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_measured(path, &self.data, &self.predicted(), true, &self.split.hash).map(drop)
+        write_measured(path, &self.data, &self.part.groups, true, &self.split.hash).map(drop)
     }
 }
 

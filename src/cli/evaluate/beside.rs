@@ -7,6 +7,7 @@ use clap::ValueEnum;
 
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
+use crate::data::controls::Usable;
 use crate::data::h5ad::H5ad;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -23,7 +24,9 @@ pub fn baselines(
 ) -> Result<Vec<(String, Sample)>> {
     let data = Data::open(data)?;
     let split = Split::load(split, &data)?;
-    if let Some(what) = other_cells(&data, &split, part, files)? {
+    let asked = Usable::of(&data, split.part(part))?;
+    let notes = asked.note(&data).map(|what| format!("baselines: {what}"));
+    for what in notes.into_iter().chain(other_cells(&data, &asked, files)?) {
         eprintln!("note: {what}");
     }
     let observe = match observe {
@@ -56,16 +59,16 @@ fn observed(files: &Files) -> Result<Observe> {
 }
 
 /// A note if the part of the split is not what was measured: a perturbation has a different number of cells in the two.
-fn other_cells(data: &Data, split: &Split, part: Part, files: &Files) -> Result<Option<String>> {
+fn other_cells(data: &Data, asked: &Usable, files: &Files) -> Result<Option<String>> {
     let real = H5ad::open_columns(&files.real, &[&files.perturbation], "X")?;
     let labels = real.obs().labels(&files.real, &files.perturbation)?;
     let mut measured: BTreeMap<&str, u64> = BTreeMap::new();
     (0..labels.len()).filter_map(|i| labels.get(i)).for_each(|name| *measured.entry(name).or_default() += 1);
-    let mut asked: BTreeMap<&str, u64> = BTreeMap::new();
-    for group in split.perturbed(part, data) {
-        *asked.entry(data.names(group)[1]).or_default() += u64::from(data.groups()[group as usize].cells);
+    let mut wanted: BTreeMap<&str, u64> = BTreeMap::new();
+    for &group in &asked.groups {
+        *wanted.entry(data.names(group)[1]).or_default() += u64::from(data.groups()[group as usize].cells);
     }
-    let other = asked.iter().find(|(name, cells)| measured.get(*name) != Some(*cells));
+    let other = wanted.iter().find(|(name, cells)| measured.get(*name) != Some(*cells));
     Ok(other.map(|(name, cells)| {
         let here = measured.get(name).copied().unwrap_or(0);
         format!(

@@ -66,7 +66,7 @@ impl PartReport {
         let (mut perturbations, mut cell_types) = (HashSet::new(), HashSet::new());
         for &number in groups {
             let group = &data.groups()[number as usize];
-            if group.perturbation == data.control_id() {
+            if data.is_control(number) {
                 part.control_groups += 1;
                 part.control_cells += u64::from(group.cells);
             } else {

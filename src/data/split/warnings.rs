@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::clauses::Place;
-use super::{Part, Split, Usable};
+use super::{Part, Split};
+use crate::data::controls::Usable;
 use crate::data::shard::Data;
 use crate::error::some_of;
 

@@ -1,0 +1,106 @@
+//! What a part of a split holds out is predicted alike by a run and by baselines, also where a cell type has no control cells.
+
+use std::path::{Path, PathBuf};
+
+use scale_engine::data::h5ad::{self, Column, H5ad, Labels, X};
+use scale_engine::data::preprocess::{self, Genes};
+use scale_engine::data::simulate::CONTROL;
+
+use crate::refused::told;
+use crate::train::{names, program, small};
+
+/// The small world without the control cells of its second cell type, and a split that puts all into training.
+fn without_controls(dir: &Path) -> (PathBuf, PathBuf) {
+    let (cells, data, split) = (dir.join("cells.h5ad"), dir.join("data"), dir.join("split.toml"));
+    let file = H5ad::open(&small().cells).expect("readable");
+    let (types, perturbations) = names();
+    let labels = |name: &str| file.obs().labels(&small().cells, name).expect("a column");
+    let (of_type, perturbation) = (labels("cell_type"), labels("perturbation"));
+    let relabelled: Vec<&str> = (0..perturbation.len())
+        .map(|i| match (of_type.get(i).expect("a label"), perturbation.get(i).expect("a label")) {
+            (cell_type, CONTROL) if cell_type == types[1] => perturbations[2].as_str(),
+            (_, name) => name,
+        })
+        .collect();
+    let mut obs = file.obs().clone();
+    for (name, column) in &mut obs.columns {
+        if name == "perturbation" {
+            *column = Column::Categorical(Labels::of(&relabelled));
+        }
+    }
+    let x = file.rows(0..file.shape().0).expect("X");
+    h5ad::write(&cells, &obs, file.var(), X::Sparse(&x), &[]).expect("written");
+    let settings =
+        preprocess::Settings { genes: Genes::Top(60), ..preprocess::Settings::of_simulated(&cells, &data) };
+    preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+    std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n").expect("written");
+    (data, split)
+}
+
+#[test]
+fn baselines_leave_out_the_groups_that_a_run_leaves_out() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (data, split) = without_controls(dir.path());
+    let place = |name: &str| dir.path().join(name);
+    let must = |words: &[&str], files: &[(&str, &Path)]| {
+        let mut command = program();
+        command.args(words);
+        files.iter().for_each(|(option, path)| {
+            command.arg(option).arg(path);
+        });
+        let (code, said) = told(&mut command);
+        assert!(code == Some(0), "{words:?}: {code:?} {said}");
+        said
+    };
+    let note = "not predicted: no control cells of their cell type, such as ";
+    let run = small().run.to_str().expect("a path").to_string();
+    let (real, pred) = (place("real.h5ad"), place("pred.h5ad"));
+    let said = must(
+        &["predict", &run, "--with-controls", "--subset", "train"],
+        &[("--data", &data), ("--split", &split), ("--out", &pred), ("--real-out", &real)],
+    );
+    assert!(said.contains(note) && said.contains(&names().0[1]), "{said}");
+    let (mean, own) = (place("mean.h5ad"), place("measured.h5ad"));
+    let said = must(
+        &["baseline", "mean", "--subset", "train"],
+        &[("--data", &data), ("--split", &split), ("--out", &mean), ("--real-out", &own)],
+    );
+    assert!(said.contains(note), "{said}");
+    let cells = |path: &Path| H5ad::open(path).expect("readable").obs().index.clone();
+    assert_eq!(cells(&own), cells(&real));
+    let said = must(
+        &["evaluate", "--pert-col", "perturbation", "--control-pert", CONTROL, "--celltype-col", "cell_type"],
+        &[("--pred", &pred), ("--real", &real), ("--out", &place("all"))],
+    );
+    assert!(!said.contains(note), "{said}");
+    let said = must(
+        &["evaluate", "--pert-col", "perturbation", "--control-pert", CONTROL, "--subset", "train"],
+        &[
+            ("--pred", &pred),
+            ("--real", &real),
+            ("--out", &place("scores")),
+            ("--baselines", &data),
+            ("--split", &split),
+        ],
+    );
+    assert!(said.matches(note).count() == 1 && !said.contains("--subset has"), "{said}");
+    let table = std::fs::read_to_string(place("scores/table.csv")).expect("a table");
+    assert!(table.contains("mean-per-cell-type") && table.contains("linear"), "{table}");
+}
+
+#[test]
+fn a_part_of_which_nothing_can_be_predicted_is_refused_by_both() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (data, split) = without_controls(dir.path());
+    let out = dir.path().join("out.h5ad");
+    let text = format!("[datasets]\ncells = \"data\"\n[zeroshot]\n\"cells.{}\" = \"train\"\n", names().0[1]);
+    std::fs::write(&split, text).expect("written");
+    let run = small().run.to_str().expect("a path").to_string();
+    for words in [&["predict", run.as_str()][..], &["baseline", "mean"]] {
+        let mut command = program();
+        command.args(words).args(["--subset", "train", "--data"]).arg(&data).arg("--split").arg(&split);
+        let (code, said) = told(command.arg("--out").arg(&out));
+        assert!(code == Some(2) && said.contains("--subset: no perturbed group"), "{code:?} {said}");
+        assert!(!out.exists());
+    }
+}
