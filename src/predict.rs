@@ -206,9 +206,10 @@ fn write(settings: &Settings) -> Result<Report> {
         ("checkpoint".into(), path.display().to_string()),
         ("step".into(), header.step.to_string()),
         ("seed".into(), settings.seed.to_string()),
-        ("split".into(), header.split.clone()),
+        ("trained_split".into(), header.split.clone()),
         ("observe".into(), format!("{observe:?}").to_lowercase()),
     ];
+    population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
     population.write(&settings.out)?;
     drop(population);
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {

@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use scale_engine::checkpoint::Checkpoint;
 use scale_engine::data::h5ad::{self, Column, H5ad, Labels, X};
 use scale_engine::data::preprocess::{self, Genes};
+use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::CONTROL;
+use scale_engine::data::split::{Part, Split};
+use scale_engine::predict::{self, ControlFile, Source};
 
 use crate::refused::told;
-use crate::train::{names, program, small};
+use crate::train::{last, names, program, small};
 
 /// The small world without the control cells of its second cell type, and a split that puts all into training.
 fn without_controls(dir: &Path) -> (PathBuf, PathBuf) {
@@ -86,6 +90,40 @@ fn baselines_leave_out_the_groups_that_a_run_leaves_out() {
     assert!(said.matches(note).count() == 1 && !said.contains("--subset has"), "{said}");
     let table = std::fs::read_to_string(place("scores/table.csv")).expect("a table");
     assert!(table.contains("mean-per-cell-type") && table.contains("linear"), "{table}");
+}
+
+#[test]
+fn a_file_tells_which_split_chose_its_cells_and_which_one_the_run_was_trained_with() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (small, split) = (small(), place("other.toml"));
+    let text = std::fs::read_to_string(&small.split).expect("readable");
+    std::fs::write(&split, format!("{text}# a word\n")).expect("written");
+    let header = Checkpoint::describe(&last(&small.run)).expect("readable").header;
+    let hash = Split::load(&split, &Data::open(&small.data).expect("data")).expect("a split").hash;
+    let predict = |source: Source, out: &Path| {
+        let settings = predict::Settings {
+            gpu: None,
+            run: small.run.clone(),
+            out: out.to_path_buf(),
+            source,
+            with_controls: false,
+            observe: None,
+            seed: 0,
+        };
+        predict::predict(&settings).expect("a prediction");
+        let file = H5ad::open(out).expect("readable");
+        [file.told("split"), file.told("trained_split")]
+    };
+    let (data, real) = (small.data.clone(), place("real.h5ad"));
+    let source = Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) };
+    assert_eq!(predict(source, &place("pred.h5ad")), [Some(hash.clone()), Some(header.split.clone())]);
+    assert_eq!(H5ad::open(&real).expect("readable").told("split"), Some(hash));
+    let line = format!("{},{},{},3\n", names().1[0], names().0[0], header.data.batches[0]);
+    let request = place("request.csv");
+    std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
+    let source = Source::File { controls: ControlFile::new(&small.cells), request };
+    assert_eq!(predict(source, &place("asked.h5ad")), [None, Some(header.split)]);
 }
 
 #[test]

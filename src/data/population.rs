@@ -56,7 +56,8 @@ pub struct Population {
     pub totals: Vec<f64>,
     /// Name of the control cell that a model made each cell from, empty for measured cells; no entries if no model was used.
     pub predicted_from: Vec<String>,
-    /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`.
+    /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`. `split` is the SHA-256 of the split
+    /// file that chose the cells, `trained_split` of the one that a model was trained with.
     pub notes: Vec<(String, String)>,
     cells: Cells,
 }

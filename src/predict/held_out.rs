@@ -28,6 +28,11 @@ impl HeldOut {
         Ok(HeldOut { part: Usable::of(&data, split.part(part))?, data, split })
     }
 
+    /// SHA-256 of the split file.
+    pub fn split(&self) -> &str {
+        &self.split.hash
+    }
+
     /// Every perturbed group whose cell type has control cells, with as many cells as were measured.
     pub fn job(&self, header: &Header, settings: &Settings, report: &mut Report) -> Result<Job> {
         let HeldOut { data, part, split } = self;
