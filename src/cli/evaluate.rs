@@ -14,7 +14,7 @@ use crate::data::split::Part;
 use crate::error::{Error, Result, some_of};
 use crate::evaluate::Settings;
 use crate::evaluate::board::{Board, notes};
-use crate::evaluate::files::{Files, evaluate_files, fingerprints};
+use crate::evaluate::files::{Files, check_unit, evaluate_files, fingerprints};
 use crate::evaluate::registry::Profile;
 use crate::evaluate::rules::Rules;
 use crate::evaluate::{figures, page, scores};
@@ -169,6 +169,7 @@ fn check(args: &Args) -> Result<()> {
         eprintln!("note: {real} is marked as a prediction: are --real and --pred swapped?");
     }
     for file in [real, H5ad::open_columns(&args.pred, &[], "X")?] {
+        check_unit(&file)?;
         if args.rules == Rules::CellEval066 && file.storage().ends_with("f64") {
             eprintln!(
                 "note: {}: X is float64 and is read as float32: values that cell-eval tells apart may tie here, which moves \

@@ -18,6 +18,8 @@ const BLOCK: usize = 2048;
 
 /// Under `uns/scale_engine`: the column of the cells' total counts.
 pub(crate) const TOTALS: &str = "totals";
+/// Under `uns/scale_engine`: the name of the numbers' unit.
+pub(crate) const UNIT: &str = "unit";
 /// Column of obs that names the control cell behind a predicted one.
 const PREDICTED_FROM: &str = "predicted_from";
 
@@ -31,6 +33,17 @@ pub enum Unit {
     Log1p,
     /// The log1p values divided by the data's factor (10): what the network sees.
     Scaled,
+}
+
+impl Unit {
+    /// `counts`, `log1p` or `scaled`, as in `--values` and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Counts => "counts",
+            Unit::Log1p => "log1p",
+            Unit::Scaled => "scaled",
+        }
+    }
 }
 
 /// Cells, on the log1p scale unless said otherwise, with their labels.
@@ -195,8 +208,8 @@ impl Population {
     }
 
     /// Writes an h5ad: X as CSR f32; in obs the label columns under their own names and, if X holds counts, the cells'
-    /// totals; `uns/log1p` if the unit is log1p. Unnamed cells are numbered, and repeated names get `-1`, `-2` .., as
-    /// anndata's `obs_names_make_unique` does.
+    /// totals; `uns/log1p` if the unit is log1p; the unit's name in `uns/scale_engine/unit`. Unnamed cells are numbered, and
+    /// repeated names get `-1`, `-2` .., as anndata's `obs_names_make_unique` does.
     pub fn write(&self, path: &Path) -> Result<()> {
         let column = |labels: &[String]| Column::Categorical(Labels::of(labels));
         let mut columns = vec![
@@ -224,7 +237,7 @@ impl Population {
         let target = self.target.map(|target| target as f32);
         let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let mut extras: Vec<(String, Extra)> = told
-            .chain([("program", crate::aside::PROGRAM)])
+            .chain([("program", crate::aside::PROGRAM), (UNIT, self.unit.name())])
             .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())))
             .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
             .collect();

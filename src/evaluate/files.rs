@@ -14,7 +14,7 @@ use super::report;
 use super::side::{Matrix, Side, some};
 use super::totals::shown;
 use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::data::population::Population;
+use crate::data::population::{Population, UNIT, Unit};
 use crate::data::scale::natural;
 use crate::error::{At, Error, Result};
 use crate::memory;
@@ -43,11 +43,12 @@ pub struct Sample {
 
 /// Reads both files and evaluates them, together with all of `beside`: one board, or one per cell type, in the order in which the
 /// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split. Errors: what
-/// [`Board::of`] refuses, and cell types that are in only one of the files.
+/// [`Board::of`] and [`check_unit`] refuse, and cell types that are in only one of the files.
 pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
     let real = H5ad::open(&files.real)?;
     let pred = H5ad::open(&files.pred)?;
+    [&real, &pred].into_iter().try_for_each(check_unit)?;
     let labels = |file: &H5ad, column: &str| file.obs().labels(file.path(), column);
     let perturbations = [labels(&real, &files.perturbation)?, labels(&pred, &files.perturbation)?];
     let types = match &files.cell_type {
@@ -95,8 +96,13 @@ pub fn compare<'a>(
 }
 
 impl Sample {
-    /// Cells from memory, with their cell types if they are to be split; `name` is what messages call them.
+    /// Cells from memory, with their cell types if they are to be split; `name` is what messages call them. Panics on cells of unit
+    /// [`Unit::Scaled`], which [`check_unit`] refuses in files.
     pub fn of(name: &str, population: Population, split: bool) -> Sample {
+        assert!(
+            population.unit != Unit::Scaled,
+            "sample: {name}: log values and counts can be compared, not scaled"
+        );
         let types = split.then(|| Labels::of(&population.cell_type));
         let labels = Labels::of(&population.perturbation);
         let (genes, total) = (population.genes.clone(), population.target);
@@ -104,9 +110,10 @@ impl Sample {
         Sample { side: Side { source: PathBuf::from(name), x, labels, genes, total }, types }
     }
 
-    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs.
+    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs. Errors: also what [`check_unit`] refuses.
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
         let file = H5ad::open(path)?;
+        check_unit(&file)?;
         let labels = |column: &str| file.obs().labels(path, column);
         let (perturbed, types) = (labels(perturbation)?, cell_type.map(labels).transpose()?);
         Ok(Sample { side: read(file, perturbed)?, types })
@@ -119,6 +126,17 @@ impl Sample {
         part.source = PathBuf::from(format!("{} ({name})", self.side.source.display()));
         part
     }
+}
+
+/// Refuses a file whose maker recorded that it holds log1p values divided by the data's factor: measures would take them for log1p
+/// values of other cells.
+pub fn check_unit(file: &H5ad) -> Result<()> {
+    if file.told(UNIT).as_deref() != Some(Unit::Scaled.name()) {
+        return Ok(());
+    }
+    let what = "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
+                write these with `export --values log1p` or `--values counts`";
+    Err(Error::format(file.path(), what))
 }
 
 /// Path and SHA-256 of both files, the latter as `sha256sum` prints it.

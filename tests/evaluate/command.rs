@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::evaluate::board::Board;
+use scale_engine::evaluate::files::{Files, Sample, evaluate_files};
 use scale_engine::evaluate::side::{Matrix, Side};
 use scale_engine::evaluate::{Rules, Settings, evaluate};
 use scale_engine::rng::Rng;
@@ -136,6 +138,43 @@ fn the_baselines_are_on_the_scale_of_the_measured_cells() {
     for (logs, counts) in of("log1p").into_iter().zip(of("counts")) {
         assert!(counts <= logs, "{logs} of logs, {counts} of counts");
     }
+}
+
+/// They would be scored as log values of a tenth of their size.
+#[test]
+fn values_that_are_scaled_for_the_network_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    world(dir);
+    for values in ["log1p", "counts", "scaled"] {
+        must(
+            &format!("export data --split split.toml --subset test --values {values} --out {values}.h5ad"),
+            dir,
+        );
+        let file = H5ad::open(&dir.join(format!("{values}.h5ad"))).expect("readable");
+        assert_eq!(file.told("unit").as_deref(), Some(values));
+    }
+    let labels = format!("--pert-col perturbation --control-pert {CONTROL}");
+    for (pred, real) in [("scaled", "scaled"), ("log1p", "scaled"), ("scaled", "counts")] {
+        let words = format!("evaluate --pred {pred}.h5ad --real {real}.h5ad --out scores {labels}");
+        let output = scale_engine(&words.split_whitespace().collect::<Vec<_>>(), dir);
+        let said = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(1) && said.contains("scaled.h5ad: holds what the network"),
+            "{said}"
+        );
+        assert!(said.contains("`export --values log1p`") && !dir.join("scores").exists(), "{said}");
+    }
+    let path = |name: &str| dir.join(format!("{name}.h5ad"));
+    let read = Sample::read(&path("scaled"), "perturbation", None).expect_err("refused").to_string();
+    let files = Files {
+        real: path("log1p"),
+        pred: path("scaled"),
+        perturbation: "perturbation".into(),
+        cell_type: None,
+    };
+    let compared = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(read == compared && read.contains("scaled.h5ad"), "{read} {compared}");
 }
 
 #[test]
