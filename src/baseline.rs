@@ -12,8 +12,9 @@
 //!
 //! The effect of a perturbation on a cell type is the mean of its cells minus that of the controls of the same context
 //! ([`bulk::pairs`]); cell types are weighted equally. Sums of control and effect are clipped at 0. A group gets as many cells as
-//! were measured; control cells are drawn without replacement while there are enough, otherwise each equally often, give or take
-//! one. With [`Observe::Poisson`] counts are drawn around every predicted cell with the library size of its control cell.
+//! were measured; its control cells are drawn as a model's are, every one once before any comes again
+//! ([`rounds`](crate::data::controls::rounds)). With [`Observe::Poisson`] counts are drawn around every predicted cell with the
+//! library size of its control cell.
 //!
 //! If training lacks what a kind needs, the group gets the nearest substitute that it does have, and the answer reports
 //! this: an unseen perturbation gets the mean effect over all pairs (linear: factors 0), a cell type or batch without
@@ -32,7 +33,7 @@ use crate::data::observe::Observer;
 use crate::data::population::{Population, log1p, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
-use crate::rng::Rng;
+use crate::rng::{Rng, stream};
 use linear::Linear;
 
 /// Which baseline.
@@ -120,14 +121,16 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
         ("seed".into(), settings.seed.to_string()),
     ];
     for &group in &asked.groups {
-        let rng = Rng::new(settings.seed).at(u64::from(group));
-        let controls = draw_controls(data, group, rng);
+        let rng = Rng::new(settings.seed).at(stream::BASELINE).at(u64::from(group));
+        let pool = control_pool(data, group).expect("groups without controls were left out above");
+        let cells = data.groups()[group as usize].cells as usize;
+        let controls: Vec<u64> = pool.rounds(rng.at(0)).take(cells).collect();
         let change = fitted.change(data, group, &mut fallbacks);
-        population.extend(data.names(group), controls.len(), |i, x| {
+        population.extend(data.names(group), cells, |i, x| {
             let row = data.row(controls[i]);
             change.apply(data, &row, x);
             if let Some(observer) = &observer {
-                observer.observe(x, row.library, rng.at(2).at(i as u64));
+                observer.observe(x, row.library, rng.at(1).at(i as u64));
             }
         });
     }
@@ -136,22 +139,6 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
     }
     let fallbacks = fallbacks.into_iter().map(|(what, groups)| format!("{what} ({groups} groups)")).collect();
     Ok(Answer { population, asked, fallbacks })
-}
-
-/// As many control cells as the group has cells, in random order.
-fn draw_controls(data: &Data, group: u32, rng: Rng) -> Vec<u64> {
-    let pool = control_pool(data, group).expect("groups without controls were left out before");
-    let cells = data.groups()[group as usize].cells as usize;
-    let mut drawn = Vec::with_capacity(cells);
-    for round in 0.. {
-        let left = (pool.cells() as usize).min(cells - drawn.len());
-        if left == 0 {
-            break;
-        }
-        let sample = rng.at(1).at(round).sample(pool.cells(), left);
-        drawn.extend(sample.into_iter().map(|i| pool.cell(i)));
-    }
-    drawn
 }
 
 /// How a control cell is changed.

@@ -35,6 +35,7 @@ pub use controls::ControlCells;
 pub(crate) use controls::Reading;
 
 use crate::checkpoint::Trained;
+use crate::data::controls::rounds;
 use crate::data::effects::Effects;
 use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
@@ -42,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::condition;
 use crate::params::Params;
-use crate::rng::Rng;
+use crate::rng::{Rng, stream};
 use crate::tensor::Tensor;
 
 /// A population to predict: ids in the model's vocabularies.
@@ -185,8 +186,9 @@ impl Context<'_> {
         predictor.data.check_ids(request.conditions).map_err(|what| Error::setting("request", what))?;
         let [cell_type, perturbation, batch] = predictor.data.names_of(request.conditions);
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        let rng = Rng::new(predictor.seed).at(2).at(u64::from(crc32fast::hash(name.as_bytes())));
-        let mut picks = draws(controls.len(), rng.at(0));
+        let rng =
+            Rng::new(predictor.seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
+        let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
         let [cell_type, perturbation, _] = request.conditions;
         let shift =
             predictor.model.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
@@ -208,8 +210,8 @@ impl Context<'_> {
                     *y = ((*y + offset) * predictor.data.factor).clamp(0.0, f32::INFINITY);
                 }
                 if let Some(observer) = observer {
-                    let stream = rng.at(2).at(first * n as u64 + i as u64);
-                    observer.observe(row, controls.library[control], stream);
+                    let drawn = rng.at(2).at(first * n as u64 + i as u64);
+                    observer.observe(row, controls.library[control], drawn);
                 }
             });
             for (row, &control) in rows.chunks(g).zip(&chunk).take(left) {
@@ -220,13 +222,4 @@ impl Context<'_> {
         }
         Ok(())
     }
-}
-
-/// Draws control cells out of `pool`, without end: every cell once before any is drawn again.
-fn draws(pool: usize, rng: Rng) -> impl Iterator<Item = usize> {
-    (0..).flat_map(move |round| {
-        let mut order: Vec<usize> = (0..pool).collect();
-        rng.at(round).shuffle(&mut order);
-        order
-    })
 }

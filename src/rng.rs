@@ -3,6 +3,20 @@
 //! A number is a pure function of (seed, stream, counter): any thread, any rank and any device can make any of them in any
 //! order. Nothing random in this program keeps a state that a resume could lose.
 
+/// Numbers of the streams of a seed, [`Rng::at`] of its root: each part of the program that is random has its own.
+pub mod stream {
+    /// Which cells make up the sets of a step.
+    pub const SETS: u64 = 0;
+    /// Times, noise and masks of the flow in training.
+    pub const FLOW: u64 = 1;
+    /// Control cells, start noise and counts of a prediction.
+    pub const PREDICT: u64 = 2;
+    /// First weights of a model.
+    pub const WEIGHTS: u64 = 3;
+    /// Control cells and counts of a baseline.
+    pub const BASELINE: u64 = 4;
+}
+
 /// A stream of random numbers, addressed by a 64-bit counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rng {

@@ -9,6 +9,7 @@ use scale_engine::data::controls::{context_controls, control_pool};
 use scale_engine::data::loader::{Batch, Carry, Counts, Loader, Rows};
 use scale_engine::data::sampler::{Sampler, SetOfCells};
 use scale_engine::data::shard::{Data, Scale};
+use scale_engine::rng::Rng;
 
 use crate::small_data::{World, header};
 
@@ -158,12 +159,27 @@ fn settings_that_mean_nothing_are_refused() {
 fn controls_come_from_the_batch_then_from_the_cell_type() {
     let (_dir, data) = uneven().open();
     let own = context_controls(&data, 1, 1).expect("controls");
-    assert_eq!((own.cells(), own.same_batch, own.groups.len()), (12, true, 1));
+    assert_eq!((own.cells(), own.groups.len()), (12, 1));
     let other = context_controls(&data, 0, 1).expect("controls");
-    assert_eq!((other.cells(), other.same_batch), (30, false));
+    assert_eq!(other.cells(), 30);
     assert!(context_controls(&data, 2, 0).is_none());
     let cells: Vec<u64> = (0..own.cells()).map(|i| own.cell(i)).collect();
     assert_eq!(cells, own.iter().collect::<Vec<u64>>());
+}
+
+#[test]
+fn every_control_cell_comes_once_before_any_comes_again() {
+    let (_dir, data) = uneven().open();
+    let pool = context_controls(&data, 1, 1).expect("controls");
+    let drawn = |count: usize| -> Vec<u64> { pool.rounds(Rng::new(4)).take(count).collect() };
+    let all = drawn(60);
+    for round in all.chunks(12) {
+        let mut cells = round.to_vec();
+        cells.sort_unstable();
+        assert_eq!(cells, pool.iter().collect::<Vec<u64>>());
+    }
+    assert!(all[..12] != all[12..24] && !all[..12].is_sorted(), "in random order, another one each time");
+    (0..60).for_each(|count| assert_eq!(drawn(count), all[..count], "whatever the number"));
 }
 
 fn loader(data: &Arc<Data>, first: u64, ahead: usize) -> Loader {

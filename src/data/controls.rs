@@ -1,5 +1,8 @@
 //! Which unperturbed cells represent a condition before its perturbation: those of its cell type and batch or, if its batch
 //! has none, those of its cell type in all batches. A perturbed group whose cell type has none at all cannot be used.
+//!
+//! Predictions and baselines draw from them by [`rounds`]: each cell as often as any other, give or take one. Sets of training draw
+//! by [`draw`].
 
 use std::ops::Range;
 
@@ -89,17 +92,15 @@ impl Usable {
 pub struct Controls {
     /// The control groups that the cells belong to.
     pub groups: Vec<u32>,
-    /// False if the context's own batch has no controls, so that those of its cell type in all batches are used.
-    pub same_batch: bool,
     ranges: Vec<Range<u64>>,
     cells: u64,
 }
 
 impl Controls {
-    fn of(data: &Data, groups: Vec<u32>, same_batch: bool) -> Self {
+    fn of(data: &Data, groups: Vec<u32>) -> Self {
         let ranges: Vec<Range<u64>> = groups.iter().map(|&g| data.groups()[g as usize].range()).collect();
         let cells = ranges.iter().map(|range| range.end - range.start).sum();
-        Controls { groups, same_batch, ranges, cells }
+        Controls { groups, ranges, cells }
     }
 
     /// Number of cells, never zero.
@@ -117,6 +118,11 @@ impl Controls {
             i -= len;
         }
         panic!("controls: no cell {i} after the last of {}", self.cells)
+    }
+
+    /// Cell numbers by [`rounds`], without end.
+    pub fn rounds(&self, rng: Rng) -> impl Iterator<Item = u64> {
+        rounds(rng, self.cells).map(|i| self.cell(i))
     }
 
     /// All cell numbers, ascending.
@@ -142,13 +148,25 @@ pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Contr
     let end = groups[..controls].partition_point(|group| group.cell_type <= cell_type);
     let own = (begin..end).find(|&g| groups[g].batch == batch);
     match own {
-        Some(own) => Some(Controls::of(data, vec![own as u32], true)),
+        Some(own) => Some(Controls::of(data, vec![own as u32])),
         None if begin == end => None,
-        None => Some(Controls::of(data, (begin as u32..end as u32).collect(), false)),
+        None => Some(Controls::of(data, (begin as u32..end as u32).collect())),
     }
 }
 
-/// `count` numbers below `n` in random order: all different if there are enough, else each drawn from all `n`.
+/// Numbers below `n` in random order, without end: every number once before any comes again. The first ones are the same however
+/// many are taken. Panics if `n` is 0.
+pub fn rounds(rng: Rng, n: u64) -> impl Iterator<Item = u64> {
+    assert!(n > 0, "rounds: there is nothing to draw from");
+    (0..).flat_map(move |round| {
+        let mut order: Vec<u64> = (0..n).collect();
+        rng.at(round).shuffle(&mut order);
+        order
+    })
+}
+
+/// `count` numbers below `n` in random order, for a set of training: all different if there are enough, else each drawn from all
+/// `n`, with replacement.
 pub fn draw(rng: Rng, n: u64, count: usize) -> Vec<u64> {
     if count as u64 <= n {
         rng.sample(n, count)

@@ -21,10 +21,7 @@ use super::controls::{Controls, control_pool, draw};
 use super::shard::Data;
 use crate::config::{DataConfig, SetOrder};
 use crate::error::{Error, Result};
-use crate::rng::Rng;
-
-/// The sampler's random stream of a seed; the flow's is 1.
-const STREAM: u64 = 0;
+use crate::rng::{Rng, stream};
 
 /// One set: N control cells and N perturbed cells of a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +108,7 @@ impl Sampler {
         };
         let cumulative = sources.iter().map(weigh).collect();
         let tiles = epoch::tiles(&sources, settings.cells);
-        let (own, rng) = (0..settings.sets as u64, Rng::new(seed).at(STREAM));
+        let (own, rng) = (0..settings.sets as u64, Rng::new(seed).at(stream::SETS));
         let data = of(data);
         Ok(Sampler { data, sources, cumulative, tiles, pools, unmatched, settings, own, rng })
     }

@@ -7,7 +7,7 @@ use super::condition::{self, Tokens};
 use crate::config::Start;
 use crate::ops::column_sums::{column_squares, column_sums};
 use crate::params::Vars;
-use crate::rng::Rng;
+use crate::rng::{Rng, stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -70,7 +70,7 @@ impl Draws {
     /// The draws for some of a step's sets, a pure function of seed, step and set: a share `t_zero` of the sets is drawn at t = 0,
     /// where prediction starts.
     pub fn at(seed: u64, step: u64, sets: Range<usize>, t_zero: f32) -> Draws {
-        let rng = Rng::new(seed).at(1).at(step);
+        let rng = Rng::new(seed).at(stream::FLOW).at(step);
         let time = |b: u64| if rng.at(1).uniform(b) < t_zero { 0.0 } else { rng.at(0).uniform(b) };
         let times = sets.clone().map(|set| time(set as u64)).collect();
         Draws { times, start: rng.at(2), first: sets.start }
