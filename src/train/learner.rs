@@ -14,7 +14,7 @@ use crate::model::{Model, Statistics};
 use crate::ops::adamw;
 use crate::optim::Optimizer;
 use crate::params::{Flats, Params, Share, Table};
-use crate::rng::Rng;
+use crate::rng::{Rng, stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::trace;
@@ -276,7 +276,7 @@ fn shape(examples: &Examples) -> Vec<usize> {
 
 /// Drawn weights, `[L]`.
 pub fn first_weights(config: &Config, table: &Table) -> Tensor {
-    table.draw(Rng::new(config.train.seed).at(3))
+    table.draw(Rng::new(config.train.seed).at(stream::WEIGHTS))
 }
 
 /// This rank's own copy of numbers that all ranks start from. If the optimizer is shared, some extra zeros follow the last
