@@ -192,10 +192,7 @@ fn write(settings: &Settings) -> Result<Report> {
     };
     let predictor = trained.predictor(settings.seed);
     let mut population = Population::like(manifest);
-    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report)?;
-    if population.cells().data().iter().any(|x| !x.is_finite()) {
-        return Err(Error::format(&path, "predicts values that are not finite"));
-    }
+    fill(&predictor, &job, observer.as_ref(), &path, &mut population, &mut report)?;
     if settings.with_controls {
         report.control_cells = match &measured {
             Some(held_out) => held_out.push_controls(&mut population)?,
@@ -242,11 +239,12 @@ fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     memory::fits(field, &format!("the {cells} control cells to predict from"), bytes)
 }
 
-/// Predicts each population into `population`.
+/// Predicts each population into `population`; `checkpoint` only serves the error.
 fn fill(
     predictor: &Predictor,
     job: &Job,
     observer: Option<&Observer>,
+    checkpoint: &Path,
     population: &mut Population,
     report: &mut Report,
 ) -> Result<()> {
@@ -264,8 +262,14 @@ fn fill(
     for Ask { request, context } in &job.asks {
         let labels = predictor.data.names_of(request.conditions);
         contexts[*context].predict(*request, observer, |row, control| {
+            if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
+                let what =
+                    format!("predicts {bad} for {}; predict from an earlier checkpoint", labels.join(" / "));
+                return Err(Error::format(checkpoint, what));
+            }
             let from = &job.contexts[*context].names[control];
             population.push_predicted(labels, row, from);
+            Ok(())
         })?;
         report.populations += 1;
         report.cells += request.cells;

@@ -22,6 +22,7 @@
 //! let request = Request::named(predictor.data, "K562", "MYC", "all", 500)?;
 //! predictor.context(&controls)?.predict(request, observer.as_ref(), |cell, control| {
 //!     println!("{} genes, from control cell {control}", cell.len());
+//!     Ok(())
 //! })?;
 //! # Ok(())
 //! # }
@@ -40,6 +41,7 @@ use crate::data::effects::Effects;
 use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
 use crate::error::{Error, Result};
+use crate::gpu::guard;
 use crate::model::Model;
 use crate::model::condition;
 use crate::params::Params;
@@ -116,7 +118,7 @@ impl Predictor<'_> {
     /// Takes control cells to predict from, and measures what the decoder itself makes of them.
     ///
     /// # Errors
-    /// No cells, or cells made for data of other genes, another factor or another total.
+    /// No cells, or cells made for data of other genes, another factor or another total; the GPU failed.
     pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
         if controls.is_empty() {
             return Err(Error::setting(
@@ -128,7 +130,7 @@ impl Predictor<'_> {
             let what = format!("were made for other data than the run's: {what}");
             return Err(Error::setting("controls", what));
         }
-        Ok(Context { predictor: self, controls, calibration: self.calibration(controls) })
+        guard(|| Ok(Context { predictor: self, controls, calibration: self.calibration(controls) }))
     }
 
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, on the network's scale; zero if the config does not calibrate.
@@ -169,16 +171,25 @@ impl Predictor<'_> {
 
 impl Context<'_> {
     /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
-    /// cell that they were made from. Memory holds one pass of the model, however many cells are wanted.
-    /// NaN weights give NaN cells.
+    /// cell that they were made from; no more are made after its first error. Memory holds one pass of the model, however many
+    /// cells are wanted. NaN weights give NaN cells.
     ///
     /// # Errors
-    /// Ids that the model does not know.
+    /// Ids that the model does not know; what `take` answers; the GPU failed.
     pub fn predict(
         &self,
         request: Request,
         observer: Option<&Observer>,
-        mut take: impl FnMut(&[f32], usize),
+        take: impl FnMut(&[f32], usize) -> Result<()>,
+    ) -> Result<()> {
+        guard(|| self.predicted(request, observer, take))
+    }
+
+    fn predicted(
+        &self,
+        request: Request,
+        observer: Option<&Observer>,
+        mut take: impl FnMut(&[f32], usize) -> Result<()>,
     ) -> Result<()> {
         let Context { predictor, controls, calibration } = self;
         let (g, config) = (predictor.genes(), predictor.model.config());
@@ -215,7 +226,7 @@ impl Context<'_> {
                 }
             });
             for (row, &control) in rows.chunks(g).zip(&chunk).take(left) {
-                take(row, control);
+                take(row, control)?;
             }
             left = left.saturating_sub(chunk.len());
             first += b as u64;

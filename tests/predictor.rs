@@ -1,13 +1,12 @@
 //! Predictions from cells in memory, and what is refused there.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use scale_engine::checkpoint::Trained;
 use scale_engine::config::Observe;
 use scale_engine::data::h5ad::{Cells, H5ad};
 use scale_engine::data::observe::Observer;
 use scale_engine::data::scale::Told;
 use scale_engine::data::shard::Scale;
+use scale_engine::error::Error;
 use scale_engine::predictor::{ControlCells, Predictor, Request};
 use scale_engine::tensor::Tensor;
 
@@ -55,6 +54,7 @@ fn from_memory_come_the_cells_that_the_program_writes() {
         from.push(file.cell_name(pool[control]));
         let stored = row.iter().enumerate().filter(|(_, x)| **x != 0.0);
         made.push(stored.map(|(gene, &x)| (gene, x)).collect::<Vec<_>>());
+        Ok(())
     });
     answered.expect("an answer");
     let line = format!("{perturbation},{cell_type},{batch},33\n");
@@ -112,6 +112,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     let request = Request { conditions: [0, 1, 0], cells: 3 };
     let answered = broken.context(&controls).expect("controls").predict(request, None, |row, _| {
         assert!(row.iter().all(|x| x.is_nan()), "a number of no numbers");
+        Ok(())
     });
     answered.expect("an answer");
 }
@@ -128,30 +129,28 @@ fn any_number_of_cells_may_be_asked_for_but_no_unknown_ids() {
     let predictor = trained.predictor(5);
     let context = predictor.context(&controls).expect("controls");
     for conditions in [[9999, 1, 0], [0, 9999, 0], [0, 1, 9999]] {
-        let told = context.predict(Request { conditions, cells: 1 }, None, |_, _| ()).expect_err("refused");
+        let told =
+            context.predict(Request { conditions, cells: 1 }, None, |_, _| Ok(())).expect_err("refused");
         assert!(told.to_string().contains("9999: the run had"), "{told}");
     }
     // The first cells of a population without end are those of a small one.
     let conditions = [0, 1, 0];
     let mut few = Vec::new();
-    context
-        .predict(Request { conditions, cells: 70 }, None, |row, control| few.push((row.to_vec(), control)))
-        .expect("an answer");
+    let answered = context.predict(Request { conditions, cells: 70 }, None, |row, control| {
+        few.push((row.to_vec(), control));
+        Ok(())
+    });
+    answered.expect("an answer");
     let mut place = 0;
-    let endless = catch_unwind(AssertUnwindSafe(|| {
-        context.predict(Request { conditions, cells: usize::MAX }, None, |row, control| {
-            match few.get(place) {
-                Some(told) => {
-                    let off = told.0.iter().zip(row).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    assert!(told.1 == control && off < 1e-3, "cell {place}: {off}");
-                }
-                None => panic!("enough"),
-            }
-            place += 1;
-        })
-    }));
-    let why = endless.expect_err("it was stopped");
-    assert_eq!((place, why.downcast_ref::<&str>()), (70, Some(&"enough")));
+    let endless = context.predict(Request { conditions, cells: usize::MAX }, None, |row, control| {
+        let Some(told) = few.get(place) else { return Err(Error::Stopped("enough".into())) };
+        let off = told.0.iter().zip(row).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(told.1 == control && off < 1e-3, "cell {place}: {off}");
+        place += 1;
+        Ok(())
+    });
+    let why = endless.expect_err("it was stopped").to_string();
+    assert_eq!((place, why.as_str()), (70, "enough"));
 }
 
 /// Logs of the kept genes alone, which no total tells apart from anything else.

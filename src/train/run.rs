@@ -131,7 +131,7 @@ impl Run {
             Some(gpu) => gpu.in_block(|| validate::pdcorr(self, average)),
             None => validate::pdcorr(self, average),
         };
-        let score = average.and_then(scored);
+        let score = average.map(scored).transpose()?.flatten();
         ranks.whole()?;
         if let Some(score) = score {
             metrics.validation(self.step, score)?;

@@ -6,6 +6,7 @@ use super::run::Run;
 use crate::correlation::pearson;
 use crate::data::controls::control_pool;
 use crate::data::split::Part;
+use crate::error::Result;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::tensor::Tensor;
 
@@ -18,7 +19,10 @@ const CELLS: usize = 4096;
 
 /// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effects; `None` without
 /// validation groups. `average`: the averaged weights.
-pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
+///
+/// # Errors
+/// The GPU failed.
+pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
     let data = &run.data;
     let perturbed = run.split.perturbed(Part::Val, data);
     let params = run.learner.params.over(average);
@@ -43,17 +47,16 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
     for groups in groups.chunk_by(|&a, &b| context_of(a) == context_of(b)) {
         let Some(pool) = control_pool(data, groups[0]) else { continue };
         let controls = ControlCells::of(data, &evenly(pool.iter().collect(), CELLS));
-        let (context, resting) =
-            (predictor.context(&controls).expect("a pool of the data's own cells"), controls.mean());
+        let (context, resting) = (predictor.context(&controls)?, controls.mean());
         for &g in groups {
             let group = data.groups()[g as usize];
             let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
             let mut predicted = vec![0.0f64; genes];
             let conditions = [group.cell_type, group.perturbation, group.batch];
-            let answered = context.predict(Request { conditions, cells }, None, |row, _| {
+            context.predict(Request { conditions, cells }, None, |row, _| {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
-            });
-            answered.expect("a group of the data's own");
+                Ok(())
+            })?;
             let after = ControlCells::of(data, &evenly(group.range().collect(), CELLS)).mean();
             let factor = f64::from(manifest.factor);
             let sums = pairs
@@ -73,7 +76,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Option<f64> {
         let (step, pairs) = (run.step, scores.len());
         run.reporter.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
     }
-    (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64)
+    Ok((!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64))
 }
 
 /// At most `most` of them, at equal distances; all of them, if they are no more.
