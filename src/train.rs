@@ -210,7 +210,7 @@ fn rank(
         guard(|| {
             let start = start()?;
             let ranks = Ranks::join(seat.clone(), gpu, &start.reporter)?;
-            ranks.agree(&start.agreed(gpu))?;
+            start.agree(&ranks, gpu)?;
             walk(start, gpu, &ranks, stop)
         })
     };

@@ -11,6 +11,7 @@ use super::writer::claim;
 use super::{Begin, Settings};
 use crate::aside;
 use crate::checkpoint::{self, Best, Checkpoint, Described, Frame, Header, Origin, vocabulary};
+use crate::collective::Ranks;
 use crate::config::{Config, Observe};
 use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
@@ -167,20 +168,21 @@ impl Start {
         })
     }
 
-    /// What ranks must have in common, as numbers.
-    pub fn agreed(&self, gpu: Option<&Gpu>) -> Vec<(String, u64)> {
+    /// Fails, on every rank, unless all are about to do the same; names what differs.
+    pub fn agree(&self, ranks: &Ranks, gpu: Option<&Gpu>) -> Result<()> {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
-        let others = [
+        // First: another version of the program may have other fields in its config.
+        ranks.agree(&[
             ("program", hash(aside::PROGRAM)),
             ("split", hash(&self.split.hash)),
             ("data", hash(&self.data.manifest().to_json())),
             ("first step", self.step),
             // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
-        ];
+        ])?;
         let fields = self.config.fields().into_iter();
-        let fields = fields.map(|(name, value)| (format!("config's {name}"), hash(&value)));
-        others.into_iter().map(|(name, number)| (name.to_string(), number)).chain(fields).collect()
+        let fields: Vec<_> = fields.map(|(name, value)| (format!("config's {name}"), hash(&value))).collect();
+        ranks.agree(&fields)
     }
 }
 
