@@ -127,7 +127,8 @@ impl Predictor<'_> {
             ));
         }
         if let Some(what) = self.data.meaning().differs(&controls.meaning) {
-            let what = format!("were made for other data than the run's: {what}");
+            let way = "make them with the run's own manifest (`Trained::header.data`)";
+            let what = format!("were made for other data than the run's: {what}; {way}");
             return Err(Error::setting("controls", what));
         }
         guard(|| Ok(Context { predictor: self, controls, calibration: self.calibration(controls) }))

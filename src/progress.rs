@@ -29,10 +29,10 @@ pub enum Event<'a> {
     },
     /// So many units are done, those of an earlier process among them. A GPU may still be at work on the last.
     Done(u64),
-    /// What training writes to metrics.jsonl: the step and its numbers, by the names that they have there. Numbers that are not
-    /// finite are left out.
+    /// What training writes to metrics.jsonl: a step and its numbers, by the names that they have there. Numbers that are not finite
+    /// are left out. Several may tell of one step; norms of the parts' gradients come before it is done.
     Logged {
-        /// Steps done.
+        /// The step, from 1.
         step: u64,
         /// Name and value.
         numbers: &'a [(String, f64)],

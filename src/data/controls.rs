@@ -40,7 +40,8 @@ impl Data {
     }
 }
 
-/// Perturbed groups, by whether their cell type has control cells: a model or a baseline learns from and predicts only those.
+/// Perturbed groups, by whether their cell type has control cells: a model learns from and predicts only those that have, a baseline
+/// predicts only those.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usable {
     /// Those that can be used.

@@ -18,7 +18,8 @@ use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 /// Cells of a block: what one thread multiplies at a time.
 const BLOCK: usize = 512;
 
-/// Numbers of the blocks on the right that are dense at a time (32 MiB); all threads use them.
+/// Numbers of the blocks on the right that are dense at a time (32 MiB), or one block's, if those are more. What is summed for all
+/// threads has one such panel; each thread that sums within a group has its own.
 const PANEL: usize = 1 << 23;
 
 /// Below this share of |x|^2 + |y|^2 a squared distance has lost too many of its digits.
@@ -47,13 +48,16 @@ pub fn edistances(rows: Rows) -> Vec<f64> {
 fn sums(rows: Rows, a: Range<usize>, b: Range<usize>) -> Vec<f64> {
     let mut sums = vec![0.0; a.len()];
     // Neither blocks nor panels depend on the number of threads, and so no sum does.
-    for panel in pieces(b.clone(), (PANEL / rows.genes()).next_multiple_of(BLOCK)) {
+    for panel in pieces(b.clone(), (PANEL / rows.genes()).max(1).next_multiple_of(BLOCK)) {
         let block = |cells: Range<usize>| (cells.start, Block::of(rows, cells));
         let rights: Vec<(usize, Block)> =
             pieces(panel, BLOCK).collect::<Vec<_>>().into_par_iter().map(block).collect();
         sums.par_chunks_mut(BLOCK).zip(pieces(a.clone(), BLOCK).collect::<Vec<_>>()).for_each(
             |(sums, cells)| {
                 let first = cells.start;
+                if a == b && rights.last().is_some_and(|(start, _)| *start < first) {
+                    return;
+                }
                 let left = Block::of(rows, cells);
                 for (start, right) in &rights {
                     let times = match start.cmp(&first) {

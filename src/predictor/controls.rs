@@ -214,7 +214,11 @@ impl<'a> Reading<'a> {
         if let Some(refusal) = self.found.refusal(values, told) {
             let way = match refusal {
                 Refusal::Scale(_) => "; give control cells that are all on one scale",
-                _ => "",
+                Refusal::Value { value, .. } if value.is_finite() && value > 0.0 => {
+                    ", unlike other values; give counts alone, or say that they are logarithms"
+                }
+                Refusal::Value { .. } => "",
+                Refusal::Total(_) => "; give other totals, or another column of them (--size-col)",
             };
             return Err(format!("{refusal}{way}"));
         }

@@ -128,12 +128,16 @@ impl Start {
             true => claim(&checkpoint::folder(&settings.out))?.map(Arc::new),
             false => None,
         };
+        // Before the weights are read; what cannot be described says so below.
+        if let Ok(Described { header, .. }) = Checkpoint::describe(&path) {
+            let way = "; resume on a GPU, or on a machine with more memory";
+            settings.has_memory_for(&header.config, data.manifest()).map_err(|error| error.with_way(way))?;
+        }
         let with_way = |error: Error| error.with_way(&other_way(&settings.out).unwrap_or_default());
         let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } =
             Checkpoint::load(&path).map_err(with_way)?;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
-        settings.has_memory_for(&header.config, data.manifest())?;
         if settings.is_first() {
             header.tell_changes(data.manifest(), settings);
         }
@@ -171,17 +175,20 @@ impl Start {
     /// Fails, on every rank, unless all are about to do the same; names what differs.
     pub fn agree(&self, ranks: &Ranks, gpu: Option<&Gpu>) -> Result<()> {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
-        // First: another version of the program may have other fields in its config.
+        let fields = self.config.fields();
+        let names: String = fields.iter().map(|(name, _)| name.as_str()).collect();
+        // First: another build of the program may have other fields in its config.
         ranks.agree(&[
             ("program", hash(aside::PROGRAM)),
+            ("config's fields", hash(&names)),
             ("split", hash(&self.split.hash)),
             ("data", hash(&self.data.manifest().to_json())),
             ("first step", self.step),
             // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ])?;
-        let fields = self.config.fields().into_iter();
-        let fields: Vec<_> = fields.map(|(name, value)| (format!("config's {name}"), hash(&value))).collect();
+        let fields: Vec<_> =
+            fields.into_iter().map(|(name, value)| (format!("config's {name}"), hash(&value))).collect();
         ranks.agree(&fields)
     }
 }
