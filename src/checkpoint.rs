@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -24,6 +24,7 @@ use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
 use crate::params::{self, Entry, Flats, Params, Table, tensor_view};
+use crate::run_folder::checkpoint_of;
 use crate::tensor::Tensor;
 
 /// What a checkpoint says about itself.
@@ -79,6 +80,7 @@ pub struct Trained {
 }
 
 /// All of a run at one step except its flat numbers.
+#[derive(Clone)]
 pub struct Frame {
     /// What the checkpoint says about itself.
     pub header: Header,
@@ -208,9 +210,9 @@ impl fmt::Debug for Trained {
 }
 
 impl Trained {
-    /// Reads a checkpoint, or for a run the one that [`of_run`] finds, and builds the model it describes.
+    /// Reads a checkpoint, or for a run the one that [`checkpoint_of`] finds, and builds the model it describes.
     pub fn load(path: &Path) -> Result<Trained> {
-        let path = of_run(path)?;
+        let path = checkpoint_of(path)?;
         let map = map(&path)?;
         let read = Read::of(&path, &map)?;
         let average = read.flat(AVERAGE)?;
@@ -318,27 +320,6 @@ impl<'a> File<'a> {
     fn wrong(&self, what: impl Into<String>) -> Error {
         Error::format(self.path, what)
     }
-}
-
-/// Where a run keeps its checkpoints.
-pub fn folder(run: &Path) -> PathBuf {
-    run.join("checkpoints")
-}
-
-/// A run's checkpoint of this name: `best`, `last` or `step-N`.
-pub fn named(run: &Path, name: &str) -> PathBuf {
-    folder(run).join(format!("{name}.safetensors"))
-}
-
-/// The checkpoint that a path means: the file itself, or a run's best, or else its last.
-pub fn of_run(run: &Path) -> Result<PathBuf> {
-    if !run.is_dir() {
-        return Ok(run.to_path_buf());
-    }
-    let found = ["best", "last"].map(|name| named(run, name));
-    found.into_iter().find(|path| path.exists()).ok_or_else(|| {
-        Error::format(run, "has no checkpoints/best.safetensors or checkpoints/last.safetensors; train first")
-    })
 }
 
 /// Sizes of the condition tables for a data set's vocabularies.

@@ -181,7 +181,7 @@ impl Ranks {
         // SAFETY: by the caller's promise nothing touches these numbers until `end_gather`, which orders the device's next work
         // behind this.
         let begun = unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) };
-        self.blame(begun.map_err(Error::Device))
+        self.explain(begun.map_err(Error::Device))
     }
 
     /// Orders what is queued from here on behind all pieces, each of which was begun.
@@ -200,12 +200,12 @@ impl Ranks {
             numbers.copy_from(0, &all);
             return Ok(());
         };
-        self.blame(nccl.end().map_err(Error::Device))
+        self.explain(nccl.end().map_err(Error::Device))
     }
 
     /// The error, unless a rank is gone: who is gone, and why, says more than that a sum could not be begun.
-    pub fn blame<T>(&self, outcome: Result<T>) -> Result<T> {
-        outcome.or_else(|error| self.whole().and(Err(error)))
+    pub fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.or_else(|error| self.check_sums().and(Err(error)))
     }
 
     /// True if a device's numbers are summed by work queued on it: nobody reads them first.
@@ -260,20 +260,18 @@ impl Ranks {
         // A rank whose numbers are the mean of the others' would see no difference, so all are asked.
         match self.any(!differ.is_empty())? {
             false => Ok(()),
-            true if differ.is_empty() => {
-                Err(Error::Stopped("ranks differ in what they are about to do".into()))
-            }
-            true => Err(Error::Stopped(format!("ranks differ in their {}", differ.join(", ")))),
+            true if differ.is_empty() => Err(Error::Rank("ranks differ in what they are about to do".into())),
+            true => Err(Error::Rank(format!("ranks differ in their {}", differ.join(", ")))),
         }
     }
 
     /// Fails if a device's sums so far are not over all ranks: ask after waiting for the device, before its numbers are used.
-    pub fn whole(&self) -> Result<()> {
+    pub fn check_sums(&self) -> Result<()> {
         if self.nccl.as_ref().is_none_or(|nccl| !nccl.aborted()) {
             return Ok(());
         }
         // The next sum says who is gone, and why.
-        self.any(false).and_then(|_| Err(Error::Stopped("another rank was lost; this one stops too".into())))
+        self.any(false).and_then(|_| Err(Error::Rank("another rank was lost; this one stops too".into())))
     }
 
     /// True on every rank if `flag` is true on any.
@@ -292,5 +290,5 @@ fn part(len: usize, rank: usize, ranks: usize) -> Range<usize> {
 
 /// The error of a rank that stops because another has failed.
 fn stopped(rank: usize, why: &str) -> Error {
-    Error::Stopped(format!("rank {rank} stopped, so this one stops too: {why}"))
+    Error::Rank(format!("rank {rank} stopped, so this one stops too: {why}"))
 }

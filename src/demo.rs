@@ -97,7 +97,7 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
     let config = Config::load(Some("tiny"), None, &set)?;
     let begin = train::Begin::drawn(config);
     let training = train::Settings {
-        places: vec![settings.gpu.clone()],
+        place: train::Place::Here(vec![settings.gpu.clone()]),
         reporter: Reporter::terminal(),
         ..train::Settings::new(&places.data, &places.split, &places.run, begin)
     };

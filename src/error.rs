@@ -36,7 +36,10 @@ pub enum Error {
     /// A GPU is missing, full or failed.
     #[error("{0}")]
     Device(String),
-    /// The work cannot go on, through no setting or file alone: it was asked to stop, its loss is not finite, another rank is gone.
+    /// Another rank has failed, is gone, cannot be reached or is about to do something else.
+    #[error("{0}")]
+    Rank(String),
+    /// The work was asked to stop, cannot hear that it is asked, or has a loss that is not finite.
     #[error("{0}")]
     Stopped(String),
 }
@@ -57,13 +60,14 @@ impl Error {
         Error::Format { path: path.as_ref().to_path_buf(), what: what.into() }
     }
 
-    /// The same with a way out behind it.
+    /// The same with a way out behind it; what the system refused is then words.
     pub fn with_way(self, way: &str) -> Self {
         match self {
             Error::Io { path, cause } => Error::Format { path, what: words(&cause) + way },
             Error::Format { path, what } => Error::Format { path, what: what + way },
             Error::Setting { field, what } => Error::Setting { field, what: what + way },
             Error::Device(what) => Error::Device(what + way),
+            Error::Rank(what) => Error::Rank(what + way),
             Error::Stopped(what) => Error::Stopped(what + way),
         }
     }

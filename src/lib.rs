@@ -42,6 +42,7 @@ pub mod memory;
 #[doc(hidden)]
 pub mod progress;
 pub mod rng;
+pub mod run_folder;
 #[doc(hidden)]
 pub mod trace;
 // 1

@@ -36,7 +36,7 @@ pub fn share() {
 
 /// Refuses what needs more memory than this machine has, naming the option or field that asks for it: a failed allocation would end
 /// the program without a word.
-pub fn fits(field: &str, what: &str, bytes: u64) -> Result<()> {
+pub fn check(field: &str, what: &str, bytes: u64) -> Result<()> {
     let gb = |bytes: u64| bytes as f64 / 1e9;
     match installed() {
         installed if bytes > installed => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::aside;
-use crate::checkpoint::{self, Header, Trained};
+use crate::checkpoint::{Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::h5ad::H5ad;
@@ -19,6 +19,7 @@ use crate::gpu::guard;
 use crate::memory;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::progress;
+use crate::run_folder::checkpoint_of;
 
 mod held_out;
 mod request;
@@ -168,7 +169,7 @@ pub fn predict(settings: &Settings) -> Result<Report> {
 }
 
 fn write(settings: &Settings) -> Result<Report> {
-    let path = checkpoint::of_run(&settings.run)?;
+    let path = checkpoint_of(&settings.run)?;
     settings.source.apart_from(&settings.out, &settings.run, &path)?;
     let trained = Trained::load(&path)?;
     let trained = match &settings.gpu {
@@ -234,9 +235,9 @@ fn unfinished(header: &Header) -> Option<String> {
 }
 
 /// Refuses more control cells, held as dense rows, than fit in memory.
-fn controls_fit(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
+fn check_memory(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     let bytes = cells.saturating_mul(4 * manifest.genes.len() as u64);
-    memory::fits(field, &format!("the {cells} control cells to predict from"), bytes)
+    memory::check(field, &format!("the {cells} control cells to predict from"), bytes)
 }
 
 /// Predicts each population into `population`; `checkpoint` only serves the error.

@@ -29,7 +29,6 @@
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -37,7 +36,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::checkpoint::Best;
-use crate::collective::{Collective, Launch, Ranks, Threads, Wire};
+use crate::collective::{Collective, Ranks, Threads, Wire};
 use crate::config::Config;
 use crate::data::loader::Loader;
 use crate::data::sampler::Sampler;
@@ -46,7 +45,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
 use crate::memory;
 use crate::optim::learning_rate;
-use crate::progress::{Event, Reporter};
+use crate::progress::Event;
 
 mod feed;
 mod first;
@@ -56,6 +55,7 @@ mod metrics;
 mod part_norms;
 mod run;
 mod sent;
+mod settings;
 mod start;
 mod tensorboard;
 mod validate;
@@ -63,80 +63,14 @@ mod writer;
 
 pub use feed::Feed;
 pub(crate) use feed::scaling;
-pub use learner::{Found, InitialWeights, Learner, fits};
+pub use learner::{Computed, InitialWeights, Learner, check_memory};
+pub use settings::{Begin, Place, Settings};
 
 use line::Lines;
 use metrics::Metrics;
 use part_norms::part_norms;
 use run::Run;
 use start::Start;
-
-/// What to train on, and where.
-pub struct Settings {
-    /// Where to compute, one place per rank: a GPU, or `None` for the CPU. Ranks share each step's sets.
-    pub places: Vec<Option<Gpu>>,
-    /// This process among those that a launcher started, each of which then has exactly one place.
-    pub launch: Option<Launch>,
-    /// Data directory.
-    pub data: PathBuf,
-    /// cell-load split file.
-    pub split: PathBuf,
-    /// Run directory.
-    pub out: PathBuf,
-    /// What the run begins with.
-    pub begin: Begin,
-    /// Who is told what happens.
-    pub reporter: Reporter,
-}
-
-/// What a run begins with.
-pub enum Begin {
-    /// Drawn weights, or those of another run.
-    Anew {
-        /// Every setting.
-        config: Box<Config>,
-        /// The other run's directory (its best checkpoint is taken, or else its last), or a checkpoint. Genes, scale and model
-        /// sizes must match; cell types, perturbations and batches are matched by name.
-        init_from: Option<PathBuf>,
-    },
-    /// The run's own last checkpoint and config.
-    Resume {
-        /// A different total number of steps.
-        steps: Option<u64>,
-        /// A different `optim.shard`.
-        shard: Option<bool>,
-    },
-}
-
-impl Begin {
-    /// A new run with drawn weights.
-    pub fn drawn(config: Config) -> Begin {
-        Begin::Anew { config: Box::new(config), init_from: None }
-    }
-
-    /// A run resumed with nothing changed.
-    pub const RESUME: Begin = Begin::Resume { steps: None, shard: None };
-}
-
-impl Settings {
-    /// A run of this process alone, on the CPU, that tells nobody.
-    pub fn new(data: &Path, split: &Path, out: &Path, begin: Begin) -> Settings {
-        Settings {
-            places: vec![None],
-            launch: None,
-            data: data.into(),
-            split: split.into(),
-            out: out.into(),
-            begin,
-            reporter: Reporter::silent(),
-        }
-    }
-
-    /// Whether this process holds the rank that writes files.
-    pub fn is_first(&self) -> bool {
-        self.launch.as_ref().is_none_or(|launch| launch.rank == 0)
-    }
-}
 
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
@@ -147,8 +81,8 @@ pub struct Outcome {
     pub finished: bool,
     /// The best validation.
     pub best: Option<Best>,
-    /// Loss of the last step in the log, NaN if there is none.
-    pub loss: f32,
+    /// Loss of the last step in the log, if there is one.
+    pub loss: Option<f32>,
     /// Control and perturbed cells trained on per second, over all ranks.
     pub cells_per_second: f64,
     /// Number of weights.
@@ -172,16 +106,17 @@ pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
 }
 
 fn trained(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
-    match (&settings.launch, settings.places.as_slice()) {
-        (Some(launch), [place]) => {
+    match &settings.place {
+        Place::Launched(launch, gpu) => {
             // Before any data is read: a rank that finds no data can then tell the others.
             let seat = Arc::new(Wire::join(launch, stop, &settings.reporter)?);
-            rank(|| Start::of(settings), place.as_ref(), seat, stop)
+            rank(|| Start::of(settings), gpu.as_ref(), seat, stop)
         }
-        (Some(_), _) => Err(Error::setting("--gpus", "each process of a launcher uses exactly one GPU")),
-        (None, []) => Err(Error::setting("--gpus", "0 GPUs leave nothing to train on")),
-        (None, [place]) => guard(|| walk(Start::of(settings)?, place.as_ref(), &Ranks::alone(), stop)),
-        (None, places) => side_by_side(&Start::of(settings)?, places, stop),
+        Place::Here(places) => match places.as_slice() {
+            [] => Err(Error::setting("place", "has no rank to train on")),
+            [place] => guard(|| walk(Start::of(settings)?, place.as_ref(), &Ranks::alone(), stop)),
+            places => side_by_side(&Start::of(settings)?, places, stop),
+        },
     }
 }
 
@@ -227,7 +162,7 @@ fn rank(
 fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
     let mut walk = Walk::begin(start, gpu, ranks)?;
     let mut stopping = ranks.any(stop.load(Ordering::Relaxed))?;
-    while walk.run.step < walk.config.train.steps && !stopping {
+    while walk.run.step() < walk.config.train.steps && !stopping {
         stopping = walk.step(stop)?;
     }
     walk.end()
@@ -251,9 +186,9 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn begin(start: Start, gpu: Option<&'a Gpu>, ranks: &'a Ranks) -> Result<Walk<'a>> {
-        let (config, out) = (start.config.clone(), start.out.clone());
         let run = Run::new(start, gpu, ranks)?;
-        let (steps, first) = (config.train.steps, run.step);
+        let config = run.frame.header.config.clone();
+        let (steps, first) = (config.train.steps, run.step());
         let sampler = Sampler::new(&run.data, run.split.part(Part::Train), config.data, config.train.seed)?
             .share(ranks.rank(), ranks.count())?;
         let unmatched = sampler.unmatched().len();
@@ -267,11 +202,11 @@ impl<'a> Walk<'a> {
         }
         let loader = Loader::start(run.data.clone(), sampler, first, AHEAD, feed.carry())?;
         let metrics = match run.writes {
-            true => Metrics::open(&out, first, run.reporter.clone())?,
+            true => Metrics::open(&run.folder, first, run.reporter.clone())?,
             false => Metrics::silent(),
         };
         run.tell(Event::Begins { what: "train", done: first, all: steps, unit: "steps" });
-        let log = Log { metrics, lines: Lines::default(), first, began: Instant::now(), loss: f32::NAN };
+        let log = Log { metrics, lines: Lines::default(), first, began: Instant::now(), loss: None };
         Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks })
     }
 
@@ -279,24 +214,25 @@ impl<'a> Walk<'a> {
     fn step(&mut self, stop: &AtomicBool) -> Result<bool> {
         let Walk { config, run, loader, feed, log, gpu, ranks, .. } = self;
         let batch = loader.next();
-        let examples = feed.examples(&batch, &run.effects);
-        if run.step == 0 || config.train.validates_after(run.step + 1) {
+        let examples = feed.examples(&batch, &run.frame.effects);
+        let (step, done) = (run.step(), run.step() + 1);
+        if step == 0 || config.train.validates_after(done) {
             log.tell(run, ranks)?;
-            let norms = part_norms(&mut run.learner, &examples, run.step, ranks)?;
-            log.metrics.part_norms(run.step + 1, &norms)?;
+            let norms = part_norms(&mut run.learner, &examples, step, ranks)?;
+            log.metrics.part_norms(done, &norms)?;
         }
-        let (found, norm) = run.learner.step(&examples, run.step, ranks)?;
+        let (found, norm) = run.learner.step(&examples, step, ranks)?;
         // The device already has this step queued while the previous one's numbers are read.
         log.tell(run, ranks)?;
-        let (done, last) = (run.step + 1, run.step + 1 == config.train.steps);
+        let last = done == config.train.steps;
         let logs = done.is_multiple_of(config.train.log_every) || last;
         let stopping = ranks.any(stop.load(Ordering::Relaxed))?;
         let saves = done.is_multiple_of(config.train.checkpoint_every) || last || stopping;
         if gpu.is_none() || logs || saves {
             log.lines.send(&found, &norm, done, &batch.conditions, logs);
         }
-        ranks.whole()?;
-        run.step = done;
+        ranks.check_sums()?;
+        run.frame.header.step = done;
         loader.give_back(batch);
         run.tell(Event::Done(done));
         self.after(saves)?;
@@ -306,15 +242,15 @@ impl<'a> Walk<'a> {
     /// Validation and checkpoint, if due.
     fn after(&mut self, saves: bool) -> Result<()> {
         let Walk { config, run, log, gpu, ranks, .. } = self;
-        let validates = config.train.validates_after(run.step);
+        let validates = config.train.validates_after(run.step());
         if gpu.is_none() || saves || validates {
             log.tell(run, ranks)?;
         }
-        run.look()?;
+        run.report_failure()?;
         let mut best = false;
         if validates {
             gpu.inspect(|gpu| gpu.wait());
-            ranks.whole()?;
+            ranks.check_sums()?;
             best = run.validate(&mut log.metrics, ranks)?;
         }
         if saves || best {
@@ -326,16 +262,17 @@ impl<'a> Walk<'a> {
     fn end(self) -> Result<Outcome> {
         let Walk { config, mut run, log, unmatched, gpu, ranks, .. } = self;
         // The run was asked to stop before its first step.
-        if run.saved != Some(run.step) {
+        let step = run.step();
+        if run.saved != Some(step) {
             run.save(true, false, ranks)?;
         }
         run.finish()?;
         leave(ranks, gpu)?;
-        let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (run.step - log.first) as f64;
+        let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (step - log.first) as f64;
         Ok(Outcome {
-            step: run.step,
-            finished: run.step == config.train.steps,
-            best: run.best,
+            step,
+            finished: step == config.train.steps,
+            best: run.frame.header.best,
             loss: log.loss,
             cells_per_second: cells / log.began.elapsed().as_secs_f64(),
             parameters: run.learner.params.table().count(),
@@ -352,7 +289,7 @@ struct Log {
     first: u64,
     began: Instant,
     /// Loss of the last step in the log.
-    loss: f32,
+    loss: Option<f32>,
 }
 
 impl Log {
@@ -362,7 +299,7 @@ impl Log {
     /// Its loss or the gradient's norm is not finite; the log cannot be written; a rank is gone.
     fn tell(&mut self, run: &mut Run, ranks: &Ranks) -> Result<()> {
         let Some(mut line) = self.lines.take() else { return Ok(()) };
-        ranks.whole()?;
+        ranks.check_sums()?;
         // The norm is that of all ranks' gradients: if it is not finite, every rank stops before it writes a checkpoint.
         if !(line.loss.is_finite() && line.norm.is_finite()) {
             return Err(run.diverged(&line));
@@ -371,7 +308,7 @@ impl Log {
             return Ok(());
         }
         line.mean_over(ranks)?;
-        self.loss = line.loss;
+        self.loss = Some(line.loss);
         let config = run.learner.model.config();
         let cells = 2 * config.data.sets * config.data.cells;
         let rate = cells as f64 * (line.step - self.first) as f64 / self.began.elapsed().as_secs_f64();

@@ -6,8 +6,9 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use safetensors::SafeTensors;
-use scale_engine::checkpoint::{Checkpoint, of_run};
+use scale_engine::checkpoint::Checkpoint;
 use scale_engine::model::condition::Kind;
+use scale_engine::run_folder::checkpoint_of;
 
 use crate::other_data::renamed;
 use crate::refused::told;
@@ -52,7 +53,7 @@ fn a_run_begins_where_another_ends_but_for_names_that_are_new() {
     );
     assert!(said.contains(&known) && said.contains("1 of 2 batches"), "{said}");
 
-    let (from, to) = (of_run(&small().run).expect("a checkpoint"), last(&run));
+    let (from, to) = (checkpoint_of(&small().run).expect("a checkpoint"), last(&run));
     let described = Checkpoint::describe(&to).expect("readable");
     let origin = described.header.init_from.expect("where it began");
     assert_eq!((Path::new(&origin.checkpoint), origin.step > 0), (from.as_path(), true));

@@ -14,7 +14,7 @@ use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
 use scale_engine::progress::Reporter;
-use scale_engine::train::{Begin, Outcome, Settings, train};
+use scale_engine::train::{Begin, Outcome, Place, Settings, train};
 use serde_json::Value;
 
 use crate::train::{last, set, small};
@@ -37,8 +37,10 @@ fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
     let fresh = !out.join("checkpoints").exists();
     let config = fresh.then(|| Config::load(Some("tiny"), None, &words(steps)).expect("a good config"));
     let begin = config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn);
-    let settings =
-        Settings { places: vec![None; ranks], ..Settings::new(&small().data, &small().split, out, begin) };
+    let settings = Settings {
+        place: Place::Here(vec![None; ranks]),
+        ..Settings::new(&small().data, &small().split, out, begin)
+    };
     train(&settings, &AtomicBool::new(false))
 }
 
@@ -90,7 +92,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     set.push("train.keep_all=true".into());
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config"));
     let alone = Settings::new(&small().data, &small().split, &place("two"), begin);
-    let settings = Settings { places: vec![None; 2], ..alone };
+    let settings = Settings { place: Place::Here(vec![None; 2]), ..alone };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     std::fs::copy(place("two").join("checkpoints/step-6.safetensors"), last(&place("two"))).expect("copied");
     run(&place("two"), 1, STEPS).expect("it goes on");

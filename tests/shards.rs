@@ -134,7 +134,7 @@ fn moments_are_those_of_the_dense_cells() {
     let world = World::random(4, 200, header(20, 2, 3, 2), 0.4);
     let (_dir, data) = world.open();
     let groups: Vec<u32> = (0..data.groups().len() as u32).filter(|g| g % 3 != 1).collect();
-    let moments = data.training_moments(&groups);
+    let moments = data.moments(&groups);
     let cells: Vec<u64> = groups.iter().flat_map(|&g| data.groups()[g as usize].range()).collect();
     assert_eq!(moments.cells, cells.len() as u64);
     let mut x = vec![0.0; 20];

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use crate::collective::Launch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Real};
+use crate::train::Place;
 
 /// Where to compute, and how numbers are stored there.
 #[derive(clap::Args)]
@@ -85,9 +86,9 @@ impl FromStr for Gpus {
 }
 
 impl Choice {
-    /// Where the ranks of this process compute: one place, the first GPUs, or, for a launcher's process, the GPU of its number on
-    /// this machine.
-    pub fn places(&self, gpus: Option<Gpus>, launch: Option<&Launch>) -> Result<Vec<Option<Gpu>>> {
+    /// Where a run's ranks compute: in one place, on the first GPUs, or, for a launcher's process, on the GPU of its number on this
+    /// machine.
+    pub fn place(&self, gpus: Option<Gpus>, launch: Option<Launch>) -> Result<Place> {
         let real = self.precision;
         match (gpus, launch) {
             (Some(_), _) if self.device == Device::Cpu => {
@@ -102,20 +103,28 @@ impl Choice {
                     Gpus::All => Gpu::count().max(1), // opening the first says why there is none
                     Gpus::First(count) => count,
                 };
-                (0..count).map(|index| Gpu::open(index, real).map(Some)).collect()
+                let gpus = (0..count).map(|index| Gpu::open(index, real).map(Some));
+                gpus.collect::<Result<_>>().map(Place::Here)
             }
-            (None, Some(launch))
-                if matches!(self.device, Device::Auto | Device::Cuda(0)) && Gpu::count() > 0 =>
-            {
-                Ok(vec![Some(Gpu::open(own(launch.local, Gpu::count()), real)?)])
+            (None, Some(launch)) => {
+                let gpu = self.open_for(launch.local)?;
+                Ok(Place::Launched(launch, gpu))
             }
-            (None, Some(launch))
-                if launch.local > 0 && matches!(self.device, Device::Cuda(1..)) && Gpu::count() > 0 =>
-            {
+            (None, None) => Ok(Place::Here(vec![self.open()?])),
+        }
+    }
+
+    /// The GPU for a launcher's process with this number on its machine, or `None` for the CPU.
+    fn open_for(&self, local: usize) -> Result<Option<Gpu>> {
+        match self.device {
+            Device::Auto | Device::Cuda(0) if Gpu::count() > 0 => {
+                Gpu::open(own(local, Gpu::count()), self.precision).map(Some)
+            }
+            Device::Cuda(1..) if local > 0 && Gpu::count() > 0 => {
                 let what = "gives all processes of a machine the same GPU; omit it, and each uses its own";
                 Err(Error::setting("--device", what))
             }
-            (None, _) => Ok(vec![self.open()?]),
+            _ => self.open(),
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
+use crate::data::shard::Data;
 use crate::data::split::Part;
 use crate::error::{Error, Result, some_of};
 use crate::evaluate::Settings;
@@ -160,7 +161,7 @@ fn check(args: &Args) -> Result<()> {
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
     aside::apart(&report, &inputs)?;
-    if args.out.join("manifest.json").exists() {
+    if Data::is_at(&args.out) {
         return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
     }
     let real = H5ad::open_columns(&args.real, &[], "X")?;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::checkpoint::{self, Checkpoint, Described};
+use crate::checkpoint::{Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
 use crate::folder::{names_in, paths_in};
+use crate::run_folder::RunFolder;
 
 mod text;
 
@@ -51,10 +52,10 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What the path holds.
 fn describe(path: &Path) -> Result<Value> {
-    if path.join("manifest.json").exists() {
+    if Data::is_at(path) {
         return data(path);
     }
-    if checkpoint::folder(path).exists() {
+    if RunFolder::at(path).checkpoints().exists() {
         return run_folder(path);
     }
     if h5ad::find_mtx(path)?.is_some() {
@@ -183,10 +184,10 @@ fn checkpoint(path: &Path) -> Result<Value> {
 }
 
 fn run_folder(path: &Path) -> Result<Value> {
-    let dir = checkpoint::folder(path);
-    let mut names = names_in(&dir)?;
+    let run = RunFolder::at(path);
+    let mut names = names_in(&run.checkpoints())?;
     names.retain(|name| name.ends_with(".safetensors"));
-    let last = checkpoint::named(path, "last");
+    let last = run.last();
     let state = if last.exists() { checkpoint(&last)? } else { Value::Null };
     Ok(json!({ "kind": "run directory", "checkpoints": names, "last": state }))
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::{device, signal};
-use crate::checkpoint::{Best, Checkpoint, of_run};
+use crate::checkpoint::{Best, Checkpoint};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
+use crate::run_folder::checkpoint_of;
 use crate::train::{Begin, Outcome, Settings, train};
 
 const EXAMPLE: &str = "\
@@ -92,10 +93,9 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(launch) = &launch {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
     }
-    let places = args.device.places(args.gpus, launch.as_ref())?;
+    let place = args.device.place(args.gpus, launch)?;
     let reporter = Reporter::terminal();
-    let settings =
-        Settings { places, launch, reporter, ..Settings::new(&args.data, &args.split, &args.out, begin) };
+    let settings = Settings { place, reporter, ..Settings::new(&args.data, &args.split, &args.out, begin) };
     let stop = signal::stop("after this step, with a checkpoint")?;
     let outcome = train(&settings, &stop)?;
     if settings.is_first() {
@@ -117,9 +117,9 @@ fn print(out: &Path, outcome: &Outcome) {
         eprintln!("note: {unmatched} groups were not used: their cell type has no control cells in the data");
     }
     let state = if finished { "trained" } else { "not finished" };
-    match loss.is_nan() {
-        true => println!("{state}: {step} steps, {parameters} weights; no step was logged this time"),
-        false => println!(
+    match loss {
+        None => println!("{state}: {step} steps, {parameters} weights; no step was logged this time"),
+        Some(loss) => println!(
             "{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
         ),
     }
@@ -146,7 +146,7 @@ fn config(args: &Args) -> Result<Config> {
     set.extend(args.seed.map(|n| format!("train.seed={n}")));
     match &args.init_from {
         Some(run) => {
-            Checkpoint::describe(&of_run(run)?)?.header.config.load_over(args.config.as_deref(), &set)
+            Checkpoint::describe(&checkpoint_of(run)?)?.header.config.load_over(args.config.as_deref(), &set)
         }
         None => Config::load(args.preset.as_deref(), args.config.as_deref(), &set),
     }

@@ -92,9 +92,9 @@ impl<'a> Exchange<'a> {
         let (grads, travelling) = (sent.grads.clone(), sent.travelling.clone());
         let rest: Vec<Range<usize>> = sent.pieces.unfinished().collect();
         rest.into_iter().for_each(|range| self.send(range));
-        self.ranks.blame(self.failed)?;
+        self.ranks.explain(self.failed)?;
         if let Some(nccl) = &self.ranks.nccl {
-            self.ranks.blame(nccl.end().map_err(Error::Device))?;
+            self.ranks.explain(nccl.end().map_err(Error::Device))?;
             for own in self.share.parts().into_iter().filter(|_| travelling.real() != grads.real()) {
                 let [to, from] = [&grads, &travelling].map(|flat| flat.part(own.start, &[own.len()]));
                 cast_into(&to, &from);

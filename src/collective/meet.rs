@@ -40,7 +40,7 @@ fn receive_all(launch: &Launch, stop: &AtomicBool, reporter: &Reporter, links: &
     let (host, port) = &launch.address;
     let said = |e: std::io::Error| {
         let way = "set MASTER_PORT so that the port above it is free";
-        Error::Stopped(format!("rank 0 cannot listen on port {port}: {e}; {way}"))
+        Error::Rank(format!("rank 0 cannot listen on port {port}: {e}; {way}"))
     };
     // Other machines may resolve a name differently; loopback means this machine to all.
     let here = host == "localhost" || host.parse().is_ok_and(|at: IpAddr| at.is_loopback());
@@ -101,7 +101,7 @@ fn missing(launch: &Launch, links: &[Link], refused: Option<std::io::Error>) -> 
     let missing = launch.ranks - 1 - links.len();
     let more = if missing > NAMED { " .." } else { "" };
     let refused = refused.map_or(String::new(), |e| format!("; a connection could not be accepted: {e}"));
-    Error::Stopped(format!(
+    Error::Rank(format!(
         "{missing} of {} ranks did not connect within {} s: {}{more} (launcher: {}; did they start, and can they reach {}:{}?){refused}",
         launch.ranks,
         PATIENCE.as_secs(),
@@ -153,7 +153,7 @@ fn welcome(launch: &Launch, mut link: Link, hello: [u64; 3], links: &mut Vec<Lin
         }
     };
     let _ = link.frame(END, wrong.as_bytes());
-    Err(Error::Stopped(wrong))
+    Err(Error::Rank(wrong))
 }
 
 /// A rank other than 0 calls rank 0.
@@ -168,7 +168,7 @@ pub(super) fn call(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> R
             Err(e) if began.elapsed() > PATIENCE => {
                 let (host, port) = &launch.address;
                 let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
-                return Err(Error::Stopped(what));
+                return Err(Error::Rank(what));
             }
             Err(_) => pause(stop)?,
         }

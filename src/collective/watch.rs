@@ -73,7 +73,7 @@ fn why(host: Arc<dyn Collective>) -> Error {
     std::thread::spawn(move || tell.send(host.sum(&mut [0.0])));
     match told.recv_timeout(WORDS) {
         Ok(Err(why)) => why,
-        _ => Error::Stopped("another rank was lost; this one stops too".into()),
+        _ => Error::Rank("another rank was lost; this one stops too".into()),
     }
 }
 

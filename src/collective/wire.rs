@@ -63,7 +63,7 @@ impl Wire {
         let watched = |link: &Link| {
             watch(&link.stream)
                 .and_then(|()| link.stream.try_clone())
-                .map_err(|e| Error::Stopped(format!("connection to rank {}: {e}", link.rank)))
+                .map_err(|e| Error::Rank(format!("connection to rank {}: {e}", link.rank)))
         };
         let ends = links.iter().map(watched).collect::<Result<_>>()?;
         Ok(Wire { rank: launch.rank, ranks: launch.ranks, links: Mutex::new(links), ends })
@@ -171,7 +171,7 @@ impl Link {
     fn send(&mut self, numbers: &[f32]) -> Result<()> {
         // Even if it cannot be written to, it may be readable: the other side said why before it left.
         self.frame(NUMBERS, bytemuck::cast_slice(numbers)).map_err(|e| match self.head() {
-            Err(said @ Error::Stopped(_)) => said,
+            Err(said @ Error::Rank(_)) => said,
             _ => self.gone(&e),
         })
     }
@@ -181,7 +181,7 @@ impl Link {
         let length = self.head()?;
         if length != bytes.len() as u64 {
             let what = format!("rank {} sent {length} bytes where {} were expected", self.rank, bytes.len());
-            return Err(Error::Stopped(what));
+            return Err(Error::Rank(what));
         }
         self.stream.read_exact(bytes).map_err(|e| self.gone(&e))
     }
@@ -216,7 +216,7 @@ impl Link {
             ErrorKind::TimedOut => "its machine no longer answers".into(),
             _ => e.to_string(),
         };
-        Error::Stopped(format!("rank {} was lost ({how}); this one stops too", self.rank))
+        Error::Rank(format!("rank {} was lost ({how}); this one stops too", self.rank))
     }
 }
 

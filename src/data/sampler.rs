@@ -123,17 +123,10 @@ impl Sampler {
     /// # Errors
     /// A rank that is not one of them, or sets that cannot be shared evenly.
     pub fn share(mut self, rank: usize, ranks: usize) -> Result<Sampler> {
-        let sets = self.settings.sets;
         if rank >= ranks {
             return Err(Error::setting("rank", format!("is {rank}, but {ranks} ranks count from 0")));
         }
-        if !sets.is_multiple_of(ranks) {
-            let what = format!(
-                "{sets} sets per step cannot be shared evenly by {ranks} ranks; give a multiple of {ranks}"
-            );
-            return Err(Error::setting("data.sets", what));
-        }
-        let share = (sets / ranks) as u64;
+        let share = sets_per_rank(self.settings.sets, ranks)? as u64;
         self.own = rank as u64 * share..(rank as u64 + 1) * share;
         Ok(self)
     }
@@ -200,6 +193,22 @@ impl Sampler {
             }
         };
         SetOfCells { group: *group, conditions: *conditions, controls, perturbed }
+    }
+}
+
+/// How many of a step's sets each of `ranks` ranks takes.
+///
+/// # Errors
+/// They cannot be shared evenly.
+pub fn sets_per_rank(sets: usize, ranks: usize) -> Result<usize> {
+    match sets.checked_rem(ranks) {
+        Some(0) => Ok(sets / ranks),
+        _ => {
+            let what = format!(
+                "{sets} sets per step cannot be shared evenly by {ranks} ranks; give a multiple of {ranks}"
+            );
+            Err(Error::setting("data.sets", what))
+        }
     }
 }
 

@@ -67,7 +67,7 @@ impl Settings {
         }
         // About one number in eight is non-zero and takes eight bytes.
         let cells = self.cells as u64 * self.genes as u64;
-        memory::fits(
+        memory::check(
             "--cells",
             "the simulated cells and their true effects",
             cells + self.effects() * size_of::<f32>() as u64,

@@ -158,7 +158,7 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
     let (cells, genes) = file.shape();
     let x = if file.storage().starts_with("dense") {
         let bytes = (cells as u64).saturating_mul(genes as u64).saturating_mul(4);
-        memory::fits(&file.path().display().to_string(), "the numbers of its dense X", bytes)?;
+        memory::check(&file.path().display().to_string(), "the numbers of its dense X", bytes)?;
         let mut values = vec![0.0; cells * genes];
         for block in file.blocks() {
             let (range, rows) = block?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Ask, Context, Job, Report, Settings, controls_fit};
+use super::{Ask, Context, Job, Report, Settings, check_memory};
 use crate::checkpoint::Header;
 use crate::data::controls::{Usable, control_pool};
 use crate::data::population::{Population, push_controls, write_measured};
@@ -11,6 +11,7 @@ use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
 use crate::predictor::Request;
+use crate::run_folder::RunFolder;
 
 /// One part of a split of a data directory.
 pub struct HeldOut {
@@ -61,7 +62,7 @@ impl HeldOut {
                 Some(&context) => context,
                 None => {
                     held += pool.cells();
-                    controls_fit("--data", held, here)?;
+                    check_memory("--data", held, here)?;
                     job.contexts.push(Context::of(data, &pool));
                     places.insert(pool.groups, job.contexts.len() - 1);
                     job.contexts.len() - 1
@@ -89,8 +90,7 @@ impl HeldOut {
     fn other_split(&self, run: &Path, own: &str) -> String {
         let HeldOut { data, part, .. } = self;
         let other = "the split file is not the one the run was trained with";
-        let folder = if run.is_file() { run.with_file_name("..") } else { run.to_path_buf() };
-        let found = Split::load(&folder.join("split.toml"), data);
+        let found = Split::load(&RunFolder::of(run).split(), data);
         let Some(own) = found.ok().filter(|found| found.hash == own) else { return other.into() };
         let trained = own.part(Part::Train);
         let known = part.groups.iter().filter(|g| trained.binary_search(g).is_ok());

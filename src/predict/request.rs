@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Ask, Context, ControlFile, Job, Logs, Report, controls_fit};
+use super::{Ask, Context, ControlFile, Job, Logs, Report, check_memory};
 use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::population::nonzero;
@@ -47,7 +47,7 @@ pub fn job(
     // A non-zero number takes eight bytes; of counts, one in thirty may be non-zero.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let bytes = cells.saturating_mul(manifest.genes.len() as u64) / 4;
-    memory::fits(&request.display().to_string(), "the cells it asks for", bytes)?;
+    memory::check(&request.display().to_string(), "the cells it asks for", bytes)?;
     let file = H5ad::open(&controls.path)?;
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
@@ -75,7 +75,7 @@ pub fn job(
     let (keys, members): (Vec<_>, Vec<_>) = pools.all.into_iter().unzip();
     labels.tell_of_batches(&keys, &members, controls, report);
     let held = members.iter().map(|cells| cells.len() as u64).sum();
-    controls_fit(&controls.path.display().to_string(), held, manifest)?;
+    check_memory(&controls.path.display().to_string(), held, manifest)?;
     let mut cells = Wanted::of(&members, manifest, keep);
     cells.gather(manifest, &file, controls, report)?;
     job.logs = cells.logs;

@@ -14,7 +14,7 @@ use crate::model::condition::Vocabulary;
 use crate::model::losses::Examples;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
-use crate::train::{Learner, fits};
+use crate::train::{Learner, check_memory};
 
 /// What is trained.
 #[derive(Clone, Debug, Serialize, clap::Args)]
@@ -77,7 +77,7 @@ impl MadeUp {
             .fold(1u64, |all, &n| all.saturating_mul(n as u64));
         let fields = "--sets, --cells or --genes";
         if gpu.is_none_or(Gpu::computes) {
-            memory::fits(fields, "the cells of a step", bytes)?;
+            memory::check(fields, "the cells of a step", bytes)?;
         } else if bytes > MOST_COUNTED {
             return Err(Error::setting(fields, "more cells per step than any GPU can train on"));
         }
@@ -87,7 +87,7 @@ impl MadeUp {
         // The vocabularies for which the presets' sizes are stated.
         let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
         let sets = if trains { sizes.sets } else { 0 };
-        fits(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;
+        check_memory(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;
         let learner = Learner::new(&config, &vocabulary, statistics, gpu);
         Ok(MadeUp { learner, examples: examples(sizes, gpu) })
     }

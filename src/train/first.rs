@@ -2,16 +2,19 @@
 //! tables by what they stand for.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::learner::{InitialWeights, first_weights};
-use crate::checkpoint::{Header, Origin, Trained, of_run, vocabulary};
+use crate::checkpoint::{Frame, Header, Origin, Trained, vocabulary};
 use crate::config::Config;
+use crate::data::effects::Effects;
 use crate::data::shard::{Data, Manifest, Moments};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 use crate::model::condition::Kind;
 use crate::model::{Model, Statistics};
 use crate::params::Entry;
+use crate::run_folder::checkpoint_of;
 use crate::tensor::Tensor;
 
 /// What a new run starts with.
@@ -19,8 +22,8 @@ pub struct First {
     pub weights: InitialWeights,
     pub statistics: Statistics,
     /// As in a checkpoint's header, like `init_from`.
-    pub untrained: Vec<String>,
-    pub init_from: Option<Origin>,
+    untrained: Vec<String>,
+    init_from: Option<Origin>,
     /// Which of the data's names the other run knows, and what begins anew.
     pub note: Option<String>,
 }
@@ -28,9 +31,27 @@ pub struct First {
 impl First {
     /// Drawn weights, and the statistics of the training cells.
     pub fn drawn(data: &Data, split: &Split) -> First {
-        let Moments { mean, std, .. } = data.training_moments(split.part(Part::Train));
+        let Moments { mean, std, .. } = data.moments(split.part(Part::Train));
         let (weights, statistics) = (InitialWeights::Drawn, Statistics { mean, std });
         First { weights, statistics, untrained: split.untrained(data), init_from: None, note: None }
+    }
+
+    /// The run before its first step, and its weights.
+    pub fn frame(self, config: &Config, data: &Data, split: &Split) -> (Frame, InitialWeights) {
+        let header = Header {
+            step: 0,
+            config: config.clone(),
+            data: data.manifest().clone(),
+            split: split.hash.clone(),
+            best: None,
+            untrained: self.untrained,
+            init_from: self.init_from,
+        };
+        let effects = match config.wants_shift() {
+            true => Effects::measure(data, split.part(Part::Train)),
+            false => Effects::default(),
+        };
+        (Frame { header, statistics: self.statistics, effects: Arc::new(effects) }, self.weights)
     }
 
     /// The averaged weights of another run: those of its best checkpoint or else its last, or of the checkpoint that is named. Its
@@ -39,7 +60,7 @@ impl First {
     /// # Errors
     /// It was trained on other genes or on values on another scale; a weight does not have the shape that `config` gives it.
     pub fn of_run(run: &Path, config: &Config, data: &Data, split: &Split) -> Result<First> {
-        let path = of_run(run)?;
+        let path = checkpoint_of(run)?;
         let Trained { header, model, params, .. } = Trained::load(&path)?;
         let here = data.manifest();
         if let Some(what) = header.data.other_numbers(here) {

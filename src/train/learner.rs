@@ -45,7 +45,7 @@ pub enum InitialWeights {
 }
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device until they read one.
-pub struct Found {
+pub struct Computed {
     /// The loss, `[1]`.
     pub loss: Tensor,
     /// Its parts before their weights, `[1]` each.
@@ -57,17 +57,23 @@ pub struct Found {
 /// Refuses a model that this machine's memory cannot hold: its weights with gradients, averages and moments, and a checkpoint's
 /// copy of them, or what a step keeps for its backward pass. On a GPU the host holds only the checkpoint's copy and the first
 /// weights; what a step takes on the device is reported when it is laid out.
-pub fn fits(config: &Config, sizes: &Vocabulary, genes: usize, sets: usize, on_gpu: bool) -> Result<()> {
+pub fn check_memory(
+    config: &Config,
+    sizes: &Vocabulary,
+    genes: usize,
+    sets: usize,
+    on_gpu: bool,
+) -> Result<()> {
     let zeros = vec![0.0; genes];
     let (_, table) = Model::new(config, sizes, Statistics { mean: zeros.clone(), std: zeros });
     let weights = (table.len() as u64).saturating_mul(4 * if on_gpu { 6 } else { 9 });
-    memory::fits("encoder.width, flow.width or --preset", "the model's weights and moments", weights)?;
+    memory::check("encoder.width, flow.width or --preset", "the model's weights and moments", weights)?;
     if on_gpu {
         return Ok(());
     }
     let pairs = (sets as u64).saturating_mul(config.data.cells as u64);
     let all = pairs.saturating_mul(4 * kept(config, genes as u64)).saturating_add(weights);
-    memory::fits(
+    memory::check(
         "data.sets, data.cells or --preset",
         "the model and what a step keeps for its backward pass",
         all,
@@ -137,13 +143,13 @@ impl Learner {
     ///
     /// # Errors
     /// A rank that failed or is gone.
-    pub fn step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
+    pub fn step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Computed, Tensor)> {
         let Some(gpu) = self.params.gpu().cloned() else { return self.plain_step(examples, k, ranks) };
         let stepped = match self.is_one_piece(ranks) {
             true => gpu.as_one(&shape(examples), || self.plain_step(examples, k, ranks)),
             false => gpu.in_block(|| self.plain_step(examples, k, ranks)),
         };
-        ranks.blame(stepped)
+        ranks.explain(stepped)
     }
 
     /// Lays out the memory of such steps on a device, if they run as one piece of work: for other work that comes before the first
@@ -164,7 +170,7 @@ impl Learner {
     }
 
     /// Sends gradients to the other ranks as the backward pass finishes them.
-    fn plain_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Found, Tensor)> {
+    fn plain_step(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<(Computed, Tensor)> {
         let mut exchange = ranks.exchange(&self.params, self.optimizer.share());
         let found = match self.params.gpu() {
             Some(_) => self.compute(examples, k, |losses| losses.total, &mut |entry| exchange.finish(entry)),
@@ -188,7 +194,7 @@ impl Learner {
     }
 
     /// Computes the losses of step k's batch and leaves their gradients in the parameters.
-    pub fn gradients(&mut self, examples: &Examples, k: u64) -> Found {
+    pub fn gradients(&mut self, examples: &Examples, k: u64) -> Computed {
         self.gradients_of(examples, k, |losses| losses.total)
     }
 
@@ -198,7 +204,7 @@ impl Learner {
         examples: &Examples,
         k: u64,
         which: impl Fn(&Losses) -> Var + Send,
-    ) -> Found {
+    ) -> Computed {
         match self.params.gpu() {
             Some(_) => self.compute(examples, k, which, &mut |_| {}),
             // Inside the pool: an op that splits its work into blocks then wakes one core fewer, and need not wait for one to wake.
@@ -213,7 +219,7 @@ impl Learner {
         k: u64,
         which: impl Fn(&Losses) -> Var,
         finished: &mut dyn FnMut(usize),
-    ) -> Found {
+    ) -> Computed {
         let config = self.model.config();
         let sets = examples.first..examples.first + examples.sets();
         let draws = Draws::at(config.train.seed, k, sets, config.flow.t_zero);
@@ -224,7 +230,7 @@ impl Learner {
             self.model.losses(&mut tape, &vars, examples, &draws)
         };
         let value = |var| tape.value(var).clone();
-        let found = Found {
+        let found = Computed {
             loss: value(losses.total),
             parts: losses.parts.iter().map(|part| (part.name, value(part.value))).collect(),
             latents: value(losses.latents),

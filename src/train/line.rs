@@ -3,7 +3,7 @@
 //! On a device they are queued behind the step and read once the next one is queued: a device that waited for the host to read,
 //! write and prepare would idle for longer than a small step takes.
 
-use super::learner::Found;
+use super::learner::Computed;
 use super::sent::Sent;
 use crate::collective::Ranks;
 use crate::error::Result;
@@ -67,7 +67,7 @@ struct Sending {
 
 impl Lines {
     /// Sends the numbers of the step just done, the `step`-th; the line sent before must have been taken.
-    pub fn send(&mut self, found: &Found, norm: &Tensor, step: u64, conditions: &[[u32; 3]], logs: bool) {
+    pub fn send(&mut self, found: &Computed, norm: &Tensor, step: u64, conditions: &[[u32; 3]], logs: bool) {
         assert!(self.sending.is_none(), "lines: one was sent and not taken");
         let sums = latent_sums(&found.latents);
         let scalars = [&found.loss, norm].into_iter().chain(found.parts.iter().map(|(_, part)| part));

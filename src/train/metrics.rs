@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ use super::line::Line;
 use super::tensorboard::Events;
 use crate::error::{At, Result};
 use crate::progress::{Event, Reporter};
+use crate::run_folder::RunFolder;
 
 /// The log; open only on the rank that writes.
 pub struct Metrics(Option<Log>);
@@ -24,8 +25,8 @@ struct Log {
 impl Metrics {
     /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated. `reporter` is told every
     /// line.
-    pub fn open(dir: &Path, step: u64, reporter: Reporter) -> Result<Metrics> {
-        let path = dir.join("metrics.jsonl");
+    pub fn open(run: &RunFolder, step: u64, reporter: Reporter) -> Result<Metrics> {
+        let path = run.metrics();
         if path.exists() {
             // What is no JSON is dropped below, text or not.
             let text = String::from_utf8_lossy(&std::fs::read(&path).at(&path)?).into_owned();
@@ -37,7 +38,7 @@ impl Metrics {
             crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
-        Ok(Metrics(Some(Log { path, file, events: Events::create(dir, step)?, reporter })))
+        Ok(Metrics(Some(Log { path, file, events: Events::create(run.path(), step)?, reporter })))
     }
 
     /// A log that writes nothing.

@@ -1,7 +1,6 @@
 //! One rank's run: the model, its weights, its progress, and what it writes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::learner::{InitialWeights, Learner};
@@ -11,9 +10,8 @@ use super::start::{Start, renew_config};
 use super::validate;
 use super::writer::Writer;
 use crate::aside;
-use crate::checkpoint::{self, Best, Frame, Header, Origin, vocabulary};
+use crate::checkpoint::{Best, Frame, Header, vocabulary};
 use crate::collective::Ranks;
-use crate::data::effects::Effects;
 use crate::data::shard::Data;
 use crate::data::split::Split;
 use crate::error::{At, Error, Result};
@@ -21,37 +19,25 @@ use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
 use crate::params::{Flats, Params};
 use crate::progress::{Event, Reporter};
+use crate::run_folder::RunFolder;
 use crate::tensor::Tensor;
-
-/// The file in which a run keeps what its GPU timed as quickest.
-fn choices_of(out: &Path, rank: usize) -> PathBuf {
-    out.join(match rank {
-        0 => "choices.json".to_string(),
-        rank => format!("choices-{rank}.json"),
-    })
-}
 
 /// The model, its weights and the progress of training.
 pub struct Run {
     pub learner: Learner,
-    pub effects: Arc<Effects>,
+    /// What a checkpoint says of it besides weights and moments; its header counts the steps done.
+    pub frame: Frame,
     pub split: Arc<Split>,
     pub data: Arc<Data>,
-    /// Steps done.
-    pub step: u64,
-    pub best: Option<Best>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
     pub reporter: Reporter,
     /// The step of the checkpoint named `last`, whether on disk or being written; the same on all ranks.
     pub saved: Option<u64>,
-    /// As in a checkpoint's header, like `init_from`.
-    untrained: Vec<String>,
-    init_from: Option<Origin>,
+    pub folder: RunFolder,
     writer: Writer,
     /// The folder of checkpoints, claimed by this process while it runs.
     _claim: Option<Arc<fs::File>>,
-    out: PathBuf,
 }
 
 impl Run {
@@ -61,29 +47,32 @@ impl Run {
         if let Some(gpu) = gpu.filter(|_| resumed) {
             adopt_choices(&start, ranks.rank(), gpu)?;
         }
+        let Start { frame, weights, data, split, folder, claim, reporter } = start;
+        let config = &frame.header.config;
         if resumed && ranks.is_first() {
-            renew_config(&start.out, &start.config)?;
+            renew_config(&folder, config)?;
         }
-        let sizes = vocabulary(start.data.manifest());
-        let learner = Learner::of_ranks(&start.config, &sizes, start.statistics, gpu, ranks, start.weights);
+        let sizes = vocabulary(data.manifest());
+        let learner = Learner::of_ranks(config, &sizes, frame.statistics.clone(), gpu, ranks, weights);
         // Only gradients are exchanged: ranks that began with different weights would stay different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {
             learner,
-            effects: start.effects,
-            untrained: start.untrained,
-            init_from: start.init_from,
-            split: start.split,
-            data: start.data,
-            step: start.step,
-            best: start.best,
+            saved: resumed.then_some(frame.header.step),
+            frame,
+            split,
+            data,
             writes: ranks.is_first(),
-            reporter: start.reporter.clone(),
-            saved: resumed.then_some(start.step),
-            writer: Writer::new(checkpoint::folder(&start.out), start.reporter.clone()),
-            _claim: start.claim,
-            out: start.out,
+            writer: Writer::new(folder.checkpoints(), reporter.clone()),
+            reporter,
+            folder,
+            _claim: claim,
         })
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.frame.header.step
     }
 
     /// Tells the event, on the rank that writes.
@@ -108,7 +97,7 @@ impl Run {
             .collect();
         sets.sort();
         sets.dedup();
-        let last = checkpoint::named(&self.out, "last");
+        let last = self.folder.last();
         let good = match last.exists() {
             true => format!("the last good checkpoint is {}", last.display()),
             false => "no checkpoint has been written yet".to_string(),
@@ -133,14 +122,15 @@ impl Run {
         };
         let score = average.map(scored).transpose();
         // Who is gone says more than what a device makes of it.
-        ranks.whole()?;
+        ranks.check_sums()?;
         let score = score?.flatten();
         if let Some(score) = score {
-            metrics.validation(self.step, score)?;
+            metrics.validation(self.step(), score)?;
         }
-        let better = |score: &f64| score.is_finite() && self.best.is_none_or(|best| *score > best.pdcorr);
-        let found = score.filter(better).map(|pdcorr| Best { pdcorr, step: self.step });
-        self.best = found.or(self.best);
+        let Header { step, best, .. } = &mut self.frame.header;
+        let better = |score: &f64| score.is_finite() && best.is_none_or(|best| *score > best.pdcorr);
+        let found = score.filter(better).map(|pdcorr| Best { pdcorr, step: *step });
+        *best = found.or(*best);
         ranks.any(found.is_some())
     }
 
@@ -158,7 +148,8 @@ impl Run {
     /// On the rank that writes, begins to write checkpoints/last.safetensors, and best or step-N next to it if it is the best or
     /// all are kept. All ranks call it.
     pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
-        self.saved = self.saved.max(last.then_some(self.step));
+        let step = self.step();
+        self.saved = self.saved.max(last.then_some(step));
         self.writer.finish()?;
         let flats: Flats<fn(&Optimizer, &Params) -> Tensor> = Flats {
             weights: |optimizer, params| optimizer.weights(params),
@@ -177,33 +168,22 @@ impl Run {
         if let Some(gpu) = gpu.filter(|_| !self.learner.optimizer.share().is_whole()) {
             gpu.wait();
         }
-        ranks.whole()?;
+        ranks.check_sums()?;
         self.keep_choices(ranks.rank())?;
         if !self.writes {
             return Ok(());
         }
-        let header = Header {
-            step: self.step,
-            config: self.learner.model.config().clone(),
-            data: self.data.manifest().clone(),
-            split: self.split.hash.clone(),
-            best: self.best,
-            untrained: self.untrained.clone(),
-            init_from: self.init_from.clone(),
-        };
-        let (statistics, effects) = (self.learner.model.statistics().clone(), self.effects.clone());
-        let frame = Frame { header, statistics, effects };
-        let all = last && self.learner.model.config().train.keep_all;
-        let step = format!("step-{}", self.step);
+        let all = last && self.frame.header.config.train.keep_all;
+        let step = format!("step-{step}");
         let names = [(all, step.as_str()), (best, "best"), (last, "last")];
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
-        self.writer.begin(frame, self.learner.params.entries().to_vec(), names);
+        self.writer.begin(self.frame.clone(), self.learner.params.entries().to_vec(), names);
         Ok(())
     }
 
     /// Reports a checkpoint that could not be written, as soon as that is known.
-    pub fn look(&mut self) -> Result<()> {
-        self.writer.look()
+    pub fn report_failure(&mut self) -> Result<()> {
+        self.writer.report_failure()
     }
 
     /// Waits until the last checkpoint is written.
@@ -219,14 +199,14 @@ impl Run {
         };
         let text = serde_json::to_string(&choices).expect("plain values");
         // Another rank's machine need not have the folder.
-        fs::create_dir_all(&self.out).at(&self.out)?;
-        aside::file(&choices_of(&self.out, rank), |path| fs::write(path, &text).at(path))
+        fs::create_dir_all(self.folder.path()).at(self.folder.path())?;
+        aside::file(&self.folder.choices(rank), |path| fs::write(path, &text).at(path))
     }
 }
 
 /// Reads those choices for a resumed run, and says so if they are of no use.
 fn adopt_choices(start: &Start, rank: usize, gpu: &Gpu) -> Result<()> {
-    let path = choices_of(&start.out, rank);
+    let path = start.folder.choices(rank);
     if !path.exists() {
         return Ok(());
     }

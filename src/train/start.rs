@@ -8,36 +8,30 @@ use std::sync::Arc;
 use super::first::First;
 use super::learner::{self, InitialWeights};
 use super::writer::claim;
-use super::{Begin, Settings};
+use super::{Begin, Place, Settings};
 use crate::aside;
-use crate::checkpoint::{self, Best, Checkpoint, Described, Frame, Header, Origin, vocabulary};
+use crate::checkpoint::{Checkpoint, Described, Frame, Header, vocabulary};
 use crate::collective::Ranks;
 use crate::config::{Config, Observe};
-use crate::data::effects::Effects;
 use crate::data::observe::UNTOLD_TOTAL;
+use crate::data::sampler::sets_per_rank;
 use crate::data::shard::{Data, Manifest};
-use crate::data::split::{Part, Split};
+use crate::data::split::Split;
 use crate::error::{At, Error, Result};
 use crate::folder;
 use crate::gpu::Gpu;
-use crate::model::Statistics;
 use crate::progress::{Event, Reporter};
+use crate::run_folder::RunFolder;
 
 /// What every rank starts from.
 #[derive(Clone)]
 pub struct Start {
-    pub config: Config,
+    /// The run as its last checkpoint left it, or before its first step.
+    pub frame: Frame,
+    pub weights: InitialWeights,
     pub data: Arc<Data>,
     pub split: Arc<Split>,
-    pub effects: Arc<Effects>,
-    pub statistics: Statistics,
-    pub weights: InitialWeights,
-    /// As in a checkpoint's header, like `init_from`.
-    pub untrained: Vec<String>,
-    pub init_from: Option<Origin>,
-    pub step: u64,
-    pub best: Option<Best>,
-    pub out: PathBuf,
+    pub folder: RunFolder,
     /// Held by the process that writes, so that no other does.
     pub claim: Option<Arc<fs::File>>,
     pub reporter: Reporter,
@@ -74,6 +68,7 @@ impl Start {
             let what = "its training part has no usable perturbed cells, so there is nothing to learn from";
             return Err(Error::format(&settings.split, what));
         }
+        sets_per_rank(config.data.sets, settings.place.ranks())?;
         settings.has_memory_for(config, data.manifest())?;
         let inherited = init_from.map(|run| First::of_run(run, config, &data, &split)).transpose()?;
         let claim = match settings.is_first() {
@@ -84,30 +79,13 @@ impl Start {
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
             settings.reporter.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
-        let First { weights, statistics, untrained, init_from, note } =
-            inherited.unwrap_or_else(|| First::drawn(&data, &split));
-        if let Some(note) = note.filter(|_| settings.is_first()) {
+        let first = inherited.unwrap_or_else(|| First::drawn(&data, &split));
+        if let Some(note) = first.note.as_ref().filter(|_| settings.is_first()) {
             settings.reporter.note(note);
         }
-        let effects = match config.wants_shift() {
-            true => Effects::measure(&data, split.part(Part::Train)),
-            false => Effects::default(),
-        };
-        Ok(Start {
-            config: config.clone(),
-            data,
-            split,
-            effects: Arc::new(effects),
-            statistics,
-            weights,
-            untrained,
-            init_from,
-            step: 0,
-            best: None,
-            out: settings.out.clone(),
-            claim,
-            reporter: settings.reporter.clone(),
-        })
+        let (frame, weights) = first.frame(config, &data, &split);
+        let (folder, reporter) = (settings.folder(), settings.reporter.clone());
+        Ok(Start { frame, weights, data, split, folder, claim, reporter })
     }
 
     /// The run as its last checkpoint left it.
@@ -118,34 +96,39 @@ impl Start {
         split: Arc<Split>,
         settings: &Settings,
     ) -> Result<Start> {
-        let path = checkpoint::named(&settings.out, "last");
+        let folder = settings.folder();
+        let path = folder.last();
         if !path.exists() && settings.out.is_dir() {
             let what = "has no checkpoints/last.safetensors to continue from";
-            let way = other_way(&settings.out).unwrap_or("; start again without --resume".into());
+            let way = other_way(&folder).unwrap_or("; start again without --resume".into());
             return Err(Error::format(&settings.out, format!("{what}{way}")));
         }
         let claim = match settings.is_first() && path.exists() {
-            true => claim(&checkpoint::folder(&settings.out))?.map(Arc::new),
+            true => claim(&folder.checkpoints())?.map(Arc::new),
             false => None,
         };
         // Before the weights are read; what cannot be described says so below.
         if let Ok(Described { header, .. }) = Checkpoint::describe(&path) {
+            sets_per_rank(header.config.data.sets, settings.place.ranks())?;
             let way = "; resume on a GPU, or on a machine with more memory";
             settings.has_memory_for(&header.config, data.manifest()).map_err(|error| error.with_way(way))?;
         }
-        let with_way = |error: Error| error.with_way(&other_way(&settings.out).unwrap_or_default());
-        let Checkpoint { frame: Frame { mut header, statistics, effects }, flats } =
-            Checkpoint::load(&path).map_err(with_way)?;
+        let with_way = |error: Error| match other_way(&folder) {
+            Some(way) => error.with_way(&way),
+            None => error,
+        };
+        let Checkpoint { mut frame, flats } = Checkpoint::load(&path).map_err(with_way)?;
+        let header = &mut frame.header;
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
         if settings.is_first() {
             header.tell_changes(data.manifest(), settings);
         }
-        // Older checkpoints do not list them.
-        let untrained = match header.init_from {
-            Some(_) => header.untrained,
-            None => split.untrained(&data),
-        };
+        header.data = data.manifest().clone();
+        if header.init_from.is_none() {
+            // Older checkpoints do not list them.
+            header.untrained = split.untrained(&data);
+        }
         if let Some(steps) = steps {
             header.config.train.steps = steps;
             if settings.is_first() {
@@ -155,35 +138,23 @@ impl Start {
         if let Some(shard) = shard {
             header.config.optim.shard = shard;
         }
-        Ok(Start {
-            config: header.config,
-            data,
-            split,
-            effects,
-            statistics,
-            weights: InitialWeights::Resumed(flats),
-            untrained,
-            init_from: header.init_from,
-            step: header.step,
-            best: header.best,
-            out: settings.out.clone(),
-            claim,
-            reporter: settings.reporter.clone(),
-        })
+        let (weights, reporter) = (InitialWeights::Resumed(flats), settings.reporter.clone());
+        Ok(Start { frame, weights, data, split, folder, claim, reporter })
     }
 
     /// Fails, on every rank, unless all are about to do the same; names what differs.
     pub fn agree(&self, ranks: &Ranks, gpu: Option<&Gpu>) -> Result<()> {
         let hash = |text: &str| u64::from(crc32fast::hash(text.as_bytes()));
-        let fields = self.config.fields();
+        let header = &self.frame.header;
+        let fields = header.config.fields();
         let names: String = fields.iter().map(|(name, _)| name.as_str()).collect();
         // First: another build of the program may have other fields in its config.
         ranks.agree(&[
             ("program", hash(aside::PROGRAM)),
             ("config's fields", hash(&names)),
-            ("split", hash(&self.split.hash)),
-            ("data", hash(&self.data.manifest().to_json())),
-            ("first step", self.step),
+            ("split", hash(&header.split)),
+            ("data", hash(&header.data.to_json())),
+            ("first step", header.step),
             // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ])?;
@@ -194,8 +165,8 @@ impl Start {
 }
 
 /// What to do if `last` cannot be continued from: the newest of the run's other checkpoints that can, if any.
-fn other_way(out: &Path) -> Option<String> {
-    let entries = folder::paths_in(&checkpoint::folder(out)).ok()?;
+fn other_way(run: &RunFolder) -> Option<String> {
+    let entries = folder::paths_in(&run.checkpoints()).ok()?;
     let told = |path: &PathBuf| Some((Checkpoint::describe(path).ok()?.header.step, path.clone()));
     let mut others: Vec<(u64, PathBuf)> = entries.iter().filter_map(told).collect();
     others.sort();
@@ -207,12 +178,13 @@ fn other_way(out: &Path) -> Option<String> {
 
 /// Gives the best checkpoint the name of its step if the run will not reach that step again: it would be taken for this run's.
 fn set_best_aside(settings: &Settings, steps: u64) -> Result<()> {
-    let best = checkpoint::named(&settings.out, "best");
+    let folder = settings.folder();
+    let best = folder.best();
     let Ok(Described { header, .. }) = Checkpoint::describe(&best) else { return Ok(()) };
     if header.step <= steps {
         return Ok(());
     }
-    let aside = checkpoint::named(&settings.out, &format!("step-{}", header.step));
+    let aside = folder.checkpoint(&format!("step-{}", header.step));
     settings.reporter.note(format_args!(
         "{} is of step {}, beyond --steps: now {}",
         best.display(),
@@ -224,37 +196,43 @@ fn set_best_aside(settings: &Settings, steps: u64) -> Result<()> {
 
 /// A new run's folder, claimed, with its config and split file.
 fn make_folder(config: &Config, settings: &Settings) -> Result<Option<Arc<fs::File>>> {
-    let out = settings.out.as_path();
-    if out.join("manifest.json").exists() {
+    let (out, folder) = (&settings.out, settings.folder());
+    if Data::is_at(out) {
         return Err(Error::format(out, "is a data directory; choose another folder for the run"));
     }
-    let is_free = || match checkpoint::named(out, "last").exists() {
+    let is_free = || match folder.last().exists() {
         true => Err(Error::format(out, HOLDS_A_RUN)),
         false => Ok(()),
     };
     is_free()?;
-    let folder = checkpoint::folder(out);
-    let claim = claim(&folder)?.map(Arc::new);
+    let checkpoints = folder.checkpoints();
+    let claim = claim(&checkpoints)?.map(Arc::new);
     is_free()?; // another process may have made it a run's meanwhile
     // A run that ended before its first checkpoint leaves the folder free; a `best` without a `last` does not.
-    if fs::read_dir(&folder).at(&folder)?.next().is_some() {
-        let way = other_way(out).map_or(String::new(), |way| format!("{way} and use --resume"));
+    if fs::read_dir(&checkpoints).at(&checkpoints)?.next().is_some() {
+        let way = other_way(&folder).map_or(String::new(), |way| format!("{way} and use --resume"));
         let what =
             "contains files, but no last.safetensors to continue from; move them, or choose another folder";
-        return Err(Error::format(&folder, format!("{what}{way}")));
+        return Err(Error::format(&checkpoints, format!("{what}{way}")));
     }
-    keep_config(out, config)?;
+    keep_config(&folder, config)?;
     let split = &settings.split;
-    aside::file(&out.join("split.toml"), |aside| fs::copy(split, aside).map(drop).at(split))?;
+    aside::file(&folder.split(), |aside| fs::copy(split, aside).map(drop).at(split))?;
     Ok(claim)
 }
 
 impl Settings {
+    fn folder(&self) -> RunFolder {
+        RunFolder::at(&self.out)
+    }
+
     /// Refuses a model and batch that this machine's memory cannot hold.
     fn has_memory_for(&self, config: &Config, data: &Manifest) -> Result<()> {
-        let on_gpu = self.places.iter().all(Option::is_some);
-        let here = config.data.sets / self.launch.as_ref().map_or(1, |launch| launch.ranks);
-        learner::fits(config, &vocabulary(data), data.genes.len(), here, on_gpu)
+        let (on_gpu, here) = match &self.place {
+            Place::Here(places) => (places.iter().all(Option::is_some), config.data.sets),
+            Place::Launched(launch, gpu) => (gpu.is_some(), config.data.sets / launch.ranks),
+        };
+        learner::check_memory(config, &vocabulary(data), data.genes.len(), here, on_gpu)
     }
 }
 
@@ -270,7 +248,7 @@ impl Header {
                 "was trained with another split file, with SHA-256 {}, but {} has {split}; the run's own is {}",
                 self.split,
                 settings.split.display(),
-                settings.out.join("split.toml").display()
+                settings.folder().split().display()
             );
             return Err(Error::format(path, what));
         }
@@ -296,34 +274,34 @@ impl Header {
                 settings.data.display()
             ));
         }
-        if !is_config_of(&settings.out, &self.config) {
-            let file = settings.out.join("config.toml");
+        let folder = settings.folder();
+        if !is_config_of(&folder, &self.config) {
             settings.reporter.note(format_args!(
                 "{} is no longer the run's own config, so it is ignored; the checkpoint keeps the run's own, which is used",
-                file.display()
+                folder.config().display()
             ));
         }
     }
 }
 
 /// Updates steps and `optim.shard` in a resumed run's config.toml, unless somebody else has edited the file.
-pub fn renew_config(out: &Path, config: &Config) -> Result<()> {
-    let path = out.join("config.toml");
+pub fn renew_config(run: &RunFolder, config: &Config) -> Result<()> {
+    let path = run.config();
     let told =
         fs::read_to_string(&path).ok().and_then(|text| Some((Config::from_toml(&text, &path).ok()?, text)));
     match told.is_some_and(|(told, text)| told.to_toml() == text && told != *config) {
-        true if is_config_of(out, config) => keep_config(out, config),
+        true if is_config_of(run, config) => keep_config(run, config),
         _ => Ok(()),
     }
 }
 
-fn keep_config(out: &Path, config: &Config) -> Result<()> {
-    aside::file(&out.join("config.toml"), |aside| fs::write(aside, config.to_toml()).at(aside))
+fn keep_config(run: &RunFolder, config: &Config) -> Result<()> {
+    aside::file(&run.config(), |aside| fs::write(aside, config.to_toml()).at(aside))
 }
 
 /// Whether the folder's config.toml, if present, is still that of the run to resume; steps and `optim.shard` may differ.
-fn is_config_of(run: &Path, config: &Config) -> bool {
-    let path = run.join("config.toml");
+fn is_config_of(run: &RunFolder, config: &Config) -> bool {
+    let path = run.config();
     let Ok(text) = fs::read_to_string(&path) else { return true };
     Config::from_toml(&text, &path).is_ok_and(|mut told| {
         (told.train.steps, told.optim.shard) = (config.train.steps, config.optim.shard);

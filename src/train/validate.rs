@@ -30,7 +30,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
     let predictor = Predictor {
         model: &run.learner.model,
         params: &params,
-        effects: &run.effects,
+        effects: &run.frame.effects,
         data: manifest,
         seed: 0,
     };
@@ -73,7 +73,7 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
     let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     if defined.is_empty() && !scores.is_empty() {
         // The model predicts the same for every gene, or NaN.
-        let (step, pairs) = (run.step, scores.len());
+        let (step, pairs) = (run.step(), scores.len());
         run.reporter.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
     }
     Ok((!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64))

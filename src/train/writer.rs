@@ -50,7 +50,7 @@ impl Writer {
     ///
     /// # Errors
     /// It could not be written.
-    pub fn look(&mut self) -> Result<()> {
+    pub fn report_failure(&mut self) -> Result<()> {
         match self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
             true => self.finish(),
             false => Ok(()),

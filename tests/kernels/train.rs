@@ -9,7 +9,7 @@ use scale_engine::data::h5ad::H5ad;
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::predict::{self, ControlFile, Source, predict};
 use scale_engine::selftest::feed;
-use scale_engine::train::{Begin, Settings, train};
+use scale_engine::train::{Begin, Place, Settings, train};
 use serde_json::Value;
 
 use crate::train::{last, names, set, small};
@@ -25,8 +25,10 @@ fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
         Config::load(Some("tiny"), None, &set).expect("a good config")
     });
     let begin = config.map_or(Begin::Resume { steps: Some(steps), shard: None }, Begin::drawn);
-    let settings =
-        Settings { places: places.to_vec(), ..Settings::new(&small().data, &small().split, out, begin) };
+    let settings = Settings {
+        place: Place::Here(places.to_vec()),
+        ..Settings::new(&small().data, &small().split, out, begin)
+    };
     train(&settings, &AtomicBool::new(false)).expect("a run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));

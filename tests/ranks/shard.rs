@@ -10,7 +10,7 @@ use scale_engine::gpu::{Gpu, PACK, Real};
 use scale_engine::optim::Optimizer;
 use scale_engine::params::{Flats, Init, Params, Share, Table};
 use scale_engine::rng::Rng;
-use scale_engine::train::{Begin, Settings, train};
+use scale_engine::train::{Begin, Place, Settings, train};
 
 use super::{STEPS, assert_alike, each, last, log, pair, said, small, threads, wires, words};
 
@@ -24,8 +24,10 @@ fn run(out: &Path, places: &[Option<Gpu>], shard: bool, more: &str) {
         Config::load(Some("tiny"), None, &set).expect("a good config")
     });
     let begin = config.map_or(Begin::Resume { steps: None, shard: Some(shard) }, Begin::drawn);
-    let settings =
-        Settings { places: places.to_vec(), ..Settings::new(&small().data, &small().split, out, begin) };
+    let settings = Settings {
+        place: Place::Here(places.to_vec()),
+        ..Settings::new(&small().data, &small().split, out, begin)
+    };
     let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
     assert!(outcome.finished);
 }

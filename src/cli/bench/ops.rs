@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     if gpu.is_none() {
         // The least that an op of these sizes holds.
         let bytes = args.shape.iter().fold(4u64, |all, &size| all.saturating_mul(size as u64));
-        memory::fits("--shape", "tensors of this shape", bytes)?;
+        memory::check("--shape", "tensors of this shape", bytes)?;
     }
     if !args.json {
         let device = gpu.as_ref().map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));

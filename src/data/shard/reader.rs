@@ -14,7 +14,7 @@ use super::{Group, Manifest, Row, Scale};
 use crate::data::normalise::divisor;
 use crate::error::{Error, Result};
 
-/// Cells per task of `training_moments`; affects the result's bits, since partial sums are rounded.
+/// Cells per task of `moments`; affects the result's bits, since partial sums are rounded.
 const MOMENT_CELLS: u64 = 2048;
 /// Tasks whose sums are held at the same time.
 const MOMENT_TASKS: usize = 64;
@@ -53,6 +53,11 @@ impl fmt::Debug for Data {
 }
 
 impl Data {
+    /// Whether there is a data directory at this path.
+    pub fn is_at(path: &Path) -> bool {
+        path.join(super::manifest::FILE).exists()
+    }
+
     /// Opens a directory and checks everything in it, using all cores: every byte against its checksum, then
     /// every row against the format's rules.
     ///
@@ -189,7 +194,7 @@ impl Data {
     /// Mean and standard deviation of every gene over the cells of some groups, summed in f64.
     ///
     /// The same bits whatever the number of threads. No groups: zeros.
-    pub fn training_moments(&self, groups: &[u32]) -> Moments {
+    pub fn moments(&self, groups: &[u32]) -> Moments {
         let genes = self.genes();
         let tasks: Vec<_> =
             groups.iter().flat_map(|&g| self.groups[g as usize].pieces(MOMENT_CELLS)).collect();

@@ -1,0 +1,90 @@
+//! What a run is told: on what to train, where, and with what to begin.
+
+use std::path::{Path, PathBuf};
+
+use crate::collective::Launch;
+use crate::config::Config;
+use crate::gpu::Gpu;
+use crate::progress::Reporter;
+
+/// What to train on, and where.
+pub struct Settings {
+    /// Where to compute.
+    pub place: Place,
+    /// Data directory.
+    pub data: PathBuf,
+    /// cell-load split file.
+    pub split: PathBuf,
+    /// Run directory.
+    pub out: PathBuf,
+    /// What the run begins with.
+    pub begin: Begin,
+    /// Who is told what happens.
+    pub reporter: Reporter,
+}
+
+/// Where a run computes: its ranks, which share each step's sets, each on a GPU or, if `None`, on the CPU.
+pub enum Place {
+    /// All ranks, each a thread of this process.
+    Here(Vec<Option<Gpu>>),
+    /// One of the ranks that a launcher started, each a process of its own.
+    Launched(Launch, Option<Gpu>),
+}
+
+impl Place {
+    /// The number of ranks, those of other processes included.
+    pub fn ranks(&self) -> usize {
+        match self {
+            Place::Here(places) => places.len(),
+            Place::Launched(launch, _) => launch.ranks,
+        }
+    }
+}
+
+/// What a run begins with.
+pub enum Begin {
+    /// Drawn weights, or those of another run.
+    Anew {
+        /// Every setting.
+        config: Box<Config>,
+        /// The other run's directory (its best checkpoint is taken, or else its last), or a checkpoint. Genes, scale and model
+        /// sizes must match; cell types, perturbations and batches are matched by name.
+        init_from: Option<PathBuf>,
+    },
+    /// The run's own last checkpoint and config.
+    Resume {
+        /// A different total number of steps.
+        steps: Option<u64>,
+        /// A different `optim.shard`.
+        shard: Option<bool>,
+    },
+}
+
+impl Begin {
+    /// A new run with drawn weights.
+    pub fn drawn(config: Config) -> Begin {
+        Begin::Anew { config: Box::new(config), init_from: None }
+    }
+
+    /// A run resumed with nothing changed.
+    pub const RESUME: Begin = Begin::Resume { steps: None, shard: None };
+}
+
+impl Settings {
+    /// A run of this process alone, on the CPU, that tells nobody.
+    pub fn new(data: &Path, split: &Path, out: &Path, begin: Begin) -> Settings {
+        Settings {
+            place: Place::Here(vec![None]),
+            data: data.into(),
+            split: split.into(),
+            out: out.into(),
+            begin,
+            reporter: Reporter::silent(),
+        }
+    }
+
+    /// Whether this process holds the rank that writes files.
+    pub fn is_first(&self) -> bool {
+        !matches!(&self.place, Place::Launched(launch, _) if launch.rank > 0)
+    }
+}
