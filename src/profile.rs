@@ -11,9 +11,11 @@ use crate::laps::{Lap, Laps, Way};
 
 mod ceilings;
 mod made_up;
+mod times;
 
 pub use ceilings::Ceilings;
 pub use made_up::{MadeUp, Sizes, positive};
+pub use times::Times;
 
 /// What a step is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -158,9 +160,8 @@ impl MadeUp {
             wait();
             Ok(began.elapsed().as_secs_f64())
         };
-        let mut took: Vec<f64> = steps.map(&mut timed).collect::<Result<_>>()?;
-        took.sort_by(f64::total_cmp);
-        Ok(took[took.len() / 2])
+        let took: Vec<f64> = steps.map(&mut timed).collect::<Result<_>>()?;
+        Ok(Times::of(took).median())
     }
 }
 

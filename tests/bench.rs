@@ -66,6 +66,26 @@ fn the_loader_is_timed_on_a_users_own_shards() {
 }
 
 #[test]
+fn each_way_of_scoring_is_timed() {
+    let sizes = ["--cells", "300", "--genes", "40", "--perturbations", "3", "--turns", "2", "--json"];
+    let output = Command::new(env!("CARGO_BIN_EXE_scale-engine"))
+        .args(["bench", "evaluate"])
+        .args(sizes)
+        .output()
+        .expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let profiles: Vec<&str> = rows.iter().filter_map(|row| row["profile"].as_str()).collect();
+    assert_eq!(profiles, ["full", "de", "anndata", "pds"]);
+    for row in &rows {
+        let seconds = |field: &str| row[field].as_f64().expect("a number");
+        assert!(0.0 < seconds("min_s") && seconds("min_s") <= seconds("median_s"), "{row}");
+        assert!(seconds("median_s") <= seconds("max_s") && row["turns"] == 2, "{row}");
+    }
+}
+
+#[test]
 fn bench_alone_times_everything_in_one_table() {
     let run = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
@@ -79,7 +99,7 @@ fn bench_alone_times_everything_in_one_table() {
     };
     let rows: Vec<Value> =
         run(&["--json"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    for what in ["copy", "matmul", "adamw step", "step", "prediction", "loader, sparse", "loader, dense"] {
+    for what in ["copy", "matmul", "adamw step", "step", "prediction", "loader, sparse", "evaluate, full"] {
         let row =
             rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("no row {what}: {rows:?}"));
         assert!(row["rate"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::gpu::guard;
 
 mod all;
+mod evaluate;
 mod loader;
 pub mod ops;
 mod place;
@@ -15,7 +16,7 @@ Examples:
   scale-engine bench
   scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
 
-Without a subcommand: every op, a training step, a prediction and the loader, at sizes that this machine can run. For where a step's \
+Without a subcommand: every op, a training step, a prediction, the loader and `evaluate`, at sizes that this machine can run. For where a step's \
 time goes, see `scale-engine profile`.";
 
 /// Time the engine on this machine: everything in one table, or one part of it
@@ -34,6 +35,7 @@ enum What {
     Predict(step::Predict),
     Ops(ops::Args),
     Loader(loader::Args),
+    Evaluate(evaluate::Args),
 }
 
 /// Times everything, or one part.
@@ -44,5 +46,6 @@ pub fn run(args: Args) -> Result<()> {
         Some(What::Predict(args)) => step::run(&step::PREDICTION, &args.of),
         Some(What::Ops(args)) => ops::run(&args),
         Some(What::Loader(args)) => loader::run(&args),
+        Some(What::Evaluate(args)) => evaluate::run(&args),
     })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{loader, ops, step};
+use super::{evaluate, loader, ops, step};
 use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, Real};
@@ -36,7 +36,7 @@ struct Row {
 /// Turns of the whole model and of an op, on a CPU and on a GPU.
 const TURNS: [(u64, usize); 2] = [(5, 5), (20, 100)];
 
-/// Times ceilings, ops, step, prediction and loader, and prints each as it is done.
+/// Times ceilings, ops, step, prediction, loader and evaluation, and prints each as it is done.
 pub fn run(args: &Args) -> Result<()> {
     let gpu = args.device.open()?;
     let gpu = gpu.as_ref();
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
     let pairs = format!("{} pairs", sizes.sets * sizes.cells);
     for step::Work { name, unit, time, .. } in [step::STEP, step::PREDICTION] {
         let (took, _) = time(&sizes, steps, gpu)?;
-        let seconds = took[took.len() / 2];
+        let seconds = took.median();
         let rate = ((sizes.sets * sizes.cells) as f64 / seconds, unit);
         print(&Row { what: name.into(), sizes: pairs.clone(), seconds: Some(seconds), rate, share: None });
     }
@@ -72,6 +72,13 @@ pub fn run(args: &Args) -> Result<()> {
             ..rate(&format!("loader, {what}"), (cells_per_s, "cells/s"))
         });
     }
+    let (cells, took) = evaluate::made_up(args.turns.unwrap_or(3))?;
+    let (seconds, per_s) = (took.median(), cells as f64 / took.median());
+    print(&Row {
+        sizes: format!("{cells} made-up cells"),
+        seconds: Some(seconds),
+        ..rate("evaluate, full", (per_s, "cells/s"))
+    });
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::cli::device;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Took};
 use crate::memory;
-use crate::profile::positive;
+use crate::profile::{Times, positive};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -60,7 +60,7 @@ pub struct Timing {
     /// The least that it must move and compute.
     pub cost: Cost,
     /// Seconds, sorted.
-    pub took: Vec<f64>,
+    pub took: Times,
 }
 
 /// Times the requested ops and prints each when it is done.
@@ -137,21 +137,19 @@ fn time(place: &Place, (kind, sizes): &Row, turns: usize) -> Vec<Timing> {
 }
 
 /// Seconds of each of `turns` turns, sorted. All are queued before the first is read.
-fn seconds_of(place: &Place, mut turn: Turn, turns: usize) -> Vec<f64> {
+fn seconds_of(place: &Place, mut turn: Turn, turns: usize) -> Times {
     let warm = WARM.min(turns);
     (0..warm).for_each(|i| drop(turn(i)));
     place.gpu().inspect(|gpu| gpu.wait());
     place.run_ahead();
     let took: Vec<Took> = (warm..warm + turns).map(turn).collect();
-    let mut took: Vec<f64> = took.into_iter().map(Took::seconds).collect();
-    took.sort_by(f64::total_cmp);
-    took
+    Times::of(took.into_iter().map(Took::seconds).collect())
 }
 
 impl Timing {
     /// Median seconds.
     pub fn median(&self) -> f64 {
-        self.took[self.took.len() / 2]
+        self.took.median()
     }
 
     /// GB/s and TFLOP/s.
@@ -166,7 +164,7 @@ impl Timing {
         let us = |seconds: f64| 1e6 * seconds;
         let line = json!({
             "name": self.name, "shape": shape, "direction": self.cost.direction, "median_us": us(self.median()),
-            "min_us": us(self.took[0]), "max_us": us(self.took[self.took.len() - 1]), "turns": self.took.len(),
+            "min_us": us(self.took.least()), "max_us": us(self.took.most()), "turns": self.took.turns(),
             "bytes": self.cost.bytes, "flops": self.cost.flops, "gb_per_s": gb, "tflop_per_s": tflop,
             "device": place.gpu().map_or("cpu".into(), Gpu::name), "storage": place.gpu().map(Gpu::real),
         });

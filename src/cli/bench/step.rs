@@ -6,7 +6,7 @@ use crate::cli::device;
 use crate::error::Result;
 use crate::gpu::{Gpu, Stamp};
 use crate::model::losses::Examples;
-use crate::profile::{MadeUp, Sizes};
+use crate::profile::{MadeUp, Sizes, Times};
 use crate::rng::Rng;
 use crate::train::Learner;
 
@@ -60,11 +60,11 @@ pub struct Work {
     /// Of its rate.
     pub unit: &'static str,
     /// Times so many turns.
-    pub time: fn(&Sizes, u64, Option<&Gpu>) -> Result<Times>,
+    pub time: fn(&Sizes, u64, Option<&Gpu>) -> Result<Timed>,
 }
 
-/// Seconds of each turn, sorted, and the number of weights.
-type Times = (Vec<f64>, usize);
+/// Times of the turns, and the number of weights.
+type Timed = (Times, usize);
 
 /// A step trains pairs of a control and a perturbed cell.
 pub const STEP: Work = Work { name: "step", many: "pairs", unit: "pairs/s", time: time_steps };
@@ -81,13 +81,13 @@ pub fn run(work: &Work, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Times> {
+fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Timed> {
     let mut made = MadeUp::new(sizes, gpu)?;
     let took = time(steps, gpu, |k| made.step(k))?;
     Ok((took, made.learner.params.table().count()))
 }
 
-fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Times> {
+fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Timed> {
     // Made on the host, so that a device holds only what predicting needs: no moments, no gradients, no cells to compare with.
     let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
     let (Examples { cells, tokens, .. }, params) = (examples, params.over(params.weights()));
@@ -104,9 +104,9 @@ fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Time
     Ok((took, params.table().count()))
 }
 
-/// Seconds of each turn, sorted: on a device from the end of the previous turn to the end of this one. As in training, nobody waits
-/// in between.
-fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
+/// Times of so many turns: on a device from the end of the previous turn to the end of this one. As in training, nobody waits in
+/// between.
+fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Times> {
     let warm = WARM.min(turns);
     (0..warm).try_for_each(&mut turn)?;
     let mut ends = vec![Stamp::now(gpu)];
@@ -114,21 +114,19 @@ fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) 
         turn(k)?;
         ends.push(Stamp::now(gpu));
     }
-    let mut took: Vec<f64> = ends.windows(2).map(|pair| pair[0].until(&pair[1])).collect();
-    took.sort_by(f64::total_cmp);
-    Ok(took)
+    Ok(Times::of(ends.windows(2).map(|pair| pair[0].until(&pair[1])).collect()))
 }
 
-fn print(args: &Args, work: &Work, took: &[f64], weights: usize, gpu: Option<&Gpu>) {
+fn print(args: &Args, work: &Work, took: &Times, weights: usize, gpu: Option<&Gpu>) {
     let Sizes { preset, sets, cells, genes } = &args.sizes;
-    let median = took[took.len() / 2];
+    let median = took.median();
     let (Work { name, many, unit, .. }, pairs) = (work, sets * cells);
     let used = gpu.map(|gpu| gpu.reserved() as f64 / (1u64 << 30) as f64);
     if args.json {
         let mut figures = json!({
             "preset": preset, "sets": sets, "cells": cells, "genes": genes, "pairs": pairs,
             "device": gpu.map_or("cpu".into(), Gpu::name), "storage": gpu.map(Gpu::real), "weights": weights,
-            "steps": took.len(), "median_s": median, "min_s": took[0], "max_s": took[took.len() - 1],
+            "steps": took.turns(), "median_s": median, "min_s": took.least(), "max_s": took.most(),
             "memory_gib": used,
         });
         figures[format!("{many}_per_s")] = json!(pairs as f64 / median);
@@ -141,7 +139,7 @@ fn print(args: &Args, work: &Work, took: &[f64], weights: usize, gpu: Option<&Gp
         "{:.2} ms per {name}, {:.0} {unit} (median of {})",
         1e3 * median,
         pairs as f64 / median,
-        took.len()
+        took.turns()
     );
     if let Some(used) = used {
         println!("{used:.1} GiB of GPU memory used at peak");
