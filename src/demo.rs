@@ -18,8 +18,7 @@ use crate::evaluate::Settings as Evaluate;
 use crate::evaluate::files::{Files, Sample, evaluate_files, fingerprints};
 use crate::evaluate::scores::{self, Scores};
 use crate::predict::{self, Source};
-use crate::progress;
-use crate::progress::Reporter;
+use crate::progress::{Event, Reporter};
 use crate::train::{self, train};
 
 /// Where to, and which world.
@@ -30,6 +29,8 @@ pub struct Settings {
     pub out: PathBuf,
     /// Seed of the world, the weights and all draws.
     pub seed: u64,
+    /// Who is told what happens.
+    pub reporter: Reporter,
 }
 
 /// What the demo trains with, on top of the preset `tiny`.
@@ -42,15 +43,18 @@ pub const CONFIG: [&str; 6] = [
     "optim.lr=0.002",
 ];
 
-/// Runs the demo; `say` gets a line per stage. Returns the table, also written to DIR/table.csv: one row per predictor, means over
+/// Runs the demo. Returns the table, also written to DIR/table.csv: one row per predictor, means over
 /// the held-out pairs for which a measure is defined.
 ///
 /// The names are `model`, or a kind of baseline; `, decoded means` or `, observed` marks what is not the command's default.
-pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -> Result<Vec<Scores>> {
+pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
     let dir = &settings.out;
     aside::free(dir)?;
     let began = Instant::now();
-    let mut stage = |what: &str| say(&format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64()));
+    let stage = |what: &str| {
+        let line = format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64());
+        settings.reporter.tell(Event::Stage(&line));
+    };
     let places = &Places::within(dir);
     let Places { cells, data, split, .. } = places;
 
@@ -60,7 +64,7 @@ pub fn demo(settings: &Settings, stop: &AtomicBool, mut say: impl FnMut(&str)) -
 
     go_on(stop)?;
     stage("preprocess: normalise, log1p, write shards");
-    preprocess(&Preprocess::of_simulated(cells, data), &progress::bar("preprocess", 0, "rows"))?;
+    preprocess(&Preprocess::of_simulated(cells, data), &settings.reporter)?;
     let opened = Data::open(data)?;
     let text = held_out(opened.manifest());
     aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
@@ -98,7 +102,7 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
     let begin = train::Begin::drawn(config);
     let training = train::Settings {
         place: train::Place::Here(vec![settings.gpu.clone()]),
-        reporter: Reporter::terminal(),
+        reporter: settings.reporter.clone(),
         ..train::Settings::new(&places.data, &places.split, &places.run, begin)
     };
     match train(&training, stop)?.finished {
@@ -139,12 +143,11 @@ fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<P
     };
     predict::predict(&predict::Settings {
         gpu: settings.gpu.clone(),
-        run: places.run.clone(),
-        out: out.clone(),
-        source,
         with_controls: true,
         observe: Some(observe),
         seed: settings.seed,
+        reporter: settings.reporter.clone(),
+        ..predict::Settings::new(&places.run, source, &out)
     })?;
     Ok(out)
 }

@@ -20,7 +20,8 @@
 //! | predict a file                                         | [`predict`]          |
 //! | compare with simple models                             | [`baseline`]         |
 //!
-//! Signatures show matrices of [`sprs`] and progress bars of [`indicatif`]; both crates are handed on.
+//! What takes long tells a [`progress::Reporter`] what happens; nothing is printed. Signatures show matrices of [`sprs`], which is
+//! handed on.
 
 #![deny(missing_docs)]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
@@ -28,7 +29,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("scale-engine runs on Linux");
 
-pub use {indicatif, sprs};
+pub use sprs;
 
 // Floors, lowest first: a module uses only those below its own; tests/floors.rs enforces it.
 // 0
@@ -39,7 +40,6 @@ pub mod correlation;
 pub mod error;
 mod folder;
 pub mod memory;
-#[doc(hidden)]
 pub mod progress;
 pub mod rng;
 pub mod run_folder;

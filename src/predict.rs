@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::guard;
 use crate::memory;
 use crate::predictor::{ControlCells, Predictor, Request};
-use crate::progress;
+use crate::progress::Reporter;
 use crate::run_folder::checkpoint_of;
 
 mod held_out;
@@ -42,6 +42,24 @@ pub struct Settings {
     pub observe: Option<Observe>,
     /// Seeds control draws, start noise and counts.
     pub seed: u64,
+    /// Who is told of the cells predicted.
+    pub reporter: Reporter,
+}
+
+impl Settings {
+    /// As the run observes, on the CPU, without control cells, by seed 0; tells nobody.
+    pub fn new(run: &Path, source: Source, out: &Path) -> Settings {
+        Settings {
+            gpu: None,
+            run: run.into(),
+            out: out.into(),
+            source,
+            with_controls: false,
+            observe: None,
+            seed: 0,
+            reporter: Reporter::silent(),
+        }
+    }
 }
 
 /// Where controls and requests come from.
@@ -193,7 +211,7 @@ fn write(settings: &Settings) -> Result<Report> {
     };
     let predictor = trained.predictor(settings.seed);
     let mut population = Population::like(manifest);
-    fill(&predictor, &job, observer.as_ref(), &path, &mut population, &mut report)?;
+    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report, &settings.reporter)?;
     if settings.with_controls {
         report.control_cells = match &measured {
             Some(held_out) => held_out.push_controls(&mut population)?,
@@ -240,14 +258,14 @@ fn check_memory(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     memory::check(field, &format!("the {cells} control cells to predict from"), bytes)
 }
 
-/// Predicts each population into `population`; `checkpoint` only serves the error.
+/// Predicts each population into `population`.
 fn fill(
     predictor: &Predictor,
     job: &Job,
     observer: Option<&Observer>,
-    checkpoint: &Path,
     population: &mut Population,
     report: &mut Report,
+    reporter: &Reporter,
 ) -> Result<()> {
     let empty: usize =
         job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
@@ -259,14 +277,14 @@ fn fill(
     let contexts: Vec<_> =
         job.contexts.iter().map(|c| predictor.context(&c.controls)).collect::<Result<_>>()?;
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
-    let bar = progress::bar("predict", total as u64, "cells");
+    let work = reporter.begin("predict", 0, total as u64, "cells");
     for Ask { request, context } in &job.asks {
         let labels = predictor.data.names_of(request.conditions);
         contexts[*context].predict(*request, observer, |row, control| {
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
                 let what =
                     format!("predicts {bad} for {}; predict from an earlier checkpoint", labels.join(" / "));
-                return Err(Error::format(checkpoint, what));
+                return Err(Error::format(&report.checkpoint, what));
             }
             let from = &job.contexts[*context].names[control];
             population.push_predicted(labels, row, from);
@@ -274,9 +292,8 @@ fn fill(
         })?;
         report.populations += 1;
         report.cells += request.cells;
-        bar.inc(request.cells as u64);
+        work.add(request.cells as u64);
     }
-    bar.finish_and_clear();
     Ok(())
 }
 

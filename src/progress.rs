@@ -12,6 +12,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub enum Event<'a> {
     /// Worth knowing, but no fault.
     Note(&'a str),
+    /// What the work has come to, in a few words: a stage of the demo, a row of the selftest.
+    Stage(&'a str),
     /// Probably not what was meant; the work goes on.
     Warning(&'a str),
     /// What went wrong beside the error that is returned, or before the process is ended.
@@ -67,6 +69,10 @@ impl Reporter {
             };
             match event {
                 Event::Note(what) => line(format!("note: {what}")),
+                Event::Stage(what) => match shown.as_ref() {
+                    Some(bar) => bar.set_message(what.to_string()),
+                    None => eprintln!("{what}"),
+                },
                 Event::Warning(what) => line(format!("warning: {what}")),
                 Event::Error(what) => line(format!("error: {what}")),
                 Event::Begins { what, done, all, unit } => {
@@ -97,11 +103,50 @@ impl Reporter {
     pub fn note(&self, what: impl Display) {
         self.tell(Event::Note(&what.to_string()));
     }
+
+    /// Tells that work begins, as [`Event::Begins`] has it. It ends when what is returned is dropped.
+    pub fn begin(&self, what: &str, done: u64, all: u64, unit: &str) -> Work {
+        self.tell(Event::Begins { what, done, all, unit });
+        Work { reporter: self.clone(), done: Mutex::new(done) }
+    }
+}
+
+/// Work that has begun, and how much of it is done. Threads may share it.
+///
+/// [`Event::Ends`] is told when it is dropped: also where the work fails or panics.
+pub struct Work {
+    reporter: Reporter,
+    /// Held while its number is told, so that no thread tells less than another has told before.
+    done: Mutex<u64>,
+}
+
+impl Work {
+    /// Tells that so many more units are done.
+    pub fn add(&self, units: u64) {
+        self.tell(|done| done + units);
+    }
+
+    /// Tells how many units are done, those of an earlier process among them.
+    pub fn set(&self, done: u64) {
+        self.tell(|_| done);
+    }
+
+    fn tell(&self, now: impl FnOnce(u64) -> u64) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = now(*done);
+        self.reporter.tell(Event::Done(*done));
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.reporter.tell(Event::Ends);
+    }
 }
 
 /// A bar on stderr of `len` units with rate and time left, e.g. `bar("preprocess", cells, "cells")`; hidden if stderr is not a
 /// terminal.
-pub fn bar(what: &str, len: u64, unit: &str) -> ProgressBar {
+fn bar(what: &str, len: u64, unit: &str) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
@@ -110,4 +155,41 @@ pub fn bar(what: &str, len: u64, unit: &str) -> ProgressBar {
     let template = format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}");
     let style = ProgressStyle::with_template(&template).expect("a template of known fields");
     ProgressBar::with_draw_target(Some(len), target).with_style(style).with_prefix(what.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn threads_tell_one_rising_count_and_work_that_panics_ends_too() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let reporter = {
+            let told = told.clone();
+            Reporter::new(move |event| {
+                let line = match event {
+                    Event::Begins { what, done, all, unit } => format!("{what} {done} of {all} {unit}"),
+                    Event::Done(done) => done.to_string(),
+                    Event::Ends => "ends".to_string(),
+                    _ => "other".to_string(),
+                };
+                told.lock().expect("no panic holds it").push(line);
+            })
+        };
+        let work = || {
+            let work = reporter.begin("count", 5, 305, "units");
+            std::thread::scope(|scope| {
+                (0..3).for_each(|_| drop(scope.spawn(|| (0..100).for_each(|_| work.add(1)))));
+            });
+            work.set(7);
+            panic!("on purpose");
+        };
+        assert!(catch_unwind(AssertUnwindSafe(work)).is_err());
+        let expected = ["count 5 of 305 units".to_string()]
+            .into_iter()
+            .chain((6..=305).map(|done| done.to_string()))
+            .chain(["7".to_string(), "ends".to_string()]);
+        assert!(told.lock().expect("no panic holds it").iter().cloned().eq(expected));
+    }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Real};
+use crate::progress::{Event, Reporter};
 
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
 pub use feed::check as feed;
@@ -46,11 +47,13 @@ impl Check {
     }
 }
 
-/// Runs rows of the table on a device; one check per op, with its worst output.
-pub fn ops(gpu: &Gpu, rows: &[Case], mut say: impl FnMut(&str)) -> Result<Vec<Check>> {
+/// Runs rows of the table on a device; one check per op, with its worst output. `reporter` is told of the rows, each by name before it
+/// is run.
+pub fn ops(gpu: &Gpu, rows: &[Case], reporter: &Reporter) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
+    let work = reporter.begin("selftest", 0, rows.len() as u64, "rows");
     for row in rows {
-        say(row.name);
+        reporter.tell(Event::Stage(row.name));
         let verdicts = gpu::guard(|| Ok(row.judge(gpu)))
             .map_err(|e| Error::Device(format!("{} {:?}: {e}", row.name, row.shapes)))?;
         if let Some(what) = gpu.overrun() {
@@ -80,6 +83,7 @@ pub fn ops(gpu: &Gpu, rows: &[Case], mut say: impl FnMut(&str)) -> Result<Vec<Ch
                 (check.error, check.allowed) = (error, allowed);
             }
         }
+        work.add(1);
     }
     Ok(checks)
 }

@@ -9,6 +9,7 @@ use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::CONTROL;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::predict::{self, ControlFile, Source};
+use scale_engine::progress::Reporter;
 
 use crate::refused::told;
 use crate::train::{last, names, program, small};
@@ -36,7 +37,7 @@ fn without_controls(dir: &Path) -> (PathBuf, PathBuf) {
     h5ad::write(&cells, &obs, file.var(), X::Sparse(&x), &[]).expect("written");
     let settings =
         preprocess::Settings { genes: Genes::Top(60), ..preprocess::Settings::of_simulated(&cells, &data) };
-    preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+    preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
     std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n").expect("written");
     (data, split)
 }
@@ -102,16 +103,7 @@ fn a_file_tells_which_split_chose_its_cells_and_which_one_the_run_was_trained_wi
     let header = Checkpoint::describe(&last(&small.run)).expect("readable").header;
     let hash = Split::load(&split, &Data::open(&small.data).expect("data")).expect("a split").hash;
     let predict = |source: Source, out: &Path| {
-        let settings = predict::Settings {
-            gpu: None,
-            run: small.run.clone(),
-            out: out.to_path_buf(),
-            source,
-            with_controls: false,
-            observe: None,
-            seed: 0,
-        };
-        predict::predict(&settings).expect("a prediction");
+        predict::predict(&predict::Settings::new(&small.run, source, out)).expect("a prediction");
         let file = H5ad::open(out).expect("readable");
         [file.told("split"), file.told("trained_split")]
     };

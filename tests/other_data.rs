@@ -9,6 +9,7 @@ use scale_engine::data::preprocess::{self, Genes, Target};
 use scale_engine::data::shard::{Data, Scale};
 use scale_engine::data::simulate::CONTROL;
 use scale_engine::predictor::{ControlCells, Predictor};
+use scale_engine::progress::Reporter;
 
 use crate::refused::told;
 use crate::train::{last, program, set, small};
@@ -20,7 +21,7 @@ fn other_total(out: &Path) {
         target: Some(Target::Sum(5e3)),
         ..preprocess::Settings::of_simulated(&small().cells, out)
     };
-    preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+    preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
 }
 
 /// A copy of a data directory, with one word of its manifest replaced.
@@ -218,8 +219,8 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
         scale: Some(Scale::Log1p),
         ..preprocess::Settings::of_simulated(&place("logs.h5ad"), &place("data"))
     };
-    let progress = indicatif::ProgressBar::hidden();
-    assert_eq!(preprocess::preprocess(&settings, &progress).expect("shards").target, None);
+    let silent = Reporter::silent();
+    assert_eq!(preprocess::preprocess(&settings, &silent).expect("shards").target, None);
     fs::write(place("split.toml"), "[datasets]\nx = \"logs.h5ad\"\n[training]\nx = \"train\"\n")
         .expect("written");
     let mut train = program();
@@ -242,5 +243,5 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
 
     // A total given by the user is accepted, unless the cells show another.
     (settings.out, settings.target) = (place("told"), Some(Target::Sum(5e3)));
-    assert_eq!(preprocess::preprocess(&settings, &progress).expect("shards").target, Some(5e3));
+    assert_eq!(preprocess::preprocess(&settings, &silent).expect("shards").target, Some(5e3));
 }

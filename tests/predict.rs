@@ -22,14 +22,11 @@ pub fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, V
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
     std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
+    let source = Source::File { controls: ControlFile::new(controls), request: csv };
     let settings = predict::Settings {
-        gpu: None,
-        run: small().run.clone(),
-        out: out.clone(),
-        source: Source::File { controls: ControlFile::new(controls), request: csv },
-        with_controls: false,
         observe: Some(Observe::Poisson),
         seed: 5,
+        ..predict::Settings::new(&small().run, source, &out)
     };
     let report = predict(&settings)?;
     let file = H5ad::open(&out)?;
@@ -51,16 +48,7 @@ fn what_is_read_is_not_written_over() {
     std::fs::copy(&small.cells, &controls).expect("copied");
     std::fs::write(&csv, "perturbation,cell_type,batch,cells\n").expect("written");
     let refused = |out: &Path, source: Source| {
-        let run = small.run.clone();
-        let settings = predict::Settings {
-            gpu: None,
-            run,
-            out: out.into(),
-            source,
-            with_controls: false,
-            observe: None,
-            seed: 0,
-        };
+        let settings = predict::Settings::new(&small.run, source, out);
         predict(&settings).expect_err("it would be lost").to_string()
     };
     let before = std::fs::read(&controls).expect("readable");
@@ -207,18 +195,7 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
         Checkpoint::describe(&last(&place("run"))).expect("readable").header.untrained,
         perturbations[3..]
     );
-    let ask = |source: Source| {
-        let (run, out) = (place("run"), place("out.h5ad"));
-        predict(&predict::Settings {
-            gpu: None,
-            run,
-            out,
-            source,
-            with_controls: false,
-            observe: None,
-            seed: 0,
-        })
-    };
+    let ask = |source: Source| predict(&predict::Settings::new(&place("run"), source, &place("out.h5ad")));
     let request = place("request.csv");
     let line = format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[3], types[0]);
     std::fs::write(&request, line).expect("written");
@@ -235,15 +212,9 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
 pub fn held_out(out: &Path, real: &Path) -> Report {
     let small = small();
     let (data, split) = (small.data.clone(), small.split.clone());
-    let settings = predict::Settings {
-        gpu: None,
-        run: small.run.clone(),
-        out: out.into(),
-        source: Source::Data { data, split, part: Part::Test, real_out: Some(real.into()) },
-        with_controls: true,
-        observe: None,
-        seed: 0,
-    };
+    let source = Source::Data { data, split, part: Part::Test, real_out: Some(real.into()) };
+    let settings =
+        predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, out) };
     predict(&settings).expect("a prediction")
 }
 
@@ -291,15 +262,9 @@ fn control_cells_are_written_with_the_bits_that_were_measured() {
     let (request, asked) = (place("request.csv"), place("asked.h5ad"));
     let line = format!("{},{},{},5\n", perturbations[0], types[0], batches[0]);
     std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
-    let settings = predict::Settings {
-        gpu: None,
-        run: small.run.clone(),
-        out: asked.clone(),
-        source: Source::File { controls: ControlFile::new(&small.cells), request },
-        with_controls: true,
-        observe: None,
-        seed: 0,
-    };
+    let source = Source::File { controls: ControlFile::new(&small.cells), request };
+    let settings =
+        predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &asked) };
     predict(&settings).expect("an answer");
     same(&asked);
 }
@@ -333,15 +298,9 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
     h5ad::write(&controls, &obs, &var, X::Dense { shape, numbers: &dense }, &[]).expect("written");
     let line = format!("{},{},{},20\n", perturbations[0], types[0], batches[1]);
     std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
-    let settings = predict::Settings {
-        gpu: None,
-        run: small.run.clone(),
-        out: out.clone(),
-        source: Source::File { controls: ControlFile::new(controls), request },
-        with_controls: true,
-        observe: None,
-        seed: 0,
-    };
+    let source = Source::File { controls: ControlFile::new(controls), request };
+    let settings =
+        predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &out) };
     predict(&settings).expect("an answer");
     let made = H5ad::open(&out).expect("readable");
     let made = made.obs().labels(&out, "batch").expect("a column");

@@ -7,6 +7,7 @@ use scale_engine::data::h5ad::{H5ad, describe};
 use scale_engine::data::preprocess::{Contents, Genes, Settings, preprocess};
 use scale_engine::data::shard::{Data, Manifest};
 use scale_engine::error::Result;
+use scale_engine::progress::Reporter;
 
 const CONTROL: &str = "[('DMSO_TF', 0.0, 'uM')]";
 
@@ -29,7 +30,7 @@ fn settings(inputs: &[PathBuf], out: &Path) -> Settings {
 }
 
 fn made(settings: &Settings) -> Result<(Contents, Data)> {
-    let kept = preprocess(settings, &indicatif::ProgressBar::hidden())?.contents;
+    let kept = preprocess(settings, &Reporter::silent())?.contents;
     Ok((kept, Data::open(&settings.out)?))
 }
 

@@ -39,7 +39,7 @@ pub fn small() -> &'static Small {
             genes: Genes::Top(60),
             ..preprocess::Settings::of_simulated(&cells, &data)
         };
-        preprocess::preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+        preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
         let perturbed = names().1;
         let text = format!(
             "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n[fewshot.\"cells.{}\"]\ntest = [{:?}]\nval = [{:?}]\n",

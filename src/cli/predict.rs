@@ -8,6 +8,7 @@ use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result, some_of};
 use crate::predict::{ControlFile, Settings, Source, predict};
+use crate::progress::Reporter;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -85,13 +86,12 @@ pub fn run(args: Args) -> Result<()> {
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),
     };
     let settings = Settings {
-        run: args.run,
-        out: args.out.clone(),
-        source,
         with_controls: args.with_controls,
         observe: args.observe,
         seed: args.seed,
         gpu: args.device.open()?,
+        reporter: Reporter::terminal(),
+        ..Settings::new(&args.run, source, &args.out)
     };
     let report = predict(&settings)?;
     if args.json {

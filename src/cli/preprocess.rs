@@ -11,7 +11,7 @@ use crate::data::preprocess::{
 use crate::data::shard::Scale;
 use crate::error::{Error, Result, some_of};
 use crate::profile::positive;
-use crate::progress;
+use crate::progress::Reporter;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -208,8 +208,7 @@ pub fn run(args: Args) -> Result<()> {
     crate::memory::keep();
     crate::memory::share();
     signal::tell("stopped; the same command continues what was begun")?;
-    let bar = progress::bar("preprocess", 0, "cells");
-    let Some(summary) = preprocess_parts(&settings, &parts, &bar)? else { return Ok(()) };
+    let Some(summary) = preprocess_parts(&settings, &parts, &Reporter::terminal())? else { return Ok(()) };
     if summary.contents.perturbations < 2 {
         eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
     }

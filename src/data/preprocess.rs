@@ -30,7 +30,6 @@ mod work;
 
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::aside;
@@ -39,6 +38,7 @@ use crate::data::shard::Scale;
 use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
 use crate::memory;
+use crate::progress::Reporter;
 use hvg::Flavor;
 use input::Inputs;
 use work::{Halt, Work};
@@ -172,14 +172,14 @@ pub struct Summary {
 }
 
 /// Makes a data directory; nothing is left on failure. A killed run leaves its parts, and the next run
-/// continues after them. `progress` counts rows read. From then on this process's allocator keeps what is freed
+/// continues after them. `reporter` is told of the cells read, once a pass. From then on this process's allocator keeps what is freed
 /// ([`memory::keep`]).
 ///
 /// # Errors
 /// Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
 /// settings that cannot be honoured.
-pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary> {
-    let summary = preprocess_parts(settings, &Parts::default(), progress)?;
+pub fn preprocess(settings: &Settings, reporter: &Reporter) -> Result<Summary> {
+    let summary = preprocess_parts(settings, &Parts::default(), reporter)?;
     Ok(summary.expect("no part was asked for by itself"))
 }
 
@@ -187,11 +187,7 @@ pub fn preprocess(settings: &Settings, progress: &ProgressBar) -> Result<Summary
 ///
 /// # Errors
 /// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are incomplete.
-pub fn preprocess_parts(
-    settings: &Settings,
-    parts: &Parts,
-    progress: &ProgressBar,
-) -> Result<Option<Summary>> {
+pub fn preprocess_parts(settings: &Settings, parts: &Parts, reporter: &Reporter) -> Result<Option<Summary>> {
     check(settings)?;
     aside::free(&settings.out)?;
     let mut inputs = input::open(settings)?;
@@ -201,12 +197,11 @@ pub fn preprocess_parts(
     memory::keep();
     let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
-    progress.set_length(plan::passes(settings, found.scale).len() as u64 * inputs.rows());
-    let work = Work::open(settings, parts, progress)?;
+    let all = plan::passes(settings, found.scale).len() as u64 * inputs.rows();
+    let work = Work::open(settings, parts, reporter.begin("preprocess", 0, all, "cells"))?;
     // Another process may have created it meanwhile.
     let still_free = aside::free(&settings.out).map_err(Halt::Failed);
     let made = still_free.and_then(|()| make(settings, inputs, found, &work));
-    progress.finish_and_clear();
     match made {
         Ok(summary) => {
             work.end(false);

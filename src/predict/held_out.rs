@@ -121,6 +121,7 @@ mod tests {
     use crate::data::h5ad::H5ad;
     use crate::data::preprocess::{Genes, Settings, preprocess};
     use crate::data::simulate::{CONTROL, Settings as World, simulate};
+    use crate::progress::Reporter;
 
     #[test]
     fn what_was_measured_is_written_of_the_predicted_groups_alone() {
@@ -140,7 +141,7 @@ mod tests {
         }
         world.write(&cells).expect("written");
         let settings = Settings { genes: Genes::Top(30), ..Settings::of_simulated(&cells, &data) };
-        preprocess(&settings, &indicatif::ProgressBar::hidden()).expect("shards");
+        preprocess(&settings, &Reporter::silent()).expect("shards");
         std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n")
             .expect("written");
         HeldOut::open(&data, &split, Part::Train).and_then(|held| held.write(&real)).expect("written");

@@ -15,6 +15,7 @@ use crate::data::split::{Part, Split};
 use crate::error::{At, Result};
 use crate::gpu::{Gpu, Real};
 use crate::ops::matmul;
+use crate::progress::Reporter;
 use crate::tensor::Tensor;
 use crate::train::Feed;
 
@@ -68,6 +69,6 @@ fn shards(dir: &Path, cells: usize) -> Result<Data> {
     let (file, out) = (dir.join("cells.h5ad"), dir.join("data"));
     let world = Settings { cells, genes: 500, perturbations: 5, cell_types: 2, batches: 1, seed: 0 };
     simulate(&world)?.write(&file)?;
-    preprocess(&Preprocess::of_simulated(&file, &out), &indicatif::ProgressBar::hidden())?;
+    preprocess(&Preprocess::of_simulated(&file, &out), &Reporter::silent())?;
     Data::open(&out)
 }

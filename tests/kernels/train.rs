@@ -84,9 +84,8 @@ fn a_device_predicts_the_cpus_cells() {
     let [told, found] = [None, Some(gpu.clone())].map(|gpu| {
         let out = dir.path().join("out.h5ad");
         let source = Source::File { controls: ControlFile::new(&small().cells), request: request.clone() };
-        let (run, observe) = (small().run.clone(), Some(Observe::None));
-        let settings =
-            predict::Settings { gpu, run, out: out.clone(), source, with_controls: false, observe, seed: 5 };
+        let asked = predict::Settings::new(&small().run, source, &out);
+        let settings = predict::Settings { gpu, observe: Some(Observe::None), seed: 5, ..asked };
         predict(&settings).expect("a prediction");
         let file = H5ad::open(&out).expect("readable");
         file.rows(0..12).expect("cells").to_dense()

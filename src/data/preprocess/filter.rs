@@ -8,7 +8,6 @@ mod knockdown;
 
 use std::path::Path;
 
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::Settings;
@@ -18,6 +17,7 @@ use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::data::scale::Found;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
+use crate::progress;
 
 pub use knockdown::{Knockdown, KnockedDown};
 
@@ -152,7 +152,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     /// Judges one part, checking every value.
-    fn part(&self, part: &Part, progress: &ProgressBar) -> Result<Judged> {
+    fn part(&self, part: &Part, progress: &progress::Work) -> Result<Judged> {
         let Judge { found, inputs, .. } = *self;
         let mut cells = Vec::with_capacity(part.cells.len());
         let mut cells_of_gene = vec![0u64; inputs.genes.len()];

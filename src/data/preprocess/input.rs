@@ -4,8 +4,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use indicatif::ProgressBar;
-
 use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
 use super::block::{Block, Input};
@@ -16,6 +14,7 @@ use super::sizes;
 use super::work::Part;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::error::{Error, Result, unknown_control};
+use crate::progress;
 
 // Places of the columns in `Inputs::labels` and `Inputs::vocabularies`. Batches come last: there may be no column of them.
 pub(super) const CELL_TYPE: usize = 0;
@@ -300,7 +299,7 @@ impl Inputs {
     pub fn walk<T: Send>(
         &self,
         part: &Part,
-        progress: &ProgressBar,
+        progress: &progress::Work,
         prepare: impl Fn(&Block) -> Result<T> + Sync,
         mut work: impl FnMut(Block, T) -> Result<()> + Send,
     ) -> Result<()> {
@@ -322,7 +321,7 @@ impl Inputs {
         input.file.blocks_ahead(part.rows.clone(), made, |(block, prepared): (Block, T)| {
             let count = block.rows.len() as u64;
             work(block, prepared)?;
-            progress.inc(count);
+            progress.add(count);
             Ok(())
         })
     }

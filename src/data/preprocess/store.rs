@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
-use indicatif::ProgressBar;
 
 use super::Settings;
 use super::block::{Block, Input};
@@ -17,6 +16,7 @@ use crate::data::shard::{
     CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Sizes, Source, merge,
 };
 use crate::error::{At, Error, Result};
+use crate::progress;
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
 pub(super) const FACTOR: f32 = 10.0;
@@ -112,7 +112,7 @@ struct Sorting<'a> {
 
 impl Sorting<'_> {
     /// Writes the rows of a part next to `path`.
-    fn part(&self, part: &Part, path: &Path, progress: &ProgressBar) -> Result<PartRows> {
+    fn part(&self, part: &Part, path: &Path, progress: &progress::Work) -> Result<PartRows> {
         let input = &self.inputs.files[part.input];
         let genes = 0..input.file.shape().1 as u32;
         // A gene that is left out has no position in the common list.

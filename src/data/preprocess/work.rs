@@ -18,7 +18,6 @@ use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
 use bytemuck::Pod;
-use indicatif::ProgressBar;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -28,6 +27,7 @@ use crate::aside;
 use crate::data::shard;
 use crate::error::{At, Error, Result};
 use crate::folder::paths_in;
+use crate::progress;
 
 /// All possible passes, in order; the last one writes.
 pub(super) const PASSES: [&str; 5] = ["filters", "totals", "moments", "clipped", "rows"];
@@ -106,14 +106,14 @@ pub(super) struct Work {
     dir: PathBuf,
     parts: Parts,
     /// Counts rows.
-    pub progress: ProgressBar,
+    pub progress: progress::Work,
     /// A named folder may be shared; our own belongs to this process.
     _claim: Option<fs::File>,
 }
 
 impl Work {
     /// Opens or makes the folder. If it has parts of another command, our own folder is emptied and a named one refused.
-    pub fn open(settings: &Settings, parts: &Parts, progress: &ProgressBar) -> Result<Work> {
+    pub fn open(settings: &Settings, parts: &Parts, progress: progress::Work) -> Result<Work> {
         let dir = match &parts.work {
             Some(dir) => dir.clone(),
             None => aside::beside(&settings.out, "parts")?,
@@ -143,7 +143,7 @@ impl Work {
                 begin(&dir, &wanted)?;
             }
         }
-        Ok(Work { dir, parts: parts.clone(), progress: progress.clone(), _claim })
+        Ok(Work { dir, parts: parts.clone(), progress, _claim })
     }
 
     /// The folder, for messages.
@@ -177,7 +177,7 @@ impl Work {
                 return Err(Error::setting("--part", what).into());
             }
             let found = if made {
-                self.progress.inc(part.rows.len() as u64);
+                self.progress.add(part.rows.len() as u64);
                 load(&path)?
             } else {
                 let found = find(part, &path)?;
