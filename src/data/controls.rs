@@ -88,47 +88,42 @@ impl Usable {
     }
 }
 
-/// The control cells of a context, as ranges of cell numbers.
+/// The control cells of a context. Controls come first, sorted by cell type and batch: those of a context are neighbours, whichever
+/// they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controls {
     /// The control groups that the cells belong to.
-    pub groups: Vec<u32>,
-    ranges: Vec<Range<u64>>,
-    cells: u64,
+    pub groups: Range<u32>,
+    cells: Range<u64>,
 }
 
 impl Controls {
-    fn of(data: &Data, groups: Vec<u32>) -> Self {
-        let ranges: Vec<Range<u64>> = groups.iter().map(|&g| data.groups()[g as usize].range()).collect();
-        let cells = ranges.iter().map(|range| range.end - range.start).sum();
-        Controls { groups, ranges, cells }
+    /// The cells of these groups, at least one.
+    fn of(data: &Data, groups: Range<usize>) -> Self {
+        let of = &data.groups()[groups.clone()];
+        let cells = of[0].range().start..of[of.len() - 1].range().end;
+        Controls { groups: groups.start as u32..groups.end as u32, cells }
     }
 
     /// Number of cells, never zero.
     pub fn cells(&self) -> u64 {
-        self.cells
+        self.cells.end - self.cells.start
     }
 
     /// Cell number of the `i`-th control. Panics if there are fewer.
-    pub fn cell(&self, mut i: u64) -> u64 {
-        for range in &self.ranges {
-            let len = range.end - range.start;
-            if i < len {
-                return range.start + i;
-            }
-            i -= len;
-        }
-        panic!("controls: no cell {i} after the last of {}", self.cells)
+    pub fn cell(&self, i: u64) -> u64 {
+        assert!(i < self.cells(), "controls: no cell {i} among {}", self.cells());
+        self.cells.start + i
     }
 
     /// Cell numbers by [`rounds`], without end.
     pub fn rounds(&self, rng: Rng) -> impl Iterator<Item = u64> {
-        rounds(rng, self.cells).map(|i| self.cell(i))
+        rounds(rng, self.cells()).map(|i| self.cell(i))
     }
 
     /// All cell numbers, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
-        self.ranges.iter().cloned().flatten()
+        self.cells.clone()
     }
 }
 
@@ -142,16 +137,15 @@ pub fn control_pool(data: &Data, group: u32) -> Option<Controls> {
 /// The same for a context that need not have perturbed cells; ids as in the manifest.
 pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Controls> {
     let control = data.control_id();
-    // Controls come first and are sorted by cell type: they are one range of the group list, found without scanning the rest.
+    // Found without scanning the groups of other cell types.
     let groups = data.groups();
     let controls = groups.partition_point(|group| group.perturbation == control);
     let begin = groups[..controls].partition_point(|group| group.cell_type < cell_type);
     let end = groups[..controls].partition_point(|group| group.cell_type <= cell_type);
-    let own = (begin..end).find(|&g| groups[g].batch == batch);
-    match own {
-        Some(own) => Some(Controls::of(data, vec![own as u32])),
-        None if begin == end => None,
-        None => Some(Controls::of(data, (begin as u32..end as u32).collect())),
+    match groups[begin..end].binary_search_by_key(&batch, |group| group.batch) {
+        Ok(own) => Some(Controls::of(data, begin + own..begin + own + 1)),
+        Err(_) if begin == end => None,
+        Err(_) => Some(Controls::of(data, begin..end)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a split holds out of a data directory: every perturbed group of a part, to be predicted and compared with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 use super::{Ask, Context, Job, Report, Settings, check_memory};
@@ -52,7 +53,7 @@ impl HeldOut {
         report.notes.extend(part.note(data));
         let mut job = Job::default();
         // By control groups: batches without controls of their own share those of the cell type.
-        let mut places: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
+        let mut places: HashMap<Range<u32>, usize> = HashMap::new();
         let mut held = 0;
         for &g in &part.groups {
             let group = data.groups()[g as usize];
