@@ -45,7 +45,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
 use crate::memory;
 use crate::optim::learning_rate;
-use crate::progress::Event;
+use crate::progress::Work;
 
 mod feed;
 mod first;
@@ -98,14 +98,6 @@ pub struct Outcome {
 /// Sets are numbered within a step, not within a rank, so the number of ranks changes only the order in which gradients are added.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
-    let outcome = trained(settings, stop);
-    if settings.is_first() {
-        settings.reporter.tell(Event::Ends);
-    }
-    outcome
-}
-
-fn trained(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     match &settings.place {
         Place::Launched(launch, gpu) => {
             // Before any data is read: a rank that finds no data can then tell the others.
@@ -182,6 +174,8 @@ struct Walk<'a> {
     unmatched: usize,
     gpu: Option<&'a Gpu>,
     ranks: &'a Ranks,
+    /// On the rank that writes. Dropped last: what goes wrong with a checkpoint is told before the end.
+    progress: Option<Work>,
 }
 
 impl<'a> Walk<'a> {
@@ -205,14 +199,14 @@ impl<'a> Walk<'a> {
             true => Metrics::open(&run.folder, first, run.reporter.clone())?,
             false => Metrics::silent(),
         };
-        run.tell(Event::Begins { what: "train", done: first, all: steps, unit: "steps" });
+        let progress = run.writes.then(|| run.reporter.begin("train", first, steps, "steps"));
         let log = Log { metrics, lines: Lines::default(), first, began: Instant::now(), loss: None };
-        Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks })
+        Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks, progress })
     }
 
     /// Does the next step and what is due after it. True if all ranks are to stop.
     fn step(&mut self, stop: &AtomicBool) -> Result<bool> {
-        let Walk { config, run, loader, feed, log, gpu, ranks, .. } = self;
+        let Walk { config, run, loader, feed, log, gpu, ranks, progress, .. } = self;
         let batch = loader.next();
         let examples = feed.examples(&batch, &run.frame.effects);
         let (step, done) = (run.step(), run.step() + 1);
@@ -234,7 +228,7 @@ impl<'a> Walk<'a> {
         ranks.check_sums()?;
         run.frame.header.step = done;
         loader.give_back(batch);
-        run.tell(Event::Done(done));
+        progress.iter().for_each(|progress| progress.set(done));
         self.after(saves)?;
         Ok(stopping)
     }

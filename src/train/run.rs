@@ -18,7 +18,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
 use crate::params::{Flats, Params};
-use crate::progress::{Event, Reporter};
+use crate::progress::Reporter;
 use crate::run_folder::RunFolder;
 use crate::tensor::Tensor;
 
@@ -73,13 +73,6 @@ impl Run {
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.frame.header.step
-    }
-
-    /// Tells the event, on the rank that writes.
-    pub fn tell(&self, event: Event) {
-        if self.writes {
-            self.reporter.tell(event);
-        }
     }
 
     /// Why training cannot go on: the step, the batch and the last good checkpoint.
