@@ -10,6 +10,7 @@ mod demo;
 mod device;
 mod evaluate;
 mod export;
+mod genes;
 mod inspect;
 mod predict;
 mod preprocess;
@@ -17,6 +18,7 @@ mod profile;
 mod selftest;
 mod signal;
 mod simulate;
+mod sources;
 mod split;
 mod train;
 
@@ -51,6 +53,7 @@ enum Command {
     Simulate(simulate::Args),
     Inspect(inspect::Args),
     Preprocess(preprocess::Args),
+    Genes(genes::Args),
     Export(export::Args),
     Split(split::Args),
     Train(train::Args),
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Simulate(args) => simulate::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Preprocess(args) => preprocess::run(args),
+        Command::Genes(args) => genes::run(args),
         Command::Export(args) => export::run(args),
         Command::Split(args) => split::run(args),
         Command::Train(args) => train::run(args),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::device;
-use super::preprocess::AskedScale;
+use super::sources::AskedScale;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result, some_of};

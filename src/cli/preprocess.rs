@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::signal;
-use crate::data::preprocess::hvg::Flavor;
+use super::sources::{self, FilterArgs, GeneArgs, SourceArgs};
 use crate::data::preprocess::{
-    Contents, Filtered, Filters, Genes, Knockdown, PartName, Parts, Plan, Settings, Summary, Target, plan,
-    preprocess_parts,
+    Contents, Filtered, Filters, Genes, Knockdown, PartName, Parts, Plan, Settings, SharedGenes, Summary,
+    plan, preprocess_parts,
 };
 use crate::data::shard::Scale;
-use crate::error::{Error, Result, some_of};
+use crate::error::{Result, some_of};
 use crate::profile::positive;
 use crate::progress::Reporter;
 
@@ -37,16 +37,11 @@ split, train, predict, baseline and export then read DATA. DATA/var.csv says how
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// h5ad files, 10x .h5 files or mtx folders, Tahoe's parquet shards or a folder of them; genes are matched by name
-    #[arg(value_name = "IN.h5ad", required = true)]
-    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Data directory to make
     #[arg(long, value_name = "DATA")]
     out: PathBuf,
-    /// Table of labels: .csv or .tsv with a header, or .parquet; cell names in the first column. Its columns take precedence over
-    /// those of obs
-    #[arg(long, value_name = "FILE")]
-    labels: Option<PathBuf>,
     /// obs column of perturbations
     #[arg(long, value_name = "COLUMN")]
     pert_col: String,
@@ -59,40 +54,12 @@ pub struct Args {
     /// obs column of batches; without it all cells form one batch
     #[arg(long, value_name = "COLUMN")]
     batch_col: Option<String>,
-    /// Align the genes of several files by this column of var, such as gene_ids, instead of by name
-    #[arg(long, value_name = "COLUMN")]
-    gene_id: Option<String>,
-    /// Treat genes that a file lacks as zeros, instead of refusing the file
-    #[arg(long)]
-    fill_missing: bool,
-    /// Keep this many of the most variable genes
-    #[arg(long, value_name = "N", default_value_t = 2000)]
-    n_top_genes: usize,
-    /// Keep these genes instead: those of a file with one name per line, in its order, or those of another data directory
-    #[arg(long, value_name = "FILE|DATA", conflicts_with = "n_top_genes")]
+    #[command(flatten)]
+    choice: GeneArgs,
+    /// Keep these genes instead: those of another data directory, of a file with one name per line, in its order, or of a table with a
+    /// column highly_variable, as `genes` and scanpy write it
+    #[arg(long, value_name = "FILE|DATA", conflicts_with_all = ["n_top_genes", "rescale_before_hvg"])]
     genes: Option<PathBuf>,
-    /// How genes are ranked: scanpy's flavors
-    #[arg(long, value_enum, default_value_t = Flavor::Seurat)]
-    flavor: Flavor,
-    /// Rank genes within each batch of this obs column, then merge the ranks
-    #[arg(long, value_name = "COLUMN")]
-    hvg_batch_key: Option<String>,
-    /// Rank genes by log1p / 10, as the paper describes, instead of by log1p
-    #[arg(long, conflicts_with = "genes")]
-    rescale_before_hvg: bool,
-    /// obs column with each cell's total counts, for files that hold only part of the measured genes [default: the sum of the counts]
-    #[arg(long, value_name = "COLUMN")]
-    size_col: Option<String>,
-    /// Total to which counts are scaled: a number, median (of all cells) or median-nonzero (of cells with counts) [default: 10000].
-    /// For log values: the total to which they were scaled, if the values do not show it
-    #[arg(long, value_name = "TOTAL", value_parser = target)]
-    target_sum: Option<Target>,
-    /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
-    #[arg(long, default_value = "auto")]
-    source: String,
-    /// Scale of the values; auto detects it
-    #[arg(long, value_enum, default_value_t = AskedScale::Auto)]
-    scale: AskedScale,
     /// Only say what would be done and how much disk space it would take at most
     #[arg(long)]
     dry_run: bool,
@@ -102,28 +69,9 @@ pub struct Args {
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
+    more: GroupFilterArgs,
+    #[command(flatten)]
     parts: PartArgs,
-}
-
-/// What the user may say the values are.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(super) enum AskedScale {
-    Auto,
-    Counts,
-    Log1p,
-    Log1p10,
-}
-
-impl AskedScale {
-    /// `None` if it is to be detected.
-    pub(super) fn told(self) -> Option<Scale> {
-        match self {
-            AskedScale::Auto => None,
-            AskedScale::Counts => Some(Scale::Counts),
-            AskedScale::Log1p => Some(Scale::Log1p),
-            AskedScale::Log1p10 => Some(Scale::Log1p10),
-        }
-    }
 }
 
 /// How the work is cut.
@@ -142,19 +90,9 @@ struct PartArgs {
     part_cells: usize,
 }
 
-/// What is left out before the counts are normalised.
+/// Filters that need labels; they follow the others.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Filters, in this order")]
-struct FilterArgs {
-    /// Leave out cells with fewer counts
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    min_counts: u64,
-    /// Leave out cells that express fewer genes
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    min_genes: u64,
-    /// Leave out genes that fewer of the remaining cells express
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    min_cells: u64,
+struct GroupFilterArgs {
     /// Keep only perturbations that lower the expression of the gene they are named after, and only cells in which it is low, by
     /// cell-load's rules
     #[arg(long)]
@@ -170,26 +108,12 @@ struct FilterArgs {
     min_cells_per_pert: Option<u64>,
 }
 
-impl FilterArgs {
-    fn filters(&self) -> Filters {
+impl GroupFilterArgs {
+    fn add_to(&self, filters: &mut Filters) {
         let (residual, cell_residual) = (self.residual_expression, self.cell_residual_expression);
-        Filters {
-            min_counts: self.min_counts,
-            min_genes: self.min_genes,
-            min_cells: self.min_cells,
-            knockdown: self.knockdown_filter.then_some(Knockdown { residual, cell_residual }),
-            min_cells_per_pert: self.min_cells_per_pert.unwrap_or(if self.knockdown_filter { 30 } else { 0 }),
-        }
-    }
-}
-
-fn target(text: &str) -> std::result::Result<Target, String> {
-    match text {
-        "median" => Ok(Target::Median),
-        "median-nonzero" => Ok(Target::MedianNonzero),
-        number => {
-            number.parse().map(Target::Sum).map_err(|_| "give a number, median or median-nonzero".to_string())
-        }
+        filters.knockdown = self.knockdown_filter.then_some(Knockdown { residual, cell_residual });
+        filters.min_cells_per_pert =
+            self.min_cells_per_pert.unwrap_or(if self.knockdown_filter { 30 } else { 0 });
     }
 }
 
@@ -240,7 +164,7 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn words(scale: Scale) -> &'static str {
+pub(super) fn words(scale: Scale) -> &'static str {
     match scale {
         Scale::Counts => "counts",
         Scale::Log1p => "log1p",
@@ -265,16 +189,20 @@ fn print_labels(contents: &Contents) {
 
 fn print_genes_and_groups(contents: &Contents) {
     println!("genes           {} of {}", contents.genes, contents.source_genes);
-    if let Some(shared) = &contents.shared {
-        let lacking: Vec<String> =
-            shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
-        let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
-        println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
-    }
+    print_shared(contents.shared.as_ref());
     println!("perturbations   {} including the control", contents.perturbations);
     println!("cell types      {}", contents.cell_types);
     println!("batches         {}", contents.batches);
     println!("groups          {}", contents.groups);
+}
+
+/// What the genes of several files have in common.
+pub(super) fn print_shared(shared: Option<&SharedGenes>) {
+    let Some(shared) = shared else { return };
+    let lacking: Vec<String> =
+        shared.lacking.iter().map(|(file, genes)| format!("{file} lacks {genes}")).collect();
+    let lacking = if lacking.is_empty() { String::new() } else { format!(" ({})", lacking.join(", ")) };
+    println!("                {} in all files, {} only in some{lacking}", shared.common, shared.partial);
 }
 
 fn print_notes(contents: &Contents) {
@@ -282,35 +210,19 @@ fn print_notes(contents: &Contents) {
 }
 
 fn settings(args: Args) -> Result<Settings> {
-    let source = match args.source.as_str() {
-        "auto" => "X".to_string(),
-        "X" | "raw" => args.source,
-        other if other.starts_with("layers/") || other.starts_with("obsm/") => args.source,
-        other => {
-            let what = format!("{other} is not supported; give auto, X, raw, layers/NAME or obsm/NAME");
-            return Err(Error::setting("--source", what));
-        }
-    };
-    Ok(Settings {
-        inputs: args.inputs,
-        labels: args.labels,
-        gene_id: args.gene_id,
-        fill_missing: args.fill_missing,
+    let mut settings = Settings {
         out: args.out,
         perturbation: args.pert_col,
         control: args.control_pert,
         cell_type: args.celltype_col,
         batch: args.batch_col,
-        filters: args.filters.filters(),
-        genes: args.genes.map_or(Genes::Top(args.n_top_genes), Genes::Listed),
-        flavor: args.flavor,
-        hvg_batch: args.hvg_batch_key,
-        rescale_before_hvg: args.rescale_before_hvg,
-        size: args.size_col,
-        target: args.target_sum,
-        source,
-        scale: args.scale.told(),
-    })
+        ..sources::settings(args.source, args.choice, &args.filters)?
+    };
+    args.more.add_to(&mut settings.filters);
+    if let Some(list) = args.genes {
+        settings.genes = Genes::Listed(list);
+    }
+    Ok(settings)
 }
 
 fn print(settings: &Settings, summary: &Summary) {
@@ -330,7 +242,7 @@ fn print(settings: &Settings, summary: &Summary) {
     print_notes(contents);
 }
 
-fn print_filtered(filtered: &Filtered) {
+pub(super) fn print_filtered(filtered: &Filtered) {
     println!(
         "filtered        {} cells with few counts, {} with few genes; {} genes in few cells",
         filtered.few_counts, filtered.few_genes, filtered.rare_genes

@@ -21,6 +21,7 @@ mod loess;
 mod memo;
 mod moments;
 mod plan;
+mod ranking;
 mod scale;
 mod seurat_v3;
 mod sizes;
@@ -48,6 +49,7 @@ pub use contents::Contents;
 pub use filter::{Filtered, Filters, Knockdown, KnockedDown};
 pub use labels::Joined;
 pub use plan::{Plan, plan};
+pub use ranking::{Ranking, rank_genes};
 pub use work::{PartName, Parts};
 
 /// The batch of every cell if no batch column is named.
@@ -123,6 +125,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The columns of labels: cell type, perturbation and, if there are any, batch.
+    fn label_columns(&self) -> Vec<&str> {
+        [self.cell_type.as_str(), &self.perturbation].into_iter().chain(self.batch.as_deref()).collect()
+    }
+
     /// For a file of simulated cells, with its columns and its control; `out` is the data directory to make.
     pub fn of_simulated(cells: &Path, out: &Path) -> Settings {
         Settings {
@@ -142,7 +149,8 @@ impl Settings {
 pub enum Genes {
     /// This many of the most variable genes, in source order.
     Top(usize),
-    /// The genes of a file with one name per line, in its order, or of a data directory.
+    /// The genes of a data directory, of a file with one name per line, in its order, or of a table whose column `highly_variable`
+    /// marks them.
     Listed(PathBuf),
 }
 
@@ -188,24 +196,38 @@ pub fn preprocess(settings: &Settings, reporter: &Reporter) -> Result<Summary> {
 /// # Errors
 /// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are incomplete.
 pub fn preprocess_parts(settings: &Settings, parts: &Parts, reporter: &Reporter) -> Result<Option<Summary>> {
-    check(settings)?;
     aside::free(&settings.out)?;
-    let mut inputs = input::open(settings)?;
+    let passes = |scale| plan::passes(settings, scale);
+    worked(settings, &settings.label_columns(), parts, reporter, passes, |inputs, found, work| {
+        aside::free(&settings.out)?; // another process may have created it meanwhile
+        make(settings, inputs, found, work)
+    })
+}
+
+/// Opens the sources, and makes something of them in passes; `None` if only one part of it was to be made.
+fn worked<T>(
+    settings: &Settings,
+    columns: &[&str],
+    parts: &Parts,
+    reporter: &Reporter,
+    passes: impl FnOnce(Scale) -> Vec<&'static str>,
+    make: impl FnOnce(Inputs, Found, &Work) -> std::result::Result<T, Halt>,
+) -> Result<Option<T>> {
+    check(settings)?;
+    let mut inputs = input::open(settings, columns)?;
     // A run of a single part reads its rows only once.
     inputs.memo.set_keeping(parts.only.is_none());
     // Every row block reuses the memory that the one before it freed.
     memory::keep();
     let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
-    let all = plan::passes(settings, found.scale).len() as u64 * inputs.rows();
-    let work = Work::open(settings, parts, reporter.begin("preprocess", 0, all, "cells"))?;
-    // Another process may have created it meanwhile.
-    let still_free = aside::free(&settings.out).map_err(Halt::Failed);
-    let made = still_free.and_then(|()| make(settings, inputs, found, &work));
-    match made {
-        Ok(summary) => {
+    let all = passes(found.scale).len() as u64 * inputs.rows();
+    let what = if columns.is_empty() { "genes" } else { "preprocess" };
+    let work = Work::open(settings, parts, reporter.begin(what, 0, all, "cells"))?;
+    match make(inputs, found, &work) {
+        Ok(made) => {
             work.end(false);
-            Ok(Some(summary))
+            Ok(Some(made))
         }
         Err(Halt::Made) => Ok(None),
         Err(Halt::Failed(error)) => {
@@ -215,6 +237,27 @@ pub fn preprocess_parts(settings: &Settings, parts: &Parts, reporter: &Reporter)
     }
 }
 
+/// The passes up to the choice of genes: what was left out, the total to which cells are scaled, the genes.
+fn choose(
+    settings: &Settings,
+    inputs: &mut Inputs,
+    found: &Found,
+    work: &Work,
+) -> std::result::Result<(Option<Filtered>, Option<f64>, genes::Chosen), Halt> {
+    let filtered = filter::apply(settings, inputs, found, work)?;
+    let target = target::find(settings, inputs, found, work)?;
+    let chosen = match &settings.genes {
+        Genes::Listed(list) => genes::listed(inputs, list)?,
+        Genes::Top(count) => {
+            let total = target.unwrap_or(1.0);
+            let ranked = moments::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
+            let choice = genes::Choice { ranked, count: *count, by_batch: settings.hvg_batch.is_some() };
+            genes::most_variable(inputs, found, total, &choice, work)?
+        }
+    };
+    Ok((filtered, target, chosen))
+}
+
 /// Runs the passes and makes the directory from their results.
 fn make(
     settings: &Settings,
@@ -222,17 +265,7 @@ fn make(
     found: Found,
     work: &Work,
 ) -> std::result::Result<Summary, Halt> {
-    let filtered = filter::apply(settings, &mut inputs, &found, work)?;
-    let target = target::find(settings, &inputs, &found, work)?;
-    let mut chosen = match &settings.genes {
-        Genes::Listed(list) => genes::listed(&inputs, list)?,
-        Genes::Top(count) => {
-            let total = target.unwrap_or(1.0);
-            let ranked = moments::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
-            let choice = genes::Choice { ranked, count: *count, by_batch: settings.hvg_batch.is_some() };
-            genes::most_variable(&inputs, &found, total, &choice, work)?
-        }
-    };
+    let (filtered, target, mut chosen) = choose(settings, &mut inputs, &found, work)?;
     // An earlier pass has held every cell against the common total, if there is one.
     let looked_at = filtered.is_some() || matches!(settings.genes, Genes::Top(_));
     let found = Found { total: found.total.filter(|_| !looked_at), ..found };

@@ -75,7 +75,7 @@ impl Contents {
 
 /// Names cell types whose perturbed cells have nothing to be compared with.
 fn without_controls(inputs: &Inputs, control: &str) -> Option<String> {
-    let control = inputs.control(control);
+    let control = inputs.control(control)?;
     let controls = inputs.labels.iter().filter(|label| label[PERTURBATION] == control);
     let with: BTreeSet<u32> = controls.map(|label| label[CELL_TYPE]).collect();
     let without =

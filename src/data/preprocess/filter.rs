@@ -106,8 +106,10 @@ pub(super) fn apply(
     }
     let control = inputs.control(&settings.control);
     let mut filtered = Filtered::default();
-    let mut targets =
-        filters.knockdown.as_ref().map(|_| knockdown::Targets::of(inputs, control)).transpose()?;
+    let mut targets = match (&filters.knockdown, control) {
+        (Some(_), Some(control)) => Some(knockdown::Targets::of(inputs, control)?),
+        _ => None,
+    };
     let mut keep = Vec::with_capacity(inputs.labels.len());
     let mut cells_of_gene = vec![0u64; inputs.genes.len()];
     let judge = Judge { filters, found, inputs, targets: targets.as_ref() };
@@ -134,7 +136,9 @@ pub(super) fn apply(
     if let (Some(targets), Some(limits)) = (targets, &filters.knockdown) {
         filtered.knockdown = Some(targets.judge(limits, &rare, &inputs.labels, &mut keep));
     }
-    small_groups(inputs, control, filters.min_cells_per_pert, &mut keep, &mut filtered);
+    if let Some(control) = control {
+        small_groups(inputs, control, filters.min_cells_per_pert, &mut keep, &mut filtered);
+    }
     left(settings, inputs, &keep, &rare, &filtered)?;
     inputs.retain(&keep, &rare);
     Ok(Some(filtered))
@@ -222,9 +226,11 @@ fn left(
     let several = inputs.vocabularies[PERTURBATION].len() > 1;
     let what = if rare.iter().all(|&rare| rare) {
         "no gene is in that many cells".to_string()
-    } else if !kept().any(|perturbation| perturbation == control) {
+    } else if kept().next().is_none() {
+        "no cell is left".to_string()
+    } else if control.is_some() && !kept().any(|perturbation| Some(perturbation) == control) {
         format!("no {:?} cell is left: there is nothing to compare perturbed cells with", settings.control)
-    } else if several && !kept().any(|perturbation| perturbation != control) {
+    } else if several && !kept().any(|perturbation| Some(perturbation) != control) {
         match &filtered.knockdown {
             Some(found) => format!("no perturbed cell is left: {found}"),
             None => "no perturbed cell is left".to_string(),

@@ -1,5 +1,7 @@
 //! Which genes are kept: the highly variable ones, or those of a list.
 
+mod list;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -92,15 +94,11 @@ fn by_clipped_counts(
     Ok(seurat_v3::table(&whole, &batches, choice.count, choice.by_batch))
 }
 
-/// The genes of a list, one name per line, in its order.
+/// The genes of a list, in its order.
 pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
     let names = match list.is_dir() {
         true => Manifest::read(list)?.genes,
-        false => {
-            let text = std::fs::read_to_string(list).at(list)?;
-            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect()
-        }
+        false => list::names(list)?,
     };
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let places: HashMap<&str, u32> =
@@ -125,7 +123,10 @@ pub(super) fn listed(inputs: &Inputs, list: &Path) -> Result<Chosen> {
         kept.push(place);
     }
     if kept.is_empty() {
-        return Err(Error::format(list, "names no genes; write one name per line"));
+        return Err(Error::format(
+            list,
+            "names no genes; write one name per line, or mark some as highly_variable",
+        ));
     }
     few_enough("--genes", kept.len())?;
     Ok(Chosen { kept, table: None, notes: Vec::new() })

@@ -44,13 +44,10 @@ pub(super) struct Inputs {
     pub notes: Vec<String>,
 }
 
-/// Opens the files and reads their labels.
-pub(super) fn open(settings: &Settings) -> Result<Inputs> {
-    // In the order of `Inputs::labels`.
-    let mut columns = vec![settings.cell_type.as_str(), settings.perturbation.as_str()];
-    columns.extend(settings.batch.as_deref());
+/// Opens the files and reads these columns of labels, in the order of [`Inputs::labels`]. Without any, every cell counts.
+pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
-    let mut files = files(settings, &columns, table.as_ref())?;
+    let mut files = files(settings, columns, table.as_ref())?;
     let joined = table.as_mut().map(|table| table.join(&files)).transpose()?;
     let Aligned { genes, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
@@ -68,7 +65,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
     let mut sizes = sizes::read(settings.size.as_deref(), &files, table.as_ref())?;
     // All columns have been read: no pass needs them, and each has an entry per cell.
     files.iter_mut().for_each(H5ad::forget_columns);
-    let used = labelled(&labels, files.len());
+    let used = labelled(&labels, &files);
     let mut inputs = Inputs {
         files: Vec::new(),
         genes,
@@ -76,7 +73,7 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
         vocabularies: vocabularies(&labels, &used),
         hvg_batches: hvg_names.len().max(1),
         dropped: 0,
-        missing: missing(&columns, &labels),
+        missing: missing(columns, &labels),
         joined,
         shared,
         memo: Memo::default(),
@@ -91,8 +88,11 @@ pub(super) fn open(settings: &Settings) -> Result<Inputs> {
             labels.iter().map(|column| &column[f]),
         );
     }
-    check_control(settings, &inputs, &labels[PERTURBATION])?;
-    inputs.notes.extend(doubtful(&columns, &inputs.vocabularies, &settings.control));
+    check_cells(settings, &inputs)?;
+    if let Some(perturbations) = labels.get(PERTURBATION) {
+        check_control(settings, &inputs, perturbations)?;
+    }
+    inputs.notes.extend(doubtful(columns, &inputs.vocabularies, &settings.control));
     Ok(inputs)
 }
 
@@ -115,12 +115,12 @@ fn missing(columns: &[&str], labels: &[Vec<Labels>]) -> Vec<(String, u64)> {
 }
 
 /// Which cells of each file have all their labels.
-fn labelled(labels: &[Vec<Labels>], files: usize) -> Vec<Vec<bool>> {
+fn labelled(labels: &[Vec<Labels>], files: &[H5ad]) -> Vec<Vec<bool>> {
     let has_all = |f: usize, i: usize| labels.iter().all(|column| column[f].codes[i] >= 0);
-    (0..files).map(|f| (0..labels[0][f].len()).map(|i| has_all(f, i)).collect()).collect()
+    files.iter().enumerate().map(|(f, file)| (0..file.shape().0).map(|i| has_all(f, i)).collect()).collect()
 }
 
-/// Cell types, perturbations and batches of the used cells, sorted; without a batch column, all cells are in one batch.
+/// Cell types, perturbations and batches of the used cells, sorted; without a column, all cells have one label.
 fn vocabularies(labels: &[Vec<Labels>], used: &[Vec<bool>]) -> [Vec<String>; 3] {
     std::array::from_fn(|i| match labels.get(i) {
         Some(column) => occurring(column.iter().zip(used.iter().map(Some))),
@@ -171,18 +171,23 @@ fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result
     if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
 }
 
+/// There must be cells that are used.
+fn check_cells(settings: &Settings, inputs: &Inputs) -> Result<()> {
+    if !inputs.labels.is_empty() {
+        return Ok(());
+    }
+    let lacking: Vec<String> =
+        inputs.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
+    let what = match lacking.is_empty() {
+        true => "contains no cells".to_string(),
+        false => format!("no cell has all its labels; cells without one: {}", lacking.join(", ")),
+    };
+    Err(Error::format(&settings.inputs[0], what))
+}
+
 /// The control label must exist, and some used cell must carry it.
 fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels]) -> Result<()> {
     let control = &settings.control;
-    if inputs.labels.is_empty() {
-        let lacking: Vec<String> =
-            inputs.missing.iter().map(|(column, cells)| format!("{column}: {cells}")).collect();
-        let what = match lacking.is_empty() {
-            true => "contains no cells".to_string(),
-            false => format!("no cell has all its labels; cells without one: {}", lacking.join(", ")),
-        };
-        return Err(Error::format(&settings.inputs[0], what));
-    }
     if inputs.vocabularies[PERTURBATION].contains(control) {
         return Ok(());
     }
@@ -225,7 +230,7 @@ impl Inputs {
             labels.zip(&self.vocabularies).map(|(column, names)| recode(column, names)).collect();
         let before = self.labels.len();
         for i in (0..input.used.len()).filter(|&i| input.used[i]) {
-            // Without a batch column there are only two lists of codes, and every cell is in batch 0.
+            // A column that was not asked for has no list of codes, and its one label has code 0.
             self.labels.push([0, 1, 2].map(|column| codes.get(column).map_or(0, |codes| codes[i] as u32)));
         }
         input.cells = (self.labels.len() - before) as u64;
@@ -233,10 +238,10 @@ impl Inputs {
         self.files.push(input);
     }
 
-    /// Index of the control among the perturbations.
-    pub fn control(&self, label: &str) -> u32 {
+    /// Index of the control among the perturbations; `None` only if labels were not asked for.
+    pub fn control(&self, label: &str) -> Option<u32> {
         let place = self.vocabularies[PERTURBATION].iter().position(|name| name == label);
-        place.expect("checked when the files were opened") as u32
+        place.map(|place| place as u32)
     }
 
     /// Keeps some of the used cells, in their order, and leaves out some of the common genes; labels that no longer

@@ -38,7 +38,7 @@ const HEADERS: u64 = 8192;
 /// Opens the sources and reports what would be done. Errors: those of [`super::preprocess`] that need no pass over the cells.
 pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     super::check(settings)?;
-    let mut inputs = input::open(settings)?;
+    let mut inputs = input::open(settings, &settings.label_columns())?;
     let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     let genes = match &settings.genes {

@@ -123,10 +123,7 @@ impl Work {
             Some(_) => None,
             None => {
                 fs::create_dir_all(&dir).at(&dir)?;
-                aside::claim(
-                    &dir,
-                    "another process is making this data directory; wait for it, or give another --out",
-                )?
+                aside::claim(&dir, "another process is making the same; wait for it, or give another --out")?
             }
         };
         match fs::read_to_string(&told) {
