@@ -11,6 +11,7 @@ mod evaluate;
 mod figures;
 mod filters;
 mod floors;
+mod genes;
 mod golden;
 mod h5ad;
 mod held_out;

@@ -12,7 +12,7 @@ use scale_engine::progress::{Event, Reporter};
 use crate::preprocess::{contents, settings};
 
 /// Two files of simulated cells, and settings that need every pass that a dispersion flavour can have.
-fn two_files(dir: &Path) -> Settings {
+pub fn two_files(dir: &Path) -> Settings {
     let mut all = settings(&dir.join("a.h5ad"), &dir.join("data"));
     for (seed, cells) in [(0, 700), (1, 450)] {
         let path = dir.join(if seed == 0 { "a.h5ad" } else { "b.h5ad" });
