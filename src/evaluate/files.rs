@@ -43,7 +43,7 @@ pub struct Sample {
 
 /// Reads both files and evaluates them, together with all of `beside`: one board, or one per cell type, in the order in which the
 /// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split. Errors: what
-/// [`Board::of`] and [`check_unit`] refuse, and cell types that are in only one of the files.
+/// [`Board::of`] refuses, values of unit [`Unit::Scaled`], and cell types that are in only one of the files.
 pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
     let real = H5ad::open(&files.real)?;
@@ -96,21 +96,21 @@ pub fn compare<'a>(
 }
 
 impl Sample {
-    /// Cells from memory, with their cell types if they are to be split; `name` is what messages call them. Panics on cells of unit
-    /// [`Unit::Scaled`], which [`check_unit`] refuses in files.
-    pub fn of(name: &str, population: Population, split: bool) -> Sample {
-        assert!(
-            population.unit != Unit::Scaled,
-            "sample: {name}: log values and counts can be compared, not scaled"
-        );
+    /// Cells from memory, with their cell types if they are to be split; `name` is what messages call them.
+    ///
+    /// # Errors
+    /// Values of unit [`Unit::Scaled`].
+    pub fn of(name: &str, population: Population, split: bool) -> Result<Sample> {
+        scorable(population.unit.name(), Path::new(name))?;
         let types = split.then(|| Labels::of(&population.cell_type));
         let labels = Labels::of(&population.perturbation);
         let (genes, total) = (population.genes.clone(), population.target);
         let x = Matrix::Sparse(population.into_cells());
-        Sample { side: Side { source: PathBuf::from(name), x, labels, genes, total }, types }
+        Ok(Sample { side: Side { source: PathBuf::from(name), x, labels, genes, total }, types })
     }
 
-    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs. Errors: also what [`check_unit`] refuses.
+    /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs. Errors: also values
+    /// of unit [`Unit::Scaled`].
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
         let file = H5ad::open(path)?;
         check_unit(&file)?;
@@ -128,15 +128,19 @@ impl Sample {
     }
 }
 
-/// Refuses a file whose maker recorded that it holds log1p values divided by the data's factor: measures would take them for log1p
-/// values of other cells.
-pub fn check_unit(file: &H5ad) -> Result<()> {
-    if file.told(UNIT).as_deref() != Some(Unit::Scaled.name()) {
+/// Refuses a file whose maker recorded a unit that cannot be scored.
+pub(crate) fn check_unit(file: &H5ad) -> Result<()> {
+    scorable(&file.told(UNIT).unwrap_or_default(), file.path())
+}
+
+/// Refuses log1p values divided by the data's factor: measures would take them for log1p values of other cells.
+fn scorable(unit: &str, source: &Path) -> Result<()> {
+    if unit != Unit::Scaled.name() {
         return Ok(());
     }
     let what = "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
                 write these with `export --values log1p` or `--values counts`";
-    Err(Error::format(file.path(), what))
+    Err(Error::format(source, what))
 }
 
 /// Path and SHA-256 of both files, the latter as `sha256sum` prints it.

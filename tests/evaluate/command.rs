@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use scale_engine::data::h5ad::H5ad;
+use scale_engine::data::population::{Population, Unit};
+use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::evaluate::board::Board;
 use scale_engine::evaluate::files::{Files, Sample, evaluate_files};
@@ -175,6 +177,11 @@ fn values_that_are_scaled_for_the_network_are_refused() {
     };
     let compared = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
     assert!(read == compared && read.contains("scaled.h5ad"), "{read} {compared}");
+    let data = Data::open(&dir.join("data")).expect("data");
+    let mut scaled = Population::like(data.manifest());
+    scaled.unit = Unit::Scaled;
+    let held = Sample::of("mine", scaled, false).expect_err("refused").to_string();
+    assert!(held.starts_with("mine: holds what the network sees"), "{held}");
 }
 
 #[test]

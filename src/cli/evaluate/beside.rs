@@ -38,7 +38,7 @@ pub fn baselines(
         let answer = baseline(&data, split.part(Part::Train), split.part(part), &settings)?;
         answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {}: {fallback}", kind.name()));
         let name = kind.name().to_string();
-        Ok((name, Sample::of(kind.name(), answer.population, files.cell_type.is_some())))
+        Ok((name, Sample::of(kind.name(), answer.population, files.cell_type.is_some())?))
     };
     Kind::ALL.into_iter().map(one).collect()
 }
