@@ -31,6 +31,7 @@ mod preprocess;
 mod profile;
 mod ranks;
 mod refused;
+mod sampler;
 mod scale;
 mod scanpy;
 mod shard_lies;
