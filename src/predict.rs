@@ -305,7 +305,7 @@ fn push_controls(mut job: Job, control: &str, population: &mut Population) -> us
         for ((cell, name), batch) in cells.iter().zip(names).zip(batches) {
             // Contexts without controls of their own share those of other batches.
             if let Some((genes, values)) = job.logs.remove(cell) {
-                population.push_control(name, [cell_type, control, batch], &genes, &values);
+                population.push_measured(name, [cell_type, control, batch], &genes, &values);
             }
         }
     }

@@ -227,7 +227,7 @@ fn predicted_cells_are_as_many_as_measured_and_use_each_control_evenly() {
     (0..10).for_each(|i| used[row(&found, i)[0] as usize - 1] += 1);
     assert!(used.iter().all(|n| (2..=3).contains(n)), "controls used {used:?} times");
     for i in 10..14 {
-        assert_eq!((found.perturbation[i].as_str(), row(&found, i)[1]), ("control", 1.0));
+        assert_eq!((found.labels(i)[1], row(&found, i)[1]), ("control", 1.0));
     }
     let again = baseline(&data, &train, &groups(&data, &[("A", "p")]), &with).expect("answered").population;
     assert_eq!(found.cells(), again.cells());

@@ -65,6 +65,7 @@ use hdf5::{Named, Node};
 use matrix::Matrix;
 
 pub use cells::{Cells, cells};
+pub(crate) use column::Growing;
 use column::missing_column;
 pub use column::{Column, Frame, Labels};
 pub use describe::describe;

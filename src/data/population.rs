@@ -9,7 +9,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::data::controls::control_pool;
-use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Labels, X, make_unique};
+use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Growing, Labels, X, make_unique};
 use crate::data::normalise::log_value;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
@@ -58,22 +58,19 @@ pub struct Population {
     pub unit: Unit,
     /// Total to which cells are scaled, if known.
     pub target: Option<f64>,
-    /// Name of each cell: for a measured cell the name in its source, or empty if it had none.
-    pub names: Vec<String>,
-    /// Label of each cell.
-    pub perturbation: Vec<String>,
-    /// Label of each cell.
-    pub cell_type: Vec<String>,
-    /// Label of each cell.
-    pub batch: Vec<String>,
-    /// Total counts of each cell over all measured genes, if the cells are held as measured counts; else empty.
-    pub totals: Vec<f64>,
-    /// Name of the control cell that a model made each cell from, empty for measured cells; no entries if no model was used.
-    pub predicted_from: Vec<String>,
     /// Where the cells come from: pairs of name and text, written under `uns/scale_engine`. `split` is the SHA-256 of the split
     /// file that chose the cells, `trained_split` of the one that a model was trained with.
     pub notes: Vec<(String, String)>,
+    /// The numbers, `[cells, G]`; what follows has an entry for each cell.
     cells: Cells,
+    /// Empty for measured cells without a name in their source.
+    names: Vec<String>,
+    /// Cell type, perturbation, batch.
+    labels: [Growing; 3],
+    /// Total counts over all measured genes, of cells held as measured counts; else 0.
+    totals: Vec<f64>,
+    /// Name of the control cell that a model made it from, if one did.
+    predicted_from: Vec<Option<String>>,
 }
 
 impl Population {
@@ -85,14 +82,12 @@ impl Population {
             columns,
             unit: Unit::Log1p,
             target: None,
-            names: Vec::new(),
-            perturbation: Vec::new(),
-            cell_type: Vec::new(),
-            batch: Vec::new(),
-            totals: Vec::new(),
-            predicted_from: Vec::new(),
             notes: Vec::new(),
             cells,
+            names: Vec::new(),
+            labels: Default::default(),
+            totals: Vec::new(),
+            predicted_from: Vec::new(),
         }
     }
 
@@ -103,34 +98,27 @@ impl Population {
         population
     }
 
-    /// Appends a cell, x `[G]`; labels are cell type, perturbation, batch.
-    pub fn push(&mut self, name: &str, labels: [&str; 3], x: &[f32]) {
-        assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
-        let (genes, values) = nonzero(x);
-        self.push_sparse(name, labels, &genes, &values);
-    }
-
-    /// Appends a cell given only its non-zeros, genes ascending.
-    pub fn push_sparse(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
-        let row = sprs::CsVecViewI::new(self.genes.len(), genes, values);
-        let cells = std::mem::replace(&mut self.cells, Cells::empty(sprs::CompressedStorage::CSR, 0));
-        self.cells = cells.append_outer_csvec(row);
-        self.names.push(name.to_string());
-        self.cell_type.push(labels[0].to_string());
-        self.perturbation.push(labels[1].to_string());
-        self.batch.push(labels[2].to_string());
-    }
-
-    /// Appends a measured control cell to predicted ones, given only its non-zeros, genes ascending.
-    pub fn push_control(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
-        self.push_sparse(name, labels, genes, values);
-        self.predicted_from.push(String::new());
+    /// Appends a measured cell given only its non-zeros, genes ascending; labels are cell type, perturbation, batch.
+    pub fn push_measured(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
+        self.push(name.to_string(), labels, genes, values);
     }
 
     /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
     pub fn push_predicted(&mut self, labels: [&str; 3], x: &[f32], from: &str) {
-        self.push(&self.next_name(), labels, x);
-        self.predicted_from.push(from.to_string());
+        assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
+        let (genes, values) = nonzero(x);
+        self.push(self.next_name(), labels, &genes, &values);
+        self.predicted_from[self.names.len() - 1] = Some(from.to_string());
+    }
+
+    fn push(&mut self, name: String, labels: [&str; 3], genes: &[u32], values: &[f32]) {
+        let row = sprs::CsVecViewI::new(self.genes.len(), genes, values);
+        let cells = std::mem::replace(&mut self.cells, Cells::empty(sprs::CompressedStorage::CSR, 0));
+        self.cells = cells.append_outer_csvec(row);
+        self.names.push(name);
+        self.labels.iter_mut().zip(labels).for_each(|(column, label)| column.push(label));
+        self.totals.push(0.0);
+        self.predicted_from.push(None);
     }
 
     /// Predicted cells are numbered.
@@ -155,7 +143,7 @@ impl Population {
                 )
                 .collect();
             for (genes, values) in &rows {
-                self.push_sparse(&self.next_name(), labels, genes, values);
+                self.push(self.next_name(), labels, genes, values);
             }
         }
     }
@@ -179,9 +167,9 @@ impl Population {
                     Unit::Log1p => log1p(data, &row).collect(),
                     Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
                 };
-                self.push_sparse(data.name(cell), labels, &genes, &values);
+                self.push_measured(data.name(cell), labels, &genes, &values);
                 if self.unit == Unit::Counts {
-                    self.totals.push(f64::from(row.library));
+                    self.totals[self.names.len() - 1] = f64::from(row.library);
                 }
             }
         }
@@ -190,12 +178,22 @@ impl Population {
 
     /// Number of cells.
     pub fn len(&self) -> usize {
-        self.perturbation.len()
+        self.names.len()
     }
 
     /// True if there are no cells.
     pub fn is_empty(&self) -> bool {
-        self.perturbation.is_empty()
+        self.names.is_empty()
+    }
+
+    /// Cell type, perturbation and batch of cell i.
+    pub fn labels(&self, i: usize) -> [&str; 3] {
+        self.labels.each_ref().map(|column| column.get(i))
+    }
+
+    /// Cell types, perturbations and batches of all cells, names sorted.
+    pub fn label_columns(&self) -> [Labels; 3] {
+        self.labels.each_ref().map(|column| column.clone().finish().sorted())
     }
 
     /// The numbers, `[cells, G]`.
@@ -212,20 +210,21 @@ impl Population {
     /// totals; `uns/log1p` if the unit is log1p; the unit's name in `uns/scale_engine/unit`. Unnamed cells are numbered, and
     /// repeated names get `-1`, `-2` .., as anndata's `obs_names_make_unique` does.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let column = |labels: &[String]| Column::Categorical(Labels::of(labels));
+        let [cell_type, perturbation, batch] = self.label_columns().map(Column::Categorical);
         let mut columns = vec![
-            (self.columns.perturbation.clone(), column(&self.perturbation)),
-            (self.columns.cell_type.clone(), column(&self.cell_type)),
+            (self.columns.perturbation.clone(), perturbation),
+            (self.columns.cell_type.clone(), cell_type),
         ];
         if let Some(name) = &self.columns.batch {
-            columns.push((name.clone(), column(&self.batch)));
+            columns.push((name.clone(), batch));
         }
         let totals = self.columns.size.clone().unwrap_or("total_counts".into());
         if self.unit == Unit::Counts {
             columns.push((totals.clone(), Column::Float(self.totals.clone())));
         }
-        if !self.predicted_from.is_empty() {
-            columns.push((PREDICTED_FROM.to_string(), Column::Text(self.predicted_from.clone())));
+        if self.predicted_from.iter().any(Option::is_some) {
+            let names = self.predicted_from.iter().map(|name| name.clone().unwrap_or_default());
+            columns.push((PREDICTED_FROM.to_string(), Column::Text(names.collect())));
         }
         let numbered = |(i, name): (usize, &String)| match name.as_str() {
             "" => format!("cell{}", i + 1),

@@ -102,8 +102,8 @@ impl Sample {
     /// Values of unit [`Unit::Scaled`].
     pub fn of(name: &str, population: Population, split: bool) -> Result<Sample> {
         scorable(population.unit.name(), Path::new(name))?;
-        let types = split.then(|| Labels::of(&population.cell_type));
-        let labels = Labels::of(&population.perturbation);
+        let [types, labels, _] = population.label_columns();
+        let types = split.then_some(types);
         let (genes, total) = (population.genes.clone(), population.target);
         let x = Matrix::Sparse(population.into_cells());
         Ok(Sample { side: Side { source: PathBuf::from(name), x, labels, genes, total }, types })

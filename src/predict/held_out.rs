@@ -106,7 +106,6 @@ impl HeldOut {
     pub fn push_controls(&self, population: &mut Population) -> Result<usize> {
         let before = population.len();
         push_controls(population, &self.data, &self.part.groups)?;
-        population.predicted_from.resize(population.len(), String::new());
         Ok(population.len() - before)
     }
 

@@ -56,6 +56,17 @@ impl Labels {
         Growing::default()
     }
 
+    /// The same labels with their names sorted.
+    pub(crate) fn sorted(self) -> Labels {
+        let Labels { codes, names } = self;
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_by(|&a, &b| names[a].cmp(&names[b]));
+        let mut place = vec![0; names.len()];
+        order.iter().enumerate().for_each(|(new, &old)| place[old] = new as i32);
+        let codes = codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| place[code])).collect();
+        Labels { codes, names: order.into_iter().map(|old| names[old].clone()).collect() }
+    }
+
     /// Appends the labels of other cells.
     pub(crate) fn append(&mut self, other: Labels) {
         let mut place: HashMap<String, i32> =
@@ -128,7 +139,7 @@ impl Labels {
 }
 
 /// Labels that grow cell by cell; each distinct label is stored once, and an empty one is missing.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Growing {
     labels: Labels,
     code_of: HashMap<String, i32>,
@@ -148,6 +159,11 @@ impl Growing {
             }
         };
         self.labels.codes.push(code);
+    }
+
+    /// The labels so far, missing ones as empty text.
+    pub(crate) fn get(&self, i: usize) -> &str {
+        self.labels.get(i).unwrap_or_default()
     }
 
     /// All labels so far.
