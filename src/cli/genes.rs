@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::preprocess::{print_filtered, print_shared, words};
+use super::preprocess::{print_filtered, print_shared};
 use super::signal;
 use super::sources::{FilterArgs, GeneArgs, SourceArgs, settings};
 use crate::data::preprocess::{Ranking, Settings, rank_genes};
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
 
 fn print(settings: &Settings, ranking: &Ranking) {
     println!("table           {}", settings.out.display());
-    println!("values          {}: {}", words(ranking.scale), ranking.why);
+    println!("values          {}: {}", ranking.scale.name(), ranking.why);
     if let Some(target) = ranking.target {
         println!("cell total      {target}");
     }

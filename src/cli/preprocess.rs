@@ -8,7 +8,6 @@ use crate::data::preprocess::{
     Contents, Filtered, Filters, Genes, Knockdown, PartName, Parts, Plan, Settings, SharedGenes, Summary,
     plan, preprocess_parts,
 };
-use crate::data::shard::Scale;
 use crate::error::{Result, some_of};
 use crate::profile::positive;
 use crate::progress::Reporter;
@@ -153,7 +152,7 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     }
     let Plan { contents, passes, parts, source_bytes, bytes } = &plan;
     println!("would make      {}", settings.out.display());
-    println!("values          {}: {}", words(contents.scale), contents.why);
+    println!("values          {}: {}", contents.scale.name(), contents.why);
     println!("cells           {} before filters", contents.cells);
     print_labels(contents);
     print_genes_and_groups(contents);
@@ -162,14 +161,6 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     println!("shards          at most {:.1} MB, twice that while they are made", *bytes as f64 / 1e6);
     print_notes(contents);
     Ok(())
-}
-
-pub(super) fn words(scale: Scale) -> &'static str {
-    match scale {
-        Scale::Counts => "counts",
-        Scale::Log1p => "log1p",
-        Scale::Log1p10 => "log1p / 10",
-    }
 }
 
 fn print_labels(contents: &Contents) {
@@ -228,7 +219,7 @@ fn settings(args: Args) -> Result<Settings> {
 fn print(settings: &Settings, summary: &Summary) {
     let Summary { contents, target, filtered, bytes } = summary;
     println!("data directory  {}", settings.out.display());
-    println!("values          {}: {}", words(contents.scale), contents.why);
+    println!("values          {}: {}", contents.scale.name(), contents.why);
     if let Some(target) = target {
         println!("cell total      {target}");
     }

@@ -154,7 +154,7 @@ impl Found {
             let count = (divisor * f64::from(greatest)).exp_m1();
             return Some(format!(
                 "contains {greatest}, which is {count:.1e} counts of one gene as {}",
-                self.name()
+                self.scale.name()
             ));
         }
         let expected = self.total?;
@@ -162,16 +162,11 @@ impl Found {
         let total: f64 = values.iter().map(|&x| f64::from((divisor as f32 * x).exp() - 1.0)).sum();
         let other = total > 0.0 && (total - expected).abs() > OTHER_TOTAL * expected;
         other.then(|| {
-            let name = self.name();
+            let name = self.scale.name();
             format!(
                 "has values that sum to {total:.4} as {name}, but those of the first cells to {expected} each"
             )
         })
-    }
-
-    /// As command lines call it.
-    fn name(&self) -> String {
-        format!("{:?}", self.scale).to_lowercase()
     }
 }
 

@@ -65,6 +65,17 @@ pub enum Scale {
     Log1p10,
 }
 
+impl Scale {
+    /// As `--scale` and manifest.json have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scale::Counts => "counts",
+            Scale::Log1p => "log1p",
+            Scale::Log1p10 => "log1p10",
+        }
+    }
+}
+
 /// The cells of one condition: cells `first..first + cells` of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
