@@ -6,7 +6,6 @@
 //! blocks of cells in f32; blocks of a sparse matrix are made dense for them. If the three terms cancel, the difference is taken
 //! gene by gene instead.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -15,12 +14,12 @@ use super::expression::sum_of_pairs;
 use super::side::{Matrix, Rows};
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 
-/// Cells of a block: what one thread multiplies at a time.
+/// Most cells of a block: what one thread multiplies at a time.
 const BLOCK: usize = 512;
 
-/// Numbers of the blocks on the right that are dense at a time (32 MiB), or one block's, if those are more. What is summed for all
-/// threads has one such panel; each thread that sums within a group has its own.
-const PANEL: usize = 1 << 23;
+/// Most numbers of a block, or one cell's, if those are more: 32 MiB. Each thread holds two blocks, and all of them together a panel
+/// of control cells, as large as this or as `BLOCK` cells.
+const DENSE: usize = 1 << 23;
 
 /// Below this share of |x|^2 + |y|^2 a squared distance has lost too many of its digits.
 const CANCELLED: f32 = 1e-2;
@@ -32,48 +31,63 @@ pub fn edistances(rows: Rows) -> Vec<f64> {
     let mean = |sums: &[f64], g: usize, other: usize| {
         sums.iter().sum::<f64>() / (groups.size(g) as f64 * groups.size(other) as f64)
     };
-    let among = |g: usize| mean(&sums(rows, cells(g), cells(g)), g, g);
     let perturbed = cells(0).end;
-    let to_control = sums(rows, perturbed..groups.cells.len(), cells(0));
+    let (to_control, among) = (to_control(rows), among(rows));
+    let among = |g: usize| mean(&among[cells(g)], g, g);
     let among_controls = among(0);
     let e = |g: usize| {
         let own = cells(g).start - perturbed..cells(g).end - perturbed;
         2.0 * mean(&to_control[own], g, 0) - among(g) - among_controls
     };
-    (1..groups.starts.len() - 1).into_par_iter().map(e).collect()
+    (1..groups.starts.len() - 1).map(e).collect()
 }
 
-/// Sums of the distances from each of the cells `a` to all cells `b`; both are places in `rows.groups.cells`. Where the two are the same
-/// cells, a pair in different blocks counts twice for the one and not for the other: only the sum over all of them is right then.
-fn sums(rows: Rows, a: Range<usize>, b: Range<usize>) -> Vec<f64> {
-    let mut sums = vec![0.0; a.len()];
-    // Neither blocks nor panels depend on the number of threads, and so no sum does.
-    for panel in pieces(b.clone(), (PANEL / rows.genes()).max(1).next_multiple_of(BLOCK)) {
-        let block = |cells: Range<usize>| (cells.start, Block::of(rows, cells));
-        let rights: Vec<(usize, Block)> =
-            pieces(panel, BLOCK).collect::<Vec<_>>().into_par_iter().map(block).collect();
-        sums.par_chunks_mut(BLOCK).zip(pieces(a.clone(), BLOCK).collect::<Vec<_>>()).for_each(
-            |(sums, cells)| {
-                let first = cells.start;
-                if a == b && rights.last().is_some_and(|(start, _)| *start < first) {
-                    return;
-                }
-                let left = Block::of(rows, cells);
-                for (start, right) in &rights {
-                    let times = match start.cmp(&first) {
-                        _ if a != b => 1.0,
-                        Ordering::Less => continue,
-                        Ordering::Equal => 1.0,
-                        Ordering::Greater => 2.0,
-                    };
-                    left.distances(right)
-                        .zip(&mut *sums)
-                        .for_each(|(distance, sum)| *sum += times * distance);
-                }
-            },
-        );
+/// Cells of a block. It depends on the genes alone, not on the number of threads, and so no sum depends on that.
+fn block(rows: Rows) -> usize {
+    (DENSE / rows.genes()).clamp(1, BLOCK)
+}
+
+/// Sum of the distances from each perturbed cell to the control cells. These are made dense once for all threads, a panel at a time.
+fn to_control(rows: Rows) -> Vec<f64> {
+    let (block, controls, end) = (block(rows), rows.groups.size(0), rows.groups.cells.len());
+    let lefts: Vec<Range<usize>> = pieces(controls..end, block).collect();
+    let mut sums = vec![0.0; end - controls];
+    for panel in pieces(0..controls, (DENSE / rows.genes()).max(BLOCK).next_multiple_of(block)) {
+        let rights: Vec<Range<usize>> = pieces(panel, block).collect();
+        let rights: Vec<Block> = rights.into_par_iter().map(|cells| Block::of(rows, cells)).collect();
+        sums.par_chunks_mut(block).zip(&lefts).for_each(|(sums, cells)| {
+            let left = Block::of(rows, cells.clone());
+            for right in &rights {
+                left.distances(right).zip(&mut *sums).for_each(|(distance, sum)| *sum += distance);
+            }
+        });
     }
     sums
+}
+
+/// Sums of the distances from each cell to those of its own group. A pair in two blocks counts twice for the cell in the first and not
+/// for the other: only the sum over all cells of a group is right.
+///
+/// Blocks of all groups are shared out alike, and each makes those after it dense anew, which cost no time beside their products: groups
+/// may be many or large, and no thread takes up other work with blocks in its hands.
+fn among(rows: Rows) -> Vec<f64> {
+    let (block, starts) = (block(rows), &rows.groups.starts);
+    let lefts = starts.windows(2).flat_map(|group| {
+        let end = group[1];
+        pieces(group[0]..end, block).map(move |cells| (cells, end))
+    });
+    let sums = |(cells, end): (Range<usize>, usize)| {
+        let after = pieces(cells.end..end, block);
+        let left = Block::of(rows, cells);
+        let mut sums: Vec<f64> = left.distances(&left).collect();
+        for right in after {
+            left.distances(&Block::of(rows, right))
+                .zip(&mut sums)
+                .for_each(|(distance, sum)| *sum += 2.0 * distance);
+        }
+        sums
+    };
+    lefts.collect::<Vec<_>>().into_par_iter().map(sums).collect::<Vec<_>>().concat()
 }
 
 /// A range in pieces of `most`; the last may be shorter.
