@@ -111,7 +111,7 @@ pub struct Answer {
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
     let observer = Observer::asked(settings.observe, data.manifest().target)?;
     let asked = Usable::of(data, asked)?;
-    asked.check_some(data)?;
+    asked.check_some(data, "--subset")?;
     let mut fallbacks = BTreeMap::<String, usize>::new();
     let mut fitted = Fitted::to(data, train, settings.kind, &mut fallbacks)?;
     let mut population = Population::like(data.manifest());

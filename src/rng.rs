@@ -3,7 +3,8 @@
 //! A number is a pure function of (seed, stream, counter): any thread, any rank and any device can make any of them in any
 //! order. Nothing random in this program keeps a state that a resume could lose.
 
-/// Numbers of the streams of a seed, [`Rng::at`] of its root: each part of the program that is random has its own.
+/// Numbers of the streams of a seed, [`Rng::at`] of its root, for what may be given one seed: training, predictions and baselines have
+/// streams of their own. A simulated world has its own seed, and what evaluation draws is the same whatever the seed.
 pub mod stream {
     /// Which cells make up the sets of a step.
     pub const SETS: u64 = 0;

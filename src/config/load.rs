@@ -56,7 +56,7 @@ impl Config {
     }
 
     /// Name and value of every field, as `--set` names it: the same names in the same order for all configs.
-    pub fn fields(&self) -> Vec<(String, String)> {
+    pub(crate) fn fields(&self) -> Vec<(String, String)> {
         let all = toml::Table::try_from(self).expect("plain structs of numbers and names");
         let of = |(name, value): (String, toml::Value)| match value {
             toml::Value::Table(section) => section

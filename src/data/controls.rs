@@ -20,7 +20,7 @@ impl Data {
     ///
     /// # Errors
     /// The number of a group that the data does not have.
-    pub fn check_groups(&self, groups: &[u32]) -> Result<()> {
+    pub(crate) fn check_groups(&self, groups: &[u32]) -> Result<()> {
         let all = self.groups().len();
         match groups.iter().find(|&&group| group as usize >= all) {
             Some(group) => {
@@ -62,7 +62,7 @@ impl Usable {
     }
 
     /// What is not predicted, if anything: `2 groups are not predicted: no control cells of their cell type, such as B / MYC / 1`.
-    pub fn note(&self, data: &Data) -> Option<String> {
+    pub(crate) fn note(&self, data: &Data) -> Option<String> {
         let example = data.describe(*self.unmatched.first()?);
         let groups = match self.unmatched.len() {
             1 => "1 group is".to_string(),
@@ -71,11 +71,8 @@ impl Usable {
         Some(format!("{groups} not predicted: no control cells of their cell type, such as {example}"))
     }
 
-    /// Refuses to predict nothing.
-    ///
-    /// # Errors
-    /// No group can be used, in the words of `--subset`.
-    pub fn check_some(&self, data: &Data) -> Result<()> {
+    /// Refuses to predict nothing: `field` is what the user chose the groups by.
+    pub(crate) fn check_some(&self, data: &Data, field: &str) -> Result<()> {
         let what = match self.unmatched.first() {
             _ if !self.groups.is_empty() => return Ok(()),
             None => "this part of the split has no perturbed cells".to_string(),
@@ -84,7 +81,7 @@ impl Usable {
                 data.describe(first)
             ),
         };
-        Err(Error::setting("--subset", what))
+        Err(Error::setting(field, what))
     }
 }
 

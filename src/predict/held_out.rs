@@ -49,7 +49,7 @@ impl HeldOut {
         if split.hash != header.split {
             report.notes.push(self.other_split(&settings.run, &header.split));
         }
-        part.check_some(data)?;
+        part.check_some(data, "--subset")?;
         report.notes.extend(part.note(data));
         let mut job = Job::default();
         // By control groups: batches without controls of their own share those of the cell type.

@@ -30,12 +30,12 @@ pub struct Meaning {
 
 impl Meaning {
     /// The same genes and factor, of cells on `scale` that were scaled to `target` counts before log1p, if that is known.
-    pub fn on(self, scale: Scale, target: Option<f64>) -> Meaning {
+    pub(crate) fn on(self, scale: Scale, target: Option<f64>) -> Meaning {
         Meaning { scale, target, ..self }
     }
 
     /// Why cells of `other` would mean something else to a model that learned from these, if they would.
-    pub fn differs(&self, other: &Meaning) -> Option<String> {
+    pub(crate) fn differs(&self, other: &Meaning) -> Option<String> {
         if self.genes != other.genes {
             return Some("the genes are others than the run's, or in another order".into());
         }

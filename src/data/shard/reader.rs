@@ -172,7 +172,7 @@ impl Data {
         self.shards.iter().all(|shard| shard.kind() != Kind::F32)
     }
 
-    /// What a cell's values are divided by before the logarithm: library / target for counts, 1 for log values.
+    /// What a cell's values are divided by before the logarithm: for counts the [`divisor`] of `library`, 1 for log values.
     pub fn row_scale(&self, library: f32) -> f32 {
         match (self.manifest.scale, self.manifest.target) {
             (Scale::Counts, Some(target)) => divisor(library, target),
