@@ -117,7 +117,7 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
     let mut population = Population::like(data.manifest());
     population.notes = vec![
         ("made_by".into(), format!("baseline {}", settings.kind.name())),
-        ("observe".into(), format!("{:?}", settings.observe).to_lowercase()),
+        ("observe".into(), settings.observe.name().into()),
         ("seed".into(), settings.seed.to_string()),
     ];
     for &group in &asked.groups {

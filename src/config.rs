@@ -129,6 +129,19 @@ pub enum Observe {
     Poisson,
 }
 
+impl Observe {
+    /// Both.
+    pub const ALL: [Observe; 2] = [Observe::None, Observe::Poisson];
+
+    /// `none` or `poisson`, as in configs, options and files of predictions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Observe::None => "none",
+            Observe::Poisson => "poisson",
+        }
+    }
+}
+
 /// How a run's sets follow one another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -223,7 +223,7 @@ fn write(settings: &Settings) -> Result<Report> {
         ("step".into(), header.step.to_string()),
         ("seed".into(), settings.seed.to_string()),
         ("trained_split".into(), header.split.clone()),
-        ("observe".into(), format!("{observe:?}").to_lowercase()),
+        ("observe".into(), observe.name().into()),
     ];
     population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
     population.write(&settings.out)?;

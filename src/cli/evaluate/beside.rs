@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use clap::ValueEnum;
-
 use crate::baseline::{Kind, Settings, baseline};
 use crate::config::Observe;
 use crate::data::controls::Usable;
@@ -46,7 +44,8 @@ pub fn baselines(
 /// How the prediction's cells were made, if the file says so; drawn counts are reported on stderr.
 fn observed(files: &Files) -> Result<Observe> {
     let told = H5ad::open_columns(&files.pred, &[], "X")?.told("observe");
-    let Some(observe) = told.and_then(|told| Observe::from_str(&told, true).ok()) else {
+    let Some(observe) = Observe::ALL.into_iter().find(|observe| told.as_deref() == Some(observe.name()))
+    else {
         return Ok(Observe::None);
     };
     if observe == Observe::Poisson {
