@@ -4,7 +4,7 @@
 //! file), kernel (that op's CUDA file), [`tape::Tape`] (records ops, then runs them backwards once), [`params::Params`] (all weights
 //! in one flat buffer, with names), [`data::loader::Batch`] (sets of cells, read from shards) and [`config::Config`].
 //!
-//! Where to start; the first five have examples, the others are the functions behind the commands:
+//! Where to start; the first eight have examples, the others are the functions behind the commands:
 //!
 //! | to                                                     | see                  |
 //! |--------------------------------------------------------|----------------------|
@@ -14,10 +14,10 @@
 //! | draw sets of cells from a data directory               | [`data::loader`]     |
 //! | train a model of your own on the tape                  | [`optim`]            |
 //! | make a data directory of h5ad files                    | [`data::preprocess`] |
-//! | say which cells are for training                       | [`data::split`]      |
 //! | train the model                                        | [`train`]            |
+//! | predict what a split holds out                         | [`predict`]          |
+//! | say which cells are for training                       | [`data::split`]      |
 //! | open a run's checkpoint                                | [`checkpoint`]       |
-//! | predict a file                                         | [`predict`]          |
 //! | compare with simple models                             | [`baseline`]         |
 //!
 //! What takes long tells a [`progress::Reporter`] what happens; nothing is printed. Signatures show matrices of [`sprs`], which is

@@ -1,4 +1,22 @@
 //! Predicts populations with a trained run: the held-out part of a data directory, or any request over a user's control cells.
+//!
+//! ```no_run
+//! use scale_engine::data::split::Part;
+//! use scale_engine::predict::{Settings, Source, predict};
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! let source = Source::Data {
+//!     data: "DATA".into(),
+//!     split: "held_out.toml".into(),
+//!     part: Part::Test,
+//!     real_out: Some("real.h5ad".into()),
+//! };
+//! let settings = Settings { with_controls: true, ..Settings::new("RUN".as_ref(), source, "pred.h5ad".as_ref()) };
+//! let report = predict(&settings)?;
+//! println!("{} cells of {} populations, {:?}", report.cells, report.populations, report.notes);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

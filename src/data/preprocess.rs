@@ -7,6 +7,26 @@
 //! rows, which accumulate meanwhile; up to 100 MB of row blocks per thread. Only the labels grow with the number of cells:
 //! about 50 bytes per cell while they are read and 20 after, and 4 more for a median. Shards keep counts as they are;
 //! normalisation is redone when a cell is read.
+//!
+//! ```no_run
+//! use scale_engine::data::preprocess::{Genes, Settings, preprocess};
+//! use scale_engine::progress::Reporter;
+//!
+//! # fn main() -> scale_engine::error::Result<()> {
+//! let settings = Settings {
+//!     inputs: vec!["screen.h5ad".into()],
+//!     out: "DATA".into(),
+//!     perturbation: "gene".into(),
+//!     control: "non-targeting".into(),
+//!     cell_type: "cell_line".into(),
+//!     genes: Genes::Top(5000),
+//!     ..Settings::default()
+//! };
+//! let summary = preprocess(&settings, &Reporter::terminal())?;
+//! println!("{} cells in {} groups, {:?}", summary.contents.cells, summary.contents.groups, summary.contents.notes);
+//! # Ok(())
+//! # }
+//! ```
 
 mod align;
 mod block;
