@@ -39,18 +39,27 @@ def linear_add(residual, x, w):
     return torch.addmm(residual.flatten(0, 1), x.flatten(0, 1), w.T).view_as(residual)
 
 
+def thin(u, w, parts):
+    """Products by the parts of a matrix, apart: their gradients need not be laid side by side."""
+    return [F.linear(u, part) for part in w.chunk(parts)]
+
+
 class LlamaBlock(twin.LlamaBlock):
+    products = staticmethod(thin)
+
     def forward(self, h):  # [M, P, E]
         u = norm(h, self.attn_norm)
-        q, k, v = (split(F.linear(u, w), self.heads) for w in self.w_qkv.chunk(3))
+        q, k, v = (split(x, self.heads) for x in self.products(u, self.w_qkv, 3))
         h = linear_add(h, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), self.w_out)
         u = norm(h, self.mlp_norm)
-        gate, up = (F.linear(u, w) for w in self.w_gate_up.chunk(2))
+        gate, up = self.products(u, self.w_gate_up, 2)
         return linear_add(h, F.silu(gate) * up, self.w_down)
 
 
 class FlowBlock(twin.FlowBlock):
     """The seed token is one more key and value: the paper drops its own row, so that is not computed."""
+
+    products = staticmethod(thin)
 
     def forward(self, h, seed):  # [B, N, D], [B, 1, D]
         d = h.shape[-1]
@@ -60,7 +69,7 @@ class FlowBlock(twin.FlowBlock):
         k, v = torch.cat([k, seed_k], 1), torch.cat([v, seed_v], 1)  # [B, N + 1, D]
         a = F.scaled_dot_product_attention(*(split(x, self.heads) for x in (q, k, v)))  # [B, H, N, K]
         a = a.transpose(1, 2).flatten(2)
-        gate, up = (F.linear(u, w) for w in self.w_gate_up.chunk(2))
+        gate, up = self.products(u, self.w_gate_up, 2)
         return linear_add(linear_add(h, a, self.w_out), F.silu(gate) * up, self.w_down)
 
 
