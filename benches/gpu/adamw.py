@@ -4,10 +4,11 @@
     python benches/gpu/adamw.py [--smoke] [--out FILE]        run.py runs it with the others
 
 The peers get all weights as one flat tensor, which spares them the list. "without the average" does less than ours and is
-told beside it; it is not what ours is compared with. "compiled" is the textbook's update in one function.
+told beside it; it is not what ours is compared with. "compiled" is the textbook's update in one function, and so is that of
+max-autotune.
 """
 import common
-from common import compiled, torch
+from common import each_mode, torch
 
 RATE, BETAS, EPS, DECAY, KEEP, CLIP = 2e-4, (0.9, 0.95), 1e-8, 0.01, 0.999, 1.0
 
@@ -52,17 +53,17 @@ def peers(bench, L):
         steps = [make(Weights(bench, L)) for _ in range(copies)]
         return {"step": lambda i: steps[i % copies], "note": note}
 
-    def whole(weights):
-        w, f = weights, compiled(update)
-        return torch.no_grad()(lambda: f(w.w.detach(), w.w.grad, w.m, w.v, w.average, w.rounded))
+    def whole(make):
+        f = make()  # for all copies of the weights
+        return prepared(lambda w: torch.no_grad()(lambda: f(w.w.detach(), w.w.grad, w.m, w.v, w.average, w.rounded)))
 
     return {"clip, fused AdamW, average, copy": lambda: prepared(lambda w: fused(w, True)),
             "without the average": lambda: prepared(lambda w: fused(w, False), less="no averaged weights"),
-            "compiled": lambda: prepared(whole)}
+            **{name: lambda make=make: whole(make) for name, make in each_mode(bench, update).items()}}
 
 
 def main():
-    bench = common.Bench(__doc__)
+    bench = common.Bench(__doc__, modes=("default", "max-autotune"))
     common.family(bench, "adamw", lambda L: peers(bench, L))
     bench.finish()
 

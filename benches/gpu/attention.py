@@ -9,7 +9,7 @@ among the keys and values, and leave their gradients so. Ours reads and writes p
 import math
 
 import common
-from common import compiled, directions, torch
+from common import compiled, directions, each_mode, torch
 
 BACKENDS = {"SDPA flash": "FLASH_ATTENTION", "SDPA efficient": "EFFICIENT_ATTENTION", "SDPA cuDNN": "CUDNN_ATTENTION",
             "SDPA math": "MATH"}
@@ -39,7 +39,7 @@ def peers(bench, sets, queries, keys, heads, width):
     inputs = [[bench.numbers(*shape, grad=True) for shape in shapes] for _ in range(bench.copies(size))]
     upstream = [bench.numbers(*shapes[0]) for _ in inputs]
     forwards = {name: lambda enum=enum: backend(enum) for name, enum in BACKENDS.items()}
-    forwards |= {"compiled math": lambda: compiled(plain), "FlexAttention": flex}
+    forwards |= {"FlexAttention": flex} | each_mode(bench, plain, "compiled math")
     return {name: lambda make=make: directions(make(), inputs, upstream) for name, make in forwards.items()}
 
 

@@ -2,11 +2,16 @@
 
 The rule is that of `scale-engine bench ops`: on a GPU a time lies between two events in the stream, all timings are queued before
 the first is read, and the inputs lie there in so many copies that three times the level-2 cache passes before one is seen again;
-random numbers; the median of 100. On a CPU (--smoke) a clock is read instead.
+random numbers; the median of 100, of fewer where those would take more than a second. On a CPU (--smoke) a clock is read instead.
+Where the device had nothing left to do in more than half of the turns, the row says `host_bound`: the time is then the host's.
 
 A family runs as A B A B: ours for all its sizes, each peer for all of them, then both once more. A peer's better round counts; of ours
 the mean of the two. What cannot run here (a missing module, a size or backend that is refused, no room) is noted as absent,
 with the reason. Sizes are told by our own program, so they stand in one place.
+
+What torch.compile makes is a peer for each of --modes: "default", and "max-autotune" (without CUDA graphs: what is timed here is one
+kernel or a few), which chooses among products too. That takes about 5 s a product, on a machine that does nothing else, so it is done
+by default only where there are none (rows, adamw).
 """
 import argparse
 import gc
@@ -26,21 +31,27 @@ except ImportError:  # then every peer is absent
     torch = None
 
 WARM, ROUNDS = 5, 2
+LONG, LEAST = 1.0, 7  # seconds after which a slow peer has had enough turns, and how many it has at least
+MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "reduce-overhead"}
 
 
 class Bench:
     """One family's run: what was asked for, where it is computed, what was found."""
 
-    def __init__(self, about):
+    def __init__(self, about, modes=("default",)):
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--out", type=Path, help="JSON, written anew as rows come")
         parser.add_argument("--program", type=Path, default=ROOT / "target/release/scale-engine")
         parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU")
         parser.add_argument("--seconds", type=float, default=math.inf, help="skip what would begin later")
         parser.add_argument("--turns", type=int)
+        parser.add_argument("--modes", default=",".join(modes), help=f"of torch.compile, comma between: {', '.join(MODES)}")
         parser.add_argument("--preset", action="append", help="of the whole model; may be given again")
         parser.add_argument("--compile", action="store_true", help="of the whole model: fill torch.compile's cache and end")
         self.asked = asked = parser.parse_args()
+        self.modes = asked.modes.split(",")
+        if unknown := set(self.modes) - set(MODES):
+            parser.error(f"--modes knows {', '.join(MODES)}, not {', '.join(unknown)}")
         self.smoke, self.until = asked.smoke, time.monotonic() + asked.seconds
         self.turns = asked.turns or (3 if asked.smoke else 100)
         self.cuda = not asked.smoke
@@ -91,8 +102,14 @@ def many_sizes():
             setattr(config, name, 64)
 
 
-def compiled(f):
-    return torch.compile(f, dynamic=False)
+def compiled(f, mode="default"):
+    return torch.compile(f, dynamic=False, mode=MODES[mode])
+
+
+def each_mode(bench, f, name="compiled"):
+    """{peer: how to make it}. CUDA graphs are left to the whole model: they spare the host's time, which is not timed here."""
+    names = {"default": name, "max-autotune": f"{name}, max-autotune"}
+    return {names[mode]: lambda mode=mode: compiled(f, mode) for mode in bench.modes if mode in names}
 
 
 def now(cuda):
@@ -107,22 +124,47 @@ def microseconds(begin, end):
     return 1e3 * begin.elapsed_time(end) if hasattr(begin, "elapsed_time") else 1e6 * (end - begin)
 
 
+def warm_up(bench, prepare):
+    """-> seconds that a turn takes, and those of them in which the host queues it."""
+    wait = torch.cuda.synchronize if bench.cuda else lambda: None
+    prepare(0)()  # loads and compiles
+    wait()
+    hosts, began = [], time.perf_counter()
+    while len(hosts) < (WARM - 1 if bench.cuda else 1) and time.perf_counter() - began < LONG:
+        start = time.perf_counter()
+        prepare(len(hosts) + 1)()
+        hosts.append(time.perf_counter() - start)
+    wait()
+    return (time.perf_counter() - began) / len(hosts), min(hosts)
+
+
 def measure(bench, prepare, turns=None):
-    """`prepare(i)` gets copy i ready and returns the work that is timed -> median, in microseconds."""
-    for i in range(WARM if bench.cuda else 1):
-        prepare(i)()
+    """`prepare(i)` gets copy i ready and returns the work that is timed -> median in microseconds, whether it is the host's."""
+    takes, host = warm_up(bench, prepare)
+    turns = turns or bench.turns
+    turns = min(turns, max(LEAST, int(LONG / takes)))
     if bench.cuda:
-        torch.cuda.synchronize()
-        torch.cuda._sleep(20_000_000)  # clock ticks, about 10 ms: the host queues ahead
-    marks = []
-    for i in range(turns or bench.turns):
+        # Clock ticks, two in a nanosecond: the host queues ahead, at least 10 ms, at most 100.
+        torch.cuda._sleep(int(2e9 * min(max(0.01, 1.5 * host * turns), 0.1)))
+    marks, late = [], 0
+    for i in range(turns):
         work = prepare(WARM + i)
         begin = now(bench.cuda)
         kept = work()
         marks.append((begin, now(bench.cuda)))
+        late += waited_for(begin)
         del kept, work
     if bench.cuda:
         torch.cuda.synchronize()
+    return median(marks), 2 * late > turns
+
+
+def waited_for(begin):
+    """Whether the device has come to where a turn begins before all of the turn was queued."""
+    return hasattr(begin, "query") and begin.query()
+
+
+def median(marks):
     took = sorted(microseconds(*mark) for mark in marks)
     return took[len(took) // 2]
 
@@ -155,10 +197,10 @@ def directions(forward, inputs, upstream):
     return {"forward": ahead, "backward": back}
 
 
-def family(bench, case, peers):
-    """Ours and theirs, A B A B. `peers(**shape)` -> {name: function -> {direction: prepare}}."""
-    rows, ready = {}, {}
-    for _ in range(ROUNDS):
+def family(bench, case, peers, rounds=ROUNDS):
+    """Ours and theirs, A B A B. `peers(**shape)` -> {name: function -> {direction: prepare}}. Rows that are there get more peers."""
+    rows, ready = {(json.dumps(row["shape"]), row["direction"]): row for row in bench.rows if row["name"] == case}, {}
+    for _ in range(rounds):
         free(bench)
         small = ["--small"] if bench.smoke else []
         for told in bench.ours("ops", "--case", case, "--turns", bench.turns, *small):
@@ -169,14 +211,25 @@ def family(bench, case, peers):
                 rows[key] = fresh
                 bench.rows.append(fresh)
             rows[key]["ours_us"].append(told["median_us"])
+            if told.get("host_bound"):
+                rows[key]["ours_host_bound"] = True
         for shape in dict.fromkeys(shape for shape, _ in rows):
             if shape not in ready:
-                made = {"torch": refuse("not installed")} if torch is None else peers(**json.loads(shape))
-                ready[shape] = {name: [make] for name, make in made.items()}
+                ready[shape] = {name: [make] for name, make in all_of(peers, json.loads(shape)).items()}
             for peer, slot in ready[shape].items():
                 for (_, direction), row in ((key, row) for key, row in rows.items() if key[0] == shape):
                     of_peer(bench, slot, peer, direction, row)
-            bench.save()
+                    bench.save()
+
+
+def all_of(peers, shape):
+    """What makes each peer ready; where already their inputs find no room, what says so."""
+    if torch is None:
+        return {"torch": refuse("not installed")}
+    try:
+        return peers(**shape)
+    except Exception as error:
+        return {"all": refuse(why(error))}
 
 
 def of_peer(bench, slot, peer, direction, row):
@@ -191,12 +244,19 @@ def of_peer(bench, slot, peer, direction, row):
             slot.append(slot[0]())
         prepared = slot[1]
         found.update(prepared.get("note", {}))
-        found["us"].append(measure(bench, prepared[direction]))
+        add_round(found, *measure(bench, prepared[direction]))
     except Exception as error:  # what a peer cannot do is reported, not fatal
         if not found["us"]:  # timed in the first round, it stays timed
             row["peers"][peer] = {"absent": why(error)}
         free(bench)
     print(row["name"], row["shape"], direction, peer, row["peers"][peer], file=sys.stderr)
+
+
+def add_round(found, us, late):
+    """One more round of a peer; `host_bound` is what its best one was."""
+    if us < min(found["us"], default=math.inf):
+        found["host_bound"] = late
+    found["us"].append(us)
 
 
 def refuse(reason):

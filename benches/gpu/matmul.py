@@ -6,7 +6,7 @@
 Backward is two products. Ours leaves the gradient of the weights in float32, as it is summed; PyTorch rounds it.
 """
 import common
-from common import compiled, directions, torch
+from common import directions, each_mode, torch
 
 
 def library(name):
@@ -37,7 +37,7 @@ def gated_peers(bench, M, E, F):
     size = sum(rows * columns for rows, columns in shapes) * bench.real.itemsize
     inputs = [[bench.numbers(*shape, grad=True) for shape in shapes] for _ in range(bench.copies(size))]
     upstream = [bench.numbers(M, E) for _ in inputs]
-    forwards = {"torch": lambda: gated, "compiled": lambda: compiled(gated)}
+    forwards = {"torch": lambda: gated} | each_mode(bench, gated)
     return {peer: lambda make=make: directions(make(), inputs, upstream) for peer, make in forwards.items()}
 
 

@@ -4,7 +4,8 @@
     python3 benches/gpu/report.py OUT/gpu.json > OUT/gpu.md        run.py writes it too
 
 "of the ceiling" is a floor over the time: the bytes an op must move at the speed of the device's copy, or its FLOPs at that of
-a large product, whichever takes longer. A ratio above 1: ours is faster.
+a large product, whichever takes longer. A ratio above 1: ours is faster. "host-bound": the device waited for the host, so the time
+is the host's; where nothing is said, the device had work queued, or the file is older than the question.
 """
 import json
 import sys
@@ -41,10 +42,14 @@ def figure(us):
     return f"{us:,.1f} us" if us < 1e4 else f"{us / 1e3:,.1f} ms"
 
 
+def bound(found, field="host_bound"):
+    return ", host-bound" if found.get(field) else ""
+
+
 def line(row, ceilings):
     us, peer, lowest = ours(row), best(row), floor(row, ceilings)
-    cells = [f"{row['name']} {row['direction']}", size(row), figure(us)]
-    cells += [figure(peer[0]), peer[1], f"{peer[0] / us:.2f}"] if peer else ["", "none is here", ""]
+    cells = [f"{row['name']} {row['direction']}", size(row), figure(us) + bound(row, "ours_host_bound")]
+    cells += [figure(peer[0]) + bound(row["peers"][peer[1]]), peer[1], f"{peer[0] / us:.2f}"] if peer else ["", "none is here", ""]
     cells.append(f"{lowest[0] / us:.2f} of {lowest[1]}" if lowest else "")
     return f"| {' | '.join(cells)} |"
 
@@ -52,7 +57,7 @@ def line(row, ceilings):
 def others(row):
     """A line for each peer that is not the best, or that could not run."""
     first = best(row)
-    told = [f"{peer} {figure(us)}" + (f" ({row['peers'][peer]['less']})" if "less" in row["peers"][peer] else "")
+    told = [f"{peer} {figure(us)}" + bound(row["peers"][peer]) + (f" ({row['peers'][peer]['less']})" if "less" in row["peers"][peer] else "")
             for us, peer in timed(row) if not first or peer != first[1]]
     told += [f"{peer} absent: {found['absent']}" for peer, found in row["peers"].items() if "absent" in found]
     told += [f"{who} {gib:.1f} GiB" for who, gib in row.get("peak_gib", {}).items() if gib]
@@ -64,7 +69,8 @@ def markdown(result):
     ceilings = result["ceilings"]
     known = (f"matmul {ceilings['matmul_tflop_per_s']:.1f} TFLOP/s, copy {ceilings['copy_gb_per_s']:.0f} GB/s (read and written)"
              if ceilings else "not measured")
-    lines = ["# Ours against the best of every peer", "", f"- commit {result['commit']}, {result['program']}, {result['date']}",
+    program = result["program"] + (f" (sha256 {result['sha256'][:12]})" if "sha256" in result else "")
+    lines = ["# Ours against the best of every peer", "", f"- commit {result['commit']}, {program}, {result['date']}",
              f"- `{result['command']}`", f"- {result['gpu']}; {result['cpu']}; Python {result['python']}; {packages}",
              f"- ceilings: {known}", ""]
     lines += ["| op | size | ours | best peer | which | peer / ours | of the ceiling |", "|---|---|---|---|---|---|---|"]

@@ -4,7 +4,7 @@
     python benches/gpu/rows.py [--smoke] [--out FILE]        run.py runs it with the others
 """
 import common
-from common import compiled, directions, torch
+from common import directions, each_mode, torch
 
 EPS = 1e-5
 
@@ -32,11 +32,10 @@ def peers(bench, shapes, out, forwards):
 
 
 def main():
-    bench = common.Bench(__doc__)
-    norms = {"torch": lambda: rms_norm, "compiled": lambda: compiled(rms_norm),
-             "compiled by hand": lambda: compiled(plain_norm)}
+    bench = common.Bench(__doc__, modes=("default", "max-autotune"))
+    norms = {"torch": lambda: rms_norm} | each_mode(bench, rms_norm) | each_mode(bench, plain_norm, "compiled by hand")
     common.family(bench, "rms_norm", lambda M, D: peers(bench, [(M, D), (D,)], (M, D), norms))
-    gates = {"torch": lambda: swiglu, "compiled": lambda: compiled(swiglu)}
+    gates = {"torch": lambda: swiglu} | each_mode(bench, swiglu)
     common.family(bench, "swiglu", lambda M, F: peers(bench, [(M, 2 * F)], (M, F), gates))
     bench.finish()
 
