@@ -46,8 +46,7 @@ class Bench:
         parser.add_argument("--seconds", type=float, default=math.inf, help="skip what would begin later")
         parser.add_argument("--turns", type=int)
         parser.add_argument("--modes", default=",".join(modes), help=f"of torch.compile, comma between: {', '.join(MODES)}")
-        parser.add_argument("--preset", action="append", help="of the whole model; may be given again")
-        parser.add_argument("--compile", action="store_true", help="of the whole model: fill torch.compile's cache and end")
+        self.more(parser)
         self.asked = asked = parser.parse_args()
         self.modes = asked.modes.split(",")
         if unknown := set(self.modes) - set(MODES):
@@ -60,6 +59,9 @@ class Bench:
             self.device = torch.device("cuda" if self.cuda else "cpu")
             self.real = torch.bfloat16 if self.cuda else torch.float32
             many_sizes()
+
+    def more(self, parser):
+        """Adds a file's own options."""
 
     def left(self):
         return self.until - time.monotonic()

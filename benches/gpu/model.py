@@ -1,55 +1,109 @@
 #!/usr/bin/env python3
 """The whole training step and the whole prediction, ours against the PyTorch twin, eager and compiled.
 
-    python benches/gpu/model.py [--preset s184 ..] [--smoke] [--out FILE]        run.py runs it with the others
-    python benches/gpu/model.py [--preset s184 ..] [--smoke] --compile           before it, beside what needs no quiet: compiling
-                                                                                 takes minutes, and what is compiled is kept on disk
+    python benches/gpu/model.py [--preset s184 ..] [--size 32x512 ..] [--modes ..] [--smoke] [--out FILE]
+                                                    run.py runs it with the others
+    python benches/gpu/model.py .. --compile        before it, beside what needs no quiet: compiling takes minutes, eight peers at a
+                                                    time, and what is compiled is kept on disk
 
-The peer is tools/step_torch.py's: the twin with fused attention, norms and AdamW, weights in float32, autocast to bfloat16.
-Cells lie on the device on both sides. Times lie between events at the ends of steps, and nobody waits between steps; the
-median of 20. A turn of ours is a process of its own, and the peer gives its memory back before it. FLOPs are those of the twin's products, counted on no device.
+The peer is tools/step_torch.py's twin with fused attention, norms and AdamW. A step has weights in float32 and autocast to bfloat16, the
+usual way to train; the prediction's weights are bfloat16 beforehand, as ours are. Cells lie on the device on both sides. Times lie
+between events at the ends of turns, and nobody waits between turns; the median of 20. A turn of ours is a process of its own, and the
+peer gives its cache back before it, not its weights. FLOPs are those of the twin's products, counted on no device.
+
+A row is a preset and a --size, SETSxCELLS; by default 32x512 and 4x512. "default" is the step for which the preset is made (s40
+16x128, s184 and s280 8x256); it has no prediction, and needs a call of its own.
+
+Peers of a row, of which the best counts and is named:
+    eager                   thin products
+    torch.compile           by each of --modes. In "default" also with thin products (q, k, v, gate and up apart, each read of the input
+                            once more but no gradients laid side by side), which may be the quicker ones
+    .., CUDA graph          the same, the whole turn in one graph: forward, backward, clip, AdamW and average, as ours is. It needs no
+                            compiling of its own, and leaves less to the host than torch.compile's own graphs of forward and backward
+    .. reduce-overhead      torch.compile's own graphs
+    .. max-autotune         Triton's products beside the library's
+--modes is "default" by default. Of s184 in both sizes that is 2 to 4 minutes to --compile on 16 cores and about 4 to time (estimated:
+compiling one peer took 75 s of a prediction, 130 of a step). The other modes need a call of their own, of one preset:
+    --modes reduce-overhead                     1 to 2 minutes to compile, 3 to time
+    --modes max-autotune --size 32x512          7 minutes to compile, in quiet and one at a time, since it times what it chooses; 1 to time
 """
+import copy
+import os
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import common
-from common import compiled, microseconds, now, torch
+from common import compiled, now, torch
 
-CELLS = 512  # per set, on each side
+SIZES = "32x512", "4x512"
+DEFAULT_STEPS = {"tiny": "16x32", "s40": "16x128", "s184": "8x256", "s280": "8x256"}  # src/config/presets.rs
 CONDITION_SEED = 3
+AT_A_TIME = 8  # peers that are compiled
+
+
+class Way(NamedTuple):
+    """How a peer runs the model."""
+    mode: str | None = None  # of torch.compile
+    wide: bool = False
+    graph: bool = False
+
+
+def ways(bench):
+    """-> {peer: way}. Graphs come last: if one cannot be captured, the others have been timed."""
+    plain = {"eager": Way()}
+    for mode in bench.modes:
+        plain["torch.compile" + f" {mode}" * (mode != "default")] = Way(mode, wide=True)
+    if "default" in bench.modes:
+        plain["torch.compile, thin"] = Way("default")
+    graphs = {f"{peer}, CUDA graph": way._replace(graph=True) for peer, way in plain.items()
+              if way.mode not in (None, "reduce-overhead")}
+    return plain | graphs
+
+
+def wide(u, w, parts):
+    """One product by a whole matrix, in parts afterwards; tools/step_torch.py has it `thin`."""
+    return torch.nn.functional.linear(u, w).chunk(parts, -1)
 
 
 class Twin:
-    """The model of a preset and its optimizer."""
+    """The model of a preset, as a step or a prediction needs it."""
 
-    def __init__(self, bench, preset):
+    def __init__(self, bench, preset, what):
         import golden
         import step_torch
-        self.bench, self.tools = bench, step_torch
+        self.bench, self.what = bench, what
         config, (self.genes, self.counts) = golden.preset(preset), golden.PRESET_COUNTS
         config = golden.configure(golden.DEFAULT, config)
         with torch.device(bench.device):
-            self.model = step_torch.build(config, self.genes, self.counts)
-        self.model.moments = [torch.full((self.genes,), 0.1, device=bench.device)] * 2
+            model = step_torch.build(config, self.genes, self.counts)
         groups = {True: [], False: []}
         with torch.no_grad():
-            for name, w in self.model.named_parameters():
+            for name, w in model.named_parameters():
                 part = "encoder" if name.startswith("gene_encoder") else "flow"
                 w.normal_().mul_(step_torch.init(name, w.shape, config[part]["layers"]))
                 if name.endswith("norm"):
                     w.fill_(1)
                 groups[golden.decays(name, w)].append(w)
-        groups = [{"params": weights, "weight_decay": 0.01 * on} for on, weights in groups.items()]
-        self.optimizer = torch.optim.AdamW(groups, lr=2e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
-        # The averaged weights, since ours keeps them too.
-        self.weights = list(self.model.parameters())
-        self.average = [w.detach().clone() for w in self.weights]
-        # Compiled once for both rounds; each size is compiled when first seen.
-        self.forwards = {"step": (step_torch.loss, compiled(step_torch.loss)),
-                         "prediction": (self.predict, compiled(self.predict))}
-
-    def cast(self):
-        return torch.autocast("cuda", torch.bfloat16) if self.bench.cuda else nullcontext()
+        real = torch.float32 if what == "step" else bench.real
+        model.to(real).moments = [torch.full((self.genes,), 0.1, device=bench.device, dtype=real)] * 2
+        # The same weights in two ways of using them.
+        self.models = {False: model, True: copy.deepcopy(model, {id(w): w for w in model.parameters()})}
+        for part in self.models[True].modules():
+            if hasattr(part, "products"):
+                part.products = wide
+        self.weights = list(model.parameters())
+        if what == "step":
+            groups = [{"params": weights, "weight_decay": 0.01 * on} for on, weights in groups.items()]
+            self.optimizer = torch.optim.AdamW(groups, lr=2e-4, betas=(0.9, 0.95), eps=1e-8, fused=True, capturable=bench.cuda)
+            # The averaged weights, since ours keeps them too.
+            self.average = [w.detach().clone() for w in self.weights]
+        # Compiled once for both rounds, and for a graph.
+        forward = step_torch.loss if what == "step" else predict
+        self.forwards = {None: forward} | {mode: compiled(forward, mode) for mode in bench.modes}
 
     def cells(self, sets, cells):
         x = torch.rand(sets, cells, self.genes, device=self.bench.device)
@@ -59,36 +113,66 @@ class Twin:
         random = torch.Generator().manual_seed(CONDITION_SEED)
         return torch.stack([torch.randint(n, (sets,), generator=random) for n in self.counts], 1).to(self.bench.device)
 
-    @staticmethod
-    def predict(model, x, ids, t):
-        return model.decode(model.transport(model.encode(x), t, ids))
-
-    def turn(self, what, is_compiled, sets, cells):
+    def turn(self, way, sets, cells):
         """-> what does one step or prediction."""
-        forward, ids = self.forwards[what][is_compiled], self.ids(sets)
-        x = self.cells(2 * sets if what == "step" else sets, cells)
-        t = torch.rand(sets, device=self.bench.device) if what == "step" else x.new_zeros(sets, dtype=torch.float32)
+        forward, model, ids = self.forwards[way.mode], self.models[way.wide], self.ids(sets)
+        x = self.cells(2 * sets if self.what == "step" else sets, cells)
+        t = torch.rand(sets, device=self.bench.device) if self.what == "step" else x.new_zeros(sets)
+        cast = torch.autocast("cuda", torch.bfloat16) if self.bench.cuda else nullcontext()
 
         def step():
-            self.optimizer.zero_grad()
-            with self.cast():
-                total = forward(self.model, x, ids, t)
+            # Gradients are made anew, not added to: torch.compile's graphs and ours write them where they like.
+            self.optimizer.zero_grad(set_to_none=True)
+            if way.mode == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()
+            with cast:
+                total = forward(model, x, ids, t)
             total.backward()
             torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
             self.optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, self.weights, 1e-3)
 
-        @torch.no_grad()
+        @torch.inference_mode()
         def prediction():
-            with self.cast():
-                forward(self.model, x, ids, t)
+            if way.mode == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()
+            forward(model, x, ids, t)
 
-        return {"step": step, "prediction": prediction}[what]
+        turn = {"step": step, "prediction": prediction}[self.what]
+        return captured(turn, self.bench) if way.graph else turn
+
+    def rest(self):
+        """Gives back what a turn leaves."""
+        for w in self.weights:
+            w.grad = None
+        common.free(self.bench)
 
 
-def flops(preset, what, sets, cells):
-    """Of the products alone, counted on one set that is never computed."""
+def predict(model, x, ids, t):
+    return model.decode(model.transport(model.encode(x), t, ids))
+
+
+def captured(turn, bench):
+    """One CUDA graph of a turn -> what launches it."""
+    if not bench.cuda:
+        raise RuntimeError("a CPU has no CUDA graphs")
+    own, aside, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    aside.wait_stream(own)
+    with torch.cuda.stream(aside):  # what is chosen or allocated once must not happen while a graph is captured
+        for _ in range(3):
+            turn()
+    own.wait_stream(aside)
+    try:
+        with torch.cuda.graph(graph):
+            turn()
+    finally:
+        torch.cuda.set_stream(own)  # a capture that fails leaves its own
+    return lambda turn=turn: graph.replay()  # which reads what `turn` holds
+
+
+def flops(preset, what, cells):
+    """Of the products alone, of one set, which is never computed."""
     from torch.utils.flop_counter import FlopCounterMode
     import golden
     import step_torch
@@ -101,83 +185,145 @@ def flops(preset, what, sets, cells):
             step_torch.loss(model, torch.empty(2, cells, genes), ids, t).backward()
         else:
             with torch.no_grad():
-                Twin.predict(model, torch.empty(1, cells, genes), ids, t)
-    return sets * counter.get_total_flops()
+                predict(model, torch.empty(1, cells, genes), ids, t)
+    return counter.get_total_flops()
 
 
-def median(bench, turn):
-    """Of the times from one turn's end to the next one's. Nobody waits in between, as in training."""
+def measure(bench, turn):
+    """-> median of the times from one turn's end to the next one's, whether it is the host's. Nobody waits in between, as in training."""
     for _ in range(3):
         turn()
-    ends = [now(bench.cuda)]
-    for _ in range(2 if bench.smoke else 20):
+    ends, late = [now(bench.cuda)], 0
+    turns = 2 if bench.smoke else 20
+    for _ in range(turns):
         turn()
+        late += common.waited_for(ends[-1])
         ends.append(now(bench.cuda))
     if bench.cuda:
         torch.cuda.synchronize()
-    took = sorted(microseconds(*pair) for pair in zip(ends, ends[1:]))
-    return took[len(took) // 2]
+    return common.median(list(zip(ends, ends[1:]))), 2 * late > turns
 
 
-def compare(bench, preset, what, sets, cells):
+class Row(NamedTuple):
+    preset: str
+    what: str
+    sets: int
+    cells: int
+
+    def shape(self):
+        """Of sets of 512 cells, unless it says otherwise."""
+        shape = {"preset": self.preset, "pairs": self.sets * self.cells}
+        return shape | ({"cells": self.cells} if self.cells != 512 else {})
+
+
+def rows(bench):
+    """What was asked for."""
+    found = []
+    for preset in bench.asked.preset or (["tiny"] if bench.smoke else ["s184", "s40", "s280"]):
+        for size in bench.asked.size or (["4x16"] if bench.smoke else SIZES):
+            sets, cells = map(int, (DEFAULT_STEPS[preset] if size == "default" else size).split("x"))
+            found += [Row(preset, what, sets, cells) for what in ("step", "prediction")
+                      if size != "default" or what == "step"]
+    return found
+
+
+def compare(bench, asked):
     """A B A B of one row."""
-    row = {"name": what, "shape": {"preset": preset, "pairs": sets * cells}, "direction": "whole", "bytes": 0, "flops": 0,
-           "ours_us": [], "peers": {}, "peak_gib": {}}
+    row = {"name": asked.what, "shape": asked.shape(), "direction": "whole", "bytes": 0, "flops": 0, "ours_us": [], "peers": {},
+           "peak_gib": {}}
     twin, failed = None, {"torch": "not installed"} if torch is None else {}
     for _ in range(common.ROUNDS):
         if bench.left() < 0:
             break
         common.free(bench)
-        command = "step" if what == "step" else "predict"
-        told, = bench.ours(command, "--preset", preset, "--sets", sets, "--cells", cells, "--steps", 2 if bench.smoke else 20)
+        command, steps = "step" if asked.what == "step" else "predict", 2 if bench.smoke else 20
+        told, = bench.ours(command, "--preset", asked.preset, "--sets", asked.sets, "--cells", asked.cells, "--steps", steps)
         row["ours_us"].append(1e6 * told["median_s"])
         row["peak_gib"]["ours"] = told["memory_gib"]
-        for peer, is_compiled in (("torch.compile", True), ("eager", False)) if torch is not None else ():
+        if told.get("host_bound"):
+            row["ours_host_bound"] = True
+        if len(row["ours_us"]) == 1:
+            bench.rows.append(row)
+        for peer, way in ways(bench).items() if torch is not None else ():
             if peer in failed:
                 continue
             try:
                 if bench.left() < 0:
                     raise TimeoutError("no time was left")
-                twin = twin or Twin(bench, preset)
-                row["flops"] = row["flops"] or flops(preset, what, sets, cells)
+                twin = twin or Twin(bench, asked.preset, asked.what)
+                row["flops"] = row["flops"] or asked.sets * flops(asked.preset, asked.what, asked.cells)
+                twin.rest()
                 if bench.cuda:
                     torch.cuda.reset_peak_memory_stats()
-                us = median(bench, twin.turn(what, is_compiled, sets, cells))
-                row["peers"].setdefault(peer, {"us": []})["us"].append(us)
+                found = measure(bench, twin.turn(way, asked.sets, asked.cells))
+                common.add_round(row["peers"].setdefault(peer, {"us": []}), *found)
                 if bench.cuda:
-                    row["peak_gib"][peer] = torch.cuda.max_memory_reserved() / 2**30
-            except Exception as error:
+                    # The lower round's: where there was no compiling ahead, the first one's is the compiler's.
+                    gib = torch.cuda.max_memory_reserved() / 2**30
+                    row["peak_gib"][peer] = min(gib, row["peak_gib"].get(peer, gib))
+            except Exception as error:  # what a peer cannot do is reported, not fatal
                 failed[peer] = common.why(error)
-            common.free(bench)
-            print(row["name"], row["shape"], peer, row["peers"].get(peer, failed.get(peer)))
+            if twin:
+                twin.rest()
+            print(row["name"], row["shape"], peer, row["peers"].get(peer, failed.get(peer)), flush=True)
+            bench.save()
     for peer, reason in failed.items():
         row["peers"].setdefault(peer, {"absent": reason})
-    if row["ours_us"]:
-        bench.rows.append(row)
-        bench.save()
+    bench.save()
 
 
-def fill_cache(bench, preset, what, sets, cells):
-    """Compiles the peer of a row and does one turn."""
+def to_compile(bench):
+    """-> [(row, peer)]: a graph is captured of what another peer compiled."""
+    return [(row, peer) for row in rows(bench) for peer, way in ways(bench).items() if way.mode and not way.graph]
+
+
+def fill_cache(bench, row, peer):
+    """Compiles a peer and does one turn."""
     began, said = time.monotonic(), "compiled"
     try:
-        Twin(bench, preset).turn(what, True, sets, cells)()
+        Twin(bench, row.preset, row.what).turn(ways(bench)[peer], row.sets, row.cells)()
         if bench.cuda:
             torch.cuda.synchronize()
-    except Exception as error:  # most likely no memory: others use the device
+    except Exception as error:  # most likely no memory: others use the device. What was compiled until then is kept
         said = common.why(error)
-    common.free(bench)
-    print(f"{preset} {what} of {sets * cells} pairs: {said}, {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{row.preset} {row.what} of {row.sets} x {row.cells}, {peer}: {said}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def fill_caches(bench):
+    """Each peer of each row in a process of its own; several compilers have few workers each. One that chooses by timing is alone."""
+    def fill(at, **more):
+        done = subprocess.run([sys.executable, *sys.argv, "--job", str(at)], env=os.environ | more)
+        if done.returncode != 0:
+            print(f"{jobs[at]}: ended with exit code {done.returncode}", flush=True)
+    jobs = to_compile(bench)
+    alone = [at for at, (_, peer) in enumerate(jobs) if ways(bench)[peer].mode == "max-autotune"]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for at in set(range(len(jobs))) - set(alone):
+            pool.submit(fill, at, TORCHINDUCTOR_COMPILE_THREADS="4")
+    for at in alone:
+        fill(at)
+
+
+class Bench(common.Bench):
+    def more(self, parser):
+        parser.add_argument("--preset", action="append", help="may be given again")
+        parser.add_argument("--size", action="append", help="SETSxCELLS, or default; may be given again")
+        parser.add_argument("--compile", action="store_true", help="fill torch.compile's cache and end")
+        parser.add_argument("--job", type=int, help="with --compile: only the peer of this number")
 
 
 def main():
-    bench = common.Bench(__doc__)
-    sizes = [(4, 16)] if bench.smoke else [(32, CELLS), (4, CELLS)]
-    for preset in bench.asked.preset or (["tiny"] if bench.smoke else ["s184", "s40", "s280"]):
-        for sets, cells in sizes:
-            for what in ("step", "prediction"):
-                (fill_cache if bench.asked.compile else compare)(bench, preset, what, sets, cells)
-    if not bench.asked.compile:
+    bench = Bench(__doc__)
+    if bench.asked.job is not None:
+        fill_cache(bench, *to_compile(bench)[bench.asked.job])
+    elif bench.asked.compile:
+        fill_caches(bench)
+    else:
+        for row in rows(bench):
+            try:
+                compare(bench, row)
+            except RuntimeError as error:  # ours does not fit, say: the next row may
+                print(row, common.why(error), flush=True)
         bench.finish()
 
 
