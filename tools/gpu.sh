@@ -5,11 +5,15 @@
 #                                   and peers, all by default
 #   SECONDS_LEFT=300 tools/gpu.sh   what would begin later than that is left out, and reported; default 540
 #   PRESETS="s184 s40" tools/gpu.sh presets for the whole model and its peers; default s184
+#   SIZES="32x512 default"          sets x cells of the model's peers, "default" the presets' own steps; default 32x512 and 4x512
+#   ONLY=attention,mmd MODES=..     families of the peers and modes of torch.compile: see benches/gpu/run.py and model.py. Its choice by
+#                                   timing, max-autotune, is only made in quiet, so not beside checks
+#   COMMIT=..                       of the program, where no git tells it
 #
 # Needs a driver of the 580 series or newer and cuBLASLt 13. Takes target/release/scale-engine, or $PROGRAM, as it is (build it with
 # nvcc at hand: tools/cuda.sh && cargo build --release), so it can be copied to a machine without Rust. cuBLASLt is looked for in
-# PyTorch's wheels if the system has none. Checks run in parallel, together with torch.compile, which takes minutes; whatever is
-# timed has the machine to itself.
+# PyTorch's wheels if the system has none. Checks run in parallel, together with torch.compile, which takes minutes (without checks it
+# goes before the peers, for at most three quarters of the time); whatever is timed has the machine to itself.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PROGRAM=$(realpath "${PROGRAM:-target/release/scale-engine}")
@@ -28,6 +32,8 @@ end() {
 }
 trap end EXIT
 
+# Changed files are told by benches/gpu/run.py.
+commit=${COMMIT:-$(git rev-parse HEAD 2>/dev/null)}
 wheels=$(python3 -c 'import importlib.util as u; s = u.find_spec("nvidia"); print(*(s.submodule_search_locations if s else []))' 2>/dev/null)
 for folder in $wheels; do
     for lib in "$folder"/cu13/lib "$folder"/cublas/lib "$folder"/nccl/lib; do
@@ -102,13 +108,18 @@ END
 }
 export -f check sanitize demo resume walk each_op
 
-{ git log -1 --format='commit %H' 2>/dev/null; "$PROGRAM" --version; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
-presets=$(printf -- '--preset %s ' ${PRESETS:-s184})
+{ echo "commit ${commit:-unknown}"; "$PROGRAM" --version; sha256sum "$PROGRAM"; nvidia-smi -q -d MEMORY,CLOCK,POWER; nvidia-smi; lscpu; } >"$OUT/machine.txt" 2>&1
+model=$(printf -- '--preset %s ' ${PRESETS:-s184})$(printf -- '--size %s ' ${SIZES:-32x512 4x512})${MODES:+--modes $MODES}
+# torch.compile's part of the peers, which goes before them.
+compile=(python3 benches/gpu/model.py --program "$PROGRAM" $model --compile)
+ahead=
+[[ $parts == *" peers "* && ,${ONLY:-model}, == *,model,* ]] && python3 -c 'import torch' 2>/dev/null && ahead=yes
 if [[ $parts == *" checks "* ]]; then
-    if [[ $parts == *" peers "* ]] && python3 -c 'import torch' 2>/dev/null; then
+    if [[ -n $ahead && ${MODES:-} != *max-autotune* ]]; then
+        ahead=
         # A process group of its own, which includes the compiler's workers.
         set -m
-        python3 benches/gpu/model.py --program "$PROGRAM" $presets --compile >"$OUT/compile.txt" 2>&1 &
+        "${compile[@]}" >"$OUT/compile.txt" 2>&1 &
         compiling=$!
         set +m
     fi
@@ -139,6 +150,11 @@ if [[ $parts == *" timings "* ]]; then
     for sets in 32 4; do
         run step-s40-$((512 * sets)) "$PROGRAM" bench step --preset s40 --sets $sets --cells 512 --device cuda --json
     done
+    # The steps for which the presets are made.
+    run step-s40-default "$PROGRAM" bench step --preset s40 --sets 16 --cells 128 --device cuda --json
+    for preset in s184 s280; do
+        run step-$preset-default "$PROGRAM" bench step --preset $preset --sets 8 --cells 256 --device cuda --json
+    done
     # Its encoder's rows of 768 numbers have kernels of their own; `ops` ends with the times of both ways, `profile` tells which one
     # the step took.
     for case in matmul_swiglu rms_norm; do
@@ -147,8 +163,11 @@ if [[ $parts == *" timings "* ]]; then
     run step-s280-16384 "$PROGRAM" bench step --preset s280 --sets 32 --cells 512 --device cuda --json
     run profile-s280-16384 "$PROGRAM" profile --preset s280 --sets 32 --cells 512 --device cuda
 fi
+# Where checks did not leave it the time.
+[[ -n $ahead ]] && run compile timeout $(((until - SECONDS) * 3 / 4)) "${compile[@]}"
 if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
-    run peers python3 benches/gpu/run.py --program "$PROGRAM" --out "$OUT/peers" --minutes "$(((until - SECONDS) / 60)).$(((until - SECONDS) % 60 * 10 / 60))" $presets
+    run peers python3 benches/gpu/run.py --program "$PROGRAM" --out "$OUT/peers" --minutes "$(((until - SECONDS) / 60)).$(((until - SECONDS) % 60 * 10 / 60))" \
+        ${ONLY:+--only "$ONLY"} ${commit:+--commit "$commit"} $model
 fi
 if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
     # The clocks are left as they are; profiles the second launch of each kernel that takes most of the step's time.

@@ -3,18 +3,23 @@
 
     python3 benches/gpu/run.py [--out OUT]                    all families; default OUT is benches/results/gpu-HOST-DATE
     python3 benches/gpu/run.py --only attention,mmd           these; other rows of an earlier run in OUT stay
-    python3 benches/gpu/run.py --only model --preset s280     the whole model of one preset
+    python3 benches/gpu/run.py --only model --preset s280     the whole model of one preset; sizes, modes and what they cost: model.py
+    python3 benches/gpu/run.py --only attention,mmd,matmul --modes default,max-autotune
+                                                              torch.compile chooses among products too: a call of its own
     python3 benches/gpu/run.py --smoke                        everything at tiny sizes on the CPU: does it run?
 
 Takes target/release/scale-engine, or --program, as it is. Peers are what `python3` can import: PyTorch, geomloss, pykeops,
-CuPy; one that is absent is told as absent. geomloss is plain Python and can be carried to a machine without a network:
-`pip download --no-deps geomloss` here, PYTHONPATH=geomloss-0.3.1-py3-none-any.whl there. Ours and theirs take turns,
-A B A B, under the rule in common.py. The ceilings, a large product and a device copy, are measured before the rest and after
-it; the better of both counts.
-Writes OUT/gpu.json, OUT/gpu.md and OUT/gpu.svg. Ends within --minutes: what has no time left is skipped, and said.
+CuPy; one that is absent is told as absent. geomloss and KeOps are plain Python and can be carried to a machine without a network
+(KeOps compiles there, with g++ and CUDA's headers): `pip install --no-deps --target peers geomloss pykeops keopscore pybind11` here,
+PYTHONPATH=peers there. Ours and theirs take turns, A B A B, under the rule in common.py. The ceilings, a large product and a device
+copy, are measured before the rest and after it; the better of both counts.
+Writes OUT/gpu.json, OUT/gpu.md and OUT/gpu.svg. A gpu.json of another program (by its bytes), commit or GPU is put aside as
+gpu-1.json, gpu-2.json and so on: rows of two programs are never mixed. Ends within --minutes: what has no time left is skipped, and said.
 """
 import argparse
+import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -31,7 +36,7 @@ import report
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # Each family's share of the time; what it leaves over goes to those after it. The model comes last and takes what there is.
-FAMILIES = {"attention": 30, "rows": 12, "mmd": 8, "adamw": 8, "gather": 6, "matmul": 6, "model": 45}
+FAMILIES = {"attention": 30, "rows": 16, "mmd": 20, "adamw": 8, "gather": 6, "matmul": 8, "model": 45}
 CEILINGS = 20  # seconds reserved for them, at each end; they may take twice as long
 PACKAGES = "torch", "triton", "geomloss", "pykeops", "cupy"
 
@@ -69,8 +74,9 @@ def about(asked):
     asks = "nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"
     gpu = "none (smoke)" if asked.smoke else said(*asks)
     cpu = next((line.split(":")[1].strip() for line in said("lscpu").splitlines() if line.startswith("Model name")), "")
-    return {"commit": asked.commit or (said("git", "rev-parse", "HEAD") or "unknown") + changed,
-            "program": said(str(asked.program), "--version"), "command": " ".join(sys.argv), "date": str(date.today()),
+    return {"commit": (asked.commit or said("git", "rev-parse", "HEAD") or "unknown") + changed,
+            "program": said(str(asked.program), "--version"), "sha256": hashlib.sha256(asked.program.read_bytes()).hexdigest(),
+            "command": " ".join(sys.argv), "date": str(date.today()),
             "gpu": gpu or "unknown", "cpu": f"{cpu}, {os.cpu_count()} cores", "python": platform.python_version(),
             "packages": {package: version(package) for package in PACKAGES}}
 
@@ -81,7 +87,11 @@ def family(name, asked, seconds):
     told.unlink(missing_ok=True)
     command = [sys.executable, HERE / f"{name}.py", "--out", told, "--program", asked.program]
     # What begins late is stopped with the file, so nothing begins in the last part.
-    command += ["--seconds", f"{0.85 * seconds:.0f}"] + ["--smoke"] * asked.smoke + [word for preset in asked.preset if name == "model" for word in ("--preset", preset)]
+    command += ["--seconds", f"{0.85 * seconds:.0f}"] + ["--smoke"] * asked.smoke
+    command += ["--modes", asked.modes] if asked.modes else []
+    if name == "model":
+        command += [word for preset in asked.preset for word in ("--preset", preset)]
+        command += [word for size in asked.size for word in ("--size", size)]
     with open(asked.out / f"{name}.log", "w") as log:
         # A process group of its own: a compiler's workers must not outlive it.
         child = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, start_new_session=True)
@@ -102,6 +112,19 @@ def family(name, asked, seconds):
     return rows, early
 
 
+def earlier(file, result):
+    """What lies in OUT, if it is of the same program and GPU; otherwise it is put aside."""
+    if not file.exists():
+        return {}
+    old, same = json.loads(file.read_text()), ("sha256", "commit", "gpu")
+    if all(old.get(field) == result[field] for field in same):
+        return old
+    aside = next(path for path in (file.with_name(f"gpu-{at}.json") for at in itertools.count(1)) if not path.exists())
+    file.rename(aside)
+    print(f"{file} is of another program, commit or GPU: now {aside}", file=sys.stderr)
+    return {}
+
+
 def merge(old, new):
     """A row that is measured again replaces the earlier one."""
     key = lambda row: (row["name"], json.dumps(row["shape"]), row["direction"])
@@ -115,6 +138,8 @@ def main():
     parser.add_argument("--program", type=Path, default=ROOT / "target/release/scale-engine")
     parser.add_argument("--only", default=",".join(FAMILIES), help="families, comma between")
     parser.add_argument("--preset", action="append", default=[], help="of the model; may be given again")
+    parser.add_argument("--size", action="append", default=[], help="of the model: SETSxCELLS, or default; may be given again")
+    parser.add_argument("--modes", help="of torch.compile, comma between: default, max-autotune, reduce-overhead (the model alone)")
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--commit", help="of the program, where no git tells it")
     parser.add_argument("--smoke", action="store_true")
@@ -128,11 +153,9 @@ def main():
     until = time.monotonic() + 60 * asked.minutes
 
     result = about(asked) | {"ceilings": {}, "skipped": {}, "rows": []}
-    earlier = asked.out / "gpu.json"
-    if earlier.exists():
-        old = json.loads(earlier.read_text())
-        if [old["commit"], old["gpu"]] == [result["commit"], result["gpu"]]:
-            result["rows"], result["ceilings"] = old["rows"], old["ceilings"]
+    told = asked.out / "gpu.json"
+    old = earlier(told, result)
+    result |= {field: old[field] for field in ("rows", "ceilings") if old}
 
     def ceilings():
         for found in family("ceilings", asked, 2 * CEILINGS)[0]:
@@ -140,7 +163,7 @@ def main():
                 result["ceilings"][name] = max(value, result["ceilings"].get(name, 0))
 
     def write():
-        earlier.write_text(json.dumps(result, indent=1) + "\n")
+        told.write_text(json.dumps(result, indent=1) + "\n")
         (asked.out / "gpu.md").write_text(report.markdown(result))
         (asked.out / "gpu.svg").write_text(picture.svg(result))
 
