@@ -31,7 +31,7 @@ except ImportError:  # then every peer is absent
     torch = None
 
 WARM, ROUNDS = 5, 2
-LONG, LEAST = 1.0, 7  # seconds after which a slow peer has had enough turns, and how many it has at least
+LONG, LEAST = 1.0, 5  # seconds after which a slow peer has had enough turns, and how many it has at least
 MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "reduce-overhead"}
 
 
@@ -128,16 +128,17 @@ def microseconds(begin, end):
 
 def warm_up(bench, prepare):
     """-> seconds that a turn takes, and those of them in which the host queues it."""
-    wait = torch.cuda.synchronize if bench.cuda else lambda: None
-    prepare(0)()  # loads and compiles
-    wait()
-    hosts, began = [], time.perf_counter()
-    while len(hosts) < (WARM - 1 if bench.cuda else 1) and time.perf_counter() - began < LONG:
+    def seconds(i, wait):
         start = time.perf_counter()
-        prepare(len(hosts) + 1)()
-        hosts.append(time.perf_counter() - start)
-    wait()
-    return (time.perf_counter() - began) / len(hosts), min(hosts)
+        prepare(i)()
+        if wait and bench.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+    seconds(0, True)  # loads and compiles
+    takes = seconds(1, True)
+    # A slow peer is warm by then, and its host has time.
+    hosts = [seconds(i, False) for i in range(2, WARM) if takes < LONG / 10]
+    return takes, min(hosts, default=0)
 
 
 def measure(bench, prepare, turns=None):
@@ -146,8 +147,9 @@ def measure(bench, prepare, turns=None):
     turns = turns or bench.turns
     turns = min(turns, max(LEAST, int(LONG / takes)))
     if bench.cuda:
-        # Clock ticks, two in a nanosecond: the host queues ahead, at least 10 ms, at most 100.
-        torch.cuda._sleep(int(2e9 * min(max(0.01, 1.5 * host * turns), 0.1)))
+        torch.cuda.synchronize()
+        # Clock ticks, two in a nanosecond: the host queues ahead, at least 10 ms, at most 300.
+        torch.cuda._sleep(int(2e9 * min(max(0.01, 1.5 * host * turns), 0.3)))
     marks, late = [], 0
     for i in range(turns):
         work = prepare(WARM + i)
