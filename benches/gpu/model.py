@@ -28,6 +28,7 @@ compiling one peer took 75 s of a prediction, 130 of a step). The other modes ne
     --modes max-autotune --size 32x512          7 minutes to compile, in quiet and one at a time, since it times what it chooses; 1 to time
 """
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -231,7 +232,9 @@ def compare(bench, asked):
     """A B A B of one row."""
     row = {"name": asked.what, "shape": asked.shape(), "direction": "whole", "bytes": 0, "flops": 0, "ours_us": [], "peers": {},
            "peak_gib": {}}
-    twin, failed = None, {"torch": "not installed"} if torch is None else {}
+    twin, failed = None, set()
+    if torch is None:
+        row["peers"]["torch"] = {"absent": "not installed"}
     for _ in range(common.ROUNDS):
         if bench.left() < 0:
             break
@@ -262,14 +265,20 @@ def compare(bench, asked):
                     gib = torch.cuda.max_memory_reserved() / 2**30
                     row["peak_gib"][peer] = min(gib, row["peak_gib"].get(peer, gib))
             except Exception as error:  # what a peer cannot do is reported, not fatal
-                failed[peer] = common.why(error)
+                failed.add(peer)
+                row["peers"].setdefault(peer, {"absent": common.why(error)})  # timed in the first round, it stays timed
             if twin:
                 twin.rest()
-            print(row["name"], row["shape"], peer, row["peers"].get(peer, failed.get(peer)), flush=True)
+            print(row["name"], row["shape"], peer, row["peers"][peer], flush=True)
             bench.save()
-    for peer, reason in failed.items():
-        row["peers"].setdefault(peer, {"absent": reason})
     bench.save()
+
+
+def job(at, *more, **environment):
+    """This file once more, for one row or one peer."""
+    done = subprocess.run([sys.executable, *sys.argv, "--job", str(at), *more], env=os.environ | environment)
+    if done.returncode != 0:
+        print(f"job {at}: ended with exit code {done.returncode}", flush=True)
 
 
 def to_compile(bench):
@@ -291,17 +300,13 @@ def fill_cache(bench, row, peer):
 
 def fill_caches(bench):
     """Each peer of each row in a process of its own; several compilers have few workers each. One that chooses by timing is alone."""
-    def fill(at, **more):
-        done = subprocess.run([sys.executable, *sys.argv, "--job", str(at)], env=os.environ | more)
-        if done.returncode != 0:
-            print(f"{jobs[at]}: ended with exit code {done.returncode}", flush=True)
     jobs = to_compile(bench)
     alone = [at for at, (_, peer) in enumerate(jobs) if ways(bench)[peer].mode == "max-autotune"]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for at in set(range(len(jobs))) - set(alone):
-            pool.submit(fill, at, TORCHINDUCTOR_COMPILE_THREADS="4")
+            pool.submit(job, at, TORCHINDUCTOR_COMPILE_THREADS="4")
     for at in alone:
-        fill(at)
+        job(at)
 
 
 class Bench(common.Bench):
@@ -309,21 +314,25 @@ class Bench(common.Bench):
         parser.add_argument("--preset", action="append", help="may be given again")
         parser.add_argument("--size", action="append", help="SETSxCELLS, or default; may be given again")
         parser.add_argument("--compile", action="store_true", help="fill torch.compile's cache and end")
-        parser.add_argument("--job", type=int, help="with --compile: only the peer of this number")
+        parser.add_argument("--job", type=int, help="only the row of this number, added to --out; with --compile only the peer")
 
 
 def main():
     bench = Bench(__doc__)
-    if bench.asked.job is not None:
-        fill_cache(bench, *to_compile(bench)[bench.asked.job])
-    elif bench.asked.compile:
-        fill_caches(bench)
+    asked = bench.asked
+    if asked.compile:
+        fill_caches(bench) if asked.job is None else fill_cache(bench, *to_compile(bench)[asked.job])
+    elif asked.job is None:
+        # A process each: a capture that fails may end PyTorch (2.11) when it next gives memory back.
+        if asked.out:
+            asked.out.unlink(missing_ok=True)
+        for at in range(len(rows(bench))):
+            if bench.left() > 0:
+                job(at, "--seconds", f"{bench.left():.0f}")
     else:
-        for row in rows(bench):
-            try:
-                compare(bench, row)
-            except RuntimeError as error:  # ours does not fit, say: the next row may
-                print(row, common.why(error), flush=True)
+        if asked.out and asked.out.exists():
+            bench.rows = json.loads(asked.out.read_text())
+        compare(bench, rows(bench)[asked.job])
         bench.finish()
 
 
