@@ -37,6 +37,7 @@ mod plans;
 mod post;
 mod probe;
 mod stamp;
+mod ways;
 
 pub use blas::{Operand, Product};
 pub use choices::Choices;
@@ -47,6 +48,7 @@ pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;
 pub use post::Post;
 pub use stamp::{Clock, Ran, Stamp, Took};
+pub use ways::Way;
 
 use arena::Arena;
 use driver::{Driver, Mark};

@@ -13,7 +13,7 @@ mod walk;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::gpu::{self, Gpu, Real};
+use crate::gpu::{self, Gpu, Real, Way};
 use crate::progress::{Event, Reporter};
 
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
@@ -26,7 +26,7 @@ pub use walk::{Size, beside_cpu as model, in_pieces as graph};
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// Op, or what was checked of the model.
+    /// Op, with the way to it if that is not any device's; or what was checked of the model.
     pub name: String,
     /// How the device stored numbers.
     pub real: Real,
@@ -41,47 +41,51 @@ pub struct Check {
 }
 
 impl Check {
+    fn new(name: String, real: Real) -> Check {
+        Check { name, real, rows: 0, output: String::new(), error: 0.0, allowed: f64::INFINITY }
+    }
+
     /// True if the error is a number within its bound.
     pub fn holds(&self) -> bool {
         self.error <= self.allowed
     }
+
+    /// Adds what was found of a row.
+    fn add(&mut self, row: &Case, verdicts: Vec<Verdict>) {
+        self.rows += 1;
+        for Verdict { output, error, allowed } in verdicts {
+            // NaN is worse than anything; if nothing is off, the last output is reported.
+            if error.is_nan() || error / allowed >= self.error / self.allowed {
+                self.output = format!("{output} of {} {:?}", row.name, row.shapes);
+                (self.error, self.allowed) = (error, allowed);
+            }
+        }
+    }
 }
 
-/// Runs rows of the table on a device; one check per op, with its worst output. `reporter` is told of the rows, each by name before it
-/// is run.
+/// Runs rows of the table on a device; one check per op and way to it, with its worst output. An op's own check has all its rows,
+/// as any device computes them; those of its ways on Hopper have the rows whose sizes they take, and are missing where there are
+/// none. `reporter` is told of the rows, each by name before it is run.
 pub fn ops(gpu: &Gpu, rows: &[Case], reporter: &Reporter) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
     let work = reporter.begin("selftest", 0, rows.len() as u64, "rows");
     for row in rows {
         reporter.tell(Event::Stage(row.name));
-        let verdicts = gpu::guard(|| Ok(row.judge(gpu)))
+        let judged = gpu::guard(|| Ok(row.judge(gpu)))
             .map_err(|e| Error::Device(format!("{} {:?}: {e}", row.name, row.shapes)))?;
         if let Some(what) = gpu.overrun() {
             return Err(Error::Device(format!("{} {:?}: {what}", row.name, row.shapes)));
         }
-        let at = match checks.iter().position(|check| check.name == row.op()) {
-            Some(at) => at,
-            None => {
-                let (name, real) = (row.op().to_string(), gpu.real());
-                checks.push(Check {
-                    name,
-                    real,
-                    rows: 0,
-                    output: String::new(),
-                    error: 0.0,
-                    allowed: f64::INFINITY,
-                });
-                checks.len() - 1
+        for (way, verdicts) in judged {
+            let name = match way {
+                Way::Any => row.op().to_string(),
+                way => format!("{} on {way}", row.op()),
+            };
+            let at = checks.iter().position(|check| check.name == name).unwrap_or(checks.len());
+            if at == checks.len() {
+                checks.push(Check::new(name, gpu.real()));
             }
-        };
-        let check = &mut checks[at];
-        check.rows += 1;
-        for Verdict { output, error, allowed } in verdicts {
-            // NaN is worse than anything; if nothing is off, the last output is reported.
-            if error.is_nan() || error / allowed >= check.error / check.allowed {
-                check.output = format!("{output} of {} {:?}", row.name, row.shapes);
-                (check.error, check.allowed) = (error, allowed);
-            }
+            checks[at].add(row, verdicts);
         }
         work.add(1);
     }

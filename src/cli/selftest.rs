@@ -14,7 +14,8 @@ Example:
   scale-engine selftest --device cuda
 
 Checks every kernel, at awkward sizes and at the model's, against its reference; the whole model against the CPU (loss, every gradient, \
-50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. The exit code is 1 if any check fails. Under \
+50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. Where Hopper has kernels of its own, an op has \
+a line for them too (`attention on Hopper`), with the rows whose sizes they take. The exit code is 1 if any check fails. Under \
 compute-sanitizer:
   compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";
 
@@ -120,11 +121,11 @@ fn run_on(gpu: &Gpu, second: &Gpu, args: &Args) -> Result<Vec<Check>> {
 }
 
 fn print(checks: &[Check]) {
-    println!("{:<22} {:>5} {:>5} {:>9} {:>9}      nearest to its bound", "", "", "rows", "error", "allowed");
+    println!("{:<26} {:>5} {:>5} {:>9} {:>9}      nearest to its bound", "", "", "rows", "error", "allowed");
     for check in checks {
         let Check { name, real, rows, output, error, allowed } = check;
         let real = if *real == Real::F32 { "f32" } else { "bf16" };
         let mark = if check.holds() { "ok  " } else { "MISS" };
-        println!("{name:<22} {real:>5} {rows:>5} {error:>9.1e} {allowed:>9.1e} {mark} {output}");
+        println!("{name:<26} {real:>5} {rows:>5} {error:>9.1e} {allowed:>9.1e} {mark} {output}");
     }
 }

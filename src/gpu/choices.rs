@@ -7,7 +7,8 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Gpu, Stamp};
+use super::ways::Pinned;
+use super::{Clock, Gpu, Stamp, Way};
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
@@ -39,7 +40,16 @@ impl Choices {
 }
 
 /// Seconds of two ways to one result, by what is made and its sizes.
-pub(super) type Chosen = Mutex<HashMap<(Cow<'static, str>, [usize; 3]), [f64; 2]>>;
+type Timed = HashMap<(Cow<'static, str>, [usize; 3]), [f64; 2]>;
+
+/// What decides between two ways.
+#[derive(Default)]
+pub(super) struct Chosen {
+    /// What was timed.
+    timed: Mutex<Timed>,
+    /// What a check asks for instead.
+    pub pinned: Pinned,
+}
 
 /// Timed runs of each way; the fastest counts.
 const RUNS: usize = 3;
@@ -57,15 +67,25 @@ impl Gpu {
         any: impl Fn(),
     ) -> bool {
         let blocks = self.hopper().filter(|_| fits);
-        let taken = blocks.filter(|&blocks| self.quicker(what, size, [&|| hopper(blocks), &any]) == 0);
+        let taken =
+            blocks.filter(|&blocks| self.choose(Way::Any, what, size, [&|| hopper(blocks), &any]) == 0);
         taken.map_or_else(any, &hopper);
         taken.is_some()
     }
 
-    /// Which of two ways to the same result is quicker, found by timing both when the sizes are first seen. Sizes not yet timed get
-    /// the first way on a device whose timing means nothing, and while a step is only counted.
+    /// Which of two ways of kernels for Hopper to the same result is quicker, work divided or whole, found by timing both when the
+    /// sizes are first seen. Sizes not yet timed get the first way on a device whose timing means nothing, and while a step is only
+    /// counted.
     pub fn quicker(&self, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
-        let chosen = || self.0.chosen.lock().expect("no panic under this lock");
+        self.choose(Way::Hopper, what, size, ways)
+    }
+
+    /// [`Gpu::quicker`] of two ways of which `plain` is the second.
+    fn choose(&self, plain: Way, what: &'static str, size: [usize; 3], ways: [&dyn Fn(); 2]) -> usize {
+        if let Some(way) = self.asked(plain) {
+            return way;
+        }
+        let chosen = || self.0.chosen.timed.lock().expect("no panic under this lock");
         let (key, quicker) = ((Cow::from(what), size), |took: [f64; 2]| usize::from(took[1] < took[0]));
         if let Some(&took) = chosen().get(&key) {
             return quicker(took);
@@ -92,7 +112,7 @@ impl Gpu {
 
     /// What [`Gpu::quicker`] has timed: what was made, its sizes, seconds of each way.
     pub fn timed_ways(&self) -> Vec<(String, [usize; 3], [f64; 2])> {
-        let chosen = self.0.chosen.lock().expect("no panic under this lock");
+        let chosen = self.0.chosen.timed.lock().expect("no panic under this lock");
         let mut ways: Vec<_> =
             chosen.iter().map(|((what, size), took)| (what.to_string(), *size, *took)).collect();
         ways.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
@@ -100,7 +120,7 @@ impl Gpu {
     }
 
     pub(super) fn take_ways(&self, ways: &[(String, [usize; 3], [f64; 2])]) {
-        let mut chosen = self.0.chosen.lock().expect("no panic under this lock");
+        let mut chosen = self.0.chosen.timed.lock().expect("no panic under this lock");
         chosen.extend(ways.iter().map(|(what, size, took)| ((what.clone().into(), *size), *took)));
     }
 

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::gpu::{Gpu, Real};
+use crate::gpu::{Gpu, Real, Way};
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -136,19 +136,20 @@ impl Case {
         Run { y: value, dy, gradients }
     }
 
-    /// Compares the device's value and gradients with the reference.
+    /// Compares the device's value and gradients with the reference, in each way that the device has to them.
     ///
     /// f32: 1e-5, for sums over rows 1e-4. bf16: twice the error that the reference itself has when its inputs and outputs are
     /// rounded to bf16, a bound that reflects how well conditioned the row is.
-    pub fn judge(&self, gpu: &Gpu) -> Vec<Verdict> {
+    pub fn judge(&self, gpu: &Gpu) -> Vec<(Way, Vec<Verdict>)> {
         self.judge_each(std::slice::from_ref(gpu)).remove(0)
     }
 
     /// The same on several devices of one storage, with the truth computed once.
-    pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<Verdict>> {
+    pub fn judge_each(&self, gpus: &[Gpu]) -> Vec<Vec<(Way, Vec<Verdict>)>> {
         let inputs = self.inputs();
-        let runs: Vec<Run> = gpus.iter().map(|gpu| self.run(&inputs, Some(gpu))).collect();
-        let first = &runs[0];
+        let run = |gpu: &Gpu| gpu.each_way(|| self.run(&inputs, Some(gpu)));
+        let runs: Vec<Vec<(Way, Run)>> = gpus.iter().map(run).collect();
+        let first = &runs[0][0].1;
         let truth = self.truth(&inputs, &first.dy);
         let rounded = (gpus[0].real() == Real::Bf16).then(|| {
             let inputs: Vec<Tensor> =
@@ -156,7 +157,8 @@ impl Case {
             let dy = if first.y.real() == Real::Bf16 { round(&first.dy) } else { first.dy.clone() };
             self.truth(&inputs, &dy)
         });
-        runs.iter().map(|run| verdicts(run, &truth, rounded.as_ref())).collect()
+        let of = |(way, run): &(Way, Run)| (*way, verdicts(run, &truth, rounded.as_ref()));
+        runs.iter().map(|ways| ways.iter().map(of).collect()).collect()
     }
 
     /// Value and gradients by the reference, or by the host's own op if there is none.

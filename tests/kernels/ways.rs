@@ -1,0 +1,77 @@
+//! Where a device has several ways to a result, each of them is run and judged.
+
+use std::cell::Cell;
+
+use scale_engine::gpu::{Gpu, Real, Way};
+use scale_engine::progress::Reporter;
+use scale_engine::selftest::{self, Case, Check, case, table};
+
+fn checks(gpu: &Gpu, rows: &[Case]) -> Vec<Check> {
+    selftest::ops(gpu, rows, &Reporter::silent()).expect("a device that answers")
+}
+
+/// Doubles its input, but on one way, which is wrong.
+fn wrong_on(wrong: Option<Way>) -> Case {
+    case("scale", &[&[5, 33]], move |t, v| {
+        let by = Cell::new(2.0);
+        let go = |way| by.set(if wrong == Some(way) { 3.0 } else { 2.0 });
+        if let Some(gpu) = t.gpu() {
+            let apart = || go(Way::HopperApart);
+            let whole = || go(Way::Hopper);
+            let hopper =
+                |_| [&apart as &dyn Fn(), &whole][gpu.quicker("apart", [5, 33, 1], [&apart, &whole])]();
+            gpu.either("scale", [5, 33, 1], true, hopper, || go(Way::Any));
+        }
+        t.scale(v[0], by.get())
+    })
+}
+
+#[test]
+fn a_fault_on_any_way_is_seen() {
+    let Some(folder) = super::emulated() else { return };
+    let ways = [Way::Any, Way::Hopper, Way::HopperApart];
+    let names = ["scale", "scale on Hopper", "scale on Hopper, apart"];
+    for wrong in [None].into_iter().chain(ways.map(Some)) {
+        let found = checks(&Gpu::emulated(folder, Real::Bf16, 1), &[wrong_on(wrong), wrong_on(None)]);
+        assert_eq!(found.iter().map(|check| check.name.as_str()).collect::<Vec<_>>(), names);
+        for (check, way) in found.iter().zip(ways) {
+            assert_eq!((check.rows, check.holds()), (2, wrong != Some(way)), "{wrong:?}: {check:?}");
+        }
+    }
+    // A device that is not Hopper has one way, and tells of no other.
+    let found = checks(&Gpu::emulated_ada(folder, Real::Bf16, 1), &[wrong_on(Some(Way::Hopper))]);
+    assert_eq!(
+        found.iter().map(|check| (check.name.as_str(), check.holds())).collect::<Vec<_>>(),
+        [("scale", true)]
+    );
+}
+
+#[test]
+fn all_kernels_of_an_op_with_several_ways_are_launched() {
+    let Some(folder) = super::emulated() else { return };
+    let attention: &[&str] = &[
+        "attention_forward_128",
+        "attention_backward_128",
+        "attention_hopper_forward",
+        "attention_hopper_backward",
+        "attention_hopper_backward_apart",
+    ];
+    let mmd: &[&str] = &["mmd_pairs", "mmd_backward", "mmd_hopper_pairs", "mmd_hopper_backward"];
+    let gate: &[&str] =
+        &["swiglu_forward", "swiglu_backward", "matmul_swiglu_forward", "matmul_swiglu_backward"];
+    for (op, shape, kernels, ways) in [
+        ("attention", [1, 180, 384].as_slice(), attention, 3),
+        ("mmd", &[3, 72, 8], mmd, 2),
+        ("matmul_swiglu", &[65, 136], gate, 2),
+    ] {
+        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let mut rows = table();
+        rows.retain(|row| row.op() == op && row.shapes[0] == shape);
+        gpu.listen();
+        let found = checks(&gpu, &rows);
+        let ran: Vec<String> = gpu.ran().into_iter().map(|ran| ran.name).collect();
+        let missing: Vec<_> = kernels.iter().filter(|&&name| !ran.iter().any(|ran| ran == name)).collect();
+        assert!(missing.is_empty(), "{op}: {missing:?} of {ran:?}");
+        assert!(found.len() == ways && found.iter().all(|check| check.rows == rows.len()), "{found:#?}");
+    }
+}
