@@ -1,8 +1,5 @@
 //! Where a training step's time goes: op by op, compared with what this machine can do.
 
-use std::ops::Range;
-use std::time::Instant;
-
 use serde::Serialize;
 
 use crate::error::Result;
@@ -32,13 +29,15 @@ pub struct Profile {
     pub weights: usize,
     /// Pairs of a control and a perturbed cell per step.
     pub pairs: usize,
-    /// Median seconds of a step whose ops are not timed.
+    /// Median seconds of a step whose ops are not timed, as `bench step` tells it.
     pub step_s: f64,
-    /// Mean seconds of a step whose ops are timed: what the rows add up to.
+    /// Mean seconds of a step whose ops are timed: what the rows add up to. On a device its kernels are queued one by one with two
+    /// events each, not as one graph.
     pub watched_s: f64,
     /// What the same machine reached just before.
     pub ceilings: Ceilings,
-    /// Share of the watched step in which the device did nothing; `None` on the CPU.
+    /// Share of the watched step in which the device did nothing, which is more than of a step that is not watched; `None` on the
+    /// CPU.
     pub idle: Option<f64>,
     /// Memory of a device.
     pub memory: Option<Memory>,
@@ -101,9 +100,6 @@ pub struct Kernel {
     pub seconds: f64,
 }
 
-/// Steps before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
-const WARM: u64 = 5;
-
 /// Times `steps` steps unwatched and as many watched, on made-up cells. Panics if there are none.
 ///
 /// # Errors
@@ -112,13 +108,12 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     assert!(steps > 0, "profile: no steps");
     let ceilings = Ceilings::measure(gpu);
     let mut made = MadeUp::new(sizes, gpu)?;
-    (0..WARM).try_for_each(|k| made.step(k))?;
-    let step_s = made.median_of(WARM..WARM + steps)?;
+    let step_s = made.times(steps)?.median();
     let (between, block) = (gpu.map(Gpu::held), gpu.and_then(Gpu::block).unwrap_or(0));
     gpu.inspect(|gpu| gpu.forget_peak());
     let laps = Laps::start(gpu);
     made.learner.laps = Some(laps.clone());
-    for k in WARM + steps..WARM + 2 * steps {
+    for k in 0..steps {
         laps.skip();
         made.step(k)?;
         gpu.inspect(|gpu| gpu.wait());
@@ -146,23 +141,6 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
         kernels: kernels(&laps, steps),
         ceilings,
     })
-}
-
-impl MadeUp {
-    /// Median seconds of these steps.
-    fn median_of(&mut self, steps: Range<u64>) -> Result<f64> {
-        let gpu = self.learner.params.gpu().cloned();
-        let wait = || gpu.iter().for_each(Gpu::wait);
-        wait();
-        let mut timed = |k| {
-            let began = Instant::now();
-            self.step(k)?;
-            wait();
-            Ok(began.elapsed().as_secs_f64())
-        };
-        let took: Vec<f64> = steps.map(&mut timed).collect::<Result<_>>()?;
-        Ok(Times::of(took).median())
-    }
 }
 
 fn rows(laps: &[Lap], steps: u64, watched: f64, ceilings: &Ceilings) -> Vec<Row> {

@@ -13,7 +13,8 @@ Example:
 Each row is an op, forward or backward, summed over one training step: how long it takes, what it must read and write (its inputs and \
 outputs, once each), how much it multiplies, and which share that is of two ceilings measured at the start: a copy far larger than the \
 caches, and a matrix product. A share of copy above 1 means that the data came from a cache. On a GPU the table is followed by the memory \
-of a step and by its kernels, timed by events; the share of time in which the GPU was idle is in the first lines.
+of a step and by its kernels, timed by events. The first lines tell the time of a step as `bench step` does, of one whose ops are timed, \
+and the share of the latter in which the GPU was idle. A step that is not watched is idle less: its kernels are queued as one graph.
 
 Without a GPU, --dry counts what a step would move, multiply and hold on one: it makes the same ops and buffers but computes nothing. \
 Memory is what the program asks for, without the allocator's overhead and the workspace of the matrix products (32 MiB).

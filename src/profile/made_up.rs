@@ -16,6 +16,8 @@ use crate::rng::Rng;
 use crate::tensor::Tensor;
 use crate::train::{Learner, check_memory};
 
+use super::Times;
+
 /// What is trained.
 #[derive(Clone, Debug, Serialize, clap::Args)]
 pub struct Sizes {
@@ -95,6 +97,12 @@ impl MadeUp {
     /// Step k: losses, gradients, weights. Does not wait for the device.
     pub fn step(&mut self, k: u64) -> Result<()> {
         self.learner.step(&self.examples, k, &Ranks::alone()).map(|_| ())
+    }
+
+    /// Times of so many steps.
+    pub fn times(&mut self, steps: u64) -> Result<Times> {
+        let gpu = self.learner.params.gpu().cloned();
+        Times::of_turns(steps, gpu.as_ref(), |k| self.step(k))
     }
 }
 

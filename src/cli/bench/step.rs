@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::cli::device;
 use crate::error::Result;
-use crate::gpu::{Gpu, Stamp};
+use crate::gpu::Gpu;
 use crate::model::losses::Examples;
 use crate::profile::{MadeUp, Sizes, Times};
 use crate::rng::Rng;
@@ -48,9 +48,6 @@ pub struct Predict {
     pub of: Args,
 }
 
-/// Turns before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
-const WARM: u64 = 5;
-
 /// What is timed of the whole model.
 pub struct Work {
     /// One turn of it.
@@ -83,8 +80,7 @@ pub fn run(work: &Work, args: &Args) -> Result<()> {
 
 fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Timed> {
     let mut made = MadeUp::new(sizes, gpu)?;
-    let took = time(steps, gpu, |k| made.step(k))?;
-    Ok((took, made.learner.params.table().count()))
+    Ok((made.times(steps)?, made.learner.params.table().count()))
 }
 
 fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Timed> {
@@ -97,24 +93,11 @@ fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Time
         None => (model, params, controls),
     };
     let starts: Vec<Rng> = (0..sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();
-    let took = time(turns, gpu, |_| {
+    let took = Times::of_turns(turns, gpu, |_| {
         model.generate(&params, &controls, None, &tokens, 1, &starts);
         Ok(())
     })?;
     Ok((took, params.table().count()))
-}
-
-/// Times of so many turns: on a device from the end of the previous turn to the end of this one. As in training, nobody waits in
-/// between.
-fn time(turns: u64, gpu: Option<&Gpu>, mut turn: impl FnMut(u64) -> Result<()>) -> Result<Times> {
-    let warm = WARM.min(turns);
-    (0..warm).try_for_each(&mut turn)?;
-    let mut ends = vec![Stamp::now(gpu)];
-    for k in warm..warm + turns {
-        turn(k)?;
-        ends.push(Stamp::now(gpu));
-    }
-    Ok(Times::of(ends.windows(2).map(|pair| pair[0].until(&pair[1])).collect()))
 }
 
 fn print(args: &Args, work: &Work, took: &Times, weights: usize, gpu: Option<&Gpu>) {
