@@ -226,10 +226,10 @@ impl Trained {
         Ok(Trained { header: file.text.header, effects, model, params: Params::new(table, average) })
     }
 
-    /// The same on a device.
+    /// The same on a device, to predict there ([`Params::to_predict`]).
     pub fn to_gpu(self, gpu: &Gpu) -> Trained {
         let Trained { header, effects, model, params } = self;
-        Trained { header, effects, model: model.to_gpu(gpu), params: params.to_gpu(gpu) }
+        Trained { header, effects, model: model.to_gpu(gpu), params: params.to_gpu(gpu).to_predict() }
     }
 }
 

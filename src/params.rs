@@ -74,6 +74,13 @@ impl Params {
         Params { weights, grads, ..self }
     }
 
+    /// What predictions read of them, and no more: no gradients, and on a device that stores bf16 no lower halves of the weights,
+    /// so that [`Params::weights`] and `save` panic there.
+    pub fn to_predict(mut self) -> Params {
+        self.weights.take_low();
+        Params { grads: Tensor::zeros(&[0]), ..self }
+    }
+
     /// Names, shapes and places.
     pub fn table(&self) -> &Table {
         &self.table
@@ -105,7 +112,7 @@ impl Params {
         self.weights.read().part(entry.offset, &entry.shape)
     }
 
-    /// All weights, `[L]` f32, where they are. Panics if ranks share their lower halves.
+    /// All weights, `[L]` f32, where they are. Panics if ranks share their lower halves, or [`Params::to_predict`] dropped them.
     pub fn weights(&self) -> Tensor {
         self.weights.whole()
     }

@@ -25,7 +25,7 @@ const CELLS: usize = 4096;
 pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
     let data = &run.data;
     let perturbed = run.split.perturbed(Part::Val, data);
-    let params = run.learner.params.over(average);
+    let params = run.learner.params.over(average).to_predict();
     let manifest = data.manifest();
     let predictor = Predictor {
         model: &run.learner.model,

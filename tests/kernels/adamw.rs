@@ -121,10 +121,17 @@ fn other_weights_take_the_place_of_those_on_a_device() {
     let Trained { params, table, optimizer, .. } = trained(Some(&gpu), 1.0);
     let other = params.over(optimizer.average());
     let average = optimizer.average().to_host();
-    for &p in &table {
-        let told = average.data()[params.entries()[p.index()].range()].iter().copied().map(rounded);
-        assert!(other.tensor(p).to_host().data().iter().copied().eq(told));
-    }
+    let holds_average = |params: &Params| {
+        table.iter().all(|&p| {
+            let told = average.data()[params.entries()[p.index()].range()].iter().copied().map(rounded);
+            params.tensor(p).to_host().data().iter().copied().eq(told)
+        })
+    };
+    assert!(holds_average(&other));
+    let whole = gpu.held();
+    let other = other.to_predict();
+    assert_eq!(whole - gpu.held(), 2 * other.len() as u64, "the lower halves are gone");
+    assert!(holds_average(&other), "the upper halves are as they were");
     let read = |params: &Params| params.tensor(table[3]).to_host().into_vec();
     assert!(read(&params) != read(&other), "the average is no copy of the weights");
 }

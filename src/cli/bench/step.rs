@@ -84,12 +84,15 @@ fn time_steps(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Timed> {
 }
 
 fn time_predictions(sizes: &Sizes, turns: u64, gpu: Option<&Gpu>) -> Result<Timed> {
-    // Made on the host, so that a device holds only what predicting needs: no moments, no gradients, no cells to compare with.
+    // Made on the host, so that a device holds only what predicting needs: no moments, no gradients, no cells to compare with; and
+    // of weights in two halves, the upper.
     let MadeUp { learner: Learner { model, params, .. }, examples } = MadeUp::to_predict(sizes)?;
-    let (Examples { cells, tokens, .. }, params) = (examples, params.over(params.weights()));
+    let (Examples { cells, tokens, .. }, params) = (examples, params.to_predict());
     let controls = cells.slice(0..sizes.sets);
     let (model, params, controls) = match gpu {
-        Some(gpu) => (model.to_gpu(gpu), params.to_gpu(gpu), controls.to_gpu(gpu, "cells", gpu.real())),
+        Some(gpu) => {
+            (model.to_gpu(gpu), params.to_gpu(gpu).to_predict(), controls.to_gpu(gpu, "cells", gpu.real()))
+        }
         None => (model, params, controls),
     };
     let starts: Vec<Rng> = (0..sizes.sets as u64).map(|set| Rng::new(set + 1)).collect();

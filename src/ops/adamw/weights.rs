@@ -10,7 +10,7 @@ pub enum Weights {
     Whole(Tensor),
     /// On a device that stores bf16.
     Split(Halves),
-    /// The upper halves alone: each rank's optimizer holds the lower halves of its share.
+    /// The upper halves alone: each rank's optimizer holds the lower halves of its share, or they only serve predictions.
     Rounded(Tensor),
 }
 
@@ -41,7 +41,9 @@ impl Weights {
     pub fn whole(&self) -> Tensor {
         match self {
             Weights::Whole(weights) => weights.clone(),
-            Weights::Rounded(_) => panic!("adamw: lower halves of all weights, which ranks share"),
+            Weights::Rounded(_) => {
+                panic!("adamw: lower halves of all weights, which ranks share or predictions do without")
+            }
             Weights::Split(halves) => {
                 let Halves { rounded, .. } = halves;
                 let weights = Tensor::on(rounded.device(), "weights as f32", rounded.shape(), Real::F32);
