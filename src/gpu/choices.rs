@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::ways::Pinned;
-use super::{Clock, Gpu, Stamp, Way};
+use super::{Clock, Gpu, Stamp, Took, Way, or_stop};
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
@@ -51,7 +51,7 @@ pub(super) struct Chosen {
     pub pinned: Pinned,
 }
 
-/// Timed runs of each way; the fastest counts.
+/// Timed runs of each way, after one more that finds caches as something else left them; the fastest counts.
 const RUNS: usize = 3;
 
 impl Gpu {
@@ -94,12 +94,17 @@ impl Gpu {
             return 0;
         }
         let time = |way: &dyn Fn()| {
+            way(); // loads or chooses
+            // All runs are queued before the device comes to them: otherwise what the host does for each would count, which is
+            // nothing in a step that is one graph.
+            or_stop(self.driver().keep_busy());
             let run = |_| {
                 let clock = Clock::start(Some(self));
                 way();
-                clock.stop().seconds()
+                clock.stop()
             };
-            (0..=RUNS).map(run).skip(1).fold(f64::INFINITY, f64::min) // the first run loads or chooses
+            let took: Vec<Took> = (0..=RUNS).map(run).collect();
+            took.into_iter().skip(1).map(Took::seconds).fold(f64::INFINITY, f64::min)
         };
         let took = self.aside(|| ways.map(time));
         chosen().insert(key, took);

@@ -350,6 +350,10 @@ impl Driver for Cuda {
         self.stream.record_event(flags).map(Stamp::Event).map_err(said("cuEventRecord"))
     }
 
+    fn keep_busy(&self) -> Outcome<()> {
+        self.plans.lock().expect("no panic under this lock").keep_busy()
+    }
+
     fn hopper(&self) -> Option<usize> {
         self.processors
     }

@@ -118,7 +118,7 @@ int cuMemsetD8Async(char* at, unsigned char byte, size_t bytes, Stream* stream) 
     static const char form = 0;
     if (devices[stream->device].failed) return LAUNCH_FAILED;
     need(at, bytes, call, true);
-    return add_plain(stream, &form, [=] { need(at, bytes, call), memset(at, byte, bytes); }), SUCCESS;
+    return add_plain(stream, &form, [=] { need(at, bytes, call), fill(at, byte, bytes); }), SUCCESS;
 }
 
 int cuStreamCreate(Stream** made, unsigned) { return *made = new Stream{current}, SUCCESS; }

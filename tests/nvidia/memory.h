@@ -3,6 +3,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <sys/mman.h>
 #include "queue.h"
 
 namespace nvidia {
@@ -48,6 +49,19 @@ inline char* allocate(int device, size_t bytes) {
     live[made] = {bytes, device, false};
     on.used += bytes, on.most = std::max(on.most, on.used);
     return made;
+}
+
+// Whole pages are zeroed by giving them back to the system: the program fills its workspace only to keep a device busy, and here
+// nobody should wait for that.
+inline void fill(char* at, unsigned char byte, size_t bytes) {
+    constexpr uintptr_t PAGE = 4096, FEW = 256 * PAGE;
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(at), end = begin + bytes;
+    const uintptr_t first = (begin + PAGE - 1) / PAGE * PAGE, last = end / PAGE * PAGE;
+    if (byte || last < first + FEW || madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED)) {
+        memset(at, byte, bytes);
+    } else {
+        memset(at, 0, first - begin), memset(reinterpret_cast<void*>(last), 0, end - last);
+    }
 }
 
 // False if it was given back before.
