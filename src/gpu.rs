@@ -43,7 +43,7 @@ pub use blas::{Operand, Product};
 pub use choices::Choices;
 pub use held::Peak;
 pub use hopper::Map;
-pub use launch::{Arg, Grid};
+pub use launch::{Arg, Grid, PROCESSORS};
 pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;
 pub use post::Post;

@@ -2,6 +2,10 @@
 
 use super::{Buffer, Gpu, Map};
 
+/// Multiprocessors that a fixed grid is made for, an H100's and an H200's. Where each block adds up its share of the numbers, their
+/// count decides in which order all are added: taken from the device, the same step would have other bits on another.
+pub const PROCESSORS: usize = 132;
+
 /// One argument of a kernel; pointers are device addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {

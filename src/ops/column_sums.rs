@@ -7,14 +7,14 @@
 //!   repeatable yes: parts of rows are summed in order, then part by part
 //! ```
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Gpu, Grid, PROCESSORS, Real};
 use crate::ops::blocks;
 use crate::ops::cast::cast;
 use crate::tape::Sink;
 use crate::tensor::Tensor;
 
-/// Blocks of a first pass: two for each of an H100's 132 multiprocessors, all running at once.
-pub const BLOCKS: usize = 264;
+/// Blocks of a first pass: two per multiprocessor, all running at once.
+pub const BLOCKS: usize = 2 * PROCESSORS;
 
 /// Blocks across a row if each takes `COLUMNS` (columns.cuh) of it.
 pub fn groups(gpu: &Gpu, width: usize) -> usize {

@@ -12,7 +12,7 @@
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 //! ```
 
-use crate::gpu::{Arg, Gpu, Grid, Real};
+use crate::gpu::{Arg, Gpu, Grid, PROCESSORS, Real};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::dot;
@@ -139,7 +139,7 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&T
     unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
 }
 
-/// A kernel of the backward, and how many of its blocks an H100 holds at once.
+/// A kernel of the backward, and how many of its blocks run at once.
 struct Kernel {
     name: &'static str,
     blocks: usize,
@@ -151,11 +151,9 @@ impl Kernel {
         let row = x.width() * x.real().bytes();
         let packed = read.iter().flatten().all(|x| x.address().is_multiple_of(16)) && row.is_multiple_of(16);
         match row {
-            0..=1024 if packed => {
-                Kernel { name: "rms_norm_backward_narrow", blocks: column_sums::BLOCKS / 2 * 3 }
-            }
-            0..=1536 if packed => Kernel { name: "rms_norm_backward_middle", blocks: column_sums::BLOCKS },
-            _ => Kernel { name: "rms_norm_backward", blocks: column_sums::BLOCKS },
+            0..=1024 if packed => Kernel { name: "rms_norm_backward_narrow", blocks: 3 * PROCESSORS },
+            0..=1536 if packed => Kernel { name: "rms_norm_backward_middle", blocks: 2 * PROCESSORS },
+            _ => Kernel { name: "rms_norm_backward", blocks: 2 * PROCESSORS },
         }
     }
 }

@@ -8,7 +8,7 @@
 //!   repeatable yes: sums are f32 within a piece, f64 over pieces and blocks, in order
 //! ```
 
-use crate::gpu::{Buffer, Gpu, Grid};
+use crate::gpu::{Buffer, Gpu, Grid, PROCESSORS};
 use crate::ops::blocks;
 use crate::ops::loss;
 use crate::ops::vector::squared_distance;
@@ -60,8 +60,8 @@ pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, wanted: [bool; 2]) -> [Optio
 }
 
 fn forward_on(gpu: &Gpu, y: &Tensor, x: &Tensor) -> Tensor {
-    // As many blocks as 132 multiprocessors hold at once: each strides over its share.
-    let count = y.len().div_ceil(2048).min(6 * 132);
+    // As many blocks as run at once, six per multiprocessor: each strides over its share.
+    let count = y.len().div_ceil(2048).min(6 * PROCESSORS);
     let parts = gpu.buffer("squared_error parts", 8 * count);
     launch_forward(&parts, y, x, count);
     loss::total("squared_error loss", &parts, count, 1.0 / y.rows() as f32)

@@ -11,12 +11,9 @@
 use super::hopper;
 use super::{Found, Given, Sizes};
 use crate::error::Error;
-use crate::gpu::{Gpu, Grid, Real, stop};
+use crate::gpu::{Gpu, Grid, PROCESSORS, Real, stop};
 use crate::ops::gate;
 use crate::tensor::Tensor;
-
-/// About as many multiprocessors as a large GPU has.
-const PROCESSORS: usize = 128;
 
 /// The kernels that take a call.
 enum Kernels {
@@ -233,11 +230,13 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let packs = whole && tensors.into_iter().all(|x| x.address().is_multiple_of(bytes));
     let pack = if packs { 4 } else { 1 };
     let columns = if dseed.is_some() { z.width.div_ceil(32 * pack) } else { 1 };
-    // Four blocks per multiprocessor, all running at once: some read while others sum. Each has enough rows for its warps.
+    // Four blocks per multiprocessor, all running at once: some read while others sum. Each has enough rows for its warps. Of the
+    // multiprocessors a power of two is counted on, as heads mostly are one: another slice each would not run with the others.
+    const BLOCKS: usize = 4 << PROCESSORS.ilog2();
     const SLICE: usize = 32;
     const SLICES: usize = 32;
     let heads = z.sets * z.heads;
-    let wanted = (4 * PROCESSORS).div_ceil((heads * columns).max(1));
+    let wanted = BLOCKS.div_ceil((heads * columns).max(1));
     let slices = wanted.clamp(1, (z.rows / SLICE).clamp(1, SLICES));
     let warps = z.rows.div_ceil(slices).div_ceil(2).clamp(1, 8) as u32; // each takes two rows at a time
     let grid = Grid::plane(heads, slices * columns, 32 * warps);

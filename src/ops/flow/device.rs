@@ -1,7 +1,7 @@
 //! The flow on a device: kernels/flow.cu.
 
 use super::Stream;
-use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::gpu::{Buffer, Gpu, Grid, PROCESSORS, Real};
 use crate::ops::loss;
 use crate::tensor::Tensor;
 
@@ -54,8 +54,8 @@ impl SquaredError {
     /// The loss `[1]`.
     pub fn mean_square(&self) -> Tensor {
         let (gpu, [sets, size]) = (self.inputs[0].device(), self.size());
-        // As many blocks as 132 multiprocessors hold at once: each strides over its share of a set.
-        let blocks = size.div_ceil(2048).min((5 * 132 / sets).max(1));
+        // As many blocks as run at once, five per multiprocessor: each strides over its share of a set.
+        let blocks = size.div_ceil(2048).min((5 * PROCESSORS / sets).max(1));
         let parts = gpu.buffer("flow loss parts", 8 * blocks * sets);
         launch_loss_forward(&parts, self, blocks);
         loss::total("flow loss", &parts, blocks * sets, 1.0 / self.inputs[0].len() as f32)
