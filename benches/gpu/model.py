@@ -267,11 +267,10 @@ def compare(bench, asked):
             except Exception as error:  # what a peer cannot do is reported, not fatal
                 failed.add(peer)
                 row["peers"].setdefault(peer, {"absent": common.why(error)})  # timed in the first round, it stays timed
-            if twin:
-                twin.rest()
             print(row["name"], row["shape"], peer, row["peers"][peer], flush=True)
             bench.save()
-    bench.save()
+            if twin:
+                twin.rest()
 
 
 def job(at, *more, **environment):
