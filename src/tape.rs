@@ -3,7 +3,7 @@
 //! An op computes its value, then calls [`Tape::record`] with a closure that turns the gradient of its value into the gradients
 //! of its inputs. The closure is the whole backward: there is no op enum and no second table.
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Real};
 use crate::laps::{Laps, Way};
 use crate::tensor::Tensor;
 
@@ -45,6 +45,9 @@ struct Node {
     value: Option<Tensor>,
     shape: Vec<usize>,
     bytes: u64,
+    /// How its gradient is stored: as the value is, which every op may rely on. `None` for leaves and what only presents them in
+    /// another way, whose gradients stay as ops make them: sums over rows are f32, and must not be rounded for a weight.
+    real: Option<Real>,
     /// True if a gradient must reach this value.
     needs: bool,
     inputs: Vec<Var>,
@@ -249,8 +252,11 @@ impl Tape {
             let read = given.iter().map(|x| x.bytes()).sum();
             self.lap(op.name, &shape, Way::Forward, op.flops.forward, [read, fresh(&[&value], &given)]);
         }
+        // Neither an input's numbers under another shape, nor a leaf, which has no input.
+        let made = |x: &Var| self.nodes[x.at].real.is_some() || !self.values(&[*x]).any(|x| value.shares(x));
+        let real = inputs.iter().any(made).then(|| value.real());
         let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
-        self.nodes.push(Node { value, shape, bytes, needs, inputs, way_back, waiting, sink, op });
+        self.nodes.push(Node { value, shape, bytes, real, needs, inputs, way_back, waiting, sink, op });
         self.id.var(self.nodes.len() - 1)
     }
 

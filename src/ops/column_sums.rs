@@ -9,7 +9,6 @@
 
 use crate::gpu::{Gpu, Grid, PROCESSORS, Real};
 use crate::ops::blocks;
-use crate::ops::cast::cast;
 use crate::tape::Sink;
 use crate::tensor::Tensor;
 
@@ -59,7 +58,7 @@ fn parts(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
     let most = (BLOCKS / groups(gpu, width)).clamp(1, x.rows().div_ceil(64).max(1));
     let height = x.rows().div_ceil(most).max(1);
     let parts = Tensor::on(gpu, "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
-    launch_parts(gpu, &parts, &cast(x, gpu.real()), height, squared);
+    launch_parts(gpu, &parts, x, height, squared);
     parts
 }
 
@@ -90,6 +89,7 @@ fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: b
     let squared = usize::from(squared);
     let args = [parts.into(), x.into(), rows.into(), width.into(), height.into(), squared.into()];
     let grid = Grid::plane(groups(gpu, width), parts.rows(), 512);
+    assert!(x.real() == gpu.real(), "column_sums: {:?} on a device that stores {:?}", x.real(), gpu.real());
     // SAFETY: one row of parts for each `height` rows of x, fewer for the last; x is in the device's storage.
     unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };
 }

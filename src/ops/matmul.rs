@@ -11,7 +11,6 @@
 //! ```
 
 use crate::ops::blocks;
-use crate::ops::cast::cast;
 use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
@@ -39,18 +38,18 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
     let (with_bias, with_residual) = (bias.is_some(), residual.is_some());
     let product = 2 * xs.rows() * ws.len();
     let [of_x, of_w] = [x_needs, tape.needs(w)].map(|needs| product * usize::from(needs));
-    let (shape, real) = (xs.shape().to_vec(), xs.real());
+    let shape = xs.shape().to_vec();
     drop(xs); // the tape keeps it, or remakes it
     let (weights, sinks) = (ws.clone(), [tape.sink(w), bias.and_then(|b| tape.sink(b))]);
     let backward = move |dy: &Tensor| {
-        let dx = x_needs.then(|| backward_x(&cast(dy, real), &shape, &ws));
+        let dx = x_needs.then(|| backward_x(dy, &shape, &ws));
         let others = [with_bias.then_some(None), with_residual.then(|| Some(dy.clone()))];
         [dx, None].into_iter().chain(others.into_iter().flatten()).collect()
     };
     let op = Op::of("matmul", Flops { forward: product, backward: of_x, reading: of_w });
     tape.record_read(op, &inputs, y, backward, move |dy, x| {
         let (dw, db) = match w_needs {
-            true => backward_w(&cast(dy, real), x, &weights, with_bias, sinks.each_ref().map(Option::as_ref)),
+            true => backward_w(dy, x, &weights, with_bias, sinks.each_ref().map(Option::as_ref)),
             false => (None, None),
         };
         let others = [with_bias.then_some(db), with_residual.then_some(None)];

@@ -19,7 +19,6 @@ use std::rc::Rc;
 
 use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
 use crate::ops::blocks;
-use crate::ops::cast::cast;
 use crate::ops::gate;
 use crate::tape::{Flops, Op, Sink, Tape, Var};
 use crate::tensor::Tensor;
@@ -53,20 +52,18 @@ impl Tape {
         let product = 2 * xs.rows() * e * width;
         let flops = Flops { forward: 3 * product, backward: 4 * product, reading: 2 * product };
         let op = Op::of("matmul_swiglu", flops);
-        let (shape, real, on) = (xs.shape().to_vec(), xs.real(), gpu.clone());
+        let (shape, on) = (xs.shape().to_vec(), gpu.clone());
         drop(xs);
         let [of_w, of_v] = [w_gate_up, w_down].map(|w| self.sink(w));
         let left = Rc::new(RefCell::new(None));
         let found = left.clone();
         let backward = move |dz: &Tensor| {
             let gate_up = gate_up.expect("kept where a gradient is needed");
-            // A gradient that was summed over sets arrives as f32.
-            let stored = cast(dz, real);
-            let (d_gate_up, y) = gate_backward(&gpu, &stored, &gate_up, &v);
-            let dx = Tensor::on(&gpu, "matmul_swiglu dx", &shape, real);
+            let (d_gate_up, y) = gate_backward(&gpu, dz, &gate_up, &v);
+            let dx = Tensor::on(&gpu, "matmul_swiglu dx", &shape, dz.real());
             let size = [dx.rows(), e, twice];
             multiply(&gpu, Product::new(dx.operand(), d_gate_up.operand(), w.operand(), size));
-            let dv = weights(&gpu, &stored, &y, of_v.as_ref());
+            let dv = weights(&gpu, dz, &y, of_v.as_ref());
             found.replace(Some(d_gate_up));
             vec![Some(dx), None, dv, Some(dz.clone())]
         };

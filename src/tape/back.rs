@@ -1,6 +1,6 @@
 //! The way back: each op's gradients, from the last op to the first.
 
-use super::sums::{add, add_window};
+use super::sums::{add, add_window, stored};
 use super::{Back, Gradients, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
 use crate::gpu::Real;
 use crate::laps::Way;
@@ -185,7 +185,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Adds what an op found to the gradients of its inputs. Returns the bytes that this has moved.
+    /// Adds what an op found to the gradients of its inputs, stored as their values are. Returns the bytes that this has moved.
     fn spread(&mut self, inputs: &[Var], dx: Grads) -> u64 {
         let mut moved = 0;
         let nodes = &self.tape.nodes;
@@ -201,6 +201,14 @@ impl<'a> Walk<'a> {
                 moved += sink.add(&dx);
                 continue;
             }
+            let dx = match node.real {
+                Some(real) if real != dx.real() => {
+                    let cast = stored(&dx, real);
+                    moved += dx.bytes() + cast.bytes();
+                    cast
+                }
+                _ => dx,
+            };
             let slot = &mut self.grads[input.at];
             *slot = Some(match slot.take() {
                 None => dx,

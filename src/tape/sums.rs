@@ -62,7 +62,7 @@ impl Sink {
     /// Writes or adds a gradient that was made elsewhere. Returns the bytes moved.
     pub fn add(&self, dx: &Tensor) -> u64 {
         let (to, more) = self.place();
-        let dx = &widened(dx);
+        let dx = &stored(dx, Real::F32);
         match more {
             true => launch_add(&to, &to, dx),
             false => to.copy_from(0, dx),
@@ -78,15 +78,17 @@ impl Sink {
     }
 }
 
-/// x as f32: the gradient of a weight arrives rounded if an op made it like that of an activation.
-fn widened(x: &Tensor) -> Tensor {
-    if x.real() == Real::F32 {
+/// A gradient stored as `real`; itself if it already is. That of a weight arrives rounded if an op made it like that of an
+/// activation, and that of an activation as f32 if an op summed it over sets.
+pub fn stored(x: &Tensor, real: Real) -> Tensor {
+    if x.real() == real {
         return x.clone();
     }
-    let y = Tensor::on(x.device(), "a gradient as f32", x.shape(), Real::F32);
+    let y = Tensor::on(x.device(), "a gradient stored otherwise", x.shape(), real);
+    let kernel = if real == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
     let args = [(&y).into(), x.into(), (x.len() as u64).into()];
-    // SAFETY: cast_to_f32(y, x, count) reads and writes element by element; both hold `count` numbers.
-    unsafe { x.device().launch("cast", "cast_to_f32", Grid::elements(x.len().div_ceil(8)), &args) };
+    // SAFETY: both casts read x and write y element by element; both hold `count` numbers, one as f32, the other as the device's.
+    unsafe { x.device().launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
     y
 }
 

@@ -1,5 +1,8 @@
 //! Gradients of weights go straight to the flat buffer of a device: however often a weight is used, and in which parts.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use scale_engine::gpu::{Gpu, Real};
 use scale_engine::params::{Init, Param, Params, Table};
 use scale_engine::rng::Rng;
@@ -84,4 +87,32 @@ fn every_use_of_a_weight_is_in_its_gradient() {
         assert!(found == gradients(Some(&gpu)), "{real:?}: other bits");
         assert_eq!(gpu.overrun(), None);
     }
+}
+
+/// An op that sums over sets makes a gradient in f32. Who gets it as the gradient of its value finds it stored as that value; a
+/// weight keeps all of it, also under another shape.
+#[test]
+fn a_gradient_is_stored_as_its_value_and_a_weights_is_not_rounded() {
+    let Some(folder) = super::emulated() else { return };
+    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let placed = |x: f32, real| Tensor::new(&[8], vec![x; 8]).to_gpu(&gpu, "numbers", real);
+    let mut tape = Tape::new().on(Some(&gpu));
+    let [x, w] = [1.0, 2.0].map(|x| tape.leaf(placed(x, Real::Bf16)));
+    let twice = tape.scale(x, 2.0);
+    let (seen, told) = (Rc::new(Cell::new(None)), tape.value(twice).clone());
+    let of_twice = seen.clone();
+    let made = tape.record("made", &[twice], told, move |dy| {
+        of_twice.set(Some(dy.real()));
+        vec![Some(dy.clone())]
+    });
+    let shown = tape.reshape(w, &[2, 4]);
+    // No bf16 is 1.001.
+    let (of_made, of_shown) = (placed(1.001, Real::F32), placed(1.001, Real::F32));
+    let loss = tape.record("loss", &[made, shown], Tensor::scalar(0.0), move |_| {
+        vec![Some(of_made), Some(of_shown.reshape(&[2, 4]))]
+    });
+    let mut found = tape.backward(loss);
+    assert_eq!(seen.get(), Some(Real::Bf16));
+    let [dx, dw] = [x, w].map(|leaf| found.take(leaf).expect("a gradient").to_host().data()[0]);
+    assert_eq!((dx, dw), (2.0, 1.001));
 }
