@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use scale_engine::data::h5ad::{Cells, Column, Frame, Labels, X, write};
+use scale_engine::data::h5ad::{Cells, Column, Frame, H5ad, Labels, X, write};
+use scale_engine::data::population::write_measured;
 use scale_engine::data::preprocess::hvg::Flavor;
 use scale_engine::data::preprocess::{Genes, Parts, Settings, Summary, Target, plan, preprocess};
 use scale_engine::data::shard::{Data, Scale};
@@ -170,11 +171,12 @@ fn each_mistake_has_its_own_message() {
         assert!(said.iter().all(|said| what.contains(said)), "{said:?}: {what}");
     }
     type Ask = fn(&mut Settings);
-    let asked: [(Ask, &[&str]); 9] = [
+    let asked: [(Ask, &[&str]); 10] = [
         (|s| s.source = "raw".into(), &["has no raw;", "layers/NAME"]),
         (|s| s.perturbation = "drugs".into(), &["unknown column \"drugs\"", "\"drug\"", "line, plate"]),
         (|s| s.batch = Some("well".into()), &["unknown column \"well\""]),
         (|s| s.hvg_batch = Some("well".into()), &["unknown column \"well\""]),
+        (|s| s.cell_type = "cell/line".into(), &["--celltype-col", "\"cell/line\" contains /"]),
         (|s| s.control = "nome".into(), &["unknown label \"nome\"", "did you mean \"none\"", "drug"]),
         (|s| s.inputs[0].set_file_name("no.h5ad"), &["no.h5ad"]),
         (|s| s.target = Some(Target::Sum(0.0)), &["--target-sum"]),
@@ -367,4 +369,19 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
     assert!(plan(&settings, &Parts::default()).expect_err("no such control").to_string().contains("DMSO"));
     settings.target = Some(Target::Sum(f64::NAN));
     assert!(plan(&settings, &Parts::default()).expect_err("no total").to_string().contains("--target-sum"));
+}
+
+#[test]
+fn a_column_that_is_two_kinds_of_label_is_written_once() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    settings.batch = Some(settings.cell_type.clone());
+    let kept = run(&settings).expect("made").contents;
+    assert!(kept.notes.iter().any(|note| note.contains("two kinds of label")), "{:?}", kept.notes);
+    let data = Data::open(&settings.out).expect("opened");
+    let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
+    let out = dir.path().join("cells.h5ad");
+    write_measured(&out, &data, &groups, true, "").expect("written");
+    let file = H5ad::open(&out).expect("readable");
+    let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [settings.perturbation.as_str(), &settings.cell_type]);
 }

@@ -211,20 +211,25 @@ impl Population {
     /// repeated names get `-1`, `-2` .., as anndata's `obs_names_make_unique` does.
     pub fn write(&self, path: &Path) -> Result<()> {
         let [cell_type, perturbation, batch] = self.label_columns().map(Column::Categorical);
-        let mut columns = vec![
-            (self.columns.perturbation.clone(), perturbation),
-            (self.columns.cell_type.clone(), cell_type),
-        ];
+        let mut columns: Vec<(String, Column)> = Vec::new();
+        // One column of the source may be two kinds of label.
+        let mut add = |name: &str, column: Column| {
+            if columns.iter().all(|(other, _)| other != name) {
+                columns.push((name.to_string(), column));
+            }
+        };
+        add(&self.columns.perturbation, perturbation);
+        add(&self.columns.cell_type, cell_type);
         if let Some(name) = &self.columns.batch {
-            columns.push((name.clone(), batch));
+            add(name, batch);
         }
         let totals = self.columns.size.clone().unwrap_or("total_counts".into());
         if self.unit == Unit::Counts {
-            columns.push((totals.clone(), Column::Float(self.totals.clone())));
+            add(&totals, Column::Float(self.totals.clone()));
         }
         if self.predicted_from.iter().any(Option::is_some) {
             let names = self.predicted_from.iter().map(|name| name.clone().unwrap_or_default());
-            columns.push((PREDICTED_FROM.to_string(), Column::Text(names.collect())));
+            add(PREDICTED_FROM, Column::Text(names.collect()));
         }
         let numbered = |(i, name): (usize, &String)| match name.as_str() {
             "" => format!("cell{}", i + 1),

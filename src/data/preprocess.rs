@@ -316,6 +316,19 @@ fn check(settings: &Settings) -> Result<()> {
                     --flavor";
         return Err(Error::setting("--rescale-before-hvg", what));
     }
+    let columns = [
+        ("--pert-col", Some(&settings.perturbation)),
+        ("--celltype-col", Some(&settings.cell_type)),
+        ("--batch-col", settings.batch.as_ref()),
+    ];
+    // Only a table of labels can have such a column, and what is predicted would be written under its name.
+    let unfit =
+        |(_, column): &&(_, Option<&String>)| column.is_some_and(|column| column.contains(['/', '\0']));
+    if let Some((option, Some(column))) = columns.iter().find(unfit) {
+        let what =
+            format!("{column:?} contains / or NUL, and no h5ad can have a column of that name: rename it");
+        return Err(Error::setting(*option, what));
+    }
     if matches!(settings.genes, Genes::Top(0)) {
         return Err(Error::setting("--n-top-genes", "is 0, which leaves nothing to learn from"));
     }
