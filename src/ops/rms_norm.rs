@@ -169,8 +169,8 @@ fn launch_backward(
     assert!(gradients.iter().flatten().all(|dx| dx.real() == x.real()), "rms_norm: {gradients:?} of {x:?}");
     let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
     let args = [&args[..], &[x.rows().into(), x.width().into()]].concat();
-    // SAFETY: dx, what is added to it, and y are shaped and stored as x, parts for `count` blocks; the tape gives dy the shape of y;
-    // w holds a row, rstd one number per row. What is added may be dx itself: a thread reads a number before it writes it.
+    // SAFETY: dx, what is added to it, and y are shaped and stored as x, parts for `count` blocks; the tape gives dy the shape of
+    // y; w holds a row, rstd one number per row. What is added may be dx itself: a thread reads a number before it writes it.
     unsafe { x.device().launch("rms_norm", kernel, Grid::new(count, 256), &args) };
 }
 
