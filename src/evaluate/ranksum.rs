@@ -10,6 +10,8 @@
 //! ```
 //! Both are whole numbers. Zeros are one block below all other values, as expression is not negative.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::null::{Counted, SMALL, normal};
 use super::side::Groups;
 
@@ -30,7 +32,7 @@ pub struct Test {
 /// The test for a grouping, and its work space; one per thread.
 pub struct RankSum<'a> {
     groups: &'a Groups,
-    counted: &'a [Option<Counted>],
+    counted: &'a BTreeMap<usize, Counted>,
     sorted: Vec<u64>,
     spare: Vec<u64>,
     twice_u: Vec<u64>,
@@ -38,17 +40,17 @@ pub struct RankSum<'a> {
     nonzeros: Vec<usize>,
 }
 
-/// The counted distributions of the groups that may need one.
-pub fn counted(groups: &Groups) -> Vec<Option<Counted>> {
+/// The counted distributions that groups may need, by the number of a group's cells: among thousands of groups few sizes are small.
+pub fn counted(groups: &Groups) -> BTreeMap<usize, Counted> {
     let control = groups.size(0);
-    let small = |g: usize| control.min(groups.size(g)) <= SMALL;
-    let of = |g: usize| if small(g) { Counted::new(groups.size(g), control) } else { None };
-    (1..groups.starts.len() - 1).map(of).collect()
+    let sizes: BTreeSet<usize> = (1..groups.starts.len() - 1).map(|g| groups.size(g)).collect();
+    let small = sizes.into_iter().filter(|&size| control.min(size) <= SMALL);
+    small.filter_map(|size| Some((size, Counted::new(size, control)?))).collect()
 }
 
 impl<'a> RankSum<'a> {
     /// `counted` comes from [`counted`] for the same groups.
-    pub fn new(groups: &'a Groups, counted: &'a [Option<Counted>]) -> Self {
+    pub fn new(groups: &'a Groups, counted: &'a BTreeMap<usize, Counted>) -> Self {
         let count = groups.starts.len() - 1;
         RankSum {
             groups,
@@ -78,7 +80,7 @@ impl<'a> RankSum<'a> {
             let u = self.twice_u[g] as f64 / 2.0;
             let larger = u.max((n1 * n2) as f64 - u);
             let ties = control_ties + self.ties[g];
-            let p = match &self.counted[g - 1] {
+            let p = match self.counted.get(&n1) {
                 Some(counted) if ties == 0 => counted.p(larger),
                 _ => normal(larger, n1, n2, ties),
             };

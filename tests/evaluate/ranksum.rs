@@ -3,6 +3,7 @@
 use scale_engine::evaluate::de::{Table, benjamini_hochberg};
 use scale_engine::evaluate::null::{Counted, upper_tail};
 use scale_engine::evaluate::pseudobulk::Pseudobulk;
+use scale_engine::evaluate::ranksum::counted;
 use scale_engine::evaluate::side::{Groups, Rows, Side};
 use scale_engine::evaluate::{Rules, evaluate};
 
@@ -115,6 +116,16 @@ fn counted_p_values_are_those_of_scipy() {
         let found = Counted::new(n1, n2).expect("small enough").p(u);
         assert!((found - p).abs() <= 1e-9 * p, "n {n1} {n2} U {u}: {found}, not {p}");
     }
+}
+
+#[test]
+fn groups_of_one_size_share_a_counted_distribution() {
+    let sizes = |cells: &[usize]| -> Vec<usize> {
+        let groups = Groups::of(&simulated(cells, 1, 0.0, 0, 1), "ctrl").expect("a control");
+        counted(&groups).into_keys().collect()
+    };
+    assert_eq!(sizes(&[40, 5, 8, 5, 9, 5, 30]), [5, 8]);
+    assert_eq!(sizes(&[3, 20, 5, 20]), [5, 20], "few control cells");
 }
 
 #[test]
