@@ -298,7 +298,7 @@ impl H5ad {
             return Ok(());
         }
         let kept = "so it is not replaced; remove it or name another file";
-        match H5ad::open(path) {
+        match H5ad::open_columns(path, &[], "X") {
             Ok(file) if file.holds("uns/scale_engine") || file.holds("uns/simulation") => Ok(()),
             Ok(_) => Err(Error::format(path, format!("does not say that scale-engine wrote it, {kept}"))),
             Err(why) => Err(Error::format(path, format!("cannot be read ({why}), {kept}"))),

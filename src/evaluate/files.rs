@@ -46,8 +46,9 @@ pub struct Sample {
 /// [`Board::of`] refuses, values of unit [`Unit::Scaled`], and cell types that are in only one of the files.
 pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
-    let real = H5ad::open(&files.real)?;
-    let pred = H5ad::open(&files.pred)?;
+    let [real, pred] =
+        [&files.real, &files.pred].map(|path| open(path, &files.perturbation, files.cell_type.as_deref()));
+    let [real, pred] = [real?, pred?];
     [&real, &pred].into_iter().try_for_each(check_unit)?;
     let labels = |file: &H5ad, column: &str| file.obs().labels(file.path(), column);
     let perturbations = [labels(&real, &files.perturbation)?, labels(&pred, &files.perturbation)?];
@@ -112,7 +113,7 @@ impl Sample {
     /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs. Errors: also values
     /// of unit [`Unit::Scaled`].
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
-        let file = H5ad::open(path)?;
+        let file = open(path, perturbation, cell_type)?;
         check_unit(&file)?;
         let labels = |column: &str| file.obs().labels(path, column);
         let (perturbed, types) = (labels(perturbation)?, cell_type.map(labels).transpose()?);
@@ -126,6 +127,12 @@ impl Sample {
         part.source = PathBuf::from(format!("{} ({name})", self.side.source.display()));
         part
     }
+}
+
+/// Opens a file with the columns that are compared. An atlas has dozens more, and names for its cells, which nobody asks for.
+fn open(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<H5ad> {
+    let columns: Vec<&str> = std::iter::once(perturbation).chain(cell_type).collect();
+    H5ad::open_columns(path, &columns, "X")
 }
 
 /// Refuses a file whose maker recorded a unit that cannot be scored.

@@ -53,7 +53,16 @@ fn a_missing_column_is_named_with_those_that_exist() {
     write_h5ad(&files.real, &side, &["A"; 10]);
     write_h5ad(&files.pred, &side, &["A"; 10]);
     let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
-    assert!(message.contains("real.h5ad") && message.contains("target_gene"), "{message}");
+    assert!(
+        message.contains("real.h5ad") && message.contains("(the file has: target_gene, line)"),
+        "{message}"
+    );
+    let files =
+        Files { perturbation: "target_gene".to_string(), cell_type: Some("lines".to_string()), ..files };
+    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    assert!(message.contains("did you mean \"line\"? (the file has: target_gene, line)"), "{message}");
+    let read = Sample::read(&files.pred, "line", Some("target")).expect_err("refused").to_string();
+    assert!(read.contains("pred.h5ad") && read.contains("did you mean \"target_gene\""), "{read}");
 }
 
 #[test]
