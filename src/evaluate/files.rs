@@ -1,7 +1,7 @@
 //! Evaluation from file to file.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -11,12 +11,13 @@ use super::Settings;
 use super::board::Board;
 use super::lognorm::holds_counts;
 use super::report;
+use super::rules::Controls;
 use super::side::{Matrix, Side, some};
 use super::totals::shown;
 use crate::data::h5ad::{Cells, H5ad, Labels};
 use crate::data::population::{Population, UNIT, Unit};
 use crate::data::scale::natural;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Error, Result, some_of};
 use crate::memory;
 
 /// Where the cells are and what their columns are called.
@@ -43,7 +44,7 @@ pub struct Sample {
 
 /// Reads both files and evaluates them, together with all of `beside`: one board, or one per cell type, in the order in which the
 /// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split. Errors: what
-/// [`Board::of`] refuses, values of unit [`Unit::Scaled`], and cell types that are in only one of the files.
+/// [`Board::of`] refuses, values of unit [`Unit::Scaled`], and cell types that are in only one of the files or lack control cells.
 pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
     let [real, pred] =
@@ -88,6 +89,9 @@ pub fn compare<'a>(
         let theirs = sample.types.as_ref().ok_or_else(untold)?;
         check_types(types, &real.side.source, theirs, &sample.side.source)?;
     }
+    let own = settings.rules.definitions().controls == Controls::Own;
+    let compared = std::iter::once(pred).chain(beside.iter().map(|(_, sample)| sample)).filter(|_| own);
+    std::iter::once(real).chain(compared).try_for_each(|sample| sample.check_controls(&settings.control))?;
     let one = |name: String| {
         let part = |(label, sample): &'a (String, Sample)| (label.as_str(), Cow::Owned(sample.part(&name)));
         let beside: Vec<_> = beside.iter().map(part).collect();
@@ -118,6 +122,30 @@ impl Sample {
         let labels = |column: &str| file.obs().labels(path, column);
         let (perturbed, types) = (labels(perturbation)?, cell_type.map(labels).transpose()?);
         Ok(Sample { side: read(file, perturbed)?, types })
+    }
+
+    /// Names the cell types that lack control cells where others have some. If none has any, the label is wrong, which is told
+    /// when the first is scored.
+    fn check_controls(&self, control: &str) -> Result<()> {
+        let (Some(types), labels) = (&self.types, &self.side.labels) else { return Ok(()) };
+        let code = labels.names.iter().position(|name| name == control).map(|code| code as i32);
+        let controls = types.codes.iter().zip(&labels.codes).filter(|(_, label)| Some(**label) == code);
+        let with: HashSet<&str> = controls.map(|(&own, _)| types.names[own as usize].as_str()).collect();
+        let names = in_order(types);
+        let without: Vec<&str> =
+            names.iter().map(String::as_str).filter(|name| !with.contains(name)).collect();
+        if with.is_empty() || without.is_empty() {
+            return Ok(());
+        }
+        let (types, have, them) = match without.len() {
+            1 => ("cell type", "has", "it"),
+            _ => ("cell types", "have", "them"),
+        };
+        let what = format!(
+            "{types} {} {have} no {control:?} cells; leave {them} out of both files",
+            some_of(&without)
+        );
+        Err(Error::format(&self.side.source, what))
     }
 
     /// The cells of one type.

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use scale_engine::data::h5ad::{self, Column, Extra, Frame, Labels, X};
-use scale_engine::evaluate::evaluate;
 use scale_engine::evaluate::files::{Files, Sample, compare, evaluate_files};
 use scale_engine::evaluate::side::Side;
+use scale_engine::evaluate::{Rules, Settings, evaluate};
 
 use super::{files, settings, simulated, sparse, write_h5ad};
 
@@ -79,6 +79,30 @@ fn cells_without_types_are_refused_where_the_measured_ones_are_split() {
         assert!(said.starts_with(&format!("{untyped}: has no cell types")), "{said}");
     }
     assert_eq!(compare(&real, &pred, &[], &settings()).expect("both typed").len(), 1);
+}
+
+#[test]
+fn cell_types_without_control_cells_are_named() {
+    // All control cells are of type A, unless `everywhere`.
+    let sample = |name: &str, everywhere: bool| {
+        let mut side = simulated(&[20, 16], 5, 0.3, 0, 1);
+        side.source = PathBuf::from(name);
+        let a = |i: usize| (side.labels.get(i) == Some("ctrl") && !everywhere) || i.is_multiple_of(2);
+        let types: Vec<&str> = (0..36).map(|i| if a(i) { "A" } else { "B" }).collect();
+        Sample { side, types: Some(Labels::of(&types)) }
+    };
+    let said = |real: &Sample, pred: &Sample, settings: &Settings| {
+        compare(real, pred, &[], settings).map(|_| ()).map_err(|why| why.to_string())
+    };
+    let (whole, bare) = (sample("whole", true), sample("bare", false));
+    let told = Err("bare: cell type \"B\" has no \"ctrl\" cells; leave it out of both files".to_string());
+    assert_eq!(said(&bare, &whole, &settings()), told);
+    assert_eq!(said(&whole, &bare, &settings()), told);
+    // Compared with the measured control cells, a prediction needs none.
+    assert_eq!(said(&whole, &bare, &Settings { rules: Rules::Fixed, ..settings() }), Ok(()));
+    let other = Settings { control: "ctrll".to_string(), ..settings() };
+    let unknown = said(&whole, &whole, &other).expect_err("refused");
+    assert!(unknown.contains("did you mean \"ctrl\""), "{unknown}");
 }
 
 #[test]
