@@ -13,12 +13,15 @@ use super::pairwise;
 use super::ranksum::{RankSum, Test, counted};
 use super::rules::{Definitions, Family, Fold, PSEUDOCOUNT};
 use super::side::Rows;
-use super::table::number;
+use super::table::quoted;
 use crate::aside;
 use crate::error::{At, Result};
 
 /// Stands for the ratio if only the control's mean is zero; its inverse if only the perturbed mean is.
 const ONE_SIDED: f64 = 20.0;
+
+/// Targets that a thread makes text of before they are written.
+const RUN: usize = 4;
 
 /// One row per (target, gene): target-major, genes in file order.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +65,7 @@ impl Table {
             .par_iter()
             .map(|&p| entries.iter().map(|(_, perturbed)| perturbed[p]).collect())
             .collect();
+        drop(entries);
         let cells = || rows.iter().flatten();
         let target_mean: Vec<f32> = cells().map(|e| e.mean).collect();
         let ratio = |i: usize| fold_change(target_mean[i], reference_mean[i % width], definitions.fold);
@@ -91,34 +95,40 @@ impl Table {
 
     /// Writes `real_de.csv` or `pred_de.csv`.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let name = |name: &String| super::table::quoted(name);
-        let genes: Vec<String> = self.genes.iter().map(name).collect();
-        let lines: Vec<String> = (0..self.targets.len())
-            .into_par_iter()
-            .map(|t| self.lines(t, &name(&self.targets[t]), &genes))
-            .collect();
+        let genes: Vec<String> = self.genes.iter().map(|name| quoted(name)).collect();
+        // Text is twice as long as the numbers or more, so only some targets are text at a time.
+        let run = RUN * rayon::current_num_threads();
         aside::file(path, |aside| {
             let mut file = std::io::BufWriter::new(std::fs::File::create(aside).at(aside)?);
             let header = "target,reference,feature,target_mean,reference_mean,percent_change,fold_change,p_value,\
                           statistic,fdr\n";
             file.write_all(header.as_bytes()).at(aside)?;
-            lines.iter().try_for_each(|lines| file.write_all(lines.as_bytes())).at(aside)?;
+            for start in (0..self.targets.len()).step_by(run) {
+                let targets = start..(start + run).min(self.targets.len());
+                let lines: Vec<String> = targets.into_par_iter().map(|t| self.lines(t, &genes)).collect();
+                lines.iter().try_for_each(|lines| file.write_all(lines.as_bytes())).at(aside)?;
+            }
             file.flush().at(aside)
         })
     }
 
-    fn lines(&self, target: usize, name: &str, genes: &[String]) -> String {
-        let control = super::table::quoted(&self.control);
+    /// The rows of a target, with numbers as [`super::table::number`] writes them; `genes` are csv fields.
+    fn lines(&self, target: usize, genes: &[String]) -> String {
+        let (name, control) = (quoted(&self.targets[target]), quoted(&self.control));
         let mut text = String::with_capacity(genes.len() * 160);
         for (g, gene) in genes.iter().enumerate() {
             let row = target * genes.len() + g;
-            let percent = self.percent_change(row);
-            let percent = if percent.is_nan() { String::new() } else { number(f64::from(percent)) };
-            let means = format_args!("{:?},{:?}", self.target_mean[row], self.reference_mean[g]).to_string();
-            let [fold, p, u, fdr] = [&self.fold_change, &self.p_value, &self.statistic, &self.fdr]
-                .map(|column| number(column[row]));
-            writeln!(text, "{name},{control},{gene},{means},{percent},{fold},{p},{u},{fdr}")
-                .expect("a string takes any text");
+            let (mean, reference) = (self.target_mean[row], self.reference_mean[g]);
+            let percent = f64::from(self.percent_change(row));
+            let mut put = |part: std::fmt::Arguments| text.write_fmt(part).expect("a string takes any text");
+            put(format_args!("{name},{control},{gene},{mean:?},{reference:?},"));
+            if !percent.is_nan() {
+                put(format_args!("{percent:?}"));
+            }
+            for column in [&self.fold_change, &self.p_value, &self.statistic, &self.fdr] {
+                put(format_args!(",{:?}", column[row]));
+            }
+            text.push('\n');
         }
         text
     }

@@ -92,6 +92,38 @@ fn stored_zeros_are_zeros_and_storage_does_not_matter() {
 }
 
 #[test]
+fn tables_are_written_target_by_target_with_every_digit() {
+    // More targets than two threads make text of at once.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("threads");
+    let mut side = simulated(&[[9].as_slice(), &[3; 29]].concat(), 4, 0.5, 0, 3);
+    side.genes[1] = "G,1".to_string();
+    side.x.values_mut().chunks_mut(4).for_each(|cell| cell[2] = 0.0);
+    let table = table(&side).0;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("de.csv");
+    threads.install(|| table.write(&path)).expect("written");
+    let text = std::fs::read_to_string(&path).expect("read");
+    let mut lines = text.lines().skip(1);
+    for (row, fold) in table.fold_change.iter().enumerate() {
+        let (t, g) = (row / 4, row % 4);
+        let percent = table.percent_change(row);
+        let percent = if percent.is_nan() { String::new() } else { format!("{:?}", f64::from(percent)) };
+        let expected = format!(
+            "{},ctrl,{},{:?},{:?},{percent},{fold:?},{:?},{:?},{:?}",
+            table.targets[t],
+            ["G0", "\"G,1\"", "G2", "G3"][g],
+            table.target_mean[row],
+            table.reference_mean[g],
+            table.p_value[row],
+            table.statistic[row],
+            table.fdr[row]
+        );
+        assert_eq!(lines.next(), Some(expected.as_str()));
+    }
+    assert_eq!(lines.next(), None);
+}
+
+#[test]
 fn counted_p_values_are_those_of_scipy() {
     // scipy.stats.mannwhitneyu(method="exact"), 1.16.3: n1, n2, larger U, p.
     let expected = [
