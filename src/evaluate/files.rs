@@ -207,12 +207,12 @@ fn read(file: H5ad, labels: Labels) -> Result<Side> {
         }
         Matrix::Dense { genes, values }
     } else {
+        let most = file.stored().unwrap_or(0);
+        memory::check(&file.path().display().to_string(), "the values of its X", most.saturating_mul(8))?;
+        // Growing would copy.
+        let (mut columns, mut values) =
+            (Vec::with_capacity(most as usize), Vec::with_capacity(most as usize));
         let mut starts = vec![0];
-        let (mut columns, mut values) = (Vec::new(), Vec::new());
-        // Growing would copy; a file that promises more than fits in memory is caught when it is read.
-        if let Some(most) = file.stored().and_then(|most| usize::try_from(most).ok()) {
-            let _ = columns.try_reserve_exact(most).and_then(|()| values.try_reserve_exact(most));
-        }
         for block in file.blocks() {
             let (_, rows) = block?;
             starts.extend(rows.outer_iterator().scan(values.len(), |end, row| {

@@ -237,7 +237,7 @@ fn sparse(mut group: GroupBuilder, cells: &Cells) -> FinishedGroup {
     if wide {
         indices.with_i64_data(&cells.indices().iter().map(|&i| i64::from(i)).collect::<Vec<_>>());
     } else {
-        indices.with_i32_data(&cells.indices().iter().map(|&i| i as i32).collect::<Vec<_>>());
+        indices.with_i32_data(bytemuck::cast_slice(cells.indices()));
     }
     compress(indices, &axes);
     let indptr = group.create_dataset("indptr");
