@@ -160,7 +160,12 @@ impl Sample {
 /// Opens a file with the columns that are compared. An atlas has dozens more, and names for its cells, which nobody asks for.
 fn open(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<H5ad> {
     let columns: Vec<&str> = std::iter::once(perturbation).chain(cell_type).collect();
-    H5ad::open_columns(path, &columns, "X")
+    let file = H5ad::open_columns(path, &columns, "X")?;
+    if file.storage() == "none" {
+        let what = "has no X, and so no expression to score: put a matrix there, as `adata.X = adata.layers[NAME]` does";
+        return Err(Error::format(path, what));
+    }
+    Ok(file)
 }
 
 /// Refuses a file whose maker recorded a unit that cannot be scored.

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use hdf5_pure::GroupBuilder;
 use scale_engine::data::h5ad::{self, Column, Extra, Frame, Labels, X};
 use scale_engine::evaluate::files::{Files, Sample, compare, evaluate_files};
 use scale_engine::evaluate::side::Side;
 use scale_engine::evaluate::{Rules, Settings, evaluate};
+
+use crate::h5ad::raw_file;
 
 use super::{files, settings, simulated, sparse, write_h5ad};
 
@@ -63,6 +66,18 @@ fn a_missing_column_is_named_with_those_that_exist() {
     assert!(message.contains("did you mean \"line\"? (the file has: target_gene, line)"), "{message}");
     let read = Sample::read(&files.pred, "line", Some("target")).expect_err("refused").to_string();
     assert!(read.contains("pred.h5ad") && read.contains("did you mean \"target_gene\""), "{read}");
+}
+
+#[test]
+fn a_file_without_x_is_told_what_evaluation_needs() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("empty.h5ad");
+    let kept = |obs: &mut GroupBuilder| {
+        obs.create_dataset("kept").with_i64_data(&[1, 2, 3]);
+    };
+    raw_file(&path, [3, 4], |_| (), kept);
+    let said = Sample::read(&path, "kept", None).expect_err("refused").to_string();
+    assert!(said.contains("empty.h5ad: has no X") && !said.contains("--source"), "{said}");
 }
 
 #[test]

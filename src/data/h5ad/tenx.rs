@@ -127,7 +127,7 @@ pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Resu
         Some(column) => Err(Error::setting(
             path.display().to_string(),
             format!(
-                "is 10x output, which carries no labels such as {column:?}; give them in a table with `preprocess --labels FILE.csv`"
+                "is 10x output, which carries no labels such as {column:?}; give them in a table: `preprocess --labels FILE.csv`"
             ),
         )),
         None => Ok(()),
