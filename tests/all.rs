@@ -45,3 +45,4 @@ mod split;
 mod tahoe;
 mod tenx;
 mod train;
+mod unnamed_types;

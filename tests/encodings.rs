@@ -111,7 +111,7 @@ fn preprocess_and_evaluate_take_every_encoding() {
     for name in names {
         let mut settings = settings(&golden(name), &dir.path().join(name));
         (settings.perturbation, settings.control) = ("line".into(), "T".into());
-        settings.cell_type = "drug".into();
+        settings.cell_type = Some("drug".into());
         let kept = run(&settings).unwrap_or_else(|e| panic!("{name}: {e}")).contents;
         assert_eq!((kept.cells, kept.dropped, kept.groups), (5, 1, 4), "{name}");
         let data = Data::open(&settings.out).expect("opened");

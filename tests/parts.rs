@@ -21,7 +21,7 @@ pub fn two_files(dir: &Path) -> Settings {
     }
     all.inputs = vec![dir.join("a.h5ad"), dir.join("b.h5ad")];
     (all.perturbation, all.control) = ("perturbation".into(), simulate::CONTROL.into());
-    (all.cell_type, all.batch) = ("cell_type".into(), Some("batch".into()));
+    (all.cell_type, all.batch) = (Some("cell_type".into()), Some("batch".into()));
     all.hvg_batch = Some("batch".into());
     (all.genes, all.target, all.filters.min_genes) = (Genes::Top(30), Some(Target::Median), 3);
     all

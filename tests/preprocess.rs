@@ -18,7 +18,7 @@ pub fn settings(input: &Path, out: &Path) -> Settings {
         out: out.to_path_buf(),
         perturbation: "drug".into(),
         control: "none".into(),
-        cell_type: "line".into(),
+        cell_type: Some("line".into()),
         genes: Genes::Top(1000),
         ..Settings::default()
     }
@@ -313,7 +313,7 @@ fn every_storage_gives_the_same_bytes() {
         }
         let mut settings = settings(&path, &dir.path().join(storage).join("data"));
         (settings.perturbation, settings.cell_type, settings.genes) =
-            ("kept".into(), "kept".into(), Genes::Top(3));
+            ("kept".into(), Some("kept".into()), Genes::Top(3));
         run(&settings).expect("made");
         made.push(contents(&settings.out));
     }

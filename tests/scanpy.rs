@@ -40,7 +40,7 @@ fn close(found: f64, wanted: f64, relative: f64, absolute: f64) -> bool {
 fn fixture_settings(input: PathBuf, out: &Path, table: &str, count: usize) -> Settings {
     let mut settings = settings(&input, out);
     (settings.perturbation, settings.cell_type, settings.control) =
-        ("batch".into(), "batch".into(), "b-late".into());
+        ("batch".into(), Some("batch".into()), "b-late".into());
     settings.flavor = if table.contains("cell_ranger") { Flavor::CellRanger } else { Flavor::Seurat };
     settings.hvg_batch = table.ends_with("batch").then(|| "batch".to_string());
     settings.target = table.contains("median").then_some(Target::Median);
@@ -236,7 +236,8 @@ fn genes_ranked_by_a_tenth_of_the_logarithm_are_scanpys() {
     let wanted = read(&golden.join("rescaled.csv"));
     let found = |name: &str, flavor: Flavor, batch: Option<&str>, rescaled: bool| {
         let mut settings = settings(&golden.join("tahoe/cells.h5ad"), &dir.path().join(name));
-        (settings.perturbation, settings.cell_type) = ("drugname_drugconc".into(), "cell_line_id".into());
+        (settings.perturbation, settings.cell_type) =
+            ("drugname_drugconc".into(), Some("cell_line_id".into()));
         settings.control = "[('DMSO_TF', 0.0, 'uM')]".into();
         (settings.genes, settings.flavor, settings.target) = (Genes::Top(30), flavor, Some(Target::Sum(1e4)));
         (settings.batch, settings.hvg_batch) = (None, batch.map(String::from));

@@ -22,7 +22,7 @@ fn settings(inputs: &[PathBuf], out: &Path) -> Settings {
         out: out.to_path_buf(),
         perturbation: "drugname_drugconc".into(),
         control: CONTROL.into(),
-        cell_type: "cell_line_id".into(),
+        cell_type: Some("cell_line_id".into()),
         batch: Some("plate".into()),
         genes: Genes::Top(30),
         ..Default::default()
@@ -106,7 +106,7 @@ fn labels_come_from_a_parquet_table_by_what_was_its_index() {
     let of_h5ad = made(&settings(&[golden("cells.h5ad")], &dir.path().join("h5ad"))).expect("shards").1;
     let mut with_table = settings(&[golden("data")], &dir.path().join("table"));
     with_table.labels = Some(golden("labels.parquet"));
-    with_table.cell_type = "line".into();
+    with_table.cell_type = Some("line".into());
     let (kept, of_table) = made(&with_table).expect("shards");
     assert_eq!(kept.joined.map(|joined| (joined.matched, joined.unused)), Some((48, 0)));
     assert_eq!(told(&of_h5ad).1, told(&of_table).1);
@@ -134,7 +134,11 @@ fn what_is_missing_is_told_with_the_way_out() {
             .expect("copied");
     };
     refused(&swapped, &as_is, "unknown column \"drugname_drugconc\"");
-    refused(&nothing, &|settings| settings.cell_type = "cell_lin".into(), "did you mean \"cell_line_id\"");
+    refused(
+        &nothing,
+        &|settings| settings.cell_type = Some("cell_lin".into()),
+        "did you mean \"cell_line_id\"",
+    );
     refused(&nothing, &|settings| settings.source = "raw".into(), "omit --source");
     let no_lists = |dir: &Path| {
         std::fs::copy(golden("labels.parquet"), dir.join("data/train-00000-of-00002.parquet"))
@@ -177,8 +181,11 @@ fn a_page_that_runs_past_the_end_is_refused_in_time() {
     let dir = copied();
     let shard = dir.path().join("data/endless.parquet");
     std::fs::copy(golden("endless.parquet"), &shard).expect("copied");
-    let settings =
-        Settings { batch: None, cell_type: "plate".into(), ..settings(&[shard], &dir.path().join("out")) };
+    let settings = Settings {
+        batch: None,
+        cell_type: Some("plate".into()),
+        ..settings(&[shard], &dir.path().join("out"))
+    };
     let (tell, told) = std::sync::mpsc::channel();
     // In a thread of its own: even if it never ended, the test would.
     std::thread::spawn(move || tell.send(made(&settings).err().map(|error| error.to_string())));

@@ -47,9 +47,9 @@ pub struct Args {
     /// Label of unperturbed cells in that column
     #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
     control_pert: String,
-    /// obs column of cell types
+    /// obs column of cell types; without it all cells of a file are one cell type, named by the file (K562.h5ad: K562)
     #[arg(long, value_name = "COLUMN")]
-    celltype_col: String,
+    celltype_col: Option<String>,
     /// obs column of batches; without it all cells form one batch
     #[arg(long, value_name = "COLUMN")]
     batch_col: Option<String>,

@@ -18,7 +18,7 @@
 //!     out: "DATA".into(),
 //!     perturbation: "gene".into(),
 //!     control: "non-targeting".into(),
-//!     cell_type: "cell_line".into(),
+//!     cell_type: Some("cell_line".into()),
 //!     genes: Genes::Top(5000),
 //!     ..Settings::default()
 //! };
@@ -92,8 +92,8 @@ pub struct Settings {
     pub perturbation: String,
     /// Its label of unperturbed cells.
     pub control: String,
-    /// obs column of cell types.
-    pub cell_type: String,
+    /// obs column of cell types; without one all cells of a file are one type, named by the file.
+    pub cell_type: Option<String>,
     /// obs column of batches, if there are any.
     pub batch: Option<String>,
     /// Which cells and genes are left out beforehand.
@@ -129,7 +129,7 @@ impl Default for Settings {
             out: PathBuf::new(),
             perturbation: String::new(),
             control: String::new(),
-            cell_type: String::new(),
+            cell_type: None,
             batch: None,
             filters: Filters::default(),
             genes: Genes::Top(2000),
@@ -147,7 +147,19 @@ impl Default for Settings {
 impl Settings {
     /// The columns of labels: cell type, perturbation and, if there are any, batch.
     fn label_columns(&self) -> Vec<&str> {
-        [self.cell_type.as_str(), &self.perturbation].into_iter().chain(self.batch.as_deref()).collect()
+        [self.cell_type_column(), &self.perturbation].into_iter().chain(self.batch.as_deref()).collect()
+    }
+
+    /// The column of cell types; without one, a free name for outputs to store them under.
+    fn cell_type_column(&self) -> &str {
+        let free = |name: &&str| *name != self.perturbation && Some(*name) != self.batch.as_deref();
+        let other = || ["cell_type", "cell_line", "line"].into_iter().find(free);
+        self.cell_type.as_deref().or_else(other).expect("two other columns take two of three names at most")
+    }
+
+    /// Whether this column of labels is that of cell types, and they are named by the files.
+    fn names_types_by_file(&self, column: &str) -> bool {
+        self.cell_type.is_none() && column == self.cell_type_column()
     }
 
     /// For a file of simulated cells, with its columns and its control; `out` is the data directory to make.
@@ -157,7 +169,7 @@ impl Settings {
             out: out.to_path_buf(),
             perturbation: "perturbation".to_string(),
             control: CONTROL.to_string(),
-            cell_type: "cell_type".to_string(),
+            cell_type: Some("cell_type".to_string()),
             batch: Some("batch".to_string()),
             ..Settings::default()
         }

@@ -184,7 +184,11 @@ impl ControlLabels {
         let columns = &manifest.columns;
         let labels = |column: &str| file.obs().labels(file.path(), column);
         let optional = |column: &str| file.obs().column(column).is_some().then(|| labels(column)).transpose();
-        let cell_type = labels(&columns.cell_type)?;
+        let cell_type = match (&manifest.cell_types[..], file.obs().column(&columns.cell_type)) {
+            // Where the run knows one type only, the file need not name it.
+            ([one], None) => Labels { codes: vec![0; file.shape().0], names: vec![one.clone()] },
+            _ => labels(&columns.cell_type)?,
+        };
         let batch = columns.batch.as_deref().map(optional).transpose()?.flatten();
         let perturbation = optional(&columns.perturbation)?;
         let is_control =
@@ -201,6 +205,10 @@ impl ControlLabels {
             report
                 .notes
                 .push(format!("{}; all its cells are taken as controls", lacks(&columns.perturbation)));
+        }
+        if file.obs().column(&columns.cell_type).is_none() {
+            let one = &manifest.cell_types[0];
+            report.notes.push(format!("{}; all its cells are taken as {one:?}", lacks(&columns.cell_type)));
         }
         if let Some(column) = columns.batch.as_deref().filter(|_| self.batch.is_none()) {
             report.notes.push(format!("{}; controls are taken from the whole cell type", lacks(column)));

@@ -13,7 +13,7 @@ use super::memo::Memo;
 use super::sizes;
 use super::work::Part;
 use crate::data::h5ad::{H5ad, Labels};
-use crate::error::{Error, Result, unknown_control};
+use crate::error::{Error, Result, some_of, unknown_control};
 use crate::progress;
 
 // Places of the columns in `Inputs::labels` and `Inputs::vocabularies`. Batches come last: there may be no column of them.
@@ -54,7 +54,10 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
     let named = named(&files, &mut notes);
     let read = |column: &str| read_labels(column, &files, table.as_ref());
-    let labels: Vec<Vec<Labels>> = columns.iter().map(|column| read(column)).collect::<Result<_>>()?;
+    let mut labels = Vec::with_capacity(columns.len());
+    for column in columns {
+        labels.push(if settings.names_types_by_file(column) { by_file(&files) } else { read(column)? });
+    }
     let mut hvg_batches = vec![Vec::new(); files.len()];
     let mut hvg_names = Vec::new();
     if let Some(column) = &settings.hvg_batch {
@@ -93,6 +96,11 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
         check_control(settings, &inputs, perturbations)?;
     }
     inputs.notes.extend(doubtful(columns, &inputs.vocabularies, &settings.control));
+    if columns.iter().any(|column| settings.names_types_by_file(column)) {
+        let types: Vec<&str> = inputs.vocabularies[CELL_TYPE].iter().map(String::as_str).collect();
+        let types = some_of(&types);
+        inputs.notes.push(format!("all cells of a file are one cell type, named by the file: {types}"));
+    }
     Ok(inputs)
 }
 
@@ -105,6 +113,18 @@ fn read_labels(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Ve
             files.iter().map(of).collect()
         }
     }
+}
+
+/// The label of a cell type for each file: its name without the ending.
+fn by_file(files: &[H5ad]) -> Vec<Labels> {
+    let of = |file: &H5ad| {
+        // `.` has no name of its own.
+        let path = std::path::absolute(file.path()).unwrap_or_default();
+        let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        let name = name.map_or("cells".into(), |name| name.to_string_lossy().into_owned());
+        Labels { codes: vec![0; file.shape().0], names: vec![name] }
+    };
+    files.iter().map(of).collect()
 }
 
 /// The columns in which some cells lack a label, and how many.
@@ -151,7 +171,8 @@ fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Ve
 
 /// The files, with those columns of obs that the table of labels does not have.
 fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
-    let wanted = columns.iter().copied().chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref());
+    let labels = columns.iter().copied().filter(|column| !settings.names_types_by_file(column));
+    let wanted = labels.chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref());
     let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
     let open = |path: &PathBuf| {
         H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {

@@ -183,7 +183,7 @@ fn manifest(
         control: settings.control.clone(),
         columns: Columns {
             perturbation: settings.perturbation.clone(),
-            cell_type: settings.cell_type.clone(),
+            cell_type: settings.cell_type_column().to_string(),
             batch: settings.batch.clone(),
             size: settings.size.clone(),
         },

@@ -1,0 +1,93 @@
+//! Cells without a column of cell types: those of a file are one type, from `preprocess` to `evaluate`.
+
+use std::path::{Path, PathBuf};
+
+use scale_engine::data::h5ad::{Column, Frame, H5ad, X, write};
+use scale_engine::data::shard::Data;
+use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
+
+use crate::preprocess::{run, small};
+use crate::refused::told;
+use crate::train::{program, set};
+
+/// Runs a command, which must end well.
+fn done(dir: &Path, words: &str) {
+    let (code, said) = told(program().current_dir(dir).args(words.split_whitespace()));
+    assert!(code == Some(0), "{words}: {code:?} {said}");
+}
+
+/// A file of simulated cells of one line, with a column of perturbations alone.
+fn world(dir: &Path, name: &str, seed: u64) -> (PathBuf, Vec<String>) {
+    let path = dir.join(name);
+    let world = World { cells: 300, genes: 40, perturbations: 3, cell_types: 1, batches: 1, seed };
+    let world = simulate(&world).expect("a world");
+    world.write(&path).expect("written");
+    let file = H5ad::open(&path).expect("readable");
+    let named: Vec<String> = file.obs().index.iter().map(|cell| format!("{name}{cell}")).collect();
+    let labels = file.obs().labels(&path, "perturbation").expect("a column");
+    let obs =
+        Frame { index: named, columns: vec![("perturbation".to_string(), Column::Categorical(labels))] };
+    let (var, x) = (file.var().clone(), file.rows(0..file.shape().0).expect("readable"));
+    write(&path, &obs, &var, X::Sparse(&x), &[]).expect("written");
+    (path, world.truth.perturbations.into_iter().filter(|name| name != CONTROL).collect())
+}
+
+#[test]
+fn the_whole_way_can_be_gone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = dir.path();
+    let names = world(dir, "K562.h5ad", 1).1;
+    world(dir, "RPE1.h5ad", 2);
+    let columns = format!("--pert-col perturbation --control-pert {CONTROL}");
+    done(dir, &format!("preprocess K562.h5ad RPE1.h5ad --out DATA --n-top-genes 40 {columns}"));
+    let split = format!(
+        "[datasets]\nd = \"DATA\"\n[training]\nd = \"train\"\n[fewshot.\"d.K562\"]\ntest = [{:?}, {:?}]\n",
+        names[0], names[1]
+    );
+    std::fs::write(dir.join("split.toml"), split).expect("written");
+    done(dir, "split split.toml --data DATA");
+    let short =
+        |set: &String| if set.starts_with("train.steps") { "train.steps=20".into() } else { set.clone() };
+    let set: String = set().iter().map(|set| format!(" --set {}", short(set))).collect();
+    let train = "train --data DATA --split split.toml --out RUN --preset tiny";
+    done(dir, &format!("{train}{set}"));
+    let of = "--data DATA --split split.toml --subset test";
+    done(dir, &format!("predict RUN {of} --real-out real.h5ad --with-controls --out pred.h5ad"));
+    done(dir, "export DATA --out all.h5ad");
+    let both = "evaluate --pred pred.h5ad --real real.h5ad --celltype-col cell_type --out SCORES";
+    done(dir, &format!("{both} {columns}"));
+
+    let exported = H5ad::open(&dir.join("all.h5ad")).expect("readable");
+    let types = exported.obs().labels(exported.path(), "cell_type").expect("a column");
+    assert_eq!(types.names, ["K562", "RPE1"]);
+    assert_eq!(types.codes.iter().filter(|&&code| code == 0).count(), 300);
+
+    // A run of one type takes control cells that do not name it.
+    done(dir, &format!("preprocess K562.h5ad --out ONE --n-top-genes 40 {columns}"));
+    let split = format!(
+        "[datasets]\nd = \"x\"\n[training]\nd = \"train\"\n[fewshot.\"d.K562\"]\ntest = [{:?}]\n",
+        names[0]
+    );
+    std::fs::write(dir.join("one.toml"), split).expect("written");
+    let set = set.replace("flow.start=shifted", "flow.start=control");
+    done(dir, &format!("train --data ONE --split one.toml --out R1 --preset tiny{set}"));
+    std::fs::write(dir.join("wanted.csv"), format!("perturbation,cell_type,cells\n{},K562,20\n", names[1]))
+        .expect("written");
+    done(dir, "predict R1 --controls K562.h5ad --request wanted.csv --out asked.h5ad");
+}
+
+#[test]
+fn the_column_gets_a_name_that_is_free() {
+    let (_dir, mut settings) = small(|_, _, _| ());
+    settings.cell_type = None;
+    let kept = run(&settings).expect("made").contents;
+    assert_eq!((kept.cells, kept.cell_types), (6, 1));
+    assert!(kept.notes.iter().any(|note| note.ends_with("named by the file: \"in\"")), "{:?}", kept.notes);
+    let named = |out: &Path| Data::open(out).expect("opened").manifest().columns.cell_type.clone();
+    assert_eq!(named(&settings.out), "cell_type");
+
+    let (_dir, mut settings) = small(|obs, _, _| obs.columns[0].0 = "cell_type".to_string());
+    (settings.cell_type, settings.perturbation) = (None, "cell_type".into());
+    run(&settings).expect("made");
+    assert_eq!(named(&settings.out), "cell_line");
+}
