@@ -61,7 +61,7 @@ use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfi
 
 use crate::data::in_order::in_order;
 use crate::error::{Error, Result};
-use hdf5::{Named, Node};
+use hdf5::{Named, Node, there};
 use matrix::Matrix;
 
 pub use cells::{Cells, cells};
@@ -311,9 +311,12 @@ impl H5ad {
         told.read_string().ok()?.into_iter().next()
     }
 
-    /// Whether the file has a group or dataset of this name.
+    /// Whether the file has a group or dataset of this name, readable or not.
     fn holds(&self, name: &str) -> bool {
-        self.file.as_ref().is_some_and(|file| file.group(name).is_ok() || file.dataset(name).is_ok())
+        let absent = |file: &File| {
+            matches!(there(file.group(name)), Ok(None)) && matches!(there(file.dataset(name)), Ok(None))
+        };
+        self.file.as_ref().is_some_and(|file| !absent(file))
     }
 
     /// What the user should know about how the file was read.

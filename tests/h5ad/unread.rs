@@ -80,3 +80,32 @@ fn a_field_of_a_table_of_records_is_told() {
     assert!(what.ends_with("obs/drug: code -7 of row 2 is outside its 3 categories"), "{what}");
     H5ad::open(&path).expect("opened").obs().labels(&path, "line").expect("another field");
 }
+
+#[test]
+fn a_link_is_told_and_never_called_absent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("link.h5ad");
+    let bytes = std::fs::read(golden("anndata_0_7")).expect("read");
+    // The entries of groups (file format 3.0, section III.B): 40 bytes each, the address at 8 and the kind at 16. Each in turn
+    // becomes a soft link, which has no address and kind 2.
+    let tables = (0..bytes.len() - 8).filter(|&at| bytes[at..].starts_with(b"SNOD"));
+    let entries = tables.flat_map(|at| {
+        let count = usize::from(u16::from_le_bytes([bytes[at + 6], bytes[at + 7]]));
+        (0..count).map(move |i| at + 8 + 40 * i)
+    });
+    let mut told = Vec::new();
+    for at in entries {
+        let mut bytes = bytes.clone();
+        bytes[at + 8..at + 16].fill(0xff);
+        bytes[at + 16] = 2;
+        std::fs::write(&path, bytes).expect("written");
+        let opened = H5ad::open_columns(&path, &["drug"], "X").and_then(|file| file.rows(0..1));
+        let Err(error) = opened else { continue };
+        let error = error.to_string();
+        assert!(error.contains("is a link to another place, which is not followed"), "{error}");
+        told.push(error.split(' ').nth(1).expect("a place").to_string());
+    }
+    for place in ["X", "obs", "var", "X/data", "obs/drug"] {
+        assert!(told.iter().any(|there| there == place), "{place}: {told:?}");
+    }
+}

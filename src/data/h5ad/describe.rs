@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::hdf5::Named;
 use super::{Column, Format, Frame, H5ad, tahoe};
 use crate::error::Result;
 
@@ -32,10 +33,12 @@ pub fn describe(path: &Path) -> Result<Value> {
     let mut kept = serde_json::Map::new();
     for name in ["layers", "obsm", "varm", "obsp", "varp", "uns"] {
         if let Some(Ok(group)) = file.file.as_ref().map(|file| file.group(name)) {
-            let mut members = group.groups().unwrap_or_default();
-            members.extend(group.datasets().unwrap_or_default());
-            members.sort();
-            kept.insert(name.to_string(), json!(members));
+            let members = group.groups().and_then(|groups| Ok([groups, group.datasets()?].concat()));
+            let told = members.named(path, &format!("a member of {name}")).map(|mut members| {
+                members.sort();
+                json!(members)
+            });
+            kept.insert(name.to_string(), told.unwrap_or_else(|error| json!(error.to_string())));
         }
     }
     let cells = parquet.as_ref().map_or(json!(cells), |about| about["rows"].clone());

@@ -72,8 +72,8 @@ pub(super) fn index(root: &Node, name: &str, rows: Range<usize>) -> Result<(Stri
 }
 
 fn open<'a>(root: &Node<'a>, name: &str) -> Result<Node<'a>> {
-    let missing = |_| root.wrong(format!("has no {name}: not an h5ad file, or an incomplete one"));
-    root.inner(name).map_err(missing)
+    let missing = || root.wrong(format!("has no {name}: not an h5ad file, or an incomplete one"));
+    root.find_inner(name)?.ok_or_else(missing)
 }
 
 fn index_name(frame: &Node) -> Result<String> {
@@ -86,8 +86,9 @@ fn index_length(frame: &Node, index: &str) -> Result<usize> {
         Some(names) => names,
         None => {
             let inner = frame.inner(index)?;
-            let part = ["values", "codes"].into_iter().find(|part| inner.group.dataset(part).is_ok());
-            inner.array(part.ok_or_else(|| inner.wrong("is not a list of names"))?)?
+            let values = inner.find("values")?;
+            let codes = || inner.find("codes")?.ok_or_else(|| inner.wrong("is not a list of names"));
+            values.map_or_else(codes, Ok)?
         }
     };
     Ok(names.length()? as usize)
@@ -95,7 +96,7 @@ fn index_length(frame: &Node, index: &str) -> Result<usize> {
 
 /// Some rows of a column, or all.
 fn read_column(frame: &Node, name: &str, rows: Option<Range<usize>>) -> Result<Column> {
-    let Ok(column) = frame.inner(name) else {
+    let Some(column) = frame.find_inner(name)? else {
         let stored = frame.array(name)?;
         // anndata 0.7 keeps the categories of a frame next to its columns.
         return match frame.find(&format!("__categories/{name}"))? {
@@ -109,10 +110,10 @@ fn read_column(frame: &Node, name: &str, rows: Option<Range<usize>>) -> Result<C
     match column.encoding()?.as_str() {
         "categorical" => {
             let codes = column.array("codes")?;
-            let names = match column.inner("categories") {
+            let names = match column.find_inner("categories")? {
                 // Newer writers store text this way.
-                Ok(inner) => nullable(&inner, None)?,
-                Err(_) => column.array("categories")?.column()?,
+                Some(inner) => nullable(&inner, None)?,
+                None => column.array("categories")?.column()?,
             };
             categorical(codes.numbers_of(rows)?, texts(names), column.path, &column.place)
         }

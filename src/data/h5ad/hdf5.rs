@@ -38,7 +38,27 @@ fn explain(what: &str, error: &Hdf5Error) -> String {
              libver=\"latest\", or with libver=\"v114\""
         ),
         Hdf5Error::Format(FormatError::PathNotFound(_)) => format!("{what} is missing"),
+        // A soft link has no address.
+        Hdf5Error::Format(FormatError::OffsetOverflow { offset: u64::MAX, .. }) => format!(
+            "{what} is a link to another place, which is not followed; write the file again with the data in that \
+             place (anndata: read_h5ad, then write_h5ad)"
+        ),
         other => format!("cannot read {what}: {other}"),
+    }
+}
+
+/// `None` for what is not there or is of the other kind, group or dataset. What is there and cannot be opened is an error: to call
+/// it absent would send the user to look for what the file has.
+pub(super) fn there<T>(
+    opened: std::result::Result<T, Hdf5Error>,
+) -> std::result::Result<Option<T>, Hdf5Error> {
+    match opened {
+        Err(
+            Hdf5Error::Format(FormatError::PathNotFound(_))
+            | Hdf5Error::NotADataset(_)
+            | Hdf5Error::NotAGroup(_),
+        ) => Ok(None),
+        opened => opened.map(Some),
     }
 }
 
@@ -85,6 +105,13 @@ impl<'a> Node<'a> {
         Ok(Node { group: self.group.group(name).named(self.path, &place)?, path: self.path, place })
     }
 
+    /// The same, `None` if there is none of this name.
+    pub(super) fn find_inner(&self, name: &str) -> Result<Option<Node<'a>>> {
+        let place = self.of(name);
+        let found = there(self.group.group(name)).named(self.path, &place)?;
+        Ok(found.map(|group| Node { group, path: self.path, place }))
+    }
+
     /// A dataset in this group.
     pub(super) fn array(&self, name: &str) -> Result<Array> {
         let place = self.of(name);
@@ -93,8 +120,9 @@ impl<'a> Node<'a> {
 
     /// The same, `None` if there is none of this name.
     pub(super) fn find(&self, name: &str) -> Result<Option<Array>> {
-        let found = self.group.dataset(name).ok();
-        found.map(|dataset| Array::new(dataset, self.path, &self.of(name))).transpose()
+        let place = self.of(name);
+        let found = there(self.group.dataset(name)).named(self.path, &place)?;
+        found.map(|dataset| Array::new(dataset, self.path, &place)).transpose()
     }
 
     pub(super) fn attributes(&self) -> Result<HashMap<String, AttrValue>> {

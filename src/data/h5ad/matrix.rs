@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Cells;
 use super::array::Array;
 use super::csc::Csc;
-use super::hdf5::{Named, Node};
+use super::hdf5::Node;
 use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
 use super::tahoe::Tokens;
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ impl Matrix {
             let storage = format!("dense {}", dense.word()?);
             return Ok(Matrix { kind: Kind::Dense(dense), storage, kept: None });
         }
-        let Ok(node) = root.inner(name) else {
+        let Some(node) = root.find_inner(name)? else {
             if name != "X" {
                 return Err(missing(root, name));
             }
@@ -247,10 +247,10 @@ fn layout(node: &Node) -> Result<(String, Vec<u64>)> {
 
 /// Number of columns of a matrix of any storage, and their names if it is a table.
 pub(super) fn width(root: &Node, name: &str) -> Result<(usize, Option<Vec<String>>)> {
-    let axes = match root.group.dataset(name) {
-        Ok(dataset) => dataset.shape().named(root.path, name)?,
-        Err(_) => {
-            let node = root.inner(name).map_err(|_| missing(root, name))?;
+    let axes = match root.find(name)? {
+        Some(array) => array.shape().to_vec(),
+        None => {
+            let node = root.find_inner(name)?.ok_or_else(|| missing(root, name))?;
             let (kind, shape) = layout(&node)?;
             if kind == "dataframe" {
                 let names = node.columns()?.unwrap_or_default();
@@ -287,5 +287,5 @@ fn missing(root: &Node, name: &str) -> Error {
     }
     let others =
         if names.is_empty() { String::new() } else { format!("; {place} has: {}", names.join(", ")) };
-    root.wrong(format!("has no matrix {name}{others}"))
+    root.wrong(format!("has no matrix {name}{others}; links to other files are not followed"))
 }

@@ -9,8 +9,8 @@ use crate::error::Result;
 pub(super) fn read(root: &Node, source: &str, cells: usize) -> Result<(Frame, Matrix)> {
     let (genes, matrix) = match source {
         // Before anndata 0.7.
-        "raw" if root.group.dataset("raw.var").is_ok() => ("raw.var", "raw.X"),
-        "raw" if root.group.group("raw").is_err() => {
+        "raw" if root.find("raw.var")?.is_some() => ("raw.var", "raw.X"),
+        "raw" if root.find_inner("raw")?.is_none() => {
             return Err(root.wrong("has no raw; choose X, layers/NAME or obsm/NAME (`inspect` lists them)"));
         }
         "raw" => ("raw/var", "raw/X"),

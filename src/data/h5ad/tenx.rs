@@ -36,16 +36,16 @@ pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
     };
     let node = Node::root(&file, path).inner(name)?;
     let index = texts(&node, "barcodes")?;
-    let features = match node.inner("features") {
-        Ok(inner) => {
-            let kinds = inner.group.dataset("feature_type").is_ok();
+    let features = match node.find_inner("features")? {
+        Some(inner) => {
+            let kinds = inner.find("feature_type")?.is_some();
             Features {
                 ids: texts(&inner, "id")?,
                 names: texts(&inner, "name")?,
                 kinds: if kinds { Some(texts(&inner, "feature_type")?) } else { None },
             }
         }
-        Err(_) => Features { ids: texts(&node, "genes")?, names: texts(&node, "gene_names")?, kinds: None },
+        None => Features { ids: texts(&node, "genes")?, names: texts(&node, "gene_names")?, kinds: None },
     };
     let (kept, var, notes) = features.genes(path)?;
     let matrix = Matrix::by_cells(&node, [index.len(), kept.all], kept)?;
