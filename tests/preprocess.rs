@@ -176,7 +176,7 @@ fn each_mistake_has_its_own_message() {
         (|s| s.perturbation = "drugs".into(), &["unknown column \"drugs\"", "\"drug\"", "line, plate"]),
         (|s| s.batch = Some("well".into()), &["unknown column \"well\""]),
         (|s| s.hvg_batch = Some("well".into()), &["unknown column \"well\""]),
-        (|s| s.cell_type = "cell/line".into(), &["--celltype-col", "\"cell/line\" contains /"]),
+        (|s| s.cell_type = Some("cell/line".into()), &["--celltype-col", "\"cell/line\" contains /"]),
         (|s| s.control = "nome".into(), &["unknown label \"nome\"", "did you mean \"none\"", "drug"]),
         (|s| s.inputs[0].set_file_name("no.h5ad"), &["no.h5ad"]),
         (|s| s.target = Some(Target::Sum(0.0)), &["--target-sum"]),
@@ -374,7 +374,7 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
 #[test]
 fn a_column_that_is_two_kinds_of_label_is_written_once() {
     let (dir, mut settings) = small(|_, _, _| ());
-    settings.batch = Some(settings.cell_type.clone());
+    settings.batch = settings.cell_type.clone();
     let kept = run(&settings).expect("made").contents;
     assert!(kept.notes.iter().any(|note| note.contains("two kinds of label")), "{:?}", kept.notes);
     let data = Data::open(&settings.out).expect("opened");
@@ -383,5 +383,5 @@ fn a_column_that_is_two_kinds_of_label_is_written_once() {
     write_measured(&out, &data, &groups, true, "").expect("written");
     let file = H5ad::open(&out).expect("readable");
     let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, [settings.perturbation.as_str(), &settings.cell_type]);
+    assert_eq!(names, [settings.perturbation.as_str(), settings.batch.as_deref().expect("one")]);
 }

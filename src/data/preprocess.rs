@@ -330,7 +330,7 @@ fn check(settings: &Settings) -> Result<()> {
     }
     let columns = [
         ("--pert-col", Some(&settings.perturbation)),
-        ("--celltype-col", Some(&settings.cell_type)),
+        ("--celltype-col", settings.cell_type.as_ref()),
         ("--batch-col", settings.batch.as_ref()),
     ];
     // Only a table of labels can have such a column, and what is predicted would be written under its name.
