@@ -4,6 +4,7 @@ pub mod bulk;
 pub mod controls;
 pub mod counts;
 pub mod effects;
+mod gzip;
 pub mod h5ad;
 mod in_order;
 pub mod loader;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scale_engine::data::h5ad::{Column, X, write};
-use scale_engine::data::preprocess::Settings;
+use scale_engine::data::preprocess::{Genes, Settings};
 use scale_engine::data::shard::Data;
 
 use crate::preprocess::{COUNTS, GENES, obs, refusal, row, run, settings, small, sparse, var};
@@ -99,6 +99,18 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     settings.out = dir.path().join("other");
     let what = refusal(&settings);
     assert!(what.contains("second.h5ad") && what.contains("\"cell0\" appears a second time"), "{what}");
+}
+
+#[test]
+fn packed_tables_and_lists_are_read() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    let [table, list] = ["labels.tsv.gz", "genes.txt.gz"].map(|name| dir.path().join(name));
+    tenx::gzip(&table, "cell\tdrug\ncell0\tnone\ncell1\ta\n");
+    tenx::gzip(&list, "MYC\nACTB\n");
+    (settings.labels, settings.genes) = (Some(table), Genes::Listed(list));
+    let kept = run(&settings).expect("made").contents;
+    assert_eq!((kept.cells, kept.dropped), (2, 4));
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().genes, ["MYC", "ACTB"]);
 }
 
 /// A second file of five genes with the counts of the first, and both as inputs.

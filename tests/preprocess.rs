@@ -192,11 +192,25 @@ fn each_mistake_has_its_own_message() {
 }
 
 #[test]
+fn a_category_without_cells_is_no_control_label() {
+    let (_dir, mut settings) = small(|obs, _, _| {
+        let Column::Categorical(labels) = &mut obs.columns[0].1 else { panic!("labels") };
+        labels.names.push("vehicle".to_string());
+    });
+    settings.control = "vehicle".into();
+    let what = refusal(&settings);
+    assert!(what.contains("unknown label \"vehicle\"") && what.contains("none"), "{what}");
+}
+
+#[test]
 fn cell_rangers_bins_collapse_where_genes_share_a_mean() {
     let (_dir, mut settings) = small(|_, _, x| x.iter_mut().for_each(|row| row[2..].fill(0.0)));
     settings.flavor = Flavor::CellRanger;
     let what = refusal(&settings);
-    assert!(what.contains("collapse") && what.contains("use seurat"), "{what}");
+    assert!(
+        what.contains("collapse") && what.contains("use seurat") && what.contains("--min-cells 1"),
+        "{what}"
+    );
 }
 
 #[test]

@@ -99,6 +99,11 @@ fn options_that_would_be_passed_over_are_refused() {
     ]);
     let (code, said) = told(predict.args(["--out", "out.h5ad"]));
     assert!(code == Some(2) && said.contains("--subset"), "{code:?} {said}");
+    for (option, value) in [("--flavor", "cell_ranger"), ("--hvg-batch-key", "batch")] {
+        let mut listed = preprocess(&[&small().cells], &run);
+        let (code, said) = told(listed.arg("--genes").arg(&small().data).args([option, value]));
+        assert!(code == Some(2) && said.contains(option), "{code:?} {said}");
+    }
     for words in [
         ["bench", "ops", "--turns", "0"],
         ["bench", "step", "--steps", "0"],

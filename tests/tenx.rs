@@ -63,7 +63,7 @@ fn cell_ranger_2(path: &Path, genomes: &[&str]) {
     file.write(path).expect("written");
 }
 
-fn gzip(path: &Path, text: &str) {
+pub fn gzip(path: &Path, text: &str) {
     let mut file = GzEncoder::new(std::fs::File::create(path).expect("made"), Compression::fast());
     file.write_all(text.as_bytes()).expect("written");
     file.finish().expect("finished");

@@ -57,7 +57,7 @@ pub struct Args {
     choice: GeneArgs,
     /// Keep these genes instead: those of another data directory, of a file with one name per line, in its order, or of a table with a
     /// column highly_variable, as `genes` and scanpy write it
-    #[arg(long, value_name = "FILE|DATA", conflicts_with_all = ["n_top_genes", "rescale_before_hvg"])]
+    #[arg(long, value_name = "FILE|DATA", conflicts_with_all = ["n_top_genes", "flavor", "hvg_batch_key", "rescale_before_hvg"])]
     genes: Option<PathBuf>,
     /// Only say what would be done and how much disk space it would take at most
     #[arg(long)]

@@ -13,8 +13,8 @@ pub(super) struct SourceArgs {
     /// h5ad files, 10x .h5 files or mtx folders, Tahoe's parquet shards or a folder of them; genes are matched by name
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
-    /// Table of labels: .csv or .tsv with a header, or .parquet; cell names in the first column. Its columns take precedence over
-    /// those of obs
+    /// Table of labels: .csv or .tsv with a header (.gz or not), or .parquet. Cell names are in the column named like the index of obs
+    /// (10x: barcode), else in pandas' index (.parquet), else in the first column. Its columns take precedence over those of obs
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Align the genes of several files by this column of var, such as gene_ids, instead of by name

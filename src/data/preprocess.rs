@@ -112,7 +112,7 @@ pub struct Settings {
     pub size: Option<String>,
     /// Total to which counts are scaled, 10,000 by default; for log values the total they were scaled to.
     pub target: Option<Target>,
-    /// Matrix to read: `X`, `raw` or `layers/NAME`.
+    /// Matrix to read: `X`, `raw`, `layers/NAME` or `obsm/NAME`.
     pub source: String,
     /// What the values are; detected if not given.
     pub scale: Option<Scale>,

@@ -3,21 +3,18 @@
 //!
 //! A MatrixMarket file can only be read from its start, so the counts are held in memory: 8 bytes each, 20 while they are read.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
-
-use flate2::read::MultiGzDecoder;
 
 use super::matrix::Matrix;
 use super::sparse::by_rows;
 use super::tenx::Features;
 use super::{Cells, Format, Frame, H5ad, number};
+use crate::data::gzip;
 use crate::error::{At, Error, Result, some_of};
 use crate::folder::paths_in;
 
 const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The matrix file of a folder, or the path itself if it is one; `None` if there is none.
 ///
@@ -44,7 +41,7 @@ pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
 /// Reads the matrix with its two tables. Messages and summaries name the path that the user gave.
 pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
     let barcodes = beside(matrix, &["barcodes.tsv"])?;
-    let index = column(&barcodes, &text(&barcodes)?, 0)?;
+    let index = column(&barcodes, &gzip::text(&barcodes)?, 0)?;
     let (kept, var, notes) = features(&beside(matrix, &["features.tsv", "genes.tsv"])?)?.genes(given)?;
     let counts = read(matrix, [kept.all, index.len()])?;
     let matrix = Matrix::in_memory(counts, kept);
@@ -71,23 +68,9 @@ fn beside(matrix: &Path, names: &[&str]) -> Result<PathBuf> {
     found.ok_or_else(|| Error::format(matrix, format!("needs a table beside it: {}", tried.join(" or "))))
 }
 
-/// A file as text, decompressed if it is gzip.
-fn lines(path: &Path) -> Result<Box<dyn BufRead>> {
-    let mut start = BufReader::with_capacity(1 << 20, File::open(path).at(path)?);
-    let packed = start.fill_buf().at(path)?.starts_with(&GZIP);
-    let unpacked = |file| BufReader::with_capacity(1 << 20, MultiGzDecoder::new(file));
-    Ok(if packed { Box::new(unpacked(start)) } else { Box::new(start) })
-}
-
-fn text(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    lines(path)?.read_to_string(&mut text).at(path)?;
-    Ok(text)
-}
-
 /// The features from their table: ids, names and, from Cell Ranger 3 on, kinds.
 fn features(path: &Path) -> Result<Features> {
-    let text = text(path)?;
+    let text = gzip::text(path)?;
     let told = text.lines().next().map_or(0, |line| line.split('\t').count());
     Ok(Features {
         ids: column(path, &text, 0)?,
@@ -108,7 +91,7 @@ fn column(path: &Path, text: &str, column: usize) -> Result<Vec<String>> {
 /// The counts as cells times features; `shape` is features and barcodes, and the file must agree with it.
 fn read(path: &Path, shape: [usize; 2]) -> Result<Cells> {
     let wrong = |what: String| Error::format(path, what);
-    let mut file = lines(path)?;
+    let mut file = gzip::open(path)?;
     let mut line = String::new();
     let [rows, columns, entries] = sizes(path, &mut *file, &mut line)?;
     if [rows, columns] != shape {

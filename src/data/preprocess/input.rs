@@ -212,7 +212,8 @@ fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels])
     if inputs.vocabularies[PERTURBATION].contains(control) {
         return Ok(());
     }
-    if perturbations.iter().any(|labels| labels.names.contains(control)) {
+    // A category may have no cells.
+    if occurring(perturbations.iter().map(|labels| (labels, None))).contains(control) {
         let what = format!(
             "no {control:?} cell has all its labels: there is nothing to compare perturbed cells with"
         );

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::data::gzip;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::parquet::{Parquet, is_parquet};
 use crate::error::{Error, Result, some_of};
@@ -38,15 +39,22 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Reads a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`; the first line of a text file names the columns.
+    /// Reads a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`, each of these packed with gzip or not; the first line of
+    /// a text file names the columns.
     pub(super) fn read(path: &Path) -> Result<Table> {
         if is_parquet(path) {
             return Table::of_parquet(&Parquet::open(path)?);
         }
         let broken = |error: csv::Error| Error::format(path, error.to_string());
-        let tabs = path.extension().is_some_and(|end| end == "tsv" || end == "txt");
+        // The ending below `.gz`, if the name has that.
+        let plain = if path.extension().is_some_and(|end| end == "gz") {
+            path.with_extension("")
+        } else {
+            path.into()
+        };
+        let tabs = plain.extension().is_some_and(|end| end == "tsv" || end == "txt");
         let delimiter = if tabs { b'\t' } else { b',' };
-        let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_path(path).map_err(broken)?;
+        let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(gzip::open(path)?);
         let header: Vec<String> = file.headers().map_err(broken)?.iter().map(String::from).collect();
         if header.len() < 2 {
             let what = format!(

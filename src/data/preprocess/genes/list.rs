@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use crate::error::{At, Error, Result};
+use crate::data::gzip;
+use crate::error::{Error, Result};
 
 /// The column that marks genes, as in scanpy's var and in our var.csv.
 const MARK: &str = "highly_variable";
 
-/// One name per line; or, if the first line is the header of a table (commas or tabs) with a column `highly_variable`, the names in
+/// Packed with gzip or not. One name per line; or, if the first line is the header of a table (commas or tabs) with a column `highly_variable`, the names in
 /// the first column of the rows where it is true.
 pub fn names(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).at(path)?;
+    let text = gzip::text(path)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let first = text.lines().next().unwrap_or_default();
     let has_mark =
