@@ -52,26 +52,44 @@ fn put<T>(path: &Path, sync: bool, write: impl FnOnce(&Path) -> Result<T>) -> Re
 }
 
 /// The machine's name: several may share a disk.
-fn machine() -> String {
+fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().replace('/', "-")
 }
 
-/// Removes what dead processes of this machine have left in a folder of outputs. Each folder is searched once, as it may hold
+/// Where the number of a process is that of one process alone: the machine and the namespace of its processes, as containers may have
+/// the same name and each a process 1.
+fn machine() -> String {
+    let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    format!("{}.{space}", host())
+}
+
+/// Nobody has written to it for so long: its process is taken for dead, also where its number says nothing.
+const OLD: Duration = Duration::from_secs(24 * 3600);
+
+/// Removes what dead processes of this machine have left in a folder of outputs; only what is old where the name does not say that
+/// they ran in this namespace (earlier versions never say). Each folder is searched once, as it may hold
 /// thousands of files.
 fn forget_the_dead(folder: &Path) {
     static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf()) {
         return;
     }
-    let machine = machine();
-    let of_dead = |left: &str| {
-        let (name, writer) = left.strip_prefix('.')?.strip_suffix(".partial")?.rsplit_once('.')?;
-        let writer = writer.parse().ok().filter(|_| name.ends_with(&format!(".{machine}")))?;
-        let asked = rustix::process::test_kill_process(rustix::process::Pid::from_raw(writer)?);
-        (asked == Err(rustix::io::Errno::SRCH)).then_some(())
+    let (host, machine) = (format!(".{}", host()), format!(".{}", machine()));
+    let of_dead = |left: &fs::DirEntry| {
+        let file = left.file_name();
+        let file = file.to_string_lossy();
+        let file = file.strip_prefix('.')?.strip_suffix(".partial")?;
+        let (name, writer) = file.rsplit_once('.')?;
+        let asked = rustix::process::test_kill_process(rustix::process::Pid::from_raw(writer.parse().ok()?)?);
+        let elsewhere = name.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.').unwrap_or(name);
+        let of_host = || name.ends_with(&host) || elsewhere.ends_with(&host);
+        let old = || left.metadata().ok()?.modified().ok()?.elapsed().ok().filter(|&age| age > OLD);
+        let ours = name.ends_with(&machine) || of_host() && old().is_some();
+        (asked == Err(rustix::io::Errno::SRCH) && ours).then_some(())
     };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if of_dead(&entry.file_name().to_string_lossy()).is_some() {
+        if of_dead(&entry).is_some() {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -265,9 +283,21 @@ mod tests {
         let [theirs, left] = [of(1), of(i32::MAX)];
         fs::write(&theirs, "half").expect("written");
         fs::write(&left, "half").expect("written");
+        // Of an earlier version, and of another container: the number says nothing.
+        let untold = |place: &str| dir.path().join(format!(".out.txt.{place}.{}.partial", i32::MAX));
+        let (fresh, old) = ([host(), format!("{}.12", host())], [format!("{}.13", host()), host()]);
+        let (fresh, old) = (fresh.map(|of| untold(&of)), old.map(|of| untold(&format!("x.{of}"))));
+        let long_ago = std::time::SystemTime::now() - 2 * OLD;
+        for path in fresh.iter().chain(&old) {
+            fs::write(path, "half").expect("written");
+        }
+        for path in &old {
+            fs::File::options().append(true).open(path).and_then(|f| f.set_modified(long_ago)).expect("set");
+        }
         file(&path, |aside| fs::write(aside, "ours").at(aside)).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("readable"), "ours");
         assert!(theirs.exists() && !left.exists());
+        assert!(fresh.iter().all(|path| path.exists()) && !old.iter().any(|path| path.exists()));
     }
 
     #[test]

@@ -237,7 +237,10 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run() {
     trained(small, dir.path(), &["train.steps=10"], &AtomicBool::new(false)).expect("trained");
     let whole = bytes(&last(dir.path()));
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux");
-    let aside = format!("checkpoints/.last.safetensors.{}.{}.partial", machine.trim(), std::process::id());
+    let space = std::fs::read_link("/proc/self/ns/pid").expect("Linux").to_string_lossy().into_owned();
+    let space = space.trim_matches(|c: char| !c.is_ascii_digit());
+    let writer = format!("{}.{space}.{}", machine.trim(), std::process::id());
+    let aside = format!("checkpoints/.last.safetensors.{writer}.partial");
     std::fs::create_dir(dir.path().join(aside)).expect("made");
     let error = resumed_to(small, dir.path(), Some(40)).expect_err("a folder is in the way").to_string();
     assert!(error.contains("last.safetensors"), "{error}");
