@@ -68,8 +68,7 @@ fn machine() -> String {
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Removes what dead processes of this machine have left in a folder of outputs; only what is old where the name does not say that
-/// they ran in this namespace (earlier versions never say). Each folder is searched once, as it may hold
-/// thousands of files.
+/// they ran in this namespace (earlier versions never say). Each folder is searched once, as it may hold thousands of files.
 fn forget_the_dead(folder: &Path) {
     static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf()) {

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// The column that marks genes, as in scanpy's var and in our var.csv.
 const MARK: &str = "highly_variable";
 
-/// Packed with gzip or not. One name per line; or, if the first line is the header of a table (commas or tabs) with a column `highly_variable`, the names in
-/// the first column of the rows where it is true.
+/// One name per line; or, if the first line is the header of a table (commas or tabs) with a column `highly_variable`, the names in
+/// the first column of the rows where it is true. Packed with gzip or not.
 pub fn names(path: &Path) -> Result<Vec<String>> {
     let text = gzip::text(path)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
