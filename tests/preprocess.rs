@@ -231,7 +231,8 @@ fn cells_without_a_label_are_left_out_and_counted() {
     assert_eq!(Data::open(&settings.out).expect("opened").cells(), 4);
 
     let (_dir, settings) = small(|obs, _, _| {
-        obs.columns[0].1 = labels(&[-1, 0, -1, 0, 1, -1], &["a", "b", "none"]);
+        obs.columns[0].1 = labels(&[2, 0, -1, 0, 1, 2], &["a", "b", "none"]);
+        obs.columns[1].1 = labels(&[-1, 1, 1, 1, 1, -1], &["B", "T"]);
     });
     assert!(refusal(&settings).contains("no \"none\" cell has all its labels"));
     let (_dir, settings) = small(|obs, _, _| obs.columns[0].1 = labels(&[-1; 6], &["none"]));
