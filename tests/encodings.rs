@@ -148,6 +148,33 @@ fn an_array_beside_x_brings_the_genes_it_holds() {
 }
 
 #[test]
+fn the_genes_of_x_hvg_may_be_named_in_uns() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("state.h5ad");
+    let with = |names: &[&str]| {
+        raw_file(
+            &path,
+            [2, 3],
+            |file| {
+                let mut obsm = file.create_group("obsm");
+                obsm.create_dataset("X_hvg").with_f32_data(&[1.0, 0.0, 0.0, 2.0]).with_shape(&[2, 2]);
+                file.add_group(obsm.finish());
+                let mut uns = file.create_group("uns");
+                uns.create_dataset("hvg_names").with_vlen_strings(names);
+                file.add_group(uns.finish());
+            },
+            |_| (),
+        );
+        H5ad::open_columns(&path, &[], "obsm/X_hvg")
+    };
+    let file = with(&["MYC", "TP53"]).expect("opened");
+    let genes = ["MYC", "TP53"].map(String::from).to_vec();
+    assert_eq!(dense(&file), (vec![vec![1.0, 0.0], vec![0.0, 2.0]], genes));
+    let what = with(&["MYC"]).expect_err("of two columns").to_string();
+    assert!(what.contains("true for 0 genes and uns/hvg_names names 1"), "{what}");
+}
+
+#[test]
 fn a_filter_and_a_layout_that_are_not_read_are_named() {
     let what = H5ad::open(&golden("blosc")).expect("opened").rows(0..6).expect_err("blosc").to_string();
     assert!(

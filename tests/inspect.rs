@@ -89,6 +89,13 @@ fn a_damaged_shard_and_a_file_of_another_kind_are_refused() {
     let output = inspect(&path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("checksum"), "{said}");
+    // Of several modalities, and told by its first bytes.
+    let path = dir.path().join("rna.h5mu");
+    let mut file = hdf5_pure::FileBuilder::new();
+    file.set_attr("encoding-type", hdf5_pure::AttrValue::VarLenString("MuData".into()));
+    file.write(&path).expect("written");
+    let said = String::from_utf8_lossy(&inspect(&path).stderr).into_owned();
+    assert!(said.contains("\"MuData\", not an h5ad file; write the modality"), "{said}");
     for name in ["some.bin", "some.csv"] {
         let path = dir.path().join(name);
         std::fs::write(&path, [0xff, 0xfe, 0x00]).expect("written");
@@ -134,6 +141,13 @@ fn unlike_parquet_files_of_a_folder_are_told_apart() {
         (Some("folder of parquet files with different columns"), None)
     );
     assert_eq!((&three["holds"][1]["rows"], &three["holds"][2]["name"]), (&one["rows"], &"c.parquet".into()));
+}
+
+#[test]
+fn a_data_directory_tells_the_columns_that_it_was_made_of() {
+    let told = told(&small().data);
+    assert_eq!(told["columns"]["perturbation"], "perturbation");
+    assert_eq!((&told["columns"]["batch"], &told["source_genes"]), (&"batch".into(), &60.into()));
 }
 
 #[test]

@@ -69,6 +69,7 @@ pub(crate) use column::Growing;
 use column::missing_column;
 pub use column::{Column, Frame, Labels};
 pub use describe::describe;
+pub(crate) use hdf5::is_hdf5;
 pub(crate) use matrix::keep_columns;
 pub use mtx::find_mtx;
 pub use write::{Extra, X, write};
@@ -154,7 +155,13 @@ impl H5ad {
         }
         let root = Node::root(&file, path);
         if let Some(kind) = root.word("encoding-type")?.filter(|kind| kind != "anndata") {
-            return Err(root.wrong(format!("is HDF5 with encoding {kind:?}, not an h5ad file")));
+            let way = match kind.as_str() {
+                "MuData" => {
+                    "; write the modality of the counts as one (muon.read(..)[\"rna\"].write_h5ad(\"rna.h5ad\"))"
+                }
+                _ => "",
+            };
+            return Err(root.wrong(format!("is HDF5 with encoding {kind:?}, not an h5ad file{way}")));
         }
         let (obs, cells) = frame::read(&root, "obs", columns)?;
         let (var, matrix) = source::read(&root, source, cells)?;

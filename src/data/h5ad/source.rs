@@ -24,7 +24,8 @@ pub(super) fn read(root: &Node, source: &str, cells: usize) -> Result<(Frame, Ma
     Ok((var, matrix))
 }
 
-/// The genes of an array other than X: those of a table are its columns, those of `X_hvg` the highly variable ones.
+/// The genes of an array other than X: those of a table are its columns, those of `X_hvg` the highly variable ones,
+/// as marked in var, else as named in uns.
 fn obsm(root: &Node, source: &str, var: Frame) -> Result<Frame> {
     let (columns, names) = width(root, source)?;
     if let Some(index) = names {
@@ -37,25 +38,25 @@ fn obsm(root: &Node, source: &str, var: Frame) -> Result<Frame> {
         );
         return Err(root.wrong(what));
     }
-    let variable = match var.column("highly_variable") {
-        Some(Column::Boolean(variable)) => variable,
+    let marked = match var.column("highly_variable") {
+        Some(Column::Boolean(variable)) => (0..variable.len()).filter(|&gene| variable[gene]).collect(),
         Some(Column::Unread(why)) => return Err(root.wrong(why)),
-        _ => {
-            let what = format!(
-                "{source} contains the genes marked in var/highly_variable, but var has no such column of \
-                 true and false"
-            );
-            return Err(root.wrong(what));
-        }
+        _ => Vec::new(),
     };
-    let kept: Vec<usize> = (0..variable.len()).filter(|&gene| variable[gene]).collect();
-    if kept.len() != columns {
-        let what = format!(
-            "{source} has {columns} columns, but var/highly_variable is true for {} genes: there is no way \
-             to tell which genes they are",
-            kept.len()
-        );
-        return Err(root.wrong(what));
+    if marked.len() == columns {
+        return Ok(var.rows(&marked));
     }
-    Ok(var.rows(&kept))
+    // State and cell-load name them beside it.
+    let named =
+        root.find("uns/hvg_names")?.map(|names| names.column()).transpose()?.map_or(Vec::new(), frame::texts);
+    if named.len() == columns {
+        return Ok(Frame { index: named, columns: Vec::new() });
+    }
+    let what = format!(
+        "{source} has {columns} columns, but var/highly_variable is true for {} genes and uns/hvg_names names {}: \
+         there is no way to tell which genes they are",
+        marked.len(),
+        named.len()
+    );
+    Err(root.wrong(what))
 }
