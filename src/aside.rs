@@ -56,8 +56,8 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().replace('/', "-")
 }
 
-/// Where the number of a process is that of one process alone: the machine and the namespace of its processes, as containers may have
-/// the same name and each a process 1.
+/// Where the number of a process is that of one process alone: the machine and the namespace of its processes, as containers may
+/// have the same name and each a process 1.
 fn machine() -> String {
     let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
