@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use scale_engine::data::h5ad::{Cells, Column, Frame, H5ad, Labels, X, write};
-use scale_engine::data::population::write_measured;
+use scale_engine::data::h5ad::{Cells, Column, Frame, Labels, X, write};
 use scale_engine::data::preprocess::hvg::Flavor;
 use scale_engine::data::preprocess::{Genes, Parts, Settings, Summary, Target, plan, preprocess};
 use scale_engine::data::shard::{Data, Scale};
@@ -384,19 +383,4 @@ fn a_plan_tells_what_is_then_made_and_makes_nothing() {
     assert!(plan(&settings, &Parts::default()).expect_err("no such control").to_string().contains("DMSO"));
     settings.target = Some(Target::Sum(f64::NAN));
     assert!(plan(&settings, &Parts::default()).expect_err("no total").to_string().contains("--target-sum"));
-}
-
-#[test]
-fn a_column_that_is_two_kinds_of_label_is_written_once() {
-    let (dir, mut settings) = small(|_, _, _| ());
-    settings.batch = settings.cell_type.clone();
-    let kept = run(&settings).expect("made").contents;
-    assert!(kept.notes.iter().any(|note| note.contains("two kinds of label")), "{:?}", kept.notes);
-    let data = Data::open(&settings.out).expect("opened");
-    let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
-    let out = dir.path().join("cells.h5ad");
-    write_measured(&out, &data, &groups, true, "").expect("written");
-    let file = H5ad::open(&out).expect("readable");
-    let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, [settings.perturbation.as_str(), settings.batch.as_deref().expect("one")]);
 }

@@ -1,8 +1,9 @@
-//! Cells without a column of cell types: those of a file are one type, from `preprocess` to `evaluate`.
+//! Columns of labels: without one of cell types those of a file are one type, from `preprocess` to `evaluate`; one may be two kinds.
 
 use std::path::{Path, PathBuf};
 
 use scale_engine::data::h5ad::{Column, Frame, H5ad, X, write};
+use scale_engine::data::population::write_measured;
 use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 
@@ -90,4 +91,19 @@ fn the_column_gets_a_name_that_is_free() {
     (settings.cell_type, settings.perturbation) = (None, "cell_type".into());
     run(&settings).expect("made");
     assert_eq!(named(&settings.out), "cell_line");
+}
+
+#[test]
+fn a_column_that_is_two_kinds_of_label_is_written_once() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    settings.batch = settings.cell_type.clone();
+    let kept = run(&settings).expect("made").contents;
+    assert!(kept.notes.iter().any(|note| note.contains("two kinds of label")), "{:?}", kept.notes);
+    let data = Data::open(&settings.out).expect("opened");
+    let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
+    let out = dir.path().join("cells.h5ad");
+    write_measured(&out, &data, &groups, true, "").expect("written");
+    let file = H5ad::open(&out).expect("readable");
+    let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [settings.perturbation.as_str(), settings.batch.as_deref().expect("one")]);
 }
