@@ -11,6 +11,7 @@ use scale_engine::progress::Reporter;
 
 use crate::parts::two_files;
 use crate::refused::told;
+use crate::sizes::shards;
 use crate::train::program;
 
 fn ranked(settings: &Settings, out: &Path) -> Result<Ranking> {
@@ -48,24 +49,11 @@ fn cells_without_labels_count_and_the_marked_genes_are_those_that_preprocess_kee
         program().args(["genes", "--n-top-genes", "30", "--out"]).args([place("v.csv"), place("bare.h5ad")]),
     );
     assert_eq!(said.0, Some(0), "{}", said.1);
-    let preprocess = |genes: &[&str], out: &str| {
-        let mut command = program();
-        command.arg("preprocess").arg(&settings.inputs[0]).arg("--out").arg(place(out)).args(genes);
-        command.args([
-            "--pert-col",
-            "perturbation",
-            "--control-pert",
-            "non-targeting",
-            "--celltype-col",
-            "cell_type",
-        ]);
-        told(&mut command)
-    };
     let list = place("v.csv");
     for (genes, out) in
         [(["--genes", list.to_str().expect("text")], "listed"), (["--n-top-genes", "30"], "ranked")]
     {
-        let (code, said) = preprocess(&genes, out);
+        let (code, said) = shards(&[&settings.inputs[0]], &place(out), &genes);
         assert_eq!(code, Some(0), "{said}");
     }
     let kept = |out: &str| Data::open(&place(out)).expect("a data directory").manifest().genes.clone();

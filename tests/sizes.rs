@@ -36,7 +36,7 @@ fn panel_of(cells: &Path, path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) 
 }
 
 /// `preprocess` with the simulated world's columns.
-fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) {
+pub fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = program();
     command.arg("preprocess").args(cells).arg("--out").arg(out);
     command.args([

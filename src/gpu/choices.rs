@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::ways::Pinned;
+use super::ways::Asked;
 use super::{Clock, Gpu, Stamp, Took, Way, or_stop};
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
@@ -48,7 +48,7 @@ pub(super) struct Chosen {
     /// What was timed.
     timed: Mutex<Timed>,
     /// What a check asks for instead.
-    pub pinned: Pinned,
+    pub pinned: Asked,
 }
 
 /// Timed runs of each way, after one more that finds caches as something else left them; the fastest counts.

@@ -28,7 +28,7 @@ impl fmt::Display for Way {
 }
 
 /// The way that is asked for, if one is, and whether something on it could also have gone the next one.
-pub(super) type Pinned = Mutex<Option<(Way, bool)>>;
+pub(super) type Asked = Mutex<Option<(Way, bool)>>;
 
 impl Gpu {
     /// Does work in each way that this device has for it, without timing any: first as any device does. `work` must choose alike

@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
             ..rate(&format!("loader, {what}"), (cells_per_s, "cells/s"))
         });
     }
-    let (cells, took) = evaluate::made_up(args.turns.unwrap_or(3))?;
+    let (cells, took) = evaluate::made_up(args.turns.unwrap_or(TURNS[0].1))?; // on the CPU, whatever the device
     let (seconds, per_s) = (took.median(), cells as f64 / took.median());
     print(&Row {
         sizes: format!("{cells} made-up cells"),

@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Cells per second of the full profile, both sides counted.
+/// How many cells are scored, both sides counted, and the times that the full profile takes.
 pub fn made_up(turns: usize) -> Result<(usize, Times)> {
     let (cells, genes, perturbations) = (10_000, 2000, 50);
     let [real, pred] = sides(cells, genes, perturbations)?;
