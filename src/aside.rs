@@ -17,38 +17,78 @@ pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
 /// Writes a file through `write`, which gets the temporary path. On any error nothing new is left at `path` or beside it. Replaces
 /// the file itself, or the one that a link names; refuses to replace devices, pipes and folders.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    if path.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(Error::format(path, "is not a regular file and cannot be replaced; choose another path"));
-    }
-    named(&named_by(path), write)
+    put(Aside::of(path)?, write)
 }
 
 /// The same, but a link is itself replaced.
 pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    put(path, true, write)
+    put(Aside::new(path, true)?, write)
 }
 
 /// The same for what the next run remakes if a machine failure loses it: does not wait for the disk.
 pub fn scratch<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    put(path, false, write)
+    put(Aside::new(path, false)?, write)
 }
 
-fn put<T>(path: &Path, sync: bool, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    // Each process uses a name of its own: two that write the same output both write a whole one.
-    let aside = beside(path, &format!("{}.{}.partial", machine(), process::id()))?;
-    let _ = fs::remove_file(&aside); // a killed process may have left another file's second name here
-    forget_the_dead(aside.parent().unwrap_or(Path::new(".")));
-    let written = write(&aside).and_then(|value| {
-        if sync {
-            fs::File::open(&aside).and_then(|f| f.sync_all()).at(&aside)?;
+fn put<T>(aside: Aside, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let value = write(aside.path())?;
+    aside.done()?;
+    Ok(value)
+}
+
+/// A file under way: dropped before it is [done](Aside::done), it leaves nothing.
+pub struct Aside {
+    half: PathBuf,
+    place: PathBuf,
+    sync: bool,
+    done: bool,
+}
+
+impl Aside {
+    /// To become what [`file()`] writes. Makes the folders it lacks.
+    pub fn of(path: &Path) -> Result<Aside> {
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            let what = "is not a regular file and cannot be replaced; choose another path";
+            return Err(Error::format(path, what));
         }
-        fs::rename(&aside, path).at(path)?;
-        Ok(value)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
+        Aside::new(&named_by(path), true)
     }
-    written
+
+    fn new(place: &Path, sync: bool) -> Result<Aside> {
+        // Each process uses a name of its own: two that write the same output both write a whole one.
+        let half = beside(place, &format!("{}.{}.partial", machine(), process::id()))?;
+        let _ = fs::remove_file(&half); // a killed process may have left another file's second name here
+        forget_the_dead(half.parent().unwrap_or(Path::new(".")));
+        Ok(Aside { half, place: place.to_path_buf(), sync, done: false })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.half
+    }
+
+    /// Where the file will be.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Puts the file, which nobody writes to any longer, in its place.
+    pub fn done(mut self) -> Result<()> {
+        if self.sync {
+            fs::File::open(&self.half).and_then(|f| f.sync_all()).at(&self.half)?;
+        }
+        fs::rename(&self.half, &self.place).at(&self.place)?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.half);
+        }
+    }
 }
 
 /// The machine's name: several may share a disk.

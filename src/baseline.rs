@@ -132,7 +132,7 @@ pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) 
             if let Some(observer) = &observer {
                 observer.observe(x, row.library, rng.at(1).at(i as u64));
             }
-        });
+        })?;
     }
     if settings.with_controls {
         push_controls(&mut population, data, &asked.groups)?;

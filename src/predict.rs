@@ -27,7 +27,7 @@ use crate::aside;
 use crate::checkpoint::{Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
-use crate::data::h5ad::H5ad;
+use crate::data::h5ad::{H5ad, Writer};
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
 use crate::data::population::Population;
 use crate::data::shard::{Data, Manifest, Scale};
@@ -198,8 +198,7 @@ impl Context {
     }
 }
 
-/// Predicts and writes; an output that fails leaves nothing behind. What was measured is written last,
-/// when memory no longer holds any prediction.
+/// Predicts and writes; an output that fails leaves nothing behind. What was measured is written last.
 pub fn predict(settings: &Settings) -> Result<Report> {
     guard(|| write(settings))
 }
@@ -228,12 +227,12 @@ fn write(settings: &Settings) -> Result<Report> {
         }
     };
     let predictor = trained.predictor(settings.seed);
-    let mut population = Population::like(manifest);
+    let mut population = Population::create(&settings.out, manifest)?;
     fill(&predictor, &job, observer.as_ref(), &mut population, &mut report, &settings.reporter)?;
     if settings.with_controls {
         report.control_cells = match &measured {
             Some(held_out) => held_out.push_controls(&mut population)?,
-            None => push_controls(job, &manifest.control, &mut population),
+            None => push_controls(job, &manifest.control, &mut population)?,
         };
     }
     population.notes = vec![
@@ -244,8 +243,7 @@ fn write(settings: &Settings) -> Result<Report> {
         ("observe".into(), observe.name().into()),
     ];
     population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
-    population.write(&settings.out)?;
-    drop(population);
+    population.close()?;
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
         measured.write(path)?;
     }
@@ -281,7 +279,7 @@ fn fill(
     predictor: &Predictor,
     job: &Job,
     observer: Option<&Observer>,
-    population: &mut Population,
+    population: &mut Population<Writer>,
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
@@ -305,8 +303,7 @@ fn fill(
                 return Err(Error::format(&report.checkpoint, what));
             }
             let from = &job.contexts[*context].names[control];
-            population.push_predicted(labels, row, from);
-            Ok(())
+            population.push_predicted(labels, row, from)
         })?;
         report.populations += 1;
         report.cells += request.cells;
@@ -316,16 +313,16 @@ fn fill(
 }
 
 /// Writes each control cell of a file once, under the control label; returns how many.
-fn push_controls(mut job: Job, control: &str, population: &mut Population) -> usize {
+fn push_controls(mut job: Job, control: &str, population: &mut Population<Writer>) -> Result<usize> {
     let before = population.len();
     for Context { names, labels, .. } in &job.contexts {
         let Some(Labels { cell_type, cells, batches }) = labels else { continue };
         for ((cell, name), batch) in cells.iter().zip(names).zip(batches) {
             // Contexts without controls of their own share those of other batches.
             if let Some((genes, values)) = job.logs.remove(cell) {
-                population.push_measured(name, [cell_type, control, batch], &genes, &values);
+                population.push_measured(name, [cell_type, control, batch], &genes, &values)?;
             }
         }
     }
-    population.len() - before
+    Ok(population.len() - before)
 }

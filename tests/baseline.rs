@@ -292,7 +292,7 @@ fn measured_cells_are_the_data_on_each_scale_and_survive_the_file() {
     let scaled: Vec<f32> = x.iter().map(|x| 10.0 * x).collect();
     close(&row(&found, 7), &scaled);
     let path = dir.path().join("measured.h5ad");
-    found.write(&path).expect("written");
+    found.clone().write(&path).expect("written");
     let file = H5ad::open(&path).expect("readable");
     assert!(file.is_logged() && file.shape() == (400, 50));
     let labels = file.obs().labels(&path, "drug").expect("a column");

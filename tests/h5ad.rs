@@ -1,6 +1,7 @@
 //! h5ad files: what is written comes back, in every storage; what cannot be used is refused by name.
 
 mod refused;
+mod streamed;
 
 use std::path::Path;
 

@@ -80,11 +80,11 @@ pub fn run(args: Args) -> Result<()> {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     answer.population.notes.push(("split".into(), split.hash.clone()));
+    let cells = answer.population.len();
     answer.population.write(&args.out)?;
     let groups = &answer.asked.groups;
     let measure = |path| write_measured(path, &data, groups, settings.with_controls, &split.hash);
     let measured = args.real_out.as_deref().map(measure).transpose()?;
-    let cells = answer.population.len();
     if args.json {
         let told = json!({
             "kind": args.kind.name(),

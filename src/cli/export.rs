@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::aside;
 use crate::data::h5ad::H5ad;
-use crate::data::population::{Population, Unit};
+use crate::data::population::{Population, Unit, push_groups};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
@@ -43,13 +43,12 @@ pub fn run(args: Args) -> Result<()> {
     aside::apart(&[&args.out], &inputs)?;
     H5ad::replaceable(&args.out)?;
     let data = Data::open(&args.data)?;
-    let mut population = Population::like(data.manifest());
-    population.unit = args.values;
+    let mut notes = Vec::new();
     let groups = match (&args.split, args.subset) {
         (Some(path), Some(subset)) => {
             let split = Split::load(path, &data)?;
             split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-            population.notes.push(("split".into(), split.hash.clone()));
+            notes.push(("split".into(), split.hash.clone()));
             split.part(subset).to_vec()
         }
         _ => (0..data.groups().len() as u32).collect(),
@@ -57,12 +56,11 @@ pub fn run(args: Args) -> Result<()> {
     if groups.is_empty() {
         return Err(Error::setting("--subset", "this part of the split has no cells"));
     }
-    for &group in &groups {
-        let cells: Vec<u64> = data.groups()[group as usize].range().collect();
-        population.extend_measured(&data, data.names(group), &cells)?;
-    }
-    population.write(&args.out)?;
-    let (out, cells, genes, groups) = (&args.out, population.len(), population.genes.len(), groups.len());
+    let mut population = Population::create(&args.out, data.manifest())?;
+    (population.unit, population.notes) = (args.values, notes);
+    push_groups(&mut population, &data, groups.iter().copied())?;
+    let cells = population.close()?;
+    let (out, genes, groups) = (&args.out, data.manifest().genes.len(), groups.len());
     match args.json {
         true => println!("{}", json!({ "out": out, "cells": cells, "genes": genes, "groups": groups })),
         false => println!("{}: {cells} cells x {genes} genes in {groups} groups", out.display()),

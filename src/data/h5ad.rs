@@ -72,7 +72,7 @@ pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
 pub(crate) use matrix::keep_columns;
 pub use mtx::find_mtx;
-pub use write::{Extra, X, write};
+pub use write::{Extra, Writer, X, write};
 
 /// Whether a path is a parquet file, or a folder with parquet files.
 pub fn is_parquet(path: &Path) -> bool {

@@ -1,6 +1,7 @@
-//! Cells with their labels, ready to be written: what predict, baseline and export produce and evaluate reads.
+//! Cells with their labels: what predict, baseline and export produce and evaluate reads.
 //!
-//! Held sparse: 50,000 cells x 2000 genes with 25 % non-zeros take 200 MB; dense they would take 400 MB.
+//! The numbers go to a file as they come, of which memory keeps the labels alone (some 100 bytes a cell), or are held as CSR:
+//! 50,000 cells x 2000 genes with 25 % non-zeros take 200 MB.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -9,7 +10,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::data::controls::control_pool;
-use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Growing, Labels, X, make_unique};
+use crate::data::h5ad::{Cells, Column, Extra, Frame, Growing, Labels, Writer, make_unique};
 use crate::data::normalise::log_value;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
@@ -47,9 +48,33 @@ impl Unit {
     }
 }
 
-/// Cells, on the log1p scale unless said otherwise, with their labels.
+/// Where the numbers of a population go.
+pub trait Rows {
+    /// Appends a cell given its non-zeros, genes ascending.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()>;
+}
+
+impl Rows for Cells {
+    fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
+        let row = sprs::CsVecViewI::new(self.cols(), genes, values);
+        let cells = std::mem::replace(self, Cells::empty(sprs::CompressedStorage::CSR, 0));
+        *self = cells.append_outer_csvec(row);
+        Ok(())
+    }
+}
+
+impl Rows for Writer {
+    fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
+        Writer::push(self, genes, values)
+    }
+}
+
+/// Cells, on the log1p scale unless said otherwise, with their labels; in memory, or on their way to a file.
 #[derive(Clone, Debug)]
-pub struct Population {
+pub struct Population<R = Cells> {
     /// Names, `[G]`.
     pub genes: Vec<String>,
     /// Names of the label columns; if none is named for batches, batches are not written.
@@ -62,118 +87,112 @@ pub struct Population {
     /// file that chose the cells, `trained_split` of the one that a model was trained with.
     pub notes: Vec<(String, String)>,
     /// The numbers, `[cells, G]`; what follows has an entry for each cell.
-    cells: Cells,
+    rows: R,
     /// Empty for measured cells without a name in their source.
     names: Vec<String>,
     /// Cell type, perturbation, batch.
     labels: [Growing; 3],
     /// Total counts over all measured genes, of cells held as measured counts; else 0.
     totals: Vec<f64>,
-    /// Name of the control cell that a model made it from, if one did.
-    predicted_from: Vec<Option<String>>,
+    /// Name of the control cell that a model made it from; missing if none did.
+    predicted_from: Growing,
 }
 
 impl Population {
     /// No cells yet; log1p scale, target unknown.
     pub fn new(genes: Vec<String>, columns: Columns) -> Population {
         let cells = Cells::empty(sprs::CompressedStorage::CSR, genes.len());
+        Population::into(cells, genes, columns)
+    }
+
+    /// No cells yet, with the genes, columns and target of a data directory.
+    pub fn like(manifest: &Manifest) -> Population {
+        let population = Population::new(manifest.genes.clone(), manifest.columns.clone());
+        Population { target: manifest.target, ..population }
+    }
+
+    /// The numbers, `[cells, G]`.
+    pub fn cells(&self) -> &Cells {
+        &self.rows
+    }
+
+    /// The numbers, moved out.
+    pub fn into_cells(self) -> Cells {
+        self.rows
+    }
+
+    /// Writes them as an h5ad: X as CSR f32; in obs the label columns under their own names and, if X holds counts, the cells'
+    /// totals; `uns/log1p` if the unit is log1p; the unit's name in `uns/scale_engine/unit`. Unnamed cells are numbered, and repeated
+    /// names get `-1`, `-2` .., as anndata's `obs_names_make_unique` does.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(self, path: &Path) -> Result<()> {
+        let (cells, labels) = self.split();
+        let mut rows = Writer::create(path, labels.genes.len())?;
+        for row in cells.outer_iterator() {
+            rows.push(row.indices(), row.data())?;
+        }
+        labels.finish(rows)
+    }
+}
+
+impl Population<Writer> {
+    /// A file to be, without cells yet, of the genes, columns and target of a data directory.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn create(path: &Path, manifest: &Manifest) -> Result<Population<Writer>> {
+        let rows = Writer::create(path, manifest.genes.len())?;
+        let population = Population::into(rows, manifest.genes.clone(), manifest.columns.clone());
+        Ok(Population { target: manifest.target, ..population })
+    }
+
+    /// Writes what belongs to the cells, as [`Population::write`] does, and puts the file in its place. Returns the number of cells.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn close(self) -> Result<usize> {
+        let cells = self.len();
+        let (rows, labels) = self.split();
+        labels.finish(rows)?;
+        Ok(cells)
+    }
+}
+
+impl<R> Population<R> {
+    fn into(rows: R, genes: Vec<String>, columns: Columns) -> Population<R> {
         Population {
             genes,
             columns,
             unit: Unit::Log1p,
             target: None,
             notes: Vec::new(),
-            cells,
+            rows,
             names: Vec::new(),
             labels: Default::default(),
             totals: Vec::new(),
-            predicted_from: Vec::new(),
+            predicted_from: Growing::default(),
         }
     }
 
-    /// No cells yet, with the genes, columns and target of a data directory.
-    pub fn like(manifest: &Manifest) -> Population {
-        let mut population = Population::new(manifest.genes.clone(), manifest.columns.clone());
-        population.target = manifest.target;
-        population
-    }
-
-    /// Appends a measured cell given only its non-zeros, genes ascending; labels are cell type, perturbation, batch.
-    pub fn push_measured(&mut self, name: &str, labels: [&str; 3], genes: &[u32], values: &[f32]) {
-        self.push(name.to_string(), labels, genes, values);
-    }
-
-    /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
-    pub fn push_predicted(&mut self, labels: [&str; 3], x: &[f32], from: &str) {
-        assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
-        let (genes, values) = nonzero(x);
-        self.push(self.next_name(), labels, &genes, &values);
-        self.predicted_from[self.names.len() - 1] = Some(from.to_string());
-    }
-
-    fn push(&mut self, name: String, labels: [&str; 3], genes: &[u32], values: &[f32]) {
-        let row = sprs::CsVecViewI::new(self.genes.len(), genes, values);
-        let cells = std::mem::replace(&mut self.cells, Cells::empty(sprs::CompressedStorage::CSR, 0));
-        self.cells = cells.append_outer_csvec(row);
-        self.names.push(name);
-        self.labels.iter_mut().zip(labels).for_each(|(column, label)| column.push(label));
-        self.totals.push(0.0);
-        self.predicted_from.push(None);
-    }
-
-    /// Predicted cells are numbered.
-    fn next_name(&self) -> String {
-        format!("predicted{}", self.len() + 1)
-    }
-
-    /// Appends `count` predicted cells with the same labels, using all threads: `fill(i, x)` writes
-    /// every number of cell i, x `[G]`.
-    pub fn extend(&mut self, labels: [&str; 3], count: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
-        let genes = self.genes.len();
-        for first in (0..count).step_by(BLOCK) {
-            let block = first..count.min(first + BLOCK);
-            let rows: Vec<_> = block
-                .into_par_iter()
-                .map_init(
-                    || vec![0.0; genes],
-                    |x, i| {
-                        fill(i, x);
-                        nonzero(x)
-                    },
-                )
-                .collect();
-            for (genes, values) in &rows {
-                self.push(self.next_name(), labels, genes, values);
-            }
-        }
-    }
-
-    /// Appends measured cells of `data`, in ascending order, in this population's unit. Fails if
-    /// counts are requested from a log source.
-    pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: &[u64]) -> Result<()> {
-        let manifest = data.manifest();
-        if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
-            let what =
-                "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
-            return Err(Error::setting("--values", what));
-        }
-        for block in cells.chunks(BLOCK) {
-            let _sweep = data.sweep(block.iter().copied());
-            for &cell in block {
-                let row = data.row(cell);
-                let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
-                let values: Vec<f32> = match self.unit {
-                    Unit::Counts => (0..genes.len()).map(|i| row.values.get(i)).collect(),
-                    Unit::Log1p => log1p(data, &row).collect(),
-                    Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
-                };
-                self.push_measured(data.name(cell), labels, &genes, &values);
-                if self.unit == Unit::Counts {
-                    self.totals[self.names.len() - 1] = f64::from(row.library);
-                }
-            }
-        }
-        Ok(())
+    /// The numbers, and what belongs to them.
+    fn split(self) -> (R, Population<()>) {
+        let Population { genes, columns, unit, target, notes, rows, names, labels, totals, predicted_from } =
+            self;
+        let labels = Population {
+            genes,
+            columns,
+            unit,
+            target,
+            notes,
+            rows: (),
+            names,
+            labels,
+            totals,
+            predicted_from,
+        };
+        (rows, labels)
     }
 
     /// Number of cells.
@@ -195,21 +214,110 @@ impl Population {
     pub fn label_columns(&self) -> [Labels; 3] {
         self.labels.each_ref().map(|column| column.clone().finish().sorted())
     }
+}
 
-    /// The numbers, `[cells, G]`.
-    pub fn cells(&self) -> &Cells {
-        &self.cells
+impl<R: Rows> Population<R> {
+    /// Appends a measured cell given only its non-zeros, genes ascending; labels are cell type, perturbation, batch.
+    ///
+    /// # Errors
+    /// A file that cannot be written; so too for the others that append.
+    pub fn push_measured(
+        &mut self,
+        name: &str,
+        labels: [&str; 3],
+        genes: &[u32],
+        values: &[f32],
+    ) -> Result<()> {
+        self.push(name.to_string(), labels, (genes, values), "")
     }
 
-    /// The numbers, moved out.
-    pub fn into_cells(self) -> Cells {
-        self.cells
+    /// Appends a predicted cell, x `[G]`, and the name of the control cell that it was made from.
+    pub fn push_predicted(&mut self, labels: [&str; 3], x: &[f32], from: &str) -> Result<()> {
+        assert!(x.len() == self.genes.len(), "push: {} numbers for {} genes", x.len(), self.genes.len());
+        let (genes, values) = nonzero(x);
+        self.push(self.next_name(), labels, (&genes, &values), from)
     }
 
-    /// Writes an h5ad: X as CSR f32; in obs the label columns under their own names and, if X holds counts, the cells'
-    /// totals; `uns/log1p` if the unit is log1p; the unit's name in `uns/scale_engine/unit`. Unnamed cells are numbered, and
-    /// repeated names get `-1`, `-2` .., as anndata's `obs_names_make_unique` does.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    fn push(
+        &mut self,
+        name: String,
+        labels: [&str; 3],
+        (genes, values): (&[u32], &[f32]),
+        from: &str,
+    ) -> Result<()> {
+        self.rows.push(genes, values)?;
+        self.names.push(name);
+        self.labels.iter_mut().zip(labels).for_each(|(column, label)| column.push(label));
+        self.totals.push(0.0);
+        self.predicted_from.push(from);
+        Ok(())
+    }
+
+    /// Predicted cells are numbered.
+    fn next_name(&self) -> String {
+        format!("predicted{}", self.len() + 1)
+    }
+
+    /// Appends `count` predicted cells with the same labels, using all threads: `fill(i, x)` writes
+    /// every number of cell i, x `[G]`.
+    pub fn extend(
+        &mut self,
+        labels: [&str; 3],
+        count: usize,
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<()> {
+        let genes = self.genes.len();
+        for first in (0..count).step_by(BLOCK) {
+            let block = first..count.min(first + BLOCK);
+            let rows: Vec<_> = block
+                .into_par_iter()
+                .map_init(
+                    || vec![0.0; genes],
+                    |x, i| {
+                        fill(i, x);
+                        nonzero(x)
+                    },
+                )
+                .collect();
+            for (genes, values) in &rows {
+                self.push(self.next_name(), labels, (genes, values), "")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends measured cells of `data`, in ascending order, in this population's unit. Fails if
+    /// counts are requested from a log source.
+    pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: &[u64]) -> Result<()> {
+        let manifest = data.manifest();
+        if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
+            let what =
+                "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
+            return Err(Error::setting("--values", what));
+        }
+        for block in cells.chunks(BLOCK) {
+            let _sweep = data.sweep(block.iter().copied());
+            for &cell in block {
+                let row = data.row(cell);
+                let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
+                let values: Vec<f32> = match self.unit {
+                    Unit::Counts => (0..genes.len()).map(|i| row.values.get(i)).collect(),
+                    Unit::Log1p => log1p(data, &row).collect(),
+                    Unit::Scaled => log1p(data, &row).map(|x| x / manifest.factor).collect(),
+                };
+                self.push_measured(data.name(cell), labels, &genes, &values)?;
+                if self.unit == Unit::Counts {
+                    self.totals[self.names.len() - 1] = f64::from(row.library);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Population<()> {
+    /// Writes what belongs to the rows of a file.
+    fn finish(self, rows: Writer) -> Result<()> {
         let [cell_type, perturbation, batch] = self.label_columns().map(Column::Categorical);
         let mut columns: Vec<(String, Column)> = Vec::new();
         // One column of the source may be two kinds of label.
@@ -225,20 +333,19 @@ impl Population {
         }
         let totals = self.columns.size.clone().unwrap_or("total_counts".into());
         if self.unit == Unit::Counts {
-            add(&totals, Column::Float(self.totals.clone()));
+            add(&totals, Column::Float(self.totals));
         }
-        if self.predicted_from.iter().any(Option::is_some) {
-            let names = self.predicted_from.iter().map(|name| name.clone().unwrap_or_default());
-            add(PREDICTED_FROM, Column::Text(names.collect()));
+        let predicted_from = self.predicted_from.finish();
+        if !predicted_from.names.is_empty() {
+            add(PREDICTED_FROM, Column::Categorical(predicted_from));
         }
-        let numbered = |(i, name): (usize, &String)| match name.as_str() {
-            "" => format!("cell{}", i + 1),
-            name => name.to_string(),
-        };
-        let mut index: Vec<String> = self.names.iter().enumerate().map(numbered).collect();
+        let mut index = self.names;
+        for (i, name) in index.iter_mut().enumerate().filter(|(_, name)| name.is_empty()) {
+            *name = format!("cell{}", i + 1);
+        }
         make_unique(&mut index);
         let obs = Frame { index, columns };
-        let var = Frame { index: self.genes.clone(), columns: Vec::new() };
+        let var = Frame { index: self.genes, columns: Vec::new() };
         let target = self.target.map(|target| target as f32);
         let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let mut extras: Vec<(String, Extra)> = told
@@ -254,7 +361,7 @@ impl Population {
             };
             extras.push(("uns/log1p/target_sum".into(), target));
         }
-        h5ad::write(path, &obs, &var, X::Sparse(&self.cells), &extras)
+        rows.finish(&obs, &var, &extras)
     }
 }
 
@@ -276,11 +383,7 @@ pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + u
 /// The number of a group that the data does not have.
 pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Result<Population> {
     let mut population = Population::like(data.manifest());
-    let perturbed = data.perturbed(groups)?;
-    push_groups(&mut population, data, perturbed.iter().copied());
-    if with_controls {
-        push_controls(&mut population, data, &perturbed)?;
-    }
+    push_measured(&mut population, data, groups, with_controls)?;
     Ok(population)
 }
 
@@ -295,30 +398,50 @@ pub fn write_measured(
     with_controls: bool,
     split: &str,
 ) -> Result<usize> {
-    let mut real = measured(data, groups, with_controls)?;
+    let mut real = Population::create(path, data.manifest())?;
     real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.into())];
-    real.write(path)?;
-    Ok(real.len())
+    push_measured(&mut real, data, groups, with_controls)?;
+    real.close()
+}
+
+fn push_measured<R: Rows>(
+    population: &mut Population<R>,
+    data: &Data,
+    groups: &[u32],
+    with_controls: bool,
+) -> Result<()> {
+    let perturbed = data.perturbed(groups)?;
+    push_groups(population, data, perturbed.iter().copied())?;
+    if with_controls {
+        push_controls(population, data, &perturbed)?;
+    }
+    Ok(())
 }
 
 /// Appends the control cells that the groups' contexts draw from, each once, in ascending cell number.
 ///
 /// # Errors
-/// The number of a group that the data does not have.
-pub fn push_controls(population: &mut Population, data: &Data, groups: &[u32]) -> Result<()> {
+/// The number of a group that the data does not have; a file that cannot be written.
+pub fn push_controls<R: Rows>(population: &mut Population<R>, data: &Data, groups: &[u32]) -> Result<()> {
     data.check_groups(groups)?;
     let pools = groups.iter().filter_map(|&group| control_pool(data, group));
     let pools: HashSet<Range<u32>> = pools.map(|pool| pool.groups).collect();
     let controls: BTreeSet<u32> = pools.into_iter().flatten().collect();
-    push_groups(population, data, controls);
-    Ok(())
+    push_groups(population, data, controls)
 }
 
-fn push_groups(population: &mut Population, data: &Data, groups: impl IntoIterator<Item = u32>) {
+/// Appends every measured cell of some groups.
+///
+/// # Errors
+/// Counts are asked for, but the data are logs; a file that cannot be written.
+pub fn push_groups<R: Rows>(
+    population: &mut Population<R>,
+    data: &Data,
+    groups: impl IntoIterator<Item = u32>,
+) -> Result<()> {
     for group in groups {
         let cells: Vec<u64> = data.groups()[group as usize].range().collect();
-        population
-            .extend_measured(data, data.names(group), &cells)
-            .expect("log1p can be had from every source");
+        population.extend_measured(data, data.names(group), &cells)?;
     }
+    Ok(())
 }

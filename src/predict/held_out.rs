@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{Ask, Context, Job, Report, Settings, check_memory};
 use crate::checkpoint::Header;
 use crate::data::controls::{Usable, control_pool};
+use crate::data::h5ad::Writer;
 use crate::data::population::{Population, push_controls, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
@@ -103,7 +104,7 @@ impl HeldOut {
 
     /// Appends the control cells of the predicted contexts, with the very numbers that [`HeldOut::write`] gives them; returns how
     /// many.
-    pub fn push_controls(&self, population: &mut Population) -> Result<usize> {
+    pub fn push_controls(&self, population: &mut Population<Writer>) -> Result<usize> {
         let before = population.len();
         push_controls(population, &self.data, &self.part.groups)?;
         Ok(population.len() - before)
