@@ -161,7 +161,10 @@ fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(Str
             let name = format!("{}{suffix}", kind.name());
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
             let answer = baseline(data, split.part(Part::Train), split.part(Part::Test), &wanted)?;
-            answer.population.clone().write(&settings.out.join(format!("{}.h5ad", name.replace(", ", "-"))))?;
+            answer
+                .population
+                .clone()
+                .write(&settings.out.join(format!("{}.h5ad", name.replace(", ", "-"))))?;
             samples.push((name.clone(), Sample::of(&name, answer.population, true)?));
         }
     }

@@ -33,6 +33,35 @@ pub fn log_value(stored: f32, scale: Scale, divisor: f32) -> f32 {
     }
 }
 
+/// [`log_value`] of one cell's values. A cell has hundreds of ones and twos: each small count is computed once.
+pub struct LogValues {
+    scale: Scale,
+    divisor: f32,
+    /// By count; NaN until it is asked for.
+    small: [f32; 32],
+}
+
+impl LogValues {
+    /// For a cell whose counts are divided by `divisor`.
+    pub fn new(scale: Scale, divisor: f32) -> LogValues {
+        LogValues { scale, divisor, small: [f32::NAN; 32] }
+    }
+
+    /// The same bits as [`log_value`].
+    pub fn of(&mut self, stored: f32) -> f32 {
+        let count = stored as usize;
+        match self.small.get_mut(count) {
+            Some(known) if self.scale == Scale::Counts && count > 0 && count as f32 == stored => {
+                if known.is_nan() {
+                    *known = log_value(stored, self.scale, self.divisor);
+                }
+                *known
+            }
+            _ => log_value(stored, self.scale, self.divisor),
+        }
+    }
+}
+
 /// Undoes a logarithm, rounded like [`log_value`].
 pub fn exp_m1(log: f32) -> f32 {
     f64::from(log).exp_m1() as f32
@@ -71,6 +100,19 @@ mod tests {
             assert!(library_of_logs(&logs, scale, None).is_nan());
         }
         assert!(library_of_logs(&[0.0], Scale::Log1p, Some(1e4)).is_nan());
+    }
+
+    #[test]
+    fn values_looked_up_have_the_bits_of_computed_ones() {
+        let odd = [-1.0, -0.0, 0.5, f32::NAN, f32::INFINITY, 31.5, 1e9];
+        let values: Vec<f32> = (0..100).map(|count| count as f32).chain(odd).collect();
+        for (scale, divisor) in [(Scale::Counts, 0.731), (Scale::Log1p, 0.731), (Scale::Log1p10, 2.0)] {
+            let mut logs = LogValues::new(scale, divisor);
+            for &value in values.iter().chain(&values) {
+                let (found, wanted) = (logs.of(value), log_value(value, scale, divisor));
+                assert!(found.to_bits() == wanted.to_bits(), "{scale:?} {value}: {found}, not {wanted}");
+            }
+        }
     }
 
     #[test]

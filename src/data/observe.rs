@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 use crate::config::Observe;
 use crate::data::counts::{open_unit, poisson};
-use crate::data::normalise::{divisor, log_value};
+use crate::data::normalise::{LogValues, divisor};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -77,11 +77,14 @@ impl Observer {
     /// NaN. A `library` that is not a positive number (an empty cell) is taken as `target`.
     pub fn observe(&self, mean_log1p: &mut [f32], library: f32, rng: Rng) {
         let rates = self.rates(library);
+        let mut logs = LogValues::new(Scale::Counts, rates.divisor);
         each_rate(mean_log1p.len(), rng, |gene, v| {
             let mean = mean_log1p[gene];
-            if !mean.is_nan() {
+            if rates.surely_none(mean, v) {
+                mean_log1p[gene] = 0.0;
+            } else if !mean.is_nan() {
                 let count = poisson(rates.at(mean), v, || rng.at(gene as u64));
-                mean_log1p[gene] = log_value(count as f32, Scale::Counts, rates.divisor);
+                mean_log1p[gene] = logs.of(count as f32);
             }
         });
     }
@@ -95,8 +98,9 @@ impl Observer {
         let place = ((scale.log2() + OCTAVES) * BINS_AN_OCTAVE).clamp(0.0, (self.bins.len() - 2) as f64);
         let (below, share) = (place.floor() as usize, place.fract());
         let (low, high) = (self.bin(below), self.bin(below + 1));
-        let correction = low.iter().zip(high).map(|(a, b)| a + share * (b - a)).collect();
-        Rates { scale, divisor, top: self.target.ln_1p(), correction }
+        let correction: Table = low.iter().zip(high).map(|(a, b)| a + share * (b - a)).collect();
+        let most = correction.iter().copied().fold(0.0, f64::max) / scale;
+        Rates { scale, divisor, top: self.target.ln_1p(), most: most * (1.0 + 1e-9), correction }
     }
 
     fn bin(&self, i: usize) -> &Table {
@@ -113,10 +117,19 @@ struct Rates {
     divisor: f32,
     /// Largest possible mean.
     top: f64,
+    /// No rate is more than this times expm1(mean).
+    most: f64,
     correction: Table,
 }
 
 impl Rates {
+    /// Whether `v` settles that there are no counts (v >= rate, as in [`poisson`]) without the rate, as it does for most genes of a
+    /// cell: expm1(m) <= m + m^2 up to m = 1.79. False for NaN.
+    fn surely_none(&self, mean: f32, v: f64) -> bool {
+        let mean = f64::from(mean);
+        mean < 1.75 && v >= (mean + mean * mean) * self.most
+    }
+
     fn at(&self, mean: f32) -> f64 {
         let mean = f64::from(mean).clamp(0.0, self.top);
         let place = mean / STEP;
@@ -139,6 +152,25 @@ fn each_rate(genes: usize, rng: Rng, mut draw: impl FnMut(usize, f64)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::normalise::log_value;
+
+    #[test]
+    fn what_is_settled_without_the_rate_is_settled_as_by_it() {
+        let observer = Observer::new(1e4);
+        let mut settled = 0;
+        for library in [30.0f32, 1_777.0, 5_000.0, 100_000.0] {
+            let rates = observer.rates(library);
+            for mean in (-4..200).map(|i| 0.01 * i as f32) {
+                let rate = rates.at(mean);
+                for v in [rate.next_down(), rate, 1.01 * rate, 1.5 * rate, 1e-10, 0.9] {
+                    let none = rates.surely_none(mean, v);
+                    assert!(!none || v >= rate, "library {library}, mean {mean}: {v} is below {rate}");
+                    settled += u32::from(none);
+                }
+            }
+        }
+        assert!(settled > 1_000, "{settled}");
+    }
 
     #[test]
     fn rates_between_the_table_points_are_within_a_thousandth() {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::data::controls::control_pool;
 use crate::data::h5ad::{Cells, Column, Extra, Frame, Growing, Labels, Writer, make_unique};
-use crate::data::normalise::log_value;
+use crate::data::normalise::LogValues;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
@@ -372,8 +372,8 @@ pub(crate) fn nonzero(x: &[f32]) -> (Vec<u32>, Vec<f32>) {
 
 /// The stored values of a row as log1p(count / (library / target)), not divided by the factor.
 pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + use<'a> {
-    let (scale, to_target) = (data.manifest().scale, data.row_scale(row.library));
-    (0..row.genes.len()).map(move |i| log_value(row.values.get(i), scale, to_target))
+    let mut logs = LogValues::new(data.manifest().scale, data.row_scale(row.library));
+    (0..row.genes.len()).map(move |i| logs.of(row.values.get(i)))
 }
 
 /// What was really measured, on the log1p scale: the perturbed cells of the groups, group by group, then, on request, the

@@ -16,10 +16,10 @@ fn under_way(folder: &Path) -> Vec<u64> {
 fn rows_reach_the_disk_as_they_come_and_come_back_in_order() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("a.h5ad");
-    // 1.2 million values: more than one piece that is written at once, and no whole number of them.
-    let (rows, genes) = (4_000usize, 300usize);
+    // 3.3 million values, seven pieces: of those on their way at once, two at most are not yet written.
+    let (rows, genes) = (12_000usize, 300usize);
     let row = |i: usize| -> (Vec<u32>, Vec<f32>) {
-        let own = (0..genes as u32).filter(|gene| (*gene as usize + i) % 13 != 0 || i == 7);
+        let own = (0..genes as u32).filter(|gene| i == 7 || !(*gene as usize + i).is_multiple_of(13));
         own.map(|gene| (gene, (i * genes) as f32 + gene as f32 + 1.0)).unzip()
     };
     let mut file = Writer::create(&path, genes).expect("begun");
@@ -27,11 +27,11 @@ fn rows_reach_the_disk_as_they_come_and_come_back_in_order() {
     for i in 0..rows {
         let (own, values) = row(i);
         file.push(&own, &values).expect("room");
-        if i % 1_000 == 999 {
+        if i == 0 || i == rows - 1 {
             sizes.extend(under_way(dir.path()));
         }
     }
-    assert!(sizes.len() == 4 && sizes[0] < sizes[1] && sizes[1] < sizes[3] && !path.exists(), "{sizes:?}");
+    assert!(sizes.len() == 2 && sizes[0] < sizes[1] && !path.exists(), "{sizes:?}");
     let columns = vec![("number".to_string(), Column::Integer((0..rows as i64).collect()))];
     let obs = Frame { index: named("cell", rows), columns };
     let var = Frame { index: named("gene", genes), columns: Vec::new() };

@@ -4,10 +4,12 @@ mod check;
 mod parts;
 
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use hdf5_pure::{
-    AttrValue, Dataset, DatasetBuilder, File, FileAccessProperties, FileCreateProperties, FileLocking,
-    H5Element, MaxExtent, SyncPolicy,
+    AttrValue, DatasetBuilder, File, FileAccessProperties, FileCreateProperties, FileLocking, MaxExtent,
+    SyncPolicy,
 };
 
 use super::{Cells, Frame};
@@ -89,14 +91,14 @@ pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Ext
     }
 }
 
-/// An h5ad file whose X is written cell by cell, as CSR: its rows reach the disk as they come, so a file may be larger than
-/// memory. The file appears with [`Writer::finish`]; a writer dropped before leaves nothing.
+/// An h5ad file whose X is written cell by cell, as CSR: a thread packs and writes the rows as they come, so a file may be larger
+/// than memory. The file appears with [`Writer::finish`]; a writer dropped before leaves nothing.
 pub struct Writer {
     genes: usize,
     /// Where each row begins, and where the last ends.
     starts: Vec<i64>,
-    values: Stream<f32>,
-    columns: Stream<i32>,
+    waiting: Piece,
+    packer: Packer,
     half: Half,
 }
 
@@ -110,18 +112,8 @@ impl Writer {
             return Err(Error::format(path, format!("{genes} genes are more than scipy's int32 can number")));
         }
         let half = Half::create(path)?;
-        let root = half.file.root();
-        let made = root
-            .create_group_with("X", |x| {
-                encode_group(x, "csr_matrix", "0.1.0");
-                x.create_dataset("data", |dataset| growing(dataset.with_f32_data(&[])));
-                x.create_dataset("indices", |dataset| growing(dataset.with_i32_data(&[])));
-            })
-            .and_then(|_| half.file.commit());
-        half.told(made)?;
-        let values = Stream::of(half.told(half.file.dataset("X/data"))?);
-        let columns = Stream::of(half.told(half.file.dataset("X/indices"))?);
-        Ok(Writer { genes, starts: vec![0], values, columns, half })
+        let packer = half.told(Packer::begin(&half.file))?;
+        Ok(Writer { genes, starts: vec![0], waiting: Piece::default(), packer, half })
     }
 
     /// Appends a cell given its non-zeros, genes ascending.
@@ -135,9 +127,14 @@ impl Writer {
             "the genes of a cell ascend and are below {}",
             self.genes
         );
-        let pushed = self.values.push(values).and_then(|()| self.columns.push(bytemuck::cast_slice(genes)));
-        self.half.told(pushed)?;
         self.starts.push(self.starts[self.starts.len() - 1] + genes.len() as i64);
+        self.waiting.values.extend_from_slice(values);
+        self.waiting.columns.extend_from_slice(bytemuck::cast_slice(genes));
+        while self.waiting.values.len() >= PIECE {
+            let rest = self.waiting.split_off(PIECE);
+            let whole = std::mem::replace(&mut self.waiting, rest);
+            self.half.told(self.packer.take(whole))?;
+        }
         Ok(())
     }
 
@@ -146,11 +143,11 @@ impl Writer {
     /// # Errors
     /// As [`write()`].
     pub fn finish(self, obs: &Frame, var: &Frame, extras: &[(String, Extra)]) -> Result<()> {
-        let Writer { genes, starts, values, columns, half } = self;
+        let Writer { genes, starts, waiting, mut packer, half } = self;
         let shape = (starts.len() - 1, genes);
         let finished = || {
-            values.finish()?;
-            columns.finish()?;
+            packer.take(waiting)?;
+            packer.end()?;
             let x = half.file.group("X")?;
             x.set_attr("shape", AttrValue::I64Array(vec![shape.0 as i64, shape.1 as i64]))?;
             x.create_dataset("indptr", |dataset| {
@@ -167,39 +164,77 @@ impl Writer {
     }
 }
 
+/// Numbers written at once: whole chunks, so that none is packed twice, and many, as each writing looks up its dataset.
+const PIECE: usize = 32 * CHUNK_AXIS as usize;
+
+/// Consecutive entries of X.
+#[derive(Default)]
+struct Piece {
+    values: Vec<f32>,
+    columns: Vec<i32>,
+}
+
+impl Piece {
+    fn split_off(&mut self, at: usize) -> Piece {
+        Piece { values: self.values.split_off(at), columns: self.columns.split_off(at) }
+    }
+}
+
+/// A thread that packs and writes X while its next cells are made.
+struct Packer {
+    pieces: Option<SyncSender<Piece>>,
+    thread: Option<JoinHandle<Hdf5<()>>>,
+}
+
+impl Packer {
+    fn begin(file: &File) -> Hdf5<Packer> {
+        file.root().create_group_with("X", |x| {
+            encode_group(x, "csr_matrix", "0.1.0");
+            x.create_dataset("data", |dataset| growing(dataset.with_f32_data(&[])));
+            x.create_dataset("indices", |dataset| growing(dataset.with_i32_data(&[])));
+        })?;
+        file.commit()?;
+        let (mut values, mut columns) = (file.dataset("X/data")?, file.dataset("X/indices")?);
+        let (pieces, coming) = sync_channel::<Piece>(1);
+        let thread = std::thread::spawn(move || {
+            coming.into_iter().try_for_each(|piece| {
+                values.append(&piece.values)?;
+                columns.append(&piece.columns)
+            })
+        });
+        Ok(Packer { pieces: Some(pieces), thread: Some(thread) })
+    }
+
+    fn take(&mut self, piece: Piece) -> Hdf5<()> {
+        match self.pieces.as_ref().map(|pieces| pieces.send(piece)) {
+            Some(Ok(())) => Ok(()),
+            // It takes no more: it has failed.
+            _ => self.end(),
+        }
+    }
+
+    /// Waits until all is written.
+    fn end(&mut self) -> Hdf5<()> {
+        self.pieces = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(written)) => written,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        self.pieces = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// A dataset that will grow.
 fn growing(dataset: &mut DatasetBuilder) {
     dataset.with_shape(&[0]).with_maxshape(&[MaxExtent::Unlimited]);
     pack(dataset, &[CHUNK_AXIS]);
-}
-
-/// Numbers on their way to a growing dataset: whole chunks are written, so that none is packed twice.
-struct Stream<T> {
-    dataset: Dataset,
-    waiting: Vec<T>,
-}
-
-/// Numbers written at once: many chunks, as each writing looks up the dataset.
-const AT_ONCE: usize = 32 * CHUNK_AXIS as usize;
-
-impl<T: H5Element> Stream<T> {
-    fn of(dataset: Dataset) -> Stream<T> {
-        Stream { dataset, waiting: Vec::new() }
-    }
-
-    fn push(&mut self, numbers: &[T]) -> Hdf5<()> {
-        self.waiting.extend_from_slice(numbers);
-        let whole = self.waiting.len() - self.waiting.len() % AT_ONCE;
-        if whole > 0 {
-            self.dataset.append(&self.waiting[..whole])?;
-            self.waiting.drain(..whole);
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Hdf5<()> {
-        self.dataset.append(&self.waiting)
-    }
 }
 
 /// A file under way: what all kinds of X have around them.

@@ -10,8 +10,8 @@ use crate::data::h5ad::{Column, Frame, Labels};
 /// h5py cannot open a file from this writer with a chunk axis above 65,535; well below that is also faster for partial reads.
 pub(super) const CHUNK_AXIS: u64 = 16_384;
 const CHUNK_NUMBERS: u64 = 65_536;
-/// On zlib's scale; 4 is anndata's own choice.
-const DEFLATE: u32 = 4;
+/// On zlib's scale. Of log values 4, anndata's choice where it packs, takes 2.7 times as long and saves 14 to 18 %.
+const DEFLATE: u32 = 1;
 
 pub(super) fn word(text: &str) -> AttrValue {
     AttrValue::VarLenString(text.to_string())
