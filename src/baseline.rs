@@ -23,11 +23,12 @@
 pub mod algebra;
 pub mod linear;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::config::Observe;
-use crate::data::bulk::{self, Pair, Resting};
+use crate::data::bulk::{self, Pair, Resting, Sums};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::observe::Observer;
 use crate::data::population::{Population, log1p, push_controls};
@@ -102,43 +103,124 @@ pub struct Answer {
     pub fallbacks: Vec<String>,
 }
 
-/// Predicts the perturbed groups among `asked` from the groups `train`. Those without any control of their cell type are left
-/// out, as a model leaves them out.
+/// Predicts the perturbed groups among `asked` by what one kind learns from the groups `train`; several kinds share a [`Trained`].
 ///
 /// # Errors
-/// No perturbed training cells, nothing requested that can be predicted, a group that the data does not have, or counts to be drawn
-/// from data with unknown target.
+/// What [`Trained::on`] and [`Trained::predict`] refuse.
 pub fn baseline(data: &Data, train: &[u32], asked: &[u32], settings: &Settings) -> Result<Answer> {
-    let observer = Observer::asked(settings.observe, data.manifest().target)?;
-    let asked = Usable::of(data, asked)?;
-    asked.check_some(data, "--subset")?;
-    let mut fallbacks = BTreeMap::<String, usize>::new();
-    let mut fitted = Fitted::to(data, train, settings.kind, &mut fallbacks)?;
-    let mut population = Population::like(data.manifest());
-    population.notes = vec![
-        ("made_by".into(), format!("baseline {}", settings.kind.name())),
-        ("observe".into(), settings.observe.name().into()),
-        ("seed".into(), settings.seed.to_string()),
-    ];
-    for &group in &asked.groups {
-        let rng = Rng::new(settings.seed).at(stream::BASELINE).at(u64::from(group));
-        let pool = control_pool(data, group).expect("groups without controls were left out above");
-        let cells = data.groups()[group as usize].cells as usize;
-        let controls: Vec<u64> = pool.rounds(rng.at(0)).take(cells).collect();
-        let change = fitted.change(data, group, &mut fallbacks);
-        population.extend(data.names(group), cells, |i, x| {
-            let row = data.row(controls[i]);
-            change.apply(data, &row, x);
-            if let Some(observer) = &observer {
-                observer.observe(x, row.library, rng.at(1).at(i as u64));
+    Trained::on(data, train)?.predict(asked, settings)
+}
+
+/// What all kinds learn from: sums over the training cells, made when a kind first needs them and kept for the next.
+pub struct Trained<'a> {
+    data: &'a Data,
+    /// Perturbed training groups, at least one.
+    groups: Vec<u32>,
+    effects: OnceCell<Effects>,
+    profiles: OnceCell<Sums>,
+}
+
+/// What training shows of effects.
+struct Effects {
+    resting: Resting,
+    pairs: Vec<Pair>,
+    /// Number of groups without controls of their cell type, which are left out.
+    unmatched: usize,
+}
+
+impl<'a> Trained<'a> {
+    /// Learns from the perturbed groups among `train`.
+    ///
+    /// # Errors
+    /// There are none, or a group that the data does not have.
+    pub fn on(data: &'a Data, train: &[u32]) -> Result<Trained<'a>> {
+        let groups = data.perturbed(train)?;
+        match groups.is_empty() {
+            true => Err(nothing()),
+            false => Ok(Trained { data, groups, effects: OnceCell::new(), profiles: OnceCell::new() }),
+        }
+    }
+
+    /// Predicts the perturbed groups among `asked`. Those without any control of their cell type are left out, as a model leaves
+    /// them out.
+    ///
+    /// # Errors
+    /// Nothing requested that can be predicted, a group that the data does not have, no training cells with controls for a kind that
+    /// compares with them, or counts to be drawn from data with unknown target.
+    pub fn predict(&self, asked: &[u32], settings: &Settings) -> Result<Answer> {
+        let data = self.data;
+        let observer = Observer::asked(settings.observe, data.manifest().target)?;
+        let asked = Usable::of(data, asked)?;
+        asked.check_some(data, "--subset")?;
+        let mut fallbacks = BTreeMap::<String, usize>::new();
+        let fitted = self.fit(settings.kind, &mut fallbacks)?;
+        let mut population = Population::like(data.manifest());
+        population.notes = vec![
+            ("made_by".into(), format!("baseline {}", settings.kind.name())),
+            ("observe".into(), settings.observe.name().into()),
+            ("seed".into(), settings.seed.to_string()),
+        ];
+        for &group in &asked.groups {
+            let rng = Rng::new(settings.seed).at(stream::BASELINE).at(u64::from(group));
+            let pool = control_pool(data, group).expect("groups without controls were left out above");
+            let cells = data.groups()[group as usize].cells as usize;
+            let controls: Vec<u64> = pool.rounds(rng.at(0)).take(cells).collect();
+            let change = fitted.change(data, group, &mut fallbacks);
+            population.extend(data.names(group), cells, |i, x| {
+                let row = data.row(controls[i]);
+                change.apply(data, &row, x);
+                if let Some(observer) = &observer {
+                    observer.observe(x, row.library, rng.at(1).at(i as u64));
+                }
+            })?;
+        }
+        if settings.with_controls {
+            push_controls(&mut population, data, &asked.groups)?;
+        }
+        let fallbacks =
+            fallbacks.into_iter().map(|(what, groups)| format!("{what} ({groups} groups)")).collect();
+        Ok(Answer { population, asked, fallbacks })
+    }
+
+    fn fit(&self, kind: Kind, fallbacks: &mut BTreeMap<String, usize>) -> Result<Fitted> {
+        if matches!(kind, Kind::Mean | Kind::Linear) {
+            let Effects { resting, pairs, unmatched } =
+                self.effects.get_or_init(|| Effects::of(self.data, &self.groups));
+            if pairs.is_empty() {
+                return Err(nothing());
             }
-        })?;
+            if *unmatched > 0 {
+                fallbacks
+                    .insert("training groups left out: no controls of their cell type".into(), *unmatched);
+            }
+            return Ok(match kind {
+                Kind::Linear => Fitted::Linear(Linear::fit(pairs, resting)),
+                _ => Fitted::Mean { effects: mean_effects(pairs), any: average(pairs.iter()) },
+            });
+        }
+        let sums = self.profiles.get_or_init(|| Sums::of(self.data, &self.groups).expect(CHECKED));
+        let profiles = match kind {
+            Kind::MeanPerCellType => sums.means(|(cell_type, _)| cell_type),
+            Kind::MeanPerBatch => sums.means(|(_, batch)| batch),
+            _ => BTreeMap::new(),
+        };
+        let any = sums.means(|_| ()).remove(&()).expect("there are training groups");
+        Ok(Fitted::Profiles { kind, profiles, any })
     }
-    if settings.with_controls {
-        push_controls(&mut population, data, &asked.groups)?;
+}
+
+impl Effects {
+    fn of(data: &Data, train: &[u32]) -> Effects {
+        let resting = Resting::of(data);
+        let (pairs, unmatched) = bulk::pairs(data, train, &resting).expect(CHECKED);
+        Effects { resting, pairs, unmatched }
     }
-    let fallbacks = fallbacks.into_iter().map(|(what, groups)| format!("{what} ({groups} groups)")).collect();
-    Ok(Answer { population, asked, fallbacks })
+}
+
+const CHECKED: &str = "training groups were checked above";
+
+fn nothing() -> Error {
+    Error::setting("--split", "the training part has no perturbed cells to learn from")
 }
 
 /// How a control cell is changed.
@@ -181,40 +263,7 @@ enum Fitted {
 }
 
 impl Fitted {
-    fn to(data: &Data, train: &[u32], kind: Kind, fallbacks: &mut BTreeMap<String, usize>) -> Result<Fitted> {
-        let train = data.perturbed(train)?;
-        let nothing = || Error::setting("--split", "the training part has no perturbed cells to learn from");
-        if train.is_empty() {
-            return Err(nothing());
-        }
-        if matches!(kind, Kind::Mean | Kind::Linear) {
-            let resting = Resting::of(data);
-            let (pairs, unmatched) = bulk::pairs(data, &train, &resting)?;
-            if pairs.is_empty() {
-                return Err(nothing());
-            }
-            if unmatched > 0 {
-                fallbacks
-                    .insert("training groups left out: no controls of their cell type".into(), unmatched);
-            }
-            return Ok(match kind {
-                Kind::Linear => Fitted::Linear(Linear::fit(&pairs, &resting)),
-                _ => Fitted::Mean { effects: mean_effects(&pairs), any: average(pairs.iter()) },
-            });
-        }
-        let mut keys = BTreeMap::<u32, Vec<u32>>::new();
-        for &group in &train {
-            let found = &data.groups()[group as usize];
-            match kind {
-                Kind::MeanPerCellType => keys.entry(found.cell_type).or_default().push(group),
-                Kind::MeanPerBatch => keys.entry(found.batch).or_default().push(group),
-                _ => {}
-            }
-        }
-        Ok(Fitted::Profiles { kind, profiles: bulk::means(data, keys)?, any: bulk::mean(data, &train)?.0 })
-    }
-
-    fn change(&mut self, data: &Data, group: u32, fallbacks: &mut BTreeMap<String, usize>) -> Change {
+    fn change(&self, data: &Data, group: u32, fallbacks: &mut BTreeMap<String, usize>) -> Change {
         let found = &data.groups()[group as usize];
         let [cell_type, perturbation, batch] = data.names(group);
         let mut missed = |what: String| *fallbacks.entry(what).or_default() += 1;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use scale_engine::aside;
-use scale_engine::baseline::{Answer, Kind, Settings, baseline};
+use scale_engine::baseline::{Answer, Kind, Settings, Trained, baseline};
 use scale_engine::config::Observe;
 use scale_engine::data::bulk;
 use scale_engine::data::controls::{Usable, control_pool};
@@ -162,6 +162,21 @@ fn profile_baselines_copy_the_mean_of_perturbed_training_cells() {
 }
 
 #[test]
+fn kinds_that_share_what_they_learn_predict_what_each_alone_does() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let data = data(dir.path(), Scale::Log1p, &small());
+    let train = groups(&data, &[("A", "p"), ("A", "q"), ("B", "p")]);
+    let asked = groups(&data, &[("B", "q"), ("C", "p"), ("C", "r")]);
+    let trained = Trained::on(&data, &train).expect("perturbed cells");
+    for settings in Kind::ALL.into_iter().chain(Kind::ALL).map(settings) {
+        let shared = trained.predict(&asked, &settings).expect("answered");
+        let alone = baseline(&data, &train, &asked, &settings).expect("answered");
+        assert_eq!(shared.population.cells(), alone.population.cells(), "{}", settings.kind.name());
+        assert_eq!(shared.fallbacks, alone.fallbacks);
+    }
+}
+
+#[test]
 fn the_linear_baseline_of_two_pairs_is_the_closed_form() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let cells: Vec<Cell> = vec![
@@ -275,7 +290,7 @@ fn observed_baselines_keep_their_means_and_gain_zeros() {
     let log = Settings { observe: Observe::Poisson, ..settings(Kind::Mean) };
     let other = tempfile::tempdir().expect("a temporary folder");
     let logged = self::data(other.path(), Scale::Log1p, &small());
-    let refused = baseline(&logged, &[2], &[2], &log).err().expect("no target").to_string();
+    let refused = baseline(&logged, &[4], &[4], &log).err().expect("no target").to_string();
     assert!(refused.starts_with("--observe:"), "{refused}");
 }
 
@@ -329,7 +344,7 @@ fn a_group_that_the_data_does_not_have_is_refused() {
         baseline(&data, &all, &none, &with).err(),
         baseline(&data, &none, &all, &with).err(),
         measured(&data, &none, true).err(),
-        bulk::mean(&data, &none).err(),
+        bulk::Sums::of(&data, &none).err(),
         bulk::pairs(&data, &none, &resting).err(),
         Usable::of(&data, &none).err(),
     ];

@@ -13,26 +13,55 @@ const PARTS: usize = 64;
 /// Cells whose rows are requested from disk at once: a group may be larger than memory.
 const SWEPT: u64 = 2048;
 
-/// Mean log1p profile of the cells of these groups, `[G]`, and the number of cells; zeros if there are none.
-///
-/// # Errors
-/// The number of a group that the data does not have.
-pub fn mean(data: &Data, groups: &[u32]) -> Result<(Vec<f64>, u64)> {
-    data.check_groups(groups)?;
-    let genes = data.manifest().genes.len();
-    let part = groups.len().div_ceil(PARTS).max(1);
-    let sums: Vec<(Vec<f64>, u64)> = groups.par_chunks(part).map(|part| sum(data, part)).collect();
-    let (mut total, mut cells) = (vec![0.0; genes], 0);
+/// Sums of log1p values over the cells of each context (cell type, batch): `[G]`, and the number of cells.
+pub struct Sums(BTreeMap<(u32, u32), (Vec<f64>, u64)>);
+
+impl Sums {
+    /// Over the cells of these groups.
+    ///
+    /// # Errors
+    /// The number of a group that the data does not have.
+    pub fn of(data: &Data, groups: &[u32]) -> Result<Sums> {
+        data.check_groups(groups)?;
+        let mut contexts = BTreeMap::<(u32, u32), Vec<u32>>::new();
+        for &number in groups {
+            let group = &data.groups()[number as usize];
+            contexts.entry((group.cell_type, group.batch)).or_default().push(number);
+        }
+        let sums = contexts.into_par_iter().map(|(context, groups)| (context, sum_in_parts(data, &groups)));
+        Ok(Sums(sums.collect()))
+    }
+
+    /// Mean profiles, `[G]`, of the contexts that have the same key.
+    pub fn means<K: Ord>(&self, key: impl Fn((u32, u32)) -> K) -> BTreeMap<K, Vec<f64>> {
+        let mut joined = BTreeMap::<K, (Vec<f64>, u64)>::new();
+        for (&context, (sum, count)) in &self.0 {
+            let (total, cells) = joined.entry(key(context)).or_insert_with(|| (vec![0.0; sum.len()], 0));
+            total.iter_mut().zip(sum).for_each(|(t, x)| *t += x);
+            *cells += count;
+        }
+        let mean = |(key, (mut total, cells)): (K, (Vec<f64>, u64))| {
+            total.iter_mut().for_each(|t| *t /= cells as f64);
+            (key, total)
+        };
+        joined.into_iter().map(mean).collect()
+    }
+}
+
+/// By all threads: the sum over the groups' cells, and their number.
+fn sum_in_parts(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
+    let parts = groups.par_chunks(groups.len().div_ceil(PARTS));
+    let sums: Vec<(Vec<f64>, u64)> = parts.map(|part| sum(data, part)).collect();
+    let (mut total, mut cells) = (vec![0.0; data.genes()], 0);
     for (sum, count) in sums {
         total.iter_mut().zip(sum).for_each(|(t, x)| *t += x);
         cells += count;
     }
-    total.iter_mut().for_each(|t| *t /= (cells as f64).max(1.0));
-    Ok((total, cells))
+    (total, cells)
 }
 
 fn sum(data: &Data, groups: &[u32]) -> (Vec<f64>, u64) {
-    let (mut sum, mut cells) = (vec![0.0; data.manifest().genes.len()], 0);
+    let (mut sum, mut cells) = (vec![0.0; data.genes()], 0);
     for &group in groups {
         let group = &data.groups()[group as usize];
         for piece in group.pieces(SWEPT) {
@@ -59,13 +88,10 @@ pub struct Resting {
 impl Resting {
     /// From the controls of the whole directory: a split gives the controls of a held-out context to training too.
     pub fn of(data: &Data) -> Resting {
-        let (mut by_batch, mut by_type) = (BTreeMap::new(), BTreeMap::<u32, Vec<u32>>::new());
-        for (number, group) in (0..).zip(data.groups()).filter(|(number, _)| data.is_control(*number)) {
-            by_batch.insert((group.cell_type, group.batch), vec![number]);
-            by_type.entry(group.cell_type).or_default().push(number);
-        }
-        let own = "groups of this data";
-        Resting { by_batch: means(data, by_batch).expect(own), by_type: means(data, by_type).expect(own) }
+        let all = 0..data.groups().len() as u32;
+        let controls: Vec<u32> = all.filter(|&group| data.is_control(group)).collect();
+        let sums = Sums::of(data, &controls).expect("groups of this data");
+        Resting { by_batch: sums.means(|context| context), by_type: sums.means(|(cell_type, _)| cell_type) }
     }
 
     /// The resting mean that a group is compared with: its own batch's, else its cell type's, else
@@ -74,14 +100,6 @@ impl Resting {
         let own = self.by_batch.get(&(cell_type, batch));
         own.or_else(|| self.by_type.get(&cell_type)).map(Vec::as_slice)
     }
-}
-
-/// The mean profile of each key's groups.
-///
-/// # Errors
-/// The number of a group that the data does not have.
-pub fn means<K: Ord + Send>(data: &Data, groups: BTreeMap<K, Vec<u32>>) -> Result<BTreeMap<K, Vec<f64>>> {
-    groups.into_par_iter().map(|(key, groups)| Ok((key, mean(data, &groups)?.0))).collect()
 }
 
 /// What a perturbation did to a cell type in training.
@@ -114,7 +132,7 @@ pub fn pairs(data: &Data, groups: &[u32], resting: &Resting) -> Result<(Vec<Pair
     let pairs = keys
         .into_par_iter()
         .map(|((cell_type, perturbation), groups)| {
-            let mut effect = vec![0.0; data.manifest().genes.len()];
+            let mut effect = vec![0.0; data.genes()];
             let mut cells = 0.0;
             for group in groups {
                 let (sum, count) = sum(data, &[group]);
