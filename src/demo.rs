@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::aside;
-use crate::baseline::{Kind, Settings as Baseline, baseline};
+use crate::baseline::{Kind, Settings as Baseline, Trained};
 use crate::config::{Config, Observe};
 use crate::data::preprocess::{Settings as Preprocess, preprocess};
 use crate::data::shard::{Data, Manifest};
@@ -76,13 +76,12 @@ pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
     stage("predict the held-out combinations, with the model and with every baseline");
     let pred = |observe| predicted(settings, places, observe);
     let [observed, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
-    let mut beside =
-        vec![("model, decoded means".to_string(), Sample::read(&means, "perturbation", Some("cell_type"))?)];
+    let mut beside = vec![("model, decoded means".to_string(), means)];
     beside.extend(baselines(settings, &opened, &Split::load(split, &opened)?)?);
 
     go_on(stop)?;
     stage("evaluate");
-    let table = scored(places, observed, &beside)?;
+    let table = scored(places, observed, beside)?;
     scores::write(&dir.join("table.csv"), &table)?;
     stage("done");
     Ok(table)
@@ -115,7 +114,7 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
 }
 
 /// The table of the model and the baselines; each cell type's scores become files.
-fn scored(places: &Places, pred: PathBuf, beside: &[(String, Sample)]) -> Result<Vec<Scores>> {
+fn scored(places: &Places, pred: PathBuf, beside: Vec<(String, PathBuf)>) -> Result<Vec<Scores>> {
     let files = Files {
         real: places.real.clone(),
         pred,
@@ -123,7 +122,10 @@ fn scored(places: &Places, pred: PathBuf, beside: &[(String, Sample)]) -> Result
         cell_type: Some("cell_type".into()),
     };
     let rules = Evaluate { control: CONTROL.into(), ceiling: true, ..Evaluate::default() };
-    let boards = evaluate_files(&files, beside, &rules)?;
+    let read = |(name, path): (String, PathBuf)| {
+        Ok((name, Sample::read(&path, &files.perturbation, files.cell_type.as_deref())?))
+    };
+    let boards = evaluate_files(&files, beside.into_iter().map(read), &rules)?;
     let sources = fingerprints(&files)?;
     boards.iter().try_for_each(|board| board.write(&places.scores, &sources).map(drop))?;
     let mut table = scores::predictors(&boards);
@@ -152,23 +154,21 @@ fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<P
     Ok(out)
 }
 
-/// Every baseline, also written as a file.
-fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(String, Sample)>> {
-    let mut samples = Vec::new();
+/// Every baseline's name and file.
+fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(String, PathBuf)>> {
+    let trained = Trained::on(data, split.part(Part::Train))?;
+    let mut files = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {
         for kind in Kind::ALL {
             let suffix = if observe == Observe::None { "" } else { ", observed" };
             let name = format!("{}{suffix}", kind.name());
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
-            let answer = baseline(data, split.part(Part::Train), split.part(Part::Test), &wanted)?;
-            answer
-                .population
-                .clone()
-                .write(&settings.out.join(format!("{}.h5ad", name.replace(", ", "-"))))?;
-            samples.push((name.clone(), Sample::of(&name, answer.population, true)?));
+            let path = settings.out.join(format!("{}.h5ad", name.replace(", ", "-")));
+            trained.predict(split.part(Part::Test), &wanted)?.population.write(&path)?;
+            files.push((name, path));
         }
     }
-    Ok(samples)
+    Ok(files)
 }
 
 /// Where the demo keeps what it makes.

@@ -5,13 +5,14 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
+use beside::baselines;
 use serde_json::{Map, Value, json};
 
 use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
 use crate::data::shard::Data;
-use crate::data::split::Part;
+use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
 use crate::evaluate::Settings;
 use crate::evaluate::board::{Board, notes};
@@ -192,11 +193,17 @@ struct Outcome {
 }
 
 fn evaluate(args: &Args, files: &Files, settings: &Settings) -> Result<Outcome> {
-    let beside = match (&args.baselines, &args.split) {
-        (Some(data), Some(split)) => beside::baselines(data, split, args.subset, args.observe, files)?,
-        _ => Vec::new(),
+    let learned = match (&args.baselines, &args.split) {
+        (Some(data), Some(split)) => {
+            let data = Data::open(data)?;
+            Some((Split::load(split, &data)?, data))
+        }
+        _ => None,
     };
-    let (boards, sources) = rayon::join(|| evaluate_files(files, &beside, settings), || fingerprints(files));
+    let beside =
+        learned.as_ref().map(|(split, data)| baselines(data, split, args.subset, args.observe, files));
+    let beside = beside.transpose()?.into_iter().flatten();
+    let (boards, sources) = rayon::join(|| evaluate_files(files, beside, settings), || fingerprints(files));
     let (boards, sources) = (boards?, sources?);
     let written = boards.iter().map(|board| board.write(&args.out, &sources));
     let mut written = written.collect::<Result<Vec<_>>>()?.concat();

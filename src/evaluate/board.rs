@@ -1,6 +1,5 @@
 //! A prediction and what its scores are compared with: baselines, the ceiling, intervals.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -56,22 +55,53 @@ pub struct Board {
     pub notes: Vec<String>,
 }
 
-impl Board {
-    /// Scores `pred` and all of `beside` against `real`. Log values of `beside` are brought to the total of `real` (`totals`).
-    ///
-    /// Errors: what [`Judge`] refuses.
-    pub fn of(
+/// A board to which predictors are still added: each is scored and need not be kept.
+pub struct Draft<'a> {
+    pub(super) cell_type: Option<String>,
+    judge: Judge<'a>,
+    report: Report,
+    /// Names and columns, the prediction's first.
+    scored: Vec<(String, Vec<Column>)>,
+    notes: Vec<String>,
+    /// Whose total could not be compared.
+    unsure: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    /// Scores `pred` against `real`. Errors: what [`Judge`] refuses.
+    pub fn new(
         cell_type: Option<String>,
-        real: &Side,
+        real: &'a Side,
         pred: &Side,
-        beside: &[(&str, Cow<'_, Side>)],
         settings: &Settings,
-    ) -> Result<Board> {
+    ) -> Result<Draft<'a>> {
         let judge = Judge::new(real, settings)?;
         let report = judge.score(pred)?;
-        let mut scored = vec![(PREDICTION.to_string(), report.columns.clone())];
-        let (others, notes) = score_beside(&judge, &report, beside)?;
-        scored.extend(others);
+        let scored = vec![(PREDICTION.to_string(), report.columns.clone())];
+        Ok(Draft { cell_type, judge, report, scored, notes: Vec::new(), unsure: Vec::new() })
+    }
+
+    /// Scores what stands beside the prediction: its log values are brought to the total of `real` (`totals`). Errors: as above.
+    pub fn add(&mut self, name: &str, side: &Side) -> Result<()> {
+        let (found, fit) = self.judge.score_beside(side)?;
+        match fit {
+            Fit::Same => {}
+            Fit::Brought => self.notes.push(BROUGHT.to_string()),
+            Fit::Unknown => self.unsure.push(name.to_string()),
+        }
+        let said = self.report.notes();
+        self.notes.extend(found.notes().into_iter().filter(|note| !said.contains(note)));
+        self.scored.push((name.to_string(), found.columns));
+        Ok(())
+    }
+
+    /// Adds the ceiling and the intervals, as the settings ask. Errors: as above.
+    pub fn board(self) -> Result<Board> {
+        let Draft { cell_type, judge, report, mut scored, mut notes, unsure } = self;
+        if !unsure.is_empty() {
+            notes.insert(0, format!("{UNSURE}: {}", unsure.join(", ")));
+        }
+        let settings = &report.settings;
         if settings.ceiling
             && let Some(columns) = ceiling(&judge, &report.perturbations, settings)?
         {
@@ -93,6 +123,21 @@ impl Board {
         };
         let rows = scored.into_iter().map(row).collect();
         Ok(Board { cell_type, report, rows, notes })
+    }
+}
+
+impl Board {
+    /// Scores `pred` and all of `beside` against `real`. Errors: what [`Judge`] refuses.
+    pub fn of(
+        cell_type: Option<String>,
+        real: &Side,
+        pred: &Side,
+        beside: &[(&str, &Side)],
+        settings: &Settings,
+    ) -> Result<Board> {
+        let mut draft = Draft::new(cell_type, real, pred, settings)?;
+        beside.iter().try_for_each(|(name, side)| draft.add(name, side))?;
+        draft.board()
     }
 
     /// Writes results.csv, agg_results.csv, results.json, and, if there are tables, real_de.csv and pred_de.csv; returns their
@@ -130,33 +175,6 @@ impl Board {
         }
         all
     }
-}
-
-/// Names and columns of predictors.
-type Scored = Vec<(String, Vec<Column>)>;
-
-/// Columns of each of `beside`, and what a reader should know about them that the prediction's report does not say.
-fn score_beside(
-    judge: &Judge,
-    report: &Report,
-    beside: &[(&str, Cow<'_, Side>)],
-) -> Result<(Scored, Vec<String>)> {
-    let said = report.notes();
-    let (mut scored, mut notes, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, side) in beside {
-        let (found, fit) = judge.score_beside(side)?;
-        match fit {
-            Fit::Same => {}
-            Fit::Brought => notes.push(BROUGHT.to_string()),
-            Fit::Unknown => unsure.push(*name),
-        }
-        notes.extend(found.notes().into_iter().filter(|note| !said.contains(note)));
-        scored.push((name.to_string(), found.columns));
-    }
-    if !unsure.is_empty() {
-        notes.insert(0, format!("{UNSURE}: {}", unsure.join(", ")));
-    }
-    Ok((scored, notes))
 }
 
 impl Row {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Settings;
-use super::board::Board;
+use super::board::{Board, Draft};
 use super::lognorm::holds_counts;
 use super::report;
 use super::rules::Controls;
@@ -43,9 +43,14 @@ pub struct Sample {
 }
 
 /// Reads both files and evaluates them, together with all of `beside`: one board, or one per cell type, in the order in which the
-/// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split. Errors: what
-/// [`Board::of`] refuses, values of unit [`Unit::Scaled`], and cell types that are in only one of the files or lack control cells.
-pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Settings) -> Result<Vec<Board>> {
+/// real file first names them. `beside` are (name, cells) pairs, with cell types if the files are split; each is asked for when the
+/// one before it is scored and dropped. Errors: what [`Board::of`] refuses, values of unit [`Unit::Scaled`], cell types that are in
+/// only one of the files or lack control cells, and those of `beside`.
+pub fn evaluate_files(
+    files: &Files,
+    beside: impl IntoIterator<Item = Result<(String, Sample)>>,
+    settings: &Settings,
+) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
     let [real, pred] =
         [&files.real, &files.pred].map(|path| open(path, &files.perturbation, files.cell_type.as_deref()));
@@ -66,38 +71,37 @@ pub fn evaluate_files(files: &Files, beside: &[(String, Sample)], settings: &Set
     let sides = rayon::join(|| read(real, real_labels), || read(pred, pred_labels));
     let real = Sample { side: sides.0?, types: real_types };
     let pred = Sample { side: sides.1?, types: pred_types };
-    compare(&real, &pred, beside, settings)
+    compare(real, pred, beside, settings)
 }
 
 /// The same from memory. Errors: also measured cells that have cell types, while others have none.
-pub fn compare<'a>(
-    real: &Sample,
-    pred: &Sample,
-    beside: &'a [(String, Sample)],
+pub fn compare(
+    real: Sample,
+    pred: Sample,
+    beside: impl IntoIterator<Item = Result<(String, Sample)>>,
     settings: &Settings,
 ) -> Result<Vec<Board>> {
-    let Some(types) = &real.types else {
-        let whole = |(name, sample): &'a (String, Sample)| (name.as_str(), Cow::Borrowed(&sample.side));
-        let beside: Vec<_> = beside.iter().map(whole).collect();
-        return Ok(vec![Board::of(None, &real.side, &pred.side, &beside, settings)?]);
+    real.check_controls(&settings.control)?;
+    pred.check(&real, settings)?;
+    let names = match &real.types {
+        Some(types) => in_order(types).into_iter().map(Some).collect(),
+        None => vec![None],
     };
-    for sample in std::iter::once(pred).chain(beside.iter().map(|(_, sample)| sample)) {
-        let untold = || {
-            let what = format!("has no cell types, but {} is split by cell type", real.side.source.display());
-            Error::format(&sample.side.source, what)
-        };
-        let theirs = sample.types.as_ref().ok_or_else(untold)?;
-        check_types(types, &real.side.source, theirs, &sample.side.source)?;
+    let parts: Vec<Cow<Side>> = names.iter().map(|name| real.part(name.as_deref())).collect();
+    let mut drafts = Vec::new();
+    for (name, part) in names.into_iter().zip(&parts) {
+        let pred = pred.part(name.as_deref());
+        drafts.push(Draft::new(name, part, &pred, settings)?);
     }
-    let own = settings.rules.definitions().controls == Controls::Own;
-    let compared = std::iter::once(pred).chain(beside.iter().map(|(_, sample)| sample)).filter(|_| own);
-    std::iter::once(real).chain(compared).try_for_each(|sample| sample.check_controls(&settings.control))?;
-    let one = |name: String| {
-        let part = |(label, sample): &'a (String, Sample)| (label.as_str(), Cow::Owned(sample.part(&name)));
-        let beside: Vec<_> = beside.iter().map(part).collect();
-        Board::of(Some(name.clone()), &real.part(&name), &pred.part(&name), &beside, settings)
-    };
-    in_order(types).into_iter().map(one).collect()
+    drop(pred);
+    for sample in beside {
+        let (name, sample) = sample?;
+        sample.check(&real, settings)?;
+        for draft in &mut drafts {
+            draft.add(&name, &sample.part(draft.cell_type.as_deref()))?;
+        }
+    }
+    drafts.into_iter().map(Draft::board).collect()
 }
 
 impl Sample {
@@ -124,6 +128,21 @@ impl Sample {
         Ok(Sample { side: read(file, perturbed)?, types })
     }
 
+    /// Requires the cell types of the measured cells, if those are split, and control cells if it is compared with its own.
+    fn check(&self, real: &Sample, settings: &Settings) -> Result<()> {
+        let Some(types) = &real.types else { return Ok(()) };
+        let untold = || {
+            let what = format!("has no cell types, but {} is split by cell type", real.side.source.display());
+            Error::format(&self.side.source, what)
+        };
+        let own = self.types.as_ref().ok_or_else(untold)?;
+        check_types(types, &real.side.source, own, &self.side.source)?;
+        match settings.rules.definitions().controls {
+            Controls::Own => self.check_controls(&settings.control),
+            Controls::Real => Ok(()),
+        }
+    }
+
     /// Names the cell types that lack control cells where others have some. If none has any, the label is wrong, which is told
     /// when the first is scored.
     fn check_controls(&self, control: &str) -> Result<()> {
@@ -148,12 +167,13 @@ impl Sample {
         Err(Error::format(&self.side.source, what))
     }
 
-    /// The cells of one type.
-    fn part(&self, name: &str) -> Side {
+    /// The cells of one type, or all of them.
+    fn part(&self, name: Option<&str>) -> Cow<'_, Side> {
+        let Some(name) = name else { return Cow::Borrowed(&self.side) };
         let types = self.types.as_ref().expect("part: cells with types");
         let mut part = self.side.subset(&cells_of(types, name));
         part.source = PathBuf::from(format!("{} ({name})", self.side.source.display()));
-        part
+        Cow::Owned(part)
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a prediction's scores are compared with: energy distances of cells, the ceiling, intervals, baselines.
 
-use std::borrow::Cow;
-
 use scale_engine::data::h5ad::Cells;
 use scale_engine::evaluate::board::{Board, CEILING, PREDICTION};
 use scale_engine::evaluate::bootstrap::Draws;
@@ -142,7 +140,7 @@ fn baselines_are_brought_to_the_total_of_measured_counts_bit_for_bit() {
     for rules in Rules::ALL {
         let settings = Settings { rules, ..settings() };
         for beside in [logs.clone(), sparse(&logs, false)] {
-            let others = [("same", Cow::Borrowed(&beside))];
+            let others = [("same", &beside)];
             let board = Board::of(None, &counts, &counts, &others, &settings).expect("a board");
             assert_same(&board.rows[0].columns, &board.rows[1].columns, rules);
             let [note] = &board.notes[..] else { panic!("one note: {:?}", board.notes) };
@@ -156,8 +154,7 @@ fn baselines_are_brought_to_the_total_of_measured_logs_or_the_reader_is_told() {
     let [_, real] = counts_and_logs(500.0);
     let [_, other] = counts_and_logs(1e4);
     let mae = |real: &Side, other: &Side| {
-        let board =
-            Board::of(None, real, real, &[("other", Cow::Borrowed(other))], &settings()).expect("a board");
+        let board = Board::of(None, real, real, &[("other", other)], &settings()).expect("a board");
         let mae = board.rows[1].columns.iter().find(|column| column.name == "mae").expect("a column");
         (mae.values[0].expect("a number"), board.notes.join("\n"))
     };
@@ -207,7 +204,7 @@ fn a_board_holds_every_predictor_scored_alike() {
     let pred = effects(&[100, 60, 50, 40, 30, 45, 55], 2);
     let none = simulated(&[100, 60, 50, 40, 30, 45, 55], 40, 0.3, 0, 3);
     let settings = Settings { bootstrap: 200, ..settings() };
-    let beside = [("none", Cow::Borrowed(&none)), ("same", Cow::Borrowed(&pred))];
+    let beside = [("none", &none), ("same", &pred)];
     let board = Board::of(None, &real, &pred, &beside, &settings).expect("a board");
     let [prediction, baseline, same] = &board.rows[..] else { panic!("three rows") };
     for (i, column) in prediction.columns.iter().enumerate() {

@@ -175,7 +175,7 @@ fn values_that_are_scaled_for_the_network_are_refused() {
         perturbation: "perturbation".into(),
         cell_type: None,
     };
-    let compared = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    let compared = evaluate_files(&files, [], &settings()).expect_err("refused").to_string();
     assert!(read == compared && read.contains("scaled.h5ad"), "{read} {compared}");
     let data = Data::open(&dir.join("data")).expect("data");
     let mut scaled = Population::like(data.manifest());

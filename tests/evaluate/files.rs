@@ -21,7 +21,7 @@ fn a_split_by_cell_type_judges_each_part_alone() {
     let files = Files { cell_type: Some("line".to_string()), ..files(dir.path()) };
     write_h5ad(&files.real, &sparse(&real, false), &types);
     write_h5ad(&files.pred, &pred, &types);
-    let parts = evaluate_files(&files, &[], &settings()).expect("both parts");
+    let parts = evaluate_files(&files, [], &settings()).expect("both parts");
     let names: Vec<Option<&str>> = parts.iter().map(|board| board.cell_type.as_deref()).collect();
     assert_eq!(names, [Some("T/b"), Some("A")]);
     for (name, board) in names.into_iter().zip(&parts) {
@@ -39,12 +39,12 @@ fn a_split_by_cell_type_judges_each_part_alone() {
     let alike: Vec<&str> = types.iter().map(|t| if *t == "A" { "T-b" } else { t }).collect();
     write_h5ad(&files.real, &sparse(&real, false), &alike);
     write_h5ad(&files.pred, &pred, &alike);
-    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    let message = evaluate_files(&files, [], &settings()).expect_err("refused").to_string();
     assert!(message.contains("one results file"), "{message}");
     write_h5ad(&files.real, &sparse(&real, false), &types);
     let others: Vec<&str> = types.iter().map(|t| if *t == "A" { "B" } else { t }).collect();
     write_h5ad(&files.pred, &pred, &others);
-    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    let message = evaluate_files(&files, [], &settings()).expect_err("refused").to_string();
     assert!(message.contains("pred.h5ad") && message.contains("cell types only here: \"B\""), "{message}");
 }
 
@@ -55,14 +55,14 @@ fn a_missing_column_is_named_with_those_that_exist() {
     let files = Files { perturbation: "target".to_string(), ..files(dir.path()) };
     write_h5ad(&files.real, &side, &["A"; 10]);
     write_h5ad(&files.pred, &side, &["A"; 10]);
-    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    let message = evaluate_files(&files, [], &settings()).expect_err("refused").to_string();
     assert!(
         message.contains("real.h5ad") && message.contains("(the file has: target_gene, line)"),
         "{message}"
     );
     let files =
         Files { perturbation: "target_gene".to_string(), cell_type: Some("lines".to_string()), ..files };
-    let message = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    let message = evaluate_files(&files, [], &settings()).expect_err("refused").to_string();
     assert!(message.contains("did you mean \"line\"? (the file has: target_gene, line)"), "{message}");
     let read = Sample::read(&files.pred, "line", Some("target")).expect_err("refused").to_string();
     assert!(read.contains("pred.h5ad") && read.contains("did you mean \"target_gene\""), "{read}");
@@ -90,10 +90,11 @@ fn cells_without_types_are_refused_where_the_measured_ones_are_split() {
     let (real, pred) = (sample("real", true), sample("pred", true));
     let beside = ("mean".to_string(), sample("mean", false));
     for (pred, beside, untyped) in [(&sample("pred", false), vec![], "pred"), (&pred, vec![beside], "mean")] {
-        let said = compare(&real, pred, &beside, &settings()).expect_err("refused").to_string();
+        let beside = beside.into_iter().map(Ok);
+        let said = compare(real.clone(), pred.clone(), beside, &settings()).expect_err("refused").to_string();
         assert!(said.starts_with(&format!("{untyped}: has no cell types")), "{said}");
     }
-    assert_eq!(compare(&real, &pred, &[], &settings()).expect("both typed").len(), 1);
+    assert_eq!(compare(real, pred, [], &settings()).expect("both typed").len(), 1);
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn cell_types_without_control_cells_are_named() {
         Sample { side, types: Some(Labels::of(&types)) }
     };
     let said = |real: &Sample, pred: &Sample, settings: &Settings| {
-        compare(real, pred, &[], settings).map(|_| ()).map_err(|why| why.to_string())
+        compare(real.clone(), pred.clone(), [], settings).map(|_| ()).map_err(|why| why.to_string())
     };
     let (whole, bare) = (sample("whole", true), sample("bare", false));
     let told = Err("bare: cell type \"B\" has no \"ctrl\" cells; leave it out of both files".to_string());
@@ -138,7 +139,7 @@ fn logarithms_that_are_said_to_have_another_base_are_refused() {
     };
     base(&files.real, &side, std::f32::consts::E);
     base(&files.pred, &side, 2.0);
-    let said = evaluate_files(&files, &[], &settings()).expect_err("refused").to_string();
+    let said = evaluate_files(&files, [], &settings()).expect_err("refused").to_string();
     assert!(said.contains("pred.h5ad") && said.contains("logarithms to base 2"), "{said}");
     // Counts are no logarithms, whatever the file says, and a common total proves natural ones.
     let with = |value: fn(f32) -> f32| {
@@ -155,6 +156,6 @@ fn logarithms_that_are_said_to_have_another_base_are_refused() {
     for side in [counts, whole] {
         base(&files.real, &side, 2.0);
         base(&files.pred, &side, 2.0);
-        evaluate_files(&files, &[], &settings()).expect("a board");
+        evaluate_files(&files, [], &settings()).expect("a board");
     }
 }

@@ -1,6 +1,5 @@
 //! The page of `--report` and the figures of `--plots`: what they say, and what a browser makes of them.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,7 +29,7 @@ fn board(cell_type: Option<&str>, seed: u64, beside: bool, settings: &Settings) 
     let side = |seed| name(simulated(&[60, 25, 30, 35], 30, 0.3, 0, seed));
     let settings = Settings { ceiling: beside, bootstrap: if beside { 40 } else { 0 }, ..settings.clone() };
     let other = side(seed + 2);
-    let others = if beside { vec![("mean <b>", Cow::Borrowed(&other))] } else { Vec::new() };
+    let others = if beside { vec![("mean <b>", &other)] } else { Vec::new() };
     let cell_type = cell_type.map(String::from);
     Board::of(cell_type, &side(seed), &side(seed + 1), &others, &settings).expect("a board")
 }

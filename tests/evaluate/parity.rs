@@ -14,7 +14,7 @@ const FIXTURES: [&str; 2] = ["fixtures/cell-eval/public", "fixtures/cell-eval/co
 
 /// Evaluates a fixture and writes its files to a temporary folder.
 fn run(dir: &Path) -> (Report, tempfile::TempDir) {
-    let board = evaluate_files(&files(dir), &[], &Settings::default()).expect("a fixture").remove(0);
+    let board = evaluate_files(&files(dir), [], &Settings::default()).expect("a fixture").remove(0);
     let out = tempfile::tempdir().expect("a temporary folder");
     board.write(out.path(), &fingerprints(&files(dir)).expect("files")).expect("written");
     (board.report, out)

@@ -1,44 +1,46 @@
 //! The baselines as samples, made in memory as `scale-engine baseline` makes them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use crate::baseline::{Kind, Settings, baseline};
+use crate::baseline::{Kind, Settings, Trained};
 use crate::config::Observe;
 use crate::data::controls::Usable;
 use crate::data::h5ad::H5ad;
+use crate::data::observe::Observer;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
 use crate::evaluate::files::{Files, Sample};
 
-/// Every kind of baseline for a part of a split; what had to be replaced is reported on stderr.
-pub fn baselines(
-    data: &Path,
-    split: &Path,
+/// Every kind of baseline for a part of a split, each made when it is asked for. What is wrong with the part is found before that;
+/// what a reader should know of it, or had to be replaced, is reported on stderr.
+pub fn baselines<'a>(
+    data: &'a Data,
+    split: &'a Split,
     part: Part,
     observe: Option<Observe>,
-    files: &Files,
-) -> Result<Vec<(String, Sample)>> {
-    let data = Data::open(data)?;
-    let split = Split::load(split, &data)?;
-    let asked = Usable::of(&data, split.part(part))?;
-    let notes = asked.note(&data).map(|what| format!("baselines: {what}"));
-    for what in notes.into_iter().chain(other_cells(&data, &asked, files)?) {
+    files: &'a Files,
+) -> Result<impl Iterator<Item = Result<(String, Sample)>> + use<'a>> {
+    let asked = Usable::of(data, split.part(part))?;
+    asked.check_some(data, "--subset")?;
+    let notes = asked.note(data).map(|what| format!("baselines: {what}"));
+    for what in notes.into_iter().chain(other_cells(data, &asked, files)?) {
         eprintln!("note: {what}");
     }
     let observe = match observe {
         Some(observe) => observe,
         None => observed(files)?,
     };
-    let one = |kind: Kind| {
+    Observer::asked(observe, data.manifest().target)?;
+    let trained = Trained::on(data, split.part(Part::Train))?;
+    let one = move |kind: Kind| {
         let settings = Settings { kind, observe, with_controls: true, seed: 0 };
-        let answer = baseline(&data, split.part(Part::Train), split.part(part), &settings)?;
+        let answer = trained.predict(split.part(part), &settings)?;
         answer.fallbacks.iter().for_each(|fallback| eprintln!("note: {}: {fallback}", kind.name()));
         let name = kind.name().to_string();
         Ok((name, Sample::of(kind.name(), answer.population, files.cell_type.is_some())?))
     };
-    Kind::ALL.into_iter().map(one).collect()
+    Ok(Kind::ALL.into_iter().map(one))
 }
 
 /// How the prediction's cells were made, if the file says so; drawn counts are reported on stderr.
