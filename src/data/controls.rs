@@ -149,12 +149,7 @@ pub fn context_controls(data: &Data, cell_type: u32, batch: u32) -> Option<Contr
 /// Numbers below `n` in random order, without end: every number once before any comes again. The first ones are the same however
 /// many are taken. Panics if `n` is 0.
 pub fn rounds(rng: Rng, n: u64) -> impl Iterator<Item = u64> {
-    assert!(n > 0, "rounds: there is nothing to draw from");
-    (0..).flat_map(move |round| {
-        let mut order: Vec<u64> = (0..n).collect();
-        rng.at(round).shuffle(&mut order);
-        order
-    })
+    (0..).map(move |round| rng.at(round).order(n)).flat_map(move |order| (0..n).map(move |i| order.at(i)))
 }
 
 /// `count` numbers below `n` in random order, for a set of training: all different if there are enough, else each drawn from all
