@@ -23,6 +23,8 @@ const MOMENT_TASKS: usize = 64;
 pub struct Data {
     dir: PathBuf,
     manifest: Manifest,
+    /// The control label's place in the manifest.
+    control: u32,
     shards: Vec<Shard>,
     /// First cell of each shard, then the number of cells.
     firsts: Vec<u64>,
@@ -74,8 +76,10 @@ impl Data {
         // Collected in order, so that with several damaged shards the same one is always named.
         let opened: Vec<Result<Shard>> = manifest.shards.par_iter().map(open).collect();
         let shards = opened.into_iter().collect::<Result<Vec<Shard>>>()?;
-        let (groups, firsts) = number_cells(dir, &manifest, &shards)?;
-        Ok(Data { dir: dir.to_path_buf(), manifest, shards, firsts, groups, from_disk: FromDisk::unknown() })
+        let control = manifest.control_position();
+        let (groups, firsts) = number_cells(dir, &manifest, control, &shards)?;
+        let (dir, from_disk) = (dir.to_path_buf(), FromDisk::unknown());
+        Ok(Data { dir, manifest, control, shards, firsts, groups, from_disk })
     }
 
     /// The directory.
@@ -110,7 +114,7 @@ impl Data {
 
     /// Position of the control label in the perturbations.
     pub fn control_id(&self) -> u32 {
-        self.manifest.control_position()
+        self.control
     }
 
     /// Cell type, perturbation and batch of a group, by name.
@@ -242,8 +246,12 @@ impl Data {
 }
 
 /// Groups with their first cells, and the first cell of each shard.
-fn number_cells(dir: &Path, manifest: &Manifest, shards: &[Shard]) -> Result<(Vec<Group>, Vec<u64>)> {
-    let control = manifest.control_position();
+fn number_cells(
+    dir: &Path,
+    manifest: &Manifest,
+    control: u32,
+    shards: &[Shard],
+) -> Result<(Vec<Group>, Vec<u64>)> {
     let (mut groups, mut firsts) = (Vec::<Group>::new(), vec![0u64]);
     let order = |g: &Group| (g.perturbation != control, g.cell_type, g.perturbation, g.batch);
     let mut first = 0;

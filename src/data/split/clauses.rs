@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use toml::{Table, Value};
 
 use super::{Part, paths};
-use crate::data::shard::{Data, Manifest};
+use crate::data::shard::{Data, Group, Manifest};
 use crate::error::{some_of, unknown};
 
 type Checked<T> = std::result::Result<T, String>;
@@ -227,7 +227,7 @@ impl Reader<'_> {
             let part = part.ok_or_else(|| {
                 format!("{clause} = {value}: the value must be \"train\", \"val\" or \"test\"")
             })?;
-            if part != Part::Train && self.cells(cell_type, None) == 0 {
+            if part != Part::Train && !self.has(cell_type, None) {
                 return Err(format!("{clause}: the cell type has no perturbed cells to hold out"));
             }
             self.clauses.places[cell_type] = Place::Whole { part, clause };
@@ -299,7 +299,7 @@ impl Reader<'_> {
             let id = perturbations.binary_search_by(|p| p.as_str().cmp(name));
             let id =
                 id.map_err(|_| format!("{clause}: {}", unknown("perturbation", name, perturbations)))? as u32;
-            if self.cells(cell_type, Some(id)) == 0 {
+            if !self.has(cell_type, Some(id)) {
                 absent.push(name);
             }
             if !ids.insert(id) {
@@ -312,12 +312,13 @@ impl Reader<'_> {
         }
     }
 
-    /// Number of perturbed cells of a cell type, for one perturbation or for all.
-    fn cells(&self, cell_type: usize, perturbation: Option<u32>) -> u64 {
+    /// Whether a cell type has cells of a perturbation, or of any.
+    fn has(&self, cell_type: usize, perturbation: Option<u32>) -> bool {
         let control = self.data.control_id();
-        let meant = |p: u32| perturbation.map_or(p != control, |wanted| p == wanted);
-        let of =
-            self.data.groups().iter().filter(|g| g.cell_type as usize == cell_type && meant(g.perturbation));
-        of.map(|g| u64::from(g.cells)).sum()
+        // Controls come first; the others are sorted by cell type, then perturbation.
+        let place = |g: &Group| {
+            (g.perturbation != control, g.cell_type as usize, perturbation.map(|_| g.perturbation))
+        };
+        self.data.groups().binary_search_by_key(&(true, cell_type, perturbation), place).is_ok()
     }
 }
