@@ -61,13 +61,15 @@ impl Matrix {
 
     /// self self^T, `[rows, rows]`.
     pub fn gram(&self) -> Matrix {
-        let mut gram = Matrix::zeros(self.rows, self.rows);
-        if gram.data.is_empty() {
-            return gram;
-        }
-        gram.data.par_chunks_mut(self.rows).enumerate().for_each(|(i, out)| {
-            out.iter_mut().enumerate().for_each(|(j, o)| *o = dot(self.row(i), self.row(j)));
+        let n = self.rows;
+        let mut gram = Matrix::zeros(n, n);
+        // max: chunks of nothing are refused.
+        gram.data.par_chunks_mut(n.max(1)).enumerate().for_each(|(i, out)| {
+            out[..=i].iter_mut().enumerate().for_each(|(j, o)| *o = dot(self.row(i), self.row(j)));
         });
+        for i in 0..n {
+            (i + 1..n).for_each(|j| gram.data[i * n + j] = gram.data[j * n + i]);
+        }
         gram
     }
 }
