@@ -106,7 +106,7 @@ pub struct Args {
     json: bool,
 }
 
-/// All draws are kept in memory: 800 MB for 1,000 perturbations.
+/// All draws are kept in memory: 400 MB for 1,000 perturbations.
 const MOST_RESAMPLES: usize = 100_000;
 
 /// With a single resample every interval would have no width.

@@ -10,7 +10,7 @@ use crate::rng::Rng;
 
 /// Samples of perturbations.
 pub struct Draws {
-    chosen: Vec<Vec<usize>>,
+    chosen: Vec<Vec<u32>>,
     quirks: bool,
 }
 
@@ -19,7 +19,7 @@ impl Draws {
     pub fn new(draws: usize, count: usize, quirks: bool) -> Draws {
         let draw = |d: usize| {
             let rng = Rng::new(0).at(d as u64);
-            (0..count as u64).map(|i| rng.below(i, count as u64) as usize).collect()
+            (0..count as u64).map(|i| rng.below(i, count as u64) as u32).collect()
         };
         Draws { chosen: (0..draws).into_par_iter().map(draw).collect(), quirks }
     }
@@ -34,7 +34,7 @@ impl Draws {
         self.percentiles(&[a, b], |chosen| a.over(chosen, self.quirks) - b.over(chosen, self.quirks))
     }
 
-    fn percentiles(&self, of: &[&Column], value: impl Fn(&[usize]) -> f64 + Sync) -> [f64; 2] {
+    fn percentiles(&self, of: &[&Column], value: impl Fn(&[u32]) -> f64 + Sync) -> [f64; 2] {
         let values = |column: &&Column| column.values.iter().flatten().filter(|x| x.is_finite()).count();
         if of.iter().map(values).any(|values| values < 2) {
             return [f64::NAN; 2];

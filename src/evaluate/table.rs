@@ -58,11 +58,11 @@ impl Column {
     }
 
     /// The measure's mean over the perturbations `chosen` (with repeats), or its one value for them; NaN if nothing is defined.
-    pub fn over(&self, chosen: &[usize], quirks: bool) -> f64 {
+    pub fn over(&self, chosen: &[u32], quirks: bool) -> f64 {
         if let Some(whole) = &self.whole {
-            return whole.over(chosen.iter().copied(), quirks);
+            return whole.over(chosen.iter().map(|&p| p as usize), quirks);
         }
-        let numbers = chosen.iter().filter_map(|&p| self.values[p]).filter(|v| !v.is_nan());
+        let numbers = chosen.iter().filter_map(|&p| self.values[p as usize]).filter(|v| !v.is_nan());
         let (sum, count) = numbers.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
         sum / count
     }
