@@ -25,13 +25,15 @@ pub mod linear;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::config::Observe;
 use crate::data::bulk::{self, Pair, Resting, Sums};
 use crate::data::controls::{Usable, control_pool};
+use crate::data::h5ad::{Cells, Writer};
 use crate::data::observe::Observer;
-use crate::data::population::{Population, log1p, push_controls};
+use crate::data::population::{Population, Rows, log1p, push_controls};
 use crate::data::shard::{Data, Row};
 use crate::error::{Error, Result, unknown};
 use crate::rng::{Rng, stream};
@@ -93,10 +95,10 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Predicted cells.
-pub struct Answer {
+/// Predicted cells, held or on their way to a file.
+pub struct Answer<R = Cells> {
     /// On the log1p scale; perturbed groups in the requested order, then the controls.
-    pub population: Population,
+    pub population: Population<R>,
     /// The requested perturbed groups, by whether they were predicted.
     pub asked: Usable,
     /// Groups that got something other than the kind promises: what, and how many groups; empty if there are none.
@@ -148,13 +150,30 @@ impl<'a> Trained<'a> {
     /// Nothing requested that can be predicted, a group that the data does not have, no training cells with controls for a kind that
     /// compares with them, or counts to be drawn from data with unknown target.
     pub fn predict(&self, asked: &[u32], settings: &Settings) -> Result<Answer> {
+        self.answer(asked, settings, || Ok(Population::like(self.data.manifest())))
+    }
+
+    /// The same cells on their way to an h5ad, which takes its place when the population is [closed](Population::close).
+    ///
+    /// # Errors
+    /// As [`Trained::predict`]; a file that cannot be written.
+    pub fn predict_to(&self, path: &Path, asked: &[u32], settings: &Settings) -> Result<Answer<Writer>> {
+        self.answer(asked, settings, || Population::create(path, self.data.manifest()))
+    }
+
+    fn answer<R: Rows>(
+        &self,
+        asked: &[u32],
+        settings: &Settings,
+        empty: impl FnOnce() -> Result<Population<R>>,
+    ) -> Result<Answer<R>> {
         let data = self.data;
         let observer = Observer::asked(settings.observe, data.manifest().target)?;
         let asked = Usable::of(data, asked)?;
         asked.check_some(data, "--subset")?;
         let mut fallbacks = BTreeMap::<String, usize>::new();
         let fitted = self.fit(settings.kind, &mut fallbacks)?;
-        let mut population = Population::like(data.manifest());
+        let mut population = empty()?;
         population.notes = vec![
             ("made_by".into(), format!("baseline {}", settings.kind.name())),
             ("observe".into(), settings.observe.name().into()),

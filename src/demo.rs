@@ -164,7 +164,7 @@ fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(Str
             let name = format!("{}{suffix}", kind.name());
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
             let path = settings.out.join(format!("{}.h5ad", name.replace(", ", "-")));
-            trained.predict(split.part(Part::Test), &wanted)?.population.write(&path)?;
+            trained.predict_to(&path, split.part(Part::Test), &wanted)?.population.close()?;
             files.push((name, path));
         }
     }

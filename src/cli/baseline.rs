@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::aside;
-use crate::baseline::{Kind, Settings, baseline};
+use crate::baseline::{Kind, Settings, Trained};
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
 use crate::data::population::write_measured;
@@ -74,14 +74,14 @@ pub fn run(args: Args) -> Result<()> {
         with_controls: !args.without_controls,
         seed: args.seed,
     };
-    let mut answer = baseline(&data, split.part(Part::Train), split.part(args.subset), &settings)?;
+    let trained = Trained::on(&data, split.part(Part::Train))?;
+    let mut answer = trained.predict_to(&args.out, split.part(args.subset), &settings)?;
     let notes: Vec<String> = answer.asked.note(&data).into_iter().chain(answer.fallbacks).collect();
     if !args.json {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     answer.population.notes.push(("split".into(), split.hash.clone()));
-    let cells = answer.population.len();
-    answer.population.write(&args.out)?;
+    let cells = answer.population.close()?;
     let groups = &answer.asked.groups;
     let measure = |path| write_measured(path, &data, groups, settings.with_controls, &split.hash);
     let measured = args.real_out.as_deref().map(measure).transpose()?;
