@@ -69,7 +69,8 @@ fn what_memory_cannot_hold_is_refused_before_anything_is_written() {
         .arg(&request);
     let (code, said) = told(predict.arg("--out").arg(dir.path().join("out.h5ad")));
     assert!(
-        code == Some(2) && said.contains("request.csv: the cells it asks for take 1500 GB"),
+        code == Some(2)
+            && said.contains("request.csv: names and labels of the cells it asks for take 20000 GB"),
         "{code:?} {said}"
     );
 }

@@ -1,7 +1,7 @@
 //! Cells with their labels: what predict, baseline and export produce and evaluate reads.
 //!
-//! The numbers go to a file as they come, of which memory keeps the labels alone (some 100 bytes a cell), or are held as CSR:
-//! 50,000 cells x 2000 genes with 25 % non-zeros take 200 MB.
+//! The numbers go to a file as they come, of which memory keeps the labels alone, or are held as CSR: 50,000 cells x 2000 genes with
+//! 25 % non-zeros take 200 MB.
 
 mod measured;
 
@@ -18,6 +18,9 @@ pub use measured::{measured, push_controls, push_groups, write_measured};
 
 /// Rows made in parallel before they are appended in order; also the measured rows requested from disk at once.
 const BLOCK: usize = 2048;
+
+/// Bytes that memory takes for a cell whose numbers go to a file: name and labels, and how they are written (measured, 195).
+pub(crate) const LABELS: u64 = 200;
 
 /// Under `uns/scale_engine`: the column of the cells' total counts.
 pub(crate) const TOTALS: &str = "totals";

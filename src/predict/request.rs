@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Ask, Context, ControlFile, Job, Logs, Report, check_memory};
 use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
-use crate::data::population::nonzero;
+use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{At, Error, Result};
@@ -44,10 +44,9 @@ pub fn job(
 ) -> Result<Job> {
     let manifest = &header.data;
     let rows = read(manifest, request)?;
-    // A non-zero number takes eight bytes; of counts, one in thirty may be non-zero.
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
-    let bytes = cells.saturating_mul(manifest.genes.len() as u64) / 4;
-    memory::check(&request.display().to_string(), "the cells it asks for", bytes)?;
+    let what = "names and labels of the cells it asks for";
+    memory::check(&request.display().to_string(), what, cells.saturating_mul(LABELS))?;
     let file = H5ad::open(&controls.path)?;
     let labels = ControlLabels::read(manifest, &file)?;
     labels.tell(manifest, &file, report);
