@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use scale_engine::data::h5ad::{H5ad, describe};
 use scale_engine::data::preprocess::{Contents, Genes, Settings, preprocess};
 use scale_engine::data::shard::{Data, Manifest};
@@ -110,6 +114,35 @@ fn labels_come_from_a_parquet_table_by_what_was_its_index() {
     let (kept, of_table) = made(&with_table).expect("shards");
     assert_eq!(kept.joined.map(|joined| (joined.matched, joined.unused)), Some((48, 0)));
     assert_eq!(told(&of_h5ad).1, told(&of_table).1);
+}
+
+#[test]
+fn a_table_is_read_by_the_columns_that_are_asked_for() {
+    let (dir, mut settings) = crate::preprocess::small(|_, _, _| ());
+    let table = dir.path().join("labels.parquet");
+    let schema =
+        "message labels { required binary cell (UTF8); required binary drug (UTF8); required binary image; }";
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let file = std::fs::File::create(&table).expect("made");
+    let mut writer = SerializedFileWriter::new(file, schema, Default::default()).expect("a writer");
+    let mut group = writer.next_row_group().expect("a group");
+    // The last column is neither text nor numbers.
+    for column in [[&b"cell0"[..], b"cell1"], [b"none", b"a"], [b"\xff\xd8", b"\xff\xd9"]] {
+        let mut out = group.next_column().expect("a column").expect("a column");
+        let bytes = column.map(|bytes| ByteArray::from(bytes.to_vec()));
+        out.typed::<ByteArrayType>().write_batch(&bytes, None, None).expect("written");
+        out.close().expect("closed");
+    }
+    group.close().expect("closed");
+    writer.close().expect("closed");
+    settings.labels = Some(table);
+    let kept = made(&settings).expect("made").0;
+    assert_eq!((kept.cells, kept.dropped), (2, 4));
+
+    settings.out = dir.path().join("other");
+    settings.batch = Some("image".into());
+    let what = made(&settings).expect_err("no text").to_string();
+    assert!(what.contains("labels.parquet: column \"image\""), "{what}");
 }
 
 #[test]

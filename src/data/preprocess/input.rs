@@ -8,7 +8,7 @@ use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
 use super::block::{Block, Input};
 use super::doubts::doubts;
-use super::labels::{Joined, Table};
+use super::labels::{Given, Joined, Table};
 use super::memo::Memo;
 use super::sizes;
 use super::work::Part;
@@ -46,14 +46,17 @@ pub(super) struct Inputs {
 
 /// Opens the files and reads these columns of labels, in the order of [`Inputs::labels`]. Without any, every cell counts.
 pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
-    let mut table = settings.labels.as_deref().map(Table::read).transpose()?;
-    let mut files = files(settings, columns, table.as_ref())?;
-    let joined = table.as_mut().map(|table| table.join(&files)).transpose()?;
+    let table = settings.labels.as_deref().map(Table::open).transpose()?;
+    let labels = columns.iter().copied().filter(|column| !settings.names_types_by_file(column));
+    let wanted: Vec<&str> =
+        labels.chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref()).collect();
+    let mut files = files(settings, &wanted, table.as_ref())?;
+    let (given, joined) = table.map(|table| table.join(&wanted, &files)).transpose()?.unzip();
     let Aligned { genes, places, shared, mut notes } =
         align(&files, settings.gene_id.as_deref(), settings.fill_missing)?;
     notes.extend(files.iter().flat_map(|file| file.notes()).cloned());
     let named = named(&files, &mut notes);
-    let read = |column: &str| read_labels(column, &files, table.as_ref());
+    let read = |column: &str| read_labels(column, &files, given.as_ref());
     let mut labels = Vec::with_capacity(columns.len());
     for column in columns {
         labels.push(if settings.names_types_by_file(column) { by_file(&files) } else { read(column)? });
@@ -65,7 +68,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
         hvg_names = occurring(labels.iter().map(|labels| (labels, None)));
         hvg_batches = labels.iter().map(|labels| recode(labels, &hvg_names)).collect();
     }
-    let mut sizes = sizes::read(settings.size.as_deref(), &files, table.as_ref())?;
+    let mut sizes = sizes::read(settings.size.as_deref(), &files, given.as_ref())?;
     // All columns have been read: no pass needs them, and each has an entry per cell.
     files.iter_mut().for_each(H5ad::forget_columns);
     let used = labelled(&labels, &files);
@@ -105,9 +108,9 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
 }
 
 /// A label column for each file: from the table if it has the column, else from obs.
-fn read_labels(column: &str, files: &[H5ad], table: Option<&Table>) -> Result<Vec<Labels>> {
-    match table.filter(|table| table.has(column)) {
-        Some(table) => Ok((0..files.len()).map(|file| table.labels(file, column).without_empty()).collect()),
+fn read_labels(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Vec<Labels>> {
+    match given.and_then(|given| given.labels(column)) {
+        Some(labels) => Ok(labels.map(Labels::without_empty).collect()),
         None => {
             let of = |file: &H5ad| file.obs().labels(file.path(), column).map(Labels::without_empty);
             files.iter().map(of).collect()
@@ -169,11 +172,10 @@ fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Ve
     told
 }
 
-/// The files, with those columns of obs that the table of labels does not have.
-fn files(settings: &Settings, columns: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
-    let labels = columns.iter().copied().filter(|column| !settings.names_types_by_file(column));
-    let wanted = labels.chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref());
-    let wanted: Vec<&str> = wanted.filter(|column| table.is_none_or(|table| !table.has(column))).collect();
+/// The files, with those of the wanted columns that the table of labels does not have.
+fn files(settings: &Settings, wanted: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
+    let absent = |column: &&str| table.is_none_or(|table| !table.has(column));
+    let wanted: Vec<&str> = wanted.iter().copied().filter(absent).collect();
     let open = |path: &PathBuf| {
         H5ad::open_columns(path, &wanted, &settings.source).map_err(|error| match (error, table) {
             // The column is in neither.

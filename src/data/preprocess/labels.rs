@@ -1,6 +1,7 @@
 //! Labels of cells from a separate table, joined by the cells' names.
 
 use std::collections::HashMap;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::data::gzip;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::parquet::{Parquet, is_parquet};
-use crate::error::{Error, Result, some_of};
+use crate::error::{Error, Result};
 
 /// Marks a cell without a row.
 const NO_ROW: u32 = u32::MAX;
@@ -26,26 +27,33 @@ pub struct Joined {
     pub first_unused: Vec<String>,
 }
 
-/// A table of labels: one row per cell.
+/// A table of labels: one row per cell, of which only the header has been read.
 pub(super) struct Table {
     path: PathBuf,
     header: Vec<String>,
     /// The column of cell names, unless another is named like a file's index.
     key: usize,
-    /// Stored by column; an empty field is a missing label.
-    columns: Vec<Labels>,
-    /// Row of each cell, per file.
-    rows: Vec<Vec<u32>>,
+    body: Body,
+}
+
+enum Body {
+    Parquet(Parquet),
+    Text(csv::Reader<Box<dyn BufRead>>),
 }
 
 impl Table {
-    /// Reads a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`, each of these packed with gzip or not; the first line of
+    /// Opens a parquet file, a `.csv`, or a tab-separated `.tsv` or `.txt`, each of these packed with gzip or not; the first line of
     /// a text file names the columns.
-    pub(super) fn read(path: &Path) -> Result<Table> {
-        if is_parquet(path) {
-            return Table::of_parquet(&Parquet::open(path)?);
+    pub(super) fn open(path: &Path) -> Result<Table> {
+        let table = if is_parquet(path) { Table::of_parquet(path)? } else { Table::of_text(path)? };
+        let header = &table.header;
+        if let Some(twice) = (1..header.len()).find(|&i| header[..i].contains(&header[i])) {
+            return Err(Error::format(path, format!("has two columns {:?}; rename one", header[twice])));
         }
-        let broken = |error: csv::Error| Error::format(path, error.to_string());
+        Ok(table)
+    }
+
+    fn of_text(path: &Path) -> Result<Table> {
         // The ending below `.gz`, if the name has that.
         let plain = if path.extension().is_some_and(|end| end == "gz") {
             path.with_extension("")
@@ -55,7 +63,8 @@ impl Table {
         let tabs = plain.extension().is_some_and(|end| end == "tsv" || end == "txt");
         let delimiter = if tabs { b'\t' } else { b',' };
         let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(gzip::open(path)?);
-        let header: Vec<String> = file.headers().map_err(broken)?.iter().map(String::from).collect();
+        let header = file.headers().map_err(|error| broken(path, &error))?;
+        let header: Vec<String> = header.iter().map(String::from).collect();
         if header.len() < 2 {
             let what = format!(
                 "needs a header and at least two columns, cell names and labels, separated by {}",
@@ -63,39 +72,27 @@ impl Table {
             );
             return Err(Error::format(path, what));
         }
-        let mut columns: Vec<_> = header.iter().map(|_| Labels::growing()).collect();
-        let mut record = csv::StringRecord::new();
-        while file.read_record(&mut record).map_err(broken)? {
-            columns.iter_mut().zip(&record).for_each(|(column, field)| column.push(field));
-        }
-        let columns = columns.into_iter().map(|column| column.finish()).collect();
-        Table::new(path, header, 0, columns)
+        Ok(Table { path: path.to_path_buf(), header, key: 0, body: Body::Text(file) })
     }
 
-    fn of_parquet(file: &Parquet) -> Result<Table> {
+    fn of_parquet(path: &Path) -> Result<Table> {
+        let file = Parquet::open(path)?;
         let header = file.columns()?;
         if header.len() < 2 {
             let what = "needs at least two columns of text or numbers, cell names and labels";
-            return Err(Error::format(file.path(), what));
+            return Err(Error::format(path, what));
         }
-        let columns = header.iter().map(|column| file.labels(column)).collect::<Result<_>>()?;
         let index = file.index()?;
         let key = header.iter().position(|name| Some(name) == index.as_ref()).unwrap_or(0);
-        Table::new(file.path(), header, key, columns)
-    }
-
-    fn new(path: &Path, header: Vec<String>, key: usize, columns: Vec<Labels>) -> Result<Table> {
-        if columns[key].is_empty() {
-            return Err(Error::format(path, "has no rows, and so no cells to give labels to"));
-        }
-        if let Some(twice) = (1..header.len()).find(|&i| header[..i].contains(&header[i])) {
-            return Err(Error::format(path, format!("has two columns {:?}; rename one", header[twice])));
-        }
-        Ok(Table { path: path.to_path_buf(), header, key, columns, rows: Vec::new() })
+        Ok(Table { path: path.to_path_buf(), header, key, body: Body::Parquet(file) })
     }
 
     pub(super) fn has(&self, column: &str) -> bool {
-        self.header.iter().any(|name| name == column)
+        self.place(column).is_some()
+    }
+
+    fn place(&self, column: &str) -> Option<usize> {
+        self.header.iter().position(|name| name == column)
     }
 
     /// Lists the columns, for the message about a column found nowhere.
@@ -105,69 +102,118 @@ impl Table {
         format!("{} has: {}", self.path.display(), named.join(", "))
     }
 
-    /// Finds the row of each cell: by the column named like a file's index, else by what was
-    /// pandas' index, else by the first column.
-    pub(super) fn join(&mut self, files: &[H5ad]) -> Result<Joined> {
-        let cells: Vec<(String, Vec<String>)> =
-            files.iter().map(|file| file.cell_names(0..file.shape().0)).collect::<Result<_>>()?;
-        let named = |(index, _): &(String, Vec<String>)| self.header.iter().position(|name| name == index);
-        let key = cells.iter().find_map(named).unwrap_or(self.key);
-        let keys = &self.columns[key];
-        let mut row_of: HashMap<&str, u32> = HashMap::with_capacity(keys.len());
-        for row in 0..keys.len() {
-            let name = keys.get(row).unwrap_or_default();
-            if row_of.insert(name, row as u32).is_some() {
-                let what = format!(
-                    "cell {name:?} appears twice in column {:?}; keep one row per cell",
-                    self.header[key]
-                );
-                return Err(Error::format(&self.path, what));
+    /// Reads those of these columns that the table has, and finds the row of each cell: by the column named like a file's
+    /// index, else by what was pandas' index, else by the first column.
+    pub(super) fn join(self, columns: &[&str], files: &[H5ad]) -> Result<(Given, Joined)> {
+        let first = |file: &H5ad| file.cell_names(0..file.shape().0.min(1));
+        let firsts: Vec<(String, Vec<String>)> = files.iter().map(first).collect::<Result<_>>()?;
+        let key = firsts.iter().find_map(|(index, _)| self.place(index)).unwrap_or(self.key);
+        let Table { path, header, body, .. } = self;
+        let mut named: Vec<String> = columns.iter().map(|column| column.to_string()).collect();
+        named.retain(|column| header.contains(column));
+        let (keys, labels) = body.read(&path, &header, &header[key], &named)?;
+        let mut row_of = HashMap::with_capacity(keys.len());
+        for (name, row) in keys.iter().zip(0..) {
+            if row_of.insert(name.as_str(), row).is_some() {
+                let column = &header[key];
+                let what = format!("cell {name:?} appears twice in column {column:?}; keep one row per cell");
+                return Err(Error::format(&path, what));
             }
         }
         let mut taken = vec![false; keys.len()];
-        let mut joined = Joined { matched: 0, unmatched: 0, unused: 0, first_unused: Vec::new() };
-        for (file, (_, names)) in files.iter().zip(&cells) {
-            let mut rows = Vec::with_capacity(names.len());
-            for name in names {
-                let row = row_of.get(name.as_str()).copied().unwrap_or(NO_ROW);
-                if row == NO_ROW {
-                    joined.unmatched += 1;
-                } else if std::mem::replace(&mut taken[row as usize], true) {
-                    let what = format!(
-                        "cell {name:?} appears a second time, so one row of {} would label two cells; make \
-                         the names unique across all files",
-                        self.path.display()
-                    );
-                    return Err(Error::format(file.path(), what));
-                } else {
-                    joined.matched += 1;
-                }
-                rows.push(row);
-            }
-            self.rows.push(rows);
-        }
-        if joined.matched == 0 {
-            let first = cells.iter().find_map(|(_, names)| names.first()).map_or("", String::as_str);
+        let rows: Vec<Vec<u32>> =
+            files.iter().map(|file| rows(file, &row_of, &mut taken, &path)).collect::<Result<_>>()?;
+        let cells: usize = rows.iter().map(Vec::len).sum();
+        let matched = taken.iter().filter(|&&taken| taken).count();
+        if matched == 0 {
+            let cell = firsts.iter().find_map(|(_, names)| names.first()).map_or("", String::as_str);
             let what = format!(
-                "no cell has a row: its column {:?} starts with {}, but the cells with {:?}",
-                self.header[key],
-                some_of(&[keys.get(0).unwrap_or_default()]),
-                first
+                "no cell has a row: its column {:?} starts with {:?}, but the cells with {cell:?}",
+                header[key], keys[0]
             );
-            return Err(Error::format(&self.path, what));
+            return Err(Error::format(&path, what));
         }
-        let unused = (0..taken.len()).filter(|&row| !taken[row]);
-        joined.first_unused =
-            unused.clone().take(3).filter_map(|row| keys.get(row).map(String::from)).collect();
-        joined.unused = unused.count() as u64;
-        Ok(joined)
+        let unused = keys.iter().zip(&taken).filter(|(_, taken)| !**taken);
+        let joined = Joined {
+            matched: matched as u64,
+            unmatched: (cells - matched) as u64,
+            unused: (keys.len() - matched) as u64,
+            first_unused: unused.take(3).map(|(name, _)| name.clone()).collect(),
+        };
+        Ok((Given { columns: named.into_iter().zip(labels).collect(), rows }, joined))
     }
+}
 
-    /// Labels of the cells of a file, after [`Table::join`].
-    pub(super) fn labels(&self, file: usize, column: &str) -> Labels {
-        let place = self.header.iter().position(|name| name == column).expect("a column of the table");
-        let of = &self.columns[place];
+impl Body {
+    /// The names of the cells, from column `key`, and these columns; an empty field is a missing label.
+    fn read(
+        self,
+        path: &Path,
+        header: &[String],
+        key: &str,
+        columns: &[String],
+    ) -> Result<(Vec<String>, Vec<Labels>)> {
+        let (keys, labels) = match self {
+            Body::Parquet(file) => {
+                let labels = columns.iter().map(|column| file.labels(column)).collect::<Result<_>>()?;
+                (file.names(key, 0..file.groups().len())?, labels)
+            }
+            Body::Text(mut file) => {
+                let place = |column: &str| header.iter().position(|name| name == column);
+                let place = |column: &str| place(column).expect("a column of the header");
+                let (key, places): (_, Vec<usize>) = (place(key), columns.iter().map(|c| place(c)).collect());
+                let (mut keys, mut labels) = (Vec::new(), vec![Labels::growing(); places.len()]);
+                let mut record = csv::StringRecord::new();
+                while file.read_record(&mut record).map_err(|error| broken(path, &error))? {
+                    keys.push(record[key].to_string());
+                    labels.iter_mut().zip(&places).for_each(|(labels, &place)| labels.push(&record[place]));
+                }
+                (keys, labels.into_iter().map(|labels| labels.finish()).collect())
+            }
+        };
+        if keys.is_empty() {
+            return Err(Error::format(path, "has no rows, and so no cells to give labels to"));
+        }
+        Ok((keys, labels))
+    }
+}
+
+fn broken(path: &Path, error: &csv::Error) -> Error {
+    Error::format(path, error.to_string())
+}
+
+/// The row of each cell of a file; each row is taken once.
+fn rows(file: &H5ad, row_of: &HashMap<&str, u32>, taken: &mut [bool], table: &Path) -> Result<Vec<u32>> {
+    let (_, names) = file.cell_names(0..file.shape().0)?;
+    let row = |name: &String| {
+        let Some(&row) = row_of.get(name.as_str()) else { return Ok(NO_ROW) };
+        if std::mem::replace(&mut taken[row as usize], true) {
+            let what = format!(
+                "cell {name:?} appears a second time, so one row of {} would label two cells; make the names \
+                 unique across all files",
+                table.display()
+            );
+            return Err(Error::format(file.path(), what));
+        }
+        Ok(row)
+    };
+    names.iter().map(row).collect()
+}
+
+/// What a table says of the cells.
+pub(super) struct Given {
+    columns: Vec<(String, Labels)>,
+    /// Row of each cell, per file.
+    rows: Vec<Vec<u32>>,
+}
+
+impl Given {
+    /// Labels of the cells of each file; `None` if the table lacks the column.
+    pub(super) fn labels(&self, column: &str) -> Option<impl Iterator<Item = Labels>> {
+        let (_, of) = self.columns.iter().find(|(name, _)| name == column)?;
         let code = |&row: &u32| if row == NO_ROW { -1 } else { of.codes[row as usize] };
-        Labels { codes: self.rows[file].iter().map(code).collect(), names: of.names.clone() }
+        let labels =
+            move |rows: &Vec<u32>| Labels { codes: rows.iter().map(code).collect(), names: of.names.clone() };
+        Some(self.rows.iter().map(labels))
     }
 }

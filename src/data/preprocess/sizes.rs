@@ -1,7 +1,7 @@
 //! Total counts of cells as given by a column of obs or of the table of labels (`--size-col`): if a file holds only some of
 //! the measured genes, their sum is not the cell's total.
 
-use super::labels::Table;
+use super::labels::Given;
 use crate::data::h5ad::{Cells, H5ad};
 use crate::data::normalise;
 use crate::data::parquet::is_parquet;
@@ -26,15 +26,15 @@ const FAR_MORE: f32 = 1.25;
 pub(super) fn read(
     column: Option<&str>,
     files: &[H5ad],
-    table: Option<&Table>,
+    given: Option<&Given>,
 ) -> Result<Vec<Option<Vec<f32>>>> {
     let Some(column) = column else { return Ok(vec![None; files.len()]) };
-    let of_table = table.filter(|table| table.has(column));
-    let of = |(number, file): (usize, &H5ad)| match of_table {
-        Some(table) => table.labels(number, column).numbers(file.path(), column).map(Some),
-        None => file.obs().numbers(file.path(), column).map(Some),
-    };
-    files.iter().enumerate().map(of).collect()
+    match given.and_then(|given| given.labels(column)) {
+        Some(labels) => {
+            labels.zip(files).map(|(labels, file)| labels.numbers(file.path(), column).map(Some)).collect()
+        }
+        None => files.iter().map(|file| file.obs().numbers(file.path(), column).map(Some)).collect(),
+    }
 }
 
 /// What to say if a column, not asked for, holds far more counts of each of these first cells than the matrix does.
