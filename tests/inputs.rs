@@ -99,6 +99,30 @@ fn columns_of_a_table_add_to_those_of_obs_and_replace_them() {
     settings.out = dir.path().join("other");
     let what = refusal(&settings);
     assert!(what.contains("second.h5ad") && what.contains("\"cell0\" appears a second time"), "{what}");
+    assert!(what.contains("such as \"cell0-1\""), "{what}");
+}
+
+#[test]
+fn files_that_share_barcodes_are_told_apart_in_a_table_by_their_numbers() {
+    let (dir, mut settings) = small(|_, _, _| ());
+    let [second, table] = ["second.h5ad", "labels.csv"].map(|name| dir.path().join(name));
+    write(&second, &obs(), &var(&GENES), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
+    std::fs::write(
+        &table,
+        "cell,drug\ncell0-0,none\ncell0-1,c\ncell1-1,none\ncell2,b\ncell2-1,d\ncell5-2,none\n",
+    )
+    .expect("written");
+    settings.inputs.push(second);
+    settings.labels = Some(table);
+    let kept = run(&settings).expect("made").contents;
+    let joined = kept.joined.expect("a table");
+    assert_eq!((joined.matched, joined.unmatched, joined.first_unused), (5, 7, vec!["cell5-2".to_string()]));
+    let named: Vec<(&str, &str)> = vec![("B", "b"), ("B", "d"), ("T", "c"), ("T", "none"), ("T", "none")];
+    assert_eq!(conditions(&settings.out), pairs(&named));
+    let data = Data::open(&settings.out).expect("opened");
+    let mut names: Vec<&str> = (0..data.cells()).map(|cell| data.name(cell)).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["cell0-0", "cell0-1", "cell1-1", "cell2-0", "cell2-1"], "as the table has them");
 }
 
 #[test]

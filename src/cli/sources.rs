@@ -14,7 +14,8 @@ pub(super) struct SourceArgs {
     #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Table of labels: .csv or .tsv with a header (.gz or not), or .parquet. Cell names are in the column named like the index of obs
-    /// (10x: barcode), else in pandas' index (.parquet), else in the first column. Its columns take precedence over those of obs
+    /// (10x: barcode), else in pandas' index (.parquet), else in the first column; where several files share names, they end with the
+    /// number of the file from 0 (AAAC-1-0, AAAC-1-1). Its columns take precedence over those of obs
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Align the genes of several files by this column of var, such as gene_ids, instead of by name

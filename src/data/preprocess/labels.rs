@@ -103,7 +103,7 @@ impl Table {
     }
 
     /// Reads those of these columns that the table has, and finds the row of each cell: by the column named like a file's
-    /// index, else by what was pandas' index, else by the first column.
+    /// index, else by what was pandas' index, else by the first column. With several files a cell's numbered name comes first.
     pub(super) fn join(self, columns: &[&str], files: &[H5ad]) -> Result<(Given, Joined)> {
         let first = |file: &H5ad| file.cell_names(0..file.shape().0.min(1));
         let firsts: Vec<(String, Vec<String>)> = files.iter().map(first).collect::<Result<_>>()?;
@@ -121,8 +121,9 @@ impl Table {
             }
         }
         let mut taken = vec![false; keys.len()];
-        let rows: Vec<Vec<u32>> =
-            files.iter().map(|file| rows(file, &row_of, &mut taken, &path)).collect::<Result<_>>()?;
+        let several = files.len() > 1;
+        let of = |(number, file)| rows(file, several.then_some(number), &row_of, &mut taken, &path);
+        let rows: Vec<Vec<u32>> = files.iter().enumerate().map(of).collect::<Result<_>>()?;
         let cells: usize = rows.iter().map(Vec::len).sum();
         let matched = taken.iter().filter(|&&taken| taken).count();
         if matched == 0 {
@@ -182,15 +183,34 @@ fn broken(path: &Path, error: &csv::Error) -> Error {
     Error::format(path, error.to_string())
 }
 
-/// The row of each cell of a file; each row is taken once.
-fn rows(file: &H5ad, row_of: &HashMap<&str, u32>, taken: &mut [bool], table: &Path) -> Result<Vec<u32>> {
+/// The name of a cell among those of several files, which may share barcodes: with the number of its file, as anndata.concat's
+/// `index_unique="-"` makes it.
+pub(super) fn numbered(name: &str, file: usize) -> String {
+    format!("{name}-{file}")
+}
+
+/// The row of each cell of a file, which has a number if it is one of several; each row is taken once.
+fn rows(
+    file: &H5ad,
+    number: Option<usize>,
+    row_of: &HashMap<&str, u32>,
+    taken: &mut [bool],
+    table: &Path,
+) -> Result<Vec<u32>> {
     let (_, names) = file.cell_names(0..file.shape().0)?;
     let row = |name: &String| {
-        let Some(&row) = row_of.get(name.as_str()) else { return Ok(NO_ROW) };
+        let own = number.and_then(|number| row_of.get(numbered(name, number).as_str()));
+        let Some(&row) = own.or_else(|| row_of.get(name.as_str())) else { return Ok(NO_ROW) };
         if std::mem::replace(&mut taken[row as usize], true) {
+            let way = match number {
+                None => "make the names unique".to_string(),
+                Some(number) => format!(
+                    "end the names that files share with the number of the file in the table, such as {:?}",
+                    numbered(name, number)
+                ),
+            };
             let what = format!(
-                "cell {name:?} appears a second time, so one row of {} would label two cells; make the names \
-                 unique across all files",
+                "cell {name:?} appears a second time, so one row of {} would label two cells; {way}",
                 table.display()
             );
             return Err(Error::format(file.path(), what));

@@ -7,6 +7,7 @@ use crc32fast::Hasher;
 use super::Settings;
 use super::block::{Block, Input};
 use super::input::Inputs;
+use super::labels::numbered;
 use super::work::{Findings, Halt, Part, Saved, Work};
 use crate::aside;
 use crate::data::h5ad::Cells;
@@ -120,9 +121,8 @@ impl Sorting<'_> {
             genes.map(|gene| self.ids.get(input.place(gene)).copied().unwrap_or(LEFT_OUT)).collect();
         let mut names = input.names(part.rows.clone())?;
         if self.inputs.files.len() > 1 {
-            // Like anndata.concat's index_unique: samples share barcodes.
             let named = names.iter_mut().filter(|name| !name.is_empty());
-            named.for_each(|name| name.push_str(&format!("-{}", part.input)));
+            named.for_each(|name| *name = numbered(name, part.input));
         }
         let mut print = Print::default();
         let prepare = |block: &Block| {
