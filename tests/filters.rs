@@ -7,6 +7,8 @@ use scale_engine::data::preprocess::{Filters, Knockdown, Settings};
 use scale_engine::data::shard::Data;
 
 use crate::preprocess::{refusal, run, settings, small};
+use crate::refused::told;
+use crate::train::program;
 
 /// How many cells of each perturbation are left.
 fn cells_of(settings: &Settings) -> BTreeMap<String, u32> {
@@ -138,4 +140,32 @@ fn perturbations_that_do_not_lower_their_gene_are_left_out_and_then_such_cells()
     let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
     settings.filters.knockdown = Some(Knockdown { residual: 0.0, cell_residual: 0.5 });
     assert!(refusal(&settings).contains("numbers above 0: shares of"));
+}
+
+#[test]
+fn several_labels_of_controls_become_the_first_before_anything_is_judged() {
+    // With the three cells of "drug" the controls' mean of CD3E is 7.3, and 2.25 is no longer below 0.3 of it.
+    let groups: [(&str, &[f32]); 3] =
+        [("CD3E", &[1.0, 1.0, 3.0, 4.0]), ("MYC", &[1.0, 1.0]), ("drug", &[5.0; 3])];
+    let (dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
+    settings.other_controls = vec!["drug".into()];
+    let found = run(&settings).expect("made").filtered.and_then(|f| f.knockdown).expect("a knock-down");
+    assert_eq!((found.kept, found.not_lowered, found.no_gene), (1, 1, 0));
+    assert_eq!(cells_of(&settings), counted(&[("MYC", 2), ("none", 13)]));
+
+    let input = settings.inputs[0].clone();
+    settings.out = dir.path().join("asked");
+    let options = "--pert-col drug --celltype-col line --control-pert drug --control-pert none";
+    let (code, said) =
+        told(program().arg("preprocess").arg(input).args(options.split(' ')).arg("--out").arg(&settings.out));
+    assert!(code == Some(0), "{said}");
+    assert_eq!(cells_of(&settings), counted(&[("CD3E", 4), ("MYC", 2), ("drug", 13)]));
+    assert_eq!(Data::open(&settings.out).expect("opened").manifest().control, "drug");
+
+    settings.out = dir.path().join("other");
+    for (control, other) in [("none", "nome"), ("nome", "none")] {
+        (settings.control, settings.other_controls) = (control.into(), vec![other.into()]);
+        let what = refusal(&settings);
+        assert!(what.contains("--control-pert: unknown label \"nome\"; did you mean \"none\"?"), "{what}");
+    }
 }

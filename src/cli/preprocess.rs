@@ -44,9 +44,9 @@ pub struct Args {
     /// obs column of perturbations
     #[arg(long, value_name = "COLUMN")]
     pert_col: String,
-    /// Label of unperturbed cells in that column
-    #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
-    control_pert: String,
+    /// Label of unperturbed cells in that column; given several times, all these labels become the first
+    #[arg(long, value_name = "LABEL", required = true, allow_hyphen_values = true)]
+    control_pert: Vec<String>,
     /// obs column of cell types; without it all cells of a file are one cell type, named by the file (K562.h5ad: K562)
     #[arg(long, value_name = "COLUMN")]
     celltype_col: Option<String>,
@@ -201,10 +201,12 @@ fn print_notes(contents: &Contents) {
 }
 
 fn settings(args: Args) -> Result<Settings> {
+    let mut controls = args.control_pert.into_iter();
     let mut settings = Settings {
         out: args.out,
         perturbation: args.pert_col,
-        control: args.control_pert,
+        control: controls.next().expect("a required option"),
+        other_controls: controls.collect(),
         cell_type: args.celltype_col,
         batch: args.batch_col,
         ..sources::settings(args.source, args.choice, &args.filters)?

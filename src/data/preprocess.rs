@@ -92,6 +92,8 @@ pub struct Settings {
     pub perturbation: String,
     /// Its label of unperturbed cells.
     pub control: String,
+    /// Other labels of unperturbed cells, which become that one.
+    pub other_controls: Vec<String>,
     /// obs column of cell types; without one all cells of a file are one type, named by the file.
     pub cell_type: Option<String>,
     /// obs column of batches, if there are any.
@@ -129,6 +131,7 @@ impl Default for Settings {
             out: PathBuf::new(),
             perturbation: String::new(),
             control: String::new(),
+            other_controls: Vec::new(),
             cell_type: None,
             batch: None,
             filters: Filters::default(),

@@ -47,9 +47,7 @@ pub(super) struct Inputs {
 /// Opens the files and reads these columns of labels, in the order of [`Inputs::labels`]. Without any, every cell counts.
 pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     let table = settings.labels.as_deref().map(Table::open).transpose()?;
-    let labels = columns.iter().copied().filter(|column| !settings.names_types_by_file(column));
-    let wanted: Vec<&str> =
-        labels.chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref()).collect();
+    let wanted = wanted(settings, columns);
     let mut files = files(settings, &wanted, table.as_ref())?;
     let (given, joined) = table.map(|table| table.join(&wanted, &files)).transpose()?.unzip();
     let Aligned { genes, places, shared, mut notes } =
@@ -61,6 +59,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     for column in columns {
         labels.push(if settings.names_types_by_file(column) { by_file(&files) } else { read(column)? });
     }
+    let known = labels.get_mut(PERTURBATION).map(|column| one_control(settings, column));
     let mut hvg_batches = vec![Vec::new(); files.len()];
     let mut hvg_names = Vec::new();
     if let Some(column) = &settings.hvg_batch {
@@ -95,8 +94,8 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
         );
     }
     check_cells(settings, &inputs)?;
-    if let Some(perturbations) = labels.get(PERTURBATION) {
-        check_control(settings, &inputs, perturbations)?;
+    if let Some(known) = known {
+        check_control(settings, &inputs, &known)?;
     }
     inputs.notes.extend(doubtful(columns, &inputs.vocabularies, &settings.control));
     if columns.iter().any(|column| settings.names_types_by_file(column)) {
@@ -172,6 +171,12 @@ fn doubtful(columns: &[&str], vocabularies: &[Vec<String>], control: &str) -> Ve
     told
 }
 
+/// All columns that are read: those of labels, unless files name the cell types, of batches to rank within, and of totals.
+fn wanted<'a>(settings: &'a Settings, columns: &[&'a str]) -> Vec<&'a str> {
+    let labels = columns.iter().copied().filter(|column| !settings.names_types_by_file(column));
+    labels.chain(settings.hvg_batch.as_deref()).chain(settings.size.as_deref()).collect()
+}
+
 /// The files, with those of the wanted columns that the table of labels does not have.
 fn files(settings: &Settings, wanted: &[&str], table: Option<&Table>) -> Result<Vec<H5ad>> {
     let absent = |column: &&str| table.is_none_or(|table| !table.has(column));
@@ -208,21 +213,29 @@ fn check_cells(settings: &Settings, inputs: &Inputs) -> Result<()> {
     Err(Error::format(&settings.inputs[0], what))
 }
 
-/// The control label must exist, and some used cell must carry it.
-fn check_control(settings: &Settings, inputs: &Inputs, perturbations: &[Labels]) -> Result<()> {
-    let control = &settings.control;
+/// The labels that occur, of which those of unperturbed cells then become the control label.
+fn one_control(settings: &Settings, column: &mut [Labels]) -> Vec<String> {
+    let known = occurring(column.iter().map(|labels| (labels, None)));
+    for labels in column.iter_mut() {
+        let others = labels.names.iter_mut().filter(|name| settings.other_controls.contains(name));
+        others.for_each(|name| name.clone_from(&settings.control));
+        *labels = std::mem::take(labels).with_names_once();
+    }
+    known
+}
+
+/// The labels of unperturbed cells must be among those that occur, and some used cell must carry one of them.
+fn check_control(settings: &Settings, inputs: &Inputs, known: &[String]) -> Result<()> {
+    let Settings { control, other_controls, perturbation, .. } = settings;
+    let wrong = |what| Err(Error::setting("--control-pert", what));
+    if let Some(label) = [control].into_iter().chain(other_controls).find(|label| !known.contains(label)) {
+        let what = unknown_control("label", label, known);
+        return wrong(format!("{what} (column {perturbation:?})"));
+    }
     if inputs.vocabularies[PERTURBATION].contains(control) {
         return Ok(());
     }
-    // A category may have no cells.
-    if occurring(perturbations.iter().map(|labels| (labels, None))).contains(control) {
-        let what = format!(
-            "no {control:?} cell has all its labels: there is nothing to compare perturbed cells with"
-        );
-        return Err(Error::setting("--control-pert", what));
-    }
-    let what = unknown_control("label", control, &inputs.vocabularies[PERTURBATION]);
-    Err(Error::setting("--control-pert", format!("{what} (column {:?})", settings.perturbation)))
+    wrong(format!("no {control:?} cell has all its labels: there is nothing to compare perturbed cells with"))
 }
 
 /// Sorted labels that occur; among the used cells only, if those are given.
