@@ -107,3 +107,20 @@ fn a_column_that_is_two_kinds_of_label_is_written_once() {
     let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [settings.perturbation.as_str(), settings.batch.as_deref().expect("one")]);
 }
+
+#[test]
+fn whole_numbers_that_pandas_made_decimal_are_labels() {
+    let batches = |plates: Vec<f64>| {
+        let (dir, mut settings) = small(|obs, _, _| obs.columns[2].1 = Column::Float(plates));
+        settings.batch = Some("plate".into());
+        let kept = run(&settings).map(|summary| summary.contents)?;
+        let batches = Data::open(&dir.path().join("data")).expect("opened").manifest().batches.clone();
+        Ok::<_, scale_engine::error::Error>((kept.dropped, batches))
+    };
+    let (dropped, names) = batches(vec![2.0, 10.0, 2.0, f64::NAN, 10.0, 10.0]).expect("made");
+    assert_eq!((dropped, names), (1, vec!["10.0".to_string(), "2.0".to_string()]));
+    for other in [0.5, f64::INFINITY] {
+        let what = batches(vec![2.0, 10.0, 2.0, other, 10.0, 10.0]).expect_err("no labels").to_string();
+        assert!(what.contains("\"plate\" contains decimal numbers"), "{what}");
+    }
+}

@@ -245,10 +245,12 @@ impl Frame {
         }
     }
 
-    /// A column as labels: categorical, text, integer (`"3"`) or boolean (`"True"`). Errors name `path`.
+    /// A column as labels: categorical, text, integer (`"3"`), boolean (`"True"`), or decimal if all its numbers are whole
+    /// (`"3.0"`), as pandas makes integers some of which are missing. Errors name `path`.
     ///
     /// # Errors
-    /// No such column (the message lists those that exist), one that could not be read (it says why), or decimal numbers.
+    /// No such column (the message lists those that exist), one that could not be read (it says why), or decimal numbers
+    /// that are not whole.
     pub fn labels(&self, path: &Path, column: &str) -> Result<Labels> {
         match self.column(column) {
             Some(Column::Categorical(labels)) => Ok(labels.clone()),
@@ -259,6 +261,10 @@ impl Frame {
             Some(Column::Boolean(items)) => {
                 let words: Vec<&str> = items.iter().map(|&item| truth(item)).collect();
                 Ok(Labels::of(&words))
+            }
+            Some(Column::Float(items)) if items.iter().all(|item| item.is_nan() || item.fract() == 0.0) => {
+                let word = |item: &f64| if item.is_nan() { String::new() } else { format!("{item:?}") };
+                Ok(Labels::of(&items.iter().map(word).collect::<Vec<_>>()).without_empty())
             }
             Some(Column::Float(_)) => Err(Error::format(
                 path,
