@@ -1,5 +1,6 @@
 //! h5ad files: what is written comes back, in every storage; what cannot be used is refused by name.
 
+mod chunks;
 mod refused;
 mod streamed;
 

@@ -239,8 +239,8 @@ impl H5ad {
         Err(Error::format(&self.path, format!("has {} cells, but rows {rows:?} are wanted", self.cells)))
     }
 
-    /// All of X, in row blocks of at most about 50 MB; CSC is transposed in windows that take under 1 GB, with one pass over
-    /// the file per window. Ends after the first error.
+    /// All of X, in row blocks of at most about 50 MB, 200 MB where dense chunks are tall; CSC is transposed in windows that
+    /// take under 1 GB, with one pass over the file per window. Ends after the first error.
     pub fn blocks(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
         self.ranges(0..self.cells)
             .map(|range| range.and_then(|range| Ok((range.clone(), self.rows(range)?))))
@@ -248,8 +248,8 @@ impl H5ad {
     }
 
     /// Cuts some rows into the same blocks as [`H5ad::blocks`] and passes each block's bounds to `make`, which may read it,
-    /// in parallel (for CSC, whose blocks share a window, one after another); passes the results to `take`, in order. Memory
-    /// holds up to twice as many results as there are threads.
+    /// in parallel (large blocks fewer at a time, those of CSC one after another); passes the results to `take`, in order.
+    /// Memory holds up to twice as many results as are made at a time.
     ///
     /// # Errors
     /// Rows that the file does not have, or else the first in row order.
@@ -261,7 +261,7 @@ impl H5ad {
     ) -> Result<()> {
         self.check(&rows)?;
         let threads = rayon::current_num_threads();
-        let at_once = if self.matrix.independent() { threads } else { 1 };
+        let at_once = self.matrix.at_once(threads, self.genes)?;
         let mut ranges = self.ranges(rows);
         in_order(threads, at_once, move || ranges.next(), make, take)
     }

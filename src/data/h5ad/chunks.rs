@@ -20,6 +20,9 @@ const SHUFFLE: u16 = 2;
 const FLETCHER: u16 = 3;
 const ZSTD: u16 = 32015;
 
+/// Fewest lines that are worth a thread's turn.
+const LINES: usize = 64;
+
 /// Where the chunks of an array of one or two axes are stored, and how they are unpacked.
 pub(super) struct Chunks {
     /// By ascending offset.
@@ -107,9 +110,7 @@ impl Chunks {
             done = rows.end;
             bands.push((band, rows, own));
         }
-        bands.into_par_iter().try_for_each(|(band, rows, out)| {
-            band.iter().try_for_each(|chunk| self.place(&source, chunk, rows.clone(), out))
-        })?;
+        bands.into_par_iter().try_for_each(|(band, rows, out)| self.fill(&source, band, rows, out))?;
         Ok(numbers)
     }
 
@@ -118,23 +119,37 @@ impl Chunks {
         chunk.offset.first().map_or(0, |&at| at as usize)
     }
 
-    /// Writes a chunk's part of some rows into `out`.
-    fn place(&self, source: &Packed, chunk: &Chunk, rows: Range<usize>, out: &mut [u8]) -> Result<()> {
-        let (row, line) = (self.row(chunk), self.shape[1] * self.width);
-        if self.chunk[1] == 1 && line == self.width && out.len() == self.size() {
-            return self.unpack(source, chunk, out);
-        }
-        let column = chunk.offset.get(1).map_or(0, |&at| at as usize);
-        let wide = self.chunk[1].min(self.shape[1].saturating_sub(column)) * self.width;
-        if wide == 0 {
+    /// Writes some rows of a band into `out`.
+    fn fill(&self, source: &Packed, band: &[Chunk], rows: Range<usize>, out: &mut [u8]) -> Result<()> {
+        let unpacked = |chunk: &Chunk| {
+            let mut bytes = vec![0; self.size()];
+            self.unpack(source, chunk, &mut bytes).map(|()| bytes)
+        };
+        // Bytes of a line of the array, and of a chunk.
+        let (line, narrow) = (self.shape[1] * self.width, self.chunk[1] * self.width);
+        if let [chunk] = band
+            && line == narrow
+        {
+            if out.len() == self.size() {
+                return self.unpack(source, chunk, out);
+            }
+            let from = (rows.start - self.row(chunk)) * line;
+            out.copy_from_slice(&unpacked(chunk)?[from..from + out.len()]);
             return Ok(());
         }
-        let mut bytes = vec![0; self.size()];
-        self.unpack(source, chunk, &mut bytes)?;
-        for (place, line) in rows.zip(out.chunks_exact_mut(line)) {
-            let from = (place - row) * self.chunk[1] * self.width;
-            let to = column * self.width;
-            line[to..to + wide].copy_from_slice(&bytes[from..from + wide]);
+        // A line holds little of each chunk: it is filled from as many of them as are unpacked at once.
+        for some in band.chunks(rayon::current_num_threads()) {
+            let parts: Vec<Vec<u8>> = some.par_iter().map(unpacked).collect::<Result<_>>()?;
+            let lines = out.par_chunks_exact_mut(line.max(1)).zip(rows.clone()).with_min_len(LINES);
+            lines.for_each(|(out, row)| {
+                for (chunk, bytes) in some.iter().zip(&parts) {
+                    let to =
+                        chunk.offset.get(1).map_or(0, |&at| at as usize).saturating_mul(self.width).min(line);
+                    let from = (row - self.row(chunk)) * narrow;
+                    let wide = narrow.min(line - to);
+                    out[to..to + wide].copy_from_slice(&bytes[from..from + wide]);
+                }
+            });
         }
         Ok(())
     }

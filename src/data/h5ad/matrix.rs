@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const BLOCK_ROWS: usize = 16_384;
 /// Numbers per dense row block.
 const BLOCK_NUMBERS: usize = 4 << 20;
+/// Most numbers of one whose chunks are taller than that.
+const TALL_NUMBERS: usize = 32 << 20;
 
 pub(super) struct Matrix {
     kind: Kind,
@@ -164,9 +166,17 @@ impl Matrix {
         }
     }
 
-    /// Whether row blocks can be read in parallel: those of CSC share one window.
-    pub(super) fn independent(&self) -> bool {
-        !matches!(self.kind, Kind::Csc(_))
+    /// How many row blocks may be read at once, for about as much memory as one of the usual size a thread takes: those of CSC
+    /// share one window.
+    pub(super) fn at_once(&self, threads: usize, genes: usize) -> Result<usize> {
+        match &self.kind {
+            Kind::Csc(_) => Ok(1),
+            Kind::Dense(dense) => {
+                let numbers = dense.chunk_rows()?.saturating_mul(genes).clamp(BLOCK_NUMBERS, TALL_NUMBERS);
+                Ok((threads * BLOCK_NUMBERS).div_ceil(numbers))
+            }
+            _ => Ok(threads),
+        }
     }
 
     /// End of the row block that starts at `start`, of bounded size in memory.
@@ -183,11 +193,12 @@ impl Matrix {
             Kind::Tokens(tokens) => Ok(tokens.block_end(start)),
             Kind::Columns(_) => Ok(cells.min(start + (BLOCK_NUMBERS / genes.max(1)).max(1))),
             Kind::Dense(dense) => {
-                let rows = (BLOCK_NUMBERS / genes.max(1)).max(1);
+                let rows = |numbers: usize| (numbers / genes.max(1)).max(1);
                 // A block that ends inside a chunk makes the next one decompress it again.
                 let chunk = dense.chunk_rows()?;
-                let whole = if rows >= chunk { rows / chunk * chunk } else { rows };
-                Ok(cells.min(start + whole))
+                let whole = (start + rows(BLOCK_NUMBERS)) / chunk * chunk;
+                let tall = (start / chunk + 1).saturating_mul(chunk).min(start + rows(TALL_NUMBERS));
+                Ok(cells.min(if whole > start { whole } else { tall }))
             }
             Kind::Absent(_) => Ok(cells),
         }
