@@ -48,7 +48,7 @@ pub fn check(field: &str, what: &str, bytes: u64) -> Result<()> {
 }
 
 /// Bytes of memory that this machine has, or that its container or job may use; `u64::MAX` if unknown.
-fn installed() -> u64 {
+pub(crate) fn installed() -> u64 {
     let root = Path::new("/sys/fs/cgroup");
     // A job of a cluster is a group some levels down, and each level may have a limit; a container sees itself as the root.
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

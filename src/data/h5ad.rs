@@ -239,8 +239,8 @@ impl H5ad {
         Err(Error::format(&self.path, format!("has {} cells, but rows {rows:?} are wanted", self.cells)))
     }
 
-    /// All of X, in row blocks of at most about 50 MB, 200 MB where dense chunks are tall; CSC is transposed in windows that
-    /// take under 1 GB, with one pass over the file per window. Ends after the first error.
+    /// All of X, in row blocks of at most about 50 MB, 200 MB where dense chunks are tall; CSC is transposed in windows of up
+    /// to an eighth of the machine's memory, with one pass over the file per window. Ends after the first error.
     pub fn blocks(&self) -> impl Iterator<Item = Result<(Range<usize>, Cells)>> {
         self.ranges(0..self.cells)
             .map(|range| range.and_then(|range| Ok((range.clone(), self.rows(range)?))))

@@ -5,7 +5,7 @@
 //! what is kept by group, part by part; then the parts are merged. Blocks that fit within 384 MiB are read and
 //! unpacked in the first pass only. Memory: those blocks, each freed as the last pass uses it; up to 256 MiB of
 //! rows, which accumulate meanwhile; up to 100 MB of row blocks per thread, some 500 MB where a dense matrix has tall
-//! chunks. Only the labels grow with the number of cells: about 50 bytes per cell
+//! chunks, an eighth of the machine's memory for CSC. Only the labels grow with the number of cells: about 50 bytes per cell
 //! while they are read and 20 after, and 4 more for a median; a table of labels takes 150 more per row while it is joined.
 //! Shards keep counts as they are; normalisation is redone when a cell is read.
 //!
