@@ -162,7 +162,7 @@ mod tests {
             let rates = observer.rates(library);
             for mean in (-4..200).map(|i| 0.01 * i as f32) {
                 let rate = rates.at(mean);
-                for v in [rate.next_down(), rate, 1.01 * rate, 1.5 * rate, 1e-10, 0.9] {
+                for v in [rate.next_down(), rate, 1.01 * rate, 1.5 * rate, 0.9].map(|v| v.max(1e-10)) {
                     let none = rates.surely_none(mean, v);
                     assert!(!none || v >= rate, "library {library}, mean {mean}: {v} is below {rate}");
                     settled += u32::from(none);
