@@ -16,23 +16,11 @@ const LARGEST: usize = 1 << 20;
 impl Config {
     /// Lays a config file and `section.field=value` settings over a preset, then checks the whole.
     ///
-    /// `preset` is that of `--preset`; a file that names a different one is refused. Errors name the file or field.
+    /// `preset` is that of `--preset`. Errors name the file or field.
     pub fn load(preset: Option<&str>, file: Option<&Path>, set: &[String]) -> Result<Config> {
         let mut over = Over::read(file, set)?;
-        // A config written by a run lists all sizes of its preset, and would keep them under the other preset's name.
-        if let (Some(path), Some(asked), Some(own)) = (file, preset, name(&over.of_file, "preset"))
-            && asked != own
-        {
-            let what = format!("{asked}, but {} has preset = {own:?}; give only one of them", path.display());
-            return Err(Error::setting("--preset", what));
-        }
-        for field in ["preset", "recipe"] {
-            if over.whole.get(field).is_some_and(|value| !value.is_str()) {
-                return Err(over.wrong(field.into(), "must be a name in quotes".into()));
-            }
-        }
-        let preset = preset.or(name(&over.whole, "preset")).unwrap_or("tiny").to_string();
-        let recipe = name(&over.whole, "recipe").unwrap_or("default").to_string();
+        let preset = over.named("preset", preset)?.unwrap_or("tiny").to_string();
+        let recipe = over.named("recipe", None)?.unwrap_or("default").to_string();
         over.whole.insert("preset".into(), Value::String(preset.clone()));
         over.lay_on(&Config::new(&preset, &recipe)?)
     }
@@ -183,6 +171,27 @@ impl<'a> Over<'a> {
         Ok(Over { file, of_file, of_set, whole })
     }
 
+    /// The preset or recipe, which `--preset` (`option`), settings and file must agree on: a config written by a run lists what both
+    /// begin with, and would keep it under the other name.
+    fn named<'b>(&'b self, field: &'static str, option: Option<&'b str>) -> Result<Option<&'b str>> {
+        if self.whole.get(field).is_some_and(|value| !value.is_str()) {
+            return Err(self.wrong(field.into(), "must be a name in quotes".into()));
+        }
+        let path = self.file.map_or(String::new(), |path| path.display().to_string());
+        let (of_set, of_file) = (name(&self.of_set, field), name(&self.of_file, field));
+        let all = [("--preset", option), ("--set", of_set), (path.as_str(), of_file)];
+        let mut told = all.into_iter().filter_map(|(by, name)| Some((by, name?)));
+        let Some((by, asked)) = told.next() else { return Ok(None) };
+        match told.find(|(_, name)| *name != asked) {
+            Some((other, name)) => {
+                let what =
+                    format!("{field} {asked}, but {other} has {field} = {name:?}; give only one of them");
+                Err(Error::setting(by, what))
+            }
+            None => Ok(Some(asked)),
+        }
+    }
+
     fn lay_on(&self, config: &Config) -> Result<Config> {
         let base = Table::try_from(config).map_err(|e| Error::setting("config", e.to_string()))?;
         let mut whole = base.clone();
@@ -301,6 +310,25 @@ mod tests {
         let set = ["train.steps=few".to_string()];
         let error = Config::load(None, Some(&file), &set).expect_err("no number").to_string();
         assert!(error.starts_with("train.steps: "), "{error}");
+    }
+
+    #[test]
+    fn a_preset_or_recipe_is_not_laid_over_the_settings_of_another() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, Config::new("s40", "default").expect("names").to_toml()).expect("written");
+        let file = Some(file.as_path());
+        let load = |preset, file, set: &str| Config::load(preset, file, &[set.to_string()]);
+        for (preset, file, set) in [
+            (None, file, "recipe=paper"),
+            (None, file, "preset=tiny"),
+            (Some("tiny"), file, "recipe=default"),
+            (Some("tiny"), None, "preset=s40"),
+        ] {
+            let error = load(preset, file, set).expect_err(set).to_string();
+            assert!(error.contains("give only one of them"), "{error}");
+        }
+        assert_eq!(load(Some("s40"), file, "recipe=default").expect("the same names").preset, "s40");
     }
 
     #[test]
