@@ -153,6 +153,7 @@ fn rank(
 
 fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
     let mut walk = Walk::begin(start, gpu, ranks)?;
+    walk.keep_changes()?;
     let mut stopping = ranks.any(stop.load(Ordering::Relaxed))?;
     while walk.run.step() < walk.config.train.steps && !stopping {
         stopping = walk.step(stop)?;
@@ -241,16 +242,20 @@ impl<'a> Walk<'a> {
             log.tell(run, ranks)?;
         }
         run.report_failure()?;
-        let mut best = false;
-        if validates {
-            gpu.inspect(|gpu| gpu.wait());
-            ranks.check_sums()?;
-            best = run.validate(&mut log.metrics, ranks)?;
-        }
+        let best = validates && run.validate(&mut log.metrics, ranks)?;
         if saves || best {
             run.save(saves, best, ranks)?;
         }
         Ok(())
+    }
+
+    /// Keeps what a resumed run was told to change. One that is thereby at its end is validated there, as any run is.
+    fn keep_changes(&mut self) -> Result<()> {
+        let Walk { config, run, log, ranks, .. } = self;
+        let ends = run.changed && run.step() == config.train.steps;
+        let best =
+            ends && config.train.validates_after(run.step()) && run.validate(&mut log.metrics, ranks)?;
+        run.keep_changes(best, ranks)
     }
 
     fn end(self) -> Result<Outcome> {

@@ -32,6 +32,7 @@ mod preprocess;
 mod profile;
 mod ranks;
 mod refused;
+mod resume;
 mod sampler;
 mod scale;
 mod scanpy;

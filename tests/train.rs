@@ -68,7 +68,7 @@ pub fn set() -> Vec<String> {
     set.split_whitespace().map(String::from).collect()
 }
 
-fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Result<Outcome> {
+pub fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Result<Outcome> {
     trained_by(small, &small.split, out, extra, stop)
 }
 
@@ -90,7 +90,7 @@ fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
     resumed_to(small, out, None)
 }
 
-fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
+pub fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
     let begin = Begin::Resume { steps, shard: None };
     train(&Settings::new(&small.data, &small.split, out, begin), &AtomicBool::new(false))
 }
@@ -99,7 +99,7 @@ pub fn last(run: &Path) -> PathBuf {
     run.join("checkpoints/last.safetensors")
 }
 
-fn bytes(path: &Path) -> Vec<u8> {
+pub fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).expect("readable")
 }
 
@@ -123,7 +123,7 @@ fn in_training(small: &Small, run: &Path) -> Child {
 }
 
 /// The lines of a run's metrics.jsonl.
-fn log(run: &Path) -> Vec<Value> {
+pub fn log(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("readable");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -152,7 +152,7 @@ fn a_run_killed_in_the_middle_resumes_to_the_same_bits() {
 }
 
 /// The names in a run's folder of checkpoints, sorted.
-fn checkpoints(run: &Path) -> Vec<String> {
+pub fn checkpoints(run: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(run.join("checkpoints")).expect("readable");
     let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("readable").file_name();
     let mut names: Vec<String> = entries.map(|e| name(e).to_string_lossy().into_owned()).collect();

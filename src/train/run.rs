@@ -34,6 +34,8 @@ pub struct Run {
     pub reporter: Reporter,
     /// The step of the checkpoint named `last`, whether on disk or being written; the same on all ranks.
     pub saved: Option<u64>,
+    /// Whether it was resumed with other steps or another `optim.shard`.
+    pub changed: bool,
     pub folder: RunFolder,
     writer: Writer,
     /// The folder of checkpoints, claimed by this process while it runs.
@@ -47,18 +49,16 @@ impl Run {
         if let Some(gpu) = gpu.filter(|_| resumed) {
             adopt_choices(&start, ranks.rank(), gpu)?;
         }
-        let Start { frame, weights, data, split, folder, claim, reporter } = start;
+        let Start { frame, weights, changed, data, split, folder, claim, reporter } = start;
         let config = &frame.header.config;
-        if resumed && ranks.is_first() {
-            renew_config(&folder, config)?;
-        }
         let sizes = vocabulary(data.manifest());
         let learner = Learner::of_ranks(config, &sizes, frame.statistics.clone(), gpu, ranks, weights);
         // Only gradients are exchanged: ranks that began with different weights would stay different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;
         Ok(Run {
             learner,
-            saved: resumed.then_some(frame.header.step),
+            saved: (resumed && !changed).then_some(frame.header.step),
+            changed,
             frame,
             split,
             data,
@@ -108,6 +108,8 @@ impl Run {
     /// Scores the averaged weights on the validation groups and logs the score; true, on every rank, if it is the best so far. The
     /// rank that writes does the work; the others give it what they have and wait.
     pub fn validate(&mut self, metrics: &mut Metrics, ranks: &Ranks) -> Result<bool> {
+        self.learner.params.gpu().inspect(|gpu| gpu.wait());
+        ranks.check_sums()?;
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
         let scored = |average| match self.learner.params.gpu() {
             Some(gpu) => gpu.in_block(|| validate::pdcorr(self, average)),
@@ -172,6 +174,18 @@ impl Run {
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
         self.writer.begin(self.frame.clone(), self.learner.params.entries().to_vec(), names);
         Ok(())
+    }
+
+    /// Keeps what a resumed run was told to change: first in `last`, whether or not it is also the best, then in config.toml.
+    pub fn keep_changes(&mut self, best: bool, ranks: &Ranks) -> Result<()> {
+        if self.changed {
+            self.save(true, best, ranks)?;
+            self.finish()?;
+        }
+        match self.writes {
+            true => renew_config(&self.folder, &self.frame.header.config),
+            false => Ok(()),
+        }
     }
 
     /// Reports a checkpoint that could not be written, as soon as that is known.

@@ -29,6 +29,8 @@ pub struct Start {
     /// The run as its last checkpoint left it, or before its first step.
     pub frame: Frame,
     pub weights: InitialWeights,
+    /// Whether a resumed run's steps or `optim.shard` are other than in its last checkpoint.
+    pub changed: bool,
     pub data: Arc<Data>,
     pub split: Arc<Split>,
     pub folder: RunFolder,
@@ -85,7 +87,7 @@ impl Start {
         }
         let (frame, weights) = first.frame(config, &data, &split);
         let (folder, reporter) = (settings.folder(), settings.reporter.clone());
-        Ok(Start { frame, weights, data, split, folder, claim, reporter })
+        Ok(Start { frame, weights, changed: false, data, split, folder, claim, reporter })
     }
 
     /// The run as its last checkpoint left it.
@@ -129,17 +131,15 @@ impl Start {
             // Older checkpoints do not list them.
             header.untrained = split.untrained(&data);
         }
-        if let Some(steps) = steps {
-            header.config.train.steps = steps;
-            if settings.is_first() {
-                set_best_aside(settings, steps)?;
-            }
+        let own = header.config.clone();
+        header.config.train.steps = steps.unwrap_or(own.train.steps);
+        header.config.optim.shard = shard.unwrap_or(own.optim.shard);
+        if header.config.train.steps != own.train.steps && settings.is_first() {
+            set_best_aside(settings, header.config.train.steps)?;
         }
-        if let Some(shard) = shard {
-            header.config.optim.shard = shard;
-        }
+        let changed = header.config != own;
         let (weights, reporter) = (InitialWeights::Resumed(flats), settings.reporter.clone());
-        Ok(Start { frame, weights, data, split, folder, claim, reporter })
+        Ok(Start { frame, weights, changed, data, split, folder, claim, reporter })
     }
 
     /// Fails, on every rank, unless all are about to do the same; names what differs.

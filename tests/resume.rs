@@ -1,0 +1,51 @@
+//! What a resumed run may change, and what it then is.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use scale_engine::checkpoint::{Checkpoint, Header};
+use scale_engine::config::Config;
+use scale_engine::progress::{Event, Reporter};
+use scale_engine::train::{Begin, Settings, train};
+
+use crate::train::{bytes, last, log, resumed_to, set, small};
+
+/// Trains the small run and stops it once it has done this many steps.
+fn stopped_at(step: u64, run: &Path, more: &[&str]) {
+    let words: Vec<String> = set().into_iter().chain(more.iter().map(|word| word.to_string())).collect();
+    let begin = Begin::drawn(Config::load(Some("tiny"), None, &words).expect("a good config"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let reporter = {
+        let stop = stop.clone();
+        // Asked one step ahead: a step that has begun is done.
+        Reporter::new(move |event| match event {
+            Event::Done(done) if done + 1 == step => stop.store(true, Ordering::Relaxed),
+            _ => {}
+        })
+    };
+    let settings = Settings { reporter, ..Settings::new(&small().data, &small().split, run, begin) };
+    assert_eq!(train(&settings, &stop).expect("a run").step, step);
+}
+
+fn header(checkpoint: &Path) -> Header {
+    Checkpoint::describe(checkpoint).expect("a checkpoint").header
+}
+
+#[test]
+fn a_new_number_of_steps_is_kept_at_once_and_the_end_that_it_makes_is_validated() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (run, last) = (dir.path(), last(dir.path()));
+    stopped_at(12, run, &[]);
+    let begin = Begin::Resume { steps: Some(60), shard: None };
+    let settings = Settings::new(&small().data, &small().split, run, begin);
+    train(&settings, &AtomicBool::new(true)).expect("stopped before a step");
+    assert_eq!((header(&last).step, header(&last).config.train.steps), (12, 60));
+    let outcome = resumed_to(small(), run, Some(12)).expect("done");
+    assert!(outcome.finished && outcome.step == 12);
+    assert_eq!(header(&last).config.train.steps, 12);
+    let validated = log(run).iter().filter(|line| !line["val_pdcorr"].is_null()).count();
+    assert_eq!((validated, outcome.best.map(|best| best.step)), (1, Some(12)));
+    assert!(bytes(&run.join("checkpoints/best.safetensors")) == bytes(&last));
+}
