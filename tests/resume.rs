@@ -49,3 +49,23 @@ fn a_new_number_of_steps_is_kept_at_once_and_the_end_that_it_makes_is_validated(
     assert_eq!((validated, outcome.best.map(|best| best.step)), (1, Some(12)));
     assert!(bytes(&run.join("checkpoints/best.safetensors")) == bytes(&last));
 }
+
+#[test]
+fn a_best_of_a_way_that_the_run_does_not_take_is_no_longer_its_best() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| dir.path().join(format!("checkpoints/{name}.safetensors"));
+    let validating = ["train.steps=20", "train.val_every=10"];
+    stopped_at(10, dir.path(), &validating);
+    let tenth = bytes(&file("last"));
+    resumed_to(small(), dir.path(), None).expect("trained");
+    // As if it was killed after a best of step 20, before `last` was written there.
+    let twentieth = bytes(&file("last"));
+    for (name, bytes) in [("best", &twentieth), ("last", &tenth)] {
+        fs::remove_file(file(name)).expect("removed");
+        fs::write(file(name), bytes).expect("written");
+    }
+    resumed_to(small(), dir.path(), Some(15)).expect("trained");
+    assert!(bytes(&file("step-20")) == twentieth);
+    let best = header(&file("last")).best.expect("a best");
+    assert_eq!((best.step, header(&file("best")).step), (15, 15));
+}

@@ -135,7 +135,7 @@ impl Start {
         header.config.train.steps = steps.unwrap_or(own.train.steps);
         header.config.optim.shard = shard.unwrap_or(own.optim.shard);
         if header.config.train.steps != own.train.steps && settings.is_first() {
-            set_best_aside(settings, header.config.train.steps)?;
+            set_best_aside(settings, header)?;
         }
         let changed = header.config != own;
         let (weights, reporter) = (InitialWeights::Resumed(flats), settings.reporter.clone());
@@ -176,22 +176,31 @@ fn other_way(run: &RunFolder) -> Option<String> {
     Some(format!("; to continue from another checkpoint, copy {name} (step {step}) to last.safetensors"))
 }
 
-/// Gives the best checkpoint the name of its step if the run will not reach that step again: it would be taken for this run's.
-fn set_best_aside(settings: &Settings, steps: u64) -> Result<()> {
+/// Gives a best checkpoint from beyond the step that a run with another number of steps goes on from the name of its step: the run
+/// takes another way from here. The best that the header remembers went when this one was written.
+fn set_best_aside(settings: &Settings, header: &mut Header) -> Result<()> {
     let folder = settings.folder();
     let best = folder.best();
-    let Ok(Described { header, .. }) = Checkpoint::describe(&best) else { return Ok(()) };
-    if header.step <= steps {
+    let Ok(Described { header: Header { step, .. }, .. }) = Checkpoint::describe(&best) else {
+        return Ok(());
+    };
+    if step <= header.step {
         return Ok(());
     }
-    let aside = folder.checkpoint(&format!("step-{}", header.step));
+    header.best = None;
+    let aside = folder.checkpoint(&format!("step-{step}"));
     settings.reporter.note(format_args!(
-        "{} is of step {}, beyond --steps: now {}",
+        "{} is of step {step}, but the run goes on from step {} with another number of steps: it is now {}",
         best.display(),
         header.step,
         aside.display()
     ));
-    fs::rename(&best, &aside).at(&best)
+    fs::rename(&best, &aside).at(&best)?;
+    // If both were names of one file, they still are.
+    match best.exists() {
+        true => fs::remove_file(&best).at(&best),
+        false => Ok(()),
+    }
 }
 
 /// A new run's folder, claimed, with its config and split file.
