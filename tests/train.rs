@@ -375,14 +375,14 @@ fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
 
 #[test]
 fn a_loss_that_is_not_finite_stops_with_step_batch_and_checkpoint() {
-    let small = small();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let set = ["optim.lr=1e18", "optim.warmup=0", "train.checkpoint_every=1"];
-    let error =
-        trained(small, &dir.path().join("run"), &set, &AtomicBool::new(false)).expect_err("it diverges");
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let set = ["optim.lr=1e18", "optim.warmup=0", "train.checkpoint_every=1", "train.log_every=1"];
+    let error = trained(small, dir.path(), &set, &AtomicBool::new(false)).expect_err("it diverges");
     assert!(matches!(error, Error::Stopped(_)));
     let text = error.to_string();
-    for word in ["step ", "the loss is", "batch of type-", "last.safetensors"] {
+    // As the log counts, which ends before this step.
+    let step = log(dir.path()).iter().filter_map(|v| v["step"].as_u64()).max().map_or(1, |step| step + 1);
+    for word in [&format!("step {step}: "), "the loss is", "batch of type-", "last.safetensors"] {
         assert!(text.contains(word), "{word:?} is missing: {text}");
     }
 }

@@ -97,7 +97,7 @@ impl Run {
         };
         Error::Stopped(format!(
             "step {}: the loss is {} ({}), the gradient norm is {}; batch of {}; {good}; a new run with a lower optim.lr or optim.clip may get further (a resumed run keeps its own)",
-            line.step - 1,
+            line.step,
             line.loss,
             line.parts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "),
             line.norm,
