@@ -10,7 +10,8 @@ use scale_engine::config::Config;
 use scale_engine::progress::{Event, Reporter};
 use scale_engine::train::{Begin, Settings, train};
 
-use crate::train::{bytes, last, log, resumed_to, set, small};
+use crate::refused::told;
+use crate::train::{bytes, last, log, program, resumed_to, set, small};
 
 /// Trains the small run and stops it once it has done this many steps.
 fn stopped_at(step: u64, run: &Path, more: &[&str]) {
@@ -68,4 +69,16 @@ fn a_best_of_a_way_that_the_run_does_not_take_is_no_longer_its_best() {
     assert!(bytes(&file("step-20")) == twentieth);
     let best = header(&file("last")).best.expect("a best");
     assert_eq!((best.step, header(&file("best")).step), (15, 15));
+}
+
+#[test]
+fn a_run_that_is_made_longer_says_how_its_rate_changes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    stopped_at(4, dir.path(), &["train.steps=4", "optim.lr=0.002", "optim.warmup=0", "optim.final_lr=0"]);
+    let mut resume = program();
+    resume.args(["train", "--resume", "--steps", "8", "--data"]).arg(&small().data).arg("--split");
+    let (code, said) = told(resume.arg(&small().split).arg("--out").arg(dir.path()));
+    // From three quarters of a half wave to half of one twice as long.
+    let note = "now ends at step 8: after step 4 the rate goes from 2.9e-4 to 1.0e-3";
+    assert!(code == Some(0) && said.contains(note), "{code:?} {said}");
 }

@@ -20,6 +20,7 @@ use crate::data::split::Split;
 use crate::error::{At, Error, Result};
 use crate::folder;
 use crate::gpu::Gpu;
+use crate::optim::learning_rate;
 use crate::progress::{Event, Reporter};
 use crate::run_folder::RunFolder;
 
@@ -136,6 +137,7 @@ impl Start {
         header.config.optim.shard = shard.unwrap_or(own.optim.shard);
         if header.config.train.steps != own.train.steps && settings.is_first() {
             set_best_aside(settings, header)?;
+            header.tell_rate(&own, &settings.reporter);
         }
         let changed = header.config != own;
         let (weights, reporter) = (InitialWeights::Resumed(flats), settings.reporter.clone());
@@ -273,6 +275,20 @@ impl Header {
             }
             None => Ok(()),
         }
+    }
+
+    /// Notes what other steps than its `own` make of the learning rate, whose schedule spans them all.
+    fn tell_rate(&self, own: &Config, reporter: &Reporter) {
+        let Config { optim, train, .. } = &self.config;
+        if self.step == 0 || self.step == train.steps {
+            return;
+        }
+        let before = learning_rate(optim, self.step - 1, own.train.steps);
+        let after = learning_rate(optim, self.step, train.steps);
+        reporter.note(format_args!(
+            "the learning rate's schedule now ends at step {}: after step {} the rate goes from {before:.1e} to {after:.1e}",
+            train.steps, self.step
+        ));
     }
 
     /// Notes what has changed since the run began and does not matter.
