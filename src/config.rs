@@ -193,7 +193,8 @@ pub struct FlowConfig {
     pub prediction: Space,
     /// x | v: where the error is measured.
     pub loss: Space,
-    /// displacement | jit: how x and v are converted into each other.
+    /// displacement | jit: how x and v are converted into each other. The error of a displacement is that of its endpoint, so with
+    /// displacement the space of the loss changes nothing: the paper's four variants need jit.
     pub conversion: Conversion,
     /// True lets gradient flow through the target to the encoder, which can then make its own target easy.
     pub target_gradient: bool,

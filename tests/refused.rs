@@ -115,6 +115,17 @@ fn options_that_would_be_passed_over_are_refused() {
 }
 
 #[test]
+fn a_loss_in_another_space_that_is_the_same_loss_is_told() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for (conversion, is_told) in [("displacement", true), ("jit", false)] {
+        let conversion = format!("flow.conversion={conversion}");
+        let words = ["train", "--steps", "1", "--set", "flow.loss=v", "--set", &conversion];
+        let (code, said) = told(over_data(&words).arg("--out").arg(dir.path().join(&conversion)));
+        assert!(code == Some(0) && said.contains("flow.loss changes nothing") == is_told, "{code:?} {said}");
+    }
+}
+
+#[test]
 fn a_part_without_perturbed_cells_has_no_baseline() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (split, out) = (dir.path().join("split.toml"), dir.path().join("out.h5ad"));

@@ -12,7 +12,7 @@ use super::{Begin, Place, Settings};
 use crate::aside;
 use crate::checkpoint::{Checkpoint, Described, Frame, Header, vocabulary};
 use crate::collective::Ranks;
-use crate::config::{Config, Observe};
+use crate::config::{Config, Conversion, FlowConfig, Observe};
 use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::sampler::sets_per_rank;
 use crate::data::shard::{Data, Manifest};
@@ -78,6 +78,11 @@ impl Start {
             true => make_folder(config, settings)?,
             false => None,
         };
+        if settings.is_first()
+            && let Some(note) = same_loss(config)
+        {
+            settings.reporter.note(note);
+        }
         let draws_counts = config.predict.observe == Observe::Poisson;
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
             settings.reporter.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
@@ -164,6 +169,14 @@ impl Start {
             fields.into_iter().map(|(name, value)| (format!("config's {name}"), hash(&value))).collect();
         ranks.agree(&fields)
     }
+}
+
+/// What to know of a loss in another space that is the same loss.
+fn same_loss(config: &Config) -> Option<&'static str> {
+    let FlowConfig { prediction, loss, conversion, .. } = config.flow;
+    (prediction != loss && conversion == Conversion::Displacement).then_some(
+        "with flow.conversion=displacement flow.loss changes nothing: the paper's four variants need flow.conversion=jit",
+    )
 }
 
 /// What to do if `last` cannot be continued from: the newest of the run's other checkpoints that can, if any.
