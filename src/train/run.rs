@@ -1,5 +1,6 @@
 //! One rank's run: the model, its weights, its progress, and what it writes.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use super::learner::{InitialWeights, Learner};
 use super::line::Line;
 use super::metrics::Metrics;
 use super::start::{Start, renew_config};
-use super::validate;
+use super::validate::{self, Measured};
 use super::writer::Writer;
 use crate::aside;
 use crate::checkpoint::{Best, Frame, Header, vocabulary};
@@ -38,6 +39,8 @@ pub struct Run {
     pub changed: bool,
     pub folder: RunFolder,
     writer: Writer,
+    /// From the first validation on.
+    measured: OnceCell<Measured>,
     /// The folder of checkpoints, claimed by this process while it runs.
     _claim: Option<Arc<fs::File>>,
 }
@@ -64,6 +67,7 @@ impl Run {
             data,
             writes: ranks.is_first(),
             writer: Writer::new(folder.checkpoints(), reporter.clone()),
+            measured: OnceCell::new(),
             reporter,
             folder,
             _claim: claim,
@@ -111,9 +115,12 @@ impl Run {
         self.learner.params.gpu().inspect(|gpu| gpu.wait());
         ranks.check_sums()?;
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
-        let scored = |average| match self.learner.params.gpu() {
-            Some(gpu) => gpu.in_block(|| validate::pdcorr(self, average)),
-            None => validate::pdcorr(self, average),
+        let scored = |average| {
+            let measured = self.measured.get_or_init(|| Measured::of(&self.data, &self.split));
+            match self.learner.params.gpu() {
+                Some(gpu) => gpu.in_block(|| validate::pdcorr(self, measured, average)),
+                None => validate::pdcorr(self, measured, average),
+            }
         };
         let score = average.map(scored).transpose();
         // Who is gone says more than what a device makes of it.

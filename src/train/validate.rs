@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::run::Run;
 use crate::correlation::pearson;
 use crate::data::controls::control_pool;
-use crate::data::split::Part;
+use crate::data::shard::{Data, Group};
+use crate::data::split::{Part, Split};
 use crate::error::Result;
 use crate::predictor::{ControlCells, Predictor, Request};
 use crate::tensor::Tensor;
@@ -17,14 +18,51 @@ const GROUPS: usize = 64;
 /// are laid out dense, and more would not move their means.
 const CELLS: usize = 4096;
 
+/// What predictions are compared with. It depends on data and split alone, so a run measures it once.
+pub struct Measured {
+    /// For each context that has groups to score and controls.
+    contexts: Vec<Context>,
+}
+
+struct Context {
+    controls: Vec<u64>,
+    /// Mean of the control cells.
+    resting: Vec<f64>,
+    /// Each group, with the mean of its cells.
+    groups: Vec<(Group, Vec<f64>)>,
+}
+
+impl Measured {
+    /// The validation groups and their controls.
+    pub fn of(data: &Data, split: &Split) -> Measured {
+        let context_of = |g: u32| {
+            let group = data.groups()[g as usize];
+            (group.cell_type, group.batch)
+        };
+        // Groups of one context next to each other: its controls are laid out once.
+        let mut groups = evenly(split.perturbed(Part::Val, data), GROUPS);
+        groups.sort_by_key(|&g| context_of(g));
+        let mean = |cells: &[u64]| ControlCells::of(data, cells).mean();
+        let measured = |&g: &u32| {
+            let group = data.groups()[g as usize];
+            (group, mean(&evenly(group.range().collect(), CELLS)))
+        };
+        let contexts = groups.chunk_by(|&a, &b| context_of(a) == context_of(b)).filter_map(|groups| {
+            let controls = evenly(control_pool(data, groups[0])?.iter().collect(), CELLS);
+            let resting = mean(&controls);
+            Some(Context { controls, resting, groups: groups.iter().map(measured).collect() })
+        });
+        Measured { contexts: contexts.collect() }
+    }
+}
+
 /// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effects; `None` without
 /// validation groups. `average`: the averaged weights.
 ///
 /// # Errors
 /// The GPU failed.
-pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
+pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<f64>> {
     let data = &run.data;
-    let perturbed = run.split.perturbed(Part::Val, data);
     let params = run.learner.params.over(average).to_predict();
     let manifest = data.manifest();
     let predictor = Predictor {
@@ -35,21 +73,12 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
         seed: 0,
     };
     let genes = manifest.genes.len();
-    let context_of = |g: u32| {
-        let group = data.groups()[g as usize];
-        (group.cell_type, group.batch)
-    };
-    // Groups of one context next to each other: its controls are laid out once.
-    let mut groups = evenly(perturbed, GROUPS);
-    groups.sort_by_key(|&g| context_of(g));
     // Sums of predicted and measured effects over the batches of a pair, weighted by cells.
     let mut pairs: BTreeMap<(u32, u32), [Vec<f64>; 2]> = BTreeMap::new();
-    for groups in groups.chunk_by(|&a, &b| context_of(a) == context_of(b)) {
-        let Some(pool) = control_pool(data, groups[0]) else { continue };
-        let controls = ControlCells::of(data, &evenly(pool.iter().collect(), CELLS));
-        let (context, resting) = (predictor.context(&controls)?, controls.mean());
-        for &g in groups {
-            let group = data.groups()[g as usize];
+    for Context { controls, resting, groups } in &measured.contexts {
+        let controls = ControlCells::of(data, controls);
+        let context = predictor.context(&controls)?;
+        for (group, after) in groups {
             let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
             let mut predicted = vec![0.0f64; genes];
             let conditions = [group.cell_type, group.perturbation, group.batch];
@@ -57,7 +86,6 @@ pub fn pdcorr(run: &Run, average: Tensor) -> Result<Option<f64>> {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
                 Ok(())
             })?;
-            let after = ControlCells::of(data, &evenly(group.range().collect(), CELLS)).mean();
             let factor = f64::from(manifest.factor);
             let sums = pairs
                 .entry((group.cell_type, group.perturbation))
