@@ -40,15 +40,15 @@ impl Measured {
             (group.cell_type, group.batch)
         };
         // Groups of one context next to each other: its controls are laid out once.
-        let mut groups = evenly(split.perturbed(Part::Val, data), GROUPS);
+        let mut groups = evenly(&split.perturbed(Part::Val, data), GROUPS);
         groups.sort_by_key(|&g| context_of(g));
         let mean = |cells: &[u64]| ControlCells::of(data, cells).mean();
         let measured = |&g: &u32| {
             let group = data.groups()[g as usize];
-            (group, mean(&evenly(group.range().collect(), CELLS)))
+            (group, mean(&evenly(&group.range().collect::<Vec<_>>(), CELLS)))
         };
         let contexts = groups.chunk_by(|&a, &b| context_of(a) == context_of(b)).filter_map(|groups| {
-            let controls = evenly(control_pool(data, groups[0])?.iter().collect(), CELLS);
+            let controls = evenly(&control_pool(data, groups[0])?.iter().collect::<Vec<_>>(), CELLS);
             let resting = mean(&controls);
             Some(Context { controls, resting, groups: groups.iter().map(measured).collect() })
         });
@@ -108,9 +108,9 @@ pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<
 }
 
 /// At most `most` of them, at equal distances; all of them, if they are no more.
-fn evenly<T: Copy>(all: Vec<T>, most: usize) -> Vec<T> {
-    let stride = all.len().div_ceil(most).max(1);
-    all.into_iter().step_by(stride).collect()
+fn evenly<T: Copy>(all: &[T], most: usize) -> Vec<T> {
+    let count = all.len().min(most);
+    (0..count).map(|i| all[i * all.len() / count]).collect()
 }
 
 #[cfg(test)]
@@ -120,9 +120,10 @@ mod tests {
     #[test]
     fn what_is_too_much_is_thinned_over_its_whole_length() {
         let all = |n: u64| (0..n).collect::<Vec<_>>();
-        assert_eq!(evenly(all(4096), CELLS), all(4096));
-        assert_eq!(evenly(all(0), CELLS), all(0));
-        let few = evenly(all(10_000), CELLS);
-        assert_eq!((few.len(), few[1], *few.last().expect("some")), (3334, 3, 9999));
+        assert_eq!(evenly(&all(4096), CELLS), all(4096));
+        assert_eq!(evenly(&all(0), CELLS), all(0));
+        assert_eq!(evenly(&all(4097), CELLS), all(4096));
+        let few = evenly(&all(10_000), CELLS);
+        assert_eq!((few.len(), few[1], few[4095]), (CELLS, 2, 9997));
     }
 }
