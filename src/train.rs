@@ -83,7 +83,7 @@ pub struct Outcome {
     pub best: Option<Best>,
     /// Loss of the last step in the log, if there is one.
     pub loss: Option<f32>,
-    /// Control and perturbed cells trained on per second, over all ranks.
+    /// Control and perturbed cells trained on per second, over all ranks and from the beginning of this process on.
     pub cells_per_second: f64,
     /// Number of weights.
     pub parameters: usize,
@@ -201,7 +201,8 @@ impl<'a> Walk<'a> {
             false => Metrics::silent(),
         };
         let progress = run.writes.then(|| run.reporter.begin("train", first, steps, "steps"));
-        let log = Log { metrics, lines: Lines::default(), first, began: Instant::now(), loss: None };
+        let began = Instant::now();
+        let log = Log { metrics, lines: Lines::default(), first, began, told: (first, began), loss: None };
         Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks, progress })
     }
 
@@ -287,6 +288,8 @@ struct Log {
     /// Steps done when this process began.
     first: u64,
     began: Instant,
+    /// The step of the last line, and when it was written.
+    told: (u64, Instant),
     /// Loss of the last step in the log.
     loss: Option<f32>,
 }
@@ -310,7 +313,8 @@ impl Log {
         self.loss = Some(line.loss);
         let config = run.learner.model.config();
         let cells = 2 * config.data.sets * config.data.cells;
-        let rate = cells as f64 * (line.step - self.first) as f64 / self.began.elapsed().as_secs_f64();
+        let (step, at) = std::mem::replace(&mut self.told, (line.step, Instant::now()));
+        let rate = cells as f64 * (line.step - step) as f64 / (self.told.1 - at).as_secs_f64();
         self.metrics.step(&line, learning_rate(&config.optim, line.step - 1, config.train.steps), rate)
     }
 }

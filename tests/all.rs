@@ -47,3 +47,4 @@ mod split;
 mod tahoe;
 mod tenx;
 mod train;
+mod train_log;

@@ -96,9 +96,9 @@ walk() { # sets per step, steps
 import json, sys
 path, sets, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 lines = [json.loads(line) for line in open(path)]
-seconds = {line["step"]: line["step"] * 2 * 512 * sets / line["cells_per_second"] for line in lines if "cells_per_second" in line}
-marks = sorted(seconds)
-took = {a: seconds[b] - seconds[a] for a, b in zip(marks, marks[1:])}
+rate = {line["step"]: line["cells_per_second"] for line in lines if "cells_per_second" in line}
+marks = sorted(rate)
+took = {a: (b - a) * 2 * 512 * sets / rate[b] for a, b in zip(marks, marks[1:])}
 median = sorted(took.values())[len(took) // 2]
 print(f"{median / (marks[1] - marks[0]) * 1e3:.2f} ms a step: the median of {len(took)} times from one line of the log to the next")
 for at in range(steps // 3, marks[-1], steps // 3):

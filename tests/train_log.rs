@@ -1,0 +1,29 @@
+//! What the log of a run tells.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use scale_engine::config::Config;
+use scale_engine::progress::{Event, Reporter};
+use scale_engine::train::{Begin, Settings, train};
+
+use crate::train::{log, set, small};
+
+#[test]
+fn the_rate_of_a_line_is_that_of_the_steps_since_the_line_before() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let begin = Begin::drawn(Config::load(Some("tiny"), None, &set()).expect("a good config"));
+    let reporter = Reporter::new(|event| {
+        // Longer than all steps together.
+        if let Event::Done(15) = event {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+    });
+    let settings = Settings { reporter, ..Settings::new(&small().data, &small().split, dir.path(), begin) };
+    let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
+    let rates: Vec<f64> =
+        log(dir.path()).iter().filter_map(|line| line["cells_per_second"].as_f64()).collect();
+    let after = rates[2..].iter().copied().fold(0.0, f64::max);
+    assert!(after > 1.5 * outcome.cells_per_second, "{} {rates:?}", outcome.cells_per_second);
+    assert!(rates[1] < outcome.cells_per_second, "{} {rates:?}", outcome.cells_per_second);
+}
