@@ -100,6 +100,10 @@ fn options_that_would_be_passed_over_are_refused() {
     ]);
     let (code, said) = told(predict.args(["--out", "out.h5ad"]));
     assert!(code == Some(2) && said.contains("--subset"), "{code:?} {said}");
+    let mut predict = program();
+    predict.arg("predict").arg(&small().run).args(["--split", "s.toml", "--controls", "c.h5ad"]);
+    let (code, said) = told(predict.args(["--request", "r.csv", "--out", "out.h5ad"]));
+    assert!(code == Some(2) && said.contains("--split"), "{code:?} {said}");
     for (option, value) in [("--flavor", "cell_ranger"), ("--hvg-batch-key", "batch")] {
         let mut listed = preprocess(&[&small().cells], &run);
         let (code, said) = told(listed.arg("--genes").arg(&small().data).args([option, value]));

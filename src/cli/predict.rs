@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "DATA", requires = "split", conflicts_with = "controls")]
     data: Option<PathBuf>,
     /// Split file
-    #[arg(long, value_name = "S.toml")]
+    #[arg(long, value_name = "S.toml", requires = "data", conflicts_with = "controls")]
     split: Option<PathBuf>,
     /// Part of the split to predict
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]

@@ -265,7 +265,7 @@ fn parse_set(item: &str) -> Result<Table> {
         ));
     }
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
-    let mut value = parsed.unwrap_or_else(|| Value::String(value.to_string()));
+    let mut value = parsed.unwrap_or_else(|| Value::String(value.trim().to_string()));
     for key in path.trim().rsplit('.') {
         value = Value::Table(Table::from_iter([(key.to_string(), value)]));
     }
@@ -298,10 +298,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("c.toml");
         std::fs::write(&file, "preset = \"s40\"\n[flow]\nstart = \"mixed\"\nmask = 0.1\n").expect("written");
-        let set = ["flow.mask=0".to_string(), "train.seed=7".to_string()];
+        let set = ["flow.mask=0".to_string(), "train.seed = 7".to_string(), "flow.loss = v".to_string()];
         let config = Config::load(None, Some(&file), &set).expect("a good config");
         assert_eq!((config.flow.width, config.flow.start, config.flow.mask), (512, Start::Mixed, 0.0));
-        assert_eq!(config.train.seed, 7);
+        assert_eq!((config.train.seed, config.flow.loss), (7, Space::V));
         assert_eq!(Config::from_toml(&config.to_toml(), &file).expect("readable"), config);
 
         std::fs::write(&file, "[train]\nsteps = \"many\"\n").expect("written");
