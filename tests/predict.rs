@@ -179,6 +179,21 @@ fn unknown_names_are_refused_with_the_nearest() {
 }
 
 #[test]
+fn predicted_controls_are_not_mixed_with_measured_ones() {
+    let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
+    let request = format!("non-targeting,{},batch-1,3\n", names().0[0]);
+    let (.., report) = ask(&small.cells, &request).expect("an answer");
+    assert!(report.notes.iter().any(|note| note.contains("line 2: \"non-targeting\" is the control label")));
+    let (csv, out) = (dir.path().join("request.csv"), dir.path().join("out.h5ad"));
+    std::fs::write(&csv, format!("perturbation,cell_type,batch,cells\n{request}")).expect("written");
+    let source = Source::File { controls: ControlFile::new(&small.cells), request: csv };
+    let settings =
+        predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &out) };
+    let error = predict(&settings).expect_err("one label for both").to_string();
+    assert!(error.contains("line 2: ") && error.contains("--with-controls"), "{error}");
+}
+
+#[test]
 fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     let place = |name: &str| dir.path().join(name);

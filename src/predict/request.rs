@@ -56,11 +56,8 @@ pub fn job(
         let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
         let wrong = |what: String| Error::format(request, format!("line {}: {what}", row.line));
         let conditions = manifest.ids(&row.cell_type, &row.perturbation, batch).map_err(wrong)?;
-        if header.untrained.contains(&row.perturbation) {
-            let name = &row.perturbation;
-            return Err(wrong(format!(
-                "the run was not trained on any cell of {name:?}: it knows only the name"
-            )));
+        if let Some(what) = doubt(header, &row.perturbation, keep).map_err(wrong)? {
+            report.notes.push(format!("{}: line {}: {what}", request.display(), row.line));
         }
         let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
             let (control, cell_type, asked) = (&manifest.control, &row.cell_type, request.display());
@@ -87,6 +84,22 @@ pub fn job(
         job.contexts.push(Context { names, controls, labels });
     }
     Ok(job)
+}
+
+/// What to know of a perturbation that is asked for, if anything; the error says why it is not predicted.
+fn doubt(header: &Header, name: &str, keep: bool) -> std::result::Result<Option<String>, String> {
+    if header.untrained.iter().any(|untrained| untrained == name) {
+        return Err(format!("the run was not trained on any cell of {name:?}: it knows only the name"));
+    }
+    let what = format!("{name:?} is the control label");
+    match name == header.data.control {
+        false => Ok(None),
+        true if keep => {
+            let what = format!("{what}, under which the control cells are written too");
+            Err(format!("{what}; leave out this line, or --with-controls"))
+        }
+        true => Ok(Some(format!("{what}: evaluation would take the predicted cells for measured controls"))),
+    }
 }
 
 /// The contexts that a request needs.
