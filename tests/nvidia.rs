@@ -345,3 +345,13 @@ fn a_rank_that_never_joins_is_not_waited_for() {
     assert!(said(&ended).contains("rank 1 was lost"), "{}", said(&ended));
     assert!(killed.elapsed() < Duration::from_secs(40), "after {:?}", killed.elapsed());
 }
+
+#[test]
+fn processes_of_a_machine_are_not_given_one_gpu() {
+    let Some(machine) = Machine::new() else { return };
+    for device in ["cuda:0", "cuda:1"] {
+        let mut second = machine.rank_of_two(1, free_port(), &[]);
+        let ended = train(&mut second, &machine.place("run"), &format!("--device {device}"));
+        assert!(ended.status.code() == Some(2) && said(&ended).contains("the same GPU"), "{}", said(&ended));
+    }
+}

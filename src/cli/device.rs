@@ -25,8 +25,8 @@ pub enum Device {
     Auto,
     /// All cores.
     Cpu,
-    /// The NVIDIA GPU with this number.
-    Cuda(usize),
+    /// The NVIDIA GPU with this number; without one the first or, of several processes, each its own.
+    Cuda(Option<usize>),
 }
 
 impl FromStr for Device {
@@ -36,9 +36,10 @@ impl FromStr for Device {
         match text.split_once(':') {
             None if text == "auto" => Ok(Device::Auto),
             None if text == "cpu" => Ok(Device::Cpu),
-            None if text == "cuda" => Ok(Device::Cuda(0)),
+            None if text == "cuda" => Ok(Device::Cuda(None)),
             Some(("cuda", number)) => {
-                number.parse().map(Device::Cuda).map_err(|_| format!("{number:?} is not a GPU number"))
+                let index = number.parse().map_err(|_| format!("{number:?} is not a GPU number"))?;
+                Ok(Device::Cuda(Some(index)))
             }
             _ => Err("expected auto, cpu, cuda or cuda:NUMBER".into()),
         }
@@ -51,7 +52,7 @@ impl Choice {
         let real = self.precision;
         match self.device {
             Device::Cpu => Ok(None),
-            Device::Cuda(index) => Gpu::open(index, real).map(Some),
+            Device::Cuda(index) => Gpu::open(index.unwrap_or(0), real).map(Some),
             Device::Auto => match Gpu::open(0, real) {
                 Ok(gpu) => Ok(Some(gpu)),
                 Err(Error::Device(why)) => {
@@ -117,10 +118,10 @@ impl Choice {
     /// The GPU for a launcher's process with this number on its machine, or `None` for the CPU.
     fn open_for(&self, local: usize) -> Result<Option<Gpu>> {
         match self.device {
-            Device::Auto | Device::Cuda(0) if Gpu::count() > 0 => {
+            Device::Auto | Device::Cuda(None) if Gpu::count() > 0 => {
                 Gpu::open(own(local, Gpu::count()), self.precision).map(Some)
             }
-            Device::Cuda(1..) if local > 0 && Gpu::count() > 0 => {
+            Device::Cuda(Some(_)) if local > 0 && Gpu::count() > 1 => {
                 let what = "gives all processes of a machine the same GPU; omit it, and each uses its own";
                 Err(Error::setting("--device", what))
             }
@@ -154,8 +155,11 @@ mod tests {
     #[test]
     fn devices_are_named_as_users_name_them() {
         assert_eq!("auto".parse(), Ok(Device::Auto));
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(None)));
+        assert_eq!(
+            ("cuda:0".parse(), "cuda:3".parse()),
+            (Ok(Device::Cuda(Some(0))), Ok(Device::Cuda(Some(3))))
+        );
         for wrong in ["gpu", "cuda:", "cuda:x", "cpu:1", ""] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }

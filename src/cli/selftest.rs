@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::setting("--case", unknown("check", case, &names)));
     }
     let index = match args.device {
-        Device::Cuda(index) => index,
+        Device::Cuda(index) => index.unwrap_or(0),
         Device::Auto => 0,
         Device::Cpu => {
             return Err(Error::setting(
