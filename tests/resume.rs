@@ -82,3 +82,35 @@ fn a_run_that_is_made_longer_says_how_its_rate_changes() {
     let note = "now ends at step 8: after step 4 the rate goes from 2.9e-4 to 1.0e-3";
     assert!(code == Some(0) && said.contains(note), "{code:?} {said}");
 }
+
+/// `train` of the small world, started by a launcher or a scheduler that knows one command.
+fn again(run: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = program();
+    command
+        .args(["train", "--preset", "tiny", "--data"])
+        .arg(&small().data)
+        .arg("--split")
+        .arg(&small().split);
+    command.arg("--out").arg(run).args(set().iter().flat_map(|word| ["--set".to_string(), word.clone()]));
+    told(command.args(words))
+}
+
+#[test]
+fn one_command_begins_a_run_and_goes_on_with_it_as_it_is() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = dir.path().join("run");
+    let auto = ["--resume", "auto", "--set", "train.steps=12"];
+    let (code, said) = again(&run, &auto);
+    assert!(code == Some(0) && !said.contains("continues"), "{code:?} {said}");
+    let (code, said) = again(&run, &auto);
+    assert!(code == Some(0) && said.contains("continues after step 12"), "{code:?} {said}");
+    let (code, said) = again(&run, &[&auto[..], &["--set", "optim.lr=0.5"]].concat());
+    assert!(
+        code == Some(2) && said.contains("optim.lr: 0.5") && said.contains("has 0.002"),
+        "{code:?} {said}"
+    );
+    let mut resume = program();
+    resume.args(["train", "--resume", "--data"]).arg(&small().data).arg("--split").arg(&small().split);
+    let (code, said) = told(resume.arg("--out").arg(dir.path().join("nothing")));
+    assert!(code == Some(1) && said.contains("start again without --resume"), "{code:?} {said}");
+}

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::{device, signal};
-use crate::checkpoint::{Best, Checkpoint};
+use crate::checkpoint::{Best, Checkpoint, Described};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
-use crate::run_folder::checkpoint_of;
+use crate::run_folder::{RunFolder, checkpoint_of};
 use crate::train::{Begin, Outcome, Settings, train};
 
 const EXAMPLE: &str = "\
@@ -72,23 +72,29 @@ pub struct Args {
     gpus: Option<device::Gpus>,
     /// Fine-tune: start from the weights and config of another run (its best checkpoint, or its last if there is no best). Cell
     /// types, perturbations and batches are matched by name; new ones start from random values
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "resume"])]
+    #[arg(long, value_name = "RUN", conflicts_with = "preset")]
     init_from: Option<PathBuf>,
     /// Continue from RUN/checkpoints/last.safetensors with the run's own config; only --steps and --set optim.shard=true|false may
-    /// change it
-    #[arg(long)]
-    resume: bool,
+    /// change it. `--resume auto` continues if there is that checkpoint and else starts, so that a job that is started again can
+    /// have one command; its settings must then be the run's
+    #[arg(long, num_args = 0..=1, default_missing_value = "always", hide_possible_values = true, value_name = "auto")]
+    resume: Option<Resume>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
 }
 
+/// When to continue a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Resume {
+    Always,
+    /// If it has a last checkpoint.
+    Auto,
+}
+
 /// Trains and prints the outcome.
 pub fn run(args: Args) -> Result<()> {
-    let begin = match args.resume {
-        true => Begin::Resume { steps: args.steps, shard: shard(&args)? },
-        false => Begin::Anew { config: Box::new(config(&args)?), init_from: args.init_from },
-    };
+    let begin = begin(&args)?;
     let launch = Launch::find(&|name| std::env::var(name).ok())?;
     if let Some(launch) = &launch {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
@@ -129,6 +135,26 @@ fn print(out: &Path, outcome: &Outcome) {
     println!("{}", out.display());
 }
 
+fn begin(args: &Args) -> Result<Begin> {
+    if args.resume == Some(Resume::Always) {
+        return Ok(Begin::Resume { steps: args.steps, shard: shard(args)? });
+    }
+    let (config, last) = (config(args)?, RunFolder::at(&args.out).last());
+    if args.resume.is_none() || !last.exists() {
+        return Ok(Begin::Anew { config: Box::new(config), init_from: args.init_from.clone() });
+    }
+    // What is wrong with a checkpoint that cannot be described is told where it is read.
+    if let Ok(Described { header, .. }) = Checkpoint::describe(&last) {
+        let mut fields = config.fields().into_iter().zip(header.config.fields());
+        if let Some(((field, asked), (_, own))) = fields.find(|(asked, own)| asked != own) {
+            let run = args.out.display();
+            let what = format!("{asked}, but {run} has {own}; --resume auto continues a run only as it is");
+            return Err(Error::setting(field, what));
+        }
+    }
+    Ok(Begin::RESUME)
+}
+
 fn config(args: &Args) -> Result<Config> {
     for (option, field, given) in
         [("--steps", "train.steps", args.steps.is_some()), ("--seed", "train.seed", args.seed.is_some())]
@@ -159,7 +185,9 @@ fn shard(args: &Args) -> Result<Option<bool>> {
         (field.trim() == "optim.shard").then(|| value.trim().parse().ok())?
     };
     let set: Vec<Option<bool>> = args.set.iter().map(shard).collect();
-    if args.preset.is_some() || args.config.is_some() || args.seed.is_some() || set.contains(&None) {
+    let others =
+        [args.preset.is_some(), args.config.is_some(), args.init_from.is_some(), args.seed.is_some()];
+    if others.contains(&true) || set.contains(&None) {
         let what =
             "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change it";
         return Err(Error::setting("--resume", what));

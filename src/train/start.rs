@@ -106,12 +106,12 @@ impl Start {
     ) -> Result<Start> {
         let folder = settings.folder();
         let path = folder.last();
-        if !path.exists() && settings.out.is_dir() {
+        if !path.exists() {
             let what = "has no checkpoints/last.safetensors to continue from";
             let way = other_way(&folder).unwrap_or("; start again without --resume".into());
             return Err(Error::format(&settings.out, format!("{what}{way}")));
         }
-        let claim = match settings.is_first() && path.exists() {
+        let claim = match settings.is_first() {
             true => claim(&folder.checkpoints())?.map(Arc::new),
             false => None,
         };
@@ -130,6 +130,7 @@ impl Start {
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
         if settings.is_first() {
+            settings.reporter.note(format_args!("continues after step {}", header.step));
             header.tell_changes(data.manifest(), settings);
         }
         header.data = data.manifest().clone();
