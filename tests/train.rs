@@ -214,7 +214,7 @@ fn a_run_without_a_sound_last_checkpoint_names_another() {
     let error = resumed(small, dir.path()).expect_err("no last").to_string();
     assert!(error.contains("copy") && error.contains("step-20.safetensors (step 20)"), "{error}");
     let begun = trained(small, dir.path(), &more, &AtomicBool::new(false)).expect_err("not free").to_string();
-    assert!(begun.contains("step-20.safetensors (step 20) to last.safetensors"), "{begun}");
+    assert!(begun.contains("step-20.safetensors (step 20) to last.safetensors, with cp --remove"), "{begun}");
     std::fs::write(last(dir.path()), &copy[..copy.len() / 2]).expect("written");
     let error = resumed(small, dir.path()).expect_err("half a file").to_string();
     assert!(error.contains("last.safetensors") && error.contains("step-20.safetensors (step 20)"), "{error}");

@@ -189,7 +189,10 @@ fn other_way(run: &RunFolder) -> Option<String> {
     // Each is read whole, and there may be many.
     let (step, path) = others.into_iter().rev().find(|(_, path)| Checkpoint::check(path).is_ok())?;
     let name = path.file_name()?.to_string_lossy();
-    Some(format!("; to continue from another checkpoint, copy {name} (step {step}) to last.safetensors"))
+    let how = "with cp --remove-destination: names of one step may be one file";
+    Some(format!(
+        "; to continue from another checkpoint, copy {name} (step {step}) to last.safetensors, {how}"
+    ))
 }
 
 /// Gives a best checkpoint from beyond the step that a run with another number of steps goes on from the name of its step: the run
