@@ -1,5 +1,6 @@
 //! What the log of a run tells.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -26,4 +27,18 @@ fn the_rate_of_a_line_is_that_of_the_steps_since_the_line_before() {
     let after = rates[2..].iter().copied().fold(0.0, f64::max);
     assert!(after > 1.5 * outcome.cells_per_second, "{} {rates:?}", outcome.cells_per_second);
     assert!(rates[1] < outcome.cells_per_second, "{} {rates:?}", outcome.cells_per_second);
+}
+
+#[test]
+fn the_readme_explains_every_field() {
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("text");
+    for line in log(&small().run) {
+        for field in line.as_object().expect("an object").keys() {
+            let part =
+                field.strip_prefix("grad_norm_").filter(|_| readme.contains("`grad_norm_mse` and so on"));
+            let field = part.unwrap_or(field);
+            assert!(readme.contains(&format!("`{field}`")), "{field}");
+        }
+    }
 }
