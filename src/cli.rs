@@ -16,6 +16,7 @@ mod predict;
 mod preprocess;
 mod profile;
 mod selftest;
+mod settings;
 mod signal;
 mod simulate;
 mod sources;
@@ -56,6 +57,7 @@ enum Command {
     Genes(genes::Args),
     Export(export::Args),
     Split(split::Args),
+    Settings(settings::Args),
     Train(train::Args),
     Predict(predict::Args),
     Baseline(baseline::Args),
@@ -83,6 +85,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Genes(args) => genes::run(args),
         Command::Export(args) => export::run(args),
         Command::Split(args) => split::run(args),
+        Command::Settings(args) => settings::run(args),
         Command::Train(args) => train::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Baseline(args) => baseline::run(args),

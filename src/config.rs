@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+mod explain;
 mod load;
 mod presets;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{device, signal};
+use super::{device, settings, signal};
 use crate::checkpoint::{Best, Checkpoint, Described};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
@@ -22,7 +22,7 @@ RUN then holds config.toml (every setting, as used), metrics.jsonl and TensorBoa
 checkpoints/{last,best}.safetensors. best has the highest PDCorr, the correlation of predicted and measured changes, on the split's \
 validation part, if there is one.
 
-Common settings, given with --set (of several choices the first is the default; numbers are those of tiny):
+Common settings, given with --set (all of them: `scale-engine settings`; of several choices the first is the default; numbers are those of tiny):
   recipe=default|paper                  what works on small data, or the paper to the letter
   encoder.kind=llama|attention|mlp
   flow.start=control|gaussian|mixed|shifted
@@ -50,15 +50,8 @@ pub struct Args {
     /// Run directory to write
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// Model size: tiny, s40, s184 or s280 [default: tiny]
-    #[arg(long, value_name = "NAME")]
-    preset: Option<String>,
-    /// Config file (TOML) whose settings replace the preset's
-    #[arg(long, value_name = "C.toml")]
-    config: Option<PathBuf>,
-    /// Change one setting, e.g. flow.start=mixed; may be repeated, and wins over --config
-    #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    choice: settings::Choice,
     /// Total number of steps (train.steps)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=LARGEST_NUMBER))]
     steps: Option<u64>,
@@ -156,37 +149,37 @@ fn begin(args: &Args) -> Result<Begin> {
 }
 
 fn config(args: &Args) -> Result<Config> {
+    let settings::Choice { preset, config, set } = &args.choice;
     for (option, field, given) in
         [("--steps", "train.steps", args.steps.is_some()), ("--seed", "train.seed", args.seed.is_some())]
     {
-        if given && args.set.iter().any(|set| set.split('=').next().is_some_and(|name| name.trim() == field))
-        {
+        if given && set.iter().any(|set| set.split('=').next().is_some_and(|name| name.trim() == field)) {
             return Err(Error::setting(
                 option,
                 format!("cannot be combined with --set {field}; give only one of them"),
             ));
         }
     }
-    let mut set = args.set.clone();
+    let mut set = set.clone();
     set.extend(args.steps.map(|n| format!("train.steps={n}")));
     set.extend(args.seed.map(|n| format!("train.seed={n}")));
     match &args.init_from {
         Some(run) => {
-            Checkpoint::describe(&checkpoint_of(run)?)?.header.config.load_over(args.config.as_deref(), &set)
+            Checkpoint::describe(&checkpoint_of(run)?)?.header.config.load_over(config.as_deref(), &set)
         }
-        None => Config::load(args.preset.as_deref(), args.config.as_deref(), &set),
+        None => Config::load(preset.as_deref(), config.as_deref(), &set),
     }
 }
 
 /// What a resumed run may change besides its steps: where its optimizer is kept.
 fn shard(args: &Args) -> Result<Option<bool>> {
+    let settings::Choice { preset, config, set } = &args.choice;
     let shard = |set: &String| {
         let (field, value) = set.split_once('=')?;
         (field.trim() == "optim.shard").then(|| value.trim().parse().ok())?
     };
-    let set: Vec<Option<bool>> = args.set.iter().map(shard).collect();
-    let others =
-        [args.preset.is_some(), args.config.is_some(), args.init_from.is_some(), args.seed.is_some()];
+    let set: Vec<Option<bool>> = set.iter().map(shard).collect();
+    let others = [preset.is_some(), config.is_some(), args.init_from.is_some(), args.seed.is_some()];
     if others.contains(&true) || set.contains(&None) {
         let what =
             "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change it";
