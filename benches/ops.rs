@@ -1,4 +1,4 @@
-//! Times of the CPU ops at the shapes of the preset `tiny`: 16 sets of 64 control and 64 perturbed cells, 2000 genes.
+//! Times of the CPU ops at the widths of the preset `tiny`: 16 sets of 64 control and 64 perturbed cells (its own step has 32), 2,000 genes.
 //!
 //!   cargo bench --bench ops [-- FILTER]        forward alone, and forward with backward; elements per second are FLOP/s
 

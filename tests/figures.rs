@@ -1,4 +1,4 @@
-//! README's tables hold what the raw files in the repository hold: after a new measurement this lists the rows that changed.
+//! The tables of benches/README.md hold what the raw files beside it hold: after a new measurement this lists the rows that changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,13 +57,16 @@ fn micros(row: &Value) -> (f64, impl Fn(&str) -> f64) {
 }
 
 fn told(rows: &[String]) {
-    let readme = fs::read_to_string(root("README.md")).expect("the README");
+    let readme = fs::read_to_string(root("benches/README.md")).expect("the README of the benches");
     let missing: Vec<&String> =
         rows.iter().filter(|row| !readme.lines().any(|line| line.starts_with(*row))).collect();
-    assert!(missing.is_empty(), "README.md has no such rows, which the raw files ask for:\n{missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "benches/README.md has no such rows, which the raw files ask for:\n{missing:#?}"
+    );
 }
 
-/// Measured on two days: each preset's rows are from one.
+/// Measured in two runs: each preset's rows are from one.
 struct Models([Value; 2]);
 
 impl Models {
@@ -94,7 +97,7 @@ impl Models {
         format!("| {words} | **{ms}** | {rate} {unit}s/s{flops} | {compiled} ({times:.2}{long}) | {eager} |")
     }
 
-    /// For s184 ours was measured alone, the day after its peers.
+    /// For s184 ours was measured alone, at a later commit than its peers.
     fn memory(&self, words: &str, name: &str, alone: &str) -> String {
         let text =
             fs::read_to_string(root("benches/results/h200-2026-11-27").join(alone)).expect("a raw file");
@@ -180,7 +183,7 @@ fn kernels() {
             cells("rms_norm", ("M", 131_072), &["compiled", "compiled by hand"]),
         ),
         format!(
-            "| gated MLP, M 131,072, 512 -> 1,408 (first day), forward / backward | {} us | {} TFLOP/s | compiled {} us |",
+            "| gated MLP, M 131,072, 512 -> 1,408 (280277e), forward / backward | {} us | {} TFLOP/s | compiled {} us |",
             gated[0], gated[1], gated[2]
         ),
         format!("| AdamW with norm, clip and average, 184 M weights | {adamw:.2} ms |"),

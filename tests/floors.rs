@@ -97,6 +97,28 @@ fn a_module_uses_only_floors_below_its_own() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// (room, floor) of every room in README's picture, whose first line shows `main`.
+fn drawn() -> Vec<(String, u32)> {
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
+    let picture =
+        readme.lines().skip_while(|line| !line.ends_with("  main")).take_while(|line| *line != "```");
+    let rooms = |line: &str| -> Vec<(String, u32)> {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let number = words.next().and_then(|word| word.parse().ok()).expect("a line begins with its floor");
+        words.map(|room| (room.to_string(), number)).collect()
+    };
+    picture.flat_map(rooms).collect()
+}
+
+#[test]
+fn the_readme_draws_the_same_floors() {
+    let (mut drawn, mut built) = (drawn(), FLOORS.map(|(room, floor)| (room.to_string(), floor)).to_vec());
+    drawn.sort();
+    built.sort();
+    assert_eq!(drawn, built);
+}
+
 #[test]
 fn an_op_never_uses_another_op() {
     for (file, text) in files().iter().filter(|(file, _)| file.starts_with("ops/")) {
