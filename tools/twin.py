@@ -1,9 +1,9 @@
 """The model once more, in plain PyTorch, written from the paper and the spec alone: the judge of the engine.
 
 Used by tools/golden.py (float64: losses and gradients the engine is held to) and tools/step_torch.py
-(float32: what a training step costs in PyTorch). Source: SCALE v1 (arXiv 2603.17380); "section n" is the
-project's model page, which fixes what the paper leaves open. Nothing here is tuned: attention stores its
-scores, a block concatenates the seed token and cuts it off again.
+(float32: what a training step costs in PyTorch). Source: SCALE v1 (arXiv 2603.17380); "section n" is of a
+page, not in the repository, that fixes what the paper leaves open: this file says what it says. Nothing here
+is tuned: attention stores its scores, a block concatenates the seed token and cuts it off again.
 Letters: B sets, N cells, G genes, S genes in a patch, P patches, E encoder width, D latent width, H heads,
 K = width / H.
 """
