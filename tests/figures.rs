@@ -114,6 +114,54 @@ impl Models {
     }
 }
 
+/// README's section "How fast" and its table of presets.
+#[test]
+fn the_readmes_figures() {
+    let text = fs::read_to_string(root("README.md")).expect("the README");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let models = Models::read();
+    let both = |name: &str| {
+        let row = models.row(name, "s184", 16_384);
+        let (ours, peer) = micros(&row);
+        [ours, peer("torch.compile")].map(|us| format!("{:.0} ms", us / 1e3))
+    };
+    let [step, predicted] = ["step", "prediction"].map(both);
+    let atlas = raw("atlas.json");
+    let times = |file: &str| {
+        let [ours, scanpy] = ["ours", "scanpy"].map(|who| median(of_atlas(&atlas, file, who, "/s")));
+        scanpy / ours
+    };
+    let scores = raw("peers-evaluate.json");
+    let seconds = |who: &str| all(&scores["runs"][who], "/wall_s");
+    let loader = raw("peers-loader.json");
+    let best = |who: &str| most(all(&loader["runs"][who], "/cells_per_core_s"));
+    let small = micros(&models.row("step", "s184", 2_048)).0 / 1e3;
+    for asked in [
+        format!("takes {}; the same model in PyTorch with `torch.compile` takes {}.", step[0], step[1]),
+        format!("Predicting as many cells takes {}, against {}.", predicted[0], predicted[1]),
+        format!(
+            "preprocessing is {:.1} to {:.1} times as fast as scanpy 1.11.4",
+            times("plain"),
+            times("gzip")
+        ),
+        format!(
+            "scoring {:.0} times as fast as cell-eval 0.8.2",
+            least(seconds("cell-eval 0.8.2")) / median(seconds("ours full"))
+        ),
+        format!("the loader hands out {:.0} times as many", best("ours, dense") / best("cell-load, X_hvg")),
+        format!("| {small:.1} ms | {:.0} minutes |", small * 100.0 / 60.0),
+    ] {
+        assert!(text.contains(&asked), "README.md does not say {asked:?}");
+    }
+}
+
+/// A field of the runs of atlas.json on one file.
+fn of_atlas(raw: &Value, file: &str, who: &str, field: &str) -> Vec<f64> {
+    let runs = raw["runs"].as_array().expect("runs");
+    let own = runs.iter().filter(|r| r["file"] == file && r["who"] == who).cloned().collect();
+    all(&Value::Array(own), field)
+}
+
 #[test]
 fn training_and_prediction() {
     let models = Models::read();
@@ -194,11 +242,7 @@ fn kernels() {
 #[test]
 fn preprocessing() {
     let raw = raw("atlas.json");
-    let of = |file: &str, who: &str, field: &str| {
-        let runs = raw["runs"].as_array().expect("runs");
-        let own = runs.iter().filter(|r| r["file"] == file && r["who"] == who).cloned().collect();
-        all(&Value::Array(own), field)
-    };
+    let of = |file: &str, who: &str, field: &str| of_atlas(&raw, file, who, field);
     let row = |words: &str, file: &str| {
         let [ours, scanpy] = ["ours", "scanpy"].map(|who| median(of(file, who, "/s")));
         let [held, theirs] = ["ours", "scanpy"].map(|who| most(of(file, who, "/mib")));
