@@ -3,8 +3,8 @@
 //! A number is a pure function of (seed, stream, counter): any thread, any rank and any device can make any of them in any
 //! order. Nothing random in this program keeps a state that a resume could lose.
 
-/// Numbers of the streams of a seed, [`Rng::at`] of its root, for what may be given one seed: training, predictions and baselines have
-/// streams of their own. A simulated world has its own seed, and what evaluation draws is the same whatever the seed.
+/// Numbers of the streams of a seed, [`Rng::at`] of its root, for what may be given one seed: training, predictions, baselines and
+/// splits have streams of their own. A simulated world has its own seed, and what evaluation draws is the same whatever the seed.
 pub mod stream {
     /// Which cells make up the sets of a step.
     pub const SETS: u64 = 0;
@@ -16,6 +16,8 @@ pub mod stream {
     pub const WEIGHTS: u64 = 3;
     /// Control cells and counts of a baseline.
     pub const BASELINE: u64 = 4;
+    /// Which perturbations of held-out contexts are trained on.
+    pub const SPLIT: u64 = 5;
 }
 
 /// A stream of random numbers, addressed by a 64-bit counter.

@@ -26,7 +26,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub use presets::Preset;
+pub use presets::{FewShot, Preset};
 pub use report::{PartReport, Report};
 
 use super::controls::Usable;
