@@ -29,7 +29,7 @@ use crate::config::Observe;
 use crate::data::controls::Controls;
 use crate::data::h5ad::{H5ad, Writer};
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
-use crate::data::population::Population;
+use crate::data::population::{Population, WARNING};
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::data::split::Part;
 use crate::error::{Error, Result};
@@ -148,6 +148,8 @@ pub struct Report {
     pub missing_genes: Vec<String>,
     /// Genes of the control file that the model does not know: ignored.
     pub ignored_genes: usize,
+    /// What is wrong with some predictions; also written to the file, where `evaluate` finds it.
+    pub warnings: Vec<String>,
     /// Things worth knowing.
     pub notes: Vec<String>,
 }
@@ -243,6 +245,9 @@ fn write(settings: &Settings) -> Result<Report> {
         ("observe".into(), observe.name().into()),
     ];
     population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
+    if !report.warnings.is_empty() {
+        population.notes.push((WARNING.into(), report.warnings.join("; ")));
+    }
     population.close()?;
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
         measured.write(path)?;

@@ -6,11 +6,13 @@ use std::sync::atomic::AtomicBool;
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Observe;
 use scale_engine::data::h5ad::{self, Cells, Column, Frame, H5ad, Labels, X};
+use scale_engine::data::simulate::CONTROL;
 use scale_engine::data::split::Part;
 use scale_engine::error::Result;
 use scale_engine::predict::{self, ControlFile, Report, Source, predict};
 
-use crate::train::{last, names, small, trained_by};
+use crate::refused;
+use crate::train::{last, names, program, small, trained_by};
 
 /// Asks the small run for populations from some control cells; returns X, the perturbations and the report.
 fn ask(controls: &Path, request: &str) -> Result<(Cells, Vec<String>, Report)> {
@@ -210,7 +212,11 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
         Checkpoint::describe(&last(&place("run"))).expect("readable").header.untrained,
         perturbations[3..]
     );
-    let ask = |source: Source| predict(&predict::Settings::new(&place("run"), source, &place("out.h5ad")));
+    let (out, real) = (place("out.h5ad"), place("real.h5ad"));
+    let ask = |source: Source| {
+        let settings = predict::Settings::new(&place("run"), source, &out);
+        predict(&predict::Settings { with_controls: true, ..settings })
+    };
     let request = place("request.csv");
     let line = format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[3], types[0]);
     std::fs::write(&request, line).expect("written");
@@ -218,9 +224,28 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     let told = ask(Source::File { controls, request }).expect_err("noise").to_string();
     assert!(told.contains("line 2: ") && told.contains("not trained on any cell"), "{told}");
     let data = small.data.clone();
-    let report =
-        ask(Source::Data { data, split, part: Part::Test, real_out: None }).expect("predicted all the same");
-    assert!(report.notes.iter().any(|note| note.contains(&perturbations[3])), "{:?}", report.notes);
+    let report = ask(Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) })
+        .expect("predicted all the same");
+    let warning = format!("predictions for {:?} are meaningless", perturbations[3]);
+    assert!(report.warnings.iter().any(|told| told.starts_with(&warning)), "{:?}", report.warnings);
+    let mut evaluate = program();
+    evaluate
+        .arg("evaluate")
+        .arg("--pred")
+        .arg(&out)
+        .arg("--real")
+        .arg(&real)
+        .arg("--out")
+        .arg(place("scores"));
+    let (code, said) = refused::told(evaluate.args([
+        "--pert-col",
+        "perturbation",
+        "--control-pert",
+        CONTROL,
+        "--profile",
+        "minimal",
+    ]));
+    assert!(code == Some(0) && said.contains(&format!("warning: {}: {warning}", out.display())), "{said}");
 }
 
 /// Predicts the small run's test part, with its controls, and writes what was measured.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
+use crate::data::population::WARNING;
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -170,7 +171,11 @@ fn check(args: &Args) -> Result<()> {
         let real = args.real.display();
         eprintln!("note: {real} is marked as a prediction: are --real and --pred swapped?");
     }
-    for file in [real, H5ad::open_columns(&args.pred, &[], "X")?] {
+    let pred = H5ad::open_columns(&args.pred, &[], "X")?;
+    if let Some(warning) = pred.told(WARNING) {
+        eprintln!("warning: {}: {warning}", args.pred.display());
+    }
+    for file in [real, pred] {
         check_unit(&file)?;
         if args.rules == Rules::CellEval066 && file.storage().ends_with("f64") {
             eprintln!(

@@ -98,9 +98,8 @@ pub fn run(args: Args) -> Result<()> {
         println!("{}", serde_json::to_string(&report).expect("plain values"));
         return Ok(());
     }
-    for note in &report.notes {
-        eprintln!("note: {note}");
-    }
+    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    report.notes.iter().for_each(|note| eprintln!("note: {note}"));
     if !report.missing_genes.is_empty() {
         let names: Vec<&str> = report.missing_genes.iter().map(String::as_str).collect();
         eprintln!(

@@ -26,6 +26,8 @@ pub(crate) const LABELS: u64 = 200;
 pub(crate) const TOTALS: &str = "totals";
 /// Under `uns/scale_engine`: the name of the numbers' unit.
 pub(crate) const UNIT: &str = "unit";
+/// Under `uns/scale_engine`: what is wrong with some of the predictions.
+pub(crate) const WARNING: &str = "warning";
 /// Column of obs that names the control cell behind a predicted one.
 const PREDICTED_FROM: &str = "predicted_from";
 

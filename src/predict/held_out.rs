@@ -79,10 +79,11 @@ impl HeldOut {
         let untrained = header.untrained.iter().map(String::as_str);
         let untrained: Vec<&str> = untrained.filter(|name| asked.contains(name)).collect();
         if !untrained.is_empty() {
-            let names = some_of(&untrained);
-            report
-                .notes
-                .push(format!("meaningless, since the run was not trained on any of their cells: {names}"));
+            report.warnings.push(format!(
+                "predictions for {} are meaningless: the run was trained on no cell of {}",
+                some_of(&untrained),
+                if untrained.len() == 1 { "it" } else { "them" }
+            ));
         }
         Ok(job)
     }
