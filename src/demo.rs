@@ -46,7 +46,7 @@ pub const CONFIG: [&str; 6] = [
 /// Runs the demo. Returns the table, also written to DIR/table.csv: one row per predictor, means over
 /// the held-out pairs for which a measure is defined.
 ///
-/// The names are `model`, or a kind of baseline; `, decoded means` or `, observed` marks what is not the command's default.
+/// The names are `model`, or a kind of baseline; `, means only` or `, counts drawn` marks what is not the command's default.
 pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
     let dir = &settings.out;
     aside::free(dir)?;
@@ -75,13 +75,13 @@ pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
     go_on(stop)?;
     stage("predict the held-out combinations, with the model and with every baseline");
     let pred = |observe| predicted(settings, places, observe);
-    let [observed, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
-    let mut beside = vec![("model, decoded means".to_string(), means)];
+    let [drawn, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
+    let mut beside = vec![("model, means only".to_string(), means)];
     beside.extend(baselines(settings, &opened, &Split::load(split, &opened)?)?);
 
     go_on(stop)?;
     stage("evaluate");
-    let table = scored(places, observed, beside)?;
+    let table = scored(places, drawn, beside)?;
     scores::write(&dir.join("table.csv"), &table)?;
     stage("done");
     Ok(table)
@@ -135,7 +135,7 @@ fn scored(places: &Places, pred: PathBuf, beside: Vec<(String, PathBuf)>) -> Res
 
 /// The model's prediction of the held-out pairs, as a file; the measured cells go into another next to it.
 fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<PathBuf> {
-    let name = if observe == Observe::Poisson { "model.h5ad" } else { "model-decoded-means.h5ad" };
+    let name = if observe == Observe::Poisson { "model.h5ad" } else { "model-means-only.h5ad" };
     let out = settings.out.join(name);
     let source = Source::Data {
         data: places.data.clone(),
@@ -160,10 +160,10 @@ fn baselines(settings: &Settings, data: &Data, split: &Split) -> Result<Vec<(Str
     let mut files = Vec::new();
     for observe in [Observe::None, Observe::Poisson] {
         for kind in Kind::ALL {
-            let suffix = if observe == Observe::None { "" } else { ", observed" };
+            let suffix = if observe == Observe::None { "" } else { ", counts drawn" };
             let name = format!("{}{suffix}", kind.name());
             let wanted = Baseline { kind, observe, with_controls: true, seed: settings.seed };
-            let path = settings.out.join(format!("{}.h5ad", name.replace(", ", "-")));
+            let path = settings.out.join(format!("{}.h5ad", name.replace(", ", "-").replace(' ', "-")));
             trained.predict_to(&path, split.part(Part::Test), &wanted)?.population.close()?;
             files.push((name, path));
         }

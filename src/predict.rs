@@ -259,7 +259,7 @@ fn write(settings: &Settings) -> Result<Report> {
 fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
     match header.config.predict.observe {
         Observe::Poisson if header.data.target.is_none() => {
-            notes.push(format!("decoded means are written, as with --observe none: {UNTOLD_TOTAL}"));
+            notes.push(format!("predicted means are written, as with --observe none: {UNTOLD_TOTAL}"));
             Observe::None
         }
         own => own,

@@ -269,7 +269,7 @@ fn counted(dir: &Path) -> Data {
 }
 
 #[test]
-fn observed_baselines_keep_their_means_and_gain_zeros() {
+fn counts_drawn_around_a_baseline_keep_its_means_and_add_zeros() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let data = counted(dir.path());
     let train = groups(&data, &[("A", "control"), ("A", "p"), ("B", "control")]);
@@ -278,15 +278,15 @@ fn observed_baselines_keep_their_means_and_gain_zeros() {
         let settings = Settings { observe, ..settings(Kind::MeanOverall) };
         baseline(&data, &train, &asked, &settings).expect("answered").population
     };
-    let (plain, observed) = (answer(Observe::None), answer(Observe::Poisson));
+    let (plain, drawn) = (answer(Observe::None), answer(Observe::Poisson));
     let mean = |population: &Population, g: usize| {
         (0..200).map(|i| f64::from(row(population, i)[g])).sum::<f64>() / 200.0
     };
     for g in [5, 20, 45] {
-        let (a, b) = (mean(&plain, g), mean(&observed, g));
+        let (a, b) = (mean(&plain, g), mean(&drawn, g));
         assert!((a - b).abs() < 0.2 * a + 0.05, "gene {g}: {a} became {b}");
     }
-    assert!(plain.cells().nnz() > 200 * 48 && observed.cells().nnz() < 200 * 45);
+    assert!(plain.cells().nnz() > 200 * 48 && drawn.cells().nnz() < 200 * 45);
     let log = Settings { observe: Observe::Poisson, ..settings(Kind::Mean) };
     let other = tempfile::tempdir().expect("a temporary folder");
     let logged = self::data(other.path(), Scale::Log1p, &small());

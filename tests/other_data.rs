@@ -237,7 +237,7 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
         told(predict.args(words))
     };
     let (code, said) = predict(&[]);
-    assert!(code == Some(0) && said.contains("decoded means"), "{code:?} {said}");
+    assert!(code == Some(0) && said.contains("predicted means are written"), "{code:?} {said}");
     let (code, said) = predict(&["--observe", "poisson"]);
     assert!(code == Some(2) && said.contains("--observe"), "{code:?} {said}");
 

@@ -65,9 +65,9 @@ pub fn run(args: Args) -> Result<()> {
         "\nMeans over the held-out combinations of a cell type and a perturbation; training has seen both, but never together."
     );
     println!(
-        "`observed`: counts are drawn around the predicted means, as the model does by default (first row)."
+        "`counts drawn`: counts are drawn around the predicted means, as the model does by default (first row)."
     );
-    println!("`decoded means`: the means that the model predicts, without drawing counts.");
+    println!("`means only`: the means that the model predicts, without drawing counts.");
     println!("all measures   {}", path("table.csv"));
     println!("split file     {}", path("split.toml"));
     println!("run            {}   (tiny with {})", path("run"), CONFIG.join(" "));

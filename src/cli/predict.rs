@@ -60,7 +60,7 @@ pub struct Args {
     /// Also write the control cells, which `evaluate` needs under cell-eval's rules (`baseline` writes them by default)
     #[arg(long)]
     with_controls: bool,
-    /// `none` writes decoded means, `poisson` draws counts around them [default: the run's own predict.observe]
+    /// `none` writes the predicted means, `poisson` draws counts around them [default: the run's own predict.observe]
     #[arg(long)]
     observe: Option<Observe>,
     /// Seed for drawing control cells, start noise and counts

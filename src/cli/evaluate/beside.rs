@@ -29,7 +29,7 @@ pub fn baselines<'a>(
     }
     let observe = match observe {
         Some(observe) => observe,
-        None => observed(files)?,
+        None => as_predicted(files)?,
     };
     Observer::asked(observe, data.manifest().target)?;
     let trained = Trained::on(data, split.part(Part::Train))?;
@@ -44,7 +44,7 @@ pub fn baselines<'a>(
 }
 
 /// How the prediction's cells were made, if the file says so; drawn counts are reported on stderr.
-fn observed(files: &Files) -> Result<Observe> {
+fn as_predicted(files: &Files) -> Result<Observe> {
     let told = H5ad::open_columns(&files.pred, &[], "X")?.told("observe");
     let Some(observe) = Observe::ALL.into_iter().find(|observe| told.as_deref() == Some(observe.name()))
     else {
