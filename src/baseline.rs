@@ -35,7 +35,7 @@ use crate::data::h5ad::{Cells, Writer};
 use crate::data::observe::Observer;
 use crate::data::population::{Population, Rows, log1p, push_controls};
 use crate::data::shard::{Data, Row};
-use crate::error::{Error, Result, unknown};
+use crate::error::{Error, Result, counted, unknown};
 use crate::rng::{Rng, stream};
 use linear::Linear;
 
@@ -196,8 +196,10 @@ impl<'a> Trained<'a> {
         if settings.with_controls {
             push_controls(&mut population, data, &asked.groups)?;
         }
-        let fallbacks =
-            fallbacks.into_iter().map(|(what, groups)| format!("{what} ({groups} groups)")).collect();
+        let fallbacks = fallbacks
+            .into_iter()
+            .map(|(what, groups)| format!("{what} ({})", counted(groups, "group")))
+            .collect();
         Ok(Answer { population, asked, fallbacks })
     }
 

@@ -22,6 +22,7 @@ mod simulate;
 mod sources;
 mod split;
 mod train;
+mod written;
 
 /// Train and run SCALE, a model of how a population of single cells responds to a perturbation.
 #[derive(Parser)]

@@ -130,6 +130,11 @@ pub fn unknown_control<'a>(
     }
 }
 
+/// `1 group`, `2 groups`.
+pub fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// `"a", "b", "c" and 4 more`; `none` if there are no names.
 pub fn some_of(names: &[&str]) -> String {
     const SHOWN: usize = 5;

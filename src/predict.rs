@@ -138,12 +138,18 @@ impl Source {
 pub struct Report {
     /// Checkpoint used.
     pub checkpoint: PathBuf,
+    /// The file of predicted cells.
+    pub out: PathBuf,
+    /// The file of measured cells.
+    pub real_out: Option<PathBuf>,
     /// Populations predicted.
     pub populations: usize,
     /// Perturbed cells predicted.
     pub cells: usize,
     /// Control cells written with them.
     pub control_cells: usize,
+    /// Cells in `real_out`, control cells among them.
+    pub measured_cells: Option<usize>,
     /// Genes of the model that the control file lacks: taken as zero.
     pub missing_genes: Vec<String>,
     /// Genes of the control file that the model does not know: ignored.
@@ -214,7 +220,7 @@ fn write(settings: &Settings) -> Result<Report> {
         None => trained,
     };
     let header = &trained.header;
-    let mut report = Report { checkpoint: path.clone(), ..Report::default() };
+    let mut report = Report { checkpoint: path.clone(), out: settings.out.clone(), ..Report::default() };
     let manifest = &header.data;
     let observe = settings.observe.unwrap_or_else(|| own_observe(header, &mut report.notes));
     let observer = Observer::asked(observe, manifest.target)?;
@@ -250,7 +256,7 @@ fn write(settings: &Settings) -> Result<Report> {
     }
     population.close()?;
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
-        measured.write(path)?;
+        (report.real_out, report.measured_cells) = (Some(path.clone()), Some(measured.write(path)?));
     }
     Ok(report)
 }

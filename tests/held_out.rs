@@ -10,6 +10,7 @@ use scale_engine::data::simulate::CONTROL;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::predict::{self, ControlFile, Source};
 use scale_engine::progress::Reporter;
+use serde_json::{Value, json};
 
 use crate::refused::told;
 use crate::train::{last, names, program, small};
@@ -135,4 +136,36 @@ fn a_part_of_which_nothing_can_be_predicted_is_refused_by_both() {
         assert!(code == Some(2) && said.contains("--subset: no perturbed group"), "{code:?} {said}");
         assert!(!out.exists());
     }
+}
+
+#[test]
+fn a_run_and_a_baseline_report_the_same_fields_of_what_they_wrote() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = small().run.to_str().expect("a path").to_string();
+    let report = |words: &[&str], name: &str| {
+        let (out, real) =
+            (dir.path().join(format!("{name}.h5ad")), dir.path().join(format!("{name}-real.h5ad")));
+        let mut command = program();
+        command.args(words).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+        command.args(["--subset", "val", "--json", "--out"]).arg(&out).arg("--real-out").arg(&real);
+        let done = command.output().expect("the program starts");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let report: Value = serde_json::from_slice(&done.stdout).expect("one document");
+        let cells = |path: &Path| H5ad::open(path).expect("readable").shape().0 as u64;
+        let field = |name: &str| report[name].as_u64().expect("a number");
+        assert_eq!(field("cells") + field("control_cells"), cells(&out));
+        assert_eq!(field("measured_cells"), cells(&real));
+        assert_eq!([&report["out"], &report["real_out"]], [&json!(out), &json!(real)]);
+        report
+    };
+    let predicted = report(&["predict", &run, "--with-controls"], "model");
+    let baseline = report(&["baseline", "mean"], "mean");
+    for field in ["populations", "cells", "control_cells", "measured_cells"] {
+        assert_eq!(predicted[field], baseline[field], "{field}");
+    }
+    assert!(
+        [&predicted, &baseline]
+            .iter()
+            .all(|report| report["notes"].is_array() && report["warnings"].is_array())
+    );
 }

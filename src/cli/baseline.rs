@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::written::Written;
 use crate::aside;
 use crate::baseline::{Kind, Settings, Trained};
 use crate::config::Observe;
@@ -42,7 +43,7 @@ pub struct Args {
     /// File to write: the predicted cells (log1p values), then the control cells of their cell types and batches
     #[arg(long, value_name = "PRED.h5ad")]
     pub out: PathBuf,
-    /// Also write the measured cells, to compare with in `evaluate`
+    /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
     #[arg(long, value_name = "REAL.h5ad")]
     pub real_out: Option<PathBuf>,
     /// poisson draws counts around the predicted means, as a model of the default recipe does, so that rank tests see as many zeros
@@ -55,7 +56,7 @@ pub struct Args {
     /// Seed for drawing control cells and counts
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Print the outcome as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -67,7 +68,9 @@ pub fn run(args: Args) -> Result<()> {
     outputs.iter().try_for_each(|path| H5ad::replaceable(path))?;
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
-    split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    if !args.json {
+        split.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
     let settings = Settings {
         kind: args.kind,
         observe: args.observe,
@@ -81,25 +84,29 @@ pub fn run(args: Args) -> Result<()> {
         notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     answer.population.notes.push(("split".into(), split.hash.clone()));
-    let cells = answer.population.close()?;
+    let written = answer.population.close()?;
     let groups = &answer.asked.groups;
+    let cells: usize = groups.iter().map(|&group| data.groups()[group as usize].cells as usize).sum();
+    let (populations, control_cells) = (groups.len(), written - cells);
     let measure = |path| write_measured(path, &data, groups, settings.with_controls, &split.hash);
-    let measured = args.real_out.as_deref().map(measure).transpose()?;
+    let measured_cells = args.real_out.as_deref().map(measure).transpose()?;
     if args.json {
         let told = json!({
             "kind": args.kind.name(),
             "out": args.out,
-            "cells": cells,
             "real_out": args.real_out,
-            "measured_cells": measured,
+            "populations": populations,
+            "cells": cells,
+            "control_cells": control_cells,
+            "measured_cells": measured_cells,
+            "warnings": split.warnings,
             "notes": notes,
         });
         println!("{told}");
         return Ok(());
     }
-    println!("{}: {cells} cells by {}", args.out.display(), args.kind.name());
-    if let (Some(path), Some(cells)) = (&args.real_out, measured) {
-        println!("{}: {cells} measured cells", path.display());
-    }
+    let by = args.kind.name().to_string();
+    let Args { out, real_out, .. } = args;
+    Written { out, populations, cells, control_cells, by, real_out, measured_cells }.print();
     Ok(())
 }

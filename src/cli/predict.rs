@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use super::device;
 use super::sources::AskedScale;
+use super::written::Written;
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result, some_of};
-use crate::predict::{ControlFile, Settings, Source, predict};
+use crate::predict::{ControlFile, Report, Settings, Source, predict};
 use crate::progress::Reporter;
 
 const EXAMPLE: &str = "\
@@ -41,7 +42,7 @@ pub struct Args {
     /// Part of the split to predict
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
-    /// Also write the measured cells of these groups and their control cells, to compare with in `evaluate`
+    /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
     #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
     real_out: Option<PathBuf>,
     /// Control cells to predict from, instead of a data directory
@@ -108,13 +109,8 @@ pub fn run(args: Args) -> Result<()> {
             some_of(&names)
         );
     }
-    println!(
-        "{} populations, {} cells and {} control cells from {}",
-        report.populations,
-        report.cells,
-        report.control_cells,
-        report.checkpoint.display()
-    );
-    println!("{}", args.out.display());
+    let by = report.checkpoint.display().to_string();
+    let Report { out, real_out, populations, cells, control_cells, measured_cells, .. } = report;
+    Written { out, populations, cells, control_cells, by, real_out, measured_cells }.print();
     Ok(())
 }

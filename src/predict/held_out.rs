@@ -111,9 +111,9 @@ impl HeldOut {
         Ok(population.len() - before)
     }
 
-    /// Writes what was measured of the predicted groups, with the controls of their contexts.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        write_measured(path, &self.data, &self.part.groups, true, &self.split.hash).map(drop)
+    /// Writes what was measured of the predicted groups, with the controls of their contexts; returns the number of cells.
+    pub fn write(&self, path: &Path) -> Result<usize> {
+        write_measured(path, &self.data, &self.part.groups, true, &self.split.hash)
     }
 }
 
