@@ -40,8 +40,8 @@ From cells to scores (held_out.toml: see `scale-engine split --help`):
   scale-engine train --data DATA --split held_out.toml --out RUN
   scale-engine predict RUN --data DATA --split held_out.toml --subset test \\
       --with-controls --out pred.h5ad --real-out real.h5ad
-  scale-engine evaluate --pred pred.h5ad --real real.h5ad --pert-col gene \\
-      --control-pert non-targeting --celltype-col cell_line --out SCORES
+  scale-engine evaluate --pred pred.h5ad --real real.h5ad \\
+      --celltype-col cell_line --out SCORES
 
 All of this on simulated cells: scale-engine demo
 What a file or folder holds:    scale-engine inspect PATH

@@ -25,8 +25,8 @@ use crate::error::Result;
 
   scale-engine baseline mean --data data/sim --split split.toml --subset test \\
       --observe poisson --out mean.h5ad --real-out real.h5ad
-  scale-engine evaluate --pred mean.h5ad --real real.h5ad --pert-col perturbation \\
-      --control-pert non-targeting --celltype-col cell_type --out scores/mean")]
+  scale-engine evaluate --pred mean.h5ad --real real.h5ad \\
+      --celltype-col cell_type --out scores/mean")]
 pub struct Args {
     /// mean, mean-per-cell-type, mean-per-batch, mean-overall or linear
     #[arg(value_name = "KIND")]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::aside;
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
-use crate::data::population::WARNING;
+use crate::data::population::{CONTROL_PERT, PERT_COL, WARNING};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -26,11 +26,13 @@ use crate::memory;
 
 const EXAMPLE: &str = "\
 Example:
-  scale-engine evaluate --real real.h5ad --pred pred.h5ad --pert-col target_gene \\
-      --control-pert non-targeting --celltype-col cell_line --out scores --report scores.html
+  scale-engine evaluate --real real.h5ad --pred pred.h5ad \\
+      --pert-col target_gene --control-pert non-targeting \\
+      --celltype-col cell_line --out scores --report scores.html
 
 Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
-(`predict --with-controls --real-out` writes such a pair). The scores are those of cell-eval 0.6.6: a gene counts \
+(`predict --with-controls --real-out` writes such a pair, which also tells the column of the perturbations and the label of the \
+control cells). The scores are those of cell-eval 0.6.6: a gene counts \
 as changed at an fdr below 0.05, adjusted over all perturbations and genes together, and predicted cells are compared \
 with the control cells of their own file. `--rules fixed` mends the defects of these rules, `--rules paper` follows the \
 paper's appendix A; both compare the cells of both files with the measured control cells.
@@ -40,8 +42,7 @@ T_pred_de.csv and T_results.json (without --celltype-col the names have no prefi
 per predictor.
 
 The same with baselines, a ceiling and intervals to compare with:
-  scale-engine evaluate --real real.h5ad --pred pred.h5ad \\
-      --pert-col perturbation --control-pert control --out scores \\
+  scale-engine evaluate --real real.h5ad --pred pred.h5ad --out scores \\
       --baselines DATA --split split.toml --ceiling --bootstrap 1000";
 
 /// Score predicted cells against measured ones, by cell-eval's measures
@@ -54,12 +55,12 @@ pub struct Args {
     /// Measured cells
     #[arg(long, value_name = "REAL.h5ad")]
     real: PathBuf,
-    /// obs column of the perturbations
-    #[arg(long, value_name = "C", default_value = "target_gene")]
-    pert_col: String,
-    /// Label of the control cells
-    #[arg(long, value_name = "L", default_value = "non-targeting", allow_hyphen_values = true)]
-    control_pert: String,
+    /// obs column of the perturbations [default: what predict, baseline or export recorded in the files, else target_gene]
+    #[arg(long, value_name = "COLUMN")]
+    pert_col: Option<String>,
+    /// Label of the control cells [default: what these commands recorded, else non-targeting]
+    #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
+    control_pert: Option<String>,
     /// obs column of cell types; each is scored separately, into files prefixed with its name. Without it all cells are scored together
     #[arg(long, value_name = "C")]
     celltype_col: Option<String>,
@@ -107,6 +108,9 @@ pub struct Args {
     json: bool,
 }
 
+/// cell-eval's name for the column of the perturbations.
+const PERTURBATIONS: &str = "target_gene";
+
 /// All draws are kept in memory: 400 MB for 1,000 perturbations.
 const MOST_RESAMPLES: usize = 100_000;
 
@@ -123,9 +127,9 @@ fn resamples(text: &str) -> std::result::Result<usize, String> {
 /// Evaluates, writes the files, prints the table.
 pub fn run(args: Args) -> Result<()> {
     memory::keep(); // each block of genes or of rows needs as much as the last one gave back
-    check(&args)?;
+    let [perturbation, control] = check(&args)?;
     let settings = Settings {
-        control: args.control_pert.clone(),
+        control,
         rules: args.rules,
         profile: args.profile,
         skip: args.skip_metrics.clone(),
@@ -135,7 +139,7 @@ pub fn run(args: Args) -> Result<()> {
     let files = Files {
         real: args.real.clone(),
         pred: args.pred.clone(),
-        perturbation: args.pert_col.clone(),
+        perturbation,
         cell_type: args.celltype_col.clone(),
     };
     let Outcome { boards, sources, written } =
@@ -157,8 +161,27 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is better known before long work than after it.
-fn check(args: &Args) -> Result<()> {
+/// The column of the perturbations and the label of the control cells: as told, else as the files record them, else cell-eval's.
+fn labels(args: &Args, real: &H5ad, pred: &H5ad) -> Result<[String; 2]> {
+    let record = |file: &H5ad| Some((file.told(PERT_COL)?, file.told(CONTROL_PERT)?));
+    let recorded = record(real).or_else(|| record(pred));
+    let column = args.pert_col.clone().or_else(|| recorded.as_ref().map(|(column, _)| column.clone()));
+    // A label was recorded of its own column alone.
+    let label = recorded.filter(|(own, _)| column.as_ref() == Some(own)).map(|(_, label)| label);
+    let control = args.control_pert.clone().or(label).unwrap_or_else(|| Settings::default().control);
+    if let Some(column) = column {
+        return Ok([column, control]);
+    }
+    let way = format!("; {PERTURBATIONS} is the default of --pert-col: name the column of the perturbations");
+    for file in [real, pred] {
+        H5ad::open_columns(file.path(), &[PERTURBATIONS], "X").map_err(|e| e.with_way(&way))?;
+    }
+    Ok([PERTURBATIONS.into(), control])
+}
+
+/// Refuses what is better known before long work than after it; returns the column of the perturbations and the label of the
+/// control cells.
+fn check(args: &Args) -> Result<[String; 2]> {
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
@@ -175,8 +198,8 @@ fn check(args: &Args) -> Result<()> {
     if let Some(warning) = pred.told(WARNING) {
         eprintln!("warning: {}: {warning}", args.pred.display());
     }
-    for file in [real, pred] {
-        check_unit(&file)?;
+    for file in [&real, &pred] {
+        check_unit(file)?;
         if args.rules == Rules::CellEval066 && file.storage().ends_with("f64") {
             eprintln!(
                 "note: {}: X is float64 and is read as float32: values that cell-eval tells apart may tie here, which moves \
@@ -185,7 +208,7 @@ fn check(args: &Args) -> Result<()> {
             );
         }
     }
-    Ok(())
+    labels(args, &real, &pred)
 }
 
 /// What was found, and the files that hold it.

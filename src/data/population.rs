@@ -26,6 +26,10 @@ pub(crate) const LABELS: u64 = 200;
 pub(crate) const TOTALS: &str = "totals";
 /// Under `uns/scale_engine`: the name of the numbers' unit.
 pub(crate) const UNIT: &str = "unit";
+/// Under `uns/scale_engine`: the column of the perturbations.
+pub(crate) const PERT_COL: &str = "pert_col";
+/// Under `uns/scale_engine`: the label of the control cells.
+pub(crate) const CONTROL_PERT: &str = "control_pert";
 /// Under `uns/scale_engine`: what is wrong with some of the predictions.
 pub(crate) const WARNING: &str = "warning";
 /// Column of obs that names the control cell behind a predicted one.
@@ -85,6 +89,8 @@ pub struct Population<R = Cells> {
     pub genes: Vec<String>,
     /// Names of the label columns; if none is named for batches, batches are not written.
     pub columns: Columns,
+    /// Label of the control cells, if known.
+    pub control: Option<String>,
     /// What the numbers are.
     pub unit: Unit,
     /// Total to which cells are scaled, if known.
@@ -105,16 +111,16 @@ pub struct Population<R = Cells> {
 }
 
 impl Population {
-    /// No cells yet; log1p scale, target unknown.
+    /// No cells yet; log1p scale, control label and target unknown.
     pub fn new(genes: Vec<String>, columns: Columns) -> Population {
         let cells = Cells::empty(sprs::CompressedStorage::CSR, genes.len());
         Population::into(cells, genes, columns)
     }
 
-    /// No cells yet, with the genes, columns and target of a data directory.
+    /// No cells yet, with the genes, columns, control label and target of a data directory.
     pub fn like(manifest: &Manifest) -> Population {
-        let population = Population::new(manifest.genes.clone(), manifest.columns.clone());
-        Population { target: manifest.target, ..population }
+        let cells = Cells::empty(sprs::CompressedStorage::CSR, manifest.genes.len());
+        Population::of(cells, manifest)
     }
 
     /// The numbers, `[cells, G]`.
@@ -144,14 +150,12 @@ impl Population {
 }
 
 impl Population<Writer> {
-    /// A file to be, without cells yet, of the genes, columns and target of a data directory.
+    /// A file to be, without cells yet, like [`Population::like`].
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn create(path: &Path, manifest: &Manifest) -> Result<Population<Writer>> {
-        let rows = Writer::create(path, manifest.genes.len())?;
-        let population = Population::into(rows, manifest.genes.clone(), manifest.columns.clone());
-        Ok(Population { target: manifest.target, ..population })
+        Ok(Population::of(Writer::create(path, manifest.genes.len())?, manifest))
     }
 
     /// Writes what belongs to the cells, as [`Population::write`] does, and puts the file in its place. Returns the number of cells.
@@ -167,10 +171,16 @@ impl Population<Writer> {
 }
 
 impl<R> Population<R> {
+    fn of(rows: R, manifest: &Manifest) -> Population<R> {
+        let population = Population::into(rows, manifest.genes.clone(), manifest.columns.clone());
+        Population { control: Some(manifest.control.clone()), target: manifest.target, ..population }
+    }
+
     fn into(rows: R, genes: Vec<String>, columns: Columns) -> Population<R> {
         Population {
             genes,
             columns,
+            control: None,
             unit: Unit::Log1p,
             target: None,
             notes: Vec::new(),
@@ -184,21 +194,20 @@ impl<R> Population<R> {
 
     /// The numbers, and what belongs to them.
     fn split(self) -> (R, Population<()>) {
-        let Population { genes, columns, unit, target, notes, rows, names, labels, totals, predicted_from } =
-            self;
         let labels = Population {
-            genes,
-            columns,
-            unit,
-            target,
-            notes,
+            genes: self.genes,
+            columns: self.columns,
+            control: self.control,
+            unit: self.unit,
+            target: self.target,
+            notes: self.notes,
             rows: (),
-            names,
-            labels,
-            totals,
-            predicted_from,
+            names: self.names,
+            labels: self.labels,
+            totals: self.totals,
+            predicted_from: self.predicted_from,
         };
-        (rows, labels)
+        (self.rows, labels)
     }
 
     /// Number of cells.
@@ -355,6 +364,8 @@ impl Population<()> {
         let target = self.target.map(|target| target as f32);
         let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let mut extras: Vec<(String, Extra)> = told
+            .chain([(PERT_COL, self.columns.perturbation.as_str())])
+            .chain(self.control.as_deref().map(|label| (CONTROL_PERT, label)))
             .chain([("program", crate::aside::PROGRAM), (UNIT, self.unit.name())])
             .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())))
             .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))

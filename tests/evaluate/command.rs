@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use scale_engine::data::h5ad::H5ad;
-use scale_engine::data::population::{Population, Unit};
+use scale_engine::data::h5ad::{self, H5ad, X};
+use scale_engine::data::population::{Population, Unit, measured};
 use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::evaluate::board::Board;
@@ -15,6 +15,7 @@ use scale_engine::rng::Rng;
 use serde_json::Value;
 
 use super::{settings, simulated};
+use crate::small_data::{World as Small, header};
 
 fn scale_engine(words: &[&str], within: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scale-engine"));
@@ -284,4 +285,36 @@ fn no_input_panics() {
         }
     }
     assert!(boards > 100 && errors > 100, "{boards} boards, {errors} errors");
+}
+
+#[test]
+fn columns_and_control_label_are_those_that_our_files_record() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (_data, data) = Small::of_groups(header(20, 1, 1, 1), &[(0, 0, 0, 9), (0, 1, 0, 8)]).open();
+    let cells = measured(&data, &[1], true).expect("cells");
+    cells.clone().write(&place("own.h5ad")).expect("written");
+    must("evaluate --pred own.h5ad --real own.h5ad --out scores --profile minimal", dir.path());
+    let told = std::fs::read_to_string(place("scores/results.json")).expect("results");
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(
+        (cells.columns.perturbation.as_str(), &told["settings"]["control_pert"]),
+        ("gene", &Value::from("ctrl"))
+    );
+    // Another program's file records nothing.
+    let own = H5ad::open(&place("own.h5ad")).expect("readable");
+    h5ad::write(&place("other.h5ad"), own.obs(), own.var(), X::Sparse(cells.cells()), &[]).expect("written");
+    let refused = |words: &str| {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let output = scale_engine(&words, dir.path());
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr)
+    };
+    let said = refused("evaluate --pred other.h5ad --real other.h5ad --out none");
+    assert!(
+        said.contains("target_gene is the default of --pert-col") && said.contains("gene, cell_type"),
+        "{said}"
+    );
+    let said = refused("evaluate --pred other.h5ad --real other.h5ad --out none --pert-col gene");
+    assert!(said.contains("--control-pert: ") && said.contains("\"non-targeting\""), "{said}");
 }
