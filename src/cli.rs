@@ -46,7 +46,7 @@ From cells to scores (held_out.toml: see `scale-engine split --help`):
 All of this on simulated cells: scale-engine demo
 What a file or folder holds:    scale-engine inspect PATH
 
-Exit codes: 0 done, 1 failed, 2 wrong options or settings, 130 stopped by Ctrl-C. `train` and `demo` end cleanly
+Exit codes: 0 done, 1 failed, 2 wrong options or settings, 130 stopped by Ctrl-C. `train` and `demo` end cleanly \
 at a first Ctrl-C, with 1 (`train` writes a checkpoint), and at once at a second, with 130.";
 
 #[derive(Subcommand)]
@@ -68,7 +68,7 @@ enum Command {
     Profile(profile::Args),
     /// Print a completion script for a shell
     #[command(
-        after_help = "Example:\n  scale-engine completions bash > ~/.local/share/bash-completion/completions/scale-engine"
+        after_help = "Example:\n  scale-engine completions bash \\\n      > ~/.local/share/bash-completion/completions/scale-engine"
     )]
     Completions {
         /// bash, zsh, fish, elvish or powershell

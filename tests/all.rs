@@ -15,6 +15,7 @@ mod genes;
 mod golden;
 mod h5ad;
 mod held_out;
+mod help;
 mod init_from;
 mod inputs;
 mod inspect;

@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: the measured test cells, on the scale that evaluate reads
 
-  scale-engine export DATA --split held_out.toml --subset test --out test.h5ad")]
+  scale-engine export DATA --split held_out.toml --subset test \\
+      --out test.h5ad")]
 pub struct Args {
     /// Data directory
     #[arg(value_name = "DATA")]

@@ -11,9 +11,10 @@ use crate::progress::Reporter;
 
 const EXAMPLE: &str = "\
 Examples:
-  scale-engine genes plate*.h5ad --out VAR.csv --n-top-genes 5000 --flavor cell_ranger
-  scale-engine preprocess screen.h5ad --genes VAR.csv --out DATA --pert-col gene \\
-      --control-pert non-targeting --celltype-col cell_line
+  scale-engine genes plate*.h5ad --out VAR.csv --n-top-genes 5000 \\
+      --flavor cell_ranger
+  scale-engine preprocess screen.h5ad --genes VAR.csv --out DATA \\
+      --pert-col gene --control-pert non-targeting --celltype-col cell_line
 
 Ranks the genes over all cells, labelled or not, and writes the table that preprocess writes to DATA/var.csv: means, dispersions and \
 highly_variable, as scanpy.pp.highly_variable_genes has them in var. preprocess --genes takes the genes that it marks, from this table or \

@@ -15,7 +15,8 @@ const EXAMPLE: &str = "\
 Examples:
   scale-engine predict RUN --data DATA --split held_out.toml --subset test \\
       --with-controls --out pred.h5ad --real-out real.h5ad
-  scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv --out pred.h5ad
+  scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv \\
+      --out pred.h5ad
 
 The first predicts what a split holds out, for `evaluate`. The second predicts perturbations that the run was trained on, from your own control cells:
   wanted.csv         perturbation,cell_type,batch,cells

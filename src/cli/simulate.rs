@@ -13,7 +13,8 @@ use crate::error::Result;
 #[command(
     after_help = "Example: a small data set, with its true effects under uns/simulation, and its data directory
 
-  scale-engine simulate --out sim.h5ad --cells 5000 --genes 500 --perturbations 10
+  scale-engine simulate --out sim.h5ad --cells 5000 --genes 500 \\
+      --perturbations 10
   scale-engine preprocess sim.h5ad --out data/sim --pert-col perturbation \\
       --control-pert non-targeting --celltype-col cell_type --batch-col batch \\
       --n-top-genes 500"
