@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod baseline;
 pub mod bench;
@@ -28,9 +28,15 @@ mod written;
 #[derive(Parser)]
 #[command(name = "scale-engine", version, max_term_width = 110, after_help = WAY)]
 pub struct Cli {
+    /// Number of threads to compute with [default: all cores]; results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
+
+/// More than any machine has cores; each thread costs a stack.
+const MOST_THREADS: i64 = 1024;
 
 const WAY: &str = "\
 From cells to scores (held_out.toml: see `scale-engine split --help`):
@@ -78,6 +84,10 @@ enum Command {
 
 /// Runs the command that was asked for.
 pub fn run(cli: Cli) -> Result<()> {
+    if let Some(threads) = cli.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
+        pool.map_err(|e| Error::setting("--threads", format!("cannot start {threads} threads: {e}")))?;
+    }
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Simulate(args) => simulate::run(args),

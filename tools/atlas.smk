@@ -38,4 +38,4 @@ rule part:
     wildcard_constraints: name="[a-z]+", k="[0-9]+"
     threads: 4
     resources: mem_mb=2000
-    shell: "RAYON_NUM_THREADS={threads} {command} --part {wildcards.name}/$((10#{wildcards.k}))"
+    shell: "{command} --threads {threads} --part {wildcards.name}/$((10#{wildcards.k}))"

@@ -100,9 +100,6 @@ pub struct Args {
     /// Folder to write the figures of the report to, as .svg files
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Number of threads [default: all cores]; the scores do not depend on it
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     /// Print results.json instead of a table
     #[arg(long)]
     json: bool,
@@ -142,8 +139,7 @@ pub fn run(args: Args) -> Result<()> {
         perturbation,
         cell_type: args.celltype_col.clone(),
     };
-    let Outcome { boards, sources, written } =
-        pool(args.threads)?.install(|| evaluate(&args, &files, &settings))?;
+    let Outcome { boards, sources, written } = evaluate(&args, &files, &settings)?;
     notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
     let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
@@ -258,18 +254,6 @@ fn earlier(dir: &Path, written: &[PathBuf]) -> Result<Vec<String>> {
     let mut names = names_in(dir)?;
     names.retain(|name| RESULTS.iter().any(|end| name.ends_with(end)) && !written.contains(&dir.join(name)));
     Ok(names)
-}
-
-/// More than any machine has cores; each thread costs a stack.
-const MOST_THREADS: usize = 1024;
-
-fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool> {
-    if threads.is_some_and(|threads| !(1..=MOST_THREADS).contains(&threads)) {
-        return Err(Error::setting("--threads", format!("must be from 1 to {MOST_THREADS}")));
-    }
-    let threads = threads.unwrap_or(0);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|e| Error::setting("--threads", format!("cannot start {threads} threads: {e}")))
 }
 
 /// One board's JSON, or an object of them by cell type.

@@ -147,7 +147,7 @@ pub struct Loader {
 
 impl Loader {
     /// Starts at a step and keeps up to `ahead` batches (at least one) in hand, made by as many threads, or by
-    /// one per core if there are fewer cores.
+    /// one per thread of rayon's pool if that has fewer.
     ///
     /// # Errors
     /// A sampler of another data directory, whose cells are numbered otherwise.
@@ -161,7 +161,6 @@ impl Loader {
         if !sampler.is_of(&data) {
             return Err(Error::format(data.dir(), "is not the data directory that the sampler draws from"));
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let ahead = ahead.max(1);
         let state = State {
             claim: first_step,
@@ -177,7 +176,7 @@ impl Loader {
             let (shelf, data, sampler) = (shelf.clone(), data.clone(), sampler.clone());
             std::thread::spawn(move || work(&shelf, &data, &sampler, ahead as u64, carry))
         };
-        let workers = (0..ahead.min(cores)).map(spawn).collect();
+        let workers = (0..ahead.min(rayon::current_num_threads())).map(spawn).collect();
         Ok(Loader { shelf, workers })
     }
 
