@@ -26,7 +26,6 @@ pub mod linear;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::str::FromStr;
 
 use crate::config::Observe;
 use crate::data::bulk::{self, Pair, Resting, Sums};
@@ -35,22 +34,22 @@ use crate::data::h5ad::{Cells, Writer};
 use crate::data::observe::Observer;
 use crate::data::population::{Population, Rows, log1p, push_controls};
 use crate::data::shard::{Data, Row};
-use crate::error::{Error, Result, counted, unknown};
+use crate::error::{Error, Result, counted};
 use crate::rng::{Rng, stream};
 use linear::Linear;
 
 /// Which baseline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// The perturbation's mean effect on the control cells.
+    /// Control cells plus the perturbation's mean effect over the training cell types.
     Mean,
-    /// Copies of the cell type's mean perturbed cell.
+    /// Copies of the mean perturbed training cell of the cell type.
     MeanPerCellType,
-    /// Copies of the batch's mean perturbed cell.
+    /// Copies of the mean perturbed training cell of the batch.
     MeanPerBatch,
-    /// Copies of the mean perturbed cell.
+    /// Copies of the mean perturbed training cell.
     MeanOverall,
-    /// The linear model's effect on the control cells.
+    /// Control cells plus the effect by the linear model of Ahlmann-Eltze, Huber & Anders (2025).
     Linear,
 }
 
@@ -68,17 +67,6 @@ impl Kind {
             Kind::MeanOverall => "mean-overall",
             Kind::Linear => "linear",
         }
-    }
-}
-
-impl FromStr for Kind {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-            let names = Kind::ALL.map(|kind| kind.name().to_string());
-            Error::setting("KIND", unknown("baseline", text, &names))
-        })
     }
 }
 

@@ -16,9 +16,6 @@ use crate::error::Result;
 
 /// Predict a part of a split with a simple baseline, for a model to beat
 ///
-/// mean: control cells plus the perturbation's mean effect over the training cell types.
-/// mean-per-cell-type, mean-per-batch, mean-overall: copies of the mean perturbed training cell of the cell type, of the batch, or of all.
-/// linear: control cells plus the effect by the linear model of Ahlmann-Eltze, Huber & Anders (2025).
 /// Control cells are those of the same cell type and batch; where the batch has none, of the cell type.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: predict the held-out groups and score them
@@ -28,8 +25,8 @@ use crate::error::Result;
   scale-engine evaluate --pred mean.h5ad --real real.h5ad \\
       --celltype-col cell_type --out scores/mean")]
 pub struct Args {
-    /// mean, mean-per-cell-type, mean-per-batch, mean-overall or linear
-    #[arg(value_name = "KIND")]
+    /// The baseline
+    #[arg(value_name = "KIND", value_enum)]
     pub kind: Kind,
     /// Data directory
     #[arg(long, value_name = "DATA")]
@@ -37,15 +34,15 @@ pub struct Args {
     /// Split file; baselines learn from its training part only
     #[arg(long, value_name = "S.toml")]
     pub split: PathBuf,
-    /// Part to predict
-    #[arg(long, value_name = "train|val|test", default_value = "test")]
-    pub subset: Part,
     /// File to write: the predicted cells (log1p values), then the control cells of their cell types and batches
     #[arg(long, value_name = "PRED.h5ad")]
     pub out: PathBuf,
     /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
     #[arg(long, value_name = "REAL.h5ad")]
     pub real_out: Option<PathBuf>,
+    /// Part of the split to predict
+    #[arg(long, value_name = "train|val|test", default_value = "test")]
+    pub subset: Part,
     /// poisson draws counts around the predicted means, as a model of the default recipe does, so that rank tests see as many zeros
     /// as in measured cells
     #[arg(long, value_name = "none|poisson", default_value = "none")]

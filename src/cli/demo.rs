@@ -27,11 +27,11 @@ pub struct Args {
     /// Folder to write, new or empty [default: runs/demo-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    device: device::Choice,
     /// Seed for the simulated cells, the weights and everything that is drawn
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=LARGEST_NUMBER))]
     seed: u64,
-    #[command(flatten)]
-    device: device::Choice,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,

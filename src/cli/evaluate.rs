@@ -62,16 +62,17 @@ pub struct Args {
     #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
     control_pert: Option<String>,
     /// obs column of cell types; each is scored separately, into files prefixed with its name. Without it all cells are scored together
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "COLUMN")]
     celltype_col: Option<String>,
     /// Folder for the results; files of an earlier run are replaced if they have the same name, else kept and listed
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Definitions of the measures: cell-eval-0.6.6, fixed or paper
-    #[arg(long, default_value = "cell-eval-0.6.6")]
+    /// Definitions of the measures
+    #[arg(long, value_enum, default_value_t)]
     rules: Rules,
-    /// Measures to compute; full is all of cell-eval's except clustering_agreement
-    #[arg(long, value_enum, default_value = "full")]
+    /// Measures to compute, by cell-eval's profiles. Its clustering_agreement is in none: its random numbers cannot be reproduced
+    /// outside its libraries
+    #[arg(long, value_enum, default_value_t)]
     profile: Profile,
     /// Measures to leave out, by their names in results.csv (de_nsig_counts stands for its two columns)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]

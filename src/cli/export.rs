@@ -21,6 +21,9 @@ pub struct Args {
     /// Data directory
     #[arg(value_name = "DATA")]
     pub data: PathBuf,
+    /// Split file, with --subset
+    #[arg(long, value_name = "S.toml", requires = "subset")]
+    pub split: Option<PathBuf>,
     /// File to write; cells are ordered by condition and keep their names from the source
     #[arg(long, value_name = "F.h5ad")]
     pub out: PathBuf,
@@ -30,9 +33,6 @@ pub struct Args {
     /// Write only this part of the split, with the control cells that the split puts into it
     #[arg(long, value_name = "train|val|test", requires = "split")]
     pub subset: Option<Part>,
-    /// Split file, with --subset
-    #[arg(long, value_name = "S.toml", requires = "subset")]
-    pub split: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     pub json: bool,

@@ -31,27 +31,27 @@ Genes are aligned by name and missing ones reported. The prediction of a populat
 pub struct Args {
     /// Run directory (uses its best checkpoint, or its last if there is no best), or a checkpoint file
     run: PathBuf,
-    /// File to write, with log1p values
-    #[arg(long, value_name = "PRED.h5ad")]
-    out: PathBuf,
     /// Data directory; the groups of one part of its split are predicted
     #[arg(long, value_name = "DATA", requires = "split", conflicts_with = "controls")]
     data: Option<PathBuf>,
     /// Split file
     #[arg(long, value_name = "S.toml", requires = "data", conflicts_with = "controls")]
     split: Option<PathBuf>,
-    /// Part of the split to predict
-    #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
-    subset: Part,
-    /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
-    #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
-    real_out: Option<PathBuf>,
     /// Control cells to predict from, instead of a data directory
     #[arg(long, value_name = "F.h5ad", requires = "request")]
     controls: Option<PathBuf>,
     /// Populations to predict, a .csv with the columns perturbation,cell_type,batch,cells
     #[arg(long, value_name = "R.csv", requires = "controls", conflicts_with = "data")]
     request: Option<PathBuf>,
+    /// File to write, with log1p values
+    #[arg(long, value_name = "PRED.h5ad")]
+    out: PathBuf,
+    /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
+    #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
+    real_out: Option<PathBuf>,
+    /// Part of the split to predict
+    #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
+    subset: Part,
     /// obs column with the control cells' total counts, if their file lacks some of the measured genes [default: the --size-col of
     /// the data that the run was trained on]
     #[arg(long, value_name = "COLUMN", requires = "controls", conflicts_with = "data")]
@@ -65,11 +65,11 @@ pub struct Args {
     /// `none` writes the predicted means, `poisson` draws counts around them [default: the run's own predict.observe]
     #[arg(long)]
     observe: Option<Observe>,
+    #[command(flatten)]
+    device: device::Choice,
     /// Seed for drawing control cells, start noise and counts
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    #[command(flatten)]
-    device: device::Choice,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,

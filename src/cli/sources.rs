@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{Resettable, Str};
+
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{Filters, Genes, Settings, Target};
 use crate::data::shard::Scale;
@@ -9,9 +11,10 @@ use crate::error::{Error, Result};
 
 /// The files, and how they are read.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "How files are read")]
 pub(super) struct SourceArgs {
     /// h5ad files, 10x .h5 files or mtx folders, Tahoe's parquet shards or a folder of them; genes are matched by name
-    #[arg(value_name = "IN.h5ad", required = true)]
+    #[arg(value_name = "IN.h5ad", required = true, help_heading = Resettable::<Str>::Reset)]
     inputs: Vec<PathBuf>,
     /// Table of labels: .csv or .tsv with a header (.gz or not), or .parquet. Cell names are in the column named like the index of obs
     /// (10x: barcode), else in pandas' index (.parquet), else in the first column; where several files share names, they end with the

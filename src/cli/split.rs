@@ -47,21 +47,21 @@ pub struct Args {
     /// Split file in cell-load's TOML
     #[arg(value_name = "S.toml", required_unless_present = "preset")]
     pub split: Option<PathBuf>,
-    /// Write this benchmark's split file instead of checking one
-    #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
-    pub preset: Option<Preset>,
+    /// Data directory, as `preprocess` writes it
+    #[arg(long, value_name = "DATA")]
+    pub data: PathBuf,
     /// File to write, with --preset
     #[arg(long, value_name = "S.toml", requires = "preset", conflicts_with = "split")]
     pub out: Option<PathBuf>,
+    /// Benchmark whose split file is written, instead of checking one
+    #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
+    pub preset: Option<Preset>,
     /// Train on this share of the held-out contexts' perturbations, the same in each context [default: hold out whole contexts]
     #[arg(long, value_name = "SHARE", requires = "preset", value_parser = share)]
     pub few_shot: Option<f64>,
     /// Seed for drawing the perturbations of --few-shot
     #[arg(long, value_name = "N", default_value_t = 0, requires = "few_shot")]
     pub seed: u64,
-    /// Data directory, as `preprocess` writes it
-    #[arg(long, value_name = "DATA")]
-    pub data: PathBuf,
     /// Print the counts as JSON
     #[arg(long)]
     pub json: bool,

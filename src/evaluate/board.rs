@@ -213,12 +213,6 @@ pub fn notes(boards: &[Board]) -> Vec<String> {
             notes.push(note.clone());
         }
     }
-    if boards.first().is_some_and(|board| board.report.settings.profile == registry::Profile::Full) {
-        let absent = registry::ABSENT;
-        notes.push(format!(
-            "cell-eval's {absent} is not computed: its random numbers cannot be reproduced outside its libraries"
-        ));
-    }
     notes
 }
 

@@ -37,21 +37,18 @@
 //! `clustering_agreement` has no rule set: it is a Leiden clustering of a UMAP graph, whose random numbers are igraph's; two
 //! environments in which cell-eval 0.6.6 runs gave 0.015 and 0.65 for the same two files.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
-
-use crate::error::unknown;
 
 /// Added to both means of a fold change if the rule set says so.
 pub const PSEUDOCOUNT: f64 = 0.01;
 
 /// A rule set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Rules {
     /// cell-eval 0.6.6 with pdex 0.1.27, quirks included.
     #[default]
     #[serde(rename = "cell-eval-0.6.6")]
+    #[value(name = "cell-eval-0.6.6")]
     CellEval066,
     /// The same measures with their documented defects mended.
     #[serde(rename = "fixed")]
@@ -163,16 +160,6 @@ impl Rules {
                 ..fixed
             },
         }
-    }
-}
-
-impl FromStr for Rules {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Rules, String> {
-        let names = Rules::ALL.map(|rules| rules.name().to_string());
-        let found = Rules::ALL.into_iter().find(|rules| rules.name() == name);
-        found.ok_or_else(|| unknown("rule set", name, &names))
     }
 }
 
