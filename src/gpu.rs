@@ -72,8 +72,8 @@ impl Real {
         }
     }
 
-    /// The end of a compiled kernel file's name.
-    fn suffix(self) -> &'static str {
+    /// As options and compiled kernel files have it.
+    pub fn name(self) -> &'static str {
         match self {
             Real::F32 => "f32",
             Real::Bf16 => "bf16",

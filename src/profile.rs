@@ -17,10 +17,10 @@ pub use times::Times;
 /// What a step is made of.
 #[derive(Clone, Debug, Serialize)]
 pub struct Profile {
-    /// The device, or "CPU".
+    /// The device, or "cpu".
     pub device: String,
     /// How it stores activations.
-    pub storage: Option<crate::gpu::Real>,
+    pub precision: Option<crate::gpu::Real>,
     /// Threads of the host.
     pub threads: usize,
     /// What was trained.
@@ -127,8 +127,8 @@ pub fn profile(sizes: &Sizes, steps: u64, gpu: Option<&Gpu>) -> Result<Profile> 
     });
     let launched: f64 = laps.iter().flat_map(|lap| &lap.kernels).map(|(_, seconds)| seconds).sum();
     Ok(Profile {
-        device: gpu.map_or("CPU".into(), Gpu::name),
-        storage: gpu.map(Gpu::real),
+        device: gpu.map_or("cpu".into(), Gpu::name),
+        precision: gpu.map(Gpu::real),
         threads: rayon::current_num_threads(),
         sizes: sizes.clone(),
         weights: made.learner.params.table().count(),

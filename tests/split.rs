@@ -131,7 +131,7 @@ fn the_report_counts_what_is_there() {
     assert_eq!((test.control_cells, test.control_groups), (21, 2));
     assert_eq!((report.train.cells, report.train.control_cells), (6 + 5 + 2 + 7 + 9 + 5, 4 + 21 + 8));
     assert_eq!((report.dropped.cells, report.dropped.control_cells), (0, 0));
-    assert_eq!((report.dataset.as_str(), report.hash.len()), ("small", 64));
+    assert_eq!((report.dataset.as_str(), report.sha256.len()), ("small", 64));
 }
 
 #[test]

@@ -152,7 +152,7 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     match args.json {
-        true => println!("{:#}", combined_json(&boards, sources)),
+        true => println!("{}", combined_json(&boards, sources)),
         false => table::print(&boards),
     }
     Ok(())

@@ -8,6 +8,7 @@ use super::sources::{FilterArgs, GeneArgs, SourceArgs, settings};
 use crate::data::preprocess::{Ranking, Settings, rank_genes};
 use crate::error::Result;
 use crate::progress::Reporter;
+use serde_json::json;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -47,7 +48,9 @@ pub fn run(args: Args) -> Result<()> {
     signal::tell("stopped; the same command continues what was begun")?;
     let ranking = rank_genes(&settings, &Reporter::terminal())?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&ranking).expect("a ranking is plain JSON"));
+        let mut told = serde_json::to_value(&ranking).expect("a ranking is plain JSON");
+        told["out"] = json!(settings.out);
+        println!("{told}");
     } else {
         print(&settings, &ranking);
     }

@@ -49,7 +49,7 @@ pub fn run(args: Args) -> Result<()> {
     let steps = if args.dry { 1 } else { args.steps };
     let found = guard(|| profile(&args.sizes, steps, gpu.as_ref()))?;
     match (args.json, args.dry) {
-        (true, _) => println!("{}", serde_json::to_string_pretty(&found).expect("plain numbers")),
+        (true, _) => println!("{}", serde_json::to_string(&found).expect("plain numbers")),
         (_, true) => print_counts(&found),
         _ => print(&found),
     }
@@ -60,8 +60,8 @@ const MB: f64 = 1e6;
 
 /// Without times: nothing was computed.
 fn print_counts(found: &Profile) {
-    let Profile { storage, sizes, weights, pairs, .. } = found;
-    let real = storage.map_or(String::new(), |real| format!(", {real:?}"));
+    let Profile { precision, sizes, weights, pairs, .. } = found;
+    let real = precision.map_or(String::new(), |real| format!(", {}", real.name()));
     println!("{} ({weights} weights), {pairs} pairs per step, counted only{real}\n", sizes.preset);
     println!("{:<34} {:<9} {:>6} {:>10} {:>10} {:>9}", "op", "way", "calls", "MB", "kB/pair", "GFLOP");
     let mut rows: Vec<&Row> = found.rows.iter().collect();
@@ -94,8 +94,8 @@ fn print_memory(memory: &Memory, pairs: usize) {
 }
 
 fn print(found: &Profile) {
-    let Profile { device, storage, threads, sizes, weights, pairs, .. } = found;
-    let stored = storage.map_or(format!("{threads} threads"), |real| format!("{real:?}"));
+    let Profile { device, precision, threads, sizes, weights, pairs, .. } = found;
+    let stored = precision.map_or(format!("{threads} threads"), |real| real.name().into());
     println!("{} ({weights} weights), {pairs} pairs per step, {device}, {stored}", sizes.preset);
     let idle = found.idle.map_or(String::new(), |share| format!(", of which {:.1} % idle", 100.0 * share));
     println!(

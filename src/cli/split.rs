@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain JSON"));
+        println!("{}", serde_json::to_string(&report).expect("a report is plain JSON"));
     } else {
         print!("{}", table(&report));
     }
@@ -117,7 +117,7 @@ fn table(report: &Report) -> String {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:>w$}")).collect();
         text.push_str(&format!("{}\n", cells.join("  ")));
     }
-    text.push_str(&format!("sha256 {}\n", report.hash));
+    text.push_str(&format!("sha256 {}\n", report.sha256));
     text
 }
 

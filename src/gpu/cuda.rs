@@ -109,7 +109,7 @@ impl Cuda {
         if let Some(&found) = modules.get(&(file, real)) {
             return Ok(found);
         }
-        let image = KERNELS.iter().find(|(name, storage, _)| *name == file && *storage == real.suffix());
+        let image = KERNELS.iter().find(|(name, storage, _)| *name == file && *storage == real.name());
         let (_, _, image) = image.unwrap_or_else(|| panic!("launch: no kernel file {file}.cu for {real:?}"));
         // The driver needs the image aligned, which `include_bytes!` does not promise.
         let image: Vec<u64> = image

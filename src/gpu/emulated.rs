@@ -212,7 +212,7 @@ impl Driver for Emulated {
         let library = match files.entry((file, real)) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(free) => {
-                let path = self.folder.join(format!("{file}_{}.so", real.suffix()));
+                let path = self.folder.join(format!("{file}_{}.so", real.name()));
                 // SAFETY: compiled from our kernels; it runs nothing when loaded.
                 let library =
                     unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?;

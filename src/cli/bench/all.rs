@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
             "{name}; preset {}, {} x {} pairs per step, {} genes\n",
             sizes.preset, sizes.sets, sizes.cells, sizes.genes
         );
-        println!("{:<24} {:<34} {:>12} {:>20} {:>8}", "", "", "time", "rate", "of most");
+        println!("{:<24} {:<34} {:>12} {:>20} {:>8}", "", "", "time", "rate", "share");
     }
     let print =
         |row: &Row| if args.json { println!("{}", row.json(&name, gpu.map(Gpu::real))) } else { row.print() };
@@ -59,12 +59,13 @@ pub fn run(args: &Args) -> Result<()> {
     print(&rate("copy", (ceilings.copy_gb_per_s, "GB/s")));
     print(&rate("matmul", (ceilings.matmul_tflop_per_s, "TFLOP/s")));
     ops::of_preset(&sizes.preset, gpu, turns, |timing| print(&of_op(timing, &ceilings)))?;
-    let pairs = format!("{} pairs", sizes.sets * sizes.cells);
-    for step::Work { name, unit, time, .. } in [step::STEP, step::PREDICTION] {
+    for step::Work { name, many, unit, time } in [step::STEP, step::PREDICTION] {
         let (took, _) = time(&sizes, steps, gpu)?;
         let seconds = took.median();
-        let rate = ((sizes.sets * sizes.cells) as f64 / seconds, unit);
-        print(&Row { what: name.into(), sizes: pairs.clone(), seconds: Some(seconds), rate, share: None });
+        let count = sizes.sets * sizes.cells;
+        let rate = (count as f64 / seconds, unit);
+        let sizes = format!("{count} {many}");
+        print(&Row { what: name.into(), sizes, seconds: Some(seconds), rate, share: None });
     }
     for (what, cells_per_s) in loader::made_up()? {
         print(&Row {
@@ -112,10 +113,10 @@ impl Row {
         println!("{:<24} {:<34} {time:>12} {rate:>20} {share:>8}", self.what, self.sizes);
     }
 
-    fn json(&self, device: &str, storage: Option<Real>) -> Value {
+    fn json(&self, device: &str, precision: Option<Real>) -> Value {
         json!({
             "what": self.what, "sizes": self.sizes, "median_s": self.seconds, "rate": self.rate.0, "unit": self.rate.1,
-            "of_most": self.share, "device": device, "storage": storage,
+            "share": self.share, "device": device, "precision": precision,
         })
     }
 }

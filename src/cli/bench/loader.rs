@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
             "data": args.data, "sets": args.sets, "cells": args.cells, "steps": args.steps, "cold": args.cold, "bytes": bytes,
             "epoch": args.epoch, "seconds": began.elapsed().as_secs_f64(), "lines": lines,
         });
-        println!("{figures:#}");
+        println!("{figures}");
         return Ok(());
     }
     println!("{:<12} {:>12} {:>12} {:>10}", "", "cells/s", "a core", "MB/s");

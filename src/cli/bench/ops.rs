@@ -85,7 +85,8 @@ pub fn run(args: &Args) -> Result<()> {
         memory::check("--shape", "tensors of this shape", bytes)?;
     }
     if !args.json {
-        let device = gpu.as_ref().map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
+        let device =
+            gpu.as_ref().map_or("cpu".into(), |gpu| format!("{}, {}", gpu.name(), gpu.real().name()));
         println!("{device}; medians of {}", args.turns);
     }
     let place = Place::new(gpu.as_ref());
@@ -166,7 +167,7 @@ impl Timing {
             "name": self.name, "shape": shape, "direction": self.cost.direction, "median_us": us(self.median()),
             "min_us": us(self.took.least()), "max_us": us(self.took.most()), "turns": self.took.turns(),
             "bytes": self.cost.bytes, "flops": self.cost.flops, "gb_per_s": gb, "tflop_per_s": tflop,
-            "device": place.gpu().map_or("cpu".into(), Gpu::name), "storage": place.gpu().map(Gpu::real),
+            "device": place.gpu().map_or("cpu".into(), Gpu::name), "precision": place.gpu().map(Gpu::real),
         });
         println!("{line}");
     }

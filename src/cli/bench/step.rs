@@ -53,7 +53,7 @@ pub struct Work {
     /// One turn of it.
     pub name: &'static str,
     /// What it handles sets x cells of.
-    many: &'static str,
+    pub many: &'static str,
     /// Of its rate.
     pub unit: &'static str,
     /// Times so many turns.
@@ -110,8 +110,8 @@ fn print(args: &Args, work: &Work, took: &Times, weights: usize, gpu: Option<&Gp
     let used = gpu.map(|gpu| gpu.reserved() as f64 / (1u64 << 30) as f64);
     if args.json {
         let mut figures = json!({
-            "preset": preset, "sets": sets, "cells": cells, "genes": genes, "pairs": pairs,
-            "device": gpu.map_or("cpu".into(), Gpu::name), "storage": gpu.map(Gpu::real), "weights": weights,
+            "preset": preset, "sets": sets, "cells": cells, "genes": genes,
+            "device": gpu.map_or("cpu".into(), Gpu::name), "precision": gpu.map(Gpu::real), "weights": weights,
             "steps": took.turns(), "median_s": median, "min_s": took.least(), "max_s": took.most(),
             "memory_gib": used,
         });
@@ -119,7 +119,7 @@ fn print(args: &Args, work: &Work, took: &Times, weights: usize, gpu: Option<&Gp
         println!("{figures}");
         return;
     }
-    let device = gpu.map_or("CPU".into(), |gpu| format!("{}, {:?}", gpu.name(), gpu.real()));
+    let device = gpu.map_or("cpu".into(), |gpu| format!("{}, {}", gpu.name(), gpu.real().name()));
     println!("{preset} ({weights} weights), {pairs} {many} per {name}, {device}");
     println!(
         "{:.2} ms per {name}, {:.0} {unit} (median of {})",

@@ -13,7 +13,7 @@ pub struct Report {
     /// Data-set name of the directory.
     pub dataset: String,
     /// SHA-256 of the split file.
-    pub hash: String,
+    pub sha256: String,
     /// Seen in training.
     pub train: PartReport,
     /// Used to choose among checkpoints.
@@ -50,7 +50,7 @@ impl Report {
         let [train, val, test] = split.parts.each_ref().map(|groups| PartReport::of(groups, data));
         Report {
             dataset: data.manifest().dataset.clone(),
-            hash: split.hash.clone(),
+            sha256: split.hash.clone(),
             train,
             val,
             test,
