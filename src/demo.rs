@@ -107,8 +107,11 @@ fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()
     match train(&training, stop)?.finished {
         true => Ok(()),
         false => {
-            let run = places.run.display();
-            Err(Error::Stopped(format!("stopped during training; {run} can be resumed")))
+            let [data, split, run] = [&places.data, &places.split, &places.run].map(|path| path.display());
+            Err(Error::Stopped(format!(
+                "stopped during training, which can be continued:\n  \
+                 scale-engine train --resume --data {data} --split {split} --out {run}"
+            )))
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::data::h5ad::H5ad;
 use crate::data::population::{Population, Unit, push_groups};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, counted};
 
 /// Write a data directory, or a part of it, as an h5ad file
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<()> {
     let (out, genes, groups) = (&args.out, data.manifest().genes.len(), groups.len());
     match args.json {
         true => println!("{}", json!({ "out": out, "cells": cells, "genes": genes, "groups": groups })),
-        false => println!("{}: {cells} cells x {genes} genes in {groups} groups", out.display()),
+        false => println!("{}: {cells} cells x {genes} genes in {}", out.display(), counted(groups, "group")),
     }
     Ok(())
 }

@@ -210,12 +210,24 @@ fn print(value: &Value, depth: usize) {
                 println!("{pad}{key}");
                 items.iter().for_each(|item| println!("{pad}  {}", line(item)));
             }
+            Value::Array(items) if key == "first" => {
+                println!("{pad}{key}");
+                items.iter().filter_map(Value::as_str).for_each(|row| println!("{pad}  {}", cut(row)));
+            }
             Value::Array(items) if items.len() > 12 => {
                 let shown: Vec<String> = items.iter().take(12).map(ToString::to_string).collect();
                 println!("{pad}{key:<16} [{}, .. {} in all]", shown.join(", "), items.len());
             }
             other => println!("{pad}{key:<16} {other}"),
         }
+    }
+}
+
+/// A row as far as it fits into a line.
+fn cut(row: &str) -> String {
+    match row.char_indices().nth(100) {
+        Some((end, _)) => format!("{} ..", &row[..end]),
+        None => row.to_string(),
     }
 }
 

@@ -72,7 +72,7 @@ fn share(text: &str) -> std::result::Result<f64, String> {
     share.ok_or_else(|| "give a number between 0 and 1, such as 0.3".to_string())
 }
 
-/// Prints cells, groups, perturbations and cell types of each part; warnings go to stderr. Errors name the clause.
+/// Prints cells, groups, perturbations and cell types of each part; warnings and notes go to stderr. Errors name the clause.
 pub fn run(args: Args) -> Result<()> {
     let data = Data::open(&args.data)?;
     let split = match (args.split, args.preset, args.out) {
@@ -89,9 +89,8 @@ pub fn run(args: Args) -> Result<()> {
         _ => return Err(Error::setting("split", "give a split file, or --preset with --out")),
     };
     let report = split.report(&data);
-    for warning in &report.warnings {
-        eprintln!("warning: {warning}");
-    }
+    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    report.notes.iter().for_each(|note| eprintln!("note: {note}"));
     if args.json {
         println!("{}", serde_json::to_string(&report).expect("a report is plain JSON"));
     } else {

@@ -77,6 +77,8 @@ pub struct Split {
     pub hash: String,
     /// What is allowed but may not be intended.
     pub warnings: Vec<String>,
+    /// Where cell-load would read other files than those of the data directory.
+    pub notes: Vec<String>,
 }
 
 impl Split {
@@ -96,9 +98,9 @@ impl Split {
     }
 
     fn parse(text: &str, data: &Data) -> std::result::Result<Split, String> {
-        let Clauses { places, warnings } = Clauses::parse(text, data)?;
+        let Clauses { places, warnings, notes } = Clauses::parse(text, data)?;
         let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut split = Split { parts: Default::default(), hash, warnings };
+        let mut split = Split { parts: Default::default(), hash, warnings, notes };
         for (number, group) in data.groups().iter().enumerate() {
             let place = &places[group.cell_type as usize];
             let parts = if data.is_control(number as u32) {

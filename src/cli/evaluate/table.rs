@@ -1,5 +1,6 @@
 //! The printed table: a row per measure; a column per predictor, or per cell type if the prediction is compared with nothing.
 
+use crate::error::counted;
 use crate::evaluate::board::{Board, PREDICTION, title};
 use crate::evaluate::registry::metric_of;
 use crate::evaluate::scores::{self, Scores, cell_types, predictors};
@@ -10,8 +11,8 @@ pub fn print(boards: &[Board]) {
     for board in boards {
         let name = board.cell_type.as_ref().map_or(String::new(), |name| format!("{name}: "));
         println!(
-            "{name}{} perturbations, {} genes",
-            board.report.perturbations.len(),
+            "{name}{}, {} genes",
+            counted(board.report.perturbations.len(), "perturbation"),
             board.report.genes.len()
         );
     }

@@ -68,6 +68,8 @@ pub(super) struct Clauses {
     /// By cell type id.
     pub(super) places: Vec<Place>,
     pub(super) warnings: Vec<String>,
+    /// What cell-load would make of it.
+    pub(super) notes: Vec<String>,
 }
 
 impl Clauses {
@@ -91,6 +93,7 @@ impl Clauses {
             clauses: Clauses {
                 places: vec![Place::Dropped; data.manifest().cell_types.len()],
                 warnings: Vec::new(),
+                notes: Vec::new(),
             },
         };
         reader.datasets()?;
@@ -148,7 +151,7 @@ impl Reader<'_> {
             if name == self.dataset {
                 let sources: Vec<String> = self.manifest().sources.iter().map(|s| s.path.clone()).collect();
                 let said = paths::doubts(&format!("[datasets] {name}"), path, &sources)?;
-                self.clauses.warnings.extend(said);
+                self.clauses.notes.extend(said);
             } else {
                 self.warn(format!(
                     "[datasets] {name:?} is not in this directory, which contains {:?}",

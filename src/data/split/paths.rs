@@ -26,15 +26,15 @@ pub(super) fn doubts(clause: &str, path: &str, sources: &[String]) -> Result<Vec
         readable.iter().copied().partition(|name| patterns.iter().any(|pattern| pattern.matches(name)));
     if !lacking.is_empty() {
         said.push(format!(
-            "{clause} = {path:?}: cell-load would not read {}, from which this directory was made",
+            "{clause} = {path:?} is for cell-load alone, which would not read {}, from which this directory was made",
             some_of(&lacking)
         ));
     }
     for name in found.iter().filter_map(|name| name.strip_suffix(".h5")) {
         if let Some(later) = found.iter().find(|other| other.strip_suffix(".h5ad") == Some(name)) {
             said.push(format!(
-                "{clause} = {path:?}: cell-load identifies files by their stem, so of {name}.h5 and {later} \
-                 it reads only the second; this directory contains both"
+                "{clause} = {path:?} is for cell-load alone, which identifies files by their stem: of {name}.h5 and \
+                 {later} it reads only the second; this directory contains both"
             ));
         }
     }

@@ -24,6 +24,8 @@ pub struct Report {
     pub dropped: PartReport,
     /// What is allowed but may not be intended.
     pub warnings: Vec<String>,
+    /// Where cell-load would read other files than those of the data directory.
+    pub notes: Vec<String>,
 }
 
 /// One part in numbers.
@@ -56,6 +58,7 @@ impl Report {
             test,
             dropped: PartReport::of(&dropped, data),
             warnings: split.warnings.clone(),
+            notes: split.notes.clone(),
         }
     }
 }

@@ -22,7 +22,10 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
         said.push("train has no perturbed cells that can be used: there is nothing to learn from".into());
     }
     for (part, consequence) in [
-        (Part::Val, "no checkpoint can be chosen as the best; the test part is never used for that"),
+        (
+            Part::Val,
+            "no checkpoint is chosen as the best, so `predict` uses the last; test is never used for that",
+        ),
         (Part::Test, "there is nothing to score"),
     ] {
         let held = split.perturbed(part, data);
