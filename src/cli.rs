@@ -29,7 +29,7 @@ mod written;
 #[command(name = "scale-engine", version, max_term_width = 110, after_help = WAY)]
 pub struct Cli {
     /// Number of threads to compute with [default: all cores]; results do not depend on it
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
+    #[arg(long, global = true, display_order = 99, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
     threads: Option<u16>,
     #[command(subcommand)]
     command: Command,

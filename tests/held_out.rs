@@ -1,6 +1,7 @@
 //! What a part of a split holds out is predicted alike by a run and by baselines, also where a cell type has no control cells.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::data::h5ad::{self, Column, H5ad, Labels, X};
@@ -148,7 +149,8 @@ fn a_run_and_a_baseline_report_the_same_fields_of_what_they_wrote() {
         let mut command = program();
         command.args(words).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
         command.args(["--subset", "val", "--json", "--out"]).arg(&out).arg("--real-out").arg(&real);
-        let done = command.output().expect("the program starts");
+        let done =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the program starts");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         let report: Value = serde_json::from_slice(&done.stdout).expect("one document");
         let cells = |path: &Path| H5ad::open(path).expect("readable").shape().0 as u64;

@@ -20,10 +20,10 @@ Examples:
 
 The first predicts what a split holds out, for `evaluate`. The second predicts perturbations that the run was trained on, from your own control cells:
   wanted.csv         perturbation,cell_type,batch,cells
-                     IFNB1,B,all,200             (batch: one of the run's, `all` if it was trained without)
-  my_controls.h5ad   counts or log1p values, with the obs columns of labels that the run was trained with; without the column of \
-perturbations all cells count as controls
-Genes are aligned by name and missing ones reported. The prediction of a population does not depend on the other rows.";
+                     IFNB1,B,all,200
+  my_controls.h5ad   counts or log1p values, and the run's columns of labels
+batch is one of the run's, or `all` if it was trained without batches. In a file without the column of perturbations all cells count \
+as controls. Genes are aligned by name and missing ones reported. The prediction of a population does not depend on the other rows.";
 
 /// Predict perturbed populations with a trained run
 #[derive(clap::Args)]

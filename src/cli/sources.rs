@@ -2,43 +2,43 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{Resettable, Str};
-
 use crate::data::preprocess::hvg::Flavor;
 use crate::data::preprocess::{Filters, Genes, Settings, Target};
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
 
+/// Heading of the options that most data sets do not need; they come after a command's own.
+const READING: &str = "How files are read";
+
 /// The files, and how they are read.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "How files are read")]
 pub(super) struct SourceArgs {
     /// h5ad files, 10x .h5 files or mtx folders, Tahoe's parquet shards or a folder of them; genes are matched by name
-    #[arg(value_name = "IN.h5ad", required = true, help_heading = Resettable::<Str>::Reset)]
+    #[arg(value_name = "IN.h5ad", required = true)]
     inputs: Vec<PathBuf>,
     /// Table of labels: .csv or .tsv with a header (.gz or not), or .parquet. Cell names are in the column named like the index of obs
     /// (10x: barcode), else in pandas' index (.parquet), else in the first column; where several files share names, they end with the
     /// number of the file from 0 (AAAC-1-0, AAAC-1-1). Its columns take precedence over those of obs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = READING, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Align the genes of several files by this column of var, such as gene_ids, instead of by name
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, help_heading = READING, value_name = "COLUMN")]
     gene_id: Option<String>,
     /// Treat genes that a file lacks as zeros, instead of refusing the file
-    #[arg(long)]
+    #[arg(long, help_heading = READING)]
     fill_missing: bool,
     /// obs column with each cell's total counts, for files that hold only part of the measured genes [default: the sum of the counts]
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, help_heading = READING, value_name = "COLUMN")]
     size_col: Option<String>,
     /// Total to which counts are scaled: a number, median (of all cells) or median-nonzero (of cells with counts) [default: 10000].
     /// For log values: the total to which they were scaled, if the values do not show it
-    #[arg(long, value_name = "TOTAL", value_parser = target)]
+    #[arg(long, help_heading = READING, value_name = "TOTAL", value_parser = target)]
     target_sum: Option<Target>,
     /// Matrix to read: auto (X), X, raw, layers/NAME or obsm/NAME
-    #[arg(long, default_value = "auto")]
+    #[arg(long, help_heading = READING, default_value = "auto")]
     source: String,
     /// Scale of the values; auto detects it
-    #[arg(long, value_enum, default_value_t = AskedScale::Auto)]
+    #[arg(long, help_heading = READING, value_enum, default_value_t = AskedScale::Auto)]
     scale: AskedScale,
 }
 

