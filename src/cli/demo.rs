@@ -81,11 +81,11 @@ fn print(table: &[Scores]) {
         "" => name.to_string(),
         paper => paper.to_string(),
     };
-    print!("\n{:30}", "");
+    print!("\n{:34}", "");
     SHOWN.iter().for_each(|name| print!("{:>10}", title(name)));
     println!();
     for predictor in table {
-        print!("{:30}", predictor.name);
+        print!("{:34}", predictor.name);
         for measure in SHOWN {
             let mean = predictor.mean(measure).map_or("-".to_string(), |mean| format!("{mean:.4}"));
             print!("{mean:>10}");
