@@ -19,9 +19,10 @@ The second writes a split file that holds out whole contexts; the third trains o
 others. Scores are comparable with those of the paper (Table 1) only under its protocol:
   tahoe      five whole cell lines. The paper uses none of their cells;
              here, as in cell-load, their control cells are trained on.
-  pbmc       --few-shot 0.3. Which 30 % the paper drew is not published.
-  replogle   a part of one cell line's perturbations. The paper states
-             neither its size nor the line; the field holds out hepg2.
+  pbmc       --few-shot 0.3 of four donors. Which perturbations it drew
+             is not published.
+  replogle   --few-shot of one cell line. What share is not published.
+The paper names no line or donor; these are the ones that the field holds out.
 
 DATA must have been made with these columns: for tahoe --celltype-col cell_line (cell_line_id from parquet), for pbmc \
 --celltype-col donor --batch-col cell_type, for replogle --celltype-col cell_line. (A split file holds out cell types alone, so \
