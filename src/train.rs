@@ -86,7 +86,7 @@ pub struct Outcome {
     /// Control and perturbed cells trained on per second, over all ranks and from the beginning of this process on.
     pub cells_per_second: f64,
     /// Number of weights.
-    pub parameters: usize,
+    pub weights: usize,
     /// Groups left out because their cell type has no control cells.
     pub unmatched: usize,
 }
@@ -275,7 +275,7 @@ impl<'a> Walk<'a> {
             best: run.frame.header.best,
             loss: log.loss,
             cells_per_second: cells / log.began.elapsed().as_secs_f64(),
-            parameters: run.learner.params.table().count(),
+            weights: run.learner.params.table().count(),
             unmatched,
         })
     }

@@ -15,11 +15,14 @@ use crate::progress::Reporter;
 const EXAMPLE: &str = "\
 Examples:
   scale-engine preprocess screen.h5ad --out DATA --pert-col gene \\
-      --control-pert non-targeting --celltype-col cell_line --batch-col gem_group
-  scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv --out DATA \\
-      --pert-col guide --control-pert non-targeting --celltype-col cell_line
-  scale-engine preprocess Tahoe-100M/data --out DATA --pert-col drugname_drugconc \\
-      --control-pert \"[('DMSO_TF', 0.0, 'uM')]\" --celltype-col cell_line_id --batch-col plate
+      --control-pert non-targeting --celltype-col cell_line \\
+      --batch-col gem_group
+  scale-engine preprocess filtered_feature_bc_matrix.h5 --labels guides.csv \\
+      --out DATA --pert-col guide --control-pert non-targeting \\
+      --celltype-col cell_line
+  scale-engine preprocess Tahoe-100M/data --out DATA \\
+      --pert-col drugname_drugconc --control-pert \"[('DMSO_TF', 0.0, 'uM')]\" \\
+      --celltype-col cell_line_id --batch-col plate
 
 Inputs may be .h5ad files of any anndata version, Cell Ranger's .h5 files, folders with matrix.mtx, or Tahoe's parquet shards: one file, or \
 a folder of them beside the release's folder `metadata`. X may hold raw counts or log1p of normalised counts; the program detects which, \
@@ -28,7 +31,8 @@ says so and records it, and refuses anything else. Cells without a perturbation,
 To continue a run that was killed, give the same command again. On a cluster each part can be a job: first all parts of one pass, in any \
 order and on any machine, then those of the next. At the end, the command without --part makes what is missing and merges the parts.
 
-  scale-engine preprocess plate*.h5ad ... --out DATA --work WORK --part moments/0
+  scale-engine preprocess plate*.h5ad ... --out DATA --work WORK \\
+      --part moments/0
 
 split, train, predict, baseline and export then read DATA. DATA/var.csv says how variable each gene is.";
 
@@ -136,7 +140,7 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&summary).expect("a summary is plain JSON"));
+        println!("{}", serde_json::to_string(&summary).expect("a summary is plain JSON"));
     } else {
         print(&settings, &summary);
     }
@@ -147,7 +151,7 @@ pub fn run(args: Args) -> Result<()> {
 fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
     let plan = plan(settings, parts)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&plan).expect("a plan is plain JSON"));
+        println!("{}", serde_json::to_string(&plan).expect("a plan is plain JSON"));
         return Ok(());
     }
     let Plan { contents, passes, parts, source_bytes, bytes } = &plan;

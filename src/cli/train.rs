@@ -16,19 +16,21 @@ Examples:
   scale-engine train --data DATA --split held_out.toml --out RUN --preset tiny \\
       --steps 1000 --set encoder.kind=mlp --set flow.start=shifted
   scale-engine train --data DATA --split held_out.toml --out RUN --resume
-  scale-engine train --data MINE --split mine.toml --out TUNED --init-from RUN --steps 300 --set optim.lr=0.0005
+  scale-engine train --data MINE --split mine.toml --out TUNED --init-from RUN \\
+      --steps 300 --set optim.lr=0.0005
 
 RUN then holds config.toml (every setting, as used), metrics.jsonl and TensorBoard events (losses, gradient norms, PDCorr), and \
 checkpoints/{last,best}.safetensors. best has the highest PDCorr, the correlation of predicted and measured changes, on the split's \
 validation part, if there is one.
 
 Common settings, given with --set (all of them: `scale-engine settings`; of several choices the first is the default; numbers are those of tiny):
-  recipe=default|paper                  what works on small data, or the paper to the letter
+  recipe=default|paper          what works on small data, or the paper's
   encoder.kind=llama|attention|mlp
   flow.start=control|gaussian|mixed|shifted
-  data.sets=16  data.cells=32           sets per step, cells per set
+  data.sets=16  data.cells=32   sets per step, cells per set
   optim.lr=0.002
-  train.val_every=200  train.checkpoint_every=200 (larger presets: 1000)  train.log_every=10
+  train.val_every=200  train.checkpoint_every=200   (larger presets: 1000)
+  train.log_every=10
 
 Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which tell each process its rank; the \
 processes meet at MASTER_ADDR, one port above MASTER_PORT. The ranks divide the data.sets sets of a step, a multiple of their number, among themselves, so their number \
@@ -111,15 +113,15 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn print(out: &Path, outcome: &Outcome) {
-    let &Outcome { step, finished, best, loss, cells_per_second, parameters, unmatched } = outcome;
+    let &Outcome { step, finished, best, loss, cells_per_second, weights, unmatched } = outcome;
     if unmatched > 0 {
         eprintln!("note: {unmatched} groups were not used: their cell type has no control cells in the data");
     }
     let state = if finished { "trained" } else { "not finished" };
     match loss {
-        None => println!("{state}: {step} steps, {parameters} weights; no step was logged this time"),
+        None => println!("{state}: {step} steps, {weights} weights; no step was logged this time"),
         Some(loss) => println!(
-            "{state}: {step} steps, {parameters} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
+            "{state}: {step} steps, {weights} weights, loss {loss:.4}, {cells_per_second:.0} cells/s"
         ),
     }
     if let Some(Best { pdcorr, step }) = best {
