@@ -64,13 +64,14 @@ pub mod model;
 pub mod checkpoint;
 pub mod collective;
 pub mod optim;
-pub mod predictor; // made of a checkpoint
 // 8
+pub mod predictor;
+// 9
 pub mod baseline;
 pub mod evaluate;
 pub mod predict;
 pub mod train;
-// 9 and above
+// 10 and above
 #[doc(hidden)]
 pub mod cli;
 pub mod demo;

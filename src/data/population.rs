@@ -114,7 +114,7 @@ impl Population {
     /// No cells yet; log1p scale, control label and target unknown.
     pub fn new(genes: Vec<String>, columns: Columns) -> Population {
         let cells = Cells::empty(sprs::CompressedStorage::CSR, genes.len());
-        Population::into(cells, genes, columns)
+        Population::empty(cells, genes, columns)
     }
 
     /// No cells yet, with the genes, columns, control label and target of a data directory.
@@ -172,11 +172,11 @@ impl Population<Writer> {
 
 impl<R> Population<R> {
     fn of(rows: R, manifest: &Manifest) -> Population<R> {
-        let population = Population::into(rows, manifest.genes.clone(), manifest.columns.clone());
+        let population = Population::empty(rows, manifest.genes.clone(), manifest.columns.clone());
         Population { control: Some(manifest.control.clone()), target: manifest.target, ..population }
     }
 
-    fn into(rows: R, genes: Vec<String>, columns: Columns) -> Population<R> {
+    fn empty(rows: R, genes: Vec<String>, columns: Columns) -> Population<R> {
         Population {
             genes,
             columns,
