@@ -21,7 +21,8 @@
 //              cache holds, and what it read last is what it still has
 //              apart: a block takes 128 keys of a head, so that a few heads keep all blocks busy; their parts of dq stay in
 //              `sums`, and sum_dq adds them to the seed's in the order of keys, one block per 64 queries
-//   bound by   compute: 10 N^2 K per head. sum_dq by memory: N^2 K / 128 f32 per head
+//   bound by   compute: 10 N^2 K per head; as measured, from N = 512 by what passes level 2 (NOTES.md). sum_dq by memory:
+//              N^2 K / 128 f32 per head
 //   repeatable yes: all that is added to a number of `sums` comes from one thread, which waits for each before the next
 //   reference  src/ops/attention/reference.rs
 #include "hopper.cuh"
@@ -125,10 +126,10 @@ template <bool APART> struct Multiplier {
     // With the last keys dq is written, including what the keys before gave it: ask_back loads that before it is needed.
     __device__ __forceinline__ bool last(int key) const { return !APART && key + KEYS >= work.n; }
 
-    __device__ __forceinline__ void ask_back(const Share<APART>& head, int query) const {
+    __device__ __forceinline__ void ask_back(const Share<APART>& head, int query, bool begins) const {
         if (lane() > 0) return;
         uint64_t* const full = &slots.dq_full[warp()];
-        bulk_done<0>();
+        if (begins) bulk_done<0>();   // the keys before have added; the last ones do not
         mbarrier_expect(full, sizeof slots.dq[0]);
         bulk_load(slots.dq[warp()], of_sums(head, query), sizeof slots.dq[0], full);
     }
@@ -162,7 +163,7 @@ template <bool APART> struct Multiplier {
     __device__ __forceinline__ void step(const Share<APART>& head, int step, int key) {
         const int query = query_of(step, key, work.n);
         float s[32], dp[32];
-        if (last(key) && key > 0) ask_back(head, query);
+        if (last(key) && key > 0) ask_back(head, query, step == 0);
         mbarrier_wait(&slots.q_full[q.slot], q.phase);
         begin_scores(s, slots.k[k.slot], slots.q[q.slot]);
         if (step == 0) mbarrier_wait(&slots.v_full, v.phase);

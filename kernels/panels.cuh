@@ -43,9 +43,8 @@ template <int STEPS> struct Slots {
     unsigned char stay[STAYS][SLOT], hand[HANDS][SLOT], ring[RING_MOST][SLOT];
     uint64_t there[STAYS], left[STAYS], held[HANDS], taken[HANDS], full[RING_MOST], empty[RING_MOST];
 };
-// Slots begin at a multiple of 1024; dynamic shared memory need not.
-constexpr int SHARED_BYTES = sizeof(Slots<8>) + 1024 - 16;
-static_assert(sizeof(Slots<8>) == sizeof(Slots<12>), "as many slots and barriers, however they are used");
+constexpr int SHARED_BYTES = SLOTS * SLOT + 2 * SLOTS * 8;   // two barriers per slot, however both are used
+static_assert(sizeof(Slots<8>) == SHARED_BYTES && sizeof(Slots<12>) == SHARED_BYTES, "what the launch asks for");
 
 struct Tile { int number, panel, column; };
 

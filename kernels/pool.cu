@@ -5,7 +5,7 @@
 //   backward   pool        dx[b,i,d] = scale dy[b,d]                                  =
 //              add_to_set  dx = dy,  ds = pool of dy with scale = 1                   =
 //   tensors    pool: x, dx [B, N, D], y, dy [B, D]     add_to_set: x, y [B, N, D], s [B, D]     all real
-//   needs      nothing; 16-byte accesses if D (in bytes) and all addresses are multiples of 16
+//   needs      N x D < 2^32 in a set; 16-byte accesses if D (in bytes) and all addresses are multiples of 16
 //   work       sums: a block takes 512 bytes of each of a set's rows, its warps take the rows in turn. Else: one thread per
 //              pack of neighbours in a set
 //   bound by   memory: pool moves B N D numbers either way, add_to_set 2 B N D

@@ -6,7 +6,7 @@
 //              dq      = sum_{b,t} ds[b,t] k[b,t]                                                     =
 //   tensors    q [HK] real     kv, dkv [B, T, 2HK] real, packed k | v     y, dy [B, HK] real     p, ds [B, H, T] f32
 //              dq [HK] f32     partial [S, HK] f32: what each of S slots adds to dq
-//   needs      nothing; 16-byte accesses if K (in bytes) is a multiple of 16
+//   needs      sets x heads x 32 lanes < 2^31; 16-byte accesses if K (in bytes) is a multiple of 16
 //   work       one group of 1 to 32 lanes per (set, head), neighbours on a head's columns; backward: a group takes every S-th set
 //   bound by   memory: forward reads kv once, backward reads it once and writes dkv
 //   repeatable yes: dq is summed over a slot's sets, then over slots, in order

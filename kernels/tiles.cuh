@@ -5,8 +5,8 @@
 //             but nothing cancels
 //   DOWN      sums(i, j) = sum_d a(i, d) b(d, j): bf16 by mma.sync, f32 by FMA
 //
-// A stage is 128 bytes of depth of both operands. Three are in flight; two blocks of three stages fit on a multiprocessor of
-// sm_90. Rows are cut into 16-byte chunks, and chunk c of row r is stored at place c ^ r % 8 of it: eight neighbouring rows at
+// A stage is 128 bytes of depth of both operands. Two are in flight while the third is multiplied; two blocks of three stages
+// fit on a multiprocessor of sm_90. Rows are cut into 16-byte chunks, and chunk c of row r is stored at place c ^ r % 8 of it: eight neighbouring rows at
 // one depth are in different banks. Chunks come by cp.async if every row is 16-byte aligned, otherwise by plain stores.
 #pragma once
 #include "flat.cuh"

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use scale_engine::data::h5ad::{self, Column, H5ad, X};
 use scale_engine::data::shard::Data;
@@ -36,7 +36,7 @@ fn panel_of(cells: &Path, path: &Path, kept: &dyn Fn(&str) -> bool, wrong: f64) 
 }
 
 /// `preprocess` with the simulated world's columns.
-pub fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) {
+fn preprocess(cells: &[&Path], out: &Path, words: &[&str]) -> Command {
     let mut command = program();
     command.arg("preprocess").args(cells).arg("--out").arg(out);
     command.args([
@@ -47,7 +47,25 @@ pub fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, Stri
         "--celltype-col",
         "cell_type",
     ]);
-    told(command.args(["--batch-col", "batch"]).args(words))
+    command.args(["--batch-col", "batch"]).args(words);
+    command
+}
+
+pub fn shards(cells: &[&Path], out: &Path, words: &[&str]) -> (Option<i32>, String) {
+    told(&mut preprocess(cells, out, words))
+}
+
+/// The notes in its summary.
+fn notes(cells: &Path, out: &Path, words: &[&str]) -> Vec<String> {
+    let done = preprocess(&[cells], out, words)
+        .arg("--json")
+        .stdout(Stdio::piped())
+        .output()
+        .expect("the program starts");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(summary["out"], serde_json::json!(out));
+    summary["notes"].as_array().expect("notes").iter().map(|note| note.to_string()).collect()
 }
 
 /// Shards of 20 genes of the whole world; returns their names.
@@ -97,6 +115,22 @@ fn rows(data: &Path) -> Vec<f32> {
     let mut x = vec![0.0; data.cells() as usize * genes];
     x.chunks_mut(genes).zip(0..).for_each(|(row, cell)| data.fill(cell, row));
     x
+}
+
+#[test]
+fn a_panel_without_totals_is_pointed_out() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let first = H5ad::open(&small().cells).expect("readable").var().index[..10].to_vec();
+    panel(&place("panel.h5ad"), &|gene| first.iter().any(|g| g == gene), 1.0);
+    let said = |notes: &[String], what: &str| notes.iter().any(|note| note.contains(what));
+    let (sum, column) = ("the sum of its", "give --size-col ncounts");
+    // A column with far more counts is named; without one, the few genes alone are told.
+    let notes_of = |cells: &Path, out: &str| notes(cells, &place(out), &["--n-top-genes", "10"]);
+    let named = notes_of(&place("panel.h5ad"), "named");
+    assert!(said(&named, column) && !said(&named, sum), "{named:?}");
+    let unnamed = notes_of(&small().cells, "unnamed");
+    assert!(said(&unnamed, sum) && !said(&unnamed, column), "{unnamed:?}");
 }
 
 #[test]

@@ -42,12 +42,14 @@ for folder in $wheels; do
 done
 
 failed=0 until=$((SECONDS + ${SECONDS_LEFT:-540}))
+# Seconds that one command may take: a kernel that hangs must not cost what comes after it.
+limit=540
 run() { # name, command ..
-    local name=$1
+    local name=$1 left=$((until - SECONDS))
     shift
-    ((SECONDS < until)) || { echo "== $name: no time was left"; return; }
+    ((left > 0)) || { echo "== $name: no time was left"; return; }
     echo "== $name: $*"
-    { echo "$ $*"; timeout -k 5 $((until - SECONDS)) "$@"; } >"$OUT/$name.txt" 2>&1
+    { echo "$ $*"; timeout -k 5 $((left < limit ? left : limit)) "$@"; } >"$OUT/$name.txt" 2>&1
     local code=$?
     [[ $code == 0 ]] || { failed=1; echo "   FAILED, exit code $code"; }
     tail -n 60 "$OUT/$name.txt"
@@ -58,7 +60,7 @@ each_op() { # function, first argument
     "$PROGRAM" selftest --list | xargs -P "$(nproc)" -I{} bash -c "$1 $2 {}"
 }
 check() { # what each_op was given, op
-    "$PROGRAM" selftest --device cuda --case "$2" >"$WORK/$2" 2>&1
+    timeout -k 5 120 "$PROGRAM" selftest --device cuda --case "$2" >"$WORK/$2" 2>&1
     local code=$?
     if [[ $code == 0 ]]; then grep ' ok ' "$WORK/$2"; else echo "$2: exit code $code" && cat "$WORK/$2"; fi
     return $code
@@ -68,7 +70,7 @@ sanitize() { # tool, op
     [[ $1-$2 == racecheck-graph ]] && return
     # NCCL asks for kernels of devices that are not present.
     [[ $2 == nccl ]] && set -- "$@" --report-api-errors no
-    compute-sanitizer --tool "$1" "${@:3}" --error-exitcode 9 --print-limit 1000 "$PROGRAM" selftest --device cuda --small --case "$2" >"$WORK/$1-$2" 2>&1
+    timeout -k 5 240 compute-sanitizer --tool "$1" "${@:3}" --error-exitcode 9 --print-limit 1000 "$PROGRAM" selftest --device cuda --small --case "$2" >"$WORK/$1-$2" 2>&1
     local code=$?
     echo "$2: exit code $code, $(grep SUMMARY "$WORK/$1-$2" | tail -n 1)"
     [[ $code == 0 ]] || head -n 40 "$WORK/$1-$2"
@@ -138,6 +140,7 @@ if [[ $parts == *" checks "* ]]; then
     fi
 fi
 if [[ $parts == *" timings "* ]]; then
+    limit=120
     for sets in 32 4; do
         run step-s184-$((512 * sets)) "$PROGRAM" bench step --preset s184 --sets $sets --cells 512 --device cuda --json
         run predict-s184-$((512 * sets)) "$PROGRAM" bench predict --preset s184 --sets $sets --cells 512 --device cuda --json
@@ -163,6 +166,7 @@ if [[ $parts == *" timings "* ]]; then
     run step-s280-16384 "$PROGRAM" bench step --preset s280 --sets 32 --cells 512 --device cuda --json
     run profile-s280-16384 "$PROGRAM" profile --preset s280 --sets 32 --cells 512 --device cuda
 fi
+limit=540
 # Where checks did not leave it the time.
 [[ -n $ahead ]] && run compile timeout $(((until - SECONDS) * 3 / 4)) "${compile[@]}"
 if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
@@ -170,6 +174,7 @@ if [[ $parts == *" peers "* ]] && ((SECONDS + 30 < until)); then
         ${ONLY:+--only "$ONLY"} ${commit:+--commit "$commit"} $model
 fi
 if [[ $parts == *" timings "* ]] && command -v ncu >/dev/null; then
+    limit=60
     # The clocks are left as they are; profiles the second launch of each kernel that takes most of the step's time.
     for kernel in matmul_swiglu_forward matmul_swiglu_backward attention_hopper_forward attention_hopper_forward_pairs attention_hopper_backward attention_hopper_backward_apart mmd_hopper_pairs mmd_hopper_backward rms_norm_backward_narrow matmul_swiglu_forward_wide matmul_swiglu_backward_wide rms_norm_backward_middle; do
         case=${kernel%_forward*} case=${case%_backward*} case=${case/attention_hopper/attention_set} case=${case/mmd_hopper*/mmd} preset=s184

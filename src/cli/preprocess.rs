@@ -142,7 +142,7 @@ pub fn run(args: Args) -> Result<()> {
     if json {
         println!("{}", serde_json::to_string(&summary).expect("a summary is plain JSON"));
     } else {
-        print(&settings, &summary);
+        print(&summary);
     }
     Ok(())
 }
@@ -154,8 +154,8 @@ fn tell(settings: &Settings, parts: &Parts, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string(&plan).expect("a plan is plain JSON"));
         return Ok(());
     }
-    let Plan { contents, passes, parts, source_bytes, bytes } = &plan;
-    println!("would make      {}", settings.out.display());
+    let Plan { out, contents, passes, parts, source_bytes, bytes } = &plan;
+    println!("would make      {}", out.display());
     println!("values          {}: {}", contents.scale.name(), contents.why);
     println!("cells           {} before filters", contents.cells);
     print_labels(contents);
@@ -222,9 +222,9 @@ fn settings(args: Args) -> Result<Settings> {
     Ok(settings)
 }
 
-fn print(settings: &Settings, summary: &Summary) {
-    let Summary { contents, target, filtered, bytes } = summary;
-    println!("data directory  {}", settings.out.display());
+fn print(summary: &Summary) {
+    let Summary { out, contents, target, filtered, bytes } = summary;
+    println!("data directory  {}", out.display());
     println!("values          {}: {}", contents.scale.name(), contents.why);
     if let Some(target) = target {
         println!("cell total      {target}");

@@ -204,6 +204,8 @@ pub enum Target {
 /// What was made.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
+    /// The data directory.
+    pub out: PathBuf,
     /// What was kept of the sources.
     #[serde(flatten)]
     pub contents: Contents,
@@ -315,7 +317,7 @@ fn make(
     let genes::Chosen { kept, mut notes, .. } = chosen;
     notes.extend(filled(&inputs, &found));
     let contents = Contents::of(inputs, found, &settings.control, kept.len(), notes);
-    Ok(Summary { contents, target, filtered, bytes })
+    Ok(Summary { out: settings.out.clone(), contents, target, filtered, bytes })
 }
 
 fn check(settings: &Settings) -> Result<()> {

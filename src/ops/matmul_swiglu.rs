@@ -153,8 +153,8 @@ fn instance(e: usize, [narrow, wide]: [&'static str; 2]) -> &'static str {
     if (513..=768).contains(&e) { wide } else { narrow }
 }
 
-/// One block per multiprocessor, but no more than there are tiles of 128 rows and `columns` columns. Shared memory as in
-/// `SHARED_BYTES` of panels.cuh, for both instances: 14 slots of 16 KiB, two barriers each, and slack to align to 1024 bytes.
+/// One block per multiprocessor, but no more than there are tiles of 128 rows and `columns` columns. Shared memory is
+/// `SHARED_BYTES` of panels.cuh, for both instances: 14 slots of 16 KiB and two barriers each; and slack to align to 1024 bytes.
 fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
     let tiles = m.div_ceil(128) * width.div_ceil(columns);
     Grid::new(tiles.min(blocks), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)

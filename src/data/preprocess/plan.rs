@@ -1,5 +1,7 @@
 //! What preprocessing would do, found by reading only labels and a sample of values.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::block::Input;
@@ -12,6 +14,8 @@ use crate::error::{At, Result};
 /// What [`super::preprocess`] would do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
+    /// The data directory that would be made.
+    pub out: PathBuf,
     /// What the sources hold.
     #[serde(flatten)]
     pub contents: Contents,
@@ -54,7 +58,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     let contents = Contents::of(inputs, found, &settings.control, genes, Vec::new());
     let numbers = stored.min(contents.cells * genes as u64);
     let bytes = numbers * NUMBER + contents.cells * CELL + names + contents.groups as u64 * GROUP + HEADERS;
-    Ok(Plan { contents, passes, parts, source_bytes, bytes })
+    Ok(Plan { out: settings.out.clone(), contents, passes, parts, source_bytes, bytes })
 }
 
 /// Names of the passes over the sources, in order.

@@ -21,6 +21,8 @@ const NAMES: [&str; 7] = [
 ];
 /// Totals this many times as large mean that the matrix is a part of the genes, not that a few were removed from it.
 const FAR_MORE: f32 = 1.25;
+/// Whole transcriptomes have more genes than this: a file with fewer is of a panel, or of genes that somebody chose.
+const PANEL: usize = 1000;
 
 /// Total counts of each cell of each file, if a column gives them.
 pub(super) fn read(
@@ -37,8 +39,22 @@ pub(super) fn read(
     }
 }
 
-/// What to say if a column, not asked for, holds far more counts of each of these first cells than the matrix does.
+/// What to say of counts whose cells' totals nobody has given, by a file's first cells: if they are few genes', that their sum is
+/// taken, and if a column has far more of them, which.
 pub(super) fn unasked(file: &H5ad, cells: &Cells) -> Option<String> {
+    told_by_column(file, cells).or_else(|| {
+        let genes = file.shape().1;
+        let sum = format!(
+            "{}: the sum of its {genes} genes is taken as a cell's total; if more genes were measured, give the cells' totals with \
+             --size-col",
+            file.path().display()
+        );
+        (genes < PANEL && file.told(TOTALS).is_none()).then_some(sum)
+    })
+}
+
+/// A column, not asked for, that holds far more counts of each of these first cells than the matrix does.
+fn told_by_column(file: &H5ad, cells: &Cells) -> Option<String> {
     // A release in parquet keeps its labels in many files: too long to read for a note.
     if !file.path().is_file() || is_parquet(file.path()) {
         return None;
