@@ -10,6 +10,7 @@
 //!     split: "held_out.toml".into(),
 //!     part: Part::Test,
 //!     real_out: Some("real.h5ad".into()),
+//!     real_controls: None,
 //! };
 //! let settings = Settings { with_controls: true, ..Settings::new("RUN".as_ref(), source, "pred.h5ad".as_ref()) };
 //! let report = predict(&settings)?;
@@ -92,6 +93,8 @@ pub enum Source {
         part: Part,
         /// Also write what was measured, for `evaluate`.
         real_out: Option<PathBuf>,
+        /// A data directory whose control cells are written there instead of those that training has seen.
+        real_controls: Option<PathBuf>,
     },
     /// A list of populations over control cells of an .h5ad, whose genes are aligned by name.
     File {
@@ -123,12 +126,15 @@ impl ControlFile {
 impl Source {
     /// Refuses outputs that would replace what is read.
     fn apart_from(&self, out: &Path, run: &Path, checkpoint: &Path) -> Result<()> {
-        let (inputs, real) = match self {
-            Source::Data { data, split, real_out, .. } => ([data, split], real_out.as_deref()),
-            Source::File { controls, request } => ([&controls.path, request], None),
+        let (inputs, more, real) = match self {
+            Source::Data { data, split, real_out, real_controls, .. } => {
+                ([data, split], real_controls.as_deref(), real_out.as_deref())
+            }
+            Source::File { controls, request } => ([&controls.path, request], None, None),
         };
         let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
-        aside::apart(&outputs, &[checkpoint, run, inputs[0], inputs[1]])?;
+        let inputs = [checkpoint, run, inputs[0], inputs[1]];
+        aside::apart(&outputs, &inputs.into_iter().chain(more).collect::<Vec<_>>())?;
         outputs.into_iter().try_for_each(H5ad::replaceable)
     }
 }
@@ -226,8 +232,8 @@ fn write(settings: &Settings) -> Result<Report> {
     let observer = Observer::asked(observe, manifest.target)?;
     report.notes.extend(unfinished(header));
     let (job, measured) = match &settings.source {
-        Source::Data { data, split, part, .. } => {
-            let held_out = HeldOut::open(data, split, *part)?;
+        Source::Data { data, split, part, real_controls, .. } => {
+            let held_out = HeldOut::open(data, split, *part, real_controls.as_deref())?;
             (held_out.job(header, settings, &mut report)?, Some(held_out))
         }
         Source::File { controls, request } => {

@@ -16,7 +16,8 @@ fn names(dir: &Path) -> Vec<String> {
 /// A folder with the cells.h5ad of a small world.
 fn cells() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let world = World { cells: 600, genes: 200, perturbations: 3, cell_types: 2, batches: 1, seed: 2 };
+    let world =
+        World { cells: 600, skip: 0, genes: 200, perturbations: 3, cell_types: 2, batches: 1, seed: 2 };
     simulate(&world).and_then(|world| world.write(&dir.path().join("cells.h5ad"))).expect("a world");
     dir
 }

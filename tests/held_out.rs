@@ -7,14 +7,14 @@ use scale_engine::checkpoint::Checkpoint;
 use scale_engine::data::h5ad::{self, Column, H5ad, Labels, X};
 use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::shard::Data;
-use scale_engine::data::simulate::CONTROL;
+use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::data::split::{Part, Split};
 use scale_engine::predict::{self, ControlFile, Source};
 use scale_engine::progress::Reporter;
 use serde_json::{Value, json};
 
 use crate::refused::told;
-use crate::train::{last, names, program, small};
+use crate::train::{WORLD, last, names, program, small};
 
 /// The small world without the control cells of its second cell type, and a split that puts all into training.
 fn without_controls(dir: &Path) -> (PathBuf, PathBuf) {
@@ -112,7 +112,8 @@ fn a_file_tells_which_split_chose_its_cells_and_which_one_the_run_was_trained_wi
         [file.told("split"), file.told("trained_split")]
     };
     let (data, real) = (small.data.clone(), place("real.h5ad"));
-    let source = Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) };
+    let source =
+        Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()), real_controls: None };
     assert_eq!(predict(source, &place("pred.h5ad")), [Some(hash.clone()), Some(header.split.clone())]);
     assert_eq!(H5ad::open(&real).expect("readable").told("split"), Some(hash));
     let line = format!("{},{},{},3\n", names().1[0], names().0[0], header.data.batches[0]);
@@ -120,6 +121,55 @@ fn a_file_tells_which_split_chose_its_cells_and_which_one_the_run_was_trained_wi
     std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}")).expect("written");
     let source = Source::File { controls: ControlFile::new(&small.cells), request };
     assert_eq!(predict(source, &place("asked.h5ad")), [None, Some(header.split)]);
+}
+
+/// Cells of the small world that are not in its file, in shards of `genes`.
+fn unseen(dir: &Path, name: &str, genes: Genes) -> PathBuf {
+    let (cells, data) = (dir.join(format!("{name}.h5ad")), dir.join(name));
+    simulate(&World { skip: WORLD.cells, ..WORLD }).and_then(|world| world.write(&cells)).expect("written");
+    let settings = preprocess::Settings { genes, ..preprocess::Settings::of_simulated(&cells, &data) };
+    preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
+    data
+}
+
+#[test]
+fn what_was_measured_may_have_control_cells_that_training_has_not_seen() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (unseen_data, fewer) = (
+        unseen(dir.path(), "unseen", Genes::Listed(small().data.clone())),
+        unseen(dir.path(), "fewer", Genes::Top(20)),
+    );
+    let predict = |controls: Option<&Path>, name: &str| {
+        let mut command = program();
+        command.arg("predict").arg(&small().run).args(["--with-controls", "--subset", "val"]);
+        command.arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+        command.arg("--out").arg(place(name)).arg("--real-out").arg(place(&format!("real-{name}")));
+        told(command.args(controls.map(|_| "--real-controls")).args(controls))
+    };
+    let (code, said) = predict(Some(&fewer), "refused.h5ad");
+    assert!(code == Some(1) && said.contains("preprocess --genes"), "{code:?} {said}");
+    assert!(!place("refused.h5ad").exists() && !place("real-refused.h5ad").exists());
+    for (controls, name) in [(None, "own.h5ad"), (Some(unseen_data.as_path()), "others.h5ad")] {
+        let (code, said) = predict(controls, name);
+        assert!(code == Some(0), "{code:?} {said}");
+    }
+    // Names of the perturbed cells, and of the control cells.
+    let cells = |name: &str| -> [Vec<String>; 2] {
+        let file = H5ad::open(&place(name)).expect("readable");
+        let labels = file.obs().labels(&place(name), "perturbation").expect("a column");
+        [false, true].map(|control| {
+            let wanted = |i: &usize| (labels.get(*i) == Some(CONTROL)) == control;
+            (0..labels.len()).filter(wanted).map(|i| file.obs().index[i].clone()).collect()
+        })
+    };
+    let [own, others] = ["real-own.h5ad", "real-others.h5ad"].map(cells);
+    assert_eq!(own[0], others[0]);
+    let seen = H5ad::open(&small().cells).expect("readable").obs().index.clone();
+    assert!(own[1].iter().all(|name| seen.contains(name)));
+    assert!(!others[1].is_empty() && others[1].iter().all(|name| !seen.contains(name)), "{:?}", others[1]);
+    // The prediction keeps the control cells that it was made from.
+    assert_eq!(cells("own.h5ad"), cells("others.h5ad"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use scale_engine::data::h5ad::{Column, Frame, H5ad, X, write};
-use scale_engine::data::population::write_measured;
+use scale_engine::data::population::{Beside, write_measured};
 use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 
@@ -20,7 +20,7 @@ fn done(dir: &Path, words: &str) {
 /// A file of simulated cells of one line, with a column of perturbations alone.
 fn world(dir: &Path, name: &str, seed: u64) -> (PathBuf, Vec<String>) {
     let path = dir.join(name);
-    let world = World { cells: 300, genes: 40, perturbations: 3, cell_types: 1, batches: 1, seed };
+    let world = World { cells: 300, skip: 0, genes: 40, perturbations: 3, cell_types: 1, batches: 1, seed };
     let world = simulate(&world).expect("a world");
     world.write(&path).expect("written");
     let file = H5ad::open(&path).expect("readable");
@@ -102,7 +102,7 @@ fn a_column_that_is_two_kinds_of_label_is_written_once() {
     let data = Data::open(&settings.out).expect("opened");
     let groups: Vec<u32> = (0..data.groups().len() as u32).collect();
     let out = dir.path().join("cells.h5ad");
-    write_measured(&out, &data, &groups, true, "").expect("written");
+    write_measured(&out, &data, &groups, Beside::Own, "").expect("written");
     let file = H5ad::open(&out).expect("readable");
     let names: Vec<&str> = file.obs().columns.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [settings.perturbation.as_str(), settings.batch.as_deref().expect("one")]);

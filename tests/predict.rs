@@ -63,7 +63,8 @@ fn what_is_read_is_not_written_over() {
     }
     let (data, split, part) = (small.data.clone(), small.split.clone(), Part::Val);
     let out = place("out.h5ad");
-    let told = refused(&out, Source::Data { data, split, part, real_out: Some(out.clone()) });
+    let told =
+        refused(&out, Source::Data { data, split, part, real_out: Some(out.clone()), real_controls: None });
     assert!(told.contains("twice"), "{told}");
     assert!(std::fs::read(&controls).expect("readable") == before && !out.exists());
 }
@@ -224,8 +225,14 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     let told = ask(Source::File { controls, request }).expect_err("noise").to_string();
     assert!(told.contains("line 2: ") && told.contains("not trained on any cell"), "{told}");
     let data = small.data.clone();
-    let report = ask(Source::Data { data, split, part: Part::Test, real_out: Some(real.clone()) })
-        .expect("predicted all the same");
+    let report = ask(Source::Data {
+        data,
+        split,
+        part: Part::Test,
+        real_out: Some(real.clone()),
+        real_controls: None,
+    })
+    .expect("predicted all the same");
     let warning = format!("predictions for {:?} are meaningless", perturbations[3]);
     assert!(report.warnings.iter().any(|told| told.starts_with(&warning)), "{:?}", report.warnings);
     let mut evaluate = program();
@@ -252,7 +259,8 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
 pub fn held_out(out: &Path, real: &Path) -> Report {
     let small = small();
     let (data, split) = (small.data.clone(), small.split.clone());
-    let source = Source::Data { data, split, part: Part::Test, real_out: Some(real.into()) };
+    let source =
+        Source::Data { data, split, part: Part::Test, real_out: Some(real.into()), real_controls: None };
     let settings =
         predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, out) };
     predict(&settings).expect("a prediction")

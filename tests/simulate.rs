@@ -1,9 +1,10 @@
 //! The simulated world keeps its own rules, and what it hides can be found again in its counts.
 
+use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::simulate::{Settings, Simulated, simulate};
 
 fn world(cells: usize, genes: usize, perturbations: usize, cell_types: usize) -> Simulated {
-    let settings = Settings { cells, genes, perturbations, cell_types, batches: 2, seed: 3 };
+    let settings = Settings { cells, skip: 0, genes, perturbations, cell_types, batches: 2, seed: 3 };
     simulate(&settings).expect("settings in range")
 }
 
@@ -124,7 +125,8 @@ fn the_parts_of_the_effects_have_the_shares_the_rules_state() {
 fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let write = |name: &str, threads: usize, seed: u64| {
-        let settings = Settings { cells: 700, genes: 97, perturbations: 5, cell_types: 3, batches: 2, seed };
+        let settings =
+            Settings { cells: 700, skip: 0, genes: 97, perturbations: 5, cell_types: 3, batches: 2, seed };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let path = dir.path().join(name);
         pool.install(|| simulate(&settings).and_then(|world| world.write(&path))).expect("written");
@@ -133,6 +135,24 @@ fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
     let one = write("one.h5ad", 1, 0);
     assert!(one == write("three.h5ad", 3, 0), "the number of threads changed the file");
     assert!(one != write("other.h5ad", 1, 1), "the seed changed nothing");
+}
+
+#[test]
+fn cells_that_were_skipped_leave_the_others_as_they_are() {
+    let settings =
+        Settings { cells: 400, skip: 0, genes: 50, perturbations: 3, cell_types: 2, batches: 2, seed: 4 };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, settings: &Settings| {
+        let path = dir.path().join(name);
+        simulate(settings).and_then(|world| world.write(&path)).expect("written");
+        let file = H5ad::open(&path).expect("readable");
+        let rows = file.rows(0..file.shape().0).expect("X");
+        (file.obs().index.clone(), rows)
+    };
+    let (names, all) = write("all.h5ad", &settings);
+    let (rest_names, rest) = write("rest.h5ad", &Settings { cells: 150, skip: 250, ..settings });
+    assert_eq!(rest_names, names[250..]);
+    assert_eq!(rest, all.slice_outer(250..400).to_owned());
 }
 
 #[test]

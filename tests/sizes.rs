@@ -216,7 +216,8 @@ fn totals_of_several_files_in_parts_or_from_a_table_are_the_same() {
     let place = |name: &str| dir.path().join(name);
     let mut table = String::from("cell,total\n");
     for (seed, name) in [(1, "a"), (2, "b")] {
-        let world = World { cells: 500, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed };
+        let world =
+            World { cells: 500, skip: 0, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed };
         let whole = place(&format!("{name}.h5ad"));
         simulate(&world).and_then(|world| world.write(&whole)).expect("a world");
         // Names that are unique across both files, for a table.

@@ -16,6 +16,8 @@ use scale_engine::train::{Begin, Outcome, Settings, train};
 use serde_json::{Value, json};
 
 const STEPS: u64 = 120;
+pub const WORLD: World =
+    World { cells: 900, skip: 0, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed: 1 };
 
 /// A small world, its shards and a split with held-out pairs, made once.
 pub struct Small {
@@ -33,8 +35,7 @@ pub fn small() -> &'static Small {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let place = |name: &str| dir.path().join(name);
         let (cells, data, split, run) = (place("cells.h5ad"), place("data"), place("split.toml"), place("run"));
-        let world = World { cells: 900, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed: 1 };
-        simulate(&world).and_then(|w| w.write(&cells)).expect("a world");
+        simulate(&WORLD).and_then(|w| w.write(&cells)).expect("a world");
         let settings = preprocess::Settings {
             genes: Genes::Top(60),
             ..preprocess::Settings::of_simulated(&cells, &data)
@@ -54,8 +55,7 @@ pub fn small() -> &'static Small {
 
 /// Cell types and perturbations of the small world.
 pub fn names() -> (Vec<String>, Vec<String>) {
-    let world = World { cells: 900, genes: 60, perturbations: 4, cell_types: 2, batches: 2, seed: 1 };
-    let truth = simulate(&world).expect("a world").truth;
+    let truth = simulate(&WORLD).expect("a world").truth;
     (truth.cell_types.clone(), truth.perturbations.iter().filter(|p| *p != CONTROL).cloned().collect())
 }
 

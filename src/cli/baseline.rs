@@ -9,7 +9,7 @@ use crate::aside;
 use crate::baseline::{Kind, Settings, Trained};
 use crate::config::Observe;
 use crate::data::h5ad::H5ad;
-use crate::data::population::write_measured;
+use crate::data::population::{Beside, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::Result;
@@ -85,7 +85,8 @@ pub fn run(args: Args) -> Result<()> {
     let groups = &answer.asked.groups;
     let cells: usize = groups.iter().map(|&group| data.groups()[group as usize].cells as usize).sum();
     let (populations, control_cells) = (groups.len(), written - cells);
-    let measure = |path| write_measured(path, &data, groups, settings.with_controls, &split.hash);
+    let controls = if settings.with_controls { Beside::Own } else { Beside::Nothing };
+    let measure = |path| write_measured(path, &data, groups, controls, &split.hash);
     let measured_cells = args.real_out.as_deref().map(measure).transpose()?;
     if args.json {
         let told = json!({

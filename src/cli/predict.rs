@@ -49,6 +49,10 @@ pub struct Args {
     /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
     #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
     real_out: Option<PathBuf>,
+    /// Data directory whose control cells are written to --real-out, in place of DATA's: of the same genes (`preprocess --genes DATA`),
+    /// but never trained on, so that scores do not count what training learned of its own controls' noise
+    #[arg(long, value_name = "DATA2", requires = "real_out")]
+    real_controls: Option<PathBuf>,
     /// Part of the split to predict
     #[arg(long, value_name = "train|val|test", default_value = "test", conflicts_with = "controls")]
     subset: Part,
@@ -79,7 +83,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let source = match (args.data, args.split, args.controls, args.request) {
         (Some(data), Some(split), ..) => {
-            Source::Data { data, split, part: args.subset, real_out: args.real_out }
+            let (real_out, real_controls) = (args.real_out, args.real_controls);
+            Source::Data { data, split, part: args.subset, real_out, real_controls }
         }
         (_, _, Some(controls), Some(request)) => {
             let controls = ControlFile { path: controls, size: args.size_col, scale: args.scale.told() };

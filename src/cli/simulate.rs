@@ -26,6 +26,9 @@ pub struct Args {
     /// Cells, controls included
     #[arg(long, default_value_t = Settings::default().cells)]
     pub cells: usize,
+    /// Leave out the first N cells of the world: others of the same seed, for a second file that shares none with the first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip: usize,
     /// Genes
     #[arg(long, default_value_t = Settings::default().genes)]
     pub genes: usize,
@@ -50,6 +53,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let settings = Settings {
         cells: args.cells,
+        skip: args.skip,
         genes: args.genes,
         perturbations: args.perturbations,
         cell_types: args.cell_types,

@@ -54,7 +54,8 @@ pub(super) struct GeneArgs {
     /// Rank genes within each batch of this obs column, then merge the ranks
     #[arg(long, value_name = "COLUMN")]
     hvg_batch_key: Option<String>,
-    /// Rank genes by log1p / 10, as the paper describes, instead of by log1p
+    /// Rank genes by log1p / 10 instead of by log1p: one reading of the paper's "rescaled by a constant factor of 10 before HVG
+    /// selection"
     #[arg(long)]
     rescale_before_hvg: bool,
 }

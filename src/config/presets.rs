@@ -148,7 +148,7 @@ impl Config {
 }
 
 impl Default for LossConfig {
-    /// The paper's weights.
+    /// Ours: the paper gives none.
     fn default() -> Self {
         LossConfig { w_mmd: 1.0, w_flow: 1.0, w_endpoint: 0.0, effect: 0.0, kernel: MmdKernel::Gaussian }
     }

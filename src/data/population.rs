@@ -14,7 +14,7 @@ use crate::data::normalise::LogValues;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
 
-pub use measured::{measured, push_controls, push_groups, write_measured};
+pub use measured::{Beside, measured, other_controls, push_controls, push_groups, write_measured};
 
 /// Rows made in parallel before they are appended in order; also the measured rows requested from disk at once.
 const BLOCK: usize = 2048;

@@ -25,6 +25,8 @@ const RULES: &str = include_str!("simulate/rules.md");
 pub struct Settings {
     /// Cells in all, controls included, 1 or more.
     pub cells: usize,
+    /// Cells of the world that come before these: other cells of the same world have other numbers.
+    pub skip: usize,
     /// Genes, 10 to [`MOST_GENES`].
     pub genes: usize,
     /// Perturbations without the control, 1 or more.
@@ -39,7 +41,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { cells: 20_000, genes: 2_000, perturbations: 20, cell_types: 4, batches: 2, seed: 0 }
+        Settings {
+            cells: 20_000,
+            skip: 0,
+            genes: 2_000,
+            perturbations: 20,
+            cell_types: 4,
+            batches: 2,
+            seed: 0,
+        }
     }
 }
 
@@ -48,6 +58,7 @@ impl Settings {
     fn check(&self) -> Result<()> {
         let fields = [
             ("--cells", self.cells, 1, u32::MAX as usize),
+            ("--skip", self.skip, 0, u32::MAX as usize),
             ("--genes", self.genes, 10, MOST_GENES),
             ("--perturbations", self.perturbations, 1, 100_000),
             ("--cell-types", self.cell_types, 1, 10_000),
@@ -96,8 +107,9 @@ pub fn simulate(settings: &Settings) -> Result<Simulated> {
     settings.check()?;
     let truth = Truth::draw(settings, CONTROL);
     let rng = Rng::new(settings.seed).at(2);
-    let cells = cells::labels(&truth, settings.cells, rng.at(1));
-    let counts = cells::counts(&truth, &cells, rng.at(2));
+    let numbers = settings.skip as u64..(settings.skip + settings.cells) as u64;
+    let cells = cells::labels(&truth, numbers, rng.at(1));
+    let counts = cells::counts(&truth, &cells, settings.skip as u64, rng.at(2));
     let counts = Cells::new((settings.cells, settings.genes), counts.starts, counts.genes, counts.values);
     Ok(Simulated { counts, cells, truth, settings: *settings })
 }
@@ -112,7 +124,7 @@ impl Simulated {
             Column::Categorical(Labels { codes, names: names.to_vec() })
         };
         let obs = Frame {
-            index: (1..=self.cells.len()).map(|i| format!("cell{i}")).collect(),
+            index: (1..=self.cells.len()).map(|i| format!("cell{}", self.settings.skip + i)).collect(),
             columns: vec![
                 ("perturbation".into(), column(&truth.perturbations, &|cell| cell.perturbation)),
                 ("cell_type".into(), column(&truth.cell_types, &|cell| cell.cell_type)),

@@ -8,7 +8,7 @@ use super::{Ask, Context, Job, Report, Settings, check_memory};
 use crate::checkpoint::Header;
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
-use crate::data::population::{Population, push_controls, write_measured};
+use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -21,14 +21,20 @@ pub struct HeldOut {
     /// Its perturbed groups; those with control cells are predicted.
     part: Usable,
     split: Split,
+    /// Where the measured side's control cells come from, if not from `data`.
+    controls: Option<Data>,
 }
 
 impl HeldOut {
-    /// Opens and checks the data directory and the split.
-    pub fn open(data: &Path, split: &Path, part: Part) -> Result<HeldOut> {
+    /// Opens and checks the data directories and the split.
+    pub fn open(data: &Path, split: &Path, part: Part, controls: Option<&Path>) -> Result<HeldOut> {
         let data = Data::open(data)?;
         let split = Split::load(split, &data)?;
-        Ok(HeldOut { part: Usable::of(&data, split.part(part))?, data, split })
+        let part = Usable::of(&data, split.part(part))?;
+        let controls = controls.map(Data::open).transpose()?;
+        // Before anything is predicted.
+        controls.as_ref().map(|other| other_controls(&data, &part.groups, other)).transpose()?;
+        Ok(HeldOut { data, part, split, controls })
     }
 
     /// SHA-256 of the split file.
@@ -38,7 +44,7 @@ impl HeldOut {
 
     /// Every perturbed group whose cell type has control cells, with as many cells as were measured.
     pub fn job(&self, header: &Header, settings: &Settings, report: &mut Report) -> Result<Job> {
-        let HeldOut { data, part, split } = self;
+        let HeldOut { data, part, split, .. } = self;
         let other = |what: String| {
             let what = format!("is not what {} was trained on: {what}", settings.run.display());
             Error::format(data.dir(), format!("{what}; predict from an .h5ad with --controls instead"))
@@ -111,9 +117,11 @@ impl HeldOut {
         Ok(population.len() - before)
     }
 
-    /// Writes what was measured of the predicted groups, with the controls of their contexts; returns the number of cells.
+    /// Writes what was measured of the predicted groups, with the controls of their contexts or those that were asked for; returns
+    /// the number of cells.
     pub fn write(&self, path: &Path) -> Result<usize> {
-        write_measured(path, &self.data, &self.part.groups, true, &self.split.hash)
+        let controls = self.controls.as_ref().map_or(Beside::Own, Beside::Of);
+        write_measured(path, &self.data, &self.part.groups, controls, &self.split.hash)
     }
 }
 
@@ -146,7 +154,7 @@ mod tests {
         preprocess(&settings, &Reporter::silent()).expect("shards");
         std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n")
             .expect("written");
-        HeldOut::open(&data, &split, Part::Train).and_then(|held| held.write(&real)).expect("written");
+        HeldOut::open(&data, &split, Part::Train, None).and_then(|held| held.write(&real)).expect("written");
         let file = H5ad::open(&real).expect("readable");
         let types = file.obs().labels(&real, "cell_type").expect("a column");
         assert_eq!(types.names, world.truth.cell_types[..1]);

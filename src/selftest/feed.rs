@@ -67,7 +67,7 @@ pub fn check(gpu: &Gpu, busy: bool) -> Result<Check> {
 /// A small world, packed as `preprocess` packs it.
 fn shards(dir: &Path, cells: usize) -> Result<Data> {
     let (file, out) = (dir.join("cells.h5ad"), dir.join("data"));
-    let world = Settings { cells, genes: 500, perturbations: 5, cell_types: 2, batches: 1, seed: 0 };
+    let world = Settings { cells, skip: 0, genes: 500, perturbations: 5, cell_types: 2, batches: 1, seed: 0 };
     simulate(&world)?.write(&file)?;
     preprocess(&Preprocess::of_simulated(&file, &out), &Reporter::silent())?;
     Data::open(&out)

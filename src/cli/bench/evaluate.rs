@@ -76,8 +76,15 @@ pub fn made_up(turns: usize) -> Result<(usize, Times)> {
 
 /// Two draws of cells from one world, as raw counts.
 fn sides(cells: usize, genes: usize, perturbations: usize) -> Result<[Side; 2]> {
-    let settings =
-        simulate::Settings { cells: 2 * cells, genes, perturbations, cell_types: 1, batches: 1, seed: 0 };
+    let settings = simulate::Settings {
+        cells: 2 * cells,
+        skip: 0,
+        genes,
+        perturbations,
+        cell_types: 1,
+        batches: 1,
+        seed: 0,
+    };
     let Simulated { counts, cells: drawn, truth, .. } = simulate(&settings)?;
     let codes = drawn.iter().map(|cell| cell.perturbation as i32).collect();
     let (x, labels) = (Matrix::Sparse(counts), Labels { codes, names: truth.perturbations });

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Population, Rows};
 use crate::data::controls::control_pool;
 use crate::data::shard::Data;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What was really measured, on the log1p scale: the perturbed cells of the groups, group by group, then, on request, the
 /// control cells of their contexts, each once. Control groups among `groups` are skipped.
@@ -16,24 +16,35 @@ use crate::error::Result;
 /// The number of a group that the data does not have.
 pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Result<Population> {
     let mut population = Population::like(data.manifest());
-    push_measured(&mut population, data, groups, with_controls)?;
+    push_measured(&mut population, data, groups, if with_controls { Beside::Own } else { Beside::Nothing })?;
     Ok(population)
+}
+
+/// The control cells that are written beside what was measured.
+#[derive(Clone, Copy)]
+pub enum Beside<'a> {
+    /// None.
+    Nothing,
+    /// Those of the groups' contexts.
+    Own,
+    /// Those of the groups' cell types in another data directory, which training has not seen.
+    Of(&'a Data),
 }
 
 /// Writes what was really measured of some groups of a split, identified by its hash; returns the number of cells.
 ///
 /// # Errors
-/// As [`measured`]; a file that cannot be written.
+/// As [`measured`]; other control cells of other genes or on another scale, or none of a cell type; a file that cannot be written.
 pub fn write_measured(
     path: &Path,
     data: &Data,
     groups: &[u32],
-    with_controls: bool,
+    controls: Beside,
     split: &str,
 ) -> Result<usize> {
     let mut real = Population::create(path, data.manifest())?;
     real.notes = vec![("made_by".into(), "measured cells".into()), ("split".into(), split.into())];
-    push_measured(&mut real, data, groups, with_controls)?;
+    push_measured(&mut real, data, groups, controls)?;
     real.close()
 }
 
@@ -41,14 +52,42 @@ fn push_measured<R: Rows>(
     population: &mut Population<R>,
     data: &Data,
     groups: &[u32],
-    with_controls: bool,
+    controls: Beside,
 ) -> Result<()> {
     let perturbed = data.perturbed(groups)?;
     push_groups(population, data, perturbed.iter().copied())?;
-    if with_controls {
-        push_controls(population, data, &perturbed)?;
+    match controls {
+        Beside::Nothing => Ok(()),
+        Beside::Own => push_controls(population, data, &perturbed),
+        Beside::Of(other) => {
+            for group in other_controls(data, &perturbed, other)? {
+                let [cell_type, _, batch] = other.names(group);
+                let cells: Vec<u64> = other.groups()[group as usize].range().collect();
+                population.extend_measured(other, [cell_type, &data.manifest().control, batch], &cells)?;
+            }
+            Ok(())
+        }
     }
-    Ok(())
+}
+
+/// The control groups in `other` of the cell types of these groups of `data`.
+///
+/// # Errors
+/// Cells of other genes or on another scale, or no control cells of a type.
+pub fn other_controls(data: &Data, groups: &[u32], other: &Data) -> Result<Vec<u32>> {
+    let wrong = |what: String| Error::format(other.dir(), what);
+    if let Some(what) = data.manifest().other_numbers(other.manifest()) {
+        let way = format!("make it with `preprocess --genes {}`", data.dir().display());
+        return Err(wrong(format!("{what}; {way}")));
+    }
+    let types: BTreeSet<&str> = groups.iter().map(|&group| data.names(group)[0]).collect();
+    let all = 0..other.groups().len() as u32;
+    let controls: Vec<u32> = all.filter(|&g| other.names(g)[1] == other.manifest().control).collect();
+    let found: BTreeSet<&str> = controls.iter().map(|&group| other.names(group)[0]).collect();
+    match types.difference(&found).next() {
+        Some(missing) => Err(wrong(format!("has no control cells of {missing:?}"))),
+        None => Ok(controls.into_iter().filter(|&group| types.contains(other.names(group)[0])).collect()),
+    }
 }
 
 /// Appends the control cells that the groups' contexts draw from, each once, in ascending cell number.

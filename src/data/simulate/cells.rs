@@ -1,5 +1,7 @@
 //! Draws the cells of a simulated world: labels, then counts. Every cell has its own stream of random numbers.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::truth::{LATENT, Truth};
@@ -34,8 +36,8 @@ pub struct Counts {
     pub values: Vec<f32>,
 }
 
-/// Labels, library and response of `cells` cells.
-pub fn labels(truth: &Truth, cells: usize, rng: Rng) -> Vec<Draw> {
+/// Labels, library and response of the cells with these numbers.
+pub fn labels(truth: &Truth, cells: Range<u64>, rng: Rng) -> Vec<Draw> {
     let pick = |chances: &[f64], u: f64| {
         let mut left = u;
         for (i, chance) in chances.iter().enumerate() {
@@ -46,7 +48,7 @@ pub fn labels(truth: &Truth, cells: usize, rng: Rng) -> Vec<Draw> {
         }
         chances.len() as u32 - 1
     };
-    (0..cells as u64)
+    cells
         .map(|i| {
             let [cell_type, perturbation, batch] =
                 [0, 1, 2].map(|kind| pick(&truth.chances[kind], rng.at(kind as u64).uniform64(i)));
@@ -61,8 +63,8 @@ pub fn labels(truth: &Truth, cells: usize, rng: Rng) -> Vec<Draw> {
         .collect()
 }
 
-/// Counts of the cells, in their order, whatever the number of threads.
-pub fn counts(truth: &Truth, cells: &[Draw], rng: Rng) -> Counts {
+/// Counts of the cells, numbered from `first`, in their order, whatever the number of threads.
+pub fn counts(truth: &Truth, cells: &[Draw], first: u64, rng: Rng) -> Counts {
     let loadings = Loadings::of(truth);
     let blocks: Vec<Counts> = cells
         .par_chunks(BLOCK)
@@ -71,7 +73,7 @@ pub fn counts(truth: &Truth, cells: &[Draw], rng: Rng) -> Counts {
             let mut counts = Counts { starts: vec![0], genes: Vec::new(), values: Vec::new() };
             let mut rates = vec![0.0; truth.genes.len()];
             for (i, cell) in cells.iter().enumerate() {
-                let own = rng.at((block * BLOCK + i) as u64);
+                let own = rng.at(first + (block * BLOCK + i) as u64);
                 fill_rates(truth, &loadings, cell, own, &mut rates);
                 draw_counts(&rates, &truth.dispersion, own, &mut counts);
                 counts.starts.push(counts.genes.len());
