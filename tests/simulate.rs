@@ -145,14 +145,12 @@ fn cells_that_were_skipped_leave_the_others_as_they_are() {
     let write = |name: &str, settings: &Settings| {
         let path = dir.path().join(name);
         simulate(settings).and_then(|world| world.write(&path)).expect("written");
-        let file = H5ad::open(&path).expect("readable");
-        let rows = file.rows(0..file.shape().0).expect("X");
-        (file.obs().index.clone(), rows)
+        H5ad::open(&path).expect("readable")
     };
-    let (names, all) = write("all.h5ad", &settings);
-    let (rest_names, rest) = write("rest.h5ad", &Settings { cells: 150, skip: 250, ..settings });
-    assert_eq!(rest_names, names[250..]);
-    assert_eq!(rest, all.slice_outer(250..400).to_owned());
+    let all = write("all.h5ad", &settings);
+    let rest = write("rest.h5ad", &Settings { cells: 150, skip: 250, ..settings });
+    assert_eq!(rest.obs().index, all.obs().index[250..]);
+    assert!(rest.rows(0..150).expect("X") == all.rows(250..400).expect("X"), "other cells");
 }
 
 #[test]
