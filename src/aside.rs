@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,8 @@ use crate::error::{At, Error, Result};
 /// The program's name and version, as written into outputs.
 pub const PROGRAM: &str = concat!("scale-engine ", env!("CARGO_PKG_VERSION"));
 
-/// Writes a file through `write`, which gets the temporary path. On any error nothing new is left at `path` or beside it. Replaces
-/// the file itself, or the one that a link names; refuses to replace devices, pipes and folders.
+/// Writes a file through `write`, which gets the path of an empty one to fill or replace. On any error nothing new is left at
+/// `path` or beside it. Replaces the file itself, or the one that a link names; refuses to replace devices, pipes and folders.
 pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     put(Aside::of(path)?, write)
 }
@@ -55,9 +56,17 @@ impl Aside {
     }
 
     fn new(place: &Path, sync: bool) -> Result<Aside> {
-        // Each process uses a name of its own: two that write the same output both write a whole one.
-        let half = beside(place, &format!("{}.{}.partial", machine(), process::id()))?;
-        let _ = fs::remove_file(&half); // a killed process may have left another file's second name here
+        // Each writer uses a name of its own: two that write the same output, be they threads or processes, both write a whole one.
+        static WRITERS: AtomicU64 = AtomicU64::new(0);
+        let half = loop {
+            let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
+            let half = beside(place, &format!("{}.{}-{writer}.partial", machine(), process::id()))?;
+            match fs::File::create_new(&half) {
+                // Left by a dead process whose number this one has got.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => break made.map(|_| half).at(place)?,
+            }
+        };
         forget_the_dead(half.parent().unwrap_or(Path::new(".")));
         Ok(Aside { half, place: place.to_path_buf(), sync, done: false })
     }
@@ -108,7 +117,8 @@ fn machine() -> String {
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Removes what dead processes of this machine have left in a folder of outputs; only what is old where the name does not say that
-/// they ran in this namespace (earlier versions never say). Each folder is searched once, as it may hold thousands of files.
+/// they ran in this namespace (earlier versions never say, nor which of a process's writers it was). Each folder is searched once,
+/// as it may hold thousands of files.
 fn forget_the_dead(folder: &Path) {
     static SEEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf()) {
@@ -120,7 +130,10 @@ fn forget_the_dead(folder: &Path) {
         let file = file.to_string_lossy();
         let file = file.strip_prefix('.')?.strip_suffix(".partial")?;
         let (name, writer) = file.rsplit_once('.')?;
-        let asked = rustix::process::test_kill_process(rustix::process::Pid::from_raw(writer.parse().ok()?)?);
+        let (process, count) = writer.split_once('-').unwrap_or((writer, "0"));
+        count.parse::<u64>().ok()?;
+        let asked =
+            rustix::process::test_kill_process(rustix::process::Pid::from_raw(process.parse().ok()?)?);
         let elsewhere = name.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.').unwrap_or(name);
         let of_host = || name.ends_with(&host) || elsewhere.ends_with(&host);
         let old = || left.metadata().ok()?.modified().ok()?.elapsed().ok().filter(|&age| age > OLD);
@@ -318,12 +331,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("out.txt");
         // Process 1 lives; no process has a number as high as the other.
-        let of = |writer: i32| dir.path().join(format!(".out.txt.{}.{writer}.partial", machine()));
-        let [theirs, left] = [of(1), of(i32::MAX)];
-        fs::write(&theirs, "half").expect("written");
-        fs::write(&left, "half").expect("written");
+        let of = |writer: &str| dir.path().join(format!(".out.txt.{}.{writer}.partial", machine()));
+        let dead = i32::MAX;
+        let theirs = [of("1-0"), of("1"), of(&format!("{dead}-x"))];
+        // The first of these is named as earlier versions did.
+        let left = [format!("{dead}"), format!("{dead}-0"), format!("{dead}-17")].map(|writer| of(&writer));
+        for path in theirs.iter().chain(&left) {
+            fs::write(path, "half").expect("written");
+        }
         // Of an earlier version, and of another container: the number says nothing.
-        let untold = |place: &str| dir.path().join(format!(".out.txt.{place}.{}.partial", i32::MAX));
+        let untold = |place: &str| dir.path().join(format!(".out.txt.{place}.{dead}.partial"));
         let (fresh, old) = ([host(), format!("{}.12", host())], [format!("{}.13", host()), host()]);
         let (fresh, old) = (fresh.map(|of| untold(&of)), old.map(|of| untold(&format!("x.{of}"))));
         let long_ago = std::time::SystemTime::now() - 2 * OLD;
@@ -335,8 +352,25 @@ mod tests {
         }
         file(&path, |aside| fs::write(aside, "ours").at(aside)).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("readable"), "ours");
-        assert!(theirs.exists() && !left.exists());
+        assert!(theirs.iter().all(|path| path.exists()) && !left.iter().any(|path| path.exists()));
         assert!(fresh.iter().all(|path| path.exists()) && !old.iter().any(|path| path.exists()));
+    }
+
+    #[test]
+    fn threads_that_write_one_file_never_show_a_part_of_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("out.txt");
+        let write = |letter: u8| scratch(&path, |aside| fs::write(aside, vec![letter; 1 << 17]).at(aside));
+        write(b'a').expect("written");
+        std::thread::scope(|threads| {
+            let all = |letter| (0..300).try_for_each(|_| write(letter)).expect("each is written");
+            let writers = [b'a', b'b'].map(|letter| threads.spawn(move || all(letter)));
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                let seen = fs::read(&path).expect("a file is there at all times");
+                assert!(seen.len() == 1 << 17 && seen.iter().all(|&byte| byte == seen[0]), "torn");
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1, "only the file is left");
     }
 
     #[test]

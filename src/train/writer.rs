@@ -90,6 +90,7 @@ fn write(folder: &Path, frame: &Frame, table: &[Entry], numbers: &[f32], names: 
 /// A second name for a file that is never changed, only replaced; a copy if the file system has no hard links.
 fn link(first: &Path, path: &Path) -> Result<()> {
     aside::named(path, |aside| {
+        fs::remove_file(aside).at(aside)?; // a link needs a free name
         fs::hard_link(first, aside).or_else(|_| fs::copy(first, aside).map(drop)).at(aside)
     })
 }
