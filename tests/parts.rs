@@ -199,6 +199,53 @@ fn parts_that_do_not_belong_together_are_refused() {
 }
 
 #[test]
+fn a_part_that_is_not_as_it_was_written_is_named_and_made_again_once_removed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut settings = two_files(dir.path());
+    let whole = made(&settings, &Parts { cells: 200, ..Parts::default() });
+    settings.out = dir.path().join("again");
+    let work = dir.path().join("work");
+    for pass in ["filters", "totals", "moments", "rows"] {
+        for part in 0..7 {
+            let only = parts(&work, Some((pass, part)));
+            preprocess_parts(&settings, &only, &Reporter::silent()).expect("a part");
+        }
+    }
+    let all = parts(&work, None);
+    let way = "remove it and run the same command again";
+    for part in ["filters/00001", "totals/00002", "moments/00003", "rows/00004", "rows/00005.rows"] {
+        let path = work.join(part);
+        let good = std::fs::read(&path).expect("a part");
+        // The rows begin with what stands before a chunk, seven words.
+        let first = if part.ends_with("rows") { 0..28 } else { 0..1 };
+        let places = first.chain((28..good.len()).step_by(good.len() / 20)).chain([good.len() - 1]);
+        for place in places {
+            let mut bad = good.clone();
+            bad[place] ^= 1 << (place % 8);
+            std::fs::write(&path, bad).expect("written");
+            let what = refusal(&settings, &all);
+            let told = what.starts_with(&path.display().to_string()) && what.contains(way);
+            assert!(told && !settings.out.exists(), "byte {place} of {part}: {what}");
+        }
+        std::fs::write(&path, good).expect("written");
+    }
+
+    // Parts from before there were checksums.
+    let command = std::fs::read_to_string(work.join("command")).expect("text");
+    let before = command.replace(", parts of format 2", "");
+    assert!(before != command);
+    std::fs::write(work.join("command"), before).expect("written");
+    let what = refusal(&settings, &all);
+    assert!(what.contains("parts of another command"), "{what}");
+    std::fs::write(work.join("command"), command).expect("written");
+
+    for part in ["totals/00002", "rows/00004", "rows/00005.rows"] {
+        std::fs::remove_file(work.join(part)).expect("removed");
+    }
+    assert!(made(&settings, &all) == whole && !work.exists());
+}
+
+#[test]
 fn snakemake_makes_the_same_bytes() {
     let found = Command::new("snakemake").arg("--version").stdout(Stdio::null()).status();
     if !found.is_ok_and(|status| status.success()) {

@@ -8,7 +8,7 @@ use super::Settings;
 use super::block::{Block, Input};
 use super::input::Inputs;
 use super::labels::numbered;
-use super::work::{Findings, Halt, Part, Saved, Work};
+use super::work::{AGAIN, Findings, Halt, Part, Saved, Work};
 use crate::aside;
 use crate::data::h5ad::Cells;
 use crate::data::normalise;
@@ -21,6 +21,8 @@ use crate::progress;
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
 pub(super) const FACTOR: f32 = 10.0;
+/// Extension of the rows that the last pass leaves beside what it finds.
+const ROWS: &str = "rows";
 /// Marks a gene that is not kept: an id that no gene can have.
 const LEFT_OUT: u16 = u16::MAX;
 
@@ -39,6 +41,8 @@ struct PartRows {
 }
 
 impl Findings for PartRows {
+    const BESIDE: Option<&str> = Some(ROWS);
+
     fn save(&self, to: &mut Saved) {
         let groups = &self.rows.groups;
         to.put("ends", &self.rows.ends);
@@ -83,10 +87,10 @@ pub(super) fn rows(
     inputs.memo.set_keeping(false);
     let find = |part: &Part, path: &Path| sorting.part(part, path, &work.progress);
     work.pass("rows", inputs, find, |part, mut found: PartRows| {
-        found.rows.path = work.dir().join("rows").join(format!("{:05}.rows", part.number));
+        found.rows.path = work.dir().join("rows").join(format!("{:05}.{ROWS}", part.number));
         let length = found.rows.path.metadata().at(&found.rows.path)?.len();
         if length != found.rows.ends.last().copied().unwrap_or(0) {
-            return Err(Error::format(&found.rows.path, "is cut off; remove the part"));
+            return Err(Error::format(&found.rows.path, format!("is cut off; {AGAIN}")));
         }
         prints[part.input].join(&found.print);
         rows.push(found.rows);
@@ -129,7 +133,7 @@ impl Sorting<'_> {
             block.check(self.found)?;
             Ok((Packed::of(block, &ids, self.found, self.target), Print::of(&block.cells)))
         };
-        let rows = aside::scratch(&path.with_extension("rows"), |aside| {
+        let rows = aside::scratch(&path.with_extension(ROWS), |aside| {
             let mut writer = RowsWriter::new(aside, self.manifest, self.piles, part.cells.clone())?;
             self.inputs.walk(part, progress, prepare, |block, (packed, more)| {
                 print.join(&more);

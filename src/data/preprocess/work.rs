@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! WORK/  command          what the parts belong to: the settings, and the size and time of each source
-//!        moments/00003    findings of the pass `moments` in part 3, a safetensors file; likewise for each pass
-//!        rows/00003.rows  the rows themselves, which the last pass leaves next to its findings
+//!        moments/00003    findings of the pass `moments` in part 3, a safetensors file with a checksum; likewise for each pass
+//!        rows/00003.rows  the rows themselves, with checksums, which the last pass leaves next to its findings
 //! ```
 //!
 //! A part is a range of rows of one file. Findings are joined in the order of parts, wherever they were made, so that the
@@ -13,11 +13,11 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
 use bytemuck::Pod;
+use crc32fast::Hasher;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -28,6 +28,13 @@ use crate::data::shard;
 use crate::error::{At, Error, Result};
 use crate::folder::paths_in;
 use crate::progress;
+
+/// Format of what is in the folder.
+const VERSION: u32 = 2;
+/// In the metadata of findings: CRC-32 of their arrays.
+const SUM: &str = "crc32";
+/// What to do with a file of the folder that is not as it was written.
+pub(super) const AGAIN: &str = "remove it and run the same command again";
 
 /// All possible passes, in order; the last one writes.
 pub(super) const PASSES: [&str; 5] = ["filters", "totals", "moments", "clipped", "rows"];
@@ -96,6 +103,9 @@ impl From<Error> for Halt {
 
 /// What a pass finds in a part.
 pub(super) trait Findings: Sized {
+    /// Extension of the file that is left beside them, if one is: they are worth nothing without it.
+    const BESIDE: Option<&str> = None;
+
     fn save(&self, to: &mut Saved);
     /// `None` if `save` did not write it.
     fn load(from: &Saved) -> Option<Self>;
@@ -168,7 +178,8 @@ impl Work {
         }
         for part in parts.iter().filter(|part| here.is_none_or(|here| part.number == here)) {
             let path = dir.join(format!("{:05}", part.number));
-            let made = path.exists();
+            let beside = F::BESIDE.map(|extension| path.with_extension(extension));
+            let made = path.exists() && beside.is_none_or(|file| file.exists());
             if !made && only.is_some() && here.is_none() {
                 let what = format!("{name}/{} must be made first", part.number);
                 return Err(Error::setting("--part", what).into());
@@ -228,26 +239,18 @@ pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
 
 /// Makes the folder and records in it what its parts will belong to.
 fn begin(dir: &Path, command: &str) -> Result<()> {
-    // Several jobs may start at once: each writes the same text under its own name, and the last rename stays.
-    let own = dir.join(format!(".command-{}-{}", process::id(), now()));
-    let begun = fs::create_dir_all(dir).at(dir).and_then(|()| {
-        fs::write(&own, command).and_then(|()| fs::rename(&own, dir.join("command"))).at(&own)
-    });
+    // Several jobs may start at once: each puts the same text in its place.
+    let begun = aside::file(&dir.join("command"), |aside| fs::write(aside, command).at(aside));
     if begun.is_err() {
-        let _ = fs::remove_file(&own);
         let _ = fs::remove_dir(dir);
     }
     begun
 }
 
-fn now() -> u128 {
-    UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos()
-}
-
 /// A description of what the parts belong to.
 fn command(settings: &Settings, cells: usize) -> Result<String> {
     let mut text = format!(
-        "{}, shards of format {}\n{cells} cells a part\n{settings:#?}\n",
+        "{}, shards of format {}, parts of format {VERSION}\n{cells} cells a part\n{settings:#?}\n",
         aside::PROGRAM,
         shard::VERSION
     );
@@ -275,11 +278,9 @@ fn command(settings: &Settings, cells: usize) -> Result<String> {
 }
 
 fn load<F: Findings>(path: &Path) -> Result<F> {
-    let broken = || Error::format(path, "is not a part of this command; remove it");
     let bytes = fs::read(path).at(path)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|_| broken())?;
-    let array = |(name, view): (&str, TensorView)| (name.to_string(), view.dtype(), view.data().to_vec());
-    F::load(&Saved(file.iter().map(array).collect())).ok_or_else(broken)
+    let what = || Error::format(path, format!("is damaged, or not a part of this command; {AGAIN}"));
+    Saved::read(&bytes).and_then(|saved| F::load(&saved)).ok_or_else(what)
 }
 
 /// Arrays by name.
@@ -317,12 +318,33 @@ impl Saved {
         Some(bytemuck::pod_collect_to_vec(bytes))
     }
 
+    /// `None` if they are not as they were written.
+    fn read(bytes: &[u8]) -> Option<Saved> {
+        let (_, about) = SafeTensors::read_metadata(bytes).ok()?;
+        let file = SafeTensors::deserialize(bytes).ok()?;
+        let array = |(name, view): (&str, TensorView)| (name.to_string(), view.dtype(), view.data().to_vec());
+        let saved = Saved(file.iter().map(array).collect());
+        (about.metadata().as_ref()?.get(SUM)? == &saved.sum()).then_some(saved)
+    }
+
+    /// CRC-32 of all arrays, whatever their order.
+    fn sum(&self) -> String {
+        let mut arrays: Vec<_> = self.0.iter().collect();
+        arrays.sort_by(|one, other| one.0.cmp(&other.0));
+        let mut sum = Hasher::new();
+        for (name, kind, bytes) in arrays {
+            sum.update(format!("{name} {kind:?} {}\n", bytes.len()).as_bytes());
+            sum.update(bytes);
+        }
+        format!("{:08x}", sum.finalize())
+    }
+
     fn write(&self, path: &Path) -> Result<()> {
         let views = self.0.iter().map(|(name, kind, bytes)| {
             let length = bytes.len() / (kind.bitsize() / 8);
             (name.as_str(), TensorView::new(*kind, vec![length], bytes).expect("whole numbers"))
         });
-        safetensors::serialize_to_file(views, None, path)
+        safetensors::serialize_to_file(views, Some([(SUM.to_string(), self.sum())].into()), path)
             .map_err(|error| Error::format(path, format!("could not be written: {error}")))
     }
 }

@@ -63,6 +63,11 @@ impl Kind {
         }
     }
 
+    /// The kind whose number this is.
+    pub(super) fn of_code(code: u32) -> Option<Kind> {
+        [Kind::U8, Kind::U16, Kind::F32].into_iter().find(|&kind| kind as u32 == code)
+    }
+
     /// Bytes per value.
     pub(super) fn width(self) -> u64 {
         match self {

@@ -3,12 +3,15 @@
 //! Rows are collected in a buffer; a full buffer is written to a file as a run, its rows ordered by group. Once all cells have been
 //! added, every run is read from front to back, one chunk (one group's rows of one run) at a time, so that disk reads are long,
 //! memory holds one buffer and a small window per run, and a group's rows come out in source order, because runs are in source
-//! order and so are the rows inside a chunk. Several files of runs, whose cells follow each other, are merged in the same way.
+//! order and so are the rows inside a chunk. Several files of runs, whose cells follow each other, are merged in the same way. They
+//! may come from other machines: each chunk has a checksum, which is held against it before any of it is used.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use crc32fast::Hasher;
 
 use super::file::library_error;
 use super::format::Kind;
@@ -27,6 +30,9 @@ const NAME: usize = 1 << 16;
 
 /// Bytes of rows held in memory before they are written as a run.
 pub(super) const MEMORY: usize = 256 << 20;
+
+/// Words before a chunk: its group, rows, nonzeros, kind and bytes of names, the CRC-32 of its bytes, and that of these words.
+const HEAD: usize = 7;
 
 #[derive(Clone, Copy)]
 struct Stored {
@@ -103,13 +109,6 @@ impl Buffer {
             let nonzeros: u32 = rows.iter().map(|row| row.length).sum();
             let names: u32 = rows.iter().map(|row| row.name).sum();
             bytes.clear();
-            bytes.extend_from_slice(bytemuck::cast_slice(&[
-                rows[0].group,
-                rows.len() as u32,
-                nonzeros,
-                kind as u32,
-                names,
-            ]));
             rows.iter().for_each(|row| bytes.extend(row.length.to_le_bytes()));
             rows.iter().for_each(|row| bytes.extend(row.library.to_le_bytes()));
             rows.iter().for_each(|row| bytes.extend(row.name.to_le_bytes()));
@@ -118,8 +117,12 @@ impl Buffer {
             rows.iter().for_each(|row| kind.encode(&self.values[range(row)], &mut bytes));
             let name = |row: &Stored| &self.names[row.name_start as usize..][..row.name as usize];
             rows.iter().for_each(|row| bytes.extend_from_slice(name(row)));
+            let (group, crc) = (rows[0].group, crc32fast::hash(&bytes));
+            let mut head: [u32; HEAD] = [group, rows.len() as u32, nonzeros, kind as u32, names, crc, 0];
+            head[HEAD - 1] = sum_of(&head);
+            out.write_all(bytemuck::cast_slice(&head))?;
             out.write_all(&bytes)?;
-            written += bytes.len() as u64;
+            written += (size_of_val(&head) + bytes.len()) as u64;
         }
         self.rows.clear();
         self.genes.clear();
@@ -265,6 +268,9 @@ impl Read for Window {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.at))?;
         let read = file.read(&mut out[..room])?;
+        if read == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
         self.at += read as u64;
         Ok(read)
     }
@@ -273,8 +279,8 @@ impl Read for Window {
 struct Run {
     path: PathBuf,
     input: BufReader<Window>,
-    /// Group, rows, nonzeros, kind and bytes of names of the next chunk.
-    next: Option<[u32; 5]>,
+    /// What stands before the next chunk.
+    next: Option<[u32; HEAD]>,
 }
 
 impl Run {
@@ -287,34 +293,64 @@ impl Run {
     }
 
     fn advance(&mut self) -> io::Result<()> {
-        let mut head = [0u32; 5];
+        let mut head = [0u32; HEAD];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut head);
         let first = self.input.read(&mut bytes[..1])?;
         if first == 1 {
             self.input.read_exact(&mut bytes[1..])?;
+            if head[HEAD - 1] != sum_of(&head) {
+                return Err(ErrorKind::InvalidData.into());
+            }
         }
         self.next = (first == 1).then_some(head);
         Ok(())
     }
 
-    fn read(&mut self, chunk: &mut Chunk, [_, rows, nonzeros, kind, names]: [u32; 5]) -> io::Result<()> {
+    fn read(&mut self, chunk: &mut Chunk, head: [u32; HEAD]) -> io::Result<()> {
+        let [_, rows, nonzeros, kind, names, crc, _] = head;
         let (rows, nonzeros) = (rows as usize, nonzeros as usize);
-        let kind = [Kind::U8, Kind::U16, Kind::F32][kind as usize];
+        let kind = Kind::of_code(kind).ok_or(ErrorKind::InvalidData)?;
         let mut values = vec![0u8; nonzeros * kind.width() as usize];
         chunk.lengths.resize(rows, 0);
         chunk.library.resize(rows, 0.0);
         chunk.name_lengths.resize(rows, 0);
         chunk.genes.resize(nonzeros, 0);
         chunk.names.resize(names as usize, 0);
-        self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.lengths))?;
-        self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.library))?;
-        self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.name_lengths))?;
-        self.input.read_exact(bytemuck::cast_slice_mut(&mut chunk.genes))?;
-        self.input.read_exact(&mut values)?;
+        let parts: [&mut [u8]; 6] = [
+            bytemuck::cast_slice_mut(&mut chunk.lengths),
+            bytemuck::cast_slice_mut(&mut chunk.library),
+            bytemuck::cast_slice_mut(&mut chunk.name_lengths),
+            bytemuck::cast_slice_mut(&mut chunk.genes),
+            &mut values,
+            &mut chunk.names,
+        ];
+        let mut sum = Hasher::new();
+        for part in parts {
+            self.input.read_exact(part)?;
+            sum.update(part);
+        }
+        if sum.finalize() != crc {
+            return Err(ErrorKind::InvalidData.into());
+        }
         chunk.values.clear();
         kind.decode(&values, &mut chunk.values);
-        self.input.read_exact(&mut chunk.names)?;
         self.advance()
+    }
+}
+
+/// CRC-32 of what stands before a chunk, without this sum itself.
+fn sum_of(head: &[u32; HEAD]) -> u32 {
+    crc32fast::hash(bytemuck::cast_slice(&head[..HEAD - 1]))
+}
+
+/// What is wrong with a file of runs: the system refused to read it, or it is not as it was written.
+fn unread(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Error::format(
+            path,
+            "is damaged: rows do not match their checksum; remove it and run the same command again",
+        ),
+        _ => Error::Io { path: path.to_path_buf(), cause: error },
     }
 }
 
@@ -328,7 +364,7 @@ impl Runs {
         for Rows { path, ends, .. } in rows {
             let mut begin = 0;
             for &end in ends {
-                runs.push(Run::new(path, begin, end).at(path)?);
+                runs.push(Run::new(path, begin, end).map_err(|error| unread(path, error))?);
                 begin = end;
             }
         }
@@ -340,7 +376,7 @@ impl Runs {
         let mut chunk = Chunk::default();
         for run in &mut self.0 {
             if let Some(head) = run.next.filter(|head| head[0] == group) {
-                run.read(&mut chunk, head).at(&run.path)?;
+                run.read(&mut chunk, head).map_err(|error| unread(&run.path, error))?;
                 take(&chunk)?;
             }
         }
