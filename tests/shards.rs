@@ -64,6 +64,7 @@ fn the_same_cells_give_the_same_bytes_whatever_the_memory() {
     assert!(once.len() > 3);
     assert_eq!(once, written(1 << 20));
     assert_eq!(once, written(1_000));
+    assert_eq!(once, written(usize::MAX));
 }
 
 fn one_row(scale: Scale, values: &[f32]) -> World {

@@ -31,6 +31,9 @@ const NAME: usize = 1 << 16;
 /// Bytes of rows held in memory before they are written as a run.
 pub(super) const MEMORY: usize = 256 << 20;
 
+/// The most that can be held: a chunk, which is all of a run where that has one group, counts its numbers in 32 bits.
+const MOST: usize = 2 << 30;
+
 /// Words before a chunk: its group, rows, nonzeros, kind and bytes of names, the CRC-32 of its bytes, and that of these words.
 const HEAD: usize = 7;
 
@@ -177,6 +180,7 @@ impl<'a> RowsWriter<'a> {
         memory: usize,
     ) -> Result<RowsWriter<'a>> {
         let file = BufWriter::with_capacity(1 << 20, File::create(path).at(path)?);
+        let memory = memory.min(MOST);
         let (path, found) = (path.to_path_buf(), vec![Sizes::default(); piles.all.len()]);
         let (buffer, ends) = (Buffer::of(memory), Vec::new());
         Ok(RowsWriter { manifest, piles, path, cells, memory, buffer, file, ends, found })

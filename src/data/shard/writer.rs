@@ -19,7 +19,7 @@ use crate::error::{At, Error, Result};
 /// Sizes that bound the writer.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of rows held in memory before they are spilled.
+    /// Bytes of rows held in memory before they are spilled; above 2 GiB, as if 2 GiB.
     pub memory: usize,
     /// Bytes after which a shard is closed, at the next group.
     pub shard: u64,
