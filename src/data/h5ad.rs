@@ -64,6 +64,7 @@ use crate::error::{Error, Result};
 use hdf5::{Named, Node, there};
 use matrix::Matrix;
 
+pub(crate) use cells::unfit;
 pub use cells::{Cells, cells};
 pub(crate) use column::Growing;
 use column::missing_column;

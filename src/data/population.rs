@@ -63,13 +63,14 @@ pub trait Rows {
     /// Appends a cell given its non-zeros, genes ascending.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// Genes and values that are no row of the matrix; a file that cannot be written.
     fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()>;
 }
 
 impl Rows for Cells {
     fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
-        let row = sprs::CsVecViewI::new(self.cols(), genes, values);
+        let row = sprs::CsVecViewI::try_new(self.cols(), genes, values)
+            .map_err(|(_, _, why)| Error::setting("cells", format!("a cell has {why}")))?;
         let cells = std::mem::replace(self, Cells::empty(sprs::CompressedStorage::CSR, 0));
         *self = cells.append_outer_csvec(row);
         Ok(())
@@ -235,7 +236,7 @@ impl<R: Rows> Population<R> {
     /// Appends a measured cell given only its non-zeros, genes ascending; labels are cell type, perturbation, batch.
     ///
     /// # Errors
-    /// A file that cannot be written; so too for the others that append.
+    /// Genes and values that are no row of the matrix; a file that cannot be written, so too for the others that append.
     pub fn push_measured(
         &mut self,
         name: &str,

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use scale_engine::data::h5ad::{Column, Frame, H5ad, Writer, write};
+use scale_engine::data::h5ad::{Cells, Column, Frame, H5ad, Writer, write};
+use scale_engine::data::population::Rows;
+use scale_engine::sprs::CompressedStorage::CSR;
 
 use super::{X, cells, frames, named};
 
@@ -87,9 +89,31 @@ fn many_columns_come_back() {
 }
 
 #[test]
-#[should_panic(expected = "the genes of a cell ascend and are below 3")]
-fn a_gene_that_is_not_in_the_file_has_no_place() {
+fn a_cell_that_is_no_row_is_refused_and_the_others_are_written() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut file = Writer::create(&dir.path().join("a.h5ad"), 3).expect("begun");
-    let _ = file.push(&[1, 3], &[1.0, 2.0]);
+    let path = dir.path().join("a.h5ad");
+    let (mut file, mut held) = (Writer::create(&path, 3).expect("begun"), Cells::empty(CSR, 3));
+    let cells: [(&[u32], &[f32], &str); 5] = [
+        (&[0, 2], &[1.0, 2.0], ""),
+        (&[1, 3], &[1.0, 2.0], "cell 1: gene 3 is out of range: there are 3"),
+        (&[2, 1], &[1.0, 2.0], "cell 1: gene 2 is followed by gene 1"),
+        (&[1, 1], &[1.0, 2.0], "cell 1: gene 1 is followed by gene 1"),
+        (&[0, 1], &[1.0], "cell 1: 2 genes, but 1 values"),
+    ];
+    for (genes, values, expected) in cells {
+        let told = file.push(genes, values).map_err(|error| error.to_string());
+        let refused =
+            matches!(&told, Err(what) if what.starts_with(&format!("{}: {expected}", path.display())));
+        assert!(if expected.is_empty() { told.is_ok() } else { refused }, "{expected}: {told:?}");
+        assert_eq!(
+            Rows::push(&mut held, genes, values).is_ok(),
+            expected.is_empty(),
+            "in memory: {expected}"
+        );
+    }
+    file.push(&[1], &[3.0]).expect("room");
+    let frame = |count| Frame { index: named("x", count), columns: Vec::new() };
+    file.finish(&frame(2), &frame(3), &[]).expect("written");
+    let written = H5ad::open(&path).and_then(|file| file.rows(0..2)).expect("readable");
+    assert_eq!((written.nnz(), held.nnz(), held.rows()), (3, 2, 1));
 }

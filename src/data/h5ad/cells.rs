@@ -1,10 +1,29 @@
 //! Expression of some cells in memory.
 
+use std::fmt::Display;
+
 use crate::error::{Error, Result};
 
 /// Expression of some cells: `[cells, genes]` CSR, column indices rising within a row, no stored zeros. [`cells`] makes one of
 /// parts from elsewhere.
 pub type Cells = sprs::CsMatI<f32, u32, usize>;
+
+/// Why a cell's genes and values cannot be a row of a matrix with so many genes, if so.
+pub(crate) fn unfit<G: Copy + Display + PartialOrd + Into<u32>>(
+    genes: &[G],
+    values: &[f32],
+    all: usize,
+) -> Option<String> {
+    if genes.len() != values.len() {
+        return Some(format!("{} genes, but {} values", genes.len(), values.len()));
+    }
+    if let Some(pair) = genes.windows(2).find(|pair| pair[0] >= pair[1]) {
+        let [one, next] = [pair[0], pair[1]];
+        return Some(format!("gene {one} is followed by gene {next}; ids must ascend and be unique"));
+    }
+    let last = genes.last().filter(|&&last| last.into() as usize >= all)?;
+    Some(format!("gene {last} is out of range: there are {all}"))
+}
 
 /// A CSR matrix `[cells, genes]` from its parts, as scipy names them: `indptr` `[cells + 1]` says where each cell's entries begin
 /// in `indices`, its genes in any order, and in `data`, their values. Stored zeros are dropped.

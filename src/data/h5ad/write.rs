@@ -12,7 +12,7 @@ use hdf5_pure::{
     SyncPolicy,
 };
 
-use super::{Cells, Frame};
+use super::{Cells, Frame, unfit};
 use crate::aside::Aside;
 use crate::error::{Error, Result};
 use check::{check_extra, check_frame};
@@ -116,17 +116,15 @@ impl Writer {
         Ok(Writer { genes, starts: vec![0], waiting: Piece::default(), packer, half })
     }
 
-    /// Appends a cell given its non-zeros, genes ascending.
+    /// Appends a cell given its non-zeros, genes ascending. One that is refused leaves no trace: others may follow.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// Not as many values as genes, genes that do not ascend, a gene that the file does not have; a file that cannot be written.
     pub fn push(&mut self, genes: &[u32], values: &[f32]) -> Result<()> {
-        assert!(genes.len() == values.len(), "{} genes, {} values", genes.len(), values.len());
-        assert!(
-            genes.is_sorted_by(|a, b| a < b) && genes.last().is_none_or(|&last| (last as usize) < self.genes),
-            "the genes of a cell ascend and are below {}",
-            self.genes
-        );
+        if let Some(what) = unfit(genes, values, self.genes) {
+            let cell = self.starts.len() - 1;
+            return Err(Error::format(self.half.aside.place(), format!("cell {cell}: {what}")));
+        }
         self.starts.push(self.starts[self.starts.len() - 1] + genes.len() as i64);
         self.waiting.values.extend_from_slice(values);
         self.waiting.columns.extend_from_slice(bytemuck::cast_slice(genes));

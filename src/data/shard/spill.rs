@@ -17,6 +17,7 @@ use super::file::library_error;
 use super::format::Kind;
 use super::piles::{Piles, Sizes};
 use super::{Manifest, Scale};
+use crate::data::h5ad::unfit;
 use crate::error::{At, Error, Result};
 
 /// Bytes read at a time from a run.
@@ -229,21 +230,11 @@ impl<'a> RowsWriter<'a> {
 }
 
 fn refuse(manifest: &Manifest, name: &str, genes: &[u16], values: &[f32], library: f32) -> Option<String> {
-    let known = manifest.genes.len();
     if name.len() > NAME {
         return Some(format!("its name has {} bytes; at most {NAME} are allowed", name.len()));
     }
-    if genes.len() != values.len() {
-        return Some(format!("{} genes, but {} values", genes.len(), values.len()));
-    }
-    if let Some(pair) = genes.windows(2).find(|pair| pair[0] >= pair[1]) {
-        return Some(format!(
-            "gene {} is followed by gene {}; ids must ascend and be unique",
-            pair[0], pair[1]
-        ));
-    }
-    if let Some(last) = genes.last().filter(|last| usize::from(**last) >= known) {
-        return Some(format!("gene {last} is out of range: there are {known}"));
+    if let Some(what) = unfit(genes, values, manifest.genes.len()) {
+        return Some(what);
     }
     if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
         return Some(format!("value {value} is negative or not finite"));
