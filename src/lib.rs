@@ -16,6 +16,7 @@
 //! | make a data directory of h5ad files                    | [`data::preprocess`] |
 //! | train the model                                        | [`train`]            |
 //! | predict what a split holds out                         | [`predict`]          |
+//! | score or write cells of a data directory               | [`data::population`] |
 //! | say which cells are for training                       | [`data::split`]      |
 //! | open a run's checkpoint                                | [`checkpoint`]       |
 //! | compare with simple models                             | [`baseline`]         |

@@ -1,4 +1,5 @@
-//! Cells with their labels: what predict, baseline and export produce and evaluate reads.
+//! Cells with their labels: what predict, baseline and export produce and evaluate reads. [`measured`] takes them from a data
+//! directory, as they are scored and written.
 //!
 //! The numbers go to a file as they come, of which memory keeps the labels alone, or are held as CSR: 50,000 cells x 2000 genes with
 //! 25 % non-zeros take 200 MB.
@@ -388,7 +389,8 @@ pub(crate) fn nonzero(x: &[f32]) -> (Vec<u32>, Vec<f32>) {
     x.iter().enumerate().filter(|(_, x)| **x != 0.0).map(|(gene, x)| (gene as u32, *x)).unzip()
 }
 
-/// The stored values of a row as log1p(count / (library / target)), not divided by the factor.
+/// The stored values of a row as log1p(count / (library / target)), not divided by the factor, rounded as scanpy's: what is written
+/// and scored. [`Data::fill`] is quicker, and differs in the last bits.
 pub fn log1p<'a>(data: &Data, row: &'a Row<'a>) -> impl Iterator<Item = f32> + use<'a> {
     let mut logs = LogValues::new(data.manifest().scale, data.row_scale(row.library));
     (0..row.genes.len()).map(move |i| logs.of(row.values.get(i)))

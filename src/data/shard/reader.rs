@@ -185,6 +185,10 @@ impl Data {
     }
 
     /// A cell as the network sees it: out `[G]`, log1p(count / (library / target)) / factor, zero where nothing is stored.
+    ///
+    /// Not for scores: times the factor it differs in the last bits from what commands write and evaluate reads, which breaks ties
+    /// between cells. [`measured`](crate::data::population::measured) gives those numbers, for one row
+    /// [`log1p`](crate::data::population::log1p).
     pub fn fill(&self, cell: u64, out: &mut [f32]) {
         assert_eq!(out.len(), self.genes(), "fill: {} numbers for {} genes", out.len(), self.genes());
         self.fill_with(Normalise::new(self.manifest.scale, self.manifest.factor), cell, out);
