@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::aside;
 use crate::config::Config;
 use crate::data::effects::Effects;
-use crate::data::shard::Manifest;
+use crate::data::shard::{Manifest, Moments};
 use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
@@ -328,6 +328,12 @@ pub fn vocabulary(data: &Manifest) -> Vocabulary {
         cell_types: data.cell_types.len(),
         perturbations: data.perturbations.len(),
         batches: data.batches.len(),
+    }
+}
+
+impl From<Moments> for Statistics {
+    fn from(Moments { mean, std, .. }: Moments) -> Statistics {
+        Statistics { mean, std }
     }
 }
 

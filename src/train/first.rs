@@ -8,7 +8,7 @@ use super::learner::{InitialWeights, first_weights};
 use crate::checkpoint::{Frame, Header, Origin, Trained, vocabulary};
 use crate::config::Config;
 use crate::data::effects::Effects;
-use crate::data::shard::{Data, Manifest, Moments};
+use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result};
 use crate::model::condition::Kind;
@@ -31,8 +31,7 @@ pub struct First {
 impl First {
     /// Drawn weights, and the statistics of the training cells.
     pub fn drawn(data: &Data, split: &Split) -> First {
-        let Moments { mean, std, .. } = data.moments(split.part(Part::Train));
-        let (weights, statistics) = (InitialWeights::Drawn, Statistics { mean, std });
+        let (weights, statistics) = (InitialWeights::Drawn, data.moments(split.part(Part::Train)).into());
         First { weights, statistics, untrained: split.untrained(data), init_from: None, note: None }
     }
 

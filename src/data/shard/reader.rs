@@ -32,7 +32,8 @@ pub struct Data {
     from_disk: FromDisk,
 }
 
-/// Per-gene mean and (population) standard deviation of x, the numbers that the network sees.
+/// Per-gene mean and (population) standard deviation of x, the numbers that the network sees; `into()` makes them the
+/// `Statistics` of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     /// Cells averaged.
