@@ -8,6 +8,7 @@ use std::path::Path;
 
 use hdf5_pure::{AttrValue, FileBuilder, GroupBuilder};
 use scale_engine::data::h5ad::{Cells, Column, Extra, Frame, H5ad, Labels, X, describe, write};
+use scale_engine::error::Error;
 
 use crate::shared::shared;
 
@@ -150,7 +151,9 @@ fn labels_are_read_from_text_numbers_and_truth_values() {
     assert_eq!(obs.labels(path, "note").expect("labels").codes, [2, 0, 1]);
     let wrong = obs.labels(path, "score").expect_err("decimal numbers").to_string();
     assert!(wrong.contains("decimal numbers"), "{wrong}");
-    let wrong = obs.labels(path, "drgu").expect_err("no such column").to_string();
+    let wrong = obs.labels(path, "drgu").expect_err("no such column");
+    assert!(matches!(&wrong, Error::Setting { field, .. } if field == "column \"drgu\""), "{wrong:?}");
+    let wrong = wrong.to_string();
     assert!(wrong.contains("did you mean \"drug\"") && wrong.contains("plate, score"), "{wrong}");
 }
 

@@ -178,7 +178,7 @@ fn genes_are_aligned_by_an_id_where_files_name_them_otherwise() {
     settings.out.set_file_name("other");
     settings.gene_id = Some("ensembl".into());
     let what = refusal(&settings);
-    assert!(what.contains("unknown column \"ensembl\"") && what.contains("gene_id"), "{what}");
+    assert!(what.contains("column \"ensembl\": unknown to ") && what.contains("gene_id"), "{what}");
     let (_dir, mut settings) = two_files(GENES, [IDS, ["E1", "E1", "E3", "E4", "E5"]]);
     settings.gene_id = Some("gene_id".into());
     let what = refusal(&settings);

@@ -24,7 +24,7 @@
 //! write(path, &obs, &var, X::Sparse(&x), &[])?;
 //!
 //! let file = H5ad::open(path)?;
-//! assert_eq!(file.obs().labels(path, "drug")?.get(1), Some("A"));
+//! assert_eq!(file.labels("drug")?.get(1), Some("A"));
 //! for block in file.blocks() {
 //!     let (rows, cells) = block?;
 //!     assert_eq!((rows, cells), (0..2, x.clone()));
@@ -67,7 +67,6 @@ use matrix::Matrix;
 pub(crate) use cells::unfit;
 pub use cells::{Cells, cells};
 pub(crate) use column::Growing;
-use column::missing_column;
 pub use column::{Column, Frame, Labels};
 pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;

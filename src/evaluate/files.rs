@@ -56,11 +56,10 @@ pub fn evaluate_files(
         [&files.real, &files.pred].map(|path| open(path, &files.perturbation, files.cell_type.as_deref()));
     let [real, pred] = [real?, pred?];
     [&real, &pred].into_iter().try_for_each(check_unit)?;
-    let labels = |file: &H5ad, column: &str| file.obs().labels(file.path(), column);
-    let perturbations = [labels(&real, &files.perturbation)?, labels(&pred, &files.perturbation)?];
+    let perturbations = [real.labels(&files.perturbation)?, pred.labels(&files.perturbation)?];
     let types = match &files.cell_type {
         Some(column) => {
-            let types = [labels(&real, column)?, labels(&pred, column)?];
+            let types = [real.labels(column)?, pred.labels(column)?];
             check_types(&types[0], &files.real, &types[1], &files.pred)?;
             types.map(Some)
         }
@@ -123,8 +122,8 @@ impl Sample {
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
         let file = open(path, perturbation, cell_type)?;
         check_unit(&file)?;
-        let labels = |column: &str| file.obs().labels(path, column);
-        let (perturbed, types) = (labels(perturbation)?, cell_type.map(labels).transpose()?);
+        let types = cell_type.map(|column| file.labels(column)).transpose()?;
+        let perturbed = file.labels(perturbation)?;
         Ok(Sample { side: read(file, perturbed)?, types })
     }
 

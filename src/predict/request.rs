@@ -194,12 +194,12 @@ struct ControlLabels {
 impl ControlLabels {
     fn read(manifest: &Manifest, file: &H5ad) -> Result<ControlLabels> {
         let columns = &manifest.columns;
-        let labels = |column: &str| file.obs().labels(file.path(), column);
-        let optional = |column: &str| file.obs().column(column).is_some().then(|| labels(column)).transpose();
+        let optional =
+            |column: &str| file.obs().column(column).is_some().then(|| file.labels(column)).transpose();
         let cell_type = match (&manifest.cell_types[..], file.obs().column(&columns.cell_type)) {
             // Where the run knows one type only, the file need not name it.
             ([one], None) => Labels { codes: vec![0; file.shape().0], names: vec![one.clone()] },
-            _ => labels(&columns.cell_type)?,
+            _ => file.labels(&columns.cell_type)?,
         };
         let batch = columns.batch.as_deref().map(optional).transpose()?.flatten();
         let perturbation = optional(&columns.perturbation)?;
@@ -353,5 +353,5 @@ fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) ->
         }
         (error, _) => error,
     };
-    file.obs().numbers(file.path(), column).map(Some).map_err(untold)
+    file.numbers(column).map(Some).map_err(untold)
 }

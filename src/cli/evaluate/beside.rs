@@ -62,7 +62,7 @@ fn as_predicted(files: &Files) -> Result<Observe> {
 /// A note if the part of the split is not what was measured: a perturbation has a different number of cells in the two.
 fn other_cells(data: &Data, asked: &Usable, files: &Files) -> Result<Option<String>> {
     let real = H5ad::open_columns(&files.real, &[&files.perturbation], "X")?;
-    let labels = real.obs().labels(&files.real, &files.perturbation)?;
+    let labels = real.labels(&files.perturbation)?;
     let mut measured: BTreeMap<&str, u64> = BTreeMap::new();
     (0..labels.len()).filter_map(|i| labels.get(i)).for_each(|name| *measured.entry(name).or_default() += 1);
     let mut wanted: BTreeMap<&str, u64> = BTreeMap::new();

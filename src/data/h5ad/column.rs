@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use super::H5ad;
 use crate::error::{Error, Result, nearest};
 
 /// `obs` or `var`: an index and named columns of equal length.
@@ -275,18 +276,37 @@ impl Frame {
             Some(Column::Unread(why)) => Err(Error::format(path, why)),
             None => {
                 let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
-                Err(Error::setting(path.display().to_string(), missing_column(column, &names)))
+                Err(missing_column(path, column, &names))
             }
         }
     }
 }
 
-/// The message for a column that a frame lacks.
-pub(super) fn missing_column(column: &str, names: &[String]) -> String {
+impl H5ad {
+    /// A column of obs as labels, by [`Frame::labels`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn labels(&self, column: &str) -> Result<Labels> {
+        self.obs.labels(&self.path, column)
+    }
+
+    /// A column of obs as numbers, by [`Frame::numbers`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn numbers(&self, column: &str) -> Result<Vec<f32>> {
+        self.obs.numbers(&self.path, column)
+    }
+}
+
+/// The error of a column that a file lacks: not the file is wrong, but whoever asks it.
+pub(super) fn missing_column(path: &Path, column: &str, names: &[String]) -> Error {
     let near = nearest(column, names);
     let hint = near.first().map_or(String::new(), |name| format!("; did you mean {name:?}?"));
     let there = if names.is_empty() { " none".to_string() } else { format!(": {}", names.join(", ")) };
-    format!("unknown column {column:?}{hint} (the file has{there})")
+    let what = format!("unknown to {}{hint} (the file has{there})", path.display());
+    Error::setting(format!("column {column:?}"), what)
 }
 
 /// As Python writes it.

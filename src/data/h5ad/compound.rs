@@ -16,7 +16,7 @@ pub(super) fn read(root: &Node, table: &Array, wanted: Option<&[&str]>) -> Resul
     let (size, members) = fields(table)?;
     let (index, members) = members.split_first().expect("a table has an index");
     let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
-    frame::all_there(path, name, wanted, &names)?;
+    frame::all_there(path, wanted, &names)?;
     let rows = table.length()?;
     let bytes = table.bytes(0, rows)?;
     let column = |member: &CompoundMember| -> Result<Column> {

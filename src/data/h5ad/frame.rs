@@ -4,9 +4,9 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::column::truth;
+use super::column::{missing_column, truth};
 use super::hdf5::Node;
-use super::{Column, Frame, Labels, compound, missing_column};
+use super::{Column, Frame, Labels, compound};
 use crate::error::{Error, Result};
 
 /// Reads a frame and its length; if `wanted` is given, only those columns and no index.
@@ -23,7 +23,7 @@ pub(super) fn read(root: &Node, name: &str, wanted: Option<&[&str]>) -> Result<(
     if wanted.is_none() {
         frame.index = texts(read_column(&node, &index, None)?);
     }
-    all_there(root.path, name, wanted, &order)?;
+    all_there(root.path, wanted, &order)?;
     for column_name in order {
         if wanted.is_some_and(|names| !names.contains(&column_name.as_str())) {
             continue;
@@ -50,12 +50,9 @@ pub(super) fn unread(error: &Error, path: &Path) -> Column {
 }
 
 /// Refuses columns that a frame lacks.
-pub(super) fn all_there(path: &Path, name: &str, wanted: Option<&[&str]>, there: &[String]) -> Result<()> {
+pub(super) fn all_there(path: &Path, wanted: Option<&[&str]>, there: &[String]) -> Result<()> {
     match wanted.unwrap_or_default().iter().find(|&&column| !there.iter().any(|name| name == column)) {
-        Some(missing) => {
-            let what = format!("{name}: {}", missing_column(missing, there));
-            Err(Error::setting(path.display().to_string(), what))
-        }
+        Some(missing) => Err(missing_column(path, missing, there)),
         None => Ok(()),
     }
 }

@@ -188,8 +188,7 @@ fn labels(shards: &[Parquet], columns: Option<&[&str]>, samples: &Path) -> Resul
             by_sample(&of_all(shards, SAMPLE)?, &table, &column, first.path())?
         } else {
             let names: Vec<String> = own.iter().chain(&more).cloned().collect();
-            let file = first.path().display().to_string();
-            return Err(Error::setting(file, missing_column(&column, &names)));
+            return Err(missing_column(first.path(), &column, &names));
         };
         frame.columns.push((column, Column::Categorical(labels)));
     }

@@ -125,9 +125,10 @@ pub(super) fn plain(path: &Path, columns: Option<&[&str]>, source: &str) -> Resu
     }
     match columns.and_then(|columns| columns.first()) {
         Some(column) => Err(Error::setting(
-            path.display().to_string(),
+            format!("column {column:?}"),
             format!(
-                "is 10x output, which carries no labels such as {column:?}; give them in a table: `preprocess --labels FILE.csv`"
+                "unknown to {}, which is 10x output and carries no labels; give them in a table: `preprocess --labels FILE.csv`",
+                path.display()
             ),
         )),
         None => Ok(()),

@@ -73,7 +73,8 @@ pub(super) fn most_variable(
         notes.push(format!("{made} genes are kept instead of {count}: the others never vary"));
     }
     if kept.is_empty() {
-        return Err(Error::setting("--n-top-genes", "no gene varies: there is nothing to choose from").into());
+        let what = "no gene varies: there is nothing to choose from";
+        return Err(Error::format(inputs.files[0].file.path(), what).into());
     }
     few_enough("--n-top-genes", made)?;
     Ok(Chosen { kept, table: Some(table), notes })

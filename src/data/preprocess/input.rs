@@ -111,7 +111,7 @@ fn read_labels(column: &str, files: &[H5ad], given: Option<&Given>) -> Result<Ve
     match given.and_then(|given| given.labels(column)) {
         Some(labels) => Ok(labels.map(Labels::without_empty).collect()),
         None => {
-            let of = |file: &H5ad| file.obs().labels(file.path(), column).map(Labels::without_empty);
+            let of = |file: &H5ad| file.labels(column).map(Labels::without_empty);
             files.iter().map(of).collect()
         }
     }

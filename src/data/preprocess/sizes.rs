@@ -35,7 +35,7 @@ pub(super) fn read(
         Some(labels) => {
             labels.zip(files).map(|(labels, file)| labels.numbers(file.path(), column).map(Some)).collect()
         }
-        None => files.iter().map(|file| file.obs().numbers(file.path(), column).map(Some)).collect(),
+        None => files.iter().map(|file| file.numbers(column).map(Some)).collect(),
     }
 }
 
@@ -62,7 +62,7 @@ fn told_by_column(file: &H5ad, cells: &Cells) -> Option<String> {
     let own = file.told(TOTALS);
     let ratio = |name: &str| {
         let columns = H5ad::open_columns(file.path(), &[name], "X").ok()?;
-        let told = columns.obs().numbers(file.path(), name).ok()?;
+        let told = columns.numbers(name).ok()?;
         let stored = cells.outer_iterator().map(|cell| normalise::total(cell.data()));
         let mut ratios = Vec::with_capacity(cells.rows());
         for (told, stored) in told.into_iter().zip(stored).filter(|(_, stored)| *stored > 0.0) {
