@@ -7,7 +7,6 @@
 //! A call that waits says so: [`Buffer::download`], [`Gpu::wait`], reading pinned numbers, sending from pageable memory.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,6 +24,7 @@ mod driver;
 mod dry;
 mod emulated;
 mod graph;
+mod guard;
 mod held;
 mod hopper;
 mod launch;
@@ -41,6 +41,7 @@ mod ways;
 
 pub use blas::{Operand, Product};
 pub use choices::Choices;
+pub use guard::guard;
 pub use held::Peak;
 pub use hopper::Map;
 pub use launch::{Arg, Grid, PROCESSORS};
@@ -52,6 +53,8 @@ pub use ways::Way;
 
 use arena::Arena;
 use driver::{Driver, Mark};
+use guard::or_stop;
+pub(crate) use guard::stop;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
@@ -84,7 +87,8 @@ impl Real {
 /// Numbers in 16 bytes of the narrowest storage: an offset at a multiple of it is aligned for the widest loads of any storage.
 pub const PACK: usize = 8;
 
-/// A device, its stream and its kernels. Clones share it.
+/// A device, its stream and its kernels. Clones share it. Where it fails or has no room, what asked for it unwinds: a program does
+/// its work on a device, that of tapes and models too, inside [`guard`], which makes a failure an error.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
 
@@ -378,22 +382,4 @@ impl Drop for Buffer {
         // SAFETY: this is the only owner, and the stream's order lets queued work finish first.
         unsafe { self.gpu.free(self.address) };
     }
-}
-
-/// Unwinds to the nearest [`guard`]: an op returns a value, not a `Result`, and the device can fail in any op.
-pub(crate) fn stop(error: Error) -> ! {
-    resume_unwind(Box::new(error))
-}
-
-fn or_stop<T>(result: std::result::Result<T, String>) -> T {
-    result.unwrap_or_else(|what| stop(Error::Device(what)))
-}
-
-/// Runs work that may use a device and turns the device's failure into an error. Other panics propagate.
-pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    // After an error, what the work borrowed is not used again or is completely overwritten.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match panic.downcast::<Error>() {
-        Ok(error) => Err(*error),
-        Err(panic) => resume_unwind(panic),
-    })
 }

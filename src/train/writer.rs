@@ -10,7 +10,7 @@ use super::sent::Sent;
 use crate::aside;
 use crate::checkpoint::Frame;
 use crate::error::{At, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, guard};
 use crate::params::{Entry, Flats};
 use crate::progress::{Event, Reporter};
 
@@ -41,7 +41,7 @@ impl Writer {
     pub fn begin(&mut self, frame: Frame, table: Vec<Entry>, names: Vec<String>) {
         let (folder, mut numbers) = (self.folder.clone(), mem::take(&mut self.numbers));
         self.writing = Some(std::thread::spawn(move || {
-            let written = write(&folder, &frame, &table, numbers.numbers(), &names);
+            let written = guard(|| write(&folder, &frame, &table, numbers.numbers(), &names));
             (numbers, written)
         }));
     }
