@@ -255,6 +255,8 @@ impl Gpu {
             return false;
         }
         assert!(depth > 0, "product: nothing to add would leave {:?} unwritten", product.size);
+        // Here, not in the drivers: a panic under their locks would be the end of the device.
+        product.check();
         if self.rehearsing() {
             return self.0.driver.fuses(product);
         }

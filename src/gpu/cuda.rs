@@ -92,7 +92,7 @@ impl Cuda {
             return Ok(found);
         }
         let module = self.module(file, real)?;
-        let name = CString::new(kernel).expect("a kernel's name has no NUL");
+        let name = CString::new(kernel).map_err(said(kernel))?;
         // SAFETY: the module stays loaded for the life of the process.
         let found = unsafe { result::module::get_function(module.0, name) }
             .map_err(|e| format!("kernel {kernel} of {file}.cu: {e}"))?;
@@ -110,7 +110,7 @@ impl Cuda {
             return Ok(found);
         }
         let image = KERNELS.iter().find(|(name, storage, _)| *name == file && *storage == real.name());
-        let (_, _, image) = image.unwrap_or_else(|| panic!("launch: no kernel file {file}.cu for {real:?}"));
+        let (_, _, image) = image.ok_or_else(|| format!("no kernel file {file}.cu for {real:?}"))?;
         // The driver needs the image aligned, which `include_bytes!` does not promise.
         let image: Vec<u64> = image
             .chunks(8)

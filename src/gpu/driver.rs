@@ -92,8 +92,7 @@ pub(super) trait Driver: Send + Sync {
     /// Every operand is in live device memory; the written one overlaps no other.
     unsafe fn product(&self, product: &Product) -> Outcome<bool>;
     /// What `product` would return, as far as that is known beforehand.
-    fn fuses(&self, product: &Product) -> bool {
-        product.check();
+    fn fuses(&self, _product: &Product) -> bool {
         true
     }
     fn wait(&self) -> Outcome<()> {

@@ -74,8 +74,7 @@ impl Driver for Dry {
         Ok(())
     }
 
-    unsafe fn product(&self, product: &Product) -> Outcome<bool> {
-        product.check();
+    unsafe fn product(&self, _: &Product) -> Outcome<bool> {
         Ok(true)
     }
 }
