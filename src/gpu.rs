@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -103,9 +102,8 @@ struct Inner {
     held: held::Held,
     chosen: choices::Chosen,
     arena: Mutex<Arena>,
-    /// Stands in for the driver while a step is counted; `rehearsing` says whether it does now.
+    /// Stands in for the driver on a thread that counts a step.
     dry: dry::Dry,
-    rehearsing: Arc<AtomicBool>,
 }
 
 impl Drop for Inner {
@@ -153,13 +151,9 @@ impl Gpu {
     }
 
     fn new(driver: Box<dyn Driver>, real: Real, guarded: bool) -> Gpu {
-        let (overrun, heard, held, chosen, arena, rehearsing) = Default::default();
+        let (overrun, heard, held, chosen, arena) = Default::default();
         let dry = dry::Dry::far();
-        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen, arena, dry, rehearsing }))
-    }
-
-    fn rehearsing(&self) -> bool {
-        self.0.rehearsing.load(Ordering::Relaxed)
+        Gpu(Arc::new(Inner { driver, real, guarded, overrun, heard, held, chosen, arena, dry }))
     }
 
     /// The driver in use now: in a rehearsal the dry one.
@@ -283,7 +277,7 @@ impl Gpu {
 
     /// Joins the GPUs of the other ranks; all ranks pass the same `id`. Waits for them.
     pub fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> std::result::Result<Nccl, String> {
-        self.0.driver.join(id, rank, ranks).map(|nccl| nccl.resting(&self.0.rehearsing))
+        self.0.driver.join(id, rank, ranks).map(|nccl| nccl.on(self.key()))
     }
 
     /// Which buffer a kernel first wrote past, if any since the device was opened (guarded devices only).

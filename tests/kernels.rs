@@ -11,7 +11,6 @@ use scale_engine::selftest::{self, Case, Size, Verdict, graph, model, table};
 use super::emulate;
 
 mod adamw;
-mod block;
 mod choices;
 mod forgotten;
 mod gather;

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::CudaStream;
@@ -12,6 +11,7 @@ use cudarc::nccl::{result, sys};
 use super::Real;
 use super::driver::{Outcome, said};
 use super::graph::Graph;
+use super::one::is_counted;
 
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
 
@@ -28,8 +28,8 @@ pub struct Nccl {
     graph: Arc<Mutex<Graph>>,
     rank: usize,
     ranks: usize,
-    /// True while a step is only counted: nothing is summed then.
-    resting: Arc<AtomicBool>,
+    /// Its device: nothing is summed while a step of that is only counted.
+    device: usize,
 }
 
 /// The library's handle; none once it was aborted, which frees it: it must not be used after that.
@@ -115,17 +115,17 @@ impl Nccl {
         let sums = stream.context().new_stream_with_priority(first);
         let sums = sums.map_err(said("cuStreamCreateWithPriority"))?;
         let communicator = Arc::new(Communicator(Mutex::new(Some(communicator))));
-        Ok(Nccl { communicator, stream, sums, graph, rank, ranks, resting: Default::default() })
+        Ok(Nccl { communicator, stream, sums, graph, rank, ranks, device: 0 })
     }
 
-    /// The same communicator, which sums nothing while `resting` is true.
-    pub(super) fn resting(mut self, resting: &Arc<AtomicBool>) -> Nccl {
-        self.resting = resting.clone();
+    /// The same communicator, of the device with that key.
+    pub(super) fn on(mut self, device: usize) -> Nccl {
+        self.device = device;
         self
     }
 
     fn rests(&self) -> bool {
-        self.resting.load(Ordering::Relaxed)
+        is_counted(self.device)
     }
 
     /// Begins to replace `count` numbers at this address by their means over all ranks, after the device's work so far and beside

@@ -1,7 +1,7 @@
 //! A step as one unit of device work: its buffers in one block ([`Arena`]), its kernels in one graph.
 
-use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
+use std::cell::Cell;
+use std::sync::{Arc, MutexGuard};
 
 use super::arena::Arena;
 use super::driver::Outcome;
@@ -12,14 +12,25 @@ use crate::error::{Error, Result};
 /// Buffers named in the error when a step does not fit.
 const LARGEST: usize = 4;
 
+thread_local! {
+    /// The device whose work on this thread is only counted, if there is one. Other threads' work on it is done.
+    static COUNTED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Whether this thread's work on that device, by its [`Gpu::key`], is only counted.
+pub(super) fn is_counted(device: usize) -> bool {
+    COUNTED.get() == Some(device)
+}
+
 impl Gpu {
     /// Does a step's work, which must be alike for steps of one shape. Before the first step it runs once on no device, which
     /// counts its buffers and lays them out. The first step chooses, by timing, among ways to one result; later ones are recorded
-    /// and then queued whole. The work may read nothing from the device.
+    /// and then queued whole. The work may read nothing from the device, does all of its part on this thread, and lets nothing that
+    /// it makes there out but by its result.
     ///
     /// # Errors
     /// The work's own errors, after which none of it is queued; the driver's; sums with other ranks that were aborted; no room.
-    pub fn as_one<T>(&self, shape: &[usize], mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    pub(crate) fn as_one<T>(&self, shape: &[usize], mut work: impl FnMut() -> Result<T>) -> Result<T> {
         self.lay_out(shape, &mut work)?;
         let step = Step::begin(self);
         let made = work()?;
@@ -32,7 +43,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The work's own errors; no room for the block.
-    pub fn lay_out<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<()> {
+    pub(crate) fn lay_out<T>(&self, shape: &[usize], work: impl FnOnce() -> Result<T>) -> Result<()> {
         if self.arena().knows(shape) {
             return Ok(());
         }
@@ -45,7 +56,7 @@ impl Gpu {
     }
 
     /// Does other work in the block's memory, if there is a block; what it makes must be freed before the next step.
-    pub fn in_block<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn in_block<T>(&self, work: impl FnOnce() -> T) -> T {
         self.arena().begin_loose();
         let _step = Step { gpu: self, written: false };
         work()
@@ -128,6 +139,15 @@ impl Gpu {
         }
     }
 
+    /// Tells this device from others.
+    pub(super) fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    pub(super) fn rehearsing(&self) -> bool {
+        is_counted(self.key())
+    }
+
     fn arena(&self) -> MutexGuard<'_, Arena> {
         self.0.arena.lock().expect("no panic under this lock")
     }
@@ -139,14 +159,14 @@ struct Rehearsal<'a>(&'a Gpu);
 impl<'a> Rehearsal<'a> {
     fn begin(gpu: &'a Gpu) -> Rehearsal<'a> {
         gpu.arena().begin_count();
-        gpu.0.rehearsing.store(true, Ordering::Relaxed);
+        COUNTED.set(Some(gpu.key()));
         Rehearsal(gpu)
     }
 }
 
 impl Drop for Rehearsal<'_> {
     fn drop(&mut self) {
-        self.0.0.rehearsing.store(false, Ordering::Relaxed);
+        COUNTED.set(None);
         self.0.arena().end();
     }
 }
@@ -190,5 +210,99 @@ impl Drop for Step<'_> {
         let left = self.gpu.arena().end();
         // SAFETY: from `allocate`, and never handed out.
         left.into_iter().for_each(|(_, address)| unsafe { driver.free(address) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::Path;
+
+    use crate::error::Result;
+    use crate::gpu::{Gpu, Real, guard};
+    use crate::tensor::Tensor;
+
+    /// Copies and fills need no compiled kernels.
+    fn device() -> Gpu {
+        Gpu::emulated(Path::new("none"), Real::F32, 1)
+    }
+
+    /// What comes back of numbers that are sent.
+    fn echo(gpu: &Gpu) -> [f32; 2] {
+        let mut back = [9.0; 2];
+        gpu.upload("numbers", &[1.0f32, 2.0]).download(0, &mut back);
+        back
+    }
+
+    const LEN: usize = 1000;
+
+    /// Three buffers, the last of which outlives the step; counts how often the step is done.
+    fn step(gpu: &Gpu, done: &RefCell<usize>, more: usize) -> Result<Tensor> {
+        *done.borrow_mut() += 1;
+        let make = |what, len| Tensor::on(gpu, what, &[len], Real::F32);
+        let first = make("first", LEN);
+        let second = make("second", 2 * LEN + more);
+        drop(first);
+        let third = make("third", LEN);
+        third.copy_from(0, &second.part(0, &[LEN]));
+        Ok(third)
+    }
+
+    #[test]
+    fn a_step_is_laid_out_before_it_is_done_and_again_where_it_goes_another_way() {
+        let gpu = device();
+        let done = RefCell::new(0);
+        let run = |shape: usize, more: usize| {
+            let made = gpu.as_one(&[shape], || step(&gpu, &done, more)).expect("room");
+            assert_eq!(made.len(), LEN);
+            *done.borrow()
+        };
+        assert!(gpu.block().is_none());
+        // Counted, then done.
+        assert_eq!(run(1, 0), 2);
+        let block = gpu.block().expect("laid out");
+        assert!(gpu.went_as_laid_out() && (12 * LEN..16 * LEN).contains(&block), "{block} bytes");
+        assert_eq!(run(1, 0), 3);
+        // Larger than what was laid out: served from elsewhere, and counted again at the next one.
+        assert_eq!(run(1, 10 * LEN), 4);
+        assert!(!gpu.went_as_laid_out());
+        assert_eq!(run(1, 10 * LEN), 6);
+        assert!(gpu.went_as_laid_out() && gpu.block() > Some(48 * LEN));
+        // Another shape.
+        assert_eq!(run(2, 0), 8);
+        assert!(gpu.went_as_laid_out() && gpu.block() == Some(block));
+        assert_eq!(gpu.overrun(), None);
+    }
+
+    #[test]
+    fn a_step_that_does_not_fit_says_what_is_largest_before_it_is_begun() {
+        let gpu = device();
+        let mut done = 0;
+        let work = || {
+            done += 1;
+            drop(gpu.buffer("scores of all pairs", 1 << 60));
+            Ok(())
+        };
+        let said = guard(|| gpu.as_one(&[1], work)).expect_err("no machine has an exbibyte").to_string();
+        assert!(
+            said.contains("scores of all pairs 1073741824.00 GiB") && said.contains("data.sets"),
+            "{said}"
+        );
+        assert_eq!((done, gpu.held()), (1, 0));
+        // The device is as it was before.
+        assert_eq!(echo(&gpu), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn while_a_step_is_only_counted_other_threads_compute() {
+        let gpu = device();
+        let work = || {
+            let counted = gpu.buffer("counted", 64);
+            let elsewhere = std::thread::scope(|scope| scope.spawn(|| echo(&gpu)).join().expect("numbers"));
+            assert_eq!((elsewhere, echo(&gpu)), ([1.0, 2.0], [0.0; 2]));
+            Ok(counted)
+        };
+        gpu.lay_out(&[1], work).expect("room");
+        assert_eq!(echo(&gpu), [1.0, 2.0]);
     }
 }

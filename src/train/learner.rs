@@ -139,7 +139,7 @@ impl Learner {
     }
 
     /// Step k: losses of a batch, their gradients, the update. Also returns the gradients' norm before the clip, `[1]`. With
-    /// several ranks each has a share of the batch. Steps of one shape run as one piece of work on a device ([`Gpu::as_one`]).
+    /// several ranks each has a share of the batch. Steps of one shape run as one piece of work on a device.
     ///
     /// # Errors
     /// A rank that failed or is gone.
@@ -157,7 +157,7 @@ impl Learner {
     ///
     /// # Errors
     /// As for [`Learner::step`]; or the memory does not suffice.
-    pub fn lay_out(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<()> {
+    pub(crate) fn lay_out(&mut self, examples: &Examples, k: u64, ranks: &Ranks) -> Result<()> {
         match self.params.gpu().cloned().filter(|_| self.is_one_piece(ranks)) {
             Some(gpu) => gpu.lay_out(&shape(examples), || self.plain_step(examples, k, ranks)),
             None => Ok(()),
