@@ -136,12 +136,19 @@ impl Gpu {
     }
 
     /// The emulator, with CPU kernels in `folder`: `FILE_f32.so` and `FILE_bf16.so`. `seed` orders warps and blocks.
-    pub fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
+    ///
+    /// # Safety
+    /// The files in `folder`, which are opened when a kernel is first launched, were compiled from this version's kernels with
+    /// `kernels/emulator.h`, and stay as they are.
+    pub unsafe fn emulated(folder: &Path, real: Real, seed: u64) -> Gpu {
         Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Hopper, seed)), real, true)
     }
 
     /// The same of compute capability 8.9: without Hopper's kernels, 99 KiB of shared memory per block.
-    pub fn emulated_ada(folder: &Path, real: Real, seed: u64) -> Gpu {
+    ///
+    /// # Safety
+    /// As above.
+    pub unsafe fn emulated_ada(folder: &Path, real: Real, seed: u64) -> Gpu {
         Gpu::new(Box::new(emulated::Emulated::new(folder, emulated::Kind::Ada, seed)), real, true)
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use scale_engine::cli::bench::ops;
-use scale_engine::gpu::{Gpu, Real, guard};
+use scale_engine::gpu::{Real, guard};
 use serde_json::Value;
 
 use crate::emulate;
@@ -41,7 +41,7 @@ fn each_op_is_timed_forward_and_backward() {
 #[test]
 fn on_a_device_the_same_rows_run_within_their_buffers() {
     let Some(folder) = emulate::folder("kernels", None) else { return };
-    let gpu = Gpu::emulated(Path::new(&folder), Real::Bf16, 1);
+    let gpu = emulate::device(Path::new(&folder), Real::Bf16, 1);
     let timed = guard(|| Ok(ops::tried(Some(&gpu), 1))).expect("every kernel runs");
     assert_eq!(timed.len(), ROWS);
     timed.iter().for_each(|row| assert!(row.median() > 0.0, "{}", row.name));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
-use scale_engine::gpu::Real;
+use scale_engine::gpu::{Gpu, Real};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,6 +23,18 @@ pub fn folder(sources: &'static str, only: Option<&'static str>) -> Option<PathB
     static MADE: LazyLock<Mutex<HashMap<Asked, Option<PathBuf>>>> = LazyLock::new(Mutex::default);
     let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     made.entry((sources, only)).or_insert_with(|| build(sources, only)).clone()
+}
+
+/// The emulator, with the kernels of a [`folder`].
+pub fn device(folder: &Path, real: Real, seed: u64) -> Gpu {
+    // SAFETY: `folder` compiled what is in it, from this version's kernels.
+    unsafe { Gpu::emulated(folder, real, seed) }
+}
+
+/// The same without Hopper's kernels.
+pub fn ada(folder: &Path, real: Real, seed: u64) -> Gpu {
+    // SAFETY: as above.
+    unsafe { Gpu::emulated_ada(folder, real, seed) }
 }
 
 type Asked = (&'static str, Option<&'static str>);

@@ -8,7 +8,7 @@ use scale_engine::error::Error;
 use scale_engine::gpu::{self, Arg, Buffer, Gpu, Grid, Real};
 use scale_engine::rng::Rng;
 
-use super::emulate::{folder, sanitized};
+use super::emulate::{device, folder, sanitized};
 
 mod clusters;
 mod hopper;
@@ -17,7 +17,7 @@ mod hopper;
 const SEEDS: std::ops::Range<u64> = 0..8;
 
 fn emulator(file: &'static str, real: Real, seed: u64) -> Option<Gpu> {
-    folder("tests/emulator", Some(file)).map(|folder| Gpu::emulated(&folder, real, seed))
+    folder("tests/emulator", Some(file)).map(|folder| device(&folder, real, seed))
 }
 
 /// Runs one block of a kernel with `shared` bytes; returns what the device said if it refused.

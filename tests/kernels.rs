@@ -66,16 +66,18 @@ macro_rules! emulated_ops {
     ($($op:ident)*) => {
         const EMULATED: &[&str] = &[$(stringify!($op)),*];
         $(mod $op {
-            use scale_engine::gpu::{Gpu, Real};
+            use scale_engine::gpu::Real;
+
+            use crate::emulate::device;
 
             #[test]
             fn matches_its_reference_in_f32() {
-                super::hold(stringify!($op), Real::F32, Gpu::emulated);
+                super::hold(stringify!($op), Real::F32, device);
             }
 
             #[test]
             fn matches_its_reference_in_bf16() {
-                super::hold(stringify!($op), Real::Bf16, Gpu::emulated);
+                super::hold(stringify!($op), Real::Bf16, device);
             }
         })*
     };
@@ -89,7 +91,7 @@ emulated_ops! {
 #[test]
 fn kernels_of_other_gpus_match_their_references() {
     for op in ["attention", "matmul_swiglu", "mmd"] {
-        hold(op, Real::Bf16, Gpu::emulated_ada);
+        hold(op, Real::Bf16, emulate::ada);
     }
 }
 
@@ -97,8 +99,8 @@ fn kernels_of_other_gpus_match_their_references() {
 fn the_whole_model_on_the_emulator_is_the_cpus() {
     let Some(folder) = emulated() else { return };
     for real in [Real::F32, Real::Bf16] {
-        let gpu = Gpu::emulated(folder, real, 1);
-        let second = Gpu::emulated(folder, real, 2);
+        let gpu = emulate::device(folder, real, 1);
+        let second = emulate::device(folder, real, 2);
         let checks = gpu::guard(|| {
             let mut checks = model(&gpu, Size::Small, 4)?;
             checks.push(graph(&gpu, &second, Size::Small, 4)?);
@@ -117,7 +119,7 @@ fn the_selftest_has_a_line_for_every_op() {
     let ops: BTreeSet<&str> = table.iter().map(Case::op).collect();
     assert_eq!(ops, EMULATED.iter().copied().collect(), "the table's ops, and those that are emulated");
     let Some(folder) = emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let gpu = emulate::device(folder, Real::Bf16, 1);
     let rows: Vec<_> = selftest::table().into_iter().filter(|row| row.size() <= 4_000).collect();
     let checks = selftest::ops(&gpu, &rows, &Reporter::silent()).expect("a device that answers");
     assert!(checks.iter().all(selftest::Check::holds), "{checks:#?}");

@@ -44,7 +44,7 @@ fn an_op_is_told_with_its_bytes_and_its_arithmetic() {
 #[test]
 fn what_is_skipped_is_in_no_lap() {
     let pause = std::time::Duration::from_millis(40);
-    let device = crate::kernels::emulated().map(|folder| Gpu::emulated(folder, Real::F32, 1));
+    let device = crate::kernels::emulated().map(|folder| crate::emulate::device(folder, Real::F32, 1));
     for gpu in [None].into_iter().chain(device.as_ref().map(Some)) {
         let laps = Laps::start(gpu);
         for _ in 0..3 {
@@ -92,7 +92,7 @@ fn the_rows_of_a_profile_add_up_to_its_step() {
 #[test]
 fn a_devices_kernels_are_told_too() {
     let Some(folder) = crate::kernels::emulated() else { return };
-    let found = small(Some(&Gpu::emulated(folder, Real::Bf16, 1)));
+    let found = small(Some(&crate::emulate::device(folder, Real::Bf16, 1)));
     whole(&found);
     let named = |name: &str| found.kernels.iter().any(|kernel| kernel.name.starts_with(name));
     assert!(named("product [") && named("rms_norm_forward") && named("adamw"), "kernels by name");
@@ -116,7 +116,7 @@ fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
     assert!(memory.kept > 0 && memory.peak.bytes >= memory.between + memory.kept);
     assert_eq!(memory.peak.of.iter().map(|(_, bytes)| bytes).sum::<u64>(), memory.peak.bytes);
     let Some(folder) = crate::kernels::emulated() else { return };
-    let computed = small(Some(&Gpu::emulated(folder, Real::Bf16, 1)));
+    let computed = small(Some(&crate::emulate::device(folder, Real::Bf16, 1)));
     assert_eq!(counts(&computed), counts(&dry));
     let held = computed.memory.expect("a device");
     assert_eq!((held.between, held.kept, held.peak), (memory.between, memory.kept, memory.peak));

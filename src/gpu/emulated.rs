@@ -209,7 +209,7 @@ impl Driver for Emulated {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(free) => {
                 let path = self.folder.join(format!("{file}_{}.so", real.name()));
-                // SAFETY: compiled from our kernels; it runs nothing when loaded.
+                // SAFETY: compiled from our kernels, as `Gpu::emulated`'s caller promised; it runs nothing when loaded.
                 let library =
                     unsafe { Library::new(&path) }.map_err(|e| format!("{}: {e}", path.display()))?;
                 // Never closed: the next device of this process finds it open, with its threads' stacks allocated.

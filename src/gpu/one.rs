@@ -224,7 +224,8 @@ mod tests {
 
     /// Copies and fills need no compiled kernels.
     fn device() -> Gpu {
-        Gpu::emulated(Path::new("none"), Real::F32, 1)
+        // SAFETY: no kernel is launched.
+        unsafe { Gpu::emulated(Path::new("none"), Real::F32, 1) }
     }
 
     /// What comes back of numbers that are sent.

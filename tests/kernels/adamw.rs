@@ -82,7 +82,7 @@ fn hold(real: Real) {
     for size in [7.0, 0.3] {
         let host = trained(None, size);
         for seed in super::SEEDS {
-            let gpu = Gpu::emulated(folder, real, seed);
+            let gpu = crate::emulate::device(folder, real, seed);
             let device = gpu::guard(|| Ok(trained(Some(&gpu), size))).expect("ten steps");
             assert!(error(&device.norms, &host.norms) < 1e-6, "norm of about {size}, seed {seed}");
             for ((name, found), (_, told)) in device.flats().iter().zip(host.flats()) {
@@ -117,7 +117,7 @@ fn ten_steps_are_the_hosts_and_the_rounded_copy_follows_in_bf16() {
 #[test]
 fn other_weights_take_the_place_of_those_on_a_device() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let gpu = crate::emulate::device(folder, Real::Bf16, 1);
     let Trained { params, table, optimizer, .. } = trained(Some(&gpu), 1.0);
     let other = params.over(optimizer.average());
     let average = optimizer.average().to_host();
@@ -139,7 +139,7 @@ fn other_weights_take_the_place_of_those_on_a_device() {
 #[test]
 fn weights_in_halves_are_whole_again_to_the_bit() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let gpu = crate::emulate::device(folder, Real::Bf16, 1);
     // Ties up and down, the smallest and the largest, both infinities, and any other bits that are a number.
     let ties = [0x3F80_8000, 0x3F81_8000, 0xBF80_8000, 0xBF81_8000, 0x0000_8000, 0x7F7F_8000, 0x7F7F_FFFF];
     let ends = [0, 0x8000_0000, 1, 0x8000_0001, 0x7F80_0000, 0xFF80_0000];

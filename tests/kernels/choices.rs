@@ -2,13 +2,13 @@
 
 use std::cell::Cell;
 
-use scale_engine::gpu::{Choices, Gpu, Real};
+use scale_engine::gpu::{Choices, Real};
 use serde_json::{from_value, json};
 
 #[test]
 fn choices_are_taken_over_by_the_same_device_alone() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let gpu = crate::emulate::device(folder, Real::Bf16, 1);
     assert!(gpu.choices().is_empty(), "an emulator's time says nothing");
     let told = |device: &str, library: u64, words: u32| -> Choices {
         let way = json!(["gate", [8, 16, 24], [2e-3, 1e-3]]);

@@ -52,8 +52,8 @@ fn a_forgotten_value_changes_no_bit() {
         Story { shapes: vec![vec![2, 5, 3 * 18 + 14], vec![2, 36]], width: 18 + 7, op: attend },
         Story { shapes: vec![vec![2, 70, 3 * 128 + 80], vec![2, 256]], width: 128 + 40, op: attend },
     ];
-    let gpus =
-        super::emulated().map(|folder| [Real::F32, Real::Bf16].map(|real| Gpu::emulated(folder, real, 1)));
+    let gpus = super::emulated()
+        .map(|folder| [Real::F32, Real::Bf16].map(|real| crate::emulate::device(folder, real, 1)));
     for gpu in [None].into_iter().chain(gpus.iter().flatten().map(Some)) {
         for story in &stories {
             let told = gradients(story, gpu, false);

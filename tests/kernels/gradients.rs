@@ -80,7 +80,7 @@ fn every_use_of_a_weight_is_in_its_gradient() {
     let Some(folder) = super::emulated() else { return };
     let told = wide(&gradients(None));
     for (real, allowed) in [(Real::F32, 1e-5), (Real::Bf16, 3e-2)] {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let found = gradients(Some(&gpu));
         let off = error(&wide(&found), &told);
         assert!(off < allowed, "{real:?}: {off:.1e} off");
@@ -94,7 +94,7 @@ fn every_use_of_a_weight_is_in_its_gradient() {
 #[test]
 fn a_gradient_is_stored_as_its_value_and_a_weights_is_not_rounded() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let gpu = crate::emulate::device(folder, Real::Bf16, 1);
     let placed = |x: f32, real| Tensor::new(&[8], vec![x; 8]).to_gpu(&gpu, "numbers", real);
     let mut tape = Tape::new().on(Some(&gpu));
     let [x, w] = [1.0, 2.0].map(|x| tape.leaf(placed(x, Real::Bf16)));

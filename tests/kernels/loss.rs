@@ -1,6 +1,6 @@
 //! A loss from its parts on the emulated device, compared with their sum.
 
-use scale_engine::gpu::{self, Gpu, Real};
+use scale_engine::gpu::{self, Real};
 use scale_engine::ops::loss;
 use scale_engine::rng::Rng;
 
@@ -8,7 +8,7 @@ use scale_engine::rng::Rng;
 fn a_loss_is_the_sum_of_its_parts() {
     let Some(folder) = super::emulated() else { return };
     for (seed, count) in [(1, 1), (2, 255), (3, 256), (1, 257), (2, 2112)] {
-        let gpu = Gpu::emulated(folder, Real::Bf16, seed);
+        let gpu = crate::emulate::device(folder, Real::Bf16, seed);
         let parts: Vec<f64> = (0..count).map(|i| f64::from(Rng::new(4).normals(i)[0]) + 1e6).collect();
         let found = gpu::guard(|| {
             let on_device = gpu.upload("parts", &parts);

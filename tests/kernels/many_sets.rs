@@ -24,7 +24,7 @@ fn seed_attention_deals_sets_out_to_groups() {
     let dy = normals(&[sets, width], 3);
     let (_, p) = forward(&q, &kv, 1);
     let (dq, dkv) = backward(&dy, &q, &kv, 1, &p);
-    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
     let on = |x: &Tensor| x.to_gpu(&gpu, "input", Real::F32);
     let found = gpu::guard(|| Ok(backward(&on(&dy), &on(&q), &on(&kv), 1, &on(&p)))).expect("gradients");
     let off = |x: &Tensor, told: &Tensor| error(&wide(x.to_host().data()), &wide(told.data()));
@@ -44,7 +44,7 @@ fn sets_have_blocks_of_their_own_along_y_and_z() {
     let row = case("flow path", &[shape; 2], move |t, v| t.flow_path(v[0], v[1], &times));
     let inputs = row.inputs();
     let (told, found) = (row.run(&inputs, None), {
-        let gpu = Gpu::emulated(folder, Real::F32, 1);
+        let gpu = crate::emulate::device(folder, Real::F32, 1);
         gpu::guard(|| Ok(row.run(&inputs, Some(&gpu)))).expect("a launch that a device takes")
     });
     for (told, found) in
@@ -85,7 +85,7 @@ fn attention_deals_heads_out_to_blocks() {
             [y, found.dx, found.dseed.expect("there is a seed")]
         };
         let told = run(&qkv, &seed, &dy);
-        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let gpu = crate::emulate::device(folder, Real::Bf16, 1);
         let on = |x: &Tensor| x.to_gpu(&gpu, "input", Real::Bf16);
         let found = gpu::guard(|| Ok(run(&on(&qkv), &on(&seed), &on(&dy)))).expect("all of them");
         for (what, (x, told)) in ["y", "dqkv", "dseed"].into_iter().zip(found.iter().zip(&told)) {
@@ -131,7 +131,7 @@ fn a_gate_goes_on_to_another_panel() {
         };
         let told = numbers(None);
         let found = [1, 2].map(|seed| {
-            let gpu = Gpu::emulated(folder, Real::Bf16, seed);
+            let gpu = crate::emulate::device(folder, Real::Bf16, seed);
             gpu.listen();
             let found = numbers(Some(&gpu));
             let ran = gpu.ran();
@@ -168,7 +168,7 @@ fn a_gate_in_two_steps_goes_over_its_rows_in_parts() {
     let inputs: Vec<Tensor> = row.inputs().into_iter().map(stored).collect();
     let told = row.run(&inputs, None);
     for (real, allowed) in [(Real::F32, 1e-5), (Real::Bf16, 1e-2)] {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let run = gpu::guard(|| Ok(row.run(&inputs, Some(&gpu)))).expect("all of them");
         let pairs = [(&told.y, &run.y)].into_iter().chain(told.gradients.iter().zip(&run.gradients));
         for (i, (told, found)) in pairs.enumerate() {
@@ -192,7 +192,7 @@ fn attentions_keys_may_be_taken_apart() {
     let [qkv, seed, dy] = [([sets, n, 3 * d], 1), ([sets, 1, 2 * d], 2), ([sets, n, d], 3)]
         .map(|(shape, number)| normals(&shape, number));
     let found = [[1e-3, 2e-3], [2e-3, 1e-3]].map(|took| {
-        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let gpu = crate::emulate::device(folder, Real::Bf16, 1);
         let ways = json!([["attention backward: keys apart", [sets, n, 1], took]]);
         let choices =
             json!({ "device": gpu.name(), "library": 0, "words": 3, "algorithms": [], "ways": ways });

@@ -2,12 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use scale_engine::gpu::{Gpu, Post, Real};
+use scale_engine::gpu::{Post, Real};
 
 #[test]
 fn a_post_sends_parts_that_grow_from_pages_written_again() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
     let mut post = Post::new(&gpu);
     for step in 1..7u16 {
         let parts = [24, 40 * step].map(|count| (100 * step..100 * step + count).collect::<Vec<u16>>());
@@ -27,7 +27,7 @@ fn a_post_sends_parts_that_grow_from_pages_written_again() {
 #[test]
 fn pinned_memory_receives_parts_and_is_read_again() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
     let mut host = gpu.pinned("a step's losses", 101);
     assert!(host.bytes() == 101 && host.numbers::<u8>().iter().all(|&byte| byte == 0));
     assert_eq!(host.numbers::<u64>().len(), 12);
@@ -46,7 +46,7 @@ fn pinned_memory_receives_parts_and_is_read_again() {
 #[test]
 fn more_than_a_buffer_holds_is_refused() {
     let Some(folder) = super::emulated() else { return };
-    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
     let receive = || gpu.pinned("numbers", 24).receive(8..24, &gpu.buffer("numbers", 16), 4);
     let refused = catch_unwind(AssertUnwindSafe(receive)).expect_err("more than the buffer holds");
     let told = refused.downcast_ref::<String>().expect("words");

@@ -2,7 +2,7 @@
 
 use half::bf16;
 use scale_engine::config::MmdKernel;
-use scale_engine::gpu::{Gpu, Real};
+use scale_engine::gpu::Real;
 use scale_engine::ops::mmd;
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
@@ -30,7 +30,7 @@ fn normals(size: [usize; 2], seed: u64, shift: f32) -> Tensor {
 
 /// The loss and its gradient with respect to y on an emulated device.
 fn on_device(y: &Tensor, x: &Tensor, kernel: MmdKernel, real: Real) -> Option<(f32, Tensor)> {
-    let gpu = Gpu::emulated(super::emulated()?, real, 1);
+    let gpu = crate::emulate::device(super::emulated()?, real, 1);
     let [y, x] = [y, x].map(|t| t.to_gpu(&gpu, "cells", real));
     let (loss, saved) = mmd::forward(&y, &x, kernel, true);
     let one = Tensor::scalar(1.0).to_gpu(&gpu, "the loss's gradient", Real::F32);
@@ -109,7 +109,7 @@ fn a_loss_without_gradient_is_the_same() {
     let size = [200, 72];
     let [y, x] = [12, 13].map(|seed| normals(size, seed, 0.5));
     for kernel in KERNELS {
-        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let gpu = crate::emulate::device(folder, Real::Bf16, 1);
         let [y, x] = [&y, &x].map(|t| t.to_gpu(&gpu, "cells", Real::Bf16));
         let [with, without] = [true, false].map(|wanted| mmd::forward(&y, &x, kernel, wanted).0.item());
         assert_eq!(with.to_bits(), without.to_bits(), "{kernel:?}: {with} and {without}");
@@ -124,7 +124,7 @@ fn hoppers_kernels_and_the_others_can_be_mixed() {
     let [y, x] = [14, 15].map(|seed| normals([n, g], seed, 0.5));
     let mut first: Option<(f32, Vec<f64>)> = None;
     for (forward, backward) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let gpu = crate::emulate::device(folder, Real::Bf16, 1);
         let way = |what: &str, way: usize| {
             json!([what, [1, n, g], [1e-3 * (1 + way) as f64, 1e-3 * (2 - way) as f64]])
         };

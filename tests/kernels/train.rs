@@ -40,7 +40,7 @@ fn a_run_on_a_device_follows_the_cpus_and_goes_on_to_the_same_bits() {
     let Some(folder) = super::emulated() else { return };
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
-    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
     let (cpu, whole) = (run(&place("cpu"), &[None], 4), run(&place("whole"), &[Some(gpu.clone())], 4));
     assert_eq!((cpu.len(), whole.len()), (4, 4));
     let [of_cpu, of_gpu] = ["cpu", "whole"].map(|name| validated(&place(name)));
@@ -80,7 +80,7 @@ fn a_device_predicts_the_cpus_cells() {
     let batch = &Checkpoint::describe(&last(&small().run)).expect("readable").header.data.batches[0];
     let asked = format!("perturbation,cell_type,batch,cells\n{},{},{batch},12\n", perturbations[0], types[0]);
     std::fs::write(&request, asked).expect("written");
-    let gpu = Gpu::emulated(folder, Real::F32, 1);
+    let gpu = crate::emulate::device(folder, Real::F32, 1);
     let [told, found] = [None, Some(gpu.clone())].map(|gpu| {
         let out = dir.path().join("out.h5ad");
         let source = Source::File { controls: ControlFile::new(&small().cells), request: request.clone() };
@@ -105,7 +105,7 @@ fn two_devices_share_a_step() {
     let cpu = run(&place("cpu"), &[None], 3);
     // bf16 rounds what passes between ops, and the gradients in transit.
     for (real, allowed) in [(Real::F32, 1e-4), (Real::Bf16, 2e-2)] {
-        let gpus = [1, 2].map(|seed| Some(Gpu::emulated(folder, real, seed)));
+        let gpus = [1, 2].map(|seed| Some(crate::emulate::device(folder, real, seed)));
         let found = run(&place(&format!("{real:?}")), &gpus, 3);
         for (found, told) in found.iter().zip(&cpu) {
             let off = (found - told).abs() / told.abs();
@@ -119,7 +119,7 @@ fn two_devices_share_a_step() {
 fn cells_reach_the_device_as_the_host_lays_them_out() {
     let Some(folder) = super::emulated() else { return };
     for real in [Real::F32, Real::Bf16] {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let check = gpu::guard(|| feed(&gpu, false)).expect("a device that answers");
         assert!(check.holds(), "{check:?}");
         assert_eq!(gpu.overrun(), None);

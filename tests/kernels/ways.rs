@@ -32,14 +32,15 @@ fn a_fault_on_any_way_is_seen() {
     let ways = [Way::Any, Way::Hopper, Way::HopperApart];
     let names = ["scale", "scale on Hopper", "scale on Hopper, apart"];
     for wrong in [None].into_iter().chain(ways.map(Some)) {
-        let found = checks(&Gpu::emulated(folder, Real::Bf16, 1), &[wrong_on(wrong), wrong_on(None)]);
+        let found =
+            checks(&crate::emulate::device(folder, Real::Bf16, 1), &[wrong_on(wrong), wrong_on(None)]);
         assert_eq!(found.iter().map(|check| check.name.as_str()).collect::<Vec<_>>(), names);
         for (check, way) in found.iter().zip(ways) {
             assert_eq!((check.rows, check.holds()), (2, wrong != Some(way)), "{wrong:?}: {check:?}");
         }
     }
     // A device that is not Hopper has one way, and tells of no other.
-    let found = checks(&Gpu::emulated_ada(folder, Real::Bf16, 1), &[wrong_on(Some(Way::Hopper))]);
+    let found = checks(&crate::emulate::ada(folder, Real::Bf16, 1), &[wrong_on(Some(Way::Hopper))]);
     assert_eq!(
         found.iter().map(|check| (check.name.as_str(), check.holds())).collect::<Vec<_>>(),
         [("scale", true)]
@@ -64,7 +65,7 @@ fn all_kernels_of_an_op_with_several_ways_are_launched() {
         ("mmd", &[3, 72, 8], mmd, 2),
         ("matmul_swiglu", &[65, 136], gate, 2),
     ] {
-        let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+        let gpu = crate::emulate::device(folder, Real::Bf16, 1);
         let mut rows = table();
         rows.retain(|row| row.op() == op && row.shapes[0] == shape);
         gpu.listen();

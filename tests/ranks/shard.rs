@@ -107,7 +107,7 @@ fn devices_share_the_optimizer() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for real in [Real::F32, Real::Bf16] {
         let [whole, shared] = [false, true].map(|shard| {
-            let gpus = [1, 2].map(|seed| Some(Gpu::emulated(folder, real, seed)));
+            let gpus = [1, 2].map(|seed| Some(crate::emulate::device(folder, real, seed)));
             let out = dir.path().join(format!("{real:?} {shard}"));
             let more = "data.sets=2 data.cells=9 train.steps=2 train.checkpoint_every=1 train.val_every=2";
             run(&out, &gpus, shard, more);
@@ -120,7 +120,7 @@ fn devices_share_the_optimizer() {
         let one = dir.path().join(format!("{real:?} one"));
         std::fs::create_dir_all(one.join("checkpoints")).expect("made");
         std::fs::copy(shared.join("checkpoints/step-1.safetensors"), last(&one)).expect("copied");
-        run(&one, &[Some(Gpu::emulated(folder, real, 3))], true, "");
+        run(&one, &[Some(crate::emulate::device(folder, real, 3))], true, "");
         let loss = |run: &Path| log(run).iter().rev().find(|(name, _)| name == "loss").expect("a loss").1;
         let (found, told) = (loss(&one), loss(&shared));
         assert!((found - told).abs() < 2e-2 * told.abs(), "{real:?}: {found}, not {told}");
@@ -152,7 +152,7 @@ fn each_rank_holds_its_share_of_the_optimizer() {
             assert_eq!(Optimizer::new(&mut params, share).bytes(), own * 12 + own / PACK as u64);
             let Some(folder) = crate::kernels::emulated() else { continue };
             for real in [Real::F32, Real::Bf16] {
-                let gpu = Gpu::emulated(folder, real, 1);
+                let gpu = crate::emulate::device(folder, real, 1);
                 let (mut params, share) = table(Some(&gpu), rank, ranks);
                 let stretches = 16 * share.pieces().len() as u64;
                 let optimizer = Optimizer::new(&mut params, share);
