@@ -250,6 +250,30 @@ fn several_gpus_go_on_to_the_same_bits() {
 }
 
 #[test]
+fn an_algorithm_that_the_library_refuses_is_chosen_anew() {
+    let Some(machine) = Machine::new() else { return };
+    let run = machine.place("run");
+    let ended = train(&mut machine.program(1, &[]), &run, "--device cuda");
+    assert!(ended.status.success(), "{}", said(&ended));
+    let path = run.join("choices.json");
+    let read = || serde_json::from_slice::<Value>(&fs::read(&path).expect("a file")).expect("JSON");
+    let mut choices = read();
+    let algorithms = choices["algorithms"].as_array_mut().expect("a list");
+    assert!(!algorithms.is_empty());
+    algorithms.iter_mut().for_each(|of| of[1][0] = 77.into());
+    fs::write(&path, choices.to_string()).expect("written");
+    let mut command = machine.program(1, &[]);
+    command.args(["train", "--resume", "--device", "cuda", "--precision", "f32", "--steps", "12", "--data"]);
+    let ended = command.arg(&small().data).arg("--split").arg(&small().split).arg("--out").arg(&run).output();
+    let ended = ended.expect("the program");
+    assert!(ended.status.success(), "{}", said(&ended));
+    // What was used since is what is kept.
+    let kept = read();
+    let mut kept = kept["algorithms"].as_array().expect("a list").iter();
+    assert!(kept.any(|of| of[1][0] != 77), "none was chosen anew");
+}
+
+#[test]
 fn a_wait_that_is_forgotten_is_seen() {
     let Some(machine) = Machine::new() else { return };
     let place = |name: &str| machine.place(name);

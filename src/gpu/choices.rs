@@ -137,7 +137,7 @@ impl Gpu {
     }
 
     /// Adopts these choices. False, and nothing is done, if they come from another kind of device, or from another version of the
-    /// library or of this program.
+    /// library or of this program. An algorithm that the library refuses for its product is chosen anew when that is requested.
     pub fn adopt(&self, choices: &Choices) -> bool {
         let (library, _) = self.0.driver.algorithms();
         if (&choices.device, choices.library, choices.words) != (&self.name(), library, WORDS) {

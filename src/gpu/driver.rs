@@ -131,7 +131,7 @@ pub(super) trait Driver: Send + Sync {
     fn algorithms(&self) -> (u64, Vec<(String, Algorithm)>) {
         (0, Vec::new())
     }
-    /// Uses these algorithms instead of timing.
+    /// Uses these algorithms instead of timing, each unless the library refuses it.
     fn adopt(&self, _algorithms: &[(String, Algorithm)]) {}
     /// Bytes of the level-2 cache; 0 if unknown.
     fn cache(&self) -> usize {

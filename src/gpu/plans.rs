@@ -85,7 +85,7 @@ impl Plans {
         (version, all.into_iter().collect())
     }
 
-    /// Uses these for products that are not planned yet.
+    /// Uses these for products that are not planned yet and accept them.
     pub fn adopt(&mut self, algorithms: &[(String, Algorithm)]) {
         self.adopted.extend(algorithms.iter().cloned());
     }
@@ -98,11 +98,14 @@ impl Plans {
         let library = self.library.clone()?;
         let key = Key::of(product);
         if !self.plans.contains_key(&key) {
-            let plan = match self.adopted.get(&format!("{key:?}")) {
-                Some(&data) => Some(Plan::describe(product)?.by(data)),
+            let mut plan = None;
+            if let Some(&data) = self.adopted.get(&format!("{key:?}")) {
+                plan = Plan::describe(product)?.by(data, library);
+            }
+            if plan.is_none() {
                 // SAFETY: the caller's contract.
-                None => unsafe { self.choose_apart(library, product, key.alignments)? },
-            };
+                plan = unsafe { self.choose_apart(library, product, key.alignments)? };
+            }
             self.plans.insert(key.clone(), plan);
         }
         let Some(plan) = &self.plans[&key] else {

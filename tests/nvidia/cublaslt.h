@@ -119,6 +119,11 @@ int cublasLtMatmulAlgoGetHeuristic(void*, Description* how, Layout*, Layout*, La
     return LT_SUCCESS;
 }
 
+int cublasLtMatmulAlgoCheck(void*, Description*, Layout*, Layout*, Layout*, Layout*, const Algorithm* algorithm, Guess* found) {
+    if (algorithm->data[0] < 1 || algorithm->data[0] > 2) return LT_UNSUPPORTED;
+    return *found = {*algorithm, 0, LT_SUCCESS, 1, {}}, LT_SUCCESS;
+}
+
 int cublasLtMatmul(void*, Description* how, const float* alpha, const char* a, Layout* la, const char* b, Layout* lb,
                    const float* beta, const char* c, Layout* lc, char* d, Layout* ld, const Algorithm* algorithm, char* workspace,
                    size_t workspace_bytes, Stream* stream) {

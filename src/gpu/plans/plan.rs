@@ -100,9 +100,28 @@ impl Plan {
         })
     }
 
-    /// The same with an algorithm that was chosen before.
-    pub fn by(self, data: Algorithm) -> Plan {
-        Plan { algorithm: sys::cublasLtMatmulAlgo_t { data }, ..self }
+    /// The same with an algorithm that was chosen before; `None` if the library does not accept it for this product.
+    pub fn by(self, data: Algorithm, library: sys::cublasLtHandle_t) -> Option<Plan> {
+        let algorithm = sys::cublasLtMatmulAlgo_t { data };
+        // Zeros are a whole result, of which the call need not write all.
+        let mut found = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
+        let Plan { work, a, b, c, d, .. } = &self;
+        // SAFETY: all live; the call writes one struct.
+        let accepted = unsafe {
+            let asked = sys::cublasLtMatmulAlgoCheck(
+                library,
+                work.0,
+                a.0,
+                b.0,
+                c.0,
+                d.0,
+                &algorithm,
+                found.as_mut_ptr(),
+            );
+            asked == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+                && found.assume_init_ref().workspaceSize <= WORKSPACE
+        };
+        accepted.then_some(Plan { algorithm, ..self })
     }
 
     /// Algorithms with repeatable results that accept addresses of this alignment, best guess first.
