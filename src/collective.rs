@@ -167,19 +167,32 @@ impl Ranks {
     /// # Errors
     /// A rank failed or is gone; or NCCL failed.
     pub fn gather(&self, share: &Share, numbers: &mut Tensor) -> Result<()> {
-        share.pieces().iter().try_for_each(|piece| self.begin_gather(share, piece, numbers))?;
-        self.end_gather(share, numbers)
+        // SAFETY: `numbers` is borrowed until `end_gather`, which is called in any case.
+        let begin = |piece: &Range<usize>| unsafe { self.begin_gather(share, piece, numbers) };
+        let begun = share.pieces().iter().try_for_each(begin);
+        let ended = self.end_gather(share, numbers);
+        begun.and(ended)
     }
 
-    /// Begins to fetch a piece of them, after what is queued so far and alongside what follows, which touches none of its numbers.
-    /// Without NCCL all pieces are fetched at the end.
-    pub(crate) fn begin_gather(&self, share: &Share, piece: &Range<usize>, numbers: &Tensor) -> Result<()> {
+    /// Begins to fetch a piece of them, after what is queued so far and alongside what follows. Without NCCL all pieces are fetched
+    /// at the end.
+    ///
+    /// # Errors
+    /// A rank is gone, or NCCL failed.
+    ///
+    /// # Safety
+    /// Nothing that is queued from here on touches the piece, and the numbers live, until [`Ranks::end_gather`].
+    pub(crate) unsafe fn begin_gather(
+        &self,
+        share: &Share,
+        piece: &Range<usize>,
+        numbers: &Tensor,
+    ) -> Result<()> {
         let Some(nccl) = self.nccl.as_ref().filter(|_| numbers.gpu().is_some() && !share.is_whole()) else {
             return Ok(());
         };
         let part = numbers.part(piece.start, &[piece.len()]);
-        // SAFETY: by the caller's promise nothing touches these numbers until `end_gather`, which orders the device's next work
-        // behind this.
+        // SAFETY: the caller's contract; `end_gather` orders the device's next work behind this.
         let begun = unsafe { nccl.begin_gather(part.address(), part.len(), part.real()) };
         self.explain(begun.map_err(Error::Device))
     }

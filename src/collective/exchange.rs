@@ -14,12 +14,12 @@ use crate::ops::cast::cast_into;
 use crate::params::{Params, Pieces, Share};
 use crate::tensor::Tensor;
 
-/// The gradients of one step on their way.
+/// The gradients of one step on their way. Dropped before its end, it leaves them undefined.
 pub struct Exchange<'a> {
     ranks: &'a Ranks,
     /// The part of the means that this rank wants.
     share: Share,
-    /// `None` on the host.
+    /// `None` on the host, and after the end.
     sent: Option<Sent>,
     failed: Result<()>,
 }
@@ -62,7 +62,8 @@ impl<'a> Exchange<'a> {
         }
         let (at, len, real) = (to.address(), to.len(), to.real());
         self.failed = match &self.ranks.nccl {
-            // SAFETY: the numbers live until `end` has ordered the device's next work behind the sum; nobody touches them before.
+            // SAFETY: the numbers live until `end` or `drop` has ordered the device's next work, such as freeing them, behind the
+            // sum; nobody touches them before.
             Some(nccl) => match self.share.is_whole() {
                 true => unsafe { nccl.begin_mean(at, len, real) },
                 false => unsafe { nccl.begin_mean_part(at, len, real) },
@@ -89,17 +90,27 @@ impl<'a> Exchange<'a> {
             let mut mean = |piece: &Range<usize>| ranks.mean_part(share, &mut numbers[piece.clone()]);
             return share.pieces().iter().try_for_each(&mut mean);
         };
-        let (grads, travelling) = (sent.grads.clone(), sent.travelling.clone());
         let rest: Vec<Range<usize>> = sent.pieces.unfinished().collect();
         rest.into_iter().for_each(|range| self.send(range));
-        self.ranks.explain(self.failed)?;
+        self.ranks.explain(std::mem::replace(&mut self.failed, Ok(())))?;
         if let Some(nccl) = &self.ranks.nccl {
             self.ranks.explain(nccl.end().map_err(Error::Device))?;
-            for own in self.share.parts().into_iter().filter(|_| travelling.real() != grads.real()) {
-                let [to, from] = [&grads, &travelling].map(|flat| flat.part(own.start, &[own.len()]));
-                cast_into(&to, &from);
-            }
+        }
+        let Some(Sent { grads, travelling, .. }) = self.sent.take() else { return Ok(()) };
+        let narrow = self.ranks.nccl.is_some() && travelling.real() != grads.real();
+        for own in self.share.parts().into_iter().filter(|_| narrow) {
+            let [to, from] = [&grads, &travelling].map(|flat| flat.part(own.start, &[own.len()]));
+            cast_into(&to, &from);
         }
         Ok(())
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if let (Some(_), Some(nccl)) = (&self.sent, &self.ranks.nccl) {
+            // If it fails, so has the device, which then sums no more.
+            let _ = nccl.end();
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::collective::Ranks;
 use crate::config::{Config, EncoderKind};
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, guard};
 use crate::laps::{Laps, Way};
 use crate::memory;
 use crate::model::condition::Vocabulary;
@@ -251,13 +251,15 @@ impl Learner {
         let config = self.model.config();
         let on_host = self.params.gpu().is_none();
         let fetch = |share: &Share, piece: &Range<usize>, params: &Params| {
-            ranks.begin_gather(share, piece, params.read())
+            // SAFETY: the optimizer is done with the piece when it calls this, and `end_gather` is called below in any case.
+            unsafe { ranks.begin_gather(share, piece, params.read()) }
         };
         let mut step =
             || self.optimizer.advance(&mut self.params, clip, &config.optim, k, config.train.steps, fetch);
         let stepped = match on_host {
             true => rayon::scope(|_| step()),
-            false => step(),
+            // A device that fails must not skip the end of the gathers.
+            false => guard(step),
         };
         if let Some(laps) = &self.laps {
             // The norm reads the gradients; the update reads them again, and reads and writes weights, moments and average.
