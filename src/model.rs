@@ -47,8 +47,12 @@ pub struct Model {
 
 impl Model {
     /// The model, and the table of its weights.
+    ///
+    /// # Panics
+    /// If the two statistics have different lengths; perhaps, if the config cannot run ([`Config::validate`]).
     pub fn new(config: &Config, vocabulary: &Vocabulary, statistics: Statistics) -> (Model, Table) {
         let (genes, d) = (statistics.mean.len(), config.flow.width);
+        assert_eq!(statistics.std.len(), genes, "model: as many standard deviations as means");
         let mut table = Table::default();
         let build = &mut Build::new(&mut table);
         let gene_encoder = GeneEncoder::new(build, &config.encoder, genes, d);

@@ -1,6 +1,7 @@
 //! What must hold for the model whatever its weights.
 
 use scale_engine::config::{Config, EncoderKind};
+use scale_engine::error::Error;
 use scale_engine::model::condition::{Vocabulary, three};
 use scale_engine::model::losses::{Draws, Examples};
 use scale_engine::model::{Model, Statistics};
@@ -8,6 +9,7 @@ use scale_engine::params::{Params, Table};
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
+use scale_engine::train::Learner;
 
 const VOCABULARY: Vocabulary = Vocabulary { cell_types: 3, perturbations: 4, batches: 2 };
 
@@ -173,4 +175,37 @@ fn the_same_seed_gives_the_same_bits_on_one_thread_and_on_two() {
         })
     };
     assert!(run(1) == run(2));
+}
+
+#[test]
+#[should_panic(expected = "a shifted start needs the mean effects")]
+fn a_shifted_start_is_not_predicted_from_cells_that_are_not_shifted() {
+    predict("flow.start=shifted", 1);
+}
+
+#[test]
+#[should_panic(expected = "no steps would decode the start")]
+fn a_prediction_takes_a_step() {
+    predict("flow.start=control", 0);
+}
+
+/// One cell of one set, without mean effects.
+fn predict(set: &str, steps: usize) {
+    let (model, params) = build(&small(&[set]), 50);
+    model.generate(&params, &cells([1, 1, 50], 1), None, &three(&[[0, 1, 0]]), steps, &[Rng::new(1)]);
+}
+
+#[test]
+fn a_learner_refuses_a_config_that_cannot_run() {
+    let mut config = small(&[]);
+    config.encoder.patch = 0;
+    let statistics = Statistics { mean: vec![0.05; 50], std: vec![0.1; 50] };
+    let error = Learner::new(&config, &VOCABULARY, statistics, None).err().expect("no genes per patch");
+    assert!(matches!(&error, Error::Setting { field, .. } if field == "encoder.patch"), "{error}");
+}
+
+#[test]
+#[should_panic(expected = "as many standard deviations as means")]
+fn a_model_wants_both_statistics_of_the_same_genes() {
+    Model::new(&small(&[]), &VOCABULARY, Statistics { mean: vec![0.05; 50], std: vec![0.1; 49] });
 }

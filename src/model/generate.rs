@@ -12,6 +12,9 @@ impl Model {
     /// Predicts B sets of N cells from x0 `[B, N, G]`, `effect` `[B, G]` for a shifted start, T tokens per set and one stream of
     /// start noise per set. `steps` = 1 takes the endpoint from t = 0; K takes K Euler steps. Returns Dec(Z1^) `[B, N, G]` on the
     /// network's scale, where the weights are. Sets do not see each other.
+    ///
+    /// # Panics
+    /// If `steps` is 0, a shifted start has no `effect`, or shapes differ from these.
     pub fn generate(
         &self,
         params: &Params,
@@ -23,12 +26,14 @@ impl Model {
     ) -> Tensor {
         let [b, _, _] = x0.dims("generate");
         assert_eq!(starts.len(), b, "generate: one stream a set");
+        assert!(steps > 0, "generate: no steps would decode the start");
         let flow = &self.config().flow;
         let mut t = Tape::off().on(params.gpu());
         let p = params.bind(&mut t);
         let x0 = t.constant(x0.clone());
-        let from = match (flow.start, effect) {
-            (Start::Shifted, Some(effect)) => {
+        let from = match flow.start {
+            Start::Shifted => {
+                let effect = effect.expect("generate: a shifted start needs the mean effects");
                 let effect = t.constant(effect.clone());
                 let moved = t.shifted(x0, effect);
                 self.encode(&mut t, &p, moved)

@@ -79,6 +79,9 @@ impl Draws {
 
 impl Model {
     /// Losses of one batch.
+    ///
+    /// # Panics
+    /// If a shifted start has no mean effects, or shapes differ from those of [`Examples`].
     pub fn losses(&self, t: &mut Tape, p: &Vars, examples: &Examples, draws: &Draws) -> Losses {
         let (config, weights) = (self.config(), &self.config().loss);
         let b = examples.sets();

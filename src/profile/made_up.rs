@@ -90,7 +90,7 @@ impl MadeUp {
         let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
         let sets = if trains { sizes.sets } else { 0 };
         check_memory(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;
-        let learner = Learner::new(&config, &vocabulary, statistics, gpu);
+        let learner = Learner::new(&config, &vocabulary, statistics, gpu)?;
         Ok(MadeUp { learner, examples: examples(sizes, gpu) })
     }
 

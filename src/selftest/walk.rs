@@ -69,7 +69,7 @@ impl Walk {
         // About a third of a cell's genes are zero, as in real cells.
         let cell = |i: u64| (0.1 + 0.2 * rng.at(0).normal(i)).max(0.0);
         let statistics = Statistics { mean: vec![0.15; g], std: vec![0.12; g] };
-        let learner = Learner::new(&size.config(steps)?, &vocabulary, statistics, gpu);
+        let learner = Learner::new(&size.config(steps)?, &vocabulary, statistics, gpu)?;
         let cells = Tensor::new(&[2 * b, n, g], (0..(2 * b * n * g) as u64).map(cell).collect());
         let effect = Tensor::new(&[b, g], (0..(b * g) as u64).map(|i| 0.05 * rng.at(2).normal(i)).collect());
         let ids: Vec<[u32; 3]> = (0..b as u32).map(|i| [i % 3, 1 + i % 4, i % 2]).collect();

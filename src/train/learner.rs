@@ -100,11 +100,26 @@ fn kept(config: &Config, genes: u64) -> u64 {
 
 impl Learner {
     /// Starts with weights drawn from the config's seed.
-    pub fn new(config: &Config, sizes: &Vocabulary, statistics: Statistics, gpu: Option<&Gpu>) -> Learner {
-        Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), InitialWeights::Drawn)
+    ///
+    /// # Errors
+    /// A config that cannot run ([`Config::validate`]).
+    ///
+    /// # Panics
+    /// If the two statistics have different lengths.
+    pub fn new(
+        config: &Config,
+        sizes: &Vocabulary,
+        statistics: Statistics,
+        gpu: Option<&Gpu>,
+    ) -> Result<Learner> {
+        config.validate()?;
+        Ok(Learner::of_ranks(config, sizes, statistics, gpu, &Ranks::alone(), InitialWeights::Drawn))
     }
 
     /// As [`Learner::new`], for one of several ranks, which share the optimizer if the config says so, and from any weights.
+    ///
+    /// # Panics
+    /// As [`Model::new`]; if given weights are not the model's.
     pub fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
