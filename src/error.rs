@@ -8,6 +8,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure the user can act on: each message names the file or field and the way out.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The system refused a file operation.
     #[error("{}: {}", path.display(), words(cause))]
@@ -39,7 +40,10 @@ pub enum Error {
     /// Another rank has failed, is gone, cannot be reached or is about to do something else.
     #[error("{0}")]
     Rank(String),
-    /// The work was asked to stop, cannot hear that it is asked, or has a loss that is not finite.
+    /// The loss or the gradient of a training step is not finite.
+    #[error("{0}")]
+    Diverged(String),
+    /// The work was asked to stop, or cannot hear that it is asked.
     #[error("{0}")]
     Stopped(String),
 }
@@ -68,6 +72,7 @@ impl Error {
             Error::Setting { field, what } => Error::Setting { field, what: what + way },
             Error::Device(what) => Error::Device(what + way),
             Error::Rank(what) => Error::Rank(what + way),
+            Error::Diverged(what) => Error::Diverged(what + way),
             Error::Stopped(what) => Error::Stopped(what + way),
         }
     }

@@ -96,6 +96,10 @@ pub struct Outcome {
 /// gone ends its process, with exit code 1.
 ///
 /// Sets are numbered within a step, not within a rank, so the number of ranks changes only the order in which gradients are added.
+///
+/// # Errors
+/// Settings, data or a split that cannot be used; a loss that is not finite ([`Error::Diverged`]); a file that cannot be written; a
+/// GPU or another rank that failed.
 pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
     memory::keep();
     match &settings.place {

@@ -375,7 +375,7 @@ fn a_loss_that_is_not_finite_stops_with_step_batch_and_checkpoint() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     let set = ["optim.lr=1e18", "optim.warmup=0", "train.checkpoint_every=1", "train.log_every=1"];
     let error = trained(small, dir.path(), &set, &AtomicBool::new(false)).expect_err("it diverges");
-    assert!(matches!(error, Error::Stopped(_)));
+    assert!(matches!(error, Error::Diverged(_)));
     let text = error.to_string();
     // As the log counts, which ends before this step.
     let step = log(dir.path()).iter().filter_map(|v| v["step"].as_u64()).max().map_or(1, |step| step + 1);

@@ -99,7 +99,7 @@ impl Run {
             true => format!("the last good checkpoint is {}", last.display()),
             false => "no checkpoint has been written yet".to_string(),
         };
-        Error::Stopped(format!(
+        Error::Diverged(format!(
             "step {}: the loss is {} ({}), the gradient norm is {}; batch of {}; {good}; a new run with a lower optim.lr or optim.clip may get further (a resumed run keeps its own)",
             line.step,
             line.loss,
