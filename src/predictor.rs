@@ -135,6 +135,7 @@ impl Predictor<'_> {
     }
 
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, on the network's scale; zero if the config does not calibrate.
+    /// The last set is filled up with the first cells again, which then weigh once more: 5 cells in sets of 32 weigh 7, 7, 6, 6, 6.
     fn calibration(&self, controls: &ControlCells) -> Vec<f32> {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         if !self.model.config().predict.calibrate {

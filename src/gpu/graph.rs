@@ -186,7 +186,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // At the end of the process there is nobody to tell of a failure.
+        // What fails here is harmless: the context has failed, and its memory goes with it.
         let _ = self.stream.synchronize();
         self.let_go();
         for &(page, _) in self.sheets.iter().flat_map(|sheet| &sheet.pages) {

@@ -200,7 +200,7 @@ impl Plans {
 impl Drop for Plans {
     fn drop(&mut self) {
         self.plans.clear();
-        // At the end of the process there is nobody to tell of a failure.
+        // A free that fails is harmless: the context has failed, and its memory goes with it.
         // SAFETY: made by `new`, used by nobody else.
         unsafe {
             let _ = driver::free_async(self.workspace, self.stream.cu_stream());
