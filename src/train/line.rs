@@ -24,7 +24,7 @@ pub struct Line {
     pub conditions: Vec<[u32; 3]>,
     /// Whether this step goes into the log.
     pub logs: bool,
-    /// Means over cells of each latent number and of its square, `[2, D]`.
+    /// Means over cells of each latent number and of its square, `[2, D]`; empty if the step does not go into the log.
     moments: Vec<f32>,
 }
 
@@ -51,7 +51,7 @@ impl Line {
 #[derive(Default)]
 pub struct Lines {
     sending: Option<Sending>,
-    /// Loss, norm, parts, sums of latents and of their squares.
+    /// Loss, norm, parts; behind them, of steps that go into the log, sums of latents and of their squares.
     numbers: Sent,
 }
 
@@ -69,12 +69,13 @@ impl Lines {
     /// Sends the numbers of the step just done, the `step`-th; the line sent before must have been taken.
     pub fn send(&mut self, found: &Computed, norm: &Tensor, step: u64, conditions: &[[u32; 3]], logs: bool) {
         assert!(self.sending.is_none(), "lines: one was sent and not taken");
-        let sums = latent_sums(&found.latents);
+        // They cost two walks over all latents, and only the log reads them.
+        let sums = logs.then(|| latent_sums(&found.latents));
         let scalars = [&found.loss, norm].into_iter().chain(found.parts.iter().map(|(_, part)| part));
-        let all: Vec<&Tensor> = scalars.chain(&sums).collect();
-        let len: usize = all.iter().map(|x| x.len()).sum();
+        // The same for every step: page-locked memory takes long to allocate.
+        let len = 2 + found.parts.len() + 2 * found.latents.width();
         self.numbers = std::mem::take(&mut self.numbers).room(len, norm.gpu());
-        all.iter().fold(0, |at, x| {
+        scalars.chain(sums.iter().flatten()).fold(0, |at, x| {
             self.numbers.put(at, x);
             at + x.len()
         });
@@ -89,6 +90,7 @@ impl Lines {
         let (scalars, sums) = self.numbers.numbers().split_at(2 + parts.len());
         let (loss, norm) = (scalars[0], scalars[1]);
         let parts = parts.into_iter().zip(scalars[2..].iter().copied()).collect();
+        let sums = if logs { sums } else { &[] };
         let moments = sums.iter().map(|sum| sum / cells as f32).collect();
         Some(Line { step, loss, parts, norm, conditions, logs, moments })
     }
