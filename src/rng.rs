@@ -246,4 +246,11 @@ mod tests {
         }
         assert!(counts.iter().all(|&c| (700..900).contains(&c)), "{counts:?}");
     }
+
+    #[test]
+    fn a_sample_of_all_may_begin_with_any() {
+        let mut first = [0u32; 5];
+        (0..1000).for_each(|seed| first[Rng::new(seed).sample(5, 5)[0] as usize] += 1);
+        assert!(first.iter().all(|&count| (140..260).contains(&count)), "{first:?}");
+    }
 }

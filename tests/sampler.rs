@@ -1,6 +1,6 @@
 //! Sampler: which cells make up a step.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use scale_engine::config::{DataConfig, SetOrder};
 use scale_engine::data::controls::{context_controls, control_pool};
@@ -231,5 +231,42 @@ fn ranks_share_an_epoch_equally_and_without_overlap() {
         assert!(shared.iter().all(|sets| sets.len() == 2));
         assert_eq!(shared.concat(), alone.step(k));
         assert_eq!(alone.step(k), alone.step(k));
+    }
+}
+
+#[test]
+fn each_epoch_puts_the_groups_in_another_order_and_their_cells_into_other_sets() {
+    let (_dir, data) = uneven().open();
+    let sampler = sampler(&data, DataConfig { order: SetOrder::Epoch, ..sampling(6, 8) }, 3);
+    let large =
+        (0..data.groups().len() as u32).find(|&g| data.groups()[g as usize].cells == 40).expect("40 cells");
+    let of = |epoch| {
+        let (sets, _) = epoch_of(&sampler, epoch);
+        let order: Vec<u32> = sets.iter().map(|set| set.group).collect();
+        let cells = |set: &SetOfCells| set.perturbed.iter().copied().collect::<BTreeSet<u64>>();
+        let parts: BTreeSet<_> = sets.iter().filter(|set| set.group == large).map(cells).collect();
+        (order, parts)
+    };
+    let ([first, second], [some, others]) = ([of(0).0, of(1).0], [of(0).1, of(1).1]);
+    assert_eq!((some.len(), others.len()), (5, 5));
+    assert!(first != second && some != others, "{first:?} {some:?}");
+}
+
+#[test]
+fn controls_that_are_just_enough_for_two_draws_are_drawn_once() {
+    let (_dir, data) = World::of_groups(header(25, 1, 1, 1), &[(0, 0, 0, 16), (0, 1, 0, 9)]).open();
+    let sampler = sampler(&data, sampling(6, 8), 3);
+    let sets = sets_of(&sampler, 30);
+    assert!(sets.iter().any(|set| set.conditions[1] == 0));
+    sets.iter().for_each(|set| assert_sound(&data, set));
+}
+
+#[test]
+fn control_cells_are_drawn_apart_from_the_perturbed_ones() {
+    let (_dir, data) = World::of_groups(header(25, 1, 1, 1), &[(0, 0, 0, 20), (0, 1, 0, 20)]).open();
+    let sampler = sampler(&data, DataConfig { control_examples: false, ..sampling(4, 8) }, 3);
+    for set in sets_of(&sampler, 10) {
+        let places = |cells: &[u64]| cells.iter().map(|cell| cell % 20).collect::<Vec<_>>();
+        assert_ne!(places(&set.controls), places(&set.perturbed));
     }
 }
