@@ -310,3 +310,11 @@ fn a_path_that_means_other_files_to_cell_load_is_told() {
             .contains("[datasets] small = \"sm[.h5ad\": not a valid pattern")
     );
 }
+
+#[test]
+fn a_fewshot_cell_type_gives_no_controls_to_a_part_of_which_it_lists_nothing() {
+    let (_dir, data) = world().open();
+    let text = format!("{DATASETS}{TRAINING}[fewshot.\"small.type000\"]\ntest = [\"p001\"]\n");
+    let split = load(&data, &text).expect("a split");
+    assert!(split.part(Part::Val).is_empty() && !split.part(Part::Test).is_empty());
+}

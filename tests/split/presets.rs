@@ -103,3 +103,19 @@ fn the_command_writes_a_preset_or_nothing() {
     let hash = Split::load(&out, &Data::open(dir.path()).expect("opened")).expect("a split").hash;
     assert!(table.contains(&hash), "{table}");
 }
+
+#[test]
+fn the_command_draws_with_the_seed_that_it_is_given() {
+    let header =
+        Manifest { cell_types: ["hepg2", "jurkat"].map(String::from).to_vec(), ..header(10, 2, 10, 1) };
+    let groups: Vec<_> = (0..2).flat_map(|c| (0..11).map(move |p| (c, p, 0, 4))).collect();
+    let (dir, _data) = World::of_groups(header, &groups).open();
+    let text = |seed: &str| {
+        let out = dir.path().join(format!("{seed}.toml"));
+        let mut command = crate::train::program();
+        command.args(["split", "--preset", "replogle", "--few-shot", "0.3", "--seed", seed, "--data"]);
+        assert!(command.arg(dir.path()).arg("--out").arg(&out).status().expect("started").success());
+        std::fs::read_to_string(&out).expect("written")
+    };
+    assert!(text("7").contains("drawn with seed 7"), "{}", text("7"));
+}
