@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::process::Stdio;
 
 use scale_engine::data::h5ad::{H5ad, X, write};
+use scale_engine::data::population::Population;
 use scale_engine::data::preprocess::{Parts, preprocess_parts};
-use scale_engine::data::shard::Data;
+use scale_engine::data::shard::{Columns, Data};
 use scale_engine::data::simulate::CONTROL;
 use scale_engine::progress::Reporter;
 
@@ -84,4 +85,34 @@ fn a_predicted_cell_names_the_control_it_was_made_from() {
             assert_eq!(labels(file, cell), labels(&source, place[name.as_str()]), "{name}");
         }
     }
+}
+
+#[test]
+fn names_that_repeat_are_told_apart_in_a_file() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let columns = Columns { perturbation: "drug".into(), cell_type: "line".into(), batch: None, size: None };
+    let mut cells = Population::new(vec!["MYC".into()], columns);
+    for name in ["a", "b", "a", ""] {
+        cells.push_measured(name, ["T", "none", "all"], &[0], &[1.0]).expect("in memory");
+    }
+    let path = dir.path().join("out.h5ad");
+    cells.write(&path).expect("written");
+    assert_eq!(H5ad::open(&path).expect("readable").obs().index, ["a", "b", "a-1", "cell4"]);
+}
+
+#[test]
+fn the_command_predicts_with_the_seed_that_it_is_given() {
+    let small = small();
+    let dir = tempfile::tempdir().expect("a folder");
+    let made = |seed: &str| {
+        let out = dir.path().join(format!("{seed}.h5ad"));
+        let mut predict = program();
+        predict.arg("predict").arg(&small.run).args(["--seed", seed, "--data"]).arg(&small.data);
+        predict.arg("--split").arg(&small.split).arg("--out").arg(&out);
+        assert!(predict.status().expect("the program starts").success());
+        let file = H5ad::open(&out).expect("readable");
+        assert_eq!(file.told("seed").as_deref(), Some(seed));
+        file.rows(0..file.shape().0).expect("X")
+    };
+    assert!(made("3") != made("4"));
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::data::h5ad::{self, Column, H5ad, Labels, X};
@@ -14,7 +15,7 @@ use scale_engine::progress::Reporter;
 use serde_json::{Value, json};
 
 use crate::refused::told;
-use crate::train::{WORLD, last, names, program, small};
+use crate::train::{WORLD, last, names, program, small, trained_by};
 
 /// The small world without the control cells of its second cell type, and a split that puts all into training.
 fn without_controls(dir: &Path) -> (PathBuf, PathBuf) {
@@ -219,5 +220,32 @@ fn a_run_and_a_baseline_report_the_same_fields_of_what_they_wrote() {
         [&predicted, &baseline]
             .iter()
             .all(|report| report["notes"].is_array() && report["warnings"].is_array())
+    );
+}
+
+#[test]
+fn only_perturbations_that_are_predicted_are_warned_of_and_a_finished_run_is_not_said_to_be_unfinished() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (types, perturbations) = names();
+    let held = types.iter().map(|c| format!("[fewshot.\"cells.{c}\"]\ntest = [{:?}]\n", perturbations[3]));
+    let text = "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n".to_string()
+        + &held.collect::<String>();
+    std::fs::write(place("split.toml"), text).expect("written");
+    let more = ["train.steps=2"];
+    trained_by(small(), &place("split.toml"), &place("run"), &more, &AtomicBool::new(false)).expect("a run");
+    let report = |part: Part| {
+        let (data, split) = (small().data.clone(), place("split.toml"));
+        let source = Source::Data { data, split, part, real_out: None };
+        let settings = predict::Settings::new(&place("run"), source, &place("out.h5ad"));
+        predict::predict(&settings).expect("a prediction")
+    };
+    assert_eq!(report(Part::Train).warnings, [""; 0]);
+    let of_test = report(Part::Test);
+    assert_eq!(of_test.warnings.len(), 1);
+    assert!(
+        of_test.notes.iter().all(|note| !note.contains("the checkpoint is from step")),
+        "{:?}",
+        of_test.notes
     );
 }

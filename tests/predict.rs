@@ -356,3 +356,20 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
     assert!(of(0..20).all(|b| b == batches[1]), "what was asked for");
     assert!(of(20..made.len()).all(|b| b == batches[0]) && made.len() > 20, "what was measured");
 }
+
+#[test]
+fn a_population_is_asked_for_once_and_made_from_the_control_cells_of_its_batch() {
+    let small = small();
+    let (types, perturbations) = names();
+    let batches = Checkpoint::describe(&last(&small.run)).expect("readable").header.data.batches;
+    let line = format!("{},{},{},90\n", perturbations[0], types[0], batches[1]);
+    let error = ask(&small.cells, &format!("{line}{line}")).expect_err("twice").to_string();
+    assert!(error.contains("line 3: asks for a population a second time"), "{error}");
+    let (_, from, _) = ask_for(&small.cells, &line, "predicted_from").expect("an answer");
+    let file = H5ad::open(&small.cells).expect("readable");
+    let batch = file.obs().labels(&small.cells, "batch").expect("a column");
+    for name in from {
+        let cell = file.obs().index.iter().position(|other| *other == name).expect("a control cell");
+        assert_eq!(batch.get(cell), Some(batches[1].as_str()), "{name}");
+    }
+}

@@ -1,13 +1,16 @@
 //! Predictions from cells in memory, and what is refused there.
 
-use scale_engine::checkpoint::Trained;
-use scale_engine::config::Observe;
+use scale_engine::checkpoint::{Trained, vocabulary};
+use scale_engine::config::{Config, Observe};
 use scale_engine::data::h5ad::{Cells, H5ad};
 use scale_engine::data::observe::Observer;
 use scale_engine::data::scale::Told;
 use scale_engine::data::shard::Scale;
 use scale_engine::error::Error;
+use scale_engine::model::{Model, Statistics};
+use scale_engine::params::Params;
 use scale_engine::predictor::{ControlCells, Predictor, Request};
+use scale_engine::rng::Rng;
 use scale_engine::tensor::Tensor;
 
 use crate::predict::{ask_for, rows};
@@ -75,6 +78,8 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     };
     let mut broken = x.clone();
     broken.data_mut()[3] = f32::NAN;
+    let mut twice = genes.clone();
+    twice[1] = twice[0].clone();
     let others: Vec<String> = genes.iter().map(|gene| format!("not-{gene}")).collect();
     for (told, expected) in [
         (refused(&x.to_csc(), genes, None), "stored as CSC"),
@@ -83,6 +88,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
         (refused(&x, genes, Some(&[0.5; 40])), "has a given total of 0.5, less than the"),
         (refused(&broken, genes, None), "contains NaN"),
         (refused(&x, &others, None), "of the model's"),
+        (refused(&x, &twice, None), "appears twice in var"),
     ] {
         assert!(told.contains(expected), "{told:?} should say {expected:?}");
     }
@@ -193,4 +199,51 @@ fn logs_of_some_genes_are_taken_if_they_are_said_to_be_logs() {
     assert!(other.contains("5000") && other.contains("10000"), "{other}");
     let binary = taken(Told { base: Some(2.0), ..of_file }).expect_err("another base").to_string();
     assert!(binary.contains("0.693147") && binary.contains("`Told::base`"), "{binary}");
+}
+
+/// Cells predicted by a model whose weights were only drawn, all from the same control cell.
+fn drawn(set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> {
+    let trained = Trained::load(&small().run).expect("the run's best");
+    let data = &trained.header.data;
+    let words: Vec<String> =
+        crate::train::set().into_iter().chain(set.iter().map(|s| s.to_string())).collect();
+    let config = Config::load(Some("tiny"), None, &words).expect("a good config");
+    let genes = data.genes.len();
+    let statistics = Statistics { mean: vec![0.05; genes], std: vec![0.1; genes] };
+    let (model, table) = Model::new(&config, &vocabulary(data), statistics);
+    let weights = table.draw(Rng::new(1));
+    let params = Params::new(table, weights);
+    let predictor = Predictor { model: &model, params: &params, effects: &trained.effects, data, seed };
+    let file = H5ad::open(&small().cells).expect("readable");
+    let x = file.rows(0..1).expect("X");
+    let controls =
+        ControlCells::of_matrix(data, &file.var().index, &x, None, Told::default()).expect("controls");
+    let observer = Observer::asked(Observe::Poisson, data.target).expect("a total").filter(|_| observe);
+    let mut made = Vec::new();
+    let request = Request { conditions: [0, 1, 0], cells };
+    let answered =
+        predictor.context(&controls).expect("controls").predict(request, observer.as_ref(), |row, _| {
+            made.push(row.to_vec());
+            Ok(())
+        });
+    answered.expect("an answer");
+    made
+}
+
+#[test]
+fn cells_have_noise_of_their_own_and_another_seed_has_other_noise() {
+    // Two batches of 2 sets of 16 cells: by the counts that are drawn, and by where the flow starts.
+    for (set, observe) in [(&["data.sets=2"][..], true), (&["data.sets=2", "flow.start=mixed"], false)] {
+        let made = drawn(set, 0, 64, observe);
+        let (first, second) = made.split_at(32);
+        assert!(first.iter().zip(second).all(|(a, b)| a != b), "{set:?}");
+        assert_eq!(made, drawn(set, 0, 64, observe));
+        assert_ne!(made, drawn(set, 1, 64, observe), "{set:?}");
+    }
+}
+
+#[test]
+fn no_predicted_value_is_below_zero() {
+    let made = drawn(&["decoder.activation=identity", "predict.calibrate=false"], 0, 4, false);
+    assert!(made.iter().flatten().any(|&x| x == 0.0) && made.iter().flatten().all(|&x| x >= 0.0));
 }
