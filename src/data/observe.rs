@@ -260,4 +260,29 @@ mod tests {
             assert!(x[0].is_nan() && x[1] == 0.0 && x[4] == 0.0, "library {library}: {x:?}");
         }
     }
+
+    #[test]
+    fn a_cell_of_unknown_total_is_drawn_as_one_with_the_target() {
+        let observer = Observer::new(1e4);
+        let draw = |library: f32| {
+            let mut x: Vec<f32> = (0..90).map(|g| 0.05 * g as f32).collect();
+            observer.observe(&mut x, library, Rng::new(2));
+            x
+        };
+        assert!(draw(1e4).iter().any(|&x| x > 0.0));
+        for library in [0.0, -3.0, f32::NAN, f32::INFINITY] {
+            assert_eq!(draw(library), draw(1e4), "{library}");
+        }
+    }
+
+    #[test]
+    fn large_counts_of_two_genes_are_drawn_apart() {
+        let observer = Observer::new(1e4);
+        let same = (0..50).filter(|&cell| {
+            let mut x = [6.0, 6.0];
+            observer.observe(&mut x, 1e4, Rng::new(1).at(cell));
+            x[0] == x[1]
+        });
+        assert!(same.count() < 10);
+    }
 }
