@@ -181,6 +181,7 @@ fn a_bad_folder_is_refused_by_file_and_line() {
         ("matrix.mtx", good.replace("\n1 1 3", "\n6 1 3"), "\"6 1 3\""),
         ("matrix.mtx", good.replace("\n1 1 3", "\n0 1 3"), "\"0 1 3\""),
         ("matrix.mtx", good.replace("\n1 1 3", "\n1 1"), "\"1 1\""),
+        ("matrix.mtx", good.replace("\n1 1 3", "\n1 1 16777217"), "16777217, a whole number above 2^24"),
         ("matrix.mtx", good.replace("\n1 1 3", ""), "cut off"),
         ("matrix.mtx", good.replace("\n1 1 3", "\n1 4 3"), "twice"),
         ("barcodes.tsv", "A\nB\n".to_string(), "5 features and 2 barcodes"),

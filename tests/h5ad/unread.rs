@@ -109,3 +109,14 @@ fn a_link_is_told_and_never_called_absent() {
         assert!(told.iter().any(|there| there == place), "{place}: {told:?}");
     }
 }
+
+#[test]
+fn whole_numbers_that_do_not_fit_are_told_and_not_wrapped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("wide.h5ad");
+    raw_file(&path, [3, 4], sparse_group("csr_matrix", [3, 4], &[0, 0, 0, 0], &[], &[]), |obs| {
+        obs.create_dataset("kept").with_u64_data(&[1, u64::MAX, 3]);
+    });
+    let what = told(&path, "kept");
+    assert!(what.contains("obs/kept contains whole numbers above 2^63; store them as text"), "{what}");
+}
