@@ -1,7 +1,7 @@
 //! Counts or logarithms: what `preprocess` takes a matrix's values for.
 
 use scale_engine::config::Observe;
-use scale_engine::data::h5ad::{Column, Extra, Frame, X, write};
+use scale_engine::data::h5ad::{Column, Extra, Frame, H5ad, X, write};
 use scale_engine::data::normalise;
 use scale_engine::data::observe::Observer;
 use scale_engine::data::population::log1p;
@@ -173,4 +173,48 @@ fn counts_have_the_same_logs_wherever_they_come_from_whatever_the_total() {
         .collect();
     let apart = drawn.iter().filter(|log| !known.contains(log)).count();
     assert_eq!(apart, 0, "of 200 counts drawn differ from the same counts measured");
+}
+
+#[test]
+fn files_of_logs_were_scaled_to_one_total_and_tell_it_only_if_each_does() {
+    let scaled = |total: f64| {
+        COUNTS.map(|row| {
+            let factor = normalise::divisor(row.iter().sum(), total);
+            row.map(|value| (value / factor).ln_1p())
+        })
+    };
+    let mut panel = COUNTS;
+    panel.as_flattened_mut().iter_mut().for_each(|value| *value = (*value * 1.3).ln_1p());
+    let mark = [("uns/log1p/base".to_string(), Extra::Text("e".into()))];
+    for (second, marks, wanted) in [
+        (scaled(1.005e4), &mark[..0], Ok(Some(1e4))),
+        (panel, &mark[..], Ok(None)),
+        (scaled(1.05e4), &mark[..0], Err("was scaled to 10500 per cell, but the files before it to 10000")),
+    ] {
+        let (dir, mut settings) = small(|_, _, x| *x = scaled(1e4));
+        let path = dir.path().join("second.h5ad");
+        write(&path, &obs(), &var(&GENES), X::Sparse(&sparse(&second)), marks).expect("written");
+        settings.inputs.push(path);
+        match wanted {
+            Ok(target) => assert_eq!(run(&settings).expect("made").target, target),
+            Err(said) => assert!(refusal(&settings).contains(said), "{}", refusal(&settings)),
+        }
+    }
+}
+
+/// Other programs keep the record when they change the values.
+#[test]
+fn a_total_is_believed_only_where_this_program_has_written_it() {
+    let (dir, _settings) = small(|_, _, _| ());
+    let path = dir.path().join("told.h5ad");
+    let total = Extra::Numbers { shape: vec![1], values: &[1e4] };
+    let program = || ("uns/scale_engine/program".to_string(), Extra::Text("scale-engine".into()));
+    let mut told = vec![("uns/log1p/target_sum".to_string(), total)];
+    let told_by = |told: &[(String, Extra)]| {
+        write(&path, &obs(), &var(&GENES), X::Sparse(&sparse(&COUNTS)), told).expect("written");
+        H5ad::open(&path).expect("opened").log_target()
+    };
+    assert_eq!(told_by(&told), None);
+    told.push(program());
+    assert_eq!(told_by(&told), Some(1e4));
 }

@@ -300,4 +300,11 @@ mod tests {
         let normalised = rows(&[&[0.5, 1.5], &[2.0], &[0.25, 1.75]]);
         assert!(detect(&normalised, false).expect_err("not logged").to_string().contains("not logged"));
     }
+
+    #[test]
+    fn two_cells_with_one_total_prove_nothing() {
+        let all = logs(1.0);
+        let two = Cells::new((2, 8), vec![0, 3, 4], all.indices()[..4].to_vec(), all.data()[..4].to_vec());
+        assert!(detect(&all, false).is_ok() && detect(&two, false).is_err());
+    }
 }
