@@ -6,7 +6,7 @@ use scale_engine::data::h5ad::{Cells, Column, Frame, Labels, X, write};
 use scale_engine::data::preprocess::{Filters, Knockdown, Settings};
 use scale_engine::data::shard::Data;
 
-use crate::preprocess::{refusal, run, settings, small};
+use crate::preprocess::{refusal, run, settings, small, words};
 use crate::refused::told;
 use crate::train::program;
 
@@ -168,4 +168,41 @@ fn several_labels_of_controls_become_the_first_before_anything_is_judged() {
         let what = refusal(&settings);
         assert!(what.contains("--control-pert: unknown label \"nome\"; did you mean \"none\"?"), "{what}");
     }
+}
+
+#[test]
+fn few_control_cells_are_no_small_group() {
+    let (_dir, mut settings) =
+        small(|obs, _, _| obs.columns[0].1 = words(&["none", "a", "a", "a", "a", "none"]));
+    settings.filters.min_cells_per_pert = 4;
+    let filtered = run(&settings).expect("made").filtered.expect("filters");
+    assert_eq!((filtered.small_groups, filtered.small_group_cells), (0, 0));
+    assert_eq!(cells_of(&settings), counted(&[("a", 4), ("none", 2)]));
+}
+
+#[test]
+fn a_perturbation_whose_gene_is_left_out_has_no_gene() {
+    let groups: [(&str, &[f32]); 2] = [("CD3E", &[1.0, 1.0, 2.0, 1.0]), ("TP53", &[0.0, 0.0])];
+    let (_dir, mut settings) = screen(&groups, ["CD3E", "MYC", "TP53"], "other");
+    settings.filters.min_cells = 5;
+    let filtered = run(&settings).expect("made").filtered.expect("filters");
+    let found = filtered.knockdown.expect("a knock-down");
+    assert_eq!((filtered.rare_genes, found.kept, found.no_gene, found.not_expressed), (1, 1, 1, 0));
+}
+
+#[test]
+fn the_knock_down_filter_leaves_out_small_groups_unless_told_otherwise() {
+    let (dir, settings) = screen(&[("CD3E", &[1.0, 1.0, 2.0])], ["CD3E", "MYC", "TP53"], "other");
+    let asked = |more: &[&str]| {
+        let options = "--pert-col drug --celltype-col line --control-pert none --knockdown-filter";
+        let mut command = program();
+        command.arg("preprocess").arg(&settings.inputs[0]).args(options.split(' ')).args(more);
+        told(command.arg("--out").arg(dir.path().join("asked")))
+    };
+    let (code, said) = asked(&[]);
+    assert!(
+        code == Some(2) && said.contains("--min-cells-per-pert: no perturbed cell is left"),
+        "{code:?} {said}"
+    );
+    assert_eq!(asked(&["--min-cells-per-pert", "3"]).0, Some(0));
 }

@@ -314,4 +314,19 @@ mod tests {
         assert!(edges[0] < 2.0 && edges[20] > 2.0);
         assert!(equal_width(&[f64::INFINITY]).is_err() && equal_size(&[1.0; 30]).is_err());
     }
+
+    #[test]
+    fn genes_that_batches_rank_alike_are_chosen_by_name() {
+        // The first two have no dispersion to compare; the third is alone in its bin.
+        let moments = Moments {
+            cells: 10,
+            sum: vec![10.0, 10.0, 90.0],
+            squares: vec![30.0, 30.0, 900.0],
+            expressed: vec![true; 3],
+        };
+        let names = ["b", "a", "c"].map(String::from);
+        let table =
+            table_over_batches(&[moments.clone(), moments], &names, Flavor::Seurat, 2).expect("a table");
+        assert_eq!(table.highly_variable, [false, true, true]);
+    }
 }

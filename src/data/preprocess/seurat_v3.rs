@@ -74,3 +74,21 @@ pub fn table(whole: &Moments, batches: &[(Expected, Moments)], count: usize, mer
     ];
     GeneTable { columns, highly_variable, batches: if merged { chosen_in } else { Vec::new() } }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_ranks_the_gene_that_more_batches_choose_comes_first() {
+        let batch = |squares: [f64; 2]| {
+            let expected =
+                Expected { cells: 2.0, means: vec![0.0; 2], deviations: vec![1.0; 2], limits: vec![1e9; 2] };
+            (expected, Moments { squares: squares.to_vec(), ..Moments::new(2) })
+        };
+        let batches = [batch([2.0, 1.0]), batch([1.0, 2.0]), batch([1.0, 2.0])];
+        let whole = Moments { cells: 6, ..Moments::new(2) };
+        let table = table(&whole, &batches, 1, true);
+        assert_eq!((table.highly_variable, table.batches), (vec![false, true], vec![1, 2]));
+    }
+}
