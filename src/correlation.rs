@@ -71,6 +71,8 @@ mod tests {
     fn a_line_correlates_fully_and_a_constant_not_at_all() {
         assert!((pearson(&[1.0, 2.0, 3.0], &[5.0, 3.0, 1.0]) + 1.0).abs() < 1e-15);
         assert!(pearson(&[1.0, 1.0, 1.0], &[5.0, 3.0, 1.0]).is_nan());
+        // Their mean is not 0.1.
+        assert!(pearson(&[0.1; 3], &[5.0, 3.0, 2.0]).is_nan());
         assert!((pearson(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0]) - 0.8).abs() < 1e-12);
     }
 }

@@ -196,6 +196,17 @@ fn intervals_are_as_wide_as_the_theory_of_means_has_them() {
     assert!(difference.iter().all(|d| (d - 0.25).abs() < 1e-12), "{difference:?}");
     let nothing = Column::new("mae", vec![None; count as usize], true);
     assert!(draws.interval(&nothing).iter().all(|bound| bound.is_nan()));
+    let one = Column::new("mae", (0..count).map(|i| (i == 3).then_some(0.5)).collect(), true);
+    assert!(draws.interval(&one).iter().all(|bound| bound.is_nan()), "one number has no spread");
+}
+
+/// As scanpy does: it sees the zeros of a dense matrix.
+#[test]
+fn empty_cells_count_in_the_median_total_of_a_sparse_matrix_alone() {
+    let mut side = simulated(&[3, 2], 2, 1.0, 1, 1);
+    side.x.values_mut().chunks_mut(2).zip([0.0, 0.0, 4.0, 6.0, 8.0]).for_each(|(row, count)| row[0] = count);
+    let total = |side: &Side| log_normalised(side, None).expect("counts").total;
+    assert_eq!((total(&side), total(&sparse(&side, false))), (Some(6.0), Some(4.0)));
 }
 
 #[test]

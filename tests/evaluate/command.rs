@@ -318,6 +318,9 @@ fn columns_and_control_label_are_those_that_our_files_record() {
         said.contains("target_gene is the default of --pert-col") && said.contains("gene, cell_type"),
         "{said}"
     );
+    // The label is that of the recorded column alone.
+    let said = refused("evaluate --pred own.h5ad --real own.h5ad --out none --pert-col cell_type");
+    assert!(said.contains("--control-pert: ") && said.contains("\"non-targeting\""), "{said}");
     let said = refused("evaluate --pred other.h5ad --real other.h5ad --out none --pert-col gene");
     assert!(said.contains("--control-pert: ") && said.contains("\"non-targeting\""), "{said}");
 }

@@ -2,8 +2,11 @@
 
 use clap::ValueEnum;
 use scale_engine::baseline::Kind;
+use scale_engine::evaluate::de::Table;
+use scale_engine::evaluate::expression::r2;
 use scale_engine::evaluate::registry::Profile;
 use scale_engine::evaluate::side::{Groups, Matrix, Side};
+use scale_engine::evaluate::significant::{Genes, THRESHOLD};
 use scale_engine::evaluate::{Rules, Settings, evaluate, pearson, spearman};
 
 use super::{settings, simulated, sparse};
@@ -139,6 +142,31 @@ fn correlations_of_constants_are_undefined_and_of_lines_one() {
             && pearson::<f64>(&[], &[]).is_nan()
     );
     assert!((spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0]) - 1.0).abs() < 1e-15);
+}
+
+#[test]
+fn a_constant_profile_has_no_r2() {
+    assert!(r2(&[0.5; 3], &[0.5, 0.25, 0.75]).is_nan());
+    assert_eq!(r2(&[0.0, 1.0], &[0.0, 1.0]), 1.0);
+}
+
+#[test]
+fn a_gene_at_the_threshold_is_not_significant() {
+    let table = Table {
+        control: "ctrl".into(),
+        targets: vec!["a".into()],
+        genes: vec!["G0".into(), "G1".into()],
+        reference_mean: vec![1.0; 2],
+        target_mean: vec![2.0; 2],
+        fold_change: vec![2.0; 2],
+        statistic: vec![0.0; 2],
+        p_value: vec![0.01; 2],
+        fdr: vec![THRESHOLD, 0.049],
+    };
+    for rules in Rules::ALL {
+        let genes = Genes::of(&table, 0, &rules.definitions());
+        assert_eq!((genes.ranked.as_slice(), genes.significant(0)), (&[1][..], false), "{}", rules.name());
+    }
 }
 
 #[test]
