@@ -309,4 +309,28 @@ mod tests {
         // decay 1/10 at step 0: the average is mostly the new weight.
         assert!((f64::from(optimizer.average().data()[0]) - (0.05 + 0.9 * expected)).abs() < 1e-6);
     }
+
+    #[test]
+    fn the_cosine_begins_where_the_warm_up_ends() {
+        let config = OptimConfig { warmup: 0.5, final_lr: 0.1, ..OptimConfig::default() };
+        let rate = learning_rate(&config, 75, 100) / config.lr;
+        assert!((rate - 0.55).abs() < 1e-12, "half of the way down: {rate}");
+    }
+
+    #[test]
+    fn weights_decay_at_the_rate_of_their_step() {
+        let config = OptimConfig { warmup: 0.0, weight_decay: 0.5, lr: 0.1, ..OptimConfig::default() };
+        let mut table = Table::default();
+        let decaying = table.add("w", &[3], Init::Constant(1.0), true);
+        let other = table.add("b", &[3], Init::Constant(1.0), false);
+        let weights = table.draw(Rng::new(0));
+        let mut params = Params::new(table, weights).with_gradients();
+        Optimizer::alone(&mut params).step(&mut params, &config, 90, 100);
+        let kept = (1.0 - learning_rate(&config, 90, 100) * 0.5) as f32;
+        assert!(kept > 0.99);
+        assert_eq!(
+            (params.tensor(decaying).data(), params.tensor(other).data()),
+            (&[kept; 3][..], &[1.0; 3][..])
+        );
+    }
 }
