@@ -1,8 +1,8 @@
 //! What an op promises beyond its formula.
 
-use scale_engine::config::{MmdKernel, Start};
+use scale_engine::config::{Activation, MmdKernel, Start};
 use scale_engine::ops::attention::{Found, Given};
-use scale_engine::ops::{attention, mmd};
+use scale_engine::ops::{activation, attention, mmd, rms_norm};
 use scale_engine::rng::Rng;
 use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
@@ -65,6 +65,22 @@ fn attention_keeps_scores_of_any_size() {
     qkv.iter_mut().for_each(|x| *x *= 300.0);
     let (y, lse) = attention::forward(&Tensor::new(&[1, 9, 24], qkv), None, 1);
     assert!(y.data().iter().chain(lse.data()).all(|v| v.is_finite()));
+    // A seed whose score is far above all others takes all the weight.
+    let seed = Tensor::new(&[1, 16], [[400.0f32; 8], [0.25; 8]].concat());
+    let (y, lse) = attention::forward(&Tensor::new(&[1, 2, 24], vec![1.0; 48]), Some(&seed), 1);
+    assert!(y.data().iter().all(|&v| v == 0.25) && lse.data().iter().all(|v| v.is_finite()), "{y:?}");
+}
+
+#[test]
+fn rows_of_zeros_stay_zeros() {
+    let zeros = Tensor::zeros(&[2, 5]);
+    assert_eq!(rms_norm::forward(&zeros, None).0.data(), [0.0; 10]);
+}
+
+#[test]
+fn a_relu_passes_nothing_back_at_zero() {
+    let (dy, x) = (Tensor::new(&[1, 3], vec![1.0; 3]), Tensor::new(&[1, 3], vec![-1.0, 0.0, 1.0]));
+    assert_eq!(activation::backward(&dy, &x, Activation::Relu).data(), [0.0, 0.0, 1.0]);
 }
 
 #[test]
@@ -76,6 +92,11 @@ fn equal_populations_have_no_discrepancy_and_no_gradient() {
         let dy = mmd::backward(&Tensor::scalar(1.0), &x, &x, &saved.expect("wanted"));
         assert!(dy.data().iter().all(|d| d.abs() < 1e-5), "{kernel:?}");
     }
+    // Cells that are all alike have no scale of their own.
+    let alike = Tensor::zeros(&[1, 4, 6]);
+    let (loss, saved) = mmd::forward(&alike, &alike, MmdKernel::Gaussian, true);
+    let dy = mmd::backward(&Tensor::scalar(1.0), &alike, &alike, &saved.expect("wanted"));
+    assert!(loss.item() == 0.0 && dy.data().iter().all(|&d| d == 0.0), "{} {dy:?}", loss.item());
 }
 
 #[test]
