@@ -209,3 +209,35 @@ fn a_learner_refuses_a_config_that_cannot_run() {
 fn a_model_wants_both_statistics_of_the_same_genes() {
     Model::new(&small(&[]), &VOCABULARY, Statistics { mean: vec![0.05; 50], std: vec![0.1; 49] });
 }
+
+#[test]
+fn weights_are_drawn_apart_as_wide_as_their_inputs_ask_and_only_matrices_decay() {
+    let (_, params) = build(&small(&[]), 50);
+    let numbers = |name: &str| params.tensor(params.table().find(name).expect(name)).into_vec();
+    assert_ne!(numbers("set_encoder.phi.0.w"), numbers("set_encoder.phi.1.w"));
+    let std = |x: Vec<f32>| (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
+    // The ends of two blocks' branches, two to a block, add up to a variance of one.
+    for (name, wanted) in [
+        ("set_encoder.phi.0.w", 128f32.powf(-0.5)),
+        ("gene_encoder.blocks.1.w_qkv", 64f32.powf(-0.5)),
+        ("gene_encoder.blocks.1.w_out", 64f32.powf(-0.5) / 2.0),
+        ("gene_encoder.blocks.1.w_down", 176f32.powf(-0.5) / 2.0),
+    ] {
+        let std = std(numbers(name));
+        assert!((std / wanted - 1.0).abs() < 0.05, "{name}: {std}, not {wanted}");
+    }
+    let still =
+        ["gene_encoder.patch.e", "conditions.cell_type", "conditions.perturbation", "conditions.batch"];
+    for entry in params.entries() {
+        let decays = entry.shape.len() > 1 && !still.contains(&entry.name.as_str());
+        assert_eq!(entry.decay, decays, "{}", entry.name);
+    }
+}
+
+#[test]
+fn a_gene_that_is_never_seen_begins_at_a_number() {
+    let config = small(&[]);
+    let statistics = Statistics { mean: vec![0.0; 50], std: vec![0.0; 50] };
+    let (_, table) = Model::new(&config, &VOCABULARY, statistics);
+    assert!(table.draw(Rng::new(3)).data().iter().all(|w| w.is_finite()));
+}

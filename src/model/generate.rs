@@ -73,3 +73,52 @@ impl Model {
         t.value(decoded).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::model::Statistics;
+    use crate::model::condition::{Vocabulary, three};
+    use crate::params::Table;
+
+    fn model(prediction: &str) -> (Model, Table) {
+        let set =
+            format!("encoder.kind=mlp flow.width=16 flow.heads=1 flow.ffn=24 flow.prediction={prediction}");
+        let set: Vec<String> = set.split(' ').map(String::from).collect();
+        let config = Config::load(Some("tiny"), None, &set).expect("a good config");
+        let vocabulary = Vocabulary { cell_types: 2, perturbations: 2, batches: 1 };
+        Model::new(&config, &vocabulary, Statistics { mean: vec![0.1; 12], std: vec![0.1; 12] })
+    }
+
+    #[test]
+    fn several_steps_are_eulers() {
+        let x = Tensor::new(&[1, 3, 12], (0..36).map(|i| 0.3 * Rng::new(1).uniform(i)).collect());
+        let (tokens, steps) = (three(&[[0, 1, 0]]), 3);
+        for prediction in ["x", "v"] {
+            let (model, table) = model(prediction);
+            let weights = table.draw(Rng::new(2));
+            let params = Params::new(table, weights);
+            let mut t = Tape::off();
+            let p = params.bind(&mut t);
+            let x0 = t.constant(x.clone());
+            let start = model.encode(&mut t, &p, x0);
+            let mut z = t.value(start).data().to_vec();
+            for k in 0..steps {
+                let time = k as f32 / steps as f32;
+                let here = t.constant(Tensor::new(&[1, 3, 16], z.clone()));
+                let answer = model.flow.forward(&mut t, &p, here, &[time], &tokens);
+                for (z, y) in z.iter_mut().zip(t.value(answer).data()) {
+                    let velocity = if prediction == "x" { (y - *z) / (1.0 - time) } else { *y };
+                    *z += velocity / steps as f32;
+                }
+            }
+            let end = t.constant(Tensor::new(&[1, 3, 16], z));
+            let told = model.decode(&mut t, &p, end);
+            let made = model.generate(&params, &x, None, &tokens, steps, &[Rng::new(0)]);
+            for (a, b) in made.data().iter().zip(t.value(told).data()) {
+                assert!((a - b).abs() < 1e-5, "{prediction}: {a} and {b}");
+            }
+        }
+    }
+}
