@@ -80,3 +80,21 @@ pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
         Error::format(path, what)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_means_its_best_checkpoint_or_else_its_last() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run = RunFolder::at(dir.path());
+        std::fs::create_dir(run.checkpoints()).expect("made");
+        assert!(checkpoint_of(dir.path()).is_err());
+        std::fs::write(run.last(), "").expect("written");
+        assert_eq!(checkpoint_of(dir.path()).expect("there"), run.last());
+        std::fs::write(run.best(), "").expect("written");
+        assert_eq!(checkpoint_of(dir.path()).expect("there"), run.best());
+        assert_eq!(checkpoint_of(&run.last()).expect("there"), run.last());
+    }
+}

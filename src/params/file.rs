@@ -72,6 +72,8 @@ pub(crate) fn write(
 
 #[cfg(test)]
 mod tests {
+    use safetensors::tensor::{Dtype, TensorView};
+
     use crate::params::{Init, Params, Table};
     use crate::rng::Rng;
 
@@ -100,5 +102,16 @@ mod tests {
             let told = Params::load(&path, names).err().expect("a refusal").to_string();
             assert!(told.contains(expected), "{told:?} should say {expected:?}");
         }
+    }
+
+    #[test]
+    fn numbers_of_another_type_are_no_weights() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("w.safetensors");
+        let bytes = [0u8; 60];
+        let whole = TensorView::new(Dtype::I32, vec![3, 5], &bytes).expect("a shape of its numbers");
+        safetensors::serialize_to_file([("a", whole)], None, &path).expect("written");
+        let told = Params::load(&path, table(&[("a", 5)])).err().expect("a refusal").to_string();
+        assert!(told.contains("\"a\" is I32 [3, 5]; expected F32 [3, 5]"), "{told}");
     }
 }
