@@ -162,3 +162,18 @@ fn scaled(
     }
     factors
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_perturbation_of_several_cell_types_has_the_mean_of_their_factors() {
+        let pair = |cell_type, perturbation| Pair { cell_type, perturbation, effect: Vec::new() };
+        let pairs = [pair(0, 1), pair(0, 2), pair(1, 1)];
+        let centred = Matrix { rows: 3, cols: 1, data: vec![1.0, 2.0, 3.0] };
+        let axes = Matrix { rows: 1, cols: 1, data: vec![1.0] };
+        let factors = perturbation_factors(&pairs, &centred, &axes);
+        assert_eq!(factors[&1], factors[&2]);
+    }
+}
