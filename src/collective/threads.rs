@@ -117,3 +117,33 @@ fn add(laid: Vec<Vec<f32>>) -> Vec<f32> {
     laid.for_each(|other| sum.iter_mut().zip(other).for_each(|(sum, x)| *sum += x));
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::Ranks;
+    use crate::progress::Reporter;
+
+    #[test]
+    fn the_first_rank_that_fails_is_the_one_that_is_named() {
+        let seats = Threads::seats(3);
+        seats[1].fail("its disk is full");
+        seats[2].fail("rank 1 stopped");
+        assert_eq!(seats[0].failed(), Some(1));
+        let why = seats[0].sum(&mut [0.0]).expect_err("a rank is gone").to_string();
+        assert!(why.contains("rank 1 stopped, so this one stops too: its disk is full"), "{why}");
+    }
+
+    #[test]
+    fn a_rank_that_is_the_mean_of_those_that_differ_stops_with_them() {
+        std::thread::scope(|scope| {
+            for (seat, number) in Threads::seats(3).into_iter().zip(1..) {
+                scope.spawn(move || {
+                    let ranks = Ranks::join(Arc::new(seat), None, &Reporter::silent()).expect("joined");
+                    let why = ranks.agree(&[("steps", number)]).expect_err("1, 2 and 3").to_string();
+                    assert!(why.contains("differ in"), "{why}");
+                });
+            }
+        });
+    }
+}
