@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use scale_engine::checkpoint::{Checkpoint, Trained};
+use scale_engine::checkpoint::{Checkpoint, Trained, vocabulary};
 use scale_engine::data::h5ad::{self, H5ad, X};
 use scale_engine::data::preprocess::{self, Genes, Target};
 use scale_engine::data::shard::{Data, Scale};
 use scale_engine::data::simulate::CONTROL;
+use scale_engine::model::Model;
+use scale_engine::params::Flats;
 use scale_engine::predictor::{ControlCells, Predictor};
 use scale_engine::progress::Reporter;
 
@@ -244,4 +246,55 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
     // A total given by the user is accepted, unless the cells show another.
     (settings.out, settings.target) = (place("told"), Some(Target::Sum(5e3)));
     assert_eq!(preprocess::preprocess(&settings, &silent).expect("shards").target, Some(5e3));
+}
+
+/// Writes a run's last checkpoint again, with other averaged weights.
+fn with_average(path: &Path, change: impl Fn(f32) -> f32) {
+    let Checkpoint { frame, flats } = Checkpoint::load(&last(&small().run)).expect("a checkpoint");
+    let header = &frame.header;
+    let (_, table) = Model::new(&header.config, &vocabulary(&header.data), frame.statistics.clone());
+    let average: Vec<f32> = flats.average.data().iter().map(|&w| change(w)).collect();
+    let (weights, moment1, moment2) = (flats.weights.data(), flats.moment1.data(), flats.moment2.data());
+    let flats = Flats { weights, average: &average[..], moment1, moment2 };
+    frame.save(path, table.entries(), flats).expect("written");
+}
+
+#[test]
+fn predictions_are_made_with_the_averaged_weights_as_long_as_they_are_numbers() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (path, out) = (dir.path().join("run.safetensors"), dir.path().join("out.h5ad"));
+    with_average(&path, |w| 0.5 * w);
+    let flats = Checkpoint::load(&path).expect("a checkpoint").flats;
+    let weights = Trained::load(&path).expect("a run").params.weights();
+    assert!(weights.data() == flats.average.data() && weights.data() != flats.weights.data());
+    let refused = |change: fn(f32) -> f32| {
+        with_average(&path, change);
+        let mut predict = program();
+        predict.arg("predict").arg(&path).arg("--data").arg(&small().data).arg("--split").arg(&small().split);
+        let (code, said) = told(predict.arg("--out").arg(&out));
+        assert!(code == Some(1) && !out.exists(), "{code:?} {said}");
+        said
+    };
+    let said = refused(|w| if w > 0.0 { f32::NAN } else { w });
+    assert!(said.contains("contains weights that are NaN or infinite; use an earlier checkpoint"), "{said}");
+    let said = refused(|w| 1e30 * w);
+    assert!(said.contains("predicts ") && said.contains("predict from an earlier checkpoint"), "{said}");
+}
+
+#[test]
+fn a_checkpoint_of_another_layout_or_with_effects_in_disorder_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("run.safetensors");
+    let whole = fs::read(last(&small().run)).expect("readable");
+    for (from, to, said) in [
+        (r#"version\":3,"#, r#"version\":2,"#, "has checkpoint layout 2, but this program reads layout 3"),
+        (r#"effects\":[[0,"#, r#"effects\":[[9,"#, "the pairs in `effects` are not sorted and unique"),
+    ] {
+        let at = whole.windows(from.len()).position(|bytes| bytes == from.as_bytes()).expect("in the header");
+        let mut other = whole.clone();
+        other[at..at + to.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, other).expect("written");
+        let told = Trained::load(&path).expect_err("a refusal").to_string();
+        assert!(told.contains(said), "{told}");
+    }
 }
