@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod cell_names;
+mod checkpoints;
 mod distrust;
 mod emulate;
 mod emulator;
@@ -21,6 +22,7 @@ mod inputs;
 mod inspect;
 mod kernels;
 mod label_columns;
+mod learned;
 mod loader;
 mod model;
 mod nvidia;

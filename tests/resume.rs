@@ -45,6 +45,7 @@ fn a_new_number_of_steps_is_kept_at_once_and_the_end_that_it_makes_is_validated(
     assert_eq!((header(&last).step, header(&last).config.train.steps), (12, 60));
     let outcome = resumed_to(small(), run, Some(12)).expect("done");
     assert!(outcome.finished && outcome.step == 12);
+    assert_eq!(outcome.cells_per_second, 0.0, "it was at its end");
     assert_eq!(header(&last).config.train.steps, 12);
     let validated = log(run).iter().filter(|line| !line["val_pdcorr"].is_null()).count();
     assert_eq!((validated, outcome.best.map(|best| best.step)), (1, Some(12)));

@@ -128,4 +128,13 @@ mod tests {
         // The check value of CRC-32C is 0xE3069283.
         assert_eq!(masked(b"123456789"), 0xE306_9283u32.rotate_right(15).wrapping_add(0xA282_EAD8));
     }
+
+    #[test]
+    fn a_log_that_goes_on_begins_with_the_next_step() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = Events::create(dir.path(), 7).expect("made").path;
+        let bytes = std::fs::read(path).expect("readable");
+        // Step 8, then a session log of one field.
+        assert!(bytes.windows(6).any(|part| part == b"\x10\x08\x3a\x02\x08\x01"), "{bytes:x?}");
+    }
 }
