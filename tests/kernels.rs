@@ -12,6 +12,7 @@ use super::emulate;
 
 mod adamw;
 mod choices;
+mod extremes;
 mod forgotten;
 mod gather;
 mod gradients;
