@@ -236,7 +236,7 @@ fn only_perturbations_that_are_predicted_are_warned_of_and_a_finished_run_is_not
     trained_by(small(), &place("split.toml"), &place("run"), &more, &AtomicBool::new(false)).expect("a run");
     let report = |part: Part| {
         let (data, split) = (small().data.clone(), place("split.toml"));
-        let source = Source::Data { data, split, part, real_out: None };
+        let source = Source::Data { data, split, part, real_out: None, real_controls: None };
         let settings = predict::Settings::new(&place("run"), source, &place("out.h5ad"));
         predict::predict(&settings).expect("a prediction")
     };

@@ -2,7 +2,7 @@
 
 use half::bf16;
 use scale_engine::config::{Activation, MmdKernel};
-use scale_engine::gpu::{Gpu, Real};
+use scale_engine::gpu::Real;
 use scale_engine::ops::{activation, attention, mmd, rms_norm, seed_attention};
 use scale_engine::rng::Rng;
 use scale_engine::selftest::{error, wide};
@@ -14,7 +14,7 @@ const STORAGES: [Real; 2] = [Real::F32, Real::Bf16];
 fn rows_of_zeros_stay_zeros() {
     let Some(folder) = super::emulated() else { return };
     for (real, width) in STORAGES.into_iter().flat_map(|real| [(real, 5), (real, 16)]) {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let zeros = Tensor::zeros(&[2, width]).to_gpu(&gpu, "rows", real);
         let y = rms_norm::forward(&zeros, None).0.to_host();
         assert!(y.data().iter().all(|&y| y == 0.0), "{real:?}, {width}: {y:?}");
@@ -25,7 +25,7 @@ fn rows_of_zeros_stay_zeros() {
 fn a_score_far_above_all_others_takes_all_the_weight() {
     let Some(folder) = super::emulated() else { return };
     for (real, width) in STORAGES.into_iter().flat_map(|real| [(real, 5), (real, 8)]) {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let row = |k: f32, v: f32| [vec![k; width], vec![v; width]].concat();
         let kv =
             Tensor::new(&[1, 3, 2 * width], [row(1.0, 0.5), row(300.0, 0.25), row(-300.0, 0.75)].concat());
@@ -40,7 +40,7 @@ fn a_score_far_above_all_others_takes_all_the_weight() {
 fn cells_that_are_all_alike_have_no_discrepancy() {
     let Some(folder) = super::emulated() else { return };
     for (real, shape) in [(Real::F32, [1, 8, 24]), (Real::Bf16, [1, 8, 24]), (Real::Bf16, [1, 136, 72])] {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let x = Tensor::zeros(&shape).to_gpu(&gpu, "cells", real);
         let (loss, saved) = mmd::forward(&x, &x, MmdKernel::Gaussian, true);
         let one = Tensor::scalar(1.0).to_gpu(&gpu, "the loss's gradient", Real::F32);
@@ -55,7 +55,7 @@ fn a_nan_passes_every_activation() {
     for (real, kind) in
         STORAGES.into_iter().flat_map(|real| [(real, Activation::Relu), (real, Activation::Gelu)])
     {
-        let gpu = Gpu::emulated(folder, real, 1);
+        let gpu = crate::emulate::device(folder, real, 1);
         let x = Tensor::new(&[1, 8], vec![f32::NAN; 8]).to_gpu(&gpu, "x", real);
         assert!(
             activation::forward(&x, kind).to_host().data().iter().all(|y| y.is_nan()),
@@ -76,7 +76,7 @@ fn scores_that_rise_from_key_to_key_are_weighed_as_on_the_host() {
     let held = |x: Vec<f32>| x.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
     let qkv = Tensor::new(&[1, rows, 3 * width], held((0..rows).flat_map(row).collect()));
     let seed = Tensor::new(&[1, 2 * width], held([vec![0.01; width], vec![0.5; width]].concat()));
-    let gpu = Gpu::emulated(folder, Real::Bf16, 1);
+    let gpu = crate::emulate::device(folder, Real::Bf16, 1);
     let [x, s] = [&qkv, &seed].map(|t| t.to_gpu(&gpu, "attention", Real::Bf16));
     for (on_host, seed, on_device) in [(&qkv, None, None), (&qkv, Some(&seed), Some(&s))] {
         let (told, lse) = attention::forward(on_host, seed, 1);
