@@ -2,13 +2,16 @@
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Config;
+use scale_engine::data::shard::Data;
 use scale_engine::progress::{Event, Reporter};
 use scale_engine::train::{Begin, Settings, train};
 
-use crate::train::{log, set, small};
+use crate::train::{last, log, names, set, small};
 
 #[test]
 fn the_rate_of_a_line_is_that_of_the_steps_since_the_line_before() {
@@ -27,6 +30,42 @@ fn the_rate_of_a_line_is_that_of_the_steps_since_the_line_before() {
     let after = rates[2..].iter().copied().fold(0.0, f64::max);
     assert!(after > 1.5 * outcome.cells_per_second, "{} {rates:?}", outcome.cells_per_second);
     assert!(rates[1] < outcome.cells_per_second, "{} {rates:?}", outcome.cells_per_second);
+}
+
+#[test]
+fn without_control_examples_nothing_is_learned_of_a_cell_type_that_is_held_out() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (split, data) = (dir.path().join("split.toml"), Data::open(&small().data).expect("data"));
+    let held = names().0[0].clone();
+    let text = format!(
+        "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n[zeroshot]\n\"cells.{held}\" = \"test\"\n"
+    );
+    std::fs::write(&split, text).expect("written");
+    for examples in [true, false] {
+        let mut set = set();
+        set.extend([
+            format!("data.control_examples={examples}"),
+            "train.steps=1".into(),
+            "train.val_every=0".into(),
+        ]);
+        let said = Arc::new(Mutex::new(String::new()));
+        let told = said.clone();
+        let reporter = Reporter::new(move |event| {
+            if let Event::Note(note) = event {
+                *told.lock().expect("no panic") += &format!("{note}\n");
+            }
+        });
+        let run = dir.path().join(format!("run-{examples}"));
+        let begin = Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config"));
+        let settings = Settings { reporter, ..Settings::new(&small().data, &split, &run, begin) };
+        train(&settings, &AtomicBool::new(false)).expect("a run");
+        let said = said.lock().expect("no panic").clone();
+        assert_eq!(said.contains(&format!("no cell of {held:?} is trained on")), !examples, "{said}");
+        let statistics = Checkpoint::load(&last(&run)).expect("readable").frame.statistics;
+        let groups = 0..data.groups().len() as u32;
+        let others: Vec<u32> = groups.filter(|&group| data.names(group)[0] != held).collect();
+        assert_eq!(statistics.mean == data.moments(&others).mean, !examples);
+    }
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! What a new run starts with: drawn weights, or those of another run. The latter are matched by name, and rows of the condition
 //! tables by what they stand for.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::learner::{InitialWeights, first_weights};
 use crate::checkpoint::{Frame, Header, Origin, Trained, vocabulary};
 use crate::config::Config;
+use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, some_of};
 use crate::model::condition::Kind;
 use crate::model::{Model, Statistics};
 use crate::params::Entry;
@@ -28,10 +30,36 @@ pub struct First {
     pub note: Option<String>,
 }
 
+/// The groups whose cells a run is shown: the training part or, without control examples, its perturbed groups and the control cells
+/// that they are paired with, so that nothing is learned of other cell types.
+fn seen(config: &Config, data: &Data, split: &Split) -> Vec<u32> {
+    if config.data.control_examples {
+        return split.part(Part::Train).to_vec();
+    }
+    let perturbed = split.usable(data).groups;
+    let pools = perturbed.iter().filter_map(|&group| control_pool(data, group)).flat_map(|pool| pool.groups);
+    let all: BTreeSet<u32> = perturbed.iter().copied().chain(pools).collect();
+    all.into_iter().collect()
+}
+
+/// What to say of cell types that a run is shown no cell of, though the split trains on their control cells.
+pub fn unseen_types(config: &Config, data: &Data, split: &Split) -> Option<String> {
+    let types = |groups: &[u32]| groups.iter().map(|&g| data.names(g)[0]).collect::<BTreeSet<&str>>();
+    let (part, seen) = (types(split.part(Part::Train)), types(&seen(config, data, split)));
+    let unseen: Vec<&str> = part.difference(&seen).copied().collect();
+    (!unseen.is_empty()).then(|| {
+        format!(
+            "no cell of {} is trained on (data.control_examples=false): what predictions take from the name of the cell type alone \
+             stays as it was drawn",
+            some_of(&unseen)
+        )
+    })
+}
+
 impl First {
     /// Drawn weights, and the statistics of the training cells.
-    pub fn drawn(data: &Data, split: &Split) -> First {
-        let (weights, statistics) = (InitialWeights::Drawn, data.moments(split.part(Part::Train)).into());
+    pub fn drawn(config: &Config, data: &Data, split: &Split) -> First {
+        let (weights, statistics) = (InitialWeights::Drawn, data.moments(&seen(config, data, split)).into());
         First { weights, statistics, untrained: split.untrained(data), init_from: None, note: None }
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::first::First;
+use super::first::{First, unseen_types};
 use super::learner::{self, InitialWeights};
 use super::writer::claim;
 use super::{Begin, Place, Settings};
@@ -78,16 +78,16 @@ impl Start {
             true => make_folder(config, settings)?,
             false => None,
         };
-        if settings.is_first()
-            && let Some(note) = same_loss(config)
-        {
-            settings.reporter.note(note);
+        if settings.is_first() {
+            let notes =
+                same_loss(config).map(String::from).into_iter().chain(unseen_types(config, &data, &split));
+            notes.for_each(|note| settings.reporter.note(note));
         }
         let draws_counts = config.predict.observe == Observe::Poisson;
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
             settings.reporter.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
-        let first = inherited.unwrap_or_else(|| First::drawn(&data, &split));
+        let first = inherited.unwrap_or_else(|| First::drawn(config, &data, &split));
         if let Some(note) = first.note.as_ref().filter(|_| settings.is_first()) {
             settings.reporter.note(note);
         }
