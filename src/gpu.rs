@@ -22,8 +22,8 @@ mod cuda;
 mod driver;
 mod dry;
 mod emulated;
+mod failure;
 mod graph;
-mod guard;
 mod held;
 mod hopper;
 mod launch;
@@ -40,7 +40,7 @@ mod ways;
 
 pub use blas::{Operand, Product};
 pub use choices::Choices;
-pub use guard::guard;
+pub use failure::guard;
 pub use held::Peak;
 pub use hopper::Map;
 pub use launch::{Arg, Grid, PROCESSORS};
@@ -52,8 +52,8 @@ pub use ways::Way;
 
 use arena::Arena;
 use driver::{Driver, Mark};
-use guard::or_stop;
-pub(crate) use guard::stop;
+use failure::or_stop;
+pub(crate) use failure::stop;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
