@@ -15,6 +15,10 @@ use half::bf16;
 
 use crate::gpu::{Arg, Buffer, Gpu, Operand, Pinned, Real};
 
+mod agree;
+
+pub use agree::{Shaped, agree};
+
 /// Contiguous numbers with a shape, row-major.
 #[derive(Clone)]
 pub struct Tensor {
@@ -22,43 +26,54 @@ pub struct Tensor {
     storage: Storage,
 }
 
-/// Where the numbers are; `offset` counts numbers.
+/// Where the numbers are; `offset` counts numbers. On a device `real` is f32 or the device's own.
 #[derive(Clone)]
 enum Storage {
     Host { buffer: Arc<Vec<f32>>, offset: usize },
     Device { buffer: Arc<Buffer>, offset: usize, real: Real },
 }
 
+/// How many numbers a shape holds. Panics if a product of some of its axes, an empty one left out, exceeds any memory.
+fn count(shape: &[usize]) -> usize {
+    let most = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis.max(1)));
+    let fits = most.is_some_and(|n| n <= isize::MAX as usize / size_of::<f32>());
+    assert!(fits, "tensor: {shape:?} is more than any memory holds");
+    shape.iter().product()
+}
+
+/// Panics unless a device stores numbers in that way: no kernel of its own reads others.
+fn check_storage(gpu: &Gpu, what: &str, real: Real) {
+    let fits = real == Real::F32 || real == gpu.real();
+    assert!(fits, "tensor: {what} as {real:?} on a device that stores {:?}", gpu.real());
+}
+
 impl Tensor {
     /// Takes over the numbers. Panics if their count does not match the shape.
     pub fn new(shape: &[usize], numbers: Vec<f32>) -> Self {
-        assert_eq!(
-            numbers.len(),
-            shape.iter().product::<usize>(),
-            "tensor: {} numbers for shape {shape:?}",
-            numbers.len()
-        );
+        assert_eq!(numbers.len(), count(shape), "tensor: {} numbers for shape {shape:?}", numbers.len());
         Tensor::window(Arc::new(numbers), 0, shape)
     }
 
     /// A window of a shared buffer, from `offset` on.
     pub fn window(buffer: Arc<Vec<f32>>, offset: usize, shape: &[usize]) -> Self {
         assert!(!shape.is_empty(), "tensor: a shape without axes; one number has the shape [1]");
-        let len: usize = shape.iter().product();
-        assert!(offset + len <= buffer.len(), "tensor: {shape:?} at {offset} of {} numbers", buffer.len());
+        let fits = offset <= buffer.len() && count(shape) <= buffer.len() - offset;
+        assert!(fits, "tensor: {shape:?} at {offset} of {} numbers", buffer.len());
         Tensor { shape: shape.to_vec(), storage: Storage::Host { buffer, offset } }
     }
 
-    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room.
+    /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room. Panics if the
+    /// device stores no numbers as `real`.
     pub fn on(gpu: &Gpu, what: &'static str, shape: &[usize], real: Real) -> Self {
-        let len: usize = shape.iter().product();
-        let buffer = Arc::new(gpu.buffer(what, len * real.bytes()));
+        check_storage(gpu, what, real);
+        assert!(!shape.is_empty(), "tensor: {what} without axes; one number has the shape [1]");
+        let buffer = Arc::new(gpu.buffer(what, count(shape) * real.bytes()));
         Tensor { shape: shape.to_vec(), storage: Storage::Device { buffer, offset: 0, real } }
     }
 
     /// All zero.
     pub fn zeros(shape: &[usize]) -> Self {
-        Tensor::new(shape, vec![0.0; shape.iter().product()])
+        Tensor::new(shape, vec![0.0; count(shape)])
     }
 
     /// One number, shape `[1]`.
@@ -93,10 +108,8 @@ impl Tensor {
 
     /// The axes' lengths as an array, for `let [b, n, d] = x.dims("pool");`. Panics, naming the op, on another rank.
     pub fn dims<const R: usize>(&self, op: &str) -> [usize; R] {
-        self.shape
-            .clone()
-            .try_into()
-            .unwrap_or_else(|s: Vec<usize>| panic!("{op}: {R} axes expected, got {s:?}"))
+        let axes = self.shape.as_slice().try_into();
+        axes.unwrap_or_else(|_| panic!("{op}: {R} axes expected, got {:?}", self.shape))
     }
 
     /// The numbers, row-major. Panics if they are on a device.
@@ -173,8 +186,9 @@ impl Tensor {
         Operand::rows(self.address(), self.real(), self.width())
     }
 
-    /// A copy of host numbers on a device, rounded if stored as bf16.
+    /// A copy of host numbers on a device, rounded if stored as bf16. Panics if the device stores no numbers as `real`.
     pub fn to_gpu(&self, gpu: &Gpu, what: &'static str, real: Real) -> Self {
+        check_storage(gpu, what, real);
         let buffer = match real {
             Real::F32 => gpu.upload(what, self.data()),
             Real::Bf16 => {
@@ -224,7 +238,7 @@ impl Tensor {
             panic!("copy: {:?} to {:?}, not both on a device", other.shape, self.shape)
         };
         assert!(
-            real == stored && at + other.len() <= self.len(),
+            real == stored && at <= self.len() && other.len() <= self.len() - at,
             "copy: {:?} to {at} of {:?}",
             other.shape,
             self.shape
@@ -253,7 +267,7 @@ impl Tensor {
 
     /// The same numbers under another shape. No copy.
     pub fn reshape(&self, shape: &[usize]) -> Self {
-        assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape: {:?} to {shape:?}", self.shape);
+        assert!(!shape.is_empty() && self.len() == count(shape), "reshape: {:?} to {shape:?}", self.shape);
         Tensor { shape: shape.to_vec(), storage: self.storage.clone() }
     }
 
@@ -276,8 +290,8 @@ impl Tensor {
 
     /// Numbers of the flattened tensor, from number `from` on, in this shape. No copy.
     pub fn part(&self, from: usize, shape: &[usize]) -> Self {
-        let len: usize = shape.iter().product();
-        self.reshape(&[self.len()]).slice(from..from + len).reshape(shape)
+        let end = from.saturating_add(count(shape));
+        self.reshape(&[self.len()]).slice(from..end).reshape(shape)
     }
 
     /// Some of its rows, `[rows, width]`. No copy.
@@ -330,6 +344,24 @@ impl From<Option<&Tensor>> for Arg {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[should_panic(expected = "[4294967296, 4294967296] is more than any memory holds")]
+    fn a_shape_whose_count_wraps_to_zero_is_refused() {
+        Tensor::new(&[1 << 32, 1 << 32], Vec::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "[1] at 18446744073709551615 of 4 numbers")]
+    fn a_window_whose_end_wraps_is_refused() {
+        Tensor::window(Arc::new(vec![0.0; 4]), usize::MAX, &[1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "numbers as Bf16 on a device that stores F32")]
+    fn a_device_gets_no_numbers_that_its_kernels_cannot_read() {
+        Tensor::zeros(&[8]).to_gpu(&Gpu::dry(Real::F32), "numbers", Real::Bf16);
+    }
 
     #[test]
     fn a_slice_shares_the_buffer_and_into_vec_moves_when_it_can() {

@@ -23,7 +23,7 @@ pub fn check(gpu: &Gpu) -> Result<Option<Check>> {
     let rng = Rng::new(7);
     let numbers = Tensor::new(&[LEN], (0..LEN as u64).map(|i| rng.normal(i)).collect());
     let (mut rows, mut off) = (0, 0);
-    for real in [Real::F32, Real::Bf16] {
+    for real in [Real::F32, gpu.real()] {
         let made = numbers.to_gpu(gpu, "a sum's numbers", real);
         let (before, first) = (made.to_host(), made.to_host().to_gpu(gpu, "numbers", real));
         let none = Tensor::zeros(&[LEN]).to_gpu(gpu, "zeros", real);
