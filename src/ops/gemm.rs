@@ -60,9 +60,11 @@ impl<'a> MatMut<'a> {
 }
 
 fn check(len: usize, rows: usize, cols: usize, down: usize) {
-    let end = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * down + cols };
+    let last = rows.saturating_sub(1).checked_mul(down);
+    let end = if rows == 0 || cols == 0 { Some(0) } else { last.and_then(|last| last.checked_add(cols)) };
     assert!(
-        end <= len && (cols <= down || rows <= 1),
+        // The library takes strides as isize.
+        end.is_some_and(|end| end <= len) && (cols <= down || rows <= 1) && isize::try_from(down).is_ok(),
         "gemm: [{rows}, {cols}] every {down} of {len} numbers"
     );
 }
@@ -104,8 +106,9 @@ pub fn product(c: MatMut, a: Mat, b: Mat, keep: Keep, threads: Threads) {
     let parallelism = if alone { Parallelism::None } else { Parallelism::Rayon(0) };
     let gemm = gemm_f32::gemm::f32::get_gemm_fn();
     // The kernels are column-major, so they are asked for C^T = B^T A^T: its columns are our contiguous rows.
-    // SAFETY: `check` has found every element of A, B and C inside its slice; transposing swaps rows with columns and their strides
-    // together. C is borrowed mutably, so it overlaps neither A nor B. With `read_dst` false C is never read.
+    // SAFETY: `check` has found every element of A, B and C inside its slice, and no stride beyond an isize; transposing swaps rows
+    // with columns and their strides together. C is borrowed mutably, so it overlaps neither A nor B. With `read_dst` false C is
+    // never read.
     unsafe {
         gemm(
             c.cols,
@@ -128,5 +131,28 @@ pub fn product(c: MatMut, a: Mat, b: Mat, keep: Keep, threads: Threads) {
             false,
             parallelism,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "gemm: [2, 2] every 18446744073709551614 of 2 numbers")]
+    fn rows_that_would_begin_before_their_numbers_are_refused() {
+        Mat::strided(&[0.0; 2], 2, 2, usize::MAX - 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "gemm: [2, 2] every 18446744073709551614 of 2 numbers")]
+    fn rows_that_would_be_written_before_their_numbers_are_refused() {
+        MatMut::strided(&mut [0.0; 2], 2, 2, usize::MAX - 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "gemm: [1, 2] every 9223372036854775808 of 2 numbers")]
+    fn a_stride_that_would_turn_around_is_refused() {
+        Mat::strided(&[0.0; 2], 1, 2, 1 << 63);
     }
 }
