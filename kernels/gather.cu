@@ -103,9 +103,10 @@ __device__ __forceinline__ void gather(real* y, const uint16_t* genes, const T* 
     const Span span = spans[r];
     // Packs are aligned; entries of the row before are skipped.
     const uint64_t pack = span.begin / ENTRIES * ENTRIES;
-    const int begin = static_cast<int>(span.begin - pack), end = begin + static_cast<int>(span.count);
-    const uint64_t left = min(stored - pack, static_cast<uint64_t>(INT32_MAX));
-    const Row<T> row{genes + pack, values + pack, begin, end, static_cast<int>(left)};
+    // A row has at most 65,536 genes; the bound leaves an int room for what a warp skips at a time.
+    const uint64_t left = min(stored > pack ? stored - pack : 0, static_cast<uint64_t>(1) << 30), begin = span.begin - pack;
+    const uint64_t end = min(begin + span.count, left);
+    const Row<T> row{genes + pack, values + pack, static_cast<int>(begin), static_cast<int>(end), static_cast<int>(left)};
     const Scaled scaled(1.0f / span.scale, by, log);
     for (int first = 0, at = 0; first < sizes.width; first += sizes.tile) {
         const int count = min(sizes.tile, sizes.width - first);

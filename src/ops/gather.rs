@@ -55,12 +55,15 @@ pub struct Scaling {
     pub by: f32,
 }
 
-/// y `[rows, genes]`, in the device's storage, from the first `rows` of `spans`, a buffer of [`Span`]s.
+/// y `[rows, genes]`, in the device's storage, from the first `rows` of `spans`, a buffer of [`Span`]s. What a span has beyond the
+/// stored numbers counts as not stored. Panics unless the buffers are on one device and hold what they are said to.
 pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling: Scaling) -> Tensor {
     let width = if cells.wide { 4 } else { 2 };
+    let gpu = spans.gpu();
     let fits = cells.genes.bytes() / 2 >= cells.stored
         && cells.values.bytes() / width >= cells.stored
-        && spans.bytes() >= rows * size_of::<Span>();
+        && spans.bytes() / size_of::<Span>() >= rows
+        && [cells.genes, cells.values].iter().all(|buffer| gpu.same(buffer.gpu()));
     assert!(
         fits && (cells.wide || scaling.log),
         "gather: {} stored, {} genes, {} values, {rows} rows of {} bytes, {scaling:?}",
@@ -69,7 +72,6 @@ pub fn gather(cells: &Cells, spans: &Buffer, rows: usize, genes: usize, scaling:
         cells.values.bytes() / width,
         spans.bytes()
     );
-    let gpu = spans.gpu();
     let y = Tensor::on(gpu, "cells", &[rows, genes], gpu.real());
     launch(&y, cells, spans, [rows, genes], scaling);
     y
@@ -100,7 +102,7 @@ fn launch(y: &Tensor, cells: &Cells, spans: &Buffer, [rows, genes]: [usize; 2], 
         scaling.log.into(),
         scaling.by.into(),
     ];
-    // SAFETY: y was made for rows x genes; both arrays hold `stored` numbers, and nothing is read past them; `spans` holds one span
-    // per row. An id that is not a gene of y is skipped.
+    // SAFETY: y was made for rows x genes; both arrays hold `stored` numbers, and the kernel reads nothing past them, whatever a
+    // span says; `spans` holds one span per row. An id that is not a gene of y is skipped.
     unsafe { y.device().launch("gather", "gather_rows", grid, &args) };
 }
