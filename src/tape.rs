@@ -48,6 +48,8 @@ struct Node {
     /// How its gradient is stored: as the value is, which every op may rely on. `None` for leaves and what only presents them in
     /// another way, whose gradients stay as ops make them: sums over rows are f32, and must not be rounded for a weight.
     real: Option<Real>,
+    /// The device that its value, and so its gradient, is on.
+    gpu: Option<Gpu>,
     /// True if a gradient must reach this value.
     needs: bool,
     inputs: Vec<Var>,
@@ -124,8 +126,9 @@ impl Tape {
         self.push("leaf".into(), value, !self.off, &[], WayBack::Ends)
     }
 
-    /// The same; its gradient is written, and added up, in a buffer of the caller's.
+    /// The same; its gradient is written, and added up, in a buffer of the caller's, of the same shape and on the same device.
     pub fn leaf_into(&mut self, value: Tensor, sink: Sink) -> Var {
+        sink.check(&value);
         let x = self.leaf(value);
         self.nodes[x.at].sink = Some(sink);
         x
@@ -255,8 +258,9 @@ impl Tape {
         // Neither an input's numbers under another shape, nor a leaf, which has no input.
         let made = |x: &Var| self.nodes[x.at].real.is_some() || !self.values(&[*x]).any(|x| value.shares(x));
         let real = inputs.iter().any(made).then(|| value.real());
+        let gpu = value.gpu().cloned();
         let (value, inputs, waiting, sink) = (Some(value), inputs.to_vec(), Vec::new(), None);
-        self.nodes.push(Node { value, shape, bytes, real, needs, inputs, way_back, waiting, sink, op });
+        self.nodes.push(Node { value, shape, bytes, real, gpu, needs, inputs, way_back, waiting, sink, op });
         self.id.var(self.nodes.len() - 1)
     }
 

@@ -2,7 +2,6 @@
 
 use super::sums::{add, add_window, stored};
 use super::{Back, Gradients, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
-use crate::gpu::Real;
 use crate::laps::Way;
 use crate::tensor::Tensor;
 
@@ -58,7 +57,7 @@ impl<'a> Walk<'a> {
         let one = Tensor::scalar(1.0).reshape(value.shape());
         let mut grads: Vec<Option<Tensor>> = tape.nodes.iter().map(|_| None).collect();
         grads[loss.at] = Some(match value.gpu() {
-            Some(gpu) => one.to_gpu(gpu, "the loss's gradient", Real::F32),
+            Some(gpu) => one.to_gpu(gpu, "the loss's gradient", value.real()),
             None => one,
         });
         let mut answers = vec![0; tape.nodes.len()];
@@ -70,12 +69,16 @@ impl<'a> Walk<'a> {
 
     /// Turns what was found for `node`, until now the last on the tape, into gradients of its inputs.
     fn pass(&mut self, node: Node) {
-        let Node { value, shape, inputs, way_back, waiting, op, .. } = node;
+        let Node { value, shape, real, gpu, inputs, way_back, waiting, op, .. } = node;
         let Some(dy) = self.grads[self.tape.nodes.len()].take() else {
             assert!(waiting.is_empty(), "backward: {shape:?} was forgotten and has no gradient");
             return (0..way_back.answers()).for_each(|_| self.answered(&inputs));
         };
         drop(value);
+        // Ops rely on it: the gradient is shaped, stored and placed as the value is.
+        let alike =
+            dy.shape() == shape && real.is_none_or(|real| dy.real() == real) && dy.is_on(gpu.as_ref());
+        assert!(alike, "backward of {}: {dy:?} for {shape:?} {real:?} on {gpu:?}", op.name);
         let part = Part { op: op.name, shape: &shape, flops: op.flops.backward, inputs: &inputs, dy: &dy };
         match way_back {
             WayBack::Ends => self.grads[self.tape.nodes.len()] = Some(dy),
@@ -196,7 +199,7 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let shape = &node.shape;
-            assert_eq!(dx.len(), shape.iter().product::<usize>(), "backward: {:?} for {shape:?}", dx.shape());
+            assert_eq!(dx.shape(), shape, "backward: a gradient of another shape than its value's");
             if let Some(sink) = &node.sink {
                 moved += sink.add(&dx);
                 continue;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rayon::prelude::*;
 
 use crate::gpu::{Gpu, Grid, Real};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 /// A place on a device for the gradient of a weight, or of a window of it. The first gradient to arrive is written, the others are
 /// added in the order of the backward pass. Clones share one place.
@@ -20,8 +20,9 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// A place of f32 numbers on a device, which hold nothing yet.
+    /// A place of f32 numbers on a device, which hold nothing yet. Panics if they are stored otherwise or on the host.
     pub fn new(whole: Tensor) -> Sink {
+        assert!(whole.gpu().is_some() && whole.real() == Real::F32, "sink: {whole:?} is not f32 on a device");
         Sink { part: whole.clone(), whole, written: Rc::default(), moved: Rc::default() }
     }
 
@@ -59,8 +60,16 @@ impl Sink {
         self.part.len() == self.whole.len()
     }
 
-    /// Writes or adds a gradient that was made elsewhere. Returns the bytes moved.
+    /// Panics unless this is a place for the gradient of `x`: of one shape, on one device.
+    pub(super) fn check(&self, x: &Tensor) {
+        let fits = self.part.shape() == x.shape() && self.part.is_on(x.gpu());
+        assert!(fits, "sink: {x:?} in the place of {:?}", self.part);
+    }
+
+    /// Writes or adds a gradient that was made elsewhere. Returns the bytes moved. Panics unless it has the shape of the place
+    /// and is on its device.
     pub fn add(&self, dx: &Tensor) -> u64 {
+        self.check(dx);
         let (to, more) = self.place();
         let dx = &stored(dx, Real::F32);
         match more {
@@ -87,16 +96,23 @@ pub fn stored(x: &Tensor, real: Real) -> Tensor {
     let y = Tensor::on(x.device(), "a gradient stored otherwise", x.shape(), real);
     let kernel = if real == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
     let args = [(&y).into(), x.into(), (x.len() as u64).into()];
-    // SAFETY: both casts read x and write y element by element; both hold `count` numbers, one as f32, the other as the device's.
+    // SAFETY: both casts read x and write y element by element; both hold `count` numbers, one as f32, the other as the device's:
+    // there is no third storage.
     unsafe { x.device().launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
     y
 }
 
 fn launch_add(y: &Tensor, a: &Tensor, b: &Tensor) {
-    let kernel = if b.real() == Real::F32 { "add_f32" } else { "add" };
+    let all = [y, a, b].map(|x| (x, b.shape()));
+    let (kernel, gpu) = match b.real() {
+        Real::F32 => ("add_f32", agree("gradient sums", &[], &all)),
+        Real::Bf16 => ("add", agree("gradient sums", &all, &[])),
+    };
+    let gpu = gpu.expect("a sum on a device");
     let args = [y.into(), a.into(), b.into(), (b.len() as u64).into()];
-    // SAFETY: add(y, a, b, count) reads and writes element by element; all three hold `count` numbers.
-    unsafe { b.device().launch("elementwise", kernel, Grid::elements(b.len().div_ceil(8)), &args) };
+    // SAFETY: add(y, a, b, count) reads and writes element by element; all three were found to hold `count`
+    // numbers, stored in the same way.
+    unsafe { gpu.launch("elementwise", kernel, Grid::elements(b.len().div_ceil(8)), &args) };
 }
 
 /// Numbers that one thread adds at a time.
