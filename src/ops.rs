@@ -5,9 +5,9 @@
 //! number of threads, an op gives the same bits: work is cut into blocks whose size does not depend on threads, and partial sums
 //! are added in order.
 //!
-//! Seven files are not ops but parts of ops: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler vectorises,
-//! with exp and its kin), [`gemm`] (matrix products), [`gate`] (SwiGLU within wider rows), [`column_sums`], [`loss`] (a loss's last
-//! pass) and [`cast`] (from one storage to the other).
+//! Eight files are not ops but parts of ops: [`blocks`] (fixed blocks over all cores), [`vector`] (loops the compiler vectorises,
+//! with exp and its kin), [`gemm`] and [`product`] (matrix products, on the host and on a device), [`gate`] (SwiGLU within wider
+//! rows), [`column_sums`], [`loss`] (a loss's last pass) and [`cast`] (from one storage to the other).
 
 pub mod blocks;
 pub mod cast;
@@ -15,6 +15,7 @@ pub mod column_sums;
 pub mod gate;
 pub mod gemm;
 pub mod loss;
+pub mod product;
 pub mod vector;
 
 pub mod activation;

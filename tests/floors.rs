@@ -41,7 +41,8 @@ const FLOORS: [(&str, u32); 31] = [
 ];
 
 /// What several ops may share: they record nothing on the tape.
-const SHARED_BY_OPS: [&str; 7] = ["blocks", "cast", "column_sums", "gate", "gemm", "loss", "vector"];
+const SHARED_BY_OPS: [&str; 8] =
+    ["blocks", "cast", "column_sums", "gate", "gemm", "loss", "product", "vector"];
 
 fn floor(room: &str) -> u32 {
     let found = FLOORS.iter().find(|(name, _)| *name == room);

@@ -14,7 +14,7 @@ use crate::ops::blocks;
 use crate::ops::column_sums::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Shaped, Tensor, agree};
 
 mod device;
 
@@ -60,22 +60,10 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
 /// y `[.., J]` from x `[.., I]`, w `[J, I]` and, if given, residual `[.., J]` and bias `[J]`.
 pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let [outputs, inputs] = w.dims("linear");
-    assert!(x.width() == inputs, "linear: x {:?}, w {:?}", x.shape(), w.shape());
-    let mut shape = x.shape().to_vec();
-    *shape.last_mut().expect("a tensor has at least one axis") = outputs;
-    if let Some(r) = residual {
-        assert!(
-            r.shape() == shape,
-            "linear_add: residual {:?}, x {:?}, w {:?}",
-            r.shape(),
-            x.shape(),
-            w.shape()
-        );
-    }
-    if let Some(b) = bias {
-        assert!(b.shape() == [outputs], "linear: bias {:?}, w {:?}", b.shape(), w.shape());
-    }
-    if let Some(gpu) = x.gpu() {
+    let (of_x, shape, of_bias) = (with_width(x.shape(), inputs), with_width(x.shape(), outputs), [outputs]);
+    let mut given: Vec<Shaped> = vec![(x, &of_x), (w, w.shape())];
+    given.extend(residual.map(|r| (r, &shape[..])).into_iter().chain(bias.map(|b| (b, &of_bias[..]))));
+    if let Some(gpu) = agree("linear", &given, &[]) {
         return device::forward(gpu, &shape, residual, x, w, bias);
     }
     let start = |first: usize, block: &mut [f32]| match (residual, bias) {
@@ -102,6 +90,11 @@ pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&
     Tensor::new(&shape, y)
 }
 
+/// The shape of rows of another width.
+fn with_width(shape: &[usize], width: usize) -> Vec<usize> {
+    [&shape[..shape.len() - 1], &[width]].concat()
+}
+
 /// Rows that one thread takes at a time: their x and y stay in the level-2 cache.
 const ROWS: usize = 256;
 
@@ -112,10 +105,11 @@ fn cut(rows: usize) -> (usize, Threads) {
 
 /// dx of that shape, `[.., I]`, from dy `[.., J]`, which is stored as the activations are.
 pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
-    if let Some(gpu) = dy.gpu() {
+    let [outputs, inputs] = w.dims("linear");
+    assert!(shape.last() == Some(&inputs), "linear: dx {shape:?}, w {:?}", w.shape());
+    if let Some(gpu) = agree("linear", &[(dy, &with_width(shape, outputs)), (w, w.shape())], &[]) {
         return device::backward_x(gpu, dy, shape, w);
     }
-    let [outputs, inputs] = w.dims("linear");
     let (block_rows, threads) = cut(dy.rows());
     let dx = blocks::make(dy.rows() * inputs, block_rows * inputs, |i, block| {
         let rows = block.len() / inputs;
@@ -134,7 +128,10 @@ pub fn backward_w(
     with_bias: bool,
     sinks: [Option<&Sink>; 2],
 ) -> (Option<Tensor>, Option<Tensor>) {
-    if let Some(gpu) = x.gpu() {
+    let [outputs, inputs] = w.dims("linear");
+    let reals =
+        [(dy, &with_width(x.shape(), outputs)[..]), (x, &with_width(x.shape(), inputs)), (w, w.shape())];
+    if let Some(gpu) = agree("linear", &reals, &[]) {
         return device::backward_w(gpu, dy, x, w, with_bias, sinks);
     }
     (Some(weights(dy, x, w)), with_bias.then(|| column_sums(dy)))

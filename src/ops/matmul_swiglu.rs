@@ -17,11 +17,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::gpu::{Arg, Gpu, Grid, Map, Product, Real};
+use crate::gpu::{Arg, Gpu, Grid, Map, Real};
 use crate::ops::blocks;
 use crate::ops::gate;
+use crate::ops::product::{self, Plus, Side};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// residual + swiglu(x w_gate_up^T) w_down^T: residual and x `[.., E]`, w_gate_up `[2F, E]`, w_down `[E, F]` to `[.., E]`.
@@ -29,14 +30,11 @@ impl Tape {
         let [xs, w, v] = [x, w_gate_up, w_down].map(|var| self.value(var).clone());
         let ([twice, e], [out, width]): ([usize; 2], [usize; 2]) =
             (w.dims("matmul_swiglu"), v.dims("matmul_swiglu"));
-        assert!(
-            twice == 2 * width && e == xs.width() && self.value(residual).shape() == xs.shape() && out == e,
-            "matmul_swiglu: x {:?}, w_gate_up {:?}, w_down {:?}",
-            xs.shape(),
-            w.shape(),
-            v.shape()
-        );
-        let Some(gpu) = xs.gpu().cloned() else {
+        let fits = twice == 2 * width && e == xs.width() && out == e;
+        assert!(fits, "matmul_swiglu: x {:?}, w_gate_up {:?}, w_down {:?}", xs.shape(), w.shape(), v.shape());
+        let r = self.value(residual);
+        let reals = [(&xs, xs.shape()), (r, xs.shape()), (&w, w.shape()), (&v, v.shape())];
+        let Some(gpu) = agree("matmul_swiglu", &reals, &[]).cloned() else {
             let gate_up = self.linear(x, w_gate_up, None);
             let gated = self.swiglu(gate_up);
             return self.linear_add(residual, gated, w_down, None);
@@ -46,9 +44,8 @@ impl Tape {
         let keep = inputs.iter().any(|&var| self.needs(var));
         let (y, gate_up) = gate(&gpu, &xs, &w, keep);
         let z = Tensor::on(&gpu, "matmul_swiglu z", xs.shape(), xs.real());
-        let plus = Some(self.value(residual).operand());
-        let size = [xs.rows(), e, width];
-        multiply(&gpu, Product { plus, ..Product::new(z.operand(), y.operand(), v.operand().t(), size) });
+        let plus = Plus { residual: Some(self.value(residual)), ..Plus::default() };
+        multiply(&z, Side::Rows(&y), Side::Columns(&v), plus);
         let product = 2 * xs.rows() * e * width;
         let flops = Flops { forward: 3 * product, backward: 4 * product, reading: 2 * product };
         let op = Op::of("matmul_swiglu", flops);
@@ -61,8 +58,7 @@ impl Tape {
             let gate_up = gate_up.expect("kept where a gradient is needed");
             let (d_gate_up, y) = gate_backward(&gpu, dz, &gate_up, &v);
             let dx = Tensor::on(&gpu, "matmul_swiglu dx", &shape, dz.real());
-            let size = [dx.rows(), e, twice];
-            multiply(&gpu, Product::new(dx.operand(), d_gate_up.operand(), w.operand(), size));
+            multiply(&dx, Side::Rows(&d_gate_up), Side::Rows(&w), Plus::default());
             let dv = weights(&gpu, dz, &y, of_v.as_ref());
             found.replace(Some(d_gate_up));
             vec![Some(dx), None, dv, Some(dz.clone())]
@@ -96,8 +92,7 @@ fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor
     };
     let plain = || {
         let two_steps = |y: &Tensor, x: &Tensor, x_w: &Tensor| {
-            let size = [x.rows(), 2 * width, e];
-            multiply(gpu, Product::new(x_w.operand(), x.operand(), w.operand().t(), size));
+            multiply(x_w, Side::Rows(x), Side::Columns(w), Plus::default());
             gate::forward_into(y, None, x_w, 0);
         };
         if let Some(gate_up) = &gate_up {
@@ -125,7 +120,8 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
         let args =
             [(&d_gate_up).into(), (&y).into(), gate_up.into(), dzs, vs, m.into(), e.into(), width.into()];
         let kernel = instance(e, ["matmul_swiglu_backward", "matmul_swiglu_backward_wide"]);
-        // SAFETY: y and d_gate_up were made for m rows, like gate_up; the maps end where dz and v do.
+        // SAFETY: y and d_gate_up were made for m rows, and so was gate_up, as the tape gives dz the shape of z; the maps end where
+        // dz and v do.
         unsafe { gpu.launch("matmul_swiglu", kernel, grid(blocks, size, 128), &args) };
     };
     let plain = || {
@@ -133,8 +129,7 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
         for part in blocks::parts(m, ROWS) {
             let of = |x: &Tensor| x.part_of_rows(&part);
             let (dz, dy) = (of(dz), between.part_of_rows(&(0..part.len())));
-            let size = [part.len(), width, e];
-            multiply(gpu, Product::new(dy.operand(), dz.operand(), v.operand(), size));
+            multiply(&dy, Side::Rows(&dz), Side::Rows(v), Plus::default());
             gate::backward_into(&of(&d_gate_up), Some(&of(&y)), &dy, None, &of(gate_up), 0);
         }
     };
@@ -160,17 +155,15 @@ fn grid(blocks: usize, [m, _, width]: [usize; 3], columns: usize) -> Grid {
     Grid::new(tiles.min(blocks), 512).with_shared(14 * (16 << 10) + 2 * 14 * 8 + 1024)
 }
 
-fn multiply(gpu: &Gpu, product: Product) {
-    // SAFETY: every caller's matrices have these sizes, and nobody reads the written one any more, or yet.
-    unsafe { gpu.product(&product) };
+fn multiply(out: &Tensor, a: Side, b: Side, plus: Plus) {
+    product::multiply("matmul_swiglu", out, a, b, plus);
 }
 
 /// dw `[J, I]`, f32, from dy `[M, J]` and x `[M, I]`; `None` if it was written to its place.
 fn weights(gpu: &Gpu, dy: &Tensor, x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     let fresh = || (Tensor::on(gpu, "matmul_swiglu dw", &[dy.width(), x.width()], Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);
-    let size = [dy.width(), x.width(), x.rows()];
-    multiply(gpu, Product { more, ..Product::new(dw.operand(), dy.operand().t(), x.operand(), size) });
+    multiply(&dw, Side::Columns(dy), Side::Rows(x), Plus { more, ..Plus::default() });
     sink.is_none().then_some(dw)
 }
 

@@ -1,7 +1,8 @@
-//! The products of a linear map on a device: all by `Gpu::product`.
+//! The products of a linear map on a device.
 
-use crate::gpu::{Gpu, Product, Real};
+use crate::gpu::{Gpu, Real};
 use crate::ops::column_sums::column_sums_to;
+use crate::ops::product::{Plus, Side, multiply};
 use crate::tape::Sink;
 use crate::tensor::Tensor;
 
@@ -15,20 +16,14 @@ pub fn forward(
     bias: Option<&Tensor>,
 ) -> Tensor {
     let y = Tensor::on(gpu, "linear y", shape, x.real());
-    let size = [x.rows(), y.width(), x.width()];
-    let (bias, plus) = (bias.map(Tensor::operand), residual.map(Tensor::operand));
-    let product = Product { bias, plus, ..Product::new(y.operand(), x.operand(), w.operand().t(), size) };
-    // SAFETY: the shapes were asserted, and y is fresh.
-    unsafe { gpu.product(&product) };
+    multiply("linear", &y, Side::Rows(x), Side::Columns(w), Plus { bias, residual, ..Plus::default() });
     y
 }
 
 /// dx `[.., I]`.
 pub fn backward_x(gpu: &Gpu, dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
     let dx = Tensor::on(gpu, "linear dx", shape, dy.real());
-    let product = Product::new(dx.operand(), dy.operand(), w.operand(), [dy.rows(), dx.width(), dy.width()]);
-    // SAFETY: the tape gives dy the shape of y; dx is fresh and shaped as x.
-    unsafe { gpu.product(&product) };
+    multiply("linear", &dx, Side::Rows(dy), Side::Rows(w), Plus::default());
     dx
 }
 
@@ -47,11 +42,8 @@ pub fn backward_w(
     let place = sink_of_bias.and_then(Sink::free);
     let fresh_db = || Tensor::on(gpu, "linear db", &[dy.width()], Real::F32);
     let db = with_bias.then(|| place.clone().unwrap_or_else(fresh_db));
-    let product =
-        Product::new(dw.operand(), dy.operand().t(), x.operand(), [dy.width(), x.width(), x.rows()]);
-    let product = Product { more, sums: db.as_ref().map(Tensor::address), ..product };
-    // SAFETY: dw and db are fresh, or the places of the gradients, which nobody reads now; the tape gives dy the shape of y.
-    let summed = unsafe { gpu.product(&product) };
+    let plus = Plus { more, sums: db.as_ref(), ..Plus::default() };
+    let summed = multiply("linear", &dw, Side::Columns(dy), Side::Rows(x), plus);
     if let (false, Some(db)) = (summed, &db) {
         column_sums_to(db, dy);
     }
