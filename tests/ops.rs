@@ -1,6 +1,7 @@
 //! Ops: one row in the table, every check. The plain reference must agree with central differences, the tuned path with the
 //! reference, and the tuned path must give the same bits with any number of threads.
 
+mod refused;
 mod stories;
 
 use scale_engine::selftest::{Case, Run, Values, error, table, wide};

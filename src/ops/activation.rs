@@ -14,7 +14,7 @@ use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;
 use crate::ops::vector::{exp, normal_below, sigmoid, softplus};
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// f(x), element by element.
@@ -30,7 +30,8 @@ impl Tape {
 
 /// y, of x's shape.
 pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
-    if let (Some(gpu), Some(number)) = (x.gpu(), number(kind)) {
+    let gpu = agree("activation", &[(x, x.shape())], &[]);
+    if let (Some(gpu), Some(number)) = (gpu, number(kind)) {
         let y = Tensor::on(gpu, "activation y", x.shape(), x.real());
         launch_forward(gpu, &y, x, number);
         return y;
@@ -49,7 +50,8 @@ pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
 /// dx, of x's shape.
 pub fn backward(dy: &Tensor, x: &Tensor, kind: Activation) -> Tensor {
     const DENSITY_AT_ZERO: f32 = 0.398_942_3;
-    if let (Some(gpu), Some(number)) = (x.gpu(), number(kind)) {
+    let gpu = agree("activation", &[(dy, x.shape()), (x, x.shape())], &[]);
+    if let (Some(gpu), Some(number)) = (gpu, number(kind)) {
         let dx = Tensor::on(gpu, "activation dx", x.shape(), x.real());
         launch_backward(gpu, &dx, dy, x, number);
         return dx;
@@ -83,13 +85,13 @@ fn number(kind: Activation) -> Option<usize> {
 
 fn launch_forward(gpu: &Gpu, y: &Tensor, x: &Tensor, number: usize) {
     let args = [y.into(), x.into(), number.into(), (x.len() as u64).into()];
-    // SAFETY: y was made like x.
+    // SAFETY: y was made like x, which is stored as the device's own numbers.
     unsafe { gpu.launch("activation", "activation_forward", Grid::elements(x.len().div_ceil(8)), &args) };
 }
 
 fn launch_backward(gpu: &Gpu, dx: &Tensor, dy: &Tensor, x: &Tensor, number: usize) {
     let args = [dx.into(), dy.into(), x.into(), number.into(), (x.len() as u64).into()];
-    // SAFETY: dx was made like x; the tape gives dy the shape of y.
+    // SAFETY: dx was made like x, and dy was found to be like it.
     unsafe { gpu.launch("activation", "activation_backward", Grid::elements(x.len().div_ceil(8)), &args) };
 }
 

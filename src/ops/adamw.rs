@@ -16,7 +16,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::gpu::{Buffer, Gpu, Grid, PACK, Real};
-use crate::tensor::Tensor;
+use crate::tensor::{Shaped, Tensor, agree};
 
 mod weights;
 
@@ -81,8 +81,10 @@ pub struct Stretches {
 }
 
 impl Stretches {
-    /// One or more ranges; start and length of each are multiples of [`PACK`].
+    /// One or more ranges. Panics unless start and end of each are multiples of [`PACK`].
     pub fn new(ranges: Vec<Range<usize>>, gpu: Option<&Gpu>) -> Stretches {
+        let packed = |range: &Range<usize>| [range.start, range.end].iter().all(|at| at.is_multiple_of(PACK));
+        assert!(ranges.iter().all(packed), "adamw: stretches {ranges:?}");
         let table: Vec<u64> =
             ranges.iter().flat_map(|range| [range.start as u64, range.len() as u64]).collect();
         let table = gpu.map(|gpu| gpu.upload("stretches of the gradients", &table));
@@ -99,7 +101,7 @@ impl Stretches {
 /// parts, of which only this rank's is written; the others are to be gathered.
 pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Tensor {
     let Stretches { ranges, table } = of;
-    let Some(gpu) = grads.gpu() else {
+    let Some(gpu) = agree("adamw", &[], &[(grads, grads.shape())]) else {
         let chunks = ranges.iter().flat_map(|range| grads.data()[range.clone()].chunks(CHUNK));
         let sums: Vec<f64> = chunks.collect::<Vec<_>>().into_par_iter().map(squared).collect();
         let mut all = vec![[0.0f32; 2]; ranks];
@@ -111,19 +113,15 @@ pub fn squares(grads: &Tensor, of: &Stretches, rank: usize, ranks: usize) -> Ten
     let grid = [longest.div_ceil(BLOCK).clamp(1, PARTIALS.div_ceil(ranges.len())), ranges.len()];
     let own = 2 * grid[0] * grid[1];
     let sums = Tensor::on(gpu, "partial sums of the norm", &[ranks * own], Real::F32);
-    launch_norm(
-        &sums.part(rank * own, &[own]),
-        grads,
-        table.as_ref().expect("on the gradients' device"),
-        grid,
-    );
+    let table = table.as_ref().filter(|table| gpu.same(table.gpu())).expect("on the gradients' device");
+    launch_norm(&sums.part(rank * own, &[own]), grads, table, grid);
     sums
 }
 
 /// Norm of the gradients, from their sums of squares, and the factor that clips it to `limit`: `[2]` f32, on the host or
 /// device of `squares`.
 pub fn clip(squares: &Tensor, limit: f64) -> Tensor {
-    if let Some(gpu) = squares.gpu() {
+    if let Some(gpu) = agree("adamw", &[], &[(squares, squares.shape())]) {
         let clip = Tensor::on(gpu, "the norm", &[2], Real::F32);
         launch_clip(&clip, squares, limit as f32);
         return clip;
@@ -150,12 +148,18 @@ pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates:
     let State { weights, at, low, m, v, average } = state;
     let (len, all) = (m.len(), weights.read().len());
     let packed = len.is_multiple_of(PACK) && at.is_multiple_of(PACK);
-    let fits = v.len() == len && average.len() == len && grads.len() == all && at + len <= all && packed;
+    let fits = v.len() == len
+        && average.len() == len
+        && grads.len() == all
+        && at <= all
+        && len <= all - at
+        && packed;
     assert!(fits, "adamw: {len} from {at} on of {all} weights, {} gradients", grads.len());
     let grads = grads.part(at, &[len]);
     let bytes = match decay {
         Decay::Device(bytes) => {
-            assert!(bytes.bytes() == len / PACK, "adamw: {len} weights, {} bytes of decay", bytes.bytes());
+            let fits = bytes.bytes() == len / PACK && m.is_on(Some(bytes.gpu()));
+            assert!(fits, "adamw: weights {m:?}, {} bytes of decay on {:?}", bytes.bytes(), bytes.gpu());
             let weights = weights.window(at, len, low);
             return launch_update(&weights, [m, v, average, &grads], bytes, clip, rates);
         }
@@ -219,6 +223,11 @@ fn launch_update(weights: &Weights, flats: [&Tensor; 4], decay: &Buffer, clip: &
         Weights::Split(Halves { rounded, low }) => (None, Some(rounded), Some(low)),
         Weights::Rounded(_) => panic!("adamw: no lower halves"),
     };
+    let all = [len];
+    let halves: Vec<Shaped> = [rounded, low].into_iter().flatten().map(|x| (x, &all[..])).collect();
+    let mut singles: Vec<Shaped> = flats.into_iter().chain(whole).map(|x| (x, &all[..])).collect();
+    singles.push((clip, &[2]));
+    agree("adamw", &halves, &singles);
     let Rates { b1, b2, step, root, eps, shrink, keep } = rates;
     let args = [
         whole.into(),
@@ -239,6 +248,6 @@ fn launch_update(weights: &Weights, flats: [&Tensor; 4], decay: &Buffer, clip: &
         shrink.into(),
         keep.into(),
     ];
-    // SAFETY: every buffer holds `len` numbers, decay one byte per 8 of them; the weights are whole or in halves.
+    // SAFETY: every flat tensor was found to hold `len` numbers, decay one byte per 8 of them; the weights are whole or in halves.
     unsafe { m.device().launch("adamw", "adamw_update", Grid::elements(len / 4), &args) };
 }

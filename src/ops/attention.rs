@@ -16,7 +16,7 @@
 
 use crate::ops::gate;
 use crate::tape::{Flops, Op, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Shaped, Tensor, agree};
 
 mod device;
 mod hopper;
@@ -61,7 +61,10 @@ impl Sizes {
         let [sets, rows, packed] = qkv.dims("attention");
         let out = seed.map_or(packed / 3, |seed| seed.width() / 2);
         let gates = packed.checked_sub(3 * out);
-        let fits = heads > 0 && out.is_multiple_of(heads) && gates.is_some_and(|two| two.is_multiple_of(2));
+        let fits = out > 0
+            && heads > 0
+            && out.is_multiple_of(heads)
+            && gates.is_some_and(|two| two.is_multiple_of(2));
         assert!(fits, "attention: rows of {packed}, {out} of them values of {heads} heads");
         match seed {
             Some(s) => assert!(s.shape() == [sets, 2 * out], "attention: {sets} sets, seed {:?}", s.shape()),
@@ -95,7 +98,8 @@ impl Sizes {
 /// Attention's part of y, `[B, N, HK]`, and lse `[B, H, N]`.
 pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, heads: usize) -> (Tensor, Tensor) {
     let z = Sizes::of(qkv, seed, heads);
-    let forward = if qkv.gpu().is_some() { device::forward } else { host::forward };
+    let given: Vec<Shaped> = [qkv].into_iter().chain(seed).map(|x| (x, x.shape())).collect();
+    let forward = if agree("attention", &given, &[]).is_some() { device::forward } else { host::forward };
     forward(qkv, seed, z)
 }
 
@@ -125,7 +129,12 @@ pub struct Found {
 
 /// Gradients, and with `again` the value of the whole op.
 pub fn backward(given: &Given, heads: usize, again: bool) -> Found {
-    let z = Sizes::of(given.qkv, given.seed, heads);
-    let backward = if given.qkv.gpu().is_some() { device::backward } else { host::backward };
+    let Given { dy, qkv, seed, y, lse } = *given;
+    let z = Sizes::of(qkv, seed, heads);
+    let (of_dy, of_y) = ([z.sets, z.rows, z.slope()], [z.sets, z.rows, z.out()]);
+    let mut reals: Vec<Shaped> = [qkv].into_iter().chain(seed).map(|x| (x, x.shape())).collect();
+    reals.extend([(dy, &of_dy[..]), (y, &of_y)]);
+    let gpu = agree("attention", &reals, &[(lse, &[z.sets, z.heads, z.rows])]);
+    let backward = if gpu.is_some() { device::backward } else { host::backward };
     backward(given, z, again)
 }

@@ -8,12 +8,12 @@
 use crate::gpu::{Grid, Real};
 use crate::tensor::Tensor;
 
-/// Writes x to y, which holds as many numbers in the other storage; both are on one device.
+/// Writes x to y, which holds as many numbers in the other storage. Panics unless it does and both are on one device.
 pub fn cast_into(y: &Tensor, x: &Tensor) {
-    assert!(y.len() == x.len() && y.real() != x.real(), "cast: {:?} into {:?}", x.shape(), y.shape());
+    let fits = y.len() == x.len() && y.real() != x.real() && y.is_on(x.gpu());
+    assert!(fits, "cast: {x:?} into {y:?}");
     let (gpu, kernel) = (x.device(), if y.real() == Real::F32 { "cast_to_f32" } else { "cast_to_real" });
-    assert!(gpu.real() == Real::Bf16, "cast: {:?} on a device that stores f32", [x.real(), y.real()]);
     let args = [y.into(), x.into(), (x.len() as u64).into()];
-    // SAFETY: y holds as many numbers as x; one of the two is f32, the other bf16, which is the kernels' `real`.
+    // SAFETY: y holds as many numbers as x; one of the two is f32, the other the device's `real`.
     unsafe { gpu.launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
 }

@@ -10,7 +10,7 @@
 use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// (x - mean) scale, gene by gene: x `[.., G]`, mean and scale `[G]` f32, where x is, to a constant `[.., G]`.
@@ -28,16 +28,7 @@ impl Tape {
 
 fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
     let genes = x.width();
-    let fits = mean.shape() == [genes] && scale.shape() == [genes];
-    let beside = [mean, scale].iter().all(|s| s.gpu().is_some() == x.gpu().is_some());
-    assert!(
-        fits && beside,
-        "standardize: x {:?}, mean {:?}, scale {:?}",
-        x.shape(),
-        mean.shape(),
-        scale.shape()
-    );
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("standardize", &[(x, x.shape())], &[(mean, &[genes]), (scale, &[genes])]) {
         let y = Tensor::on(gpu, "standardised cells", x.shape(), x.real());
         launch_standardize(gpu, &y, x, mean, scale);
         return y;
@@ -55,8 +46,7 @@ fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
 
 fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
     let [sets, cells, genes] = x.dims("shifted");
-    assert!(effect.shape() == [sets, genes], "shifted: x {:?}, effect {:?}", x.shape(), effect.shape());
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("shifted", &[(x, x.shape()), (effect, &[sets, genes])], &[]) {
         let y = Tensor::on(gpu, "shifted cells", x.shape(), x.real());
         launch_shifted(gpu, &y, x, effect, [cells, genes]);
         return y;

@@ -10,7 +10,7 @@
 use crate::gpu::{Gpu, Grid, PROCESSORS, Real};
 use crate::ops::blocks;
 use crate::tape::Sink;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 /// Blocks of a first pass: two per multiprocessor, all running at once.
 pub const BLOCKS: usize = 2 * PROCESSORS;
@@ -36,7 +36,7 @@ pub fn gradient(x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     }
 }
 
-/// y `[J]`, f32, from x `[.., J]` on a device.
+/// y `[J]`, f32, from x `[.., J]`, both on a device.
 pub fn column_sums_to(y: &Tensor, x: &Tensor) {
     let gpu = x.device();
     launch_total(gpu, y, &parts(gpu, x, false));
@@ -89,14 +89,15 @@ fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: b
     let squared = usize::from(squared);
     let args = [parts.into(), x.into(), rows.into(), width.into(), height.into(), squared.into()];
     let grid = Grid::plane(groups(gpu, width), parts.rows(), 512);
-    assert!(x.real() == gpu.real(), "column_sums: {:?} on a device that stores {:?}", x.real(), gpu.real());
+    agree("column_sums", &[(x, x.shape())], &[(parts, parts.shape())]);
     // SAFETY: one row of parts for each `height` rows of x, fewer for the last; x is in the device's storage.
     unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };
 }
 
 fn launch_total(gpu: &Gpu, y: &Tensor, parts: &Tensor) {
     let [count, width] = parts.dims("column_sums");
+    agree("column_sums", &[], &[(&y.reshape(&[width]), &[width]), (parts, parts.shape())]);
     let args = [y.into(), parts.into(), count.into(), width.into()];
-    // SAFETY: y holds `width` numbers, parts `count` times as many.
+    // SAFETY: y holds `width` numbers, parts `count` times as many, all f32 on one device.
     unsafe { gpu.launch("column_sums", "column_sums_total", Grid::new(width.div_ceil(32), 1024), &args) };
 }

@@ -10,7 +10,7 @@
 
 use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// Rows `ids` of table `[V, C]`, to `[B, C]`.
@@ -21,7 +21,7 @@ impl Tape {
             assert!((id as usize) < entries, "embedding: row {id} of table [{entries}, {width}]");
         }
         let shape = [ids.len(), width];
-        if let Some(gpu) = rows.gpu() {
+        if let Some(gpu) = agree("embedding", &[(rows, rows.shape())], &[]) {
             let ids = gpu.upload("row numbers of an embedding", ids);
             let y = Tensor::on(gpu, "embedding y", &shape, rows.real());
             launch_forward(gpu, &y, rows, &ids);
@@ -54,6 +54,6 @@ fn launch_forward(gpu: &Gpu, y: &Tensor, table: &Tensor, ids: &Buffer) {
 fn launch_backward(gpu: &Gpu, dtable: &Tensor, dy: &Tensor, ids: &Buffer) {
     let args = [dtable.into(), dy.into(), ids.into(), dy.rows().into(), dy.width().into()];
     let grid = Grid::plane(dtable.rows(), dy.width().div_ceil(256), 256);
-    // SAFETY: one id per row of dy; dtable and dy have one width.
+    // SAFETY: one id per row of dy, which the tape gives the shape and the place of y; dtable and dy have one width.
     unsafe { gpu.launch("embedding", "embedding_backward", grid, &args) };
 }

@@ -23,7 +23,7 @@ use crate::gpu::{Buffer, Real};
 use crate::ops::blocks;
 use crate::rng::Rng;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Shaped, Tensor, agree};
 
 mod device;
 
@@ -76,7 +76,8 @@ impl Tape {
         let gradient = if variant.target_gradient { value.clone() } else { factors.answer };
         let values = inputs.map(|x| self.value(x).clone());
         let needs = inputs.map(|x| self.needs(x));
-        if let Some(gpu) = values[0].gpu() {
+        let given = values.each_ref().map(|x| (x, values[0].shape()));
+        if let Some(gpu) = agree("flow loss", &given, &[]) {
             let error = device::SquaredError::new(gpu, &values, [&value, &gradient]);
             let loss = error.mean_square();
             return self.record("flow", &inputs, loss, move |d| error.gradients(d, needs).into());
@@ -155,7 +156,7 @@ impl Begin {
         assert_eq!(streams.len(), sets, "flow start: one stream a set");
         let stream = |&(rng, first): &(Rng, u64)| Stream { noise: rng.at(0), holes: rng.at(1), first };
         let streams: Vec<Stream> = streams.iter().map(stream).collect();
-        let streams = match z.gpu() {
+        let streams = match agree("flow start", &[(z, z.shape())], &[]) {
             Some(gpu) => Streams::Device(device::upload(gpu, &streams)),
             None => Streams::Host(streams),
         };
@@ -235,17 +236,10 @@ impl Factors {
 fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
     let (first, factors) = *terms.first().expect("flow: at least one term");
     let [sets, rows, width] = first.dims("flow");
-    for (tensor, factors) in terms {
-        let fits = tensor.shape() == first.shape() && factors.shape() == [sets];
-        assert!(
-            fits,
-            "flow: {:?} and {:?} times beside {:?}",
-            tensor.shape(),
-            factors.shape(),
-            first.shape()
-        );
-    }
-    if first.gpu().is_some() {
+    let reals: Vec<Shaped> = terms.iter().map(|&(tensor, _)| (tensor, first.shape())).collect();
+    let of_sets = [sets];
+    let singles: Vec<Shaped> = terms.iter().map(|&(_, factors)| (factors, &of_sets[..])).collect();
+    if agree("flow", &reals, &singles).is_some() {
         return device::combine(terms);
     }
     let size = rows * width;

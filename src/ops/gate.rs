@@ -4,7 +4,7 @@
 use crate::gpu::Grid;
 use crate::ops::blocks;
 use crate::ops::vector::sigmoid;
-use crate::tensor::Tensor;
+use crate::tensor::{Shaped, Tensor, agree};
 
 /// How rows of x, `[.., C + 2F]`, and of y, `[.., E + F]`, are split.
 #[derive(Clone, Copy)]
@@ -33,12 +33,17 @@ impl Cut {
     }
 }
 
+/// The shape of y, `[.., E + F]`, for x `[.., C + 2F]`, gate from column C on, and `beside` = E columns before their product.
+pub fn shape(x: &Tensor, first: usize, beside: usize) -> Vec<usize> {
+    let out = beside + Cut::of(x, first, beside).width;
+    [&x.shape()[..x.shape().len() - 1], &[out]].concat()
+}
+
 /// y = `[left | silu(gate) value]`, `[.., E + F]`: left `[.., E]`, if given, and x `[.., C + 2F]`, gate from column C on.
 pub fn forward(left: Option<&Tensor>, x: &Tensor, first: usize) -> Tensor {
     let cut = Cut::of(x, first, left.map_or(0, Tensor::width));
     let out = cut.beside + cut.width;
-    let mut shape = x.shape().to_vec();
-    *shape.last_mut().expect("a tensor has at least one axis") = out;
+    let shape = shape(x, first, cut.beside);
     if x.gpu().is_some() {
         let y = Tensor::on(x.device(), "swiglu y", &shape, x.real());
         forward_into(&y, left, x, first);
@@ -106,10 +111,12 @@ pub fn backward_into(
     first: usize,
 ) {
     let width = x.width().saturating_sub(first) / 2;
+    let beside = dy.width().checked_sub(width);
+    let beside = beside.unwrap_or_else(|| panic!("swiglu: dy {:?}, x {:?}", dy.shape(), x.shape()));
     for part in blocks::parts(x.rows(), most_rows(dy.width())) {
         let of = |x: &Tensor| x.part_of_rows(&part);
         let (dx, y, dy, left, x) = (of(dx), y.map(of), of(dy), left.map(of), of(x));
-        launch_backward([&dx, &dy, &x], y.as_ref(), left.as_ref(), Cut::of(&x, first, dy.width() - width));
+        launch_backward([&dx, &dy, &x], y.as_ref(), left.as_ref(), Cut::of(&x, first, beside));
     }
 }
 
@@ -121,6 +128,10 @@ fn most_rows(across: usize) -> usize {
 fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
     let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
     let grid = Grid::elements(rows * ((beside + width) / pack)); // one thread per pack
+    let (of_x, of_y, of_left) = ([rows, first + 2 * width], [rows, beside + width], [rows, beside]);
+    let mut given: Vec<Shaped> = vec![(y, &of_y), (x, &of_x)];
+    given.extend(left.map(|left| (left, &of_left[..])));
+    agree("swiglu", &given, &[]);
     let args = [
         y.into(),
         left.into(),
@@ -131,13 +142,18 @@ fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
         width.into(),
         pack.into(),
     ];
-    // SAFETY: y was made for rows of E + F numbers; x has C + 2F in each, left E.
+    // SAFETY: rows of y were found to have E + F numbers, those of x C + 2F, those of left E; without left E is 0.
     unsafe { y.device().launch("swiglu", "swiglu_forward", grid, &args) };
 }
 
 fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&Tensor>, cut: Cut) {
     let (pack, Cut { rows, first, beside, width }) = (cut.pack(x), cut);
     let columns = width + if y.is_some() { beside } else { 0 };
+    let (of_x, of_y, of_left) = ([rows, first + 2 * width], [rows, beside + width], [rows, beside]);
+    let mut given: Vec<Shaped> = vec![(dx, &of_x), (dy, &of_y), (x, &of_x)];
+    given.extend(y.map(|y| (y, &of_y[..])).into_iter().chain(left.map(|left| (left, &of_left[..]))));
+    agree("swiglu", &given, &[]);
+    assert!(y.is_none() || left.is_some() || beside == 0, "swiglu: y {of_y:?} without its other branch");
     let args = [
         dx.into(),
         y.into(),
@@ -151,6 +167,6 @@ fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&
         pack.into(),
     ];
     let grid = Grid::elements(rows * (columns / pack));
-    // SAFETY: dx was made like x, rows of C + 2F numbers; dy and y have E + F in each, left E.
+    // SAFETY: rows of dx and x were found to have C + 2F numbers, those of dy and y E + F, those of left E.
     unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };
 }

@@ -17,7 +17,7 @@ use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::{dot, sum};
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 const EPS: f32 = 1e-5;
 
@@ -35,9 +35,7 @@ impl Tape {
 /// y, and mean and rstd of each row, `[M, 2]`.
 pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
     let width = x.width();
-    let fits = w.shape() == [width] && b.shape() == [width];
-    assert!(fits, "layer_norm: x {:?}, gain {:?}, bias {:?}", x.shape(), w.shape(), b.shape());
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("layer_norm", &[(x, x.shape()), (w, &[width]), (b, &[width])], &[]) {
         let y = Tensor::on(gpu, "layer_norm y", x.shape(), x.real());
         let moments = Tensor::on(gpu, "layer_norm moments", &[x.rows(), 2], Real::F32);
         launch_forward(gpu, &y, &moments, x, w, b);
@@ -63,7 +61,8 @@ pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
 /// dx, dw, db.
 pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) -> [Tensor; 3] {
     let width = x.width();
-    if let Some(gpu) = x.gpu() {
+    let like_x = [(dy, x.shape()), (x, x.shape()), (w, &[width])];
+    if let Some(gpu) = agree("layer_norm", &like_x, &[(moments, &[x.rows(), 2])]) {
         let dx = Tensor::on(gpu, "layer_norm dx", x.shape(), x.real());
         // At least two rows per warp: a block's parts cost as much memory as two rows of f32.
         let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
@@ -114,7 +113,7 @@ fn launch_backward(
     let (rows, width) = (x.rows(), x.width());
     let args =
         [dx.into(), parts.into(), dy.into(), x.into(), w.into(), moments.into(), rows.into(), width.into()];
-    // SAFETY: dx was made like x, two rows of parts for each block; the tape gives dy the shape of y; w holds a row.
+    // SAFETY: dx was made like x, two rows of parts for each block; dy was found to be like x too, w to hold a row.
     unsafe { gpu.launch("layer_norm", "layer_norm_backward", Grid::new(parts.rows(), 256), &args) };
 }
 

@@ -10,8 +10,9 @@
 use crate::gpu::{Buffer, Grid, Real};
 use crate::tensor::Tensor;
 
-/// L `[1]` from `count` parts; `what` names it in reports of memory.
+/// L `[1]` from `count` parts; `what` names it in reports of memory. Panics if there are fewer.
 pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Tensor {
+    assert!(count <= parts.bytes() / size_of::<f64>(), "{what}: {count} parts in {} bytes", parts.bytes());
     let loss = Tensor::on(parts.gpu(), what, &[1], Real::F32);
     launch_total(&loss, parts, count, scale);
     loss

@@ -19,7 +19,7 @@ use crate::ops::blocks;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::ops::vector::{dot, exp, squared_distance};
 use crate::tape::{Flops, Op, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 mod device;
 mod hopper;
@@ -50,8 +50,8 @@ pub struct Saved {
 /// The loss `[1]`, and what its gradient needs, if that is wanted.
 pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tensor, Option<Saved>) {
     let [sets, rows, _] = y.dims("mmd");
-    assert!(y.shape() == x.shape() && !y.is_empty(), "mmd: {:?} and {:?}", y.shape(), x.shape());
-    if let Some(gpu) = y.gpu() {
+    assert!(!y.is_empty(), "mmd: no mean of {:?}", y.shape());
+    if let Some(gpu) = agree("mmd", &[(y, y.shape()), (x, y.shape())], &[]) {
         return device::forward(gpu, y, x, kernel, wanted);
     }
     let size = y.len() / sets;
@@ -69,10 +69,11 @@ pub fn forward(y: &Tensor, x: &Tensor, kernel: MmdKernel, wanted: bool) -> (Tens
 
 /// dy `[B, N, G]` from dL `[1]` and what forward saved.
 pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, saved: &Saved) -> Tensor {
-    if let Some(gpu) = y.gpu() {
+    let [sets, rows, width] = y.dims("mmd");
+    let reals = [(y, y.shape()), (x, y.shape()), (&saved.weights, &[sets, rows, 2 * rows])];
+    if let Some(gpu) = agree("mmd", &reals, &[(d, &[1])]) {
         return device::backward(gpu, d, y, x, saved);
     }
-    let [_, rows, width] = y.dims("mmd");
     let (d, weights) = (d.item(), saved.weights.data());
     let size = rows * width;
     let dy = blocks::make(y.len(), size, |b, block| {

@@ -14,7 +14,7 @@ use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::gemm::{Keep, Mat, MatMut, Threads, product};
 use crate::tape::{Flops, Op, Sink, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 mod device;
 
@@ -55,8 +55,8 @@ fn sizes(x: &Tensor, w: &Tensor) -> [usize; 5] {
 /// y `[M, P, E]`.
 pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
     let [rows, genes, patches, patch, width] = sizes(x, w);
-    assert!(e.shape() == [patches, width], "patch_embed: w {:?}, e {:?}", w.shape(), e.shape());
-    if let Some(gpu) = x.gpu() {
+    let reals = [(x, x.shape()), (w, w.shape()), (e, &[patches, width])];
+    if let Some(gpu) = agree("patch_embed", &reals, &[]) {
         return device::forward(gpu, x, w, e, sizes(x, w));
     }
     let y = blocks::make(rows * patches * width, ROWS * patches * width, |i, block| {
@@ -75,8 +75,9 @@ pub fn forward(x: &Tensor, w: &Tensor, e: &Tensor) -> Tensor {
 
 /// dx `[M, G]`.
 pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
-    let [_, genes, patches, patch, width] = sizes(x, w);
-    if let Some(gpu) = x.gpu() {
+    let [rows, genes, patches, patch, width] = sizes(x, w);
+    let reals = [(dy, &[rows, patches, width][..]), (x, x.shape()), (w, w.shape())];
+    if let Some(gpu) = agree("patch_embed", &reals, &[]) {
         return device::backward_x(gpu, dy, x, w, sizes(x, w));
     }
     let dx = blocks::make(x.len(), ROWS * genes, |i, block| {
@@ -96,7 +97,8 @@ pub fn backward_x(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
 /// dw `[P, S, E]`; on a device it is written to its place, if it has one.
 pub fn backward_w(dy: &Tensor, x: &Tensor, w: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     let [rows, genes, patches, patch, width] = sizes(x, w);
-    if let Some(gpu) = x.gpu() {
+    let reals = [(dy, &[rows, patches, width][..]), (x, x.shape()), (w, w.shape())];
+    if let Some(gpu) = agree("patch_embed", &reals, &[]) {
         return device::backward_w(gpu, dy, x, w, sizes(x, w), sink);
     }
     let dw = blocks::make(w.len(), patch * width, |p, block| {

@@ -12,7 +12,7 @@ use crate::gpu::{Gpu, Grid};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// Mean over the cells of each set: x `[B, N, D]` to `[B, D]`.
@@ -28,7 +28,6 @@ impl Tape {
     pub fn add_to_set(&mut self, x: Var, s: Var) -> Var {
         let [sets, rows, width] = self.value(x).dims("add_to_set");
         let (xs, ss) = (self.value(x), self.value(s));
-        assert!(ss.shape() == [sets, width], "add_to_set: x {:?}, s {:?}", xs.shape(), ss.shape());
         let y = added(xs, ss, [sets, rows, width]);
         let s_needs = self.needs(s);
         self.record("pool", &[x, s], y, move |dy| vec![Some(dy.clone()), s_needs.then(|| sums(dy, 1.0))])
@@ -37,7 +36,7 @@ impl Tape {
 
 /// x `[B, N, D]` plus its set's row of s `[B, D]`.
 fn added(x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) -> Tensor {
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("add_to_set", &[(x, x.shape()), (s, &[sets, width])], &[]) {
         let y = Tensor::on(gpu, "add_to_set y", x.shape(), x.real());
         launch_add(gpu, &y, x, s, [sets, rows, width]);
         return y;
@@ -54,7 +53,7 @@ fn added(x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) -> Tensor {
 /// Sum over the middle axis of `[B, N, D]`, times `scale`.
 fn sums(x: &Tensor, scale: f32) -> Tensor {
     let [sets, rows, width] = x.dims("pool");
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("pool", &[(x, x.shape())], &[]) {
         let y = Tensor::on(gpu, "pool y", &[sets, width], x.real());
         launch_sums(gpu, &y, x, [sets, rows, width], scale);
         return y;
@@ -76,7 +75,7 @@ fn sums(x: &Tensor, scale: f32) -> Tensor {
 /// Each row `[B, D]` times `scale`, N times: `[B, N, D]`.
 fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
     let [sets, width] = y.dims("pool");
-    if let Some(gpu) = y.gpu() {
+    if let Some(gpu) = agree("pool", &[(y, y.shape())], &[]) {
         let x = Tensor::on(gpu, "pool dx", &[sets, rows, width], y.real());
         launch_spread(gpu, &x, y, [sets, rows, width], scale);
         return x;

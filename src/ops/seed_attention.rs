@@ -14,7 +14,7 @@ use crate::gpu::{Grid, Real};
 use crate::ops::blocks;
 use crate::ops::vector::{add_scaled, dot, exp};
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// Softmax attention of one query: q `[HK]`, kv `[B, T, 2HK]` to `[B, HK]`.
@@ -28,14 +28,19 @@ impl Tape {
     }
 }
 
+/// B, T, H, K of one call.
+fn sizes(kv: &Tensor, heads: usize) -> [usize; 4] {
+    let [sets, tokens, packed] = kv.dims("seed_attention");
+    let fits = tokens > 0 && packed > 0 && heads > 0 && packed.is_multiple_of(2 * heads);
+    assert!(fits, "seed_attention: kv {:?}, {heads} heads", kv.shape());
+    [sets, tokens, heads, packed / 2 / heads]
+}
+
 /// y `[B, HK]` and p `[B, H, T]`, f32.
 pub fn forward(q: &Tensor, kv: &Tensor, heads: usize) -> (Tensor, Tensor) {
-    let [sets, tokens, packed] = kv.dims("seed_attention");
-    let out = packed / 2;
-    let fits = heads > 0 && q.shape() == [out] && packed.is_multiple_of(2 * heads) && tokens > 0;
-    assert!(fits, "seed_attention: q {:?}, kv {:?}, {heads} heads", q.shape(), kv.shape());
-    let width = out / heads;
-    if let Some(gpu) = kv.gpu() {
+    let [sets, tokens, _, width] = sizes(kv, heads);
+    let (out, packed) = (heads * width, kv.width());
+    if let Some(gpu) = agree("seed_attention", &[(kv, kv.shape()), (q, &[out])], &[]) {
         let y = Tensor::on(gpu, "seed_attention y", &[sets, out], kv.real());
         let p = Tensor::on(gpu, "seed_attention p", &[sets, heads, tokens], Real::F32);
         launch_forward(&y, &p, q, kv, [sets, tokens, heads, width]);
@@ -73,10 +78,10 @@ fn softmax(row: &mut [f32]) {
 
 /// dq `[HK]`, f32, and dkv `[B, T, 2HK]`.
 pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) -> (Tensor, Tensor) {
-    let [sets, tokens, packed] = kv.dims("seed_attention");
-    let out = packed / 2;
-    let width = out / heads;
-    if let Some(gpu) = kv.gpu() {
+    let [sets, tokens, _, width] = sizes(kv, heads);
+    let (out, packed) = (heads * width, kv.width());
+    let reals = [(dy, &[sets, out][..]), (q, &[out]), (kv, kv.shape())];
+    if let Some(gpu) = agree("seed_attention", &reals, &[(p, &[sets, heads, tokens])]) {
         let dkv = Tensor::on(gpu, "seed_attention dkv", kv.shape(), kv.real());
         let ds = Tensor::on(gpu, "seed_attention ds", p.shape(), Real::F32);
         let slots = slots(sets, heads * lanes(width, kv.real()));
@@ -148,7 +153,7 @@ fn launch_forward(y: &Tensor, p: &Tensor, q: &Tensor, kv: &Tensor, [sets, tokens
         (1.0 / (width as f32).sqrt()).into(),
     ];
     let grid = Grid::elements(sets * heads * lanes);
-    // SAFETY: forward asserts that kv is [sets, tokens, 2 heads width] and q has its columns; y and p were made for them.
+    // SAFETY: kv is [sets, tokens, 2 heads width], q was found to have its columns; y and p were made for them.
     unsafe { y.device().launch("seed_attention", "seed_attention_forward", grid, &args) };
 }
 
@@ -178,7 +183,8 @@ fn launch_backward(
         (1.0 / (width as f32).sqrt()).into(),
     ];
     let grid = Grid::elements(slots * heads * lanes);
-    // SAFETY: dkv was made like kv, ds like p, partial for `slots` rows of q's columns; the tape gives dy the shape of y.
+    // SAFETY: dkv was made like kv, ds like p, partial for `slots` rows of q's columns; dy, q and p were found to have the shapes
+    // that they have for this kv.
     unsafe { dkv.device().launch("seed_attention", "seed_attention_backward", grid, &args) };
 }
 

@@ -13,7 +13,7 @@ use crate::ops::blocks;
 use crate::ops::loss;
 use crate::ops::vector::squared_distance;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// Squared distance of rows, mean over rows: y and x `[.., G]` to `[1]`.
@@ -30,8 +30,8 @@ const PIECE: usize = 512;
 
 /// The loss `[1]`.
 pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
-    assert!(y.shape() == x.shape() && !y.is_empty(), "squared_error: {:?} and {:?}", y.shape(), x.shape());
-    if let Some(gpu) = y.gpu() {
+    assert!(!y.is_empty(), "squared_error: no mean of {:?}", y.shape());
+    if let Some(gpu) = agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[]) {
         return forward_on(gpu, y, x);
     }
     let (ys, xs) = (y.data(), x.data());
@@ -45,7 +45,7 @@ pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
 
 /// dy and dx, each if wanted, from dL `[1]`.
 pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, wanted: [bool; 2]) -> [Option<Tensor>; 2] {
-    if let Some(gpu) = y.gpu() {
+    if let Some(gpu) = agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[(d, &[1])]) {
         let [dy, dx] =
             wanted.map(|wanted| wanted.then(|| Tensor::on(gpu, "squared_error dy", y.shape(), y.real())));
         launch_backward(gpu, [dy.as_ref(), dx.as_ref()], d, y, x, 2.0 / y.rows() as f32);

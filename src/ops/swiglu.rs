@@ -12,7 +12,7 @@
 use crate::ops::blocks;
 use crate::ops::gate;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 impl Tape {
     /// silu(first half) times second half of the last axis: `[.., 2F]` to `[.., F]`. The value may be forgotten.
@@ -28,7 +28,8 @@ impl Tape {
 
 /// dx `[.., 2F]` from dy `[.., F]`, and y if requested.
 pub fn backward(dy: &Tensor, x: &Tensor, again: bool) -> (Tensor, Option<Tensor>) {
-    if let Some(gpu) = x.gpu() {
+    let shape = gate::shape(x, 0, 0);
+    if let Some(gpu) = agree("swiglu", &[(dy, &shape), (x, x.shape())], &[]) {
         let dx = Tensor::on(gpu, "swiglu dx", x.shape(), x.real());
         let y = gate::backward_on(&dx, dy, None, x, 0, again);
         return (dx, y);

@@ -10,7 +10,7 @@
 use crate::gpu::{Gpu, Grid, Real};
 use crate::ops::column_sums;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Shaped, Tensor, agree};
 
 impl Tape {
     /// T values `[B, D]` as tokens `[B, T, D]`.
@@ -41,10 +41,8 @@ fn stack(parts: &[&Tensor]) -> Tensor {
     let first = parts.first().expect("tokens: at least one part");
     let [sets, width] = first.dims("tokens");
     let shape = [sets, parts.len(), width];
-    for part in parts {
-        assert!(part.shape() == [sets, width], "tokens: {:?} beside [{sets}, {width}]", part.shape());
-    }
-    if let Some(gpu) = first.gpu() {
+    let rows: Vec<Shaped> = parts.iter().map(|&part| (part, first.shape())).collect();
+    if let Some(gpu) = agree("tokens", &rows, &[]) {
         let y = Tensor::on(gpu, "tokens y", &shape, first.real());
         for (t, part) in parts.iter().enumerate() {
             launch_copy(gpu, (&y, t * width, parts.len() * width), (part, 0, width), [sets, width]);
@@ -63,7 +61,7 @@ fn stack(parts: &[&Tensor]) -> Tensor {
 /// Token `i` of each set.
 fn pick(x: &Tensor, i: usize) -> Tensor {
     let [sets, count, width] = x.dims("token");
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("token", &[(x, x.shape())], &[]) {
         let y = Tensor::on(gpu, "token y", &[sets, width], x.real());
         launch_copy(gpu, (&y, 0, width), (x, i * width, count * width), [sets, width]);
         return y;
@@ -91,9 +89,8 @@ fn amid_zeros(row: &Tensor, i: usize, count: usize) -> Tensor {
 /// w `[D]` before the tokens of x `[B, T, D]`.
 fn joined(w: &Tensor, x: &Tensor) -> Tensor {
     let [sets, count, width] = x.dims("prepend");
-    assert!(w.shape() == [width], "prepend: token {:?}, x {:?}", w.shape(), x.shape());
     let (shape, step) = ([sets, count + 1, width], (count + 1) * width);
-    if let Some(gpu) = x.gpu() {
+    if let Some(gpu) = agree("prepend", &[(w, &[width]), (x, x.shape())], &[]) {
         let y = Tensor::on(gpu, "prepend y", &shape, x.real());
         launch_copy(gpu, (&y, 0, step), (w, 0, 0), [sets, width]);
         launch_copy(gpu, (&y, width, step), (x, 0, count * width), [sets, count * width]);

@@ -1,7 +1,7 @@
 //! Weights as a device stores them: f32, or two halves of 16 bits, of which products read the upper.
 
 use crate::gpu::{Grid, PACK, Real};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 /// f32 weights `[L]` on the host or device that updates them.
 #[derive(Clone)]
@@ -24,8 +24,9 @@ pub struct Halves {
 }
 
 impl Weights {
-    /// f32 weights in the form that products on their device need.
+    /// f32 weights in the form that products on their device need. Panics if they are stored otherwise.
     pub fn of(weights: Tensor) -> Weights {
+        assert!(weights.real() == Real::F32, "adamw: weights of {weights:?}");
         match weights.gpu() {
             Some(gpu) if gpu.real() == Real::Bf16 => {
                 let half = |what| Tensor::on(gpu, what, weights.shape(), Real::Bf16);
@@ -117,17 +118,24 @@ impl Default for Weights {
     }
 }
 
+fn check(weights: &Tensor, Halves { rounded, low }: &Halves) {
+    let shape = weights.shape();
+    agree("adamw", &[(rounded, shape), (low, shape)], &[(weights, shape)]);
+    assert!(weights.len().is_multiple_of(PACK), "adamw: {} weights", weights.len());
+}
+
 fn launch_split(halves: &Halves, weights: &Tensor) {
     let Halves { rounded, low } = halves;
     let args = [rounded.into(), low.into(), weights.into(), (weights.len() as u64).into()];
-    assert!(weights.len().is_multiple_of(PACK), "adamw: {} weights", weights.len());
-    // SAFETY: both halves were made for `len` numbers of 16 bits.
+    check(weights, halves);
+    // SAFETY: the weights are whole packs of f32, and both halves hold as many numbers of 16 bits.
     unsafe { weights.device().launch("adamw", "adamw_split", Grid::elements(weights.len() / 4), &args) };
 }
 
 fn launch_join(weights: &Tensor, halves: &Halves) {
     let Halves { rounded, low } = halves;
     let args = [weights.into(), rounded.into(), low.into(), (weights.len() as u64).into()];
-    // SAFETY: as for the split; the weights were made for as many.
+    check(weights, halves);
+    // SAFETY: as for the split.
     unsafe { weights.device().launch("adamw", "adamw_join", Grid::elements(weights.len() / 4), &args) };
 }

@@ -164,7 +164,7 @@ fn launch_cell_backward(cell: &Kernel, dqkv: &Tensor, given: &Given, z: Sizes) {
         z.heads.into(),
         z.scale.into(),
     ];
-    // SAFETY: dqkv was made like qkv; the tape gives dy the shape of y; lse is the forward's.
+    // SAFETY: dqkv was made like qkv; dy and lse were found to have the shapes that they have for these sizes, dy to be bf16.
     unsafe { dqkv.device().launch("attention_cell", cell.backward, grid, &args) };
 }
 
@@ -218,8 +218,8 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
         z.slope().into(),
         z.scale.into(),
     ];
-    // SAFETY: dqkv was made like qkv; the tape gives dy the shape of y; lse, delta and t have one number per query of a head; sums
-    // has whole blocks of queries, and is given if there is more than one pass over keys.
+    // SAFETY: dqkv was made like qkv; dy was found to have a row for each of its rows; lse, delta and t have one number per query
+    // of a head; sums has whole blocks of queries, and is given if there is more than one pass over keys.
     unsafe { gpu.launch("attention_backward", kernel, grid, &args) };
 }
 
@@ -330,7 +330,8 @@ fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Size
         z.scale.into(),
     ];
     let (gpu, grid) = (dqkv.device(), plain_grid(dqkv.device(), z, 2));
-    // SAFETY: dqkv was made like qkv; the tape gives dy the shape of y; lse, delta and t have one number per query of a head.
+    // SAFETY: dqkv was made like qkv; dy was found to have a row for each of its rows; lse, delta and t have one number per query
+    // of a head.
     unsafe { gpu.launch("attention_plain", "attention_plain_dq", grid, &args) };
 }
 

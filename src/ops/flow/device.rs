@@ -43,7 +43,6 @@ impl SquaredError {
     /// `factors` are those of the error and of its gradient, one number per set.
     pub fn new(gpu: &Gpu, inputs: &[Tensor; 3], factors: [&[Vec<f32>; 3]; 2]) -> SquaredError {
         let [sets, _, _] = inputs[0].dims("flow loss");
-        assert!(inputs.iter().all(|x| x.shape() == inputs[0].shape()), "flow loss: {inputs:?}");
         let counts = factors.map(|factors| std::array::from_fn(|k| super::any(&factors[k])));
         let numbers = factors.iter().flat_map(|f| f.concat()).collect();
         let factors =
@@ -106,7 +105,8 @@ fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: boo
         sets.into(),
         size.into(),
     ];
-    // SAFETY: y was made like z; four words of `streams` per set.
+    // SAFETY: y was made like z, which is the value that the streams were made for, with four words of `streams` per set, or its
+    // gradient, which the tape gives the same shape and place.
     unsafe { y.device().launch("flow", "flow_start", grid, &args) };
 }
 
@@ -135,6 +135,6 @@ fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &Squ
         .chain(read)
         .chain([(&error.factors).into(), scale.into(), sets.into(), size.into()])
         .collect();
-    // SAFETY: gradients were made like the inputs, the factors are [2, 3, B]; d is one number.
+    // SAFETY: gradients were made like the inputs, the factors are [2, 3, B]; the tape gives d the shape and the place of the loss.
     unsafe { d.device().launch("flow", "flow_loss_backward", grid, &args) };
 }

@@ -4,7 +4,7 @@ use super::{Saved, hopper};
 use crate::config::MmdKernel;
 use crate::gpu::{Buffer, Gpu, Grid, Real};
 use crate::ops::loss;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 /// Rows and columns of a tile of pairs, rows of a block of sums, and bytes of a tile's operands: as in the kernels.
 const TILE: usize = 128;
@@ -56,7 +56,8 @@ pub fn forward(
 pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &Saved) -> Tensor {
     let dy = Tensor::on(gpu, "mmd dy", y.shape(), y.real());
     let pulls = saved.pulls.as_ref().expect("kept by a device's forward");
-    let (saved, sizes) = ([&saved.weights, pulls], y.dims("mmd"));
+    let (saved, sizes @ [sets, rows, _]) = ([&saved.weights, pulls], y.dims("mmd"));
+    agree("mmd", &[(y, y.shape())], &[(pulls, &[sets, rows, 2 * rows.div_ceil(TILE)])]);
     let ours = |blocks| hopper::launch_backward(blocks, &dy, d, saved, [y, x], sizes);
     let any = || launch_backward(&dy, d, saved, [y, x], sizes);
     gpu.either("mmd backward", sizes, hopper::fits(sizes, &[y, x, saved[0]]), ours, any);
@@ -139,6 +140,6 @@ fn launch_backward(
         rows.into(),
         width.into(),
     ];
-    // SAFETY: dy has the shape of y; weights and pulls are what `launch_pairs` wrote for it; d is one number.
+    // SAFETY: dy was made like y; x, weights, pulls and d were found to have the shapes that they have for this y.
     unsafe { y.device().launch("mmd", "mmd_backward", grid, &args) };
 }

@@ -95,7 +95,7 @@ pub fn launch_backward(
         rows.into(),
         width.into(),
     ];
-    // SAFETY: dy has the shape of y; weights and pulls are what the kernel of pairs wrote for it; d is one number; the maps end
+    // SAFETY: dy was made like y; x, weights, pulls and d were found to have the shapes that they have for this y; the maps end
     // where the tensors do.
     unsafe { y.device().launch("mmd_hopper_backward", "mmd_hopper_backward", grid(blocks, tiles), &args) };
 }

@@ -2,7 +2,7 @@
 
 use crate::gpu::{Gpu, Operand, Product, Real};
 use crate::tape::Sink;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, agree};
 
 /// M, G, P, S, E.
 type Sizes = [usize; 5];
@@ -70,12 +70,13 @@ pub fn backward_w(
     let [rows, genes, patches, patch, width] = z;
     let place = sink.and_then(Sink::free);
     let dw = place.clone().unwrap_or_else(|| Tensor::on(gpu, "patch_embed dw", w.shape(), Real::F32));
+    agree("patch_embed", &[(x, x.shape())], &[(&dw, w.shape())]);
     if patches * patch > genes {
         dw.part(genes * width, &[(patches * patch - genes) * width]).zero();
     }
     cut(z, |batch, taken, p| {
         let product = Product::new(of_w(&dw, z, p), of_x(x, z, p).t(), of_y(dy, z, p), [taken, width, rows]);
-        // SAFETY: as in `forward`; dw is fresh, or the place of w's gradient, which nobody reads now.
+        // SAFETY: as in `forward`; dw is fresh, or the place of w's gradient, which has the shape of w and which nobody reads now.
         unsafe { gpu.product(&Product { batch, ..product }) };
     });
     place.is_none().then_some(dw)
