@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use scale_engine::gpu::{self, Real};
+use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::ops::gather::{Cells, Scaling, Span, gather};
 use scale_engine::selftest;
 
