@@ -50,6 +50,10 @@ fn a_new_number_of_steps_is_kept_at_once_and_the_end_that_it_makes_is_validated(
     let validated = log(run).iter().filter(|line| !line["val_pdcorr"].is_null()).count();
     assert_eq!((validated, outcome.best.map(|best| best.step)), (1, Some(12)));
     assert!(bytes(&run.join("checkpoints/best.safetensors")) == bytes(&last));
+    // A best of the very step that it goes on from is still its best.
+    train(&settings, &AtomicBool::new(true)).expect("stopped before a step");
+    let best = header(&run.join("checkpoints/best.safetensors"));
+    assert_eq!((best.step, header(&last).best.map(|best| best.step)), (12, Some(12)));
 }
 
 #[test]
