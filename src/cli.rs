@@ -52,8 +52,8 @@ From cells to scores (held_out.toml: see `scale-engine split --help`):
 All of this on simulated cells: scale-engine demo
 What a file or folder holds:    scale-engine inspect PATH
 
-Exit codes: 0 done; 2 an option or a setting is wrong, or names what the data do not have; 1 anything else failed, what a file says \
-included; 130 stopped by Ctrl-C. `train` and `demo` end cleanly \
+Exit codes: 0 done; 2 an option or a setting is wrong, or names a column or label that is not there; 1 anything else failed, what a \
+file says included; 130 stopped by Ctrl-C. `train` and `demo` end cleanly \
 at a first Ctrl-C, with 1 (`train` writes a checkpoint), and at once at a second, with 130.";
 
 #[derive(Subcommand)]

@@ -21,6 +21,9 @@
 //! | open a run's checkpoint                                | [`checkpoint`]       |
 //! | compare with simple models                             | [`baseline`]         |
 //!
+//! Work on a device, that of tapes and models too, belongs inside [`gpu::guard`], which makes the device's failure an error; it
+//! covers its own thread. Our own commands and the functions behind them do so.
+//!
 //! What takes long tells a [`progress::Reporter`] what happens; nothing is printed. Signatures show matrices of [`sprs`], which is
 //! handed on.
 

@@ -1,7 +1,28 @@
 //! Records ops as they run, walks back once.
 //!
 //! An op computes its value, then calls [`Tape::record`] with a closure that turns the gradient of its value into the gradients
-//! of its inputs. The closure is the whole backward: there is no op enum and no second table.
+//! of its inputs. The closure is the whole backward: there is no op enum and no second table. An op of your own is such a function:
+//!
+//! ```
+//! use scale_engine::tape::{Tape, Var};
+//! use scale_engine::tensor::Tensor;
+//!
+//! /// Every number times itself, on the host.
+//! fn square(tape: &mut Tape, x: Var) -> Var {
+//!     let saved = tape.value(x).clone(); // a handle, not a copy
+//!     let y = Tensor::new(saved.shape(), saved.data().iter().map(|x| x * x).collect());
+//!     tape.record("square", &[x], y, move |dy| {
+//!         let dx = saved.data().iter().zip(dy.data()).map(|(x, dy)| 2.0 * x * dy).collect();
+//!         vec![Some(Tensor::new(saved.shape(), dx))]
+//!     })
+//! }
+//!
+//! let mut tape = Tape::new();
+//! let x = tape.leaf(Tensor::new(&[1], vec![3.0]));
+//! let loss = square(&mut tape, x);
+//! assert_eq!(tape.value(loss).item(), 9.0);
+//! assert_eq!(tape.backward(loss).take(x).expect("it depends on x").item(), 6.0);
+//! ```
 
 use crate::gpu::{Gpu, Real};
 use crate::laps::{Laps, Way};
@@ -106,7 +127,7 @@ impl Tape {
         Tape { off: true, ..Tape::default() }
     }
 
-    /// This tape on a device, if one is given: constants are moved there, and the ops follow.
+    /// This tape on a device, if one is given: constants are moved there, and the ops follow. Leaves must lie there already.
     pub fn on(self, gpu: Option<&Gpu>) -> Self {
         Tape { gpu: gpu.cloned(), ..self }
     }
