@@ -91,7 +91,7 @@ fn a_gradient_that_overflows_stops_the_run_even_if_the_loss_does_not() {
     let set = ["loss.w_mmd=3e38", "train.steps=1"];
     let error = trained(small(), dir.path(), &set, &AtomicBool::new(false)).expect_err("it overflows");
     let text = error.to_string();
-    assert!(matches!(error, Error::Stopped(_)) && text.starts_with("step 1: the loss is 1"), "{text}");
+    assert!(matches!(error, Error::Diverged(_)) && text.starts_with("step 1: the loss is 1"), "{text}");
     assert!(
         ["inf", "NaN"].iter().any(|norm| text.contains(&format!("the gradient norm is {norm}"))),
         "{text}"
