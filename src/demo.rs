@@ -22,6 +22,7 @@ use crate::progress::{Event, Reporter};
 use crate::train::{self, train};
 
 /// Where to, and which world.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to train and predict; `None` is the CPU.
     pub gpu: Option<crate::gpu::Gpu>,

@@ -7,6 +7,7 @@
 //! for the widest loads and no load holds numbers of two parameters. A device that stores bf16 holds the weights in two halves: the
 //! rounded weights, which products read, and what rounding took away, so that steps are added in f32.
 
+use std::fmt;
 use std::ops::Index;
 
 use rayon::prelude::*;
@@ -33,6 +34,15 @@ pub struct Params {
     weights: Weights,
     /// `[L]` f32; empty if none are wanted.
     grads: Tensor,
+}
+
+impl fmt::Debug for Params {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Params")
+            .field("tensors", &self.entries().len())
+            .field("weights", &self.len())
+            .finish()
+    }
 }
 
 /// What the optimizer reads and writes: flat buffers of L numbers.

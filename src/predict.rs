@@ -46,6 +46,7 @@ mod request;
 use held_out::HeldOut;
 
 /// What to predict, and with which weights.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to compute; `None` is the CPU.
     pub gpu: Option<crate::gpu::Gpu>,
@@ -82,6 +83,7 @@ impl Settings {
 }
 
 /// Where controls and requests come from.
+#[derive(Clone, Debug)]
 pub enum Source {
     /// Every perturbed group of one part of a split whose cell type has control cells, with as many cells as were measured.
     Data {

@@ -1,6 +1,6 @@
 //! What long work tells while it goes on: to the terminal, or to the program that embeds it.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,6 +50,12 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Who is told. Clones tell the same one.
 #[derive(Clone)]
 pub struct Reporter(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_tuple("Reporter").finish_non_exhaustive()
+    }
+}
 
 impl Reporter {
     /// A function that is called with every event. The work waits for it.

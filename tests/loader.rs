@@ -171,7 +171,7 @@ fn a_sampler_of_other_data_is_refused() {
     let (_other, larger) = World::of_groups(header(25, 3, 2, 2), &[(0, 0, 0, 50), (0, 1, 0, 9000)]).open();
     let [own, other] = [&data, &larger].map(|data| sampler(data, sampling(3, 5), 9));
     let data = Arc::new(data);
-    let told = Loader::start(data.clone(), other, 0, 2, Carry::Rows).err().expect("refused").to_string();
+    let told = Loader::start(data.clone(), other, 0, 2, Carry::Rows).expect_err("refused").to_string();
     assert!(told.contains("is not the data directory that the sampler draws from"), "{told}");
     let again = Arc::new(Data::open(data.dir()).expect("opened"));
     assert!(Loader::start(again, own.clone(), 0, 2, Carry::Rows).is_ok(), "the same, opened again");

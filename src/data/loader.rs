@@ -32,6 +32,7 @@ mod rows;
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -143,6 +144,12 @@ impl Shelf {
 pub struct Loader {
     shelf: Arc<Shelf>,
     workers: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Loader").field("threads", &self.workers.len()).finish_non_exhaustive()
+    }
 }
 
 impl Loader {

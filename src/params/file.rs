@@ -99,7 +99,7 @@ mod tests {
             (table(&[("a", 5), ("b", 2), ("c", 1)]), "\"c\" is missing"),
             (table(&[("a", 4), ("b", 2)]), "\"a\" is F32 [3, 5]; expected F32 [3, 4]"),
         ] {
-            let told = Params::load(&path, names).err().expect("a refusal").to_string();
+            let told = Params::load(&path, names).expect_err("a refusal").to_string();
             assert!(told.contains(expected), "{told:?} should say {expected:?}");
         }
     }
@@ -111,7 +111,7 @@ mod tests {
         let bytes = [0u8; 60];
         let whole = TensorView::new(Dtype::I32, vec![3, 5], &bytes).expect("a shape of its numbers");
         safetensors::serialize_to_file([("a", whole)], None, &path).expect("written");
-        let told = Params::load(&path, table(&[("a", 5)])).err().expect("a refusal").to_string();
+        let told = Params::load(&path, table(&[("a", 5)])).expect_err("a refusal").to_string();
         assert!(told.contains("\"a\" is I32 [3, 5]; expected F32 [3, 5]"), "{told}");
     }
 }

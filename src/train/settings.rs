@@ -8,6 +8,7 @@ use crate::gpu::Gpu;
 use crate::progress::Reporter;
 
 /// What to train on, and where.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to compute.
     pub place: Place,
@@ -24,6 +25,7 @@ pub struct Settings {
 }
 
 /// Where a run computes: its ranks, which share each step's sets, each on a GPU or, if `None`, on the CPU.
+#[derive(Clone, Debug)]
 pub enum Place {
     /// All ranks, each a thread of this process.
     Here(Vec<Option<Gpu>>),
@@ -42,6 +44,7 @@ impl Place {
 }
 
 /// What a run begins with.
+#[derive(Clone, Debug)]
 pub enum Begin {
     /// Drawn weights, or those of another run.
     Anew {

@@ -3,6 +3,7 @@
 mod check;
 mod parts;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -100,6 +101,16 @@ pub struct Writer {
     waiting: Piece,
     packer: Packer,
     half: Half,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let shape = (self.starts.len() - 1, self.genes);
+        f.debug_struct("Writer")
+            .field("path", &self.half.aside.place())
+            .field("shape", &shape)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Writer {
