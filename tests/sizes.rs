@@ -162,25 +162,51 @@ fn a_panel_with_its_totals_is_the_same_data() {
     assert!(rows(&place("again")) == rows(&place("whole")));
 }
 
+/// Two steps on a data directory, in `dir/run`.
+fn short_run(data: &Path, dir: &Path) {
+    let split = dir.join("split.toml");
+    let text = "[datasets]\nany_name = \"cells.h5ad\"\n[training]\nany_name = \"train\"\n";
+    fs::write(&split, text).expect("written");
+    let mut train = program();
+    train.arg("train").arg("--data").arg(data).arg("--split").arg(split).arg("--out").arg(dir.join("run"));
+    train.args(["--preset", "tiny"]);
+    for set in set().iter().filter(|set| !set.starts_with("train.steps")) {
+        train.args(["--set", set]);
+    }
+    let (code, said) = told(train.args(["--steps", "2"]));
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn controls_without_the_runs_column_of_totals_are_told_a_way() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    panel(&place("panel.h5ad"), &|_| true, 1.0);
+    let words = ["--n-top-genes", "20", "--size-col", "ncounts"];
+    let (code, said) = shards(&[&place("panel.h5ad")], &place("data"), &words);
+    assert_eq!(code, Some(0), "{said}");
+    short_run(&place("data"), dir.path());
+    let (types, perturbations) = names();
+    let batch = Data::open(&place("data")).expect("a data directory").manifest().batches[0].clone();
+    let request =
+        format!("perturbation,cell_type,batch,cells\n{},{},{batch},2\n", perturbations[0], types[0]);
+    fs::write(place("request.csv"), request).expect("written");
+    let mut predict = program();
+    predict.arg("predict").arg(place("run")).arg("--controls").arg(&small().cells).arg("--request");
+    let (code, said) = told(predict.arg(place("request.csv")).arg("--out").arg(place("out.h5ad")));
+    assert!(
+        code == Some(2) && said.contains("\"ncounts\"") && said.contains("name another with --size-col"),
+        "{said}"
+    );
+}
+
 #[test]
 fn controls_of_a_panel_need_their_totals() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
     let genes = whole(&place("data"));
     let (types, perturbations) = names();
-    fs::write(
-        place("split.toml"),
-        "[datasets]\nany_name = \"cells.h5ad\"\n[training]\nany_name = \"train\"\n",
-    )
-    .expect("written");
-    let mut train = program();
-    train.arg("train").arg("--data").arg(place("data")).arg("--split").arg(place("split.toml")).arg("--out");
-    train.arg(place("run")).args(["--preset", "tiny"]);
-    for set in set().iter().filter(|set| !set.starts_with("train.steps")) {
-        train.args(["--set", set]);
-    }
-    let (code, said) = told(train.args(["--steps", "2"]));
-    assert_eq!(code, Some(0), "{said}");
+    short_run(&place("data"), dir.path());
 
     panel(&place("panel.h5ad"), &|gene| genes.iter().any(|g| g == gene), 1.0);
     let request =

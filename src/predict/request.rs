@@ -345,13 +345,11 @@ impl Wanted {
 fn totals(manifest: &Manifest, file: &H5ad, size: Option<&str>, scale: Scale) -> Result<Option<Vec<f32>>> {
     let own = manifest.columns.size.as_deref().filter(|_| scale == Scale::Counts);
     let Some(column) = size.or(own) else { return Ok(None) };
-    let untold = |error| match (error, size) {
-        (Error::Format { path, what }, None) => {
-            let way =
-                "the run's totals are from that column: name another with --size-col, or give log1p values";
-            Error::Format { path, what: format!("{what}; {way}") }
-        }
-        (error, _) => error,
+    let untold = |error: Error| match size {
+        Some(_) => error,
+        None => error.with_way(
+            "; the run's totals are from that column: name another with --size-col, or give log1p values",
+        ),
     };
     file.numbers(column).map(Some).map_err(untold)
 }
