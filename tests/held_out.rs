@@ -14,6 +14,7 @@ use scale_engine::predict::{self, ControlFile, Source};
 use scale_engine::progress::Reporter;
 use serde_json::{Value, json};
 
+use crate::init_from::untrained_fourth;
 use crate::refused::told;
 use crate::train::{WORLD, last, names, program, small, trained_by};
 
@@ -227,11 +228,7 @@ fn a_run_and_a_baseline_report_the_same_fields_of_what_they_wrote() {
 fn only_perturbations_that_are_predicted_are_warned_of_and_a_finished_run_is_not_said_to_be_unfinished() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
-    let (types, perturbations) = names();
-    let held = types.iter().map(|c| format!("[fewshot.\"cells.{c}\"]\ntest = [{:?}]\n", perturbations[3]));
-    let text = "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n".to_string()
-        + &held.collect::<String>();
-    std::fs::write(place("split.toml"), text).expect("written");
+    untrained_fourth(&place("split.toml"));
     let more = ["train.steps=2"];
     trained_by(small(), &place("split.toml"), &place("run"), &more, &AtomicBool::new(false)).expect("a run");
     let report = |part: Part| {

@@ -89,15 +89,20 @@ fn a_run_begins_where_another_ends_but_for_names_that_are_new() {
     assert_eq!(known("conditions.batch"), [Some(0), None]);
 }
 
+/// A split file that holds out the fourth perturbation in every cell type.
+pub fn untrained_fourth(path: &Path) {
+    let (types, perturbations) = names();
+    let held = types.iter().map(|c| format!("[fewshot.\"cells.{c}\"]\ntest = [{:?}]\n", perturbations[3]));
+    let text = "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n".to_string();
+    fs::write(path, text + &held.collect::<String>()).expect("written");
+}
+
 #[test]
 fn what_another_run_was_trained_on_is_known() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
-    let (types, perturbations) = names();
-    let held = types.iter().map(|c| format!("[fewshot.\"cells.{c}\"]\ntest = [{:?}]\n", perturbations[3]));
-    let text = "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n".to_string()
-        + &held.collect::<String>();
-    fs::write(place("split.toml"), text).expect("written");
+    let (_, perturbations) = names();
+    untrained_fourth(&place("split.toml"));
     let untrained = |run: &str| Checkpoint::describe(&last(&place(run))).expect("readable").header.untrained;
     let begin = |out: &str, from: &Path| {
         let mut command = program();
