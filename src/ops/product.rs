@@ -6,7 +6,7 @@
 //! ```
 
 use crate::gpu::{Operand, Product, Real};
-use crate::tensor::{Shaped, Tensor, agree};
+use crate::tensor::{Tensor, agree};
 
 /// One side of a product.
 #[derive(Clone, Copy)]
@@ -60,17 +60,22 @@ pub fn multiply(op: &str, out: &Tensor, a: Side, b: Side, plus: Plus) -> bool {
     let fits = depth == depth_of_b && [out.rows(), out.width()] == [rows, cols];
     assert!(fits, "{op}: {:?} from [{rows}, {depth}] times [{depth_of_b}, {cols}]", out.shape());
     let Plus { bias, residual, more, sums } = plus;
-    let (of_bias, of_sums) = ([cols], [rows]);
-    let mut reals: Vec<Shaped> = [a, b].map(|side| (side.tensor(), side.tensor().shape())).to_vec();
-    reals.extend(bias.map(|x| (x, &of_bias[..])).into_iter().chain(residual.map(|x| (x, out.shape()))));
-    let mut singles: Vec<Shaped> = sums.map(|x| (x, &of_sums[..])).into_iter().collect();
-    let read: Vec<&Tensor> = reals.iter().map(|(x, _)| *x).collect();
-    if out.real() == Real::F32 { &mut singles } else { &mut reals }.push((out, out.shape()));
-    let gpu = agree(op, &reals, &singles).unwrap_or_else(|| panic!("{op}: {out:?} is not on a device"));
+    let [left, right] = [a, b].map(Side::tensor);
+    let gpu = agree(op, &[(left, left.shape()), (right, right.shape())], &[]);
+    let gpu = gpu.unwrap_or_else(|| panic!("{op}: {left:?} is not on a device"));
+    let beside_left = |x, shape: &[usize], real| match real {
+        Real::F32 => agree(op, &[(left, left.shape())], &[(x, shape)]),
+        _ => agree(op, &[(left, left.shape()), (x, shape)], &[]),
+    };
+    beside_left(out, out.shape(), out.real());
+    bias.map(|x| beside_left(x, &[cols], left.real()));
+    residual.map(|x| beside_left(x, out.shape(), left.real()));
+    sums.map(|x| beside_left(x, &[rows], Real::F32));
     let apart = |a: &Tensor, b: &Tensor| {
         a.address() + a.bytes() <= b.address() || b.address() + b.bytes() <= a.address()
     };
-    let clear = |written: &Tensor| read.iter().all(|x| apart(x, written));
+    let read = [Some(left), Some(right), bias, residual];
+    let clear = |written: &Tensor| read.iter().flatten().all(|x| apart(x, written));
     let clear = clear(out) && sums.is_none_or(|sums| clear(sums) && apart(out, sums));
     assert!(clear, "{op}: {out:?}, or the sums {sums:?}, written over {read:?}");
     let product = Product {

@@ -49,8 +49,8 @@ pub fn unseen_types(config: &Config, data: &Data, split: &Split) -> Option<Strin
     let unseen: Vec<&str> = part.difference(&seen).copied().collect();
     (!unseen.is_empty()).then(|| {
         format!(
-            "no cell of {} is trained on (data.control_examples=false): what predictions take from the name of the cell type alone \
-             stays as it was drawn",
+            "no cell of {} is trained on (data.control_examples=false): nothing is learned of what the name of the cell type alone \
+             stands for",
             some_of(&unseen)
         )
     })
