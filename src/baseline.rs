@@ -39,7 +39,7 @@ use crate::rng::{Rng, stream};
 use linear::Linear;
 
 /// Which baseline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Control cells plus the perturbation's mean effect over the training cell types.
     Mean,

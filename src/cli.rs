@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 
 mod baseline;
 pub mod bench;
+mod choices;
 mod demo;
 mod device;
 mod evaluate;
@@ -21,6 +22,7 @@ mod signal;
 mod simulate;
 mod sources;
 mod split;
+mod terminal;
 mod train;
 mod written;
 

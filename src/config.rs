@@ -121,7 +121,7 @@ pub enum Fusion {
 }
 
 /// What a predicted cell contains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observe {
     /// The predicted means themselves.

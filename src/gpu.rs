@@ -56,7 +56,7 @@ use failure::or_stop;
 pub(crate) use failure::stop;
 
 /// How activations, and the copy of the weights that products read, are stored. Sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Real {
     /// 2 bytes: 8 bits of exponent, 8 of precision.

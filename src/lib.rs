@@ -26,8 +26,13 @@
 //!
 //! What takes long tells a [`progress::Reporter`] what happens; nothing is printed. Signatures show matrices of [`sprs`], which is
 //! handed on.
+//!
+//! The feature `cli` is the program: without it (`default-features = false`) there are no `demo`, `profile`, `selftest` and
+//! `Reporter::terminal`, and none of the crates that they need.
 
 #![deny(missing_docs)]
+// Some of what the floors below offer within the crate is for the program only.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
 
 #[cfg(not(target_os = "linux"))]
@@ -75,9 +80,13 @@ pub mod baseline;
 pub mod evaluate;
 pub mod predict;
 pub mod train;
-// 10 and above
+// 10 and above: the program's
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod demo;
+#[cfg(feature = "cli")]
 pub mod profile;
+#[cfg(feature = "cli")]
 pub mod selftest;

@@ -37,7 +37,7 @@ pub(crate) const WARNING: &str = "warning";
 const PREDICTED_FROM: &str = "predicted_from";
 
 /// What the numbers are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
     /// Counts, as measured.
     Counts,

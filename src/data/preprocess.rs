@@ -23,7 +23,7 @@
 //!     genes: Genes::Top(5000),
 //!     ..Settings::default()
 //! };
-//! let summary = preprocess(&settings, &Reporter::terminal())?;
+//! let summary = preprocess(&settings, &Reporter::new(|event| println!("{event:?}")))?;
 //! println!("{} cells in {} groups, {:?}", summary.contents.cells, summary.contents.groups, summary.contents.notes);
 //! # Ok(())
 //! # }

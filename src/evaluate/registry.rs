@@ -6,7 +6,7 @@ use super::rules::Rules;
 use crate::error::{Error, Result, unknown};
 
 /// A choice of measures, as cell-eval names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// All.
@@ -22,6 +22,20 @@ pub enum Profile {
     Anndata,
     /// discrimination_score_l1.
     Pds,
+}
+
+impl Profile {
+    /// As cell-eval names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Full => "full",
+            Profile::Minimal => "minimal",
+            Profile::Vcc => "vcc",
+            Profile::De => "de",
+            Profile::Anndata => "anndata",
+            Profile::Pds => "pds",
+        }
+    }
 }
 
 /// A measure, by cell-eval's registry name.

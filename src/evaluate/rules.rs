@@ -43,12 +43,11 @@ use serde::{Deserialize, Serialize};
 pub const PSEUDOCOUNT: f64 = 0.01;
 
 /// A rule set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rules {
     /// cell-eval 0.6.6 with pdex 0.1.27, quirks included.
     #[default]
     #[serde(rename = "cell-eval-0.6.6")]
-    #[value(name = "cell-eval-0.6.6")]
     CellEval066,
     /// The same measures with their documented defects mended.
     #[serde(rename = "fixed")]

@@ -9,9 +9,8 @@ use crate::correlation::median;
 use crate::error::{Error, Result};
 
 /// How genes are ranked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
 pub enum Flavor {
     /// From normalised counts: log dispersion, z-scored within bins of equal width.
     Seurat,
@@ -19,6 +18,17 @@ pub enum Flavor {
     CellRanger,
     /// From raw counts: variance after dividing by the standard deviation usual for the gene's mean.
     SeuratV3,
+}
+
+impl Flavor {
+    /// As scanpy names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavor::Seurat => "seurat",
+            Flavor::CellRanger => "cell_ranger",
+            Flavor::SeuratV3 => "seurat_v3",
+        }
+    }
 }
 
 /// Sums over cells, one number per gene: of the values and of their squares.

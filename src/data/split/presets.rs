@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use clap::ValueEnum;
 use toml::Value;
 
 use crate::data::shard::{Data, Manifest};
@@ -13,13 +12,13 @@ use crate::error::{Error, Result, some_of, unknown};
 use crate::rng::{Rng, stream};
 
 /// A benchmark and the contexts it holds out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
-    /// Tahoe-100M: holds out five cell lines
+    /// Tahoe-100M: holds out five cell lines.
     Tahoe,
-    /// Parse 10M PBMC cytokines: holds out four donors
+    /// Parse 10M PBMC cytokines: holds out four donors.
     Pbmc,
-    /// Replogle-Nadig: holds out the cell line hepg2
+    /// Replogle-Nadig: holds out the cell line hepg2.
     Replogle,
 }
 
@@ -72,8 +71,13 @@ impl Preset {
         }
     }
 
-    fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+    /// The name as the user writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Tahoe => "tahoe",
+            Preset::Pbmc => "pbmc",
+            Preset::Replogle => "replogle",
+        }
     }
 
     /// The split file for a data directory. Whole contexts are held out, or what `few` leaves of them.
