@@ -38,6 +38,7 @@ fn put<T>(aside: Aside, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
 }
 
 /// A file under way: dropped before it is [done](Aside::done), it leaves nothing.
+#[derive(Debug)]
 pub struct Aside {
     half: PathBuf,
     place: PathBuf,

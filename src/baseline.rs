@@ -84,6 +84,7 @@ pub struct Settings {
 }
 
 /// Predicted cells, held or on their way to a file.
+#[derive(Debug)]
 pub struct Answer<R = Cells> {
     /// On the log1p scale; perturbed groups in the requested order, then the controls.
     pub population: Population<R>,
@@ -109,6 +110,8 @@ pub struct Trained<'a> {
     effects: OnceCell<Effects>,
     profiles: OnceCell<Sums>,
 }
+
+brief!(Trained<'_>, |trained| data: trained.data, groups: trained.groups.len());
 
 /// What training shows of effects.
 struct Effects {

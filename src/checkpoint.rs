@@ -5,7 +5,6 @@
 //! hash and the CRC-32 of every tensor are one JSON text in the metadata, under `scale_engine`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -90,7 +89,10 @@ pub struct Frame {
     pub effects: Arc<Effects>,
 }
 
+brief!(Frame, |frame| step: frame.header.step, genes: frame.statistics.mean.len());
+
 /// A run at one step.
+#[derive(Debug)]
 pub struct Checkpoint {
     /// All but the flat numbers.
     pub frame: Frame,
@@ -107,6 +109,8 @@ pub struct Described {
     /// Its tensors' names and shapes, sorted.
     pub tensors: Vec<(String, Vec<usize>)>,
 }
+
+brief!(Described, |of| step: of.header.step, program: of.program, tensors: of.tensors.len());
 
 /// The JSON text next to the tensors.
 #[derive(Serialize, Deserialize)]
@@ -199,15 +203,7 @@ impl Frame {
     }
 }
 
-/// Without its contents, which are long.
-impl fmt::Debug for Trained {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Trained")
-            .field("step", &self.header.step)
-            .field("params", &self.params.len())
-            .finish_non_exhaustive()
-    }
-}
+brief!(Trained, |trained| step: trained.header.step, params: trained.params.len());
 
 impl Trained {
     /// Reads a checkpoint, or for a run the one that [`checkpoint_of`] finds, and builds the model it describes.

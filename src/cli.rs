@@ -27,7 +27,7 @@ mod train;
 mod written;
 
 /// Train and run SCALE, a model of how a population of single cells responds to a perturbation.
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "scale-engine", version, max_term_width = 110, after_help = WAY)]
 pub struct Cli {
     /// Number of threads to compute with [default: all cores]; results do not depend on it
@@ -58,7 +58,7 @@ Exit codes: 0 done; 2 an option or a setting is wrong, or names a column or labe
 file says included; 130 stopped by Ctrl-C. `train` and `demo` end cleanly \
 at a first Ctrl-C, with 1 (`train` writes a checkpoint), and at once at a second, with 130.";
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
     Simulate(simulate::Args),

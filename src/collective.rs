@@ -89,6 +89,8 @@ pub struct Ranks {
     _watch: Option<Watch>,
 }
 
+brief!(Ranks, |ranks| rank: ranks.rank(), ranks: ranks.count());
+
 impl Ranks {
     /// The only rank.
     pub fn alone() -> Ranks {

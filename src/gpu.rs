@@ -300,6 +300,7 @@ impl fmt::Debug for Gpu {
 }
 
 /// Device memory, freed when dropped.
+#[derive(Debug)]
 pub struct Buffer {
     gpu: Gpu,
     address: u64,

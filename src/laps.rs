@@ -52,6 +52,8 @@ struct Open {
 #[derive(Clone)]
 pub struct Laps(Arc<Mutex<Book>>);
 
+brief!(Laps, |_|);
+
 struct Book {
     gpu: Option<Gpu>,
     /// Where the next lap begins.

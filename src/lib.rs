@@ -31,6 +31,7 @@
 //! `Reporter::terminal`, and none of the crates that they need.
 
 #![deny(missing_docs)]
+#![warn(missing_debug_implementations)]
 // Some of what the floors below offer within the crate is for the program only.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 #![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links, rustdoc::invalid_html_tags)]
@@ -42,6 +43,8 @@ pub use sprs;
 
 // Floors, lowest first: a module uses only those below its own; tests/floors.rs enforces it.
 // 0
+#[macro_use]
+mod brief;
 #[doc(hidden)]
 pub mod aside;
 pub mod config;

@@ -45,6 +45,8 @@ pub struct Model {
     flow: Flow,
 }
 
+brief!(Model, |model| genes: model.statistics.mean.len(), config: model.config);
+
 impl Model {
     /// The model, and the table of its weights.
     ///

@@ -60,6 +60,8 @@ pub struct Optimizer {
     len: usize,
 }
 
+brief!(Optimizer, |optimizer| weights: optimizer.len, share: optimizer.share);
+
 /// What belongs to weights `at..at + K`; `[K]` each.
 struct Part {
     at: usize,

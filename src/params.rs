@@ -7,7 +7,6 @@
 //! for the widest loads and no load holds numbers of two parameters. A device that stores bf16 holds the weights in two halves: the
 //! rounded weights, which products read, and what rounding took away, so that steps are added in f32.
 
-use std::fmt;
 use std::ops::Index;
 
 use rayon::prelude::*;
@@ -36,16 +35,10 @@ pub struct Params {
     grads: Tensor,
 }
 
-impl fmt::Debug for Params {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Params")
-            .field("tensors", &self.entries().len())
-            .field("weights", &self.len())
-            .finish()
-    }
-}
+brief!(Params, |params| tensors: params.entries().len(), weights: params.len());
 
 /// What the optimizer reads and writes: flat buffers of L numbers.
+#[derive(Debug)]
 pub struct Flat<'a> {
     /// The weights to move.
     pub weights: &'a mut Weights,
@@ -198,6 +191,8 @@ pub struct Vars {
     /// On a device: where their gradients go.
     sinks: Vec<Sink>,
 }
+
+brief!(Vars, |all| vars: all.vars.len());
 
 impl Vars {
     /// The number of the entry that a variable stands for.

@@ -90,6 +90,8 @@ pub struct Predictor<'a> {
     pub seed: u64,
 }
 
+brief!(Predictor<'_>, |predictor| model: predictor.model, seed: predictor.seed);
+
 impl Trained {
     /// The run's model, ready to predict. `seed` is that of control draws, start noise and counts. Costs nothing: a program may
     /// keep the `Trained` and ask for this whenever it is needed.
@@ -106,6 +108,8 @@ pub struct Context<'a> {
     /// `[G]`, added to every decoded cell.
     calibration: Vec<f32>,
 }
+
+brief!(Context<'_>, |context| predictor: context.predictor, controls: context.controls);
 
 /// Cells used to measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;

@@ -1,6 +1,6 @@
 //! What long work tells the program that runs it while it goes on.
 
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What happens.
@@ -44,11 +44,7 @@ pub enum Event<'a> {
 #[derive(Clone)]
 pub struct Reporter(Arc<dyn Fn(Event) + Send + Sync>);
 
-impl fmt::Debug for Reporter {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_tuple("Reporter").finish_non_exhaustive()
-    }
-}
+brief!(Reporter, |_|);
 
 impl Reporter {
     /// A function that is called with every event. The work waits for it.
@@ -81,6 +77,7 @@ impl Reporter {
 /// Work that has begun, and how much of it is done. Threads may share it.
 ///
 /// [`Event::Ends`] is told when it is dropped: also where the work fails or panics.
+#[derive(Debug)]
 pub struct Work {
     reporter: Reporter,
     /// Held while its number is told, so that no thread tells less than another has told before.

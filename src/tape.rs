@@ -33,6 +33,7 @@ mod op;
 mod sums;
 mod var;
 
+pub use back::Gradients;
 pub use op::{Flops, Op};
 pub use sums::Sink;
 pub use var::Var;
@@ -48,6 +49,7 @@ type Backward = Box<dyn FnOnce(&Tensor) -> Grads>;
 type Remake = Box<dyn FnOnce(&mut Back) -> (Grads, Option<Tensor>)>;
 
 /// What the backward of a value that can be remade is given.
+#[derive(Debug)]
 pub struct Back<'a> {
     /// Gradient of the value.
     pub dy: &'a Tensor,
@@ -115,6 +117,8 @@ pub struct Tape {
     gpu: Option<Gpu>,
     laps: Option<Laps>,
 }
+
+brief!(Tape, |tape| nodes: tape.nodes.len(), gpu: tape.gpu);
 
 impl Tape {
     /// An empty tape that records.
@@ -301,19 +305,6 @@ impl Tape {
 /// Bytes of what was written, without what shares a buffer with an input.
 fn fresh(written: &[&Tensor], given: &[&Tensor]) -> u64 {
     written.iter().filter(|x| !given.iter().any(|other| x.shares(other))).map(|x| x.bytes()).sum()
-}
-
-/// What [`Tape::backward`] found.
-pub struct Gradients {
-    tape: TapeId,
-    found: Vec<Option<Tensor>>,
-}
-
-impl Gradients {
-    /// Gradient of the loss with respect to a leaf; `None` if the loss does not depend on it.
-    pub fn take(&mut self, leaf: Var) -> Option<Tensor> {
-        self.found[self.tape.place(leaf)].take()
-    }
 }
 
 #[cfg(test)]

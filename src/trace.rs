@@ -5,6 +5,7 @@
 use std::fmt;
 
 /// A named stretch of this thread's time; ends when dropped.
+#[derive(Debug)]
 pub struct Range {
     #[cfg(feature = "nvtx")]
     _open: nvtx::LocalRange,

@@ -290,7 +290,7 @@ fn counts_drawn_around_a_baseline_keep_its_means_and_add_zeros() {
     let log = Settings { observe: Observe::Poisson, ..settings(Kind::Mean) };
     let other = tempfile::tempdir().expect("a temporary folder");
     let logged = self::data(other.path(), Scale::Log1p, &small());
-    let refused = baseline(&logged, &[4], &[4], &log).err().expect("no target").to_string();
+    let refused = baseline(&logged, &[4], &[4], &log).expect_err("no target").to_string();
     assert!(refused.starts_with("--observe:"), "{refused}");
 }
 
@@ -329,7 +329,7 @@ fn what_cannot_be_had_is_refused_by_the_option_that_asks_for_it() {
     assert!(refused.starts_with("--values: "), "{refused}");
     let (unperturbed, asked) = (groups(&logged, &[("A", "control")]), groups(&logged, &[("B", "q")]));
     let answered = baseline(&logged, &unperturbed, &asked, &settings(Kind::Mean));
-    let refused = answered.err().expect("nothing to learn from").to_string();
+    let refused = answered.expect_err("nothing to learn from").to_string();
     assert!(refused.starts_with("--split: "), "{refused}");
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor. A room is a file of `src` and the folder of its name.
-const FLOORS: [(&str, u32); 31] = [
+const FLOORS: [(&str, u32); 32] = [
     // The top floor has steps: the program, its words, its tour.
     ("main", 12),
     ("cli", 11),
@@ -29,6 +29,7 @@ const FLOORS: [(&str, u32); 31] = [
     ("laps", 2),
     ("gpu", 1),
     ("aside", 0),
+    ("brief", 0),
     ("config", 0),
     ("correlation", 0),
     ("error", 0),

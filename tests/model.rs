@@ -200,7 +200,7 @@ fn a_learner_refuses_a_config_that_cannot_run() {
     let mut config = small(&[]);
     config.encoder.patch = 0;
     let statistics = Statistics { mean: vec![0.05; 50], std: vec![0.1; 50] };
-    let error = Learner::new(&config, &VOCABULARY, statistics, None).err().expect("no genes per patch");
+    let error = Learner::new(&config, &VOCABULARY, statistics, None).expect_err("no genes per patch");
     assert!(matches!(&error, Error::Setting { field, .. } if field == "encoder.patch"), "{error}");
 }
 

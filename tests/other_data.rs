@@ -92,14 +92,14 @@ fn control_cells_of_data_with_another_total_or_factor_are_refused_with_the_reaso
     assert!(predictor.context(&controls(&small().data)).is_ok());
     other_total(&dir.path().join("total"));
     let of_other = controls(&dir.path().join("total"));
-    let why = predictor.context(&of_other).err().expect("another total").to_string();
+    let why = predictor.context(&of_other).expect_err("another total").to_string();
     assert!(why.contains("5000 counts") && why.contains("10000"), "{why}");
     // A run whose logs are divided by something else.
     let mut other = trained.header.data.clone();
     other.factor = 5.0;
     let other = Predictor { data: &other, ..predictor };
     let of_own = controls(&small().data);
-    let why = other.context(&of_own).err().expect("another factor").to_string();
+    let why = other.context(&of_own).expect_err("another factor").to_string();
     assert!(why.contains("divided by 10, the run's by 5"), "{why}");
 }
 

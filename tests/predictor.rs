@@ -105,7 +105,7 @@ fn cells_from_memory_that_a_model_cannot_read_are_refused() {
     other.genes.swap(3, 4);
     let of_other =
         ControlCells::of_matrix(&other, genes, &x, None, Told::default()).expect("controls of another run");
-    let told = predictor.context(&of_other).err().expect("a refusal").to_string();
+    let told = predictor.context(&of_other).expect_err("a refusal").to_string();
     assert!(told.contains("genes are others than the run's"), "{told}");
     let none =
         ControlCells::of_matrix(data, genes, &some(&x, &[]), Some(&[]), Told::default()).expect("no cells");

@@ -334,8 +334,7 @@ fn a_rank_that_waits_for_others_can_be_stopped() {
         let address = ("127.0.0.1".to_string(), free_port());
         let launch = Launch { rank, ranks: 2, local: rank, address, job: 0, by: "a test" };
         let said = Wire::join(&launch, &AtomicBool::new(true), &Reporter::silent())
-            .err()
-            .expect("nobody comes")
+            .expect_err("nobody comes")
             .to_string();
         assert!(said.contains("asked to stop"), "{said}");
     }

@@ -39,6 +39,8 @@ pub struct Linear {
     components: usize,
 }
 
+brief!(Linear, |linear| components: linear.components);
+
 impl Linear {
     /// Fits the training pairs, at least one, sorted by cell type as returned by [`bulk::pairs`](crate::data::bulk::pairs).
     pub fn fit(pairs: &[Pair], resting: &Resting) -> Linear {

@@ -21,7 +21,7 @@ share is that of this run's copy (GB/s) or matrix product (TFLOP/s), whichever i
 where a step's time goes, see `scale-engine profile`.";
 
 /// Time the engine on this machine: everything in one table, or one part of it
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXAMPLE)]
 pub struct Args {
     #[command(subcommand)]
@@ -30,7 +30,7 @@ pub struct Args {
     all: all::Args,
 }
 
-#[derive(clap::Subcommand)]
+#[derive(Debug, clap::Subcommand)]
 enum What {
     Step(step::Args),
     Predict(step::Predict),

@@ -21,7 +21,7 @@ The folder then holds cells.h5ad (simulated), data, split.toml, run, the predict
 Each step is also a command of its own (`scale-engine --help` lists them), so that every command can be tried on these files.";
 
 /// Run every step on simulated cells and print a table of scores: the model beside the baselines
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Folder to write, new or empty [default: runs/demo-SEED]

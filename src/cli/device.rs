@@ -8,7 +8,7 @@ use crate::gpu::{Gpu, Real};
 use crate::train::Place;
 
 /// Where to compute, and how numbers are stored there.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Choice {
     /// Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:NUMBER
     #[arg(long, default_value = "auto")]

@@ -25,7 +25,7 @@ configs, split files, requests, and scores with their reports and figures. Shard
 for a data directory all of them.";
 
 /// Describe any file or folder that the program reads or writes
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// File or folder

@@ -26,7 +26,7 @@ batch is one of the run's, or `all` if it was trained without batches. In a file
 as controls. Genes are aligned by name and missing ones reported. The prediction of a population does not depend on the other rows.";
 
 /// Predict perturbed populations with a trained run
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Run directory (uses its best checkpoint, or its last if there is no best), or a checkpoint file

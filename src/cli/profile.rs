@@ -22,7 +22,7 @@ Memory is what the program asks for, without the allocator's overhead and the wo
 To profile with nsys and ncu, see tools/profile.sh in the repository.";
 
 /// Show where a training step's time goes
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     #[command(flatten)]

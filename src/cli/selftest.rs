@@ -20,7 +20,7 @@ compute-sanitizer:
   compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";
 
 /// Check every GPU kernel and the whole model on this machine
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// The GPU: cuda or cuda:1

@@ -13,7 +13,7 @@ Examples:
 What is printed can be given to `train --config`.";
 
 /// Print every setting of a run with its meaning and value, as TOML
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     #[command(flatten)]
@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// What a config is made of.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 pub struct Choice {
     /// Model size: tiny, s40, s184 or s280 [default: tiny]
     #[arg(long, value_name = "NAME")]

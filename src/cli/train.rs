@@ -40,7 +40,7 @@ of the optimizer's state.
 Ctrl-C writes a checkpoint and ends with exit code 1; with --resume the run then ends with the same bits as if it had never been stopped.";
 
 /// Train SCALE on a data directory
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Data directory, as `preprocess` writes it

@@ -24,6 +24,8 @@ pub struct Exchange<'a> {
     failed: Result<()>,
 }
 
+brief!(Exchange<'_>, |exchange| ranks: exchange.ranks, share: exchange.share);
+
 struct Sent {
     pieces: Pieces,
     /// All gradients, `[L]` f32.

@@ -11,6 +11,8 @@ pub struct Threads {
     table: Arc<Table>,
 }
 
+brief!(Threads, |threads| rank: threads.rank);
+
 struct Table {
     state: Mutex<State>,
     /// A round is over, or a rank has failed.

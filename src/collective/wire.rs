@@ -42,6 +42,8 @@ pub struct Wire {
     ends: Vec<TcpStream>,
 }
 
+brief!(Wire, |wire| rank: wire.rank, ranks: wire.ranks);
+
 /// A connection to another rank.
 pub(super) struct Link {
     pub rank: usize,

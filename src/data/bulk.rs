@@ -16,6 +16,8 @@ const SWEPT: u64 = 2048;
 /// Sums of log1p values over the cells of each context (cell type, batch): `[G]`, and the number of cells.
 pub struct Sums(BTreeMap<(u32, u32), (Vec<f64>, u64)>);
 
+brief!(Sums, |sums| pairs: sums.0.len());
+
 impl Sums {
     /// Over the cells of these groups.
     ///
@@ -85,6 +87,8 @@ pub struct Resting {
     pub by_type: BTreeMap<u32, Vec<f64>>,
 }
 
+brief!(Resting, |resting| cell_types: resting.by_type.len());
+
 impl Resting {
     /// From the controls of the whole directory: a split gives the controls of a held-out context to training too.
     pub fn of(data: &Data) -> Resting {
@@ -111,6 +115,8 @@ pub struct Pair {
     /// Mean of its cells' log1p values minus the resting mean of each cell's context, `[G]`.
     pub effect: Vec<f64>,
 }
+
+brief!(Pair, |pair| cell_type: pair.cell_type, perturbation: pair.perturbation);
 
 /// The pairs that these groups cover, sorted by cell type, then perturbation. Each batch is weighted by its number of cells
 /// and compared with its own controls, so that its offset cancels. Control groups are skipped; so are groups whose cell type

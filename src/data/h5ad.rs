@@ -53,7 +53,6 @@ mod tenx;
 mod write;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -103,17 +102,7 @@ pub struct H5ad {
     notes: Vec<String>,
 }
 
-/// Leaves out the contents, which are long.
-impl fmt::Debug for H5ad {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("H5ad")
-            .field("path", &self.path)
-            .field("cells", &self.cells)
-            .field("genes", &self.genes)
-            .field("storage", &self.storage())
-            .finish_non_exhaustive()
-    }
-}
+brief!(H5ad, |file| path: file.path, cells: file.cells, genes: file.genes, storage: file.storage());
 
 impl H5ad {
     /// Opens a file with all columns and X.

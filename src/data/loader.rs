@@ -32,7 +32,6 @@ mod rows;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -146,11 +145,7 @@ pub struct Loader {
     workers: Vec<JoinHandle<()>>,
 }
 
-impl fmt::Debug for Loader {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Loader").field("threads", &self.workers.len()).finish_non_exhaustive()
-    }
-}
+brief!(Loader, |loader| threads: loader.workers.len());
 
 impl Loader {
     /// Starts at a step and keeps up to `ahead` batches (at least one) in hand, made by as many threads, or by

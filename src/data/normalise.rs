@@ -41,6 +41,8 @@ pub struct LogValues {
     small: [f32; 32],
 }
 
+brief!(LogValues, |logs| scale: logs.scale, divisor: logs.divisor);
+
 impl LogValues {
     /// For a cell whose counts are divided by `divisor`.
     pub fn new(scale: Scale, divisor: f32) -> LogValues {

@@ -40,6 +40,8 @@ pub struct Observer {
     bins: Vec<OnceLock<Table>>,
 }
 
+brief!(Observer, |observer| target: observer.target);
+
 /// Why no counts can be drawn.
 pub const UNTOLD_TOTAL: &str = "counts can only be drawn if it is known what total each cell was scaled to \
                                 before log1p, and these data do not say; give it with \
@@ -245,7 +247,7 @@ mod tests {
     #[test]
     fn totals_that_are_no_numbers_of_counts_are_refused() {
         for target in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let told = Observer::asked(Observe::Poisson, Some(target)).err().expect("a refusal").to_string();
+            let told = Observer::asked(Observe::Poisson, Some(target)).expect_err("a refusal").to_string();
             assert!(told.contains("a positive number of counts"), "{told}");
             assert!(Observer::asked(Observe::None, Some(target)).is_ok_and(|asked| asked.is_none()));
         }

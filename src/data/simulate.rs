@@ -102,6 +102,8 @@ pub struct Simulated {
     settings: Settings,
 }
 
+brief!(Simulated, |world| settings: world.settings);
+
 /// Draws a world and its cells. Fails if settings are out of range, or if the world does not fit in memory.
 pub fn simulate(settings: &Settings) -> Result<Simulated> {
     settings.check()?;

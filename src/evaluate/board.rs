@@ -67,6 +67,8 @@ pub struct Draft<'a> {
     unsure: Vec<String>,
 }
 
+brief!(Draft<'_>, |draft| cell_type: draft.cell_type);
+
 impl<'a> Draft<'a> {
     /// Scores `pred` against `real`. Errors: what [`Judge`] refuses.
     pub fn new(

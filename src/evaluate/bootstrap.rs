@@ -14,6 +14,8 @@ pub struct Draws {
     quirks: bool,
 }
 
+brief!(Draws, |draws| draws: draws.chosen.len());
+
 impl Draws {
     /// `draws` times `count` perturbations out of `count`. The draws are always the same.
     pub fn new(draws: usize, count: usize, quirks: bool) -> Draws {

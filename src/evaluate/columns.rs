@@ -24,6 +24,8 @@ pub struct Columns<'a> {
     stored: Vec<(u32, f32)>,
 }
 
+brief!(Columns<'_>, |columns| ahead: columns.ahead);
+
 impl<'a> Columns<'a> {
     /// Starts before the first block of these genes.
     pub fn new(rows: Rows<'a>, genes: Range<usize>) -> Columns<'a> {

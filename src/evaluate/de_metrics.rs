@@ -21,6 +21,8 @@ pub struct Lists {
     definitions: Definitions,
 }
 
+brief!(Lists, |lists| pairs: lists.real.len());
+
 impl Lists {
     /// From real and pred, `[P]` each, perturbations in the same order.
     pub fn new([real, pred]: [Vec<Genes>; 2], definitions: Definitions) -> Lists {

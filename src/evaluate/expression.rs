@@ -40,6 +40,8 @@ pub struct Profiles {
     definitions: Definitions,
 }
 
+brief!(Profiles, |profiles| perturbations: profiles.own_gene.len());
+
 /// Distance between two changes.
 #[derive(Clone, Copy)]
 enum Distance {

@@ -61,6 +61,8 @@ pub struct Seen<'a> {
     places: Option<[Vec<usize>; 2]>,
 }
 
+brief!(Seen<'_>, |seen| perturbations: seen.order.len());
+
 impl<'a> Seen<'a> {
     /// Prepares all boards.
     pub fn all(boards: &'a [Board]) -> Vec<Seen<'a>> {

@@ -30,6 +30,8 @@ pub struct Judge<'a> {
     found: Found,
 }
 
+brief!(Judge<'_>, |judge| settings: judge.settings);
+
 /// What measures are computed from, if one of them needs it.
 #[derive(Clone)]
 struct Found {

@@ -28,6 +28,8 @@ pub struct Counted {
     lower: Vec<f64>,
 }
 
+brief!(Counted, |counted| product: counted.product);
+
 impl Counted {
     /// The distribution for samples of `n1` and `n2` values, the smaller at most [`SMALL`]. `None` if the counts would exceed 128
     /// bits: above some 200,000 cells the normal approximation is as good as exact.

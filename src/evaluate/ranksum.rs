@@ -40,6 +40,8 @@ pub struct RankSum<'a> {
     nonzeros: Vec<usize>,
 }
 
+brief!(RankSum<'_>, |sums| groups: sums.nonzeros.len());
+
 /// The counted distributions that groups may need, by the number of a group's cells: among thousands of groups few sizes are small.
 pub fn counted(groups: &Groups) -> BTreeMap<usize, Counted> {
     let control = groups.size(0);

@@ -39,6 +39,7 @@ impl Profile {
 }
 
 /// A measure, by cell-eval's registry name.
+#[derive(Debug)]
 pub struct Metric {
     /// As `--skip-metrics` takes it.
     pub name: &'static str,

@@ -24,6 +24,8 @@ pub struct Genes {
     significant: Vec<bool>,
 }
 
+brief!(Genes, |genes| genes: genes.fdr.len());
+
 impl Genes {
     /// Whether gene `g` is significant.
     pub fn significant(&self, g: usize) -> bool {

@@ -32,6 +32,8 @@ pub struct Nccl {
     device: usize,
 }
 
+brief!(Nccl, |nccl| rank: nccl.rank, ranks: nccl.ranks);
+
 /// The library's handle; none once it was aborted, which frees it: it must not be used after that.
 pub(super) struct Communicator(Mutex<Option<sys::ncclComm_t>>);
 

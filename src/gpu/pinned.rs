@@ -19,6 +19,8 @@ pub struct Pinned {
     sent: Option<Mark>,
 }
 
+brief!(Pinned, |pinned| gpu: pinned.gpu, bytes: pinned.bytes);
+
 impl Gpu {
     /// Zeroed host memory of that many bytes; `what` names it in the error if there is no room.
     pub fn pinned(&self, what: &str, bytes: usize) -> Pinned {

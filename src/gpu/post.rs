@@ -13,6 +13,8 @@ pub struct Post {
     turn: usize,
 }
 
+brief!(Post, |post| gpu: post.gpu);
+
 #[derive(Default)]
 struct Page {
     /// The host's side, one part after the other.

@@ -8,6 +8,7 @@ use cudarc::driver::CudaEvent;
 use super::{Gpu, or_stop};
 
 /// A point in the device's time, reached when the work queued before it is done.
+#[derive(Debug)]
 pub enum Stamp {
     /// On a GPU.
     Event(CudaEvent),
@@ -34,12 +35,14 @@ impl Stamp {
 }
 
 /// A running clock: on a device it starts when what was queued before is done, on the host at once.
+#[derive(Debug)]
 pub struct Clock {
     gpu: Option<Gpu>,
     begin: Stamp,
 }
 
 /// A stopped clock.
+#[derive(Debug)]
 pub struct Took {
     begin: Stamp,
     end: Stamp,
@@ -66,6 +69,7 @@ impl Took {
 }
 
 /// A kernel or product that ran.
+#[derive(Debug)]
 pub struct Ran {
     /// The kernel's name, or a product's sizes.
     pub name: String,

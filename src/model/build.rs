@@ -4,6 +4,7 @@ use crate::params::{Init, Param, Piece, Table, Vars};
 use crate::tape::{Tape, Var};
 
 /// Adds weights to the table under a prefix.
+#[derive(Debug)]
 pub struct Build<'a> {
     table: &'a mut Table,
     prefix: String,

@@ -51,6 +51,7 @@ pub fn three(ids: &[[u32; 3]]) -> Tokens {
 }
 
 /// T tokens per set -> one row of width D.
+#[derive(Debug)]
 pub struct Condition {
     tables: [Param; 3],
     project: Param,
@@ -58,6 +59,7 @@ pub struct Condition {
     width: usize,
 }
 
+#[derive(Debug)]
 enum Fuse {
     Seed { seed: Param, w_qkv: Param },
     Basic { w_qkv: Param },

@@ -6,6 +6,7 @@ use crate::params::Vars;
 use crate::tape::{Tape, Var};
 
 /// z `[.., D]` -> expression `[.., G]` on the network's scale.
+#[derive(Debug)]
 pub struct Decoder {
     mlp: Mlp,
     activation: Activation,

@@ -8,6 +8,7 @@ use crate::tape::{Tape, Var};
 use crate::trace;
 
 /// (Z_t, t, conditions) -> the head's answer `[B, N, D]`.
+#[derive(Debug)]
 pub struct Flow {
     time: Mlp,
     condition: Condition,
@@ -18,6 +19,7 @@ pub struct Flow {
 }
 
 /// H += Attn(U) + SwiGLU(U), U = RMSNorm([H; c_seed]): attention and MLP read the same norm (eq. 35 as printed).
+#[derive(Debug)]
 struct Block {
     norm: Param,
     /// `[3D + 2F, D]`: Q | K | V | gate | up.

@@ -7,6 +7,7 @@ use crate::tape::{Tape, Var};
 use crate::trace;
 
 /// x `[M, G]` -> h `[M, D]`.
+#[derive(Debug)]
 pub enum GeneEncoder {
     /// Kinds `llama` and `attention`: patches of genes are tokens.
     Tokens(Tokens),
@@ -15,6 +16,7 @@ pub enum GeneEncoder {
 }
 
 /// Patches of genes as tokens, blocks over them, one vector out.
+#[derive(Debug)]
 pub struct Tokens {
     patch: Param,
     position: Param,
@@ -24,6 +26,7 @@ pub struct Tokens {
 }
 
 /// One sequential, pre-norm block over the P tokens of a cell.
+#[derive(Debug)]
 enum Block {
     Llama {
         attn_norm: Param,
@@ -43,6 +46,7 @@ enum Block {
     },
 }
 
+#[derive(Debug)]
 enum Pool {
     Flatten(Linear),
     Query { query: Param, w_kv: Param, out: Linear },

@@ -12,6 +12,7 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 /// B sets of N control cells and N perturbed cells, dense, on the network's scale.
+#[derive(Debug)]
 pub struct Examples {
     /// Controls, then perturbed cells: `[2B, N, G]`.
     pub cells: Tensor,
@@ -36,6 +37,7 @@ impl Examples {
 }
 
 /// The loss and its parts, as scalars on the tape.
+#[derive(Debug)]
 pub struct Losses {
     /// L = L_MSE + w_mmd L_MMD + w_flow L_flow (+ terms that are not in the paper).
     pub total: Var,
@@ -57,6 +59,7 @@ pub struct LossPart {
 }
 
 /// The random choices of a step: one time per set, and the stream of the start's noise.
+#[derive(Debug)]
 pub struct Draws {
     /// t of each set, 0 to 1.
     pub times: Vec<f32>,

@@ -6,6 +6,7 @@ use crate::params::Vars;
 use crate::tape::{Tape, Var};
 
 /// h `[B, N, D]` -> z `[B, N, D]`; the latents of a cell have unit mean square.
+#[derive(Debug)]
 pub struct SetEncoder {
     phi: Mlp,
     rho: Mlp,

@@ -39,7 +39,10 @@ pub enum Decay {
     Device(Buffer),
 }
 
+brief!(Decay, |decay| on: match decay { Decay::Host(_) => None, Decay::Device(bits) => Some(bits) });
+
 /// What a step updates: K weights of L, and their state, `[K]` each.
+#[derive(Debug)]
 pub struct State<'a> {
     /// All `[L]`, of which K are updated.
     pub weights: &'a mut Weights,
@@ -75,6 +78,7 @@ pub struct Rates {
 }
 
 /// Stretches of the flat buffers; if those are on a device, a table of the stretches is there too.
+#[derive(Debug)]
 pub struct Stretches {
     ranges: Vec<Range<usize>>,
     table: Option<Buffer>,

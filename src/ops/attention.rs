@@ -104,6 +104,7 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, heads: usize) -> (Tensor, Te
 }
 
 /// What a backward reads.
+#[derive(Debug)]
 pub struct Given<'a> {
     /// `[B, N, HK + F]`.
     pub dy: &'a Tensor,
@@ -118,6 +119,7 @@ pub struct Given<'a> {
 }
 
 /// What a backward returns.
+#[derive(Debug)]
 pub struct Found {
     /// As qkv.
     pub dx: Tensor,

@@ -22,7 +22,7 @@ const TILE: usize = 8192;
 const SHARED: usize = 48 << 10;
 
 /// Stored numbers of many cells, row after row, on a device.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Cells<'a> {
     /// How many are stored; the buffers may be longer.
     pub stored: usize,

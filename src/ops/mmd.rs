@@ -40,6 +40,7 @@ impl Tape {
 }
 
 /// What forward saves for the gradient of y.
+#[derive(Debug)]
 pub struct Saved {
     /// `[B, N, 2N]`: the weight of each row of `[y | x]` in the gradient of each y; on a device without that of a row in its own.
     weights: Tensor,

@@ -9,7 +9,7 @@ use crate::gpu::{Operand, Product, Real};
 use crate::tensor::{Tensor, agree};
 
 /// One side of a product.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Side<'a> {
     /// The tensor's rows.
     Rows(&'a Tensor),
@@ -41,7 +41,7 @@ impl<'a> Side<'a> {
 }
 
 /// What a product has besides its sides.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Plus<'a> {
     /// `[C]`, stored as activations are.
     pub bias: Option<&'a Tensor>,

@@ -90,6 +90,7 @@ impl Share {
 }
 
 /// The pieces of the flat gradients, and what is unfinished in each.
+#[derive(Debug)]
 pub struct Pieces {
     ranges: Vec<Range<usize>>,
     /// The pieces that each entry reaches into.

@@ -1,7 +1,6 @@
 //! Control cells of one context, on the network's scale: from a data directory, or from a matrix with its genes in any order.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use rayon::prelude::*;
 
@@ -27,13 +26,7 @@ pub struct ControlCells {
     pub(super) meaning: Meaning,
 }
 
-/// Leaves out the numbers, which are long.
-impl fmt::Debug for ControlCells {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let [cells, genes] = [self.len(), self.genes];
-        f.debug_struct("ControlCells").field("cells", &cells).field("genes", &genes).finish_non_exhaustive()
-    }
-}
+brief!(ControlCells, |controls| cells: controls.len(), genes: controls.genes);
 
 impl ControlCells {
     /// Gathers cells of a data directory.

@@ -54,6 +54,7 @@ fn two_or_more(text: &str) -> std::result::Result<usize, String> {
 const MOST_COUNTED: u64 = 1 << 33;
 
 /// The model and its one batch.
+#[derive(Debug)]
 pub struct MadeUp {
     /// The model in training.
     pub learner: Learner,

@@ -7,6 +7,8 @@ use crate::gpu::{Gpu, Stamp};
 /// Seconds of each turn, sorted; there is at least one.
 pub struct Times(Vec<f64>);
 
+brief!(Times, |times| turns: times.turns());
+
 /// Turns before the clock starts, in which a GPU chooses its algorithms and lays out its memory.
 const WARM: u64 = 5;
 

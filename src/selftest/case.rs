@@ -29,7 +29,10 @@ pub struct Case {
     op: Op,
 }
 
+brief!(Case, |case| name: case.name, shapes: case.shapes);
+
 /// What an op made of a row's inputs.
+#[derive(Debug)]
 pub struct Run {
     /// Its value.
     pub y: Tensor,

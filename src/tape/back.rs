@@ -1,9 +1,25 @@
 //! The way back: each op's gradients, from the last op to the first.
 
 use super::sums::{add, add_window, stored};
-use super::{Back, Gradients, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
+use super::var::TapeId;
+use super::{Back, Grads, Node, Reader, Remake, Tape, Var, WayBack, fresh};
 use crate::laps::Way;
 use crate::tensor::Tensor;
+
+/// What [`Tape::backward`] found.
+pub struct Gradients {
+    tape: TapeId,
+    found: Vec<Option<Tensor>>,
+}
+
+brief!(Gradients, |all| found: all.found.iter().flatten().count());
+
+impl Gradients {
+    /// Gradient of the loss with respect to a leaf; `None` if the loss does not depend on it.
+    pub fn take(&mut self, leaf: Var) -> Option<Tensor> {
+        self.found[self.tape.place(leaf)].take()
+    }
+}
 
 impl Tape {
     /// Gradients of the scalar `loss` with respect to every leaf; there are none if it depends on no leaf, as on [`Tape::off`].

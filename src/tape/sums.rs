@@ -10,7 +10,7 @@ use crate::tensor::{Tensor, agree};
 
 /// A place on a device for the gradient of a weight, or of a window of it. The first gradient to arrive is written, the others are
 /// added in the order of the backward pass. Clones share one place.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Sink {
     whole: Tensor,
     part: Tensor,

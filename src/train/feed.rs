@@ -18,6 +18,8 @@ pub struct Feed {
     shift: bool,
 }
 
+brief!(Feed, |feed| shift: feed.shift);
+
 enum Place {
     Host,
     Streamed(Post),

@@ -20,6 +20,7 @@ use crate::tensor::Tensor;
 use crate::trace;
 
 /// The model, its weights and their moments.
+#[derive(Debug)]
 pub struct Learner {
     /// Where each weight is.
     pub model: Model,
@@ -34,7 +35,7 @@ pub struct Learner {
 }
 
 /// The weights that a learner starts with; flat, on the host.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum InitialWeights {
     /// Drawn from the config's seed.
     Drawn,
@@ -45,6 +46,7 @@ pub enum InitialWeights {
 }
 
 /// What a step found. The numbers stay where they were computed, so that nobody waits for a device until they read one.
+#[derive(Debug)]
 pub struct Computed {
     /// The loss, `[1]`.
     pub loss: Tensor,

@@ -9,7 +9,7 @@ use crate::gpu::{Gpu, Real};
 use crate::profile::{Ceilings, Sizes, positive};
 
 /// What to run on, and how to print.
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[group(id = "everything")] // clap names groups by their type, and `bench` has Args of its own
 pub struct Args {
     #[command(flatten)]

@@ -21,7 +21,7 @@ each profile of `evaluate --profile` that takes another way: `full` is all of it
 made of it, `anndata` mean profiles and energy distances, `pds` mean profiles alone.";
 
 /// Time scoring
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Cells on each side

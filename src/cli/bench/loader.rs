@@ -39,7 +39,7 @@ copy    memory copied by one thread, for comparison
 `a core`: per second of processor time; elapsed time grows while other programs run";
 
 /// Time reading from a data directory
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Data directory, as `preprocess` writes it

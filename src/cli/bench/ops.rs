@@ -23,7 +23,7 @@ near it is to what the device can do. The time of a backward does not include it
 average. The larger presets have sizes for a GPU: on a CPU use --preset tiny or --small.";
 
 /// Time single ops
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// Model size: tiny, s40, s184 or s280
@@ -52,6 +52,7 @@ pub struct Args {
 const WARM: usize = 5;
 
 /// A direction of an op at one size, timed.
+#[derive(Debug)]
 pub struct Timing {
     /// The op.
     pub name: &'static str,

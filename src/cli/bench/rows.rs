@@ -27,6 +27,7 @@ pub struct Kind {
 pub type Sizes = [usize; 4];
 
 /// The least that a direction must move and compute.
+#[derive(Debug)]
 pub struct Cost {
     /// forward, backward or step.
     pub direction: &'static str,

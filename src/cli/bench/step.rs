@@ -25,7 +25,7 @@ Times predictions: encoder, flow and decoder, once each, with input and output i
 predictions has B x N control cells (--sets x --cells).";
 
 /// Time whole training steps
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub struct Args {
 }
 
 /// Time predictions
-#[derive(clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = PREDICT_EXAMPLE)]
 pub struct Predict {
     #[command(flatten)]

@@ -3,7 +3,6 @@
 mod check;
 mod parts;
 
-use std::fmt;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -103,15 +102,7 @@ pub struct Writer {
     half: Half,
 }
 
-impl fmt::Debug for Writer {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let shape = (self.starts.len() - 1, self.genes);
-        f.debug_struct("Writer")
-            .field("path", &self.half.aside.place())
-            .field("shape", &shape)
-            .finish_non_exhaustive()
-    }
-}
+brief!(Writer, |writer| path: writer.half.aside.place(), shape: (writer.starts.len() - 1, writer.genes));
 
 impl Writer {
     /// Begins a file of cells with so many genes. Makes the folders it lacks.

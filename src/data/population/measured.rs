@@ -21,7 +21,7 @@ pub fn measured(data: &Data, groups: &[u32], with_controls: bool) -> Result<Popu
 }
 
 /// The control cells that are written beside what was measured.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Beside<'a> {
     /// None.
     Nothing,

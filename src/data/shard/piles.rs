@@ -52,6 +52,8 @@ pub struct Piles {
     of_cell: Vec<u32>,
 }
 
+brief!(Piles, |piles| groups: piles.all.len(), cells: piles.of_cell.len());
+
 impl Piles {
     /// From the labels of every cell, in source order. The error names the cell whose label the manifest lacks.
     pub fn of(

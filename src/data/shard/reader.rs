@@ -1,6 +1,5 @@
 //! An open data directory: manifest, groups and rows.
 
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -44,16 +43,7 @@ pub struct Moments {
     pub std: Vec<f32>,
 }
 
-/// Leaves out the contents, which are long.
-impl fmt::Debug for Data {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Data")
-            .field("dir", &self.dir)
-            .field("cells", &self.cells())
-            .field("groups", &self.groups.len())
-            .finish_non_exhaustive()
-    }
-}
+brief!(Data, |data| dir: data.dir, cells: data.cells(), groups: data.groups.len());
 
 impl Data {
     /// Whether there is a data directory at this path.

@@ -162,6 +162,8 @@ pub struct RowsWriter<'a> {
     found: Vec<Sizes>,
 }
 
+brief!(RowsWriter<'_>, |rows| path: rows.path, cells: rows.cells);
+
 impl<'a> RowsWriter<'a> {
     /// Starts a file for cells `cells` of the source; an existing one is overwritten.
     pub fn new(

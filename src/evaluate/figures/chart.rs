@@ -23,6 +23,8 @@ pub struct Svg {
     body: String,
 }
 
+brief!(Svg, |svg| title: svg.title, height: svg.height);
+
 impl Svg {
     /// An empty drawing with its title.
     pub fn new(height: f64, title: &str, description: &str) -> Svg {
@@ -100,7 +102,7 @@ impl Svg {
 }
 
 /// What a point looks like.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Mark {
     /// The cap of a line without length: round or square, depending on its class.
     Cap,
@@ -109,7 +111,7 @@ pub enum Mark {
 }
 
 /// Maps numbers to px.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scale {
     /// First and last number.
     pub domain: [f64; 2],
@@ -164,7 +166,7 @@ fn step(least: f64) -> f64 {
 }
 
 /// The field of a chart.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Axes<'a> {
     /// Left to right.
     pub x: Scale,

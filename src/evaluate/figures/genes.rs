@@ -55,6 +55,8 @@ pub struct Shown<'a> {
     pub named: Vec<usize>,
 }
 
+brief!(Shown<'_>, |shown| genes: shown.names.len());
+
 /// On which sides each gene is significant.
 pub fn kinds([real, pred]: &[Genes; 2]) -> Vec<Kind> {
     let kind = |g: usize| match (real.significant(g), pred.significant(g)) {

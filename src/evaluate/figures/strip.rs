@@ -5,6 +5,7 @@ use super::chart::px;
 const WIDTH: f64 = 132.0;
 
 /// What is marked on the line.
+#[derive(Debug)]
 pub struct Strip<'a> {
     /// Mean of the prediction.
     pub prediction: f64,

@@ -4,7 +4,7 @@ use crate::gpu::{Grid, PACK, Real};
 use crate::tensor::{Tensor, agree};
 
 /// f32 weights `[L]` on the host or device that updates them.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Weights {
     /// As plain f32.
     Whole(Tensor),
@@ -15,7 +15,7 @@ pub enum Weights {
 }
 
 /// f32 numbers `[L]` in two halves: rounded to bf16, ties away from zero, and the lower 16 bits. Nothing is lost.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Halves {
     /// As products read them.
     pub rounded: Tensor,
