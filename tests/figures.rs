@@ -323,3 +323,75 @@ fn the_whole_profile() {
         peer("cell-eval 0.6.6"),
     ]);
 }
+
+/// The numbers of the last line of a raw text that holds all these words.
+fn numbers(file: &str, words: &[&str]) -> Vec<f64> {
+    let text = fs::read_to_string(root("benches/results").join(file)).expect("a raw file");
+    let line = text.lines().rfind(|line| words.iter().all(|word| line.contains(word))).expect("a line");
+    let parts = line.split([' ', ';', ',', '[', ']', ':']);
+    parts.filter_map(|part| part.parse().ok()).collect()
+}
+
+/// The rows of kernels that were timed again after their peers.
+#[test]
+fn changed_kernels() {
+    let peers = raw("h200-2026-11-26/kernel-peers.json");
+    let best = |name: &str, n: u64, way: &str, whose: &str| {
+        let mut rows = peers["rows"].as_array().expect("rows").iter();
+        let asked = |r: &&Value| r["name"] == name && r["shape"]["N"] == n && r["direction"] == way;
+        micros(rows.find(asked).expect("a row")).1(whose)
+    };
+    // Last in a line: us, GB/s and TFLOP/s, with their units.
+    let timed = |op: &str, n: &str, way: &str, from_end: usize| {
+        *numbers("h200-2026-11-27/ops-changed.txt", &[op, n, way, "TFLOP/s"])
+            .iter()
+            .rev()
+            .nth(from_end)
+            .expect("us")
+    };
+    let both =
+        |one: &dyn Fn(&str) -> f64| ["forward", "backward"].map(|way| format!("{:.0}", one(way))).join(" / ");
+    let row = |words: &str, op: &str, n: &str, whose: &str, peer: &str| {
+        let [us, rate] = [2, 0].map(|from_end| both(&|way| timed(op, n, way, from_end)));
+        let theirs = both(&|way| best(op, 512, way, peer));
+        format!("| {words}, forward / backward | {us} us | {rate} TFLOP/s | {whose} {theirs} us")
+    };
+    let sizes = [(64, "B 256, N 64,"), (128, "B 128, N 128,"), (256, "B 64, N 256,")];
+    let ours = sizes.map(|(_, n)| format!("{:.0}", timed("attention_set", n, "forward", 2))).join("; ");
+    let cudnn =
+        sizes.map(|(n, _)| format!("{:.0}", best("attention_set", n, "forward", "SDPA cuDNN"))).join("; ");
+    // Three sizes, ours, and the way without it.
+    let gate = ["gate, kept", "gate backward"].map(|way| numbers("h200-2026-11-27/ops.txt", &[way]));
+    let [fused, apart] = [3, 4].map(|who| format!("{:.0} / {:.0}", gate[0][who], gate[1][who]));
+    let geomloss = raw("h200-2026-11-27/mmd-peers.json")["rows"][0]["peers"]["geomloss"]["us"][0].as_f64();
+    told(&[
+        row("set attention, B 32, N 512, H 8, K 128", "attention_set", "B 32, N 512,", "cuDNN", "SDPA cuDNN"),
+        format!("| the same with N 64; 128; 256, forward | {ours} us | | cuDNN {cudnn} us |"),
+        format!(
+            "| of which its product fused with SwiGLU, one kernel per direction (711e110) | {fused} us | | ours unfused, \
+             cuBLASLt and a second kernel: {apart} us |"
+        ),
+        row("MMD, 64 x 512 x 2,048", "mmd", "N 512, G 2048", "compiled", "compiled")
+            + &format!("; geomloss in f32, forward {:.1} ms |", geomloss.expect("us") / 1e3),
+    ]);
+}
+
+#[test]
+fn a_real_training() {
+    // Step and ms by turns; a line behind a checkpoint, and the first, takes much longer.
+    let plain = |last: &str| {
+        let ms = Vec::from_iter(numbers("h200-2026-11-26/train.txt", &[last]).chunks(2).map(|pair| pair[1]));
+        let usual = 1.3 * median(ms.clone());
+        let ms = Vec::from_iter(ms.into_iter().filter(|&ms| ms < usual));
+        ms.iter().sum::<f64>() / ms.len() as f64
+    };
+    let [large, small] = ["from step 50 to 150", "from step 400 to 1200"]
+        .map(|steps| numbers("h200-2026-11-27/train.txt", &["ms a step", steps])[0]);
+    let (whole, share) = (plain("100 104.0"), plain("; 300 15.4"));
+    told(&[
+        format!("| without checkpoints | {whole:.1} ms per step | {share:.1} ms |"),
+        format!(
+            "| with a checkpoint every 50 or 400 steps (the default is every 1,000) | {large:.0} ms | {small:.1} ms |"
+        ),
+    ]);
+}
