@@ -54,9 +54,9 @@ From cells to scores (held_out.toml: see `scale-engine split --help`):
 All of this on simulated cells: scale-engine demo
 What a file or folder holds:    scale-engine inspect PATH
 
-Exit codes: 0 done; 2 an option or a setting is wrong, or names a column or label that is not there; 1 anything else failed, what a \
-file says included; 130 stopped by Ctrl-C. `train` and `demo` end cleanly \
-at a first Ctrl-C, with 1 (`train` writes a checkpoint), and at once at a second, with 130.";
+Exit codes: 0 done; 2 an option or setting is wrong, or names a column or label that does not exist; 1 any other failure, \
+including bad contents of a file; 130 stopped by Ctrl-C. `train` and `demo` stop cleanly at the first Ctrl-C, with exit code 1 \
+(`train` writes a checkpoint), and at once at the second, with 130.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

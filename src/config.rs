@@ -199,7 +199,8 @@ pub struct FlowConfig {
     pub conversion: Conversion,
     /// True lets gradient flow through the target to the encoder, which can then make its own target easy.
     pub target_gradient: bool,
-    /// control | gaussian | mixed | shifted: where the path of the flow starts.
+    /// control | gaussian | mixed | shifted: where the flow starts: at the control cell, at noise, at noise plus half the control
+    /// cell, or at the control cell shifted by the perturbation's mean effect in other cell types.
     pub start: Start,
     /// Share of the start's entries set to zero, 0 to 1; the paper's ablation uses 0.15.
     pub mask: f32,
@@ -259,7 +260,7 @@ pub struct DataConfig {
     /// A group is drawn with weight cells^alpha, 0 (uniform) to 1 (natural). No effect with order epoch, where groups are as
     /// frequent as their cells.
     pub alpha: f64,
-    /// True adds control -> control examples, as in cell-load: they teach the resting state of a held-out context.
+    /// True adds control -> control examples, as in cell-load: they teach the resting state of a held-out cell type.
     pub control_examples: bool,
 }
 
@@ -283,10 +284,10 @@ pub struct OptimConfig {
     pub warmup: f64,
     /// The rate that the schedule falls towards, as a share of the peak, 0 to 1.
     pub final_lr: f64,
-    /// Largest decay of the averaged weights, 0 to below 1; at step k the decay is min(ema, (1+k)/(10+k)).
+    /// Largest decay of the averaged (EMA) weights, 0 to below 1; at step k the decay is min(ema, (1+k)/(10+k)).
     pub ema: f64,
-    /// True shares the optimizer among ranks (ZeRO): each keeps moments, averaged weights and lower halves only for its part of the
-    /// weights. Does not change the result.
+    /// True shares the optimizer among ranks (ZeRO): each keeps moments, averaged weights and the low 16 bits of the f32 weights
+    /// only for its part of the weights. Does not change the result.
     #[serde(default)]
     pub shard: bool,
 }
@@ -317,7 +318,7 @@ pub struct PredictConfig {
     pub steps: usize,
     /// True shifts decoded cells by mean X0 - mean Dec(Z0) per gene, which cancels the decoder's own bias.
     pub calibrate: bool,
-    /// none | poisson: what a predicted cell contains.
+    /// none | poisson: a predicted cell contains the predicted means, or counts drawn around them.
     pub observe: Observe,
 }
 

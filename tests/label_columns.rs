@@ -83,7 +83,7 @@ fn the_column_gets_a_name_that_is_free() {
     settings.cell_type = None;
     let kept = run(&settings).expect("made").contents;
     assert_eq!((kept.cells, kept.cell_types), (6, 1));
-    assert!(kept.notes.iter().any(|note| note.ends_with("named by the file: \"in\"")), "{:?}", kept.notes);
+    assert!(kept.notes.iter().any(|note| note.ends_with("named after the file: \"in\"")), "{:?}", kept.notes);
     let named = |out: &Path| Data::open(out).expect("opened").manifest().columns.cell_type.clone();
     assert_eq!(named(&settings.out), "cell_type");
 

@@ -16,9 +16,9 @@ Examples:
   scale-engine bench
   scale-engine bench step --preset s184 --sets 32 --cells 512 --device cuda
 
-Without a subcommand: every op, a training step, a prediction, the loader and `evaluate`, at sizes that this machine can run. The \
-share is that of this run's copy (GB/s) or matrix product (TFLOP/s), whichever is larger; above 1, the op was faster than that. For \
-where a step's time goes, see `scale-engine profile`.";
+Without a subcommand: every op, a training step, a prediction, the loader and `evaluate`, at sizes that this machine can run. \
+`share` is the op's rate as a share of this run's copy (GB/s) or matrix product (TFLOP/s), whichever share is larger; above 1, the \
+op was faster than that reference. For where a step's time goes, see `scale-engine profile`.";
 
 /// Time the engine on this machine: everything in one table, or one part of it
 #[derive(Debug, clap::Args)]

@@ -63,7 +63,7 @@ choices!(Preset {
 
 choices!(Rules {
     CellEval066: "cell-eval 0.6.6 with pdex 0.1.27, quirks included",
-    Fixed: "The same measures with their documented defects mended",
+    Fixed: "The same measures with their documented defects corrected",
     Paper: "The formulas of the paper's appendix A",
 });
 

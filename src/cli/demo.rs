@@ -20,7 +20,7 @@ Example:
 The folder then holds cells.h5ad (simulated), data, split.toml, run, the predictions (*.h5ad), real.h5ad, scores and table.csv. \
 Each step is also a command of its own (`scale-engine --help` lists them), so that every command can be tried on these files.";
 
-/// Run every step on simulated cells and print a table of scores: the model beside the baselines
+/// Run every step on simulated cells and print a table of scores: the model and the baselines
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {

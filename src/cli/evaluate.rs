@@ -31,11 +31,10 @@ Example:
       --celltype-col cell_line --out scores --report scores.html
 
 Both files hold perturbed cells and control cells, the same genes in the same order, as log1p values or raw counts \
-(`predict --with-controls --real-out` writes such a pair, which also tells the column of the perturbations and the label of the \
-control cells). The scores are those of cell-eval 0.6.6: a gene counts \
-as changed at an fdr below 0.05, adjusted over all perturbations and genes together, and predicted cells are compared \
-with the control cells of their own file. `--rules fixed` mends the defects of these rules, `--rules paper` follows the \
-paper's appendix A; both compare the cells of both files with the measured control cells.
+(`predict --with-controls --real-out` writes such a pair, which also records the perturbation column and the control label). The \
+scores are those of cell-eval 0.6.6: a gene counts as changed at an FDR below 0.05, adjusted over all perturbations and genes \
+together, and predicted cells are compared with the control cells of their own file. `--rules fixed` corrects the defects of these \
+rules, `--rules paper` follows the paper's appendix A; both compare the cells of both files with the measured control cells.
 
 The folder `scores` then holds, for each cell type T, T_results.csv (one row per perturbation), T_agg_results.csv, T_real_de.csv and \
 T_pred_de.csv and T_results.json (without --celltype-col the names have no prefix); with --baselines or --ceiling also table.csv, one row \
@@ -70,8 +69,8 @@ pub struct Args {
     /// Definitions of the measures
     #[arg(long, value_enum, default_value_t)]
     rules: Rules,
-    /// Measures to compute, by cell-eval's profiles. Its clustering_agreement is in none: its random numbers cannot be reproduced
-    /// outside its libraries
+    /// Which measures to compute, by the names of cell-eval's profiles. None of them computes cell-eval's clustering_agreement,
+    /// whose random numbers cannot be reproduced outside the libraries that it uses
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
     /// Measures to leave out, by their names in results.csv (de_nsig_counts stands for its two columns)
@@ -199,7 +198,7 @@ fn check(args: &Args) -> Result<[String; 2]> {
         check_unit(file)?;
         if args.rules == Rules::CellEval066 && file.storage().ends_with("f64") {
             eprintln!(
-                "note: {}: X is float64 and is read as float32: values that cell-eval tells apart may tie here, which moves \
+                "note: {}: X is float64 and is read as float32: values that cell-eval distinguishes may tie here, which moves \
                  their p-values",
                 file.path().display()
             );

@@ -31,7 +31,7 @@ as controls. Genes are aligned by name and missing ones reported. The prediction
 pub struct Args {
     /// Run directory (uses its best checkpoint, or its last if there is no best), or a checkpoint file
     run: PathBuf,
-    /// Data directory; the groups of one part of its split are predicted
+    /// Data directory; the groups in one part of --split are predicted
     #[arg(long, value_name = "DATA", requires = "split", conflicts_with = "controls")]
     data: Option<PathBuf>,
     /// Split file
@@ -46,11 +46,12 @@ pub struct Args {
     /// File to write, with log1p values
     #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
-    /// Also write what was measured of these groups, and the control cells, to compare with in `evaluate`
+    /// Also write the measured cells of these groups and their control cells: the file for `evaluate --real`
     #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
     real_out: Option<PathBuf>,
-    /// Data directory whose control cells are written to --real-out, in place of DATA's: of the same genes (`preprocess --genes DATA`),
-    /// but never trained on, so that scores do not count what training learned of its own controls' noise
+    /// Data directory whose control cells are written to --real-out in place of DATA's. It must have the same genes (`preprocess
+    /// --genes DATA`) and hold control cells that training never saw, so that scores do not reward what training learned of the
+    /// noise of its own control cells
     #[arg(long, value_name = "DATA2", requires = "real_out")]
     real_controls: Option<PathBuf>,
     /// Part of the split to predict

@@ -48,10 +48,10 @@ pub struct Args {
     /// obs column of perturbations
     #[arg(long, value_name = "COLUMN")]
     pert_col: String,
-    /// Label of unperturbed cells in that column; given several times, all these labels become the first
+    /// Label of unperturbed cells in that column; may be repeated: all these labels are then renamed to the first
     #[arg(long, value_name = "LABEL", required = true, allow_hyphen_values = true)]
     control_pert: Vec<String>,
-    /// obs column of cell types; without it all cells of a file are one cell type, named by the file (K562.h5ad: K562)
+    /// obs column of cell types; without it all cells of a file are one cell type, named after the file (K562.h5ad: K562)
     #[arg(long, value_name = "COLUMN")]
     celltype_col: Option<String>,
     /// obs column of batches; without it all cells form one batch
@@ -81,8 +81,8 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Work in parts")]
 struct PartArgs {
-    /// Folder for intermediate results; the same command continues from what is there [default: `.DATA.parts`, which stays only if
-    /// the run is killed]
+    /// Folder for intermediate results; the same command continues from what is there [default: `.DATA.parts`, which is removed
+    /// unless the run is killed]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Make only part K (from 0) of this pass; --dry-run lists the passes and the number of parts
@@ -100,7 +100,7 @@ struct GroupFilterArgs {
     /// cell-load's rules
     #[arg(long)]
     knockdown_filter: bool,
-    /// Highest expression of its gene that a perturbation may leave, as a share of the control cells' mean
+    /// Highest mean expression of the target gene that may remain under a perturbation, as a share of the control cells' mean
     #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "knockdown_filter")]
     residual_expression: f64,
     /// The same limit for a single cell

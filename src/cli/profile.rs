@@ -10,11 +10,12 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine profile --preset s184 --sets 32 --cells 512 --device cuda
 
-Each row is an op, forward or backward, summed over one training step: how long it takes, what it must read and write (its inputs and \
-outputs, once each), how much it multiplies, and which share that is of two ceilings measured at the start: a copy far larger than the \
-caches, and a matrix product. A share of copy above 1 means that the data came from a cache. On a GPU the table is followed by the memory \
-of a step and by its kernels, timed by events. The first lines tell the time of a step as `bench step` does, of one whose ops are timed, \
-and the share of the latter in which the GPU was idle. A step that is not watched is idle less: its kernels are queued as one graph.
+Each row is an op, forward or backward, summed over one training step: how long it takes, what it must read and write (its inputs \
+and outputs, once each), how much it multiplies, and which share that is of two ceilings measured at the start: a copy far larger \
+than the caches, and a matrix product. A share of copy above 1 means that the data came from a cache. On a GPU the table is \
+followed by the memory of a step and by its kernels, timed by events. The first lines give the time of a step as `bench step` \
+measures it, that of a step whose ops are timed one by one, and the share of the latter during which the GPU was idle. A step \
+whose ops are not timed has less idle time: its kernels are queued as one graph.
 
 Without a GPU, --dry counts what a step would move, multiply and hold on one: it makes the same ops and buffers but computes nothing. \
 Memory is what the program asks for, without the allocator's overhead and the workspace of the matrix products (32 MiB).
@@ -32,7 +33,7 @@ pub struct Args {
     steps: u64,
     #[command(flatten)]
     device: device::Choice,
-    /// Only count what a step would move, multiply and hold on a GPU; needs none, computes and times nothing
+    /// Only count the bytes, FLOPs and memory of a step on a GPU: computes and times nothing, and needs no GPU
     #[arg(long)]
     dry: bool,
     /// Print everything as JSON

@@ -13,10 +13,10 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine selftest --device cuda
 
-Checks every kernel, at awkward sizes and at the model's, against its reference; the whole model against the CPU (loss, every gradient, \
-50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. Where Hopper has kernels of its own, an op has \
-a line for them too (`attention on Hopper`), with the rows whose sizes they take. The exit code is 1 if any check fails. Under \
-compute-sanitizer:
+Checks every kernel, at awkward sizes and at the model's, against its reference; the whole model against the CPU (loss, every \
+gradient, 50 steps); and that the same seed gives the same bits twice. All this in f32 and in bf16. An op that has its own kernels \
+for Hopper has a line for them too (`attention on Hopper`), with the sizes that these kernels accept. The exit code is 1 if any \
+check fails. Under compute-sanitizer:
   compute-sanitizer --tool memcheck scale-engine selftest --device cuda --small";
 
 /// Check every GPU kernel and the whole model on this machine
@@ -32,7 +32,7 @@ pub struct Args {
     /// Run only this check: the name of an op, `feed`, `nccl`, `model` or `graph` (--list prints all)
     #[arg(long)]
     case: Option<String>,
-    /// Check only this storage [default: both]
+    /// Check only this precision [default: both]
     #[arg(long)]
     precision: Option<Real>,
     /// List the names that --case accepts

@@ -26,7 +26,7 @@ pub struct Args {
     /// Cells, controls included
     #[arg(long, default_value_t = Settings::default().cells)]
     pub cells: usize,
-    /// Leave out the first N cells of the world: others of the same seed, for a second file that shares none with the first
+    /// Skip the first N cells of the simulated world: with the same seed, a second file that shares no cell with the first
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip: usize,
     /// Genes

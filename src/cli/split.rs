@@ -15,8 +15,8 @@ Examples:
   scale-engine split --preset tahoe --data DATA --out tahoe.toml
   scale-engine split --preset pbmc --few-shot 0.3 --data DATA --out pbmc.toml
 
-The second writes a split file that holds out whole contexts; the third trains on 30 % of their perturbations and holds out the \
-others. Scores are comparable with those of the paper (Table 1) only under its protocol:
+The second writes a split file that holds out whole cell lines (pbmc: donors); the third trains on 30 % of their perturbations and \
+holds out the others. Scores can be compared with the paper's Table 1 only under its protocol:
   tahoe      five whole cell lines. The paper uses none of their cells;
              here, as in cell-load, their control cells are trained on.
   pbmc       --few-shot 0.3 of four donors. Which perturbations it drew
@@ -25,10 +25,10 @@ others. Scores are comparable with those of the paper (Table 1) only under its p
 The paper names no line or donor; these are the ones that the field holds out.
 
 DATA must have been made with these columns: for tahoe --celltype-col cell_line (cell_line_id from parquet), for pbmc \
---celltype-col donor --batch-col cell_type, for replogle --celltype-col cell_line. (A split file holds out cell types alone, so \
+--celltype-col donor --batch-col cell_type, for replogle --celltype-col cell_line. (A split file holds out only cell types, so \
 donors must stand for them; controls are matched by both columns.) The files have no validation part, so that no best checkpoint is chosen.
 
-An example of held_out.toml, in cell-load's format. Its one data set, here `kang`, stands for DATA, whatever its name:
+An example of held_out.toml, in cell-load's format. Its one data set, here `kang`, stands for DATA, whatever it is called:
   [datasets]
   kang = \"kang.h5ad\"           # for cell-load, not opened here
   [training]
@@ -57,7 +57,8 @@ pub struct Args {
     /// Benchmark whose split file is written, instead of checking one
     #[arg(long, value_enum, requires = "out", conflicts_with = "split")]
     pub preset: Option<Preset>,
-    /// Train on this share of the held-out contexts' perturbations, the same in each context [default: hold out whole contexts]
+    /// Train on this share of the perturbations of the held-out cell lines or donors, the same ones in each [default: hold out all
+    /// their perturbations]
     #[arg(long, value_name = "SHARE", requires = "preset", value_parser = share)]
     pub few_shot: Option<f64>,
     /// Seed for drawing the perturbations of --few-shot

@@ -32,10 +32,10 @@ Common settings, given with --set (all of them: `scale-engine settings`; of seve
   train.val_every=200  train.checkpoint_every=200   (larger presets: 1000)
   train.log_every=10
 
-Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which tell each process its rank; the \
-processes meet at MASTER_ADDR, one port above MASTER_PORT. The ranks divide the data.sets sets of a step, a multiple of their number, among themselves, so their number \
-changes nothing but rounding, and a run can be resumed with another number. With --set optim.shard=true each rank keeps only its own part \
-of the optimizer's state.
+Several GPUs: --gpus N. Several machines: start a process for each GPU with torchrun, srun or mpirun, which tell each process its \
+rank; the processes meet at MASTER_ADDR, one port above MASTER_PORT. The ranks share out the data.sets sets of a step (a multiple \
+of the number of ranks), so the number of ranks changes nothing but rounding, and a run can be resumed with another number. With \
+--set optim.shard=true each rank keeps only its own part of the optimizer's state.
 
 Ctrl-C writes a checkpoint and ends with exit code 1; with --resume the run then ends with the same bits as if it had never been stopped.";
 
@@ -70,8 +70,8 @@ pub struct Args {
     #[arg(long, value_name = "RUN", conflicts_with = "preset")]
     init_from: Option<PathBuf>,
     /// Continue from RUN/checkpoints/last.safetensors with the run's own config; only --steps and --set optim.shard=true|false may
-    /// change it. `--resume auto` continues if there is that checkpoint and else starts, so that a job that is started again can
-    /// have one command; its settings must then be the run's
+    /// change it. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that a job that is restarted
+    /// can use one command; its settings must equal those of the run
     #[arg(long, num_args = 0..=1, default_missing_value = "always", hide_possible_values = true, value_name = "auto")]
     resume: Option<Resume>,
     /// Print the outcome as JSON

@@ -49,7 +49,7 @@ pub enum Rules {
     #[default]
     #[serde(rename = "cell-eval-0.6.6")]
     CellEval066,
-    /// The same measures with their documented defects mended.
+    /// The same measures with their documented defects corrected.
     #[serde(rename = "fixed")]
     Fixed,
     /// The formulas of the paper's appendix A.

@@ -209,7 +209,7 @@ fn set_best_aside(settings: &Settings, header: &mut Header) -> Result<()> {
     header.best = None;
     let aside = folder.checkpoint(&format!("step-{step}"));
     settings.reporter.note(format_args!(
-        "{} is of step {step}, but the run goes on from step {} with another number of steps: it is now {}",
+        "{} is from step {step}, but the run continues from step {} with another number of steps: it is now {}",
         best.display(),
         header.step,
         aside.display()

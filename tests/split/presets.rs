@@ -76,7 +76,7 @@ fn a_preset_without_its_contexts_says_where_they_could_be() {
         (&["B", "T"][..], &donors[..], Preset::Pbmc, "--celltype-col donor --batch-col cell_type"),
         (&["HepG2", "k562"][..], &["1"][..], Preset::Replogle, "did you mean \"HepG2\""),
         (&["A", "B"][..], &["1"][..], Preset::Tahoe, "no \"CVCL_1097\", \"CVCL_1285\""),
-        (&["hepg2"][..], &["1"][..], Preset::Replogle, "has no other context"),
+        (&["hepg2"][..], &["1"][..], Preset::Replogle, "has no other cell line"),
     ] {
         let (_dir, data) = contexts(cell_types, batches).open();
         let message = preset(&data, benchmark).expect_err("refused");

@@ -16,9 +16,9 @@ const EXAMPLE: &str = "\
 Example:
   scale-engine bench evaluate --cells 40000 --perturbations 100
 
-Times `evaluate` without reading and writing: raw counts of simulated cells are scored against as many others of the same world. A row for \
-each profile of `evaluate --profile` that takes another way: `full` is all of it, `de` the differential expression of both and what is \
-made of it, `anndata` mean profiles and energy distances, `pds` mean profiles alone.";
+Times `evaluate` without reading and writing: raw counts of simulated cells are scored against as many others of the same world. \
+One row for each `evaluate --profile` that does different work: `full` everything, `de` differential expression of both sides and \
+the measures based on it, `anndata` mean profiles and energy distances, `pds` mean profiles only.";
 
 /// Time scoring
 #[derive(Debug, clap::Args)]

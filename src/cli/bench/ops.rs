@@ -18,7 +18,7 @@ Examples:
 
 Times each op alone, on random numbers, forward and backward separately. On a GPU a time is taken between two events in its queue, \
 which is kept full; inputs exist in so many copies, used in turn, that three times the level-2 cache is read before one is used again. \
-Bytes and FLOPs are the least that the op needs, so its GB/s and TFLOP/s, beside those of a copy and of a large matrix product, show how \
+Bytes and FLOPs are the least that the op needs, so its GB/s and TFLOP/s, next to those of a copy and of a large matrix product, show how \
 near it is to what the device can do. The time of a backward does not include its forward; adamw is a whole update: norm, clip, update, \
 average. The larger presets have sizes for a GPU: on a CPU use --preset tiny or --small.";
 

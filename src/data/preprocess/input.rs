@@ -101,7 +101,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     if columns.iter().any(|column| settings.names_types_by_file(column)) {
         let types: Vec<&str> = inputs.vocabularies[CELL_TYPE].iter().map(String::as_str).collect();
         let types = some_of(&types);
-        inputs.notes.push(format!("all cells of a file are one cell type, named by the file: {types}"));
+        inputs.notes.push(format!("all cells of a file are one cell type, named after the file: {types}"));
     }
     Ok(inputs)
 }

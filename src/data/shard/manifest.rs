@@ -37,7 +37,7 @@ impl Meaning {
     /// Why cells of `other` would mean something else to a model that learned from these, if they would.
     pub(crate) fn differs(&self, other: &Meaning) -> Option<String> {
         if self.genes != other.genes {
-            return Some("the genes are others than the run's, or in another order".into());
+            return Some("the genes differ from the run's, or are in another order".into());
         }
         if self.factor != other.factor {
             let (here, there) = (other.factor, self.factor);

@@ -71,6 +71,11 @@ impl Preset {
         }
     }
 
+    /// What its contexts are.
+    fn noun(self) -> &'static str {
+        if self == Preset::Pbmc { "donor" } else { "cell line" }
+    }
+
     /// The name as the user writes it.
     pub fn name(self) -> &'static str {
         match self {
@@ -97,10 +102,11 @@ impl Preset {
             Some(few) => self.listed(data, few)?,
         };
         Ok(format!(
-            "# The contexts that the benchmark {:?} holds out, {} of {} here; {trained}.\n\
-             # No pair is held out to choose among checkpoints; for that, list some of a context that is trained on:\n\
-             # [fewshot.\"data set.context\"]\n# val = [\"perturbation\", ...]\n\n\
+            "# The {}s that the benchmark {:?} holds out, {} of {} here; {trained}.\n\
+             # Nothing is held out to choose among checkpoints; for that, list some perturbations of a {0} that is trained on:\n\
+             # [fewshot.\"data set.{0}\"]\n# val = [\"perturbation\", ...]\n\n\
              [datasets]\n{name} = {path}\n\n[training]\n{name} = \"train\"\n\n{held}",
+            self.noun(),
             self.name(),
             self.contexts().len(),
             cell_types.len()
@@ -143,14 +149,14 @@ impl Preset {
             self.contexts().iter().copied().filter(|context| !has(cell_types, context)).collect();
         let what = match absent.as_slice() {
             [] if cell_types.len() > self.contexts().len() => return Ok(()),
-            [] => "the directory has no other context to learn from".to_string(),
+            [] => format!("the directory has no other {} to learn from", self.noun()),
             absent if absent.iter().any(|context| has(batches, context)) => format!(
                 "{} are in column {:?}, which this directory uses as its batches; preprocess with {}",
                 some_of(absent),
                 columns.batch.as_deref().unwrap_or_default(),
                 self.columns()
             ),
-            [one] => format!("{} (column {:?})", unknown("context", one, cell_types), columns.cell_type),
+            [one] => format!("{} (column {:?})", unknown(self.noun(), one, cell_types), columns.cell_type),
             absent => format!(
                 "no {} in column {:?}, which contains {}; preprocess the benchmark with {}",
                 some_of(absent),
