@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, NCCL_ID, Nccl, Real};
 use crate::params::{Params, Share};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 use crate::tensor::Tensor;
 
 mod exchange;
@@ -101,7 +101,7 @@ impl Ranks {
     ///
     /// # Errors
     /// A rank is gone, or NCCL failed.
-    pub fn join(host: Arc<dyn Collective>, gpu: Option<&Gpu>, reporter: &Reporter) -> Result<Ranks> {
+    pub fn join(host: Arc<dyn Collective>, gpu: Option<&Gpu>, progress: &Progress) -> Result<Ranks> {
         let mut ranks = Ranks { host, nccl: None, _watch: None };
         if ranks.count() == 1 {
             return Ok(ranks);
@@ -111,7 +111,7 @@ impl Ranks {
         ranks.host.sum(&mut missing)?;
         if missing != [0.0] {
             if let (Err(why), true) = (&able, gpu.is_some()) {
-                reporter.note(format_args!("rank {}: gradients are summed on the CPU: {why}", ranks.rank()));
+                progress.note(format_args!("rank {}: gradients are summed on the CPU: {why}", ranks.rank()));
             }
             return Ok(ranks);
         }
@@ -123,7 +123,7 @@ impl Ranks {
         }
         ranks.host.sum(&mut bytes)?;
         let id = bytes.map(|byte| byte as u8);
-        let told = reporter.clone();
+        let told = progress.clone();
         let give_up = move |why: Error| {
             told.tell(Event::Error(&why.to_string()));
             gpu::end_process(1)

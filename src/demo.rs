@@ -3,7 +3,6 @@
 //! It calls what the commands call. Held out are pairs whose cell type and perturbation are both seen in training, never together.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::aside;
@@ -18,7 +17,7 @@ use crate::evaluate::Settings as Evaluate;
 use crate::evaluate::files::{Files, Sample, evaluate_files, fingerprints};
 use crate::evaluate::scores::{self, Scores};
 use crate::predict::{self, Source};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 use crate::train::{self, train};
 
 /// Where to, and which world.
@@ -30,8 +29,6 @@ pub struct Settings {
     pub out: PathBuf,
     /// Seed of the world, the weights and all draws.
     pub seed: u64,
-    /// Who is told what happens.
-    pub reporter: Reporter,
 }
 
 /// What the demo trains with, on top of the preset `tiny`.
@@ -52,13 +49,16 @@ const CELLS: usize = 16_000;
 /// the held-out pairs for which a measure is defined.
 ///
 /// The names are `model`, or a kind of baseline; `, means only` or `, counts drawn` marks what is not the command's default.
-pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
+///
+/// # Errors
+/// [`Error::Stopped`] if `progress` is asked to stop; only training can then be continued. What the stages' own functions refuse.
+pub fn demo(settings: &Settings, progress: &Progress) -> Result<Vec<Scores>> {
     let dir = &settings.out;
     aside::free(dir)?;
     let began = Instant::now();
     let stage = |what: &str| {
         let line = format!("[{:4.0} s] {what}", began.elapsed().as_secs_f64());
-        settings.reporter.tell(Event::Stage(&line));
+        progress.tell(Event::Stage(&line));
     };
     let places = &Places::within(dir);
     let Places { cells, data, split, unseen_cells, unseen, .. } = places;
@@ -68,26 +68,27 @@ pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
     simulate(&world)?.write(cells)?;
     simulate(&World { skip: CELLS, ..world })?.write(unseen_cells)?;
 
-    go_on(stop)?;
+    progress.go_on(STOPPED)?;
     stage("preprocess: normalise, log1p, write shards");
-    preprocess(&Preprocess::of_simulated(cells, data), &settings.reporter)?;
+    preprocess(&Preprocess::of_simulated(cells, data), progress).map_err(elsewhere)?;
     let genes = Genes::Listed(data.clone());
-    preprocess(&Preprocess { genes, ..Preprocess::of_simulated(unseen_cells, unseen) }, &settings.reporter)?;
+    let fresh = Preprocess { genes, ..Preprocess::of_simulated(unseen_cells, unseen) };
+    preprocess(&fresh, progress).map_err(elsewhere)?;
     let opened = Data::open(data)?;
     let text = held_out(opened.manifest());
     aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
 
     stage("train: preset tiny, recipe default, encoder mlp, shifted start");
-    trained(settings, places, stop)?;
+    trained(settings, places, progress)?;
 
-    go_on(stop)?;
+    progress.go_on(STOPPED)?;
     stage("predict the held-out combinations, with the model and with every baseline");
-    let pred = |observe| predicted(settings, places, observe);
+    let pred = |observe| predicted(settings, places, observe, progress).map_err(elsewhere);
     let [drawn, means] = [pred(Observe::Poisson)?, pred(Observe::None)?];
     let mut beside = vec![("model, means only".to_string(), means)];
     beside.extend(baselines(settings, &opened, &Split::load(split, &opened)?)?);
 
-    go_on(stop)?;
+    progress.go_on(STOPPED)?;
     stage("evaluate");
     let table = scored(places, drawn, beside)?;
     scores::write(&dir.join("table.csv"), &table)?;
@@ -95,24 +96,26 @@ pub fn demo(settings: &Settings, stop: &AtomicBool) -> Result<Vec<Scores>> {
     Ok(table)
 }
 
-fn go_on(stop: &AtomicBool) -> Result<()> {
-    match stop.load(Ordering::Relaxed) {
-        true => Err(Error::Stopped("stopped between two stages; start again in another folder".into())),
-        false => Ok(()),
+const STOPPED: &str = "stopped between two stages; start again in another folder";
+
+/// A stage that is stopped could go on by itself, but the demo begins in a folder of its own.
+fn elsewhere(error: Error) -> Error {
+    match error {
+        Error::Stopped(_) => Error::Stopped("stopped within a stage; start again in another folder".into()),
+        other => other,
     }
 }
 
-fn trained(settings: &Settings, places: &Places, stop: &AtomicBool) -> Result<()> {
+fn trained(settings: &Settings, places: &Places, progress: &Progress) -> Result<()> {
     let mut set: Vec<String> = CONFIG.iter().map(|s| s.to_string()).collect();
     set.push(format!("train.seed={}", settings.seed));
     let config = Config::load(Some("tiny"), None, &set)?;
     let begin = train::Begin::drawn(config);
     let training = train::Settings {
         place: train::Place::Here(vec![settings.gpu.clone()]),
-        reporter: settings.reporter.clone(),
         ..train::Settings::new(&places.data, &places.split, &places.run, begin)
     };
-    match train(&training, stop)?.finished {
+    match train(&training, progress)?.finished {
         true => Ok(()),
         false => {
             let [data, split, run] = [&places.data, &places.split, &places.run].map(|path| path.display());
@@ -145,7 +148,7 @@ fn scored(places: &Places, pred: PathBuf, beside: Vec<(String, PathBuf)>) -> Res
 }
 
 /// The model's prediction of the held-out pairs, as a file; the measured cells go into another next to it.
-fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<PathBuf> {
+fn predicted(settings: &Settings, places: &Places, observe: Observe, progress: &Progress) -> Result<PathBuf> {
     let name = if observe == Observe::Poisson { "model.h5ad" } else { "model-means-only.h5ad" };
     let out = settings.out.join(name);
     let source = Source::Data {
@@ -155,14 +158,14 @@ fn predicted(settings: &Settings, places: &Places, observe: Observe) -> Result<P
         real_out: (observe == Observe::Poisson).then(|| places.real.clone()),
         real_controls: Some(places.unseen.clone()),
     };
-    predict::predict(&predict::Settings {
+    let wanted = predict::Settings {
         gpu: settings.gpu.clone(),
         with_controls: true,
         observe: Some(observe),
         seed: settings.seed,
-        reporter: settings.reporter.clone(),
         ..predict::Settings::new(&places.run, source, &out)
-    })?;
+    };
+    predict::predict(&wanted, progress)?;
     Ok(out)
 }
 

@@ -24,11 +24,11 @@
 //! Work on a device, that of tapes and models too, belongs inside [`gpu::guard`], which makes the device's failure an error; it
 //! covers its own thread. Our own commands and the functions behind them do so.
 //!
-//! What takes long tells a [`progress::Reporter`] what happens; nothing is printed. Signatures show matrices of [`sprs`], which is
-//! handed on.
+//! What takes long is given a [`progress::Progress`], which is told what happens and can stop it; nothing is printed. Signatures show
+//! matrices of [`sprs`], which is handed on.
 //!
 //! The feature `cli` is the program: without it (`default-features = false`) there are no `demo`, `profile`, `selftest` and
-//! `Reporter::terminal`, and none of the crates that they need.
+//! `Progress::terminal`, and none of the crates that they need.
 
 #![deny(missing_docs)]
 #![warn(missing_debug_implementations)]

@@ -3,6 +3,7 @@
 //! ```no_run
 //! use scale_engine::data::split::Part;
 //! use scale_engine::predict::{Settings, Source, predict};
+//! use scale_engine::progress::{Event, Progress};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
 //! let source = Source::Data {
@@ -13,7 +14,12 @@
 //!     real_controls: None,
 //! };
 //! let settings = Settings { with_controls: true, ..Settings::new("RUN".as_ref(), source, "pred.h5ad".as_ref()) };
-//! let report = predict(&settings)?;
+//! let progress = Progress::new(|event, _| {
+//!     if let Event::Done(cells) = event {
+//!         println!("{cells} cells");
+//!     }
+//! });
+//! let report = predict(&settings, &progress)?;
 //! println!("{} cells of {} populations, {:?}", report.cells, report.populations, report.notes);
 //! # Ok(())
 //! # }
@@ -37,7 +43,7 @@ use crate::error::{Error, Result};
 use crate::gpu::guard;
 use crate::memory;
 use crate::predictor::{ControlCells, Predictor, Request};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use crate::run_folder::checkpoint_of;
 
 mod held_out;
@@ -62,12 +68,10 @@ pub struct Settings {
     pub observe: Option<Observe>,
     /// Seeds control draws, start noise and counts.
     pub seed: u64,
-    /// Who is told of the cells predicted.
-    pub reporter: Reporter,
 }
 
 impl Settings {
-    /// As the run observes, on the CPU, without control cells, by seed 0; tells nobody.
+    /// As the run observes, on the CPU, without control cells, by seed 0.
     pub fn new(run: &Path, source: Source, out: &Path) -> Settings {
         Settings {
             gpu: None,
@@ -77,7 +81,6 @@ impl Settings {
             with_controls: false,
             observe: None,
             seed: 0,
-            reporter: Reporter::silent(),
         }
     }
 }
@@ -214,12 +217,20 @@ impl Context {
     }
 }
 
-/// Predicts and writes; an output that fails leaves nothing behind. What was measured is written last.
-pub fn predict(settings: &Settings) -> Result<Report> {
-    guard(|| write(settings))
+/// Predicts and writes; an output that fails leaves nothing behind. What was measured is written last. `progress` is told of the cells
+/// predicted.
+///
+/// # Errors
+/// A run, data or a request that cannot be used; a file that cannot be written; a GPU that failed; [`Error::Stopped`] if it is asked
+/// to stop before the last cell is predicted, and then nothing is written.
+pub fn predict(settings: &Settings, progress: &Progress) -> Result<Report> {
+    guard(|| write(settings, progress)).map_err(|error| match error {
+        Error::Stopped(_) => error.with_way("; nothing is written"),
+        other => other,
+    })
 }
 
-fn write(settings: &Settings) -> Result<Report> {
+fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
     settings.source.apart_from(&settings.out, &settings.run, &path)?;
     let trained = Trained::load(&path)?;
@@ -244,7 +255,7 @@ fn write(settings: &Settings) -> Result<Report> {
     };
     let predictor = trained.predictor(settings.seed);
     let mut population = Population::create(&settings.out, manifest)?;
-    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report, &settings.reporter)?;
+    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report, progress)?;
     if settings.with_controls {
         report.control_cells = match &measured {
             Some(held_out) => held_out.push_controls(&mut population)?,
@@ -300,7 +311,7 @@ fn fill(
     observer: Option<&Observer>,
     population: &mut Population<Writer>,
     report: &mut Report,
-    reporter: &Reporter,
+    progress: &Progress,
 ) -> Result<()> {
     let empty: usize =
         job.contexts.iter().map(|c| c.controls.library.iter().filter(|n| !observe::known(**n)).count()).sum();
@@ -309,13 +320,17 @@ fn fill(
             "{empty} control cells are empty: counts are drawn as for cells with the usual total"
         ));
     }
-    let contexts: Vec<_> =
-        job.contexts.iter().map(|c| predictor.context(&c.controls)).collect::<Result<_>>()?;
+    let contexts = job.contexts.iter().map(|c| {
+        progress.go_on("predict was stopped before the first cell")?;
+        predictor.context(&c.controls)
+    });
+    let contexts: Vec<_> = contexts.collect::<Result<_>>()?;
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
-    let work = reporter.begin("predict", 0, total as u64, "cells");
+    let work = progress.begin("predict", 0, total as u64, "cells");
     for Ask { request, context } in &job.asks {
         let labels = predictor.data.names_of(request.conditions);
         contexts[*context].predict(*request, observer, |row, control| {
+            work.go_on()?;
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
                 let what =
                     format!("predicts {bad} for {}; predict from an earlier checkpoint", labels.join(" / "));

@@ -1,7 +1,25 @@
-//! What long work tells the program that runs it while it goes on.
+//! What long work tells the program that runs it, and how that program stops it.
+//!
+//! ```
+//! use scale_engine::progress::{Event, Progress};
+//!
+//! let progress = Progress::new(|event, progress| match event {
+//!     Event::Done(200) => progress.stop(),
+//!     event => println!("{event:?}"),
+//! });
+//! let work = progress.begin("count", 0, 1000, "sheep");
+//! let counted = (0..10).try_for_each(|_| {
+//!     work.add(100);
+//!     work.go_on()
+//! });
+//! assert_eq!(counted.expect_err("it is stopped").to_string(), "count was stopped after 200 of 1000 sheep");
+//! ```
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -40,26 +58,55 @@ pub enum Event<'a> {
     Ends,
 }
 
-/// Who is told. Clones tell the same one.
+/// Who watches long work: is told what happens, and may stop it. Clones are the same one.
 #[derive(Clone)]
-pub struct Reporter(Arc<dyn Fn(Event) + Send + Sync>);
+pub struct Progress(Arc<Watch>);
 
-brief!(Reporter, |_|);
+struct Watch {
+    tell: Box<Tell>,
+    stop: AtomicBool,
+}
 
-impl Reporter {
-    /// A function that is called with every event. The work waits for it.
-    pub fn new(tell: impl Fn(Event) + Send + Sync + 'static) -> Reporter {
-        Reporter(Arc::new(tell))
+type Tell = dyn Fn(Event, &Progress) + Send + Sync;
+
+brief!(Progress, |progress| stopped: progress.is_stopped());
+
+impl Progress {
+    /// A function that is called with every event, and with the progress itself, by which it may stop the work. The work waits for it.
+    pub fn new(tell: impl Fn(Event, &Progress) + Send + Sync + 'static) -> Progress {
+        Progress(Arc::new(Watch { tell: Box::new(tell), stop: AtomicBool::new(false) }))
     }
 
     /// Nobody.
-    pub fn silent() -> Reporter {
-        Reporter::new(|_| ())
+    pub fn silent() -> Progress {
+        Progress::new(|_, _| ())
+    }
+
+    /// Asks the work to stop, from any thread: it ends after the block of cells or the step that it is at. What was stopped stays so:
+    /// other work needs a progress of its own.
+    pub fn stop(&self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work is asked to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.0.stop.load(Ordering::Relaxed)
+    }
+
+    /// What the work asks where it can stop.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] with these words once it is asked to stop.
+    pub fn go_on(&self, otherwise: impl Display) -> Result<()> {
+        match self.is_stopped() {
+            true => Err(Error::Stopped(otherwise.to_string())),
+            false => Ok(()),
+        }
     }
 
     /// Tells an event.
     pub fn tell(&self, event: Event) {
-        (self.0)(event);
+        (self.0.tell)(event, self);
     }
 
     /// Tells what is worth knowing.
@@ -70,7 +117,8 @@ impl Reporter {
     /// Tells that work begins, as [`Event::Begins`] has it. It ends when what is returned is dropped.
     pub fn begin(&self, what: &str, done: u64, all: u64, unit: &str) -> Work {
         self.tell(Event::Begins { what, done, all, unit });
-        Work { reporter: self.clone(), done: Mutex::new(done) }
+        let (what, unit) = (what.to_string(), unit.to_string());
+        Work { progress: self.clone(), what, all, unit, done: Mutex::new(done) }
     }
 }
 
@@ -79,7 +127,10 @@ impl Reporter {
 /// [`Event::Ends`] is told when it is dropped: also where the work fails or panics.
 #[derive(Debug)]
 pub struct Work {
-    reporter: Reporter,
+    progress: Progress,
+    what: String,
+    all: u64,
+    unit: String,
     /// Held while its number is told, so that no thread tells less than another has told before.
     done: Mutex<u64>,
 }
@@ -95,16 +146,26 @@ impl Work {
         self.tell(|_| done);
     }
 
+    /// [`Progress::go_on`], in words that tell how far the work has come.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] once it is asked to stop.
+    pub fn go_on(&self) -> Result<()> {
+        let Work { progress, what, all, unit, done } = self;
+        let done = || *done.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.go_on(format_args!("{what} was stopped after {} of {all} {unit}", done()))
+    }
+
     fn tell(&self, now: impl FnOnce(u64) -> u64) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         *done = now(*done);
-        self.reporter.tell(Event::Done(*done));
+        self.progress.tell(Event::Done(*done));
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.reporter.tell(Event::Ends);
+        self.progress.tell(Event::Ends);
     }
 }
 
@@ -116,9 +177,9 @@ mod tests {
     #[test]
     fn threads_tell_one_rising_count_and_work_that_panics_ends_too() {
         let told = Arc::new(Mutex::new(Vec::new()));
-        let reporter = {
+        let progress = {
             let told = told.clone();
-            Reporter::new(move |event| {
+            Progress::new(move |event, _| {
                 let line = match event {
                     Event::Begins { what, done, all, unit } => format!("{what} {done} of {all} {unit}"),
                     Event::Done(done) => done.to_string(),
@@ -129,7 +190,7 @@ mod tests {
             })
         };
         let work = || {
-            let work = reporter.begin("count", 5, 305, "units");
+            let work = progress.begin("count", 5, 305, "units");
             std::thread::scope(|scope| {
                 (0..3).for_each(|_| drop(scope.spawn(|| (0..100).for_each(|_| work.add(1)))));
             });

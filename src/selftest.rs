@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::gpu::{self, Gpu, Real, Way};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 
 pub use case::{Case, Run, Values, Verdict, case, error, wide};
 pub use feed::check as feed;
@@ -65,12 +65,13 @@ impl Check {
 
 /// Runs rows of the table on a device; one check per op and way to it, with its worst output. An op's own check has all its rows,
 /// as any device computes them; those of its ways on Hopper have the rows whose sizes they take, and are missing where there are
-/// none. `reporter` is told of the rows, each by name before it is run.
-pub fn ops(gpu: &Gpu, rows: &[Case], reporter: &Reporter) -> Result<Vec<Check>> {
+/// none. `progress` is told of the rows, each by name before it is run.
+pub fn ops(gpu: &Gpu, rows: &[Case], progress: &Progress) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
-    let work = reporter.begin("selftest", 0, rows.len() as u64, "rows");
+    let work = progress.begin("selftest", 0, rows.len() as u64, "rows");
     for row in rows {
-        reporter.tell(Event::Stage(row.name));
+        work.go_on()?;
+        progress.tell(Event::Stage(row.name));
         let judged = gpu::guard(|| Ok(row.judge(gpu)))
             .map_err(|e| Error::Device(format!("{} {:?}: {e}", row.name, row.shapes)))?;
         if let Some(what) = gpu.overrun() {

@@ -3,26 +3,23 @@
 //! From a program, which is told what happens and may stop the run:
 //!
 //! ```no_run
-//! use std::sync::Arc;
-//! use std::sync::atomic::{AtomicBool, Ordering};
-//!
 //! use scale_engine::config::Config;
-//! use scale_engine::progress::{Event, Reporter};
+//! use scale_engine::progress::{Event, Progress};
 //! use scale_engine::train::{Begin, Settings, train};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
-//! let stop = Arc::new(AtomicBool::new(false));
-//! let enough = stop.clone();
-//! let reporter = Reporter::new(move |event| {
+//! let progress = Progress::new(|event, progress| {
 //!     if let Event::Logged { step, numbers } = event {
 //!         let loss = numbers.iter().find(|(name, _)| name == "loss");
 //!         println!("{step}: {loss:?}");
-//!         enough.fetch_or(loss.is_some_and(|(_, loss)| *loss < 0.1), Ordering::Relaxed);
+//!         if loss.is_some_and(|(_, loss)| *loss < 0.1) {
+//!             progress.stop();
+//!         }
 //!     }
 //! });
 //! let config = Config::load(Some("tiny"), None, &["train.steps=300".to_string()])?;
 //! let run = Settings::new("DATA".as_ref(), "held_out.toml".as_ref(), "RUN".as_ref(), Begin::drawn(config));
-//! let outcome = train(&Settings { reporter, ..run }, &stop)?;
+//! let outcome = train(&run, &progress)?;
 //! println!("{} steps, {:?}", outcome.step, outcome.best);
 //! # Ok(())
 //! # }
@@ -30,7 +27,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -45,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
 use crate::memory;
 use crate::optim::learning_rate;
-use crate::progress::Work;
+use crate::progress::{Progress, Work};
 
 mod feed;
 mod first;
@@ -91,7 +87,7 @@ pub struct Outcome {
     pub unmatched: usize,
 }
 
-/// Trains until the last step or until `stop` is set; in the latter case a checkpoint is written and the outcome says so. From here
+/// Trains until the last step or until `progress` is asked to stop; then a checkpoint is written and the outcome says so. From here
 /// on the process keeps the memory that it frees ([`memory::keep`]). A rank whose NCCL does not let go of it once another rank is
 /// gone ends its process, with exit code 1.
 ///
@@ -100,29 +96,29 @@ pub struct Outcome {
 /// # Errors
 /// Settings, data or a split that cannot be used; a loss that is not finite ([`Error::Diverged`]); a file that cannot be written; a
 /// GPU or another rank that failed.
-pub fn train(settings: &Settings, stop: &AtomicBool) -> Result<Outcome> {
+pub fn train(settings: &Settings, progress: &Progress) -> Result<Outcome> {
     memory::keep();
     match &settings.place {
         Place::Launched(launch, gpu) => {
             // Before any data is read: a rank that finds no data can then tell the others.
-            let seat = Arc::new(Wire::join(launch, stop, &settings.reporter)?);
-            rank(|| Start::of(settings), gpu.as_ref(), seat, stop)
+            let seat = Arc::new(Wire::join(launch, progress)?);
+            rank(|| Start::of(settings, progress), gpu.as_ref(), seat)
         }
         Place::Here(places) => match places.as_slice() {
             [] => Err(Error::setting("place", "has no rank to train on")),
-            [place] => guard(|| walk(Start::of(settings)?, place.as_ref(), &Ranks::alone(), stop)),
-            places => side_by_side(&Start::of(settings)?, places, stop),
+            [place] => guard(|| walk(Start::of(settings, progress)?, place.as_ref(), &Ranks::alone())),
+            places => side_by_side(&Start::of(settings, progress)?, places),
         },
     }
 }
 
 /// One rank per place, each in its own thread. Returns rank 0's outcome, or the error of the rank that failed first.
-fn side_by_side(start: &Start, places: &[Option<Gpu>], stop: &AtomicBool) -> Result<Outcome> {
+fn side_by_side(start: &Start, places: &[Option<Gpu>]) -> Result<Outcome> {
     let seats: Vec<Arc<Threads>> = Threads::seats(places.len()).into_iter().map(Arc::new).collect();
     let mut outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
         let begin = |(seat, place): (&Arc<Threads>, &'_ Option<Gpu>)| {
             let (start, seat, place) = (start.clone(), seat.clone(), place.clone());
-            scope.spawn(move || rank(|| Ok(start), place.as_ref(), seat, stop))
+            scope.spawn(move || rank(|| Ok(start), place.as_ref(), seat))
         };
         let ranks: Vec<_> = seats.iter().zip(places).map(begin).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
@@ -135,14 +131,13 @@ fn rank(
     start: impl FnOnce() -> Result<Start>,
     gpu: Option<&Gpu>,
     seat: Arc<dyn Collective>,
-    stop: &AtomicBool,
 ) -> Result<Outcome> {
     let work = || {
         guard(|| {
             let start = start()?;
-            let ranks = Ranks::join(seat.clone(), gpu, &start.reporter)?;
+            let ranks = Ranks::join(seat.clone(), gpu, &start.progress)?;
             start.agree(&ranks, gpu)?;
-            walk(start, gpu, &ranks, stop)
+            walk(start, gpu, &ranks)
         })
     };
     let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -155,12 +150,12 @@ fn rank(
     outcome
 }
 
-fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks, stop: &AtomicBool) -> Result<Outcome> {
+fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Outcome> {
     let mut walk = Walk::begin(start, gpu, ranks)?;
     walk.keep_changes()?;
-    let mut stopping = ranks.any(stop.load(Ordering::Relaxed))?;
+    let mut stopping = ranks.any(walk.run.progress.is_stopped())?;
     while walk.run.step() < walk.config.train.steps && !stopping {
-        stopping = walk.step(stop)?;
+        stopping = walk.step()?;
     }
     walk.end()
 }
@@ -180,7 +175,7 @@ struct Walk<'a> {
     gpu: Option<&'a Gpu>,
     ranks: &'a Ranks,
     /// On the rank that writes. Dropped last: what goes wrong with a checkpoint is told before the end.
-    progress: Option<Work>,
+    work: Option<Work>,
 }
 
 impl<'a> Walk<'a> {
@@ -193,26 +188,26 @@ impl<'a> Walk<'a> {
         let unmatched = sampler.unmatched().len();
         if let Some(sets) = sampler.epoch().filter(|_| run.writes) {
             let steps = sets as f64 / config.data.sets as f64;
-            run.reporter.note(format_args!("an epoch is {sets} sets, {steps:.1} steps"));
+            run.progress.note(format_args!("an epoch is {sets} sets, {steps:.1} steps"));
         }
         let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
         if let Some(what) = feed.describe() {
-            run.reporter.note(what);
+            run.progress.note(what);
         }
         let loader = Loader::start(run.data.clone(), sampler, first, AHEAD, feed.carry())?;
         let metrics = match run.writes {
-            true => Metrics::open(&run.folder, first, run.reporter.clone())?,
+            true => Metrics::open(&run.folder, first, run.progress.clone())?,
             false => Metrics::silent(),
         };
-        let progress = run.writes.then(|| run.reporter.begin("train", first, steps, "steps"));
+        let work = run.writes.then(|| run.progress.begin("train", first, steps, "steps"));
         let began = Instant::now();
         let log = Log { metrics, lines: Lines::default(), first, began, told: (first, began), loss: None };
-        Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks, progress })
+        Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks, work })
     }
 
     /// Does the next step and what is due after it. True if all ranks are to stop.
-    fn step(&mut self, stop: &AtomicBool) -> Result<bool> {
-        let Walk { config, run, loader, feed, log, gpu, ranks, progress, .. } = self;
+    fn step(&mut self) -> Result<bool> {
+        let Walk { config, run, loader, feed, log, gpu, ranks, work, .. } = self;
         let batch = loader.next();
         let examples = feed.examples(&batch, &run.frame.effects);
         let (step, done) = (run.step(), run.step() + 1);
@@ -226,7 +221,7 @@ impl<'a> Walk<'a> {
         log.tell(run, ranks)?;
         let last = done == config.train.steps;
         let logs = done.is_multiple_of(config.train.log_every) || last;
-        let stopping = ranks.any(stop.load(Ordering::Relaxed))?;
+        let stopping = ranks.any(run.progress.is_stopped())?;
         let saves = done.is_multiple_of(config.train.checkpoint_every) || last || stopping;
         if gpu.is_none() || logs || saves {
             log.lines.send(&found, &norm, done, &batch.conditions, logs);
@@ -234,7 +229,7 @@ impl<'a> Walk<'a> {
         ranks.check_sums()?;
         run.frame.header.step = done;
         loader.give_back(batch);
-        progress.iter().for_each(|progress| progress.set(done));
+        work.iter().for_each(|work| work.set(done));
         self.after(saves)?;
         Ok(stopping)
     }

@@ -46,6 +46,7 @@ mod simulate;
 mod sizes;
 mod small_data;
 mod split;
+mod stopped;
 #[cfg(feature = "parquet")]
 mod tahoe;
 mod tenx;

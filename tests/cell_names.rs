@@ -8,7 +8,7 @@ use scale_engine::data::population::Population;
 use scale_engine::data::preprocess::{Parts, preprocess_parts};
 use scale_engine::data::shard::{Columns, Data};
 use scale_engine::data::simulate::CONTROL;
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 
 use crate::predict::held_out;
 use crate::preprocess::{COUNTS, GENES, obs, settings, sparse, var, words};
@@ -28,7 +28,7 @@ fn names_follow_their_cells_and_those_of_two_files_are_told_apart() {
     write(&settings.inputs[0], &obs(), &var(&GENES), X::Sparse(&sparse(&COUNTS)), &[]).expect("written");
     write(&settings.inputs[1], &second, &var(&GENES), X::Sparse(&sparse(&turned)), &[]).expect("written");
     let parts = Parts { cells: 4, ..Parts::default() };
-    preprocess_parts(&settings, &parts, &Reporter::silent()).expect("made").expect("a summary");
+    preprocess_parts(&settings, &parts, &Progress::silent()).expect("made").expect("a summary");
 
     let data = Data::open(&settings.out).expect("readable");
     let mut seen = HashMap::new();

@@ -7,7 +7,7 @@ use scale_engine::data::h5ad::{Frame, H5ad, X, write};
 use scale_engine::data::preprocess::{Genes, Knockdown, Ranking, Settings, preprocess, rank_genes};
 use scale_engine::data::shard::Data;
 use scale_engine::error::Result;
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 
 use crate::parts::two_files;
 use crate::refused::told;
@@ -15,7 +15,7 @@ use crate::sizes::shards;
 use crate::train::program;
 
 fn ranked(settings: &Settings, out: &Path) -> Result<Ranking> {
-    rank_genes(&Settings { out: out.to_path_buf(), ..settings.clone() }, &Reporter::silent())
+    rank_genes(&Settings { out: out.to_path_buf(), ..settings.clone() }, &Progress::silent())
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn it_is_the_table_of_a_data_directory() {
     let settings = two_files(dir.path());
     let table = dir.path().join("genes.csv");
     let ranking = ranked(&settings, &table).expect("a table");
-    let summary = preprocess(&settings, &Reporter::silent()).expect("a data directory");
+    let summary = preprocess(&settings, &Progress::silent()).expect("a data directory");
     assert!(fs::read(&table).expect("a table") == fs::read(settings.out.join("var.csv")).expect("a table"));
     assert_eq!((ranking.cells, ranking.genes), (summary.contents.cells, summary.contents.genes));
     assert_eq!((ranking.target, ranking.source_genes), (summary.target, summary.contents.source_genes));

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::data::h5ad::{self, Column, H5ad, Labels, X};
@@ -11,7 +10,7 @@ use scale_engine::data::shard::Data;
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::data::split::{Part, Split};
 use scale_engine::predict::{self, ControlFile, Source};
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 use serde_json::{Value, json};
 
 use crate::init_from::untrained_fourth;
@@ -41,7 +40,7 @@ fn without_controls(dir: &Path) -> (PathBuf, PathBuf) {
     h5ad::write(&cells, &obs, file.var(), X::Sparse(&x), &[]).expect("written");
     let settings =
         preprocess::Settings { genes: Genes::Top(60), ..preprocess::Settings::of_simulated(&cells, &data) };
-    preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
+    preprocess::preprocess(&settings, &Progress::silent()).expect("shards");
     std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n").expect("written");
     (data, split)
 }
@@ -109,7 +108,8 @@ fn a_file_tells_which_split_chose_its_cells_and_which_one_the_run_was_trained_wi
     let header = Checkpoint::describe(&last(&small.run)).expect("readable").header;
     let hash = Split::load(&split, &Data::open(&small.data).expect("data")).expect("a split").hash;
     let predict = |source: Source, out: &Path| {
-        predict::predict(&predict::Settings::new(&small.run, source, out)).expect("a prediction");
+        predict::predict(&predict::Settings::new(&small.run, source, out), &Progress::silent())
+            .expect("a prediction");
         let file = H5ad::open(out).expect("readable");
         [file.told("split"), file.told("trained_split")]
     };
@@ -130,7 +130,7 @@ fn unseen(dir: &Path, name: &str, genes: Genes) -> PathBuf {
     let (cells, data) = (dir.join(format!("{name}.h5ad")), dir.join(name));
     simulate(&World { skip: WORLD.cells, ..WORLD }).and_then(|world| world.write(&cells)).expect("written");
     let settings = preprocess::Settings { genes, ..preprocess::Settings::of_simulated(&cells, &data) };
-    preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
+    preprocess::preprocess(&settings, &Progress::silent()).expect("shards");
     data
 }
 
@@ -230,12 +230,12 @@ fn only_perturbations_that_are_predicted_are_warned_of_and_a_finished_run_is_not
     let place = |name: &str| dir.path().join(name);
     untrained_fourth(&place("split.toml"));
     let more = ["train.steps=2"];
-    trained_by(small(), &place("split.toml"), &place("run"), &more, &AtomicBool::new(false)).expect("a run");
+    trained_by(small(), &place("split.toml"), &place("run"), &more, &Progress::silent()).expect("a run");
     let report = |part: Part| {
         let (data, split) = (small().data.clone(), place("split.toml"));
         let source = Source::Data { data, split, part, real_out: None, real_controls: None };
         let settings = predict::Settings::new(&place("run"), source, &place("out.h5ad"));
-        predict::predict(&settings).expect("a prediction")
+        predict::predict(&settings, &Progress::silent()).expect("a prediction")
     };
     assert_eq!(report(Part::Train).warnings, [""; 0]);
     let of_test = report(Part::Test);

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 
 use safetensors::SafeTensors;
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::model::condition::Kind;
+use scale_engine::progress::Progress;
 use scale_engine::run_folder::checkpoint_of;
 
 use crate::other_data::renamed;
@@ -115,8 +115,7 @@ fn what_another_run_was_trained_on_is_known() {
     begin("tuned", &small().run);
     assert_eq!(untrained("tuned"), [""; 0]);
     let more = ["train.steps=2"];
-    trained_by(small(), &place("split.toml"), &place("blind"), &more, &AtomicBool::new(false))
-        .expect("a run");
+    trained_by(small(), &place("split.toml"), &place("blind"), &more, &Progress::silent()).expect("a run");
     begin("tuned-blind", &place("blind"));
     assert_eq!(untrained("tuned-blind"), perturbations[3..]);
 }

@@ -1,7 +1,6 @@
 //! What a run learns from, and what its validations say.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::{Checkpoint, Trained};
 use scale_engine::data::controls::control_pool;
@@ -11,6 +10,7 @@ use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Error;
 use scale_engine::evaluate::pearson;
 use scale_engine::predictor::{ControlCells, Request};
+use scale_engine::progress::Progress;
 
 use crate::train::{last, names, small, trained, trained_by};
 
@@ -46,7 +46,7 @@ fn the_test_part_chooses_no_checkpoint() {
     );
     std::fs::write(&split, text).expect("written");
     let more = ["train.steps=4", "train.val_every=2"];
-    let outcome = trained_by(small(), &split, &run, &more, &AtomicBool::new(false)).expect("a run");
+    let outcome = trained_by(small(), &split, &run, &more, &Progress::silent()).expect("a run");
     assert!(outcome.best.is_none() && !run.join("checkpoints/best.safetensors").exists());
 }
 
@@ -89,7 +89,7 @@ fn a_validation_correlates_changes_in_which_each_batch_counts_by_its_cells() {
 fn a_gradient_that_overflows_stops_the_run_even_if_the_loss_does_not() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let set = ["loss.w_mmd=3e38", "train.steps=1"];
-    let error = trained(small(), dir.path(), &set, &AtomicBool::new(false)).expect_err("it overflows");
+    let error = trained(small(), dir.path(), &set, &Progress::silent()).expect_err("it overflows");
     let text = error.to_string();
     assert!(matches!(error, Error::Diverged(_)) && text.starts_with("step 1: the loss is 1"), "{text}");
     assert!(

@@ -11,7 +11,7 @@ use scale_engine::data::simulate::CONTROL;
 use scale_engine::model::Model;
 use scale_engine::params::Flats;
 use scale_engine::predictor::{ControlCells, Predictor};
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 
 use crate::refused::told;
 use crate::train::{last, program, set, small};
@@ -23,7 +23,7 @@ fn other_total(out: &Path) {
         target: Some(Target::Sum(5e3)),
         ..preprocess::Settings::of_simulated(&small().cells, out)
     };
-    preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
+    preprocess::preprocess(&settings, &Progress::silent()).expect("shards");
 }
 
 /// A copy of a data directory, with one word of its manifest replaced.
@@ -221,7 +221,7 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
         scale: Some(Scale::Log1p),
         ..preprocess::Settings::of_simulated(&place("logs.h5ad"), &place("data"))
     };
-    let silent = Reporter::silent();
+    let silent = Progress::silent();
     assert_eq!(preprocess::preprocess(&settings, &silent).expect("shards").target, None);
     fs::write(place("split.toml"), "[datasets]\nx = \"logs.h5ad\"\n[training]\nx = \"train\"\n")
         .expect("written");

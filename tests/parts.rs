@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use scale_engine::data::preprocess::{Genes, PartName, Parts, Settings, Target, plan, preprocess_parts};
 use scale_engine::data::simulate;
-use scale_engine::progress::{Event, Reporter};
+use scale_engine::progress::{Event, Progress};
 
 use crate::preprocess::{contents, settings};
 
@@ -33,12 +33,12 @@ fn parts(work: &Path, only: Option<(&str, usize)>) -> Parts {
 }
 
 fn made(settings: &Settings, parts: &Parts) -> Vec<(String, Vec<u8>)> {
-    preprocess_parts(settings, parts, &Reporter::silent()).expect("made").expect("a summary");
+    preprocess_parts(settings, parts, &Progress::silent()).expect("made").expect("a summary");
     contents(&settings.out)
 }
 
 fn refusal(settings: &Settings, parts: &Parts) -> String {
-    preprocess_parts(settings, parts, &Reporter::silent()).expect_err("a refusal").to_string()
+    preprocess_parts(settings, parts, &Progress::silent()).expect_err("a refusal").to_string()
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn parts_that_are_made_apart_and_backwards_give_the_same_bytes() {
     for pass in ["filters", "totals", "moments", "rows"] {
         for part in (0..7).rev() {
             let only = parts(&work, Some((pass, part)));
-            let summary = preprocess_parts(&settings, &only, &Reporter::silent()).expect("a part");
+            let summary = preprocess_parts(&settings, &only, &Progress::silent()).expect("a part");
             assert!(summary.is_none() && !settings.out.exists());
         }
     }
@@ -73,7 +73,7 @@ fn a_part_that_is_there_is_not_made_again() {
     let work = dir.path().join("work");
     for (pass, part) in [("filters", 0..7), ("totals", 0..7), ("moments", 0..2)] {
         for part in part {
-            preprocess_parts(&settings, &parts(&work, Some((pass, part))), &Reporter::silent())
+            preprocess_parts(&settings, &parts(&work, Some((pass, part))), &Progress::silent())
                 .expect("a part");
         }
     }
@@ -92,9 +92,9 @@ fn every_pass_counts_every_cell_also_where_a_part_was_there_and_a_failed_run_end
     let dir = tempfile::tempdir().expect("a folder");
     let (settings, work) = (two_files(dir.path()), dir.path().join("work"));
     let told = Arc::new(Mutex::new(Vec::new()));
-    let reporter = {
+    let progress = {
         let told = told.clone();
-        Reporter::new(move |event| {
+        Progress::new(move |event, _| {
             told.lock().expect("no panic holds it").push(match event {
                 Event::Begins { what: "preprocess", done: 0, all, unit: "cells" } => ("begins", all),
                 Event::Done(done) => ("done", done),
@@ -104,7 +104,7 @@ fn every_pass_counts_every_cell_also_where_a_part_was_there_and_a_failed_run_end
         })
     };
     let run = |parts: &Parts| {
-        let made = preprocess_parts(&settings, parts, &reporter);
+        let made = preprocess_parts(&settings, parts, &progress);
         (made, std::mem::take(&mut *told.lock().expect("no panic holds it")))
     };
     let (all, ends) = (4 * (700 + 450), ("ends", 0));
@@ -176,7 +176,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     let what = refusal(&settings, &Parts { cells: 201, ..parts(&work, None) });
     assert!(what.contains("parts of another command"), "{what}");
 
-    preprocess_parts(&settings, &parts(&work, Some(("filters", 0))), &Reporter::silent()).expect("a part");
+    preprocess_parts(&settings, &parts(&work, Some(("filters", 0))), &Progress::silent()).expect("a part");
     std::fs::write(work.join("filters/00000"), "half").expect("written");
     let what = refusal(&settings, &parts(&work, None));
     assert!(what.contains("00000") && what.contains("remove it"), "{what}");
@@ -188,7 +188,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     std::fs::write(dir.path().join("genes.txt"), "GENE0001\nGENE0002\n").expect("written");
     let work = dir.path().join("other");
     for part in 0..7 {
-        preprocess_parts(&settings, &parts(&work, Some(("rows", part))), &Reporter::silent())
+        preprocess_parts(&settings, &parts(&work, Some(("rows", part))), &Progress::silent())
             .expect("a part");
     }
     let what = refusal(&settings, &parts(&work, Some(("moments", 0))));
@@ -208,7 +208,7 @@ fn a_part_that_is_not_as_it_was_written_is_named_and_made_again_once_removed() {
     for pass in ["filters", "totals", "moments", "rows"] {
         for part in 0..7 {
             let only = parts(&work, Some((pass, part)));
-            preprocess_parts(&settings, &only, &Reporter::silent()).expect("a part");
+            preprocess_parts(&settings, &only, &Progress::silent()).expect("a part");
         }
     }
     let all = parts(&work, None);

@@ -1,7 +1,6 @@
 //! What a run answers: held-out pairs, and requests over a user's control cells.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Observe;
@@ -10,6 +9,7 @@ use scale_engine::data::simulate::CONTROL;
 use scale_engine::data::split::Part;
 use scale_engine::error::Result;
 use scale_engine::predict::{self, ControlFile, Report, Source, predict};
+use scale_engine::progress::Progress;
 
 use crate::refused;
 use crate::train::{last, names, program, small, trained_by};
@@ -30,7 +30,7 @@ pub fn ask_for(controls: &Path, request: &str, column: &str) -> Result<(Cells, V
         seed: 5,
         ..predict::Settings::new(&small().run, source, &out)
     };
-    let report = predict(&settings)?;
+    let report = predict(&settings, &Progress::silent())?;
     let file = H5ad::open(&out)?;
     let labels = file.obs().labels(&out, column)?;
     let labels = (0..labels.len()).map(|i| labels.get(i).expect("a label").to_string()).collect();
@@ -51,7 +51,7 @@ fn what_is_read_is_not_written_over() {
     std::fs::write(&csv, "perturbation,cell_type,batch,cells\n").expect("written");
     let refused = |out: &Path, source: Source| {
         let settings = predict::Settings::new(&small.run, source, out);
-        predict(&settings).expect_err("it would be lost").to_string()
+        predict(&settings, &Progress::silent()).expect_err("it would be lost").to_string()
     };
     let before = std::fs::read(&controls).expect("readable");
     for out in [&controls, &csv, &last(&small.run)] {
@@ -192,7 +192,7 @@ fn predicted_controls_are_not_mixed_with_measured_ones() {
     let source = Source::File { controls: ControlFile::new(&small.cells), request: csv };
     let settings =
         predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &out) };
-    let error = predict(&settings).expect_err("one label for both").to_string();
+    let error = predict(&settings, &Progress::silent()).expect_err("one label for both").to_string();
     assert!(error.contains("line 2: ") && error.contains("--with-controls"), "{error}");
 }
 
@@ -208,7 +208,7 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     let text = format!("[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n{}", held.concat());
     std::fs::write(place("split.toml"), text).expect("written");
     let split = place("split.toml");
-    trained_by(small, &split, &place("run"), &["train.steps=2"], &AtomicBool::new(false)).expect("a run");
+    trained_by(small, &split, &place("run"), &["train.steps=2"], &Progress::silent()).expect("a run");
     assert_eq!(
         Checkpoint::describe(&last(&place("run"))).expect("readable").header.untrained,
         perturbations[3..]
@@ -216,7 +216,7 @@ fn a_perturbation_of_which_no_cell_was_trained_on_is_no_known_one() {
     let (out, real) = (place("out.h5ad"), place("real.h5ad"));
     let ask = |source: Source| {
         let settings = predict::Settings::new(&place("run"), source, &out);
-        predict(&predict::Settings { with_controls: true, ..settings })
+        predict(&predict::Settings { with_controls: true, ..settings }, &Progress::silent())
     };
     let request = place("request.csv");
     let line = format!("perturbation,cell_type,batch,cells\n{},{},batch-1,2\n", perturbations[3], types[0]);
@@ -263,7 +263,7 @@ pub fn held_out(out: &Path, real: &Path) -> Report {
         Source::Data { data, split, part: Part::Test, real_out: Some(real.into()), real_controls: None };
     let settings =
         predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, out) };
-    predict(&settings).expect("a prediction")
+    predict(&settings, &Progress::silent()).expect("a prediction")
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn control_cells_are_written_with_the_bits_that_were_measured() {
     let source = Source::File { controls: ControlFile::new(&small.cells), request };
     let settings =
         predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &asked) };
-    predict(&settings).expect("an answer");
+    predict(&settings, &Progress::silent()).expect("an answer");
     same(&asked);
 }
 
@@ -349,7 +349,7 @@ fn control_cells_keep_the_batch_they_were_measured_in() {
     let source = Source::File { controls: ControlFile::new(controls), request };
     let settings =
         predict::Settings { with_controls: true, ..predict::Settings::new(&small.run, source, &out) };
-    predict(&settings).expect("an answer");
+    predict(&settings, &Progress::silent()).expect("an answer");
     let made = H5ad::open(&out).expect("readable");
     let made = made.obs().labels(&out, "batch").expect("a column");
     let of = |range: std::ops::Range<usize>| range.map(|i| made.get(i).expect("a label").to_string());

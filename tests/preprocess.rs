@@ -7,7 +7,7 @@ use scale_engine::data::preprocess::hvg::Flavor;
 use scale_engine::data::preprocess::{Genes, Parts, Settings, Summary, Target, plan, preprocess};
 use scale_engine::data::shard::{Data, Scale};
 use scale_engine::error::Result;
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 
 use crate::h5ad::{raw_file, sparse_group};
 
@@ -24,7 +24,7 @@ pub fn settings(input: &Path, out: &Path) -> Settings {
 }
 
 pub fn run(settings: &Settings) -> Result<Summary> {
-    preprocess(settings, &Reporter::silent())
+    preprocess(settings, &Progress::silent())
 }
 
 /// What `preprocess` says when it refuses; nothing may be left behind.

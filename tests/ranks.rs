@@ -4,7 +4,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use scale_engine::collective::{Collective, Launch, Ranks, Threads, Wire};
@@ -13,10 +12,11 @@ use scale_engine::data::sampler::Sampler;
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 use scale_engine::train::{Begin, Outcome, Place, Settings, train};
 use serde_json::Value;
 
+use crate::stopped::stopped;
 use crate::train::{last, set, small};
 
 mod shard;
@@ -41,7 +41,7 @@ fn run(out: &Path, ranks: usize, steps: u64) -> Result<Outcome> {
         place: Place::Here(vec![None; ranks]),
         ..Settings::new(&small().data, &small().split, out, begin)
     };
-    train(&settings, &AtomicBool::new(false))
+    train(&settings, &Progress::silent())
 }
 
 /// Losses of the steps, gradient norms of their parts and validations.
@@ -93,7 +93,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config"));
     let alone = Settings::new(&small().data, &small().split, &place("two"), begin);
     let settings = Settings { place: Place::Here(vec![None; 2]), ..alone };
-    train(&settings, &AtomicBool::new(false)).expect("a run");
+    train(&settings, &Progress::silent()).expect("a run");
     std::fs::copy(place("two").join("checkpoints/step-6.safetensors"), last(&place("two"))).expect("copied");
     run(&place("two"), 1, STEPS).expect("it goes on");
     assert_alike(&log(&place("two")), &log(&place("one")), "two ranks, then one");
@@ -130,9 +130,7 @@ fn wires(ranks: usize) -> Vec<Arc<dyn Collective>> {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
         let launch = Launch { rank, ranks, local: rank, address: address.clone(), job: 0, by: "a test" };
-        std::thread::spawn(move || {
-            Wire::join(&launch, &AtomicBool::new(false), &Reporter::silent()).expect("they meet")
-        })
+        std::thread::spawn(move || Wire::join(&launch, &Progress::silent()).expect("they meet"))
     };
     let joining: Vec<_> = (0..ranks).map(join).collect();
     joining
@@ -232,9 +230,7 @@ fn a_stranger_is_passed_over_and_a_second_of_one_rank_refused() {
     let address = ("127.0.0.1".to_string(), free_port());
     let join = |rank| {
         let launch = Launch { rank, ranks: 3, local: rank, address: address.clone(), job: 0, by: "a test" };
-        std::thread::spawn(move || {
-            Wire::join(&launch, &AtomicBool::new(false), &Reporter::silent()).map(|wire| wire.sum(&mut [0.0]))
-        })
+        std::thread::spawn(move || Wire::join(&launch, &Progress::silent()).map(|wire| wire.sum(&mut [0.0])))
     };
     let first = join(0);
     // A caller that speaks another language, once rank 0 listens.
@@ -259,7 +255,7 @@ fn ranks_agree_on_what_they_are_about_to_do_or_do_not_begin() {
     for seats in [threads(3), wires(3)] {
         let found = each(&seats, |seat| {
             let seat = seats[seat.rank()].clone();
-            let ranks = Ranks::join(seat, None, &Reporter::silent()).expect("they meet");
+            let ranks = Ranks::join(seat, None, &Progress::silent()).expect("they meet");
             let same = ranks.agree(&[("data", 0xfedc_ba98_7654_3210), ("config", 0)]).is_ok();
             let other = ranks.agree(&[("data", 5), ("config", if ranks.rank() == 2 { 1 << 63 } else { 0 })]);
             same && other.expect_err("they differ").to_string().contains("ranks differ")
@@ -333,9 +329,7 @@ fn a_rank_that_waits_for_others_can_be_stopped() {
     for rank in [0, 1] {
         let address = ("127.0.0.1".to_string(), free_port());
         let launch = Launch { rank, ranks: 2, local: rank, address, job: 0, by: "a test" };
-        let said = Wire::join(&launch, &AtomicBool::new(true), &Reporter::silent())
-            .expect_err("nobody comes")
-            .to_string();
+        let said = Wire::join(&launch, &stopped()).expect_err("nobody comes").to_string();
         assert!(said.contains("asked to stop"), "{said}");
     }
 }

@@ -2,32 +2,27 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use scale_engine::checkpoint::{Checkpoint, Header};
 use scale_engine::config::Config;
-use scale_engine::progress::{Event, Reporter};
+use scale_engine::progress::{Event, Progress};
 use scale_engine::train::{Begin, Settings, train};
 
 use crate::refused::told;
+use crate::stopped::stopped;
 use crate::train::{bytes, last, log, program, resumed_to, set, small};
 
 /// Trains the small run and stops it once it has done this many steps.
 fn stopped_at(step: u64, run: &Path, more: &[&str]) {
     let words: Vec<String> = set().into_iter().chain(more.iter().map(|word| word.to_string())).collect();
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &words).expect("a good config"));
-    let stop = Arc::new(AtomicBool::new(false));
-    let reporter = {
-        let stop = stop.clone();
-        // Asked one step ahead: a step that has begun is done.
-        Reporter::new(move |event| match event {
-            Event::Done(done) if done + 1 == step => stop.store(true, Ordering::Relaxed),
-            _ => {}
-        })
-    };
-    let settings = Settings { reporter, ..Settings::new(&small().data, &small().split, run, begin) };
-    assert_eq!(train(&settings, &stop).expect("a run").step, step);
+    // Asked one step ahead: a step that has begun is done.
+    let progress = Progress::new(move |event, progress| match event {
+        Event::Done(done) if done + 1 == step => progress.stop(),
+        _ => {}
+    });
+    let settings = Settings::new(&small().data, &small().split, run, begin);
+    assert_eq!(train(&settings, &progress).expect("a run").step, step);
 }
 
 fn header(checkpoint: &Path) -> Header {
@@ -41,7 +36,7 @@ fn a_new_number_of_steps_is_kept_at_once_and_the_end_that_it_makes_is_validated(
     stopped_at(12, run, &[]);
     let begin = Begin::Resume { steps: Some(60), shard: None };
     let settings = Settings::new(&small().data, &small().split, run, begin);
-    train(&settings, &AtomicBool::new(true)).expect("stopped before a step");
+    train(&settings, &stopped()).expect("stopped before a step");
     assert_eq!((header(&last).step, header(&last).config.train.steps), (12, 60));
     let outcome = resumed_to(small(), run, Some(12)).expect("done");
     assert!(outcome.finished && outcome.step == 12);
@@ -51,7 +46,7 @@ fn a_new_number_of_steps_is_kept_at_once_and_the_end_that_it_makes_is_validated(
     assert_eq!((validated, outcome.best.map(|best| best.step)), (1, Some(12)));
     assert!(bytes(&run.join("checkpoints/best.safetensors")) == bytes(&last));
     // A best of the very step that it goes on from is still its best.
-    train(&settings, &AtomicBool::new(true)).expect("stopped before a step");
+    train(&settings, &stopped()).expect("stopped before a step");
     let best = header(&run.join("checkpoints/best.safetensors"));
     assert_eq!((best.step, header(&last).best.map(|best| best.step)), (12, Some(12)));
 }

@@ -11,7 +11,7 @@ use scale_engine::data::h5ad::{H5ad, describe};
 use scale_engine::data::preprocess::{Contents, Genes, Settings, preprocess};
 use scale_engine::data::shard::{Data, Manifest};
 use scale_engine::error::Result;
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 
 const CONTROL: &str = "[('DMSO_TF', 0.0, 'uM')]";
 
@@ -34,7 +34,7 @@ fn settings(inputs: &[PathBuf], out: &Path) -> Settings {
 }
 
 fn made(settings: &Settings) -> Result<(Contents, Data)> {
-    let kept = preprocess(settings, &Reporter::silent())?.contents;
+    let kept = preprocess(settings, &Progress::silent())?.contents;
     Ok((kept, Data::open(&settings.out)?))
 }
 

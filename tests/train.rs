@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -11,9 +10,11 @@ use scale_engine::config::Config;
 use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::simulate::{CONTROL, Settings as World, simulate};
 use scale_engine::error::{Error, Result};
-use scale_engine::progress::{Event, Reporter};
+use scale_engine::progress::{Event, Progress};
 use scale_engine::train::{Begin, Outcome, Settings, train};
 use serde_json::{Value, json};
+
+use crate::stopped::stopped;
 
 const STEPS: u64 = 120;
 pub const WORLD: World =
@@ -40,7 +41,7 @@ pub fn small() -> &'static Small {
             genes: Genes::Top(60),
             ..preprocess::Settings::of_simulated(&cells, &data)
         };
-        preprocess::preprocess(&settings, &Reporter::silent()).expect("shards");
+        preprocess::preprocess(&settings, &Progress::silent()).expect("shards");
         let perturbed = names().1;
         let text = format!(
             "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n[fewshot.\"cells.{}\"]\ntest = [{:?}]\nval = [{:?}]\n",
@@ -48,7 +49,7 @@ pub fn small() -> &'static Small {
         );
         std::fs::write(&split, text).expect("written");
         let made = Small { _dir: dir, cells, data, split, run };
-        trained(&made, &made.run, &[], &AtomicBool::new(false)).expect("a run");
+        trained(&made, &made.run, &[], &Progress::silent()).expect("a run");
         made
     })
 }
@@ -68,8 +69,8 @@ pub fn set() -> Vec<String> {
     set.split_whitespace().map(String::from).collect()
 }
 
-pub fn trained(small: &Small, out: &Path, extra: &[&str], stop: &AtomicBool) -> Result<Outcome> {
-    trained_by(small, &small.split, out, extra, stop)
+pub fn trained(small: &Small, out: &Path, extra: &[&str], progress: &Progress) -> Result<Outcome> {
+    trained_by(small, &small.split, out, extra, progress)
 }
 
 /// The same with another split file.
@@ -78,12 +79,12 @@ pub fn trained_by(
     split: &Path,
     out: &Path,
     extra: &[&str],
-    stop: &AtomicBool,
+    progress: &Progress,
 ) -> Result<Outcome> {
     let mut set = set();
     set.extend(extra.iter().map(|s| s.to_string()));
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &set)?);
-    train(&Settings::new(&small.data, split, out, begin), stop)
+    train(&Settings::new(&small.data, split, out, begin), progress)
 }
 
 fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
@@ -92,7 +93,7 @@ fn resumed(small: &Small, out: &Path) -> Result<Outcome> {
 
 pub fn resumed_to(small: &Small, out: &Path, steps: Option<u64>) -> Result<Outcome> {
     let begin = Begin::Resume { steps, shard: None };
-    train(&Settings::new(&small.data, &small.split, out, begin), &AtomicBool::new(false))
+    train(&Settings::new(&small.data, &small.split, out, begin), &Progress::silent())
 }
 
 pub fn last(run: &Path) -> PathBuf {
@@ -165,7 +166,7 @@ fn checkpoints_of_one_step_are_one_file() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let dir = tempfile::tempdir().expect("a temporary folder");
     let more = ["train.steps=20", "train.val_every=10", "train.keep_all=true"];
-    trained(small(), dir.path(), &more, &AtomicBool::new(false)).expect("trained");
+    trained(small(), dir.path(), &more, &Progress::silent()).expect("trained");
     let names = ["best", "last", "step-10", "step-20"].map(|name| format!("{name}.safetensors"));
     assert_eq!(checkpoints(dir.path()), names);
     let [best, last, ten, twenty] = names.map(|name| {
@@ -188,7 +189,7 @@ fn a_run_is_one_processs_and_one_without_a_checkpoint_begins_anew() {
     std::fs::write(folder.join(".tmpAbCdEf"), "half").expect("written");
     let error = resumed(small, dir.path()).expect_err("nothing to go on with").to_string();
     assert!(error.contains("without --resume"), "{error}");
-    let begin = || trained(small, dir.path(), &["train.steps=10"], &AtomicBool::new(false));
+    let begin = || trained(small, dir.path(), &["train.steps=10"], &Progress::silent());
     let other = std::fs::File::open(&folder).expect("readable");
     other.lock().expect("locked");
     let error = begin().expect_err("taken").to_string();
@@ -206,14 +207,14 @@ fn a_run_is_one_processs_and_one_without_a_checkpoint_begins_anew() {
 fn a_run_without_a_sound_last_checkpoint_names_another() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     let more = ["train.steps=20", "train.val_every=10", "train.keep_all=true"];
-    trained(small, dir.path(), &more, &AtomicBool::new(false)).expect("trained");
+    trained(small, dir.path(), &more, &Progress::silent()).expect("trained");
     let in_folder = |name: &str| dir.path().join("checkpoints").join(name);
     // Two names of one file would be damaged together.
     let copy = bytes(&last(dir.path()));
     std::fs::remove_file(last(dir.path())).expect("removed");
     let error = resumed(small, dir.path()).expect_err("no last").to_string();
     assert!(error.contains("copy") && error.contains("step-20.safetensors (step 20)"), "{error}");
-    let begun = trained(small, dir.path(), &more, &AtomicBool::new(false)).expect_err("not free").to_string();
+    let begun = trained(small, dir.path(), &more, &Progress::silent()).expect_err("not free").to_string();
     assert!(begun.contains("step-20.safetensors (step 20) to last.safetensors, with cp --remove"), "{begun}");
     std::fs::write(last(dir.path()), &copy[..copy.len() / 2]).expect("written");
     let error = resumed(small, dir.path()).expect_err("half a file").to_string();
@@ -235,7 +236,7 @@ fn a_run_without_a_sound_last_checkpoint_names_another() {
 fn a_checkpoint_that_cannot_be_written_ends_the_run() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     let keep_all = ["train.steps=10", "train.keep_all=true"];
-    trained(small, dir.path(), &keep_all, &AtomicBool::new(false)).expect("trained");
+    trained(small, dir.path(), &keep_all, &Progress::silent()).expect("trained");
     let whole = bytes(&last(dir.path()));
     let step = dir.path().join("checkpoints/step-10.safetensors");
     std::fs::remove_file(&step).and_then(|()| std::fs::create_dir(&step)).expect("made");
@@ -256,7 +257,7 @@ fn the_config_of_a_run_that_goes_on_tells_its_steps_but_not_over_what_a_user_has
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     let config = dir.path().join("config.toml");
     let told = || std::fs::read_to_string(&config).expect("readable");
-    trained(small, dir.path(), &["train.steps=4"], &AtomicBool::new(false)).expect("trained");
+    trained(small, dir.path(), &["train.steps=4"], &Progress::silent()).expect("trained");
     assert!(told().contains("steps = 4\n"), "{}", told());
     resumed_to(small, dir.path(), Some(6)).expect("trained");
     assert!(told().contains("steps = 6\n"), "{}", told());
@@ -278,7 +279,7 @@ fn a_run_keeps_its_split_and_does_not_go_on_with_another() {
     let text = String::from_utf8(bytes(&small.split)).expect("text");
     std::fs::write(&other, text + "# a word\n").expect("written");
     let settings = Settings::new(&small.data, &other, &small.run, Begin::RESUME);
-    let error = train(&settings, &AtomicBool::new(false)).expect_err("another split").to_string();
+    let error = train(&settings, &Progress::silent()).expect_err("another split").to_string();
     assert!(error.contains("another split file") && error.contains(&hash), "{error}");
 }
 
@@ -314,7 +315,7 @@ fn each_loss_tells_how_hard_it_pulls_at_the_first_step_and_before_validations() 
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");
     let alone = ["loss.w_mmd=0", "loss.w_flow=0", "loss.effect=0", "train.steps=1"];
-    trained(small, &run, &alone, &AtomicBool::new(false)).expect("a run");
+    trained(small, &run, &alone, &Progress::silent()).expect("a run");
     let find = |field: &str| log(&run).iter().find_map(|v| v[field].as_f64()).expect("logged");
     let (whole, mse) = (find("grad_norm"), find("grad_norm_mse"));
     assert!((whole / mse - 1.0).abs() < 1e-6 && whole > 0.0, "{whole} {mse}");
@@ -325,10 +326,9 @@ fn a_run_asked_to_stop_writes_a_checkpoint_and_says_so() {
     let small = small();
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");
-    let outcome = trained(small, &run, &[], &AtomicBool::new(true)).expect("a clean end");
+    let outcome = trained(small, &run, &[], &stopped()).expect("a clean end");
     assert!(!outcome.finished && outcome.step == 0 && last(&run).exists());
-    let error =
-        trained(small, &run, &[], &AtomicBool::new(false)).expect_err("the folder is taken").to_string();
+    let error = trained(small, &run, &[], &Progress::silent()).expect_err("the folder is taken").to_string();
     assert!(error.contains("--resume"), "{error}");
     resumed(small, &run).expect("it goes on");
     assert!(bytes(&last(&run)) == bytes(&last(&small.run)));
@@ -341,10 +341,10 @@ fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = dir.path().join("run");
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &set()).expect("a good config"));
-    let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-    let reporter = {
-        let (stop, told) = (stop.clone(), told.clone());
-        Reporter::new(move |event| {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let progress = {
+        let told = told.clone();
+        Progress::new(move |event, progress| {
             let event = match event {
                 Event::Logged { step, numbers } => {
                     let mut line = json!({ "step": step });
@@ -354,12 +354,14 @@ fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
                 event => format!("{event:?}"),
             };
             // The third step is done, a fourth is not begun.
-            stop.store(stop.load(Ordering::Relaxed) || event == "Done(2)", Ordering::Relaxed);
+            if event == "Done(2)" {
+                progress.stop();
+            }
             told.lock().expect("one thread trains").push(event);
         })
     };
-    let settings = Settings { reporter, ..Settings::new(&small.data, &small.split, &run, begin) };
-    let outcome = train(&settings, &stop).expect("a run");
+    let settings = Settings::new(&small.data, &small.split, &run, begin);
+    let outcome = train(&settings, &progress).expect("a run");
     assert_eq!((outcome.step, outcome.finished), (3, false));
     let told = told.lock().expect("one thread trains").clone();
     let (lines, others): (Vec<&str>, Vec<&str>) =
@@ -374,7 +376,7 @@ fn a_program_that_trains_is_told_what_happens_and_can_stop_the_run() {
 fn a_loss_that_is_not_finite_stops_with_step_batch_and_checkpoint() {
     let (small, dir) = (small(), tempfile::tempdir().expect("a temporary folder"));
     let set = ["optim.lr=1e18", "optim.warmup=0", "train.checkpoint_every=1", "train.log_every=1"];
-    let error = trained(small, dir.path(), &set, &AtomicBool::new(false)).expect_err("it diverges");
+    let error = trained(small, dir.path(), &set, &Progress::silent()).expect_err("it diverges");
     assert!(matches!(error, Error::Diverged(_)));
     let text = error.to_string();
     // As the log counts, which ends before this step.

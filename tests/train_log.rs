@@ -1,14 +1,13 @@
 //! What the log of a run tells.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Config;
 use scale_engine::data::shard::Data;
-use scale_engine::progress::{Event, Reporter};
+use scale_engine::progress::{Event, Progress};
 use scale_engine::train::{Begin, Settings, train};
 
 use crate::train::{last, log, names, set, small};
@@ -17,14 +16,14 @@ use crate::train::{last, log, names, set, small};
 fn the_rate_of_a_line_is_that_of_the_steps_since_the_line_before() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &set()).expect("a good config"));
-    let reporter = Reporter::new(|event| {
+    let progress = Progress::new(|event, _| {
         // Longer than all steps together.
         if let Event::Done(15) = event {
             std::thread::sleep(Duration::from_secs(3));
         }
     });
-    let settings = Settings { reporter, ..Settings::new(&small().data, &small().split, dir.path(), begin) };
-    let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
+    let settings = Settings::new(&small().data, &small().split, dir.path(), begin);
+    let outcome = train(&settings, &progress).expect("a run");
     let rates: Vec<f64> =
         log(dir.path()).iter().filter_map(|line| line["cells_per_second"].as_f64()).collect();
     let after = rates[2..].iter().copied().fold(0.0, f64::max);
@@ -50,15 +49,15 @@ fn without_control_examples_nothing_is_learned_of_a_cell_type_that_is_held_out()
         ]);
         let said = Arc::new(Mutex::new(String::new()));
         let told = said.clone();
-        let reporter = Reporter::new(move |event| {
+        let progress = Progress::new(move |event, _| {
             if let Event::Note(note) = event {
                 *told.lock().expect("no panic") += &format!("{note}\n");
             }
         });
         let run = dir.path().join(format!("run-{examples}"));
         let begin = Begin::drawn(Config::load(Some("tiny"), None, &set).expect("a good config"));
-        let settings = Settings { reporter, ..Settings::new(&small().data, &split, &run, begin) };
-        train(&settings, &AtomicBool::new(false)).expect("a run");
+        let settings = Settings::new(&small().data, &split, &run, begin);
+        train(&settings, &progress).expect("a run");
         let said = said.lock().expect("no panic").clone();
         assert_eq!(said.contains(&format!("no cell of {held:?} is trained on")), !examples, "{said}");
         let statistics = Checkpoint::load(&last(&run)).expect("readable").frame.statistics;

@@ -11,7 +11,7 @@ use crate::demo::{CONFIG, Settings, demo};
 use crate::error::Result;
 use crate::evaluate::registry::metric_of;
 use crate::evaluate::scores::Scores;
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 const EXAMPLE: &str = "\
 Example:
@@ -51,10 +51,10 @@ const SHOWN: [&str; 7] = [
 /// Runs the demo and prints its table.
 pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
-    let (gpu, reporter) = (args.device.open()?, Reporter::terminal());
-    let settings = Settings { out: out.clone(), seed: args.seed, gpu, reporter };
-    let stop = signal::stop("after this stage (while training: after this step, with a checkpoint)")?;
-    let table = demo(&settings, &stop)?;
+    let (gpu, progress) = (args.device.open()?, Progress::terminal());
+    let settings = Settings { out: out.clone(), seed: args.seed, gpu };
+    signal::stop(&progress, "after this stage (while training: after this step, with a checkpoint)")?;
+    let table = demo(&settings, &progress)?;
     if args.json {
         println!("{}", as_json(&table));
         return Ok(());

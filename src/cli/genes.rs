@@ -7,7 +7,7 @@ use super::signal;
 use super::sources::{FilterArgs, GeneArgs, SourceArgs, settings};
 use crate::data::preprocess::{Ranking, Settings, rank_genes};
 use crate::error::Result;
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use serde_json::json;
 
 const EXAMPLE: &str = "\
@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     crate::memory::keep();
     crate::memory::share();
     signal::tell("stopped; the same command continues what was begun")?;
-    let ranking = rank_genes(&settings, &Reporter::terminal())?;
+    let ranking = rank_genes(&settings, &Progress::terminal())?;
     if json {
         let mut told = serde_json::to_value(&ranking).expect("a ranking is plain JSON");
         told["out"] = json!(settings.out);

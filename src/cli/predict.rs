@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::device;
 use super::sources::AskedScale;
 use super::written::Written;
+use super::{device, signal};
 use crate::config::Observe;
 use crate::data::split::Part;
 use crate::error::{Error, Result, some_of};
 use crate::predict::{ControlFile, Report, Settings, Source, predict};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -98,10 +98,11 @@ pub fn run(args: Args) -> Result<()> {
         observe: args.observe,
         seed: args.seed,
         gpu: args.device.open()?,
-        reporter: Reporter::terminal(),
         ..Settings::new(&args.run, source, &args.out)
     };
-    let report = predict(&settings)?;
+    let progress = Progress::terminal();
+    signal::stop(&progress, "at the next cell")?;
+    let report = signal::ended(predict(&settings, &progress))?;
     if args.json {
         println!("{}", serde_json::to_string(&report).expect("plain values"));
         return Ok(());

@@ -10,7 +10,7 @@ use crate::data::preprocess::{
 };
 use crate::error::{Result, some_of};
 use crate::profile::positive;
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -135,7 +135,7 @@ pub fn run(args: Args) -> Result<()> {
     crate::memory::keep();
     crate::memory::share();
     signal::tell("stopped; the same command continues what was begun")?;
-    let Some(summary) = preprocess_parts(&settings, &parts, &Reporter::terminal())? else { return Ok(()) };
+    let Some(summary) = preprocess_parts(&settings, &parts, &Progress::terminal())? else { return Ok(()) };
     if summary.contents.perturbations < 2 {
         eprintln!("note: all cells are controls ({:?}): nothing can be trained on them", settings.control);
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::device::Device;
 use crate::error::{Error, Result, unknown};
 use crate::gpu::{self, Gpu, Real};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use crate::selftest::{Case, Check, Size, feed, gather, graph, model, nccl, ops, table};
 
 const EXAMPLE: &str = "\
@@ -101,7 +101,7 @@ fn run_on(gpu: &Gpu, second: &Gpu, args: &Args) -> Result<Vec<Check>> {
         if args.small { (20_000, Size::Small, 6) } else { (usize::MAX, Size::Tiny, 50) };
     let asked = |name: &str| args.case.as_deref().is_none_or(|case| case == name);
     let rows: Vec<Case> = table().into_iter().filter(|row| row.size() <= most && asked(row.op())).collect();
-    let mut checks = ops(gpu, &rows, &Reporter::terminal())?;
+    let mut checks = ops(gpu, &rows, &Progress::terminal())?;
     if asked("gather") {
         checks.push(gather(gpu));
     }

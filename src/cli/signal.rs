@@ -1,11 +1,10 @@
 //! What Ctrl-C and SIGTERM do when they do not simply end the program.
 
 use std::process::exit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// The exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -13,20 +12,27 @@ const INTERRUPTED: i32 = 130;
 /// Signals closer together than this are one wish: `timeout` sends one to the program and one to its group.
 const ONE_WISH: Duration = Duration::from_secs(1);
 
-/// A flag that the first signal sets, with a message that says what happens next; a later one ends the program at once.
-pub fn stop(what: &'static str) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (flag, mut first) = (stop.clone(), None::<Instant>);
+/// The first signal stops the work, with a message that says what happens next; a later one ends the program at once.
+pub fn stop(progress: &Progress, what: &'static str) -> Result<()> {
+    let (progress, mut first) = (progress.clone(), None::<Instant>);
     handle(move || match first {
         None => {
-            flag.store(true, Ordering::Relaxed);
+            progress.stop();
             first = Some(Instant::now());
             eprintln!("stopping {what}; press Ctrl-C again to stop at once");
         }
         Some(first) if first.elapsed() < ONE_WISH => {}
         Some(_) => exit(INTERRUPTED),
-    })?;
-    Ok(stop)
+    })
+}
+
+/// Ends the program if the work was stopped: it says what it left, but a signal has ended it.
+pub fn ended<T>(work: Result<T>) -> Result<T> {
+    if let Err(Error::Stopped(what)) = &work {
+        eprintln!("{what}");
+        exit(INTERRUPTED);
+    }
+    work
 }
 
 /// Ends the program on a signal, after printing `what`.

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 
 /// Time between lines on how far the work has come.
 const EVERY: Duration = Duration::from_secs(30);
 
-impl Reporter {
+impl Progress {
     /// Stderr: a line for what is worth knowing, and how far the work has come: in a progress bar or, where stderr is no terminal but
     /// a job's log, in a line every half minute.
-    pub fn terminal() -> Reporter {
-        Reporter::lines(std::io::stderr().is_terminal(), EVERY, |line| eprintln!("{line}"))
+    pub fn terminal() -> Progress {
+        Progress::lines(std::io::stderr().is_terminal(), EVERY, |line| eprintln!("{line}"))
     }
 
-    fn lines(bars: bool, every: Duration, write: impl Fn(&str) + Send + Sync + 'static) -> Reporter {
+    fn lines(bars: bool, every: Duration, write: impl Fn(&str) + Send + Sync + 'static) -> Progress {
         let shown: Mutex<(Option<Shown>, Instant)> = Mutex::new((None, Instant::now()));
-        Reporter::new(move |event| {
+        Progress::new(move |event, _| {
             let (shown, told) = &mut *shown.lock().unwrap_or_else(PoisonError::into_inner);
             let line = |line: &str| match shown.as_ref() {
                 Some(Shown { bar, .. }) => bar.suspend(|| write(line)),
@@ -103,13 +103,13 @@ mod tests {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let written = lines.clone();
             let write = move |line: &str| written.lock().expect("one thread").push(line.to_string());
-            let reporter = Reporter::lines(false, every, write);
-            let work = reporter.begin("train", 5, 20, "steps");
+            let progress = Progress::lines(false, every, write);
+            let work = progress.begin("train", 5, 20, "steps");
             work.set(6);
             let number = |name: &str, x: f64| (name.to_string(), x);
             let numbers = [number("loss", 2.5), number("cells_per_second", 300.0)];
-            reporter.tell(Event::Logged { step: 7, numbers: &numbers });
-            reporter.tell(Event::Logged { step: 7, numbers: &[number("val_pdcorr", 0.25)] });
+            progress.tell(Event::Logged { step: 7, numbers: &numbers });
+            progress.tell(Event::Logged { step: 7, numbers: &[number("val_pdcorr", 0.25)] });
             work.set(7);
             drop(work);
             lines.lock().expect("one thread").clone()

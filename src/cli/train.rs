@@ -7,7 +7,7 @@ use crate::checkpoint::{Best, Checkpoint, Described};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
 use crate::error::{Error, Result};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use crate::run_folder::{RunFolder, checkpoint_of};
 use crate::train::{Begin, Outcome, Settings, train};
 
@@ -95,10 +95,10 @@ pub fn run(args: Args) -> Result<()> {
         eprintln!("note: rank {} of {} (started by {})", launch.rank, launch.ranks, launch.by);
     }
     let place = args.device.place(args.gpus, launch)?;
-    let reporter = Reporter::terminal();
-    let settings = Settings { place, reporter, ..Settings::new(&args.data, &args.split, &args.out, begin) };
-    let stop = signal::stop("after this step, with a checkpoint")?;
-    let outcome = train(&settings, &stop)?;
+    let progress = Progress::terminal();
+    let settings = Settings { place, ..Settings::new(&args.data, &args.split, &args.out, begin) };
+    signal::stop(&progress, "after this step, with a checkpoint")?;
+    let outcome = train(&settings, &progress)?;
     if settings.is_first() {
         match args.json {
             true => println!("{}", serde_json::to_string(&outcome).expect("plain numbers")),

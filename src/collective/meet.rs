@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -10,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use super::Launch;
 use super::wire::{END, Link, has_ended};
 use crate::error::{Error, Result};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 /// How long ranks wait for each other at the start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,9 +25,9 @@ const MAGIC: &[u8; 16] = b"scale-engine 2\0\0";
 const HELLO: usize = 40;
 
 /// Rank 0 waits for all others; if that fails, those that have come are told why.
-pub(super) fn receive(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> Result<Vec<Link>> {
+pub(super) fn receive(launch: &Launch, progress: &Progress) -> Result<Vec<Link>> {
     let mut links = Vec::new();
-    let received = receive_all(launch, stop, reporter, &mut links);
+    let received = receive_all(launch, progress, &mut links);
     if let Err(error) = &received {
         links.iter_mut().for_each(|link| drop(link.frame(END, error.to_string().as_bytes())));
     }
@@ -36,7 +35,7 @@ pub(super) fn receive(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -
     received.map(|()| links)
 }
 
-fn receive_all(launch: &Launch, stop: &AtomicBool, reporter: &Reporter, links: &mut Vec<Link>) -> Result<()> {
+fn receive_all(launch: &Launch, progress: &Progress, links: &mut Vec<Link>) -> Result<()> {
     let (host, port) = &launch.address;
     let said = |e: std::io::Error| {
         let way = "set MASTER_PORT so that the port above it is free";
@@ -65,7 +64,7 @@ fn receive_all(launch: &Launch, stop: &AtomicBool, reporter: &Reporter, links: &
         for (stream, since) in std::mem::take(&mut callers) {
             match greet(&stream) {
                 Ok(hello) => {
-                    let link = Link { rank: hello[0] as usize, stream, reporter: reporter.clone() };
+                    let link = Link { rank: hello[0] as usize, stream, progress: progress.clone() };
                     welcome(launch, link, hello, links)?;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock && since.elapsed() < GREETING => {
@@ -80,7 +79,7 @@ fn receive_all(launch: &Launch, stop: &AtomicBool, reporter: &Reporter, links: &
         if began.elapsed() > PATIENCE {
             return Err(missing(launch, links, refused));
         }
-        pause(stop)?;
+        pause(progress)?;
     }
 }
 
@@ -157,20 +156,20 @@ fn welcome(launch: &Launch, mut link: Link, hello: [u64; 3], links: &mut Vec<Lin
 }
 
 /// A rank other than 0 calls rank 0.
-pub(super) fn call(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> Result<Link> {
+pub(super) fn call(launch: &Launch, progress: &Progress) -> Result<Link> {
     let began = Instant::now();
     let mut hello = MAGIC.to_vec();
     let words = [launch.rank as u64, launch.ranks as u64, launch.job];
     words.iter().for_each(|word| hello.extend(word.to_le_bytes()));
     loop {
         match reach(&launch.address).and_then(|stream| introduce(stream, &hello)) {
-            Ok(stream) => return Ok(Link { rank: 0, stream, reporter: reporter.clone() }),
+            Ok(stream) => return Ok(Link { rank: 0, stream, progress: progress.clone() }),
             Err(e) if began.elapsed() > PATIENCE => {
                 let (host, port) = &launch.address;
                 let what = format!("rank {} cannot reach rank 0 at {host}:{port}: {e}", launch.rank);
                 return Err(Error::Rank(what));
             }
-            Err(_) => pause(stop)?,
+            Err(_) => pause(progress)?,
         }
     }
 }
@@ -188,13 +187,10 @@ fn introduce(mut stream: TcpStream, hello: &[u8]) -> std::io::Result<TcpStream> 
     }
 }
 
-/// Waits between two attempts; fails once `stop` is set.
-fn pause(stop: &AtomicBool) -> Result<()> {
+/// Waits between two attempts; fails once the rank is asked to stop.
+fn pause(progress: &Progress) -> Result<()> {
     std::thread::sleep(PAUSE);
-    match stop.load(Ordering::Relaxed) {
-        true => Err(Error::Stopped("asked to stop before all ranks had connected".into())),
-        false => Ok(()),
-    }
+    progress.go_on("asked to stop before all ranks had connected")
 }
 
 fn reach((host, port): &(String, u16)) -> std::io::Result<TcpStream> {
@@ -221,23 +217,23 @@ mod tests {
     fn what_listens_there_must_be_rank_0_of_the_same_job() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let stop = AtomicBool::new(false);
+        let progress = Progress::silent();
         std::thread::scope(|scope| {
-            let called = scope.spawn(|| Wire::join(&launch(1, port, 0), &stop, &Reporter::silent()));
+            let called = scope.spawn(|| Wire::join(&launch(1, port, 0), &progress));
             let (mut stream, _) = listener.accept().expect("a call");
             stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").expect("sent");
-            stop.store(true, Ordering::Relaxed);
+            progress.stop();
             drop(stream);
             assert!(called.join().expect("no panic").is_err(), "another program is not rank 0");
         });
         drop(listener);
-        stop.store(false, Ordering::Relaxed);
+        let progress = Progress::silent();
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| Wire::join(&launch(0, port, 1), &stop, &Reporter::silent()));
-            let other = Wire::join(&launch(1, port, 2), &stop, &Reporter::silent()).expect("greeted");
+            let first = scope.spawn(|| Wire::join(&launch(0, port, 1), &progress));
+            let other = Wire::join(&launch(1, port, 2), &progress).expect("greeted");
             let why = other.sum(&mut [0.0]).expect_err("of another job").to_string();
             assert!(why.contains("another job") && why.contains("MASTER_PORT"), "{why}");
-            stop.store(true, Ordering::Relaxed);
+            progress.stop();
             assert!(first.join().expect("no panic").is_err());
         });
     }
@@ -245,9 +241,9 @@ mod tests {
     #[test]
     fn a_caller_that_says_nothing_keeps_nobody_waiting() {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-        let (began, stop) = (Instant::now(), AtomicBool::new(false));
+        let (began, progress) = (Instant::now(), Progress::silent());
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| Wire::join(&launch(0, free, 7), &stop, &Reporter::silent()));
+            let first = scope.spawn(|| Wire::join(&launch(0, free, 7), &progress));
             let call = || loop {
                 match TcpStream::connect(("127.0.0.1", free)) {
                     Ok(stream) => return stream,
@@ -257,7 +253,7 @@ mod tests {
             let (_mute, mut slow, mut other) = (call(), call(), call());
             slow.write_all(&MAGIC[..5]).expect("sent");
             other.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
-            Wire::join(&launch(1, free, 7), &stop, &Reporter::silent()).expect("rank 1 is in");
+            Wire::join(&launch(1, free, 7), &progress).expect("rank 1 is in");
             first.join().expect("no panic").expect("rank 0 is in");
         });
         assert!(began.elapsed() < GREETING, "{:?}", began.elapsed());

@@ -124,7 +124,7 @@ fn add(laid: Vec<Vec<f32>>) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::collective::Ranks;
-    use crate::progress::Reporter;
+    use crate::progress::Progress;
 
     #[test]
     fn the_first_rank_that_fails_is_the_one_that_is_named() {
@@ -141,7 +141,7 @@ mod tests {
         std::thread::scope(|scope| {
             for (seat, number) in Threads::seats(3).into_iter().zip(1..) {
                 scope.spawn(move || {
-                    let ranks = Ranks::join(Arc::new(seat), None, &Reporter::silent()).expect("joined");
+                    let ranks = Ranks::join(Arc::new(seat), None, &Progress::silent()).expect("joined");
                     let why = ranks.agree(&[("steps", number)]).expect_err("1, 2 and 3").to_string();
                     assert!(why.contains("differ in"), "{why}");
                 });

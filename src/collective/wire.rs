@@ -8,7 +8,6 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::meet::{call, receive};
 use super::{Collective, Launch, part, stopped};
 use crate::error::{Error, Result};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 /// How long rank 0 may take to validate, or others to compute; after that the user is told which rank is awaited.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -49,18 +48,18 @@ pub(super) struct Link {
     pub rank: usize,
     pub stream: TcpStream,
     /// Is told when nothing is heard for long.
-    pub reporter: Reporter,
+    pub progress: Progress,
 }
 
 impl Wire {
-    /// Connects to the other ranks, unless `stop` is set meanwhile. `reporter` is told when one is waited for long.
+    /// Connects to the other ranks, unless it is asked to stop meanwhile. `progress` is told when one is waited for long.
     ///
     /// # Errors
-    /// A rank does not come within a minute, two have the same number, or one expects another number of ranks; `stop` is set.
-    pub fn join(launch: &Launch, stop: &AtomicBool, reporter: &Reporter) -> Result<Wire> {
+    /// A rank does not come within a minute, two have the same number, or one expects another number of ranks; it is asked to stop.
+    pub fn join(launch: &Launch, progress: &Progress) -> Result<Wire> {
         let links = match launch.rank {
-            0 => receive(launch, stop, reporter)?,
-            _ => vec![call(launch, stop, reporter)?],
+            0 => receive(launch, progress)?,
+            _ => vec![call(launch, progress)?],
         };
         let watched = |link: &Link| {
             watch(&link.stream)
@@ -199,7 +198,7 @@ impl Link {
                 notes += 1;
                 let minutes = (notes * SILENCE).as_secs() / 60;
                 let what = format_args!("nothing heard from rank {} for {minutes} minutes", self.rank);
-                self.reporter.note(what);
+                self.progress.note(what);
             }
         }
         self.stream.read_exact(&mut head).map_err(|e| self.gone(&e))?;

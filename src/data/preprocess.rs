@@ -11,7 +11,7 @@
 //!
 //! ```no_run
 //! use scale_engine::data::preprocess::{Genes, Settings, preprocess};
-//! use scale_engine::progress::Reporter;
+//! use scale_engine::progress::Progress;
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
 //! let settings = Settings {
@@ -23,7 +23,7 @@
 //!     genes: Genes::Top(5000),
 //!     ..Settings::default()
 //! };
-//! let summary = preprocess(&settings, &Reporter::new(|event| println!("{event:?}")))?;
+//! let summary = preprocess(&settings, &Progress::new(|event, _| println!("{event:?}")))?;
 //! println!("{} cells in {} groups, {:?}", summary.contents.cells, summary.contents.groups, summary.contents.notes);
 //! # Ok(())
 //! # }
@@ -60,7 +60,7 @@ use crate::data::shard::Scale;
 use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use hvg::Flavor;
 use input::Inputs;
 use work::{Halt, Work};
@@ -217,15 +217,15 @@ pub struct Summary {
     pub bytes: u64,
 }
 
-/// Makes a data directory; nothing is left on failure. A killed run leaves its parts, and the next run
-/// continues after them. `reporter` is told of the cells read, once a pass. From then on this process's allocator keeps what is freed
-/// ([`memory::keep`]).
+/// Makes a data directory; nothing is left on failure. A run that is stopped or killed leaves the parts that are done, and the next
+/// run continues after them. `progress` is told of the cells read, once a pass. From then on this process's allocator keeps what is
+/// freed ([`memory::keep`]).
 ///
 /// # Errors
-/// Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
+/// [`Error::Stopped`], which names the folder of the parts, if it is asked to stop before the last cell is read. Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
 /// settings that cannot be honoured.
-pub fn preprocess(settings: &Settings, reporter: &Reporter) -> Result<Summary> {
-    let summary = preprocess_parts(settings, &Parts::default(), reporter)?;
+pub fn preprocess(settings: &Settings, progress: &Progress) -> Result<Summary> {
+    let summary = preprocess_parts(settings, &Parts::default(), progress)?;
     Ok(summary.expect("no part was asked for by itself"))
 }
 
@@ -233,10 +233,10 @@ pub fn preprocess(settings: &Settings, reporter: &Reporter) -> Result<Summary> {
 ///
 /// # Errors
 /// As [`preprocess`], a folder with parts of another command, and parts whose earlier passes are incomplete.
-pub fn preprocess_parts(settings: &Settings, parts: &Parts, reporter: &Reporter) -> Result<Option<Summary>> {
+pub fn preprocess_parts(settings: &Settings, parts: &Parts, progress: &Progress) -> Result<Option<Summary>> {
     aside::free(&settings.out)?;
     let passes = |scale| plan::passes(settings, scale);
-    worked(settings, &settings.label_columns(), parts, reporter, passes, |inputs, found, work| {
+    worked(settings, &settings.label_columns(), parts, progress, passes, |inputs, found, work| {
         aside::free(&settings.out)?; // another process may have created it meanwhile
         make(settings, inputs, found, work)
     })
@@ -247,7 +247,7 @@ fn worked<T>(
     settings: &Settings,
     columns: &[&str],
     parts: &Parts,
-    reporter: &Reporter,
+    progress: &Progress,
     passes: impl FnOnce(Scale) -> Vec<&'static str>,
     make: impl FnOnce(Inputs, Found, &Work) -> std::result::Result<T, Halt>,
 ) -> Result<Option<T>> {
@@ -261,13 +261,18 @@ fn worked<T>(
     target::told(&found, settings.target)?;
     let all = passes(found.scale).len() as u64 * inputs.rows();
     let what = if columns.is_empty() { "genes" } else { "preprocess" };
-    let work = Work::open(settings, parts, reporter.begin(what, 0, all, "cells"))?;
+    let work = Work::open(settings, parts, progress.begin(what, 0, all, "cells"))?;
     match make(inputs, found, &work) {
         Ok(made) => {
             work.end(false);
             Ok(Some(made))
         }
         Err(Halt::Made) => Ok(None),
+        Err(Halt::Failed(error @ Error::Stopped(_))) => {
+            let way =
+                format!("; {} has what is done, and the same again goes on from there", work.dir().display());
+            Err(error.with_way(&way))
+        }
         Err(Halt::Failed(error)) => {
             work.end(true);
             Err(error)

@@ -131,7 +131,7 @@ mod tests {
     use crate::data::h5ad::H5ad;
     use crate::data::preprocess::{Genes, Settings, preprocess};
     use crate::data::simulate::{CONTROL, Settings as World, simulate};
-    use crate::progress::Reporter;
+    use crate::progress::Progress;
 
     #[test]
     fn what_was_measured_is_written_of_the_predicted_groups_alone() {
@@ -151,7 +151,7 @@ mod tests {
         }
         world.write(&cells).expect("written");
         let settings = Settings { genes: Genes::Top(30), ..Settings::of_simulated(&cells, &data) };
-        preprocess(&settings, &Reporter::silent()).expect("shards");
+        preprocess(&settings, &Progress::silent()).expect("shards");
         std::fs::write(&split, "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n")
             .expect("written");
         HeldOut::open(&data, &split, Part::Train, None).and_then(|held| held.write(&real)).expect("written");

@@ -15,7 +15,7 @@ use crate::data::split::{Part, Split};
 use crate::error::{At, Result};
 use crate::gpu::{Gpu, Real};
 use crate::ops::matmul;
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use crate::tensor::Tensor;
 use crate::train::Feed;
 
@@ -69,6 +69,6 @@ fn shards(dir: &Path, cells: usize) -> Result<Data> {
     let (file, out) = (dir.join("cells.h5ad"), dir.join("data"));
     let world = Settings { cells, skip: 0, genes: 500, perturbations: 5, cell_types: 2, batches: 1, seed: 0 };
     simulate(&world)?.write(&file)?;
-    preprocess(&Preprocess::of_simulated(&file, &out), &Reporter::silent())?;
+    preprocess(&Preprocess::of_simulated(&file, &out), &Progress::silent())?;
     Data::open(&out)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::line::Line;
 use super::tensorboard::Events;
 use crate::error::{At, Result};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 use crate::run_folder::RunFolder;
 
 /// The log; open only on the rank that writes.
@@ -19,13 +19,13 @@ struct Log {
     path: PathBuf,
     file: File,
     events: Events,
-    reporter: Reporter,
+    progress: Progress,
 }
 
 impl Metrics {
-    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated. `reporter` is told every
+    /// Opens the log of a run that has done `step` steps, dropping the lines of steps that will be repeated. `progress` is told every
     /// line.
-    pub fn open(run: &RunFolder, step: u64, reporter: Reporter) -> Result<Metrics> {
+    pub fn open(run: &RunFolder, step: u64, progress: Progress) -> Result<Metrics> {
         let path = run.metrics();
         if path.exists() {
             // What is no JSON is dropped below, text or not.
@@ -38,7 +38,7 @@ impl Metrics {
             crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
-        Ok(Metrics(Some(Log { path, file, events: Events::create(run.path(), step)?, reporter })))
+        Ok(Metrics(Some(Log { path, file, events: Events::create(run.path(), step)?, progress })))
     }
 
     /// A log that writes nothing.
@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     fn write(&mut self, value: &Value) -> Result<()> {
-        let Some(Log { path, file, events, reporter }) = &mut self.0 else { return Ok(()) };
+        let Some(Log { path, file, events, progress }) = &mut self.0 else { return Ok(()) };
         writeln!(file, "{value}").and_then(|()| file.flush()).at(path)?;
         let fields = value.as_object().expect("a line is an object");
         let scalars: Vec<(String, f64)> = fields
@@ -88,7 +88,7 @@ impl Metrics {
             .filter_map(|(name, x)| Some((name.clone(), x.as_f64()?)))
             .collect();
         let step = value["step"].as_u64().expect("a line has a step");
-        reporter.tell(Event::Logged { step, numbers: &scalars });
+        progress.tell(Event::Logged { step, numbers: &scalars });
         events.scalars(step, &scalars)
     }
 }

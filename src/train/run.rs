@@ -19,7 +19,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::{Choices, Gpu};
 use crate::optim::Optimizer;
 use crate::params::{Flats, Params};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 use crate::tensor::Tensor;
 
@@ -32,7 +32,7 @@ pub struct Run {
     pub data: Arc<Data>,
     /// Whether this rank is the one that writes files.
     pub writes: bool,
-    pub reporter: Reporter,
+    pub progress: Progress,
     /// The step of the checkpoint named `last`, whether on disk or being written; the same on all ranks.
     pub saved: Option<u64>,
     /// Whether it was resumed with other steps or another `optim.shard`.
@@ -52,7 +52,7 @@ impl Run {
         if let Some(gpu) = gpu.filter(|_| resumed) {
             adopt_choices(&start, ranks.rank(), gpu)?;
         }
-        let Start { frame, weights, changed, data, split, folder, claim, reporter } = start;
+        let Start { frame, weights, changed, data, split, folder, claim, progress } = start;
         let config = &frame.header.config;
         let sizes = vocabulary(data.manifest());
         let learner = Learner::of_ranks(config, &sizes, frame.statistics.clone(), gpu, ranks, weights);
@@ -66,9 +66,9 @@ impl Run {
             split,
             data,
             writes: ranks.is_first(),
-            writer: Writer::new(folder.checkpoints(), reporter.clone()),
+            writer: Writer::new(folder.checkpoints(), progress.clone()),
             measured: OnceCell::new(),
-            reporter,
+            progress,
             folder,
             _claim: claim,
         })
@@ -227,7 +227,7 @@ fn adopt_choices(start: &Start, rank: usize, gpu: &Gpu) -> Result<()> {
     let text = fs::read_to_string(&path).at(&path)?;
     let choices: Choices = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
     if !gpu.adopt(&choices) {
-        start.reporter.note(format_args!(
+        start.progress.note(format_args!(
             "{} comes from another GPU, cuBLASLt or version of this program, so sums may be rounded differently from here on",
             path.display()
         ));

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use crate::collective::Launch;
 use crate::config::Config;
 use crate::gpu::Gpu;
-use crate::progress::Reporter;
 
 /// What to train on, and where.
 #[derive(Clone, Debug)]
@@ -20,8 +19,6 @@ pub struct Settings {
     pub out: PathBuf,
     /// What the run begins with.
     pub begin: Begin,
-    /// Who is told what happens.
-    pub reporter: Reporter,
 }
 
 /// Where a run computes: its ranks, which share each step's sets, each on a GPU or, if `None`, on the CPU.
@@ -74,7 +71,7 @@ impl Begin {
 }
 
 impl Settings {
-    /// A run of this process alone, on the CPU, that tells nobody.
+    /// A run of this process alone, on the CPU.
     pub fn new(data: &Path, split: &Path, out: &Path, begin: Begin) -> Settings {
         Settings {
             place: Place::Here(vec![None]),
@@ -82,7 +79,6 @@ impl Settings {
             split: split.into(),
             out: out.into(),
             begin,
-            reporter: Reporter::silent(),
         }
     }
 

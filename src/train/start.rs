@@ -21,7 +21,7 @@ use crate::error::{At, Error, Result};
 use crate::folder;
 use crate::gpu::Gpu;
 use crate::optim::learning_rate;
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 use crate::run_folder::RunFolder;
 
 /// What every rank starts from.
@@ -37,24 +37,24 @@ pub struct Start {
     pub folder: RunFolder,
     /// Held by the process that writes, so that no other does.
     pub claim: Option<Arc<fs::File>>,
-    pub reporter: Reporter,
+    pub progress: Progress,
 }
 
 const HOLDS_A_RUN: &str = "already contains a run; continue it with --resume, or choose another folder";
 
 impl Start {
     /// Opens data and split; a new run's folder is made by the rank that writes.
-    pub fn of(settings: &Settings) -> Result<Start> {
+    pub fn of(settings: &Settings, progress: &Progress) -> Result<Start> {
         let data = Arc::new(Data::open(&settings.data)?);
         let split = Arc::new(Split::load(&settings.split, &data)?);
         if settings.is_first() {
-            split.warnings.iter().for_each(|warning| settings.reporter.tell(Event::Warning(warning)));
+            split.warnings.iter().for_each(|warning| progress.tell(Event::Warning(warning)));
         }
         match &settings.begin {
             Begin::Anew { config, init_from } => {
-                Start::new(config, init_from.as_deref(), data, split, settings)
+                Start::new(config, init_from.as_deref(), data, split, settings, progress)
             }
-            &Begin::Resume { steps, shard } => Start::resume(steps, shard, data, split, settings),
+            &Begin::Resume { steps, shard } => Start::resume(steps, shard, data, split, settings, progress),
         }
     }
 
@@ -65,6 +65,7 @@ impl Start {
         data: Arc<Data>,
         split: Arc<Split>,
         settings: &Settings,
+        progress: &Progress,
     ) -> Result<Start> {
         config.validate()?;
         if split.usable(&data).groups.is_empty() {
@@ -81,19 +82,19 @@ impl Start {
         if settings.is_first() {
             let notes =
                 same_loss(config).map(String::from).into_iter().chain(unseen_types(config, &data, &split));
-            notes.for_each(|note| settings.reporter.note(note));
+            notes.for_each(|note| progress.note(note));
         }
         let draws_counts = config.predict.observe == Observe::Poisson;
         if settings.is_first() && draws_counts && data.manifest().target.is_none() {
-            settings.reporter.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
+            progress.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
         let first = inherited.unwrap_or_else(|| First::drawn(config, &data, &split));
         if let Some(note) = first.note.as_ref().filter(|_| settings.is_first()) {
-            settings.reporter.note(note);
+            progress.note(note);
         }
         let (frame, weights) = first.frame(config, &data, &split);
-        let (folder, reporter) = (settings.folder(), settings.reporter.clone());
-        Ok(Start { frame, weights, changed: false, data, split, folder, claim, reporter })
+        let (folder, progress) = (settings.folder(), progress.clone());
+        Ok(Start { frame, weights, changed: false, data, split, folder, claim, progress })
     }
 
     /// The run as its last checkpoint left it.
@@ -103,6 +104,7 @@ impl Start {
         data: Arc<Data>,
         split: Arc<Split>,
         settings: &Settings,
+        progress: &Progress,
     ) -> Result<Start> {
         let folder = settings.folder();
         let path = folder.last();
@@ -130,8 +132,8 @@ impl Start {
         header.goes_on_with(&path, data.manifest(), &split.hash, settings)?;
         header.has_steps_for(steps)?;
         if settings.is_first() {
-            settings.reporter.note(format_args!("continues after step {}", header.step));
-            header.tell_changes(data.manifest(), settings);
+            progress.note(format_args!("continues after step {}", header.step));
+            header.tell_changes(data.manifest(), settings, progress);
         }
         header.data = data.manifest().clone();
         if header.init_from.is_none() {
@@ -142,12 +144,12 @@ impl Start {
         header.config.train.steps = steps.unwrap_or(own.train.steps);
         header.config.optim.shard = shard.unwrap_or(own.optim.shard);
         if header.config.train.steps != own.train.steps && settings.is_first() {
-            set_best_aside(settings, header)?;
-            header.tell_rate(&own, &settings.reporter);
+            set_best_aside(settings, header, progress)?;
+            header.tell_rate(&own, progress);
         }
         let changed = header.config != own;
-        let (weights, reporter) = (InitialWeights::Resumed(flats), settings.reporter.clone());
-        Ok(Start { frame, weights, changed, data, split, folder, claim, reporter })
+        let (weights, progress) = (InitialWeights::Resumed(flats), progress.clone());
+        Ok(Start { frame, weights, changed, data, split, folder, claim, progress })
     }
 
     /// Fails, on every rank, unless all are about to do the same; names what differs.
@@ -197,7 +199,7 @@ fn other_way(run: &RunFolder) -> Option<String> {
 
 /// Gives a best checkpoint from beyond the step that a run with another number of steps goes on from the name of its step: the run
 /// takes another way from here. The best that the header remembers went when this one was written.
-fn set_best_aside(settings: &Settings, header: &mut Header) -> Result<()> {
+fn set_best_aside(settings: &Settings, header: &mut Header, progress: &Progress) -> Result<()> {
     let folder = settings.folder();
     let best = folder.best();
     let Ok(Described { header: Header { step, .. }, .. }) = Checkpoint::describe(&best) else {
@@ -208,7 +210,7 @@ fn set_best_aside(settings: &Settings, header: &mut Header) -> Result<()> {
     }
     header.best = None;
     let aside = folder.checkpoint(&format!("step-{step}"));
-    settings.reporter.note(format_args!(
+    progress.note(format_args!(
         "{} is from step {step}, but the run continues from step {} with another number of steps: it is now {}",
         best.display(),
         header.step,
@@ -295,30 +297,30 @@ impl Header {
     }
 
     /// Notes what other steps than its `own` make of the learning rate, whose schedule spans them all.
-    fn tell_rate(&self, own: &Config, reporter: &Reporter) {
+    fn tell_rate(&self, own: &Config, progress: &Progress) {
         let Config { optim, train, .. } = &self.config;
         if self.step == 0 || self.step == train.steps {
             return;
         }
         let before = learning_rate(optim, self.step - 1, own.train.steps);
         let after = learning_rate(optim, self.step, train.steps);
-        reporter.note(format_args!(
+        progress.note(format_args!(
             "the learning rate's schedule now ends at step {}: after step {} the rate goes from {before:.1e} to {after:.1e}",
             train.steps, self.step
         ));
     }
 
     /// Notes what has changed since the run began and does not matter.
-    fn tell_changes(&self, here: &Manifest, settings: &Settings) {
+    fn tell_changes(&self, here: &Manifest, settings: &Settings, progress: &Progress) {
         if self.data != *here {
-            settings.reporter.note(format_args!(
+            progress.note(format_args!(
                 "the run was started on other cells than those in {}",
                 settings.data.display()
             ));
         }
         let folder = settings.folder();
         if !is_config_of(&folder, &self.config) {
-            settings.reporter.note(format_args!(
+            progress.note(format_args!(
                 "{} is no longer the run's own config, so it is ignored; the checkpoint keeps the run's own, which is used",
                 folder.config().display()
             ));

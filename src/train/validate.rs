@@ -102,7 +102,7 @@ pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<
     if defined.is_empty() && !scores.is_empty() {
         // The model predicts the same for every gene, or NaN.
         let (step, pairs) = (run.step(), scores.len());
-        run.reporter.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
+        run.progress.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
     }
     Ok((!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64))
 }

@@ -12,12 +12,12 @@ use crate::checkpoint::Frame;
 use crate::error::{At, Result};
 use crate::gpu::{Gpu, guard};
 use crate::params::{Entry, Flats};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Progress};
 
 /// Writes one checkpoint at a time.
 pub struct Writer {
     folder: PathBuf,
-    reporter: Reporter,
+    progress: Progress,
     writing: Option<JoinHandle<(Sent, Result<()>)>>,
     /// Weights, averaged weights and both moments, one after the other, while they are not being written. As large as the file, and
     /// kept: for a device it is page-locked, so that the device continues while they arrive.
@@ -26,8 +26,8 @@ pub struct Writer {
 
 impl Writer {
     /// A writer to `folder` that has written nothing yet.
-    pub fn new(folder: PathBuf, reporter: Reporter) -> Writer {
-        Writer { folder, reporter, writing: None, numbers: Sent::None }
+    pub fn new(folder: PathBuf, progress: Progress) -> Writer {
+        Writer { folder, progress, writing: None, numbers: Sent::None }
     }
 
     /// Room for four times `len` numbers from `gpu` or the host; the previous checkpoint must be finished.
@@ -73,7 +73,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(Ok((_, Err(error)))) = self.writing.take().map(JoinHandle::join) {
-            self.reporter.tell(Event::Error(&error.to_string()));
+            self.progress.tell(Event::Error(&error.to_string()));
         }
     }
 }

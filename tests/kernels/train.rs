@@ -1,13 +1,13 @@
 //! Training on the emulated device: the loop, how cells get to the device, checkpoints.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::{Config, Observe};
 use scale_engine::data::h5ad::H5ad;
 use scale_engine::gpu::{self, Gpu, Real};
 use scale_engine::predict::{self, ControlFile, Source, predict};
+use scale_engine::progress::Progress;
 use scale_engine::selftest::feed;
 use scale_engine::train::{Begin, Place, Settings, train};
 use serde_json::Value;
@@ -29,7 +29,7 @@ fn run(out: &Path, places: &[Option<Gpu>], steps: u64) -> Vec<f64> {
         place: Place::Here(places.to_vec()),
         ..Settings::new(&small().data, &small().split, out, begin)
     };
-    train(&settings, &AtomicBool::new(false)).expect("a run");
+    train(&settings, &Progress::silent()).expect("a run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("json"));
     lines.filter_map(|line| line["loss"].as_f64()).collect()
@@ -86,7 +86,7 @@ fn a_device_predicts_the_cpus_cells() {
         let source = Source::File { controls: ControlFile::new(&small().cells), request: request.clone() };
         let asked = predict::Settings::new(&small().run, source, &out);
         let settings = predict::Settings { gpu, observe: Some(Observe::None), seed: 5, ..asked };
-        predict(&settings).expect("a prediction");
+        predict(&settings, &Progress::silent()).expect("a prediction");
         let file = H5ad::open(&out).expect("readable");
         file.rows(0..12).expect("cells").to_dense()
     });

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 
 use scale_engine::gpu::{Gpu, Real, Way};
-use scale_engine::progress::Reporter;
+use scale_engine::progress::Progress;
 use scale_engine::selftest::{self, Case, Check, case, table};
 
 fn checks(gpu: &Gpu, rows: &[Case]) -> Vec<Check> {
-    selftest::ops(gpu, rows, &Reporter::silent()).expect("a device that answers")
+    selftest::ops(gpu, rows, &Progress::silent()).expect("a device that answers")
 }
 
 /// Doubles its input, but on one way, which is wrong.

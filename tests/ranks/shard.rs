@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 
 use scale_engine::checkpoint::Checkpoint;
 use scale_engine::config::Config;
 use scale_engine::gpu::{Gpu, PACK, Real};
 use scale_engine::optim::Optimizer;
 use scale_engine::params::{Flats, Init, Params, Share, Table};
+use scale_engine::progress::Progress;
 use scale_engine::rng::Rng;
 use scale_engine::train::{Begin, Place, Settings, train};
 
@@ -28,7 +28,7 @@ fn run(out: &Path, places: &[Option<Gpu>], shard: bool, more: &str) {
         place: Place::Here(places.to_vec()),
         ..Settings::new(&small().data, &small().split, out, begin)
     };
-    let outcome = train(&settings, &AtomicBool::new(false)).expect("a run");
+    let outcome = train(&settings, &Progress::silent()).expect("a run");
     assert!(outcome.finished);
 }
 

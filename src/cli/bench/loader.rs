@@ -20,7 +20,7 @@ use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
 use crate::folder::paths_in;
 use crate::profile::positive;
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 const EXAMPLE: &str = "\
 Example:
@@ -135,7 +135,7 @@ pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
     simulate(&simulate::Settings { cells: 10_000, ..Default::default() })?.write(&cells)?;
     // One batch, as in earlier figures: with two, sets would be drawn from smaller groups.
     let settings = preprocess::Settings { batch: None, ..preprocess::Settings::of_simulated(&cells, &data) };
-    preprocess(&settings, &Reporter::silent())?;
+    preprocess(&settings, &Progress::silent())?;
     let (sets, cells) = (DataConfig::default().sets, 64);
     let args = Args { data: data.clone(), sets, cells, steps: 20, epoch: false, cold: false, json: false };
     let rates = steps(&args, &Arc::new(Data::open(&data)?))?;

@@ -364,7 +364,7 @@ impl Inputs {
             let count = block.rows.len() as u64;
             work(block, prepared)?;
             progress.add(count);
-            Ok(())
+            progress.go_on()
         })
     }
 }

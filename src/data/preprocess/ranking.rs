@@ -7,7 +7,7 @@ use super::{Genes, Parts, Settings, SharedGenes, choose, filled, genes, plan, wo
 use crate::aside;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
-use crate::progress::Reporter;
+use crate::progress::Progress;
 
 /// What was ranked.
 #[derive(Clone, Debug, Serialize)]
@@ -37,7 +37,7 @@ pub struct Ranking {
 ///
 /// # Errors
 /// As [`preprocess`](super::preprocess); a given list of genes; filters that need labels.
-pub fn rank_genes(settings: &Settings, reporter: &Reporter) -> Result<Ranking> {
+pub fn rank_genes(settings: &Settings, progress: &Progress) -> Result<Ranking> {
     let Filters { knockdown, min_cells_per_pert, .. } = &settings.filters;
     if knockdown.is_some() || *min_cells_per_pert > 0 {
         let what = "needs labels, which are not read to rank genes; preprocess filters first and then ranks";
@@ -54,7 +54,7 @@ pub fn rank_genes(settings: &Settings, reporter: &Reporter) -> Result<Ranking> {
         passes.pop();
         passes
     };
-    let made = worked(settings, &[], &Parts::default(), reporter, passes, |mut inputs, found, work| {
+    let made = worked(settings, &[], &Parts::default(), progress, passes, |mut inputs, found, work| {
         let (filtered, target, chosen) = choose(settings, &mut inputs, &found, work)?;
         work.all_done(&passes(found.scale))?;
         aside::file(&settings.out, |aside| genes::write_table(aside, &inputs.genes, &chosen))?;

@@ -1,5 +1,5 @@
-//! The findings of passes, part by part, in a folder that lasts until the data directory is complete: a killed run continues
-//! after the parts that exist, and any number of processes, on any number of machines, can make them.
+//! The findings of passes, part by part, in a folder that lasts until the data directory is complete: a run that was stopped or
+//! killed continues after the parts that exist, and any number of processes, on any number of machines, can make them.
 //!
 //! ```text
 //! WORK/  command          what the parts belong to: the settings, and the size and time of each source
