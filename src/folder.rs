@@ -13,6 +13,11 @@ pub(crate) fn paths_in(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// The paths of a folder's entries, sorted, or that of a file.
+pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_dir() { paths_in(path) } else { Ok(vec![path.to_path_buf()]) }
+}
+
 /// The names of all entries, sorted. Bytes that are not UTF-8 are shown as `\u{FFFD}`.
 pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>> {
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();

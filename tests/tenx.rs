@@ -6,6 +6,7 @@ use std::path::Path;
 use flate2::{Compression, write::GzEncoder};
 use hdf5_pure::{DatasetBuilder, FileBuilder, GroupBuilder};
 use scale_engine::data::h5ad::{H5ad, describe};
+use scale_engine::data::preprocess::{Parts, Settings, plan};
 
 /// Four barcodes times five features; the second name occurs twice, the last feature is an antibody.
 const COUNTS: [[i32; 5]; 4] = [[3, 0, 1, 0, 40], [0, 100, 2, 0, 0], [0, 0, 0, 0, 7], [2, 70_000, 0, 1, 0]];
@@ -198,4 +199,31 @@ fn a_bad_folder_is_refused_by_file_and_line() {
     std::fs::remove_file(dir.path().join("matrix.mtx.gz")).expect("removed");
     let what = H5ad::open(dir.path()).expect_err("no matrix").to_string();
     assert!(what.contains("a folder without a matrix.mtx"), "{what}");
+}
+
+#[test]
+fn a_plan_counts_the_bytes_of_files_that_a_folder_links_to() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [files, links] = ["files", "links"].map(|name| dir.path().join(name));
+    [&files, &links].into_iter().for_each(|folder| std::fs::create_dir(folder).expect("made"));
+    folder(&files, "");
+    for entry in std::fs::read_dir(&files).expect("listed").map(|entry| entry.expect("readable")) {
+        std::os::unix::fs::symlink(entry.path(), links.join(entry.file_name())).expect("a link");
+    }
+    let labels = dir.path().join("labels.csv");
+    let rows: String =
+        BARCODES.iter().zip(["a", "a", "b", "b"]).map(|(b, drug)| format!("{b},{drug}\n")).collect();
+    std::fs::write(&labels, format!("cell,drug\n{rows}")).expect("written");
+    let bytes = |input| {
+        let settings = Settings {
+            inputs: vec![input],
+            out: dir.path().join("DATA"),
+            labels: Some(labels.clone()),
+            perturbation: "drug".to_string(),
+            control: "a".to_string(),
+            ..Settings::default()
+        };
+        plan(&settings, &Parts::default()).expect("a plan").source_bytes
+    };
+    assert_eq!(bytes(links), bytes(files));
 }

@@ -148,7 +148,9 @@ impl Sample {
         let (Some(types), labels) = (&self.types, &self.side.labels) else { return Ok(()) };
         let code = labels.names.iter().position(|name| name == control).map(|code| code as i32);
         let controls = types.codes.iter().zip(&labels.codes).filter(|(_, label)| Some(**label) == code);
-        let with: HashSet<&str> = controls.map(|(&own, _)| types.names[own as usize].as_str()).collect();
+        // A cell without a type has no name: that is refused after this.
+        let names = controls.filter_map(|(&own, _)| types.names.get(usize::try_from(own).ok()?));
+        let with: HashSet<&str> = names.map(String::as_str).collect();
         let names = in_order(types);
         let without: Vec<&str> =
             names.iter().map(String::as_str).filter(|name| !with.contains(name)).collect();

@@ -98,6 +98,21 @@ fn cells_without_types_are_refused_where_the_measured_ones_are_split() {
 }
 
 #[test]
+fn a_control_cell_without_a_type_is_named() {
+    let side = Side { source: PathBuf::from("real"), ..simulated(&[20, 8], 5, 0.3, 0, 1) };
+    let control = (0..28).find(|&cell| side.labels.get(cell) == Some("ctrl")).expect("a control cell");
+    let mut types = Labels::of(&["A"; 28]);
+    let typed = Sample { side: side.clone(), types: Some(types.clone()) };
+    types.codes[control] = -1;
+    let untyped = Sample { side, types: Some(types) };
+    let told = format!("real: cell {control} has no cell type");
+    for (real, pred) in [(&untyped, &typed), (&typed, &untyped)] {
+        let said = compare(real.clone(), pred.clone(), [], &settings()).expect_err("refused").to_string();
+        assert_eq!(said, told);
+    }
+}
+
+#[test]
 fn cell_types_without_control_cells_are_named() {
     // All control cells are of type A, unless `everywhere`.
     let sample = |name: &str, everywhere: bool| {

@@ -10,6 +10,7 @@ use super::input::{self, Inputs};
 use super::{Contents, Genes, Parts, Settings, Target, genes, scale, target, work};
 use crate::data::shard::Scale;
 use crate::error::{At, Result};
+use crate::folder::files_of;
 
 /// What [`super::preprocess`] would do.
 #[derive(Clone, Debug, Serialize)]
@@ -51,7 +52,9 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
     };
     let mut source_bytes = 0;
     for path in &settings.inputs {
-        source_bytes += size(path)?;
+        for file in files_of(path)? {
+            source_bytes += file.metadata().at(&file)?.len();
+        }
     }
     let (stored, names) = (stored(&inputs), names(&inputs)?);
     let (passes, parts) = (passes(settings, found.scale), work::cut(&inputs, parts.cells).len());
@@ -88,14 +91,4 @@ fn names(inputs: &Inputs) -> Result<u64> {
         Ok(input.cells * first.iter().map(|name| name.len() + more).max().unwrap_or(0) as u64)
     };
     inputs.files.iter().map(of).sum()
-}
-
-/// Size of a file, or of the files of a folder.
-fn size(path: &std::path::Path) -> Result<u64> {
-    let about = path.metadata().at(path)?;
-    if !about.is_dir() {
-        return Ok(about.len());
-    }
-    let entries = std::fs::read_dir(path).at(path)?;
-    entries.map(|entry| entry.and_then(|entry| Ok(entry.metadata()?.len())).at(path)).sum()
 }

@@ -26,7 +26,7 @@ use super::input::Inputs;
 use crate::aside;
 use crate::data::shard;
 use crate::error::{At, Error, Result};
-use crate::folder::paths_in;
+use crate::folder::files_of;
 use crate::progress;
 
 /// Format of what is in the folder.
@@ -263,10 +263,7 @@ fn command(settings: &Settings, cells: usize) -> Result<String> {
     ];
     let mut sources: Vec<PathBuf> = lists.into_iter().flatten().map(Path::to_path_buf).collect();
     for input in &settings.inputs {
-        match input.is_dir() {
-            true => sources.extend(paths_in(input)?),
-            false => sources.push(input.clone()),
-        }
+        sources.extend(files_of(input)?);
     }
     sources.sort();
     for path in sources {
