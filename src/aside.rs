@@ -21,7 +21,12 @@ pub fn file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T>
     put(Aside::of(path)?, write)
 }
 
-/// The same, but a link is itself replaced.
+/// The same for contents that are at hand.
+pub fn whole(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
+    file(path, |aside| fs::write(aside, contents).at(aside))
+}
+
+/// The same as [`file()`], but a link is itself replaced.
 pub fn named<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     put(Aside::new(path, true)?, write)
 }

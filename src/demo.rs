@@ -12,7 +12,7 @@ use crate::data::preprocess::{Genes, Settings as Preprocess, preprocess};
 use crate::data::shard::{Data, Manifest};
 use crate::data::simulate::{CONTROL, Settings as World, simulate};
 use crate::data::split::{Part, Split};
-use crate::error::{At, Error, Result};
+use crate::error::{Error, Result};
 use crate::evaluate::Settings as Evaluate;
 use crate::evaluate::files::{Files, Sample, evaluate_files, fingerprints};
 use crate::evaluate::scores::{self, Scores};
@@ -76,7 +76,7 @@ pub fn demo(settings: &Settings, progress: &Progress) -> Result<Vec<Scores>> {
     preprocess(&fresh, progress).map_err(elsewhere)?;
     let opened = Data::open(data)?;
     let text = held_out(opened.manifest());
-    aside::file(split, |aside| std::fs::write(aside, text).at(aside))?;
+    aside::whole(split, text)?;
 
     stage("train: preset tiny, recipe default, encoder mlp, shifted start");
     trained(settings, places, progress)?;

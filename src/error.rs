@@ -96,39 +96,46 @@ impl<T> At<T> for io::Result<T> {
 }
 
 /// The names nearest to `wanted`, for "did you mean": at most three, best first.
-pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
+pub fn nearest<'a, S: AsRef<str> + ?Sized + 'a>(
+    wanted: &str,
+    names: impl IntoIterator<Item = &'a S>,
+) -> Vec<&'a str> {
     let lower = wanted.to_lowercase();
     let mut scored: Vec<(f64, &str)> = names
         .into_iter()
-        .map(|name| (strsim::jaro_winkler(&lower, &name.to_lowercase()), name.as_str()))
+        .map(AsRef::as_ref)
+        .map(|name| (strsim::jaro_winkler(&lower, &name.to_lowercase()), name))
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     scored.into_iter().take(3).filter(|(score, _)| *score > 0.6).map(|(_, name)| name).collect()
 }
 
 /// `unknown perturbation "X"; did you mean "Y" or "Z"?`, or, if nothing is near, some of the known names.
-pub fn unknown<'a>(kind: &str, wanted: &str, names: impl IntoIterator<Item = &'a String> + Clone) -> String {
+pub fn unknown<'a, S: AsRef<str> + ?Sized + 'a>(
+    kind: &str,
+    wanted: &str,
+    names: impl IntoIterator<Item = &'a S> + Clone,
+) -> String {
     let near: Vec<String> = nearest(wanted, names.clone()).iter().map(|name| format!("{name:?}")).collect();
     if !near.is_empty() {
         return format!("unknown {kind} {wanted:?}; did you mean {}?", near.join(" or "));
     }
-    let known: Vec<&str> = names.into_iter().map(String::as_str).collect();
-    format!("unknown {kind} {wanted:?}; known: {}", some_of(&known))
+    format!("unknown {kind} {wanted:?}; known: {}", some_of(&names.into_iter().collect::<Vec<_>>()))
 }
 
 /// [`unknown`] for the label of the control cells: names that mean a control come first.
-pub fn unknown_control<'a>(
+pub fn unknown_control<'a, S: AsRef<str> + ?Sized + 'a>(
     kind: &str,
     wanted: &str,
-    names: impl IntoIterator<Item = &'a String> + Clone,
+    names: impl IntoIterator<Item = &'a S> + Clone,
 ) -> String {
     const WORDS: [&str; 7] = ["control", "nontarget", "ctrl", "dmso", "vehicle", "untreated", "unperturbed"];
-    let means_it = |name: &&String| {
+    let means_it = |name: &&str| {
         let letters: String = name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
         WORDS.iter().any(|word| letters.contains(word))
     };
-    let likely: Vec<String> =
-        names.clone().into_iter().filter(means_it).take(3).map(|name| format!("{name:?}")).collect();
+    let likely = names.clone().into_iter().map(AsRef::as_ref).filter(means_it).take(3);
+    let likely: Vec<String> = likely.map(|name| format!("{name:?}")).collect();
     match likely.is_empty() {
         true => unknown(kind, wanted, names),
         false => format!("unknown {kind} {wanted:?}; did you mean {}?", likely.join(" or ")),
@@ -141,9 +148,9 @@ pub fn counted(count: usize, noun: &str) -> String {
 }
 
 /// `"a", "b", "c" and 4 more`; `none` if there are no names.
-pub fn some_of(names: &[&str]) -> String {
+pub fn some_of<S: AsRef<str>>(names: &[S]) -> String {
     const SHOWN: usize = 5;
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect();
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("{:?}", name.as_ref())).collect();
     match (names.len(), names.len().saturating_sub(SHOWN)) {
         (0, _) => "none".into(),
         (_, 0) => shown.join(", "),
@@ -174,7 +181,7 @@ mod tests {
             r#"unknown gene "xxxx"; known: "IFNB1", "IFNG", "IL6", "TNF", "CD3E" and 1 more"#
         );
         assert_eq!(unknown("gene", "xxxx", &names[2..4]), r#"unknown gene "xxxx"; known: "IL6", "TNF""#);
-        assert_eq!(unknown("gene", "xxxx", &[]), r#"unknown gene "xxxx"; known: none"#);
+        assert_eq!(unknown("gene", "xxxx", &names[..0]), r#"unknown gene "xxxx"; known: none"#);
         let labels: Vec<String> = ["A1", "B2", "C3", "D4", "E5", "non-targeting"].map(String::from).to_vec();
         assert_eq!(
             unknown_control("label", "control", &labels),

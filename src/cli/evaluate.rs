@@ -143,12 +143,7 @@ pub fn run(args: Args) -> Result<()> {
     notes(&boards).iter().for_each(|note| eprintln!("note: {note}"));
     let left = earlier(&args.out, &written)?;
     if !left.is_empty() {
-        let names: Vec<&str> = left.iter().map(String::as_str).collect();
-        eprintln!(
-            "note: {} also contains results of an earlier run: {}",
-            args.out.display(),
-            some_of(&names)
-        );
+        eprintln!("note: {} also contains results of an earlier run: {}", args.out.display(), some_of(&left));
     }
     match args.json {
         true => println!("{}", combined_json(&boards, sources)),

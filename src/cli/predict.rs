@@ -110,11 +110,10 @@ pub fn run(args: Args) -> Result<()> {
     report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     report.notes.iter().for_each(|note| eprintln!("note: {note}"));
     if !report.missing_genes.is_empty() {
-        let names: Vec<&str> = report.missing_genes.iter().map(String::as_str).collect();
         eprintln!(
             "note: genes of the model that are missing and taken as zero: {} ({})",
-            names.len(),
-            some_of(&names)
+            report.missing_genes.len(),
+            some_of(&report.missing_genes)
         );
     }
     let by = report.checkpoint.display().to_string();

@@ -101,10 +101,10 @@ struct GroupFilterArgs {
     #[arg(long)]
     knockdown_filter: bool,
     /// Highest mean expression of the target gene that may remain under a perturbation, as a share of the control cells' mean
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3, requires = "knockdown_filter")]
+    #[arg(long, value_name = "SHARE", default_value_t = Knockdown::default().residual, requires = "knockdown_filter")]
     residual_expression: f64,
     /// The same limit for a single cell
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "knockdown_filter")]
+    #[arg(long, value_name = "SHARE", default_value_t = Knockdown::default().cell_residual, requires = "knockdown_filter")]
     cell_residual_expression: f64,
     /// Leave out perturbations with fewer cells in all cell types together [default: 30 with --knockdown-filter, else 0]
     #[arg(long, value_name = "N")]
@@ -171,8 +171,8 @@ fn print_labels(contents: &Contents) {
     if let Some(joined) = &contents.joined {
         println!("labels          {} cells with a row, {} without", joined.matched, joined.unmatched);
         if joined.unused > 0 {
-            let first: Vec<&str> = joined.first_unused.iter().map(String::as_str).collect();
-            println!("                {} rows without a cell, such as {}", joined.unused, some_of(&first));
+            let first = some_of(&joined.first_unused);
+            println!("                {} rows without a cell, such as {first}", joined.unused);
         }
     }
     if contents.dropped > 0 {

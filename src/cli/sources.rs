@@ -47,7 +47,7 @@ pub(super) struct SourceArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct GeneArgs {
     /// Keep this many of the most variable genes
-    #[arg(long, value_name = "N", default_value_t = 2000)]
+    #[arg(long, value_name = "N", default_value_t = Genes::TOP)]
     n_top_genes: usize,
     /// How genes are ranked: scanpy's flavors
     #[arg(long, value_enum, default_value_t = Flavor::Seurat)]

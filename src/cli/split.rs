@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use crate::aside;
 use crate::data::shard::Data;
 use crate::data::split::{FewShot, PartReport, Preset, Report, Split};
-use crate::error::{At, Error, Result};
+use crate::error::{Error, Result};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
             let text = preset.text(&data, few)?;
             // Checked first: nothing is written that `train` would refuse.
             let split = Split::of_text(&text, &out, &data)?;
-            aside::file(&out, |aside| std::fs::write(aside, &text).at(aside))?;
+            aside::whole(&out, &text)?;
             split
         }
         _ => return Err(Error::setting("split", "give a split file, or --preset with --out")),

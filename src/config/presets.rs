@@ -69,9 +69,7 @@ fn size(preset: &str) -> Result<Size> {
             lr: 2e-4,
             steps: 100_000,
         },
-        other => {
-            return Err(Error::setting("preset", unknown("preset", other, &PRESETS.map(String::from))));
-        }
+        other => return Err(Error::setting("preset", unknown("preset", other, &PRESETS))),
     })
 }
 
@@ -110,9 +108,7 @@ impl Config {
         let works = match recipe {
             "default" => true,
             "paper" => false,
-            other => {
-                return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES.map(String::from))));
-            }
+            other => return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES))),
         };
         // Writing a larger model's checkpoint to disk takes as long as tens of its steps.
         let every = if preset == "tiny" { 200 } else { 1_000 };

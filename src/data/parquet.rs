@@ -200,8 +200,7 @@ impl Parquet {
     fn position(&self, reader: &SerializedFileReader<Source>, column: &str) -> Result<usize> {
         let columns = reader.metadata().file_metadata().schema_descr().columns();
         columns.iter().position(|stored| is_flat(stored) && stored.name() == column).ok_or_else(|| {
-            let names = columns.iter().map(|stored| stored.name().to_string()).collect::<Vec<_>>();
-            self.wrong(crate::error::unknown("column", column, &names))
+            self.wrong(crate::error::unknown("column", column, columns.iter().map(|stored| stored.name())))
         })
     }
 

@@ -136,7 +136,7 @@ impl Default for Settings {
             cell_type: None,
             batch: None,
             filters: Filters::default(),
-            genes: Genes::Top(2000),
+            genes: Genes::Top(Genes::TOP),
             flavor: Flavor::Seurat,
             hvg_batch: None,
             rescale_before_hvg: false,
@@ -188,6 +188,11 @@ pub enum Genes {
     /// The genes of a data directory, of a file with one name per line, in its order, or of a table whose column `highly_variable`
     /// marks them.
     Listed(PathBuf),
+}
+
+impl Genes {
+    /// How many of the most variable are kept by default.
+    pub const TOP: usize = 2000;
 }
 
 /// Total to which the counts of a cell are scaled.

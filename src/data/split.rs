@@ -99,7 +99,7 @@ impl Split {
 
     fn parse(text: &str, data: &Data) -> std::result::Result<Split, String> {
         let Clauses { places, warnings, notes } = Clauses::parse(text, data)?;
-        let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = format!("{:x}", Sha256::digest(text));
         let mut split = Split { parts: Default::default(), hash, warnings, notes };
         for (number, group) in data.groups().iter().enumerate() {
             let place = &places[group.cell_type as usize];

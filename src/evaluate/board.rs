@@ -13,7 +13,7 @@ use super::table::{self, Column};
 use super::totals::Fit;
 use super::{Settings, registry};
 use crate::aside;
-use crate::error::{At, Result};
+use crate::error::Result;
 
 /// What the prediction is called among the rows.
 pub const PREDICTION: &str = "prediction";
@@ -158,7 +158,7 @@ impl Board {
         let mut all = self.json();
         all["files"] = sources.clone();
         let text = serde_json::to_string_pretty(&all).expect("plain values") + "\n";
-        aside::file(&written[2], |aside| std::fs::write(aside, text).at(aside))?;
+        aside::whole(&written[2], text)?;
         Ok(written)
     }
 

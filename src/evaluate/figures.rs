@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::board::Board;
 use super::significant::{Genes, places};
 use crate::aside;
-use crate::error::{At, Result};
+use crate::error::Result;
 use chart::{Svg, escape};
 use genes::{Kind, Shown};
 use overlap::Overlap;
@@ -200,7 +200,7 @@ pub fn details(seen: &Seen, p: usize, most: usize) -> [Option<Svg>; 3] {
 
 fn save(dir: &Path, name: &str, svg: &Svg) -> Result<()> {
     let path = dir.join(name);
-    aside::file(&path, |aside| std::fs::write(aside, svg.file()).at(aside))
+    aside::whole(&path, svg.file())
 }
 
 /// File names, each given once.

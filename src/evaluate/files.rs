@@ -210,8 +210,7 @@ pub fn fingerprints(files: &Files) -> Result<Value> {
         let mut file = std::fs::File::open(path).at(path)?;
         let mut hash = Sha256::new();
         std::io::copy(&mut file, &mut hash).at(path)?;
-        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(json!({ "path": path, "sha256": hash }))
+        Ok(json!({ "path": path, "sha256": format!("{:x}", hash.finalize()) }))
     };
     let (real, pred) = rayon::join(|| of(&files.real), || of(&files.pred));
     Ok(json!({ "real": real?, "pred": pred? }))

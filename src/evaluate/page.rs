@@ -15,7 +15,7 @@ use super::board::Board;
 use super::figures::chart::{STYLE, escape, thousands};
 use super::figures::{Effect, Seen, details, overlap, score};
 use crate::aside;
-use crate::error::{At, Result};
+use crate::error::Result;
 
 /// Points drawn on a page; more would make a browser slow.
 const BUDGET: usize = 240_000;
@@ -25,7 +25,7 @@ const LEAST: usize = 80;
 
 /// Writes the page of all boards. `sources` are the files that were read, as [`super::files::fingerprints`] gives them.
 pub fn write(path: &Path, boards: &[Board], sources: &Value) -> Result<()> {
-    aside::file(path, |aside| std::fs::write(aside, html(boards, sources)).at(aside))
+    aside::whole(path, html(boards, sources))
 }
 
 /// The page as text.

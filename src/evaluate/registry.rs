@@ -126,8 +126,8 @@ impl Profile {
 
 /// The measures to compute. Errors: a name to skip that is no measure's, or nothing left.
 pub fn choose(rules: Rules, profile: Profile, skip: &[String]) -> Result<Vec<&'static Metric>> {
-    let names: Vec<String> = METRICS.iter().map(|m| m.name).chain([ABSENT]).map(String::from).collect();
-    if let Some(name) = skip.iter().find(|name| !names.contains(name)) {
+    let names: Vec<&str> = METRICS.iter().map(|m| m.name).chain([ABSENT]).collect();
+    if let Some(name) = skip.iter().find(|name| !names.contains(&name.as_str())) {
         return Err(Error::setting("--skip-metrics", unknown("metric", name, &names)));
     }
     let chosen: Vec<&Metric> = METRICS

@@ -4,7 +4,7 @@ use std::iter::Sum;
 use std::path::Path;
 
 use crate::aside;
-use crate::error::{At, Result};
+use crate::error::Result;
 
 /// A measure's value for every perturbation. `None`: the measure leaves it out; NaN: undefined.
 #[derive(Clone, Debug)]
@@ -185,7 +185,7 @@ pub fn write<'a>(
         line(name, values.into_iter().map(|value| value.map_or(String::new(), number)).collect());
     }
     let text = text.into_inner().expect("memory takes any text");
-    aside::file(path, |aside| std::fs::write(aside, text).at(aside))
+    aside::whole(path, text)
 }
 
 /// The shortest digits that read back as the same number: `1.0`, `2.5e-7`, `NaN`.

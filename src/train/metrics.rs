@@ -35,7 +35,7 @@ impl Metrics {
                 parsed.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step)
             };
             let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
-            crate::aside::file(&path, |aside| std::fs::write(aside, kept).at(aside))?;
+            crate::aside::whole(&path, kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).at(&path)?;
         Ok(Metrics(Some(Log { path, file, events: Events::create(run.path(), step)?, progress })))

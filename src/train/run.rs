@@ -214,7 +214,7 @@ impl Run {
         let text = serde_json::to_string(&choices).expect("plain values");
         // Another rank's machine need not have the folder.
         fs::create_dir_all(self.folder.path()).at(self.folder.path())?;
-        aside::file(&self.folder.choices(rank), |path| fs::write(path, &text).at(path))
+        aside::whole(&self.folder.choices(rank), &text)
     }
 }
 

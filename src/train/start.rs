@@ -340,7 +340,7 @@ pub fn renew_config(run: &RunFolder, config: &Config) -> Result<()> {
 }
 
 fn keep_config(run: &RunFolder, config: &Config) -> Result<()> {
-    aside::file(&run.config(), |aside| fs::write(aside, config.to_toml()).at(aside))
+    aside::whole(&run.config(), config.to_toml())
 }
 
 /// Whether the folder's config.toml, if present, is still that of the run to resume; steps and `optim.shard` may differ.

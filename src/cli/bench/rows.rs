@@ -170,11 +170,8 @@ const GENES: usize = 2000;
 
 /// The op of that name.
 pub fn kind(name: &str) -> Result<&'static Kind> {
-    let names = KINDS.iter().map(|kind| kind.name.to_string()).collect::<Vec<_>>();
-    KINDS
-        .iter()
-        .find(|kind| kind.name == name)
-        .ok_or_else(|| Error::setting("--case", unknown("op", name, &names)))
+    let unknown = || Error::setting("--case", unknown("op", name, KINDS.iter().map(|kind| kind.name)));
+    KINDS.iter().find(|kind| kind.name == name).ok_or_else(unknown)
 }
 
 /// Every op once, at small sizes for a try.

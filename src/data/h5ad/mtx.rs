@@ -30,7 +30,6 @@ pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
     found.retain(|path| is_matrix(path));
     if found.len() > 1 {
         let names: Vec<String> = found.iter().map(|path| name(path)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let what =
             format!("contains several matrices ({}); name the one to read, or each of them", some_of(&names));
         return Err(Error::format(path, what));

@@ -30,8 +30,7 @@ pub(super) fn groups(file: &File) -> Vec<String> {
 /// Opens one of Cell Ranger's files; `groups` as returned by [`groups`].
 pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
     let [name] = groups else {
-        let names: Vec<&str> = groups.iter().map(String::as_str).collect();
-        let what = format!("contains several genomes ({}); give a file with only one", some_of(&names));
+        let what = format!("contains several genomes ({}); give a file with only one", some_of(groups));
         return Err(Error::format(path, what));
     };
     let node = Node::root(&file, path).inner(name)?;

@@ -99,8 +99,7 @@ pub(super) fn open(settings: &Settings, columns: &[&str]) -> Result<Inputs> {
     }
     inputs.notes.extend(doubtful(columns, &inputs.vocabularies, &settings.control));
     if columns.iter().any(|column| settings.names_types_by_file(column)) {
-        let types: Vec<&str> = inputs.vocabularies[CELL_TYPE].iter().map(String::as_str).collect();
-        let types = some_of(&types);
+        let types = some_of(&inputs.vocabularies[CELL_TYPE]);
         inputs.notes.push(format!("all cells of a file are one cell type, named after the file: {types}"));
     }
     Ok(inputs)

@@ -240,7 +240,7 @@ pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
 /// Makes the folder and records in it what its parts will belong to.
 fn begin(dir: &Path, command: &str) -> Result<()> {
     // Several jobs may start at once: each puts the same text in its place.
-    let begun = aside::file(&dir.join("command"), |aside| fs::write(aside, command).at(aside));
+    let begun = aside::whole(&dir.join("command"), command);
     if begun.is_err() {
         let _ = fs::remove_dir(dir);
     }

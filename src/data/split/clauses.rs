@@ -75,11 +75,11 @@ pub(super) struct Clauses {
 impl Clauses {
     pub(super) fn parse(text: &str, data: &Data) -> Checked<Clauses> {
         let file: Table = text.parse().map_err(|e: toml::de::Error| format!("is not TOML: {e}"))?;
-        let tables = ["datasets", "training", "zeroshot", "fewshot"].map(String::from);
-        if let Some(name) = file.keys().find(|name| !tables.contains(name)) {
+        let tables = ["datasets", "training", "zeroshot", "fewshot"];
+        if let Some(name) = file.keys().find(|name| !tables.contains(&name.as_str())) {
             return Err(unknown("table", name, &tables));
         }
-        let [datasets, training, zeroshot, fewshot] = [0, 1, 2, 3].map(|i| table(&file, &tables[i]));
+        let [datasets, training, zeroshot, fewshot] = tables.map(|name| table(&file, name));
         let datasets = datasets?;
         // The directory is one data set: if the file names just one too, that is the one, whatever its name.
         let dataset = match datasets.len() {
@@ -255,8 +255,8 @@ impl Reader<'_> {
                     "{clause}: {other} already places the whole cell type; keep one of the two"
                 ));
             }
-            let names = ["val", "test"].map(String::from);
-            if let Some(name) = lists.keys().find(|name| !names.contains(name)) {
+            let names = ["val", "test"];
+            if let Some(name) = lists.keys().find(|name| !names.contains(&name.as_str())) {
                 return Err(format!(
                     "{clause}: {} (perturbations that are not listed go to train)",
                     unknown("list", name, &names)

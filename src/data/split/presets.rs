@@ -161,7 +161,7 @@ impl Preset {
                 "no {} in column {:?}, which contains {}; preprocess the benchmark with {}",
                 some_of(absent),
                 columns.cell_type,
-                some_of(&cell_types.iter().map(String::as_str).collect::<Vec<_>>()),
+                some_of(cell_types),
                 self.columns()
             ),
         };
