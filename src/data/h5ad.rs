@@ -63,13 +63,12 @@ use crate::error::{Error, Result};
 use hdf5::{Named, Node, there};
 use matrix::Matrix;
 
-pub(crate) use cells::unfit;
 pub use cells::{Cells, cells};
+pub(crate) use cells::{keep_columns, unfit};
 pub(crate) use column::Growing;
 pub use column::{Column, Frame, Labels};
 pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
-pub(crate) use matrix::keep_columns;
 pub use mtx::find_mtx;
 pub use write::{Extra, Writer, X, write};
 

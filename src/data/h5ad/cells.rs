@@ -1,6 +1,7 @@
 //! Expression of some cells in memory.
 
 use std::fmt::Display;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 
@@ -30,12 +31,7 @@ pub(crate) fn unfit<G: Copy + Display + PartialOrd + Into<u32>>(
 ///
 /// # Errors
 /// Parts whose sizes disagree, `indptr` that does not rise from 0 to the number of entries, a gene out of range or twice in a cell.
-pub fn cells(
-    shape: (usize, usize),
-    indptr: Vec<usize>,
-    mut indices: Vec<u32>,
-    mut data: Vec<f32>,
-) -> Result<Cells> {
+pub fn cells(shape: (usize, usize), indptr: Vec<usize>, indices: Vec<u32>, data: Vec<f32>) -> Result<Cells> {
     let wrong = |what: String| Error::setting("cells", what);
     let (entries, (rows, genes)) = (data.len(), shape);
     if indices.len() != entries || indptr.len().checked_sub(1) != Some(rows) {
@@ -54,25 +50,101 @@ pub fn cells(
     if u32::try_from(genes).is_err() {
         return Err(wrong(format!("{genes} genes, but their numbers have 32 bits")));
     }
-    let mut starts = vec![0];
-    let (mut kept, mut row) = (0, Vec::new());
-    for (cell, ends) in indptr.windows(2).enumerate() {
-        let range = ends[0]..ends[1];
-        row.clear();
-        row.extend(indices[range.clone()].iter().copied().zip(data[range].iter().copied()));
-        row.sort_by_key(|(gene, _)| *gene);
-        if let Some(twice) = row.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(wrong(format!("cell {cell} has gene {} twice", twice[0].0)));
+    compress(&indptr, indices, data, genes)
+        .map_err(|[cell, gene]| wrong(format!("cell {cell} has gene {gene} twice")))
+}
+
+/// Rows as [`Cells`]: sorted within a row, zeros dropped; row i ends at `bounds[i + 1]`. The error is a row and a gene that it has
+/// twice.
+pub(super) fn compress(
+    bounds: &[usize],
+    mut columns: Vec<u32>,
+    mut values: Vec<f32>,
+    genes: usize,
+) -> std::result::Result<Cells, [usize; 2]> {
+    // Here and below every value is examined: a loop without early exit processes several at a time.
+    let zeros = values.iter().fold(false, |any, &value| any | (value == 0.0));
+    let mut kept = 0;
+    let mut indptr = Vec::with_capacity(bounds.len());
+    indptr.push(0);
+    let mut pairs: Vec<(u32, f32)> = Vec::new();
+    for (number, bound) in bounds.windows(2).enumerate() {
+        let span = bound[0]..bound[1];
+        let row = &columns[span.clone()];
+        let falls = row.iter().zip(&row[row.len().min(1)..]).fold(false, |any, (a, b)| any | (a >= b));
+        if falls {
+            pairs.clear();
+            pairs.extend(columns[span.clone()].iter().copied().zip(values[span.clone()].iter().copied()));
+            pairs.sort_unstable_by_key(|&(column, _)| column);
+            if let Some(twice) = pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                return Err([number, twice[0].0 as usize]);
+            }
+            for (i, &(column, value)) in pairs.iter().enumerate() {
+                columns[span.start + i] = column;
+                values[span.start + i] = value;
+            }
         }
-        for (gene, value) in row.iter().filter(|(_, value)| *value != 0.0) {
-            (indices[kept], data[kept]) = (*gene, *value);
-            kept += 1;
+        if !zeros {
+            indptr.push(bound[1]);
+            kept = bound[1];
+            continue;
         }
-        starts.push(kept);
+        for i in span {
+            if values[i] != 0.0 {
+                (columns[kept], values[kept]) = (columns[i], values[i]);
+                kept += 1;
+            }
+        }
+        indptr.push(kept);
     }
-    indices.truncate(kept);
-    data.truncate(kept);
-    Ok(Cells::new(shape, starts, indices, data))
+    columns.truncate(kept);
+    values.truncate(kept);
+    Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
+}
+
+/// Some rows of a matrix.
+pub(super) fn slice(cells: &Cells, rows: Range<usize>) -> Cells {
+    let starts = cells.indptr();
+    let starts = starts.as_slice().expect("an owned matrix starts at 0");
+    let span = starts[rows.start]..starts[rows.end];
+    let indptr = starts[rows.start..=rows.end].iter().map(|start| start - span.start).collect();
+    Cells::new(
+        (rows.len(), cells.cols()),
+        indptr,
+        cells.indices()[span.clone()].to_vec(),
+        cells.data()[span].to_vec(),
+    )
+}
+
+/// The entries of those columns that have a place among the `width` columns of the result; places rise with the columns.
+pub(crate) fn keep_columns(rows: &Cells, width: usize, place: impl Fn(usize) -> Option<u32>) -> Cells {
+    let (mut indptr, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
+    for row in rows.outer_iterator() {
+        for (column, &value) in row.iter().filter_map(|(stored, value)| Some((place(stored)?, value))) {
+            columns.push(column);
+            values.push(value);
+        }
+        indptr.push(values.len());
+    }
+    Cells::new((rows.rows(), width), indptr, columns, values)
+}
+
+/// Numbers of some rows as [`Cells`]; `at` returns the number for a row and a gene.
+pub(super) fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Cells {
+    let mut indptr = Vec::with_capacity(rows + 1);
+    let (mut columns, mut values) = (Vec::new(), Vec::new());
+    indptr.push(0);
+    for row in 0..rows {
+        for gene in 0..genes {
+            let value = at(row, gene);
+            if value != 0.0 {
+                columns.push(gene as u32);
+                values.push(value);
+            }
+        }
+        indptr.push(values.len());
+    }
+    Cells::new((rows, genes), indptr, columns, values)
 }
 
 #[cfg(test)]

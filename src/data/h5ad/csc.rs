@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::Cells;
-use super::sparse::{BLOCK_ENTRIES, Sparse, by_rows, slice};
+use super::cells::{Cells, slice};
+use super::sparse::{BLOCK_ENTRIES, Sparse, by_rows};
 use crate::error::Result;
 use crate::memory;
 

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::Cells;
 use super::array::Array;
+use super::cells::{Cells, dense_rows, keep_columns, slice};
 use super::csc::Csc;
 use super::hdf5::Node;
-use super::sparse::{BLOCK_ENTRIES, Sparse, slice};
+use super::sparse::{BLOCK_ENTRIES, Sparse};
 use super::tahoe::Tokens;
 use crate::error::{Error, Result};
 
@@ -203,37 +203,6 @@ impl Matrix {
             Kind::Absent(_) => Ok(cells),
         }
     }
-}
-
-/// The entries of those columns that have a place among the `width` columns of the result; places rise with the columns.
-pub(crate) fn keep_columns(rows: &Cells, width: usize, place: impl Fn(usize) -> Option<u32>) -> Cells {
-    let (mut indptr, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
-    for row in rows.outer_iterator() {
-        for (column, &value) in row.iter().filter_map(|(stored, value)| Some((place(stored)?, value))) {
-            columns.push(column);
-            values.push(value);
-        }
-        indptr.push(values.len());
-    }
-    Cells::new((rows.rows(), width), indptr, columns, values)
-}
-
-/// Numbers of some rows as [`Cells`]; `at` returns the number for a row and a gene.
-fn dense_rows(rows: usize, genes: usize, at: impl Fn(usize, usize) -> f32) -> Cells {
-    let mut indptr = Vec::with_capacity(rows + 1);
-    let (mut columns, mut values) = (Vec::new(), Vec::new());
-    indptr.push(0);
-    for row in 0..rows {
-        for gene in 0..genes {
-            let value = at(row, gene);
-            if value != 0.0 {
-                columns.push(gene as u32);
-                values.push(value);
-            }
-        }
-        indptr.push(values.len());
-    }
-    Cells::new((rows, genes), indptr, columns, values)
 }
 
 /// How a group stores a matrix (`csr`, `csc`, `dataframe` or whatever else it states), and its shape if stated.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::Cells;
 use super::array::Array;
+use super::cells::{Cells, compress};
 use super::hdf5::Node;
 use crate::error::{Error, Result};
 
@@ -87,62 +87,26 @@ impl Sparse {
             rayon::join(|| self.positions(first..last, genes), || self.values(first..last));
         let (columns, values) = (columns?, values?);
         let bounds: Vec<usize> = starts.iter().map(|start| (start - first) as usize).collect();
-        compress(path, range.start, &bounds, columns, values, genes)
+        compressed(path, range.start, &bounds, columns, values, genes)
     }
 }
 
-/// Rows as [`Cells`]: sorted within a row, zeros dropped, duplicate entries refused. `first` is the number of row 0.
-pub(super) fn compress(
+/// Rows as [`Cells`]; `first` is the number of row 0. Errors: a gene that a row has twice.
+pub(super) fn compressed(
     path: &Path,
     first: usize,
     bounds: &[usize],
-    mut columns: Vec<u32>,
-    mut values: Vec<f32>,
+    columns: Vec<u32>,
+    values: Vec<f32>,
     genes: usize,
 ) -> Result<Cells> {
-    // Here and below every value is examined: a loop without early exit processes several at a time.
-    let zeros = values.iter().fold(false, |any, &value| any | (value == 0.0));
-    let mut kept = 0;
-    let mut indptr = Vec::with_capacity(bounds.len());
-    indptr.push(0);
-    let mut pairs: Vec<(u32, f32)> = Vec::new();
-    for (number, bound) in bounds.windows(2).enumerate() {
-        let span = bound[0]..bound[1];
-        let row = &columns[span.clone()];
-        let falls = row.iter().zip(&row[row.len().min(1)..]).fold(false, |any, (a, b)| any | (a >= b));
-        if falls {
-            pairs.clear();
-            pairs.extend(columns[span.clone()].iter().copied().zip(values[span.clone()].iter().copied()));
-            pairs.sort_unstable_by_key(|&(column, _)| column);
-            if let Some(twice) = pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                let what = format!(
-                    "X stores gene number {} of cell number {} twice; sum or drop the copies (scipy: X.sum_duplicates()) and write it again",
-                    twice[0].0,
-                    first + number
-                );
-                return Err(Error::format(path, what));
-            }
-            for (i, &(column, value)) in pairs.iter().enumerate() {
-                columns[span.start + i] = column;
-                values[span.start + i] = value;
-            }
-        }
-        if !zeros {
-            indptr.push(bound[1]);
-            kept = bound[1];
-            continue;
-        }
-        for i in span {
-            if values[i] != 0.0 {
-                (columns[kept], values[kept]) = (columns[i], values[i]);
-                kept += 1;
-            }
-        }
-        indptr.push(kept);
-    }
-    columns.truncate(kept);
-    values.truncate(kept);
-    Ok(Cells::new((bounds.len() - 1, genes), indptr, columns, values))
+    compress(bounds, columns, values, genes).map_err(|[row, gene]| {
+        let what = format!(
+            "X stores gene number {gene} of cell number {} twice; sum or drop the copies (scipy: X.sum_duplicates()) and write it again",
+            first + row
+        );
+        Error::format(path, what)
+    })
 }
 
 /// Entries (row, column, value) in any order as rows; `bounds[i + 1]` is the number of entries of row `i`.
@@ -163,19 +127,5 @@ pub(super) fn by_rows(
         (columns[*place], values[*place]) = (column, value);
         *place += 1;
     }
-    compress(path, first, &bounds, columns, values, genes)
-}
-
-/// Some rows of a matrix.
-pub(super) fn slice(cells: &Cells, rows: Range<usize>) -> Cells {
-    let starts = cells.indptr();
-    let starts = starts.as_slice().expect("an owned matrix starts at 0");
-    let span = starts[rows.start]..starts[rows.end];
-    let indptr = starts[rows.start..=rows.end].iter().map(|start| start - span.start).collect();
-    Cells::new(
-        (rows.len(), cells.cols()),
-        indptr,
-        cells.indices()[span.clone()].to_vec(),
-        cells.data()[span].to_vec(),
-    )
+    compressed(path, first, &bounds, columns, values, genes)
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::column::missing_column;
 use super::matrix::Matrix;
-use super::sparse::{BLOCK_ENTRIES, compress};
+use super::sparse::{BLOCK_ENTRIES, compressed};
 use super::tenx::Features;
 use super::{Cells, Column, Format, Frame, H5ad, Labels};
 use crate::data::parquet::{Pairs, Parquet, is_parquet};
@@ -309,7 +309,7 @@ impl Tokens {
                 bounds.push(values.len());
             }
         }
-        compress(path, range.start, &bounds, columns, values, genes)
+        compressed(path, range.start, &bounds, columns, values, genes)
     }
 
     /// A reader of a row group, positioned at a row or, as near as possible, before it.
