@@ -45,14 +45,15 @@ mod hdf5;
 mod heap;
 mod matrix;
 mod mtx;
+mod node;
 mod number;
 mod source;
 mod sparse;
 mod tahoe;
 mod tenx;
+mod tokens;
 mod write;
 
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -60,13 +61,14 @@ use hdf5_pure::{ChunkCacheConfig, File, FileAccessProperties, MetadataCacheConfi
 
 use crate::data::in_order::in_order;
 use crate::error::{Error, Result};
-use hdf5::{Named, Node, there};
+use hdf5::{Named, there};
 use matrix::Matrix;
+use node::Node;
 
 pub use cells::{Cells, cells};
 pub(crate) use cells::{keep_columns, unfit};
-pub(crate) use column::Growing;
 pub use column::{Column, Frame, Labels};
+pub(crate) use column::{Growing, make_unique};
 pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
 pub use mtx::find_mtx;
@@ -166,6 +168,22 @@ impl H5ad {
     /// The cells.
     pub fn obs(&self) -> &Frame {
         &self.obs
+    }
+
+    /// A column of obs as labels, by [`Frame::labels`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn labels(&self, column: &str) -> Result<Labels> {
+        self.obs.labels(&self.path, column)
+    }
+
+    /// A column of obs as numbers, by [`Frame::numbers`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn numbers(&self, column: &str) -> Result<Vec<f32>> {
+        self.obs.numbers(&self.path, column)
     }
 
     /// Frees the memory of the columns of `obs`.
@@ -330,33 +348,6 @@ impl H5ad {
     }
 }
 
-/// Appends `-1`, `-2`, ... to names that occurred before, as anndata's `var_names_make_unique` does; returns how many it changed.
-pub(crate) fn make_unique(names: &mut [String]) -> usize {
-    if names.iter().collect::<HashSet<_>>().len() == names.len() {
-        return 0;
-    }
-    let mut taken: HashSet<String> = names.iter().cloned().collect();
-    let mut seen = HashSet::new();
-    let mut counts: HashMap<String, u32> = HashMap::new();
-    let mut renamed = 0;
-    for name in names {
-        if seen.insert(name.clone()) {
-            continue;
-        }
-        let count = counts.entry(name.clone()).or_default();
-        let other = loop {
-            *count += 1;
-            let other = format!("{name}-{count}");
-            if taken.insert(other.clone()) {
-                break other;
-            }
-        };
-        *name = other;
-        renamed += 1;
-    }
-    renamed
-}
-
 /// Passes items on up to and including the first error.
 fn ended<T>(over: &mut bool, item: Result<T>) -> Option<Result<T>> {
     let before = std::mem::replace(over, item.is_err());
@@ -373,16 +364,4 @@ fn open_hdf5(path: &Path) -> Result<File> {
         .with_metadata_cache(MetadataCacheConfig::new(32 << 20).with_max_entry_bytes(1 << 20))
         .with_chunk_cache(ChunkCacheConfig::new().with_max_bytes(64 << 20).with_max_slots(4096));
     File::open_streaming_with_options(path, access).named(path, "this file")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::make_unique;
-
-    #[test]
-    fn a_name_that_is_made_unique_takes_none_that_is_there() {
-        let mut names = ["A", "B", "A", "A-1", "A", "B"].map(String::from).to_vec();
-        assert_eq!(make_unique(&mut names), 3);
-        assert_eq!(names, ["A", "B", "A-2", "A-1", "A-3", "B-1"]);
-    }
 }

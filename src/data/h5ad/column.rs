@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::H5ad;
 use crate::error::{Error, Result, nearest};
 
 /// `obs` or `var`: an index and named columns of equal length.
@@ -208,6 +207,20 @@ impl Column {
         }
     }
 
+    /// As text, with entries as Python's `str` writes them.
+    pub(super) fn texts(self) -> Vec<String> {
+        match self {
+            Column::Text(items) => items,
+            Column::Integer(items) => items.iter().map(i64::to_string).collect(),
+            Column::Float(items) => items.iter().map(|item| format!("{item:?}")).collect(),
+            Column::Boolean(items) => items.iter().map(|&item| truth(item).to_string()).collect(),
+            Column::Categorical(labels) => {
+                (0..labels.len()).map(|i| labels.get(i).unwrap_or_default().to_string()).collect()
+            }
+            Column::Unread(_) => Vec::new(),
+        }
+    }
+
     /// The column's kind in one word, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -282,22 +295,58 @@ impl Frame {
     }
 }
 
-impl H5ad {
-    /// A column of obs as labels, by [`Frame::labels`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn labels(&self, column: &str) -> Result<Labels> {
-        self.obs.labels(&self.path, column)
-    }
+/// What stands for a column that cannot be read, which is no reason to refuse a file when other columns are needed.
+pub(super) fn unread(error: &Error, path: &Path) -> Column {
+    let told = error.to_string();
+    // The path is named again when the column is asked for.
+    let why = told.strip_prefix(&format!("{}: ", path.display()));
+    Column::Unread(why.unwrap_or(&told).to_string())
+}
 
-    /// A column of obs as numbers, by [`Frame::numbers`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn numbers(&self, column: &str) -> Result<Vec<f32>> {
-        self.obs.numbers(&self.path, column)
+/// Refuses columns that a frame lacks.
+pub(super) fn all_there(path: &Path, wanted: Option<&[&str]>, there: &[String]) -> Result<()> {
+    match wanted.unwrap_or_default().iter().find(|&&column| !there.iter().any(|name| name == column)) {
+        Some(missing) => Err(missing_column(path, missing, there)),
+        None => Ok(()),
     }
+}
+
+/// Codes of rows and the names they stand for; -1 is a missing label.
+pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what: &str) -> Result<Column> {
+    if let Some(row) = codes.iter().position(|&code| code < -1 || code >= names.len() as i64) {
+        let what =
+            format!("{what}: code {} of row {row} is outside its {} categories", codes[row], names.len());
+        return Err(Error::format(path, what));
+    }
+    let codes = codes.into_iter().map(|code| code as i32).collect();
+    Ok(Column::Categorical(Labels { codes, names }.with_names_once()))
+}
+
+/// Appends `-1`, `-2`, ... to names that occurred before, as anndata's `var_names_make_unique` does; returns how many it changed.
+pub(crate) fn make_unique(names: &mut [String]) -> usize {
+    if names.iter().collect::<HashSet<_>>().len() == names.len() {
+        return 0;
+    }
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    let mut seen = HashSet::new();
+    let mut counts: HashMap<String, u32> = HashMap::new();
+    let mut renamed = 0;
+    for name in names {
+        if seen.insert(name.clone()) {
+            continue;
+        }
+        let count = counts.entry(name.clone()).or_default();
+        let other = loop {
+            *count += 1;
+            let other = format!("{name}-{count}");
+            if taken.insert(other.clone()) {
+                break other;
+            }
+        };
+        *name = other;
+        renamed += 1;
+    }
+    renamed
 }
 
 /// The error of a column that a file lacks: not the file is wrong, but whoever asks it.
@@ -316,11 +365,18 @@ pub(super) fn truth(value: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::Labels;
+    use super::{Labels, make_unique};
 
     #[test]
     fn an_empty_label_is_a_missing_one() {
         let labels = Labels::of(&["b", "", "a", " "]).without_empty();
         assert_eq!((0..4).map(|i| labels.get(i)).collect::<Vec<_>>(), [Some("b"), None, Some("a"), None]);
+    }
+
+    #[test]
+    fn a_name_that_is_made_unique_takes_none_that_is_there() {
+        let mut names = ["A", "B", "A", "A-1", "A", "B"].map(String::from).to_vec();
+        assert_eq!(make_unique(&mut names), 3);
+        assert_eq!(names, ["A", "B", "A-2", "A-1", "A-3", "B-1"]);
     }
 }

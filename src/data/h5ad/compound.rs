@@ -6,8 +6,9 @@ use std::ops::Range;
 use hdf5_pure::{CompoundMember, Datatype};
 
 use super::array::Array;
-use super::hdf5::Node;
-use super::{Column, Frame, frame};
+use super::column::{all_there, categorical, unread};
+use super::node::Node;
+use super::{Column, Frame};
 use crate::error::Result;
 
 /// The table as a frame, and its length; if `wanted` is given, only those columns and no index.
@@ -16,7 +17,7 @@ pub(super) fn read(root: &Node, table: &Array, wanted: Option<&[&str]>) -> Resul
     let (size, members) = fields(table)?;
     let (index, members) = members.split_first().expect("a table has an index");
     let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
-    frame::all_there(path, wanted, &names)?;
+    all_there(path, wanted, &names)?;
     let rows = table.length()?;
     let bytes = table.bytes(0, rows)?;
     let column = |member: &CompoundMember| -> Result<Column> {
@@ -25,18 +26,18 @@ pub(super) fn read(root: &Node, table: &Array, wanted: Option<&[&str]>) -> Resul
         match (stored, categories(root, &member.name)?) {
             // As anndata did: integers that are not all codes stay as they are.
             (Column::Integer(codes), Some(names)) if codes.iter().all(|&code| code < names.len() as i64) => {
-                frame::categorical(codes, names, path, &what)
+                categorical(codes, names, path, &what)
             }
             (stored, _) => Ok(stored),
         }
     };
     let mut frame = Frame::default();
     if wanted.is_none() {
-        frame.index = frame::texts(column(index)?);
+        frame.index = column(index)?.texts();
     }
     for member in members.iter().filter(|m| wanted.is_none_or(|names| names.contains(&m.name.as_str()))) {
         let read = match column(member) {
-            Err(error) if wanted.is_none() => frame::unread(&error, path),
+            Err(error) if wanted.is_none() => unread(&error, path),
             read => read?,
         };
         frame.columns.push((member.name.clone(), read));
@@ -49,7 +50,7 @@ pub(super) fn index(table: &Array, rows: Range<usize>) -> Result<(String, Vec<St
     let (size, members) = fields(table)?;
     let bytes = table.bytes(rows.start as u64, rows.len() as u64)?;
     let names = table.decode(&members[0].datatype, &field(&bytes, size, &members[0]), table.name())?;
-    Ok((members[0].name.clone(), frame::texts(names)))
+    Ok((members[0].name.clone(), names.texts()))
 }
 
 /// Bytes per record, and its fields, of which there is at least one.
@@ -73,7 +74,7 @@ fn field(bytes: &[u8], size: usize, member: &CompoundMember) -> Vec<u8> {
 
 fn categories(root: &Node, column: &str) -> Result<Option<Vec<String>>> {
     match root.find(&format!("uns/{column}_categories"))? {
-        Some(names) if names.shape().len() == 1 => Ok(Some(frame::texts(names.column()?))),
+        Some(names) if names.shape().len() == 1 => Ok(Some(names.column()?.texts())),
         // A single category was stored as one string without an axis.
         names => Ok(names.and_then(|name| name.text()).map(|name| vec![name])),
     }

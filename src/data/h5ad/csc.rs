@@ -111,7 +111,7 @@ mod tests {
     use hdf5_pure::{File, FileBuilder};
 
     use super::*;
-    use crate::data::h5ad::hdf5::Node;
+    use crate::data::h5ad::node::Node;
 
     /// Six cells and two genes: every cell has the first, every second cell the other.
     fn small(path: &Path, sizes: [u64; 2]) -> Csc {

@@ -2,12 +2,11 @@
 //! 0.7), or the tables of [`super::compound`].
 
 use std::ops::Range;
-use std::path::Path;
 
-use super::column::{missing_column, truth};
-use super::hdf5::Node;
+use super::column::{all_there, categorical, unread};
+use super::node::Node;
 use super::{Column, Frame, Labels, compound};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Reads a frame and its length; if `wanted` is given, only those columns and no index.
 pub(super) fn read(root: &Node, name: &str, wanted: Option<&[&str]>) -> Result<(Frame, usize)> {
@@ -21,7 +20,7 @@ pub(super) fn read(root: &Node, name: &str, wanted: Option<&[&str]>) -> Result<(
     let rows = index_length(&node, &index)?;
     let mut frame = Frame::default();
     if wanted.is_none() {
-        frame.index = texts(read_column(&node, &index, None)?);
+        frame.index = read_column(&node, &index, None)?.texts();
     }
     all_there(root.path, wanted, &order)?;
     for column_name in order {
@@ -41,22 +40,6 @@ pub(super) fn read(root: &Node, name: &str, wanted: Option<&[&str]>) -> Result<(
     Ok((frame, rows))
 }
 
-/// What stands for a column that cannot be read, which is no reason to refuse a file when other columns are needed.
-pub(super) fn unread(error: &Error, path: &Path) -> Column {
-    let told = error.to_string();
-    // The path is named again when the column is asked for.
-    let why = told.strip_prefix(&format!("{}: ", path.display()));
-    Column::Unread(why.unwrap_or(&told).to_string())
-}
-
-/// Refuses columns that a frame lacks.
-pub(super) fn all_there(path: &Path, wanted: Option<&[&str]>, there: &[String]) -> Result<()> {
-    match wanted.unwrap_or_default().iter().find(|&&column| !there.iter().any(|name| name == column)) {
-        Some(missing) => Err(missing_column(path, missing, there)),
-        None => Ok(()),
-    }
-}
-
 /// The name of a frame's index, and the names of some rows.
 pub(super) fn index(root: &Node, name: &str, rows: Range<usize>) -> Result<(String, Vec<String>)> {
     if let Some(table) = root.find(name)? {
@@ -64,7 +47,7 @@ pub(super) fn index(root: &Node, name: &str, rows: Range<usize>) -> Result<(Stri
     }
     let node = open(root, name)?;
     let index = index_name(&node)?;
-    let names = texts(read_column(&node, &index, Some(rows))?);
+    let names = read_column(&node, &index, Some(rows))?.texts();
     Ok((index, names))
 }
 
@@ -98,7 +81,7 @@ fn read_column(frame: &Node, name: &str, rows: Option<Range<usize>>) -> Result<C
         // anndata 0.7 keeps the categories of a frame next to its columns.
         return match frame.find(&format!("__categories/{name}"))? {
             Some(names) => {
-                let names = texts(names.column()?);
+                let names = names.column()?.texts();
                 categorical(stored.numbers_of(rows)?, names, frame.path, stored.name())
             }
             None => stored.some(rows),
@@ -112,24 +95,13 @@ fn read_column(frame: &Node, name: &str, rows: Option<Range<usize>>) -> Result<C
                 Some(inner) => nullable(&inner, None)?,
                 None => column.array("categories")?.column()?,
             };
-            categorical(codes.numbers_of(rows)?, texts(names), column.path, &column.place)
+            categorical(codes.numbers_of(rows)?, names.texts(), column.path, &column.place)
         }
         kind if kind.starts_with("nullable-") => nullable(&column, rows),
         kind => Err(column.wrong(format!(
             "has encoding {kind:?}; only categorical, text, numbers, booleans and nullable arrays can be read"
         ))),
     }
-}
-
-/// Codes of rows and the names they stand for; -1 is a missing label.
-pub(super) fn categorical(codes: Vec<i64>, names: Vec<String>, path: &Path, what: &str) -> Result<Column> {
-    if let Some(row) = codes.iter().position(|&code| code < -1 || code >= names.len() as i64) {
-        let what =
-            format!("{what}: code {} of row {row} is outside its {} categories", codes[row], names.len());
-        return Err(Error::format(path, what));
-    }
-    let codes = codes.into_iter().map(|code| code as i32).collect();
-    Ok(Column::Categorical(Labels { codes, names }.with_names_once()))
 }
 
 /// `values` and `mask` (true = missing). A plain column if nothing is missing, else labels with code -1.
@@ -143,7 +115,7 @@ fn nullable(column: &Node, rows: Option<Range<usize>>) -> Result<Column> {
     if mask.iter().all(|&missing| missing == 0) {
         return Ok(values);
     }
-    let words = texts(values);
+    let words = values.texts();
     let present: Vec<&str> = words
         .iter()
         .zip(&mask)
@@ -157,18 +129,4 @@ fn nullable(column: &Node, rows: Option<Range<usize>>) -> Result<Column> {
         _ => -1,
     });
     Ok(Column::Categorical(Labels { codes: spread.collect(), names: labels.names }))
-}
-
-/// Any column as text, with entries as Python's `str` writes them.
-pub(super) fn texts(column: Column) -> Vec<String> {
-    match column {
-        Column::Text(items) => items,
-        Column::Integer(items) => items.iter().map(i64::to_string).collect(),
-        Column::Float(items) => items.iter().map(|item| format!("{item:?}")).collect(),
-        Column::Boolean(items) => items.iter().map(|&item| truth(item).to_string()).collect(),
-        Column::Categorical(labels) => {
-            (0..labels.len()).map(|i| labels.get(i).unwrap_or_default().to_string()).collect()
-        }
-        Column::Unread(_) => Vec::new(),
-    }
 }

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use hdf5_pure::{Datatype, StringPadding};
 
+use super::hdf5::SIGNATURE;
+
 /// Length, address of the collection, and number of the object in it.
 const REFERENCE: usize = 16;
 /// Collections kept in memory: neighbours in a dataset share one, or a few that filled up in parallel.
 const KEPT: usize = 64;
-const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// The heaps of one file.
 pub(super) struct Heap {

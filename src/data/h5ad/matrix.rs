@@ -6,9 +6,9 @@ use std::path::Path;
 use super::array::Array;
 use super::cells::{Cells, dense_rows, keep_columns, slice};
 use super::csc::Csc;
-use super::hdf5::Node;
+use super::node::Node;
 use super::sparse::{BLOCK_ENTRIES, Sparse};
-use super::tahoe::Tokens;
+use super::tokens::Tokens;
 use crate::error::{Error, Result};
 
 /// Most rows of a sparse block, however empty they are.

@@ -1,7 +1,7 @@
 //! Where the matrix of a source is stored, and which genes its columns are.
 
-use super::hdf5::Node;
 use super::matrix::{Matrix, width};
+use super::node::Node;
 use super::{Column, Frame, frame};
 use crate::error::Result;
 
@@ -47,8 +47,11 @@ fn obsm(root: &Node, source: &str, var: Frame) -> Result<Frame> {
         return Ok(var.rows(&marked));
     }
     // State and cell-load name them beside it.
-    let named =
-        root.find("uns/hvg_names")?.map(|names| names.column()).transpose()?.map_or(Vec::new(), frame::texts);
+    let named = root
+        .find("uns/hvg_names")?
+        .map(|names| names.column())
+        .transpose()?
+        .map_or(Vec::new(), Column::texts);
     if named.len() == columns {
         return Ok(Frame { index: named, columns: Vec::new() });
     }

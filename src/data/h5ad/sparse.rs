@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::array::Array;
 use super::cells::{Cells, compress};
-use super::hdf5::Node;
+use super::node::Node;
 use crate::error::{Error, Result};
 
 /// Stored entries of a sparse row block, which take up to 20 bytes each while they are read.

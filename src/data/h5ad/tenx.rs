@@ -8,9 +8,9 @@ use std::path::Path;
 
 use hdf5_pure::File;
 
-use super::hdf5::Node;
 use super::matrix::{Kept, Matrix};
-use super::{Column, Format, Frame, H5ad, frame, make_unique};
+use super::node::Node;
+use super::{Column, Format, Frame, H5ad, make_unique};
 use crate::error::{Error, Result, some_of};
 
 /// Kind of the features that are genes.
@@ -62,7 +62,7 @@ pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
 }
 
 fn texts(node: &Node, name: &str) -> Result<Vec<String>> {
-    Ok(frame::texts(node.array(name)?.column()?))
+    Ok(node.array(name)?.column()?.texts())
 }
 
 /// What a 10x matrix has in its rows, as lists of equal length.
