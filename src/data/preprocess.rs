@@ -63,7 +63,7 @@ use crate::memory;
 use crate::progress::Progress;
 use hvg::Flavor;
 use input::Inputs;
-use work::{Halt, Work};
+use work::{Halt, Passed, Work};
 
 pub use align::SharedGenes;
 pub use contents::Contents;
@@ -254,7 +254,7 @@ fn worked<T>(
     parts: &Parts,
     progress: &Progress,
     passes: impl FnOnce(Scale) -> Vec<&'static str>,
-    make: impl FnOnce(Inputs, Found, &Work) -> std::result::Result<T, Halt>,
+    make: impl FnOnce(Inputs, Found, &Work) -> Passed<T>,
 ) -> Result<Option<T>> {
     check(settings)?;
     let mut inputs = input::open(settings, columns)?;
@@ -291,28 +291,20 @@ fn choose(
     inputs: &mut Inputs,
     found: &Found,
     work: &Work,
-) -> std::result::Result<(Option<Filtered>, Option<f64>, genes::Chosen), Halt> {
+) -> Passed<(Option<Filtered>, Option<f64>, genes::Chosen)> {
     let filtered = filter::apply(settings, inputs, found, work)?;
     let target = target::find(settings, inputs, found, work)?;
     let chosen = match &settings.genes {
         Genes::Listed(list) => genes::listed(inputs, list)?,
         Genes::Top(count) => {
-            let total = target.unwrap_or(1.0);
-            let ranked = moments::Ranked { flavor: settings.flavor, rescaled: settings.rescale_before_hvg };
-            let choice = genes::Choice { ranked, count: *count, by_batch: settings.hvg_batch.is_some() };
-            genes::most_variable(inputs, found, total, &choice, work)?
+            genes::most_variable(settings, inputs, found, target.unwrap_or(1.0), *count, work)?
         }
     };
     Ok((filtered, target, chosen))
 }
 
 /// Runs the passes and makes the directory from their results.
-fn make(
-    settings: &Settings,
-    mut inputs: Inputs,
-    found: Found,
-    work: &Work,
-) -> std::result::Result<Summary, Halt> {
+fn make(settings: &Settings, mut inputs: Inputs, found: Found, work: &Work) -> Passed<Summary> {
     let (filtered, target, mut chosen) = choose(settings, &mut inputs, &found, work)?;
     // An earlier pass has held every cell against the common total, if there is one.
     let looked_at = filtered.is_some() || matches!(settings.genes, Genes::Top(_));

@@ -1,11 +1,9 @@
-//! One input file, and its row blocks.
+//! One input file, and its rows: in parts, which are made one by one, and in blocks, which are read at once.
 
 use std::ops::Range;
 
-use super::scale;
 use crate::data::h5ad::{Cells, H5ad, keep_columns};
 use crate::data::normalise;
-use crate::data::scale::Found;
 use crate::error::Result;
 
 /// One input file.
@@ -35,6 +33,30 @@ pub(super) struct Block<'a> {
     pub cells: Cells,
 }
 
+/// Some rows of one file.
+pub(super) struct Part {
+    pub number: usize,
+    /// Which file.
+    pub input: usize,
+    pub rows: Range<usize>,
+    /// Their range among all used cells.
+    pub cells: Range<usize>,
+}
+
+/// The parts of all files, each of at most `cells` cells.
+pub(super) fn cut(inputs: &[Input], cells: usize) -> Vec<Part> {
+    let (mut parts, mut before, cells) = (Vec::new(), 0, cells.max(1));
+    for (input, file) in inputs.iter().enumerate() {
+        for start in (0..file.used.len()).step_by(cells) {
+            let rows = start..file.used.len().min(start + cells);
+            let used = file.used[rows.clone()].iter().filter(|&&used| used).count();
+            parts.push(Part { number: parts.len(), input, rows, cells: before..before + used });
+            before += used;
+        }
+    }
+    parts
+}
+
 impl Input {
     /// Position of a gene of this file in the common list.
     pub fn place(&self, gene: u32) -> usize {
@@ -59,11 +81,6 @@ impl Input {
 }
 
 impl Block<'_> {
-    /// Refuses values that are not on this scale, and invalid totals.
-    pub fn check(&self, found: &Found) -> Result<()> {
-        scale::check(self, found)
-    }
-
     /// Total counts of a row of the file that holds these counts.
     pub fn total(&self, row: usize, counts: &[f32]) -> f32 {
         self.input.sizes.as_ref().map_or_else(|| normalise::total(counts), |sizes| sizes[row])

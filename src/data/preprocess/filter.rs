@@ -11,9 +11,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::Settings;
-use super::block::Block;
+use super::block::{Block, Part};
 use super::input::{Inputs, PERTURBATION};
-use super::work::{Findings, Halt, Part, Saved, Work};
+use super::scale;
+use super::work::{Findings, Passed, Saved, Work};
 use crate::data::scale::Found;
 use crate::data::shard::Scale;
 use crate::error::{Error, Result};
@@ -95,7 +96,7 @@ pub(super) fn apply(
     inputs: &mut Inputs,
     found: &Found,
     work: &Work,
-) -> std::result::Result<Option<Filtered>, Halt> {
+) -> Passed<Option<Filtered>> {
     let filters = &settings.filters;
     if !filters.any() {
         return Ok(None);
@@ -161,7 +162,7 @@ impl Judge<'_> {
         let mut cells = Vec::with_capacity(part.cells.len());
         let mut cells_of_gene = vec![0u64; inputs.genes.len()];
         let mut sums = self.targets.map(|_| knockdown::Sums::new(inputs.genes.len()));
-        let check = |block: &Block| block.check(found);
+        let check = |block: &Block| scale::check(block, found);
         inputs.walk(part, progress, check, |block, ()| {
             for (row, genes, values) in block.used() {
                 let judged = self.cell(block.total(row, values), genes.len());

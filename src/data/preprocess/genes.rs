@@ -5,11 +5,12 @@ mod list;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use super::Settings;
 use super::hvg::{self, Flavor, GeneTable, Moments};
 use super::input::Inputs;
-use super::moments::{self, Ranked};
+use super::moments;
 use super::seurat_v3::{self, Expected};
-use super::work::{Halt, Work};
+use super::work::{Passed, Work};
 use crate::data::scale::Found;
 use crate::data::shard::{MOST_GENES, Manifest, Scale};
 use crate::error::{At, Error, Result, some_of, unknown};
@@ -22,40 +23,31 @@ pub(super) struct Chosen {
     pub notes: Vec<String>,
 }
 
-/// Which genes to choose.
-pub(super) struct Choice {
-    pub ranked: Ranked,
-    /// How many.
-    pub count: usize,
-    /// Whether genes are ranked within each batch, and the ranks merged.
-    pub by_batch: bool,
-}
-
-/// The most variable genes, in the order of the source. One pass, two for seurat_v3.
+/// So many of the most variable genes, in the order of the source. One pass, two for seurat_v3.
 pub(super) fn most_variable(
+    settings: &Settings,
     inputs: &Inputs,
     found: &Found,
     target: f64,
-    choice: &Choice,
+    count: usize,
     work: &Work,
-) -> std::result::Result<Chosen, Halt> {
-    let Choice { ranked, count, by_batch } = *choice;
-    let flavor = ranked.flavor;
+) -> Passed<Chosen> {
+    let flavor = settings.flavor;
     if flavor == Flavor::SeuratV3 && found.scale != Scale::Counts {
         let what = format!("seurat_v3 ranks raw counts, but the source contains logs ({})", found.why);
         return Err(Error::setting("--flavor", what).into());
     }
     let genes = inputs.genes.len();
     let mut notes = Vec::new();
-    if ranked.rescaled {
+    if settings.rescale_before_hvg {
         notes
             .push("genes are ranked by log1p / 10, which chooses different ones than log1p does".to_string());
     }
-    let mut moments = moments::find(inputs, found, target, ranked, work)?;
+    let mut moments = moments::find(settings, inputs, found, target, work)?;
     let rest = moments.pop().expect("one more than there are batches");
     let mut table = match flavor {
-        Flavor::SeuratV3 => by_clipped_counts(inputs, moments, rest, choice, work)?,
-        _ if by_batch => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
+        Flavor::SeuratV3 => by_clipped_counts(settings, inputs, moments, rest, count, work)?,
+        _ if settings.hvg_batch.is_some() => hvg::table_over_batches(&moments, &inputs.genes, flavor, count)?,
         _ => hvg::table(&moments[0], flavor, count)?,
     };
     if count >= genes {
@@ -81,18 +73,19 @@ pub(super) fn most_variable(
 }
 
 fn by_clipped_counts(
+    settings: &Settings,
     inputs: &Inputs,
     moments: Vec<Moments>,
     mut whole: Moments,
-    choice: &Choice,
+    count: usize,
     work: &Work,
-) -> std::result::Result<GeneTable, Halt> {
+) -> Passed<GeneTable> {
     let expected: Vec<Expected> = moments.iter().map(Expected::of).collect();
     let clipped = moments::clipped(inputs, &expected, work)?;
     moments.iter().for_each(|batch| whole.join(batch));
     let batches: Vec<(Expected, Moments)> =
         expected.into_iter().zip(clipped).filter(|(expected, _)| expected.cells > 1.0).collect();
-    Ok(seurat_v3::table(&whole, &batches, choice.count, choice.by_batch))
+    Ok(seurat_v3::table(&whole, &batches, count, settings.hvg_batch.is_some()))
 }
 
 /// The genes of a list, in its order.

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use super::Settings;
 use super::align::{Aligned, SharedGenes, align};
-use super::block::{Block, Input};
+use super::block::{Block, Input, Part};
 use super::doubts::doubts;
 use super::labels::{Given, Joined, Table};
 use super::memo::Memo;
 use super::sizes;
-use super::work::Part;
 use crate::data::h5ad::{H5ad, Labels};
 use crate::error::{Error, Result, some_of, unknown_control};
 use crate::progress;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use super::block::Block;
+use super::Settings;
+use super::block::{Block, Part};
 use super::hvg::{Flavor, Moments};
 use super::input::Inputs;
+use super::scale;
 use super::seurat_v3::Expected;
 use super::store::FACTOR;
-use super::work::{Findings, Halt, Part, Saved, Work};
+use super::work::{Findings, Passed, Saved, Work};
 use crate::data::normalise::{divisor, exp_m1, log_value};
 use crate::data::scale::Found;
 use crate::data::shard::{Scale, low_bits};
@@ -16,30 +18,22 @@ use crate::error::{Error, Result};
 /// Counts below this are transformed only once per cell.
 const KNOWN: usize = 32;
 
-/// The quantity by which genes are ranked.
-#[derive(Clone, Copy)]
-pub(super) struct Ranked {
-    pub flavor: Flavor,
-    /// Whether log values are divided by [`FACTOR`] first.
-    pub rescaled: bool,
-}
-
 /// One pass: checks every value and accumulates what the flavour needs, one set of moments per
 /// batch and one for the cells without a batch.
 pub(super) fn find(
+    settings: &Settings,
     inputs: &Inputs,
     found: &Found,
     target: f64,
-    ranked: Ranked,
     work: &Work,
-) -> std::result::Result<Vec<Moments>, Halt> {
+) -> Passed<Vec<Moments>> {
     let (genes, batches) = (inputs.genes.len(), inputs.hvg_batches);
     let mut all = vec![Moments::new(genes); batches + 1];
     let find = |part: &Part, _: &Path| {
         let mut sums: Vec<Option<Sums>> = (0..=batches).map(|_| None).collect();
         let prepare = |block: &Block| {
-            block.check(found)?;
-            Ok(transformed(block, found.scale, target, ranked))
+            scale::check(block, found)?;
+            Ok(transformed(settings, block, found.scale, target))
         };
         inputs.walk(part, &work.progress, prepare, |block, numbers| {
             let starts = block.cells.indptr();
@@ -58,8 +52,8 @@ pub(super) fn find(
 }
 
 /// The values that a flavour ranks, for every stored value of a block.
-fn transformed(block: &Block, scale: Scale, target: f64, ranked: Ranked) -> Vec<f32> {
-    let flavor = ranked.flavor;
+fn transformed(settings: &Settings, block: &Block, scale: Scale, target: f64) -> Vec<f32> {
+    let flavor = settings.flavor;
     let stored = block.cells.data();
     if flavor == Flavor::SeuratV3 {
         return stored.to_vec();
@@ -71,7 +65,7 @@ fn transformed(block: &Block, scale: Scale, target: f64, ranked: Ranked) -> Vec<
         let stored = &stored[span[0]..span[1]];
         let divisor = if scale == Scale::Counts { divisor(block.total(row, stored), target) } else { 1.0 };
         let transform = |value: f32| {
-            let log = match (ranked.rescaled, scale) {
+            let log = match (settings.rescale_before_hvg, scale) {
                 (false, _) => log_value(value, scale, divisor),
                 (true, Scale::Log1p10) => value,
                 (true, _) => log_value(value, scale, divisor) / FACTOR,
@@ -100,11 +94,7 @@ fn transformed(block: &Block, scale: Scale, target: f64, ranked: Ranked) -> Vec<
 }
 
 /// One more pass over counts: sums of the counts clipped to their gene's limit in the batch, one set per batch.
-pub(super) fn clipped(
-    inputs: &Inputs,
-    expected: &[Expected],
-    work: &Work,
-) -> std::result::Result<Vec<Moments>, Halt> {
+pub(super) fn clipped(inputs: &Inputs, expected: &[Expected], work: &Work) -> Passed<Vec<Moments>> {
     let mut all = vec![Moments::new(inputs.genes.len()); expected.len()];
     let find = |part: &Part, _: &Path| {
         let mut moments: Vec<Option<Moments>> = vec![None; expected.len()];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::block::Input;
+use super::block::{Input, cut};
 use super::hvg::Flavor;
 use super::input::{self, Inputs};
 use super::{Contents, Genes, Parts, Settings, Target, genes, scale, target, work};
@@ -57,7 +57,7 @@ pub fn plan(settings: &Settings, parts: &Parts) -> Result<Plan> {
         }
     }
     let (stored, names) = (stored(&inputs), names(&inputs)?);
-    let (passes, parts) = (passes(settings, found.scale), work::cut(&inputs, parts.cells).len());
+    let (passes, parts) = (passes(settings, found.scale), cut(&inputs.files, parts.cells).len());
     let contents = Contents::of(inputs, found, &settings.control, genes, Vec::new());
     let numbers = stored.min(contents.cells * genes as u64);
     let bytes = numbers * NUMBER + contents.cells * CELL + names + contents.groups as u64 * GROUP + HEADERS;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use crc32fast::Hasher;
 
 use super::Settings;
-use super::block::{Block, Input};
+use super::block::{Block, Input, Part};
 use super::input::Inputs;
 use super::labels::numbered;
-use super::work::{AGAIN, Findings, Halt, Part, Saved, Work};
+use super::scale;
+use super::work::{AGAIN, Findings, Passed, Saved, Work};
 use crate::aside;
 use crate::data::h5ad::Cells;
 use crate::data::normalise;
@@ -74,7 +75,7 @@ pub(super) fn rows(
     target: Option<f64>,
     kept: &[u32],
     work: &Work,
-) -> std::result::Result<Store, Halt> {
+) -> Passed<Store> {
     let mut manifest = manifest(settings, inputs, found, target, kept);
     let label = |&[cell_type, perturbation, batch]: &[u32; 3]| CellLabel { cell_type, perturbation, batch };
     let piles = Piles::of(&manifest, inputs.labels.iter().map(label))
@@ -130,7 +131,7 @@ impl Sorting<'_> {
         }
         let mut print = Print::default();
         let prepare = |block: &Block| {
-            block.check(self.found)?;
+            scale::check(block, self.found)?;
             Ok((Packed::of(block, &ids, self.found, self.target), Print::of(&block.cells)))
         };
         let rows = aside::scratch(&path.with_extension(ROWS), |aside| {

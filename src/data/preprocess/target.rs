@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::block::Block;
+use super::block::{Block, Part};
 use super::input::Inputs;
-use super::work::{Findings, Halt, Part, Saved, Work};
+use super::scale;
+use super::work::{Findings, Halt, Passed, Saved, Work};
 use super::{Settings, Target};
 use crate::data::normalise;
 use crate::data::scale::Found;
@@ -40,12 +41,7 @@ impl Findings for Totals {
 }
 
 /// Total to which cells are scaled: a given number, a median (one pass over the data), or what log values were scaled to.
-pub(super) fn find(
-    settings: &Settings,
-    inputs: &Inputs,
-    found: &Found,
-    work: &Work,
-) -> std::result::Result<Option<f64>, Halt> {
+pub(super) fn find(settings: &Settings, inputs: &Inputs, found: &Found, work: &Work) -> Passed<Option<f64>> {
     if found.scale != Scale::Counts {
         return told(found, settings.target).map_err(Halt::Failed);
     }
@@ -56,7 +52,7 @@ pub(super) fn find(
     let find = |part: &Part, _: &Path| {
         let mut totals = Vec::with_capacity(part.cells.len());
         let sum = |block: &Block| {
-            block.check(found)?;
+            scale::check(block, found)?;
             Ok(block.used().map(|(row, _, values)| block.total(row, values)).collect::<Vec<f32>>())
         };
         inputs.walk(part, &work.progress, sum, |_, sums| {

@@ -11,7 +11,6 @@
 //! data directory is the same byte for byte.
 
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
@@ -22,6 +21,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::Settings;
+use super::block::{Part, cut};
 use super::input::Inputs;
 use crate::aside;
 use crate::data::shard;
@@ -78,22 +78,15 @@ impl Default for Parts {
     }
 }
 
-/// Some rows of one file.
-pub(super) struct Part {
-    pub number: usize,
-    /// Which file.
-    pub input: usize,
-    pub rows: Range<usize>,
-    /// Their range among all used cells.
-    pub cells: Range<usize>,
-}
-
 /// Why preprocessing stops before there is a data directory.
 pub(super) enum Halt {
     /// The requested part is made.
     Made,
     Failed(Error),
 }
+
+/// What passes make, unless they stop before.
+pub(super) type Passed<T> = std::result::Result<T, Halt>;
 
 impl From<Error> for Halt {
     fn from(error: Error) -> Halt {
@@ -166,10 +159,10 @@ impl Work {
         inputs: &Inputs,
         find: impl Fn(&Part, &Path) -> Result<F>,
         mut join: impl FnMut(&Part, F) -> Result<()>,
-    ) -> std::result::Result<(), Halt> {
+    ) -> Passed<()> {
         let dir = self.dir.join(name);
         fs::create_dir_all(&dir).at(&dir)?;
-        let parts = cut(inputs, self.parts.cells);
+        let parts = cut(&inputs.files, self.parts.cells);
         let only = self.parts.only.as_ref();
         let here = only.filter(|part| part.pass == name).map(|part| part.number);
         if let Some(part) = here.filter(|&part| part >= parts.len()) {
@@ -221,20 +214,6 @@ impl Work {
         PASSES.iter().for_each(|pass| drop(fs::remove_dir_all(self.dir.join(pass))));
         let _ = fs::remove_file(self.dir.join("command")).and_then(|()| fs::remove_dir(&self.dir));
     }
-}
-
-/// The parts of all files, each of at most `cells` cells.
-pub(super) fn cut(inputs: &Inputs, cells: usize) -> Vec<Part> {
-    let (mut parts, mut before, cells) = (Vec::new(), 0, cells.max(1));
-    for (input, file) in inputs.files.iter().enumerate() {
-        for start in (0..file.used.len()).step_by(cells) {
-            let rows = start..file.used.len().min(start + cells);
-            let used = file.used[rows.clone()].iter().filter(|&&used| used).count();
-            parts.push(Part { number: parts.len(), input, rows, cells: before..before + used });
-            before += used;
-        }
-    }
-    parts
 }
 
 /// Makes the folder and records in it what its parts will belong to.
