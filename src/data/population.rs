@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::data::h5ad::{Cells, Column, Extra, Frame, Growing, Labels, Writer, make_unique};
+use crate::data::h5ad::{self, Cells, Column, Extra, Frame, Growing, Labels, Writer, X, make_unique};
 use crate::data::normalise::LogValues;
 use crate::data::shard::{Columns, Data, Manifest, Row, Scale};
 use crate::error::{Error, Result};
@@ -142,12 +142,7 @@ impl Population {
     /// # Errors
     /// A file that cannot be written.
     pub fn write(self, path: &Path) -> Result<()> {
-        let (cells, labels) = self.split();
-        let mut rows = Writer::create(path, labels.genes.len())?;
-        for row in cells.outer_iterator() {
-            rows.push(row.indices(), row.data())?;
-        }
-        labels.finish(rows)
+        self.described(|cells, obs, var, extras| h5ad::write(path, obs, var, X::Sparse(&cells), extras))
     }
 }
 
@@ -166,8 +161,7 @@ impl Population<Writer> {
     /// A file that cannot be written.
     pub fn close(self) -> Result<usize> {
         let cells = self.len();
-        let (rows, labels) = self.split();
-        labels.finish(rows)?;
+        self.described(|file, obs, var, extras| file.finish(obs, var, extras))?;
         Ok(cells)
     }
 }
@@ -194,22 +188,57 @@ impl<R> Population<R> {
         }
     }
 
-    /// The numbers, and what belongs to them.
-    fn split(self) -> (R, Population<()>) {
-        let labels = Population {
-            genes: self.genes,
-            columns: self.columns,
-            control: self.control,
-            unit: self.unit,
-            target: self.target,
-            notes: self.notes,
-            rows: (),
-            names: self.names,
-            labels: self.labels,
-            totals: self.totals,
-            predicted_from: self.predicted_from,
+    /// Passes the numbers on, with what an h5ad has beside them.
+    fn described<T>(
+        self,
+        write: impl FnOnce(R, &Frame, &Frame, &[(String, Extra)]) -> Result<T>,
+    ) -> Result<T> {
+        let [cell_type, perturbation, batch] = self.label_columns().map(Column::Categorical);
+        let mut columns: Vec<(String, Column)> = Vec::new();
+        // One column of the source may be two kinds of label.
+        let mut add = |name: &str, column: Column| {
+            if columns.iter().all(|(other, _)| other != name) {
+                columns.push((name.to_string(), column));
+            }
         };
-        (self.rows, labels)
+        add(&self.columns.perturbation, perturbation);
+        add(&self.columns.cell_type, cell_type);
+        if let Some(name) = &self.columns.batch {
+            add(name, batch);
+        }
+        let totals = self.columns.size.clone().unwrap_or("total_counts".into());
+        if self.unit == Unit::Counts {
+            add(&totals, Column::Float(self.totals));
+        }
+        let predicted_from = self.predicted_from.finish();
+        if !predicted_from.names.is_empty() {
+            add(PREDICTED_FROM, Column::Categorical(predicted_from));
+        }
+        let mut index = self.names;
+        for (i, name) in index.iter_mut().enumerate().filter(|(_, name)| name.is_empty()) {
+            *name = format!("cell{}", i + 1);
+        }
+        make_unique(&mut index);
+        let obs = Frame { index, columns };
+        let var = Frame { index: self.genes, columns: Vec::new() };
+        let target = self.target.map(|target| target as f32);
+        let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let mut extras: Vec<(String, Extra)> = told
+            .chain([(PERT_COL, self.columns.perturbation.as_str())])
+            .chain(self.control.as_deref().map(|label| (CONTROL_PERT, label)))
+            .chain([("program", crate::aside::PROGRAM), (UNIT, self.unit.name())])
+            .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())))
+            .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
+            .collect();
+        if self.unit == Unit::Log1p {
+            // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may be used here.
+            let target = match &target {
+                Some(target) => Extra::Numbers { shape: vec![1], values: std::slice::from_ref(target) },
+                None => Extra::Text("unknown".into()),
+            };
+            extras.push(("uns/log1p/target_sum".into(), target));
+        }
+        write(self.rows, &obs, &var, &extras)
     }
 
     /// Number of cells.
@@ -329,58 +358,6 @@ impl<R: Rows> Population<R> {
             }
         }
         Ok(())
-    }
-}
-
-impl Population<()> {
-    /// Writes what belongs to the rows of a file.
-    fn finish(self, rows: Writer) -> Result<()> {
-        let [cell_type, perturbation, batch] = self.label_columns().map(Column::Categorical);
-        let mut columns: Vec<(String, Column)> = Vec::new();
-        // One column of the source may be two kinds of label.
-        let mut add = |name: &str, column: Column| {
-            if columns.iter().all(|(other, _)| other != name) {
-                columns.push((name.to_string(), column));
-            }
-        };
-        add(&self.columns.perturbation, perturbation);
-        add(&self.columns.cell_type, cell_type);
-        if let Some(name) = &self.columns.batch {
-            add(name, batch);
-        }
-        let totals = self.columns.size.clone().unwrap_or("total_counts".into());
-        if self.unit == Unit::Counts {
-            add(&totals, Column::Float(self.totals));
-        }
-        let predicted_from = self.predicted_from.finish();
-        if !predicted_from.names.is_empty() {
-            add(PREDICTED_FROM, Column::Categorical(predicted_from));
-        }
-        let mut index = self.names;
-        for (i, name) in index.iter_mut().enumerate().filter(|(_, name)| name.is_empty()) {
-            *name = format!("cell{}", i + 1);
-        }
-        make_unique(&mut index);
-        let obs = Frame { index, columns };
-        let var = Frame { index: self.genes, columns: Vec::new() };
-        let target = self.target.map(|target| target as f32);
-        let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-        let mut extras: Vec<(String, Extra)> = told
-            .chain([(PERT_COL, self.columns.perturbation.as_str())])
-            .chain(self.control.as_deref().map(|label| (CONTROL_PERT, label)))
-            .chain([("program", crate::aside::PROGRAM), (UNIT, self.unit.name())])
-            .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())))
-            .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
-            .collect();
-        if self.unit == Unit::Log1p {
-            // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may be used here.
-            let target = match &target {
-                Some(target) => Extra::Numbers { shape: vec![1], values: std::slice::from_ref(target) },
-                None => Extra::Text("unknown".into()),
-            };
-            extras.push(("uns/log1p/target_sum".into(), target));
-        }
-        rows.finish(&obs, &var, &extras)
     }
 }
 
