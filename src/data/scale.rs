@@ -226,11 +226,9 @@ pub(crate) fn natural(base: Option<f64>, proven: bool) -> Result<(), Unclear> {
 
 /// The common value of all cells' totals of these numbers, if they agree.
 fn common_total(cells: &Cells, of: impl Fn(f32) -> f64 + Sync) -> Option<f64> {
-    let rows: Vec<usize> = (0..cells.rows()).collect();
     let starts = cells.indptr();
-    let starts = starts.to_proper();
-    let sum = |&row: &usize| cells.data()[starts[row]..starts[row + 1]].iter().map(|&x| of(x)).sum::<f64>();
-    agreed(rows.par_iter().map(sum).filter(|&total| total > 0.0).collect())
+    let sum = |row| cells.data()[starts.outer_inds_sz(row)].iter().map(|&x| of(x)).sum::<f64>();
+    agreed((0..cells.rows()).into_par_iter().map(sum).filter(|&total| total > 0.0).collect())
 }
 
 /// The common value of some cells' totals, all above zero, if they agree.

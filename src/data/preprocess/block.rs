@@ -93,12 +93,11 @@ impl Block<'_> {
 
     /// Row, genes and values of each used cell.
     pub fn used(&self) -> impl Iterator<Item = (usize, &[u32], &[f32])> {
-        let starts = self.cells.indptr();
-        let starts = starts.as_slice().expect("blocks are whole matrices").to_vec();
-        let (genes, values) = (self.cells.indices(), self.cells.data());
-        self.rows.clone().enumerate().filter(|(_, row)| self.input.used[*row]).map(move |(i, row)| {
-            let span = starts[i]..starts[i + 1];
-            (row, &genes[span.clone()], &values[span])
+        let used = &self.input.used;
+        let rows = self.rows.clone().zip(self.cells.outer_iterator()).filter(|(row, _)| used[*row]);
+        rows.map(|(row, cell)| {
+            let (genes, values) = cell.into_raw_storage();
+            (row, genes, values)
         })
     }
 }

@@ -37,11 +37,11 @@ pub(super) fn find(
         };
         inputs.walk(part, &work.progress, prepare, |block, numbers| {
             let starts = block.cells.indptr();
-            let starts = starts.as_slice().expect("blocks are whole matrices");
             for (row, genes, _) in block.used() {
                 let batch = &mut sums[batch_of(&block, row, batches)];
                 let sums = batch.get_or_insert_with(|| Sums::new(inputs.genes.len()));
-                sums.add(genes, &numbers[starts[row - block.rows.start]..], block.input.places());
+                let span = starts.outer_inds_sz(row - block.rows.start);
+                sums.add(genes, &numbers[span], block.input.places());
             }
             Ok(())
         })?;
@@ -58,11 +58,9 @@ fn transformed(settings: &Settings, block: &Block, scale: Scale, target: f64) ->
     if flavor == Flavor::SeuratV3 {
         return stored.to_vec();
     }
-    let starts = block.cells.indptr();
-    let starts = starts.as_slice().expect("blocks are whole matrices");
     let mut numbers = Vec::with_capacity(stored.len());
-    for (row, span) in block.rows.clone().zip(starts.windows(2)) {
-        let stored = &stored[span[0]..span[1]];
+    for (row, cell) in block.rows.clone().zip(block.cells.outer_iterator()) {
+        let stored = cell.data();
         let divisor = if scale == Scale::Counts { divisor(block.total(row, stored), target) } else { 1.0 };
         let transform = |value: f32| {
             let log = match (settings.rescale_before_hvg, scale) {
