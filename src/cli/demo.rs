@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::device;
 use serde_json::{Map, Value, json};
 
-use super::signal;
+use super::{device, signal};
 use crate::config::LARGEST_NUMBER;
 use crate::demo::{CONFIG, Settings, demo};
 use crate::error::Result;
-use crate::evaluate::registry::metric_of;
+use crate::evaluate::registry::paper;
 use crate::evaluate::scores::Scores;
 use crate::progress::Progress;
 
@@ -77,12 +76,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn print(table: &[Scores]) {
-    let title = |name: &str| match metric_of(name).map_or("", |m| m.paper) {
-        "" => name.to_string(),
-        paper => paper.to_string(),
-    };
     print!("\n{:34}", "");
-    SHOWN.iter().for_each(|name| print!("{:>10}", title(name)));
+    SHOWN.iter().for_each(|name| print!("{:>10}", paper(name).unwrap_or(name)));
     println!();
     for predictor in table {
         print!("{:34}", predictor.name);

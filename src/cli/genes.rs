@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::preprocess::{print_filtered, print_shared};
 use super::signal;
 use super::sources::{FilterArgs, GeneArgs, SourceArgs, settings};
 use crate::data::preprocess::{Ranking, Settings, rank_genes};
 use crate::error::Result;
 use crate::progress::Progress;
-use serde_json::json;
 
 const EXAMPLE: &str = "\
 Examples:

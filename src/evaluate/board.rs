@@ -220,8 +220,5 @@ pub fn notes(boards: &[Board]) -> Vec<String> {
 
 /// The title of a column: the paper's name, if it has one, and cell-eval's.
 pub fn title(column: &str) -> String {
-    match registry::metric_of(column).map_or("", |metric| metric.paper) {
-        "" => column.to_string(),
-        paper => format!("{paper} ({column})"),
-    }
+    registry::paper(column).map_or(column.to_string(), |paper| format!("{paper} ({column})"))
 }

@@ -162,14 +162,13 @@ pub fn write(dir: &Path, boards: &[Board]) -> Result<usize> {
     let mut written = 0;
     for seen in Seen::all(boards) {
         let of = seen.board.cell_type.as_deref();
+        let alone = std::slice::from_ref(&seen);
         let mut whole: Vec<(String, Svg)> = Vec::new();
-        for measure in score::measures(std::slice::from_ref(&seen)) {
-            let figure = score::figure(std::slice::from_ref(&seen), measure, false);
+        for measure in score::measures(alone) {
+            let figure = score::figure(alone, measure, false);
             whole.extend(figure.map(|svg| (names.of(of, "effect", measure), svg)));
         }
-        whole.extend(
-            overlap::figure(std::slice::from_ref(&seen), false).map(|svg| (names.of(of, "overlap", ""), svg)),
-        );
+        whole.extend(overlap::figure(alone, false).map(|svg| (names.of(of, "overlap", ""), svg)));
         for (name, svg) in &whole {
             save(dir, name, svg)?;
         }

@@ -52,25 +52,13 @@ pub fn evaluate_files(
     settings: &Settings,
 ) -> Result<Vec<Board>> {
     // Labels are read and compared first: a wrong column name must not cost the time of reading two matrices.
-    let [real, pred] =
-        [&files.real, &files.pred].map(|path| open(path, &files.perturbation, files.cell_type.as_deref()));
-    let [real, pred] = [real?, pred?];
-    [&real, &pred].into_iter().try_for_each(check_unit)?;
-    let perturbations = [real.labels(&files.perturbation)?, pred.labels(&files.perturbation)?];
-    let types = match &files.cell_type {
-        Some(column) => {
-            let types = [real.labels(column)?, pred.labels(column)?];
-            check_types(&types[0], &files.real, &types[1], &files.pred)?;
-            types.map(Some)
-        }
-        None => [None, None],
-    };
-    let [real_labels, pred_labels] = perturbations;
-    let [real_types, pred_types] = types;
-    let sides = rayon::join(|| read(real, real_labels), || read(pred, pred_labels));
-    let real = Sample { side: sides.0?, types: real_types };
-    let pred = Sample { side: sides.1?, types: pred_types };
-    compare(real, pred, beside, settings)
+    let open = |path| Opened::open(path, &files.perturbation, files.cell_type.as_deref());
+    let (real, pred) = (open(&files.real)?, open(&files.pred)?);
+    if let (Some(of_real), Some(of_pred)) = (&real.types, &pred.types) {
+        check_types(of_real, &files.real, of_pred, &files.pred)?;
+    }
+    let (real, pred) = rayon::join(|| real.read(), || pred.read());
+    compare(real?, pred?, beside, settings)
 }
 
 /// The same from memory. Errors: also measured cells that have cell types, while others have none.
@@ -120,11 +108,7 @@ impl Sample {
     /// The cells of an h5ad; `perturbation` and `cell_type` are columns of its obs. Errors: also values
     /// of unit [`Unit::Scaled`].
     pub fn read(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Sample> {
-        let file = open(path, perturbation, cell_type)?;
-        check_unit(&file)?;
-        let types = cell_type.map(|column| file.labels(column)).transpose()?;
-        let perturbed = file.labels(perturbation)?;
-        Ok(Sample { side: read(file, perturbed)?, types })
+        Opened::open(path, perturbation, cell_type)?.read()
     }
 
     /// Requires the cell types of the measured cells, if those are split, and control cells if it is compared with its own.
@@ -178,15 +162,31 @@ impl Sample {
     }
 }
 
-/// Opens a file with the columns that are compared. An atlas has dozens more, and names for its cells, which nobody asks for.
-fn open(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<H5ad> {
-    let columns: Vec<&str> = std::iter::once(perturbation).chain(cell_type).collect();
-    let file = H5ad::open_columns(path, &columns, "X")?;
-    if file.storage() == "none" {
-        let what = "has no X, and so no expression to score: put a matrix there, as `adata.X = adata.layers[NAME]` does";
-        return Err(Error::format(path, what));
+/// A file whose labels are read, but not its numbers.
+struct Opened {
+    file: H5ad,
+    labels: Labels,
+    types: Option<Labels>,
+}
+
+impl Opened {
+    /// With the columns that are compared. An atlas has dozens more, and names for its cells, which nobody asks for.
+    fn open(path: &Path, perturbation: &str, cell_type: Option<&str>) -> Result<Opened> {
+        let columns: Vec<&str> = std::iter::once(perturbation).chain(cell_type).collect();
+        let file = H5ad::open_columns(path, &columns, "X")?;
+        if file.storage() == "none" {
+            let what = "has no X, and so no expression to score: put a matrix there, as `adata.X = adata.layers[NAME]` does";
+            return Err(Error::format(path, what));
+        }
+        check_unit(&file)?;
+        let labels = file.labels(perturbation)?;
+        let types = cell_type.map(|column| file.labels(column)).transpose()?;
+        Ok(Opened { file, labels, types })
     }
-    Ok(file)
+
+    fn read(self) -> Result<Sample> {
+        Ok(Sample { side: read(self.file, self.labels)?, types: self.types })
+    }
 }
 
 /// Refuses a file whose maker recorded a unit that cannot be scored.

@@ -146,6 +146,11 @@ pub fn metric_of(column: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|m| m.name == column || (m.name == NSIG && column.starts_with(NSIG)))
 }
 
+/// The paper's name of that measure, if it has one.
+pub fn paper(column: &str) -> Option<&'static str> {
+    metric_of(column).map(|metric| metric.paper).filter(|paper| !paper.is_empty())
+}
+
 impl Metric {
     /// The columns of results.csv that hold this measure.
     pub fn columns(&self) -> Vec<String> {

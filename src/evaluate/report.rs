@@ -162,7 +162,7 @@ fn metric_json(column: &Column) -> Value {
         "nan": summary.nan,
         "best": metric.and_then(|metric| metric.best),
     });
-    if let Some(paper) = metric.map(|metric| metric.paper).filter(|paper| !paper.is_empty()) {
+    if let Some(paper) = registry::paper(&column.name) {
         entry["paper"] = json!(paper);
     }
     entry

@@ -3,7 +3,7 @@
 use crate::evaluate::board::{Board, CEILING, PREDICTION};
 use crate::evaluate::figures::chart::{escape, thousands};
 use crate::evaluate::figures::strip::Strip;
-use crate::evaluate::registry::{Metric, metric_of};
+use crate::evaluate::registry::{Metric, metric_of, paper};
 use crate::evaluate::scores::{self, Score, Scores};
 
 /// The predictors of one board, or of all boards together.
@@ -74,9 +74,9 @@ fn table(caption: &str, columns: &[Scores], beside: bool) -> String {
 fn row(name: &str, metric: Option<&Metric>, i: usize, columns: &[Scores], beside: bool) -> String {
     let goal = metric.and_then(|metric| metric.best);
     let broken = escape(name).replace('_', "_<wbr>");
-    let title = match metric.map_or("", |metric| metric.paper) {
-        "" => broken,
-        paper => format!("{} <small>{broken}</small>", escape(paper)),
+    let title = match paper(name) {
+        None => broken,
+        Some(paper) => format!("{} <small>{broken}</small>", escape(paper)),
     };
     let distance = |cell: &Score| Some((cell.mean? - goal?).abs());
     let rivals = columns.iter().filter(|column| column.name != CEILING);
