@@ -163,7 +163,7 @@ fn named_by(path: &Path) -> PathBuf {
 }
 
 /// Refuses outputs that would replace an input, or a file of a folder that is an input, and two outputs that are the same.
-pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
+pub fn apart(outputs: &[impl AsRef<Path>], inputs: &[impl AsRef<Path>]) -> Result<()> {
     // A file that does not exist yet is identified by its folder.
     let whole = |path: &Path| {
         let path = named_by(path);
@@ -173,14 +173,15 @@ pub fn apart(outputs: &[&Path], inputs: &[&Path]) -> Result<()> {
         fs::canonicalize(&path).ok().or(known).unwrap_or(path)
     };
     let mut seen: Vec<PathBuf> = Vec::new();
-    for output in outputs {
+    let inputs = || inputs.iter().map(AsRef::as_ref);
+    for output in outputs.iter().map(AsRef::as_ref) {
         let place = whole(output);
-        if let Some(input) = inputs.iter().find(|input| whole(input) == place) {
+        if let Some(input) = inputs().find(|input| whole(input) == place) {
             let what = format!("is {}, which is an input; write to another file", input.display());
             return Err(Error::format(output, what));
         }
-        let holds = |input: &&&Path| input.is_dir() && output.exists() && place.starts_with(whole(input));
-        if let Some(input) = inputs.iter().find(holds) {
+        let holds = |input: &&Path| input.is_dir() && output.exists() && place.starts_with(whole(input));
+        if let Some(input) = inputs().find(holds) {
             let what =
                 format!("is a file in {}, which is an input; write to another folder", input.display());
             return Err(Error::format(output, what));
@@ -328,7 +329,7 @@ mod tests {
         let told = apart(&[&manifest], &[dir.path()]).expect_err("one of its files").to_string();
         assert!(told.contains("a file in"), "{told}");
         for outputs in [[&input, &fresh], [&fresh, &input], [&fresh, &same]] {
-            apart(&outputs.map(PathBuf::as_path), &inputs).expect_err("one of them is not free");
+            apart(&outputs, &inputs).expect_err("one of them is not free");
         }
     }
 

@@ -51,7 +51,8 @@ pub enum Error {
 /// What went wrong: in the system's words, or in clearer ones where those do not say what is in the way.
 fn words(cause: &io::Error) -> String {
     match cause.kind() {
-        // Both come from making a folder, which is no error if one is already there.
+        // Both come from making a folder, which is no error if one is already there; the files that are made anew are in
+        // folders of our own.
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "is a file, but a folder is needed".into(),
         ErrorKind::IsADirectory => "is a folder, but a file is needed".into(),
         _ => cause.to_string(),

@@ -18,8 +18,12 @@ pub(crate) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_dir() { paths_in(path) } else { Ok(vec![path.to_path_buf()]) }
 }
 
-/// The names of all entries, sorted. Bytes that are not UTF-8 are shown as `\u{FFFD}`.
+/// The names of all entries, sorted by their bytes. Those that are not UTF-8 are shown as `\u{FFFD}`.
 pub(crate) fn names_in(dir: &Path) -> Result<Vec<String>> {
-    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(paths_in(dir)?.into_iter().map(name).collect())
+    Ok(paths_in(dir)?.iter().map(|path| name_of(path)).collect())
+}
+
+/// The last part of a path, empty if that is `..` or the root.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -1,6 +1,6 @@
 //! `scale-engine baseline`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -60,7 +60,7 @@ pub struct Args {
 
 /// Predicts, writes, and reports what had to be replaced.
 pub fn run(args: Args) -> Result<()> {
-    let outputs: Vec<&Path> = [&args.out].into_iter().chain(&args.real_out).map(PathBuf::as_path).collect();
+    let outputs: Vec<&PathBuf> = [&args.out].into_iter().chain(&args.real_out).collect();
     aside::apart(&outputs, &[&args.data, &args.split])?;
     outputs.iter().try_for_each(|path| H5ad::replaceable(path))?;
     let data = Data::open(&args.data)?;

@@ -174,9 +174,8 @@ fn labels(args: &Args, real: &H5ad, pred: &H5ad) -> Result<[String; 2]> {
 /// control cells.
 fn check(args: &Args) -> Result<[String; 2]> {
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
-    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
-    let report: Vec<&Path> = args.report.iter().map(PathBuf::as_path).collect();
-    aside::apart(&report, &inputs)?;
+    let inputs: Vec<&PathBuf> = inputs.into_iter().flatten().collect();
+    aside::apart(args.report.as_slice(), &inputs)?;
     if Data::is_at(&args.out) {
         return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
     }

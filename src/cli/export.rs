@@ -1,6 +1,6 @@
 //! `scale-engine export`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -40,7 +40,7 @@ pub struct Args {
 
 /// Gathers the cells and writes them.
 pub fn run(args: Args) -> Result<()> {
-    let inputs: Vec<&Path> = [&args.data].into_iter().chain(&args.split).map(PathBuf::as_path).collect();
+    let inputs: Vec<&PathBuf> = [&args.data].into_iter().chain(&args.split).collect();
     aside::apart(&[&args.out], &inputs)?;
     H5ad::replaceable(&args.out)?;
     let data = Data::open(&args.data)?;

@@ -8,7 +8,7 @@ use crate::checkpoint::{Checkpoint, Described};
 use crate::data::h5ad;
 use crate::data::shard::{self, Data};
 use crate::error::{At, Error, Result};
-use crate::folder::{names_in, paths_in};
+use crate::folder::{name_of, names_in, paths_in};
 use crate::run_folder::RunFolder;
 
 mod text;
@@ -67,7 +67,7 @@ fn describe(path: &Path) -> Result<Value> {
     if path.is_dir() {
         return folder(path);
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name_of(path);
     match path.extension().and_then(|e| e.to_str()) {
         _ if !path.exists() => Err(Error::format(path, "there is no such file or folder")),
         Some("safetensors") => checkpoint(path),
@@ -117,7 +117,7 @@ fn parquet(path: &Path) -> Result<Value> {
     let one = |(file, told): (&PathBuf, &Value)| {
         let columns = told["columns"].as_array().into_iter().flatten();
         let columns: Vec<&Value> = columns.map(|column| &column["name"]).collect();
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(file);
         json!({ "name": name, "kind": told["kind"], "rows": told["rows"], "columns": columns })
     };
     let each: Vec<Value> = files.iter().zip(&each).map(one).collect();

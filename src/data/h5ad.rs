@@ -66,9 +66,9 @@ use matrix::Matrix;
 use node::Node;
 
 pub use cells::{Cells, cells};
-pub(crate) use cells::{keep_columns, unfit};
+pub(crate) use cells::{keep_columns, unfit, unfit_genes};
 pub use column::{Column, Frame, Labels};
-pub(crate) use column::{Growing, make_unique};
+pub(crate) use column::{Growing, make_unique, recoded};
 pub use describe::describe;
 pub(crate) use hdf5::is_hdf5;
 pub use mtx::find_mtx;
@@ -97,13 +97,12 @@ pub struct H5ad {
     obs: Frame,
     var: Frame,
     cells: usize,
-    genes: usize,
     matrix: Matrix,
     /// Messages for the user.
     notes: Vec<String>,
 }
 
-brief!(H5ad, |file| path: file.path, cells: file.cells, genes: file.genes, storage: file.storage());
+brief!(H5ad, |file| path: file.path, cells: file.cells, genes: file.shape().1, storage: file.storage());
 
 impl H5ad {
     /// Opens a file with all columns and X.
@@ -155,9 +154,8 @@ impl H5ad {
         }
         let (obs, cells) = frame::read(&root, "obs", columns)?;
         let (var, matrix) = source::read(&root, source, cells)?;
-        let genes = var.index.len();
         let (path, format, file, notes) = (path.to_path_buf(), Format::H5ad, Some(file), Vec::new());
-        Ok(H5ad { path, format, file, obs, var, cells, genes, matrix, notes })
+        Ok(H5ad { path, format, file, obs, var, cells, matrix, notes })
     }
 
     /// The file's path.
@@ -198,7 +196,7 @@ impl H5ad {
 
     /// Number of cells and of genes.
     pub fn shape(&self) -> (usize, usize) {
-        (self.cells, self.genes)
+        (self.cells, self.var.index.len())
     }
 
     /// Whether the file has a `raw` matrix.
@@ -234,7 +232,7 @@ impl H5ad {
     /// is stored twice.
     pub fn rows(&self, range: Range<usize>) -> Result<Cells> {
         self.check(&range)?;
-        self.matrix.rows(&self.path, range, self.genes)
+        self.matrix.rows(&self.path, range, self.shape().1)
     }
 
     /// Refuses rows that the file does not have.
@@ -267,7 +265,7 @@ impl H5ad {
     ) -> Result<()> {
         self.check(&rows)?;
         let threads = rayon::current_num_threads();
-        let at_once = self.matrix.at_once(threads, self.genes)?;
+        let at_once = self.matrix.at_once(threads, self.shape().1)?;
         let mut ranges = self.ranges(rows);
         in_order(threads, at_once, move || ranges.next(), make, take)
     }
@@ -279,7 +277,7 @@ impl H5ad {
             if next >= rows.end {
                 return None;
             }
-            let range = self.matrix.block_end(next, rows.end, self.genes).map(|end| next..end);
+            let range = self.matrix.block_end(next, rows.end, self.shape().1).map(|end| next..end);
             next = range.as_ref().map_or(rows.end, |range| range.end);
             Some(range)
         })

@@ -69,6 +69,15 @@ pub fn exp_m1(log: f32) -> f32 {
     f64::from(log).exp_m1() as f32
 }
 
+/// Total counts of a cell that holds these values: as told, or their sum, or for logs an estimate ([`library_of_logs`]).
+pub fn library(values: &[f32], told: Option<f32>, scale: Scale, target: Option<f64>) -> f32 {
+    match (told, scale) {
+        (Some(told), _) => told,
+        (None, Scale::Counts) => total(values),
+        (None, _) => library_of_logs(values, scale, target),
+    }
+}
+
 /// Total counts of a cell that holds logs `values` of counts scaled to `target`: an estimate, that its smallest value above zero is
 /// one count. NaN without such a value or without a target.
 pub fn library_of_logs(values: &[f32], scale: Scale, target: Option<f64>) -> f32 {

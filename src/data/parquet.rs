@@ -25,7 +25,7 @@ use self::fence::fenced;
 pub(crate) use self::lists::Pairs;
 use self::pages::Pages;
 use self::source::Source;
-use super::h5ad::Labels;
+use super::h5ad::{Growing, Labels};
 use crate::error::{At, Error, Result};
 
 /// First bytes of a parquet file.
@@ -129,7 +129,7 @@ impl Parquet {
     /// # Errors
     /// No such column, or one that is damaged or not text.
     pub(crate) fn labels(&self, column: &str) -> Result<Labels> {
-        let mut labels = Labels::growing();
+        let mut labels = Growing::default();
         self.each(column, 0..self.groups.len(), |text| labels.push(text.unwrap_or_default()))?;
         Ok(labels.finish())
     }

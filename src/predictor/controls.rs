@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use crate::data::h5ad::Cells;
-use crate::data::normalise::{divisor, library_of_logs, log_value, total};
+use crate::data::normalise::{divisor, library, log_value};
 use crate::data::scale::{Found, Refusal, Told};
 use crate::data::shard::{Data, Manifest, Meaning, Scale};
 use crate::error::{Error, Result};
@@ -216,11 +216,7 @@ impl<'a> Reading<'a> {
             return Err(format!("{refusal}{way}"));
         }
         let target = self.manifest.target;
-        let library = match (told, scale) {
-            (Some(told), _) => told,
-            (None, Scale::Counts) => total(values),
-            (None, _) => library_of_logs(values, scale, target),
-        };
+        let library = library(values, told, scale, target);
         let divisor = target.map_or(1.0, |target| divisor(library, target));
         for (&gene, &value) in genes.iter().zip(values) {
             if let Some(g) = self.places[gene as usize] {

@@ -10,6 +10,7 @@ use super::sent::Sent;
 use crate::aside;
 use crate::checkpoint::Frame;
 use crate::error::{At, Result};
+use crate::folder::name_of;
 use crate::gpu::{Gpu, guard};
 use crate::params::{Entry, Flats};
 use crate::progress::{Event, Progress};
@@ -112,7 +113,7 @@ pub fn claim(folder: &Path) -> Result<Option<File>> {
 fn sweep(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).at(folder)? {
         let path = entry.at(folder)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(&path);
         if name.starts_with(".tmp") || name.starts_with('.') && name.ends_with(".partial") {
             let _ = fs::remove_file(&path); // a folder is not ours
         }

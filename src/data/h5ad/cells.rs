@@ -18,6 +18,14 @@ pub(crate) fn unfit<G: Copy + Display + PartialOrd + Into<u32>>(
     if genes.len() != values.len() {
         return Some(format!("{} genes, but {} values", genes.len(), values.len()));
     }
+    unfit_genes(genes, all)
+}
+
+/// Why genes cannot be those of a row, if so.
+pub(crate) fn unfit_genes<G: Copy + Display + PartialOrd + Into<u32>>(
+    genes: &[G],
+    all: usize,
+) -> Option<String> {
     if let Some(pair) = genes.windows(2).find(|pair| pair[0] >= pair[1]) {
         let [one, next] = [pair[0], pair[1]];
         return Some(format!("gene {one} is followed by gene {next}; ids must ascend and be unique"));

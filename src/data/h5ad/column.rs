@@ -51,11 +51,6 @@ impl Labels {
         Labels { codes, names: names.into_iter().map(String::from).collect() }
     }
 
-    /// Labels that arrive one by one.
-    pub(crate) fn growing() -> Growing {
-        Growing::default()
-    }
-
     /// The same labels with their names sorted.
     pub(crate) fn sorted(self) -> Labels {
         let Labels { codes, names } = self;
@@ -63,24 +58,8 @@ impl Labels {
         order.sort_by(|&a, &b| names[a].cmp(&names[b]));
         let mut place = vec![0; names.len()];
         order.iter().enumerate().for_each(|(new, &old)| place[old] = new as i32);
-        let codes = codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| place[code])).collect();
+        let codes = recoded(&codes, &place);
         Labels { codes, names: order.into_iter().map(|old| names[old].clone()).collect() }
-    }
-
-    /// Appends the labels of other cells.
-    pub(crate) fn append(&mut self, other: Labels) {
-        let mut place: HashMap<String, i32> =
-            self.names.iter().enumerate().map(|(code, name)| (name.clone(), code as i32)).collect();
-        let mut code_of = Vec::with_capacity(other.names.len());
-        for name in other.names {
-            let next = self.names.len() as i32;
-            code_of.push(*place.entry(name).or_insert_with_key(|name| {
-                self.names.push(name.clone());
-                next
-            }));
-        }
-        self.codes
-            .extend(other.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])));
     }
 
     /// The same labels with every name once, for files that name a category twice.
@@ -89,9 +68,9 @@ impl Labels {
         if self.names.iter().all(|name| seen.insert(name)) {
             return self;
         }
-        let mut once = Labels::default();
-        once.append(self);
-        once
+        let mut once = Growing::default();
+        once.append(&self);
+        once.finish()
     }
 
     /// The same labels, with empty and blank ones treated as missing, as in a table of text.
@@ -138,7 +117,12 @@ impl Labels {
     }
 }
 
-/// Labels that grow cell by cell; each distinct label is stored once, and an empty one is missing.
+/// The codes that others stand for: `to[code]`, or -1 where that is missing.
+pub(crate) fn recoded(codes: &[i32], to: &[i32]) -> Vec<i32> {
+    codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| to[code])).collect()
+}
+
+/// Labels that grow cell by cell; each distinct label is stored once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Growing {
     labels: Labels,
@@ -146,19 +130,26 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    /// Adds the next cell's label.
+    /// Adds the next cell's label, of which an empty one is missing.
     pub(crate) fn push(&mut self, label: &str) {
-        let next = self.labels.names.len() as i32;
-        let code = match self.code_of.get(label) {
-            _ if label.is_empty() => -1,
-            Some(&code) => code,
-            None => {
-                self.labels.names.push(label.to_string());
-                self.code_of.insert(label.to_string(), next);
-                next
-            }
-        };
+        let code = if label.is_empty() { -1 } else { self.code(label) };
         self.labels.codes.push(code);
+    }
+
+    /// Adds the labels of the next cells.
+    pub(crate) fn append(&mut self, next: &Labels) {
+        let codes: Vec<i32> = next.names.iter().map(|name| self.code(name)).collect();
+        self.labels.codes.extend(recoded(&next.codes, &codes));
+    }
+
+    fn code(&mut self, name: &str) -> i32 {
+        if let Some(&code) = self.code_of.get(name) {
+            return code;
+        }
+        let code = self.labels.names.len() as i32;
+        self.labels.names.push(name.to_string());
+        self.code_of.insert(name.to_string(), code);
+        code
     }
 
     /// The labels so far, missing ones as empty text.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::hdf5::Named;
 use super::{Column, Format, Frame, H5ad, tahoe};
 use crate::error::Result;
+use crate::folder::name_of;
 
 /// Example values shown per column.
 const SHOWN: usize = 5;
@@ -55,13 +57,13 @@ pub fn describe(path: &Path) -> Result<Value> {
         "raw": file.has_raw(),
         "obs": columns(file.obs()),
         "var": columns(file.var()),
-        "first_cells": file.obs().index.iter().take(SHOWN).collect::<Vec<_>>(),
-        "first_genes": file.var().index.iter().take(SHOWN).collect::<Vec<_>>(),
+        "first_cells": shown(&file.obs().index),
+        "first_genes": shown(&file.var().index),
         "holds": kept,
         "notes": file.notes(),
     });
     if let Some(mut about) = parquet {
-        about["labels_of"] = json!(shards[0].file_name().unwrap_or_default().to_string_lossy());
+        about["labels_of"] = json!(name_of(&shards[0]));
         told["parquet"] = about;
     }
     Ok(told)
@@ -74,7 +76,7 @@ fn columns(frame: &Frame) -> Vec<Value> {
             "kind": column.kind(),
             "labels": labels.names.len(),
             "missing": labels.codes.iter().filter(|&&code| code < 0).count(),
-            "first": labels.names.iter().take(SHOWN).collect::<Vec<_>>(),
+            "first": shown(&labels.names),
         }),
         Column::Unread(why) => json!({ "name": name, "kind": column.kind(), "why": why }),
         _ => json!({ "name": name, "kind": column.kind(), "first": first(column) }),
@@ -82,12 +84,16 @@ fn columns(frame: &Frame) -> Vec<Value> {
     frame.columns.iter().map(describe).collect()
 }
 
+fn shown<T: Serialize>(items: &[T]) -> Value {
+    json!(items[..items.len().min(SHOWN)])
+}
+
 fn first(column: &Column) -> Value {
     match column {
-        Column::Text(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
-        Column::Integer(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
-        Column::Float(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
-        Column::Boolean(items) => json!(items.iter().take(SHOWN).collect::<Vec<_>>()),
+        Column::Text(items) => shown(items),
+        Column::Integer(items) => shown(items),
+        Column::Float(items) => shown(items),
+        Column::Boolean(items) => shown(items),
         Column::Categorical(_) | Column::Unread(_) => Value::Null,
     }
 }

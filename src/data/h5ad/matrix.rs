@@ -29,8 +29,8 @@ pub(super) struct Matrix {
 pub(super) struct Kept {
     /// Stored columns.
     pub all: usize,
-    /// Gene of each stored column, `u32::MAX` for none.
-    pub place: Vec<u32>,
+    /// Gene of each stored column.
+    pub place: Vec<Option<u32>>,
 }
 
 enum Kind {
@@ -136,8 +136,8 @@ impl Matrix {
     pub(super) fn rows(&self, path: &Path, range: Range<usize>, genes: usize) -> Result<Cells> {
         match &self.kept {
             Some(kept) => {
-                let gene = |column: usize| Some(kept.place[column]).filter(|&gene| gene != u32::MAX);
-                Ok(keep_columns(&self.stored_rows(path, range, kept.all)?, genes, gene))
+                let rows = self.stored_rows(path, range, kept.all)?;
+                Ok(keep_columns(&rows, genes, |column| kept.place[column]))
             }
             None => self.stored_rows(path, range, genes),
         }

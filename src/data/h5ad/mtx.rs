@@ -12,7 +12,7 @@ use super::tenx::Features;
 use super::{Cells, Format, Frame, H5ad, number};
 use crate::data::gzip;
 use crate::error::{At, Error, Result, some_of};
-use crate::folder::paths_in;
+use crate::folder::{name_of, paths_in};
 
 const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
 
@@ -21,15 +21,14 @@ const MATRIX: [&str; 2] = ["matrix.mtx", "matrix.mtx.gz"];
 /// # Errors
 /// A folder with the matrices of several samples.
 pub fn find_mtx(path: &Path) -> Result<Option<PathBuf>> {
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_matrix = |path: &Path| MATRIX.iter().any(|end| name(path).ends_with(end));
+    let is_matrix = |path: &Path| MATRIX.iter().any(|end| name_of(path).ends_with(end));
     if !path.is_dir() {
         return Ok(is_matrix(path).then(|| path.to_path_buf()));
     }
     let mut found = paths_in(path)?;
     found.retain(|path| is_matrix(path));
     if found.len() > 1 {
-        let names: Vec<String> = found.iter().map(|path| name(path)).collect();
+        let names: Vec<String> = found.iter().map(|path| name_of(path)).collect();
         let what =
             format!("contains several matrices ({}); name the one to read, or each of them", some_of(&names));
         return Err(Error::format(path, what));
@@ -49,7 +48,6 @@ pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
         format: Format::Mtx,
         file: None,
         cells: index.len(),
-        genes: var.index.len(),
         obs: Frame { index, columns: Vec::new() },
         var,
         matrix,
@@ -59,7 +57,7 @@ pub(super) fn open(given: &Path, matrix: &Path) -> Result<H5ad> {
 
 /// A table with the same prefix, under one of some names, with or without `.gz`.
 fn beside(matrix: &Path, names: &[&str]) -> Result<PathBuf> {
-    let own = matrix.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let own = name_of(matrix);
     let prefix = MATRIX.iter().find_map(|end| own.strip_suffix(end)).unwrap_or_default();
     let tried: Vec<String> =
         names.iter().flat_map(|name| [format!("{prefix}{name}.gz"), format!("{prefix}{name}")]).collect();

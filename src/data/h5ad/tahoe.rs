@@ -20,10 +20,10 @@ use super::column::missing_column;
 use super::matrix::Matrix;
 use super::tenx::Features;
 use super::tokens::{BARCODE, COUNTS, GENE_TABLE, GENES, NO_GENE, Tokens};
-use super::{Column, Format, Frame, H5ad, Labels};
+use super::{Column, Format, Frame, Growing, H5ad, Labels, recoded};
 use crate::data::parquet::{Parquet, is_parquet};
 use crate::error::{Error, Result, unknown};
-use crate::folder::paths_in;
+use crate::folder::{name_of, paths_in};
 
 const SAMPLE: &str = "sample";
 const TABLES: [&str; 2] = [GENE_TABLE, "sample_metadata.parquet"];
@@ -37,7 +37,7 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let mut found = paths_in(path)?;
     found.retain(|shard| {
-        let name = shard.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(shard);
         name.ends_with(".parquet") && !name.ends_with("_metadata.parquet")
     });
     Ok(found)
@@ -59,7 +59,6 @@ pub(super) fn open(given: &Path, shards: &[PathBuf], columns: Option<&[&str]>, s
         format: Format::Tahoe,
         file: None,
         cells: tokens.cells,
-        genes: var.index.len(),
         obs,
         var,
         matrix: Matrix::of_tokens(tokens),
@@ -159,9 +158,9 @@ fn labels(shards: &[Parquet], columns: Option<&[&str]>, samples: &Path) -> Resul
 
 fn of_all(shards: &[Parquet], column: &str) -> Result<Labels> {
     let parts: Vec<Labels> = shards.par_iter().map(|shard| shard.labels(column)).collect::<Result<_>>()?;
-    let mut labels = Labels::default();
-    parts.into_iter().for_each(|part| labels.append(part));
-    Ok(labels)
+    let mut labels = Growing::default();
+    parts.iter().for_each(|part| labels.append(part));
+    Ok(labels.finish())
 }
 
 fn names(shards: &[Parquet]) -> Result<Vec<String>> {
@@ -191,7 +190,5 @@ fn by_sample(samples: &Labels, table: &Parquet, column: &str, shard: &Path) -> R
         };
         code_of.push(told.codes[row]);
     }
-    let codes =
-        samples.codes.iter().map(|&code| usize::try_from(code).map_or(-1, |code| code_of[code])).collect();
-    Ok(Labels { codes, names: told.names })
+    Ok(Labels { codes: recoded(&samples.codes, &code_of), names: told.names })
 }

@@ -12,6 +12,7 @@ use super::matrix::{Kept, Matrix};
 use super::node::Node;
 use super::{Column, Format, Frame, H5ad, make_unique};
 use crate::error::{Error, Result, some_of};
+use crate::folder::name_of;
 
 /// Kind of the features that are genes.
 const EXPRESSION: &str = "Gene Expression";
@@ -53,7 +54,6 @@ pub(super) fn open(file: File, path: &Path, groups: &[String]) -> Result<H5ad> {
         format: Format::TenX,
         file: Some(file),
         cells: index.len(),
-        genes: var.index.len(),
         obs: Frame { index, columns: Vec::new() },
         var,
         matrix,
@@ -83,7 +83,7 @@ impl Features {
         let is_gene = |&i: &usize| self.kinds.as_ref().is_none_or(|kinds| kinds[i] == EXPRESSION);
         let genes: Vec<usize> = (0..all).filter(is_gene).collect();
         let mut notes = Vec::new();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name_of(path);
         if genes.len() < all {
             let mut others: BTreeMap<&str, usize> = BTreeMap::new();
             let kinds = self.kinds.iter().flatten().filter(|kind| *kind != EXPRESSION);
@@ -109,8 +109,8 @@ impl Features {
             ));
         }
         let ids = genes.iter().map(|&i| self.ids[i].clone()).collect();
-        let mut place = vec![u32::MAX; all];
-        genes.iter().enumerate().for_each(|(i, &gene)| place[gene] = i as u32);
+        let mut place = vec![None; all];
+        genes.iter().enumerate().for_each(|(i, &gene)| place[gene] = Some(i as u32));
         let frame = Frame { index, columns: vec![("gene_ids".to_string(), Column::Text(ids))] };
         Ok((Kept { all, place }, frame, notes))
     }

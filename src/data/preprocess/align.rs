@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::data::h5ad::H5ad;
 use crate::error::{Error, Result};
+use crate::folder::name_of;
 
 /// What the genes of several files have in common.
 #[derive(Clone, Debug, Serialize)]
@@ -56,7 +57,8 @@ pub(super) fn align(files: &[H5ad], id: Option<&str>, fill: bool) -> Result<Alig
         (!same(own)).then(|| own.iter().map(|key| place_of[key.as_str()]).collect::<Vec<u32>>())
     };
     let places = keys.iter().map(places).collect();
-    let lacking = files.iter().zip(&keys).map(|(file, own)| (short(file.path()), in_files.len() - own.len()));
+    let lacking =
+        files.iter().zip(&keys).map(|(file, own)| (name_of(file.path()), in_files.len() - own.len()));
     let shared = SharedGenes {
         common,
         partial: in_files.len() - common,
@@ -143,8 +145,4 @@ impl Names {
         let note = || format!("{} genes are named by their id: another gene has their name", self.by_id);
         if self.by_id > 0 { vec![note()] } else { Vec::new() }
     }
-}
-
-fn short(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -11,7 +11,7 @@ use super::doubts::doubts;
 use super::labels::{Given, Joined, Table};
 use super::memo::Memo;
 use super::sizes;
-use crate::data::h5ad::{H5ad, Labels};
+use crate::data::h5ad::{H5ad, Labels, recoded};
 use crate::error::{Error, Result, some_of, unknown_control};
 use crate::progress;
 
@@ -255,7 +255,7 @@ fn occurring<'a>(columns: impl Iterator<Item = (&'a Labels, Option<&'a Vec<bool>
 fn recode(labels: &Labels, names: &[String]) -> Vec<i32> {
     let code: Vec<i32> =
         labels.names.iter().map(|name| names.binary_search(name).map_or(-1, |place| place as i32)).collect();
-    labels.codes.iter().map(|&own| usize::try_from(own).map_or(-1, |own| code[own])).collect()
+    recoded(&labels.codes, &code)
 }
 
 impl Inputs {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::data::gzip;
-use crate::data::h5ad::{H5ad, Labels};
+use crate::data::h5ad::{Growing, H5ad, Labels};
 use crate::data::parquet::{Parquet, is_parquet};
 use crate::error::{Error, Result};
 
@@ -163,7 +163,7 @@ impl Body {
                 let place = |column: &str| header.iter().position(|name| name == column);
                 let place = |column: &str| place(column).expect("a column of the header");
                 let (key, places): (_, Vec<usize>) = (place(key), columns.iter().map(|c| place(c)).collect());
-                let (mut keys, mut labels) = (Vec::new(), vec![Labels::growing(); places.len()]);
+                let (mut keys, mut labels) = (Vec::new(), vec![Growing::default(); places.len()]);
                 let mut record = csv::StringRecord::new();
                 while file.read_record(&mut record).map_err(|error| broken(path, &error))? {
                     keys.push(record[key].to_string());

@@ -46,8 +46,7 @@ pub fn rank_genes(settings: &Settings, progress: &Progress) -> Result<Ranking> {
     if let Genes::Listed(_) = settings.genes {
         return Err(Error::setting("--genes", "names the genes: there is nothing to rank"));
     }
-    let inputs: Vec<_> = settings.inputs.iter().map(|path| path.as_path()).collect();
-    aside::apart(&[&settings.out], &inputs)?;
+    aside::apart(&[&settings.out], &settings.inputs)?;
     // All but the pass that stores rows.
     let passes = |scale| {
         let mut passes = plan::passes(settings, scale);

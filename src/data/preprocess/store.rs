@@ -15,9 +15,10 @@ use crate::data::h5ad::Cells;
 use crate::data::normalise;
 use crate::data::scale::Found;
 use crate::data::shard::{
-    CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Scale, Sizes, Source, merge,
+    CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Sizes, Source, merge,
 };
 use crate::error::{At, Error, Result};
+use crate::folder::name_of;
 use crate::progress;
 
 /// SCALE v1, section 4.1: the network sees log1p values divided by ten.
@@ -98,7 +99,7 @@ pub(super) fn rows(
         Ok(())
     })?;
     let sources = inputs.files.iter().zip(prints).map(|(input, print)| {
-        let path = input.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let path = name_of(input.file.path());
         Source { path, crc: print.of_source(input), cells: input.cells }
     });
     manifest.sources = sources.collect();
@@ -240,15 +241,6 @@ impl Print {
     }
 }
 
-/// Total counts of a cell over all genes of the source. For log values an estimate, unless a total
-/// is given.
-fn library(block: &Block, row: usize, values: &[f32], found: &Found, target: Option<f64>) -> f32 {
-    if found.scale == Scale::Counts || block.input.sizes.is_some() {
-        return block.total(row, values);
-    }
-    normalise::library_of_logs(values, found.scale, target)
-}
-
 /// The kept genes of a block's used cells, by ascending id.
 #[derive(Default)]
 struct Packed {
@@ -286,7 +278,8 @@ impl Packed {
             }
             packed.genes.extend_from_slice(own_ids);
             packed.values.extend_from_slice(own_values);
-            packed.library.push(library(block, row, values, found, target));
+            let told = block.input.sizes.as_ref().map(|sizes| sizes[row]);
+            packed.library.push(normalise::library(values, told, found.scale, target));
             packed.ends.push(packed.genes.len());
         }
         packed

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::disk::{NEAR, ask, let_go};
 use super::format::{ALIGN, Header, Kind, Part, SECTIONS};
 use super::{Manifest, Row, Scale, ShardEntry, Values};
+use crate::data::h5ad::unfit_genes;
 use crate::error::{At, Error, Result};
 
 /// Bytes per checksum task.
@@ -226,17 +227,8 @@ pub(super) fn map(path: &Path) -> Result<Mmap> {
 
 /// What is wrong with a row, if anything.
 fn row_error(row: &Row, genes: usize, scale: Scale) -> Option<String> {
-    if let Some(pair) = row.genes.windows(2).find(|pair| pair[0] >= pair[1]) {
-        return Some(format!(
-            "gene {} is followed by gene {}; ids must ascend and be unique",
-            pair[0], pair[1]
-        ));
-    }
-    match row.genes.last() {
-        Some(&last) if usize::from(last) >= genes => {
-            return Some(format!("gene {last} is out of range: there are {genes}"));
-        }
-        _ => {}
+    if let Some(what) = unfit_genes(row.genes, genes) {
+        return Some(what);
     }
     if let Values::F32(values) = row.values {
         if let Some(value) = values.iter().find(|v| !v.is_finite() || **v < 0.0) {
