@@ -29,11 +29,10 @@ const CELLS: usize = 40_000;
 /// 4 cell types x (12 perturbations and the control) x 1 batch, and 8 more groups of a second batch: 60 in all.
 fn write(dir: &std::path::Path) {
     let header = small_data::header(GENES, 4, 12, 2);
-    let mut groups: Vec<(u32, u32, u32)> = (0..4).flat_map(|c| (0..13).map(move |p| (c, p, 0))).collect();
-    groups.extend((0..4).flat_map(|c| [(c, 0, 1), (c, 1, 1)]));
+    let mut groups: Vec<[u32; 3]> = (0..4).flat_map(|c| (0..13).map(move |p| [c, p, 0])).collect();
+    groups.extend((0..4).flat_map(|c| [[c, 0, 1], [c, 1, 1]]));
     assert_eq!(groups.len(), 60);
-    let labels: Vec<_> =
-        (0..CELLS).map(|i| groups[i % 60]).map(|(c, p, b)| small_data::label(c, p, b)).collect();
+    let labels: Vec<_> = (0..CELLS).map(|i| groups[i % 60]).collect();
     // A hundred distinct cells over and over: what a cell holds does not change how fast it is read.
     let kinds: Vec<_> =
         (0..100).map(|i| small_data::cell(Rng::new(1).at(i), labels[0], GENES, 0.2)).collect();

@@ -200,7 +200,9 @@ impl Context<'_> {
         let Context { predictor, controls, calibration } = self;
         let (g, config) = (predictor.genes(), predictor.model.config());
         let n = config.data.cells;
-        predictor.data.check_ids(request.conditions).map_err(|what| Error::setting("request", what))?;
+        if let Some((kind, id, count)) = predictor.data.beyond(request.conditions) {
+            return Err(Error::setting("request", format!("there is no {kind} {id}: the run had {count}")));
+        }
         let [cell_type, perturbation, batch] = predictor.data.names_of(request.conditions);
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
         let rng =

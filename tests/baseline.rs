@@ -9,7 +9,7 @@ use scale_engine::data::bulk;
 use scale_engine::data::controls::{Usable, control_pool};
 use scale_engine::data::h5ad::H5ad;
 use scale_engine::data::population::{Population, Unit, measured};
-use scale_engine::data::shard::{CellLabel, Columns, Data, Limits, Manifest, Scale, write_cells};
+use scale_engine::data::shard::{Columns, Data, Limits, Manifest, Scale, write_cells};
 use scale_engine::rng::Rng;
 
 /// Cell type, perturbation, batch (vocabularies below), values.
@@ -27,13 +27,9 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
     let perturbations = vocabulary(&|cell| cell.1.to_string());
     let batches = vocabulary(&|cell| cell.2.to_string());
     let place = |names: &[String], name: &str| names.iter().position(|n| n == name).expect("listed") as u32;
-    let labels: Vec<CellLabel> = cells
+    let labels: Vec<[u32; 3]> = cells
         .iter()
-        .map(|cell| CellLabel {
-            cell_type: place(&cell_types, cell.0),
-            perturbation: place(&perturbations, cell.1),
-            batch: place(&batches, cell.2),
-        })
+        .map(|cell| [place(&cell_types, cell.0), place(&perturbations, cell.1), place(&batches, cell.2)])
         .collect();
     let header = Manifest {
         version: Manifest::VERSION,

@@ -65,7 +65,7 @@ fn a_validation_correlates_changes_in_which_each_batch_counts_by_its_cells() {
         let controls = of(control_pool(&data, number).expect("controls").iter().collect());
         let (resting, after) = (controls.mean(), of(group.range().collect()).mean());
         let cells = (group.cells as usize).min(2 * trained.header.config.data.cells);
-        let request = Request { conditions: [group.cell_type, group.perturbation, group.batch], cells };
+        let request = Request { conditions: group.ids(), cells };
         let mut predicted = vec![0.0; genes];
         let context = predictor.context(&controls).expect("controls");
         let answered = context.predict(request, None, |row, _| {

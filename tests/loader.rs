@@ -109,7 +109,7 @@ fn dense_batches_are_the_bits_of_single_cells() {
     medium.cells.iter_mut().for_each(|cell| cell.values.iter_mut().for_each(|v| *v *= 40.0));
     assert_dense_is_fill(&medium);
     let mut large = medium.clone();
-    let perturbed = large.cells.iter_mut().find(|cell| cell.label.perturbation != 0).expect("one");
+    let perturbed = large.cells.iter_mut().find(|cell| cell.label[1] != 0).expect("one");
     perturbed.values[0] = 70000.0;
     assert_dense_is_fill(&large);
     for scale in [Scale::Log1p, Scale::Log1p10] {

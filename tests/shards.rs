@@ -4,7 +4,7 @@ use std::path::Path;
 
 use scale_engine::data::shard::{Data, Limits, Scale, Values};
 
-use crate::small_data::{Cell, World, files, header, label};
+use crate::small_data::{Cell, World, files, header};
 
 fn tiny_limits() -> Limits {
     Limits { memory: 4_000, shard: 6_000 }
@@ -17,8 +17,7 @@ fn assert_holds(data: &Data, world: &World) {
     for (group_number, group) in data.groups().iter().enumerate() {
         for number in group.range() {
             let cell = &world.cells[order[number as usize]];
-            let ids = (cell.label.cell_type, cell.label.perturbation, cell.label.batch);
-            assert_eq!((group.cell_type, group.perturbation, group.batch), ids, "group {group_number}");
+            assert_eq!(group.ids(), cell.label, "group {group_number}");
         }
     }
     for (number, &source) in order.iter().enumerate() {
@@ -73,7 +72,7 @@ fn one_row(scale: Scale, values: &[f32]) -> World {
     let genes: Vec<u16> = (0..values.len() as u16).collect();
     let cell = |p, values: &[f32]| Cell {
         name: String::new(),
-        label: label(0, p, 0),
+        label: [0, p, 0],
         genes: genes.clone(),
         values: values.to_vec(),
         library: values.iter().sum::<f32>(),
@@ -156,7 +155,7 @@ fn moments_are_those_of_the_dense_cells() {
 fn cells_without_counts_are_zero() {
     let mut world = one_row(Scale::Counts, &[1.0]);
     world.cells[0] =
-        Cell { name: String::new(), label: label(0, 0, 0), genes: vec![], values: vec![], library: 0.0 };
+        Cell { name: String::new(), label: [0, 0, 0], genes: vec![], values: vec![], library: 0.0 };
     let (_dir, data) = world.open();
     let mut out = vec![9.0; 8];
     data.fill(0, &mut out);
@@ -185,7 +184,7 @@ fn the_writer_refuses_what_a_shard_cannot_hold() {
         ("gene 30 is out of range: there are 30", &|w| *w.cells[3].genes.last_mut().expect("not empty") = 30),
         ("library size 0 is too small for stored counts", &|w| w.cells[3].library = 0.0),
         ("library size inf", &|w| w.cells[3].library = f32::INFINITY),
-        ("has cell type 2, but the vocabulary has only 2", &|w| w.cells[3].label.cell_type = 2),
+        ("has cell type 2, but the vocabulary has only 2", &|w| w.cells[3].label[0] = 2),
         ("there are no cells", &|w| w.cells.clear()),
         ("genes: \"gene001\" appears twice", &|w| w.header.genes[0] = "gene001".into()),
         ("did you mean \"ctrl\"", &|w| w.header.control = "ctl".into()),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scale_engine::data::shard::{CellLabel, Columns, Data, Limits, Manifest, Scale, Source, write_cells};
+use scale_engine::data::shard::{Columns, Data, Limits, Manifest, Scale, Source, write_cells};
 use scale_engine::rng::Rng;
 use tempfile::TempDir;
 
@@ -10,7 +10,8 @@ use tempfile::TempDir;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
     pub name: String,
-    pub label: CellLabel,
+    /// Cell type, perturbation, batch.
+    pub label: [u32; 3],
     pub genes: Vec<u16>,
     pub values: Vec<f32>,
     pub library: f32,
@@ -54,13 +55,8 @@ pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: us
     }
 }
 
-/// A label by ids.
-pub fn label(cell_type: u32, perturbation: u32, batch: u32) -> CellLabel {
-    CellLabel { cell_type, perturbation, batch }
-}
-
 /// Random small counts at a density; the library is a little more than their sum. Names are of many lengths, and some are empty.
-pub fn cell(rng: Rng, label: CellLabel, genes: usize, density: f32) -> Cell {
+pub fn cell(rng: Rng, label: [u32; 3], genes: usize, density: f32) -> Cell {
     let (mut ids, mut values) = (Vec::new(), Vec::new());
     for gene in 0..genes as u64 {
         if rng.uniform(gene) < density {
@@ -85,7 +81,7 @@ impl World {
             let draws = rng.at(i);
             let perturbation = if draws.uniform(0) < 0.2 { 0 } else { draws.below(1, sizes[1]) };
             let label =
-                label(draws.below(2, sizes[0]) as u32, perturbation as u32, draws.below(3, sizes[2]) as u32);
+                [draws.below(2, sizes[0]), perturbation, draws.below(3, sizes[2])].map(|id| id as u32);
             cell(draws.at(9), label, header.genes.len(), density)
         };
         World { cells: (0..cells as u64).map(make).collect(), header }
@@ -93,14 +89,14 @@ impl World {
 
     /// Cells of given groups (cell type, perturbation, batch, cells), one group after another.
     pub fn of_groups(header: Manifest, groups: &[(u32, u32, u32, usize)]) -> World {
-        let labels = groups.iter().flat_map(|&(c, p, b, n)| std::iter::repeat_n(label(c, p, b), n));
+        let labels = groups.iter().flat_map(|&(c, p, b, n)| std::iter::repeat_n([c, p, b], n));
         let genes = header.genes.len();
         let make = |(i, label)| cell(Rng::new(5).at(i as u64), label, genes, 0.3);
         World { cells: labels.enumerate().map(make).collect(), header }
     }
 
     pub fn write(&self, dir: &Path, limits: Limits) -> scale_engine::error::Result<Manifest> {
-        let labels: Vec<CellLabel> = self.cells.iter().map(|cell| cell.label).collect();
+        let labels: Vec<[u32; 3]> = self.cells.iter().map(|cell| cell.label).collect();
         write_cells(dir, self.header.clone(), &labels, limits, |rows| {
             self.cells
                 .iter()
@@ -120,8 +116,8 @@ impl World {
     pub fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.cells.len()).collect();
         order.sort_by_key(|&i| {
-            let CellLabel { cell_type, perturbation, batch } = self.cells[i].label;
-            (perturbation != 0, cell_type, perturbation, batch)
+            let label = self.cells[i].label;
+            (label[1] != 0, label)
         });
         order
     }

@@ -74,7 +74,7 @@ impl Sampler {
         let mut pool_of = HashMap::new();
         for &number in groups {
             let group = &data.groups()[number as usize];
-            let conditions = [group.cell_type, group.perturbation, group.batch];
+            let conditions = group.ids();
             let source = |pool| Source { group: number, conditions, cells: group.range(), pool };
             if data.is_control(number) {
                 if settings.control_examples {

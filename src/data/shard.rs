@@ -44,7 +44,7 @@ pub(crate) use disk::bytes_read as disk_bytes_read;
 pub(crate) use format::{VERSION, low_bits};
 pub(crate) use manifest::same_total;
 pub use manifest::{Columns, Manifest, Meaning, ShardEntry, Source};
-pub use piles::{CellLabel, Piles, Sizes};
+pub use piles::{Piles, Sizes};
 pub use reader::{Data, Moments};
 pub(crate) use scale::Normalise;
 pub use spill::{Rows, RowsWriter};
@@ -92,6 +92,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// Cell type, perturbation, batch.
+    pub fn ids(&self) -> [u32; 3] {
+        [self.cell_type, self.perturbation, self.batch]
+    }
+
     /// The group's cell numbers.
     pub fn range(&self) -> Range<u64> {
         self.first..self.first + u64::from(self.cells)

@@ -81,7 +81,7 @@ pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<
         for (group, after) in groups {
             let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
             let mut predicted = vec![0.0f64; genes];
-            let conditions = [group.cell_type, group.perturbation, group.batch];
+            let conditions = group.ids();
             context.predict(Request { conditions, cells }, None, |row, _| {
                 predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
                 Ok(())

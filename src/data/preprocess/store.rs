@@ -14,9 +14,7 @@ use crate::aside;
 use crate::data::h5ad::Cells;
 use crate::data::normalise;
 use crate::data::scale::Found;
-use crate::data::shard::{
-    CellLabel, Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Sizes, Source, merge,
-};
+use crate::data::shard::{Columns, Data, Limits, Manifest, Piles, Rows, RowsWriter, Sizes, Source, merge};
 use crate::error::{At, Error, Result};
 use crate::folder::name_of;
 use crate::progress;
@@ -78,8 +76,7 @@ pub(super) fn rows(
     work: &Work,
 ) -> Passed<Store> {
     let mut manifest = manifest(settings, inputs, found, target, kept);
-    let label = |&[cell_type, perturbation, batch]: &[u32; 3]| CellLabel { cell_type, perturbation, batch };
-    let piles = Piles::of(&manifest, inputs.labels.iter().map(label))
+    let piles = Piles::of(&manifest, inputs.labels.iter().copied())
         .map_err(|what| Error::format(&settings.out, what))?;
     let mut ids = vec![LEFT_OUT; inputs.genes.len()];
     kept.iter().enumerate().for_each(|(id, &gene)| ids[gene as usize] = id as u16);

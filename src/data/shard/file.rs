@@ -146,12 +146,7 @@ impl Shard {
         let control = manifest.control_position();
         let mut rows = 0u64;
         for (i, &[cell_type, perturbation, batch, cells]) in self.groups().iter().enumerate() {
-            let ids = [
-                ("cell type", cell_type, header.cell_types),
-                ("perturbation", perturbation, header.perturbations),
-                ("batch", batch, header.batches),
-            ];
-            if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| u64::from(id) >= len) {
+            if let Some((what, id, len)) = manifest.beyond([cell_type, perturbation, batch]) {
                 return Err(format!("group {i} has {what} {id}, but the vocabulary has only {len}"));
             }
             if header.controls != (perturbation == control) {

@@ -170,17 +170,15 @@ impl Manifest {
         ]
     }
 
-    /// Refuses ids that these data do not have: cell type, perturbation, batch.
-    pub(crate) fn check_ids(&self, ids: [u32; 3]) -> std::result::Result<(), String> {
-        let lists = [
-            ("cell type", &self.cell_types),
-            ("perturbation", &self.perturbations),
-            ("batch", &self.batches),
+    /// The first of a cell type, perturbation and batch that these data do not have: its kind, its id, and how many there are.
+    pub(crate) fn beyond(&self, ids: [u32; 3]) -> Option<(&'static str, u32, usize)> {
+        let counts = [
+            ("cell type", self.cell_types.len()),
+            ("perturbation", self.perturbations.len()),
+            ("batch", self.batches.len()),
         ];
-        match lists.iter().zip(ids).find(|((_, names), id)| *id as usize >= names.len()) {
-            Some(((kind, names), id)) => Err(format!("there is no {kind} {id}: the run had {}", names.len())),
-            None => Ok(()),
-        }
+        let mut all = counts.into_iter().zip(ids).map(|((kind, count), id)| (kind, id, count));
+        all.find(|&(_, id, count)| id as usize >= count)
     }
 
     /// Ids for names: cell type, perturbation, batch. For an unknown name the error suggests the nearest.

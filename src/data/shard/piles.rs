@@ -6,20 +6,10 @@ use std::ops::Range;
 use super::format::Kind;
 use super::{Manifest, Scale};
 
-/// A cell's labels, as positions in the vocabularies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CellLabel {
-    /// Position in the cell types.
-    pub cell_type: u32,
-    /// Position in the perturbations.
-    pub perturbation: u32,
-    /// Position in the batches.
-    pub batch: u32,
-}
-
 /// A group on its way to a shard.
 pub(super) struct Pile {
-    pub(super) label: CellLabel,
+    /// Cell type, perturbation, batch.
+    pub(super) label: [u32; 3],
     pub(super) cells: u32,
     pub(super) sizes: Sizes,
 }
@@ -55,26 +45,21 @@ pub struct Piles {
 brief!(Piles, |piles| groups: piles.all.len(), cells: piles.of_cell.len());
 
 impl Piles {
-    /// From the labels of every cell, in source order. The error names the cell whose label the manifest lacks.
+    /// From the labels of every cell (cell type, perturbation, batch), in source order. The error names the cell whose label the manifest lacks.
     pub fn of(
         manifest: &Manifest,
-        labels: impl Iterator<Item = CellLabel> + Clone,
+        labels: impl Iterator<Item = [u32; 3]> + Clone,
     ) -> std::result::Result<Piles, String> {
         let control = manifest.control_position();
-        let key = |l: &CellLabel| (l.perturbation != control, l.cell_type, l.perturbation, l.batch);
+        let key = |label: &[u32; 3]| (label[1] != control, *label);
         let mut counts = BTreeMap::new();
         for (cell, label) in labels.clone().enumerate() {
-            let ids = [
-                ("cell type", label.cell_type, manifest.cell_types.len()),
-                ("perturbation", label.perturbation, manifest.perturbations.len()),
-                ("batch", label.batch, manifest.batches.len()),
-            ];
-            if let Some((what, id, len)) = ids.into_iter().find(|&(_, id, len)| id as usize >= len) {
+            if let Some((what, id, len)) = manifest.beyond(label) {
                 return Err(format!(
                     "cell {cell} of the source has {what} {id}, but the vocabulary has only {len}"
                 ));
             }
-            let (_, cells) = counts.entry(key(&label)).or_insert((label, 0u32));
+            let cells = counts.entry(key(&label)).or_insert(0u32);
             *cells = cells.checked_add(1).ok_or("a condition has more than 4294967295 cells")?;
         }
         if counts.is_empty() {
@@ -82,8 +67,8 @@ impl Piles {
         }
         let numbers: HashMap<_, u32> = counts.keys().copied().zip(0u32..).collect();
         let of_cell = labels.map(|label| numbers[&key(&label)]).collect();
-        let pile = |(label, cells)| Pile { label, cells, sizes: Sizes::default() };
-        Ok(Piles { all: counts.into_values().map(pile).collect(), of_cell })
+        let pile = |((_, label), cells)| Pile { label, cells, sizes: Sizes::default() };
+        Ok(Piles { all: counts.into_iter().map(pile).collect(), of_cell })
     }
 
     /// Number of cells.
@@ -100,7 +85,7 @@ impl Piles {
     pub(super) fn divide(&self, control: u32, scale: Scale, limit: u64) -> Vec<Range<usize>> {
         let mut shards = Vec::new();
         let (mut begin, mut rows, mut sizes) = (0, 0u64, Sizes::default());
-        let is_control = |pile: &Pile| pile.label.perturbation == control;
+        let is_control = |pile: &Pile| pile.label[1] == control;
         for (i, pile) in self.all.iter().enumerate() {
             let entries = sizes.nonzeros * (2 + Kind::of(scale, sizes.largest).width());
             let bytes = rows * 20 + sizes.names + entries;

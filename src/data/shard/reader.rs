@@ -110,8 +110,7 @@ impl Data {
 
     /// Cell type, perturbation and batch of a group, by name.
     pub fn names(&self, group: u32) -> [&str; 3] {
-        let Group { cell_type, perturbation, batch, .. } = self.groups[group as usize];
-        self.manifest.names_of([cell_type, perturbation, batch])
+        self.manifest.names_of(self.groups[group as usize].ids())
     }
 
     /// `cell type / perturbation / batch` of a group, for messages.

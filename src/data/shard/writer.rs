@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::format::{self, Kind, Part};
-use super::piles::{CellLabel, Pile, Piles, Sizes};
+use super::piles::{Pile, Piles, Sizes};
 use super::spill::{Chunk, MEMORY, Rows, RowsWriter, Runs};
 use super::{Manifest, ShardEntry};
 use crate::error::{At, Error, Result};
@@ -49,7 +49,7 @@ pub fn merge(
     let control = manifest.control_position();
     let mut numbers = [0; 2];
     for range in piles.divide(control, manifest.scale, shard) {
-        let controls = piles.all[range.start].label.perturbation == control;
+        let controls = piles.all[range.start].label[1] == control;
         let number = &mut numbers[usize::from(controls)];
         let file = format!("{}-{number:04}.shard", if controls { "controls" } else { "perturbed" });
         *number += 1;
@@ -61,11 +61,11 @@ pub fn merge(
 }
 
 /// Writes a data directory into `dir`, the folder that `aside::folder` made, in one go: `fill` pushes the cells in the order
-/// of their labels. The result does not depend on `limits.memory`.
+/// of their labels (cell type, perturbation, batch). The result does not depend on `limits.memory`.
 pub fn write_cells(
     dir: &Path,
     manifest: Manifest,
-    labels: &[CellLabel],
+    labels: &[[u32; 3]],
     limits: Limits,
     fill: impl FnOnce(&mut RowsWriter) -> Result<()>,
 ) -> Result<Manifest> {
@@ -159,7 +159,7 @@ impl Sections {
     }
 
     fn group(&mut self, pile: &Pile) -> std::io::Result<()> {
-        let CellLabel { cell_type, perturbation, batch } = pile.label;
+        let [cell_type, perturbation, batch] = pile.label;
         self.streams.write(Part::Groups, bytemuck::cast_slice(&[cell_type, perturbation, batch, pile.cells]))
     }
 
