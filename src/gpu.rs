@@ -203,6 +203,10 @@ impl Gpu {
 
     /// Memory for `bytes`, not yet written; `what` names it in the error if there is no room.
     pub fn buffer(&self, what: &'static str, bytes: usize) -> Buffer {
+        assert!(
+            isize::try_from(bytes).is_ok(),
+            "buffer: {what} of {bytes} bytes, more than any memory holds"
+        );
         let guard = if self.0.guarded { GUARD } else { 0 };
         let address = self.allocate(bytes.max(1) + guard).unwrap_or_else(|why| {
             stop(Error::Device(format!(
@@ -327,12 +331,7 @@ impl Buffer {
     /// Reads plain numbers from byte `from` on. Waits for the device.
     pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, from: usize, numbers: &mut [T]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
-        assert!(
-            from + bytes.len() <= self.bytes,
-            "download: {} bytes at {from} of {}",
-            bytes.len(),
-            self.bytes
-        );
+        self.check("download", from, bytes.len());
         // SAFETY: the range was checked, and `bytes` is borrowed until the wait.
         or_stop(unsafe { self.gpu.driver().download(bytes, self.address + from as u64) });
         self.gpu.wait();
@@ -341,20 +340,16 @@ impl Buffer {
     /// Writes plain numbers from byte `at` on.
     pub fn write<T: bytemuck::NoUninit>(&self, at: usize, numbers: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
-        assert!(at + bytes.len() <= self.bytes, "upload: {} bytes at {at} of {}", bytes.len(), self.bytes);
+        self.check("upload", at, bytes.len());
         // SAFETY: the range was checked.
         or_stop(unsafe { self.gpu.driver().upload(self.address + at as u64, bytes) });
     }
 
     /// Copies `bytes` of another buffer of the same device, from byte `from` there to byte `at` here.
     pub fn copy_from(&self, at: usize, other: &Buffer, from: usize, bytes: usize) {
-        assert!(
-            self.gpu.same(&other.gpu)
-                && self.address != other.address
-                && at + bytes <= self.bytes
-                && from + bytes <= other.bytes,
-            "copy: {bytes} bytes"
-        );
+        assert!(self.gpu.same(&other.gpu) && self.address != other.address, "copy: {bytes} bytes");
+        self.check("copy to", at, bytes);
+        other.check("copy from", from, bytes);
         // SAFETY: the ranges were checked; two buffers never overlap.
         or_stop(unsafe {
             self.gpu.driver().copy(self.address + at as u64, other.address + from as u64, bytes)
@@ -363,9 +358,15 @@ impl Buffer {
 
     /// Zeroes `bytes` bytes from byte `at` on.
     pub fn zero(&self, at: usize, bytes: usize) {
-        assert!(at + bytes <= self.bytes, "zero: {bytes} bytes at {at} of {}", self.bytes);
+        self.check("zero", at, bytes);
         // SAFETY: the range was checked.
         or_stop(unsafe { self.gpu.driver().fill(self.address + at as u64, 0, bytes) });
+    }
+
+    /// Panics unless `bytes` bytes from byte `at` on are inside.
+    fn check(&self, what: &str, at: usize, bytes: usize) {
+        let fits = at <= self.bytes && bytes <= self.bytes - at;
+        assert!(fits, "{what}: {bytes} bytes at {at} of {}", self.bytes);
     }
 
     fn overrun(&self) -> bool {

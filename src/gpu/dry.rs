@@ -78,3 +78,23 @@ impl Driver for Dry {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::gpu::{Gpu, Real};
+
+    #[test]
+    fn a_range_whose_end_wraps_and_a_size_without_end_are_refused() {
+        let gpu = Gpu::dry(Real::F32);
+        let (buffer, other, last) = (gpu.buffer("numbers", 8), gpu.buffer("others", 8), usize::MAX);
+        let refused = |work: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(work)).is_err());
+        refused(&|| buffer.download(last - 3, &mut [0f32]));
+        refused(&|| buffer.write(last - 3, &[0f32]));
+        refused(&|| buffer.copy_from(last - 3, &other, 0, 4));
+        refused(&|| buffer.copy_from(0, &other, last - 3, 4));
+        refused(&|| buffer.zero(last - 3, 4));
+        refused(&|| drop(gpu.buffer("all", last)));
+    }
+}

@@ -78,13 +78,9 @@ impl Pinned {
     }
 
     fn check(&self, what: &str, bytes: &Range<usize>, buffer: &Buffer, at: usize) {
-        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes && at + bytes.len() <= buffer.bytes();
-        assert!(
-            fits && buffer.gpu().same(&self.gpu),
-            "{what}: bytes {bytes:?} of {}, {at} of {}",
-            self.bytes,
-            buffer.bytes()
-        );
+        let fits = bytes.start <= bytes.end && bytes.end <= self.bytes;
+        assert!(fits && buffer.gpu().same(&self.gpu), "{what}: bytes {bytes:?} of {}", self.bytes);
+        buffer.check(what, at, bytes.len());
     }
 
     fn wait(&mut self) {

@@ -47,8 +47,10 @@ fn pinned_memory_receives_parts_and_is_read_again() {
 fn more_than_a_buffer_holds_is_refused() {
     let Some(folder) = super::emulated() else { return };
     let gpu = crate::emulate::device(folder, Real::F32, 1);
-    let receive = || gpu.pinned("numbers", 24).receive(8..24, &gpu.buffer("numbers", 16), 4);
-    let refused = catch_unwind(AssertUnwindSafe(receive)).expect_err("more than the buffer holds");
-    let told = refused.downcast_ref::<String>().expect("words");
-    assert!(told.contains("receive: bytes 8..24"), "{told}");
+    for (at, told) in [(4, "receive: 16 bytes at 4 of 16"), (usize::MAX - 15, "receive: 16 bytes at 1844")] {
+        let receive = || gpu.pinned("numbers", 24).receive(8..24, &gpu.buffer("numbers", 16), at);
+        let refused = catch_unwind(AssertUnwindSafe(receive)).expect_err("more than the buffer holds");
+        let found = refused.downcast_ref::<String>().expect("words");
+        assert!(found.contains(told), "{found}");
+    }
 }
