@@ -43,6 +43,7 @@ pub use choices::Choices;
 pub use failure::guard;
 pub use held::Peak;
 pub use hopper::Map;
+pub(crate) use launch::args;
 pub use launch::{Arg, Grid, PROCESSORS};
 pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;

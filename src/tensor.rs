@@ -71,6 +71,11 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), storage: Storage::Device { buffer, offset: 0, real } }
     }
 
+    /// Numbers of the same shape and storage on the same device, not yet written. Panics on the host.
+    pub fn like(&self, what: &'static str) -> Self {
+        Tensor::on(self.device(), what, &self.shape, self.real())
+    }
+
     /// All zero.
     pub fn zeros(shape: &[usize]) -> Self {
         Tensor::new(shape, vec![0.0; count(shape)])
@@ -332,6 +337,12 @@ impl fmt::Debug for Tensor {
 impl From<&Tensor> for Arg {
     fn from(x: &Tensor) -> Arg {
         Arg::Pointer(x.address())
+    }
+}
+
+impl From<&Option<Tensor>> for Arg {
+    fn from(x: &Option<Tensor>) -> Arg {
+        x.as_ref().into()
     }
 }
 

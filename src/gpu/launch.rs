@@ -65,6 +65,13 @@ impl From<&Buffer> for Arg {
     }
 }
 
+/// A kernel's arguments in its own order: tensors, buffers, maps, sizes, scalars.
+macro_rules! args {
+    ($($x:expr),* $(,)?) => { [$($crate::gpu::Arg::from($x)),*] };
+}
+
+pub(crate) use args;
+
 /// Blocks, threads per block, dynamic shared memory per block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
@@ -100,6 +107,11 @@ impl Grid {
     /// One thread per number (or pack of numbers), 256 threads per block.
     pub fn elements(count: usize) -> Grid {
         Grid::new(count.div_ceil(256), 256)
+    }
+
+    /// One thread per eight of the numbers: see `each_eight` in the kernels.
+    pub fn eights(count: usize) -> Grid {
+        Grid::elements(count.div_ceil(8))
     }
 
     /// One warp per row, 8 warps per block.

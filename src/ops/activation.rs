@@ -10,7 +10,7 @@
 //! ```
 
 use crate::config::Activation;
-use crate::gpu::{Gpu, Grid};
+use crate::gpu::{Grid, args};
 use crate::ops::blocks;
 use crate::ops::vector::{exp, normal_below, sigmoid, softplus};
 use crate::tape::{Tape, Var};
@@ -31,9 +31,9 @@ impl Tape {
 /// y, of x's shape.
 pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
     let gpu = agree("activation", &[(x, x.shape())], &[]);
-    if let (Some(gpu), Some(number)) = (gpu, number(kind)) {
-        let y = Tensor::on(gpu, "activation y", x.shape(), x.real());
-        launch_forward(gpu, &y, x, number);
+    if let (Some(_), Some(number)) = (gpu, number(kind)) {
+        let y = x.like("activation y");
+        launch_forward(&y, x, number);
         return y;
     }
     // One loop per kind: a choice inside the loop would prevent vectorisation.
@@ -51,9 +51,9 @@ pub fn forward(x: &Tensor, kind: Activation) -> Tensor {
 pub fn backward(dy: &Tensor, x: &Tensor, kind: Activation) -> Tensor {
     const DENSITY_AT_ZERO: f32 = 0.398_942_3;
     let gpu = agree("activation", &[(dy, x.shape()), (x, x.shape())], &[]);
-    if let (Some(gpu), Some(number)) = (gpu, number(kind)) {
-        let dx = Tensor::on(gpu, "activation dx", x.shape(), x.real());
-        launch_backward(gpu, &dx, dy, x, number);
+    if let (Some(_), Some(number)) = (gpu, number(kind)) {
+        let dx = x.like("activation dx");
+        launch_backward(&dx, dy, x, number);
         return dx;
     }
     let (d, x) = (dy.data(), x.data());
@@ -83,16 +83,16 @@ fn number(kind: Activation) -> Option<usize> {
     }
 }
 
-fn launch_forward(gpu: &Gpu, y: &Tensor, x: &Tensor, number: usize) {
-    let args = [y.into(), x.into(), number.into(), (x.len() as u64).into()];
+fn launch_forward(y: &Tensor, x: &Tensor, number: usize) {
+    let args = args![y, x, number, x.len() as u64];
     // SAFETY: y was made like x, which is stored as the device's own numbers.
-    unsafe { gpu.launch("activation", "activation_forward", Grid::elements(x.len().div_ceil(8)), &args) };
+    unsafe { y.device().launch("activation", "activation_forward", Grid::eights(x.len()), &args) };
 }
 
-fn launch_backward(gpu: &Gpu, dx: &Tensor, dy: &Tensor, x: &Tensor, number: usize) {
-    let args = [dx.into(), dy.into(), x.into(), number.into(), (x.len() as u64).into()];
+fn launch_backward(dx: &Tensor, dy: &Tensor, x: &Tensor, number: usize) {
+    let args = args![dx, dy, x, number, x.len() as u64];
     // SAFETY: dx was made like x, and dy was found to be like it.
-    unsafe { gpu.launch("activation", "activation_backward", Grid::elements(x.len().div_ceil(8)), &args) };
+    unsafe { dx.device().launch("activation", "activation_backward", Grid::eights(x.len()), &args) };
 }
 
 /// The definition, in plain f64.

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gpu::{Buffer, Gpu, Grid, PACK, Real};
+use crate::gpu::{Buffer, Gpu, Grid, PACK, Real, args};
 use crate::tensor::{Shaped, Tensor, agree};
 
 mod weights;
@@ -208,13 +208,13 @@ fn pack(
 }
 
 fn launch_norm(partial: &Tensor, grads: &Tensor, stretches: &Buffer, [blocks, rows]: [usize; 2]) {
-    let args = [partial.into(), grads.into(), stretches.into()];
+    let args = args![partial, grads, stretches];
     // SAFETY: one partial sum per block, in f64; as many stretches as rows of blocks, all within the gradients.
     unsafe { partial.device().launch("adamw", "adamw_norm", Grid::plane(blocks, rows, 256), &args) };
 }
 
 fn launch_clip(clip: &Tensor, squares: &Tensor, limit: f32) {
-    let args = [clip.into(), squares.into(), (squares.len() / 2).into(), limit.into()];
+    let args = args![clip, squares, squares.len() / 2, limit];
     // SAFETY: clip was made for two numbers; a sum of squares takes the place of two.
     unsafe { clip.device().launch("adamw", "adamw_clip", Grid::new(1, 256), &args) };
 }
@@ -233,24 +233,9 @@ fn launch_update(weights: &Weights, flats: [&Tensor; 4], decay: &Buffer, clip: &
     singles.push((clip, &[2]));
     agree("adamw", &halves, &singles);
     let Rates { b1, b2, step, root, eps, shrink, keep } = rates;
-    let args = [
-        whole.into(),
-        rounded.into(),
-        low.into(),
-        m.into(),
-        v.into(),
-        average.into(),
-        grads.into(),
-        decay.into(),
-        clip.into(),
-        (len as u64).into(),
-        b1.into(),
-        b2.into(),
-        step.into(),
-        root.into(),
-        eps.into(),
-        shrink.into(),
-        keep.into(),
+    let args = args![
+        whole, rounded, low, m, v, average, grads, decay, clip, len as u64, b1, b2, step, root, eps, shrink,
+        keep
     ];
     // SAFETY: every flat tensor was found to hold `len` numbers, decay one byte per 8 of them; the weights are whole or in halves.
     unsafe { m.device().launch("adamw", "adamw_update", Grid::elements(len / 4), &args) };

@@ -104,7 +104,7 @@ pub fn forward(qkv: &Tensor, seed: Option<&Tensor>, heads: usize) -> (Tensor, Te
 }
 
 /// What a backward reads.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Given<'a> {
     /// `[B, N, HK + F]`.
     pub dy: &'a Tensor,

@@ -5,7 +5,7 @@
 //!   bound by   memory: 6 bytes per element between f32 and bf16
 //! ```
 
-use crate::gpu::{Grid, Real};
+use crate::gpu::{Grid, Real, args};
 use crate::tensor::Tensor;
 
 /// Writes x to y, which holds as many numbers in the other storage. Panics unless it does and both are on one device.
@@ -13,7 +13,7 @@ pub fn cast_into(y: &Tensor, x: &Tensor) {
     let fits = y.len() == x.len() && y.real() != x.real() && y.is_on(x.gpu());
     assert!(fits, "cast: {x:?} into {y:?}");
     let (gpu, kernel) = (x.device(), if y.real() == Real::F32 { "cast_to_f32" } else { "cast_to_real" });
-    let args = [y.into(), x.into(), (x.len() as u64).into()];
+    let args = args![y, x, x.len() as u64];
     // SAFETY: y holds as many numbers as x; one of the two is f32, the other the device's `real`.
-    unsafe { gpu.launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
+    unsafe { gpu.launch("cast", kernel, Grid::eights(x.len()), &args) };
 }

@@ -7,7 +7,7 @@
 //!   bound by   memory: 2 numbers per element
 //! ```
 
-use crate::gpu::{Gpu, Grid};
+use crate::gpu::{Grid, args};
 use crate::ops::blocks;
 use crate::tape::{Tape, Var};
 use crate::tensor::{Tensor, agree};
@@ -28,9 +28,9 @@ impl Tape {
 
 fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
     let genes = x.width();
-    if let Some(gpu) = agree("standardize", &[(x, x.shape())], &[(mean, &[genes]), (scale, &[genes])]) {
-        let y = Tensor::on(gpu, "standardised cells", x.shape(), x.real());
-        launch_standardize(gpu, &y, x, mean, scale);
+    if agree("standardize", &[(x, x.shape())], &[(mean, &[genes]), (scale, &[genes])]).is_some() {
+        let y = x.like("standardised cells");
+        launch_standardize(&y, x, mean, scale);
         return y;
     }
     let size = blocks::rows(genes) * genes;
@@ -46,9 +46,9 @@ fn standardized(x: &Tensor, mean: &Tensor, scale: &Tensor) -> Tensor {
 
 fn shifted(x: &Tensor, effect: &Tensor) -> Tensor {
     let [sets, cells, genes] = x.dims("shifted");
-    if let Some(gpu) = agree("shifted", &[(x, x.shape()), (effect, &[sets, genes])], &[]) {
-        let y = Tensor::on(gpu, "shifted cells", x.shape(), x.real());
-        launch_shifted(gpu, &y, x, effect, [cells, genes]);
+    if agree("shifted", &[(x, x.shape()), (effect, &[sets, genes])], &[]).is_some() {
+        let y = x.like("shifted cells");
+        launch_shifted(&y, x, effect, [cells, genes]);
         return y;
     }
     let y = blocks::make(x.len(), cells * genes, |b, set| {
@@ -65,14 +65,14 @@ fn grid(x: &Tensor) -> Grid {
     Grid::plane(x.rows(), (x.width() * x.real().bytes()).div_ceil(16 * 256), 256)
 }
 
-fn launch_standardize(gpu: &Gpu, y: &Tensor, x: &Tensor, mean: &Tensor, scale: &Tensor) {
-    let args = [y.into(), x.into(), mean.into(), scale.into(), x.width().into()];
+fn launch_standardize(y: &Tensor, x: &Tensor, mean: &Tensor, scale: &Tensor) {
+    let args = args![y, x, mean, scale, x.width()];
     // SAFETY: y was made like x; mean and scale hold an f32 for each number of a row.
-    unsafe { gpu.launch("cells", "cells_standardize", grid(x), &args) };
+    unsafe { y.device().launch("cells", "cells_standardize", grid(x), &args) };
 }
 
-fn launch_shifted(gpu: &Gpu, y: &Tensor, x: &Tensor, effect: &Tensor, [cells, genes]: [usize; 2]) {
-    let args = [y.into(), x.into(), effect.into(), cells.into(), genes.into()];
+fn launch_shifted(y: &Tensor, x: &Tensor, effect: &Tensor, [cells, genes]: [usize; 2]) {
+    let args = args![y, x, effect, cells, genes];
     // SAFETY: y was made like x; effect holds one row for each set of `cells` rows.
-    unsafe { gpu.launch("cells", "cells_shifted", grid(x), &args) };
+    unsafe { y.device().launch("cells", "cells_shifted", grid(x), &args) };
 }

@@ -7,7 +7,7 @@
 //!   repeatable yes: parts of rows are summed in order, then part by part
 //! ```
 
-use crate::gpu::{Gpu, Grid, PROCESSORS, Real};
+use crate::gpu::{Grid, PROCESSORS, Real, args};
 use crate::ops::blocks;
 use crate::tape::Sink;
 use crate::tensor::{Tensor, agree};
@@ -15,15 +15,15 @@ use crate::tensor::{Tensor, agree};
 /// Blocks of a first pass: two per multiprocessor, all running at once.
 pub const BLOCKS: usize = 2 * PROCESSORS;
 
-/// Blocks across a row if each takes `COLUMNS` (columns.cuh) of it.
-pub fn groups(gpu: &Gpu, width: usize) -> usize {
-    width.div_ceil(32 * 16 / gpu.real().bytes())
+/// Blocks across a row of x, stored as activations are, if each takes `COLUMNS` (columns.cuh) of it.
+pub fn groups(x: &Tensor) -> usize {
+    x.width().div_ceil(32 * 16 / x.real().bytes())
 }
 
 /// y `[J]` from x `[.., J]`.
 pub fn column_sums(x: &Tensor) -> Tensor {
     match x.gpu() {
-        Some(gpu) => total(&parts(gpu, x, false)),
+        Some(_) => total(&parts(x, false)),
         None => Tensor::new(&[x.width()], blocks::column_sums(x.data(), x.width())),
     }
 }
@@ -31,34 +31,33 @@ pub fn column_sums(x: &Tensor) -> Tensor {
 /// The same as a gradient; `None` if it was written to its place.
 pub fn gradient(x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     match x.gpu() {
-        Some(gpu) => gradient_of(&parts(gpu, x, false), sink),
+        Some(_) => gradient_of(&parts(x, false), sink),
         None => Some(column_sums(x)),
     }
 }
 
 /// y `[J]`, f32, from x `[.., J]`, both on a device.
 pub fn column_sums_to(y: &Tensor, x: &Tensor) {
-    let gpu = x.device();
-    launch_total(gpu, y, &parts(gpu, x, false));
+    launch_total(y, &parts(x, false));
 }
 
 /// The same for squares.
 pub fn column_squares(x: &Tensor) -> Tensor {
     match x.gpu() {
-        Some(gpu) => total(&parts(gpu, x, true)),
+        Some(_) => total(&parts(x, true)),
         None => {
             Tensor::new(&[x.width()], blocks::column_sums(&blocks::elements(x.data(), |x| x * x), x.width()))
         }
     }
 }
 
-fn parts(gpu: &Gpu, x: &Tensor, squared: bool) -> Tensor {
+fn parts(x: &Tensor, squared: bool) -> Tensor {
     let width = x.width();
     // A part of fewer than 64 rows would leave warps without a row.
-    let most = (BLOCKS / groups(gpu, width)).clamp(1, x.rows().div_ceil(64).max(1));
+    let most = (BLOCKS / groups(x)).clamp(1, x.rows().div_ceil(64).max(1));
     let height = x.rows().div_ceil(most).max(1);
-    let parts = Tensor::on(gpu, "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
-    launch_parts(gpu, &parts, x, height, squared);
+    let parts = Tensor::on(x.device(), "column_sums parts", &[x.rows().div_ceil(height), width], Real::F32);
+    launch_parts(&parts, x, height, squared);
     parts
 }
 
@@ -69,7 +68,7 @@ pub fn total(parts: &Tensor) -> Tensor {
         return parts.reshape(&[width]);
     }
     let y = Tensor::on(parts.device(), "column_sums y", &[width], Real::F32);
-    launch_total(parts.device(), &y, parts);
+    launch_total(&y, parts);
     y
 }
 
@@ -77,27 +76,29 @@ pub fn total(parts: &Tensor) -> Tensor {
 pub fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     match sink.and_then(Sink::free) {
         Some(place) => {
-            launch_total(parts.device(), &place, parts);
+            launch_total(&place, parts);
             None
         }
         None => Some(total(parts)),
     }
 }
 
-fn launch_parts(gpu: &Gpu, parts: &Tensor, x: &Tensor, height: usize, squared: bool) {
+fn launch_parts(parts: &Tensor, x: &Tensor, height: usize, squared: bool) {
     let (rows, width) = (x.rows(), x.width());
     let squared = usize::from(squared);
-    let args = [parts.into(), x.into(), rows.into(), width.into(), height.into(), squared.into()];
-    let grid = Grid::plane(groups(gpu, width), parts.rows(), 512);
+    let args = args![parts, x, rows, width, height, squared];
+    let grid = Grid::plane(groups(x), parts.rows(), 512);
     agree("column_sums", &[(x, x.shape())], &[(parts, parts.shape())]);
     // SAFETY: one row of parts for each `height` rows of x, fewer for the last; x is in the device's storage.
-    unsafe { gpu.launch("column_sums", "column_sums_parts", grid, &args) };
+    unsafe { parts.device().launch("column_sums", "column_sums_parts", grid, &args) };
 }
 
-fn launch_total(gpu: &Gpu, y: &Tensor, parts: &Tensor) {
+fn launch_total(y: &Tensor, parts: &Tensor) {
     let [count, width] = parts.dims("column_sums");
     agree("column_sums", &[], &[(&y.reshape(&[width]), &[width]), (parts, parts.shape())]);
-    let args = [y.into(), parts.into(), count.into(), width.into()];
+    let args = args![y, parts, count, width];
     // SAFETY: y holds `width` numbers, parts `count` times as many, all f32 on one device.
-    unsafe { gpu.launch("column_sums", "column_sums_total", Grid::new(width.div_ceil(32), 1024), &args) };
+    unsafe {
+        y.device().launch("column_sums", "column_sums_total", Grid::new(width.div_ceil(32), 1024), &args)
+    };
 }

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Grid, Real, args};
 use crate::ops::blocks;
 use crate::tape::{Tape, Var};
 use crate::tensor::{Shaped, Tensor, agree};
@@ -65,18 +65,18 @@ impl Tape {
 }
 
 fn both(a: &Tensor, b: &Tensor, op: &'static str, f: impl Fn(f32, f32) -> f32 + Sync + Send) -> Tensor {
-    if let Some(gpu) = agree(op, &[(a, a.shape()), (b, a.shape())], &[]) {
-        let y = Tensor::on(gpu, op, a.shape(), gpu.real());
-        launch_both(gpu, op, &y, a, b);
+    if agree(op, &[(a, a.shape()), (b, a.shape())], &[]).is_some() {
+        let y = a.like(op);
+        launch_both(op, &y, a, b);
         return y;
     }
     Tensor::new(a.shape(), blocks::pairs(a.data(), b.data(), f))
 }
 
 fn times(x: &Tensor, c: f32) -> Tensor {
-    if let Some(gpu) = x.gpu() {
-        let y = Tensor::on(gpu, "scale y", x.shape(), x.real());
-        launch_scale(gpu, &y, x, c);
+    if x.gpu().is_some() {
+        let y = x.like("scale y");
+        launch_scale(&y, x, c);
         return y;
     }
     Tensor::new(x.shape(), blocks::elements(x.data(), |x| c * x))
@@ -87,7 +87,7 @@ fn weighted(terms: &[(&Tensor, f32)]) -> Tensor {
     if let Some(gpu) = agree("weighted_sum", &[], &scalars) {
         let y = Tensor::on(gpu, "weighted_sum y", &[1], Real::F32);
         y.zero();
-        terms.iter().for_each(|&(s, c)| launch_term(gpu, &y, s, c));
+        terms.iter().for_each(|&(s, c)| launch_term(&y, s, c));
         return y;
     }
     // In f64: the run is judged by this total, whose losses differ widely in size.
@@ -95,20 +95,20 @@ fn weighted(terms: &[(&Tensor, f32)]) -> Tensor {
     Tensor::scalar(sum as f32)
 }
 
-fn launch_both(gpu: &Gpu, kernel: &'static str, y: &Tensor, a: &Tensor, b: &Tensor) {
-    let args = [y.into(), a.into(), b.into(), (y.len() as u64).into()];
+fn launch_both(kernel: &'static str, y: &Tensor, a: &Tensor, b: &Tensor) {
+    let args = args![y, a, b, y.len() as u64];
     // SAFETY: all three have one shape and the device's storage.
-    unsafe { gpu.launch("elementwise", kernel, Grid::elements(y.len().div_ceil(8)), &args) };
+    unsafe { y.device().launch("elementwise", kernel, Grid::eights(y.len()), &args) };
 }
 
-fn launch_scale(gpu: &Gpu, y: &Tensor, x: &Tensor, c: f32) {
-    let kernel = if x.real() == gpu.real() { "scale" } else { "scale_f32" };
-    let args = [y.into(), x.into(), c.into(), (x.len() as u64).into()];
+fn launch_scale(y: &Tensor, x: &Tensor, c: f32) {
+    let kernel = if x.real() == x.device().real() { "scale" } else { "scale_f32" };
+    let args = args![y, x, c, x.len() as u64];
     // SAFETY: y was made like x; what is not in the device's storage is f32.
-    unsafe { gpu.launch("elementwise", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
+    unsafe { y.device().launch("elementwise", kernel, Grid::eights(x.len()), &args) };
 }
 
-fn launch_term(gpu: &Gpu, y: &Tensor, s: &Tensor, c: f32) {
+fn launch_term(y: &Tensor, s: &Tensor, c: f32) {
     // SAFETY: both are one f32.
-    unsafe { gpu.launch("elementwise", "weighted_sum", Grid::new(1, 32), &[y.into(), s.into(), c.into()]) };
+    unsafe { y.device().launch("elementwise", "weighted_sum", Grid::new(1, 32), &args![y, s, c]) };
 }

@@ -8,7 +8,7 @@
 //!   reference  the loops below
 //! ```
 
-use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::gpu::{Buffer, Grid, Real, args};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Tensor, agree};
 
@@ -24,10 +24,10 @@ impl Tape {
         if let Some(gpu) = agree("embedding", &[(rows, rows.shape())], &[]) {
             let ids = gpu.upload("row numbers of an embedding", ids);
             let y = Tensor::on(gpu, "embedding y", &shape, rows.real());
-            launch_forward(gpu, &y, rows, &ids);
+            launch_forward(&y, rows, &ids);
             return self.record("embedding", &[table], y, move |dy| {
                 let dtable = Tensor::on(dy.device(), "embedding dtable", &[entries, width], Real::F32);
-                launch_backward(dy.device(), &dtable, dy, &ids);
+                launch_backward(&dtable, dy, &ids);
                 vec![Some(dtable)]
             });
         }
@@ -44,16 +44,16 @@ impl Tape {
     }
 }
 
-fn launch_forward(gpu: &Gpu, y: &Tensor, table: &Tensor, ids: &Buffer) {
-    let args = [y.into(), table.into(), ids.into(), y.width().into()];
+fn launch_forward(y: &Tensor, table: &Tensor, ids: &Buffer) {
+    let args = args![y, table, ids, y.width()];
     let grid = Grid::plane(y.rows(), y.width().div_ceil(256), 256);
     // SAFETY: one row of y per id, each id a row of the table; both have one width.
-    unsafe { gpu.launch("embedding", "embedding_forward", grid, &args) };
+    unsafe { y.device().launch("embedding", "embedding_forward", grid, &args) };
 }
 
-fn launch_backward(gpu: &Gpu, dtable: &Tensor, dy: &Tensor, ids: &Buffer) {
-    let args = [dtable.into(), dy.into(), ids.into(), dy.rows().into(), dy.width().into()];
+fn launch_backward(dtable: &Tensor, dy: &Tensor, ids: &Buffer) {
+    let args = args![dtable, dy, ids, dy.rows(), dy.width()];
     let grid = Grid::plane(dtable.rows(), dy.width().div_ceil(256), 256);
     // SAFETY: one id per row of dy, which the tape gives the shape and the place of y; dtable and dy have one width.
-    unsafe { gpu.launch("embedding", "embedding_backward", grid, &args) };
+    unsafe { dtable.device().launch("embedding", "embedding_backward", grid, &args) };
 }

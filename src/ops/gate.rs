@@ -1,7 +1,7 @@
 //! SwiGLU of the last 2F columns of each row, next to the result of the row's other branch: what ops swiglu and attention share.
 //! The formula is in `swiglu.rs`.
 
-use crate::gpu::Grid;
+use crate::gpu::{Grid, args};
 use crate::ops::blocks;
 use crate::ops::vector::sigmoid;
 use crate::tensor::{Shaped, Tensor, agree};
@@ -96,7 +96,7 @@ pub fn backward_on(
     first: usize,
     again: bool,
 ) -> Option<Tensor> {
-    let y = again.then(|| Tensor::on(x.device(), "swiglu y", dy.shape(), x.real()));
+    let y = again.then(|| dy.like("swiglu y"));
     backward_into(dx, y.as_ref(), dy, left, x, first);
     y
 }
@@ -132,16 +132,7 @@ fn launch_forward(y: &Tensor, left: Option<&Tensor>, x: &Tensor, cut: Cut) {
     let mut given: Vec<Shaped> = vec![(y, &of_y), (x, &of_x)];
     given.extend(left.map(|left| (left, &of_left[..])));
     agree("swiglu", &given, &[]);
-    let args = [
-        y.into(),
-        left.into(),
-        x.into(),
-        rows.into(),
-        first.into(),
-        beside.into(),
-        width.into(),
-        pack.into(),
-    ];
+    let args = args![y, left, x, rows, first, beside, width, pack];
     // SAFETY: rows of y were found to have E + F numbers, those of x C + 2F, those of left E; without left E is 0.
     unsafe { y.device().launch("swiglu", "swiglu_forward", grid, &args) };
 }
@@ -154,18 +145,7 @@ fn launch_backward([dx, dy, x]: [&Tensor; 3], y: Option<&Tensor>, left: Option<&
     given.extend(y.map(|y| (y, &of_y[..])).into_iter().chain(left.map(|left| (left, &of_left[..]))));
     agree("swiglu", &given, &[]);
     assert!(y.is_none() || left.is_some() || beside == 0, "swiglu: y {of_y:?} without its other branch");
-    let args = [
-        dx.into(),
-        y.into(),
-        dy.into(),
-        left.into(),
-        x.into(),
-        rows.into(),
-        first.into(),
-        beside.into(),
-        width.into(),
-        pack.into(),
-    ];
+    let args = args![dx, y, dy, left, x, rows, first, beside, width, pack];
     let grid = Grid::elements(rows * (columns / pack));
     // SAFETY: rows of dx and x were found to have C + 2F numbers, those of dy and y E + F, those of left E.
     unsafe { dx.device().launch("swiglu", "swiglu_backward", grid, &args) };

@@ -12,7 +12,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Arg, Buffer, Grid};
+use crate::gpu::{Arg, Buffer, Grid, args};
 use crate::tensor::Tensor;
 
 /// Genes of a row that are expanded at once.
@@ -83,25 +83,10 @@ fn launch(y: &Tensor, cells: &Cells, spans: &Buffer, [rows, genes]: [usize; 2], 
     let room = (tile + 16 / bytes - 1).next_multiple_of(16 / bytes);
     let warps = (SHARED / (room * bytes)).clamp(1, 8);
     let grid = Grid::new(rows.div_ceil(warps), 32 * warps as u32).with_shared(warps * room * bytes);
-    let null = Arg::Pointer(0);
-    let (counts, values) = match cells.wide {
-        true => (null, Arg::from(cells.values)),
-        false => (Arg::from(cells.values), null),
-    };
-    let args = [
-        y.into(),
-        cells.genes.into(),
-        counts,
-        values,
-        spans.into(),
-        (cells.stored as u64).into(),
-        rows.into(),
-        genes.into(),
-        tile.into(),
-        room.into(),
-        scaling.log.into(),
-        scaling.by.into(),
-    ];
+    let values = Arg::from(cells.values);
+    let [counts, values] = if cells.wide { [Arg::Pointer(0), values] } else { [values, Arg::Pointer(0)] };
+    let (Cells { genes: ids, .. }, stored, Scaling { log, by }) = (*cells, cells.stored as u64, scaling);
+    let args = args![y, ids, counts, values, spans, stored, rows, genes, tile, room, log, by];
     // SAFETY: y was made for rows x genes; both arrays hold `stored` numbers, and the kernel reads nothing past them, whatever a
     // span says; `spans` holds one span per row. An id that is not a gene of y is skipped.
     unsafe { y.device().launch("gather", "gather_rows", grid, &args) };

@@ -12,7 +12,7 @@
 //!   repeatable yes: dw and db are summed in blocks of rows, then block by block
 //! ```
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Grid, Real, args};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::{dot, sum};
@@ -36,9 +36,9 @@ impl Tape {
 pub fn forward(x: &Tensor, w: &Tensor, b: &Tensor) -> (Tensor, Tensor) {
     let width = x.width();
     if let Some(gpu) = agree("layer_norm", &[(x, x.shape()), (w, &[width]), (b, &[width])], &[]) {
-        let y = Tensor::on(gpu, "layer_norm y", x.shape(), x.real());
+        let y = x.like("layer_norm y");
         let moments = Tensor::on(gpu, "layer_norm moments", &[x.rows(), 2], Real::F32);
-        launch_forward(gpu, &y, &moments, x, w, b);
+        launch_forward(&y, &moments, x, w, b);
         return (y, moments);
     }
     let size = blocks::rows(width) * width;
@@ -63,11 +63,11 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) -> [Tenso
     let width = x.width();
     let like_x = [(dy, x.shape()), (x, x.shape()), (w, &[width])];
     if let Some(gpu) = agree("layer_norm", &like_x, &[(moments, &[x.rows(), 2])]) {
-        let dx = Tensor::on(gpu, "layer_norm dx", x.shape(), x.real());
+        let dx = x.like("layer_norm dx");
         // At least two rows per warp: a block's parts cost as much memory as two rows of f32.
         let count = x.rows().div_ceil(16).min(column_sums::BLOCKS);
         let parts = Tensor::on(gpu, "layer_norm parts of dw and db", &[count, 2 * width], Real::F32);
-        launch_backward(gpu, &dx, &parts, dy, x, w, moments);
+        launch_backward(&dx, &parts, dy, x, w, moments);
         let both = column_sums::total(&parts);
         return [dx, both.part(0, &[width]), both.part(width, &[width])];
     }
@@ -93,28 +93,18 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) -> [Tenso
     [Tensor::new(x.shape(), dx), dw, db]
 }
 
-fn launch_forward(gpu: &Gpu, y: &Tensor, moments: &Tensor, x: &Tensor, w: &Tensor, b: &Tensor) {
+fn launch_forward(y: &Tensor, moments: &Tensor, x: &Tensor, w: &Tensor, b: &Tensor) {
     let (rows, width) = (x.rows(), x.width());
-    let args =
-        [y.into(), moments.into(), x.into(), w.into(), b.into(), rows.into(), width.into(), EPS.into()];
+    let args = args![y, moments, x, w, b, rows, width, EPS];
     // SAFETY: y was made like x, two moments for each of its rows; w and b hold a row.
-    unsafe { gpu.launch("layer_norm", "layer_norm_forward", Grid::rows(rows), &args) };
+    unsafe { y.device().launch("layer_norm", "layer_norm_forward", Grid::rows(rows), &args) };
 }
 
-fn launch_backward(
-    gpu: &Gpu,
-    dx: &Tensor,
-    parts: &Tensor,
-    dy: &Tensor,
-    x: &Tensor,
-    w: &Tensor,
-    moments: &Tensor,
-) {
+fn launch_backward(dx: &Tensor, parts: &Tensor, dy: &Tensor, x: &Tensor, w: &Tensor, moments: &Tensor) {
     let (rows, width) = (x.rows(), x.width());
-    let args =
-        [dx.into(), parts.into(), dy.into(), x.into(), w.into(), moments.into(), rows.into(), width.into()];
+    let args = args![dx, parts, dy, x, w, moments, rows, width];
     // SAFETY: dx was made like x, two rows of parts for each block; dy was found to be like x too, w to hold a row.
-    unsafe { gpu.launch("layer_norm", "layer_norm_backward", Grid::new(parts.rows(), 256), &args) };
+    unsafe { dx.device().launch("layer_norm", "layer_norm_backward", Grid::new(parts.rows(), 256), &args) };
 }
 
 /// The definition, in plain loops over f64.

@@ -7,7 +7,7 @@
 //!   repeatable yes: parts are summed in order
 //! ```
 
-use crate::gpu::{Buffer, Grid, Real};
+use crate::gpu::{Buffer, Grid, Real, args};
 use crate::tensor::Tensor;
 
 /// L `[1]` from `count` parts; `what` names it in reports of memory. Panics if there are fewer.
@@ -19,7 +19,7 @@ pub fn total(what: &'static str, parts: &Buffer, count: usize, scale: f32) -> Te
 }
 
 fn launch_total(loss: &Tensor, parts: &Buffer, count: usize, scale: f32) {
-    let args = [loss.into(), parts.into(), count.into(), scale.into()];
+    let args = args![loss, parts, count, scale];
     // SAFETY: the loss is one number, and there are `count` parts.
     unsafe { parts.gpu().launch("loss", "loss_total", Grid::new(1, 1024), &args) };
 }

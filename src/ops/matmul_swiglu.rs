@@ -17,7 +17,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::gpu::{Arg, Gpu, Grid, Map, Real};
+use crate::gpu::{Gpu, Grid, Map, Real, args};
 use crate::ops::blocks;
 use crate::ops::gate;
 use crate::ops::product::{self, Plus, Side};
@@ -43,7 +43,7 @@ impl Tape {
         let inputs = [x, w_gate_up, w_down, residual];
         let keep = inputs.iter().any(|&var| self.needs(var));
         let (y, gate_up) = gate(&gpu, &xs, &w, keep);
-        let z = Tensor::on(&gpu, "matmul_swiglu z", xs.shape(), xs.real());
+        let z = xs.like("matmul_swiglu z");
         let plus = Plus { residual: Some(self.value(residual)), ..Plus::default() };
         multiply(&z, Side::Rows(&y), Side::Columns(&v), plus);
         let product = 2 * xs.rows() * e * width;
@@ -77,15 +77,13 @@ const ROWS: usize = 1 << 14;
 fn gate(gpu: &Gpu, x: &Tensor, w: &Tensor, keep: bool) -> (Tensor, Option<Tensor>) {
     let size @ [m, e, width] = [x.rows(), x.width(), w.rows() / 2];
     let make = |what, width| {
-        Tensor::on(gpu, what, &[x.shape()[..x.shape().len() - 1].to_vec(), vec![width]].concat(), x.real())
+        Tensor::on(gpu, what, &[&x.shape()[..x.shape().len() - 1], &[width]].concat(), x.real())
     };
     let y = make("matmul_swiglu y", width);
     let gate_up = keep.then(|| make("matmul_swiglu gate_up", 2 * width));
     let fused = |blocks| {
-        let maps = [Map::new(x.operand(), [m, e], 128), Map::new(w.operand(), [2 * width, e], 64)];
-        let kept = gate_up.as_ref().map_or(Arg::Pointer(0), Into::into);
-        let [xs, ws] = maps.map(Into::into);
-        let args = [(&y).into(), kept, xs, ws, m.into(), e.into(), width.into()];
+        let [xs, ws] = [Map::new(x.operand(), [m, e], 128), Map::new(w.operand(), [2 * width, e], 64)];
+        let args = args![&y, &gate_up, xs, ws, m, e, width];
         let kernel = instance(e, ["matmul_swiglu_forward", "matmul_swiglu_forward_wide"]);
         // SAFETY: y and gate_up were made for m rows; the maps end where x and w do.
         unsafe { gpu.launch("matmul_swiglu", kernel, grid(blocks, size, 64), &args) };
@@ -115,10 +113,8 @@ fn gate_backward(gpu: &Gpu, dz: &Tensor, gate_up: &Tensor, v: &Tensor) -> (Tenso
     let d_gate_up = Tensor::on(gpu, "matmul_swiglu d_gate_up", &[m, 2 * width], dz.real());
     let y = Tensor::on(gpu, "matmul_swiglu y", &[m, width], dz.real());
     let fused = |blocks| {
-        let [dzs, vs] =
-            [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)].map(Into::into);
-        let args =
-            [(&d_gate_up).into(), (&y).into(), gate_up.into(), dzs, vs, m.into(), e.into(), width.into()];
+        let [dzs, vs] = [Map::new(dz.operand(), [m, e], 128), Map::new(v.operand(), [e, width], 64)];
+        let args = args![&d_gate_up, &y, gate_up, dzs, vs, m, e, width];
         let kernel = instance(e, ["matmul_swiglu_backward", "matmul_swiglu_backward_wide"]);
         // SAFETY: y and d_gate_up were made for m rows, and so was gate_up, as the tape gives dz the shape of z; the maps end where
         // dz and v do.

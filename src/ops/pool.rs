@@ -8,7 +8,7 @@
 //!   reference  the loops below
 //! ```
 
-use crate::gpu::{Gpu, Grid};
+use crate::gpu::{Grid, args};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::tape::{Tape, Var};
@@ -36,9 +36,9 @@ impl Tape {
 
 /// x `[B, N, D]` plus its set's row of s `[B, D]`.
 fn added(x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) -> Tensor {
-    if let Some(gpu) = agree("add_to_set", &[(x, x.shape()), (s, &[sets, width])], &[]) {
-        let y = Tensor::on(gpu, "add_to_set y", x.shape(), x.real());
-        launch_add(gpu, &y, x, s, [sets, rows, width]);
+    if agree("add_to_set", &[(x, x.shape()), (s, &[sets, width])], &[]).is_some() {
+        let y = x.like("add_to_set y");
+        launch_add(&y, x, s, [sets, rows, width]);
         return y;
     }
     let y = blocks::make(x.len(), rows * width, |b, set| {
@@ -55,7 +55,7 @@ fn sums(x: &Tensor, scale: f32) -> Tensor {
     let [sets, rows, width] = x.dims("pool");
     if let Some(gpu) = agree("pool", &[(x, x.shape())], &[]) {
         let y = Tensor::on(gpu, "pool y", &[sets, width], x.real());
-        launch_sums(gpu, &y, x, [sets, rows, width], scale);
+        launch_sums(&y, x, [sets, rows, width], scale);
         return y;
     }
     let group = blocks::rows(rows * width);
@@ -77,7 +77,7 @@ fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
     let [sets, width] = y.dims("pool");
     if let Some(gpu) = agree("pool", &[(y, y.shape())], &[]) {
         let x = Tensor::on(gpu, "pool dx", &[sets, rows, width], y.real());
-        launch_spread(gpu, &x, y, [sets, rows, width], scale);
+        launch_spread(&x, y, [sets, rows, width], scale);
         return x;
     }
     let x = blocks::make(sets * rows * width, rows * width, |b, set| {
@@ -88,27 +88,28 @@ fn spread(y: &Tensor, rows: usize, scale: f32) -> Tensor {
     Tensor::new(&[sets, rows, width], x)
 }
 
-fn launch_sums(gpu: &Gpu, y: &Tensor, x: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
+fn launch_sums(y: &Tensor, x: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
     // As many warps as there are rows to share out, and no fewer threads than a block has columns.
-    let grid = Grid::plane(sets, column_sums::groups(gpu, width), 32 * rows.clamp(8, 32) as u32);
-    let args = [y.into(), x.into(), rows.into(), width.into(), scale.into()];
+    let grid = Grid::plane(sets, column_sums::groups(x), 32 * rows.clamp(8, 32) as u32);
+    let args = args![y, x, rows, width, scale];
     // SAFETY: x is [sets, rows, width], y was made for one row per set.
-    unsafe { gpu.launch("pool", "pool_forward", grid, &args) };
+    unsafe { y.device().launch("pool", "pool_forward", grid, &args) };
 }
 
-fn launch_spread(gpu: &Gpu, dx: &Tensor, dy: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
-    let args = [dx.into(), dy.into(), sets.into(), rows.into(), width.into(), scale.into()];
+fn launch_spread(dx: &Tensor, dy: &Tensor, [sets, rows, width]: [usize; 3], scale: f32) {
+    let args = args![dx, dy, sets, rows, width, scale];
     // SAFETY: dx was made as [sets, rows, width], dy holds one row per set.
-    unsafe { gpu.launch("pool", "pool_backward", by_packs(gpu, sets, rows * width), &args) };
+    unsafe { dx.device().launch("pool", "pool_backward", by_packs(dx), &args) };
 }
 
-fn launch_add(gpu: &Gpu, y: &Tensor, x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) {
-    let args = [y.into(), x.into(), s.into(), sets.into(), rows.into(), width.into()];
+fn launch_add(y: &Tensor, x: &Tensor, s: &Tensor, [sets, rows, width]: [usize; 3]) {
+    let args = args![y, x, s, sets, rows, width];
     // SAFETY: y was made like x, [sets, rows, width]; s holds one row per set.
-    unsafe { gpu.launch("pool", "add_to_set_forward", by_packs(gpu, sets, rows * width), &args) };
+    unsafe { y.device().launch("pool", "add_to_set_forward", by_packs(y), &args) };
 }
 
-/// One thread per 16 bytes of a set's `size` numbers.
-fn by_packs(gpu: &Gpu, sets: usize, size: usize) -> Grid {
-    Grid::of_sets(sets, (size * gpu.real().bytes()).div_ceil(16 * 256), 256)
+/// One thread per 16 bytes of a set of `[B, N, D]`.
+fn by_packs(x: &Tensor) -> Grid {
+    let [sets, rows, width] = x.dims("pool");
+    Grid::of_sets(sets, (rows * width * x.real().bytes()).div_ceil(16 * 256), 256)
 }

@@ -12,7 +12,7 @@
 //!   repeatable yes: dw is summed in blocks of rows, then block by block
 //! ```
 
-use crate::gpu::{Arg, Gpu, Grid, PROCESSORS, Real};
+use crate::gpu::{Arg, Grid, PROCESSORS, Real, args};
 use crate::ops::blocks;
 use crate::ops::column_sums;
 use crate::ops::vector::dot;
@@ -43,9 +43,9 @@ pub fn forward(x: &Tensor, w: Option<&Tensor>) -> (Tensor, Tensor) {
     let mut given: Vec<Shaped> = vec![(x, x.shape())];
     given.extend(w.map(|w| (w, &row[..])));
     if let Some(gpu) = agree("rms_norm", &given, &[]) {
-        let y = Tensor::on(gpu, "rms_norm y", x.shape(), x.real());
+        let y = x.like("rms_norm y");
         let rstd = Tensor::on(gpu, "rms_norm rstd", &[x.rows()], Real::F32);
-        launch_forward(gpu, &y, &rstd, x, w);
+        launch_forward(&y, &rstd, x, w);
         return (y, rstd);
     }
     let size = blocks::rows(width) * width;
@@ -94,14 +94,14 @@ pub fn backward(
     given.extend(before.as_ref().map(|sum| (sum, x.shape())).into_iter().chain(w.map(|w| (w, &row[..]))));
     if let Some(gpu) = agree("rms_norm", &given, &[(rstd, &[x.rows()])]) {
         // If nobody else reads the sum so far, the new one takes its place.
-        let fresh = || Tensor::on(gpu, "rms_norm dx", x.shape(), x.real());
+        let fresh = || x.like("rms_norm dx");
         let dx =
             before.as_ref().filter(|sum| sum.is_alone()).map_or_else(fresh, |sum| sum.reshape(x.shape()));
         // At least two rows per warp: a block's parts cost as much memory as a row of f32.
         let kernel = Kernel::of(x, &[Some(x), Some(dy), before.as_ref(), w]);
         let count = x.rows().div_ceil(16).min(kernel.blocks);
         let parts = w.map(|_| Tensor::on(gpu, "rms_norm parts of dw", &[count, width], Real::F32));
-        let y = again.then(|| Tensor::on(gpu, "rms_norm y", x.shape(), x.real()));
+        let y = again.then(|| x.like("rms_norm y"));
         let written = [Some(&dx), parts.as_ref(), y.as_ref()];
         launch_backward(kernel.name, written, [before.as_ref(), Some(dy), Some(x), w, Some(rstd)], count);
         return (dx, parts.and_then(|parts| column_sums::gradient_of(&parts, sink)), y);
@@ -134,11 +134,11 @@ pub fn backward(
     (Tensor::new(x.shape(), dx), dw, again.then(|| remake(x, w, rstd)))
 }
 
-fn launch_forward(gpu: &Gpu, y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&Tensor>) {
+fn launch_forward(y: &Tensor, rstd: &Tensor, x: &Tensor, w: Option<&Tensor>) {
     let (rows, width) = (x.rows(), x.width());
-    let args = [y.into(), rstd.into(), x.into(), w.into(), rows.into(), width.into(), EPS.into()];
+    let args = args![y, rstd, x, w, rows, width, EPS];
     // SAFETY: y was made like x, rstd for its rows; w was found to hold a row.
-    unsafe { gpu.launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
+    unsafe { y.device().launch("rms_norm", "rms_norm_forward", Grid::rows(rows), &args) };
 }
 
 /// A kernel of the backward, and how many of its blocks run at once.
@@ -169,7 +169,7 @@ fn launch_backward(
 ) {
     let x = read[2].expect("rms_norm: x");
     let args: Vec<Arg> = written.into_iter().chain(read).map(Arg::from).collect();
-    let args = [&args[..], &[x.rows().into(), x.width().into()]].concat();
+    let args = [&args[..], &args![x.rows(), x.width()]].concat();
     // SAFETY: dx and y were made like x, parts for `count` blocks; dy and what is added to dx were found to be like x, w to hold a
     // row, rstd one number per row. What is added may be dx itself: a thread reads a number before it writes it.
     unsafe { x.device().launch("rms_norm", kernel, Grid::new(count, 256), &args) };

@@ -10,7 +10,7 @@
 //!   repeatable yes: dq is summed in blocks of sets, then block by block
 //! ```
 
-use crate::gpu::{Grid, Real};
+use crate::gpu::{Grid, Real, args};
 use crate::ops::blocks;
 use crate::ops::vector::{add_scaled, dot, exp};
 use crate::tape::{Tape, Var};
@@ -82,7 +82,7 @@ pub fn backward(dy: &Tensor, q: &Tensor, kv: &Tensor, heads: usize, p: &Tensor) 
     let (out, packed) = (heads * width, kv.width());
     let reals = [(dy, &[sets, out][..]), (q, &[out]), (kv, kv.shape())];
     if let Some(gpu) = agree("seed_attention", &reals, &[(p, &[sets, heads, tokens])]) {
-        let dkv = Tensor::on(gpu, "seed_attention dkv", kv.shape(), kv.real());
+        let dkv = kv.like("seed_attention dkv");
         let ds = Tensor::on(gpu, "seed_attention ds", p.shape(), Real::F32);
         let slots = slots(sets, heads * lanes(width, kv.real()));
         let partial = Tensor::on(gpu, "seed_attention dq of slots", &[slots, out], Real::F32);
@@ -139,19 +139,8 @@ fn slots(sets: usize, lanes: usize) -> usize {
 }
 
 fn launch_forward(y: &Tensor, p: &Tensor, q: &Tensor, kv: &Tensor, [sets, tokens, heads, width]: [usize; 4]) {
-    let lanes = lanes(width, kv.real());
-    let args = [
-        y.into(),
-        p.into(),
-        q.into(),
-        kv.into(),
-        sets.into(),
-        tokens.into(),
-        heads.into(),
-        width.into(),
-        lanes.into(),
-        (1.0 / (width as f32).sqrt()).into(),
-    ];
+    let (lanes, scale) = (lanes(width, kv.real()), 1.0 / (width as f32).sqrt());
+    let args = args![y, p, q, kv, sets, tokens, heads, width, lanes, scale];
     let grid = Grid::elements(sets * heads * lanes);
     // SAFETY: kv is [sets, tokens, 2 heads width], q was found to have its columns; y and p were made for them.
     unsafe { y.device().launch("seed_attention", "seed_attention_forward", grid, &args) };
@@ -166,22 +155,8 @@ fn launch_backward(
     [sets, tokens, heads, width]: [usize; 4],
 ) {
     let (lanes, slots) = (lanes(width, kv.real()), partial.shape()[0]);
-    let args = [
-        dkv.into(),
-        partial.into(),
-        ds.into(),
-        dy.into(),
-        q.into(),
-        kv.into(),
-        p.into(),
-        sets.into(),
-        tokens.into(),
-        heads.into(),
-        width.into(),
-        lanes.into(),
-        slots.into(),
-        (1.0 / (width as f32).sqrt()).into(),
-    ];
+    let scale = 1.0 / (width as f32).sqrt();
+    let args = args![dkv, partial, ds, dy, q, kv, p, sets, tokens, heads, width, lanes, slots, scale];
     let grid = Grid::elements(slots * heads * lanes);
     // SAFETY: dkv was made like kv, ds like p, partial for `slots` rows of q's columns; dy, q and p were found to have the shapes
     // that they have for this kv.
@@ -189,7 +164,7 @@ fn launch_backward(
 }
 
 fn launch_query(dq: &Tensor, partial: &Tensor) {
-    let args = [dq.into(), partial.into(), partial.rows().into(), dq.len().into()];
+    let args = args![dq, partial, partial.rows(), dq.len()];
     let grid = Grid::new(dq.len().div_ceil(32), 1024);
     // SAFETY: partial holds rows of as many numbers as dq.
     unsafe { dq.device().launch("seed_attention", "seed_attention_query", grid, &args) };

@@ -8,7 +8,7 @@
 //!   repeatable yes: sums are f32 within a piece, f64 over pieces and blocks, in order
 //! ```
 
-use crate::gpu::{Buffer, Gpu, Grid, PROCESSORS};
+use crate::gpu::{Buffer, Grid, PROCESSORS, args};
 use crate::ops::blocks;
 use crate::ops::loss;
 use crate::ops::vector::squared_distance;
@@ -31,8 +31,8 @@ const PIECE: usize = 512;
 /// The loss `[1]`.
 pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
     assert!(!y.is_empty(), "squared_error: no mean of {:?}", y.shape());
-    if let Some(gpu) = agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[]) {
-        return forward_on(gpu, y, x);
+    if agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[]).is_some() {
+        return forward_on(y, x);
     }
     let (ys, xs) = (y.data(), x.data());
     let parts = blocks::map(ys.len().div_ceil(blocks::GRAIN), |i| {
@@ -45,10 +45,9 @@ pub fn forward(y: &Tensor, x: &Tensor) -> Tensor {
 
 /// dy and dx, each if wanted, from dL `[1]`.
 pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, wanted: [bool; 2]) -> [Option<Tensor>; 2] {
-    if let Some(gpu) = agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[(d, &[1])]) {
-        let [dy, dx] =
-            wanted.map(|wanted| wanted.then(|| Tensor::on(gpu, "squared_error dy", y.shape(), y.real())));
-        launch_backward(gpu, [dy.as_ref(), dx.as_ref()], d, y, x, 2.0 / y.rows() as f32);
+    if agree("squared_error", &[(y, y.shape()), (x, y.shape())], &[(d, &[1])]).is_some() {
+        let [dy, dx] = wanted.map(|wanted| wanted.then(|| y.like("squared_error dy")));
+        launch_backward([dy.as_ref(), dx.as_ref()], d, y, x, 2.0 / y.rows() as f32);
         return [dy, dx];
     }
     let scale = 2.0 * d.item() / y.rows() as f32;
@@ -59,26 +58,26 @@ pub fn backward(d: &Tensor, y: &Tensor, x: &Tensor, wanted: [bool; 2]) -> [Optio
     [wanted[0].then(|| by(scale)), wanted[1].then(|| by(-scale))]
 }
 
-fn forward_on(gpu: &Gpu, y: &Tensor, x: &Tensor) -> Tensor {
+fn forward_on(y: &Tensor, x: &Tensor) -> Tensor {
     // As many blocks as run at once, six per multiprocessor: each strides over its share.
     let count = y.len().div_ceil(2048).min(6 * PROCESSORS);
-    let parts = gpu.buffer("squared_error parts", 8 * count);
+    let parts = y.device().buffer("squared_error parts", 8 * count);
     launch_forward(&parts, y, x, count);
     loss::total("squared_error loss", &parts, count, 1.0 / y.rows() as f32)
 }
 
 fn launch_forward(parts: &Buffer, y: &Tensor, x: &Tensor, count: usize) {
-    let args = [parts.into(), y.into(), x.into(), (y.len() as u64).into()];
+    let args = args![parts, y, x, y.len() as u64];
     // SAFETY: a sum for each of `count` blocks; y and x have one shape.
     unsafe { y.device().launch("squared_error", "squared_error_forward", Grid::new(count, 256), &args) };
 }
 
-fn launch_backward(gpu: &Gpu, dy: [Option<&Tensor>; 2], d: &Tensor, y: &Tensor, x: &Tensor, scale: f32) {
+fn launch_backward(dy: [Option<&Tensor>; 2], d: &Tensor, y: &Tensor, x: &Tensor, scale: f32) {
     let [dy, dx] = dy;
-    let args = [dy.into(), dx.into(), d.into(), y.into(), x.into(), scale.into(), (y.len() as u64).into()];
-    let grid = Grid::elements(y.len().div_ceil(8));
+    let args = args![dy, dx, d, y, x, scale, y.len() as u64];
+    let grid = Grid::eights(y.len());
     // SAFETY: what is written has the shape of y, as x has; d is one number.
-    unsafe { gpu.launch("squared_error", "squared_error_backward", grid, &args) };
+    unsafe { d.device().launch("squared_error", "squared_error_backward", grid, &args) };
 }
 
 /// The definition, in plain f64.

@@ -29,8 +29,8 @@ impl Tape {
 /// dx `[.., 2F]` from dy `[.., F]`, and y if requested.
 pub fn backward(dy: &Tensor, x: &Tensor, again: bool) -> (Tensor, Option<Tensor>) {
     let shape = gate::shape(x, 0, 0);
-    if let Some(gpu) = agree("swiglu", &[(dy, &shape), (x, x.shape())], &[]) {
-        let dx = Tensor::on(gpu, "swiglu dx", x.shape(), x.real());
+    if agree("swiglu", &[(dy, &shape), (x, x.shape())], &[]).is_some() {
+        let dx = x.like("swiglu dx");
         let y = gate::backward_on(&dx, dy, None, x, 0, again);
         return (dx, y);
     }

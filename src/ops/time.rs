@@ -6,7 +6,7 @@
 //!   reference  the loop below, in f64: the argument reaches 1000, where f32 loses four digits of the angle
 //! ```
 
-use crate::gpu::{Buffer, Gpu, Grid};
+use crate::gpu::{Buffer, Grid, args};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -19,7 +19,7 @@ impl Tape {
         let shape = [times.len(), 2 * FREQUENCIES];
         if let Some(gpu) = self.gpu().cloned() {
             let y = Tensor::on(&gpu, "time features", &shape, gpu.real());
-            launch(&gpu, &y, &gpu.upload("times", times));
+            launch(&y, &gpu.upload("times", times));
             return self.constant(y);
         }
         let mut y = vec![0.0; times.len() * 2 * FREQUENCIES];
@@ -35,8 +35,8 @@ impl Tape {
     }
 }
 
-fn launch(gpu: &Gpu, y: &Tensor, times: &Buffer) {
+fn launch(y: &Tensor, times: &Buffer) {
     let grid = Grid::new(y.rows(), FREQUENCIES as u32);
     // SAFETY: one row of y per time, with a cosine and a sine per thread.
-    unsafe { gpu.launch("time", "time_forward", grid, &[y.into(), times.into()]) };
+    unsafe { y.device().launch("time", "time_forward", grid, &args![y, times]) };
 }

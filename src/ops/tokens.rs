@@ -7,7 +7,7 @@
 //!   reference  the loops below: they only move numbers
 //! ```
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Grid, Real, args};
 use crate::ops::column_sums;
 use crate::tape::{Tape, Var};
 use crate::tensor::{Shaped, Tensor, agree};
@@ -45,7 +45,7 @@ fn stack(parts: &[&Tensor]) -> Tensor {
     if let Some(gpu) = agree("tokens", &rows, &[]) {
         let y = Tensor::on(gpu, "tokens y", &shape, first.real());
         for (t, part) in parts.iter().enumerate() {
-            launch_copy(gpu, (&y, t * width, parts.len() * width), (part, 0, width), [sets, width]);
+            launch_copy((&y, t * width, parts.len() * width), (part, 0, width), [sets, width]);
         }
         return y;
     }
@@ -63,7 +63,7 @@ fn pick(x: &Tensor, i: usize) -> Tensor {
     let [sets, count, width] = x.dims("token");
     if let Some(gpu) = agree("token", &[(x, x.shape())], &[]) {
         let y = Tensor::on(gpu, "token y", &[sets, width], x.real());
-        launch_copy(gpu, (&y, 0, width), (x, i * width, count * width), [sets, width]);
+        launch_copy((&y, 0, width), (x, i * width, count * width), [sets, width]);
         return y;
     }
     let rows = x.data().chunks_exact(count * width).flat_map(|set| &set[i * width..][..width]);
@@ -76,7 +76,7 @@ fn amid_zeros(row: &Tensor, i: usize, count: usize) -> Tensor {
     if let Some(gpu) = row.gpu() {
         let x = Tensor::on(gpu, "token dx", &[sets, count, width], row.real());
         x.zero();
-        launch_copy(gpu, (&x, i * width, count * width), (row, 0, width), [sets, width]);
+        launch_copy((&x, i * width, count * width), (row, 0, width), [sets, width]);
         return x;
     }
     let mut x = vec![0.0; sets * count * width];
@@ -92,8 +92,8 @@ fn joined(w: &Tensor, x: &Tensor) -> Tensor {
     let (shape, step) = ([sets, count + 1, width], (count + 1) * width);
     if let Some(gpu) = agree("prepend", &[(w, &[width]), (x, x.shape())], &[]) {
         let y = Tensor::on(gpu, "prepend y", &shape, x.real());
-        launch_copy(gpu, (&y, 0, step), (w, 0, 0), [sets, width]);
-        launch_copy(gpu, (&y, width, step), (x, 0, count * width), [sets, count * width]);
+        launch_copy((&y, 0, step), (w, 0, 0), [sets, width]);
+        launch_copy((&y, width, step), (x, 0, count * width), [sets, count * width]);
         return y;
     }
     let mut y = Vec::with_capacity(sets * step);
@@ -110,9 +110,9 @@ fn parted(dy: &Tensor) -> [Tensor; 2] {
     let (shape, step) = ([sets, tokens - 1, width], tokens * width);
     if let Some(gpu) = dy.gpu() {
         let dw = Tensor::on(gpu, "prepend dw", &[width], Real::F32);
-        launch_sum(gpu, &dw, dy, [sets, width, step]);
+        launch_sum(&dw, dy, [sets, width, step]);
         let dx = Tensor::on(gpu, "prepend dx", &shape, dy.real());
-        launch_copy(gpu, (&dx, 0, step - width), (dy, width, step), [sets, step - width]);
+        launch_copy((&dx, 0, step - width), (dy, width, step), [sets, step - width]);
         return [dw, dx];
     }
     let (mut dw, mut dx) = (vec![0.0; width], Vec::with_capacity(shape.iter().product()));
@@ -126,17 +126,17 @@ fn parted(dy: &Tensor) -> [Tensor; 2] {
 /// Rows of a tensor: the number at which the first begins, and the numbers from one row to the next.
 type Rows<'a> = (&'a Tensor, usize, usize);
 
-fn launch_copy(gpu: &Gpu, (y, y_from, y_step): Rows, (x, x_from, x_step): Rows, [rows, width]: [usize; 2]) {
+fn launch_copy((y, y_from, y_step): Rows, (x, x_from, x_step): Rows, [rows, width]: [usize; 2]) {
     let (y, x) = (y.part(y_from, &[y.len() - y_from]), x.part(x_from, &[x.len() - x_from]));
-    let args = [(&y).into(), (&x).into(), width.into(), (y_step as u64).into(), (x_step as u64).into()];
-    let grid = Grid::plane(rows, (width * gpu.real().bytes()).div_ceil(16 * 256), 256);
+    let args = args![&y, &x, width, y_step as u64, x_step as u64];
+    let grid = Grid::plane(rows, (width * y.real().bytes()).div_ceil(16 * 256), 256);
     // SAFETY: the callers' rows are inside their tensors, which are in the device's storage.
-    unsafe { gpu.launch("tokens", "tokens_copy", grid, &args) };
+    unsafe { y.device().launch("tokens", "tokens_copy", grid, &args) };
 }
 
-fn launch_sum(gpu: &Gpu, dw: &Tensor, dy: &Tensor, [rows, width, step]: [usize; 3]) {
-    let args = [dw.into(), dy.into(), rows.into(), width.into(), (step as u64).into()];
-    let grid = Grid::new(column_sums::groups(gpu, width), 256);
+fn launch_sum(dw: &Tensor, dy: &Tensor, [rows, width, step]: [usize; 3]) {
+    let args = args![dw, dy, rows, width, step as u64];
+    let grid = Grid::new(column_sums::groups(dy), 256);
     // SAFETY: dw holds `width` numbers, dy `rows` times `step`, which is more.
-    unsafe { gpu.launch("tokens", "tokens_sum", grid, &args) };
+    unsafe { dw.device().launch("tokens", "tokens_sum", grid, &args) };
 }

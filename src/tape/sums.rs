@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use rayon::prelude::*;
 
-use crate::gpu::{Gpu, Grid, Real};
+use crate::gpu::{Gpu, Grid, Real, args};
 use crate::tensor::{Tensor, agree};
 
 /// A place on a device for the gradient of a weight, or of a window of it. The first gradient to arrive is written, the others are
@@ -95,10 +95,10 @@ pub fn stored(x: &Tensor, real: Real) -> Tensor {
     }
     let y = Tensor::on(x.device(), "a gradient stored otherwise", x.shape(), real);
     let kernel = if real == Real::F32 { "cast_to_f32" } else { "cast_to_real" };
-    let args = [(&y).into(), x.into(), (x.len() as u64).into()];
+    let args = args![&y, x, x.len() as u64];
     // SAFETY: both casts read x and write y element by element; both hold `count` numbers, one as f32, the other as the device's:
     // there is no third storage.
-    unsafe { x.device().launch("cast", kernel, Grid::elements(x.len().div_ceil(8)), &args) };
+    unsafe { x.device().launch("cast", kernel, Grid::eights(x.len()), &args) };
     y
 }
 
@@ -109,10 +109,10 @@ fn launch_add(y: &Tensor, a: &Tensor, b: &Tensor) {
         Real::Bf16 => ("add", agree("gradient sums", &all, &[])),
     };
     let gpu = gpu.expect("a sum on a device");
-    let args = [y.into(), a.into(), b.into(), (b.len() as u64).into()];
+    let args = args![y, a, b, b.len() as u64];
     // SAFETY: add(y, a, b, count) reads and writes element by element; all three were found to hold `count`
     // numbers, stored in the same way.
-    unsafe { gpu.launch("elementwise", kernel, Grid::elements(b.len().div_ceil(8)), &args) };
+    unsafe { gpu.launch("elementwise", kernel, Grid::eights(b.len()), &args) };
 }
 
 /// Numbers that one thread adds at a time.

@@ -1,6 +1,6 @@
 //! Weights as a device stores them: f32, or two halves of 16 bits, of which products read the upper.
 
-use crate::gpu::{Grid, PACK, Real};
+use crate::gpu::{Grid, PACK, Real, args};
 use crate::tensor::{Tensor, agree};
 
 /// f32 weights `[L]` on the host or device that updates them.
@@ -126,7 +126,7 @@ fn check(weights: &Tensor, Halves { rounded, low }: &Halves) {
 
 fn launch_split(halves: &Halves, weights: &Tensor) {
     let Halves { rounded, low } = halves;
-    let args = [rounded.into(), low.into(), weights.into(), (weights.len() as u64).into()];
+    let args = args![rounded, low, weights, weights.len() as u64];
     check(weights, halves);
     // SAFETY: the weights are whole packs of f32, and both halves hold as many numbers of 16 bits.
     unsafe { weights.device().launch("adamw", "adamw_split", Grid::elements(weights.len() / 4), &args) };
@@ -134,7 +134,7 @@ fn launch_split(halves: &Halves, weights: &Tensor) {
 
 fn launch_join(weights: &Tensor, halves: &Halves) {
     let Halves { rounded, low } = halves;
-    let args = [weights.into(), rounded.into(), low.into(), (weights.len() as u64).into()];
+    let args = args![weights, rounded, low, weights.len() as u64];
     check(weights, halves);
     // SAFETY: as for the split.
     unsafe { weights.device().launch("adamw", "adamw_join", Grid::elements(weights.len() / 4), &args) };

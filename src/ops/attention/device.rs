@@ -11,7 +11,7 @@
 use super::hopper;
 use super::{Found, Given, Sizes};
 use crate::error::Error;
-use crate::gpu::{Gpu, Grid, PROCESSORS, Real, stop};
+use crate::gpu::{Gpu, Grid, PROCESSORS, Real, args, stop};
 use crate::ops::gate;
 use crate::tensor::Tensor;
 
@@ -99,7 +99,7 @@ pub(super) struct OfQueries {
 pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     let Given { dy, qkv, seed, y, lse } = *given;
     let gpu = qkv.device();
-    let dqkv = Tensor::on(gpu, "attention dqkv", qkv.shape(), qkv.real());
+    let dqkv = qkv.like("attention dqkv");
     let kernels = Kernels::of(z, seed, &[qkv, dy]);
     if let Kernels::Cell(cell) = kernels {
         launch_cell_backward(cell, &dqkv, given, z);
@@ -107,7 +107,7 @@ pub fn backward(given: &Given, z: Sizes, again: bool) -> Found {
     }
     let of_rows = |what: &'static str| Tensor::on(gpu, what, lse.shape(), Real::F32);
     let of_queries = OfQueries { delta: of_rows("attention delta"), t: seed.map(|_| of_rows("attention t")) };
-    let dseed = seed.map(|seed| Tensor::on(gpu, "attention dseed", seed.shape(), seed.real()));
+    let dseed = seed.map(|seed| seed.like("attention dseed"));
     launch_queries(&of_queries, dseed.as_ref(), given, z);
     match kernels {
         Kernels::Set(set) => set_backward(set, &dqkv, given, &of_queries, z),
@@ -143,8 +143,7 @@ fn cell_grid(z: Sizes, bytes: usize) -> Grid {
 fn launch_cell_forward(cell: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, z: Sizes) {
     let grid = cell_grid(z, 3 * cell.rows * z.width * 2);
     let items = z.sets * z.heads;
-    let args =
-        [y.into(), lse.into(), qkv.into(), items.into(), z.rows.into(), z.heads.into(), z.scale.into()];
+    let args = args![y, lse, qkv, items, z.rows, z.heads, z.scale];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked qkv against them, `Kernels::of` for bf16 and its
     // address.
     unsafe { y.device().launch("attention_cell", cell.forward, grid, &args) };
@@ -154,16 +153,7 @@ fn launch_cell_backward(cell: &Kernel, dqkv: &Tensor, given: &Given, z: Sizes) {
     // Tiles of q, k, v and dy, 16 rows of dq to be written; lse and delta.
     let grid = cell_grid(z, (4 * cell.rows + 16) * z.width * 2 + 2 * cell.rows * 4);
     let items = z.sets * z.heads;
-    let args = [
-        dqkv.into(),
-        given.dy.into(),
-        given.qkv.into(),
-        given.lse.into(),
-        items.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.scale.into(),
-    ];
+    let args = args![dqkv, given.dy, given.qkv, given.lse, items, z.rows, z.heads, z.scale];
     // SAFETY: dqkv was made like qkv; dy and lse were found to have the shapes that they have for these sizes, dy to be bf16.
     unsafe { dqkv.device().launch("attention_cell", cell.backward, grid, &args) };
 }
@@ -172,16 +162,7 @@ fn launch_set_forward(set: &Kernel, y: &Tensor, lse: &Tensor, qkv: &Tensor, seed
     // 128 queries, and 64 keys and values twice.
     let grid =
         Grid::new(z.sets * z.heads * z.rows.div_ceil(128), 128).with_shared((128 + 4 * 64) * z.width * 2);
-    let args = [
-        y.into(),
-        lse.into(),
-        qkv.into(),
-        seed.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.packed().into(),
-        z.scale.into(),
-    ];
+    let args = args![y, lse, qkv, seed, z.rows, z.heads, z.packed(), z.scale];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked qkv and seed against them, `Kernels::of` for bf16 and
     // addresses.
     unsafe { y.device().launch("attention", set.forward, grid, &args) };
@@ -203,21 +184,9 @@ fn launch_set_backward(set: &Kernel, dqkv: &Tensor, given: &Given, of_queries: &
         false => ("attention_backward_128_small", 64, set_backward_grid(z, 64, 1)),
     };
     let sums = sums_of_dq(gpu, z, z.sets * z.heads, keys);
-    let args = [
-        dqkv.into(),
-        sums.as_ref().into(),
-        given.dy.into(),
-        given.qkv.into(),
-        given.seed.into(),
-        given.lse.into(),
-        (&of_queries.delta).into(),
-        of_queries.t.as_ref().into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.packed().into(),
-        z.slope().into(),
-        z.scale.into(),
-    ];
+    let (Given { dy, qkv, seed, lse, .. }, OfQueries { delta, t }) = (*given, of_queries);
+    let (packed, of_dy) = (z.packed(), z.slope());
+    let args = args![dqkv, &sums, dy, qkv, seed, lse, delta, t, z.rows, z.heads, packed, of_dy, z.scale];
     // SAFETY: dqkv was made like qkv; dy was found to have a row for each of its rows; lse, delta and t have one number per query
     // of a head; sums has whole blocks of queries, and is given if there is more than one pass over keys.
     unsafe { gpu.launch("attention_backward", kernel, grid, &args) };
@@ -244,30 +213,17 @@ fn launch_queries(of_queries: &OfQueries, dseed: Option<&Tensor>, given: &Given,
     let parts = given.seed.filter(|_| slices > 1).map(|seed| {
         Tensor::on(gpu, "attention parts of dseed", &[slices, seed.rows(), seed.width()], Real::F32)
     });
-    let args = [
-        (&of_queries.delta).into(),
-        of_queries.t.as_ref().into(),
-        dseed.into(),
-        parts.as_ref().into(),
-        given.dy.into(),
-        given.y.into(),
-        given.qkv.into(),
-        given.seed.into(),
-        given.lse.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.width.into(),
-        z.packed().into(),
-        z.slope().into(),
-        pack.into(),
-        slices.into(),
-        z.scale.into(),
+    let (Given { dy, y, qkv, seed, lse }, OfQueries { delta, t }) = (*given, of_queries);
+    let (Sizes { rows, heads, width, scale, .. }, packed, of_dy) = (z, z.packed(), z.slope());
+    let args = args![
+        delta, t, dseed, &parts, dy, y, qkv, seed, lse, rows, heads, width, packed, of_dy, pack, slices,
+        scale
     ];
     // SAFETY: delta and t were made like lse, one number per query of a head; dseed like seed, parts like dseed for each slice; t,
     // dseed and, for several slices, parts are given if seed is.
     unsafe { gpu.launch("attention_queries", "attention_queries", grid, &args) };
     if let (Some(dseed), Some(parts)) = (dseed, parts) {
-        let args = [dseed.into(), (&parts).into(), slices.into(), dseed.len().into()];
+        let args = args![dseed, &parts, slices, dseed.len()];
         // SAFETY: one number of dseed per thread, and as many of each slice's part.
         unsafe {
             gpu.launch(
@@ -297,38 +253,16 @@ fn plain_grid(gpu: &Gpu, z: Sizes, weights: usize) -> Grid {
 }
 
 fn launch_plain_forward(y: &Tensor, lse: &Tensor, qkv: &Tensor, seed: Option<&Tensor>, z: Sizes) {
-    let args = [
-        y.into(),
-        lse.into(),
-        qkv.into(),
-        seed.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.width.into(),
-        z.packed().into(),
-        z.scale.into(),
-    ];
+    let args = args![y, lse, qkv, seed, z.rows, z.heads, z.width, z.packed(), z.scale];
     let (gpu, grid) = (y.device(), plain_grid(y.device(), z, 1));
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked qkv and seed against them.
     unsafe { gpu.launch("attention_plain", "attention_plain_forward", grid, &args) };
 }
 
 fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
-    let args = [
-        dqkv.into(),
-        given.dy.into(),
-        given.qkv.into(),
-        given.seed.into(),
-        given.lse.into(),
-        (&of_queries.delta).into(),
-        of_queries.t.as_ref().into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.width.into(),
-        z.packed().into(),
-        z.slope().into(),
-        z.scale.into(),
-    ];
+    let (Given { dy, qkv, seed, lse, .. }, OfQueries { delta, t }) = (*given, of_queries);
+    let (Sizes { rows, heads, width, scale, .. }, packed, of_dy) = (z, z.packed(), z.slope());
+    let args = args![dqkv, dy, qkv, seed, lse, delta, t, rows, heads, width, packed, of_dy, scale];
     let (gpu, grid) = (dqkv.device(), plain_grid(dqkv.device(), z, 2));
     // SAFETY: dqkv was made like qkv; dy was found to have a row for each of its rows; lse, delta and t have one number per query
     // of a head.
@@ -336,19 +270,9 @@ fn launch_plain_dq(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Size
 }
 
 fn launch_plain_dkv(dqkv: &Tensor, given: &Given, of_queries: &OfQueries, z: Sizes) {
-    let args = [
-        dqkv.into(),
-        given.dy.into(),
-        given.qkv.into(),
-        given.lse.into(),
-        (&of_queries.delta).into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.width.into(),
-        z.packed().into(),
-        z.slope().into(),
-        z.scale.into(),
-    ];
+    let (Given { dy, qkv, lse, .. }, delta) = (*given, &of_queries.delta);
+    let (Sizes { rows, heads, width, scale, .. }, packed, of_dy) = (z, z.packed(), z.slope());
+    let args = args![dqkv, dy, qkv, lse, delta, rows, heads, width, packed, of_dy, scale];
     let (gpu, grid) = (dqkv.device(), plain_grid(dqkv.device(), z, 2));
     // SAFETY: as for dq.
     unsafe { gpu.launch("attention_plain", "attention_plain_dkv", grid, &args) };

@@ -2,7 +2,7 @@
 
 use super::device::{KEYS, OfQueries, QUERIES, sums_of_dq};
 use super::{Given, Sizes};
-use crate::gpu::{Arg, Grid, Map};
+use crate::gpu::{Arg, Grid, Map, args};
 use crate::tensor::Tensor;
 
 /// Whether they can be used. Up to 32 rows, one warp of attention.cu does everything, and the Hopper kernels have nothing to gain.
@@ -30,16 +30,7 @@ pub fn launch_forward(
     let shared = (2 + ring) * (32 << 10) + heads * 6 * 256 + (6 + 2 * ring) * 8 + 1024;
     let grid = Grid::new(blocks.min(tiles), 384).with_shared(shared);
     let map = Map::new(qkv.operand(), [z.sets * z.rows, z.packed()], 128 / heads);
-    let args = [
-        y.into(),
-        lse.into(),
-        Arg::Map(map),
-        seed.into(),
-        items.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.scale.into(),
-    ];
+    let args = args![y, lse, map, seed, items, z.rows, z.heads, z.scale];
     // SAFETY: y and lse were made for these sizes; `Sizes::of` has checked seed against them; the map ends where qkv does.
     unsafe { y.device().launch("attention_hopper", kernel, grid, &args) };
 }
@@ -85,17 +76,7 @@ fn launch_backward_apart(blocks: usize, dqkv: &Tensor, given: &Given, of_queries
     let sums = sums_of_dq(dqkv.device(), z, heads * passes, KEYS);
     let grid = backward_grid(blocks, heads * passes);
     let args = backward_args(dqkv, sums.as_ref(), given, of_queries, z);
-    let of_sum = [
-        dqkv.into(),
-        sums.as_ref().into(),
-        given.seed.into(),
-        of_queries.t.as_ref().into(),
-        heads.into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.packed().into(),
-        z.scale.into(),
-    ];
+    let of_sum = args![dqkv, &sums, given.seed, &of_queries.t, heads, z.rows, z.heads, z.packed(), z.scale];
     let tiles = Grid::plane(heads, z.rows.div_ceil(QUERIES), 256);
     // SAFETY: as for whole heads, but sums has as much for every 128 keys; one stream runs the kernels one after the other.
     unsafe {
@@ -111,21 +92,9 @@ fn backward_args(
     of_queries: &OfQueries,
     z: Sizes,
 ) -> [Arg; 14] {
-    let map = |x: &Tensor, width, tall| Arg::Map(Map::new(x.operand(), [z.sets * z.rows, width], tall));
-    [
-        dqkv.into(),
-        sums.into(),
-        map(given.qkv, z.packed(), 128),
-        map(given.qkv, z.packed(), 64),
-        map(given.dy, z.slope(), 64),
-        given.seed.into(),
-        given.lse.into(),
-        (&of_queries.delta).into(),
-        of_queries.t.as_ref().into(),
-        (z.sets * z.heads).into(),
-        z.rows.into(),
-        z.heads.into(),
-        z.packed().into(),
-        z.scale.into(),
-    ]
+    let map = |x: &Tensor, width, tall| Map::new(x.operand(), [z.sets * z.rows, width], tall);
+    let (Given { dy, qkv, seed, lse, .. }, OfQueries { delta, t }) = (*given, of_queries);
+    let (heads, packed) = (z.sets * z.heads, z.packed());
+    let [of_128, of_64, dys] = [map(qkv, packed, 128), map(qkv, packed, 64), map(dy, z.slope(), 64)];
+    args![dqkv, sums, of_128, of_64, dys, seed, lse, delta, t, heads, z.rows, z.heads, packed, z.scale]
 }

@@ -1,7 +1,7 @@
 //! The flow on a device: kernels/flow.cu.
 
 use super::Stream;
-use crate::gpu::{Buffer, Gpu, Grid, PROCESSORS, Real};
+use crate::gpu::{Buffer, Gpu, Grid, PROCESSORS, Real, args};
 use crate::ops::loss;
 use crate::tensor::Tensor;
 
@@ -16,7 +16,7 @@ pub fn upload(gpu: &Gpu, streams: &[Stream]) -> Buffer {
 
 /// The start from z `[B, N, D]`, or, without noise, its gradient from dy.
 pub fn start(z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) -> Tensor {
-    let y = Tensor::on(z.device(), "flow start", z.shape(), z.real());
+    let y = z.like("flow start");
     launch_start(&y, z, streams, share, noisy, mask);
     y
 }
@@ -25,7 +25,7 @@ pub fn start(z: &Tensor, streams: &Buffer, share: f32, noisy: bool, mask: f32) -
 pub fn combine(terms: &[(&Tensor, &Tensor)]) -> Tensor {
     assert!(terms.len() <= 2, "flow: a sum of {} tensors on a device", terms.len());
     let (p, by_p) = terms[0];
-    let y = Tensor::on(p.device(), "flow sum", p.shape(), p.real());
+    let y = p.like("flow sum");
     launch_combine(&y, (p, by_p), terms.get(1).copied());
     y
 }
@@ -64,8 +64,7 @@ impl SquaredError {
     pub fn gradients(&self, d: &Tensor, needs: [bool; 3]) -> [Option<Tensor>; 3] {
         let gradient = |k: usize| {
             let x = &self.inputs[k];
-            (needs[k] && self.counts[1][k])
-                .then(|| Tensor::on(x.device(), "flow gradient", x.shape(), x.real()))
+            (needs[k] && self.counts[1][k]).then(|| x.like("flow gradient"))
         };
         let found = std::array::from_fn(gradient);
         launch_loss_backward(&found, d, self, 2.0 / self.inputs[0].len() as f32);
@@ -95,16 +94,7 @@ fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: boo
     let size = rows * width;
     // A set of I numbers touches at most ceil(I / 4) + 1 blocks of four.
     let grid = Grid::of_sets(sets, (size.div_ceil(4) + 1).div_ceil(256), 256);
-    let args = [
-        y.into(),
-        z.into(),
-        streams.into(),
-        share.into(),
-        noisy.into(),
-        mask.into(),
-        sets.into(),
-        size.into(),
-    ];
+    let args = args![y, z, streams, share, noisy, mask, sets, size];
     // SAFETY: y was made like z, which is the value that the streams were made for, with four words of `streams` per set, or its
     // gradient, which the tape gives the same shape and place.
     unsafe { y.device().launch("flow", "flow_start", grid, &args) };
@@ -113,28 +103,22 @@ fn launch_start(y: &Tensor, z: &Tensor, streams: &Buffer, share: f32, noisy: boo
 fn launch_combine(y: &Tensor, (p, by_p): (&Tensor, &Tensor), second: Option<(&Tensor, &Tensor)>) {
     let (grid, [sets, size]) = eights(y);
     let (q, by_q) = second.unzip();
-    let args = [y.into(), p.into(), by_p.into(), q.into(), by_q.into(), sets.into(), size.into()];
+    let args = args![y, p, by_p, q, by_q, sets, size];
     // SAFETY: all tensors have one shape, their factors one number per set.
     unsafe { y.device().launch("flow", "flow_combine", grid, &args) };
 }
 
 fn launch_loss_forward(parts: &Buffer, error: &SquaredError, blocks: usize) {
     let ([a, b, c], [sets, size]) = (error.terms(), error.size());
-    let args =
-        [parts.into(), a.into(), b.into(), c.into(), (&error.factors).into(), sets.into(), size.into()];
+    let args = args![parts, a, b, c, &error.factors, sets, size];
     // SAFETY: one sum for each of `blocks` blocks per set; the inputs have one shape, the factors [2, 3, B].
     unsafe { parts.gpu().launch("flow", "flow_loss_forward", Grid::of_sets(sets, blocks, 256), &args) };
 }
 
 fn launch_loss_backward(gradients: &[Option<Tensor>; 3], d: &Tensor, error: &SquaredError, scale: f32) {
     let (grid, [sets, size]) = eights(&error.inputs[0]);
-    let written = gradients.iter().map(|g| g.as_ref().into());
-    let read = error.terms().map(Into::into);
-    let args: Vec<_> = written
-        .chain([d.into()])
-        .chain(read)
-        .chain([(&error.factors).into(), scale.into(), sets.into(), size.into()])
-        .collect();
+    let ([da, db, dc], [a, b, c]) = (gradients, error.terms());
+    let args = args![da, db, dc, d, a, b, c, &error.factors, scale, sets, size];
     // SAFETY: gradients were made like the inputs, the factors are [2, 3, B]; the tape gives d the shape and the place of the loss.
     unsafe { d.device().launch("flow", "flow_loss_backward", grid, &args) };
 }

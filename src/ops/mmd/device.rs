@@ -2,7 +2,7 @@
 
 use super::{Saved, hopper};
 use crate::config::MmdKernel;
-use crate::gpu::{Buffer, Gpu, Grid, Real};
+use crate::gpu::{Buffer, Gpu, Grid, Real, args};
 use crate::ops::loss;
 use crate::tensor::{Tensor, agree};
 
@@ -54,7 +54,7 @@ pub fn forward(
 
 /// dy `[B, N, G]` from dL `[1]` and what forward saved.
 pub fn backward(gpu: &Gpu, d: &Tensor, y: &Tensor, x: &Tensor, saved: &Saved) -> Tensor {
-    let dy = Tensor::on(gpu, "mmd dy", y.shape(), y.real());
+    let dy = y.like("mmd dy");
     let pulls = saved.pulls.as_ref().expect("kept by a device's forward");
     let (saved, sizes @ [sets, rows, _]) = ([&saved.weights, pulls], y.dims("mmd"));
     agree("mmd", &[(y, y.shape())], &[(pulls, &[sets, rows, 2 * rows.div_ceil(TILE)])]);
@@ -71,23 +71,14 @@ fn launch_rows(
     [sets, rows, width]: [usize; 3],
 ) {
     let grid = Grid::of_sets(sets, (2 * rows).div_ceil(CHUNK), 256);
-    let args = [
-        norms.into(),
-        columns.into(),
-        spreads.into(),
-        y.into(),
-        x.into(),
-        sets.into(),
-        rows.into(),
-        width.into(),
-    ];
+    let args = args![norms, columns, spreads, y, x, sets, rows, width];
     // SAFETY: norms hold one number for each of the 2 `rows` of a set, columns `width` sums and spreads one sum per block of rows.
     unsafe { y.device().launch("mmd", "mmd_rows", grid, &args) };
 }
 
 fn launch_scale(scale: &Tensor, columns: &Tensor, spreads: &Buffer, [sets, rows, width]: [usize; 3]) {
     let chunks = (2 * rows).div_ceil(CHUNK);
-    let args = [scale.into(), columns.into(), spreads.into(), chunks.into(), rows.into(), width.into()];
+    let args = args![scale, columns, spreads, chunks, rows, width];
     // SAFETY: one number per set, from what `launch_rows` wrote.
     unsafe { scale.device().launch("mmd", "mmd_scale", Grid::new(sets, 1024), &args) };
 }
@@ -102,21 +93,8 @@ fn launch_pairs(
 ) {
     let tiles = 2 * rows.div_ceil(TILE);
     let grid = Grid::of_sets(sets, tiles * (tiles + 1) / 2, 256).with_shared(TILE_SHARED);
-    let slope = 4.0 / (sets * rows * rows) as f32;
-    let args = [
-        parts.into(),
-        weights.into(),
-        pulls.into(),
-        y.into(),
-        x.into(),
-        norms.into(),
-        scale.into(),
-        slope.into(),
-        (kernel == MmdKernel::Energy).into(),
-        sets.into(),
-        rows.into(),
-        width.into(),
-    ];
+    let (slope, energy) = (4.0 / (sets * rows * rows) as f32, kernel == MmdKernel::Energy);
+    let args = args![parts, weights, pulls, y, x, norms, scale, slope, energy, sets, rows, width];
     // SAFETY: one sum per block; weights and pulls were made for `rows` and `tiles`; y and x have one shape.
     unsafe { y.device().launch("mmd", "mmd_pairs", grid, &args) };
 }
@@ -129,17 +107,7 @@ fn launch_backward(
     [sets, rows, width]: [usize; 3],
 ) {
     let grid = Grid::of_sets(sets, rows.div_ceil(TILE) * width.div_ceil(TILE), 256).with_shared(TILE_SHARED);
-    let args = [
-        dy.into(),
-        d.into(),
-        weights.into(),
-        pulls.into(),
-        y.into(),
-        x.into(),
-        sets.into(),
-        rows.into(),
-        width.into(),
-    ];
+    let args = args![dy, d, weights, pulls, y, x, sets, rows, width];
     // SAFETY: dy was made like y; x, weights, pulls and d were found to have the shapes that they have for this y.
     unsafe { y.device().launch("mmd", "mmd_backward", grid, &args) };
 }

@@ -1,7 +1,7 @@
 //! The discrepancy's kernels for Hopper: when they are used, and their launches.
 
 use crate::config::MmdKernel;
-use crate::gpu::{Arg, Buffer, Grid, Map};
+use crate::gpu::{Buffer, Grid, Map, args};
 use crate::tensor::Tensor;
 
 /// Rows of a tile, of pairs and of dy; its columns, of dy; and its multiplying warps: as in the kernels.
@@ -46,24 +46,11 @@ pub fn launch_pairs(
     kernel: MmdKernel,
 ) {
     let tiles = tiles(sizes);
-    let map = |x: &Tensor| Arg::Map(Map::new(x.operand(), [sets * rows, width], SIDE));
-    let slope = 4.0 / (sets * rows * rows) as f32;
-    let args = [
-        parts.into(),
-        weights.into(),
-        pulls.into(),
-        y.into(),
-        x.into(),
-        map(y),
-        map(x),
-        norms.into(),
-        scale.into(),
-        slope.into(),
-        (kernel == MmdKernel::Energy).into(),
-        tiles.into(),
-        rows.into(),
-        width.into(),
-    ];
+    let map = |x: &Tensor| Map::new(x.operand(), [sets * rows, width], SIDE);
+    let [of_y, of_x] = [y, x].map(map);
+    let (slope, energy) = (4.0 / (sets * rows * rows) as f32, kernel == MmdKernel::Energy);
+    let args =
+        args![parts, weights, pulls, y, x, of_y, of_x, norms, scale, slope, energy, tiles, rows, width];
     // SAFETY: one sum for each warp of each tile; weights and pulls were made for `rows` and its tiles; y and x have one shape, and
     // the maps end where y and x do.
     unsafe { y.device().launch("mmd_hopper", "mmd_hopper_pairs", grid(blocks, tiles), &args) };
@@ -79,22 +66,10 @@ pub fn launch_backward(
     [sets, rows, width]: [usize; 3],
 ) {
     let tiles = sets * rows.div_ceil(SIDE).next_multiple_of(2) * width.div_ceil(COLUMNS);
-    let map = |x: &Tensor| Arg::Map(Map::new(x.operand(), [sets * rows, width], 64));
+    let map = |x: &Tensor| Map::new(x.operand(), [sets * rows, width], 64);
     // Two matrices, so that a box reads zeros beyond the rows of y, and of x.
-    let half = |first| Arg::Map(Map::new(weights.operand().skip(first), [sets * rows, rows], SIDE));
-    let args = [
-        dy.into(),
-        d.into(),
-        half(0),
-        half(rows),
-        pulls.into(),
-        y.into(),
-        map(y),
-        map(x),
-        tiles.into(),
-        rows.into(),
-        width.into(),
-    ];
+    let half = |first| Map::new(weights.operand().skip(first), [sets * rows, rows], SIDE);
+    let args = args![dy, d, half(0), half(rows), pulls, y, map(y), map(x), tiles, rows, width];
     // SAFETY: dy was made like y; x, weights, pulls and d were found to have the shapes that they have for this y; the maps end
     // where the tensors do.
     unsafe { y.device().launch("mmd_hopper_backward", "mmd_hopper_backward", grid(blocks, tiles), &args) };

@@ -49,7 +49,7 @@ pub fn forward(gpu: &Gpu, x: &Tensor, w: &Tensor, e: &Tensor, z: Sizes) -> Tenso
 /// dx `[M, G]`.
 pub fn backward_x(gpu: &Gpu, dy: &Tensor, x: &Tensor, w: &Tensor, z: Sizes) -> Tensor {
     let [rows, _, _, _, width] = z;
-    let dx = Tensor::on(gpu, "patch_embed dx", x.shape(), x.real());
+    let dx = x.like("patch_embed dx");
     cut(z, |batch, taken, p| {
         let product = Product::new(of_x(&dx, z, p), of_y(dy, z, p), of_w(w, z, p).t(), [rows, taken, width]);
         // SAFETY: as in `forward`; dx is fresh.
