@@ -51,37 +51,6 @@ pub trait Collective: Send + Sync {
     fn lost(&self) -> bool;
 }
 
-/// The only rank.
-struct Alone;
-
-impl Collective for Alone {
-    fn rank(&self) -> usize {
-        0
-    }
-
-    fn ranks(&self) -> usize {
-        1
-    }
-
-    fn sum(&self, _: &mut [f32]) -> Result<()> {
-        Ok(())
-    }
-
-    fn sum_part(&self, _: &mut [f32]) -> Result<()> {
-        Ok(())
-    }
-
-    fn gather(&self, _: &mut [f32]) -> Result<()> {
-        Ok(())
-    }
-
-    fn fail(&self, _: &str) {}
-
-    fn lost(&self) -> bool {
-        false
-    }
-}
-
 /// What a training step needs from the other ranks.
 pub struct Ranks {
     host: Arc<dyn Collective>,
@@ -92,9 +61,9 @@ pub struct Ranks {
 brief!(Ranks, |ranks| rank: ranks.rank(), ranks: ranks.count());
 
 impl Ranks {
-    /// The only rank.
+    /// The only rank: at a table with one seat every round is over at once.
     pub fn alone() -> Ranks {
-        Ranks { host: Arc::new(Alone), nccl: None, _watch: None }
+        Ranks { host: Arc::new(Threads::seats(1).remove(0)), nccl: None, _watch: None }
     }
 
     /// Joins the others; with a GPU, through NCCL if every rank can use it. All ranks call it.

@@ -48,7 +48,7 @@ pub use launch::{Arg, Grid, PROCESSORS};
 pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;
 pub use post::Post;
-pub use stamp::{Clock, Ran, Stamp, Took};
+pub use stamp::{Ran, Stamp, Took};
 pub use ways::Way;
 
 use arena::Arena;

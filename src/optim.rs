@@ -45,7 +45,7 @@ use std::ops::Range;
 use crate::config::OptimConfig;
 use crate::error::Result;
 use crate::gpu::{Gpu, PACK, Real};
-use crate::ops::adamw::{self, Decay, Rates, State, Stretches};
+use crate::ops::adamw::{self, Decay, Part, Rates, Stretches};
 use crate::params::{Entry, Params, Share};
 use crate::tensor::Tensor;
 
@@ -62,47 +62,34 @@ pub struct Optimizer {
 
 brief!(Optimizer, |optimizer| weights: optimizer.len, share: optimizer.share);
 
-/// What belongs to weights `at..at + K`; `[K]` each.
-struct Part {
-    at: usize,
-    m: Tensor,
-    v: Tensor,
-    average: Tensor,
-    /// Lower halves of the weights, if ranks share them.
-    low: Option<Tensor>,
-    decay: Decay,
-}
-
-impl Part {
-    /// This range's part of moments and averaged weights, which are given flat on the host.
-    fn new(
-        params: &Params,
-        range: Range<usize>,
-        average: &Tensor,
-        moments: [&Tensor; 2],
-        low: Option<&Tensor>,
-    ) -> Part {
-        let (at, gpu) = (range.start, params.gpu());
-        let own = |flat: &Tensor, what| {
-            let part = flat.part(at, &[range.len()]);
-            match gpu {
-                Some(gpu) => part.to_gpu(gpu, what, Real::F32),
-                None => Tensor::new(&[range.len()], part.into_vec()),
-            }
-        };
-        let low = low.map(|low| {
-            let own = Tensor::on(low.device(), "weights' lower halves", &[range.len()], Real::Bf16);
-            own.copy_from(0, &low.part(at, &[range.len()]));
-            own
-        });
-        Part {
-            at,
-            m: own(moments[0], "first moments"),
-            v: own(moments[1], "second moments"),
-            average: own(average, "averaged weights"),
-            low,
-            decay: decay(params.entries(), range, gpu),
+/// This range's part of moments and averaged weights, which are given flat on the host; `low` is given if ranks share the weights.
+fn part(
+    params: &Params,
+    range: Range<usize>,
+    average: &Tensor,
+    moments: [&Tensor; 2],
+    low: Option<&Tensor>,
+) -> Part {
+    let (at, gpu) = (range.start, params.gpu());
+    let own = |flat: &Tensor, what| {
+        let part = flat.part(at, &[range.len()]);
+        match gpu {
+            Some(gpu) => part.to_gpu(gpu, what, Real::F32),
+            None => Tensor::new(&[range.len()], part.into_vec()),
         }
+    };
+    let low = low.map(|low| {
+        let own = Tensor::on(low.device(), "weights' lower halves", &[range.len()], Real::Bf16);
+        own.copy_from(0, &low.part(at, &[range.len()]));
+        own
+    });
+    Part {
+        at,
+        low,
+        m: own(moments[0], "first moments"),
+        v: own(moments[1], "second moments"),
+        average: own(average, "averaged weights"),
+        decay: decay(params.entries(), range, gpu),
     }
 }
 
@@ -141,8 +128,8 @@ impl Optimizer {
         let end = share.pieces().last().map_or(0, |piece| piece.end);
         assert!(end == params.len(), "optim: a share of {end} numbers, of weights {}", params.len());
         let low = if share.is_whole() { None } else { params.take_low() };
-        let part = |range| Part::new(params, range, average, moments, low.as_ref());
-        let parts = share.parts().into_iter().map(part).collect();
+        let own = |range| part(params, range, average, moments, low.as_ref());
+        let parts = share.parts().into_iter().map(own).collect();
         let stretches = Stretches::new(share.parts(), params.gpu());
         Optimizer { parts, stretches, len: params.len(), share }
     }
@@ -195,11 +182,9 @@ impl Optimizer {
             shrink: (1.0 - rate * config.weight_decay) as f32,
             keep: config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32,
         };
-        for (piece, Part { at, m, v, average, low, decay }) in self.share.pieces().iter().zip(&mut self.parts)
-        {
-            let flat = params.update();
-            let state = State { weights: flat.weights, at: *at, low: low.as_ref(), m, v, average };
-            adamw::update(state, flat.grads, decay, clip, rates);
+        for (piece, part) in self.share.pieces().iter().zip(&mut self.parts) {
+            let (weights, grads) = params.update();
+            adamw::update(weights, grads, part, clip, rates);
             moved(&self.share, piece, params)?;
         }
         Ok(())

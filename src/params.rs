@@ -37,15 +37,6 @@ pub struct Params {
 
 brief!(Params, |params| tensors: params.entries().len(), weights: params.len());
 
-/// What the optimizer reads and writes: flat buffers of L numbers.
-#[derive(Debug)]
-pub struct Flat<'a> {
-    /// The weights to move.
-    pub weights: &'a mut Weights,
-    /// f32.
-    pub grads: &'a Tensor,
-}
-
 impl Params {
     /// These weights, `[L]` f32, and no room for gradients.
     pub fn new(table: Table, weights: Tensor) -> Params {
@@ -151,9 +142,9 @@ impl Params {
     }
 
     /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.
-    pub fn update(&mut self) -> Flat<'_> {
+    pub fn update(&mut self) -> (&mut Weights, &Tensor) {
         assert!(self.weights.is_alone(), "params: updated while a tape holds the weights");
-        Flat { weights: &mut self.weights, grads: &self.grads }
+        (&mut self.weights, &self.grads)
     }
 
     /// Puts every parameter on the tape as a leaf, without a copy; on a device gradients go straight to the flat buffer.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::ways::Asked;
-use super::{Clock, Gpu, Stamp, Took, Way, or_stop};
+use super::{Gpu, Stamp, Took, Way, or_stop};
 
 /// How cuBLASLt identifies one of its algorithms; valid only for the same version of it on the same kind of device.
 pub(super) type Algorithm = [u64; 8];
@@ -98,12 +98,7 @@ impl Gpu {
             // All runs are queued before the device comes to them: otherwise what the host does for each would count, which is
             // nothing in a step that is one graph.
             or_stop(self.driver().keep_busy());
-            let run = |_| {
-                let clock = Clock::start(Some(self));
-                way();
-                clock.stop()
-            };
-            let took: Vec<Took> = (0..=RUNS).map(run).collect();
+            let took: Vec<Took> = (0..=RUNS).map(|_| Took::of(Some(self), way)).collect();
             took.into_iter().skip(1).map(Took::seconds).fold(f64::INFINITY, f64::min)
         };
         let took = self.aside(|| ways.map(time));

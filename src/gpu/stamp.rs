@@ -34,35 +34,23 @@ impl Stamp {
     }
 }
 
-/// A running clock: on a device it starts when what was queued before is done, on the host at once.
-#[derive(Debug)]
-pub struct Clock {
-    gpu: Option<Gpu>,
-    begin: Stamp,
-}
-
-/// A stopped clock.
+/// How long some work took.
 #[derive(Debug)]
 pub struct Took {
     begin: Stamp,
     end: Stamp,
 }
 
-impl Clock {
-    /// Starts it.
-    pub fn start(gpu: Option<&Gpu>) -> Clock {
-        Clock { gpu: gpu.cloned(), begin: Stamp::now(gpu) }
-    }
-
-    /// Stops it: on a device when what was queued until now is done.
-    pub fn stop(self) -> Took {
-        Took { end: Stamp::now(self.gpu.as_ref()), begin: self.begin }
-    }
-}
-
 impl Took {
-    /// Seconds between start and stop. Waits for the device: call it long after stopping, so that the device, not the host, limits
-    /// the timed work.
+    /// Does the work between two stamps: on a device they are reached when what was queued before, and with it, is done.
+    pub fn of(gpu: Option<&Gpu>, work: impl FnOnce()) -> Took {
+        let begin = Stamp::now(gpu);
+        work();
+        Took { begin, end: Stamp::now(gpu) }
+    }
+
+    /// Seconds between the two. Waits for the device: call it long after the work was queued, so that the device, not the host,
+    /// limits the timed work.
     pub fn seconds(self) -> f64 {
         self.begin.until(&self.end)
     }

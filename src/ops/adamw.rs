@@ -41,21 +41,21 @@ pub enum Decay {
 
 brief!(Decay, |decay| on: match decay { Decay::Host(_) => None, Decay::Device(bits) => Some(bits) });
 
-/// What a step updates: K weights of L, and their state, `[K]` each.
+/// What a step keeps of K weights; `[K]` each.
 #[derive(Debug)]
-pub struct State<'a> {
-    /// All `[L]`, of which K are updated.
-    pub weights: &'a mut Weights,
-    /// The first that is updated.
+pub struct Part {
+    /// The first of them among all weights.
     pub at: usize,
-    /// Lower halves of the updated weights, if `weights` does not hold them.
-    pub low: Option<&'a Tensor>,
+    /// Their lower halves, if the weights do not hold them.
+    pub low: Option<Tensor>,
     /// First moment, f32.
-    pub m: &'a mut Tensor,
+    pub m: Tensor,
     /// Second moment, f32.
-    pub v: &'a mut Tensor,
+    pub v: Tensor,
     /// Averaged weights, f32.
-    pub average: &'a mut Tensor,
+    pub average: Tensor,
+    /// Which of them decay.
+    pub decay: Decay,
 }
 
 /// Scalars of a step, as in the formulas above.
@@ -147,9 +147,9 @@ fn squared(x: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()
 }
 
-/// One step. All buffers are on the host, or all on one device; gradients `[L]`, decay of the K updated weights.
-pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates: Rates) {
-    let State { weights, at, low, m, v, average } = state;
+/// One step of the part's weights. All buffers are on the host, or all on one device; all weights and gradients `[L]`.
+pub fn update(weights: &mut Weights, grads: &Tensor, part: &mut Part, clip: &Tensor, rates: Rates) {
+    let &mut Part { at, ref low, ref mut m, ref mut v, ref mut average, ref decay } = part;
     let (len, all) = (m.len(), weights.read().len());
     let packed = len.is_multiple_of(PACK) && at.is_multiple_of(PACK);
     let fits = v.len() == len
@@ -164,7 +164,7 @@ pub fn update(state: State, grads: &Tensor, decay: &Decay, clip: &Tensor, rates:
         Decay::Device(bytes) => {
             let fits = bytes.bytes() == len / PACK && m.is_on(Some(bytes.gpu()));
             assert!(fits, "adamw: weights {m:?}, {} bytes of decay on {:?}", bytes.bytes(), bytes.gpu());
-            let weights = weights.window(at, len, low);
+            let weights = weights.window(at, len, low.as_ref());
             return launch_update(&weights, [m, v, average, &grads], bytes, clip, rates);
         }
         Decay::Host(bytes) => bytes,

@@ -4,15 +4,18 @@ use crate::gpu::{Gpu, Pinned};
 use crate::tensor::Tensor;
 
 /// On a device copies are queued behind its work, and nobody waits until the numbers are read.
-#[derive(Default)]
 pub enum Sent {
-    /// Nothing was sent yet.
-    #[default]
-    None,
     /// Here at once: from the host, or from a device that was waited for.
     Here(Vec<f32>),
     /// Memory that a device writes in its own time.
     Coming(Pinned),
+}
+
+/// Nothing, and room for nothing.
+impl Default for Sent {
+    fn default() -> Sent {
+        Sent::Here(Vec::new())
+    }
 }
 
 impl Sent {
@@ -32,7 +35,6 @@ impl Sent {
     /// Sends the numbers of `x` to positions `at` onwards.
     pub fn put(&mut self, at: usize, x: &Tensor) {
         match self {
-            Sent::None => panic!("sent: {:?} has no room", x.shape()),
             Sent::Here(numbers) => numbers[at..at + x.len()].copy_from_slice(x.to_host().data()),
             Sent::Coming(pinned) => x.send_to(pinned, at),
         }
@@ -41,7 +43,6 @@ impl Sent {
     /// All numbers; waits until they have arrived.
     pub fn numbers(&mut self) -> &[f32] {
         match self {
-            Sent::None => &[],
             Sent::Here(numbers) => numbers,
             Sent::Coming(pinned) => pinned.numbers(),
         }

@@ -28,7 +28,7 @@ pub struct Writer {
 impl Writer {
     /// A writer to `folder` that has written nothing yet.
     pub fn new(folder: PathBuf, progress: Progress) -> Writer {
-        Writer { folder, progress, writing: None, numbers: Sent::None }
+        Writer { folder, progress, writing: None, numbers: Sent::default() }
     }
 
     /// Room for four times `len` numbers from `gpu` or the host; the previous checkpoint must be finished.

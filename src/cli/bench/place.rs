@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
-use crate::gpu::{Buffer, Clock, Gpu, PACK, Real, Took};
-use crate::ops::adamw::{self, Decay, Rates, State, Stretches, Weights};
+use crate::gpu::{Buffer, Gpu, PACK, Real, Took};
+use crate::ops::adamw::{self, Decay, Part, Rates, Stretches, Weights};
 use crate::ops::gather::{Cells, Scaling, Span, gather};
 use crate::params::Share;
 use crate::rng::Rng;
@@ -127,9 +127,9 @@ impl Place {
             let (gpu, case, begin) = (gpu.clone(), case.clone(), begin.clone());
             Box::new(move |i| {
                 let (mut tape, vars) = begin(i);
-                let clock = Clock::start(gpu.as_ref());
-                case.record(&mut tape, &vars);
-                clock.stop()
+                Took::of(gpu.as_ref(), || {
+                    case.record(&mut tape, &vars);
+                })
             })
         };
         let backward: Turn = Box::new(move |i| {
@@ -137,9 +137,9 @@ impl Place {
             let y = case.record(&mut tape, &vars);
             let dy = upstream[i % copies].clone();
             let loss = tape.record("loss", &[y], Tensor::scalar(0.0), move |_| vec![Some(dy)]);
-            let clock = Clock::start(gpu.as_ref());
-            let _found = tape.backward(loss);
-            clock.stop()
+            // The gradients are freed after the second stamp.
+            let mut found = None;
+            Took::of(gpu.as_ref(), || found = Some(tape.backward(loss)))
         });
         vec![forward, backward]
     }
@@ -151,22 +151,23 @@ impl Place {
             weights: Weights::of(self.numbers(&[len], Real::F32, 31 * copy)),
             grads: self.numbers(&[len], Real::F32, 31 * copy + 1),
             all: Stretches::new(Share::whole(len).parts(), self.gpu()),
-            average: self.numbers(&[len], Real::F32, 31 * copy),
-            moments: [self.zeros(len), self.zeros(len)],
-            decay: match self.gpu() {
-                Some(gpu) => Decay::Device(gpu.upload("where weights decay", &decays)),
-                None => Decay::Host(decays.clone()),
+            part: Part {
+                at: 0,
+                low: None,
+                m: self.zeros(len),
+                v: self.zeros(len),
+                average: self.numbers(&[len], Real::F32, 31 * copy),
+                decay: match self.gpu() {
+                    Some(gpu) => Decay::Device(gpu.upload("where weights decay", &decays)),
+                    None => Decay::Host(decays.clone()),
+                },
             },
         };
         // A weight has its gradient, its average and two moments; all five are f32, or as large.
         let bytes = 5 * Real::F32.bytes() * len;
         let mut sets: Vec<AdamW> = (0..self.copies(bytes)).map(set).collect();
         let copies = sets.len();
-        Box::new(move |i| {
-            let clock = Clock::start(gpu.as_ref());
-            sets[i % copies].step();
-            clock.stop()
-        })
+        Box::new(move |i| Took::of(gpu.as_ref(), || sets[i % copies].step()))
     }
 
     /// Sparse counts to dense rows: on a device from arrays that are there, on the host as the loader does.
@@ -174,11 +175,7 @@ impl Place {
         let cells = counts(rows, genes);
         let Some(gpu) = self.gpu.clone() else {
             let mut dense = vec![0.0; rows * genes];
-            return Box::new(move |_| {
-                let clock = Clock::start(None);
-                cells.dense(&mut dense);
-                clock.stop()
-            });
+            return Box::new(move |_| Took::of(None, || cells.dense(&mut dense)));
         };
         let Counts::U16(values) = &cells.values else { unreachable!("counts are narrow") };
         let span = |r: usize| Span {
@@ -194,9 +191,7 @@ impl Place {
         Box::new(move |i| {
             let [genes_of, values] = &made[i % copies];
             let cells = Cells { stored, genes: genes_of, values, wide: false };
-            let clock = Clock::start(Some(&gpu));
-            gather(&cells, &spans, rows, genes, Scaling { log: true, by: 0.1 });
-            clock.stop()
+            Took::of(Some(&gpu), || drop(gather(&cells, &spans, rows, genes, Scaling { log: true, by: 0.1 })))
         })
     }
 }
@@ -206,21 +201,16 @@ struct AdamW {
     weights: Weights,
     grads: Tensor,
     all: Stretches,
-    average: Tensor,
-    moments: [Tensor; 2],
-    decay: Decay,
+    part: Part,
 }
 
 impl AdamW {
     fn step(&mut self) {
-        let [m, v] = &mut self.moments;
         let squares = adamw::squares(&self.grads, &self.all, 0, 1);
         let clip = adamw::clip(&squares, 1.0);
-        let (weights, average) = (&mut self.weights, &mut self.average);
-        let state = State { weights, at: 0, low: None, m, v, average };
         let rates =
             Rates { b1: 0.9, b2: 0.95, step: 2e-4, root: 1.0, eps: 1e-8, shrink: 0.999_998, keep: 0.999 };
-        adamw::update(state, &self.grads, &self.decay, &clip, rates);
+        adamw::update(&mut self.weights, &self.grads, &mut self.part, &clip, rates);
     }
 }
 
