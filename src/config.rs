@@ -71,19 +71,6 @@ pub enum MmdKernel {
     Energy,
 }
 
-/// Which of the four variants of the flow is trained (SCALE v1, eq. 27-30).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowVariant {
-    /// What the head predicts.
-    pub prediction: Space,
-    /// Where the error is measured.
-    pub loss: Space,
-    /// How to convert between the two spaces.
-    pub conversion: Conversion,
-    /// True if gradient flows through the target to the encoder.
-    pub target_gradient: bool,
-}
-
 /// What turns a cell's genes into one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -177,7 +164,7 @@ pub struct EncoderConfig {
 }
 
 /// Flow transformer (SCALE v1, section 3.3).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowConfig {
     /// D, width of a cell's latent vector, 1 to 2^23.
@@ -358,12 +345,6 @@ impl TrainConfig {
 }
 
 impl Config {
-    /// The variant of the flow that this run trains.
-    pub fn variant(&self) -> FlowVariant {
-        let FlowConfig { prediction, loss, conversion, target_gradient, .. } = self.flow;
-        FlowVariant { prediction, loss, conversion, target_gradient }
-    }
-
     /// True if the flow starts from cells shifted by their perturbation's mean effect.
     pub fn wants_shift(&self) -> bool {
         self.flow.start == Start::Shifted

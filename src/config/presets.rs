@@ -1,4 +1,4 @@
-//! What a config starts from: the sizes of a preset and the choices of a recipe.
+//! What a config starts from: the sizes of a preset with the paper's choices, and what a recipe changes.
 
 use super::*;
 use crate::error::{Error, Result, unknown};
@@ -8,86 +8,112 @@ pub const PRESETS: [&str; 4] = ["tiny", "s40", "s184", "s280"];
 
 const RECIPES: [&str; 2] = ["default", "paper"];
 
-/// The sizes of a preset.
-struct Size {
-    encoder: EncoderSize,
-    flow: FlowSize,
-    /// Width of the decoder's hidden layer.
-    decoder: usize,
-    /// Sets per step, cells per set.
-    batch: [usize; 2],
-    lr: f64,
-    steps: u64,
-}
+impl Config {
+    /// The sizes of a preset with the paper's recipe (`recipe = "paper"`), or with what worked in a prototype (`"default"`).
+    pub fn new(preset: &str, recipe: &str) -> Result<Config> {
+        let mut config = Config::sized(preset)?;
+        config.recipe = recipe.into();
+        match recipe {
+            "default" => config.take_what_worked(),
+            "paper" => {}
+            other => {
+                return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES)));
+            }
+        }
+        Ok(config)
+    }
 
-struct EncoderSize {
-    patch: usize,
-    width: usize,
-    layers: usize,
-    ffn: usize,
-    pool: Pooling,
-}
+    /// A preset's sizes, and the paper's choices.
+    fn sized(preset: &str) -> Result<Config> {
+        let (encoder, flow) = (EncoderConfig::default(), FlowConfig::default());
+        let (encoder, flow, decoder, [sets, cells], steps) = match preset {
+            "tiny" => (
+                EncoderConfig { width: 64, heads: 1, layers: 1, ffn: 176, ..encoder },
+                FlowConfig { width: 128, layers: 2, ffn: 320, heads: 2, ..flow },
+                256,
+                [16, 32],
+                1_000,
+            ),
+            "s40" => (
+                EncoderConfig { patch: 256, layers: 2, ..encoder },
+                FlowConfig { width: 512, layers: 8, ffn: 1280, ..flow },
+                1024,
+                [16, 128],
+                20_000,
+            ),
+            "s184" => (encoder, flow, 2048, [8, 256], 100_000),
+            "s280" => (
+                EncoderConfig {
+                    width: 768,
+                    heads: 12,
+                    layers: 4,
+                    ffn: 2048,
+                    pool: Pooling::Query,
+                    ..encoder
+                },
+                FlowConfig { width: 1280, ffn: 3072, heads: 10, ..flow },
+                2048,
+                [8, 256],
+                100_000,
+            ),
+            other => {
+                return Err(Error::setting("preset", unknown("preset", other, &PRESETS)));
+            }
+        };
+        // Writing a larger model's checkpoint to disk takes as long as tens of its steps.
+        let (every, lr) = if preset == "tiny" { (200, 2e-3) } else { (1_000, 2e-4) };
+        Ok(Config {
+            preset: preset.into(),
+            recipe: "paper".into(),
+            encoder,
+            flow,
+            decoder: DecoderConfig { width: decoder, ..DecoderConfig::default() },
+            conditions: ConditionsConfig::default(),
+            loss: LossConfig::default(),
+            data: DataConfig { sets, cells, ..DataConfig::default() },
+            optim: OptimConfig { lr, ..OptimConfig::default() },
+            train: TrainConfig { steps, val_every: every, checkpoint_every: every, ..TrainConfig::default() },
+            predict: PredictConfig::default(),
+        })
+    }
 
-struct FlowSize {
-    width: usize,
-    layers: usize,
-    ffn: usize,
-    heads: usize,
-}
-
-fn size(preset: &str) -> Result<Size> {
-    Ok(match preset {
-        "tiny" => Size {
-            encoder: EncoderSize { patch: 128, width: 64, layers: 1, ffn: 176, pool: Pooling::Flatten },
-            flow: FlowSize { width: 128, layers: 2, ffn: 320, heads: 2 },
-            decoder: 256,
-            batch: [16, 32],
-            lr: 2e-3,
-            steps: 1_000,
-        },
-        "s40" => Size {
-            encoder: EncoderSize { patch: 256, width: 512, layers: 2, ffn: 1408, pool: Pooling::Flatten },
-            flow: FlowSize { width: 512, layers: 8, ffn: 1280, heads: 8 },
-            decoder: 1024,
-            batch: [16, 128],
-            lr: 2e-4,
-            steps: 20_000,
-        },
-        "s184" => Size {
-            encoder: EncoderSize { patch: 128, width: 512, layers: 3, ffn: 1408, pool: Pooling::Flatten },
-            flow: FlowSize { width: 1024, layers: 12, ffn: 2560, heads: 8 },
-            decoder: 2048,
-            batch: [8, 256],
-            lr: 2e-4,
-            steps: 100_000,
-        },
-        "s280" => Size {
-            encoder: EncoderSize { patch: 128, width: 768, layers: 4, ffn: 2048, pool: Pooling::Query },
-            flow: FlowSize { width: 1280, layers: 12, ffn: 3072, heads: 10 },
-            decoder: 2048,
-            batch: [8, 256],
-            lr: 2e-4,
-            steps: 100_000,
-        },
-        other => return Err(Error::setting("preset", unknown("preset", other, &PRESETS))),
-    })
-}
-
-impl EncoderSize {
-    fn config(self, works: bool) -> EncoderConfig {
-        let EncoderSize { patch, width, layers, ffn, pool } = self;
-        let (kind, heads) = (EncoderKind::Llama, width / 64);
-        EncoderConfig { kind, patch, width, layers, heads, ffn, pool, standardize: works }
+    /// What a prototype showed to work, in place of the paper's choices.
+    fn take_what_worked(&mut self) {
+        self.encoder.standardize = true;
+        self.flow.add_condition = true;
+        self.flow.t_zero = 0.5;
+        self.decoder.activation = Activation::Softplus;
+        self.decoder.start_at_mean = true;
+        self.loss.effect = 30.0;
+        self.predict.calibrate = true;
+        self.predict.observe = Observe::Poisson;
     }
 }
 
-impl FlowSize {
-    fn config(self, works: bool) -> FlowConfig {
+/// The defaults are the sizes of preset s184 with the paper's choices.
+impl Default for EncoderConfig {
+    fn default() -> Self {
+        let (kind, pool) = (EncoderKind::Llama, Pooling::Flatten);
+        EncoderConfig {
+            kind,
+            patch: 128,
+            width: 512,
+            layers: 3,
+            heads: 8,
+            ffn: 1408,
+            pool,
+            standardize: false,
+        }
+    }
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
         FlowConfig {
-            width: self.width,
-            layers: self.layers,
-            heads: self.heads,
-            ffn: self.ffn,
+            width: 1024,
+            layers: 12,
+            heads: 8,
+            ffn: 2560,
             fusion: Fusion::Seed,
             prediction: Space::X,
             loss: Space::X,
@@ -95,51 +121,21 @@ impl FlowSize {
             target_gradient: false,
             start: Start::Control,
             mask: 0.0,
-            add_condition: works,
-            t_zero: if works { 0.5 } else { 0.0 },
+            add_condition: false,
+            t_zero: 0.0,
         }
     }
 }
 
-impl Config {
-    /// The sizes of a preset with the paper's recipe (`recipe = "paper"`), or with what worked in a prototype (`"default"`).
-    pub fn new(preset: &str, recipe: &str) -> Result<Config> {
-        let Size { encoder, flow, decoder, batch: [sets, cells], lr, steps } = size(preset)?;
-        let works = match recipe {
-            "default" => true,
-            "paper" => false,
-            other => return Err(Error::setting("recipe", unknown("recipe", other, &RECIPES))),
-        };
-        // Writing a larger model's checkpoint to disk takes as long as tens of its steps.
-        let every = if preset == "tiny" { 200 } else { 1_000 };
-        Ok(Config {
-            preset: preset.into(),
-            recipe: recipe.into(),
-            encoder: encoder.config(works),
-            flow: flow.config(works),
-            decoder: DecoderConfig {
-                width: decoder,
-                activation: if works { Activation::Softplus } else { Activation::Relu },
-                start_at_mean: works,
-            },
-            conditions: ConditionsConfig { width: 512 },
-            loss: LossConfig { effect: if works { 30.0 } else { 0.0 }, ..LossConfig::default() },
-            data: DataConfig { sets, cells, ..DataConfig::default() },
-            optim: OptimConfig { lr, ..OptimConfig::default() },
-            train: TrainConfig {
-                steps,
-                seed: 0,
-                log_every: 10,
-                val_every: every,
-                checkpoint_every: every,
-                keep_all: false,
-            },
-            predict: PredictConfig {
-                steps: 1,
-                calibrate: works,
-                observe: if works { Observe::Poisson } else { Observe::None },
-            },
-        })
+impl Default for DecoderConfig {
+    fn default() -> Self {
+        DecoderConfig { width: 2048, activation: Activation::Relu, start_at_mean: false }
+    }
+}
+
+impl Default for ConditionsConfig {
+    fn default() -> Self {
+        ConditionsConfig { width: 512 }
     }
 }
 
@@ -170,5 +166,25 @@ impl Default for OptimConfig {
             ema: 0.999,
             shard: false,
         }
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        let (steps, every) = (100_000, 1_000);
+        TrainConfig {
+            steps,
+            seed: 0,
+            log_every: 10,
+            val_every: every,
+            checkpoint_every: every,
+            keep_all: false,
+        }
+    }
+}
+
+impl Default for PredictConfig {
+    fn default() -> Self {
+        PredictConfig { steps: 1, calibrate: false, observe: Observe::None }
     }
 }

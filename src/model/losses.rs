@@ -118,7 +118,7 @@ impl Model {
         let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);
         let zt = t.flow_path(zs, z1, &draws.times);
         let answer = self.flow.forward(t, p, zt, &draws.times, &examples.tokens);
-        let variant = config.variant();
+        let variant = config.flow;
         let flow = t.flow_loss(answer, zs, z1, zt, &draws.times, variant);
         parts.push(part("flow", flow, weights.w_flow));
 

@@ -1,6 +1,6 @@
 //! Rows of the flow: every variant of its loss and of its endpoint.
 
-use crate::config::{Conversion, FlowVariant, Space};
+use crate::config::{Conversion, FlowConfig, Space};
 use crate::ops::flow;
 use crate::ops::flow::reference::Point;
 use crate::selftest::case::{Case, Values, case};
@@ -14,7 +14,8 @@ pub fn rows() -> Vec<Case> {
         for conversion in [Conversion::Displacement, Conversion::Jit] {
             for loss in [Space::X, Space::V] {
                 for target_gradient in [false, true] {
-                    let variant = FlowVariant { prediction, loss, conversion, target_gradient };
+                    let variant =
+                        FlowConfig { prediction, loss, conversion, target_gradient, ..FlowConfig::default() };
                     rows.push(flow_loss(variant));
                     rows.push(endpoint(variant));
                 }
@@ -50,7 +51,7 @@ impl RoundOff for f64 {
     }
 }
 
-fn flow_loss(variant: FlowVariant) -> Case {
+fn flow_loss(variant: FlowConfig) -> Case {
     let shape: &[usize] = &[3, 33, 97];
     let error = move |x: &[Vec<f64>], fixed: &[Vec<f64>], i: usize| {
         let target = if variant.target_gradient { point(x, i) } else { point(fixed, i) };
@@ -80,7 +81,7 @@ fn flow_loss(variant: FlowVariant) -> Case {
         )
 }
 
-fn endpoint(variant: FlowVariant) -> Case {
+fn endpoint(variant: FlowConfig) -> Case {
     let shape: &[usize] = &[3, 33, 97];
     case("flow endpoint", &[shape; 4], move |t, v| t.flow_endpoint(v[0], v[1], v[3], &TIMES, variant))
         .judged_by(
