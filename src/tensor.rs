@@ -23,14 +23,16 @@ pub use agree::{Shaped, agree};
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
+    /// Numbers of the buffer before the first.
+    offset: usize,
     storage: Storage,
 }
 
-/// Where the numbers are; `offset` counts numbers. On a device `real` is f32 or the device's own.
+/// The buffer; on a device its numbers are f32 or the device's own.
 #[derive(Clone)]
 enum Storage {
-    Host { buffer: Arc<Vec<f32>>, offset: usize },
-    Device { buffer: Arc<Buffer>, offset: usize, real: Real },
+    Host(Arc<Vec<f32>>),
+    Device(Arc<Buffer>, Real),
 }
 
 /// How many numbers a shape holds. Panics if a product of some of its axes, an empty one left out, exceeds any memory.
@@ -59,7 +61,7 @@ impl Tensor {
         assert!(!shape.is_empty(), "tensor: a shape without axes; one number has the shape [1]");
         let fits = offset <= buffer.len() && count(shape) <= buffer.len() - offset;
         assert!(fits, "tensor: {shape:?} at {offset} of {} numbers", buffer.len());
-        Tensor { shape: shape.to_vec(), storage: Storage::Host { buffer, offset } }
+        Tensor { shape: shape.to_vec(), offset, storage: Storage::Host(buffer) }
     }
 
     /// Numbers on a device, not yet written: an op's output. `what` names them in the error if there is no room. Panics if the
@@ -68,7 +70,7 @@ impl Tensor {
         check_storage(gpu, what, real);
         assert!(!shape.is_empty(), "tensor: {what} without axes; one number has the shape [1]");
         let buffer = Arc::new(gpu.buffer(what, count(shape) * real.bytes()));
-        Tensor { shape: shape.to_vec(), storage: Storage::Device { buffer, offset: 0, real } }
+        Tensor { shape: shape.to_vec(), offset: 0, storage: Storage::Device(buffer, real) }
     }
 
     /// Numbers of the same shape and storage on the same device, not yet written. Panics on the host.
@@ -120,20 +122,19 @@ impl Tensor {
     /// The numbers, row-major. Panics if they are on a device.
     pub fn data(&self) -> &[f32] {
         match &self.storage {
-            Storage::Host { buffer, offset } => &buffer[*offset..*offset + self.len()],
-            Storage::Device { .. } => panic!("data: {:?} lies on a device", self.shape),
+            Storage::Host(buffer) => &buffer[self.offset..self.offset + self.len()],
+            Storage::Device(..) => panic!("data: {:?} lies on a device", self.shape),
         }
     }
 
     /// The numbers, for writing. Panics if they are on a device, or if another tensor shares them.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        let len = self.len();
+        let range = self.offset..self.offset + self.len();
         match &mut self.storage {
-            Storage::Host { buffer, offset } => {
-                let numbers = Arc::get_mut(buffer).expect("data_mut: another tensor shares the numbers");
-                &mut numbers[*offset..*offset + len]
+            Storage::Host(buffer) => {
+                &mut Arc::get_mut(buffer).expect("data_mut: another tensor shares the numbers")[range]
             }
-            Storage::Device { .. } => panic!("data_mut: {:?} lies on a device", self.shape),
+            Storage::Device(..) => panic!("data_mut: {:?} lies on a device", self.shape),
         }
     }
 
@@ -146,8 +147,8 @@ impl Tensor {
     /// The device that the numbers are on.
     pub fn gpu(&self) -> Option<&Gpu> {
         match &self.storage {
-            Storage::Host { .. } => None,
-            Storage::Device { buffer, .. } => Some(buffer.gpu()),
+            Storage::Host(_) => None,
+            Storage::Device(buffer, _) => Some(buffer.gpu()),
         }
     }
 
@@ -159,8 +160,8 @@ impl Tensor {
     /// How the numbers are stored.
     pub fn real(&self) -> Real {
         match self.storage {
-            Storage::Host { .. } => Real::F32,
-            Storage::Device { real, .. } => real,
+            Storage::Host(_) => Real::F32,
+            Storage::Device(_, real) => real,
         }
     }
 
@@ -172,18 +173,24 @@ impl Tensor {
     /// True if both share one buffer.
     pub fn shares(&self, other: &Tensor) -> bool {
         match (&self.storage, &other.storage) {
-            (Storage::Host { buffer: a, .. }, Storage::Host { buffer: b, .. }) => Arc::ptr_eq(a, b),
-            (Storage::Device { buffer: a, .. }, Storage::Device { buffer: b, .. }) => Arc::ptr_eq(a, b),
+            (Storage::Host(a), Storage::Host(b)) => Arc::ptr_eq(a, b),
+            (Storage::Device(a, _), Storage::Device(b, _)) => Arc::ptr_eq(a, b),
             _ => false,
+        }
+    }
+
+    /// The buffer on a device, and its byte at which the numbers begin. Panics, naming what is to be done, on the host.
+    fn place(&self, what: &str) -> (&Buffer, usize) {
+        match &self.storage {
+            Storage::Host(_) => panic!("{what}: {:?} lies on the host", self.shape),
+            Storage::Device(buffer, real) => (buffer, self.offset * real.bytes()),
         }
     }
 
     /// Where on the device the numbers begin. Panics on the host.
     pub fn address(&self) -> u64 {
-        match &self.storage {
-            Storage::Host { .. } => panic!("address: {:?} lies on the host", self.shape),
-            Storage::Device { buffer, offset, real } => buffer.address() + (offset * real.bytes()) as u64,
-        }
+        let (buffer, at) = self.place("address");
+        buffer.address() + at as u64
     }
 
     /// The rows as one side of a matrix product on the device.
@@ -201,24 +208,24 @@ impl Tensor {
                 gpu.upload(what, &rounded)
             }
         };
-        Tensor {
-            shape: self.shape.clone(),
-            storage: Storage::Device { buffer: Arc::new(buffer), offset: 0, real },
-        }
+        Tensor { shape: self.shape.clone(), offset: 0, storage: Storage::Device(Arc::new(buffer), real) }
     }
 
     /// The same numbers on the host; if they are on a device, a copy, after waiting for it.
     pub fn to_host(&self) -> Self {
-        let Storage::Device { buffer, offset, real } = &self.storage else { return self.clone() };
-        let numbers = match real {
+        if self.gpu().is_none() {
+            return self.clone();
+        }
+        let (buffer, at) = self.place("to_host");
+        let numbers = match self.real() {
             Real::F32 => {
                 let mut numbers = vec![0f32; self.len()];
-                buffer.download(offset * 4, &mut numbers);
+                buffer.download(at, &mut numbers);
                 numbers
             }
             Real::Bf16 => {
                 let mut numbers = vec![bf16::ZERO; self.len()];
-                buffer.download(offset * 2, &mut numbers);
+                buffer.download(at, &mut numbers);
                 numbers.iter().map(|x| x.to_f32()).collect()
             }
         };
@@ -227,53 +234,37 @@ impl Tensor {
 
     /// Queues a copy of its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.
     pub fn send_to(&self, to: &mut Pinned, at: usize) {
-        let Storage::Device { buffer, offset, real: Real::F32 } = &self.storage else {
-            panic!("send: {:?} is not f32 on a device", self.shape)
-        };
-        to.receive(4 * at..4 * (at + self.len()), buffer, 4 * offset);
+        assert!(self.real() == Real::F32, "send: {self:?} is not f32");
+        let (buffer, from) = self.place("send");
+        to.receive(4 * at..4 * (at + self.len()), buffer, from);
     }
 
     /// Copies the numbers of `other`, in the same storage on the same device, over these, from number `at` on.
     pub fn copy_from(&self, at: usize, other: &Tensor) {
-        let (
-            Storage::Device { buffer, offset, real },
-            Storage::Device { buffer: from, offset: first, real: stored },
-        ) = (&self.storage, &other.storage)
-        else {
-            panic!("copy: {:?} to {:?}, not both on a device", other.shape, self.shape)
-        };
-        assert!(
-            real == stored && at <= self.len() && other.len() <= self.len() - at,
-            "copy: {:?} to {at} of {:?}",
-            other.shape,
-            self.shape
-        );
-        let bytes = real.bytes();
-        buffer.copy_from((offset + at) * bytes, from, first * bytes, other.len() * bytes);
+        let fits = self.real() == other.real() && at <= self.len() && other.len() <= self.len() - at;
+        assert!(fits, "copy: {other:?} to {at} of {self:?}");
+        let ((buffer, start), (from, first)) = (self.place("copy"), other.place("copy"));
+        buffer.copy_from(start + at * self.real().bytes(), from, first, other.bytes() as usize);
     }
 
     /// Sets all numbers on a device to zero.
     pub fn zero(&self) {
-        match &self.storage {
-            Storage::Host { .. } => panic!("zero: {:?} lies on the host", self.shape),
-            Storage::Device { buffer, offset, real } => {
-                buffer.zero(offset * real.bytes(), self.len() * real.bytes())
-            }
-        }
+        let (buffer, at) = self.place("zero");
+        buffer.zero(at, self.bytes() as usize);
     }
 
     /// True if no other tensor shares the buffer: an op may write over what nobody else reads.
     pub fn is_alone(&self) -> bool {
         match &self.storage {
-            Storage::Host { buffer, .. } => Arc::strong_count(buffer) == 1,
-            Storage::Device { buffer, .. } => Arc::strong_count(buffer) == 1,
+            Storage::Host(buffer) => Arc::strong_count(buffer) == 1,
+            Storage::Device(buffer, _) => Arc::strong_count(buffer) == 1,
         }
     }
 
     /// The same numbers under another shape. No copy.
     pub fn reshape(&self, shape: &[usize]) -> Self {
         assert!(!shape.is_empty() && self.len() == count(shape), "reshape: {:?} to {shape:?}", self.shape);
-        Tensor { shape: shape.to_vec(), storage: self.storage.clone() }
+        Tensor { shape: shape.to_vec(), offset: self.offset, storage: self.storage.clone() }
     }
 
     /// Entries `range` of the first axis. No copy.
@@ -286,11 +277,7 @@ impl Tensor {
         let stride: usize = self.shape[1..].iter().product();
         let mut shape = self.shape.clone();
         shape[0] = range.len();
-        let mut part = Tensor { shape, storage: self.storage.clone() };
-        match &mut part.storage {
-            Storage::Host { offset, .. } | Storage::Device { offset, .. } => *offset += range.start * stride,
-        }
-        part
+        Tensor { shape, offset: self.offset + range.start * stride, storage: self.storage.clone() }
     }
 
     /// Numbers of the flattened tensor, from number `from` on, in this shape. No copy.
@@ -309,9 +296,9 @@ impl Tensor {
         let len = self.len();
         // `to_host` would add a second owner of numbers already on the host.
         let host = if self.gpu().is_some() { self.to_host() } else { self };
-        let Storage::Host { buffer, offset } = host.storage else { unreachable!("to_host") };
+        let Tensor { offset, storage: Storage::Host(buffer), .. } = host else { unreachable!("to_host") };
         if offset == 0 && buffer.len() == len {
-            return Arc::try_unwrap(buffer).unwrap_or_else(|shared| shared.as_ref().clone());
+            return Arc::unwrap_or_clone(buffer);
         }
         buffer[offset..offset + len].to_vec()
     }
