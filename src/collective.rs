@@ -17,6 +17,7 @@ use crate::tensor::Tensor;
 
 mod exchange;
 mod launch;
+mod link;
 mod meet;
 mod threads;
 mod watch;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use super::Launch;
-use super::wire::{END, Link, has_ended};
+use super::link::{END, Link, has_ended};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 

@@ -100,6 +100,11 @@ impl Cuda {
         Ok(Function(found))
     }
 
+    /// Makes the device this thread's.
+    fn current(&self) -> Outcome<()> {
+        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))
+    }
+
     fn graph(&self) -> MutexGuard<'_, Graph> {
         self.graph.lock().expect("no panic under this lock")
     }
@@ -172,7 +177,7 @@ impl Driver for Cuda {
     }
 
     fn allocate(&self, bytes: usize) -> Outcome<u64> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         let ask = |stream: &CudaStream| {
             // SAFETY: used and freed on one stream alone, or waited for below.
             unsafe { result::malloc_async(stream.cu_stream(), bytes) }.map_err(said("cuMemAllocAsync"))
@@ -204,7 +209,7 @@ impl Driver for Cuda {
     }
 
     fn pin(&self, bytes: usize) -> Outcome<u64> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         // Not write-combined: that would make host reads slow.
         // SAFETY: fresh memory of that many bytes.
         unsafe {
@@ -222,7 +227,7 @@ impl Driver for Cuda {
     }
 
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         let mut graph = self.graph();
         let copy = if graph.writing() { Some(graph.copy(from)?) } else { None };
         // SAFETY: the caller's contract; pageable memory has been read when the call returns, and a graph reads the copy.
@@ -234,7 +239,7 @@ impl Driver for Cuda {
     }
 
     unsafe fn upload_beside(&self, to: u64, from: &[u8]) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memcpy_htod_async(to, from, self.copies.cu_stream()) }
             .map_err(said("cuMemcpyHtoDAsync"))
@@ -246,8 +251,7 @@ impl Driver for Cuda {
     }
 
     fn meet_beside(&self) -> Outcome<()> {
-        let met = self.copies.record_event(None).map_err(said("cuEventRecord"))?;
-        self.stream.wait(&met).map_err(said("cuStreamWaitEvent"))
+        self.stream.join(&self.copies).map_err(said("cuStreamWaitEvent"))
     }
 
     fn mark_beside(&self) -> Outcome<Mark> {
@@ -255,21 +259,21 @@ impl Driver for Cuda {
     }
 
     unsafe fn download(&self, to: &mut [u8], from: u64) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .map_err(said("cuMemcpyDtoHAsync"))
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(said("cuMemcpyDtoDAsync"))
     }
 
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         // SAFETY: the caller's contract.
         unsafe { result::memset_d8_async(at, byte, bytes, self.stream.cu_stream()) }
             .map_err(said("cuMemsetD8Async"))
@@ -283,7 +287,7 @@ impl Driver for Cuda {
         grid: Grid,
         args: &[Arg],
     ) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         let Function(function) = self.function(file, kernel, real)?;
         if grid.shared > ALWAYS_SHARED {
             let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -309,7 +313,7 @@ impl Driver for Cuda {
     }
 
     unsafe fn product(&self, product: &Product) -> Outcome<bool> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         // SAFETY: the caller's contract.
         unsafe { self.plans.lock().expect("no panic under this lock").run(product) }
     }
@@ -323,7 +327,7 @@ impl Driver for Cuda {
     }
 
     fn write_down(&self) -> Outcome<()> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         self.graph().begin()
     }
 
@@ -380,7 +384,7 @@ impl Driver for Cuda {
     }
 
     fn join(&self, id: &[u8; NCCL_ID], rank: usize, ranks: usize) -> Outcome<Nccl> {
-        self.context.bind_to_thread().map_err(said("cuCtxSetCurrent"))?;
+        self.current()?;
         Nccl::join(self.stream.clone(), self.graph.clone(), id, rank, ranks)
     }
 

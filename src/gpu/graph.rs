@@ -3,12 +3,12 @@
 //! Each step is captured afresh, with its own addresses and numbers, while the device is busy with the step before. The graph of
 //! the step before is then updated in place, which is quick if the two have the same form.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
+use cudarc::nccl::sys::ncclComm_t;
 
 use super::driver::{Outcome, said};
-use super::nccl::Communicator;
 
 /// Bytes of a page for data to send; longer data gets a page of its own length.
 const PAGE: usize = 64 << 10;
@@ -25,6 +25,20 @@ pub struct Graph {
     late: Vec<u64>,
     /// The communicator whose sums were captured.
     sums: Option<Arc<Communicator>>,
+}
+
+/// NCCL's handle, which a graph keeps alive; none once it was aborted, which frees it: it must not be used after that.
+pub struct Communicator(pub(super) Mutex<Option<ncclComm_t>>);
+
+// SAFETY: a handle of the library, which the lock gives to one thread at a time.
+unsafe impl Send for Communicator {}
+// SAFETY: as above.
+unsafe impl Sync for Communicator {}
+
+impl Communicator {
+    pub fn live(&self) -> MutexGuard<'_, Option<ncclComm_t>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Page-locked copies of what a step sends.

@@ -10,7 +10,7 @@ use cudarc::nccl::{result, sys};
 
 use super::Real;
 use super::driver::{Outcome, said};
-use super::graph::Graph;
+use super::graph::{Communicator, Graph};
 use super::one::is_counted;
 
 type Answer = std::result::Result<result::NcclStatus, result::NcclError>;
@@ -33,20 +33,6 @@ pub struct Nccl {
 }
 
 brief!(Nccl, |nccl| rank: nccl.rank, ranks: nccl.ranks);
-
-/// The library's handle; none once it was aborted, which frees it: it must not be used after that.
-pub(super) struct Communicator(Mutex<Option<sys::ncclComm_t>>);
-
-// SAFETY: a handle of the library, which the lock gives to one thread at a time.
-unsafe impl Send for Communicator {}
-// SAFETY: as above.
-unsafe impl Sync for Communicator {}
-
-impl Communicator {
-    pub(super) fn live(&self) -> MutexGuard<'_, Option<sys::ncclComm_t>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A handle on its way to the thread that aborts it.
 struct Last(sys::ncclComm_t);
@@ -186,8 +172,7 @@ impl Nccl {
         if self.rests() {
             return Ok(());
         }
-        let made = self.stream.record_event(None).map_err(said("cuEventRecord"))?;
-        self.sums.wait(&made).map_err(said("cuStreamWaitEvent"))?;
+        self.sums.join(&self.stream).map_err(said("cuStreamWaitEvent"))?;
         let mut graph = self.graph();
         if graph.writing() {
             graph.hold(&self.communicator);
@@ -203,8 +188,7 @@ impl Nccl {
         if self.rests() {
             return Ok(());
         }
-        let summed = self.sums.record_event(None).map_err(said("cuEventRecord"))?;
-        self.stream.wait(&summed).map_err(said("cuStreamWaitEvent"))
+        self.stream.join(&self.sums).map_err(said("cuStreamWaitEvent"))
     }
 
     /// Ends all sums, including those that wait for a rank that is gone; their results are undefined. Callable from any thread.
