@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use safetensors::tensor::{SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::aside;
@@ -22,7 +22,7 @@ use crate::error::{At, Error, Result};
 use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
-use crate::params::{self, Entry, Flats, Params, Table, tensor_view};
+use crate::params::{self, Entry, Flats, Params, Table, tensor_view, view_of};
 use crate::run_folder::checkpoint_of;
 use crate::tensor::Tensor;
 
@@ -286,14 +286,7 @@ impl<'a> File<'a> {
 
     /// A tensor, its shape checked.
     fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
-        let view =
-            self.tensors.tensor(name).map_err(|_| self.wrong(format!("tensor {name:?} is missing")))?;
-        if view.dtype() == Dtype::F32 && view.shape() == shape {
-            return Ok(view);
-        }
-        let what =
-            format!("tensor {name:?} is {:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape());
-        Err(self.wrong(what))
+        view_of(&self.tensors, self.path, name, shape)
     }
 
     /// A tensor as f32, its shape and its bytes checked.

@@ -280,7 +280,7 @@ pub struct OptimConfig {
 }
 
 /// Length of the run, validations and checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Steps in total, 1 or more.

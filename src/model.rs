@@ -51,7 +51,7 @@ impl Model {
     /// The model, and the table of its weights.
     ///
     /// # Panics
-    /// If the two statistics have different lengths; perhaps, if the config cannot run ([`Config::validate`]).
+    /// If the two statistics have different lengths, or the config is not valid ([`Config::validate`]).
     pub fn new(config: &Config, vocabulary: &Vocabulary, statistics: Statistics) -> (Model, Table) {
         let (genes, d) = (statistics.mean.len(), config.flow.width);
         assert_eq!(statistics.std.len(), genes, "model: as many standard deviations as means");
@@ -89,11 +89,6 @@ impl Model {
         self.statistics.mean.len()
     }
 
-    /// True if cells must also be encoded shifted by their perturbation's mean effect (`flow.start = "shifted"`).
-    pub fn wants_shift(&self) -> bool {
-        self.config.wants_shift()
-    }
-
     /// Enc: sets of cells `[B, N, G]` -> latents `[B, N, D]`. Cells are data: no gradient flows into them.
     pub fn encode(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let [b, n, g] = t.value(x).dims("encode");
@@ -105,6 +100,16 @@ impl Model {
             let h = self.gene_encoder.forward(t, p, seen); // [B N, D]
             let h = t.reshape(h, &[b, n, self.config.flow.width]);
             self.set_encoder.forward(t, p, h)
+        })
+    }
+
+    /// Latents of the cells moved by their perturbation's mean effect `[B, G]`; `None` unless that is where the flow starts.
+    fn moved(&self, t: &mut Tape, p: &Vars, x0: Var, effect: Option<&Tensor>) -> Option<Var> {
+        self.config.wants_shift().then(|| {
+            let effect = effect.expect("model: a shifted start needs the mean effects");
+            let effect = t.constant(effect.clone());
+            let moved = t.shifted(x0, effect);
+            self.encode(t, p, moved)
         })
     }
 

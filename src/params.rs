@@ -21,7 +21,7 @@ mod flats;
 mod share;
 mod table;
 
-pub(crate) use file::{tensor_view, write};
+pub(crate) use file::{tensor_view, view_of, write};
 pub use flats::Flats;
 pub use share::{Pieces, Share};
 pub use table::{Entry, Init, Param, Piece, Table};

@@ -209,8 +209,11 @@ impl Context<'_> {
             Rng::new(predictor.seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
         let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
         let [cell_type, perturbation, _] = request.conditions;
-        let shift =
-            predictor.model.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
+        let shift = predictor
+            .model
+            .config()
+            .wants_shift()
+            .then(|| predictor.effects.elsewhere(cell_type, perturbation));
         let (mut left, mut first) = (request.cells, 0);
         while left > 0 {
             let b = left.div_ceil(n).min(predictor.batch());

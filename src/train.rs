@@ -58,7 +58,7 @@ mod validate;
 mod writer;
 
 pub use feed::Feed;
-pub(crate) use feed::scaling;
+pub(crate) use feed::{bytes, scaling, spans};
 pub use learner::{Computed, InitialWeights, Learner, check_memory};
 pub use settings::{Begin, Place, Settings};
 
@@ -154,7 +154,7 @@ fn walk(start: Start, gpu: Option<&Gpu>, ranks: &Ranks) -> Result<Outcome> {
     let mut walk = Walk::begin(start, gpu, ranks)?;
     walk.keep_changes()?;
     let mut stopping = ranks.any(walk.run.progress.is_stopped())?;
-    while walk.run.step() < walk.config.train.steps && !stopping {
+    while walk.run.step() < walk.run.config().train.steps && !stopping {
         stopping = walk.step()?;
     }
     walk.end()
@@ -165,7 +165,6 @@ const AHEAD: usize = 4;
 
 /// A run in progress: batch after batch, and where their numbers go.
 struct Walk<'a> {
-    config: Config,
     run: Run,
     loader: Loader,
     feed: Feed,
@@ -181,16 +180,16 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn begin(start: Start, gpu: Option<&'a Gpu>, ranks: &'a Ranks) -> Result<Walk<'a>> {
         let run = Run::new(start, gpu, ranks)?;
-        let config = run.frame.header.config.clone();
-        let (steps, first) = (config.train.steps, run.step());
-        let sampler = Sampler::new(&run.data, run.split.part(Part::Train), config.data, config.train.seed)?
+        let (config, first) = (run.config(), run.step());
+        let (of_data, train) = (config.data, config.train);
+        let sampler = Sampler::new(&run.data, run.split.part(Part::Train), of_data, train.seed)?
             .share(ranks.rank(), ranks.count())?;
         let unmatched = sampler.unmatched().len();
         if let Some(sets) = sampler.epoch().filter(|_| run.writes) {
-            let steps = sets as f64 / config.data.sets as f64;
+            let steps = sets as f64 / of_data.sets as f64;
             run.progress.note(format_args!("an epoch is {sets} sets, {steps:.1} steps"));
         }
-        let feed = Feed::new(&run.data, gpu, run.learner.model.wants_shift());
+        let feed = Feed::new(&run.data, gpu, config.wants_shift());
         if let Some(what) = feed.describe() {
             run.progress.note(what);
         }
@@ -199,19 +198,20 @@ impl<'a> Walk<'a> {
             true => Metrics::open(&run.folder, first, run.progress.clone())?,
             false => Metrics::silent(),
         };
-        let work = run.writes.then(|| run.progress.begin("train", first, steps, "steps"));
+        let work = run.writes.then(|| run.progress.begin("train", first, train.steps, "steps"));
         let began = Instant::now();
         let log = Log { metrics, lines: Lines::default(), first, began, told: (first, began), loss: None };
-        Ok(Walk { config, run, loader, feed, log, unmatched, gpu, ranks, work })
+        Ok(Walk { run, loader, feed, log, unmatched, gpu, ranks, work })
     }
 
     /// Does the next step and what is due after it. True if all ranks are to stop.
     fn step(&mut self) -> Result<bool> {
-        let Walk { config, run, loader, feed, log, gpu, ranks, work, .. } = self;
+        let Walk { run, loader, feed, log, gpu, ranks, work, .. } = self;
+        let train = run.config().train;
         let batch = loader.next();
         let examples = feed.examples(&batch, &run.frame.effects);
         let (step, done) = (run.step(), run.step() + 1);
-        if step == 0 || config.train.validates_after(done) {
+        if step == 0 || train.validates_after(done) {
             log.tell(run, ranks)?;
             let norms = part_norms(&mut run.learner, &examples, step, ranks)?;
             log.metrics.part_norms(done, &norms)?;
@@ -219,10 +219,10 @@ impl<'a> Walk<'a> {
         let (found, norm) = run.learner.step(&examples, step, ranks)?;
         // The device already has this step queued while the previous one's numbers are read.
         log.tell(run, ranks)?;
-        let last = done == config.train.steps;
-        let logs = done.is_multiple_of(config.train.log_every) || last;
+        let last = done == train.steps;
+        let logs = done.is_multiple_of(train.log_every) || last;
         let stopping = ranks.any(run.progress.is_stopped())?;
-        let saves = done.is_multiple_of(config.train.checkpoint_every) || last || stopping;
+        let saves = done.is_multiple_of(train.checkpoint_every) || last || stopping;
         if gpu.is_none() || logs || saves {
             log.lines.send(&found, &norm, done, &batch.conditions, logs);
         }
@@ -236,8 +236,8 @@ impl<'a> Walk<'a> {
 
     /// Validation and checkpoint, if due.
     fn after(&mut self, saves: bool) -> Result<()> {
-        let Walk { config, run, log, gpu, ranks, .. } = self;
-        let validates = config.train.validates_after(run.step());
+        let Walk { run, log, gpu, ranks, .. } = self;
+        let validates = run.config().train.validates_after(run.step());
         if gpu.is_none() || saves || validates {
             log.tell(run, ranks)?;
         }
@@ -251,15 +251,15 @@ impl<'a> Walk<'a> {
 
     /// Keeps what a resumed run was told to change. One that is thereby at its end is validated there, as any run is.
     fn keep_changes(&mut self) -> Result<()> {
-        let Walk { config, run, log, ranks, .. } = self;
-        let ends = run.changed && run.step() == config.train.steps;
-        let best =
-            ends && config.train.validates_after(run.step()) && run.validate(&mut log.metrics, ranks)?;
+        let Walk { run, log, ranks, .. } = self;
+        let (train, step) = (run.config().train, run.step());
+        let ends = run.changed && step == train.steps;
+        let best = ends && train.validates_after(step) && run.validate(&mut log.metrics, ranks)?;
         run.keep_changes(best, ranks)
     }
 
     fn end(self) -> Result<Outcome> {
-        let Walk { config, mut run, log, unmatched, gpu, ranks, .. } = self;
+        let Walk { mut run, log, unmatched, gpu, ranks, .. } = self;
         // The run was asked to stop before its first step.
         let step = run.step();
         if run.saved != Some(step) {
@@ -267,10 +267,11 @@ impl<'a> Walk<'a> {
         }
         run.finish()?;
         leave(ranks, gpu)?;
-        let cells = 2.0 * (config.data.sets * config.data.cells) as f64 * (step - log.first) as f64;
+        let Config { data, train, .. } = run.config();
+        let cells = 2.0 * (data.sets * data.cells) as f64 * (step - log.first) as f64;
         Ok(Outcome {
             step,
-            finished: step == config.train.steps,
+            finished: step == train.steps,
             best: run.frame.header.best,
             loss: log.loss,
             cells_per_second: cells / log.began.elapsed().as_secs_f64(),
@@ -310,7 +311,7 @@ impl Log {
         }
         line.mean_over(ranks)?;
         self.loss = Some(line.loss);
-        let config = run.learner.model.config();
+        let config = run.config();
         let cells = 2 * config.data.sets * config.data.cells;
         let (step, at) = std::mem::replace(&mut self.told, (line.step, Instant::now()));
         let rate = cells as f64 * (line.step - step) as f64 / (self.told.1 - at).as_secs_f64();

@@ -1,6 +1,6 @@
 //! Conditions: rows of tables, fused into one seed token per set (SCALE v1, eq. 31-33; section 3.4).
 
-use super::build::{Build, Linear};
+use super::build::Build;
 use crate::config::{Config, Fusion};
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
@@ -64,7 +64,7 @@ enum Fuse {
     Seed { seed: Param, w_qkv: Param },
     Basic { w_qkv: Param },
     Token { class: Param, w_qkv: Param },
-    Mean { w_v: Linear },
+    Mean { w_v: Param },
 }
 
 impl Condition {
@@ -87,7 +87,7 @@ impl Condition {
             Fusion::Token => {
                 Fuse::Token { class: b.normal("class", &[d], 1.0, false), w_qkv: b.matrix("w_qkv", 3 * d, d) }
             }
-            Fusion::Mean => Fuse::Mean { w_v: Linear { w: b.matrix("w_v", d, d), b: None } },
+            Fusion::Mean => Fuse::Mean { w_v: b.matrix("w_v", d, d) },
         };
         Condition { tables, project, fusion, width: d }
     }
@@ -121,7 +121,7 @@ impl Condition {
                 t.token(mixed, 0)
             }
             Fuse::Mean { w_v } => {
-                let v = w_v.forward(t, p, c);
+                let v = t.linear(c, p[*w_v], None);
                 t.pool(v)
             }
         }

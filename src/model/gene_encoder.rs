@@ -68,16 +68,12 @@ impl GeneEncoder {
         let position = b.normal("patch.e", &[tokens, e], 0.02, false);
         let blocks =
             (0..config.layers).map(|i| Block::new(&mut b.within(&format!("blocks.{i}")), config)).collect();
-        let mut inner = b.within("pool");
         let pool = match config.pool {
-            Pooling::Flatten => Pool::Flatten(Linear {
-                w: inner.matrix("w", latent, tokens * e),
-                b: Some(inner.bias("b", latent)),
-            }),
+            Pooling::Flatten => Pool::Flatten(b.linear("pool", latent, tokens * e)),
             Pooling::Query => Pool::Query {
-                query: inner.normal("query", &[e], 1.0, false),
-                w_kv: inner.matrix("w_kv", 2 * e, e),
-                out: Linear { w: inner.matrix("w", latent, e), b: Some(inner.bias("b", latent)) },
+                query: b.normal("pool.query", &[e], 1.0, false),
+                w_kv: b.matrix("pool.w_kv", 2 * e, e),
+                out: b.linear("pool", latent, e),
             },
         };
         GeneEncoder::Tokens(Tokens { patch, position, blocks, pool, heads: config.heads })

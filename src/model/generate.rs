@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::condition::Tokens;
-use crate::config::{Space, Start};
+use crate::config::Space;
 use crate::params::Params;
 use crate::rng::Rng;
 use crate::tape::Tape;
@@ -31,15 +31,8 @@ impl Model {
         let mut t = Tape::off().on(params.gpu());
         let p = params.bind(&mut t);
         let x0 = t.constant(x0.clone());
-        let from = match flow.start {
-            Start::Shifted => {
-                let effect = effect.expect("generate: a shifted start needs the mean effects");
-                let effect = t.constant(effect.clone());
-                let moved = t.shifted(x0, effect);
-                self.encode(&mut t, &p, moved)
-            }
-            _ => self.encode(&mut t, &p, x0),
-        };
+        let moved = self.moved(&mut t, &p, x0, effect);
+        let from = moved.unwrap_or_else(|| self.encode(&mut t, &p, x0));
         // Each set has its own stream, so that its noise does not depend on its place in the batch.
         let streams: Vec<_> = starts.iter().map(|&stream| (stream, 0)).collect();
         let mut z = t.flow_start(from, flow.start, flow.mask, &streams);

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::Model;
 use super::condition::{self, Tokens};
-use crate::config::Start;
 use crate::ops::column_sums::{column_squares, column_sums};
 use crate::params::Vars;
 use crate::rng::{Rng, stream};
@@ -103,16 +102,7 @@ impl Model {
         let part = |name, value, weight| LossPart { name, value, weight };
         let mut parts = vec![part("mse", mse, 1.0), part("mmd", mmd, weights.w_mmd)];
 
-        let from = match config.flow.start {
-            Start::Shifted => {
-                let effect =
-                    examples.effect.as_ref().expect("losses: a shifted start needs the mean effects");
-                let effect = t.constant(effect.clone());
-                let moved = t.shifted(x0, effect);
-                self.encode(t, p, moved)
-            }
-            _ => z0,
-        };
+        let from = self.moved(t, p, x0, examples.effect.as_ref()).unwrap_or(z0);
         let size = t.value(from).len() / b;
         let streams: Vec<_> = (0..b).map(|set| (draws.start, ((draws.first + set) * size) as u64)).collect();
         let zs = t.flow_start(from, config.flow.start, config.flow.mask, &streams);

@@ -37,15 +37,25 @@ impl Params {
         }
         let mut flat = vec![0.0f32; table.len()];
         for entry in table.entries() {
-            let (name, shape) = (&entry.name, &entry.shape);
-            let found = file.tensor(name).map_err(|_| wrong(format!("tensor {name:?} is missing")))?;
-            if found.dtype() != Dtype::F32 || found.shape() != shape {
-                let is = format!("{:?} {:?}", found.dtype(), found.shape());
-                return Err(wrong(format!("tensor {name:?} is {is}; expected F32 {shape:?}")));
-            }
+            let found = view_of(&file, path, &entry.name, &entry.shape)?;
             flat[entry.range()].copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(found.data()));
         }
         Ok(Params::new(table, Tensor::new(&[flat.len()], flat)))
+    }
+}
+
+/// A tensor of a file at `path`, its type and shape checked.
+pub(crate) fn view_of<'a>(
+    file: &SafeTensors<'a>,
+    path: &Path,
+    name: &str,
+    shape: &[usize],
+) -> Result<TensorView<'a>> {
+    let wrong = |what: String| Error::format(path, format!("tensor {name:?} is {what}"));
+    let view = file.tensor(name).map_err(|_| wrong("missing".into()))?;
+    match view.dtype() == Dtype::F32 && view.shape() == shape {
+        true => Ok(view),
+        false => Err(wrong(format!("{:?} {:?}; expected F32 {shape:?}", view.dtype(), view.shape()))),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::data::shard::Scale;
 use crate::gpu::{Gpu, Real};
 use crate::ops::gather::{Cells, Span, gather};
 use crate::rng::Rng;
-use crate::train::scaling;
+use crate::train::{bytes, scaling, spans};
 
 use super::Check;
 
@@ -52,18 +52,12 @@ fn cells(count: usize, genes: usize, stored: Stored) -> Rows {
 
 /// Makes some of the rows, in the given order, from arrays that hold all of them.
 fn gathered(gpu: &Gpu, all: &Rows, order: &[usize], genes: usize) -> Vec<f32> {
-    let (values, wide) = match &all.values {
-        Counts::U16(values) => (gpu.upload("values", values), false),
-        Counts::F32(values) => (gpu.upload("values", values), true),
-    };
+    let (values, wide) = bytes(&all.values);
+    let values = gpu.upload("values", values);
     let genes_of = gpu.upload("genes", &all.genes);
     let resident = Cells { stored: all.genes.len(), genes: &genes_of, values: &values, wide };
-    let span = |&r: &usize| Span {
-        begin: all.starts[r].into(),
-        count: all.starts[r + 1] - all.starts[r],
-        scale: all.scale[r],
-    };
-    let spans = gpu.upload("spans", &order.iter().map(span).collect::<Vec<_>>());
+    let of_all = spans(all);
+    let spans = gpu.upload("spans", &order.iter().map(|&r| of_all[r]).collect::<Vec<Span>>());
     gather(&resident, &spans, order.len(), genes, scaling(all)).to_host().into_vec()
 }
 

@@ -123,14 +123,7 @@ impl Feed {
 
 /// Sends a step's own rows and lays them out.
 fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
-    let (values, wide): (&[u8], bool) = match &rows.values {
-        Counts::U16(values) => (bytemuck::cast_slice(values), false),
-        Counts::F32(values) => (bytemuck::cast_slice(values), true),
-    };
-    let begins = rows.starts.windows(2).zip(&rows.scale);
-    let spans: Vec<Span> = begins
-        .map(|(ends, &scale)| Span { begin: u64::from(ends[0]), count: ends[1] - ends[0], scale })
-        .collect();
+    let ((values, wide), spans) = (bytes(&rows.values), spans(rows));
     let parts = [
         ("positions of a step's cells", bytemuck::cast_slice(&spans)),
         ("a step's values", values),
@@ -174,12 +167,23 @@ fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
 
 /// Writes rows into the arrays, from number `at` onwards.
 fn send(own: &Own, at: usize, rows: &Rows) {
-    let write = |buffer: &Buffer, bytes: usize, numbers: &[u8]| buffer.write(at * bytes, numbers);
-    write(&own.genes, 2, bytemuck::cast_slice(&rows.genes));
-    match &rows.values {
-        Counts::U16(values) => write(&own.values, 2, bytemuck::cast_slice(values)),
-        Counts::F32(values) => write(&own.values, 4, bytemuck::cast_slice(values)),
+    let (values, wide) = bytes(&rows.values);
+    own.genes.write(2 * at, &rows.genes);
+    own.values.write(if wide { 4 } else { 2 } * at, values);
+}
+
+/// Stored values as they are sent, and whether they are f32.
+pub(crate) fn bytes(values: &Counts) -> (&[u8], bool) {
+    match values {
+        Counts::U16(values) => (bytemuck::cast_slice(values), false),
+        Counts::F32(values) => (bytemuck::cast_slice(values), true),
     }
+}
+
+/// Where each row's stored numbers are, and by what they are divided.
+pub(crate) fn spans(rows: &Rows) -> Vec<Span> {
+    let ends = rows.starts.windows(2).zip(&rows.scale);
+    ends.map(|(ends, &scale)| Span { begin: ends[0].into(), count: ends[1] - ends[0], scale }).collect()
 }
 
 /// How stored values become the network's values.

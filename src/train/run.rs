@@ -13,6 +13,7 @@ use super::writer::Writer;
 use crate::aside;
 use crate::checkpoint::{Best, Frame, Header, vocabulary};
 use crate::collective::Ranks;
+use crate::config::Config;
 use crate::data::shard::Data;
 use crate::data::split::Split;
 use crate::error::{At, Error, Result};
@@ -74,6 +75,11 @@ impl Run {
         })
     }
 
+    /// The run's settings.
+    pub fn config(&self) -> &Config {
+        &self.frame.header.config
+    }
+
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.frame.header.step
@@ -117,17 +123,25 @@ impl Run {
         let average = self.gathered(|optimizer, _| optimizer.average(), ranks)?;
         let scored = |average| {
             let measured = self.measured.get_or_init(|| Measured::of(&self.data, &self.split));
+            let score =
+                || validate::pdcorr(&self.learner, &self.frame.effects, &self.data, measured, average);
             match self.learner.params.gpu() {
-                Some(gpu) => gpu.in_block(|| validate::pdcorr(self, measured, average)),
-                None => validate::pdcorr(self, measured, average),
+                Some(gpu) => gpu.in_block(score),
+                None => score(),
             }
         };
-        let score = average.map(scored).transpose();
+        let scores = average.map(scored).transpose();
         // Who is gone says more than what a device makes of it.
         ranks.check_sums()?;
-        let score = score?.flatten();
+        let (step, scores) = (self.step(), scores?.unwrap_or_default());
+        let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
+        let score = (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64);
         if let Some(score) = score {
-            metrics.validation(self.step(), score)?;
+            metrics.validation(step, score)?;
+        } else if !scores.is_empty() {
+            let pairs = scores.len();
+            self.progress
+                .note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
         }
         let Header { step, best, .. } = &mut self.frame.header;
         let better = |score: &f64| score.is_finite() && best.is_none_or(|best| *score > best.pdcorr);
@@ -175,7 +189,7 @@ impl Run {
         if !self.writes {
             return Ok(());
         }
-        let all = last && self.frame.header.config.train.keep_all;
+        let all = last && self.config().train.keep_all;
         let step = format!("step-{step}");
         let names = [(all, step.as_str()), (best, "best"), (last, "last")];
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
@@ -190,7 +204,7 @@ impl Run {
             self.finish()?;
         }
         match self.writes {
-            true => renew_config(&self.folder, &self.frame.header.config),
+            true => renew_config(&self.folder, self.config()),
             false => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::collective::Launch;
 use crate::config::Config;
 use crate::gpu::Gpu;
+use crate::progress::Progress;
 
 /// What to train on, and where.
 #[derive(Clone, Debug)]
@@ -80,6 +81,11 @@ impl Settings {
             out: out.into(),
             begin,
         }
+    }
+
+    /// Who is told on the rank that writes files; nobody on the others, which would say the same.
+    pub(super) fn teller(&self, progress: &Progress) -> Progress {
+        if self.is_first() { progress.clone() } else { Progress::silent() }
     }
 
     /// Whether this process holds the rank that writes files.

@@ -47,9 +47,8 @@ impl Start {
     pub fn of(settings: &Settings, progress: &Progress) -> Result<Start> {
         let data = Arc::new(Data::open(&settings.data)?);
         let split = Arc::new(Split::load(&settings.split, &data)?);
-        if settings.is_first() {
-            split.warnings.iter().for_each(|warning| progress.tell(Event::Warning(warning)));
-        }
+        let teller = settings.teller(progress);
+        split.warnings.iter().for_each(|warning| teller.tell(Event::Warning(warning)));
         match &settings.begin {
             Begin::Anew { config, init_from } => {
                 Start::new(config, init_from.as_deref(), data, split, settings, progress)
@@ -79,19 +78,15 @@ impl Start {
             true => make_folder(config, settings)?,
             false => None,
         };
-        if settings.is_first() {
-            let notes =
-                same_loss(config).map(String::from).into_iter().chain(unseen_types(config, &data, &split));
-            notes.for_each(|note| progress.note(note));
-        }
-        let draws_counts = config.predict.observe == Observe::Poisson;
-        if settings.is_first() && draws_counts && data.manifest().target.is_none() {
-            progress.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
+        let teller = settings.teller(progress);
+        let notes =
+            same_loss(config).map(String::from).into_iter().chain(unseen_types(config, &data, &split));
+        notes.for_each(|note| teller.note(note));
+        if config.predict.observe == Observe::Poisson && data.manifest().target.is_none() {
+            teller.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
         let first = inherited.unwrap_or_else(|| First::drawn(config, &data, &split));
-        if let Some(note) = first.note.as_ref().filter(|_| settings.is_first()) {
-            progress.note(note);
-        }
+        first.note.iter().for_each(|note| teller.note(note));
         let (frame, weights) = first.frame(config, &data, &split);
         let (folder, progress) = (settings.folder(), progress.clone());
         Ok(Start { frame, weights, changed: false, data, split, folder, claim, progress })

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::run::Run;
+use super::learner::Learner;
 use crate::correlation::pearson;
 use crate::data::controls::control_pool;
+use crate::data::effects::Effects;
 use crate::data::shard::{Data, Group};
 use crate::data::split::{Part, Split};
 use crate::error::Result;
@@ -56,22 +57,21 @@ impl Measured {
     }
 }
 
-/// Mean over (cell type, perturbation) pairs of the correlation between predicted and measured mean effects; `None` without
-/// validation groups. `average`: the averaged weights.
+/// The correlation between predicted and measured mean effects of each (cell type, perturbation) pair that has validation groups;
+/// NaN where the model predicts the same for every gene, or NaN. `average`: the averaged weights.
 ///
 /// # Errors
 /// The GPU failed.
-pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<f64>> {
-    let data = &run.data;
-    let params = run.learner.params.over(average).to_predict();
+pub fn pdcorr(
+    learner: &Learner,
+    effects: &Effects,
+    data: &Data,
+    measured: &Measured,
+    average: Tensor,
+) -> Result<Vec<f64>> {
+    let params = learner.params.over(average).to_predict();
     let manifest = data.manifest();
-    let predictor = Predictor {
-        model: &run.learner.model,
-        params: &params,
-        effects: &run.frame.effects,
-        data: manifest,
-        seed: 0,
-    };
+    let predictor = Predictor { model: &learner.model, params: &params, effects, data: manifest, seed: 0 };
     let genes = manifest.genes.len();
     // Sums of predicted and measured effects over the batches of a pair, weighted by cells.
     let mut pairs: BTreeMap<(u32, u32), [Vec<f64>; 2]> = BTreeMap::new();
@@ -79,7 +79,7 @@ pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<
         let controls = ControlCells::of(data, controls);
         let context = predictor.context(&controls)?;
         for (group, after) in groups {
-            let cells = (group.cells as usize).min(2 * run.learner.model.config().data.cells);
+            let cells = (group.cells as usize).min(2 * learner.model.config().data.cells);
             let mut predicted = vec![0.0f64; genes];
             let conditions = group.ids();
             context.predict(Request { conditions, cells }, None, |row, _| {
@@ -97,14 +97,7 @@ pub fn pdcorr(run: &Run, measured: &Measured, average: Tensor) -> Result<Option<
             }
         }
     }
-    let scores: Vec<f64> = pairs.values().map(|[predicted, measured]| pearson(predicted, measured)).collect();
-    let defined: Vec<f64> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
-    if defined.is_empty() && !scores.is_empty() {
-        // The model predicts the same for every gene, or NaN.
-        let (step, pairs) = (run.step(), scores.len());
-        run.progress.note(format_args!("step {step}: PDCorr is undefined for all {pairs} predicted changes"));
-    }
-    Ok((!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64))
+    Ok(pairs.values().map(|[predicted, measured]| pearson(predicted, measured)).collect())
 }
 
 /// At most `most` of them, at equal distances; all of them, if they are no more.

@@ -6,12 +6,13 @@ use crate::data::loader::{Counts, Rows};
 use crate::data::shard::Scale;
 use crate::gpu::{Buffer, Gpu, PACK, Real, Took};
 use crate::ops::adamw::{self, Decay, Part, Rates, Stretches, Weights};
-use crate::ops::gather::{Cells, Scaling, Span, gather};
+use crate::ops::gather::{Cells, Scaling, gather};
 use crate::params::Share;
 use crate::rng::Rng;
 use crate::selftest::Case;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
+use crate::train::spans;
 
 /// Does the timed work once, with the copy of this number, modulo the number of copies. What only prepares it is not timed.
 pub type Turn = Box<dyn FnMut(usize) -> Took>;
@@ -178,12 +179,7 @@ impl Place {
             return Box::new(move |_| Took::of(None, || cells.dense(&mut dense)));
         };
         let Counts::U16(values) = &cells.values else { unreachable!("counts are narrow") };
-        let span = |r: usize| Span {
-            begin: cells.starts[r].into(),
-            count: cells.starts[r + 1] - cells.starts[r],
-            scale: cells.scale[r],
-        };
-        let spans = gpu.upload("spans", &(0..rows).map(span).collect::<Vec<_>>());
+        let spans = gpu.upload("spans", &spans(&cells));
         let copies = self.copies(4 * cells.genes.len());
         let stored = cells.genes.len();
         let made: Vec<[Buffer; 2]> =
