@@ -23,7 +23,7 @@ mod threads;
 mod watch;
 mod wire;
 
-pub use exchange::Exchange;
+pub(crate) use exchange::Exchange;
 pub use launch::Launch;
 pub use threads::Threads;
 pub use wire::Wire;
@@ -125,12 +125,12 @@ impl Ranks {
     }
 
     /// Begins a step's exchange of gradients, without sending any yet; `share` is the part of their means that this rank wants.
-    pub fn exchange(&self, params: &Params, share: &Share) -> Exchange<'_> {
+    pub(crate) fn exchange(&self, params: &Params, share: &Share) -> Exchange<'_> {
         Exchange::begin(self, params, share)
     }
 
     /// Replaces this rank's gradients, in the share, by those of the mean of all ranks' losses.
-    pub fn mean_gradients(&self, params: &mut Params, share: &Share) -> Result<()> {
+    pub(crate) fn mean_gradients(&self, params: &mut Params, share: &Share) -> Result<()> {
         self.exchange(params, share).end(params)
     }
 
@@ -189,12 +189,12 @@ impl Ranks {
     }
 
     /// The error, unless a rank is gone: who is gone, and why, says more than that a sum could not be begun.
-    pub fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
+    pub(crate) fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
         outcome.or_else(|error| self.check_sums().and(Err(error)))
     }
 
     /// True if a device's numbers are summed by work queued on it: nobody reads them first.
-    pub fn queue_sums(&self) -> bool {
+    pub(crate) fn queue_sums(&self) -> bool {
         self.count() == 1 || self.nccl.is_some()
     }
 
@@ -251,7 +251,7 @@ impl Ranks {
     }
 
     /// Fails if a device's sums so far are not over all ranks: ask after waiting for the device, before its numbers are used.
-    pub fn check_sums(&self) -> Result<()> {
+    pub(crate) fn check_sums(&self) -> Result<()> {
         if self.nccl.as_ref().is_none_or(|nccl| !nccl.aborted()) {
             return Ok(());
         }

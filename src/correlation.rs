@@ -27,7 +27,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Ranks from 1; equal values share the mean of their places.
-pub fn average_ranks(values: &[f64]) -> Vec<f64> {
+fn average_ranks(values: &[f64]) -> Vec<f64> {
     let key = |i: usize| if values[i].is_nan() { f64::INFINITY } else { values[i] + 0.0 };
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&i, &j| key(i).total_cmp(&key(j)).then(values[i].is_nan().cmp(&values[j].is_nan())));

@@ -23,7 +23,8 @@ mod table;
 
 pub(crate) use file::{tensor_view, view_of, write};
 pub use flats::Flats;
-pub use share::{Pieces, Share};
+pub(crate) use share::Pieces;
+pub use share::Share;
 pub use table::{Entry, Init, Param, Piece, Table};
 
 /// A table of parameters and their flat buffers.
@@ -112,12 +113,12 @@ impl Params {
     }
 
     /// Weights `at..at + len` as f32, where they are; `low` holds their lower halves if ranks share them.
-    pub fn master(&self, at: usize, len: usize, low: Option<&Tensor>) -> Tensor {
+    pub(crate) fn master(&self, at: usize, len: usize, low: Option<&Tensor>) -> Tensor {
         self.weights.window(at, len, low).whole()
     }
 
     /// Hands the lower halves of all weights to whoever will keep a share of them; `None` if the weights are whole.
-    pub fn take_low(&mut self) -> Option<Tensor> {
+    pub(crate) fn take_low(&mut self) -> Option<Tensor> {
         self.weights.take_low()
     }
 
@@ -127,7 +128,7 @@ impl Params {
     }
 
     /// The same, for writing. Panics if the weights have their lower halves here.
-    pub fn read_mut(&mut self) -> &mut Tensor {
+    pub(crate) fn read_mut(&mut self) -> &mut Tensor {
         self.weights.read_mut()
     }
 
@@ -137,7 +138,7 @@ impl Params {
     }
 
     /// All gradients, `[L]`, for writing. Panics if they are on a device.
-    pub fn grads_mut(&mut self) -> &mut [f32] {
+    pub(crate) fn grads_mut(&mut self) -> &mut [f32] {
         self.grads.data_mut()
     }
 

@@ -59,7 +59,8 @@ mod writer;
 
 pub use feed::Feed;
 pub(crate) use feed::{bytes, scaling, spans};
-pub use learner::{Computed, InitialWeights, Learner, check_memory};
+pub(crate) use learner::check_memory;
+pub use learner::{Computed, Learner};
 pub use settings::{Begin, Place, Settings};
 
 use line::Lines;

@@ -10,14 +10,14 @@ use crate::trace;
 #[derive(Debug)]
 pub enum GeneEncoder {
     /// Kinds `llama` and `attention`: patches of genes are tokens.
-    Tokens(Tokens),
+    Patches(Patches),
     /// Kind `mlp`.
     Mlp(Mlp),
 }
 
 /// Patches of genes as tokens, blocks over them, one vector out.
 #[derive(Debug)]
-pub struct Tokens {
+pub struct Patches {
     patch: Param,
     position: Param,
     blocks: Vec<Block>,
@@ -76,19 +76,19 @@ impl GeneEncoder {
                 out: b.linear("pool", latent, e),
             },
         };
-        GeneEncoder::Tokens(Tokens { patch, position, blocks, pool, heads: config.heads })
+        GeneEncoder::Patches(Patches { patch, position, blocks, pool, heads: config.heads })
     }
 
     /// `[M, G]` -> `[M, D]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         match self {
             GeneEncoder::Mlp(mlp) => mlp.forward(t, p, x),
-            GeneEncoder::Tokens(tokens) => tokens.forward(t, p, x),
+            GeneEncoder::Patches(patches) => patches.forward(t, p, x),
         }
     }
 }
 
-impl Tokens {
+impl Patches {
     fn forward(&self, t: &mut Tape, p: &Vars, x: Var) -> Var {
         let mut h = t.patch_embed(x, p[self.patch], p[self.position]); // [M, P, E]
         for (i, block) in self.blocks.iter().enumerate() {

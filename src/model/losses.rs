@@ -133,13 +133,13 @@ impl Model {
 }
 
 /// Sums over cells of each latent number and of its square, `[D]` f32 each, where the latents are.
-pub fn latent_sums(z: &Tensor) -> [Tensor; 2] {
+pub(crate) fn latent_sums(z: &Tensor) -> [Tensor; 2] {
     [column_sums(z), column_squares(z)]
 }
 
 /// Share of the latent variance that lies between cells, from the means of each latent number and of its square, `[2, D]`: near
 /// zero, the encoder has collapsed. Latents have mean square 1, so their variance over cells, averaged over D, is a share.
-pub fn variance_between_cells(moments: &[f32]) -> f32 {
+pub(crate) fn variance_between_cells(moments: &[f32]) -> f32 {
     let (means, squares) = moments.split_at(moments.len() / 2);
     let between: f64 = means.iter().zip(squares).map(|(m, s)| f64::from(*s) - f64::from(*m).powi(2)).sum();
     (between / means.len() as f64) as f32

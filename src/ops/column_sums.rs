@@ -37,7 +37,7 @@ pub fn gradient(x: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
 }
 
 /// y `[J]`, f32, from x `[.., J]`, both on a device.
-pub fn column_sums_to(y: &Tensor, x: &Tensor) {
+pub(crate) fn column_sums_to(y: &Tensor, x: &Tensor) {
     launch_total(y, &parts(x, false));
 }
 
@@ -73,7 +73,7 @@ pub fn total(parts: &Tensor) -> Tensor {
 }
 
 /// The same as a gradient; `None` if it was written to its place.
-pub fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
+pub(crate) fn gradient_of(parts: &Tensor, sink: Option<&Sink>) -> Option<Tensor> {
     match sink.and_then(Sink::free) {
         Some(place) => {
             launch_total(&place, parts);

@@ -182,7 +182,7 @@ impl Table {
     }
 
     /// The pieces in which gradients are sent to the other ranks: those of the share, or whole parameters if nothing is shared.
-    pub fn pieces(&self, share: &Share) -> Pieces {
+    pub(crate) fn pieces(&self, share: &Share) -> Pieces {
         match share.is_whole() {
             true => Pieces::new(&self.entries, share::cut(&self.entries, self.len(), 1)),
             false => Pieces::new(&self.entries, share.pieces().to_vec()),

@@ -31,7 +31,7 @@ impl Tape {
     /// The same; calls `finished` with each leaf whose gradient goes to a [`Sink`], as soon as that is final.
     ///
     /// [`Sink`]: super::Sink
-    pub fn backward_telling(self, loss: Var, finished: &mut dyn FnMut(Var)) -> Gradients {
+    pub(crate) fn backward_telling(self, loss: Var, finished: &mut dyn FnMut(Var)) -> Gradients {
         let mut walk = Walk::from(self, loss, finished);
         while let Some(node) = walk.tape.nodes.pop() {
             walk.pass(node);

@@ -13,14 +13,14 @@ use crate::tensor::Tensor;
 
 /// Makes the examples of a step.
 pub struct Feed {
-    place: Place,
+    source: Source,
     /// True if the start is shifted by mean effects.
     shift: bool,
 }
 
 brief!(Feed, |feed| shift: feed.shift);
 
-enum Place {
+enum Source {
     Host,
     Streamed(Post),
     Resident(Post, Own),
@@ -52,8 +52,8 @@ const PIECE: usize = 8 << 20;
 impl Feed {
     /// Chooses where the cells of `data` are laid out. `shift`: whether the model wants mean effects.
     pub fn new(data: &Data, gpu: Option<&Gpu>, shift: bool) -> Feed {
-        let place = match gpu {
-            None => Place::Host,
+        let source = match gpu {
+            None => Source::Host,
             Some(gpu) => {
                 let stored = data.stored();
                 let bytes = stored * if data.narrow() { 4 } else { 6 };
@@ -63,28 +63,28 @@ impl Feed {
                 resident(data, gpu, stored as usize)
             }
         };
-        Feed { place, shift }
+        Feed { source, shift }
     }
 
     /// Sends each step's rows to a GPU that cannot hold all cells.
     pub fn streamed(gpu: &Gpu, shift: bool) -> Feed {
-        Feed { place: Place::Streamed(Post::new(gpu)), shift }
+        Feed { source: Source::Streamed(Post::new(gpu)), shift }
     }
 
     /// What the loader must provide.
     pub fn carry(&self) -> Carry {
-        match self.place {
-            Place::Host | Place::Streamed(_) => Carry::Rows,
-            Place::Resident(..) => Carry::Numbers,
+        match self.source {
+            Source::Host | Source::Streamed(_) => Carry::Rows,
+            Source::Resident(..) => Carry::Numbers,
         }
     }
 
     /// Where the cells are, in words; `None` on the host.
     pub fn describe(&self) -> Option<String> {
-        match &self.place {
-            Place::Host => None,
-            Place::Streamed(post) => Some(format!("cells are sent to {} with each step", post.gpu().name())),
-            Place::Resident(post, own) => {
+        match &self.source {
+            Source::Host => None,
+            Source::Streamed(post) => Some(format!("cells are sent to {} with each step", post.gpu().name())),
+            Source::Resident(post, own) => {
                 let mib = (own.genes.bytes() + own.values.bytes()) as f64 / (1 << 20) as f64;
                 Some(format!(
                     "all {} cells are kept on {} ({mib:.1} MiB)",
@@ -98,14 +98,14 @@ impl Feed {
     /// The batch as dense tensors, with the mean effects if the start is shifted by them.
     pub fn examples(&mut self, batch: &Batch, effects: &Effects) -> Examples {
         let (b, n, g) = (batch.sets, batch.cells, batch.genes);
-        let cells = match &mut self.place {
-            Place::Host => {
+        let cells = match &mut self.source {
+            Source::Host => {
                 let mut dense = vec![0.0; 2 * b * n * g];
                 batch.rows.dense(&mut dense);
                 Tensor::new(&[2 * b * n, g], dense)
             }
-            Place::Streamed(post) => streamed(post, &batch.rows, g),
-            Place::Resident(post, own) => {
+            Source::Streamed(post) => streamed(post, &batch.rows, g),
+            Source::Resident(post, own) => {
                 let spans: Vec<Span> = batch.numbers.iter().map(|&cell| own.spans[cell as usize]).collect();
                 post.send([("positions of a step's cells", bytemuck::cast_slice(&spans))], |[sent]| {
                     gather(&own.cells(), sent, spans.len(), g, scaling(&batch.rows))
@@ -136,7 +136,7 @@ fn streamed(post: &mut Post, rows: &Rows, genes: usize) -> Tensor {
 }
 
 /// Sends all cells, piece by piece.
-fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
+fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Source {
     let wide = !data.narrow();
     let mut own = Own {
         stored,
@@ -162,7 +162,7 @@ fn resident(data: &Data, gpu: &Gpu, stored: usize) -> Place {
         send(&own, at, &piece);
         at += held;
     }
-    Place::Resident(Post::new(gpu), own)
+    Source::Resident(Post::new(gpu), own)
 }
 
 /// Writes rows into the arrays, from number `at` onwards.

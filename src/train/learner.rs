@@ -59,7 +59,7 @@ pub struct Computed {
 /// Refuses a model that this machine's memory cannot hold: its weights with gradients, averages and moments, and a checkpoint's
 /// copy of them, or what a step keeps for its backward pass. On a GPU the host holds only the checkpoint's copy and the first
 /// weights; what a step takes on the device is reported when it is laid out.
-pub fn check_memory(
+pub(crate) fn check_memory(
     config: &Config,
     sizes: &Vocabulary,
     genes: usize,
@@ -122,7 +122,7 @@ impl Learner {
     ///
     /// # Panics
     /// As [`Model::new`]; if given weights are not the model's.
-    pub fn of_ranks(
+    pub(crate) fn of_ranks(
         config: &Config,
         sizes: &Vocabulary,
         statistics: Statistics,
@@ -216,7 +216,7 @@ impl Learner {
     }
 
     /// As [`Learner::gradients`], for one of the losses.
-    pub fn gradients_of(
+    pub(crate) fn gradients_of(
         &mut self,
         examples: &Examples,
         k: u64,
