@@ -118,7 +118,7 @@ pub enum Observe {
 }
 
 impl Observe {
-    /// Both.
+    /// All of them, in the order of reports.
     pub const ALL: [Observe; 2] = [Observe::None, Observe::Poisson];
 
     /// `none` or `poisson`, as in configs, options and files of predictions.

@@ -19,7 +19,7 @@ impl<T> Flats<T> {
         [self.weights, self.average, self.moment1, self.moment2]
     }
 
-    /// The reverse.
+    /// Of the four, in that order.
     pub fn of([weights, average, moment1, moment2]: [T; 4]) -> Flats<T> {
         Flats { weights, average, moment1, moment2 }
     }
