@@ -2,13 +2,16 @@
 
 /// [`Debug`](std::fmt::Debug) in a line, for a type that holds more numbers than a log should: only what is named here is shown.
 macro_rules! brief {
-    ($name:ident $(<$life:lifetime>)?, |$of:pat_param| $($shown:ident: $value:expr),*) => {
-        impl std::fmt::Debug for $name $(<$life>)? {
+    (impl [$($type:ident)?] $name:ident [$($of:tt)?], |$whole:pat_param| $($shown:ident: $value:expr),*) => {
+        impl<$($type)?> std::fmt::Debug for $name<$($of)?> {
             fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                let $of = self;
+                let $whole = self;
                 f.debug_struct(stringify!($name))$(.field(stringify!($shown), &$value))*.finish_non_exhaustive()
             }
         }
+    };
+    ($name:ident $(<$life:lifetime>)?, $($rest:tt)*) => {
+        brief!(impl [] $name [$($life)?], $($rest)*);
     };
 }
 

@@ -27,8 +27,8 @@
 //! What takes long is given a [`progress::Progress`], which is told what happens and can stop it; nothing is printed. Signatures show
 //! matrices of [`sprs`], which is handed on.
 //!
-//! The feature `cli` is the program: without it (`default-features = false`) there are no `demo`, `profile`, `selftest` and
-//! `Progress::terminal`, and none of the crates that they need.
+//! The feature `cli` is the program: without it there are no `demo`, `profile`, `selftest` and `Progress::terminal`, and none of the
+//! crates that they need. `default-features = false` also leaves out `parquet`, the reading of parquet files.
 
 #![deny(missing_docs)]
 #![warn(missing_debug_implementations)]

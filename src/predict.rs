@@ -222,13 +222,15 @@ impl Context {
 ///
 /// # Errors
 /// A run, data or a request that cannot be used; a file that cannot be written; a GPU that failed; [`Error::Stopped`] if it is asked
-/// to stop before the last cell is predicted, and then nothing is written.
+/// to stop before its file is put in its place, and then nothing is written.
 pub fn predict(settings: &Settings, progress: &Progress) -> Result<Report> {
     guard(|| write(settings, progress)).map_err(|error| match error {
         Error::Stopped(_) => error.with_way("; nothing is written"),
         other => other,
     })
 }
+
+const UNBEGUN: &str = "predict was stopped before the first cell";
 
 fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
@@ -238,6 +240,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         Some(gpu) => trained.to_gpu(gpu),
         None => trained,
     };
+    progress.go_on(UNBEGUN)?;
     let header = &trained.header;
     let mut report = Report { checkpoint: path.clone(), out: settings.out.clone(), ..Report::default() };
     let manifest = &header.data;
@@ -254,6 +257,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         }
     };
     let predictor = trained.predictor(settings.seed);
+    progress.go_on(UNBEGUN)?;
     let mut population = Population::create(&settings.out, manifest)?;
     fill(&predictor, &job, observer.as_ref(), &mut population, &mut report, progress)?;
     if settings.with_controls {
@@ -273,6 +277,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
     if !report.warnings.is_empty() {
         population.notes.push((WARNING.into(), report.warnings.join("; ")));
     }
+    progress.go_on("predict was stopped before its file was complete")?;
     population.close()?;
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
         (report.real_out, report.measured_cells) = (Some(path.clone()), Some(measured.write(path)?));
@@ -321,7 +326,7 @@ fn fill(
         ));
     }
     let contexts = job.contexts.iter().map(|c| {
-        progress.go_on("predict was stopped before the first cell")?;
+        progress.go_on(UNBEGUN)?;
         predictor.context(&c.controls)
     });
     let contexts: Vec<_> = contexts.collect::<Result<_>>()?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use scale_engine::data::preprocess::{Parts, Settings, preprocess, preprocess_parts, rank_genes};
@@ -104,31 +104,55 @@ fn predict_that_is_stopped_writes_nothing_and_leaves_what_was_there() {
     assert_eq!(listed(dir.path()), ["pred.h5ad", "real.h5ad"]);
 }
 
-#[test]
-fn ctrl_c_ends_a_prediction_with_code_130_and_nothing_written() {
+/// The program under `trap`, at work on more than a minute of cells; `out` is begun, not there.
+fn begun(dir: &Path, trap: &str) -> Child {
     let small = small();
-    let dir = tempfile::tempdir().expect("a folder");
-    let [request, out] = ["request.csv", "pred.h5ad"].map(|name| dir.path().join(name));
+    let [request, out] = ["request.csv", "pred.h5ad"].map(|name| dir.join(name));
     let (types, perturbations) = names();
     let batch = Data::open(&small.data).expect("data").manifest().batches[0].clone();
-    // More than a minute of cells.
     let line = format!("{},{},{batch},5000000", perturbations[2], types[0]);
     fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}\n")).expect("written");
-    let mut command = program();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{trap} exec \"$@\"")).arg("sh").arg(program().get_program());
     command.arg("predict").arg(&small.run).arg("--controls").arg(&small.cells);
-    command.arg("--request").arg(&request).arg("--out").arg(&out).stderr(Stdio::piped());
-    let child = command.spawn().expect("the program starts");
+    command.arg("--request").arg(&request).arg("--out").arg(&out);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let began = Instant::now();
-    while listed(dir.path()).len() < 2 {
+    while listed(dir).len() < 2 {
         assert!(began.elapsed() < Duration::from_secs(60), "no file is begun");
         std::thread::sleep(Duration::from_millis(5));
     }
-    // SIGINT: what a terminal sends on Ctrl-C.
-    let sent = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().expect("kill runs");
+    child
+}
+
+/// `-INT` is what a terminal sends on Ctrl-C, `-HUP` what it sends when it is closed.
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").arg(name).arg(child.id().to_string()).status().expect("kill runs");
     assert!(sent.success());
+}
+
+#[test]
+fn ctrl_c_ends_a_prediction_with_code_130_and_nothing_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let child = begun(dir.path(), "");
+    signal(&child, "-INT");
     let ended = child.wait_with_output().expect("it ends");
     let told = String::from_utf8(ended.stderr).expect("text");
     assert_eq!(ended.status.code(), Some(130), "{told}");
     assert!(told.contains("stopping at the next cell") && told.contains("; nothing is written"), "{told}");
     assert_eq!(listed(dir.path()), ["request.csv"]);
+}
+
+#[test]
+fn a_hang_up_that_nohup_ignores_does_not_stop_the_work() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut child = begun(dir.path(), "trap '' HUP;");
+    signal(&child, "-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().expect("it can be asked").is_none(), "the hang-up ended it");
+    signal(&child, "-INT");
+    let ended = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8(ended.stderr).expect("text");
+    assert_eq!(told.matches("stopping").count(), 1, "{told}");
+    assert_eq!(ended.status.code(), Some(130), "{told}");
 }

@@ -11,9 +11,11 @@ threads=${1:-2}
 python=${PYTHON:-python3}
 turns=target/step.turns
 
-ours() { # benchmark's name
-    RAYON_NUM_THREADS=$threads cargo bench --bench step -- "step/$1\$" >/dev/null 2>&1
-    "$python" -c "import json; print(json.load(open('target/criterion/step/$1/new/estimates.json'))['median']['point_estimate'] / 1e9)"
+ours() { # benchmark's name; figures of an earlier run are none of this one's
+    local found=target/criterion/step/$1/new/estimates.json
+    rm -f "$found"
+    RAYON_NUM_THREADS=$threads cargo bench --bench step -- "step/$1\$" >/dev/null 2>&1 &&
+        "$python" -c "import json; print(json.load(open('$found'))['median']['point_estimate'] / 1e9)"
 }
 turn() { # row, benchmark's name, options of step_torch.py
     local seconds theirs
@@ -23,7 +25,8 @@ turn() { # row, benchmark's name, options of step_torch.py
         "$python" -c "import json; row = json.loads(input()); print('%-20s %.4f   %.4f' % (row['step'], row['ours_s'], row['torch']['median_s']))"
 }
 
-cargo bench --bench step --no-run 2>/dev/null
+cargo bench --bench step --no-run
+commit=$(git describe --always --dirty)
 : >"$turns"
 echo "step                 ours     torch    (s, $threads threads, 32 pairs a set x 2000 genes; 16 sets, 4 of s40)"
 for _ in 1 2 3; do
@@ -32,7 +35,7 @@ for _ in 1 2 3; do
     turn 'tiny llama paper' paper --recipe paper
     turn 's40 llama default' s40 --preset s40 --recipe default --sets 4 --steps 10
 done
-"$python" - "$threads" "$turns" "$(git rev-parse --short HEAD)" <<'END'
+"$python" - "$threads" "$turns" "$commit" <<'END'
 import json, sys
 threads, turns, commit = sys.argv[1:]
 machine = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")

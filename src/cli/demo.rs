@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
     let (gpu, progress) = (args.device.open()?, Progress::terminal());
     let settings = Settings { out: out.clone(), seed: args.seed, gpu };
-    signal::stop(&progress, "after this stage (while training: after this step, with a checkpoint)")?;
+    signal::stop(&progress, "within this stage or after it (training: after this step, with a checkpoint)")?;
     let table = demo(&settings, &progress)?;
     if args.json {
         println!("{}", as_json(&table));

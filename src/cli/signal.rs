@@ -44,9 +44,24 @@ pub fn tell(what: &'static str) -> Result<()> {
 }
 
 fn handle(what: impl FnMut() + 'static + Send) -> Result<()> {
+    // ctrlc sets a handler for a hang-up too, which nohup has us ignore.
+    let outlives_its_terminal = hang_ups_are_ignored();
     match ctrlc::set_handler(what) {
         // A test or a program that embeds us may have its own handler.
-        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-        Err(e) => Err(Error::Stopped(format!("cannot set up the signal handler: {e}"))),
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => {}
+        Err(e) => return Err(Error::Stopped(format!("cannot set up the signal handler: {e}"))),
+    }
+    if outlives_its_terminal {
+        // SAFETY: they are ignored again, as they were before.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
+    Ok(())
+}
+
+fn hang_ups_are_ignored() -> bool {
+    // SAFETY: plain numbers, all of which may be zero; what is set is asked for, and nothing is set.
+    unsafe {
+        let mut set: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), &mut set) == 0 && set.sa_sigaction == libc::SIG_IGN
     }
 }

@@ -90,7 +90,7 @@ impl Config {
     }
 }
 
-/// The defaults are the sizes of preset s184 with the paper's choices.
+/// The defaults are the sizes of preset s184 with the paper's choices, but for the sets and cells of a step.
 impl Default for EncoderConfig {
     fn default() -> Self {
         let (kind, pool) = (EncoderKind::Llama, Pooling::Flatten);

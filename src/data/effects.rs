@@ -6,7 +6,7 @@ use crate::data::bulk::{Resting, pairs};
 use crate::data::shard::Data;
 
 /// mean perturbed - mean control of every (cell type, perturbation) pair of the training groups, on the network's scale.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Effects {
     /// G.
     genes: usize,
@@ -14,6 +14,8 @@ pub struct Effects {
     values: Vec<f32>,
     sums: BTreeMap<u32, Sum>,
 }
+
+brief!(Effects, |effects| genes: effects.genes, pairs: effects.pairs.len());
 
 /// A perturbation's effects summed over all its cell types, so that leaving one of them out needs no new sum for every set.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -43,7 +43,7 @@ use super::shard::Data;
 use crate::error::{Error, Result};
 
 /// Sparse rows of 2 B N cells: the B * N controls first, set by set, then the B * N perturbed cells.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Batch {
     /// Step the batch is for.
     pub step: u64,
@@ -64,6 +64,8 @@ pub struct Batch {
     /// Group of each set's perturbed cells, `[B]`.
     pub groups: Vec<u32>,
 }
+
+brief!(Batch, |batch| step: batch.step, sets: batch.sets, cells: batch.cells, genes: batch.genes);
 
 impl Batch {
     /// The rows of some sets, which must be of equal size.

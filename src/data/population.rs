@@ -85,7 +85,7 @@ impl Rows for Writer {
 }
 
 /// Cells, on the log1p scale unless said otherwise, with their labels; in memory, or on their way to a file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Population<R = Cells> {
     /// Names, `[G]`.
     pub genes: Vec<String>,
@@ -145,6 +145,8 @@ impl Population {
         self.described(|cells, obs, var, extras| h5ad::write(path, obs, var, X::Sparse(&cells), extras))
     }
 }
+
+brief!(impl [R] Population [R], |all| genes: all.genes.len(), cells: all.totals.len(), unit: all.unit);
 
 impl Population<Writer> {
     /// A file to be, without cells yet, like [`Population::like`].

@@ -227,8 +227,8 @@ pub struct Summary {
 /// freed ([`memory::keep`]).
 ///
 /// # Errors
-/// [`Error::Stopped`], which names the folder of the parts, if it is asked to stop before the last cell is read. Files that cannot be read or disagree, missing columns or control cells, values that are neither counts nor logs, and
-/// settings that cannot be honoured.
+/// [`Error::Stopped`], which names the folder of the parts, if it is asked to stop before the last cell is read. Files that cannot be
+/// read or disagree, missing columns or control cells, values that are neither counts nor logs, and settings that cannot be honoured.
 pub fn preprocess(settings: &Settings, progress: &Progress) -> Result<Summary> {
     let summary = preprocess_parts(settings, &Parts::default(), progress)?;
     Ok(summary.expect("no part was asked for by itself"))

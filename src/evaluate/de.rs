@@ -24,7 +24,7 @@ const ONE_SIDED: f64 = 20.0;
 const RUN: usize = 4;
 
 /// One row per (target, gene): target-major, genes in file order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Table {
     /// The control's label.
     pub control: String,
@@ -45,6 +45,8 @@ pub struct Table {
     /// Benjamini-Hochberg over all rows or each target's own ([`Family`]), `[T, G]`.
     pub fdr: Vec<f64>,
 }
+
+brief!(Table, |table| genes: table.genes.len(), targets: table.targets.len());
 
 /// One gene of one group.
 #[derive(Clone, Copy)]

@@ -8,13 +8,15 @@ use super::side::{Matrix, Rows};
 const ROWS: usize = 1024;
 
 /// Mean profiles, f64 sums rounded to f32: the control's and one per perturbation.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pseudobulk {
     /// `[G]`.
     pub control: Vec<f32>,
     /// `[P, G]`, perturbations sorted.
     pub perturbed: Vec<Vec<f32>>,
 }
+
+brief!(Pseudobulk, |means| genes: means.control.len(), perturbations: means.perturbed.len());
 
 impl Pseudobulk {
     /// Means of the groups' cells.

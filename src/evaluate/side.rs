@@ -8,7 +8,7 @@ use crate::data::h5ad::{Cells, Labels};
 use crate::error::{Error, Result, some_of, unknown_control};
 
 /// Expression of `n` cells over `G` genes, in the form the file has it: the two forms are normalised by different medians.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Matrix {
     /// Rows of stored values, `[n, G]`, CSR.
     Sparse(Cells),
@@ -20,6 +20,8 @@ pub enum Matrix {
         values: Vec<f32>,
     },
 }
+
+brief!(Matrix, |x| shape: x.shape());
 
 impl Matrix {
     /// (cells, genes).

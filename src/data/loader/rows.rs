@@ -8,7 +8,7 @@ use crate::data::shard::{Data, Normalise, Row, Scale, Values};
 const TASK: usize = 64;
 
 /// The stored values, of one type per data directory.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Counts {
     /// Counts below 65536.
     U16(Vec<u16>),
@@ -16,8 +16,10 @@ pub enum Counts {
     F32(Vec<f32>),
 }
 
+brief!(Counts, |counts| stored: match counts { Counts::U16(v) => v.len(), Counts::F32(v) => v.len() });
+
 /// Sparse rows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Rows {
     /// Where each row begins in `genes` and `values`, `[rows + 1]`.
     pub starts: Vec<u32>,
@@ -34,6 +36,8 @@ pub struct Rows {
     /// Genes, G: the width of a dense row.
     pub width: usize,
 }
+
+brief!(Rows, |rows| rows: rows.scale.len(), stored: rows.genes.len(), kind: rows.kind);
 
 impl Rows {
     /// No rows, of the type that a directory needs.
