@@ -29,7 +29,7 @@ fn step(c: &mut Criterion) {
     ] {
         let config = Config::load(Some(preset), None, &set).expect("a preset");
         let (b, n) = (sets, 32);
-        let vocabulary = Vocabulary { cell_types: 4, perturbations: 21, batches: 2 };
+        let vocabulary = Vocabulary { cell_types: 4, perturbations: 21, batches: 2, features: None };
         let statistics = Statistics { mean: vec![0.05; GENES], std: vec![0.1; GENES] };
         let (model, table) = Model::new(&config, &vocabulary, statistics);
         let weights = table.draw(Rng::new(0));

@@ -4,27 +4,29 @@
 //! prediction), `moment1.<name>` and `moment2.<name>` AdamW's. Config, step, gene names, vocabularies, preprocessing, the split's
 //! hash and the CRC-32 of every tensor are one JSON text in the metadata, under `scale_engine`.
 
+mod read;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::tensor::{SafeTensorError, SafeTensors, TensorView};
+use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use crate::aside;
 use crate::config::Config;
 use crate::data::effects::Effects;
+use crate::data::features::{FeatureFile, FeatureTable, Features};
 use crate::data::shard::{Manifest, Moments};
-use crate::error::{At, Error, Result};
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::condition::Vocabulary;
 use crate::model::{Model, Statistics};
-use crate::params::{self, Entry, Flats, Params, Table, tensor_view, view_of};
+use crate::params::{self, Entry, Flats, Params, tensor_view};
 use crate::run_folder::checkpoint_of;
 use crate::tensor::Tensor;
+use read::{File, Read, map};
 
 /// What a checkpoint says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,9 +42,12 @@ pub struct Header {
     /// The best validation so far.
     pub best: Option<Best>,
     /// Perturbations of the data that training never saw, neither here nor in the run it began from: the model has only drawn
-    /// numbers for them.
+    /// numbers for them, or knows only their features.
     #[serde(default)]
     pub untrained: Vec<String>,
+    /// The table of features by which it knows perturbations, unless it knows them by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<FeatureFile>,
     /// The run whose weights it began with, unless it began with drawn ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<Origin>,
@@ -72,6 +77,8 @@ pub struct Trained {
     pub header: Header,
     /// Mean effects, for a shifted start; empty otherwise.
     pub effects: Effects,
+    /// What it knows of the perturbations, unless it knows them by name.
+    pub features: Option<Features>,
     /// Where each weight is.
     pub model: Model,
     /// The averaged weights, without gradients.
@@ -87,6 +94,8 @@ pub struct Frame {
     pub statistics: Statistics,
     /// Mean effects, for a shifted start; empty otherwise.
     pub effects: Arc<Effects>,
+    /// What it knows of the perturbations, unless it knows them by name.
+    pub features: Option<Arc<Features>>,
 }
 
 brief!(Frame, |frame| step: frame.header.step, genes: frame.statistics.mean.len());
@@ -139,8 +148,9 @@ impl Checkpoint {
         let read = Read::of(path, &map)?;
         let [weights, average, moment1, moment2] = FLATS.map(|prefix| read.flat(prefix));
         let flats = Flats { weights: weights?, average: average?, moment1: moment1?, moment2: moment2? };
-        let Read { file, statistics, effects, .. } = read;
-        let frame = Frame { header: file.text.header, statistics, effects: Arc::new(effects) };
+        let Read { file, statistics, effects, features, .. } = read;
+        let (effects, features) = (Arc::new(effects), features.map(Arc::new));
+        let frame = Frame { header: file.text.header, statistics, effects, features };
         Ok(Checkpoint { frame, flats })
     }
 
@@ -165,7 +175,7 @@ impl Checkpoint {
 impl Described {
     /// Names and shapes of the weights, sorted.
     pub fn weights(&self) -> impl Iterator<Item = &(String, Vec<usize>)> {
-        let others = || FLATS[1..].iter().chain(&["statistics.", "effects."]);
+        let others = || FLATS[1..].iter().chain(&["statistics.", "effects.", "features."]);
         self.tensors.iter().filter(move |(name, _)| !others().any(|prefix| name.starts_with(prefix)))
     }
 }
@@ -189,6 +199,12 @@ impl Frame {
             "effects.values".into(),
             tensor_view(&[self.effects.pairs().len(), genes], self.effects.values()),
         ));
+        if let Some(Features { file, values, mean, std }) = self.features.as_deref() {
+            let rows = [values.len() / file.width, file.width];
+            views.push(("features.values".into(), tensor_view(&rows, values)));
+            views.push(("features.mean".into(), tensor_view(&[file.width], mean)));
+            views.push(("features.std".into(), tensor_view(&[file.width], std)));
+        }
         let sum = |(name, view): &(String, TensorView)| (name.clone(), crc32fast::hash(view.data()));
         let text = Text {
             version: VERSION,
@@ -218,105 +234,47 @@ impl Trained {
                 "contains weights that are NaN or infinite; use an earlier checkpoint",
             ));
         }
-        let Read { file, effects, model, table, .. } = read;
-        Ok(Trained { header: file.text.header, effects, model, params: Params::new(table, average) })
+        let Read { file, effects, features, model, table, .. } = read;
+        let params = Params::new(table, average);
+        Ok(Trained { header: file.text.header, effects, features, model, params })
+    }
+
+    /// The same, on the host, which can also predict the perturbations that `table` has besides those that it knows.
+    ///
+    /// # Errors
+    /// It knows perturbations by name; the table is not like the one that it was trained with.
+    pub fn knowing(self, table: &FeatureTable) -> Result<Trained> {
+        let Trained { mut header, effects, features, model, params } = self;
+        let features = features.ok_or_else(|| {
+            let what =
+                "the run knows perturbations by their names: it was trained without --perturbation-features";
+            Error::setting("--perturbation-features", what)
+        })?;
+        let features = features.with(table, &mut header.data)?;
+        let sizes = vocabulary(&header.data, Some(&features));
+        let (model, _) = Model::new(&header.config, &sizes, model.statistics().clone());
+        Ok(Trained { header, effects, features: Some(features), model, params })
     }
 
     /// The same on a device, to predict there ([`Params::to_predict`]).
     pub fn to_gpu(self, gpu: &Gpu) -> Trained {
-        let Trained { header, effects, model, params } = self;
-        Trained { header, effects, model: model.to_gpu(gpu), params: params.to_gpu(gpu).to_predict() }
+        let (model, params) = (self.model.to_gpu(gpu), self.params.to_gpu(gpu).to_predict());
+        Trained { model, params, ..self }
     }
 }
 
-/// What both ways of reading share: all but the long flat buffers.
-struct Read<'a> {
-    file: File<'a>,
-    statistics: Statistics,
-    effects: Effects,
-    model: Model,
-    table: Table,
-}
-
-impl<'a> Read<'a> {
-    fn of(path: &'a Path, bytes: &'a [u8]) -> Result<Read<'a>> {
-        let file = File::of(path, bytes)?;
-        let Text { header, effects: pairs, .. } = &file.text;
-        let genes = header.data.genes.len();
-        let (mean, std) =
-            (file.numbers("statistics.mean", &[genes])?, file.numbers("statistics.std", &[genes])?);
-        let statistics = Statistics { mean, std };
-        let values = file.numbers("effects.values", &[pairs.len(), genes])?;
-        if !pairs.is_sorted_by(|a, b| a < b) {
-            return Err(file.wrong("header: the pairs in `effects` are not sorted and unique"));
-        }
-        let effects = Effects::new(genes, pairs.clone(), values);
-        let (model, table) = Model::new(&header.config, &vocabulary(&header.data), statistics.clone());
-        Ok(Read { file, statistics, effects, model, table })
-    }
-
-    /// One number for each of the table's, from the tensors with this prefix.
-    fn flat(&self, prefix: &str) -> Result<Tensor> {
-        let name = |entry: &Entry| format!("{prefix}{}", entry.name);
-        // Before memory is allocated: a false config asks for more than the file has.
-        for entry in self.table.entries() {
-            self.file.view(&name(entry), &entry.shape)?;
-        }
-        let mut flat = vec![0.0; self.table.len()];
-        for entry in self.table.entries() {
-            flat[entry.range()].copy_from_slice(&self.file.numbers(&name(entry), &entry.shape)?);
-        }
-        Ok(Tensor::new(&[flat.len()], flat))
-    }
-}
-
-/// A checkpoint's bytes, taken apart but not yet believed: a tensor is checked when it is read.
-struct File<'a> {
-    path: &'a Path,
-    text: Text,
-    tensors: SafeTensors<'a>,
-}
-
-impl<'a> File<'a> {
-    fn of(path: &'a Path, bytes: &'a [u8]) -> Result<File<'a>> {
-        let text = read_text(path, bytes)?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| foreign(path, e))?;
-        Ok(File { path, text, tensors })
-    }
-
-    /// A tensor, its shape checked.
-    fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'a>> {
-        view_of(&self.tensors, self.path, name, shape)
-    }
-
-    /// A tensor as f32, its shape and its bytes checked.
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let view = self.view(name, shape)?;
-        self.check(name, &view)?;
-        Ok(bytemuck::pod_collect_to_vec(view.data()))
-    }
-
-    /// Refuses a tensor whose bytes are not those that were written.
-    fn check(&self, name: &str, view: &TensorView) -> Result<()> {
-        match self.text.sums.get(name) == Some(&crc32fast::hash(view.data())) {
-            true => Ok(()),
-            false => {
-                Err(self.wrong(format!("tensor {name:?} does not match its checksum; the file is damaged")))
-            }
-        }
-    }
-
-    fn wrong(&self, what: impl Into<String>) -> Error {
-        Error::format(self.path, what)
-    }
-}
-
-/// Sizes of the condition tables for a data set's vocabularies.
-pub fn vocabulary(data: &Manifest) -> Vocabulary {
+/// Sizes of the condition tables for a data set's vocabularies, and the features of its perturbations if it is by them that they are
+/// known.
+pub fn vocabulary(data: &Manifest, features: Option<&Features>) -> Vocabulary {
+    let seen = |features: &Features| {
+        let (width, numbers) = features.seen(data);
+        Tensor::new(&[numbers.len() / width, width], numbers)
+    };
     Vocabulary {
         cell_types: data.cell_types.len(),
-        perturbations: data.perturbations.len(),
+        perturbations: data.perturbations.len() + data.unmeasured.len(),
         batches: data.batches.len(),
+        features: features.map(seen),
     }
 }
 
@@ -324,42 +282,4 @@ impl From<Moments> for Statistics {
     fn from(Moments { mean, std, .. }: Moments) -> Statistics {
         Statistics { mean, std }
     }
-}
-
-/// The file's bytes, of which only those that are looked at are read.
-fn map(path: &Path) -> Result<Mmap> {
-    let file = fs::File::open(path).at(path)?;
-    if file.metadata().at(path)?.len() == 0 {
-        return Err(Error::format(path, "is empty, so not a checkpoint"));
-    }
-    // SAFETY: a checkpoint is written aside and takes its name once it is complete; one that is replaced stays as it is for whoever
-    // has it open. A program that writes into one breaks that promise, with the same effect as changing our memory.
-    unsafe { Mmap::map(&file) }.at(path)
-}
-
-fn foreign(path: &Path, error: SafeTensorError) -> Error {
-    Error::format(path, format!("not a safetensors file: {error}"))
-}
-
-fn read_text(path: &Path, bytes: &[u8]) -> Result<Text> {
-    #[derive(Deserialize)]
-    struct Layout {
-        version: u32,
-    }
-    let bad = |what: String| Error::format(path, what);
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| foreign(path, e))?;
-    let text = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|m| m.get(KEY))
-        .ok_or_else(|| bad("is a safetensors file, but not a scale-engine checkpoint".into()))?;
-    let wrong = |e: serde_json::Error| bad(format!("header: {e}"));
-    let Layout { version } = serde_json::from_str(text).map_err(wrong)?;
-    if version != VERSION {
-        return Err(bad(format!("has checkpoint layout {version}, but this program reads layout {VERSION}")));
-    }
-    let text: Text = serde_json::from_str(text).map_err(wrong)?;
-    text.header.config.validate().map_err(|e| bad(e.to_string()))?;
-    text.header.data.check().map_err(|what| bad(format!("header: {what}")))?;
-    Ok(text)
 }

@@ -4,6 +4,7 @@ pub mod bulk;
 pub mod controls;
 pub mod counts;
 pub mod effects;
+pub mod features;
 mod gzip;
 pub mod h5ad;
 mod in_order;

@@ -71,6 +71,7 @@ impl Model {
     /// The same with its constants on a device.
     pub fn to_gpu(mut self, gpu: &Gpu) -> Model {
         self.standard = self.standard.map(|numbers| numbers.to_gpu(gpu, "statistics of genes", Real::F32));
+        self.flow = self.flow.to_gpu(gpu);
         self
     }
 

@@ -34,6 +34,7 @@ use crate::aside;
 use crate::checkpoint::{Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
+use crate::data::features::FeatureTable;
 use crate::data::h5ad::{H5ad, Writer};
 use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
 use crate::data::population::{Population, WARNING};
@@ -66,6 +67,8 @@ pub struct Settings {
     pub with_controls: bool,
     /// Used instead of the run's own `predict.observe`.
     pub observe: Option<Observe>,
+    /// A table that describes perturbations which the run's data do not have, like the one that the run was trained with.
+    pub features: Option<PathBuf>,
     /// Seeds control draws, start noise and counts.
     pub seed: u64,
 }
@@ -80,6 +83,7 @@ impl Settings {
             source,
             with_controls: false,
             observe: None,
+            features: None,
             seed: 0,
         }
     }
@@ -235,7 +239,10 @@ const UNBEGUN: &str = "predict was stopped before the first cell";
 fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
     settings.source.apart_from(&settings.out, &settings.run, &path)?;
-    let trained = Trained::load(&path)?;
+    let mut trained = Trained::load(&path)?;
+    if let Some(table) = &settings.features {
+        trained = trained.knowing(&FeatureTable::read(table)?)?;
+    }
     let trained = match &settings.gpu {
         Some(gpu) => trained.to_gpu(gpu),
         None => trained,

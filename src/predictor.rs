@@ -96,7 +96,7 @@ impl Trained {
     /// The run's model, ready to predict. `seed` is that of control draws, start noise and counts. Costs nothing: a program may
     /// keep the `Trained` and ask for this whenever it is needed.
     pub fn predictor(&self, seed: u64) -> Predictor<'_> {
-        let Trained { header, effects, model, params } = self;
+        let Trained { header, effects, model, params, .. } = self;
         Predictor { model, params, effects, data: &header.data, seed }
     }
 }

@@ -9,6 +9,7 @@ mod emulate;
 mod emulator;
 mod encodings;
 mod evaluate;
+mod features;
 mod figures;
 mod filters;
 mod floors;

@@ -50,6 +50,7 @@ fn data(dir: &Path, scale: Scale, cells: &[Cell]) -> Data {
         cell_types,
         perturbations,
         batches,
+        unmeasured: Vec::new(),
         genes: (0..cells[0].3.len()).map(|g| format!("g{g}")).collect(),
     };
     let path = dir.join("data");

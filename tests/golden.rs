@@ -123,6 +123,7 @@ impl Walk {
             cell_types: golden.size("cell_types"),
             perturbations: golden.size("perturbations"),
             batches: golden.size("batches"),
+            features: None,
         };
         let statistics = Statistics {
             mean: golden.tensor("input/mean").into_vec(),

@@ -11,7 +11,7 @@ use scale_engine::tape::Tape;
 use scale_engine::tensor::Tensor;
 use scale_engine::train::Learner;
 
-const VOCABULARY: Vocabulary = Vocabulary { cell_types: 3, perturbations: 4, batches: 2 };
+const VOCABULARY: Vocabulary = Vocabulary { cell_types: 3, perturbations: 4, batches: 2, features: None };
 
 fn small(set: &[&str]) -> Config {
     let mut all =
@@ -55,7 +55,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn the_presets_have_the_papers_counts_of_parameters() {
-    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
+    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
     for (preset, expected, tolerance) in
         [("tiny", 2.2e6, 0.05), ("s40", 40e6, 0.05), ("s184", 184e6, 0.01), ("s280", 280e6, 0.01)]
     {

@@ -252,7 +252,7 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
 fn with_average(path: &Path, change: impl Fn(f32) -> f32) {
     let Checkpoint { frame, flats } = Checkpoint::load(&last(&small().run)).expect("a checkpoint");
     let header = &frame.header;
-    let (_, table) = Model::new(&header.config, &vocabulary(&header.data), frame.statistics.clone());
+    let (_, table) = Model::new(&header.config, &vocabulary(&header.data, None), frame.statistics.clone());
     let average: Vec<f32> = flats.average.data().iter().map(|&w| change(w)).collect();
     let (weights, moment1, moment2) = (flats.weights.data(), flats.moment1.data(), flats.moment2.data());
     let flats = Flats { weights, average: &average[..], moment1, moment2 };

@@ -210,7 +210,7 @@ fn drawn(set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> 
     let config = Config::load(Some("tiny"), None, &words).expect("a good config");
     let genes = data.genes.len();
     let statistics = Statistics { mean: vec![0.05; genes], std: vec![0.1; genes] };
-    let (model, table) = Model::new(&config, &vocabulary(data), statistics);
+    let (model, table) = Model::new(&config, &vocabulary(data, None), statistics);
     let weights = table.draw(Rng::new(1));
     let params = Params::new(table, weights);
     let predictor = Predictor { model: &model, params: &params, effects: &trained.effects, data, seed };

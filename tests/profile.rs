@@ -126,7 +126,7 @@ fn a_dry_step_holds_and_moves_what_a_computed_one_does() {
 fn held_to_predict(set: &[String], steps: usize) -> u64 {
     let gpu = Gpu::dry(Real::Bf16);
     let config = Config::load(Some("tiny"), None, set).expect("settings");
-    let sizes = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
+    let sizes = Vocabulary { cell_types: 3, perturbations: 5, batches: 2, features: None };
     let statistics = Statistics { mean: vec![0.1; 500], std: vec![0.1; 500] };
     let (model, table) = Model::new(&config, &sizes, statistics);
     let weights = table.draw(Rng::new(0));

@@ -51,6 +51,7 @@ pub fn header(genes: usize, cell_types: usize, perturbations: usize, batches: us
         cell_types: names("type", cell_types),
         perturbations: labels,
         batches: names("batch", batches),
+        unmeasured: Vec::new(),
         genes: names("gene", genes),
     }
 }

@@ -178,6 +178,7 @@ fn checkpoint(path: &Path) -> Result<Value> {
         "sources": header.data.sources,
         "split_sha256": header.split,
         "init_from": header.init_from,
+        "perturbation_features": header.features,
         "tensors": described.weights().map(|(name, shape)| (name.clone(), json!(shape))).collect::<serde_json::Map<_, _>>(),
     });
     if let Err(error) = Checkpoint::check(path) {

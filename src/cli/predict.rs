@@ -70,6 +70,9 @@ pub struct Args {
     /// `none` writes the predicted means, `poisson` draws counts around them [default: the run's own predict.observe]
     #[arg(long)]
     observe: Option<Observe>,
+    /// Table that describes perturbations which the run's data do not have, like that of `train --perturbation-features`
+    #[arg(long, value_name = "F.csv")]
+    perturbation_features: Option<PathBuf>,
     #[command(flatten)]
     device: device::Choice,
     /// Seed for drawing control cells, start noise and counts
@@ -96,6 +99,7 @@ pub fn run(args: Args) -> Result<()> {
     let settings = Settings {
         with_controls: args.with_controls,
         observe: args.observe,
+        features: args.perturbation_features,
         seed: args.seed,
         gpu: args.device.open()?,
         ..Settings::new(&args.run, source, &args.out)

@@ -6,6 +6,7 @@ use super::{device, settings, signal};
 use crate::checkpoint::{Best, Checkpoint, Described};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
+use crate::data::features::FeatureTable;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_folder::{RunFolder, checkpoint_of};
@@ -69,6 +70,11 @@ pub struct Args {
     /// types, perturbations and batches are matched by name; new ones start from random values
     #[arg(long, value_name = "RUN", conflicts_with = "preset")]
     init_from: Option<PathBuf>,
+    /// Table of numbers that describe each perturbation, such as embeddings of genes or drugs: a .csv with perturbations in the first
+    /// column, or an .h5ad of them. The run then knows perturbations by these, not by their names, and `predict` can be asked for
+    /// perturbations that it was never trained on
+    #[arg(long, value_name = "F.csv")]
+    perturbation_features: Option<PathBuf>,
     /// Continue from RUN/checkpoints/last.safetensors with the run's own config; only --steps and --set optim.shard=true|false may
     /// change it. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that a job that is restarted
     /// can use one command; its settings must equal those of the run
@@ -136,7 +142,8 @@ fn begin(args: &Args) -> Result<Begin> {
     }
     let (config, last) = (config(args)?, RunFolder::at(&args.out).last());
     if args.resume.is_none() || !last.exists() {
-        return Ok(Begin::Anew { config: Box::new(config), init_from: args.init_from.clone() });
+        let (init_from, features) = (args.init_from.clone(), args.perturbation_features.clone());
+        return Ok(Begin::Anew { config: Box::new(config), init_from, features });
     }
     // What is wrong with a checkpoint that cannot be described is told where it is read.
     if let Ok(Described { header, .. }) = Checkpoint::describe(&last) {
@@ -145,6 +152,14 @@ fn begin(args: &Args) -> Result<Begin> {
             let run = args.out.display();
             let what = format!("{asked}, but {run} has {own}; --resume auto continues a run only as it is");
             return Err(Error::setting(field, what));
+        }
+        let table = args.perturbation_features.as_deref().map(FeatureTable::read).transpose()?;
+        if table.map(|table| table.file().crc) != header.features.map(|file| file.crc) {
+            let what = format!(
+                "is not what {} was begun with; --resume auto continues a run only as it is",
+                args.out.display()
+            );
+            return Err(Error::setting("--perturbation-features", what));
         }
     }
     Ok(Begin::RESUME)
@@ -181,7 +196,8 @@ fn shard(args: &Args) -> Result<Option<bool>> {
         (field.trim() == "optim.shard").then(|| value.trim().parse().ok())?
     };
     let set: Vec<Option<bool>> = set.iter().map(shard).collect();
-    let others = [preset.is_some(), config.is_some(), args.init_from.is_some(), args.seed.is_some()];
+    let own = args.init_from.is_some() || args.perturbation_features.is_some();
+    let others = [preset.is_some(), config.is_some(), own, args.seed.is_some()];
     if others.contains(&true) || set.contains(&None) {
         let what =
             "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change it";

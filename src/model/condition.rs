@@ -1,9 +1,11 @@
 //! Conditions: rows of tables, fused into one seed token per set (SCALE v1, eq. 31-33; section 3.4).
 
-use super::build::Build;
+use super::build::{Build, Mlp};
 use crate::config::{Config, Fusion};
+use crate::gpu::Gpu;
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 
 /// What a condition token names; each kind has a table of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl Kind {
 }
 
 /// Sizes of the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Vocabulary {
     /// Cell types known.
     pub cell_types: usize,
@@ -39,6 +41,8 @@ pub struct Vocabulary {
     pub perturbations: usize,
     /// Batches known.
     pub batches: usize,
+    /// `[perturbations, F]`: numbers that describe them, if that is how they are known, and not by name (ours; the paper has names).
+    pub features: Option<Tensor>,
 }
 
 /// The T condition tokens of B sets, token by token: its kind, and one row number per set.
@@ -53,10 +57,19 @@ pub fn three(ids: &[[u32; 3]]) -> Tokens {
 /// T tokens per set -> one row of width D.
 #[derive(Debug)]
 pub struct Condition {
-    tables: [Param; 3],
+    rows: [Rows; 3],
     project: Param,
     fusion: Fuse,
     width: usize,
+}
+
+/// What gives a kind's tokens their rows of width d_c.
+#[derive(Debug)]
+enum Rows {
+    /// A row for each name.
+    Learned(Param),
+    /// A function of the features of what is named, `[V, F]`.
+    Described { features: Tensor, map: Mlp },
 }
 
 #[derive(Debug)]
@@ -71,11 +84,18 @@ impl Condition {
     /// Adds its weights.
     pub fn new(build: &mut Build, config: &Config, vocabulary: &Vocabulary) -> Self {
         let (c, d) = (config.conditions.width, config.flow.width);
-        let mut table = |kind: Kind, rows: usize| build.normal(kind.table(), &[rows, c], 1.0, false);
-        let tables = [
-            table(Kind::CellType, vocabulary.cell_types),
-            table(Kind::Perturbation, vocabulary.perturbations),
-            table(Kind::Batch, vocabulary.batches),
+        let mut rows = |kind: Kind, count: usize, features: &Option<Tensor>| match features {
+            None => Rows::Learned(build.normal(kind.table(), &[count, c], 1.0, false)),
+            Some(features) => {
+                let [described, width] = features.dims("features");
+                assert_eq!(described, count, "features: one row for each {kind:?}");
+                Rows::Described { features: features.clone(), map: build.mlp(kind.table(), c, c, width) }
+            }
+        };
+        let rows = [
+            rows(Kind::CellType, vocabulary.cell_types, &None),
+            rows(Kind::Perturbation, vocabulary.perturbations, &vocabulary.features),
+            rows(Kind::Batch, vocabulary.batches, &None),
         ];
         let project = build.within("conditions").matrix("project", d, c);
         let mut b = build.within("fusion");
@@ -89,13 +109,34 @@ impl Condition {
             }
             Fusion::Mean => Fuse::Mean { w_v: b.matrix("w_v", d, d) },
         };
-        Condition { tables, project, fusion, width: d }
+        Condition { rows, project, fusion, width: d }
+    }
+
+    /// The same with its constants on a device.
+    pub fn to_gpu(mut self, gpu: &Gpu) -> Self {
+        for rows in &mut self.rows {
+            if let Rows::Described { features, .. } = rows {
+                *features = features.to_gpu(gpu, "features of perturbations", gpu.real());
+            }
+        }
+        self
+    }
+
+    /// Rows of one kind `[B, d_c]`, by number.
+    fn rows(&self, t: &mut Tape, p: &Vars, kind: Kind, ids: &[u32]) -> Var {
+        match &self.rows[kind as usize] {
+            Rows::Learned(table) => t.embedding(p[*table], ids),
+            Rows::Described { features, map } => {
+                let features = t.constant(features.clone());
+                let features = t.embedding(features, ids);
+                map.forward(t, p, features)
+            }
+        }
     }
 
     /// T tokens of B sets -> c_seed `[B, D]`.
     pub fn forward(&self, t: &mut Tape, p: &Vars, tokens: &Tokens) -> Var {
-        let rows: Vec<Var> =
-            tokens.iter().map(|(kind, ids)| t.embedding(p[self.tables[*kind as usize]], ids)).collect();
+        let rows: Vec<Var> = tokens.iter().map(|(kind, ids)| self.rows(t, p, *kind, ids)).collect();
         let c = t.tokens(&rows); // [B, T, d_c]
         let c = t.linear(c, p[self.project], None); // [B, T, D], eq. 31
         let d = self.width;

@@ -3,6 +3,7 @@
 use super::build::{Build, Linear, Mlp};
 use super::condition::{Condition, Tokens, Vocabulary};
 use crate::config::Config;
+use crate::gpu::Gpu;
 use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
 use crate::trace;
@@ -51,6 +52,11 @@ impl Flow {
         let head = b.linear("head", d, d);
         let heads = config.flow.heads;
         Flow { time, condition, blocks, head, heads, add_condition: config.flow.add_condition }
+    }
+
+    /// The same with its constants on a device.
+    pub fn to_gpu(self, gpu: &Gpu) -> Self {
+        Flow { condition: self.condition.to_gpu(gpu), ..self }
     }
 
     /// Z_t `[B, N, D]`, one time and T tokens per set -> `[B, N, D]`: Z1^ or U^, as the config's variant says.

@@ -80,7 +80,7 @@ mod tests {
             format!("encoder.kind=mlp flow.width=16 flow.heads=1 flow.ffn=24 flow.prediction={prediction}");
         let set: Vec<String> = set.split(' ').map(String::from).collect();
         let config = Config::load(Some("tiny"), None, &set).expect("a good config");
-        let vocabulary = Vocabulary { cell_types: 2, perturbations: 2, batches: 1 };
+        let vocabulary = Vocabulary { cell_types: 2, perturbations: 2, batches: 1, features: None };
         Model::new(&config, &vocabulary, Statistics { mean: vec![0.1; 12], std: vec![0.1; 12] })
     }
 

@@ -84,7 +84,10 @@ impl HeldOut {
             job.asks.iter().map(|ask| known.names_of(ask.request.conditions)[1]).collect();
         let untrained = header.untrained.iter().map(String::as_str);
         let untrained: Vec<&str> = untrained.filter(|name| asked.contains(name)).collect();
-        if !untrained.is_empty() {
+        if !untrained.is_empty() && header.features.is_some() {
+            let what = "predicted by their features alone: the run was trained on no cell of them";
+            report.notes.push(format!("{}: {what}", some_of(&untrained)));
+        } else if !untrained.is_empty() {
             report.warnings.push(format!(
                 "predictions for {} are meaningless: the run was trained on no cell of {}",
                 some_of(&untrained),

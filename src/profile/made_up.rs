@@ -88,7 +88,7 @@ impl MadeUp {
         let config = Config::load(Some(&sizes.preset), None, &set)?;
         let statistics = Statistics { mean: vec![0.1; sizes.genes], std: vec![0.1; sizes.genes] };
         // The vocabularies for which the presets' sizes are stated.
-        let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
+        let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
         let sets = if trains { sizes.sets } else { 0 };
         check_memory(&config, &vocabulary, sizes.genes, sets, gpu.is_some())?;
         let learner = Learner::new(&config, &vocabulary, statistics, gpu)?;

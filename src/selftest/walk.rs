@@ -65,7 +65,7 @@ struct Walk {
 impl Walk {
     fn new(size: Size, steps: u64, gpu: Option<&Gpu>) -> Result<Walk> {
         let ([b, n, g], rng) = (size.batch(), Rng::new(11));
-        let vocabulary = Vocabulary { cell_types: 3, perturbations: 5, batches: 2 };
+        let vocabulary = Vocabulary { cell_types: 3, perturbations: 5, batches: 2, features: None };
         // About a third of a cell's genes are zero, as in real cells.
         let cell = |i: u64| (0.1 + 0.2 * rng.at(0).normal(i)).max(0.0);
         let statistics = Statistics { mean: vec![0.15; g], std: vec![0.12; g] };

@@ -10,6 +10,7 @@ use crate::checkpoint::{Frame, Header, Origin, Trained, vocabulary};
 use crate::config::Config;
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
+use crate::data::features::Features;
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -23,6 +24,7 @@ use crate::tensor::Tensor;
 pub struct First {
     pub weights: InitialWeights,
     pub statistics: Statistics,
+    features: Option<Features>,
     /// As in a checkpoint's header, like `init_from`.
     untrained: Vec<String>,
     init_from: Option<Origin>,
@@ -58,9 +60,9 @@ pub fn unseen_types(config: &Config, data: &Data, split: &Split) -> Option<Strin
 
 impl First {
     /// Drawn weights, and the statistics of the training cells.
-    pub fn drawn(config: &Config, data: &Data, split: &Split) -> First {
+    pub fn drawn(config: &Config, features: Option<Features>, data: &Data, split: &Split) -> First {
         let (weights, statistics) = (InitialWeights::Drawn, data.moments(&seen(config, data, split)).into());
-        First { weights, statistics, untrained: split.untrained(data), init_from: None, note: None }
+        First { weights, statistics, features, untrained: split.untrained(data), init_from: None, note: None }
     }
 
     /// The run before its first step, and its weights.
@@ -72,23 +74,31 @@ impl First {
             split: split.hash.clone(),
             best: None,
             untrained: self.untrained,
+            features: self.features.as_ref().map(|features| features.file.clone()),
             init_from: self.init_from,
         };
         let effects = match config.wants_shift() {
             true => Effects::measure(data, split.part(Part::Train)),
             false => Effects::default(),
         };
-        (Frame { header, statistics: self.statistics, effects: Arc::new(effects) }, self.weights)
+        let (effects, features) = (Arc::new(effects), self.features.map(Arc::new));
+        (Frame { header, statistics: self.statistics, effects, features }, self.weights)
     }
 
     /// The averaged weights of another run: those of its best checkpoint or else its last, or of the checkpoint that is named. Its
-    /// statistics are taken too: its weights were trained on inputs standardised by them.
+    /// statistics are taken too, and those of its features: its weights were trained on inputs standardised by them.
     ///
     /// # Errors
     /// It was trained on other genes or on values on another scale; a weight does not have the shape that `config` gives it.
-    pub fn of_run(run: &Path, config: &Config, data: &Data, split: &Split) -> Result<First> {
+    pub fn of_run(
+        run: &Path,
+        config: &Config,
+        features: Option<Features>,
+        data: &Data,
+        split: &Split,
+    ) -> Result<First> {
         let path = checkpoint_of(run)?;
-        let Trained { header, model, params, .. } = Trained::load(&path)?;
+        let Trained { header, features: theirs, model, params, .. } = Trained::load(&path)?;
         let here = data.manifest();
         if let Some(what) = header.data.other_numbers(here) {
             let mut what = format!("is not what {} was trained on: {what}", path.display());
@@ -98,7 +108,11 @@ impl First {
             return Err(Error::format(data.dir(), what));
         }
         let statistics = model.statistics().clone();
-        let (_, table) = Model::new(config, &vocabulary(here), statistics.clone());
+        let features = match (features, theirs) {
+            (Some(ours), Some(Features { mean, std, .. })) => Some(Features { mean, std, ..ours }),
+            (ours, _) => ours,
+        };
+        let (_, table) = Model::new(config, &vocabulary(here, features.as_ref()), statistics.clone());
         let mut weights = first_weights(config, &table).into_vec();
         let (numbers, mut anew) = (params.weights(), Vec::new());
         for entry in table.entries() {
@@ -129,7 +143,7 @@ impl First {
         };
         untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
         let weights = InitialWeights::Given(Tensor::new(&[weights.len()], weights));
-        Ok(First { weights, statistics, untrained, init_from: Some(origin), note: Some(note) })
+        Ok(First { weights, statistics, features, untrained, init_from: Some(origin), note: Some(note) })
     }
 }
 

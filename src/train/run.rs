@@ -55,7 +55,7 @@ impl Run {
         }
         let Start { frame, weights, changed, data, split, folder, claim, progress } = start;
         let config = &frame.header.config;
-        let sizes = vocabulary(data.manifest());
+        let sizes = vocabulary(data.manifest(), frame.features.as_deref());
         let learner = Learner::of_ranks(config, &sizes, frame.statistics.clone(), gpu, ranks, weights);
         // Only gradients are exchanged: ranks that began with different weights would stay different.
         ranks.agree(&[("first weights", learner.checksum.into())])?;

@@ -51,6 +51,9 @@ pub enum Begin {
         /// The other run's directory (its best checkpoint is taken, or else its last), or a checkpoint. Genes, scale and model
         /// sizes must match; cell types, perturbations and batches are matched by name.
         init_from: Option<PathBuf>,
+        /// A table of features by which the model knows perturbations, in place of their names
+        /// ([`FeatureTable::read`](crate::data::features::FeatureTable::read)).
+        features: Option<PathBuf>,
     },
     /// The run's own last checkpoint and config.
     Resume {
@@ -64,7 +67,7 @@ pub enum Begin {
 impl Begin {
     /// A new run with drawn weights.
     pub fn drawn(config: Config) -> Begin {
-        Begin::Anew { config: Box::new(config), init_from: None }
+        Begin::Anew { config: Box::new(config), init_from: None, features: None }
     }
 
     /// A run resumed with nothing changed.

@@ -13,6 +13,7 @@ use crate::aside;
 use crate::checkpoint::{Checkpoint, Described, Frame, Header, vocabulary};
 use crate::collective::Ranks;
 use crate::config::{Config, Conversion, FlowConfig, Observe};
+use crate::data::features::{FeatureTable, Features};
 use crate::data::observe::UNTOLD_TOTAL;
 use crate::data::sampler::sets_per_rank;
 use crate::data::shard::{Data, Manifest};
@@ -50,8 +51,8 @@ impl Start {
         let teller = settings.teller(progress);
         split.warnings.iter().for_each(|warning| teller.tell(Event::Warning(warning)));
         match &settings.begin {
-            Begin::Anew { config, init_from } => {
-                Start::new(config, init_from.as_deref(), data, split, settings, progress)
+            Begin::Anew { config, init_from, features } => {
+                Start::new(config, init_from.as_deref(), features.as_deref(), data, split, settings, progress)
             }
             &Begin::Resume { steps, shard } => Start::resume(steps, shard, data, split, settings, progress),
         }
@@ -61,6 +62,7 @@ impl Start {
     fn new(
         config: &Config,
         init_from: Option<&Path>,
+        features: Option<&Path>,
         data: Arc<Data>,
         split: Arc<Split>,
         settings: &Settings,
@@ -73,7 +75,11 @@ impl Start {
         }
         sets_per_rank(config.data.sets, settings.place.ranks())?;
         settings.has_memory_for(config, data.manifest())?;
-        let inherited = init_from.map(|run| First::of_run(run, config, &data, &split)).transpose()?;
+        let features = features.map(|path| described(path, config, &data, &split)).transpose()?;
+        let first = match init_from {
+            Some(run) => First::of_run(run, config, features, &data, &split)?,
+            None => First::drawn(config, features, &data, &split),
+        };
         let claim = match settings.is_first() {
             true => make_folder(config, settings)?,
             false => None,
@@ -85,7 +91,6 @@ impl Start {
         if config.predict.observe == Observe::Poisson && data.manifest().target.is_none() {
             teller.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
-        let first = inherited.unwrap_or_else(|| First::drawn(config, &data, &split));
         first.note.iter().for_each(|note| teller.note(note));
         let (frame, weights) = first.frame(config, &data, &split);
         let (folder, progress) = (settings.folder(), progress.clone());
@@ -160,6 +165,7 @@ impl Start {
             ("split", hash(&header.split)),
             ("data", hash(&header.data.to_json())),
             ("first step", header.step),
+            ("perturbation features", header.features.as_ref().map_or(0, |file| file.crc.into())),
             // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ])?;
@@ -167,6 +173,16 @@ impl Start {
             fields.into_iter().map(|(name, value)| (format!("config's {name}"), hash(&value))).collect();
         ranks.agree(&fields)
     }
+}
+
+/// The features of the data's perturbations.
+fn described(path: &Path, config: &Config, data: &Data, split: &Split) -> Result<Features> {
+    if config.wants_shift() {
+        let what = "shifted starts from a perturbation's effect in other cell types, which one that was never measured does not \
+                    have: choose another with --perturbation-features";
+        return Err(Error::setting("flow.start", what));
+    }
+    Features::of(&FeatureTable::read(path)?, data.manifest(), &split.untrained(data))
 }
 
 /// What to know of a loss in another space that is the same loss.
@@ -257,7 +273,7 @@ impl Settings {
             Place::Here(places) => (places.iter().all(Option::is_some), config.data.sets),
             Place::Launched(launch, gpu) => (gpu.is_some(), config.data.sets / launch.ranks),
         };
-        learner::check_memory(config, &vocabulary(data), data.genes.len(), here, on_gpu)
+        learner::check_memory(config, &vocabulary(data, None), data.genes.len(), here, on_gpu)
     }
 }
 

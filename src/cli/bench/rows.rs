@@ -215,6 +215,6 @@ pub fn of_preset(name: &str) -> Result<Vec<Row>> {
 /// L, the length of the flat buffer of a preset's weights.
 fn weights(config: &Config) -> usize {
     let statistics = Statistics { mean: vec![0.1; GENES], std: vec![0.1; GENES] };
-    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14 };
+    let vocabulary = Vocabulary { cell_types: 50, perturbations: 1200, batches: 14, features: None };
     Model::new(config, &vocabulary, statistics).1.len()
 }

@@ -195,6 +195,7 @@ fn manifest(
         cell_types,
         perturbations,
         batches,
+        unmeasured: Vec::new(),
         genes: kept.iter().map(|&gene| inputs.genes[gene as usize].clone()).collect(),
         source_genes: Some(inputs.genes.len()),
     }

@@ -128,6 +128,10 @@ pub struct Manifest {
     pub perturbations: Vec<String>,
     /// Batches, sorted.
     pub batches: Vec<String>,
+    /// Perturbations without cells, sorted, whose ids follow those of `perturbations`: only a run that knows perturbations by their
+    /// features has some ([`Features::with`](crate::data::features::Features::with)), a data directory never.
+    #[serde(skip)]
+    pub unmeasured: Vec<String>,
     /// Genes in the order of their ids.
     pub genes: Vec<String>,
     /// Number of genes of the sources, over which totals were taken; `None` in older directories.
@@ -163,9 +167,11 @@ impl Manifest {
 
     /// Names for ids: cell type, perturbation, batch.
     pub(crate) fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
+        let perturbation = perturbation as usize;
+        let unmeasured = || &self.unmeasured[perturbation - self.perturbations.len()];
         [
             &self.cell_types[cell_type as usize],
-            &self.perturbations[perturbation as usize],
+            self.perturbations.get(perturbation).unwrap_or_else(unmeasured),
             &self.batches[batch as usize],
         ]
     }
@@ -174,7 +180,7 @@ impl Manifest {
     pub(crate) fn beyond(&self, ids: [u32; 3]) -> Option<(&'static str, u32, usize)> {
         let counts = [
             ("cell type", self.cell_types.len()),
-            ("perturbation", self.perturbations.len()),
+            ("perturbation", self.perturbations.len() + self.unmeasured.len()),
             ("batch", self.batches.len()),
         ];
         let mut all = counts.into_iter().zip(ids).map(|((kind, count), id)| (kind, id, count));
@@ -188,13 +194,17 @@ impl Manifest {
         perturbation: &str,
         batch: &str,
     ) -> std::result::Result<[u32; 3], String> {
+        // `check` has seen them sorted.
+        let place =
+            |name: &str, names: &[String]| names.binary_search_by(|other| other.as_str().cmp(name)).ok();
         let id = |kind: &str, name: &str, names: &[String]| {
-            let found = names.binary_search_by(|other| other.as_str().cmp(name)); // `check` has seen them sorted
-            found.map(|id| id as u32).map_err(|_| unknown(kind, name, names))
+            place(name, names).map(|id| id as u32).ok_or_else(|| unknown(kind, name, names))
         };
+        let unmeasured =
+            place(perturbation, &self.unmeasured).map(|id| (self.perturbations.len() + id) as u32);
         Ok([
             id("cell type", cell_type, &self.cell_types)?,
-            id("perturbation", perturbation, &self.perturbations)?,
+            unmeasured.map_or_else(|| id("perturbation", perturbation, &self.perturbations), Ok)?,
             id("batch", batch, &self.batches)?,
         ])
     }
