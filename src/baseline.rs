@@ -30,6 +30,7 @@ use std::path::Path;
 use crate::config::Observe;
 use crate::data::bulk::{self, Pair, Resting, Sums};
 use crate::data::controls::{Usable, control_pool};
+use crate::data::features::Features;
 use crate::data::h5ad::{Cells, Writer};
 use crate::data::observe::Observer;
 use crate::data::population::{Population, Rows, log1p, push_controls};
@@ -109,6 +110,8 @@ pub struct Trained<'a> {
     groups: Vec<u32>,
     effects: OnceCell<Effects>,
     profiles: OnceCell<Sums>,
+    /// Of each perturbation, for the linear kind.
+    features: Option<BTreeMap<u32, Vec<f64>>>,
 }
 
 brief!(Trained<'_>, |trained| data: trained.data, groups: trained.groups.len());
@@ -130,8 +133,18 @@ impl<'a> Trained<'a> {
         let groups = data.perturbed(train)?;
         match groups.is_empty() {
             true => Err(nothing()),
-            false => Ok(Trained { data, groups, effects: OnceCell::new(), profiles: OnceCell::new() }),
+            false => {
+                let (effects, profiles) = (OnceCell::new(), OnceCell::new());
+                Ok(Trained { data, groups, effects, profiles, features: None })
+            }
         }
+    }
+
+    /// The same, with features as the factors of perturbations in the linear kind: it then knows those too that are not in training.
+    pub fn with(self, features: &Features) -> Trained<'a> {
+        let (width, seen) = features.seen(self.data.manifest());
+        let rows = seen.chunks(width).map(|row| row.iter().map(|&x| x.into()).collect());
+        Trained { features: Some((0..).zip(rows).collect()), ..self }
     }
 
     /// Predicts the perturbed groups among `asked`. Those without any control of their cell type are left out, as a model leaves
@@ -206,7 +219,7 @@ impl<'a> Trained<'a> {
                     .insert("training groups left out: no controls of their cell type".into(), *unmatched);
             }
             return Ok(match kind {
-                Kind::Linear => Fitted::Linear(Linear::fit(pairs, resting)),
+                Kind::Linear => Fitted::Linear(Linear::fit(pairs, resting, self.features.as_ref())),
                 _ => Fitted::Mean { effects: mean_effects(pairs), any: average(pairs.iter()) },
             });
         }

@@ -18,6 +18,7 @@
 //! | predict what a split holds out                         | [`predict`]          |
 //! | score or write cells of a data directory               | [`data::population`] |
 //! | say which cells are for training                       | [`data::split`]      |
+//! | describe perturbations, to predict unseen ones         | [`data::features`]   |
 //! | open a run's checkpoint                                | [`checkpoint`]       |
 //! | compare with simple models                             | [`baseline`]         |
 //!

@@ -134,16 +134,18 @@ impl ControlFile {
 
 impl Source {
     /// Refuses outputs that would replace what is read.
-    fn apart_from(&self, out: &Path, run: &Path, checkpoint: &Path) -> Result<()> {
+    fn apart_from(&self, settings: &Settings, checkpoint: &Path) -> Result<()> {
+        let Settings { out, run, features, .. } = settings;
         let (inputs, more, real) = match self {
             Source::Data { data, split, real_out, real_controls, .. } => {
                 ([data, split], real_controls.as_deref(), real_out.as_deref())
             }
             Source::File { controls, request } => ([&controls.path, request], None, None),
         };
-        let outputs: Vec<&Path> = [out].into_iter().chain(real).collect();
-        let inputs = [checkpoint, run, inputs[0], inputs[1]];
-        aside::apart(&outputs, &inputs.into_iter().chain(more).collect::<Vec<_>>())?;
+        let outputs: Vec<&Path> = [out.as_path()].into_iter().chain(real).collect();
+        let inputs =
+            [checkpoint, run, inputs[0], inputs[1]].into_iter().chain(more).chain(features.as_deref());
+        aside::apart(&outputs, &inputs.collect::<Vec<_>>())?;
         outputs.into_iter().try_for_each(H5ad::replaceable)
     }
 }
@@ -238,7 +240,7 @@ const UNBEGUN: &str = "predict was stopped before the first cell";
 
 fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
     let path = checkpoint_of(&settings.run)?;
-    settings.source.apart_from(&settings.out, &settings.run, &path)?;
+    settings.source.apart_from(settings, &path)?;
     let mut trained = Trained::load(&path)?;
     if let Some(table) = &settings.features {
         trained = trained.knowing(&FeatureTable::read(table)?)?;

@@ -1,13 +1,16 @@
 //! Perturbations that are known by their features: trained on some, asked for others.
 
+mod refused;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use scale_engine::baseline::{self, Kind};
 use scale_engine::checkpoint::{Checkpoint, Trained};
-use scale_engine::config::Config;
+use scale_engine::config::{Config, Observe};
 use scale_engine::data::controls::control_pool;
-use scale_engine::data::features::FeatureTable;
+use scale_engine::data::features::{FeatureTable, Features};
 use scale_engine::data::h5ad::{self, Column, Frame, X};
 use scale_engine::data::preprocess::{self, Genes};
 use scale_engine::data::shard::Data;
@@ -247,85 +250,6 @@ fn a_table_is_the_same_as_text_packed_or_as_h5ad() {
 }
 
 #[test]
-fn a_table_that_cannot_be_used_is_refused() {
-    let world = described();
-    let cases = [
-        ("gene\nMYC\n", "1 rows of 0 numbers"),
-        ("gene,x\n", "0 rows of 1 numbers"),
-        ("gene,x\nMYC,1\nMYC,2\n", "two rows for \"MYC\""),
-        ("gene,x\n,1\n", "a row without a name"),
-        ("gene,x\nMYC,inf\n", "\"MYC\" has the feature inf"),
-        ("gene,x\nTP53,1\nMYC,high\n", "line 3: \"high\" in column \"x\""),
-        ("gene,x\nMYC,1,2\n", "found record with 3 fields"),
-        ("gene,x\nPERT0001,1\n", "has no row for \"PERT0010\", "),
-    ];
-    let run = world.at("refused");
-    for (text, reason) in cases {
-        std::fs::write(world.at("bad.csv"), text).expect("written");
-        let mut settings = world.settings(&run, 5);
-        if let Begin::Anew { features, .. } = &mut settings.begin {
-            *features = Some(world.at("bad.csv"));
-        }
-        let error = train(&settings, &Progress::silent()).expect_err(reason).to_string();
-        assert!(error.contains("bad.csv") && error.contains(reason), "{error}");
-        assert!(!run.exists(), "{reason}");
-    }
-    let own = |rows: &[(String, Vec<f32>)]| {
-        let table = FeatureTable::read(&world.table("other.csv", rows)).expect("a table");
-        let run = Trained::load(&world.at("run")).expect("a run");
-        run.knowing(&table).err().map(|error| error.to_string())
-    };
-    let mut rows = rows();
-    assert_eq!(own(&rows), None);
-    rows[3].1[0] += 0.25;
-    let told = own(&rows).expect("another table");
-    assert!(
-        told.contains("other.csv") && told.contains(&format!("other numbers for {:?}", rows[3].0)),
-        "{told}"
-    );
-    let told = own(&[("NEW".to_string(), vec![1.0])]).expect("another width");
-    assert!(told.contains("has 1 numbers per perturbation, not"), "{told}");
-}
-
-#[test]
-fn features_and_names_are_not_mixed_up() {
-    let world = described();
-    let mut shifted = world.settings(&world.at("shifted"), 5);
-    if let Begin::Anew { config, .. } = &mut shifted.begin {
-        **config = Config::load(Some("tiny"), None, &set()).expect("a good config");
-    }
-    let error = train(&shifted, &Progress::silent()).expect_err("no effect elsewhere").to_string();
-    assert!(error.starts_with("flow.start: shifted starts from"), "{error}");
-    // A run that knows names.
-    let named = &crate::train::small().run;
-    let table = FeatureTable::read(&world.at("features.csv")).expect("a table");
-    let error = Trained::load(named).and_then(|run| run.knowing(&table)).expect_err("names").to_string();
-    assert!(error.contains("knows perturbations by their names"), "{error}");
-
-    let mut command = program();
-    command.args(["train", "--preset", "tiny", "--resume", "auto", "--data"]).arg(world.at("data"));
-    command.arg("--split").arg(world.at("split.toml")).arg("--out").arg(world.at("auto"));
-    let words = [set(), vec!["flow.start=control".into(), "train.steps=1".into()]].concat();
-    command.args(words.iter().flat_map(|word| ["--set", word]));
-    let with = |command: &mut std::process::Command| {
-        told(command.arg("--perturbation-features").arg(world.at("features.csv")))
-    };
-    let mut blind = clone(&command);
-    assert_eq!(with(&mut command).0, Some(0));
-    let (code, said) = told(&mut blind);
-    assert!(code == Some(2) && said.contains("--perturbation-features: is not what"), "{code:?} {said}");
-    assert_eq!(told(&mut command).0, Some(0), "it is at its end");
-    let (code, said) = with(blind.args(["--resume"]));
-    assert!(code == Some(2), "{code:?} {said}");
-}
-
-fn clone(command: &std::process::Command) -> std::process::Command {
-    let mut other = program();
-    other.args(command.get_args());
-    other
-}
-
-#[test]
 fn a_tuned_run_sees_features_as_the_first_did() {
     let world = described();
     let mut settings = world.settings(&world.at("tuned"), 1);
@@ -372,4 +296,46 @@ fn a_device_sees_the_features_that_the_cpu_sees() {
         }
         assert_eq!((losses[0].len(), gpu.overrun()), (3, None));
     }
+}
+
+#[test]
+fn the_linear_baseline_takes_features_for_the_factors_of_perturbations() {
+    let world = described();
+    let data = Data::open(&world.at("data")).expect("data");
+    let split = Split::load(&world.at("split.toml"), &data).expect("a split");
+    let table = FeatureTable::read(&world.at("features.csv")).expect("a table");
+    let features = Features::of(&table, data.manifest(), &split.untrained(&data)).expect("features");
+    let settings =
+        baseline::Settings { kind: Kind::Linear, observe: Observe::None, with_controls: false, seed: 0 };
+    let asked = split.part(Part::Test);
+    let blind = baseline::Trained::on(&data, split.part(Part::Train)).expect("trained");
+    assert_eq!(blind.predict(asked, &settings).expect("an answer").fallbacks.len(), HELD.len());
+    let answer = blind.with(&features).predict(asked, &settings).expect("an answer");
+    assert_eq!(answer.fallbacks, [""; 0]);
+    let mut at = 0;
+    for number in split.perturbed(Part::Test, &data) {
+        let cells = data.groups()[number as usize].cells as usize;
+        let (controls, measured) = changed(&data, number);
+        let mut told: Vec<f64> = controls.mean().iter().map(|resting| -resting).collect();
+        for row in (at..at + cells).map(|cell| answer.population.cells().outer_view(cell).expect("a cell")) {
+            let weight = 1.0 / (cells as f64 * f64::from(data.manifest().factor));
+            row.iter().for_each(|(gene, x)| told[gene] += f64::from(*x) * weight);
+        }
+        let score = pearson(&told, &measured);
+        assert!(score > 0.9, "{:?}: {score}", data.names(number));
+        at += cells;
+    }
+    let mut command = program();
+    command
+        .args(["baseline", "mean", "--data"])
+        .arg(world.at("data"))
+        .arg("--split")
+        .arg(world.at("split.toml"));
+    command
+        .arg("--out")
+        .arg(world.at("mean.h5ad"))
+        .arg("--perturbation-features")
+        .arg(world.at("features.csv"));
+    let (code, said) = told(&mut command);
+    assert!(code == Some(2) && said.contains("is for linear: mean looks at no features"), "{code:?} {said}");
 }

@@ -93,7 +93,7 @@ fn weight(entry: &Entry) -> Vec<f32> {
     let name = entry.name.as_str();
     let (offset, std) = if name.ends_with("patch.e") {
         (0.0, 0.02)
-    } else if name.starts_with("conditions.") && !name.ends_with("project")
+    } else if name.starts_with("conditions.") && !name.ends_with("project") && name.matches('.').count() == 1
         || ["fusion.seed", "fusion.class", "gene_encoder.pool.query"].contains(&name)
     {
         (0.0, 1.0)
@@ -123,7 +123,7 @@ impl Walk {
             cell_types: golden.size("cell_types"),
             perturbations: golden.size("perturbations"),
             batches: golden.size("batches"),
-            features: None,
+            features: (case["features"] == true).then(|| golden.tensor("input/features")),
         };
         let statistics = Statistics {
             mean: golden.tensor("input/mean").into_vec(),

@@ -8,6 +8,7 @@
 Needs torch, numpy, safetensors. Weights are a function of their names (golden_weight), so the files do not
 carry them. cases.json says in "about" what its fields mean. golden.safetensors, all float32:
     input/x0, input/x1 [B, N, G]   input/shift [B, G]: e_p   input/mean, input/std [G]: of the training cells
+    input/features [P, F]: of the perturbations, in cases with "features": true
     CASE/grad/PARAMETER   CASE/value/{z0, z1, zs, zt, z1_hat, x0_hat, predicted}   for cases with "full": true
 """
 import argparse
@@ -29,9 +30,10 @@ ABOUT = {
     "loss": "L at (seed, step); components are its parts before their weights, 0 where the weight is 0",
     "grad": "by parameter: norm |g| and dot = sum_i g_i * Rng(7).at(crc32(name)).normal(i)",
     "adamw_losses": "loss before each of ten updates: one batch, draws of step + i, the schedule's place i",
+    "features": "true where perturbations are known by their features, not by name",
     "full": "true where golden.safetensors has every gradient and the values on the way",
 }
-SIZES = {"sets": 2, "cells": 5, "genes": 37, "cell_types": 3, "perturbations": 4, "batches": 2}
+SIZES = {"sets": 2, "cells": 5, "genes": 37, "cell_types": 3, "perturbations": 4, "batches": 2, "features": 8}
 CONDITIONS = [[2, 1, 0], [0, 3, 1]]  # ids of cell type, perturbation, batch; one row per set
 OPTIMIZER = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "decay": 0.01, "clip": 1.0, "steps": 10}
 BASE = {
@@ -79,8 +81,10 @@ CASES = {
     "jit-v-x-late": "flow.conversion=jit flow.prediction=v",
     "mixture": DEFAULT + " encoder.pool=query flow.fusion=token flow.conversion=jit flow.prediction=v "
                "flow.start=mixed flow.mask=0.15 loss.kernel=energy loss.w_endpoint=0.5",
+    "features": DEFAULT,
 }
-FULL = ("paper", "default", "encoder-attention", "jit-x-v", "mixture")
+DESCRIBED = ("features",)  # cases whose perturbations are known by their features
+FULL = ("paper", "default", "encoder-attention", "jit-x-v", "mixture", "features")
 SEED, STEP = 5, 17  # t = 0.65, 0.50, and one of the two is set to 0 if t_zero = 0.5
 LATE = 19  # t = 0.967, 0.10: the first set reaches the floor of 1 - t
 PRESET_COUNTS = 2000, (50, 1200, 14)  # genes; cell types, perturbations, batches
@@ -127,7 +131,8 @@ def inputs():
 
     x0, x1 = (torch.relu(0.3 * normal(i, b, n, g)) for i in (0, 1))
     std, mean = torch.std_mean(torch.cat([x0, x1]).flatten(0, 1), 0, correction=0)
-    return {"x0": x0, "x1": x1, "shift": 0.1 * normal(2, b, g), "mean": mean, "std": std}
+    features = normal(3, SIZES["perturbations"], SIZES["features"])
+    return {"x0": x0, "x1": x1, "shift": 0.1 * normal(2, b, g), "mean": mean, "std": std, "features": features}
 
 
 def configure(changes, base=BASE):
@@ -141,17 +146,22 @@ def configure(changes, base=BASE):
     return config
 
 
-def build(changes, dtype=torch.float64):
+def build(changes, dtype=torch.float64, described=False):
     """-> model with golden weights, batch."""
     data = {name: x.to(dtype) for name, x in inputs().items()}
     data["ids"] = torch.tensor(CONDITIONS)
     counts = [SIZES[n] for n in ("cell_types", "perturbations", "batches")]
-    model = twin.Scale(configure(changes), SIZES["genes"], counts).to(dtype)
+    features = data["features"] if described else None
+    model = twin.Scale(configure(changes), SIZES["genes"], counts, features).to(dtype)
     model.moments = data["mean"], data["std"]
     with torch.no_grad():
         for name, w in model.named_parameters():
             w.copy_(torch.from_numpy(golden_weight(name, tuple(w.shape))))
     return model, data
+
+
+def build_case(name, dtype=torch.float64):
+    return build(CASES[name], dtype, name in DESCRIBED)
 
 
 def rate(k, steps, peak):
@@ -196,12 +206,13 @@ def make():
     """-> what cases.json holds, what golden.safetensors holds."""
     cases, tensors = [], {f"input/{name}": x.contiguous() for name, x in inputs().items()}
     for name, changes in CASES.items():
-        model, data = build(changes)
+        model, data = build_case(name)
         step = step_of(name)
         total, parts, values, grads = gradients(model, data, step)
         components = {part: parts[part].item() if part in parts else 0.0
                       for part in ("mse", "mmd", "flow", "endpoint", "effect")}
-        cases.append({"name": name, "set": changes.split(), "seed": SEED, "step": step, "full": name in FULL,
+        cases.append({"name": name, "set": changes.split(), "seed": SEED, "step": step,
+                      "features": name in DESCRIBED, "full": name in FULL,
                       "loss": total.item(), "components": components,
                       "adamw_losses": ten_steps(model, data, step),
                       "grad": {weight: probe(weight, g) for weight, g in grads.items()}})
@@ -238,7 +249,7 @@ def write(page, tensors):
 
 def check_slopes(name):
     """Every parameter of a case: the gradient along a random direction against central differences."""
-    model, data = build(CASES[name])
+    model, data = build_case(name)
     held = []  # what the loss holds fixed (targets, the kernel's scale) must stay fixed when a weight moves
 
     def keep(x):
@@ -269,7 +280,7 @@ def check_symmetries():
     for name in CASES:
         if any(word in CASES[name] for word in ("mask", "gaussian", "mixed")):
             continue  # noise depends on the place, not on the cell
-        model, data = build(CASES[name])
+        model, data = build_case(name)
         total, _, values = twin.loss(model, data, SEED, STEP)
         moved = data | {"x0": data["x0"][:, order], "x1": data["x1"][:, order]}
         again, _, other = twin.loss(model, moved, SEED, STEP)
@@ -326,7 +337,7 @@ def check_rounding(name):
     """What float32 alone costs: relative errors of the loss, the worst gradient, the worst of ten losses."""
     results = []
     for dtype in (torch.float64, torch.float32):
-        model, data = build(CASES[name], dtype)
+        model, data = build_case(name, dtype)
         total, _, _, grads = gradients(model, data, step_of(name))
         results.append((total.item(), grads, ten_steps(model, data, step_of(name))))
     (total, grads, losses), (total32, grads32, losses32) = results

@@ -208,16 +208,21 @@ class SetEncoder(nn.Module):
 
 
 class Conditions(nn.Module):
-    """SCALE v1, eq. 31: ids [B, 3] -> C~ [B, 3, D]."""
+    """SCALE v1, eq. 31: ids [B, 3] -> C~ [B, 3, D]. With features [P, F], perturbations are known by those (not in the paper)."""
 
-    def __init__(self, counts, width, latent):
+    def __init__(self, counts, width, latent, features=None):
         super().__init__()
-        self.cell_type, self.perturbation, self.batch = (table(n, width) for n in counts)
-        self.project = table(latent, width)
+        cell_types, perturbations, batches = counts
+        self.features, described = features, features is not None
+        self.cell_type = table(cell_types, width)
+        self.perturbation = Mlp(features.shape[1], width, width) if described else table(perturbations, width)
+        self.batch, self.project = table(batches, width), table(latent, width)
 
     def forward(self, ids):
-        rows = [w[i] for w, i in zip((self.cell_type, self.perturbation, self.batch), ids.T)]
-        return F.linear(torch.stack(rows, 1), self.project)
+        c, p, b = ids.T
+        described = self.features is not None
+        p = self.perturbation(self.features[p]) if described else self.perturbation[p]
+        return F.linear(torch.stack([self.cell_type[c], p, self.batch[b]], 1), self.project)
 
 
 class Fusion(nn.Module):
@@ -267,16 +272,16 @@ def time_features(t):
 
 
 class Scale(nn.Module):
-    """config: sections of plain fields; counts: how many cell types, perturbations, batches."""
+    """config: sections of plain fields; counts: how many cell types, perturbations, batches; features: [P, F]."""
 
-    def __init__(self, config, genes, counts):
+    def __init__(self, config, genes, counts, features=None):
         super().__init__()
         flow = config["flow"]
         d = flow["width"]
         self.config, self.moments = config, None  # moments: mean and std of the training cells, [G] each
         self.gene_encoder = GeneEncoder(config["encoder"], d, genes)
         self.set_encoder, self.decoder = SetEncoder(d), Mlp(d, config["decoder"]["width"], genes)
-        self.conditions = Conditions(counts, config["conditions"]["width"], d)
+        self.conditions = Conditions(counts, config["conditions"]["width"], d, features)
         self.fusion, self.time = Fusion(flow["fusion"], d), Mlp(256, d, d)
         blocks = [FlowBlock(d, flow["heads"], flow["ffn"]) for _ in range(flow["layers"])]
         self.flow = nn.ModuleDict({"blocks": nn.ModuleList(blocks), "head": Linear(d, d)})

@@ -16,7 +16,8 @@
 //!
 //! An unseen pair is predicted as A W f + b with the factors of its perturbation and its cell type. The model is additive in
 //! the two: it captures what a perturbation does across cell types and what a cell type does across perturbations, and has no
-//! term for the pair. An unseen perturbation has factors 0 (those of the average one).
+//! term for the pair. An unseen perturbation has factors 0 (those of the average one), unless perturbations are known by features:
+//! these are then its factors, as the publication has it for embeddings.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,7 @@ pub struct Linear {
     offset: Vec<f64>,
     perturbations: BTreeMap<u32, Vec<f64>>,
     cell_types: BTreeMap<u32, Vec<f64>>,
+    /// K, or the number of features.
     components: usize,
 }
 
@@ -43,12 +45,16 @@ brief!(Linear, |linear| components: linear.components);
 
 impl Linear {
     /// Fits the training pairs, at least one, sorted by cell type as returned by [`bulk::pairs`](crate::data::bulk::pairs).
-    pub fn fit(pairs: &[Pair], resting: &Resting) -> Linear {
+    /// `features`: of each perturbation, if they are its factors.
+    pub fn fit(pairs: &[Pair], resting: &Resting, features: Option<&BTreeMap<u32, Vec<f64>>>) -> Linear {
         assert!(!pairs.is_empty(), "linear: no training pairs");
         let effects: Vec<&[f64]> = pairs.iter().map(|pair| pair.effect.as_slice()).collect();
         let (offset, centred) = centre(&effects);
         let (sizes, axes) = components(&centred, COMPONENTS);
-        let perturbations = perturbation_factors(pairs, &centred, &axes);
+        let perturbations = match features {
+            Some(features) => scaled(features.clone(), pairs.iter().map(|pair| pair.perturbation)),
+            None => perturbation_factors(pairs, &centred, &axes),
+        };
         let cell_types = cell_type_factors(pairs, resting);
         let factors: Vec<Vec<f64>> = pairs
             .iter()
@@ -61,10 +67,11 @@ impl Linear {
         let middle = a.transposed().times(&centred.transposed()).times(&f);
         let left = solve_ridge(&a.transposed().gram(), RIDGE, &middle);
         let w = solve_ridge(&f.transposed().gram(), RIDGE, &left.transposed()).transposed();
-        Linear { genes: a.times(&w), offset, perturbations, cell_types, components: axes.rows }
+        let components = perturbations[&pairs[0].perturbation].len();
+        Linear { genes: a.times(&w), offset, perturbations, cell_types, components }
     }
 
-    /// True if the perturbation was in training.
+    /// True if the perturbation was in training, or is known by its features.
     pub fn knows(&self, perturbation: u32) -> bool {
         self.perturbations.contains_key(&perturbation)
     }

@@ -8,11 +8,12 @@ use super::written::Written;
 use crate::aside;
 use crate::baseline::{Kind, Settings, Trained};
 use crate::config::Observe;
+use crate::data::features::{FeatureTable, Features};
 use crate::data::h5ad::H5ad;
 use crate::data::population::{Beside, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Predict a part of a split with a simple baseline, for a model to beat
 ///
@@ -47,6 +48,10 @@ pub struct Args {
     /// as in measured cells
     #[arg(long, value_name = "none|poisson", default_value = "none")]
     pub observe: Observe,
+    /// Table that describes each perturbation, as for `train --perturbation-features`: `linear` takes it for the factors of
+    /// perturbations, and predicts those too that are not in training
+    #[arg(long, value_name = "F.csv")]
+    pub perturbation_features: Option<PathBuf>,
     /// Do not write the control cells
     #[arg(long)]
     pub without_controls: bool,
@@ -61,7 +66,9 @@ pub struct Args {
 /// Predicts, writes, and reports what had to be replaced.
 pub fn run(args: Args) -> Result<()> {
     let outputs: Vec<&PathBuf> = [&args.out].into_iter().chain(&args.real_out).collect();
-    aside::apart(&outputs, &[&args.data, &args.split])?;
+    let inputs: Vec<&PathBuf> =
+        [&args.data, &args.split].into_iter().chain(&args.perturbation_features).collect();
+    aside::apart(&outputs, &inputs)?;
     outputs.iter().try_for_each(|path| H5ad::replaceable(path))?;
     let data = Data::open(&args.data)?;
     let split = Split::load(&args.split, &data)?;
@@ -74,7 +81,15 @@ pub fn run(args: Args) -> Result<()> {
         with_controls: !args.without_controls,
         seed: args.seed,
     };
-    let trained = Trained::on(&data, split.part(Part::Train))?;
+    let mut trained = Trained::on(&data, split.part(Part::Train))?;
+    if let Some(path) = &args.perturbation_features {
+        if args.kind != Kind::Linear {
+            let what = format!("is for linear: {} looks at no features", args.kind.name());
+            return Err(Error::setting("--perturbation-features", what));
+        }
+        let table = FeatureTable::read(path)?;
+        trained = trained.with(&Features::of(&table, data.manifest(), &split.untrained(&data))?);
+    }
     let mut answer = trained.predict_to(&args.out, split.part(args.subset), &settings)?;
     let notes: Vec<String> = answer.asked.note(&data).into_iter().chain(answer.fallbacks).collect();
     if !args.json {

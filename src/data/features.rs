@@ -79,15 +79,17 @@ impl FeatureTable {
     fn read_text(&mut self) -> Result<()> {
         let path = self.path.clone();
         let wrong = |what: String| Error::format(&path, what);
+        let no_table =
+            |error: csv::Error| wrong(format!("{error}; features are read from a .csv, .tsv or .h5ad"));
         let packed = path.extension().is_some_and(|end| end == "gz");
         let plain = if packed { path.with_extension("") } else { path.clone() };
         let tabs = plain.extension().is_some_and(|end| end == "tsv" || end == "txt");
         let delimiter = if tabs { b'\t' } else { b',' };
         let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(gzip::open(&path)?);
-        let header = file.headers().map_err(|error| wrong(error.to_string()))?.clone();
+        let header = file.headers().map_err(no_table)?.clone();
         self.width = header.len().saturating_sub(1);
         for record in file.records() {
-            let record = record.map_err(|error| wrong(error.to_string()))?;
+            let record = record.map_err(no_table)?;
             let number = |(column, text): (&str, &str)| {
                 text.trim().parse::<f32>().map_err(|_| {
                     let line = record.position().map_or(0, csv::Position::line);
