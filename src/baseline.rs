@@ -141,10 +141,11 @@ impl<'a> Trained<'a> {
     }
 
     /// The same, with features as the factors of perturbations in the linear kind: it then knows those too that are not in training.
-    pub fn with(self, features: &Features) -> Trained<'a> {
-        let (width, seen) = features.seen(self.data.manifest());
-        let rows = seen.chunks(width).map(|row| row.iter().map(|&x| x.into()).collect());
-        Trained { features: Some((0..).zip(rows).collect()), ..self }
+    pub fn with_features(self, features: &Features) -> Trained<'a> {
+        let (width, inputs) = features.inputs(self.data.manifest());
+        let rows = inputs.chunks(width).map(|row| row.iter().map(|&x| x.into()).collect());
+        let control = self.data.control_id();
+        Trained { features: Some((0..).zip(rows).filter(|(id, _)| *id != control).collect()), ..self }
     }
 
     /// Predicts the perturbed groups among `asked`. Those without any control of their cell type are left out, as a model leaves

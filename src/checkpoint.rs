@@ -1,7 +1,8 @@
 //! One file that holds the whole run: weights, their average, the optimizer, and all that is needed to use them.
 //!
 //! A safetensors file, so that any framework can open it: `<name>` are the weights, `average.<name>` the averaged ones (used for
-//! prediction), `moment1.<name>` and `moment2.<name>` AdamW's. Config, step, gene names, vocabularies, preprocessing, the split's
+//! prediction), `moment1.<name>` and `moment2.<name>` AdamW's; `statistics.mean` and `.std` are the genes', `effects.values` the mean
+//! effects for a shifted start, `features.values`, `.mean` and `.std` those of perturbations, if there are any. Config, step, gene names, vocabularies, preprocessing, the split's
 //! hash and the CRC-32 of every tensor are one JSON text in the metadata, under `scale_engine`.
 
 mod read;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::aside;
 use crate::config::Config;
 use crate::data::effects::Effects;
-use crate::data::features::{FeatureFile, FeatureTable, Features};
+use crate::data::features::{FeatureId, FeatureTable, Features};
 use crate::data::shard::{Manifest, Moments};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -45,9 +46,9 @@ pub struct Header {
     /// numbers for them, or knows only their features.
     #[serde(default)]
     pub untrained: Vec<String>,
-    /// The table of features by which it knows perturbations, unless it knows them by name.
+    /// The features by which it knows perturbations, unless it knows them by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub features: Option<FeatureFile>,
+    pub features: Option<FeatureId>,
     /// The run whose weights it began with, unless it began with drawn ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<Origin>,
@@ -199,11 +200,11 @@ impl Frame {
             "effects.values".into(),
             tensor_view(&[self.effects.pairs().len(), genes], self.effects.values()),
         ));
-        if let Some(Features { file, values, mean, std }) = self.features.as_deref() {
-            let rows = [values.len() / file.width, file.width];
+        if let Some(Features { values, mean, std, .. }) = self.features.as_deref() {
+            let rows = [values.len() / mean.len(), mean.len()];
             views.push(("features.values".into(), tensor_view(&rows, values)));
-            views.push(("features.mean".into(), tensor_view(&[file.width], mean)));
-            views.push(("features.std".into(), tensor_view(&[file.width], std)));
+            views.push(("features.mean".into(), tensor_view(&[mean.len()], mean)));
+            views.push(("features.std".into(), tensor_view(&[std.len()], std)));
         }
         let sum = |(name, view): &(String, TensorView)| (name.clone(), crc32fast::hash(view.data()));
         let text = Text {
@@ -216,6 +217,13 @@ impl Frame {
         let text = serde_json::to_string(&text).expect("plain structs serialise");
         let metadata = HashMap::from([(KEY.to_string(), text)]);
         params::write(path, views, Some(metadata))
+    }
+}
+
+impl Header {
+    /// Perturbations that it has names for, none of whose cells it was trained on.
+    pub(crate) fn unseen(&self) -> impl Iterator<Item = &String> {
+        self.untrained.iter().chain(&self.data.unmeasured)
     }
 }
 
@@ -246,11 +254,10 @@ impl Trained {
     pub fn knowing(self, table: &FeatureTable) -> Result<Trained> {
         let Trained { mut header, effects, features, model, params } = self;
         let features = features.ok_or_else(|| {
-            let what =
-                "the run knows perturbations by their names: it was trained without --perturbation-features";
+            let what = "the run knows perturbations by name: it was trained without features, and cannot predict a new one";
             Error::setting("--perturbation-features", what)
         })?;
-        let features = features.with(table, &mut header.data)?;
+        let features = features.extended(table, &mut header.data)?;
         let sizes = vocabulary(&header.data, Some(&features));
         let (model, _) = Model::new(&header.config, &sizes, model.statistics().clone());
         Ok(Trained { header, effects, features: Some(features), model, params })
@@ -263,18 +270,17 @@ impl Trained {
     }
 }
 
-/// Sizes of the condition tables for a data set's vocabularies, and the features of its perturbations if it is by them that they are
-/// known.
+/// Sizes of the condition tables for a data set's vocabularies, and the features of its perturbations if they are known by those.
 pub fn vocabulary(data: &Manifest, features: Option<&Features>) -> Vocabulary {
-    let seen = |features: &Features| {
-        let (width, numbers) = features.seen(data);
+    let inputs = |features: &Features| {
+        let (width, numbers) = features.inputs(data);
         Tensor::new(&[numbers.len() / width, width], numbers)
     };
     Vocabulary {
         cell_types: data.cell_types.len(),
-        perturbations: data.perturbations.len() + data.unmeasured.len(),
+        perturbations: data.all_perturbations().count(),
         batches: data.batches.len(),
-        features: features.map(seen),
+        features: features.map(inputs),
     }
 }
 

@@ -8,6 +8,11 @@ mod presets;
 
 pub use presets::PRESETS;
 
+/// No width may exceed this, as no other size may exceed its own limit (load.rs): a model's and a step's numbers can then be counted
+/// in 64 bits, and building the table of weights finishes. What a machine cannot hold is far smaller, and is reported by the memory
+/// check.
+pub(crate) const WIDEST: usize = 1 << 23;
+
 /// The largest seed or number of steps: a TOML file holds no larger whole number.
 pub const LARGEST_NUMBER: u64 = i64::MAX as u64;
 

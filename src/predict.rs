@@ -49,6 +49,7 @@ use crate::run_folder::checkpoint_of;
 
 mod held_out;
 mod request;
+mod unseen;
 
 use held_out::HeldOut;
 
@@ -265,6 +266,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
             (request::job(header, controls, request, settings.with_controls, &mut report)?, None)
         }
     };
+    unseen::tell(&trained, &job, &mut report);
     let predictor = trained.predictor(settings.seed);
     progress.go_on(UNBEGUN)?;
     let mut population = Population::create(&settings.out, manifest)?;
@@ -283,6 +285,9 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         ("observe".into(), observe.name().into()),
     ];
     population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
+    population
+        .notes
+        .extend(header.features.as_ref().map(|id| ("perturbation_features".into(), id.name.clone())));
     if !report.warnings.is_empty() {
         population.notes.push((WARNING.into(), report.warnings.join("; ")));
     }

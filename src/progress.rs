@@ -152,8 +152,11 @@ impl Work {
     /// [`Error::Stopped`] once it is asked to stop.
     pub fn go_on(&self) -> Result<()> {
         let Work { progress, what, all, unit, done } = self;
-        let done = || *done.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.go_on(format_args!("{what} was stopped after {} of {all} {unit}", done()))
+        if !progress.is_stopped() {
+            return Ok(());
+        }
+        let done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.go_on(format_args!("{what} was stopped after {done} of {all} {unit}"))
     }
 
     fn tell(&self, now: impl FnOnce(u64) -> u64) {

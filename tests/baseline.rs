@@ -312,7 +312,7 @@ fn measured_cells_are_the_data_on_each_scale_and_survive_the_file() {
     assert_eq!(file.rows(7..8).expect("a row").data(), found.cells().outer_view(7).expect("a row").data());
     let mut counts = Population::like(data.manifest());
     counts.unit = Unit::Counts;
-    counts.extend_measured(&data, ["p", "B", "1"], &[group.first]).expect("counts");
+    counts.extend_measured(&data, ["p", "B", "1"], group.first..group.first + 1).expect("counts");
     assert!(row(&counts, 0).iter().all(|k| k.fract() == 0.0));
 }
 
@@ -322,7 +322,7 @@ fn what_cannot_be_had_is_refused_by_the_option_that_asks_for_it() {
     let logged = data(dir.path(), Scale::Log1p, &small());
     let mut counts = Population::like(logged.manifest());
     counts.unit = Unit::Counts;
-    let refused = counts.extend_measured(&logged, logged.names(0), &[0]).expect_err("logs").to_string();
+    let refused = counts.extend_measured(&logged, logged.names(0), 0..1).expect_err("logs").to_string();
     assert!(refused.starts_with("--values: "), "{refused}");
     let (unperturbed, asked) = (groups(&logged, &[("A", "control")]), groups(&logged, &[("B", "q")]));
     let answered = baseline(&logged, &unperturbed, &asked, &settings(Kind::Mean));

@@ -1,13 +1,15 @@
 //! Perturbations that are known by their features: trained on some, asked for others.
 
+mod begun;
 mod refused;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use flate2::write::GzEncoder;
 use scale_engine::baseline::{self, Kind};
-use scale_engine::checkpoint::{Checkpoint, Trained};
+use scale_engine::checkpoint::Trained;
 use scale_engine::config::{Config, Observe};
 use scale_engine::data::controls::control_pool;
 use scale_engine::data::features::{FeatureTable, Features};
@@ -210,7 +212,14 @@ fn a_new_name_with_known_features_is_what_has_them() {
         "{error}"
     );
     let report = ask(Some(world.at("new.csv"))).expect("predicted");
-    assert!(report.cells == 20 && report.notes.iter().any(|note| note.contains("knows only the features")));
+    assert!(
+        report.cells == 20
+            && report
+                .notes
+                .iter()
+                .any(|note| note.starts_with("predicted from features alone")
+                    && note.ends_with("\"A-NEW-ONE\""))
+    );
     let file = h5ad::H5ad::open(&world.at("new.h5ad")).expect("readable");
     assert_eq!(file.labels("perturbation").expect("a column").names, ["A-NEW-ONE"]);
 }
@@ -234,40 +243,26 @@ fn a_run_by_features_goes_on_to_the_same_bits() {
 
 #[test]
 fn a_table_is_the_same_as_text_packed_or_as_h5ad() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let place = |name: &str| dir.path().join(name);
-    std::fs::write(place("a.csv"), "\u{feff}gene,x,y\nMYC,1,-0.5\n\"A,B\", 2e-3 ,0\n").expect("written");
-    std::fs::write(place("a.tsv"), "gene\tx\ty\nA,B\t0.002\t0\nMYC\t1\t-0.5\n").expect("written");
-    let names = |names: &[&str]| Frame {
-        index: names.iter().map(|name| name.to_string()).collect(),
-        columns: vec![],
-    };
-    let x = X::Dense { shape: (2, 2), numbers: &[1.0, -0.5, 0.002, 0.0] };
-    h5ad::write(&place("a.h5ad"), &names(&["MYC", "A,B"]), &names(&["x", "y"]), x, &[]).expect("written");
-    let files =
-        ["a.csv", "a.tsv", "a.h5ad"].map(|name| FeatureTable::read(&place(name)).expect("a table").file());
-    assert!(files.iter().all(|file| (file.width, file.crc) == (2, files[0].crc)), "{files:?}");
-}
-
-#[test]
-fn a_tuned_run_sees_features_as_the_first_did() {
     let world = described();
-    let mut settings = world.settings(&world.at("tuned"), 1);
-    // A split with other perturbations in training has other means.
-    let text = std::fs::read_to_string(world.at("split.toml")).expect("readable");
-    std::fs::write(world.at("all.toml"), text.split("[fewshot").next().expect("a start")).expect("written");
-    settings.split = world.at("all.toml");
-    let features =
-        |run: &Path| Checkpoint::load(&last(run)).expect("a checkpoint").frame.features.expect("features");
-    train(&settings, &Progress::silent()).expect("a run");
-    let (first, fresh) = (features(&world.at("run")), features(&world.at("tuned")));
-    assert!(first.values == fresh.values && first.mean != fresh.mean);
-    std::fs::remove_dir_all(world.at("tuned")).expect("removed");
-    if let Begin::Anew { init_from, .. } = &mut settings.begin {
-        *init_from = Some(world.at("run"));
-    }
-    train(&settings, &Progress::silent()).expect("a run");
-    assert!(*first == *features(&world.at("tuned")));
+    let manifest = Data::open(&world.at("data")).expect("data").manifest().clone();
+    let text = std::fs::read_to_string(world.at("features.csv")).expect("readable");
+    let windows = format!("\u{feff}{}", text.replace(',', " , ").replace('\n', "\r\n")).replace(" ,", ",");
+    std::fs::write(world.at("windows.csv"), windows).expect("written");
+    let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, text.replace(',', "\t").as_bytes()).expect("packed");
+    std::fs::write(world.at("packed.tsv.gz"), packed.finish().expect("packed")).expect("written");
+    let (names, numbers): (Vec<String>, Vec<Vec<f32>>) = rows().into_iter().unzip();
+    let frame = |index: Vec<String>| Frame { index, columns: Vec::new() };
+    let columns = (0..FEATURES).map(|k| format!("x{k}")).collect();
+    let x = X::Dense { shape: (names.len(), FEATURES), numbers: &numbers.concat() };
+    h5ad::write(&world.at("table.h5ad"), &frame(names), &frame(columns), x, &[]).expect("written");
+    let ids = ["features.csv", "packed.tsv.gz", "table.h5ad"].map(|name| {
+        let table = FeatureTable::read(&world.at(name)).expect("a table");
+        table.id(&manifest).expect("all perturbations")
+    });
+    assert!(ids.iter().all(|id| (&id.columns, id.crc) == (&ids[0].columns, ids[0].crc)), "{ids:?}");
+    let told = FeatureTable::read(&world.at("windows.csv")).expect("a table").id(&manifest).expect("all");
+    assert_eq!(told.crc, ids[0].crc);
 }
 
 #[test]
@@ -310,7 +305,7 @@ fn the_linear_baseline_takes_features_for_the_factors_of_perturbations() {
     let asked = split.part(Part::Test);
     let blind = baseline::Trained::on(&data, split.part(Part::Train)).expect("trained");
     assert_eq!(blind.predict(asked, &settings).expect("an answer").fallbacks.len(), HELD.len());
-    let answer = blind.with(&features).predict(asked, &settings).expect("an answer");
+    let answer = blind.with_features(&features).predict(asked, &settings).expect("an answer");
     assert_eq!(answer.fallbacks, [""; 0]);
     let mut at = 0;
     for number in split.perturbed(Part::Test, &data) {
@@ -337,5 +332,8 @@ fn the_linear_baseline_takes_features_for_the_factors_of_perturbations() {
         .arg("--perturbation-features")
         .arg(world.at("features.csv"));
     let (code, said) = told(&mut command);
-    assert!(code == Some(2) && said.contains("is for linear: mean looks at no features"), "{code:?} {said}");
+    assert!(
+        code == Some(2) && said.contains("is only for `linear`; `mean` does not use features"),
+        "{code:?} {said}"
+    );
 }

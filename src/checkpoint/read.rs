@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{KEY, Text, VERSION, vocabulary};
 use crate::data::effects::Effects;
-use crate::data::features::{FeatureFile, Features};
+use crate::data::features::{FeatureId, Features};
 use crate::error::{At, Error, Result};
 use crate::model::{Model, Statistics};
 use crate::params::{Entry, Table, view_of};
@@ -38,7 +38,7 @@ impl<'a> Read<'a> {
             return Err(file.wrong("header: the pairs in `effects` are not sorted and unique"));
         }
         let effects = Effects::new(genes, pairs.clone(), values);
-        let features = header.features.as_ref().map(|told| file.features(told)).transpose()?;
+        let features = header.features.as_ref().map(|id| file.features(id)).transpose()?;
         let sizes = vocabulary(&header.data, features.as_ref());
         let (model, table) = Model::new(&header.config, &sizes, statistics.clone());
         Ok(Read { file, statistics, effects, features, model, table })
@@ -85,17 +85,14 @@ impl<'a> File<'a> {
         Ok(bytemuck::pod_collect_to_vec(view.data()))
     }
 
-    fn features(&self, told: &FeatureFile) -> Result<Features> {
-        let (count, width) = (self.text.header.data.perturbations.len(), told.width);
-        if width == 0 {
-            return Err(self.wrong("header: features of no numbers"));
+    fn features(&self, id: &FeatureId) -> Result<Features> {
+        let (count, width) = (self.text.header.data.perturbations.len(), id.columns.len());
+        let values = self.numbers("features.values", &[count, width])?;
+        let (mean, std) = (self.numbers("features.mean", &[width])?, self.numbers("features.std", &[width])?);
+        match width > 0 && [&values, &mean, &std].into_iter().flatten().all(|x| x.is_finite()) {
+            true => Ok(Features { id: id.clone(), values, mean, std }),
+            false => Err(self.wrong("header: no features, or features that are NaN or infinite")),
         }
-        Ok(Features {
-            file: told.clone(),
-            values: self.numbers("features.values", &[count, width])?,
-            mean: self.numbers("features.mean", &[width])?,
-            std: self.numbers("features.std", &[width])?,
-        })
     }
 
     /// Refuses a tensor whose bytes are not those that were written.

@@ -48,9 +48,9 @@ pub struct Args {
     /// as in measured cells
     #[arg(long, value_name = "none|poisson", default_value = "none")]
     pub observe: Observe,
-    /// Table that describes each perturbation, as for `train --perturbation-features`: `linear` takes it for the factors of
-    /// perturbations, and predicts those too that are not in training
-    #[arg(long, value_name = "F.csv")]
+    /// Table of features, as for `train --perturbation-features`: `linear` uses them as the perturbations' factors, and so predicts
+    /// those too that are not in training
+    #[arg(long, value_name = "TABLE")]
     pub perturbation_features: Option<PathBuf>,
     /// Do not write the control cells
     #[arg(long)]
@@ -84,11 +84,11 @@ pub fn run(args: Args) -> Result<()> {
     let mut trained = Trained::on(&data, split.part(Part::Train))?;
     if let Some(path) = &args.perturbation_features {
         if args.kind != Kind::Linear {
-            let what = format!("is for linear: {} looks at no features", args.kind.name());
+            let what = format!("is only for `linear`; `{}` does not use features", args.kind.name());
             return Err(Error::setting("--perturbation-features", what));
         }
         let table = FeatureTable::read(path)?;
-        trained = trained.with(&Features::of(&table, data.manifest(), &split.untrained(&data))?);
+        trained = trained.with_features(&Features::of(&table, data.manifest(), &split.untrained(&data))?);
     }
     let mut answer = trained.predict_to(&args.out, split.part(args.subset), &settings)?;
     let notes: Vec<String> = answer.asked.note(&data).into_iter().chain(answer.fallbacks).collect();

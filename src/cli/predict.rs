@@ -70,8 +70,9 @@ pub struct Args {
     /// `none` writes the predicted means, `poisson` draws counts around them [default: the run's own predict.observe]
     #[arg(long)]
     observe: Option<Observe>,
-    /// Table that describes perturbations which the run's data do not have, like that of `train --perturbation-features`
-    #[arg(long, value_name = "F.csv")]
+    /// Features of perturbations that the run's data do not have, in the same columns as in the table of `train
+    /// --perturbation-features`
+    #[arg(long, value_name = "TABLE")]
     perturbation_features: Option<PathBuf>,
     #[command(flatten)]
     device: device::Choice,

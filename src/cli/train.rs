@@ -6,7 +6,7 @@ use super::{device, settings, signal};
 use crate::checkpoint::{Best, Checkpoint, Described};
 use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
-use crate::data::features::FeatureTable;
+use crate::data::features::{FeatureId, FeatureTable};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_folder::{RunFolder, checkpoint_of};
@@ -70,12 +70,12 @@ pub struct Args {
     /// types, perturbations and batches are matched by name; new ones start from random values
     #[arg(long, value_name = "RUN", conflicts_with = "preset")]
     init_from: Option<PathBuf>,
-    /// Table of numbers that describe each perturbation, such as embeddings of genes or drugs: a .csv with perturbations in the first
-    /// column, or an .h5ad of them. The run then knows perturbations by these, not by their names, and `predict` can be asked for
-    /// perturbations that it was never trained on
-    #[arg(long, value_name = "F.csv")]
+    /// Table of numbers that describe each perturbation, such as embeddings of genes or drugs: a .csv or .tsv (a header, then name and
+    /// numbers), or an .h5ad (obs_names and X). The run then knows perturbations by their numbers, not by their names, and `predict`
+    /// can be asked for perturbations that it was never trained on. Not with flow.start=shifted
+    #[arg(long, value_name = "TABLE")]
     perturbation_features: Option<PathBuf>,
-    /// Continue from RUN/checkpoints/last.safetensors with the run's own config; only --steps and --set optim.shard=true|false may
+    /// Continue from RUN/checkpoints/last.safetensors with the run's own config and features; only --steps and --set optim.shard=true|false may
     /// change it. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that a job that is restarted
     /// can use one command; its settings must equal those of the run
     #[arg(long, num_args = 0..=1, default_missing_value = "always", hide_possible_values = true, value_name = "auto")]
@@ -154,13 +154,21 @@ fn begin(args: &Args) -> Result<Begin> {
             return Err(Error::setting(field, what));
         }
         let table = args.perturbation_features.as_deref().map(FeatureTable::read).transpose()?;
-        if table.map(|table| table.file().crc) != header.features.map(|file| file.crc) {
-            let what = format!(
-                "is not what {} was begun with; --resume auto continues a run only as it is",
-                args.out.display()
-            );
-            return Err(Error::setting("--perturbation-features", what));
-        }
+        let asked = table.map(|table| table.id(&header.data)).transpose()?;
+        let same = |a: &FeatureId, b: &FeatureId| (&a.columns, a.crc) == (&b.columns, b.crc);
+        let other = match (&asked, &header.features) {
+            (Some(asked), Some(own)) if !same(asked, own) => {
+                format!("has other features than {:?}", own.name)
+            }
+            (None, Some(own)) => format!("is missing: give {:?}", own.name),
+            (Some(_), None) => "is not known to the run, which knows perturbations by name".into(),
+            _ => return Ok(Begin::RESUME),
+        };
+        let what = format!(
+            "{other}, as {} was begun; --resume auto continues a run only as it is",
+            args.out.display()
+        );
+        return Err(Error::setting("--perturbation-features", what));
     }
     Ok(Begin::RESUME)
 }
@@ -199,8 +207,7 @@ fn shard(args: &Args) -> Result<Option<bool>> {
     let own = args.init_from.is_some() || args.perturbation_features.is_some();
     let others = [preset.is_some(), config.is_some(), own, args.seed.is_some()];
     if others.contains(&true) || set.contains(&None) {
-        let what =
-            "a resumed run keeps its own config; only --steps and --set optim.shard=true|false may change it";
+        let what = "a resumed run keeps its own config and features; only --steps and --set optim.shard=true|false may change it";
         return Err(Error::setting("--resume", what));
     }
     Ok(set.last().copied().flatten())

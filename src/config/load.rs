@@ -7,9 +7,6 @@ use toml::{Table, Value};
 use super::*;
 use crate::error::{At, Error, Result};
 
-/// No size may exceed these: a model's and a step's numbers can then be counted in 64 bits, and building the table of weights
-/// finishes. What a machine cannot hold is far smaller, and is reported by the memory check.
-const WIDEST: usize = 1 << 23;
 const DEEPEST: usize = 512;
 const LARGEST: usize = 1 << 20;
 

@@ -1,7 +1,7 @@
 //! Numbers that describe perturbations: embeddings of genes or drugs, targets, doses. A model that knows perturbations by them, and
 //! not by their names, can predict one that it was never trained on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,30 +9,31 @@ use serde::{Deserialize, Serialize};
 use super::gzip;
 use super::h5ad::H5ad;
 use super::shard::Manifest;
+use crate::config::WIDEST;
 use crate::error::{Error, Result, some_of};
 use crate::folder::name_of;
-
-/// Most numbers per perturbation, as for other widths.
-const MOST: usize = 1 << 23;
+use crate::memory;
 
 /// A row of features for each of some perturbations, as a file has them.
 #[derive(Clone, PartialEq)]
 pub struct FeatureTable {
     path: PathBuf,
-    width: usize,
+    /// The name of the column of names: a perturbation's, if the file lacks its header.
+    corner: String,
+    columns: Vec<String>,
     rows: BTreeMap<String, Vec<f32>>,
 }
 
-brief!(FeatureTable, |table| path: table.path, shape: (table.rows.len(), table.width));
+brief!(FeatureTable, |table| path: table.path, shape: (table.rows.len(), table.columns.len()));
 
-/// Which table of features a run was trained with.
+/// Which features a run was trained with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FeatureFile {
-    /// Its file's name, without the folder.
+pub struct FeatureId {
+    /// Name of the table's file, without its folder.
     pub name: String,
-    /// F, numbers per perturbation.
-    pub width: usize,
-    /// CRC-32 of its names and numbers, to tell apart two tables of the same name.
+    /// Names of the features, `[F]`.
+    pub columns: Vec<String>,
+    /// CRC-32 of the names and features of the run's perturbations.
     pub crc: u32,
 }
 
@@ -44,31 +45,32 @@ impl FeatureTable {
     /// # Errors
     /// A file that cannot be read; a name that is empty or comes twice; what is not a finite number; nothing but names.
     pub fn read(path: &Path) -> Result<FeatureTable> {
-        let mut table = FeatureTable { path: path.to_path_buf(), width: 0, rows: BTreeMap::new() };
+        let (corner, columns, rows) = (String::new(), Vec::new(), BTreeMap::new());
+        let mut table = FeatureTable { path: path.to_path_buf(), corner, columns, rows };
         match path.extension().is_some_and(|end| end == "h5ad") {
             true => table.read_h5ad()?,
             false => table.read_text()?,
         }
-        match (1..=MOST).contains(&table.width) && !table.rows.is_empty() {
-            true => Ok(table),
-            false => {
-                let (rows, width) = (table.rows.len(), table.width);
-                Err(Error::format(
-                    path,
-                    format!("has {rows} rows of {width} numbers; at least one of each is needed"),
-                ))
+        match table.columns.len() {
+            0 => Err(table.wrong("has no numbers behind the names; commas separate columns, in a .tsv tabs")),
+            width if width > WIDEST => {
+                Err(table.wrong(format!("has more than {WIDEST} numbers per perturbation")))
             }
+            _ if table.rows.is_empty() => Err(table.wrong("has no row below the names of the columns")),
+            _ => Ok(table),
         }
     }
 
     fn read_h5ad(&mut self) -> Result<()> {
         let file = H5ad::open(&self.path)?;
-        self.width = file.shape().1;
+        self.columns = file.var().index.clone();
+        let bytes = 4 * file.shape().0 as u64 * file.shape().1 as u64;
+        memory::check(&self.path.display().to_string(), "its features", bytes)?;
         let names = file.cell_names(0..file.shape().0)?.1;
         for block in file.blocks() {
             let (range, cells) = block?;
             for (name, cell) in names[range].iter().zip(cells.outer_iterator()) {
-                let mut row = vec![0.0; self.width];
+                let mut row = vec![0.0; self.columns.len()];
                 cell.iter().for_each(|(at, &x)| row[at] = x);
                 self.add(name, row)?;
             }
@@ -77,62 +79,89 @@ impl FeatureTable {
     }
 
     fn read_text(&mut self) -> Result<()> {
-        let path = self.path.clone();
-        let wrong = |what: String| Error::format(&path, what);
-        let no_table =
-            |error: csv::Error| wrong(format!("{error}; features are read from a .csv, .tsv or .h5ad"));
-        let packed = path.extension().is_some_and(|end| end == "gz");
-        let plain = if packed { path.with_extension("") } else { path.clone() };
-        let tabs = plain.extension().is_some_and(|end| end == "tsv" || end == "txt");
-        let delimiter = if tabs { b'\t' } else { b',' };
-        let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(gzip::open(&path)?);
-        let header = file.headers().map_err(no_table)?.clone();
-        self.width = header.len().saturating_sub(1);
+        let mut file = gzip::table(&self.path)?;
+        let broken =
+            |error: csv::Error| Error::format(&self.path, format!("is not a table of text: {error}"));
+        let header = file.headers().map_err(broken)?.clone();
+        let mut header = header.iter().map(String::from);
+        self.corner = header.next().unwrap_or_default();
+        self.columns = header.collect();
         for record in file.records() {
-            let record = record.map_err(no_table)?;
-            let number = |(column, text): (&str, &str)| {
-                text.trim().parse::<f32>().map_err(|_| {
-                    let line = record.position().map_or(0, csv::Position::line);
-                    wrong(format!("line {line}: {text:?} in column {column:?} is not a number"))
+            let record = record
+                .map_err(|error| Error::format(&self.path, format!("is not a table of text: {error}")))?;
+            let number = |(column, text): (&String, &str)| {
+                let number = text.trim().parse::<f32>();
+                number.map_err(|_| {
+                    self.wrong(format!(
+                        "{:?} has {text:?} in column {column:?}, which is no number",
+                        &record[0]
+                    ))
                 })
             };
-            let row = header.iter().zip(&record).skip(1).map(number).collect::<Result<_>>()?;
-            self.add(record[0].trim(), row)?;
+            let row = self.columns.iter().zip(record.iter().skip(1)).map(number).collect::<Result<_>>()?;
+            self.add(&record[0], row)?;
         }
         Ok(())
     }
 
     fn add(&mut self, name: &str, row: Vec<f32>) -> Result<()> {
-        let wrong = |what: String| Err(Error::format(&self.path, what));
         if name.is_empty() {
-            return wrong("has a row without a name".into());
+            return Err(self.wrong("has a row without a name"));
         }
         if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
-            return wrong(format!("{name:?} has the feature {bad}; each must be a finite number"));
+            return Err(self.wrong(format!("{name:?} has the feature {bad}; each must be a finite number")));
         }
         match self.rows.insert(name.to_string(), row) {
             None => Ok(()),
-            Some(_) => wrong(format!("has two rows for {name:?}; keep one")),
+            Some(_) => Err(self.wrong(format!("has two rows for {name:?}; keep one"))),
         }
     }
 
-    /// What a run notes of it.
-    pub fn file(&self) -> FeatureFile {
+    fn wrong(&self, what: impl Into<String>) -> Error {
+        Error::format(&self.path, what)
+    }
+
+    /// The table's rows for these names, one behind the other; zeros for the control label.
+    fn rows(&self, names: &[String], control: &str) -> Vec<f32> {
+        let blank = vec![0.0; self.columns.len()];
+        let row = |name: &String| if name == control { &blank } else { &self.rows[name] };
+        names.iter().flat_map(row).copied().collect()
+    }
+
+    /// What a run on these data notes of it.
+    ///
+    /// # Errors
+    /// A perturbation has no row; what the table says of the control label is not used.
+    pub fn id(&self, data: &Manifest) -> Result<FeatureId> {
+        let absent = |name: &&String| **name != data.control && !self.rows.contains_key(*name);
+        let absent: Vec<&String> = data.perturbations.iter().filter(absent).collect();
+        if !absent.is_empty() {
+            let what = format!("has no row for these perturbations of the data: {}", some_of(&absent));
+            return Err(self.wrong(match absent.contains(&&self.corner) {
+                true => format!("{what}; its first line must name the columns"),
+                false => format!(
+                    "{what}; add them, or make the data directory without their cells (preprocess leaves out cells without a label)"
+                ),
+            }));
+        }
         let mut crc = crc32fast::Hasher::new();
-        for (name, row) in &self.rows {
+        for name in &data.perturbations {
             crc.update(name.as_bytes());
             crc.update(&[0]);
-            crc.update(bytemuck::cast_slice(row));
         }
-        FeatureFile { name: name_of(&self.path), width: self.width, crc: crc.finalize() }
+        crc.update(bytemuck::cast_slice(&self.rows(&data.perturbations, &data.control)));
+        Ok(FeatureId { name: name_of(&self.path), columns: self.columns.clone(), crc: crc.finalize() })
     }
 }
+
+/// Standard deviations from which on a prediction is a guess.
+const FAR: f32 = 10.0;
 
 /// What a run knows of its perturbations: P of them, F numbers each.
 #[derive(Clone, PartialEq)]
 pub struct Features {
-    /// The table that they came from.
-    pub file: FeatureFile,
+    /// Where they come from.
+    pub id: FeatureId,
     /// `[P, F]`, as they were read, in the order of the vocabulary; zeros for the control label.
     pub values: Vec<f32>,
     /// `[F]`, over the perturbations that the run is trained on.
@@ -141,95 +170,136 @@ pub struct Features {
     pub std: Vec<f32>,
 }
 
-brief!(Features, |features| file: features.file);
+brief!(Features, |features| name: features.id.name, columns: features.id.columns.len());
 
 impl Features {
-    /// The features of the perturbations of a data directory, of which a run is not trained on those in `untrained`. What the table
-    /// says of the control label is not used.
+    /// The features of the perturbations of a data directory, of which a run is not trained on those in `untrained`, sorted.
     ///
     /// # Errors
-    /// A perturbation has no row; there are fewer than two to learn from.
+    /// As [`FeatureTable::id`]; there are fewer than two perturbations to learn from.
     pub fn of(table: &FeatureTable, data: &Manifest, untrained: &[String]) -> Result<Features> {
-        let width = table.width;
-        let others = || data.perturbations.iter().filter(|name| **name != data.control);
-        let absent: Vec<&String> = others().filter(|name| !table.rows.contains_key(*name)).collect();
-        if !absent.is_empty() {
-            let what = format!("has no row for {} of the data's perturbations", some_of(&absent));
-            return Err(Error::format(&table.path, format!("{what}; give each one, or leave out its cells")));
-        }
+        let id = table.id(data)?;
+        let is_trained = |name: &&String| **name != data.control && untrained.binary_search(name).is_err();
         let trained: Vec<&[f32]> =
-            others().filter(|name| !untrained.contains(name)).map(|name| &table.rows[name][..]).collect();
+            data.perturbations.iter().filter(is_trained).map(|name| &table.rows[name][..]).collect();
         if trained.len() < 2 {
-            let what = "tells nothing apart: the training part has fewer than two perturbations";
-            return Err(Error::format(&table.path, what));
+            return Err(table.wrong("cannot be used: fewer than two perturbations are trained on"));
         }
-        let mean_of = |of: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
-            let sum = |at: usize| trained.iter().map(|row| of(at, row[at].into())).sum::<f64>();
-            (0..width).map(|at| sum(at) / trained.len() as f64).collect()
+        let mean = |of: &dyn Fn(&[f32]) -> f64| {
+            trained.iter().map(|row| of(row)).sum::<f64>() / trained.len() as f64
         };
-        let mean = mean_of(&|_, x| x);
-        let variance = mean_of(&|at, x| (x - mean[at]).powi(2));
-        // Rounding alone makes some variance of numbers that are all alike.
-        let std = |(mean, variance): (&f64, &f64)| match variance.sqrt() {
-            std if std > 1e-6 * mean.abs() => std as f32,
-            _ => 0.0,
+        let moments = |at: usize| {
+            let centre = mean(&|row| row[at].into());
+            let std = mean(&|row| (f64::from(row[at]) - centre).powi(2)).sqrt();
+            // Rounding alone makes some variance of numbers that are all alike.
+            (centre as f32, if std > 1e-6 * centre.abs() { std as f32 } else { 0.0 })
         };
-        let std = mean.iter().zip(&variance).map(std).collect();
-        let mean = mean.iter().map(|&mean| mean as f32).collect();
-        let features = Features { file: table.file(), values: Vec::new(), mean, std };
-        Ok(Features { values: rows(table, &data.perturbations, &data.control), ..features })
+        let (mean, std) = (0..table.columns.len()).map(moments).unzip();
+        Ok(Features { id, values: table.rows(&data.perturbations, &data.control), mean, std })
     }
 
-    /// The same, for perturbations that `table` has besides: they are added to `data`.
+    /// Refuses a table that says other things than these features, which are those of `data`.
     ///
     /// # Errors
-    /// It is another kind of table: it has other numbers for a perturbation that is known, or another count of them.
-    pub fn with(mut self, table: &FeatureTable, data: &mut Manifest) -> Result<Features> {
-        let FeatureFile { name, width, .. } = &self.file;
+    /// It has other columns, or other numbers for a perturbation that is known.
+    pub fn check(&self, table: &FeatureTable, data: &Manifest) -> Result<()> {
+        let FeatureId { name, columns, .. } = &self.id;
         let other = |what: String| {
-            Error::format(
-                &table.path,
-                format!("is not like {name:?}, which the run was trained with: {what}"),
-            )
+            Err(table.wrong(format!("is not like {name:?}, which the run was trained with: {what}")))
         };
-        if table.width != *width {
-            return Err(other(format!("it has {} numbers per perturbation, not {width}", table.width)));
+        if table.columns != *columns {
+            let alike = table.columns.iter().zip(columns).take_while(|(here, there)| here == there).count();
+            let [here, there] =
+                [&table.columns, columns].map(|all| all.get(alike).map_or("none", String::as_str));
+            return other(format!("feature {} is {here:?}, but there it is {there:?}", alike + 1));
         }
-        for (name, known) in data.perturbations.iter().zip(self.values.chunks(*width)) {
-            if *name != data.control && table.rows.get(name).is_some_and(|row| row != known) {
-                return Err(other(format!("it has other numbers for {name:?}")));
+        let known = data.perturbations.iter().zip(self.values.chunks(columns.len()));
+        let differs = |(name, known): &(&String, &[f32])| {
+            **name != data.control && table.rows.get(*name).is_some_and(|row| row != known)
+        };
+        match known.into_iter().find(differs) {
+            Some((name, _)) => other(format!("it has other numbers for {name:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, read as another run read them, of whose weights use is made: standardised as there, but for features of which nothing
+    /// was learned there.
+    pub fn as_in(mut self, other: &Features) -> Features {
+        let others = other.mean.iter().zip(&other.std);
+        for ((mean, std), (theirs, spread)) in self.mean.iter_mut().zip(&mut self.std).zip(others) {
+            if *spread > 0.0 {
+                (*mean, *std) = (*theirs, *spread);
             }
         }
+        self
+    }
+
+    /// The same, and those of perturbations that `table` has besides: their names are added to `data`.
+    ///
+    /// # Errors
+    /// As [`Features::check`].
+    pub fn extended(mut self, table: &FeatureTable, data: &mut Manifest) -> Result<Features> {
+        self.check(table, data)?;
         let is_new = |name: &&String| data.perturbations.binary_search(name).is_err();
         data.unmeasured = table.rows.keys().filter(is_new).cloned().collect();
-        self.values.truncate(data.perturbations.len() * width);
-        self.values.extend(rows(table, &data.unmeasured, &data.control));
+        self.values.truncate(data.perturbations.len() * self.id.columns.len());
+        self.values.extend(table.rows(&data.unmeasured, &data.control));
         Ok(self)
     }
 
-    /// What the network sees, F' and numbers `[P, F']`: features less their mean in units of their deviation, and a last number that is 1 for the
-    /// control label alone; zeros then fill F' up to a multiple of 8.
-    pub fn seen(&self, data: &Manifest) -> (usize, Vec<f32>) {
-        let width = self.file.width;
-        let padded = (width + 1).next_multiple_of(8);
-        let names = data.perturbations.iter().chain(&data.unmeasured);
-        let mut seen = vec![0.0; self.values.len() / width * padded];
-        for ((row, seen), name) in self.values.chunks(width).zip(seen.chunks_mut(padded)).zip(names) {
-            if *name == data.control {
-                seen[width] = 1.0;
+    /// What to know of a prediction for these perturbations, by their ids: that they differ in what training could not learn of, or are
+    /// far from all that it saw.
+    pub fn doubts(&self, data: &Manifest, asked: &BTreeSet<u32>) -> Vec<String> {
+        let columns = &self.id.columns;
+        let (mut ignored, mut far) = (BTreeSet::new(), BTreeSet::new());
+        for (row, (name, id)) in self.values.chunks(columns.len()).zip(data.all_perturbations().zip(0..)) {
+            if *name == data.control || !asked.contains(&id) {
                 continue;
             }
-            for (y, ((x, mean), std)) in seen.iter_mut().zip(row.iter().zip(&self.mean).zip(&self.std)) {
+            for (at, x) in row.iter().enumerate() {
+                let (off, spread) = ((x - self.mean[at]).abs(), self.std[at]);
+                if spread == 0.0 && off > 1e-6 * self.mean[at].abs() {
+                    ignored.insert(at);
+                } else if spread > 0.0 && off > FAR * spread {
+                    far.insert(name);
+                }
+            }
+        }
+        let ignored: Vec<&String> = ignored.into_iter().map(|at| &columns[at]).collect();
+        let far: Vec<&String> = far.into_iter().collect();
+        let ignored = (!ignored.is_empty()).then(|| {
+            format!(
+                "features ignored, as they are the same for all perturbations that were trained on: {}",
+                some_of(&ignored)
+            )
+        });
+        let far = (!far.is_empty()).then(|| {
+            format!(
+                "features more than {FAR} standard deviations from the mean of those trained on: {}",
+                some_of(&far)
+            )
+        });
+        ignored.into_iter().chain(far).collect()
+    }
+
+    /// What the network reads, F' and numbers `[P, F']`: features less their mean in units of their deviation, and a last number
+    /// that is 1 for the control label alone; zeros then fill F' up to a multiple of 8.
+    pub fn inputs(&self, data: &Manifest) -> (usize, Vec<f32>) {
+        let width = self.id.columns.len();
+        let padded = (width + 1).next_multiple_of(8);
+        let mut inputs = vec![0.0; self.values.len() / width * padded];
+        for ((row, inputs), name) in
+            self.values.chunks(width).zip(inputs.chunks_mut(padded)).zip(data.all_perturbations())
+        {
+            if *name == data.control {
+                inputs[width] = 1.0;
+                continue;
+            }
+            for (y, ((x, mean), std)) in inputs.iter_mut().zip(row.iter().zip(&self.mean).zip(&self.std)) {
                 *y = if *std > 0.0 { (x - mean) / std } else { 0.0 };
             }
         }
-        (padded, seen)
+        (padded, inputs)
     }
-}
-
-/// The table's rows for these names, one behind the other.
-fn rows(table: &FeatureTable, names: &[String], control: &str) -> Vec<f32> {
-    let blank = vec![0.0; table.width];
-    let row = |name: &String| if name == control { &blank } else { &table.rows[name] };
-    names.iter().flat_map(row).copied().collect()
 }

@@ -6,6 +6,7 @@
 
 mod measured;
 
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -334,18 +335,18 @@ impl<R: Rows> Population<R> {
         Ok(())
     }
 
-    /// Appends measured cells of `data`, in ascending order, in this population's unit. Fails if
-    /// counts are requested from a log source.
-    pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: &[u64]) -> Result<()> {
+    /// Appends measured cells of `data` in this population's unit. Fails if counts are requested from a log source.
+    pub fn extend_measured(&mut self, data: &Data, labels: [&str; 3], cells: Range<u64>) -> Result<()> {
         let manifest = data.manifest();
         if self.unit == Unit::Counts && manifest.scale != Scale::Counts {
             let what =
                 "the data contains log values, from which counts cannot be recovered; choose log1p or scaled";
             return Err(Error::setting("--values", what));
         }
-        for block in cells.chunks(BLOCK) {
-            let _sweep = data.sweep(block.iter().copied());
-            for &cell in block {
+        for first in cells.clone().step_by(BLOCK) {
+            let block = first..cells.end.min(first + BLOCK as u64);
+            let _sweep = data.sweep(block.clone());
+            for cell in block {
                 let row = data.row(cell);
                 let genes: Vec<u32> = row.genes.iter().map(|&gene| u32::from(gene)).collect();
                 let values: Vec<f32> = match self.unit {

@@ -7,7 +7,7 @@ use crate::params::{Param, Vars};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// What a condition token names; each kind has a table of its own.
+/// What a condition token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Cell type c.
@@ -32,7 +32,7 @@ impl Kind {
     }
 }
 
-/// Sizes of the tables.
+/// How many names of each kind there are, and what is known of perturbations besides.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
     /// Cell types known.

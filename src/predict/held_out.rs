@@ -1,9 +1,10 @@
 //! What a split holds out of a data directory: every perturbed group of a part, to be predicted and compared with.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use super::unseen::hint;
 use super::{Ask, Context, Job, Report, Settings, check_memory};
 use crate::checkpoint::Header;
 use crate::data::controls::{Usable, control_pool};
@@ -11,7 +12,7 @@ use crate::data::h5ad::Writer;
 use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
 use crate::data::shard::Data;
 use crate::data::split::{Part, Split};
-use crate::error::{Error, Result, some_of};
+use crate::error::{Error, Result};
 use crate::predictor::Request;
 use crate::run_folder::RunFolder;
 
@@ -76,23 +77,9 @@ impl HeldOut {
                     job.contexts.len() - 1
                 }
             };
-            let conditions = known.ids(c, p, b).map_err(other)?;
+            let conditions = known.ids(c, p, b).map_err(|what| other(what + hint(header, c, p)))?;
             let request = Request { conditions, cells: group.cells as usize };
             job.asks.push(Ask { request, context });
-        }
-        let asked: BTreeSet<&str> =
-            job.asks.iter().map(|ask| known.names_of(ask.request.conditions)[1]).collect();
-        let untrained = header.untrained.iter().map(String::as_str);
-        let untrained: Vec<&str> = untrained.filter(|name| asked.contains(name)).collect();
-        if !untrained.is_empty() && header.features.is_some() {
-            let what = "predicted by their features alone: the run was trained on no cell of them";
-            report.notes.push(format!("{}: {what}", some_of(&untrained)));
-        } else if !untrained.is_empty() {
-            report.warnings.push(format!(
-                "predictions for {} are meaningless: the run was trained on no cell of {}",
-                some_of(&untrained),
-                if untrained.len() == 1 { "it" } else { "them" }
-            ));
         }
         Ok(job)
     }

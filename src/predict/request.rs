@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::unseen::hint;
 use super::{Ask, Context, ControlFile, Job, Logs, Report, check_memory};
 use crate::checkpoint::Header;
 use crate::data::h5ad::{H5ad, Labels};
@@ -56,7 +57,8 @@ pub fn job(
         let batch = row.batch.as_deref().unwrap_or(&manifest.batches[0]);
         let wrong = |what: String| Error::format(request, format!("line {}: {what}", row.line));
         let conditions = manifest.ids(&row.cell_type, &row.perturbation, batch);
-        let conditions = conditions.map_err(|what| wrong(what + known_by(header, &row.perturbation)))?;
+        let conditions =
+            conditions.map_err(|what| wrong(what + hint(header, &row.cell_type, &row.perturbation)))?;
         if let Some(what) = doubt(header, &row.perturbation, keep).map_err(wrong)? {
             report.notes.push(format!("{}: line {}: {what}", request.display(), row.line));
         }
@@ -87,31 +89,10 @@ pub fn job(
     Ok(job)
 }
 
-/// What to do about a perturbation of which a run that could predict it knows nothing.
-fn known_by(header: &Header, name: &str) -> &'static str {
-    match &header.features {
-        Some(_)
-            if !header
-                .data
-                .perturbations
-                .iter()
-                .chain(&header.data.unmeasured)
-                .any(|known| known == name) =>
-        {
-            "; to predict a new one, give a table with its features: --perturbation-features"
-        }
-        _ => "",
-    }
-}
-
 /// What to know of a perturbation that is asked for, if anything; the error says why it is not predicted.
 fn doubt(header: &Header, name: &str, keep: bool) -> std::result::Result<Option<String>, String> {
-    if header.untrained.iter().chain(&header.data.unmeasured).any(|untrained| untrained == name) {
-        let what = format!("the run was not trained on any cell of {name:?}: it knows only");
-        return match header.features {
-            None => Err(format!("{what} the name")),
-            Some(_) => Ok(Some(format!("{what} the features"))),
-        };
+    if header.features.is_none() && header.untrained.iter().any(|untrained| untrained == name) {
+        return Err(format!("the run was not trained on any cell of {name:?}: it knows only the name"));
     }
     let what = format!("{name:?} is the control label");
     match name == header.data.control {

@@ -10,7 +10,7 @@ use crate::checkpoint::{Frame, Header, Origin, Trained, vocabulary};
 use crate::config::Config;
 use crate::data::controls::control_pool;
 use crate::data::effects::Effects;
-use crate::data::features::Features;
+use crate::data::features::{FeatureTable, Features};
 use crate::data::shard::{Data, Manifest};
 use crate::data::split::{Part, Split};
 use crate::error::{Error, Result, some_of};
@@ -74,7 +74,7 @@ impl First {
             split: split.hash.clone(),
             best: None,
             untrained: self.untrained,
-            features: self.features.as_ref().map(|features| features.file.clone()),
+            features: self.features.as_ref().map(|features| features.id.clone()),
             init_from: self.init_from,
         };
         let effects = match config.wants_shift() {
@@ -89,11 +89,11 @@ impl First {
     /// statistics are taken too, and those of its features: its weights were trained on inputs standardised by them.
     ///
     /// # Errors
-    /// It was trained on other genes or on values on another scale; a weight does not have the shape that `config` gives it.
+    /// It was trained on other genes, on values on another scale or with other features; a weight does not have the shape that `config` gives it.
     pub fn of_run(
         run: &Path,
         config: &Config,
-        features: Option<Features>,
+        features: Option<(&FeatureTable, Features)>,
         data: &Data,
         split: &Split,
     ) -> Result<First> {
@@ -108,9 +108,14 @@ impl First {
             return Err(Error::format(data.dir(), what));
         }
         let statistics = model.statistics().clone();
-        let features = match (features, theirs) {
-            (Some(ours), Some(Features { mean, std, .. })) => Some(Features { mean, std, ..ours }),
-            (ours, _) => ours,
+        // One run may know perturbations by name and the other by their features: what it learned of them is then of no use.
+        let alike = features.is_some() == theirs.is_some();
+        let features = match (features, &theirs) {
+            (Some((table, ours)), Some(theirs)) => {
+                theirs.check(table, &header.data)?;
+                Some(ours.as_in(theirs))
+            }
+            (ours, _) => ours.map(|(_, ours)| ours),
         };
         let (_, table) = Model::new(config, &vocabulary(here, features.as_ref()), statistics.clone());
         let mut weights = first_weights(config, &table).into_vec();
@@ -136,10 +141,10 @@ impl First {
         let used = |name: &str| table.find(name).is_some();
         let unused =
             params.entries().iter().map(|from| from.name.as_str()).filter(|name| !used(name)).collect();
-        let note = note(&origin, here, &header, [("drawn at random", anew), ("not used", unused)]);
+        let note = note(&origin, here, &header, alike, [("drawn at random", anew), ("not used", unused)]);
         let mut untrained = split.untrained(data);
         let is_known = |name: &String| {
-            *name != header.data.control && header.data.perturbations.binary_search(name).is_ok()
+            alike && *name != header.data.control && header.data.perturbations.binary_search(name).is_ok()
         };
         untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
         let weights = InitialWeights::Given(Tensor::new(&[weights.len()], weights));
@@ -172,8 +177,18 @@ fn names(kind: Kind, data: &Manifest) -> &[String] {
     }
 }
 
-fn note(origin: &Origin, here: &Manifest, there: &Header, weights: [(&str, Vec<&str>); 2]) -> String {
-    let known = |kind: Kind| rows(kind, here, there).len();
+/// `alike`: both runs know perturbations by name, or both by their features.
+fn note(
+    origin: &Origin,
+    here: &Manifest,
+    there: &Header,
+    alike: bool,
+    weights: [(&str, Vec<&str>); 2],
+) -> String {
+    let known = |kind: Kind| match kind {
+        Kind::Perturbation if !alike => 0,
+        kind => rows(kind, here, there).len(),
+    };
     let all = |kind: Kind| names(kind, here).len();
     let [cell_types, perturbations, batches] =
         Kind::ALL.map(|kind| format!("{} of {}", known(kind), all(kind)));

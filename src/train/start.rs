@@ -74,10 +74,12 @@ impl Start {
             return Err(Error::format(&settings.split, what));
         }
         sets_per_rank(config.data.sets, settings.place.ranks())?;
-        settings.has_memory_for(config, data.manifest())?;
-        let features = features.map(|path| described(path, config, &data, &split)).transpose()?;
+        let table = features.map(|path| table(path, config)).transpose()?;
+        let described = |table| Features::of(table, data.manifest(), &split.untrained(&data));
+        let features = table.as_ref().map(described).transpose()?;
+        settings.has_memory_for(config, data.manifest(), features.as_ref())?;
         let first = match init_from {
-            Some(run) => First::of_run(run, config, features, &data, &split)?,
+            Some(run) => First::of_run(run, config, table.as_ref().zip(features), &data, &split)?,
             None => First::drawn(config, features, &data, &split),
         };
         let claim = match settings.is_first() {
@@ -121,7 +123,9 @@ impl Start {
         if let Ok(Described { header, .. }) = Checkpoint::describe(&path) {
             sets_per_rank(header.config.data.sets, settings.place.ranks())?;
             let way = "; resume on a GPU, or on a machine with more memory";
-            settings.has_memory_for(&header.config, data.manifest()).map_err(|error| error.with_way(way))?;
+            settings
+                .has_memory_for(&header.config, data.manifest(), None)
+                .map_err(|error| error.with_way(way))?;
         }
         let with_way = |error: Error| match other_way(&folder) {
             Some(way) => error.with_way(&way),
@@ -165,7 +169,7 @@ impl Start {
             ("split", hash(&header.split)),
             ("data", hash(&header.data.to_json())),
             ("first step", header.step),
-            ("perturbation features", header.features.as_ref().map_or(0, |file| file.crc.into())),
+            ("perturbation features", header.features.as_ref().map_or(0, |id| id.crc.into())),
             // Catches a rank without a GPU among ranks that have one, or one of another precision.
             ("device or precision", gpu.map_or(0, |gpu| gpu.real().bytes() as u64)),
         ])?;
@@ -175,14 +179,16 @@ impl Start {
     }
 }
 
-/// The features of the data's perturbations.
-fn described(path: &Path, config: &Config, data: &Data, split: &Split) -> Result<Features> {
-    if config.wants_shift() {
-        let what = "shifted starts from a perturbation's effect in other cell types, which one that was never measured does not \
-                    have: choose another with --perturbation-features";
-        return Err(Error::setting("flow.start", what));
+/// A table of features, for a start that new perturbations have.
+fn table(path: &Path, config: &Config) -> Result<FeatureTable> {
+    match config.wants_shift() {
+        true => {
+            let what = "shifted starts from a perturbation's effect in other cell types, and a new perturbation has none; use \
+                        flow.start=control with --perturbation-features";
+            Err(Error::setting("flow.start", what))
+        }
+        false => FeatureTable::read(path),
     }
-    Features::of(&FeatureTable::read(path)?, data.manifest(), &split.untrained(data))
 }
 
 /// What to know of a loss in another space that is the same loss.
@@ -268,12 +274,12 @@ impl Settings {
     }
 
     /// Refuses a model and batch that this machine's memory cannot hold.
-    fn has_memory_for(&self, config: &Config, data: &Manifest) -> Result<()> {
+    fn has_memory_for(&self, config: &Config, data: &Manifest, features: Option<&Features>) -> Result<()> {
         let (on_gpu, here) = match &self.place {
             Place::Here(places) => (places.iter().all(Option::is_some), config.data.sets),
             Place::Launched(launch, gpu) => (gpu.is_some(), config.data.sets / launch.ranks),
         };
-        learner::check_memory(config, &vocabulary(data, None), data.genes.len(), here, on_gpu)
+        learner::check_memory(config, &vocabulary(data, features), data.genes.len(), here, on_gpu)
     }
 }
 

@@ -1,7 +1,5 @@
 //! Tables that cannot be used, and runs that do not know features.
 
-use std::process::Command;
-
 use scale_engine::checkpoint::Trained;
 use scale_engine::config::Config;
 use scale_engine::data::features::FeatureTable;
@@ -16,14 +14,16 @@ use crate::train::{program, set, small};
 fn a_table_that_cannot_be_used_is_refused() {
     let world = described();
     let cases = [
-        ("gene\nMYC\n", "1 rows of 0 numbers"),
-        ("gene,x\n", "0 rows of 1 numbers"),
+        ("gene\nMYC\n", "no numbers behind the names; commas separate columns, in a .tsv tabs"),
+        ("gene,x\n", "no row below the names of the columns"),
         ("gene,x\nMYC,1\nMYC,2\n", "two rows for \"MYC\""),
         ("gene,x\n,1\n", "a row without a name"),
         ("gene,x\nMYC,inf\n", "\"MYC\" has the feature inf"),
-        ("gene,x\nTP53,1\nMYC,high\n", "line 3: \"high\" in column \"x\""),
-        ("gene,x\nMYC,1,2\n", "read from a .csv, .tsv or .h5ad"),
-        ("gene,x\nPERT0001,1\n", "has no row for \"PERT0010\", "),
+        ("gene,x\nTP53,1\nMYC,high\n", "\"MYC\" has \"high\" in column \"x\", which is no number"),
+        ("gene,x\nMYC,1,2\n", "is not a table of text"),
+        ("gene,x\nPERT0001,1\n", "has no row for these perturbations of the data: \"PERT0010\", "),
+        ("PERT0010,x\nPERT0001,1\n", "its first line must name the columns"),
+        ("gene;x\nPERT0001;1\n", "commas separate columns"),
     ];
     let run = world.at("refused");
     for (text, reason) in cases {
@@ -50,7 +50,13 @@ fn a_table_that_cannot_be_used_is_refused() {
         "{told}"
     );
     let told = own(&[("NEW".to_string(), vec![1.0])]).expect("another width");
-    assert!(told.contains("has 1 numbers per perturbation, not"), "{told}");
+    assert!(told.contains("feature 2 is \"none\", but there it is \"x1\""), "{told}");
+    // Rows that are all new, with columns in another order.
+    std::fs::write(world.at("turned.csv"), "gene,x1,x0,x2,x3\nNEW,1,2,3,4\n").expect("written");
+    let table = FeatureTable::read(&world.at("turned.csv")).expect("a table");
+    let run = Trained::load(&world.at("run")).expect("a run");
+    let told = run.knowing(&table).expect_err("another order").to_string();
+    assert!(told.contains("feature 1 is \"x1\", but there it is \"x0\""), "{told}");
 }
 
 #[test]
@@ -66,26 +72,32 @@ fn features_and_names_are_not_mixed_up() {
     let named = &small().run;
     let table = FeatureTable::read(&world.at("features.csv")).expect("a table");
     let error = Trained::load(named).and_then(|run| run.knowing(&table)).expect_err("names").to_string();
-    assert!(error.contains("knows perturbations by their names"), "{error}");
+    assert!(error.contains("knows perturbations by name"), "{error}");
 
-    let mut command = program();
-    command.args(["train", "--preset", "tiny", "--resume", "auto", "--data"]).arg(world.at("data"));
-    command.arg("--split").arg(world.at("split.toml")).arg("--out").arg(world.at("auto"));
+    let run = |table: Option<&str>, resume: &[&str]| {
+        let mut command = program();
+        command.arg("train").args(resume).arg("--data").arg(world.at("data"));
+        command.arg("--split").arg(world.at("split.toml")).arg("--out").arg(world.at("auto"));
+        if let Some(table) = table {
+            command.arg("--perturbation-features").arg(world.at(table));
+        }
+        told(&mut command)
+    };
     let words = [set(), vec!["flow.start=control".into(), "train.steps=1".into()]].concat();
-    command.args(words.iter().flat_map(|word| ["--set", word]));
-    let with =
-        |command: &mut Command| told(command.arg("--perturbation-features").arg(world.at("features.csv")));
-    let mut blind = clone(&command);
-    assert_eq!(with(&mut command).0, Some(0));
-    let (code, said) = told(&mut blind);
-    assert!(code == Some(2) && said.contains("--perturbation-features: is not what"), "{code:?} {said}");
-    assert_eq!(told(&mut command).0, Some(0), "it is at its end");
-    let (code, said) = with(blind.args(["--resume"]));
-    assert!(code == Some(2), "{code:?} {said}");
-}
-
-fn clone(command: &Command) -> Command {
-    let mut other = program();
-    other.args(command.get_args());
-    other
+    let set = words.iter().flat_map(|word| ["--set", word]);
+    let auto: Vec<&str> = ["--preset", "tiny", "--resume", "auto"].into_iter().chain(set).collect();
+    assert_eq!(run(Some("features.csv"), &auto).0, Some(0));
+    // A table may have gained rows.
+    let grown = [rows(), vec![("NEW".to_string(), vec![0.5; 4])]].concat();
+    world.table("grown.csv", &grown);
+    assert_eq!(run(Some("grown.csv"), &auto).0, Some(0), "it is at its end");
+    let (code, said) = run(None, &auto);
+    assert!(code == Some(2) && said.contains("is missing: give \"features.csv\""), "{code:?} {said}");
+    let mut other = rows();
+    other[0].1[0] += 1.0;
+    world.table("another.csv", &other);
+    let (code, said) = run(Some("another.csv"), &auto);
+    assert!(code == Some(2) && said.contains("other features than \"features.csv\""), "{code:?} {said}");
+    let (code, said) = run(Some("features.csv"), &["--resume"]);
+    assert!(code == Some(2) && said.contains("keeps its own config and features"), "{code:?} {said}");
 }

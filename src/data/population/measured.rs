@@ -62,8 +62,8 @@ fn push_measured<R: Rows>(
         Beside::Of(other) => {
             for group in other_controls(data, &perturbed, other)? {
                 let [cell_type, _, batch] = other.names(group);
-                let cells: Vec<u64> = other.groups()[group as usize].range().collect();
-                population.extend_measured(other, [cell_type, &data.manifest().control, batch], &cells)?;
+                let cells = other.groups()[group as usize].range();
+                population.extend_measured(other, [cell_type, &data.manifest().control, batch], cells)?;
             }
             Ok(())
         }
@@ -112,8 +112,7 @@ pub fn push_groups<R: Rows>(
     groups: impl IntoIterator<Item = u32>,
 ) -> Result<()> {
     for group in groups {
-        let cells: Vec<u64> = data.groups()[group as usize].range().collect();
-        population.extend_measured(data, data.names(group), &cells)?;
+        population.extend_measured(data, data.names(group), data.groups()[group as usize].range())?;
     }
     Ok(())
 }

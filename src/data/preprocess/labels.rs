@@ -54,21 +54,13 @@ impl Table {
     }
 
     fn of_text(path: &Path) -> Result<Table> {
-        // The ending below `.gz`, if the name has that.
-        let plain = if path.extension().is_some_and(|end| end == "gz") {
-            path.with_extension("")
-        } else {
-            path.into()
-        };
-        let tabs = plain.extension().is_some_and(|end| end == "tsv" || end == "txt");
-        let delimiter = if tabs { b'\t' } else { b',' };
-        let mut file = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(gzip::open(path)?);
+        let mut file = gzip::table(path)?;
         let header = file.headers().map_err(|error| broken(path, &error))?;
         let header: Vec<String> = header.iter().map(String::from).collect();
         if header.len() < 2 {
             let what = format!(
                 "needs a header and at least two columns, cell names and labels, separated by {}",
-                if tabs { "tabs (.csv: commas)" } else { "commas (.tsv: tabs)" }
+                if gzip::has_tabs(path) { "tabs (.csv: commas)" } else { "commas (.tsv: tabs)" }
             );
             return Err(Error::format(path, what));
         }

@@ -129,7 +129,7 @@ pub struct Manifest {
     /// Batches, sorted.
     pub batches: Vec<String>,
     /// Perturbations without cells, sorted, whose ids follow those of `perturbations`: only a run that knows perturbations by their
-    /// features has some ([`Features::with`](crate::data::features::Features::with)), a data directory never.
+    /// features has some ([`Features::extended`](crate::data::features::Features::extended)), a data directory never.
     #[serde(skip)]
     pub unmeasured: Vec<String>,
     /// Genes in the order of their ids.
@@ -165,22 +165,28 @@ impl Manifest {
         position as u32
     }
 
+    /// All perturbations, by their ids.
+    pub(crate) fn all_perturbations(&self) -> impl Iterator<Item = &String> {
+        self.perturbations.iter().chain(&self.unmeasured)
+    }
+
+    /// Whether it has a perturbation of this name.
+    pub(crate) fn knows(&self, perturbation: &str) -> bool {
+        place(perturbation, &self.perturbations).or(place(perturbation, &self.unmeasured)).is_some()
+    }
+
     /// Names for ids: cell type, perturbation, batch.
     pub(crate) fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
-        let perturbation = perturbation as usize;
-        let unmeasured = || &self.unmeasured[perturbation - self.perturbations.len()];
-        [
-            &self.cell_types[cell_type as usize],
-            self.perturbations.get(perturbation).unwrap_or_else(unmeasured),
-            &self.batches[batch as usize],
-        ]
+        let perturbation =
+            self.all_perturbations().nth(perturbation as usize).expect("an id of this vocabulary");
+        [&self.cell_types[cell_type as usize], perturbation, &self.batches[batch as usize]]
     }
 
     /// The first of a cell type, perturbation and batch that these data do not have: its kind, its id, and how many there are.
     pub(crate) fn beyond(&self, ids: [u32; 3]) -> Option<(&'static str, u32, usize)> {
         let counts = [
             ("cell type", self.cell_types.len()),
-            ("perturbation", self.perturbations.len() + self.unmeasured.len()),
+            ("perturbation", self.all_perturbations().count()),
             ("batch", self.batches.len()),
         ];
         let mut all = counts.into_iter().zip(ids).map(|((kind, count), id)| (kind, id, count));
@@ -194,19 +200,15 @@ impl Manifest {
         perturbation: &str,
         batch: &str,
     ) -> std::result::Result<[u32; 3], String> {
-        // `check` has seen them sorted.
-        let place =
-            |name: &str, names: &[String]| names.binary_search_by(|other| other.as_str().cmp(name)).ok();
         let id = |kind: &str, name: &str, names: &[String]| {
             place(name, names).map(|id| id as u32).ok_or_else(|| unknown(kind, name, names))
         };
-        let unmeasured =
-            place(perturbation, &self.unmeasured).map(|id| (self.perturbations.len() + id) as u32);
-        Ok([
-            id("cell type", cell_type, &self.cell_types)?,
-            unmeasured.map_or_else(|| id("perturbation", perturbation, &self.perturbations), Ok)?,
-            id("batch", batch, &self.batches)?,
-        ])
+        let cell_type = id("cell type", cell_type, &self.cell_types)?;
+        let perturbation = match place(perturbation, &self.unmeasured) {
+            Some(at) => (self.perturbations.len() + at) as u32,
+            None => id("perturbation", perturbation, &self.perturbations)?,
+        };
+        Ok([cell_type, perturbation, id("batch", batch, &self.batches)?])
     }
 
     /// Why the numbers of another directory would mean something else to a model that learned from this one, if they would.
@@ -297,6 +299,11 @@ impl Manifest {
             _ => Ok(()),
         }
     }
+}
+
+/// Where a name stands in a vocabulary, which [`Manifest::check`] has seen sorted.
+fn place(name: &str, names: &[String]) -> Option<usize> {
+    names.binary_search_by(|other| other.as_str().cmp(name)).ok()
 }
 
 fn vocabulary(field: &str, names: &[String]) -> std::result::Result<(), String> {

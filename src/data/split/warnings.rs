@@ -36,7 +36,7 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
         let unseen: Vec<&str> = held.difference(&seen).copied().collect();
         if !unseen.is_empty() {
             said.push(format!(
-                "{} has perturbations that train never sees: {}",
+                "{} has perturbations that train never sees, which only features can predict (train --perturbation-features): {}",
                 part.name(),
                 some_of(&unseen)
             ));

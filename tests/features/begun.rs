@@ -1,0 +1,143 @@
+//! Features where two runs, or two data directories, meet.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use scale_engine::checkpoint::Checkpoint;
+use scale_engine::data::features::{FeatureTable, Features};
+use scale_engine::data::h5ad;
+use scale_engine::data::shard::Data;
+use scale_engine::data::split::Part;
+use scale_engine::predict::{self, Source, predict};
+use scale_engine::progress::{Event, Progress};
+use scale_engine::train::{Begin, train};
+
+use super::{HELD, described, name, rows};
+use crate::other_data::renamed;
+use crate::train::last;
+
+#[test]
+fn a_tuned_run_sees_features_as_the_first_did() {
+    let world = described();
+    let mut settings = world.settings(&world.at("tuned"), 1);
+    // A split with other perturbations in training has other means.
+    let text = std::fs::read_to_string(world.at("split.toml")).expect("readable");
+    std::fs::write(world.at("all.toml"), text.split("[fewshot").next().expect("a start")).expect("written");
+    settings.split = world.at("all.toml");
+    let features =
+        |run: &Path| Checkpoint::load(&last(run)).expect("a checkpoint").frame.features.expect("features");
+    train(&settings, &Progress::silent()).expect("a run");
+    let (first, fresh) = (features(&world.at("run")), features(&world.at("tuned")));
+    assert!(first.values == fresh.values && first.mean != fresh.mean);
+    let mut tuned = |out: &str, table: &Path| {
+        settings.out = world.at(out);
+        if let Begin::Anew { init_from, features, .. } = &mut settings.begin {
+            (*init_from, *features) = (Some(world.at("run")), Some(table.to_path_buf()));
+        }
+        train(&settings, &Progress::silent())
+    };
+    tuned("tuned-again", &world.at("features.csv")).expect("a run");
+    assert!(*first == *features(&world.at("tuned-again")));
+    // Nor from weights that were made for other features, be there as many numbers or not.
+    let mut rows = rows();
+    rows.iter_mut().for_each(|(_, row)| row.swap(0, 1));
+    let error = tuned("other", &world.table("swapped.csv", &rows)).expect_err("other numbers").to_string();
+    assert!(
+        error.contains("swapped.csv: is not like \"features.csv\"") && error.contains("other numbers"),
+        "{error}"
+    );
+    rows.iter_mut().for_each(|(_, row)| row.push(1.0));
+    let error = tuned("other", &world.table("wider.csv", &rows)).expect_err("other columns").to_string();
+    assert!(
+        error.contains("feature 5 is \"x4\", but there it is \"none\"") && !world.at("other").exists(),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_feature_that_was_the_same_for_all_is_learned_by_a_run_that_begins_with_another() {
+    let data = Data::open(&described().at("data")).expect("data");
+    let features = |spread: f32| {
+        let mut rows = rows();
+        rows.iter_mut().for_each(|(_, row)| row[3] *= spread);
+        let path = described().table(&format!("spread-{spread}.csv"), &rows);
+        Features::of(&FeatureTable::read(&path).expect("a table"), data.manifest(), &[]).expect("features")
+    };
+    let (flat, ours) = (features(0.0), features(2.0));
+    let read = ours.clone().as_in(&flat);
+    assert!(flat.std[3] == 0.0 && read.std[3] == ours.std[3] && read.mean[3] == ours.mean[3]);
+    assert_eq!(read.std[..3], flat.std[..3]);
+}
+
+#[test]
+fn what_a_run_by_name_knew_of_perturbations_is_of_no_use_to_one_by_features() {
+    let world = described();
+    let begun = |out: &str, from: &str, features: Option<PathBuf>| {
+        let mut settings = world.settings(&world.at(out), 1);
+        // All are trained on in the first run, three are not in the second.
+        if from.is_empty() {
+            std::fs::write(
+                world.at("whole.toml"),
+                "[datasets]\ncells = \"data\"\n[training]\ncells = \"train\"\n",
+            )
+            .expect("written");
+            settings.split = world.at("whole.toml");
+        }
+        if let Begin::Anew { init_from, features: given, .. } = &mut settings.begin {
+            (*init_from, *given) = ((!from.is_empty()).then(|| world.at(from)), features);
+        }
+        let told = Arc::new(Mutex::new(String::new()));
+        let heard = told.clone();
+        let progress = Progress::new(move |event, _| {
+            if let Event::Note(note) = event {
+                heard.lock().expect("no panic").push_str(note);
+            }
+        });
+        train(&settings, &progress).expect("a run");
+        let untrained = Checkpoint::describe(&last(&world.at(out))).expect("readable").header.untrained;
+        (untrained, told.lock().expect("no panic").clone())
+    };
+    let table = Some(world.at("features.csv"));
+    begun("by-name", "", None);
+    begun("by-features", "", table.clone());
+    for (out, from, features) in [("a", "by-name", table.clone()), ("b", "by-features", None)] {
+        let (untrained, told) = begun(out, from, features);
+        assert_eq!(untrained, HELD.map(name), "{from}");
+        assert!(told.contains("0 of 16 perturbations"), "{told}");
+    }
+    assert_eq!(begun("c", "by-features", table).0, [""; 0]);
+}
+
+#[test]
+fn other_data_is_predicted_by_the_names_in_the_table() {
+    let world = described();
+    renamed(&world.at("data"), &world.at("others"), &name(HELD[2]), "PERT1001-B");
+    let split = std::fs::read_to_string(world.at("split.toml")).expect("readable");
+    std::fs::write(world.at("others.toml"), split.replace(&name(HELD[2]), "PERT1001-B")).expect("written");
+    let source = || Source::Data {
+        data: world.at("others"),
+        split: world.at("others.toml"),
+        part: Part::Test,
+        real_out: None,
+        real_controls: None,
+    };
+    let ask = |features: Option<PathBuf>| {
+        let settings = predict::Settings::new(&world.at("run"), source(), &world.at("others.h5ad"));
+        predict(&predict::Settings { features, ..settings }, &Progress::silent())
+    };
+    let error = ask(None).expect_err("it is not known").to_string();
+    assert!(
+        error.contains("\"PERT1001-B\"") && error.contains("the table of --perturbation-features"),
+        "{error}"
+    );
+    let far = vec![1.0, 0.0, 0.0, 90.0];
+    let report = ask(Some(world.table("others.csv", &[("PERT1001-B".into(), far)]))).expect("predicted");
+    let told = report.notes.join("\n");
+    assert!(told.contains("\"PERT0011\", \"PERT0110\", \"PERT1001-B\""), "{told}");
+    assert!(
+        told.contains("more than 10 standard deviations") && told.ends_with("on: \"PERT1001-B\""),
+        "{told}"
+    );
+    let written = h5ad::H5ad::open(&world.at("others.h5ad")).expect("readable");
+    assert_eq!(written.told("perturbation_features").as_deref(), Some("features.csv"));
+}
