@@ -1,6 +1,7 @@
 //! Perturbations that are known by their features: trained on some, asked for others.
 
 mod begun;
+mod beside;
 mod refused;
 
 use std::fmt::Write;

@@ -1,6 +1,6 @@
 //! `scale-engine baseline`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -63,6 +63,14 @@ pub struct Args {
     pub json: bool,
 }
 
+/// What baselines learn from the training part, and from a table of features.
+pub fn trained<'a>(data: &'a Data, split: &Split, features: Option<&Path>) -> Result<Trained<'a>> {
+    let trained = Trained::on(data, split.part(Part::Train))?;
+    let Some(path) = features else { return Ok(trained) };
+    let features = Features::of(&FeatureTable::read(path)?, data.manifest(), &split.untrained(data))?;
+    Ok(trained.with_features(&features))
+}
+
 /// Predicts, writes, and reports what had to be replaced.
 pub fn run(args: Args) -> Result<()> {
     let outputs: Vec<&PathBuf> = [&args.out].into_iter().chain(&args.real_out).collect();
@@ -81,15 +89,12 @@ pub fn run(args: Args) -> Result<()> {
         with_controls: !args.without_controls,
         seed: args.seed,
     };
-    let mut trained = Trained::on(&data, split.part(Part::Train))?;
-    if let Some(path) = &args.perturbation_features {
-        if args.kind != Kind::Linear {
-            let what = format!("is only for `linear`; `{}` does not use features", args.kind.name());
-            return Err(Error::setting("--perturbation-features", what));
-        }
-        let table = FeatureTable::read(path)?;
-        trained = trained.with_features(&Features::of(&table, data.manifest(), &split.untrained(&data))?);
+    let features = args.perturbation_features.as_deref();
+    if features.is_some() && args.kind != Kind::Linear {
+        let what = format!("is only for `linear`; `{}` does not use features", args.kind.name());
+        return Err(Error::setting("--perturbation-features", what));
     }
+    let trained = trained(&data, &split, features)?;
     let mut answer = trained.predict_to(&args.out, split.part(args.subset), &settings)?;
     let notes: Vec<String> = answer.asked.note(&data).into_iter().chain(answer.fallbacks).collect();
     if !args.json {

@@ -85,6 +85,9 @@ pub struct Args {
     /// Part of the split that the baselines predict: the same one that PRED.h5ad predicts
     #[arg(long, value_name = "train|val|test", default_value = "test", requires = "baselines")]
     subset: Part,
+    /// Table of features, as for `train --perturbation-features`, for the baseline `linear`
+    #[arg(long, value_name = "TABLE", requires = "baselines")]
+    perturbation_features: Option<PathBuf>,
     /// Whether to draw counts around the baselines' means [default: as PRED.h5ad was made, if it says so; else none]
     #[arg(long, value_name = "none|poisson", requires = "baselines")]
     observe: Option<Observe>,
@@ -174,7 +177,7 @@ fn labels(args: &Args, real: &H5ad, pred: &H5ad) -> Result<[String; 2]> {
 /// control cells.
 fn check(args: &Args) -> Result<[String; 2]> {
     let inputs = [Some(&args.real), Some(&args.pred), args.baselines.as_ref(), args.split.as_ref()];
-    let inputs: Vec<&PathBuf> = inputs.into_iter().flatten().collect();
+    let inputs: Vec<&PathBuf> = inputs.into_iter().flatten().chain(&args.perturbation_features).collect();
     aside::apart(args.report.as_slice(), &inputs)?;
     if Data::is_at(&args.out) {
         return Err(Error::format(&args.out, "is a data directory; choose another folder for the scores"));
@@ -218,8 +221,11 @@ fn evaluate(args: &Args, files: &Files, settings: &Settings) -> Result<Outcome> 
         }
         _ => None,
     };
-    let beside =
-        learned.as_ref().map(|(split, data)| baselines(data, split, args.subset, args.observe, files));
+    let features = args.perturbation_features.as_deref();
+    let beside = learned.as_ref().map(|(split, data)| {
+        let trained = super::baseline::trained(data, split, features)?;
+        baselines(trained, data, split, args.subset, args.observe, files)
+    });
     let beside = beside.transpose()?.into_iter().flatten();
     let (boards, sources) = rayon::join(|| evaluate_files(files, beside, settings), || fingerprints(files));
     let (boards, sources) = (boards?, sources?);

@@ -12,9 +12,10 @@ use crate::data::split::{Part, Split};
 use crate::error::Result;
 use crate::evaluate::files::{Files, Sample};
 
-/// Every kind of baseline for a part of a split, each made when it is asked for. What is wrong with the part is found before that;
+/// Every kind of baseline for a part of a split, by what `trained` learned from another, each made when it is asked for. What is wrong with the part is found before that;
 /// what a reader should know of it, or had to be replaced, is reported on stderr.
 pub fn baselines<'a>(
+    trained: Trained<'a>,
     data: &'a Data,
     split: &'a Split,
     part: Part,
@@ -32,7 +33,6 @@ pub fn baselines<'a>(
         None => as_predicted(files)?,
     };
     Observer::asked(observe, data.manifest().target)?;
-    let trained = Trained::on(data, split.part(Part::Train))?;
     let one = move |kind: Kind| {
         let settings = Settings { kind, observe, with_controls: true, seed: 0 };
         let answer = trained.predict(split.part(part), &settings)?;
