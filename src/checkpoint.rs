@@ -2,8 +2,9 @@
 //!
 //! A safetensors file, so that any framework can open it: `<name>` are the weights, `average.<name>` the averaged ones (used for
 //! prediction), `moment1.<name>` and `moment2.<name>` AdamW's; `statistics.mean` and `.std` are the genes', `effects.values` the mean
-//! effects for a shifted start, `features.values`, `.mean` and `.std` those of perturbations, if there are any. Config, step, gene names, vocabularies, preprocessing, the split's
-//! hash and the CRC-32 of every tensor are one JSON text in the metadata, under `scale_engine`.
+//! effects for a shifted start, `features.values`, `.mean` and `.std` those of perturbations, if there are any. Config, step, gene
+//! names, vocabularies, preprocessing, the split's hash and the CRC-32 of every tensor are one JSON text in the metadata, under
+//! `scale_engine`.
 
 mod read;
 

@@ -41,6 +41,7 @@ use crate::data::population::{Population, WARNING};
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::data::split::Part;
 use crate::error::{Error, Result};
+use crate::folder::name_of;
 use crate::gpu::guard;
 use crate::memory;
 use crate::predictor::{ControlCells, Predictor, Request};
@@ -68,7 +69,7 @@ pub struct Settings {
     pub with_controls: bool,
     /// Used instead of the run's own `predict.observe`.
     pub observe: Option<Observe>,
-    /// A table that describes perturbations which the run's data do not have, like the one that the run was trained with.
+    /// A table of features of perturbations that the run's data do not have, in the columns of the run's own.
     pub features: Option<PathBuf>,
     /// Seeds control draws, start noise and counts.
     pub seed: u64,
@@ -277,17 +278,8 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
             None => push_controls(job, &manifest.control, &mut population)?,
         };
     }
-    population.notes = vec![
-        ("checkpoint".into(), path.display().to_string()),
-        ("step".into(), header.step.to_string()),
-        ("seed".into(), settings.seed.to_string()),
-        ("trained_split".into(), header.split.clone()),
-        ("observe".into(), observe.name().into()),
-    ];
+    population.notes = notes(&path, header, settings, observe);
     population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
-    population
-        .notes
-        .extend(header.features.as_ref().map(|id| ("perturbation_features".into(), id.name.clone())));
     if !report.warnings.is_empty() {
         population.notes.push((WARNING.into(), report.warnings.join("; ")));
     }
@@ -297,6 +289,23 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         (report.real_out, report.measured_cells) = (Some(path.clone()), Some(measured.write(path)?));
     }
     Ok(report)
+}
+
+/// What the file says of how it was made.
+fn notes(checkpoint: &Path, header: &Header, settings: &Settings, observe: Observe) -> Vec<(String, String)> {
+    let mut notes = vec![
+        ("checkpoint".into(), checkpoint.display().to_string()),
+        ("step".into(), header.step.to_string()),
+        ("seed".into(), settings.seed.to_string()),
+        ("trained_split".into(), header.split.clone()),
+        ("observe".into(), observe.name().into()),
+    ];
+    if let Some(id) = &header.features {
+        let more = settings.features.as_deref().map(name_of);
+        let names = [id.name.clone()].into_iter().chain(more).collect::<Vec<_>>().join(", ");
+        notes.push(("perturbation_features".into(), names));
+    }
+    notes
 }
 
 /// The run's own `predict.observe`, or none if its data do not record the total to which counts are scaled.

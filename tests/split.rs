@@ -96,7 +96,7 @@ fn a_fewshot_cell_type_gives_its_controls_to_each_part_it_is_in() {
     assert_eq!(part(&split, Part::Train, &data), [(1, 0, 0), (1, 0, 1), (1, 2, 0)]);
     let said = split.warnings.join("\n");
     assert!(said.contains("in no part") && said.contains("\"type.2\", \"type001\", \"type003\""), "{said}");
-    assert!(said.contains("val has perturbations that train never sees, which only features can predict (train --perturbation-features): \"p003\""), "{said}");
+    assert!(said.contains("a run that has seen them: \"p003\""), "{said}");
 }
 
 #[test]

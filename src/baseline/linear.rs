@@ -63,10 +63,7 @@ impl Linear {
         let width = factors[0].len();
         let f = Matrix::from_fn(pairs.len(), width, |i, j| factors[i][j]);
         let a = Matrix::from_fn(axes.cols, axes.rows, |g, k| axes.row(k)[g] * sizes[k]);
-        // A^T (Y - b) F, then one ridge solve from each side.
-        let middle = a.transposed().times(&centred.transposed()).times(&f);
-        let left = solve_ridge(&a.transposed().gram(), RIDGE, &middle);
-        let w = solve_ridge(&f.transposed().gram(), RIDGE, &left.transposed()).transposed();
+        let w = weights(&a, &centred, &f);
         let components = perturbations[&pairs[0].perturbation].len();
         Linear { genes: a.times(&w), offset, perturbations, cell_types, components }
     }
@@ -89,6 +86,17 @@ impl Linear {
             b + self.genes.row(g).iter().zip(&factors).map(|(x, f)| x * f).sum::<f64>()
         };
         self.offset.iter().enumerate().map(weigh).collect()
+    }
+}
+
+/// W.
+fn weights(a: &Matrix, centred: &Matrix, f: &Matrix) -> Matrix {
+    let scores = a.transposed().times(&centred.transposed()); // A^T (Y - b)
+    let of_genes = |x: &Matrix| solve_ridge(&a.transposed().gram(), RIDGE, x).transposed();
+    match f.cols <= f.rows {
+        true => solve_ridge(&f.transposed().gram(), RIDGE, &of_genes(&scores.times(f))).transposed(),
+        // (F^T F + r I)^-1 F^T = F^T (F F^T + r I)^-1: with more features than pairs, the smaller one.
+        false => f.transposed().times(&solve_ridge(&f.gram(), RIDGE, &of_genes(&scores))).transposed(),
     }
 }
 
@@ -175,6 +183,20 @@ fn scaled(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_factors_than_pairs_are_the_same_model() {
+        let centred = Matrix::from_fn(3, 4, |i, j| ((i * 7 + j * 5) % 6) as f64 - 2.5);
+        let a = Matrix::from_fn(4, 2, |i, j| ((i * 3 + j * 4) % 5) as f64 - 2.0);
+        let f = Matrix::from_fn(3, 2, |i, j| (i + 2 * j) as f64 - 1.5);
+        // Zeros beside them change nothing but the way.
+        let wide = Matrix::from_fn(3, 5, |i, j| if j < 2 { f.row(i)[j] } else { 0.0 });
+        let (few, many) = (weights(&a, &centred, &f), weights(&a, &centred, &wide));
+        for (few, many) in (0..2).flat_map(|k| few.row(k).iter().zip(many.row(k))) {
+            assert!((few - many).abs() < 1e-12, "{few} and {many}");
+        }
+        assert!((0..2).all(|k| many.row(k)[2..].iter().all(|w| *w == 0.0)) && few.row(0)[0].abs() > 1e-3);
+    }
 
     #[test]
     fn a_perturbation_of_several_cell_types_has_the_mean_of_their_factors() {

@@ -91,7 +91,7 @@ impl<'a> File<'a> {
         let (mean, std) = (self.numbers("features.mean", &[width])?, self.numbers("features.std", &[width])?);
         match width > 0 && [&values, &mean, &std].into_iter().flatten().all(|x| x.is_finite()) {
             true => Ok(Features { id: id.clone(), values, mean, std }),
-            false => Err(self.wrong("header: no features, or features that are NaN or infinite")),
+            false => Err(self.wrong("features: none, or some that are NaN or infinite")),
         }
     }
 

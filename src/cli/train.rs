@@ -75,8 +75,8 @@ pub struct Args {
     /// can be asked for perturbations that it was never trained on. Not with flow.start=shifted
     #[arg(long, value_name = "TABLE")]
     perturbation_features: Option<PathBuf>,
-    /// Continue from RUN/checkpoints/last.safetensors with the run's own config and features; only --steps and --set optim.shard=true|false may
-    /// change it. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that a job that is restarted
+    /// Continue from RUN/checkpoints/last.safetensors with the run's own config and features; only --steps and --set
+    /// optim.shard=true|false may differ. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that a job that is restarted
     /// can use one command; its settings must equal those of the run
     #[arg(long, num_args = 0..=1, default_missing_value = "always", hide_possible_values = true, value_name = "auto")]
     resume: Option<Resume>,
@@ -156,18 +156,16 @@ fn begin(args: &Args) -> Result<Begin> {
         let table = args.perturbation_features.as_deref().map(FeatureTable::read).transpose()?;
         let asked = table.map(|table| table.id(&header.data)).transpose()?;
         let same = |a: &FeatureId, b: &FeatureId| (&a.columns, a.crc) == (&b.columns, b.crc);
+        let run = args.out.display();
         let other = match (&asked, &header.features) {
             (Some(asked), Some(own)) if !same(asked, own) => {
-                format!("has other features than {:?}", own.name)
+                format!("{run} was begun with other ones ({:?})", own.name)
             }
-            (None, Some(own)) => format!("is missing: give {:?}", own.name),
-            (Some(_), None) => "is not known to the run, which knows perturbations by name".into(),
+            (None, Some(own)) => format!("{run} was begun with {:?}: give it again", own.name),
+            (Some(_), None) => format!("{run} was begun without, and knows perturbations by name"),
             _ => return Ok(Begin::RESUME),
         };
-        let what = format!(
-            "{other}, as {} was begun; --resume auto continues a run only as it is",
-            args.out.display()
-        );
+        let what = format!("{other}; --resume auto continues a run only as it is");
         return Err(Error::setting("--perturbation-features", what));
     }
     Ok(Begin::RESUME)
@@ -207,7 +205,7 @@ fn shard(args: &Args) -> Result<Option<bool>> {
     let own = args.init_from.is_some() || args.perturbation_features.is_some();
     let others = [preset.is_some(), config.is_some(), own, args.seed.is_some()];
     if others.contains(&true) || set.contains(&None) {
-        let what = "a resumed run keeps its own config and features; only --steps and --set optim.shard=true|false may change it";
+        let what = "a resumed run keeps its own config and features; only --steps and --set optim.shard=true|false may differ";
         return Err(Error::setting("--resume", what));
     }
     Ok(set.last().copied().flatten())

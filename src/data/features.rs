@@ -80,20 +80,17 @@ impl FeatureTable {
 
     fn read_text(&mut self) -> Result<()> {
         let mut file = gzip::table(&self.path)?;
-        let broken =
-            |error: csv::Error| Error::format(&self.path, format!("is not a table of text: {error}"));
-        let header = file.headers().map_err(broken)?.clone();
-        let mut header = header.iter().map(String::from);
+        let header = file.headers().map_err(|error| no_text(&self.path, &error))?.clone();
+        let mut header = header.iter().map(|name| name.trim().to_string());
         self.corner = header.next().unwrap_or_default();
         self.columns = header.collect();
         for record in file.records() {
-            let record = record
-                .map_err(|error| Error::format(&self.path, format!("is not a table of text: {error}")))?;
+            let record = record.map_err(|error| no_text(&self.path, &error))?;
             let number = |(column, text): (&String, &str)| {
                 let number = text.trim().parse::<f32>();
                 number.map_err(|_| {
                     self.wrong(format!(
-                        "{:?} has {text:?} in column {column:?}, which is no number",
+                        "{:?} has {text:?} in column {column:?}, which is not a number",
                         &record[0]
                     ))
                 })
@@ -152,6 +149,10 @@ impl FeatureTable {
         crc.update(bytemuck::cast_slice(&self.rows(&data.perturbations, &data.control)));
         Ok(FeatureId { name: name_of(&self.path), columns: self.columns.clone(), crc: crc.finalize() })
     }
+}
+
+fn no_text(path: &Path, error: &csv::Error) -> Error {
+    Error::format(path, format!("is not a table of text: {error}"))
 }
 
 /// Standard deviations from which on a prediction is a guess.
@@ -223,15 +224,12 @@ impl Features {
         }
     }
 
-    /// The same, read as another run read them, of whose weights use is made: standardised as there, but for features of which nothing
-    /// was learned there.
+    /// The same, read as another run read them, of whose weights use is made: standardised as there. Of a feature that was the same for
+    /// all perturbations there, nothing was learned: it is the difference from that in our own deviations.
     pub fn as_in(mut self, other: &Features) -> Features {
-        let others = other.mean.iter().zip(&other.std);
-        for ((mean, std), (theirs, spread)) in self.mean.iter_mut().zip(&mut self.std).zip(others) {
-            if *spread > 0.0 {
-                (*mean, *std) = (*theirs, *spread);
-            }
-        }
+        self.mean.clone_from(&other.mean);
+        let known = self.std.iter_mut().zip(&other.std).filter(|(_, theirs)| **theirs > 0.0);
+        known.for_each(|(std, theirs)| *std = *theirs);
         self
     }
 
@@ -248,20 +246,27 @@ impl Features {
         Ok(self)
     }
 
-    /// What to know of a prediction for these perturbations, by their ids: that they differ in what training could not learn of, or are
-    /// far from all that it saw.
-    pub fn doubts(&self, data: &Manifest, asked: &BTreeSet<u32>) -> Vec<String> {
+    /// What to know of a prediction for perturbations with these ids, by a run that was not trained on those in `untrained`, sorted:
+    /// that they differ in what training could not learn of, or are far from all that it saw.
+    pub fn doubts(&self, data: &Manifest, untrained: &[String], asked: &BTreeSet<u32>) -> Vec<String> {
         let columns = &self.id.columns;
-        let (mut ignored, mut far) = (BTreeSet::new(), BTreeSet::new());
-        for (row, (name, id)) in self.values.chunks(columns.len()).zip(data.all_perturbations().zip(0..)) {
-            if *name == data.control || !asked.contains(&id) {
-                continue;
+        let rows = || {
+            let named = data.all_perturbations().zip(0u32..).zip(self.values.chunks(columns.len()));
+            named.filter(|((name, _), _)| **name != data.control)
+        };
+        let off = |row: &[f32], at: usize| (row[at] - self.mean[at]).abs();
+        let mut reach = vec![0.0f32; columns.len()];
+        for ((name, id), row) in rows() {
+            if (id as usize) < data.perturbations.len() && untrained.binary_search(name).is_err() {
+                reach.iter_mut().enumerate().for_each(|(at, reach)| *reach = reach.max(off(row, at)));
             }
-            for (at, x) in row.iter().enumerate() {
-                let (off, spread) = ((x - self.mean[at]).abs(), self.std[at]);
-                if spread == 0.0 && off > 1e-6 * self.mean[at].abs() {
+        }
+        let (mut ignored, mut far) = (BTreeSet::new(), BTreeSet::new());
+        for ((name, _), row) in rows().filter(|((_, id), _)| asked.contains(id)) {
+            for at in (0..columns.len()).filter(|&at| off(row, at) > reach[at]) {
+                if self.std[at] == 0.0 {
                     ignored.insert(at);
-                } else if spread > 0.0 && off > FAR * spread {
+                } else if off(row, at) > FAR * self.std[at] {
                     far.insert(name);
                 }
             }

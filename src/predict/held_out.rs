@@ -77,7 +77,10 @@ impl HeldOut {
                     job.contexts.len() - 1
                 }
             };
-            let conditions = known.ids(c, p, b).map_err(|what| other(what + hint(header, c, p)))?;
+            let conditions = known.ids(c, p, b).map_err(|what| match hint(header, c, p) {
+                "" => other(what),
+                hint => Error::format(data.dir(), what + hint),
+            })?;
             let request = Request { conditions, cells: group.cells as usize };
             job.asks.push(Ask { request, context });
         }

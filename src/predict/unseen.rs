@@ -34,5 +34,7 @@ pub fn tell(trained: &Trained, job: &Job, report: &mut Report) {
             if count == 1 { "it" } else { "them" }
         )),
     }
-    report.notes.extend(features.iter().flat_map(|features| features.doubts(&header.data, &asked)));
+    report.notes.extend(
+        features.iter().flat_map(|features| features.doubts(&header.data, &header.untrained, &asked)),
+    );
 }

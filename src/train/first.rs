@@ -89,7 +89,8 @@ impl First {
     /// statistics are taken too, and those of its features: its weights were trained on inputs standardised by them.
     ///
     /// # Errors
-    /// It was trained on other genes, on values on another scale or with other features; a weight does not have the shape that `config` gives it.
+    /// It was trained on other genes, on values on another scale or with other features, or with features where this one has none; a
+    /// weight does not have the shape that `config` gives it.
     pub fn of_run(
         run: &Path,
         config: &Config,
@@ -108,15 +109,9 @@ impl First {
             return Err(Error::format(data.dir(), what));
         }
         let statistics = model.statistics().clone();
-        // One run may know perturbations by name and the other by their features: what it learned of them is then of no use.
+        // What another run learned of names is of no use to one that knows features.
         let alike = features.is_some() == theirs.is_some();
-        let features = match (features, &theirs) {
-            (Some((table, ours)), Some(theirs)) => {
-                theirs.check(table, &header.data)?;
-                Some(ours.as_in(theirs))
-            }
-            (ours, _) => ours.map(|(_, ours)| ours),
-        };
+        let features = read_alike(&path, &header, features, theirs.as_ref())?;
         let (_, table) = Model::new(config, &vocabulary(here, features.as_ref()), statistics.clone());
         let mut weights = first_weights(config, &table).into_vec();
         let (numbers, mut anew) = (params.weights(), Vec::new());
@@ -149,6 +144,26 @@ impl First {
         untrained.retain(|name| !is_known(name) || header.untrained.contains(name));
         let weights = InitialWeights::Given(Tensor::new(&[weights.len()], weights));
         Ok(First { weights, statistics, features, untrained, init_from: Some(origin), note: Some(note) })
+    }
+}
+
+/// A run's features as those of the run of `checkpoint` were read, if that knows some: it was trained on them.
+fn read_alike(
+    checkpoint: &Path,
+    header: &Header,
+    ours: Option<(&FeatureTable, Features)>,
+    theirs: Option<&Features>,
+) -> Result<Option<Features>> {
+    match (ours, theirs) {
+        (None, Some(Features { id, .. })) => {
+            let what = format!("is missing: {} knows perturbations by {:?}", checkpoint.display(), id.name);
+            Err(Error::setting("--perturbation-features", what))
+        }
+        (Some((table, ours)), Some(theirs)) => {
+            theirs.check(table, &header.data)?;
+            Ok(Some(ours.as_in(theirs)))
+        }
+        (ours, None) => Ok(ours.map(|(_, ours)| ours)),
     }
 }
 

@@ -123,6 +123,7 @@ impl Start {
         if let Ok(Described { header, .. }) = Checkpoint::describe(&path) {
             sets_per_rank(header.config.data.sets, settings.place.ranks())?;
             let way = "; resume on a GPU, or on a machine with more memory";
+            // Features are read below; what they add to the weights is small.
             settings
                 .has_memory_for(&header.config, data.manifest(), None)
                 .map_err(|error| error.with_way(way))?;

@@ -8,6 +8,7 @@ use scale_engine::data::features::{FeatureTable, Features};
 use scale_engine::data::h5ad;
 use scale_engine::data::shard::Data;
 use scale_engine::data::split::Part;
+use scale_engine::error::Result;
 use scale_engine::predict::{self, Source, predict};
 use scale_engine::progress::{Event, Progress};
 use scale_engine::train::{Begin, train};
@@ -65,14 +66,52 @@ fn a_feature_that_was_the_same_for_all_is_learned_by_a_run_that_begins_with_anot
     };
     let (flat, ours) = (features(0.0), features(2.0));
     let read = ours.clone().as_in(&flat);
-    assert!(flat.std[3] == 0.0 && read.std[3] == ours.std[3] && read.mean[3] == ours.mean[3]);
+    // The perturbations that the first run knew stay where they were.
+    assert!(flat.std[3] == 0.0 && read.std[3] == ours.std[3] && read.mean == flat.mean);
     assert_eq!(read.std[..3], flat.std[..3]);
+
+    // One that differs in nothing else is told to be no other.
+    let mut manifest = data.manifest().clone();
+    let path = described().table("differs.csv", &[("NEW".to_string(), vec![1.0, 0.0, 0.0, 1.0])]);
+    let table = FeatureTable::read(&path).expect("a table");
+    let id = manifest.perturbations.len() as u32;
+    let extended = flat.extended(&table, &mut manifest).expect("the same columns");
+    let told = extended.doubts(&manifest, &[], &[0, id].into());
+    let expected =
+        "features ignored, as they are the same for all perturbations that were trained on: \"x3\"";
+    assert_eq!(told, [expected]);
+    let (width, inputs) = extended.inputs(&manifest);
+    let new = &inputs[id as usize * width..];
+    assert!(width == 8 && new.len() == width && new[3..] == [0.0; 5] && new[0] > 0.5, "{new:?}");
+}
+
+#[test]
+fn what_training_reached_is_not_far() {
+    let data = Data::open(&described().at("data")).expect("data");
+    // The control label is the last of all.
+    let (manifest, last) = (data.manifest(), data.manifest().perturbations.len() - 2);
+    let rare = manifest.perturbations.iter().enumerate().map(|(i, name)| {
+        // In the first column one of them is far from all others, as in a one-hot column of many perturbations.
+        (name.clone(), [vec![if i == last { 1e4 } else { (i % 2) as f32 }], vec![i as f32; 8]].concat())
+    });
+    let path = described().table("rare.csv", &rare.collect::<Vec<_>>());
+    let features =
+        Features::of(&FeatureTable::read(&path).expect("a table"), manifest, &[]).expect("features");
+    let all = (0..=last as u32).collect();
+    assert_eq!(features.doubts(manifest, &[], &all), [""; 0]);
+    let held = [manifest.perturbations[last].clone()];
+    let table = FeatureTable::read(&path).expect("a table");
+    let features = Features::of(&table, manifest, &held).expect("features");
+    let told = features.doubts(manifest, &held, &all);
+    assert!(told.len() == 1 && told[0].ends_with(&format!("trained on: {:?}", held[0])), "{told:?}");
+    // Nine features, the mark of the control label, and zeros.
+    assert_eq!(features.inputs(manifest).0, 16);
 }
 
 #[test]
 fn what_a_run_by_name_knew_of_perturbations_is_of_no_use_to_one_by_features() {
     let world = described();
-    let begun = |out: &str, from: &str, features: Option<PathBuf>| {
+    let begun = |out: &str, from: &str, features: Option<PathBuf>| -> Result<(Vec<String>, String)> {
         let mut settings = world.settings(&world.at(out), 1);
         // All are trained on in the first run, three are not in the second.
         if from.is_empty() {
@@ -93,19 +132,22 @@ fn what_a_run_by_name_knew_of_perturbations_is_of_no_use_to_one_by_features() {
                 heard.lock().expect("no panic").push_str(note);
             }
         });
-        train(&settings, &progress).expect("a run");
-        let untrained = Checkpoint::describe(&last(&world.at(out))).expect("readable").header.untrained;
-        (untrained, told.lock().expect("no panic").clone())
+        train(&settings, &progress)?;
+        let untrained = Checkpoint::describe(&last(&world.at(out)))?.header.untrained;
+        Ok((untrained, told.lock().expect("no panic").clone()))
     };
     let table = Some(world.at("features.csv"));
-    begun("by-name", "", None);
-    begun("by-features", "", table.clone());
-    for (out, from, features) in [("a", "by-name", table.clone()), ("b", "by-features", None)] {
-        let (untrained, told) = begun(out, from, features);
-        assert_eq!(untrained, HELD.map(name), "{from}");
-        assert!(told.contains("0 of 16 perturbations"), "{told}");
-    }
-    assert_eq!(begun("c", "by-features", table).0, [""; 0]);
+    begun("by-name", "", None).expect("a run");
+    begun("by-features", "", table.clone()).expect("a run");
+    let (untrained, told) = begun("from-names", "by-name", table.clone()).expect("a run");
+    assert_eq!(untrained, HELD.map(name));
+    assert!(told.contains("0 of 16 perturbations"), "{told}");
+    assert_eq!(begun("from-features", "by-features", table).expect("a run").0, [""; 0]);
+    let error = begun("forgotten", "by-features", None).expect_err("it needs the table").to_string();
+    assert!(
+        error.contains("--perturbation-features: is missing") && error.contains("\"features.csv\""),
+        "{error}"
+    );
 }
 
 #[test]
@@ -139,5 +181,5 @@ fn other_data_is_predicted_by_the_names_in_the_table() {
         "{told}"
     );
     let written = h5ad::H5ad::open(&world.at("others.h5ad")).expect("readable");
-    assert_eq!(written.told("perturbation_features").as_deref(), Some("features.csv"));
+    assert_eq!(written.told("perturbation_features").as_deref(), Some("features.csv, others.csv"));
 }

@@ -19,7 +19,7 @@ fn a_table_that_cannot_be_used_is_refused() {
         ("gene,x\nMYC,1\nMYC,2\n", "two rows for \"MYC\""),
         ("gene,x\n,1\n", "a row without a name"),
         ("gene,x\nMYC,inf\n", "\"MYC\" has the feature inf"),
-        ("gene,x\nTP53,1\nMYC,high\n", "\"MYC\" has \"high\" in column \"x\", which is no number"),
+        ("gene,x\nTP53,1\nMYC,high\n", "\"MYC\" has \"high\" in column \"x\", which is not a number"),
         ("gene,x\nMYC,1,2\n", "is not a table of text"),
         ("gene,x\nPERT0001,1\n", "has no row for these perturbations of the data: \"PERT0010\", "),
         ("PERT0010,x\nPERT0001,1\n", "its first line must name the columns"),
@@ -92,12 +92,18 @@ fn features_and_names_are_not_mixed_up() {
     world.table("grown.csv", &grown);
     assert_eq!(run(Some("grown.csv"), &auto).0, Some(0), "it is at its end");
     let (code, said) = run(None, &auto);
-    assert!(code == Some(2) && said.contains("is missing: give \"features.csv\""), "{code:?} {said}");
+    assert!(
+        code == Some(2) && said.contains("was begun with \"features.csv\": give it again"),
+        "{code:?} {said}"
+    );
     let mut other = rows();
     other[0].1[0] += 1.0;
     world.table("another.csv", &other);
     let (code, said) = run(Some("another.csv"), &auto);
-    assert!(code == Some(2) && said.contains("other features than \"features.csv\""), "{code:?} {said}");
+    assert!(
+        code == Some(2) && said.contains("was begun with other ones (\"features.csv\")"),
+        "{code:?} {said}"
+    );
     let (code, said) = run(Some("features.csv"), &["--resume"]);
     assert!(code == Some(2) && said.contains("keeps its own config and features"), "{code:?} {said}");
 }

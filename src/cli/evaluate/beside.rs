@@ -12,8 +12,8 @@ use crate::data::split::{Part, Split};
 use crate::error::Result;
 use crate::evaluate::files::{Files, Sample};
 
-/// Every kind of baseline for a part of a split, by what `trained` learned from another, each made when it is asked for. What is wrong with the part is found before that;
-/// what a reader should know of it, or had to be replaced, is reported on stderr.
+/// Every kind of baseline for a part of a split, as `trained` learned it from the training part, each made when it is asked for. What
+/// is wrong with the part is found before that; what a reader should know of it, or had to be replaced, is reported on stderr.
 pub fn baselines<'a>(
     trained: Trained<'a>,
     data: &'a Data,

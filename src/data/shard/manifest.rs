@@ -166,7 +166,7 @@ impl Manifest {
     }
 
     /// All perturbations, by their ids.
-    pub(crate) fn all_perturbations(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn all_perturbations(&self) -> impl Iterator<Item = &String> + Clone {
         self.perturbations.iter().chain(&self.unmeasured)
     }
 
@@ -204,11 +204,10 @@ impl Manifest {
             place(name, names).map(|id| id as u32).ok_or_else(|| unknown(kind, name, names))
         };
         let cell_type = id("cell type", cell_type, &self.cell_types)?;
-        let perturbation = match place(perturbation, &self.unmeasured) {
-            Some(at) => (self.perturbations.len() + at) as u32,
-            None => id("perturbation", perturbation, &self.perturbations)?,
-        };
-        Ok([cell_type, perturbation, id("batch", batch, &self.batches)?])
+        let unmeasured = || Some(self.perturbations.len() + place(perturbation, &self.unmeasured)?);
+        let known = place(perturbation, &self.perturbations).or_else(unmeasured);
+        let known = known.ok_or_else(|| unknown("perturbation", perturbation, self.all_perturbations()))?;
+        Ok([cell_type, known as u32, id("batch", batch, &self.batches)?])
     }
 
     /// Why the numbers of another directory would mean something else to a model that learned from this one, if they would.

@@ -36,7 +36,8 @@ pub(super) fn of(split: &Split, data: &Data, places: &[Place]) -> Vec<String> {
         let unseen: Vec<&str> = held.difference(&seen).copied().collect();
         if !unseen.is_empty() {
             said.push(format!(
-                "{} has perturbations that train never sees, which only features can predict (train --perturbation-features): {}",
+                "{} has perturbations that train never sees; they need --perturbation-features, or --init-from a run that has \
+                 seen them: {}",
                 part.name(),
                 some_of(&unseen)
             ));
