@@ -221,13 +221,6 @@ impl Frame {
     }
 }
 
-impl Header {
-    /// Perturbations that it has names for, none of whose cells it was trained on.
-    pub(crate) fn unseen(&self) -> impl Iterator<Item = &String> {
-        self.untrained.iter().chain(&self.data.unmeasured)
-    }
-}
-
 brief!(Trained, |trained| step: trained.header.step, params: trained.params.len());
 
 impl Trained {

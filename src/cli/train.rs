@@ -76,8 +76,8 @@ pub struct Args {
     #[arg(long, value_name = "TABLE")]
     perturbation_features: Option<PathBuf>,
     /// Continue from RUN/checkpoints/last.safetensors with the run's own config and features; only --steps and --set
-    /// optim.shard=true|false may differ. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that a job that is restarted
-    /// can use one command; its settings must equal those of the run
+    /// optim.shard=true|false may differ. `--resume auto` resumes if that checkpoint exists and starts a new run otherwise, so that
+    /// a job that is restarted can use one command; its settings must equal those of the run
     #[arg(long, num_args = 0..=1, default_missing_value = "always", hide_possible_values = true, value_name = "auto")]
     resume: Option<Resume>,
     /// Print the outcome as JSON
@@ -205,7 +205,8 @@ fn shard(args: &Args) -> Result<Option<bool>> {
     let own = args.init_from.is_some() || args.perturbation_features.is_some();
     let others = [preset.is_some(), config.is_some(), own, args.seed.is_some()];
     if others.contains(&true) || set.contains(&None) {
-        let what = "a resumed run keeps its own config and features; only --steps and --set optim.shard=true|false may differ";
+        let what = "a resumed run keeps its own config and features; only --steps and --set optim.shard=true|false \
+                    may differ";
         return Err(Error::setting("--resume", what));
     }
     Ok(set.last().copied().flatten())

@@ -21,7 +21,8 @@ pub fn tell(trained: &Trained, job: &Job, report: &mut Report) {
     let asked: BTreeSet<u32> = job.asks.iter().map(|ask| ask.request.conditions[1]).collect();
     let names = header.data.all_perturbations().zip(0..).filter(|(_, id)| asked.contains(id));
     let names: BTreeSet<&String> = names.map(|(name, _)| name).collect();
-    let unseen: Vec<&String> = header.unseen().filter(|name| names.contains(name)).collect();
+    let unseen = header.untrained.iter().chain(&header.data.unmeasured);
+    let unseen: Vec<&String> = unseen.filter(|name| names.contains(name)).collect();
     match (unseen.len(), features) {
         (0, _) => {}
         (_, Some(_)) => {

@@ -78,10 +78,8 @@ impl Start {
         let described = |table| Features::of(table, data.manifest(), &split.untrained(&data));
         let features = table.as_ref().map(described).transpose()?;
         settings.has_memory_for(config, data.manifest(), features.as_ref())?;
-        let first = match init_from {
-            Some(run) => First::of_run(run, config, table.as_ref().zip(features), &data, &split)?,
-            None => First::drawn(config, features, &data, &split),
-        };
+        let of_run = |run| First::of_run(run, config, table.as_ref().zip(features.clone()), &data, &split);
+        let inherited = init_from.map(of_run).transpose()?;
         let claim = match settings.is_first() {
             true => make_folder(config, settings)?,
             false => None,
@@ -93,6 +91,8 @@ impl Start {
         if config.predict.observe == Observe::Poisson && data.manifest().target.is_none() {
             teller.note(format_args!("predict will write decoded means: {UNTOLD_TOTAL}"));
         }
+        // Reads all training cells: only once the folder is known to be free.
+        let first = inherited.unwrap_or_else(|| First::drawn(config, features, &data, &split));
         first.note.iter().for_each(|note| teller.note(note));
         let (frame, weights) = first.frame(config, &data, &split);
         let (folder, progress) = (settings.folder(), progress.clone());
