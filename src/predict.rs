@@ -1,4 +1,5 @@
-//! Predicts populations with a trained run: the held-out part of a data directory, or any request over a user's control cells.
+//! Predicts populations with a trained run, or with several whose predictions are averaged: the held-out part of a data directory,
+//! or any request over a user's control cells.
 //!
 //! ```no_run
 //! use scale_engine::data::split::Part;
@@ -31,38 +32,40 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::aside;
-use crate::checkpoint::{Header, Trained};
 use crate::config::Observe;
 use crate::data::controls::Controls;
-use crate::data::features::FeatureTable;
 use crate::data::h5ad::{H5ad, Writer};
-use crate::data::observe::{self, Observer, UNTOLD_TOTAL};
+use crate::data::observe::{self, Observer};
 use crate::data::population::{Population, WARNING};
 use crate::data::shard::{Data, Manifest, Scale};
 use crate::data::split::Part;
 use crate::error::{Error, Result};
-use crate::folder::name_of;
 use crate::gpu::guard;
 use crate::memory;
-use crate::predictor::{ControlCells, Predictor, Request};
+use crate::predictor::{self, ControlCells, Predictor, Request};
 use crate::progress::Progress;
-use crate::run_folder::checkpoint_of;
 
+mod effects;
 mod held_out;
 mod request;
+mod runs;
 mod unseen;
 
+use effects::MeanEffects;
 use held_out::HeldOut;
+use runs::Runs;
 
 /// What to predict, and with which weights.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to compute; `None` is the CPU.
     pub gpu: Option<crate::gpu::Gpu>,
-    /// Run directory, or one of its checkpoints.
-    pub run: PathBuf,
+    /// Run directories, or checkpoints. Predictions of several, trained on the same data, are averaged cell by cell.
+    pub runs: Vec<PathBuf>,
     /// The .h5ad to write.
     pub out: PathBuf,
+    /// Another .h5ad to write, with the mean effect of each population and how far the runs agree on it.
+    pub effects_out: Option<PathBuf>,
     /// Where controls and requests come from.
     pub source: Source,
     /// Also write the control cells, under the control label: evaluation needs them.
@@ -76,12 +79,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// As the run observes, on the CPU, without control cells, by seed 0.
+    /// As the run observes, on the CPU, without control cells or effects, by seed 0.
     pub fn new(run: &Path, source: Source, out: &Path) -> Settings {
         Settings {
             gpu: None,
-            run: run.into(),
+            runs: vec![run.into()],
             out: out.into(),
+            effects_out: None,
             source,
             with_controls: false,
             observe: None,
@@ -136,29 +140,30 @@ impl ControlFile {
 
 impl Source {
     /// Refuses outputs that would replace what is read.
-    fn apart_from(&self, settings: &Settings, checkpoint: &Path) -> Result<()> {
-        let Settings { out, run, features, .. } = settings;
+    fn apart_from(&self, settings: &Settings, checkpoints: &[PathBuf]) -> Result<()> {
+        let Settings { out, effects_out, runs, features, .. } = settings;
         let (inputs, more, real) = match self {
             Source::Data { data, split, real_out, real_controls, .. } => {
-                ([data, split], real_controls.as_deref(), real_out.as_deref())
+                ([data, split], real_controls.as_ref(), real_out.as_ref())
             }
             Source::File { controls, request } => ([&controls.path, request], None, None),
         };
-        let outputs: Vec<&Path> = [out.as_path()].into_iter().chain(real).collect();
-        let inputs =
-            [checkpoint, run, inputs[0], inputs[1]].into_iter().chain(more).chain(features.as_deref());
+        let outputs: Vec<&PathBuf> = [out].into_iter().chain(effects_out).chain(real).collect();
+        let inputs = checkpoints.iter().chain(runs).chain(inputs).chain(more).chain(features);
         aside::apart(&outputs, &inputs.collect::<Vec<_>>())?;
-        outputs.into_iter().try_for_each(H5ad::replaceable)
+        outputs.into_iter().try_for_each(|out| H5ad::replaceable(out))
     }
 }
 
 /// What was predicted.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// Checkpoint used.
-    pub checkpoint: PathBuf,
+    /// Checkpoints used, one of each run.
+    pub checkpoints: Vec<PathBuf>,
     /// The file of predicted cells.
     pub out: PathBuf,
+    /// The file of mean effects.
+    pub effects_out: Option<PathBuf>,
     /// The file of measured cells.
     pub real_out: Option<PathBuf>,
     /// Populations predicted.
@@ -177,6 +182,13 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Things worth knowing.
     pub notes: Vec<String>,
+}
+
+impl Report {
+    /// What predicted: the checkpoints, in one line.
+    pub fn by(&self) -> String {
+        self.checkpoints.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A requested population.
@@ -241,89 +253,53 @@ pub fn predict(settings: &Settings, progress: &Progress) -> Result<Report> {
 const UNBEGUN: &str = "predict was stopped before the first cell";
 
 fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
-    let path = checkpoint_of(&settings.run)?;
-    settings.source.apart_from(settings, &path)?;
-    let mut trained = Trained::load(&path)?;
-    if let Some(table) = &settings.features {
-        trained = trained.knowing(&FeatureTable::read(table)?)?;
-    }
-    let trained = match &settings.gpu {
-        Some(gpu) => trained.to_gpu(gpu),
-        None => trained,
-    };
+    let checkpoints = runs::checkpoints(&settings.runs)?;
+    settings.source.apart_from(settings, &checkpoints)?;
+    let runs = Runs::load(settings, checkpoints.clone(), progress)?;
     progress.go_on(UNBEGUN)?;
-    let header = &trained.header;
-    let mut report = Report { checkpoint: path.clone(), out: settings.out.clone(), ..Report::default() };
-    let manifest = &header.data;
-    let observe = settings.observe.unwrap_or_else(|| own_observe(header, &mut report.notes));
+    let mut report = Report { checkpoints, out: settings.out.clone(), ..Report::default() };
+    let manifest = runs.data();
+    let observe = settings.observe.map_or_else(|| runs.observe(&mut report.notes), Ok)?;
     let observer = Observer::asked(observe, manifest.target)?;
-    report.notes.extend(unfinished(header));
+    report.notes.extend(runs.unfinished());
     let (job, measured) = match &settings.source {
         Source::Data { data, split, part, real_controls, .. } => {
             let held_out = HeldOut::open(data, split, *part, real_controls.as_deref())?;
-            (held_out.job(header, settings, &mut report)?, Some(held_out))
+            (held_out.job(&runs, &mut report)?, Some(held_out))
         }
         Source::File { controls, request } => {
-            (request::job(header, controls, request, settings.with_controls, &mut report)?, None)
+            (request::job(&runs, controls, request, settings.with_controls, &mut report)?, None)
         }
     };
-    unseen::tell(&trained, &job, &mut report);
-    let predictor = trained.predictor(settings.seed);
+    unseen::tell(&runs, &job, &mut report);
+    let mut effects =
+        settings.effects_out.as_ref().map(|_| MeanEffects::room(job.asks.len(), manifest)).transpose()?;
     progress.go_on(UNBEGUN)?;
     let mut population = Population::create(&settings.out, manifest)?;
-    fill(&predictor, &job, observer.as_ref(), &mut population, &mut report, progress)?;
+    let predictors = runs.predictors(settings.seed);
+    fill(&predictors, &job, observer.as_ref(), (&mut population, &mut effects), &mut report, progress)?;
     if settings.with_controls {
         report.control_cells = match &measured {
             Some(held_out) => held_out.push_controls(&mut population)?,
             None => push_controls(job, &manifest.control, &mut population)?,
         };
     }
-    population.notes = notes(&path, header, settings, observe);
-    population.notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
+    let mut notes = runs.notes(settings, observe);
+    notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
     if !report.warnings.is_empty() {
-        population.notes.push((WARNING.into(), report.warnings.join("; ")));
+        notes.push((WARNING.into(), report.warnings.join("; ")));
     }
     progress.go_on("predict was stopped before its file was complete")?;
+    population.notes = notes.clone();
     population.close()?;
+    if let (Some(path), Some(effects)) = (&settings.effects_out, effects) {
+        effects.write(path, manifest, &notes)?;
+        report.effects_out = Some(path.clone());
+    }
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
         (report.real_out, report.measured_cells) = (Some(path.clone()), Some(measured.write(path)?));
     }
     Ok(report)
-}
-
-/// What the file says of how it was made.
-fn notes(checkpoint: &Path, header: &Header, settings: &Settings, observe: Observe) -> Vec<(String, String)> {
-    let mut notes = vec![
-        ("checkpoint".into(), checkpoint.display().to_string()),
-        ("step".into(), header.step.to_string()),
-        ("seed".into(), settings.seed.to_string()),
-        ("trained_split".into(), header.split.clone()),
-        ("observe".into(), observe.name().into()),
-    ];
-    if let Some(id) = &header.features {
-        let more = settings.features.as_deref().map(name_of);
-        let names = [id.name.clone()].into_iter().chain(more).collect::<Vec<_>>().join(", ");
-        notes.push(("perturbation_features".into(), names));
-    }
-    notes
-}
-
-/// The run's own `predict.observe`, or none if its data do not record the total to which counts are scaled.
-fn own_observe(header: &Header, notes: &mut Vec<String>) -> Observe {
-    match header.config.predict.observe {
-        Observe::Poisson if header.data.target.is_none() => {
-            notes.push(format!("predicted means are written, as with --observe none: {UNTOLD_TOTAL}"));
-            Observe::None
-        }
-        own => own,
-    }
-}
-
-/// What the user should know about a checkpoint that is not the run's last.
-fn unfinished(header: &Header) -> Option<String> {
-    let (step, steps) = (header.step, header.config.train.steps);
-    let best = if header.best.is_some_and(|best| best.step == step) { ", the best so far" } else { "" };
-    (step < steps).then(|| format!("the checkpoint is from step {step} of {steps}{best}"))
 }
 
 /// Refuses more control cells, held as dense rows, than fit in memory.
@@ -332,12 +308,12 @@ fn check_memory(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     memory::check(field, &format!("the {cells} control cells to predict from"), bytes)
 }
 
-/// Predicts each population into `population`.
+/// Predicts each population into `population`, and its mean effect into `effects`.
 fn fill(
-    predictor: &Predictor,
+    predictors: &[Predictor],
     job: &Job,
     observer: Option<&Observer>,
-    population: &mut Population<Writer>,
+    (population, effects): (&mut Population<Writer>, &mut Option<MeanEffects>),
     report: &mut Report,
     progress: &Progress,
 ) -> Result<()> {
@@ -350,23 +326,31 @@ fn fill(
     }
     let contexts = job.contexts.iter().map(|c| {
         progress.go_on(UNBEGUN)?;
-        predictor.context(&c.controls)
+        predictor::Context::of(predictors, &c.controls)
     });
     let contexts: Vec<_> = contexts.collect::<Result<_>>()?;
+    let manifest = predictors[0].data;
+    let resting: Vec<_> = match effects {
+        Some(_) => job.contexts.iter().map(|of| of.controls.mean_log1p(manifest.factor)).collect(),
+        None => Vec::new(),
+    };
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let work = progress.begin("predict", 0, total as u64, "cells");
     for Ask { request, context } in &job.asks {
-        let labels = predictor.data.names_of(request.conditions);
-        contexts[*context].predict(*request, observer, |row, control| {
+        let labels = manifest.names_of(request.conditions);
+        let names = &job.contexts[*context].names;
+        let means = contexts[*context].predict(*request, observer, |row, control| {
             work.go_on()?;
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
                 let what =
                     format!("predicts {bad} for {}; predict from an earlier checkpoint", labels.join(" / "));
-                return Err(Error::format(&report.checkpoint, what));
+                return Err(Error::format(report.by(), what));
             }
-            let from = &job.contexts[*context].names[control];
-            population.push_predicted(labels, row, from)
+            population.push_predicted(labels, row, &names[control])
         })?;
+        if let Some(effects) = effects {
+            effects.push(labels, request.cells, &means, &resting[*context]);
+        }
         report.populations += 1;
         report.cells += request.cells;
         work.add(request.cells as u64);

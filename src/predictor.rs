@@ -28,24 +28,23 @@
 //! # }
 //! ```
 
+mod context;
 mod controls;
+mod means;
 
 use rayon::prelude::*;
 
+pub use context::Context;
 pub use controls::ControlCells;
 pub(crate) use controls::Reading;
+pub use means::Means;
 
 use crate::checkpoint::Trained;
-use crate::data::controls::rounds;
 use crate::data::effects::Effects;
-use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
 use crate::error::{Error, Result};
-use crate::gpu::guard;
 use crate::model::Model;
-use crate::model::condition;
 use crate::params::Params;
-use crate::rng::{Rng, stream};
 use crate::tensor::Tensor;
 
 /// A population to predict: ids in the model's vocabularies.
@@ -101,16 +100,6 @@ impl Trained {
     }
 }
 
-/// Control cells of one context, with the correction for everything predicted from them.
-pub struct Context<'a> {
-    predictor: &'a Predictor<'a>,
-    controls: &'a ControlCells,
-    /// `[G]`, added to every decoded cell.
-    calibration: Vec<f32>,
-}
-
-brief!(Context<'_>, |context| predictor: context.predictor, controls: context.controls);
-
 /// Cells used to measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;
 
@@ -122,20 +111,9 @@ impl Predictor<'_> {
     /// Takes control cells to predict from, and measures what the decoder itself makes of them.
     ///
     /// # Errors
-    /// No cells, or cells made for data of other genes, another factor or another total; the GPU failed.
+    /// As [`Context::of`].
     pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
-        if controls.is_empty() {
-            return Err(Error::setting(
-                "controls",
-                "there are none; a prediction begins at one or more control cells",
-            ));
-        }
-        if let Some(what) = self.data.meaning().differs(&controls.meaning) {
-            let way = "make them with the run's own manifest (`Trained::header.data`)";
-            let what = format!("were made for other data than the run's: {what}; {way}");
-            return Err(Error::setting("controls", what));
-        }
-        guard(|| Ok(Context { predictor: self, controls, calibration: self.calibration(controls) }))
+        Context::of(std::slice::from_ref(self), controls)
     }
 
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, on the network's scale; zero if the config does not calibrate.
@@ -172,76 +150,5 @@ impl Predictor<'_> {
             .zip(cells)
             .for_each(|(x, &cell)| x.copy_from_slice(&controls.rows[cell * g..][..g]));
         Tensor::new(&[cells.len() / n, n, g], x)
-    }
-}
-
-impl Context<'_> {
-    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
-    /// cell that they were made from; no more are made after its first error. Memory holds one pass of the model, however many
-    /// cells are wanted. NaN weights give NaN cells.
-    ///
-    /// # Errors
-    /// Ids that the model does not know; what `take` answers; the GPU failed.
-    pub fn predict(
-        &self,
-        request: Request,
-        observer: Option<&Observer>,
-        take: impl FnMut(&[f32], usize) -> Result<()>,
-    ) -> Result<()> {
-        guard(|| self.predicted(request, observer, take))
-    }
-
-    fn predicted(
-        &self,
-        request: Request,
-        observer: Option<&Observer>,
-        mut take: impl FnMut(&[f32], usize) -> Result<()>,
-    ) -> Result<()> {
-        let Context { predictor, controls, calibration } = self;
-        let (g, config) = (predictor.genes(), predictor.model.config());
-        let n = config.data.cells;
-        if let Some((kind, id, count)) = predictor.data.beyond(request.conditions) {
-            return Err(Error::setting("request", format!("there is no {kind} {id}: the run had {count}")));
-        }
-        let [cell_type, perturbation, batch] = predictor.data.names_of(request.conditions);
-        let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        let rng =
-            Rng::new(predictor.seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
-        let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
-        let [cell_type, perturbation, _] = request.conditions;
-        let shift = predictor
-            .model
-            .config()
-            .wants_shift()
-            .then(|| predictor.effects.elsewhere(cell_type, perturbation));
-        let (mut left, mut first) = (request.cells, 0);
-        while left > 0 {
-            let b = left.div_ceil(n).min(predictor.batch());
-            let chunk: Vec<usize> = picks.by_ref().take(b * n).collect();
-            let x0 = predictor.gather(controls, &chunk);
-            let effect = shift.as_ref().map(|e| Tensor::new(&[b, g], e.repeat(b)));
-            let tokens = condition::three(&vec![request.conditions; b]);
-            let starts: Vec<Rng> = (0..b as u64).map(|set| rng.at(1).at(first + set)).collect();
-            let steps = config.predict.steps;
-            let made =
-                predictor.model.generate(predictor.params, &x0, effect.as_ref(), &tokens, steps, &starts);
-            let mut rows = made.into_vec();
-            rows.par_chunks_mut(g).zip(&chunk).enumerate().for_each(|(i, (row, &control))| {
-                for (y, offset) in row.iter_mut().zip(calibration) {
-                    // Not max, which would turn NaN into zero.
-                    *y = ((*y + offset) * predictor.data.factor).clamp(0.0, f32::INFINITY);
-                }
-                if let Some(observer) = observer {
-                    let drawn = rng.at(2).at(first * n as u64 + i as u64);
-                    observer.observe(row, controls.library[control], drawn);
-                }
-            });
-            for (row, &control) in rows.chunks(g).zip(&chunk).take(left) {
-                take(row, control)?;
-            }
-            left = left.saturating_sub(chunk.len());
-            first += b as u64;
-        }
-        Ok(())
     }
 }

@@ -40,6 +40,7 @@ mod resume;
 mod sampler;
 mod scale;
 mod scanpy;
+mod several;
 mod shard_lies;
 mod shards;
 mod shared;

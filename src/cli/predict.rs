@@ -7,7 +7,7 @@ use super::written::Written;
 use super::{device, signal};
 use crate::config::Observe;
 use crate::data::split::Part;
-use crate::error::{Error, Result, some_of};
+use crate::error::{Error, Result, counted, some_of};
 use crate::predict::{ControlFile, Report, Settings, Source, predict};
 use crate::progress::Progress;
 
@@ -29,8 +29,10 @@ as controls. Genes are aligned by name and missing ones reported. The prediction
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Run directory (uses its best checkpoint, or its last if there is no best), or a checkpoint file
-    run: PathBuf,
+    /// Run directory (uses its best checkpoint, or its last if there is no best), or a checkpoint file. Give several, trained on the
+    /// same data with different seeds, and their predictions are averaged cell by cell
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
     /// Data directory; the groups in one part of --split are predicted
     #[arg(long, value_name = "DATA", requires = "split", conflicts_with = "controls")]
     data: Option<PathBuf>,
@@ -46,6 +48,10 @@ pub struct Args {
     /// File to write, with log1p values
     #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
+    /// Also write the mean effect of each population: X is predicted minus control mean (log1p); of several runs, layers/spread is the
+    /// standard deviation of their effects, gene by gene, and obs column agreement the mean correlation of two runs' effects
+    #[arg(long, value_name = "EFFECTS.h5ad")]
+    effects_out: Option<PathBuf>,
     /// Also write the measured cells of these groups and their control cells: the file for `evaluate --real`
     #[arg(long, value_name = "REAL.h5ad", requires = "data", conflicts_with = "controls")]
     real_out: Option<PathBuf>,
@@ -98,12 +104,15 @@ pub fn run(args: Args) -> Result<()> {
         _ => return Err(Error::setting("predict", "give --data with --split, or --controls with --request")),
     };
     let settings = Settings {
+        gpu: args.device.open()?,
+        runs: args.runs,
+        out: args.out,
+        effects_out: args.effects_out,
+        source,
         with_controls: args.with_controls,
         observe: args.observe,
         features: args.perturbation_features,
         seed: args.seed,
-        gpu: args.device.open()?,
-        ..Settings::new(&args.run, source, &args.out)
     };
     let progress = Progress::terminal();
     signal::stop(&progress, "at the next cell")?;
@@ -121,8 +130,11 @@ pub fn run(args: Args) -> Result<()> {
             some_of(&report.missing_genes)
         );
     }
-    let by = report.checkpoint.display().to_string();
-    let Report { out, real_out, populations, cells, control_cells, measured_cells, .. } = report;
+    let by = report.by();
+    let Report { out, effects_out, real_out, populations, cells, control_cells, measured_cells, .. } = report;
     Written { out, populations, cells, control_cells, by, real_out, measured_cells }.print();
+    if let Some(path) = effects_out {
+        println!("{}: the mean effects of {}", path.display(), counted(populations, "population"));
+    }
     Ok(())
 }

@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::unseen::hint;
-use super::{Ask, Context, Job, Report, Settings, check_memory};
-use crate::checkpoint::Header;
+use super::{Ask, Context, Job, Report, Runs, check_memory};
 use crate::data::controls::{Usable, control_pool};
 use crate::data::h5ad::Writer;
 use crate::data::population::{Beside, Population, other_controls, push_controls, write_measured};
@@ -44,18 +43,18 @@ impl HeldOut {
     }
 
     /// Every perturbed group whose cell type has control cells, with as many cells as were measured.
-    pub fn job(&self, header: &Header, settings: &Settings, report: &mut Report) -> Result<Job> {
+    pub fn job(&self, runs: &Runs, report: &mut Report) -> Result<Job> {
         let HeldOut { data, part, split, .. } = self;
         let other = |what: String| {
-            let what = format!("is not what {} was trained on: {what}", settings.run.display());
+            let what = format!("is not what {} was trained on: {what}", runs.first().path.display());
             Error::format(data.dir(), format!("{what}; predict from an .h5ad with --controls instead"))
         };
-        let (known, here) = (&header.data, data.manifest());
+        let (known, here) = (runs.data(), data.manifest());
         if let Some(what) = known.other_numbers(here) {
             return Err(other(what));
         }
-        if split.hash != header.split {
-            report.notes.push(self.other_split(&settings.run, &header.split));
+        for run in runs.iter().filter(|run| run.trained.header.split != split.hash) {
+            report.notes.push(self.other_split(&run.path, &run.trained.header.split));
         }
         part.check_some(data, "--subset")?;
         report.notes.extend(part.note(data));
@@ -77,7 +76,7 @@ impl HeldOut {
                     job.contexts.len() - 1
                 }
             };
-            let conditions = known.ids(c, p, b).map_err(|what| match hint(header, c, p) {
+            let conditions = known.ids(c, p, b).map_err(|what| match hint(runs, c, p) {
                 "" => other(what),
                 hint => Error::format(data.dir(), what + hint),
             })?;

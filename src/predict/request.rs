@@ -6,8 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::unseen::hint;
-use super::{Ask, Context, ControlFile, Job, Logs, Report, check_memory};
-use crate::checkpoint::Header;
+use super::{Ask, Context, ControlFile, Job, Logs, Report, Runs, check_memory};
 use crate::data::h5ad::{H5ad, Labels};
 use crate::data::population::{LABELS, nonzero};
 use crate::data::scale::{Found, Told};
@@ -37,13 +36,13 @@ struct Row {
 
 /// Reads the request and gathers the control cells it needs; `keep`: their log1p values too, to be written.
 pub fn job(
-    header: &Header,
+    runs: &Runs,
     controls: &ControlFile,
     request: &Path,
     keep: bool,
     report: &mut Report,
 ) -> Result<Job> {
-    let manifest = &header.data;
+    let manifest = runs.data();
     let rows = read(manifest, request)?;
     let cells = rows.iter().fold(0u64, |all, row| all.saturating_add(row.cells as u64));
     let what = "names and labels of the cells it asks for";
@@ -58,8 +57,8 @@ pub fn job(
         let wrong = |what: String| Error::format(request, format!("line {}: {what}", row.line));
         let conditions = manifest.ids(&row.cell_type, &row.perturbation, batch);
         let conditions =
-            conditions.map_err(|what| wrong(what + hint(header, &row.cell_type, &row.perturbation)))?;
-        if let Some(what) = doubt(header, &row.perturbation, keep).map_err(wrong)? {
+            conditions.map_err(|what| wrong(what + hint(runs, &row.cell_type, &row.perturbation)))?;
+        if let Some(what) = doubt(runs, &row.perturbation, keep).map_err(wrong)? {
             report.notes.push(format!("{}: line {}: {what}", request.display(), row.line));
         }
         let Some(context) = pools.place(&labels, &row.cell_type, batch) else {
@@ -90,12 +89,12 @@ pub fn job(
 }
 
 /// What to know of a perturbation that is asked for, if anything; the error says why it is not predicted.
-fn doubt(header: &Header, name: &str, keep: bool) -> std::result::Result<Option<String>, String> {
-    if header.features.is_none() && header.untrained.iter().any(|untrained| untrained == name) {
+fn doubt(runs: &Runs, name: &str, keep: bool) -> std::result::Result<Option<String>, String> {
+    if runs.know_only_the_name(name) {
         return Err(format!("the run was not trained on any cell of {name:?}: it knows only the name"));
     }
     let what = format!("{name:?} is the control label");
-    match name == header.data.control {
+    match name == runs.data().control {
         false => Ok(None),
         true if keep => {
             let what = format!("{what}, under which the control cells are written too");

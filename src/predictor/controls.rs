@@ -123,6 +123,11 @@ impl ControlCells {
         sum.iter_mut().for_each(|s| *s /= self.len().max(1) as f64);
         sum
     }
+
+    /// The same mean on the log1p scale; `factor` is that by which the data were divided.
+    pub(crate) fn mean_log1p(&self, factor: f32) -> Vec<f64> {
+        self.mean().into_iter().map(|x| x * f64::from(factor)).collect()
+    }
 }
 
 /// How rows of a matrix become what the network sees: where its genes are in the model, and on what scale its values are.

@@ -80,12 +80,8 @@ pub fn pdcorr(
         let context = predictor.context(&controls)?;
         for (group, after) in groups {
             let cells = (group.cells as usize).min(2 * learner.model.config().data.cells);
-            let mut predicted = vec![0.0f64; genes];
-            let conditions = group.ids();
-            context.predict(Request { conditions, cells }, None, |row, _| {
-                predicted.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / cells as f64);
-                Ok(())
-            })?;
+            let request = Request { conditions: group.ids(), cells };
+            let predicted = context.predict(request, None, |_, _| Ok(()))?.mean();
             let factor = f64::from(manifest.factor);
             let sums = pairs
                 .entry((group.cell_type, group.perturbation))

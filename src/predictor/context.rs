@@ -1,0 +1,188 @@
+//! Control cells of one context, asked for populations through one model or several.
+
+use rayon::prelude::*;
+
+use super::{ControlCells, Means, Predictor, Request};
+use crate::data::controls::rounds;
+use crate::data::observe::Observer;
+use crate::error::{Error, Result};
+use crate::gpu::guard;
+use crate::model::condition;
+use crate::rng::{Rng, stream};
+use crate::tensor::Tensor;
+
+/// Control cells of one context, with the correction for everything that each model predicts from them.
+pub struct Context<'a> {
+    controls: &'a ControlCells,
+    models: Vec<Calibrated<'a>>,
+}
+
+brief!(Context<'_>, |context| controls: context.controls, models: context.models.len());
+
+/// A model, and how far its decoder is off in a context.
+struct Calibrated<'a> {
+    predictor: &'a Predictor<'a>,
+    /// `[G]`, added to every decoded cell.
+    offset: Vec<f32>,
+}
+
+/// A population under way.
+struct Asked<'a> {
+    request: Request,
+    controls: &'a ControlCells,
+    /// Of the population's names and the seed.
+    rng: Rng,
+}
+
+impl<'a> Context<'a> {
+    /// Takes control cells to predict from through one model, or through several whose answers are averaged cell by cell, and
+    /// measures what each decoder itself makes of them.
+    ///
+    /// # Errors
+    /// No model; models of other genes, names, total or factor than the first, or of another seed. No cells, or cells made for data
+    /// of other genes, another factor or another total; the GPU failed.
+    pub fn of(predictors: &'a [Predictor<'a>], controls: &'a ControlCells) -> Result<Context<'a>> {
+        let wrong = |what: &str| Err(Error::setting("predictors", what));
+        let Some(first) = predictors.first() else { return wrong("there are none; give one or more") };
+        for other in &predictors[1..] {
+            let differs = first.data.other_numbers(other.data).or_else(|| first.data.other_ids(other.data));
+            if let Some(what) = differs {
+                return wrong(&format!("their models were trained on different data: {what}"));
+            }
+            if first.data.unmeasured != other.data.unmeasured || first.seed != other.seed {
+                return wrong("they were made with different seeds or with other tables of features");
+            }
+        }
+        if controls.is_empty() {
+            return Err(Error::setting(
+                "controls",
+                "there are none; a prediction begins at one or more control cells",
+            ));
+        }
+        if let Some(what) = first.data.meaning().differs(&controls.meaning) {
+            let way = "make them with the run's own manifest (`Trained::header.data`)";
+            let what = format!("were made for other data than the run's: {what}; {way}");
+            return Err(Error::setting("controls", what));
+        }
+        let calibrated = |predictor: &'a Predictor<'a>| {
+            guard(|| Ok(Calibrated { predictor, offset: predictor.calibration(controls) }))
+        };
+        Ok(Context { controls, models: predictors.iter().map(calibrated).collect::<Result<_>>()? })
+    }
+
+    /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
+    /// cell that they were made from; no more are made after its first error. Memory holds one pass of each model, however many
+    /// cells are wanted. NaN weights give NaN cells. Returns what each model makes of the mean.
+    ///
+    /// # Errors
+    /// Ids that the model does not know; what `take` answers; the GPU failed.
+    pub fn predict(
+        &self,
+        request: Request,
+        observer: Option<&Observer>,
+        take: impl FnMut(&[f32], usize) -> Result<()>,
+    ) -> Result<Means> {
+        guard(|| self.predicted(request, observer, take))
+    }
+
+    fn predicted(
+        &self,
+        request: Request,
+        observer: Option<&Observer>,
+        mut take: impl FnMut(&[f32], usize) -> Result<()>,
+    ) -> Result<Means> {
+        let Context { controls, models } = self;
+        let Predictor { data, seed, .. } = models[0].predictor;
+        if let Some((kind, id, count)) = data.beyond(request.conditions) {
+            return Err(Error::setting("request", format!("there is no {kind} {id}: the run had {count}")));
+        }
+        let [cell_type, perturbation, batch] = data.names_of(request.conditions);
+        let name = format!("{cell_type}\0{perturbation}\0{batch}");
+        let rng = Rng::new(*seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
+        let asked = Asked { request, controls, rng };
+        let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
+        let g = models[0].predictor.genes();
+        let mut means = Means::new(models.len(), g);
+        // The longest pass of all; each model makes it in as many of its own as it needs.
+        let most = models.iter().map(Calibrated::pass).max().expect("one or more");
+        for first in (0..request.cells).step_by(most) {
+            let wanted = most.min(request.cells - first);
+            let whole_sets = models.iter().map(|model| wanted.next_multiple_of(model.set())).max();
+            let chunk: Vec<usize> = picks.by_ref().take(whole_sets.expect("one or more")).collect();
+            let mut rows: Option<Vec<f32>> = None;
+            for (model, sums) in models.iter().zip(means.sums()) {
+                let made = model.cells(&asked, &chunk[..wanted.next_multiple_of(model.set())], first);
+                sums.add(&made[..wanted * g]);
+                rows = Some(match rows {
+                    None => made,
+                    Some(mut rows) => {
+                        rows.par_iter_mut().zip(&made).for_each(|(sum, x)| *sum += x);
+                        rows
+                    }
+                });
+            }
+            let mut rows = rows.expect("one or more");
+            rows.truncate(wanted * g);
+            rows.par_chunks_mut(g).zip(&chunk).enumerate().for_each(|(i, (row, &control))| {
+                if models.len() > 1 {
+                    row.iter_mut().for_each(|sum| *sum /= models.len() as f32);
+                }
+                if let Some(observer) = observer {
+                    let drawn = rng.at(2).at((first + i) as u64);
+                    observer.observe(row, controls.library[control], drawn);
+                }
+            });
+            for (row, &control) in rows.chunks(g).zip(&chunk) {
+                take(row, control)?;
+            }
+        }
+        Ok(means)
+    }
+}
+
+impl Calibrated<'_> {
+    /// Cells of a set.
+    fn set(&self) -> usize {
+        self.predictor.model.config().data.cells
+    }
+
+    /// Cells of a pass.
+    fn pass(&self) -> usize {
+        self.predictor.batch() * self.set()
+    }
+
+    /// What the model makes of some control cells, whole sets of them, on the log1p scale: `[cells, G]`. `first` is the number of the
+    /// first in its population.
+    fn cells(&self, asked: &Asked, chunk: &[usize], first: usize) -> Vec<f32> {
+        let Calibrated { predictor, offset } = self;
+        let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
+        let conditions = asked.request.conditions;
+        let [cell_type, perturbation, _] = conditions;
+        let config = model.config();
+        let shift = config.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
+        let mut set = first.div_ceil(self.set()) as u64;
+        let mut made: Vec<f32> = Vec::new();
+        for chunk in chunk.chunks(self.pass()) {
+            let b = chunk.len() / self.set();
+            let x0 = predictor.gather(asked.controls, chunk);
+            let shift = shift.as_ref().map(|effect| Tensor::new(&[b, g], effect.repeat(b)));
+            let tokens = condition::three(&vec![conditions; b]);
+            let starts: Vec<Rng> = (0..b as u64).map(|i| asked.rng.at(1).at(set + i)).collect();
+            let steps = config.predict.steps;
+            let mut rows =
+                model.generate(predictor.params, &x0, shift.as_ref(), &tokens, steps, &starts).into_vec();
+            rows.par_chunks_mut(g).for_each(|row| {
+                for (y, offset) in row.iter_mut().zip(offset) {
+                    // Not max, which would turn NaN into zero.
+                    *y = ((*y + offset) * factor).clamp(0.0, f32::INFINITY);
+                }
+            });
+            match made.is_empty() {
+                true => made = rows,
+                false => made.extend(rows),
+            }
+            set += b as u64;
+        }
+        made
+    }
+}

@@ -1,0 +1,190 @@
+//! Several runs that predict together: the mean of their cells, and how far they agree.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use scale_engine::config::{Config, Observe};
+use scale_engine::correlation::pearson;
+use scale_engine::data::h5ad::{Column, H5ad};
+use scale_engine::error::Result;
+use scale_engine::predict::{self, ControlFile, Report, Source, predict};
+use scale_engine::progress::Progress;
+use scale_engine::train::{Begin, Settings, train};
+
+use crate::other_data::renamed;
+use crate::refused::told;
+use crate::train::{names, program, set, small, trained};
+
+/// A run like the small one, of another seed, and of smaller sets and passes.
+fn second() -> &'static Path {
+    static RUN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let made = RUN.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let run = dir.path().join("run");
+        let other = ["train.seed=7", "data.cells=8", "data.sets=4", "train.steps=40"];
+        trained(small(), &run, &other, &Progress::silent()).expect("a run");
+        (dir, run)
+    });
+    &made.1
+}
+
+/// Predicts two populations, one of them longer than any pass of the models; returns the cells and their control cells.
+fn ask(runs: &[&Path], observe: Observe, out: &Path) -> Result<(Vec<Vec<f32>>, Vec<String>, Report)> {
+    let (types, perturbations) = names();
+    let request = out.with_extension("csv");
+    let lines = format!(
+        "{},{},batch-1,150\n{},{},batch-2,13\n",
+        perturbations[0], types[0], perturbations[2], types[1]
+    );
+    std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{lines}")).expect("written");
+    let source = Source::File { controls: ControlFile::new(&small().cells), request };
+    let settings = predict::Settings {
+        runs: runs.iter().map(PathBuf::from).collect(),
+        effects_out: Some(out.with_extension("effects.h5ad")),
+        observe: Some(observe),
+        ..predict::Settings::new(runs[0], source, out)
+    };
+    let report = predict(&settings, &Progress::silent())?;
+    let file = H5ad::open(out)?;
+    let from = file.obs().labels(out, "predicted_from")?;
+    let from = (0..from.len()).map(|i| from.get(i).expect("a cell").to_string()).collect();
+    Ok((dense(&file)?, from, report))
+}
+
+fn dense(file: &H5ad) -> Result<Vec<Vec<f32>>> {
+    let rows = file.rows(0..file.shape().0)?;
+    Ok(rows.to_dense().outer_iter().map(|row| row.to_vec()).collect())
+}
+
+fn mean(rows: &[Vec<f32>]) -> Vec<f64> {
+    let of = |gene: usize| rows.iter().map(|row| f64::from(row[gene])).sum::<f64>() / rows.len() as f64;
+    (0..rows[0].len()).map(of).collect()
+}
+
+#[test]
+fn the_cells_of_several_runs_are_the_mean_of_each_runs_cells() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (first, second) = (small().run.as_path(), second());
+    let asked =
+        |runs: &[&Path], name: &str| ask(runs, Observe::None, &dir.path().join(name)).expect("an answer");
+    let (a, from, one) = asked(&[first], "a.h5ad");
+    let (b, from_b, _) = asked(&[second], "b.h5ad");
+    let (both, from_both, two) = asked(&[first, second], "both.h5ad");
+    assert!(from == from_b && from == from_both, "the control cells are not the same");
+    assert_eq!((one.checkpoints.len(), two.checkpoints.len(), two.cells), (1, 2, 163));
+    assert!(a != b, "the two runs are one");
+    for ((a, b), both) in a.iter().zip(&b).zip(&both) {
+        assert!(a.iter().zip(b).zip(both).all(|((a, b), both)| *both == (a + b) / 2.0));
+    }
+    let told =
+        |name: &str| H5ad::open(&dir.path().join("both.h5ad")).expect("readable").told(name).expect("a note");
+    assert_eq!(
+        told("step"),
+        format!("{}, 40", H5ad::open(&one.out).expect("readable").told("step").expect("a note"))
+    );
+    assert!(told("checkpoint").contains(", ") && told("trained_split").contains(", "));
+}
+
+#[test]
+fn the_file_of_effects_has_each_populations_mean_and_how_far_the_runs_agree() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    let (first, second) = (small().run.as_path(), second());
+    let (a, ..) = ask(&[first], Observe::None, &place("a.h5ad")).expect("an answer");
+    let (b, ..) = ask(&[second], Observe::None, &place("b.h5ad")).expect("an answer");
+    // Drawn counts are around the means; the effects are the means' own.
+    let (drawn, _, report) = ask(&[first, second], Observe::Poisson, &place("both.h5ad")).expect("an answer");
+    let file = |name: &str| H5ad::open(&place(name)).expect("readable");
+    let effects = file("both.effects.h5ad");
+    assert_eq!(report.effects_out, Some(place("both.effects.h5ad")));
+    let (types, perturbations) = names();
+    assert_eq!(effects.obs().index[1], format!("{} / {} / batch-2", types[1], perturbations[2]));
+    let column = |name: &str| match effects.obs().column(name) {
+        Some(Column::Float(numbers)) => numbers.clone(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(column("cells"), [150.0, 13.0]);
+    let layer = |name: &str| {
+        let file = H5ad::open_columns(&place("both.effects.h5ad"), &[], name).expect("a layer");
+        dense(&file).expect("numbers")
+    };
+    let (made, resting, spread) =
+        (dense(&effects).expect("X"), layer("layers/control"), layer("layers/spread"));
+    for (row, cells) in [0..150, 150..163].into_iter().enumerate() {
+        let (a, b) = (mean(&a[cells.clone()]), mean(&b[cells]));
+        let effect =
+            |of: &[f64]| of.iter().zip(&resting[row]).map(|(x, c)| x - f64::from(*c)).collect::<Vec<_>>();
+        for gene in 0..a.len() {
+            let expected = (a[gene] + b[gene]) / 2.0 - f64::from(resting[row][gene]);
+            assert!((f64::from(made[row][gene]) - expected).abs() < 1e-6);
+            let expected = (a[gene] - b[gene]).abs() / 2f64.sqrt();
+            assert!((f64::from(spread[row][gene]) - expected).abs() < 1e-6);
+        }
+        let expected = pearson(&effect(&a), &effect(&b));
+        assert!((column("agreement")[row] - expected).abs() < 1e-5 && expected < 0.9999);
+    }
+    // The mean of the control cells of the first population, from the file that they came from.
+    let controls = H5ad::open(&small().cells).expect("readable");
+    let is = |column: &str, cell: usize, name: &str| {
+        controls.obs().labels(&small().cells, column).expect("a column").get(cell) == Some(name)
+    };
+    let own: Vec<usize> = (0..controls.shape().0)
+        .filter(|&i| is("perturbation", i, scale_engine::data::simulate::CONTROL))
+        .filter(|&i| is("cell_type", i, &types[0]) && is("batch", i, "batch-1"))
+        .collect();
+    let counts = dense(&controls).expect("X");
+    let totals: Vec<f32> = own.iter().map(|&i| counts[i].iter().sum()).collect();
+    let genes = &effects.var().index;
+    for (gene, name) in genes.iter().enumerate() {
+        let column = controls.var().index.iter().position(|other| other == name).expect("a gene");
+        let log = |(&cell, total): (&usize, &f32)| f64::from((counts[cell][column] / total * 1e4).ln_1p());
+        let expected = own.iter().zip(&totals).map(log).sum::<f64>() / own.len() as f64;
+        assert!((f64::from(resting[0][gene]) - expected).abs() < 1e-4, "{name}");
+    }
+    assert!(drawn != a, "counts were not drawn");
+    let one = file("a.effects.h5ad");
+    assert!(one.obs().column("agreement").is_none());
+    assert!(H5ad::open_columns(&place("a.effects.h5ad"), &[], "layers/spread").is_err());
+}
+
+#[test]
+fn runs_that_cannot_be_averaged_are_refused_and_nothing_is_written() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = |name: &str| dir.path().join(name);
+    renamed(&small().data, &place("data"), "\"GENE0007\"", "\"GENE0077\"");
+    let mut words = set();
+    words.extend(["train.steps=10".to_string(), "predict.observe=none".to_string()]);
+    let begin = || Begin::drawn(Config::load(Some("tiny"), None, &words).expect("a config"));
+    for (data, run) in [(&place("data"), place("other")), (&small().data, place("means"))] {
+        train(&Settings::new(data, &small().split, &run, begin()), &Progress::silent()).expect("a run");
+    }
+    let best = small().run.join("checkpoints/best.safetensors");
+    let request = place("request.csv");
+    std::fs::write(&request, "perturbation,cell_type,batch,cells\n").expect("written");
+    let out = place("out.h5ad");
+    for (run, expected) in [
+        (&small().run, "is given twice"),
+        (&best, "is given twice"),
+        (&place("other"), "GENE0077"),
+        (&place("means"), "--observe"),
+    ] {
+        let mut predict = program();
+        predict.arg("predict").arg(&small().run).arg(run).arg("--controls").arg(&small().cells);
+        predict.arg("--request").arg(&request).arg("--effects-out").arg(place("effects.h5ad"));
+        let (code, said) = told(predict.arg("--out").arg(&out));
+        assert!(code.is_some_and(|code| code > 0) && said.contains(expected), "{code:?} {said}");
+        assert!(!out.exists() && !place("effects.h5ad").exists());
+    }
+    let twice = |effects: &Path| {
+        let mut predict = program();
+        predict
+            .arg("predict")
+            .arg(&small().run)
+            .arg("--controls")
+            .arg(&small().cells)
+            .arg("--request")
+            .arg(&request);
+        told(predict.arg("--out").arg(&out).arg("--effects-out").arg(effects)).1
+    };
+    assert!(twice(&out).contains("twice") && twice(&small().cells).contains("which is an input"));
+}
