@@ -32,4 +32,8 @@ run h5ad tests/golden/encodings & first=$!
 run parquet tests/golden/tahoe/data & second=$!
 wait $first || failed=1
 wait $second || failed=1
+run checkpoint fuzz/seeds/checkpoint & first=$!
+run features fuzz/seeds/features & second=$!
+wait $first || failed=1
+wait $second || failed=1
 exit $failed

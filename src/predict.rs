@@ -284,16 +284,17 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
             None => push_controls(job, &manifest.control, &mut population)?,
         };
     }
-    let mut notes = runs.notes(settings, observe);
+    let mut notes = runs.notes(settings);
     notes.extend(measured.as_ref().map(|of| ("split".into(), of.split().into())));
     if !report.warnings.is_empty() {
         notes.push((WARNING.into(), report.warnings.join("; ")));
     }
     progress.go_on("predict was stopped before its file was complete")?;
     population.notes = notes.clone();
+    population.notes.push(("observe".into(), observe.name().into()));
     population.close()?;
     if let (Some(path), Some(effects)) = (&settings.effects_out, effects) {
-        effects.write(path, manifest, &notes)?;
+        effects.write(path, &notes)?;
         report.effects_out = Some(path.clone());
     }
     if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
@@ -329,16 +330,12 @@ fn fill(
         predictor::Context::of(predictors, &c.controls)
     });
     let contexts: Vec<_> = contexts.collect::<Result<_>>()?;
-    let manifest = predictors[0].data;
-    let resting: Vec<_> = match effects {
-        Some(_) => job.contexts.iter().map(|of| of.controls.mean_log1p(manifest.factor)).collect(),
-        None => Vec::new(),
-    };
     let total: usize = job.asks.iter().map(|ask| ask.request.cells).sum();
     let work = progress.begin("predict", 0, total as u64, "cells");
     for Ask { request, context } in &job.asks {
-        let labels = manifest.names_of(request.conditions);
-        let names = &job.contexts[*context].names;
+        let labels = predictors[0].data.names_of(request.conditions);
+        let Context { names, controls, .. } = &job.contexts[*context];
+        let mut from = Vec::with_capacity(request.cells);
         let means = contexts[*context].predict(*request, observer, |row, control| {
             work.go_on()?;
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
@@ -346,10 +343,11 @@ fn fill(
                     format!("predicts {bad} for {}; predict from an earlier checkpoint", labels.join(" / "));
                 return Err(Error::format(report.by(), what));
             }
+            from.push(control);
             population.push_predicted(labels, row, &names[control])
         })?;
         if let Some(effects) = effects {
-            effects.push(labels, request.cells, &means, &resting[*context]);
+            effects.push(labels, &means, controls, &from);
         }
         report.populations += 1;
         report.cells += request.cells;

@@ -30,6 +30,7 @@ use scale_engine::tensor::Tensor;
 use scale_engine::train::{Begin, Place, Settings, train};
 
 use crate::refused::told;
+use crate::small_data::header;
 use crate::train::{bytes, last, program, set};
 
 /// Cells of which every fourth gene answers to one of four features, and three combinations of features held out.
@@ -262,6 +263,20 @@ fn a_table_is_the_same_as_text_packed_or_as_h5ad() {
         table.id(&manifest).expect("all perturbations")
     });
     assert!(ids.iter().all(|id| (&id.columns, id.crc) == (&ids[0].columns, ids[0].crc)), "{ids:?}");
+}
+
+#[test]
+fn features_as_large_as_numbers_go_are_standardised_too() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("large.csv");
+    std::fs::write(&path, "gene,a,b\np001,3e38,1e-40\np002,-3e38,3e-40\n").expect("written");
+    let data = header(4, 1, 2, 1);
+    let table = FeatureTable::read(&path).expect("a table");
+    let (width, inputs) = Features::of(&table, &data, &[]).expect("features").inputs(&data);
+    assert_eq!(width, 8);
+    for (made, expected) in [8, 9, 16, 17].map(|at| inputs[at]).into_iter().zip([1.0, -1.0, -1.0, 1.0]) {
+        assert!((made - expected as f32).abs() < 1e-3, "{inputs:?}");
+    }
 }
 
 #[test]

@@ -302,7 +302,9 @@ impl Features {
                 continue;
             }
             for (y, ((x, mean), std)) in inputs.iter_mut().zip(row.iter().zip(&self.mean).zip(&self.std)) {
-                *y = if *std > 0.0 { (x - mean) / std } else { 0.0 };
+                // The difference of two f32 may be beyond f32.
+                let off = f64::from(*x) - f64::from(*mean);
+                *y = if *std > 0.0 { (off / f64::from(*std)) as f32 } else { 0.0 };
             }
         }
         (padded, inputs)

@@ -6,13 +6,14 @@ use crate::data::h5ad::{self, Column, Extra, Frame, Growing, X, make_unique};
 use crate::data::shard::Manifest;
 use crate::error::Result;
 use crate::memory;
-use crate::predictor::Means;
+use crate::predictor::{ControlCells, Means};
 
 /// Effects of populations, for a file.
-pub struct MeanEffects {
-    /// `[P, G]`: predicted mean minus that of the control cells, on the log1p scale.
+pub struct MeanEffects<'a> {
+    manifest: &'a Manifest,
+    /// `[P, G]`: predicted mean minus the mean of the control cells that its cells were made from, on the log1p scale.
     effects: Vec<f32>,
-    /// `[P, G]`: the mean of the control cells.
+    /// `[P, G]`: the mean of the control cells that its cells were made from.
     resting: Vec<f32>,
     /// `[P, G]` of several runs: the standard deviation of their effects.
     spread: Vec<f32>,
@@ -21,15 +22,16 @@ pub struct MeanEffects {
     /// Cell type, perturbation, batch.
     labels: [Growing; 3],
     names: Vec<String>,
-    cells: Vec<f64>,
+    cells: Vec<i64>,
 }
 
-impl MeanEffects {
+impl<'a> MeanEffects<'a> {
     /// Room for so many populations, if memory has it.
-    pub fn room(populations: usize, manifest: &Manifest) -> Result<MeanEffects> {
+    pub fn room(populations: usize, manifest: &'a Manifest) -> Result<MeanEffects<'a>> {
         let bytes = (populations as u64).saturating_mul(3 * 4 * manifest.genes.len() as u64);
         memory::check("--effects-out", &format!("the mean effects of {populations} populations"), bytes)?;
         Ok(MeanEffects {
+            manifest,
             effects: Vec::new(),
             resting: Vec::new(),
             spread: Vec::new(),
@@ -40,22 +42,26 @@ impl MeanEffects {
         })
     }
 
-    /// Appends a population of so many cells; `resting` is the mean of its control cells, `[G]`.
-    pub fn push(&mut self, labels: [&str; 3], cells: usize, means: &Means, resting: &[f64]) {
-        let effect = means.mean().into_iter().zip(resting).map(|(after, before)| (after - before) as f32);
+    /// Appends a population whose cells were made `from` these of the control cells. Their own mean is subtracted, not that of all:
+    /// which cells were drawn is no effect.
+    pub fn push(&mut self, labels: [&str; 3], means: &Means, controls: &ControlCells, from: &[usize]) {
+        let factor = f64::from(self.manifest.factor);
+        let resting: Vec<f64> =
+            controls.mean_of(from.iter().copied()).into_iter().map(|x| x * factor).collect();
+        let effect = means.mean().into_iter().zip(&resting).map(|(after, before)| (after - before) as f32);
         self.effects.extend(effect);
         self.resting.extend(resting.iter().map(|&x| x as f32));
         self.spread.extend(means.spread().into_iter().flatten().map(|x| x as f32));
-        self.agreement.extend(means.agreement(resting));
+        self.agreement.extend(means.agreement(&resting));
         self.labels.iter_mut().zip(labels).for_each(|(column, label)| column.push(label));
         self.names.push(labels.join(" / "));
-        self.cells.push(cells as f64);
+        self.cells.push(from.len() as i64);
     }
 
     /// Writes them: X the effects, `layers/control` the control cells' means and, of several runs, `layers/spread` and
     /// `obs["agreement"]`.
-    pub fn write(self, path: &Path, manifest: &Manifest, notes: &[(String, String)]) -> Result<()> {
-        let MeanEffects { effects, resting, spread, agreement, labels, mut names, cells } = self;
+    pub fn write(self, path: &Path, notes: &[(String, String)]) -> Result<()> {
+        let MeanEffects { manifest, effects, resting, spread, agreement, labels, mut names, cells } = self;
         make_unique(&mut names);
         let shape = (names.len(), manifest.genes.len());
         let own = &manifest.columns;
@@ -65,7 +71,7 @@ impl MeanEffects {
             (Some(own.perturbation.as_str()), perturbation),
             (Some(own.cell_type.as_str()), cell_type),
             (own.batch.as_deref(), batch),
-            (Some("cells"), Column::Float(cells)),
+            (Some("cells"), Column::Integer(cells)),
             ((!agreement.is_empty()).then_some("agreement"), Column::Float(agreement)),
         ];
         let mut obs = Frame { index: names, columns: Vec::new() };

@@ -123,15 +123,14 @@ impl Runs {
         })
     }
 
-    /// What the file says of how it was made; of several runs, an entry each.
-    pub fn notes(&self, settings: &Settings, observe: Observe) -> Vec<(String, String)> {
+    /// What the files say of how they were made; of several runs, an entry each.
+    pub fn notes(&self, settings: &Settings) -> Vec<(String, String)> {
         let each = |text: &dyn Fn(&Run) -> String| self.iter().map(text).collect::<Vec<_>>().join(", ");
         let mut notes = vec![
             ("checkpoint".into(), each(&|run| run.checkpoint.display().to_string())),
             ("step".into(), each(&|run| run.trained.header.step.to_string())),
             ("seed".into(), settings.seed.to_string()),
             ("trained_split".into(), each(&|run| run.trained.header.split.clone())),
-            ("observe".into(), observe.name().into()),
         ];
         let mut tables: Vec<String> = Vec::new();
         let own =

@@ -116,17 +116,19 @@ impl ControlCells {
 
     /// Mean over the cells, `[G]`: log1p divided by the data's factor; zeros if there are no cells.
     pub fn mean(&self) -> Vec<f64> {
-        let mut sum = vec![0.0; self.genes];
-        for row in self.rows.chunks(self.genes) {
-            sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
-        }
-        sum.iter_mut().for_each(|s| *s /= self.len().max(1) as f64);
-        sum
+        self.mean_of(0..self.len())
     }
 
-    /// The same mean on the log1p scale; `factor` is that by which the data were divided.
-    pub(crate) fn mean_log1p(&self, factor: f32) -> Vec<f64> {
-        self.mean().into_iter().map(|x| x * f64::from(factor)).collect()
+    /// Mean over some of the cells, a cell as often as it is named.
+    pub(crate) fn mean_of(&self, cells: impl ExactSizeIterator<Item = usize>) -> Vec<f64> {
+        let count = cells.len().max(1) as f64;
+        let mut sum = vec![0.0; self.genes];
+        for cell in cells {
+            let row = &self.rows[cell * self.genes..][..self.genes];
+            sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
+        }
+        sum.iter_mut().for_each(|s| *s /= count);
+        sum
     }
 }
 
