@@ -194,6 +194,11 @@ pub fn apart(outputs: &[impl AsRef<Path>], inputs: &[impl AsRef<Path>]) -> Resul
     Ok(())
 }
 
+/// Refuses a path at which no file can be written: better to know before long work than after it. Makes the folders it lacks.
+pub fn writable(path: &Path) -> Result<()> {
+    Aside::of(path).map(drop)
+}
+
 /// Refuses a folder that exists and is not empty: better to know before long work than after it.
 pub fn free(path: &Path) -> Result<()> {
     if path.exists() && fs::read_dir(path).at(path)?.next().is_some() {

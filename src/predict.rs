@@ -151,7 +151,7 @@ impl Source {
         let outputs: Vec<&PathBuf> = [out].into_iter().chain(effects_out).chain(real).collect();
         let inputs = checkpoints.iter().chain(runs).chain(inputs).chain(more).chain(features);
         aside::apart(&outputs, &inputs.collect::<Vec<_>>())?;
-        outputs.into_iter().try_for_each(|out| H5ad::replaceable(out))
+        outputs.into_iter().try_for_each(|out| H5ad::replaceable(out).and_then(|()| aside::writable(out)))
     }
 }
 
@@ -237,8 +237,8 @@ impl Context {
     }
 }
 
-/// Predicts and writes; an output that fails leaves nothing behind. What was measured is written last. `progress` is told of the cells
-/// predicted.
+/// Predicts and writes: predicted cells, mean effects, and what was measured last. An output that fails leaves nothing of itself
+/// behind; those before it stay. `progress` is told of the cells predicted.
 ///
 /// # Errors
 /// A run, data or a request that cannot be used; a file that cannot be written; a GPU that failed; [`Error::Stopped`] if it is asked
@@ -272,12 +272,14 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         }
     };
     unseen::tell(&runs, &job, &mut report);
-    let mut effects =
-        settings.effects_out.as_ref().map(|_| MeanEffects::room(job.asks.len(), manifest)).transpose()?;
+    let effects = match &settings.effects_out {
+        Some(_) => Some(MeanEffects::with_capacity(job.asks.len(), settings.runs.len(), manifest)?),
+        None => None,
+    };
     progress.go_on(UNBEGUN)?;
-    let mut population = Population::create(&settings.out, manifest)?;
-    let predictors = runs.predictors(settings.seed);
-    fill(&predictors, &job, observer.as_ref(), (&mut population, &mut effects), &mut report, progress)?;
+    let mut made = Made { population: Population::create(&settings.out, manifest)?, effects };
+    fill(&runs.predictors(settings.seed), &job, observer.as_ref(), &mut made, &mut report, progress)?;
+    let Made { mut population, effects } = made;
     if settings.with_controls {
         report.control_cells = match &measured {
             Some(held_out) => held_out.push_controls(&mut population)?,
@@ -309,12 +311,19 @@ fn check_memory(field: &str, cells: u64, manifest: &Manifest) -> Result<()> {
     memory::check(field, &format!("the {cells} control cells to predict from"), bytes)
 }
 
-/// Predicts each population into `population`, and its mean effect into `effects`.
+/// What is predicted, on its way to files.
+struct Made<'a> {
+    population: Population<Writer>,
+    /// If they are to be written.
+    effects: Option<MeanEffects<'a>>,
+}
+
+/// Predicts each population.
 fn fill(
     predictors: &[Predictor],
     job: &Job,
     observer: Option<&Observer>,
-    (population, effects): (&mut Population<Writer>, &mut Option<MeanEffects>),
+    made: &mut Made,
     report: &mut Report,
     progress: &Progress,
 ) -> Result<()> {
@@ -334,20 +343,21 @@ fn fill(
     let work = progress.begin("predict", 0, total as u64, "cells");
     for Ask { request, context } in &job.asks {
         let labels = predictors[0].data.names_of(request.conditions);
-        let Context { names, controls, .. } = &job.contexts[*context];
-        let mut from = Vec::with_capacity(request.cells);
+        let names = &job.contexts[*context].names;
         let means = contexts[*context].predict(*request, observer, |row, control| {
             work.go_on()?;
             if let Some(bad) = row.iter().find(|x| !x.is_finite()) {
-                let what =
-                    format!("predicts {bad} for {}; predict from an earlier checkpoint", labels.join(" / "));
+                let who = if predictors.len() == 1 { "" } else { "one of these " };
+                let what = format!(
+                    "{who}predicts {bad} for {}; predict from an earlier checkpoint",
+                    labels.join(" / ")
+                );
                 return Err(Error::format(report.by(), what));
             }
-            from.push(control);
-            population.push_predicted(labels, row, &names[control])
+            made.population.push_predicted(labels, row, &names[control])
         })?;
-        if let Some(effects) = effects {
-            effects.push(labels, &means, controls, &from);
+        if let Some(effects) = &mut made.effects {
+            effects.push(labels, request.cells, &means);
         }
         report.populations += 1;
         report.cells += request.cells;

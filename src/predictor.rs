@@ -146,9 +146,7 @@ impl Predictor<'_> {
     fn gather(&self, controls: &ControlCells, cells: &[usize]) -> Tensor {
         let (g, n) = (self.genes(), self.model.config().data.cells);
         let mut x = vec![0.0; cells.len() * g];
-        x.par_chunks_mut(g)
-            .zip(cells)
-            .for_each(|(x, &cell)| x.copy_from_slice(&controls.rows[cell * g..][..g]));
+        x.par_chunks_mut(g).zip(cells).for_each(|(x, &cell)| x.copy_from_slice(controls.row(cell)));
         Tensor::new(&[cells.len() / n, n, g], x)
     }
 }

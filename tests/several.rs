@@ -3,29 +3,39 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use scale_engine::checkpoint::Trained;
 use scale_engine::config::{Config, Observe};
 use scale_engine::correlation::pearson;
 use scale_engine::data::h5ad::{Column, H5ad};
+use scale_engine::data::shard::{Data, Scale};
+use scale_engine::data::split::Part;
 use scale_engine::error::Result;
 use scale_engine::predict::{self, ControlFile, Report, Source, predict};
+use scale_engine::predictor::{Context, ControlCells, Predictor};
 use scale_engine::progress::Progress;
 use scale_engine::train::{Begin, Settings, train};
 
 use crate::other_data::renamed;
 use crate::refused::told;
-use crate::train::{names, program, set, small, trained};
+use crate::train::{names, program, set, small, trained, trained_by};
 
-/// A run like the small one, of another seed, and of smaller sets and passes.
-fn second() -> &'static Path {
-    static RUN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let made = RUN.get_or_init(|| {
+/// Runs like the small one, of other seeds, sets and passes: one whose sets divide its passes, one whose sets do not, trained by a
+/// split file with other words.
+fn others() -> [&'static Path; 2] {
+    static RUNS: OnceLock<(tempfile::TempDir, [PathBuf; 2])> = OnceLock::new();
+    let made = RUNS.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let run = dir.path().join("run");
+        let place = |name: &str| dir.path().join(name);
+        let (second, third) = (place("second"), place("third"));
         let other = ["train.seed=7", "data.cells=8", "data.sets=4", "train.steps=40"];
-        trained(small(), &run, &other, &Progress::silent()).expect("a run");
-        (dir, run)
+        trained(small(), &second, &other, &Progress::silent()).expect("a run");
+        let text = std::fs::read_to_string(&small().split).expect("readable");
+        std::fs::write(place("split.toml"), format!("{text}# a word\n")).expect("written");
+        let other = ["train.seed=8", "data.cells=24", "data.sets=3", "train.steps=40"];
+        trained_by(small(), &place("split.toml"), &third, &other, &Progress::silent()).expect("a run");
+        (dir, [second, third])
     });
-    &made.1
+    made.1.each_ref().map(PathBuf::as_path)
 }
 
 /// Predicts two populations, one of them longer than any pass of the models; returns the cells and their control cells.
@@ -64,7 +74,7 @@ fn mean(rows: &[Vec<f32>]) -> Vec<f64> {
 #[test]
 fn the_cells_of_several_runs_are_the_mean_of_each_runs_cells() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let (first, second) = (small().run.as_path(), second());
+    let (first, [second, third]) = (small().run.as_path(), others());
     let asked =
         |runs: &[&Path], name: &str| ask(runs, Observe::None, &dir.path().join(name)).expect("an answer");
     let (a, from, one) = asked(&[first], "a.h5ad");
@@ -76,20 +86,36 @@ fn the_cells_of_several_runs_are_the_mean_of_each_runs_cells() {
     for ((a, b), both) in a.iter().zip(&b).zip(&both) {
         assert!(a.iter().zip(b).zip(both).all(|((a, b), both)| *both == (a + b) / 2.0));
     }
-    let told =
-        |name: &str| H5ad::open(&dir.path().join("both.h5ad")).expect("readable").told(name).expect("a note");
-    assert_eq!(
-        told("step"),
-        format!("{}, 40", H5ad::open(&one.out).expect("readable").told("step").expect("a note"))
-    );
-    assert!(told("checkpoint").contains(", ") && told("trained_split").contains(", "));
+    assert!(asked(&[second, first], "turned.h5ad").0 == both, "the order of the runs matters");
+    // Sets of 24 reach beyond the longest pass, which has 128 cells: no control cell is lost on the way.
+    assert!(asked(&[first, third], "odd.h5ad").1 == from, "the control cells are not the same");
+    let told = |out: &Path, name: &str| H5ad::open(out).expect("readable").told(name).expect("a note");
+    assert_eq!(told(&two.out, "step"), format!("{}, 40", told(&one.out, "step")));
+    assert!(told(&two.out, "checkpoint").contains(", ") && told(&two.out, "trained_split").contains(", "));
+}
+
+#[test]
+fn what_holds_of_one_run_alone_is_said_with_its_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let [second, third] = others();
+    let report = |runs: &[&Path]| {
+        let (data, split, part) = (small().data.clone(), small().split.clone(), Part::Val);
+        let source = Source::Data { data, split, part, real_out: None, real_controls: None };
+        let out = dir.path().join("out.h5ad");
+        let runs: Vec<PathBuf> = runs.iter().map(PathBuf::from).collect();
+        let settings = predict::Settings { runs, ..predict::Settings::new(second, source, &out) };
+        predict(&settings, &Progress::silent()).expect("a prediction")
+    };
+    let (alone, several) = (report(&[third]).notes, report(&[second, third]).notes);
+    assert!(alone.len() == 1 && alone[0].starts_with("the split file is not the one"), "{alone:?}");
+    assert_eq!(several, [format!("{}: {}", third.display(), alone[0])]);
 }
 
 #[test]
 fn the_file_of_effects_has_each_populations_mean_and_how_far_the_runs_agree() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
-    let (first, second) = (small().run.as_path(), second());
+    let (first, [second, _]) = (small().run.as_path(), others());
     let (a, ..) = ask(&[first], Observe::None, &place("a.h5ad")).expect("an answer");
     let (b, ..) = ask(&[second], Observe::None, &place("b.h5ad")).expect("an answer");
     // Drawn counts are around the means; the effects are the means' own.
@@ -138,7 +164,8 @@ fn the_file_of_effects_has_each_populations_mean_and_how_far_the_runs_agree() {
         let expected = own.iter().map(log).sum::<f64>() / 13.0;
         assert!((f64::from(resting[1][gene]) - expected).abs() < 1e-4, "{name}");
     }
-    assert!(drawn != a, "counts were not drawn");
+    let zeros = |rows: &[Vec<f32>]| rows.iter().flatten().filter(|x| **x == 0.0).count();
+    assert!(zeros(&drawn) > 4 * (zeros(&a) + 1), "counts were not drawn");
     let one = file("a.effects.h5ad");
     assert!(one.obs().column("agreement").is_none());
     assert!(H5ad::open_columns(&place("a.effects.h5ad"), &[], "layers/spread").is_err());
@@ -155,33 +182,71 @@ fn runs_that_cannot_be_averaged_are_refused_and_nothing_is_written() {
     for (data, run) in [(&place("data"), place("other")), (&small().data, place("means"))] {
         train(&Settings::new(data, &small().split, &run, begin()), &Progress::silent()).expect("a run");
     }
+    let copy = place("copy.safetensors");
     let best = small().run.join("checkpoints/best.safetensors");
+    std::fs::copy(&best, &copy).expect("copied");
     let request = place("request.csv");
-    std::fs::write(&request, "perturbation,cell_type,batch,cells\n").expect("written");
-    let out = place("out.h5ad");
-    for (run, expected) in [
-        (&small().run, "is given twice"),
-        (&best, "is given twice"),
-        (&place("other"), "GENE0077"),
-        (&place("means"), "--observe"),
-    ] {
-        let mut predict = program();
-        predict.arg("predict").arg(&small().run).arg(run).arg("--controls").arg(&small().cells);
-        predict.arg("--request").arg(&request).arg("--effects-out").arg(place("effects.h5ad"));
-        let (code, said) = told(predict.arg("--out").arg(&out));
-        assert!(code.is_some_and(|code| code > 0) && said.contains(expected), "{code:?} {said}");
-        assert!(!out.exists() && !place("effects.h5ad").exists());
-    }
-    let twice = |effects: &Path| {
+    let line = format!("{},{},batch-1,5", names().1[0], names().0[0]);
+    std::fs::write(&request, format!("perturbation,cell_type,batch,cells\n{line}\n")).expect("written");
+    let (out, effects) = (place("out.h5ad"), place("effects.h5ad"));
+    let predict = |runs: &[&Path], effects: &Path| {
         let mut predict = program();
         predict
             .arg("predict")
-            .arg(&small().run)
+            .args(runs)
             .arg("--controls")
             .arg(&small().cells)
             .arg("--request")
             .arg(&request);
-        told(predict.arg("--out").arg(&out).arg("--effects-out").arg(effects)).1
+        told(predict.arg("--out").arg(&out).arg("--effects-out").arg(effects))
     };
-    assert!(twice(&out).contains("twice") && twice(&small().cells).contains("which is an input"));
+    let run = small().run.as_path();
+    for (other, expected) in [
+        (run, "is given twice"),
+        (&best, "is given twice"),
+        (&copy, "was trained just as"),
+        (&place("other"), "GENE0077"),
+        (&place("means"), "--observe"),
+    ] {
+        let (code, said) = predict(&[run, other], &effects);
+        assert!(code.is_some_and(|code| code > 0) && said.contains(expected), "{code:?} {said}");
+        assert!(!out.exists() && !effects.exists());
+    }
+    let foreign = place("foreign.h5ad");
+    std::fs::write(&foreign, "cells").expect("written");
+    for (effects, expected) in [
+        (out.as_path(), "twice"),
+        (&small().cells, "which is an input"),
+        (&foreign, "so it is not replaced"),
+        (Path::new("/proc/effects.h5ad"), "/proc"),
+    ] {
+        let (code, said) = predict(&[run], effects);
+        assert!(code == Some(1) && said.contains(expected) && !out.exists(), "{code:?} {said}");
+    }
+    // Mean effects are not cells.
+    let (code, said) = predict(&[run], &effects);
+    assert_eq!(code, Some(0), "{said}");
+    let mut evaluate = program();
+    evaluate.arg("evaluate").arg("--pred").arg(&effects).arg("--real").arg(&small().cells);
+    let (code, said) = told(evaluate.arg("--out").arg(place("scores")));
+    assert!(code == Some(1) && said.contains("holds mean effects, not cells"), "{code:?} {said}");
+}
+
+#[test]
+fn models_of_other_scales_or_seeds_are_not_asked_together() {
+    let trained = Trained::load(&small().run).expect("the run's best");
+    let (own, mut other) = (trained.predictor(0), trained.header.data.clone());
+    (other.scale, other.target) = (Scale::Log1p, None);
+    let data = Data::open(&small().data).expect("a data directory");
+    let controls = ControlCells::of(&data, &(0..8).collect::<Vec<u64>>());
+    let unlike = Predictor { data: &other, ..own };
+    for (pair, expected) in [
+        ([own, unlike], "an unknown total"),
+        ([unlike, own], "an unknown total"),
+        ([own, trained.predictor(1)], "the seeds 0 and 1"),
+    ] {
+        let why = Context::of(&pair, &controls).expect_err("a refusal").to_string();
+        assert!(why.contains(expected), "{why}");
+    }
+    assert!(Context::of(&[], &controls).is_err() && Context::of(&[own, own], &controls).is_ok());
 }

@@ -33,6 +33,7 @@ fuzz_target!(|text: &[u8]| {
     // Of two numbers each is one deviation from their mean.
     for (name, row) in names().zip(inputs.chunks(width)) {
         assert!(!["p001", "p002"].contains(&name.as_str()) || row.iter().all(|x| x.abs() < 1.01), "{name}: {row:?}");
+        assert!(row.iter().all(|x| x.is_finite()), "{name}: {row:?}");
     }
     features.doubts(&data, &untrained, &(0..inputs.len() as u32).collect::<BTreeSet<u32>>());
 });

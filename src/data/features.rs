@@ -156,7 +156,9 @@ fn no_text(path: &Path, error: &csv::Error) -> Error {
 }
 
 /// Standard deviations from which on a prediction is a guess.
-const FAR: f32 = 10.0;
+const FAR: f64 = 10.0;
+/// Standard deviations that a network reads at most: its sums stay finite.
+const FARTHEST: f64 = 1e6;
 
 /// What a run knows of its perturbations: P of them, F numbers each.
 #[derive(Clone, PartialEq)]
@@ -254,8 +256,8 @@ impl Features {
             let named = data.all_perturbations().zip(0u32..).zip(self.values.chunks(columns.len()));
             named.filter(|((name, _), _)| **name != data.control)
         };
-        let off = |row: &[f32], at: usize| (row[at] - self.mean[at]).abs();
-        let mut reach = vec![0.0f32; columns.len()];
+        let off = |row: &[f32], at: usize| (f64::from(row[at]) - f64::from(self.mean[at])).abs();
+        let mut reach = vec![0.0f64; columns.len()];
         for ((name, id), row) in rows() {
             if (id as usize) < data.perturbations.len() && untrained.binary_search(name).is_err() {
                 reach.iter_mut().enumerate().for_each(|(at, reach)| *reach = reach.max(off(row, at)));
@@ -266,7 +268,7 @@ impl Features {
             for at in (0..columns.len()).filter(|&at| off(row, at) > reach[at]) {
                 if self.std[at] == 0.0 {
                     ignored.insert(at);
-                } else if off(row, at) > FAR * self.std[at] {
+                } else if off(row, at) > FAR * f64::from(self.std[at]) {
                     far.insert(name);
                 }
             }
@@ -302,9 +304,9 @@ impl Features {
                 continue;
             }
             for (y, ((x, mean), std)) in inputs.iter_mut().zip(row.iter().zip(&self.mean).zip(&self.std)) {
-                // The difference of two f32 may be beyond f32.
-                let off = f64::from(*x) - f64::from(*mean);
-                *y = if *std > 0.0 { (off / f64::from(*std)) as f32 } else { 0.0 };
+                // In f64, as the difference of two f32 may be beyond f32; what is far beyond all that training saw is as far as can be.
+                let off = (f64::from(*x) - f64::from(*mean)) / f64::from(*std);
+                *y = if *std > 0.0 { off.clamp(-FARTHEST, FARTHEST) as f32 } else { 0.0 };
             }
         }
         (padded, inputs)

@@ -28,6 +28,8 @@ pub(crate) const LABELS: u64 = 200;
 pub(crate) const TOTALS: &str = "totals";
 /// Under `uns/scale_engine`: the name of the numbers' unit.
 pub(crate) const UNIT: &str = "unit";
+/// What a file of mean effects, which holds no cells, gives as its unit.
+pub(crate) const EFFECTS: &str = "effects";
 /// Under `uns/scale_engine`: the column of the perturbations.
 pub(crate) const PERT_COL: &str = "pert_col";
 /// Under `uns/scale_engine`: the label of the control cells.

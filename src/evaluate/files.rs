@@ -15,7 +15,7 @@ use super::rules::Controls;
 use super::side::{Matrix, Side, some};
 use super::totals::shown;
 use crate::data::h5ad::{Cells, H5ad, Labels};
-use crate::data::population::{Population, UNIT, Unit};
+use crate::data::population::{EFFECTS, Population, UNIT, Unit};
 use crate::data::scale::natural;
 use crate::error::{At, Error, Result, some_of};
 use crate::memory;
@@ -194,13 +194,16 @@ pub(crate) fn check_unit(file: &H5ad) -> Result<()> {
     scorable(&file.told(UNIT).unwrap_or_default(), file.path())
 }
 
-/// Refuses log1p values divided by the data's factor: measures would take them for log1p values of other cells.
+/// Refuses log1p values divided by the data's factor, which measures would take for log1p values of other cells, and mean effects.
 fn scorable(unit: &str, source: &Path) -> Result<()> {
-    if unit != Unit::Scaled.name() {
-        return Ok(());
-    }
-    let what = "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
-                write these with `export --values log1p` or `--values counts`";
+    let what = match unit {
+        EFFECTS => "holds mean effects, not cells: give the file that `predict --out` wrote",
+        _ if unit == Unit::Scaled.name() => {
+            "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
+             write these with `export --values log1p` or `--values counts`"
+        }
+        _ => return Ok(()),
+    };
     Err(Error::format(source, what))
 }
 

@@ -2,19 +2,21 @@
 
 use std::path::Path;
 
+use crate::aside::PROGRAM;
 use crate::data::h5ad::{self, Column, Extra, Frame, Growing, X, make_unique};
+use crate::data::population::{CONTROL_PERT, EFFECTS, PERT_COL, UNIT};
 use crate::data::shard::Manifest;
 use crate::error::Result;
 use crate::memory;
-use crate::predictor::{ControlCells, Means};
+use crate::predictor::Means;
 
 /// Effects of populations, for a file.
 pub struct MeanEffects<'a> {
     manifest: &'a Manifest,
     /// `[P, G]`: predicted mean minus the mean of the control cells that its cells were made from, on the log1p scale.
     effects: Vec<f32>,
-    /// `[P, G]`: the mean of the control cells that its cells were made from.
-    resting: Vec<f32>,
+    /// `[P, G]`: the mean of these control cells.
+    controls: Vec<f32>,
     /// `[P, G]` of several runs: the standard deviation of their effects.
     spread: Vec<f32>,
     /// Of several runs, for each population: the mean correlation of two runs' effects.
@@ -26,15 +28,20 @@ pub struct MeanEffects<'a> {
 }
 
 impl<'a> MeanEffects<'a> {
-    /// Room for so many populations, if memory has it.
-    pub fn room(populations: usize, manifest: &'a Manifest) -> Result<MeanEffects<'a>> {
-        let bytes = (populations as u64).saturating_mul(3 * 4 * manifest.genes.len() as u64);
+    /// Of so many populations by so many runs, none of them there yet.
+    ///
+    /// # Errors
+    /// More than memory holds.
+    pub fn with_capacity(populations: usize, runs: usize, manifest: &'a Manifest) -> Result<MeanEffects<'a>> {
+        let numbers = populations.saturating_mul(manifest.genes.len());
+        let spreads = if runs > 1 { numbers } else { 0 };
+        let bytes = (2 * numbers as u64).saturating_add(spreads as u64).saturating_mul(4);
         memory::check("--effects-out", &format!("the mean effects of {populations} populations"), bytes)?;
         Ok(MeanEffects {
             manifest,
-            effects: Vec::new(),
-            resting: Vec::new(),
-            spread: Vec::new(),
+            effects: Vec::with_capacity(numbers),
+            controls: Vec::with_capacity(numbers),
+            spread: Vec::with_capacity(spreads),
             agreement: Vec::new(),
             labels: Default::default(),
             names: Vec::new(),
@@ -42,56 +49,80 @@ impl<'a> MeanEffects<'a> {
         })
     }
 
-    /// Appends a population whose cells were made `from` these of the control cells. Their own mean is subtracted, not that of all:
-    /// which cells were drawn is no effect.
-    pub fn push(&mut self, labels: [&str; 3], means: &Means, controls: &ControlCells, from: &[usize]) {
-        let factor = f64::from(self.manifest.factor);
-        let resting: Vec<f64> =
-            controls.mean_of(from.iter().copied()).into_iter().map(|x| x * factor).collect();
-        let effect = means.mean().into_iter().zip(&resting).map(|(after, before)| (after - before) as f32);
-        self.effects.extend(effect);
-        self.resting.extend(resting.iter().map(|&x| x as f32));
-        self.spread.extend(means.spread().into_iter().flatten().map(|x| x as f32));
-        self.agreement.extend(means.agreement(&resting));
+    /// Appends a population of so many cells.
+    pub fn push(&mut self, labels: [&str; 3], cells: usize, means: &Means) {
+        let narrow = |numbers: Vec<f64>| numbers.into_iter().map(|x| x as f32);
+        self.effects.extend(narrow(means.effect()));
+        self.controls.extend(means.controls.iter().map(|&x| x as f32));
+        self.spread.extend(means.spread().into_iter().flat_map(narrow));
+        self.agreement.extend(means.agreement());
         self.labels.iter_mut().zip(labels).for_each(|(column, label)| column.push(label));
         self.names.push(labels.join(" / "));
-        self.cells.push(from.len() as i64);
+        self.cells.push(cells as i64);
     }
 
     /// Writes them: X the effects, `layers/control` the control cells' means and, of several runs, `layers/spread` and
     /// `obs["agreement"]`.
     pub fn write(self, path: &Path, notes: &[(String, String)]) -> Result<()> {
-        let MeanEffects { manifest, effects, resting, spread, agreement, labels, mut names, cells } = self;
+        let MeanEffects { manifest, effects, controls, spread, agreement, labels, mut names, cells } = self;
         make_unique(&mut names);
         let shape = (names.len(), manifest.genes.len());
-        let own = &manifest.columns;
         let [cell_type, perturbation, batch] =
             labels.map(|column| Column::Categorical(column.finish().sorted()));
-        let labelled = [
-            (Some(own.perturbation.as_str()), perturbation),
-            (Some(own.cell_type.as_str()), cell_type),
-            (own.batch.as_deref(), batch),
-            (Some("cells"), Column::Integer(cells)),
-            ((!agreement.is_empty()).then_some("agreement"), Column::Float(agreement)),
-        ];
+        let own = &manifest.columns;
         let mut obs = Frame { index: names, columns: Vec::new() };
+        let labelled = [
+            (Some(&own.perturbation), perturbation),
+            (Some(&own.cell_type), cell_type),
+            (own.batch.as_ref(), batch),
+        ];
         for (name, column) in labelled {
             // One column of the source may be two kinds of label.
             if let Some(name) = name.filter(|name| obs.column(name).is_none()) {
-                obs.columns.push((name.to_string(), column));
+                obs.columns.push((name.clone(), column));
             }
         }
+        add(&mut obs, "cells", Column::Integer(cells));
+        if !agreement.is_empty() {
+            add(&mut obs, "agreement", Column::Float(agreement));
+        }
         let var = Frame { index: manifest.genes.clone(), columns: Vec::new() };
-        let layers =
-            [("control", &resting), ("spread", &spread)].into_iter().filter(|(_, of)| !of.is_empty());
-        let told = notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-        let told = told.chain([("program", crate::aside::PROGRAM), ("unit", "log1p effect")]);
-        let extras: Vec<(String, Extra)> = layers
-            .map(|(name, values)| {
-                (format!("layers/{name}"), Extra::Numbers { shape: vec![shape.0, shape.1], values })
-            })
-            .chain(told.map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.into()))))
-            .collect();
+        let layers = [("control", &controls), ("spread", &spread)];
+        let layers = layers.into_iter().filter(|(_, values)| !values.is_empty()).map(|(name, values)| {
+            (format!("layers/{name}"), Extra::Numbers { shape: vec![shape.0, shape.1], values })
+        });
+        let told = notes.iter().map(|(name, text)| (name.as_str(), text.as_str())).chain([
+            ("program", PROGRAM),
+            (UNIT, EFFECTS),
+            (PERT_COL, &own.perturbation),
+            (CONTROL_PERT, &manifest.control),
+        ]);
+        let told = told.map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.into())));
+        let extras: Vec<(String, Extra)> = layers.chain(told).collect();
         h5ad::write(path, &obs, &var, X::Dense { shape, numbers: &effects }, &extras)
+    }
+}
+
+/// Adds a column of ours, with a name that no label has.
+fn add(obs: &mut Frame, name: &str, column: Column) {
+    let mut name = name.to_string();
+    while obs.column(&name).is_some() {
+        name.insert_str(0, "predicted_");
+    }
+    obs.columns.push((name, column));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_of_ours_gives_way_to_a_label_of_its_name() {
+        let mut obs = Frame::default();
+        for cells in 1..4 {
+            add(&mut obs, "cells", Column::Integer(vec![cells]));
+        }
+        let names: Vec<&str> = obs.columns.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["cells", "predicted_cells", "predicted_predicted_cells"]);
     }
 }

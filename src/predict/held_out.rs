@@ -53,9 +53,10 @@ impl HeldOut {
         if let Some(what) = known.other_numbers(here) {
             return Err(other(what));
         }
-        for run in runs.iter().filter(|run| run.trained.header.split != split.hash) {
-            report.notes.push(self.other_split(&run.path, &run.trained.header.split));
-        }
+        report.notes.extend(runs.say(|run| {
+            let own = &run.trained.header.split;
+            if *own == split.hash { Vec::new() } else { vec![self.other_split(&run.path, own)] }
+        }));
         part.check_some(data, "--subset")?;
         report.notes.extend(part.note(data));
         let mut job = Job::default();

@@ -90,8 +90,10 @@ pub fn job(
 
 /// What to know of a perturbation that is asked for, if anything; the error says why it is not predicted.
 fn doubt(runs: &Runs, name: &str, keep: bool) -> std::result::Result<Option<String>, String> {
-    if runs.know_only_the_name(name) {
-        return Err(format!("the run was not trained on any cell of {name:?}: it knows only the name"));
+    if let Some(run) = runs.untrained_on(name) {
+        let run =
+            if runs.iter().count() == 1 { "the run".to_string() } else { run.path.display().to_string() };
+        return Err(format!("{run} was not trained on any cell of {name:?}: it knows only the name"));
     }
     let what = format!("{name:?} is the control label");
     match name == runs.data().control {

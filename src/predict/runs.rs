@@ -1,6 +1,6 @@
 //! The runs that predict: one, or several whose predictions are averaged.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Settings;
 use crate::checkpoint::{Header, Trained};
@@ -25,6 +25,8 @@ pub struct Run {
     pub checkpoint: PathBuf,
     /// What is read there.
     pub trained: Trained,
+    /// What it says of itself, as text.
+    said: String,
 }
 
 /// The checkpoint that each run means.
@@ -45,27 +47,40 @@ impl Runs {
     /// Reads them, and refuses runs that cannot be averaged.
     pub fn load(settings: &Settings, checkpoints: Vec<PathBuf>, progress: &Progress) -> Result<Runs> {
         let table = settings.features.as_deref().map(FeatureTable::read).transpose()?;
-        let mut all: Vec<Run> = Vec::new();
+        let mut runs = Runs(Vec::new());
         for (path, checkpoint) in settings.runs.iter().zip(checkpoints) {
             progress.go_on(super::UNBEGUN)?;
             let mut trained = Trained::load(&checkpoint)?;
-            if let Some(first) = all.first() {
-                let (known, here) = (&first.trained.header.data, &trained.header.data);
-                if let Some(what) = known.other_numbers(here).or_else(|| known.other_ids(here)) {
-                    let first = first.path.display();
-                    let what = format!("cannot be averaged with {first}, the run before it: {what}");
-                    return Err(Error::format(path, what));
-                }
-            }
+            let said = serde_json::to_string(&trained.header).expect("plain values");
+            runs.admit(&trained.header, &said).map_err(|what| Error::format(path, what))?;
             if let Some(table) = &table {
-                trained = trained.knowing(table).map_err(|error| error.with_way(&which(settings, path)))?;
+                trained = trained.knowing(table).map_err(|error| match settings.runs.len() {
+                    1 => error,
+                    _ => error.with_way(&format!(" ({})", path.display())),
+                })?;
             }
             if let Some(gpu) = &settings.gpu {
                 trained = trained.to_gpu(gpu);
             }
-            all.push(Run { path: path.clone(), checkpoint, trained });
+            runs.0.push(Run { path: path.clone(), checkpoint, trained, said });
         }
-        Ok(Runs(all))
+        Ok(runs)
+    }
+
+    /// Whether a run that says this of itself can be averaged with those that are here; the error says why not.
+    fn admit(&self, header: &Header, said: &str) -> std::result::Result<(), String> {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        if let Some(what) = first.trained.header.data.unlike(&header.data) {
+            return Err(format!("cannot be averaged with {}: {what}", first.path.display()));
+        }
+        // A copy, or the same training once more: it would only hide how far runs differ.
+        match self.iter().find(|run| run.said == said) {
+            None => Ok(()),
+            Some(same) => {
+                let same = same.path.display();
+                Err(format!("was trained just as {same}; average runs of different seeds"))
+            }
+        }
     }
 
     /// Each of them.
@@ -93,33 +108,57 @@ impl Runs {
         self.iter().all(|run| run.trained.features.is_some())
     }
 
-    /// True if one of them knows this perturbation by a name on which it was not trained.
-    pub fn know_only_the_name(&self, perturbation: &str) -> bool {
+    /// The run that knows only the name of this perturbation, on which it was not trained, if one does.
+    pub fn untrained_on(&self, perturbation: &str) -> Option<&Run> {
         let untrained = |run: &Run| run.trained.header.untrained.iter().any(|name| name == perturbation);
-        self.iter().any(|run| run.trained.features.is_none() && untrained(run))
+        self.iter().find(|run| run.trained.features.is_none() && untrained(run))
+    }
+
+    /// What is to be said of each run: with its name, unless there is but one or the same holds of all.
+    pub fn say(&self, of: impl Fn(&Run) -> Vec<String>) -> Vec<String> {
+        let each: Vec<Vec<String>> = self.iter().map(of).collect();
+        if each.iter().all(|said| *said == each[0]) {
+            return each.into_iter().next().unwrap_or_default();
+        }
+        let named = |(run, said): (&Run, Vec<String>)| {
+            let name = run.path.display().to_string();
+            said.into_iter().map(move |what| format!("{name}: {what}"))
+        };
+        self.iter().zip(each).flat_map(named).collect()
     }
 
     /// The runs' own `predict.observe`, or none if their data do not record the total to which counts are scaled.
     pub fn observe(&self, notes: &mut Vec<String>) -> Result<Observe> {
-        let own = self.first().trained.header.config.predict.observe;
-        if self.iter().any(|run| run.trained.header.config.predict.observe != own) {
-            return Err(Error::setting("--observe", "the runs differ in predict.observe; say which to use"));
-        }
-        if own == Observe::Poisson && self.data().target.is_none() {
-            notes.push(format!("predicted means are written, as with --observe none: {UNTOLD_TOTAL}"));
+        let own = |run: &Run| run.trained.header.config.predict.observe;
+        if self.data().target.is_none() {
+            if self.iter().any(|run| own(run) == Observe::Poisson) {
+                notes.push(format!("predicted means are written, as with --observe none: {UNTOLD_TOTAL}"));
+            }
             return Ok(Observe::None);
         }
-        Ok(own)
+        let first = own(self.first());
+        match self.iter().find(|run| own(run) != first) {
+            None => Ok(first),
+            Some(other) => {
+                let [a, b] = [self.first(), other].map(|run| run.path.display());
+                let what = format!(
+                    "is {} in the config of {a}, {} in that of {b}; choose one",
+                    first.name(),
+                    own(other).name()
+                );
+                Err(Error::setting("--observe", what))
+            }
+        }
     }
 
     /// What the user should know about checkpoints that are not their runs' last.
-    pub fn unfinished(&self) -> impl Iterator<Item = String> {
-        self.iter().filter_map(|run| {
+    pub fn unfinished(&self) -> Vec<String> {
+        self.say(|run| {
             let Header { step, best, config, .. } = &run.trained.header;
             let steps = config.train.steps;
             let best = if best.is_some_and(|best| best.step == *step) { ", the best so far" } else { "" };
-            let which = if self.0.len() > 1 { format!("{}: ", run.path.display()) } else { String::new() };
-            (*step < steps).then(|| format!("{which}the checkpoint is from step {step} of {steps}{best}"))
+            let said = format!("the checkpoint is from step {step} of {steps}{best}");
+            if *step < steps { vec![said] } else { Vec::new() }
         })
     }
 
@@ -144,13 +183,5 @@ impl Runs {
             notes.push(("perturbation_features".into(), tables.join(", ")));
         }
         notes
-    }
-}
-
-/// Which of several runs a message is about.
-fn which(settings: &Settings, run: &Path) -> String {
-    match settings.runs.len() {
-        1 => String::new(),
-        _ => format!(" ({})", run.display()),
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Job, Report, Runs};
-use crate::checkpoint::Trained;
+use super::runs::{Run, Runs};
+use super::{Job, Report};
+use crate::checkpoint::{Header, Trained};
 use crate::error::some_of;
 
 /// What to do about a perturbation that is unknown to runs that know features.
@@ -16,33 +17,29 @@ pub fn hint(runs: &Runs, cell_type: &str, perturbation: &str) -> &'static str {
     }
 }
 
-/// Reports what predictions for such perturbations are worth; what holds of several runs is said once.
+/// Reports what predictions for such perturbations are worth.
 pub fn tell(runs: &Runs, job: &Job, report: &mut Report) {
     let asked: BTreeSet<u32> = job.asks.iter().map(|ask| ask.request.conditions[1]).collect();
-    let add = |all: &mut Vec<String>, what: String| {
-        if !all.contains(&what) {
-            all.push(what);
-        }
+    let names = runs.data().all_perturbations().zip(0..).filter(|(_, id)| asked.contains(id));
+    let names: BTreeSet<&String> = names.map(|(name, _)| name).collect();
+    let unseen = |Header { untrained, data, .. }: &Header| {
+        let unseen = untrained.iter().chain(&data.unmeasured).filter(|name| names.contains(name));
+        unseen.cloned().collect::<Vec<String>>()
     };
-    for run in runs.iter() {
-        let Trained { header, features, .. } = &run.trained;
-        let names = header.data.all_perturbations().zip(0..).filter(|(_, id)| asked.contains(id));
-        let names: BTreeSet<&String> = names.map(|(name, _)| name).collect();
-        let unseen = header.untrained.iter().chain(&header.data.unmeasured);
-        let unseen: Vec<&String> = unseen.filter(|name| names.contains(name)).collect();
-        match (unseen.len(), features) {
-            (0, _) => {}
-            (_, Some(_)) => {
-                let what = "predicted from features alone, since the run was trained on none of their cells";
-                add(&mut report.notes, format!("{what}: {}", some_of(&unseen)));
-            }
-            (count, None) => {
-                let all = if count == 1 { "it" } else { "them" };
-                let what = format!("are meaningless: the run was trained on no cell of {all}");
-                add(&mut report.warnings, format!("predictions for {} {what}", some_of(&unseen)));
-            }
+    report.notes.extend(runs.say(|Run { trained: Trained { header, features, .. }, .. }| {
+        let Some(features) = features else { return Vec::new() };
+        let what = "predicted from features alone, since the run was trained on none of their cells";
+        let unseen = unseen(header);
+        let alone = (!unseen.is_empty()).then(|| format!("{what}: {}", some_of(&unseen)));
+        alone.into_iter().chain(features.doubts(&header.data, &header.untrained, &asked)).collect()
+    }));
+    report.warnings.extend(runs.say(|Run { trained, .. }| {
+        let unseen = unseen(&trained.header);
+        if trained.features.is_some() || unseen.is_empty() {
+            return Vec::new();
         }
-        let doubts = features.iter().flat_map(|of| of.doubts(&header.data, &header.untrained, &asked));
-        doubts.for_each(|doubt| add(&mut report.notes, doubt));
-    }
+        let all = if unseen.len() == 1 { "it" } else { "them" };
+        let what = format!("are meaningless: the run was trained on no cell of {all}");
+        vec![format!("predictions for {} {what}", some_of(&unseen))]
+    }));
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::means::Sum;
 use super::{ControlCells, Means, Predictor, Request};
 use crate::data::controls::rounds;
 use crate::data::observe::Observer;
@@ -42,15 +43,17 @@ impl<'a> Context<'a> {
     /// No model; models of other genes, names, total or factor than the first, or of another seed. No cells, or cells made for data
     /// of other genes, another factor or another total; the GPU failed.
     pub fn of(predictors: &'a [Predictor<'a>], controls: &'a ControlCells) -> Result<Context<'a>> {
-        let wrong = |what: &str| Err(Error::setting("predictors", what));
-        let Some(first) = predictors.first() else { return wrong("there are none; give one or more") };
+        let wrong = |what: String| Err(Error::setting("predictors", what));
+        let Some(first) = predictors.first() else { return wrong("there are none; give one or more".into()) };
         for other in &predictors[1..] {
-            let differs = first.data.other_numbers(other.data).or_else(|| first.data.other_ids(other.data));
-            if let Some(what) = differs {
-                return wrong(&format!("their models were trained on different data: {what}"));
+            if let Some(what) = first.data.unlike(other.data) {
+                return wrong(format!("their models learned from different data: {what}"));
             }
-            if first.data.unmeasured != other.data.unmeasured || first.seed != other.seed {
-                return wrong("they were made with different seeds or with other tables of features");
+            if first.seed != other.seed {
+                return wrong(format!(
+                    "they have the seeds {} and {}; give them one",
+                    first.seed, other.seed
+                ));
             }
         }
         if controls.is_empty() {
@@ -102,26 +105,28 @@ impl<'a> Context<'a> {
         let asked = Asked { request, controls, rng };
         let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
         let g = models[0].predictor.genes();
-        let mut means = Means::new(models.len(), g);
+        let mut sums: Vec<Sum> = models.iter().map(|_| Sum::new(g)).collect();
+        let mut sum_of_controls = Sum::new(g);
         // The longest pass of all; each model makes it in as many of its own as it needs.
-        let most = models.iter().map(Calibrated::pass).max().expect("one or more");
-        for first in (0..request.cells).step_by(most) {
+        let most = models.iter().map(Calibrated::pass).max().unwrap_or(1);
+        // Picked and not yet predicted from: whole sets may reach beyond a pass.
+        let mut chunk: Vec<usize> = Vec::new();
+        for (pass, first) in (0..request.cells).step_by(most).enumerate() {
             let wanted = most.min(request.cells - first);
-            let whole_sets = models.iter().map(|model| wanted.next_multiple_of(model.set())).max();
-            let chunk: Vec<usize> = picks.by_ref().take(whole_sets.expect("one or more")).collect();
-            let mut rows: Option<Vec<f32>> = None;
-            for (model, sums) in models.iter().zip(means.sums()) {
-                let made = model.cells(&asked, &chunk[..wanted.next_multiple_of(model.set())], first);
-                sums.add(&made[..wanted * g]);
-                rows = Some(match rows {
-                    None => made,
-                    Some(mut rows) => {
-                        rows.par_iter_mut().zip(&made).for_each(|(sum, x)| *sum += x);
-                        rows
-                    }
-                });
+            let whole_sets =
+                models.iter().map(|model| wanted.next_multiple_of(model.set())).max().unwrap_or(0);
+            chunk.extend(picks.by_ref().take(whole_sets.saturating_sub(chunk.len())));
+            let mut rows: Vec<f32> = Vec::new();
+            for (model, sum) in models.iter().zip(&mut sums) {
+                let set = pass * most.div_ceil(model.set());
+                let made = model.cells(&asked, &chunk[..wanted.next_multiple_of(model.set())], set as u64);
+                sum.add(made.chunks(g).take(wanted));
+                match rows.is_empty() {
+                    true => rows = made,
+                    false => rows.par_iter_mut().zip(&made).for_each(|(sum, x)| *sum += x),
+                }
             }
-            let mut rows = rows.expect("one or more");
+            sum_of_controls.add(chunk[..wanted].iter().map(|&cell| controls.row(cell)));
             rows.truncate(wanted * g);
             rows.par_chunks_mut(g).zip(&chunk).enumerate().for_each(|(i, (row, &control))| {
                 if models.len() > 1 {
@@ -132,11 +137,12 @@ impl<'a> Context<'a> {
                     observer.observe(row, controls.library[control], drawn);
                 }
             });
-            for (row, &control) in rows.chunks(g).zip(&chunk) {
+            for (row, control) in rows.chunks(g).zip(chunk.drain(..wanted)) {
                 take(row, control)?;
             }
         }
-        Ok(means)
+        let each = sums.iter().map(|sum| sum.mean(1.0)).collect();
+        Ok(Means { each, controls: sum_of_controls.mean(data.factor.into()) })
     }
 }
 
@@ -151,16 +157,15 @@ impl Calibrated<'_> {
         self.predictor.batch() * self.set()
     }
 
-    /// What the model makes of some control cells, whole sets of them, on the log1p scale: `[cells, G]`. `first` is the number of the
-    /// first in its population.
-    fn cells(&self, asked: &Asked, chunk: &[usize], first: usize) -> Vec<f32> {
+    /// What the model makes of some control cells, whole sets of them, on the log1p scale: `[cells, G]`. `set` is the number of the
+    /// first set in its population.
+    fn cells(&self, asked: &Asked, chunk: &[usize], mut set: u64) -> Vec<f32> {
         let Calibrated { predictor, offset } = self;
         let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
         let conditions = asked.request.conditions;
         let [cell_type, perturbation, _] = conditions;
         let config = model.config();
         let shift = config.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
-        let mut set = first.div_ceil(self.set()) as u64;
         let mut made: Vec<f32> = Vec::new();
         for chunk in chunk.chunks(self.pass()) {
             let b = chunk.len() / self.set();

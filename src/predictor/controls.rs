@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
+use super::means::Sum;
 use crate::data::h5ad::Cells;
 use crate::data::normalise::{divisor, library, log_value};
 use crate::data::scale::{Found, Refusal, Told};
@@ -94,7 +95,7 @@ impl ControlCells {
         ControlCells { rows: vec![0.0; cells * genes], library: vec![f32::NAN; cells], genes, meaning }
     }
 
-    /// One cell's numbers, `[G]`.
+    /// One cell's numbers, `[G]`, to be written.
     pub(crate) fn place(&mut self, cell: usize) -> &mut [f32] {
         &mut self.rows[cell * self.genes..][..self.genes]
     }
@@ -116,19 +117,14 @@ impl ControlCells {
 
     /// Mean over the cells, `[G]`: log1p divided by the data's factor; zeros if there are no cells.
     pub fn mean(&self) -> Vec<f64> {
-        self.mean_of(0..self.len())
+        let mut sum = Sum::new(self.genes);
+        sum.add((0..self.len()).map(|cell| self.row(cell)));
+        sum.mean(1.0)
     }
 
-    /// Mean over some of the cells, a cell as often as it is named.
-    pub(crate) fn mean_of(&self, cells: impl ExactSizeIterator<Item = usize>) -> Vec<f64> {
-        let count = cells.len().max(1) as f64;
-        let mut sum = vec![0.0; self.genes];
-        for cell in cells {
-            let row = &self.rows[cell * self.genes..][..self.genes];
-            sum.iter_mut().zip(row).for_each(|(s, &x)| *s += f64::from(x));
-        }
-        sum.iter_mut().for_each(|s| *s /= count);
-        sum
+    /// One cell's numbers, `[G]`.
+    pub(super) fn row(&self, cell: usize) -> &[f32] {
+        &self.rows[cell * self.genes..][..self.genes]
     }
 }
 

@@ -251,6 +251,39 @@ impl Manifest {
             .then(|| format!("its controls are {:?}, but the run's are {:?}", other.control, self.control))
     }
 
+    /// Why a model that learned from these data and one that learned from others would mean different things by the same numbers or
+    /// ids, if they would: neither's answers could stand for the other's.
+    pub(crate) fn unlike(&self, other: &Manifest) -> Option<String> {
+        let lists = [
+            ("gene", &self.genes, &other.genes),
+            ("cell type", &self.cell_types, &other.cell_types),
+            ("perturbation", &self.perturbations, &other.perturbations),
+            ("perturbation without cells", &self.unmeasured, &other.unmeasured),
+            ("batch", &self.batches, &other.batches),
+        ];
+        if let Some((kind, here, there)) = lists.into_iter().find(|(_, here, there)| here != there) {
+            let alike = here.iter().zip(there).take_while(|(a, b)| a == b).count();
+            let name = |all: &[String]| all.get(alike).map_or("none".into(), |name| format!("{name:?}"));
+            let [a, b] = [name(here), name(there)];
+            return Some(format!("{kind} {} is {a} in one and {b} in the other", alike + 1));
+        }
+        let (a, b) = (&self.control, &other.control);
+        if a != b {
+            return Some(format!("controls are {a:?} in one and {b:?} in the other"));
+        }
+        let same_totals = match (self.target, other.target) {
+            (Some(here), Some(there)) => same_total(here, there),
+            (here, there) => here == there,
+        };
+        let scale = |Manifest { target, factor, .. }: &Manifest| {
+            let total = target.map_or("an unknown total".into(), |total| format!("{total} counts"));
+            format!("{total} and log1p divided by {factor}")
+        };
+        let [a, b] = [scale(self), scale(other)];
+        let differ = !same_totals || self.factor != other.factor;
+        differ.then(|| format!("cells are scaled to {a} in one, to {b} in the other"))
+    }
+
     /// The text of manifest.json: since it holds every shard's checksum, it vouches for every byte of the directory.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a manifest is plain JSON");
