@@ -1,7 +1,8 @@
 //! Asks a trained model for populations: control cells of one context in, perturbed cells out.
 //!
 //! An answer is a function of (weights, controls, request, seed) only: requests are never mixed in a batch, and their random
-//! choices are keyed by the names they ask for.
+//! choices are keyed by the names they ask for. Several models are asked together by [`Context::of`], which averages their cells; what
+//! each makes of the mean, and so how far they agree, is in the [`Means`] that are returned.
 //!
 //! ```no_run
 //! use scale_engine::checkpoint::Trained;

@@ -17,8 +17,11 @@ Examples:
       --with-controls --out pred.h5ad --real-out real.h5ad
   scale-engine predict RUN --controls my_controls.h5ad --request wanted.csv \\
       --out pred.h5ad
+  scale-engine predict RUN-0 RUN-1 RUN-2 --data DATA --split held_out.toml \\
+      --out pred.h5ad --effects-out effects.h5ad
 
-The first predicts what a split holds out, for `evaluate`. The second predicts perturbations that the run was trained on, from your own control cells:
+The first predicts what a split holds out, for `evaluate`. The third averages three runs. The second predicts perturbations that the run was trained on, from \
+your own control cells:
   wanted.csv         perturbation,cell_type,batch,cells
                      IFNB1,B,all,200
   my_controls.h5ad   counts or log1p values, and the run's columns of labels
@@ -48,8 +51,9 @@ pub struct Args {
     /// File to write, with log1p values
     #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
-    /// Also write the mean effect of each population: X is predicted minus control mean (log1p); of several runs, layers/spread is the
-    /// standard deviation of their effects, gene by gene, and obs column agreement the mean correlation of two runs' effects
+    /// Also write the mean effect of each population, before counts are drawn. X is the mean of its cells minus that of the control
+    /// cells they were made from (log1p); of several runs, layers/spread is the standard deviation of their effects, gene by gene, and
+    /// the obs column agreement the mean correlation of two runs' effects
     #[arg(long, value_name = "EFFECTS.h5ad")]
     effects_out: Option<PathBuf>,
     /// Also write the measured cells of these groups and their control cells: the file for `evaluate --real`
