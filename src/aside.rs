@@ -164,13 +164,13 @@ fn named_by(path: &Path) -> PathBuf {
 
 /// Refuses outputs that would replace an input, or a file of a folder that is an input, and two outputs that are the same.
 pub fn apart(outputs: &[impl AsRef<Path>], inputs: &[impl AsRef<Path>]) -> Result<()> {
-    // A file that does not exist yet is identified by its folder.
+    // A file that does not exist yet is identified by the nearest of its folders that does.
     let whole = |path: &Path| {
         let path = named_by(path);
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let known =
-            fs::canonicalize(folder).ok().zip(path.file_name()).map(|(folder, name)| folder.join(name));
-        fs::canonicalize(&path).ok().or(known).unwrap_or(path)
+        // So that the last ancestor is ".": nobody can look up "".
+        let path = Path::new(".").join(path);
+        let known = |there: &Path| fs::canonicalize(there).ok().zip(path.strip_prefix(there).ok());
+        path.ancestors().find_map(known).map_or(path.clone(), |(place, rest)| place.join(rest))
     };
     let mut seen: Vec<PathBuf> = Vec::new();
     let inputs = || inputs.iter().map(AsRef::as_ref);

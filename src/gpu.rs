@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::trace;
 
 mod arena;
-pub mod blas;
 mod choices;
 mod cuda;
 mod driver;
@@ -35,10 +34,10 @@ mod pinned;
 mod plans;
 mod post;
 mod probe;
+pub mod product;
 mod stamp;
 mod ways;
 
-pub use blas::{Operand, Product};
 pub use choices::Choices;
 pub use failure::guard;
 pub use held::Peak;
@@ -48,6 +47,7 @@ pub use launch::{Arg, Grid, PROCESSORS};
 pub use nccl::{NCCL_ID, Nccl, end_process, keep_nccl_buffers_private};
 pub use pinned::Pinned;
 pub use post::Post;
+pub use product::{Operand, Product};
 pub use stamp::{Ran, Stamp, Took};
 pub use ways::Way;
 

@@ -139,19 +139,25 @@ impl ControlFile {
 }
 
 impl Source {
+    /// Where what was measured is written, if anywhere.
+    fn real_out(&self) -> Option<&PathBuf> {
+        match self {
+            Source::Data { real_out, .. } => real_out.as_ref(),
+            Source::File { .. } => None,
+        }
+    }
+
     /// Refuses outputs that would replace what is read.
     fn apart_from(&self, settings: &Settings, checkpoints: &[PathBuf]) -> Result<()> {
         let Settings { out, effects_out, runs, features, .. } = settings;
-        let (inputs, more, real) = match self {
-            Source::Data { data, split, real_out, real_controls, .. } => {
-                ([data, split], real_controls.as_ref(), real_out.as_ref())
-            }
-            Source::File { controls, request } => ([&controls.path, request], None, None),
+        let (inputs, more) = match self {
+            Source::Data { data, split, real_controls, .. } => ([data, split], real_controls.as_ref()),
+            Source::File { controls, request } => ([&controls.path, request], None),
         };
-        let outputs: Vec<&PathBuf> = [out].into_iter().chain(effects_out).chain(real).collect();
+        let outputs: Vec<&PathBuf> = [out].into_iter().chain(effects_out).chain(self.real_out()).collect();
         let inputs = checkpoints.iter().chain(runs).chain(inputs).chain(more).chain(features);
         aside::apart(&outputs, &inputs.collect::<Vec<_>>())?;
-        outputs.into_iter().try_for_each(|out| H5ad::replaceable(out).and_then(|()| aside::writable(out)))
+        outputs.into_iter().try_for_each(|out| H5ad::replaceable(out))
     }
 }
 
@@ -276,6 +282,11 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         Some(_) => Some(MeanEffects::with_capacity(job.asks.len(), settings.runs.len(), manifest)?),
         None => None,
     };
+    settings
+        .effects_out
+        .iter()
+        .chain(settings.source.real_out())
+        .try_for_each(|path| aside::writable(path))?;
     progress.go_on(UNBEGUN)?;
     let mut made = Made { population: Population::create(&settings.out, manifest)?, effects };
     fill(&runs.predictors(settings.seed), &job, observer.as_ref(), &mut made, &mut report, progress)?;
@@ -299,7 +310,7 @@ fn write(settings: &Settings, progress: &Progress) -> Result<Report> {
         effects.write(path, &notes)?;
         report.effects_out = Some(path.clone());
     }
-    if let (Source::Data { real_out: Some(path), .. }, Some(measured)) = (&settings.source, &measured) {
+    if let (Some(path), Some(measured)) = (settings.source.real_out(), &measured) {
         (report.real_out, report.measured_cells) = (Some(path.clone()), Some(measured.write(path)?));
     }
     Ok(report)

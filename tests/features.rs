@@ -22,7 +22,7 @@ use scale_engine::data::split::{Part, Split};
 use scale_engine::error::Result;
 use scale_engine::evaluate::pearson;
 use scale_engine::model::condition::three;
-use scale_engine::predict::{self, ControlFile, Source, predict};
+use scale_engine::predict::{self, ControlFile, Report, Source, predict};
 use scale_engine::predictor::{ControlCells, Request};
 use scale_engine::progress::{Event, Progress};
 use scale_engine::rng::Rng;
@@ -202,26 +202,25 @@ fn a_new_name_with_known_features_is_what_has_them() {
     let request = world.at("request.csv");
     let asked = format!("perturbation,cell_type,batch,cells\nA-NEW-ONE,{},all,20\n", TYPES[0]);
     std::fs::write(&request, asked).expect("written");
-    let ask = |features: Option<PathBuf>| -> Result<predict::Report> {
+    let ask = |runs: &[&str], features: Option<PathBuf>| -> Result<Report> {
+        let runs = runs.iter().map(|run| world.at(run)).collect();
         let source =
             Source::File { controls: ControlFile::new(world.at("cells.h5ad")), request: request.clone() };
         let settings = predict::Settings::new(&world.at("run"), source, &world.at("new.h5ad"));
-        predict(&predict::Settings { features, ..settings }, &Progress::silent())
+        predict(&predict::Settings { runs, features, ..settings }, &Progress::silent())
     };
-    let error = ask(None).expect_err("it is not known").to_string();
+    let error = ask(&["run"], None).expect_err("it is not known").to_string();
     assert!(
         error.contains("line 2: unknown perturbation") && error.contains("--perturbation-features"),
         "{error}"
     );
-    let report = ask(Some(world.at("new.csv"))).expect("predicted");
-    assert!(
-        report.cells == 20
-            && report
-                .notes
-                .iter()
-                .any(|note| note.starts_with("predicted from features alone")
-                    && note.ends_with("\"A-NEW-ONE\""))
-    );
+    // Two runs know the new names alike; what holds of both is said once.
+    world.trained(&world.at("short"), 30);
+    for runs in [&["run"][..], &["short", "run"]] {
+        let Report { cells, notes, .. } = ask(runs, Some(world.at("new.csv"))).expect("predicted");
+        let told = notes.iter().filter(|note| note.starts_with("predicted from features alone"));
+        assert!(cells == 20 && told.filter(|note| note.ends_with("\"A-NEW-ONE\"")).count() == 1, "{notes:?}");
+    }
     let file = h5ad::H5ad::open(&world.at("new.h5ad")).expect("readable");
     assert_eq!(file.labels("perturbation").expect("a column").names, ["A-NEW-ONE"]);
 }

@@ -99,6 +99,17 @@ fn baselines_leave_out_the_groups_that_a_run_leaves_out() {
 }
 
 #[test]
+fn measured_cells_that_cannot_be_written_are_known_of_before_anything_is_predicted() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (small, out) = (small(), dir.path().join("pred.h5ad"));
+    let (data, split, real_out) = (small.data.clone(), small.split.clone(), Some("/proc/real.h5ad".into()));
+    let source = Source::Data { data, split, part: Part::Test, real_out, real_controls: None };
+    let told = predict::predict(&predict::Settings::new(&small.run, source, &out), &Progress::silent());
+    let told = told.expect_err("no such file can be made").to_string();
+    assert!(told.contains("/proc") && !out.exists(), "{told}");
+}
+
+#[test]
 fn a_file_tells_which_split_chose_its_cells_and_which_one_the_run_was_trained_with() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);

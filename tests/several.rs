@@ -204,8 +204,8 @@ fn runs_that_cannot_be_averaged_are_refused_and_nothing_is_written() {
     for (other, expected) in [
         (run, "is given twice"),
         (&best, "is given twice"),
-        (&copy, "was trained just as"),
-        (&place("other"), "GENE0077"),
+        (&copy, "has the weights of"),
+        (&place("other"), "is \"GENE0007\" there and \"GENE0077\" here"),
         (&place("means"), "--observe"),
     ] {
         let (code, said) = predict(&[run, other], &effects);
@@ -223,6 +223,13 @@ fn runs_that_cannot_be_averaged_are_refused_and_nothing_is_written() {
         let (code, said) = predict(&[run], effects);
         assert!(code == Some(1) && said.contains(expected) && !out.exists(), "{code:?} {said}");
     }
+    // Two ways to write the path of one file, in a folder that is not there yet and is not made for a request that is refused.
+    let within = |path: &str| dir.path().join(path);
+    let mut twice = program();
+    twice.arg("predict").arg(run).arg("--controls").arg(&small().cells).arg("--request").arg(&request);
+    let (out_there, effects_there) = (within("new/out.h5ad"), within("./new/out.h5ad"));
+    let (code, said) = told(twice.arg("--out").arg(out_there).arg("--effects-out").arg(effects_there));
+    assert!(code == Some(1) && said.contains("twice") && !place("new").exists(), "{code:?} {said}");
     // Mean effects are not cells.
     let (code, said) = predict(&[run], &effects);
     assert_eq!(code, Some(0), "{said}");

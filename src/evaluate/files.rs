@@ -197,7 +197,9 @@ pub(crate) fn check_unit(file: &H5ad) -> Result<()> {
 /// Refuses log1p values divided by the data's factor, which measures would take for log1p values of other cells, and mean effects.
 fn scorable(unit: &str, source: &Path) -> Result<()> {
     let what = match unit {
-        EFFECTS => "holds mean effects, not cells: give the file that `predict --out` wrote",
+        EFFECTS => {
+            "holds mean effects, not cells: give the file that `predict` wrote to --out, or to --real-out"
+        }
         _ if unit == Unit::Scaled.name() => {
             "holds what the network sees, log1p values divided by the data's factor; measures are of log1p values or counts: \
              write these with `export --values log1p` or `--values counts`"

@@ -59,11 +59,11 @@ fn affine(tape: &mut Tape, residual: Option<Var>, x: Var, w: Var, bias: Option<V
 
 /// y `[.., J]` from x `[.., I]`, w `[J, I]` and, if given, residual `[.., J]` and bias `[J]`.
 pub fn forward(residual: Option<&Tensor>, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
-    let [outputs, inputs] = w.dims("linear");
+    let [outputs, inputs] = w.dims("matmul");
     let (of_x, shape, of_bias) = (with_width(x.shape(), inputs), with_width(x.shape(), outputs), [outputs]);
     let mut given: Vec<Shaped> = vec![(x, &of_x), (w, w.shape())];
     given.extend(residual.map(|r| (r, &shape[..])).into_iter().chain(bias.map(|b| (b, &of_bias[..]))));
-    if let Some(gpu) = agree("linear", &given, &[]) {
+    if let Some(gpu) = agree("matmul", &given, &[]) {
         return device::forward(gpu, &shape, residual, x, w, bias);
     }
     let start = |first: usize, block: &mut [f32]| match (residual, bias) {
@@ -105,9 +105,9 @@ fn cut(rows: usize) -> (usize, Threads) {
 
 /// dx of that shape, `[.., I]`, from dy `[.., J]`, which is stored as the activations are.
 pub fn backward_x(dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
-    let [outputs, inputs] = w.dims("linear");
-    assert!(shape.last() == Some(&inputs), "linear: dx {shape:?}, w {:?}", w.shape());
-    if let Some(gpu) = agree("linear", &[(dy, &with_width(shape, outputs)), (w, w.shape())], &[]) {
+    let [outputs, inputs] = w.dims("matmul");
+    assert!(shape.last() == Some(&inputs), "matmul: dx {shape:?}, w {:?}", w.shape());
+    if let Some(gpu) = agree("matmul", &[(dy, &with_width(shape, outputs)), (w, w.shape())], &[]) {
         return device::backward_x(gpu, dy, shape, w);
     }
     let (block_rows, threads) = cut(dy.rows());
@@ -128,10 +128,10 @@ pub fn backward_w(
     with_bias: bool,
     sinks: [Option<&Sink>; 2],
 ) -> (Option<Tensor>, Option<Tensor>) {
-    let [outputs, inputs] = w.dims("linear");
+    let [outputs, inputs] = w.dims("matmul");
     let reals =
         [(dy, &with_width(x.shape(), outputs)[..]), (x, &with_width(x.shape(), inputs)), (w, w.shape())];
-    if let Some(gpu) = agree("linear", &reals, &[]) {
+    if let Some(gpu) = agree("matmul", &reals, &[]) {
         return device::backward_w(gpu, dy, x, w, with_bias, sinks);
     }
     (Some(weights(dy, x, w)), with_bias.then(|| column_sums(dy)))
@@ -143,7 +143,7 @@ pub fn backward_w(
 fn weights(dy: &Tensor, x: &Tensor, w: &Tensor) -> Tensor {
     const SLICE: usize = 128;
     const TASKS: usize = 8;
-    let [outputs, inputs] = w.dims("linear");
+    let [outputs, inputs] = w.dims("matmul");
     let rows = x.rows();
     let parts = TASKS.div_ceil(outputs.div_ceil(SLICE)).min(rows / ROWS).max(1);
     let part = rows.div_ceil(parts).next_multiple_of(ROWS);

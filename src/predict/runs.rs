@@ -25,8 +25,8 @@ pub struct Run {
     pub checkpoint: PathBuf,
     /// What is read there.
     pub trained: Trained,
-    /// What it says of itself, as text.
-    said: String,
+    /// CRC-32 of its weights.
+    weights: u32,
 }
 
 /// The checkpoint that each run means.
@@ -51,34 +51,33 @@ impl Runs {
         for (path, checkpoint) in settings.runs.iter().zip(checkpoints) {
             progress.go_on(super::UNBEGUN)?;
             let mut trained = Trained::load(&checkpoint)?;
-            let said = serde_json::to_string(&trained.header).expect("plain values");
-            runs.admit(&trained.header, &said).map_err(|what| Error::format(path, what))?;
             if let Some(table) = &table {
                 trained = trained.knowing(table).map_err(|error| match settings.runs.len() {
                     1 => error,
                     _ => error.with_way(&format!(" ({})", path.display())),
                 })?;
             }
+            let weights = crc32fast::hash(bytemuck::cast_slice(trained.params.read().data()));
+            runs.admit(&trained.header, weights).map_err(|what| Error::format(path, what))?;
             if let Some(gpu) = &settings.gpu {
                 trained = trained.to_gpu(gpu);
             }
-            runs.0.push(Run { path: path.clone(), checkpoint, trained, said });
+            runs.0.push(Run { path: path.clone(), checkpoint, trained, weights });
         }
         Ok(runs)
     }
 
-    /// Whether a run that says this of itself can be averaged with those that are here; the error says why not.
-    fn admit(&self, header: &Header, said: &str) -> std::result::Result<(), String> {
+    /// Whether a run with these weights can be averaged with those that are here; the error says why not.
+    fn admit(&self, header: &Header, weights: u32) -> std::result::Result<(), String> {
         let Some(first) = self.0.first() else { return Ok(()) };
         if let Some(what) = first.trained.header.data.unlike(&header.data) {
             return Err(format!("cannot be averaged with {}: {what}", first.path.display()));
         }
         // A copy, or the same training once more: it would only hide how far runs differ.
-        match self.iter().find(|run| run.said == said) {
+        match self.iter().find(|run| run.weights == weights) {
             None => Ok(()),
             Some(same) => {
-                let same = same.path.display();
-                Err(format!("was trained just as {same}; average runs of different seeds"))
+                Err(format!("has the weights of {}; average runs of different seeds", same.path.display()))
             }
         }
     }

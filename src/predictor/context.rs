@@ -47,7 +47,7 @@ impl<'a> Context<'a> {
         let Some(first) = predictors.first() else { return wrong("there are none; give one or more".into()) };
         for other in &predictors[1..] {
             if let Some(what) = first.data.unlike(other.data) {
-                return wrong(format!("their models learned from different data: {what}"));
+                return wrong(format!("a model learned from other data than the first: {what}"));
             }
             if first.seed != other.seed {
                 return wrong(format!(
@@ -76,6 +76,9 @@ impl<'a> Context<'a> {
     /// Predicts a population on the log1p scale, cell by cell: `take(row, control)` gets `[G]` values and the number of the control
     /// cell that they were made from; no more are made after its first error. Memory holds one pass of each model, however many
     /// cells are wanted. NaN weights give NaN cells. Returns what each model makes of the mean.
+    ///
+    /// Models see control cells in sets of their own size: if that does not divide the passes of the others, a model's cells are not
+    /// quite those that it would make alone.
     ///
     /// # Errors
     /// Ids that the model does not know; what `take` answers; the GPU failed.

@@ -44,9 +44,9 @@ fn single(gpu: &Gpu, shape: &[usize]) -> Tensor {
 fn tensors_of_two_devices_are_refused() {
     let [here, there] = [Real::F32; 2].map(Gpu::dry);
     let (x, w) = (on(&here, &[4, 8]), on(&there, &[8, 8]));
-    refuses("linear: ", || matmul::forward(None, &x, &w, None));
-    refuses("linear: ", || matmul::forward(None, &x, &Tensor::zeros(&[8, 8]), None));
-    refuses("linear: ", || matmul::forward(None, &Tensor::zeros(&[4, 8]), &w, None));
+    refuses("matmul: ", || matmul::forward(None, &x, &w, None));
+    refuses("matmul: ", || matmul::forward(None, &x, &Tensor::zeros(&[8, 8]), None));
+    refuses("matmul: ", || matmul::forward(None, &Tensor::zeros(&[4, 8]), &w, None));
     refuses("rms_norm: ", || rms_norm::forward(&x, Some(&on(&there, &[8]))));
     let rounded = Tensor::on(&Gpu::dry(Real::Bf16), "numbers", &[4, 8], Real::Bf16);
     refuses("cast: ", || cast::cast_into(&rounded, &x));
@@ -72,7 +72,7 @@ fn numbers_stored_in_another_way_are_refused() {
     refuses("[4, 2] F32 is needed", || layer_norm::backward(&x, &x, &row, &on(&gpu, &[4, 2])));
     refuses("activation: ", || activation::forward(&wide, Activation::Silu));
     refuses("column_sums: ", || column_sums::column_sums(&wide));
-    refuses("linear: ", || matmul::forward(None, &x, &single(&gpu, &[8, 8]), None));
+    refuses("matmul: ", || matmul::forward(None, &x, &single(&gpu, &[8, 8]), None));
     refuses("adamw: weights of ", || Weights::of(row.clone()));
     refuses("is not f32 on a device", || Sink::new(row.clone()));
     refuses("is not f32 on a device", || Sink::new(Tensor::zeros(&[8])));
@@ -88,9 +88,9 @@ fn gradients_of_another_shape_than_the_values_are_refused() {
     for gpu in [None, Some(Gpu::dry(Real::F32))] {
         let of = |shape: &[usize]| gpu.as_ref().map_or_else(|| Tensor::zeros(shape), |gpu| on(gpu, shape));
         let (x, w, row, short) = (of(&[4, 8]), of(&[8, 8]), of(&[8]), of(&[1, 1]));
-        refuses("linear: ", || matmul::backward_x(&short, &[1, 100_000_000], &of(&[1, 4])));
-        refuses("linear: ", || matmul::backward_x(&short, &[4, 8], &w));
-        refuses("linear: ", || matmul::backward_w(&short, &x, &w, true, [None, None]));
+        refuses("matmul: ", || matmul::backward_x(&short, &[1, 100_000_000], &of(&[1, 4])));
+        refuses("matmul: ", || matmul::backward_x(&short, &[4, 8], &w));
+        refuses("matmul: ", || matmul::backward_w(&short, &x, &w, true, [None, None]));
         refuses("activation: ", || activation::backward(&short, &x, Activation::Gelu));
         refuses("layer_norm: ", || layer_norm::backward(&short, &x, &row, &of(&[4, 2])));
         refuses("layer_norm: ", || layer_norm::backward(&x, &x, &row, &of(&[3, 2])));
@@ -136,7 +136,7 @@ fn a_place_for_a_gradient_takes_only_its_own() {
     refuses("sink: ", || sink.add(&on(&other, &[8])));
     refuses("sink: ", || Tape::new().leaf_into(on(&gpu, &[4]), sink.clone()));
     let (dy, x, w) = (on(&gpu, &[4, 8]), on(&gpu, &[4, 8]), on(&gpu, &[8, 8]));
-    refuses("linear: ", || matmul::backward_w(&dy, &x, &w, false, [Some(&sink), None]));
+    refuses("matmul: ", || matmul::backward_w(&dy, &x, &w, false, [Some(&sink), None]));
     let over = Sink::new(w.clone());
     refuses("written over", || matmul::backward_w(&w, &w, &w, false, [Some(&over), None]));
 }

@@ -251,8 +251,8 @@ impl Manifest {
             .then(|| format!("its controls are {:?}, but the run's are {:?}", other.control, self.control))
     }
 
-    /// Why a model that learned from these data and one that learned from others would mean different things by the same numbers or
-    /// ids, if they would: neither's answers could stand for the other's.
+    /// Why a model that learned from these data (there) and one that learned from others (here) would mean different things by the same
+    /// numbers or ids, if they would: neither's answers could stand for the other's. Names of columns may differ.
     pub(crate) fn unlike(&self, other: &Manifest) -> Option<String> {
         let lists = [
             ("gene", &self.genes, &other.genes),
@@ -265,11 +265,11 @@ impl Manifest {
             let alike = here.iter().zip(there).take_while(|(a, b)| a == b).count();
             let name = |all: &[String]| all.get(alike).map_or("none".into(), |name| format!("{name:?}"));
             let [a, b] = [name(here), name(there)];
-            return Some(format!("{kind} {} is {a} in one and {b} in the other", alike + 1));
+            return Some(format!("{kind} {} is {a} there and {b} here", alike + 1));
         }
         let (a, b) = (&self.control, &other.control);
         if a != b {
-            return Some(format!("controls are {a:?} in one and {b:?} in the other"));
+            return Some(format!("controls are {a:?} there and {b:?} here"));
         }
         let same_totals = match (self.target, other.target) {
             (Some(here), Some(there)) => same_total(here, there),
@@ -281,7 +281,7 @@ impl Manifest {
         };
         let [a, b] = [scale(self), scale(other)];
         let differ = !same_totals || self.factor != other.factor;
-        differ.then(|| format!("cells are scaled to {a} in one, to {b} in the other"))
+        differ.then(|| format!("cells are scaled to {a} there, to {b} here"))
     }
 
     /// The text of manifest.json: since it holds every shard's checksum, it vouches for every byte of the directory.

@@ -15,15 +15,15 @@ pub fn forward(
     w: &Tensor,
     bias: Option<&Tensor>,
 ) -> Tensor {
-    let y = Tensor::on(gpu, "linear y", shape, x.real());
-    multiply("linear", &y, Side::Rows(x), Side::Columns(w), Plus { bias, residual, ..Plus::default() });
+    let y = Tensor::on(gpu, "matmul y", shape, x.real());
+    multiply("matmul", &y, Side::Rows(x), Side::Columns(w), Plus { bias, residual, ..Plus::default() });
     y
 }
 
 /// dx `[.., I]`.
 pub fn backward_x(gpu: &Gpu, dy: &Tensor, shape: &[usize], w: &Tensor) -> Tensor {
-    let dx = Tensor::on(gpu, "linear dx", shape, dy.real());
-    multiply("linear", &dx, Side::Rows(dy), Side::Rows(w), Plus::default());
+    let dx = Tensor::on(gpu, "matmul dx", shape, dy.real());
+    multiply("matmul", &dx, Side::Rows(dy), Side::Rows(w), Plus::default());
     dx
 }
 
@@ -36,14 +36,14 @@ pub fn backward_w(
     with_bias: bool,
     [sink, sink_of_bias]: [Option<&Sink>; 2],
 ) -> (Option<Tensor>, Option<Tensor>) {
-    let fresh = || (Tensor::on(gpu, "linear dw", w.shape(), Real::F32), false);
+    let fresh = || (Tensor::on(gpu, "matmul dw", w.shape(), Real::F32), false);
     let (dw, more) = sink.map_or_else(fresh, Sink::open);
     // A product writes its sums and cannot add to them.
     let place = sink_of_bias.and_then(Sink::free);
-    let fresh_db = || Tensor::on(gpu, "linear db", &[dy.width()], Real::F32);
+    let fresh_db = || Tensor::on(gpu, "matmul db", &[dy.width()], Real::F32);
     let db = with_bias.then(|| place.clone().unwrap_or_else(fresh_db));
     let plus = Plus { more, sums: db.as_ref(), ..Plus::default() };
-    let summed = multiply("linear", &dw, Side::Columns(dy), Side::Rows(x), plus);
+    let summed = multiply("matmul", &dw, Side::Columns(dy), Side::Rows(x), plus);
     if let (false, Some(db)) = (summed, &db) {
         column_sums_to(db, dy);
     }
