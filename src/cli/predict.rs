@@ -52,8 +52,8 @@ pub struct Args {
     #[arg(long, value_name = "PRED.h5ad")]
     out: PathBuf,
     /// Also write the mean effect of each population, before counts are drawn. X is the mean of its cells minus that of the control
-    /// cells they were made from (log1p), which is layers/control; of several runs, layers/spread is the standard deviation of their effects, gene by gene, and
-    /// the obs column agreement the mean correlation of two runs' effects
+    /// cells they were made from (log1p), which is layers/control; of several runs, layers/spread is the standard deviation of their
+    /// effects, gene by gene, and the obs column agreement the mean correlation of two runs' effects
     #[arg(long, value_name = "EFFECTS.h5ad")]
     effects_out: Option<PathBuf>,
     /// Also write the measured cells of these groups and their control cells: the file for `evaluate --real`

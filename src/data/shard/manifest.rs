@@ -261,10 +261,10 @@ impl Manifest {
             ("perturbation without cells", &self.unmeasured, &other.unmeasured),
             ("batch", &self.batches, &other.batches),
         ];
-        if let Some((kind, here, there)) = lists.into_iter().find(|(_, here, there)| here != there) {
-            let alike = here.iter().zip(there).take_while(|(a, b)| a == b).count();
+        if let Some((kind, there, here)) = lists.into_iter().find(|(_, there, here)| there != here) {
+            let alike = there.iter().zip(here).take_while(|(a, b)| a == b).count();
             let name = |all: &[String]| all.get(alike).map_or("none".into(), |name| format!("{name:?}"));
-            let [a, b] = [name(here), name(there)];
+            let [a, b] = [name(there), name(here)];
             return Some(format!("{kind} {} is {a} there and {b} here", alike + 1));
         }
         let (a, b) = (&self.control, &other.control);
@@ -272,8 +272,8 @@ impl Manifest {
             return Some(format!("controls are {a:?} there and {b:?} here"));
         }
         let same_totals = match (self.target, other.target) {
-            (Some(here), Some(there)) => same_total(here, there),
-            (here, there) => here == there,
+            (Some(there), Some(here)) => same_total(there, here),
+            (there, here) => there == here,
         };
         let scale = |Manifest { target, factor, .. }: &Manifest| {
             let total = target.map_or("an unknown total".into(), |total| format!("{total} counts"));
