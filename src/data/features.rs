@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gzip;
 use super::h5ad::H5ad;
-use super::shard::Manifest;
+use super::shard::{Manifest, parting};
 use crate::config::WIDEST;
 use crate::error::{Error, Result, some_of};
 use crate::folder::name_of;
@@ -210,10 +210,8 @@ impl Features {
         let other = |what: String| {
             Err(table.wrong(format!("is not like {name:?}, which the run was trained with: {what}")))
         };
-        if table.columns != *columns {
-            let alike = table.columns.iter().zip(columns).take_while(|(here, there)| here == there).count();
-            let [here, there] =
-                [&table.columns, columns].map(|all| all.get(alike).map_or("none", String::as_str));
+        if let Some((alike, names)) = parting(&table.columns, columns) {
+            let [here, there] = names.map(|name| name.map_or("none", String::as_str));
             return other(format!("feature {} is {here:?}, but there it is {there:?}", alike + 1));
         }
         let known = data.perturbations.iter().zip(self.values.chunks(columns.len()));

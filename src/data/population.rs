@@ -198,19 +198,12 @@ impl<R> Population<R> {
         self,
         write: impl FnOnce(R, &Frame, &Frame, &[(String, Extra)]) -> Result<T>,
     ) -> Result<T> {
-        let [cell_type, perturbation, batch] = self.label_columns().map(Column::Categorical);
-        let mut columns: Vec<(String, Column)> = Vec::new();
-        // One column of the source may be two kinds of label.
+        let mut columns = labelled(&self.columns, self.label_columns());
         let mut add = |name: &str, column: Column| {
             if columns.iter().all(|(other, _)| other != name) {
                 columns.push((name.to_string(), column));
             }
         };
-        add(&self.columns.perturbation, perturbation);
-        add(&self.columns.cell_type, cell_type);
-        if let Some(name) = &self.columns.batch {
-            add(name, batch);
-        }
         let totals = self.columns.size.clone().unwrap_or("total_counts".into());
         if self.unit == Unit::Counts {
             add(&totals, Column::Float(self.totals));
@@ -228,13 +221,12 @@ impl<R> Population<R> {
         let var = Frame { index: self.genes, columns: Vec::new() };
         let target = self.target.map(|target| target as f32);
         let told = self.notes.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-        let mut extras: Vec<(String, Extra)> = told
+        let told = told
             .chain([(PERT_COL, self.columns.perturbation.as_str())])
             .chain(self.control.as_deref().map(|label| (CONTROL_PERT, label)))
             .chain([("program", crate::aside::PROGRAM), (UNIT, self.unit.name())])
-            .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())))
-            .map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string())))
-            .collect();
+            .chain((self.unit == Unit::Counts).then_some((TOTALS, totals.as_str())));
+        let mut extras = recorded(told);
         if self.unit == Unit::Log1p {
             // scanpy takes uns/log1p/base for the logarithm's base, and its absence for e: only other names may be used here.
             let target = match &target {
@@ -364,6 +356,24 @@ impl<R: Rows> Population<R> {
         }
         Ok(())
     }
+}
+
+/// Columns of obs for cell types, perturbations and batches, under the names of the source, where one column may be two of them.
+pub(crate) fn labelled(names: &Columns, labels: [Labels; 3]) -> Vec<(String, Column)> {
+    let [cell_type, perturbation, batch] = labels.map(Column::Categorical);
+    let mut columns: Vec<(String, Column)> = Vec::new();
+    let named = [(Some(&names.perturbation), perturbation), (Some(&names.cell_type), cell_type)];
+    for (name, column) in named.into_iter().chain([(names.batch.as_ref(), batch)]) {
+        if let Some(name) = name.filter(|name| columns.iter().all(|(other, _)| other != *name)) {
+            columns.push((name.clone(), column));
+        }
+    }
+    columns
+}
+
+/// Names and texts as what `uns/scale_engine` holds.
+pub(crate) fn recorded<'a>(told: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, Extra<'static>)> {
+    told.map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.to_string()))).collect()
 }
 
 /// The non-zeros of a dense row (NaN counts as one).

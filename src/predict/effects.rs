@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::aside::PROGRAM;
 use crate::data::h5ad::{self, Column, Extra, Frame, Growing, X, make_unique};
-use crate::data::population::{CONTROL_PERT, EFFECTS, PERT_COL, UNIT};
+use crate::data::population::{CONTROL_PERT, EFFECTS, PERT_COL, UNIT, labelled, recorded};
 use crate::data::shard::Manifest;
 use crate::error::Result;
 use crate::memory;
@@ -67,21 +67,9 @@ impl<'a> MeanEffects<'a> {
         let MeanEffects { manifest, effects, controls, spread, agreement, labels, mut names, cells } = self;
         make_unique(&mut names);
         let shape = (names.len(), manifest.genes.len());
-        let [cell_type, perturbation, batch] =
-            labels.map(|column| Column::Categorical(column.finish().sorted()));
         let own = &manifest.columns;
-        let mut obs = Frame { index: names, columns: Vec::new() };
-        let labelled = [
-            (Some(&own.perturbation), perturbation),
-            (Some(&own.cell_type), cell_type),
-            (own.batch.as_ref(), batch),
-        ];
-        for (name, column) in labelled {
-            // One column of the source may be two kinds of label.
-            if let Some(name) = name.filter(|name| obs.column(name).is_none()) {
-                obs.columns.push((name.clone(), column));
-            }
-        }
+        let columns = labelled(own, labels.map(|column| column.finish().sorted()));
+        let mut obs = Frame { index: names, columns };
         add(&mut obs, "cells", Column::Integer(cells));
         if !agreement.is_empty() {
             add(&mut obs, "agreement", Column::Float(agreement));
@@ -97,8 +85,7 @@ impl<'a> MeanEffects<'a> {
             (PERT_COL, &own.perturbation),
             (CONTROL_PERT, &manifest.control),
         ]);
-        let told = told.map(|(name, text)| (format!("uns/scale_engine/{name}"), Extra::Text(text.into())));
-        let extras: Vec<(String, Extra)> = layers.chain(told).collect();
+        let extras: Vec<(String, Extra)> = layers.chain(recorded(told)).collect();
         h5ad::write(path, &obs, &var, X::Dense { shape, numbers: &effects }, &extras)
     }
 }

@@ -57,7 +57,10 @@ impl Runs {
                     _ => error.with_way(&format!(" ({})", path.display())),
                 })?;
             }
-            let weights = crc32fast::hash(bytemuck::cast_slice(trained.params.read().data()));
+            let weights = match settings.runs.len() {
+                1 => 0, // nothing to tell it from
+                _ => crc32fast::hash(bytemuck::cast_slice(trained.params.read().data())),
+            };
             runs.admit(&trained.header, weights).map_err(|what| Error::format(path, what))?;
             if let Some(gpu) = &settings.gpu {
                 trained = trained.to_gpu(gpu);

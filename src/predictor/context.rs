@@ -27,12 +27,19 @@ struct Calibrated<'a> {
     offset: Vec<f32>,
 }
 
-/// A population under way.
-struct Asked<'a> {
-    request: Request,
+/// A population under way, as one model makes it.
+struct Course<'a> {
+    model: &'a Calibrated<'a>,
     controls: &'a ControlCells,
+    conditions: [u32; 3],
+    /// `[G]`, if the model's start is shifted.
+    shift: Option<Vec<f32>>,
     /// Of the population's names and the seed.
     rng: Rng,
+    /// Sets made so far.
+    sets: u64,
+    /// Of the cells made so far.
+    sum: Sum,
 }
 
 impl<'a> Context<'a> {
@@ -105,25 +112,23 @@ impl<'a> Context<'a> {
         let [cell_type, perturbation, batch] = data.names_of(request.conditions);
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
         let rng = Rng::new(*seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
-        let asked = Asked { request, controls, rng };
         let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
         let g = models[0].predictor.genes();
-        let mut sums: Vec<Sum> = models.iter().map(|_| Sum::new(g)).collect();
+        let mut courses: Vec<Course> =
+            models.iter().map(|model| model.course(controls, request.conditions, rng)).collect();
         let mut sum_of_controls = Sum::new(g);
         // The longest pass of all; each model makes it in as many of its own as it needs.
         let most = models.iter().map(Calibrated::pass).max().unwrap_or(1);
         // Picked and not yet predicted from: whole sets may reach beyond a pass.
         let mut chunk: Vec<usize> = Vec::new();
-        for (pass, first) in (0..request.cells).step_by(most).enumerate() {
+        for first in (0..request.cells).step_by(most) {
             let wanted = most.min(request.cells - first);
             let whole_sets =
                 models.iter().map(|model| wanted.next_multiple_of(model.set())).max().unwrap_or(0);
             chunk.extend(picks.by_ref().take(whole_sets.saturating_sub(chunk.len())));
             let mut rows: Vec<f32> = Vec::new();
-            for (model, sum) in models.iter().zip(&mut sums) {
-                let set = pass * most.div_ceil(model.set());
-                let made = model.cells(&asked, &chunk[..wanted.next_multiple_of(model.set())], set as u64);
-                sum.add(made.chunks(g).take(wanted));
+            for course in &mut courses {
+                let made = course.cells(&chunk, wanted);
                 match rows.is_empty() {
                     true => rows = made,
                     false => rows.par_iter_mut().zip(&made).for_each(|(sum, x)| *sum += x),
@@ -144,7 +149,7 @@ impl<'a> Context<'a> {
                 take(row, control)?;
             }
         }
-        let each = sums.iter().map(|sum| sum.mean(1.0)).collect();
+        let each = courses.iter().map(|course| course.sum.mean(1.0)).collect();
         Ok(Means { each, controls: sum_of_controls.mean(data.factor.into()) })
     }
 }
@@ -160,23 +165,29 @@ impl Calibrated<'_> {
         self.predictor.batch() * self.set()
     }
 
-    /// What the model makes of some control cells, whole sets of them, on the log1p scale: `[cells, G]`. `set` is the number of the
-    /// first set in its population.
-    fn cells(&self, asked: &Asked, chunk: &[usize], mut set: u64) -> Vec<f32> {
-        let Calibrated { predictor, offset } = self;
-        let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
-        let conditions = asked.request.conditions;
+    /// A population of these conditions, not yet begun.
+    fn course<'a>(&'a self, controls: &'a ControlCells, conditions: [u32; 3], rng: Rng) -> Course<'a> {
         let [cell_type, perturbation, _] = conditions;
-        let config = model.config();
-        let shift = config.wants_shift().then(|| predictor.effects.elsewhere(cell_type, perturbation));
+        let Predictor { model, effects, .. } = self.predictor;
+        let shift = model.config().wants_shift().then(|| effects.elsewhere(cell_type, perturbation));
+        Course { model: self, controls, conditions, shift, rng, sets: 0, sum: Sum::new(model.genes()) }
+    }
+}
+
+impl Course<'_> {
+    /// What the model makes of the first `wanted` control cells of `chunk`, on the log1p scale, `[cells, G]`: whole sets of them, so
+    /// more than wanted if these are not.
+    fn cells(&mut self, chunk: &[usize], wanted: usize) -> Vec<f32> {
+        let Calibrated { predictor, offset } = self.model;
+        let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
         let mut made: Vec<f32> = Vec::new();
-        for chunk in chunk.chunks(self.pass()) {
-            let b = chunk.len() / self.set();
-            let x0 = predictor.gather(asked.controls, chunk);
-            let shift = shift.as_ref().map(|effect| Tensor::new(&[b, g], effect.repeat(b)));
-            let tokens = condition::three(&vec![conditions; b]);
-            let starts: Vec<Rng> = (0..b as u64).map(|i| asked.rng.at(1).at(set + i)).collect();
-            let steps = config.predict.steps;
+        for chunk in chunk[..wanted.next_multiple_of(self.model.set())].chunks(self.model.pass()) {
+            let b = chunk.len() / self.model.set();
+            let x0 = predictor.gather(self.controls, chunk);
+            let shift = self.shift.as_ref().map(|effect| Tensor::new(&[b, g], effect.repeat(b)));
+            let tokens = condition::three(&vec![self.conditions; b]);
+            let starts: Vec<Rng> = (0..b as u64).map(|i| self.rng.at(1).at(self.sets + i)).collect();
+            let steps = model.config().predict.steps;
             let mut rows =
                 model.generate(predictor.params, &x0, shift.as_ref(), &tokens, steps, &starts).into_vec();
             rows.par_chunks_mut(g).for_each(|row| {
@@ -189,8 +200,9 @@ impl Calibrated<'_> {
                 true => made = rows,
                 false => made.extend(rows),
             }
-            set += b as u64;
+            self.sets += b as u64;
         }
+        self.sum.add(made.chunks(g).take(wanted));
         made
     }
 }

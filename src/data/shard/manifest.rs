@@ -15,6 +15,16 @@ pub(crate) fn same_total(a: f64, b: f64) -> bool {
     (a / b - 1.0).abs() <= 0.01
 }
 
+/// How many names two lists begin with alike, and the names in which they then differ, if they do.
+pub(crate) fn parting<'a>(a: &'a [String], b: &'a [String]) -> Option<(usize, [Option<&'a String>; 2])> {
+    let alike = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    (a != b).then(|| (alike, [a.get(alike), b.get(alike)]))
+}
+
+fn quoted(name: Option<&String>) -> String {
+    name.map_or("none".into(), |name| format!("{name:?}"))
+}
+
 /// What a cell's numbers stand for, as far as it must be the same for all cells that a model reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Meaning {
@@ -212,11 +222,8 @@ impl Manifest {
 
     /// Why the numbers of another directory would mean something else to a model that learned from this one, if they would.
     pub fn other_numbers(&self, other: &Manifest) -> Option<String> {
-        if self.genes != other.genes {
-            let alike = self.genes.iter().zip(&other.genes).take_while(|(a, b)| a == b).count();
-            let at =
-                |genes: &[String]| genes.get(alike).map_or("none".to_string(), |gene| format!("{gene:?}"));
-            let (there, here) = (at(&self.genes), at(&other.genes));
+        if let Some((alike, names)) = parting(&self.genes, &other.genes) {
+            let [there, here] = names.map(quoted);
             return Some(format!("gene {alike} is {here}, but in the run it is {there}"));
         }
         self.meaning().differs(&other.meaning())
@@ -261,11 +268,11 @@ impl Manifest {
             ("perturbation without cells", &self.unmeasured, &other.unmeasured),
             ("batch", &self.batches, &other.batches),
         ];
-        if let Some((kind, there, here)) = lists.into_iter().find(|(_, there, here)| there != here) {
-            let alike = there.iter().zip(here).take_while(|(a, b)| a == b).count();
-            let name = |all: &[String]| all.get(alike).map_or("none".into(), |name| format!("{name:?}"));
-            let [a, b] = [name(there), name(here)];
-            return Some(format!("{kind} {} is {a} there and {b} here", alike + 1));
+        for (kind, there, here) in lists {
+            if let Some((alike, names)) = parting(there, here) {
+                let [a, b] = names.map(quoted);
+                return Some(format!("{kind} {} is {a} there and {b} here", alike + 1));
+            }
         }
         let (a, b) = (&self.control, &other.control);
         if a != b {
