@@ -196,6 +196,9 @@ pub struct FlowConfig {
     pub start: Start,
     /// Share of the start's entries set to zero, 0 to 1; the paper's ablation uses 0.15.
     pub mask: f32,
+    /// True lets the fusion begin as a mean: the seed, or the class token, is drawn small and sees all condition tokens alike.
+    #[serde(default)]
+    pub even_fusion: bool,
     /// True also adds the condition to every cell token at the input.
     pub add_condition: bool,
     /// Share of the sets trained at t = 0, where prediction starts, 0 to 1.

@@ -131,7 +131,7 @@ fn described() -> &'static Described {
         }
         std::fs::write(made.at("split.toml"), text).expect("written");
         made.table("features.csv", &rows());
-        made.trained(&made.at("run"), 200);
+        made.trained(&made.at("run"), 300);
         made
     })
 }

@@ -80,6 +80,7 @@ impl Config {
     /// What a prototype showed to work, in place of the paper's choices.
     fn take_what_worked(&mut self) {
         self.encoder.standardize = true;
+        self.flow.even_fusion = true;
         self.flow.add_condition = true;
         self.flow.t_zero = 0.5;
         self.decoder.activation = Activation::Softplus;
@@ -121,6 +122,7 @@ impl Default for FlowConfig {
             target_gradient: false,
             start: Start::Control,
             mask: 0.0,
+            even_fusion: false,
             add_condition: false,
             t_zero: 0.0,
         }

@@ -54,6 +54,11 @@ pub fn three(ids: &[[u32; 3]]) -> Tokens {
     Kind::ALL.into_iter().enumerate().map(column).collect()
 }
 
+/// Standard deviation of the first values of a query that sees all tokens alike. One of 1 has its favourites from the start, and
+/// early on rows of perturbations are only noise: it may turn to tokens that say nothing, such as that of a single batch, for hundreds
+/// of steps (NOTES.md, "Fusion that begins even").
+const SMALL_QUERY: f32 = 0.02;
+
 /// T tokens per set -> one row of width D.
 #[derive(Debug)]
 pub struct Condition {
@@ -99,14 +104,16 @@ impl Condition {
         ];
         let project = build.within("conditions").matrix("project", d, c);
         let mut b = build.within("fusion");
+        let query = if config.flow.even_fusion { SMALL_QUERY } else { 1.0 };
         let fusion = match config.flow.fusion {
             Fusion::Seed => {
-                Fuse::Seed { seed: b.normal("seed", &[d], 1.0, false), w_qkv: b.matrix("w_qkv", 3 * d, d) }
+                Fuse::Seed { seed: b.normal("seed", &[d], query, false), w_qkv: b.matrix("w_qkv", 3 * d, d) }
             }
             Fusion::Basic => Fuse::Basic { w_qkv: b.matrix("w_qkv", 3 * d, d) },
-            Fusion::Token => {
-                Fuse::Token { class: b.normal("class", &[d], 1.0, false), w_qkv: b.matrix("w_qkv", 3 * d, d) }
-            }
+            Fusion::Token => Fuse::Token {
+                class: b.normal("class", &[d], query, false),
+                w_qkv: b.matrix("w_qkv", 3 * d, d),
+            },
             Fusion::Mean => Fuse::Mean { w_v: b.matrix("w_v", d, d) },
         };
         Condition { rows, project, fusion, width: d }
@@ -165,6 +172,51 @@ impl Condition {
                 let v = t.linear(c, p[*w_v], None);
                 t.pool(v)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::{Params, Table};
+    use crate::rng::Rng;
+
+    /// The largest difference between what tokens fuse to and the mean of their values, relative to the largest of these.
+    fn from_even(fusion: &str, even: bool) -> f32 {
+        let set = [format!("flow.fusion={fusion}"), format!("flow.even_fusion={even}")];
+        let config = Config::load(Some("tiny"), None, &set).expect("a good config");
+        let vocabulary = Vocabulary { cell_types: 2, perturbations: 5, batches: 1, features: None };
+        let mut table = Table::default();
+        let condition = Condition::new(&mut Build::new(&mut table), &config, &vocabulary);
+        let weights = table.draw(Rng::new(3));
+        let (params, d) = (Params::new(table, weights), config.flow.width);
+        let mut t = Tape::off();
+        let p = params.bind(&mut t);
+        let tokens = three(&[[0, 1, 0], [1, 4, 0]]);
+        let fused = condition.forward(&mut t, &p, &tokens);
+        let (Fuse::Seed { w_qkv, .. } | Fuse::Token { w_qkv, .. }) = condition.fusion else {
+            panic!("no query")
+        };
+        let rows: Vec<Var> =
+            tokens.iter().map(|(kind, ids)| condition.rows(&mut t, &p, *kind, ids)).collect();
+        let c = t.tokens(&rows);
+        let c = t.linear(c, p[condition.project], None);
+        let w_v = t.slice(p[w_qkv], 2 * d..3 * d);
+        let values = t.linear(c, w_v, None);
+        let mean = t.pool(values);
+        // The class token is a token too, with values near 0.
+        let share = if fusion == "token" { 0.75 } else { 1.0 };
+        let (fused, mean) = (t.value(fused).data(), t.value(mean).data());
+        let most = mean.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        fused.iter().zip(mean).fold(0.0f32, |most, (x, m)| most.max((x - share * m).abs())) / most
+    }
+
+    #[test]
+    fn even_fusion_begins_as_the_mean_of_all_tokens() {
+        for fusion in ["seed", "token"] {
+            let (even, drawn) = (from_even(fusion, true), from_even(fusion, false));
+            assert!(even < 0.05 && drawn > 0.2, "{fusion}: {even} {drawn}");
         }
     }
 }
