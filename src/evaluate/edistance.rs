@@ -24,7 +24,11 @@ const DENSE: usize = 1 << 23;
 /// Below this share of |x|^2 + |y|^2 a squared distance has lost too many of its digits.
 const CANCELLED: f32 = 1e-2;
 
-/// E of every perturbation, `[P]`.
+/// Energy distances closer to each other than this share of the distances they are made of differ by rounding alone.
+const ROUNDING: f64 = 1e-6;
+
+/// E of every perturbation, `[P]`: all the same if they differ by rounding alone, as those of one profile for all perturbations do.
+/// Their correlation with anything is then undefined, and not one of rounding errors.
 pub fn edistances(rows: Rows) -> Vec<f64> {
     let groups = rows.groups;
     let cells = |g: usize| groups.starts[g]..groups.starts[g + 1];
@@ -35,11 +39,21 @@ pub fn edistances(rows: Rows) -> Vec<f64> {
     let (to_control, among) = (to_control(rows), among(rows));
     let among = |g: usize| mean(&among[cells(g)], g, g);
     let among_controls = among(0);
-    let e = |g: usize| {
+    let to_control = |g: usize| {
         let own = cells(g).start - perturbed..cells(g).end - perturbed;
-        2.0 * mean(&to_control[own], g, 0) - among(g) - among_controls
+        2.0 * mean(&to_control[own], g, 0)
     };
-    (1..groups.starts.len() - 1).map(e).collect()
+    let perturbations = 1..groups.starts.len() - 1;
+    let mut found: Vec<f64> =
+        perturbations.clone().map(|g| to_control(g) - among(g) - among_controls).collect();
+    let most = found.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let least = found.iter().copied().fold(f64::INFINITY, f64::min);
+    if found.iter().all(|e| e.is_finite())
+        && most - least <= ROUNDING * perturbations.map(to_control).fold(0.0, f64::max)
+    {
+        found.fill(least);
+    }
+    found
 }
 
 /// Cells of a block. It depends on the genes alone, not on the number of threads, and so no sum depends on that.

@@ -102,6 +102,9 @@ impl Profiles {
         let score = |p: usize| {
             let own = self.own_gene[p].filter(|_| rule != Discrimination::Strict);
             let query = parts(&self.pred_delta[p], own);
+            if query.iter().all(|part| part.is_empty()) {
+                return None;
+            }
             let to = |real: &Vec<f32>| distance.between(query, parts(real, own));
             let distances: Vec<f64> = self.real_delta.iter().map(to).collect();
             let nearer = distances.iter().filter(|&&d| d < distances[p]).count();

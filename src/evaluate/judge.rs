@@ -90,7 +90,9 @@ impl<'a> Judge<'a> {
         let control = &self.settings.control;
         let own = Groups::perturbed(pred, control)?;
         if self.definitions.controls == Controls::Own && own.size(0) == 0 {
-            let what = format!("has no control cells ({control:?}); `predict --with-controls` writes them");
+            let what = format!(
+                "has no control cells ({control:?}), which these rules need; `predict --with-controls` writes them"
+            );
             return Err(pred.error(what));
         }
         check_match(self.real, pred, &self.groups, &own)?;

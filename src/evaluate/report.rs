@@ -45,7 +45,7 @@ impl Counts {
             fewest_cells: (1..=groups.perturbations.len()).map(|g| groups.size(g)).min().unwrap_or(0),
             held: logs.held,
             total: logs.total,
-            mean: sum / (cells * genes).max(1) as f64,
+            mean: sum / (cells * genes).max(1) as f64 + 0.0, // a sum of nothing is -0.0
         }
     }
 }

@@ -26,7 +26,12 @@
 //!
 //! What differs from cell-eval's files by any rule set:
 //!
-//! - Values are f32. From a file of float64, cell-eval computes in f64, where fewer values tie: its p-values differ then.
+//! - Values are f32. From a file of float64, cell-eval computes in f64, where fewer values tie: its p-values differ then, and the
+//!   sign of a change that is zero but for rounding may.
+//! - Exact ties in `discrimination_score_*` are broken by name; cell-eval leaves them to numpy's sort, which is not stable.
+//! - `discrimination_score_*` is null where no gene is left to rank by; cell-eval then leaves the columns out.
+//! - `pearson_edistance` is undefined if the energy distances of one side are all the same, as those of one predicted profile for all
+//!   perturbations are; in cell-eval they differ by rounding, and the number is noise.
 //! - cell-eval leaves out the columns `de_direction_match`, `de_spearman_lfc_sig` and `de_sig_genes_recall` if no perturbation has
 //!   a significant gene in the measurement, and `pearson_delta` if there is one gene; here they stay, empty or NaN.
 //! - In agg_results.csv, `max` of a column that has only nulls and NaN is NaN; cell-eval leaves it empty.

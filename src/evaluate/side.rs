@@ -255,6 +255,9 @@ fn check_shape(side: &Side, n: usize) -> Result<()> {
         _ => (),
     }
     let (labels, genes, columns) = (side.labels.codes.len(), side.genes.len(), side.x.shape().1);
+    if genes == 0 && columns == 0 {
+        return Err(side.error("has no genes"));
+    }
     if labels != n || genes != columns {
         let what = format!("{n} cells by {columns} genes, but {labels} labels and {genes} gene names");
         return Err(side.error(what));

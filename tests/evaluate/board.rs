@@ -54,6 +54,19 @@ fn energy_distances_are_those_of_every_pair_of_cells() {
     }
 }
 
+#[test]
+fn one_profile_for_all_perturbations_has_one_energy_distance() {
+    let mut side = simulated(&[530, 7, 3, 41], 33, 0.6, 0, 4);
+    let (names, codes) = (side.labels.names.clone(), side.labels.codes.clone());
+    let perturbed = |code: &i32| names[*code as usize].starts_with('P');
+    for (row, _) in side.x.values_mut().chunks_mut(33).zip(&codes).filter(|(_, code)| perturbed(code)) {
+        row.iter_mut().enumerate().for_each(|(gene, x)| *x = (gene as f32 * 0.37).sin().abs());
+    }
+    let groups = Groups::of(&side, "ctrl").expect("a control");
+    let found = edistances(Rows::of(&side.x, &groups));
+    assert!(found.len() > 1 && found[0] > 0.0 && found.iter().all(|e| *e == found[0]), "{found:?}");
+}
+
 /// Cells whose perturbations have effects of rising strength.
 fn effects(sizes: &[usize], seed: u64) -> Side {
     let mut side = simulated(sizes, 40, 0.3, 0, seed);

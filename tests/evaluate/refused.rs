@@ -46,8 +46,19 @@ fn genes_must_be_the_same_in_the_same_order() {
     assert!(
         refused(&real, &simulated(&[20, 10], 6, 0.3, 0, 1)).contains("6 here, 5 there; only here: \"G5\"")
     );
+    let none = Side { x: Matrix::Dense { genes: 0, values: Vec::new() }, genes: Vec::new(), ..real.clone() };
+    assert!(refused(&none, &none).contains("has no genes"));
     pred.genes[1] = "G0".to_string();
     assert!(refused(&real, &pred).contains("more than once here: \"G0\""), "{}", refused(&real, &pred));
+}
+
+#[test]
+fn a_perturbation_of_the_only_gene_has_no_gene_to_be_told_by() {
+    let mut real = simulated(&[20, 10, 10], 1, 0.3, 0, 1);
+    real.genes = vec!["P001".to_string()];
+    let report = evaluate(&real, &real, &settings()).expect("one gene");
+    let values = &report.column("discrimination_score_l1").expect("a column").values;
+    assert_eq!((values[0], values[1]), (None, Some(1.0)));
 }
 
 #[test]
