@@ -10,10 +10,10 @@ impl Config {
         let (mut text, mut section) = (String::new(), String::new());
         for line in self.to_toml().lines() {
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-                text += &meaning("", name);
+                text += &comment("", name);
                 section = name.to_string();
             } else if let Some((field, _)) = line.split_once(" = ") {
-                text += &meaning(&section, field);
+                text += &comment(&section, field);
             }
             text += &format!("{line}\n");
         }
@@ -21,15 +21,22 @@ impl Config {
     }
 }
 
+/// What `section.field` means, in one line; empty for what is no field of a section.
+pub(super) fn meaning(field: &str) -> String {
+    let (section, name) = field.split_once('.').unwrap_or(("", field));
+    comment(section, name).replace(['#', '\n'], "").trim().to_string()
+}
+
 /// The comment of a field in the struct of its section, `optim` in `OptimConfig`, as lines of TOML's comments.
-fn meaning(section: &str, field: &str) -> String {
+fn comment(section: &str, field: &str) -> String {
     let (first, rest) = section.split_at(section.len().min(1));
     let head = format!("pub struct {}{rest}Config {{", first.to_uppercase());
-    let fields = SOURCE.split_once(&head).map_or("", |(_, fields)| fields);
+    let fields =
+        SOURCE.split_once(&head).and_then(|(_, rest)| rest.split_once("\n}")).map_or("", |(own, _)| own);
     let above = fields.split_once(&format!("    pub {field}: ")).map_or("", |(above, _)| above);
-    let comment = |line: &str| line.strip_prefix("    ///").map(|words| format!("#{words}\n"));
+    let as_toml = |line: &str| line.strip_prefix("    ///").map(|words| format!("#{words}\n"));
     let own = above.lines().rev().take_while(|line| !line.starts_with("    pub "));
-    let comments: Vec<String> = own.filter_map(comment).collect();
+    let comments: Vec<String> = own.filter_map(as_toml).collect();
     comments.into_iter().rev().collect()
 }
 

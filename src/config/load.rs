@@ -4,6 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::explain::meaning;
 use super::*;
 use crate::error::{At, Error, Result};
 
@@ -63,6 +64,7 @@ impl Config {
         let (e, f, o, l) = (&self.encoder, &self.flow, &self.optim, &self.loss);
         let share = |x: f32| (0.0..=1.0).contains(&x);
         let weight = |x: f32| x >= 0.0 && x.is_finite();
+        let positive = |x: f64| x as f32 > 0.0 && (x as f32).is_finite();
         let decoders = [Activation::Relu, Activation::Softplus, Activation::Identity];
         let checks = [
             (e.patch >= 1, "encoder.patch", "must be at least one gene per patch"),
@@ -90,11 +92,11 @@ impl Config {
             (self.data.sets >= 1, "data.sets", "must be at least one set per step"),
             (self.data.cells >= 2, "data.cells", "must be at least two cells per set"),
             ((0.0..=1.0).contains(&self.data.alpha), "data.alpha", "must be from 0 (uniform) to 1 (natural)"),
-            (o.lr > 0.0 && o.lr.is_finite(), "optim.lr", "must be a positive number"),
-            (o.clip > 0.0, "optim.clip", "must be a positive number"),
+            (positive(o.lr), "optim.lr", "must be a positive number, as f32"),
+            (positive(o.clip), "optim.clip", "must be a positive number, as f32; 1e9 clips nothing"),
             ((0.0..1.0).contains(&(o.beta1 as f32)), "optim.beta1", "must be at least 0 and below 1, as f32"),
             ((0.0..1.0).contains(&(o.beta2 as f32)), "optim.beta2", "must be at least 0 and below 1, as f32"),
-            (o.eps as f32 > 0.0 && weight(o.eps as f32), "optim.eps", "must be a positive number, as f32"),
+            (positive(o.eps), "optim.eps", "must be a positive number, as f32"),
             ((0.0..1.0).contains(&o.weight_decay), "optim.weight_decay", "must be at least 0 and below 1"),
             (
                 (0.0..1.0).contains(&o.warmup),
@@ -194,7 +196,12 @@ impl<'a> Over<'a> {
         let mut whole = base.clone();
         lay(&mut whole, self.whole.clone());
         let config: Config = whole.try_into().map_err(|e: toml::de::Error| {
-            self.wrong(wrong(&base, &self.whole).unwrap_or("config".into()), e.message().to_string())
+            let field = wrong(&base, &self.whole).unwrap_or("config".into());
+            let told = match meaning(&field) {
+                meaning if meaning.is_empty() => e.message().to_string(),
+                meaning => format!("{}; it is: {meaning}", e.message()),
+            };
+            self.wrong(field, told)
         })?;
         config.validate().map_err(|error| match error {
             Error::Setting { field, what } => self.wrong(field, what),
@@ -254,6 +261,7 @@ fn wrong(base: &Table, over: &Table) -> Option<String> {
 fn parse_set(item: &str) -> Result<Table> {
     let (path, value) = item
         .split_once('=')
+        .filter(|(path, _)| path.split('.').all(|key| !key.trim().is_empty()))
         .ok_or_else(|| Error::setting("--set", format!("{item:?} is not section.field=value")))?;
     if value.contains(['\n', '\r']) {
         return Err(Error::setting(
@@ -341,6 +349,11 @@ mod tests {
             ("data.cells=1", "data.cells: must"),
             ("optim.warmup=1", "optim.warmup"),
             ("optim.clip=0", "optim.clip"),
+            ("optim.clip=inf", "1e9 clips nothing"),
+            ("optim.lr=1e39", "as f32"),
+            ("predict.observe=false", "it is: none | poisson"),
+            ("=3", "section.field=value"),
+            ("flow.=3", "section.field=value"),
             ("loss.w_mmd=nan", "loss.w_mmd"),
             ("flow.layers=1000000", "flow.layers: must be at most 512"),
             ("data.cells", "section.field=value"),
@@ -349,5 +362,8 @@ mod tests {
             let error = Config::load(None, None, &[set.to_string()]).expect_err(set).to_string();
             assert!(error.contains(word), "{set}: {error}");
         }
+        // A field of another section has no meaning here.
+        let error = Config::load(None, None, &["flow.lr=1".to_string()]).expect_err("no field").to_string();
+        assert!(error.contains("unknown field") && !error.contains("it is:"), "{error}");
     }
 }
