@@ -8,8 +8,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Makes the C library's allocator keep what is freed, for the whole process. [`crate::train::train`] and `preprocess` call it; a
-/// program with its own loop may too. Does nothing if the C library is not glibc.
+/// Makes the C library's allocator keep what is freed, for the whole process: the program's commands that train, preprocess or
+/// evaluate begin with it. Does nothing if the C library is not glibc.
 pub fn keep() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two numbers and sets one of the allocator's own, under its lock.

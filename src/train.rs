@@ -8,6 +8,7 @@
 //! use scale_engine::train::{Begin, Settings, train};
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
+//! scale_engine::memory::keep(); // each step needs as much as the last one gave back
 //! let progress = Progress::new(|event, progress| {
 //!     if let Event::Logged { step, numbers } = event {
 //!         let loss = numbers.iter().find(|(name, _)| name == "loss");
@@ -39,7 +40,6 @@ use crate::data::sampler::Sampler;
 use crate::data::split::Part;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, guard};
-use crate::memory;
 use crate::optim::learning_rate;
 use crate::progress::{Progress, Work};
 
@@ -88,9 +88,10 @@ pub struct Outcome {
     pub unmatched: usize,
 }
 
-/// Trains until the last step or until `progress` is asked to stop; then a checkpoint is written and the outcome says so. From here
-/// on the process keeps the memory that it frees ([`memory::keep`]). A rank whose NCCL does not let go of it once another rank is
-/// gone ends its process, with exit code 1.
+/// Trains until the last step or until `progress` is asked to stop; then a checkpoint is written and the outcome says so. A program
+/// that trains does well to call [`memory::keep`](crate::memory::keep) first, and on several GPUs
+/// [`gpu::keep_nccl_buffers_private`](crate::gpu::keep_nccl_buffers_private). A rank whose NCCL does not let go of it once another
+/// rank is gone ends its process, with exit code 1.
 ///
 /// Sets are numbered within a step, not within a rank, so the number of ranks changes only the order in which gradients are added.
 ///
@@ -98,7 +99,6 @@ pub struct Outcome {
 /// Settings, data or a split that cannot be used; a loss that is not finite ([`Error::Diverged`]); a file that cannot be written; a
 /// GPU or another rank that failed.
 pub fn train(settings: &Settings, progress: &Progress) -> Result<Outcome> {
-    memory::keep();
     match &settings.place {
         Place::Launched(launch, gpu) => {
             // Before any data is read: a rank that finds no data can then tell the others.
@@ -222,6 +222,7 @@ impl<'a> Walk<'a> {
         log.tell(run, ranks)?;
         let last = done == train.steps;
         let logs = done.is_multiple_of(train.log_every) || last;
+        work.iter().for_each(|work| work.set(done));
         let stopping = ranks.any(run.progress.is_stopped())?;
         let saves = done.is_multiple_of(train.checkpoint_every) || last || stopping;
         if gpu.is_none() || logs || saves {
@@ -230,7 +231,6 @@ impl<'a> Walk<'a> {
         ranks.check_sums()?;
         run.frame.header.step = done;
         loader.give_back(batch);
-        work.iter().for_each(|work| work.set(done));
         self.after(saves)?;
         Ok(stopping)
     }

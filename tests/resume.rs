@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use scale_engine::checkpoint::{Checkpoint, Header};
 use scale_engine::config::Config;
@@ -10,15 +13,14 @@ use scale_engine::train::{Begin, Settings, train};
 
 use crate::refused::told;
 use crate::stopped::stopped;
-use crate::train::{bytes, last, log, program, resumed_to, set, small};
+use crate::train::{bytes, last, log, program, resumed_to, set, small, trained};
 
 /// Trains the small run and stops it once it has done this many steps.
 fn stopped_at(step: u64, run: &Path, more: &[&str]) {
     let words: Vec<String> = set().into_iter().chain(more.iter().map(|word| word.to_string())).collect();
     let begin = Begin::drawn(Config::load(Some("tiny"), None, &words).expect("a good config"));
-    // Asked one step ahead: a step that has begun is done.
     let progress = Progress::new(move |event, progress| match event {
-        Event::Done(done) if done + 1 == step => progress.stop(),
+        Event::Done(done) if done == step => progress.stop(),
         _ => {}
     });
     let settings = Settings::new(&small().data, &small().split, run, begin);
@@ -69,6 +71,29 @@ fn a_best_of_a_way_that_the_run_does_not_take_is_no_longer_its_best() {
     assert!(bytes(&file("step-20")) == twentieth);
     let best = header(&file("last")).best.expect("a best");
     assert_eq!((best.step, header(&file("best")).step), (15, 15));
+}
+
+#[test]
+fn a_first_best_comes_with_a_last_to_resume_from() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let seen = {
+        let (steps, last) = (steps.clone(), last(dir.path()));
+        Progress::new(move |event, _| {
+            if let Event::Done(15) = event {
+                // It is written while training goes on.
+                let began = Instant::now();
+                while !last.exists() && began.elapsed() < Duration::from_secs(30) {
+                    sleep(Duration::from_millis(10));
+                }
+                steps.lock().expect("one thread trains").push(header(&last).step);
+            }
+        })
+    };
+    let words = ["train.steps=20", "train.val_every=10", "train.checkpoint_every=20"];
+    trained(small(), dir.path(), &words, &seen).expect("a run");
+    assert_eq!(*steps.lock().expect("no panic"), [10]);
+    assert_eq!(header(&last(dir.path())).step, 20);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::demo::{CONFIG, Settings, demo};
 use crate::error::Result;
 use crate::evaluate::registry::paper;
 use crate::evaluate::scores::Scores;
+use crate::memory;
 use crate::progress::Progress;
 
 const EXAMPLE: &str = "\
@@ -51,6 +52,7 @@ const SHOWN: [&str; 7] = [
 pub fn run(args: Args) -> Result<()> {
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("runs/demo-{}", args.seed)));
     let (gpu, progress) = (args.device.open()?, Progress::terminal());
+    memory::keep(); // each step, and each block of rows, needs as much as the last one gave back
     let settings = Settings { out: out.clone(), seed: args.seed, gpu };
     signal::stop(&progress, "within this stage or after it (training: after this step, with a checkpoint)")?;
     let table = demo(&settings, &progress)?;

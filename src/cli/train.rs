@@ -8,6 +8,7 @@ use crate::collective::Launch;
 use crate::config::{Config, LARGEST_NUMBER};
 use crate::data::features::{FeatureId, FeatureTable};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::progress::Progress;
 use crate::run_folder::{RunFolder, checkpoint_of};
 use crate::train::{Begin, Outcome, Settings, train};
@@ -102,6 +103,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let place = args.device.place(args.gpus, launch)?;
     let progress = Progress::terminal();
+    memory::keep(); // each step needs as much as the last one gave back
     let settings = Settings { place, ..Settings::new(&args.data, &args.split, &args.out, begin) };
     signal::stop(&progress, "after this step, with a checkpoint")?;
     let outcome = train(&settings, &progress)?;

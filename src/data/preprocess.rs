@@ -14,6 +14,7 @@
 //! use scale_engine::progress::Progress;
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
+//! scale_engine::memory::keep(); // each block of rows needs as much as the last one gave back
 //! let settings = Settings {
 //!     inputs: vec!["screen.h5ad".into()],
 //!     out: "DATA".into(),
@@ -59,7 +60,6 @@ use crate::data::scale::Found;
 use crate::data::shard::Scale;
 use crate::data::simulate::CONTROL;
 use crate::error::{Error, Result};
-use crate::memory;
 use crate::progress::Progress;
 use hvg::Flavor;
 use input::Inputs;
@@ -223,8 +223,8 @@ pub struct Summary {
 }
 
 /// Makes a data directory; nothing is left on failure. A run that is stopped or killed leaves the parts that are done, and the next
-/// run continues after them. `progress` is told of the cells read, once a pass. From then on this process's allocator keeps what is
-/// freed ([`memory::keep`]).
+/// run continues after them. `progress` is told of the cells read, once a pass. Every block of rows needs the memory that the one
+/// before it gave back: a program does well to call [`memory::keep`](crate::memory::keep) first.
 ///
 /// # Errors
 /// [`Error::Stopped`], which names the folder of the parts, if it is asked to stop before the last cell is read. Files that cannot be
@@ -260,8 +260,6 @@ fn worked<T>(
     let mut inputs = input::open(settings, columns)?;
     // A run of a single part reads its rows only once.
     inputs.memo.set_keeping(parts.only.is_none());
-    // Every row block reuses the memory that the one before it freed.
-    memory::keep();
     let found = scale::find(&mut inputs, settings.scale)?;
     target::told(&found, settings.target)?;
     let all = passes(found.scale).len() as u64 * inputs.rows();

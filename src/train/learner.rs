@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::collective::Ranks;
-use crate::config::{Config, EncoderKind};
+use crate::config::{Config, EncoderKind, LossConfig};
 use crate::error::Result;
 use crate::gpu::{Gpu, guard};
 use crate::laps::{Laps, Way};
@@ -73,13 +73,20 @@ pub(crate) fn check_memory(
     if on_gpu {
         return Ok(());
     }
-    let pairs = (sets as u64).saturating_mul(config.data.cells as u64);
-    let all = pairs.saturating_mul(4 * kept(config, genes as u64)).saturating_add(weights);
+    let cells = config.data.cells as u64;
+    let pairs = (sets as u64).saturating_mul(cells);
+    let of_pair = kept(config, genes as u64).saturating_add(cells.saturating_mul(distances(&config.loss)));
+    let all = pairs.saturating_mul(of_pair.saturating_mul(4)).saturating_add(weights);
     memory::check(
         "data.sets, data.cells or --preset",
         "the model and what a step keeps for its backward pass",
         all,
     )
+}
+
+/// Numbers that MMD keeps of each cell of a set for each pair: of both sets' reconstructions, to themselves and to the true cells.
+fn distances(loss: &LossConfig) -> u64 {
+    4 + 2 * u64::from(loss.w_endpoint > 0.0)
 }
 
 /// Numbers that a CPU keeps per pair of cells from the forward to the backward pass. Smaller ones are left out: a step takes more.
@@ -95,8 +102,8 @@ fn kept(config: &Config, genes: u64) -> u64 {
     };
     let cell = 3 * genes + genes.div_ceil(patch) * encoder.layers as u64 * token;
     let pair = 2 * cell + flow.layers as u64 * (6 * d + 3 * ffn);
-    // What is not counted was measured to be a third more (tiny, 256 to 1,024 cells per set); less than that is added, so that
-    // nothing that would fit is refused.
+    // What is not counted was measured to be a third more (tiny, 256 to 1,024 cells per set, where distances are a tenth of it at
+    // most); less than that is added, so that nothing that would fit is refused.
     pair + pair / 4
 }
 
@@ -310,4 +317,24 @@ fn own(flat: Tensor, len: usize) -> Tensor {
     let mut numbers = flat.into_vec();
     numbers.resize(len, 0.0);
     Tensor::new(&[len], numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_with_the_square_of_a_set_is_counted() {
+        let sizes = Vocabulary { cell_types: 1, perturbations: 2, batches: 1, features: None };
+        let check = |cells: usize| {
+            let mut config = Config::new("tiny", "default").expect("a preset");
+            (config.data.cells, config.encoder.kind) = (cells, EncoderKind::Mlp);
+            (config.flow.width, config.flow.ffn) = (8, 8);
+            check_memory(&config, &sizes, 20, 1, false)
+        };
+        assert!(check(32).is_ok());
+        // Distances alone: 17.6 TB, all else about 1 GB.
+        let told = check(1 << 20).expect_err("no machine has that").to_string();
+        assert!(told.starts_with("data.sets, data.cells or --preset: "), "{told}");
+    }
 }

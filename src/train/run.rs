@@ -101,9 +101,12 @@ impl Run {
         sets.sort();
         sets.dedup();
         let last = self.folder.last();
-        let good = match last.exists() {
-            true => format!("the last good checkpoint is {}", last.display()),
-            false => "no checkpoint has been written yet".to_string(),
+        let good = match (last.exists(), self.saved) {
+            (true, Some(saved)) if saved + 1 == line.step => {
+                format!("{} has the weights that gave this loss", last.display())
+            }
+            (true, _) => format!("the last good checkpoint is {}", last.display()),
+            (false, _) => "no checkpoint has been written yet".to_string(),
         };
         Error::Diverged(format!(
             "step {}: the loss is {} ({}), the gradient norm is {}; batch of {}; {good}; a new run with a lower optim.lr or optim.clip may get further (a resumed run keeps its own)",
@@ -165,7 +168,9 @@ impl Run {
     /// all are kept. All ranks call it.
     pub fn save(&mut self, last: bool, best: bool, ranks: &Ranks) -> Result<()> {
         let step = self.step();
-        self.saved = self.saved.max(last.then_some(step));
+        // A run is resumed from its last: the first best is one too.
+        let is_last = last || self.saved.is_none();
+        self.saved = self.saved.max(is_last.then_some(step));
         self.writer.finish()?;
         let flats: Flats<fn(&Optimizer, &Params) -> Tensor> = Flats {
             weights: |optimizer, params| optimizer.weights(params),
@@ -191,7 +196,7 @@ impl Run {
         }
         let all = last && self.config().train.keep_all;
         let step = format!("step-{step}");
-        let names = [(all, step.as_str()), (best, "best"), (last, "last")];
+        let names = [(all, step.as_str()), (best, "best"), (is_last, "last")];
         let names = names.iter().filter(|name| name.0).map(|name| name.1.to_string()).collect();
         self.writer.begin(self.frame.clone(), self.learner.params.entries().to_vec(), names);
         Ok(())

@@ -19,6 +19,7 @@ use crate::data::shard::{Data, disk_bytes_read};
 use crate::data::simulate::{self, simulate};
 use crate::error::{At, Result};
 use crate::folder::paths_in;
+use crate::memory;
 use crate::profile::positive;
 use crate::progress::Progress;
 
@@ -130,6 +131,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// The lines `sparse`, `dense` and `loader` for 10,000 made-up cells, kept meanwhile in a temporary folder of the system: name,
 /// cells/s.
 pub fn made_up() -> Result<Vec<(&'static str, f64)>> {
+    memory::keep(); // as `train` does
     let dir = tempfile::tempdir().at(std::env::temp_dir())?;
     let (cells, data) = (dir.path().join("cells.h5ad"), dir.path().join("data"));
     simulate(&simulate::Settings { cells: 10_000, ..Default::default() })?.write(&cells)?;
