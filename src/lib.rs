@@ -25,8 +25,14 @@
 //! Work on a device, that of tapes and models too, belongs inside [`gpu::guard`], which makes the device's failure an error; it
 //! covers its own thread. Our own commands and the functions behind them do so.
 //!
-//! What takes long is given a [`progress::Progress`], which is told what happens and can stop it; nothing is printed. Signatures show
-//! matrices of [`sprs`], which is handed on.
+//! `preprocess`, `train` and `predict` are given a [`progress::Progress`], which is told what happens and can stop them; nothing is
+//! printed. Signatures show matrices of [sprs](https://docs.rs/sprs) and values of [serde_json](https://docs.rs/serde_json); both are
+//! handed on.
+//!
+//! What it does to its process: it computes on rayon's pool, the global one or that in which it is called. Reading parquet wraps
+//! the panic hook, which is then silent while that crate reads. Failures of a GPU and of that crate are caught as panics, so the
+//! program may not be built with `panic = "abort"`. A rank whose NCCL hangs ends its process ([`train::train`]). How the
+//! allocator treats freed memory, which decides how fast training is, is left to the program: [`memory::keep`].
 //!
 //! The feature `cli` is the program: without it there are no `demo`, `profile`, `selftest` and `Progress::terminal`, and none of the
 //! crates that they need. `default-features = false` also leaves out `parquet`, the reading of parquet files.
@@ -40,7 +46,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("scale-engine runs on Linux");
 
-pub use sprs;
+pub use {serde_json, sprs};
 
 // Floors, lowest first: a module uses only those below its own; tests/floors.rs enforces it.
 // 0

@@ -78,11 +78,7 @@ fn part(
             None => Tensor::new(&[range.len()], part.into_vec()),
         }
     };
-    let low = low.map(|low| {
-        let own = Tensor::on(low.device(), "weights' lower halves", &[range.len()], Real::Bf16);
-        own.copy_from(0, &low.part(at, &[range.len()]));
-        own
-    });
+    let low = low.map(|low| low.part(at, &[range.len()]).copied());
     Part {
         at,
         low,
@@ -142,13 +138,11 @@ impl Optimizer {
     /// Step k (from 0) of `steps`, for an optimizer that is not shared: clips the gradient, moves the weights, updates the average.
     /// Returns the norm before the clip, `[1]`, where the weights are: reading it waits for the step. A gradient that is NaN makes
     /// all weights NaN: whoever wants to stop before that looks at [`Params::grads`] first. Panics if the parameters have no
-    /// room for gradients.
+    /// room for gradients, and while anyone shares the weights, the moments or the average, as all that returns them does.
     pub fn step(&mut self, params: &mut Params, config: &OptimConfig, k: u64, steps: u64) -> Tensor {
         assert!(self.share.is_whole(), "optim: the norm of a share is not that of the whole");
-        assert!(
-            params.grads().len() == self.len,
-            "optim: no gradients; make the parameters `with_gradients`"
-        );
+        assert!(params.len() == self.len, "optim: made for {} weights, given {}", self.len, params.len());
+        assert!(!params.grads().is_empty(), "optim: no gradients; make the parameters `with_gradients`");
         let clip = adamw::clip(&self.squares(params.grads()), config.clip);
         self.advance(params, &clip, config, k, steps, |_, _, _| Ok(())).expect("nobody else is asked");
         clip.slice(0..1)
@@ -183,6 +177,8 @@ impl Optimizer {
             keep: config.ema.min((1 + k) as f64 / (10 + k) as f64) as f32,
         };
         for (piece, part) in self.share.pieces().iter().zip(&mut self.parts) {
+            let alone = [&part.m, &part.v, &part.average].iter().all(|own| own.is_alone());
+            assert!(alone, "optim: a tensor shares moments or average; drop it, or keep `copied()` of it");
             let (weights, grads) = params.update();
             adamw::update(weights, grads, part, clip, rates);
             moved(&self.share, piece, params)?;
@@ -198,7 +194,7 @@ impl Optimizer {
         }
     }
 
-    /// Averaged weights, used for prediction: `[L]`, for a share as above.
+    /// Averaged weights, used for prediction: `[L]`, for a share as above. To keep them over a step, keep [`Tensor::copied`].
     pub fn average(&self) -> Tensor {
         self.flat(|part| part.average.clone())
     }
@@ -319,5 +315,42 @@ mod tests {
             (params.tensor(decaying).data(), params.tensor(other).data()),
             (&[kept; 3][..], &[1.0; 3][..])
         );
+    }
+
+    /// Two weights with gradients, and their optimizer.
+    fn two() -> (Params, Optimizer) {
+        let mut table = Table::default();
+        table.add("w", &[2], Init::Constant(1.0), true);
+        let weights = table.draw(Rng::new(0));
+        let mut params = Params::new(table, weights).with_gradients();
+        let optimizer = Optimizer::alone(&mut params);
+        (params, optimizer)
+    }
+
+    #[test]
+    fn a_copy_of_the_average_is_kept_over_a_step() {
+        let (mut params, mut optimizer) = two();
+        let config = OptimConfig { warmup: 0.0, weight_decay: 0.5, lr: 0.1, ..OptimConfig::default() };
+        let kept = optimizer.average().copied();
+        optimizer.step(&mut params, &config, 0, 1);
+        assert!(kept.data()[0] == 1.0 && optimizer.average().data()[0] < 1.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "optim: a tensor shares moments or average; drop it, or keep `copied()` of it")]
+    fn an_average_that_a_step_would_change_is_not_kept() {
+        let (mut params, mut optimizer) = two();
+        let _kept = optimizer.average();
+        optimizer.step(&mut params, &OptimConfig::default(), 0, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "optim: made for 8 weights, given 16")]
+    fn the_weights_of_another_model_are_refused() {
+        let mut other = Table::default();
+        other.add("w", &[9], Init::Constant(1.0), true);
+        let weights = other.draw(Rng::new(0));
+        let mut params = Params::new(other, weights).with_gradients();
+        two().1.step(&mut params, &OptimConfig::default(), 0, 1);
     }
 }

@@ -142,9 +142,12 @@ impl Params {
         self.grads.data_mut()
     }
 
-    /// The flat buffers, for the optimizer. Panics while a tape still holds the weights.
+    /// The flat buffers, for the optimizer. Panics while a tape or another tensor shares the weights.
     pub fn update(&mut self) -> (&mut Weights, &Tensor) {
-        assert!(self.weights.is_alone(), "params: updated while a tape holds the weights");
+        assert!(
+            self.weights.is_alone(),
+            "params: a tape or another tensor shares the weights; drop it, or keep `copied()` of it"
+        );
         (&mut self.weights, &self.grads)
     }
 

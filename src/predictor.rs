@@ -7,9 +7,8 @@
 //! ```no_run
 //! use scale_engine::checkpoint::Trained;
 //! use scale_engine::data::h5ad::H5ad;
-//! use scale_engine::data::observe::Observer;
 //! use scale_engine::data::scale::Told;
-//! use scale_engine::predictor::{ControlCells, Request};
+//! use scale_engine::predictor::ControlCells;
 //!
 //! # fn main() -> scale_engine::error::Result<()> {
 //! let trained = Trained::load("RUN".as_ref())?;
@@ -19,9 +18,8 @@
 //! let x = file.rows(0..file.shape().0)?;
 //! let told = Told::of(&file, None);
 //! let controls = ControlCells::of_matrix(predictor.data, &file.var().index, &x, None, told)?;
-//! let observer = Observer::asked(trained.header.config.predict.observe, predictor.data.target)?;
-//! let request = Request::named(predictor.data, "K562", "MYC", "all", 500)?;
-//! predictor.context(&controls)?.predict(request, observer.as_ref(), |cell, control| {
+//! let request = trained.request("K562", "MYC", "all", 500)?;
+//! predictor.context(&controls)?.predict(request, trained.observer()?.as_ref(), |cell, control| {
 //!     println!("{} genes, from control cell {control}", cell.len());
 //!     Ok(())
 //! })?;
@@ -41,38 +39,22 @@ pub(crate) use controls::Reading;
 pub use means::Means;
 
 use crate::checkpoint::Trained;
+use crate::config::Observe;
 use crate::data::effects::Effects;
+use crate::data::observe::Observer;
 use crate::data::shard::Manifest;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::params::Params;
 use crate::tensor::Tensor;
 
-/// A population to predict: ids in the model's vocabularies.
+/// A population to predict: ids in the model's vocabularies; [`Trained::request`] makes one of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Cell type, perturbation, batch.
     pub conditions: [u32; 3],
     /// Cells wanted.
     pub cells: usize,
-}
-
-impl Request {
-    /// A request by the names of the data that the model was trained on. A split may have kept some of its perturbations out of
-    /// training: [`Header::untrained`](crate::checkpoint::Header::untrained), which `predict` refuses.
-    ///
-    /// # Errors
-    /// A name that the model does not know; the error lists the nearest ones.
-    pub fn named(
-        data: &Manifest,
-        cell_type: &str,
-        perturbation: &str,
-        batch: &str,
-        cells: usize,
-    ) -> Result<Request> {
-        let conditions = data.ids(cell_type, perturbation, batch);
-        Ok(Request { conditions: conditions.map_err(|what| Error::setting("request", what))?, cells })
-    }
 }
 
 /// A model with the weights used for prediction; [`Trained::predictor`] makes one of a run.
@@ -99,12 +81,48 @@ impl Trained {
         let Trained { header, effects, model, params, .. } = self;
         Predictor { model, params, effects, data: &header.data, seed }
     }
+
+    /// A request by name.
+    ///
+    /// # Errors
+    /// A name that the model does not know, with the nearest ones; a perturbation of which it [knows only the
+    /// name](Trained::knows_only_name).
+    pub fn request(&self, cell_type: &str, perturbation: &str, batch: &str, cells: usize) -> Result<Request> {
+        let wrong = |what| Error::setting("request", what);
+        let conditions = self.header.data.ids(cell_type, perturbation, batch).map_err(wrong)?;
+        match self.knows_only_name(perturbation) {
+            true => Err(wrong(format!("the run {}", only_name(perturbation)))),
+            false => Ok(Request { conditions, cells }),
+        }
+    }
+
+    /// True if the split kept all cells of this perturbation out of training and no features describe it: its row still has the
+    /// numbers that were drawn at the start, and so does what would be predicted.
+    pub fn knows_only_name(&self, perturbation: &str) -> bool {
+        self.features.is_none() && self.header.untrained.iter().any(|name| name == perturbation)
+    }
+
+    /// What draws counts, if `predict.observe` of the run's config says so; `None` too if its data do not tell to what total cells
+    /// were scaled.
+    ///
+    /// # Errors
+    /// As [`Observer::asked`].
+    pub fn observer(&self) -> Result<Option<Observer>> {
+        let target = self.header.data.target;
+        let asked = target.map_or(Observe::None, |_| self.header.config.predict.observe);
+        Observer::asked(asked, target)
+    }
+}
+
+/// Why a run is not asked for a perturbation.
+pub(crate) fn only_name(perturbation: &str) -> String {
+    format!("was not trained on any cell of {perturbation:?}: it knows only the name")
 }
 
 /// Cells used to measure the decoder's own bias in a context: more would not move the mean.
 const CALIBRATION_CELLS: usize = 4096;
 
-impl Predictor<'_> {
+impl<'a> Predictor<'a> {
     fn genes(&self) -> usize {
         self.model.genes()
     }
@@ -113,8 +131,8 @@ impl Predictor<'_> {
     ///
     /// # Errors
     /// As [`Context::of`].
-    pub fn context<'a>(&'a self, controls: &'a ControlCells) -> Result<Context<'a>> {
-        Context::of(std::slice::from_ref(self), controls)
+    pub fn context(self, controls: &'a ControlCells) -> Result<Context<'a>> {
+        Context::of(&[self], controls)
     }
 
     /// mean X0 - mean Dec(Z0) per gene over the context's controls, on the network's scale; zero if the config does not calibrate.

@@ -125,6 +125,7 @@ impl Progress {
 /// Work that has begun, and how much of it is done. Threads may share it.
 ///
 /// [`Event::Ends`] is told when it is dropped: also where the work fails or panics.
+#[must_use = "it ends when it is dropped"]
 #[derive(Debug)]
 pub struct Work {
     progress: Progress,

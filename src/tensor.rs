@@ -131,9 +131,9 @@ impl Tensor {
     pub fn data_mut(&mut self) -> &mut [f32] {
         let range = self.offset..self.offset + self.len();
         match &mut self.storage {
-            Storage::Host(buffer) => {
-                &mut Arc::get_mut(buffer).expect("data_mut: another tensor shares the numbers")[range]
-            }
+            Storage::Host(buffer) => &mut Arc::get_mut(buffer)
+                .expect("data_mut: another tensor shares the numbers; drop it, or keep `copied()` of it")
+                [range],
             Storage::Device(..) => panic!("data_mut: {:?} lies on a device", self.shape),
         }
     }
@@ -230,6 +230,16 @@ impl Tensor {
             }
         };
         Tensor::new(&self.shape, numbers)
+    }
+
+    /// The same numbers where they are, in a buffer of their own.
+    pub fn copied(&self) -> Self {
+        if self.gpu().is_none() {
+            return Tensor::new(&self.shape, self.data().to_vec());
+        }
+        let own = self.like("a copy");
+        own.copy_from(0, self);
+        own
     }
 
     /// Queues a copy of its numbers, f32 on a device, to page-locked memory of that device, from number `at` there on.

@@ -150,6 +150,7 @@ fn what_training_never_saw_is_predicted_by_its_features() {
     let trained = Trained::load(&world.at("run")).expect("a run");
     let untrained = &trained.header.untrained;
     assert_eq!(*untrained, HELD.map(name));
+    assert!(!trained.knows_only_name(&untrained[0]), "its features describe it");
     let data = Data::open(&world.at("data")).expect("data");
     let split = Split::load(&world.at("split.toml"), &data).expect("a split");
     let predictor = trained.predictor(0);
@@ -188,7 +189,7 @@ fn a_new_name_with_known_features_is_what_has_them() {
     let table = FeatureTable::read(&world.table("new.csv", &twin)).expect("a table");
     let trained = Trained::load(&world.at("run")).and_then(|run| run.knowing(&table)).expect("a run");
     let ids = |name: &str| {
-        let request = Request::named(&trained.header.data, TYPES[0], name, "all", 1);
+        let request = trained.request(TYPES[0], name, "all", 1);
         request.expect("a name").conditions
     };
     let (known, new) = (ids(&name(HELD[0])), ids("A-NEW-ONE"));
@@ -231,7 +232,7 @@ fn a_run_by_features_goes_on_to_the_same_bits() {
     let (whole, halves) = (world.at("whole"), world.at("halves"));
     world.trained(&whole, 20);
     let stopped = Progress::new(|event, progress| {
-        if let Event::Done(9) = event {
+        if let Event::Done(10) = event {
             progress.stop();
         }
     });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use safetensors::SafeTensors;
-use scale_engine::checkpoint::Checkpoint;
+use scale_engine::checkpoint::{Checkpoint, Trained};
 use scale_engine::model::condition::Kind;
 use scale_engine::progress::Progress;
 use scale_engine::run_folder::checkpoint_of;
@@ -101,7 +101,7 @@ pub fn untrained_fourth(path: &Path) {
 fn what_another_run_was_trained_on_is_known() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| dir.path().join(name);
-    let (_, perturbations) = names();
+    let (types, perturbations) = names();
     untrained_fourth(&place("split.toml"));
     let untrained = |run: &str| Checkpoint::describe(&last(&place(run))).expect("readable").header.untrained;
     let begin = |out: &str, from: &Path| {
@@ -118,6 +118,14 @@ fn what_another_run_was_trained_on_is_known() {
     trained_by(small(), &place("split.toml"), &place("blind"), &more, &Progress::silent()).expect("a run");
     begin("tuned-blind", &place("blind"));
     assert_eq!(untrained("tuned-blind"), perturbations[3..]);
+
+    let blind = Trained::load(&place("blind")).expect("a run");
+    let asked = |name: &String| blind.request(&types[0], name, &blind.header.data.batches[0], 5);
+    assert!(asked(&perturbations[2]).is_ok() && !blind.knows_only_name(&perturbations[2]));
+    let told = asked(&perturbations[3]).expect_err("a refusal").to_string();
+    assert!(told.contains("was not trained on any cell of") && told.contains("only the name"), "{told}");
+    let told = Checkpoint::check(&place("blind")).expect_err("a folder").to_string();
+    assert!(told.contains("is a folder"), "{told}");
 }
 
 #[test]

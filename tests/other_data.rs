@@ -242,6 +242,8 @@ fn log_values_of_an_unknown_total_are_predicted_as_means_and_say_so() {
     assert!(code == Some(0) && said.contains("predicted means are written"), "{code:?} {said}");
     let (code, said) = predict(&["--observe", "poisson"]);
     assert!(code == Some(2) && said.contains("--observe"), "{code:?} {said}");
+    let trained = Trained::load(&place("run")).expect("a run");
+    assert!(trained.observer().expect("a config of its own").is_none());
 
     // A total given by the user is accepted, unless the cells show another.
     (settings.out, settings.target) = (place("told"), Some(Target::Sum(5e3)));

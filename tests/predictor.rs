@@ -48,8 +48,8 @@ fn from_memory_come_the_cells_that_the_program_writes() {
         .expect("controls");
 
     let predictor = trained.predictor(5);
-    let observer = Observer::asked(Observe::Poisson, data.target).expect("a total");
-    let request = Request::named(data, cell_type, perturbation, batch, 33).expect("known names");
+    let observer = trained.observer().expect("a total");
+    let request = trained.request(cell_type, perturbation, batch, 33).expect("known names");
     let mut made = Vec::new();
     let mut from = Vec::new();
     let context = predictor.context(&controls).expect("controls");
@@ -203,13 +203,18 @@ fn logs_of_some_genes_are_taken_if_they_are_said_to_be_logs() {
 
 /// Cells predicted by a model whose weights were only drawn, all from the same control cell.
 fn drawn(set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> {
+    drawn_at(0.05, set, seed, cells, observe)
+}
+
+/// The same with another mean of all training cells, at which the decoder starts.
+fn drawn_at(mean: f32, set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> {
     let trained = Trained::load(&small().run).expect("the run's best");
     let data = &trained.header.data;
     let words: Vec<String> =
         crate::train::set().into_iter().chain(set.iter().map(|s| s.to_string())).collect();
     let config = Config::load(Some("tiny"), None, &words).expect("a good config");
     let genes = data.genes.len();
-    let statistics = Statistics { mean: vec![0.05; genes], std: vec![0.1; genes] };
+    let statistics = Statistics { mean: vec![mean; genes], std: vec![0.1; genes] };
     let (model, table) = Model::new(&config, &vocabulary(data, None), statistics);
     let weights = table.draw(Rng::new(1));
     let params = Params::new(table, weights);
@@ -228,6 +233,14 @@ fn drawn(set: &[&str], seed: u64, cells: usize, observe: bool) -> Vec<Vec<f32>> 
         });
     answered.expect("an answer");
     made
+}
+
+#[test]
+fn no_value_is_above_all_counts_of_a_cell_in_one_gene() {
+    let most = 10_000f64.ln_1p() as f32;
+    let made = drawn_at(3.0, &["predict.calibrate=false"], 0, 16, false);
+    let greatest = made.iter().flatten().fold(0.0, |greatest: f32, x| greatest.max(*x));
+    assert_eq!(greatest, most, "the decoder gives about 30");
 }
 
 #[test]

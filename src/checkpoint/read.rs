@@ -113,7 +113,14 @@ impl<'a> File<'a> {
 /// The file's bytes, of which only those that are looked at are read.
 pub(super) fn map(path: &Path) -> Result<Mmap> {
     let file = fs::File::open(path).at(path)?;
-    if file.metadata().at(path)?.len() == 0 {
+    let metadata = file.metadata().at(path)?;
+    if metadata.is_dir() {
+        return Err(Error::format(
+            path,
+            "is a folder; a run's checkpoints are files in its folder checkpoints",
+        ));
+    }
+    if metadata.len() == 0 {
         return Err(Error::format(path, "is empty, so not a checkpoint"));
     }
     // SAFETY: a checkpoint is written aside and takes its name once it is complete; one that is replaced stays as it is for whoever

@@ -94,11 +94,15 @@ impl Sampler {
             }
         }
         if sources.is_empty() {
-            let what = format!(
-                "none of {} groups can be used: {} have no controls of their cell type",
-                groups.len(),
-                unmatched.len()
-            );
+            let what = match groups.len() {
+                0 => "there are no groups to train on".to_string(),
+                all => {
+                    let unmatched = unmatched.len();
+                    format!(
+                        "none of {all} groups can be used: {unmatched} have no controls of their cell type"
+                    )
+                }
+            };
             return Err(Error::setting("--split", what));
         }
         let mut total = 0.0;

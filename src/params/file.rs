@@ -32,7 +32,7 @@ impl Params {
         let bytes = fs::read(path).at(path)?;
         let file =
             SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a safetensors file: {e}")))?;
-        if let Some(other) = file.names().into_iter().find(|name| table.find(name).is_none()) {
+        if let Some(other) = file.names().into_iter().filter(|name| table.find(name).is_none()).min() {
             return Err(wrong(format!("tensor {other:?} is not a parameter of this model")));
         }
         let mut flat = vec![0.0f32; table.len()];

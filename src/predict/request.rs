@@ -13,7 +13,7 @@ use crate::data::scale::{Found, Told};
 use crate::data::shard::{Manifest, Scale};
 use crate::error::{At, Error, Result};
 use crate::memory;
-use crate::predictor::{ControlCells, Reading, Request};
+use crate::predictor::{ControlCells, Reading, Request, only_name};
 
 /// What to do if the control cells do not say what their values are.
 const SAY: &str = "say what they are with --scale counts, log1p or log1p10";
@@ -93,7 +93,7 @@ fn doubt(runs: &Runs, name: &str, keep: bool) -> std::result::Result<Option<Stri
     if let Some(run) = runs.untrained_on(name) {
         let run =
             if runs.iter().count() == 1 { "the run".to_string() } else { run.path.display().to_string() };
-        return Err(format!("{run} was not trained on any cell of {name:?}: it knows only the name"));
+        return Err(format!("{run} {}", only_name(name)));
     }
     let what = format!("{name:?} is the control label");
     match name == runs.data().control {

@@ -112,8 +112,7 @@ impl Runs {
 
     /// The run that knows only the name of this perturbation, on which it was not trained, if one does.
     pub fn untrained_on(&self, perturbation: &str) -> Option<&Run> {
-        let untrained = |run: &Run| run.trained.header.untrained.iter().any(|name| name == perturbation);
-        self.iter().find(|run| run.trained.features.is_none() && untrained(run))
+        self.iter().find(|run| run.trained.knows_only_name(perturbation))
     }
 
     /// What is to be said of each run: with its name, unless there is but one or the same holds of all.

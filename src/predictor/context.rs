@@ -22,7 +22,7 @@ brief!(Context<'_>, |context| controls: context.controls, models: context.models
 
 /// A model, and how far its decoder is off in a context.
 struct Calibrated<'a> {
-    predictor: &'a Predictor<'a>,
+    predictor: Predictor<'a>,
     /// `[G]`, added to every decoded cell.
     offset: Vec<f32>,
 }
@@ -49,7 +49,7 @@ impl<'a> Context<'a> {
     /// # Errors
     /// No model; models of other genes, names, total or factor than the first, or of another seed. No cells, or cells made for data
     /// of other genes, another factor or another total; the GPU failed.
-    pub fn of(predictors: &'a [Predictor<'a>], controls: &'a ControlCells) -> Result<Context<'a>> {
+    pub fn of(predictors: &[Predictor<'a>], controls: &'a ControlCells) -> Result<Context<'a>> {
         let wrong = |what: String| Err(Error::setting("predictors", what));
         let Some(first) = predictors.first() else { return wrong("there are none; give one or more".into()) };
         for other in &predictors[1..] {
@@ -74,8 +74,8 @@ impl<'a> Context<'a> {
             let what = format!("were made for other data than the run's: {what}; {way}");
             return Err(Error::setting("controls", what));
         }
-        let calibrated = |predictor: &'a Predictor<'a>| {
-            guard(|| Ok(Calibrated { predictor, offset: predictor.calibration(controls) }))
+        let calibrated = |&predictor: &Predictor<'a>| {
+            guard(|| Ok(Calibrated { offset: predictor.calibration(controls), predictor }))
         };
         Ok(Context { controls, models: predictors.iter().map(calibrated).collect::<Result<_>>()? })
     }
@@ -111,7 +111,7 @@ impl<'a> Context<'a> {
         }
         let [cell_type, perturbation, batch] = data.names_of(request.conditions);
         let name = format!("{cell_type}\0{perturbation}\0{batch}");
-        let rng = Rng::new(*seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
+        let rng = Rng::new(seed).at(stream::PREDICT).at(u64::from(crc32fast::hash(name.as_bytes())));
         let mut picks = rounds(rng.at(0), controls.len() as u64).map(|i| i as usize);
         let g = models[0].predictor.genes();
         let mut courses: Vec<Course> =
@@ -180,6 +180,8 @@ impl Course<'_> {
     fn cells(&mut self, chunk: &[usize], wanted: usize) -> Vec<f32> {
         let Calibrated { predictor, offset } = self.model;
         let (model, g, factor) = (predictor.model, predictor.genes(), predictor.data.factor);
+        // All counts of a cell in one gene: more no measured cell can have.
+        let most = predictor.data.target.map_or(f32::INFINITY, |target| target.ln_1p() as f32);
         let mut made: Vec<f32> = Vec::new();
         for chunk in chunk[..wanted.next_multiple_of(self.model.set())].chunks(self.model.pass()) {
             let b = chunk.len() / self.model.set();
@@ -194,6 +196,9 @@ impl Course<'_> {
                 for (y, offset) in row.iter_mut().zip(offset) {
                     // Not max, which would turn NaN into zero.
                     *y = ((*y + offset) * factor).clamp(0.0, f32::INFINITY);
+                    if y.is_finite() {
+                        *y = y.min(most);
+                    }
                 }
             });
             match made.is_empty() {

@@ -101,7 +101,7 @@ impl Labels {
             .collect())
     }
 
-    /// Label of cell `i`, `None` if it is missing.
+    /// Label of cell `i`, `None` if it is missing. Panics if there is no such cell.
     pub fn get(&self, i: usize) -> Option<&str> {
         usize::try_from(self.codes[i]).ok().map(|code| self.names[code].as_str())
     }

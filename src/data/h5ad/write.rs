@@ -93,6 +93,7 @@ pub fn write(path: &Path, obs: &Frame, var: &Frame, x: X, extras: &[(String, Ext
 
 /// An h5ad file whose X is written cell by cell, as CSR: a thread packs and writes the rows as they come, so a file may be larger
 /// than memory. The file appears with [`Writer::finish`]; a writer dropped before leaves nothing.
+#[must_use = "the file appears with `finish`"]
 pub struct Writer {
     genes: usize,
     /// Where each row begins, and where the last ends.

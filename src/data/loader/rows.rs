@@ -62,7 +62,7 @@ impl Rows {
         rows
     }
 
-    /// Replaces the rows, reusing the memory. Panics if they hold more than 2^32 - 1 values.
+    /// Replaces the rows by others of the same data, reusing the memory. Panics if they hold more than 2^32 - 1 values.
     pub fn refill(&mut self, data: &Data, cells: &[u64]) {
         let mut order: Vec<(u64, u32)> = cells.iter().copied().zip(0..).collect();
         // In file order: what is not in memory is fetched in one sweep, and neighbours share pages. The order does not

@@ -194,7 +194,11 @@ fn files(settings: &Settings, wanted: &[&str], table: Option<&Table>) -> Result<
         return Err(Error::format(path, "is given twice; its cells would count twice"));
     }
     let files: Vec<H5ad> = settings.inputs.iter().map(open).collect::<Result<_>>()?;
-    if files.is_empty() { Err(Error::setting("IN.h5ad", "name at least one file")) } else { Ok(files) }
+    if files.is_empty() {
+        Err(Error::setting("inputs", "there are none; name at least one file"))
+    } else {
+        Ok(files)
+    }
 }
 
 /// There must be cells that are used.

@@ -91,6 +91,8 @@ impl fmt::Display for Unclear {
     }
 }
 
+impl std::error::Error for Unclear {}
+
 impl Unclear {
     /// With what to do: `recorded` about a base that is recorded, `unsaid` if only saying what the values are would help.
     pub(crate) fn with(self, recorded: &str, unsaid: &str) -> String {

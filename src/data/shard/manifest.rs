@@ -185,8 +185,8 @@ impl Manifest {
         place(perturbation, &self.perturbations).or(place(perturbation, &self.unmeasured)).is_some()
     }
 
-    /// Names for ids: cell type, perturbation, batch.
-    pub(crate) fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
+    /// Names for ids: cell type, perturbation, batch. Panics if one is beyond its vocabulary.
+    pub fn names_of(&self, [cell_type, perturbation, batch]: [u32; 3]) -> [&str; 3] {
         let perturbation =
             self.all_perturbations().nth(perturbation as usize).expect("an id of this vocabulary");
         [&self.cell_types[cell_type as usize], perturbation, &self.batches[batch as usize]]
@@ -204,7 +204,7 @@ impl Manifest {
     }
 
     /// Ids for names: cell type, perturbation, batch. For an unknown name the error suggests the nearest.
-    pub(crate) fn ids(
+    pub fn ids(
         &self,
         cell_type: &str,
         perturbation: &str,
