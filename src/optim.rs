@@ -78,7 +78,7 @@ fn part(
             None => Tensor::new(&[range.len()], part.into_vec()),
         }
     };
-    let low = low.map(|low| low.part(at, &[range.len()]).copied());
+    let low = low.map(|low| low.part(at, &[range.len()]).copied("weights' lower halves"));
     Part {
         at,
         low,
@@ -331,7 +331,7 @@ mod tests {
     fn a_copy_of_the_average_is_kept_over_a_step() {
         let (mut params, mut optimizer) = two();
         let config = OptimConfig { warmup: 0.0, weight_decay: 0.5, lr: 0.1, ..OptimConfig::default() };
-        let kept = optimizer.average().copied();
+        let kept = optimizer.average().copied("kept weights");
         optimizer.step(&mut params, &config, 0, 1);
         assert!(kept.data()[0] == 1.0 && optimizer.average().data()[0] < 1.0);
     }

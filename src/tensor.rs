@@ -232,12 +232,12 @@ impl Tensor {
         Tensor::new(&self.shape, numbers)
     }
 
-    /// The same numbers where they are, in a buffer of their own.
-    pub fn copied(&self) -> Self {
+    /// The same numbers where they are, in a buffer of their own; `what` names it in the error if a device has no room.
+    pub fn copied(&self, what: &'static str) -> Self {
         if self.gpu().is_none() {
             return Tensor::new(&self.shape, self.data().to_vec());
         }
-        let own = self.like("a copy");
+        let own = self.like(what);
         own.copy_from(0, self);
         own
     }
